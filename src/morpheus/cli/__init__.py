@@ -1,0 +1,1 @@
+"""The command line: words and options, made from the stages themselves."""

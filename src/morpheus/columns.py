@@ -1,0 +1,43 @@
+"""The columns that have a meaning of their own, and the lists of feature columns.
+
+A columns file holds one feature name a line. Names are those of the flat table: nested names joined
+with the dots removed (`userIdentity.arn` is `userIdentityarn`).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from morpheus.errors import UsageError
+
+ROW = ""
+"""Running number of an event within its user, from 0: the unnamed first column of the output."""
+INDEX = "_index_"
+"""Position of an event in its file: the file's own index column if it has one."""
+TIME = "event_dt"
+"""Time of an event, in UTC, as a datetime."""
+SCORE = "ae_anomaly_score"
+"""Mean reconstruction loss of an event over its columns."""
+RHYTHM = "ts_anomaly"
+"""Whether an event lies in a time bin that breaks its user's rhythm."""
+
+
+def read_lines(name: str, *, option: str) -> tuple[str, ...]:
+    """Read a list, one entry a line; empty lines are left out.
+
+    The working directory is looked in first, then the lists shipped with the package, with or
+    without their leading `data/`.
+
+    Raises:
+        UsageError: There is no such file.
+
+    >>> read_lines("data/columns_ae_azure.txt", option="--columns_file")[:2]
+    ('appDisplayName', 'clientAppUsed')
+    """
+    shipped = resources.files("morpheus") / "data" / name.removeprefix("data/")
+    for place in (Path(name), shipped):
+        if place.is_file():
+            lines = place.read_text(encoding="utf-8").splitlines()
+            return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    raise UsageError(f"{option}: there is no file `{name}`. Give a text file with one name a line.")

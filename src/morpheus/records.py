@@ -1,0 +1,155 @@
+"""What flows through a chain: Events -> Fingerprinted -> Encoded -> Losses -> Scored -> Rows.
+
+Each is a frozen value: some consecutive events of one user, in time order, with what is known of
+them so far. `Summary` counts what happened to every event of a run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from morpheus.columns import RHYTHM, SCORE
+
+if TYPE_CHECKING:
+    from morpheus.features.encoder import EncodedRows
+    from morpheus.models.fingerprint import Card, Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Consecutive events of one user, in time order.
+
+    Attributes:
+        user: Whoever the user column names; None where it names nobody.
+        frame: One row an event. The first columns are `ROW` and `INDEX` (integers), then the
+            input's columns as text, null where an event has none, then `TIME` (datetime, UTC) and
+            what stages have added.
+        fingerprint: What was learnt of the user, once `train-ae` has run.
+        card: The fingerprint's description; stays when the fingerprint itself has been let go.
+        unscored: Why these events get no score, for a user without a fingerprint.
+    """
+
+    user: str | None
+    frame: pl.DataFrame
+    fingerprint: Fingerprint | None = None
+    card: Card | None = None
+    unscored: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events(Batch):
+    """Events as read; the user's first batch brings the history asked for, with the same columns.
+
+    A user with history and no events is one batch of no rows.
+    """
+
+    history: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprinted(Batch):
+    """Events whose user's fingerprint is known, or known to be missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Batch):
+    """Events as numbers; `encoded` is None where there is no fingerprint to encode with."""
+
+    encoded: EncodedRows | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses(Batch):
+    """Events with the loss of each column.
+
+    Attributes:
+        losses: How badly each column was reconstructed, (rows, columns) in the order of the
+            fingerprint's columns: nats for categories, squared standard deviations for numbers;
+            NaN, of one column, for a user without a fingerprint.
+    """
+
+    losses: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Batch):
+    """Events with their scores, as columns of `frame`; `losses` as in `Losses`."""
+
+    losses: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows(Batch):
+    """Events with the columns that a sink is to write, and no other."""
+
+
+@dataclass
+class Reading:
+    """What became of the records of one set of files.
+
+    `read` counts every record found; those not refused, duplicate or of another user go on.
+    """
+
+    files: int = 0
+    skipped_files: int = 0
+    read: int = 0
+    refused: int = 0
+    duplicates: int = 0
+    other_users: int = 0
+    refusals: list[str] = field(default_factory=list)
+
+    def refuse(self, reason: str) -> None:
+        """Count a refused record; the first few reasons are kept to be shown."""
+        self.refused += 1
+        if len(self.refusals) < 5:  # noqa: PLR2004 - as many as one reads
+            self.refusals.append(reason)
+
+    @property
+    def kept(self) -> int:
+        """Events that went on into the chain."""
+        return self.read - self.refused - self.duplicates - self.other_users
+
+
+@dataclass
+class Summary:
+    """What became of every event of a run.
+
+    Attributes:
+        input: The files that were scored.
+        training: The files that were learnt from.
+        users: Events written, by user.
+        cards: The fingerprints used, by user; None for a user without one.
+        unscored: Users whose events got no score, with the reason.
+        scored: Events with a score.
+        flagged: Events that break their user's rhythm.
+        seconds: Wall time of the run.
+    """
+
+    input: Reading = field(default_factory=Reading)
+    training: Reading = field(default_factory=Reading)
+    users: Counter[str | None] = field(default_factory=Counter)
+    cards: dict[str, Card] = field(default_factory=dict)
+    unscored: dict[str | None, str] = field(default_factory=dict)
+    scored: int = 0
+    flagged: int = 0
+    seconds: float = 0.0
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch that has come out of the chain."""
+        if batch.card is not None and batch.user is not None:
+            self.cards[batch.user] = batch.card
+        if batch.frame.is_empty():
+            return
+        self.users[batch.user] += batch.frame.height
+        if batch.unscored is not None:
+            self.unscored[batch.user] = batch.unscored
+        elif SCORE in batch.frame.columns:
+            self.scored += batch.frame.height
+        if RHYTHM in batch.frame.columns:
+            self.flagged += int(batch.frame[RHYTHM].sum())

@@ -1,0 +1,1 @@
+"""Workshop of room 6: arrays only."""

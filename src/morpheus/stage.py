@@ -1,0 +1,155 @@
+"""Stage, option() and Settings: all that a link of a chain has to be.
+
+A stage is a callable from iterator to iterator, declared once: a frozen dataclass whose fields are
+its Python arguments, its options on the command line, and its help.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from morpheus.columns import SCORE
+
+
+def option(  # noqa: PLR0913 - one argument for each thing an option can be
+    default: object,
+    text: str,
+    *,
+    names: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+    flag: bool = False,
+    required: bool = False,
+    command: str = "",
+) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
+    """Declare a field that is also an option on the command line.
+
+    Args:
+        default: Value when the option is absent; a tuple makes the option repeatable.
+        text: Help, a sentence or two.
+        names: Spellings, `--userid_filter`; by default the field's own name behind two dashes.
+        choices: Allowed values, compared without regard to case.
+        low: Smallest number allowed.
+        high: Largest number allowed.
+        flag: For a boolean: the option takes no value.
+        required: The option must be given.
+        command: For `Settings`: the command that owns the option.
+    """
+    about = {
+        "text": text,
+        "names": tuple(names),
+        "choices": tuple(choices),
+        "low": low,
+        "high": high,
+        "flag": flag,
+        "required": required,
+        "command": command,
+    }
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for the whole chain: the options of `run` and of `pipeline-ae`."""
+
+    num_threads: int = option(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "Users trained and scored side by side, at most. No result depends on it.",
+        low=1,
+        command="run",
+    )
+    pipeline_batch_size: int = option(
+        256,
+        "Events of one user that travel together, at least; batches are joined where that is "
+        "faster. No result depends on it.",
+        low=1,
+        command="run",
+    )
+    model_max_batch_size: int = option(
+        8,
+        "Events in one pass through the network, at least; joined where that is faster. "
+        "No result depends on it.",
+        low=1,
+        command="run",
+    )
+    edge_buffer_size: int = option(
+        128,
+        "Accepted for old command lines. Stages pull from each other here, so nothing is buffered.",
+        low=2,
+        command="run",
+    )
+    use_cpp: bool = option(
+        True,
+        "Accepted for old command lines. There is one implementation here.",
+        command="run",
+    )
+    columns_file: str | None = option(
+        None,
+        "File of feature columns, one name a line. By default the list shipped for the source.",
+        command="pipeline-ae",
+    )
+    labels_file: str | None = option(
+        None,
+        f"File of score columns, one name a line. By default `{SCORE}`.",
+        command="pipeline-ae",
+    )
+    userid_column_name: str = option(
+        "userIdentityaccountId",
+        "Column that says whose event it is.",
+        command="pipeline-ae",
+    )
+    userid_filter: str | None = option(
+        None,
+        "Keep the events of this user only.",
+        command="pipeline-ae",
+    )
+    feature_scaler: str = option(
+        "standard",
+        "How number columns are scaled. Category columns need none.",
+        choices=("none", "standard", "gauss_rank", "gaussrank"),
+        command="pipeline-ae",
+    )
+    viz_file: str | None = option(
+        None,
+        "Draw the chain into this file, in Graphviz' dot language.",
+        command="pipeline-ae",
+    )
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = (SCORE,)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A link of the chain.
+
+    `takes` and `gives` are the records of `morpheus.records` that it maps; `gives` None hands on
+    what it took. A stage of scope `user` sees the batches of one user, in time order, and is called
+    anew for the next user; one of scope `run` sees the whole stream. The pipeline fills `settings`
+    before the first call.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[tuple[type, ...]] = ()
+    gives: ClassVar[type | None] = None
+    scope: ClassVar[str] = "user"
+
+    settings: Settings = field(default_factory=Settings, kw_only=True, repr=False)
+
+    def check(self) -> None:
+        """Refuse, before any file is opened, what cannot work.
+
+        Raises:
+            UsageError: An option asks for what cannot be.
+        """
+
+    def history(self) -> str | None:
+        """Files whose events this stage wants to see before each user's own; None for none."""
+        return None
+
+    def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Map batches; flushing is the code after the loop."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Builders for tests, of ours and of plugin authors."""
