@@ -7,7 +7,7 @@ its Python arguments, its options on the command line, and its help.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
     flag: bool = False,
     required: bool = False,
     command: str = "",
+    shown: str = "",
 ) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
     """Declare a field that is also an option on the command line.
 
@@ -38,6 +39,7 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
         flag: For a boolean: the option takes no value.
         required: The option must be given.
         command: For `Settings`: the command that owns the option.
+        shown: What help says of a default that differs from machine to machine.
     """
     about = {
         "text": text,
@@ -48,19 +50,25 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
         "flag": flag,
         "required": required,
         "command": command,
+        "shown": shown,
     }
     return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for the whole chain: the options of `run` and of `pipeline-ae`."""
+    """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
+
+    The fields that are no options are filled by the pipeline: the feature columns, the names of the
+    score columns, and whether the input may go on for ever.
+    """
 
     num_threads: int = option(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "Users trained and scored side by side, at most. No result depends on it.",
         low=1,
         command="run",
+        shown="the cores at hand",
     )
     pipeline_batch_size: int = option(
         256,
@@ -120,6 +128,7 @@ class Settings:
     )
     columns: tuple[str, ...] = ()
     labels: tuple[str, ...] = (SCORE,)
+    endless: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,13 @@ class Stage:
     def history(self) -> str | None:
         """Files whose events this stage wants to see before each user's own; None for none."""
         return None
+
+    def finish(self, cards: Mapping[str, Any]) -> None:
+        """Do what is left once every sink has its rows.
+
+        Args:
+            cards: The `Card` of each user's fingerprint.
+        """
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Map batches; flushing is the code after the loop."""

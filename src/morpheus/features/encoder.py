@@ -1,0 +1,89 @@
+"""The encoder of one user: the only place where a value becomes a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from morpheus.features.categories import MISSING, Category
+from morpheus.features.numbers import Number, is_number
+
+Column = Category | Number
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """The distinct rows among some events: log rows repeat, and are computed once.
+
+    Attributes:
+        codes: Code of each column, (distinct, columns), int32.
+        numbers: Scaled value of each number column, (distinct, number columns), float32.
+        row_of: Which distinct row each event is, (events,).
+    """
+
+    codes: NDArray[np.int32]
+    numbers: NDArray[np.float32]
+    row_of: NDArray[np.intp]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many events each distinct row stands for, (distinct,)."""
+        return np.bincount(self.row_of, minlength=len(self.codes))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How the columns of one user's events become codes and numbers."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def fit(cls, frame: pl.DataFrame, names: Sequence[str], scaler: str = "standard") -> Encoder:
+        """Learn the columns of a history; names that the frame does not have are left out.
+
+        >>> frame = pl.DataFrame({"action": ["get", "get", "put", "put"], "bytes": [1, 2, 3, 4]})
+        >>> [type(c).__name__ for c in Encoder.fit(frame, ["action", "bytes", "no"]).columns]
+        ['Category', 'Number']
+        """
+        there = [name for name in names if name in frame.columns]
+        return cls(tuple(_fit(name, frame[name], scaler) for name in there))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+    def encode(self, frame: pl.DataFrame) -> EncodedRows:
+        """Encode events; a column that the frame does not have is missing in every event."""
+        codes = np.full((frame.height, len(self.columns)), MISSING, dtype=np.int32)
+        scaled = [np.zeros((frame.height, 0), dtype=np.float32)]
+        for c, column in enumerate(self.columns):
+            values = frame.get_column(column.name, default=pl.Series([None] * frame.height))
+            codes[:, c] = column.encode(values)
+            if isinstance(column, Number):
+                scaled.append(column.scale(values)[:, None])
+        return distinct_rows(codes, np.concatenate(scaled, axis=1))
+
+
+def distinct_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:
+    """Find the distinct rows of (rows, columns) codes and (rows, number columns) numbers."""
+    cells = np.concatenate([codes, numbers.view(np.int32)], axis=1)
+    # Rows are told apart by a 64-bit sum; equal sums of different rows are caught just below.
+    factors = np.random.Generator(np.random.PCG64(cells.shape[1])).integers(
+        1 << 63, size=cells.shape[1], dtype=np.uint64
+    )
+    sums = (cells.astype(np.uint64) * (2 * factors + 1)).sum(axis=1, dtype=np.uint64)
+    _, first, row_of = np.unique(sums, return_index=True, return_inverse=True)
+    if not np.array_equal(cells[first][row_of], cells):
+        _, first, row_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    return EncodedRows(codes[first], numbers[first], row_of)
+
+
+def _fit(name: str, values: pl.Series, scaler: str) -> Column:
+    if is_number(values):
+        return Number.fit(name, values, scaler)
+    return Category.fit(name, values)

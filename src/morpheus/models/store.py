@@ -1,0 +1,194 @@
+"""Fingerprints on disk: a folder with one safetensors file a user behind a JSON index.
+
+    models/
+      index.json                          version, and the card of each user
+      fingerprints/<sha256>.safetensors
+
+A fingerprint's file holds its numbers as tensors and its words as JSON in one more tensor: no raw
+rows, and nothing that can run code. Files are named by what they hold, never by a user's name. The
+index is replaced in one step after all files are there, so that a run that stops half-way leaves
+the last good fingerprints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from morpheus.atomic import whole_file
+from morpheus.errors import BrokenModel
+from morpheus.features.categories import Category
+from morpheus.features.encoder import Column, Encoder
+from morpheus.features.numbers import Number
+from morpheus.models.autoencoder import Autoencoder
+from morpheus.models.fingerprint import Card, Fingerprint, shape_of
+
+INDEX = "index.json"
+VERSION = 1
+RETRAIN = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
+
+
+class Words(msgspec.Struct, frozen=True, tag="category"):
+    """A category column of a fingerprint."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def column(self) -> Category:
+        """The column it describes."""
+        return Category(self.name, self.words)
+
+
+class Scale(msgspec.Struct, frozen=True, tag="number"):
+    """A number column of a fingerprint."""
+
+    name: str
+    at: tuple[float, ...]
+    to: tuple[float, ...]
+
+    def column(self) -> Number:
+        """The column it describes."""
+        return Number(self.name, self.at, self.to)
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a fingerprint's file says in words."""
+
+    card: Card
+    columns: tuple[Words | Scale, ...]
+    widths: tuple[int, int]
+
+
+class Index(msgspec.Struct, frozen=True):
+    """The index file: `users` as JSON text, and its SHA-256."""
+
+    version: int
+    sha256: str
+    users: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of fingerprints, opened: the index is read, files only when a user needs one."""
+
+    folder: Path
+    cards: Mapping[str, Card]
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Read and check the index.
+
+        Raises:
+            BrokenModel: There is no index, or it is not as it was written.
+        """
+        path = folder / INDEX
+        try:
+            index = msgspec.json.decode(path.read_bytes(), type=Index)
+            whole = sha256(index.users).hexdigest() == index.sha256
+            cards = msgspec.json.decode(index.users, type=dict[str, Card])
+        except OSError as error:
+            message = f"{path}: cannot be read ({error.strerror}). Give the folder that `train-ae "
+            raise BrokenModel(message + "--models_output_filename=...` wrote.") from error
+        except msgspec.DecodeError as error:
+            raise BrokenModel(f"{path}: is no index of fingerprints. {RETRAIN}.") from error
+        if not whole or index.version != VERSION:
+            raise BrokenModel(f"{path}: does not match its checksum. {RETRAIN}.")
+        return cls(folder, cards)
+
+    def load(self, user: str) -> Fingerprint | None:
+        """Read a user's fingerprint; None for a user without one.
+
+        Raises:
+            BrokenModel: Its file is missing or is not as it was written.
+        """
+        card = self.cards.get(user)
+        if card is None:
+            return None
+        path = _place(self.folder, card)
+        named = f"{path}: fingerprint of {user!r}"
+        try:
+            content = path.read_bytes()
+            if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
+                raise BrokenModel(f"{named} does not match its checksum. {RETRAIN}.")
+            return _decoded(content, card)
+        except OSError as error:
+            raise BrokenModel(f"{named} cannot be read ({error.strerror}). {RETRAIN}.") from error
+        except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
+            raise BrokenModel(f"{named} is damaged. {RETRAIN}.") from error
+
+
+def add(folder: Path, fingerprint: Fingerprint) -> Card:
+    """Write a fingerprint's file; it takes effect when an index has the card that is returned.
+
+    Raises:
+        Unavailable: The folder cannot be written.
+    """
+    content = _encoded(fingerprint)
+    digest = sha256(content).hexdigest()
+    card = replace(fingerprint.card, size=len(content), sha256=digest)
+    with whole_file(_place(folder, card)) as file:
+        file.write(content)
+    return card
+
+
+def publish(folder: Path, cards: Mapping[str, Card]) -> None:
+    """Make these the folder's fingerprints, in one step; files that no user has are removed.
+
+    Raises:
+        Unavailable: The folder cannot be written.
+    """
+    users = msgspec.json.encode(dict(sorted(cards.items())))
+    index = Index(VERSION, sha256(users).hexdigest(), msgspec.Raw(users))
+    with whole_file(folder / INDEX) as file:
+        file.write(msgspec.json.encode(index))
+    kept = {_place(folder, card) for card in cards.values()}
+    for path in (folder / "fingerprints").glob("*.safetensors"):
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _place(folder: Path, card: Card) -> Path:
+    return folder / "fingerprints" / f"{bytes.fromhex(card.sha256).hex()}.safetensors"
+
+
+def _encoded(fingerprint: Fingerprint) -> bytes:
+    shape = fingerprint.net.shape
+    header = Header(
+        fingerprint.card,
+        tuple(_described(column) for column in fingerprint.encoder.columns),
+        (shape.hidden, shape.middle),
+    )
+    tensors = {
+        "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
+        "weights": fingerprint.net.weights.half().numpy(),
+        "novelty": fingerprint.novelty,
+        "usual": fingerprint.usual,
+        "spread": fingerprint.spread,
+    }
+    return save(tensors)
+
+
+def _described(column: Column) -> Words | Scale:
+    if isinstance(column, Category):
+        return Words(column.name, column.words)
+    return Scale(column.name, column.at, column.to)
+
+
+def _decoded(content: bytes, card: Card) -> Fingerprint:
+    tensors = load(content)
+    header = msgspec.json.decode(tensors["header"].tobytes(), type=Header)
+    encoder = Encoder(tuple(column.column() for column in header.columns))
+    shape = shape_of(encoder, *header.widths)
+    weights = torch.from_numpy(tensors["weights"].astype(np.float32))
+    rates = tensors["novelty"], tensors["usual"], tensors["spread"]
+    if weights.shape != (shape.size,) or any(r.shape != (len(shape.codes),) for r in rates):
+        raise ValueError("sizes do not fit the columns")
+    return Fingerprint(card, encoder, Autoencoder(shape, weights), *rates)

@@ -1,0 +1,173 @@
+"""A chain of stages: check it before the first byte is read, then run it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from morpheus.columns import read_lines
+from morpheus.engines.local import Local
+from morpheus.errors import UsageError
+from morpheus.records import Batch, Rows, Summary
+from morpheus.sources.source import Source
+from morpheus.stage import Settings, Stage
+
+LOG = logging.getLogger(__name__)
+
+HABITUAL = {
+    "Events": "a source such as `from-cloudtrail`",
+    "Fingerprinted": "`train-ae`",
+    "Encoded": "`preprocess`",
+    "Losses": "`inf-pytorch`",
+    "Scored": "`add-scores`",
+    "Rows": "`serialize`",
+}
+"""Who usually gives each kind of record: the fix for a chain that lacks one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each stage of a chain runs.
+
+    `head` and `tail` see the whole stream, `segment` the batches of one user: that part can run
+    anywhere. A stage that watches the stream from within the segment moves to the tail's front; it
+    changes nothing, and users come out whole.
+    """
+
+    source: Source
+    head: tuple[Stage, ...]
+    segment: tuple[Stage, ...]
+    tail: tuple[Stage, ...]
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Plan:
+        """Divide a checked chain."""
+        source, *rest = stages
+        first = next((i for i, stage in enumerate(rest) if stage.scope == "user"), len(rest))
+        last = next((i for i, stage in enumerate(rest) if Rows in stage.takes), len(rest))
+        last = max(first, last)
+        middle = rest[first:last]
+        watchers = tuple(stage for stage in middle if stage.scope != "user")
+        segment = tuple(stage for stage in middle if stage.scope == "user")
+        assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
+        return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+
+
+class Pipeline:
+    """Stages in the order in which events pass them.
+
+    Args:
+        stages: A source, then stages, then usually a sink.
+        settings: What holds for all of them.
+    """
+
+    def __init__(self, stages: Sequence[Stage], settings: Settings | None = None) -> None:
+        self.stages = tuple(stages)
+        self.settings = settings or Settings()
+
+    def check(self) -> None:
+        """Refuse what cannot work, before any log is opened.
+
+        Raises:
+            UsageError: The chain, an option, or a columns file is wrong; says what to type.
+        """
+        if not self.stages:
+            raise UsageError(
+                "The chain is empty. Begin with a source: `from-cloudtrail --input_glob=...`."
+            )
+        self._check_source()
+        self._check_links()
+        settled = self._settled()
+        self.settings = settled[0].settings
+        for stage in settled:
+            stage.check()
+
+    def run(self) -> Summary:
+        """Run the chain to its end.
+
+        Raises:
+            MorpheusError: What the person at the prompt can act on.
+        """
+        self.check()
+        stages = self._settled()
+        summary, begin = Summary(), time.perf_counter()
+        for batch in self._batches(Plan.of(stages), summary):
+            summary.add(batch)
+        for stage in stages:
+            stage.finish(summary.cards)
+        summary.seconds = time.perf_counter() - begin
+        return summary
+
+    def describe(self) -> str:
+        """Draw the chain in Graphviz' dot language."""
+        lines = [f'  {i} [label="{stage.name}"];' for i, stage in enumerate(self.stages)]
+        for i, kind in enumerate(self._kinds()[:-1]):
+            lines.append(f'  {i} -> {i + 1} [label="{kind.__name__}"];')
+        return "\n".join(["digraph morpheus {", "  rankdir=LR; node [shape=box];", *lines, "}", ""])
+
+    def _batches(self, plan: Plan, summary: Summary) -> Iterator[Batch]:
+        globs = [glob for stage in plan.segment if (glob := stage.history()) is not None]
+        stream: Iterator[Batch] = plan.source.events(globs[0] if globs else None, summary)
+        for stage in plan.head:
+            stream = stage(stream)
+        engine = Local(self.settings.num_threads)
+        stream = engine.run(plan.segment, stream, endless=plan.source.endless())
+        for stage in plan.tail:
+            stream = stage(stream)
+        return stream
+
+    def _settled(self) -> tuple[Stage, ...]:
+        source = self.stages[0]
+        assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
+        settings = self.settings
+        columns = read_lines(
+            settings.columns_file or source.default_columns, option="--columns_file"
+        )
+        labels = settings.labels
+        if settings.labels_file is not None:
+            labels = read_lines(settings.labels_file, option="--labels_file")
+        settled = replace(settings, columns=columns, labels=labels, endless=source.endless())
+        return tuple(replace(stage, settings=settled) for stage in self.stages)
+
+    def _check_source(self) -> None:
+        places = [i for i, stage in enumerate(self.stages) if isinstance(stage, Source)]
+        first = self.stages[0].name
+        if not places:
+            raise UsageError(
+                f"The chain begins with `{first}`, which reads no logs. Put a source such as "
+                "`from-cloudtrail --input_glob=...` in front of it."
+            )
+        if len(places) > 1:
+            names = " and ".join(f"`{self.stages[i].name}`" for i in places)
+            raise UsageError(f"The chain has more than one source: {names}. Keep the first.")
+        if places[0] != 0:
+            raise UsageError(
+                f"Stage 1 `{first}` stands before the source `{self.stages[places[0]].name}`. "
+                "Put the source first."
+            )
+
+    def _check_links(self) -> None:
+        kinds = self._kinds()
+        for i, stage in enumerate(self.stages[1:], start=1):
+            if not issubclass(kinds[i - 1], stage.takes):
+                raise UsageError(_mismatch(i, self.stages[i - 1], kinds[i - 1], stage))
+
+    def _kinds(self) -> list[type]:
+        kinds: list[type] = []
+        for stage in self.stages:
+            kinds.append(stage.gives or kinds[-1])
+        return kinds
+
+
+def _mismatch(position: int, before: Stage, given: type, stage: Stage) -> str:
+    wanted = [kind.__name__ for kind in stage.takes]
+    order = list(HABITUAL)
+    said = (
+        f"Stage {position + 1} `{stage.name}` takes {' or '.join(wanted)}, but stage {position} "
+        f"`{before.name}` gives {given.__name__}. "
+    )
+    if order.index(given.__name__) > order.index(wanted[0]):
+        return said + f"Put `{stage.name}` before `{before.name}`, or leave it out."
+    return said + f"Put {HABITUAL[wanted[0]]} between them."

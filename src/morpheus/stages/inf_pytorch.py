@@ -1,0 +1,42 @@
+"""inf-pytorch: the losses of encoded events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morpheus.records import Encoded, Losses
+from morpheus.stage import Stage
+
+
+@dataclass(frozen=True)
+class InfPytorch(Stage):
+    """Guess each event back with its user's network, and see how far off the guess is.
+
+    Takes what `preprocess` gives. Put `add-scores` behind it.
+    """
+
+    name = "inf-pytorch"
+    takes = (Encoded,)
+    gives = Losses
+
+    def __call__(self, batches: Iterator[Encoded]) -> Iterator[Losses]:
+        """Pass each distinct row through the network once."""
+        for batch in batches:
+            yield Losses(
+                user=batch.user,
+                frame=batch.frame,
+                fingerprint=batch.fingerprint,
+                card=batch.card,
+                unscored=batch.unscored,
+                losses=_losses(batch),
+            )
+
+
+def _losses(batch: Encoded) -> NDArray[np.float32]:
+    if batch.fingerprint is None or batch.encoded is None:
+        return np.full((batch.frame.height, 1), np.nan, dtype=np.float32)
+    return batch.fingerprint.losses(batch.encoded)[batch.encoded.row_of]

@@ -1,0 +1,34 @@
+"""preprocess: events as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from morpheus.records import Encoded, Fingerprinted
+from morpheus.stage import Stage
+
+
+@dataclass(frozen=True)
+class Preprocess(Stage):
+    """Turn each event into numbers, as its user's fingerprint reads them.
+
+    Takes what `train-ae` gives. Put `inf-pytorch` behind it.
+    """
+
+    name = "preprocess"
+    takes = (Fingerprinted,)
+    gives = Encoded
+
+    def __call__(self, batches: Iterator[Fingerprinted]) -> Iterator[Encoded]:
+        """Encode each batch once; a user without a fingerprint has no numbers."""
+        for batch in batches:
+            known = batch.fingerprint
+            yield Encoded(
+                user=batch.user,
+                frame=batch.frame,
+                fingerprint=known,
+                card=batch.card,
+                unscored=batch.unscored,
+                encoded=None if known is None else known.encoder.encode(batch.frame),
+            )

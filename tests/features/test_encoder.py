@@ -1,0 +1,94 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN, Category
+from morpheus.features.encoder import Encoder, distinct_rows
+from morpheus.features.numbers import Number, is_number
+
+words = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)
+
+
+@given(words)
+def test_every_word_seen_twice_has_a_code_of_its_own_and_all_others_are_unseen(values):
+    column = Category.fit("c", pl.Series(values, dtype=pl.String))
+    codes = column.encode(pl.Series(values, dtype=pl.String))
+    for value, code in zip(values, codes.tolist(), strict=True):
+        if value is None:
+            assert code == MISSING
+        elif values.count(value) > 1:
+            assert column.words[code - FIRST_WORD] == value
+        else:
+            assert code == UNSEEN
+
+
+@given(words)
+def test_codes_do_not_depend_on_the_order_of_the_history(values):
+    series = pl.Series(values, dtype=pl.String)
+    assert Category.fit("c", series) == Category.fit("c", series.reverse())
+
+
+def test_an_empty_text_is_a_word_and_no_missing_value():
+    column = Category.fit("c", pl.Series(["", "", "a", "a", None]))
+    assert column.encode(pl.Series(["", None])).tolist() == [2, MISSING]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
+def test_distinct_rows_give_back_every_row(rows):
+    codes = np.array(rows, dtype=np.int32)
+    numbers = codes[:, :1].astype(np.float32) / 3
+    found = distinct_rows(codes, numbers)
+    assert np.array_equal(found.codes[found.row_of], codes)
+    assert np.array_equal(found.numbers[found.row_of], numbers)
+    assert len(found.codes) == len(set(rows))
+    assert found.counts.sum() == len(rows)
+
+
+def test_distinct_rows_come_in_the_same_order_whatever_the_order_of_events():
+    codes = np.arange(40, dtype=np.int32).reshape(20, 2) % 7
+    none = np.zeros((20, 0), dtype=np.float32)
+    forward, backward = distinct_rows(codes, none), distinct_rows(codes[::-1].copy(), none)
+    assert np.array_equal(forward.codes, backward.codes)
+
+
+def test_text_is_a_number_only_when_it_is_many_plain_quantities():
+    assert is_number(pl.Series([str(n) for n in range(100)]))
+    assert not is_number(pl.Series(["1", "2"] * 50)), "two values are words"
+    assert not is_number(pl.Series([f"{n:012}" for n in range(100)])), "leading zeros"
+    assert not is_number(pl.Series([str(10**17 + n) for n in range(100)])), "identifiers"
+
+
+@pytest.mark.parametrize(
+    ("scaler", "expected"), [("standard", [-1.0, 1.0, 3.0]), ("none", [0.0, 2.0, 4.0])]
+)
+def test_numbers_are_scaled_by_the_history(scaler, expected):
+    column = Number.fit("n", pl.Series([0, 2] * 20), scaler)
+    assert column.scale(pl.Series([0, 2, 4])).tolist() == pytest.approx(expected)
+
+
+def test_gauss_rank_maps_the_median_to_zero_and_goes_no_further_than_the_history():
+    column = Number.fit("n", pl.Series(list(range(101))), "gauss_rank")
+    low, middle, high = column.scale(pl.Series([-5, 50, 10_000])).tolist()
+    assert middle == pytest.approx(0)
+    assert low == pytest.approx(-5.199, abs=0.001)
+    assert high == pytest.approx(5.199, abs=0.001)
+
+
+def test_a_missing_number_is_a_code_of_its_own_and_no_value():
+    column = Number.fit("n", pl.Series([1, 2, 3, None]), "standard")
+    values = pl.Series(["2", None, "x", "inf"])
+    assert column.encode(values).tolist() == [FIRST_WORD, MISSING, UNSEEN, UNSEEN]
+    assert column.scale(values).tolist() == [0, 0, 0, 0]
+
+
+def test_a_constant_number_has_spread_one():
+    column = Number.fit("n", pl.Series([7.0, 7.0]), "standard")
+    assert column.scale(pl.Series([8.0])).tolist() == [1.0]
+
+
+def test_a_column_that_an_event_frame_lacks_is_missing_in_every_event():
+    frame = pl.DataFrame({"a": ["x", "x"], "b": ["y", "y"]})
+    encoder = Encoder.fit(frame, ["a", "b"])
+    rows = encoder.encode(frame.drop("b"))
+    assert rows.codes[rows.row_of].tolist() == [[2, MISSING]] * 2

@@ -1,0 +1,102 @@
+import json
+import pickletools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from morpheus.errors import BrokenModel
+from morpheus.models import store
+from morpheus.models.store import Store
+from people import day, fingerprint
+
+
+@pytest.fixture(scope="module")
+def ann():
+    return fingerprint()
+
+
+@pytest.fixture
+def folder(tmp_path, ann):
+    path = tmp_path / "models"
+    store.publish(path, {"ann": store.add(path, ann)})
+    return path
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_a_fingerprint_comes_back_as_it_was(folder, ann):
+    back = Store.open(folder).load("ann")
+    rows = ann.encoder.encode(day())
+    assert np.array_equal(back.losses(rows), ann.losses(rows))
+    assert torch.equal(back.net.weights, ann.net.weights)
+    assert replace(back.card, size=0, sha256="") == ann.card
+    assert back.encoder == ann.encoder
+
+
+def test_a_user_without_a_fingerprint_is_none(folder):
+    assert Store.open(folder).load("bob") is None
+
+
+def test_any_flipped_byte_in_a_fingerprint_is_found(folder):
+    [path] = (folder / "fingerprints").iterdir()
+    for at in (0, 9, 100, path.stat().st_size // 2, path.stat().st_size - 1):
+        flipped(path, at)
+        with pytest.raises(BrokenModel, match="'ann' does not match its checksum.*train again"):
+            Store.open(folder).load("ann")
+        flipped(path, at)
+    assert Store.open(folder).load("ann") is not None
+
+
+def test_any_flipped_byte_in_the_index_is_found(folder):
+    path = folder / "index.json"
+    for at in range(0, path.stat().st_size, 3):
+        flipped(path, at)
+        with pytest.raises(BrokenModel):
+            Store.open(folder)
+        flipped(path, at)
+
+
+def test_a_missing_file_and_a_missing_index_are_named(folder):
+    [path] = (folder / "fingerprints").iterdir()
+    path.unlink()
+    with pytest.raises(BrokenModel, match=rf"{path.name}.*cannot be read"):
+        Store.open(folder).load("ann")
+    with pytest.raises(BrokenModel, match=r"index.json: cannot be read.*--models_output_filename"):
+        Store.open(folder.parent)
+
+
+def test_a_name_like_a_path_stays_a_name(tmp_path, ann):
+    path = tmp_path / "deep" / "models"
+    name = "../../../etc/x"
+    card = store.add(path, replace(ann, card=replace(ann.card, user=name)))
+    store.publish(path, {name: card})
+    assert Store.open(path).load(name) is not None
+    assert {p.parent for p in tmp_path.rglob("*.safetensors")} == {path / "fingerprints"}
+
+
+def test_an_index_cannot_lead_out_of_the_folder(folder, ann):
+    card = Store.open(folder).cards["ann"]
+    store.publish(folder.parent / "other", {})
+    with pytest.raises(ValueError, match="non-hexadecimal"):
+        store.publish(folder, {"ann": replace(card, sha256="../../secret")})
+    assert ann is not None
+
+
+def test_publishing_removes_what_no_user_has_and_nothing_before(folder, ann):
+    bob = store.add(folder, replace(ann, card=replace(ann.card, user="bob")))
+    assert set(Store.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
+    store.publish(folder, {"bob": bob})
+    assert set(Store.open(folder).cards) == {"bob"}
+    assert len(list((folder / "fingerprints").iterdir())) == 1
+
+
+def test_files_hold_no_raw_rows_and_no_pickle(folder):
+    [path] = (folder / "fingerprints").iterdir()
+    with pytest.raises(ValueError, match=r"opcode|pickle"):
+        pickletools.dis(path.read_bytes())
+    assert json.loads((folder / "index.json").read_text())["version"] == store.VERSION
