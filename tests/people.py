@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
+
 from morpheus.models.fingerprint import learn
 
 COLUMNS = ["action", "address", "agent", "kind"]

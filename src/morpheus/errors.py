@@ -39,6 +39,9 @@ class BadRecord(MorpheusError):
         self.reason, self.file, self.line = reason, str(file), line
         super().__init__(f"{self.place}: {reason}.")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _bad_record, (self.reason, self.file, self.line)
+
     @property
     def place(self) -> str:
         """`file` or `file:line`."""
@@ -51,3 +54,8 @@ class Unavailable(MorpheusError):
 
 class BrokenModel(MorpheusError):
     """A model file that is not what its index says it is."""
+
+
+def _bad_record(reason: str, file: str, line: int | None) -> BadRecord:
+    # Lets the error cross from a worker process to its parent.
+    return BadRecord(reason, file=file, line=line)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from morpheus.columns import read_lines
+from morpheus.engines.fold import folded
 from morpheus.engines.local import Local
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Rows, Summary
+from morpheus.interrupt import UntilStopped
+from morpheus.records import Batch, Events, Rows, Summary
 from morpheus.sources.source import Source
 from morpheus.stage import Settings, Stage
-
-LOG = logging.getLogger(__name__)
 
 HABITUAL = {
     "Events": "a source such as `from-cloudtrail`",
@@ -92,12 +92,20 @@ class Pipeline:
         """
         self.check()
         stages = self._settled()
+        plan = Plan.of(stages)
         summary, begin = Summary(), time.perf_counter()
-        for batch in self._batches(Plan.of(stages), summary):
-            summary.add(batch)
+        history = next((glob for stage in plan.segment if (glob := stage.history())), None)
+        events = plan.source.events(history, summary)
+        endless = UntilStopped(events) if plan.source.endless() else None
+        # Closed at once, not when the garbage is collected: a sink then takes its draft away.
+        with closing(self._passed(plan, iter(endless or events))) as batches:
+            for batch in batches:
+                summary.add(batch)
         for stage in stages:
             stage.finish(summary.cards)
         summary.seconds = time.perf_counter() - begin
+        if endless is not None and endless.stopped:
+            raise KeyboardInterrupt
         return summary
 
     def describe(self) -> str:
@@ -107,16 +115,11 @@ class Pipeline:
             lines.append(f'  {i} -> {i + 1} [label="{kind.__name__}"];')
         return "\n".join(["digraph morpheus {", "  rankdir=LR; node [shape=box];", *lines, "}", ""])
 
-    def _batches(self, plan: Plan, summary: Summary) -> Iterator[Batch]:
-        globs = [glob for stage in plan.segment if (glob := stage.history()) is not None]
-        stream: Iterator[Batch] = plan.source.events(globs[0] if globs else None, summary)
-        for stage in plan.head:
-            stream = stage(stream)
+    def _passed(self, plan: Plan, events: Iterator[Events]) -> Generator[Batch, None, None]:
         engine = Local(self.settings.num_threads)
+        stream = folded(plan.head, events)
         stream = engine.run(plan.segment, stream, endless=plan.source.endless())
-        for stage in plan.tail:
-            stream = stage(stream)
-        return stream
+        yield from folded(plan.tail, stream)
 
     def _settled(self) -> tuple[Stage, ...]:
         source = self.stages[0]

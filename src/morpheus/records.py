@@ -7,14 +7,14 @@ them so far. `Summary` counts what happened to every event of a run.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RHYTHM, SCORE
+from morpheus.columns import RHYTHM
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows
@@ -33,6 +33,7 @@ class Batch:
         fingerprint: What was learnt of the user, once `train-ae` has run.
         card: The fingerprint's description; stays when the fingerprint itself has been let go.
         unscored: Why these events get no score, for a user without a fingerprint.
+        scores: The score columns that `add-scores` has added to `frame`.
     """
 
     user: str | None
@@ -40,6 +41,11 @@ class Batch:
     fingerprint: Fingerprint | None = None
     card: Card | None = None
     unscored: str | None = None
+    scores: tuple[str, ...] = ()
+
+    def without_fingerprint(self) -> Self:
+        """Make the same batch light enough to be handed from process to process."""
+        return replace(self, fingerprint=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +155,7 @@ class Summary:
         self.users[batch.user] += batch.frame.height
         if batch.unscored is not None:
             self.unscored[batch.user] = batch.unscored
-        elif SCORE in batch.frame.columns:
+        elif batch.scores:
             self.scored += batch.frame.height
         if RHYTHM in batch.frame.columns:
             self.flagged += int(batch.frame[RHYTHM].sum())

@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN, Category
 from morpheus.features.encoder import Encoder, distinct_rows
 from morpheus.features.numbers import Number, is_number

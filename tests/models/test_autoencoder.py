@@ -1,4 +1,5 @@
 import torch
+
 from morpheus.models.autoencoder import LARGEST_LOGIT, Autoencoder, Shape, first_weights, views
 
 SHAPE = Shape(codes=(3, 5, 3), numbers=(2,), hidden=6, middle=4)
@@ -76,5 +77,5 @@ def test_before_training_each_column_is_guessed_by_its_frequencies():
 def test_parts_fill_the_vector_and_do_not_overlap():
     vector = torch.zeros(SHAPE.size)
     for part in views(SHAPE, vector).values():
-        part += 1
+        part.add_(1)
     assert vector.eq(1).all()

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from people import COLUMNS, day, fingerprint
+
 
 def scores(known, **changes):
     usual = {"action": "get", "address": "office", "agent": "web", "kind": "user"}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from morpheus.errors import BrokenModel
 from morpheus.models import store
 from morpheus.models.store import Store
@@ -46,7 +47,7 @@ def test_any_flipped_byte_in_a_fingerprint_is_found(folder):
     [path] = (folder / "fingerprints").iterdir()
     for at in (0, 9, 100, path.stat().st_size // 2, path.stat().st_size - 1):
         flipped(path, at)
-        with pytest.raises(BrokenModel, match="'ann' does not match its checksum.*train again"):
+        with pytest.raises(BrokenModel, match=r"'ann' does not match its checksum.*train again"):
             Store.open(folder).load("ann")
         flipped(path, at)
     assert Store.open(folder).load("ann") is not None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 
+from morpheus.engines.fold import folded
+from morpheus.engines.workers import Group, run_in_workers, weight
 from morpheus.records import Batch
 from morpheus.stage import Stage
+
+FEW_USERS, FEW_EVENTS = 8, 100_000
+"""Below both, the work is done before worker processes would have started."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,29 @@ class Local:
     ) -> Iterator[Batch]:
         """Pass each user's batches through the segment; what comes out keeps the users' order."""
         if endless:
-            yield from folded(segment, batches)
+            return folded(segment, batches)
+        by_user = (group for _, group in groupby(batches, key=attrgetter("user")))
+        if self.threads == 1 or not segment:
+            return chain.from_iterable(folded(segment, group) for group in by_user)
+        return self._side_by_side(segment, (list(group) for group in by_user))
+
+    def _side_by_side(self, segment: Sequence[Stage], groups: Iterator[Group]) -> Iterator[Batch]:
+        first = list(_few(groups))
+        following = next(groups, None)
+        if following is None:
+            for group in first:
+                yield from folded(segment, iter(group))
+        else:
+            everybody: Iterable[Group] = chain(first, [following], groups)
+            yield from run_in_workers(self.threads, segment, everybody)
+
+
+def _few(groups: Iterator[Group]) -> Iterator[Group]:
+    users = events = 0
+    while users < FEW_USERS and events < FEW_EVENTS:
+        group = next(groups, None)
+        if group is None:
             return
-        for _, group in groupby(batches, key=attrgetter("user")):
-            yield from folded(segment, group)
-
-
-def folded(segment: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Pass batches through stages, one behind the other."""
-    return reduce(lambda stream, stage: stage(stream), segment, batches)
+        yield group
+        users += 1
+        events += sum(weight(batch) for batch in group)

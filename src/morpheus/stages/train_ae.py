@@ -197,6 +197,11 @@ class _Teacher:
         if history.height < self.stage.train_min_history:
             needed = self.stage.train_min_history
             return None, None, f"{history.height} events of history, {needed} needed"
+        if not set(self.stage.settings.columns) & set(history.columns):
+            raise UsageError(
+                "None of the feature columns is in the logs. Name some that are with "
+                "`--columns_file=...`, one a line: " + ", ".join(history.columns[2:12]) + ", ..."
+            )
         from morpheus.models import fingerprint, store  # noqa: PLC0415 - torch takes a second
 
         LOG.debug("Training AE model for user: '%s'...", user)

@@ -1,0 +1,133 @@
+"""Show it happening: learn two users, score their newer events, say what is unusual and why.
+
+Runs the command of `000_all_users.ipynb` on the data beside this file, saves the fingerprints as
+well, and asks them which columns made the most unusual events so.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from morpheus.cli.screen import printable
+from morpheus.columns import SCORE
+from morpheus.models.fingerprint import Fingerprint
+from morpheus.models.store import Store
+
+HERE = Path(__file__).resolve().parent
+OUTPUT, MODELS = "data/output/output.csv", "data/output/models"
+USER = "userIdentitysessionContextsessionIssueruserName"
+SHOWN = 10
+REASONS = 3
+WIDTH = 100
+
+COMMAND = f"""\
+morpheus run --num_threads=1
+  pipeline-ae --userid_column_name={USER}
+  from-cloudtrail --input_glob="data/input-data/*.csv"
+  train-ae --train_data_glob="data/training-data/*.csv" --seed 42
+           --models_output_filename="{MODELS}"
+  preprocess
+  inf-pytorch
+  add-scores
+  timeseries --resolution=10m --zscore_threshold=8.0
+  serialize
+  to-file --filename="{OUTPUT}" --overwrite"""
+
+
+def main() -> None:
+    """Run the lesson's command, then show what it found."""
+    console = Console(width=WIDTH, highlight=False)
+    console.print(Text(f"$ {COMMAND}", style="bold"), "")
+    sys.stdout.flush()
+    done = subprocess.run([program(), *shlex.split(COMMAND)[1:]], cwd=HERE, check=False)  # noqa: S603 - our own command
+    if done.returncode:
+        sys.exit(done.returncode)
+    events = with_z(pl.read_csv(HERE / OUTPUT, infer_schema=False))
+    console.print("", table(unusual(events), Store.open(HERE / MODELS)), "")
+    console.print(Text(closing(events)))
+
+
+def program() -> str:
+    """The `morpheus` that is installed beside this Python."""
+    return str(Path(sys.executable).with_name("morpheus"))
+
+
+def with_z(events: pl.DataFrame) -> pl.DataFrame:
+    """Add how many standard deviations each event lies above its own user's mean."""
+    score = pl.col(SCORE).cast(pl.Float64)
+    z = (score - score.mean().over(USER)) / score.std().over(USER)
+    return events.with_columns(score, z.alias("z"))
+
+
+def unusual(events: pl.DataFrame) -> pl.DataFrame:
+    """The most unusual events, whoever they belong to."""
+    return events.sort("z", descending=True, nulls_last=True, maintain_order=True).head(SHOWN)
+
+
+def table(events: pl.DataFrame, store: Store) -> Table:
+    """Draw events with the columns that made them so."""
+    drawn = Table(title=f"The {len(events)} most unusual events", title_justify="left", width=WIDTH)
+    for name in ("user", "time (UTC)"):
+        drawn.add_column(name, no_wrap=True)
+    for name in ("z", "score"):
+        drawn.add_column(name, justify="right", no_wrap=True)
+    drawn.add_column("hardest to guess")
+    fingerprints = {user: store.load(user) for user in events[USER].unique()}
+    for event in events.iter_slices(1):
+        drawn.add_row(*(Text(printable(cell)) for cell in cells(event, fingerprints)))
+    return drawn
+
+
+def cells(event: pl.DataFrame, fingerprints: Mapping[str, Fingerprint | None]) -> Sequence[str]:
+    """Say who, when, how unusual, and why."""
+    values = event.row(0, named=True)
+    fingerprint = fingerprints[values[USER]]
+    why = "" if fingerprint is None else ", ".join(reasons(event, fingerprint))
+    time = values["eventTime"].replace("T", " ").removesuffix("Z")
+    return values[USER], time, f"{values['z']:.1f}", f"{values[SCORE]:.2f}", why
+
+
+def reasons(event: pl.DataFrame, fingerprint: Fingerprint) -> list[str]:
+    """The columns that were guessed worst, each with its value."""
+    [losses] = fingerprint.losses(fingerprint.encoder.encode(event))
+    worst = (-losses).argsort(kind="stable")[:REASONS]
+    names = [fingerprint.encoder.names[column] for column in worst]
+    return [f"{name} {shortened(event[name][0])}" for name in names]
+
+
+def shortened(value: str | None, most: int = 32) -> str:
+    """A value as one reads it, cut where it is long.
+
+    >>> shortened(None), shortened("a" * 40)
+    ('(none)', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…')
+    """
+    if value is None:
+        return "(none)"
+    return value if len(value) <= most else value[: most - 1] + "…"
+
+
+def closing(events: pl.DataFrame) -> str:
+    """Where everything lies, and what to do next."""
+    flagged = events.filter(pl.col("ts_anomaly") == "True")
+    who = ", ".join(sorted(set(flagged[USER])))
+    return printable(
+        f"Out of rhythm: {len(flagged)} events ({who or 'nobody'}).\n"
+        f"All events with their scores: examples/{OUTPUT}\n"
+        f"The fingerprints:             examples/{MODELS}\n"
+        "Next: read examples/000_all_users.ipynb, or point the command at your own logs:\n"
+        "  --input_glob and --train_data_glob take CloudTrail's own .json.gz files too.",
+        keep="\n",
+    )
+
+
+if __name__ == "__main__":
+    main()

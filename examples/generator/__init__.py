@@ -1,0 +1,1 @@
+"""Life-like logs of a cloud account: models of behaviour, and the users made of them."""

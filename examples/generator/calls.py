@@ -1,0 +1,70 @@
+"""Calls to the cloud, as CloudTrail names them, and the errors that they meet."""
+
+from __future__ import annotations
+
+from random import Random
+
+from generator.events import Call, Error
+
+REGION = "us-west-2"
+PARTNER = "210987654321"
+"""The account whose roles are borrowed."""
+
+DENIED = Error("AccessDenied", "User: {arn} is not authorized to perform: {action}")
+NOT_FOUND = Error("Client.InvalidInstanceID.NotFound", "The instance ID does not exist")
+NO_KEY = Error("NoSuchKey", "The specified key does not exist.")
+NO_STACK = Error("ValidationError", "Stack does not exist")
+THROTTLED = Error("ThrottlingException", "Rate exceeded")
+
+
+def ec2(name: str, **details: tuple[str, ...]) -> Call:
+    """A call to EC2."""
+    return Call("ec2", name, "2016-11-15", details=tuple(details.items()))
+
+
+def iam(name: str, **details: tuple[str, ...]) -> Call:
+    """A call to IAM."""
+    return Call("iam", name, "2010-05-08", details=tuple(details.items()))
+
+
+def s3(name: str) -> Call:
+    """A call to S3, which has no versions in its log."""
+    return Call("s3", name, host=f"photos-{REGION}.s3.amazonaws.com")
+
+
+def regional(service: str, name: str, version: str = "", **details: tuple[str, ...]) -> Call:
+    """A call to a service that logs the name of its regional host."""
+    return Call(service, name, version, f"{service}.{REGION}.amazonaws.com", tuple(details.items()))
+
+
+PAGES = {"requestParametersmaxResults": ("50", "100", "1000")}
+ITEMS = {"requestParametersmaxItems": ("100", "1000")}
+
+
+def instances(count: int) -> tuple[str, ...]:
+    """Identifiers of so many instances; the smaller lists are parts of the larger."""
+    random = Random("instances")  # noqa: S311 - made-up names, not secrets
+    return tuple(f"i-0{random.getrandbits(64):016x}" for _ in range(count))
+
+
+WEB = instances(6)
+LAUNCH = ec2(
+    "RunInstances",
+    requestParametersinstanceType=("t3.micro", "t3.medium"),
+    responseElementsrequestId=("{new}",),
+    responseElementsinstancesSetitems=("i-0{new}",),
+    responseElementsreservationId=("r-0{new}",),
+)
+
+
+def assume(role: str) -> Call:
+    """A call that borrows another role; each session has a name of its own."""
+    return regional(
+        "sts",
+        "AssumeRole",
+        "2011-06-15",
+        requestParametersroleArn=(f"arn:aws:iam::{PARTNER}:role/{role}",),
+        requestParametersroleSessionName=("{new}",),
+        responseElementsassumedRoleUserassumedRoleId=("AROAU4XPARTNER000001:{new}",),
+        responseElementsassumedRoleUserarn=(f"arn:aws:sts::{PARTNER}:assumed-role/{role}/{{new}}",),
+    )

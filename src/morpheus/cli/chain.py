@@ -1,0 +1,165 @@
+"""`pipeline-ae`: a chain of stages, each word of it a command made from a stage class."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from morpheus import registry
+from morpheus.atomic import whole_file
+from morpheus.cli.exits import stoppable
+from morpheus.cli.options import given, options_of
+from morpheus.cli.screen import say
+from morpheus.errors import UsageError
+from morpheus.stage import Settings, Stage
+
+if TYPE_CHECKING:
+    from morpheus.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+HELP = """Learn each user's habits with an autoencoder, and score events by them.
+
+The stages follow, in the order in which events pass through them, each with its options:
+
+\b
+morpheus run pipeline-ae \\
+  from-cloudtrail --input_glob='input/*.csv' \\
+  train-ae --train_data_glob='training/*.csv' \\
+  preprocess inf-pytorch add-scores \\
+  serialize to-file --filename=output.csv
+"""
+_SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
+
+
+class Chain(click.Group):
+    """A group whose commands are the registry's stages, loaded when their word is used."""
+
+    def __init__(self, name: str, **attributes: Any) -> None:  # noqa: ANN401 - click's own
+        super().__init__(
+            name,
+            chain=True,
+            help=HELP,
+            invoke_without_command=True,  # the pipeline has its own word for an empty chain
+            no_args_is_help=True,
+            subcommand_metavar="STAGE...",
+            **attributes,
+        )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every stage, sorted."""
+        del ctx
+        return list(registry.words())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Make the command of a stage; None where no stage has the name."""
+        del ctx
+        return command_of(cmd_name) if cmd_name in registry.words() else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the next stage, or say what was meant."""
+        word = args[0]
+        if not ctx.resilient_parsing and word[:1] != "-" and word not in registry.words():
+            ctx.fail(_unexpected(word))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the stages; one that cannot be loaded does not hide the others."""
+        rows = [(word, described(word)[1]) for word in self.list_commands(ctx)]
+        with formatter.section("Stages"):
+            formatter.write_dl(rows)
+
+
+def command_of(word: str) -> click.Command:
+    """Make a stage's command: called, it gives the stage."""
+    stage = registry.load(word)
+
+    @click.pass_context
+    def build(context: click.Context, /, **_: object) -> Stage:
+        return stage(**given(context))
+
+    return click.Command(
+        word, params=options_of(stage), callback=build, help=help_of(stage), epilog=flow_of(stage)
+    )
+
+
+def help_of(stage: type[Stage]) -> str:
+    """The prose of a stage's docstring, without its sections; indented lines stay lines."""
+    prose = _SECTION.split(inspect.getdoc(stage) or "", maxsplit=1)[0].strip()
+    return "\n\n".join(
+        f"\b\n{part}" if re.search(r"^\s", part, re.MULTILINE) else part
+        for part in prose.split("\n\n")
+    )
+
+
+def flow_of(stage: type[Stage]) -> str:
+    """Say what a stage takes and gives."""
+    takes = " or ".join(one.__name__ for one in stage.takes)
+    gives = stage.gives.__name__ if stage.gives is not None else "what it took"
+    return f"Takes {takes}, gives {gives}." if takes else f"A source: gives {gives}."
+
+
+def described(word: str) -> tuple[str, str]:
+    """What a stage takes and gives, and the first line of its help, or why it has none."""
+    try:
+        stage = registry.load(word)
+    except UsageError as error:
+        return "", f"(cannot be used: {error})"
+    return flow_of(stage), help_of(stage).partition("\n")[0]
+
+
+@click.pass_context
+def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
+    """Check the chain, run it, and say what became of the events."""
+    from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - the same
+
+    say("Configuring Pipeline via CLI", fg="green")
+    above = context.parent
+    settings = Settings(**(given(above) if above is not None else {}), **given(context))
+    pipeline = Pipeline(stages, settings)
+    with stoppable():
+        pipeline.check()
+        _announce(pipeline)
+        summary = pipeline.run()
+    say("\n".join(summary_lines(summary)))
+
+
+def _announce(pipeline: Pipeline) -> None:
+    """Say what is about to run, in the words that old notebooks show."""
+    settings = pipeline.settings
+    if settings.use_cpp:
+        log.warning("C++ is disabled for AutoEncoder pipelines at this time.")
+    log.debug("Loaded columns. Current columns: [%r]", list(settings.columns))
+    if settings.labels_file is not None:
+        log.debug("Loaded labels file. Current labels: [%r]", list(settings.labels))
+    if settings.userid_filter is not None:
+        log.info("Filtering all users except ID: '%s'", settings.userid_filter)
+    if settings.viz_file is not None:
+        _draw(pipeline.describe(), Path(settings.viz_file))
+    say("Starting pipeline via CLI... Ctrl+C to Quit", fg="red")
+
+
+def _draw(drawing: str, file: Path) -> None:
+    """Write the chain's drawing, whole or not at all."""
+    with whole_file(file) as drawn:
+        drawn.write(drawing.encode())
+    say(f"Pipeline visualization saved to {file}", fg="yellow")
+
+
+def _unexpected(word: str) -> str:
+    """What to say of a word where a stage should stand."""
+    if Path(word).exists():
+        return (
+            f"`{word}` is a file, where a stage should stand. The shell has spread out a pattern: "
+            f"put it in quotes, as in --input_glob='data/*.csv'."
+        )
+    return registry.unknown(word)

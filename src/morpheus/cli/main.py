@@ -1,0 +1,82 @@
+"""The command `morpheus`: its groups, and the options that hold for all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from morpheus.cli.chain import Chain, run_chain
+from morpheus.cli.exits import endings
+from morpheus.cli.options import options_of
+from morpheus.cli.tools import tools
+from morpheus.stage import Settings
+
+LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG")
+
+
+class Root(click.Group):
+    """The outermost group: whatever goes wrong below it ends here."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
+        """Run a command; its failures become messages and exit codes."""
+        with endings():
+            return super().invoke(ctx)
+
+
+@click.group(
+    cls=Root,
+    context_settings={
+        "auto_envvar_prefix": "MORPHEUS",
+        "max_content_width": 100,
+        "show_default": True,
+    },
+)
+@click.option(
+    "--debug/--no-debug",
+    default=False,
+    help="Log all there is to log, tracebacks of errors included.",
+)
+@click.option(
+    "--log_level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="WARNING",
+    help="Least level of what is logged on the screen.",
+)
+@click.option(
+    "--log_config_file",
+    type=click.Path(exists=True, dir_okay=False),
+    default=None,
+    help="Where to log to, and what, in place of the screen: Python's `logging` configuration, as "
+    "JSON (dictConfig) or ini (fileConfig).",
+)
+@click.version_option(package_name="morpheus")
+def morpheus(*, debug: bool, log_level: str, log_config_file: str | None) -> None:
+    """Learn what each user in your logs usually does, and tell when one stops being themselves.
+
+    Every option is also read from the environment: --num_threads of `run` from
+    MORPHEUS_RUN_NUM_THREADS.
+    """
+    from morpheus.cli import log  # noqa: PLC0415 - `--help` logs nothing
+
+    log.configure("DEBUG" if debug else log_level, log_config_file)
+
+
+@morpheus.group(params=options_of(Settings, command="run"))
+def run(**_: object) -> None:
+    """Run a chain of stages."""
+
+
+run.add_command(
+    Chain(
+        "pipeline-ae",
+        params=options_of(Settings, command="pipeline-ae"),
+        result_callback=run_chain,
+    )
+)
+morpheus.add_command(tools)
+
+
+def main() -> None:
+    """Be the command `morpheus`."""
+    morpheus(prog_name="morpheus")

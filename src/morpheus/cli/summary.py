@@ -1,0 +1,100 @@
+"""The summary of a run, as lines for the screen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from morpheus.cli.screen import printable
+
+if TYPE_CHECKING:
+    from morpheus.records import Reading, Summary
+
+SHOWN = 3
+NOBODY = "(no user)"
+UNKNOWN = "no stage of this chain scores"
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """Say what became of every event of a run, one fact a line, aligned.
+
+    >>> from morpheus.records import Reading, Summary
+    >>> summary = Summary(input=Reading(files=1, read=4), seconds=1.5)
+    >>> summary.users["ann"] = 4
+    >>> summary.unscored["ann"] = "300 events of history are needed, 12 found"
+    >>> for line in summary_lines(summary):
+    ...     print(line)
+    Input       4 events in 1 file
+    Written     4 events of 1 user
+    Scored      0 events, with 0 models
+    Not scored  4 events: 300 events of history are needed, 12 found (ann)
+    Flagged     0 events
+    Seconds     1.5
+    """
+    facts = list(_facts(summary))
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:{width}}  {printable(text)}" for name, text in facts]
+
+
+def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Names and values of the summary's lines."""
+    yield from _reading("Training", summary.training)
+    yield from _reading("Input", summary.input)
+    written = count(summary.users.total(), "event")
+    yield "Written", f"{written} of {count(len(summary.users), 'user')}"
+    models = count(len(summary.cards), "model")
+    yield "Scored", f"{count(summary.scored, 'event')}, with {models}"
+    for text in _unscored(summary):
+        yield "Not scored", text
+    yield "Flagged", count(summary.flagged, "event")
+    yield "Seconds", f"{summary.seconds:.1f}"
+
+
+def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:
+    """What became of the records of one set of files; nothing where none was read."""
+    if not reading.files and not reading.skipped_files and not reading.read:
+        return
+    yield name, f"{count(reading.read, 'event')} in {count(reading.files, 'file')}"
+    left_out = {
+        "refused": reading.refused,
+        "delivered twice": reading.duplicates,
+        "of other users": reading.other_users,
+    }
+    parts = [f"{number:,} {why}" for why, number in left_out.items() if number]
+    if reading.skipped_files:
+        parts.append(f"{count(reading.skipped_files, 'file')} of another kind")
+    if parts:
+        yield "  left out", ", ".join(parts)
+    for reason in reading.refusals:
+        yield "  refused", reason
+
+
+def _unscored(summary: Summary) -> Iterator[str]:
+    """Events without a score, and why: one line a reason, the most events first."""
+    users: dict[str, list[str | None]] = {}
+    for user, reason in summary.unscored.items():
+        users.setdefault(reason, []).append(user)
+    numbers = Counter({reason: sum(summary.users[x] for x in who) for reason, who in users.items()})
+    for reason, number in sorted(numbers.items(), key=lambda one: (-one[1], one[0])):
+        who = sorted(users[reason], key=lambda user: (-summary.users[user], user or ""))
+        yield f"{count(number, 'event')}: {reason} ({_first(who)})"
+    rest = summary.users.total() - summary.scored - numbers.total()
+    if rest > 0:
+        yield f"{count(rest, 'event')}: {UNKNOWN}"
+
+
+def _first(users: Sequence[str | None]) -> str:
+    """The first few users by name, the others by number."""
+    names: Iterable[str] = (NOBODY if user is None else user for user in users[:SHOWN])
+    more = [f"{len(users) - SHOWN:,} more"] if len(users) > SHOWN else []
+    return ", ".join([*names, *more])
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count(1, "event"), count(1161, "event")
+    ('1 event', '1,161 events')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,242 @@
+"""Rows as text or Parquet: what a cell looks like in each format."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self, cast
+
+import polars as pl
+import polars.selectors as cs
+import zstandard
+
+from morpheus.columns import ROW
+
+EXTENSIONS = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonlines": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+PACKED = (".gz", ".zst")
+PARQUET_ROW = "Unnamed: 0"
+"""Name of the unnamed first column in Parquet, where columns need one: pandas' name for it in a
+CSV file, so that the same code reads both."""
+
+_TEXT_ROWS = 1 << 16  # rows turned into text at a time
+_PART_ROWS = 1 << 17  # rows held before a part of a Parquet file goes to disk
+_GROUP_ROWS = 1 << 16  # fixed, so that the bytes do not depend on threads
+
+# What spreadsheets take for a formula (OWASP, "CSV Injection"), behind any blanks that some of them
+# skip. Regular expressions cost; the comparison finds the few columns that need one.
+_FORMULA = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"  # noqa: RUF001 - full-width signs are meant
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+
+class Form(Protocol):
+    """A format being written; its `with` block lets go of all that it holds but the file."""
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Write rows; the first call, with rows or without, decides the columns."""
+
+    def flush(self) -> None:
+        """Hand all rows so far to the operating system."""
+
+    def finish(self) -> None:
+        """Write what is left; the file below stays open."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *about: object) -> None: ...
+
+
+class Text:
+    """CSV or JSON lines, plain or packed.
+
+    Args:
+        file: Written to, and left open.
+        packing: `.gz`, `.zst`, or nothing.
+        rows: Turns a few rows into bytes.
+        head: Turns the columns into the bytes before the first row.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        packing: str,
+        *,
+        rows: Callable[[pl.DataFrame, BinaryIO], None],
+        head: Callable[[list[str]], bytes] = lambda _: b"",
+    ) -> None:
+        self._file, self._out = file, packed(file, packing)
+        self._rows, self._head = rows, head
+        self._started = False
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Write rows, after the head the first time."""
+        if not self._started:
+            self._out.write(self._head(frame.columns))
+            self._started = True
+        for some in frame.iter_slices(_TEXT_ROWS):
+            text = io.BytesIO()
+            self._rows(some, text)
+            self._out.write(text.getbuffer())
+
+    def flush(self) -> None:
+        """Hand all rows so far to the operating system."""
+        self._out.flush()
+        self._file.flush()
+
+    def finish(self) -> None:
+        """End the packing."""
+        if self._out is not self._file:
+            self._out.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        # After a failure the packing still wants to write its end, into a file that is to go.
+        with suppress(OSError):
+            self.finish()
+
+
+def packed(file: BinaryIO, packing: str) -> BinaryIO:
+    """A file that packs what is written to it; the same bytes whatever the size of the writes."""
+    if packing == ".gz":
+        # Neither name nor time: the same rows are the same bytes.
+        return cast("BinaryIO", gzip.GzipFile("", "wb", 6, file, mtime=0))
+    if packing == ".zst":
+        return cast("BinaryIO", zstandard.ZstdCompressor().stream_writer(file, closefd=False))
+    return file
+
+
+def csv_head(columns: list[str]) -> bytes:
+    r"""Head of a CSV file; the row number has no name there, as pandas writes it.
+
+    >>> csv_head(["", "_index_", "a,b", "=c"]).decode()
+    ',_index_,"a,b",\'=c\n'
+    """
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(guarded(pl.Series(columns, dtype=pl.String)))
+    return line.getvalue().encode()
+
+
+def csv_rows(frame: pl.DataFrame, file: BinaryIO) -> None:
+    """Rows as CSV, as pandas writes them.
+
+    True and False; empty for null and NaN; times like `2021-10-09 06:00:00+00:00`. Text that a
+    spreadsheet would run as a formula gets a `'` before it; numbers, negative ones too, do not.
+    """
+    frame = frame.with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
+    shown = frame.with_columns(
+        cs.float().fill_nan(None),
+        cs.boolean().replace_strict({True: "True", False: "False"}, return_dtype=pl.String),
+        *(_time_text(times) for times in frame.select(cs.datetime())),
+        *(guarded(frame[name]) for name in _suspects(frame)),
+    )
+    shown.write_csv(file, include_header=False)
+
+
+def guarded(text: pl.Series) -> pl.Series:
+    """Text with a `'` before it where a spreadsheet would run it.
+
+    >>> guarded(pl.Series(["=1+1", "-5", " @sum", "a=b"])).to_list()
+    ["'=1+1", '-5', "' @sum", 'a=b']
+    """
+    odd = text.to_frame("").select(pl.first().filter(_odd(pl.first())).unique()).to_series()
+    formulas = odd.filter(odd.str.contains(_FORMULA) & ~odd.str.contains(_NUMBER))
+    return text if formulas.is_empty() else text.replace(formulas, "'" + formulas)
+
+
+def _odd(text: pl.Expr) -> pl.Expr:
+    """Whether a text begins with something else than a letter, a digit, `.` or `/`."""
+    word = text.is_between(pl.lit("A"), pl.lit("\x7f"))
+    number = text.is_between(pl.lit("."), pl.lit("="), closed="left")
+    return ~(word | number) & (text != pl.lit(""))
+
+
+def _suspects(frame: pl.DataFrame) -> list[str]:
+    """Text columns with such a text."""
+    found = frame.select(_odd(cs.string().as_expr()).any())
+    return [column.name for column in found if column[0]]
+
+
+def _time_text(times: pl.Series) -> pl.Series:
+    """Times as pandas writes them: microseconds only where there are any."""
+    zone = "%:z" if getattr(times.dtype, "time_zone", None) else ""
+    whole = times.dt.strftime(f"%Y-%m-%d %H:%M:%S{zone}")
+    broken = times.dt.nanosecond() != 0
+    if not broken.any():
+        return whole
+    return whole.zip_with(~broken, times.dt.strftime(f"%Y-%m-%d %H:%M:%S%.6f{zone}"))
+
+
+def json_rows(frame: pl.DataFrame, file: BinaryIO) -> None:
+    """One object a row: times as milliseconds since 1970, null for NaN; no row number."""
+    floats = cs.float()
+    frame.select(cs.exclude(ROW) if ROW in frame.columns else cs.all()).with_columns(
+        cs.datetime().dt.epoch("ms"),
+        pl.when(floats.is_finite()).then(floats),
+    ).write_ndjson(file)
+
+
+class Parquet:
+    """Parquet, in bounded memory: parts on disk, joined at the end.
+
+    Args:
+        path: Replaced as a whole by `finish`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parts = tempfile.TemporaryDirectory(
+            prefix=f"{path.stem}.", suffix=".parts", dir=path.parent
+        )
+        self._schema: dict[str, pl.DataType] | None = None
+        self._held: list[pl.DataFrame] = []
+        self._names: list[Path] = []
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Hold rows until there are enough for a part."""
+        if self._schema is None:
+            text = pl.String()
+            types = frame.schema.items()
+            self._schema = {n: text if t == pl.Null else t for n, t in types}
+        self._held.append(
+            frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW}, strict=False)
+        )
+        if sum(each.height for each in self._held) >= _PART_ROWS:
+            self._spill()
+
+    def flush(self) -> None:
+        """Nothing: a Parquet file is read from its end."""
+
+    def finish(self) -> None:
+        """Join the parts."""
+        self._spill()
+        if not self._names:
+            pl.DataFrame().write_parquet(self._path)
+            return
+        rows = pl.scan_ipc(self._names)
+        rows.sink_parquet(self._path, row_group_size=_GROUP_ROWS, maintain_order=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._parts.cleanup()
+
+    def _spill(self) -> None:
+        if self._held:
+            part = Path(self._parts.name, f"{len(self._names):09}.arrow")
+            pl.concat(self._held).write_ipc(part)
+            self._names.append(part)
+            self._held = []

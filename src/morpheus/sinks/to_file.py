@@ -1,0 +1,196 @@
+"""`to-file`: rows into one file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from morpheus.columns import ROW
+from morpheus.errors import UsageError
+from morpheus.records import Rows
+from morpheus.sinks.draft import Draft
+from morpheus.sinks.formats import (
+    EXTENSIONS,
+    PACKED,
+    Form,
+    Parquet,
+    Text,
+    csv_head,
+    csv_rows,
+    json_rows,
+)
+from morpheus.stage import Stage, option
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ToFile(Stage):
+    """Write the rows to a file, which appears whole or not at all.
+
+    Takes rows and hands them on. The extension decides the format: `.csv`; `.json`, `.jsonl`,
+    `.jsonlines` or `.ndjson`, one object a line; `.parquet`. With `.gz` or `.zst` behind it, text
+    is packed. In CSV, text that a spreadsheet would run as a formula gets a `'` before it. The
+    first rows decide the columns.
+
+    Example: `to-file --filename=detections.csv --overwrite`
+    """
+
+    name = "to-file"
+    takes = (Rows,)
+    gives = Rows
+    scope = "run"
+
+    filename: str = option("", "File to write; its folder is made if there is none.", required=True)
+    overwrite: bool = option(
+        False,
+        "Replace a file of that name, which stays until the new one is whole.",
+        flag=True,
+    )
+    include_index_col: bool = option(
+        True,
+        "Write the unnamed first column, a running number for each user. JSON never has it.",
+        names=("--include-index-col", "--include_index_col"),
+    )
+    file_type: str = option(
+        "auto",
+        "Format, whatever the extension is.",
+        choices=("auto", "csv", "json", "parquet"),
+    )
+    flush: bool = option(
+        False,
+        "Let rows be seen under the file's name as they come. If the run fails, those written so "
+        "far stay. Not for Parquet.",
+        flag=True,
+    )
+
+    def check(self) -> None:
+        """Refuse a name that cannot be written to, and a format that there is none of."""
+        kind, _ = self._format()
+        if self.flush and kind == "parquet":
+            raise UsageError(
+                f"--flush: `{self.filename}` is Parquet, which can be read only when it is whole. "
+                f"Leave out --flush, or write `.csv` or `.jsonl`."
+            )
+        path = Path(self.filename)
+        self._check_place(path)
+        _check_folder(path)
+
+    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
+        """Write each batch, then hand it on."""
+        columns = _Columns(row=self.include_index_col)
+        with Draft(Path(self.filename)) as draft, self._open(draft) as form:
+            for batch in batches:
+                with draft.writing():
+                    form.write(columns.fit(batch.frame))
+                    if self.flush:
+                        _show(draft, form)
+                yield batch
+            with draft.writing():
+                form.finish()
+
+    def _format(self) -> tuple[str, str]:
+        """Format and packing."""
+        name = Path(self.filename).name.lower()
+        packing = next((end for end in PACKED if name.endswith(end)), "")
+        extension = Path(name.removesuffix(packing)).suffix
+        kind = EXTENSIONS.get(extension, "") if self._auto else self.file_type.lower()
+        if not kind:
+            raise UsageError(
+                f"--filename: Unsupported extension '{extension}' with 'auto' type, in "
+                f"`{self.filename}`. Use {', '.join(EXTENSIONS)}, or `--file_type csv`."
+            )
+        if kind == "parquet" and packing:
+            raise UsageError(
+                f"--filename: `{self.filename}`: Parquet is packed already. Leave out `{packing}`."
+            )
+        return kind, packing
+
+    @property
+    def _auto(self) -> bool:
+        return self.file_type.lower() == "auto"
+
+    def _open(self, draft: Draft) -> Form:
+        kind, packing = self._format()
+        if kind == "parquet":
+            return Parquet(draft.part)
+        if kind == "json":
+            return Text(draft.file, packing, rows=json_rows)
+        return Text(draft.file, packing, rows=csv_rows, head=csv_head)
+
+    def _check_place(self, path: Path) -> None:
+        if not self.filename:
+            raise UsageError("to-file: no file is named. Give `--filename detections.csv`.")
+        if path.is_dir():
+            raise UsageError(
+                f"--filename: `{path}` is a folder. Give a file in it, such as "
+                f"`--filename {path / 'detections.csv'}`."
+            )
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--filename: `{path}` is no regular file. Give the name of a file.")
+        if path.exists() and not self.overwrite:
+            raise UsageError(
+                f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
+                f"Give `to-file --overwrite`, or another --filename."
+            )
+
+
+@dataclass
+class _Columns:
+    """The columns of a file: those of its first rows."""
+
+    row: bool
+    names: list[str] | None = None
+    warned: bool = False
+
+    def fit(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Give rows the file's columns: those they lack are empty, others are left out."""
+        if not self.row and ROW in frame.columns:
+            frame = frame.drop(ROW)
+        if self.names is None:
+            self.names = frame.columns
+        if frame.columns == self.names:
+            return frame
+        self._warn(frame.columns)
+        return frame.select(
+            frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height)
+            for name in self.names
+        )
+
+    def _warn(self, columns: list[str]) -> None:
+        new = [name for name in columns if name not in (self.names or ())]
+        if new and not self.warned:
+            self.warned = True
+            logger.warning(
+                "to-file: %s came after the first rows, whose columns the file has, and is left "
+                "out. Use `serialize --include` to choose the columns.",
+                ", ".join(repr(name) for name in new),
+            )
+
+
+def _show(draft: Draft, form: Form) -> None:
+    """Let all rows so far be seen under the file's name."""
+    form.flush()
+    if not draft.published:
+        draft.publish()
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder that a file cannot be made in."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(
+            f"--filename: `{folder}` is a file, not a folder. Give another --filename."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"--filename: folder `{folder}` cannot be written to. Give another --filename, or "
+            f"`chmod u+w` the folder."
+        )

@@ -1,0 +1,166 @@
+"""From the text of a JSON file to its records, still undecoded, each with its place.
+
+A file is one document (an object that holds records, or a list of them), JSON lines, or several
+documents in a row. What an object that holds records looks like is the log format's knowledge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+Undecoded = bytes | msgspec.Raw
+"""The JSON text of one value."""
+Unwrap = Callable[[dict[str, msgspec.Raw]], Sequence[Undecoded] | None]
+"""The records that an object holds; None if the object is itself a record."""
+
+_TRIED = 20
+"""Lines looked at to see whether a file is JSON lines."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one file.
+
+    Attributes:
+        texts: The JSON of each; not yet known to be whole where they are lines.
+        places: Line (JSON lines) or number (documents) of each, from 1.
+        broken: What could not be split into records: place, or None for the file, and reason.
+    """
+
+    texts: Sequence[Undecoded]
+    places: Sequence[int]
+    broken: list[tuple[int | None, str]] = field(default_factory=list)
+
+
+def split(data: bytes, unwrap: Unwrap) -> Records:
+    """Split the text of a file into its records.
+
+    >>> def unwrap(fields):
+    ...     if "all" in fields:
+    ...         return msgspec.json.decode(fields["all"], type=list[msgspec.Raw])
+    >>> [bytes(text) for text in split(b'{"all": [{"a": 1}, {"a": 2}]}', unwrap).texts]
+    [b'{"a": 1}', b'{"a": 2}']
+    >>> split(b'{"a": 1}' + bytes([10, 10]) + b'{"a": 2}', unwrap).places
+    [1, 3]
+    """
+    if not data or data.isspace():
+        return Records([], [])
+    if _whole(data):
+        texts = _expand(data, unwrap)
+        return Records(texts, range(1, len(texts) + 1))
+    lines = data.split(b"\n")
+    if _are_json(lines):
+        return _split_lines(lines, unwrap)
+    return _split_slowly(data, unwrap)
+
+
+def _whole(text: Undecoded) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+def _are_json(lines: list[bytes]) -> bool:
+    """Whether one of the first lines is a whole object, which no line of a long document is."""
+    written = (line.strip() for line in lines)
+    first = list(islice(filter(None, written), _TRIED))
+    return first[0] != b"[" and any(_is_value(line) and _whole(line) for line in first)
+
+
+def _is_value(line: bytes) -> bool:
+    return line[:1] in b"{[" and line not in {b"{}", b"[]"}
+
+
+def _split_lines(lines: list[bytes], unwrap: Unwrap) -> Records:
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line and not line.isspace()]
+    probe = next(line for _, line in numbered if _whole(line))
+    if _expand(probe, unwrap) != [probe]:
+        numbered = [(n, text) for n, line in numbered for text in _expand(line, unwrap)]
+    return Records([text for _, text in numbered], [n for n, _ in numbered])
+
+
+def _expand(text: Undecoded, unwrap: Unwrap) -> list[Undecoded]:
+    """The records in a value, however deep; the value itself if it is one, or is broken."""
+    try:
+        items = _items(text, unwrap)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return [text]
+    if items is None:
+        return [text]
+    if not items or _expand(items[0], unwrap) == [items[0]]:
+        return list(items)
+    return [record for item in items for record in _expand(item, unwrap)]
+
+
+def _items(text: Undecoded, unwrap: Unwrap) -> Sequence[Undecoded] | None:
+    if bytes(memoryview(text)[:64]).lstrip()[:1] == b"[":
+        return msgspec.json.decode(text, type=list[msgspec.Raw])
+    return unwrap(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
+
+
+def _split_slowly(data: bytes, unwrap: Unwrap) -> Records:
+    """Split documents in a row, and what only the standard library can read."""
+    text = data.decode("utf-8", "replace")
+    decode, at, values = json.JSONDecoder().raw_decode, _skip(text, 0), []
+    broken: list[tuple[int | None, str]] = []
+    while at < len(text):
+        try:
+            value, end = decode(text, at)
+        except (ValueError, RecursionError) as error:
+            broken.append((None, _why(error)))
+            break
+        values.append(value)
+        at = _skip(text, end)
+    texts = [text for value in values for text in _expand(encode(scrub(value)), unwrap)]
+    return Records(texts, range(1, len(texts) + 1), broken)
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not readable as JSON ({error})"
+    where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    return f"not whole JSON ({where}); if it was cut off on its way, fetch it again"
+
+
+def decode_leniently(text: Undecoded) -> object:
+    """Decode JSON with what the standard forbids: half surrogates, bytes that are no UTF-8, NaN.
+
+    Raises:
+        ValueError: It is not JSON even so.
+        RecursionError: It is nested too deep.
+    """
+    return scrub(json.loads(bytes(text).decode("utf-8", "replace")))
+
+
+def scrub(value: object) -> object:
+    """Replace half surrogates, which no UTF-8 text can hold, by the replacement character."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [scrub(item) for item in value]
+    if isinstance(value, dict):
+        return {str(scrub(key)): scrub(item) for key, item in value.items()}
+    return value
+
+
+def encode(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """Encode as JSON text: compact, Unicode as it is, keys sorted, so that equal values are equal.
+
+    >>> encode({"b": 1, "a": [True, "é"]}).decode()
+    '{"a":[true,"é"],"b":1}'
+    """
+    return msgspec.json.encode(value, order="deterministic")

@@ -1,0 +1,262 @@
+"""Files of one kind of log, read into tables with a time, every record accounted for."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from morpheus.columns import INDEX, TIME
+from morpheus.errors import BadRecord, UsageError
+from morpheus.records import Reading
+from morpheus.sources import times
+from morpheus.sources.documents import Undecoded, Unwrap, split
+from morpheus.sources.files import LogFiles, read_bytes, utf8
+from morpheus.sources.flatten import Flattener, Leaf, flat
+from morpheus.sources.tables import Table, read_csv, read_parquet
+
+log = logging.getLogger(__name__)
+
+_ENOUGH_BYTES = 1 << 24
+_ENOUGH_RECORDS = 1 << 15
+
+
+@dataclass(frozen=True)
+class LogFormat:
+    """What tells one kind of log from another.
+
+    Attributes:
+        name: As people call it.
+        unwrap: The records that a JSON object holds.
+        paths: Dotted names of its records, in the order in which they are mostly written.
+        leading: Flat columns that come first, before the features.
+        context: Flat columns that come after them: what one wants to see beside an alert.
+        time: Flat column of the time.
+        id: Flat column of an event's id.
+        accounts: Flat columns of the account in which that id is one.
+        leaves: By flat column, what becomes of a JSON value before it is text.
+        cells: By flat column, what becomes of the text of a CSV cell.
+        embedded: Columns of a table that hold a whole record as JSON.
+        dropped: Characters left out of names.
+        without: Folders that hold something else.
+    """
+
+    name: str
+    unwrap: Unwrap
+    paths: tuple[str, ...]
+    leading: tuple[str, ...]
+    context: tuple[str, ...]
+    time: str
+    id: str
+    accounts: tuple[str, ...] = ()
+    leaves: Mapping[str, Leaf] = field(default_factory=dict)
+    cells: Mapping[str, Callable[[pl.Expr], pl.Expr]] = field(default_factory=dict)
+    embedded: tuple[str, ...] = ()
+    dropped: str = "."
+    without: tuple[str, ...] = ()
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The flat names of its records."""
+        return tuple(flat(path, self.dropped) for path in self.paths)
+
+    def wanted(self, features: Iterable[str], user: str) -> tuple[str, ...]:
+        """The columns that pass from JSON into the chain, in order."""
+        return tuple(dict.fromkeys([*self.leading, *features, user, *self.context]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records of one file: undecoded, or as a table."""
+
+    path: Path
+    places: Sequence[int]
+    index: Sequence[int] | pl.Series
+    records: Sequence[Undecoded] = ()
+    size: int = 0
+
+    def slice(self, start: int, stop: int) -> Part:
+        """Some of its records."""
+        records = self.records[start:stop]
+        return Part(self.path, self.places[start:stop], self.index[start:stop], records)
+
+
+@dataclass
+class Reader:
+    """Reads files of one kind of log.
+
+    Args:
+        format: Of which kind.
+        flattener: Flattens its JSON records.
+        user: The column that every table must have.
+        skip: Leave bad records out, and count them; else the first ends the run.
+        reading: Counted into.
+        whole: Give each file a frame of its own; else small files share one.
+    """
+
+    format: LogFormat
+    flattener: Flattener
+    user: str
+    skip: bool
+    reading: Reading
+    whole: bool = False
+
+    def frames(self, paths: Iterable[Path], files: LogFiles) -> Iterator[pl.DataFrame]:
+        """Read files, in their order, into frames of `INDEX`, text columns and `TIME`.
+
+        Raises:
+            UsageError: A table lacks the user's column, or a file must not be read.
+            BadRecord: A record cannot be read, and bad ones are not left out.
+        """
+        held: list[Part] = []
+        for path in paths:
+            self.reading.files += 1
+            try:
+                part, table = self._open(path, files.kind(path))
+            except BadRecord as error:
+                self._refuse(error, read=1)
+                continue
+            if table is not None:
+                yield self._timed(table, [part])
+                continue
+            held.append(part)
+            if self.whole or _enough(held):
+                yield from self._flattened(held)
+                held = []
+        yield from self._flattened(held)
+
+    def _open(self, path: Path, kind: str) -> tuple[Part, pl.DataFrame | None]:
+        data = read_bytes(path)
+        if kind == "json":
+            records = split(utf8(data), self.format.unwrap)
+            self._refuse_all(path, records.broken)
+            index = range(len(records.texts))
+            return Part(path, records.places, index, records.texts, len(data)), None
+        table = (read_csv if kind == "csv" else read_parquet)(data, path, self.format.dropped)
+        self._refuse_all(path, table.broken)
+        rows = range(table.frame.height)
+        numbers = rows if table.index is None else table.index
+        text = next((n for n in self.format.embedded if n in table.frame.columns), None)
+        if text is not None:
+            texts = [cell.encode() for cell in table.frame[text].fill_null("").to_list()]
+            return Part(path, table.places, numbers, texts, len(data)), None
+        self._check_header(path, table)
+        return Part(path, table.places, numbers), self._mended(table.frame, kind)
+
+    def _check_header(self, path: Path, table: Table) -> None:
+        for name, names in table.doubles.items():
+            both = " and ".join(f"`{double}`" for double in names)
+            log.warning("%s: %s are one column `%s`; the first value is kept.", path, both, name)
+        names = table.frame.columns
+        if self.format.time not in names and not self.skip:
+            reason = f"the file has no column `{self.format.time}`; it has {', '.join(names)}"
+            raise BadRecord(reason, file=path)
+        if self.user not in names:
+            raise no_user(self.user, names, f"{path} has")
+
+    def _mended(self, frame: pl.DataFrame, kind: str) -> pl.DataFrame:
+        if kind != "csv":
+            return frame
+        cells = self.format.cells.items()
+        return frame.with_columns(
+            mend(pl.col(n)).alias(n) for n, mend in cells if n in frame.columns
+        )
+
+    def _flattened(self, parts: list[Part]) -> Iterator[pl.DataFrame]:
+        for chunk in [parts] if self.whole and parts else _chunks(parts):
+            records = [record for part in chunk for record in part.records]
+            frame, refused = self.flattener.table(records)
+            yield self._timed(frame, chunk, refused, records)
+
+    def _timed(
+        self,
+        frame: pl.DataFrame,
+        parts: list[Part],
+        refused: Mapping[int, str] | None = None,
+        records: Sequence[Undecoded] = (),
+    ) -> pl.DataFrame:
+        """Add `INDEX` and `TIME`, and refuse the rows that have none."""
+        self.reading.read += frame.height
+        index = pl.concat([pl.Series(INDEX, part.index, dtype=pl.Int64) for part in parts])
+        texts = frame.get_column(self.format.time, default=None)
+        if texts is None:
+            texts = pl.Series(self.format.time, [None] * frame.height, dtype=pl.String)
+        time = times.parse(texts)
+        bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + len(part.places))
+        for row, why in sorted(bad.items()):
+            at = bisect_right(starts, row) - 1
+            reason = why or self._untimed(texts[row], records[row : row + 1])
+            place = parts[at].places[row - starts[at]]
+            self._refuse(BadRecord(reason, file=parts[at].path, line=place))
+        ours = [name for name in frame.columns if name in {INDEX, TIME}]
+        timed = frame.drop(ours).with_columns(index, time.alias(TIME))
+        return timed.filter(time.is_not_null()) if bad else timed
+
+    def _untimed(self, found: str | None, record: Sequence[Undecoded]) -> str:
+        name = self.format.time
+        if found is not None:
+            return f"`{name}` is {found!r}, which is not a time like 2024-05-31T09:30:00Z"
+        has = f"; it has {', '.join(_names(record[0]))}" if record else ""
+        return f"the record has no `{name}`{has}"
+
+    def _refuse_all(self, path: Path, broken: Iterable[tuple[int | None, str]]) -> None:
+        for place, reason in broken:
+            self._refuse(BadRecord(reason, file=path, line=place), read=1)
+
+    def _refuse(self, error: BadRecord, read: int = 0) -> None:
+        if not self.skip:
+            hint = "to leave such records out, counted, give `--bad_record skip`"
+            raise BadRecord(f"{error.reason}; {hint}", file=error.file, line=error.line) from error
+        self.reading.read += read
+        self.reading.refuse(str(error))
+
+
+def _enough(parts: Sequence[Part]) -> bool:
+    records = sum(len(part.records) for part in parts)
+    return records >= _ENOUGH_RECORDS or sum(part.size for part in parts) >= _ENOUGH_BYTES
+
+
+def _chunks(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Cut and join parts, so that a frame is neither small nor large."""
+    chunk: list[Part] = []
+    room = _ENOUGH_RECORDS
+    for part in parts:
+        start = 0
+        while start < len(part.records):
+            piece = part.slice(start, start + room)
+            chunk.append(piece)
+            start, room = start + len(piece.records), room - len(piece.records)
+            if not room:
+                yield chunk
+                chunk, room = [], _ENOUGH_RECORDS
+    if chunk:
+        yield chunk
+
+
+def _names(record: Undecoded) -> list[str]:
+    try:
+        return list(msgspec.json.decode(record, type=dict[str, msgspec.Raw]))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ["what cannot be decoded"]
+
+
+def no_user(user: str, names: Iterable[str], where: str) -> UsageError:
+    """Say that nothing has the user's column, and which one may be meant."""
+    close = get_close_matches(user.replace(".", ""), names, n=3, cutoff=0.5)
+    meant = f"Is it {' or '.join(f'`{name}`' for name in close)}? " if close else ""
+    type_it = (
+        f"Give the column that names the user, as `--userid_column_name={(close or ['NAME'])[0]}`."
+    )
+    return UsageError(
+        f"{where} no column `{user}`, which is to say whose event it is. {meant}{type_it}"
+    )

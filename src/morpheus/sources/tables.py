@@ -1,0 +1,199 @@
+"""From CSV and Parquet to a table of text, with the line of each row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from morpheus.errors import BadRecord
+from morpheus.sources.documents import encode
+from morpheus.sources.files import utf8
+from morpheus.sources.flatten import flat
+
+Broken = list[tuple[int | None, str]]
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file.
+
+    Attributes:
+        frame: Every column text; names as in the file, without the dropped characters.
+        index: The file's own numbering of its rows, from an unnamed first column of integers.
+        places: Line of each row, from 1.
+        broken: Rows that are none: line, and reason.
+        doubles: Names of columns that became equal, each with its original names.
+    """
+
+    frame: pl.DataFrame
+    index: pl.Series | None
+    places: Sequence[int]
+    broken: Broken = field(default_factory=list)
+    doubles: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_csv(data: bytes, path: Path, dropped: str = ".") -> Table:
+    """Read CSV with a header; an empty cell is null, and nothing is taken for a number.
+
+    Raises:
+        BadRecord: The file has no header.
+    """
+    data = utf8(data)
+    header = _header(data)
+    if not header:
+        raise BadRecord("the file is empty; a CSV file needs a line of column names", file=path)
+    frame, places, broken = _read_fast(data, len(header)) or _read_exactly(data, len(header))
+    frame = frame.with_columns(pl.all().replace("", None))
+    index, first = None, frame.to_series(0)
+    if header[0] in {"", "Unnamed: 0"}:
+        index = _whole_numbers(first)
+        header[0] = "Unnamed: 0"
+    if index is not None:
+        header, frame = header[1:], frame.drop(first.name)
+    return _named(Table(frame, index, places, broken), header, dropped)
+
+
+def read_parquet(data: bytes, path: Path, dropped: str = ".") -> Table:
+    """Read Parquet; nested columns are flattened as JSON is.
+
+    Raises:
+        BadRecord: It is not Parquet, or is damaged.
+    """
+    try:
+        frame = pl.read_parquet(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
+        raise BadRecord(reason, file=path) from error
+    columns = [leaf for column in frame for leaf in _leaves(column)]
+    names = [column.name for column in columns]
+    texts = [_text(column).alias(str(n)) for n, column in enumerate(columns)]
+    index, first = None, columns[0] if columns else None
+    if first is not None and first.name in {"", "Unnamed: 0", "__index_level_0__"}:
+        index = _whole_numbers(texts[0])
+    if index is not None:
+        names, texts = names[1:], texts[1:]
+    places = range(1, frame.height + 1)
+    return _named(Table(pl.DataFrame(texts), index, places), names, dropped)
+
+
+def _header(data: bytes) -> list[str]:
+    # A quoted name may hold a line break, so the first line need not be the whole header.
+    head = io.StringIO(data[: 1 << 20].decode("utf-8", "replace"), newline="")
+    return next((row for row in csv.reader(head) if row), [])
+
+
+def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], Broken] | None:
+    """Read with Polars; None if it cannot, or if it would fill short rows in silence."""
+    try:
+        frame = pl.read_csv(data, infer_schema=False)
+    except pl.exceptions.PolarsError:
+        return None
+    rows = frame.height + 1
+    if frame.width != width or _separators(data) != (rows * (width - 1), rows):
+        return None
+    return frame, range(2, rows + 1), []
+
+
+def _separators(data: bytes) -> tuple[int, int]:
+    """Commas, and lines, outside quotes."""
+    ends = int(not data.endswith(b"\n"))
+    if b'"' not in data:
+        return data.count(b","), data.count(b"\n") + ends
+    commas = lines = quotes = 0
+    for start in range(0, len(data), _BLOCK):
+        block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
+        quoted = (np.cumsum(block == ord('"'), dtype=np.int32) + quotes) & 1
+        outside = block[quoted == 0]
+        commas += int(np.count_nonzero(outside == ord(",")))
+        lines += int(np.count_nonzero(outside == ord("\n")))
+        quotes = int(quoted[-1])
+    return commas, lines + ends
+
+
+def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], Broken]:
+    """Read row by row with the standard library, to tell the good rows from the bad."""
+    rows: list[list[str]] = []
+    places: list[int] = []
+    broken: Broken = []
+    numbered = _rows(data)
+    next(numbered)
+    for line, row in numbered:
+        if isinstance(row, str):
+            broken.append((line, row))
+        elif len(row) != width:
+            broken.append((line, f"the row has {len(row)} cells, and the header {width}"))
+        else:
+            rows.append(row)
+            places.append(line)
+    schema = {str(n): pl.String for n in range(width)}
+    return pl.DataFrame(rows, schema=schema, orient="row"), places, broken
+
+
+def _rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
+    """The first line of each row that is not blank, and its cells, or why it has none."""
+    reader = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), strict=True)
+    line = 1
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            opened = "unexpected end" in str(error)
+            rest = "; all up to the end of the file is in it" if opened else ""
+            yield line, f"a quote is not closed{rest}" if opened else f"not CSV ({error})"
+        else:
+            if row:
+                yield line, row
+        line = reader.line_num + 1
+
+
+def _whole_numbers(column: pl.Series) -> pl.Series | None:
+    numbers = column.cast(pl.Int64, strict=False)
+    return None if numbers.null_count() else numbers
+
+
+def _named(table: Table, names: list[str], dropped: str) -> Table:
+    """Give columns their flat names; of those that become equal the first with a value counts."""
+    originals: dict[str, list[str]] = {}
+    columns: dict[str, pl.Series] = {}
+    for name, column in zip(names, table.frame, strict=True):
+        joined = flat(name, dropped)
+        originals.setdefault(joined, []).append(name)
+        kept = columns.get(joined, column)
+        columns[joined] = kept.zip_with(kept.is_not_null(), column)
+    doubles = {joined: both for joined, both in originals.items() if len(both) > 1}
+    frame = pl.DataFrame([column.alias(joined) for joined, column in columns.items()])
+    return replace(table, frame=frame, doubles=doubles)
+
+
+def _leaves(column: pl.Series) -> Iterator[pl.Series]:
+    if not isinstance(column.dtype, pl.Struct):
+        yield column
+        return
+    for inner in column.struct.unnest():
+        yield from _leaves(inner.alias(f"{column.name}.{inner.name}"))
+
+
+def _text(column: pl.Series) -> pl.Series:
+    kind = column.dtype
+    if isinstance(kind, pl.Datetime):
+        zoned = column if kind.time_zone is None else column.dt.convert_time_zone("UTC")
+        return zoned.dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ")
+    if kind == pl.Boolean:
+        return column.cast(pl.String).str.to_titlecase()
+    if kind in {pl.Binary, pl.Object} or kind.is_nested():
+        texts = [None if cell is None else encode(cell).decode() for cell in column.to_list()]
+        return pl.Series(column.name, texts, dtype=pl.String)
+    return column.cast(pl.String)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

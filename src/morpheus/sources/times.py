@@ -1,0 +1,48 @@
+"""From the text of a time to a datetime, in UTC."""
+
+from __future__ import annotations
+
+import polars as pl
+
+INSTANT = pl.Datetime("us", "UTC")
+USUAL = "%Y-%m-%dT%H:%M:%SZ"
+
+_ISO = (
+    r"^\s*(?<date>\d{4}-\d{2}-\d{2})[Tt ](?<clock>\d{2}:\d{2})(?<second>:\d{2})?"
+    r"(?:[.,](?<fraction>\d+))?\s*(?:[Zz]|UTC|(?<sign>[+-])(?<hours>\d{2}):?(?<minutes>\d{2})?)?\s*$"
+)
+
+
+def parse(texts: pl.Series) -> pl.Series:
+    """Read ISO 8601 times: `T` or a space, with or without fraction and zone; without is UTC.
+
+    Returns:
+        Datetimes in UTC, to the microsecond; null where there is no text, or it is no time.
+
+    >>> texts = pl.Series(["2021-10-01T01:54:25Z", "2021-10-01 03:54:25.5+02:00", "yesterday"])
+    >>> [str(time) for time in parse(texts)]
+    ['2021-10-01 01:54:25+00:00', '2021-10-01 01:54:25.500000+00:00', 'None']
+    """
+    times = texts.str.to_datetime(USUAL, strict=False, time_unit="us").dt.replace_time_zone("UTC")
+    odd = times.is_null() & texts.is_not_null()
+    if not odd.any():
+        return times
+    return times.scatter(odd.arg_true(), _parse_iso(texts.filter(odd)))
+
+
+def _parse_iso(texts: pl.Series) -> pl.Series:
+    part = texts.str.extract_groups(_ISO).struct.unnest()
+    second = pl.col("second").fill_null(":00")
+    clock = pl.concat_str("date", pl.lit("T"), "clock", second)
+    fraction = pl.col("fraction").fill_null("").str.slice(0, 6).str.pad_end(6, "0")
+    hours, minutes = (pl.col(unit).fill_null("0").cast(pl.Int64) for unit in ("hours", "minutes"))
+    east = pl.when(pl.col("sign") == "-").then(-1).otherwise(1)
+    return part.select(
+        (
+            clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="us")
+            + pl.duration(microseconds=fraction.cast(pl.Int64))
+            - pl.duration(minutes=east * (hours * 60 + minutes))
+        )
+        .dt.replace_time_zone("UTC")
+        .alias(texts.name)
+    ).to_series()

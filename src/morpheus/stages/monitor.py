@@ -1,0 +1,144 @@
+"""`monitor`: how many events have passed, and how fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from morpheus.records import Batch
+from morpheus.stage import Stage, option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Monitor(Stage):
+    """Show how many events pass here, and how fast.
+
+    Takes and gives anything. The line is shown on a terminal only: in files and pipes it would be
+    noise.
+
+    Example: `monitor --description="Scoring rate" --unit=inf`
+    """
+
+    name = "monitor"
+    takes = (Batch,)
+    scope = "run"
+
+    description: str = option("Progress", "What the line begins with.")
+    smoothing: float = option(
+        0.05,
+        "Weight of the latest batch in the speed shown: 0 for the average since the start, 1 for "
+        "the latest batch alone.",
+        low=0,
+        high=1,
+    )
+    unit: str = option("messages", "What the events are called.")
+    delayed_start: bool = option(
+        False, "Start the clock with the first batch, not with the run.", flag=True
+    )
+    log_level: str = option(
+        "INFO", "Accepted for old command lines. The line is shown at every level here."
+    )
+
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Hand batches on, and count their events."""
+        console = _terminal()
+        if not console.is_terminal:
+            yield from batches
+            return
+        yield from self._shown(batches, console)
+
+    def _shown(self, batches: Iterator[Batch], console: Console) -> Iterator[Batch]:
+        from rich.live import Live  # noqa: PLC0415 - 40 ms that only a terminal needs
+
+        meter = Meter(self.description, self.unit, self.smoothing)
+        if not self.delayed_start:
+            meter.start()
+        with Live(meter, console=console, refresh_per_second=4) as live:
+            for batch in batches:
+                meter.add(batch.frame.height)
+                yield batch
+            meter.complete = True
+            live.refresh()
+
+
+@dataclass
+class Meter:
+    """Counts events and tells their speed.
+
+    >>> clock = iter([0.0, 2.0, 2.0]).__next__
+    >>> meter = Meter("Rate", "inf", clock=clock)
+    >>> meter.start()
+    >>> meter.add(314)
+    >>> meter.complete = True
+    >>> meter.line()
+    'Rate[Complete]: 314 inf [00:02, 157.0 inf/s]'
+    """
+
+    description: str
+    unit: str
+    smoothing: float = 0.05
+    clock: Clock = time.monotonic
+    complete: bool = False
+    count: int = 0
+    began: float | None = None
+    latest: float = 0.0
+    pace: float | None = field(default=None)
+
+    def start(self) -> None:
+        """Start the clock."""
+        self.began = self.latest = self.clock()
+
+    def add(self, events: int) -> None:
+        """Count events that have just passed."""
+        if self.began is None:
+            self.start()
+        now = self.clock()
+        self.count += events
+        if now > self.latest:
+            speed = events / (now - self.latest)
+            old = speed if self.pace is None else self.pace
+            self.pace = old + self.smoothing * (speed - old)
+        self.latest = now
+
+    def line(self) -> str:
+        """The line shown: control characters are written out, none reaches the terminal."""
+        now = self.clock()
+        elapsed = now - (now if self.began is None else self.began)
+        average = self.count / elapsed if elapsed > 0 else 0.0
+        smoothed = self.pace if self.smoothing and not self.complete else None
+        done = "[Complete]" if self.complete else ""
+        text = (
+            f"{self.description}{done}: {self.count} {self.unit} "
+            f"[{_spelt(elapsed)}, {smoothed or average:.1f} {self.unit}/s]"
+        )
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+    def __rich__(self) -> Text:
+        from rich.text import Text  # noqa: PLC0415 - as above
+
+        return Text(self.line(), no_wrap=True, overflow="ellipsis")
+
+
+def _spelt(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any.
+
+    >>> _spelt(61), _spelt(3661)
+    ('01:01', '1:01:01')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def _terminal() -> Console:
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    return Console(stderr=True)

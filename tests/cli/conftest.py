@@ -1,0 +1,144 @@
+"""A plugin package on disk, and the real command run with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Install = Callable[[str, str, Mapping[str, str]], None]
+
+COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
+STAGES = '''
+    """Stages for the tests of the command line."""
+
+    import os
+    import signal
+    import time
+    from dataclasses import dataclass
+    from datetime import UTC, datetime
+
+    import polars as pl
+
+    from morpheus.errors import BadRecord, UsageError
+    from morpheus.records import Events, Rows
+    from morpheus.sources.source import Source
+    from morpheus.stage import Stage, option
+
+
+    @dataclass(frozen=True)
+    class FromNames(Source):
+        """Make an event for each name.
+
+        Args:
+            name: Not for the screen.
+        """
+
+        name = "from-names"
+        who: tuple[str, ...] = option(("ann",), "Name of a user; give it again for another.")
+
+        def events(self, history, summary):
+            """Make events."""
+            for who in self.who:
+                summary.input.read += 1
+                column = {self.settings.userid_column_name: [who]}
+                index = {"": [0], "_index_": [0]}
+                time_ = {"event_dt": [datetime(2024, 1, 1, tzinfo=UTC)]}
+                yield Events(user=who, frame=pl.DataFrame({**index, **column, **time_}))
+
+
+    @dataclass(frozen=True)
+    class Fail(Stage):
+        """Fail in the way asked for."""
+
+        name = "fail"
+        takes = (Events,)
+        gives = Rows
+        how: str = option("not", "The way to fail.")
+
+        def __call__(self, batches):
+            """Fail."""
+            for batch in batches:
+                if self.how == "usage":
+                    raise UsageError("The option `--how` is wrong.")
+                if self.how == "record":
+                    raise BadRecord("`eventTime` is \\x1b[2J", file="a.json", line=3)
+                if self.how == "bug":
+                    raise KeyError("lost")
+                if self.how == "disk":
+                    open("/nowhere/at/all")
+                if self.how == "pipe":
+                    raise BrokenPipeError(32, "Broken pipe")
+                if self.how in ("INT", "TERM"):
+                    os.kill(os.getpid(), getattr(signal, "SIG" + self.how))
+                    time.sleep(10)
+                if self.how == "twice":
+                    try:
+                        os.kill(os.getpid(), signal.SIGINT)
+                    finally:
+                        os.kill(os.getpid(), signal.SIGINT)
+                yield Rows(user=batch.user, frame=batch.frame)
+'''
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("morpheus")
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, ours)]
+    yield
+    for one, handlers, level, propagate in before:
+        for handler in set(one.handlers) - set(handlers):
+            handler.close()
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
+    logging.setLogRecordFactory(logging.LogRecord)
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Install:
+    """Install a package of one module that offers stages."""
+
+    def install(package: str, source: str, offers: Mapping[str, str]) -> None:
+        site = tmp_path / "site"
+        info = site / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{package}.py").write_text(dedent(source))
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = (f"{word} = {place}" for word, place in offers.items())
+        (info / "entry_points.txt").write_text("\n".join(["[morpheus.stages]", *lines]))
+
+    return install
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run the command, with what is installed, in the test's folder."""
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+        )
+
+    return run
+
+
+@pytest.fixture
+def chain(install: Install, run: Run) -> Run:
+    """Run the command with the test's own stages installed."""
+    install("shelf", STAGES, {"from-names": "shelf:FromNames", "fail": "shelf:Fail"})
+    return run

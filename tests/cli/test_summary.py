@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morpheus.cli.summary import summary_lines
+from morpheus.records import Reading, Summary
+
+USERS = st.one_of(st.none(), st.text(max_size=5))
+
+
+def summary(**changes: object) -> Summary:
+    """A run over one file of 10 events of ann."""
+    usual = {"input": Reading(files=1, read=10), "users": Counter({"ann": 10}), "scored": 10}
+    return Summary(**(usual | changes))  # type: ignore[arg-type]  # a builder of any field
+
+
+def test_a_run_in_which_all_went_well_is_five_lines() -> None:
+    assert summary_lines(summary(seconds=1.25, flagged=1)) == [
+        "Input    10 events in 1 file",
+        "Written  10 events of 1 user",
+        "Scored   10 events, with 0 models",
+        "Flagged  1 event",
+        "Seconds  1.2",
+    ]
+
+
+def test_events_left_out_are_counted_by_reason_and_the_first_refusals_named() -> None:
+    reading = Reading(files=2, skipped_files=1, read=20, duplicates=3, other_users=4)
+    reading.refuse("a.json:7: no time")
+    text = "\n".join(summary_lines(summary(input=reading)))
+    assert "1 refused, 3 delivered twice, 4 of other users, 1 file of another kind" in text
+    assert "refused   a.json:7: no time" in text
+
+
+def test_users_without_a_score_are_named_the_first_few_and_the_rest_counted() -> None:
+    users = Counter({None: 9, "ann": 1, "bob": 2, "cy": 3, "dee": 4})
+    lines = summary_lines(
+        summary(users=users, unscored=dict.fromkeys(users, "no history"), scored=0)
+    )
+    assert "Not scored  19 events: no history ((no user), dee, cy, 2 more)" in lines
+
+
+def test_a_chain_that_does_not_score_says_so() -> None:
+    assert "Not scored  10 events: no stage of this chain scores" in summary_lines(
+        summary(scored=0)
+    )
+
+
+def test_names_out_of_a_log_do_not_command_the_terminal() -> None:
+    name = "\x1b[2Jann\nScored 0"
+    lines = summary_lines(summary(users=Counter({name: 1}), unscored={name: "no\tmodel"}, scored=0))
+    assert r"Not scored  1 event: no\tmodel (\x1b[2Jann\nScored 0)" in lines
+
+
+@given(st.dictionaries(USERS, st.tuples(st.integers(1, 99), st.text(max_size=4))))
+def test_every_written_event_is_scored_or_not_scored_and_lines_are_printable(
+    users: dict[str | None, tuple[int, str]],
+) -> None:
+    lines = summary_lines(
+        Summary(
+            users=Counter({user: number for user, (number, _) in users.items()}),
+            unscored={user: reason for user, (_, reason) in users.items()},
+        )
+    )
+    counted = [int(x.split()[2]) for x in lines if x.startswith("Not scored")]
+    assert sum(counted) == sum(number for number, _ in users.values())
+    assert all(line.isprintable() for line in lines)

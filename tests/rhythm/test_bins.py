@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from morpheus.errors import UsageError
+from morpheus.rhythm.bins import DAY, bin_of, day_of, seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10m", 600),
+        ("1 h", 3600),
+        ("12 h", 43200),
+        ("30s", 30),
+        ("1d", 86400),
+        ("1D", 86400),
+        ("1h30m", 5400),
+        ("90 min", 5400),
+        ("1500ms", 2),
+        ("1 hour", 3600),
+        ("2 days", 172800),
+        ("1 day, 2 hours", 93600),
+        ("1.5 h", 5400),
+        ("01:30:00", 5400),
+        ("1w", 604800),
+    ],
+)
+def test_durations_are_read_as_pandas_spells_them(text, expected):
+    assert seconds(text, option="--resolution") == expected
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "ten m", "10 parsecs", "1M", "-1h", "1h x", "nan"])
+def test_what_is_no_duration_is_refused_with_an_example(text):
+    with pytest.raises(UsageError, match=r"--resolution: .* is not a duration.*--resolution 10m"):
+        seconds(text, option="--resolution")
+
+
+@pytest.mark.parametrize("text", ["500ms", "0s", "0.2s", "99999999999999 d"])
+def test_durations_that_cannot_be_counted_are_refused(text):
+    with pytest.raises(UsageError, match=r"--min_window: .* than can be counted"):
+        seconds(text, option="--min_window")
+
+
+def test_bins_are_half_open_and_count_from_the_start():
+    times = np.array([0, 59_000_000, 60_000_000, -1_000_000]) + 3 * DAY
+    assert bin_of(times, start=3 * DAY, resolution=60).tolist() == [0, 0, 1, -1]
+
+
+def test_the_day_starts_at_midnight_utc_before_1970_too():
+    assert [day_of(t) for t in (0, DAY - 1, DAY, -1)] == [0, 0, DAY, -DAY]

@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from morpheus.columns import SCORE
+from morpheus.errors import UsageError
+from morpheus.records import Summary
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.testing import events_at, losses
+
+FINITE = st.floats(0, 1e4, width=32)
+
+
+def test_the_score_is_the_mean_of_the_column_losses():
+    [out] = AddScores()(iter([losses(events_at([0, 1]), [[1.0, 3.0], [0.5, 0.0]])]))
+    assert out.frame[SCORE].to_list() == [2.0, 0.25]
+    assert out.frame.columns[-1] == SCORE
+
+
+def test_scores_have_six_decimals():
+    [out] = AddScores()(iter([losses(events_at([0]), [[0.1, 0.2, 0.7]])]))
+    assert out.frame[SCORE].to_list() == [0.333333]
+
+
+@given(arrays.arrays(np.float32, (7, 33), elements=FINITE), st.integers(1, 6))
+def test_a_score_hangs_on_its_own_event_alone(values, at):
+    frame = events_at(range(7))
+    stage = AddScores()
+    [whole] = stage(iter([losses(frame, values)]))
+    parts = stage(iter([losses(frame[:at], values[:at]), losses(frame[at:], values[at:])]))
+    assert [v for out in parts for v in out.frame[SCORE]] == whole.frame[SCORE].to_list()
+
+
+def test_users_without_a_fingerprint_pass_with_nan_and_are_counted_unscored():
+    unknown, summary = losses(events_at([0, 1])), Summary()
+    [out] = AddScores()(iter([unknown]))
+    summary.add(out)
+    assert all(math.isnan(score) for score in out.frame[SCORE])
+    assert (summary.scored, summary.unscored) == (0, {"ann": "no fingerprint"})
+
+
+def test_scored_events_are_counted_whatever_the_column_is_called():
+    summary = Summary()
+    [out] = AddScores(prefix="dfp_")(iter([losses(events_at([0, 1]), [[1.0], [2.0]])]))
+    summary.add(out)
+    assert f"dfp_{SCORE}" in out.frame.columns
+    assert summary.scored == 2
+
+
+def test_a_column_of_that_name_is_overwritten_in_its_place():
+    frame = events_at([0], **{SCORE: ["old"]})
+    [out] = AddScores()(iter([losses(frame, [[4.0]])]))
+    assert out.frame.columns == frame.columns
+    assert out.frame[SCORE].to_list() == [4.0]
+    assert frame[SCORE].to_list() == ["old"]
+
+
+def test_the_one_output_takes_the_name_of_the_one_label():
+    stage = AddScores(settings=Settings(labels=("surprise",)))
+    stage.check()
+    [out] = stage(iter([losses(events_at([0]), [[4.0]])]))
+    assert out.frame["surprise"].to_list() == [4.0]
+
+
+def test_unknown_labels_are_warned_of(caplog):
+    AddScores(label=("other", SCORE)).check()
+    assert caplog.messages == [
+        "The label 'other' is not in Config.class_labels and will be ignored"
+    ]
+
+
+def test_no_label_left_is_refused():
+    with pytest.raises(UsageError, match=f"no --label is left.*--label {SCORE}"):
+        AddScores(label=("other",)).check()
+
+
+def test_more_labels_than_outputs_are_refused():
+    stage = AddScores(settings=Settings(labels=("reconstruct_loss", "zscore")))
+    with pytest.raises(UsageError, match=r"there are 2 labels .* the model has 1 output"):
+        stage.check()

@@ -1,0 +1,213 @@
+import logging
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from morpheus.columns import RHYTHM
+from morpheus.errors import UsageError
+from morpheus.stages.timeseries import Timeseries
+from morpheus.testing import cut, events_at, losses, scored
+
+MINUTES = Timeseries(resolution="1m", min_window="60m")  # windows of 121 bins
+
+
+def flags(stage, *batches):
+    return pl.concat([out.frame for out in stage(iter(batches))])[RHYTHM].to_list()
+
+
+def flagged_seconds(stage, seconds):
+    frame = events_at(seconds)
+    found = flags(stage, scored(frame))
+    return [second for second, flag in zip(seconds, found, strict=True) if flag]
+
+
+def every_minute(minutes):
+    """Two events a minute, so that a minute without any would be the odd one."""
+    return [60 * minute + half for minute in minutes for half in (0, 30)]
+
+
+def burst(minute, events=40):
+    return [60 * minute + each for each in range(events)]
+
+
+def with_burst(minutes, minute):
+    return sorted(every_minute(minutes) + burst(minute))
+
+
+def test_all_events_of_an_unusual_bin_are_flagged_and_no_other():
+    seconds = with_burst(range(300), 150)
+    found = flagged_seconds(MINUTES, seconds)
+    assert found == [second for second in seconds if second // 60 == 150]
+
+
+def test_checks_begin_one_window_after_the_first_event():
+    for minute, expected in ((59, False), (60, True)):
+        assert bool(flagged_seconds(MINUTES, with_burst(range(300), minute))) == expected
+
+
+def test_hot_start_checks_from_the_first_event_on():
+    hot = Timeseries(resolution="1m", min_window="60m", hot_start=True)
+    assert flagged_seconds(hot, with_burst(range(300), 3))
+
+
+def test_checks_go_on_to_the_last_event():
+    assert flagged_seconds(MINUTES, with_burst(range(300), 299))
+
+
+def test_cold_end_stops_one_window_before_the_last_event():
+    cold = Timeseries(resolution="1m", min_window="60m", cold_end=True)
+    for minute, expected in ((239, True), (240, False)):
+        assert bool(flagged_seconds(cold, with_burst(range(300), minute))) == expected
+
+
+def test_a_single_event_is_never_flagged():
+    hot = Timeseries(resolution="1m", min_window="60m", hot_start=True, zscore_threshold=1)
+    assert flagged_seconds(hot, [0, 7200, 14400]) == []
+
+
+def test_bins_count_from_midnight_of_the_first_day():
+    # With bins of 7 minutes from midnight, 00:13 and 00:14 fall apart; from 00:13 they would not.
+    stage = Timeseries(resolution="7m", min_window="7 h", hot_start=True)
+    assert flagged_seconds(stage, [13 * 60, 14 * 60]) == []
+    assert flagged_seconds(stage, [14 * 60, 15 * 60]) == [840, 900]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 12 * 3600), min_size=1, max_size=150),
+    st.lists(st.integers(0, 40), max_size=12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_flags_do_not_depend_on_how_events_are_cut_into_batches(seconds, sizes, hot, cold):
+    stage = Timeseries(
+        resolution="5m",
+        min_window="1 h",
+        hot_start=hot,
+        cold_end=cold,
+        zscore_threshold=2.5,
+    )
+    frame = events_at(sorted(seconds))
+    whole = flags(stage, scored(frame))
+    parts = [out.frame for out in stage(scored(part) for part in cut(frame, sizes))]
+    together = pl.concat(parts)
+    assert together[RHYTHM].to_list() == whole
+    assert together.drop(RHYTHM).equals(scored(frame).frame)
+    assert [part.height for part in parts] == [part.height for part in cut(frame, sizes)]
+
+
+def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
+    stage = Timeseries(resolution="1m", min_window="10m")
+    taken = []
+
+    def source():
+        for part in cut(events_at(every_minute(range(60))), [20] * 5):  # ten minutes each
+            taken.append(part)
+            yield scored(part)
+
+    first = next(iter(stage(source())))
+    # Minute 9 is judged in minutes -1 to 19, and they are over once minute 20 is seen.
+    assert (first.frame.height, len(taken)) == (20, 3)
+
+
+def test_users_of_one_stream_are_judged_apart():
+    ann, bob = (
+        events_at(with_burst(range(300), 150)),
+        events_at(with_burst(range(300), 200)),
+    )
+    mixed = [
+        scored(part, user=user)
+        for pair in zip(cut(ann, [100] * 6), cut(bob, [100] * 6), strict=True)
+        for user, part in zip(("ann", "bob"), pair, strict=True)
+    ]
+    out = list(MINUTES(iter(mixed)))
+    for user, frame in (("ann", ann), ("bob", bob)):
+        mine = pl.concat([batch.frame for batch in out if batch.user == user])
+        assert mine[RHYTHM].to_list() == flags(MINUTES, scored(frame))
+
+
+def test_late_events_are_counted_and_never_dropped():
+    on_time, late = events_at(every_minute(range(300))), events_at(burst(260))
+    out = flags(MINUTES, scored(on_time), scored(late), scored(events_at([3])))
+    assert len(out) == 600 + 40 + 1
+    assert out[600:640] == [True] * 40
+    assert not any(out[:520])
+
+
+def test_batches_without_events_pass_in_their_place():
+    nothing = scored(events_at([]))
+    some = scored(events_at([0, 1]))
+    out = list(MINUTES(iter([nothing, some, nothing])))
+    assert [batch.frame.height for batch in out] == [0, 2, 0]
+    assert all(batch.frame[RHYTHM].dtype == pl.Boolean for batch in out)
+
+
+def test_users_without_scores_are_judged_too_and_input_stays_as_it_was():
+    frame = events_at(with_burst(range(300), 150)).with_columns(pl.lit("kept").alias(RHYTHM))
+    batch = losses(frame)
+    before = frame.clone()
+    [out] = MINUTES(iter([batch]))
+    assert type(out) is type(batch)
+    assert out.frame.columns == frame.columns
+    assert out.frame[RHYTHM].sum() == 42
+    assert batch.frame.equals(before)
+
+
+def test_unusual_bins_are_logged_with_their_start(caplog):
+    with caplog.at_level(logging.DEBUG, "morpheus"):
+        flagged_seconds(MINUTES, with_burst(range(300), 150))
+    assert "Found anomalies: ['2021-10-09 02:30:00+00:00']" in caplog.text
+
+
+def test_settings_that_can_flag_nothing_are_warned_of(caplog):
+    Timeseries().check()
+    assert "in a window of 25 bins" in caplog.text
+    assert "no z-score exceeds 4.9, and --zscore_threshold is 8" in caplog.text
+    assert "`--resolution 10m` or `--zscore_threshold 3`" in caplog.text
+    caplog.clear()
+    Timeseries(resolution="10m").check()
+    Timeseries(zscore_threshold=3).check()
+    assert not caplog.text
+
+
+def test_what_is_no_duration_is_refused_before_the_run():
+    with pytest.raises(UsageError, match="--min_window: 'soon' is not a duration"):
+        Timeseries(min_window="soon").check()
+
+
+def test_a_window_of_too_many_bins_is_refused():
+    with pytest.raises(UsageError, match=r"63,072,001 bins of 1s .*--resolution 10m"):
+        Timeseries(resolution="1s", min_window="365d").check()
+
+
+def test_state_is_bounded_by_the_window():
+    stage = Timeseries(resolution="1m", min_window="30m")
+    held = 0
+    most = 0
+
+    def source():
+        nonlocal held, most
+        for day in range(20):
+            for part in cut(events_at([86400 * day + s for s in range(0, 86400, 60)]), [144] * 9):
+                held += 1
+                most = max(most, held)
+                yield scored(part)
+
+    for _ in stage(source()):
+        held -= 1
+    assert most <= 3
+
+
+def test_ten_times_the_events_take_no_more_than_some_ten_times_the_time():
+    def cost(events):
+        times = np.sort(np.random.default_rng(0).integers(0, events * 30, events))
+        batch = scored(events_at(times.tolist()))
+        began = time.process_time()
+        list(Timeseries(resolution="10m")(iter([batch])))
+        return time.process_time() - began
+
+    assert cost(200_000) < 30 * max(cost(20_000), 0.01)

@@ -1,0 +1,44 @@
+import os
+import signal
+import time
+
+import pytest
+
+from morpheus.interrupt import UntilStopped
+
+
+def numbers(until_interrupted_at):
+    for number in range(10):
+        if number == until_interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        yield number
+
+
+def test_ctrl_c_while_waiting_ends_the_stream_and_keeps_what_came():
+    stream = UntilStopped(numbers(3))
+    assert list(stream) == [0, 1, 2]
+    assert stream.stopped
+
+
+def test_ctrl_c_while_an_item_is_in_work_lets_the_work_finish():
+    stream, done = UntilStopped(numbers(None)), []
+    for number in stream:
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append(number)
+    assert done == [0]
+    assert stream.stopped
+
+
+def test_a_second_ctrl_c_stops_the_work_too():
+    stream = UntilStopped(numbers(None))
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the second is the point
+        for _ in stream:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_afterwards_ctrl_c_means_what_it_meant_before():
+    before = signal.getsignal(signal.SIGINT)
+    assert list(UntilStopped(iter([1, 2]))) == [1, 2]
+    assert signal.getsignal(signal.SIGINT) is before

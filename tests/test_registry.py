@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from morpheus import registry
+from morpheus.errors import UsageError
+
+STAGE = """
+from dataclasses import dataclass
+from morpheus.stage import Stage
+
+@dataclass(frozen=True)
+class Own(Stage):
+    "A stage."
+    name = "own"
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages."""
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._offers.cache_clear()  # noqa: SLF001 - installed while the process runs
+    yield tmp_path
+    registry._offers.cache_clear()  # noqa: SLF001 - and gone again
+
+
+def install(site: Path, package: str, source: str, *offers: str) -> None:
+    info = site / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (site / f"{package}.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("\n".join(["[morpheus.stages]", *offers]))
+
+
+def test_a_plugin_comes_through_the_same_door(site: Path) -> None:
+    install(site, "reg_good", STAGE, "own = reg_good:Own")
+    assert "own" in registry.words()
+    assert registry.load("own").name == "own"
+    assert registry.package("own") == "reg_good"
+    assert registry.package("train-ae") == "morpheus"
+
+
+def test_an_unknown_word_is_refused_with_those_close_to_it() -> None:
+    with pytest.raises(UsageError, match=r"no stage `trainae`. Did you mean `train-ae`\?"):
+        registry.load("trainae")
+    with pytest.raises(UsageError, match="`morpheus tools stages` lists them"):
+        registry.load("xyzzy")
+
+
+def test_a_word_offered_twice_names_both_packages(site: Path) -> None:
+    install(site, "reg_a", STAGE, "own = reg_a:Own", "train-ae = reg_a:Own")
+    install(site, "reg_b", STAGE, "own = reg_b:Own")
+    with pytest.raises(UsageError, match=r"`reg_a` \(`reg_a:Own`\) and `reg_b` \(`reg_b:Own`\)"):
+        registry.load("own")
+    with pytest.raises(UsageError, match=r"`train-ae`: offered by `morpheus`.* and `reg_a`"):
+        registry.load("train-ae")
+
+
+def test_the_same_class_offered_twice_is_one(site: Path) -> None:
+    install(site, "reg_c", STAGE, "own = reg_c:Own")
+    install(site, "reg_d", "", "own = reg_c:Own")
+    assert registry.load("own").name == "own"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("", "AttributeError: .*Own"),
+        ("class Own: name = 'own'", "not a `morpheus.stage.Stage` of the name `own`"),
+        (STAGE.replace('"own"', '"other"'), "not a `morpheus.stage.Stage` of the name `own`"),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_is_named(
+    site: Path, source: str, message: str, request: pytest.FixtureRequest
+) -> None:
+    package = f"reg_bad{request.node.callspec.indices['source']}"
+    install(site, package, source, f"own = {package}:Own")
+    with pytest.raises(UsageError, match=f"package `{package}` brings it as .*{message}"):
+        registry.load("own")
