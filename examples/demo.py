@@ -6,6 +6,7 @@ well, and asks them which columns made the most unusual events so.
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,7 @@ USER = "userIdentitysessionContextsessionIssueruserName"
 SHOWN = 10
 REASONS = 3
 WIDTH = 100
+GROUPS = "^(userIdentity|requestParameters|responseElements|tlsDetails)"
 
 COMMAND = f"""\
 morpheus run --num_threads=1
@@ -75,11 +77,11 @@ def unusual(events: pl.DataFrame) -> pl.DataFrame:
 
 def table(events: pl.DataFrame, store: Store) -> Table:
     """Draw events with the columns that made them so."""
-    drawn = Table(title=f"The {len(events)} most unusual events", title_justify="left", width=WIDTH)
-    for name in ("user", "time (UTC)"):
-        drawn.add_column(name, no_wrap=True)
+    drawn = Table(title="The most unusual events", title_justify="left", box=None, padding=(0, 1))
+    for name in ("user", "time (UTC)", "event"):
+        drawn.add_column(name)
     for name in ("z", "score"):
-        drawn.add_column(name, justify="right", no_wrap=True)
+        drawn.add_column(name, justify="right")
     drawn.add_column("hardest to guess")
     fingerprints = {user: store.load(user) for user in events[USER].unique()}
     for event in events.iter_slices(1):
@@ -88,31 +90,30 @@ def table(events: pl.DataFrame, store: Store) -> Table:
 
 
 def cells(event: pl.DataFrame, fingerprints: Mapping[str, Fingerprint | None]) -> Sequence[str]:
-    """Say who, when, how unusual, and why."""
+    """Say who, when, what, how unusual, and why."""
     values = event.row(0, named=True)
     fingerprint = fingerprints[values[USER]]
     why = "" if fingerprint is None else ", ".join(reasons(event, fingerprint))
-    time = values["eventTime"].replace("T", " ").removesuffix("Z")
-    return values[USER], time, f"{values['z']:.1f}", f"{values[SCORE]:.2f}", why
+    time = values["eventTime"][:16].replace("T", " ")
+    return (
+        values[USER],
+        time,
+        values["eventName"],
+        f"{values['z']:.1f}",
+        f"{values[SCORE]:.2f}",
+        why,
+    )
 
 
 def reasons(event: pl.DataFrame, fingerprint: Fingerprint) -> list[str]:
-    """The columns that were guessed worst, each with its value."""
+    """The columns that were guessed worst, the worst first.
+
+    The groups that CloudTrail puts columns into are left out: `userAgent`, but `accessKeyId`
+    for `userIdentityaccessKeyId`.
+    """
     [losses] = fingerprint.losses(fingerprint.encoder.encode(event))
     worst = (-losses).argsort(kind="stable")[:REASONS]
-    names = [fingerprint.encoder.names[column] for column in worst]
-    return [f"{name} {shortened(event[name][0])}" for name in names]
-
-
-def shortened(value: str | None, most: int = 32) -> str:
-    """A value as one reads it, cut where it is long.
-
-    >>> shortened(None), shortened("a" * 40)
-    ('(none)', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…')
-    """
-    if value is None:
-        return "(none)"
-    return value if len(value) <= most else value[: most - 1] + "…"
+    return [re.sub(GROUPS, "", fingerprint.encoder.names[column]) for column in worst]
 
 
 def closing(events: pl.DataFrame) -> str:

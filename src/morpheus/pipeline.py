@@ -66,6 +66,7 @@ class Pipeline:
     def __init__(self, stages: Sequence[Stage], settings: Settings | None = None) -> None:
         self.stages = tuple(stages)
         self.settings = settings or Settings()
+        self._checked = False
 
     def check(self) -> None:
         """Refuse what cannot work, before any log is opened.
@@ -83,6 +84,7 @@ class Pipeline:
         self.settings = settled[0].settings
         for stage in settled:
             stage.check()
+        self._checked = True
 
     def run(self) -> Summary:
         """Run the chain to its end.
@@ -90,7 +92,8 @@ class Pipeline:
         Raises:
             MorpheusError: What the person at the prompt can act on.
         """
-        self.check()
+        if not self._checked:
+            self.check()
         stages = self._settled()
         plan = Plan.of(stages)
         summary, begin = Summary(), time.perf_counter()

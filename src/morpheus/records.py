@@ -133,7 +133,7 @@ class Summary:
         cards: The fingerprints used, by user; None for a user without one.
         unscored: Users whose events got no score, with the reason.
         scored: Events with a score.
-        flagged: Events that break their user's rhythm.
+        flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
     """
 
@@ -143,7 +143,7 @@ class Summary:
     cards: dict[str, Card] = field(default_factory=dict)
     unscored: dict[str | None, str] = field(default_factory=dict)
     scored: int = 0
-    flagged: int = 0
+    flagged: int | None = None
     seconds: float = 0.0
 
     def add(self, batch: Batch) -> None:
@@ -158,4 +158,4 @@ class Summary:
         elif batch.scores:
             self.scored += batch.frame.height
         if RHYTHM in batch.frame.columns:
-            self.flagged += int(batch.frame[RHYTHM].sum())
+            self.flagged = (self.flagged or 0) + int(batch.frame[RHYTHM].sum())

@@ -17,7 +17,7 @@ def summary(**changes: object) -> Summary:
     return Summary(**(usual | changes))  # type: ignore[arg-type]  # a builder of any field
 
 
-def test_a_run_in_which_all_went_well_is_five_lines() -> None:
+def test_a_run_in_which_all_went_well_is_a_line_a_fact() -> None:
     assert summary_lines(summary(seconds=1.25, flagged=1)) == [
         "Input    10 events in 1 file",
         "Written  10 events of 1 user",

@@ -50,10 +50,8 @@ def test_the_first_events_decide_the_columns(caplog):
     out = list(Serialize()(iter([scored(first), scored(later), scored(later)])))
     assert out[1].frame.columns == out[0].frame.columns
     assert out[1].frame["a"].to_list() == [None, None]
-    assert [message for message in caplog.messages if "'b'" in message] == [
-        "serialize: column 'b' came after the first events and is left out. "
-        "Use `serialize --fixed_columns=false` to keep it."
-    ]
+    [message] = caplog.messages
+    assert message.startswith("serialize: column 'b' came after the first events and is left out.")
 
 
 def test_columns_follow_each_batch_when_they_are_not_fixed():

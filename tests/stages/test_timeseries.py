@@ -100,6 +100,16 @@ def test_flags_do_not_depend_on_how_events_are_cut_into_batches(seconds, sizes, 
     assert [part.height for part in parts] == [part.height for part in cut(frame, sizes)]
 
 
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_a_bin_is_judged_only_when_the_last_bin_of_its_window_is_over(size):
+    times = np.sort(np.random.default_rng(size).integers(0, 4 * 3600, 1500)).tolist()
+    stage = Timeseries(resolution="5m", min_window="30m", zscore_threshold=1.5)
+    frame = events_at(times)
+    whole = flags(stage, scored(frame))
+    assert any(whole)
+    assert flags(stage, *(scored(part) for part in cut(frame, [size] * (1500 // size)))) == whole
+
+
 def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
     stage = Timeseries(resolution="1m", min_window="10m")
     taken = []

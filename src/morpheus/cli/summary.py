@@ -29,7 +29,6 @@ def summary_lines(summary: Summary) -> list[str]:
     Written     4 events of 1 user
     Scored      0 events, with 0 models
     Not scored  4 events: 300 events of history are needed, 12 found (ann)
-    Flagged     0 events
     Seconds     1.5
     """
     facts = list(_facts(summary))
@@ -42,12 +41,15 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _reading("Training", summary.training)
     yield from _reading("Input", summary.input)
     written = count(summary.users.total(), "event")
-    yield "Written", f"{written} of {count(len(summary.users), 'user')}"
+    named = count(len(summary.users.keys() - {None}), "user")
+    nobody = f", {summary.users[None]:,} of no user" if summary.users[None] else ""
+    yield "Written", f"{written} of {named}{nobody}"
     models = count(len(summary.cards), "model")
     yield "Scored", f"{count(summary.scored, 'event')}, with {models}"
     for text in _unscored(summary):
         yield "Not scored", text
-    yield "Flagged", count(summary.flagged, "event")
+    if summary.flagged is not None:
+        yield "Flagged", count(summary.flagged, "event")
     yield "Seconds", f"{summary.seconds:.1f}"
 
 

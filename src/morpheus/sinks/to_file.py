@@ -64,13 +64,15 @@ class ToFile(Stage):
     )
     flush: bool = option(
         False,
-        "Let rows be seen under the file's name as they come. If the run fails, those written so "
-        "far stay. Not for Parquet.",
+        "Let rows be seen under the file's name as they come. The file is then not whole until the "
+        "run ends, and stays if the run fails. Not for Parquet.",
         flag=True,
     )
 
     def check(self) -> None:
         """Refuse a name that cannot be written to, and a format that there is none of."""
+        if not self.filename:
+            raise UsageError("to-file: no file is named. Give `--filename detections.csv`.")
         kind, _ = self._format()
         if self.flush and kind == "parquet":
             raise UsageError(
@@ -124,8 +126,6 @@ class ToFile(Stage):
         return Text(draft.file, packing, rows=csv_rows, head=csv_head)
 
     def _check_place(self, path: Path) -> None:
-        if not self.filename:
-            raise UsageError("to-file: no file is named. Give `--filename detections.csv`.")
         if path.is_dir():
             raise UsageError(
                 f"--filename: `{path}` is a folder. Give a file in it, such as "

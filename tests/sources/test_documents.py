@@ -1,0 +1,111 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morpheus.sources.cloudtrail import unwrap
+from morpheus.sources.documents import Records, decode_leniently, encode, split
+
+A: dict[str, Any] = {"eventName": "A", "userIdentity": {"arn": "a"}}
+B: dict[str, Any] = {"eventName": "B", "list": [{"x": "é"}]}
+
+
+def records(data: str | bytes) -> list[Any]:
+    return values(split(data.encode() if isinstance(data, str) else data, unwrap))
+
+
+def values(found: Records) -> list[Any]:
+    return [json.loads(bytes(text)) for text in found.texts]
+
+
+def lookup(record: object) -> dict[str, Any]:
+    return {"EventId": "1", "CloudTrailEvent": json.dumps(record)}
+
+
+FORMS = {
+    "records": json.dumps({"Records": [A, B]}),
+    "pretty": json.dumps({"Records": [A, B]}, indent=2),
+    "list": json.dumps([A, B]),
+    "pretty list": json.dumps([A, B], indent=1),
+    "lines": f"{json.dumps(A)}\n{json.dumps(B)}\n",
+    "windows lines": f"{json.dumps(A)}\r\n\r\n{json.dumps(B)}",
+    "lines of documents": f"{json.dumps({'Records': [A]})}\n{json.dumps({'Records': [B]})}",
+    "documents in a row": json.dumps({"Records": [A]}) + json.dumps({"Records": [B]}),
+    "pretty records in a row": json.dumps(A, indent=2) + "\n" + json.dumps(B, indent=2),
+    "lookup": json.dumps({"Events": [lookup(A), lookup(B)], "NextToken": "x"}, indent=4),
+    "lookup lines": f"{json.dumps(lookup(A))}\n{json.dumps(lookup(B))}",
+    "lake": json.dumps({"QueryResultRows": [[{n: v} for n, v in r.items()] for r in (A, B)]}),
+    "lake events": json.dumps({"QueryResultRows": [[{"eventJson": json.dumps(r)}] for r in (A, B)]}),
+    "lake lines": f"{json.dumps({'eventJson': json.dumps(A)})}\n{json.dumps({'eventJson': B})}",
+    "byte order": " \n" + json.dumps([A, B]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_holds_the_same_records(form: str) -> None:
+    assert records(FORMS[form]) == [A, B]
+
+
+def test_lines_have_their_line_and_documents_their_record_number() -> None:
+    assert list(split(b'{"a":1}\n\n{"a":2}\n', unwrap).places) == [1, 3]
+    assert list(split(b'[{"a":1},\n\n{"a":2}]', unwrap).places) == [1, 2]
+
+
+@pytest.mark.parametrize("data", [b"", b" \n", b"[]", b'{"Records": []}', b'{"Events":[]}'])
+def test_nothing_is_no_record_and_no_error(data: bytes) -> None:
+    found = split(data, unwrap)
+    assert (list(found.texts), found.broken) == ([], [])
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_cut_in_half_is_one_broken_thing(indent: int | None) -> None:
+    text = json.dumps({"Records": [A, B] * 9}, indent=indent)
+    found = split(text[: len(text) // 2].encode(), unwrap)
+    assert list(found.texts) == []
+    [(place, reason)] = found.broken
+    assert place is None
+    assert "not whole JSON" in reason
+    assert "fetch it again" in reason
+
+
+def test_of_json_lines_cut_in_half_all_whole_lines_are_there() -> None:
+    found = split(json.dumps(A).encode() + b"\n" + json.dumps(B).encode()[:9], unwrap)
+    assert len(found.texts) == 2
+    assert records(json.dumps(A)) == [json.loads(bytes(found.texts[0]))]
+
+
+def test_a_broken_first_line_does_not_hide_the_others() -> None:
+    assert list(split(b'{"a": \n{"a":1}\n{"a":2}', unwrap).places) == [1, 2, 3]
+
+
+def test_a_document_with_half_a_surrogate_is_read_all_the_same() -> None:
+    assert records(r'{"Records":[{"a":"\ud800x"},{"b":1}]}') == [{"a": "\N{REPLACEMENT CHARACTER}x"}, {"b": 1}]
+
+
+def test_bytes_that_are_no_utf8_are_replaced() -> None:
+    assert decode_leniently(b'{"a":"\xff"}') == {"a": "\N{REPLACEMENT CHARACTER}"}
+
+
+def test_very_deep_nesting_is_refused_not_fatal() -> None:
+    found = split(b"[" * 100_000, unwrap)
+    assert len(found.broken) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_encoding_keeps_the_value(value: object) -> None:
+    assert json.loads(encode(value)) == value
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_make_splitting_fail(data: bytes) -> None:
+    found = split(data, unwrap)
+    assert len(found.texts) == len(found.places)

@@ -1,0 +1,145 @@
+import gzip
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from morpheus.errors import BadRecord, UsageError
+from morpheus.sources.files import LogFiles, kind, read_bytes, utf8
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+
+
+def found(folder: Path, pattern: str, **given: object) -> list[str]:
+    paths = LogFiles(str(folder / pattern), **given).need().paths  # type: ignore[arg-type] # options of several types
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def test_files_come_in_sorted_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b.csv", "a.csv", "c.csv")
+    assert found(tmp_path, "*.csv") == ["a.csv", "b.csv", "c.csv"]
+
+
+def test_a_glob_also_matches_in_subfolders_unless_told_not_to(tmp_path: Path) -> None:
+    touch(tmp_path, "a.csv", "may/b.csv", "may/1/c.csv")
+    assert found(tmp_path, "*.csv") == ["a.csv", "may/1/c.csv", "may/b.csv"]
+    assert found(tmp_path, "*.csv", recursive=False) == ["a.csv"]
+
+
+@pytest.mark.parametrize("pattern", ["AWSLogs", "AWSLogs/", "AWSLogs/*.json.gz", "AWSLogs/**/*.gz"])
+def test_a_bucket_folder_is_read_whole_without_digests_and_insights(
+    tmp_path: Path, pattern: str
+) -> None:
+    touch(tmp_path, "AWSLogs/1/CloudTrail/us/a.json.gz", "AWSLogs/1/CloudTrail-Digest/us/d.json.gz")
+    files = LogFiles(str(tmp_path / pattern), without=("CloudTrail-Digest",)).need()
+    assert [path.name for path in files.paths] == ["a.json.gz"]
+    assert files.skipped == 1
+
+
+def test_a_plain_name_is_that_file_even_with_wildcard_characters(tmp_path: Path) -> None:
+    touch(tmp_path, "a[1].csv", "a1.csv")
+    assert found(tmp_path, "a[1].csv") == ["a[1].csv"]
+
+
+def test_a_glob_without_a_folder_is_one_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.csv", "sub/b.csv")
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in LogFiles("*.csv").need().paths] == ["a.csv", "sub/b.csv"]
+
+
+def test_hidden_unfinished_and_foreign_files_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.csv", ".b.csv", ".git/c.csv", "d.csv.part", "notes.txt")
+    assert found(tmp_path, "*") == ["a.csv"]
+
+
+def test_a_given_file_type_takes_files_of_any_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "events.log", "events.log.part")
+    files = LogFiles(str(tmp_path / "events.*"), file_type="json")
+    assert [files.kind(path) for path in files.need().paths] == ["json"]
+
+
+@pytest.mark.parametrize(("most", "left"), [(2, 2), (None, 3), (-1, 3), (9, 3)])
+def test_max_files_takes_the_first_in_sorted_order(
+    tmp_path: Path, most: int | None, left: int
+) -> None:
+    touch(tmp_path, "c.csv", "a.csv", "b.csv")
+    assert found(tmp_path, "*.csv", max_files=most) == ["a.csv", "b.csv", "c.csv"][:left]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("nowhere/*.csv", "There is no folder"),
+        ("*.json", r"holds files ending in \.csv, \.txt"),
+        ("*.txt", r"What matches ends in \.txt.*`--file_type json`"),
+        ("empty/*", "holds no files of its own"),
+    ],
+)
+def test_no_match_says_what_is_there_instead(tmp_path: Path, pattern: str, says: str) -> None:
+    touch(tmp_path, "a.csv", "notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=f"--input_glob: no log file matches .*{says}"):
+        LogFiles(str(tmp_path / pattern)).need()
+
+
+def test_a_bucket_address_is_told_apart_from_a_path() -> None:
+    with pytest.raises(UsageError, match="aws s3 sync"):
+        LogFiles("s3://bucket/AWSLogs/*").need()
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_compression_is_told_by_content_not_by_name(tmp_path: Path, name: str) -> None:
+    for data in (b"[1]", gzip.compress(b"[1]"), zstandard.compress(b"[1]")):
+        (tmp_path / name).write_bytes(data)
+        assert read_bytes(tmp_path / name) == b"[1]"
+
+
+def test_zstd_frames_in_a_row_are_read_to_the_end(tmp_path: Path) -> None:
+    (tmp_path / "a.zst").write_bytes(zstandard.compress(b"one") + zstandard.compress(b"two"))
+    assert read_bytes(tmp_path / "a.zst") == b"onetwo"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("cut", [1, 9])
+def test_cut_off_compression_names_the_file(tmp_path: Path, pack: object, cut: int) -> None:
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(pack(bytes(range(256)) * 99)[:-cut])  # type: ignore[operator] # either packer
+    with pytest.raises(BadRecord, match=r"a\.json\.gz: .*cut off or damaged .*fetch it again"):
+        read_bytes(path)
+
+
+def test_a_damaged_gzip_names_the_file(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(b"abc" * 999))
+    data[12:14] = b"\xff\xff"
+    (tmp_path / "a.gz").write_bytes(data)
+    with pytest.raises(BadRecord, match="cut off or damaged"):
+        read_bytes(tmp_path / "a.gz")
+
+
+def test_an_empty_compressed_file_and_a_vanished_one_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").touch()
+    with pytest.raises(BadRecord, match=r"a\.gz: the compressed file is empty"):
+        read_bytes(tmp_path / "a.gz")
+    with pytest.raises(BadRecord, match=r"b\.gz: the file was there and is gone"):
+        read_bytes(tmp_path / "b.gz")
+
+
+def test_a_file_that_must_not_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read \(.*\)\. Give yourself read access"):
+        read_bytes(tmp_path)
+
+
+def test_text_of_powershell_is_utf_8_in_the_end() -> None:
+    assert utf8("[1]".encode("utf-16")) == utf8("[1]".encode("utf-8-sig")) == b"[1]"
+
+
+def test_suffixes_say_what_a_file_holds() -> None:
+    names = ["a.CSV", "a.jsonl.zst", "a.parquet", "a.gz", "gz", "a.txt.gz"]
+    assert [kind(Path(name)) for name in names] == ["csv", "json", "parquet", None, None, None]

@@ -1,0 +1,126 @@
+import json
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morpheus.sources.flatten import Flattener, text
+
+PATHS = ("user.arn", "user.issuer.name", "name", "request.owners", "request.count")
+WANTED = ("name", "userarn", "userissuername", "requestcount")
+
+
+def rows(*records: object, wanted: tuple[str, ...] = WANTED, **given: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - options of several types
+    texts = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
+    frame, _ = Flattener(wanted, PATHS, **given).table(texts)
+    return frame.to_dicts()
+
+
+def test_nested_names_are_joined_without_dots() -> None:
+    [row] = rows({"name": "n", "user": {"arn": "a", "issuer": {"name": "i"}}, "other": 1})
+    assert row == {"name": "n", "userarn": "a", "userissuername": "i", "requestcount": None}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"name": "n", "userarn": "a", "userissuername": "i"},
+        {"name": "n", "user.arn": "a", "user.issuer.name": "i"},
+        {"name": "n", "user.arn": "a", "user.issuer": {"name": "i"}},
+        {"name": "n", "user": None, "user.arn": "a", "user.issuer.name": "i", "request": None},
+    ],
+)
+def test_flat_records_give_the_same_columns(record: object) -> None:
+    assert rows(record) == [
+        {"name": "n", "userarn": "a", "userissuername": "i", "requestcount": None}
+    ]
+
+
+def test_known_and_unknown_names_are_flattened_alike() -> None:
+    record = {"name": "n", "user": {"arn": "a"}, "request": {"count": 3, "deep": {"er": True}}}
+    [walked] = rows(record, wanted=(*WANTED, "requestdeeper"))
+    assert walked == {**rows(record)[0], "requestdeeper": "True"}
+
+
+def test_values_are_text_as_they_are_written() -> None:
+    cells = ["007", True, False, 10**30, 1.5, None, {"b": 1, "a": [None]}, [], "é\n"]
+    [*got] = (rows({"request": {"count": cell}})[0]["requestcount"] for cell in cells)
+    told = ["007", "True", "False", "1" + "0" * 30, "1.5", None, '{"a":[null],"b":1}', "[]", "é\n"]
+    assert got == told
+
+
+def test_a_column_of_mixed_types_is_text_and_no_error() -> None:
+    cells: list[Any] = [1, "05", True, None, [1], {"x": 1}, 2.5]
+    got = [row["requestcount"] for row in rows(*({"request": {"count": c}} for c in cells))]
+    assert got == ["1", "05", "True", None, "[1]", '{"x":1}', "2.5"]
+
+
+def test_a_branch_that_is_text_does_not_hide_the_rest() -> None:
+    assert rows({"name": "n", "user": "root"}, {"name": "m", "user": {"arn": "a"}}) == [
+        {"name": "n", "userarn": None, "userissuername": None, "requestcount": None},
+        {"name": "m", "userarn": "a", "userissuername": None, "requestcount": None},
+    ]
+
+
+def test_a_wanted_branch_is_text_beside_its_leaves() -> None:
+    [row] = rows({"user": {"arn": "a"}}, wanted=("user", "userarn"))
+    assert row == {"user": '{"arn":"a"}', "userarn": "a"}
+
+
+def test_all_columns_come_sorted_behind_the_wanted_ones() -> None:
+    got = rows({"z": 1, "user": {"id": "i"}}, {"b": {"a": []}, "name": "n"}, everything=True)
+    assert list(got[0]) == [*WANTED, "ba", "userid", "z"]
+    assert [row["z"] for row in got] == ["1", None]
+
+
+def test_names_that_become_equal_are_told_and_the_first_value_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    records = [{"user": {"id": None}, "userid": "b", "us": {"erid": "c"}}] * 2
+    with caplog.at_level(logging.WARNING):
+        got = rows(*records, wanted=("userid",))
+    assert got == [{"userid": "b"}] * 2
+    assert caplog.messages == [
+        "`user.id` and `userid` are the same column `userid`, the dots left out; "
+        "the first that has a value is kept."
+    ]
+
+
+def test_half_surrogates_and_broken_utf8_are_replaced() -> None:
+    got = rows(rb'{"name":"\ud800","user":{"arn":"a"}}', b'{"name":"\xff","user":{"arn":"b"}}')
+    assert [row["name"] for row in got] == ["\N{REPLACEMENT CHARACTER}"] * 2
+    assert [row["userarn"] for row in got] == ["a", "b"]
+
+
+@pytest.mark.parametrize("record", [b'{"a":', b"[1]", b'"x"', b"", b"[" * 100_000])
+def test_what_is_no_record_is_refused_by_row(record: bytes) -> None:
+    frame, refused = Flattener(WANTED, PATHS).table([b'{"name":"n"}', record, b'{"name":"m"}'])
+    assert frame["name"].to_list() == ["n", None, "m"]
+    assert list(refused) == [1]
+
+
+def test_a_leaf_may_be_given_a_meaning_of_its_own() -> None:
+    [row] = rows({"request": {"owners": [1, 2]}}, wanted=("requestowners",), leaves={"requestowners": len})
+    assert row == {"requestowners": "2"}
+
+
+KEYS = st.sampled_from(["name", "user", "arn", "issuer", "request", "count", "x"])
+RECORDS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+).filter(lambda value: isinstance(value, dict))
+
+
+@given(st.lists(RECORDS, max_size=5))
+def test_the_fast_path_and_the_walk_agree(records: list[Any]) -> None:
+    fast = rows(*records)
+    walked = [{n: row[n] for n in WANTED} for row in rows(*records, wanted=(*WANTED, "unknown"))]
+    assert fast == walked
+
+
+@given(st.integers() | st.booleans() | st.text())
+def test_text_of_a_scalar_is_its_python_text(value: object) -> None:
+    assert text(value) == str(value)

@@ -1,0 +1,145 @@
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morpheus.errors import BadRecord
+from morpheus.sources.tables import Table, read_csv, read_parquet
+
+PATH = Path("x.csv")
+
+
+def csv(text: str) -> Table:
+    return read_csv(text.encode(), PATH)
+
+
+def parquet(frame: pl.DataFrame) -> Table:
+    file = BytesIO()
+    frame.write_parquet(file)
+    return read_parquet(file.getvalue(), PATH)
+
+
+def test_nothing_in_csv_is_taken_for_a_number() -> None:
+    assert csv("a,b\n001,NA\n1e3,true\n").frame.rows() == [("001", "NA"), ("1e3", "true")]
+
+
+def test_an_empty_cell_is_null_quoted_or_not() -> None:
+    assert csv('a,b\n,x\n"",y\n').frame["a"].to_list() == [None, None]
+
+
+def test_quoted_commas_quotes_and_line_breaks_are_kept() -> None:
+    assert csv('a,b\n"1,2","say ""x""\nthere"\n').frame.rows() == [("1,2", 'say "x"\nthere')]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_an_unnamed_first_column_of_integers_numbers_the_rows(name: str) -> None:
+    table = csv(f"{name},a\n7,x\n3,y\n")
+    assert table.frame.columns == ["a"]
+    assert table.index is not None
+    assert table.index.to_list() == [7, 3]
+
+
+def test_an_unnamed_first_column_of_text_is_a_column() -> None:
+    table = csv(",a\nq,x\n")
+    assert table.index is None
+    assert table.frame.columns == ["Unnamed: 0", "a"]
+
+
+def test_dots_are_left_out_of_names_and_what_becomes_equal_is_joined() -> None:
+    table = csv("user.arn,userarn,b\n,x,1\ny,z,2\n")
+    assert table.frame["userarn"].to_list() == ["x", "y"]
+    assert table.doubles == {"userarn": ["user.arn", "userarn"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "broken"),
+    [
+        ("a,b\n1,2\n3,4,5\n6,7\n", [("1", "2"), ("6", "7")], [(3, "the row has 3 cells")]),
+        ("a,b\n1\n2,3\n", [("2", "3")], [(2, "the row has 1 cells")]),
+        ('a,b\n1,2\n3,"x\n4,5\n', [("1", "2")], [(3, "a quote is not closed")]),
+        ('a,b\n"1\n2",x\n3\n4,5\n', [("1\n2", "x"), ("4", "5")], [(4, "the row has 1 cells")]),
+        ('a,b\n1,"x"y\n4,5\n', [("4", "5")], [(2, "not CSV")]),
+    ],
+)
+def test_a_row_that_does_not_fit_is_told_with_its_line(
+    text: str, kept: list[tuple[str, ...]], broken: list[tuple[int, str]]
+) -> None:
+    table = csv(text)
+    assert table.frame.rows() == kept
+    assert [line for line, _ in table.broken] == [line for line, _ in broken]
+    assert all(
+        why.startswith(told) for (_, why), (_, told) in zip(table.broken, broken, strict=True)
+    )
+
+
+@pytest.mark.parametrize("text", ["a,b\r\n1,2\r\n", "a,b\n\n1,2\n\n", "a,b\n1,2", "\nа,b\n1,2\n"])
+def test_line_ends_and_blank_lines_do_not_matter(text: str) -> None:
+    table = csv(text)
+    assert (table.frame.rows(), table.broken) == ([("1", "2")], [])
+
+
+def test_a_bare_quote_within_a_cell_is_a_quote() -> None:
+    assert csv('a,b\n1,x"y\n').frame.rows() == [("1", 'x"y')]
+
+
+def test_bytes_that_are_no_utf8_are_replaced() -> None:
+    assert read_csv(b"a,b\n1,\xff\n", PATH).frame.rows() == [("1", "\N{REPLACEMENT CHARACTER}")]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name() -> None:
+    assert read_csv("a,b\n1,2\n".encode("utf-16"), PATH).frame.columns == ["a", "b"]
+
+
+def test_a_header_alone_is_a_table_of_no_rows() -> None:
+    assert csv("a,b\n").frame.shape == (0, 2)
+
+
+def test_an_empty_file_is_told() -> None:
+    with pytest.raises(BadRecord, match=r"x\.csv: the file is empty; a CSV file needs a line of"):
+        csv("")
+
+
+CELLS = st.text(st.sampled_from('ab ,"\n1'), max_size=4)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=6))
+def test_what_polars_writes_is_read_back(rows: list[tuple[str, str]]) -> None:
+    frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
+    table = csv(frame.write_csv(quote_style="always"))
+    assert table.broken == []
+    assert table.frame.rows() == [(a or None, b or None) for a, b in rows]
+
+
+def test_parquet_becomes_text() -> None:
+    table = parquet(
+        pl.DataFrame(
+            {
+                "id": [7],
+                "ok": [True],
+                "at": [datetime(2024, 5, 31, 9, 30, tzinfo=UTC)],
+                "user": [{"arn": "a", "issuer": {"name": "i"}}],
+                "list": [["x", None]],
+                "none": pl.Series([None], dtype=pl.Null),
+            }
+        )
+    )
+    assert table.frame.to_dicts() == [
+        {
+            "id": "7",
+            "ok": "True",
+            "at": "2024-05-31T09:30:00.000000Z",
+            "userarn": "a",
+            "userissuername": "i",
+            "list": '["x",null]',
+            "none": None,
+        }
+    ]
+
+
+def test_damaged_parquet_is_told() -> None:
+    with pytest.raises(BadRecord, match="not a whole Parquet file .*fetch it again"):
+        read_parquet(b"PAR1 and no more", PATH)
