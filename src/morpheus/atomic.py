@@ -3,36 +3,102 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from morpheus.errors import Unavailable
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, and put it there in one step when all went well.
+class Draft:
+    """Written beside its place under a hidden name, and put there once it is whole.
 
-    Whatever stops the block, Ctrl+C included, leaves the place as it was and nothing beside it.
+    Leaving the `with` block without an exception puts it there; any exception, `GeneratorExit` and
+    `KeyboardInterrupt` among them, removes it. What stood there before stays until then.
+
+    Args:
+        path: Where the file is to appear; its folder is made if there is none.
+        refusals: What else than `OSError` means that the disk refused.
+
+    Attributes:
+        part: Where it lies until then.
+        file: To write to.
 
     Raises:
-        Unavailable: The folder cannot be written, or the disk is full.
+        Unavailable: The folder or the file cannot be made, or the disk is full.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise Unavailable(f"{path}: cannot be written ({error.strerror}).") from error
+
+    file: BinaryIO
+
+    def __init__(self, path: Path, *refusals: type[Exception]) -> None:
+        # Through a symbolic link, so that the link stays and its target is replaced.
+        self.path = Path(os.path.realpath(path))
+        # File names end at 255 bytes; a long one is cut to make room.
+        name = os.fsdecode(os.fsencode(self.path.name)[:200])
+        self.part = self.path.with_name(f".{name}.{secrets.token_hex(4)}.part")
+        self._there = False
+        self._refusals = (OSError, *refusals)
+
+    def __enter__(self) -> Self:
+        with self.writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.part.open("xb")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self.file.close()
+            if not self._there:
+                self.part.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Put the file in its place; what is written from now on appears there at once."""
+        self.part.replace(self.path)
+        self._there = True
+
+    @property
+    def published(self) -> bool:
+        """Whether the file is in its place already."""
+        return self._there
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the disk refuses into an error that says what to do."""
+        try:
+            yield
+        except self._refusals as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            left = "What was written stays" if self._there else "Nothing is left behind"
+            raise Unavailable(
+                f"Cannot write `{self.path}`: {reason}. {left}. "
+                f"Make room or mend the folder, or give another place."
+            ) from error
+
+    def _finish(self) -> None:
+        with self.writing():
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            if not self._there:
+                self.publish()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file in one go; see `Draft`.
+
+    Raises:
+        Unavailable: The folder or the file cannot be made, or the disk is full.
+    """
+    with Draft(path) as draft, draft.writing():
+        yield draft.file

@@ -37,7 +37,9 @@ FORMS = {
     "lookup": json.dumps({"Events": [lookup(A), lookup(B)], "NextToken": "x"}, indent=4),
     "lookup lines": f"{json.dumps(lookup(A))}\n{json.dumps(lookup(B))}",
     "lake": json.dumps({"QueryResultRows": [[{n: v} for n, v in r.items()] for r in (A, B)]}),
-    "lake events": json.dumps({"QueryResultRows": [[{"eventJson": json.dumps(r)}] for r in (A, B)]}),
+    "lake events": json.dumps(
+        {"QueryResultRows": [[{"eventJson": json.dumps(r)}] for r in (A, B)]}
+    ),
     "lake lines": f"{json.dumps({'eventJson': json.dumps(A)})}\n{json.dumps({'eventJson': B})}",
     "byte order": " \n" + json.dumps([A, B]),
 }
@@ -81,7 +83,10 @@ def test_a_broken_first_line_does_not_hide_the_others() -> None:
 
 
 def test_a_document_with_half_a_surrogate_is_read_all_the_same() -> None:
-    assert records(r'{"Records":[{"a":"\ud800x"},{"b":1}]}') == [{"a": "\N{REPLACEMENT CHARACTER}x"}, {"b": 1}]
+    assert records(r'{"Records":[{"a":"\ud800x"},{"b":1}]}') == [
+        {"a": "\N{REPLACEMENT CHARACTER}x"},
+        {"b": 1},
+    ]
 
 
 def test_bytes_that_are_no_utf8_are_replaced() -> None:
@@ -94,7 +99,11 @@ def test_very_deep_nesting_is_refused_not_fatal() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )

@@ -102,7 +102,9 @@ def test_what_is_no_record_is_refused_by_row(record: bytes) -> None:
 
 
 def test_a_leaf_may_be_given_a_meaning_of_its_own() -> None:
-    [row] = rows({"request": {"owners": [1, 2]}}, wanted=("requestowners",), leaves={"requestowners": len})
+    [row] = rows(
+        {"request": {"owners": [1, 2]}}, wanted=("requestowners",), leaves={"requestowners": len}
+    )
     assert row == {"requestowners": "2"}
 
 

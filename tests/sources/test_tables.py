@@ -76,7 +76,7 @@ def test_a_row_that_does_not_fit_is_told_with_its_line(
     )
 
 
-@pytest.mark.parametrize("text", ["a,b\r\n1,2\r\n", "a,b\n\n1,2\n\n", "a,b\n1,2", "\nа,b\n1,2\n"])
+@pytest.mark.parametrize("text", ["a,b\r\n1,2\r\n", "a,b\n\n1,2\n\n", "a,b\n1,2", "\na,b\n1,2\n"])
 def test_line_ends_and_blank_lines_do_not_matter(text: str) -> None:
     table = csv(text)
     assert (table.frame.rows(), table.broken) == ([("1", "2")], [])
@@ -131,7 +131,7 @@ def test_parquet_becomes_text() -> None:
         {
             "id": "7",
             "ok": "True",
-            "at": "2024-05-31T09:30:00.000000Z",
+            "at": "2024-05-31T09:30:00Z",
             "userarn": "a",
             "userissuername": "i",
             "list": '["x",null]',

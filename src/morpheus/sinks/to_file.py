@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from polars.exceptions import PolarsError
 
+from morpheus.atomic import Draft
 from morpheus.columns import ROW
 from morpheus.errors import UsageError
 from morpheus.records import Rows
-from morpheus.sinks.draft import Draft
 from morpheus.sinks.formats import (
     EXTENSIONS,
     PACKED,
@@ -86,7 +87,7 @@ class ToFile(Stage):
     def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
         """Write each batch, then hand it on."""
         columns = _Columns(row=self.include_index_col)
-        with Draft(Path(self.filename)) as draft, self._open(draft) as form:
+        with Draft(Path(self.filename), PolarsError) as draft, self._open(draft) as form:
             for batch in batches:
                 with draft.writing():
                     form.write(columns.fit(batch.frame))

@@ -1,0 +1,81 @@
+from collections.abc import Callable
+from pathlib import Path
+
+from morpheus.sources.arrivals import Arrivals
+
+
+class Night:
+    """A clock that does, at each look, what the test has planned for it."""
+
+    def __init__(self, folder: Path, plan: dict[int, Callable[[], object]]) -> None:
+        self.folder, self.plan, self.looks = folder, plan, 0
+
+    def find(self) -> list[Path]:
+        return sorted(self.folder.iterdir())
+
+    def sleep(self, _: float) -> None:
+        self.looks += 1
+        self.plan.get(self.looks, lambda: None)()
+
+
+def follow(
+    folder: Path, plan: dict[int, Callable[[], object]], quiet: float = 1.0
+) -> tuple[Night, Arrivals]:
+    night = Night(folder, plan)
+    return night, Arrivals(night.find, quiet=quiet, sleep=night.sleep)
+
+
+def test_the_first_round_is_what_is_there_even_nothing(tmp_path: Path) -> None:
+    assert next(follow(tmp_path, {})[1].rounds()) == []
+    (tmp_path / "a").write_text("x")
+    assert next(follow(tmp_path, {})[1].rounds()) == [tmp_path / "a"]
+
+
+def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path) -> None:
+    plan = {
+        3: lambda: (tmp_path / "b").write_text("x"),
+        5: lambda: (tmp_path / "a").write_text("x"),
+        20: lambda: (tmp_path / "c").write_text("x"),
+    }
+    night, arrivals = follow(tmp_path, plan)
+    rounds = arrivals.rounds()
+    assert next(rounds) == []
+    assert next(rounds) == [tmp_path / "a", tmp_path / "b"]
+    assert night.looks == 8  # a is whole at the sixth look; two more without news are 1 s
+    assert next(rounds) == [tmp_path / "c"]
+
+
+def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
+    plan = {n: lambda n=n: (tmp_path / "a").write_text("x" * n) for n in range(1, 6)}  # type: ignore[misc] # n is bound per look
+    night, arrivals = follow(tmp_path, plan, quiet=0.5)
+    rounds = arrivals.rounds()
+    assert next(rounds) == []
+    assert next(rounds) == [tmp_path / "a"]
+    assert night.looks >= 6
+    assert (tmp_path / "a").read_text() == "xxxxx"
+
+
+def test_a_round_is_released_although_files_keep_coming(tmp_path: Path) -> None:
+    plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}  # type: ignore[misc] # n is bound per look
+    _, arrivals = follow(tmp_path, plan)
+    rounds = arrivals.rounds()
+    assert next(rounds) == []
+    assert 10 < len(next(rounds)) < 30
+
+
+def test_following_ends_after_as_many_files_as_were_asked_for(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text("x")
+    night = Night(tmp_path, {})
+    arrivals = Arrivals(night.find, quiet=1.0, limit=2, sleep=night.sleep)
+    assert list(arrivals.rounds()) == [[tmp_path / "a", tmp_path / "b"]]
+
+
+def test_what_is_remembered_is_no_more_than_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    plan = {3: (tmp_path / "a").unlink, 4: lambda: (tmp_path / "b").write_text("x")}
+    _, arrivals = follow(tmp_path, plan)
+    rounds = arrivals.rounds()
+    assert next(rounds) == [tmp_path / "a"]
+    assert next(rounds) == [tmp_path / "b"]
+    assert arrivals.taken == {tmp_path / "b"}

@@ -1,0 +1,178 @@
+import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from morpheus.columns import INDEX, ROW, TIME
+from morpheus.records import Events, Reading
+from morpheus.sources.by_user import Gathered, Gathering, Identity, hand_out
+
+NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
+SCHEMA = {
+    INDEX: pl.Int64,
+    "id": pl.String,
+    "user": pl.String,
+    "account": pl.String,
+    TIME: pl.Datetime("us", "UTC"),
+}
+
+
+def event(
+    second: int, user: str | None = "ann", *, index: int = 0, name: str = "7", account: str = "1"
+) -> tuple[Any, ...]:
+    return index, name, user, account, NOON + timedelta(seconds=second)
+
+
+def frame(*events: tuple[Any, ...]) -> pl.DataFrame:
+    return pl.DataFrame(events, schema=SCHEMA, orient="row")
+
+
+def gather(
+    *frames: pl.DataFrame, only: str | None = None, reading: Reading | None = None
+) -> Gathered:
+    gathering = Gathering(Identity("user", "id", ("account",)), only, reading or Reading())
+    for part in frames:
+        gathering.add(part)
+    return gathering.gather()
+
+
+def handed(events: Gathered, history: Gathered | None = None, rows: int = 99) -> list[Events]:
+    return list(hand_out(events, history, rows=rows, numbered=Counter()))
+
+
+def test_users_come_in_order_of_their_first_event_and_events_in_order_of_time() -> None:
+    out = handed(gather(frame(event(3, "ann"), event(2, "bob"), event(1, "ann"), event(0, None))))
+    assert [batch.user for batch in out] == [None, "ann", "bob"]
+    assert out[1].frame[TIME].to_list() == [NOON + timedelta(seconds=s) for s in (1, 3)]
+
+
+def test_a_frame_starts_with_row_and_index_and_ends_with_the_time() -> None:
+    [batch] = handed(gather(frame(event(1, index=4), event(0, index=9))))
+    assert batch.frame.columns == [ROW, INDEX, "id", "user", "account", TIME]
+    assert batch.frame[ROW].to_list() == [0, 1]
+    assert batch.frame[INDEX].to_list() == [9, 4]
+    assert batch.frame.schema[ROW] == batch.frame.schema[INDEX] == pl.Int64
+
+
+def test_ties_in_time_go_by_index_then_by_id_then_by_the_rest() -> None:
+    events = [
+        event(0, index=1),
+        event(0, name="b"),
+        event(0, name="a", account="2"),
+        event(0, name="a"),
+    ]
+    [batch] = handed(gather(frame(*events)))
+    assert batch.frame.select(INDEX, "id", "account").rows() == [
+        (0, "a", "1"),
+        (0, "a", "2"),
+        (0, "b", "1"),
+        (1, "7", "1"),
+    ]
+
+
+EVENTS = st.builds(
+    event,
+    st.integers(0, 2),
+    st.sampled_from(["ann", "bob", None]),
+    index=st.integers(0, 1),
+    name=st.sampled_from(["1", str(uuid.UUID(int=1)), str(uuid.UUID(int=2))]),
+    account=st.sampled_from(["1", "2"]),
+)
+
+
+@given(st.lists(EVENTS, min_size=1), st.randoms(use_true_random=False), st.integers(1, 4))
+def test_neither_order_nor_cut_of_the_frames_matters(
+    events: list[tuple[Any, ...]],
+    random: Any,
+    cut: int,  # noqa: ANN401 - hypothesis has no type for it
+) -> None:
+    shuffled = random.sample(events, len(events))
+    parts = [frame(*shuffled[i : i + cut]) for i in range(0, len(shuffled), cut)]
+    one, other = handed(gather(frame(*events))), handed(gather(*parts))
+    assert [batch.user for batch in one] == [batch.user for batch in other]
+    assert all(a.frame.equals(b.frame) for a, b in zip(one, other, strict=True))
+
+
+@given(st.lists(EVENTS))
+def test_every_event_is_kept_or_counted(events: list[tuple[Any, ...]]) -> None:
+    reading = Reading(read=len(events))
+    out = handed(gather(frame(*events), only="ann", reading=reading))
+    assert sum(batch.frame.height for batch in out) == reading.kept
+
+
+def test_columns_do_not_depend_on_the_order_of_the_frames() -> None:
+    wide, narrow = frame(event(0)), frame(event(1)).drop("account").with_columns(extra=pl.lit("x"))
+    columns = [INDEX, "id", "user", "account", "extra", TIME]
+    wide = wide.with_columns(more=pl.lit("y"))
+    assert gather(wide, narrow).frame.columns == gather(narrow, wide).frame.columns
+    assert set(columns) < set(gather(wide, narrow).frame.columns)
+
+
+def test_an_event_delivered_twice_counts_once() -> None:
+    name, reading = str(uuid.uuid4()), Reading()
+    parts = [frame(event(0, name=name, index=i)) for i in (3, 1)]
+    [batch] = handed(gather(*parts, reading=reading))
+    assert batch.frame[INDEX].to_list() == [1]
+    assert reading.duplicates == 1
+
+
+def test_equal_numbers_and_other_accounts_are_no_duplicates() -> None:
+    name, reading = str(uuid.uuid4()), Reading()
+    gather(
+        frame(event(0), event(1), event(2, name=name), event(3, name=name, account="2")),
+        reading=reading,
+    )
+    assert reading.duplicates == 0
+
+
+def test_a_later_round_remembers_what_was_seen() -> None:
+    name, reading = str(uuid.uuid4()), Reading()
+    gathering = Gathering(Identity("user", "id", ("account",)), None, reading)
+    for _ in range(2):
+        gathering.add(frame(event(0, name=name)))
+        gathering.gather()
+    assert reading.duplicates == 1
+
+
+def test_only_one_user_is_kept_and_the_others_are_counted() -> None:
+    reading = Reading(read=3)
+    out = handed(
+        gather(frame(event(0), event(1, "bob"), event(2, None)), only="bob", reading=reading)
+    )
+    assert [batch.user for batch in out] == ["bob"]
+    assert reading.other_users == 2
+
+
+def test_long_users_are_cut_and_their_rows_numbered_on() -> None:
+    out = handed(gather(frame(*(event(s) for s in range(5)))), gather(frame(event(-1))), rows=2)
+    assert [batch.frame[ROW].to_list() for batch in out] == [[0, 1], [2, 3], [4]]
+    assert [batch.history is not None for batch in out] == [True, False, False]
+
+
+def test_history_comes_with_the_first_batch_and_users_without_events_last_by_name() -> None:
+    history = gather(frame(event(0, "zoe"), event(1, "ann"), event(2, "bob"), event(3, "ann")))
+    out = handed(gather(frame(event(9, "eve"), event(9, "ann", index=1))), history)
+    assert [(b.user, b.frame.height, b.history is not None and b.history.height) for b in out] == [
+        ("eve", 1, 0),
+        ("ann", 1, 2),
+        ("bob", 0, 1),
+        ("zoe", 0, 1),
+    ]
+
+
+def test_history_has_the_columns_of_the_events() -> None:
+    other = frame(event(0)).drop("account").with_columns(old=pl.lit("x"))
+    [batch] = handed(gather(frame(event(1))), gather(other))
+    assert batch.history is not None
+    assert batch.history.schema == batch.frame.schema
+
+
+def test_history_alone_is_handed_out_too() -> None:
+    [batch] = handed(gather(), gather(frame(event(0))))
+    assert (batch.user, batch.frame.height) == ("ann", 0)
+    assert batch.history is not None
+    assert batch.history.schema == batch.frame.schema
