@@ -88,7 +88,7 @@ EVENTS = st.builds(
 def test_neither_order_nor_cut_of_the_frames_matters(
     events: list[tuple[Any, ...]],
     random: Any,
-    cut: int,  # noqa: ANN401 - hypothesis has no type for it
+    cut: int,
 ) -> None:
     shuffled = random.sample(events, len(events))
     parts = [frame(*shuffled[i : i + cut]) for i in range(0, len(shuffled), cut)]

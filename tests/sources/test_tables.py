@@ -141,5 +141,5 @@ def test_parquet_becomes_text() -> None:
 
 
 def test_damaged_parquet_is_told() -> None:
-    with pytest.raises(BadRecord, match="not a whole Parquet file .*fetch it again"):
+    with pytest.raises(BadRecord, match=r"not a whole Parquet file .*fetch it again"):
         read_parquet(b"PAR1 and no more", PATH)

@@ -1,0 +1,363 @@
+import gzip
+import json
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import zstandard
+
+from morpheus.columns import INDEX, ROW, TIME, read_lines
+from morpheus.errors import BadRecord, MorpheusError, UsageError
+from morpheus.records import Events, Summary
+from morpheus.sources.cloudtrail import CONTEXT, FromCloudtrail, first_owner
+from morpheus.stage import Settings
+
+FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
+ROLE = "userIdentitysessionContextsessionIssueruserName"
+DATA = Path(__file__).parents[2] / "../shared/data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+
+
+def record(second: int, account: str | None = "001", **fields: Any) -> dict[str, Any]:
+    return {
+        "eventID": str(uuid.UUID(int=second)),
+        "eventTime": f"2024-05-31T09:30:{second:02}Z",
+        "eventName": "Ls",
+        "userIdentity": {"arn": "arn:1", "accountId": account},
+        **fields,
+    }
+
+
+def write(path: Path, *records: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"Records": records}))
+    return path
+
+
+def read(
+    pattern: Path | str,
+    history: Path | str | None = None,
+    *,
+    settings: Any = None,
+    **options: Any,
+) -> tuple[list[Events], Summary]:
+    summary = Summary()
+    chosen = Settings(columns=FEATURES, **(settings or {}))
+    source = FromCloudtrail(input_glob=str(pattern), settings=chosen, **options)
+    source.check()
+    batches = list(source.events(None if history is None else str(history), summary))
+    assert sum(batch.frame.height for batch in batches) == summary.input.kept
+    return batches, summary
+
+
+def user(column: str) -> dict[str, str]:
+    return {"userid_column_name": column}
+
+
+def test_native_json_has_the_features_and_the_context_in_a_fixed_order(tmp_path: Path) -> None:
+    [batch], _ = read(write(tmp_path / "a.json", record(1)))
+    wanted = dict.fromkeys(["eventID", "eventTime", *FEATURES, *CONTEXT])
+    assert batch.frame.columns == [ROW, INDEX, *wanted, TIME]
+    assert set(batch.frame.dtypes[2:-1]) == {pl.String}
+
+
+def test_account_ids_keep_their_zeros_and_in_csv_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", record(1))
+    (tmp_path / "b.csv").write_text(
+        "eventTime,userIdentityaccountId\n2024-05-31T09:31:00Z,001\n2024-05-31T09:32:00Z,x\n"
+    )
+    batches, _ = read(tmp_path)
+    assert [batch.user for batch in batches] == ["001", "Account-001", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("a.json", bytes), ("a.json.gz", gzip.compress), ("a.json.zst", zstandard.compress)],
+)
+def test_every_form_gives_the_same_events(tmp_path: Path, name: str, pack: Any) -> None:
+    records = [record(1, readOnly=True), record(2, requestParameters={"maxResults": 5})]
+    [expected], _ = read(write(tmp_path / "x/a.json", *records))
+    forms = [
+        json.dumps(records),
+        "\n".join(map(json.dumps, records)),
+        json.dumps({"Events": [{"CloudTrailEvent": json.dumps(r)} for r in records]}),
+        json.dumps({"QueryResultRows": [[{"eventJson": json.dumps(r)}] for r in records]}),
+    ]
+    for form in forms:
+        (tmp_path / name).write_bytes(pack(form.encode()))
+        [batch], _ = read(tmp_path / name)
+        assert batch.frame.equals(expected.frame)
+
+
+def test_records_within_csv_are_read_as_json_is(tmp_path: Path) -> None:
+    [expected], _ = read(write(tmp_path / "a.json", record(1), record(2)))
+    cells = pl.DataFrame({"eventJson": [json.dumps(record(s)) for s in (1, 2)]})
+    cells.write_csv(tmp_path / "lake.csv")
+    cells.write_parquet(tmp_path / "lake.parquet")
+    for name in ("lake.csv", "lake.parquet"):
+        [batch], _ = read(tmp_path / name)
+        assert batch.frame.equals(expected.frame)
+
+
+def test_dotted_csv_has_the_same_names_as_json(tmp_path: Path) -> None:
+    (tmp_path / "lake.csv").write_text(
+        "eventTime,userIdentity.accountId\n2023-07-10 11:42:36.000,x\n"
+    )
+    [batch], _ = read(tmp_path / "lake.csv")
+    assert batch.user == "x"
+    assert batch.frame[TIME].dt.to_string("%F %T").to_list() == ["2023-07-10 11:42:36"]
+
+
+def test_csv_keeps_its_own_numbering_and_columns_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        ",eventID,eventTime,userIdentityaccountId,zeta,alpha\n"
+        "5,1,2024-05-31T09:30:01Z,x,,q\n4,1,2024-05-31T09:30:01Z,x,p,\n"
+    )
+    [batch], summary = read(tmp_path / "a.csv")
+    names = ["eventID", "eventTime", "userIdentityaccountId", "zeta", "alpha"]
+    assert batch.frame.columns == [ROW, INDEX, *names, TIME]
+    assert batch.frame[INDEX].to_list() == [4, 5]
+    assert batch.frame["zeta"].to_list() == ["p", None]
+    assert summary.input.duplicates == 0
+
+
+def test_all_columns_pass_when_asked_for(tmp_path: Path) -> None:
+    [batch], _ = read(write(tmp_path / "a.json", record(1, odd={"b": [1]})), all_columns=True)
+    assert batch.frame["oddb"].to_list() == ["[1]"]
+
+
+def test_nothing_depends_on_names_and_number_of_files(tmp_path: Path) -> None:
+    records = [record(s, account=f"{s % 3}", odd=s) for s in range(40)]
+    for n, part in enumerate((records[:20], records[20:])):
+        write(tmp_path / f"one/{n}.json", *part)
+        write(tmp_path / f"two/{1 - n}.json", *part)
+    one, two = (
+        read(tmp_path / name, settings={"pipeline_batch_size": 64})[0] for name in ("one", "two")
+    )
+    assert [batch.user for batch in one] == [batch.user for batch in two] == ["0", "1", "2"]
+    assert all(a.frame.equals(b.frame) for a, b in zip(one, two, strict=True))
+
+
+def test_digests_and_insights_are_left_out_and_counted(tmp_path: Path) -> None:
+    write(tmp_path / "AWSLogs/1/CloudTrail/us/a.json", record(1))
+    write(tmp_path / "AWSLogs/1/CloudTrail-Digest/us/d.json")
+    write(tmp_path / "AWSLogs/1/CloudTrail-Insight/us/i.json")
+    _, summary = read(tmp_path / "AWSLogs")
+    assert (summary.input.files, summary.input.skipped_files, summary.input.read) == (1, 2, 1)
+
+
+def test_copies_are_later_by_as_long_as_the_file_lasts_and_no_duplicates(tmp_path: Path) -> None:
+    [batch], summary = read(write(tmp_path / "a.json", record(0), record(10)), repeat=3)
+    seconds = batch.frame[TIME].dt.second().to_list()
+    assert seconds == [0, 10, 10, 20, 20, 30]
+    assert batch.frame["eventTime"].to_list()[-1] == "2024-05-31T09:30:30Z"
+    assert (summary.input.read, summary.input.duplicates) == (6, 0)
+
+
+def test_history_is_read_like_the_input_and_not_repeated(tmp_path: Path) -> None:
+    write(tmp_path / "old/a.json", record(0), record(1, account="2"), record(2, account=None))
+    new = write(tmp_path / "new.json", record(9))
+    batches, summary = read(new, tmp_path / "old/*.json", repeat=2)
+    assert [
+        (b.user, b.frame.height, b.history is not None and b.history.height) for b in batches
+    ] == [("001", 2, 1), ("2", 0, 1)]
+    assert (summary.training.read, summary.training.other_users) == (3, 1)
+
+
+BAD_LINES = [
+    ('{"eventTime": ', "Input data was truncated|Expecting"),
+    ("[1]", "must be a JSON object"),
+    ('{"eventName": "x"}', "has no `eventTime`; it has eventName"),
+    (
+        '{"eventTime": "2024-13-01T00:00:00Z"}',
+        "`eventTime` is '2024-13-01T00:00:00Z', which is not",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), BAD_LINES)
+def test_a_bad_record_names_file_and_line_and_what_to_type(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(record(1))}\n\n{line}\n")
+    with pytest.raises(BadRecord, match=rf"a\.jsonl:3: .*({says}).*`--bad_record skip`"):
+        read(path)
+
+
+def test_bad_records_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    lines = [json.dumps(record(1)), *(line for line, _ in BAD_LINES), json.dumps(record(2))]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "b.json").write_text(json.dumps({"Records": [record(3)] * 9})[:300])
+    (tmp_path / "c.json.gz").write_bytes(gzip.compress(b"[]" * 99)[:-4])
+    (tmp_path / "d.csv").write_text("eventTime,userIdentityaccountId\n2024-05-31T09:30:09Z\n")
+    (tmp_path / "e.csv").write_text("time,userIdentityaccountId\n1,x\n2,y\n")
+    [batch], summary = read(tmp_path, bad_record="skip")
+    assert batch.frame.height == 2
+    assert (summary.input.files, summary.input.read, summary.input.refused) == (5, 11, 9)
+    assert any(told.startswith(f"{tmp_path / 'a.jsonl'}:2: ") for told in summary.input.refusals)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        (
+            "a.json",
+            '{"Records": [{"eventTime": "2024-05',
+            r"a\.json: not whole JSON .*fetch it again",
+        ),
+        (
+            "a.csv",
+            "eventTime,x\n2024-05-31T09:30:01Z,1\n",
+            r"a\.csv has no column `userIdentityaccountId`",
+        ),
+        (
+            "a.csv",
+            "userIdentityaccountId,b\n",
+            r"no column `eventTime`; it has userIdentityaccountId, b",
+        ),
+        ("a.csv", "eventTime,userIdentityaccountId\n1,2,3\n", r"a\.csv:2: the row has 3 cells"),
+        ("a.csv", "", r"a\.csv: the file is empty"),
+        ("a.parquet", "x", r"a\.parquet: not a whole Parquet file"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong(
+    tmp_path: Path, name: str, text: str, says: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(MorpheusError, match=says):
+        read(tmp_path / name)
+
+
+def test_a_mistyped_user_column_is_told_with_what_may_be_meant(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", record(1))
+    with pytest.raises(
+        UsageError, match=r"no column `userIdentityArn`.*--userid_column_name=userIdentityarn"
+    ):
+        read(path, settings=user("userIdentityArn"))
+
+
+def test_events_without_a_user_belong_to_nobody_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [batch], _ = read(write(tmp_path / "a.json", record(1, account=None)))
+    assert batch.user is None
+    assert "no event has a `userIdentityaccountId`" in caplog.text
+
+
+def test_a_feature_that_no_event_has_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "a.json", record(1, odd={"x": 1}))
+    source = FromCloudtrail(input_glob=str(path), settings=Settings(columns=("oddx", "oddy")))
+    [batch] = source.events(None, Summary())
+    assert batch.frame["oddx"].to_list() == ["1"]
+    assert caplog.messages == ["No event has the column `oddy` of the columns file."]
+
+
+def test_only_the_filtered_user_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", record(1), record(2, account="2"))
+    batches, summary = read(path, path, settings={"userid_filter": "2"})
+    assert [batch.user for batch in batches] == ["2"]
+    assert summary.input.other_users == summary.training.other_users == 1
+
+
+def test_the_size_of_what_was_read_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="morpheus"):
+        read(write(tmp_path / "a.json", record(0), record(9)))
+    assert "CloudTrail loading complete. Total rows: 2. Timespan: 0:00:09" in caplog.messages
+
+
+def test_no_match_is_told_for_history_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", record(1))
+    with pytest.raises(UsageError, match="--train_data_glob: no log file matches"):
+        read(path, tmp_path / "*.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_files": 0}, "--max_files: 0 files"),
+        ({"input_glob": ""}, "--input_glob: no files given"),
+        ({"watch_directory": True, "repeat": 2}, "Give only one"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        FromCloudtrail(**{"input_glob": "x.json", **options}).check()
+
+
+def test_a_folder_followed_gives_what_comes_later_and_numbers_on(tmp_path: Path) -> None:
+    source = FromCloudtrail(
+        input_glob=str(tmp_path / "*.json"),
+        watch_directory=True,
+        batch_timeout=0.0,
+        settings=Settings(columns=FEATURES),
+    )
+    write(tmp_path / "a.json", record(1))
+    events = source.events(None, Summary())
+    assert source.endless()
+    assert next(events).frame[ROW].to_list() == [0]
+    write(tmp_path / "b.json", record(2), record(1))
+    later = next(events).frame
+    assert later[ROW].to_list() == [1]
+    assert later["eventTime"].to_list() == ["2024-05-31T09:30:02Z"]
+
+
+def test_owners_are_the_first_value_of_the_first() -> None:
+    cells = [[{"owner": "a", "x": "b"}, {}], [], None, "self", [{}], ["a"]]
+    assert [first_owner(cell) for cell in cells] == ["a", None, None, "self", None, ["a"]]
+
+
+@real
+@pytest.mark.parametrize("column", ["userIdentityaccountId", "userIdentityarn"])
+def test_real_logs_in_the_layout_of_aws(column: str) -> None:
+    batches, summary = read(DATA / "cloudtrail-attack", settings=user(column))
+    assert (summary.input.files, summary.input.kept) == (55, 2900)
+    plain = [
+        json.loads(gzip.decompress(p.read_bytes())) for p in DATA.glob("cloudtrail-attack/**/*.gz")
+    ]
+    events = {r["eventID"]: r for document in plain for r in document["Records"]}
+    rows = [row for batch in batches for row in batch.frame.iter_rows(named=True)]
+    for row in rows:
+        identity = events[row["eventID"]].get("userIdentity", {})
+        assert row["userIdentityarn"] == identity.get("arn")
+        assert row["eventName"] == events[row["eventID"]]["eventName"]
+
+
+@real
+def test_real_console_sessions_hold_56_events_twice() -> None:
+    _, summary = read(DATA / "cloudtrail-console", DATA / "cloudtrail-attack/*.json.gz")
+    assert (summary.input.read, summary.input.duplicates, summary.input.kept) == (8226, 56, 8170)
+
+
+@real
+def test_recorded_techniques_are_read_whole() -> None:
+    _, summary = read(DATA / "cloudtrail-techniques/*.json", settings=user("userIdentityarn"))
+    assert (summary.input.files, summary.input.kept) == (35, 310)
+
+
+@real
+def test_records_within_something_else_are_refused_and_counted() -> None:
+    path = DATA / "rule-tests/AWS.CloudTrail.jsonl"
+    with pytest.raises(BadRecord, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"):
+        read(path)
+    batches, summary = read(path, bad_record="skip")
+    assert (batches, summary.input.refused) == ([], 463)
+
+
+@real
+def test_csv_and_json_of_the_same_users_agree() -> None:
+    csv, _ = read(DATA / "golden/validation/*.csv", settings=user(ROLE))
+    native, _ = read(DATA / "golden/validation/*.json.gz", settings=user(ROLE))
+    assert (
+        [b.user for b in csv] == [b.user for b in native] == ["svc-0002", "role-0000", "role-0001"]
+    )
+    shared = ["eventTime", "eventName", "userAgent", "sourceIPAddress", "errorCode"]
+    for one, other in zip(csv, native, strict=True):
+        assert one.frame.select(shared).sort(shared).equals(other.frame.select(shared).sort(shared))
