@@ -25,7 +25,9 @@ def day(events=400, seed=0):
 
 
 def times(events):
-    return pl.Series([datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=n) for n in range(events)])
+    return pl.Series(
+        [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=n) for n in range(events)]
+    )
 
 
 def fingerprint(frame=None, **options):

@@ -153,18 +153,24 @@ WRONG = [
     ([FromPeople(), FromPeople()], r"more than one source: `from-people` and `from-people`"),
     (
         [FromPeople(), Preprocess()],
-        (r"Stage 2 `preprocess` takes Fingerprinted, but stage 1 `from-people` gives Events. "
-        r"Put `train-ae` between them."),
+        (
+            r"Stage 2 `preprocess` takes Fingerprinted, but stage 1 `from-people` gives Events. "
+            r"Put `train-ae` between them."
+        ),
     ),
     (
         [FromPeople(), TrainAe(), Preprocess(), AddScores()],
-        (r"Stage 4 `add-scores` takes Losses or Scored, but stage 3 `preprocess` gives Encoded. "
-        r"Put `inf-pytorch` between them."),
+        (
+            r"Stage 4 `add-scores` takes Losses or Scored, but stage 3 `preprocess` gives Encoded. "
+            r"Put `inf-pytorch` between them."
+        ),
     ),
     (
         [FromPeople(), Monitor(), *scoring()[:4], TrainAe()],
-        (r"Stage 7 `train-ae` takes Events, but stage 6 `add-scores` gives Scored. "
-        r"Put `train-ae` before `add-scores`, or leave it out."),
+        (
+            r"Stage 7 `train-ae` takes Events, but stage 6 `add-scores` gives Scored. "
+            r"Put `train-ae` before `add-scores`, or leave it out."
+        ),
     ),
 ]
 

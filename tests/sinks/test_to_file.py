@@ -302,7 +302,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(Unavailable, match=r"Cannot write .*Nothing is left behind.*another place"):
+        with pytest.raises(
+            Unavailable, match=r"Cannot write .*Nothing is left behind.*another place"
+        ):
             write(tmp_path / name, frame)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from morpheus.sources.arrivals import Arrivals
@@ -7,7 +7,7 @@ from morpheus.sources.arrivals import Arrivals
 class Night:
     """A clock that does, at each look, what the test has planned for it."""
 
-    def __init__(self, folder: Path, plan: dict[int, Callable[[], object]]) -> None:
+    def __init__(self, folder: Path, plan: Mapping[int, Callable[[], object]]) -> None:
         self.folder, self.plan, self.looks = folder, plan, 0
 
     def find(self) -> list[Path]:
@@ -19,7 +19,7 @@ class Night:
 
 
 def follow(
-    folder: Path, plan: dict[int, Callable[[], object]], quiet: float = 1.0
+    folder: Path, plan: Mapping[int, Callable[[], object]], quiet: float = 1.0
 ) -> tuple[Night, Arrivals]:
     night = Night(folder, plan)
     return night, Arrivals(night.find, quiet=quiet, sleep=night.sleep)
@@ -46,7 +46,7 @@ def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path
 
 
 def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
-    plan = {n: lambda n=n: (tmp_path / "a").write_text("x" * n) for n in range(1, 6)}  # type: ignore[misc] # n is bound per look
+    plan = {n: lambda n=n: (tmp_path / "a").write_text("x" * n) for n in range(1, 6)}
     night, arrivals = follow(tmp_path, plan, quiet=0.5)
     rounds = arrivals.rounds()
     assert next(rounds) == []
@@ -56,7 +56,7 @@ def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_round_is_released_although_files_keep_coming(tmp_path: Path) -> None:
-    plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}  # type: ignore[misc] # n is bound per look
+    plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}
     _, arrivals = follow(tmp_path, plan)
     rounds = arrivals.rounds()
     assert next(rounds) == []
@@ -73,7 +73,10 @@ def test_following_ends_after_as_many_files_as_were_asked_for(tmp_path: Path) ->
 
 def test_what_is_remembered_is_no_more_than_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
-    plan = {3: (tmp_path / "a").unlink, 4: lambda: (tmp_path / "b").write_text("x")}
+    plan: dict[int, Callable[[], object]] = {
+        3: (tmp_path / "a").unlink,
+        4: lambda: (tmp_path / "b").write_text("x"),
+    }
     _, arrivals = follow(tmp_path, plan)
     rounds = arrivals.rounds()
     assert next(rounds) == [tmp_path / "a"]

@@ -12,7 +12,7 @@ from morpheus.records import Events, Reading
 from morpheus.sources.by_user import Gathered, Gathering, Identity, hand_out
 
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     INDEX: pl.Int64,
     "id": pl.String,
     "user": pl.String,

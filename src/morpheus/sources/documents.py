@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,8 @@ import msgspec
 
 Undecoded = bytes | msgspec.Raw
 """The JSON text of one value."""
+Broken = Sequence[tuple[int | None, str]]
+"""What is no record: its place, or None for the file, and why."""
 Unwrap = Callable[[dict[str, msgspec.Raw]], Sequence[Undecoded] | None]
 """The records that an object holds; None if the object is itself a record."""
 
@@ -30,12 +32,12 @@ class Records:
     Attributes:
         texts: The JSON of each; not yet known to be whole where they are lines.
         places: Line (JSON lines) or number (documents) of each, from 1.
-        broken: What could not be split into records: place, or None for the file, and reason.
+        broken: What could not be split into records.
     """
 
     texts: Sequence[Undecoded]
     places: Sequence[int]
-    broken: list[tuple[int | None, str]] = field(default_factory=list)
+    broken: Broken = ()
 
 
 def split(data: bytes, unwrap: Unwrap) -> Records:

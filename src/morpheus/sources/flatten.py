@@ -252,5 +252,5 @@ class Shape:
             missing = inner.count(None)
             if missing < len(inner):
                 filled = [event or shape.empty for event in inner] if missing else inner
-                shape.columns(filled)
+                cells |= shape.columns(filled)
         return cells

@@ -17,7 +17,7 @@ from morpheus.columns import INDEX, TIME
 from morpheus.errors import BadRecord, UsageError
 from morpheus.records import Reading
 from morpheus.sources import times
-from morpheus.sources.documents import Undecoded, Unwrap, split
+from morpheus.sources.documents import Broken, Undecoded, Unwrap, split
 from morpheus.sources.files import LogFiles, read_bytes, utf8
 from morpheus.sources.flatten import Flattener, Leaf, flat
 from morpheus.sources.tables import Table, read_csv, read_parquet
@@ -81,6 +81,7 @@ class Part:
     index: Sequence[int] | pl.Series
     records: Sequence[Undecoded] = ()
     size: int = 0
+    broken: Broken = ()
 
     def slice(self, start: int, stop: int) -> Part:
         """Some of its records."""
@@ -121,8 +122,15 @@ class Reader:
             try:
                 part, table = self._open(path, files.kind(path))
             except BadRecord as error:
+                yield from self._flattened(held)
+                held = []
                 self._refuse(error, read=1)
                 continue
+            if table is not None or part.broken:
+                # What comes first is refused first.
+                yield from self._flattened(held)
+                held = []
+                self._refuse_all(path, part.broken)
             if table is not None:
                 yield self._timed(table, [part])
                 continue
@@ -136,19 +144,19 @@ class Reader:
         data = read_bytes(path)
         if kind == "json":
             records = split(utf8(data), self.format.unwrap)
-            self._refuse_all(path, records.broken)
             index = range(len(records.texts))
-            return Part(path, records.places, index, records.texts, len(data)), None
+            part = Part(path, records.places, index, records.texts, len(data), records.broken)
+            return part, None
         table = (read_csv if kind == "csv" else read_parquet)(data, path, self.format.dropped)
-        self._refuse_all(path, table.broken)
         rows = range(table.frame.height)
         numbers = rows if table.index is None else table.index
         text = next((n for n in self.format.embedded if n in table.frame.columns), None)
         if text is not None:
             texts = [cell.encode() for cell in table.frame[text].fill_null("").to_list()]
-            return Part(path, table.places, numbers, texts, len(data)), None
+            return Part(path, table.places, numbers, texts, len(data), table.broken), None
         self._check_header(path, table)
-        return Part(path, table.places, numbers), self._mended(table.frame, kind)
+        part = Part(path, table.places, numbers, broken=table.broken)
+        return part, self._mended(table.frame, kind)
 
     def _check_header(self, path: Path, table: Table) -> None:
         for name, names in table.doubles.items():
@@ -209,7 +217,7 @@ class Reader:
         has = f"; it has {', '.join(_names(record[0]))}" if record else ""
         return f"the record has no `{name}`{has}"
 
-    def _refuse_all(self, path: Path, broken: Iterable[tuple[int | None, str]]) -> None:
+    def _refuse_all(self, path: Path, broken: Broken) -> None:
         for place, reason in broken:
             self._refuse(BadRecord(reason, file=path, line=place), read=1)
 

@@ -12,11 +12,10 @@ import numpy as np
 import polars as pl
 
 from morpheus.errors import BadRecord
-from morpheus.sources.documents import encode
+from morpheus.sources.documents import Broken, encode
 from morpheus.sources.files import utf8
 from morpheus.sources.flatten import flat
 
-Broken = list[tuple[int | None, str]]
 _BLOCK = 1 << 22
 
 
@@ -35,7 +34,7 @@ class Table:
     frame: pl.DataFrame
     index: pl.Series | None
     places: Sequence[int]
-    broken: Broken = field(default_factory=list)
+    broken: Broken = ()
     doubles: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -121,7 +120,7 @@ def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int],
     """Read row by row with the standard library, to tell the good rows from the bad."""
     rows: list[list[str]] = []
     places: list[int] = []
-    broken: Broken = []
+    broken: list[tuple[int | None, str]] = []
     numbered = _rows(data)
     next(numbered)
     for line, row in numbered:
