@@ -40,7 +40,7 @@ class Draft:
         name = os.fsdecode(os.fsencode(self.path.name)[:200])
         self.part = self.path.with_name(f".{name}.{secrets.token_hex(4)}.part")
         self._there = False
-        self._refusals = (OSError, *refusals)
+        self._refusals: tuple[type[Exception], ...] = (OSError, *refusals)
 
     def __enter__(self) -> Self:
         with self.writing():

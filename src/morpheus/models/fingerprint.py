@@ -147,8 +147,8 @@ def novelty_rates(held_out: EncodedRows) -> NDArray[np.float32]:
     >>> novelty_rates(rows).tolist()
     [0.125, 0.375]
     """
-    new: NDArray[np.int64] = held_out.counts @ (held_out.codes == UNSEEN)
-    return ((new + 0.5) / (held_out.counts.sum() + 1)).astype(np.float32)
+    new = held_out.counts @ (held_out.codes == UNSEEN)
+    return np.asarray((new + 0.5) / (held_out.counts.sum() + 1), dtype=np.float32)
 
 
 def column_losses(
