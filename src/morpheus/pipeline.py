@@ -107,8 +107,7 @@ class Pipeline:
         for stage in stages:
             stage.finish(summary.cards)
         summary.seconds = time.perf_counter() - begin
-        if endless is not None and endless.stopped:
-            raise KeyboardInterrupt
+        summary.stopped = endless is not None and endless.stopped
         return summary
 
     def describe(self) -> str:

@@ -135,6 +135,7 @@ class Summary:
         scored: Events with a score.
         flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
+        stopped: Whether Ctrl+C ended an input that has no end of its own.
     """
 
     input: Reading = field(default_factory=Reading)
@@ -145,6 +146,7 @@ class Summary:
     scored: int = 0
     flagged: int | None = None
     seconds: float = 0.0
+    stopped: bool = False
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has come out of the chain."""

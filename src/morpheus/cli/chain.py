@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.exceptions import Exit
 
 from morpheus import registry
 from morpheus.atomic import whole_file
-from morpheus.cli.exits import stoppable
+from morpheus.cli.exits import STOPPED, stoppable
 from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
 from morpheus.errors import UsageError
@@ -131,6 +132,8 @@ def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -
         _announce(pipeline)
         summary = pipeline.run()
     say("\n".join(summary_lines(summary)))
+    if summary.stopped:
+        raise Exit(STOPPED)
 
 
 def _announce(pipeline: Pipeline) -> None:

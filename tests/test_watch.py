@@ -1,0 +1,69 @@
+"""A folder that is followed: what comes later is scored, and Ctrl+C ends it without a loss."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+
+
+def write(path, start, count):
+    lines = [
+        {
+            "eventTime": f"2026-01-01T{start:02}:{n % 60:02}:00Z",
+            "eventName": "Get" if n % 3 else "List",
+            "userIdentityuserName": "ann",
+        }
+        for n in range(count)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+
+
+def rows_in(path):
+    return pl.read_csv(path).height if path.exists() else 0
+
+
+def test_later_files_are_scored_and_the_first_ctrl_c_ends_the_run_with_its_output(tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", 1, 60)
+    words = [
+        *("run", "pipeline-ae", "--userid_column_name=userIdentityuserName"),
+        *("from-cloudtrail", f"--input_glob={tmp_path}/in/*.jsonl", "--watch_directory=true"),
+        *("--batch_timeout=0.1", "train-ae", "--train_min_history=10", "preprocess"),
+        *("inf-pytorch", "add-scores", "serialize"),
+        *("to-file", f"--filename={tmp_path}/out.csv", "--flush"),
+            "inf-pytorch",
+            "add-scores",
+            "serialize",
+            "to-file",
+            f"--filename={tmp_path}/out.csv",
+            "--flush",
+        ),
+    ]
+    main = "from morpheus.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", main, *words], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            until(lambda: rows_in(tmp_path / "out.csv") > 0)
+            write(tmp_path / "in" / "b.jsonl", 2, 40)
+            until(lambda: rows_in(tmp_path / "out.csv") > 60)
+        finally:
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130, said
+    assert "100 events of 1 user" in said
+    assert "Stopping pipeline. Please wait..." in said
+    assert "Traceback" not in said
+    frame = pl.read_csv(tmp_path / "out.csv")
+    assert frame[""].to_list() == list(range(100)), "numbers of a user's events go on"
+    assert frame["ae_anomaly_score"].is_not_nan().all()
+
+
+def until(done, seconds=30):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
