@@ -34,13 +34,6 @@ def test_later_files_are_scored_and_the_first_ctrl_c_ends_the_run_with_its_outpu
         *("--batch_timeout=0.1", "train-ae", "--train_min_history=10", "preprocess"),
         *("inf-pytorch", "add-scores", "serialize"),
         *("to-file", f"--filename={tmp_path}/out.csv", "--flush"),
-            "inf-pytorch",
-            "add-scores",
-            "serialize",
-            "to-file",
-            f"--filename={tmp_path}/out.csv",
-            "--flush",
-        ),
     ]
     main = "from morpheus.cli.main import main; main()"
     with subprocess.Popen(

@@ -1,0 +1,197 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from morpheus.columns import read_lines
+from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
+from morpheus.models import reference, store
+from morpheus.models.autoencoder import views
+from morpheus.models.reference import Reference, ReferenceShape, encoder_of, learn
+from morpheus.models.store import Store
+from people import COLUMNS, day, times
+
+GOLDEN = Path(__file__).parents[2] / "../shared/data/golden"
+SHAPE = ReferenceShape(codes=(3, 5, 3, 4), numbers=(2,), hidden=6, middle=4)
+
+
+def ann(events=600, **options):
+    frame = day(events).with_columns(size=pl.Series([f"{n % 7}.5" for n in range(events)]))
+    return learn("ann", frame, [*COLUMNS, "size"], times=times(events), epochs=3, **options)
+
+
+def net():
+    weights = reference.first_weights(SHAPE, torch.Generator().manual_seed(0)).double()
+    return Reference(SHAPE, weights * 2)
+
+
+def events(rows=9):
+    generator = torch.Generator().manual_seed(1)
+    codes = [torch.randint(0, size, (rows,), generator=generator) for size in SHAPE.codes]
+    return torch.stack(codes, 1), torch.randn(rows, 1, generator=generator).double()
+
+
+def test_a_category_of_w_words_has_w_plus_one_logits_and_a_number_none():
+    assert SHAPE.sizes == (2, 4, 3)
+    assert SHAPE.parts["guess"] == (6, 1 + 2 + 4 + 3)
+    assert SHAPE.parts["squeeze_in"] == (1 + sum(SHAPE.widths), 6)
+
+
+def test_the_gradient_is_the_slope_of_the_loss():
+    codes, numbers = events()
+    share = torch.linspace(0.5, 2, 9, dtype=torch.float64)
+    model, slope = net(), torch.zeros(SHAPE.size, dtype=torch.float64)
+    words = model.words(codes)
+    model.gradient((words, numbers), (words, numbers), share, views(SHAPE, slope))
+    step = 1e-6
+    for at in range(SHAPE.size):
+        moved = []
+        for by in (step, -step):
+            weights = model.weights.clone()
+            weights[at] += by
+            losses = Reference(SHAPE, weights).losses(codes, numbers)
+            moved.append(float((losses.sum(1) * share).sum()))
+        assert abs(float(slope[at]) - (moved[0] - moved[1]) / (2 * step)) < 1e-4, at
+
+
+def test_many_number_columns_weigh_as_much_as_one_category():
+    shape = ReferenceShape(codes=(3, 3), numbers=(0, 1), hidden=6, middle=4)
+    model = Reference(shape, reference.first_weights(shape, torch.Generator()).double())
+    words, numbers = torch.zeros(1, 0, dtype=torch.long), torch.tensor([[3.0, -1.0]]).double()
+    slope = torch.zeros(shape.size, dtype=torch.float64)
+    seen, share = (words, numbers), torch.ones(1).double()
+    model.gradient(seen, seen, share, views(shape, slope))
+    # The slope of a mean of two squares at the guess is the distance itself.
+    guess = model._layers(words, numbers)[-1]  # noqa: SLF001 - the guess has no other door
+    assert torch.allclose(views(shape, slope)["guess_bias"], (guess - numbers)[0])
+
+
+def test_a_missing_and_an_unseen_value_are_the_same_and_a_missing_number_is_the_mean():
+    codes = torch.tensor([[MISSING, 2, 2, 2], [UNSEEN, 2, MISSING, 2]])
+    losses = net().losses(codes, torch.zeros(2, 1).double())
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_normal():
+    shape = ReferenceShape(codes=(800, 400), numbers=(), hidden=512, middle=500)
+    part = views(shape, reference.first_weights(shape, torch.Generator().manual_seed(0)))
+    for name in reference.LAYERS:
+        bound = part[name].shape[0] ** -0.5
+        assert bound * 0.99 < float(part[name].abs().max()) <= bound, name
+        assert float(part[f"{name}_bias"].abs().max()) <= bound, name
+    assert abs(float(part["embedding"].std()) - 1) < 0.02
+
+
+def test_swaps_change_the_share_of_cells_that_draws_with_replacement_hit():
+    cells = torch.arange(10_000).view(5_000, 2)
+    generator = torch.Generator().manual_seed(0)
+    swapped = reference.swapped(cells, torch.arange(5_000), generator)
+    assert abs(float((swapped != cells).double().mean()) - (1 - np.exp(-0.2))) < 0.01
+    assert torch.equal(swapped % 2, cells % 2), "values stay in their column"
+
+
+def test_every_row_is_dealt_once_and_batches_weigh_the_same():
+    copy_of, share = reference.copies(np.random.default_rng(0).geometric(0.2, size=300))
+    assert set(copy_of) == set(range(300))
+    assert float(share.sum()) == pytest.approx(1)
+    batches = reference.dealt(share, 3, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(share)))
+    assert all(float(share[batch].sum()) == pytest.approx(1 / 3, abs=0.01) for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "-2.5"], "Number"),
+        (["007", "1e3"], "Number"),
+        (["1", None], "Category"),
+        (["1", "x"], "Category"),
+        (["1", "inf"], "Category"),
+        (["1", ""], "Category"),
+        (["1", "12345678901234567890123"], "Category"),
+        ([1, None], "Category"),
+        ([1, 2], "Number"),
+        ([True, False], "Category"),
+    ],
+)
+def test_a_column_is_of_numbers_when_every_cell_is_one_as_pandas_reads_it(values, kind):
+    [column] = encoder_of(pl.DataFrame({"c": values}), ["c", "no"], "standard").columns
+    assert type(column).__name__ == kind
+
+
+def test_every_value_is_a_word_and_a_missing_one_is_the_word_nan_if_the_history_had_any():
+    frame = pl.DataFrame({"gaps": ["a", "b", None], "full": ["a", "b", "b"]})
+    encoder = encoder_of(frame, frame.columns, "standard")
+    assert [column.codes for column in encoder.columns] == [FIRST_WORD + 3, FIRST_WORD + 2]
+    rows = encoder.encode(pl.DataFrame({"gaps": [None, "nan", "c"], "full": [None, "nan", "c"]}))
+    gaps, full = rows.codes[rows.row_of].T
+    assert gaps[0] == gaps[1] > UNSEEN
+    assert gaps[2] == UNSEEN
+    assert full.tolist() == [UNSEEN] * 3
+
+
+def test_same_history_and_seed_give_the_same_fingerprint_whatever_the_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    one = ann(seed=3)
+    torch.set_num_threads(1)
+    other = ann(seed=3)
+    torch.set_num_threads(threads)
+    assert torch.equal(one.net.weights, other.net.weights)
+    assert not torch.equal(one.net.weights, ann(seed=4).net.weights)
+
+
+def test_a_rows_loss_does_not_depend_on_the_rows_beside_it():
+    known, frame = ann(), day(700, seed=9).with_columns(size=pl.lit("2"))
+    together = known.encoder.encode(frame)
+    whole = known.losses(together)[together.row_of]
+    for start in range(0, 700, 100):
+        alone = known.encoder.encode(frame[start : start + 100])
+        assert np.array_equal(known.losses(alone)[alone.row_of], whole[start : start + 100])
+
+
+def test_a_reference_fingerprint_comes_back_as_it_was(tmp_path):
+    known = ann()
+    store.publish(tmp_path, {"ann": store.add(tmp_path, known)})
+    back = Store.open(tmp_path).load("ann")
+    rows = known.encoder.encode(day())
+    assert np.array_equal(back.losses(rows), known.losses(rows))
+    assert back.encoder == known.encoder
+    assert back.novelty is None
+
+
+@pytest.mark.parametrize("events", [1, 2, 513])
+def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
+    frame = pl.DataFrame({"n": [str(n) for n in range(events)]})
+    known = learn("ann", frame, ["n"], times=times(events), epochs=2)
+    rows = known.encoder.encode(pl.DataFrame({"n": ["1e300", None, "0"]}))
+    assert np.isfinite(known.losses(rows)).all()
+
+
+def golden(part, user):
+    path = GOLDEN / part / f"cloudtrail-{user}-{part}.csv"
+    account = pl.format("Account-{}", "userIdentityaccountId")
+    return pl.read_csv(path, infer_schema=False).with_columns(userIdentityaccountId=account)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the reference's scores are not at hand")
+@pytest.mark.parametrize("user", ["role-0000", "role-0001", "svc-0002"])
+def test_scores_over_five_seeds_are_those_of_the_reference_over_five_seeds(user):
+    history, later = golden("training", user), golden("validation", user)
+    scores = pl.read_csv(GOLDEN / "anomaly_scores_nv2209.csv").filter(pl.col("user") == user)
+    expected = scores.sort("row")["score_mean"].to_numpy()
+    when = pl.Series([datetime(2026, 1, 1, tzinfo=UTC)] * history.height)
+    columns = read_lines("columns_ae.txt", option="")
+    ours = np.zeros(later.height)
+    for seed in range(5):
+        known = learn(user, history, columns, times=when, seed=seed)
+        rows = known.encoder.encode(later)
+        ours += known.losses(rows).mean(1)[rows.row_of] / 5
+    ranks = [pl.Series(s).rank().to_numpy() for s in (ours, expected)]
+    top = [set(np.argsort(-s)[:20].tolist()) for s in (ours, expected)]
+    assert np.corrcoef(*ranks)[0, 1] >= 0.98
+    assert len(top[0] & top[1]) >= 15
+    assert ours.mean() == pytest.approx(expected.mean(), rel=0.02)
