@@ -59,6 +59,7 @@ class Autoencoder:
     Sizes: B events, C columns, N of them number columns, V codes of all columns together, H hidden,
     M middle. A column's codes lie side by side in one vocabulary, so that all guesses are one
     product, and all weights lie in one vector, so that a step of training is a few operations.
+    Everything also works on a stack of users: weights (U, P), and U before each of the other sizes.
 
     >>> shape = Shape(codes=(3, 5, 3), numbers=(2,), hidden=8, middle=4)
     >>> net = Autoencoder(shape, torch.zeros(shape.size))
@@ -70,16 +71,16 @@ class Autoencoder:
     def __init__(self, shape: Shape, weights: Tensor) -> None:
         self.shape, self.weights = shape, weights
         self.part = views(shape, weights)
-        sizes = torch.tensor(shape.codes)
+        sizes = torch.tensor(shape.codes, device=weights.device)
         self.offsets = sizes.cumsum(0) - sizes  # (C,)
-        self.number_columns = torch.tensor(shape.numbers, dtype=torch.long)  # (N,)
+        self.number_columns = torch.tensor(shape.numbers, dtype=torch.long, device=weights.device)
 
     @cached_property
     def column_of(self) -> Tensor:
         """Which column each code belongs to, one-hot, (V, C)."""
-        columns = torch.arange(len(self.shape.codes))
-        owner = columns.repeat_interleave(torch.tensor(self.shape.codes))
-        return (owner[:, None] == columns).to(self.weights.dtype)
+        columns = torch.arange(len(self.shape.codes), device=self.weights.device)
+        sizes = torch.tensor(self.shape.codes, device=self.weights.device)
+        return (columns.repeat_interleave(sizes)[:, None] == columns).to(self.weights.dtype)
 
     def losses(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Loss of each column of (B, C) codes and (B, N) numbers, (B, C).
@@ -90,9 +91,9 @@ class Autoencoder:
         places = codes + self.offsets  # (B, C)
         *_, wide = self._layers(self._one_hot(places), numbers)
         logits = self._logits(wide)  # (B, V)
-        loss = (logits.exp() @ self.column_of).log() - logits.gather(1, places)  # (B, C)
-        if len(self.number_columns):
-            loss.index_add_(1, self.number_columns, self._off(wide, codes, numbers).square())
+        loss = (logits.exp() @ self.column_of).log() - logits.gather(-1, places)  # (B, C)
+        if self.shape.numbers:
+            loss.index_add_(-1, self.number_columns, self._off(wide, codes, numbers).square())
         return loss
 
     def gradient(
@@ -115,58 +116,64 @@ class Autoencoder:
         hidden, middle, wide = self._layers(shown, seen[1])
         guess = self._logits(wide).exp_()  # (B, V)
         guess /= (guess @ self.column_of) @ self.column_of.T
-        guess.scatter_add_(1, codes + self.offsets, guess.new_tensor(-1.0).expand(codes.shape))
-        guess *= share[:, None]
-        back = guess @ self.part["guess_codes"].T  # (B, H)
+        guess.scatter_add_(-1, codes + self.offsets, guess.new_tensor(-1.0).expand(codes.shape))
+        guess *= share[..., None]
+        back = guess @ self.part["guess_codes"].mT  # (B, H)
         if self.shape.numbers:
-            off = self._off(wide, codes, numbers) * (2 * share[:, None])  # (B, N)
-            torch.mm(wide.T, off, out=slope["guess_numbers"])
-            torch.sum(off, 0, out=slope["number_bias"])
-            back.addmm_(off, self.part["guess_numbers"].T)
+            off = self._off(wide, codes, numbers) * (2 * share[..., None])  # (B, N)
+            torch.matmul(wide.mT, off, out=slope["guess_numbers"])
+            torch.sum(off, -2, out=slope["number_bias"])
+            back += off @ self.part["guess_numbers"].mT
 
-        torch.mm(wide.T, guess, out=slope["guess_codes"])
-        torch.sum(guess, 0, out=slope["code_bias"])
+        torch.matmul(wide.mT, guess, out=slope["guess_codes"])
+        torch.sum(guess, -2, out=slope["code_bias"])
         back *= wide > 0
-        torch.mm(middle.T, back, out=slope["widen"])
-        torch.sum(back, 0, out=slope["wide_bias"])
-        back = back @ self.part["widen"].T  # (B, M)
+        torch.matmul(middle.mT, back, out=slope["widen"])
+        torch.sum(back, -2, out=slope["wide_bias"])
+        back = back @ self.part["widen"].mT  # (B, M)
         back *= middle > 0
-        torch.mm(hidden.T, back, out=slope["squeeze"])
-        torch.sum(back, 0, out=slope["middle_bias"])
-        back = back @ self.part["squeeze"].T  # (B, H)
+        torch.matmul(hidden.mT, back, out=slope["squeeze"])
+        torch.sum(back, -2, out=slope["middle_bias"])
+        back = back @ self.part["squeeze"].mT  # (B, H)
         back *= hidden > 0
-        torch.mm(shown.T, back, out=slope["look_up"])
+        torch.matmul(shown.mT, back, out=slope["look_up"])
         if self.shape.numbers:
-            torch.mm(seen[1].T, back, out=slope["read_numbers"])
-        torch.sum(back, 0, out=slope["hidden_bias"])
+            torch.matmul(seen[1].mT, back, out=slope["read_numbers"])
+        torch.sum(back, -2, out=slope["hidden_bias"])
 
     def _one_hot(self, places: Tensor) -> Tensor:
-        shape = (len(places), sum(self.shape.codes))
-        return torch.zeros(shape, dtype=self.weights.dtype).scatter_(1, places, 1.0)
+        none = self.weights.new_zeros((*places.shape[:-1], sum(self.shape.codes)))
+        return none.scatter_(-1, places, 1.0)
 
     def _layers(self, shown: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        part = self.part
-        hidden = torch.addmm(part["hidden_bias"], shown, part["look_up"])  # (B, H)
-        hidden.addmm_(numbers, part["read_numbers"]).relu_()
-        middle = torch.addmm(part["middle_bias"], hidden, part["squeeze"]).relu_()  # (B, M)
-        wide = torch.addmm(part["wide_bias"], middle, part["widen"]).relu_()  # (B, H)
+        hidden = self._through("hidden_bias", shown, "look_up")  # (B, H)
+        if self.shape.numbers:
+            hidden += numbers @ self.part["read_numbers"]
+        middle = self._through("middle_bias", hidden.relu_(), "squeeze").relu_()  # (B, M)
+        wide = self._through("wide_bias", middle, "widen").relu_()  # (B, H)
         return hidden, middle, wide
 
     def _logits(self, wide: Tensor) -> Tensor:
-        logits = torch.addmm(self.part["code_bias"], wide, self.part["guess_codes"])  # (B, V)
+        logits = self._through("code_bias", wide, "guess_codes")  # (B, V)
         return logits.clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)
 
     def _off(self, wide: Tensor, codes: Tensor, numbers: Tensor) -> Tensor:
-        guessed = torch.addmm(self.part["number_bias"], wide, self.part["guess_numbers"])  # (B, N)
-        return (guessed - numbers) * (codes[:, self.number_columns] > 1)
+        guessed = self._through("number_bias", wide, "guess_numbers")  # (B, N)
+        return (guessed - numbers) * (codes[..., self.number_columns] > 1)
+
+    def _through(self, bias: str, rows: Tensor, weights: str) -> Tensor:
+        out = rows @ self.part[weights]
+        out += self.part[bias].unsqueeze(-2)
+        return out
 
 
 def views(shape: Shape, vector: Tensor) -> dict[str, Tensor]:
-    """Name the parts of a vector that is laid out as the weights are."""
+    """Name the parts of a vector, or of a stack of them, that is laid out as the weights are."""
     parts = shape.parts
-    pieces = torch.split(vector, [torch.Size(size).numel() for size in parts.values()])
+    pieces = torch.split(vector, [torch.Size(size).numel() for size in parts.values()], dim=-1)
     return {
-        name: piece.view(size) for (name, size), piece in zip(parts.items(), pieces, strict=True)
+        name: piece.unflatten(-1, size)
+        for (name, size), piece in zip(parts.items(), pieces, strict=True)
     }
 
 
