@@ -159,6 +159,10 @@ class Stage:
         """Files whose events this stage wants to see before each user's own; None for none."""
         return None
 
+    def together(self) -> int:
+        """How many users this stage would rather see at a time."""
+        return 1
+
     def finish(self, cards: Mapping[str, Any]) -> None:
         """Do what is left once every sink has its rows.
 

@@ -6,12 +6,15 @@ import polars as pl
 import pytest
 import torch
 
-from morpheus.columns import read_lines
+from morpheus.columns import TIME, read_lines
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
 from morpheus.models import reference, store
-from morpheus.models.autoencoder import views
+from morpheus.models.autoencoder import Autoencoder, views
 from morpheus.models.reference import Reference, ReferenceShape, encoder_of, learn
 from morpheus.models.store import Store
+from morpheus.records import Events
+from morpheus.stage import Settings
+from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
 
 GOLDEN = Path(__file__).parents[2] / "../shared/data/golden"
@@ -169,6 +172,15 @@ def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
     known = learn("ann", frame, ["n"], times=times(events), epochs=2)
     rows = known.encoder.encode(pl.DataFrame({"n": ["1e300", None, "0"]}))
     assert np.isfinite(known.losses(rows)).all()
+
+
+@pytest.mark.parametrize(("model", "network"), [("reference", Reference), ("compact", Autoencoder)])
+def test_train_ae_learns_with_the_model_it_is_told_to(model, network):
+    settings = Settings(columns=tuple(COLUMNS))
+    stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, settings=settings)
+    frame = day().with_columns(times(400).alias(TIME))
+    [batch] = stage(iter([Events(user="ann", frame=frame, history=frame)]))
+    assert isinstance(batch.fingerprint.net, network)
 
 
 def golden(part, user):

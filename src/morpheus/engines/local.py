@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from operator import attrgetter
 
 from morpheus.engines.fold import folded
@@ -29,6 +29,9 @@ class Local:
         if endless:
             return folded(segment, batches)
         by_user = (group for _, group in groupby(batches, key=attrgetter("user")))
+        together = max((stage.together() for stage in segment), default=1)
+        if together > 1:
+            return _in_parties(segment, (list(group) for group in by_user), together)
         if self.threads == 1 or not segment:
             return chain.from_iterable(folded(segment, group) for group in by_user)
         return self._side_by_side(segment, (list(group) for group in by_user))
@@ -42,6 +45,16 @@ class Local:
         else:
             everybody: Iterable[Group] = chain(first, [following], groups)
             yield from run_in_workers(self.threads, segment, everybody)
+
+
+def _in_parties(
+    segment: Sequence[Stage], groups: Iterator[Group], together: int
+) -> Iterator[Batch]:
+    """Pass several users at a time; a stage may mix them, so they are put in order again."""
+    while party := list(islice(groups, together)):
+        order = {group[0].user: place for place, group in enumerate(party)}
+        passed = folded(segment, chain.from_iterable(party))
+        yield from sorted(passed, key=lambda batch: order[batch.user])
 
 
 def _few(groups: Iterator[Group]) -> Iterator[Group]:

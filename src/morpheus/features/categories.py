@@ -63,7 +63,7 @@ class Category:
 
     @cached_property
     def _codes(self) -> dict[str | None, int]:
-        codes = {word: FIRST_WORD + i for i, word in enumerate(self.words)}
+        codes: dict[str | None, int] = {word: FIRST_WORD + i for i, word in enumerate(self.words)}
         missing = MISSING if self.missing is None else codes.get(self.missing, UNSEEN)
         return {None: missing, **codes}
 

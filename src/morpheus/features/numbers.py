@@ -15,6 +15,8 @@ MANY = 32
 """Distinct numbers from which a column of text is a quantity; below, they are words."""
 KNOTS = 101
 """Quantiles that describe a distribution to the rank scaler."""
+FURTHEST = 1e6
+"""Bound on a scaled value, in standard deviations, so that its square stays finite."""
 PLAIN_NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?$"
 """No leading zeros and at most 15 digits: account ids and other identifiers are no quantities."""
 
@@ -66,7 +68,7 @@ class Number:
             scaled = self.to[0] + (numbers - self.at[0]) / width * (self.to[1] - self.to[0])
         else:
             scaled = np.interp(numbers, self.at, self.to)
-        return np.nan_to_num(scaled, nan=0.0, posinf=1e6, neginf=-1e6).astype(np.float32)
+        return np.nan_to_num(np.clip(scaled, -FURTHEST, FURTHEST)).astype(np.float32)
 
 
 def is_number(values: pl.Series) -> bool:

@@ -115,7 +115,7 @@ class Autoencoder:
         shown = self._one_hot(seen[0] + self.offsets)  # (B, V)
         hidden, middle, wide = self._layers(shown, seen[1])
         guess = self._logits(wide).exp_()  # (B, V)
-        guess /= (guess @ self.column_of) @ self.column_of.T
+        guess /= (guess @ self.column_of) @ self.column_of.mT
         guess.scatter_add_(-1, codes + self.offsets, guess.new_tensor(-1.0).expand(codes.shape))
         guess *= share[..., None]
         back = guess @ self.part["guess_codes"].mT  # (B, H)
@@ -172,7 +172,7 @@ def views(shape: Shape, vector: Tensor) -> dict[str, Tensor]:
     parts = shape.parts
     pieces = torch.split(vector, [torch.Size(size).numel() for size in parts.values()], dim=-1)
     return {
-        name: piece.unflatten(-1, size)
+        name: torch.unflatten(piece, -1, size)
         for (name, size), piece in zip(parts.items(), pieces, strict=True)
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from morpheus.features.categories import UNSEEN
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Shape
-from morpheus.models.training import one_thread, train, user_seed
+from morpheus.models.training import Task, Trained, Trainer, one_thread, train_each, user_seed
 
 LATER = 0.25
 """Share of the history, its end, that is held out to choose the epochs and to calibrate on."""
@@ -56,12 +56,16 @@ class Card:
 class Network(Protocol):
     """What guesses every column of an event back."""
 
-    shape: Shape
-    weights: Tensor
+    @property
+    def shape(self) -> Shape:
+        """Its sizes."""
+
+    @property
+    def weights(self) -> Tensor:
+        """Its weights, in one vector."""
 
     def losses(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Loss of each column of (B, C) codes and (B, N) numbers, (B, C)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,55 +99,129 @@ class Fingerprint:
         return column_losses(self.net, self.novelty, rows)
 
 
-def learn(  # noqa: PLR0913 - what a fingerprint depends on, and nothing else
-    user: str,
-    history: pl.DataFrame,
+@dataclass(frozen=True)
+class History:
+    """What there is to learn of a user.
+
+    Attributes:
+        user: Whose it is.
+        events: One row an event, at least one, in time order.
+        times: Time of each event.
+    """
+
+    user: str
+    events: pl.DataFrame
+    times: pl.Series
+
+    def card(self, distinct: int, epochs: int, seed: int) -> Card:
+        """Describe a fingerprint learnt from it."""
+        first, last = self.times[0].isoformat(), self.times[-1].isoformat()
+        return Card(self.user, self.events.height, distinct, first, last, epochs, seed)
+
+
+def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
+    histories: Sequence[History],
     columns: Sequence[str],
     *,
-    times: pl.Series,
     scaler: str = "standard",
     epochs: int = 25,
     seed: int = 0,
-) -> Fingerprint:
-    """Learn a user's fingerprint from a history in time order.
+    trainer: Trainer = train_each,
+) -> list[Fingerprint]:
+    """Learn the fingerprint of each user from its history alone.
 
     The earlier part is learnt first: how many epochs are best, how often each column brings new
     values, and what its losses usually are, is seen on the later part, which that network never
     met. Then the whole history is learnt anew, for as many epochs.
 
     Args:
-        user: Whose it is.
-        history: One row an event, at least one, in time order.
-        columns: Feature columns; those that the history does not have are left out.
-        times: Time of each event.
+        histories: Those of the users.
+        columns: Feature columns; those that a history does not have are left out.
         scaler: How number columns are scaled: "none", "standard" or "gauss_rank".
         epochs: Passes over the distinct rows, at most.
-        seed: Seed of the run; the user's own is derived from it.
+        seed: Seed of the run; each user's own is derived from it.
+        trainer: Trains the networks.
     """
-    later = max(1, int(history.height * LATER))
-    early = history.head(max(1, history.height - later))
-    own_seed = user_seed(seed, user)
-    with one_thread():
-        trial = Encoder.fit(early, columns, scaler)
-        held_out = trial.encode(history.tail(later))
-        tried = train(
-            trial.encode(early), shape_of(trial), epochs=epochs, seed=own_seed, validation=held_out
-        )
-        novelty = novelty_rates(held_out)
-        usual, spread = weighted(column_losses(tried.net, novelty, held_out), held_out.counts)
-        encoder = Encoder.fit(history, columns, scaler)
-        rows = encoder.encode(history)
-        trained = train(rows, shape_of(encoder), epochs=tried.epochs, seed=own_seed)
-    card = Card(
-        user=user,
-        events=history.height,
-        distinct=len(rows.codes),
-        first=times[0].isoformat(),
-        last=times[-1].isoformat(),
-        epochs=tried.epochs,
-        seed=seed,
-    )
-    return Fingerprint(card, encoder, trained.net, novelty, usual, spread)
+    studies = [Study.of(history, columns, scaler, seed) for history in histories]
+    tried = trainer([study.trial(epochs) for study in studies])
+    wholes = [study.whole(best.epochs) for study, best in zip(studies, tried, strict=True)]
+    outcomes = zip(studies, tried, trainer(wholes), strict=True)
+    return [study.fingerprint(best.net, final) for study, best, final in outcomes]
+
+
+def learn(
+    user: str,
+    history: pl.DataFrame,
+    columns: Sequence[str],
+    *,
+    times: pl.Series,
+    **options: Unpack[Options],
+) -> Fingerprint:
+    """Learn one user's fingerprint; see `learn_all`."""
+    [fingerprint] = learn_all([History(user, history, times)], columns, **options)
+    return fingerprint
+
+
+class Options(TypedDict, total=False):
+    """How fingerprints are learnt; see `learn_all`."""
+
+    scaler: str
+    epochs: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A history, encoded twice: its earlier part with the later one held out, and the whole.
+
+    Attributes:
+        history: What is learnt.
+        trial_encoder: Knows the earlier part.
+        early: The earlier part, encoded by it.
+        held_out: The later part, encoded by it.
+        encoder: Knows the whole.
+        rows: The whole, encoded by it.
+        seed: Seed of the run.
+    """
+
+    history: History
+    trial_encoder: Encoder
+    early: EncodedRows
+    held_out: EncodedRows
+    encoder: Encoder
+    rows: EncodedRows
+    seed: int
+
+    @classmethod
+    def of(cls, history: History, columns: Sequence[str], scaler: str, seed: int) -> Study:
+        """Divide and encode a history."""
+        events = history.events
+        later = max(1, int(events.height * LATER))
+        early, held_out = events.head(max(1, events.height - later)), events.tail(later)
+        trial, whole = (Encoder.fit(part, columns, scaler) for part in (early, events))
+        parts = trial.encode(early), trial.encode(held_out)
+        return cls(history, trial, *parts, whole, whole.encode(events), seed)
+
+    def trial(self, epochs: int) -> Task:
+        """The training that finds out how many epochs are best."""
+        shape = shape_of(self.trial_encoder)
+        return Task(self.early, shape, epochs, self._own_seed, self.held_out)
+
+    def whole(self, epochs: int) -> Task:
+        """The training on all that there is."""
+        return Task(self.rows, shape_of(self.encoder), epochs, self._own_seed)
+
+    def fingerprint(self, tried: Network, trained: Trained) -> Fingerprint:
+        """Put together what was learnt; the network that was tried says what is usual."""
+        novelty = novelty_rates(self.held_out)
+        losses = column_losses(tried, novelty, self.held_out)
+        usual = weighted(losses, self.held_out.counts)
+        card = self.history.card(len(self.rows.codes), trained.epochs, self.seed)
+        return Fingerprint(card, self.encoder, trained.net, novelty, *usual)
+
+    @property
+    def _own_seed(self) -> int:
+        return user_seed(self.seed, self.history.user)
 
 
 def shape_of(

@@ -28,23 +28,30 @@ from morpheus.errors import BrokenModel
 from morpheus.features.categories import Category
 from morpheus.features.encoder import Column, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import Autoencoder
-from morpheus.models.fingerprint import Card, Fingerprint, shape_of
+from morpheus.models.autoencoder import Autoencoder, Shape
+from morpheus.models.fingerprint import Card, Fingerprint, Network, shape_of
+from morpheus.models.reference import Reference, ReferenceShape
 
 INDEX = "index.json"
 VERSION = 1
 RETRAIN = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
+NETWORKS: dict[str, tuple[type[Shape], type[Autoencoder | Reference]]] = {
+    "compact": (Shape, Autoencoder),
+    "reference": (ReferenceShape, Reference),
+}
+"""Each `--model`'s sizes and network."""
 
 
-class Words(msgspec.Struct, frozen=True, tag="category"):
+class Words(msgspec.Struct, frozen=True, tag="category", omit_defaults=True):
     """A category column of a fingerprint."""
 
     name: str
     words: tuple[str, ...]
+    missing: str | None = None
 
     def column(self) -> Category:
         """The column it describes."""
-        return Category(self.name, self.words)
+        return Category(self.name, self.words, self.missing)
 
 
 class Scale(msgspec.Struct, frozen=True, tag="number"):
@@ -59,12 +66,13 @@ class Scale(msgspec.Struct, frozen=True, tag="number"):
         return Number(self.name, self.at, self.to)
 
 
-class Header(msgspec.Struct, frozen=True):
-    """What a fingerprint's file says in words."""
+class Header(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a fingerprint's file says in words; `network` is one of NETWORKS."""
 
     card: Card
     columns: tuple[Words | Scale, ...]
     widths: tuple[int, int]
+    network: str = "compact"
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -165,20 +173,26 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
         fingerprint.card,
         tuple(_described(column) for column in fingerprint.encoder.columns),
         (shape.hidden, shape.middle),
+        _name(fingerprint.net),
     )
     tensors = {
         "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
         "weights": fingerprint.net.weights.half().numpy(),
-        "novelty": fingerprint.novelty,
         "usual": fingerprint.usual,
         "spread": fingerprint.spread,
     }
+    if fingerprint.novelty is not None:
+        tensors["novelty"] = fingerprint.novelty
     return save(tensors)
+
+
+def _name(net: Network) -> str:
+    return next(name for name, (_, kind) in NETWORKS.items() if isinstance(net, kind))
 
 
 def _described(column: Column) -> Words | Scale:
     if isinstance(column, Category):
-        return Words(column.name, column.words)
+        return Words(column.name, column.words, column.missing)
     return Scale(column.name, column.at, column.to)
 
 
@@ -186,9 +200,11 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
     tensors = load(content)
     header = msgspec.json.decode(tensors["header"].tobytes(), type=Header)
     encoder = Encoder(tuple(column.column() for column in header.columns))
-    shape = shape_of(encoder, *header.widths)
+    sizes, network = NETWORKS[header.network]
+    shape = shape_of(encoder, *header.widths, sizes)
     weights = torch.from_numpy(tensors["weights"].astype(np.float32))
-    rates = tensors["novelty"], tensors["usual"], tensors["spread"]
+    novelty, *usual = tensors.get("novelty"), tensors["usual"], tensors["spread"]
+    rates = usual if novelty is None else [novelty, *usual]
     if weights.shape != (shape.size,) or any(r.shape != (len(shape.codes),) for r in rates):
         raise ValueError("sizes do not fit the columns")
-    return Fingerprint(card, encoder, Autoencoder(shape, weights), *rates)
+    return Fingerprint(card, encoder, network(shape, weights), novelty, *usual)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -63,11 +63,34 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A network to train, and on what.
+
+    Attributes:
+        rows: Distinct rows, weighted by how many events each stands for.
+        shape: Sizes of the network.
+        epochs: Passes over the rows, at most.
+        seed: Decides everything random.
+        validation: Rows whose loss says when to stop; without them, all epochs are run.
+    """
+
+    rows: EncodedRows
+    shape: Shape
+    epochs: int
+    seed: int
+    validation: EncodedRows | None = None
+
+
+@dataclass(frozen=True)
 class Trained:
     """A network, and after how many epochs it was best."""
 
     net: Autoencoder
     epochs: int
+
+
+Trainer = Callable[[Sequence[Task]], list[Trained]]
+"""Trains networks: one after the other, or side by side."""
 
 
 class Adam:
@@ -91,28 +114,27 @@ class Adam:
         self.weights.addcdiv_(self.mean, spread, value=-self.rate / (1 - 0.9**self.steps))
 
 
-def train(
-    rows: EncodedRows,
-    shape: Shape,
-    *,
-    epochs: int,
-    seed: int,
-    validation: EncodedRows | None = None,
-) -> Trained:
-    """Train a network on distinct rows, weighted by how many events each stands for.
+def train_each(tasks: Sequence[Task]) -> list[Trained]:
+    """Train networks one after the other, on one thread."""
+    with one_thread():
+        return [train(task) for task in tasks]
+
+
+def train(task: Task) -> Trained:
+    """Train a network.
 
     With validation rows, training stops when their loss has not improved for PATIENCE epochs, and
     the best weights are kept; without, it runs for all epochs.
     """
-    generator = torch.Generator().manual_seed(seed)
-    data = Training.of(rows)
-    valid = None if validation is None else Training.of(validation)
-    weights = first_weights(shape, frequencies(data, shape), generator)
-    net = Autoencoder(shape, weights)
+    generator = torch.Generator().manual_seed(task.seed)
+    data = Training.of(task.rows)
+    valid = None if task.validation is None else Training.of(task.validation)
+    weights = first_weights(task.shape, frequencies(data, task.shape), generator)
+    net = Autoencoder(task.shape, weights)
     optimizer, slope = Adam(weights, LEARNING_RATE), torch.empty_like(weights)
-    slopes = views(shape, slope)
-    best_loss, best_epoch, best_weights = math.inf, epochs, weights
-    for epoch in range(1, epochs + 1):
+    slopes = views(task.shape, slope)
+    best_loss, best_epoch, best_weights = math.inf, task.epochs, weights
+    for epoch in range(1, task.epochs + 1):
         seen = data.corrupted(generator)
         for batch in shuffled(len(data.codes), generator):
             share = data.share[batch]
@@ -121,18 +143,18 @@ def train(
             optimizer.step(slope)
         if valid is None:
             continue
-        loss = validation_loss(net, valid)
+        loss = float(validation_loss(net, valid))
         if loss < best_loss:
             best_loss, best_epoch, best_weights = loss, epoch, weights.clone()
         elif epoch - best_epoch >= PATIENCE:
             break
-    return Trained(Autoencoder(shape, best_weights.half().float()), best_epoch)
+    return Trained(Autoencoder(task.shape, best_weights.half().float()), best_epoch)
 
 
-def validation_loss(net: Autoencoder, valid: Training) -> float:
-    """Mean over events of the summed losses of the columns whose value is not unseen."""
+def validation_loss(net: Autoencoder, valid: Training) -> Tensor:
+    """Mean over events of the summed losses of the columns whose value is not unseen, ()."""
     losses = net.losses(valid.codes, valid.numbers) * (valid.codes != 1)
-    return float((losses.sum(1) * valid.share).sum())
+    return (losses.sum(-1) * valid.share).sum(-1)
 
 
 def shuffled(rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:

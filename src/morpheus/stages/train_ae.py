@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Events, Fingerprinted
+from morpheus.records import Events, Fingerprinted
 from morpheus.stage import Stage, option
 
 if TYPE_CHECKING:
-    from morpheus.models.fingerprint import Card, Fingerprint
+    from morpheus.models.fingerprint import Card, Fingerprint, History
     from morpheus.models.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -33,8 +33,19 @@ SOURCES = {
 }
 """Words for the classes that old command lines name."""
 
-Known = tuple["Fingerprint | None", "Card | None", str | None]
-"""A user's fingerprint, its card, and why there is none."""
+
+@dataclass(frozen=True)
+class Known:
+    """A user's fingerprint and its card, or why there is none."""
+
+    fingerprint: Fingerprint | None = None
+    card: Card | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, fingerprint: Fingerprint) -> Known:
+        """What is known of a user who has a fingerprint."""
+        return cls(fingerprint, fingerprint.card)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,18 @@ class TrainAe(Stage):
     source_stage_class: str | None = option(
         None,
         "Accepted for old command lines: training files are read by the chain's own source.",
+    )
+    model: str = option(
+        "compact",
+        "Network to learn with: `compact` is small, and trained until it is best on later events; "
+        "`reference` is that of NVIDIA Morpheus 22.09, trained for all epochs, for comparison.",
+        choices=("compact", "reference"),
+    )
+    device: str = option(
+        "auto",
+        "Where networks are trained: `cuda` trains many users side by side, `cpu` one on each of "
+        "--num_threads; `auto` takes the GPU where there is one.",
+        choices=("auto", "cpu", "cuda"),
     )
     train_epochs: int = option(
         25, "Passes over a user's distinct rows, at most; training stops when it is best.", low=1
@@ -106,9 +129,31 @@ class TrainAe(Stage):
 
     def __call__(self, batches: Iterator[Events]) -> Iterator[Fingerprinted]:
         """Give each batch its user's fingerprint."""
-        teacher = _Teacher(self)
-        for group in self._groups(batches):
-            yield from teacher.fingerprinted(group)
+        teacher, groups = _Teacher(self), self._groups(batches)
+        while some := list(islice(groups, self.together())):
+            yield from teacher.fingerprinted(some)
+
+    def together(self) -> int:
+        """As many users as one GPU trains side by side; one at a time on a CPU."""
+        stackable = self.model == "compact" and not self.settings.endless
+        if self.pretrained_filename or not stackable or self.device.lower() == "cpu":
+            return 1
+        from morpheus.models.stack import USERS, device_of  # noqa: PLC0415 - torch is slow
+
+        return 1 if device_of(self.device).type == "cpu" else USERS
+
+    def learn(self, histories: Sequence[History]) -> list[Fingerprint]:
+        """Learn the fingerprints of users, as the options say."""
+        from morpheus.models import fingerprint, reference, stack, training  # noqa: PLC0415 - slow
+
+        scaler = self.settings.feature_scaler.replace("gaussrank", "gauss_rank")
+        columns, seed, epochs = self.settings.columns, self.seed or 0, self.train_epochs
+        if self.model == "reference":
+            return reference.learn_all(histories, columns, scaler=scaler, epochs=epochs, seed=seed)
+        trainer = training.train_each if self.together() == 1 else stack.trainer(self.device)
+        return fingerprint.learn_all(
+            histories, columns, scaler=scaler, epochs=epochs, seed=seed, trainer=trainer
+        )
 
     def _groups(self, batches: Iterator[Events]) -> Iterator[list[Events]]:
         # Only learning from the input needs all of a user's events before the first is scored;
@@ -149,73 +194,81 @@ class _Teacher:
     known: dict[str, Known] = field(default_factory=dict)
     remembered: dict[str, pl.DataFrame] = field(default_factory=dict)
 
-    def fingerprinted(self, group: list[Events]) -> Iterator[Fingerprinted]:
-        """Give batches of one user the user's fingerprint."""
-        fingerprint, card, reason = self._known(group)
-        for batch in group:
-            yield Fingerprinted(
-                user=batch.user,
-                frame=batch.frame,
-                fingerprint=fingerprint,
-                card=card,
-                unscored=reason,
-            )
+    def fingerprinted(self, groups: list[list[Events]]) -> Iterator[Fingerprinted]:
+        """Give batches the fingerprints of their users; each group is of one user."""
+        lessons: dict[str, pl.DataFrame] = {}
+        found = [self._known(group, lessons) for group in groups]
+        learnt = self._learnt(lessons) if lessons else {}
+        for group, known in zip(groups, found, strict=True):
+            user = group[0].user
+            outcome = learnt[user] if known is None and user is not None else known or Known()
+            self._keep(user, outcome)
+            for batch in group:
+                yield Fingerprinted(
+                    user=batch.user,
+                    frame=batch.frame,
+                    fingerprint=outcome.fingerprint,
+                    card=outcome.card,
+                    unscored=outcome.reason,
+                )
 
-    def _known(self, group: list[Events]) -> Known:
+    def _known(self, group: list[Events], lessons: dict[str, pl.DataFrame]) -> Known | None:
+        """What is known of a group's user; None where the history put into `lessons` will tell."""
         user = group[0].user
         if user is None:
-            return None, None, f"no value in `{self.stage.settings.userid_column_name}`"
-        if self.stage.pretrained_filename or self.stage.train_data_glob:
-            if user not in self.known:
-                self.known[user] = self._met(user, group[0])
+            return Known(reason=f"no value in `{self.stage.settings.userid_column_name}`")
+        if user in self.known:
             return self.known[user]
-        return self._learnt(user, self._remember(user, group))
-
-    def _met(self, user: str, batch: Events) -> Known:
         if self.stage.pretrained_filename:
-            return self._loaded(user)
-        if batch.frame.is_empty() and self.stage.models_output_filename is None:
-            return None, None, None
-        if batch.history is None:
-            return None, None, "no history"
+            fingerprint = self.stage.store.load(user)
+            return Known.of(fingerprint) if fingerprint else Known(reason="no fingerprint")
+        if group[0].frame.is_empty() and self.stage.models_output_filename is None:
+            return Known()
+        history, needed = self._history(user, group), self.stage.train_min_history
+        if history.height < needed:
+            return Known(reason=f"{history.height} events of history, {needed} needed")
+        lessons[user] = history
+        return None
+
+    def _keep(self, user: str | None, known: Known) -> None:
+        # What was learnt from the input is learnt anew when more has come.
+        if user is not None and (self.stage.pretrained_filename or self.stage.train_data_glob):
+            self.known[user] = known
+
+    def _history(self, user: str, group: list[Events]) -> pl.DataFrame:
         most = self.stage.train_max_history
-        return self._learnt(user, batch.history if most is None else batch.history.tail(most))
-
-    def _loaded(self, user: str) -> Known:
-        fingerprint = self.stage.store.load(user)
-        if fingerprint is None:
-            return None, None, "no fingerprint"
-        return fingerprint, fingerprint.card, None
-
-    def _remember(self, user: str, group: Iterable[Batch]) -> pl.DataFrame:
+        if self.stage.train_data_glob:
+            history = group[0].history
+            history = group[0].frame.clear() if history is None else history
+            return history if most is None else history.tail(most)
         frames = [self.remembered[user]] if user in self.remembered else []
         joined = pl.concat([*frames, *(batch.frame for batch in group)], how="diagonal")
-        self.remembered[user] = joined.tail(self.stage.train_max_history or REMEMBERED)
+        self.remembered[user] = joined.tail(most or REMEMBERED)
         return self.remembered[user]
 
-    def _learnt(self, user: str, history: pl.DataFrame) -> Known:
-        if history.height < self.stage.train_min_history:
-            needed = self.stage.train_min_history
-            return None, None, f"{history.height} events of history, {needed} needed"
-        if not set(self.stage.settings.columns) & set(history.columns):
+    def _learnt(self, lessons: Mapping[str, pl.DataFrame]) -> dict[str, Known]:
+        from morpheus.models.fingerprint import History  # noqa: PLC0415 - torch takes a second
+
+        for user, history in lessons.items():
+            self._check_columns(history.columns)
+            LOG.debug("Training AE model for user: '%s'...", user)
+        histories = [History(user, frame, frame[TIME]) for user, frame in lessons.items()]
+        fingerprints = self.stage.learn(histories)
+        for user in lessons:
+            LOG.debug("Training AE model for user: '%s'... Complete.", user)
+        return {one.card.user: Known.of(self._saved(one)) for one in fingerprints}
+
+    def _saved(self, fingerprint: Fingerprint) -> Fingerprint:
+        if self.stage.models_output_filename is None:
+            return fingerprint
+        from morpheus.models import store  # noqa: PLC0415 - torch takes a second to import
+
+        folder = Path(self.stage.models_output_filename)
+        return replace(fingerprint, card=store.add(folder, fingerprint))
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        if not set(self.stage.settings.columns) & set(columns):
             raise UsageError(
                 "None of the feature columns is in the logs. Name some that are with "
-                "`--columns_file=...`, one a line: " + ", ".join(history.columns[2:12]) + ", ..."
+                "`--columns_file=...`, one a line: " + ", ".join(columns[2:12]) + ", ..."
             )
-        from morpheus.models import fingerprint, store  # noqa: PLC0415 - torch takes a second
-
-        LOG.debug("Training AE model for user: '%s'...", user)
-        settings = self.stage.settings
-        learnt = fingerprint.learn(
-            user,
-            history,
-            settings.columns,
-            times=history[TIME],
-            scaler=settings.feature_scaler.replace("gaussrank", "gauss_rank"),
-            epochs=self.stage.train_epochs,
-            seed=self.stage.seed or 0,
-        )
-        LOG.debug("Training AE model for user: '%s'... Complete.", user)
-        if self.stage.models_output_filename is None:
-            return learnt, learnt.card, None
-        return learnt, store.add(Path(self.stage.models_output_filename), learnt), None

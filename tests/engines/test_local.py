@@ -1,0 +1,67 @@
+from dataclasses import dataclass
+
+import polars as pl
+import pytest
+
+from morpheus.engines.local import Local
+from morpheus.errors import Unavailable
+from morpheus.records import Events
+from morpheus.stage import Stage
+
+
+@dataclass(frozen=True)
+class Mixing(Stage):
+    """Sees several users at a time, and hands them out from the last to the first."""
+
+    name = "mixing"
+    users: int = 3
+
+    def together(self):
+        return self.users
+
+    def __call__(self, batches):
+        seen = list(batches)
+        assert len({batch.user for batch in seen}) <= self.users
+        yield from reversed(seen)
+
+
+@dataclass(frozen=True)
+class Dying(Stage):
+    """A stage whose process is killed."""
+
+    name = "dying"
+
+    def __call__(self, batches):
+        import os  # noqa: PLC0415 - in the worker
+
+        os.kill(os.getpid(), 9)
+        yield from batches
+
+
+def events(users, batches=1):
+    for user in range(users):
+        for _ in range(batches):
+            yield Events(user=f"user{user}", frame=pl.DataFrame({"a": [user]}))
+
+
+def test_users_come_out_in_order_from_a_stage_that_sees_several_at_a_time():
+    passed = Local(threads=2).run([Mixing()], events(7), endless=False)
+    assert [batch.user for batch in passed] == [f"user{n}" for n in range(7)]
+
+
+def test_a_killed_worker_is_told_with_what_to_type():
+    with pytest.raises(Unavailable, match=r"want of memory.*--num_threads=1"):
+        list(Local(threads=2).run([Dying()], events(20), endless=False))
+
+
+def test_nothing_is_read_ahead_of_an_input_without_an_end():
+    read = []
+
+    def stream():
+        for batch in events(50):
+            read.append(batch.user)
+            yield batch
+
+    passed = Local(threads=2).run([], stream(), endless=True)
+    next(iter(passed))
+    assert read == ["user0"]

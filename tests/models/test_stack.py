@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from morpheus.features.encoder import Encoder
+from morpheus.models.fingerprint import shape_of
+from morpheus.models.stack import filled_up, train_stacked
+from morpheus.models.training import Task, one_thread, train
+from people import COLUMNS, day
+
+CPU = torch.device("cpu")
+
+
+def tasks(*, validated):
+    """Users whose histories differ in length, words and epochs."""
+    made = []
+    for user, events in enumerate((60, 400, 1500)):
+        frame = day(events, seed=user)
+        encoder = Encoder.fit(frame, COLUMNS[: 4 - (user == 1)] + ["kind"] * (user == 1))
+        rows, held_out = encoder.encode(frame[: events // 2]), encoder.encode(frame[events // 2 :])
+        made.append(Task(rows, shape_of(encoder), 6 + user, user, held_out if validated else None))
+    return made
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_users_trained_side_by_side_become_what_they_become_alone(validated):
+    with one_thread():
+        alone = [train(task) for task in tasks(validated=validated)]
+        together = train_stacked(tasks(validated=validated), CPU)
+    for one, other, task in zip(alone, together, tasks(validated=validated), strict=True):
+        assert one.epochs == other.epochs
+        codes = torch.from_numpy(task.rows.codes.astype(np.int64))
+        numbers = torch.from_numpy(task.rows.numbers)
+        losses = (trained.net.losses(codes, numbers) for trained in (one, other))
+        torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
+
+
+def test_filling_up_keeps_the_columns_and_makes_sizes_equal():
+    shape = tasks(validated=False)[0].shape
+    filled = filled_up(shape)
+    assert sum(filled.codes) % 128 == 0
+    assert filled.codes[:-1] == shape.codes[:-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_trains_what_a_cpu_trains():
+    on_cpu = train_stacked(tasks(validated=True), CPU)
+    on_gpu = train_stacked(tasks(validated=True), torch.device("cuda"))
+    for one, other, task in zip(on_cpu, on_gpu, tasks(validated=True), strict=True):
+        codes = torch.from_numpy(task.rows.codes.astype(np.int64))
+        numbers = torch.from_numpy(task.rows.numbers)
+        losses = (trained.net.losses(codes, numbers) for trained in (one, other))
+        torch.testing.assert_close(*losses, rtol=0.05, atol=0.05)
