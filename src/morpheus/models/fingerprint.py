@@ -8,14 +8,12 @@ from typing import Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from morpheus.features.categories import UNSEEN
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import Shape
+from morpheus.models.autoencoder import Array, Shape
 from morpheus.models.training import Task, Trained, Trainer, one_thread, train_each, user_seed
 
 LATER = 0.25
@@ -61,10 +59,10 @@ class Network(Protocol):
         """Its sizes."""
 
     @property
-    def weights(self) -> Tensor:
+    def weights(self) -> Array:
         """Its weights, in one vector."""
 
-    def losses(self, codes: Tensor, numbers: Tensor) -> Tensor:
+    def losses(self, codes: Array, numbers: Array) -> Array:
         """Loss of each column of (B, C) codes and (B, N) numbers, (B, C)."""
 
 
@@ -248,12 +246,13 @@ def column_losses(
     net: Network, novelty: NDArray[np.float32] | None, rows: EncodedRows
 ) -> NDArray[np.float32]:
     """Loss of each column of each distinct row; see `Fingerprint.losses`."""
-    codes = torch.from_numpy(_padded(rows.codes.astype(np.int64)))
-    numbers = torch.from_numpy(_padded(rows.numbers))
+    codes, numbers = _padded(rows.codes.astype(np.int64)), _padded(rows.numbers)
+    losses = np.empty(codes.shape, dtype=np.float32)
     with one_thread():
-        pairs = zip(torch.split(codes, BLOCK), torch.split(numbers, BLOCK), strict=True)
-        blocks = [net.losses(*pair) for pair in pairs]
-    losses: NDArray[np.float32] = torch.cat(blocks).numpy()[: len(rows.codes)]
+        for start in range(0, len(codes), BLOCK):
+            block = slice(start, start + BLOCK)
+            losses[block] = net.losses(codes[block], numbers[block])
+    losses = losses[: len(rows.codes)]
     if novelty is None:
         return losses
     known = losses - np.log1p(-novelty)

@@ -8,7 +8,8 @@ it is computed: one pass for all columns, over distinct rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Unpack
@@ -22,7 +23,7 @@ from torch import Tensor
 from morpheus.features.categories import UNSEEN, Category
 from morpheus.features.encoder import Column, EncodedRows, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import LARGEST_LOGIT, Shape, views
+from morpheus.models.autoencoder import LARGEST_LOGIT, Array, Shape, views
 from morpheus.models.fingerprint import (
     Fingerprint,
     History,
@@ -31,7 +32,7 @@ from morpheus.models.fingerprint import (
     shape_of,
     weighted,
 )
-from morpheus.models.training import one_thread, user_seed
+from morpheus.models.training import user_seed
 
 HIDDEN, MIDDLE = 512, 500
 LAYERS = ("squeeze_in", "squeeze", "widen", "guess")
@@ -116,10 +117,10 @@ class Reference:
     [2.0, 4.0, 1.0]
     """
 
-    def __init__(self, shape: Shape, weights: Tensor) -> None:
+    def __init__(self, shape: Shape, weights: Tensor | NDArray[np.float32]) -> None:
         self.shape = ReferenceShape(shape.codes, shape.numbers, shape.hidden, shape.middle)
-        self.weights = weights
-        self.part = views(self.shape, weights)
+        self.weights = torch.as_tensor(weights)
+        self.part: dict[str, Tensor] = views(self.shape, self.weights)
         self.categories = torch.tensor(self.shape.categories, dtype=torch.long)  # (K,)
         sizes = torch.tensor(self.shape.sizes, dtype=torch.long)  # (K,)
         widths = torch.tensor(self.shape.widths, dtype=torch.long)  # (K,)
@@ -132,12 +133,13 @@ class Reference:
         self.width = widths[self.owner][:, None]  # (E, 1)
         self.start = (before[self.owner] + torch.arange(len(self.owner)))[:, None]  # (E, 1)
 
-    def losses(self, codes: Tensor, numbers: Tensor) -> Tensor:
+    def losses(self, codes: Array, numbers: Array) -> Tensor:
         """Loss of each column of (B, C) codes and (B, N) numbers, (B, C).
 
         Nats for a category, squared standard deviations for a number; one that is missing counts
         as the mean.
         """
+        codes, numbers = torch.as_tensor(codes), torch.as_tensor(numbers)
         words = self.words(codes)  # (B, K)
         places = words + self.offsets
         *_, guess = self._layers(words, numbers)
@@ -257,9 +259,20 @@ def _learn(
     rows = encoder.encode(history.events)
     with one_thread():
         net = train(rows, encoder, epochs=epochs, seed=user_seed(seed, history.user))
-    usual = weighted(column_losses(net, None, rows), rows.counts)
+        usual = weighted(column_losses(net, None, rows), rows.counts)
     card = history.card(len(rows.codes), epochs, seed)
     return Fingerprint(card, encoder, net, None, *usual)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one of torch's threads, as `training.one_thread` does for numpy's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def encoder_of(history: pl.DataFrame, columns: Sequence[str], scaler: str) -> Encoder:

@@ -8,20 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from morpheus.errors import UsageError
-from morpheus.models.autoencoder import Autoencoder, Shape, first_weights, views
+from morpheus.models.autoencoder import Array, Autoencoder, Shape, first_weights, views
 from morpheus.models.training import (
-    LEARNING_RATE,
     PATIENCE,
     Task,
     Trained,
     Trainer,
     Training,
     frequencies,
+    shortened,
     shuffled,
     validation_loss,
 )
@@ -30,7 +32,7 @@ USERS = 128
 """Users in a stack, at most."""
 WORDS = 128
 """Vocabularies are filled up to a multiple of this, so that networks of a stack are of one size."""
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+Batch = tuple[Array, Array, Array, Array]
 """What is shown, what it was (both codes), numbers, and the share of each row."""
 NEVER = -1e4
 """Bias of a code that only fills up."""
@@ -45,11 +47,23 @@ class Stack(Autoencoder):
         weights: Each user's, filled up, (U, P).
     """
 
+    arrays = torch
+
     def __init__(self, shapes: Sequence[Shape], weights: Tensor) -> None:
-        padded = [Autoencoder(filled_up(shape), weights[0]) for shape in shapes]
-        super().__init__(padded[0].shape, weights)
-        self.offsets = torch.stack([net.offsets for net in padded])[:, None]  # (U, 1, C)
-        self.column_of = torch.stack([net.column_of for net in padded])  # (U, V, C)
+        padded = [filled_up(shape) for shape in shapes]
+        super().__init__(padded[0], weights)
+        singles = [Autoencoder(shape, np.empty(shape.size, dtype=np.float32)) for shape in padded]
+        offsets = np.stack([single.offsets for single in singles])[:, None]  # (U, 1, C)
+        column_of = np.stack([single.column_of for single in singles])  # (U, V, C)
+        self.offsets = torch.from_numpy(offsets).to(weights.device)
+        self.column_of = torch.from_numpy(column_of).to(weights.device)
+
+    def _places(self, codes: Array) -> Array:
+        rows = torch.arange(codes[..., 0].numel(), device=codes.device).view(*codes.shape[:-1], 1)
+        return codes + self.offsets + rows * sum(self.shape.codes)
+
+    def _zeros(self, *shape: int) -> Array:
+        return self.weights.new_zeros(shape)
 
 
 @dataclass
@@ -57,9 +71,9 @@ class Pupil:
     """One user of a stack: what it is trained on, and how far it has come."""
 
     task: Task
-    generator: torch.Generator
+    random: np.random.Generator
     data: Training
-    weights: Tensor
+    weights: NDArray[np.float32]
     best_loss: float
     best_epoch: int
     done: bool = False
@@ -67,17 +81,17 @@ class Pupil:
     @classmethod
     def of(cls, task: Task) -> Pupil:
         """Begin as `training.train` does, with the same random numbers."""
-        generator = torch.Generator().manual_seed(task.seed)
+        random = np.random.default_rng(task.seed)
         data = Training.of(task.rows)
-        weights = first_weights(task.shape, frequencies(data, task.shape), generator)
-        return cls(task, generator, data, weights, math.inf, task.epochs)
+        weights = first_weights(task.shape, frequencies(data, task.shape), random)
+        return cls(task, random, data, weights, math.inf, task.epochs)
 
     def batches(self) -> Iterator[Batch]:
         """An epoch's batches; none for a user who is done."""
         if self.done:
             return
-        seen, numbers = self.data.corrupted(self.generator)
-        for batch in shuffled(len(seen), self.generator):
+        seen, numbers = self.data.corrupted(self.random)
+        for batch in shuffled(len(seen), self.random):
             share = self.data.share[batch]
             yield seen[batch], self.data.codes[batch], numbers[batch], share / share.sum()
 
@@ -96,9 +110,9 @@ class Pupil:
         self.done = epoch >= self.task.epochs or epoch - self.best_epoch >= PATIENCE
         return better
 
-    def trained(self, weights: Tensor) -> Trained:
+    def trained(self, weights: NDArray[np.float32]) -> Trained:
         """The outcome, from weights that were filled up."""
-        own = _cut(self.task.shape, weights)
+        own = shortened(_cut(self.task.shape, weights))
         return Trained(Autoencoder(self.task.shape, own), self.best_epoch)
 
 
@@ -114,14 +128,14 @@ class StackedAdam:
         self.steps = weights.new_zeros(len(weights), 1)
         self.mean, self.square = torch.zeros_like(weights), torch.zeros_like(weights)
 
-    def step(self, slope: Tensor, busy: Tensor) -> None:
-        """Move the weights of the busy users, (U, 1), against a gradient, (U, P)."""
+    def step(self, slope: Tensor, busy: Tensor, rate: Tensor) -> None:
+        """Move the weights of the busy users, at the rate of each, (U, 1), against a gradient."""
         self.steps += busy
         self.mean += 0.1 * busy * (slope - self.mean)
         self.square += 0.001 * busy * (slope.square() - self.square)
         steps = self.steps.clamp_min(1)
         spread = (self.square / (1 - 0.999**steps)).sqrt() + 1e-8
-        self.weights -= LEARNING_RATE * busy / (1 - 0.9**steps) * self.mean / spread
+        self.weights -= rate * busy / (1 - 0.9**steps) * self.mean / spread
 
 
 def device_of(name: str) -> torch.device:
@@ -173,22 +187,24 @@ def filled_up(shape: Shape) -> Shape:
 
 
 def _train(pupils: Sequence[Pupil], device: torch.device) -> list[Trained]:
-    weights = torch.stack([_filled(pupil.task.shape, pupil.weights) for pupil in pupils])
-    net = Stack([pupil.task.shape for pupil in pupils], weights.to(device))
+    weights = np.stack([_filled(pupil.task.shape, pupil.weights) for pupil in pupils])
+    net = Stack([pupil.task.shape for pupil in pupils], torch.from_numpy(weights).to(device))
     optimizer, slope = StackedAdam(net.weights), torch.empty_like(net.weights)
     slopes, best = views(net.shape, slope), net.weights.clone()
     valid = _validation(pupils, device)
     for epoch in range(1, max(pupil.task.epochs for pupil in pupils) + 1):
+        rates = [[pupil.task.rate(epoch)] for pupil in pupils]
+        rate = net.weights.new_tensor(rates)  # (U, 1)
         for seen, codes, numbers, share in _steps(pupils, device):
             net.gradient((seen, numbers), (codes, numbers), share, slopes)
-            optimizer.step(slope, busy=share.sum(1, keepdim=True) > 0)
+            optimizer.step(slope, busy=share.sum(1, keepdim=True) > 0, rate=rate)
         losses = None if valid is None else validation_loss(net, valid).tolist()
         for at, pupil in enumerate(pupils):
             if pupil.improved(epoch, None if losses is None else losses[at]):
                 best[at] = net.weights[at]
         if all(pupil.done for pupil in pupils):
             break
-    finished = zip(pupils, best.half().float().cpu(), strict=True)
+    finished = zip(pupils, best.cpu().numpy(), strict=True)
     return [pupil.trained(weights) for pupil, weights in finished]
 
 
@@ -196,10 +212,7 @@ def _steps(pupils: Sequence[Pupil], device: torch.device) -> Iterator[tuple[Tens
     """An epoch's batches of all users at once; rows that only fill up have no share."""
     for step in zip_longest(*(pupil.batches() for pupil in pupils)):
         batches = [batch or pupil.none() for batch, pupil in zip(step, pupils, strict=True)]
-        yield tuple(
-            pad_sequence(list(parts), batch_first=True).to(device)
-            for parts in zip(*batches, strict=True)
-        )
+        yield _stacked(batches, device)
 
 
 def _validation(pupils: Sequence[Pupil], device: torch.device) -> Training | None:
@@ -207,16 +220,22 @@ def _validation(pupils: Sequence[Pupil], device: torch.device) -> Training | Non
     if not held_out:
         return None
     parts = [(rows.codes, rows.numbers, rows.share) for rows in map(Training.of, held_out)]
-    codes, numbers, share = (
-        pad_sequence(list(part), batch_first=True).to(device) for part in zip(*parts, strict=True)
-    )
+    codes, numbers, share = _stacked(parts, device)
     return Training(codes, numbers, share, row_of=torch.empty(0))
 
 
-def _filled(shape: Shape, weights: Tensor) -> Tensor:
+def _stacked(users: Sequence[tuple[Array, ...]], device: torch.device) -> tuple[Tensor, ...]:
+    """Stack each part of what users have, filled up with rows of zeros to the longest."""
+    return tuple(
+        pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True).to(device)
+        for parts in zip(*users, strict=True)
+    )
+
+
+def _filled(shape: Shape, weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights with those of the codes that only fill up: they are never guessed."""
     filled = filled_up(shape)
-    wide = weights.new_zeros(filled.size)
+    wide = np.zeros(filled.size, dtype=np.float32)
     own, part = views(shape, weights), views(filled, wide)
     for name, values in own.items():
         part[name][tuple(slice(0, size) for size in values.shape)] = values
@@ -224,10 +243,10 @@ def _filled(shape: Shape, weights: Tensor) -> Tensor:
     return wide
 
 
-def _cut(shape: Shape, filled: Tensor) -> Tensor:
+def _cut(shape: Shape, filled: NDArray[np.float32]) -> NDArray[np.float32]:
     """A user's own weights out of those that were filled up."""
-    own = filled.new_empty(shape.size)
+    own = np.empty(shape.size, dtype=np.float32)
     wide = views(filled_up(shape), filled)
     for name, values in views(shape, own).items():
-        values.copy_(wide[name][tuple(slice(0, size) for size in values.shape)])
+        values[:] = wide[name][tuple(slice(0, size) for size in values.shape)]
     return own

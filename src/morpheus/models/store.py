@@ -12,14 +12,15 @@ the last good fingerprints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -30,16 +31,10 @@ from morpheus.features.encoder import Column, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Autoencoder, Shape
 from morpheus.models.fingerprint import Card, Fingerprint, Network, shape_of
-from morpheus.models.reference import Reference, ReferenceShape
 
 INDEX = "index.json"
 VERSION = 1
 RETRAIN = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
-NETWORKS: dict[str, tuple[type[Shape], type[Autoencoder | Reference]]] = {
-    "compact": (Shape, Autoencoder),
-    "reference": (ReferenceShape, Reference),
-}
-"""Each `--model`'s sizes and network."""
 
 
 class Words(msgspec.Struct, frozen=True, tag="category", omit_defaults=True):
@@ -67,7 +62,7 @@ class Scale(msgspec.Struct, frozen=True, tag="number"):
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a fingerprint's file says in words; `network` is one of NETWORKS."""
+    """What a fingerprint's file says in words; `network` is `compact` or `reference`."""
 
     card: Card
     columns: tuple[Words | Scale, ...]
@@ -175,9 +170,9 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
         (shape.hidden, shape.middle),
         _name(fingerprint.net),
     )
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
-        "weights": fingerprint.net.weights.half().numpy(),
+        "weights": np.asarray(fingerprint.net.weights, dtype=np.float16),
         "usual": fingerprint.usual,
         "spread": fingerprint.spread,
     }
@@ -187,7 +182,15 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
 
 
 def _name(net: Network) -> str:
-    return next(name for name, (_, kind) in NETWORKS.items() if isinstance(net, kind))
+    return "compact" if isinstance(net, Autoencoder) else "reference"
+
+
+def _kinds(name: str) -> tuple[type[Shape], Callable[[Shape, NDArray[np.float32]], Network]]:
+    if name == "compact":
+        return Shape, Autoencoder
+    from morpheus.models import reference  # noqa: PLC0415 - torch takes a second to import
+
+    return reference.ReferenceShape, reference.Reference
 
 
 def _described(column: Column) -> Words | Scale:
@@ -200,9 +203,9 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
     tensors = load(content)
     header = msgspec.json.decode(tensors["header"].tobytes(), type=Header)
     encoder = Encoder(tuple(column.column() for column in header.columns))
-    sizes, network = NETWORKS[header.network]
+    sizes, network = _kinds(header.network)
     shape = shape_of(encoder, *header.widths, sizes)
-    weights = torch.from_numpy(tensors["weights"].astype(np.float32))
+    weights = tensors["weights"].astype(np.float32)
     novelty, *usual = tensors.get("novelty"), tensors["usual"], tensors["spread"]
     rates = usual if novelty is None else [novelty, *usual]
     if weights.shape != (shape.size,) or any(r.shape != (len(shape.codes),) for r in rates):

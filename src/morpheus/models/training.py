@@ -6,19 +6,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
+from morpheus.features.categories import UNSEEN
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.autoencoder import Autoencoder, Shape, first_weights, views
+from morpheus.models.autoencoder import Array, Autoencoder, Shape, first_weights, views
 
 NOISE = 0.2
 """Share of cells that are corrupted: half become unseen, half another event's value."""
-LEARNING_RATE = 0.01
-PATIENCE = 3
+LEARNING_RATE, LAST_RATE = 0.015, 0.05
+"""Rate of the first epoch, and the share of it that is left at the end; it falls along a line."""
+PATIENCE = 5
 """Epochs without a better validation loss before training stops."""
 STEPS = 4
 """Steps in an epoch, at least, as far as batches of SMALLEST rows allow."""
@@ -28,7 +31,7 @@ SMALLEST, LARGEST = 32, 256
 
 @dataclass(frozen=True)
 class Training:
-    """Distinct rows as tensors, with the share of each in all events.
+    """What a network is trained on.
 
     Sizes: D distinct rows, C columns, N number columns, E events.
 
@@ -39,27 +42,25 @@ class Training:
         row_of: Which distinct row each event is, (E,).
     """
 
-    codes: Tensor
-    numbers: Tensor
-    share: Tensor
-    row_of: Tensor
+    codes: Array
+    numbers: Array
+    share: Array
+    row_of: Array
 
     @classmethod
     def of(cls, rows: EncodedRows) -> Training:
-        """Make tensors of encoded rows."""
-        counts = torch.from_numpy(rows.counts).to(torch.float32)
-        codes = torch.from_numpy(rows.codes.astype(np.int64))
-        row_of = torch.from_numpy(rows.row_of)
-        return cls(codes, torch.from_numpy(rows.numbers), counts / counts.sum(), row_of)
+        """Weigh encoded rows."""
+        share = (rows.counts / len(rows.row_of)).astype(np.float32)
+        return cls(rows.codes.astype(np.int64), rows.numbers, share, rows.row_of)
 
-    def corrupted(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def corrupted(self, random: np.random.Generator) -> tuple[Array, Array]:
         """Corrupt NOISE of the cells, as codes (D, C) and numbers (D, N)."""
-        rows, columns = self.codes.shape
-        events = torch.randint(len(self.row_of), (rows, columns), generator=generator)
-        other = self.row_of[events]
-        dice = torch.rand(rows, columns, generator=generator)
-        swapped = torch.where(dice < NOISE, self.codes.gather(0, other), self.codes)
-        return swapped.masked_fill_(dice < NOISE / 2, 1), self.numbers
+        events = random.integers(len(self.row_of), size=self.codes.shape)
+        swapped = np.take_along_axis(self.codes, self.row_of[events], axis=0)
+        dice = random.random(self.codes.shape, dtype=np.float32)
+        seen = np.where(dice < NOISE, swapped, self.codes)
+        seen[dice < NOISE / 2] = UNSEEN
+        return seen, self.numbers
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class Task:
     seed: int
     validation: EncodedRows | None = None
 
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch, from 1: large steps first, then ever smaller ones."""
+        return LEARNING_RATE * max(LAST_RATE, 1 - (epoch - 1) / self.epochs)
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -94,24 +99,29 @@ Trainer = Callable[[Sequence[Task]], list[Trained]]
 
 
 class Adam:
-    """The optimiser of Kingma and Ba (2014), on one vector of weights.
+    """The optimiser of Kingma and Ba (2014), on one vector of weights, (P,)."""
 
-    torch's own costs more here than the network: it loops over parameters, and its import takes a
-    second.
-    """
+    def __init__(self, weights: NDArray[np.float32]) -> None:
+        self.weights, self.steps = weights, 0
+        self.mean, self.square = np.zeros_like(weights), np.zeros_like(weights)
+        self.scratch = np.empty_like(weights)
 
-    def __init__(self, weights: Tensor, rate: float) -> None:
-        self.weights, self.rate, self.steps = weights, rate, 0
-        self.mean, self.square = torch.zeros_like(weights), torch.zeros_like(weights)
-
-    def step(self, slope: Tensor) -> None:
-        """Move the weights against a gradient."""
+    def step(self, slope: NDArray[np.float32], rate: float) -> None:
+        """Move the weights against a gradient, which is used up."""
         self.steps += 1
-        self.mean.lerp_(slope, 0.1)
-        self.square.mul_(0.999).addcmul_(slope, slope, value=0.001)
-        grown = 1 - 0.999**self.steps
-        spread = self.square.sqrt().mul_(1 / math.sqrt(grown)).add_(1e-8)
-        self.weights.addcdiv_(self.mean, spread, value=-self.rate / (1 - 0.9**self.steps))
+        scratch = np.multiply(slope, slope, out=self.scratch)
+        scratch *= 0.001
+        self.square *= 0.999
+        self.square += scratch
+        self.mean *= 0.9
+        slope *= 0.1
+        self.mean += slope
+        spread = np.sqrt(self.square, out=scratch)
+        spread *= 1 / math.sqrt(1 - 0.999**self.steps)
+        spread += 1e-8
+        move = np.divide(self.mean, spread, out=spread)
+        move *= rate / (1 - 0.9**self.steps)
+        self.weights -= move
 
 
 def train_each(tasks: Sequence[Task]) -> list[Trained]:
@@ -126,47 +136,53 @@ def train(task: Task) -> Trained:
     With validation rows, training stops when their loss has not improved for PATIENCE epochs, and
     the best weights are kept; without, it runs for all epochs.
     """
-    generator = torch.Generator().manual_seed(task.seed)
+    random = np.random.default_rng(task.seed)
     data = Training.of(task.rows)
     valid = None if task.validation is None else Training.of(task.validation)
-    weights = first_weights(task.shape, frequencies(data, task.shape), generator)
+    weights = first_weights(task.shape, frequencies(data, task.shape), random)
     net = Autoencoder(task.shape, weights)
-    optimizer, slope = Adam(weights, LEARNING_RATE), torch.empty_like(weights)
+    optimizer, slope = Adam(weights), np.empty_like(weights)
     slopes = views(task.shape, slope)
     best_loss, best_epoch, best_weights = math.inf, task.epochs, weights
     for epoch in range(1, task.epochs + 1):
-        seen = data.corrupted(generator)
-        for batch in shuffled(len(data.codes), generator):
+        seen = data.corrupted(random)
+        for batch in shuffled(len(data.codes), random):
             share = data.share[batch]
             target = (data.codes[batch], data.numbers[batch])
             net.gradient((seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes)
-            optimizer.step(slope)
+            optimizer.step(slope, task.rate(epoch))
         if valid is None:
             continue
         loss = float(validation_loss(net, valid))
         if loss < best_loss:
-            best_loss, best_epoch, best_weights = loss, epoch, weights.clone()
+            best_loss, best_epoch, best_weights = loss, epoch, weights.copy()
         elif epoch - best_epoch >= PATIENCE:
             break
-    return Trained(Autoencoder(task.shape, best_weights.half().float()), best_epoch)
+    return Trained(Autoencoder(task.shape, shortened(best_weights)), best_epoch)
 
 
-def validation_loss(net: Autoencoder, valid: Training) -> Tensor:
+def shortened(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to 16 bits, so that a fingerprint scores alike before and after it was saved."""
+    return weights.astype(np.float16).astype(np.float32)
+
+
+def validation_loss(net: Autoencoder, valid: Training) -> Array:
     """Mean over events of the summed losses of the columns whose value is not unseen, ()."""
-    losses = net.losses(valid.codes, valid.numbers) * (valid.codes != 1)
+    losses = net.losses(valid.codes, valid.numbers) * (valid.codes != UNSEEN)
     return (losses.sum(-1) * valid.share).sum(-1)
 
 
-def shuffled(rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+def shuffled(rows: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     """Cut a random order of rows into batches."""
     size = min(max(rows // STEPS, SMALLEST), LARGEST)
-    return torch.split(torch.randperm(rows, generator=generator), size)
+    order = random.permutation(rows)
+    return (order[start : start + size] for start in range(0, rows, size))
 
 
-def frequencies(data: Training, shape: Shape) -> list[Tensor]:
+def frequencies(data: Training, shape: Shape) -> list[NDArray[np.float64]]:
     """How often each code of each column was seen, in events of a thousand."""
     return [
-        torch.bincount(data.codes[:, c], weights=data.share, minlength=size).float() * 1000
+        np.bincount(data.codes[:, c], weights=data.share, minlength=size).astype(np.float64) * 1000
         for c, size in enumerate(shape.codes)
     ]
 
@@ -183,10 +199,12 @@ def user_seed(seed: int, user: str) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: users are the unit of parallel work, and results must not vary."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    """Multiply on one thread: users are the unit of parallel work, and results must not vary."""
+    with _libraries().limit(limits=1):
         yield
-    finally:
-        torch.set_num_threads(before)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    # Looking for the loaded libraries takes milliseconds.
+    return ThreadpoolController()

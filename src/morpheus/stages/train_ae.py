@@ -9,23 +9,24 @@ from functools import cached_property
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
+from morpheus.models import store
+from morpheus.models.fingerprint import Card, Fingerprint, History, learn_all
+from morpheus.models.training import Trainer, train_each
 from morpheus.records import Events, Fingerprinted
 from morpheus.stage import Stage, option
-
-if TYPE_CHECKING:
-    from morpheus.models.fingerprint import Card, Fingerprint, History
-    from morpheus.models.store import Store
 
 LOG = logging.getLogger(__name__)
 
 REMEMBERED = 1000
 """Events of each user learnt from, at most, where there are no training files."""
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""Where there is none of these, `auto` need not ask torch, whose import takes a second."""
 SOURCES = {
     "CloudTrailSourceStage": "from-cloudtrail",
     "AzureSourceStage": "from-azure",
@@ -123,8 +124,6 @@ class TrainAe(Stage):
     def finish(self, cards: Mapping[str, Any]) -> None:
         """Publish the index of the saved fingerprints."""
         if self.models_output_filename is not None:
-            from morpheus.models import store  # noqa: PLC0415 - torch takes a second to import
-
             store.publish(Path(self.models_output_filename), cards)
 
     def __call__(self, batches: Iterator[Events]) -> Iterator[Fingerprinted]:
@@ -136,22 +135,30 @@ class TrainAe(Stage):
     def together(self) -> int:
         """As many users as one GPU trains side by side; one at a time on a CPU."""
         stackable = self.model == "compact" and not self.settings.endless
-        if self.pretrained_filename or not stackable or self.device.lower() == "cpu":
+        if self.pretrained_filename or not stackable or not self._may_have_gpu():
             return 1
         from morpheus.models.stack import USERS, device_of  # noqa: PLC0415 - torch is slow
 
         return 1 if device_of(self.device).type == "cpu" else USERS
 
+    def _may_have_gpu(self) -> bool:
+        asked = self.device.lower()
+        return asked == "cuda" or (asked == "auto" and any(map(Path.exists, GPU_DRIVERS)))
+
     def learn(self, histories: Sequence[History]) -> list[Fingerprint]:
         """Learn the fingerprints of users, as the options say."""
-        from morpheus.models import fingerprint, reference, stack, training  # noqa: PLC0415 - slow
-
         scaler = self.settings.feature_scaler.replace("gaussrank", "gauss_rank")
         columns, seed, epochs = self.settings.columns, self.seed or 0, self.train_epochs
         if self.model == "reference":
+            from morpheus.models import reference  # noqa: PLC0415 - torch takes a second to import
+
             return reference.learn_all(histories, columns, scaler=scaler, epochs=epochs, seed=seed)
-        trainer = training.train_each if self.together() == 1 else stack.trainer(self.device)
-        return fingerprint.learn_all(
+        trainer: Trainer = train_each
+        if self.together() > 1:
+            from morpheus.models import stack  # noqa: PLC0415 - torch takes a second to import
+
+            trainer = stack.trainer(self.device)
+        return learn_all(
             histories, columns, scaler=scaler, epochs=epochs, seed=seed, trainer=trainer
         )
 
@@ -176,14 +183,12 @@ class TrainAe(Stage):
                 "`train-ae --models_output_filename=...` wrote. Files of other programs (pickle, "
                 "dill) are never read: they can run code."
             )
-        self.store  # noqa: B018 - reads and checks the index
+        self.saved  # noqa: B018 - reads and checks the index
 
     @cached_property
-    def store(self) -> Store:
+    def saved(self) -> store.Store:
         """The saved fingerprints."""
-        from morpheus.models.store import Store  # noqa: PLC0415 - torch takes a second to import
-
-        return Store.open(Path(self.pretrained_filename or ""))
+        return store.Store.open(Path(self.pretrained_filename or ""))
 
 
 @dataclass
@@ -220,7 +225,7 @@ class _Teacher:
         if user in self.known:
             return self.known[user]
         if self.stage.pretrained_filename:
-            fingerprint = self.stage.store.load(user)
+            fingerprint = self.stage.saved.load(user)
             return Known.of(fingerprint) if fingerprint else Known(reason="no fingerprint")
         if group[0].frame.is_empty() and self.stage.models_output_filename is None:
             return Known()
@@ -247,8 +252,6 @@ class _Teacher:
         return self.remembered[user]
 
     def _learnt(self, lessons: Mapping[str, pl.DataFrame]) -> dict[str, Known]:
-        from morpheus.models.fingerprint import History  # noqa: PLC0415 - torch takes a second
-
         for user, history in lessons.items():
             self._check_columns(history.columns)
             LOG.debug("Training AE model for user: '%s'...", user)
@@ -261,8 +264,6 @@ class _Teacher:
     def _saved(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        from morpheus.models import store  # noqa: PLC0415 - torch takes a second to import
-
         folder = Path(self.stage.models_output_filename)
         return replace(fingerprint, card=store.add(folder, fingerprint))
 
