@@ -10,7 +10,8 @@ from morpheus.columns import TIME, read_lines
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
 from morpheus.models import reference, store
 from morpheus.models.autoencoder import Autoencoder, views
-from morpheus.models.reference import Reference, ReferenceShape, encoder_of, learn
+from morpheus.models.fingerprint import History
+from morpheus.models.reference import Reference, ReferenceShape, encoder_of, learn_all
 from morpheus.models.store import Store
 from morpheus.records import Events
 from morpheus.stage import Settings
@@ -21,9 +22,14 @@ GOLDEN = Path(__file__).parents[2] / "../shared/data/golden"
 SHAPE = ReferenceShape(codes=(3, 5, 3, 4), numbers=(2,), hidden=6, middle=4)
 
 
+def learn(user, events, columns, when, **options):
+    [fingerprint] = learn_all([History(user, events, when)], columns, **options)
+    return fingerprint
+
+
 def ann(events=600, **options):
     frame = day(events).with_columns(size=pl.Series([f"{n % 7}.5" for n in range(events)]))
-    return learn("ann", frame, [*COLUMNS, "size"], times=times(events), epochs=3, **options)
+    return learn("ann", frame, [*COLUMNS, "size"], times(events), epochs=3, **options)
 
 
 def net():
@@ -169,7 +175,7 @@ def test_a_reference_fingerprint_comes_back_as_it_was(tmp_path):
 @pytest.mark.parametrize("events", [1, 2, 513])
 def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
     frame = pl.DataFrame({"n": [str(n) for n in range(events)]})
-    known = learn("ann", frame, ["n"], times=times(events), epochs=2)
+    known = learn("ann", frame, ["n"], times(events), epochs=2)
     rows = known.encoder.encode(pl.DataFrame({"n": ["1e300", None, "0"]}))
     assert np.isfinite(known.losses(rows)).all()
 
@@ -199,7 +205,7 @@ def test_scores_over_five_seeds_are_those_of_the_reference_over_five_seeds(user)
     columns = read_lines("columns_ae.txt", option="")
     ours = np.zeros(later.height)
     for seed in range(5):
-        known = learn(user, history, columns, times=when, seed=seed)
+        known = learn(user, history, columns, when, seed=seed)
         rows = known.encoder.encode(later)
         ours += known.losses(rows).mean(1)[rows.row_of] / 5
     ranks = [pl.Series(s).rank().to_numpy() for s in (ours, expected)]

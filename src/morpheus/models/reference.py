@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Unpack
 
 import numpy as np
 import polars as pl
@@ -27,7 +26,6 @@ from morpheus.models.autoencoder import LARGEST_LOGIT, Array, Shape, views
 from morpheus.models.fingerprint import (
     Fingerprint,
     History,
-    Options,
     column_losses,
     shape_of,
     weighted,
@@ -221,19 +219,6 @@ class Reference:
         numbers = len(self.shape.numbers)
         logits = guess[:, numbers:].clamp_(-LARGEST_LOGIT, LARGEST_LOGIT)  # (B, V)
         return guess[:, :numbers], logits
-
-
-def learn(
-    user: str,
-    history: pl.DataFrame,
-    columns: Sequence[str],
-    *,
-    times: pl.Series,
-    **options: Unpack[Options],
-) -> Fingerprint:
-    """Learn one user's fingerprint; see `learn_all`."""
-    [fingerprint] = learn_all([History(user, history, times)], columns, **options)
-    return fingerprint
 
 
 def learn_all(
