@@ -20,7 +20,7 @@ def test_the_gradient_is_the_slope_of_the_losses():
     codes, numbers = batch()
     numbers, share = numbers.double(), torch.linspace(0.5, 2, 9, dtype=torch.float64)
     model, slope = net(), torch.zeros(SHAPE.size, dtype=torch.float64)
-    model.gradient((codes, numbers), (codes, numbers), share, slope)
+    model.gradient((codes, numbers), (codes, numbers), share, views(SHAPE, slope))
     step = 1e-6
     for at in range(0, SHAPE.size, 7):
         moved = []

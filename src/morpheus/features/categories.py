@@ -34,15 +34,27 @@ class Category:
 
     name: str
     words: tuple[str, ...]
+    missing: str | None = None
 
     @classmethod
-    def fit(cls, name: str, values: pl.Series) -> Category:
-        """Learn the words of a column, most frequent first, equal ones by name."""
-        counts = Counter(values.cast(pl.String).to_list())
+    def fit(
+        cls, name: str, values: pl.Series, *, least: int = 2, missing: str | None = None
+    ) -> Category:
+        """Learn the words of a column, most frequent first, equal ones by name.
+
+        Args:
+            name: The column's name.
+            values: Its values in the history.
+            least: How often a value must be seen to become a word.
+            missing: The word that a missing value is read as. By default it is read as none, and
+                its code is MISSING.
+        """
+        text = values.cast(pl.String)
+        counts = Counter((text if missing is None else text.fill_null(missing)).to_list())
         habits = [
-            (-count, word) for word, count in counts.items() if word is not None and count > 1
+            (-count, word) for word, count in counts.items() if word is not None and count >= least
         ]
-        return cls(name, tuple(word for _, word in sorted(habits)[:MOST_WORDS]))
+        return cls(name, tuple(word for _, word in sorted(habits)[:MOST_WORDS]), missing)
 
     @property
     def codes(self) -> int:
@@ -51,7 +63,9 @@ class Category:
 
     @cached_property
     def _codes(self) -> dict[str | None, int]:
-        return {None: MISSING, **{word: FIRST_WORD + i for i, word in enumerate(self.words)}}
+        codes = {word: FIRST_WORD + i for i, word in enumerate(self.words)}
+        missing = MISSING if self.missing is None else codes.get(self.missing, UNSEEN)
+        return {None: missing, **codes}
 
     def encode(self, values: pl.Series) -> NDArray[np.int32]:
         """Give each value its code, (rows,)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,31 +100,32 @@ class Autoencoder:
         seen: tuple[Tensor, Tensor],
         target: tuple[Tensor, Tensor],
         share: Tensor,
-        into: Tensor,
+        slope: Mapping[str, Tensor],
     ) -> None:
-        """Fill `into` with the gradient of the summed losses of `target` when `seen` is shown.
+        """Fill `slope` with the gradient of the summed losses of `target` when `seen` is shown.
 
         Args:
             seen: (B, C) codes and (B, N) numbers, corrupted.
             target: The same, as they are.
             share: Weight of each event, (B,).
-            into: Laid out as the weights are.
+            slope: The parts of a vector that is laid out as the weights are; see `views`.
         """
         codes, numbers = target
-        slope = views(self.shape, into)
         shown = self._one_hot(seen[0] + self.offsets)  # (B, V)
         hidden, middle, wide = self._layers(shown, seen[1])
         guess = self._logits(wide).exp_()  # (B, V)
         guess /= (guess @ self.column_of) @ self.column_of.T
         guess.scatter_add_(1, codes + self.offsets, guess.new_tensor(-1.0).expand(codes.shape))
         guess *= share[:, None]
-        off = self._off(wide, codes, numbers) * (2 * share[:, None])  # (B, N)
+        back = guess @ self.part["guess_codes"].T  # (B, H)
+        if self.shape.numbers:
+            off = self._off(wide, codes, numbers) * (2 * share[:, None])  # (B, N)
+            torch.mm(wide.T, off, out=slope["guess_numbers"])
+            torch.sum(off, 0, out=slope["number_bias"])
+            back.addmm_(off, self.part["guess_numbers"].T)
 
         torch.mm(wide.T, guess, out=slope["guess_codes"])
         torch.sum(guess, 0, out=slope["code_bias"])
-        torch.mm(wide.T, off, out=slope["guess_numbers"])
-        torch.sum(off, 0, out=slope["number_bias"])
-        back = guess @ self.part["guess_codes"].T + off @ self.part["guess_numbers"].T  # (B, H)
         back *= wide > 0
         torch.mm(middle.T, back, out=slope["widen"])
         torch.sum(back, 0, out=slope["wide_bias"])
@@ -135,7 +136,8 @@ class Autoencoder:
         back = back @ self.part["squeeze"].T  # (B, H)
         back *= hidden > 0
         torch.mm(shown.T, back, out=slope["look_up"])
-        torch.mm(seen[1].T, back, out=slope["read_numbers"])
+        if self.shape.numbers:
+            torch.mm(seen[1].T, back, out=slope["read_numbers"])
         torch.sum(back, 0, out=slope["hidden_bias"])
 
     def _one_hot(self, places: Tensor) -> Tensor:

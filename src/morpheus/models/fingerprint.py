@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from morpheus.features.categories import UNSEEN
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import Autoencoder, Shape
+from morpheus.models.autoencoder import Shape
 from morpheus.models.training import one_thread, train, user_seed
 
 LATER = 0.25
@@ -52,6 +53,17 @@ class Card:
     sha256: str = ""
 
 
+class Network(Protocol):
+    """What guesses every column of an event back."""
+
+    shape: Shape
+    weights: Tensor
+
+    def losses(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """Loss of each column of (B, C) codes and (B, N) numbers, (B, C)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What was learnt of one user.
@@ -60,15 +72,16 @@ class Fingerprint:
         card: Describes it to people.
         encoder: How its columns become codes and numbers.
         net: The network.
-        novelty: Share of held-out events that brought a new value, for each column, (C,).
+        novelty: Share of held-out events that brought a new value, for each column, (C,); None
+            where the network itself guesses at unseen values.
         usual: Mean loss of each column on held-out events, (C,), as in `losses`.
         spread: Standard deviation of these losses, (C,).
     """
 
     card: Card
     encoder: Encoder
-    net: Autoencoder
-    novelty: NDArray[np.float32]
+    net: Network
+    novelty: NDArray[np.float32] | None
     usual: NDArray[np.float32]
     spread: NDArray[np.float32]
 
@@ -133,11 +146,13 @@ def learn(  # noqa: PLR0913 - what a fingerprint depends on, and nothing else
     return Fingerprint(card, encoder, trained.net, novelty, usual, spread)
 
 
-def shape_of(encoder: Encoder, hidden: int = 64, middle: int = 32) -> Shape:
+def shape_of(
+    encoder: Encoder, hidden: int = 64, middle: int = 32, kind: type[Shape] = Shape
+) -> Shape:
     """Size a network for an encoder's columns."""
     columns = encoder.columns
     numbers = tuple(c for c, column in enumerate(columns) if isinstance(column, Number))
-    return Shape(tuple(column.codes for column in columns), numbers, hidden, middle)
+    return kind(tuple(column.codes for column in columns), numbers, hidden, middle)
 
 
 def novelty_rates(held_out: EncodedRows) -> NDArray[np.float32]:
@@ -152,7 +167,7 @@ def novelty_rates(held_out: EncodedRows) -> NDArray[np.float32]:
 
 
 def column_losses(
-    net: Autoencoder, novelty: NDArray[np.float32], rows: EncodedRows
+    net: Network, novelty: NDArray[np.float32] | None, rows: EncodedRows
 ) -> NDArray[np.float32]:
     """Loss of each column of each distinct row; see `Fingerprint.losses`."""
     codes = torch.from_numpy(_padded(rows.codes.astype(np.int64)))
@@ -160,7 +175,10 @@ def column_losses(
     with one_thread():
         pairs = zip(torch.split(codes, BLOCK), torch.split(numbers, BLOCK), strict=True)
         blocks = [net.losses(*pair) for pair in pairs]
-    known = torch.cat(blocks).numpy()[: len(rows.codes)] - np.log1p(-novelty)
+    losses: NDArray[np.float32] = torch.cat(blocks).numpy()[: len(rows.codes)]
+    if novelty is None:
+        return losses
+    known = losses - np.log1p(-novelty)
     return np.where(rows.codes == UNSEEN, -np.log(novelty), known).astype(np.float32)
 
 

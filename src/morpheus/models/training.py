@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.autoencoder import Autoencoder, Shape, first_weights
+from morpheus.models.autoencoder import Autoencoder, Shape, first_weights, views
 
 NOISE = 0.2
 """Share of cells that are corrupted: half become unseen, half another event's value."""
-LEARNING_RATE = 0.005
-PATIENCE = 5
+LEARNING_RATE = 0.01
+PATIENCE = 3
 """Epochs without a better validation loss before training stops."""
-STEPS = 8
+STEPS = 4
 """Steps in an epoch, at least, as far as batches of SMALLEST rows allow."""
-SMALLEST, LARGEST = 16, 256
+SMALLEST, LARGEST = 32, 256
 """Bounds on the distinct rows in a batch of training."""
 
 
@@ -30,25 +30,33 @@ SMALLEST, LARGEST = 16, 256
 class Training:
     """Distinct rows as tensors, with the share of each in all events.
 
-    Sizes: D distinct rows, C columns, N number columns.
+    Sizes: D distinct rows, C columns, N number columns, E events.
+
+    Attributes:
+        codes: Code of each column, (D, C).
+        numbers: Scaled numbers, (D, N).
+        share: Share of all events, (D,).
+        row_of: Which distinct row each event is, (E,).
     """
 
     codes: Tensor
     numbers: Tensor
     share: Tensor
+    row_of: Tensor
 
     @classmethod
     def of(cls, rows: EncodedRows) -> Training:
         """Make tensors of encoded rows."""
         counts = torch.from_numpy(rows.counts).to(torch.float32)
         codes = torch.from_numpy(rows.codes.astype(np.int64))
-        return cls(codes, torch.from_numpy(rows.numbers), counts / counts.sum())
+        row_of = torch.from_numpy(rows.row_of)
+        return cls(codes, torch.from_numpy(rows.numbers), counts / counts.sum(), row_of)
 
     def corrupted(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Corrupt NOISE of the cells, as codes (D, C) and numbers (D, N)."""
         rows, columns = self.codes.shape
-        other = torch.multinomial(self.share, self.codes.numel(), True, generator=generator)  # noqa: FBT003 - torch's name for it is `replacement`
-        other = other.view(rows, columns)
+        events = torch.randint(len(self.row_of), (rows, columns), generator=generator)
+        other = self.row_of[events]
         dice = torch.rand(rows, columns, generator=generator)
         swapped = torch.where(dice < NOISE, self.codes.gather(0, other), self.codes)
         return swapped.masked_fill_(dice < NOISE / 2, 1), self.numbers
@@ -102,13 +110,14 @@ def train(
     weights = first_weights(shape, frequencies(data, shape), generator)
     net = Autoencoder(shape, weights)
     optimizer, slope = Adam(weights, LEARNING_RATE), torch.empty_like(weights)
+    slopes = views(shape, slope)
     best_loss, best_epoch, best_weights = math.inf, epochs, weights
     for epoch in range(1, epochs + 1):
         seen = data.corrupted(generator)
         for batch in shuffled(len(data.codes), generator):
             share = data.share[batch]
             target = (data.codes[batch], data.numbers[batch])
-            net.gradient((seen[0][batch], seen[1][batch]), target, share / share.sum(), slope)
+            net.gradient((seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes)
             optimizer.step(slope)
         if valid is None:
             continue
