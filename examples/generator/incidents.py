@@ -66,12 +66,8 @@ def tried(wanted: Iterable[Call], refused: float, random: Random) -> Steps:
 
 
 def familiar(habits: Habits, count: int, random: Random) -> Steps:
-    """Calls that the victim could have made."""
-    picked = (random.choice(habits.services) for _ in range(count))
-    return [
-        (call(service, random.choice(SERVICES[service].split()), habits.region), None)
-        for service in picked
-    ]
+    """Calls that the victim makes too."""
+    return [(random.choice(habits.calls), None) for _ in range(count)]
 
 
 def stolen_key(habits: Habits, random: Random) -> Steps:

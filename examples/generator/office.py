@@ -104,6 +104,7 @@ class Habits:
         tools: Their programs.
         addresses: Where they mostly come from.
         services: The services that they use.
+        calls: The calls that they make.
         session: The name of their session.
     """
 
@@ -112,6 +113,7 @@ class Habits:
     tools: tuple[Tool, ...]
     addresses: tuple[str, ...]
     services: tuple[str, ...]
+    calls: tuple[Call, ...]
     session: str
 
 
@@ -274,8 +276,15 @@ def person(  # noqa: PLR0913 - what tells one person from another
         off=days_off(span, region, random),
         late=random.choice((0.0, 0.05, 0.15, 0.3)),
     )
-    known = Habits(region, opens, (console, laptop), (office, home), tuple(services), life.session)
+    known = Habits(
+        region, opens, (console, laptop), (office, home), tuple(services), usual(work), life.session
+    )
     return Member(name, "person", life, known, lease)
+
+
+def usual(work: Sequence[Work | Job]) -> tuple[Call, ...]:
+    """The calls of all tasks."""
+    return tuple(call for one in work for call in one.task.calls)
 
 
 def laptop_tools(random: Random) -> tuple[Tool, Tool, Tool]:
@@ -370,7 +379,7 @@ def machine(  # noqa: PLR0913 - what tells one machine from another
     hosts = [Host(address(random, block), f"{kind}-{n}") for n in range(random.randint(1, 5))]
     life = Machine(jobs, {host: random.uniform(1, 4) for host in hosts})
     addresses = tuple(host.address for host in hosts)
-    known = Habits(region, None, tools, addresses, tuple(services), hosts[0].session)
+    known = Habits(region, None, tools, addresses, tuple(services), usual(jobs), hosts[0].session)
     return Member(name, kind, life, known, lease)
 
 
