@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 NULL = "nan"
-"""Nulls are this word in training and in scoring: as released the two differ, and scores are noise."""
+"""Nulls are this word in training and in scoring: as released they differ, and scores are noise."""
 ARGUMENTS = {
     "encoder_layers": [512, 500],
     "decoder_layers": [512],
