@@ -146,8 +146,8 @@ def detection(scale: Scale) -> Table:
         "Finding labelled incidents",
         ["score", "average precision, mean of users", "pooled"],
         note=f"{len(pairs)} users, {most:,} rows of history at most; "
-        f"{sum(marked.any() for marked in found[RIVAL].marked)} of them with incidents, of nine "
-        "kinds. `summed z`: losses above the usual, in spreads of held-out losses, summed over "
+        f"{sum(marked.any() for marked in found[RIVAL].marked)} of them with incidents. "
+        "`summed z`: losses above the usual, in spreads of held-out losses, summed over "
         "columns. dfencoder takes a column of two values for a yes or no, and an unseen value for "
         "the usual one; Morpheus 22.09, which `reference` follows, no longer does.",
     )
