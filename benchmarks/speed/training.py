@@ -9,14 +9,14 @@ from statistics import median
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from morpheus.columns import TIME
+from morpheus.models import fingerprint, reference
 from speed import chain, rival
 from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds
 from speed.scale import Scale
 from speed.table import Table
-
-from morpheus.columns import TIME
-from morpheus.models import fingerprint, reference
 
 Floats = NDArray[np.float64]
 FLOOR = 0.05
