@@ -2,6 +2,7 @@
 #
 #   make setup PYTHON=python3.12        another Python, 3.11 or later
 #   make setup TORCH_INDEX=URL          torch from this index: how to choose between CPU and CUDA
+#   make bench BENCH=--quick            small sizes: about two minutes; --full for ten million events
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,4 +41,4 @@ docs: setup
 	@mv docs/cli.md.new docs/cli.md
 
 bench: setup
-	@set -e; for one in benchmarks/*.py; do echo "== $$one"; $(BIN)/python "$$one"; done
+	@$(BIN)/python benchmarks/speed $(BENCH)

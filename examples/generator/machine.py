@@ -15,7 +15,7 @@ class Job:
     """A task that a machine does by the clock.
 
     Attributes:
-        hours: Hours of the day (UTC) at which it starts.
+        hours: Hours of the day (UTC) at which it starts, parts of hours included.
         minute: Minute of the hour at which it starts.
         jitter: Most seconds by which it starts late.
         weekdays: Days of the week on which it runs; Monday is 0.
@@ -24,7 +24,7 @@ class Job:
 
     task: Task
     tool: Tool
-    hours: Sequence[int]
+    hours: Sequence[float]
     minute: int = 0
     jitter: float = 60.0
     weekdays: frozenset[int] = frozenset(range(7))

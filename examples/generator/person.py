@@ -67,6 +67,7 @@ class Person:
         off: Days off.
         late: Share of working days with a last look in the evening.
         late_address: Where that look is taken from.
+        lunch: When lunch mostly begins, in hours after midnight.
     """
 
     session: str
@@ -79,6 +80,7 @@ class Person:
     off: frozenset[date] = frozenset()
     late: float = 0.15
     late_address: str | None = None
+    lunch: float = 12.3
 
     def events(self, first: date, days: int, random: Random) -> list[Event]:
         """Live for some days; the events come in the order of time."""
@@ -123,7 +125,7 @@ class Person:
         """When the day's tasks begin: within working hours, and not at lunch."""
         opens = self.hours[0] + random.gauss(0, 0.3)
         closes = self.hours[1] + random.gauss(0, 0.5)
-        lunch = random.gauss(12.3, 0.25)
+        lunch = random.gauss(self.lunch, 0.25)
         wanted = round(random.gauss(self.goes, self.goes / 6))
         hours = (random.uniform(opens, closes) for _ in range(max(wanted, 4)))
         return sorted(at(day, hour) for hour in hours if not lunch <= hour <= lunch + 0.75)

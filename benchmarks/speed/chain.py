@@ -1,0 +1,42 @@
+"""The command lines that are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speed.logs import USER, Logs
+from speed.meter import Run, morpheus
+
+
+def learn(logs: Logs, models: Path, *, threads: int = 2, form: str = "json") -> Run:
+    """Learn everybody's fingerprint, and score a few events, as a run has to score some."""
+    suffix = "json.gz" if form == "json" else form
+    few = min((logs.folder / form / "scored").rglob(f"*.{suffix}"))
+    trained = [
+        f"--train_data_glob={logs.folder / form / 'training'}",
+        f"--models_output_filename={models}",
+    ]
+    return pipeline(str(few), trained, models.with_suffix(".csv"), threads=threads)
+
+
+def score(source: Path | str, models: Path, *, threads: int) -> Run:
+    """Score with fingerprints loaded, from files to CSV."""
+    loaded = [f"--pretrained_filename={models}"]
+    return pipeline(str(source), loaded, models.with_suffix(".csv"), threads=threads)
+
+
+def pipeline(
+    source: str, train: list[str], output: Path, *, threads: int, cores: int | None = None
+) -> Run:
+    """Run the chain on as many cores as it has threads."""
+    return morpheus(*words(source, train, output, threads), cores=cores or threads)
+
+
+def words(source: str, train: list[str], output: Path, threads: int) -> list[str]:
+    """The chain's words."""
+    return [
+        *("run", f"--num_threads={threads}", "pipeline-ae", f"--userid_column_name={USER}"),
+        *("from-cloudtrail", f"--input_glob={source}", "train-ae", *train, "--seed=1"),
+        *("preprocess", "inf-pytorch", "add-scores", "serialize"),
+        *("to-file", f"--filename={output}", "--overwrite"),
+    ]

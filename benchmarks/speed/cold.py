@@ -1,0 +1,54 @@
+"""What a person waits for: the lesson's command, the help, and what an import takes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from speed.meter import MORPHEUS, Run, run
+from speed.scale import Scale
+from speed.table import Table
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PUBLISHED = 3.36
+"""Seconds that upstream published for the lesson's job, on a Quadro RTX 8000 (22.11 to 24.06)."""
+LESSON = """
+run pipeline-ae --userid_column_name=userIdentitysessionContextsessionIssueruserName
+from-cloudtrail --input_glob=data/input-data/*.csv
+train-ae --train_data_glob=data/training-data/*.csv --seed 42
+preprocess inf-pytorch add-scores timeseries --resolution=10m --zscore_threshold=8.0
+serialize to-file --filename=data/output/output.csv --overwrite
+"""
+IMPORTS = ("morpheus.cli.main", "polars", "torch")
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """Cold processes."""
+    folder = scale.scratch / "lesson"
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("output"))
+    times = 1 if scale.quick else 9
+    table = Table(
+        "Cold processes",
+        ["what", "wall s", "CPU s", "peak MB", "share of upstream's"],
+        note=f"Medians of {times}. Upstream's figure is the one it published: another machine, "
+        "the user filter on; ours trains both users on the cores at hand.",
+    )
+    table.add("lesson 000, upstream, published", PUBLISHED, None, None, 1)
+    wall = add(table, "lesson 000", [*MORPHEUS, *LESSON.split()], times, folder)
+    table.rows[-1] = [*table.rows[-1][:4], wall / PUBLISHED]
+    add(table, "morpheus --help", [*MORPHEUS, "--help"], times, folder)
+    add(table, "python", [sys.executable, "-c", ""], times, folder)
+    for name in IMPORTS:
+        add(table, f"import {name}", [sys.executable, "-c", f"import {name}"], times, folder)
+    yield table
+
+
+def add(table: Table, what: str, command: list[str], times: int, folder: Path) -> float:
+    """Run a command so often, and add the medians."""
+    runs: list[Run] = [run(command, folder=folder) for _ in range(times)]
+    wall, cpu, peak = (median(getattr(r, name) for r in runs) for name in ("wall", "cpu", "peak"))
+    table.add(what, wall, cpu, peak, None)
+    return wall

@@ -1,0 +1,62 @@
+"""How cost grows with users and with events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from speed import chain
+from speed.logs import fleet
+from speed.scale import Scale
+from speed.table import Table
+
+RATE = 56.0
+"""Events of a user and day, so that a hundred users have about 100,000 in the scored days."""
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """By users, then by events."""
+    yield by_users(scale)
+    yield by_events(scale)
+
+
+def by_users(scale: Scale) -> Table:
+    """Learning and scoring from nothing."""
+    table = Table(
+        "Learning and scoring, by users (42 days to learn from, 18 to score; two threads)",
+        ["users", "events", "wall s", "CPU s", "CPU ms a user", "CPU µs an event", "peak MB"],
+    )
+    for users in (1, 20) if scale.quick else (1, 10, 100, 1000):
+        logs = fleet(scale.scratch, users)
+        trained = [f"--train_data_glob={logs.folder / 'json/training'}"]
+        source = str(logs.folder / "json/scored")
+        run = chain.pipeline(source, trained, scale.scratch / "growth.csv", threads=2)
+        events = logs.training + logs.scored
+        each = (run.cpu / users * 1e3, run.cpu / events * 1e6)
+        table.add(users, events, run.wall, run.cpu, *each, run.peak)
+    return table
+
+
+def by_events(scale: Scale) -> Table:
+    """Scoring with fingerprints loaded."""
+    users = 20 if scale.quick else 100
+    table = Table(
+        f"Scoring with {users} fingerprints loaded, by events (two threads, from `.json.gz`)",
+        ["events", "wall s", "CPU s", "CPU µs an event", "peak MB"],
+    )
+    few = fleet(scale.scratch, users, rate=RATE, forms=("json",))
+    models = scale.scratch / "models-growth"
+    chain.learn(few, models)
+    days = few.folder / "json/scored/AWSLogs/*/CloudTrail/*/2025/04/1[45]/*.json.gz"
+    report(table, chain.score(days, models, threads=2))
+    report(table, chain.score(few.folder / "json/scored", models, threads=2))
+    for copies in () if scale.quick else (10, 100) if scale.full else (10,):
+        logs = fleet(scale.scratch, users, rate=RATE, copies=copies, forms=("json",))
+        report(table, chain.score(logs.folder / "json/scored", models, threads=2))
+    return table
+
+
+def report(table: Table, run: chain.Run) -> None:
+    """Add a run, with the number of events that it says it has read."""
+    line = next(line for line in run.shown.splitlines() if line.startswith("Input"))
+    events = int(line.split()[1].replace(",", ""))
+    table.add(events, run.wall, run.cpu, run.cpu / events * 1e6, run.peak)

@@ -1,0 +1,75 @@
+"""The logs that are measured on: made-up companies, written once a run."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import polars as pl
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from generator.fleet import Fleet
+from make_fleet import Writer
+
+from morpheus.columns import TIME, read_lines
+
+USER = "userIdentitysessionContextsessionIssueruserName"
+COLUMNS = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
+
+
+@dataclass(frozen=True)
+class Logs:
+    """A fleet on disk.
+
+    Attributes:
+        folder: Where.
+        training: Events to learn from.
+        scored: Events to score.
+    """
+
+    folder: Path
+    training: int
+    scored: int
+
+    @cached_property
+    def history(self) -> pl.DataFrame:
+        """All events to learn from, flat, in the order of time."""
+        return read(self.folder / "parquet/training")
+
+    @cached_property
+    def later(self) -> pl.DataFrame:
+        """All events to score."""
+        return read(self.folder / "parquet/scored")
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The kind of incident of each event that belongs to one."""
+        with (self.folder / "labels.csv").open(encoding="utf-8", newline="") as lines:
+            return {row["eventID"]: row["kind"] for row in csv.DictReader(lines)}
+
+
+def read(folder: Path) -> pl.DataFrame:
+    """Flat events with their time."""
+    frame = pl.read_parquet(folder / "*.parquet").sort("eventTime", maintain_order=True)
+    return frame.with_columns(pl.col("eventTime").str.to_datetime(time_zone="UTC").alias(TIME))
+
+
+@cache
+def fleet(  # noqa: PLR0913 - what a fleet depends on
+    scratch: Path,
+    users: int,
+    *,
+    rate: float = 22.0,
+    attacked: float = 0.2,
+    copies: int = 1,
+    forms: tuple[str, ...] = ("json", "parquet"),
+) -> Logs:
+    """Write a fleet."""
+    folder = scratch / f"fleet-{users}-{rate}-{attacked}-{copies}-{'-'.join(forms)}"
+    writer = Writer(Fleet(users, rate=rate, attacked=attacked), folder, forms, copies)
+    writer.write()
+    return Logs(folder, writer.events["training"], writer.events["scored"])

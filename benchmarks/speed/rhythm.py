@@ -1,0 +1,65 @@
+"""The `timeseries` stage on one user's many events, beside upstream's algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from speed.meter import cpu_seconds
+from speed.scale import Scale
+from speed.table import Table
+from speed.upstream_rhythm import flags
+
+from morpheus.columns import INDEX, ROW, TIME
+from morpheus.records import Scored
+from morpheus.stages.timeseries import Timeseries
+
+DAY = 86_400
+A_DAY = 1_000
+"""Events of the user a day."""
+START = 1_740_960_000
+BATCH = 1 << 15
+"""Rows that our sources hand out at a time."""
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """CPU seconds by events."""
+    table = Table(
+        "`timeseries --resolution 10m`, one user, CPU seconds",
+        ["events", "morpheus", "events/s", "upstream, messages of 256", "of 1,024", "times faster"],
+        note="Upstream's algorithm, of Morpheus 22.11, is written anew and plainly with pandas. "
+        "Times faster: than its messages of 256, which are its default.",
+    )
+    for events in (10_000, 100_000) if scale.quick else (100_000, 1_000_000):
+        times = lived(events)
+        ours = cpu_seconds(lambda t=times: judged(t), 1 if scale.quick else 3)
+        theirs = [cpu_seconds(lambda t=times, n=rows: flags(t, n)) for rows in (256, 1024)]
+        table.add(events, ours, events / ours, *theirs, theirs[0] / ours)
+    yield table
+
+
+def lived(events: int) -> NDArray[np.int64]:
+    """Times of a user's events, in seconds: by day more than by night, with bursts."""
+    random = np.random.default_rng(1)
+    days = random.integers(0, max(events // A_DAY, 1), events)
+    hours = np.clip(random.normal(13, 3, events), 0, 23.99)
+    burst = random.random(events) < 0.01  # noqa: PLR2004 - one in a hundred
+    hours[burst] = 3 + random.random(int(burst.sum())) / 60
+    return np.sort(START + days * DAY + (hours * 3600).astype(np.int64))
+
+
+def judged(times: NDArray[np.int64]) -> int:
+    """Let our stage judge them."""
+    stage = Timeseries(resolution="10m")
+    batches = (batch(times[n : n + BATCH], n) for n in range(0, len(times), BATCH))
+    return sum(out.frame.height for out in stage(batches))
+
+
+def batch(times: NDArray[np.int64], first: int) -> Scored:
+    """Some events as the stage takes them."""
+    numbers = pl.Series(ROW, np.arange(first, first + len(times)))
+    when = pl.Series(TIME, times * 1_000_000).cast(pl.Datetime("us", "UTC"))
+    frame = pl.DataFrame([numbers, numbers.alias(INDEX), when])
+    return Scored(user="one", frame=frame, losses=np.zeros((len(times), 1), np.float32))

@@ -1,0 +1,67 @@
+"""Fingerprints on disk: their size, and how fast a store of many is opened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import median
+
+from speed.logs import COLUMNS, USER, fleet
+from speed.meter import run
+from speed.scale import Scale
+from speed.table import Table
+from speed.training import histories
+
+from morpheus.columns import TIME
+from morpheus.models import fingerprint, store
+
+OPEN = """
+import sys, time, resource
+from pathlib import Path
+from morpheus.models.store import Store
+begin = time.perf_counter()
+store = Store.open(Path(sys.argv[1]))
+opened = time.perf_counter()
+store.load(sys.argv[2])
+loaded = time.perf_counter()
+print(opened - begin, loaded - opened, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """Bytes, then seconds."""
+    logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
+    sizes = Table("A fingerprint on disk", ["rows", "users", "median bytes", "largest"])
+    folder, cards = scale.scratch / "store", []
+    for rows in (300,) if scale.quick else (300, 1000, 5000):
+        users = histories(logs, rows)
+        learnt = [
+            fingerprint.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
+            for user in users
+        ]
+        cards = [store.add(folder, each) for each in learnt]
+        written = [card.size for card in cards]
+        sizes.add(rows, len(users), int(median(written)), max(written))
+    yield sizes
+    opened = Table(
+        "Opening a store, in a fresh process",
+        ["users", "index, MB", "open, s", "first fingerprint, ms", "peak MB"],
+        note="A few fingerprints under many names; torch's import is not counted. Medians.",
+    )
+    for users in (1_000, 100_000):
+        names = [f"user-{number:06d}" for number in range(users)]
+        store.publish(
+            folder,
+            {name: replace(cards[n % len(cards)], user=name) for n, name in enumerate(names)},
+        )
+        index = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6
+        shown = [
+            run([sys.executable, "-c", OPEN, str(folder), names[-1]]).shown
+            for _ in range(scale.runs)
+        ]
+        seconds, first, peak = (
+            median(column) for column in zip(*[map(float, s.split()) for s in shown], strict=True)
+        )
+        opened.add(users, index, seconds, first * 1e3, peak)
+    yield opened

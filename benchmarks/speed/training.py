@@ -1,0 +1,201 @@
+"""What it costs to learn a user, and what is learnt for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from morpheus.columns import TIME
+from morpheus.models import fingerprint, reference
+from speed import chain, rival
+from speed.logs import COLUMNS, USER, Logs, fleet
+from speed.meter import cpu_seconds
+from speed.scale import Scale
+from speed.table import Table
+
+Floats = NDArray[np.float64]
+FLOOR = 0.05
+"""Least spread of a column's losses that a z is measured in."""
+Learn = Callable[..., fingerprint.Fingerprint]
+OURS: Mapping[str, Learn] = {"morpheus": fingerprint.learn, "reference": reference.learn}
+RIVAL = "dfencoder 0.0.42"
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """Cost by rows, then detection on labelled incidents, then many users by the command."""
+    yield cost(scale)
+    yield detection(scale)
+    yield many(scale)
+
+
+def learnt(learn: Learn, history: pl.DataFrame) -> fingerprint.Fingerprint:
+    """A user's fingerprint."""
+    return learn(history[USER][0], history, COLUMNS, times=history[TIME], seed=1)
+
+
+def cost(scale: Scale) -> Table:
+    """CPU seconds a user, by how many rows the user has."""
+    logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
+    table = Table(
+        "Learning one user, CPU seconds (median of users, one thread)",
+        ["rows", "distinct", "users", *OURS, RIVAL, "users of the rival", "times faster"],
+        note="`reference` is `--model reference`: the rival's network and schedule, computed as "
+        "ours are. dfencoder runs with the arguments of `train-ae` of Morpheus 22.09.",
+    )
+    sizes = {300: 1, 1000: 1} if scale.quick else {300: 3, 1000: 3, 5000: 1}
+    for rows, rivals in sizes.items():
+        users = histories(logs, rows)[: 3 if scale.quick else 5]
+        for learn in OURS.values():
+            learnt(learn, users[0].head(50))
+        spent = {
+            name: median([cpu_seconds(lambda u=user, f=learn: learnt(f, u)) for user in users])
+            for name, learn in OURS.items()
+        }
+        distinct = int(median(user.select(features(user)).n_unique() for user in users))
+        theirs = their_cost(scale, users[:rivals])
+        ratio = theirs / spent["morpheus"]
+        table.add(rows, distinct, len(users), *spent.values(), theirs, rivals, ratio)
+    return table
+
+
+def histories(logs: Logs, rows: int) -> list[pl.DataFrame]:
+    """The last so many events of each user who has as many."""
+    users = logs.history.partition_by(USER, maintain_order=True)
+    return [user.tail(rows) for user in users if user.height >= rows]
+
+
+def features(frame: pl.DataFrame) -> list[str]:
+    """The feature columns that a frame has."""
+    return [name for name in COLUMNS if name in frame.columns]
+
+
+def their_cost(scale: Scale, users: Sequence[pl.DataFrame]) -> float:
+    """CPU seconds that the rival takes a user."""
+    given = [job(scale, n, user, user) | {"warm": not n} for n, user in enumerate(users)]
+    return median(answer["training"] for answer in rival.answers(given, scale.scratch))
+
+
+def job(
+    scale: Scale, number: int, history: pl.DataFrame, scored: pl.DataFrame
+) -> dict[str, object]:
+    """A user's events as the rival reads them."""
+    paths = [scale.scratch / f"{name}-{number}.csv" for name in ("training", "scored")]
+    for frame, path in zip((history, scored), paths, strict=True):
+        frame.select(features(frame)).write_csv(path)
+    return {"training": str(paths[0]), "scored": str(paths[1])}
+
+
+@dataclass
+class Found:
+    """Scores of the events of several users, with what they were.
+
+    Attributes:
+        scores: Of each user, higher is more unusual.
+        marked: Whether each event belongs to an incident.
+    """
+
+    scores: list[Floats] = field(default_factory=list)
+    marked: list[NDArray[np.bool_]] = field(default_factory=list)
+
+    def add(self, scores: Sequence[float] | Floats, marked: NDArray[np.bool_]) -> None:
+        """Add a user."""
+        self.scores.append(np.asarray(scores, dtype=np.float64))
+        self.marked.append(marked)
+
+    @property
+    def by_user(self) -> float:
+        """Mean over users of their average precision."""
+        pairs = zip(self.scores, self.marked, strict=True)
+        return float(np.mean([average_precision(*pair) for pair in pairs if pair[1].any()]))
+
+    @property
+    def pooled(self) -> float:
+        """Average precision of one ranking of everybody's events."""
+        return average_precision(np.concatenate(self.scores), np.concatenate(self.marked))
+
+
+def average_precision(scores: Floats, marked: NDArray[np.bool_]) -> float:
+    """Precision at each recall, averaged; equal scores are one step.
+
+    >>> average_precision(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, False, True, False]))
+    0.8333333333333333
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = marked[order].cumsum()[ends]
+    gained = np.diff(hits, prepend=0) / hits[-1]
+    return float((gained * hits / (ends + 1)).sum())
+
+
+def detection(scale: Scale) -> Table:
+    """Average precision on labelled incidents, ours beside the rival's."""
+    users = 5 if scale.quick else 40
+    attacked = 1.0 if scale.quick else 0.5
+    logs = fleet(scale.scratch, users, rate=24.0, attacked=attacked, forms=("parquet",))
+    most = 300 if scale.quick else 1000
+    later = {part[USER][0]: part for part in logs.later.partition_by(USER, maintain_order=True)}
+    pairs = [(user, later[user[USER][0]]) for user in histories(logs, 300)]
+    pairs = [(user.tail(most), scored) for user, scored in pairs]
+    found = judged(pairs, logs.labels, scale)
+    table = Table(
+        "Finding labelled incidents",
+        ["score", "average precision, mean of users", "pooled"],
+        note=f"{len(pairs)} users, {most:,} rows of history at most; "
+        f"{sum(marked.any() for marked in found[RIVAL].marked)} of them with incidents. "
+        "`summed z`: losses above the usual, in spreads of held-out losses, summed over "
+        "columns. dfencoder takes a column of two values for a yes or no, and an unseen value for "
+        "the usual one; Morpheus 22.09, which `reference` follows, no longer does.",
+    )
+    for name, each in found.items():
+        table.add(name, each.by_user, each.pooled)
+    return table
+
+
+def judged(
+    pairs: Sequence[tuple[pl.DataFrame, pl.DataFrame]], labels: Mapping[str, str], scale: Scale
+) -> dict[str, Found]:
+    """The scores of all users, by each score."""
+    names = ["morpheus, mean loss", "morpheus, summed z", "reference, mean loss", RIVAL]
+    found = {name: Found() for name in names}
+    given = []
+    for number, (history, scored) in enumerate(pairs):
+        marked = scored["eventID"].is_in(list(labels)).to_numpy()
+        ours, usual = losses(fingerprint.learn, history, scored)
+        same, _ = losses(reference.learn, history, scored)
+        found[names[0]].add(ours.mean(1), marked)
+        found[names[1]].add(usual, marked)
+        found[names[2]].add(same.mean(1), marked)
+        given.append(job(scale, number, history, scored))
+    for answer, (_, scored) in zip(rival.answers(given, scale.scratch), pairs, strict=True):
+        found[RIVAL].add(answer["scores"], scored["eventID"].is_in(list(labels)).to_numpy())
+    return found
+
+
+def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[Floats, Floats]:
+    """Losses of each event's columns, and the sum of what is above the usual, in spreads."""
+    known = learnt(learn, history)
+    rows = known.encoder.encode(scored)
+    each = known.losses(rows)[rows.row_of].astype(np.float64)
+    above = np.maximum((each - known.usual) / np.maximum(known.spread, FLOOR), 0).sum(1)
+    return each, above
+
+
+def many(scale: Scale) -> Table:
+    """Everybody of a large fleet, by the command."""
+    logs = fleet(scale.scratch, scale.users, copies=scale.copies)
+    models = scale.scratch / f"models-{scale.users}"
+    table = Table(
+        f"Learning {scale.users:,} users by the command, from `.json.gz` "
+        f"({logs.training / scale.users:,.0f} events a user)",
+        ["threads", "wall s", "CPU s", "CPU s a user", "peak MB"],
+        note="Everything is in it: reading, start of the processes, writing the fingerprints.",
+    )
+    for threads in (2,) if scale.quick else (1, 2):
+        run = chain.learn(logs, models, threads=threads)
+        table.add(threads, run.wall, run.cpu, run.cpu / scale.users, run.peak)
+    return table

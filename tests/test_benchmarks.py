@@ -1,0 +1,53 @@
+"""The benchmarks: what is right about their own arithmetic; their figures are printed by them."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return lambda name: importlib.import_module(f"speed.{name}")
+
+
+def test_average_precision_is_one_where_all_incidents_come_first(speed):
+    rank = speed("training").average_precision
+    assert rank(np.array([5.0, 4.0, 1.0]), np.array([True, True, False])) == 1
+
+
+def test_average_precision_of_equal_scores_is_the_share_of_incidents(speed):
+    rank = speed("training").average_precision
+    assert rank(np.zeros(8), np.arange(8) < 2) == 0.25
+
+
+def test_the_command_is_metered_with_all_its_processes(speed):
+    busy = "s = bytearray(b'x') * 80_000_000; sum(range(20_000_000))"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}], check=True)"
+    run = speed("meter").run([sys.executable, "-c", nested])
+    assert run.cpu > 0.1
+    assert run.peak > 80
+
+
+def test_a_command_that_fails_is_not_measured(speed):
+    with pytest.raises(RuntimeError, match="no such thing"):
+        speed("meter").run([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_upstreams_rhythm_flags_a_burst_and_nothing_else(speed):
+    times = np.arange(0, 10 * 86_400, 600)
+    burst = np.full(60, 5 * 86_400 + 30)
+    assert speed("upstream_rhythm").flags(np.sort(np.append(times, burst)), 256) == 61
+
+
+def test_parts_that_do_not_run_keep_their_section(speed, tmp_path):
+    main = speed("__main__")
+    sections = {"training": "one\n\n**a**\n", "cold": "two\n"}
+    written = tmp_path / "page.md"
+    written.write_text(main.page(sections), encoding="utf-8")
+    assert main.read(written) == sections
