@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import polars as pl
-import torch
 from isal import igzip
+
+from morpheus.columns import TIME
+from morpheus.models import fingerprint
+from morpheus.models.training import one_thread
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds, run
@@ -20,9 +24,6 @@ from speed.scale import Scale
 from speed.scoring import fingerprints
 from speed.table import Table
 from speed.training import histories
-
-from morpheus.columns import TIME
-from morpheus.models import fingerprint
 
 LINES = 12
 PROFILED = """
@@ -42,7 +43,6 @@ PASSES = 1.75
 
 def tables(scale: Scale) -> Iterator[Table]:
     """Training, reading and scoring."""
-    torch.set_num_threads(1)
     rich = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     users = histories(rich, 1000)[: 3 if scale.quick else 8]
     yield profile("learning users of 1,000 rows", lambda: [learnt(user) for user in users])
@@ -111,10 +111,12 @@ def left_of_training(users: list[pl.DataFrame]) -> Table:
 
 def gflops(rows: int, words: int, hidden: int) -> float:
     """Measured speed of the largest product of a step."""
-    one, two = torch.randn(rows, words), torch.randn(words, hidden)
+    random = np.random.default_rng(0)
+    one = random.standard_normal((rows, words), dtype=np.float32)
+    two = random.standard_normal((words, hidden), dtype=np.float32)
     times = max(1, int(2e9 / (2 * rows * words * hidden)))
-    with torch.inference_mode():
-        spent = cpu_seconds(lambda: [torch.mm(one, two) for _ in range(times)], 3)
+    with one_thread():
+        spent = cpu_seconds(lambda: [one @ two for _ in range(times)], 3)
     return 2e-9 * rows * words * hidden * times / spent
 
 

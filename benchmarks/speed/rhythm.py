@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from speed.meter import cpu_seconds
-from speed.scale import Scale
-from speed.table import Table
-from speed.upstream_rhythm import flags
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.records import Scored
 from morpheus.stages.timeseries import Timeseries
+from speed.meter import cpu_seconds
+from speed.scale import Scale
+from speed.table import Table
+from speed.upstream_rhythm import flags
 
 DAY = 86_400
 A_DAY = 1_000

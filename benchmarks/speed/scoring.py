@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import polars as pl
+
 from speed import chain, rival
 from speed.logs import Logs, fleet
 from speed.meter import cpu_seconds

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 
+from morpheus.columns import TIME
+from morpheus.models import fingerprint, store
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
 from speed.table import Table
 from speed.training import histories
-
-from morpheus.columns import TIME
-from morpheus.models import fingerprint, store
 
 OPEN = """
 import sys, time, resource
@@ -47,7 +46,7 @@ def tables(scale: Scale) -> Iterator[Table]:
     opened = Table(
         "Opening a store, in a fresh process",
         ["users", "index, MB", "open, s", "first fingerprint, ms", "peak MB"],
-        note="A few fingerprints under many names; torch's import is not counted. Medians.",
+        note="A few fingerprints under many names; imports are not counted. Medians.",
     )
     for users in (1_000, 100_000):
         names = [f"user-{number:06d}" for number in range(users)]

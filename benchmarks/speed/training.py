@@ -22,8 +22,18 @@ Floats = NDArray[np.float64]
 FLOOR = 0.05
 """Least spread of a column's losses that a z is measured in."""
 Learn = Callable[..., fingerprint.Fingerprint]
-OURS: Mapping[str, Learn] = {"morpheus": fingerprint.learn, "reference": reference.learn}
 RIVAL = "dfencoder 0.0.42"
+
+
+def learn_reference(
+    user: str, history: pl.DataFrame, columns: Sequence[str], *, times: pl.Series, seed: int
+) -> fingerprint.Fingerprint:
+    """Learn one user as `--model reference` does."""
+    alone = fingerprint.History(user, history, times)
+    return reference.learn_all([alone], columns, seed=seed)[0]
+
+
+OURS: Mapping[str, Learn] = {"morpheus": fingerprint.learn, "reference": learn_reference}
 
 
 def tables(scale: Scale) -> Iterator[Table]:
@@ -166,7 +176,7 @@ def judged(
     for number, (history, scored) in enumerate(pairs):
         marked = scored["eventID"].is_in(list(labels)).to_numpy()
         ours, usual = losses(fingerprint.learn, history, scored)
-        same, _ = losses(reference.learn, history, scored)
+        same, _ = losses(learn_reference, history, scored)
         found[names[0]].add(ours.mean(1), marked)
         found[names[1]].add(usual, marked)
         found[names[2]].add(same.mean(1), marked)
