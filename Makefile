@@ -42,3 +42,4 @@ docs: setup
 
 bench: setup
 	@$(BIN)/python benchmarks/speed $(BENCH)
+	@$(BIN)/pytest -q benchmarks/test_hot.py
