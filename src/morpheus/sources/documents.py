@@ -21,6 +21,7 @@ Broken = Sequence[tuple[int | None, str]]
 Unwrap = Callable[[dict[str, msgspec.Raw]], Sequence[Undecoded] | None]
 """The records that an object holds; None if the object is itself a record."""
 
+_LISTS = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
 _TRIED = 20
 """Lines looked at to see whether a file is JSON lines."""
 
@@ -53,13 +54,30 @@ def split(data: bytes, unwrap: Unwrap) -> Records:
     """
     if not data or data.isspace():
         return Records([], [])
-    if _whole(data):
+    texts = _in_one_list(data, unwrap)
+    if texts is None and _whole(data):
         texts = _expand(data, unwrap)
+    if texts is not None:
         return Records(texts, range(1, len(texts) + 1))
     lines = data.split(b"\n")
     if _are_json(lines):
         return _split_lines(lines, unwrap)
     return _split_slowly(data, unwrap)
+
+
+def _in_one_list(data: bytes, unwrap: Unwrap) -> Sequence[Undecoded] | None:
+    """The records of an object that holds nothing but one list of them, as AWS writes its files.
+
+    It is read once, where any other document is read once to see that it is whole, and once more at
+    each level.
+    """
+    try:
+        [(name, items)] = _LISTS.decode(data).items()
+        if unwrap({name: msgspec.Raw(b"[]")}) is None or not items:
+            return None
+        return items if _expand(items[0], unwrap) == [items[0]] else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        return None
 
 
 def _whole(text: Undecoded) -> bool:

@@ -161,7 +161,7 @@ def inflate(data: bytes, path: Path) -> bytes:
         raise BadRecord("the compressed file is empty; fetch it again", file=path)
     try:
         if data.startswith(GZIP):
-            return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # isal has no types here
+            return _ungzip(data)
         if data.startswith(ZSTD):
             return _unzstd(data)
     except (  # type: ignore[misc] # isal's types call IsalError a value
@@ -173,6 +173,15 @@ def inflate(data: bytes, path: Path) -> bytes:
         reason = f"the compressed file is cut off or damaged ({error}); fetch it again"
         raise BadRecord(reason, file=path) from error
     return data
+
+
+def _ungzip(data: bytes) -> bytes:
+    member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    whole = member.decompress(data)
+    if not member.eof or member.unused_data:
+        # Several members behind each other, or padding, or cut off: the slower way knows them all.
+        return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # isal has no types here
+    return whole
 
 
 def _unzstd(data: bytes) -> bytes:

@@ -29,13 +29,15 @@ class Room:
         held: Cells of events that are held before the first are laid aside.
         part: Cells of the users that are handed out together, about.
         table: Cells that are laid aside, or sorted into parts, together.
+        passes: Parts that lie on disk together, so that this is read so many times.
         job: Bytes of text that a worker reads in one go, at least.
         alone: Bytes of text that are read before workers would have started.
     """
 
-    held: int = 12_000_000
-    part: int = 5_000_000
-    table: int = 8_000_000
+    held: int = 8_000_000
+    part: int = 4_000_000
+    table: int = 3_000_000
+    passes: int = 16
     job: int = 32_000_000
     alone: int = 100_000_000
 
@@ -113,8 +115,8 @@ class Gathered:
         names: All columns, in order.
         held: Events in memory.
         blobs: Events on disk.
-        places: The part of each user, once what is on disk lies there by parts.
-        parts: What lies on disk of each part.
+        places: Where each user is, once what is on disk is sorted.
+        parts: What lies in each place.
     """
 
     user: str
@@ -130,34 +132,39 @@ class Gathered:
         """Size, in cells."""
         return self.census.rows * self.census.width
 
-    def divide(self, places: pl.DataFrame, crew: Crew, room: Room, folder: Path) -> None:
-        """Sort what is on disk into parts, given the `PART` of each `USER`."""
+    def divide(self, plan: pl.DataFrame, crew: Crew, room: Room, folder: Path) -> None:
+        """Sort what is on disk, given the `PART` of each `USER`, unless it is read but a few times.
+
+        To read it over and over, for some users each time, is quicker than to write it once more.
+        So it is sorted into few files only, of as many parts as are worth it.
+        """
+        places = plan.select(USER, pl.col(PART) // room.passes)
+        if not self.blobs or places[PART].n_unique() == 1:
+            return
         self.places, blobs = places, self.blobs
-        self.blobs, self.parts = [], {}
+        self.blobs, self.parts = [], {part: [] for part in places[PART].unique()}
         step = max(1, room.table // self.census.width)
         jobs = list(_jobs(blobs, step))
-        sort = partial(_divide, self.user, places.select(USER, PART), folder)
+        sort = partial(_divide, self.user, places, folder)
         for job, parts in zip(jobs, crew.map(sort, jobs), strict=True):
             remove(job)
             for part, blob in parts:
-                self.parts.setdefault(part, []).append(blob)
+                self.parts[part].append(blob)
 
     def of(self, users: pl.DataFrame) -> pl.DataFrame:
         """The events of these users, in no order."""
         blobs = self.blobs
         if self.places is not None:
             mine = self.places.join(users, on=USER, how="semi", nulls_equal=True)
-            blobs = [
-                blob for part in mine[PART].unique().sort() for blob in self.parts.get(part, [])
-            ]
-        frames = [*self.held, *(blob.read() for blob in blobs)]
-        mine = [self._only(frame, users) for frame in frames]
-        return join(mine, self.names)
+            blobs = [blob for part in mine[PART].unique().sort() for blob in self.parts[part]]
+        wanted = pl.col(self.user).is_in(users[USER].implode(), nulls_equal=True)
+        held = (_only(frame, wanted) for frame in self.held)
+        return join([*held, *(blob.read(wanted) for blob in blobs)], self.names)
 
-    def _only(self, frame: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
-        name = pl.col(self.user)
-        wanted = frame.select(name.is_in(users[USER].implode(), nulls_equal=True)).to_series()
-        return frame if wanted.all() else frame.filter(wanted)
+
+def _only(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
+    rows = frame.select(wanted).to_series()
+    return frame if rows.all() else frame.filter(rows)
 
 
 def tables(frames: Iterable[pl.DataFrame], cells: int) -> Iterator[pl.DataFrame]:

@@ -36,11 +36,12 @@ class Blob:
     size: int
     rows: int
 
-    def read(self) -> pl.DataFrame:
-        """Read it back."""
+    def read(self, only: pl.Expr | None = None) -> pl.DataFrame:
+        """Read it back, or only the rows of which something holds."""
         with self.path.open("rb") as file:
             file.seek(self.start)
-            return pl.read_parquet(file.read(self.size))
+            data = BytesIO(file.read(self.size))
+        return pl.read_parquet(data) if only is None else pl.scan_parquet(data).filter(only).collect()
 
 
 class Scratch:
