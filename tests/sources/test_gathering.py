@@ -1,3 +1,4 @@
+import gzip
 import json
 import random
 import tempfile
@@ -5,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from morpheus.columns import TIME, read_lines
 from morpheus.errors import BadRecord, Unavailable
 from morpheus.records import Events, Summary
+from morpheus.sources import files
 from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Room
@@ -150,8 +153,8 @@ def test_nothing_is_left_on_disk_however_it_ends(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     folder = write_files(tmp_path / "new", [record(n, f"{n % 9}", n % 60) for n in range(99)], 9)
-    files, chosen = LogFiles(str(folder)), Settings(columns=FEATURES, num_threads=1)
-    events = Intake(CLOUDTRAIL, files, chosen, room=TINY).events(None, Summary())
+    logs, chosen = LogFiles(str(folder)), Settings(columns=FEATURES, num_threads=1)
+    events = Intake(CLOUDTRAIL, logs, chosen, room=TINY).events(None, Summary())
     next(events)
     [made] = scratch.iterdir()
     assert made.stat().st_mode & 0o077 == 0
@@ -177,3 +180,24 @@ def test_a_folder_that_cannot_be_made_is_told(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(Unavailable, match="name another folder"), Scratch() as scratch:
         assert scratch.folder
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "csv.gz", "parquet"])
+def test_large_files_in_blocks_are_as_files_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    records = [record(n, f"{n % 5}", n % 60) for n in range(3000)]
+    flat = [{"eventTime": r["eventTime"], "userIdentityaccountId": r["userIdentity"]["accountId"],
+             "text": 'a,"b\nc'} for r in records]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pl.DataFrame(flat).write_parquet(path)
+    else:
+        lines = "\n".join(map(json.dumps, records)) if "json" in suffix else ""
+        text = lines.encode() or pl.DataFrame(flat).write_csv().encode()
+        path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    whole = read(path, Room())
+    monkeypatch.setattr(files, "LARGE", 800)
+    monkeypatch.setattr(files.read_blocks, "__defaults__", (1000,))
+    assert files.is_large(path)
+    assert_same(whole, read(path, Room()))
