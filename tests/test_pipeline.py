@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 import pytest
-from morpheus.stages.monitor import Monitor
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.errors import UsageError
@@ -15,6 +14,7 @@ from morpheus.sources.source import Source
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.monitor import Monitor
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from morpheus.columns import INDEX, TIME
 
 USER, RANK, PART = "user", "rank", "part"
-_SCHEMA = {
+_SCHEMA: dict[str, Any] = {
     USER: pl.String,
     "first": pl.Datetime("us", "UTC"),
     "index": pl.Int64,

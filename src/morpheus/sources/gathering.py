@@ -36,8 +36,8 @@ class Room:
 
     held: int = 8_000_000
     part: int = 4_000_000
-    table: int = 3_000_000
-    passes: int = 16
+    table: int = 1_600_000
+    passes: int = 2
     job: int = 32_000_000
     alone: int = 100_000_000
 
@@ -83,7 +83,7 @@ class Gathering:
         """
         if self.blobs and self.census.rows * self.census.width <= self.room.held:
             self.held += [blob.read() for blob in self.blobs]
-            remove(self.blobs)
+            remove({blob.path for blob in self.blobs})
             self.blobs = []
         if self.blobs and self.held:
             self._lay_aside()
@@ -143,11 +143,12 @@ class Gathered:
             return
         self.places, blobs = places, self.blobs
         self.blobs, self.parts = [], {part: [] for part in places[PART].unique()}
-        step = max(1, room.table // self.census.width)
+        step = max(1, room.table // (self.census.width or 1))
         jobs = list(_jobs(blobs, step))
         sort = partial(_divide, self.user, places, folder)
-        for job, parts in zip(jobs, crew.map(sort, jobs), strict=True):
-            remove(job)
+        following = [*jobs[1:], []]
+        for job, later, parts in zip(jobs, following, crew.map(sort, jobs), strict=True):
+            remove({blob.path for blob in job} - {blob.path for blob in later})
             for part, blob in parts:
                 self.parts[part].append(blob)
 
@@ -173,8 +174,9 @@ def tables(frames: Iterable[pl.DataFrame], cells: int) -> Iterator[pl.DataFrame]
     for frame in frames:
         held.append(frame)
         if sum(one.height * one.width for one in held) >= cells:
-            yield join(held)
-            held = []
+            # What is yielded is held no longer here.
+            held, joined = [], [join(held)]
+            yield joined.pop()
     if held:
         yield join(held)
 
@@ -199,14 +201,11 @@ def _names(headers: frozenset[tuple[str, ...]]) -> list[str]:
 
 
 def _jobs(blobs: list[Blob], rows: int) -> Iterator[list[Blob]]:
-    """Files that are sorted into parts together, of so many rows at least."""
-    by_file: dict[Path, list[Blob]] = {}
-    for blob in blobs:
-        by_file.setdefault(blob.path, []).append(blob)
+    """What is sorted into parts together: so many rows at least."""
     job: list[Blob] = []
-    for group in by_file.values():
-        job += group
-        if sum(blob.rows for blob in job) >= rows:
+    for blob in blobs:
+        job.append(blob)
+        if sum(one.rows for one in job) >= rows:
             yield job
             job = []
     if job:

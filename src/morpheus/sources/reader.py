@@ -137,10 +137,10 @@ class Reader:
     def _pieces(self, path: Path, kind: str) -> Iterator[tuple[Part, pl.DataFrame | None]]:
         """The records of a file, in one piece or block by block; it may turn out to be broken."""
         try:
-            if self.whole or not is_large(path):
-                yield self._open(path, kind)
-            else:
+            if not self.whole and (kind == "parquet" or is_large(path)):
                 yield from self._blocks(path, kind)
+            else:
+                yield self._open(path, kind)
         except BadRecord as error:
             yield Part(path, (), (), broken=[(error.line, error.reason)]), None
 
@@ -172,7 +172,9 @@ class Reader:
         text = next((n for n in self.format.embedded if n in table.frame.columns), None)
         if text is not None:
             texts = [cell.encode() for cell in table.frame[text].fill_null("").to_list()]
-            return Part(path, table.places, numbers, texts, sum(map(len, texts)), table.broken), None
+            return Part(
+                path, table.places, numbers, texts, sum(map(len, texts)), table.broken
+            ), None
         self._check_header(path, table)
         part = Part(path, table.places, numbers, broken=table.broken)
         return part, self._mended(table.frame, kind)
