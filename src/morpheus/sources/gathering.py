@@ -37,7 +37,7 @@ class Room:
     held: int = 8_000_000
     part: int = 4_000_000
     table: int = 1_600_000
-    passes: int = 2
+    passes: int = 16
     job: int = 32_000_000
     alone: int = 100_000_000
 
