@@ -7,7 +7,7 @@ them so far. `Summary` counts what happened to every event of a run.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -99,7 +99,8 @@ class Rows(Batch):
 class Reading:
     """What became of the records of one set of files.
 
-    `read` counts every record found; those not refused, duplicate or of another user go on.
+    `read` counts every record found; those not refused, duplicate, of another user or, where there
+    is only to be learnt from, of no user go on.
     """
 
     files: int = 0
@@ -108,18 +109,28 @@ class Reading:
     refused: int = 0
     duplicates: int = 0
     other_users: int = 0
+    userless: int = 0
     refusals: list[str] = field(default_factory=list)
 
     def refuse(self, reason: str) -> None:
         """Count a refused record; the first few reasons are kept to be shown."""
         self.refused += 1
-        if len(self.refusals) < 5:  # noqa: PLR2004 - as many as one reads
-            self.refusals.append(reason)
+        self.refusals = [*self.refusals, reason][:5]
+
+    def add(self, other: Reading) -> None:
+        """Add what became of the records of more files."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.refusals = [*self.refusals, *other.refusals][:5]
 
     @property
     def kept(self) -> int:
         """Events that went on into the chain."""
-        return self.read - self.refused - self.duplicates - self.other_users
+        left_out = self.refused + self.duplicates + self.other_users + self.userless
+        return self.read - left_out
+
+
+_COUNTS = tuple(one.name for one in fields(Reading) if one.name != "refusals")
 
 
 @dataclass

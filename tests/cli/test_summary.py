@@ -28,10 +28,10 @@ def test_a_run_in_which_all_went_well_is_a_line_a_fact() -> None:
 
 
 def test_events_left_out_are_counted_by_reason_and_the_first_refusals_named() -> None:
-    reading = Reading(files=2, skipped_files=1, read=20, duplicates=3, other_users=4)
+    reading = Reading(files=2, skipped_files=1, read=20, duplicates=3, other_users=4, userless=5)
     reading.refuse("a.json:7: no time")
     text = "\n".join(summary_lines(summary(input=reading)))
-    assert "1 refused, 3 delivered twice, 4 of other users, 1 file of another kind" in text
+    assert "1 refused, 3 delivered twice, 4 of other users, 5 of no user, 1 file of" in text
     assert "refused   a.json:7: no time" in text
 
 

@@ -1,5 +1,6 @@
 import uuid
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,8 +10,12 @@ from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.records import Events, Reading
-from morpheus.sources.by_user import Gathered, Gathering, Identity, hand_out
+from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
+from morpheus.sources.census import plan
+from morpheus.sources.gathering import Gathered, Gathering, Room
+from morpheus.sources.spill import Scratch
 
+IDENTITY = Identity("user", "id", ("account",))
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
 SCHEMA: dict[str, Any] = {
     INDEX: pl.Int64,
@@ -31,17 +36,32 @@ def frame(*events: tuple[Any, ...]) -> pl.DataFrame:
     return pl.DataFrame(events, schema=SCHEMA, orient="row")
 
 
-def gather(
-    *frames: pl.DataFrame, only: str | None = None, reading: Reading | None = None
-) -> Gathered:
-    gathering = Gathering(Identity("user", "id", ("account",)), only, reading or Reading())
+@dataclass
+class Taken:
+    """What was gathered, ordered, and how it is handed out."""
+
+    gathered: Gathered
+    reading: Reading
+
+    def by_user(self, users: pl.DataFrame, memory: Memory | None = None) -> ByUser:
+        return ByUser.of(self.gathered.of(users), users, IDENTITY, self.reading, memory)
+
+
+def gather(*frames: pl.DataFrame, reading: Reading | None = None) -> Taken:
+    gathering = Gathering("user", Room(), Scratch())
     for part in frames:
         gathering.add(part)
-    return gathering.gather()
+    return Taken(gathering.gathered(), reading or Reading())
 
 
-def handed(events: Gathered, history: Gathered | None = None, rows: int = 99) -> list[Events]:
-    return list(hand_out(events, history, rows=rows, numbered=Counter()))
+def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[Events]:
+    past = None if history is None else history.gathered.census
+    users = plan(events.gathered.census, past, 10**9, last=True)
+    events.gathered.names = events.gathered.names or (history or events).gathered.names
+    if history is not None:
+        history.gathered.names = events.gathered.names
+    before = None if history is None else history.by_user(users)
+    return list(hand_out(users, events.by_user(users), before, rows=rows, numbered=Counter()))
 
 
 def test_users_come_in_order_of_their_first_event_and_events_in_order_of_time() -> None:
@@ -100,7 +120,7 @@ def test_neither_order_nor_cut_of_the_frames_matters(
 @given(st.lists(EVENTS))
 def test_every_event_is_kept_or_counted(events: list[tuple[Any, ...]]) -> None:
     reading = Reading(read=len(events))
-    out = handed(gather(frame(*events), only="ann", reading=reading))
+    out = handed(gather(frame(*events), reading=reading))
     assert sum(batch.frame.height for batch in out) == reading.kept
 
 
@@ -108,8 +128,9 @@ def test_columns_do_not_depend_on_the_order_of_the_frames() -> None:
     wide, narrow = frame(event(0)), frame(event(1)).drop("account").with_columns(extra=pl.lit("x"))
     columns = [INDEX, "id", "user", "account", "extra", TIME]
     wide = wide.with_columns(more=pl.lit("y"))
-    assert gather(wide, narrow).frame.columns == gather(narrow, wide).frame.columns
-    assert set(columns) < set(gather(wide, narrow).frame.columns)
+    one, other = gather(wide, narrow).gathered.names, gather(narrow, wide).gathered.names
+    assert one == other
+    assert set(columns) < {INDEX, *one, TIME}
 
 
 def test_an_event_delivered_twice_counts_once() -> None:
@@ -120,31 +141,29 @@ def test_an_event_delivered_twice_counts_once() -> None:
     assert reading.duplicates == 1
 
 
-def test_equal_numbers_and_other_accounts_are_no_duplicates() -> None:
+def test_equal_numbers_other_accounts_and_other_users_are_no_duplicates() -> None:
     name, reading = str(uuid.uuid4()), Reading()
-    gather(
-        frame(event(0), event(1), event(2, name=name), event(3, name=name, account="2")),
-        reading=reading,
-    )
+    events = [
+        event(0),
+        event(1),
+        event(2, name=name),
+        event(3, name=name, account="2"),
+        event(4, "bob", name=name),
+    ]
+    handed(gather(frame(*events), reading=reading))
     assert reading.duplicates == 0
 
 
-def test_a_later_round_remembers_what_was_seen() -> None:
-    name, reading = str(uuid.uuid4()), Reading()
-    gathering = Gathering(Identity("user", "id", ("account",)), None, reading)
-    for _ in range(2):
-        gathering.add(frame(event(0, name=name)))
-        gathering.gather()
+def test_a_later_round_remembers_what_was_seen_but_not_for_ever() -> None:
+    memory, reading = Memory(), Reading()
+    names = [str(uuid.UUID(int=n)) for n in (1, 1, 2)]
+    for name in names:
+        taken = gather(frame(event(0, name=name)), reading=reading)
+        taken.by_user(plan(taken.gathered.census, None, 99, last=True), memory)
+        memory.end_round()
     assert reading.duplicates == 1
-
-
-def test_only_one_user_is_kept_and_the_others_are_counted() -> None:
-    reading = Reading(read=3)
-    out = handed(
-        gather(frame(event(0), event(1, "bob"), event(2, None)), only="bob", reading=reading)
-    )
-    assert [batch.user for batch in out] == ["bob"]
-    assert reading.other_users == 2
+    assert memory.keys is not None
+    assert memory.keys.height == 3
 
 
 def test_long_users_are_cut_and_their_rows_numbered_on() -> None:

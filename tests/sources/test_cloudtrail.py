@@ -164,7 +164,7 @@ def test_history_is_read_like_the_input_and_not_repeated(tmp_path: Path) -> None
     assert [
         (b.user, b.frame.height, b.history is not None and b.history.height) for b in batches
     ] == [("001", 2, 1), ("2", 0, 1)]
-    assert (summary.training.read, summary.training.other_users) == (3, 1)
+    assert (summary.training.read, summary.training.userless) == (3, 1)
 
 
 BAD_LINES = [
@@ -255,7 +255,8 @@ def test_a_feature_that_no_event_has_is_told(
     source = FromCloudtrail(input_glob=str(path), settings=Settings(columns=("oddx", "oddy")))
     [batch] = source.events(None, Summary())
     assert batch.frame["oddx"].to_list() == ["1"]
-    assert caplog.messages == ["No event has the column `oddy` of the columns file."]
+    told = "--columns_file: no event has a column `oddy`. Did you mean `oddx`?"
+    assert caplog.messages == [told]
 
 
 def test_only_the_filtered_user_is_read(tmp_path: Path) -> None:

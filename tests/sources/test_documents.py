@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.sources.cloudtrail import unwrap
-from morpheus.sources.documents import Records, decode_leniently, encode, split
+from morpheus.sources.documents import Records, decode_leniently, encode, split, split_blocks
 
 A: dict[str, Any] = {"eventName": "A", "userIdentity": {"arn": "a"}}
 B: dict[str, Any] = {"eventName": "B", "list": [{"x": "é"}]}
@@ -119,3 +119,26 @@ def test_encoding_keeps_the_value(value: object) -> None:
 def test_no_bytes_make_splitting_fail(data: bytes) -> None:
     found = split(data, unwrap)
     assert len(found.texts) == len(found.places)
+
+
+@given(
+    st.lists(st.sampled_from(['{"a":1}', "", '{"Records":[{"b":1},{"b":2}]}', '{"cut'])),
+    st.integers(1, 40),
+)
+def test_json_lines_in_blocks_are_as_read_whole(lines: list[str], size: int) -> None:
+    text = "\n".join(['{"x":"first"}', *lines]).encode()
+    blocks = [text[:14], *(text[i : i + size] for i in range(14, len(text), size))]
+    plain = [part for one in split_blocks(blocks, lambda _: None) for part in pairs(one)]
+    assert plain == pairs(split(text, lambda _: None))
+
+
+def pairs(records: Records) -> list[tuple[int, bytes]]:
+    return [(n, bytes(text).strip()) for n, text in zip(records.places, records.texts, strict=True)]
+
+
+def test_a_document_in_blocks_is_read_whole() -> None:
+    text = json.dumps({"Records": [{"a": n} for n in range(9)]}, indent=1)
+    for data in (text.encode(), text.encode("utf-16")):
+        blocks = [data[i : i + 20] for i in range(0, len(data), 20)]
+        [records] = split_blocks(blocks, unwrap)
+        assert len(records.texts) == 9

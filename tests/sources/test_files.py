@@ -1,11 +1,13 @@
 import gzip
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from morpheus.errors import BadRecord, UsageError
-from morpheus.sources.files import LogFiles, kind, read_bytes, utf8
+from morpheus.sources.files import LogFiles, kind, read_blocks, read_bytes, utf8
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -143,3 +145,26 @@ def test_text_of_powershell_is_utf_8_in_the_end() -> None:
 def test_suffixes_say_what_a_file_holds() -> None:
     names = ["a.CSV", "a.jsonl.zst", "a.parquet", "a.gz", "gz", "a.txt.gz"]
     assert [kind(Path(name)) for name in names] == ["csv", "json", "parquet", None, None, None]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+def test_blocks_of_a_file_are_the_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    text = bytes(range(256)) * 400
+    path = tmp_path / "a.json"
+    path.write_bytes(pack(text) + pack(text))
+    blocks = list(read_blocks(path, 1000))
+    assert b"".join(blocks) == text * 2 == read_bytes(path)
+    assert len(blocks) > 1
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_cut_file_in_blocks_is_told(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(pack(os.urandom(9000))[:-300])
+    with pytest.raises(BadRecord, match=r"a\.json: the compressed file is cut off or damaged"):
+        list(read_blocks(path, 1000))
+
+
+def test_a_missing_file_in_blocks_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadRecord, match="was there and is gone"):
+        list(read_blocks(tmp_path / "a.json"))

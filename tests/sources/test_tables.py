@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.errors import BadRecord
-from morpheus.sources.tables import Table, read_csv, read_parquet
+from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet
 
 PATH = Path("x.csv")
 
@@ -143,3 +143,41 @@ def test_parquet_becomes_text() -> None:
 def test_damaged_parquet_is_told() -> None:
     with pytest.raises(BadRecord, match=r"not a whole Parquet file .*fetch it again"):
         read_parquet(b"PAR1 and no more", PATH)
+
+
+@given(st.binary(max_size=60), st.integers(1, 9))
+def test_csv_in_blocks_is_as_csv_read_whole(noise: bytes, size: int) -> None:
+    text = csv_text(noise)
+    whole = read_csv(text, PATH)
+    first = text.find(b"\n") + 1
+    tables = list(csv_blocks([text[:first], *blocks_of(text[first:], size)], PATH))
+    assert pl.concat([one.frame for one in tables]).equals(whole.frame)
+    assert [place for one in tables for place in one.places] == list(whole.places)
+    assert [bad for one in tables for bad in one.broken] == list(whole.broken)
+
+
+def csv_text(noise: bytes) -> bytes:
+    """Rows of two cells, some quoted with line breaks within, some too long."""
+    rows = [b'1,"x\ny"', b"2,z", b"", b"3,4,5", b'"6""",7']
+    return b"\n".join([b"a,b", *(rows[byte % 5] for byte in noise)]) + b"\n"
+
+
+def blocks_of(text: bytes, size: int) -> list[bytes]:
+    return [text[i : i + size] for i in range(0, len(text), size)]
+
+
+def test_parquet_in_blocks_is_as_parquet_read_whole(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [f"{n}" for n in range(1000)], "b": [{"c": n} for n in range(1000)]})
+    frame.write_parquet(tmp_path / "a.parquet", row_group_size=300)
+    tables = list(parquet_blocks(tmp_path / "a.parquet", 64))
+    assert len(tables) > 3
+    assert pl.concat([one.frame for one in tables]).equals(parquet(frame).frame)
+    numbers = pl.concat([one.index for one in tables if one.index is not None])
+    assert numbers.to_list() == list(range(1000))
+    assert [place for one in tables for place in one.places] == list(range(1, 1001))
+
+
+def test_damaged_parquet_in_blocks_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(BadRecord, match=r"a\.parquet: not a whole Parquet file .*fetch it again"):
+        list(parquet_blocks(tmp_path / "a.parquet", 64))

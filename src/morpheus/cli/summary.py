@@ -62,6 +62,7 @@ def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:
         "refused": reading.refused,
         "delivered twice": reading.duplicates,
         "of other users": reading.other_users,
+        "of no user": reading.userless,
     }
     parts = [f"{number:,} {why}" for why, number in left_out.items() if number]
     if reading.skipped_files:

@@ -10,6 +10,7 @@ import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.records import Events, Reading
+from morpheus.sources.census import RANK, USER
 
 COPY = "_copy_"
 """Which repetition of its file a row is; only there while events are gathered."""
@@ -17,7 +18,7 @@ COPY = "_copy_"
 _UUID = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 _REMEMBERED = 250_000
 _AT = "_at_"
-_RANK = "_rank_"
+_KEY = "_key_"
 
 
 @dataclass(frozen=True)
@@ -36,107 +37,114 @@ class Identity:
 
 
 @dataclass
-class Gathered:
+class Memory:
+    """The events seen lately, where the input goes on for ever.
+
+    Attributes:
+        keys: By time, those of the rounds before.
+        fresh: Those of this round.
+    """
+
+    keys: pl.DataFrame | None = None
+    fresh: list[pl.DataFrame] = field(default_factory=list)
+
+    def holds(self, keys: pl.Series) -> pl.Series:
+        """Whether each was there in a round before."""
+        if self.keys is None:
+            return pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
+        return keys.is_in(self.keys[_KEY].implode())
+
+    def add(self, times: pl.Series, keys: pl.Series) -> None:
+        """Remember some of this round."""
+        self.fresh.append(pl.DataFrame({TIME: times, _KEY: keys}).drop_nulls())
+
+    def end_round(self) -> None:
+        """Remember this round in the next ones; the latest events only, so that it stays small."""
+        fresh = pl.concat(self.fresh).sort(TIME, _KEY).tail(_REMEMBERED) if self.fresh else None
+        self.fresh = []
+        known = [frame for frame in (self.keys, fresh) if frame is not None]
+        self.keys = pl.concat(known).tail(_REMEMBERED) if known else None
+
+
+@dataclass
+class ByUser:
     """Events in order, to be taken user by user; an event without a user is of user None."""
 
     frame: pl.DataFrame
     spans: dict[str | None, tuple[int, int]]
 
-    def take(self, user: str | None) -> pl.DataFrame:
-        """Hand out a user's events, once."""
-        return self.frame.slice(*self.spans.pop(user, (0, 0)))
+    @classmethod
+    def of(
+        cls,
+        frame: pl.DataFrame,
+        users: pl.DataFrame,
+        identity: Identity,
+        reading: Reading,
+        memory: Memory | None = None,
+    ) -> ByUser:
+        """Order events by user, then time, then index, then what they say; each once.
 
-    def like(self, names: list[str]) -> Gathered:
-        """The same events with these columns, missing ones as null; taken from here as well."""
-        absent = [pl.lit(None, pl.String).alias(n) for n in names if n not in self.frame.columns]
-        return Gathered(self.frame.with_columns(absent).select(names), self.spans)
+        Args:
+            frame: All events of some users, in any order.
+            users: `USER` and `RANK` of each of these.
+            identity: The columns that tell users and events apart.
+            reading: Counts duplicates.
+            memory: What counts as seen besides; None for nothing.
+        """
+        names = frame.select(pl.col(identity.user).alias(USER))
+        ranks = names.join(users, on=USER, how="left", nulls_equal=True, maintain_order="left")
+        frame = frame.with_columns(ranks[RANK])
+        order = _in_order(frame, identity.id)
+        again = _again(frame, order, identity, memory)
+        if again is not None:
+            reading.duplicates += int(again.sum())
+            order = order.filter(~again)
+        runs = frame[RANK].gather(order).rle().struct.unnest()
+        ends = runs["len"].cum_sum()
+        known = dict(users.select(RANK, USER).iter_rows())
+        spans = {
+            known[rank]: (end - length, length)
+            for rank, end, length in zip(runs["value"], ends, runs["len"], strict=True)
+        }
+        return cls(frame.drop(RANK, COPY, strict=False)[order], spans)
 
-
-@dataclass
-class Gathering:
-    """Frames of one run, or of one round of a run, until all are there.
-
-    It holds them in memory. Whatever takes its place has to keep the order: a user's events by
-    time, then by their index, then by what they say; users by their first event. Nothing depends on
-    the order in which frames are added.
-
-    Args:
-        identity: The columns that tell users and events apart.
-        only: Keep the events of this user; None for all.
-        reading: Counts duplicates and events of other users.
-    """
-
-    identity: Identity
-    only: str | None
-    reading: Reading
-    frames: list[pl.DataFrame] = field(default_factory=list)
-    remembered: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
-
-    def add(self, frame: pl.DataFrame) -> None:
-        """Add events: `INDEX`, text columns, `TIME`, in any order of columns and rows."""
-        if self.only is not None:
-            kept = frame.filter(pl.col(self.identity.user) == self.only)
-            self.reading.other_users += frame.height - kept.height
-            frame = kept
-        self.frames.append(frame)
-
-    def gather(self) -> Gathered:
-        """Order and split all that was added, and begin anew."""
-        frame = join(self.frames)
-        self.frames = []
-        if frame.is_empty():
-            return Gathered(frame.drop(COPY, strict=False), {})
-        order = self._distinct(frame, _in_order(frame, self.identity.id))
-        ranks, spans = _by_user(frame[self.identity.user].gather(order))
-        rows = order.gather(ranks)
-        return Gathered(frame.drop(COPY, strict=False)[rows], spans)
-
-    def _distinct(self, frame: pl.DataFrame, order: pl.Series) -> pl.Series:
-        """Leave out events seen before: in this round, or lately."""
-        if self.identity.id not in frame.columns:
-            return order
-        keys = _keys(frame, self.identity).gather(order)
-        again = keys.is_not_null() & (
-            ~keys.is_first_distinct() | keys.is_in(self.remembered.implode())
-        )
-        self.reading.duplicates += int(again.sum())
-        self.remembered = pl.concat([self.remembered, keys.drop_nulls()]).tail(_REMEMBERED)
-        return order.filter(~again)
-
-
-def join(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Put frames below each other, in an order of columns that does not depend on theirs.
-
-    The columns of the widest come first, in its order, then those that others add.
-    """
-    if not frames:
-        return pl.DataFrame(schema={INDEX: pl.Int64, TIME: pl.Datetime("us", "UTC")})
-    names = _texts([frame.columns for frame in frames])
-    whole = pl.concat(frames, how="diagonal", rechunk=True)
-    return whole.select(
-        INDEX, *names, TIME, *({COPY} & {name for frame in frames for name in frame.columns})
-    )
-
-
-def _texts(headers: list[list[str]]) -> list[str]:
-    known = sorted({tuple(header) for header in headers}, key=lambda header: (-len(header), header))
-    names = dict.fromkeys(name for header in known for name in header)
-    return [name for name in names if name not in {INDEX, TIME, COPY}]
+    def take(self, user: str | None, start: int = 0) -> pl.DataFrame:
+        """A user's events, numbered from `start`."""
+        frame = self.frame.slice(*self.spans.get(user, (0, 0)))
+        numbers = pl.int_range(start, start + frame.height, dtype=pl.Int64, eager=True)
+        return frame.insert_column(0, numbers.alias(ROW))
 
 
 def _in_order(frame: pl.DataFrame, event_id: str) -> pl.Series:
     """Positions of the rows in their total order."""
-    keys = frame.select(TIME, INDEX).with_row_index(_AT).sort(TIME, INDEX)
-    same = pl.struct(TIME, INDEX)
-    after = keys.select(same == same.shift()).to_series().fill_null(value=False)
+    keys = frame.select(RANK, TIME, INDEX).with_row_index(_AT).sort(RANK, TIME, INDEX)
+    same = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in (RANK, TIME, INDEX))
+    after = keys.select(same.alias("after")).to_series().fill_null(value=False)
     order = keys[_AT]
     if not after.any():
         return order
     tied = (after | after.shift(-1, fill_value=False)).arg_true()
     rows = order.gather(tied)
-    names = sorted(frame.columns, key=lambda name: (name != event_id, name in {TIME, INDEX}))
-    sorted_rows = frame[rows].with_columns(rows).sort(TIME, INDEX, *names)[_AT]
+    names = sorted(frame.columns, key=lambda name: (name != event_id, name))
+    rest = [name for name in names if name not in {RANK, TIME, INDEX}]
+    sorted_rows = frame[rows].with_columns(rows).sort(RANK, TIME, INDEX, *rest)[_AT]
     return order.scatter(tied, sorted_rows)
+
+
+def _again(
+    frame: pl.DataFrame, order: pl.Series, identity: Identity, memory: Memory | None
+) -> pl.Series | None:
+    """Which rows, in that order, are events seen before; None for none."""
+    if identity.id not in frame.columns:
+        return None
+    if memory is None and frame[identity.id].drop_nulls().is_unique().all():
+        return None
+    keys = _keys(frame, identity).gather(order)
+    again = ~keys.is_first_distinct()
+    if memory is not None:
+        again |= memory.holds(keys)
+        memory.add(frame[TIME].gather(order), keys)
+    return again & keys.is_not_null()
 
 
 def _keys(frame: pl.DataFrame, identity: Identity) -> pl.Series:
@@ -144,56 +152,38 @@ def _keys(frame: pl.DataFrame, identity: Identity) -> pl.Series:
     accounts = [pl.col(name) for name in identity.accounts if name in frame.columns]
     account = pl.coalesce([*accounts, pl.lit("")])
     copy = pl.col(COPY).cast(pl.String) if COPY in frame.columns else pl.lit("0")
+    user = pl.coalesce(pl.lit("=") + pl.col(identity.user), pl.lit("-"))
     own = pl.col(identity.id).str.contains(_UUID)
-    key = pl.concat_str(identity.id, account, copy, separator=" ")
-    return frame.select(pl.when(own).then(key).alias("key")).to_series()
-
-
-def _by_user(users: pl.Series) -> tuple[pl.Series, dict[str | None, tuple[int, int]]]:
-    """Positions that bring each user's rows together, and the span of each."""
-    rows = pl.DataFrame({"user": users})
-    counted = rows.group_by("user", maintain_order=True).len().with_row_index(_RANK)
-    ranked = rows.join(counted, on="user", how="left", nulls_equal=True, maintain_order="left")
-    together = ranked.select(_RANK).with_row_index(_AT).sort(_RANK, _AT)[_AT]
-    ends = counted["len"].cum_sum().to_list()
-    spans = zip([0, *ends], counted["len"].to_list(), strict=False)
-    return together, dict(zip(counted["user"].to_list(), spans, strict=True))
+    key = pl.concat_str(identity.id, account, copy, user, separator=" ")
+    return frame.select(pl.when(own).then(key).alias(_KEY)).to_series()
 
 
 def hand_out(
-    events: Gathered,
-    history: Gathered | None,
+    users: pl.DataFrame,
+    events: ByUser,
+    history: ByUser | None,
     *,
     rows: int,
     numbered: Counter[str | None],
-    last: bool = True,
 ) -> Iterator[Events]:
     """Hand out events user after user, with the history of each.
 
     Args:
+        users: `USER` of each, in order.
         events: What is to be scored.
         history: What is to be learnt from, with the same columns; None for nothing.
         rows: Rows of a batch, at most.
-        numbered: Rows handed out so far, by user; counted on.
-        last: Whether no more events come, so that users who only have history are handed out too.
+        numbered: Rows handed out so far, by user; counted on. Who is in it has had the history.
     """
-    if history is not None:
-        read = events.frame if events.frame.width > len((INDEX, TIME)) else history.frame
-        history = history.like(read.columns)
-    for user in list(events.spans):
-        past = None if history is None else _numbered(history.take(user), 0)
-        frame = _numbered(events.take(user), numbered[user])
+    for user in users[USER]:
+        past = None
+        if history is not None:
+            past = history.take(None if user in numbered else user)
+        frame = events.take(user, numbered[user])
         numbered[user] += frame.height
-        for start in range(0, frame.height, rows):
+        if not frame.height and not (past is not None and past.height):
+            continue
+        for start in range(0, frame.height or 1, rows):
             batch = frame if frame.height <= rows else frame.slice(start, rows)
             yield Events(user=user, frame=batch, history=past)
             past = None
-    if history is not None and last:
-        none = _numbered(history.frame.clear(), 0)
-        for user in sorted(user for user in history.spans if user is not None):
-            yield Events(user=user, frame=none, history=_numbered(history.take(user), 0))
-
-
-def _numbered(frame: pl.DataFrame, start: int) -> pl.DataFrame:
-    numbers = pl.int_range(start, start + frame.height, dtype=pl.Int64, eager=True)
-    return frame.insert_column(0, numbers.alias(ROW))

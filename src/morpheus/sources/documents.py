@@ -7,12 +7,14 @@ documents in a row. What an object that holds records looks like is the log form
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
+
+from morpheus.sources.files import is_utf16, utf8
 
 Undecoded = bytes | msgspec.Raw
 """The JSON text of one value."""
@@ -21,6 +23,7 @@ Broken = Sequence[tuple[int | None, str]]
 Unwrap = Callable[[dict[str, msgspec.Raw]], Sequence[Undecoded] | None]
 """The records that an object holds; None if the object is itself a record."""
 
+_LISTS = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
 _TRIED = 20
 """Lines looked at to see whether a file is JSON lines."""
 
@@ -53,13 +56,55 @@ def split(data: bytes, unwrap: Unwrap) -> Records:
     """
     if not data or data.isspace():
         return Records([], [])
-    if _whole(data):
+    texts = _in_one_list(data, unwrap)
+    if texts is None and _whole(data):
         texts = _expand(data, unwrap)
+    if texts is not None:
         return Records(texts, range(1, len(texts) + 1))
     lines = data.split(b"\n")
     if _are_json(lines):
         return _split_lines(lines, unwrap)
     return _split_slowly(data, unwrap)
+
+
+def split_blocks(blocks: Iterable[bytes], unwrap: Unwrap) -> Iterator[Records]:
+    """Split the text of a file that comes block by block: JSON lines as they come, others whole."""
+    rest, line = b"", 1
+    blocks = iter(blocks)
+    first = next(blocks, b"")
+    if not _lines_begin(first):
+        yield split(utf8(first + b"".join(blocks)), unwrap)
+        return
+    for block in chain([utf8(first)], blocks, [b"\n"]):
+        data = rest + block
+        end = data.rfind(b"\n") + 1
+        data, rest = data[:end], data[end:]
+        records = _split_lines(data.split(b"\n"), unwrap)
+        yield Records(records.texts, [line - 1 + place for place in records.places])
+        line += data.count(b"\n")
+
+
+def _lines_begin(block: bytes) -> bool:
+    """Whether a block is the beginning of JSON lines, the last of which may be cut."""
+    if is_utf16(block):
+        return False
+    lines = utf8(block).split(b"\n")[:-1]
+    return any(line.strip() for line in lines) and _are_json(lines)
+
+
+def _in_one_list(data: bytes, unwrap: Unwrap) -> Sequence[Undecoded] | None:
+    """The records of an object that holds nothing but one list of them, as AWS writes its files.
+
+    It is read once, where any other document is read once to see that it is whole, and once more at
+    each level.
+    """
+    try:
+        [(name, items)] = _LISTS.decode(data).items()
+        if unwrap({name: msgspec.Raw(b"[]")}) is None or not items:
+            return None
+        return items if _expand(items[0], unwrap) == [items[0]] else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        return None
 
 
 def _whole(text: Undecoded) -> bool:
@@ -83,8 +128,8 @@ def _is_value(line: bytes) -> bool:
 
 def _split_lines(lines: list[bytes], unwrap: Unwrap) -> Records:
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line and not line.isspace()]
-    probe = next(line for _, line in numbered if _whole(line))
-    if _expand(probe, unwrap) != [probe]:
+    probe = next((line for _, line in numbered if _whole(line)), None)
+    if probe is not None and _expand(probe, unwrap) != [probe]:
         numbered = [(n, text) for n, line in numbered for text in _expand(line, unwrap)]
     return Records([text for _, text in numbered], [n for n, _ in numbered])
 

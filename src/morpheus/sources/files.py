@@ -5,9 +5,12 @@ from __future__ import annotations
 import codecs
 import glob
 import os
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import zstandard
 from isal import igzip, igzip_lib
@@ -24,6 +27,8 @@ KINDS = {
 }
 PACKED = (".gz", ".zst")
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload")
+LARGE, BLOCK = 1 << 26, 1 << 24
+"""Bytes, inflated: of a file that is not read whole, about, and of what is read of it at a time."""
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -142,13 +147,68 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        reason = "the file was there and is gone; start again, or leave it out of the glob"
-        raise BadRecord(reason, file=path) from error
     except OSError as error:
-        told = f"{path}: cannot be read ({error.strerror}). Give yourself read access to it"
-        raise UsageError(f"{told}, or leave it out of the glob.") from error
+        raise _unreadable(error, path) from error
     return inflate(data, path)
+
+
+def is_large(path: Path) -> bool:
+    """Whether a file is better read block by block."""
+    try:
+        return path.stat().st_size > (LARGE // 8 if path.suffix.lower() in PACKED else LARGE)
+    except OSError:
+        return False
+
+
+def read_blocks(path: Path, size: int = BLOCK) -> Iterator[bytes]:
+    """Read a file in blocks of some `size` bytes, inflated as `read_bytes` does.
+
+    Raises:
+        UsageError: The file must not be read.
+        BadRecord: The file is gone, or its compression is broken.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            stream: IO[bytes] = file
+            if start.startswith(GZIP):
+                stream = igzip.open(file)  # type: ignore[no-untyped-call] # isal has no types here
+            elif start.startswith(ZSTD):
+                yield from _unzstd_blocks(file, size)
+            while block := stream.read(size):
+                yield block
+    except (EOFError, zlib.error, igzip_lib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] # isal's types call IsalError a value
+        raise _damaged(error, path) from error
+    except OSError as error:
+        if error.errno is None:
+            raise _damaged(error, path) from error
+        raise _unreadable(error, path) from error
+
+
+def _unzstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    frame = None
+    while data := file.read(size // 8 or 1):
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(data)
+            data = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("it ends in the middle of a frame")
+
+
+def _damaged(error: Exception, path: Path) -> BadRecord:
+    reason = f"the compressed file is cut off or damaged ({error}); fetch it again"
+    return BadRecord(reason, file=path)
+
+
+def _unreadable(error: OSError, path: Path) -> BadRecord | UsageError:
+    if isinstance(error, FileNotFoundError):
+        reason = "the file was there and is gone; start again, or leave it out of the glob"
+        return BadRecord(reason, file=path)
+    told = f"{path}: cannot be read ({error.strerror}). Give yourself read access to it"
+    return UsageError(f"{told}, or leave it out of the glob.")
 
 
 def inflate(data: bytes, path: Path) -> bytes:
@@ -161,7 +221,7 @@ def inflate(data: bytes, path: Path) -> bytes:
         raise BadRecord("the compressed file is empty; fetch it again", file=path)
     try:
         if data.startswith(GZIP):
-            return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # isal has no types here
+            return _ungzip(data)
         if data.startswith(ZSTD):
             return _unzstd(data)
     except (  # type: ignore[misc] # isal's types call IsalError a value
@@ -170,9 +230,17 @@ def inflate(data: bytes, path: Path) -> bytes:
         igzip_lib.IsalError,
         zstandard.ZstdError,
     ) as error:
-        reason = f"the compressed file is cut off or damaged ({error}); fetch it again"
-        raise BadRecord(reason, file=path) from error
+        raise _damaged(error, path) from error
     return data
+
+
+def _ungzip(data: bytes) -> bytes:
+    member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    whole = member.decompress(data)
+    if not member.eof or member.unused_data:
+        # Several members behind each other, or padding, or cut off: the slower way knows them all.
+        return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # isal has no types here
+    return whole
 
 
 def _unzstd(data: bytes) -> bytes:
@@ -192,6 +260,11 @@ def utf8(data: bytes) -> bytes:
     >>> utf8("été".encode("utf-16")).decode()
     'été'
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if is_utf16(data):
         return data.decode("utf-16", "replace").encode()
     return data.removeprefix(codecs.BOM_UTF8)
+
+
+def is_utf16(data: bytes) -> bool:
+    """Whether text begins with the mark of UTF-16."""
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

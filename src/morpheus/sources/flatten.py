@@ -98,17 +98,18 @@ class Flattener:
             One row a record, every column text; and, by row, why a record was refused.
         """
         step = len(records) if self.everything else _BLOCK
-        frames: list[pl.DataFrame] = []
+        blocks: list[dict[str, pl.Series]] = []
         refused: dict[int, str] = {}
         for start in range(0, len(records), step or 1):
-            frame, bad = self._block(records[start : start + step])
-            frames.append(frame)
+            block, bad = self._block(records[start : start + step])
+            blocks.append(block)
             refused |= {start + at: reason for at, reason in bad.items()}
-        if not frames:
+        if not blocks:
             return pl.DataFrame(schema=dict.fromkeys(self.wanted, pl.String)), {}
-        return pl.concat(frames, rechunk=True), refused
+        # Not made one piece of memory here: whoever joins tables does it, once.
+        return pl.DataFrame([pl.concat([b[name] for b in blocks]) for name in blocks[0]]), refused
 
-    def _block(self, records: Sequence[Undecoded]) -> tuple[pl.DataFrame, dict[int, str]]:
+    def _block(self, records: Sequence[Undecoded]) -> tuple[dict[str, pl.Series], dict[int, str]]:
         typed, walked, refused = self._decode(records)
         cells = self._shape.columns(typed) if self._shape else {}
         for at, row in walked.items():
@@ -116,9 +117,9 @@ class Flattener:
                 cells.setdefault(name, [None] * len(records))[at] = value
         names = [*self.wanted, *sorted(cells.keys() - set(self.wanted))]
         nothing = pl.repeat(None, len(records), dtype=pl.String, eager=True)
-        return pl.DataFrame(
-            [self._series(n, cells[n]) if n in cells else nothing.alias(n) for n in names]
-        ), refused
+        return {
+            n: self._series(n, cells[n]) if n in cells else nothing.alias(n) for n in names
+        }, refused
 
     def _decode(
         self, records: Sequence[Undecoded]
@@ -247,6 +248,8 @@ class Shape:
         cells = {
             column: list(map(attrgetter(name), events)) for name, column in self.leaves.items()
         }
+        nothing = [None] * len(events)
+        cells = {name: values for name, values in cells.items() if values != nothing}
         for name, shape in self.branches.items():
             inner = list(map(attrgetter(name), events))
             missing = inner.count(None)

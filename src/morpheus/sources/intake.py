@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import TIME
+from morpheus.processes import Crew
 from morpheus.records import Events, Reading, Summary
-from morpheus.sources import times
 from morpheus.sources.arrivals import Arrivals
-from morpheus.sources.by_user import COPY, Gathered, Gathering, Identity, hand_out
+from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
+from morpheus.sources.census import PART, plan
 from morpheus.sources.files import LogFiles
-from morpheus.sources.flatten import Flattener
-from morpheus.sources.reader import LogFormat, Reader, no_user
+from morpheus.sources.gathering import Gathered, Gathering, Room
+from morpheus.sources.reader import LogFormat, no_user
+from morpheus.sources.spill import Scratch
+from morpheus.sources.work import Work, read_into
 from morpheus.stage import Settings
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class Intake:
         skip: Leave bad records out, and count them.
         everything: Pass on all columns of JSON, not only those that are looked at.
         arrivals: The folder followed for ever; None to end with the files there are.
+        room: How much is in memory at a time.
     """
 
     format: LogFormat
@@ -46,19 +50,31 @@ class Intake:
     skip: bool = False
     everything: bool = False
     arrivals: Arrivals | None = None
+    room: Room = field(default_factory=Room)
 
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the events of each user; see `Source.events`."""
         rounds = self._rounds(summary.input)
-        learnt = None if history is None else self._learnt(history, summary.training)
-        gathering = self._gathering(summary.input)
-        numbered: Counter[str | None] = Counter()
-        rows = max(self.settings.pipeline_batch_size, _FEWEST_ROWS)
-        for paths in rounds:
-            events = self._gathered(paths, self.files, gathering, self.repeat)
-            self._tell_missing(events, learnt)
-            last = self.arrivals is None
-            yield from hand_out(events, learnt, rows=rows, numbered=numbered, last=last)
+        with Scratch() as scratch:
+            run = _Run(self, summary, scratch, None if self.arrivals is None else Memory())
+            for paths in rounds:
+                yield from run.handed_out(paths, history)
+                history = None
+
+    def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
+        """How files become frames."""
+        user = self.settings.userid_column_name
+        return Work(
+            self.format,
+            files,
+            user,
+            self.format.wanted(self.settings.columns, user),
+            only=self.settings.userid_filter,
+            named=named,
+            skip=self.skip,
+            everything=self.everything,
+            repeat=repeat,
+        )
 
     def _rounds(self, reading: Reading) -> Iterator[list[Path]]:
         if self.arrivals is not None:
@@ -67,78 +83,104 @@ class Intake:
         reading.skipped_files = found.skipped
         return iter([found.paths])
 
-    def _learnt(self, pattern: str, reading: Reading) -> Gathered:
-        files = replace(self.files, pattern=pattern, option="--train_data_glob", max_files=None)
+
+@dataclass
+class _Run:
+    """One run of a source: what it remembers from round to round."""
+
+    intake: Intake
+    summary: Summary
+    scratch: Scratch
+    memory: Memory | None
+    learnt: Gathered | None = None
+    numbered: Counter[str | None] = field(default_factory=Counter)
+
+    def handed_out(self, paths: list[Path], history: str | None) -> Iterator[Events]:
+        """Read the files of a round, and what is to be learnt from; then hand out user by user."""
+        with Crew(self.intake.settings.num_threads) as crew:
+            if history is not None:
+                self.learnt = self._learnt(history, crew)
+            work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
+            events = self._gathered(work, paths, self.summary.input, crew)
+            tell_missing(self.intake, events, self.learnt)
+            users = self._divided(events, crew)
+        for part in users.partition_by(PART, maintain_order=True):
+            yield from self._part(part, events)
+        if self.memory is not None:
+            self.memory.end_round()
+
+    def _learnt(self, pattern: str, crew: Crew) -> Gathered:
+        reading = self.summary.training
+        option = "--train_data_glob"
+        files = replace(self.intake.files, pattern=pattern, option=option, max_files=None)
         found = files.need()
         reading.skipped_files = found.skipped
-        learnt = self._gathered(found.paths, files, self._gathering(reading), repeat=1)
-        reading.other_users += learnt.take(None).height
+        work = self.intake.work(files, 1, named=True)
+        learnt = self._gathered(work, found.paths, reading, crew)
+        if self.memory is not None:
+            self._divide(learnt, plan(learnt.census, None, self._room(learnt), last=True), crew)
         return learnt
 
-    def _gathering(self, reading: Reading) -> Gathering:
-        user, only = self.settings.userid_column_name, self.settings.userid_filter
-        identity = Identity(user, self.format.id, self.format.accounts)
-        return Gathering(identity, only, reading)
-
-    def _gathered(
-        self, paths: list[Path], files: LogFiles, gathering: Gathering, repeat: int
-    ) -> Gathered:
-        named = rows = 0
-        reader = self._reader(gathering.reading, whole=repeat > 1)
-        for frame in reader.frames(paths, files):
-            rows += frame.height
-            named += frame[reader.user].count()
-            gathering.add(frame if repeat == 1 else self._repeated(frame, gathering.reading))
-        if rows and not named:
-            self._check_known(files)
-        events = gathering.gather()
-        span = events.frame.select(pl.col(TIME).max() - pl.col(TIME).min()).item()
+    def _gathered(self, work: Work, paths: list[Path], reading: Reading, crew: Crew) -> Gathered:
+        gathering = Gathering(work.user, self.intake.room, self.scratch)
+        read_into(gathering, work, paths, reading, crew)
+        events = gathering.gathered(work.wanted if work.everything else ())
+        users = events.census.users
+        if events.census.filled and work.user not in events.census.filled:
+            self._check_known(work)
+        span = users.select(pl.col("last").max() - pl.col("first").min()).item()
         told = "%s loading complete. Total rows: %d. Timespan: %s"
-        log.debug(told, self.format.name, events.frame.height, span)
+        log.debug(told, work.format.name, events.census.rows, span)
         return events
 
-    def _reader(self, reading: Reading, *, whole: bool) -> Reader:
-        user = self.settings.userid_column_name
-        wanted = self.format.wanted(self.settings.columns, user)
-        flattener = Flattener(
-            wanted, self.format.paths, self.format.leaves, self.format.dropped, self.everything
-        )
-        return Reader(self.format, flattener, user, self.skip, reading, whole)
-
-    def _repeated(self, frame: pl.DataFrame, reading: Reading) -> pl.DataFrame:
-        copies = repeated(frame, self.repeat, self.format.time)
-        reading.read += copies.height - frame.height
-        return copies
-
-    def _check_known(self, files: LogFiles) -> None:
+    def _check_known(self, work: Work) -> None:
         """A column that events may have, and none has, names nobody; another one is a mistake."""
-        user = self.settings.userid_column_name
-        if user not in self.format.columns:
-            raise no_user(
-                user, self.format.columns, f"{files.option}: {self.format.name} events have"
-            )
+        form, files = work.format, work.files
+        if work.user not in form.columns:
+            raise no_user(work.user, form.columns, f"{files.option}: {form.name} events have")
         told = "%s: no event has a `%s`, so all belong to no user."
-        log.warning(told, files.pattern, user)
+        log.warning(told, files.pattern, work.user)
 
-    def _tell_missing(self, *gathered: Gathered | None) -> None:
-        frames = [read.frame for read in gathered if read is not None and read.frame.height]
-        for name in self.settings.columns if frames else ():
-            held = any(name in frame.columns and frame[name].count() for frame in frames)
-            if name not in self.format.columns and not held:
-                log.warning("No event has the column `%s` of the columns file.", name)
+    def _divided(self, events: Gathered, crew: Crew) -> pl.DataFrame:
+        """Rank and divide the users, and lay what is on disk down accordingly."""
+        past = None if self.learnt is None else self.learnt.census
+        endless = self.memory is not None
+        users = plan(events.census, past, self._room(events, self.learnt), last=not endless)
+        self._divide(events, users, crew)
+        if self.learnt is not None and not endless:
+            self._divide(self.learnt, users, crew)
+        return users
+
+    def _divide(self, gathered: Gathered, users: pl.DataFrame, crew: Crew) -> None:
+        if gathered.blobs:
+            gathered.divide(users, crew, self.intake.room, self.scratch.folder)
+
+    def _room(self, *gathered: Gathered | None) -> int:
+        """Cells of a part; all of them where they fit."""
+        cells, room = sum(one.cells for one in gathered if one is not None), self.intake.room
+        return cells + 1 if cells <= room.held else room.part
+
+    def _part(self, users: pl.DataFrame, events: Gathered) -> Iterator[Events]:
+        """Hand out some users, who are in memory meanwhile."""
+        settings, form = self.intake.settings, self.intake.format
+        identity = Identity(settings.userid_column_name, form.id, form.accounts)
+        now = ByUser.of(events.of(users), users, identity, self.summary.input, self.memory)
+        past = None
+        if self.learnt is not None:
+            if not events.names:
+                events.names = self.learnt.names
+            before = self.learnt.of(users).select(now.frame.columns)
+            past = ByUser.of(before, users, identity, self.summary.training)
+        rows = max(settings.pipeline_batch_size, _FEWEST_ROWS)
+        yield from hand_out(users, now, past, rows=rows, numbered=self.numbered)
 
 
-def repeated(frame: pl.DataFrame, times_over: int, time: str) -> pl.DataFrame:
-    """Put later copies below the events of a file, each as long after the last as the file lasts.
-
-    Args:
-        frame: Events with `TIME` and, as text, the time as logged.
-        times_over: How often the events are there in the end.
-        time: Column of the time as logged, rewritten in the copies.
-    """
-    span = pl.col(TIME).max() - pl.col(TIME).min()
-    copies = [frame.with_columns(pl.lit(0).alias(COPY))]
-    for copy in range(1, times_over):
-        later = frame.with_columns(pl.col(TIME) + span * copy, pl.lit(copy).alias(COPY))
-        copies.append(later.with_columns(pl.col(TIME).dt.strftime(times.USUAL).alias(time)))
-    return pl.concat(copies)
+def tell_missing(intake: Intake, *gathered: Gathered | None) -> None:
+    """Name the features that no event has, and what may have been meant."""
+    filled = set[str]().union(*(one.census.filled for one in gathered if one is not None))
+    known = {*intake.format.columns, *filled}
+    for name in intake.settings.columns if filled else ():
+        if name not in known:
+            close = get_close_matches(name, sorted(known), n=1)
+            meant = f" Did you mean `{close[0]}`?" if close else ""
+            log.warning("--columns_file: no event has a column `%s`.%s", name, meant)

@@ -17,10 +17,10 @@ from morpheus.columns import INDEX, TIME
 from morpheus.errors import BadRecord, UsageError
 from morpheus.records import Reading
 from morpheus.sources import times
-from morpheus.sources.documents import Broken, Undecoded, Unwrap, split
-from morpheus.sources.files import LogFiles, read_bytes, utf8
+from morpheus.sources.documents import Broken, Records, Undecoded, Unwrap, split, split_blocks
+from morpheus.sources.files import BLOCK, PACKED, LogFiles, is_large, read_blocks, read_bytes, utf8
 from morpheus.sources.flatten import Flattener, Leaf, flat
-from morpheus.sources.tables import Table, read_csv, read_parquet
+from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet
 
 log = logging.getLogger(__name__)
 
@@ -119,41 +119,62 @@ class Reader:
         held: list[Part] = []
         for path in paths:
             self.reading.files += 1
-            try:
-                part, table = self._open(path, files.kind(path))
-            except BadRecord as error:
-                yield from self._flattened(held)
-                held = []
-                self._refuse(error, read=1)
-                continue
-            if table is not None or part.broken:
-                # What comes first is refused first.
-                yield from self._flattened(held)
-                held = []
-                self._refuse_all(path, part.broken)
-            if table is not None:
-                yield self._timed(table, [part])
-                continue
-            held.append(part)
-            if self.whole or _enough(held):
-                yield from self._flattened(held)
-                held = []
+            for part, table in self._pieces(path, files.kind(path)):
+                if table is not None or part.broken:
+                    # What comes first is refused first.
+                    yield from self._flattened(held)
+                    held = []
+                    self._refuse_all(part)
+                if table is not None:
+                    yield self._timed(table, [part])
+                    continue
+                held.append(part)
+                if self.whole or _enough(held):
+                    yield from self._flattened(held)
+                    held = []
         yield from self._flattened(held)
+
+    def _pieces(self, path: Path, kind: str) -> Iterator[tuple[Part, pl.DataFrame | None]]:
+        """The records of a file, in one piece or block by block; it may turn out to be broken."""
+        try:
+            if not self.whole and (kind == "parquet" or is_large(path)):
+                yield from self._blocks(path, kind)
+            else:
+                yield self._open(path, kind)
+        except BadRecord as error:
+            yield Part(path, (), (), broken=[(error.line, error.reason)]), None
 
     def _open(self, path: Path, kind: str) -> tuple[Part, pl.DataFrame | None]:
         data = read_bytes(path)
         if kind == "json":
-            records = split(utf8(data), self.format.unwrap)
-            index = range(len(records.texts))
-            part = Part(path, records.places, index, records.texts, len(data), records.broken)
-            return part, None
-        table = (read_csv if kind == "csv" else read_parquet)(data, path, self.format.dropped)
+            return _part(path, split(utf8(data), self.format.unwrap), 0, len(data)), None
+        read = read_csv if kind == "csv" else read_parquet
+        return self._tabled(path, read(data, path, self.format.dropped), kind)
+
+    def _blocks(self, path: Path, kind: str) -> Iterator[tuple[Part, pl.DataFrame | None]]:
+        if kind == "json":
+            before = 0
+            for records in split_blocks(read_blocks(path), self.format.unwrap):
+                yield _part(path, records, before, BLOCK), None
+                before += len(records.texts)
+        elif kind == "csv":
+            for table in csv_blocks(read_blocks(path), path, self.format.dropped):
+                yield self._tabled(path, table, kind)
+        elif path.suffix.lower() in PACKED:
+            yield self._open(path, kind)
+        else:
+            for table in parquet_blocks(path, _ENOUGH_RECORDS, self.format.dropped):
+                yield self._tabled(path, table, kind)
+
+    def _tabled(self, path: Path, table: Table, kind: str) -> tuple[Part, pl.DataFrame | None]:
         rows = range(table.frame.height)
         numbers = rows if table.index is None else table.index
         text = next((n for n in self.format.embedded if n in table.frame.columns), None)
         if text is not None:
             texts = [cell.encode() for cell in table.frame[text].fill_null("").to_list()]
-            return Part(path, table.places, numbers, texts, len(data), table.broken), None
+            return Part(
+                path, table.places, numbers, texts, sum(map(len, texts)), table.broken
+            ), None
         self._check_header(path, table)
         part = Part(path, table.places, numbers, broken=table.broken)
         return part, self._mended(table.frame, kind)
@@ -217,9 +238,9 @@ class Reader:
         has = f"; it has {', '.join(_names(record[0]))}" if record else ""
         return f"the record has no `{name}`{has}"
 
-    def _refuse_all(self, path: Path, broken: Broken) -> None:
-        for place, reason in broken:
-            self._refuse(BadRecord(reason, file=path, line=place), read=1)
+    def _refuse_all(self, part: Part) -> None:
+        for place, reason in part.broken:
+            self._refuse(BadRecord(reason, file=part.path, line=place), read=1)
 
     def _refuse(self, error: BadRecord, read: int = 0) -> None:
         if not self.skip:
@@ -227,6 +248,11 @@ class Reader:
             raise BadRecord(f"{error.reason}; {hint}", file=error.file, line=error.line) from error
         self.reading.read += read
         self.reading.refuse(str(error))
+
+
+def _part(path: Path, records: Records, before: int, size: int) -> Part:
+    index = range(before, before + len(records.texts))
+    return Part(path, records.places, index, records.texts, size, records.broken)
 
 
 def _enough(parts: Sequence[Part]) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import polars as pl
 
 from morpheus.errors import BadRecord
 from morpheus.sources.documents import Broken, encode
-from morpheus.sources.files import utf8
+from morpheus.sources.files import is_utf16, utf8
 from morpheus.sources.flatten import flat
 
 _BLOCK = 1 << 22
@@ -59,6 +60,64 @@ def read_csv(data: bytes, path: Path, dropped: str = ".") -> Table:
     return _named(Table(frame, index, places, broken), header, dropped)
 
 
+def csv_blocks(blocks: Iterable[bytes], path: Path, dropped: str = ".") -> Iterator[Table]:
+    """Read CSV that comes block by block, as `read_csv` would read it whole."""
+    blocks = iter(blocks)
+    header, rest = _cut_header(blocks)
+    lines, rows = 0, 0
+    for block in chain(blocks, [None]):
+        data = rest + (block or b"")
+        end = len(data) if block is None else _row_end(data, data.rfind(b"\n"), step=-1)
+        data, rest = data[:end], data[end:]
+        if data or (block is None and not rows):
+            table = read_csv(header + data, path, dropped)
+            yield _moved(table, rows, lines)
+            rows, lines = rows + table.frame.height, lines + data.count(b"\n")
+
+
+def _cut_header(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
+    """The line of column names, and what is read already of what follows."""
+    data = next(blocks, b"")
+    if is_utf16(data):
+        data += b"".join(blocks)
+    data = utf8(data)
+    blank = len(data) - len(data.lstrip(b"\r\n"))
+    end = _row_end(data, data.find(b"\n", blank), step=1)
+    return data[:end], data[end:]
+
+
+def _row_end(data: bytes, at: int, step: int) -> int:
+    """The next place behind a line break that is outside quotes, on or back; 0 for nowhere."""
+    while at >= 0 and data.count(b'"', 0, at) % 2:
+        at = data.find(b"\n", at + 1) if step > 0 else data.rfind(b"\n", 0, at)
+    return at + 1
+
+
+def _moved(table: Table, rows: int, lines: int) -> Table:
+    """The same table, further down in its file."""
+    numbers = pl.int_range(rows, rows + table.frame.height, eager=True)
+    broken = [(None if line is None else line + lines, why) for line, why in table.broken]
+    places = [line + lines for line in table.places]
+    index = numbers if table.index is None else table.index
+    return replace(table, index=index, places=places, broken=broken)
+
+
+def parquet_blocks(path: Path, rows: int, dropped: str = ".") -> Iterator[Table]:
+    """Read Parquet some rows at a time.
+
+    Raises:
+        BadRecord: It is not Parquet, or is damaged.
+    """
+    start = 0
+    try:
+        scan = pl.scan_parquet(path, glob=False)
+        for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
+            yield _moved(_from_parquet(frame, dropped), start, start)
+            start += frame.height
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _not_parquet(error, path) from error
+
+
 def read_parquet(data: bytes, path: Path, dropped: str = ".") -> Table:
     """Read Parquet; nested columns are flattened as JSON is.
 
@@ -66,10 +125,17 @@ def read_parquet(data: bytes, path: Path, dropped: str = ".") -> Table:
         BadRecord: It is not Parquet, or is damaged.
     """
     try:
-        frame = pl.read_parquet(io.BytesIO(data))
+        return _from_parquet(pl.read_parquet(io.BytesIO(data)), dropped)
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
-        raise BadRecord(reason, file=path) from error
+        raise _not_parquet(error, path) from error
+
+
+def _not_parquet(error: Exception, path: Path) -> BadRecord:
+    reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
+    return BadRecord(reason, file=path)
+
+
+def _from_parquet(frame: pl.DataFrame, dropped: str) -> Table:
     columns = [leaf for column in frame for leaf in _leaves(column)]
     names = [column.name for column in columns]
     texts = [_text(column).alias(str(n)) for n, column in enumerate(columns)]
@@ -97,7 +163,22 @@ def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], Br
     rows = frame.height + 1
     if frame.width != width or _separators(data) != (rows * (width - 1), rows):
         return None
-    return frame, range(2, rows + 1), []
+    one_line_each = rows <= data.count(b"\n") + 1 <= rows + 1
+    return frame, range(2, rows + 1) if one_line_each else _places(data)[: frame.height], []
+
+
+def _places(data: bytes) -> list[int]:
+    """The lines behind each line break outside quotes."""
+    places: list[int] = []
+    quotes, line = 0, 1
+    for start in range(0, len(data), _BLOCK):
+        block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
+        quoted = (np.cumsum(block == ord('"'), dtype=np.int32) + quotes) & 1
+        breaks = block == ord("\n")
+        lines = np.cumsum(breaks, dtype=np.int32) + line
+        places += lines[breaks & (quoted == 0)].tolist()
+        quotes, line = int(quoted[-1]), int(lines[-1])
+    return places
 
 
 def _separators(data: bytes) -> tuple[int, int]:
@@ -166,8 +247,8 @@ def _named(table: Table, names: list[str], dropped: str) -> Table:
     for name, column in zip(names, table.frame, strict=True):
         joined = flat(name, dropped)
         originals.setdefault(joined, []).append(name)
-        kept = columns.get(joined, column)
-        columns[joined] = kept.zip_with(kept.is_not_null(), column)
+        kept = columns.get(joined)
+        columns[joined] = column if kept is None else kept.zip_with(kept.is_not_null(), column)
     doubles = {joined: both for joined, both in originals.items() if len(both) > 1}
     frame = pl.DataFrame([column.alias(joined) for joined, column in columns.items()])
     return replace(table, frame=frame, doubles=doubles)

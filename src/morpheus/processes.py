@@ -1,0 +1,131 @@
+"""Worker processes that give their results in the order of the work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Self, TypeVar
+
+from morpheus.errors import Unavailable
+
+AHEAD = 2
+"""Jobs that wait for each worker; more would only fill memory."""
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Crew:
+    """Some worker processes, started with the first jobs; with fewer than two, this process.
+
+    Leaving the `with` block ends them; leaving it with an exception ends them at once.
+
+    Args:
+        workers: How many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._others: set[BaseProcess] = set()
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for child in set(active_children()) - self._others:
+                child.terminate()
+
+    def map(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """Do the jobs side by side; results, and the first error, come in the jobs' order.
+
+        What is logged on the way is logged here, each message once.
+
+        Raises:
+            Unavailable: A worker was killed from outside, most often for want of memory.
+        """
+        if self.workers < 2:  # noqa: PLR2004 - one worker is this process
+            yield from map(work, jobs)
+            return
+        pool = self._started()
+        level = logging.getLogger("morpheus").getEffectiveLevel()
+        waiting: deque[Future[tuple[Result, list[logging.LogRecord]]]] = deque()
+        for job in jobs:
+            waiting.append(pool.submit(_do, work, job, level))
+            if len(waiting) > self.workers * AHEAD:
+                yield self._result(waiting.popleft())
+        while waiting:
+            yield self._result(waiting.popleft())
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Spawned, never forked: polars runs threads that a fork would leave half-alive.
+            self._others = set(active_children())
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, context, initializer=_begin)
+        return self._pool
+
+    def _result(self, future: Future[tuple[Result, list[logging.LogRecord]]]) -> Result:
+        try:
+            result, records = future.result()
+        except BrokenProcessPool as error:
+            raise Unavailable(
+                "A worker process was killed, most often for want of memory. "
+                "Use fewer workers: `morpheus run --num_threads=1 ...`."
+            ) from error
+        for record in records:
+            if record.msg not in self._told:
+                self._told.add(record.msg)
+                logging.getLogger(record.name).handle(record)
+        return result
+
+
+def _begin() -> None:
+    # The terminal sends Ctrl+C to every process of the job; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Read by polars when it is imported, which is with the first job: one worker, one thread, and
+    # freed memory goes back to the system at once, not after ten seconds.
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    os.environ["_RJEM_MALLOC_CONF"] = "dirty_decay_ms:100,muzzy_decay_ms:100"
+
+
+def _do(
+    work: Callable[[Job], Result], job: Job, level: int
+) -> tuple[Result, list[logging.LogRecord]]:
+    kept = _Kept()
+    logger = logging.getLogger("morpheus")
+    logger.handlers, logger.propagate = [kept], False
+    logger.setLevel(level)
+    return work(job), kept.records
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged, for the parent to say in the jobs' order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None
+        record.exc_info = None
+        self.records.append(record)

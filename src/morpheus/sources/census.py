@@ -1,0 +1,112 @@
+"""Who is in the events read so far: enough to plan by, and small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from morpheus.columns import INDEX, TIME
+
+USER, RANK, PART = "user", "rank", "part"
+_SCHEMA: dict[str, Any] = {
+    USER: pl.String,
+    "first": pl.Datetime("us", "UTC"),
+    "index": pl.Int64,
+    "last": pl.Datetime("us", "UTC"),
+    "rows": pl.Int64,
+}
+_MANY = 1 << 18
+
+
+@dataclass
+class Census:
+    """What is known of the events read so far.
+
+    Attributes:
+        users: A row a user: time and index of the first event, time of the last, and how many.
+        headers: The different lists of columns that they came in.
+        filled: The columns in which any event has a value, be it one that was not kept.
+    """
+
+    users: pl.DataFrame
+    headers: frozenset[tuple[str, ...]] = frozenset()
+    filled: frozenset[str] = frozenset()
+
+    @classmethod
+    def nobody(cls) -> Census:
+        """Before the first event."""
+        return cls(pl.DataFrame(schema=_SCHEMA))
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, user: str) -> Census:
+        """Look at some events."""
+        seen = frame.select(pl.col(user).alias(USER), INDEX, TIME).sort(TIME, INDEX)
+        users = seen.group_by(USER).agg(
+            pl.col(TIME).first().alias("first"),
+            pl.col(INDEX).first().alias("index"),
+            pl.col(TIME).last().alias("last"),
+            pl.len().cast(pl.Int64).alias("rows"),
+        )
+        return cls(users, frozenset([tuple(frame.columns)]), filled(frame))
+
+    def add(self, other: Census) -> None:
+        """Add what is known of other events."""
+        self.users = pl.concat([self.users, other.users])
+        self.headers |= other.headers
+        self.filled |= other.filled
+        if self.users.height > _MANY:
+            self.users = self.merged().rechunk()
+
+    def merged(self) -> pl.DataFrame:
+        """One row a user."""
+        ordered = self.users.sort("first", "index")
+        return ordered.group_by(USER, maintain_order=True).agg(
+            pl.col("first", "index").first(), pl.col("last").max(), pl.col("rows").sum()
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many events."""
+        return int(self.users["rows"].sum())
+
+    @property
+    def width(self) -> int:
+        """The most columns that any came in."""
+        return max((len(header) for header in self.headers), default=1)
+
+
+def filled(frame: pl.DataFrame) -> frozenset[str]:
+    """The columns that have a value."""
+    return frozenset(column.name for column in frame if column.null_count() < frame.height)
+
+
+def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl.DataFrame:
+    """Give each user a rank, and a part of the events that is handled at once.
+
+    Users come by the time and index of their first event, then by name; then, by name, those who
+    only have history. Parts follow the ranks, so that one part after the other gives the users in
+    order.
+
+    Args:
+        events: Whose events come.
+        history: Whose history there is.
+        room: Cells that a part has, about; a user is never divided.
+        last: Whether users who only have history come too.
+
+    Returns:
+        `USER`, `RANK` and `PART` of each, in the order of ranks.
+    """
+    users = events.merged().sort("first", "index", USER).select(USER, "rows")
+    if history is not None:
+        past = history.merged().select(USER, past="rows")
+        others = past.join(users, on=USER, how="anti").sort(USER)
+        users = users.join(past, on=USER, how="left", maintain_order="left")
+        users = pl.concat([users, others] if last else [users], how="diagonal")
+        users = users.select(USER, rows=pl.sum_horizontal("rows", "past"))
+    width = max(events.width, 1 if history is None else history.width)
+    before = pl.col("rows").cum_sum() - pl.col("rows")
+    return users.with_row_index(RANK).select(
+        USER, RANK, (before // max(1, room // width)).rle_id().alias(PART)
+    )

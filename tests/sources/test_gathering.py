@@ -1,0 +1,217 @@
+import gzip
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from morpheus.columns import TIME, read_lines
+from morpheus.errors import BadRecord, Unavailable
+from morpheus.records import Events, Reading, Summary
+from morpheus.sources import files
+from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
+from morpheus.sources.files import LogFiles
+from morpheus.sources.gathering import Room
+from morpheus.sources.intake import Intake
+from morpheus.sources.spill import Scratch, write
+from morpheus.stage import Settings
+
+FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
+TINY = Room(held=200, part=300, table=400, passes=2)
+DATA = Path(__file__).parents[2] / "../shared/data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+
+
+def record(number: int, user: str | None, second: int) -> dict[str, Any]:
+    return {
+        "eventID": f"00000000-0000-0000-0000-{number:012}",
+        "eventTime": f"2024-05-31T09:30:{second:02}Z",
+        "userIdentity": {"arn": "arn:1", "accountId": user},
+    }
+
+
+def write_files(folder: Path, records: list[dict[str, Any]], size: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, start in enumerate(range(0, len(records), size)):
+        text = json.dumps({"Records": records[start : start + size]})
+        (folder / f"{n:03}.json").write_text(text)
+    return folder
+
+
+def read(
+    pattern: Path | str, room: Room, history: Path | None = None, threads: int = 1, **options: Any
+) -> tuple[list[Events], Summary]:
+    chosen = {"columns": FEATURES, "num_threads": threads, **options.pop("settings", {})}
+    intake = Intake(CLOUDTRAIL, LogFiles(str(pattern)), Settings(**chosen), room=room, **options)
+    summary = Summary()
+    return list(intake.events(None if history is None else str(history), summary)), summary
+
+
+def assert_same(one: tuple[list[Events], Summary], other: tuple[list[Events], Summary]) -> None:
+    assert [batch.user for batch in one[0]] == [batch.user for batch in other[0]]
+    for a, b in zip(one[0], other[0], strict=True):
+        assert a.frame.equals(b.frame)
+        assert (a.history is None) == (b.history is None)
+        assert a.history is None or b.history is None or a.history.equals(b.history)
+    assert one[1] == other[1]
+
+
+RECORDS = st.lists(
+    st.builds(
+        record,
+        st.integers(0, 40),
+        st.sampled_from(["1", "2", "3", "4", "5", None]),
+        st.integers(0, 9),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RECORDS, RECORDS, st.integers(1, 20))
+def test_what_was_laid_aside_comes_back_as_if_it_had_been_held(
+    records: list[dict[str, Any]], before: list[dict[str, Any]], size: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        new = write_files(Path(folder, "new"), records, size)
+        old = write_files(Path(folder, "old"), before, size)
+        assert_same(read(new, Room(), old), read(new, TINY, old))
+
+
+def test_users_are_many_and_files_in_any_order(tmp_path: Path) -> None:
+    records = [record(n, f"{n * 7 % 23}", n * 11 % 60) for n in range(600)]
+    new = write_files(tmp_path / "new", records, 50)
+    parts = [records[i : i + 50] for i in range(0, 600, 50)]
+    shuffled = [*parts[7:], *parts[6::-1]]
+    other = write_files(tmp_path / "other", [one for part in shuffled for one in part], 50)
+    batches = read(new, TINY)
+    assert_same(batches, read(other, Room()))
+    firsts = [batch.frame[TIME].min() for batch in batches[0]]
+    assert len(firsts) == 23
+    assert firsts == sorted(firsts, key=str)
+
+
+@real
+@pytest.mark.parametrize("threads", [1, 2])
+def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
+    new, old = DATA / "cloudtrail-attack", DATA / "cloudtrail-console"
+    chosen = {"userid_column_name": "userIdentityarn"}
+    room = replace(TINY, table=20_000, job=2_000_000, alone=0)
+    whole = read(new, Room(), old, settings=chosen)
+    assert_same(whole, read(new, room, old, threads=threads, settings=chosen))
+
+
+@real
+def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
+    new, old = DATA / "cloudtrail-attack", DATA / "golden/training"
+    (tmp_path / "x.jsonl").write_text('{"eventName": "no time"}\n')
+    options = {"everything": True, "skip": True, "settings": {"userid_filter": "123837551234"}}
+    room = replace(TINY, table=20_000, job=1_000_000, alone=0)
+    assert_same(
+        read(new, Room(), old, **{**options, "settings": dict(options["settings"])}),  # type: ignore[call-overload] # options of several types
+        read(new, room, old, threads=2, **options),
+    )
+
+
+def test_the_first_bad_record_is_told_whoever_reads_it(tmp_path: Path) -> None:
+    folder = write_files(tmp_path, [record(n, "1", 1) for n in range(40)], 10)
+    for name in ("001.json", "003.json"):
+        (folder / name).write_text('{"Records": [{"eventName": "Ls"}]}')
+    room = Room(job=1, alone=0)
+    with pytest.raises(BadRecord, match=r"001\.json:1: the record has no `eventTime`"):
+        read(folder, room, threads=2)
+
+
+def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(6):
+        (tmp_path / f"{n}.csv").write_text(
+            "eventTime,userIdentityaccountId,a.b,ab\n2024-05-31T09:30:01Z,x,1,2\nx,x,1,2\n"
+        )
+    one = read(tmp_path, Room(), skip=True)
+    alone, caplog.records[:] = len(caplog.records), []
+    other = read(tmp_path, Room(job=1, alone=0), threads=2, skip=True)
+    assert_same(one, other)
+    assert other[1].input.refused == 6
+    assert len(other[1].input.refusals) == 5
+    assert len(caplog.records) == alone == 6
+
+
+def test_nothing_is_left_on_disk_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    folder = write_files(tmp_path / "new", [record(n, f"{n % 9}", n % 60) for n in range(99)], 9)
+    logs, chosen = LogFiles(str(folder)), Settings(columns=FEATURES, num_threads=1)
+    events = Intake(CLOUDTRAIL, logs, chosen, room=TINY).events(None, Summary())
+    next(events)
+    [made] = scratch.iterdir()
+    assert made.stat().st_mode & 0o077 == 0
+    with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt)  # type: ignore[attr-defined] # a generator in truth
+    assert list(scratch.iterdir()) == []
+
+
+def test_few_events_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_files(tmp_path / "new", [record(1, "1", 1)], 9)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert len(read(folder, Room())[0]) == 1
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"gone: events cannot be laid aside .*TMPDIR"):
+        write(tmp_path / "gone", [])
+
+
+def test_a_folder_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(Unavailable, match="name another folder"), Scratch() as scratch:
+        assert scratch.folder
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "csv.gz", "parquet"])
+def test_large_files_in_blocks_are_as_files_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    records = [record(n, f"{n % 5}", n % 60) for n in range(3000)]
+    flat = [
+        {
+            "eventTime": r["eventTime"],
+            "userIdentityaccountId": r["userIdentity"]["accountId"],
+            "text": 'a,"b\nc',
+        }
+        for r in records
+    ]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pl.DataFrame(flat).write_parquet(path)
+    else:
+        lines = "\n".join(map(json.dumps, records)) if "json" in suffix else ""
+        text = lines.encode() or pl.DataFrame(flat).write_csv().encode()
+        path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    whole = read(path, Room())
+    monkeypatch.setattr(files, "LARGE", 800)
+    monkeypatch.setattr(files.read_blocks, "__defaults__", (1000,))
+    assert files.is_large(path)
+    assert_same(whole, read(path, Room()))
+
+
+def test_counts_of_several_readers_add_up() -> None:
+    one, other = Reading(files=1, read=9, duplicates=2), Reading(files=2, read=5, userless=1)
+    for n in range(4):
+        one.refuse(f"{n}")
+        other.refuse(f"more {n}")
+    one.add(other)
+    assert (one.files, one.read, one.refused, one.kept) == (3, 14, 8, 3)
+    assert one.refusals == ["0", "1", "2", "3", "more 0"]

@@ -1,0 +1,52 @@
+import logging
+import os
+import signal
+import time
+
+import pytest
+
+from morpheus.errors import BadRecord, Unavailable
+from morpheus.processes import Crew
+
+
+def late(number: int) -> tuple[int, int]:
+    """The earlier the job, the longer it takes."""
+    time.sleep((3 - number) * 0.1)
+    logging.getLogger("morpheus.test").warning("the same for all")
+    return number, os.getpid()
+
+
+def bad(number: int) -> int:
+    if number % 2:
+        time.sleep((5 - number) * 0.1)
+        raise BadRecord("no time", file="a.json", line=number)
+    return number
+
+
+def fatal(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_come_in_order_from_other_processes_and_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Crew(2) as crew:
+        numbers, workers = zip(*crew.map(late, range(4)), strict=True)
+    assert numbers == (0, 1, 2, 3)
+    assert os.getpid() not in workers
+    assert caplog.messages == ["the same for all"]
+
+
+def test_one_worker_is_this_process() -> None:
+    with Crew(1) as crew:
+        assert {worker for _, worker in crew.map(late, [3])} == {os.getpid()}
+
+
+def test_the_first_error_in_the_order_of_jobs_is_raised() -> None:
+    with pytest.raises(BadRecord, match=r"a\.json:1: no time"), Crew(2) as crew:
+        list(crew.map(bad, range(4)))
+
+
+def test_a_killed_worker_is_told() -> None:
+    with pytest.raises(Unavailable, match="A worker process was killed"), Crew(2) as crew:
+        list(crew.map(fatal, range(4)))
