@@ -79,6 +79,12 @@ STAGES = '''
                 if self.how in ("INT", "TERM"):
                     os.kill(os.getpid(), getattr(signal, "SIG" + self.how))
                     time.sleep(10)
+                if self.how == "disguised":
+                    try:
+                        os.kill(os.getpid(), signal.SIGINT)
+                        time.sleep(10)
+                    except KeyboardInterrupt:
+                        raise TypeError("no data type") from None
                 if self.how == "twice":
                     try:
                         os.kill(os.getpid(), signal.SIGINT)

@@ -175,3 +175,9 @@ def test_stages_are_listed_with_their_package(chain: Run) -> None:
     lines = chain("tools", "stages").stdout.splitlines()
     assert any(x.split()[:2] == ["fail", "shelf"] for x in lines)
     assert any("A source: gives Events." in x for x in lines if x.startswith("from-names"))
+
+
+def test_an_interrupt_that_another_library_disguises_still_ends_as_stopped(chain: Run) -> None:
+    done = chain(*AE, "from-names", "fail", "--how=disguised")
+    assert done.returncode == 130
+    assert "Error" not in done.stderr

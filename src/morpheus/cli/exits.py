@@ -50,20 +50,35 @@ def stoppable() -> Iterator[None]:
         yield
         return
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(one, _stop) for one in signals]
+    stop = _Stop()
+    before = [signal.signal(one, stop) for one in signals]
     try:
         yield
+    except BaseException as error:
+        # Where Rust calls Python, polars makes an error of its own of the interrupt.
+        if stop.asked and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for one, handler in zip(signals, before, strict=True):
             signal.signal(one, handler)
 
 
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwind, which takes away what is half written; the next signal ends the process."""
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_DFL)
-    say(STOPPING)
-    raise KeyboardInterrupt
+class _Stop:
+    """Unwinds, which takes away what is half written; the next signal ends the process.
+
+    Attributes:
+        asked: Whether a signal has come.
+    """
+
+    asked = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        self.asked = True
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_DFL)
+        say(STOPPING)
+        raise KeyboardInterrupt
 
 
 def _end(message: str, code: int) -> NoReturn:
