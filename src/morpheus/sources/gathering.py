@@ -201,13 +201,13 @@ def _names(headers: frozenset[tuple[str, ...]]) -> list[str]:
 
 
 def _jobs(blobs: list[Blob], rows: int) -> Iterator[list[Blob]]:
-    """What is sorted into parts together: so many rows at least."""
+    """What is sorted into parts together: so many rows at most, or one table."""
     job: list[Blob] = []
     for blob in blobs:
-        job.append(blob)
-        if sum(one.rows for one in job) >= rows:
+        if job and sum(one.rows for one in job) + blob.rows > rows:
             yield job
             job = []
+        job.append(blob)
     if job:
         yield job
 
