@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -57,10 +58,11 @@ def flat(name: str, dropped: str = ".") -> str:
 
 def series(name: str, values: list[Any]) -> pl.Series:
     """Make a column of text of JSON values, of one type mostly."""
-    try:
-        return pl.Series(name, values, dtype=pl.String)
-    except TypeError:
-        kinds = set(map(type, values))
+    first = next((value for value in values if value is not None), None)
+    if type(first) is str or first is None:
+        with suppress(TypeError):
+            return pl.Series(name, values, dtype=pl.String)
+    kinds = set(map(type, values))
     if kinds == {bool, type(None)} or kinds == {bool}:
         return pl.Series(name, values, dtype=pl.Boolean).cast(pl.String).str.to_titlecase()
     if str in kinds or type(None) in kinds:

@@ -92,6 +92,8 @@ def _compiled(pattern: str, *, option: str) -> re.Pattern[str]:
 
 def _select(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Those columns, in that order; empty where the frame has none of that name."""
+    if columns == frame.columns:
+        return frame
     return frame.select(
         pl.col(name) if name in frame.columns else pl.lit(None, pl.String).alias(name)
         for name in columns
