@@ -54,7 +54,8 @@ def configure(level: str, file: str | None) -> None:
         root.setLevel(level.upper())
         return
     try:
-        logging.config.dictConfig(read_config(file))
+        # Python's default silences whoever has a logger already: this package.
+        logging.config.dictConfig({"disable_existing_loggers": False} | read_config(file))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # dictConfig's own message is mostly "Unable to configure handler"; its cause says why.
         raise UsageError(f"--log_config_file: {file}: {error.__cause__ or error}.") from error
