@@ -1,30 +1,10 @@
-import logging
 import os
-import signal
-import time
 
 import pytest
 
+from jobs import bad, fatal, late
 from morpheus.errors import BadRecord, Unavailable
 from morpheus.processes import Crew
-
-
-def late(number: int) -> tuple[int, int]:
-    """The earlier the job, the longer it takes."""
-    time.sleep((3 - number) * 0.1)
-    logging.getLogger("morpheus.test").warning("the same for all")
-    return number, os.getpid()
-
-
-def bad(number: int) -> int:
-    if number % 2:
-        time.sleep((5 - number) * 0.1)
-        raise BadRecord("no time", file="a.json", line=number)
-    return number
-
-
-def fatal(_: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_results_come_in_order_from_other_processes_and_are_logged_once(

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import polars as pl
 import pytest
 
+from jobs import Dying
 from morpheus.engines.local import Local
 from morpheus.errors import Unavailable
 from morpheus.records import Events
@@ -23,19 +24,6 @@ class Mixing(Stage):
         seen = list(batches)
         assert len({batch.user for batch in seen}) <= self.users
         yield from reversed(seen)
-
-
-@dataclass(frozen=True)
-class Dying(Stage):
-    """A stage whose process is killed."""
-
-    name = "dying"
-
-    def __call__(self, batches):
-        import os  # noqa: PLC0415 - in the worker
-
-        os.kill(os.getpid(), 9)
-        yield from batches
 
 
 def events(users, batches=1):
