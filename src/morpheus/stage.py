@@ -159,6 +159,10 @@ class Stage:
         """Files whose events this stage wants to see before each user's own; None for none."""
         return None
 
+    def costly(self) -> bool:
+        """Whether a user's events cost this stage more than it costs to hand them to a process."""
+        return False
+
     def together(self) -> int:
         """How many users this stage would rather see at a time."""
         return 1

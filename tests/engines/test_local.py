@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 import polars as pl
 import pytest
@@ -26,6 +27,18 @@ class Mixing(Stage):
         yield from reversed(seen)
 
 
+@dataclass(frozen=True)
+class Here(Stage):
+    """A stage that knows its process."""
+
+    name = "here"
+    parent: int = field(default_factory=os.getpid)
+
+    def __call__(self, batches):
+        assert os.getpid() == self.parent
+        yield from batches
+
+
 def events(users, batches=1):
     for user in range(users):
         for _ in range(batches):
@@ -35,6 +48,11 @@ def events(users, batches=1):
 def test_users_come_out_in_order_from_a_stage_that_sees_several_at_a_time():
     passed = Local(threads=2).run([Mixing()], events(7), endless=False)
     assert [batch.user for batch in passed] == [f"user{n}" for n in range(7)]
+
+
+def test_what_costs_less_than_the_way_to_a_process_stays_in_this_one():
+    passed = Local(threads=2).run([Here()], events(20), endless=False)
+    assert len(list(passed)) == 20
 
 
 def test_a_killed_worker_is_told_with_what_to_type():

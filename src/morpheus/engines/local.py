@@ -32,7 +32,7 @@ class Local:
         together = max((stage.together() for stage in segment), default=1)
         if together > 1:
             return _in_parties(segment, (list(group) for group in by_user), together)
-        if self.threads == 1 or not segment:
+        if self.threads == 1 or not any(stage.costly() for stage in segment):
             return chain.from_iterable(folded(segment, group) for group in by_user)
         return self._side_by_side(segment, (list(group) for group in by_user))
 

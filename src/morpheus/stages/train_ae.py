@@ -132,6 +132,10 @@ class TrainAe(Stage):
         while some := list(islice(groups, self.together())):
             yield from teacher.fingerprinted(some)
 
+    def costly(self) -> bool:
+        """Learning is; looking fingerprints up is not."""
+        return self.pretrained_filename is None
+
     def together(self) -> int:
         """As many users as one GPU trains side by side; one at a time on a CPU."""
         stackable = self.model == "compact" and not self.settings.endless
