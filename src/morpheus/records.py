@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,9 @@ from morpheus.columns import RHYTHM
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows
     from morpheus.models.fingerprint import Card, Fingerprint
+
+
+Next = TypeVar("Next", bound="Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,11 @@ class Batch:
     card: Card | None = None
     unscored: str | None = None
     scores: tuple[str, ...] = ()
+
+    def become(self, kind: type[Next], **more: object) -> Next:
+        """Make the record that follows: all that every batch has, and what is new."""
+        common = {each.name: getattr(self, each.name) for each in fields(Batch)}
+        return kind(**(common | more))
 
     def without_fingerprint(self) -> Self:
         """Make the same batch light enough to be handed from process to process."""

@@ -80,12 +80,9 @@ class AddScores(Stage):
         columns = self._columns()
         for batch in batches:
             scores = [pl.Series(name, score(batch)) for name, score in columns.items()]
-            yield Scored(
-                user=batch.user,
+            yield batch.become(
+                Scored,
                 frame=_with(batch.frame, scores),
-                fingerprint=batch.fingerprint,
-                card=batch.card,
-                unscored=batch.unscored,
                 scores=tuple(dict.fromkeys((*batch.scores, *columns))),
                 losses=batch.losses,
             )

@@ -26,14 +26,7 @@ class InfPytorch(Stage):
     def __call__(self, batches: Iterator[Encoded]) -> Iterator[Losses]:
         """Pass each distinct row through the network once."""
         for batch in batches:
-            yield Losses(
-                user=batch.user,
-                frame=batch.frame,
-                fingerprint=batch.fingerprint,
-                card=batch.card,
-                unscored=batch.unscored,
-                losses=_losses(batch),
-            )
+            yield batch.become(Losses, losses=_losses(batch))
 
 
 def _losses(batch: Encoded) -> NDArray[np.float32]:

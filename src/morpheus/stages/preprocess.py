@@ -24,11 +24,5 @@ class Preprocess(Stage):
         """Encode each batch once; a user without a fingerprint has no numbers."""
         for batch in batches:
             known = batch.fingerprint
-            yield Encoded(
-                user=batch.user,
-                frame=batch.frame,
-                fingerprint=known,
-                card=batch.card,
-                unscored=batch.unscored,
-                encoded=None if known is None else known.encoder.encode(batch.frame),
-            )
+            encoded = None if known is None else known.encoder.encode(batch.frame)
+            yield batch.become(Encoded, encoded=encoded)

@@ -60,13 +60,7 @@ class Serialize(Stage):
                 _warn_once(columns, fixed, left_out)
                 columns = fixed
             fixed = columns
-            yield Rows(
-                user=batch.user,
-                frame=_select(batch.frame, columns),
-                card=batch.card,
-                unscored=batch.unscored,
-                scores=batch.scores,
-            )
+            yield batch.become(Rows, frame=_select(batch.frame, columns), fingerprint=None)
 
     def _chosen(self, columns: Iterable[str]) -> list[str]:
         """Columns that a pattern of --include matches, and none of --exclude."""

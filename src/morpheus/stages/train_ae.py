@@ -213,9 +213,8 @@ class _Teacher:
             outcome = learnt[user] if known is None and user is not None else known or Known()
             self._keep(user, outcome)
             for batch in group:
-                yield Fingerprinted(
-                    user=batch.user,
-                    frame=batch.frame,
+                yield batch.become(
+                    Fingerprinted,
                     fingerprint=outcome.fingerprint,
                     card=outcome.card,
                     unscored=outcome.reason,
