@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from morpheus.models.fingerprint import learn
+from morpheus.models.learning import learn
 
 COLUMNS = ["action", "address", "agent", "kind"]
 PEOPLE = {"get": "web", "list": "web", "deploy": "cli", "copy": "cli"}

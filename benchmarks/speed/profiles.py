@@ -15,7 +15,8 @@ import polars as pl
 from isal import igzip
 
 from morpheus.columns import TIME
-from morpheus.models import fingerprint
+from morpheus.models import learning
+from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.training import one_thread
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
@@ -53,9 +54,9 @@ def tables(scale: Scale) -> Iterator[Table]:
     yield left_of_scoring(logs)
 
 
-def learnt(user: pl.DataFrame) -> fingerprint.Fingerprint:
+def learnt(user: pl.DataFrame) -> Fingerprint:
     """A user's fingerprint."""
-    return fingerprint.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
+    return learning.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
 
 
 def profile(what: str, action: Callable[[], object]) -> Table:

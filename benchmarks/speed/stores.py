@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 
 from morpheus.columns import TIME
-from morpheus.models import fingerprint, store
+from morpheus.models import learning, store
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
@@ -36,8 +36,7 @@ def tables(scale: Scale) -> Iterator[Table]:
     for rows in (300,) if scale.quick else (300, 1000, 5000):
         users = histories(logs, rows)
         learnt = [
-            fingerprint.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
-            for user in users
+            learning.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1) for user in users
         ]
         cards = [store.add(folder, each) for each in learnt]
         written = [card.size for card in cards]

@@ -11,7 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import TIME
-from morpheus.models import fingerprint, reference
+from morpheus.models import learning, reference
+from morpheus.models.fingerprint import Fingerprint
 from speed import chain, rival
 from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds
@@ -19,21 +20,19 @@ from speed.scale import Scale
 from speed.table import Table
 
 Floats = NDArray[np.float64]
-FLOOR = 0.05
-"""Least spread of a column's losses that a z is measured in."""
-Learn = Callable[..., fingerprint.Fingerprint]
+Learn = Callable[..., Fingerprint]
 RIVAL = "dfencoder 0.0.42"
 
 
 def learn_reference(
     user: str, history: pl.DataFrame, columns: Sequence[str], *, times: pl.Series, seed: int
-) -> fingerprint.Fingerprint:
+) -> Fingerprint:
     """Learn one user as `--model reference` does."""
-    alone = fingerprint.History(user, history, times)
+    alone = learning.History(user, history, times)
     return reference.learn_all([alone], columns, seed=seed)[0]
 
 
-OURS: Mapping[str, Learn] = {"morpheus": fingerprint.learn, "reference": learn_reference}
+OURS: Mapping[str, Learn] = {"morpheus": learning.learn, "reference": learn_reference}
 
 
 def tables(scale: Scale) -> Iterator[Table]:
@@ -43,7 +42,7 @@ def tables(scale: Scale) -> Iterator[Table]:
     yield many(scale)
 
 
-def learnt(learn: Learn, history: pl.DataFrame) -> fingerprint.Fingerprint:
+def learnt(learn: Learn, history: pl.DataFrame) -> Fingerprint:
     """A user's fingerprint."""
     return learn(history[USER][0], history, COLUMNS, times=history[TIME], seed=1)
 
@@ -175,7 +174,7 @@ def judged(
     given = []
     for number, (history, scored) in enumerate(pairs):
         marked = scored["eventID"].is_in(list(labels)).to_numpy()
-        ours, usual = losses(fingerprint.learn, history, scored)
+        ours, usual = losses(learning.learn, history, scored)
         same, _ = losses(learn_reference, history, scored)
         found[names[0]].add(ours.mean(1), marked)
         found[names[1]].add(usual, marked)
@@ -191,7 +190,7 @@ def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[F
     known = learnt(learn, history)
     rows = known.encoder.encode(scored)
     each = known.losses(rows)[rows.row_of].astype(np.float64)
-    above = np.maximum((each - known.usual) / np.maximum(known.spread, FLOOR), 0).sum(1)
+    above = known.usual.above(each).sum(1)
     return each, above
 
 

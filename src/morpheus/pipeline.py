@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 from morpheus.columns import read_lines
 from morpheus.engines.fold import folded
@@ -101,11 +102,11 @@ class Pipeline:
         events = plan.source.events(history, summary)
         endless = UntilStopped(events) if plan.source.endless() else None
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
-        with closing(self._passed(plan, iter(endless or events))) as batches:
+        with closing(self._passed(plan, iter(endless or events), summary)) as batches:
             for batch in batches:
                 summary.add(batch)
         for stage in stages:
-            stage.finish(summary.cards)
+            stage.finish(summary.cards, summary.everybody)
         summary.seconds = time.perf_counter() - begin
         summary.stopped = endless is not None and endless.stopped
         return summary
@@ -117,10 +118,16 @@ class Pipeline:
             lines.append(f'  {i} -> {i + 1} [label="{kind.__name__}"];')
         return "\n".join(["digraph morpheus {", "  rankdir=LR; node [shape=box];", *lines, "}", ""])
 
-    def _passed(self, plan: Plan, events: Iterator[Events]) -> Generator[Batch, None, None]:
-        engine = Local(self.settings.num_threads)
+    def _passed(
+        self, plan: Plan, events: Iterator[Events], summary: Summary
+    ) -> Generator[Batch, None, None]:
+        engine, segment = Local(self.settings.num_threads), plan.segment
+        if plan.source.settings.survey:
+            # Once the first user is there, everybody has been looked at.
+            events = chain(list(islice(events, 1)), events)
+            segment = tuple(stage.meet(summary.everybody) for stage in segment)
         stream = folded(plan.head, events)
-        stream = engine.run(plan.segment, stream, endless=plan.source.endless())
+        stream = engine.run(segment, stream, endless=plan.source.endless())
         yield from folded(plan.tail, stream)
 
     def _settled(self) -> tuple[Stage, ...]:
@@ -133,7 +140,13 @@ class Pipeline:
         labels = settings.labels
         if settings.labels_file is not None:
             labels = read_lines(settings.labels_file, option="--labels_file")
-        settled = replace(settings, columns=columns, labels=labels, endless=source.endless())
+        settled = replace(
+            settings,
+            columns=columns,
+            labels=labels,
+            endless=source.endless(),
+            survey=any(stage.curious() for stage in self.stages),
+        )
         return tuple(replace(stage, settings=settled) for stage in self.stages)
 
     def _check_source(self) -> None:

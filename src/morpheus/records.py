@@ -37,6 +37,8 @@ class Batch:
         card: The fingerprint's description; stays when the fingerprint itself has been let go.
         unscored: Why these events get no score, for a user without a fingerprint.
         scores: The score columns that `add-scores` has added to `frame`.
+        encoded: The events as numbers, once `preprocess` has run; None without a fingerprint to
+            encode with.
     """
 
     user: str | None
@@ -45,6 +47,7 @@ class Batch:
     card: Card | None = None
     unscored: str | None = None
     scores: tuple[str, ...] = ()
+    encoded: EncodedRows | None = None
 
     def become(self, kind: type[Next], **more: object) -> Next:
         """Make the record that follows: all that every batch has, and what is new."""
@@ -53,7 +56,7 @@ class Batch:
 
     def without_fingerprint(self) -> Self:
         """Make the same batch light enough to be handed from process to process."""
-        return replace(self, fingerprint=None)
+        return replace(self, fingerprint=None, encoded=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +76,7 @@ class Fingerprinted(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded(Batch):
-    """Events as numbers; `encoded` is None where there is no fingerprint to encode with."""
-
-    encoded: EncodedRows | None
+    """Events as numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,8 @@ class Summary:
         flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
         stopped: Whether Ctrl+C ended an input that has no end of its own.
+        everybody: A sample of all users' histories, which the source takes before it hands out the
+            first user if `Settings.survey` asks for it.
     """
 
     input: Reading = field(default_factory=Reading)
@@ -166,6 +169,7 @@ class Summary:
     flagged: int | None = None
     seconds: float = 0.0
     stopped: bool = False
+    everybody: pl.DataFrame | None = None
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has come out of the chain."""

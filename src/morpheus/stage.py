@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from morpheus.columns import SCORE
 
@@ -60,7 +60,8 @@ class Settings:
     """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
 
     The fields that are no options are filled by the pipeline: the feature columns, the names of the
-    score columns, and whether the input may go on for ever.
+    score columns, whether the input may go on for ever, and whether a stage wants to meet
+    everybody.
     """
 
     num_threads: int = option(
@@ -129,6 +130,7 @@ class Settings:
     columns: tuple[str, ...] = ()
     labels: tuple[str, ...] = (SCORE,)
     endless: bool = False
+    survey: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,29 @@ class Stage:
         """Whether a user's events cost this stage more than it costs to hand them to a process."""
         return False
 
+    def curious(self) -> bool:
+        """Whether this stage wants to `meet` everybody before the first user comes."""
+        return False
+
+    def meet(self, everybody: Any) -> Self:  # noqa: ANN401, ARG002 - a frame, which this module does not import
+        """Make the stage that knows everybody.
+
+        Args:
+            everybody: A sample of all users' histories, a frame of `OWNER`, `TIME` and the feature
+                columns; None where the source took none.
+        """
+        return self
+
     def together(self) -> int:
         """How many users this stage would rather see at a time."""
         return 1
 
-    def finish(self, cards: Mapping[str, Any]) -> None:
+    def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401 - as in `meet`
         """Do what is left once every sink has its rows.
 
         Args:
             cards: The `Card` of each user's fingerprint.
+            everybody: As in `meet`.
         """
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:

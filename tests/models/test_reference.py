@@ -10,7 +10,7 @@ from morpheus.columns import TIME, read_lines
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
 from morpheus.models import reference, store
 from morpheus.models.autoencoder import Autoencoder, views
-from morpheus.models.fingerprint import History
+from morpheus.models.learning import History
 from morpheus.models.reference import Reference, ReferenceShape, encoder_of, learn_all
 from morpheus.models.store import Store
 from morpheus.records import Events

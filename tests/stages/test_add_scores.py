@@ -80,6 +80,6 @@ def test_no_label_left_is_refused():
 
 
 def test_more_labels_than_outputs_are_refused():
-    stage = AddScores(settings=Settings(labels=("reconstruct_loss", "zscore")))
+    stage = AddScores(settings=Settings(labels=("one", "other")))
     with pytest.raises(UsageError, match=r"there are 2 labels .* the model has 1 output"):
         stage.check()

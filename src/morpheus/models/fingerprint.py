@@ -1,27 +1,28 @@
-"""What was learnt of one user: encoder, network, usual losses, and a card that describes it."""
+"""What was learnt of one user: encoder, network, what is usual, and a card that describes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, TypeVar, Unpack
+from typing import Protocol, TypeVar
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.categories import UNSEEN
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import Array, Shape
-from morpheus.models.training import Task, Trained, Trainer, one_thread, train_each, user_seed
+from morpheus.models.autoencoder import Array, Autoencoder, Shape
+from morpheus.models.calibration import HeldOut
+from morpheus.models.company import Company
+from morpheus.models.evidence import Chances, Evidence, Usual
+from morpheus.models.training import one_thread
 
-LATER = 0.25
-"""Share of the history, its end, that is held out to choose the epochs and to calibrate on."""
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 BLOCK = 256
 """Rows in one pass through the network; always filled up, so that a row's result is its own."""
+OWN, PEERS, EVERYONE = "own", "peers", "everyone"
+"""Rungs of the ladder: whose history a fingerprint is learnt from."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,15 @@ class Card:
 
     Attributes:
         user: Whose it is.
-        events: Events of the history.
+        events: Events of the user's own history.
         distinct: Distinct rows among them.
         first: Time of the first event, ISO 8601; empty where times are unknown.
         last: Time of the last event.
         epochs: Epochs of training.
         seed: Seed of the run that trained it.
+        rung: Whose history it was learnt from: the user's OWN, filled up with that of PEERS, or
+            that of EVERYONE.
+        borrowed: Events of others that it was filled up with.
         size: Bytes of its file, once it has one.
         sha256: Checksum of its file.
     """
@@ -47,8 +51,15 @@ class Card:
     last: str
     epochs: int
     seed: int
+    rung: str = OWN
+    borrowed: int = 0
     size: int = 0
     sha256: str = ""
+
+    @property
+    def own_share(self) -> float:
+        """Share of what it was learnt from that is the user's own."""
+        return self.events / ((self.events + self.borrowed) or 1)
 
 
 class Network(Protocol):
@@ -76,16 +87,18 @@ class Fingerprint:
         net: The network.
         novelty: Share of held-out events that brought a new value, for each column, (C,); None
             where the network itself guesses at unseen values.
-        usual: Mean loss of each column on held-out events, (C,), as in `losses`.
-        spread: Standard deviation of these losses, (C,).
+        usual: What is usual of the loss of each column.
+        held_out: What is usual of the scores of whole events.
+        evidence: What speaks against the user; None for the reference network, which has none.
     """
 
     card: Card
     encoder: Encoder
     net: Network
     novelty: NDArray[np.float32] | None
-    usual: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    usual: Usual
+    held_out: HeldOut
+    evidence: Evidence | None = None
 
     def losses(self, rows: EncodedRows) -> NDArray[np.float32]:
         """Loss of each column of each distinct row, (distinct, C).
@@ -96,130 +109,16 @@ class Fingerprint:
         """
         return column_losses(self.net, self.novelty, rows)
 
+    def strangeness(self, rows: EncodedRows) -> NDArray[np.float32]:
+        """How strange each column of each distinct row is for the user, (distinct, C); from 0 up.
 
-@dataclass(frozen=True)
-class History:
-    """What there is to learn of a user.
-
-    Attributes:
-        user: Whose it is.
-        events: One row an event, at least one, in time order.
-        times: Time of each event.
-    """
-
-    user: str
-    events: pl.DataFrame
-    times: pl.Series
-
-    def card(self, distinct: int, epochs: int, seed: int) -> Card:
-        """Describe a fingerprint learnt from it."""
-        first, last = self.times[0].isoformat(), self.times[-1].isoformat()
-        return Card(self.user, self.events.height, distinct, first, last, epochs, seed)
-
-
-def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
-    histories: Sequence[History],
-    columns: Sequence[str],
-    *,
-    scaler: str = "standard",
-    epochs: int = 25,
-    seed: int = 0,
-    trainer: Trainer = train_each,
-) -> list[Fingerprint]:
-    """Learn the fingerprint of each user from its history alone.
-
-    The earlier part is learnt first: how many epochs are best, how often each column brings new
-    values, and what its losses usually are, is seen on the later part, which that network never
-    met. Then the whole history is learnt anew, for as many epochs.
-
-    Args:
-        histories: Those of the users.
-        columns: Feature columns; those that a history does not have are left out.
-        scaler: How number columns are scaled: "none", "standard" or "gauss_rank".
-        epochs: Passes over the distinct rows, at most.
-        seed: Seed of the run; each user's own is derived from it.
-        trainer: Trains the networks.
-    """
-    studies = [Study.of(history, columns, scaler, seed) for history in histories]
-    tried = trainer([study.trial(epochs) for study in studies])
-    wholes = [study.whole(best.epochs) for study, best in zip(studies, tried, strict=True)]
-    outcomes = zip(studies, tried, trainer(wholes), strict=True)
-    return [study.fingerprint(best.net, final) for study, best, final in outcomes]
-
-
-def learn(
-    user: str,
-    history: pl.DataFrame,
-    columns: Sequence[str],
-    *,
-    times: pl.Series,
-    **options: Unpack[Options],
-) -> Fingerprint:
-    """Learn one user's fingerprint; see `learn_all`."""
-    [fingerprint] = learn_all([History(user, history, times)], columns, **options)
-    return fingerprint
-
-
-class Options(TypedDict, total=False):
-    """How fingerprints are learnt; see `learn_all`."""
-
-    scaler: str
-    epochs: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Study:
-    """A history, encoded twice: its earlier part with the later one held out, and the whole.
-
-    Attributes:
-        history: What is learnt.
-        trial_encoder: Knows the earlier part.
-        early: The earlier part, encoded by it.
-        held_out: The later part, encoded by it.
-        encoder: Knows the whole.
-        rows: The whole, encoded by it.
-        seed: Seed of the run.
-    """
-
-    history: History
-    trial_encoder: Encoder
-    early: EncodedRows
-    held_out: EncodedRows
-    encoder: Encoder
-    rows: EncodedRows
-    seed: int
-
-    @classmethod
-    def of(cls, history: History, columns: Sequence[str], scaler: str, seed: int) -> Study:
-        """Divide and encode a history."""
-        events = history.events
-        later = max(1, int(events.height * LATER))
-        early, held_out = events.head(max(1, events.height - later)), events.tail(later)
-        trial, whole = (Encoder.fit(part, columns, scaler) for part in (early, events))
-        parts = trial.encode(early), trial.encode(held_out)
-        return cls(history, trial, *parts, whole, whole.encode(events), seed)
-
-    def trial(self, epochs: int) -> Task:
-        """The training that finds out how many epochs are best."""
-        shape = shape_of(self.trial_encoder)
-        return Task(self.early, shape, epochs, self._own_seed, self.held_out)
-
-    def whole(self, epochs: int) -> Task:
-        """The training on all that there is."""
-        return Task(self.rows, shape_of(self.encoder), epochs, self._own_seed)
-
-    def fingerprint(self, tried: Network, trained: Trained) -> Fingerprint:
-        """Put together what was learnt; the network that was tried says what is usual."""
-        novelty = novelty_rates(self.held_out)
-        losses = column_losses(tried, novelty, self.held_out)
-        usual = weighted(losses, self.held_out.counts)
-        card = self.history.card(len(self.rows.codes), trained.epochs, self.seed)
-        return Fingerprint(card, self.encoder, trained.net, novelty, *usual)
-
-    @property
-    def _own_seed(self) -> int:
-        return user_seed(self.seed, self.history.user)
+        Raises:
+            ValueError: It was learnt with the reference network.
+        """
+        if self.evidence is None or self.novelty is None or not isinstance(self.net, Autoencoder):
+            raise ValueError("the reference network says nothing of columns")
+        found = evidence_of(self.net, self.evidence.chances, self.novelty, rows)
+        return self.evidence.strangeness(*found)
 
 
 def shape_of(
@@ -259,14 +158,39 @@ def column_losses(
     return np.where(rows.codes == UNSEEN, -np.log(novelty), known).astype(np.float32)
 
 
-def weighted(
-    losses: NDArray[np.float32], counts: NDArray[np.int64]
+def evidence_of(
+    net: Autoencoder, chances: Chances, novelty: NDArray[np.float32], rows: EncodedRows
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation of each column over events, each (C,)."""
-    share = (counts / counts.sum())[:, None]
-    mean = (share * losses).sum(0)
-    spread = np.sqrt((share * (losses - mean) ** 2).sum(0))
-    return mean.astype(np.float32), spread.astype(np.float32)
+    """Evidence of habit and of company of each column of each distinct row, each (distinct, C).
+
+    Both in nats; company in number columns adds the squared distance in standard deviations.
+    """
+    places = rows.codes + net.offsets
+    return chances.habit[places], _company(net, chances.others[places], novelty, rows)
+
+
+def _company(
+    net: Autoencoder,
+    others: NDArray[np.float32],
+    novelty: NDArray[np.float32],
+    rows: EncodedRows,
+) -> NDArray[np.float32]:
+    """-ln of the chance of each value, given the event's other values, (distinct, C).
+
+    The network knows the chance of a value that is a habit; `others`, (distinct, C), is that by way
+    of the population.
+    """
+    codes, numbers = _padded(rows.codes.astype(np.int64)), _padded(rows.numbers)
+    chance, off = np.empty((2, *codes.shape), dtype=np.float32)
+    with one_thread():
+        for start in range(0, len(codes), BLOCK):
+            block = slice(start, start + BLOCK)
+            company = Company.of(net, codes[block], numbers[block])
+            for c in range(codes.shape[1]):
+                chance[block, c], off[block, c] = company.seen(c)
+    chance, off = chance[: len(others)], off[: len(others)]
+    known = np.where(rows.codes == UNSEEN, 0, (1 - novelty) * chance)
+    return np.asarray(off**2 - np.log(known + others))
 
 
 def _padded(rows: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -23,13 +23,10 @@ from morpheus.features.categories import UNSEEN, Category
 from morpheus.features.encoder import Column, EncodedRows, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import LARGEST_LOGIT, Array, Shape, views
-from morpheus.models.fingerprint import (
-    Fingerprint,
-    History,
-    column_losses,
-    shape_of,
-    weighted,
-)
+from morpheus.models.calibration import HeldOut
+from morpheus.models.evidence import Usual
+from morpheus.models.fingerprint import Fingerprint, column_losses, shape_of
+from morpheus.models.learning import History
 from morpheus.models.training import user_seed
 
 HIDDEN, MIDDLE = 512, 500
@@ -232,7 +229,7 @@ def learn_all(
     """Learn fingerprints as the reference does, from all of a history at once.
 
     Nothing is held out: the usual losses are those of the events that the network was trained on,
-    and training runs for all epochs. The arguments are those of `morpheus.models.fingerprint`.
+    and training runs for all epochs. The arguments are those of `morpheus.models.learning`.
     """
     return [_learn(history, columns, scaler, epochs, seed) for history in histories]
 
@@ -244,9 +241,12 @@ def _learn(
     rows = encoder.encode(history.events)
     with one_thread():
         net = train(rows, encoder, epochs=epochs, seed=user_seed(seed, history.user))
-        usual = weighted(column_losses(net, None, rows), rows.counts)
-    card = history.card(len(rows.codes), epochs, seed)
-    return Fingerprint(card, encoder, net, None, *usual)
+        losses = column_losses(net, None, rows)
+    scores = losses.mean(1, dtype=np.float64)[rows.row_of]
+    card, seconds = history.card(len(rows.codes), epochs, seed), history.seconds
+    # It has no risk of its own to calibrate: the mean loss stands for it.
+    usual, held_out = Usual.of(losses, rows.counts), HeldOut.of(scores, scores, seconds)
+    return Fingerprint(card, encoder, net, None, usual, held_out)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def device_of(name: str) -> torch.device:
 
 
 def trainer(device: str) -> Trainer:
-    """A trainer for `fingerprint.learn_all` that trains side by side on a device."""
+    """A trainer for `learning.learn_all` that trains side by side on a device."""
     return lambda tasks: train_stacked(tasks, device_of(device))
 
 

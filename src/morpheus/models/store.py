@@ -30,10 +30,12 @@ from morpheus.features.categories import Category
 from morpheus.features.encoder import Column, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Autoencoder, Shape
+from morpheus.models.calibration import HeldOut
+from morpheus.models.evidence import Chances, Evidence, Usual
 from morpheus.models.fingerprint import Card, Fingerprint, Network, shape_of
 
 INDEX = "index.json"
-VERSION = 1
+VERSION = 2
 RETRAIN = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
 
 
@@ -62,20 +64,32 @@ class Scale(msgspec.Struct, frozen=True, tag="number"):
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a fingerprint's file says in words; `network` is `compact` or `reference`."""
+    """What a fingerprint's file says in words and whole numbers.
+
+    `events` and `days` are those of the held-out part; `network` is `compact` or `reference`.
+    """
 
     card: Card
     columns: tuple[Words | Scale, ...]
     widths: tuple[int, int]
+    events: int
+    days: int
     network: str = "compact"
 
 
+class Cards(msgspec.Struct, frozen=True):
+    """The cards of all users' fingerprints, and that of everyone's."""
+
+    users: dict[str, Card]
+    everyone: Card | None = None
+
+
 class Index(msgspec.Struct, frozen=True):
-    """The index file: `users` as JSON text, and its SHA-256."""
+    """The index file: `cards` as JSON text, and its SHA-256."""
 
     version: int
     sha256: str
-    users: msgspec.Raw
+    cards: msgspec.Raw
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,7 @@ class Store:
 
     folder: Path
     cards: Mapping[str, Card]
+    everyone: Card | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -95,8 +110,8 @@ class Store:
         path = folder / INDEX
         try:
             index = msgspec.json.decode(path.read_bytes(), type=Index)
-            whole = sha256(index.users).hexdigest() == index.sha256
-            cards = msgspec.json.decode(index.users, type=dict[str, Card])
+            whole = sha256(index.cards).hexdigest() == index.sha256
+            cards = msgspec.json.decode(index.cards, type=Cards)
         except OSError as error:
             message = f"{path}: cannot be read ({error.strerror}). Give the folder that `train-ae "
             raise BrokenModel(message + "--models_output_filename=...` wrote.") from error
@@ -104,15 +119,15 @@ class Store:
             raise BrokenModel(f"{path}: is no index of fingerprints. {RETRAIN}.") from error
         if not whole or index.version != VERSION:
             raise BrokenModel(f"{path}: does not match its checksum. {RETRAIN}.")
-        return cls(folder, cards)
+        return cls(folder, cards.users, cards.everyone)
 
     def load(self, user: str) -> Fingerprint | None:
-        """Read a user's fingerprint; None for a user without one.
+        """Read a user's fingerprint, or that of everyone; None where there is neither.
 
         Raises:
             BrokenModel: Its file is missing or is not as it was written.
         """
-        card = self.cards.get(user)
+        card = self.cards.get(user, self.everyone)
         if card is None:
             return None
         path = _place(self.folder, card)
@@ -142,17 +157,22 @@ def add(folder: Path, fingerprint: Fingerprint) -> Card:
     return card
 
 
-def publish(folder: Path, cards: Mapping[str, Card]) -> None:
+def publish(folder: Path, cards: Mapping[str, Card], everyone: Card | None = None) -> None:
     """Make these the folder's fingerprints, in one step; files that no user has are removed.
+
+    Args:
+        folder: Where.
+        cards: Those of users.
+        everyone: That of everyone, for users who have none.
 
     Raises:
         Unavailable: The folder cannot be written.
     """
-    users = msgspec.json.encode(dict(sorted(cards.items())))
-    index = Index(VERSION, sha256(users).hexdigest(), msgspec.Raw(users))
+    text = msgspec.json.encode(Cards(dict(sorted(cards.items())), everyone))
+    index = Index(VERSION, sha256(text).hexdigest(), msgspec.Raw(text))
     with whole_file(folder / INDEX) as file:
         file.write(msgspec.json.encode(index))
-    kept = {_place(folder, card) for card in cards.values()}
+    kept = {_place(folder, card) for card in (*cards.values(), everyone) if card is not None}
     for path in (folder / "fingerprints").glob("*.safetensors"):
         if path not in kept:
             path.unlink(missing_ok=True)
@@ -168,17 +188,30 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
         fingerprint.card,
         tuple(_described(column) for column in fingerprint.encoder.columns),
         (shape.hidden, shape.middle),
+        fingerprint.held_out.events,
+        fingerprint.held_out.days,
         _name(fingerprint.net),
     )
     tensors: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
         "weights": np.asarray(fingerprint.net.weights, dtype=np.float16),
-        "usual": fingerprint.usual,
-        "spread": fingerprint.spread,
+        **_laid_out("usual", fingerprint.usual),
+        "scores": fingerprint.held_out.scores,
+        "risks": fingerprint.held_out.risks,
+        "peaks": fingerprint.held_out.peaks,
     }
     if fingerprint.novelty is not None:
         tensors["novelty"] = fingerprint.novelty
+    if fingerprint.evidence is not None:
+        tensors |= _laid_out("habit", fingerprint.evidence.habit)
+        tensors |= _laid_out("company", fingerprint.evidence.company)
+        tensors["chances_habit"] = fingerprint.evidence.chances.habit
+        tensors["chances_others"] = fingerprint.evidence.chances.others
     return save(tensors)
+
+
+def _laid_out(name: str, usual: Usual) -> dict[str, NDArray[Any]]:
+    return {f"{name}_mean": usual.mean, f"{name}_spread": usual.spread}
 
 
 def _name(net: Network) -> str:
@@ -206,8 +239,29 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
     sizes, network = _kinds(header.network)
     shape = shape_of(encoder, *header.widths, sizes)
     weights = tensors["weights"].astype(np.float32)
-    novelty, *usual = tensors.get("novelty"), tensors["usual"], tensors["spread"]
-    rates = usual if novelty is None else [novelty, *usual]
-    if weights.shape != (shape.size,) or any(r.shape != (len(shape.codes),) for r in rates):
-        raise ValueError("sizes do not fit the columns")
-    return Fingerprint(card, encoder, network(shape, weights), novelty, *usual)
+    vocabulary, columns = (sum(shape.codes),), (len(shape.codes),)
+    if weights.shape != (shape.size,):
+        raise ValueError("weights do not fit the columns")
+
+    def part(name: str, size: tuple[int, ...] | None = None) -> NDArray[np.float32]:
+        tensor: NDArray[np.float32] = tensors[name]
+        if tensor.dtype != np.float32 or tensor.ndim != 1 or size not in {None, tensor.shape}:
+            raise ValueError(f"{name} does not fit the columns")
+        return tensor
+
+    def usual(name: str) -> Usual:
+        return Usual(part(f"{name}_mean", columns), part(f"{name}_spread", columns))
+
+    held_out = HeldOut(part("scores"), part("risks"), part("peaks"), header.events, header.days)
+    if header.network != "compact":
+        return Fingerprint(card, encoder, network(shape, weights), None, usual("usual"), held_out)
+    chances = Chances(part("chances_habit", vocabulary), part("chances_others", vocabulary))
+    return Fingerprint(
+        card,
+        encoder,
+        network(shape, weights),
+        part("novelty", columns),
+        usual("usual"),
+        held_out,
+        Evidence(chances, usual("habit"), usual("company")),
+    )

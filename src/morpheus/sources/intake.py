@@ -20,6 +20,7 @@ from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
 from morpheus.sources.reader import LogFormat, no_user
 from morpheus.sources.spill import Scratch
+from morpheus.sources.survey import Survey
 from morpheus.sources.work import Work, read_into
 from morpheus.stage import Settings
 
@@ -103,11 +104,19 @@ class _Run:
             work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
             events = self._gathered(work, paths, self.summary.input, crew)
             tell_missing(self.intake, events, self.learnt)
+            self._survey(events)
             users = self._divided(events, crew)
         for part in users.partition_by(PART, maintain_order=True):
             yield from self._part(part, events)
         if self.memory is not None:
             self.memory.end_round()
+
+    def _survey(self, events: Gathered) -> None:
+        """Take a sample once, of what is to be learnt from, or else of an input that ends."""
+        known = events if self.memory is None and self.learnt is None else self.learnt
+        settings = self.intake.settings
+        if settings.survey and known is not None and self.summary.everybody is None:
+            self.summary.everybody = Survey().of(known, settings.columns)
 
     def _learnt(self, pattern: str, crew: Crew) -> Gathered:
         reading = self.summary.training

@@ -1,17 +1,19 @@
-"""`add-scores`: from the losses of an event's columns to one number for the event."""
+"""`add-scores`: from the losses of an event's columns to numbers for the event."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import SCORE
+from morpheus.columns import RISK, SCORE, TIME
 from morpheus.errors import UsageError
+from morpheus.models.context import Context
 from morpheus.records import Losses, Scored
 from morpheus.stage import Stage, option
 
@@ -20,21 +22,102 @@ logger = logging.getLogger(__name__)
 # The network counts in float32, about seven digits, the last of which hang on how its matrix
 # products are grouped. Rounding hides them: equal events get equal scores on every machine.
 DECIMALS = 6
+Z_LOSS = "_z_loss"
+"""Ends the labels of single columns."""
+Values = NDArray[np.float64]
 
 
-def mean_loss(batch: Losses | Scored) -> NDArray[np.float64]:
-    """Mean over columns of each event's losses, shape (rows,); NaN without a fingerprint."""
-    losses = np.ascontiguousarray(batch.losses, dtype=np.float64)
-    mean: NDArray[np.float64] = losses.mean(axis=1).round(DECIMALS)
-    return mean
+@dataclass
+class View:
+    """A batch, as labels look at it: what several of them need is computed once.
+
+    Everything is NaN for a user without a fingerprint.
+    """
+
+    batch: Losses | Scored
+    context: Context
+
+    @cached_property
+    def score(self) -> Values:
+        """Mean over columns of each event's losses, (rows,)."""
+        losses = np.ascontiguousarray(self.batch.losses, dtype=np.float64)
+        return np.asarray(losses.mean(axis=1).round(DECIMALS))
+
+    @cached_property
+    def z_losses(self) -> Values:
+        """Spreads of each column's loss above its usual, negative below it, (rows, columns)."""
+        known, losses = self.batch.fingerprint, self.batch.losses
+        return np.asarray(losses if known is None else known.usual.standardised(losses), np.float64)
+
+    @cached_property
+    def zscore(self) -> Values:
+        """Spreads of each score above the mean of held-out ones, negative below it, (rows,)."""
+        known = self.batch.fingerprint
+        return self.score if known is None else known.held_out.zscore(self.score)
+
+    @cached_property
+    def risk(self) -> Values:
+        """Each event's surprise, weighed with what came before it, (rows,).
+
+        Raises:
+            UsageError: The fingerprint was learnt with the reference network.
+        """
+        known, rows = self.batch.fingerprint, self.batch.encoded
+        if known is None or rows is None:
+            return np.full(self.batch.frame.height, np.nan)
+        if known.evidence is None:
+            raise UsageError(
+                "add-scores: what `train-ae --model=reference` learns has no `risk` and no "
+                "`pvalue`. Leave these labels out, or learn with `--model=compact`."
+            )
+        surprise = known.strangeness(rows).sum(1, dtype=np.float64)[rows.row_of]
+        seconds = self.batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
+        return self.context.risk(surprise, seconds).round(DECIMALS)
+
+    @property
+    def pvalue(self) -> Values:
+        """Share of held-out events at least as risky, (rows,)."""
+        known = self.batch.fingerprint
+        return self.risk if known is None else known.held_out.pvalue(self.risk)
+
+    @property
+    def own_share(self) -> Values:
+        """Share of the fingerprint's history that is the user's own, (rows,)."""
+        card = self.batch.card
+        return np.full(self.batch.frame.height, np.nan if card is None else card.own_share)
+
+    @property
+    def rung(self) -> pl.Series:
+        """Whose history the fingerprint was learnt from, (rows,)."""
+        card = self.batch.card
+        return pl.repeat(None if card is None else card.rung, self.batch.frame.height, eager=True)
+
+    def column(self, name: str) -> Values:
+        """The z-loss of one column; NaN where there is no such column, (rows,)."""
+        known = self.batch.fingerprint
+        names = () if known is None else known.encoder.names
+        if name not in names:
+            return np.full(self.batch.frame.height, np.nan)
+        return np.asarray(self.z_losses[:, names.index(name)])
 
 
-Measure = Callable[[Losses | Scored], NDArray[np.float64]]
+Measure = Callable[[View], Values | pl.Series]
 
-OUTPUTS: tuple[Measure, ...] = (mean_loss,)
-"""What the model gives of an event, in the order in which labels name it."""
-LABELS: dict[str, Measure] = {SCORE: mean_loss}
-"""Labels that say by themselves what is to be computed."""
+LABELS: dict[str, Measure] = {
+    SCORE: lambda view: view.score,
+    "reconstruct_loss": lambda view: view.score,
+    "zscore": lambda view: np.maximum(view.zscore, 0),
+    "abs_zscore": lambda view: np.abs(view.zscore),
+    "max_abs_z": lambda view: np.abs(view.z_losses).max(axis=1),
+    "mean_abs_z": lambda view: np.abs(view.z_losses).mean(axis=1),
+    RISK: lambda view: view.risk,
+    "pvalue": lambda view: view.pvalue,
+    "rung": lambda view: view.rung,
+    "own_share": lambda view: view.own_share,
+}
+"""Labels that say by themselves what is to be computed; `<column>_z_loss` is one more each."""
+OUTPUTS: tuple[Measure, ...] = (LABELS[SCORE],)
+"""What the model gives of an event, in the order in which labels of other names name it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +127,14 @@ class AddScores(Stage):
     Takes events with the loss of each column and adds `ae_anomaly_score`, the mean over columns:
     0 and up, higher is more unusual. Events of a user without a fingerprint get no score.
 
-    Example: `add-scores`, or `add-scores --prefix=dfp_`
+    Other labels: `risk` is the best single ranking across users: how much rather everybody's than
+    this user's an event's values are and how ill they go together, with what came in the hour and
+    the day before. `pvalue` is the share of the user's held-out events at least as risky. `zscore`
+    measures the score against theirs, 0 below their mean; `abs_zscore` counts both ways.
+    `<column>_z_loss` is each column's loss in spreads from its usual, `max_abs_z` and `mean_abs_z`
+    sum these up. `rung` and `own_share` say whose history the user's fingerprint was learnt from.
+
+    Example: `add-scores`, or `add-scores --label ae_anomaly_score --label risk`
     """
 
     name = "add-scores"
@@ -63,7 +153,7 @@ class AddScores(Stage):
 
     def check(self) -> None:
         """Refuse labels that nothing computes; warn of those left out."""
-        known = _functions(self.settings.labels)
+        known = self._known()
         for label in self.label:
             if label not in known:
                 logger.warning(
@@ -77,9 +167,10 @@ class AddScores(Stage):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Scored]:
         """Add one column for each label."""
-        columns = self._columns()
+        columns, context = self._columns(), Context()
         for batch in batches:
-            scores = [pl.Series(name, score(batch)) for name, score in columns.items()]
+            view = View(batch, context)
+            scores = [_named(name, measure(view)) for name, measure in columns.items()]
             yield batch.become(
                 Scored,
                 frame=_with(batch.frame, scores),
@@ -89,9 +180,35 @@ class AddScores(Stage):
 
     def _columns(self) -> dict[str, Measure]:
         """Column to add -> what computes it."""
-        known = _functions(self.settings.labels)
-        wanted = [label for label in self.label or known if label in known]
+        known = self._known()
+        wanted = [label for label in self.label or self._default() if label in known]
         return {self.prefix + label: known[label] for label in wanted}
+
+    def _default(self) -> tuple[str, ...]:
+        return self.settings.labels or (SCORE,)
+
+    def _known(self) -> Mapping[str, Measure]:
+        """Label -> what computes it: by name where all are known, else in the model's order."""
+        columns = {
+            f"{name}{Z_LOSS}": partial(View.column, name=name) for name in self.settings.columns
+        }
+        known: dict[str, Measure] = LABELS | columns
+        labels = self._default()
+        if known.keys() >= set(labels):
+            return known
+        if len(labels) != len(OUTPUTS):
+            raise UsageError(
+                f"add-scores: there are {len(labels)} labels ({', '.join(labels)}), but the model "
+                f"has {len(OUTPUTS)} output. Give `--labels_file` a file with {len(OUTPUTS)} line, "
+                f"leave it out for `{SCORE}`, or name labels that are known: {', '.join(LABELS)}."
+            )
+        return known | dict(zip(labels, OUTPUTS, strict=True))
+
+
+def _named(name: str, values: Values | pl.Series) -> pl.Series:
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    return pl.Series(name, values.round(DECIMALS))
 
 
 def _with(frame: pl.DataFrame, scores: list[pl.Series]) -> pl.DataFrame:
@@ -100,16 +217,3 @@ def _with(frame: pl.DataFrame, scores: list[pl.Series]) -> pl.DataFrame:
         return frame.with_columns(scores)
     # Not by an expression: at a thousand events those cost ten times as much.
     return frame.hstack(scores)
-
-
-def _functions(labels: tuple[str, ...]) -> dict[str, Measure]:
-    """Label -> what computes it: by name where all are known, else in the model's order."""
-    if labels and LABELS.keys() >= set(labels):
-        return {label: LABELS[label] for label in labels}
-    if len(labels) != len(OUTPUTS):
-        raise UsageError(
-            f"add-scores: there are {len(labels)} labels ({', '.join(labels)}), but the model has "
-            f"{len(OUTPUTS)} output. Give `--labels_file` a file with {len(OUTPUTS)} line, or "
-            f"leave it out for `{SCORE}`."
-        )
-    return dict(zip(labels, OUTPUTS, strict=True))

@@ -13,10 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from morpheus.columns import TIME
+from morpheus.columns import OWNER, TIME
 from morpheus.errors import UsageError
 from morpheus.models import store
-from morpheus.models.fingerprint import Card, Fingerprint, History, learn_all
+from morpheus.models.fingerprint import Card, Fingerprint
+from morpheus.models.ladder import Ladder
+from morpheus.models.learning import History, learn_all
+from morpheus.models.population import Population
 from morpheus.models.training import Trainer, train_each
 from morpheus.records import Events, Fingerprinted
 from morpheus.stage import Stage, option
@@ -53,7 +56,9 @@ class Known:
 class TrainAe(Stage):
     """Learn each user's fingerprint, from training files, from a saved run, or from the input.
 
-    Takes what a source gives. Put `preprocess` behind it. A user without enough history goes
+    Takes what a source gives. Put `preprocess` behind it. A user of too little history is learnt
+    from it filled up with that of peers, who do alike, or without any from everyone's; the labels
+    `rung` and `own_share` of `add-scores` say so. Where even everyone's is too short, events go
     through without a score, and the summary says so.
 
         train-ae --train_data_glob="data/training-data/*.csv" --seed 42
@@ -89,7 +94,15 @@ class TrainAe(Stage):
     train_epochs: int = option(
         25, "Passes over a user's distinct rows, at most; training stops when it is best.", low=1
     )
-    train_min_history: int = option(300, "Events of history that a user needs.", low=1)
+    train_min_history: int = option(
+        300, "Events of history that a user needs; fewer are filled up with others'.", low=1
+    )
+    use_generic_model: bool = option(
+        False,
+        "Learn users of too little history from everyone's alone, not from their peers' and their "
+        "own.",
+        flag=True,
+    )
     train_max_history: int | None = option(
         None,
         f"Latest events of each user to learn from. [default: all of the training files; "
@@ -105,6 +118,7 @@ class TrainAe(Stage):
     models_output_filename: str | None = option(
         None, "Folder to save the fingerprints in, for --pretrained_filename of later runs."
     )
+    ladder: Ladder | None = field(default=None, repr=False, compare=False)
 
     def check(self) -> None:
         """Refuse options that exclude each other, and a broken index of fingerprints."""
@@ -121,10 +135,33 @@ class TrainAe(Stage):
         """The training files, unless fingerprints are loaded."""
         return None if self.pretrained_filename else self.train_data_glob
 
-    def finish(self, cards: Mapping[str, Any]) -> None:
-        """Publish the index of the saved fingerprints."""
-        if self.models_output_filename is not None:
-            store.publish(Path(self.models_output_filename), cards)
+    def curious(self) -> bool:
+        """Whom users are compared with is asked while learning."""
+        return self.pretrained_filename is None and self.model == "compact"
+
+    def meet(self, everybody: pl.DataFrame | None) -> TrainAe:
+        """Compare users with everybody, and fill short histories up."""
+        if everybody is None or everybody.is_empty():
+            return self
+        known = everybody.drop(OWNER, TIME, strict=False)
+        population = Population(everybody[OWNER], everybody[TIME], known)
+        return replace(
+            self, ladder=Ladder(population, self.train_min_history, self.use_generic_model)
+        )
+
+    def finish(self, cards: Mapping[str, Any], everybody: pl.DataFrame | None) -> None:
+        """Publish the index of the saved fingerprints, with everyone's."""
+        if self.models_output_filename is None:
+            return
+        folder, everyone = Path(self.models_output_filename), self.meet(everybody).everyone()
+        card = None if everyone is None else store.add(folder, everyone)
+        # Who has no history of their own has no file of their own.
+        store.publish(folder, {user: card for user, card in cards.items() if card.events}, card)
+
+    def everyone(self) -> Fingerprint | None:
+        """The fingerprint of users of whom nothing is known, if enough is known of the others."""
+        history = None if self.ladder is None else self.ladder.everyone()
+        return None if history is None else self.learn([history])[0]
 
     def __call__(self, batches: Iterator[Events]) -> Iterator[Fingerprinted]:
         """Give each batch its user's fingerprint."""
@@ -162,8 +199,15 @@ class TrainAe(Stage):
             from morpheus.models import stack  # noqa: PLC0415 - torch takes a second to import
 
             trainer = stack.trainer(self.device)
+        population = None if self.ladder is None else self.ladder.population
         return learn_all(
-            histories, columns, scaler=scaler, epochs=epochs, seed=seed, trainer=trainer
+            histories,
+            columns,
+            scaler=scaler,
+            epochs=epochs,
+            seed=seed,
+            trainer=trainer,
+            population=population,
         )
 
     def _groups(self, batches: Iterator[Events]) -> Iterator[list[Events]]:
@@ -205,7 +249,7 @@ class _Teacher:
 
     def fingerprinted(self, groups: list[list[Events]]) -> Iterator[Fingerprinted]:
         """Give batches the fingerprints of their users; each group is of one user."""
-        lessons: dict[str, pl.DataFrame] = {}
+        lessons: dict[str, History] = {}
         found = [self._known(group, lessons) for group in groups]
         learnt = self._learnt(lessons) if lessons else {}
         for group, known in zip(groups, found, strict=True):
@@ -220,7 +264,7 @@ class _Teacher:
                     unscored=outcome.reason,
                 )
 
-    def _known(self, group: list[Events], lessons: dict[str, pl.DataFrame]) -> Known | None:
+    def _known(self, group: list[Events], lessons: dict[str, History]) -> Known | None:
         """What is known of a group's user; None where the history put into `lessons` will tell."""
         user = group[0].user
         if user is None:
@@ -232,11 +276,31 @@ class _Teacher:
             return Known.of(fingerprint) if fingerprint else Known(reason="no fingerprint")
         if group[0].frame.is_empty() and self.stage.models_output_filename is None:
             return Known()
-        history, needed = self._history(user, group), self.stage.train_min_history
-        if history.height < needed:
-            return Known(reason=f"{history.height} events of history, {needed} needed")
+        return self._prepared(user, self._history(user, group), lessons)
+
+    def _prepared(
+        self, user: str, events: pl.DataFrame, lessons: dict[str, History]
+    ) -> Known | None:
+        if events.is_empty() and self.everyone is not None:
+            return self.everyone
+        history = self._climbed(History(user, events, events[TIME]))
+        if history is None:
+            needed = self.stage.train_min_history
+            return Known(reason=f"{events.height} events of history, {needed} needed")
         lessons[user] = history
         return None
+
+    def _climbed(self, history: History) -> History | None:
+        if self.stage.ladder is not None:
+            return self.stage.ladder.climbed(history)
+        enough = history.events.height >= self.stage.train_min_history
+        return history if enough else None
+
+    @cached_property
+    def everyone(self) -> Known | None:
+        """What is known of a user of whom nothing is known."""
+        fingerprint = self.stage.everyone()
+        return None if fingerprint is None else Known.of(fingerprint)
 
     def _keep(self, user: str | None, known: Known) -> None:
         # What was learnt from the input is learnt anew when more has come.
@@ -254,12 +318,11 @@ class _Teacher:
         self.remembered[user] = joined.tail(most or REMEMBERED)
         return self.remembered[user]
 
-    def _learnt(self, lessons: Mapping[str, pl.DataFrame]) -> dict[str, Known]:
+    def _learnt(self, lessons: Mapping[str, History]) -> dict[str, Known]:
         for user, history in lessons.items():
-            self._check_columns(history.columns)
+            self._check_columns(history.events.columns)
             LOG.debug("Training AE model for user: '%s'...", user)
-        histories = [History(user, frame, frame[TIME]) for user, frame in lessons.items()]
-        fingerprints = self.stage.learn(histories)
+        fingerprints = self.stage.learn(list(lessons.values()))
         for user in lessons:
             LOG.debug("Training AE model for user: '%s'... Complete.", user)
         return {one.card.user: Known.of(self._saved(one)) for one in fingerprints}

@@ -1,0 +1,123 @@
+"""What the values of an event say against its user: two kinds of evidence, column by column.
+
+Habit asks whose value this is: how much rather everybody's than this user's. Company asks how well
+it goes with the event's other values. Each is measured against what was usual on held-out events,
+and only what is unusually high counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morpheus.features.categories import UNSEEN
+from morpheus.features.encoder import EncodedRows, Encoder
+from morpheus.features.numbers import Number
+from morpheus.models.population import Population
+
+FLOOR = 0.05
+"""Least spread, so that a column that never changed is not divided by zero."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What is usual of a quantity that each column of an event has.
+
+    Attributes:
+        mean: Mean over events, (C,).
+        spread: Standard deviation, (C,).
+    """
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32], counts: NDArray[np.int64]) -> Usual:
+        """Measure distinct rows, (D, C), each of which stands for some events, (D,)."""
+        share = (counts / counts.sum())[:, None]
+        mean = (share * values).sum(0)
+        spread = np.sqrt((share * (values - mean) ** 2).sum(0))
+        return cls(mean.astype(np.float32), spread.astype(np.float32))
+
+    def standardised(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Spreads above the mean, negative below it, (rows, C)."""
+        spread = np.maximum(self.spread, FLOOR)
+        return np.asarray((values - self.mean) / spread, dtype=np.float32)
+
+    def above(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Spreads above the mean, 0 below it, (rows, C)."""
+        return np.maximum(self.standardised(values), 0)
+
+
+@dataclass(frozen=True)
+class Chances:
+    """What counting says of each code of each column, all columns side by side, (V,).
+
+    Attributes:
+        habit: ln of how much likelier the code is among everybody than with this user.
+        others: Probability of the code with this user by way of the population alone: the rate of
+            new values, times the population's share of this one.
+    """
+
+    habit: NDArray[np.float32]
+    others: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        rows: EncodedRows,
+        novelty: NDArray[np.float32],
+        population: Population,
+    ) -> Chances:
+        """Count codes.
+
+        The user's own share f of a value and the population's P are mixed by the column's rate n
+        of new values: p = (1 - n) f + n P. A value that is no habit has no share of its own; which
+        one it is makes no difference, for P is in both p and the comparison with it.
+
+        Args:
+            encoder: Of the user's columns.
+            rows: The user's history, encoded.
+            novelty: Rate of new values of each column, (C,).
+            population: Everybody's history.
+        """
+        counts, habit, others = rows.counts, [], []
+        for c, column in enumerate(encoder.columns):
+            own = np.bincount(rows.codes[:, c], weights=counts, minlength=column.codes)
+            own[UNSEEN] = 0
+            words = None if isinstance(column, Number) else column.words
+            everybody = population.shares(column.name, words)
+            backed = novelty[c] * everybody
+            share = (1 - novelty[c]) * own / counts.sum()
+            habit.append(np.log(everybody) - np.log(share + backed))
+            others.append(backed)
+        return cls(*(np.concatenate(part).astype(np.float32) for part in (habit, others)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks against a user, and how much of it is usual.
+
+    Attributes:
+        chances: What counting says of each code.
+        habit: What is usual of the evidence of habit.
+        company: What is usual of the evidence of company.
+    """
+
+    chances: Chances
+    habit: Usual
+    company: Usual
+
+    def strangeness(
+        self, habit: NDArray[np.float32], company: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """How strange each column is, (rows, C), from its evidence in nats, each (rows, C).
+
+        The square root of the mean of both, in spreads above the usual: the root keeps one wholly
+        new identifier from drowning several columns that are half as strange each.
+        """
+        both = self.habit.above(habit) + self.company.above(company)
+        return np.asarray(np.sqrt(both / 2), dtype=np.float32)

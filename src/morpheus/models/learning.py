@@ -1,0 +1,200 @@
+"""From histories to fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from morpheus.features.encoder import EncodedRows, Encoder
+from morpheus.models.autoencoder import Autoencoder
+from morpheus.models.calibration import HeldOut
+from morpheus.models.context import Context
+from morpheus.models.evidence import Chances, Evidence, Usual
+from morpheus.models.fingerprint import (
+    OWN,
+    Card,
+    Fingerprint,
+    column_losses,
+    evidence_of,
+    novelty_rates,
+    shape_of,
+)
+from morpheus.models.population import Population
+from morpheus.models.training import Task, Trained, Trainer, train_each, user_seed
+
+LATER = 0.25
+"""Share of the history, its end, that is held out to choose the epochs and to calibrate on."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What there is to learn of a user.
+
+    Attributes:
+        user: Whose it is.
+        events: One row an event, at least one, in time order.
+        times: Time of each event.
+        rung: Whose history this is.
+        borrowed: How many of the first events are others', user after user.
+    """
+
+    user: str
+    events: pl.DataFrame
+    times: pl.Series
+    rung: str = OWN
+    borrowed: int = 0
+
+    def card(self, distinct: int, epochs: int, seed: int) -> Card:
+        """Describe a fingerprint learnt from it."""
+        own = self.times[self.borrowed :]
+        first, last = ("", "") if own.is_empty() else (own[0].isoformat(), own[-1].isoformat())
+        learnt = (len(own), distinct, first, last, epochs, seed)
+        return Card(self.user, *learnt, self.rung, self.borrowed)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Time of each event, in seconds since 1970, (events,)."""
+        return self.times.dt.epoch("ms").to_numpy() / 1000.0
+
+
+def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
+    histories: Sequence[History],
+    columns: Sequence[str],
+    *,
+    scaler: str = "standard",
+    epochs: int = 25,
+    seed: int = 0,
+    trainer: Trainer = train_each,
+    population: Population | None = None,
+) -> list[Fingerprint]:
+    """Learn the fingerprint of each user from its history alone.
+
+    The earlier part is learnt first: how many epochs are best, how often each column brings new
+    values, and what its losses usually are, is seen on the later part, which that network never
+    met. Then the whole history is learnt anew, for as many epochs.
+
+    Args:
+        histories: Those of the users.
+        columns: Feature columns; those that a history does not have are left out.
+        scaler: How number columns are scaled: "none", "standard" or "gauss_rank".
+        epochs: Passes over the distinct rows, at most.
+        seed: Seed of the run; each user's own is derived from it.
+        trainer: Trains the networks.
+        population: Everybody, with whom each user is compared; None to compare with nobody.
+    """
+    studies = [Study.of(history, columns, scaler, seed, population) for history in histories]
+    tried = trainer([study.trial(epochs) for study in studies])
+    wholes = [study.whole(best.epochs) for study, best in zip(studies, tried, strict=True)]
+    outcomes = zip(studies, tried, trainer(wholes), strict=True)
+    return [study.fingerprint(best.net, final) for study, best, final in outcomes]
+
+
+def learn(
+    user: str,
+    history: pl.DataFrame,
+    columns: Sequence[str],
+    *,
+    times: pl.Series,
+    **options: Unpack[Options],
+) -> Fingerprint:
+    """Learn one user's fingerprint; see `learn_all`."""
+    [fingerprint] = learn_all([History(user, history, times)], columns, **options)
+    return fingerprint
+
+
+class Options(TypedDict, total=False):
+    """How fingerprints are learnt; see `learn_all`."""
+
+    scaler: str
+    epochs: int
+    seed: int
+    population: Population | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A history, encoded twice: its earlier part with the later one held out, and the whole.
+
+    Attributes:
+        history: What is learnt.
+        trial_encoder: Knows the earlier part.
+        early: The earlier part, encoded by it.
+        held_out: The later part, encoded by it.
+        encoder: Knows the whole.
+        rows: The whole, encoded by it.
+        seed: Seed of the run.
+        population: With whom the user is compared.
+    """
+
+    history: History
+    trial_encoder: Encoder
+    early: EncodedRows
+    held_out: EncodedRows
+    encoder: Encoder
+    rows: EncodedRows
+    seed: int
+    population: Population
+
+    @classmethod
+    def of(
+        cls,
+        history: History,
+        columns: Sequence[str],
+        scaler: str,
+        seed: int,
+        population: Population | None = None,
+    ) -> Study:
+        """Divide and encode a history."""
+        events = history.events
+        later = max(1, int(events.height * LATER))
+        early, held_out = events.head(max(1, events.height - later)), events.tail(later)
+        trial, whole = (Encoder.fit(part, columns, scaler) for part in (early, events))
+        parts = trial.encode(early), trial.encode(held_out)
+        everybody = population or Population.of_one(events, history.times)
+        return cls(history, trial, *parts, whole, whole.encode(events), seed, everybody)
+
+    def trial(self, epochs: int) -> Task:
+        """The training that finds out how many epochs are best."""
+        shape = shape_of(self.trial_encoder)
+        return Task(self.early, shape, epochs, self._own_seed, self.held_out)
+
+    def whole(self, epochs: int) -> Task:
+        """The training on all that there is."""
+        return Task(self.rows, shape_of(self.encoder), epochs, self._own_seed)
+
+    def fingerprint(self, tried: Autoencoder, trained: Trained) -> Fingerprint:
+        """Put together what was learnt; the network that was tried says what is usual."""
+        novelty, counts = novelty_rates(self.held_out), self.held_out.counts
+        losses = column_losses(tried, novelty, self.held_out)
+        chances = Chances.of(self.trial_encoder, self.early, novelty, self.population)
+        found = evidence_of(tried, chances, novelty, self.held_out)
+        before = Evidence(chances, *(Usual.of(kind, counts) for kind in found))
+        surprise = before.strangeness(*found).sum(1, dtype=np.float64)
+        whole = Chances.of(self.encoder, self.rows, novelty, self.population)
+        return Fingerprint(
+            self.history.card(len(self.rows.codes), trained.epochs, self.seed),
+            self.encoder,
+            trained.net,
+            novelty,
+            Usual.of(losses, counts),
+            self._calibrated(losses.mean(1, dtype=np.float64), surprise),
+            Evidence(whole, before.habit, before.company),
+        )
+
+    def _calibrated(self, scores: NDArray[np.float64], surprise: NDArray[np.float64]) -> HeldOut:
+        """What is usual of the scores and the surprise of distinct rows, each (distinct,)."""
+        row_of = self.held_out.row_of
+        seconds = self.history.seconds[-len(row_of) :]
+        cuts = np.flatnonzero(np.diff(seconds) < 0) + 1
+        users = zip(np.split(surprise[row_of], cuts), np.split(seconds, cuts), strict=True)
+        risks = np.concatenate([Context().risk(*user) for user in users])
+        return HeldOut.of(scores[row_of], risks, seconds)
+
+    @property
+    def _own_seed(self) -> int:
+        return user_seed(self.seed, self.history.user)

@@ -1,0 +1,78 @@
+"""A sample of everybody's events: few of each user, spread over all of their time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+
+from morpheus.columns import INDEX, OWNER, TIME
+from morpheus.sources.census import USER
+from morpheus.sources.gathering import Gathered
+
+_KEY = "_key_"
+_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How large a sample is. No result hangs on how its events were read.
+
+    Attributes:
+        users: Users that it is of, at most.
+        rows: Events in it, about.
+        least: Events of each user, at least, where there are so many.
+    """
+
+    users: int = 2000
+    rows: int = 50_000
+    least: int = 25
+
+    def of(self, gathered: Gathered, columns: Sequence[str]) -> pl.DataFrame:
+        """Take a sample: `OWNER`, `TIME` and the feature columns, by owner, then time."""
+        chosen = self._chosen(gathered)
+        each = max(self.least, self.rows // max(1, len(chosen)))
+        there = [name for name in dict.fromkeys(columns) if name in gathered.names]
+        sample = pl.DataFrame(
+            schema={
+                OWNER: pl.String,
+                INDEX: pl.Int64,
+                TIME: pl.Datetime("us", "UTC"),
+                _KEY: pl.UInt64,
+            }
+        )
+        for frame in _frames(gathered):
+            some = _of(frame, gathered.user, chosen, there)
+            sample = pl.concat([sample, some], how="diagonal")
+            sample = sample.filter(pl.col(_KEY).rank("min").over(OWNER) <= each)
+        return sample.select(OWNER, TIME, *there).sort(OWNER, TIME, *there, nulls_last=True)
+
+    def _chosen(self, gathered: Gathered) -> list[str]:
+        users = gathered.census.users[USER].unique().drop_nulls().to_list()
+        return sorted(users, key=lambda user: blake2b(user.encode(), digest_size=8).digest())[
+            : self.users
+        ]
+
+
+def _frames(gathered: Gathered) -> Iterator[pl.DataFrame]:
+    yield from gathered.held
+    yield from (blob.read() for blob in gathered.blobs)
+
+
+def _of(frame: pl.DataFrame, user: str, chosen: list[str], columns: list[str]) -> pl.DataFrame:
+    there = [name for name in columns if name in frame.columns]
+    some = frame.filter(pl.col(user).is_in(chosen)).select(
+        pl.col(user).alias(OWNER), INDEX, TIME, *(name for name in there if name != OWNER)
+    )
+    return some.with_columns(pl.Series(_KEY, _keys(some)))
+
+
+def _keys(frame: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Numbers that scatter events at random, and the same ones every time."""
+    parts = (frame[TIME].to_physical(), frame[INDEX])
+    times, places = (part.fill_null(0).to_numpy().astype(np.uint64) for part in parts)
+    mixed = (times * np.uint64(_ODD[0])) ^ (places * np.uint64(_ODD[1]))
+    return np.asarray((mixed ^ (mixed >> np.uint64(29))) * np.uint64(_ODD[0]), dtype=np.uint64)

@@ -1,0 +1,100 @@
+"""Laws of the evidence that speaks against a user, on real fingerprints."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from morpheus.models.context import Context
+from morpheus.models.evidence import Usual
+from morpheus.models.population import Population
+from people import COLUMNS, day, fingerprint, times
+
+USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
+
+
+def strangeness(known, **changes):
+    rows = known.encoder.encode(pl.DataFrame([USUAL | changes]))
+    return known.strangeness(rows)[rows.row_of][0]
+
+
+@given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
+@settings(max_examples=8, deadline=None)
+def test_a_value_never_seen_is_strange_in_its_own_column_also_in_a_constant_one(seed, column):
+    found = strangeness(fingerprint(seed=seed), **{column: "never"})
+    assert np.argmax(found) == COLUMNS.index(column)
+    assert found.sum() > strangeness(fingerprint(seed=seed)).sum() + 1
+
+
+@given(seed=st.integers(0, 50))
+@settings(max_examples=5, deadline=None)
+def test_a_usual_value_in_unusual_company_is_strange(seed):
+    known = fingerprint(seed=seed)
+    assert strangeness(known, agent="cli").sum() > strangeness(known).sum() + 1
+
+
+def test_a_value_that_everybody_has_and_the_user_seldom_is_stranger_than_one_only_the_user_has():
+    dice = np.random.default_rng(3)
+    frame = day().with_columns(
+        kind=pl.Series(dice.choice(["a", "b", "c"], 400, p=[0.9, 0.05, 0.05]))
+    )
+    others = day(400, seed=7).with_columns(kind=pl.lit("b"))
+    both = pl.concat([frame, others])
+    owner = pl.Series(["ann"] * 400 + ["bob"] * 400)
+    everybody = Population(owner, pl.concat([times(400), times(400)]), both)
+    known = fingerprint(frame, population=everybody)
+    place = COLUMNS.index("kind")
+    habit = known.evidence.chances.habit
+    words = known.encoder.columns[place].words
+    start = sum(column.codes for column in known.encoder.columns[:place])
+    nats = {word: habit[start + 2 + at] for at, word in enumerate(words)}
+    assert nats["b"] > nats["c"] + 1
+    assert nats["c"] > nats["a"]
+
+
+def test_only_what_is_above_the_usual_counts():
+    usual = Usual.of(np.array([[1.0], [3.0]], dtype=np.float32), np.array([1, 1]))
+    assert usual.above(np.array([[0.0], [2.0], [4.0]])).ravel().tolist() == [0, 0, 2]
+    assert usual.standardised(np.array([[0.0]])).item() == pytest.approx(-2)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 50), st.floats(0, 1e6)), min_size=2, max_size=40),
+    st.integers(1, 39),
+    st.floats(0, 100),
+)
+def test_more_surprise_never_lowers_any_risk(events, at, more):
+    surprise, steps = (np.array(part) for part in zip(*events, strict=True))
+    seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
+    raised = surprise.copy()
+    raised[at] += more
+    before, after = (Context().risk(one, seconds) for one in (surprise, raised))
+    assert (after >= before - 1e-9).all()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 50), st.floats(0, 1e6)), min_size=1, max_size=40),
+    st.integers(0, 40),
+)
+def test_risk_does_not_depend_on_how_events_are_cut_into_batches(events, cut):
+    surprise, steps = (np.array(part) for part in zip(*events, strict=True))
+    seconds, context = np.cumsum(steps), Context()
+    parts = [context.risk(surprise[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
+    whole = Context().risk(surprise, seconds)
+    assert np.allclose(np.concatenate(parts), whole, rtol=1e-9, atol=1e-9)
+
+
+def test_risk_fades_as_time_passes():
+    seconds = np.array([0.0, 60.0, 7200.0, 10 * 86400.0])
+    risk = Context().risk(np.array([10.0, 0.0, 0.0, 0.0]), seconds)
+    assert (np.diff(risk) < 0).all()
+    assert risk[-1] < 0.01
+
+
+def test_a_fingerprints_risk_is_calibrated_on_events_that_its_trial_never_met():
+    known = fingerprint()
+    assert known.held_out.events == 100
+    assert len(known.held_out.risks) == 100
+    assert (np.diff(known.held_out.risks) >= 0).all()
+    assert known.held_out.days == 1
