@@ -169,7 +169,7 @@ class Summary:
     flagged: int | None = None
     seconds: float = 0.0
     stopped: bool = False
-    everybody: pl.DataFrame | None = None
+    everybody: pl.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has come out of the chain."""

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.summary import summary_lines
+from morpheus.models.fingerprint import Card
 from morpheus.records import Reading, Summary
 
 USERS = st.one_of(st.none(), st.text(max_size=5))
@@ -41,6 +42,15 @@ def test_users_without_a_score_are_named_the_first_few_and_the_rest_counted() ->
         summary(users=users, unscored=dict.fromkeys(users, "no history"), scored=0)
     )
     assert "Not scored  19 events: no history ((no user), dee, cy, 2 more)" in lines
+
+
+def test_users_scored_by_the_history_of_others_are_counted() -> None:
+    cards = {
+        user: Card(user, 10, 5, "", "", 3, 0, rung)
+        for user, rung in {"ann": "own", "bob": "peers", "eve": "everyone"}.items()
+    }
+    lines = summary_lines(summary(cards=cards))
+    assert "  users  1 by their own history, 1 with their peers', 1 by everyone's" in lines
 
 
 def test_a_chain_that_does_not_score_says_so() -> None:

@@ -86,7 +86,7 @@ def test_risk_does_not_depend_on_how_events_are_cut_into_batches(events, cut):
 
 
 def test_risk_fades_as_time_passes():
-    seconds = np.array([0.0, 60.0, 7200.0, 10 * 86400.0])
+    seconds = np.array([0.0, 60.0, 7200.0, 90 * 86400.0])
     risk = Context().risk(np.array([10.0, 0.0, 0.0, 0.0]), seconds)
     assert (np.diff(risk) < 0).all()
     assert risk[-1] < 0.01

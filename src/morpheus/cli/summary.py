@@ -15,6 +15,9 @@ SHOWN = 3
 NOBODY = "(no user)"
 UNKNOWN = "no stage of this chain scores"
 
+RUNGS = {"own": "by their own history", "peers": "with their peers'", "everyone": "by everyone's"}
+"""What it is called to be scored by a fingerprint of each rung."""
+
 
 def summary_lines(summary: Summary) -> list[str]:
     """Say what became of every event of a run, one fact a line, aligned.
@@ -46,6 +49,10 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Written", f"{written} of {named}{nobody}"
     models = count(len(summary.cards), "model")
     yield "Scored", f"{count(summary.scored, 'event')}, with {models}"
+    rungs = Counter(card.rung for card in summary.cards.values())
+    if rungs.keys() - {"own"}:
+        by = ", ".join(f"{rungs[rung]:,} {whose}" for rung, whose in RUNGS.items() if rungs[rung])
+        yield "  users", by
     for text in _unscored(summary):
         yield "Not scored", text
     if summary.flagged is not None:

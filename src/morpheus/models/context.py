@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-HALF_LIVES = (3600.0, 86400.0)
-"""Seconds after which an event counts half: in the mean of the last hour, and of the last day."""
-WEIGHT = 4.0
-"""Weight of each of these means, where that of the event itself is 1."""
+WEIGHTS = {3600.0: 4.0, 86400.0: 4.0, 7 * 86400.0: 2.0}
+"""Weights of the last hour, day and week, where that of the event itself is 1.
+
+By the seconds after which an event counts half in the mean; see docs/decisions/005-risk.md.
+"""
 SPAN = 40.0
 """Half-lives computed at a time: so far, powers of two are exact enough in a double."""
 
@@ -50,18 +51,23 @@ class Context:
     """The decayed past of one user; fed in time order, in pieces of any size."""
 
     means: tuple[Decayed, ...] = field(
-        default_factory=lambda: tuple(Decayed(half) for half in HALF_LIVES)
+        default_factory=lambda: tuple(Decayed(half) for half in WEIGHTS)
     )
 
     def risk(self, surprise: Values, seconds: Values) -> Values:
         """Weigh each event with what came before it, (rows,).
+
+        Roots are averaged, and the mean is squared, so that what lasts weighs more than what is
+        over: ten odd events in a day count for more than a single one of ten times the oddness.
 
         Args:
             surprise: Of each event, (rows,).
             seconds: When it happened, since any fixed moment, (rows,).
 
         >>> Context().risk(np.array([9.0, 0.0, 0.0]), np.array([0.0, 1.0, 1e9])).round(1).tolist()
-        [9.0, 4.0, 0.0]
+        [9.0, 2.0, 0.0]
         """
-        past = sum(mean.over(surprise, seconds) for mean in self.means)
-        return np.asarray((surprise + WEIGHT * past) / (1 + WEIGHT * len(self.means)))
+        risk, roots = surprise.astype(np.float64), np.sqrt(surprise)
+        for mean in self.means:
+            risk += WEIGHTS[mean.half] * mean.over(roots, seconds) ** 2
+        return np.asarray(risk / (1 + sum(WEIGHTS.values())))

@@ -82,7 +82,7 @@ class Pupil:
     def of(cls, task: Task) -> Pupil:
         """Begin as `training.train` does, with the same random numbers."""
         random = np.random.default_rng(task.seed)
-        data = Training.of(task.rows)
+        data = Training.of(task.rows).repeated()
         weights = first_weights(task.shape, frequencies(data, task.shape), random)
         return cls(task, random, data, weights, math.inf, task.epochs)
 

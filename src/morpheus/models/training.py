@@ -24,7 +24,7 @@ LEARNING_RATE, LAST_RATE = 0.015, 0.05
 PATIENCE = 5
 """Epochs without a better validation loss before training stops."""
 STEPS = 4
-"""Steps in an epoch, at least, as far as batches of SMALLEST rows allow."""
+"""Steps in an epoch, at least."""
 SMALLEST, LARGEST = 32, 256
 """Bounds on the distinct rows in a batch of training."""
 
@@ -52,6 +52,12 @@ class Training:
         """Weigh encoded rows."""
         share = (rows.counts / len(rows.row_of)).astype(np.float32)
         return cls(rows.codes.astype(np.int64), rows.numbers, share, rows.row_of)
+
+    def repeated(self) -> Training:
+        """Repeat few rows, each time to be corrupted anew, so that an epoch has STEPS steps."""
+        copies = -(-STEPS * SMALLEST // len(self.codes))
+        codes, numbers = (np.tile(part, (copies, 1)) for part in (self.codes, self.numbers))
+        return Training(codes, numbers, np.tile(self.share / copies, copies), self.row_of)
 
     def corrupted(self, random: np.random.Generator) -> tuple[Array, Array]:
         """Corrupt NOISE of the cells, as codes (D, C) and numbers (D, N)."""
@@ -137,7 +143,7 @@ def train(task: Task) -> Trained:
     the best weights are kept; without, it runs for all epochs.
     """
     random = np.random.default_rng(task.seed)
-    data = Training.of(task.rows)
+    data = Training.of(task.rows).repeated()
     valid = None if task.validation is None else Training.of(task.validation)
     weights = first_weights(task.shape, frequencies(data, task.shape), random)
     net = Autoencoder(task.shape, weights)

@@ -42,6 +42,7 @@ class Intake:
         everything: Pass on all columns of JSON, not only those that are looked at.
         arrivals: The folder followed for ever; None to end with the files there are.
         room: How much is in memory at a time.
+        survey: How large a sample of everybody is, where one is asked for.
     """
 
     format: LogFormat
@@ -52,6 +53,7 @@ class Intake:
     everything: bool = False
     arrivals: Arrivals | None = None
     room: Room = field(default_factory=Room)
+    survey: Survey = field(default_factory=Survey)
 
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the events of each user; see `Source.events`."""
@@ -116,7 +118,7 @@ class _Run:
         known = events if self.memory is None and self.learnt is None else self.learnt
         settings = self.intake.settings
         if settings.survey and known is not None and self.summary.everybody is None:
-            self.summary.everybody = Survey().of(known, settings.columns)
+            self.summary.everybody = self.intake.survey.of(known, settings.columns)
 
     def _learnt(self, pattern: str, crew: Crew) -> Gathered:
         reading = self.summary.training

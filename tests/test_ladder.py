@@ -1,0 +1,91 @@
+"""New users, end to end: events of people of little history, or none, are scored by others'."""
+
+import json
+import math
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+COLUMNS = ["eventName", "sourceIPAddress", "userAgent"]
+HABITS = {"clerk": ["GetObject", "ListObjects", "PutObject"], "builder": ["RunJob", "PushImage"]}
+
+
+def events(user, count, seed, start):
+    dice, trade = np.random.default_rng(seed), user.rstrip("0123456789")
+    return [
+        {
+            "eventID": f"{user}-{start:%m%d}-{n}",
+            "eventTime": (start + timedelta(minutes=7 * n)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "eventName": str(dice.choice(HABITS[trade])),
+            "sourceIPAddress": f"house of {user}",
+            "userAgent": f"{trade}'s tool",
+            "who": user,
+        }
+        for n in range(count)
+    ]
+
+
+def write(path: Path, parts):
+    rows = [row for part in parts for row in part]
+    pl.DataFrame(rows).write_csv(path)
+
+
+@pytest.fixture
+def company(tmp_path):
+    """Ten people with history; clerk8 has 60 events of it, and clerk9 none."""
+    before, now = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 2, 2, tzinfo=UTC)
+    people = [f"clerk{n}" for n in range(8)] + [f"builder{n}" for n in range(4)]
+    history = [events(user, 320, n, before) for n, user in enumerate(people)]
+    write(tmp_path / "history.csv", [*history, events("clerk8", 60, 50, before)])
+    new = [events(user, 20, 60, now) for user in ("clerk0", "clerk8", "clerk9")]
+    write(tmp_path / "now.csv", new)
+    (tmp_path / "columns.txt").write_text("\n".join(COLUMNS))
+    return tmp_path
+
+
+def morpheus(folder, train, threads=1, labels=("ae_anomaly_score", "risk", "rung", "own_share")):
+    chosen = [f"--label={label}" for label in labels]
+    command = [
+        *(Path(sys.executable).with_name("morpheus"), "run", f"--num_threads={threads}"),
+        *("pipeline-ae", "--columns_file=columns.txt", "--userid_column_name=who"),
+        *("from-cloudtrail", "--input_glob=now.csv", "train-ae", *train),
+        *("preprocess", "inf-pytorch", "add-scores", *chosen, "serialize"),
+        *("to-file", "--filename=out.jsonlines", "--overwrite"),
+    ]
+    done = subprocess.run(
+        command, check=False, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "out.jsonlines").read_text().splitlines()
+    return {row["eventID"]: row for row in map(json.loads, lines)}, done.stderr
+
+
+TRAIN = ["--train_data_glob=history.csv", "--train_epochs=8"]
+
+
+def test_nobody_is_blind_everyone_is_scored_by_the_rung_their_history_reaches(company):
+    rows, told = morpheus(company, TRAIN)
+    rungs = {(row["who"], row["rung"], row["own_share"]) for row in rows.values()}
+    assert rungs == {("clerk0", "own", 1.0), ("clerk8", "peers", 0.2), ("clerk9", "everyone", 0.0)}
+    assert all(math.isfinite(row["risk"]) for row in rows.values())
+    assert "1 by their own history, 1 with their peers', 1 by everyone's" in told
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(company):
+    assert morpheus(company, TRAIN)[0] == morpheus(company, TRAIN, threads=2)[0]
+
+
+def test_saved_fingerprints_hold_everyones_for_those_whom_nobody_knows(company):
+    first, _ = morpheus(company, [*TRAIN, "--models_output_filename=models"])
+    again, _ = morpheus(company, ["--pretrained_filename=models"])
+    assert again == first
+
+
+def test_the_generic_model_is_everyones_alone(company):
+    rows, _ = morpheus(company, [*TRAIN, "--use_generic_model"])
+    assert {row["rung"] for row in rows.values() if row["who"] == "clerk8"} == {"everyone"}
