@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.features.categories import UNSEEN
+from morpheus.features.encoder import EncodedRows
 from morpheus.models.autoencoder import LARGEST_LOGIT, Autoencoder
+from morpheus.models.blocks import blocks
+from morpheus.models.evidence import Chances
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,46 @@ class Company:
         middle = np.maximum(hidden, 0) @ net.part["squeeze"] + net.part["middle_bias"]
         wide = np.maximum(middle, 0) @ net.part["widen"] + net.part["wide_bias"]
         return np.asarray(np.maximum(wide, 0))
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Each column of some events guessed from the others, by a network.
+
+    Attributes:
+        chance: Probability of the code that it has, (D, C).
+        off: How far its number is off, in standard deviations; 0 where there is none, (D, C).
+    """
+
+    chance: NDArray[np.float32]
+    off: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, net: Autoencoder, rows: EncodedRows) -> Guesses:
+        """Hide one column after the other."""
+        chance, off = np.empty((2, *rows.codes.shape), dtype=np.float32)
+        for block, codes, numbers in blocks(rows):
+            company, there = Company.of(net, codes, numbers), len(chance[block])
+            for c in range(codes.shape[1]):
+                found = company.seen(c)
+                chance[block, c], off[block, c] = (part[:there] for part in found)
+        return cls(chance, off)
+
+    def evidence(
+        self, chances: Chances, novelty: NDArray[np.float32], rows: EncodedRows
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Evidence of habit and of company of each column, each (D, C).
+
+        Both in nats. Company is -ln of the chance of a value given the event's other values: the
+        network knows it of one that is a habit, any may come by way of the population; in number
+        columns the squared distance in standard deviations is added.
+
+        Args:
+            chances: What counting says of each code.
+            novelty: How often each column brings a new value, (C,).
+            rows: The events, as they were guessed.
+        """
+        places = rows.codes + chances.offsets
+        known = np.where(rows.codes == UNSEEN, 0, (1 - novelty) * self.chance)
+        company = self.off**2 - np.log(known + chances.others[places])
+        return chances.habit[places], np.asarray(company)

@@ -7,6 +7,7 @@ and only what is unusually high counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,10 +60,12 @@ class Chances:
         habit: ln of how much likelier the code is among everybody than with this user.
         others: Probability of the code with this user by way of the population alone: the rate of
             new values, times the population's share of this one.
+        offsets: Where the codes of each column begin, (C,).
     """
 
     habit: NDArray[np.float32]
     others: NDArray[np.float32]
+    offsets: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -94,7 +97,21 @@ class Chances:
             share = (1 - novelty[c]) * own / counts.sum()
             habit.append(np.log(everybody) - np.log(share + backed))
             others.append(backed)
-        return cls(*(np.concatenate(part).astype(np.float32) for part in (habit, others)))
+        return cls(
+            np.concatenate(habit).astype(np.float32),
+            np.concatenate(others).astype(np.float32),
+            offsets_of([column.codes for column in encoder.columns]),
+        )
+
+
+def offsets_of(codes: Sequence[int]) -> NDArray[np.int64]:
+    """Where the codes of each column begin, when all lie side by side, (C,).
+
+    >>> offsets_of([3, 5, 3]).tolist()
+    [0, 3, 8]
+    """
+    sizes = np.array(codes, dtype=np.int64)
+    return np.asarray(sizes.cumsum() - sizes)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,11 @@ from morpheus.features.categories import UNSEEN
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Array, Autoencoder, Shape
+from morpheus.models.blocks import blocks
 from morpheus.models.calibration import HeldOut
-from morpheus.models.company import Company
-from morpheus.models.evidence import Chances, Evidence, Usual
-from morpheus.models.training import one_thread
+from morpheus.models.company import Guesses
+from morpheus.models.evidence import Evidence, Usual
 
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-BLOCK = 256
-"""Rows in one pass through the network; always filled up, so that a row's result is its own."""
 OWN, PEERS, EVERYONE = "own", "peers", "everyone"
 """Rungs of the ladder: whose history a fingerprint is learnt from."""
 
@@ -107,7 +103,8 @@ class Fingerprint:
         costs -log of its column's novelty rate, and a known one -log of the rest more than the
         network says, so that the probabilities of all that can happen add up to one.
         """
-        return column_losses(self.net, self.novelty, rows)
+        plain = plain_losses(self.net, rows)
+        return plain if self.novelty is None else priced(plain, self.novelty, rows)
 
     def strangeness(self, rows: EncodedRows) -> NDArray[np.float32]:
         """How strange each column of each distinct row is for the user, (distinct, C); from 0 up.
@@ -117,8 +114,10 @@ class Fingerprint:
         """
         if self.evidence is None or self.novelty is None or not isinstance(self.net, Autoencoder):
             raise ValueError("the reference network says nothing of columns")
-        found = evidence_of(self.net, self.evidence.chances, self.novelty, rows)
-        return self.evidence.strangeness(*found)
+        guesses = Guesses.of(self.net, rows)
+        return self.evidence.strangeness(
+            *guesses.evidence(self.evidence.chances, self.novelty, rows)
+        )
 
 
 def shape_of(
@@ -130,69 +129,31 @@ def shape_of(
     return kind(tuple(column.codes for column in columns), numbers, hidden, middle)
 
 
-def novelty_rates(held_out: EncodedRows) -> NDArray[np.float32]:
-    """Share of held-out events with an unseen value, (C,), half an event added against zero.
+def novelty_rates(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Share of events with an unseen value, (C,), half an event added against zero.
 
-    >>> rows = EncodedRows(np.array([[2, 1], [2, 2]]), np.zeros((2, 0)), np.array([0, 1, 1]))
-    >>> novelty_rates(rows).tolist()
+    Args:
+        codes: Distinct rows, (D, C).
+        counts: How many events each stands for, (D,).
+
+    >>> novelty_rates(np.array([[2, 1], [2, 2]]), np.array([1, 2])).tolist()
     [0.125, 0.375]
     """
-    new = held_out.counts @ (held_out.codes == UNSEEN)
-    return np.asarray((new + 0.5) / (held_out.counts.sum() + 1), dtype=np.float32)
+    new = counts @ (codes == UNSEEN)
+    return np.asarray((new + 0.5) / (counts.sum() + 1), dtype=np.float32)
 
 
-def column_losses(
-    net: Network, novelty: NDArray[np.float32] | None, rows: EncodedRows
+def plain_losses(net: Network, rows: EncodedRows) -> NDArray[np.float32]:
+    """Loss of each column of each distinct row as the network says, (D, C)."""
+    losses = np.empty(rows.codes.shape, dtype=np.float32)
+    for block, codes, numbers in blocks(rows):
+        losses[block] = net.losses(codes, numbers)[: len(losses[block])]
+    return losses
+
+
+def priced(
+    losses: NDArray[np.float32], novelty: NDArray[np.float32], rows: EncodedRows
 ) -> NDArray[np.float32]:
-    """Loss of each column of each distinct row; see `Fingerprint.losses`."""
-    codes, numbers = _padded(rows.codes.astype(np.int64)), _padded(rows.numbers)
-    losses = np.empty(codes.shape, dtype=np.float32)
-    with one_thread():
-        for start in range(0, len(codes), BLOCK):
-            block = slice(start, start + BLOCK)
-            losses[block] = net.losses(codes[block], numbers[block])
-    losses = losses[: len(rows.codes)]
-    if novelty is None:
-        return losses
+    """Plain losses with the price of new values, (D, C); see `Fingerprint.losses`."""
     known = losses - np.log1p(-novelty)
     return np.where(rows.codes == UNSEEN, -np.log(novelty), known).astype(np.float32)
-
-
-def evidence_of(
-    net: Autoencoder, chances: Chances, novelty: NDArray[np.float32], rows: EncodedRows
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Evidence of habit and of company of each column of each distinct row, each (distinct, C).
-
-    Both in nats; company in number columns adds the squared distance in standard deviations.
-    """
-    places = rows.codes + net.offsets
-    return chances.habit[places], _company(net, chances.others[places], novelty, rows)
-
-
-def _company(
-    net: Autoencoder,
-    others: NDArray[np.float32],
-    novelty: NDArray[np.float32],
-    rows: EncodedRows,
-) -> NDArray[np.float32]:
-    """-ln of the chance of each value, given the event's other values, (distinct, C).
-
-    The network knows the chance of a value that is a habit; `others`, (distinct, C), is that by way
-    of the population.
-    """
-    codes, numbers = _padded(rows.codes.astype(np.int64)), _padded(rows.numbers)
-    chance, off = np.empty((2, *codes.shape), dtype=np.float32)
-    with one_thread():
-        for start in range(0, len(codes), BLOCK):
-            block = slice(start, start + BLOCK)
-            company = Company.of(net, codes[block], numbers[block])
-            for c in range(codes.shape[1]):
-                chance[block, c], off[block, c] = company.seen(c)
-    chance, off = chance[: len(others)], off[: len(others)]
-    known = np.where(rows.codes == UNSEEN, 0, (1 - novelty) * chance)
-    return np.asarray(off**2 - np.log(known + others))
-
-
-def _padded(rows: NDArray[Scalar]) -> NDArray[Scalar]:
-    missing = -len(rows) % BLOCK
-    return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), dtype=rows.dtype)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.models.autoencoder import Autoencoder
-from morpheus.models.calibration import HeldOut
-from morpheus.models.context import Context
-from morpheus.models.evidence import Chances, Evidence, Usual
-from morpheus.models.fingerprint import (
-    OWN,
-    Card,
-    Fingerprint,
-    column_losses,
-    evidence_of,
-    novelty_rates,
-    shape_of,
-)
+from morpheus.models.evidence import Chances
+from morpheus.models.fingerprint import OWN, Card, Fingerprint, shape_of
 from morpheus.models.population import Population
 from morpheus.models.training import Task, Trained, Trainer, train_each, user_seed
+from morpheus.models.trial import Trial
 
 LATER = 0.25
 """Share of the history, its end, that is held out to choose the epochs and to calibrate on."""
@@ -169,31 +160,20 @@ class Study:
 
     def fingerprint(self, tried: Autoencoder, trained: Trained) -> Fingerprint:
         """Put together what was learnt; the network that was tried says what is usual."""
-        novelty, counts = novelty_rates(self.held_out), self.held_out.counts
-        losses = column_losses(tried, novelty, self.held_out)
-        chances = Chances.of(self.trial_encoder, self.early, novelty, self.population)
-        found = evidence_of(tried, chances, novelty, self.held_out)
-        before = Evidence(chances, *(Usual.of(kind, counts) for kind in found))
-        surprise = before.strangeness(*found).sum(1, dtype=np.float64)
-        whole = Chances.of(self.encoder, self.rows, novelty, self.population)
+        seconds = self.history.seconds[-len(self.held_out.row_of) :]
+        parts = self.early, self.held_out
+        trial = Trial.of(tried, self.trial_encoder, parts, seconds, self.population)
+        usual = trial.measured()
+        chances = Chances.of(self.encoder, self.rows, usual.novelty, self.population)
         return Fingerprint(
             self.history.card(len(self.rows.codes), trained.epochs, self.seed),
             self.encoder,
             trained.net,
-            novelty,
-            Usual.of(losses, counts),
-            self._calibrated(losses.mean(1, dtype=np.float64), surprise),
-            Evidence(whole, before.habit, before.company),
+            usual.novelty,
+            usual.usual,
+            trial.calibrated(),
+            replace(usual.evidence, chances=chances),
         )
-
-    def _calibrated(self, scores: NDArray[np.float64], surprise: NDArray[np.float64]) -> HeldOut:
-        """What is usual of the scores and the surprise of distinct rows, each (distinct,)."""
-        row_of = self.held_out.row_of
-        seconds = self.history.seconds[-len(row_of) :]
-        cuts = np.flatnonzero(np.diff(seconds) < 0) + 1
-        users = zip(np.split(surprise[row_of], cuts), np.split(seconds, cuts), strict=True)
-        risks = np.concatenate([Context().risk(*user) for user in users])
-        return HeldOut.of(scores[row_of], risks, seconds)
 
     @property
     def _own_seed(self) -> int:

@@ -25,7 +25,7 @@ from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import LARGEST_LOGIT, Array, Shape, views
 from morpheus.models.calibration import HeldOut
 from morpheus.models.evidence import Usual
-from morpheus.models.fingerprint import Fingerprint, column_losses, shape_of
+from morpheus.models.fingerprint import Fingerprint, plain_losses, shape_of
 from morpheus.models.learning import History
 from morpheus.models.training import user_seed
 
@@ -241,7 +241,7 @@ def _learn(
     rows = encoder.encode(history.events)
     with one_thread():
         net = train(rows, encoder, epochs=epochs, seed=user_seed(seed, history.user))
-        losses = column_losses(net, None, rows)
+        losses = plain_losses(net, rows)
     scores = losses.mean(1, dtype=np.float64)[rows.row_of]
     card, seconds = history.card(len(rows.codes), epochs, seed), history.seconds
     # It has no risk of its own to calibrate: the mean loss stands for it.

@@ -31,7 +31,7 @@ from morpheus.features.encoder import Column, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Autoencoder, Shape
 from morpheus.models.calibration import HeldOut
-from morpheus.models.evidence import Chances, Evidence, Usual
+from morpheus.models.evidence import Chances, Evidence, Usual, offsets_of
 from morpheus.models.fingerprint import Card, Fingerprint, Network, shape_of
 
 INDEX = "index.json"
@@ -255,7 +255,8 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
     held_out = HeldOut(part("scores"), part("risks"), part("peaks"), header.events, header.days)
     if header.network != "compact":
         return Fingerprint(card, encoder, network(shape, weights), None, usual("usual"), held_out)
-    chances = Chances(part("chances_habit", vocabulary), part("chances_others", vocabulary))
+    tables = part("chances_habit", vocabulary), part("chances_others", vocabulary)
+    chances = Chances(*tables, offsets_of(shape.codes))
     return Fingerprint(
         card,
         encoder,

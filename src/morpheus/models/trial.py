@@ -1,0 +1,104 @@
+"""A network tried on events that it had not met: what these say is usual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morpheus.features.encoder import EncodedRows, Encoder
+from morpheus.models.autoencoder import Autoencoder
+from morpheus.models.calibration import HeldOut
+from morpheus.models.company import Guesses
+from morpheus.models.context import Context
+from morpheus.models.evidence import Chances, Evidence, Usual
+from morpheus.models.fingerprint import novelty_rates, plain_losses, priced
+from morpheus.models.population import Population
+
+FOLDS = 4
+"""Parts of the held-out events, each measured by what the others say is usual."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some held-out events say is usual.
+
+    Attributes:
+        novelty: How often each column brings a new value, (C,).
+        usual: Of the loss of each column.
+        evidence: Of the evidence of each column.
+    """
+
+    novelty: NDArray[np.float32]
+    usual: Usual
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Held-out events, as a network found them that had learnt the earlier ones.
+
+    Attributes:
+        encoder: Knows the earlier events.
+        early: These, encoded.
+        held_out: The later ones, encoded.
+        seconds: When they happened, (events,); a step back in time is another user.
+        population: With whom the user is compared.
+        losses: Plain loss of each column of each distinct row, (D, C).
+        guesses: Each column of these guessed from the others.
+    """
+
+    encoder: Encoder
+    early: EncodedRows
+    held_out: EncodedRows
+    seconds: NDArray[np.float64]
+    population: Population
+    losses: NDArray[np.float32]
+    guesses: Guesses
+
+    @classmethod
+    def of(
+        cls,
+        net: Autoencoder,
+        encoder: Encoder,
+        parts: tuple[EncodedRows, EncodedRows],
+        seconds: NDArray[np.float64],
+        population: Population,
+    ) -> Trial:
+        """Try a network; `parts` are the earlier and the later events, encoded."""
+        early, later = parts
+        found = plain_losses(net, later), Guesses.of(net, later)
+        return cls(encoder, early, later, seconds, population, *found)
+
+    def measured(self, events: NDArray[np.intp] | None = None) -> Measured:
+        """What some of the held-out events, by number, or all say is usual."""
+        rows = self.held_out
+        row_of = rows.row_of if events is None else rows.row_of[events]
+        counts = np.bincount(row_of, minlength=len(rows.codes))
+        novelty = novelty_rates(rows.codes, counts)
+        chances = Chances.of(self.encoder, self.early, novelty, self.population)
+        habit, company = self.guesses.evidence(chances, novelty, rows)
+        usual = Usual.of(priced(self.losses, novelty, rows), counts)
+        evidence = Evidence(chances, Usual.of(habit, counts), Usual.of(company, counts))
+        return Measured(novelty, usual, evidence)
+
+    def calibrated(self) -> HeldOut:
+        """What is usual of whole events, each measured by those of the other folds."""
+        row_of = self.held_out.row_of
+        scores, surprise = np.empty((2, len(row_of)))
+        for fold in np.array_split(np.arange(len(row_of)), FOLDS):
+            others = np.setdiff1d(np.arange(len(row_of)), fold)
+            found = self._scored(self.measured(others if len(others) else None))
+            scores[fold], surprise[fold] = (part[row_of[fold]] for part in found)
+        cuts = np.flatnonzero(np.diff(self.seconds) < 0) + 1
+        users = zip(np.split(surprise, cuts), np.split(self.seconds, cuts), strict=True)
+        risks = np.concatenate([Context().risk(*user) for user in users])
+        return HeldOut.of(scores, risks, self.seconds)
+
+    def _scored(self, by: Measured) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean loss and surprise of each distinct row, each (D,)."""
+        losses = priced(self.losses, by.novelty, self.held_out)
+        found = self.guesses.evidence(by.evidence.chances, by.novelty, self.held_out)
+        strangeness = by.evidence.strangeness(*found)
+        return losses.mean(1, dtype=np.float64), strangeness.sum(1, dtype=np.float64)
