@@ -10,6 +10,7 @@ import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.models.training import user_seed
+from morpheus.replay.drill import GRADES, HOURS, RECORDED
 from morpheus.replay.retelling import Retelling
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import ACTION, CLIENT, Values, Victim
@@ -17,9 +18,6 @@ from morpheus.sources.cloudtrail import CLOUDTRAIL
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.times import USUAL
 
-RECORDED, AGENT, HOURS = GRADES = ("recorded", "agent", "hours")
-"""How well the intruder hides: behind the victim's credentials only; also on the victim's machine,
-with the victim's programs; and then at the victim's hours."""
 INJECTED = "injected"
 """Column that says which events were injected."""
 DAY = timedelta(days=1)
