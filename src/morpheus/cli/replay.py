@@ -103,7 +103,9 @@ def _shares(outcome: Outcome, by: str, grades: tuple[str, ...]) -> list[list[str
     cells = {(name, grade): f"{caught}/{tried}" for name, grade, caught, tried in each}
     names = outcome.trials[by].unique(maintain_order=True).to_list()
     rows = [[name, *(cells.get((name, grade), "") for grade in grades)] for name in names]
-    total = {grade: f"{caught}/{tried}" for grade, caught, tried in outcome.share("grade").iter_rows()}
+    total = {
+        grade: f"{caught}/{tried}" for grade, caught, tried in outcome.share("grade").iter_rows()
+    }
     return [*rows, [ALL, *(total.get(grade, "") for grade in grades)]]
 
 
@@ -114,9 +116,8 @@ def _say(outcome: Outcome, seconds: float) -> None:
     facts = {"Caught": f"{caught:,} of {count(tried, 'trial')}"}
     if recall is not None:
         facts["Caught"] += f", recall {recall:.3f}"
-    facts["Budget"] = (
-        f"{count(outcome.allowed, 'alert')} on the users' own events, which raise {outcome.raised:,}"
-    )
+    allowed = count(outcome.allowed, "alert")
+    facts["Budget"] = f"{allowed} on the users' own events, which raise {outcome.raised:,}"
     if trials.height > tried:
         facts["Not placed"] = f"{count(trials.height - tried, 'trial')}: longer than active hours"
     if outcome.untried:

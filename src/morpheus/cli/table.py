@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -28,7 +29,7 @@ def aligned(head: Row, rows: Sequence[Row]) -> str:
 def show(head: Row, rows: Sequence[Row]) -> None:
     """Write a table to stdout; text out of a log cannot command the terminal."""
     rows = [[printable(cell) for cell in row] for row in rows]
-    if not click.get_text_stream("stdout").isatty():
+    if not sys.stdout.isatty():
         click.echo(aligned(head, rows))
         return
     from rich import box  # noqa: PLC0415 - 40 ms that only a terminal needs
@@ -38,5 +39,5 @@ def show(head: Row, rows: Sequence[Row]) -> None:
 
     table = Table(*head, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

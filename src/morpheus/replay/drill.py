@@ -14,7 +14,7 @@ FORMATS = ("table", "csv", "json")
 
 @dataclass(frozen=True)
 class Drill:
-    """Would we have caught it? Replay attack techniques in the name of each user, and see.
+    r"""Would we have caught it? Replay attack techniques in the name of each user, and see.
 
     Learns each user as `train-ae` does, injects each technique into one of the user's later days,
     and scores it among the user's own events. A technique is caught when one of its events scores
@@ -39,9 +39,7 @@ class Drill:
     pretrained_filename: str | None = option(
         None, "Folder of fingerprints that `train-ae` saved; nothing is trained."
     )
-    userid_column_name: str = option(
-        "userIdentityaccountId", "Column that says whose event it is."
-    )
+    userid_column_name: str = option("userIdentityaccountId", "Column that says whose event it is.")
     userid_filter: str | None = option(None, "Try the techniques on this user only.")
     columns_file: str | None = option(
         None, "File of feature columns, one name a line. By default the list shipped."
@@ -81,7 +79,10 @@ class Drill:
     )
     seed: int = option(0, "Seed of what is drawn, and of the training.", low=0)
     num_threads: int | None = option(
-        None, "Users tried side by side, at most. No result depends on it.", low=1, shown="the cores at hand"
+        None,
+        "Users tried side by side, at most. No result depends on it.",
+        low=1,
+        shown="the cores at hand",
     )
     output_format: str = option(
         "table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -52,7 +53,7 @@ def inject(
     start = starting(events, technique, victim, grade, seed)
     if start is None:
         raise ValueError(f"{technique.name} lasts longer than {victim.user!r} is ever active")
-    return put(events, called(events, technique, victim, grade, start, seed))
+    return put(events, called(events, technique, victim, grade, start=start, seed=seed))
 
 
 def starting(
@@ -74,23 +75,27 @@ def called(  # noqa: PLR0913 - what injected events depend on, and nothing else
     technique: Technique,
     victim: Victim,
     grade: str,
+    *,
     start: datetime,
     seed: int = 0,
 ) -> pl.DataFrame:
     """Retell a technique as events of the victim, from `start` on. See `inject`."""
     day = day_of(events, start)
     persona = victim.persona(day if day.height else events)
+    own = victim.identity(events.columns) + ([] if grade == RECORDED else list(CLIENT))
     retelling = Retelling(technique, victim, persona, user_seed(seed, f"{technique.name}\n{start}"))
     frame = _flattened(retelling, events)
-    times = [start + offset for offset in technique.offsets]
-    put_on = {name: persona.get(name) for name in victim.identity(events.columns)}
-    if grade != RECORDED:
-        put_on |= {name: persona.get(name) for name in CLIENT if name in events.columns}
-    frame = frame.with_columns(
-        *(pl.lit(value, pl.String).alias(name) for name, value in put_on.items()),
-        pl.Series(TIME, times, dtype=events.schema[TIME]),
-    )
-    return _as_written(frame, victim).select(pl.col(n).cast(t) for n, t in events.schema.items())
+    times = pl.Series(TIME, [start + offset for offset in technique.offsets], events.schema[TIME])
+    written = {
+        **_as_written(frame, victim),
+        **{name: pl.repeat(persona.get(name), frame.height, eager=True) for name in own},
+        "eventTime": times.dt.strftime(USUAL),
+        TIME: times,
+        ROW: pl.repeat(0, frame.height, eager=True),
+        INDEX: pl.repeat(-1, frame.height, eager=True),
+    }
+    types = events.schema.items()
+    return pl.DataFrame({name: written[name].cast(kind) for name, kind in types})
 
 
 def put(events: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:
@@ -102,8 +107,8 @@ def put(events: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:
     both = pl.concat(parts).sort(TIME, maintain_order=True)
     if ROW not in both.columns:
         return both
-    numbers = pl.int_range(pl.len(), dtype=events.schema[ROW]) + (events[ROW].min() or 0)
-    return both.with_columns(numbers.alias(ROW))
+    numbers = pl.int_range(both.height, eager=True) + events[ROW].min()
+    return both.with_columns(numbers.cast(events.schema[ROW]).alias(ROW))
 
 
 def day_of(events: pl.DataFrame, time: datetime) -> pl.DataFrame:
@@ -129,28 +134,31 @@ def _at_its_hours(
 
 
 def _flattened(retelling: Retelling, events: pl.DataFrame) -> pl.DataFrame:
-    """The records with the columns of events; those that no record has are empty."""
-    ours = {ROW: 0, INDEX: -1}
-    wanted = tuple(name for name in events.columns if name not in {*ours, TIME})
-    flattener = Flattener(wanted, CLOUDTRAIL.paths, CLOUDTRAIL.leaves)
+    """The records with the text columns of events; those that no record has are empty."""
+    flattener = _flattener(tuple(n for n in events.columns if n not in {ROW, INDEX, TIME}))
     frame, _ = flattener.table([msgspec.json.encode(one) for one in retelling.records()])
-    there = [pl.lit(value).alias(name) for name, value in ours.items() if name in events.columns]
-    return frame.with_columns(there)
+    return frame
 
 
-def _as_written(frame: pl.DataFrame, victim: Victim) -> pl.DataFrame:
-    """Write events as the victim's log does: what it never fills tells of no deed, only of a log."""
-    text = [name for name in frame.columns if frame.schema[name] == pl.String]
-    unknown = [n for n in text if n not in victim.filled and not n.startswith(ACTION)]
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in unknown)
-    if "eventTime" in text:
-        frame = frame.with_columns(pl.col(TIME).dt.strftime(USUAL).alias("eventTime"))
-    return frame.with_columns(_form(name, usual) for name, usual in victim.forms.items() if usual)
+@lru_cache(maxsize=16)
+def _flattener(wanted: tuple[str, ...]) -> Flattener:
+    # Made once for the columns of a log: compiling its types takes longer than its work here.
+    return Flattener(wanted, CLOUDTRAIL.paths, CLOUDTRAIL.leaves)
 
 
-def _form(name: str, usual: Values) -> pl.Expr:
+def _as_written(frame: pl.DataFrame, victim: Victim) -> dict[str, pl.Series]:
+    """Write events as the victim's log does.
+
+    A column that this log never fills says nothing of a deed, unless deeds are what it is for.
+    """
+    there = {each.name: each for each in frame}
+    nothing = pl.repeat(None, frame.height, dtype=pl.String, eager=True)
+    never = {n: nothing for n in there if n not in victim.filled and not n.startswith(ACTION)}
+    forms = {name: _form(frame, name, usual) for name, usual in victim.forms.items()}
+    return there | forms | never
+
+
+def _form(frame: pl.DataFrame, name: str, usual: Values) -> pl.Series:
     """A column of `FORM`, as the log writes it for services that it knows."""
-    service = pl.col("eventSource")
-    known = service.is_in(list(usual))
-    written = service.replace_strict(usual, default=None, return_dtype=pl.String)
-    return pl.when(known).then(written).otherwise(name).alias(name)
+    cells = zip(frame["eventSource"], frame[name], strict=True)
+    return pl.Series([usual.get(service, cell) for service, cell in cells], dtype=pl.String)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
+from typing import Any
 
 import polars as pl
 
@@ -18,15 +19,15 @@ A_WEEK = 1 / 7
 USER, CAUGHT = "user", "caught"
 SCHEMA = pl.Schema(
     {
-        TECHNIQUE: pl.String,
-        USER: pl.String,
-        GRADE: pl.String,
-        CAUGHT: pl.Boolean,
-        "rank": pl.Int64,
-        "events_of_day": pl.Int64,
-        "seconds_to_catch": pl.Float64,
-        POINTS: pl.Float64,
-        "threshold": pl.Float64,
+        TECHNIQUE: pl.String(),
+        USER: pl.String(),
+        GRADE: pl.String(),
+        CAUGHT: pl.Boolean(),
+        "rank": pl.Int64(),
+        "events_of_day": pl.Int64(),
+        "seconds_to_catch": pl.Float64(),
+        POINTS: pl.Float64(),
+        "threshold": pl.Float64(),
         "start": pl.Datetime("us", "UTC"),
     }
 )
@@ -103,31 +104,36 @@ def _user(batch: Batch, daily: float) -> Outcome:
     """What came of one user's trials."""
     is_own = pl.col(TECHNIQUE).is_null()
     own, injected = batch.frame.filter(is_own), batch.frame.filter(~is_own)
-    days = (own[TIME].dt.date().max() - own[TIME].dt.date().min()).days + 1
-    allowed = math.floor(daily * days + 1e-9)
+    allowed = math.floor(daily * _days(own[TIME].to_list()) + 1e-9)
     limit = threshold(own[POINTS], allowed)
     trials = [
-        _trial(part, own, limit, batch.user)
+        {USER: batch.user, "threshold": limit, **_trial(part, own, limit)}
         for part in injected.partition_by(TECHNIQUE, GRADE, maintain_order=True)
     ]
     raised = int((own[POINTS] > limit).sum())
     return Outcome(pl.DataFrame(trials, schema=SCHEMA), allowed, raised, {})
 
 
-def _trial(events: pl.DataFrame, own: pl.DataFrame, limit: float, user: str | None) -> dict:
-    row = {name: None for name in SCHEMA}
-    row |= {TECHNIQUE: events[TECHNIQUE][0], USER: user, GRADE: events[GRADE][0], "threshold": limit}
-    start, end = events[TIME].min(), events[TIME].max()
-    if start is None:
-        return row
-    best = events[POINTS].max()
-    same_day = own.filter(pl.col(TIME).dt.date().is_between(start.date(), end.date()))[POINTS]
-    alerts = events.filter(pl.col(POINTS) > limit)[TIME]
-    return row | {
-        CAUGHT: len(alerts) > 0,
-        "rank": 1 + int((same_day >= best).sum()),
-        "events_of_day": len(same_day),
-        "seconds_to_catch": (alerts.min() - start).total_seconds() if len(alerts) else None,
-        POINTS: best,
-        "start": start,
+def _days(times: list[datetime]) -> int:
+    """Days from the first event to the last, both counted."""
+    return (max(times).date() - min(times).date()).days + 1
+
+
+def _trial(events: pl.DataFrame, own: pl.DataFrame, limit: float) -> dict[str, Any]:
+    """What came of one trial, but for what all trials of the user share."""
+    named = {TECHNIQUE: events[TECHNIQUE][0], GRADE: events[GRADE][0]}
+    if events[TIME].has_nulls():
+        return named
+    times: list[datetime] = events[TIME].to_list()
+    scores: list[float] = events[POINTS].to_list()
+    days = times[0].date(), times[-1].date()
+    of_day = own.filter(pl.col(TIME).dt.date().is_between(*days))[POINTS]
+    alerts = [time for time, score in zip(times, scores, strict=True) if score > limit]
+    return named | {
+        CAUGHT: bool(alerts),
+        "rank": 1 + int((of_day >= max(scores)).sum()),
+        "events_of_day": len(of_day),
+        "seconds_to_catch": (alerts[0] - times[0]).total_seconds() if alerts else None,
+        POINTS: max(scores),
+        "start": times[0],
     }

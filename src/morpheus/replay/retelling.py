@@ -89,9 +89,10 @@ class Retelling:
         """What names the intruder -> what names the victim."""
         first = self.technique.records[0]["userIdentity"]
         account = account_of(self.persona) or STRANGER
-        known = {first.get("userName"): name_of(self.persona, self.victim.user)}
-        for name in ("arn", "principalId", "accessKeyId"):
-            known[first.get(name)] = self.persona.get(f"userIdentity{name}")
+        name = name_of(self.persona, self.victim.user)
+        known: dict[str | None, str | None] = {first.get("userName"): name}
+        for part in ("arn", "principalId", "accessKeyId"):
+            known[first.get(part)] = self.persona.get(f"userIdentity{part}")
         for record in self.technique.records:
             known[record["userIdentity"].get("accountId")] = account
             known[record.get("recipientAccountId")] = account

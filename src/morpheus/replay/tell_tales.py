@@ -56,8 +56,8 @@ def clean_agent(agent: str, *, browser: bool) -> str:
     What is left of it is what an intruder would have had; where nothing is left, a plain browser or
     program stands in.
 
-    >>> clean_agent("APN/1.0 Terraform/1.1.2 (+https://x.terraform.io) aws-sdk-go/1.44", browser=False)
-    'APN/1.0 aws-sdk-go/1.44'
+    >>> clean_agent("APN/1.0 Terraform/1.1 (+https://terraform.io) aws-sdk-go/1", browser=False)
+    'APN/1.0 aws-sdk-go/1'
     >>> clean_agent("stratus-red-team_1b9c", browser=True)[:11]
     'Mozilla/5.0'
     """

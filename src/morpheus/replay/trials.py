@@ -35,7 +35,12 @@ CONTEXT = timedelta(hours=1)
 TECHNIQUE, GRADE, POINTS = "technique", "grade", "score"
 """Columns of scored events; without a technique, the event is the user's own."""
 SCHEMA = pl.Schema(
-    {TECHNIQUE: pl.String, GRADE: pl.String, TIME: pl.Datetime("us", "UTC"), POINTS: pl.Float64}
+    {
+        TECHNIQUE: pl.String(),
+        GRADE: pl.String(),
+        TIME: pl.Datetime("us", "UTC"),
+        POINTS: pl.Float64(),
+    }
 )
 
 
@@ -76,17 +81,16 @@ class Trials(Stage):
 
     def _tried(self, group: list[Events]) -> Rows:
         learning = replace(self.learning, settings=self.settings)
-        known = list(folded([learning], iter(group)))
-        first = known[0]
+        known = list(learning(iter(group)))
         events = pl.concat([batch.frame for batch in known])
-        whole = replace(first, frame=events)
-        if first.fingerprint is None or first.user is None or events.is_empty():
-            reason = first.unscored or "no event to inject among"
+        whole = replace(known[0], frame=events)
+        if whole.fingerprint is None or whole.user is None or events.is_empty():
+            reason = whole.unscored or "no event to inject among"
             unscored = SCHEMA.to_frame()
             return whole.become(Rows, frame=unscored, fingerprint=None, unscored=reason)
         past = group[0].history
         seen = events if past is None else pl.concat([past, events], how="diagonal")
-        victim = Victim.of(first.user, self.settings.userid_column_name, seen)
+        victim = Victim.of(whole.user, self.settings.userid_column_name, seen)
         own = self._scored(whole).select(_null(TECHNIQUE), _null(GRADE), TIME, POINTS)
         trials = (
             self._trial(whole, victim, technique, grade)
@@ -104,7 +108,7 @@ class Trials(Stage):
         if start is None:
             nowhere = pl.DataFrame({TIME: [None], POINTS: [None]}, schema_overrides=SCHEMA)
             return nowhere.select(*named, TIME, POINTS)
-        injected = called(whole.frame, technique, victim, grade, start, self.seed)
+        injected = called(whole.frame, technique, victim, grade, start=start, seed=self.seed)
         window = put(_around(whole.frame, start, start + technique.lasts), injected)
         scored = self._scored(replace(whole, frame=window)).filter(INJECTED)
         return scored.select(*named, TIME, POINTS)
@@ -167,14 +171,15 @@ def run(drill: Drill) -> tuple[list[Batch], Summary]:
 
 
 def _settings(drill: Drill, label: str) -> Settings:
-    threads = {} if drill.num_threads is None else {"num_threads": drill.num_threads}
-    return Settings(
+    settings = Settings(
         userid_column_name=drill.userid_column_name,
         userid_filter=drill.userid_filter,
         columns_file=drill.columns_file,
         labels=(label,),
-        **threads,
     )
+    if drill.num_threads is None:
+        return settings
+    return replace(settings, num_threads=drill.num_threads)
 
 
 def _label(asked: str | None) -> str:

@@ -60,7 +60,9 @@ class Victim:
         texts = [name for name in events.columns if events.schema[name] == pl.String]
         filled = frozenset(name for name in texts if events[name].null_count() < events.height)
         hours = frozenset(events[TIME].dt.hour().to_list())
-        forms = {name: _by_service(name, events) for name in FORM if name in filled}
+        forms = {
+            name: _by_service(name, events) for name in FORM if {name, "eventSource"} <= filled
+        }
         return cls(user, column, filled, hours, _region(events), forms)
 
     def identity(self, names: Sequence[str]) -> list[str]:
@@ -101,7 +103,11 @@ def most_usual(events: pl.DataFrame, names: Sequence[str]) -> dict[str, str | No
     there = [name for name in names if name in events.columns]
     if not there or not events.height:
         return {}
-    counted = events.group_by(there).len("_many_").sort("_many_", *there, descending=[True] + [False] * len(there))
+    counted = (
+        events.group_by(there)
+        .len("_many_")
+        .sort("_many_", *there, descending=[True] + [False] * len(there))
+    )
     return counted.drop("_many_").row(0, named=True)
 
 
@@ -143,8 +149,6 @@ def _region(events: pl.DataFrame) -> str:
 
 def _by_service(name: str, events: pl.DataFrame) -> Values:
     """The usual value of a column for each service."""
-    if "eventSource" not in events.columns:
-        return {}
     counted = events.group_by("eventSource", name).len()
     ordered = counted.sort("len", name, descending=[False, True])
     return dict(ordered.select("eventSource", name).iter_rows())
