@@ -32,9 +32,9 @@ class HoldOut(Stage):
         cut: datetime | None = None
         for batch in batches:
             history = batch.history
-            if history is not None and history.height:
-                cut = cut_of(history[TIME])
-                history = history.filter(pl.col(TIME) < cut)
+            if history is not None:
+                cut = cut_of(history[TIME]) if history.height else None
+                history = history.filter(pl.col(TIME) < cut) if cut else history
             events = batch.frame if cut is None else batch.frame.filter(pl.col(TIME) >= cut)
             yield replace(batch, frame=events, history=history)
 
