@@ -32,7 +32,7 @@ def test_what_scores_above_all_that_the_budget_lets_through_is_caught():
     # A week, so one alert is allowed: the threshold is the second highest of the user's own.
     own = [1.0, 9.0, 2.0, 5.0, 3.0, 1.0, 1.0]
     outcome = judged([rows(own, ("stop", 1, [5.1]), ("share", 1, [5.0]))])
-    assert trial(outcome) | {"start": None} == {
+    assert trial(outcome) == {
         "technique": "stop",
         "user": "ann",
         "grade": "agent",
@@ -42,7 +42,7 @@ def test_what_scores_above_all_that_the_budget_lets_through_is_caught():
         "seconds_to_catch": 0.0,
         "score": 5.1,
         "threshold": 5.0,
-        "start": None,
+        "start": "2026-03-02T10:00:00Z",
     }
     assert trial(outcome, "share")["caught"] is False
     assert trial(outcome, "share")["seconds_to_catch"] is None

@@ -42,6 +42,12 @@ def test_some_twenty_techniques_are_shipped_each_under_its_own_name():
     assert len(names) >= 20
 
 
+def test_the_page_lists_every_technique_shipped():
+    page = (Path(__file__).parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
+    rows = [f"| `{one.name}` | {one.title} | {', '.join(one.mitre)} |" for one in SHIPPED]
+    assert page.splitlines()[-len(rows) :] == rows
+
+
 @pytest.mark.skipif(not RECORDED.is_dir(), reason="shared/data/cloudtrail-techniques is not here")
 def test_recorded_techniques_are_read_in_the_order_of_their_times():
     techniques = load(str(RECORDED))

@@ -6,9 +6,13 @@ import pytest
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
+from morpheus.pipeline import Pipeline
 from morpheus.replay.drill import GRADES, Drill
 from morpheus.replay.techniques import load
 from morpheus.replay.trials import run
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+from morpheus.stages.train_ae import TrainAe
 
 USER = "userIdentityarn"
 NAMES = ["stop-trail", "enumerate-everything", "create-access-key"]
@@ -30,8 +34,7 @@ def scored(glob, few, **options):
         input_glob=str(glob),
         techniques=str(few),
         userid_column_name=USER,
-        num_threads=1,
-        **options,
+        **{"num_threads": 1, **options},
     )
     batches, _ = run(drill)
     return {batch.user: batch for batch in batches}
@@ -122,3 +125,29 @@ def test_equal_seeds_give_equal_scores_and_others_other_times(ann_log, few):
 def test_a_label_that_there_is_none_of_is_refused(ann_log, few):
     with pytest.raises(UsageError, match=r"--label: there is no score `mood`. Use one of `ae_"):
         scored(ann_log, few, label="mood")
+
+
+def test_worker_processes_give_the_same_scores(ann_log, few, tmp_path):
+    for n in range(10):
+        text = ann_log.read_text().replace("user/ann", f"user/ann-{n}")
+        (tmp_path / f"{n}.jsonl").write_text(text)
+    options = {"grade": ("agent",), "train_min_history": 600}
+    alone, spread = (scored(tmp_path, few, num_threads=n, **options) for n in (1, 2))
+    assert len(alone) == 10
+    assert alone.keys() == spread.keys()
+    assert all(spread[user].frame.equals(batch.frame) for user, batch in alone.items())
+
+
+def test_saved_fingerprints_are_tried_without_training(ann_log, few, tmp_path):
+    lines = ann_log.read_text().splitlines()
+    before, after, models = (tmp_path / name for name in ("before.json", "after.json", "models"))
+    before.write_text("\n".join(lines[:600]))
+    after.write_text("\n".join(lines[600:]))
+    train = TrainAe(train_data_glob=str(before), models_output_filename=str(models))
+    settings = Settings(userid_column_name=USER, num_threads=1)
+    Pipeline([FromCloudtrail(input_glob=str(after)), train], settings).run()
+    [trained] = scored(after, few, train_data_glob=str(before)).values()
+    [loaded] = scored(after, few, pretrained_filename=str(models)).values()
+    own = pl.col("technique").is_null()
+    assert loaded.frame.filter(own).equals(trained.frame.filter(own))
+    assert loaded.frame.height == trained.frame.height

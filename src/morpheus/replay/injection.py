@@ -125,7 +125,8 @@ def _at_its_hours(
     rng: np.random.Generator,
 ) -> datetime | None:
     """The time of one of the user's own events, of that day if one is right."""
-    for times in (day_of(events, day)[TIME].to_list(), events[TIME].to_list()):
+    for some in (day_of(events, day), events):
+        times = some[TIME].to_list()
         for at in rng.permutation(len(times)):
             start: datetime = times[at].replace(microsecond=0)
             if {(start + offset).hour for offset in technique.offsets} <= victim.hours:

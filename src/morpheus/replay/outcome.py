@@ -13,6 +13,7 @@ import polars as pl
 from morpheus.columns import TIME
 from morpheus.records import Batch
 from morpheus.replay.trials import GRADE, POINTS, TECHNIQUE
+from morpheus.sources.times import USUAL
 
 A_WEEK = 1 / 7
 """Alerts a day for each user, where no other budget is given."""
@@ -28,7 +29,7 @@ SCHEMA = pl.Schema(
         "seconds_to_catch": pl.Float64(),
         POINTS: pl.Float64(),
         "threshold": pl.Float64(),
-        "start": pl.Datetime("us", "UTC"),
+        "start": pl.String(),
     }
 )
 
@@ -135,5 +136,5 @@ def _trial(events: pl.DataFrame, own: pl.DataFrame, limit: float) -> dict[str, A
         "events_of_day": len(of_day),
         "seconds_to_catch": (alerts[0] - times[0]).total_seconds() if alerts else None,
         POINTS: max(scores),
-        "start": times[0],
+        "start": times[0].strftime(USUAL),
     }
