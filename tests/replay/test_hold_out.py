@@ -1,10 +1,8 @@
-from dataclasses import replace
-
 import polars as pl
 
-from morpheus.columns import TIME
+from morpheus.columns import OWNER, TIME
 from morpheus.records import Events
-from morpheus.replay.hold_out import HoldOut, cut_of
+from morpheus.replay.hold_out import HoldOut, before, cut_of
 from morpheus.testing import events_at
 
 DAY = 86400
@@ -18,41 +16,43 @@ def batch(frame, user="ann", history=None):
     return Events(user=user, frame=frame, history=history)
 
 
+def held_out(*batches):
+    known = [one.frame.select(TIME, pl.lit(one.user).alias(OWNER)) for one in batches]
+    return list(HoldOut().meet(pl.concat(known))(iter(batches)))
+
+
 def test_history_is_what_came_before_the_first_event_held_out():
     whole = days(*range(12))
-    [out] = HoldOut()(iter([batch(whole, history=whole)]))
+    [out] = held_out(batch(whole, history=whole))
     assert out.history[TIME].max() < out.frame[TIME].min()
     assert out.history.height + out.frame.height == whole.height
     assert out.frame[TIME].dt.date().n_unique() == 3
 
 
 def test_a_quarter_of_the_days_that_have_events_is_held_out_at_least_one():
-    for active, held_out in (((0,), 1), ((0, 9), 1), ((0, 1, 2, 3, 50, 51, 52, 90), 2)):
+    for active, late in (((0,), 1), ((0, 9), 1), ((0, 1, 2, 3, 50, 51, 52, 90), 2)):
         frame = days(*active)
-        late = frame.filter(pl.col(TIME) >= cut_of(frame[TIME]))
-        assert late[TIME].dt.date().n_unique() == held_out
+        after = frame.filter(pl.col(TIME) >= cut_of(frame[TIME]))
+        assert after[TIME].dt.date().n_unique() == late
 
 
-def test_later_batches_of_a_user_are_cut_where_the_first_one_was():
-    whole = days(*range(8))
-    parts = [batch(whole[:12], history=whole), batch(whole[12:])]
-    first, second = HoldOut()(iter(parts))
-    assert (first.frame.height, second.frame.height) == (0, 6)
-    assert second.history is None
+def test_all_users_and_all_their_batches_are_cut_at_one_time():
+    early, whole = days(*range(4)), days(*range(8))
+    ann, *bob = held_out(
+        batch(early, "ann", early), batch(whole[:19], "bob", whole), batch(whole[19:], "bob")
+    )
+    assert ann.frame.is_empty()
+    assert ann.history.height == early.height
+    assert [one.frame.height for one in bob] == [1, 5]
+    assert bob[0].history.height == 18
+    assert bob[1].history is None
 
 
-def test_each_user_is_cut_at_a_day_of_its_own():
-    early, late = days(*range(8)), days(*range(20, 28))
-    users = [batch(late, "ann", late), batch(early, "bob", early)]
-    alone = [out for one in users for out in HoldOut()(iter([one]))]
-    together = list(HoldOut()(iter([replace(one) for one in users])))
-    for one, other in zip(alone, together, strict=True):
-        assert one.frame.equals(other.frame)
-        assert one.history.equals(other.history)
+def test_what_is_known_of_everybody_ends_where_the_held_out_days_begin():
+    whole = days(*range(12))
+    assert before(whole)[TIME].max() < cut_of(whole[TIME])
+    assert before(whole).height == 27
 
 
-def test_a_user_without_history_keeps_its_events():
-    whole = days(*range(8))
-    users = [batch(whole, "ann", whole), batch(whole, None, whole.clear())]
-    _, nobody = HoldOut()(iter(users))
-    assert nobody.frame.equals(whole)
+def test_without_any_events_there_is_nothing_to_divide():
+    assert list(HoldOut().meet(None)(iter([]))) == []

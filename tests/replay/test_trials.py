@@ -5,7 +5,6 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
-from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.replay.drill import GRADES, Drill
 from morpheus.replay.techniques import load
@@ -14,7 +13,7 @@ from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stage import Settings
 from morpheus.stages.train_ae import TrainAe
 
-USER = "userIdentityarn"
+USER, ARN = "userIdentityarn", "arn:aws:iam::999988887777:user/ann"
 NAMES = ["stop-trail", "enumerate-everything", "create-access-key"]
 
 
@@ -87,17 +86,6 @@ def test_two_globs_learn_from_the_one_and_inject_into_the_other(ann_log, few, tm
     assert batch.frame["technique"].null_count() == len(lines) - 600
 
 
-def test_no_result_depends_on_the_other_users(ann_log, few, tmp_path):
-    for user in ("bob", "cy"):
-        text = ann_log.read_text().replace("user/ann", f"user/{user}")
-        (tmp_path / f"{user}.jsonl").write_text(text)
-    (tmp_path / "ann.jsonl").write_text(ann_log.read_text())
-    [alone] = scored(ann_log, few).values()
-    together = scored(tmp_path, few)
-    assert len(together) == 3
-    assert together[alone.user].frame.equals(alone.frame)
-
-
 def test_a_user_without_enough_history_is_told_not_tried(ann_log, few):
     [batch] = scored(ann_log, few, train_min_history=5000).values()
     assert batch.frame.is_empty()
@@ -110,8 +98,31 @@ def test_a_user_without_events_to_inject_among_is_told_not_tried(ann_log, few, t
     other.write_text(first.replace("user/ann", "user/bob"))
     batches = scored(other, few, train_data_glob=str(ann_log))
     reasons = {user.rpartition("/")[2]: batch.unscored for user, batch in batches.items()}
-    assert reasons["bob"] == "0 events of history, 300 needed"
-    assert reasons["ann"] == "no event to inject among"
+    assert reasons == {
+        "ann": "no event to inject among",
+        "bob": "0 events of history, 300 needed",
+    }
+
+
+def test_a_user_without_history_is_tried_with_what_everyone_does(ann_log, few, tmp_path):
+    text = ann_log.read_text().replace("user/ann", "user/bob")
+    (tmp_path / "bob.jsonl").write_text("\n".join(text.splitlines()[-60:]))
+    for user in ("ann", "cy"):
+        (tmp_path / f"{user}.jsonl").write_text(text.replace("user/bob", f"user/{user}"))
+    bob = scored(tmp_path, few, grade=("recorded",))[ARN.replace("ann", "bob")]
+    assert bob.card.rung != "user"
+    assert injected(bob, "stop-trail").height == 2
+
+
+def test_users_meet_nobody_out_of_the_held_out_days(ann_log, few, tmp_path):
+    lines = ann_log.read_text().splitlines()
+    for name, part in (("all", lines), ("before", lines[:630]), ("after", lines[630:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+    before, after = (str(tmp_path / f"{name}.jsonl") for name in ("before", "after"))
+    [one] = scored(tmp_path / "all.jsonl", few).values()
+    [two] = scored(after, few, train_data_glob=before).values()
+    own = pl.col("technique").is_null()
+    assert one.frame.filter(own).equals(two.frame.filter(own))
 
 
 def test_equal_seeds_give_equal_scores_and_others_other_times(ann_log, few):
@@ -120,11 +131,6 @@ def test_equal_seeds_give_equal_scores_and_others_other_times(ann_log, few):
     one, two = (injected(batch, "stop-trail")[TIME].to_list() for batch in (first, other))
     assert one != two
     assert one[1] - one[0] == two[1] - two[0] == timedelta(seconds=33)
-
-
-def test_a_label_that_there_is_none_of_is_refused(ann_log, few):
-    with pytest.raises(UsageError, match=r"--label: there is no score `mood`. Use one of `ae_"):
-        scored(ann_log, few, label="mood")
 
 
 def test_worker_processes_give_the_same_scores(ann_log, few, tmp_path):

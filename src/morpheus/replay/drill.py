@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from morpheus.columns import RISK, SCORE
 from morpheus.stage import option
 
-RECORDED, AGENT, HOURS = GRADES = ("recorded", "agent", "hours")
+GRADES = ("recorded", "agent", "hours")
 """How well the intruder hides: behind the victim's credentials only; also on the victim's machine,
 with the victim's programs; and then at the victim's hours."""
+RECORDED, HOURS = GRADES[0], GRADES[-1]
+RANKINGS = (RISK, SCORE, "zscore", "max_abs_z", "mean_abs_z")
+"""Labels of which more is more unusual."""
 FORMATS = ("table", "csv", "json")
 
 
@@ -33,8 +37,8 @@ class Drill:
     )
     train_data_glob: str | None = option(
         None,
-        "Files to learn from, earlier than the input. Without it, the last quarter of each user's "
-        "days in the input is injected into, and the rest learnt from.",
+        "Files to learn from, earlier than the input. Without it, the last quarter of the "
+        "input's days is injected into, and the rest learnt from.",
     )
     pretrained_filename: str | None = option(
         None, "Folder of fingerprints that `train-ae` saved; nothing is trained."
@@ -44,7 +48,9 @@ class Drill:
     columns_file: str | None = option(
         None, "File of feature columns, one name a line. By default the list shipped."
     )
-    train_min_history: int = option(300, "Events of history that a user needs.", low=1)
+    train_min_history: int = option(
+        300, "Events of history that a user needs; fewer are filled up as `train-ae` does.", low=1
+    )
     bad_record: str = option(
         "fail",
         "What becomes of a record that cannot be read: the run fails, or it is left out.",
@@ -62,9 +68,7 @@ class Drill:
         "default all three.",
         choices=GRADES,
     )
-    label: str | None = option(
-        None, "Score to go by, one of `add-scores`.", shown="`risk` where there is one"
-    )
+    label: str = option(RISK, "Score of `add-scores` to go by.", choices=RANKINGS)
     alerts_per_day: float | None = option(
         None,
         "Alerts that one is ready to look at each day, shared evenly by the users tried.",

@@ -1,4 +1,4 @@
-"""The later days of each user held out, where there is only one set of files."""
+"""The later days held out, where there is only one set of files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from morpheus.records import Events
 from morpheus.stage import Stage
 
 HELD_OUT = 0.25
-"""Share of a user's active days, the last ones, that are held out; at least one day."""
+"""Share of the days that have events, the last ones, that are held out; at least one day."""
 
 
 @dataclass(frozen=True)
 class HoldOut(Stage):
-    """Keep a user's last days as events, and the days before as history.
+    """Keep the last days as events, and the days before as history.
 
     Takes events whose history is the same files' again.
     """
@@ -27,16 +27,25 @@ class HoldOut(Stage):
     takes = (Events,)
     gives = Events
 
+    cut: datetime | None = None
+
+    def curious(self) -> bool:
+        """When the last days begin is seen on everybody's."""
+        return True
+
+    def meet(self, everybody: pl.DataFrame | None) -> HoldOut:
+        """Choose the days to hold out."""
+        if everybody is None or everybody.is_empty():
+            return self
+        return replace(self, cut=cut_of(everybody[TIME]))
+
     def __call__(self, batches: Iterator[Events]) -> Iterator[Events]:
         """Divide what each batch brings; a user's first one brings the history."""
-        cut: datetime | None = None
-        for batch in batches:
+        for batch in batches if self.cut else ():
             history = batch.history
-            if history is not None:
-                cut = cut_of(history[TIME]) if history.height else None
-                history = history.filter(pl.col(TIME) < cut) if cut else history
-            events = batch.frame if cut is None else batch.frame.filter(pl.col(TIME) >= cut)
-            yield replace(batch, frame=events, history=history)
+            past = None if history is None else history.filter(pl.col(TIME) < self.cut)
+            events = batch.frame.filter(pl.col(TIME) >= self.cut)
+            yield replace(batch, frame=events, history=past)
 
 
 def cut_of(times: pl.Series) -> datetime:
@@ -49,3 +58,8 @@ def cut_of(times: pl.Series) -> datetime:
     days = times.dt.truncate("1d").unique().sort()
     first: datetime = days[-max(1, int(len(days) * HELD_OUT))]
     return first
+
+
+def before(everybody: pl.DataFrame) -> pl.DataFrame:
+    """Those of everybody's events that are not held out."""
+    return everybody.filter(pl.col(TIME) < cut_of(everybody[TIME]))

@@ -29,8 +29,6 @@ _RECORDERS = re.compile(
 _PRODUCT = re.compile(r"\([^)]*\)|\S+")
 _NUMERIC = re.compile(r"[\d.]+|[0-9a-fA-F]*:[0-9a-fA-F:.]+")
 
-Leaf = str | int | float | bool | None
-
 
 def tells(text: str) -> bool:
     """Whether a text names a tool that records attacks, or calls itself an attack.

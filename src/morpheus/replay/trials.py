@@ -10,28 +10,26 @@ from operator import attrgetter
 
 import polars as pl
 
-from morpheus.columns import SCORE, TIME
+from morpheus.columns import RISK, TIME
 from morpheus.engines.fold import folded
-from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.records import Batch, Events, Fingerprinted, Rows, Summary
 from morpheus.replay import techniques
 from morpheus.replay.drill import Drill
-from morpheus.replay.hold_out import HoldOut
+from morpheus.replay.hold_out import HoldOut, before
 from morpheus.replay.injection import INJECTED, called, put, starting
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import Victim
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stage import Settings, Stage
-from morpheus.stages.add_scores import LABELS, AddScores
+from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
-BEST = ("risk", SCORE)
-"""Labels by which users are best ranked, the best one first."""
-CONTEXT = timedelta(hours=1)
-"""How much of what the user did before is scored along: no label looks back further."""
+CONTEXT = timedelta(days=10)
+"""How much of what the user did before is scored along: to `risk`, the slowest to forget, what is
+older counts a thousandth."""
 TECHNIQUE, GRADE, POINTS = "technique", "grade", "score"
 """Columns of scored events; without a technique, the event is the user's own."""
 SCHEMA = pl.Schema(
@@ -58,8 +56,9 @@ class Trials(Stage):
 
     techniques: tuple[Technique, ...] = ()
     grades: tuple[str, ...] = ()
-    label: str = SCORE
+    label: str = RISK
     seed: int = 0
+    held_out: bool = False
     learning: TrainAe = field(default_factory=TrainAe)
 
     def check(self) -> None:
@@ -69,6 +68,16 @@ class Trials(Stage):
     def history(self) -> str | None:
         """What the fingerprints are learnt from."""
         return self.learning.history()
+
+    def curious(self) -> bool:
+        """Whom users are compared with is asked while learning."""
+        return self.learning.curious()
+
+    def meet(self, everybody: pl.DataFrame | None) -> Trials:
+        """Compare users with everybody, as before the days that are held out."""
+        if self.held_out and everybody is not None and not everybody.is_empty():
+            everybody = before(everybody)
+        return replace(self, learning=self.learning.meet(everybody))
 
     def costly(self) -> bool:
         """Learning and trying are."""
@@ -149,13 +158,13 @@ def run(drill: Drill) -> tuple[list[Batch], Summary]:
         MorpheusError: What the person at the prompt can act on.
     """
     loaded = techniques.load(drill.techniques)
-    label = _label(drill.label)
     once = drill.train_data_glob is None and drill.pretrained_filename is None
     trials = Trials(
         techniques=tuple(loaded),
         grades=drill.grades,
-        label=label,
+        label=drill.label,
         seed=drill.seed,
+        held_out=once,
         learning=TrainAe(
             train_data_glob=drill.input_glob if once else drill.train_data_glob,
             pretrained_filename=drill.pretrained_filename,
@@ -166,29 +175,20 @@ def run(drill: Drill) -> tuple[list[Batch], Summary]:
     source = FromCloudtrail(input_glob=drill.input_glob, bad_record=drill.bad_record)
     keep = Keep()
     stages: Sequence[Stage] = [source, *([HoldOut()] if once else []), trials, keep]
-    summary = Pipeline(stages, _settings(drill, label)).run()
+    summary = Pipeline(stages, _settings(drill)).run()
     return keep.kept, summary
 
 
-def _settings(drill: Drill, label: str) -> Settings:
+def _settings(drill: Drill) -> Settings:
     settings = Settings(
         userid_column_name=drill.userid_column_name,
         userid_filter=drill.userid_filter,
         columns_file=drill.columns_file,
-        labels=(label,),
+        labels=(drill.label,),
     )
     if drill.num_threads is None:
         return settings
     return replace(settings, num_threads=drill.num_threads)
-
-
-def _label(asked: str | None) -> str:
-    if asked is None:
-        return next(label for label in BEST if label in LABELS)
-    if asked not in LABELS:
-        known = ", ".join(f"`{label}`" for label in LABELS)
-        raise UsageError(f"--label: there is no score `{asked}`. Use one of {known}.")
-    return asked
 
 
 def _around(events: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
