@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.records import Rows
@@ -61,6 +61,7 @@ def test_rank_is_among_the_users_events_of_that_day_and_equals_count_against_it(
     assert trial(outcome)["rank"] == 4
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(SCORES, st.integers(0, 12))
 def test_no_more_of_ones_own_events_raise_alerts_than_are_allowed(own, allowed):
     limit = threshold(pl.Series(own), allowed)
@@ -68,6 +69,7 @@ def test_no_more_of_ones_own_events_raise_alerts_than_are_allowed(own, allowed):
     assert limit in {*own, -math.inf}
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(SCORES, min_size=1, max_size=4), st.floats(0, 20))
 def test_the_whole_run_stays_within_its_budget(users, alerts_per_day):
     batches = [rows(own, user=str(n)) for n, own in enumerate(users)]
@@ -76,6 +78,7 @@ def test_the_whole_run_stays_within_its_budget(users, alerts_per_day):
     assert outcome.raised <= outcome.allowed <= alerts_per_day * days + 1e-6
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(SCORES, SCORES)
 def test_a_larger_budget_never_catches_less(own, injected):
     caught = [
