@@ -92,8 +92,8 @@ def command_of(word: str) -> click.Command:
     )
 
 
-def help_of(stage: type[Stage]) -> str:
-    """The prose of a stage's docstring, without its sections; indented lines stay lines."""
+def help_of(stage: type) -> str:
+    """The prose of a docstring, without its sections; indented lines stay lines."""
     prose = _SECTION.split(inspect.getdoc(stage) or "", maxsplit=1)[0].strip()
     return "\n\n".join(
         f"\b\n{part}" if re.search(r"^\s", part, re.MULTILINE) else part

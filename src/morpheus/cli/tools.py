@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
+
+from morpheus.cli.replay import replay
+from morpheus.cli.table import aligned
 
 
 @click.group()
 def tools() -> None:
-    """Look at what is installed."""
+    """Look at what is installed, and at what it would catch."""
 
 
 @tools.command()
@@ -19,7 +20,7 @@ def stages() -> None:
     from morpheus.cli.chain import described  # noqa: PLC0415 - the same
 
     rows = [(word, registry.package(word), *described(word)) for word in registry.words()]
-    click.echo(_table(("STAGE", "PACKAGE", "FLOW", "MEANING"), rows))
+    click.echo(aligned(("STAGE", "PACKAGE", "FLOW", "MEANING"), rows))
 
 
 @tools.command()
@@ -31,9 +32,4 @@ def reference(context: click.Context) -> None:
     click.echo(reference_of(context.find_root().command, "morpheus"))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns."""
-    table = [head, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)) for row in table)
-    return "\n".join(line.rstrip() for line in lines)
+tools.add_command(replay)

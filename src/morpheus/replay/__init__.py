@@ -1,0 +1,1 @@
+"""Would we have caught it: recorded attack techniques, injected into each user's own days."""

@@ -1,0 +1,143 @@
+"""Attack techniques: the CloudTrail records that each leaves, one file a technique."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from morpheus.errors import BadRecord, UsageError
+from morpheus.sources.cloudtrail import CLOUDTRAIL
+from morpheus.sources.documents import split
+from morpheus.sources.files import kind, read_bytes, utf8
+from morpheus.sources.times import parse
+
+Record = dict[str, Any]
+SERVICE = "AWSService"
+
+
+class _About(msgspec.Struct):
+    """What a technique's file says beside its records."""
+
+    title: str = ""
+    mitre: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Technique:
+    """What an attack technique leaves in the log.
+
+    Attributes:
+        name: As its file is named.
+        records: Native CloudTrail records of the intruder, at least one, in time order.
+        title: What the intruder does, in a few words.
+        mitre: The technique's ids in MITRE ATT&CK.
+    """
+
+    name: str
+    records: tuple[Record, ...]
+    title: str = ""
+    mitre: tuple[str, ...] = ()
+
+    @cached_property
+    def offsets(self) -> tuple[timedelta, ...]:
+        """Time of each record since the first one."""
+        times = _times(self.records)
+        return tuple(time - times[0] for time in times)
+
+    @property
+    def lasts(self) -> timedelta:
+        """Time from the first record to the last."""
+        return self.offsets[-1]
+
+
+def load(folder: str | None = None) -> list[Technique]:
+    """Load the techniques of a folder, by name; the shipped ones by default.
+
+    A file holds one technique: CloudTrail records in any JSON that `from-cloudtrail` reads. Beside
+    `Records` it may have a `title`, and `mitre`, a list of ids. What AWS services did meanwhile is
+    left out: it is in the service's log, not in the victim's.
+
+    Raises:
+        UsageError: There is no such folder, or it holds no technique.
+        BadRecord: A file is no CloudTrail.
+
+    >>> [one.mitre for one in load() if one.name == "stop-trail"]
+    [('T1562.008',)]
+    """
+    place = Path(str(resources.files("morpheus") / "data" / "techniques"))
+    if folder is not None:
+        place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise UsageError(
+            f"--techniques: there is no folder `{place}`. Give a folder that holds a JSON file of "
+            "CloudTrail records for each technique, or leave the option out for those shipped."
+        )
+    files = sorted(path for path in place.iterdir() if path.is_file() and kind(path) == "json")
+    if not files:
+        raise UsageError(
+            f"--techniques: folder `{place}` holds no `.json` or `.jsonl` file. Put the CloudTrail "
+            "records of each technique into a file of its own, named as the technique is."
+        )
+    return [read(path) for path in files]
+
+
+def read(path: Path) -> Technique:
+    """Read one technique.
+
+    Raises:
+        BadRecord: The file is no CloudTrail, or holds no record of an intruder.
+    """
+    data = utf8(read_bytes(path))
+    found = split(data, CLOUDTRAIL.unwrap)
+    if found.broken:
+        line, why = found.broken[0]
+        raise BadRecord(why, file=path, line=line)
+    records = [_record(text, path, at) for text, at in zip(found.texts, found.places, strict=True)]
+    own = [one for one in records if one["userIdentity"].get("type") != SERVICE]
+    if not own:
+        raise BadRecord("no record of an intruder is in it; put some there", file=path)
+    name = path.name.partition(".json")[0]
+    about = _about(data)
+    return Technique(name, tuple(_ordered(own)), about.title, about.mitre)
+
+
+def _record(text: bytes | msgspec.Raw, path: Path, place: int) -> Record:
+    wanted = "an object with `eventTime`, `eventName`, `eventSource` and `userIdentity`"
+    try:
+        record = msgspec.json.decode(text, type=Record)
+    except msgspec.MsgspecError as error:
+        raise BadRecord(f"{error}; a record is {wanted}", file=path, line=place) from error
+    there = all(isinstance(record.get(n), str) for n in ("eventTime", "eventName", "eventSource"))
+    if not there or not isinstance(record.get("userIdentity"), dict):
+        raise BadRecord(f"a CloudTrail record is {wanted}", file=path, line=place)
+    if parse(pl.Series([record["eventTime"]])).has_nulls():
+        found = f"`eventTime` is {record['eventTime']!r}, which is not a time like"
+        raise BadRecord(f"{found} 2024-05-31T09:30:00Z", file=path, line=place)
+    return record
+
+
+def _about(data: bytes) -> _About:
+    try:
+        return msgspec.json.decode(data, type=_About)
+    except msgspec.MsgspecError:
+        return _About()
+
+
+def _ordered(records: list[Record]) -> list[Record]:
+    """Put records in time order; LookupEvents gives the latest first, equal times included."""
+    times = _times(records)
+    if times[0] > times[-1]:
+        records, times = records[::-1], times[::-1]
+    order = sorted(range(len(records)), key=times.__getitem__)
+    return [records[at] for at in order]
+
+
+def _times(records: list[Record] | tuple[Record, ...]) -> list[datetime]:
+    return parse(pl.Series([one["eventTime"] for one in records])).to_list()

@@ -1,0 +1,97 @@
+"""Two victims: ann, in AWS's own JSON, and a role of the lessons, in flat CSV."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import polars as pl
+import pytest
+
+from morpheus.columns import read_lines
+from morpheus.records import Summary
+from morpheus.replay.victims import Victim
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ARN = "arn:aws:iam::999988887777:user/ann"
+CALLS = [("s3", "ListBuckets"), ("s3", "GetBucketAcl"), ("ec2", "DescribeInstances")]
+CLIENTS = [("203.0.113.5", "aws-cli/2.15.0"), ("203.0.113.6", "Boto3/1.34.0")]
+
+
+def record(time: datetime, call: tuple[str, str], client: tuple[str, str]) -> dict[str, Any]:
+    service, name = call
+    address, agent = client
+    return {
+        "eventID": str(uuid5(NAMESPACE_URL, f"{time} {call} {client}")),
+        "eventVersion": "1.09",
+        "userIdentity": {
+            "type": "IAMUser",
+            "principalId": "AIDAANNANNANNANNANNA",
+            "arn": ARN,
+            "accountId": "999988887777",
+            "accessKeyId": "AKIAANNANNANNANNANNA",
+            "userName": "ann",
+        },
+        "eventTime": f"{time:%Y-%m-%dT%H:%M:%SZ}",
+        "eventSource": f"{service}.amazonaws.com",
+        "eventName": name,
+        "awsRegion": "ap-southeast-2",
+        "sourceIPAddress": address,
+        "userAgent": agent,
+        "requestParameters": None,
+        "recipientAccountId": "999988887777",
+        "eventCategory": "Management",
+    }
+
+
+def days_of_ann(days: int, each: int = 30, seed: int = 0) -> list[dict[str, Any]]:
+    """Days from 9 to 5, in which little varies."""
+    dice = np.random.default_rng(seed)
+    found = []
+    for day in range(days):
+        for second in sorted(dice.integers(9 * 3600, 17 * 3600, each)):
+            time = datetime(2026, 3, 2, tzinfo=UTC) + timedelta(days=day, seconds=int(second))
+            call, client = dice.choice(3, p=[0.6, 0.3, 0.1]), dice.choice(2, p=[0.8, 0.2])
+            found.append(record(time, CALLS[call], CLIENTS[client]))
+    return found
+
+
+def read(glob: str, user_column: str) -> pl.DataFrame:
+    """All events, as `from-cloudtrail` gives them."""
+    columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
+    settings = Settings(userid_column_name=user_column, columns=columns, num_threads=1)
+    batches = FromCloudtrail(input_glob=glob, settings=settings).events(None, Summary())
+    return pl.concat([batch.frame for batch in batches])
+
+
+@pytest.fixture(scope="session")
+def ann_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ann") / "ann.jsonl"
+    path.write_text("\n".join(map(json.dumps, days_of_ann(28))))
+    return path
+
+
+@pytest.fixture(scope="session")
+def ann(ann_log: Path) -> tuple[Victim, pl.DataFrame]:
+    events = read(str(ann_log), "userIdentityarn")
+    return Victim.of(ARN, "userIdentityarn", events), events
+
+
+@pytest.fixture(scope="session")
+def role_g() -> tuple[Victim, pl.DataFrame]:
+    column = "userIdentitysessionContextsessionIssueruserName"
+    events = read(str(EXAMPLES / "data" / "training-data" / "role-g.csv"), column)
+    return Victim.of("role-g", column, events), events
+
+
+@pytest.fixture(scope="session", params=["ann", "role_g"])
+def victim_events(request: pytest.FixtureRequest) -> tuple[Victim, pl.DataFrame]:
+    """A victim, and the events to inject among."""
+    both: tuple[Victim, pl.DataFrame] = request.getfixturevalue(request.param)
+    return both

@@ -1,0 +1,159 @@
+import json
+from datetime import timedelta
+
+import polars as pl
+import pytest
+
+from morpheus.columns import TIME
+from morpheus.pipeline import Pipeline
+from morpheus.replay.drill import GRADES, Drill
+from morpheus.replay.techniques import load
+from morpheus.replay.trials import run
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+from morpheus.stages.train_ae import TrainAe
+
+USER, ARN = "userIdentityarn", "arn:aws:iam::999988887777:user/ann"
+NAMES = ["stop-trail", "enumerate-everything", "create-access-key"]
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """A folder of a few techniques."""
+    folder = tmp_path_factory.mktemp("techniques")
+    for each in load():
+        if each.name in NAMES:
+            text = json.dumps({"title": each.title, "Records": each.records})
+            (folder / f"{each.name}.json").write_text(text)
+    return folder
+
+
+def scored(glob, few, **options):
+    drill = Drill(
+        input_glob=str(glob),
+        techniques=str(few),
+        userid_column_name=USER,
+        **{"num_threads": 1, **options},
+    )
+    batches, _ = run(drill)
+    return {batch.user: batch for batch in batches}
+
+
+def injected(batch, name):
+    return batch.frame.filter(technique=name)
+
+
+def test_each_technique_is_tried_at_each_grade_among_events_not_learnt_from(ann_log, few):
+    [batch] = scored(ann_log, few).values()
+    own = batch.frame.filter(pl.col("technique").is_null())
+    assert own[TIME].dt.date().n_unique() == 7
+    tried = batch.frame.drop_nulls("technique").select("technique", "grade").unique()
+    assert set(tried.rows()) == {(name, grade) for name in NAMES for grade in GRADES}
+    assert not batch.frame["score"].has_nulls()
+    assert batch.frame["score"].is_finite().all()
+
+
+def test_what_only_an_intruder_does_scores_above_all_that_the_user_does(ann_log, few):
+    [batch] = scored(ann_log, few, grade=("recorded",)).values()
+    own = batch.frame.filter(pl.col("technique").is_null())["score"]
+    for name in NAMES:
+        assert injected(batch, name)["score"].max() > own.max()
+
+
+def test_a_technique_scores_the_same_whatever_else_is_tried(ann_log, few, tmp_path):
+    [all_of_them] = scored(ann_log, few).values()
+    for name in NAMES:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}.json").write_text((few / f"{name}.json").read_text())
+        [alone] = scored(ann_log, folder).values()
+        assert injected(alone, name).equals(injected(all_of_them, name))
+
+
+def test_grades_come_alone_or_together(ann_log, few):
+    [every] = scored(ann_log, few).values()
+    [hours] = scored(ann_log, few, grade=("hours",)).values()
+    one = hours.frame.drop_nulls("technique")
+    assert one.equals(every.frame.filter(grade="hours"))
+
+
+def test_two_globs_learn_from_the_one_and_inject_into_the_other(ann_log, few, tmp_path):
+    lines = ann_log.read_text().splitlines()
+    for name, part in (("before", lines[:600]), ("after", lines[600:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+    before, after = (str(tmp_path / f"{name}.jsonl") for name in ("before", "after"))
+    [batch] = scored(after, few, train_data_glob=before).values()
+    assert batch.frame["technique"].null_count() == len(lines) - 600
+
+
+def test_a_user_without_enough_history_is_told_not_tried(ann_log, few):
+    [batch] = scored(ann_log, few, train_min_history=5000).values()
+    assert batch.frame.is_empty()
+    assert batch.unscored == "630 events of history, 5000 needed"
+
+
+def test_a_user_without_events_to_inject_among_is_told_not_tried(ann_log, few, tmp_path):
+    other = tmp_path / "bob.jsonl"
+    first = ann_log.read_text().splitlines()[0]
+    other.write_text(first.replace("user/ann", "user/bob"))
+    batches = scored(other, few, train_data_glob=str(ann_log))
+    reasons = {user.rpartition("/")[2]: batch.unscored for user, batch in batches.items()}
+    assert reasons == {
+        "ann": "no event to inject among",
+        "bob": "0 events of history, 300 needed",
+    }
+
+
+def test_a_user_without_history_is_tried_with_what_everyone_does(ann_log, few, tmp_path):
+    text = ann_log.read_text().replace("user/ann", "user/bob")
+    (tmp_path / "bob.jsonl").write_text("\n".join(text.splitlines()[-60:]))
+    for user in ("ann", "cy"):
+        (tmp_path / f"{user}.jsonl").write_text(text.replace("user/bob", f"user/{user}"))
+    bob = scored(tmp_path, few, grade=("recorded",))[ARN.replace("ann", "bob")]
+    assert bob.card.rung != "user"
+    assert injected(bob, "stop-trail").height == 2
+
+
+def test_users_meet_nobody_out_of_the_held_out_days(ann_log, few, tmp_path):
+    lines = ann_log.read_text().splitlines()
+    for name, part in (("all", lines), ("before", lines[:630]), ("after", lines[630:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+    before, after = (str(tmp_path / f"{name}.jsonl") for name in ("before", "after"))
+    [one] = scored(tmp_path / "all.jsonl", few).values()
+    [two] = scored(after, few, train_data_glob=before).values()
+    own = pl.col("technique").is_null()
+    assert one.frame.filter(own).equals(two.frame.filter(own))
+
+
+def test_equal_seeds_give_equal_scores_and_others_other_times(ann_log, few):
+    first, again, other = (scored(ann_log, few, seed=seed).popitem()[1] for seed in (1, 1, 2))
+    assert first.frame.equals(again.frame)
+    one, two = (injected(batch, "stop-trail")[TIME].to_list() for batch in (first, other))
+    assert one != two
+    assert one[1] - one[0] == two[1] - two[0] == timedelta(seconds=33)
+
+
+def test_worker_processes_give_the_same_scores(ann_log, few, tmp_path):
+    for n in range(10):
+        text = ann_log.read_text().replace("user/ann", f"user/ann-{n}")
+        (tmp_path / f"{n}.jsonl").write_text(text)
+    options = {"grade": ("agent",), "train_min_history": 600}
+    alone, spread = (scored(tmp_path, few, num_threads=n, **options) for n in (1, 2))
+    assert len(alone) == 10
+    assert alone.keys() == spread.keys()
+    assert all(spread[user].frame.equals(batch.frame) for user, batch in alone.items())
+
+
+def test_saved_fingerprints_are_tried_without_training(ann_log, few, tmp_path):
+    lines = ann_log.read_text().splitlines()
+    before, after, models = (tmp_path / name for name in ("before.json", "after.json", "models"))
+    before.write_text("\n".join(lines[:600]))
+    after.write_text("\n".join(lines[600:]))
+    train = TrainAe(train_data_glob=str(before), models_output_filename=str(models))
+    settings = Settings(userid_column_name=USER, num_threads=1)
+    Pipeline([FromCloudtrail(input_glob=str(after)), train], settings).run()
+    [trained] = scored(after, few, train_data_glob=str(before)).values()
+    [loaded] = scored(after, few, pretrained_filename=str(models)).values()
+    own = pl.col("technique").is_null()
+    assert loaded.frame.filter(own).equals(trained.frame.filter(own))
+    assert loaded.frame.height == trained.frame.height
