@@ -1,0 +1,85 @@
+"""The parts of the benchmark: which trials, of whose users the figures are, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+from figures.table import Table
+
+from quality import commits, fleet, lessons, scorers
+from quality.comparison import Comparison
+from quality.judge import FIGURES
+from quality.trial import Trial, half
+
+Groups = Mapping[str, Collection[str]]
+EVERYBODY = "all users"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is asked for.
+
+    Attributes:
+        data: Folder of the public logs.
+        seeds: How many seeds.
+        quick: Few users, to see that all runs.
+        rivals: Words of `scorers.RIVALS`.
+        threads: Users learnt side by side.
+    """
+
+    data: Path
+    seeds: int = 5
+    quick: bool = False
+    rivals: Sequence[str] = tuple(scorers.RIVALS)
+    threads: int = 1
+
+
+def of_commits(run: Run) -> Iterator[Table]:
+    """One trial, whose halves are shown apart."""
+    trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
+    if run.quick:
+        few = [users[:3] for users in halves(trial).values()]
+        trial = trial.only([user for users in few for user in users])
+    groups = {f"half {name}": users for name, users in halves(trial).items()}
+    yield from compared(run, repeat(trial), {**groups, EVERYBODY: tuple(trial.spans)})
+
+
+def halves(trial: Trial) -> dict[str, list[str]]:
+    """The users of each half."""
+    return {name: [user for user in trial.spans if half(user) == name] for name in "AB"}
+
+
+def of_fleet(run: Run) -> Iterator[Table]:
+    """A company a seed."""
+    small = {"users": 8, "days": 20, "training": 14, "attacked": 1.0} if run.quick else {}
+    trials = (fleet.trial(seed, **small) for seed in fleet.PRINTED)
+    yield from compared(run, trials)
+
+
+def of_lessons(run: Run) -> Iterator[Table]:
+    """Two users."""
+    yield from compared(run, repeat(lessons.trial()))
+
+
+def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) -> Iterator[Table]:
+    """Score a trial with each seed, and judge the scores for each group of users."""
+    ours = len(scorers.labels())
+    titles = [EVERYBODY] if groups is None else list(groups)
+    comparisons = {title: Comparison(title, tuple(FIGURES), ours) for title in titles}
+    for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
+        scores = dict(scorers.scores(trial, seed, run.rivals, run.threads))
+        whose = {EVERYBODY: tuple(trial.spans)} if groups is None else groups
+        for title, comparison in comparisons.items():
+            comparison.add(trial, scores, whose[title])
+    for comparison in comparisons.values():
+        yield comparison.table()
+
+
+PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
+    "commits": of_commits,
+    "fleet": of_fleet,
+    "lessons": of_lessons,
+}

@@ -1,0 +1,48 @@
+"""Who scores: ours by the chain, rivals by the same rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morpheus.stages.add_scores import LABELS
+from quality import chain, frequencies, rivals
+from quality.trial import Trial
+
+Floats = NDArray[np.float64]
+WANTED = ("risk", "ae_anomaly_score", "max_abs_z", "mean_abs_z")
+"""Labels of ours that are shown, as far as there are such."""
+RIVALS: Mapping[str, tuple[str, Callable[[Trial, int], Floats]]] = {
+    "frequencies-sum": (
+        "column frequencies, summed",
+        partial(frequencies.scores, of=frequencies.summed),
+    ),
+    "frequencies-z": (
+        "column frequencies, largest held-out z",
+        partial(frequencies.scores, of=frequencies.largest),
+    ),
+    "dfencoder": ("dfencoder 0.0.42", partial(rivals.scores, rival="dfencoder")),
+    "forest": ("IsolationForest, one-hot", partial(rivals.scores, rival="forest")),
+    "ecod": ("ECOD, one-hot", partial(rivals.scores, rival="ecod")),
+}
+"""Word on the command line -> what it is called, and its scores of a trial, by seed."""
+
+
+def labels() -> list[str]:
+    """The labels of ours that are shown; the first is the one that is compared."""
+    return [label for label in WANTED if label in LABELS]
+
+
+def scores(
+    trial: Trial, seed: int, chosen: Sequence[str], threads: int
+) -> Iterator[tuple[str, Floats]]:
+    """The scores of each row of `trial.scored`, ours first."""
+    output = chain.output(trial, labels(), seed=seed, threads=threads)
+    for label in labels():
+        yield f"`{label}`", output[label].cast(float).to_numpy()
+    for word in chosen:
+        name, score = RIVALS[word]
+        yield name, score(trial, seed)

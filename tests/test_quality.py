@@ -1,0 +1,201 @@
+"""The benchmark of detection: what is right about its arithmetic; its figures are printed by it."""
+
+import doctest
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+COMMITS = Path(__file__).parents[2] / "shared/data/commits/commits.jsonl.gz"
+
+
+@pytest.fixture
+def part(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(BENCHMARKS.parent / "examples")
+    return importlib.import_module
+
+
+@pytest.fixture
+def ranking(part):
+    return part("figures.ranking")
+
+
+def drawn(seed, levels):
+    random = np.random.default_rng(seed)
+    return random.integers(0, levels, 60).astype(float), random.random(60) < 0.3
+
+
+@pytest.mark.parametrize(
+    "name", ["figures.ranking", "figures.table", "quality.trial", "quality.comparison"]
+)
+def test_examples_in_docstrings_are_true(part, name):
+    tried = doctest.testmod(part(name))
+    assert tried.attempted > 0
+    assert tried.failed == 0
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_area_is_the_share_of_pairs_in_order(ranking, levels):
+    scores, marked = drawn(levels, levels)
+    pairs = scores[marked][:, None] - scores[~marked][None, :]
+    assert ranking.area(scores, marked) == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+
+
+@pytest.mark.parametrize("measure", ["area", "average_precision"])
+def test_a_figure_depends_on_the_order_alone(ranking, measure):
+    scores, marked = drawn(1, 7)
+    figure = getattr(ranking, measure)
+    turned = np.random.default_rng(2).permutation(60)
+    assert figure(np.exp(scores)[turned], marked[turned]) == pytest.approx(figure(scores, marked))
+
+
+def test_recall_grows_with_the_alarms_from_nothing_passed_to_all(ranking):
+    scores, marked = drawn(3, 1000)
+    found = [ranking.recall(scores, marked, alarms) for alarms in (0, 0.01, 0.1, 0.5, 1)]
+    assert found == sorted(found)
+    assert found[0] == (scores[marked] > scores[~marked].max()).mean()
+    assert found[-1] == 1
+
+
+def test_a_score_that_says_nothing_finds_as_much_as_it_alarms(ranking):
+    _, marked = drawn(4, 2)
+    assert ranking.area(np.zeros(60), marked) == 0.5
+    assert ranking.recall(np.zeros(60), marked, 0.01) == pytest.approx(0.01)
+
+
+def test_an_area_needs_both_kinds(ranking):
+    assert np.isnan(ranking.area(np.arange(3.0), np.ones(3, dtype=bool)))
+
+
+def days(part, users=2, weeks=2, incidents=None):
+    """A trial of made-up users, an event each day; names are `u0-0`, ..., from a Monday on."""
+    first = pl.datetime(2025, 3, 3, time_zone="UTC")
+    when = first + pl.duration(days=pl.int_range(7 * weeks))
+    frames = [
+        pl.select(
+            user=pl.lit(f"u{n}"),
+            eventID=pl.format("u{}-{}", pl.lit(n), pl.int_range(7 * weeks)),
+            eventTime=when.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            action=pl.lit("read"),
+        )
+        for n in range(users)
+    ]
+    logs, incidents = pl.concat(frames), incidents or {"u0-3": 0}
+    kinds = dict.fromkeys(incidents.values(), "swap")
+    return part("quality.trial").Trial("t", "user", ("action",), logs, logs, incidents, kinds)
+
+
+def judged(part, trial, top, users=("u0", "u1")):
+    scores = np.zeros(trial.scored.height)
+    for place, name in enumerate(reversed(top)):
+        scores[trial.scored["eventID"].to_list().index(name)] = place + 1
+    return part("quality.judge").Verdict(trial, users).figures(scores)
+
+
+def test_the_budget_is_one_alert_for_each_user_and_week(part):
+    verdict = part("quality.judge").Verdict
+    trial = days(part, users=2, weeks=2)
+    assert verdict(trial, ("u0", "u1")).budget == 4
+    assert verdict(trial, ("u0",)).budget == 2
+
+
+def test_an_incident_above_the_threshold_is_caught_and_one_at_it_is_not(part):
+    trial = days(part)
+    first = ["u1-0", "u1-1", "u1-2"]
+    assert judged(part, trial, [*first, "u0-3"])["caught"] == 1
+    assert judged(part, trial, [*first, "u1-4", "u0-3"])["caught"] == 0
+
+
+def test_several_events_of_a_day_are_one_alert(part):
+    trial = days(part)
+    doubled = trial.scored.filter(pl.col("user") == "u1").with_columns(
+        eventID=pl.format("more-{}", "eventID")
+    )
+    trial = replace(trial, scored=pl.concat([trial.scored, doubled]).sort("user", "eventTime"))
+    top = ["u1-0", "more-u1-0", "u1-1", "more-u1-1", "u1-2", "more-u1-2", "u0-3"]
+    assert judged(part, trial, top)["caught"] == 1
+
+
+def test_an_alert_after_a_week_comes_too_late(part):
+    trial = days(part, incidents={"u0-1": 0, "u0-9": 0})
+    assert judged(part, trial, ["u0-9"])["caught"] == 0
+    assert judged(part, trial, ["u0-1"])["caught"] == 1
+
+
+def test_of_a_week_of_equal_scores_an_incident_has_its_share_of_the_alert(part):
+    assert judged(part, days(part), [])["caught by user"] == pytest.approx(1 / 7)
+
+
+def test_an_event_without_a_score_comes_last(part):
+    trial = days(part)
+    scores = np.arange(trial.scored.height, dtype=float)
+    scores[3] = np.nan
+    assert part("quality.judge").Verdict(trial, ("u0", "u1")).figures(scores)["AUC"] == 0
+
+
+def test_a_group_without_an_incident_is_refused_and_not_filled_with_others(part):
+    with pytest.raises(ValueError, match="none of 1 users has an incident"):
+        judged(part, days(part), [], users=("u1",))
+
+
+def test_each_group_is_judged_by_its_own_users(part):
+    trial = days(part, incidents={"u0-3": 0, "u1-3": 1})
+    assert judged(part, trial, ["u0-3"], users=("u0",))["AUC"] == 1
+    assert judged(part, trial, ["u0-3"], users=("u1",))["AUC"] == 0.5
+
+
+def test_ours_is_compared_with_the_rival_that_is_best_seed_by_seed(part):
+    comparison = part("quality.comparison").Comparison("t", ("AP",), ours=1)
+    comparison.found = {
+        "`risk`": [{"AP": 0.6}, {"AP": 0.8}],
+        "worse": [{"AP": 0.1}, {"AP": 0.9}],
+        "better": [{"AP": 0.5}, {"AP": 0.7}],
+    }
+    assert comparison.table().rows[-1] == ("ahead of the best rival", "+.100")
+
+
+def test_halves_share_nobody_and_leave_out_nobody(part):
+    trial = days(part, users=9)
+    halves = part("quality.parts").halves(trial)
+    assert sorted(user for users in halves.values() for user in users) == sorted(trial.spans)
+
+
+@pytest.mark.skipif(not COMMITS.exists(), reason="the commits are not here (shared/data/commits)")
+def test_a_swap_begins_when_the_users_own_events_end_at_the_peers_hour_and_weekday(part):
+    trial = part("quality.commits").trial(COMMITS)
+    frame = part("quality.commits").read(COMMITS)
+    [taken] = set(trial.kinds.values())
+    assert (taken, len(trial.cases), len(trial.kinds)) == ("swap", 45, 44)
+    real = set(frame["eventTime"].dt.strftime("%a %H:%M:%S"))
+    for case in trial.cases:
+        when = part("quality.trial").times(case.scored)
+        assert when.is_sorted()
+        assert (np.diff(case.marked.astype(int)) >= 0).all()
+        assert set(when.dt.strftime("%a %H:%M:%S")) <= real
+        assert case.history["eventTime"].max() <= case.scored["eventTime"].min()
+
+
+def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(part):
+    trial = part("quality.fleet").trial(1, users=4, days=16, training=12, attacked=0.5)
+    scores = dict(part("quality.scorers").scores(trial, 1, ["frequencies-sum", "frequencies-z"], 1))
+    comparison = part("quality.comparison").Comparison("t", ours=len(scores) - 2)
+    comparison.add(trial, scores, tuple(trial.spans))
+    assert all(len(each) == trial.scored.height for each in scores.values())
+    assert "column frequencies, summed" in comparison.table().markdown()
+
+
+def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
+    rivals, trial = part("quality.rivals"), days(part)
+    other = trial.cases[0].history.with_columns(action=pl.lit("write"))
+    places = {
+        rivals.place(case, ("action",), rival, seed)
+        for case in (trial.cases[0], replace(trial.cases[0], history=other))
+        for rival in ("forest", "dfencoder")
+        for seed in (1, 2)
+    }
+    assert len(places) == 8
