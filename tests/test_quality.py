@@ -111,14 +111,15 @@ def test_an_incident_above_the_threshold_is_caught_and_one_at_it_is_not(part):
     assert judged(part, trial, [*first, "u1-4", "u0-3"])["caught"] == 0
 
 
-def test_several_events_of_a_day_are_one_alert(part):
+def test_several_events_of_a_day_are_one_alert_by_day_and_several_by_event(part):
     trial = days(part)
     doubled = trial.scored.filter(pl.col("user") == "u1").with_columns(
         eventID=pl.format("more-{}", "eventID")
     )
     trial = replace(trial, scored=pl.concat([trial.scored, doubled]).sort("user", "eventTime"))
     top = ["u1-0", "more-u1-0", "u1-1", "more-u1-1", "u1-2", "more-u1-2", "u0-3"]
-    assert judged(part, trial, top)["caught"] == 1
+    figures = judged(part, trial, top)
+    assert (figures["caught by day"], figures["caught"]) == (1, 0)
 
 
 def test_an_alert_after_a_week_comes_too_late(part):
