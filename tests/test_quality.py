@@ -104,22 +104,21 @@ def test_the_budget_is_one_alert_for_each_user_and_week(part):
     assert verdict(trial, ("u0",)).budget == 2
 
 
-def test_an_incident_above_the_threshold_is_caught_and_one_at_it_is_not(part):
+def test_an_incident_is_caught_among_as_many_events_as_the_budget_allows_and_not_behind_them(part):
     trial = days(part)
     first = ["u1-0", "u1-1", "u1-2"]
     assert judged(part, trial, [*first, "u0-3"])["caught"] == 1
     assert judged(part, trial, [*first, "u1-4", "u0-3"])["caught"] == 0
 
 
-def test_several_events_of_a_day_are_one_alert_by_day_and_several_by_event(part):
-    trial = days(part)
-    doubled = trial.scored.filter(pl.col("user") == "u1").with_columns(
-        eventID=pl.format("more-{}", "eventID")
-    )
-    trial = replace(trial, scored=pl.concat([trial.scored, doubled]).sort("user", "eventTime"))
-    top = ["u1-0", "more-u1-0", "u1-1", "more-u1-1", "u1-2", "more-u1-2", "u0-3"]
-    figures = judged(part, trial, top)
-    assert (figures["caught by day"], figures["caught"]) == (1, 0)
+def test_an_equal_score_does_not_catch(part):
+    assert judged(part, days(part), [])["caught"] == 0
+
+
+def test_one_incident_does_not_use_up_the_alerts_of_another(part):
+    others = {f"u1-{n}": 1 for n in range(6)}
+    trial = days(part, incidents={"u0-3": 0, **others})
+    assert judged(part, trial, [*others, "u0-3"])["caught"] == 1
 
 
 def test_an_alert_after_a_week_comes_too_late(part):
@@ -182,12 +181,23 @@ def test_a_swap_begins_when_the_users_own_events_end_at_the_peers_hour_and_weekd
 
 
 def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(part):
+    scorers = part("quality.scorers")
     trial = part("quality.fleet").trial(1, users=4, days=16, training=12, attacked=0.5)
-    scores = dict(part("quality.scorers").scores(trial, 1, ["frequencies-sum", "frequencies-z"], 1))
-    comparison = part("quality.comparison").Comparison("t", ours=len(scores) - 2)
-    comparison.add(trial, scores, tuple(trial.spans))
-    assert all(len(each) == trial.scored.height for each in scores.values())
-    assert "column frequencies, summed" in comparison.table().markdown()
+    ours, theirs = scorers.ours(trial, 1, 1), scorers.theirs(trial, 1, ["frequencies-z"])
+    comparison = part("quality.comparison").Comparison("t", ours=len(ours))
+    comparison.add([(part("quality.judge").Verdict(trial, tuple(trial.spans)), ours | theirs)])
+    assert all(len(each) == trial.scored.height for each in (ours | theirs).values())
+    assert "column frequencies, largest held-out z" in comparison.table().markdown()
+
+
+def test_scores_of_the_whole_come_back_to_the_events_of_each_part(part):
+    module, trial = part("quality.trial"), days(part)
+    parts = [trial.only(["u1"]), trial.only(["u0"])]
+    whole = module.together(parts)
+    scores = np.arange(whole.scored.height, dtype=float)
+    for each in parts:
+        found = module.of_part(whole, scores, each).astype(int).tolist()
+        assert whole.scored["eventID"][found].equals(each.scored["eventID"])
 
 
 def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
@@ -200,3 +210,9 @@ def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
         for seed in (1, 2)
     }
     assert len(places) == 8
+
+
+def test_the_package_of_another_checkout_is_not_measured(part, tmp_path):
+    main = part("quality.__main__")
+    assert main.foreign(main.ROOT / "src" / "morpheus") is None
+    assert "not of this checkout" in main.foreign(tmp_path / "src" / "morpheus")

@@ -15,6 +15,7 @@ sys.path[0] = str(ROOT / "benchmarks")
 
 from figures.page import Page  # noqa: E402 - the line above finds it
 
+import morpheus  # noqa: E402 - the line above comes first
 from quality.judge import FIGURES  # noqa: E402 - the same
 from quality.parts import PARTS, Run  # noqa: E402 - the same
 from quality.scorers import RIVALS  # noqa: E402 - the same
@@ -22,6 +23,7 @@ from quality.scorers import RIVALS  # noqa: E402 - the same
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {
     "commits": "Commits: a peer commits as the user, from a date on",
+    "console": "Console sessions: recorded techniques at three grades of hiding",
     "fleet": "Made-up companies: incidents of nine kinds",
     "lessons": "The lessons' data: one intruder, one night",
 }
@@ -48,6 +50,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
+    if wrong := foreign(Path(morpheus.__file__).parent):
+        parser.error(wrong)
     rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
     if unknown := set(rivals) - set(RIVALS):
         parser.error(f"--rivals: there is no {', '.join(sorted(unknown))}; there are {words}")
@@ -56,6 +60,16 @@ def main() -> None:
     kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
     for part in given.only or PARTS:
         page.measure(part, partial(PARTS[part], run), kind)
+
+
+def foreign(package: Path) -> str | None:
+    """Why a package must not be measured here; None for this checkout's own."""
+    if package.is_relative_to(ROOT):
+        return None
+    return (
+        f"morpheus is that of `{package}`, not of this checkout, whose figures these would be. "
+        "Set PYTHONPATH to this checkout's `src`."
+    )
 
 
 def meanings() -> str:

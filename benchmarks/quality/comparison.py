@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,6 @@ from figures.table import Table
 
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
-from quality.trial import Trial
 
 AHEAD = "ahead of the best rival"
 Figures = Mapping[str, float]
@@ -32,11 +31,12 @@ class Comparison:
     ours: int = 1
     found: dict[str, list[Figures]] = field(default_factory=dict)
 
-    def add(self, trial: Trial, scores: Mapping[str, Floats], users: Collection[str]) -> None:
-        """Judge what the scorers say of a trial, as far as some users are concerned."""
-        verdict = Verdict(trial, users)
-        for name, each in scores.items():
-            self.found.setdefault(name, []).append(verdict.figures(each))
+    def add(self, judged: Sequence[tuple[Verdict, Mapping[str, Floats]]]) -> None:
+        """Add a seed: trials, of equal weight, and what the scorers say of each."""
+        for name in judged[0][1]:
+            each = [verdict.figures(scores[name]) for verdict, scores in judged]
+            mean = {figure: float(np.mean([one[figure] for one in each])) for figure in each[0]}
+            self.found.setdefault(name, []).append(mean)
 
     def table(self) -> Table:
         """One row a scorer, the best of each column in bold, and how far ahead ours is."""

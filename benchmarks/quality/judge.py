@@ -21,13 +21,10 @@ FIGURES = {
     "at 0.1 %": "the same at 0.1 %",
     "AUC by day": "as AUC, of a user's days, each ranked by its most unusual event",
     "AP of all": "average precision of one ranking of everybody's events",
-    "caught": "incidents caught within a week of their beginning at one alert per user and week, "
-    "by one ranking of all events: each event above the threshold is an alert, those of incidents "
-    "too",
-    "caught by day": "the same where all of a user's events of one day are one alert; an event of "
-    "the incident has to be above the threshold. The budget is then a seventh of the days of "
-    "somebody who is active daily, so nearly everything is caught",
-    "caught by user": "the same where the most unusual event of each user's week is the alert",
+    "caught": "incidents caught at one alert per user and week, each as if it alone had happened: "
+    "one of its events, within a week of the first, is among so many most unusual events of "
+    "everybody's benign ones and it",
+    "caught by user": "incidents whose event is the most unusual one of a week of its user's",
 }
 IN_TIME = np.timedelta64(7, "D")
 
@@ -96,31 +93,21 @@ class Verdict:
         users = list(self._attacked())
         if not users:
             raise ValueError(f"{self.trial.name}: none of {len(self.users)} users has an incident")
-        each = np.nanmean([self._of_user(known, user) for user in users], axis=0)
+        each = np.ma.masked_invalid([self._of_user(known, user) for user in users])
+        means = each.mean(axis=0).filled(np.nan)
         mine, marked = known[self.rows], self.incident != NOBODY
         rest = [
             average_precision(mine, marked),
-            self.caught(mine, mine),
-            self.caught(mine, self._of_days(mine)),
+            self.caught(mine),
             self.caught_by_user(mine),
         ]
-        return dict(zip(FIGURES, [*each.tolist(), *rest], strict=True))
+        return dict(zip(FIGURES, [*means.tolist(), *rest], strict=True))
 
-    def caught(self, scores: Floats, alerts: Floats) -> float:
-        """Share of incidents caught where everybody shares one threshold.
-
-        Args:
-            scores: Of each row that counts.
-            alerts: Scores of what would be an alert; the budget says how many of them may be one.
-        """
-        ranked = np.sort(alerts)[::-1]
-        threshold = ranked[self.budget] if self.budget < len(ranked) else -np.inf
-        return self._share((scores > threshold).astype(np.float64))
-
-    def _of_days(self, scores: Floats) -> Floats:
-        """The most unusual event's score of each user's day."""
-        days = self.calendar.select("day", score=scores).group_by("day").max()
-        return days["score"].to_numpy()
+    def caught(self, scores: Floats) -> float:
+        """Share of incidents caught where everybody shares one threshold."""
+        benign = np.sort(scores[self.incident == NOBODY])[::-1]
+        limits = np.concatenate([[np.inf], benign, [-np.inf]])
+        return self._share((scores > limits[min(self.budget, len(benign) + 1)]).astype(np.float64))
 
     def caught_by_user(self, scores: Floats) -> float:
         """Share of incidents caught by the top of each user's weeks; of equal tops, their share."""

@@ -11,8 +11,8 @@ from figures.table import Table
 
 from quality import commits, fleet, lessons, scorers
 from quality.comparison import Comparison
-from quality.judge import FIGURES
-from quality.trial import Trial, half
+from quality.judge import FIGURES, Verdict
+from quality.trial import Trial, half, of_part, together
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
@@ -64,22 +64,57 @@ def of_lessons(run: Run) -> Iterator[Table]:
     yield from compared(run, repeat(lessons.trial()))
 
 
+def of_console(run: Run) -> Iterator[Table]:
+    """Rounds of a few techniques each, so that those of a round are days apart; a table a grade.
+
+    No day of a round is benign, so days are not ranked.
+
+    A rival looks at one event at a time, so it scores those of all rounds at once.
+    """
+    from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
+
+    tables: dict[str, Comparison] = {}
+    for seed in range(1, run.seeds + 1):
+        scenes = console.scenes(run.data, seed, few=run.quick)
+        whole = together([trial for rounds in scenes.values() for trial in rounds])
+        known = scorers.theirs(whole, seed, run.rivals)
+        for grade, rounds in scenes.items():
+            judged = [
+                (
+                    Verdict(trial, tuple(trial.spans)),
+                    scorers.ours(trial, seed, run.threads)
+                    | {name: of_part(whole, each, trial) for name, each in known.items()},
+                )
+                for trial in rounds
+            ]
+            empty = comparison(console.GRADES[grade], without=("AUC by day",))
+            tables.setdefault(grade, empty).add(judged)
+    for each in tables.values():
+        yield each.table()
+
+
 def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) -> Iterator[Table]:
     """Score a trial with each seed, and judge the scores for each group of users."""
-    ours = len(scorers.labels())
     titles = [EVERYBODY] if groups is None else list(groups)
-    comparisons = {title: Comparison(title, tuple(FIGURES), ours) for title in titles}
+    tables = {title: comparison(title) for title in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
-        scores = dict(scorers.scores(trial, seed, run.rivals, run.threads))
+        scores = scorers.ours(trial, seed, run.threads) | scorers.theirs(trial, seed, run.rivals)
         whose = {EVERYBODY: tuple(trial.spans)} if groups is None else groups
-        for title, comparison in comparisons.items():
-            comparison.add(trial, scores, whose[title])
-    for comparison in comparisons.values():
-        yield comparison.table()
+        for title, each in tables.items():
+            each.add([(Verdict(trial, whose[title]), scores)])
+    for each in tables.values():
+        yield each.table()
+
+
+def comparison(title: str, without: Sequence[str] = ()) -> Comparison:
+    """An empty table."""
+    figures = tuple(name for name in FIGURES if name not in without)
+    return Comparison(title, figures, len(scorers.labels()))
 
 
 PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "commits": of_commits,
+    "console": of_console,
     "fleet": of_fleet,
     "lessons": of_lessons,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,13 +36,13 @@ def labels() -> list[str]:
     return [label for label in WANTED if label in LABELS]
 
 
-def scores(
-    trial: Trial, seed: int, chosen: Sequence[str], threads: int
-) -> Iterator[tuple[str, Floats]]:
-    """The scores of each row of `trial.scored`, ours first."""
+def ours(trial: Trial, seed: int, threads: int) -> dict[str, Floats]:
+    """Our scores of each row of `trial.scored`."""
     output = chain.output(trial, labels(), seed=seed, threads=threads)
-    for label in labels():
-        yield f"`{label}`", output[label].cast(float).to_numpy()
-    for word in chosen:
-        name, score = RIVALS[word]
-        yield name, score(trial, seed)
+    return {f"`{label}`": output[label].cast(float).to_numpy() for label in labels()}
+
+
+def theirs(trial: Trial, seed: int, chosen: Sequence[str]) -> dict[str, Floats]:
+    """The rivals' scores of each row of `trial.scored`."""
+    named = (RIVALS[word] for word in chosen)
+    return {name: score(trial, seed) for name, score in named}

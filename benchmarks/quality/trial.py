@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -98,6 +98,23 @@ class Trial:
         for user, span in self.spans.items():
             scored = self.scored[span]
             yield Case(user, histories.get((user,), none), scored, self.incident[span])
+
+
+def together(trials: Sequence[Trial]) -> Trial:
+    """One trial with all events of trials that share their history."""
+    first = trials[0]
+    scored = pl.concat([trial.scored for trial in trials])
+    scored = scored.unique(EVENT, keep="first", maintain_order=True).sort(
+        first.user, maintain_order=True
+    )
+    incidents = {name: n for trial in trials for name, n in trial.incidents.items()}
+    return replace(first, scored=scored, incidents=incidents)
+
+
+def of_part(whole: Trial, scores: NDArray[np.float64], part: Trial) -> NDArray[np.float64]:
+    """The scores of a part's rows, out of those of the whole's."""
+    place = {name: n for n, name in enumerate(whole.scored[EVENT].to_list())}
+    return scores[[place[name] for name in part.scored[EVENT].to_list()]]
 
 
 def times(frame: pl.DataFrame) -> pl.Series:
