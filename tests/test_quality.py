@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-COMMITS = Path(__file__).parents[2] / "shared/data/commits/commits.jsonl.gz"
+SHARED = Path(__file__).parents[2] / "shared/data"
+COMMITS = SHARED / "commits/commits.jsonl.gz"
+CONSOLE = SHARED / "cloudtrail-console"
 
 
 @pytest.fixture
@@ -216,3 +218,19 @@ def test_the_package_of_another_checkout_is_not_measured(part, tmp_path):
     main = part("quality.__main__")
     assert main.foreign(main.ROOT / "src" / "morpheus") is None
     assert "not of this checkout" in main.foreign(tmp_path / "src" / "morpheus")
+
+
+@pytest.mark.skipif(not CONSOLE.exists(), reason="the sessions are not here (shared/data)")
+def test_techniques_of_a_round_are_days_apart_and_change_none_of_the_users_own_events(part):
+    pytest.importorskip("morpheus.replay")
+    scenes = part("quality.console").scenes(CONSOLE.parent, 1, few=True)
+    assert list(scenes) == ["recorded", "agent", "hours"]
+    own = None
+    for [trial] in scenes.values():
+        days = trial.scored["eventTime"].str.slice(0, 10)
+        starts = [days.filter(pl.Series(trial.incident == n))[0] for n in trial.kinds]
+        kept = trial.scored.filter(pl.Series(trial.incident < 0))
+        assert len(set(starts)) == len(trial.kinds) == 7
+        assert trial.history["eventTime"].max() < trial.scored["eventTime"].min()
+        assert own is None or own.equals(kept)
+        own = kept

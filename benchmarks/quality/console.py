@@ -70,7 +70,7 @@ def scene(history: pl.DataFrame, later: pl.DataFrame, told: Sequence[pl.DataFram
     scored = pl.concat([later, *told]).sort(TIME, maintain_order=True).drop(TIME)
     kinds = {n: each[EVENT][0].partition("/")[0] for n, each in enumerate(told)}
     incidents = {name: n for n, each in enumerate(told) for name in each[EVENT].to_list()}
-    columns = tuple(n for n in COLUMNS if n in scored.columns and history[n].count())
+    columns = tuple(name for name in COLUMNS if name in scored.columns)
     return Trial(NAME, USER, columns, history.drop(TIME), scored, incidents, kinds)
 
 
