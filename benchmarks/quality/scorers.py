@@ -9,21 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.stages.add_scores import LABELS
-from quality import chain, frequencies, rivals
+from quality import chain, frequencies, memory, rivals
 from quality.trial import Trial
 
 Floats = NDArray[np.float64]
 WANTED = ("risk", "ae_anomaly_score", "max_abs_z", "mean_abs_z")
 """Labels of ours that are shown, as far as there are such."""
+SUMMED = partial(frequencies.scores, of=frequencies.summed)
+LARGEST = partial(frequencies.scores, of=frequencies.largest)
 RIVALS: Mapping[str, tuple[str, Callable[[Trial, int], Floats]]] = {
-    "frequencies-sum": (
-        "column frequencies, summed",
-        partial(frequencies.scores, of=frequencies.summed),
-    ),
-    "frequencies-z": (
-        "column frequencies, largest held-out z",
-        partial(frequencies.scores, of=frequencies.largest),
-    ),
+    "frequencies-sum": ("column frequencies, summed", SUMMED),
+    "frequencies-z": ("column frequencies, largest held-out z", LARGEST),
+    "memory-sum": ("the sum, with `risk`'s memory", partial(memory.scores, of=SUMMED)),
+    "memory-z": ("the largest z, with `risk`'s memory", partial(memory.scores, of=LARGEST)),
     "dfencoder": ("dfencoder 0.0.42", partial(rivals.scores, rival="dfencoder")),
     "forest": ("IsolationForest, one-hot", partial(rivals.scores, rival="forest")),
     "ecod": ("ECOD, one-hot", partial(rivals.scores, rival="ecod")),
