@@ -186,7 +186,10 @@ def test_a_swap_begins_when_the_users_own_events_end_at_the_peers_hour_and_weekd
 def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(part):
     scorers = part("quality.scorers")
     trial = part("quality.fleet").trial(1, users=4, days=16, training=12, attacked=0.5)
-    ours, theirs = scorers.ours(trial, 1, 1), scorers.theirs(trial, 1, ["frequencies-z"])
+    ours, theirs = (
+        scorers.ours(trial, 1, 1),
+        scorers.shown(trial, scorers.theirs(trial, 1, ["frequencies-z"])),
+    )
     comparison = part("quality.comparison").Comparison("t", ours=len(ours))
     comparison.add([(part("quality.judge").Verdict(trial, tuple(trial.spans)), ours | theirs)])
     assert all(len(each) == trial.scored.height for each in (ours | theirs).values())
@@ -253,5 +256,11 @@ def test_memory_fades_by_time_and_never_looks_ahead(part):
 def test_memory_of_one_user_says_nothing_of_another(part):
     memory, trial = part("quality.memory"), days(part)
     first = np.where(trial.scored["user"] == "u0", 5.0, 0.0)
-    found = memory.scores(trial, 0, of=lambda *_: first)
-    assert found == pytest.approx(first)
+    assert memory.weighed(trial, first) == pytest.approx(first)
+
+
+def test_memory_of_events_that_are_not_in_the_order_of_time_is_refused(part):
+    trial = days(part)
+    mixed = replace(trial, scored=trial.scored.sort("user", "eventTime", descending=[False, True]))
+    with pytest.raises(ValueError, match="not in the order of time"):
+        part("quality.memory").weighed(mixed, np.zeros(mixed.scored.height))

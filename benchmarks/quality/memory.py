@@ -7,8 +7,6 @@ those of `risk`; none is chosen here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,11 +19,16 @@ WEIGHT = 4.0
 Floats = NDArray[np.float64]
 
 
-def scores(trial: Trial, seed: int, *, of: Callable[[Trial, int], Floats]) -> Floats:
-    """A score of each row of `trial.scored`, weighed with those before it."""
-    plain, found = of(trial, seed), np.empty(trial.scored.height)
-    seconds = times(trial.scored).dt.epoch("us").to_numpy() / 1e6
-    for span in trial.spans.values():
+def weighed(trial: Trial, plain: Floats) -> Floats:
+    """A score of each row of `trial.scored`, weighed with those of its user before it.
+
+    Raises:
+        ValueError: The events of a user are not in the order of time.
+    """
+    found, seconds = np.empty(len(plain)), times(trial.scored).dt.epoch("us").to_numpy() / 1e6
+    for user, span in trial.spans.items():
+        if (np.diff(seconds[span]) < 0).any():
+            raise ValueError(f"{trial.name}: the events of {user} are not in the order of time")
         past = sum(faded(plain[span], seconds[span], half) for half in HALF_LIVES)
         found[span] = (plain[span] + WEIGHT * past) / (1 + WEIGHT * len(HALF_LIVES))
     return found

@@ -12,6 +12,7 @@ from figures.table import Table
 from quality import commits, fleet, lessons, scorers
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
+from quality.scorers import Floats
 from quality.trial import Trial, half, of_part, together
 
 Groups = Mapping[str, Collection[str]]
@@ -83,7 +84,7 @@ def of_console(run: Run) -> Iterator[Table]:
                 (
                     Verdict(trial, tuple(trial.spans)),
                     scorers.ours(trial, seed, run.threads)
-                    | {name: of_part(whole, each, trial) for name, each in known.items()},
+                    | scorers.shown(trial, parted(whole, known, trial)),
                 )
                 for trial in rounds
             ]
@@ -93,12 +94,18 @@ def of_console(run: Run) -> Iterator[Table]:
         yield each.table()
 
 
+def parted(whole: Trial, known: Mapping[str, Floats], part: Trial) -> dict[str, Floats]:
+    """What is known of a whole's rows, of those of a part."""
+    return {word: of_part(whole, each, part) for word, each in known.items()}
+
+
 def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) -> Iterator[Table]:
     """Score a trial with each seed, and judge the scores for each group of users."""
     titles = [EVERYBODY] if groups is None else list(groups)
     tables = {title: comparison(title) for title in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
-        scores = scorers.ours(trial, seed, run.threads) | scorers.theirs(trial, seed, run.rivals)
+        known = scorers.theirs(trial, seed, run.rivals)
+        scores = scorers.ours(trial, seed, run.threads) | scorers.shown(trial, known)
         whose = {EVERYBODY: tuple(trial.spans)} if groups is None else groups
         for title, each in tables.items():
             each.add([(Verdict(trial, whose[title]), scores)])
