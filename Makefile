@@ -2,6 +2,7 @@
 #
 #   make setup PYTHON=python3.12        another Python, 3.11 or later
 #   make setup TORCH_INDEX=URL          torch from this index: how to choose between CPU and CUDA
+#   make quality QUALITY=--quick        few users, to see that all runs
 #   make bench BENCH=--quick            small sizes: about two minutes; --full for ten million events
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup demo test format docs bench
+.PHONY: setup demo test format docs bench quality
 
 setup: .venv/.ready
 
@@ -43,3 +44,6 @@ docs: setup
 bench: setup
 	@$(BIN)/python benchmarks/speed $(BENCH)
 	@$(BIN)/pytest -q benchmarks/test_hot.py
+
+quality: setup
+	@$(BIN)/python benchmarks/quality $(QUALITY)

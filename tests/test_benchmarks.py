@@ -46,8 +46,18 @@ def test_upstreams_rhythm_flags_a_burst_and_nothing_else(speed):
 
 
 def test_parts_that_do_not_run_keep_their_section(speed, tmp_path):
-    main = speed("__main__")
+    page = importlib.import_module("figures.page")
+    written = page.Page(tmp_path / "page.md", "# Head\n", speed("__main__").PARTS)
     sections = {"training": "one\n\n**a**\n", "cold": "two\n"}
-    written = tmp_path / "page.md"
-    written.write_text(main.page(sections), encoding="utf-8")
-    assert main.read(written) == sections
+    written.write(sections)
+    assert written.read() == sections
+
+
+def test_a_part_that_runs_replaces_its_section_alone(speed, tmp_path):
+    page, table = (importlib.import_module(f"figures.{name}") for name in ("page", "table"))
+    written = page.Page(tmp_path / "page.md", "# Head\n", speed("__main__").PARTS)
+    written.write({"training": "one\n", "cold": "two\n"})
+    written.measure("cold", lambda: [table.Table("t", ["a"], [["new"]])], "Run")
+    assert written.read()["training"] == "one\n"
+    assert "| new |" in written.read()["cold"]
+    assert "two" not in written.read()["cold"]

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+from figures.table import Table
+
 from speed.meter import MORPHEUS, Run, run
 from speed.scale import Scale
-from speed.table import Table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PUBLISHED = 3.36

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from figures.table import Table
+
 from speed import chain
 from speed.logs import fleet
 from speed.scale import Scale
-from speed.table import Table
 
 RATE = 56.0
 """Events of a user and day, so that a hundred users have about 100,000 in the scored days."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
+from figures.table import Table
 from isal import igzip
 
 from morpheus.columns import TIME
@@ -23,7 +24,6 @@ from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds, run
 from speed.scale import Scale
 from speed.scoring import fingerprints
-from speed.table import Table
 from speed.training import histories
 
 LINES = 12

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
+from figures.table import Table
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME
@@ -13,7 +14,6 @@ from morpheus.records import Scored
 from morpheus.stages.timeseries import Timeseries
 from speed.meter import cpu_seconds
 from speed.scale import Scale
-from speed.table import Table
 from speed.upstream_rhythm import flags
 
 DAY = 86_400

@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import median
 
 import polars as pl
+from figures.table import Table
+from rivals.environment import answers
 
-from speed import chain, rival
+from speed import chain
 from speed.logs import Logs, fleet
 from speed.meter import cpu_seconds
 from speed.scale import Scale
-from speed.table import Table
 from speed.training import histories, job
 
 SAMPLE = 20_000
@@ -77,7 +78,7 @@ def theirs(logs: Logs, scale: Scale) -> tuple[float, float]:
     reading = cpu_seconds(lambda: [read_slowly(path) for path in texts]) / events
     history = max(histories(logs, 1), key=len).tail(1000)
     scored = pl.concat([history] * (SAMPLE // len(history) + 1)).head(SAMPLE)
-    [answer] = rival.answers([job(scale, 0, history, scored)], scale.scratch, epochs=1)
+    [answer] = answers("dfencoder", [job(scale, 0, history, scored)], epochs=1)
     return reading, answer["scoring"] / SAMPLE
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 
+from figures.table import Table
+
 from morpheus.columns import TIME
 from morpheus.models import learning, store
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
-from speed.table import Table
 from speed.training import histories
 
 OPEN = """

@@ -8,16 +8,18 @@ from statistics import median
 
 import numpy as np
 import polars as pl
+from figures.ranking import average_precision
+from figures.table import Table
 from numpy.typing import NDArray
+from rivals.environment import answers
 
 from morpheus.columns import TIME
 from morpheus.models import learning, reference
 from morpheus.models.fingerprint import Fingerprint
-from speed import chain, rival
+from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds
 from speed.scale import Scale
-from speed.table import Table
 
 Floats = NDArray[np.float64]
 Learn = Callable[..., Fingerprint]
@@ -86,7 +88,7 @@ def features(frame: pl.DataFrame) -> list[str]:
 def their_cost(scale: Scale, users: Sequence[pl.DataFrame]) -> float:
     """CPU seconds that the rival takes a user."""
     given = [job(scale, n, user, user) | {"warm": not n} for n, user in enumerate(users)]
-    return median(answer["training"] for answer in rival.answers(given, scale.scratch))
+    return median(answer["training"] for answer in answers("dfencoder", given))
 
 
 def job(
@@ -128,19 +130,6 @@ class Found:
         return average_precision(np.concatenate(self.scores), np.concatenate(self.marked))
 
 
-def average_precision(scores: Floats, marked: NDArray[np.bool_]) -> float:
-    """Precision at each recall, averaged; equal scores are one step.
-
-    >>> average_precision(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, False, True, False]))
-    0.8333333333333333
-    """
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    hits = marked[order].cumsum()[ends]
-    gained = np.diff(hits, prepend=0) / hits[-1]
-    return float((gained * hits / (ends + 1)).sum())
-
-
 def detection(scale: Scale) -> Table:
     """Average precision on labelled incidents, ours beside the rival's."""
     users = 5 if scale.quick else 40
@@ -180,7 +169,7 @@ def judged(
         found[names[1]].add(usual, marked)
         found[names[2]].add(same.mean(1), marked)
         given.append(job(scale, number, history, scored))
-    for answer, (_, scored) in zip(rival.answers(given, scale.scratch), pairs, strict=True):
+    for answer, (_, scored) in zip(answers("dfencoder", given), pairs, strict=True):
         found[RIVAL].add(answer["scores"], scored["eventID"].is_in(list(labels)).to_numpy())
     return found
 

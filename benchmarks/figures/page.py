@@ -1,0 +1,57 @@
+"""A page of sections, one a part of a benchmark; parts that do not run keep theirs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from figures import machine
+from figures.table import Table
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page.
+
+    Attributes:
+        path: Where it is.
+        head: What it begins with.
+        parts: The title of each section, by the part's word, in their order.
+    """
+
+    path: Path
+    head: str
+    parts: Mapping[str, str]
+
+    def measure(self, part: str, tables: Callable[[], Iterable[Table]], kind: str) -> None:
+        """Run a part, print its section, and write it."""
+        print(f"\n## {self.parts[part]}\n", flush=True)
+        begin, texts = time.perf_counter(), []
+        for table in tables():
+            texts.append(table.markdown())
+            print(texts[-1], flush=True)
+        took = f"{kind}, {time.perf_counter() - begin:.0f} s, on {machine.described()}.\n"
+        print(took, flush=True)
+        self.write(self.read() | {part: "\n".join([took, *texts])})
+
+    def read(self) -> dict[str, str]:
+        """The sections that the page has."""
+        if not self.path.exists():
+            return {}
+        text = self.path.read_text(encoding="utf-8")
+        pieces = re.split(r"^## (.*)\n\n", text, flags=re.MULTILINE)
+        names = {title: part for part, title in self.parts.items()}
+        found = zip(pieces[1::2], pieces[2::2], strict=True)
+        return {names[title]: body.rstrip("\n") + "\n" for title, body in found if title in names}
+
+    def write(self, sections: Mapping[str, str]) -> None:
+        """Write the whole page."""
+        texts = [
+            f"## {title}\n\n{sections[part]}"
+            for part, title in self.parts.items()
+            if part in sections
+        ]
+        self.path.write_text("\n".join([self.head, *texts]), encoding="utf-8")

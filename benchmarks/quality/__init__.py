@@ -1,0 +1,1 @@
+"""Detection, measured beside rivals on logs whose incidents are known."""

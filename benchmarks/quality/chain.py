@@ -1,0 +1,74 @@
+"""Our own scores of a trial: by the chain that a user runs, from files to a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from morpheus.pipeline import Pipeline
+from morpheus.sinks.to_file import ToFile
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings, Stage
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.train_ae import TrainAe
+from quality.trial import EVENT, Trial
+
+LEAST = 50
+"""Events of history that are enough: trials have no user with less."""
+
+
+def output(
+    trial: Trial,
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    behind: Sequence[Stage] = (),
+    **options: Any,  # noqa: ANN401 - whatever `train-ae` takes
+) -> pl.DataFrame:
+    """Run the chain on a trial.
+
+    Args:
+        trial: The logs.
+        labels: Columns that `add-scores` adds.
+        seed: Of `train-ae`.
+        threads: Users learnt side by side; no result depends on it.
+        behind: Stages between `add-scores` and `serialize`.
+        options: Others of `train-ae`.
+
+    Returns:
+        What the chain writes, one row for each of `trial.scored`, in that order.
+    """
+    options = {"train_min_history": LEAST, "seed": seed} | options
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        written(trial, folder)
+        stages = [
+            FromCloudtrail(input_glob=str(folder / "scored.parquet")),
+            TrainAe(train_data_glob=str(folder / "history.parquet"), **options),
+            *(Preprocess(), InfPytorch(), AddScores(label=tuple(labels)), *behind, Serialize()),
+            ToFile(filename=str(folder / "output.parquet")),
+        ]
+        settings = Settings(
+            num_threads=threads,
+            userid_column_name=trial.user,
+            columns_file=str(folder / "columns.txt"),
+            labels=tuple(labels),
+        )
+        Pipeline(stages, settings).run()
+        found = pl.read_parquet(folder / "output.parquet")
+    return trial.scored.select(EVENT).join(found, on=EVENT, how="left", maintain_order="left")
+
+
+def written(trial: Trial, folder: Path) -> None:
+    """Write a trial's logs, and the list of its columns."""
+    trial.history.write_parquet(folder / "history.parquet")
+    trial.scored.write_parquet(folder / "scored.parquet")
+    (folder / "columns.txt").write_text("\n".join(trial.columns), encoding="utf-8")

@@ -1,0 +1,127 @@
+"""The parts of the benchmark: which trials, of whose users the figures are, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+from figures.table import Table
+
+from quality import commits, fleet, lessons, scorers
+from quality.comparison import Comparison
+from quality.judge import FIGURES, Verdict
+from quality.scorers import Floats
+from quality.trial import Trial, half, of_part, together
+
+Groups = Mapping[str, Collection[str]]
+EVERYBODY = "all users"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is asked for.
+
+    Attributes:
+        data: Folder of the public logs.
+        seeds: How many seeds.
+        quick: Few users, to see that all runs.
+        rivals: Words of `scorers.RIVALS`.
+        threads: Users learnt side by side.
+    """
+
+    data: Path
+    seeds: int = 5
+    quick: bool = False
+    rivals: Sequence[str] = tuple(scorers.RIVALS)
+    threads: int = 1
+
+
+def of_commits(run: Run) -> Iterator[Table]:
+    """One trial, whose halves are shown apart."""
+    trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
+    if run.quick:
+        few = [users[:3] for users in halves(trial).values()]
+        trial = trial.only([user for users in few for user in users])
+    groups = {f"half {name}": users for name, users in halves(trial).items()}
+    yield from compared(run, repeat(trial), {**groups, EVERYBODY: tuple(trial.spans)})
+
+
+def halves(trial: Trial) -> dict[str, list[str]]:
+    """The users of each half."""
+    return {name: [user for user in trial.spans if half(user) == name] for name in "AB"}
+
+
+def of_fleet(run: Run) -> Iterator[Table]:
+    """A company a seed."""
+    small = {"users": 8, "days": 20, "training": 14, "attacked": 1.0} if run.quick else {}
+    trials = (fleet.trial(seed, **small) for seed in fleet.PRINTED)
+    yield from compared(run, trials)
+
+
+def of_lessons(run: Run) -> Iterator[Table]:
+    """Two users."""
+    yield from compared(run, repeat(lessons.trial()))
+
+
+def of_console(run: Run) -> Iterator[Table]:
+    """Rounds of a few techniques each, so that those of a round are days apart; a table a grade.
+
+    No day of a round is benign, so days are not ranked.
+
+    A rival looks at one event at a time, so it scores those of all rounds at once.
+    """
+    from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
+
+    tables: dict[str, Comparison] = {}
+    for seed in range(1, run.seeds + 1):
+        scenes = console.scenes(run.data, seed, few=run.quick)
+        whole = together([trial for rounds in scenes.values() for trial in rounds])
+        known = scorers.theirs(whole, seed, run.rivals)
+        for grade, rounds in scenes.items():
+            judged = [
+                (
+                    Verdict(trial, tuple(trial.spans)),
+                    scorers.ours(trial, seed, run.threads)
+                    | scorers.shown(trial, parted(whole, known, trial)),
+                )
+                for trial in rounds
+            ]
+            empty = comparison(console.GRADES[grade], without=("AUC by day",))
+            tables.setdefault(grade, empty).add(judged)
+    for each in tables.values():
+        yield each.table()
+
+
+def parted(whole: Trial, known: Mapping[str, Floats], part: Trial) -> dict[str, Floats]:
+    """What is known of a whole's rows, of those of a part."""
+    return {word: of_part(whole, each, part) for word, each in known.items()}
+
+
+def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) -> Iterator[Table]:
+    """Score a trial with each seed, and judge the scores for each group of users."""
+    titles = [EVERYBODY] if groups is None else list(groups)
+    tables = {title: comparison(title) for title in titles}
+    for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
+        known = scorers.theirs(trial, seed, run.rivals)
+        scores = scorers.ours(trial, seed, run.threads) | scorers.shown(trial, known)
+        whose = {EVERYBODY: tuple(trial.spans)} if groups is None else groups
+        for title, each in tables.items():
+            each.add([(Verdict(trial, whose[title]), scores)])
+    for each in tables.values():
+        yield each.table()
+
+
+def comparison(title: str, without: Sequence[str] = ()) -> Comparison:
+    """An empty table."""
+    figures = tuple(name for name in FIGURES if name not in without)
+    return Comparison(title, figures, len(scorers.labels()))
+
+
+PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
+    "commits": of_commits,
+    "console": of_console,
+    "fleet": of_fleet,
+    "lessons": of_lessons,
+}

@@ -1,0 +1,1 @@
+"""What morpheus is measured beside, in an environment of its own."""

@@ -1,0 +1,266 @@
+"""The benchmark of detection: what is right about its arithmetic; its figures are printed by it."""
+
+import doctest
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SHARED = Path(__file__).parents[2] / "shared/data"
+COMMITS = SHARED / "commits/commits.jsonl.gz"
+CONSOLE = SHARED / "cloudtrail-console"
+
+
+@pytest.fixture
+def part(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.syspath_prepend(BENCHMARKS.parent / "examples")
+    return importlib.import_module
+
+
+@pytest.fixture
+def ranking(part):
+    return part("figures.ranking")
+
+
+def drawn(seed, levels):
+    random = np.random.default_rng(seed)
+    return random.integers(0, levels, 60).astype(float), random.random(60) < 0.3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["figures.ranking", "figures.table", "quality.trial", "quality.comparison", "quality.memory"],
+)
+def test_examples_in_docstrings_are_true(part, name):
+    tried = doctest.testmod(part(name))
+    assert tried.attempted > 0
+    assert tried.failed == 0
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_area_is_the_share_of_pairs_in_order(ranking, levels):
+    scores, marked = drawn(levels, levels)
+    pairs = scores[marked][:, None] - scores[~marked][None, :]
+    assert ranking.area(scores, marked) == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+
+
+@pytest.mark.parametrize("measure", ["area", "average_precision"])
+def test_a_figure_depends_on_the_order_alone(ranking, measure):
+    scores, marked = drawn(1, 7)
+    figure = getattr(ranking, measure)
+    turned = np.random.default_rng(2).permutation(60)
+    assert figure(np.exp(scores)[turned], marked[turned]) == pytest.approx(figure(scores, marked))
+
+
+def test_recall_grows_with_the_alarms_from_nothing_passed_to_all(ranking):
+    scores, marked = drawn(3, 1000)
+    found = [ranking.recall(scores, marked, alarms) for alarms in (0, 0.01, 0.1, 0.5, 1)]
+    assert found == sorted(found)
+    assert found[0] == (scores[marked] > scores[~marked].max()).mean()
+    assert found[-1] == 1
+
+
+def test_a_score_that_says_nothing_finds_as_much_as_it_alarms(ranking):
+    _, marked = drawn(4, 2)
+    assert ranking.area(np.zeros(60), marked) == 0.5
+    assert ranking.recall(np.zeros(60), marked, 0.01) == pytest.approx(0.01)
+
+
+def test_an_area_needs_both_kinds(ranking):
+    assert np.isnan(ranking.area(np.arange(3.0), np.ones(3, dtype=bool)))
+
+
+def days(part, users=2, weeks=2, incidents=None):
+    """A trial of made-up users, an event each day; names are `u0-0`, ..., from a Monday on."""
+    first = pl.datetime(2025, 3, 3, time_zone="UTC")
+    when = first + pl.duration(days=pl.int_range(7 * weeks))
+    frames = [
+        pl.select(
+            user=pl.lit(f"u{n}"),
+            eventID=pl.format("u{}-{}", pl.lit(n), pl.int_range(7 * weeks)),
+            eventTime=when.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            action=pl.lit("read"),
+        )
+        for n in range(users)
+    ]
+    logs, incidents = pl.concat(frames), incidents or {"u0-3": 0}
+    kinds = dict.fromkeys(incidents.values(), "swap")
+    return part("quality.trial").Trial("t", "user", ("action",), logs, logs, incidents, kinds)
+
+
+def judged(part, trial, top, users=("u0", "u1")):
+    scores = np.zeros(trial.scored.height)
+    for place, name in enumerate(reversed(top)):
+        scores[trial.scored["eventID"].to_list().index(name)] = place + 1
+    return part("quality.judge").Verdict(trial, users).figures(scores)
+
+
+def test_the_budget_is_one_alert_for_each_user_and_week(part):
+    verdict = part("quality.judge").Verdict
+    trial = days(part, users=2, weeks=2)
+    assert verdict(trial, ("u0", "u1")).budget == 4
+    assert verdict(trial, ("u0",)).budget == 2
+
+
+def test_an_incident_is_caught_among_as_many_events_as_the_budget_allows_and_not_behind_them(part):
+    trial = days(part)
+    first = ["u1-0", "u1-1", "u1-2"]
+    assert judged(part, trial, [*first, "u0-3"])["caught"] == 1
+    assert judged(part, trial, [*first, "u1-4", "u0-3"])["caught"] == 0
+
+
+def test_an_equal_score_does_not_catch(part):
+    assert judged(part, days(part), [])["caught"] == 0
+
+
+def test_one_incident_does_not_use_up_the_alerts_of_another(part):
+    others = {f"u1-{n}": 1 for n in range(6)}
+    trial = days(part, incidents={"u0-3": 0, **others})
+    assert judged(part, trial, [*others, "u0-3"])["caught"] == 1
+
+
+def test_an_alert_after_a_week_comes_too_late(part):
+    trial = days(part, incidents={"u0-1": 0, "u0-9": 0})
+    assert judged(part, trial, ["u0-9"])["caught"] == 0
+    assert judged(part, trial, ["u0-1"])["caught"] == 1
+
+
+def test_of_a_week_of_equal_scores_an_incident_has_its_share_of_the_alert(part):
+    assert judged(part, days(part), [])["caught by user"] == pytest.approx(1 / 7)
+
+
+def test_an_event_without_a_score_comes_last(part):
+    trial = days(part)
+    scores = np.arange(trial.scored.height, dtype=float)
+    scores[3] = np.nan
+    assert part("quality.judge").Verdict(trial, ("u0", "u1")).figures(scores)["AUC"] == 0
+
+
+def test_a_group_without_an_incident_is_refused_and_not_filled_with_others(part):
+    with pytest.raises(ValueError, match="none of 1 users has an incident"):
+        judged(part, days(part), [], users=("u1",))
+
+
+def test_each_group_is_judged_by_its_own_users(part):
+    trial = days(part, incidents={"u0-3": 0, "u1-3": 1})
+    assert judged(part, trial, ["u0-3"], users=("u0",))["AUC"] == 1
+    assert judged(part, trial, ["u0-3"], users=("u1",))["AUC"] == 0.5
+
+
+def test_ours_is_compared_with_the_rival_that_is_best_seed_by_seed(part):
+    comparison = part("quality.comparison").Comparison("t", ("AP",), ours=1)
+    comparison.found = {
+        "`risk`": [{"AP": 0.6}, {"AP": 0.8}],
+        "worse": [{"AP": 0.1}, {"AP": 0.9}],
+        "better": [{"AP": 0.5}, {"AP": 0.7}],
+    }
+    assert comparison.table().rows[-1] == ("ahead of the best rival", "+.100")
+
+
+def test_halves_share_nobody_and_leave_out_nobody(part):
+    trial = days(part, users=9)
+    halves = part("quality.parts").halves(trial)
+    assert sorted(user for users in halves.values() for user in users) == sorted(trial.spans)
+
+
+@pytest.mark.skipif(not COMMITS.exists(), reason="the commits are not here (shared/data/commits)")
+def test_a_swap_begins_when_the_users_own_events_end_at_the_peers_hour_and_weekday(part):
+    trial = part("quality.commits").trial(COMMITS)
+    frame = part("quality.commits").read(COMMITS)
+    [taken] = set(trial.kinds.values())
+    assert (taken, len(trial.cases), len(trial.kinds)) == ("swap", 45, 44)
+    real = set(frame["eventTime"].dt.strftime("%a %H:%M:%S"))
+    for case in trial.cases:
+        when = part("quality.trial").times(case.scored)
+        assert when.is_sorted()
+        assert (np.diff(case.marked.astype(int)) >= 0).all()
+        assert set(when.dt.strftime("%a %H:%M:%S")) <= real
+        assert case.history["eventTime"].max() <= case.scored["eventTime"].min()
+
+
+def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(part):
+    scorers = part("quality.scorers")
+    trial = part("quality.fleet").trial(1, users=4, days=16, training=12, attacked=0.5)
+    ours, theirs = (
+        scorers.ours(trial, 1, 1),
+        scorers.shown(trial, scorers.theirs(trial, 1, ["frequencies-z"])),
+    )
+    comparison = part("quality.comparison").Comparison("t", ours=len(ours))
+    comparison.add([(part("quality.judge").Verdict(trial, tuple(trial.spans)), ours | theirs)])
+    assert all(len(each) == trial.scored.height for each in (ours | theirs).values())
+    assert "column frequencies, largest held-out z" in comparison.table().markdown()
+
+
+def test_scores_of_the_whole_come_back_to_the_events_of_each_part(part):
+    module, trial = part("quality.trial"), days(part)
+    parts = [trial.only(["u1"]), trial.only(["u0"])]
+    whole = module.together(parts)
+    scores = np.arange(whole.scored.height, dtype=float)
+    for each in parts:
+        found = module.of_part(whole, scores, each).astype(int).tolist()
+        assert whole.scored["eventID"][found].equals(each.scored["eventID"])
+
+
+def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
+    rivals, trial = part("quality.rivals"), days(part)
+    other = trial.cases[0].history.with_columns(action=pl.lit("write"))
+    places = {
+        rivals.place(case, ("action",), rival, seed)
+        for case in (trial.cases[0], replace(trial.cases[0], history=other))
+        for rival in ("forest", "dfencoder")
+        for seed in (1, 2)
+    }
+    assert len(places) == 8
+
+
+def test_the_package_of_another_checkout_is_not_measured(part, tmp_path):
+    main = part("quality.__main__")
+    assert main.foreign(main.ROOT / "src" / "morpheus") is None
+    assert "not of this checkout" in main.foreign(tmp_path / "src" / "morpheus")
+
+
+@pytest.mark.skipif(not CONSOLE.exists(), reason="the sessions are not here (shared/data)")
+def test_techniques_of_a_round_are_days_apart_and_change_none_of_the_users_own_events(part):
+    pytest.importorskip("morpheus.replay")
+    scenes = part("quality.console").scenes(CONSOLE.parent, 1, few=True)
+    assert list(scenes) == ["recorded", "agent", "hours"]
+    own = None
+    for [trial] in scenes.values():
+        days = trial.scored["eventTime"].str.slice(0, 10)
+        starts = [days.filter(pl.Series(trial.incident == n))[0] for n in trial.kinds]
+        kept = trial.scored.filter(pl.Series(trial.incident < 0))
+        assert len(set(starts)) == len(trial.kinds) == 7
+        assert trial.history["eventTime"].max() < trial.scored["eventTime"].min()
+        assert own is None or own.equals(kept)
+        own = kept
+
+
+def test_memory_fades_by_time_and_never_looks_ahead(part):
+    faded = part("quality.memory").faded
+    random = np.random.default_rng(5)
+    values, seconds = random.random(40), np.sort(random.random(40) * 100)
+    naive = []
+    for row, now in enumerate(seconds):
+        weights = 0.5 ** ((now - seconds[: row + 1]) / 7)
+        naive.append((weights * values[: row + 1]).sum() / weights.sum())
+    assert faded(values, seconds, 7.0) == pytest.approx(naive)
+    changed = faded(np.append(values[:20], 9 * values[20:]), seconds, 7.0)
+    assert changed[:20] == pytest.approx(naive[:20])
+
+
+def test_memory_of_one_user_says_nothing_of_another(part):
+    memory, trial = part("quality.memory"), days(part)
+    first = np.where(trial.scored["user"] == "u0", 5.0, 0.0)
+    assert memory.weighed(trial, first) == pytest.approx(first)
+
+
+def test_memory_of_events_that_are_not_in_the_order_of_time_is_refused(part):
+    trial = days(part)
+    mixed = replace(trial, scored=trial.scored.sort("user", "eventTime", descending=[False, True]))
+    with pytest.raises(ValueError, match="not in the order of time"):
+        part("quality.memory").weighed(mixed, np.zeros(mixed.scored.height))
