@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 import polars as pl
 from isal import igzip
+
+from morpheus.columns import TIME
+from morpheus.pipeline import Pipeline
 from morpheus.replay.hold_out import cut_of
 from morpheus.replay.injection import INJECTED, inject
 from morpheus.replay.techniques import Technique, load
 from morpheus.replay.victims import Victim
-
-from morpheus.columns import TIME
-from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.serialize import Serialize

@@ -27,7 +27,7 @@ from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
-CONTEXT = timedelta(days=10)
+CONTEXT = timedelta(days=35)
 """How much of what the user did before is scored along: to `risk`, the slowest to forget, what is
 older counts a thousandth."""
 TECHNIQUE, GRADE, POINTS = "technique", "grade", "score"
