@@ -144,6 +144,7 @@ class Pipeline:
             settings,
             columns=columns,
             labels=labels,
+            userid_column_name=settings.userid_column_name or source.default_user,
             endless=source.endless(),
             survey=any(stage.curious() for stage in self.stages),
         )

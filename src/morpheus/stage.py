@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from morpheus.columns import SCORE
+from morpheus.columns import ACTOR_OPTION, SCORE
 
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
@@ -107,9 +107,11 @@ class Settings:
         command="pipeline-ae",
     )
     userid_column_name: str = option(
-        "userIdentityaccountId",
-        "Column that says whose event it is.",
+        "",
+        f"Column that says whose event it is; `{ACTOR_OPTION}` finds out who acted, by rules for "
+        "each kind of log.",
         command="pipeline-ae",
+        shown="`userIdentityaccountId`, `userPrincipalName` or `username`, by the source",
     )
     userid_filter: str | None = option(
         None,

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
+from morpheus.columns import ACTOR, ACTOR_OPTION
 from morpheus.processes import Crew
 from morpheus.records import Events, Reading, Summary
+from morpheus.sources import deriving
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
 from morpheus.sources.census import PART, plan
+from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
 from morpheus.sources.reader import LogFormat, no_user
@@ -55,18 +58,31 @@ class Intake:
     room: Room = field(default_factory=Room)
     survey: Survey = field(default_factory=Survey)
 
+    @property
+    def user(self) -> str:
+        """Column of the user."""
+        named = self.settings.userid_column_name or self.format.user
+        return ACTOR if named == ACTOR_OPTION else named
+
+    def deriving(self, *, endless: bool = False) -> Deriving:
+        """Derives the features that are derived columns."""
+        derived = deriving.wanted(self.settings.columns, self.format.derived)
+        return Deriving(self.user, derived, endless)
+
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the events of each user; see `Source.events`."""
         rounds = self._rounds(summary.input)
         with Scratch() as scratch:
-            run = _Run(self, summary, scratch, None if self.arrivals is None else Memory())
+            endless = self.arrivals is not None
+            memory = Memory() if endless else None
+            run = _Run(self, summary, scratch, memory, self.deriving(endless=endless))
             for paths in rounds:
                 yield from run.handed_out(paths, history)
                 history = None
 
     def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
         """How files become frames."""
-        user = self.settings.userid_column_name
+        user = self.user
         return Work(
             self.format,
             files,
@@ -95,6 +111,7 @@ class _Run:
     summary: Summary
     scratch: Scratch
     memory: Memory | None
+    deriving: Deriving
     learnt: Gathered | None = None
     numbered: Counter[str | None] = field(default_factory=Counter)
 
@@ -174,7 +191,7 @@ class _Run:
     def _part(self, users: pl.DataFrame, events: Gathered) -> Iterator[Events]:
         """Hand out some users, who are in memory meanwhile."""
         settings, form = self.intake.settings, self.intake.format
-        identity = Identity(settings.userid_column_name, form.id, form.accounts)
+        identity = Identity(self.intake.user, form.id, form.accounts)
         now = ByUser.of(events.of(users), users, identity, self.summary.input, self.memory)
         past = None
         if self.learnt is not None:
@@ -182,6 +199,9 @@ class _Run:
                 events.names = self.learnt.names
             before = self.learnt.of(users).select(now.frame.columns)
             past = ByUser.of(before, users, identity, self.summary.training)
+        now.frame = self.deriving.add(now.frame, None if past is None else past.frame)
+        if past is not None:
+            past.frame = self.intake.deriving().add(past.frame)
         rows = max(settings.pipeline_batch_size, _FEWEST_ROWS)
         yield from hand_out(users, now, past, rows=rows, numbered=self.numbered)
 
@@ -189,9 +209,10 @@ class _Run:
 def tell_missing(intake: Intake, *gathered: Gathered | None) -> None:
     """Name the features that no event has, and what may have been meant."""
     filled = set[str]().union(*(one.census.filled for one in gathered if one is not None))
-    known = {*intake.format.columns, *filled}
-    for name in intake.settings.columns if filled else ():
-        if name not in known:
+    derived = intake.deriving().derived
+    known = {*intake.format.columns, *filled, *intake.format.derived}
+    for name in (*intake.settings.columns, *deriving.logged(derived)) if filled else ():
+        if name not in known and name not in derived:
             close = get_close_matches(name, sorted(known), n=1)
             meant = f" Did you mean `{close[0]}`?" if close else ""
             log.warning("--columns_file: no event has a column `%s`.%s", name, meant)

@@ -62,10 +62,17 @@ class Work:
             census: Told which columns have values.
         """
         form = self.format
-        flattener = Flattener(
-            self.wanted, form.paths, form.leaves, form.dropped, everything=self.everything
+        names, everything = form.decoded(self.wanted, self.user), self.everything
+        flattener = Flattener(names, form.paths, form.leaves, form.dropped, everything=everything)
+        reader = Reader(
+            form,
+            flattener,
+            self.user,
+            self.skip,
+            reading,
+            whole=self.repeat > 1,
+            wanted=None if everything else self.wanted,
         )
-        reader = Reader(form, flattener, self.user, self.skip, reading, whole=self.repeat > 1)
         for frame in reader.frames(paths, self.files):
             census.filled |= filled(frame)
             yield self._kept(self._repeated(frame, reading), reading)
