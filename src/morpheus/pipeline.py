@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from morpheus.columns import read_lines
-from morpheus.engines.fold import folded
+from morpheus.engines.fold import folded, folded_as_scoped
 from morpheus.engines.local import Local
 from morpheus.errors import UsageError
 from morpheus.interrupt import UntilStopped
@@ -47,13 +47,18 @@ class Plan:
         """Divide a checked chain."""
         source, *rest = stages
         first = next((i for i, stage in enumerate(rest) if stage.scope == "user"), len(rest))
-        last = next((i for i, stage in enumerate(rest) if Rows in stage.takes), len(rest))
-        last = max(first, last)
+        ends = (i for i, stage in enumerate(rest) if i >= first and _ends(stage))
+        last = next(ends, len(rest))
         middle = rest[first:last]
         watchers = tuple(stage for stage in middle if stage.scope != "user")
         segment = tuple(stage for stage in middle if stage.scope == "user")
         assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
         return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+
+
+def _ends(stage: Stage) -> bool:
+    """Whether a stage cannot be within the part that sees one user at a time."""
+    return Rows in stage.takes or stage.scope == "whole"
 
 
 class Pipeline:
@@ -98,7 +103,7 @@ class Pipeline:
         stages = self._settled()
         plan = Plan.of(stages)
         summary, begin = Summary(), time.perf_counter()
-        history = next((glob for stage in plan.segment if (glob := stage.history())), None)
+        history = next((glob for stage in stages if (glob := stage.history())), None)
         events = plan.source.events(history, summary)
         endless = UntilStopped(events) if plan.source.endless() else None
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
@@ -127,8 +132,9 @@ class Pipeline:
             events = chain(list(islice(events, 1)), events)
             segment = tuple(stage.meet(summary.everybody) for stage in segment)
         stream = folded(plan.head, events)
-        stream = engine.run(segment, stream, endless=plan.source.endless())
-        yield from folded(plan.tail, stream)
+        endless = plan.source.endless()
+        stream = engine.run(segment, stream, endless=endless)
+        yield from folded_as_scoped(plan.tail, stream, endless=endless)
 
     def _settled(self) -> tuple[Stage, ...]:
         source = self.stages[0]

@@ -141,8 +141,9 @@ class Stage:
 
     `takes` and `gives` are the records of `morpheus.records` that it maps; `gives` None hands on
     what it took. A stage of scope `user` sees the batches of one user, in time order, and is called
-    anew for the next user; one of scope `run` sees the whole stream. The pipeline fills `settings`
-    before the first call.
+    anew for the next user; one of scope `run` sees the whole stream, and changes nothing, so that
+    it may be moved; one of scope `whole` sees the whole stream where it stands. The pipeline fills
+    `settings` before the first call.
     """
 
     name: ClassVar[str]
