@@ -116,12 +116,10 @@ class Pipeline:
         summary.stopped = endless is not None and endless.stopped
         return summary
 
-    def describe(self) -> str:
-        """Draw the chain in Graphviz' dot language."""
-        lines = [f'  {i} [label="{stage.name}"];' for i, stage in enumerate(self.stages)]
-        for i, kind in enumerate(self._kinds()[:-1]):
-            lines.append(f'  {i} -> {i + 1} [label="{kind.__name__}"];')
-        return "\n".join(["digraph morpheus {", "  rankdir=LR; node [shape=box];", *lines, "}", ""])
+    def links(self) -> list[tuple[str, str]]:
+        """The word of each stage, and the name of what it gives."""
+        names = [kind.__name__ for kind in self._kinds()]
+        return list(zip((stage.name for stage in self.stages), names, strict=True))
 
     def _passed(
         self, plan: Plan, events: Iterator[Events], summary: Summary
@@ -153,6 +151,7 @@ class Pipeline:
             userid_column_name=settings.userid_column_name or source.default_user,
             endless=source.endless(),
             survey=any(stage.curious() for stage in self.stages),
+            source=source.name,
         )
         return tuple(replace(stage, settings=settled) for stage in self.stages)
 

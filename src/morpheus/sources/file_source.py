@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from morpheus.columns import TIME
 from morpheus.errors import UsageError
 from morpheus.records import Events, Summary
 from morpheus.sources.arrivals import Arrivals
@@ -94,7 +95,7 @@ class FileSource(Source):
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the input, user after user, each in time order; see `Source.events`."""
         intake = Intake(
-            format=self.log_format,
+            format=self._format(),
             files=self._files(),
             settings=self.settings,
             repeat=self.repeat,
@@ -103,6 +104,12 @@ class FileSource(Source):
             arrivals=self._arrivals() if self.watch_directory else None,
         )
         return intake.events(history, summary)
+
+    def _format(self) -> LogFormat:
+        log, time = self.log_format, self.settings.timestamp_column_name
+        if time in {"", TIME, log.time}:
+            return log
+        return replace(log, time=time, leading=(*log.leading, time))
 
     def _files(self) -> LogFiles:
         return LogFiles(
