@@ -55,6 +55,7 @@ class Root(click.Group):
 @click.option(
     "--plugin",
     multiple=True,
+    default=(),
     help="Python module, or file, that brings stages of its own; repeat for more. MORPHEUS_PLUGINS "
     "names some too, with commas between them.",
 )

@@ -12,9 +12,9 @@ from morpheus.stage import Stage, option
 
 @dataclass(frozen=True)
 class GenViz(Stage):
-    """Refused: it wrote frames for a viewer that is no longer to be had.
+    """Refused: its viewer is gone. `to-file` writes the scores, `--viz_file` draws the chain.
 
-    Leave it out; `to-file` writes the scores, `--viz_file` draws the chain.
+    It wrote frames of network packets, and was never made for logs.
 
     Example: `to-file --filename=scores.csv`
     """
