@@ -9,7 +9,7 @@ import pytest
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.engines.fold import folded_as_scoped
 from morpheus.errors import UsageError
-from morpheus.models.fingerprint import History
+from morpheus.models.learning import History
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.records import Events
 from morpheus.sinks.validate import Validate

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TIME
@@ -49,6 +49,7 @@ def before_that_day(rows, at):
     return [row for row in mine if row[TIME].date() == rows[at][TIME].date()]
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_counts_within_the_day_are_those_of_a_plain_loop(events):
     rows = frame(events).to_dicts()

@@ -7,11 +7,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from morpheus.columns import ROW, TIME, read_lines
+from morpheus.columns import OWNER, ROW, TIME, read_lines
 from morpheus.errors import BadRecord, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.records import Events, Summary
 from morpheus.sources.azure import AZURE, CONTEXT, FromAzure
+from morpheus.sources.files import LogFiles
+from morpheus.sources.gathering import Room
+from morpheus.sources.intake import Intake
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -207,12 +210,28 @@ def test_two_days_are_learnt_and_the_third_is_scored(tmp_path: Path) -> None:
         TrainAe(train_data_glob=training, train_min_history=10),
         Preprocess(),
         InfPytorch(),
-        AddScores(),
+        AddScores(label=("ae_anomaly_score", "risk")),
     ]
     summary = Pipeline(chain, Settings(num_threads=1)).run()
     assert summary.input.kept + summary.training.kept == 323
     assert summary.scored > 0
     assert {card.last[:10] for card in summary.cards.values()} <= set(days[:-1])
+
+
+def test_everybody_is_surveyed_with_derived_columns_in_memory_and_on_disk(tmp_path: Path) -> None:
+    records = [sign_in(n, userPrincipalName=f"user{n % 3}@x.org") for n in range(60)]
+    chosen = Settings(columns=("appDisplayName", "logcount", "new:appDisplayName"), survey=True)
+    files = LogFiles(str(written(tmp_path / "a.json", lines(records))))
+    surveys = []
+    for room in (Room(), Room(held=100, part=100, table=50)):
+        summary = Summary()
+        assert list(Intake(AZURE, files, chosen, room=room).events(None, summary))
+        surveys.append(summary.everybody)
+    [held, laid_aside] = surveys
+    assert held is not None
+    assert held.columns == [OWNER, TIME, *chosen.columns]
+    assert held["logcount"].to_list() == list(range(20)) * 3
+    assert held.equals(laid_aside)
 
 
 @real

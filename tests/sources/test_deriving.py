@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TIME
@@ -42,6 +42,7 @@ def test_what_a_derived_column_is_made_of_is_derived_before_it():
     assert logged(wanted(NAMES, KNOWN)) == ("city",)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.integers(0, 400))
 def test_a_day_that_begins_in_the_history_goes_on_in_the_input(events, cut):
     whole = deriving().add(frame(events))
@@ -55,6 +56,7 @@ def test_a_day_that_begins_in_the_history_goes_on_in_the_input(events, cut):
     assert deriving().add(frame(events), frame(events)).equals(whole)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.integers(1, 399))
 def test_rounds_of_an_endless_input_are_as_one(events, cut):
     whole, rounds = deriving().add(frame(events)), deriving(endless=True)

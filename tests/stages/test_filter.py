@@ -1,15 +1,20 @@
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import SCORE
 from morpheus.errors import UsageError
-from morpheus.records import Scored, Summary
+from morpheus.records import Fingerprinted, Scored, Summary
 from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import Filter
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import events_at, losses, scored
+from morpheus.testing import cut, events_at, losses, scored
+from people import day, fingerprint
 
 LOSSES = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=9)
 
@@ -28,6 +33,7 @@ def test_only_events_above_the_threshold_stay_with_their_losses():
     assert out.filtered == 2
 
 
+@settings(deadline=None)
 @given(LOSSES, st.floats(0, 10))
 def test_no_event_is_lost_uncounted(values, threshold):
     summary = Summary()
@@ -82,3 +88,21 @@ def test_the_kind_of_record_stays():
     assert isinstance(out, Scored)
     assert out.frame[SCORE].to_list() == [1.0]
     assert out.losses.dtype == np.float32
+
+
+def test_what_stays_does_not_hang_on_how_events_are_batched():
+    known, frame = fingerprint(), day(300, seed=1)
+    frame = events_at([60 * n for n in range(300)], **{name: frame[name] for name in frame.columns})
+
+    def kept(*sizes):
+        parts = (
+            Fingerprinted(user="ann", frame=part, fingerprint=known, card=known.card)
+            for part in cut(frame, sizes)
+        )
+        passed = Filter(label=("risk",), threshold=0.1)(InfPytorch()(Preprocess()(parts)))
+        again = AddScores()(passed)
+        return pl.concat([out.frame.select("", SCORE) for out in again])
+
+    whole = kept()
+    assert 0 < whole.height < 300
+    assert kept(7, 0, 100).equals(whole)

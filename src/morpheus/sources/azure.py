@@ -15,8 +15,8 @@ from morpheus.sources.actors import Rule
 from morpheus.sources.documents import Undecoded
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.flatten import flat
+from morpheus.sources.log_format import LogFormat, plain
 from morpheus.sources.places import city, country, state
-from morpheus.sources.reader import LogFormat, plain
 
 DROPPED = "_.{}:,"
 """Left out of names, as upstream does."""
@@ -236,6 +236,8 @@ class FromAzure(FileSource):
     Any form is read: JSON lines of diagnostic settings, Microsoft Graph's `signIns`, the portal's
     CSV and JSON, flat CSV and Parquet. Nested names are joined: `deviceDetail.browser` is
     `deviceDetailbrowser`. Without --userid_column_name the user is `userPrincipalName`.
+
+    Example: `from-azure --input_glob='signins/*.json'`
     """
 
     name = "from-azure"

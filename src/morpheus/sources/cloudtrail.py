@@ -17,16 +17,13 @@ from morpheus.features.families import (
     address_network,
     agent_name,
 )
-from morpheus.sources.actors import Rule
+from morpheus.sources.cloudtrail_actors import RULES
 from morpheus.sources.documents import Undecoded, encode
 from morpheus.sources.file_source import FileSource
-from morpheus.sources.reader import LogFormat
+from morpheus.sources.log_format import LogFormat
 
 EMBEDDED = ("eventJson", "CloudTrailEvent")
 """Where CloudTrail Lake and LookupEvents keep the whole record, as text."""
-
-HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
-"""What AWS writes for a name that may be a mistyped password."""
 
 PATHS = (
     "eventVersion",
@@ -127,86 +124,6 @@ CONTEXT = (
 )
 
 
-_SESSION = "userIdentitysessionContext"
-_ISSUER = f"{_SESSION}sessionIssueruserName"
-_EMAIL = r"[^@:\s]+@[^@:\s]+\.[^@:\s]+"
-_AFTER_COLON = r"^[^:]+:(.+)$"
-_ACCOUNT = "{userIdentityaccountId/(.+)/}"
-_RECIPIENT = "{recipientAccountId/(.+)/}"
-
-
-def _of(kind: str, type_: str, name: str) -> Rule:
-    """A rule for one `userIdentity.type`."""
-    return Rule(kind, name, {"userIdentitytype": f"^{type_}$"})
-
-
-RULES = (
-    _of("service", "AWSService", "{userIdentityinvokedBy/(.+)/}"),
-    Rule(
-        "service",
-        "{userIdentityinvokedBy}",
-        {"userIdentityinvokedBy": r"\.amazonaws\.com$"},
-    ),
-    _of("service", "AWSService", "{eventSource/(.+)/}"),
-    Rule("person", f"{{{_SESSION}sourceIdentity/(.+)/}}"),
-    _of("root", "Root", f"root@{_ACCOUNT}"),
-    Rule(
-        "person",
-        f"{{userIdentityprincipalId/{_AFTER_COLON}/}}",
-        {"userIdentitytype": "^AssumedRole$", _ISSUER: "^AWSReservedSSO_"},
-        lower=True,
-    ),
-    Rule(
-        "person",
-        f"{{userIdentityprincipalId/^[^:]+:({_EMAIL})$/}}",
-        {"userIdentitytype": "^AssumedRole$"},
-        lower=True,
-    ),
-    _of("role", "(?:Assumed)?Role", f"{{{_ISSUER}/(.+)/}}@{_ACCOUNT}"),
-    _of("role", "AssumedRole", "{userIdentityarn/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT),
-    _of("role", "Role", "{userIdentityarn/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT),
-    _of("role", "(?:Assumed)?Role", "{userIdentityprincipalId/^([^:]+)/}@" + _ACCOUNT),
-    _of(
-        "person",
-        "FederatedUser",
-        f"{{{_ISSUER}/^([^:]+)/}}:{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}",
-    ),
-    _of("person", "FederatedUser", f"{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}"),
-    Rule(
-        "person",
-        "{userIdentityuserName}",
-        {"userIdentitytype": "^(?:SAML|WebIdentity)User$", "userIdentityuserName": f"^{_EMAIL}$"},
-        lower=True,
-    ),
-    _of(
-        "person",
-        "(?:SAML|WebIdentity)User",
-        "{userIdentityuserName/(.+)/}@{userIdentityidentityProvider/(.+)/}",
-    ),
-    _of("person", "(?:SAML|WebIdentity)User", "{userIdentityuserName/(.+)/}"),
-    _of("person", "IdentityCenterUser", "{additionalEventDataUserName/(.+)/}"),
-    _of(
-        "person",
-        "IdentityCenterUser",
-        "{userIdentityonBehalfOfuserId/(.+)/}@{userIdentityonBehalfOfidentityStoreArn/([^\\/]+)$/}",
-    ),
-    _of("person", "IdentityCenterUser", "{userIdentityonBehalfOfuserId/(.+)/}"),
-    _of("person", "Directory", "{userIdentityuserName/(.+)/}"),
-    _of("account", "AWSAccount", f"account:{_ACCOUNT}"),
-    Rule(
-        "user",
-        f"{{userIdentityuserName/(.+)/}}@{_ACCOUNT}",
-        {"userIdentitytype": "^IAMUser$"},
-        unless={"userIdentityuserName": HIDDEN},
-    ),
-    _of("user", "IAMUser", "{userIdentityprincipalId/(.+)/}@" + _ACCOUNT),
-    Rule("unknown", f"unknown@{_ACCOUNT}"),
-    Rule("unknown", f"unknown@{_RECIPIENT}"),
-    Rule("unknown", "unknown"),
-)
-"""Who acted, by type of identity; people by a name that they keep from role to role."""
-
-
 def aws_error(code: str | None, login: str | None) -> str | None:
     """Class of an error; None for none.
 
@@ -298,6 +215,8 @@ class FromCloudtrail(FileSource):
     Any form is read: AWS's own files and folders, plain, gzip or zstd; JSON lines; LookupEvents and
     CloudTrail Lake exports; flat CSV and Parquet. Nested names are joined: `userIdentity.arn` is
     `userIdentityarn`. Digests and Insights are left out.
+
+    Example: `from-cloudtrail --input_glob='AWSLogs/**/*.json.gz'`
     """
 
     name = "from-cloudtrail"

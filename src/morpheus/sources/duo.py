@@ -15,8 +15,8 @@ from morpheus.sources.actors import Rule
 from morpheus.sources.documents import Undecoded
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.flatten import flat
+from morpheus.sources.log_format import LogFormat, plain
 from morpheus.sources.places import city, country, state
-from morpheus.sources.reader import LogFormat, plain
 
 DROPPED = "_.{}:,"
 """Left out of names, as upstream does."""
@@ -181,6 +181,8 @@ class FromDuo(FileSource):
     Any form is read: answers of the Admin API, versions 1 and 2, as lists or lines; the admin
     panel's CSV; flat CSV and Parquet. Nested names are joined: `access_device.browser` is
     `accessdevicebrowser`. Without --userid_column_name the user is `username`.
+
+    Example: `from-duo --input_glob='authentications/*.json'`
     """
 
     name = "from-duo"

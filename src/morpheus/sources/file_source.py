@@ -12,7 +12,7 @@ from morpheus.records import Events, Summary
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.files import LogFiles
 from morpheus.sources.intake import Intake
-from morpheus.sources.reader import LogFormat
+from morpheus.sources.log_format import LogFormat
 from morpheus.sources.source import Source
 from morpheus.stage import option
 

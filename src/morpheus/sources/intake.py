@@ -21,7 +21,8 @@ from morpheus.sources.census import PART, plan
 from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
-from morpheus.sources.reader import LogFormat, no_user
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.reader import no_user
 from morpheus.sources.spill import Scratch
 from morpheus.sources.survey import Survey
 from morpheus.sources.work import Work, read_into
@@ -123,8 +124,8 @@ class _Run:
             work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
             events = self._gathered(work, paths, self.summary.input, crew)
             tell_missing(self.intake, events, self.learnt)
-            self._survey(events)
             users = self._divided(events, crew)
+            self._survey(events)
         for part in users.partition_by(PART, maintain_order=True):
             yield from self._part(part, events)
         if self.memory is not None:
@@ -134,8 +135,26 @@ class _Run:
         """Take a sample once, of what is to be learnt from, or else of an input that ends."""
         known = events if self.memory is None and self.learnt is None else self.learnt
         settings = self.intake.settings
-        if settings.survey and known is not None and self.summary.everybody is None:
-            self.summary.everybody = self.intake.survey.of(known, settings.columns)
+        if not settings.survey or known is None or self.summary.everybody is not None:
+            return
+        derived = self.deriving.derived
+        frames = self._derived(known) if derived else None
+        columns = settings.columns
+        self.summary.everybody = self.intake.survey.of(
+            known, columns, derived=derived, frames=frames
+        )
+
+    def _derived(self, gathered: Gathered) -> Iterator[pl.DataFrame]:
+        """All events with their derived columns, some users after the others."""
+        users = plan(gathered.census, None, self._room(gathered), last=True)
+        for part in users.partition_by(PART, maintain_order=True):
+            by_user = ByUser.of(gathered.of(part), part, self._identity, Reading())
+            yield self.intake.deriving().add(by_user.frame)
+
+    @property
+    def _identity(self) -> Identity:
+        form = self.intake.format
+        return Identity(self.intake.user, form.id, form.accounts)
 
     def _learnt(self, pattern: str, crew: Crew) -> Gathered:
         reading = self.summary.training
@@ -190,8 +209,7 @@ class _Run:
 
     def _part(self, users: pl.DataFrame, events: Gathered) -> Iterator[Events]:
         """Hand out some users, who are in memory meanwhile."""
-        settings, form = self.intake.settings, self.intake.format
-        identity = Identity(self.intake.user, form.id, form.accounts)
+        settings, identity = self.intake.settings, self._identity
         now = ByUser.of(events.of(users), users, identity, self.summary.input, self.memory)
         past = None
         if self.learnt is not None:

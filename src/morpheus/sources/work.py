@@ -18,7 +18,8 @@ from morpheus.sources.census import Census, filled
 from morpheus.sources.files import PACKED, LogFiles
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.gathering import Gathering, tables
-from morpheus.sources.reader import LogFormat, Reader
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.reader import Reader
 from morpheus.sources.spill import Blob, write
 
 _PACKED_BY = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from morpheus.records import Losses, Scored
 from morpheus.stage import Stage, option
-from morpheus.stages.outputs import above, check_labels, outputs
+from morpheus.stages.outputs import above, check_labels, with_outputs
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class AddClass(Stage):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Add one column for each label."""
-        for batch in batches:
-            found = outputs(batch, self.label, self.settings)
+        for batch, found in with_outputs(batches, self.label, self.settings):
             classes = [
                 above(values, self.threshold).alias(self.prefix + label)
                 for label, values in found.items()

@@ -12,7 +12,7 @@ import polars as pl
 from morpheus.errors import UsageError
 from morpheus.records import Losses, Scored
 from morpheus.stage import Stage, option
-from morpheus.stages.outputs import above, check_labels, outputs
+from morpheus.stages.outputs import above, check_labels, with_outputs
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,33 @@ class Filter(Stage):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Leave events out, and count them; a batch of which nothing stays carries the count."""
-        for batch in batches:
-            kept = reduce(or_, (above(each, self.threshold) for each in self._looked_at(batch)))
+        for batch, looked_at in self._looked_at(batches):
+            kept = reduce(or_, (above(values, self.threshold) for values in looked_at))
+            rows = kept.to_numpy()
+            codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
             yield replace(
                 batch,
                 frame=batch.frame.filter(kept),
-                losses=batch.losses[kept.to_numpy()],
-                filtered=batch.filtered + batch.frame.height - int(kept.sum()),
+                losses=batch.losses[rows],
+                encoded=codes,
+                filtered=batch.filtered + int((~rows).sum()),
             )
 
     @property
     def _by_column(self) -> bool:
         return self.filter_source.upper() == "DATAFRAME"
 
-    def _looked_at(self, batch: Losses | Scored) -> list[pl.Series]:
-        if not self._by_column:
-            return list(outputs(batch, self.label, self.settings).values())
+    def _looked_at(
+        self, batches: Iterator[Losses | Scored]
+    ) -> Iterator[tuple[Losses | Scored, list[pl.Series]]]:
+        if self._by_column:
+            for batch in batches:
+                yield batch, [self._column(batch)]
+        else:
+            for batch, found in with_outputs(batches, self.label, self.settings):
+                yield batch, list(found.values())
+
+    def _column(self, batch: Losses | Scored) -> pl.Series:
         if self.field_name not in batch.frame.columns:
             numbers = [n for n, kind in batch.frame.schema.items() if kind.is_float()]
             known = f" Columns of numbers are {', '.join(numbers)}." if numbers else ""
@@ -75,4 +86,4 @@ class Filter(Stage):
                 f"filter: --field_name: events have no column `{self.field_name}` here.{known} "
                 "Put the stage that adds it in front of `filter`."
             )
-        return [batch.frame[self.field_name]]
+        return batch.frame[self.field_name]

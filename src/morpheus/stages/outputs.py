@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import polars as pl
 
 from morpheus.errors import UsageError
@@ -26,14 +29,20 @@ def check_labels(stage: str, label: tuple[str, ...], settings: Settings) -> None
         raise UsageError(str(error).replace(AddScores.name, stage)) from error
 
 
-def outputs(
-    batch: Losses | Scored, label: tuple[str, ...], settings: Settings
-) -> dict[str, pl.Series]:
-    """The outputs of each event, by label; NaN without a fingerprint."""
-    scorer = AddScores(label=label, prefix=_MARK, settings=settings)
-    [scored] = scorer(iter([batch]))
-    names = [name for name in scored.frame.columns if name.startswith(_MARK)]
-    return {name.removeprefix(_MARK): scored.frame[name] for name in names}
+def with_outputs(
+    batches: Iterator[Losses | Scored], label: tuple[str, ...], settings: Settings
+) -> Iterator[tuple[Losses | Scored, dict[str, pl.Series]]]:
+    """Give each batch the outputs of its events, by label; NaN without a fingerprint."""
+    held: deque[Losses | Scored] = deque()
+
+    def remembered() -> Iterator[Losses | Scored]:
+        for batch in batches:
+            held.append(batch)
+            yield batch
+
+    for scored in AddScores(label=label, prefix=_MARK, settings=settings)(remembered()):
+        names = [name for name in scored.frame.columns if name.startswith(_MARK)]
+        yield held.popleft(), {name.removeprefix(_MARK): scored.frame[name] for name in names}
 
 
 def above(values: pl.Series, threshold: float) -> pl.Series:
