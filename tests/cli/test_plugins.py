@@ -29,6 +29,9 @@ class Shout(Stage):
     loud: bool = option(False, "With a sign.", flag=True)
     seed: int = option(0, "A number.")
 
+    def costly(self):
+        return True
+
     def __call__(self, batches):
         for batch in batches:
             sign = "!" if self.loud else "."
@@ -49,6 +52,16 @@ def test_a_plugin_brings_its_stages(own: Run, source: str) -> None:
     word = "fail" if source == "shelf" else "shout"
     done = own(f"--plugin={source}", *AE, "from-names", word)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_plugin_lies_anywhere_and_works_in_worker_processes(own: Run, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/away.py").write_text(OWN)
+    users = [f"--who=user{n}" for n in range(9)]
+    many = ("run", "--num_threads=2", "pipeline-ae", "from-names", *users, "shout")
+    done = own("--plugin=far/away.py", *many)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"user{n}.2None" for n in range(9)]
 
 
 def test_plugins_are_named_by_the_environment_too(own: Run) -> None:

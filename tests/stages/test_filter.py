@@ -100,8 +100,8 @@ def test_what_stays_does_not_hang_on_how_events_are_batched():
             for part in cut(frame, sizes)
         )
         passed = Filter(label=("risk",), threshold=0.1)(InfPytorch()(Preprocess()(parts)))
-        again = AddScores()(passed)
-        return pl.concat([out.frame.select("", SCORE) for out in again])
+        again = AddScores(label=(SCORE, "risk"))(passed)
+        return pl.concat([out.frame.select("", SCORE, "risk") for out in again])
 
     whole = kept()
     assert 0 < whole.height < 300
