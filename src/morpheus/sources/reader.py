@@ -162,8 +162,9 @@ class Reader:
             records = [record for part in chunk for record in part.records]
             frame, refused = self.flattener.table(records)
             frame = self.format.completed(frame, self.user, keep=self.flattener.wanted)
-            if self.wanted is not None:
-                frame = frame.select(*self.wanted, *([ACTOR] if self.user == ACTOR else []))
+            names = [*(self.wanted or ()), *([ACTOR] if self.user == ACTOR else [])]
+            if self.wanted is not None and frame.columns != names:
+                frame = frame.select(names)
             yield self._timed(frame, chunk, refused, records)
 
     def _timed(
