@@ -74,7 +74,8 @@ class Survey:
 
 def _frames(gathered: Gathered) -> Iterator[pl.DataFrame]:
     yield from gathered.held
-    yield from (blob.read() for blob in gathered.blobs)
+    sorted_ = (blob for blobs in gathered.parts.values() for blob in blobs)
+    yield from (blob.read() for blob in (*gathered.blobs, *sorted_))
 
 
 def _of(frame: pl.DataFrame, user: str, chosen: list[str], columns: list[str]) -> pl.DataFrame:
