@@ -40,6 +40,8 @@ format: setup
 docs: setup
 	@$(BIN)/morpheus tools reference > docs/cli.md.new
 	@mv docs/cli.md.new docs/cli.md
+	@$(BIN)/morpheus tools compatibility > docs/compatibility.md.new
+	@mv docs/compatibility.md.new docs/compatibility.md
 
 bench: setup
 	@$(BIN)/python benchmarks/speed $(BENCH)

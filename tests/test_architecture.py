@@ -69,6 +69,12 @@ def test_a_stage_and_each_of_its_options_have_help(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", BUILT_IN)
+def test_a_stages_help_has_an_example(word: str) -> None:
+    text = help_of(registry.load(word))
+    assert re.search(rf"^Example: `|^ +{word}", text, re.MULTILINE), text
+
+
+@pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stage_declares_what_it_takes_and_gives(word: str) -> None:
     stage = registry.load(word)
     assert stage.name == word

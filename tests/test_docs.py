@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from morpheus.cli.compatibility import page as page_of
 from morpheus.cli.main import morpheus
 from morpheus.cli.reference import reference_of
 
@@ -88,6 +89,11 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
 def test_the_reference_is_what_the_command_prints() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == reference_of(morpheus, "morpheus") + "\n", "run `make docs`"
+
+
+def test_the_table_of_compatibility_is_what_the_command_prints() -> None:
+    written = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    assert written == page_of(morpheus) + "\n", "run `make docs`"
 
 
 def test_the_changelog_knows_the_version() -> None:

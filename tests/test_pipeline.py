@@ -7,9 +7,12 @@ import polars as pl
 import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
+from morpheus.engines.fold import folded_as_scoped
 from morpheus.errors import UsageError
+from morpheus.models.learning import History
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.records import Events
+from morpheus.sinks.validate import Validate
 from morpheus.sources.source import Source
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
@@ -19,6 +22,7 @@ from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
+from morpheus.testing import events_at, scored
 from people import day, times
 
 
@@ -189,10 +193,58 @@ def test_a_stage_that_watches_moves_behind_the_users_segment_and_sinks_see_the_w
     assert [s.name for s in plan.tail] == ["monitor", "collect"]
 
 
-def test_the_chain_is_drawn_with_what_flows_between_its_stages():
-    drawn = Pipeline([FromPeople(), TrainAe(), Preprocess()]).describe()
-    assert '0 -> 1 [label="Events"];' in drawn
-    assert '1 -> 2 [label="Fingerprinted"];' in drawn
+def test_a_stage_that_looks_at_the_whole_stream_stays_where_it_is():
+    chain = [FromPeople(), TrainAe(), Preprocess(), InfPytorch(), AddScores()]
+    plan = Plan.of([*chain, Validate(), Monitor(), Serialize(), Collect()])
+    assert [s.name for s in plan.segment][::3] == ["train-ae", "add-scores"]
+    assert [s.name for s in plan.tail] == ["validate", "monitor", "serialize", "collect"]
+    plan = Plan.of([FromPeople(), Validate(), TrainAe(), Collect()])
+    assert [s.name for s in plan.segment] == ["train-ae"]
+
+
+def test_a_users_stage_behind_it_is_still_called_anew_for_each_user():
+    class Count(Serialize):
+        def __call__(self, batches):
+            calls.append([batch.user for batch in batches])
+            yield from ()
+
+    calls = []
+    batches = [scored(events_at([0]), user=user) for user in ("ann", "ann", "bob")]
+    assert not list(folded_as_scoped([Count()], iter(batches), endless=False))
+    assert calls == [["ann", "ann"], ["bob"]]
+    assert not list(folded_as_scoped([Count()], iter(batches), endless=True))
+    assert calls[2:] == [["ann", "ann", "bob"]]
+
+
+def test_the_source_of_the_training_files_is_that_of_the_chain():
+    upstream = "morpheus.stages.input.duo_source_stage.DuoSourceStage"
+    TrainAe(source_stage_class=upstream, settings=Settings(source="from-duo")).check()
+    TrainAe(source_stage_class="from-duo", settings=Settings(source="from-duo")).check()
+    with pytest.raises(UsageError, match="is `from-duo`, but the chain begins with `from-azure`"):
+        TrainAe(source_stage_class=upstream, settings=Settings(source="from-azure")).check()
+    with pytest.raises(UsageError, match=r"there is no source `a\.Other`"):
+        TrainAe(source_stage_class="a.Other").check()
+
+
+def test_the_runs_seed_is_that_of_a_stage_that_has_none():
+    frame = events_at(range(40), action=["get", "put"] * 20)
+    history = History("ann", frame, frame[TIME])
+
+    def trained(**seeds):
+        settings = Settings(columns=("action",), manual_seed=seeds.pop("manual_seed", None))
+        [fingerprint] = TrainAe(settings=settings, **seeds).learn([history])
+        return fingerprint.card.seed
+
+    assert trained() == 0
+    assert trained(manual_seed=7) == 7
+    assert trained(manual_seed=7, seed=3) == 3
+    assert trained(manual_seed=7, seed=0) == 0
+
+
+def test_the_chain_tells_what_flows_between_its_stages():
+    chain = [FromPeople(), TrainAe(), Preprocess()]
+    given = ["Events", "Fingerprinted", "Encoded"]
+    assert Pipeline(chain).links() == list(zip((s.name for s in chain), given, strict=True))
 
 
 def test_pretrained_and_saving_exclude_each_other(tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from morpheus.columns import read_lines
-from morpheus.engines.fold import folded
+from morpheus.engines.fold import folded, folded_as_scoped
 from morpheus.engines.local import Local
 from morpheus.errors import UsageError
 from morpheus.interrupt import UntilStopped
@@ -47,13 +47,18 @@ class Plan:
         """Divide a checked chain."""
         source, *rest = stages
         first = next((i for i, stage in enumerate(rest) if stage.scope == "user"), len(rest))
-        last = next((i for i, stage in enumerate(rest) if Rows in stage.takes), len(rest))
-        last = max(first, last)
+        ends = (i for i, stage in enumerate(rest) if i >= first and _ends(stage))
+        last = next(ends, len(rest))
         middle = rest[first:last]
         watchers = tuple(stage for stage in middle if stage.scope != "user")
         segment = tuple(stage for stage in middle if stage.scope == "user")
         assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
         return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+
+
+def _ends(stage: Stage) -> bool:
+    """Whether a stage cannot be within the part that sees one user at a time."""
+    return Rows in stage.takes or stage.scope == "whole"
 
 
 class Pipeline:
@@ -98,7 +103,7 @@ class Pipeline:
         stages = self._settled()
         plan = Plan.of(stages)
         summary, begin = Summary(), time.perf_counter()
-        history = next((glob for stage in plan.segment if (glob := stage.history())), None)
+        history = next((glob for stage in stages if (glob := stage.history())), None)
         events = plan.source.events(history, summary)
         endless = UntilStopped(events) if plan.source.endless() else None
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
@@ -111,12 +116,10 @@ class Pipeline:
         summary.stopped = endless is not None and endless.stopped
         return summary
 
-    def describe(self) -> str:
-        """Draw the chain in Graphviz' dot language."""
-        lines = [f'  {i} [label="{stage.name}"];' for i, stage in enumerate(self.stages)]
-        for i, kind in enumerate(self._kinds()[:-1]):
-            lines.append(f'  {i} -> {i + 1} [label="{kind.__name__}"];')
-        return "\n".join(["digraph morpheus {", "  rankdir=LR; node [shape=box];", *lines, "}", ""])
+    def links(self) -> list[tuple[str, str]]:
+        """The word of each stage, and the name of what it gives."""
+        names = [kind.__name__ for kind in self._kinds()]
+        return list(zip((stage.name for stage in self.stages), names, strict=True))
 
     def _passed(
         self, plan: Plan, events: Iterator[Events], summary: Summary
@@ -127,8 +130,9 @@ class Pipeline:
             events = chain(list(islice(events, 1)), events)
             segment = tuple(stage.meet(summary.everybody) for stage in segment)
         stream = folded(plan.head, events)
-        stream = engine.run(segment, stream, endless=plan.source.endless())
-        yield from folded(plan.tail, stream)
+        endless = plan.source.endless()
+        stream = engine.run(segment, stream, endless=endless)
+        yield from folded_as_scoped(plan.tail, stream, endless=endless)
 
     def _settled(self) -> tuple[Stage, ...]:
         source = self.stages[0]
@@ -144,8 +148,10 @@ class Pipeline:
             settings,
             columns=columns,
             labels=labels,
+            userid_column_name=settings.userid_column_name or source.default_user,
             endless=source.endless(),
             survey=any(stage.curious() for stage in self.stages),
+            source=source.name,
         )
         return tuple(replace(stage, settings=settled) for stage in self.stages)
 

@@ -39,6 +39,7 @@ class Batch:
         scores: The score columns that `add-scores` has added to `frame`.
         encoded: The events as numbers, once `preprocess` has run; None without a fingerprint to
             encode with.
+        filtered: How many events beside these `filter` has left out.
     """
 
     user: str | None
@@ -48,6 +49,7 @@ class Batch:
     unscored: str | None = None
     scores: tuple[str, ...] = ()
     encoded: EncodedRows | None = None
+    filtered: int = 0
 
     def become(self, kind: type[Next], **more: object) -> Next:
         """Make the record that follows: all that every batch has, and what is new."""
@@ -153,6 +155,7 @@ class Summary:
         cards: The fingerprints used, by user; None for a user without one.
         unscored: Users whose events got no score, with the reason.
         scored: Events with a score.
+        filtered: Events that `filter` has left out.
         flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
         stopped: Whether Ctrl+C ended an input that has no end of its own.
@@ -166,6 +169,7 @@ class Summary:
     cards: dict[str, Card] = field(default_factory=dict)
     unscored: dict[str | None, str] = field(default_factory=dict)
     scored: int = 0
+    filtered: int = 0
     flagged: int | None = None
     seconds: float = 0.0
     stopped: bool = False
@@ -175,6 +179,7 @@ class Summary:
         """Count a batch that has come out of the chain."""
         if batch.card is not None and batch.user is not None:
             self.cards[batch.user] = batch.card
+        self.filtered += batch.filtered
         if batch.frame.is_empty():
             return
         self.users[batch.user] += batch.frame.height

@@ -1,20 +1,25 @@
 """Word on the command line -> stage class; built-ins and plugins come through the same door.
 
 A package offers stages by the entry-point group `morpheus.stages`, each as `word = "module:Class"`.
-A module is loaded when its word is used, not before.
+A module is loaded when its word is used, not before. `plug` adds the stages of a single module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 
 from morpheus.errors import UsageError
 from morpheus.stage import Stage
 
 GROUP = "morpheus.stages"
+_PLUGGED: list[EntryPoint] = []
 
 
 def words() -> tuple[str, ...]:
@@ -24,6 +29,29 @@ def words() -> tuple[str, ...]:
     True
     """
     return tuple(sorted(_offers()))
+
+
+def plug(source: str) -> None:
+    """Add the stages of a module: each subclass of `Stage` in it that has a name.
+
+    Args:
+        source: The module's dotted name, or a file that ends in `.py`.
+
+    Raises:
+        UsageError: It cannot be loaded, or has no stages.
+    """
+    module = _module(source)
+    found = [
+        EntryPoint(one.name, f"{module.__name__}:{one.__qualname__}", GROUP)
+        for one in _stages(module)
+    ]
+    if not found:
+        raise UsageError(
+            f"--plugin: `{source}` has no stages. Give a module with a subclass of "
+            "`morpheus.stage.Stage` that has a `name`."
+        )
+    _PLUGGED.extend(one for one in found if one not in _PLUGGED)
+    _offers.cache_clear()
 
 
 def load(word: str) -> type[Stage]:
@@ -85,11 +113,39 @@ def _offer(word: str) -> EntryPoint:
 def _offers() -> Mapping[str, tuple[EntryPoint, ...]]:
     """Offers by word; the same class offered twice is one offer."""
     found: dict[str, dict[str, EntryPoint]] = {}
-    for one in sorted(entry_points(group=GROUP), key=lambda one: (_package(one), one.value)):
+    offers = [*entry_points(group=GROUP), *_PLUGGED]
+    for one in sorted(offers, key=lambda one: (_package(one), one.value)):
         found.setdefault(one.name, {}).setdefault(one.value, one)
     return {word: tuple(offers.values()) for word, offers in found.items()}
 
 
 def _package(offer: EntryPoint) -> str:
     """The distribution that an entry point is installed with."""
-    return offer.dist.name if offer.dist is not None else "an unnamed package"
+    return offer.dist.name if offer.dist is not None else f"plugin {offer.module}"
+
+
+def _module(source: str) -> ModuleType:
+    file = Path(source)
+    if file.suffix == ".py":
+        # Worker processes find it there too: they get this path.
+        sys.path.append(str(file.resolve().parent))
+    try:
+        module = import_module(file.stem if file.suffix == ".py" else source)
+    except Exception as error:  # a plugin may fail in any way, and only it is to blame
+        raise UsageError(
+            f"--plugin: `{source}` cannot be loaded: {type(error).__name__}: {error}. Give the "
+            "name of an importable module, or the path of a `.py` file."
+        ) from error
+    if file.suffix == ".py" and Path(module.__file__ or "").resolve() != file.resolve():
+        raise UsageError(
+            f"--plugin: `{source}`: there is another module `{file.stem}` already, "
+            f"`{module.__file__}`. Give the file a name of its own."
+        )
+    return module
+
+
+def _stages(module: ModuleType) -> Iterator[type[Stage]]:
+    for one in vars(module).values():
+        ours = isinstance(one, type) and issubclass(one, Stage)
+        if ours and one.__module__ == module.__name__ and hasattr(one, "name"):
+            yield one

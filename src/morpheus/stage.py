@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from morpheus.columns import SCORE
+from morpheus.columns import ACTOR_OPTION, SCORE
 
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
@@ -60,8 +60,8 @@ class Settings:
     """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
 
     The fields that are no options are filled by the pipeline: the feature columns, the names of the
-    score columns, whether the input may go on for ever, and whether a stage wants to meet
-    everybody.
+    score columns, whether the input may go on for ever, the source's word, and whether a stage
+    wants to meet everybody.
     """
 
     num_threads: int = option(
@@ -96,6 +96,12 @@ class Settings:
         "Accepted for old command lines. There is one implementation here.",
         command="run",
     )
+    manual_seed: int | None = option(
+        None,
+        "Seed of everything random, where a stage is given none of its own.",
+        low=1,
+        command="run",
+    )
     columns_file: str | None = option(
         None,
         "File of feature columns, one name a line. By default the list shipped for the source.",
@@ -107,9 +113,11 @@ class Settings:
         command="pipeline-ae",
     )
     userid_column_name: str = option(
-        "userIdentityaccountId",
-        "Column that says whose event it is.",
+        "",
+        f"Column that says whose event it is; `{ACTOR_OPTION}` finds out who acted, by rules for "
+        "each kind of log.",
         command="pipeline-ae",
+        shown="`userIdentityaccountId`, `userPrincipalName` or `username`, by the source",
     )
     userid_filter: str | None = option(
         None,
@@ -122,15 +130,29 @@ class Settings:
         choices=("none", "standard", "gauss_rank", "gaussrank"),
         command="pipeline-ae",
     )
+    timestamp_column_name: str = option(
+        "",
+        "Column of the time of an event, for logs in which it is another than usual.",
+        command="pipeline-ae",
+        shown="`eventTime`, `createdDateTime` or `isotimestamp`, by the source",
+    )
     viz_file: str | None = option(
         None,
-        "Draw the chain into this file, in Graphviz' dot language.",
+        "Draw the chain into this file: a picture (`.svg`), or for other tools to draw, in the "
+        "language of Graphviz (`.dot`, `.gv`) or of Mermaid (`.mmd`).",
+        command="pipeline-ae",
+    )
+    viz_direction: str = option(
+        "LR",
+        "Where the drawn chain runs to: BT is from bottom to top, RL from right to left.",
+        choices=("BT", "LR", "RL", "TB"),
         command="pipeline-ae",
     )
     columns: tuple[str, ...] = ()
     labels: tuple[str, ...] = (SCORE,)
     endless: bool = False
     survey: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,8 +161,9 @@ class Stage:
 
     `takes` and `gives` are the records of `morpheus.records` that it maps; `gives` None hands on
     what it took. A stage of scope `user` sees the batches of one user, in time order, and is called
-    anew for the next user; one of scope `run` sees the whole stream. The pipeline fills `settings`
-    before the first call.
+    anew for the next user; one of scope `run` sees the whole stream, and changes nothing, so that
+    it may be moved; one of scope `whole` sees the whole stream where it stands. The pipeline fills
+    `settings` before the first call.
     """
 
     name: ClassVar[str]

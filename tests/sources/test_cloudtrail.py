@@ -362,3 +362,12 @@ def test_csv_and_json_of_the_same_users_agree() -> None:
     shared = ["eventTime", "eventName", "userAgent", "sourceIPAddress", "errorCode"]
     for one, other in zip(csv, native, strict=True):
         assert one.frame.select(shared).sort(shared).equals(other.frame.select(shared).sort(shared))
+
+
+def test_the_time_may_be_another_column(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.json", record(1, seen="2024-06-01T00:00:00Z"))
+    for name, day in (("", "31"), ("event_dt", "31"), ("eventTime", "31"), ("seen", "01")):
+        [batch], _ = read(file, settings={"timestamp_column_name": name})
+        assert batch.frame[TIME].dt.strftime("%d").to_list() == [day]
+    with pytest.raises(BadRecord, match="the record has no `saw`"):
+        read(file, settings={"timestamp_column_name": "saw"})

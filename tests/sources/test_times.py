@@ -27,6 +27,9 @@ def one(text: str | None) -> datetime | None:
         "2024-05-31T06:00:00-0330",
         "2024-05-31T11:30:00+02",
         " 2024-05-31T09:30:00z ",
+        "1717147800",
+        "1717147800.0",
+        "1717147800000",
     ],
 )
 def test_one_moment_in_every_spelling(text: str) -> None:
@@ -34,7 +37,7 @@ def test_one_moment_in_every_spelling(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "2024-13-01T00:00:00Z", "2024-02-30T00:00:00Z", "1717147800", "May 31", None]
+    "text", ["", "2024-13-01T00:00:00Z", "2024-02-30T00:00:00Z", "17171478", "May 31", None]
 )
 def test_what_is_no_time_is_null(text: str | None) -> None:
     assert one(text) is None

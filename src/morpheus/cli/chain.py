@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from click.exceptions import Exit
 
 from morpheus import registry
 from morpheus.atomic import whole_file
+from morpheus.cli.drawing import draw
 from morpheus.cli.exits import STOPPED, stoppable
 from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
@@ -36,6 +38,8 @@ morpheus run pipeline-ae \\
   preprocess inf-pytorch add-scores \\
   serialize to-file --filename=output.csv
 """
+TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True)
+TRUTHS |= dict.fromkeys(("false", "f", "no", "n", "off", "0"), False)
 _SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
 
 
@@ -79,6 +83,34 @@ class Chain(click.Group):
             formatter.write_dl(rows)
 
 
+class StageCommand(click.Command):
+    """The command of one stage. Its flags may be given a value, as some releases wanted."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words of this stage, and leave those of the stages behind it."""
+        return super().parse_args(ctx, list(self._without_values(args)))
+
+    def _without_values(self, args: list[str]) -> Iterator[str]:
+        options = [one for one in self.params if isinstance(one, click.Option)]
+        flags = {name for one in options if one.is_flag for name in one.opts}
+        valued = {name for one in options if not one.is_flag for name in one.opts}
+        words = deque(args)
+        while words and words[0].startswith("-"):
+            word = words.popleft()
+            name, equals, value = word.partition("=")
+            if name in flags and not equals and words and words[0].lower() in TRUTHS:
+                value = words.popleft()
+            if name not in flags or not value:
+                yield word
+            elif value.lower() not in TRUTHS:
+                raise click.BadOptionUsage(name, f"Option '{name}': {value!r} is no true or false.")
+            elif TRUTHS[value.lower()]:
+                yield name
+            if name in valued and not equals and words:
+                yield words.popleft()
+        yield from words
+
+
 def command_of(word: str) -> click.Command:
     """Make a stage's command: called, it gives the stage."""
     stage = registry.load(word)
@@ -87,7 +119,7 @@ def command_of(word: str) -> click.Command:
     def build(context: click.Context, /, **_: object) -> Stage:
         return stage(**given(context))
 
-    return click.Command(
+    return StageCommand(
         word, params=options_of(stage), callback=build, help=help_of(stage), epilog=flow_of(stage)
     )
 
@@ -147,12 +179,13 @@ def _announce(pipeline: Pipeline) -> None:
     if settings.userid_filter is not None:
         log.info("Filtering all users except ID: '%s'", settings.userid_filter)
     if settings.viz_file is not None:
-        _draw(pipeline.describe(), Path(settings.viz_file))
+        _draw(pipeline, Path(settings.viz_file))
     say("Starting pipeline via CLI... Ctrl+C to Quit", fg="red")
 
 
-def _draw(drawing: str, file: Path) -> None:
+def _draw(pipeline: Pipeline, file: Path) -> None:
     """Write the chain's drawing, whole or not at all."""
+    drawing = draw(pipeline.links(), file, pipeline.settings.viz_direction)
     with whole_file(file) as drawn:
         drawn.write(drawing.encode())
     say(f"Pipeline visualization saved to {file}", fg="yellow")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
+from morpheus import registry
 from morpheus.cli.chain import Chain, run_chain
 from morpheus.cli.exits import endings
 from morpheus.cli.options import options_of
@@ -50,8 +52,17 @@ class Root(click.Group):
     help="Where to log to, and what, in place of the screen: Python's `logging` configuration, as "
     "JSON (dictConfig) or ini (fileConfig).",
 )
+@click.option(
+    "--plugin",
+    multiple=True,
+    default=(),
+    help="Python module, or file, that brings stages of its own; repeat for more. MORPHEUS_PLUGINS "
+    "names some too, with commas between them.",
+)
 @click.version_option(package_name="morpheus")
-def morpheus(*, debug: bool, log_level: str, log_config_file: str | None) -> None:
+def morpheus(
+    *, debug: bool, log_level: str, log_config_file: str | None, plugin: tuple[str, ...]
+) -> None:
     """Learn what each user in your logs usually does, and tell when one stops being themselves.
 
     Every option is also read from the environment: --num_threads of `run` from
@@ -60,6 +71,9 @@ def morpheus(*, debug: bool, log_level: str, log_config_file: str | None) -> Non
     from morpheus.cli import log  # noqa: PLC0415 - `--help` logs nothing
 
     log.configure("DEBUG" if debug else log_level, log_config_file)
+    named = os.environ.get("MORPHEUS_PLUGINS", "").split(",")
+    for source in filter(None, (*map(str.strip, named), *plugin)):
+        registry.plug(source)
 
 
 @morpheus.group(params=options_of(Settings, command="run"))

@@ -51,12 +51,17 @@ def _options(context: click.Context) -> Iterator[str]:
     yield "|---|---|---|---|"
     for one in options:
         names = ", ".join(f"`{name}`" for name in [*one.opts, *one.secondary_opts])
-        cells = (names, _value(one), _default(one), one.help or "")
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        cells = (names, value_of(one), default_of(one), one.help or "")
+        yield "| " + " | ".join(map(cell, cells)) + " |"
     yield ""
 
 
-def _value(option: click.Option) -> str:
+def cell(text: str) -> str:
+    """Text as a cell of a table: on one line."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def value_of(option: click.Option) -> str:
     """What an option takes."""
     if option.is_flag:
         return ""
@@ -71,7 +76,7 @@ def _value(option: click.Option) -> str:
     return f"{text}, repeatable" if option.multiple else text
 
 
-def _default(option: click.Option) -> str:
+def default_of(option: click.Option) -> str:
     """What holds where an option is not given."""
     if option.required:
         return "required"

@@ -43,6 +43,8 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     """Names and values of the summary's lines."""
     yield from _reading("Training", summary.training)
     yield from _reading("Input", summary.input)
+    if summary.filtered:
+        yield "Filtered", f"{count(summary.filtered, 'event')} out"
     written = count(summary.users.total(), "event")
     named = count(len(summary.users.keys() - {None}), "user")
     nobody = f", {summary.users[None]:,} of no user" if summary.users[None] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from morpheus.cli.autocomplete import autocomplete
 from morpheus.cli.replay import replay
 from morpheus.cli.table import aligned
 
@@ -32,4 +33,14 @@ def reference(context: click.Context) -> None:
     click.echo(reference_of(context.find_root().command, "morpheus"))
 
 
+@tools.command()
+@click.pass_context
+def compatibility(context: click.Context) -> None:
+    """Print what becomes of each stage and option of NVIDIA Morpheus, in Markdown."""
+    from morpheus.cli.compatibility import page  # noqa: PLC0415 - `--help` prints no table
+
+    click.echo(page(context.find_root().command))
+
+
+tools.add_command(autocomplete)
 tools.add_command(replay)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import chain, groupby
+from operator import attrgetter
 
 from morpheus.records import Batch
 from morpheus.stage import Stage
@@ -12,3 +14,21 @@ from morpheus.stage import Stage
 def folded(stages: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batch]:
     """Pass batches through stages, one behind the other."""
     return reduce(lambda stream, stage: stage(stream), stages, batches)
+
+
+def folded_as_scoped(
+    stages: Sequence[Stage], batches: Iterator[Batch], *, endless: bool
+) -> Iterator[Batch]:
+    """Pass the whole stream through stages; those of scope `user` are called anew for each user.
+
+    Where the input is endless users come again and again, and each stage is called once.
+    """
+
+    def passed(stream: Iterator[Batch], stage: Stage) -> Iterator[Batch]:
+        if stage.scope != "user" or endless:
+            return stage(stream)
+        return chain.from_iterable(
+            stage(group) for _, group in groupby(stream, key=attrgetter("user"))
+        )
+
+    return reduce(passed, stages, batches)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
 import polars as pl
 
-from morpheus.errors import UsageError
-from morpheus.records import Events, Summary
-from morpheus.sources.arrivals import Arrivals
+from morpheus.features import derived
+from morpheus.features.families import (
+    AWS_ERRORS,
+    VERBS,
+    address_kind,
+    address_network,
+    agent_name,
+)
+from morpheus.sources.cloudtrail_actors import RULES
 from morpheus.sources.documents import Undecoded, encode
-from morpheus.sources.files import LogFiles
-from morpheus.sources.intake import Intake
-from morpheus.sources.reader import LogFormat
-from morpheus.sources.source import Source
-from morpheus.stage import option
+from morpheus.sources.file_source import FileSource
+from morpheus.sources.log_format import LogFormat
 
 EMBEDDED = ("eventJson", "CloudTrailEvent")
 """Where CloudTrail Lake and LookupEvents keep the whole record, as text."""
@@ -83,6 +86,7 @@ PATHS = (
     "additionalEventData.LoginTo",
     "additionalEventData.MobileVersion",
     "additionalEventData.MFAUsed",
+    "additionalEventData.UserName",
     "requestID",
     "eventID",
     "readOnly",
@@ -118,6 +122,30 @@ CONTEXT = (
     "requestID",
     "sharedEventID",
 )
+
+
+def aws_error(code: str | None, login: str | None) -> str | None:
+    """Class of an error; None for none.
+
+    >>> aws_error("AccessDenied", None), aws_error(None, "Failure"), aws_error(None, "Success")
+    ('denied', 'login', None)
+    """
+    return AWS_ERRORS(code) or ("login" if login == "Failure" else None)
+
+
+_ADDRESS = "sourceIPAddress"
+DERIVED = {
+    "logcount": derived.log_count(),
+    "locincrement": derived.increment(_ADDRESS),
+    "appincrement": derived.increment("eventSource"),
+    "hourofweek": derived.hour_of_week(),
+    "hourkind": derived.hour_kind(),
+    "agentfamily": derived.each(agent_name, "userAgent"),
+    "addresskind": derived.each(address_kind, _ADDRESS),
+    "addressnetwork": derived.each(address_network, _ADDRESS),
+    "errorclass": derived.each(aws_error, "errorCode", "responseElementsConsoleLogin"),
+    "verbclass": derived.each(VERBS, "eventName"),
+}
 
 
 def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[Undecoded] | None:
@@ -169,118 +197,29 @@ CLOUDTRAIL = LogFormat(
     context=CONTEXT,
     time="eventTime",
     id="eventID",
+    user="userIdentityaccountId",
     accounts=("recipientAccountId", "userIdentityaccountId"),
     leaves={"requestParametersownersSetitems": first_owner},
     cells={"userIdentityaccountId": account},
     embedded=EMBEDDED,
     without=("CloudTrail-Digest", "CloudTrail-Insight"),
+    rules=RULES,
+    derived=DERIVED,
 )
 
 
 @dataclass(frozen=True)
-class FromCloudtrail(Source):
+class FromCloudtrail(FileSource):
     """Read AWS CloudTrail logs.
 
     Any form is read: AWS's own files and folders, plain, gzip or zstd; JSON lines; LookupEvents and
     CloudTrail Lake exports; flat CSV and Parquet. Nested names are joined: `userIdentity.arn` is
     `userIdentityarn`. Digests and Insights are left out.
+
+    Example: `from-cloudtrail --input_glob='AWSLogs/**/*.json.gz'`
     """
 
     name = "from-cloudtrail"
     default_columns: ClassVar[str] = "columns_ae_cloudtrail.txt"
-
-    input_glob: str = option(
-        "",
-        "Files to read: a glob in quotes, a file or a folder.",
-        required=True,
-    )
-    watch_directory: bool = option(
-        False,
-        "Go on for ever, reading files that come later.",
-    )
-    max_files: int | None = option(
-        None,
-        "Read so many files at most, the first in sorted order; -1 for all.",
-        low=-1,
-    )
-    file_type: str = option(
-        "auto",
-        "How to read the files, whatever their suffix.",
-        names=("--file_type", "--file-type"),
-        choices=("auto", "csv", "json", "parquet"),
-    )
-    repeat: int = option(
-        1,
-        "Read each file so many times, each time later by as long as the file lasts.",
-        low=1,
-    )
-    sort_glob: bool = option(
-        False,
-        "Accepted for old command lines. Files are always read in sorted order here.",
-    )
-    recursive: bool = option(
-        True,
-        "Also match in subfolders: `logs/*.json` finds `logs/may/a.json`.",
-    )
-    queue_max_size: int = option(
-        128,
-        "Accepted for old command lines. Stages pull from each other here, so nothing is queued.",
-        low=1,
-    )
-    batch_timeout: float = option(
-        5.0,
-        "With --watch_directory: seconds without a new file after which those that came are read.",
-        low=0.0,
-    )
-    bad_record: str = option(
-        "fail",
-        "What becomes of a record that cannot be read: the run fails, or it is left out and "
-        "counted in the summary.",
-        choices=("fail", "skip"),
-    )
-    all_columns: bool = option(
-        False,
-        "Pass on all columns of JSON records, not only the features and what helps to judge them.",
-        flag=True,
-    )
-
-    def check(self) -> None:
-        """Refuse options that contradict each other."""
-        if self.max_files == 0:
-            raise UsageError("--max_files: 0 files hold no events. Give a number, or -1 for all.")
-        if not self.input_glob:
-            raise UsageError("--input_glob: no files given. Give a glob in quotes.")
-        if self.watch_directory and self.repeat > 1:
-            told = "--repeat reads files again, --watch_directory waits for new ones. Give only one"
-            raise UsageError(f"{told} of the two.")
-
-    def endless(self) -> bool:
-        """Whether a folder is followed."""
-        return self.watch_directory
-
-    def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
-        """Read the input, user after user, each in time order; see `Source.events`."""
-        intake = Intake(
-            format=CLOUDTRAIL,
-            files=self._files(),
-            settings=self.settings,
-            repeat=self.repeat,
-            skip=self.bad_record.lower() == "skip",
-            everything=self.all_columns,
-            arrivals=self._arrivals() if self.watch_directory else None,
-        )
-        return intake.events(history, summary)
-
-    def _files(self) -> LogFiles:
-        return LogFiles(
-            self.input_glob,
-            recursive=self.recursive,
-            max_files=self.max_files,
-            file_type=self.file_type.lower(),
-            without=CLOUDTRAIL.without,
-        )
-
-    def _arrivals(self) -> Arrivals:
-        files = replace(self._files(), max_files=None)
-        limit = None if self.max_files in {None, -1} else self.max_files
-        return Arrivals(lambda: files.find().paths, quiet=self.batch_timeout, limit=limit)
+    default_user: ClassVar[str] = CLOUDTRAIL.user
+    log_format: ClassVar[LogFormat] = CLOUDTRAIL

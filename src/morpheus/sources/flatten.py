@@ -148,10 +148,10 @@ class Flattener:
         return typed, walked, refused
 
     def _compile(self) -> Shape | None:
-        known = {flat(path, self.dropped): tuple(path.split(".")) for path in self.paths}
-        if not set(self.wanted) <= known.keys():
+        known = {tuple(path.split(".")): flat(path, self.dropped) for path in self.paths}
+        wanted = {path: name for path, name in known.items() if name in set(self.wanted)}
+        if not set(self.wanted) <= set(wanted.values()):
             return None
-        wanted = {path: name for name, path in known.items() if name in set(self.wanted)}
         inner = {path[:n] for path in wanted for n in range(1, len(path))}
         return None if inner & wanted.keys() else Shape.of(wanted)
 
@@ -247,15 +247,24 @@ class Shape:
 
     def columns(self, events: list[Any]) -> dict[str, list[Any]]:
         """The values of each column that has any, by flat name."""
-        cells = {
-            column: list(map(attrgetter(name), events)) for name, column in self.leaves.items()
-        }
+        cells: dict[str, list[Any]] = {}
         nothing = [None] * len(events)
-        cells = {name: values for name, values in cells.items() if values != nothing}
+        for name, column in self.leaves.items():
+            values = list(map(attrgetter(name), events))
+            if values != nothing:
+                cells[column] = _either(cells.get(column), values)
         for name, shape in self.branches.items():
             inner = list(map(attrgetter(name), events))
             missing = inner.count(None)
             if missing < len(inner):
                 filled = [event or shape.empty for event in inner] if missing else inner
-                cells |= shape.columns(filled)
+                for column, values in shape.columns(filled).items():
+                    cells[column] = _either(cells.get(column), values)
         return cells
+
+
+def _either(some: list[Any] | None, others: list[Any]) -> list[Any]:
+    """One column of two, of a name that stands in two places in records."""
+    if some is None:
+        return others
+    return [other if one is None else one for one, other in zip(some, others, strict=True)]

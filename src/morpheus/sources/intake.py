@@ -11,14 +11,18 @@ from pathlib import Path
 
 import polars as pl
 
+from morpheus.columns import ACTOR, ACTOR_OPTION
 from morpheus.processes import Crew
 from morpheus.records import Events, Reading, Summary
+from morpheus.sources import deriving
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
 from morpheus.sources.census import PART, plan
+from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
-from morpheus.sources.reader import LogFormat, no_user
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.reader import no_user
 from morpheus.sources.spill import Scratch
 from morpheus.sources.survey import Survey
 from morpheus.sources.work import Work, read_into
@@ -55,18 +59,31 @@ class Intake:
     room: Room = field(default_factory=Room)
     survey: Survey = field(default_factory=Survey)
 
+    @property
+    def user(self) -> str:
+        """Column of the user."""
+        named = self.settings.userid_column_name or self.format.user
+        return ACTOR if named == ACTOR_OPTION else named
+
+    def deriving(self, *, endless: bool = False) -> Deriving:
+        """Derives the features that are derived columns."""
+        derived = deriving.wanted(self.settings.columns, self.format.derived)
+        return Deriving(self.user, derived, endless)
+
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the events of each user; see `Source.events`."""
         rounds = self._rounds(summary.input)
         with Scratch() as scratch:
-            run = _Run(self, summary, scratch, None if self.arrivals is None else Memory())
+            endless = self.arrivals is not None
+            memory = Memory() if endless else None
+            run = _Run(self, summary, scratch, memory, self.deriving(endless=endless))
             for paths in rounds:
                 yield from run.handed_out(paths, history)
                 history = None
 
     def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
         """How files become frames."""
-        user = self.settings.userid_column_name
+        user = self.user
         return Work(
             self.format,
             files,
@@ -95,6 +112,7 @@ class _Run:
     summary: Summary
     scratch: Scratch
     memory: Memory | None
+    deriving: Deriving
     learnt: Gathered | None = None
     numbered: Counter[str | None] = field(default_factory=Counter)
 
@@ -106,8 +124,8 @@ class _Run:
             work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
             events = self._gathered(work, paths, self.summary.input, crew)
             tell_missing(self.intake, events, self.learnt)
-            self._survey(events)
             users = self._divided(events, crew)
+            self._survey(events)
         for part in users.partition_by(PART, maintain_order=True):
             yield from self._part(part, events)
         if self.memory is not None:
@@ -117,8 +135,26 @@ class _Run:
         """Take a sample once, of what is to be learnt from, or else of an input that ends."""
         known = events if self.memory is None and self.learnt is None else self.learnt
         settings = self.intake.settings
-        if settings.survey and known is not None and self.summary.everybody is None:
-            self.summary.everybody = self.intake.survey.of(known, settings.columns)
+        if not settings.survey or known is None or self.summary.everybody is not None:
+            return
+        derived = self.deriving.derived
+        frames = self._derived(known) if derived else None
+        columns = settings.columns
+        self.summary.everybody = self.intake.survey.of(
+            known, columns, derived=derived, frames=frames
+        )
+
+    def _derived(self, gathered: Gathered) -> Iterator[pl.DataFrame]:
+        """All events with their derived columns, some users after the others."""
+        users = plan(gathered.census, None, self._room(gathered), last=True)
+        for part in users.partition_by(PART, maintain_order=True):
+            by_user = ByUser.of(gathered.of(part), part, self._identity, Reading())
+            yield self.intake.deriving().add(by_user.frame)
+
+    @property
+    def _identity(self) -> Identity:
+        form = self.intake.format
+        return Identity(self.intake.user, form.id, form.accounts)
 
     def _learnt(self, pattern: str, crew: Crew) -> Gathered:
         reading = self.summary.training
@@ -173,8 +209,7 @@ class _Run:
 
     def _part(self, users: pl.DataFrame, events: Gathered) -> Iterator[Events]:
         """Hand out some users, who are in memory meanwhile."""
-        settings, form = self.intake.settings, self.intake.format
-        identity = Identity(settings.userid_column_name, form.id, form.accounts)
+        settings, identity = self.intake.settings, self._identity
         now = ByUser.of(events.of(users), users, identity, self.summary.input, self.memory)
         past = None
         if self.learnt is not None:
@@ -182,6 +217,9 @@ class _Run:
                 events.names = self.learnt.names
             before = self.learnt.of(users).select(now.frame.columns)
             past = ByUser.of(before, users, identity, self.summary.training)
+        now.frame = self.deriving.add(now.frame, None if past is None else past.frame)
+        if past is not None:
+            past.frame = self.intake.deriving().add(past.frame)
         rows = max(settings.pipeline_batch_size, _FEWEST_ROWS)
         yield from hand_out(users, now, past, rows=rows, numbered=self.numbered)
 
@@ -189,9 +227,10 @@ class _Run:
 def tell_missing(intake: Intake, *gathered: Gathered | None) -> None:
     """Name the features that no event has, and what may have been meant."""
     filled = set[str]().union(*(one.census.filled for one in gathered if one is not None))
-    known = {*intake.format.columns, *filled}
-    for name in intake.settings.columns if filled else ():
-        if name not in known:
+    derived = intake.deriving().derived
+    known = {*intake.format.columns, *filled, *intake.format.derived}
+    for name in (*intake.settings.columns, *deriving.logged(derived)) if filled else ():
+        if name not in known and name not in derived:
             close = get_close_matches(name, sorted(known), n=1)
             meant = f" Did you mean `{close[0]}`?" if close else ""
             log.warning("--columns_file: no event has a column `%s`.%s", name, meant)

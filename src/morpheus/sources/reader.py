@@ -4,72 +4,28 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
-from morpheus.columns import INDEX, TIME
+from morpheus.columns import ACTOR, INDEX, TIME
 from morpheus.errors import BadRecord, UsageError
 from morpheus.records import Reading
 from morpheus.sources import times
-from morpheus.sources.documents import Broken, Records, Undecoded, Unwrap, split, split_blocks
+from morpheus.sources.documents import Broken, Records, Undecoded, split, split_blocks
 from morpheus.sources.files import BLOCK, PACKED, LogFiles, is_large, read_blocks, read_bytes, utf8
-from morpheus.sources.flatten import Flattener, Leaf, flat
+from morpheus.sources.flatten import Flattener
+from morpheus.sources.log_format import LogFormat
 from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet
 
 log = logging.getLogger(__name__)
 
 _ENOUGH_BYTES = 1 << 24
 _ENOUGH_RECORDS = 1 << 15
-
-
-@dataclass(frozen=True)
-class LogFormat:
-    """What tells one kind of log from another.
-
-    Attributes:
-        name: As people call it.
-        unwrap: The records that a JSON object holds.
-        paths: Dotted names of its records, in the order in which they are mostly written.
-        leading: Flat columns that come first, before the features.
-        context: Flat columns that come after them: what one wants to see beside an alert.
-        time: Flat column of the time.
-        id: Flat column of an event's id.
-        accounts: Flat columns of the account in which that id is one.
-        leaves: By flat column, what becomes of a JSON value before it is text.
-        cells: By flat column, what becomes of the text of a CSV cell.
-        embedded: Columns of a table that hold a whole record as JSON.
-        dropped: Characters left out of names.
-        without: Folders that hold something else.
-    """
-
-    name: str
-    unwrap: Unwrap
-    paths: tuple[str, ...]
-    leading: tuple[str, ...]
-    context: tuple[str, ...]
-    time: str
-    id: str
-    accounts: tuple[str, ...] = ()
-    leaves: Mapping[str, Leaf] = field(default_factory=dict)
-    cells: Mapping[str, Callable[[pl.Expr], pl.Expr]] = field(default_factory=dict)
-    embedded: tuple[str, ...] = ()
-    dropped: str = "."
-    without: tuple[str, ...] = ()
-
-    @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """The flat names of its records."""
-        return tuple(flat(path, self.dropped) for path in self.paths)
-
-    def wanted(self, features: Iterable[str], user: str) -> tuple[str, ...]:
-        """The columns that pass from JSON into the chain, in order."""
-        return tuple(dict.fromkeys([*self.leading, *features, user, *self.context]))
 
 
 @dataclass(frozen=True)
@@ -97,6 +53,7 @@ class Reader:
         format: Of which kind.
         flattener: Flattens its JSON records.
         user: The column that every table must have.
+        wanted: The columns that pass from JSON; None for all.
         skip: Leave bad records out, and count them; else the first ends the run.
         reading: Counted into.
         whole: Give each file a frame of its own; else small files share one.
@@ -108,6 +65,7 @@ class Reader:
     skip: bool
     reading: Reading
     whole: bool = False
+    wanted: tuple[str, ...] | None = None
 
     def frames(self, paths: Iterable[Path], files: LogFiles) -> Iterator[pl.DataFrame]:
         """Read files, in their order, into frames of `INDEX`, text columns and `TIME`.
@@ -175,9 +133,10 @@ class Reader:
             return Part(
                 path, table.places, numbers, texts, sum(map(len, texts)), table.broken
             ), None
-        self._check_header(path, table)
-        part = Part(path, table.places, numbers, broken=table.broken)
-        return part, self._mended(table.frame, kind)
+        frame = self._mended(self.format.spelt(table.frame), kind)
+        frame = self.format.completed(frame, self.user, keep=())
+        self._check_header(path, replace(table, frame=frame))
+        return Part(path, table.places, numbers, broken=table.broken), frame
 
     def _check_header(self, path: Path, table: Table) -> None:
         for name, names in table.doubles.items():
@@ -202,6 +161,10 @@ class Reader:
         for chunk in [parts] if self.whole and parts else _chunks(parts):
             records = [record for part in chunk for record in part.records]
             frame, refused = self.flattener.table(records)
+            frame = self.format.completed(frame, self.user, keep=self.flattener.wanted)
+            names = [*(self.wanted or ()), *([ACTOR] if self.user == ACTOR else [])]
+            if self.wanted is not None and frame.columns != names:
+                frame = frame.select(names)
             yield self._timed(frame, chunk, refused, records)
 
     def _timed(

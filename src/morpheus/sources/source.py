@@ -14,12 +14,14 @@ from morpheus.stage import Stage
 class Source(Stage):
     """The first link of a chain: bytes -> Events.
 
-    `default_columns` names the shipped list of feature columns that fits this kind of log.
+    `default_columns` names the shipped list of feature columns that fits this kind of log,
+    `default_user` the column that says whose event it is.
     """
 
     gives = Events
     scope = "run"
     default_columns: ClassVar[str] = "columns_ae.txt"
+    default_user: ClassVar[str] = "userIdentityaccountId"
 
     def endless(self) -> bool:
         """Whether the input may go on for ever, so that no user's events are ever all there."""

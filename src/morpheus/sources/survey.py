@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -31,11 +31,26 @@ class Survey:
     rows: int = 50_000
     least: int = 25
 
-    def of(self, gathered: Gathered, columns: Sequence[str]) -> pl.DataFrame:
-        """Take a sample: `OWNER`, `TIME` and the feature columns, by owner, then time."""
+    def of(
+        self,
+        gathered: Gathered,
+        columns: Sequence[str],
+        *,
+        derived: Collection[str] = (),
+        frames: Iterable[pl.DataFrame] | None = None,
+    ) -> pl.DataFrame:
+        """Take a sample: `OWNER`, `TIME` and the feature columns, by owner, then time.
+
+        Args:
+            gathered: All events.
+            columns: The feature columns.
+            derived: Those of them that are not in the log.
+            frames: All events once more, with these; by default as they were gathered.
+        """
         chosen = self._chosen(gathered)
         each = max(self.least, self.rows // max(1, len(chosen)))
-        there = [name for name in dict.fromkeys(columns) if name in gathered.names]
+        known = {*gathered.names, *derived}
+        there = [name for name in dict.fromkeys(columns) if name in known]
         sample = pl.DataFrame(
             schema={
                 OWNER: pl.String,
@@ -44,7 +59,7 @@ class Survey:
                 _KEY: pl.UInt64,
             }
         )
-        for frame in _frames(gathered):
+        for frame in _frames(gathered) if frames is None else frames:
             some = _of(frame, gathered.user, chosen, there)
             sample = pl.concat([sample, some], how="diagonal")
             sample = sample.filter(pl.col(_KEY).rank("min").over(OWNER) <= each)
@@ -59,7 +74,8 @@ class Survey:
 
 def _frames(gathered: Gathered) -> Iterator[pl.DataFrame]:
     yield from gathered.held
-    yield from (blob.read() for blob in gathered.blobs)
+    sorted_ = (blob for blobs in gathered.parts.values() for blob in blobs)
+    yield from (blob.read() for blob in (*gathered.blobs, *sorted_))
 
 
 def _of(frame: pl.DataFrame, user: str, chosen: list[str], columns: list[str]) -> pl.DataFrame:

@@ -11,10 +11,13 @@ _ISO = (
     r"^\s*(?<date>\d{4}-\d{2}-\d{2})[Tt ](?<clock>\d{2}:\d{2})(?<second>:\d{2})?"
     r"(?:[.,](?<fraction>\d+))?\s*(?:[Zz]|UTC|(?<sign>[+-])(?<hours>\d{2}):?(?<minutes>\d{2})?)?\s*$"
 )
+_EPOCH = r"^\s*(?<seconds>\d{9,10})(?:(?<thousandths>\d{3})|\.(?<fraction>\d+))?\s*$"
 
 
 def parse(texts: pl.Series) -> pl.Series:
     """Read ISO 8601 times: `T` or a space, with or without fraction and zone; without is UTC.
+
+    A number is seconds since 1970; of 13 digits, milliseconds.
 
     Returns:
         Datetimes in UTC, to the microsecond; null where there is no text, or it is no time.
@@ -22,12 +25,29 @@ def parse(texts: pl.Series) -> pl.Series:
     >>> texts = pl.Series(["2021-10-01T01:54:25Z", "2021-10-01 03:54:25.5+02:00", "yesterday"])
     >>> [str(time) for time in parse(texts)]
     ['2021-10-01 01:54:25+00:00', '2021-10-01 01:54:25.500000+00:00', 'None']
+    >>> str(parse(pl.Series(["1633053265500"]))[0])
+    '2021-10-01 01:54:25.500000+00:00'
     """
     times = texts.str.to_datetime(USUAL, strict=False, time_unit="us").dt.replace_time_zone("UTC")
     odd = times.is_null() & texts.is_not_null()
     if not odd.any():
         return times
-    return times.scatter(odd.arg_true(), _parse_iso(texts.filter(odd)))
+    rest = texts.filter(odd)
+    return times.scatter(odd.arg_true(), _parse_iso(rest).zip_with(~_epochs(rest), _count(rest)))
+
+
+def _epochs(texts: pl.Series) -> pl.Series:
+    return texts.str.contains(_EPOCH)
+
+
+def _count(texts: pl.Series) -> pl.Series:
+    """Read times that are numbers."""
+    part = texts.str.extract_groups(_EPOCH).struct.unnest()
+    fraction = (
+        pl.coalesce("thousandths", "fraction", pl.lit("")).str.slice(0, 6).str.pad_end(6, "0")
+    )
+    microseconds = pl.concat_str("seconds", fraction).cast(pl.Int64, strict=False)
+    return part.select(microseconds.cast(INSTANT).alias(texts.name)).to_series()
 
 
 def _parse_iso(texts: pl.Series) -> pl.Series:

@@ -18,7 +18,8 @@ from morpheus.sources.census import Census, filled
 from morpheus.sources.files import PACKED, LogFiles
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.gathering import Gathering, tables
-from morpheus.sources.reader import LogFormat, Reader
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.reader import Reader
 from morpheus.sources.spill import Blob, write
 
 _PACKED_BY = 8
@@ -62,10 +63,17 @@ class Work:
             census: Told which columns have values.
         """
         form = self.format
-        flattener = Flattener(
-            self.wanted, form.paths, form.leaves, form.dropped, everything=self.everything
+        names, everything = form.decoded(self.wanted, self.user), self.everything
+        flattener = Flattener(names, form.paths, form.leaves, form.dropped, everything=everything)
+        reader = Reader(
+            form,
+            flattener,
+            self.user,
+            self.skip,
+            reading,
+            whole=self.repeat > 1,
+            wanted=None if everything else self.wanted,
         )
-        reader = Reader(form, flattener, self.user, self.skip, reading, whole=self.repeat > 1)
         for frame in reader.frames(paths, self.files):
             census.filled |= filled(frame)
             yield self._kept(self._repeated(frame, reading), reading)

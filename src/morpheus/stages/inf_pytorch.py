@@ -17,6 +17,8 @@ class InfPytorch(Stage):
     """Guess each event back with its user's network, and see how far off the guess is.
 
     Takes what `preprocess` gives. Put `add-scores` behind it.
+
+    Example: `inf-pytorch`
     """
 
     name = "inf-pytorch"

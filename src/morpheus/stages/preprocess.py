@@ -14,6 +14,8 @@ class Preprocess(Stage):
     """Turn each event into numbers, as its user's fingerprint reads them.
 
     Takes what `train-ae` gives. Put `inf-pytorch` behind it.
+
+    Example: `preprocess`
     """
 
     name = "preprocess"

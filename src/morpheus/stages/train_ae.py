@@ -77,7 +77,7 @@ class TrainAe(Stage):
     )
     source_stage_class: str | None = option(
         None,
-        "Accepted for old command lines: training files are read by the chain's own source.",
+        "Source that reads the training files, as old command lines name it: that of the chain.",
     )
     model: str = option(
         "compact",
@@ -124,12 +124,7 @@ class TrainAe(Stage):
         """Refuse options that exclude each other, and a broken index of fingerprints."""
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
-        named = (self.source_stage_class or "CloudTrailSourceStage").rsplit(".", 1)[-1]
-        if named not in SOURCES:
-            raise UsageError(
-                f"--source_stage_class: there is no source `{self.source_stage_class}`. "
-                "Leave the option out: training files are read by the chain's own source."
-            )
+        self._check_source()
 
     def history(self) -> str | None:
         """The training files, unless fingerprints are loaded."""
@@ -189,7 +184,8 @@ class TrainAe(Stage):
     def learn(self, histories: Sequence[History]) -> list[Fingerprint]:
         """Learn the fingerprints of users, as the options say."""
         scaler = self.settings.feature_scaler.replace("gaussrank", "gauss_rank")
-        columns, seed, epochs = self.settings.columns, self.seed or 0, self.train_epochs
+        seed = self.settings.manual_seed if self.seed is None else self.seed
+        columns, seed, epochs = self.settings.columns, seed or 0, self.train_epochs
         if self.model == "reference":
             from morpheus.models import reference  # noqa: PLC0415 - torch takes a second to import
 
@@ -216,6 +212,21 @@ class TrainAe(Stage):
         if self.pretrained_filename or self.train_data_glob or self.settings.endless:
             return ([batch] for batch in batches)
         return (list(group) for _, group in groupby(batches, key=attrgetter("user")))
+
+    def _check_source(self) -> None:
+        named = (self.source_stage_class or "").rsplit(".", 1)[-1]
+        source, ours = SOURCES.get(named, named), self.settings.source
+        leave = "Leave the option out: training files are read by the chain's own source."
+        if named and source not in {*SOURCES.values(), ours}:
+            raise UsageError(
+                f"--source_stage_class: there is no source `{self.source_stage_class}`. {leave}"
+            )
+        if named and ours and source != ours:
+            raise UsageError(
+                f"--source_stage_class: `{self.source_stage_class}` is `{source}`, but the chain "
+                f"begins with `{ours}`: what is learnt from one log says nothing about the other. "
+                f"{leave}"
+            )
 
     def _check_pretrained(self, folder: str) -> None:
         if self.train_data_glob is not None:

@@ -1,0 +1,174 @@
+"""Two tables compared, row by row."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import zstandard
+from polars.exceptions import PolarsError
+
+from morpheus.columns import ROW
+from morpheus.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 10
+_KEY, _NTH, _AT, _SAME = "_key_", "_nth_", "_at_", "_same_"
+_OTHER = "_other_"
+
+
+class Comparison:
+    """Two tables of text, row by row.
+
+    Rows find each other by the value of a column, the first of some value the first, and so on.
+
+    Args:
+        expected: What should be.
+        found: What is.
+        index: Column by whose value rows find each other; None for the running number of events
+            within their user, or where there is none, the place in the table.
+        numbers: Columns that hold numbers, which may differ a little.
+        abs_tol: By how much, whatever their size.
+        rel_tol: And by what share of the number found.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - two tables, and how they are compared
+        self,
+        expected: pl.DataFrame,
+        found: pl.DataFrame,
+        index: str | None = None,
+        numbers: set[str] | None = None,
+        abs_tol: float = 0.0,
+        rel_tol: float = 0.0,
+    ) -> None:
+        for frame in (expected, found) if index is not None else ():
+            if index not in frame.columns:
+                raise UsageError(
+                    f"--index_col: there is no column `{index}`; there are "
+                    f"{', '.join(name or '(the unnamed first)' for name in frame.columns)}."
+                )
+        both = ROW in expected.columns and ROW in found.columns
+        self.index = index if index is not None else (ROW if both else None)
+        self.columns = [n for n in expected.columns if n in found.columns and n != ROW]
+        self.extra = [n for n in found.columns if n not in expected.columns and n != ROW]
+        self.missing = [n for n in expected.columns if n not in found.columns and n != ROW]
+        self.numbers, self.abs_tol, self.rel_tol = numbers or set(), abs_tol, rel_tol
+        self.rows = self._joined(expected, found)
+
+    @property
+    def unequal(self) -> pl.DataFrame:
+        """Rows expected that are not found as they should be."""
+        return self.rows.filter(~pl.col(_SAME))
+
+    def summary(self) -> dict[str, Any]:
+        """The outcome, with the keys of NVIDIA Morpheus."""
+        unequal = self.unequal.height
+        return {
+            "total_rows": self.rows.height,
+            "matching_rows": self.rows.height - unequal,
+            "diff_rows": unequal,
+            "matching_cols": self.columns,
+            "extra_cols": self.extra,
+            "missing_cols": self.missing,
+            "diff_cols": len(self.extra) + len(self.missing),
+        }
+
+    def tell(self) -> None:
+        """Log the outcome, and the first rows that are not equal."""
+        unequal, total = self.unequal, self.rows.height
+        if unequal.is_empty():
+            logger.info("Results match validation dataset")
+            return
+        named = "\n".join(map(self._named, unequal.head(SHOWN).iter_rows(named=True)))
+        share = 100 * unequal.height / total
+        logger.warning(
+            "Results do not match. Diff %d/%d (%f %%). First %d mismatched rows:\n%s",
+            unequal.height,
+            total,
+            share,
+            SHOWN,
+            named,
+        )
+
+    def _named(self, row: dict[str, Any]) -> str:
+        key = "" if self.index is None else f" ({self.index or 'event'} {row[_KEY]})"
+        if not row[_OTHER]:
+            return f"  row {row[_AT] + 1}{key}: not found"
+        cells = [
+            f"{name}: {row[name]!a}, not {row[f'{_OTHER}{name}']!a}"
+            for name in self.columns
+            if not row[f"{_SAME}{name}"]
+        ]
+        return f"  row {row[_AT] + 1}{key}: {'; '.join(cells)}"
+
+    def _joined(self, expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+        right = self._keyed(found).rename({name: f"{_OTHER}{name}" for name in self.columns})
+        right = right.with_columns(pl.lit(value=True).alias(_OTHER)).drop(_AT)
+        left = self._keyed(expected)
+        rows = left.join(
+            right, on=[_KEY, _NTH], how="left", nulls_equal=True, maintain_order="left"
+        )
+        there = pl.col(_OTHER).fill_null(value=False)
+        same = [self._same(name).alias(f"{_SAME}{name}") for name in self.columns]
+        every = [pl.col(f"{_SAME}{name}") for name in self.columns]
+        return rows.with_columns(*same, there).with_columns(
+            pl.all_horizontal(pl.col(_OTHER), *every).alias(_SAME)
+        )
+
+    def _keyed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        places = frame.select(self.columns).with_row_index(_AT)
+        key = pl.col(_AT).cast(pl.String) if self.index is None else frame[self.index]
+        return places.with_columns(key.alias(_KEY)).with_columns(
+            pl.int_range(pl.len()).over(_KEY).alias(_NTH)
+        )
+
+    def _same(self, name: str) -> pl.Expr:
+        one, other = pl.col(name), pl.col(f"{_OTHER}{name}")
+        equal = one.eq_missing(other)
+        if name not in self.numbers:
+            return equal
+        a, b = (value.cast(pl.Float64, strict=False) for value in (one, other))
+        close = (a - b).abs() <= self.abs_tol + self.rel_tol * b.abs()
+        return equal | close.fill_null(value=False)
+
+
+def read_text(path: Path) -> pl.DataFrame:
+    """Read CSV, JSON lines or Parquet as text.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    kind = next((s for s in reversed(path.suffixes) if s not in {".gz", ".zst"}), "")
+    try:
+        data = _unpacked(path)
+        if kind == ".parquet":
+            return pl.read_parquet(io.BytesIO(data)).cast(pl.String)
+        if kind == ".csv":
+            frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
+            return frame.rename({"Unnamed: 0": ROW}, strict=False)
+        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+        names = dict.fromkeys(name for line in lines for name in line)
+        return pl.DataFrame({name: [_spelt(line.get(name)) for line in lines] for name in names})
+    except (PolarsError, OSError, ValueError, zstandard.ZstdError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    if path.suffix == ".zst":
+        with zstandard.ZstdDecompressor().stream_reader(data) as stream:
+            return stream.read()
+    return data
+
+
+def _spelt(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,126 @@
+"""What sources of files have in common: their options, and how they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from morpheus.columns import TIME
+from morpheus.errors import UsageError
+from morpheus.records import Events, Summary
+from morpheus.sources.arrivals import Arrivals
+from morpheus.sources.files import LogFiles
+from morpheus.sources.intake import Intake
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.source import Source
+from morpheus.stage import option
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """A source that reads files of one kind of log, which is all that a subclass has to name."""
+
+    log_format: ClassVar[LogFormat]
+
+    input_glob: str = option(
+        "",
+        "Files to read: a glob in quotes, a file or a folder.",
+        required=True,
+    )
+    watch_directory: bool = option(
+        False,
+        "Go on for ever, reading files that come later.",
+    )
+    max_files: int | None = option(
+        None,
+        "Read so many files at most, the first in sorted order; -1 for all.",
+        low=-1,
+    )
+    file_type: str = option(
+        "auto",
+        "How to read the files, whatever their suffix.",
+        names=("--file_type", "--file-type"),
+        choices=("auto", "csv", "json", "parquet"),
+    )
+    repeat: int = option(
+        1,
+        "Read each file so many times, each time later by as long as the file lasts.",
+        low=1,
+    )
+    sort_glob: bool = option(
+        False,
+        "Accepted for old command lines. Files are always read in sorted order here.",
+    )
+    recursive: bool = option(
+        True,
+        "Also match in subfolders: `logs/*.json` finds `logs/may/a.json`.",
+    )
+    queue_max_size: int = option(
+        128,
+        "Accepted for old command lines. Stages pull from each other here, so nothing is queued.",
+        low=1,
+    )
+    batch_timeout: float = option(
+        5.0,
+        "With --watch_directory: seconds without a new file after which those that came are read.",
+        low=0.0,
+    )
+    bad_record: str = option(
+        "fail",
+        "What becomes of a record that cannot be read: the run fails, or it is left out and "
+        "counted in the summary.",
+        choices=("fail", "skip"),
+    )
+    all_columns: bool = option(
+        False,
+        "Pass on all columns of JSON records, not only the features and what helps to judge them.",
+        flag=True,
+    )
+
+    def check(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.max_files == 0:
+            raise UsageError("--max_files: 0 files hold no events. Give a number, or -1 for all.")
+        if not self.input_glob:
+            raise UsageError("--input_glob: no files given. Give a glob in quotes.")
+        if self.watch_directory and self.repeat > 1:
+            told = "--repeat reads files again, --watch_directory waits for new ones. Give only one"
+            raise UsageError(f"{told} of the two.")
+
+    def endless(self) -> bool:
+        """Whether a folder is followed."""
+        return self.watch_directory
+
+    def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
+        """Read the input, user after user, each in time order; see `Source.events`."""
+        intake = Intake(
+            format=self._format(),
+            files=self._files(),
+            settings=self.settings,
+            repeat=self.repeat,
+            skip=self.bad_record.lower() == "skip",
+            everything=self.all_columns,
+            arrivals=self._arrivals() if self.watch_directory else None,
+        )
+        return intake.events(history, summary)
+
+    def _format(self) -> LogFormat:
+        log, time = self.log_format, self.settings.timestamp_column_name
+        if time in {"", TIME, log.time}:
+            return log
+        return replace(log, time=time, leading=(*log.leading, time))
+
+    def _files(self) -> LogFiles:
+        return LogFiles(
+            self.input_glob,
+            recursive=self.recursive,
+            max_files=self.max_files,
+            file_type=self.file_type.lower(),
+            without=self.log_format.without,
+        )
+
+    def _arrivals(self) -> Arrivals:
+        files = replace(self._files(), max_files=None)
+        limit = None if self.max_files in {None, -1} else self.max_files
+        return Arrivals(lambda: files.find().paths, quiet=self.batch_timeout, limit=limit)

@@ -1,0 +1,89 @@
+"""`filter`: only the events whose score is above a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+
+import polars as pl
+
+from morpheus.errors import UsageError
+from morpheus.records import Losses, Scored
+from morpheus.stage import Stage, option
+from morpheus.stages.outputs import above, check_labels, with_outputs
+
+
+@dataclass(frozen=True)
+class Filter(Stage):
+    """Hand on only the events whose score is above a threshold.
+
+    Takes events with losses or scores. An event stays if any of its scores is above `--threshold`;
+    events without a score go. The summary counts what was left out. `timeseries` behind it looks at
+    what is left.
+
+    Example: `filter --threshold=2.5`, or `filter --filter_source=DATAFRAME --field_name=max_abs_z`
+    """
+
+    name = "filter"
+    takes = (Losses, Scored)
+
+    threshold: float = option(
+        0.5, "Score above which an event stays. Scores are no probabilities: look first."
+    )
+    label: tuple[str, ...] = option(
+        (), "Score looked at; repeat for more. By default every label of --labels_file."
+    )
+    copy: bool = option(
+        True, "Accepted for old command lines. Events that stay are never changed here."
+    )
+    filter_source: str = option(
+        "Auto",
+        "What is looked at: the scores (TENSOR, and Auto), or a column (DATAFRAME).",
+        choices=("Auto", "TENSOR", "DATAFRAME"),
+    )
+    field_name: str = option("probs", "Column of numbers to look at, with DATAFRAME.")
+
+    def check(self) -> None:
+        """Refuse labels that nothing computes; warn of those left out."""
+        if not self._by_column:
+            check_labels(self.name, self.label, self.settings)
+
+    def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
+        """Leave events out, and count them; a batch of which nothing stays carries the count."""
+        for batch, looked_at in self._looked_at(batches):
+            kept = reduce(or_, (above(values, self.threshold) for values in looked_at))
+            rows = kept.to_numpy()
+            codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
+            yield replace(
+                batch,
+                frame=batch.frame.filter(kept),
+                losses=batch.losses[rows],
+                encoded=codes,
+                filtered=batch.filtered + int((~rows).sum()),
+            )
+
+    @property
+    def _by_column(self) -> bool:
+        return self.filter_source.upper() == "DATAFRAME"
+
+    def _looked_at(
+        self, batches: Iterator[Losses | Scored]
+    ) -> Iterator[tuple[Losses | Scored, list[pl.Series]]]:
+        if self._by_column:
+            for batch in batches:
+                yield batch, [self._column(batch)]
+        else:
+            for batch, found in with_outputs(batches, self.label, self.settings):
+                yield batch, list(found.values())
+
+    def _column(self, batch: Losses | Scored) -> pl.Series:
+        if self.field_name not in batch.frame.columns:
+            numbers = [n for n, kind in batch.frame.schema.items() if kind.is_float()]
+            known = f" Columns of numbers are {', '.join(numbers)}." if numbers else ""
+            raise UsageError(
+                f"filter: --field_name: events have no column `{self.field_name}` here.{known} "
+                "Put the stage that adds it in front of `filter`."
+            )
+        return batch.frame[self.field_name]

@@ -1,0 +1,78 @@
+"""The shell completes commands, stages and options."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from morpheus.cli.autocomplete import BEGIN, END, PATHS, installed
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.mark.parametrize("shell", PATHS)
+def test_what_is_shown_is_code_alone(run: Run, shell: str) -> None:
+    done = run("tools", "autocomplete", "show", "--shell", shell)
+    assert done.stdout.startswith(BEGIN)
+    assert done.stdout.endswith(f"{END}\n")
+    assert "_MORPHEUS_COMPLETE" in done.stdout
+    assert f"To add {shell} completion" in done.stderr
+    assert PATHS[shell] in done.stderr
+
+
+@pytest.mark.parametrize("shell", PATHS)
+def test_installing_again_replaces_and_spares_the_rest(
+    run: Run, tmp_path: Path, shell: str
+) -> None:
+    file = tmp_path / "home" / Path(PATHS[shell]).relative_to("~")
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    for _ in range(2):
+        done = run(
+            "tools", "autocomplete", "install", SHELL=f"/bin/{shell}", HOME=str(tmp_path / "home")
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{shell} completion installed in {file}" in done.stderr
+    text = file.read_text()
+    assert text.startswith(f"mine\n{BEGIN}\n")
+    assert text.count(BEGIN) == text.count(END) == 1
+
+
+def test_an_old_block_is_replaced_where_it_stands() -> None:
+    old, new = f"{BEGIN}\nold \\1\n{END}\n", f"{BEGIN}\nnew \\1\n{END}\n"
+    assert installed(f"a\n{old}b\n", new) == f"a\n{new}b\n"
+
+
+def test_another_shell_than_the_three_is_taken_for_bash(run: Run) -> None:
+    done = run("tools", "autocomplete", "show", SHELL="/bin/dash")
+    assert "To add bash completion" in done.stderr
+
+
+def test_a_path_that_is_no_text_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff")
+    done = run("tools", "autocomplete", "install", "--path=a")
+    assert done.returncode == 2
+    assert "--path: `a` cannot be read" in done.stderr
+    assert (tmp_path / "a").read_bytes() == b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("morpheus run pipeline-ae from-a", "from-azure"),
+        ("morpheus run pipeline-ae from-duo --input_glob=x tr", "train-ae"),
+        ("morpheus run pipeline-ae train-ae --see", "--seed"),
+        ("morpheus run --num", "--num_threads"),
+        ("morpheus run pipeline-ae --feature_scaler ", "gauss_rank"),
+    ],
+)
+def test_stages_and_options_are_completed(run: Run, line: str, expected: str) -> None:
+    done = run(
+        _MORPHEUS_COMPLETE="bash_complete",
+        COMP_WORDS=line,
+        COMP_CWORD=str(len(line.split(" ")) - 1),
+    )
+    assert f"plain,{expected}" in done.stdout.splitlines()

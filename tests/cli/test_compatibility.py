@@ -1,0 +1,88 @@
+"""Each stage and option that NVIDIA Morpheus had does what the table says of it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.core import ParameterSource
+from click.exceptions import Exit
+
+from morpheus import registry
+from morpheus.cli.compatibility import (
+    ABSENT,
+    ACCEPTED,
+    REASONS,
+    REFUSED,
+    Row,
+    find,
+    find_option,
+    outcome,
+    rows,
+)
+from morpheus.cli.main import morpheus
+from morpheus.errors import UsageError
+
+ROWS = rows()
+NEEDED = {
+    "from-cloudtrail": "--input_glob=x",
+    "from-azure": "--input_glob=x",
+    "from-duo": "--input_glob=x",
+    "inf-triton": "--model_name=x --server_url=x",
+    "to-file": "--filename=x.csv",
+    "validate": "--val_file_name=x",
+}
+BELOW = {"morpheus": "tools", "tools": "show", "run": "pipeline-ae", "pipeline-ae": "from-duo"}
+
+
+def typed(row: Row, tmp_path: Path) -> list[str]:
+    """A command line with the row's example, and what else the command needs."""
+    (tmp_path / "file").write_text('{"version": 1}')
+    example = row.example.format(file=tmp_path / "file", new=tmp_path / "new")
+    words = [*shlex.split(NEEDED.get(row.command, "")), *([example] if example else [])]
+    return [*words, *([BELOW[row.command]] if row.command in BELOW else [])]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name} {row.releases}")
+def test_a_row_does_what_the_table_says(
+    row: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = outcome(row, morpheus)
+    command = find(row, morpheus)
+    if told.status == ABSENT:
+        assert told.note, f"REASONS does not say why there is no `{row.name}`"
+        assert command is None or find_option(row, command) is None
+        return
+    assert command is not None
+    if row.option in {"--help", "--version"}:
+        with pytest.raises(Exit, match="0"):
+            command.make_context(row.command, typed(row, tmp_path))
+        return
+    context = command.make_context(row.command, typed(row, tmp_path))
+    given(row, command, context)
+    if row.command not in registry.words():
+        return
+    with context:
+        stage = command.invoke(context)
+    if told.status == REFUSED:
+        with pytest.raises(UsageError, match=f"{row.command}: .*(Write|Leave)"):
+            stage.check()
+    elif row.command in {"buffer", "delay", "trigger"}:
+        stage.check()
+        assert told.status == ACCEPTED
+        assert "pass through stage" in caplog.text
+
+
+def given(row: Row, command: click.Command, context: click.Context) -> None:
+    """The option was read from the command line."""
+    option = find_option(row, command) if row.option.startswith("-") else None
+    if option is not None:
+        assert context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+
+
+def test_nothing_is_absent_without_need() -> None:
+    absent = {row for row in ROWS if outcome(row, morpheus).status == ABSENT}
+    stale = set(REASONS) - {row.name for row in absent} - {row.command for row in absent}
+    assert not stale, "these are there now: take them out of REASONS"

@@ -1,0 +1,112 @@
+import json
+
+import pytest
+
+from morpheus.columns import SCORE
+from morpheus.errors import UsageError
+from morpheus.sinks.to_file import ToFile
+from morpheus.sinks.validate import Validate
+from morpheus.stage import Settings
+from morpheus.testing import events_at, rows, scored
+
+KEYS = {
+    "total_rows",
+    "matching_rows",
+    "diff_rows",
+    "matching_cols",
+    "extra_cols",
+    "missing_cols",
+    "diff_cols",
+}
+
+
+def batch(scores=(1.0, 2.0, 3.0), names=("a", None, "=c"), user="ann"):
+    numbers = range(len(scores))
+    return rows(scored(events_at(numbers, eventName=list(names)), scores).frame, user=user)
+
+
+def written(path, *batches):
+    list(ToFile(filename=str(path))(iter(batches)))
+    return path
+
+
+def outcome(tmp_path, file, *batches, **options):
+    report = tmp_path / "report.json"
+    stage = Validate(
+        val_file_name=str(file), results_file_name=str(report), overwrite=True, **options
+    )
+    stage.check()
+    assert list(stage(iter(batches))) == list(batches)
+    return json.loads(report.read_text())
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.jsonl", "a.parquet"])
+def test_what_was_written_matches_in_every_format(tmp_path, name, caplog):
+    caplog.set_level("INFO")
+    report = outcome(
+        tmp_path, written(tmp_path / name, batch(), batch(user="bob")), batch(), batch(user="bob")
+    )
+    assert report["matching_rows"] == report["total_rows"] == 6
+    assert (report["diff_rows"], report["diff_cols"]) == (0, 0)
+    assert set(report) == KEYS
+    assert caplog.messages == ["Results match validation dataset"]
+
+
+def test_an_altered_cell_names_its_row(tmp_path, caplog):
+    file = written(tmp_path / "a.csv", batch(), batch(user="bob"))
+    report = outcome(tmp_path, file, batch(), batch(names=("a", "x\x1b", "=c")))
+    assert (report["matching_rows"], report["diff_rows"]) == (5, 1)
+    [told] = caplog.messages
+    assert "Diff 1/6" in told
+    assert told.endswith(r"  row 5 (event 1): eventName: None, not 'x\x1b'")
+
+
+def test_scores_may_differ_a_little_and_text_may_not(tmp_path):
+    file = written(tmp_path / "a.csv", batch(names=("100", "b", "c")))
+    near = batch(scores=(1.0005, 2.05, 3.0), names=("100", "b", "c"))
+    assert outcome(tmp_path, file, near)["diff_rows"] == 0
+    assert outcome(tmp_path, file, near, abs_tol=0.0, rel_tol=0.001)["diff_rows"] == 1
+    assert outcome(tmp_path, file, batch(names=("101", "b", "c")))["diff_rows"] == 1
+
+
+def test_columns_can_be_left_out_and_others_are_named(tmp_path):
+    file = written(tmp_path / "a.csv", batch())
+    fewer = rows(batch().frame.drop("eventName").rename({SCORE: "zscore"}))
+    report = outcome(tmp_path, file, fewer, exclude=("event_dt",))
+    assert report["matching_cols"] == ["_index_"]
+    assert report["extra_cols"] == ["zscore"]
+    assert report["missing_cols"] == ["eventName", SCORE]
+    assert report["diff_cols"] == 3
+
+
+def test_rows_find_each_other_by_the_index_column(tmp_path):
+    file = written(tmp_path / "a.csv", batch(names=("a", "b", "c")))
+    frame = batch(names=("a", "b", "c")).frame.reverse()
+    assert outcome(tmp_path, file, rows(frame), index_col="eventName")["diff_rows"] == 0
+
+
+def test_a_row_that_is_not_there_is_named(tmp_path, caplog):
+    file = written(tmp_path / "a.csv", batch())
+    report = outcome(tmp_path, file, rows(batch().frame[:2]))
+    assert report["diff_rows"] == 1
+    assert caplog.messages[0].endswith("row 3 (event 2): not found")
+
+
+def test_files_and_patterns_are_refused_before_the_run(tmp_path):
+    file = written(tmp_path / "a.csv", batch())
+    with pytest.raises(UsageError, match=r"--val_file_name: there is no file `no\.csv`"):
+        Validate(val_file_name="no.csv").check()
+    with pytest.raises(UsageError, match=r"Cannot output validation results to .*a\.csv"):
+        Validate(val_file_name=str(file), results_file_name=str(file)).check()
+    with pytest.raises(UsageError, match="not a regular expression"):
+        Validate(val_file_name=str(file), include=("(",)).check()
+    with pytest.raises(UsageError, match="the input has no end"):
+        Validate(val_file_name=str(file), settings=Settings(endless=True)).check()
+    with pytest.raises(UsageError, match="--index_col: there is no column `x`"):
+        outcome(tmp_path, file, batch(), index_col="x")
+
+
+def test_what_is_no_table_is_refused_by_name(tmp_path):
+    (tmp_path / "a.parquet").write_text("no")
+    with pytest.raises(UsageError, match=r"a\.parquet` cannot be read"):
+        outcome(tmp_path, tmp_path / "a.parquet", batch())

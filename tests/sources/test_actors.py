@@ -1,0 +1,215 @@
+"""Who acted, by the rules of each kind of log."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from morpheus.records import Summary
+from morpheus.sources.actors import actors, columns_of, kinds
+from morpheus.sources.azure import AZURE
+from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
+from morpheus.sources.duo import DUO
+from morpheus.stage import Settings
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+SESSION = "userIdentitysessionContext"
+ISSUER = f"{SESSION}sessionIssueruserName"
+TYPE, ACCOUNT = "userIdentitytype", "userIdentityaccountId"
+NAME, PRINCIPAL, ARN = "userIdentityuserName", "userIdentityprincipalId", "userIdentityarn"
+SSO = "AWSReservedSSO_Admin_0123456789abcdef"
+
+
+def called(log, event):
+    cells = {"nothing": ["x"], **{name: [value] for name, value in event.items()}}
+    frame = pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String))
+    return actors(frame, log.rules).item(), kinds(frame, log.rules).item()
+
+
+@pytest.mark.parametrize(
+    ("event", "actor", "kind"),
+    [
+        ({TYPE: "Root", ACCOUNT: "012"}, "root@012", "root"),
+        ({TYPE: "IAMUser", ACCOUNT: "012", NAME: "ann", PRINCIPAL: "AIDA1"}, "ann@012", "user"),
+        ({TYPE: "IAMUser", ACCOUNT: "012", PRINCIPAL: "AIDA1"}, "AIDA1@012", "user"),
+        (
+            {TYPE: "IAMUser", ACCOUNT: "012", NAME: "HIDDEN_DUE_TO_SECURITY_REASONS"},
+            "unknown@012",
+            "unknown",
+        ),
+        (
+            {TYPE: "AssumedRole", ACCOUNT: "012", ISSUER: "ec2", PRINCIPAL: "AROA1:i-0ab"},
+            "ec2@012",
+            "role",
+        ),
+        (
+            {TYPE: "AssumedRole", ACCOUNT: "012", ARN: "arn:aws:sts::012:assumed-role/ci/run-7"},
+            "ci@012",
+            "role",
+        ),
+        (
+            {TYPE: "AssumedRole", ACCOUNT: "012", ISSUER: SSO, PRINCIPAL: "AROA1:Ann"},
+            "ann",
+            "person",
+        ),
+        (
+            {TYPE: "AssumedRole", ACCOUNT: "012", ISSUER: "admin", PRINCIPAL: "AROA1:Ann@X.org"},
+            "ann@x.org",
+            "person",
+        ),
+        (
+            {TYPE: "AssumedRole", ACCOUNT: "012", ISSUER: "a", f"{SESSION}sourceIdentity": "bob"},
+            "bob",
+            "person",
+        ),
+        ({TYPE: "Role", ACCOUNT: "012", ARN: "arn:aws:iam::012:role/x/y/ci"}, "ci@012", "role"),
+        (
+            {TYPE: "FederatedUser", ACCOUNT: "012", ISSUER: "vend", PRINCIPAL: "012:bob"},
+            "vend:bob@012",
+            "person",
+        ),
+        ({TYPE: "FederatedUser", ACCOUNT: "012", PRINCIPAL: "012:bob"}, "bob@012", "person"),
+        ({TYPE: "SAMLUser", NAME: "Ann@X.org"}, "ann@x.org", "person"),
+        (
+            {TYPE: "WebIdentityUser", NAME: "repo:a/b", "userIdentityidentityProvider": "gh"},
+            "repo:a/b@gh",
+            "person",
+        ),
+        ({TYPE: "SAMLUser", NAME: "ann"}, "ann", "person"),
+        (
+            {
+                TYPE: "IdentityCenterUser",
+                "userIdentityonBehalfOfuserId": "u-1",
+                "userIdentityonBehalfOfidentityStoreArn": "arn:aws:identitystore::012:x/d-9",
+            },
+            "u-1@d-9",
+            "person",
+        ),
+        ({TYPE: "IdentityCenterUser", "additionalEventDataUserName": "ann"}, "ann", "person"),
+        ({TYPE: "Directory", NAME: "ann"}, "ann", "person"),
+        ({TYPE: "AWSAccount", ACCOUNT: "345", PRINCIPAL: "AIDA1"}, "account:345", "account"),
+        (
+            {TYPE: "AWSService", "userIdentityinvokedBy": "ec2.amazonaws.com"},
+            "ec2.amazonaws.com",
+            "service",
+        ),
+        ({TYPE: "AWSService", "eventSource": "kms.amazonaws.com"}, "kms.amazonaws.com", "service"),
+        (
+            {TYPE: "IAMUser", NAME: "ann", "userIdentityinvokedBy": "rds.amazonaws.com"},
+            "rds.amazonaws.com",
+            "service",
+        ),
+        (
+            {TYPE: "IAMUser", ACCOUNT: "012", NAME: "ann", "userIdentityinvokedBy": "AWS Internal"},
+            "ann@012",
+            "user",
+        ),
+        ({TYPE: "Unknown", "recipientAccountId": "012"}, "unknown@012", "unknown"),
+        ({}, "unknown", "unknown"),
+    ],
+)
+def test_every_type_of_cloudtrail_identity_has_an_actor(event, actor, kind):
+    assert called(CLOUDTRAIL, event) == (actor, kind)
+
+
+@pytest.mark.parametrize(
+    ("event", "actor", "kind"),
+    [
+        ({"userPrincipalName": "Ann@X.org", "userId": "1"}, "ann@x.org", "person"),
+        (
+            {"userPrincipalName": "ann_x.org#EXT#@y.onmicrosoft.com", "userId": "1"},
+            "ann@x.org",
+            "guest",
+        ),
+        (
+            {"userPrincipalName": "ann_lee_x.org#EXT#@y.onmicrosoft.com"},
+            "ann_lee@x.org",
+            "guest",
+        ),
+        ({"userPrincipalName": "", "userId": "1-2"}, "1-2", "person"),
+        ({"userPrincipalName": "Ann"}, "ann", "person"),
+        (
+            {"userPrincipalName": "ann@x.org", "servicePrincipalId": "", "appDisplayName": "Mail"},
+            "ann@x.org",
+            "person",
+        ),
+        ({"servicePrincipalName": "backup", "servicePrincipalId": "7"}, "app:backup", "service"),
+        ({"servicePrincipalName": "", "servicePrincipalId": "7"}, "app:7", "service"),
+        ({"initiatedByuseruserPrincipalName": "Ann@x.org"}, "ann@x.org", "person"),
+        ({"initiatedByappdisplayName": "sync"}, "app:sync", "service"),
+        ({"tenantId": "t"}, "unknown@t", "unknown"),
+        ({}, "unknown", "unknown"),
+    ],
+)
+def test_every_kind_of_entra_identity_has_an_actor(event, actor, kind):
+    assert called(AZURE, event) == (actor, kind)
+
+
+@pytest.mark.parametrize(
+    ("event", "actor", "kind"),
+    [
+        ({"username": "Ann"}, "ann", "person"),
+        ({"username": "CORP\\Ann"}, "ann", "person"),
+        ({"username": "", "email": "Ann@X.org"}, "ann@x.org", "person"),
+        ({"username": None, "alias": "ann"}, "ann", "person"),
+        ({"username": "System"}, "System", "service"),
+        ({"username": "AD Sync: corp"}, "AD Sync: corp", "service"),
+        ({}, "unknown", "unknown"),
+    ],
+)
+def test_every_kind_of_duo_identity_has_an_actor(event, actor, kind):
+    assert called(DUO, event) == (actor, kind)
+
+
+@pytest.mark.parametrize("log", [CLOUDTRAIL, AZURE, DUO], ids=lambda log: log.name)
+def test_rules_look_at_columns_that_the_log_has(log):
+    assert set(columns_of(log.rules)) <= set(log.columns)
+
+
+def of_files(pattern, **options):
+    settings = Settings(userid_column_name="@actor", columns=(TYPE,), **options)
+    source = FromCloudtrail(input_glob=str(pattern), bad_record="skip", settings=settings)
+    return {batch.user: batch.frame for batch in source.events(None, Summary())}
+
+
+@real
+@pytest.mark.parametrize(
+    ("actor", "kind", "events"),
+    [
+        ("bert-jan@123837392027", "IAMUser", 2553),
+        ("rds.amazonaws.com", "AWSService", 14),
+        ("stratus-red-team-get-usr-data-role@123837392027", "AssumedRole", 15),
+    ],
+)
+def test_real_identities_have_their_actors(actor, kind, events):
+    frame = of_files(DATA / "cloudtrail-attack", userid_filter=actor)[actor]
+    assert frame.height == events
+    assert kind in frame[TYPE].to_list()
+
+
+@real
+def test_all_events_of_the_rule_tests_have_an_actor(tmp_path):
+    lines = (DATA / "rule-tests/AWS.CloudTrail.jsonl").read_text().splitlines()
+    logs = [json.loads(line)["log"] for line in lines]
+    whole = [log for log in logs if "eventTime" in log]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, whole)))
+    found = of_files(tmp_path)
+    assert None not in found
+    assert {kind for user in found for kind in found[user][TYPE].to_list()} >= {
+        "AWSAccount",
+        "AWSService",
+        "AssumedRole",
+        "IAMUser",
+        "Root",
+    }
+
+
+def test_the_actor_is_the_user_everywhere(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "eventTime,userIdentitytype,userIdentityaccountId,userIdentityuserName\n"
+        "2024-05-31T09:30:00Z,IAMUser,12,ann\n2024-05-31T09:31:00Z,Root,12,\n"
+    )
+    assert list(of_files(tmp_path)) == ["ann@Account-12", "root@Account-12"]
+    assert list(of_files(tmp_path, userid_filter="root@Account-12")) == ["root@Account-12"]

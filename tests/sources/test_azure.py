@@ -1,0 +1,250 @@
+"""from-azure: every form of a sign-in gives the same event."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from morpheus.columns import OWNER, ROW, TIME, read_lines
+from morpheus.errors import BadRecord, UsageError
+from morpheus.pipeline import Pipeline
+from morpheus.records import Events, Summary
+from morpheus.sources.azure import AZURE, CONTEXT, FromAzure
+from morpheus.sources.files import LogFiles
+from morpheus.sources.gathering import Room
+from morpheus.sources.intake import Intake
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.train_ae import TrainAe
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+FEATURES = read_lines(FromAzure.default_columns, option="--columns_file")
+
+
+def sign_in(minute: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": f"00000000-0000-0000-0000-{minute:012}",
+        "createdDateTime": f"2024-05-31T09:{minute:02}:00Z",
+        "userPrincipalName": "ann@x.org",
+        "appDisplayName": "Mail",
+        "clientAppUsed": "Browser",
+        "status": {"errorCode": 50126, "failureReason": "Invalid password."},
+        "deviceDetail": {"browser": "Edge 99", "displayName": "PC", "operatingSystem": "Linux"},
+        "location": {"city": "Cork", "state": "Munster", "countryOrRegion": "IE"},
+        **fields,
+    }
+
+
+SIGN_INS = [
+    sign_in(1),
+    sign_in(2, appDisplayName="Chat"),
+    sign_in(3, location={"city": "Iasi", "state": None, "countryOrRegion": "RO"}),
+]
+
+
+def diagnostic(record: dict[str, Any]) -> dict[str, Any]:
+    around = {"time": "2024-05-31T10:00:00Z", "category": "SignInLogs", "correlationId": "other"}
+    return {**around, "properties": record}
+
+
+def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], Summary]:
+    summary = Summary()
+    source = FromAzure(input_glob=str(pattern), settings=Settings(columns=columns), **options)
+    source.check()
+    return list(source.events(None, summary)), summary
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def lines(records: Any) -> str:
+    return "\n".join(map(json.dumps, records))
+
+
+def test_the_columns_are_upstreams_and_what_helps_to_judge_them(tmp_path: Path) -> None:
+    [batch], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
+    assert set(FEATURES) | set(CONTEXT) < set(batch.frame.columns)
+    assert batch.frame.columns[-4:] == ["appincrement", "locincrement", "logcount", TIME]
+    counts = batch.frame.select("logcount", "locincrement", "appincrement").rows()
+    assert counts == [(0, 1, 1), (1, 1, 2), (2, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lines(SIGN_INS),
+        json.dumps({"@odata.context": "https://graph", "value": SIGN_INS}, indent=2),
+        json.dumps({"value": SIGN_INS}),
+    ],
+    ids=["lines", "graph", "value"],
+)
+def test_every_form_of_json_gives_the_same_events(tmp_path: Path, text: str) -> None:
+    [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
+    [batch], _ = read(written(tmp_path / "b.json", text))
+    assert batch.user == "ann@x.org"
+    assert batch.frame.equals(expected.frame)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lines(map(diagnostic, SIGN_INS)),
+        json.dumps({"records": list(map(diagnostic, SIGN_INS))}),
+        lines(diagnostic({}) | {"properties": json.dumps(each)} for each in SIGN_INS),
+    ],
+    ids=["diagnostic settings", "event hub", "properties as text"],
+)
+def test_what_stands_around_properties_gives_way_to_them(tmp_path: Path, text: str) -> None:
+    [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
+    [batch], _ = read(written(tmp_path / "b.json", text))
+    assert batch.frame.drop("category").equals(expected.frame.drop("category"))
+    assert batch.frame["category"].to_list() == ["SignInLogs"] * 3
+
+
+def test_a_sign_in_without_a_time_of_its_own_has_that_of_its_record(tmp_path: Path) -> None:
+    record = {name: value for name, value in sign_in(1).items() if name != "createdDateTime"}
+    [batch], _ = read(written(tmp_path / "a.json", lines([diagnostic(record)])))
+    assert batch.frame["createdDateTime"].to_list() == ["2024-05-31T10:00:00Z"]
+
+
+def test_the_portals_csv_has_the_columns_of_json(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "Date (UTC),Request ID,User,Username,Application,Client app,Failure reason,"
+        "Sign-in error code,Browser,Operating System,Location,Status\n"
+        "2024-05-31T09:01:00Z,1,Ann,ann@x.org,Mail,Browser,Invalid password.,50126,Edge 99,"
+        'Linux,"Cork, Munster, IE",Failure\n'
+        '2024-05-31T09:02:00Z,2,Ann,ann@x.org,Chat,Browser,,0,Edge 99,Linux,"Iasi, RO",Success\n'
+    )
+    [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
+    [batch], _ = read(tmp_path / "a.csv")
+    assert batch.user == "ann@x.org"
+    same = [n for n in FEATURES if n != "deviceDetaildisplayName"]
+    assert batch.frame[:1].select(same).equals(expected.frame[:1].select(same))
+    places = batch.frame.select("locationcity", "locationstate", "locationcountryOrRegion").rows()
+    assert places == [("Cork", "Munster", "IE"), ("Iasi", None, "RO")]
+    assert batch.frame["Status"].to_list() == ["Failure", "Success"]
+    assert not {"Location", "Date (UTC)"} & set(batch.frame.columns)
+
+
+def test_flat_csv_has_upstreams_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        ",createdDateTime,userPrincipalName,appDisplayName,deviceDetail.browser,location.city\n"
+        "0,2024-05-31 09:01:00,ann@x.org,Mail,Edge 99,Cork\n"
+    )
+    [batch], _ = read(tmp_path / "a.csv")
+    assert batch.frame.row(0, named=True)["deviceDetailbrowser"] == "Edge 99"
+    assert batch.frame.row(0, named=True)["locincrement"] == 1
+
+
+def test_our_own_columns_are_had_by_naming_them(tmp_path: Path) -> None:
+    columns = ("hourofweek", "hourkind", "agentfamily", "addresskind", "errorclass", "new:appId")
+    record = sign_in(1, userAgent="python-requests/2.31", ipAddress="10.0.0.1")
+    [batch], _ = read(written(tmp_path / "a.json", lines([record])), columns=columns)
+    told = batch.frame.select(columns).row(0)
+    assert told == ("Fri 09", "weekday 09", "python", "private", "password", None)
+
+
+def test_a_derived_column_of_what_no_event_has_is_named(tmp_path: Path, caplog: Any) -> None:
+    read(written(tmp_path / "a.json", lines([sign_in(1)])), columns=("new:appName",))
+    [told] = caplog.messages
+    assert told == "--columns_file: no event has a column `appName`. Did you mean `appDisplayName`?"
+
+
+def test_a_record_that_is_no_sign_in_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.json", lines([sign_in(1), {"properties": {"id": "1"}}]))
+    with pytest.raises(BadRecord, match=r"a\.json:2: the record has no `createdDateTime`"):
+        read(file)
+    _, summary = read(file, bad_record="skip")
+    assert (summary.input.kept, summary.input.refused) == (1, 1)
+
+
+def test_a_wrong_user_column_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.json", lines([sign_in(1)]))
+    source = FromAzure(input_glob=str(file), settings=Settings(userid_column_name="userName"))
+    with pytest.raises(UsageError, match=r"no column `userName`.*`userPrincipalName`"):
+        list(source.events(None, Summary()))
+
+
+@real
+def test_the_real_sign_ins_derived_columns_equal_a_plain_recomputation() -> None:
+    batches, summary = read(DATA / "azure-signins")
+    assert (len(batches), summary.input.kept) == (17, 323)
+    for batch in batches:
+        for row, told in zip(batch.frame.to_dicts(), plainly(batch.frame), strict=True):
+            assert (row["logcount"], row["locincrement"], row["appincrement"]) == told
+
+
+def plainly(frame: pl.DataFrame) -> list[tuple[int, int, int]]:
+    """Upstream's three columns, by a loop over events."""
+    told: list[tuple[int, int, int]] = []
+    days: dict[Any, tuple[list[Any], set[Any], set[Any]]] = {}
+    place = ("locationcity", "locationstate", "locationcountryOrRegion")
+    for row in frame.to_dicts():
+        passed, places, apps = days.setdefault(row[TIME].date(), ([], set(), set()))
+        places.add(tuple(row[name] for name in place))
+        apps.update({row["appDisplayName"]} - {None})
+        told.append((len(passed), len(places), len(apps)))
+        passed.append(row)
+    return told
+
+
+@real
+def test_two_days_are_learnt_and_the_third_is_scored(tmp_path: Path) -> None:
+    records = (DATA / "azure-signins/signins.jsonl").read_text().splitlines()
+    days = sorted({json.loads(line)["properties"]["createdDateTime"][:10] for line in records})
+    for line in records:
+        day = json.loads(line)["properties"]["createdDateTime"][:10]
+        name = "input.json" if day == days[-1] else "training.json"
+        with (tmp_path / name).open("a") as file:
+            file.write(line + "\n")
+    training = str(tmp_path / "training.json")
+    chain = [
+        FromAzure(input_glob=str(tmp_path / "input.json")),
+        TrainAe(train_data_glob=training, train_min_history=10),
+        Preprocess(),
+        InfPytorch(),
+        AddScores(label=("ae_anomaly_score", "risk")),
+    ]
+    summary = Pipeline(chain, Settings(num_threads=1)).run()
+    assert summary.input.kept + summary.training.kept == 323
+    assert summary.scored > 0
+    assert {card.last[:10] for card in summary.cards.values()} <= set(days[:-1])
+
+
+def test_everybody_is_surveyed_with_derived_columns_in_memory_and_on_disk(tmp_path: Path) -> None:
+    records = [sign_in(n, userPrincipalName=f"user{n % 3}@x.org") for n in range(60)]
+    chosen = Settings(columns=("appDisplayName", "logcount", "new:appDisplayName"), survey=True)
+    files = LogFiles(str(written(tmp_path / "a.json", lines(records))))
+    surveys = []
+    for room in (Room(), Room(held=100, part=100, table=50)):
+        summary = Summary()
+        assert list(Intake(AZURE, files, chosen, room=room).events(None, summary))
+        surveys.append(summary.everybody)
+    [held, laid_aside] = surveys
+    assert held is not None
+    assert held.columns == [OWNER, TIME, *chosen.columns]
+    assert held["logcount"].to_list() == list(range(20)) * 3
+    assert held.equals(laid_aside)
+
+
+@real
+@pytest.mark.parametrize("name", ["Azure.Audit.jsonl", "Azure.MonitorActivity.jsonl"])
+def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, name: str) -> None:
+    lines_ = (DATA / "rule-tests" / name).read_text().splitlines()
+    file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
+    batches, summary = read(file, bad_record="skip")
+    assert summary.input.read == len(lines_)
+    assert sum(batch.frame.height for batch in batches) == summary.input.kept
+    assert bool(summary.input.refused) == bool(summary.input.refusals)
+
+
+def test_every_column_of_the_context_is_one_of_the_logs() -> None:
+    assert set(CONTEXT) <= set(AZURE.columns)
+    assert ROW not in AZURE.columns

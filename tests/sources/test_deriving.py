@@ -1,0 +1,84 @@
+"""Derived columns go on from file to file, from history to input, and from round to round."""
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from morpheus.columns import TIME
+from morpheus.features import derived
+from morpheus.sources.deriving import Deriving, logged, wanted
+
+KNOWN = {
+    "logcount": derived.log_count(),
+    "locincrement": derived.increment("city"),
+    "family": derived.each(str.upper, "city"),
+}
+NAMES = ("logcount", "locincrement", "new:family")
+START = datetime(2024, 5, 31, tzinfo=UTC)
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 400), st.sampled_from(["ann", "bob"]), st.sampled_from("xyz")),
+    min_size=1,
+    max_size=40,
+)
+
+
+def frame(events):
+    """Events of (hours after `START`, user, city), by user, then time, as they are handed out."""
+    events = sorted(events, key=lambda event: (event[1], event[0]))
+    cells = {"who": [event[1] for event in events], "city": [event[2] for event in events]}
+    times = [START + timedelta(hours=event[0]) for event in events]
+    schema = {"who": pl.String, "city": pl.String, TIME: pl.Datetime("us", "UTC")}
+    return pl.DataFrame({**cells, TIME: times}, schema=schema)
+
+
+def deriving(*, endless=False, names=NAMES):
+    return Deriving("who", wanted(names, KNOWN), endless)
+
+
+def test_what_a_derived_column_is_made_of_is_derived_before_it():
+    assert list(wanted(["new:family"], KNOWN)) == ["family", "new:family"]
+    assert logged(wanted(NAMES, KNOWN)) == ("city",)
+
+
+@settings(deadline=None)
+@given(EVENTS, st.integers(0, 400))
+def test_a_day_that_begins_in_the_history_goes_on_in_the_input(events, cut):
+    whole = deriving().add(frame(events))
+    past, now = (
+        frame([event for event in events if (event[0] < cut) == earlier])
+        for earlier in (True, False)
+    )
+    late = whole.filter(pl.col(TIME) >= START + timedelta(hours=cut))
+    assert deriving().add(now, past).equals(late)
+    # Files may be learnt from and scored: what is in both counts once.
+    assert deriving().add(frame(events), frame(events)).equals(whole)
+
+
+@settings(deadline=None)
+@given(EVENTS, st.integers(1, 399))
+def test_rounds_of_an_endless_input_are_as_one(events, cut):
+    whole, rounds = deriving().add(frame(events)), deriving(endless=True)
+    parts = [frame([e for e in events if (e[0] < cut) == early]) for early in (True, False)]
+    joined = pl.concat([rounds.add(part, frame([])) for part in parts])
+    assert joined.sort("who", TIME, maintain_order=True).equals(whole)
+
+
+def test_derived_columns_stand_before_the_time_and_replace_those_of_the_log():
+    events = frame([(0, "ann", "x"), (1, "ann", "y")])
+    logged_already = events.with_columns(pl.lit("9").alias("logcount"))
+    out = deriving(names=("logcount",)).add(logged_already)
+    assert out.columns == ["who", "city", "logcount", TIME]
+    assert out["logcount"].to_list() == [0, 1]
+
+
+def test_a_column_of_the_log_stays_where_nothing_is_there_to_derive_it_of():
+    events = frame([(0, "ann", "x")]).drop("city").with_columns(pl.lit("9").alias("locincrement"))
+    out = deriving(names=("locincrement",)).add(events)
+    assert out["locincrement"].to_list() == ["9"]
+
+
+def test_without_derived_features_events_stay_as_they_are():
+    events = frame([(0, "ann", "x")])
+    assert deriving(names=("city",)).add(events) is events

@@ -1,0 +1,166 @@
+"""from-duo: every form of an authentication gives the same event."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from morpheus.columns import TIME, read_lines
+from morpheus.records import Events, Summary
+from morpheus.sources.duo import CONTEXT, DUO, FromDuo
+from morpheus.stage import Settings
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+FEATURES = read_lines(FromDuo.default_columns, option="--columns_file")
+PLACE = ("accessdevicelocationcity", "accessdevicelocationstate", "accessdevicelocationcountry")
+
+
+def second(minute: int, city: str = "Cork", **fields: Any) -> dict[str, Any]:
+    """A record as version 2 of the Admin API has it."""
+    return {
+        "txid": f"00000000-0000-0000-0000-{minute:012}",
+        "isotimestamp": f"2020-02-13T18:{minute:02}:20.351346+00:00",
+        "timestamp": 1581616820 + 60 * minute,
+        "event_type": "authentication",
+        "user": {"key": "DU", "name": "ann", "groups": ["a"]},
+        "application": {"key": "DI", "name": "VPN"},
+        "factor": "duo_push",
+        "result": "success",
+        "reason": "user_approved",
+        "access_device": {
+            "browser": "Chrome",
+            "os": "Mac OS X",
+            "ip": "203.0.113.9",
+            "location": {"city": city, "state": "Munster", "country": "IE"},
+        },
+        "auth_device": {"name": "phone", "ip": "198.51.100.3"},
+        **fields,
+    }
+
+
+def first(minute: int, city: str = "Cork") -> dict[str, Any]:
+    """The same record as version 1 has it."""
+    record = second(minute, city)
+    del record["isotimestamp"], record["event_type"], record["application"], record["auth_device"]
+    del record["access_device"]["location"], record["access_device"]["ip"]
+    return {
+        **record,
+        "user": None,
+        "username": "ann",
+        "eventtype": "authentication",
+        "integration": "VPN",
+        "device": "phone",
+        "ip": "203.0.113.9",
+        "location": {"city": city, "state": "Munster", "country": "IE"},
+    }
+
+
+SECOND = [second(1), second(2), second(3, "Iasi")]
+FIRST = [first(1), first(2), first(3, "Iasi")]
+
+
+def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], Summary]:
+    summary = Summary()
+    source = FromDuo(input_glob=str(pattern), settings=Settings(columns=columns), **options)
+    source.check()
+    return list(source.events(None, summary)), summary
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def lines(records: Any) -> str:
+    return "\n".join(map(json.dumps, records))
+
+
+def answer(records: Any, version: int) -> str:
+    logs = {"authlogs": records, "metadata": {"next_offset": ["1", "x"], "total_objects": 3}}
+    return json.dumps({"stat": "OK", "response": logs if version == 2 else records})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps(SECOND), json.dumps(SECOND, indent=1), lines(SECOND), answer(SECOND, 2)],
+    ids=["list", "pretty list", "lines", "answer"],
+)
+def test_every_form_of_version_2_gives_the_same_events(tmp_path: Path, text: str) -> None:
+    [batch], _ = read(written(tmp_path / "a.json", text))
+    assert batch.user == "ann"
+    features = batch.frame.select(FEATURES).rows(named=True)[2]
+    assert features == {
+        "accessdevicebrowser": "Chrome",
+        "accessdeviceos": "Mac OS X",
+        "authdevicename": "phone",
+        "reason": "user_approved",
+        "result": "success",
+        "locincrement": 2,
+        "logcount": 2,
+    }
+    assert set(CONTEXT) < set(batch.frame.columns)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps(FIRST), lines(FIRST), answer(FIRST, 1)],
+    ids=["list", "lines", "answer"],
+)
+def test_version_1_tells_the_same_under_other_names(tmp_path: Path, text: str) -> None:
+    [expected], _ = read(written(tmp_path / "a.json", json.dumps(SECOND)))
+    [batch], _ = read(written(tmp_path / "b.json", text))
+    same = ["txid", *FEATURES, "username", "applicationname", "accessdeviceip", *PLACE, "eventtype"]
+    assert batch.frame.select(same).equals(expected.frame.select(same))
+    assert batch.frame.columns == expected.frame.columns
+
+
+def test_both_versions_may_stand_in_one_file(tmp_path: Path) -> None:
+    [batch], _ = read(written(tmp_path / "a.json", lines([first(1), second(2), first(3)])))
+    assert batch.frame["username"].to_list() == ["ann"] * 3
+    assert batch.frame["accessdevicelocationcity"].to_list() == ["Cork"] * 3
+
+
+def test_a_time_may_be_a_number_of_seconds_or_milliseconds(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.json", lines([first(1), {**first(2), "timestamp": 1581616940500}]))
+    [batch], _ = read(file)
+    told = batch.frame[TIME].dt.strftime("%F %T%.3f").to_list()
+    assert told == ["2020-02-13 18:01:20.000", "2020-02-13 18:02:20.500"]
+
+
+def test_the_panels_csv_has_the_columns_of_json(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "Timestamp (UTC),User,Application,Result,Reason,Factor,Browser,Operating System,"
+        "Auth Device Name,Access Device IP,Location\n"
+        "2020-02-13 18:01:20 UTC,ann,VPN,success,user_approved,duo_push,Chrome,Mac OS X,phone,"
+        '203.0.113.9,"Cork, Munster, IE"\n'
+    )
+    [expected], _ = read(written(tmp_path / "a.json", lines(SECOND[:1])))
+    [batch], _ = read(tmp_path / "a.csv")
+    same = [*FEATURES, "username", "applicationname", "accessdeviceip", *PLACE]
+    assert batch.frame.select(same).equals(expected.frame.select(same))
+
+
+def test_our_own_columns_are_had_by_naming_them(tmp_path: Path) -> None:
+    columns = ("hourofweek", "addressnetwork", "errorclass", "appincrement", "new:factor")
+    record = second(1, result="denied", reason="no_response")
+    [batch], _ = read(written(tmp_path / "a.json", lines([record])), columns=columns)
+    told = batch.frame.select(columns).row(0)
+    assert told == ("Thu 18", "203.0.113.0/24", "no answer", 1, "False")
+
+
+@real
+@pytest.mark.parametrize("name", ["Duo.Authentication.jsonl", "Duo.Administrator.jsonl"])
+def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, name: str) -> None:
+    lines_ = (DATA / "rule-tests" / name).read_text().splitlines()
+    file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
+    batches, summary = read(file, bad_record="skip")
+    assert summary.input.read == len(lines_)
+    assert sum(batch.frame.height for batch in batches) == summary.input.kept
+    assert summary.input.refused == (0 if "Admin" in name else len(lines_))
+    assert all("has no `isotimestamp`" in reason for reason in summary.input.refusals)
+
+
+def test_every_column_of_the_context_is_one_of_the_logs() -> None:
+    assert set(CONTEXT) <= set(DUO.columns)

@@ -1,0 +1,108 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from morpheus.columns import SCORE
+from morpheus.errors import UsageError
+from morpheus.records import Fingerprinted, Scored, Summary
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.filter import Filter
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.timeseries import Timeseries
+from morpheus.testing import cut, events_at, losses, scored
+from people import day, fingerprint
+
+LOSSES = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=9)
+
+
+def passed(batch, **options):
+    stage = Filter(**options)
+    stage.check()
+    [out] = stage(iter([batch]))
+    return out
+
+
+def test_only_events_above_the_threshold_stay_with_their_losses():
+    out = passed(losses(events_at(range(3)), [[1.0], [3.0], [2.0]]), threshold=2)
+    assert out.frame[""].to_list() == [1]
+    assert out.losses.tolist() == [[3.0]]
+    assert out.filtered == 2
+
+
+@settings(deadline=None)
+@given(LOSSES, st.floats(0, 10))
+def test_no_event_is_lost_uncounted(values, threshold):
+    summary = Summary()
+    batch = losses(events_at(range(len(values))), [[value] for value in values])
+    summary.add(passed(batch, threshold=threshold))
+    assert summary.users.total() + summary.filtered == len(values)
+
+
+def test_a_batch_of_which_nothing_stays_still_carries_the_count():
+    summary = Summary()
+    summary.add(passed(losses(events_at([0, 1]), [[1.0], [1.0]]), threshold=5))
+    assert (summary.filtered, summary.users.total()) == (2, 0)
+
+
+def test_events_without_a_score_go():
+    out = passed(losses(events_at([0, 1])), threshold=0)
+    assert (out.frame.height, out.filtered) == (0, 2)
+
+
+def test_counts_of_several_filters_add_up():
+    batch = losses(events_at(range(3)), [[1.0], [2.0], [3.0]])
+    assert passed(passed(batch, threshold=1), threshold=2).filtered == 2
+
+
+def test_a_column_can_be_looked_at_instead():
+    batch = scored(events_at(range(3), probs=[0.1, float("nan"), 0.9]))
+    out = passed(batch, filter_source="DATAFRAME")
+    assert out.frame["probs"].to_list() == [0.9]
+
+
+def test_a_column_that_is_not_there_is_answered_with_those_that_are():
+    batch = scored(events_at([0]))
+    with pytest.raises(UsageError, match=f"no column `probs` here.*numbers are {SCORE}"):
+        passed(batch, filter_source="dataframe")
+
+
+def test_a_label_that_nothing_computes_is_refused():
+    with pytest.raises(UsageError, match=f"^filter: no --label is left.*--label {SCORE}"):
+        Filter(label=("other",)).check()
+
+
+def test_timeseries_may_follow():
+    batch = passed(losses(events_at(range(3)), [[1.0], [3.0], [2.0]]), threshold=1.5)
+    [out] = Timeseries()(iter([batch]))
+    assert out.user == "ann"
+    assert (out.frame.height, out.filtered) == (2, 1)
+
+
+def test_the_kind_of_record_stays():
+    batch = scored(events_at([0, 1]), [0.0, 1.0])
+    out = passed(batch, settings=Settings())
+    assert isinstance(out, Scored)
+    assert out.frame[SCORE].to_list() == [1.0]
+    assert out.losses.dtype == np.float32
+
+
+def test_what_stays_does_not_hang_on_how_events_are_batched():
+    known, frame = fingerprint(), day(300, seed=1)
+    frame = events_at([60 * n for n in range(300)], **{name: frame[name] for name in frame.columns})
+
+    def kept(*sizes):
+        parts = (
+            Fingerprinted(user="ann", frame=part, fingerprint=known, card=known.card)
+            for part in cut(frame, sizes)
+        )
+        passed = Filter(label=("risk",), threshold=0.1)(InfPytorch()(Preprocess()(parts)))
+        again = AddScores(label=(SCORE, "risk"))(passed)
+        return pl.concat([out.frame.select("", SCORE, "risk") for out in again])
+
+    whole = kept()
+    assert 0 < whole.height < 300
+    assert kept(7, 0, 100).equals(whole)

@@ -1,0 +1,33 @@
+"""Stages of old command lines that do nothing here, or that are refused."""
+
+import pytest
+
+from morpheus.errors import UsageError
+from morpheus.stages.buffer import Buffer
+from morpheus.stages.delay import Delay
+from morpheus.stages.gen_viz import GenViz
+from morpheus.stages.inf_triton import InfTriton
+from morpheus.stages.trigger import Trigger
+from morpheus.testing import events_at, rows
+
+
+@pytest.mark.parametrize("stage", [Buffer(count=3), Delay(duration="5s"), Trigger()])
+def test_they_hand_on_what_they_get_and_say_so(stage, caplog):
+    stage.check()
+    [told] = caplog.messages
+    assert stage.name in told
+    assert "pass through stage" in told
+    batches = [rows(events_at([0])), rows(events_at([1]))]
+    assert list(stage(iter(batches))) == batches
+
+
+@pytest.mark.parametrize(
+    ("stage", "instead"),
+    [
+        (GenViz(), r"to-file --filename=scores\.csv.*--viz_file=chain\.svg"),
+        (InfTriton(model_name="ae", server_url="localhost:8001"), "Write `inf-pytorch`"),
+    ],
+)
+def test_those_refused_say_what_to_use_instead(stage, instead):
+    with pytest.raises(UsageError, match=instead):
+        stage.check()

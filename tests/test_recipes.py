@@ -1,0 +1,167 @@
+"""The command lines of the starter example of NVIDIA Morpheus 22.09 to 24.06, unchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
+RUN = """--log_level=DEBUG run --num_threads=1 --pipeline_batch_size=1024
+    --model_max_batch_size=1024 --use_cpp=False pipeline-ae"""
+REST = "preprocess inf-pytorch monitor --description='Inference rate' --unit inf add-scores"
+INPUT = "monitor --description='Input rate'"
+CLASS = "--source_stage_class=morpheus.stages.input"
+TRAIN = {
+    log: f"""{INPUT} train-ae --train_data_glob="train/*.json"
+        {CLASS}.{log}_source_stage.{log.title()}SourceStage --seed 42
+        --models_output_filename=models/{log}_ae_user_models.pkl {REST}
+        serialize to-file --filename={log}-detections.csv --overwrite"""
+    for log in ("duo", "azure")
+}
+RECIPES = {
+    "cloudtrail": f"""{RUN} --columns_file=data/columns_ae_cloudtrail.txt
+        --userid_column_name=userIdentitysessionContextsessionIssueruserName
+        --userid_filter=user123 --feature_scaler=standard
+        from-cloudtrail --input_glob="input/*.csv" --max_files=200
+        train-ae --train_data_glob="train/*.csv"
+        {CLASS}.cloud_trail_source_stage.CloudTrailSourceStage --seed 42
+        {REST} serialize to-file --filename=cloudtrail-detections.csv --overwrite""",
+    "duo": f"""{RUN} --columns_file=data/columns_ae_duo.txt --userid_column_name=username
+        --feature_scaler=standard from-duo --input_glob="input/*.json" --max_files=200
+        {TRAIN["duo"]}""",
+    "azure": f"""{RUN} --columns_file=data/columns_ae_azure.txt
+        --userid_column_name=userPrincipalName --feature_scaler=standard
+        from-azure --input_glob="input/*.json" --max_files=200 {TRAIN["azure"]}""",
+}
+DICE = random.Random(7)  # noqa: S311 - no secret
+
+
+def duo(time: datetime) -> dict[str, Any]:
+    return {
+        "isotimestamp": time.isoformat(),
+        "user": {"name": "ann"},
+        "access_device": {
+            "browser": DICE.choice(["Chrome", "Safari"]),
+            "os": "Mac OS X",
+            "location": {"city": DICE.choice(["Cork", "Dublin"]), "state": "", "country": "IE"},
+        },
+        "auth_device": {"name": "phone"},
+        "result": DICE.choice(["success", "success", "denied"]),
+        "reason": "user_approved",
+    }
+
+
+def azure(time: datetime) -> dict[str, Any]:
+    signed_in = {
+        "createdDateTime": time.isoformat(),
+        "userPrincipalName": "ann@x.org",
+        "appDisplayName": DICE.choice(["Mail", "Chat", "Files"]),
+        "clientAppUsed": "Browser",
+        "deviceDetail": {"browser": "Edge", "displayName": "PC", "operatingSystem": "Linux"},
+        "location": {"city": DICE.choice(["Cork", "Dublin"]), "countryOrRegion": "IE"},
+        "status": {"failureReason": "Other."},
+    }
+    return {"time": time.isoformat(), "category": "SignInLogs", "properties": signed_in}
+
+
+def cloudtrail(time: datetime) -> dict[str, Any]:
+    return {
+        "eventTime": f"{time:%Y-%m-%dT%H:%M:%SZ}",
+        "userIdentitysessionContextsessionIssueruserName": "user123",
+        "eventName": DICE.choice(["GetUser", "ListRoles"]),
+        "sourceIPAddress": "203.0.113.9",
+    }
+
+
+MAKERS: dict[str, Callable[[datetime], dict[str, Any]]] = {
+    "cloudtrail": cloudtrail,
+    "duo": duo,
+    "azure": azure,
+}
+
+
+def logs(folder: Path, log: str, events: int, day: int) -> None:
+    folder.mkdir()
+    start = datetime(2024, 5, day, tzinfo=UTC)
+    made = [MAKERS[log](start + timedelta(minutes=3 * n)) for n in range(events)]
+    if log == "cloudtrail":
+        pl.DataFrame(made).write_csv(folder / "a.csv")
+    else:
+        (folder / "a.json").write_text(json.dumps(made))
+
+
+def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *shlex.split(line)],
+        cwd=folder,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("log", RECIPES)
+def test_a_recipe_runs_unchanged(tmp_path: Path, log: str) -> None:
+    logs(tmp_path / "train", log, 320, day=1)
+    logs(tmp_path / "input", log, 40, day=3)
+    done = run(tmp_path, RECIPES[log])
+    assert done.returncode == 0, done.stderr
+    output = pl.read_csv(tmp_path / f"{log}-detections.csv")
+    assert (output.height, output["ae_anomaly_score"].is_nan().sum()) == (40, 0)
+    if log == "cloudtrail":
+        return
+    assert output["logcount"].to_list() == list(range(40))
+    assert set(output["locincrement"]) == {1, 2}
+    pretrained = RECIPES[log].replace(
+        TRAIN[log],
+        f"""{INPUT} train-ae --pretrained_filename=models/{log}_ae_user_models.pkl {REST} validate
+            --val_file_name={log}-detections.csv --results_file_name=results.json
+            serialize to-file --filename=again.csv""",
+    )
+    done = run(tmp_path, pretrained)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert (report["matching_rows"], report["diff_rows"], report["diff_cols"]) == (40, 0, 0)
+    detections = (tmp_path / f"{log}-detections.csv").read_bytes()
+    assert (tmp_path / "again.csv").read_bytes() == detections
+
+
+def test_an_altered_cell_is_named_by_validate(tmp_path: Path) -> None:
+    logs(tmp_path / "train", "duo", 320, day=1)
+    logs(tmp_path / "input", "duo", 40, day=3)
+    assert run(tmp_path, RECIPES["duo"]).returncode == 0
+    expected = tmp_path / "duo-detections.csv"
+    lines = expected.read_text().splitlines()
+    lines[18] = lines[18].replace("Mac OS X", "Plan 9")
+    expected.write_text("\n".join(lines) + "\n")
+    line = RECIPES["duo"].replace("--models_output_filename=models/duo_ae_user_models.pkl", "")
+    line = line.replace("duo-detections.csv --overwrite", "again.csv")
+    line = line.replace("serialize", "validate --val_file_name=duo-detections.csv serialize")
+    done = run(tmp_path, line)
+    assert done.returncode == 0, done.stderr
+    assert "Results do not match. Diff 1/40" in done.stderr
+    assert "row 18 (event 17): accessdeviceos: 'Plan 9', not 'Mac OS X'" in done.stderr
+
+
+def test_what_filter_leaves_out_is_counted_in_the_summary(tmp_path: Path) -> None:
+    logs(tmp_path / "train", "duo", 320, day=1)
+    logs(tmp_path / "input", "duo", 40, day=3)
+    line = RECIPES["duo"].replace("add-scores", "add-scores filter --threshold=1e9")
+    done = run(tmp_path, line)
+    assert done.returncode == 0, done.stderr
+    assert "Filtered" in done.stderr
+    assert "40 events out" in done.stderr
+    assert pl.read_csv(tmp_path / "duo-detections.csv").height == 0
