@@ -20,8 +20,6 @@ from morpheus.models.population import Population
 
 FLOOR = 0.05
 """Least spread, so that a column that never changed is not divided by zero."""
-LEAST = 0.5
-"""Least spread of an event's whole evidence."""
 
 
 @dataclass(frozen=True)
@@ -124,26 +122,11 @@ class Evidence:
         chances: What counting says of each code.
         habit: What is usual of the evidence of habit.
         company: What is usual of the evidence of company.
-        spread: Standard deviation of an event's whole evidence, all columns and both kinds added.
     """
 
     chances: Chances
     habit: Usual
     company: Usual
-    spread: float
-
-    @classmethod
-    def of(
-        cls,
-        chances: Chances,
-        habit: NDArray[np.float32],
-        company: NDArray[np.float32],
-        counts: NDArray[np.int64],
-    ) -> Evidence:
-        """Measure the evidence of distinct rows, (D, C) each, that stand for some events, (D,)."""
-        whole = (habit + company).sum(1, keepdims=True)
-        kinds = Usual.of(habit, counts), Usual.of(company, counts)
-        return cls(chances, *kinds, float(Usual.of(whole, counts).spread[0]))
 
     def strangeness(
         self, habit: NDArray[np.float32], company: NDArray[np.float32]
@@ -151,13 +134,7 @@ class Evidence:
         """How strange each column is, (rows, C), from its evidence in nats, each (rows, C).
 
         The square root of the mean of both, in spreads above the usual: the root keeps one wholly
-        new identifier from drowning several columns that are half as strange each. To this comes
-        how far the event's whole evidence lies above the usual, in spreads, divided among the
-        columns that are above theirs.
+        new identifier from drowning several columns that are half as strange each.
         """
         both = self.habit.above(habit) + self.company.above(company)
-        more = habit + company - (self.habit.mean + self.company.mean)
-        whole = np.maximum(more.sum(1, keepdims=True) / max(self.spread, LEAST), 0)
-        more = np.maximum(more, 0)
-        share = more / np.maximum(more.sum(1, keepdims=True), 1e-9)
-        return np.asarray(np.sqrt(both / 2) + whole * share, dtype=np.float32)
+        return np.asarray(np.sqrt(both / 2), dtype=np.float32)

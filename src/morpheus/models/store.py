@@ -205,7 +205,6 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
     if fingerprint.evidence is not None:
         tensors |= _laid_out("habit", fingerprint.evidence.habit)
         tensors |= _laid_out("company", fingerprint.evidence.company)
-        tensors["spread"] = np.array([fingerprint.evidence.spread], dtype=np.float32)
         tensors["chances_habit"] = fingerprint.evidence.chances.habit
         tensors["chances_others"] = fingerprint.evidence.chances.others
     return save(tensors)
@@ -265,5 +264,5 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
         part("novelty", columns),
         usual("usual"),
         held_out,
-        Evidence(chances, usual("habit"), usual("company"), float(part("spread", (1,))[0])),
+        Evidence(chances, usual("habit"), usual("company")),
     )

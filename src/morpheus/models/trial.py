@@ -80,7 +80,7 @@ class Trial:
         chances = Chances.of(self.encoder, self.early, novelty, self.population)
         habit, company = self.guesses.evidence(chances, novelty, rows)
         usual = Usual.of(priced(self.losses, novelty, rows), counts)
-        evidence = Evidence.of(chances, habit, company, counts)
+        evidence = Evidence(chances, Usual.of(habit, counts), Usual.of(company, counts))
         return Measured(novelty, usual, evidence)
 
     def calibrated(self) -> HeldOut:
