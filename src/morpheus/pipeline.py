@@ -101,7 +101,7 @@ class Pipeline:
         if not self._checked:
             self.check()
         stages = self._settled()
-        plan = Plan.of(stages)
+        plan = Plan.of([part for stage in stages for part in stage.parts()])
         summary, begin = Summary(), time.perf_counter()
         history = next((glob for stage in stages if (glob := stage.history())), None)
         events = plan.source.events(history, summary)

@@ -18,10 +18,45 @@ from morpheus.columns import RHYTHM
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows
+    from morpheus.models.budget import Forecast, Level
     from morpheus.models.fingerprint import Card, Fingerprint
 
 
 Next = TypeVar("Next", bound="Batch")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Events that may become alerts.
+
+    Attributes:
+        level: How risky their user's held-out days were.
+        margins: How far each is above the user's usual risk, (rows,).
+        runs: Number of the run of events that each is in, (rows,).
+        seconds: When the first and the last of all the user's events were.
+    """
+
+    level: Level
+    margins: NDArray[np.float64]
+    runs: NDArray[np.int64]
+    seconds: tuple[float, float]
+
+    def kept(self, rows: NDArray[np.bool_]) -> Watched:
+        """Leave events out."""
+        return replace(self, margins=self.margins[rows], runs=self.runs[rows])
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What was to be spent on alerts, and what was.
+
+    Attributes:
+        forecast: How many alerts were to be expected.
+        alerts: Runs of events that became alerts.
+    """
+
+    forecast: Forecast
+    alerts: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +75,8 @@ class Batch:
         encoded: The events as numbers, once `preprocess` has run; None without a fingerprint to
             encode with.
         filtered: How many events beside these `filter` has left out.
+        watched: What `filter --alerts_per_day` knows of these events before it has seen everybody.
+        spending: The account of the whole run's alerts; the last batch brings it.
     """
 
     user: str | None
@@ -50,6 +87,8 @@ class Batch:
     scores: tuple[str, ...] = ()
     encoded: EncodedRows | None = None
     filtered: int = 0
+    watched: Watched | None = None
+    spending: Spending | None = None
 
     def become(self, kind: type[Next], **more: object) -> Next:
         """Make the record that follows: all that every batch has, and what is new."""
@@ -156,6 +195,7 @@ class Summary:
         unscored: Users whose events got no score, with the reason.
         scored: Events with a score.
         filtered: Events that `filter` has left out.
+        spending: The account of alerts, where `filter` had a budget.
         flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
         stopped: Whether Ctrl+C ended an input that has no end of its own.
@@ -170,6 +210,7 @@ class Summary:
     unscored: dict[str | None, str] = field(default_factory=dict)
     scored: int = 0
     filtered: int = 0
+    spending: Spending | None = None
     flagged: int | None = None
     seconds: float = 0.0
     stopped: bool = False
@@ -180,6 +221,7 @@ class Summary:
         if batch.card is not None and batch.user is not None:
             self.cards[batch.user] = batch.card
         self.filtered += batch.filtered
+        self.spending = batch.spending or self.spending
         if batch.frame.is_empty():
             return
         self.users[batch.user] += batch.frame.height

@@ -184,6 +184,10 @@ class Stage:
         """Files whose events this stage wants to see before each user's own; None for none."""
         return None
 
+    def parts(self) -> tuple[Stage, ...]:
+        """The stages that do this one's work, one behind the other; most do it themselves."""
+        return (self,)
+
     def costly(self) -> bool:
         """Whether a user's events cost this stage more than it costs to hand them to a process."""
         return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from morpheus.cli.screen import printable
 
 if TYPE_CHECKING:
-    from morpheus.records import Reading, Summary
+    from morpheus.records import Reading, Spending, Summary
 
 SHOWN = 3
 NOBODY = "(no user)"
@@ -22,7 +22,7 @@ RUNGS = {"own": "by their own history", "peers": "with their peers'", "everyone"
 def summary_lines(summary: Summary) -> list[str]:
     """Say what became of every event of a run, one fact a line, aligned.
 
-    >>> from morpheus.records import Reading, Summary
+    >>> from morpheus.records import Reading, Spending, Summary
     >>> summary = Summary(input=Reading(files=1, read=4), seconds=1.5)
     >>> summary.users["ann"] = 4
     >>> summary.unscored["ann"] = "300 events of history are needed, 12 found"
@@ -45,6 +45,8 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _reading("Input", summary.input)
     if summary.filtered:
         yield "Filtered", f"{count(summary.filtered, 'event')} out"
+    if summary.spending is not None:
+        yield "Alerts", _account(summary.spending)
     written = count(summary.users.total(), "event")
     named = count(len(summary.users.keys() - {None}), "user")
     nobody = f", {summary.users[None]:,} of no user" if summary.users[None] else ""
@@ -60,6 +62,14 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.flagged is not None:
         yield "Flagged", count(summary.flagged, "event")
     yield "Seconds", f"{summary.seconds:.1f}"
+
+
+def _account(spending: Spending) -> str:
+    """Alerts stated beside those that came."""
+    stated = spending.forecast
+    return (
+        f"{spending.alerts:,}, {stated.alerts:.0f} expected ({stated.low:.0f} to {stated.high:.0f})"
+    )
 
 
 def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:

@@ -9,9 +9,11 @@ from operator import or_
 
 import polars as pl
 
+from morpheus.columns import RISK
 from morpheus.errors import UsageError
 from morpheus.records import Losses, Scored
 from morpheus.stage import Stage, option
+from morpheus.stages.alerts import Candidates, Spend
 from morpheus.stages.outputs import above, check_labels, with_outputs
 
 
@@ -23,7 +25,13 @@ class Filter(Stage):
     events without a score go. The summary counts what was left out. `timeseries` behind it looks at
     what is left.
 
-    Example: `filter --threshold=2.5`, or `filter --filter_source=DATAFRAME --field_name=max_abs_z`
+    With `--alerts_per_day`, an alert is a run of a user's events without an hour's pause, of which
+    one at least is above the user's own threshold. The summary says how many alerts were to be
+    expected, with the interval that 95 of 100 such runs should keep to, and how many there were.
+    Stages between it and `serialize` still see the events that come into question.
+
+    Example: `filter --threshold=2.5`, `filter --alerts_per_day=2`, or
+    `filter --filter_source=DATAFRAME --field_name=max_abs_z`
     """
 
     name = "filter"
@@ -44,9 +52,27 @@ class Filter(Stage):
         choices=("Auto", "TENSOR", "DATAFRAME"),
     )
     field_name: str = option("probs", "Column of numbers to look at, with DATAFRAME.")
+    alerts_per_day: float | None = option(
+        None,
+        "Instead of a threshold: alerts a day among all users together. Each user's threshold "
+        "comes from how `risk` went on held-out days.",
+        low=0,
+    )
+
+    def parts(self) -> tuple[Stage, ...]:
+        """With a budget, a look at each user and then one at everybody."""
+        if self.alerts_per_day is None:
+            return (self,)
+        return (
+            Candidates(self.alerts_per_day, settings=self.settings),
+            Spend(self.alerts_per_day, settings=self.settings),
+        )
 
     def check(self) -> None:
-        """Refuse labels that nothing computes; warn of those left out."""
+        """Refuse labels that nothing computes, and what goes ill with a budget."""
+        if self.alerts_per_day is not None:
+            self._check_budget()
+            return
         if not self._by_column:
             check_labels(self.name, self.label, self.settings)
 
@@ -62,6 +88,19 @@ class Filter(Stage):
                 losses=batch.losses[rows],
                 encoded=codes,
                 filtered=batch.filtered + int((~rows).sum()),
+                watched=batch.watched and batch.watched.kept(rows),
+            )
+
+    def _check_budget(self) -> None:
+        if set(self.label) - {RISK} or self._by_column:
+            raise UsageError(
+                "filter: --alerts_per_day goes by `risk` alone, which is calibrated for it. Leave "
+                "--label, --filter_source and --field_name out, or give a --threshold instead."
+            )
+        if self.settings.endless:
+            raise UsageError(
+                "filter: --alerts_per_day needs to have met every user, and this input never ends. "
+                "Give `--label=risk --threshold=...`; a run over past days says which threshold."
             )
 
     @property

@@ -1,0 +1,66 @@
+"""The alert budget, end to end: from history to the account in the summary."""
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from morpheus.columns import RISK
+from morpheus.errors import UsageError
+from morpheus.pipeline import Pipeline
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.filter import Filter
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.train_ae import TrainAe
+from test_pipeline import Collect, FromPeople, columns  # noqa: F401 - a fixture
+
+PEOPLE = {f"user{n}": 200 for n in range(5)} | {None: 3}
+
+
+def run(settings, alerts, threads=1):
+    sink = []
+    stages = [
+        FromPeople(people=PEOPLE),
+        *(TrainAe(train_data_glob="x"), Preprocess(), InfPytorch(), AddScores(label=(RISK,))),
+        *(Filter(alerts_per_day=alerts), Serialize(), Collect(rows=sink)),
+    ]
+    settings = Settings(columns_file=settings.columns_file, num_threads=threads, labels=(RISK,))
+    summary = Pipeline(stages, settings).run()
+    return summary, pl.concat([batch.frame for batch in sink], how="diagonal")
+
+
+def test_every_event_is_an_alerts_or_counted_as_left_out(columns):  # noqa: F811 - the fixture
+    summary, rows = run(columns, 1.0)
+    assert rows.height + summary.filtered == sum(PEOPLE.values())
+    assert summary.spending.forecast.low <= summary.spending.forecast.alerts
+
+
+def test_more_to_spend_gives_the_same_alerts_and_more(columns):  # noqa: F811 - the fixture
+    few, many = (run(columns, alerts)[1] for alerts in (0.5, 4.0))
+    assert few.height < many.height
+    kept = many.join(
+        few.select("user_", "_index_") if "user_" in few else few,
+        on=few.columns,
+        how="inner",
+        nulls_equal=True,
+    )
+    assert kept.height == few.height
+
+
+def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 - the fixture
+    one, two = (run(columns, 2.0, threads)[1] for threads in (1, 2))
+    assert_frame_equal(one, two)
+    assert np.isfinite(one[RISK].to_numpy()).all()
+
+
+def test_a_budget_goes_by_risk_alone():
+    with pytest.raises(UsageError, match="--alerts_per_day goes by `risk` alone"):
+        Filter(alerts_per_day=1.0, label=("zscore",)).check()
+
+
+def test_a_budget_is_refused_where_the_input_never_ends():
+    with pytest.raises(UsageError, match="this input never ends"):
+        Filter(alerts_per_day=1.0, settings=Settings(endless=True)).check()
