@@ -41,13 +41,7 @@ def test_every_event_is_an_alerts_or_counted_as_left_out(columns):  # noqa: F811
 def test_more_to_spend_gives_the_same_alerts_and_more(columns):  # noqa: F811 - the fixture
     few, many = (run(columns, alerts)[1] for alerts in (0.5, 4.0))
     assert few.height < many.height
-    kept = many.join(
-        few.select("user_", "_index_") if "user_" in few else few,
-        on=few.columns,
-        how="inner",
-        nulls_equal=True,
-    )
-    assert kept.height == few.height
+    assert set(few.rows()) < set(many.rows())
 
 
 def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 - the fixture
