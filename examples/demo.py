@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from morpheus.cli.screen import printable
+from morpheus.quoting import printable
 from morpheus.columns import SCORE
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.store import Store
