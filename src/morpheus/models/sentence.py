@@ -30,7 +30,7 @@ def sentence(why: Explanation, most: int) -> str:
     worth = [fact for fact in why.strangest(most) if fact.strangeness >= WORTH]
     columns = [_told(fact, why.background) for fact in worth]
     past = why.preceding
-    before, share = _before(past), 1 - past.own / (past.risk or 1)
+    before, share = _before(past), (past.risk - past.own) / (past.risk or 1)
     if share >= MOSTLY:
         columns = [f"mostly what came before: {before}", *columns]
     elif share >= PART:

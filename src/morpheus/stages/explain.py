@@ -35,8 +35,8 @@ class Explain(Stage):
     Takes events with scores and adds three columns. `reason` is one sentence for whoever looks into
     the event. `top_columns` are its strangest columns, the strangest first. `explanation` is JSON
     text: of each of these columns the value seen, its probability given the event's other values,
-    the likelier values with theirs, and the column's part of the event's surprise; of the event,
-    what it itself and what came before it, in the last hour, day and week, add to its `risk`. Events of a
+    the likelier values with theirs, and its part of the event's surprise; of the event, how much of
+    its `risk` is its own, and how much is due to the hour, the day and the week before. Events of a
     user without a fingerprint, and those below --threshold, get none of the three.
 
     Example: `add-scores --label risk`, then `explain --threshold 5`
@@ -140,10 +140,9 @@ class Before:
     def of_event(self, event: int) -> Preceding:
         """The same of one event; what it is made of adds up in decimals."""
         risk = decimals(self.weighed.risk[event])
-        hour, day = map(decimals, self.weighed.before[:, event])
-        return Preceding(
-            risk, decimals(risk - hour - day), hour, day, *self.strange[:, event].tolist()
-        )
+        hour, day, week = (decimals(part) for part in self.weighed.before[:, event])
+        own, strange = decimals(risk - (hour + day + week)), self.strange[:, event].tolist()
+        return Preceding(risk, own, hour, day, week, *strange)
 
 
 @dataclass(frozen=True)
