@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import RISK
@@ -119,6 +119,17 @@ def test_no_value_is_a_value(ann):
     assert "expected `user` p>.99" in out["reason"][0]
 
 
+def test_a_new_value_where_all_are_new_is_said_to_be_expected():
+    frame = day().with_columns(kind=pl.Series([f"request-{n}" for n in range(400)]))
+    known = fingerprint(frame)
+    out = chain(known, [USUAL | {"kind": "request-400"}], all_columns=True)
+    [kind] = (fact for fact in only(out)["columns"] if fact["column"] == "kind")
+    [expected] = kind["expected"]
+    assert kind["new"]
+    assert (expected["value"], expected["new"]) == (None, True)
+    assert float(expected["probability"]) == pytest.approx(known.novelty[3], abs=0.01)
+
+
 def numbers(events=300):
     dice = np.random.default_rng(1)
     sizes = dice.normal(500, 10, events).round(1)
@@ -215,6 +226,8 @@ def test_a_batch_without_events_stays_without(ann):
     assert set(ADDED) <= set(out.columns)
 
 
+@example("a`b")
+@example("exe.\u202etxt")
 @given(value=HOSTILE)
 @settings(max_examples=40, deadline=None)
 def test_whatever_a_log_says_stays_one_short_visible_quotation(ann, value):
