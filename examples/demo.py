@@ -1,7 +1,7 @@
 """Show it happening: learn two users, score their newer events, say what is unusual and why.
 
 Runs the command of `000_all_users.ipynb` on the data beside this file, saves the fingerprints as
-well, and asks them which columns made the most unusual events so.
+well, and has `explain` say which columns made the most unusual events so.
 """
 
 from __future__ import annotations
@@ -10,24 +10,22 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from morpheus.cli.screen import printable
 from morpheus.columns import SCORE
-from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.store import Store
+from morpheus.quoting import printable
 
 HERE = Path(__file__).resolve().parent
 OUTPUT, MODELS = "data/output/output.csv", "data/output/models"
 USER = "userIdentitysessionContextsessionIssueruserName"
 SHOWN = 10
-REASONS = 3
 WIDTH = 100
 GROUPS = "^(userIdentity|requestParameters|responseElements|tlsDetails)"
 
@@ -40,6 +38,7 @@ morpheus run --num_threads=1
   preprocess
   inf-pytorch
   add-scores
+  explain
   timeseries --resolution=10m --zscore_threshold=8.0
   serialize
   to-file --filename="{OUTPUT}" --overwrite"""
@@ -54,7 +53,8 @@ def main() -> None:
     if done.returncode:
         sys.exit(done.returncode)
     events = with_z(pl.read_csv(HERE / OUTPUT, infer_schema=False))
-    console.print("", table(unusual(events), Store.open(HERE / MODELS)), "")
+    worst = unusual(events)
+    console.print("", table(worst), "", Text(printable(f"The first: {worst['reason'][0]}")), "")
     console.print(Text(closing(events)))
 
 
@@ -75,45 +75,34 @@ def unusual(events: pl.DataFrame) -> pl.DataFrame:
     return events.sort("z", descending=True, nulls_last=True, maintain_order=True).head(SHOWN)
 
 
-def table(events: pl.DataFrame, store: Store) -> Table:
+def table(events: pl.DataFrame) -> Table:
     """Draw events with the columns that made them so."""
     drawn = Table(title="The most unusual events", title_justify="left", box=None, padding=(0, 1))
     for name in ("user", "time (UTC)", "event"):
         drawn.add_column(name)
     for name in ("z", "score"):
         drawn.add_column(name, justify="right")
-    drawn.add_column("hardest to guess")
-    fingerprints = {user: store.load(user) for user in events[USER].unique()}
-    for event in events.iter_slices(1):
-        drawn.add_row(*(Text(printable(cell)) for cell in cells(event, fingerprints)))
+    drawn.add_column("strangest columns")
+    for event in events.iter_rows(named=True):
+        drawn.add_row(*(Text(printable(cell)) for cell in cells(event)))
     return drawn
 
 
-def cells(event: pl.DataFrame, fingerprints: Mapping[str, Fingerprint | None]) -> Sequence[str]:
-    """Say who, when, what, how unusual, and why."""
-    values = event.row(0, named=True)
-    fingerprint = fingerprints[values[USER]]
-    why = "" if fingerprint is None else ", ".join(reasons(event, fingerprint))
-    time = values["eventTime"][:16].replace("T", " ")
-    return (
-        values[USER],
-        time,
-        values["eventName"],
-        f"{values['z']:.1f}",
-        f"{values[SCORE]:.2f}",
-        why,
-    )
-
-
-def reasons(event: pl.DataFrame, fingerprint: Fingerprint) -> list[str]:
-    """The columns that were guessed worst, the worst first.
+def cells(event: dict[str, Any]) -> Sequence[str]:
+    """Say who, when, what, how unusual, and why.
 
     The groups that CloudTrail puts columns into are left out: `userAgent`, but `accessKeyId`
     for `userIdentityaccessKeyId`.
     """
-    [losses] = fingerprint.losses(fingerprint.encoder.encode(event))
-    worst = (-losses).argsort(kind="stable")[:REASONS]
-    return [re.sub(GROUPS, "", fingerprint.encoder.names[column]) for column in worst]
+    columns = (event["top_columns"] or "").split(", ")
+    return (
+        event[USER],
+        event["eventTime"][:16].replace("T", " "),
+        event["eventName"],
+        f"{event['z']:.1f}",
+        f"{event[SCORE]:.2f}",
+        ", ".join(re.sub(GROUPS, "", name) for name in columns),
+    )
 
 
 def closing(events: pl.DataFrame) -> str:

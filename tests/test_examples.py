@@ -174,20 +174,20 @@ def test_the_demonstration_shows_the_intruder_in_100_columns(demo):
     assert "examples/data/output/output.csv" in demo.shown
 
 
-def test_the_demonstrations_reasons_are_the_losses_that_the_score_is_the_mean_of(demo):
+def test_the_demonstration_names_the_columns_and_says_why_the_first_event_is_unusual(demo):
     events = demo.with_z(pl.read_csv(demo.HERE / demo.OUTPUT, infer_schema=False))
-    store = demo.Store.open(demo.HERE / demo.MODELS)
-    for event in demo.unusual(events).iter_slices(1):
-        fingerprint = store.load(event[demo.USER][0])
-        [losses] = fingerprint.losses(fingerprint.encoder.encode(event))
-        assert losses.mean() == pytest.approx(event[demo.SCORE][0], abs=2e-6)
+    first = demo.unusual(events).row(0, named=True)
+    shown = " ".join(demo.shown.split())
+    assert " ".join(f"The first: {first['reason']}".split()) in shown
+    assert f"{demo.cells(first)[-1].split(', ')[0]}, " in shown
+    assert first["top_columns"].split(", ")[0] in first["reason"]
 
 
 def test_the_demonstration_escapes_what_a_log_says(demo):
     events = demo.with_z(pl.read_csv(demo.HERE / demo.OUTPUT, infer_schema=False)).head(1)
     hostile = events.with_columns(pl.lit("\x1b[2J[red]Get").alias("eventName"))
     console = demo.Console(width=100, record=True, file=io.StringIO())
-    console.print(demo.table(hostile, demo.Store.open(demo.HERE / demo.MODELS)))
+    console.print(demo.table(hostile))
     shown = console.export_text()
     assert "\x1b" not in shown
     assert r"\x1b[2J[red]Get" in shown

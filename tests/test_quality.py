@@ -264,3 +264,42 @@ def test_memory_of_events_that_are_not_in_the_order_of_time_is_refused(part):
     mixed = replace(trial, scored=trial.scored.sort("user", "eventTime", descending=[False, True]))
     with pytest.raises(ValueError, match="not in the order of time"):
         part("quality.memory").weighed(mixed, np.zeros(mixed.scored.height))
+
+
+@pytest.fixture
+def explained(part):
+    """A user whose second and third events come from elsewhere, and how they were explained."""
+    history = pl.DataFrame(
+        {"user": ["ann"] * 100, "address": ["home"] * 100, "agent": ["cli", "web"] * 50}
+    )
+    scored = pl.DataFrame(
+        {
+            "user": ["ann"] * 4,
+            "eventID": ["1", "2", "3", "4"],
+            "address": ["home", "away", "away", "home"],
+            "agent": ["cli", "web", "kali", "web"],
+        }
+    )
+    incidents, columns = {"2": 0, "3": 0}, ("address", "agent")
+    trial = part("quality.trial").Trial(
+        "one", "user", columns, history, scored, incidents, {0: "theft"}
+    )
+    output = scored.with_columns(
+        risk=pl.Series([0.0, 5.0, 9.0, 1.0]),
+        top_columns=pl.Series([None, "address", "agent, address, more", None]),
+    )
+    return part("quality.reasons").Explained(trial, output)
+
+
+def test_an_incident_changes_columns_by_what_its_user_seldom_had(explained):
+    assert explained.changes(0) == {"address": 1.0, "agent": 0.5}
+
+
+def test_the_reasons_for_an_incident_are_the_first_of_its_highest_event(explained):
+    assert explained.reasons(0) == ["agent", "address"]
+    assert explained.named(0) == (True, True, 1.0)
+
+
+def test_reasons_that_miss_the_column_changed_most_are_no_reasons(explained):
+    output = explained.output.with_columns(top_columns=pl.lit("agent, more, address"))
+    assert replace(explained, output=output).named(0)[:2] == (False, False)

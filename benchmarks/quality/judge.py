@@ -105,9 +105,13 @@ class Verdict:
 
     def caught(self, scores: Floats) -> float:
         """Share of incidents caught where everybody shares one threshold."""
+        return self._share(self.alerts(scores).astype(np.float64))
+
+    def alerts(self, scores: Floats) -> NDArray[np.bool_]:
+        """Which rows are alerts where everybody shares one threshold."""
         benign = np.sort(scores[self.incident == NOBODY])[::-1]
         limits = np.concatenate([[np.inf], benign, [-np.inf]])
-        return self._share((scores > limits[min(self.budget, len(benign) + 1)]).astype(np.float64))
+        return np.asarray(scores > limits[min(self.budget, len(benign) + 1)])
 
     def caught_by_user(self, scores: Floats) -> float:
         """Share of incidents caught by the top of each user's weeks; of equal tops, their share."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.models.context import Context
+from morpheus.models.context import Context, Recent
 from morpheus.models.evidence import Usual
 from morpheus.models.population import Population
 from people import COLUMNS, day, fingerprint, times
@@ -97,3 +97,32 @@ def test_risk_is_calibrated_on_events_that_neither_the_trial_nor_its_measures_me
     assert known.held_out.events == len(known.held_out.risks) == 67
     assert (np.diff(known.held_out.risks) >= 0).all()
     assert known.held_out.days == 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 50), st.floats(0, 1e5)), min_size=1, max_size=40),
+    st.integers(0, 40),
+)
+def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened(events, at):
+    surprise, steps = (np.array(part) for part in zip(*events, strict=True))
+    seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
+    quiet = np.where(np.arange(len(steps)) < at, 0, surprise)
+    weighed, alone = (Context().weighed(each, seconds) for each in (surprise, quiet))
+    before = weighed.before[:, at].sum()
+    assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
+    assert (weighed.before >= 0).all()
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0, 1e5)), min_size=1, max_size=40),
+    st.integers(0, 40),
+)
+def test_strange_events_before_are_counted_whatever_the_batches(events, cut):
+    marked, steps = (np.array(part) for part in zip(*events, strict=True))
+    seconds, recent = np.cumsum(steps), Recent()
+    parts = [recent.before(marked[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
+    spans = np.array([3600, 86400, 7 * 86400])[:, None]
+    counted = [
+        ((seconds[:at] >= seconds[at] - spans) & marked[:at]).sum(1) for at in range(len(steps))
+    ]
+    assert np.array_equal(np.concatenate(parts, axis=1), np.transpose(counted))

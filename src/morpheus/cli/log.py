@@ -7,8 +7,9 @@ import logging.config
 from typing import Any
 
 from morpheus.cli.log_config import read_config
-from morpheus.cli.screen import printable, say
+from morpheus.cli.screen import say
 from morpheus.errors import UsageError
+from morpheus.quoting import printable
 
 STYLES: dict[str, dict[str, Any]] = {
     "CRITICAL": {"fg": "red", "bold": True},

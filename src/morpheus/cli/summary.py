@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from morpheus.cli.screen import printable
+from morpheus.quoting import printable
 
 if TYPE_CHECKING:
     from morpheus.records import Reading, Spending, Summary

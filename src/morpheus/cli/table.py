@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from morpheus.cli.screen import printable
+from morpheus.quoting import printable
 
 Row = Sequence[str]
 

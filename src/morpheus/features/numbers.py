@@ -70,6 +70,17 @@ class Number:
             scaled = np.interp(numbers, self.at, self.to)
         return np.nan_to_num(np.clip(scaled, -FURTHEST, FURTHEST)).astype(np.float32)
 
+    def unscaled(self, number: float) -> float:
+        """The value, in the column's units, that is scaled to a number of standard deviations.
+
+        >>> Number("bytes", (100.0, 150.0), (0.0, 1.0)).unscaled(-0.5)
+        75.0
+        """
+        if len(self.at) == 2:  # noqa: PLR2004 - two knots are a line
+            share = (number - self.to[0]) / (self.to[1] - self.to[0])
+            return self.at[0] + share * (self.at[1] - self.at[0])
+        return float(np.interp(number, self.to, self.at))
+
 
 def is_number(values: pl.Series) -> bool:
     """Whether a column holds quantities: numbers by type, or text that is many plain numbers."""

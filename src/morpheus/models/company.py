@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +131,22 @@ class Guesses:
             rows: The events, as they were guessed.
         """
         places = rows.codes + chances.offsets
-        known = np.where(rows.codes == UNSEEN, 0, (1 - novelty) * self.chance)
-        company = self.off**2 - np.log(known + chances.others[places])
-        return chances.habit[places], np.asarray(company)
+        chance = mixed(rows.codes, self.chance, novelty, chances.others[places])
+        return chances.habit[places], np.asarray(self.off**2 - np.log(chance))
+
+
+def mixed(
+    codes: NDArray[np.integer[Any]],
+    chance: NDArray[np.float32],
+    novelty: NDArray[np.float32],
+    others: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Probability of codes given the event's other values; of one shape, or made so by numpy.
+
+    Args:
+        codes: The codes.
+        chance: What the network says of them; it knows nothing of new values.
+        novelty: How often their column brings a new value.
+        others: Their probability by way of the population.
+    """
+    return np.asarray(np.where(codes == UNSEEN, 0, (1 - novelty) * chance) + others)
