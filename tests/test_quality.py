@@ -34,7 +34,7 @@ def drawn(seed, levels):
 
 @pytest.mark.parametrize(
     "name",
-    ["figures.ranking", "figures.table", "quality.trial", "quality.comparison", "quality.memory"],
+    ["figures.ranking", "figures.table", "quality.trial", "quality.comparison"],
 )
 def test_examples_in_docstrings_are_true(part, name):
     tried = doctest.testmod(part(name))
@@ -238,19 +238,6 @@ def test_techniques_of_a_round_are_days_apart_and_change_none_of_the_users_own_e
         assert trial.history["eventTime"].max() < trial.scored["eventTime"].min()
         assert own is None or own.equals(kept)
         own = kept
-
-
-def test_memory_fades_by_time_and_never_looks_ahead(part):
-    faded = part("quality.memory").faded
-    random = np.random.default_rng(5)
-    values, seconds = random.random(40), np.sort(random.random(40) * 100)
-    naive = []
-    for row, now in enumerate(seconds):
-        weights = 0.5 ** ((now - seconds[: row + 1]) / 7)
-        naive.append((weights * values[: row + 1]).sum() / weights.sum())
-    assert faded(values, seconds, 7.0) == pytest.approx(naive)
-    changed = faded(np.append(values[:20], 9 * values[20:]), seconds, 7.0)
-    assert changed[:20] == pytest.approx(naive[:20])
 
 
 def test_memory_of_one_user_says_nothing_of_another(part):

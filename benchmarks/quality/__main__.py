@@ -26,6 +26,8 @@ TITLES = {
     "console": "Console sessions: recorded techniques at three grades of hiding",
     "fleet": "Made-up companies: incidents of nine kinds",
     "lessons": "The lessons' data: one intruder, one night",
+    "alerts": "The alert budget: stated beside realised",
+    "risk": "What each part of `risk` is worth",
 }
 HEAD = """# Detection
 

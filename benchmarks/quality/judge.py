@@ -11,6 +11,7 @@ import polars as pl
 from figures.ranking import area, average_precision, recall
 from numpy.typing import NDArray
 
+from morpheus.models.calibration import PAUSE
 from quality.trial import NOBODY, Trial, times
 
 Floats = NDArray[np.float64]
@@ -22,8 +23,9 @@ FIGURES = {
     "AUC by day": "as AUC, of a user's days, each ranked by its most unusual event",
     "AP of all": "average precision of one ranking of everybody's events",
     "caught": "incidents caught at one alert per user and week, each as if it alone had happened: "
-    "one of its events, within a week of the first, is among so many most unusual events of "
-    "everybody's benign ones and it",
+    "one of its events, within a week of the first, is above the threshold at which everybody's "
+    "benign events give so many alerts; an alert is a run of a user's events without an hour's "
+    "pause, as `filter --alerts_per_day` counts",
     "caught by user": "incidents whose event is the most unusual one of a week of its user's",
 }
 IN_TIME = np.timedelta64(7, "D")
@@ -43,14 +45,16 @@ class Verdict:
 
     @cached_property
     def calendar(self) -> pl.DataFrame:
-        """Day and week of each row that counts, as numbers that no two users share."""
+        """Run, day and week of each row that counts, as numbers that no two users share."""
         when = times(self.trial.scored)
         user = pl.col("user").rank("dense").cast(pl.Int64)
         day = pl.col("when").dt.epoch("d").cast(pl.Int64)
         week = (day + 3) // 7  # the epoch was a Thursday
         frame = pl.DataFrame({"user": self.trial.scored[self.trial.user], "when": when})
+        pause = pl.col("when").diff() > pl.duration(seconds=PAUSE)
+        new = (pause | (pl.col("user") != pl.col("user").shift())).fill_null(value=True)
         frame = frame.with_columns(
-            day=user * 1_000_000 + day, week=user * 1_000_000 + week, date=day
+            run=new.cum_sum(), day=user * 1_000_000 + day, week=user * 1_000_000 + week, date=day
         )
         return frame.filter(pl.Series(self.rows))
 
@@ -109,9 +113,10 @@ class Verdict:
 
     def alerts(self, scores: Floats) -> NDArray[np.bool_]:
         """Which rows are alerts where everybody shares one threshold."""
-        benign = np.sort(scores[self.incident == NOBODY])[::-1]
-        limits = np.concatenate([[np.inf], benign, [-np.inf]])
-        return np.asarray(scores > limits[min(self.budget, len(benign) + 1)])
+        ranked = self.calendar.select("run", score=scores, benign=self.incident == NOBODY)
+        peaks = ranked.filter("benign").group_by("run").agg(pl.col("score").max())["score"]
+        limits = np.concatenate([[np.inf], np.sort(peaks.to_numpy())[::-1], [-np.inf]])
+        return np.asarray(scores > limits[min(self.budget, len(peaks) + 1)])
 
     def caught_by_user(self, scores: Floats) -> float:
         """Share of incidents caught by the top of each user's weeks; of equal tops, their share."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from figures.table import Table
 
-from quality import commits, fleet, lessons, scorers
+from quality import ablation, alerts, commits, fleet, lessons, scorers
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
@@ -88,7 +88,7 @@ def of_console(run: Run) -> Iterator[Table]:
                 )
                 for trial in rounds
             ]
-            empty = comparison(console.GRADES[grade], without=("AUC by day",))
+            empty = comparison(run, console.GRADES[grade], without=("AUC by day",))
             tables.setdefault(grade, empty).add(judged)
     for each in tables.values():
         yield each.table()
@@ -102,7 +102,7 @@ def parted(whole: Trial, known: Mapping[str, Floats], part: Trial) -> dict[str, 
 def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) -> Iterator[Table]:
     """Score a trial with each seed, and judge the scores for each group of users."""
     titles = [EVERYBODY] if groups is None else list(groups)
-    tables = {title: comparison(title) for title in titles}
+    tables = {title: comparison(run, title) for title in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
         known = scorers.theirs(trial, seed, run.rivals)
         scores = scorers.ours(trial, seed, run.threads) | scorers.shown(trial, known)
@@ -113,10 +113,32 @@ def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) ->
         yield each.table()
 
 
-def comparison(title: str, without: Sequence[str] = ()) -> Comparison:
+def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
     """An empty table."""
     figures = tuple(name for name in FIGURES if name not in without)
-    return Comparison(title, figures, len(scorers.labels()))
+    remembered = sum(word in run.rivals for word in scorers.REMEMBERED)
+    return Comparison(title, figures, len(scorers.labels()) + remembered)
+
+
+def of_alerts(run: Run) -> Iterator[Table]:
+    """The budget of alerts, on benign days."""
+    table = alerts.table()
+    for seed, number in zip(range(1, run.seeds + 1), fleet.PRINTED, strict=False):
+        alerts.add(table, fleet.trial(number), seed)
+    alerts.add(table, commits.trial(run.data / "commits" / "commits.jsonl.gz"), 1)
+    yield table
+
+
+def of_risk(run: Run) -> Iterator[Table]:
+    """What each part of `risk` is worth."""
+    trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
+    companies = [fleet.trial(seed) for seed in list(fleet.CHOOSING)[:3]]
+    yield ablation.table(
+        {
+            "commits, half A": [(trial, ablation.attacked(trial, halves(trial)["A"]))],
+            "companies": [(each, ablation.attacked(each, each.spans)) for each in companies],
+        }
+    )
 
 
 PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
@@ -124,4 +146,6 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "console": of_console,
     "fleet": of_fleet,
     "lessons": of_lessons,
+    "alerts": of_alerts,
+    "risk": of_risk,
 }

@@ -54,10 +54,11 @@ def theirs(trial: Trial, seed: int, chosen: Sequence[str]) -> dict[str, Floats]:
 
 
 def shown(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The same by their names, with those that are remembered: these hang on the events around."""
+    """The same by their names, behind what our memory makes of some: these are no rivals."""
     named = {RIVALS[word][0]: each for word, each in known.items()}
-    return named | {
+    remembered = {
         f"{RIVALS[word][0]}, with `risk`'s memory": memory.weighed(trial, known[word])
         for word in REMEMBERED
         if word in known
     }
+    return remembered | named

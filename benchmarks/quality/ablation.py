@@ -1,0 +1,137 @@
+"""Which parts of `risk` earn their place: the same fingerprints, read in other ways.
+
+On the trials that settings are chosen on, half A of the commits' users and the companies of seeds
+1 to 3; nothing here looks at those that are printed beside rivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from figures.ranking import average_precision, recall
+from figures.table import Table
+from numpy.typing import NDArray
+
+from morpheus.models.company import Guesses
+from morpheus.models.context import WEIGHTS, Decayed
+from morpheus.models.fingerprint import Fingerprint
+from morpheus.models.learning import History, learn_all
+from morpheus.models.population import Population
+from quality.trial import Case, Trial, times
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A user's events, and what the fingerprint has to say of them."""
+
+    known: Fingerprint
+    case: Case
+
+    @cached_property
+    def evidence(self) -> tuple[Floats, Floats]:
+        """Habit and company of each event's columns, above the usual, each (rows, C)."""
+        rows = self.known.encoder.encode(self.case.scored)
+        found = self.known.evidence
+        assert found is not None and self.known.novelty is not None  # noqa: S101, PT018 - compact
+        guesses = Guesses.of(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
+        habit, company = guesses.evidence(found.chances, self.known.novelty, rows)
+        above = found.habit.above(habit), found.company.above(company)
+        return above[0][rows.row_of], above[1][rows.row_of]
+
+    @cached_property
+    def plain(self) -> Floats:
+        """Losses of plain reconstruction above the usual, (rows, C)."""
+        rows = self.known.encoder.encode(self.case.scored)
+        return np.asarray(self.known.usual.above(self.known.losses(rows))[rows.row_of])
+
+    @cached_property
+    def loss(self) -> Floats:
+        """Mean loss, (rows,)."""
+        rows = self.known.encoder.encode(self.case.scored)
+        return np.asarray(self.known.losses(rows)[rows.row_of].mean(1))
+
+    def remembered(self, surprise: Floats, weights: Mapping[float, float] = WEIGHTS) -> Floats:
+        """Surprise weighed with what came before."""
+        seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
+        risk, roots = surprise.astype(float), np.sqrt(surprise.astype(float))
+        for half, weight in weights.items():
+            risk = risk + weight * Decayed(half).over(roots, seconds)[0] ** 2
+        return risk
+
+    def strange(self) -> Floats:
+        """Summed strangeness."""
+        return np.sqrt(sum(self.evidence) / 2).sum(1)
+
+
+WAYS: Mapping[str, Callable[[Read], Floats]] = {
+    "`risk`": lambda read: read.remembered(read.strange()),
+    "without memory": Read.strange,
+    "memory of the last hour alone": lambda read: read.remembered(read.strange(), {3600.0: 4.0}),
+    "habit alone": lambda read: read.remembered(np.sqrt(read.evidence[0]).sum(1)),
+    "company alone (masked prediction)": lambda read: read.remembered(
+        np.sqrt(read.evidence[1]).sum(1)
+    ),
+    "plain reconstruction for company": lambda read: read.remembered(
+        np.sqrt((read.evidence[0] + read.plain) / 2).sum(1)
+    ),
+    "sum of z's, no root": lambda read: read.remembered(sum(read.evidence).sum(1)),  # type: ignore[union-attr]
+    "largest column alone": lambda read: read.remembered(np.sqrt(sum(read.evidence)).max(1)),
+    "three largest columns": lambda read: read.remembered(
+        np.sort(np.sqrt(sum(read.evidence)), axis=1)[:, -3:].sum(1)
+    ),
+    "plain reconstruction, summed z's, no memory": lambda read: read.plain.sum(1),
+    "mean loss, no memory": lambda read: read.loss,
+}
+
+
+def table(kinds: Mapping[str, Iterable[tuple[Trial, list[Case]]]]) -> Table:
+    """A row a way, and `risk` where each user is compared with nobody."""
+    found: dict[str, list[str]] = {}
+    header = ["read as"]
+    for kind, trials in kinds.items():
+        header += [f"{kind}: AP", "recall at 1 %"]
+        figures = _figures(list(trials))
+        for way, each in figures.items():
+            found.setdefault(way, []).extend(f"{value:.3f}" for value in each)
+    result = Table("Parts of `risk`, on the trials that settings are chosen on", header)
+    for way, cells in found.items():
+        result.add(way, *cells)
+    return result
+
+
+def _figures(trials: list[tuple[Trial, list[Case]]]) -> dict[str, Floats]:
+    each: dict[str, list[tuple[float, float]]] = {}
+    for trial, cases in trials:
+        for alone in (False, True):
+            for known, case in zip(_learnt(trial, cases, alone=alone), cases, strict=True):
+                ways = {"compared with nobody": WAYS["`risk`"]} if alone else WAYS
+                for way, measure in ways.items():
+                    scores = measure(Read(known, case))
+                    pair = average_precision(scores, case.marked), recall(scores, case.marked, 0.01)
+                    each.setdefault(way, []).append(pair)
+    return {way: np.mean(pairs, axis=0) for way, pairs in each.items()}
+
+
+def _learnt(trial: Trial, cases: list[Case], *, alone: bool) -> list[Fingerprint]:
+    columns = trial.history.select(trial.columns)
+    everybody = Population(trial.history[trial.user], times(trial.history), columns)
+    histories = [
+        History(case.user, case.history.select(trial.columns), times(case.history))
+        for case in cases
+    ]
+    return learn_all(histories, trial.columns, population=None if alone else everybody)
+
+
+def attacked(trial: Trial, users: Iterable[str]) -> list[Case]:
+    """Cases of these users that have both kinds of events, and history enough."""
+    wanted = set(users)
+    return [
+        case
+        for case in trial.cases
+        if case.user in wanted and case.marked.any() and not case.marked.all()
+    ]

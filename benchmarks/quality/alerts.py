@@ -1,0 +1,78 @@
+"""What `filter --alerts_per_day` promises, beside what comes: on benign days alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import polars as pl
+from figures.table import Table
+
+from morpheus.pipeline import Pipeline
+from morpheus.records import Spending
+from morpheus.sinks.to_file import ToFile
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+from morpheus.stages.filter import Filter
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.train_ae import TrainAe
+from quality.chain import LEAST, written
+from quality.trial import NOBODY, Trial
+
+ALERTS = (1.0, 5.0)
+"""Budgets, in alerts a day among all users."""
+
+
+def table() -> Table:
+    """An empty table."""
+    header = ["logs", "alerts a day", "seed", "expected", "interval", "realised", "within"]
+    return Table("Alerts on benign days", header)
+
+
+def add(table: Table, trial: Trial, seed: int) -> None:
+    """Add a row for each budget."""
+    for alerts in ALERTS:
+        found = spent(trial, seed, alerts)
+        stated = found.forecast
+        within = stated.low <= found.alerts <= stated.high
+        table.add(
+            *(trial.name, alerts, seed, round(stated.alerts)),
+            *(f"{stated.low:.0f} to {stated.high:.0f}", found.alerts, "yes" if within else "no"),
+        )
+
+
+def spent(trial: Trial, seed: int, alerts: float) -> Spending:
+    """Run the chain on what a trial has of benign days, and read its account."""
+    benign = trial.scored.filter(pl.Series(trial.incident == NOBODY))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        written(trial, folder)
+        benign.filter(_before_incidents(trial, benign)).write_parquet(folder / "scored.parquet")
+        stages = [
+            FromCloudtrail(input_glob=str(folder / "scored.parquet")),
+            TrainAe(
+                train_data_glob=str(folder / "history.parquet"), train_min_history=LEAST, seed=seed
+            ),
+            *(Preprocess(), InfPytorch(), Filter(alerts_per_day=alerts), Serialize()),
+            ToFile(filename=str(folder / "output.parquet")),
+        ]
+        settings = Settings(
+            num_threads=1,
+            userid_column_name=trial.user,
+            columns_file=str(folder / "columns.txt"),
+        )
+        spending = Pipeline(stages, settings).run().spending
+    assert spending is not None  # noqa: S101 - the filter brings it
+    return spending
+
+
+def _before_incidents(trial: Trial, benign: pl.DataFrame) -> pl.Expr:
+    """Events of users to whom nothing ever happens, and of others those before it did."""
+    marked = trial.scored.filter(pl.Series(trial.incident != NOBODY))
+    first = dict(marked.group_by(trial.user).agg(pl.col("eventTime").min()).iter_rows())
+    last = benign["eventTime"].max()
+    assert isinstance(last, str)  # noqa: S101 - the trial's times are text
+    limit = pl.col(trial.user).replace_strict(first, default=last + "~", return_dtype=pl.String)
+    return pl.col("eventTime") < limit
