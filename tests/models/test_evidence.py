@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.models.context import Context, Decayed
+from morpheus.models.context import Context, Decayed, Recent
 from morpheus.models.evidence import Usual
 from morpheus.models.population import Population
 from people import COLUMNS, day, fingerprint, times
