@@ -48,11 +48,14 @@ def company(tmp_path):
     return tmp_path
 
 
-def morpheus(folder, train, threads=1, labels=("ae_anomaly_score", "risk", "rung", "own_share")):
+LABELS = ("ae_anomaly_score", "risk", "rung", "own_share")
+
+
+def morpheus(folder, train, threads=1, labels=LABELS, options=()):
     chosen = [f"--label={label}" for label in labels]
     command = [
         *(Path(sys.executable).with_name("morpheus"), "run", f"--num_threads={threads}"),
-        *("pipeline-ae", "--columns_file=columns.txt", "--userid_column_name=who"),
+        *("pipeline-ae", "--columns_file=columns.txt", "--userid_column_name=who", *options),
         *("from-cloudtrail", "--input_glob=now.csv", "train-ae", *train),
         *("preprocess", "inf-pytorch", "add-scores", *chosen, "serialize"),
         *("to-file", "--filename=out.jsonlines", "--overwrite"),
@@ -87,5 +90,5 @@ def test_saved_fingerprints_hold_everyones_for_those_whom_nobody_knows(company):
 
 
 def test_the_generic_model_is_everyones_alone(company):
-    rows, _ = morpheus(company, [*TRAIN, "--use_generic_model"])
+    rows, _ = morpheus(company, TRAIN, options=["--use_generic_model"])
     assert {row["rung"] for row in rows.values() if row["who"] == "clerk8"} == {"everyone"}

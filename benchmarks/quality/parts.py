@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from quality.trial import Trial, half, of_part, together
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
+SLOW = 2
+"""Seeds of the rival that takes a quarter of an hour for one."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,18 @@ def parted(whole: Trial, known: Mapping[str, Floats], part: Trial) -> dict[str, 
     return {word: of_part(whole, each, part) for word, each in known.items()}
 
 
-def compared(run: Run, trials: Iterable[Trial], groups: Groups | None = None) -> Iterator[Table]:
+def compared(
+    run: Run, trials: Iterable[Trial], groups: Groups | None = None, title: str = EVERYBODY
+) -> Iterator[Table]:
     """Score a trial with each seed, and judge the scores for each group of users."""
-    titles = [EVERYBODY] if groups is None else list(groups)
-    tables = {title: comparison(run, title) for title in titles}
+    titles = [title] if groups is None else list(groups)
+    tables = {name: comparison(run, name) for name in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
         known = scorers.theirs(trial, seed, run.rivals)
         scores = scorers.ours(trial, seed, run.threads) | scorers.shown(trial, known)
-        whose = {EVERYBODY: tuple(trial.spans)} if groups is None else groups
-        for title, each in tables.items():
-            each.add([(Verdict(trial, whose[title]), scores)])
+        whose = {title: tuple(trial.spans)} if groups is None else groups
+        for name, each in tables.items():
+            each.add([(Verdict(trial, whose[name]), scores)])
     for each in tables.values():
         yield each.table()
 
@@ -118,6 +122,14 @@ def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
     figures = tuple(name for name in FIGURES if name not in without)
     remembered = sum(word in run.rivals for word in scorers.REMEMBERED)
     return Comparison(title, figures, len(scorers.labels()) + remembered)
+
+
+def of_reference(run: Run) -> Iterator[Table]:
+    """The rival that is as slow as the reference was, on a few seeds."""
+    few = replace(run, seeds=min(run.seeds, SLOW), rivals=["dfencoder"])
+    trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
+    yield from compared(few, repeat(trial), {"commits": tuple(trial.spans)})
+    yield from compared(few, map(fleet.trial, fleet.PRINTED), title="companies")
 
 
 def of_alerts(run: Run) -> Iterator[Table]:
@@ -146,6 +158,7 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "console": of_console,
     "fleet": of_fleet,
     "lessons": of_lessons,
+    "reference": of_reference,
     "alerts": of_alerts,
     "risk": of_risk,
 }

@@ -136,6 +136,13 @@ class Settings:
         command="pipeline-ae",
         shown="`eventTime`, `createdDateTime` or `isotimestamp`, by the source",
     )
+    use_generic_model: bool = option(
+        False,
+        "Learn users of too little history from everyone's alone, not from their peers' and their "
+        "own.",
+        flag=True,
+        command="pipeline-ae",
+    )
     viz_file: str | None = option(
         None,
         "Draw the chain into this file: a picture (`.svg`), or for other tools to draw, in the "

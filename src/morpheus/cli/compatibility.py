@@ -23,7 +23,6 @@ _REMOTE = "logs are read from files; fetch them, or bring a source of your own (
 _SENT = "results go to files; ship these, or bring a sink of your own (`--plugin`)"
 REASONS = {
     "tools onnx-to-trt": "TensorRT needs a GPU, and there is no ONNX model here",
-    "pipeline-ae --use_generic_model": "a user without enough history goes through without a score",
     "to-kafka": _SENT,
     "from-cm-kafka": "its control messages were of no use to the stages behind it",
     "from-arxiv": _REMOTE,

@@ -97,12 +97,6 @@ class TrainAe(Stage):
     train_min_history: int = option(
         300, "Events of history that a user needs; fewer are filled up with others'.", low=1
     )
-    use_generic_model: bool = option(
-        False,
-        "Learn users of too little history from everyone's alone, not from their peers' and their "
-        "own.",
-        flag=True,
-    )
     train_max_history: int | None = option(
         None,
         f"Latest events of each user to learn from. [default: all of the training files; "
@@ -141,7 +135,7 @@ class TrainAe(Stage):
         known = everybody.drop(OWNER, TIME, strict=False)
         population = Population(everybody[OWNER], everybody[TIME], known)
         return replace(
-            self, ladder=Ladder(population, self.train_min_history, self.use_generic_model)
+            self, ladder=Ladder(population, self.train_min_history, self.settings.use_generic_model)
         )
 
     def finish(self, cards: Mapping[str, Any], everybody: pl.DataFrame | None) -> None:
