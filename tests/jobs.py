@@ -2,11 +2,20 @@
 
 import logging
 import os
+import resource
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from morpheus.errors import BadRecord
+import polars as pl
+
+from morpheus.columns import RHYTHM
+from morpheus.errors import BadRecord, Unavailable
+from morpheus.records import Events
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.gathering import Room
+from morpheus.sources.spill import write
 from morpheus.stage import Stage
 
 
@@ -28,6 +37,17 @@ def fatal(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def lay_aside_on_a_full_disk(folder: Path) -> str:
+    """What is said where no file of this process may have more than 4,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    frame = pl.DataFrame({"text": [f"{n:064}" for n in range(1000)]})
+    try:
+        write(folder, [frame.head(9), frame])
+    except Unavailable as error:
+        return str(error)
+    return "all was written"
+
+
 @dataclass(frozen=True)
 class Dying(Stage):
     """A stage whose process is killed."""
@@ -40,3 +60,28 @@ class Dying(Stage):
     def __call__(self, batches):
         os.kill(os.getpid(), signal.SIGKILL)
         yield from batches
+
+
+class SmallRooms(FromCloudtrail):
+    """Reads logs in portions of a few events, all laid aside."""
+
+    def _intake(self):
+        room = Room(held=200, part=300, table=400, passes=2, job=1, alone=0)
+        return replace(super()._intake(), room=room)
+
+
+@dataclass(frozen=True)
+class Moody(Stage):
+    """Gives some users a column more, and every other user another type of it."""
+
+    name = "moody"
+    takes = (Events,)
+
+    def __call__(self, batches):
+        for batch in batches:
+            number = int(batch.user)
+            columns = [pl.lit(number % 5 == 0).alias(RHYTHM)]
+            if number % 3:
+                kind = pl.Float64 if number % 2 else pl.Int64
+                columns.append(pl.lit(number, kind).alias("mood"))
+            yield replace(batch, frame=batch.frame.with_columns(columns))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rivals.environment import answers
 
 from morpheus.columns import TIME
-from morpheus.models import learning, reference
+from morpheus.models import learning, reference_training
 from morpheus.models.fingerprint import Fingerprint
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
@@ -31,7 +31,7 @@ def learn_reference(
 ) -> Fingerprint:
     """Learn one user as `--model reference` does."""
     alone = learning.History(user, history, times)
-    return reference.learn_all([alone], columns, seed=seed)[0]
+    return reference_training.learn_all([alone], columns, seed=seed)[0]
 
 
 OURS: Mapping[str, Learn] = {"morpheus": learning.learn, "reference": learn_reference}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 
 from morpheus.columns import read_lines
@@ -13,7 +14,9 @@ from morpheus.engines.fold import folded, folded_as_scoped
 from morpheus.engines.local import Local
 from morpheus.errors import UsageError
 from morpheus.interrupt import UntilStopped
-from morpheus.records import Batch, Events, Rows, Summary
+from morpheus.processes import Crew
+from morpheus.records import Batch, Portion, Rows, Stream, Summary
+from morpheus.scratch import Scratch
 from morpheus.sources.source import Source
 from morpheus.stage import Settings, Stage
 
@@ -54,6 +57,18 @@ class Plan:
         segment = tuple(stage for stage in middle if stage.scope == "user")
         assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
         return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+
+    def met(self, summary: Summary) -> tuple[Stage, ...]:
+        """The segment, once the source has looked at everybody."""
+        if not self.source.settings.survey:
+            return self.segment
+        return tuple(stage.meet(summary.everybody) for stage in self.segment)
+
+    def beforehand(self, first: Batch, scratch: Scratch) -> Stage | None:
+        """What the last stage lets others do, if those before it need not see the events."""
+        if self.tail and all(stage.counts() for stage in self.tail[:-1]):
+            return self.tail[-1].beforehand(first, scratch)
+        return None
 
 
 def _ends(stage: Stage) -> bool:
@@ -104,16 +119,13 @@ class Pipeline:
         plan = Plan.of([part for stage in stages for part in stage.parts()])
         summary, begin = Summary(), time.perf_counter()
         history = next((glob for stage in stages if (glob := stage.history())), None)
-        events = plan.source.events(history, summary)
-        endless = UntilStopped(events) if plan.source.endless() else None
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
-        with closing(self._passed(plan, iter(endless or events), summary)) as batches:
+        with closing(self._passed(plan, history, summary)) as batches:
             for batch in batches:
                 summary.add(batch)
         for stage in stages:
             stage.finish(summary.cards, summary.everybody)
         summary.seconds = time.perf_counter() - begin
-        summary.stopped = endless is not None and endless.stopped
         return summary
 
     def links(self) -> list[tuple[str, str]]:
@@ -122,17 +134,35 @@ class Pipeline:
         return list(zip((stage.name for stage in self.stages), names, strict=True))
 
     def _passed(
-        self, plan: Plan, events: Iterator[Events], summary: Summary
+        self, plan: Plan, history: str | None, summary: Summary
     ) -> Generator[Batch, None, None]:
-        engine, segment = Local(self.settings.num_threads), plan.segment
-        if plan.source.settings.survey:
-            # Once the first user is there, everybody has been looked at.
-            events = chain(list(islice(events, 1)), events)
-            segment = tuple(stage.meet(summary.everybody) for stage in segment)
-        stream = folded(plan.head, events)
         endless = plan.source.endless()
-        stream = engine.run(segment, stream, endless=endless)
-        yield from folded_as_scoped(plan.tail, stream, endless=endless)
+        with Crew(self.settings.num_threads) as crew:
+            run = self._followed if endless else self._divided
+            stream = run(plan, history, summary, Local(crew))
+            yield from folded_as_scoped(plan.tail, stream, endless=endless)
+
+    def _followed(
+        self, plan: Plan, history: str | None, summary: Summary, engine: Local
+    ) -> Iterator[Batch]:
+        events = UntilStopped(plan.source.events(history, summary))
+        stream = folded(plan.head, iter(events))
+        # Once the first user is there, everybody has been looked at.
+        stream = chain(list(islice(stream, 1)), stream)
+        yield from engine.run(plan.met(summary), stream, endless=True)
+        summary.stopped = events.stopped
+
+    def _divided(
+        self, plan: Plan, history: str | None, summary: Summary, engine: Local
+    ) -> Iterator[Batch]:
+        read = plan.source.portions(history, summary, engine.crew)
+        with Scratch() as scratch, read as portions:
+            seen: Sequence[Portion] = portions
+            if plan.head:
+                events = chain.from_iterable(portion.events(summary) for portion in portions)
+                seen = [Stream(folded(plan.head, events))]
+            beforehand = partial(plan.beforehand, scratch=scratch)
+            yield from engine.run_portions(plan.met(summary), seen, summary, beforehand)
 
     def _settled(self) -> tuple[Stage, ...]:
         source = self.stages[0]

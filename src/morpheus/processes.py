@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -21,6 +22,7 @@ AHEAD = 2
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Begun = Future[tuple[Result, list[logging.LogRecord]]]
 
 
 class Crew:
@@ -55,24 +57,36 @@ class Crew:
             for child in set(active_children()) - self._others:
                 child.terminate()
 
-    def map(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+    def map(
+        self, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = AHEAD
+    ) -> Iterator[Result]:
         """Do the jobs side by side; results, and the first error, come in the jobs' order.
 
-        What is logged on the way is logged here, each message once.
+        The first jobs are begun at once, before a result is asked for. What is logged on the way is
+        logged here, each message once.
+
+        Args:
+            work: What is done.
+            jobs: To what.
+            ahead: Jobs that wait for each worker.
 
         Raises:
             Unavailable: A worker was killed from outside, most often for want of memory.
         """
         if self.workers < 2:  # noqa: PLR2004 - one worker is this process
-            yield from map(work, jobs)
-            return
+            return map(work, jobs)
         pool = self._started()
         level = logging.getLogger("morpheus").getEffectiveLevel()
-        waiting: deque[Future[tuple[Result, list[logging.LogRecord]]]] = deque()
-        for job in jobs:
-            waiting.append(pool.submit(_do, work, job, level))
-            if len(waiting) > self.workers * AHEAD:
-                yield self._result(waiting.popleft())
+        begun = (pool.submit(_do, work, job, level) for job in jobs)
+        waiting = deque(islice(begun, self.workers * ahead))
+        return self._results(waiting, begun)
+
+    def _results(
+        self, waiting: deque[Begun[Result]], begun: Iterator[Begun[Result]]
+    ) -> Iterator[Result]:
+        for job in begun:
+            waiting.append(job)
+            yield self._result(waiting.popleft())
         while waiting:
             yield self._result(waiting.popleft())
 
@@ -84,7 +98,7 @@ class Crew:
             self._pool = ProcessPoolExecutor(self.workers, context, initializer=_begin)
         return self._pool
 
-    def _result(self, future: Future[tuple[Result, list[logging.LogRecord]]]) -> Result:
+    def _result(self, future: Begun[Result]) -> Result:
         try:
             result, records = future.result()
         except BrokenProcessPool as error:

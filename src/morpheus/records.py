@@ -7,8 +7,10 @@ them so far. `Summary` counts what happened to every event of a run.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -145,6 +147,18 @@ class Rows(Batch):
     """Events with the columns that a sink is to write, and no other."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spelt(Rows):
+    """Rows that are text already; `frame` has no more than what is counted.
+
+    Attributes:
+        text: A file with what a sink writes for them, and for rows spelt with them that came
+            before; whoever has taken it over removes it.
+    """
+
+    text: Path | None = None
+
+
 @dataclass
 class Reading:
     """What became of the records of one set of files.
@@ -231,3 +245,26 @@ class Summary:
             self.scored += batch.frame.height
         if RHYTHM in batch.frame.columns:
             self.flagged = (self.flagged or 0) + int(batch.frame[RHYTHM].sum())
+
+    def add_readings(self, other: Summary) -> None:
+        """Add what was counted elsewhere while events were read."""
+        self.input.add(other.input)
+        self.training.add(other.training)
+
+
+class Portion(Protocol):
+    """All events of some users: a value, from which any process can read them."""
+
+    def events(self, summary: Summary) -> Iterator[Batch]:
+        """Read the events, user after user; what is found on the way is counted."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A portion that is being read already, which only this process can do."""
+
+    batches: Iterator[Batch]
+
+    def events(self, summary: Summary) -> Iterator[Batch]:  # noqa: ARG002 - counted by whoever reads
+        """The events, once."""
+        return self.batches

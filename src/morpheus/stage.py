@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from morpheus.columns import ACTOR_OPTION, SCORE
+from morpheus.scratch import Scratch
 
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
@@ -215,6 +216,22 @@ class Stage:
     def together(self) -> int:
         """How many users this stage would rather see at a time."""
         return 1
+
+    def counts(self) -> bool:
+        """Whether this stage looks at no more of a batch than how many events it has."""
+        return False
+
+    def beforehand(self, first: Any, scratch: Scratch) -> Stage | None:  # noqa: ANN401 - a record, which lies above
+        """What a sink's work on batches like the first can be done before it, by any process.
+
+        Args:
+            first: The first batch that is to come.
+            scratch: Where results can lie until this stage takes them over.
+
+        Returns:
+            A stage that sees some users' batches, all of these users, and gives what this one takes
+            as well; None if there is nothing to be done.
+        """
 
     def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401 - as in `meet`
         """Do what is left once every sink has its rows.

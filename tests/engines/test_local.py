@@ -7,6 +7,7 @@ import pytest
 from jobs import Dying
 from morpheus.engines.local import Local
 from morpheus.errors import Unavailable
+from morpheus.processes import Crew
 from morpheus.records import Events
 from morpheus.stage import Stage
 
@@ -46,18 +47,20 @@ def events(users, batches=1):
 
 
 def test_users_come_out_in_order_from_a_stage_that_sees_several_at_a_time():
-    passed = Local(threads=2).run([Mixing()], events(7), endless=False)
+    with Crew(2) as crew:
+        passed = list(Local(crew).run([Mixing()], events(7), endless=False))
     assert [batch.user for batch in passed] == [f"user{n}" for n in range(7)]
 
 
 def test_what_costs_less_than_the_way_to_a_process_stays_in_this_one():
-    passed = Local(threads=2).run([Here()], events(20), endless=False)
-    assert len(list(passed)) == 20
+    with Crew(2) as crew:
+        assert len(list(Local(crew).run([Here()], events(20), endless=False))) == 20
 
 
 def test_a_killed_worker_is_told_with_what_to_type():
-    with pytest.raises(Unavailable, match=r"want of memory.*--num_threads=1"):
-        list(Local(threads=2).run([Dying()], events(20), endless=False))
+    told = pytest.raises(Unavailable, match=r"want of memory.*--num_threads=1")
+    with told, Crew(2) as crew:
+        list(Local(crew).run([Dying()], events(20), endless=False))
 
 
 def test_nothing_is_read_ahead_of_an_input_without_an_end():
@@ -68,6 +71,6 @@ def test_nothing_is_read_ahead_of_an_input_without_an_end():
             read.append(batch.user)
             yield batch
 
-    passed = Local(threads=2).run([], stream(), endless=True)
+    passed = Local(Crew(2)).run([], stream(), endless=True)
     next(iter(passed))
     assert read == ["user0"]

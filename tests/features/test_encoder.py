@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN, Category
-from morpheus.features.encoder import Encoder, distinct_rows
+from morpheus.features.encoder import Encoder, distinct_rows, once
 from morpheus.features.numbers import Number, is_number
 
 words = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)
@@ -93,3 +93,19 @@ def test_a_column_that_an_event_frame_lacks_is_missing_in_every_event():
     encoder = Encoder.fit(frame, ["a", "b"])
     rows = encoder.encode(frame.drop("b"))
     assert rows.codes[rows.row_of].tolist() == [[2, MISSING]] * 2
+
+
+@pytest.mark.parametrize("sums", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
+def test_rows_with_equal_sums_stay_apart_where_they_differ(sums):
+    cells = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
+    rows, row_of = once(cells, pl.Series(sums))
+    assert rows[row_of].equals(cells)
+
+
+def test_encoding_once_is_encoding_each():
+    frame = pl.DataFrame({"a": [*"xyxyxxz"], "n": [f"{n % 3}.5" for n in range(7)], "c": ["w"] * 7})
+    encoder = Encoder.fit(frame, ["a", "n", "c"])
+    together = encoder.encode(frame)
+    for at in range(frame.height):
+        alone = encoder.encode(frame[at : at + 1])
+        assert alone.codes[0].tolist() == together.codes[together.row_of[at]].tolist()

@@ -9,9 +9,11 @@ import torch
 from morpheus.columns import TIME, read_lines
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
 from morpheus.models import reference, store
+from morpheus.models import reference_training as training
 from morpheus.models.autoencoder import Autoencoder, views
 from morpheus.models.learning import History
-from morpheus.models.reference import Reference, ReferenceShape, encoder_of, learn_all
+from morpheus.models.reference import Reference, ReferenceShape
+from morpheus.models.reference_training import encoder_of, learn_all
 from morpheus.models.store import Store
 from morpheus.records import Events
 from morpheus.stage import Settings
@@ -33,7 +35,7 @@ def ann(events=600, **options):
 
 
 def net():
-    weights = reference.first_weights(SHAPE, torch.Generator().manual_seed(0)).double()
+    weights = training.first_weights(SHAPE, torch.Generator().manual_seed(0)).double()
     return Reference(SHAPE, weights * 2)
 
 
@@ -68,7 +70,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
 
 def test_many_number_columns_weigh_as_much_as_one_category():
     shape = ReferenceShape(codes=(3, 3), numbers=(0, 1), hidden=6, middle=4)
-    model = Reference(shape, reference.first_weights(shape, torch.Generator()).double())
+    model = Reference(shape, training.first_weights(shape, torch.Generator()).double())
     words, numbers = torch.zeros(1, 0, dtype=torch.long), torch.tensor([[3.0, -1.0]]).double()
     slope = torch.zeros(shape.size, dtype=torch.float64)
     seen, share = (words, numbers), torch.ones(1).double()
@@ -86,7 +88,7 @@ def test_a_missing_and_an_unseen_value_are_the_same_and_a_missing_number_is_the_
 
 def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_normal():
     shape = ReferenceShape(codes=(800, 400), numbers=(), hidden=512, middle=500)
-    part = views(shape, reference.first_weights(shape, torch.Generator().manual_seed(0)))
+    part = views(shape, training.first_weights(shape, torch.Generator().manual_seed(0)))
     for name in reference.LAYERS:
         bound = part[name].shape[0] ** -0.5
         assert bound * 0.99 < float(part[name].abs().max()) <= bound, name
@@ -97,16 +99,16 @@ def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_no
 def test_swaps_change_the_share_of_cells_that_draws_with_replacement_hit():
     cells = torch.arange(10_000).view(5_000, 2)
     generator = torch.Generator().manual_seed(0)
-    swapped = reference.swapped(cells, torch.arange(5_000), generator)
+    swapped = training.swapped(cells, torch.arange(5_000), generator)
     assert abs(float((swapped != cells).double().mean()) - (1 - np.exp(-0.2))) < 0.01
     assert torch.equal(swapped % 2, cells % 2), "values stay in their column"
 
 
 def test_every_row_is_dealt_once_and_batches_weigh_the_same():
-    copy_of, share = reference.copies(np.random.default_rng(0).geometric(0.2, size=300))
+    copy_of, share = training.copies(np.random.default_rng(0).geometric(0.2, size=300))
     assert set(copy_of) == set(range(300))
     assert float(share.sum()) == pytest.approx(1)
-    batches = reference.dealt(share, 3, torch.Generator().manual_seed(0))
+    batches = training.dealt(share, 3, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(len(share)))
     assert all(float(share[batch].sum()) == pytest.approx(1 / 3, abs=0.01) for batch in batches)
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.records import Events, Reading
+from morpheus.scratch import Scratch
 from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
 from morpheus.sources.census import plan
 from morpheus.sources.gathering import Gathered, Gathering, Room
-from morpheus.sources.spill import Scratch
 
 IDENTITY = Identity("user", "id", ("account",))
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
@@ -44,7 +44,9 @@ class Taken:
     reading: Reading
 
     def by_user(self, users: pl.DataFrame, memory: Memory | None = None) -> ByUser:
-        return ByUser.of(self.gathered.of(users), users, IDENTITY, self.reading, memory)
+        return ByUser.of(
+            self.gathered.where(users).of(users), users, IDENTITY, self.reading, memory
+        )
 
 
 def gather(*frames: pl.DataFrame, reading: Reading | None = None) -> Taken:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs import lay_aside_on_a_full_disk
 from morpheus.columns import TIME, read_lines
 from morpheus.errors import BadRecord, Unavailable
+from morpheus.processes import Crew
 from morpheus.records import Events, Reading, Summary
+from morpheus.scratch import Scratch
 from morpheus.sources import files
 from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Room
 from morpheus.sources.intake import Intake
-from morpheus.sources.spill import Scratch, write
+from morpheus.sources.spill import write
 from morpheus.stage import Settings
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
@@ -168,6 +172,13 @@ def test_few_events_are_never_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with Crew(2) as crew:
+        [told] = crew.map(lay_aside_on_a_full_disk, [tmp_path])
+    expected = r"events cannot be laid aside there \(File too large\)\. Make room, .*TMPDIR"
+    assert re.search(expected, told), told
+
+
+def test_a_folder_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"gone: events cannot be laid aside .*TMPDIR"):
         write(tmp_path / "gone", [])
 

@@ -8,8 +8,16 @@ from itertools import chain, groupby, islice
 from operator import attrgetter
 
 from morpheus.engines.fold import folded
-from morpheus.engines.workers import Group, run_in_workers, weight
-from morpheus.records import Batch
+from morpheus.engines.workers import (
+    Beforehand,
+    Group,
+    by_user,
+    run_by_portion,
+    run_in_workers,
+    weight,
+)
+from morpheus.processes import Crew
+from morpheus.records import Batch, Portion, Summary
 from morpheus.stage import Stage
 
 FEW_USERS, FEW_EVENTS = 8, 100_000
@@ -20,7 +28,28 @@ FEW_USERS, FEW_EVENTS = 8, 100_000
 class Local:
     """Runs a segment of a chain for every user, in the order in which users come."""
 
-    threads: int
+    crew: Crew
+
+    def run_portions(
+        self,
+        segment: Sequence[Stage],
+        portions: Sequence[Portion],
+        summary: Summary,
+        beforehand: Beforehand,
+    ) -> Iterator[Batch]:
+        """Pass the users of each portion through the segment, where the portion is read.
+
+        Args:
+            segment: What is done with each user.
+            portions: All users, in the order in which they come out.
+            summary: Counted into as portions are read.
+            beforehand: What else can be done where a portion is read; see `Stage.beforehand`.
+        """
+        cheap = not any(stage.costly() or stage.together() > 1 for stage in segment)
+        if cheap and len(portions) > 1 and self.crew.workers > 1:
+            return run_by_portion(self.crew, segment, portions, summary, beforehand)
+        batches = chain.from_iterable(portion.events(summary) for portion in portions)
+        return self.run(segment, batches, endless=False)
 
     def run(
         self, segment: Sequence[Stage], batches: Iterator[Batch], *, endless: bool
@@ -28,13 +57,13 @@ class Local:
         """Pass each user's batches through the segment; what comes out keeps the users' order."""
         if endless:
             return folded(segment, batches)
-        by_user = (group for _, group in groupby(batches, key=attrgetter("user")))
+        groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
         together = max((stage.together() for stage in segment), default=1)
         if together > 1:
-            return _in_parties(segment, (list(group) for group in by_user), together)
-        if self.threads == 1 or not any(stage.costly() for stage in segment):
-            return chain.from_iterable(folded(segment, group) for group in by_user)
-        return self._side_by_side(segment, (list(group) for group in by_user))
+            return _in_parties(segment, groups, together)
+        if self.crew.workers == 1 or not any(stage.costly() for stage in segment):
+            return by_user(segment, batches)
+        return self._side_by_side(segment, groups)
 
     def _side_by_side(self, segment: Sequence[Stage], groups: Iterator[Group]) -> Iterator[Batch]:
         first = list(_few(groups))
@@ -44,7 +73,7 @@ class Local:
                 yield from folded(segment, iter(group))
         else:
             everybody: Iterable[Group] = chain(first, [following], groups)
-            yield from run_in_workers(self.threads, segment, everybody)
+            yield from run_in_workers(self.crew, segment, everybody)
 
 
 def _in_parties(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain, groupby, islice
+from operator import attrgetter
 
 from morpheus.engines.fold import folded
 from morpheus.processes import Crew
-from morpheus.records import Batch
+from morpheus.records import Batch, Portion, Summary
 from morpheus.stage import Stage
 
 Group = list[Batch]
@@ -17,17 +19,61 @@ EVENTS = 4000
 """Events of a task, about: small users travel together."""
 
 
+Beforehand = Callable[[Batch], Stage | None]
+"""Of the first batch that comes out: what else can be done with all of them; see `Stage`."""
+
+
 def run_in_workers(
-    workers: int, segment: Sequence[Stage], groups: Iterable[Group]
+    crew: Crew, segment: Sequence[Stage], groups: Iterable[Group]
 ) -> Iterator[Batch]:
-    """Pass each user's batches through the segment, on so many processes, in the users' order.
+    """Pass each user's batches through the segment, on several processes, in the users' order.
 
     Raises:
         Unavailable: A worker was killed from outside, most often for want of memory.
     """
-    with Crew(workers) as crew:
-        for batches in crew.map(partial(passed, segment), tasks(groups)):
-            yield from batches
+    for batches in crew.map(partial(passed, segment), tasks(groups)):
+        yield from batches
+
+
+def run_by_portion(
+    crew: Crew,
+    segment: Sequence[Stage],
+    portions: Sequence[Portion],
+    summary: Summary,
+    beforehand: Beforehand,
+) -> Iterator[Batch]:
+    """Pass the users of each portion through the segment where the portion is read.
+
+    The first is read here, to see what comes out, while the workers begin with the others.
+
+    Raises:
+        Unavailable: A worker was killed from outside, most often for want of memory.
+    """
+    first, *others = portions
+    here = by_user(segment, first.events(summary))
+    begun = list(islice(here, 1))
+    more = [beforehand(batch) for batch in begun]
+    work = partial(passed_portion, segment, [stage for stage in more if stage])
+    elsewhere = crew.map(work, others, ahead=1)
+    yield from chain(begun, here)
+    for batches, counted in elsewhere:
+        summary.add_readings(counted)
+        yield from batches
+
+
+def passed_portion(
+    segment: Sequence[Stage], more: Sequence[Stage], portion: Portion
+) -> tuple[list[Batch], Summary]:
+    """Pass a portion's users through the segment, then all of them through more."""
+    counted = Summary()
+    batches = folded(more, by_user(segment, portion.events(counted)))
+    return [batch.without_fingerprint() for batch in batches], counted
+
+
+def by_user(segment: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Pass each user's batches through the segment, one user after the other."""
+    groups = groupby(batches, key=attrgetter("user"))
+    return chain.from_iterable(folded(segment, group) for _, group in groups)
 
 
 def passed(segment: Sequence[Stage], task: list[Group]) -> list[Batch]:

@@ -70,5 +70,6 @@ class Category:
     def encode(self, values: pl.Series) -> NDArray[np.int32]:
         """Give each value its code, (rows,)."""
         # A dictionary beats a join: the rows are few here, and polars' cost is in the call.
-        words = values.cast(pl.String).to_list()
+        text = values if values.dtype == pl.String else values.cast(pl.String)
+        words = text.to_list()
         return np.fromiter(map(self._codes.get, words, repeat(UNSEEN)), np.int32, len(words))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,8 @@ from morpheus.features.categories import MISSING, Category
 from morpheus.features.numbers import Number, is_number
 
 Column = Category | Number
+_NOTHING = pl.Series([None])
+"""A column that is missing in every event."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,39 @@ class Encoder:
 
     def encode(self, frame: pl.DataFrame) -> EncodedRows:
         """Encode events; a column that the frame does not have is missing in every event."""
-        codes = np.full((frame.height, len(self.columns)), MISSING, dtype=np.int32)
-        scaled = [np.zeros((frame.height, 0), dtype=np.float32)]
+        there = {values.name: values for values in frame.get_columns()}
+        cells = pl.DataFrame([there[name] for name in self.names if name in there])
+        if not cells.width:
+            return self._coded(frame)
+        rows, row_of = once(cells, cells.hash_rows())
+        distinct = self._coded(rows)
+        return replace(distinct, row_of=distinct.row_of[row_of])
+
+    def _coded(self, rows: pl.DataFrame) -> EncodedRows:
+        codes = np.full((rows.height, len(self.columns)), MISSING, dtype=np.int32)
+        quantities = sum(isinstance(column, Number) for column in self.columns)
+        scaled = np.zeros((rows.height, quantities), dtype=np.float32)
+        places = count()
+        there = {values.name: values for values in rows.get_columns()}
         for c, column in enumerate(self.columns):
-            values = frame.get_column(column.name, default=pl.Series([None] * frame.height))
+            values = there.get(column.name, _NOTHING)
             codes[:, c] = column.encode(values)
             if isinstance(column, Number):
-                scaled.append(column.scale(values)[:, None])
-        return distinct_rows(codes, np.concatenate(scaled, axis=1))
+                scaled[:, next(places)] = column.scale(values)
+        return distinct_rows(codes, scaled)
+
+
+def once(cells: pl.DataFrame, sums: pl.Series) -> tuple[pl.DataFrame, NDArray[np.intp]]:
+    """Take equal rows once; and say which of these each row is.
+
+    Args:
+        cells: Rows before they are coded.
+        sums: A number for each, equal for equal rows. Where it is equal for different rows, by
+            chance or by somebody who wants to hide an event, all rows are taken.
+    """
+    _, first, row_of = np.unique(sums.to_numpy(), return_index=True, return_inverse=True)
+    rows = cells[first]
+    return (rows, row_of) if rows[row_of].equals(cells) else (cells, np.arange(cells.height))
 
 
 def distinct_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +31,8 @@ PARQUET_ROW = "Unnamed: 0"
 """Name of the unnamed first column in Parquet, where columns need one: pandas' name for it in a
 CSV file, so that the same code reads both."""
 
-_TEXT_ROWS = 1 << 15  # rows turned into text at a time
+TEXT_ROWS = 1 << 15  # rows turned into text at a time
+_COPIED = 1 << 18  # bytes copied at a time
 _PART_ROWS = 1 << 17  # rows held before a part of a Parquet file goes to disk
 _GROUP_ROWS = 1 << 16  # fixed, so that the bytes do not depend on threads
 
@@ -45,6 +47,9 @@ class Form(Protocol):
 
     def write(self, frame: pl.DataFrame) -> None:
         """Write rows; the first call, with rows or without, decides the columns."""
+
+    def append(self, text: Path) -> None:
+        """Take over a file of rows that are spelt already."""
 
     def flush(self) -> None:
         """Hand all rows so far to the operating system."""
@@ -85,9 +90,19 @@ class Text:
         if not self._started:
             self._out.write(self._head(frame.columns))
             self._started = True
-        self._held.append(frame)
-        if sum(each.height for each in self._held) >= _TEXT_ROWS:
+        if self._held and kind_of(self._held[0]) != kind_of(frame):
+            # What rows look like does not depend on those beside them.
             self._spell()
+        self._held.append(frame)
+        if sum(each.height for each in self._held) >= TEXT_ROWS:
+            self._spell()
+
+    def append(self, text: Path) -> None:
+        """Take over a file of rows that are spelt already."""
+        self._spell()
+        with text.open("rb") as rows:
+            shutil.copyfileobj(rows, self._out, _COPIED)
+        text.unlink()
 
     def flush(self) -> None:
         """Hand all rows so far to the operating system."""
@@ -113,11 +128,16 @@ class Text:
     def _spell(self) -> None:
         if not self._held:
             return
-        for some in pl.concat(self._held, how="vertical_relaxed").iter_slices(_TEXT_ROWS):
+        for some in pl.concat(self._held).iter_slices(TEXT_ROWS):
             text = io.BytesIO()
             self._rows(some, text)
             self._out.write(text.getbuffer())
         self._held = []
+
+
+def kind_of(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
+    """Columns and types of rows; a fraction of what a polars schema costs."""
+    return frame.columns, frame.dtypes
 
 
 def packed(file: BinaryIO, packing: str) -> BinaryIO:
@@ -227,6 +247,10 @@ class Parquet:
         )
         if sum(each.height for each in self._held) >= _PART_ROWS:
             self._spill()
+
+    def append(self, text: Path) -> None:
+        """Nothing can be appended: see `ToFile.beforehand`."""
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Nothing: a Parquet file is read from its end."""

@@ -14,7 +14,8 @@ from polars.exceptions import PolarsError
 from morpheus.atomic import Draft
 from morpheus.columns import ROW
 from morpheus.errors import UsageError
-from morpheus.records import Rows
+from morpheus.records import Rows, Spelt
+from morpheus.scratch import Scratch
 from morpheus.sinks.formats import (
     EXTENSIONS,
     PACKED,
@@ -24,7 +25,9 @@ from morpheus.sinks.formats import (
     csv_head,
     csv_rows,
     json_rows,
+    kind_of,
 )
+from morpheus.sinks.spelling import Spelling
 from morpheus.stage import Stage, option
 
 logger = logging.getLogger(__name__)
@@ -90,12 +93,23 @@ class ToFile(Stage):
         with Draft(Path(self.filename), PolarsError) as draft, self._open(draft) as form:
             for batch in batches:
                 with draft.writing():
-                    form.write(columns.fit(batch.frame))
+                    if not isinstance(batch, Spelt):
+                        form.write(columns.fit(batch.frame))
+                    elif batch.text is not None:
+                        form.append(batch.text)
                     if self.flush:
                         _show(draft, form)
                 yield batch
             with draft.writing():
                 form.finish()
+
+    def beforehand(self, first: Rows, scratch: Scratch) -> Stage | None:
+        """Rows can become text anywhere, if they are like the first ones."""
+        kind, _ = self._format()
+        if kind == "parquet":
+            return None
+        rows = csv_rows if kind == "csv" else json_rows
+        return Spelling(rows, kind_of(first.frame), scratch.folder, index=self.include_index_col)
 
     def _format(self) -> tuple[str, str]:
         """Format and packing."""

@@ -92,7 +92,8 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
     Args:
         events: Whose events come.
         history: Whose history there is.
-        room: Cells that a part has, about; a user is never divided.
+        room: Cells that a part has, about, and the first a quarter of them, so that something comes
+            out soon; a user is never divided.
         last: Whether users who only have history come too.
 
     Returns:
@@ -106,7 +107,6 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
         users = pl.concat([users, others] if last else [users], how="diagonal")
         users = users.select(USER, rows=pl.sum_horizontal("rows", "past"))
     width = max(events.width, 1 if history is None else history.width)
-    before = pl.col("rows").cum_sum() - pl.col("rows")
-    return users.with_row_index(RANK).select(
-        USER, RANK, (before // max(1, room // width)).rle_id().alias(PART)
-    )
+    size = max(1, room // width)
+    before = pl.col("rows").cum_sum() - pl.col("rows") + size - size // 4
+    return users.with_row_index(RANK).select(USER, RANK, (before // size).rle_id().alias(PART))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.records import Events, Summary
+from morpheus.processes import Crew
+from morpheus.records import Events, Portion, Summary
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.files import LogFiles
 from morpheus.sources.intake import Intake
@@ -94,7 +96,18 @@ class FileSource(Source):
 
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the input, user after user, each in time order; see `Source.events`."""
-        intake = Intake(
+        return self._intake().events(history, summary)
+
+    def portions(
+        self, history: str | None, summary: Summary, crew: Crew
+    ) -> AbstractContextManager[Sequence[Portion]]:
+        """Read the input, and divide the users; see `Source.portions`."""
+        if self.watch_directory:
+            return super().portions(history, summary, crew)
+        return self._intake().portions(history, summary, crew)
+
+    def _intake(self) -> Intake:
+        return Intake(
             format=self._format(),
             files=self._files(),
             settings=self.settings,
@@ -103,7 +116,6 @@ class FileSource(Source):
             everything=self.all_columns,
             arrivals=self._arrivals() if self.watch_directory else None,
         )
-        return intake.events(history, summary)
 
     def _format(self) -> LogFormat:
         log, time = self.log_format, self.settings.timestamp_column_name

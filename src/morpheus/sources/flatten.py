@@ -7,15 +7,17 @@ unexpected type; the standard library, for text that is no proper JSON; refusal.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 import polars as pl
+from msgspec.structs import astuple
 
 from morpheus.sources.documents import Undecoded, decode_leniently, encode
 
@@ -25,6 +27,7 @@ _BLOCK = 1 << 9
 """Records decoded and made columns of in one go: few enough to stay in the processor's cache."""
 
 Leaf = Callable[[Any], Any]
+Cells = Sequence[Any]
 Row = dict[str, Any]
 _TEXT: dict[type, Callable[[Any], str | None]] = {
     str: lambda value: value,
@@ -33,6 +36,7 @@ _TEXT: dict[type, Callable[[Any], str | None]] = {
     int: str,
     float: repr,
 }
+_BOOLEANS = {True: "True", False: "False", None: None}
 
 
 def text(value: object) -> str | None:
@@ -56,19 +60,25 @@ def flat(name: str, dropped: str = ".") -> str:
     return name
 
 
-def series(name: str, values: list[Any]) -> pl.Series:
-    """Make a column of text of JSON values, of one type mostly."""
+def texts(values: Cells) -> Cells:
+    """Write the JSON values of a column, mostly of one type, as the texts of its cells.
+
+    Columns that look like text are left as they are, be it that some other value hides in them.
+    """
     first = next((value for value in values if value is not None), None)
-    if type(first) is str or first is None:
-        with suppress(TypeError):
-            return pl.Series(name, values, dtype=pl.String)
-    kinds = set(map(type, values))
-    if kinds == {bool, type(None)} or kinds == {bool}:
-        return pl.Series(name, values, dtype=pl.Boolean).cast(pl.String).str.to_titlecase()
-    if str in kinds or type(None) in kinds:
-        values = [cell if cell is None or type(cell) is str else text(cell) for cell in values]
-        return pl.Series(name, values, dtype=pl.String)
-    return pl.Series(name, list(map(text, values)), dtype=pl.String)
+    if first is None or type(first) is str:
+        return values
+    if set(map(type, values)) <= {bool, type(None)}:
+        return list(map(_BOOLEANS.__getitem__, values))
+    return list(map(text, values))
+
+
+def series(values: Cells) -> pl.Series:
+    """Make a column of text of JSON values."""
+    try:
+        return pl.Series(texts(values), dtype=pl.String)
+    except TypeError:
+        return pl.Series(list(map(text, values)), dtype=pl.String)
 
 
 @dataclass
@@ -102,49 +112,45 @@ class Flattener:
         step = len(records) if self.everything else _BLOCK
         blocks: list[dict[str, pl.Series]] = []
         refused: dict[int, str] = {}
-        for start in range(0, len(records), step or 1):
-            block, bad = self._block(records[start : start + step])
-            blocks.append(block)
-            refused |= {start + at: reason for at, reason in bad.items()}
+        with _no_collection():
+            for start in range(0, len(records), step or 1):
+                block, bad = self._block(records[start : start + step])
+                blocks.append(block)
+                refused |= {start + at: reason for at, reason in bad.items()}
         if not blocks:
             return pl.DataFrame(schema=dict.fromkeys(self.wanted, pl.String)), {}
         # Not made one piece of memory here: whoever joins tables does it, once.
-        return pl.DataFrame([pl.concat([b[name] for b in blocks]) for name in blocks[0]]), refused
+        columns = {name: pl.concat([b[name] for b in blocks]) for name in blocks[0]}
+        return pl.DataFrame(columns), refused
 
     def _block(self, records: Sequence[Undecoded]) -> tuple[dict[str, pl.Series], dict[int, str]]:
         typed, walked, refused = self._decode(records)
         cells = self._shape.columns(typed) if self._shape else {}
-        for at, row in walked.items():
-            for name, value in row.items():
-                cells.setdefault(name, [None] * len(records))[at] = value
+        if walked:
+            cells = _with_rows(cells, walked, len(records))
+        for name in self.leaves.keys() & cells.keys():
+            cells[name] = list(map(self.leaves[name], cells[name]))
         names = [*self.wanted, *sorted(cells.keys() - set(self.wanted))]
         nothing = pl.repeat(None, len(records), dtype=pl.String, eager=True)
-        return {
-            n: self._series(n, cells[n]) if n in cells else nothing.alias(n) for n in names
-        }, refused
+        return {n: series(cells[n]) if n in cells else nothing for n in names}, refused
 
     def _decode(
         self, records: Sequence[Undecoded]
     ) -> tuple[list[Any], dict[int, Row], dict[int, str]]:
         shape = self._shape
-        typed: list[Any] = []
-        walked: dict[int, Row] = {}
-        refused: dict[int, str] = {}
+        typed = shape.decode_all(records) if shape else None
+        if typed is not None:
+            return typed, {}, {}
+        typed, walked, refused = [], {}, {}
         for at, record in enumerate(records):
+            event = shape.decoded(record) if shape else None
             if shape:
+                typed.append(event or shape.empty)
+            if event is None:
                 try:
-                    event = shape.decode(record)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    pass
-                else:
-                    if shape.nested(event):
-                        typed.append(event)
-                        continue
-                typed.append(shape.empty)
-            try:
-                walked[at] = self._walk(record)
-            except (ValueError, RecursionError) as error:
-                refused[at] = str(error)
+                    walked[at] = self._walk(record)
+                except (ValueError, RecursionError) as error:
+                    refused[at] = str(error)
         return typed, walked, refused
 
     def _compile(self) -> Shape | None:
@@ -154,11 +160,6 @@ class Flattener:
             return None
         inner = {path[:n] for path in wanted for n in range(1, len(path))}
         return None if inner & wanted.keys() else Shape.of(wanted)
-
-    def _series(self, name: str, values: list[Any]) -> pl.Series:
-        if name in self.leaves:
-            values = list(map(self.leaves[name], values))
-        return series(name, values)
 
     def _walk(self, record: Undecoded) -> Row:
         try:
@@ -203,6 +204,29 @@ def _paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
             yield from _paths(inner, f"{before}{key}.")
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Look for no cycles of garbage; none is made here, and looking takes a sixth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _with_rows(
+    cells: Mapping[str, Cells], rows: Mapping[int, Row], height: int
+) -> dict[str, Cells]:
+    """Columns, with some of their rows filled in."""
+    columns = {name: list(values) for name, values in cells.items()}
+    for at, row in rows.items():
+        for name, value in row.items():
+            columns.setdefault(name, [None] * height)[at] = value
+    return dict(columns)
+
+
 @dataclass(frozen=True)
 class Shape:
     """The wanted part of a record as a type, compiled once, and its columns.
@@ -238,6 +262,23 @@ class Shape:
         kind = msgspec.defstruct("Event", types, rename={v: k for k, v in fields.items()}, gc=False)
         return cls(msgspec.json.Decoder(kind).decode, kind(), leaves, branches)
 
+    def decode_all(self, records: Sequence[Undecoded]) -> list[Any] | None:
+        """Decode records in one go; None if one of them must be looked at by itself."""
+        try:
+            events = list(map(self.decode, records))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        every = any(all(map(attrgetter(name), events)) for name in self.branches)
+        return events if every or all(map(self.nested, events)) else None
+
+    def decoded(self, record: Undecoded) -> Any | None:  # noqa: ANN401 - a type compiled at run time
+        """Decode a record; None if it is not of this shape."""
+        try:
+            event = self.decode(record)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return event if self.nested(event) else None
+
     def nested(self, event: object) -> bool:
         """Whether an event has any branch; a flat record has none, or null ones beside it."""
         for name in self.branches:  # noqa: SIM110 - any() of a generator takes thrice as long
@@ -245,25 +286,26 @@ class Shape:
                 return True
         return False
 
-    def columns(self, events: list[Any]) -> dict[str, list[Any]]:
+    def columns(self, events: Sequence[Any]) -> dict[str, Cells]:
         """The values of each column that has any, by flat name."""
-        cells: dict[str, list[Any]] = {}
-        nothing = [None] * len(events)
+        if not events:
+            return {}
+        every = zip(*map(astuple, events), strict=True)
+        values = dict(zip(self.empty.__struct_fields__, every, strict=True))
+        cells: dict[str, Cells] = {}
+        nothing = (None,) * len(events)
         for name, column in self.leaves.items():
-            values = list(map(attrgetter(name), events))
-            if values != nothing:
-                cells[column] = _either(cells.get(column), values)
+            if values[name] != nothing:
+                cells[column] = _either(cells.get(column), values[name])
         for name, shape in self.branches.items():
-            inner = list(map(attrgetter(name), events))
-            missing = inner.count(None)
-            if missing < len(inner):
-                filled = [event or shape.empty for event in inner] if missing else inner
-                for column, values in shape.columns(filled).items():
-                    cells[column] = _either(cells.get(column), values)
+            if values[name] != nothing:
+                filled = [event or shape.empty for event in values[name]]
+                for column, inner in shape.columns(filled).items():
+                    cells[column] = _either(cells.get(column), inner)
         return cells
 
 
-def _either(some: list[Any] | None, others: list[Any]) -> list[Any]:
+def _either(some: Cells | None, others: Cells) -> Cells:
     """One column of two, of a name that stands in two places in records."""
     if some is None:
         return others

@@ -16,9 +16,10 @@ import polars as pl
 
 from morpheus.columns import INDEX, TIME
 from morpheus.processes import Crew
+from morpheus.scratch import Scratch
 from morpheus.sources.by_user import COPY
 from morpheus.sources.census import PART, USER, Census
-from morpheus.sources.spill import Blob, Scratch, remove, write
+from morpheus.sources.spill import Blob, remove, write
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Room:
     """
 
     held: int = 8_000_000
-    part: int = 4_000_000
+    part: int = 3_000_000
     table: int = 1_600_000
-    passes: int = 16
+    passes: int = 24
     job: int = 32_000_000
     alone: int = 100_000_000
 
@@ -152,15 +153,29 @@ class Gathered:
             for part, blob in parts:
                 self.parts[part].append(blob)
 
-    def of(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The events of these users, in no order."""
+    def where(self, users: pl.DataFrame) -> Where:
+        """Where the events of these users are."""
         blobs = self.blobs
         if self.places is not None:
             mine = self.places.join(users, on=USER, how="semi", nulls_equal=True)
             blobs = [blob for part in mine[PART].unique().sort() for blob in self.parts[part]]
+        return Where(self.user, self.names, self.held, blobs)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where events of some users are, and of others beside them; see `Gathered`."""
+
+    user: str
+    names: list[str]
+    held: list[pl.DataFrame]
+    blobs: list[Blob]
+
+    def of(self, users: pl.DataFrame) -> pl.DataFrame:
+        """The events of these users, in no order."""
         wanted = pl.col(self.user).is_in(users[USER].implode(), nulls_equal=True)
         held = (_only(frame, wanted) for frame in self.held)
-        return join([*held, *(blob.read(wanted) for blob in blobs)], self.names)
+        return join([*held, *(blob.read(wanted) for blob in self.blobs)], self.names)
 
 
 def _only(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,16 +14,17 @@ import polars as pl
 from morpheus.columns import ACTOR, ACTOR_OPTION
 from morpheus.processes import Crew
 from morpheus.records import Events, Reading, Summary
+from morpheus.scratch import Scratch
 from morpheus.sources import deriving
 from morpheus.sources.arrivals import Arrivals
-from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
+from morpheus.sources.by_user import ByUser, Identity, Memory
 from morpheus.sources.census import PART, plan
 from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.portion import GatheredPortion, Remembered
 from morpheus.sources.reader import no_user
-from morpheus.sources.spill import Scratch
 from morpheus.sources.survey import Survey
 from morpheus.sources.work import Work, read_into
 from morpheus.stage import Settings
@@ -72,13 +73,36 @@ class Intake:
 
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the events of each user; see `Source.events`."""
-        rounds = self._rounds(summary.input)
+        if self.arrivals is not None:
+            yield from self._followed(self.arrivals, history, summary)
+            return
+        workers = Crew(self.settings.num_threads)
+        with workers as crew, self.portions(history, summary, crew) as portions:
+            for portion in portions:
+                yield from portion.events(summary)
+
+    @contextmanager
+    def portions(
+        self, history: str | None, summary: Summary, crew: Crew
+    ) -> Iterator[Sequence[GatheredPortion]]:
+        """Read the files there are; see `Source.portions`."""
+        found = self.files.need()
+        summary.input.skipped_files = found.skipped
         with Scratch() as scratch:
-            endless = self.arrivals is not None
-            memory = Memory() if endless else None
-            run = _Run(self, summary, scratch, memory, self.deriving(endless=endless))
-            for paths in rounds:
-                yield from run.handed_out(paths, history)
+            yield _Run(self, summary, scratch).portions(found.paths, history, crew)
+
+    def _followed(
+        self, arrivals: Arrivals, history: str | None, summary: Summary
+    ) -> Iterator[Events]:
+        remembered = Remembered(self.deriving(endless=True), Memory())
+        with Scratch() as scratch:
+            run = _Run(self, summary, scratch)
+            for paths in arrivals.rounds():
+                with Crew(self.settings.num_threads) as crew:
+                    portions = run.portions(paths, history, crew)
+                for portion in portions:
+                    yield from portion.events(summary, remembered)
+                remembered.end_round()
                 history = None
 
     def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
@@ -96,13 +120,6 @@ class Intake:
             repeat=repeat,
         )
 
-    def _rounds(self, reading: Reading) -> Iterator[list[Path]]:
-        if self.arrivals is not None:
-            return self.arrivals.rounds()
-        found = self.files.need()
-        reading.skipped_files = found.skipped
-        return iter([found.paths])
-
 
 @dataclass
 class _Run:
@@ -111,33 +128,33 @@ class _Run:
     intake: Intake
     summary: Summary
     scratch: Scratch
-    memory: Memory | None
-    deriving: Deriving
     learnt: Gathered | None = None
-    numbered: Counter[str | None] = field(default_factory=Counter)
 
-    def handed_out(self, paths: list[Path], history: str | None) -> Iterator[Events]:
-        """Read the files of a round, and what is to be learnt from; then hand out user by user."""
-        with Crew(self.intake.settings.num_threads) as crew:
-            if history is not None:
-                self.learnt = self._learnt(history, crew)
-            work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
-            events = self._gathered(work, paths, self.summary.input, crew)
-            tell_missing(self.intake, events, self.learnt)
-            users = self._divided(events, crew)
-            self._survey(events)
-        for part in users.partition_by(PART, maintain_order=True):
-            yield from self._part(part, events)
-        if self.memory is not None:
-            self.memory.end_round()
+    def portions(self, paths: list[Path], history: str | None, crew: Crew) -> list[GatheredPortion]:
+        """Read the files of a round, and what is to be learnt from, and divide the users."""
+        if history is not None:
+            self.learnt = self._learnt(history, crew)
+        work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
+        events = self._gathered(work, paths, self.summary.input, crew)
+        tell_missing(self.intake, events, self.learnt)
+        if self.learnt is not None:
+            events.names = events.names or self.learnt.names
+        users = self._divided(events, crew)
+        self._survey(events)
+        parts = users.partition_by(PART, maintain_order=True)
+        return [self._portion(part, events) for part in parts]
+
+    @property
+    def _endless(self) -> bool:
+        return self.intake.arrivals is not None
 
     def _survey(self, events: Gathered) -> None:
         """Take a sample once, of what is to be learnt from, or else of an input that ends."""
-        known = events if self.memory is None and self.learnt is None else self.learnt
+        known = events if self.learnt is None and not self._endless else self.learnt
         settings = self.intake.settings
         if not settings.survey or known is None or self.summary.everybody is not None:
             return
-        derived = self.deriving.derived
+        derived = self.intake.deriving().derived
         frames = self._derived(known) if derived else None
         columns = settings.columns
         self.summary.everybody = self.intake.survey.of(
@@ -148,7 +165,7 @@ class _Run:
         """All events with their derived columns, some users after the others."""
         users = plan(gathered.census, None, self._room(gathered), last=True)
         for part in users.partition_by(PART, maintain_order=True):
-            by_user = ByUser.of(gathered.of(part), part, self._identity, Reading())
+            by_user = ByUser.of(gathered.where(part).of(part), part, self._identity, Reading())
             yield self.intake.deriving().add(by_user.frame)
 
     @property
@@ -164,7 +181,7 @@ class _Run:
         reading.skipped_files = found.skipped
         work = self.intake.work(files, 1, named=True)
         learnt = self._gathered(work, found.paths, reading, crew)
-        if self.memory is not None:
+        if self._endless:
             self._divide(learnt, plan(learnt.census, None, self._room(learnt), last=True), crew)
         return learnt
 
@@ -191,10 +208,10 @@ class _Run:
     def _divided(self, events: Gathered, crew: Crew) -> pl.DataFrame:
         """Rank and divide the users, and lay what is on disk down accordingly."""
         past = None if self.learnt is None else self.learnt.census
-        endless = self.memory is not None
-        users = plan(events.census, past, self._room(events, self.learnt), last=not endless)
+        last = not self._endless
+        users = plan(events.census, past, self._room(events, self.learnt), last=last)
         self._divide(events, users, crew)
-        if self.learnt is not None and not endless:
+        if self.learnt is not None and not self._endless:
             self._divide(self.learnt, users, crew)
         return users
 
@@ -205,23 +222,17 @@ class _Run:
     def _room(self, *gathered: Gathered | None) -> int:
         """Cells of a part; all of them where they fit."""
         cells, room = sum(one.cells for one in gathered if one is not None), self.intake.room
-        return cells + 1 if cells <= room.held else room.part
+        return 4 * cells + 4 if cells <= room.held else room.part
 
-    def _part(self, users: pl.DataFrame, events: Gathered) -> Iterator[Events]:
-        """Hand out some users, who are in memory meanwhile."""
-        settings, identity = self.intake.settings, self._identity
-        now = ByUser.of(events.of(users), users, identity, self.summary.input, self.memory)
-        past = None
-        if self.learnt is not None:
-            if not events.names:
-                events.names = self.learnt.names
-            before = self.learnt.of(users).select(now.frame.columns)
-            past = ByUser.of(before, users, identity, self.summary.training)
-        now.frame = self.deriving.add(now.frame, None if past is None else past.frame)
-        if past is not None:
-            past.frame = self.intake.deriving().add(past.frame)
-        rows = max(settings.pipeline_batch_size, _FEWEST_ROWS)
-        yield from hand_out(users, now, past, rows=rows, numbered=self.numbered)
+    def _portion(self, users: pl.DataFrame, events: Gathered) -> GatheredPortion:
+        return GatheredPortion(
+            users,
+            events.where(users),
+            None if self.learnt is None else self.learnt.where(users),
+            self._identity,
+            self.intake.deriving(),
+            rows=max(self.intake.settings.pipeline_batch_size, _FEWEST_ROWS),
+        )
 
 
 def tell_missing(intake: Intake, *gathered: Gathered | None) -> None:

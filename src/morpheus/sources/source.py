@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
-from morpheus.records import Events, Summary
+from morpheus.processes import Crew
+from morpheus.records import Events, Portion, Stream, Summary
 from morpheus.stage import Stage
 
 
@@ -44,3 +46,20 @@ class Source(Stage):
             BadRecord: A record cannot be read, and is not to be left out.
         """
         raise NotImplementedError
+
+    def portions(
+        self,
+        history: str | None,
+        summary: Summary,
+        crew: Crew,  # noqa: ARG002 - for sources that let others read too
+    ) -> AbstractContextManager[Sequence[Portion]]:
+        """Give the same events in portions, which stay readable until the `with` block ends.
+
+        Users come in the portions' order. By default it is one portion, read by this process.
+
+        Args:
+            history: As in `events`.
+            summary: As in `events`; portions count into the one that they are given.
+            crew: Processes that may help to read.
+        """
+        return nullcontext([Stream(self.events(history, summary))])

@@ -47,6 +47,10 @@ class Monitor(Stage):
         "INFO", "Accepted for old command lines. The line is shown at every level here."
     )
 
+    def counts(self) -> bool:
+        """It looks at nothing else."""
+        return True
+
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Hand batches on, and count their events."""
         console = _terminal()

@@ -181,9 +181,11 @@ class TrainAe(Stage):
         seed = self.settings.manual_seed if self.seed is None else self.seed
         columns, seed, epochs = self.settings.columns, seed or 0, self.train_epochs
         if self.model == "reference":
-            from morpheus.models import reference  # noqa: PLC0415 - torch takes a second to import
+            from morpheus.models import reference_training  # noqa: PLC0415 - torch takes a second to import
 
-            return reference.learn_all(histories, columns, scaler=scaler, epochs=epochs, seed=seed)
+            return reference_training.learn_all(
+                histories, columns, scaler=scaler, epochs=epochs, seed=seed
+            )
         trainer: Trainer = train_each
         if self.together() > 1:
             from morpheus.models import stack  # noqa: PLC0415 - torch takes a second to import

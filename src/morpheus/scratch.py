@@ -1,0 +1,72 @@
+"""Room on disk for what a run lays aside: a temporary folder that goes when the run ends."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from morpheus.errors import Unavailable
+
+
+class Scratch:
+    """A temporary folder, made when it is first asked for, removed with all that is in it.
+
+    It lies where TMPDIR says, and nobody else may read it.
+    """
+
+    def __init__(self) -> None:
+        self._made: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._made is not None:
+            self._made.cleanup()
+
+    @property
+    def folder(self) -> Path:
+        """Where it is.
+
+        Raises:
+            Unavailable: No folder can be made there.
+        """
+        if self._made is None:
+            try:
+                self._made = tempfile.TemporaryDirectory(
+                    prefix="morpheus-", ignore_cleanup_errors=True
+                )
+            except OSError as error:
+                raise _full(Path(tempfile.gettempdir()), error) from error
+        return Path(self._made.name)
+
+
+@contextmanager
+def file_in(folder: Path) -> Iterator[IO[bytes]]:
+    """Make a file in a folder, which stays when it is written.
+
+    Raises:
+        Unavailable: The disk is full, or the folder is gone.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            yield file
+    except OSError as error:
+        raise _full(folder, error) from error
+
+
+def _full(folder: Path, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"{folder}: events cannot be laid aside there ({error.strerror or error}). "
+        "Make room, some 200 MB for a million events, or name another folder: "
+        "`TMPDIR=/folder morpheus ...`."
+    )

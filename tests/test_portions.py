@@ -1,0 +1,90 @@
+"""What comes out when workers take portions of the users is what comes out of one process."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from jobs import Moody, SmallRooms
+from morpheus.errors import BadRecord
+from morpheus.pipeline import Pipeline
+from morpheus.processes import Crew
+from morpheus.records import Spelt, Summary
+from morpheus.scratch import Scratch
+from morpheus.sinks.to_file import ToFile
+from morpheus.stage import Settings
+from morpheus.stages.monitor import Monitor
+from morpheus.stages.serialize import Serialize
+
+USERS, EVENTS = 23, 300
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """Six files, in which every user appears, and some events twice."""
+    folder = tmp_path_factory.mktemp("logs")
+    for n in range(6):
+        numbers = range(n * 50, n * 50 + 55)
+        (folder / f"{n}.json").write_text(json.dumps({"Records": list(map(record, numbers))}))
+    return folder
+
+
+def record(number):
+    user = f"{number * 7 % USERS}"
+    return {
+        "eventID": f"00000000-0000-0000-0000-{number:012}",
+        "eventTime": f"2024-05-31T09:{number // 60:02}:{number % 60:02}Z",
+        "eventName": "=cmd" if number % 11 else None,
+        "userIdentity": {"accountId": user},
+    }
+
+
+def written(logs, path, threads, *between, **options):
+    source = SmallRooms(input_glob=str(logs))
+    sink = ToFile(filename=str(path), overwrite=True, **options)
+    chain = [source, *between, Serialize(fixed_columns=False), sink]
+    summary = Pipeline(chain, Settings(num_threads=threads)).run()
+    return path.read_bytes(), replace(summary, seconds=0.0)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz", "a.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize("between", [(), (Moody(), Monitor())])
+def test_a_file_does_not_depend_on_who_wrote_its_rows(logs, tmp_path, name, between):
+    one, alone = written(logs, tmp_path / name, 1, *between)
+    two, together = written(logs, tmp_path / name, 2, *between)
+    assert one == two
+    assert alone == together
+    assert alone.input.duplicates == 25
+    assert list(alone.users) == list(together.users)
+    assert len(alone.users) == USERS
+
+
+def test_without_the_first_column_too(logs, tmp_path):
+    one, _ = written(logs, tmp_path / "a.csv", 1, include_index_col=False)
+    assert one == written(logs, tmp_path / "a.csv", 2, include_index_col=False)[0]
+    assert one.startswith(b"_index_,")
+
+
+def test_rows_are_text_before_they_reach_the_sink(logs, tmp_path):
+    settings = Settings(num_threads=2)
+    source = SmallRooms(input_glob=str(logs), settings=settings)
+    sink = ToFile(filename=str(tmp_path / "a.csv"))
+    read = source.portions(None, Summary(), Crew(1))
+    with Scratch() as scratch, read as portions:
+        [*_, last] = portions
+        batches = list(Serialize()(last.events(Summary())))
+        spelt = list(sink.beforehand(batches[0], scratch)(iter(batches)))
+        text = spelt[-1].text.read_bytes()
+    assert len(portions) > 3
+    assert all(isinstance(batch, Spelt) for batch in spelt)
+    assert [batch.frame.height for batch in spelt] == [batch.frame.height for batch in batches]
+    assert text.count(b"\n") == sum(batch.frame.height for batch in batches)
+
+
+def test_what_goes_wrong_elsewhere_is_told_here(tmp_path):
+    for n in range(3):
+        text = json.dumps({"Records": [record(n)]})
+        (tmp_path / f"{n}.json").write_text(text if n < 2 else text.replace("eventTime", "time"))
+    with pytest.raises(BadRecord, match=r"2\.json:1: the record has no `eventTime`"):
+        written(tmp_path, tmp_path / "out" / "a.csv", 2)
+    assert list((tmp_path / "out").iterdir()) == []
