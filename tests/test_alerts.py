@@ -17,7 +17,7 @@ from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
 from test_pipeline import Collect, FromPeople, columns  # noqa: F401 - a fixture
 
-PEOPLE = {f"user{n}": 200 for n in range(5)} | {None: 3}
+PEOPLE = {f"user{n}": 200 for n in range(12)} | {None: 3}
 
 
 def run(settings, alerts, threads=1):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from morpheus.columns import RISK
 from morpheus.errors import UsageError
-from morpheus.models import reference
+from morpheus.models import reference_training
 from morpheus.models.ladder import Ladder
 from morpheus.models.learning import History, learn, learn_all
 from morpheus.models.population import Population
@@ -211,7 +211,7 @@ def test_users_without_a_fingerprint_get_nulls():
 
 
 def test_what_the_reference_network_learnt_is_refused():
-    [known] = reference.learn_all([History("ann", day(60), times(60))], COLUMNS, epochs=1)
+    [known] = reference_training.learn_all([History("ann", day(60), times(60))], COLUMNS, epochs=1)
     frame = events_at(range(3), **day(3).to_dict(as_series=False))
     rows = known.encoder.encode(frame)
     about = {"fingerprint": known, "card": known.card, "encoded": rows}
