@@ -107,10 +107,24 @@ def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     quiet = np.where(np.arange(len(steps)) < at, 0, surprise)
-    weighed, alone = (Context().weighed(each, seconds) for each in (surprise, quiet))
-    before = weighed.before[:, at].sum()
+    weighed, alone = (Context().weighed(each, each[:, None], seconds) for each in (surprise, quiet))
+    before = weighed.parts[1:, at].sum()
     assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
-    assert (weighed.before >= 0).all()
+    assert (weighed.parts >= 0).all()
+
+
+@given(st.integers(0, 99), st.integers(0, 40))
+def test_columns_divide_the_risk_whatever_the_batches(seed, cut):
+    dice = np.random.default_rng(seed)
+    columns = dice.exponential(size=(40, 3)) * dice.choice([0, 1], (40, 3))
+    seconds = np.cumsum(dice.exponential(1e4, 40))
+    whole, pieces = Context().weighed(columns.sum(1), columns, seconds), Context()
+    assert whole.parts.sum(0).sum(1) == pytest.approx(whole.risk)
+    parts = [
+        pieces.weighed(columns[piece].sum(1), columns[piece], seconds[piece]).parts
+        for piece in (slice(0, cut), slice(cut, 40))
+    ]
+    assert np.concatenate(parts, axis=1) == pytest.approx(whole.parts)
 
 
 @given(

@@ -15,6 +15,10 @@ def fact(**changes):
         "value": "kali",
         "new": False,
         "strangeness": 9.0,
+        "risk": 9.0,
+        "loudest": 9.0,
+        "strange_before": 0,
+        "twins": (),
         "probability": 0.25,
         "bits": 2.0,
         "usual_bits": 0.1,
@@ -27,7 +31,7 @@ def fact(**changes):
 
 
 def said(*facts, preceding=ALONE, background=OWN, most=3):
-    return sentence(Explanation(9.0, facts, 0.0, preceding, background), most)
+    return sentence(Explanation.of(9.0, facts, preceding, background), most)
 
 
 def test_what_is_hardly_strange_is_left_out_and_nothing_is_nothing_unusual():
@@ -78,6 +82,12 @@ def test_a_new_value_where_new_ones_are_usual_is_said_to_be_expected():
 )
 def test_what_came_before_comes_first_where_it_is_most_of_the_risk(preceding, words):
     assert words in said(fact(), preceding=preceding)
+
+
+def test_a_column_that_was_strange_before_is_said_to_have_been_so_although_it_is_usual_now():
+    past = Preceding(11, 4, 1, 5, 1, 0, 14, 30)
+    column = fact(strangeness=0.0, strange_before=14)
+    assert said(column, preceding=past).endswith("strange in 14 events of the day before")
 
 
 def test_what_came_before_is_not_said_where_it_is_little():

@@ -71,11 +71,14 @@ def test_columns_add_up_to_the_surprise_and_what_came_before_to_the_risk_in_deci
         why = only(out, place)
         strangeness = [Decimal(fact["strangeness"]) for fact in why["columns"]]
         assert sum(strangeness) + Decimal(why["others"]) == Decimal(why["surprise"])
-        assert strangeness == sorted(strangeness, reverse=True)
+        loudest = [Decimal(fact["loudest"]) for fact in why["columns"]]
+        assert loudest == sorted(loudest, reverse=True)
         assert len(strangeness) == len(COLUMNS) if every else len(strangeness) <= most
         past = {name: Decimal(value) for name, value in why["preceding"].items()}
         assert past["own"] + past["hour"] + past["day"] + past["week"] == past["risk"]
         assert float(past["risk"]) == out[RISK][place]
+        risks = [Decimal(fact["risk"]) for fact in why["columns"]]
+        assert sum(risks) + Decimal(why["others_risk"]) == past["risk"]
 
 
 @given(column=st.sampled_from(COLUMNS))
@@ -151,6 +154,25 @@ def test_the_sentence_says_when_the_risk_comes_from_what_came_before(ann):
     out = chain(ann, [*[USUAL | {"agent": "kali"}] * 14, USUAL])
     assert out["reason"][-1].startswith("mostly what came before: 14 strange events in the ")
     assert "before" not in out["reason"][0]
+
+
+def test_a_column_strange_in_the_events_before_is_named_first_although_it_is_usual_now(ann):
+    out = chain(ann, [*[USUAL | {"address": "kali"}] * 14, USUAL | {"agent": "never"}])
+    assert only(out)["columns"][0]["column"] == "address"
+    assert "address: saw `office`" in out["reason"][-1]
+    assert "strange in 14 events of the " in out["reason"][-1]
+    assert out["top_columns"][-1].startswith("address")
+
+
+def test_columns_that_always_said_the_same_are_one_reason():
+    frame = day(400).with_columns(host=pl.col("action") + "-host")
+    known = learn("ann", frame, [*COLUMNS, "host"], times=times(400))
+    usual = USUAL | {"host": "get-host"}
+    out = chain(known, [usual | {"action": "new", "host": "new", "agent": "kali"}])
+    [twin] = (fact for fact in only(out)["columns"] if fact["column"] in {"action", "host"})
+    assert twin["twins"] == ["host" if twin["column"] == "action" else "action"]
+    assert f"{twin['column']} (with it {twin['twins'][0]}): saw `new`" in out["reason"][0]
+    assert twin["twins"][0] not in out["top_columns"][0].split(", ")
 
 
 def test_the_sentence_says_that_a_user_is_compared_with_peers():

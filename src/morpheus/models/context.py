@@ -23,14 +23,22 @@ class Decayed:
     """Mean of the events so far, each of which counts half as much after every `half` seconds."""
 
     half: float
-    total: float = 0.0
+    total: Values | float = 0.0
     weight: float = 0.0
     last: float = -np.inf
 
     def over(self, values: Values, seconds: Values) -> tuple[Values, Values]:
-        """The mean as each event found it, itself included, and its weight in it, each (rows,)."""
+        """The means as each event found them, itself included, and its weight in them.
+
+        Args:
+            values: Of each event, (rows, quantities).
+            seconds: When it happened, (rows,).
+
+        Returns:
+            The means, (rows, quantities), and the weights, (rows,).
+        """
         clock = np.maximum.accumulate(np.maximum(seconds, self.last * self.half)) / self.half
-        (means, weights), start = np.empty((2, len(values))), 0
+        means, weights, start = np.empty(values.shape), np.empty(len(values)), 0
         while start < len(values):
             end = int(np.searchsorted(clock, clock[start] + SPAN, side="right"))
             piece = slice(start, end)
@@ -40,11 +48,11 @@ class Decayed:
 
     def _piece(self, values: Values, clock: Values) -> tuple[Values, Values]:
         fade, growth = 0.5 ** (clock[0] - self.last), 2.0 ** (clock - clock[0])
-        totals = fade * self.total + np.cumsum(values * growth)
+        totals = fade * self.total + np.cumsum(values * growth[:, None], axis=0)
         weights = fade * self.weight + np.cumsum(growth)
         self.total, self.weight = totals[-1] / growth[-1], weights[-1] / growth[-1]
         self.last = clock[-1]
-        return totals / weights, growth / weights
+        return totals / weights[:, None], growth / weights
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,13 @@ class Weighed:
 
     Attributes:
         risk: Of each event, (rows,).
-        before: What earlier events add to it by way of the mean of the last hour, day and week:
-            the risk less what it would be had nothing strange happened before, (3, rows).
+        parts: What each column adds to it, (4, rows, C): first by way of the event itself, as if
+            nothing strange had happened before; then by way of earlier events, in the mean of the
+            last hour, day and week.
     """
 
     risk: Values
-    before: Values
+    parts: Values
 
 
 @dataclass
@@ -82,17 +91,29 @@ class Context:
         >>> Context().risk(np.array([9.0, 0.0, 0.0]), np.array([0.0, 1.0, 1e9])).round(1).tolist()
         [9.0, 2.0, 0.0]
         """
-        return self.weighed(surprise, seconds).risk
+        return self.weighed(surprise, surprise[:, None], seconds).risk
 
-    def weighed(self, surprise: Values, seconds: Values) -> Weighed:
-        """The same, and how much of it is due to what came before; arguments as of `risk`."""
-        risk, roots, whole = surprise.astype(np.float64), np.sqrt(surprise), sum(WEIGHTS.values())
-        before = np.empty((len(self.means), len(roots)))
-        for place, mean in enumerate(self.means):
-            found, own = mean.over(roots, seconds)
-            risk += WEIGHTS[mean.half] * found**2
-            before[place] = WEIGHTS[mean.half] * (found**2 - (own * roots) ** 2)
-        return Weighed(risk / (1 + whole), np.maximum(before, 0) / (1 + whole))
+    def weighed(self, surprise: Values, columns: Values, seconds: Values) -> Weighed:
+        """The same, divided among columns.
+
+        Each event divides its root among its columns as they divide its surprise; the means divide
+        like the events in them, and the square of a mean like the mean.
+
+        Args:
+            surprise: Of each event, (rows,).
+            columns: What each column adds to it, (rows, C).
+            seconds: When it happened, since any fixed moment, (rows,).
+        """
+        roots, whole = np.sqrt(surprise)[:, None], 1 + sum(WEIGHTS.values())
+        divided = np.hstack([roots, columns / np.where(roots > 0, roots, 1)])
+        risk, own, past = surprise.astype(np.float64), columns.astype(np.float64), []
+        for mean in self.means:
+            weight, (means, share) = WEIGHTS[mean.half], mean.over(divided, seconds)
+            its = share[:, None] ** 2 * columns
+            risk += weight * means[:, 0] ** 2
+            own += weight * its
+            past.append(weight * np.maximum(means[:, :1] * means[:, 1:] - its, 0))
+        return Weighed(risk / whole, np.stack([own, *past]) / whole)
 
 
 @dataclass

@@ -1,13 +1,14 @@
-"""Why an event is strange: its strangest columns, and what came before it.
+"""Why an event is strange: the columns that are most of its risk, and what came before it.
 
 Two numbers are additive, in decimals and to the last of six. The `strangeness` of the columns and
-of the `others` adds up to the event's `surprise`; `own`, `hour`, `day` and `week` add up to its
-`risk`.
+of the `others` adds up to the event's `surprise`. Its `risk` is what `own`, `hour`, `day` and
+`week` add up to, and what the `risk` of the columns and `others_risk` add up to.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import islice
 from typing import Self
 
 import msgspec
@@ -15,6 +16,14 @@ import msgspec
 from morpheus.models.fingerprint import Card
 
 DAY = 86400
+DECIMALS = 6
+WORTH = 0.5
+"""Strangeness from which a column is worth a word."""
+
+
+def decimals(value: float) -> float:
+    """Round to what is additive, without a minus before nothing."""
+    return round(float(value), DECIMALS) + 0.0
 
 
 class Likelier(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,6 +48,12 @@ class Fact(msgspec.Struct, frozen=True):
         value: What was seen, made fit to be shown; None where there was nothing.
         new: The history did not hold this value twice.
         strangeness: Its part of the event's surprise, in spreads above the usual.
+        risk: Its part of the event's risk, what came before included.
+        loudest: Its part of the largest of own, hour, day and week: columns are in this order.
+        strange_before: Strange events before in which it was strange too, in the hour, the day or
+            the week whose part is the largest; 0 where that is the event's own.
+        twins: Columns that say the same: each value goes with one of theirs, all through the
+            history. They are as strange as this one, or less.
         probability: Of the value, given the event's other values; None for a number.
         bits: -log2 of it; for a number, its squared distance as nats on top.
         usual_bits: What bits usually are in this column, on held-out events.
@@ -52,6 +67,10 @@ class Fact(msgspec.Struct, frozen=True):
     value: str | None
     new: bool
     strangeness: float
+    risk: float
+    loudest: float
+    strange_before: int
+    twins: tuple[str, ...]
     probability: float | None
     bits: float
     usual_bits: float
@@ -84,6 +103,16 @@ class Preceding(msgspec.Struct, frozen=True):
     strange_in_day: int
     strange_in_week: int
 
+    @property
+    def parts(self) -> tuple[float, float, float, float]:
+        """What the risk is made of: own, hour, day and week."""
+        return self.own, self.hour, self.day, self.week
+
+    @property
+    def loudest(self) -> int:
+        """Which of these is the largest."""
+        return self.parts.index(max(self.parts))
+
 
 class Background(msgspec.Struct, frozen=True):
     """What the event is compared with.
@@ -115,8 +144,9 @@ class Explanation(msgspec.Struct, frozen=True):
 
     Attributes:
         surprise: The strangeness of all columns.
-        columns: The columns shown, the strangest first.
+        columns: The columns shown, the largest part of the risk first.
         others: The strangeness of those not shown.
+        others_risk: Their part of the risk.
         preceding: What came before.
         background: What it is compared with.
     """
@@ -124,9 +154,25 @@ class Explanation(msgspec.Struct, frozen=True):
     surprise: float
     columns: tuple[Fact, ...]
     others: float
+    others_risk: float
     preceding: Preceding
     background: Background
 
+    @classmethod
+    def of(
+        cls,
+        surprise: float,
+        columns: tuple[Fact, ...],
+        preceding: Preceding,
+        background: Background,
+    ) -> Self:
+        """Leave to the others what the columns shown do not explain."""
+        others = decimals(surprise - sum(fact.strangeness for fact in columns))
+        others_risk = decimals(preceding.risk - sum(fact.risk for fact in columns))
+        return cls(surprise, columns, others, others_risk, preceding, background)
+
     def strangest(self, most: int) -> tuple[Fact, ...]:
-        """The strangest of the columns shown, as far as they are strange at all."""
-        return tuple(fact for fact in self.columns[:most] if fact.strangeness > 0)
+        """The first of the columns shown, as far as they are strange, without twins of others."""
+        twins = {name for fact in self.columns for name in fact.twins}
+        told = (fact for fact in self.columns if fact.loudest > 0 and fact.column not in twins)
+        return tuple(islice(told, most))

@@ -86,6 +86,7 @@ class Fingerprint:
         usual: What is usual of the loss of each column.
         held_out: What is usual of the scores of whole events.
         evidence: What speaks against the user; None for the reference network, which has none.
+        twins: For each column the first one that says the same (`twins.twins`); empty if unknown.
     """
 
     card: Card
@@ -95,6 +96,7 @@ class Fingerprint:
     usual: Usual
     held_out: HeldOut
     evidence: Evidence | None = None
+    twins: tuple[int, ...] = ()
 
     def losses(self, rows: EncodedRows) -> NDArray[np.float32]:
         """Loss of each column of each distinct row, (distinct, C).

@@ -17,6 +17,7 @@ from morpheus.models.fingerprint import OWN, Card, Fingerprint, shape_of
 from morpheus.models.population import Population
 from morpheus.models.training import Task, Trained, Trainer, train_each, user_seed
 from morpheus.models.trial import Trial
+from morpheus.models.twins import twins
 
 LATER = 0.25
 """Share of the history, its end, that is held out to choose the epochs and to calibrate on."""
@@ -173,6 +174,7 @@ class Study:
             usual.usual,
             trial.calibrated(),
             replace(usual.evidence, chances=chances),
+            twins(self.encoder, self.rows),
         )
 
     @property

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 
-from morpheus.models.explanation import Background, Explanation, Fact, Likelier, Preceding
+from morpheus.models.explanation import (
+    WORTH,
+    Background,
+    Explanation,
+    Fact,
+    Likelier,
+    Preceding,
+)
 from morpheus.models.fingerprint import OWN
 from morpheus.quoting import printable, quoted
 
-WORTH = 0.5
-"""Strangeness from which a column is worth a word."""
 PART = 0.25
 """Share of the risk from which what came before is part of the reason."""
 MOSTLY = 0.5
@@ -22,14 +26,19 @@ MANY = 1000
 def sentence(why: Explanation, most: int) -> str:
     """Say why an event is strange, by so many columns at most.
 
-    >>> agent = Fact("userAgent", "Boto3 on Kali", True, 9, 0.002, 8.97, 0.2, 3.0, False, None, ())
-    >>> alone, own = Preceding(1, 1, 0, 0, 0, 0, 0, 0), Background(OWN, 400, 400, 58)
-    >>> sentence(Explanation(9.0, (agent,), 0.0, alone, own), 3)
+    >>> about = {"probability": 0.002, "bits": 8.97, "usual_bits": 0.2, "habit_bits": 3.0}
+    >>> parts = {"strangeness": 9, "risk": 9, "loudest": 9, "strange_before": 0, "twins": ()}
+    >>> rest = {"new": True, "habit": False, "distance": None, "expected": ()}
+    >>> agent = Fact("userAgent", "Boto3 on Kali", **about, **parts, **rest)
+    >>> alone, own = Preceding(9, 9, 0, 0, 0, 0, 0, 0), Background(OWN, 400, 400, 58)
+    >>> sentence(Explanation.of(9.0, (agent,), alone, own), 3)
     'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
     """
-    worth = [fact for fact in why.strangest(most) if fact.strangeness >= WORTH]
-    columns = [_told(fact, why.background) for fact in worth]
     past = why.preceding
+    worth = [
+        fact for fact in why.strangest(most) if fact.strangeness >= WORTH or fact.strange_before
+    ]
+    columns = [_told(fact, why) for fact in worth]
     before, share = _before(past), (past.risk - past.own) / (past.risk or 1)
     if share >= MOSTLY:
         columns = [f"mostly what came before: {before}", *columns]
@@ -52,9 +61,15 @@ def chance(value: float) -> str:
     return "p<.0001"
 
 
-def _told(fact: Fact, background: Background) -> str:
-    seen = "no value" if fact.value is None else quoted(fact.value)
-    return f"{printable(fact.column)}: saw " + ", ".join([seen, *_particulars(fact, background)])
+def _told(fact: Fact, why: Explanation) -> str:
+    named, seen = printable(fact.column), "no value" if fact.value is None else quoted(fact.value)
+    if fact.twins:
+        named += f" (with it {', '.join(map(printable, fact.twins))})"
+    said = [seen, *_particulars(fact, why.background)]
+    if fact.strange_before:
+        _, span, _ = _spans(why.preceding)[why.preceding.loudest - 1]
+        said.append(f"strange in {_count(fact.strange_before, 'event')} of the {span} before")
+    return f"{named}: saw {', '.join(said)}"
 
 
 def _particulars(fact: Fact, background: Background) -> Iterator[str]:
@@ -89,15 +104,18 @@ def _times(bits: float) -> str:
 
 
 def _before(past: Preceding) -> str:
-    spans = (
+    _, span, strange = max(_spans(past))
+    if not strange:
+        return f"events a little unusual all through the {span} before"
+    return f"{_count(strange, 'strange event')} in the {span} before"
+
+
+def _spans(past: Preceding) -> Sequence[tuple[float, str, int]]:
+    return (
         (past.hour, "hour", past.strange_in_hour),
         (past.day, "day", past.strange_in_day),
         (past.week, "week", past.strange_in_week),
     )
-    _, span, strange = max(spans, key=itemgetter(0))
-    if not strange:
-        return f"events a little unusual all through the {span} before"
-    return f"{_count(strange, 'strange event')} in the {span} before"
 
 
 def _comparison(background: Background) -> Iterator[str]:

@@ -66,7 +66,8 @@ class Scale(msgspec.Struct, frozen=True, tag="number"):
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a fingerprint's file says in words and whole numbers.
 
-    `events` and `days` are those of the held-out part; `network` is `compact` or `reference`.
+    `events` and `days` are those of the held-out part; `network` is `compact` or `reference`;
+    files written before there were `twins` have none.
     """
 
     card: Card
@@ -75,6 +76,7 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     events: int
     days: int
     network: str = "compact"
+    twins: tuple[int, ...] = ()
 
 
 class Cards(msgspec.Struct, frozen=True):
@@ -191,6 +193,7 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
         fingerprint.held_out.events,
         fingerprint.held_out.days,
         _name(fingerprint.net),
+        fingerprint.twins,
     )
     tensors: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
@@ -242,6 +245,8 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
     vocabulary, columns = (sum(shape.codes),), (len(shape.codes),)
     if weights.shape != (shape.size,):
         raise ValueError("weights do not fit the columns")
+    if len(header.twins) not in {0, len(shape.codes)}:
+        raise ValueError("twins do not fit the columns")
 
     def part(name: str, size: tuple[int, ...] | None = None) -> NDArray[np.float32]:
         tensor: NDArray[np.float32] = tensors[name]
@@ -265,4 +270,5 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
         usual("usual"),
         held_out,
         Evidence(chances, usual("habit"), usual("company")),
+        header.twins,
     )

@@ -17,11 +17,10 @@ from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.blocks import blocks
 from morpheus.models.company import Company, Guesses, mixed
 from morpheus.models.evidence import Evidence
-from morpheus.models.explanation import Fact, Likelier
+from morpheus.models.explanation import DECIMALS, Fact, Likelier
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.quoting import legible
 
-DECIMALS = 6
 LIKELIER = 3
 """Likelier values that are named, at most."""
 BIT = log(2)
@@ -77,38 +76,12 @@ class Witness:
     def _strangeness(self) -> Floats:
         return self.evidence.strangeness(self.habit, self.company)
 
-    def shown(self, rows: NDArray[np.intp], most: int | None) -> NDArray[np.bool_]:
-        """Which columns of some distinct rows are to be shown, (D, C).
+    def facts(self, shown: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Fact]]:
+        """Say what there is to say of some columns, (D, C), by row and column.
 
-        Args:
-            rows: Those rows.
-            most: The strangest columns, so many, as far as they are strange; None for all columns.
+        The values seen are left out, for events with different new values are one distinct row;
+        and so is what came before, in which these events differ.
         """
-        shown = np.zeros(self.strangeness.shape, dtype=np.bool_)
-        if most is None:
-            shown[rows] = True
-            return shown
-        shown[rows[:, None], self._order[rows, :most]] = True
-        return np.asarray(shown & (self.strangeness > 0))
-
-    def facts(self, shown: NDArray[np.bool_]) -> dict[int, list[Fact]]:
-        """Say what there is to say of some columns, (D, C): the strangest of each row first.
-
-        The values seen are left out: events with different new values are one distinct row.
-        """
-        found: dict[int, list[Fact]] = {}
-        said = dict(self._facts(shown))
-        for row in np.flatnonzero(shown.any(1)).tolist():
-            columns = self._order[row].tolist()
-            found[row] = [said[row, c] for c in columns if shown[row, c]]
-        return found
-
-    @cached_property
-    def _order(self) -> NDArray[np.intp]:
-        """The columns of each row, the strangest first, (D, C)."""
-        return np.argsort(-self.strangeness, axis=1, kind="stable")
-
-    def _facts(self, shown: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Fact]]:
         rows = np.flatnonzero(shown.any(1))
         some = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
         for block, codes, numbers in blocks(some):
@@ -137,6 +110,10 @@ class Witness:
         return Fact(
             column=self.encoder.columns[c].name,
             value=None,
+            risk=0,
+            loudest=0,
+            strange_before=0,
+            twins=(),
             new=code == UNSEEN,
             strangeness=float(self.strangeness[row, c]),
             probability=significant(chance) if distance is None else None,
@@ -208,11 +185,6 @@ def significant(value: float) -> float:
     0.001235
     """
     return float(f"{value:.4g}")
-
-
-def decimals(value: float) -> float:
-    """Round to what is additive, without a minus before nothing."""
-    return round(float(value), DECIMALS) + 0.0
 
 
 def _bits(nats: np.float32) -> float:

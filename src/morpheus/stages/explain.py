@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from morpheus.columns import RISK, TIME
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.context import Context, Recent, Weighed
-from morpheus.models.explanation import Background, Explanation, Fact, Preceding
+from morpheus.models.explanation import Background, Explanation, Fact, decimals
 from morpheus.models.fingerprint import Fingerprint
+from morpheus.models.past import Part, Past
 from morpheus.models.sentence import sentence
-from morpheus.models.witness import DECIMALS, Witness, decimals
+from morpheus.models.witness import Witness
 from morpheus.quoting import legible
 from morpheus.records import Scored
 from morpheus.stage import Stage, option
@@ -33,11 +33,12 @@ class Explain(Stage):
     """Say why events are strange: which columns, what would have been likelier, what came before.
 
     Takes events with scores and adds three columns. `reason` is one sentence for whoever looks into
-    the event. `top_columns` are its strangest columns, the strangest first. `explanation` is JSON
-    text: of each of these columns the value seen, its probability given the event's other values,
-    the likelier values with theirs, and its part of the event's surprise; of the event, how much of
-    its `risk` is its own, and how much is due to the hour, the day and the week before. Events of a
-    user without a fingerprint, and those below --threshold, get none of the three.
+    the event. `top_columns` are those that are most of its risk, now or in what came before.
+    `explanation` is JSON text: of each of these columns the value seen, its probability given the
+    event's other values, the likelier values with theirs, and its part of the event's surprise and
+    `risk`; of the event, how much of its `risk` is its own, and how much is due to the hour, the
+    day and the week before. Events of a user without a fingerprint, and those below --threshold,
+    get none of the three.
 
     Example: `add-scores --label risk`, then `explain --threshold 5`
     """
@@ -81,20 +82,18 @@ class Explain(Stage):
         if known is None or rows is None:
             return
         witness = _witness(known, rows)
-        surprise = witness.surprise[rows.row_of]
+        surprise, strangeness = witness.surprise, witness.strangeness.sum(1)
         strange = surprise > np.quantile(known.held_out.risks, STRANGE)
-        preceding = past.before(surprise, strange, batch.frame[TIME])
-        background = Background.of(known.card)
-        events = self._wanted(batch)
-        shown = witness.shown(
-            np.unique(rows.row_of[events]), None if self.all_columns else self.top
-        )
-        facts = Facts.of(witness, shown, batch.frame)
-        for event in events.tolist():
-            row = int(rows.row_of[event])
-            total, columns = facts.surprise[row], facts.of_event(row, event)
-            others = decimals(total - sum(fact.strangeness for fact in columns))
-            yield event, Explanation(total, columns, others, preceding.of_event(event), background)
+        each = surprise[rows.row_of], witness.strangeness[rows.row_of], strange[rows.row_of]
+        before = past.before(*each, batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000)
+        most = None if self.all_columns else self.top
+        events = self._wanted(batch).tolist()
+        parts = {event: before.parts(event, known.twins, most) for event in events}
+        facts, background = Facts.of(witness, parts, batch.frame), Background.of(known.card)
+        for event in events:
+            columns = facts.of_event(event, parts[event])
+            total = decimals(strangeness[rows.row_of[event]])
+            yield event, Explanation.of(total, columns, before.of_event(event), background)
 
     def _wanted(self, batch: Scored) -> NDArray[np.intp]:
         """Places of the events to explain."""
@@ -109,81 +108,56 @@ class Explain(Stage):
         return np.flatnonzero(batch.frame[self.label].to_numpy() >= self.threshold)
 
 
-@dataclass
-class Past:
-    """What is remembered of a user's earlier events."""
-
-    context: Context = field(default_factory=Context)
-    recent: Recent = field(default_factory=Recent)
-
-    def before(
-        self, surprise: NDArray[np.float64], strange: NDArray[np.bool_], times: pl.Series
-    ) -> Before:
-        """Look back from each event of a batch."""
-        seconds = times.dt.epoch("ms").to_numpy() / 1000
-        weighed = self.context.weighed(surprise, seconds)
-        return Before(weighed, self.recent.before(strange, seconds))
-
-
-@dataclass(frozen=True)
-class Before:
-    """What came before each event of a batch.
-
-    Attributes:
-        weighed: The risk, and what came before in it.
-        strange: Strange events in the hour, the day and the week before, (3, rows).
-    """
-
-    weighed: Weighed
-    strange: NDArray[np.int64]
-
-    def of_event(self, event: int) -> Preceding:
-        """The same of one event; what it is made of adds up in decimals."""
-        risk = decimals(self.weighed.risk[event])
-        hour, day, week = (decimals(part) for part in self.weighed.before[:, event])
-        own, strange = decimals(risk - (hour + day + week)), self.strange[:, event].tolist()
-        return Preceding(risk, own, hour, day, week, *strange)
-
-
 @dataclass(frozen=True)
 class Facts:
     """What is said of the columns of a batch's events.
 
     Attributes:
-        surprise: Of each distinct row, (D,).
-        columns: The facts of each distinct row, the strangest first, without the values.
+        names: Names of all columns.
+        row_of: Which distinct row each event is, (rows,).
+        facts: What is known of a column of a distinct row.
         values: Of each column that is shown, the text in each event.
-        told: The facts of rows and values that have been asked for: events repeat.
     """
 
-    surprise: Sequence[float]
-    columns: Mapping[int, Sequence[Fact]]
-    values: Mapping[str, Sequence[str | None]]
-    told: dict[tuple[int, tuple[str | None, ...]], tuple[Fact, ...]] = field(default_factory=dict)
+    names: Sequence[str]
+    row_of: NDArray[np.intp]
+    facts: Mapping[tuple[int, int], Fact]
+    values: Mapping[int, Sequence[str | None]]
 
     @classmethod
-    def of(cls, witness: Witness, shown: NDArray[np.bool_], frame: pl.DataFrame) -> Facts:
-        """Ask a witness of the columns shown, (D, C)."""
-        names = [witness.encoder.names[c] for c in np.flatnonzero(shown.any(0))]
+    def of(
+        cls, witness: Witness, parts: Mapping[int, Sequence[Part]], frame: pl.DataFrame
+    ) -> Facts:
+        """Ask a witness of the columns that are part of some events."""
+        names, row_of = witness.encoder.names, witness.rows.row_of
+        shown = np.zeros(witness.strangeness.shape, dtype=np.bool_)
+        for event, columns in parts.items():
+            shown[row_of[event], [part.column for part in columns]] = True
         nothing = pl.Series([None] * frame.height, dtype=pl.String)
-        values = {name: frame.get_column(name, default=nothing) for name in names}
-        return cls(
-            witness.strangeness.sum(1).round(DECIMALS).tolist(),
-            witness.facts(shown),
-            {name: column.cast(pl.String).to_list() for name, column in values.items()},
+        values = {
+            c: frame.get_column(names[c], default=nothing).cast(pl.String).to_list()
+            for c in np.flatnonzero(shown.any(0)).tolist()
+        }
+        return cls(names, row_of, dict(witness.facts(shown)), values)
+
+    def of_event(self, event: int, parts: Sequence[Part]) -> tuple[Fact, ...]:
+        """The facts of an event, with its values and what its columns add to its risk."""
+        row = int(self.row_of[event])
+        return tuple(
+            msgspec.structs.replace(
+                self.facts[row, part.column],
+                value=_shown(self.values[part.column][event]),
+                risk=part.risk,
+                loudest=part.loudest,
+                strange_before=part.strange_before,
+                twins=tuple(self.names[twin] for twin in part.twins),
+            )
+            for part in parts
         )
 
-    def of_event(self, row: int, event: int) -> tuple[Fact, ...]:
-        """The facts of an event that is like a distinct row, with its values."""
-        facts = self.columns.get(row, ())
-        values = tuple(self.values[fact.column][event] for fact in facts)
-        if (row, values) not in self.told:
-            self.told[row, values] = tuple(map(_with, facts, values))
-        return self.told[row, values]
 
-
-def _with(fact: Fact, value: str | None) -> Fact:
-    return msgspec.structs.replace(fact, value=None if value is None else legible(value))
+def _shown(value: str | None) -> str | None:
+    return None if value is None else legible(value)
 
 
 def _witness(known: Fingerprint, rows: EncodedRows) -> Witness:
