@@ -58,9 +58,9 @@ class Read:
     def remembered(self, surprise: Floats, weights: Mapping[float, float] = WEIGHTS) -> Floats:
         """Surprise weighed with what came before."""
         seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
-        risk, roots = surprise.astype(float), np.sqrt(surprise.astype(float))
+        risk, roots = surprise.astype(float), np.sqrt(surprise.astype(float))[:, None]
         for half, weight in weights.items():
-            risk = risk + weight * Decayed(half).over(roots, seconds)[0] ** 2
+            risk = risk + weight * Decayed(half).over(roots, seconds)[0][:, 0] ** 2
         return risk
 
     def strange(self) -> Floats:

@@ -145,7 +145,7 @@ def test_strange_events_before_are_counted_whatever_the_batches(events, cut):
 def test_memory_is_the_mean_of_what_came_before_each_half_as_much_after_a_half_life():
     dice = np.random.default_rng(5)
     values, seconds = dice.random(60), np.sort(dice.random(60) * 1000)
-    found = Decayed(7.0).over(values, seconds)[0]
+    found = Decayed(7.0).over(values[:, None], seconds)[0][:, 0]
     for row, now in enumerate(seconds):
         weights = 0.5 ** ((now - seconds[: row + 1]) / 7)
         assert found[row] == pytest.approx((weights * values[: row + 1]).sum() / weights.sum())
