@@ -172,7 +172,7 @@ def test_saved_and_loaded_fingerprints_score_alike(known: Fingerprints, tmp_path
 def test_any_name_may_be_a_columns() -> None:
     names = dict(zip(COLUMNS, ["rank", "owner", "proportion", "user"], strict=True))
     cid = people().with_columns(who=pl.col("who").replace("ann", "cid"))
-    plain = pl.concat([people(), cid, people(250).with_columns(who=pl.lit("eve"))])
+    plain = pl.concat([people(), cid, people(100).with_columns(who=pl.lit("eve"))])
     other = plain.rename(names)
     scores = learnt(other, columns=list(names.values())).score(other)
     assert scores.equals(learnt(plain).score(plain))
