@@ -168,7 +168,7 @@ class Pipeline:
         source = self.stages[0]
         assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
         settings = self.settings
-        columns = read_lines(
+        columns = settings.columns or read_lines(
             settings.columns_file or source.default_columns, option="--columns_file"
         )
         labels = settings.labels

@@ -1,8 +1,9 @@
-"""Builders for tests, of ours and of plugin authors."""
+"""Builders for tests, of ours and of plugin authors, and the laws that every stage obeys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ import polars as pl
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.records import Batch, Losses, Rows, Scored
+from morpheus.stage import Stage
 
 Record = TypeVar("Record", bound=Batch)
 
@@ -80,3 +82,55 @@ def cut(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
         yield frame[at : at + size]
         at += size
     yield frame[at:]
+
+
+def check_laws(stage: Stage, batch: Batch) -> None:
+    """Pass a user's events through a stage in several ways, and hold the laws of stages against it.
+
+    It takes and gives the records it says. No event is lost but those counted in `filtered`. The
+    batch it is handed is not changed. A second call gives what the first gave, and however the
+    events are cut into batches, the rows that come out are the same.
+
+    Args:
+        stage: The stage, of scope `user`, checked and with its settings.
+        batch: All events of one user; at least three, so that they can be cut.
+
+    Raises:
+        AssertionError: Says which law is broken.
+
+    >>> from morpheus.stages.add_class import AddClass
+    >>> check_laws(AddClass(), scored(events_at(range(5)), [0, 1, 2, 3, 4]))
+    """
+    before, gives = batch.frame.clone(), stage.gives or type(batch)
+    out = list(stage(iter([batch])))
+    whole, filtered = _joined(out), sum(each.filtered for each in out)
+    _law(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
+    _law(all(isinstance(each, gives) for each in out), f"gives {gives.__name__}")
+    _law(whole.height + filtered == batch.frame.height, "loses no event that it does not count")
+    _law(batch.frame.equals(before), "does not change the batch it is handed")
+    _law(_joined(stage(iter([batch]))).equals(whole), "gives the same when called again")
+    for sizes in ([1] * batch.frame.height, [1, 0], [batch.frame.height - 1]):
+        again = _joined(stage(_cut_batch(batch, sizes)))
+        _law(again.equals(whole), f"gives the same rows for batches of {sizes} and the rest")
+
+
+def _cut_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
+    at = 0
+    for frame in cut(batch.frame, sizes):
+        rows = slice(at, at + frame.height)
+        codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
+        part = replace(batch, frame=frame, encoded=codes)
+        if isinstance(part, Losses | Scored):
+            part = replace(part, losses=part.losses[rows])
+        yield part
+        at += frame.height
+
+
+def _joined(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
+    frames = [batch.frame for batch in batches]
+    return pl.concat([frame for frame in frames if frame.height] or frames[:1])
+
+
+def _law(holds: bool, law: str) -> None:  # noqa: FBT001 - what is claimed, as of `assert`
+    if not holds:
+        raise AssertionError(f"A stage {law}; this one does not.")

@@ -19,6 +19,7 @@ FEWEST = 2
 """Others that stand for a user, at least: one alone is nobody's measure."""
 ALIKE_FROM = 20
 """Events of a user from which one can say who is alike."""
+_SHARE = "_share_"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ class Ladder:
         for name in self.population.events.columns:
             own = history.events.get_column(name, default=None)
             if own is not None:
-                shares = own.cast(pl.String).value_counts(normalize=True)
+                shares = own.cast(pl.String).value_counts(normalize=True, name=_SHARE)
                 values = self.population.events.select(pl.col(name).cast(pl.String))
                 found = values.join(
                     shares, on=name, how="left", nulls_equal=True, maintain_order="left"
                 )
-                alike += found["proportion"].fill_null(0).to_numpy()
+                alike += found[_SHARE].fill_null(0).to_numpy()
         means = np.bincount(self._owners, alike) / np.bincount(self._owners)
         return np.asarray(means[self._owners])
 

@@ -132,17 +132,39 @@ class Store:
         card = self.cards.get(user, self.everyone)
         if card is None:
             return None
-        path = _place(self.folder, card)
-        named = f"{path}: fingerprint of {user!r}"
+        content, named = self._content(card, user), self._named(card, user)
         try:
-            content = path.read_bytes()
-            if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
-                raise BrokenModel(f"{named} does not match its checksum. {RETRAIN}.")
             return _decoded(content, card)
-        except OSError as error:
-            raise BrokenModel(f"{named} cannot be read ({error.strerror}). {RETRAIN}.") from error
         except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
             raise BrokenModel(f"{named} is damaged. {RETRAIN}.") from error
+
+    def copy(self, folder: Path) -> None:
+        """Write all fingerprints to another folder, whose own they replace in one step.
+
+        Raises:
+            BrokenModel: A file is missing or is not as it was written.
+            Unavailable: The folder cannot be written.
+        """
+        whose = [*self.cards.items(), *([] if self.everyone is None else [("", self.everyone)])]
+        for user, card in whose:
+            content = self._content(card, user)
+            with whole_file(_place(folder, card)) as file:
+                file.write(content)
+        publish(folder, self.cards, self.everyone)
+
+    def _content(self, card: Card, user: str) -> bytes:
+        """What a card's file holds, checked against it."""
+        named = self._named(card, user)
+        try:
+            content = _place(self.folder, card).read_bytes()
+        except OSError as error:
+            raise BrokenModel(f"{named} cannot be read ({error.strerror}). {RETRAIN}.") from error
+        if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
+            raise BrokenModel(f"{named} does not match its checksum. {RETRAIN}.")
+        return content
+
+    def _named(self, card: Card, user: str) -> str:
+        return f"{_place(self.folder, card)}: fingerprint of {user!r}"
 
 
 def add(folder: Path, fingerprint: Fingerprint) -> Card:

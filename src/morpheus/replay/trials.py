@@ -20,6 +20,7 @@ from morpheus.replay.hold_out import HoldOut, before
 from morpheus.replay.injection import INJECTED, called, put, starting
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import Victim
+from morpheus.sinks.keep import Keep
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stage import Settings, Stage
 from morpheus.stages.add_scores import AddScores
@@ -128,23 +129,6 @@ class Trials(Stage):
         settled = [replace(stage, settings=self.settings) for stage in chain]
         [scored] = folded(settled, iter([batch]))
         return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(POINTS))
-
-
-@dataclass(frozen=True)
-class Keep(Stage):
-    """Keep what comes."""
-
-    name = "keep"
-    takes = (Rows,)
-    scope = "run"
-
-    kept: list[Batch] = field(default_factory=list)
-
-    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
-        """Keep each batch, and hand it on."""
-        for batch in batches:
-            self.kept.append(batch)
-            yield batch
 
 
 def run(drill: Drill) -> tuple[list[Batch], Summary]:

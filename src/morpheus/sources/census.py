@@ -9,7 +9,7 @@ import polars as pl
 
 from morpheus.columns import INDEX, TIME
 
-USER, RANK, PART = "user", "rank", "part"
+USER, RANK, PART = "user", "_rank_", "part"
 _SCHEMA: dict[str, Any] = {
     USER: pl.String,
     "first": pl.Datetime("us", "UTC"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import ClassVar
 
 from morpheus.processes import Crew
@@ -62,4 +63,6 @@ class Source(Stage):
             summary: As in `events`; portions count into the one that they are given.
             crew: Processes that may help to read.
         """
-        return nullcontext([Stream(self.events(history, summary))])
+        events = self.events(history, summary)
+        # Once the first user is there, everybody has been looked at.
+        return nullcontext([Stream(chain(list(islice(events, 1)), events))])

@@ -136,16 +136,25 @@ def _not_parquet(error: Exception, path: Path) -> BadRecord:
 
 
 def _from_parquet(frame: pl.DataFrame, dropped: str) -> Table:
-    columns = [leaf for column in frame for leaf in _leaves(column)]
+    columns = texts(frame)
     names = [column.name for column in columns]
-    texts = [_text(column).alias(str(n)) for n, column in enumerate(columns)]
-    index, first = None, columns[0] if columns else None
-    if first is not None and first.name in {"", "Unnamed: 0", "__index_level_0__"}:
-        index = _whole_numbers(texts[0])
+    numbered = [column.alias(str(n)) for n, column in enumerate(columns)]
+    index = None
+    if names and names[0] in {"", "Unnamed: 0", "__index_level_0__"}:
+        index = _whole_numbers(columns[0])
     if index is not None:
-        names, texts = names[1:], texts[1:]
+        names, numbered = names[1:], numbered[1:]
     places = range(1, frame.height + 1)
-    return _named(Table(pl.DataFrame(texts), index, places), names, dropped)
+    return _named(Table(pl.DataFrame(numbered), index, places), names, dropped)
+
+
+def texts(frame: pl.DataFrame) -> list[pl.Series]:
+    """Columns as text, one for each leaf of nested ones, whose names are then joined with dots.
+
+    >>> [column.name for column in texts(pl.DataFrame({"a": [{"b": 1}], "c": [True]}))]
+    ['a.b', 'c']
+    """
+    return [_text(leaf) for column in frame for leaf in _leaves(column)]
 
 
 def _header(data: bytes) -> list[str]:
