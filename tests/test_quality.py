@@ -243,7 +243,7 @@ def test_techniques_of_a_round_are_days_apart_and_change_none_of_the_users_own_e
 def test_memory_of_one_user_says_nothing_of_another(part):
     memory, trial = part("quality.memory"), days(part)
     first = np.where(trial.scored["user"] == "u0", 5.0, 0.0)
-    assert memory.weighed(trial, first) == pytest.approx(first)
+    assert np.array_equal(memory.weighed(trial, first) > 0, first > 0)
 
 
 def test_memory_of_events_that_are_not_in_the_order_of_time_is_refused(part):

@@ -16,7 +16,8 @@ from figures.table import Table
 from numpy.typing import NDArray
 
 from morpheus.models.company import Guesses
-from morpheus.models.context import WEIGHTS, Decayed
+from morpheus.models.context import HOUR, HOUR_WEIGHT, MONTH, MONTH_WEIGHT, Decayed
+from morpheus.models.evidence import COMPANY_FLOOR, EXPONENT, FLOOR, HABIT_FLOOR
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.learning import History, learn_all
 from morpheus.models.population import Population
@@ -40,14 +41,14 @@ class Read:
         assert found is not None and self.known.novelty is not None  # noqa: S101, PT018 - compact
         guesses = Guesses.of(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
         habit, company = guesses.evidence(found.chances, self.known.novelty, rows)
-        above = found.habit.above(habit), found.company.above(company)
+        above = found.habit.above(habit, HABIT_FLOOR), found.company.above(company, COMPANY_FLOOR)
         return above[0][rows.row_of], above[1][rows.row_of]
 
     @cached_property
     def plain(self) -> Floats:
         """Losses of plain reconstruction above the usual, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        return np.asarray(self.known.usual.above(self.known.losses(rows))[rows.row_of])
+        return np.asarray(self.known.usual.above(self.known.losses(rows), FLOOR)[rows.row_of])
 
     @cached_property
     def loss(self) -> Floats:
@@ -55,35 +56,55 @@ class Read:
         rows = self.known.encoder.encode(self.case.scored)
         return np.asarray(self.known.losses(rows)[rows.row_of].mean(1))
 
-    def remembered(self, surprise: Floats, weights: Mapping[float, float] = WEIGHTS) -> Floats:
-        """Surprise weighed with what came before."""
-        seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
-        risk, roots = surprise.astype(float), np.sqrt(surprise.astype(float))[:, None]
-        for half, weight in weights.items():
-            risk = risk + weight * Decayed(half).over(roots, seconds)[0][:, 0] ** 2
+    @cached_property
+    def shared(self) -> Floats:
+        """Whether others have each event's values too, (rows, C)."""
+        rows = self.known.encoder.encode(self.case.scored)
+        assert self.known.evidence is not None  # noqa: S101 - compact has it
+        chances = self.known.evidence.chances
+        return np.asarray(chances.shared[rows.codes + chances.offsets][rows.row_of], dtype=float)
+
+    def remembered(self, strange: Floats, *, hour: bool = True, month: str = "shared") -> Floats:
+        """Strangeness, (rows, C) or (rows,), with what came before.
+
+        Args:
+            strange: Of each event.
+            hour: Remember the last hour.
+            month: What to remember of the last month: `shared` values, `all`, or `nothing`.
+        """
+        columns = strange.reshape(len(strange), -1).astype(float)
+        risk = total = columns.sum(1)
+        if hour:
+            above = np.maximum(self._mean(total, HOUR) - self.known.held_out.hour, 0)
+            risk = risk + HOUR_WEIGHT * above**2
+        if month != "nothing":
+            kept = (columns * self.shared).sum(1) if month == "shared" else total
+            risk = risk + MONTH_WEIGHT * self._mean(kept, MONTH) ** 2
         return risk
 
+    def _mean(self, surprise: Floats, half: float) -> Floats:
+        seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
+        return np.asarray(Decayed(half).over(np.sqrt(surprise)[:, None], seconds)[0][:, 0])
+
     def strange(self) -> Floats:
-        """Summed strangeness."""
-        return np.sqrt(sum(self.evidence) / 2).sum(1)
+        """Strangeness of each column, (rows, C)."""
+        return np.asarray((sum(self.evidence) / 2) ** EXPONENT)
 
 
 WAYS: Mapping[str, Callable[[Read], Floats]] = {
     "`risk`": lambda read: read.remembered(read.strange()),
-    "without memory": Read.strange,
-    "memory of the last hour alone": lambda read: read.remembered(read.strange(), {3600.0: 4.0}),
-    "habit alone": lambda read: read.remembered(np.sqrt(read.evidence[0]).sum(1)),
+    "without memory": lambda read: read.strange().sum(1),
+    "memory of the last hour alone": lambda read: read.remembered(read.strange(), month="nothing"),
+    "memory of the last month alone": lambda read: read.remembered(read.strange(), hour=False),
+    "memory of all values for a month": lambda read: read.remembered(read.strange(), month="all"),
+    "habit alone": lambda read: read.remembered((read.evidence[0] / 2) ** EXPONENT),
     "company alone (masked prediction)": lambda read: read.remembered(
-        np.sqrt(read.evidence[1]).sum(1)
+        (read.evidence[1] / 2) ** EXPONENT
     ),
     "plain reconstruction for company": lambda read: read.remembered(
-        np.sqrt((read.evidence[0] + read.plain) / 2).sum(1)
+        ((read.evidence[0] + read.plain) / 2) ** EXPONENT
     ),
-    "sum of z's, no root": lambda read: read.remembered(sum(read.evidence).sum(1)),  # type: ignore[union-attr]
-    "largest column alone": lambda read: read.remembered(np.sqrt(sum(read.evidence)).max(1)),
-    "three largest columns": lambda read: read.remembered(
-        np.sort(np.sqrt(sum(read.evidence)), axis=1)[:, -3:].sum(1)
-    ),
+    "sum of z's, no power": lambda read: read.remembered(np.asarray(sum(read.evidence)) / 2),
     "plain reconstruction, summed z's, no memory": lambda read: read.plain.sum(1),
     "mean loss, no memory": lambda read: read.loss,
 }

@@ -1,8 +1,8 @@
-"""What a score gains by memory alone: weighed with the user's last hour, day and week.
+"""What a score gains by memory alone: weighed with the user's last hour and month.
 
 `risk` remembers what came before an event. A rival that looks at one event at a time has no such
 help, so what memory is worth has to be told from what the model is worth. The memory is that of
-`risk` itself; nothing is chosen here.
+`risk` itself, as far as it needs no columns and no usual hour; nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -28,5 +28,9 @@ def weighed(trial: Trial, plain: Floats) -> Floats:
     for user, span in trial.spans.items():
         if (np.diff(seconds[span]) < 0).any():
             raise ValueError(f"{trial.name}: the events of {user} are not in the order of time")
-        found[span] = Context().risk(np.maximum(plain[span], 0), seconds[span])
+        found[span] = _remembered(np.maximum(plain[span], 0), seconds[span])
     return found
+
+
+def _remembered(surprise: Floats, seconds: Floats) -> Floats:
+    return Context().risk(surprise, surprise, seconds)

@@ -75,7 +75,7 @@ def test_columns_add_up_to_the_surprise_and_what_came_before_to_the_risk_in_deci
         assert loudest == sorted(loudest, reverse=True)
         assert len(strangeness) == len(COLUMNS) if every else len(strangeness) <= most
         past = {name: Decimal(value) for name, value in why["preceding"].items()}
-        assert past["own"] + past["hour"] + past["day"] + past["week"] == past["risk"]
+        assert past["own"] + past["hour"] + past["month"] == past["risk"]
         assert float(past["risk"]) == out[RISK][place]
         risks = [Decimal(fact["risk"]) for fact in why["columns"]]
         assert sum(risks) + Decimal(why["others_risk"]) == past["risk"]

@@ -24,6 +24,7 @@ class HeldOut:
         peaks: Highest risk of each run of events, highest first, (runs,).
         events: How many events there were.
         days: Days that they span, all users of whom there are some added.
+        hour: What the mean of the last hour (`context.Context`) stayed below, most of the time.
     """
 
     scores: NDArray[np.float32]
@@ -31,10 +32,15 @@ class HeldOut:
     peaks: NDArray[np.float32]
     events: int
     days: int
+    hour: float = 0.0
 
     @classmethod
     def of(
-        cls, scores: NDArray[np.float64], risks: NDArray[np.float64], seconds: NDArray[np.float64]
+        cls,
+        scores: NDArray[np.float64],
+        risks: NDArray[np.float64],
+        seconds: NDArray[np.float64],
+        hour: float = 0.0,
     ) -> HeldOut:
         """Measure events, (n,) each, in time order; a step back in time is another user."""
         steps = np.diff(seconds)
@@ -46,6 +52,7 @@ class HeldOut:
             peaks[:MOST].astype(np.float32),
             len(scores),
             _days(seconds),
+            hour,
         )
 
     def zscore(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,12 @@ from morpheus.models.population import Population
 
 FLOOR = 0.05
 """Least spread, so that a column that never changed is not divided by zero."""
+HABIT_FLOOR, COMPANY_FLOOR = 0.5, 1.0
+"""Nats that evidence of habit and of company is off by anyhow, whatever the held-out events say."""
+EXPONENT = 2 / 3
+"""Keeps one wholly new identifier from drowning several columns that are half as strange each."""
+DECIMALS = 6
+"""Of strangeness: they hide how the products in a network were grouped."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,10 @@ class Usual:
         spread = np.maximum(self.spread, FLOOR)
         return np.asarray((values - self.mean) / spread, dtype=np.float32)
 
-    def above(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Spreads above the mean, 0 below it, (rows, C)."""
-        return np.maximum(self.standardised(values), 0)
+    def above(self, values: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
+        """Spreads above the mean, 0 below it, (rows, C); `floor` squared adds to the variance."""
+        spread = np.hypot(self.spread, floor)
+        return np.asarray(np.maximum(values - self.mean, 0) / spread, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,13 @@ class Chances:
         habit: ln of how much likelier the code is among everybody than with this user.
         others: Probability of the code with this user by way of the population alone: the rate of
             new values, times the population's share of this one.
+        shared: Whether others have the code too, 0 or 1; of a new value, how likely that is.
         offsets: Where the codes of each column begin, (C,).
     """
 
     habit: NDArray[np.float32]
     others: NDArray[np.float32]
+    shared: NDArray[np.float32]
     offsets: NDArray[np.int64]
 
     @classmethod
@@ -74,6 +83,7 @@ class Chances:
         rows: EncodedRows,
         novelty: NDArray[np.float32],
         population: Population,
+        user: str,
     ) -> Chances:
         """Count codes.
 
@@ -86,8 +96,9 @@ class Chances:
             rows: The user's history, encoded.
             novelty: Rate of new values of each column, (C,).
             population: Everybody's history.
+            user: Whose history; the others are the rest of the population.
         """
-        counts, habit, others = rows.counts, [], []
+        counts, habit, others, shared = rows.counts, [], [], []
         for c, column in enumerate(encoder.columns):
             own = np.bincount(rows.codes[:, c], weights=counts, minlength=column.codes)
             own[UNSEEN] = 0
@@ -97,9 +108,11 @@ class Chances:
             share = (1 - novelty[c]) * own / counts.sum()
             habit.append(np.log(everybody) - np.log(share + backed))
             others.append(backed)
+            shared.append(population.shared(column.name, words, user))
         return cls(
             np.concatenate(habit).astype(np.float32),
             np.concatenate(others).astype(np.float32),
+            np.concatenate(shared).astype(np.float32),
             offsets_of([column.codes for column in encoder.columns]),
         )
 
@@ -130,11 +143,10 @@ class Evidence:
 
     def strangeness(
         self, habit: NDArray[np.float32], company: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float64]:
         """How strange each column is, (rows, C), from its evidence in nats, each (rows, C).
 
-        The square root of the mean of both, in spreads above the usual: the root keeps one wholly
-        new identifier from drowning several columns that are half as strange each.
+        The mean of both, in spreads above the usual, to a power below one.
         """
-        both = self.habit.above(habit) + self.company.above(company)
-        return np.asarray(np.sqrt(both / 2), dtype=np.float32)
+        both = self.habit.above(habit, HABIT_FLOOR) + self.company.above(company, COMPANY_FLOOR)
+        return np.asarray(((both / 2) ** EXPONENT).astype(np.float64).round(DECIMALS))

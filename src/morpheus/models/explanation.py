@@ -1,8 +1,8 @@
 """Why an event is strange: the columns that are most of its risk, and what came before it.
 
 Two numbers are additive, in decimals and to the last of six. The `strangeness` of the columns and
-of the `others` adds up to the event's `surprise`. Its `risk` is what `own`, `hour`, `day` and
-`week` add up to, and what the `risk` of the columns and `others_risk` add up to.
+of the `others` adds up to the event's `surprise`. Its `risk` is what `own`, `hour` and
+`month` add up to, and what the `risk` of the columns and `others_risk` add up to.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Self
 
 import msgspec
 
+from morpheus.models.evidence import DECIMALS
 from morpheus.models.fingerprint import Card
 
 DAY = 86400
-DECIMALS = 6
 WORTH = 0.5
 """Strangeness from which a column is worth a word."""
 
@@ -49,9 +49,9 @@ class Fact(msgspec.Struct, frozen=True):
         new: The history did not hold this value twice.
         strangeness: Its part of the event's surprise, in spreads above the usual.
         risk: Its part of the event's risk, what came before included.
-        loudest: Its part of the largest of own, hour, day and week: columns are in this order.
-        strange_before: Strange events before in which it was strange too, in the hour, the day or
-            the week whose part is the largest; 0 where that is the event's own.
+        loudest: Its part of the largest of own, hour and month: columns are in this order.
+        strange_before: Strange events before in which it was strange too, in the hour or the
+            month, whichever part is the largest; 0 where that is the event's own.
         twins: Columns that say the same: each value goes with one of theirs, all through the
             history. They are as strange as this one, or less.
         probability: Of the value, given the event's other values; None for a number.
@@ -87,26 +87,22 @@ class Preceding(msgspec.Struct, frozen=True):
         risk: The event's surprise, weighed with what came before.
         own: What it would be had nothing strange come before.
         hour: What earlier events add by way of the mean that halves in an hour.
-        day: The same, of the mean that halves in a day.
-        week: The same, of the mean that halves in a week.
+        month: The same, of the mean that halves in thirty days, by values that others have too.
         strange_in_hour: Strange events in the hour before.
-        strange_in_day: Strange events in the day before.
-        strange_in_week: Strange events in the week before.
+        strange_in_month: Strange events in the thirty days before.
     """
 
     risk: float
     own: float
     hour: float
-    day: float
-    week: float
+    month: float
     strange_in_hour: int
-    strange_in_day: int
-    strange_in_week: int
+    strange_in_month: int
 
     @property
-    def parts(self) -> tuple[float, float, float, float]:
-        """What the risk is made of: own, hour, day and week."""
-        return self.own, self.hour, self.day, self.week
+    def parts(self) -> tuple[float, float, float]:
+        """What the risk is made of: own, hour and month."""
+        return self.own, self.hour, self.month
 
     @property
     def loudest(self) -> int:

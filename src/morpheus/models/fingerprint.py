@@ -108,18 +108,20 @@ class Fingerprint:
         plain = plain_losses(self.net, rows)
         return plain if self.novelty is None else priced(plain, self.novelty, rows)
 
-    def strangeness(self, rows: EncodedRows) -> NDArray[np.float32]:
+    def strangeness(self, rows: EncodedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How strange each column of each distinct row is for the user, (distinct, C); from 0 up.
+
+        And the same once more, by way of values that others have too.
 
         Raises:
             ValueError: It was learnt with the reference network.
         """
         if self.evidence is None or self.novelty is None or not isinstance(self.net, Autoencoder):
             raise ValueError("the reference network says nothing of columns")
-        guesses = Guesses.of(self.net, rows)
-        return self.evidence.strangeness(
-            *guesses.evidence(self.evidence.chances, self.novelty, rows)
-        )
+        chances = self.evidence.chances
+        found = Guesses.of(self.net, rows).evidence(chances, self.novelty, rows)
+        strangeness = self.evidence.strangeness(*found)
+        return strangeness, strangeness * chances.shared[rows.codes + chances.offsets]
 
 
 def shape_of(

@@ -147,7 +147,7 @@ class Study:
         early, held_out = events.head(max(1, events.height - later)), events.tail(later)
         trial, whole = (Encoder.fit(part, columns, scaler) for part in (early, events))
         parts = trial.encode(early), trial.encode(held_out)
-        everybody = population or Population.of_one(events, history.times)
+        everybody = population or Population.of_one(history.user, events, history.times)
         return cls(history, trial, *parts, whole, whole.encode(events), seed, everybody)
 
     def trial(self, epochs: int) -> Task:
@@ -161,11 +161,12 @@ class Study:
 
     def fingerprint(self, tried: Autoencoder, trained: Trained) -> Fingerprint:
         """Put together what was learnt; the network that was tried says what is usual."""
+        user = self.history.user
         seconds = self.history.seconds[-len(self.held_out.row_of) :]
         parts = self.early, self.held_out
-        trial = Trial.of(tried, self.trial_encoder, parts, seconds, self.population)
+        trial = Trial.of(tried, self.trial_encoder, parts, seconds, self.population, user=user)
         usual = trial.measured()
-        chances = Chances.of(self.encoder, self.rows, usual.novelty, self.population)
+        chances = Chances.of(self.encoder, self.rows, usual.novelty, self.population, user)
         return Fingerprint(
             self.history.card(len(self.rows.codes), trained.epochs, self.seed),
             self.encoder,

@@ -10,8 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.models.context import Context, Recent, Values, Weighed
-from morpheus.models.explanation import DECIMALS, WORTH, Preceding, decimals
+from morpheus.models.context import Context, Recent, Strange, Values, Weighed
+from morpheus.models.evidence import DECIMALS
+from morpheus.models.explanation import WORTH, Preceding, decimals
 from morpheus.models.twins import told_apart
 
 
@@ -24,20 +25,26 @@ class Past:
     columns: defaultdict[int, Recent] = field(default_factory=lambda: defaultdict(Recent))
 
     def before(
-        self, surprise: Values, strangeness: Values, strange: NDArray[np.bool_], seconds: Values
+        self,
+        strange: Strange,
+        shared: Strange,
+        marked: NDArray[np.bool_],
+        seconds: Values,
+        usual_hour: float,
     ) -> Before:
         """Look back from some events.
 
         Args:
-            surprise: Of each event, (rows,).
-            strangeness: Of each of its columns, (rows, C).
-            strange: Which events are strange, (rows,).
+            strange: How strange they are.
+            shared: The same, by way of values that others have too.
+            marked: Which of them are strange enough to be counted, (rows,).
             seconds: When they happened, since any fixed moment, (rows,).
+            usual_hour: As in `Context.weighed`.
         """
-        marked = strange[:, None] & (strangeness >= WORTH)
-        each = [self.columns[c].before(column, seconds) for c, column in enumerate(marked.T)]
-        weighed = self.context.weighed(surprise, strangeness, seconds)
-        return Before(weighed, self.recent.before(strange, seconds), np.stack(each, axis=-1))
+        columns = marked[:, None] & (strange.columns >= WORTH)
+        each = [self.columns[c].before(column, seconds) for c, column in enumerate(columns.T)]
+        weighed = self.context.weighed(strange, shared, seconds, usual_hour)
+        return Before(weighed, self.recent.before(marked, seconds), np.stack(each, axis=-1))
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Part:
     Attributes:
         column: Its place.
         risk: Its part of the event's risk.
-        loudest: Its part of the largest of own, hour, day and week.
+        loudest: Its part of the largest of own, hour and month.
         strange_before: Strange events before in which it was strange.
         twins: Columns that say the same.
     """
@@ -65,8 +72,8 @@ class Before:
 
     Attributes:
         weighed: The risk, and what each column, now and before, adds to it.
-        strange: Strange events in the hour, the day and the week before, (3, rows).
-        columns: Those in which each column was strange, (3, rows, C).
+        strange: Strange events in the hour and in the month before, (2, rows).
+        columns: Those in which each column was strange, (2, rows, C).
     """
 
     weighed: Weighed
@@ -76,9 +83,9 @@ class Before:
     def of_event(self, event: int) -> Preceding:
         """The same of one event; what it is made of adds up in decimals."""
         risk = decimals(self.weighed.risk[event])
-        hour, day, week = (decimals(part.sum()) for part in self.weighed.parts[1:, event])
-        own, strange = decimals(risk - (hour + day + week)), self.strange[:, event].tolist()
-        return Preceding(risk, own, hour, day, week, *strange)
+        hour, month = (decimals(part.sum()) for part in self.weighed.parts[1:, event])
+        own, strange = decimals(risk - (hour + month)), self.strange[:, event].tolist()
+        return Preceding(risk, own, hour, month, *strange)
 
     def parts(self, event: int, twins: Sequence[int], most: int | None) -> list[Part]:
         """What the columns add to an event, the largest part first.

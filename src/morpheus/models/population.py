@@ -31,9 +31,9 @@ class Population:
     events: pl.DataFrame
 
     @classmethod
-    def of_one(cls, events: pl.DataFrame, times: pl.Series) -> Population:
+    def of_one(cls, user: str, events: pl.DataFrame, times: pl.Series) -> Population:
         """A population of one user, who is then compared with nobody else."""
-        return cls(pl.repeat("", events.height, eager=True), times, events)
+        return cls(pl.repeat(user, events.height, eager=True), times, events)
 
     @property
     def users(self) -> int:
@@ -61,6 +61,32 @@ class Population:
         found[UNSEEN] = 0
         return np.asarray((1 - ANYTHING) * found + ANYTHING * anything)
 
+    def shared(self, name: str, words: Sequence[str] | None, user: str) -> NDArray[np.float64]:
+        """Whether others than a user have each code of a column too, 0 or 1, (codes,).
+
+        Of a value that the user never had nobody can say; it gets the share of events, with the
+        mean user, whose value somebody else has too.
+
+        Args:
+            name: The column.
+            words: Its words, in the order of their codes; None for a column of numbers.
+            user: Who is not one of the others.
+        """
+        owners, overlap = self._owners.get(name, ({}, 0.0))
+        found = np.zeros(FIRST_WORD + (1 if words is None else len(words)))
+        found[UNSEEN] = overlap
+        found[MISSING] = owners.get(None, user) != user
+        if words is None:
+            found[FIRST_WORD] = any(owner != user for value, owner in owners.items() if value)
+        else:
+            found[FIRST_WORD:] = [owners.get(word, user) != user for word in words]
+        return found
+
+    @cached_property
+    def _owners(self) -> Mapping[str, tuple[Mapping[str | None, str | None], float]]:
+        """Of each column: who has each value, None if several do; and how often several do."""
+        return {column.name: _owners(column, self.owner) for column in self.events}
+
     @cached_property
     def _known(self) -> Mapping[str, Mapping[str | None, float]]:
         """Value -> its share with the mean user, for each column."""
@@ -73,3 +99,16 @@ def _shares(column: pl.Series, weights: pl.Series) -> dict[str | None, float]:
     frame = pl.DataFrame({"value": column.cast(pl.String), "weight": weights})
     summed = frame.group_by("value", maintain_order=True).agg(pl.col("weight").sum())
     return dict(summed.iter_rows())
+
+
+def _owners(column: pl.Series, owner: pl.Series) -> tuple[Mapping[str | None, str | None], float]:
+    rows = pl.DataFrame({"value": column.cast(pl.String), "owner": owner})
+    several = pl.col("owner").n_unique() > 1
+    only = pl.when(several).then(None).otherwise(pl.col("owner").first())
+    owners = rows.group_by("value", maintain_order=True).agg(only.alias("owner"))
+    apart = (
+        rows.select("owner", shared=several.over("value"))
+        .group_by("owner", maintain_order=True)
+        .mean()
+    )
+    return dict(owners.iter_rows()), float(apart["shared"].mean() or 0.0)  # type: ignore[arg-type]  # of numbers

@@ -30,7 +30,7 @@ def sentence(why: Explanation, most: int) -> str:
     >>> parts = {"strangeness": 9, "risk": 9, "loudest": 9, "strange_before": 0, "twins": ()}
     >>> rest = {"new": True, "habit": False, "distance": None, "expected": ()}
     >>> agent = Fact("userAgent", "Boto3 on Kali", **about, **parts, **rest)
-    >>> alone, own = Preceding(9, 9, 0, 0, 0, 0, 0, 0), Background(OWN, 400, 400, 58)
+    >>> alone, own = Preceding(9, 9, 0, 0, 0, 0), Background(OWN, 400, 400, 58)
     >>> sentence(Explanation.of(9.0, (agent,), alone, own), 3)
     'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
     """
@@ -113,8 +113,7 @@ def _before(past: Preceding) -> str:
 def _spans(past: Preceding) -> Sequence[tuple[float, str, int]]:
     return (
         (past.hour, "hour", past.strange_in_hour),
-        (past.day, "day", past.strange_in_day),
-        (past.week, "week", past.strange_in_week),
+        (past.month, "month", past.strange_in_month),
     )
 
 

@@ -35,7 +35,7 @@ from morpheus.models.evidence import Chances, Evidence, Usual, offsets_of
 from morpheus.models.fingerprint import Card, Fingerprint, Network, shape_of
 
 INDEX = "index.json"
-VERSION = 2
+VERSION = 3
 RETRAIN = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
 
 
@@ -66,8 +66,8 @@ class Scale(msgspec.Struct, frozen=True, tag="number"):
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a fingerprint's file says in words and whole numbers.
 
-    `events` and `days` are those of the held-out part; `network` is `compact` or `reference`;
-    files written before there were `twins` have none.
+    `events`, `days` and `hour` are those of the held-out part; `network` is `compact` or
+    `reference`; files written before there were `twins` have none.
     """
 
     card: Card
@@ -75,6 +75,7 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     widths: tuple[int, int]
     events: int
     days: int
+    hour: float
     network: str = "compact"
     twins: tuple[int, ...] = ()
 
@@ -214,6 +215,7 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
         (shape.hidden, shape.middle),
         fingerprint.held_out.events,
         fingerprint.held_out.days,
+        fingerprint.held_out.hour,
         _name(fingerprint.net),
         fingerprint.twins,
     )
@@ -232,6 +234,7 @@ def _encoded(fingerprint: Fingerprint) -> bytes:
         tensors |= _laid_out("company", fingerprint.evidence.company)
         tensors["chances_habit"] = fingerprint.evidence.chances.habit
         tensors["chances_others"] = fingerprint.evidence.chances.others
+        tensors["chances_shared"] = fingerprint.evidence.chances.shared
     return save(tensors)
 
 
@@ -279,11 +282,12 @@ def _decoded(content: bytes, card: Card) -> Fingerprint:
     def usual(name: str) -> Usual:
         return Usual(part(f"{name}_mean", columns), part(f"{name}_spread", columns))
 
-    held_out = HeldOut(part("scores"), part("risks"), part("peaks"), header.events, header.days)
+    measured = part("scores"), part("risks"), part("peaks")
+    held_out = HeldOut(*measured, header.events, header.days, header.hour)
     if header.network != "compact":
         return Fingerprint(card, encoder, network(shape, weights), None, usual("usual"), held_out)
-    tables = part("chances_habit", vocabulary), part("chances_others", vocabulary)
-    chances = Chances(*tables, offsets_of(shape.codes))
+    tables = [part(f"chances_{name}", vocabulary) for name in ("habit", "others", "shared")]
+    chances = Chances(tables[0], tables[1], tables[2], offsets_of(shape.codes))
     return Fingerprint(
         card,
         encoder,

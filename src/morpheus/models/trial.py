@@ -11,13 +11,15 @@ from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.calibration import HeldOut
 from morpheus.models.company import Guesses
-from morpheus.models.context import Context
-from morpheus.models.evidence import Chances, Evidence, Usual
+from morpheus.models.context import HOUR, Context, Decayed
+from morpheus.models.evidence import DECIMALS, Chances, Evidence, Usual
 from morpheus.models.fingerprint import novelty_rates, plain_losses, priced
 from morpheus.models.population import Population
 
 FIRST = 1 / 3
 """Share of the held-out events, the first, that say what is usual of those that follow."""
+OFTEN = 0.9
+"""Share of the others whose last hour is as strange as it usually may be."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Trial:
         held_out: The later ones, encoded.
         seconds: When they happened, (events,); a step back in time is another user.
         population: With whom the user is compared.
+        user: Who that is.
         losses: Plain loss of each column of each distinct row, (D, C).
         guesses: Each column of these guessed from the others.
     """
@@ -54,22 +57,25 @@ class Trial:
     held_out: EncodedRows
     seconds: NDArray[np.float64]
     population: Population
+    user: str
     losses: NDArray[np.float32]
     guesses: Guesses
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - what a trial is, and nothing else
         cls,
         net: Autoencoder,
         encoder: Encoder,
         parts: tuple[EncodedRows, EncodedRows],
         seconds: NDArray[np.float64],
         population: Population,
+        *,
+        user: str,
     ) -> Trial:
         """Try a network; `parts` are the earlier and the later events, encoded."""
         early, later = parts
         found = plain_losses(net, later), Guesses.of(net, later)
-        return cls(encoder, early, later, seconds, population, *found)
+        return cls(encoder, early, later, seconds, population, user, *found)
 
     def measured(self, events: NDArray[np.intp] | None = None) -> Measured:
         """What some of the held-out events, by number, or all say is usual."""
@@ -77,27 +83,42 @@ class Trial:
         row_of = rows.row_of if events is None else rows.row_of[events]
         counts = np.bincount(row_of, minlength=len(rows.codes))
         novelty = novelty_rates(rows.codes, counts)
-        chances = Chances.of(self.encoder, self.early, novelty, self.population)
+        chances = Chances.of(self.encoder, self.early, novelty, self.population, self.user)
         habit, company = self.guesses.evidence(chances, novelty, rows)
         usual = Usual.of(priced(self.losses, novelty, rows), counts)
         evidence = Evidence(chances, Usual.of(habit, counts), Usual.of(company, counts))
         return Measured(novelty, usual, evidence)
 
     def calibrated(self) -> HeldOut:
-        """What is usual of whole events, each measured by those of the other folds."""
+        """What is usual of whole events: the first of them say what is usual of the others."""
         row_of = self.held_out.row_of
         first = np.arange(max(1, int(len(row_of) * FIRST)))
-        found = self._scored(self.measured(first))
-        scores, surprise = (part[row_of] for part in found)
-        cuts = np.flatnonzero(np.diff(self.seconds) < 0) + 1
-        users = zip(np.split(surprise, cuts), np.split(self.seconds, cuts), strict=True)
-        risks = np.concatenate([Context().risk(*user) for user in users])
         start = len(first) if len(row_of) > len(first) else 0
-        return HeldOut.of(scores[start:], risks[start:], self.seconds[start:])
+        scores, surprise, shared = (part[row_of] for part in self._scored(self.measured(first)))
+        events = [part[:, None] for part in (surprise, shared, self.seconds)]
+        users = np.split(np.hstack(events), np.flatnonzero(np.diff(self.seconds) < 0) + 1)
+        levels = [_hours(user[:, 0], user[:, 2]) for user in users]
+        hour = float(np.quantile(np.concatenate(levels)[start:], OFTEN).round(DECIMALS))
+        risks = np.concatenate([_risks(user, hour) for user in users])
+        return HeldOut.of(scores[start:], risks[start:], self.seconds[start:], hour)
 
-    def _scored(self, by: Measured) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean loss and surprise of each distinct row, each (D,)."""
+    def _scored(self, by: Measured) -> tuple[NDArray[np.float64], ...]:
+        """Of each distinct row: mean loss, surprise, and surprise by shared values, each (D,)."""
         losses = priced(self.losses, by.novelty, self.held_out)
-        found = self.guesses.evidence(by.evidence.chances, by.novelty, self.held_out)
+        chances = by.evidence.chances
+        found = self.guesses.evidence(chances, by.novelty, self.held_out)
         strangeness = by.evidence.strangeness(*found)
-        return losses.mean(1, dtype=np.float64), strangeness.sum(1, dtype=np.float64)
+        shared = strangeness * chances.shared[self.held_out.codes + chances.offsets]
+        return losses.mean(1, dtype=np.float64), strangeness.sum(1), shared.sum(1)
+
+
+def _hours(surprise: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean root of surprise in the last hour of each event of a user, (events,)."""
+    means, _ = Decayed(HOUR).over(np.sqrt(surprise)[:, None], seconds)
+    return np.asarray(means[:, 0])
+
+
+def _risks(events: NDArray[np.float64], usual_hour: float) -> NDArray[np.float64]:
+    """Risk of each event of a user, of columns surprise, shared and seconds, (events, 3)."""
+    surprise, shared, seconds = events.T
+    return Context().risk(surprise, shared, seconds, usual_hour)

@@ -16,8 +16,8 @@ from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.blocks import blocks
 from morpheus.models.company import Company, Guesses, mixed
-from morpheus.models.evidence import Evidence
-from morpheus.models.explanation import DECIMALS, Fact, Likelier
+from morpheus.models.evidence import COMPANY_FLOOR, DECIMALS, HABIT_FLOOR, Evidence
+from morpheus.models.explanation import Fact, Likelier
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.quoting import legible
 
@@ -65,16 +65,18 @@ class Witness:
     @property
     def surprise(self) -> NDArray[np.float64]:
         """Strangeness of all columns together, (D,)."""
-        return np.asarray(self._strangeness.sum(1, dtype=np.float64))
+        return np.asarray(self.strangeness.sum(1))
 
     @cached_property
     def strangeness(self) -> NDArray[np.float64]:
         """How strange each column is, with six decimals, (D, C)."""
-        return self._strangeness.astype(np.float64).round(DECIMALS)
-
-    @cached_property
-    def _strangeness(self) -> Floats:
         return self.evidence.strangeness(self.habit, self.company)
+
+    @property
+    def shared(self) -> NDArray[np.float64]:
+        """The same, by way of values that others have too, (D, C)."""
+        chances = self.evidence.chances
+        return np.asarray(self.strangeness * chances.shared[self.rows.codes + chances.offsets])
 
     def facts(self, shown: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Fact]]:
         """Say what there is to say of some columns, (D, C), by row and column.
@@ -129,7 +131,8 @@ class Witness:
     def _louder(self) -> NDArray[np.bool_]:
         """Where habit speaks louder than company, (D, C)."""
         habit, company = self.evidence.habit, self.evidence.company
-        return habit.above(self.habit) > company.above(self.company)
+        said = habit.above(self.habit, HABIT_FLOOR), company.above(self.company, COMPANY_FLOOR)
+        return said[0] > said[1]
 
 
 @dataclass(frozen=True)

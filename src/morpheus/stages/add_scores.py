@@ -70,9 +70,10 @@ class View:
                 "add-scores: what `train-ae --model=reference` learns has no `risk` and no "
                 "`pvalue`. Leave these labels out, or learn with `--model=compact`."
             )
-        surprise = known.strangeness(rows).sum(1, dtype=np.float64)[rows.row_of]
+        surprise, shared = (part.sum(1)[rows.row_of] for part in known.strangeness(rows))
         seconds = self.batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
-        return self.context.risk(surprise, seconds).round(DECIMALS)
+        hour = known.held_out.hour
+        return self.context.risk(surprise, shared, seconds, hour).round(DECIMALS)
 
     @property
     def pvalue(self) -> Values:
@@ -129,8 +130,8 @@ class AddScores(Stage):
 
     Other labels: `risk` is the best single ranking across users: how much rather everybody's than
     this user's an event's values are and how ill they go together, with what came in the hour and
-    the day before. `pvalue` is the share of the user's held-out events at least as risky. `zscore`
-    measures the score against theirs, 0 below their mean; `abs_zscore` counts both ways.
+    the month before. `pvalue` is the share of the user's held-out events at least as risky.
+    `zscore` measures the score against theirs, 0 below their mean; `abs_zscore` counts both ways.
     `<column>_z_loss` is each column's loss in spreads from its usual, `max_abs_z` and `mean_abs_z`
     sum these up. `rung` and `own_share` say whose history the user's fingerprint was learnt from.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from morpheus.columns import RISK, TIME
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
+from morpheus.models.context import Strange
 from morpheus.models.explanation import Background, Explanation, Fact, decimals
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.past import Part, Past
@@ -40,7 +41,7 @@ class Explain(Stage):
     day and the week before. Events of a user without a fingerprint, and those below --threshold,
     get none of the three.
 
-    Example: `add-scores --label risk`, then `explain --threshold 5`
+    Example: `add-scores --label risk`, then `explain --threshold 30`
     """
 
     name = "explain"
@@ -82,17 +83,18 @@ class Explain(Stage):
         if known is None or rows is None:
             return
         witness = _witness(known, rows)
-        surprise, strangeness = witness.surprise, witness.strangeness.sum(1)
-        strange = surprise > np.quantile(known.held_out.risks, STRANGE)
-        each = surprise[rows.row_of], witness.strangeness[rows.row_of], strange[rows.row_of]
-        before = past.before(*each, batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000)
+        strange, shared = Strange.of(witness.strangeness), Strange.of(witness.shared)
+        marked = strange.total > np.quantile(known.held_out.risks, STRANGE)
+        each = strange.at(rows.row_of), shared.at(rows.row_of), marked[rows.row_of]
+        seconds = batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
+        before = past.before(*each, seconds, known.held_out.hour)
         most = None if self.all_columns else self.top
         events = self._wanted(batch).tolist()
         parts = {event: before.parts(event, known.twins, most) for event in events}
         facts, background = Facts.of(witness, parts, batch.frame), Background.of(known.card)
         for event in events:
             columns = facts.of_event(event, parts[event])
-            total = decimals(strangeness[rows.row_of[event]])
+            total = decimals(strange.total[rows.row_of[event]])
             yield event, Explanation.of(total, columns, before.of_event(event), background)
 
     def _wanted(self, batch: Scored) -> NDArray[np.intp]:
