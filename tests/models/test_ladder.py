@@ -90,4 +90,4 @@ def test_what_tells_one_user_from_another_surprises_nobody_in_a_new_user():
     place = COLUMNS.index("address")
     assert known.strangeness(rows)[0][:, place].max() < 1
     odd = known.encoder.encode(new.with_columns(kind=pl.lit("root")))
-    assert known.strangeness(odd)[:, COLUMNS.index("kind")].min() > 3
+    assert known.strangeness(odd)[0][:, COLUMNS.index("kind")].min() > 3

@@ -122,7 +122,7 @@ class Context:
 
         >>> nothing, seconds = np.zeros(3), np.array([0.0, 1.0, 1e9])
         >>> Context().risk(np.array([9.0, 0.0, 0.0]), nothing, seconds).round(2).tolist()
-        [63.0, 13.49, 0.0]
+        [63.0, 13.5, 0.0]
         """
         strange, lasting = Strange.undivided(surprise), Strange.undivided(shared)
         return self.weighed(strange, lasting, seconds, usual_hour).risk
