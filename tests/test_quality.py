@@ -284,9 +284,9 @@ def test_an_incident_changes_columns_by_what_its_user_seldom_had(explained):
 
 def test_the_reasons_for_an_incident_are_the_first_of_its_highest_event(explained):
     assert explained.reasons(0) == ["agent", "address"]
-    assert explained.named(0) == (True, True, 1.0)
+    assert explained.named(0) == (True, True, True, 1.0)
 
 
 def test_reasons_that_miss_the_column_changed_most_are_no_reasons(explained):
     output = explained.output.with_columns(top_columns=pl.lit("agent, more, address"))
-    assert replace(explained, output=output).named(0)[:2] == (False, False)
+    assert replace(explained, output=output).named(0)[:3] == (False, False, True)

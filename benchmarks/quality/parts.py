@@ -9,7 +9,7 @@ from pathlib import Path
 
 from figures.table import Table
 
-from quality import ablation, alerts, commits, fleet, lessons, scorers
+from quality import ablation, alerts, commits, fleet, lessons, reasons, scorers
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
@@ -125,11 +125,14 @@ def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
 
 
 def of_reference(run: Run) -> Iterator[Table]:
-    """The rival that is as slow as the reference was, on a few seeds."""
+    """The rival that is as slow as the reference was; on a few seeds where there are many users."""
     few = replace(run, seeds=min(run.seeds, SLOW), rivals=["dfencoder"])
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     yield from compared(few, repeat(trial), {"commits": tuple(trial.spans)})
     yield from compared(few, map(fleet.trial, fleet.PRINTED), title="companies")
+    small = replace(few, seeds=run.seeds)
+    yield from of_console(small)
+    yield from compared(small, repeat(lessons.trial()), title="lessons")
 
 
 def of_alerts(run: Run) -> Iterator[Table]:
@@ -138,6 +141,17 @@ def of_alerts(run: Run) -> Iterator[Table]:
     for seed, number in zip(range(1, run.seeds + 1), fleet.PRINTED, strict=False):
         alerts.add(table, fleet.trial(number), seed)
     alerts.add(table, commits.trial(run.data / "commits" / "commits.jsonl.gz"), 1)
+    yield table
+
+
+def of_reasons(run: Run) -> Iterator[Table]:
+    """What explanations say of incidents caught."""
+    from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
+
+    table = reasons.table()
+    reasons.add(table, "companies", map(fleet.trial, list(fleet.PRINTED)[: run.seeds]))
+    for grade, rounds in console.scenes(run.data, 1).items():
+        reasons.add(table, f"console: {console.GRADES[grade]}", rounds)
     yield table
 
 
@@ -160,5 +174,6 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "lessons": of_lessons,
     "reference": of_reference,
     "alerts": of_alerts,
+    "reasons": of_reasons,
     "risk": of_risk,
 }

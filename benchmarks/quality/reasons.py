@@ -1,8 +1,4 @@
-"""Do explanations name what an incident changed? Counted without the model that explains.
-
-PYTHONPATH=src:benchmarks:examples python -c \
-        "from quality import fleet, reasons; reasons.printed(map(fleet.trial, fleet.PRINTED))"
-"""
+"""Do explanations name what an incident changed? Counted without the model that explains."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
+from figures.table import Table
 
 from morpheus.stages.explain import Explain
 from quality import chain
@@ -26,17 +23,22 @@ NEARLY = 0.9
 """Share of the largest change from which another column counts as changed nearly as much."""
 
 
-def printed(trials: Iterable[Trial], label: str = "risk") -> None:
-    """Explain trials, and print in how many incidents caught the reasons name what changed."""
-    found: list[tuple[bool, bool, float]] = []
+def table() -> Table:
+    """An empty table."""
+    return Table(
+        f"Do the first {READ} reasons name what the incident changed?",
+        ["logs", "incidents caught", "most", "nearly so", "in that event", "columns at random"],
+    )
+
+
+def add(table: Table, name: str, trials: Iterable[Trial], label: str = "risk") -> None:
+    """Explain trials, and add a row: in how many incidents caught the reasons name it."""
+    found: list[tuple[bool, bool, bool, float]] = []
     for seed, trial in enumerate(trials, start=1):
         output = chain.output(trial, [label], seed=seed, behind=[Explain(top=READ)])
         explained = Explained(trial, output, label)
         found += [explained.named(number) for number in explained.caught]
-        print(f"{trial.name}: {len(explained.caught)} of {len(trial.kinds)} caught")
-    most, nearly, chance = np.mean(found, axis=0)
-    print(f"{len(found)} incidents caught; the first {READ} reasons name the column that changed")
-    print(f"most in {most:.1%}, or nearly so in {nearly:.1%}; columns at random in {chance:.1%}")
+    table.add(name, len(found), *(f"{share:.1%}" for share in np.mean(found, axis=0)))
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ class Explained:
         alerted = verdict.incident[verdict.alerts(scores) & verdict.in_time]
         return np.unique(alerted[alerted != NOBODY]).tolist()
 
-    def named(self, number: int) -> tuple[bool, bool, float]:
+    def named(self, number: int) -> tuple[bool, bool, bool, float]:
         """Whether the first reasons name what an incident changed.
 
         Returns:
             Whether they name the column that changed most, or one of those equal to it; whether
-            they name one that changed nearly as much; and the chance that as many columns drawn at
-            random name one of the latter.
+            they name one that changed nearly as much; whether they name one whose value in that
+            very event is of the incident's making; and the chance that as many columns drawn at
+            random name one of those that changed nearly as much.
         """
         changes = self.changes(number)
         most = max(changes.values())
@@ -75,14 +78,26 @@ class Explained:
         nearly = {name for name, change in changes.items() if change >= NEARLY * most}
         others, reasons = len(changes) - len(nearly), set(self.reasons(number))
         missed = [max(others - drawn, 0) / (len(changes) - drawn) for drawn in range(READ)]
-        return bool(reasons & first), bool(reasons & nearly), 1 - float(np.prod(missed))
+        here = {name for name in self.brought(number) if changes[name] > 0}
+        chance = 1 - float(np.prod(missed))
+        return bool(reasons & first), bool(reasons & nearly), bool(reasons & here), chance
 
     def reasons(self, number: int) -> list[str]:
         """Columns that the explanation of an incident's highest event names first."""
-        events = self.output.filter(pl.Series(self.trial.incident == number))
-        order = pl.col(self.label).cast(pl.Float64)
-        highest = events.sort(order, descending=True, nulls_last=True)["top_columns"][0]
+        highest = self.output["top_columns"][self.highest(number)]
         return highest.split(", ")[:READ] if highest else []
+
+    def highest(self, number: int) -> int:
+        """Row of an incident's highest event."""
+        scores = self.output[self.label].cast(pl.Float64).fill_null(-np.inf).to_numpy()
+        return int(np.argmax(np.where(self.trial.incident == number, scores, -np.inf)))
+
+    def brought(self, number: int) -> list[str]:
+        """Columns of an incident's highest event with a value that its user seldom had."""
+        event = self.trial.scored[self.highest(number)]
+        user = pl.col(self.trial.user) == event[self.trial.user][0]
+        history = self.trial.history.filter(user)
+        return [name for name in self.trial.columns if _seldom(event[name], history[name])]
 
     def changes(self, number: int) -> Mapping[str, float]:
         """How much oftener an incident brings values that its user seldom had than the user does.

@@ -90,17 +90,23 @@ class Trial:
         return Measured(novelty, usual, evidence)
 
     def calibrated(self) -> HeldOut:
-        """What is usual of whole events: the first of them say what is usual of the others."""
+        """What is usual of whole events: the first of them say what is usual of the others.
+
+        What an hour usually is, is told to each half of these by the other half, as it will be told
+        to events to come by events before them.
+        """
         row_of = self.held_out.row_of
         first = np.arange(max(1, int(len(row_of) * FIRST)))
         start = len(first) if len(row_of) > len(first) else 0
         scores, surprise, shared = (part[row_of] for part in self._scored(self.measured(first)))
         events = [part[:, None] for part in (surprise, shared, self.seconds)]
         users = np.split(np.hstack(events), np.flatnonzero(np.diff(self.seconds) < 0) + 1)
-        levels = [_hours(user[:, 0], user[:, 2]) for user in users]
-        hour = float(np.quantile(np.concatenate(levels)[start:], OFTEN).round(DECIMALS))
-        risks = np.concatenate([_risks(user, hour) for user in users])
-        return HeldOut.of(scores[start:], risks[start:], self.seconds[start:], hour)
+        levels = np.concatenate([_hours(user[:, 0], user[:, 2]) for user in users])[start:]
+        halves = levels[: len(levels) // 2], levels[len(levels) // 2 :]
+        others = _often(halves[1]), _often(halves[0] if len(halves[0]) else halves[1])
+        early, late = (np.concatenate([_risks(u, hour) for u in users])[start:] for hour in others)
+        risks = np.concatenate([early[: len(halves[0])], late[len(halves[0]) :]])
+        return HeldOut.of(scores[start:], risks, self.seconds[start:], _often(levels))
 
     def _scored(self, by: Measured) -> tuple[NDArray[np.float64], ...]:
         """Of each distinct row: mean loss, surprise, and surprise by shared values, each (D,)."""
@@ -116,6 +122,11 @@ def _hours(surprise: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArr
     """Mean root of surprise in the last hour of each event of a user, (events,)."""
     means, _ = Decayed(HOUR).over(np.sqrt(surprise)[:, None], seconds)
     return np.asarray(means[:, 0])
+
+
+def _often(levels: NDArray[np.float64]) -> float:
+    """What levels stay below, most of the time."""
+    return float(np.quantile(levels, OFTEN).round(DECIMALS))
 
 
 def _risks(events: NDArray[np.float64], usual_hour: float) -> NDArray[np.float64]:
