@@ -111,4 +111,4 @@ def _owners(column: pl.Series, owner: pl.Series) -> tuple[Mapping[str | None, st
         .group_by("owner", maintain_order=True)
         .mean()
     )
-    return dict(owners.iter_rows()), float(apart["shared"].mean() or 0.0)  # type: ignore[arg-type]  # of numbers
+    return dict(owners.iter_rows()), float(np.mean(apart["shared"].to_numpy()))
