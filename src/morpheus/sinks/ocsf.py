@@ -1,0 +1,403 @@
+"""An alert as a Detection Finding of the Open Cybersecurity Schema Framework (OCSF) 1.8."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import polars as pl
+
+from morpheus.columns import SCORE
+from morpheus.models.explanation import Fact, Likelier
+from morpheus.sinks.alert import PRODUCT, VENDOR, Alert
+
+SCHEMA = "1.8.0"
+CLASS, CATEGORY, CREATED = 2004, 2, 1
+RARE = 0.01
+"""Probability below which a known value is called rare."""
+
+_CONFIDENCE = {"own": 2, "peers": 1, "everyone": 1}
+_PROVIDERS = {"aws": "AWS", "azure": "Azure"}
+_IP, _USER_NAME, _COUNTRY, _AGENT = 2, 4, 14, 16  # types of observables
+_LEARNING = 4  # type of analytic
+
+
+class Object(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An object of OCSF; attributes that are None are left out."""
+
+
+class Product(Object, frozen=True):
+    """Who found it."""
+
+    name: str
+    vendor_name: str
+    version: str
+
+
+class Metadata(Object, frozen=True):
+    """About the finding as a record."""
+
+    version: str
+    product: Product
+    uid: str
+    profiles: tuple[str, ...] = ()
+    original_event_uid: str | None = None
+    source: str | None = None
+
+
+class Analytic(Object, frozen=True):
+    """What found it."""
+
+    name: str
+    type_id: int
+    version: str
+
+
+class RelatedEvent(Object, frozen=True):
+    """The event in its own log."""
+
+    uid: str
+
+
+class FindingInfo(Object, frozen=True):
+    """What was found."""
+
+    uid: str
+    title: str
+    desc: str
+    types: tuple[str, ...]
+    analytic: Analytic
+    first_seen_time: int
+    last_seen_time: int
+    related_events: tuple[RelatedEvent, ...] = ()
+
+
+class Observation(Object, frozen=True):
+    """A value."""
+
+    value: str
+
+
+class Pattern(Object, frozen=True):
+    """An anomaly, or the baseline that it departs from."""
+
+    observation_parameter: str
+    observation_type: str
+    observed_pattern: str
+    observations: tuple[Observation, ...]
+
+
+class Target(Object, frozen=True):
+    """Whose behaviour was looked at."""
+
+    name: str
+    type: str
+
+
+class AnomalyAnalysis(Object, frozen=True):
+    """What is unusual, and what would have been usual."""
+
+    analysis_targets: tuple[Target, ...]
+    anomalies: tuple[Pattern, ...]
+    baselines: tuple[Pattern, ...] = ()
+
+
+class User(Object, frozen=True):
+    """A user, a role, a service."""
+
+    name: str
+
+
+class Actor(Object, frozen=True):
+    """Who did it."""
+
+    user: User
+
+
+class Service(Object, frozen=True):
+    """What was called."""
+
+    name: str
+
+
+class Response(Object, frozen=True):
+    """What it answered."""
+
+    error: str | None = None
+    error_message: str | None = None
+
+
+class Api(Object, frozen=True):
+    """A call."""
+
+    operation: str
+    service: Service | None = None
+    response: Response | None = None
+
+
+class Location(Object, frozen=True):
+    """A place."""
+
+    city: str | None = None
+    country: str | None = None
+
+
+class Endpoint(Object, frozen=True):
+    """Where it came from."""
+
+    ip: str | None = None
+    svc_name: str | None = None
+    location: Location | None = None
+
+
+class HttpRequest(Object, frozen=True):
+    """How it was asked for."""
+
+    user_agent: str
+
+
+class Evidence(Object, frozen=True):
+    """What the event says of itself."""
+
+    actor: Actor | None = None
+    api: Api | None = None
+    src_endpoint: Endpoint | None = None
+    http_request: HttpRequest | None = None
+
+
+class Observable(Object, frozen=True):
+    """A value to search for elsewhere."""
+
+    name: str
+    type_id: int
+    value: str
+
+
+class Account(Object, frozen=True):
+    """An account in a cloud."""
+
+    uid: str
+
+
+class Cloud(Object, frozen=True):
+    """Where in which cloud."""
+
+    provider: str
+    account: Account | None = None
+    region: str | None = None
+
+
+class Unmapped(Object, frozen=True):
+    """Scores, for which the schema has no place."""
+
+    ae_anomaly_score: float | None = None
+    risk: float | None = None
+    pvalue: float | None = None
+    zscore: float | None = None
+
+
+class DetectionFinding(Object, frozen=True):
+    """An alert; times are milliseconds since 1970."""
+
+    activity_id: int
+    category_uid: int
+    class_uid: int
+    type_uid: int
+    time: int
+    start_time: int
+    end_time: int
+    severity_id: int
+    status_id: int
+    is_alert: bool
+    message: str
+    metadata: Metadata
+    finding_info: FindingInfo
+    anomaly_analyses: tuple[AnomalyAnalysis, ...]
+    confidence_id: int | None = None
+    risk_score: int | None = None
+    evidences: tuple[Evidence, ...] = ()
+    observables: tuple[Observable, ...] = ()
+    cloud: Cloud | None = None
+    raw_data: str | None = None
+    unmapped: Unmapped | None = None
+
+
+def finding(alert: Alert) -> DetectionFinding:
+    """Make the finding of an alert: that it was found is all its life so far."""
+    moment, cloud, evidence = int(alert.time.timestamp() * 1000), _cloud(alert), _evidence(alert)
+    return DetectionFinding(
+        activity_id=CREATED,
+        category_uid=CATEGORY,
+        class_uid=CLASS,
+        type_uid=CLASS * 100 + CREATED,
+        time=moment,
+        start_time=moment,
+        end_time=moment,
+        severity_id=alert.severity,
+        status_id=1,
+        is_alert=True,
+        message=alert.text,
+        metadata=_metadata(alert, cloud),
+        finding_info=_info(alert, moment),
+        anomaly_analyses=(_analysis(alert),),
+        confidence_id=_CONFIDENCE.get(alert.rung or ""),
+        risk_score=None if alert.risk is None else max(0, round(alert.risk)),
+        evidences=(evidence,) if evidence != Evidence() else (),
+        observables=_observables(alert),
+        cloud=cloud,
+        raw_data=alert.original,
+        unmapped=_unmapped(alert),
+    )
+
+
+def schema_of(kind: type[msgspec.Struct]) -> pl.Schema:
+    """Columns and types of a table of such objects, the same whatever they hold.
+
+    >>> schema_of(Endpoint)["location"]
+    Struct({'city': String, 'country': String})
+    """
+    return pl.Schema({name: _type(hint) for name, hint in get_type_hints(kind).items()})
+
+
+def _metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
+    return Metadata(
+        version=SCHEMA,
+        product=Product(name=PRODUCT, vendor_name=VENDOR, version=version("morpheus")),
+        uid=alert.id,
+        profiles=("cloud",) if cloud is not None else (),
+        original_event_uid=alert.traits.event,
+        source=alert.source.removeprefix("from-") or None,
+    )
+
+
+def _info(alert: Alert, moment: int) -> FindingInfo:
+    event = alert.traits.event
+    return FindingInfo(
+        uid=alert.id,
+        title=alert.title,
+        desc=alert.text,
+        types=("Behavioral Anomaly",),
+        analytic=Analytic(
+            name=f"{PRODUCT} autoencoder", type_id=_LEARNING, version=version("morpheus")
+        ),
+        first_seen_time=moment,
+        last_seen_time=moment,
+        related_events=(RelatedEvent(uid=event),) if event else (),
+    )
+
+
+def _analysis(alert: Alert) -> AnomalyAnalysis:
+    """Each column that is strange, with the values that were likelier."""
+    named = set(alert.columns)
+    facts = [fact for fact in (alert.why.columns if alert.why else ()) if fact.column in named]
+    anomalies = [_anomaly(fact) for fact in facts]
+    if alert.rhythm:
+        anomalies.append(_pattern("events over time", "Time Pattern Analysis", "SURGE", "true"))
+    if not anomalies:
+        label = "risk" if alert.risk is not None else next(iter(alert.scores), SCORE)
+        value = str(alert.scores.get(label, "none"))
+        anomalies.append(_pattern(label, "Deviation Analysis", "UNUSUAL", value))
+    return AnomalyAnalysis(
+        analysis_targets=(Target(name=alert.user or "no user", type="User"),),
+        anomalies=tuple(anomalies),
+        baselines=tuple(_baseline(fact) for fact in facts if fact.expected),
+    )
+
+
+def _anomaly(fact: Fact) -> Pattern:
+    if fact.distance is not None:
+        return _pattern(fact.column, "Deviation Analysis", "UNUSUAL", _text(fact.value))
+    rare = fact.probability is not None and fact.probability < RARE
+    pattern = "UNSEEN" if fact.new else "RARE" if rare else "INFREQUENT"
+    return _pattern(fact.column, "Frequency Analysis", pattern, _text(fact.value))
+
+
+def _baseline(fact: Fact) -> Pattern:
+    kind = "Frequency Analysis" if fact.distance is None else "Deviation Analysis"
+    return _pattern(fact.column, kind, "FREQUENT", *map(_likelier, fact.expected))
+
+
+def _pattern(parameter: str, kind: str, pattern: str, *values: str) -> Pattern:
+    return Pattern(
+        observation_parameter=parameter,
+        observation_type=kind,
+        observed_pattern=pattern,
+        observations=tuple(Observation(value=value) for value in values),
+    )
+
+
+def _likelier(one: Likelier) -> str:
+    return "a new value" if one.new else _text(one.value)
+
+
+def _text(value: str | float | None) -> str:
+    return "no value" if value is None else str(value)
+
+
+def _evidence(alert: Alert) -> Evidence:
+    told = alert.traits
+    response = Response(error=told.error, error_message=told.message)
+    service = None if told.service is None else Service(name=told.service)
+    api = None
+    if told.operation is not None:
+        failed = response if told.failed else None
+        api = Api(operation=told.operation, service=service, response=failed)
+    return Evidence(
+        actor=None if alert.user is None else Actor(user=User(name=alert.user)),
+        api=api,
+        src_endpoint=_endpoint(alert),
+        http_request=None if told.agent is None else HttpRequest(user_agent=told.agent),
+    )
+
+
+def _endpoint(alert: Alert) -> Endpoint | None:
+    told = alert.traits
+    if told.address is None:
+        return None
+    place = Location(city=told.city, country=told.country)
+    return Endpoint(
+        ip=told.ip,
+        svc_name=None if told.ip else told.address,
+        location=place if place != Location() else None,
+    )
+
+
+def _observables(alert: Alert) -> tuple[Observable, ...]:
+    told, place = alert.traits, "evidences[0]."
+    found = (
+        ("actor.user.name", _USER_NAME, alert.user),
+        ("src_endpoint.ip", _IP, told.ip),
+        ("src_endpoint.location.country", _COUNTRY, told.country if told.address else None),
+        ("http_request.user_agent", _AGENT, told.agent),
+    )
+    return tuple(
+        Observable(name=place + name, type_id=kind, value=value)
+        for name, kind, value in found
+        if value is not None
+    )
+
+
+def _unmapped(alert: Alert) -> Unmapped | None:
+    scores = Unmapped(**{name: alert.scores.get(name) for name in Unmapped.__struct_fields__})
+    return scores if scores != Unmapped() else None
+
+
+def _cloud(alert: Alert) -> Cloud | None:
+    told, provider = alert.traits, alert.provider
+    if provider is None:
+        return None
+    account = None if told.account is None else Account(uid=told.account)
+    return Cloud(provider=_PROVIDERS[provider], account=account, region=told.region)
+
+
+def _type(hint: Any) -> pl.DataType:  # noqa: ANN401 - a type or what stands for one
+    if get_origin(hint) in {Union, UnionType}:
+        return _type(next(one for one in get_args(hint) if one is not NoneType))
+    if get_origin(hint) is tuple:
+        return pl.List(_type(get_args(hint)[0]))
+    if issubclass(hint, msgspec.Struct):
+        return pl.Struct(dict(schema_of(hint)))
+    plain = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}
+    return plain[hint]
