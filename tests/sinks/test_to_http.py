@@ -2,6 +2,10 @@
 
 import base64
 import json
+import os
+import signal
+import threading
+import time
 from urllib.request import Request, urlopen
 
 import pytest
@@ -136,6 +140,17 @@ def test_a_server_that_never_answers_is_an_error_with_counts(to, fast):
         ):
             sent(stage, [plain([TRAIL])])
     assert fast.slept == [0.5, 1.0]
+
+
+def test_ctrl_c_while_a_server_says_nothing_ends_at_once(to, caplog):
+    with listening() as server:
+        server.usual = server.hang
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        begin = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            sent(to(server), [plain([TRAIL])])
+        assert time.monotonic() - begin < 5
+    assert "took 0 events; 1 more had come, and are not known to have arrived" in caplog.text
 
 
 def test_nobody_at_home_is_an_error_with_counts(to):

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -133,9 +134,22 @@ def test_a_broker_that_comes_back_gets_what_was_kept(broker, topic, tmp_path):
     assert len(received(broker, topic, 5)) == 5
 
 
-@pytest.mark.skipif(
-    threading.current_thread() is not threading.main_thread(), reason="signals need the main thread"
-)
+def test_a_broker_that_dies_in_between_is_an_error_with_counts():
+    with ExitStack() as stack:
+        port = stack.enter_context(noida("kafka"))
+        stage = ToKafka(
+            bootstrap_servers=f"127.0.0.1:{port}", output_topic="alerts", delivery_timeout=2
+        )
+
+        def stream():
+            yield many(6000)
+            stack.close()
+            yield many(10, user="bob")
+
+        with pytest.raises(Unavailable, match="took 5,000 of 6,010 events; 1,010 not handed over"):
+            list(stage(stream()))
+
+
 def test_ctrl_c_while_brokers_are_silent_ends_at_once(caplog):
     stage = ToKafka(
         bootstrap_servers=f"127.0.0.1:{free_port()}", output_topic="alerts", delivery_timeout=60
