@@ -9,6 +9,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from morpheus.records import Batch
 from morpheus.sinks.traits import PROVIDERS, Traits
 
 VENDOR = PRODUCT = "morpheus"
+VERSION = version(PRODUCT)
 EXPLAINED = ("reason", "top_columns", "explanation")
 """What `explain` adds."""
 HIGH, MEDIUM = 0.02, 0.1

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
-from morpheus.sinks.alert import PRODUCT, VENDOR, Alert
+from morpheus.sinks.alert import PRODUCT, VENDOR, VERSION, Alert
 from morpheus.sinks.traits import SIGN_INS
 
 SCHEMA = "8.17.0"
@@ -37,7 +36,7 @@ def document(alert: Alert) -> dict[str, Any]:
         "observer": {
             "vendor": VENDOR,
             "product": PRODUCT,
-            "version": version("morpheus"),
+            "version": VERSION,
             "type": "anomaly detection",
         },
         "labels": _labels(alert),

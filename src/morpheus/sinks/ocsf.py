@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -11,7 +10,7 @@ import polars as pl
 
 from morpheus.columns import SCORE
 from morpheus.models.explanation import Fact, Likelier
-from morpheus.sinks.alert import PRODUCT, VENDOR, Alert
+from morpheus.sinks.alert import PRODUCT, VENDOR, VERSION, Alert
 
 SCHEMA = "1.8.0"
 CLASS, CATEGORY, CREATED = 2004, 2, 1
@@ -264,7 +263,7 @@ def schema_of(kind: type[msgspec.Struct]) -> pl.Schema:
 def _metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
     return Metadata(
         version=SCHEMA,
-        product=Product(name=PRODUCT, vendor_name=VENDOR, version=version("morpheus")),
+        product=Product(name=PRODUCT, vendor_name=VENDOR, version=VERSION),
         uid=alert.id,
         profiles=("cloud",) if cloud is not None else (),
         original_event_uid=alert.traits.event,
@@ -279,9 +278,7 @@ def _info(alert: Alert, moment: int) -> FindingInfo:
         title=alert.title,
         desc=alert.text,
         types=("Behavioral Anomaly",),
-        analytic=Analytic(
-            name=f"{PRODUCT} autoencoder", type_id=_LEARNING, version=version("morpheus")
-        ),
+        analytic=Analytic(name=f"{PRODUCT} autoencoder", type_id=_LEARNING, version=VERSION),
         first_seen_time=moment,
         last_seen_time=moment,
         related_events=(RelatedEvent(uid=event),) if event else (),
