@@ -35,7 +35,12 @@ class Listener:
     answers: deque = field(default_factory=deque)
     requests: list = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
-    url: str = ""
+    port: int = 0
+
+    @property
+    def url(self):
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
 
     def hang(self, _request):
         self.ended.wait(30)
@@ -51,8 +56,8 @@ class Listener:
 
 
 @contextmanager
-def listening(*answers, usual=200):
-    """Run a listener, whose `url` is given with it."""
+def listening(*answers, usual=200, tls=None):
+    """Run a listener, on a port of its own, with a context of TLS or without."""
     listener = Listener(usual=usual, answers=deque(answers))
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,9 +78,12 @@ def listening(*answers, usual=200):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    listener.url = f"http://127.0.0.1:{server.server_address[1]}"
+    listener.port = server.server_address[1]
     try:
         yield listener
     finally:

@@ -43,6 +43,11 @@ def test_events_alike_in_everything_have_ids_of_their_own():
     assert ids(twice) == first
 
 
+def test_in_a_log_we_do_not_know_a_column_called_id_identifies_nothing():
+    one, other = [{"id": "ann", "path": path} for path in ("/a", "/b")]
+    assert ids(plain([one]), source="from-file") != ids(plain([other]), source="from-file")
+
+
 def test_ids_do_not_depend_on_how_events_are_cut_into_batches():
     whole = plain([{"action": "get"}] * 4, seconds=[7, 7, 8, 8])
     parts = [Rows(user="ann", frame=whole.frame[at : at + 1]) for at in range(4)]

@@ -230,6 +230,16 @@ def test_who_stops_the_run_is_told_what_had_arrived(caplog):
     assert receiver.closed
 
 
+def test_when_the_input_fails_it_is_told_what_had_arrived(caplog):
+    def stream():
+        yield letters(4)
+        raise BadRecord("it is not JSON", file="a.json", line=7)
+
+    with caplog.at_level(logging.WARNING), pytest.raises(BadRecord):
+        delivered(Receiver(), stream())
+    assert "took 3 events; 1 more had come" in caplog.text
+
+
 def test_what_a_receiver_says_is_shown_short_and_without_tricks(caplog):
     hostile = "\x1b[2J" + "x" * 1000
     with caplog.at_level(logging.WARNING):

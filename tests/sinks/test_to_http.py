@@ -3,7 +3,10 @@
 import base64
 import json
 import os
+import shutil
 import signal
+import ssl
+import subprocess
 import threading
 import time
 from urllib.request import Request, urlopen
@@ -169,6 +172,25 @@ def test_a_wrong_token_is_told_at_once_and_never_shown(to, fast, monkeypatch, ca
     assert "s3cret" not in str(told.value) + caplog.text + repr(stage)
 
 
+def test_a_certificate_is_checked_against_those_one_trusts(to, tmp_path, monkeypatch, fast):
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *about]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with listening(tls=context) as server:
+        stage = to(f"https://localhost:{server.port}")
+        with pytest.raises(Unavailable, match="certificate is not trusted: self"):
+            sent(stage, [plain([TRAIL])])
+        assert fast.slept == []
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        sent(stage, [plain([TRAIL])])
+    assert len(server.requests) == 1
+
+
 def test_a_redirection_is_not_followed(to):
     with (
         listening(usual=(302, b"", {"Location": "http://example.com"})) as server,
@@ -276,6 +298,7 @@ def test_the_path_is_that_of_the_address_or_the_usual_one(to, base, options, pat
         ("", "is no address of a server"),
         ("siem.example.com", "is no address of a server"),
         ("ftp://siem.example.com", "is no address"),
+        ("https://siem.example.com/a b", "is no address.*%20"),
         ("http://siem.example.com:port", "is no address"),
         ("https://ann:secret@siem.example.com", "MORPHEUS_HTTP_USER and MORPHEUS_HTTP_PASSWORD"),
         ("https://siem.example.com/a?token=x", "has a `\\?` in it"),
@@ -289,7 +312,9 @@ def test_what_is_no_address_is_refused_before_anything_is_read(address, said):
 
 def test_a_secret_with_a_line_break_is_refused(monkeypatch):
     monkeypatch.setenv("MORPHEUS_HTTP_TOKEN", "t\r\nX-Evil: 1")
-    with pytest.raises(UsageError, match="MORPHEUS_HTTP_TOKEN: there is a line break"):
+    with pytest.raises(
+        UsageError, match="MORPHEUS_HTTP_TOKEN: there is a line break or an odd sign"
+    ):
         ToHttp(base_url="https://siem.example.com").check()
 
 

@@ -19,7 +19,7 @@ from morpheus.errors import UsageError
 from morpheus.models.explanation import Explanation
 from morpheus.quoting import legible
 from morpheus.records import Batch
-from morpheus.sinks.traits import PROVIDERS, Traits
+from morpheus.sinks.traits import LOGS_WITH_IDS, PROVIDERS, Traits
 
 VENDOR = PRODUCT = "morpheus"
 VERSION = version(PRODUCT)
@@ -153,11 +153,11 @@ class Alerts:
 
     def _id(self, user: str | None, time: datetime, event: Mapping[str, str]) -> str:
         """A digest of who, when and what; of events alike in all of it, their number as well."""
-        known = Traits.of(event).event or sorted(event.items())
+        known = Traits.of(event).event if self.source in LOGS_WITH_IDS else None
         if self._moment != (user, time):
             self._moment = user, time
             self._seen.clear()
-        what = digest(self.source, user, time.isoformat(), known)
+        what = digest(self.source, user, time.isoformat(), known or sorted(event.items()))
         self._seen[what] += 1
         return what if self._seen[what] == 1 else digest(what, self._seen[what])
 

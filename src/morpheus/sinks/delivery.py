@@ -214,11 +214,12 @@ class Delivery:
                     yield parcel
                 self._send(0)
                 self.account.complaint = self._complaint()
-            except (KeyboardInterrupt, GeneratorExit):
+            except BaseException:
                 self._tell_stopped()
                 raise
-        if self.account.taken:
-            logger.info("%s: %s took %d.", self.stage, self.carrier.to, self.account.taken)
+        level = logging.WARNING if self.account.complaint else logging.INFO
+        counts = self.account.taken, self.account.came
+        logger.log(level, "%s: %s took %d of %d events.", self.stage, self.carrier.to, *counts)
 
     def _complaint(self) -> str:
         account = self.account
@@ -302,7 +303,8 @@ class Delivery:
     def _give_up(self, letters: list[tuple[Letter, str]]) -> None:
         self._keep(letters)
         if self.refuge is None:
-            raise Unavailable(self._complaint())
+            self.account.complaint = self._complaint()
+            raise Unavailable(self.account.complaint)
 
     def _keep(self, letters: list[tuple[Letter, str]]) -> None:
         if letters:
@@ -311,6 +313,9 @@ class Delivery:
             self.refuge.add(letters)
 
     def _tell_stopped(self) -> None:
+        """Say what had arrived, unless the error that stops the run says it."""
+        if self.account.complaint:
+            return
         logger.warning(
             "%s: stopped: %s took %d events; %d more had come, and are not known to have arrived. "
             "Run again to send them.",

@@ -17,6 +17,7 @@ CLASS, CATEGORY, CREATED = 2004, 2, 1
 RARE = 0.01
 """Probability below which a known value is called rare."""
 
+_SEVERITIES = ("Unknown", "Informational", "Low", "Medium", "High")
 _CONFIDENCE = {"own": 2, "peers": 1, "everyone": 1}
 _PROVIDERS = {"aws": "AWS", "azure": "Azure"}
 _IP, _USER_NAME, _COUNTRY, _AGENT = 2, 4, 14, 16  # types of observables
@@ -50,6 +51,7 @@ class Analytic(Object, frozen=True):
     """What found it."""
 
     name: str
+    type: str
     type_id: int
     version: str
 
@@ -201,14 +203,20 @@ class DetectionFinding(Object, frozen=True):
     """An alert; times are milliseconds since 1970."""
 
     activity_id: int
+    activity_name: str
     category_uid: int
+    category_name: str
     class_uid: int
+    class_name: str
     type_uid: int
+    type_name: str
     time: int
     start_time: int
     end_time: int
     severity_id: int
+    severity: str
     status_id: int
+    status: str
     is_alert: bool
     message: str
     metadata: Metadata
@@ -228,14 +236,20 @@ def finding(alert: Alert) -> DetectionFinding:
     moment, cloud, evidence = int(alert.time.timestamp() * 1000), _cloud(alert), _evidence(alert)
     return DetectionFinding(
         activity_id=CREATED,
+        activity_name="Create",
         category_uid=CATEGORY,
+        category_name="Findings",
         class_uid=CLASS,
+        class_name="Detection Finding",
         type_uid=CLASS * 100 + CREATED,
+        type_name="Detection Finding: Create",
         time=moment,
         start_time=moment,
         end_time=moment,
         severity_id=alert.severity,
+        severity=_SEVERITIES[alert.severity],
         status_id=1,
+        status="New",
         is_alert=True,
         message=alert.text,
         metadata=_metadata(alert, cloud),
@@ -278,7 +292,12 @@ def _info(alert: Alert, moment: int) -> FindingInfo:
         title=alert.title,
         desc=alert.text,
         types=("Behavioral Anomaly",),
-        analytic=Analytic(name=f"{PRODUCT} autoencoder", type_id=_LEARNING, version=VERSION),
+        analytic=Analytic(
+            name=f"{PRODUCT} autoencoder",
+            type="Learning (ML/DL)",
+            type_id=_LEARNING,
+            version=VERSION,
+        ),
         first_seen_time=moment,
         last_seen_time=moment,
         related_events=(RelatedEvent(uid=event),) if event else (),

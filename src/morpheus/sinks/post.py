@@ -18,7 +18,16 @@ LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class Unanswered(Exception):
-    """No answer came: the reason."""
+    """No answer came.
+
+    Args:
+        reason: Why.
+        hopeless: Trying again would not help.
+    """
+
+    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
+        self.hopeless = hopeless
+        super().__init__(reason)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ class Post:
             answer = connection.getresponse()
             wait = self._wait(answer.getheader("Retry-After", ""))
             return Reply(answer.status, answer.reason, wait, answer.read(MOST))
+        except ssl.SSLCertVerificationError as error:
+            said = f"its certificate is not trusted: {error.verify_message}"
+            raise Unanswered(said, hopeless=True) from error
         except TimeoutError:
             raise Unanswered(f"no answer within {self.timeout:g} seconds") from None
         except (OSError, http.client.HTTPException) as error:
@@ -123,10 +135,10 @@ def check_url(option: str, url: str) -> None:
         known = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
     except ValueError:
         known = False
-    if not known:
+    if not known or not url.isascii() or not url.isprintable() or " " in url:
         raise UsageError(
             f"{option}: `{url}` is no address of a server. Give one such as "
-            f"`{option} https://siem.example.com:8088`."
+            f"`{option} https://siem.example.com:8088`, with `%20` and the like for odd signs."
         )
     if parts.username or parts.password:
         raise UsageError(

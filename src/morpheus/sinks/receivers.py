@@ -202,7 +202,7 @@ class Courier:
         try:
             reply = self.post(self.receiver.body(letters), self.receiver.kind(self.content))
         except Unanswered as error:
-            return Answer.none_taken(letters, str(error))
+            return Answer.none_taken(letters, str(error), hopeless=error.hopeless)
         if CREATED <= reply.status < OK_END:
             return self.receiver.read(letters, reply)
         if reply.status in _LATER or reply.status in _SERVER_FAILED:

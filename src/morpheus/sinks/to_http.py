@@ -90,6 +90,7 @@ class ToHttp(Stage):
     def check(self) -> None:
         """Refuse what is no address, and secrets where they can be read."""
         check_url("--base_url", self.base_url)
+        check_url("--endpoint", self._post().url)
         server = urlsplit(self.base_url)
         if self._authorization() and server.scheme == "http" and server.hostname not in LOCAL:
             logger.warning(
@@ -148,8 +149,8 @@ class ToHttp(Stage):
     def _authorization(self) -> str | None:
         """The header that says who we are, out of the environment."""
         given = {name: os.environ.get(name, "") for name in (HEADER, TOKEN, USER, PASSWORD)}
-        if bad := [name for name, value in given.items() if not value.isprintable()]:
-            raise UsageError(f"{bad[0]}: there is a line break or the like in it. Set it anew.")
+        if bad := [name for name, value in given.items() if not _sendable(value)]:
+            raise UsageError(f"{bad[0]}: there is a line break or an odd sign in it. Set it anew.")
         if given[HEADER]:
             return given[HEADER]
         if given[TOKEN]:
@@ -158,3 +159,8 @@ class ToHttp(Stage):
             pair = f"{given[USER]}:{given[PASSWORD]}"
             return f"Basic {base64.b64encode(pair.encode()).decode()}"
         return None
+
+
+def _sendable(value: str) -> bool:
+    """Whether a header can hold a text."""
+    return value.isascii() and value.isprintable()

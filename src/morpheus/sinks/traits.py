@@ -25,6 +25,8 @@ COLUMNS = {
 
 PROVIDERS = {"from-cloudtrail": "aws", "from-azure": "azure"}
 """Whose cloud a source's logs are of."""
+LOGS_WITH_IDS = {"from-cloudtrail", "from-azure", "from-duo"}
+"""Sources of logs in which `event` tells events apart, at one moment and of one user."""
 SIGN_INS = {"from-azure", "from-duo"}
 """Sources of logs of people signing in."""
 
