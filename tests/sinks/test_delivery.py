@@ -7,7 +7,8 @@ import pytest
 
 from morpheus.errors import BadRecord, Unavailable
 from morpheus.sinks.dead_letters import DeadLetters
-from morpheus.sinks.delivery import Account, Answer, Clock, Delivery, Letter, Patience
+from morpheus.sinks.delivery import Account, Clock, Delivery, Patience
+from morpheus.sinks.letters import Answer, Letter
 from services.listener import Fast
 
 
@@ -228,6 +229,19 @@ def test_who_stops_the_run_is_told_what_had_arrived(caplog):
         delivered(receiver, stream())
     assert "`there` took 3 events; 1 more had come, and are not known" in caplog.text
     assert receiver.closed
+
+
+def test_who_stops_the_run_finds_the_rest_in_the_file(tmp_path):
+    def stream():
+        yield letters(5)
+        raise KeyboardInterrupt
+
+    refuge = DeadLetters(tmp_path / "letters.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        delivered(Receiver(), stream(), refuge=refuge)
+    receiver = Receiver()
+    delivered(receiver, [], refuge=refuge)
+    assert receiver.taken == ids(2, 3)
 
 
 def test_when_the_input_fails_it_is_told_what_had_arrived(caplog):

@@ -206,7 +206,7 @@ def test_a_full_disk_is_told():
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is not here")
     from morpheus.atomic import Draft  # noqa: PLC0415 - only this test looks below
-    from morpheus.sinks.lines import _Guarded  # noqa: PLC0415 - the same
+    from morpheus.sinks.alert_files import _Guarded  # noqa: PLC0415 - the same
 
     draft = Draft(Path("/nowhere/findings.jsonl"))
     with (

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from morpheus.errors import UsageError
-from morpheus.sinks.delivery import Answer, Letter
+from morpheus.sinks.letters import Answer, Letter
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message

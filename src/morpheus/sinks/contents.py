@@ -11,9 +11,9 @@ import msgspec
 from morpheus.columns import TIME
 from morpheus.records import Batch
 from morpheus.sinks.alert import Alert, Alerts, digest
-from morpheus.sinks.delivery import Letter
 from morpheus.sinks.ecs import document
 from morpheus.sinks.formats import json_rows
+from morpheus.sinks.letters import Letter
 from morpheus.sinks.ocsf import finding
 
 ROW_CONTENT = "row"

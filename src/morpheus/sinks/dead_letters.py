@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from morpheus.errors import BadRecord, Unavailable
-from morpheus.sinks.delivery import Letter
+from morpheus.sinks.letters import Letter
 
 _LOT = 500  # letters sent together
 

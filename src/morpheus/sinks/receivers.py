@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from morpheus.sinks.contents import CLOUDEVENTS, ROW_CONTENT
-from morpheus.sinks.delivery import Answer, Letter
+from morpheus.sinks.letters import Answer, Letter
 from morpheus.sinks.post import Post, Reply, Unanswered
 
 CREATED, OK_END, CONFLICT = 200, 300, 409

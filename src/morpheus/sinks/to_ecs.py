@@ -10,8 +10,8 @@ import msgspec
 
 from morpheus.records import Batch, Rows, Scored
 from morpheus.sinks.alert import Alerts
+from morpheus.sinks.alert_files import check_file, format_of, json_lines
 from morpheus.sinks.ecs import document
-from morpheus.sinks.lines import check_file, format_of, json_lines
 from morpheus.stage import Stage, option
 
 

@@ -13,8 +13,9 @@ import msgspec
 from morpheus.errors import UsageError
 from morpheus.records import Batch, Rows, Scored
 from morpheus.sinks.alert import Alert, Alerts
-from morpheus.sinks.lines import check_file, format_of, json_lines, lake, parquet_file
-from morpheus.sinks.ocsf import DetectionFinding, finding, schema_of
+from morpheus.sinks.alert_files import check_file, format_of, json_lines, lake, parquet_file
+from morpheus.sinks.detection_finding import DetectionFinding, schema_of
+from morpheus.sinks.ocsf import finding
 from morpheus.stage import Stage, option
 
 NO_ACCOUNT = "external"
