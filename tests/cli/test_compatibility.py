@@ -32,6 +32,8 @@ NEEDED = {
     "from-duo": "--input_glob=x",
     "inf-triton": "--model_name=x --server_url=x",
     "to-file": "--filename=x.csv",
+    "to-http": "--base_url=http://localhost:8080",
+    "to-kafka": "--output_topic=x --bootstrap_servers=localhost:9092",
     "validate": "--val_file_name=x",
 }
 BELOW = {"morpheus": "tools", "tools": "show", "run": "pipeline-ae", "pipeline-ae": "from-duo"}

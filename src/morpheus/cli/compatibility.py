@@ -20,19 +20,21 @@ What differs in the outcome is in [differences.md](differences.md).
 """
 WORKS, ACCEPTED, REFUSED, ABSENT = "works", "accepted, without effect", "refused", "absent"
 _REMOTE = "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
-_SENT = "results go to files; ship these, or bring a sink of your own (`--plugin`)"
 REASONS = {
     "tools onnx-to-trt": "TensorRT needs a GPU, and there is no ONNX model here",
-    "to-kafka": _SENT,
     "from-cm-kafka": "its control messages were of no use to the stages behind it",
     "from-arxiv": _REMOTE,
     "from-databricks-deltalake": _REMOTE,
     "from-http": _REMOTE,
     "from-http-client": _REMOTE,
     "from-rss": _REMOTE,
-    "to-elasticsearch": _SENT,
-    "to-http": _SENT,
-    "to-http-server": _SENT,
+    "to-elasticsearch": "`to-http --receiver=elasticsearch` sends to its bulk interface",
+    "to-http --respect_retry_after_header": "`Retry-After` is always heeded",
+    "to-http --accept_status_codes": "what a receiver answers is understood, event by event",
+    "to-http --static_endpoint": "the address is always the same",
+    "to-http --method": "alerts are always posted",
+    "to-http --lines": "each receiver gets the form that it reads; a webhook gets an array",
+    "to-http-server": "who waits to be asked can lose what nobody asks for; `to-http` sends",
 }
 """Why something is absent, by command, or by command and option."""
 

@@ -1,0 +1,73 @@
+"""Events as they come to a sink: scored, explained, of several users and kinds of log."""
+
+from dataclasses import replace
+
+import polars as pl
+
+from morpheus.records import Losses, Rows
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.explain import Explain
+from morpheus.testing import events_at, scored
+from people import fingerprint
+
+CLOUDTRAIL = Settings(source="from-cloudtrail")
+USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
+TRAIL = {
+    "eventID": "5bd1f2c7-3c9a-4c9b-8a31-5f2e36e5f3a1",
+    "eventName": "CreateAccessKey",
+    "eventSource": "iam.amazonaws.com",
+    "sourceIPAddress": "203.0.113.7",
+    "userAgent": "Boto3/1.34 </script>\x1b[2J",
+    "recipientAccountId": "012345678901",
+    "awsRegion": "eu-west-1",
+    "errorCode": "AccessDenied",
+    "errorMessage": "not authorized",
+}
+SIGN_IN = {
+    "id": "c3d1",
+    "appDisplayName": "Office 365",
+    "ipAddress": "2001:db8::7",
+    "locationcity": "Iasi",
+    "locationcountryOrRegion": "RO",
+    "statuserrorCode": "0",
+}
+
+
+def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue")):
+    """A batch of Ann's events, as `explain` hands it on."""
+    known = fingerprint()
+    rows = [USUAL | row for row in rows]
+    columns = {
+        name: [row.get(name) for row in rows] for name in {n: 0 for row in rows for n in row}
+    }
+    frame = events_at(range(len(rows)) if seconds is None else seconds, **columns)
+    encoded = known.encoder.encode(frame)
+    losses = known.losses(encoded)[encoded.row_of]
+    about = {"user": user, "fingerprint": known, "card": known.card, "encoded": encoded}
+    batch = Losses(frame=frame, losses=losses, **about)
+    return next(Explain()(AddScores(label=labels)(iter([batch]))))
+
+
+def plain(rows, *, seconds=None, user="ann"):
+    """A batch of events with a score and nothing else."""
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    return scored(events_at(seconds or range(len(rows)), **columns), user=user)
+
+
+def many(number, *, user="ann"):
+    """A batch of so many rows, each with a number of its own, as `serialize` hands it on."""
+    frame = events_at(range(number), eventID=[f"{user}-{n}" for n in range(number)])
+    return Rows(user=user, frame=frame)
+
+
+def sent(stage, batches, settings=CLOUDTRAIL):
+    """Pass batches through a sink, to the end of the run."""
+    stage = replace(stage, settings=settings)
+    stage.check()
+    out = list(stage(iter(batches)))
+    assert [batch.frame for batch in out] == [batch.frame for batch in batches] or all(
+        one.frame.equals(other.frame) for one, other in zip(out, batches, strict=True)
+    )
+    stage.finish({}, pl.DataFrame())
+    return out
