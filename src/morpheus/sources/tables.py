@@ -7,14 +7,13 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from morpheus.errors import BadRecord
 from morpheus.sources.documents import Broken, encode
-from morpheus.sources.files import is_utf16, utf8
+from morpheus.sources.files import Log, is_utf16, on_disk, utf8
 from morpheus.sources.flatten import flat
 
 _BLOCK = 1 << 22
@@ -39,7 +38,7 @@ class Table:
     doubles: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_csv(data: bytes, path: Path, dropped: str = ".") -> Table:
+def read_csv(data: bytes, path: Log, dropped: str = ".") -> Table:
     """Read CSV with a header; an empty cell is null, and nothing is taken for a number.
 
     Raises:
@@ -60,7 +59,7 @@ def read_csv(data: bytes, path: Path, dropped: str = ".") -> Table:
     return _named(Table(frame, index, places, broken), header, dropped)
 
 
-def csv_blocks(blocks: Iterable[bytes], path: Path, dropped: str = ".") -> Iterator[Table]:
+def csv_blocks(blocks: Iterable[bytes], path: Log, dropped: str = ".") -> Iterator[Table]:
     """Read CSV that comes block by block, as `read_csv` would read it whole."""
     blocks = iter(blocks)
     header, rest = _cut_header(blocks)
@@ -102,7 +101,7 @@ def _moved(table: Table, rows: int, lines: int) -> Table:
     return replace(table, index=index, places=places, broken=broken)
 
 
-def parquet_blocks(path: Path, rows: int, dropped: str = ".") -> Iterator[Table]:
+def parquet_blocks(path: Log, rows: int, dropped: str = ".") -> Iterator[Table]:
     """Read Parquet some rows at a time.
 
     Raises:
@@ -110,15 +109,16 @@ def parquet_blocks(path: Path, rows: int, dropped: str = ".") -> Iterator[Table]
     """
     start = 0
     try:
-        scan = pl.scan_parquet(path, glob=False)
-        for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
-            yield _moved(_from_parquet(frame, dropped), start, start)
-            start += frame.height
+        with on_disk(path) as here:
+            scan = pl.scan_parquet(here, glob=False)
+            for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
+                yield _moved(_from_parquet(frame, dropped), start, start)
+                start += frame.height
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _not_parquet(error, path) from error
 
 
-def read_parquet(data: bytes, path: Path, dropped: str = ".") -> Table:
+def read_parquet(data: bytes, path: Log, dropped: str = ".") -> Table:
     """Read Parquet; nested columns are flattened as JSON is.
 
     Raises:
@@ -130,7 +130,7 @@ def read_parquet(data: bytes, path: Path, dropped: str = ".") -> Table:
         raise _not_parquet(error, path) from error
 
 
-def _not_parquet(error: Exception, path: Path) -> BadRecord:
+def _not_parquet(error: Exception, path: Log) -> BadRecord:
     reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
     return BadRecord(reason, file=path)
 
