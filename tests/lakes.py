@@ -12,7 +12,8 @@ from urllib.parse import unquote
 import obstore
 from obstore.store import S3Store
 
-_ASKED = re.compile(r'"(\w+) /(\S*) HTTP')
+# The server's log shows what it refused in colours.
+_ASKED = re.compile(r'"(?:\x1b\[\d+m)*(\w+) /(\S*) HTTP')
 
 
 class Requests(logging.Handler):
