@@ -44,7 +44,7 @@ class Lake:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda key: obstore.put(store, key, objects[key]), objects))
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         pages = obstore.list(self.store, prefix or None)
         return sorted(one["path"] for page in pages for one in page)
 

@@ -60,7 +60,7 @@ def test_half_a_run_leaves_the_last_good_ones(lake: Lake, ann: Fingerprint) -> N
     store.publish(MODELS, {"ann": store.add(MODELS, ann)})
     store.add(MODELS, named(ann, "bob"))
     assert set(Store.open(MODELS).cards) == {"ann"}
-    assert len(lake.keys("models/fingerprints")) == 2
+    assert len(lake.names("models/fingerprints")) == 2
 
 
 def test_what_no_index_has_is_removed_once_it_is_old(
@@ -70,9 +70,9 @@ def test_what_no_index_has_is_removed_once_it_is_old(
     bob = store.add(MODELS, named(ann, "bob"))
     monkeypatch.setattr(store, "KEPT", timedelta(seconds=-60))
     store.publish(MODELS, {"bob": bob})
-    assert len(lake.keys("models/fingerprints")) == 2, "the last index had ann"
+    assert len(lake.names("models/fingerprints")) == 2, "the last index had ann"
     store.publish(MODELS, {"bob": bob})
-    assert lake.keys("models/fingerprints") == [f"models/fingerprints/{bob.sha256}.safetensors"]
+    assert lake.names("models/fingerprints") == [f"models/fingerprints/{bob.sha256}.safetensors"]
 
 
 def rival(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
@@ -114,7 +114,7 @@ def test_an_index_that_others_keep_writing_is_given_up(
 
 def test_a_changed_object_and_a_missing_one_are_named(lake: Lake, ann: Fingerprint) -> None:
     store.publish(MODELS, {"ann": store.add(MODELS, ann)})
-    [key] = lake.keys("models/fingerprints")
+    [key] = lake.names("models/fingerprints")
     lake.put(key, lake.read(key)[:-1] + b"?")
     with pytest.raises(BrokenModel, match=rf"s3://lake/{key}: fingerprint of 'ann' does not match"):
         Store.open(MODELS).load("ann")
@@ -173,7 +173,7 @@ def test_runs_share_models_through_a_bucket(lake: Lake, tmp_path: Path) -> None:
         )
         for n, place in enumerate((models, MODELS))
     ]
-    there = {key.removeprefix("models/"): lake.read(key) for key in lake.keys("models")}
+    there = {key.removeprefix("models/"): lake.read(key) for key in lake.names("models")}
     here = {path.relative_to(models).as_posix(): path for path in Path(models).rglob("*.*")}
     assert there == {name: path.read_bytes() for name, path in here.items()}
     loaded = scored(tmp_path / "2.csv", logs, TrainAe(pretrained_filename=MODELS))

@@ -103,7 +103,7 @@ def test_dates_in_a_glob_are_followed_without_looking_elsewhere(lake: Lake) -> N
 
 def test_a_bucket_reads_as_the_same_files_on_disk_do(lake: Lake, tmp_path: Path) -> None:
     month(lake)
-    for key in lake.keys("AWSLogs"):
+    for key in lake.names("AWSLogs"):
         path = tmp_path / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(lake.read(key))

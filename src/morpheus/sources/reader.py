@@ -21,6 +21,7 @@ from morpheus.sources.fetching import Fetching
 from morpheus.sources.files import BLOCK, PACKED, Log, LogFiles, is_large, read_blocks, utf8
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.partitions import with_partitions
 from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,9 @@ class Reader:
             return Part(
                 path, table.places, numbers, texts, sum(map(len, texts)), table.broken
             ), None
-        frame = self._mended(self.format.spelt(table.frame), kind)
+        files = [(path, table.frame.height)]
+        whole = with_partitions(table.frame, files, self.format.dropped, add=True)
+        frame = self._mended(self.format.spelt(whole), kind)
         frame = self.format.completed(frame, self.user, keep=())
         self._check_header(path, replace(table, frame=frame))
         return Part(path, table.places, numbers, broken=table.broken), frame
@@ -172,6 +175,8 @@ class Reader:
         for chunk in [parts] if self.whole and parts else _chunks(parts):
             records = [record for part in chunk for record in part.records]
             frame, refused = self.flattener.table(records)
+            files = [(part.path, len(part.records)) for part in chunk]
+            frame = with_partitions(frame, files, self.format.dropped, add=self.wanted is None)
             frame = self.format.completed(frame, self.user, keep=self.flattener.wanted)
             names = [*(self.wanted or ()), *([ACTOR] if self.user == ACTOR else [])]
             if self.wanted is not None and frame.columns != names:
