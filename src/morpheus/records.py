@@ -164,8 +164,8 @@ class Reading:
     """What became of the records of one set of files.
 
     `read` counts every record found; those not refused, outside the period, duplicate, of another
-    user or, where there is only to be learnt from, of no user go on. `period` says which period was
-    asked for; files and folders outside it were not opened.
+    kind, of another user or, where there is only to be learnt from, of no user go on. `period` says
+    which period was asked for; files and folders outside it were not opened.
     """
 
     period: str = ""
@@ -177,6 +177,7 @@ class Reading:
     outside: int = 0
     refused: int = 0
     duplicates: int = 0
+    other_kinds: int = 0
     other_users: int = 0
     userless: int = 0
     refusals: list[str] = field(default_factory=list)
@@ -195,7 +196,7 @@ class Reading:
     @property
     def kept(self) -> int:
         """Events that went on into the chain."""
-        left_out = self.refused + self.outside + self.duplicates
+        left_out = self.refused + self.outside + self.duplicates + self.other_kinds
         return self.read - left_out - self.other_users - self.userless
 
 

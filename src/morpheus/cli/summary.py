@@ -83,6 +83,7 @@ def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:
         "outside the period": reading.outside,
         "refused": reading.refused,
         "delivered twice": reading.duplicates,
+        "of other kinds": reading.other_kinds,
         "of other users": reading.other_users,
         "of no user": reading.userless,
     }

@@ -116,8 +116,10 @@ class Reader:
         data = fetching.read(path)
         if kind == "json":
             return _part(path, split(utf8(data), self.format.unwrap), 0, len(data)), None
-        read = read_csv if kind == "csv" else read_parquet
-        return self._tabled(path, read(data, path, self.format.dropped), kind)
+        dropped = self.format.dropped
+        if kind == "csv":
+            return self._tabled(path, read_csv(data, path, dropped), kind)
+        return self._tabled(path, read_parquet(data, path, dropped, self._nested), kind)
 
     def _blocks(
         self, path: Log, kind: str, fetching: Fetching
@@ -133,8 +135,14 @@ class Reader:
         elif path.suffix.lower() in PACKED:
             yield self._open(path, kind, fetching)
         else:
-            for table in parquet_blocks(path, _ENOUGH_RECORDS, self.format.dropped):
+            dropped = self.format.dropped
+            for table in parquet_blocks(path, _ENOUGH_RECORDS, dropped, self._nested):
                 yield self._tabled(path, table, kind)
+
+    @property
+    def _nested(self) -> tuple[str, ...] | None:
+        """The columns wanted of nested tables, which are those wanted of JSON."""
+        return None if self.wanted is None else self.flattener.wanted
 
     def _tabled(self, path: Log, table: Table, kind: str) -> tuple[Part, pl.DataFrame | None]:
         rows = range(table.frame.height)

@@ -101,8 +101,10 @@ def _moved(table: Table, rows: int, lines: int) -> Table:
     return replace(table, index=index, places=places, broken=broken)
 
 
-def parquet_blocks(path: Log, rows: int, dropped: str = ".") -> Iterator[Table]:
-    """Read Parquet some rows at a time.
+def parquet_blocks(
+    path: Log, rows: int, dropped: str = ".", wanted: Sequence[str] | None = None
+) -> Iterator[Table]:
+    """Read Parquet some rows at a time, as `read_parquet` does.
 
     Raises:
         BadRecord: It is not Parquet, or is damaged.
@@ -110,22 +112,32 @@ def parquet_blocks(path: Log, rows: int, dropped: str = ".") -> Iterator[Table]:
     start = 0
     try:
         with on_disk(path) as here:
-            scan = pl.scan_parquet(here, glob=False)
+            scan = _wanted(pl.scan_parquet(here, glob=False), dropped, wanted)
             for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
-                yield _moved(_from_parquet(frame, dropped), start, start)
+                yield _moved(_from_parquet(frame, dropped, wanted), start, start)
                 start += frame.height
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _not_parquet(error, path) from error
 
 
-def read_parquet(data: bytes, path: Log, dropped: str = ".") -> Table:
+def read_parquet(
+    data: bytes, path: Log, dropped: str = ".", wanted: Sequence[str] | None = None
+) -> Table:
     """Read Parquet; nested columns are flattened as JSON is.
+
+    Args:
+        data: The file.
+        path: Where it lies.
+        dropped: Characters left out of names.
+        wanted: Flat names of the columns to read where some are nested, which are many; None for
+            all.
 
     Raises:
         BadRecord: It is not Parquet, or is damaged.
     """
     try:
-        return _from_parquet(pl.read_parquet(io.BytesIO(data)), dropped)
+        scan = _wanted(pl.scan_parquet(io.BytesIO(data)), dropped, wanted)
+        return _from_parquet(scan.collect(), dropped, wanted)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _not_parquet(error, path) from error
 
@@ -135,8 +147,22 @@ def _not_parquet(error: Exception, path: Log) -> BadRecord:
     return BadRecord(reason, file=path)
 
 
-def _from_parquet(frame: pl.DataFrame, dropped: str) -> Table:
+def _wanted(scan: pl.LazyFrame, dropped: str, wanted: Sequence[str] | None) -> pl.LazyFrame:
+    """The columns in which, nested or not, something wanted may be."""
+    schema = scan.collect_schema()
+    if wanted is None or not any(kind.is_nested() for kind in schema.dtypes()):
+        return scan
+    return scan.select(n for n in schema.names() if _leads(flat(n, dropped), wanted))
+
+
+def _leads(name: str, wanted: Sequence[str]) -> bool:
+    return any(one.startswith(name) for one in wanted)
+
+
+def _from_parquet(frame: pl.DataFrame, dropped: str, wanted: Sequence[str] | None = None) -> Table:
     columns = texts(frame)
+    if wanted is not None and any(kind.is_nested() for kind in frame.dtypes):
+        columns = [column for column in columns if flat(column.name, dropped) in wanted]
     names = [column.name for column in columns]
     numbered = [column.alias(str(n)) for n, column in enumerate(columns)]
     index = None

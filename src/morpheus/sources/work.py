@@ -95,6 +95,11 @@ class Work:
 
     def _kept(self, frame: pl.DataFrame, reading: Reading) -> pl.DataFrame:
         user = pl.col(self.user)
+        if self.format.kinds is not None and self.format.kinds[0] in frame.columns:
+            column, wanted = self.format.kinds
+            kept = frame.filter(pl.col(column).is_in(wanted) | pl.col(column).is_null())
+            reading.other_kinds += frame.height - kept.height
+            frame = kept
         if self.only is not None:
             kept = frame.filter(user == self.only)
             reading.other_users += frame.height - kept.height
