@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -239,6 +240,24 @@ def test_a_profile_has_the_credentials(
     assert len(LogFiles("s3://lake/AWSLogs/").need().paths) == 2 * 2 * 31 + 1
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(UsageError, match=r"AWS_PROFILE: profile `nobody` has no credentials"):
+        LogFiles("s3://lake/AWSLogs/").need()
+
+
+def test_without_credentials_the_ways_to_give_some_are_told(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert lake.address
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"no credentials were found. Set AWS_PROFILE, or AWS_ACC"):
+        LogFiles("s3://lake/AWSLogs/").need()
+
+
+def test_without_the_extra_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(UsageError, match=r"an extra. `pip install 'morpheus\[s3\]'`"):
         LogFiles("s3://lake/AWSLogs/").need()
 
 
