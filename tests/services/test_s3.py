@@ -84,6 +84,9 @@ def test_of_a_month_only_the_objects_of_the_day_asked_for_are_fetched(
     assert frame[TIME].dt.date().cast(pl.String).unique().to_list() == ["2024-05-07"]
     assert summary.input.outside_folders == 2 * 30
     assert not any("05/08" in path or "05/06" in path for path in lake.listings)
+    if pattern == "AWSLogs/":
+        above, of_region = 3, ["years", "months of 2024", "days of May", "objects of the day"]
+        assert len(lake.listings) == above + len(REGIONS) * len(of_region)
 
 
 def test_without_a_period_a_bucket_is_listed_in_one_go_and_read_whole(lake: Lake) -> None:
