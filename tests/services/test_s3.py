@@ -97,6 +97,15 @@ def test_without_a_period_a_bucket_is_listed_in_one_go_and_read_whole(lake: Lake
     assert len(lake.listings) == 1
 
 
+def test_a_prefix_that_was_asked_for_may_be_called_after_another_day(lake: Lake) -> None:
+    for day in ("30", "31"):
+        lake.put(f"cases/2025-01-31/logs/2024/05/{day}/a.json", b"{}")
+    for pattern in ("cases/2025-01-31/", "cases/2025-01-31/logs/2024/**/*"):
+        period = Period.of("2024-05-31", None, "1d", None)
+        found = LogFiles(f"s3://lake/{pattern}", period=period).need()
+        assert [path.parts[-2] for path in found.paths] == ["31"]
+
+
 def test_dates_in_a_glob_are_followed_without_looking_elsewhere(lake: Lake) -> None:
     month(lake)
     frame, _ = read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/07/*.json.gz")

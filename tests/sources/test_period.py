@@ -10,6 +10,7 @@ from morpheus.errors import UsageError
 from morpheus.records import Summary
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.duo import FromDuo
+from morpheus.sources.files import LogFiles
 from morpheus.sources.period import Period, span_of
 from morpheus.stage import Settings
 
@@ -80,6 +81,10 @@ def test_options_that_are_no_period_are_refused(
         ("y=2024/m=05/d=03/h=23/m=00", "2024-05-03T23:00", "2024-05-04T00:00"),
         ("2024/reports/2023/05", "2023-05-01", "2023-06-01"),
         ("2024/05/31/archive", "2024-05-31", "2024-06-01"),
+        ("2024/05/archive/31", "2024-05-01", "2024-06-01"),
+        ("cases/2023/12/AWSLogs/2024/05/31", "2024-05-31", "2024-06-01"),
+        ("2024-07-12/date=2024-05-31", "2024-05-31", "2024-06-01"),
+        ("year=2024/team=red/month=5", "2024-05-01", "2024-06-01"),
     ],
 )
 def test_folders_that_are_dates_are_known(folder: str, start: str, end: str) -> None:
@@ -124,6 +129,16 @@ def written(folder: Path) -> Path:
         ]
         path.write_text(json.dumps({"Records": events}))
     return folder
+
+
+def test_a_folder_that_was_asked_for_may_be_called_after_another_day(tmp_path: Path) -> None:
+    folder = written(tmp_path / "cases" / "2025-01-31")
+    period = Period.of("2024-05-02", None, "1d", None)
+    for pattern in (folder, folder / "*.json", folder / "2024" / "**" / "*"):
+        found = LogFiles(str(pattern), period=period).need()
+        assert [path.parent.name for path in found.paths] == ["02"]
+    found = LogFiles(str(folder / "2024" / "05" / "03"), period=period).need()
+    assert len(found.paths) == 1, "its events are left out, and counted"
 
 
 def test_events_outside_the_period_are_left_out_and_counted(tmp_path: Path) -> None:

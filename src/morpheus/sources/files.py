@@ -102,11 +102,20 @@ class LogFiles:
         logs = sorted(path for path in matching if self._is_log(path))
         others = [path for path in logs if not set(self.without) & set(path.parts)]
         limit = None if self.max_files in {None, -1} else self.max_files
-        paths = others
-        if self.period is not None:
-            paths = [p for p in others if self.period.holds(p.parts[:-1], p.name)]
+        paths = others if self.period is None else self._timely(others, self.period)
         outside = len(others) - len(paths)
         return Found(paths[:limit], len(logs) - len(others), outside, passed_by)
+
+    def _timely(self, paths: list[Log], period: Period) -> list[Log]:
+        ignored = period.ignored(self._base())
+        return [path for path in paths if period.holds(path.parts[ignored:-1], path.name)]
+
+    def _base(self) -> tuple[str, ...]:
+        """The folders that the glob names before its first wildcard."""
+        if is_address(self.pattern):
+            return self._walk().start().folder.parts
+        whole = Path(self.pattern).expanduser()
+        return (whole if whole.is_dir() else _cut(whole)[0]).parts
 
     def need(self) -> Found:
         """List the files there are now, at least one.

@@ -20,8 +20,9 @@ DATES = {"date", "day", "dt", "ds", "eventday", "event_day", "eventdate", "event
 _DATE = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])")
 _DELIVERED = re.compile(r"_(20\d{6}T\d{4})Z_")
 """How CloudTrail's own files are named: by the minute of their delivery."""
+_YEAR = re.compile(r"20\d\d")
 _STEPS = (
-    (YEARS, re.compile(r"20\d\d")),
+    (YEARS, _YEAR),
     (MONTHS, re.compile(r"0?[1-9]|1[0-2]")),
     (DAYS, re.compile(r"0?[1-9]|[12]\d|3[01]")),
     (HOURS, re.compile(r"[01]?\d|2[0-3]")),
@@ -99,6 +100,15 @@ class Period:
             raise UsageError(f"{option}: the period has no beginning. Give --start_time, too.")
         return Period(self.start - length, self.start, self.delay)
 
+    def ignored(self, base: Sequence[str]) -> int:
+        """How many folders of a base say nothing of what is below it.
+
+        None do, unless by their dates the base would lie outside: it has been asked for, and may
+        be called after the day on which somebody put the logs there.
+        """
+        date = _date(base)
+        return 0 if date is None or self.reaches(base) else date.end
+
     def reaches(self, folders: Sequence[str]) -> bool:
         """Whether a folder may hold some of its events, by the dates in its name and those above.
 
@@ -142,16 +152,18 @@ def span_of(folders: Sequence[str]) -> Span | None:
     """The time that folders name, at least to the month or to the year of a partition.
 
     Known are days (`2024/05/31`, as CloudTrail's, or `2024-05-31`) and partitions (`year=2024`,
-    `month=05`, `day=31`, `hour=07`; or `date=2024-05-31`, `eventDay=20240531` and the like).
+    `month=05`, `day=31`, `hour=07`; or `date=2024-05-31`, `eventDay=20240531` and the like). Of
+    several dates the last counts, which is nearest to the files.
 
     >>> span_of(["region=us-east-1", "eventDay=20240531"]).start.isoformat()
     '2024-05-31T00:00:00+00:00'
     >>> span_of(["users", "2024"]) is None
     True
     """
-    numbers, sure = _numbers(folders)
-    if len(numbers) < (1 if sure else 2):
+    date = _date(folders)
+    if date is None:
         return None
+    numbers = date.numbers
     year, month, day, hour = [*numbers, *(1, 1, 1, 0)[len(numbers) :]]
     try:
         start = datetime(year, month, day, hour, tzinfo=UTC)
@@ -160,23 +172,51 @@ def span_of(folders: Sequence[str]) -> Span | None:
     return Span(start, _next(start, len(numbers)))
 
 
-def _numbers(folders: Sequence[str]) -> tuple[list[int], bool]:
-    """Year, month, day, hour, as far as they are named; and whether partitions name them."""
-    numbers: list[int] = []
-    sure = False
-    for folder in folders:
+@dataclass
+class _Date:
+    """Year, month, day, hour, as far as folders name them.
+
+    Attributes:
+        numbers: These.
+        named: Whether partitions name them.
+        end: The place behind the last of them.
+    """
+
+    numbers: list[int]
+    named: bool
+    end: int
+
+    def goes_on(self, name: str, value: str, place: int) -> bool:
+        """Take over the next number, if it is that."""
+        names, form = _STEPS[min(len(self.numbers), len(_STEPS) - 1)]
+        fits = name in names if self.named else not name and place == self.end
+        if not fits or len(self.numbers) == len(_STEPS) or not form.fullmatch(value):
+            return False
+        self.numbers.append(int(value))
+        self.end = place + 1
+        return True
+
+
+def _date(folders: Sequence[str]) -> _Date | None:
+    """The last date that folders name; a year alone is none, unless it says so."""
+    dates = [date for date in _dates(folders) if len(date.numbers) > 1 or date.named]
+    return dates[-1] if dates else None
+
+
+def _dates(folders: Sequence[str]) -> list[_Date]:
+    """The dates that folders name, one after the other."""
+    found: list[_Date] = []
+    for place, folder in enumerate(folders):
         name, equals, value = folder.rpartition("=")
+        name = name.lower()
         whole = _DATE.match(value)
-        if whole and (value == whole[0] if not equals else name.lower() in DATES):
-            numbers, sure = [int(part) for part in whole.groups()], True
-        elif len(numbers) < len(_STEPS):
-            names, form = _STEPS[len(numbers)]
-            if form.fullmatch(value) and (name.lower() in names if equals else not sure):
-                numbers.append(int(value))
-                sure = bool(equals)
-            elif not equals and not sure and len(numbers) < 2:  # noqa: PLR2004 - a year alone is none
-                numbers = [int(value)] if _STEPS[0][1].fullmatch(value) else numbers[:0]
-    return numbers, sure
+        if whole and (name in DATES if equals else value == whole[0]):
+            found.append(_Date([int(part) for part in whole.groups()], named=True, end=place + 1))
+        elif found and found[-1].goes_on(name, value, place):
+            continue
+        elif _YEAR.fullmatch(value) and (name in YEARS if equals else True):
+            found.append(_Date([int(value)], named=bool(equals), end=place + 1))
+    return found
 
 
 def _next(start: datetime, known: int) -> datetime:

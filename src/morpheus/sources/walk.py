@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from glob import has_magic
 
 from morpheus import bucket
@@ -62,13 +63,14 @@ class Walk:
         exact = None if self.pattern.endswith("/") else self._exact()
         if exact is not None:
             return Walked([exact])
-        done, places = Walked(), [self.start()]
+        done, start = Walked(), self.start()
+        places, ignored = [start], self._ignored(start.folder)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             while places:
                 following: list[Place] = []
-                for deeper, objects in pool.map(self._entered, places):
+                for deeper, objects in pool.map(partial(self._entered, ignored), places):
                     done.objects += objects
-                    wanted = [place for place in deeper if self._reaches(place.folder)]
+                    wanted = [place for place in deeper if self._reaches(place.folder, ignored)]
                     done.outside += len(deeper) - len(wanted)
                     following += wanted
                 places = following
@@ -90,12 +92,15 @@ class Walk:
             rest.append("*")
         return Place(Object(whole.bucket, "/".join(parts[:first])), tuple(rest))
 
-    def _entered(self, place: Place) -> tuple[list[Place], list[Object]]:
+    def _ignored(self, base: Object) -> int:
+        return 0 if self.period is None else self.period.ignored(base.parts)
+
+    def _entered(self, ignored: int, place: Place) -> tuple[list[Place], list[Object]]:
         """The places in a place, and the objects in it."""
         head, *rest = place.pattern
         if rest and head != DEEP and not has_magic(head):
             return [Place(place.folder / head, tuple(rest))], []
-        if head == DEEP and not self._choosy(place.folder):
+        if head == DEEP and not self._choosy(place.folder, ignored):
             return [], [one for one in bucket.below(place.folder) if self._below(place, one)]
         folders, objects = bucket.level(place.folder)
         deeper = [next_ for folder in folders for next_ in self._deeper(place, folder)]
@@ -110,14 +115,14 @@ class Walk:
         elif rest and head != DEEP and fnmatchcase(folder.name, head):
             yield Place(folder, tuple(rest))
 
-    def _choosy(self, folder: Object) -> bool:
+    def _choosy(self, folder: Object, ignored: int) -> bool:
         """Whether folders below one may be passed by for their dates."""
-        span = None if self.period is None else span_of(folder.parts)
+        span = None if self.period is None else span_of(folder.parts[ignored:])
         whole_day = span is not None and (span.end - span.start).total_seconds() <= _DAY
         return self.period is not None and not whole_day
 
-    def _reaches(self, folder: Object) -> bool:
-        return self.period is None or self.period.reaches(folder.parts)
+    def _reaches(self, folder: Object, ignored: int) -> bool:
+        return self.period is None or self.period.reaches(folder.parts[ignored:])
 
     def _below(self, place: Place, one: Object) -> bool:
         return matches(one.parts[len(place.folder.parts) :], place.pattern)
