@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -110,6 +113,39 @@ def test_an_index_that_others_keep_writing_is_given_up(
     rival(monkeypatch, times=99)
     with pytest.raises(Unavailable, match=r"index.json: other runs keep writing it. Train again"):
         store.publish(MODELS, {"ann": card})
+
+
+class Old(BaseHTTPRequestHandler):
+    """A server that knows no conditions."""
+
+    protocol_version = "HTTP/1.1"
+    kept: ClassVar[dict[str, bytes]] = {}
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = {"If-Match", "If-None-Match"} & set(self.headers)
+        self.kept |= {} if asked else {self.path: body}
+        self.send_response(501 if asked else 200)
+        self.send_header("Content-Length", "0")
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+
+    def log_message(self, *about: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_without_conditions_is_written_to_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Old)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    for mark in (None, '"1"'):
+        assert bucket.replace_marked(Object("lake", "index.json"), b"new", mark)
+        assert Old.kept.pop("/lake/index.json") == b"new"
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_changed_object_and_a_missing_one_are_named(lake: Lake, ann: Fingerprint) -> None:

@@ -36,6 +36,7 @@ def reaching(one: Object, right: str) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: There is no such object.
+        NotSupportedError: The server cannot do that.
         UsageError: The extra is not installed, the bucket is not there, or not for us.
         Unavailable: S3 does not answer.
     """
@@ -53,6 +54,8 @@ def reaching(one: Object, right: str) -> Iterator[None]:
     except excused:
         raise
     except (obstore.exceptions.BaseError, OSError) as error:
+        if "status code: 501" in str(error):
+            raise obstore.exceptions.NotSupportedError(str(one)) from error
         told = _told(str(error), one, right)
         if told is None:
             raise FileNotFoundError(2, "no such object", str(one)) from error
