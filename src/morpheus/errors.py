@@ -11,8 +11,6 @@ A message says where, what was found, what would do, and what to type.
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 
 class MorpheusError(Exception):
     """Something a person can act on; shown without a traceback."""
@@ -31,11 +29,11 @@ class BadRecord(MorpheusError):
 
     Args:
         reason: What was found and what would do, in one sentence without a full stop.
-        file: The file that holds it.
+        file: The file that holds it: a path, or what else names one by its text.
         line: Line (JSON lines, CSV) or record number (JSON documents), from 1; None for the file.
     """
 
-    def __init__(self, reason: str, *, file: PurePath | str, line: int | None = None) -> None:
+    def __init__(self, reason: str, *, file: object, line: int | None = None) -> None:
         self.reason, self.file, self.line = reason, str(file), line
         super().__init__(f"{self.place}: {reason}.")
 

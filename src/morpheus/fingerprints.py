@@ -134,14 +134,14 @@ class Fingerprints:
         Files are read when a user needs them, and checked then.
 
         Args:
-            folder: The folder.
+            folder: The folder, on disk or as `s3://bucket/folder`.
             user: Column that says, in frames to come, whose event it is.
             time: Column of the time in them.
 
         Raises:
             BrokenModel: There is no index, or it is not as it was written.
         """
-        return cls(user, time, Store.open(Path(folder)))
+        return cls(user, time, Store.open(folder))
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a folder for `load`, and for `train-ae --pretrained_filename`.
@@ -152,7 +152,7 @@ class Fingerprints:
             BrokenModel: A file is gone or changed since it was learnt.
             Unavailable: The folder cannot be written.
         """
-        self.store.copy(Path(folder))
+        self.store.copy(folder)
 
     @property
     def cards(self) -> Mapping[str, Card]:

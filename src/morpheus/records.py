@@ -163,15 +163,21 @@ class Spelt(Rows):
 class Reading:
     """What became of the records of one set of files.
 
-    `read` counts every record found; those not refused, duplicate, of another user or, where there
-    is only to be learnt from, of no user go on.
+    `read` counts every record found; those not refused, outside the period, duplicate, of another
+    kind, of another user or, where there is only to be learnt from, of no user go on. `period` says
+    which period was asked for; files and folders outside it were not opened.
     """
 
+    period: str = ""
     files: int = 0
     skipped_files: int = 0
+    outside_files: int = 0
+    outside_folders: int = 0
     read: int = 0
+    outside: int = 0
     refused: int = 0
     duplicates: int = 0
+    other_kinds: int = 0
     other_users: int = 0
     userless: int = 0
     refusals: list[str] = field(default_factory=list)
@@ -190,11 +196,11 @@ class Reading:
     @property
     def kept(self) -> int:
         """Events that went on into the chain."""
-        left_out = self.refused + self.duplicates + self.other_users + self.userless
-        return self.read - left_out
+        left_out = self.refused + self.outside + self.duplicates + self.other_kinds
+        return self.read - left_out - self.other_users - self.userless
 
 
-_COUNTS = tuple(one.name for one in fields(Reading) if one.name != "refusals")
+_COUNTS = tuple(one.name for one in fields(Reading) if one.type == "int")
 
 
 @dataclass

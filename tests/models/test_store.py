@@ -1,4 +1,5 @@
 import json
+import os
 import pickletools
 from dataclasses import replace
 
@@ -87,12 +88,25 @@ def test_an_index_cannot_lead_out_of_the_folder(folder, ann):
     assert ann is not None
 
 
-def test_publishing_removes_what_no_user_has_and_nothing_before(folder, ann):
+def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
+    [old] = (folder / "fingerprints").iterdir()
     bob = store.add(folder, replace(ann, card=replace(ann.card, user="bob")))
     assert set(Store.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
+    begun = Store.open(folder)
+    os.utime(old, (0, 0))
     store.publish(folder, {"bob": bob})
     assert set(Store.open(folder).cards) == {"bob"}
-    assert len(list((folder / "fingerprints").iterdir())) == 1
+    assert begun.load("ann") is not None, "a run that began before goes on"
+    store.publish(folder, {"bob": bob})
+    assert not old.exists(), "no index has it, nor had the last, and it is old"
+
+
+def test_publishing_leaves_alone_what_another_run_is_writing(folder, ann):
+    card = store.add(folder, replace(ann, card=replace(ann.card, user="bob")))
+    store.publish(folder, Store.open(folder).cards)
+    store.publish(folder, Store.open(folder).cards)
+    store.publish(folder, {"bob": card})
+    assert Store.open(folder).load("bob") is not None
 
 
 def test_files_hold_no_raw_rows_and_no_pickle(folder):

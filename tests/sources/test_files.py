@@ -91,11 +91,6 @@ def test_no_match_says_what_is_there_instead(tmp_path: Path, pattern: str, says:
         LogFiles(str(tmp_path / pattern)).need()
 
 
-def test_a_bucket_address_is_told_apart_from_a_path() -> None:
-    with pytest.raises(UsageError, match="aws s3 sync"):
-        LogFiles("s3://bucket/AWSLogs/*").need()
-
-
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
 def test_compression_is_told_by_content_not_by_name(tmp_path: Path, name: str) -> None:
     for data in (b"[1]", gzip.compress(b"[1]"), zstandard.compress(b"[1]")):

@@ -77,15 +77,21 @@ def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:
     if not reading.files and not reading.skipped_files and not reading.read:
         return
     yield name, f"{count(reading.read, 'event')} in {count(reading.files, 'file')}"
+    if reading.period:
+        yield "  period", reading.period
     left_out = {
+        "outside the period": reading.outside,
         "refused": reading.refused,
         "delivered twice": reading.duplicates,
+        "of other kinds": reading.other_kinds,
         "of other users": reading.other_users,
         "of no user": reading.userless,
     }
     parts = [f"{number:,} {why}" for why, number in left_out.items() if number]
     if reading.skipped_files:
         parts.append(f"{count(reading.skipped_files, 'file')} of another kind")
+    unopened = {"file": reading.outside_files, "folder": reading.outside_folders}
+    parts += [f"{count(n, what)} outside the period" for what, n in unopened.items() if n]
     if parts:
         yield "  left out", ", ".join(parts)
     for reason in reading.refusals:

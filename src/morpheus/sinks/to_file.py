@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus.atomic import Draft
-from morpheus.columns import ROW
 from morpheus.errors import UsageError
 from morpheus.records import Rows, Spelt
 from morpheus.scratch import Scratch
@@ -27,10 +24,9 @@ from morpheus.sinks.formats import (
     json_rows,
     kind_of,
 )
+from morpheus.sinks.head import Head
 from morpheus.sinks.spelling import Spelling
 from morpheus.stage import Stage, option
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,12 +85,12 @@ class ToFile(Stage):
 
     def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
         """Write each batch, then hand it on."""
-        columns = _Columns(row=self.include_index_col)
+        head = Head(self.name, row=self.include_index_col)
         with Draft(Path(self.filename), PolarsError) as draft, self._open(draft) as form:
             for batch in batches:
                 with draft.writing():
                     if not isinstance(batch, Spelt):
-                        form.write(columns.fit(batch.frame))
+                        form.write(head.fit(batch.frame))
                     elif batch.text is not None:
                         form.append(batch.text)
                     if self.flush:
@@ -152,39 +148,6 @@ class ToFile(Stage):
             raise UsageError(
                 f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
                 f"Give `to-file --overwrite`, or another --filename."
-            )
-
-
-@dataclass
-class _Columns:
-    """The columns of a file: those of its first rows."""
-
-    row: bool
-    names: list[str] | None = None
-    warned: bool = False
-
-    def fit(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Give rows the file's columns: those they lack are empty, others are left out."""
-        if not self.row and ROW in frame.columns:
-            frame = frame.drop(ROW)
-        if self.names is None:
-            self.names = frame.columns
-        if frame.columns == self.names:
-            return frame
-        self._warn(frame.columns)
-        return frame.select(
-            frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height)
-            for name in self.names
-        )
-
-    def _warn(self, columns: list[str]) -> None:
-        new = [name for name in columns if name not in (self.names or ())]
-        if new and not self.warned:
-            self.warned = True
-            logger.warning(
-                "to-file: %s came after the first rows, whose columns the file has, and is left "
-                "out. Use `serialize --include` to choose the columns.",
-                ", ".join(repr(name) for name in new),
             )
 
 

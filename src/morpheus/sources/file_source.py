@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
+from morpheus.bucket import is_address
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
 from morpheus.processes import Crew
@@ -15,6 +17,7 @@ from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.files import LogFiles
 from morpheus.sources.intake import Intake
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.period import Period
 from morpheus.sources.source import Source
 from morpheus.stage import option
 
@@ -27,7 +30,7 @@ class FileSource(Source):
 
     input_glob: str = option(
         "",
-        "Files to read: a glob in quotes, a file or a folder.",
+        "Files to read: a glob in quotes, a file or a folder; in S3, `s3://bucket/...`.",
         required=True,
     )
     watch_directory: bool = option(
@@ -68,6 +71,27 @@ class FileSource(Source):
         "With --watch_directory: seconds without a new file after which those that came are read.",
         low=0.0,
     )
+    start_time: str | None = option(
+        None,
+        "Read the events of this time and later: `2024-05-31`, or `2024-05-31T09:30:00Z`; without "
+        "a zone it is in UTC.",
+    )
+    end_time: str | None = option(None, "Read the events before this time; as --start_time.")
+    duration: str | None = option(
+        None,
+        "Read the events of so long, such as `60d` or `12h`: from --start_time on, or up to "
+        "--end_time, or up to now.",
+    )
+    delivery_delay: str | None = option(
+        None,
+        "Open also what was delivered up to so long after the period, such as `15m`. Without it, "
+        "the folders and partitions of its own days are opened.",
+    )
+    train_duration: str | None = option(
+        None,
+        "Of training files, read the events of so long before --start_time. Without it, the period "
+        "does not concern them.",
+    )
     bad_record: str = option(
         "fail",
         "What becomes of a record that cannot be read: the run fails, or it is left out and "
@@ -89,6 +113,12 @@ class FileSource(Source):
         if self.watch_directory and self.repeat > 1:
             told = "--repeat reads files again, --watch_directory waits for new ones. Give only one"
             raise UsageError(f"{told} of the two.")
+        if self.watch_directory and is_address(self.input_glob):
+            raise UsageError(
+                "--watch_directory: it follows folders on disk. For a bucket, start a run every "
+                "hour, with `--duration 1h`."
+            )
+        self._learnt_from(self._period())
 
     def endless(self) -> bool:
         """Whether a folder is followed."""
@@ -106,10 +136,20 @@ class FileSource(Source):
             return super().portions(history, summary, crew)
         return self._intake().portions(history, summary, crew)
 
+    def _period(self) -> Period | None:
+        return Period.of(self.start_time, self.end_time, self.duration, self.delivery_delay)
+
+    def _learnt_from(self, period: Period | None) -> Period | None:
+        if self.train_duration is None:
+            return None
+        return (period or Period()).before(self.train_duration, "--train_duration")
+
     def _intake(self) -> Intake:
+        period = self._period()
         return Intake(
             format=self._format(),
-            files=self._files(),
+            files=replace(self._files(), period=period),
+            learnt_from=self._learnt_from(period),
             settings=self.settings,
             repeat=self.repeat,
             skip=self.bad_record.lower() == "skip",
@@ -135,4 +175,8 @@ class FileSource(Source):
     def _arrivals(self) -> Arrivals:
         files = replace(self._files(), max_files=None)
         limit = None if self.max_files in {None, -1} else self.max_files
-        return Arrivals(lambda: files.find().paths, quiet=self.batch_timeout, limit=limit)
+        return Arrivals(
+            lambda: [p for p in files.find().paths if isinstance(p, Path)],
+            quiet=self.batch_timeout,
+            limit=limit,
+        )

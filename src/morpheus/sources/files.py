@@ -1,4 +1,4 @@
-"""Which files to read, and how to open them: the one door to the disk."""
+"""Which files to read, and how to open them: the one door to the disk, and to S3."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,8 +16,15 @@ from typing import IO
 import zstandard
 from isal import igzip, igzip_lib
 
+from morpheus import bucket
+from morpheus.bucket import Object, is_address
 from morpheus.errors import BadRecord, UsageError
+from morpheus.scratch import Scratch, file_in
+from morpheus.sources.period import Period
+from morpheus.sources.walk import Walk
 
+Log = Path | Object
+"""A file, on disk or in a bucket."""
 KINDS = {
     ".csv": "csv",
     ".json": "json",
@@ -32,7 +40,7 @@ LARGE, BLOCK = 1 << 26, 1 << 24
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-def kind(path: Path) -> str | None:
+def kind(path: Log) -> str | None:
     """Say what a file holds by its suffix; None if that is no log.
 
     >>> kind(Path("CloudTrail/us-east-1/x.json.gz")), kind(Path("notes.txt"))
@@ -46,10 +54,19 @@ def kind(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Found:
-    """The files that match, in sorted order, and how many were left out by their folder."""
+    """The files that match, in sorted order, and what was left out.
 
-    paths: list[Path]
+    Attributes:
+        paths: The files.
+        skipped: Files left out by their folder.
+        outside: Files left out by the dates of their folder, or by their own.
+        outside_folders: Folders left out so, of which nobody has looked how many files they hold.
+    """
+
+    paths: list[Log]
     skipped: int
+    outside: int = 0
+    outside_folders: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,12 +74,13 @@ class LogFiles:
     """The files that a pattern stands for.
 
     Attributes:
-        pattern: A glob, a file or a folder.
+        pattern: A glob, a file or a folder, on disk or, as `s3://bucket/...`, in a bucket.
         option: The option that gave it, named in messages.
         recursive: Also match, in every subfolder, what follows the first wildcard's folder.
         max_files: Take the first so many in sorted order; None or -1 for all.
         file_type: `csv`, `json`, `parquet`, or `auto` to go by suffix, leaving out other files.
         without: Folders whose files are left out, and counted.
+        period: The period whose events are wanted; None for all.
     """
 
     pattern: str
@@ -71,13 +89,33 @@ class LogFiles:
     max_files: int | None = None
     file_type: str = "auto"
     without: tuple[str, ...] = ()
+    period: Period | None = None
 
     def find(self) -> Found:
-        """List the files there are now; hidden and unfinished ones are none."""
-        logs = sorted(path for path in self._matches() if self._is_log(path))
-        paths = [path for path in logs if not set(self.without) & set(path.parts)]
+        """List the files there are now; hidden and unfinished ones are none.
+
+        Raises:
+            UsageError: There is no such bucket, or it must not be listed.
+            Unavailable: S3 does not answer.
+        """
+        matching, passed_by = self._matching()
+        logs = sorted(path for path in matching if self._is_log(path))
+        others = [path for path in logs if not set(self.without) & set(path.parts)]
         limit = None if self.max_files in {None, -1} else self.max_files
-        return Found(paths[:limit], len(logs) - len(paths))
+        paths = others if self.period is None else self._timely(others, self.period)
+        outside = len(others) - len(paths)
+        return Found(paths[:limit], len(logs) - len(others), outside, passed_by)
+
+    def _timely(self, paths: list[Log], period: Period) -> list[Log]:
+        ignored = period.ignored(self._base())
+        return [path for path in paths if period.holds(path.parts[ignored:-1], path.name)]
+
+    def _base(self) -> tuple[str, ...]:
+        """The folders that the glob names before its first wildcard."""
+        if is_address(self.pattern):
+            return self._walk().start().folder.parts
+        whole = Path(self.pattern).expanduser()
+        return (whole if whole.is_dir() else _cut(whole)[0]).parts
 
     def need(self) -> Found:
         """List the files there are now, at least one.
@@ -87,17 +125,28 @@ class LogFiles:
         """
         found = self.find()
         if not found.paths:
-            raise UsageError(f"{self.option}: no log file matches `{self.pattern}`. {self._hint()}")
+            hint = self._hint(found)
+            raise UsageError(f"{self.option}: no log file matches `{self.pattern}`. {hint}")
         return found
 
-    def kind(self, path: Path) -> str:
+    def kind(self, path: Log) -> str:
         """Say how to read a file: `csv`, `json` or `parquet`."""
         return kind(path) or "json" if self.file_type == "auto" else self.file_type
 
-    def _is_log(self, path: Path) -> bool:
-        if path.suffix.lower() in UNFINISHED or not path.is_file():
+    def _is_log(self, path: Log) -> bool:
+        if path.suffix.lower() in UNFINISHED or (isinstance(path, Path) and not path.is_file()):
             return False
         return self.file_type != "auto" or kind(path) is not None
+
+    def _matching(self) -> tuple[set[Log], int]:
+        """What matches, and how many folders were passed by."""
+        if is_address(self.pattern):
+            walked = self._walk().walked()
+            return set(walked.objects), walked.outside
+        return set(self._matches()), 0
+
+    def _walk(self) -> Walk:
+        return Walk(self.pattern, self.recursive, self.without, self.period)
 
     def _matches(self) -> set[Path]:
         whole = Path(self.pattern).expanduser()
@@ -108,9 +157,15 @@ class LogFiles:
         base, rest = _cut(whole)
         return _globbed(base, rest, recursive=self.recursive)
 
-    def _hint(self) -> str:
-        if "://" in self.pattern:
-            return "Only local files are read; copy them here first, as with `aws s3 sync`."
+    def _hint(self, found: Found) -> str:
+        if found.outside or found.outside_folders:
+            return (
+                f"The period is {self.period}; by their dates {found.outside:,} files and "
+                f"{found.outside_folders:,} folders lie outside. Give another --start_time, "
+                "--end_time or --duration."
+            )
+        if is_address(self.pattern):
+            return self._hint_of_bucket()
         base, _ = _cut(Path(self.pattern).expanduser())
         if not base.is_dir():
             return f"There is no folder `{base}`. Give a glob in quotes, a file or a folder."
@@ -123,6 +178,15 @@ class LogFiles:
         held = sorted({path.suffix for path in base.iterdir() if path.is_file() and path.suffix})
         holds = f"files ending in {', '.join(held[:8])}" if held else "no files of its own"
         return f"The folder `{base}` holds {holds}. Give a glob in quotes, a file or a folder."
+
+    def _hint_of_bucket(self) -> str:
+        base = self._walk().start().folder
+        folders, objects = bucket.level(base)
+        names = [*(f"{one.name}/" for one in folders), *(one.name for one in objects)]
+        if not names:
+            return f"There is nothing below `{base}`. `aws s3 ls` shows what a bucket holds."
+        shown = ", ".join(f"`{name}`" for name in names[:8])
+        return f"`{base}` holds {shown}. Give a glob in quotes, a folder or an object."
 
 
 def _cut(pattern: Path) -> tuple[Path, str]:
@@ -138,37 +202,68 @@ def _globbed(base: Path, rest: str, *, recursive: bool) -> set[Path]:
     return {base / name for name in glob.glob(pattern, root_dir=base, recursive=True)}  # noqa: PTH207 - Path.glob would find hidden files
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Log) -> bytes:
     """Read a file whole, inflated if it is gzip or zstd by its first bytes, whatever its name.
 
     Raises:
         UsageError: The file must not be read.
         BadRecord: The file is gone, or its compression is broken.
+        Unavailable: S3 does not answer.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if isinstance(path, Path) else bucket.read(path)
     except OSError as error:
         raise _unreadable(error, path) from error
     return inflate(data, path)
 
 
-def is_large(path: Path) -> bool:
-    """Whether a file is better read block by block."""
+def size_of(path: Log) -> int:
+    """Bytes of a file as it lies there; 0 for one that is gone."""
+    if isinstance(path, Object):
+        return path.size
     try:
-        return path.stat().st_size > (LARGE // 8 if path.suffix.lower() in PACKED else LARGE)
+        return path.stat().st_size
     except OSError:
-        return False
+        return 0
 
 
-def read_blocks(path: Path, size: int = BLOCK) -> Iterator[bytes]:
+def is_large(path: Log) -> bool:
+    """Whether a file is better read block by block."""
+    return size_of(path) > (LARGE // 8 if path.suffix.lower() in PACKED else LARGE)
+
+
+@contextmanager
+def on_disk(path: Log) -> Iterator[Path]:
+    """A file where it can be read in any order: itself, or a copy of an object for as long.
+
+    Raises:
+        UsageError: The object must not be read.
+        BadRecord: The object is gone.
+        Unavailable: S3 does not answer, or the disk is full.
+    """
+    if isinstance(path, Path):
+        yield path
+        return
+    with Scratch() as scratch:
+        with file_in(scratch.folder) as file:
+            try:
+                for block in bucket.blocks(path, BLOCK):
+                    file.write(block)
+            except FileNotFoundError as error:
+                raise _unreadable(error, path) from error
+        yield Path(file.name)
+
+
+def read_blocks(path: Log, size: int = BLOCK) -> Iterator[bytes]:
     """Read a file in blocks of some `size` bytes, inflated as `read_bytes` does.
 
     Raises:
         UsageError: The file must not be read.
         BadRecord: The file is gone, or its compression is broken.
+        Unavailable: S3 does not answer.
     """
     try:
-        with path.open("rb") as file:
+        with on_disk(path) as here, here.open("rb") as file:
             start = file.read(4)
             file.seek(0)
             stream: IO[bytes] = file
@@ -198,12 +293,12 @@ def _unzstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
         raise EOFError("it ends in the middle of a frame")
 
 
-def _damaged(error: Exception, path: Path) -> BadRecord:
+def _damaged(error: Exception, path: Log) -> BadRecord:
     reason = f"the compressed file is cut off or damaged ({error}); fetch it again"
     return BadRecord(reason, file=path)
 
 
-def _unreadable(error: OSError, path: Path) -> BadRecord | UsageError:
+def _unreadable(error: OSError, path: Log) -> BadRecord | UsageError:
     if isinstance(error, FileNotFoundError):
         reason = "the file was there and is gone; start again, or leave it out of the glob"
         return BadRecord(reason, file=path)
@@ -211,7 +306,7 @@ def _unreadable(error: OSError, path: Path) -> BadRecord | UsageError:
     return UsageError(f"{told}, or leave it out of the glob.")
 
 
-def inflate(data: bytes, path: Path) -> bytes:
+def inflate(data: bytes, path: Log) -> bytes:
     """Inflate gzip or zstd; anything else is plain.
 
     Raises:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
 
 import polars as pl
 
@@ -20,9 +19,10 @@ from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.by_user import ByUser, Identity, Memory
 from morpheus.sources.census import PART, plan
 from morpheus.sources.deriving import Deriving
-from morpheus.sources.files import LogFiles
+from morpheus.sources.files import Found, Log, LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.period import Period
 from morpheus.sources.portion import GatheredPortion, Remembered
 from morpheus.sources.reader import no_user
 from morpheus.sources.survey import Survey
@@ -46,6 +46,7 @@ class Intake:
         skip: Leave bad records out, and count them.
         everything: Pass on all columns of JSON, not only those that are looked at.
         arrivals: The folder followed for ever; None to end with the files there are.
+        learnt_from: The period of the history; None for all of it.
         room: How much is in memory at a time.
         survey: How large a sample of everybody is, where one is asked for.
     """
@@ -57,6 +58,7 @@ class Intake:
     skip: bool = False
     everything: bool = False
     arrivals: Arrivals | None = None
+    learnt_from: Period | None = None
     room: Room = field(default_factory=Room)
     survey: Survey = field(default_factory=Survey)
 
@@ -87,7 +89,7 @@ class Intake:
     ) -> Iterator[Sequence[GatheredPortion]]:
         """Read the files there are; see `Source.portions`."""
         found = self.files.need()
-        summary.input.skipped_files = found.skipped
+        _tell(summary.input, self.files, found)
         with Scratch() as scratch:
             yield _Run(self, summary, scratch).portions(found.paths, history, crew)
 
@@ -95,6 +97,7 @@ class Intake:
         self, arrivals: Arrivals, history: str | None, summary: Summary
     ) -> Iterator[Events]:
         remembered = Remembered(self.deriving(endless=True), Memory())
+        summary.input.period = str(self.files.period or "")
         with Scratch() as scratch:
             run = _Run(self, summary, scratch)
             for paths in arrivals.rounds():
@@ -130,7 +133,9 @@ class _Run:
     scratch: Scratch
     learnt: Gathered | None = None
 
-    def portions(self, paths: list[Path], history: str | None, crew: Crew) -> list[GatheredPortion]:
+    def portions(
+        self, paths: Sequence[Log], history: str | None, crew: Crew
+    ) -> list[GatheredPortion]:
         """Read the files of a round, and what is to be learnt from, and divide the users."""
         if history is not None:
             self.learnt = self._learnt(history, crew)
@@ -176,16 +181,22 @@ class _Run:
     def _learnt(self, pattern: str, crew: Crew) -> Gathered:
         reading = self.summary.training
         option = "--train_data_glob"
-        files = replace(self.intake.files, pattern=pattern, option=option, max_files=None)
+        files = replace(
+            self.intake.files,
+            pattern=pattern,
+            option=option,
+            max_files=None,
+            period=self.intake.learnt_from,
+        )
         found = files.need()
-        reading.skipped_files = found.skipped
+        _tell(reading, files, found)
         work = self.intake.work(files, 1, named=True)
         learnt = self._gathered(work, found.paths, reading, crew)
         if self._endless:
             self._divide(learnt, plan(learnt.census, None, self._room(learnt), last=True), crew)
         return learnt
 
-    def _gathered(self, work: Work, paths: list[Path], reading: Reading, crew: Crew) -> Gathered:
+    def _gathered(self, work: Work, paths: Sequence[Log], reading: Reading, crew: Crew) -> Gathered:
         gathering = Gathering(work.user, self.intake.room, self.scratch)
         read_into(gathering, work, paths, reading, crew)
         events = gathering.gathered(work.wanted if work.everything else ())
@@ -233,6 +244,14 @@ class _Run:
             self.intake.deriving(),
             rows=max(self.intake.settings.pipeline_batch_size, _FEWEST_ROWS),
         )
+
+
+def _tell(reading: Reading, files: LogFiles, found: Found) -> None:
+    """Say which files are not read, and why."""
+    reading.skipped_files = found.skipped
+    if files.period is not None:
+        reading.period = str(files.period)
+        reading.outside_files, reading.outside_folders = found.outside, found.outside_folders
 
 
 def tell_missing(intake: Intake, *gathered: Gathered | None) -> None:

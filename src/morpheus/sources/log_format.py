@@ -39,6 +39,7 @@ class LogFormat:
         instead: By flat column, what tells it in records that do not have it.
         rules: Who an event's actor is.
         derived: The columns that can be derived, by name.
+        kinds: A flat column, and what it says of the records that are wanted; others are left out.
     """
 
     name: str
@@ -59,6 +60,7 @@ class LogFormat:
     instead: Mapping[str, tuple[pl.Expr, ...]] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    kinds: tuple[str, tuple[str, ...]] | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

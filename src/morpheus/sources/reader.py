@@ -17,9 +17,11 @@ from morpheus.errors import BadRecord, UsageError
 from morpheus.records import Reading
 from morpheus.sources import times
 from morpheus.sources.documents import Broken, Records, Undecoded, split, split_blocks
-from morpheus.sources.files import BLOCK, PACKED, LogFiles, is_large, read_blocks, read_bytes, utf8
+from morpheus.sources.fetching import Fetching
+from morpheus.sources.files import BLOCK, PACKED, Log, LogFiles, is_large, read_blocks, utf8
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.partitions import with_partitions
 from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ _ENOUGH_RECORDS = 1 << 15
 class Part:
     """Records of one file: undecoded, or as a table."""
 
-    path: Path
+    path: Log
     places: Sequence[int]
     index: Sequence[int] | pl.Series
     records: Sequence[Undecoded] = ()
@@ -67,17 +69,23 @@ class Reader:
     whole: bool = False
     wanted: tuple[str, ...] | None = None
 
-    def frames(self, paths: Iterable[Path], files: LogFiles) -> Iterator[pl.DataFrame]:
+    def frames(self, paths: Sequence[Log], files: LogFiles) -> Iterator[pl.DataFrame]:
         """Read files, in their order, into frames of `INDEX`, text columns and `TIME`.
 
         Raises:
             UsageError: A table lacks the user's column, or a file must not be read.
             BadRecord: A record cannot be read, and bad ones are not left out.
         """
+        with Fetching(paths) as fetching:
+            yield from self._frames(paths, files, fetching)
+
+    def _frames(
+        self, paths: Sequence[Log], files: LogFiles, fetching: Fetching
+    ) -> Iterator[pl.DataFrame]:
         held: list[Part] = []
         for path in paths:
             self.reading.files += 1
-            for part, table in self._pieces(path, files.kind(path)):
+            for part, table in self._pieces(path, files.kind(path), fetching):
                 if table is not None or part.broken:
                     # What comes first is refused first.
                     yield from self._flattened(held)
@@ -92,24 +100,30 @@ class Reader:
                     held = []
         yield from self._flattened(held)
 
-    def _pieces(self, path: Path, kind: str) -> Iterator[tuple[Part, pl.DataFrame | None]]:
+    def _pieces(
+        self, path: Log, kind: str, fetching: Fetching
+    ) -> Iterator[tuple[Part, pl.DataFrame | None]]:
         """The records of a file, in one piece or block by block; it may turn out to be broken."""
         try:
-            if not self.whole and (kind == "parquet" or is_large(path)):
-                yield from self._blocks(path, kind)
+            if not self.whole and (_in_order(path, kind) or is_large(path)):
+                yield from self._blocks(path, kind, fetching)
             else:
-                yield self._open(path, kind)
+                yield self._open(path, kind, fetching)
         except BadRecord as error:
             yield Part(path, (), (), broken=[(error.line, error.reason)]), None
 
-    def _open(self, path: Path, kind: str) -> tuple[Part, pl.DataFrame | None]:
-        data = read_bytes(path)
+    def _open(self, path: Log, kind: str, fetching: Fetching) -> tuple[Part, pl.DataFrame | None]:
+        data = fetching.read(path)
         if kind == "json":
             return _part(path, split(utf8(data), self.format.unwrap), 0, len(data)), None
-        read = read_csv if kind == "csv" else read_parquet
-        return self._tabled(path, read(data, path, self.format.dropped), kind)
+        dropped = self.format.dropped
+        if kind == "csv":
+            return self._tabled(path, read_csv(data, path, dropped), kind)
+        return self._tabled(path, read_parquet(data, path, dropped, self._nested), kind)
 
-    def _blocks(self, path: Path, kind: str) -> Iterator[tuple[Part, pl.DataFrame | None]]:
+    def _blocks(
+        self, path: Log, kind: str, fetching: Fetching
+    ) -> Iterator[tuple[Part, pl.DataFrame | None]]:
         if kind == "json":
             before = 0
             for records in split_blocks(read_blocks(path), self.format.unwrap):
@@ -119,12 +133,18 @@ class Reader:
             for table in csv_blocks(read_blocks(path), path, self.format.dropped):
                 yield self._tabled(path, table, kind)
         elif path.suffix.lower() in PACKED:
-            yield self._open(path, kind)
+            yield self._open(path, kind, fetching)
         else:
-            for table in parquet_blocks(path, _ENOUGH_RECORDS, self.format.dropped):
+            dropped = self.format.dropped
+            for table in parquet_blocks(path, _ENOUGH_RECORDS, dropped, self._nested):
                 yield self._tabled(path, table, kind)
 
-    def _tabled(self, path: Path, table: Table, kind: str) -> tuple[Part, pl.DataFrame | None]:
+    @property
+    def _nested(self) -> tuple[str, ...] | None:
+        """The columns wanted of nested tables, which are those wanted of JSON."""
+        return None if self.wanted is None else self.flattener.wanted
+
+    def _tabled(self, path: Log, table: Table, kind: str) -> tuple[Part, pl.DataFrame | None]:
         rows = range(table.frame.height)
         numbers = rows if table.index is None else table.index
         text = next((n for n in self.format.embedded if n in table.frame.columns), None)
@@ -133,12 +153,14 @@ class Reader:
             return Part(
                 path, table.places, numbers, texts, sum(map(len, texts)), table.broken
             ), None
-        frame = self._mended(self.format.spelt(table.frame), kind)
+        files = [(path, table.frame.height)]
+        whole = with_partitions(table.frame, files, self.format.dropped, add=True)
+        frame = self._mended(self.format.spelt(whole), kind)
         frame = self.format.completed(frame, self.user, keep=())
         self._check_header(path, replace(table, frame=frame))
         return Part(path, table.places, numbers, broken=table.broken), frame
 
-    def _check_header(self, path: Path, table: Table) -> None:
+    def _check_header(self, path: Log, table: Table) -> None:
         for name, names in table.doubles.items():
             both = " and ".join(f"`{double}`" for double in names)
             log.warning("%s: %s are one column `%s`; the first value is kept.", path, both, name)
@@ -161,6 +183,8 @@ class Reader:
         for chunk in [parts] if self.whole and parts else _chunks(parts):
             records = [record for part in chunk for record in part.records]
             frame, refused = self.flattener.table(records)
+            files = [(part.path, len(part.records)) for part in chunk]
+            frame = with_partitions(frame, files, self.format.dropped, add=self.wanted is None)
             frame = self.format.completed(frame, self.user, keep=self.flattener.wanted)
             names = [*(self.wanted or ()), *([ACTOR] if self.user == ACTOR else [])]
             if self.wanted is not None and frame.columns != names:
@@ -213,7 +237,12 @@ class Reader:
         self.reading.refuse(str(error))
 
 
-def _part(path: Path, records: Records, before: int, size: int) -> Part:
+def _in_order(path: Log, kind: str) -> bool:
+    """Whether a file can be read from the disk in parts, whatever its size."""
+    return kind == "parquet" and isinstance(path, Path)
+
+
+def _part(path: Log, records: Records, before: int, size: int) -> Part:
     index = range(before, before + len(records.texts))
     return Part(path, records.places, index, records.texts, size, records.broken)
 

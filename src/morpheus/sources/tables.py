@@ -7,14 +7,13 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from morpheus.errors import BadRecord
 from morpheus.sources.documents import Broken, encode
-from morpheus.sources.files import is_utf16, utf8
+from morpheus.sources.files import Log, is_utf16, on_disk, utf8
 from morpheus.sources.flatten import flat
 
 _BLOCK = 1 << 22
@@ -39,7 +38,7 @@ class Table:
     doubles: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_csv(data: bytes, path: Path, dropped: str = ".") -> Table:
+def read_csv(data: bytes, path: Log, dropped: str = ".") -> Table:
     """Read CSV with a header; an empty cell is null, and nothing is taken for a number.
 
     Raises:
@@ -60,7 +59,7 @@ def read_csv(data: bytes, path: Path, dropped: str = ".") -> Table:
     return _named(Table(frame, index, places, broken), header, dropped)
 
 
-def csv_blocks(blocks: Iterable[bytes], path: Path, dropped: str = ".") -> Iterator[Table]:
+def csv_blocks(blocks: Iterable[bytes], path: Log, dropped: str = ".") -> Iterator[Table]:
     """Read CSV that comes block by block, as `read_csv` would read it whole."""
     blocks = iter(blocks)
     header, rest = _cut_header(blocks)
@@ -102,41 +101,68 @@ def _moved(table: Table, rows: int, lines: int) -> Table:
     return replace(table, index=index, places=places, broken=broken)
 
 
-def parquet_blocks(path: Path, rows: int, dropped: str = ".") -> Iterator[Table]:
-    """Read Parquet some rows at a time.
+def parquet_blocks(
+    path: Log, rows: int, dropped: str = ".", wanted: Sequence[str] | None = None
+) -> Iterator[Table]:
+    """Read Parquet some rows at a time, as `read_parquet` does.
 
     Raises:
         BadRecord: It is not Parquet, or is damaged.
     """
     start = 0
     try:
-        scan = pl.scan_parquet(path, glob=False)
-        for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
-            yield _moved(_from_parquet(frame, dropped), start, start)
-            start += frame.height
+        with on_disk(path) as here:
+            scan = _wanted(pl.scan_parquet(here, glob=False), dropped, wanted)
+            for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
+                yield _moved(_from_parquet(frame, dropped, wanted), start, start)
+                start += frame.height
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _not_parquet(error, path) from error
 
 
-def read_parquet(data: bytes, path: Path, dropped: str = ".") -> Table:
+def read_parquet(
+    data: bytes, path: Log, dropped: str = ".", wanted: Sequence[str] | None = None
+) -> Table:
     """Read Parquet; nested columns are flattened as JSON is.
+
+    Args:
+        data: The file.
+        path: Where it lies.
+        dropped: Characters left out of names.
+        wanted: Flat names of the columns to read where some are nested, which are many; None for
+            all.
 
     Raises:
         BadRecord: It is not Parquet, or is damaged.
     """
     try:
-        return _from_parquet(pl.read_parquet(io.BytesIO(data)), dropped)
+        scan = _wanted(pl.scan_parquet(io.BytesIO(data)), dropped, wanted)
+        return _from_parquet(scan.collect(), dropped, wanted)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _not_parquet(error, path) from error
 
 
-def _not_parquet(error: Exception, path: Path) -> BadRecord:
+def _not_parquet(error: Exception, path: Log) -> BadRecord:
     reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
     return BadRecord(reason, file=path)
 
 
-def _from_parquet(frame: pl.DataFrame, dropped: str) -> Table:
+def _wanted(scan: pl.LazyFrame, dropped: str, wanted: Sequence[str] | None) -> pl.LazyFrame:
+    """The columns in which, nested or not, something wanted may be."""
+    schema = scan.collect_schema()
+    if wanted is None or not any(kind.is_nested() for kind in schema.dtypes()):
+        return scan
+    return scan.select(n for n in schema.names() if _leads(flat(n, dropped), wanted))
+
+
+def _leads(name: str, wanted: Sequence[str]) -> bool:
+    return any(one.startswith(name) for one in wanted)
+
+
+def _from_parquet(frame: pl.DataFrame, dropped: str, wanted: Sequence[str] | None = None) -> Table:
     columns = texts(frame)
+    if wanted is not None and any(kind.is_nested() for kind in frame.dtypes):
+        columns = [column for column in columns if flat(column.name, dropped) in wanted]
     names = [column.name for column in columns]
     numbered = [column.alias(str(n)) for n, column in enumerate(columns)]
     index = None

@@ -15,7 +15,7 @@ from morpheus.records import Reading
 from morpheus.sources import times
 from morpheus.sources.by_user import COPY
 from morpheus.sources.census import Census, filled
-from morpheus.sources.files import PACKED, LogFiles
+from morpheus.sources.files import PACKED, Log, LogFiles, size_of
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.gathering import Gathering, tables
 from morpheus.sources.log_format import LogFormat
@@ -53,7 +53,7 @@ class Work:
     repeat: int = 1
 
     def frames(
-        self, paths: Sequence[Path], reading: Reading, census: Census
+        self, paths: Sequence[Log], reading: Reading, census: Census
     ) -> Iterator[pl.DataFrame]:
         """Read files, in their order, into frames of `INDEX`, text columns and `TIME`.
 
@@ -76,7 +76,15 @@ class Work:
         )
         for frame in reader.frames(paths, self.files):
             census.filled |= filled(frame)
-            yield self._kept(self._repeated(frame, reading), reading)
+            yield self._kept(self._repeated(self._timely(frame, reading), reading), reading)
+
+    def _timely(self, frame: pl.DataFrame, reading: Reading) -> pl.DataFrame:
+        """Leave out, and count, what is outside the period."""
+        if self.files.period is None:
+            return frame
+        kept = self.files.period.kept(frame)
+        reading.outside += frame.height - kept.height
+        return kept
 
     def _repeated(self, frame: pl.DataFrame, reading: Reading) -> pl.DataFrame:
         if self.repeat == 1:
@@ -87,6 +95,11 @@ class Work:
 
     def _kept(self, frame: pl.DataFrame, reading: Reading) -> pl.DataFrame:
         user = pl.col(self.user)
+        if self.format.kinds is not None and self.format.kinds[0] in frame.columns:
+            column, wanted = self.format.kinds
+            kept = frame.filter(pl.col(column).is_in(wanted) | pl.col(column).is_null())
+            reading.other_kinds += frame.height - kept.height
+            frame = kept
         if self.only is not None:
             kept = frame.filter(user == self.only)
             reading.other_users += frame.height - kept.height
@@ -99,7 +112,7 @@ class Work:
 
 
 def read_into(
-    gathering: Gathering, work: Work, paths: Sequence[Path], reading: Reading, crew: Crew
+    gathering: Gathering, work: Work, paths: Sequence[Log], reading: Reading, crew: Crew
 ) -> None:
     """Read files into a gathering, by workers where there is much to read.
 
@@ -121,17 +134,14 @@ def read_into(
         gathering.add_blobs(blobs, census)
 
 
-def _plain_size(path: Path) -> int:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        return 0
+def _plain_size(path: Log) -> int:
+    size = size_of(path)
     packed = path.suffix.lower() in {*PACKED, ".parquet"}
     return size * _PACKED_BY if packed else size
 
 
-def _jobs(paths: Sequence[Path], sizes: Sequence[int], least: int) -> Iterator[list[Path]]:
-    job: list[Path] = []
+def _jobs(paths: Sequence[Log], sizes: Sequence[int], least: int) -> Iterator[list[Log]]:
+    job: list[Log] = []
     total = 0
     for path, size in zip(paths, sizes, strict=True):
         job.append(path)
@@ -144,7 +154,7 @@ def _jobs(paths: Sequence[Path], sizes: Sequence[int], least: int) -> Iterator[l
 
 
 def _read(
-    work: Work, cells: int, folder: Path, paths: Sequence[Path]
+    work: Work, cells: int, folder: Path, paths: Sequence[Log]
 ) -> tuple[list[Blob], Census, Reading]:
     reading, census = Reading(), Census.nobody()
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import polars as pl
 
+from morpheus.bucket import is_address
 from morpheus.columns import OWNER, TIME
 from morpheus.errors import UsageError
+from morpheus.folder import folder_at
 from morpheus.models import store
 from morpheus.models.fingerprint import Card, Fingerprint
 from morpheus.models.ladder import Ladder
@@ -69,7 +71,9 @@ class TrainAe(Stage):
     gives = Fingerprinted
 
     pretrained_filename: str | None = option(
-        None, "Folder of fingerprints that an earlier run saved; nothing is trained."
+        None,
+        "Folder of fingerprints that an earlier run saved, on disk or as `s3://bucket/folder`; "
+        "nothing is trained.",
     )
     train_data_glob: str | None = option(
         None,
@@ -110,7 +114,9 @@ class TrainAe(Stage):
         False, "Accepted for old command lines: files are always read in sorted order.", flag=True
     )
     models_output_filename: str | None = option(
-        None, "Folder to save the fingerprints in, for --pretrained_filename of later runs."
+        None,
+        "Folder to save the fingerprints in, on disk or as `s3://bucket/folder`, for "
+        "--pretrained_filename of later runs.",
     )
     ladder: Ladder | None = field(default=None, repr=False, compare=False)
 
@@ -118,6 +124,8 @@ class TrainAe(Stage):
         """Refuse options that exclude each other, and a broken index of fingerprints."""
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
+        elif self.models_output_filename is not None:
+            folder_at(self.models_output_filename).reach()
         self._check_source()
 
     def history(self) -> str | None:
@@ -142,7 +150,7 @@ class TrainAe(Stage):
         """Publish the index of the saved fingerprints, with everyone's."""
         if self.models_output_filename is None:
             return
-        folder, everyone = Path(self.models_output_filename), self.meet(everybody).everyone()
+        folder, everyone = self.models_output_filename, self.meet(everybody).everyone()
         card = None if everyone is None else store.add(folder, everyone)
         # Who has no history of their own has no file of their own.
         store.publish(folder, {user: card for user, card in cards.items() if card.events}, card)
@@ -232,7 +240,7 @@ class TrainAe(Stage):
                 "--models_output_filename: with --pretrained_filename nothing is trained, so there "
                 "is nothing to save. Leave one of the two out."
             )
-        if not Path(folder).is_dir():
+        if not is_address(folder) and not Path(folder).is_dir():
             raise UsageError(
                 f"--pretrained_filename: there is no folder `{folder}`. Give the folder that "
                 "`train-ae --models_output_filename=...` wrote. Files of other programs (pickle, "
@@ -243,7 +251,7 @@ class TrainAe(Stage):
     @cached_property
     def saved(self) -> store.Store:
         """The saved fingerprints."""
-        return store.Store.open(Path(self.pretrained_filename or ""))
+        return store.Store.open(self.pretrained_filename or "")
 
 
 @dataclass
@@ -337,8 +345,8 @@ class _Teacher:
     def _saved(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        folder = Path(self.stage.models_output_filename)
-        return replace(fingerprint, card=store.add(folder, fingerprint))
+        card = store.add(self.stage.models_output_filename, fingerprint)
+        return replace(fingerprint, card=card)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
         if not set(self.stage.settings.columns) & set(columns):

@@ -1,0 +1,238 @@
+"""from-ocsf: events in the Open Cybersecurity Schema Framework, as Security Lake keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import msgspec
+import polars as pl
+
+from morpheus.features import derived
+from morpheus.features.families import (
+    AWS_ERRORS,
+    VERBS,
+    address_kind,
+    address_network,
+    agent_name,
+)
+from morpheus.sources.actors import Rule
+from morpheus.sources.documents import Undecoded
+from morpheus.sources.file_source import FileSource
+from morpheus.sources.log_format import LogFormat
+from morpheus.stage import option
+
+CLASS = "class_uid"
+CLASSES = ("3001", "3002", "3003", "3004", "3005", "3006", "6003")
+"""Of the classes of events those that say what somebody did: account changes, authentications,
+changes of entities, rights and groups, and calls of interfaces."""
+
+PATHS = (
+    "metadata.uid",
+    "time",
+    "time_dt",
+    "class_uid",
+    "class_name",
+    "category_uid",
+    "type_uid",
+    "activity_id",
+    "activity_name",
+    "severity_id",
+    "severity",
+    "status",
+    "status_id",
+    "status_code",
+    "status_detail",
+    "message",
+    "metadata.version",
+    "metadata.event_code",
+    "metadata.log_name",
+    "metadata.product.name",
+    "metadata.product.vendor_name",
+    "metadata.product.feature.name",
+    "api.operation",
+    "api.version",
+    "api.service.name",
+    "api.request.uid",
+    "api.request.data",
+    "api.response.error",
+    "api.response.message",
+    "api.response.code",
+    "actor.user.type",
+    "actor.user.type_id",
+    "actor.user.name",
+    "actor.user.uid",
+    "actor.user.uid_alt",
+    "actor.user.email_addr",
+    "actor.user.credential_uid",
+    "actor.user.account.uid",
+    "actor.user.account_uid",
+    "actor.session.uid",
+    "actor.session.issuer",
+    "actor.session.is_mfa",
+    "actor.session.mfa",
+    "actor.session.created_time",
+    "actor.session.credential_uid",
+    "actor.invoked_by",
+    "actor.idp.name",
+    "actor.app_name",
+    "user.type",
+    "user.name",
+    "user.uid",
+    "user.uid_alt",
+    "user.email_addr",
+    "user.account.uid",
+    "src_endpoint.ip",
+    "src_endpoint.domain",
+    "src_endpoint.uid",
+    "src_endpoint.svc_name",
+    "src_endpoint.location.country",
+    "src_endpoint.location.city",
+    "dst_endpoint.svc_name",
+    "dst_endpoint.hostname",
+    "http_request.user_agent",
+    "http_request.http_method",
+    "http_request.url.path",
+    "service.name",
+    "is_mfa",
+    "is_remote",
+    "is_new_logon",
+    "auth_protocol",
+    "logon_type",
+    "session.issuer",
+    "session.uid",
+    "cloud.provider",
+    "cloud.region",
+    "cloud.account.uid",
+    "resources",
+    "policy.name",
+    "group.name",
+)
+
+CONTEXT = (
+    "category_uid",
+    "type_uid",
+    "severity",
+    "status_detail",
+    "apirequestuid",
+    "apiresponsemessage",
+    "src_endpointlocationcountry",
+    "resources",
+    "metadataproductvendor_name",
+    "metadataproductfeaturename",
+)
+
+_ACCOUNT = "{actoruseraccountuid/(.+)/}"
+_EMAIL = r"[^@:\s]+@[^@:\s]+\.[^@:\s]+"
+_ASSUMED = {"actorusertype": "^AssumedRole$"}
+
+RULES = (
+    Rule("service", "{actorinvoked_by}", {"actorinvoked_by": r"\.amazonaws\.com$"}),
+    Rule("service", "{actorinvoked_by/(.+)/}", {"actorusertype": "^AWSService$"}),
+    Rule("root", f"root@{_ACCOUNT}", {"actorusertype": "^Root$"}),
+    Rule("person", f"{{actoruseruid_alt/^[^:]+:({_EMAIL})$/}}", _ASSUMED, lower=True),
+    Rule(
+        "person",
+        "{actoruseruid_alt/^[^:]+:(.+)$/}",
+        _ASSUMED | {"actorsessionissuer": r"/AWSReservedSSO_"},
+        lower=True,
+    ),
+    Rule("role", "{actorsessionissuer/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT, _ASSUMED),
+    Rule("role", "{actoruseruid/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT, _ASSUMED),
+    Rule("user", f"{{actorusername/(.+)/}}@{_ACCOUNT}", {"actorusertype": "^IAMUser$"}),
+    Rule("person", f"{{actoruseremail_addr/^({_EMAIL})$/}}", lower=True),
+    Rule("person", f"{{actorusername/^({_EMAIL})$/}}", lower=True),
+    Rule("user", "{actorusername/(.+)/}"),
+    Rule("user", "{actoruseruid/(.+)/}"),
+    Rule("person", f"{{useremail_addr/^({_EMAIL})$/}}", lower=True),
+    Rule("user", "{username/(.+)/}"),
+    Rule("user", "{useruid/(.+)/}"),
+    Rule("unknown", "unknown@{cloudaccountuid/(.+)/}"),
+    Rule("unknown", "unknown"),
+)
+"""Who acted; where an authentication names no actor, whoever authenticated."""
+
+
+def error(code: str | None, status: str | None) -> str | None:
+    """Class of an error; None for none.
+
+    >>> error("AccessDenied", None), error(None, "Failure"), error(None, "Success")
+    ('denied', 'failure', None)
+    """
+    return AWS_ERRORS(code) or ("failure" if status == "Failure" else None)
+
+
+_ADDRESS = "src_endpointip"
+DERIVED = {
+    "logcount": derived.log_count(),
+    "locincrement": derived.increment(_ADDRESS),
+    "appincrement": derived.increment("apiservicename"),
+    "hourofweek": derived.hour_of_week(),
+    "hourkind": derived.hour_kind(),
+    "agentfamily": derived.each(agent_name, "http_requestuser_agent"),
+    "addresskind": derived.each(address_kind, _ADDRESS),
+    "addressnetwork": derived.each(address_network, _ADDRESS),
+    "errorclass": derived.each(error, "apiresponseerror", "status"),
+    "verbclass": derived.each(VERBS, "apioperation"),
+}
+
+
+def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[Undecoded] | None:
+    """The event in an envelope of CloudEvents or of EventBridge.
+
+    >>> outer = {"specversion": msgspec.Raw(b'"1.0"'), "data": msgspec.Raw(b'{"class_uid":6003}')}
+    >>> [bytes(event) for event in unwrap(outer)]
+    [b'{"class_uid":6003}']
+    """
+    for mark, inner in (("specversion", "data"), ("detail-type", "detail")):
+        if mark in fields and inner in fields:
+            return [fields[inner]]
+    return None
+
+
+OCSF = LogFormat(
+    name="OCSF",
+    unwrap=unwrap,
+    paths=PATHS,
+    leading=("metadatauid", "time", CLASS),
+    context=CONTEXT,
+    time="time",
+    id="metadatauid",
+    user="actoruseruid",
+    accounts=("cloudaccountuid", "actoruseraccountuid"),
+    instead={
+        "time": (pl.col("time_dt"),),
+        "actoruseraccountuid": (pl.col("actoruseraccount_uid"),),
+        "actorsessionis_mfa": (pl.col("actorsessionmfa"),),
+        "actorusercredential_uid": (pl.col("actorsessioncredential_uid"),),
+    },
+    kinds=(CLASS, CLASSES),
+    rules=RULES,
+    derived=DERIVED,
+)
+
+
+@dataclass(frozen=True)
+class FromOcsf(FileSource):
+    """Read events in OCSF, such as Amazon Security Lake's.
+
+    Parquet and JSON are read, of API Activity (6003), Authentication (3002), Account Change (3001)
+    and the other classes of who did what; others are left out, and counted. Nested names are
+    joined: `actor.user.uid` is `actoruseruid`. Without --userid_column_name that is the user;
+    `@actor` knows roles, people and services by name.
+
+        from-ocsf --input_glob="s3://aws-security-data-lake-.../aws/CLOUD_TRAIL_MGMT/" --duration=1d
+    """
+
+    name = "from-ocsf"
+    default_columns: ClassVar[str] = "columns_ae_ocsf.txt"
+    default_user: ClassVar[str] = OCSF.user
+    log_format: ClassVar[LogFormat] = OCSF
+
+    class_uid: tuple[str, ...] = option(
+        CLASSES, "Class of events to read, by its number; repeat for more."
+    )
+
+    def _format(self) -> LogFormat:
+        return replace(super()._format(), kinds=(CLASS, self.class_uid))

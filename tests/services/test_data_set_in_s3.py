@@ -1,0 +1,83 @@
+"""Data sets written to S3 and read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from lakes import Lake
+from morpheus.columns import ROW, TIME
+from morpheus.errors import Unavailable, UsageError
+from morpheus.records import Rows, Summary
+from morpheus.sinks.to_parquet import ToParquet
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+
+OUT = "s3://lake/out"
+
+
+def rows(user: str, days: int) -> Rows:
+    times = [datetime(2024, 5, day, tzinfo=UTC) for day in range(1, days + 1)]
+    frame = pl.DataFrame({ROW: range(days), "eventTime": [str(t) for t in times], TIME: times})
+    return Rows(user=user, frame=frame)
+
+
+def write(*batches: Rows, **options: object) -> None:
+    sink = ToParquet(folder=OUT, partition_by=("date", "user"), **options)  # type: ignore[arg-type] # options of several types
+    sink.check()
+    list(sink(iter(batches)))
+
+
+def test_a_data_set_in_a_bucket_is_there_once_its_last_file_is(lake: Lake) -> None:
+    lake.forget()
+    write(rows("ann", 3), rows("b/c", 1))
+    puts = [path for method, path in lake.asked if method == "PUT"]
+    assert puts[-1] == "lake/out/_SUCCESS"
+    assert len(puts) == 5
+    settings = Settings(userid_column_name="user", num_threads=1)
+    source = FromCloudtrail(
+        input_glob=OUT, start_time="2024-05-01", duration="1d", settings=settings
+    )
+    lake.forget()
+    users = [batch.user for batch in source.events(None, Summary())]
+    assert sorted(map(str, users)) == ["ann", "b/c"]
+    assert all("date=2024-05-01" in key for key in lake.fetched)
+    assert len(lake.fetched) == 2
+
+
+def test_a_run_that_fails_leaves_what_was_there(lake: Lake) -> None:
+    write(rows("ann", 2))
+    before = {key: lake.read(key) for key in lake.names()}
+
+    def failing() -> Iterator[Rows]:
+        yield rows("bob", 3)
+        raise Unavailable("gone")
+
+    lake.forget()
+    with pytest.raises(Unavailable, match="gone"):
+        list(ToParquet(folder=OUT, overwrite=True)(failing()))
+    assert not [path for method, path in lake.asked if method != "GET"]
+    assert {key: lake.read(key) for key in lake.names()} == before
+
+
+def test_overwriting_replaces_all_of_it(lake: Lake) -> None:
+    write(rows("ann", 3))
+    with pytest.raises(UsageError, match=r"`s3://lake/out` holds something already"):
+        write(rows("bob", 1))
+    lake.forget()
+    write(rows("bob", 1), overwrite=True)
+    assert lake.names("out") == [
+        "out/_SUCCESS",
+        "out/date=2024-05-01/user=bob/part-00000.parquet",
+    ]
+    changes = [method for method, _ in lake.asked if method in {"PUT", "POST", "DELETE"}]
+    assert changes[0] != "PUT", "the mark of the old data set goes first"
+
+
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_read(lake: Lake) -> None:
+    assert lake.address
+    with pytest.raises(UsageError, match="there is no bucket `nowhere`"):
+        ToParquet(folder="s3://nowhere/out").check()

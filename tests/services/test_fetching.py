@@ -1,0 +1,82 @@
+"""Objects come side by side, some ahead, and in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from morpheus.bucket import Object
+from morpheus.sources import fetching
+from morpheus.sources.fetching import Fetching
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers after a while with the name of what is asked for, and keeps count."""
+
+    protocol_version = "HTTP/1.1"
+    lock = threading.Lock()
+    now = most = answered = 0
+
+    def do_GET(self) -> None:
+        kind = type(self)
+        with self.lock:
+            kind.now += 1
+            kind.most = max(kind.most, kind.now)
+        time.sleep(0.02)
+        with self.lock:
+            kind.now -= 1
+            kind.answered += 1
+        body = self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"1"')
+        self.send_header("Last-Modified", "Fri, 31 May 2024 09:30:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *about: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    Slow.now = Slow.most = Slow.answered = 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    yield Slow
+    server.shutdown()
+    server.server_close()
+
+
+def test_objects_are_fetched_side_by_side_and_read_in_order(slow: type[Slow]) -> None:
+    objects = [Object("lake", f"{n:03}.json", size=8) for n in range(64)]
+    with Fetching(objects) as fetched:
+        texts = [fetched.read(one) for one in objects]
+    assert texts == [f"/lake/{n:03}.json".encode() for n in range(64)]
+    assert 1 < slow.most <= fetching.AT_ONCE
+
+
+def test_no_more_is_fetched_ahead_than_fits(slow: type[Slow]) -> None:
+    objects = [Object("lake", f"{n:03}.json", size=fetching.AHEAD // 4) for n in range(12)]
+    with Fetching(objects) as fetched:
+        fetched.read(objects[0])
+        time.sleep(0.3)
+        assert slow.answered == 4
+        fetched.read(objects[1])
+        time.sleep(0.3)
+        assert slow.answered == 5
+
+
+def test_leaving_early_fetches_no_more(slow: type[Slow]) -> None:
+    objects = [Object("lake", f"{n:03}.json", size=8) for n in range(500)]
+    with Fetching(objects) as fetched:
+        fetched.read(objects[0])
+    time.sleep(0.2)
+    assert slow.answered < 40

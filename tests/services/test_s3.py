@@ -1,0 +1,290 @@
+"""Logs read from S3, from a server that says what it was asked for."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from itertools import product
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from lakes import Lake
+from morpheus import bucket
+from morpheus.bucket import Object
+from morpheus.columns import TIME
+from morpheus.errors import BadRecord, Unavailable, UsageError
+from morpheus.records import Summary
+from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
+from morpheus.sources.files import LogFiles, on_disk, read_blocks, read_bytes
+from morpheus.sources.gathering import Room
+from morpheus.sources.intake import Intake
+from morpheus.sources.period import Period
+from morpheus.stage import Settings
+
+REGIONS = ("eu-west-1", "us-east-1")
+USERS = ("ann", "bob")
+
+
+def event(day: int, hour: int, user: str, region: str) -> dict[str, object]:
+    return {
+        "eventTime": f"2024-05-{day:02}T{hour:02}:30:00Z",
+        "eventName": "GetObject",
+        "eventSource": "s3.amazonaws.com",
+        "awsRegion": region,
+        "userIdentity": {"type": "IAMUser", "userName": user, "accountId": "000000000001"},
+    }
+
+
+def month(lake: Lake, organisation: str = "") -> None:
+    """May 2024 of one account as AWS lays it down, two objects a day and region."""
+    objects = {"AWSLogs/000000000001/CloudTrail-Digest/us-east-1/2024/05/07/d.json.gz": b"{}"}
+    for region, day, hour in product(REGIONS, range(1, 32), (9, 18)):
+        events = [event(day, hour - 1, user, region) for user in USERS]
+        folder = f"AWSLogs/{organisation}000000000001/CloudTrail/{region}/2024/05/{day:02}"
+        name = f"000000000001_CloudTrail_{region}_202405{day:02}T{hour:02}00Z_x.json.gz"
+        objects[f"{folder}/{name}"] = json.dumps({"Records": events}).encode()
+    lake.put_all({key: gzip.compress(text, 1) for key, text in objects.items()})
+    lake.forget()
+
+
+def read(history: str | None = None, **options: object) -> tuple[pl.DataFrame, Summary]:
+    settings = Settings(userid_column_name="userIdentityuserName", num_threads=1)
+    source = FromCloudtrail(settings=settings, **options)  # type: ignore[arg-type] # options of several types
+    source.check()
+    summary = Summary()
+    batches = list(source.events(history, summary))
+    past = [batch.history for batch in batches if batch.history is not None]
+    return pl.concat(past if history else [batch.frame for batch in batches]), summary
+
+
+@pytest.mark.parametrize(
+    ("organisation", "pattern"),
+    [
+        ("", "AWSLogs/"),
+        ("", "AWSLogs/**/*.json.gz"),
+        ("", "AWSLogs/*/CloudTrail/*/*.json.gz"),
+        ("", ""),
+        ("o-abc123/", "AWSLogs/o-abc123/"),
+        ("o-abc123/", "AWSLogs"),
+    ],
+)
+def test_of_a_month_only_the_objects_of_the_day_asked_for_are_fetched(
+    lake: Lake, organisation: str, pattern: str
+) -> None:
+    month(lake, organisation)
+    glob = f"s3://lake/{pattern}"
+    frame, summary = read(input_glob=glob, start_time="2024-05-07", duration="1d")
+    assert len(lake.fetched) == 4
+    assert all("/2024/05/07/" in key and "CloudTrail/" in key for key in lake.fetched)
+    assert frame.height == 2 * 2 * 2
+    assert frame[TIME].dt.date().cast(pl.String).unique().to_list() == ["2024-05-07"]
+    assert summary.input.outside_folders == 2 * 30
+    assert not any("05/08" in path or "05/06" in path for path in lake.listings)
+    if pattern == "AWSLogs/":
+        above, of_region = 3, ["years", "months of 2024", "days of May", "objects of the day"]
+        assert len(lake.listings) == above + len(REGIONS) * len(of_region)
+
+
+def test_without_a_period_a_bucket_is_listed_in_one_go_and_read_whole(lake: Lake) -> None:
+    month(lake)
+    frame, summary = read(input_glob="s3://lake/AWSLogs/")
+    assert frame.height == 2 * 2 * 2 * 31
+    assert summary.input.skipped_files == 1, "the digest"
+    assert len(lake.listings) == 1
+
+
+def test_a_prefix_that_was_asked_for_may_be_called_after_another_day(lake: Lake) -> None:
+    for day in ("30", "31"):
+        lake.put(f"cases/2025-01-31/logs/2024/05/{day}/a.json", b"{}")
+    for pattern in ("cases/2025-01-31/", "cases/2025-01-31/logs/2024/**/*"):
+        period = Period.of("2024-05-31", None, "1d", None)
+        found = LogFiles(f"s3://lake/{pattern}", period=period).need()
+        assert [path.parts[-2] for path in found.paths] == ["31"]
+
+
+def test_dates_in_a_glob_are_followed_without_looking_elsewhere(lake: Lake) -> None:
+    month(lake)
+    frame, _ = read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/07/*.json.gz")
+    assert frame.height == 8
+    assert len(lake.fetched) == 4
+    assert not any("05/08" in path for path in lake.listings)
+
+
+def test_a_bucket_reads_as_the_same_files_on_disk_do(lake: Lake, tmp_path: Path) -> None:
+    month(lake)
+    for key in lake.names("AWSLogs"):
+        path = tmp_path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(lake.read(key))
+    period = {"start_time": "2024-05-07T08:00:00Z", "end_time": "2024-05-08T09:00:00Z"}
+    there, of_bucket = read(input_glob="s3://lake/AWSLogs/", **period)
+    here, of_disk = read(input_glob=str(tmp_path / "AWSLogs"), **period)
+    assert there.equals(here)
+    assert there.height == 12
+    assert of_bucket.input.outside == of_disk.input.outside == 4
+    assert (of_disk.input.outside_files, of_disk.input.outside_folders) == (2 * 2 * 29, 0)
+
+
+def test_history_is_that_of_the_time_before_the_period(lake: Lake) -> None:
+    month(lake)
+    glob = "s3://lake/AWSLogs/"
+    period = {"start_time": "2024-05-07", "duration": "1d", "train_duration": "3d"}
+    frame, summary = read(glob, input_glob=glob, **period)
+    days = frame[TIME].dt.day().unique().sort().to_list()
+    assert days == [4, 5, 6]
+    assert summary.training.period == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
+    assert len(lake.fetched) == 4 * 4
+
+
+def test_late_deliveries_are_fetched_when_they_are_asked_for(lake: Lake) -> None:
+    month(lake)
+    late = gzip.compress(json.dumps({"Records": [event(7, 23, "ann", "eu-west-1")]}).encode())
+    folder = "AWSLogs/000000000001/CloudTrail/eu-west-1/2024/05/08"
+    lake.put(f"{folder}/1_CloudTrail_eu-west-1_20240508T0005Z_y.json.gz", late)
+    chosen = {"input_glob": "s3://lake/AWSLogs/", "start_time": "2024-05-07", "duration": "1d"}
+    assert read(**chosen)[0].height == 8
+    lake.forget()
+    frame, summary = read(**chosen, delivery_delay="15m")
+    assert frame.height == 9
+    assert len(lake.fetched) == 5, "of the next day only what came in its first quarter of an hour"
+    assert summary.input.outside == 0
+
+
+def test_several_workers_read_a_bucket_as_one_does(lake: Lake) -> None:
+    month(lake)
+    period = Period.of("2024-05-07", None, "1d", None)
+    files = LogFiles("s3://lake/AWSLogs/", period=period, without=CLOUDTRAIL.without)
+    frames = []
+    for workers, room in ((1, Room()), (2, Room(alone=1, job=2000))):
+        settings = Settings(userid_column_name="userIdentityuserName", num_threads=workers)
+        intake = Intake(CLOUDTRAIL, files, settings, room=room)
+        lake.forget()
+        frames.append(pl.concat(batch.frame for batch in intake.events(None, Summary())))
+        assert len(lake.fetched) == 4
+    assert frames[0].equals(frames[1])
+
+
+def test_an_object_can_be_named_and_its_blocks_are_it(lake: Lake) -> None:
+    text = json.dumps(event(1, 9, "ann", "x")).encode() + b"\n"
+    lake.put("a b/é.json", text * 1000)
+    frame, _ = read(input_glob="s3://lake/a b/é.json")
+    assert frame.height == 1000
+    [one] = LogFiles("s3://lake/a b/").need().paths
+    assert b"".join(read_blocks(one, 5000)) == read_bytes(one) == text * 1000
+    with on_disk(one) as copy:
+        assert copy.read_bytes() == text * 1000
+    assert not copy.exists()
+
+
+def test_parquet_in_a_bucket_is_read_whether_large_or_small(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [f"2024-05-01T00:{minute:02}:00Z" for minute in range(60)]
+    packed = io.BytesIO()
+    rows = {"eventTime": times, "eventName": ["Ls"] * 60, "userIdentityuserName": ["ann"] * 60}
+    pl.DataFrame(rows).write_parquet(packed)
+    lake.put("x.parquet", packed.getvalue())
+    small, _ = read(input_glob="s3://lake/*.parquet")
+    monkeypatch.setattr("morpheus.sources.files.LARGE", 8)
+    large, _ = read(input_glob="s3://lake/*.parquet")
+    assert small.height == 60
+    assert small.equals(large)
+
+
+def test_an_object_that_is_gone_is_a_bad_record(lake: Lake) -> None:
+    lake.put("a.json", b"{}")
+    [one] = LogFiles("s3://lake/").need().paths
+    bucket.remove([Object("lake", "a.json")])
+    for reading in (read_bytes, lambda path: list(read_blocks(path))):
+        with pytest.raises(BadRecord, match=r"s3://lake/a.json: the file was there and is gone"):
+            reading(one)
+
+
+def test_a_bucket_that_is_not_there_is_named(lake: Lake) -> None:
+    assert lake.address
+    for pattern in ("s3://other/AWSLogs/", "s3://other/*.json"):
+        with pytest.raises(UsageError, match=r"there is no bucket `other`.*`aws s3 ls`"):
+            LogFiles(pattern).need()
+    with pytest.raises(UsageError, match=r"`s3:///x` names no bucket. Give `s3://BUCKET/FOLDER/`"):
+        LogFiles("s3:///x").need()
+
+
+def test_no_match_says_what_the_bucket_holds(lake: Lake) -> None:
+    month(lake)
+    with pytest.raises(UsageError, match=r"no log file matches .*`s3://lake/` holds `AWSLogs/`"):
+        LogFiles("s3://lake/*.csv").need()
+    with pytest.raises(UsageError, match=r"There is nothing below `s3://lake/june`"):
+        LogFiles("s3://lake/june/*.csv").need()
+    with pytest.raises(UsageError, match=r"The period is from 2025-01-01.*2 folders lie outside"):
+        read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*", start_time="2025-01-01")
+
+
+def test_credentials_that_the_server_refuses_are_told(guarded: Lake) -> None:
+    assert guarded.address
+    with pytest.raises(UsageError, match=r"access denied \(\w+\).*`s3:ListBucket`.*AWS_PROFILE"):
+        LogFiles("s3://lake/AWSLogs/*").need()
+    with pytest.raises(UsageError, match=r"s3://lake/a: access denied \(\w+\).*`s3:GetObject`"):
+        read_bytes(Object("lake", "a"))
+
+
+def test_anybody_may_read_what_is_public(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    month(lake)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert len(LogFiles("s3://lake/AWSLogs/").need().paths) == 2 * 2 * 31 + 1
+
+
+def test_a_profile_has_the_credentials(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    month(lake)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    file = tmp_path / "credentials"
+    file.write_text("[soc]\naws_access_key_id = key\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_PROFILE", "soc")
+    assert len(LogFiles("s3://lake/AWSLogs/").need().paths) == 2 * 2 * 31 + 1
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(UsageError, match=r"AWS_PROFILE: profile `nobody` has no credentials"):
+        LogFiles("s3://lake/AWSLogs/").need()
+
+
+def test_without_credentials_the_ways_to_give_some_are_told(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert lake.address
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"no credentials were found. Set AWS_PROFILE, or AWS_ACC"):
+        LogFiles("s3://lake/AWSLogs/").need()
+
+
+def test_without_the_extra_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(UsageError, match=r"an extra. `pip install 'morpheus\[s3\]'`"):
+        LogFiles("s3://lake/AWSLogs/").need()
+
+
+def test_a_server_that_cannot_be_reached_is_told(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lake.address
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(
+        Unavailable, match=r"http://127.0.0.1:9 cannot be reached.*AWS_ENDPOINT_URL"
+    ):
+        LogFiles("s3://lake/AWSLogs/").need()
+
+
+def test_following_a_bucket_is_refused_with_what_to_do() -> None:
+    source = FromCloudtrail(input_glob="s3://lake/AWSLogs/", watch_directory=True)
+    with pytest.raises(UsageError, match=r"--watch_directory: .*--duration 1h"):
+        source.check()

@@ -1,0 +1,172 @@
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from morpheus.columns import ROW, TIME
+from morpheus.errors import Unavailable, UsageError
+from morpheus.records import Rows, Summary
+from morpheus.sinks import to_parquet
+from morpheus.sinks.to_parquet import ToParquet
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+
+START = datetime(2024, 5, 30, 12, tzinfo=UTC)
+
+
+def rows(user: str | None, count: int, first: int = 0) -> Rows:
+    """Events of one user, one an hour."""
+    numbers = range(first, first + count)
+    frame = pl.DataFrame(
+        {
+            ROW: list(numbers),
+            "eventTime": [f"{START + timedelta(hours=n):%Y-%m-%dT%H:%M:%SZ}" for n in numbers],
+            "service": ["s3" if n % 2 else "ec2" for n in numbers],
+            TIME: [START + timedelta(hours=n) for n in numbers],
+            "ae_anomaly_score": [n / 3 for n in numbers],
+        }
+    )
+    return Rows(user=user, frame=frame)
+
+
+def written(folder: Path, *batches: Rows, **options: object) -> list[str]:
+    """Write, and name all files."""
+    sink = ToParquet(folder=str(folder), **options)  # type: ignore[arg-type] # options of several types
+    sink.check()
+    assert list(sink(iter(batches))) == list(batches)
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_without_partitions_all_rows_are_in_one_file(tmp_path: Path) -> None:
+    batch = rows("ann", 5)
+    assert written(tmp_path / "out", batch) == ["_SUCCESS", "part-00000.parquet"]
+    back = pl.read_parquet(tmp_path / "out" / "part-00000.parquet")
+    assert back.equals(batch.frame.drop(ROW))
+
+
+def test_each_value_has_a_folder_as_hive_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    files = written(folder, rows("ann", 24), rows("bob", 2), partition_by=("date", "user"))
+    assert files == [
+        "_SUCCESS",
+        "date=2024-05-30/user=ann/part-00000.parquet",
+        "date=2024-05-30/user=bob/part-00000.parquet",
+        "date=2024-05-31/user=ann/part-00000.parquet",
+    ]
+    back = pl.read_parquet(folder, hive_partitioning=True)
+    assert back.height == 26
+    counts = back.group_by("user").len().sort("user").rows()
+    assert counts == [("ann", 24), ("bob", 2)]
+
+
+def test_a_column_that_is_a_partition_stands_in_the_folder_only(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    files = written(folder, rows("ann", 4), partition_by=("service", "year", "hour"))
+    assert files[1] == "service=ec2/year=2024/hour=12/part-00000.parquet"
+    assert "service" not in pl.read_parquet(folder / files[1], hive_partitioning=False).columns
+
+
+@pytest.mark.parametrize("user", ["../../etc/x", "a=b/c", "/", "..", "ä %2F", "x@y.org", None, ""])
+def test_a_name_of_any_kind_stays_one_folder_and_comes_back(
+    tmp_path: Path, user: str | None
+) -> None:
+    folder = tmp_path / "out"
+    [_, file] = written(folder, rows(user, 2), partition_by=("user",))
+    assert file.count("/") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    if user != "":
+        back = pl.read_parquet(folder, hive_partitioning=True)
+        assert back["user"].to_list() == [user, user]
+
+
+def test_what_was_written_is_read_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    written(folder, rows("ann", 30), rows("b/b", 3), partition_by=("user", "date"))
+    settings = Settings(userid_column_name="user", num_threads=1)
+    source = FromCloudtrail(
+        input_glob=str(folder), start_time="2024-05-31", duration="1d", settings=settings
+    )
+    summary = Summary()
+    batches = list(source.events(None, summary))
+    assert [(batch.user, batch.frame.height) for batch in batches] == [("ann", 18)]
+    assert (summary.input.outside_files, summary.input.outside) == (2, 0)
+    assert batches[0].frame["date"].unique().to_list() == ["2024-05-31"]
+
+
+def test_the_same_rows_are_the_same_bytes_however_they_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_parquet, "PART_ROWS", 10)
+    whole = written(tmp_path / "a", rows("ann", 35), partition_by=("date",))
+    pieces = [rows("ann", 5, first) for first in range(0, 35, 5)]
+    assert written(tmp_path / "b", *pieces, partition_by=("date",)) == whole
+    assert len([name for name in whole if "part-00003" in name]) == 1
+    for name in whole:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    before = written(folder, rows("ann", 3))
+
+    def failing() -> Iterator[Rows]:
+        yield rows("bob", 3)
+        raise Unavailable("gone")
+
+    sink = ToParquet(folder=str(folder), overwrite=True)
+    with pytest.raises(Unavailable, match="gone"):
+        list(sink(failing()))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert written(folder, rows("bob", 4), overwrite=True) == before
+    assert pl.read_parquet(folder / before[1]).height == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_that_is_left_early_leaves_nothing(tmp_path: Path) -> None:
+    stream = ToParquet(folder=str(tmp_path / "out"))(iter([rows("ann", 3), rows("bob", 3)]))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined] # it is a generator
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_rows_are_a_data_set_too(tmp_path: Path) -> None:
+    assert written(tmp_path / "out") == ["_SUCCESS"]
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"holds something already. Give `to-parquet --overwrite`"):
+        ToParquet(folder=str(tmp_path)).check()
+    with pytest.raises(UsageError, match=r"is a file\. Name a folder"):
+        ToParquet(folder=str(tmp_path / "a.txt"), overwrite=True).check()
+    with pytest.raises(UsageError, match="no folder is named"):
+        ToParquet().check()
+    with pytest.raises(UsageError, match="`date` is named twice"):
+        ToParquet(folder=str(tmp_path / "b"), partition_by=("date", "date")).check()
+
+
+def test_a_partition_that_rows_do_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"rows have no column `team`. Name one of `eventTime`"):
+        written(tmp_path / "out", rows("ann", 1), partition_by=("team",))
+    untimed = Rows(user="ann", frame=rows("ann", 1).frame.drop(TIME))
+    with pytest.raises(UsageError, match=r"no column `date` for which the rows need `event_dt`"):
+        written(tmp_path / "out", untimed, partition_by=("date",))
+    with pytest.raises(UsageError, match=r"too long for the name of a folder: 'xxx.*`date`"):
+        written(tmp_path / "out", rows("x" * 300, 1), partition_by=("user",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_name_columns_of_json_too(tmp_path: Path) -> None:
+    for team in ("red", "blue", "__HIVE_DEFAULT_PARTITION__"):
+        folder = tmp_path / f"team={team}"
+        folder.mkdir()
+        (folder / "a.json").write_text(
+            json.dumps({"Records": [{"eventTime": "2024-05-31T00:00Z"}]})
+        )
+    settings = Settings(userid_column_name="team", num_threads=1)
+    source = FromCloudtrail(input_glob=str(tmp_path), settings=settings)
+    users = {batch.user for batch in source.events(None, Summary())}
+    assert users == {"red", "blue", None}
