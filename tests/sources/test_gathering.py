@@ -88,6 +88,16 @@ def test_what_was_laid_aside_comes_back_as_if_it_had_been_held(
         assert_same(read(new, Room(), old), read(new, TINY, old))
 
 
+def test_what_is_learnt_from_may_be_a_table_of_fewer_columns(tmp_path: Path) -> None:
+    new = write_files(tmp_path / "new", [record(1, "ann", 9)], 9)
+    old = tmp_path / "old.csv"
+    old.write_text("eventTime,userIdentityaccountId,eventName\n2024-05-30T09:30:00Z,ann,Ls\n")
+    [batch], _ = read(new, Room(), old)
+    assert batch.history is not None
+    assert batch.history.columns == batch.frame.columns
+    assert batch.history["userIdentityarn"].to_list() == [None]
+
+
 def test_users_are_many_and_files_in_any_order(tmp_path: Path) -> None:
     records = [record(n, f"{n * 7 % 23}", n * 11 % 60) for n in range(600)]
     new = write_files(tmp_path / "new", records, 50)
@@ -180,7 +190,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"gone: events cannot be laid aside .*TMPDIR"):
-        write(tmp_path / "gone", [])
+        write(tmp_path / "gone", [pl.DataFrame({"text": ["a"]})])
 
 
 def test_a_folder_that_cannot_be_made_is_told(

@@ -84,7 +84,7 @@ class Gathering:
         """
         if self.blobs and self.census.rows * self.census.width <= self.room.held:
             self.held += [blob.read() for blob in self.blobs]
-            remove({blob.path for blob in self.blobs})
+            remove(self.blobs)
             self.blobs = []
         if self.blobs and self.held:
             self._lay_aside()
@@ -147,9 +147,8 @@ class Gathered:
         step = max(1, room.table // (self.census.width or 1))
         jobs = list(_jobs(blobs, step))
         sort = partial(_divide, self.user, places, folder)
-        following = [*jobs[1:], []]
-        for job, later, parts in zip(jobs, following, crew.map(sort, jobs), strict=True):
-            remove({blob.path for blob in job} - {blob.path for blob in later})
+        for job, parts in zip(jobs, crew.map(sort, jobs), strict=True):
+            remove(job)
             for part, blob in parts:
                 self.parts[part].append(blob)
 

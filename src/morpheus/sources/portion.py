@@ -65,7 +65,7 @@ class GatheredPortion:
         now = self._by_user(self.present.of(self.users), summary.input, known.memory)
         past = None
         if self.past is not None:
-            before = self.past.of(self.users).select(now.frame.columns)
+            before = _with_columns(self.past.of(self.users), now.frame.columns)
             past = self._by_user(before, summary.training, None)
         now.frame = known.deriving.add(now.frame, None if past is None else past.frame)
         if past is not None:
@@ -74,3 +74,9 @@ class GatheredPortion:
 
     def _by_user(self, frame: pl.DataFrame, reading: Reading, memory: Memory | None) -> ByUser:
         return ByUser.of(frame, self.users, self.identity, reading, memory)
+
+
+def _with_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """Exactly these columns; what is learnt from need not be written as the events are."""
+    absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in frame.columns]
+    return frame.with_columns(absent).select(names)
