@@ -7,8 +7,9 @@ these parts. Then part after part is read back, put in order, and handed out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -170,11 +171,32 @@ class Where:
     held: list[pl.DataFrame]
     blobs: list[Blob]
 
-    def of(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The events of these users, in no order."""
+    def of(
+        self, users: pl.DataFrame, since: datetime | None = None, until: datetime | None = None
+    ) -> pl.DataFrame:
+        """The events of these users, in no order; from a time on, and before another, if given."""
+        return join(list(self.frames(users, since, until)), self.names)
+
+    def frames(
+        self,
+        users: pl.DataFrame,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        columns: Collection[str] | None = None,
+    ) -> Iterator[pl.DataFrame]:
+        """The same, or some columns of it, table after table as they lie."""
         wanted = pl.col(self.user).is_in(users[USER].implode(), nulls_equal=True)
-        held = (_only(frame, wanted) for frame in self.held)
-        return join([*held, *(blob.read(wanted) for blob in self.blobs)], self.names)
+        if since is not None:
+            wanted &= pl.col(TIME) >= since
+        if until is not None:
+            wanted &= pl.col(TIME) < until
+        for frame in self.held:
+            some = _only(frame, wanted)
+            yield some.select(n for n in some.columns if columns is None or n in columns)
+        for blob in self.blobs:
+            if blob.meets(since, until):
+                yield blob.read(wanted, columns)
 
 
 def _only(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:

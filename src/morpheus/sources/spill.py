@@ -7,13 +7,15 @@ several times as much.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 
+from morpheus.columns import TIME
 from morpheus.scratch import file_in
 
 
@@ -24,17 +26,33 @@ class Blob:
     Attributes:
         path: Its file.
         rows: Its rows.
+        columns: Its columns.
+        span: Its first and last time; None where it has no rows, or no times.
     """
 
     path: Path
     rows: int
+    columns: tuple[str, ...]
+    span: tuple[datetime, datetime] | None
 
-    def read(self, only: pl.Expr | None = None) -> pl.DataFrame:
-        """Read it back, or only the rows of which something holds."""
+    def read(
+        self, only: pl.Expr | None = None, columns: Collection[str] | None = None
+    ) -> pl.DataFrame:
+        """Read it back, or only the rows of which something holds, or some of its columns."""
         if only is None:
             return pl.read_parquet(self.path, glob=False)
         # By its path: polars then looks at no more of the file than it needs.
-        return pl.scan_parquet(self.path, glob=False).filter(only).collect()
+        rows = pl.scan_parquet(self.path, glob=False).filter(only)
+        if columns is not None:
+            rows = rows.select(name for name in self.columns if name in columns)
+        return rows.collect()
+
+    def meets(self, since: datetime | None, until: datetime | None) -> bool:
+        """Whether it may have rows from a time on, and before another; None for no bound."""
+        if self.span is None:
+            return True
+        first, last = self.span
+        return (since is None or last >= since) and (until is None or first < until)
 
 
 def write(folder: Path, frames: Iterable[pl.DataFrame]) -> list[Blob]:
@@ -51,7 +69,13 @@ def _written(folder: Path, frame: pl.DataFrame) -> Blob:
     frame.write_parquet(data, compression="uncompressed", statistics=False)
     with file_in(folder) as file:
         file.write(data.getbuffer())
-    return Blob(Path(file.name), frame.height)
+    return Blob(Path(file.name), frame.height, tuple(frame.columns), _span(frame))
+
+
+def _span(frame: pl.DataFrame) -> tuple[datetime, datetime] | None:
+    times = frame.get_column(TIME, default=None)
+    first, last = (None, None) if times is None else (times.min(), times.max())
+    return (first, last) if isinstance(first, datetime) and isinstance(last, datetime) else None
 
 
 def remove(blobs: Iterable[Blob]) -> None:
