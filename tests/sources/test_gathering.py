@@ -132,9 +132,10 @@ def test_one_user_larger_than_memory_comes_in_pieces_of_time(
         one["eventTime"] = one["eventTime"].replace("2024-05-31", day)
         one["sourceIPAddress"], one["userAgent"] = f"10.0.0.{n * n % 7}", f"aws-cli/{n % 3}"
     new = write_files(tmp_path / "new", records, 50)
+    old = write_files(tmp_path / "old", records[:90], 50)
     chosen = {"columns": DERIVED} if derived else {}
-    batches, summary = read(new, TINY, settings=dict(chosen))
-    assert_same(read(new, Room(), settings=dict(chosen)), (batches, summary))
+    batches, summary = read(new, TINY, old, settings=dict(chosen))
+    assert_same(read(new, Room(), old, settings=dict(chosen)), (batches, summary))
     assert max(batch.frame.height for batch in batches) < 40
     assert summary.input.duplicates == 54
 
