@@ -22,11 +22,13 @@ from speed.scale import Scale  # noqa: E402 - the same
 PAGE = ROOT / "docs" / "benchmarks.md"
 PARTS = {
     "training": "Training",
+    "reference": "The reference preset",
     "scoring": "Scoring",
     "growth": "How cost grows",
     "rhythm": "Rhythm",
     "stores": "Fingerprints on disk",
     "cold": "Cold starts",
+    "gpu": "On a GPU",
     "profiles": "Where the time goes",
 }
 HEAD = """# Benchmarks

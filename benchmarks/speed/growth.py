@@ -12,12 +12,15 @@ from speed.scale import Scale
 
 RATE = 56.0
 """Events of a user and day, so that a hundred users have about 100,000 in the scored days."""
+HEAVY = 100 * RATE
+"""Events a day of somebody who has as many as those hundred."""
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """By users, then by events."""
+    """By users, then by events, then by the events of one user."""
     yield by_users(scale)
     yield by_events(scale)
+    yield of_one_user(scale)
 
 
 def by_users(scale: Scale) -> Table:
@@ -53,6 +56,20 @@ def by_events(scale: Scale) -> Table:
     for copies in () if scale.quick else (10, 100) if scale.full else (10,):
         logs = fleet(scale.scratch, users, rate=RATE, copies=copies, forms=("json",))
         report(table, chain.score(logs.folder / "json/scored", models, threads=2))
+    return table
+
+
+def of_one_user(scale: Scale) -> Table:
+    """Scoring somebody whose events do not fit into memory."""
+    table = Table(
+        "Scoring one user with a fingerprint loaded, by events (one thread, from `.json.gz`)",
+        ["events", "wall s", "CPU s", "CPU µs an event", "peak MB"],
+    )
+    models = scale.scratch / "models-one"
+    chain.learn(fleet(scale.scratch, 1, rate=RATE, forms=("json",)), models)
+    for copies in (1,) if scale.quick else (1, 10):
+        logs = fleet(scale.scratch, 1, rate=HEAVY, copies=copies, forms=("json",))
+        report(table, chain.score(logs.folder / "json/scored", models, threads=1))
     return table
 
 

@@ -41,10 +41,13 @@ def run(command: Sequence[str], *, folder: Path | None = None, cores: int | None
         RuntimeError: It failed.
     """
     allowed = sorted(os.sched_getaffinity(0))[:cores]
+    # As it is with users: what was compiled once is not compiled again by every process.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
     with subprocess.Popen(  # noqa: S603 - our own commands
         command,
         cwd=folder,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=lambda: os.sched_setaffinity(0, allowed),  # noqa: PLW1509 - no threads of ours hold locks

@@ -41,13 +41,17 @@ def test_another_seed_gives_another_network():
     assert not np.array_equal(fingerprint(seed=1).net.weights, fingerprint(seed=2).net.weights)
 
 
-def test_a_rows_loss_does_not_depend_on_the_rows_beside_it():
+@pytest.mark.parametrize("strange", [False, True])
+def test_what_is_said_of_a_row_does_not_depend_on_the_rows_beside_it(strange):
     known, frame = fingerprint(), day(700, seed=9)
-    together = known.encoder.encode(frame)
-    whole = known.losses(together)[together.row_of]
+
+    def each(events):
+        rows = known.encoder.encode(events)
+        return (known.strangeness(rows)[0] if strange else known.losses(rows))[rows.row_of]
+
+    whole = each(frame)
     for start in range(0, 700, 100):
-        alone = known.encoder.encode(frame[start : start + 100])
-        assert np.array_equal(known.losses(alone)[alone.row_of], whole[start : start + 100])
+        assert np.array_equal(each(frame[start : start + 100]), whole[start : start + 100])
 
 
 def test_a_missing_column_is_a_value_and_no_crash():

@@ -3,6 +3,8 @@ import json
 import re
 import tempfile
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,15 @@ def read(
     return list(intake.events(None if history is None else str(history), summary)), summary
 
 
+def whole(batches: list[Events]) -> list[Events]:
+    """One batch a user, however many their events came in."""
+    users = [list(group) for _, group in groupby(batches, key=attrgetter("user"))]
+    return [replace(user[0], frame=pl.concat(one.frame for one in user)) for user in users]
+
+
 def assert_same(one: tuple[list[Events], Summary], other: tuple[list[Events], Summary]) -> None:
-    assert [batch.user for batch in one[0]] == [batch.user for batch in other[0]]
-    for a, b in zip(one[0], other[0], strict=True):
+    assert [batch.user for batch in whole(one[0])] == [batch.user for batch in whole(other[0])]
+    for a, b in zip(whole(one[0]), whole(other[0]), strict=True):
         assert a.frame.equals(b.frame)
         assert (a.history is None) == (b.history is None)
         assert a.history is None or b.history is None or a.history.equals(b.history)
@@ -88,6 +96,16 @@ def test_what_was_laid_aside_comes_back_as_if_it_had_been_held(
         assert_same(read(new, Room(), old), read(new, TINY, old))
 
 
+def test_what_is_learnt_from_may_be_a_table_of_fewer_columns(tmp_path: Path) -> None:
+    new = write_files(tmp_path / "new", [record(1, "ann", 9)], 9)
+    old = tmp_path / "old.csv"
+    old.write_text("eventTime,userIdentityaccountId,eventName\n2024-05-30T09:30:00Z,ann,Ls\n")
+    [batch], _ = read(new, Room(), old)
+    assert batch.history is not None
+    assert batch.history.columns == batch.frame.columns
+    assert batch.history["userIdentityarn"].to_list() == [None]
+
+
 def test_users_are_many_and_files_in_any_order(tmp_path: Path) -> None:
     records = [record(n, f"{n * 7 % 23}", n * 11 % 60) for n in range(600)]
     new = write_files(tmp_path / "new", records, 50)
@@ -96,9 +114,30 @@ def test_users_are_many_and_files_in_any_order(tmp_path: Path) -> None:
     other = write_files(tmp_path / "other", [one for part in shuffled for one in part], 50)
     batches = read(new, TINY)
     assert_same(batches, read(other, Room()))
-    firsts = [batch.frame[TIME].min() for batch in batches[0]]
+    firsts = [batch.frame[TIME].min() for batch in whole(batches[0])]
     assert len(firsts) == 23
     assert firsts == sorted(firsts, key=str)
+
+
+DERIVED = (*FEATURES, "logcount", "locincrement", "new:agentfamily")
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_one_user_larger_than_memory_comes_in_pieces_of_time(
+    tmp_path: Path, *, derived: bool
+) -> None:
+    records = [record(n % 530, "giant" if n % 9 else "small", n * 7 % 60) for n in range(600)]
+    for n, one in enumerate(records):
+        day = f"2024-05-{1 + n * 13 % 30:02}"
+        one["eventTime"] = one["eventTime"].replace("2024-05-31", day)
+        one["sourceIPAddress"], one["userAgent"] = f"10.0.0.{n * n % 7}", f"aws-cli/{n % 3}"
+    new = write_files(tmp_path / "new", records, 50)
+    old = write_files(tmp_path / "old", records[:90], 50)
+    chosen = {"columns": DERIVED} if derived else {}
+    batches, summary = read(new, TINY, old, settings=dict(chosen))
+    assert_same(read(new, Room(), old, settings=dict(chosen)), (batches, summary))
+    assert max(batch.frame.height for batch in batches) < 40
+    assert summary.input.duplicates == 54
 
 
 @real
@@ -107,8 +146,8 @@ def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "cloudtrail-console"
     chosen = {"userid_column_name": "userIdentityarn"}
     room = replace(TINY, table=20_000, job=2_000_000, alone=0)
-    whole = read(new, Room(), old, settings=chosen)
-    assert_same(whole, read(new, room, old, threads=threads, settings=chosen))
+    held = read(new, Room(), old, settings=chosen)
+    assert_same(held, read(new, room, old, threads=threads, settings=chosen))
 
 
 @real
@@ -180,7 +219,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"gone: events cannot be laid aside .*TMPDIR"):
-        write(tmp_path / "gone", [])
+        write(tmp_path / "gone", [pl.DataFrame({"text": ["a"]})])
 
 
 def test_a_folder_that_cannot_be_made_is_told(
@@ -211,11 +250,11 @@ def test_large_files_in_blocks_are_as_files_read_whole(
         lines = "\n".join(map(json.dumps, records)) if "json" in suffix else ""
         text = lines.encode() or pl.DataFrame(flat).write_csv().encode()
         path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
-    whole = read(path, Room())
+    held = read(path, Room())
     monkeypatch.setattr(files, "LARGE", 800)
     monkeypatch.setattr(files.read_blocks, "__defaults__", (1000,))
     assert files.is_large(path)
-    assert_same(whole, read(path, Room()))
+    assert_same(held, read(path, Room()))
 
 
 def test_counts_of_several_readers_add_up() -> None:

@@ -13,7 +13,7 @@ from morpheus.models.training import one_thread
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-BLOCK = 256
+BLOCK = 32
 """Rows in one pass through the network; always filled up, so that a row's result is its own."""
 
 

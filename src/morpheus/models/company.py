@@ -19,78 +19,79 @@ from morpheus.models.evidence import Chances
 class Company:
     """Some events, of which one column at a time is hidden from a network.
 
-    Only what the hidden column had added to the first layer is taken away; sizes as in
-    `autoencoder.Autoencoder`.
+    Only what the hidden column had added to the first layer is taken away. All columns pass the
+    layers behind it in one product each; sizes as in `autoencoder.Autoencoder`.
 
     Attributes:
         net: The network.
         codes: Code of each column, (B, C).
         numbers: Scaled numbers, (B, N).
-        first: The first layer's sums with nothing hidden, (B, H).
+        wide: The last layer but one, with each column hidden in turn, (C, B, H).
     """
 
     net: Autoencoder
     codes: NDArray[np.int64]
     numbers: NDArray[np.float32]
-    first: NDArray[np.float32]
+    wide: NDArray[np.float32]
 
     @classmethod
     def of(
         cls, net: Autoencoder, codes: NDArray[np.int64], numbers: NDArray[np.float32]
     ) -> Company:
         """Look at events."""
-        first = net.part["look_up"][codes + net.offsets].sum(1) + net.part["hidden_bias"]
+        part, words = net.part, net.part["look_up"]
+        shown = words[(codes + net.offsets).T]  # (C, B, H)
+        first = shown.sum(0) + part["hidden_bias"]  # (B, H)
         if net.number_columns:
-            first += numbers @ net.part["read_numbers"]
-        return cls(net, codes, numbers, first)
+            first += numbers @ part["read_numbers"]
+        hidden = first - shown
+        hidden += words[UNSEEN + net.offsets][:, None]
+        for place, column in enumerate(net.number_columns):
+            hidden[column] -= np.outer(numbers[:, place], part["read_numbers"][place])
+        rows = np.maximum(hidden, 0, out=hidden).reshape(-1, net.shape.hidden)
+        middle = rows @ part["squeeze"] + part["middle_bias"]
+        wide = np.maximum(middle, 0, out=middle) @ part["widen"] + part["wide_bias"]
+        return cls(net, codes, numbers, np.maximum(wide, 0, out=wide).reshape(hidden.shape))
 
     def chances(self, column: int) -> NDArray[np.float32]:
         """Probability of each code of a column, given the others, (B, codes)."""
-        return self._chances(self._wide(column), column)
-
-    def seen(self, column: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probability of the code that each event has, and how far its number is off, each (B,).
-
-        The distance is in standard deviations; 0 where there is no number.
-        """
-        wide = self._wide(column)
-        chance = self._chances(wide, column)[np.arange(len(wide)), self.codes[:, column]]
-        return chance, self._off(wide, column)
-
-    def guessed(self, column: int) -> NDArray[np.float32]:
-        """Number that a number column is guessed to have, in standard deviations, (B,)."""
-        return self._guessed(self._wide(column), column)
-
-    def _chances(self, wide: NDArray[np.float32], column: int) -> NDArray[np.float32]:
-        part, start = self.net.part, int(self.net.offsets[column])
-        block = slice(start, start + self.net.shape.codes[column])
-        logits = wide @ part["guess_codes"][:, block] + part["code_bias"][block]
+        part, block = self.net.part, self._block(column)
+        logits = self.wide[column] @ part["guess_codes"][:, block] + part["code_bias"][block]
         chances = np.exp(np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT))
         return np.asarray(chances / chances.sum(1, keepdims=True))
 
-    def _off(self, wide: NDArray[np.float32], column: int) -> NDArray[np.float32]:
-        if column not in self.net.number_columns:
-            return np.zeros(len(wide), dtype=np.float32)
-        number = self.numbers[:, self.net.number_columns.index(column)]
-        there = self.codes[:, column] > UNSEEN
-        return np.asarray((self._guessed(wide, column) - number) * there)
+    def seen(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probability of the codes that each event has, and how far its numbers are off, (B, C).
 
-    def _guessed(self, wide: NDArray[np.float32], column: int) -> NDArray[np.float32]:
+        The distance is in standard deviations; 0 where there is no number.
+        """
+        part = self.net.part
+        logits = np.empty((len(self.codes), sum(self.net.shape.codes)), dtype=np.float32)
+        for column, wide in enumerate(self.wide):
+            block = self._block(column)
+            np.matmul(wide, part["guess_codes"][:, block], out=logits[:, block])
+        logits += part["code_bias"]
+        chances = np.exp(np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT, out=logits), out=logits)
+        picked = np.take_along_axis(chances, self.codes + self.net.offsets, axis=1)
+        return picked / (chances @ self.net.column_of), self._off()
+
+    def guessed(self, column: int) -> NDArray[np.float32]:
+        """Number that a number column is guessed to have, in standard deviations, (B,)."""
         place = self.net.number_columns.index(column)
         part = self.net.part
-        return np.asarray(wide @ part["guess_numbers"][:, place] + part["number_bias"][place])
+        guessed = self.wide[column] @ part["guess_numbers"][:, place]
+        return np.asarray(guessed + part["number_bias"][place])
 
-    def _wide(self, column: int) -> NDArray[np.float32]:
-        """The last layer but one when a column is hidden, (B, H)."""
-        net, start = self.net, self.net.offsets[column]
-        words = net.part["look_up"]
-        hidden = self.first - words[self.codes[:, column] + start] + words[UNSEEN + start]
-        if column in net.number_columns:
-            place = net.number_columns.index(column)
-            hidden -= np.outer(self.numbers[:, place], net.part["read_numbers"][place])
-        middle = np.maximum(hidden, 0) @ net.part["squeeze"] + net.part["middle_bias"]
-        wide = np.maximum(middle, 0) @ net.part["widen"] + net.part["wide_bias"]
-        return np.asarray(np.maximum(wide, 0))
+    def _off(self) -> NDArray[np.float32]:
+        off = np.zeros(self.codes.shape, dtype=np.float32)
+        for place, column in enumerate(self.net.number_columns):
+            there = self.codes[:, column] > UNSEEN
+            off[:, column] = (self.guessed(column) - self.numbers[:, place]) * there
+        return off
+
+    def _block(self, column: int) -> slice:
+        start = int(self.net.offsets[column])
+        return slice(start, start + self.net.shape.codes[column])
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,11 @@ class Guesses:
 
     @classmethod
     def of(cls, net: Autoencoder, rows: EncodedRows) -> Guesses:
-        """Hide one column after the other."""
+        """Hide each column in turn."""
         chance, off = np.empty((2, *rows.codes.shape), dtype=np.float32)
         for block, codes, numbers in blocks(rows):
-            company, there = Company.of(net, codes, numbers), len(chance[block])
-            for c in range(codes.shape[1]):
-                found = company.seen(c)
-                chance[block, c], off[block, c] = (part[:there] for part in found)
+            there = len(chance[block])
+            chance[block], off[block] = (p[:there] for p in Company.of(net, codes, numbers).seen())
         return cls(chance, off)
 
     def evidence(

@@ -35,16 +35,24 @@ class Identity:
     id: str
     accounts: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """All that is looked at."""
+        return frozenset({self.user, self.id, COPY, TIME, *self.accounts})
+
 
 @dataclass
 class Memory:
-    """The events seen lately, where the input goes on for ever.
+    """The events seen lately, where the input goes on for ever, or comes in pieces.
 
     Attributes:
+        suspects: Hashes of the keys that are worth remembering, all of them; None to remember the
+            latest, whatever they are.
         keys: By time, those of the rounds before.
         fresh: Those of this round.
     """
 
+    suspects: pl.Series | None = None
     keys: pl.DataFrame | None = None
     fresh: list[pl.DataFrame] = field(default_factory=list)
 
@@ -56,14 +64,20 @@ class Memory:
 
     def add(self, times: pl.Series, keys: pl.Series) -> None:
         """Remember some of this round."""
-        self.fresh.append(pl.DataFrame({TIME: times, _KEY: keys}).drop_nulls())
+        fresh = pl.DataFrame({TIME: times, _KEY: keys}).drop_nulls()
+        if self.suspects is not None:
+            fresh = fresh.filter(pl.col(_KEY).hash().is_in(self.suspects.implode()))
+        self.fresh.append(fresh)
 
     def end_round(self) -> None:
         """Remember this round in the next ones; the latest events only, so that it stays small."""
-        fresh = pl.concat(self.fresh).sort(TIME, _KEY).tail(_REMEMBERED) if self.fresh else None
+        fresh = self._kept(pl.concat(self.fresh).sort(TIME, _KEY)) if self.fresh else None
         self.fresh = []
         known = [frame for frame in (self.keys, fresh) if frame is not None]
-        self.keys = pl.concat(known).tail(_REMEMBERED) if known else None
+        self.keys = self._kept(pl.concat(known)) if known else None
+
+    def _kept(self, keys: pl.DataFrame) -> pl.DataFrame:
+        return keys.tail(_REMEMBERED) if self.suspects is None else keys
 
 
 @dataclass
@@ -139,7 +153,7 @@ def _again(
         return None
     if memory is None and frame[identity.id].drop_nulls().is_unique().all():
         return None
-    keys = _keys(frame, identity).gather(order)
+    keys = keys_of(frame, identity).gather(order)
     again = ~keys.is_first_distinct()
     if memory is not None:
         again |= memory.holds(keys)
@@ -147,7 +161,7 @@ def _again(
     return again & keys.is_not_null()
 
 
-def _keys(frame: pl.DataFrame, identity: Identity) -> pl.Series:
+def keys_of(frame: pl.DataFrame, identity: Identity) -> pl.Series:
     """What is equal for two deliveries of one event; null for an event without an id of its own."""
     accounts = [pl.col(name) for name in identity.accounts if name in frame.columns]
     account = pl.coalesce([*accounts, pl.lit("")])

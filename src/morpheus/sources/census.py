@@ -9,13 +9,13 @@ import polars as pl
 
 from morpheus.columns import INDEX, TIME
 
-USER, RANK, PART = "user", "_rank_", "part"
+USER, RANK, PART, ROWS = "user", "_rank_", "part", "rows"
 _SCHEMA: dict[str, Any] = {
     USER: pl.String,
     "first": pl.Datetime("us", "UTC"),
     "index": pl.Int64,
     "last": pl.Datetime("us", "UTC"),
-    "rows": pl.Int64,
+    ROWS: pl.Int64,
 }
 _MANY = 1 << 18
 
@@ -47,7 +47,7 @@ class Census:
             pl.col(TIME).first().alias("first"),
             pl.col(INDEX).first().alias("index"),
             pl.col(TIME).last().alias("last"),
-            pl.len().cast(pl.Int64).alias("rows"),
+            pl.len().cast(pl.Int64).alias(ROWS),
         )
         return cls(users, frozenset([tuple(frame.columns)]), filled(frame))
 
@@ -63,13 +63,13 @@ class Census:
         """One row a user."""
         ordered = self.users.sort("first", "index")
         return ordered.group_by(USER, maintain_order=True).agg(
-            pl.col("first", "index").first(), pl.col("last").max(), pl.col("rows").sum()
+            pl.col("first", "index").first(), pl.col("last").max(), pl.col(ROWS).sum()
         )
 
     @property
     def rows(self) -> int:
         """How many events."""
-        return int(self.users["rows"].sum())
+        return int(self.users[ROWS].sum())
 
     @property
     def width(self) -> int:
@@ -87,26 +87,28 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
 
     Users come by the time and index of their first event, then by name; then, by name, those who
     only have history. Parts follow the ranks, so that one part after the other gives the users in
-    order.
+    order. A user larger than two parts has one alone.
 
     Args:
         events: Whose events come.
         history: Whose history there is.
         room: Cells that a part has, about, and the first a quarter of them, so that something comes
-            out soon; a user is never divided.
+            out soon; a user is in one part.
         last: Whether users who only have history come too.
 
     Returns:
-        `USER`, `RANK` and `PART` of each, in the order of ranks.
+        `USER`, `RANK`, `PART` and `ROWS` of each, in the order of ranks.
     """
-    users = events.merged().sort("first", "index", USER).select(USER, "rows")
+    users = events.merged().sort("first", "index", USER).select(USER, ROWS)
     if history is not None:
-        past = history.merged().select(USER, past="rows")
+        past = history.merged().select(USER, past=ROWS)
         others = past.join(users, on=USER, how="anti").sort(USER)
         users = users.join(past, on=USER, how="left", maintain_order="left")
         users = pl.concat([users, others] if last else [users], how="diagonal")
-        users = users.select(USER, rows=pl.sum_horizontal("rows", "past"))
+        users = users.select(USER, pl.sum_horizontal(ROWS, "past").alias(ROWS))
     width = max(events.width, 1 if history is None else history.width)
     size = max(1, room // width)
-    before = pl.col("rows").cum_sum() - pl.col("rows") + size - size // 4
-    return users.with_row_index(RANK).select(USER, RANK, (before // size).rle_id().alias(PART))
+    before = pl.col(ROWS).cum_sum() - pl.col(ROWS) + size - size // 4
+    alone = pl.col(ROWS) > 2 * size
+    part = pl.struct((before // size).alias("at"), alone.cum_sum().alias("nth"), alone=alone)
+    return users.with_row_index(RANK).select(USER, RANK, part.rle_id().alias(PART), ROWS)

@@ -70,7 +70,7 @@ def texts(values: Cells) -> Cells:
         return values
     if set(map(type, values)) <= {bool, type(None)}:
         return list(map(_BOOLEANS.__getitem__, values))
-    return list(map(text, values))
+    return _written(values)
 
 
 def series(values: Cells) -> pl.Series:
@@ -78,7 +78,12 @@ def series(values: Cells) -> pl.Series:
     try:
         return pl.Series(texts(values), dtype=pl.String)
     except TypeError:
-        return pl.Series(list(map(text, values)), dtype=pl.String)
+        return pl.Series(_written(values), dtype=pl.String)
+
+
+def _written(values: Cells) -> Cells:
+    # Most cells of such columns are empty, and a call costs more than a comparison.
+    return [None if value is None else text(value) for value in values]
 
 
 @dataclass

@@ -7,8 +7,9 @@ these parts. Then part after part is read back, put in order, and handed out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class Gathering:
         """
         if self.blobs and self.census.rows * self.census.width <= self.room.held:
             self.held += [blob.read() for blob in self.blobs]
-            remove({blob.path for blob in self.blobs})
+            remove(self.blobs)
             self.blobs = []
         if self.blobs and self.held:
             self._lay_aside()
@@ -147,9 +148,8 @@ class Gathered:
         step = max(1, room.table // (self.census.width or 1))
         jobs = list(_jobs(blobs, step))
         sort = partial(_divide, self.user, places, folder)
-        following = [*jobs[1:], []]
-        for job, later, parts in zip(jobs, following, crew.map(sort, jobs), strict=True):
-            remove({blob.path for blob in job} - {blob.path for blob in later})
+        for job, parts in zip(jobs, crew.map(sort, jobs), strict=True):
+            remove(job)
             for part, blob in parts:
                 self.parts[part].append(blob)
 
@@ -171,11 +171,32 @@ class Where:
     held: list[pl.DataFrame]
     blobs: list[Blob]
 
-    def of(self, users: pl.DataFrame) -> pl.DataFrame:
-        """The events of these users, in no order."""
+    def of(
+        self, users: pl.DataFrame, since: datetime | None = None, until: datetime | None = None
+    ) -> pl.DataFrame:
+        """The events of these users, in no order; from a time on, and before another, if given."""
+        return join(list(self.frames(users, since, until)), self.names)
+
+    def frames(
+        self,
+        users: pl.DataFrame,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        columns: Collection[str] | None = None,
+    ) -> Iterator[pl.DataFrame]:
+        """The same, or some columns of it, table after table as they lie."""
         wanted = pl.col(self.user).is_in(users[USER].implode(), nulls_equal=True)
-        held = (_only(frame, wanted) for frame in self.held)
-        return join([*held, *(blob.read(wanted) for blob in self.blobs)], self.names)
+        if since is not None:
+            wanted &= pl.col(TIME) >= since
+        if until is not None:
+            wanted &= pl.col(TIME) < until
+        for frame in self.held:
+            some = _only(frame, wanted)
+            yield some.select(n for n in some.columns if columns is None or n in columns)
+        for blob in self.blobs:
+            if blob.meets(since, until):
+                yield blob.read(wanted, columns)
 
 
 def _only(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:

@@ -16,8 +16,8 @@ from morpheus.records import Events, Reading, Summary
 from morpheus.scratch import Scratch
 from morpheus.sources import deriving
 from morpheus.sources.arrivals import Arrivals
-from morpheus.sources.by_user import ByUser, Identity, Memory
-from morpheus.sources.census import PART, plan
+from morpheus.sources.by_user import Identity, Memory
+from morpheus.sources.census import PART, ROWS, plan
 from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import Found, Log, LogFiles
 from morpheus.sources.gathering import Gathered, Gathering, Room
@@ -144,10 +144,11 @@ class _Run:
         tell_missing(self.intake, events, self.learnt)
         if self.learnt is not None:
             events.names = events.names or self.learnt.names
-        users = self._divided(events, crew)
+        room = self._room(events, self.learnt)
+        users = self._divided(events, room, crew)
         self._survey(events)
         parts = users.partition_by(PART, maintain_order=True)
-        return [self._portion(part, events) for part in parts]
+        return [self._portion(part, events, self.learnt, room) for part in parts]
 
     @property
     def _endless(self) -> bool:
@@ -168,10 +169,13 @@ class _Run:
 
     def _derived(self, gathered: Gathered) -> Iterator[pl.DataFrame]:
         """All events with their derived columns, some users after the others."""
-        users = plan(gathered.census, None, self._room(gathered), last=True)
+        room = self._room(gathered)
+        users = plan(gathered.census, None, room, last=True)
         for part in users.partition_by(PART, maintain_order=True):
-            by_user = ByUser.of(gathered.where(part).of(part), part, self._identity, Reading())
-            yield self.intake.deriving().add(by_user.frame)
+            portion = self._portion(part, gathered, None, room)
+            known = portion.afresh()
+            for piece in portion.pieces(Reading(), known):
+                yield known.deriving.add(piece.frame)
 
     @property
     def _identity(self) -> Identity:
@@ -216,11 +220,11 @@ class _Run:
         told = "%s: no event has a `%s`, so all belong to no user."
         log.warning(told, files.pattern, work.user)
 
-    def _divided(self, events: Gathered, crew: Crew) -> pl.DataFrame:
+    def _divided(self, events: Gathered, room: int, crew: Crew) -> pl.DataFrame:
         """Rank and divide the users, and lay what is on disk down accordingly."""
         past = None if self.learnt is None else self.learnt.census
         last = not self._endless
-        users = plan(events.census, past, self._room(events, self.learnt), last=last)
+        users = plan(events.census, past, room, last=last)
         self._divide(events, users, crew)
         if self.learnt is not None and not self._endless:
             self._divide(self.learnt, users, crew)
@@ -235,14 +239,19 @@ class _Run:
         cells, room = sum(one.cells for one in gathered if one is not None), self.intake.room
         return 4 * cells + 4 if cells <= room.held else room.part
 
-    def _portion(self, users: pl.DataFrame, events: Gathered) -> GatheredPortion:
+    def _portion(
+        self, users: pl.DataFrame, events: Gathered, learnt: Gathered | None, room: int
+    ) -> GatheredPortion:
+        piece = max(1, room // (events.census.width or 1))
+        large = not self._endless and users[ROWS].sum() > 2 * piece and users.height == 1
         return GatheredPortion(
             users,
             events.where(users),
-            None if self.learnt is None else self.learnt.where(users),
+            None if learnt is None else learnt.where(users),
             self._identity,
             self.intake.deriving(),
             rows=max(self.intake.settings.pipeline_batch_size, _FEWEST_ROWS),
+            piece=piece if large else None,
         )
 
 

@@ -1,19 +1,21 @@
 """Rows laid aside on disk until they are handed out.
 
-A file holds several tables behind each other, each a Parquet file of its own: equal texts are
-written once, so an event takes some 100 bytes, and to read some users' rows passes over the others.
-Arrow streams are written in less time, but read in several times as much.
+Each table is a Parquet file: equal texts are written once, so an event takes some 100 bytes, and to
+read some users' rows passes over the others. Arrow streams are written in less time, but read in
+several times as much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 
+from morpheus.columns import TIME
 from morpheus.scratch import file_in
 
 
@@ -22,44 +24,61 @@ class Blob:
     """A table on disk.
 
     Attributes:
-        path: The file that holds it.
-        start: Where in the file it begins.
-        size: How many bytes long it is.
+        path: Its file.
         rows: Its rows.
+        columns: Its columns.
+        span: Its first and last time; None where it has no rows, or no times.
     """
 
     path: Path
-    start: int
-    size: int
     rows: int
+    columns: tuple[str, ...]
+    span: tuple[datetime, datetime] | None
 
-    def read(self, only: pl.Expr | None = None) -> pl.DataFrame:
-        """Read it back, or only the rows of which something holds."""
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            data = BytesIO(file.read(self.size))
-        return (
-            pl.read_parquet(data) if only is None else pl.scan_parquet(data).filter(only).collect()
-        )
+    def read(
+        self, only: pl.Expr | None = None, columns: Collection[str] | None = None
+    ) -> pl.DataFrame:
+        """Read it back, or only the rows of which something holds, or some of its columns."""
+        if only is None:
+            return pl.read_parquet(self.path, glob=False)
+        # By its path: polars then looks at no more of the file than it needs.
+        rows = pl.scan_parquet(self.path, glob=False).filter(only)
+        if columns is not None:
+            rows = rows.select(name for name in self.columns if name in columns)
+        return rows.collect()
+
+    def meets(self, since: datetime | None, until: datetime | None) -> bool:
+        """Whether it may have rows from a time on, and before another; None for no bound."""
+        if self.span is None:
+            return True
+        first, last = self.span
+        return (since is None or last >= since) and (until is None or first < until)
 
 
 def write(folder: Path, frames: Iterable[pl.DataFrame]) -> list[Blob]:
-    """Write tables into a new file of a folder, in their order.
+    """Write tables into new files of a folder, in their order.
 
     Raises:
         Unavailable: The disk is full, or the folder is gone.
     """
-    blobs: list[Blob] = []
+    return [_written(folder, frame) for frame in frames]
+
+
+def _written(folder: Path, frame: pl.DataFrame) -> Blob:
+    data = BytesIO()
+    frame.write_parquet(data, compression="uncompressed", statistics=False)
     with file_in(folder) as file:
-        for frame in frames:
-            data = BytesIO()
-            frame.write_parquet(data, compression="uncompressed", statistics=False)
-            blobs.append(Blob(Path(file.name), file.tell(), data.tell(), frame.height))
-            file.write(data.getbuffer())
-    return blobs
+        file.write(data.getbuffer())
+    return Blob(Path(file.name), frame.height, tuple(frame.columns), _span(frame))
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Remove files whose tables are no longer needed."""
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _span(frame: pl.DataFrame) -> tuple[datetime, datetime] | None:
+    times = frame.get_column(TIME, default=None)
+    first, last = (None, None) if times is None else (times.min(), times.max())
+    return (first, last) if isinstance(first, datetime) and isinstance(last, datetime) else None
+
+
+def remove(blobs: Iterable[Blob]) -> None:
+    """Remove what is no longer needed."""
+    for blob in blobs:
+        blob.path.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""Users trained stacked on a GPU, beside the same users one after the other on a processor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from figures.table import Table
+
+from morpheus.columns import TIME
+from morpheus.models import stack
+from morpheus.models.learning import History, Study
+from morpheus.models.training import Task, Trained, train_each
+from speed.logs import COLUMNS, USER, fleet
+from speed.scale import Scale
+from speed.training import histories
+
+EPOCHS = 25
+Trainer = Callable[[Sequence[Task]], Sequence[Trained]]
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """Seconds by users, or that there is no GPU."""
+    header = ["users", "cpu, one thread, s", "cuda, s", "times faster", "losses apart, median"]
+    table = Table("Training users of 1,000 rows: on the processor, and stacked on a GPU", header)
+    if not torch.cuda.is_available():
+        table.note = "no GPU here"
+        yield table
+        return
+    table.note = (
+        f"{torch.cuda.get_device_name()}; wall seconds of training alone, the first stack not "
+        "counted. Losses apart: how far the two networks' losses of the history differ, in shares "
+        "of the processor's."
+    )
+    tasks = trials(scale)
+    on_gpu = partial(stack.train_stacked, device=torch.device("cuda"))
+    on_gpu(tasks[:2])
+    for users in (16,) if scale.quick else (16, 128, 512):
+        some = [tasks[n % len(tasks)] for n in range(users)]
+        (alone, slow), (stacked, fast) = timed(train_each, some), timed(on_gpu, some)
+        table.add(users, slow, fast, slow / fast, apart(some, alone, stacked))
+    yield table
+
+
+def trials(scale: Scale) -> list[Task]:
+    """The training that finds out how many epochs are best, of each user of a fleet."""
+    logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
+    users = [History(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
+    studies = [Study.of(user, COLUMNS, "standard", seed=1) for user in users]
+    return [study.trial(EPOCHS) for study in studies]
+
+
+def timed(trainer: Trainer, tasks: Sequence[Task]) -> tuple[Sequence[Trained], float]:
+    """Train; and the seconds that it took."""
+    begin = time.perf_counter()
+    trained = trainer(tasks)
+    return trained, time.perf_counter() - begin
+
+
+def apart(tasks: Sequence[Task], one: Sequence[Trained], other: Sequence[Trained]) -> float:
+    """How far the losses of two trainings differ, in shares of the first's, at the median user."""
+    shares = []
+    for task, *trained in zip(tasks, one, other, strict=True):
+        codes, numbers = task.rows.codes.astype(np.int64), task.rows.numbers
+        first, second = (float(each.net.losses(codes, numbers).mean()) for each in trained)
+        shares.append(abs(second / first - 1))
+    return float(np.median(shares))
