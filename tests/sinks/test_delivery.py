@@ -7,7 +7,7 @@ import pytest
 
 from morpheus.errors import BadRecord, Unavailable
 from morpheus.sinks.dead_letters import DeadLetters
-from morpheus.sinks.delivery import Account, Clock, Delivery, Patience
+from morpheus.sinks.delivery import Clock, Delivery, Patience, Tally
 from morpheus.sinks.letters import Answer, Letter
 from services.listener import Fast
 
@@ -59,11 +59,11 @@ def in_turn(*rules):
 
 
 def delivered(receiver, parcels, *, size=3, refuge=None, at_once=False):
-    fast, account = Fast(), Account()
+    fast, tally = Fast(), Tally()
     delivery = Delivery(
         "to-http",
         receiver,
-        account,
+        tally,
         size=size,
         patience=Patience(2, 1.0, 60.0),
         refuge=refuge,
@@ -72,7 +72,7 @@ def delivered(receiver, parcels, *, size=3, refuge=None, at_once=False):
     for _ in delivery.along(iter(parcels), lambda parcel: parcel, at_once=at_once):
         pass
     assert receiver.closed
-    return account, fast.slept
+    return tally, fast.slept
 
 
 def ids(number, start=0):
@@ -81,10 +81,10 @@ def ids(number, start=0):
 
 def test_letters_travel_together_in_their_order():
     receiver = Receiver()
-    account, _ = delivered(receiver, [letters(2), letters(5, 2), []])
+    tally, _ = delivered(receiver, [letters(2), letters(5, 2), []])
     assert receiver.taken == ids(7)
     assert receiver.tries == [3, 3, 1]
-    assert (account.came, account.taken, account.left, account.complaint) == (7, 7, 0, "")
+    assert (tally.came, tally.taken, tally.left, tally.complaint) == (7, 7, 0, "")
 
 
 def test_a_stream_without_end_waits_for_nobody():
@@ -95,10 +95,10 @@ def test_a_stream_without_end_waits_for_nobody():
 
 def test_a_busy_receiver_is_tried_again_ever_later():
     receiver = Receiver(in_turn(later, later, taken))
-    account, slept = delivered(receiver, [letters(2)])
+    tally, slept = delivered(receiver, [letters(2)])
     assert receiver.taken == ids(2)
     assert slept == [1.0, 2.0]
-    assert account.taken == 2
+    assert tally.taken == 2
 
 
 def test_a_receiver_may_say_how_long_it_wants_to_be_left_alone():
@@ -119,10 +119,10 @@ def test_one_bad_letter_does_not_condemn_the_others():
         return Answer(divide="400 bad") if any(one.id == "id-5" for one in some) else Answer()
 
     receiver = Receiver(picky)
-    account, _ = delivered(receiver, [letters(8)], size=8)
+    tally, _ = delivered(receiver, [letters(8)], size=8)
     assert sorted(receiver.taken) == [one for one in ids(8) if one != "id-5"]
-    assert (account.taken, account.refused, account.left) == (7, 1, 0)
-    assert "took 7 of 8 events; 1 refused. The first reason: 400 bad." in account.complaint
+    assert (tally.taken, tally.refused, tally.left) == (7, 1, 0)
+    assert "took 7 of 8 events; 1 refused. The first reason: 400 bad." in tally.complaint
 
 
 def test_a_receiver_that_takes_nothing_ends_the_run_with_counts():
@@ -146,7 +146,7 @@ def test_what_somebody_has_to_mend_is_not_tried_again():
 def test_with_a_file_the_run_goes_on_and_nothing_is_lost(tmp_path):
     refuge = DeadLetters(tmp_path / "deep" / "letters.jsonl")
     receiver = Receiver(later)
-    account, slept = delivered(receiver, [letters(7)], refuge=refuge)
+    tally, slept = delivered(receiver, [letters(7)], refuge=refuge)
     kept = [json.loads(line) for line in refuge.path.read_text().splitlines()]
     assert [one["id"] for one in kept] == ids(7)
     assert kept[4] == {
@@ -156,8 +156,8 @@ def test_with_a_file_the_run_goes_on_and_nothing_is_lost(tmp_path):
         "reason": "503 busy",
         "body": {"n": 4},
     }
-    assert "took 0 of 7 events; 7 not handed over. The first reason" in account.complaint
-    assert f"kept in `{refuge.path}`" in account.complaint
+    assert "took 0 of 7 events; 7 not handed over. The first reason" in tally.complaint
+    assert f"kept in `{refuge.path}`" in tally.complaint
     # Once patience was lost, the rest gets a single try.
     assert receiver.tries == [3, 3, 3, 3, 1]
     assert len(slept) == 2
@@ -165,27 +165,27 @@ def test_with_a_file_the_run_goes_on_and_nothing_is_lost(tmp_path):
 
 def test_patience_comes_back_with_the_receiver(tmp_path):
     receiver = Receiver(in_turn(later, later, later, taken, later, taken))
-    account, _ = delivered(receiver, [letters(9)], refuge=DeadLetters(tmp_path / "a"))
+    tally, _ = delivered(receiver, [letters(9)], refuge=DeadLetters(tmp_path / "a"))
     assert receiver.taken == ids(6, 3)
-    assert account.left == 3
+    assert tally.left == 3
 
 
 def test_the_next_run_sends_what_was_kept_and_first(tmp_path):
     refuge = DeadLetters(tmp_path / "letters.jsonl")
     delivered(Receiver(later), [letters(4)], refuge=refuge)
     receiver = Receiver()
-    account, _ = delivered(receiver, [letters(2, 4)], refuge=refuge)
+    tally, _ = delivered(receiver, [letters(2, 4)], refuge=refuge)
     assert receiver.taken == ids(6)
-    assert account.complaint == ""
+    assert tally.complaint == ""
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_refused_again_is_kept_again(tmp_path):
     refuge = DeadLetters(tmp_path / "letters.jsonl")
     for parcels in ([letters(4)], []):
-        account, _ = delivered(Receiver(later), parcels, refuge=refuge)
+        tally, _ = delivered(Receiver(later), parcels, refuge=refuge)
         assert len(refuge.path.read_text().splitlines()) == 4
-        assert account.left == 4
+        assert tally.left == 4
 
 
 def test_a_run_that_breaks_off_while_sending_what_was_kept_loses_nothing(tmp_path):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SILENCE = "no broker has confirmed it in time"
 PREFIX = "MORPHEUS_KAFKA_"
 """Begins the environment variables that are settings of the client."""
 
@@ -118,11 +119,11 @@ class _Sent:
         self.waiting.discard(place)
         if error is not None:
             reasons = self._refused if error.code() in _unfit() else self._later
-            reasons[place] = error.str()
+            reasons[place] = _told(error)
 
     def answer(self) -> Answer:
         """What became of all of them."""
-        silent = dict.fromkeys(self.waiting, "no broker has confirmed it")
+        silent = dict.fromkeys(self.waiting, SILENCE)
         later = dict(sorted((self._later | silent).items()))
         return Answer(refused=self._refused, later=later)
 
@@ -159,6 +160,13 @@ def _unfit() -> set[int]:
     from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
     return {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
+
+
+def _told(error: KafkaError) -> str:
+    """The client's own words, but for its time limit."""
+    from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
+
+    return SILENCE if error.code() == KafkaError._MSG_TIMED_OUT else error.str()  # noqa: SLF001 - the client names its own errors so
 
 
 def _kafka_exception() -> type[Exception]:

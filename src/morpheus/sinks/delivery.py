@@ -56,7 +56,7 @@ class Patience:
 
 
 @dataclass
-class Account:
+class Tally:
     """What became of all letters of a run.
 
     Attributes:
@@ -94,7 +94,7 @@ class Delivery:
     Args:
         stage: The word of the sink, for messages.
         carrier: Hands them over.
-        account: Counts what becomes of them.
+        tally: Counts what becomes of them.
         size: Letters handed over together, at most.
         patience: How often to try again.
         refuge: Where letters go that could not be delivered; without one, the first of them that
@@ -106,14 +106,14 @@ class Delivery:
         self,
         stage: str,
         carrier: Carrier,
-        account: Account,
+        tally: Tally,
         *,
         size: int,
         patience: Patience,
         refuge: Refuge | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.stage, self.carrier, self.account = stage, carrier, account
+        self.stage, self.carrier, self.tally = stage, carrier, tally
         self.size, self.patience, self.refuge = size, patience, refuge
         self.clock = clock or Clock()
         self._held: list[Letter] = []
@@ -137,7 +137,7 @@ class Delivery:
         Raises:
             Unavailable: The receiver takes no letters, and there is no place to keep them.
         """
-        self.account.clear()
+        self.tally.clear()
         with closing(self.carrier):
             try:
                 self._send_earlier()
@@ -146,23 +146,23 @@ class Delivery:
                     self._send(0 if at_once else self.size - 1)
                     yield parcel
                 self._send(0)
-                self.account.complaint = self._complaint()
+                self.tally.complaint = self._complaint()
             except BaseException:
                 self._tell_stopped()
                 raise
-        level = logging.WARNING if self.account.complaint else logging.INFO
-        counts = self.account.taken, self.account.came
+        level = logging.WARNING if self.tally.complaint else logging.INFO
+        counts = self.tally.taken, self.tally.came
         logger.log(level, "%s: %s took %d of %d events.", self.stage, self.carrier.to, *counts)
 
     def _complaint(self) -> str:
-        account = self.account
-        parts = {"refused": account.refused, "not handed over": account.left}
+        tally = self.tally
+        parts = {"refused": tally.refused, "not handed over": tally.left}
         counts = [f"{number:,} {what}" for what, number in parts.items() if number]
         if not counts:
             return ""
         return (
-            f"{self.stage}: {self.carrier.to} took {account.taken:,} of {account.came:,} events; "
-            f"{', '.join(counts)}. The first reason: {account.reason}. {self._remedy()}"
+            f"{self.stage}: {self.carrier.to} took {tally.taken:,} of {tally.came:,} events; "
+            f"{', '.join(counts)}. The first reason: {tally.reason}. {self._remedy()}"
         )
 
     def _remedy(self) -> str:
@@ -176,13 +176,13 @@ class Delivery:
     def _send_earlier(self) -> None:
         """Send what an earlier run had to keep."""
         for letters in self.refuge.waiting() if self.refuge else ():
-            self.account.came += len(letters)
+            self.tally.came += len(letters)
             self._deliver(letters)
 
     def _hold(self, letters: Iterable[Letter]) -> None:
         before = len(self._held)
         self._held += letters
-        self.account.came += len(self._held) - before
+        self.tally.came += len(self._held) - before
 
     def _send(self, keep: int) -> None:
         """Deliver what is held, until no more than so many are."""
@@ -229,29 +229,29 @@ class Delivery:
 
     def _settle(self, letters: Sequence[Letter], answer: Answer) -> None:
         """Count what was taken and what was refused."""
-        self.account.taken += len(letters) - len(answer.refused) - len(answer.later)
-        self.account.refused += len(answer.refused)
+        self.tally.taken += len(letters) - len(answer.refused) - len(answer.later)
+        self.tally.refused += len(answer.refused)
         self._keep([(letters[place], why) for place, why in answer.refused.items()])
 
     def _give_up(self, letters: list[tuple[Letter, str]]) -> None:
         self._keep(letters)
         if self.refuge is None:
-            self.account.complaint = self._complaint()
-            raise Unavailable(self.account.complaint)
+            self.tally.complaint = self._complaint()
+            raise Unavailable(self.tally.complaint)
 
     def _keep(self, letters: list[tuple[Letter, str]]) -> None:
         if letters:
-            self.account.note(reason for _, reason in letters)
+            self.tally.note(reason for _, reason in letters)
         if letters and self.refuge is not None:
             self.refuge.add(letters)
 
     def _tell_stopped(self) -> None:
         """Say what had arrived, unless the error that stops the run says it."""
-        if self.account.complaint:
+        if self.tally.complaint:
             return
         logger.warning(
             "%s: stopped: %s took %d events; %d more had come, and are not known to have arrived. "
             "Run again to send them.",
-            *(self.stage, self.carrier.to, self.account.taken, self.account.left),
+            *(self.stage, self.carrier.to, self.tally.taken, self.tally.left),
         )
         self._keep([(letter, "the run was stopped") for letter in self._held])

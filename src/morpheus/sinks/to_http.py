@@ -16,7 +16,7 @@ from morpheus.records import Batch, Rows, Scored
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.contents import CONTENTS, Writer
 from morpheus.sinks.dead_letters import DeadLetters
-from morpheus.sinks.delivery import Account, Clock, Delivery, Patience
+from morpheus.sinks.delivery import Clock, Delivery, Patience, Tally
 from morpheus.sinks.post import LOCAL, Post, check_url
 from morpheus.sinks.receivers import RECEIVERS, Courier, Receiver, receiver_of
 from morpheus.stage import Stage, option
@@ -84,7 +84,7 @@ class ToHttp(Stage):
         "a server that takes nothing ends the run.",
     )
 
-    account: Account = field(default_factory=Account, repr=False, compare=False)
+    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def check(self) -> None:
@@ -113,8 +113,8 @@ class ToHttp(Stage):
         Raises:
             Unavailable: Says how many events were not taken, and why.
         """
-        if self.account.complaint:
-            raise Unavailable(self.account.complaint)
+        if self.tally.complaint:
+            raise Unavailable(self.tally.complaint)
 
     @property
     def _kind(self) -> Receiver:
@@ -130,7 +130,7 @@ class ToHttp(Stage):
         return Delivery(
             self.name,
             Courier(self._kind, self._post(), self._content),
-            self.account,
+            self.tally,
             size=self.max_rows_per_payload,
             patience=Patience(self.max_retries, self.error_sleep_time),
             refuge=refuge,

@@ -13,7 +13,7 @@ from morpheus.sinks.alert import Alerts
 from morpheus.sinks.brokers import Brokers, require_client
 from morpheus.sinks.contents import CONTENTS, ROW_CONTENT, Writer
 from morpheus.sinks.dead_letters import DeadLetters
-from morpheus.sinks.delivery import Account, Delivery, Patience
+from morpheus.sinks.delivery import Delivery, Patience, Tally
 from morpheus.stage import Stage, option
 
 _TOGETHER = 5000  # events whose arrival is waited for together
@@ -55,7 +55,7 @@ class ToKafka(Stage):
         "brokers that take nothing end the run.",
     )
 
-    account: Account = field(default_factory=Account, repr=False, compare=False)
+    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
 
     def check(self) -> None:
         """Refuse to begin without the client, and without brokers.
@@ -82,8 +82,8 @@ class ToKafka(Stage):
         Raises:
             Unavailable: Says how many events were not taken, and why.
         """
-        if self.account.complaint:
-            raise Unavailable(self.account.complaint)
+        if self.tally.complaint:
+            raise Unavailable(self.tally.complaint)
 
     def _delivery(self) -> Delivery:
         return Delivery(
@@ -94,7 +94,7 @@ class ToKafka(Stage):
                 client_id=self.client_id,
                 timeout=self.delivery_timeout,
             ),
-            self.account,
+            self.tally,
             size=_TOGETHER,
             # The client has tried again all the time that it had.
             patience=Patience(retries=0),
