@@ -56,7 +56,7 @@ def test_whatever_a_log_says_the_document_keeps_to_the_schema(tmp_path_factory, 
 
 
 @pytest.mark.parametrize(
-    ("filename", "said"), [("", "to-ecs: no file is named"), ("a.parquet", "of no format")]
+    ("filename", "said"), [("", "to-ecs: `` names no file on disk"), ("a.parquet", "of no format")]
 )
 def test_what_cannot_be_written_is_refused(filename, said):
     with pytest.raises(UsageError, match=said):

@@ -310,6 +310,11 @@ def test_what_is_no_address_is_refused_before_anything_is_read(address, said):
     assert "secret" not in str(told.value)
 
 
+def test_dead_letters_lie_on_disk():
+    with pytest.raises(UsageError, match=r"--dead_letters: `s3://b/a.jsonl` names no file on disk"):
+        ToHttp(base_url="https://siem.example.com", dead_letters="s3://b/a.jsonl").check()
+
+
 def test_a_secret_with_a_line_break_is_refused(monkeypatch):
     monkeypatch.setenv("MORPHEUS_HTTP_TOKEN", "t\r\nX-Evil: 1")
     with pytest.raises(

@@ -186,6 +186,7 @@ def test_lines_can_be_packed(tmp_path):
         ({"filename": "a.jsonl", "lake_folder": "b"}, "where to"),
         ({"filename": "a.csv"}, r"`a.csv` is of no format that it writes. Use .json"),
         ({"filename": "a.parquet.gz"}, "of no format that it writes"),
+        ({"filename": "s3://bucket/a.jsonl"}, "names no file on disk"),
         ({"lake_folder": "b"}, "--region is ``.*--region eu-west-1"),
         ({"lake_folder": "b", "region": "../x"}, "cannot be part of a folder"),
     ],

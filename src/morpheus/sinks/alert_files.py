@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from typing import BinaryIO, Protocol
 import polars as pl
 
 from morpheus.atomic import Draft, whole_file
+from morpheus.bucket import is_address
 from morpheus.errors import UsageError
+from morpheus.folder import Folder
 from morpheus.sinks.formats import EXTENSIONS, PACKED, packed
 from morpheus.sinks.to_file import ToFile
 
@@ -54,8 +57,10 @@ def check_file(stage: str, filename: str, *, overwrite: bool) -> None:
     Raises:
         UsageError: Says what to type.
     """
-    if not filename:
-        raise UsageError(f"{stage}: no file is named. Give `--filename alerts.jsonl`.")
+    if not filename or is_address(filename):
+        raise UsageError(
+            f"{stage}: `{filename}` names no file on disk. Give `--filename alerts.jsonl`."
+        )
     try:
         ToFile(filename=filename, overwrite=overwrite).check()
     except UsageError as error:
@@ -96,14 +101,15 @@ def parquet_file(path: Path, schema: pl.Schema) -> Iterator[Lines]:
         spilt = folder / "lines"
         with spilt.open("wb") as lines:
             yield lines
-        write_parquet(spilt, path, schema)
+        with whole_file(path) as file:
+            file.write(_parquet(spilt, schema))
 
 
 @contextmanager
-def lake(folder: Path, schema: pl.Schema) -> Iterator[Lake]:
+def lake(folder: Folder, schema: pl.Schema) -> Iterator[Lake]:
     """Parquet files of the objects written to their partitions, all of them at the end."""
-    with _beside(folder) as spilt:
-        made = Lake(spilt)
+    with TemporaryDirectory(prefix="morpheus-") as spilt:
+        made = Lake(Path(spilt))
         yield made
         made.publish(folder, schema)
 
@@ -126,21 +132,21 @@ class Lake:
         with path.open("ab") as file:
             file.write(line)
 
-    def publish(self, folder: Path, schema: pl.Schema) -> None:
+    def publish(self, folder: Folder, schema: pl.Schema) -> None:
         """Write one file a partition; the same objects make the same file of the same name."""
         for partition, spilt in sorted(self.parts.items()):
             name = hashlib.sha256(spilt.read_bytes()).hexdigest()[:16]
-            write_parquet(spilt, folder / partition / f"morpheus-{name}.parquet", schema)
+            folder.write(f"{partition}/morpheus-{name}.parquet", _parquet(spilt, schema))
 
 
-def write_parquet(lines: Path, path: Path, schema: pl.Schema) -> None:
-    """Make a Parquet file of JSON lines, in order of `time`."""
+def _parquet(lines: Path, schema: pl.Schema) -> bytes:
+    """A Parquet file of JSON lines, in order of `time`."""
     frame = pl.DataFrame(schema=schema)
     if lines.stat().st_size:
         frame = pl.read_ndjson(lines, schema=schema)
-    ordered = frame.sort("time", maintain_order=True)
-    with whole_file(path) as file:
-        ordered.write_parquet(file, compression="zstd")
+    file = io.BytesIO()
+    frame.sort("time", maintain_order=True).write_parquet(file, compression="zstd")
+    return file.getvalue()
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from morpheus.errors import BadRecord, Unavailable
+from morpheus.bucket import is_address
+from morpheus.errors import BadRecord, Unavailable, UsageError
 from morpheus.sinks.letters import Letter
 
 _LOT = 500  # letters sent together
@@ -83,6 +84,18 @@ class DeadLetters:
         if self.path.exists():
             self.path.replace(begun)
             yield from _taken_out(begun)
+
+
+def check_place(path: str | None) -> None:
+    """Refuse a file of dead letters that is not on disk.
+
+    Raises:
+        UsageError: Says what to type.
+    """
+    if path is not None and (not path or is_address(path) or Path(path).is_dir()):
+        raise UsageError(
+            f"--dead_letters: `{path}` names no file on disk. Give `--dead_letters letters.jsonl`."
+        )
 
 
 def _taken_out(path: Path) -> Iterator[list[Letter]]:

@@ -15,7 +15,7 @@ from morpheus.errors import Unavailable, UsageError
 from morpheus.records import Batch, Rows, Scored
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.contents import CONTENTS, Writer
-from morpheus.sinks.dead_letters import DeadLetters
+from morpheus.sinks.dead_letters import DeadLetters, check_place
 from morpheus.sinks.delivery import Clock, Delivery, Patience, Tally
 from morpheus.sinks.post import LOCAL, Post, check_url
 from morpheus.sinks.receivers import RECEIVERS, Courier, Receiver, receiver_of
@@ -90,6 +90,7 @@ class ToHttp(Stage):
     def check(self) -> None:
         """Refuse what is no address, and secrets where they can be read."""
         check_url("--base_url", self.base_url)
+        check_place(self.dead_letters)
         check_url("--endpoint", self._post().url)
         server = urlsplit(self.base_url)
         if self._authorization() and server.scheme == "http" and server.hostname not in LOCAL:

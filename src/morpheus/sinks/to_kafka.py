@@ -12,7 +12,7 @@ from morpheus.records import Batch, Rows, Scored
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.brokers import Brokers, require_client
 from morpheus.sinks.contents import CONTENTS, ROW_CONTENT, Writer
-from morpheus.sinks.dead_letters import DeadLetters
+from morpheus.sinks.dead_letters import DeadLetters, check_place
 from morpheus.sinks.delivery import Delivery, Patience, Tally
 from morpheus.stage import Stage, option
 
@@ -64,6 +64,7 @@ class ToKafka(Stage):
             UsageError: Says what to install or to type.
         """
         require_client()
+        check_place(self.dead_letters)
         if self.bootstrap_servers.lower() == "auto":
             raise UsageError(
                 "--bootstrap_servers: `auto` looked for brokers in Docker, which is not done here. "

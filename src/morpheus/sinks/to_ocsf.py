@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from morpheus.errors import UsageError
+from morpheus.folder import folder_at
 from morpheus.records import Batch, Rows, Scored
 from morpheus.sinks.alert import Alert, Alerts
 from morpheus.sinks.alert_files import check_file, format_of, json_lines, lake, parquet_file
@@ -48,8 +49,8 @@ class ToOcsf(Stage):
     )
     lake_folder: str | None = option(
         None,
-        "Instead of a file: folder for Parquet files as Security Lake wants them, "
-        "`ext/SOURCE/region=.../accountId=.../eventDay=.../`.",
+        "Instead of a file: folder, or `s3://bucket`, for Parquet files as Security Lake wants "
+        "them, `ext/SOURCE/region=.../accountId=.../eventDay=.../`.",
     )
     lake_source: str = option("morpheus", "SOURCE: name of the custom source.")
     region: str | None = option(None, "AWS region that the lake is in.")
@@ -67,6 +68,7 @@ class ToOcsf(Stage):
             return
         _check_name("--region", self.region or "", "eu-west-1")
         _check_name("--lake_source", self.lake_source, "morpheus")
+        folder_at(self.lake_folder or "").reach()
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Write the findings of each batch, and hand it on."""
@@ -82,7 +84,7 @@ class ToOcsf(Stage):
         """Where alerts are written to."""
         schema = schema_of(DetectionFinding)
         if self.lake_folder is not None:
-            with lake(Path(self.lake_folder), schema) as parts:
+            with lake(folder_at(self.lake_folder), schema) as parts:
                 yield lambda alert: parts.write(self._partition(alert), _line(alert))
             return
         path = Path(self.filename or "")
