@@ -167,18 +167,13 @@ class Pipeline:
     def _settled(self) -> tuple[Stage, ...]:
         source = self.stages[0]
         assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-        settings = self.settings
-        columns = settings.columns or read_lines(
-            settings.columns_file or source.default_columns, option="--columns_file"
-        )
+        settings = source.settled(self.settings)
         labels = settings.labels
         if settings.labels_file is not None:
             labels = read_lines(settings.labels_file, option="--labels_file")
         settled = replace(
             settings,
-            columns=columns,
             labels=labels,
-            userid_column_name=settings.userid_column_name or source.default_user,
             endless=source.endless(),
             survey=any(stage.curious() for stage in self.stages),
             source=source.name,

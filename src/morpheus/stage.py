@@ -60,9 +60,9 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
 class Settings:
     """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
 
-    The fields that are no options are filled by the pipeline: the feature columns, the names of the
-    score columns, whether the input may go on for ever, the source's word, and whether a stage
-    wants to meet everybody.
+    The fields that are no options are filled by the pipeline: the feature columns, and the kinds of
+    those whose values are not to tell; the names of the score columns; whether the input may go on
+    for ever; the source's word; and whether a stage wants to meet everybody.
     """
 
     num_threads: int = option(
@@ -105,7 +105,8 @@ class Settings:
     )
     columns_file: str | None = option(
         None,
-        "File of feature columns, one name a line. By default the list shipped for the source.",
+        "File of feature columns, one name a line, by default the list shipped for the source; for "
+        "`from-file`, a schema (`.toml`).",
         command="pipeline-ae",
     )
     labels_file: str | None = option(
@@ -157,6 +158,7 @@ class Settings:
         command="pipeline-ae",
     )
     columns: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = (SCORE,)
     endless: bool = False
     survey: bool = False
