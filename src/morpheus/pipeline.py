@@ -11,6 +11,7 @@ from itertools import chain, islice
 
 from morpheus.columns import read_lines
 from morpheus.engines.fold import folded, folded_as_scoped
+from morpheus.engines.light import Light
 from morpheus.engines.local import Local
 from morpheus.errors import UsageError
 from morpheus.interrupt import UntilStopped
@@ -55,8 +56,11 @@ class Plan:
         middle = rest[first:last]
         watchers = tuple(stage for stage in middle if stage.scope != "user")
         segment = tuple(stage for stage in middle if stage.scope == "user")
+        tail = (*watchers, *rest[last:])
+        if segment and not any(stage.needs_fingerprint for stage in tail):
+            segment = (*segment, Light())
         assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
-        return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+        return cls(source, tuple(rest[:first]), segment, tail)
 
     def met(self, summary: Summary) -> tuple[Stage, ...]:
         """The segment, once the source has looked at everybody."""
