@@ -137,7 +137,7 @@ def _in_words(said: str) -> str:
     found = _TYPES.match(said)
     if found is None:
         return f"is wrong: {_AT.sub('', said)}"
-    wanted = " or ".join(_WORDS.get(one, one) for one in found[1].split(" | "))
+    wanted = " or ".join(_WORDS.get(one, one) for one in found[1].split(" | ") if one != "null")
     return f"is to be {wanted}, not {_WORDS.get(found[2], found[2])}"
 
 
