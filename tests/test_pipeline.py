@@ -1,6 +1,6 @@
 """The chain: what is refused before anything is read, and what comes out when it runs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -12,10 +12,13 @@ from morpheus.errors import UsageError
 from morpheus.models.learning import History
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.records import Events
+from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.validate import Validate
 from morpheus.sources.source import Source
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
+from morpheus.stages.explain import Explain
+from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.monitor import Monitor
 from morpheus.stages.preprocess import Preprocess
@@ -199,7 +202,7 @@ def test_a_stage_that_looks_at_the_whole_stream_stays_where_it_is():
     assert [s.name for s in plan.segment][::3] == ["train-ae", "add-scores"]
     assert [s.name for s in plan.tail] == ["validate", "monitor", "serialize", "collect"]
     plan = Plan.of([FromPeople(), Validate(), TrainAe(), Collect()])
-    assert [s.name for s in plan.segment] == ["train-ae"]
+    assert [s.name for s in plan.segment] == ["train-ae", "light"]
 
 
 def test_a_users_stage_behind_it_is_still_called_anew_for_each_user():
@@ -264,3 +267,37 @@ def test_logs_with_none_of_the_feature_columns_are_refused(tmp_path):
     path.write_text("nothing\n")
     with pytest.raises(UsageError, match=r"None of the feature columns .* action, address"):
         run({"ann": 5}, Settings(columns_file=str(path)), train_data_glob="x")
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        (AddScores(label=("risk", "zscore"), prefix="again_"),),
+        (Explain(),),
+        (Filter(threshold=1.0, label=("zscore",)),),
+    ],
+    ids=["add-scores", "explain", "filter"],
+)
+def test_what_comes_behind_a_look_at_the_whole_stream_knows_the_users_still(
+    columns, tmp_path, behind
+):
+    expected = tmp_path / "any.csv"
+    expected.write_text("a\n1\n")
+    people, outcomes = {f"user{n}": 5 for n in range(12)}, []
+    looked = Validate(val_file_name=str(expected))
+    for threads, stages in ((1, (looked, *behind)), (2, (looked, *behind)), (1, behind)):
+        chain = [*scoring(train_data_glob="x", train_epochs=1)[:-1], *stages]
+        _, rows = run(people, replace(columns, num_threads=threads), *chain)
+        outcomes.append(pl.concat(batch.frame for batch in rows))
+    assert outcomes[0].equals(outcomes[1])
+    assert outcomes[0].equals(outcomes[2])
+    assert outcomes[0].height
+    assert not any(column.is_nan().any() for column in outcomes[0] if column.dtype.is_float())
+
+
+def test_fingerprints_are_let_go_of_once_nobody_needs_them():
+    chain = scoring(train_data_glob="x")[:-1]
+    batches = Plan.of([FromPeople(), *chain, Serialize(), Monitor(), ToFile()])
+    assert [stage.name for stage in batches.segment][-2:] == ["serialize", "light"]
+    explained = Plan.of([FromPeople(), *chain, Validate(), Explain(), ToFile()])
+    assert explained.segment[-1].name == "add-scores"

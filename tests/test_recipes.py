@@ -16,6 +16,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from morpheus.columns import read_lines
+
 COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 RUN = """--log_level=DEBUG run --num_threads=1 --pipeline_batch_size=1024
     --model_max_batch_size=1024 --use_cpp=False pipeline-ae"""
@@ -165,3 +167,20 @@ def test_what_filter_leaves_out_is_counted_in_the_summary(tmp_path: Path) -> Non
     assert "Filtered" in done.stderr
     assert "40 events out" in done.stderr
     assert pl.read_csv(tmp_path / "duo-detections.csv").height == 0
+
+
+@pytest.mark.parametrize("log", RECIPES)
+def test_one_switch_gives_a_recipe_the_columns_of_its_release(tmp_path: Path, log: str) -> None:
+    logs(tmp_path / "train", log, 320, day=1)
+    logs(tmp_path / "input", log, 40, day=3)
+    done = run(tmp_path, RECIPES[log].replace("pipeline-ae", "pipeline-ae --compat 22.11"))
+    assert done.returncode == 0, done.stderr
+    output = pl.read_csv(tmp_path / f"{log}-detections.csv", null_values=["NaN", "nan"])
+    features = read_lines(f"data/columns_ae_{log}.txt", option="")
+    z_losses = [f"{name}_z_loss" for name in features]
+    added = [*z_losses, "max_abs_z", "mean_abs_z", "reconstruct_loss", "zscore"]
+    assert output.columns[-len(added) :] == added
+    known = [name for name in z_losses if not output[name].has_nulls()]
+    largest = output.select(pl.max_horizontal(known).alias("max_abs_z"))["max_abs_z"]
+    assert largest.to_list() == output["max_abs_z"].to_list()
+    assert "ae_anomaly_score" not in output.columns

@@ -11,6 +11,7 @@ from itertools import chain, islice
 
 from morpheus.columns import read_lines
 from morpheus.engines.fold import folded, folded_as_scoped
+from morpheus.engines.light import Light
 from morpheus.engines.local import Local
 from morpheus.errors import UsageError
 from morpheus.interrupt import UntilStopped
@@ -55,8 +56,11 @@ class Plan:
         middle = rest[first:last]
         watchers = tuple(stage for stage in middle if stage.scope != "user")
         segment = tuple(stage for stage in middle if stage.scope == "user")
+        tail = (*watchers, *rest[last:])
+        if segment and not any(stage.needs_fingerprint for stage in tail):
+            segment = (*segment, Light())
         assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
-        return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+        return cls(source, tuple(rest[:first]), segment, tail)
 
     def met(self, summary: Summary) -> tuple[Stage, ...]:
         """The segment, once the source has looked at everybody."""
@@ -167,18 +171,13 @@ class Pipeline:
     def _settled(self) -> tuple[Stage, ...]:
         source = self.stages[0]
         assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-        settings = self.settings
-        columns = settings.columns or read_lines(
-            settings.columns_file or source.default_columns, option="--columns_file"
-        )
+        settings = source.settled(self.settings)
         labels = settings.labels
         if settings.labels_file is not None:
             labels = read_lines(settings.labels_file, option="--labels_file")
         settled = replace(
             settings,
-            columns=columns,
             labels=labels,
-            userid_column_name=settings.userid_column_name or source.default_user,
             endless=source.endless(),
             survey=any(stage.curious() for stage in self.stages),
             source=source.name,

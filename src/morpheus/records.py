@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -96,10 +96,6 @@ class Batch:
         """Make the record that follows: all that every batch has, and what is new."""
         common = {each.name: getattr(self, each.name) for each in fields(Batch)}
         return kind(**(common | more))
-
-    def without_fingerprint(self) -> Self:
-        """Make the same batch light enough to be handed from process to process."""
-        return replace(self, fingerprint=None, encoded=None)
 
 
 @dataclass(frozen=True, kw_only=True)

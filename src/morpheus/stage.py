@@ -56,13 +56,17 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
     return field(default=default, metadata=about)
 
 
+RELEASES = ("22.08", "22.11")
+"""Releases of NVIDIA Morpheus whose score columns can be had."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
 
-    The fields that are no options are filled by the pipeline: the feature columns, the names of the
-    score columns, whether the input may go on for ever, the source's word, and whether a stage
-    wants to meet everybody.
+    The fields that are no options are filled by the pipeline: the feature columns, and the kinds of
+    those whose values are not to tell; the names of the score columns; whether the input may go on
+    for ever; the source's word; and whether a stage wants to meet everybody.
     """
 
     num_threads: int = option(
@@ -105,12 +109,21 @@ class Settings:
     )
     columns_file: str | None = option(
         None,
-        "File of feature columns, one name a line. By default the list shipped for the source.",
+        "File of feature columns, one name a line, by default the list shipped for the source; for "
+        "`from-file`, a schema (`.toml`).",
         command="pipeline-ae",
     )
     labels_file: str | None = option(
         None,
-        f"File of score columns, one name a line. By default `{SCORE}`.",
+        f"File of score columns, one name a line. By default `{SCORE}`, or what --compat says.",
+        command="pipeline-ae",
+    )
+    compat: str = option(
+        RELEASES[0],
+        "Score columns as this release of NVIDIA Morpheus gave them. 22.04 to 22.08 gave "
+        f"`{SCORE}`; 22.11, as from 22.09 on, gives `reconstruct_loss`, `zscore`, "
+        "`<column>_z_loss`, `max_abs_z` and `mean_abs_z`, all of which count both ways.",
+        choices=RELEASES,
         command="pipeline-ae",
     )
     userid_column_name: str = option(
@@ -157,7 +170,8 @@ class Settings:
         command="pipeline-ae",
     )
     columns: tuple[str, ...] = ()
-    labels: tuple[str, ...] = (SCORE,)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     endless: bool = False
     survey: bool = False
     source: str = ""
@@ -170,14 +184,16 @@ class Stage:
     `takes` and `gives` are the records of `morpheus.records` that it maps; `gives` None hands on
     what it took. A stage of scope `user` sees the batches of one user, in time order, and is called
     anew for the next user; one of scope `run` sees the whole stream, and changes nothing, so that
-    it may be moved; one of scope `whole` sees the whole stream where it stands. The pipeline fills
-    `settings` before the first call.
+    it may be moved; one of scope `whole` sees the whole stream where it stands. Where no stage that
+    needs fingerprints is left, they are let go of. The pipeline fills `settings` before the first
+    call.
     """
 
     name: ClassVar[str]
     takes: ClassVar[tuple[type, ...]] = ()
     gives: ClassVar[type | None] = None
     scope: ClassVar[str] = "user"
+    needs_fingerprint: ClassVar[bool] = True
 
     settings: Settings = field(default_factory=Settings, kw_only=True, repr=False)
 

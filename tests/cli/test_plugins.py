@@ -101,6 +101,39 @@ def test_every_option_is_read_from_the_environment(own: Run) -> None:
     assert done.stdout == "ann!2ann\n", done.stderr
 
 
+def test_a_variable_that_no_option_is_read_from_is_told(own: Run) -> None:
+    done = own(
+        "--plugin=own_stages.py",
+        *AE,
+        "from-names",
+        "shout",
+        MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD="true",
+        MORPHEUS_RUN_NUM_THREADS="1",
+        MORPHEUS_TEST_SERVER="not ours",
+    )
+    [told] = [line for line in done.stderr.splitlines() if "MORPHEUS_" in line]
+    assert told == (
+        "MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD is set, but no option is read from it. "
+        "Did you mean MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOUD?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("MORPHEUS_RUN_NUM_THREADS", ("run", "pipeline-ae", "from-duo")),
+        ("MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED", (*AE, "from-duo", "--input_glob=a", "train-ae")),
+        ("MORPHEUS_TOOLS_REPLAY_SEED", ("tools", "replay", "--input_glob=a")),
+    ],
+)
+def test_a_wrong_value_out_of_the_environment_is_told_with_its_variable(
+    run: Run, variable: str, words: tuple[str, ...]
+) -> None:
+    done = run(*words, **{variable: "many"})
+    assert done.returncode == 2
+    assert f"It comes from the environment, {variable}." in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flag", "sign"),
     [

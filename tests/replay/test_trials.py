@@ -32,8 +32,7 @@ def scored(glob, few, **options):
     drill = Drill(
         input_glob=str(glob),
         techniques=str(few),
-        userid_column_name=USER,
-        **{"num_threads": 1, **options},
+        **{"num_threads": 1, "userid_column_name": USER, **options},
     )
     batches, _ = run(drill)
     return {batch.user: batch for batch in batches}
@@ -157,3 +156,13 @@ def test_saved_fingerprints_are_tried_without_training(ann_log, few, tmp_path):
     own = pl.col("technique").is_null()
     assert loaded.frame.filter(own).equals(trained.frame.filter(own))
     assert loaded.frame.height == trained.frame.height
+
+
+def test_the_actor_may_be_the_user_and_columns_derived(ann_log, few, tmp_path):
+    columns = tmp_path / "columns.txt"
+    columns.write_text("eventName\nverbclass\nnew:eventName\nhourkind\n")
+    options = {"userid_column_name": "@actor", "columns_file": str(columns)}
+    [batch] = scored(ann_log, few, grade=("hours",), **options).values()
+    assert batch.user == "ann@999988887777"
+    own = batch.frame.filter(pl.col("technique").is_null())["score"]
+    assert injected(batch, "stop-trail")["score"].max() > own.max()

@@ -11,7 +11,7 @@ from morpheus.columns import OWNER, ROW, TIME, read_lines
 from morpheus.errors import BadRecord, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.records import Events, Summary
-from morpheus.sources.azure import AZURE, CONTEXT, FromAzure
+from morpheus.sources.azure import AZURE, FromAzure
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Room
 from morpheus.sources.intake import Intake
@@ -70,7 +70,7 @@ def lines(records: Any) -> str:
 
 def test_the_columns_are_upstreams_and_what_helps_to_judge_them(tmp_path: Path) -> None:
     [batch], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
-    assert set(FEATURES) | set(CONTEXT) < set(batch.frame.columns)
+    assert set(FEATURES) | set(AZURE.context) < set(batch.frame.columns)
     assert batch.frame.columns[-4:] == ["appincrement", "locincrement", "logcount", TIME]
     counts = batch.frame.select("logcount", "locincrement", "appincrement").rows()
     assert counts == [(0, 1, 1), (1, 1, 2), (2, 2, 2)]
@@ -246,5 +246,5 @@ def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, 
 
 
 def test_every_column_of_the_context_is_one_of_the_logs() -> None:
-    assert set(CONTEXT) <= set(AZURE.columns)
+    assert set(AZURE.context) <= set(AZURE.columns)
     assert ROW not in AZURE.columns

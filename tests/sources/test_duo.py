@@ -8,7 +8,7 @@ import pytest
 
 from morpheus.columns import TIME, read_lines
 from morpheus.records import Events, Summary
-from morpheus.sources.duo import CONTEXT, DUO, FromDuo
+from morpheus.sources.duo import DUO, FromDuo
 from morpheus.stage import Settings
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -100,7 +100,7 @@ def test_every_form_of_version_2_gives_the_same_events(tmp_path: Path, text: str
         "locincrement": 2,
         "logcount": 2,
     }
-    assert set(CONTEXT) < set(batch.frame.columns)
+    assert set(DUO.context) < set(batch.frame.columns)
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, 
 
 
 def test_every_column_of_the_context_is_one_of_the_logs() -> None:
-    assert set(CONTEXT) <= set(DUO.columns)
+    assert set(DUO.context) <= set(DUO.columns)

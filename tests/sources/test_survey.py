@@ -63,3 +63,15 @@ def test_a_sample_of_more_users_than_fit_is_of_the_same_ones_every_time() -> Non
     again = Survey(users=10, rows=100, least=5).of(gathered(backwards), ["who"])
     assert found[OWNER].n_unique() == 10
     assert_frame_equal(found, again)
+
+
+def test_a_log_of_which_every_record_is_refused_has_a_sample_of_nobody(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"eventName": "Ls"}\n{"eventName": "Get"}')
+    settings = Settings(columns=("eventName", "logcount"), num_threads=1, survey=True)
+    summary = Summary()
+    files = LogFiles(str(tmp_path / "a.json"))
+    assert list(Intake(CLOUDTRAIL, files, settings, skip=True).events(None, summary)) == []
+    assert summary.everybody is not None
+    assert summary.everybody.columns[:2] == [OWNER, TIME]
+    assert summary.everybody.height == 0
+    assert summary.input.refused == 2

@@ -8,10 +8,13 @@ from hypothesis.extra import numpy as arrays
 
 from morpheus.columns import SCORE
 from morpheus.errors import UsageError
-from morpheus.records import Summary
+from morpheus.records import Fingerprinted, Summary
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
 from morpheus.testing import events_at, losses
+from people import COLUMNS, day, fingerprint
 
 FINITE = st.floats(0, 1e4, width=32)
 
@@ -83,3 +86,47 @@ def test_more_labels_than_outputs_are_refused():
     stage = AddScores(settings=Settings(labels=("one", "other")))
     with pytest.raises(UsageError, match=r"there are 2 labels .* the model has 1 output"):
         stage.check()
+
+
+def anns(count=12):
+    """Ann's events with their losses, and what is known of her."""
+    known, events = fingerprint(), day(count, seed=3)
+    frame = events_at(range(count), **{name: events[name] for name in COLUMNS})
+    batch = Fingerprinted(user="ann", frame=frame, fingerprint=known, card=known.card)
+    [encoded] = Preprocess()(iter([batch]))
+    return list(InfPytorch()(iter([encoded])))
+
+
+def test_compat_gives_the_columns_of_22_11_in_its_order():
+    later = Settings(compat="22.11", columns=("action", "agent", "absent"))
+    [out] = AddScores(settings=later)(iter(anns()))
+    added = ["action_z_loss", "agent_z_loss", "absent_z_loss", "max_abs_z", "mean_abs_z"]
+    assert out.frame.columns[-7:] == [*added, "reconstruct_loss", "zscore"]
+    assert out.frame["absent_z_loss"].is_nan().all()
+
+
+def test_compat_counts_both_ways():
+    labels = ("action_z_loss", "zscore", "abs_zscore")
+    both = [
+        AddScores(label=labels, settings=Settings(compat=release, columns=("action",)))
+        for release in ("22.08", "22.11")
+    ]
+    earlier, later = (out.frame for stage in both for out in stage(iter(anns())))
+    assert earlier["action_z_loss"].min() < 0
+    assert later["action_z_loss"].to_list() == earlier["action_z_loss"].abs().to_list()
+    assert earlier["zscore"].min() == 0 < later["zscore"].min()
+    assert later["zscore"].to_list() == later["abs_zscore"].to_list()
+
+
+def test_compat_leaves_what_is_asked_for_as_it_is():
+    [plain] = AddScores()(iter(anns()))
+    [out] = AddScores(label=(SCORE,), settings=Settings(compat="22.11"))(iter(anns()))
+    assert out.frame[SCORE].to_list() == plain.frame[SCORE].to_list()
+
+
+def test_two_labels_name_the_two_outputs_of_22_11():
+    stage = AddScores(settings=Settings(labels=("one", "other"), compat="22.11"))
+    stage.check()
+    [out] = stage(iter(anns()))
+    [known] = AddScores(settings=Settings(compat="22.11"))(iter(anns()))
+    assert out.frame["other"].to_list() == known.frame["zscore"].to_list()

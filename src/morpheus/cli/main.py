@@ -9,6 +9,7 @@ import click
 
 from morpheus import registry
 from morpheus.cli.chain import Chain, run_chain
+from morpheus.cli.environment import PLUGINS, PREFIX, named, tell_unknown
 from morpheus.cli.exits import endings
 from morpheus.cli.options import options_of
 from morpheus.cli.tools import tools
@@ -22,14 +23,14 @@ class Root(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
         """Run a command; its failures become messages and exit codes."""
-        with endings():
+        with endings(), named():
             return super().invoke(ctx)
 
 
 @click.group(
     cls=Root,
     context_settings={
-        "auto_envvar_prefix": "MORPHEUS",
+        "auto_envvar_prefix": PREFIX,
         "max_content_width": 100,
         "show_default": True,
     },
@@ -60,20 +61,28 @@ class Root(click.Group):
     "names some too, with commas between them.",
 )
 @click.version_option(package_name="morpheus")
+@click.pass_context
 def morpheus(
-    *, debug: bool, log_level: str, log_config_file: str | None, plugin: tuple[str, ...]
+    context: click.Context,
+    *,
+    debug: bool,
+    log_level: str,
+    log_config_file: str | None,
+    plugin: tuple[str, ...],
 ) -> None:
     """Learn what each user in your logs usually does, and tell when one stops being themselves.
 
     Every option is also read from the environment: --num_threads of `run` from
-    MORPHEUS_RUN_NUM_THREADS.
+    MORPHEUS_RUN_NUM_THREADS, --seed of `train-ae` from MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED,
+    --seed of `tools replay` from MORPHEUS_TOOLS_REPLAY_SEED. What is typed counts for more.
     """
     from morpheus.cli import log  # noqa: PLC0415 - `--help` logs nothing
 
     log.configure("DEBUG" if debug else log_level, log_config_file)
-    named = os.environ.get("MORPHEUS_PLUGINS", "").split(",")
-    for source in filter(None, (*map(str.strip, named), *plugin)):
+    plugins = os.environ.get(PLUGINS, "").split(",")
+    for source in filter(None, (*map(str.strip, plugins), *plugin)):
         registry.plug(source)
+    tell_unknown(context.command)
 
 
 @morpheus.group(params=options_of(Settings, command="run"))

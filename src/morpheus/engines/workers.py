@@ -67,7 +67,7 @@ def passed_portion(
     """Pass a portion's users through the segment, then all of them through more."""
     counted = Summary()
     batches = folded(more, by_user(segment, portion.events(counted)))
-    return [batch.without_fingerprint() for batch in batches], counted
+    return list(batches), counted
 
 
 def by_user(segment: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -78,8 +78,7 @@ def by_user(segment: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batc
 
 def passed(segment: Sequence[Stage], task: list[Group]) -> list[Batch]:
     """Pass users through the segment, one after the other."""
-    batches = (batch for group in task for batch in folded(segment, iter(group)))
-    return [batch.without_fingerprint() for batch in batches]
+    return [batch for group in task for batch in folded(segment, iter(group))]
 
 
 def tasks(groups: Iterable[Group]) -> Iterator[list[Group]]:

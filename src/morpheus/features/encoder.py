@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -45,15 +45,29 @@ class Encoder:
     columns: tuple[Column, ...]
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, names: Sequence[str], scaler: str = "standard") -> Encoder:
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        names: Sequence[str],
+        scaler: str = "standard",
+        kinds: Mapping[str, str] | None = None,
+    ) -> Encoder:
         """Learn the columns of a history; names that the frame does not have are left out.
+
+        Args:
+            frame: The history.
+            names: The columns.
+            scaler: How numbers are scaled.
+            kinds: `category` or `number`, by column; by default the values tell.
 
         >>> frame = pl.DataFrame({"action": ["get", "get", "put", "put"], "bytes": [1, 2, 3, 4]})
         >>> [type(c).__name__ for c in Encoder.fit(frame, ["action", "bytes", "no"]).columns]
         ['Category', 'Number']
         """
         there = [name for name in names if name in frame.columns]
-        return cls(tuple(_fit(name, frame[name], scaler) for name in there))
+        return cls(
+            tuple(_fit(name, frame[name], scaler, (kinds or {}).get(name)) for name in there)
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,7 +125,7 @@ def distinct_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> Enc
     return EncodedRows(codes[first], numbers[first], row_of)
 
 
-def _fit(name: str, values: pl.Series, scaler: str) -> Column:
-    if is_number(values):
+def _fit(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:
+    if is_number(values, kind):
         return Number.fit(name, values, scaler)
     return Category.fit(name, values)

@@ -82,8 +82,15 @@ class Number:
         return float(np.interp(number, self.to, self.at))
 
 
-def is_number(values: pl.Series) -> bool:
-    """Whether a column holds quantities: numbers by type, or text that is many plain numbers."""
+def is_number(values: pl.Series, kind: str | None = None) -> bool:
+    """Whether a column holds quantities: numbers by type, or text that is many plain numbers.
+
+    Args:
+        values: The column.
+        kind: `category` if it is said to hold none, `number` if any number will do.
+    """
+    if kind is not None:
+        return kind == "number" and not _parsed(values).is_null().all()
     if values.dtype.is_numeric():
         return True
     if values.dtype != pl.String:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -63,6 +64,7 @@ def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
     seed: int = 0,
     trainer: Trainer = train_each,
     population: Population | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> list[Fingerprint]:
     """Learn the fingerprint of each user from its history alone.
 
@@ -78,8 +80,10 @@ def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
         seed: Seed of the run; each user's own is derived from it.
         trainer: Trains the networks.
         population: Everybody, with whom each user is compared; None to compare with nobody.
+        kinds: `category` or `number`, by column; by default the values tell.
     """
-    studies = [Study.of(history, columns, scaler, seed, population) for history in histories]
+    encode = partial(Encoder.fit, names=columns, scaler=scaler, kinds=kinds)
+    studies = [Study.of(history, encode, seed, population) for history in histories]
     tried = trainer([study.trial(epochs) for study in studies])
     wholes = [study.whole(best.epochs) for study, best in zip(studies, tried, strict=True)]
     outcomes = zip(studies, tried, trainer(wholes), strict=True)
@@ -136,16 +140,22 @@ class Study:
     def of(
         cls,
         history: History,
-        columns: Sequence[str],
-        scaler: str,
+        encode: Callable[[pl.DataFrame], Encoder],
         seed: int,
         population: Population | None = None,
     ) -> Study:
-        """Divide and encode a history."""
+        """Divide and encode a history.
+
+        Args:
+            history: What is learnt.
+            encode: Learns how to encode some events.
+            seed: Seed of the run.
+            population: With whom the user is compared; None to compare with nobody.
+        """
         events = history.events
         later = max(1, int(events.height * LATER))
         early, held_out = events.head(max(1, events.height - later)), events.tail(later)
-        trial, whole = (Encoder.fit(part, columns, scaler) for part in (early, events))
+        trial, whole = (encode(part) for part in (early, events))
         parts = trial.encode(early), trial.encode(held_out)
         everybody = population or Population.of_one(history.user, events, history.times)
         return cls(history, trial, *parts, whole, whole.encode(events), seed, everybody)

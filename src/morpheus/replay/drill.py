@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from morpheus.columns import RISK, SCORE
+from morpheus.columns import ACTOR_OPTION, RISK, SCORE
 from morpheus.stage import option
 
 GRADES = ("recorded", "agent", "hours")
@@ -43,7 +43,10 @@ class Drill:
     pretrained_filename: str | None = option(
         None, "Folder of fingerprints that `train-ae` saved; nothing is trained."
     )
-    userid_column_name: str = option("userIdentityaccountId", "Column that says whose event it is.")
+    userid_column_name: str = option(
+        "userIdentityaccountId",
+        f"Column that says whose event it is; `{ACTOR_OPTION}` finds out who acted.",
+    )
     userid_filter: str | None = option(None, "Try the techniques on this user only.")
     columns_file: str | None = option(
         None, "File of feature columns, one name a line. By default the list shipped."

@@ -9,13 +9,15 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import INDEX, ROW, TIME
+from morpheus.columns import ACTOR, INDEX, ROW, TIME
 from morpheus.models.training import user_seed
 from morpheus.replay.drill import GRADES, HOURS, RECORDED
 from morpheus.replay.retelling import Retelling
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import ACTION, CLIENT, Values, Victim
+from morpheus.sources import deriving
 from morpheus.sources.cloudtrail import CLOUDTRAIL
+from morpheus.sources.deriving import Deriving
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.times import USUAL
 
@@ -135,10 +137,25 @@ def _at_its_hours(
 
 
 def _flattened(retelling: Retelling, events: pl.DataFrame) -> pl.DataFrame:
-    """The records with the text columns of events; those that no record has are empty."""
-    flattener = _flattener(tuple(n for n in events.columns if n not in {ROW, INDEX, TIME}))
+    """The records with the columns of events; those that no record has are empty."""
+    added = {ROW, INDEX, TIME, ACTOR, *deriving.wanted(events.columns, CLOUDTRAIL.derived)}
+    flattener = _flattener(tuple(name for name in events.columns if name not in added))
     frame, _ = flattener.table([msgspec.json.encode(one) for one in retelling.records()])
-    return frame
+    return frame.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in events.schema.items() if name in added
+    )
+
+
+def derived_anew(window: pl.DataFrame, seen: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Derive the derived columns of some of a user's events, injected ones among them.
+
+    Args:
+        window: The events.
+        seen: All that is known of the user; what lies before the window counts.
+        column: Column of the user.
+    """
+    derived = deriving.wanted(window.columns, CLOUDTRAIL.derived)
+    return Deriving(column, derived).add(window, seen).select(window.columns)
 
 
 @lru_cache(maxsize=16)

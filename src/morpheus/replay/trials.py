@@ -10,14 +10,14 @@ from operator import attrgetter
 
 import polars as pl
 
-from morpheus.columns import RISK, TIME
+from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
 from morpheus.engines.fold import folded
 from morpheus.pipeline import Pipeline
 from morpheus.records import Batch, Events, Fingerprinted, Rows, Summary
 from morpheus.replay import techniques
 from morpheus.replay.drill import Drill
 from morpheus.replay.hold_out import HoldOut, before
-from morpheus.replay.injection import INJECTED, called, put, starting
+from morpheus.replay.injection import INJECTED, called, derived_anew, put, starting
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import Victim
 from morpheus.sinks.keep import Keep
@@ -100,17 +100,23 @@ class Trials(Stage):
             return whole.become(Rows, frame=unscored, fingerprint=None, unscored=reason)
         past = group[0].history
         seen = events if past is None else pl.concat([past, events], how="diagonal")
-        victim = Victim.of(whole.user, self.settings.userid_column_name, seen)
+        named = self.settings.userid_column_name
+        victim = Victim.of(whole.user, ACTOR if named == ACTOR_OPTION else named, seen)
         own = self._scored(whole).select(_null(TECHNIQUE), _null(GRADE), TIME, POINTS)
         trials = (
-            self._trial(whole, victim, technique, grade)
+            self._trial(whole, seen, victim, technique, grade)
             for technique in self.techniques
             for grade in self.grades
         )
         return whole.become(Rows, frame=pl.concat([own, *trials]), fingerprint=None)
 
     def _trial(
-        self, whole: Fingerprinted, victim: Victim, technique: Technique, grade: str
+        self,
+        whole: Fingerprinted,
+        seen: pl.DataFrame,
+        victim: Victim,
+        technique: Technique,
+        grade: str,
     ) -> pl.DataFrame:
         """The scores of a technique's events."""
         named = (pl.lit(technique.name).alias(TECHNIQUE), pl.lit(grade).alias(GRADE))
@@ -120,6 +126,7 @@ class Trials(Stage):
             return nowhere.select(*named, TIME, POINTS)
         injected = called(whole.frame, technique, victim, grade, start=start, seed=self.seed)
         window = put(_around(whole.frame, start, start + technique.lasts), injected)
+        window = derived_anew(window, seen, victim.column)
         scored = self._scored(replace(whole, frame=window)).filter(INJECTED)
         return scored.select(*named, TIME, POINTS)
 

@@ -9,7 +9,9 @@ from typing import Self
 
 import polars as pl
 
-from morpheus.columns import TIME
+from morpheus.columns import ACTOR, TIME
+from morpheus.sources.actors import columns_of
+from morpheus.sources.cloudtrail_actors import RULES
 
 IDENTITY, AGENT, ADDRESS = "userIdentity", "userAgent", "sourceIPAddress"
 INVOKED = "userIdentityinvokedBy"
@@ -68,6 +70,8 @@ class Victim:
     def identity(self, names: Sequence[str]) -> list[str]:
         """Those columns that say who calls."""
         own = {"recipientAccountId", self.column}
+        if self.column == ACTOR:
+            own |= {*columns_of(RULES)} - {"eventSource"}
         return [name for name in names if name.startswith(IDENTITY) or name in own]
 
     def persona(self, day: pl.DataFrame) -> dict[str, str | None]:

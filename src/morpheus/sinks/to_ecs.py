@@ -29,6 +29,7 @@ class ToEcs(Stage):
     name = "to-ecs"
     takes = (Scored, Rows)
     scope = "run"
+    needs_fingerprint = False
 
     filename: str = option("", "File to write: JSON lines, plain or packed.", required=True)
     overwrite: bool = option(

@@ -45,6 +45,7 @@ class ToFile(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    needs_fingerprint = False
 
     filename: str = option("", "File to write; its folder is made if there is none.", required=True)
     overwrite: bool = option(

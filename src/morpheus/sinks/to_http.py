@@ -45,6 +45,7 @@ class ToHttp(Stage):
     name = "to-http"
     takes = (Scored, Rows)
     scope = "run"
+    needs_fingerprint = False
 
     base_url: str = option("", "Address of the server.", required=True)
     receiver: str = option(

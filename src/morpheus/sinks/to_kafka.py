@@ -34,6 +34,7 @@ class ToKafka(Stage):
     name = "to-kafka"
     takes = (Scored, Rows)
     scope = "run"
+    needs_fingerprint = False
 
     output_topic: str = option("", "Topic to send to.", required=True)
     bootstrap_servers: str = option(

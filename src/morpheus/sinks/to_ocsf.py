@@ -42,6 +42,7 @@ class ToOcsf(Stage):
     name = "to-ocsf"
     takes = (Scored, Rows)
     scope = "run"
+    needs_fingerprint = False
 
     filename: str | None = option(None, "File to write: JSON lines, plain or packed, or Parquet.")
     overwrite: bool = option(

@@ -37,6 +37,7 @@ class ToParquet(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    needs_fingerprint = False
 
     folder: str = option("", "Folder to write, which must not be there yet.", required=True)
     partition_by: tuple[str, ...] = option(

@@ -34,6 +34,7 @@ class Validate(Stage):
     name = "validate"
     takes = (Scored, Rows)
     scope = "whole"
+    needs_fingerprint = False
 
     val_file_name: str = option(
         "", "File to compare with: CSV, JSON lines or Parquet.", required=True

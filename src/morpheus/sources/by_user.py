@@ -14,8 +14,8 @@ from morpheus.sources.census import RANK, USER
 
 COPY = "_copy_"
 """Which repetition of its file a row is; only there while events are gathered."""
-
-_UUID = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+UUID = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+"""Ids that no two events have. Others may be numbers that begin anew in each file."""
 _REMEMBERED = 250_000
 _AT = "_at_"
 _KEY = "_key_"
@@ -27,13 +27,15 @@ class Identity:
 
     Attributes:
         user: Column of the user.
-        id: Column of the event's id; only a UUID is one.
+        id: Column of the event's id; empty for none.
         accounts: Columns of the account in which the id is one; the first that has a value.
+        pattern: What an id looks like; any other value is none.
     """
 
     user: str
     id: str
     accounts: tuple[str, ...] = ()
+    pattern: str = UUID
 
     @property
     def columns(self) -> frozenset[str]:
@@ -167,7 +169,7 @@ def keys_of(frame: pl.DataFrame, identity: Identity) -> pl.Series:
     account = pl.coalesce([*accounts, pl.lit("")])
     copy = pl.col(COPY).cast(pl.String) if COPY in frame.columns else pl.lit("0")
     user = pl.coalesce(pl.lit("=") + pl.col(identity.user), pl.lit("-"))
-    own = pl.col(identity.id).str.contains(_UUID)
+    own = pl.col(identity.id).str.contains(identity.pattern)
     key = pl.concat_str(identity.id, account, copy, user, separator=" ")
     return frame.select(pl.when(own).then(key).alias(_KEY)).to_series()
 

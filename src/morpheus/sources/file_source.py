@@ -136,6 +136,10 @@ class FileSource(Source):
             return super().portions(history, summary, crew)
         return self._intake().portions(history, summary, crew)
 
+    def read_as(self) -> LogFormat:
+        """Of which kind of log the files are."""
+        return self.log_format
+
     def _period(self) -> Period | None:
         return Period.of(self.start_time, self.end_time, self.duration, self.delivery_delay)
 
@@ -158,7 +162,7 @@ class FileSource(Source):
         )
 
     def _format(self) -> LogFormat:
-        log, time = self.log_format, self.settings.timestamp_column_name
+        log, time = self.read_as(), self.settings.timestamp_column_name
         if time in {"", TIME, log.time}:
             return log
         return replace(log, time=time, leading=(*log.leading, time))
@@ -169,7 +173,7 @@ class FileSource(Source):
             recursive=self.recursive,
             max_files=self.max_files,
             file_type=self.file_type.lower(),
-            without=self.log_format.without,
+            without=self.read_as().without,
         )
 
     def _arrivals(self) -> Arrivals:

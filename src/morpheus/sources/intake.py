@@ -180,7 +180,7 @@ class _Run:
     @property
     def _identity(self) -> Identity:
         form = self.intake.format
-        return Identity(self.intake.user, form.id, form.accounts)
+        return Identity(self.intake.user, form.id, form.accounts, form.id_pattern)
 
     def _learnt(self, pattern: str, crew: Crew) -> Gathered:
         reading = self.summary.training

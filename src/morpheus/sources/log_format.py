@@ -12,6 +12,7 @@ from morpheus.columns import ACTOR
 from morpheus.features.derived import Derived
 from morpheus.sources import deriving
 from morpheus.sources.actors import Rule, actors, columns_of
+from morpheus.sources.by_user import UUID
 from morpheus.sources.documents import Unwrap
 from morpheus.sources.flatten import Leaf, flat
 
@@ -27,9 +28,12 @@ class LogFormat:
         leading: Flat columns that come first, before the features.
         context: Flat columns that come after them: what one wants to see beside an alert.
         time: Flat column of the time.
-        id: Flat column of an event's id.
+        id: Flat column of an event's id; empty for none.
         user: Flat column of the user, unless another is asked for.
         accounts: Flat columns of the account in which that id is one.
+        id_pattern: What an id looks like that no two events have.
+        time_format: How its times are written, as `strftime` has it; empty for ISO 8601 and numbers
+            of seconds.
         leaves: By flat column, what becomes of a JSON value before it is text.
         cells: By flat column, what becomes of the text of a CSV cell.
         embedded: Columns of a table that hold a whole record as JSON.
@@ -51,6 +55,8 @@ class LogFormat:
     id: str
     user: str
     accounts: tuple[str, ...] = ()
+    id_pattern: str = UUID
+    time_format: str = ""
     leaves: Mapping[str, Leaf] = field(default_factory=dict)
     cells: Mapping[str, Callable[[pl.Expr], pl.Expr]] = field(default_factory=dict)
     embedded: tuple[str, ...] = ()
@@ -64,8 +70,15 @@ class LogFormat:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The flat names of its records."""
-        return tuple(flat(path, self.dropped) for path in self.paths)
+        """The columns that its records tell."""
+        return tuple(
+            dict.fromkeys([*(flat(path, self.dropped) for path in self.paths), *self.instead])
+        )
+
+    @cached_property
+    def _flat(self) -> frozenset[str]:
+        """The flat names of its paths."""
+        return frozenset(flat(path, self.dropped) for path in self.paths)
 
     def wanted(self, features: Iterable[str], user: str) -> tuple[str, ...]:
         """The columns that pass from JSON into the chain, in order."""
@@ -79,7 +92,9 @@ class LogFormat:
         """The columns to decode, for those wanted and the user to be had."""
         names = dict.fromkeys([*wanted, *(columns_of(self.rules) if user == ACTOR else ())])
         others = (root for name in names for root in self._roots(name))
-        return tuple(dict.fromkeys([*names, *(name for name in others if name in self.columns)]))
+        # What only others tell is no part of a record: looking for it would take a slower way.
+        own = [name for name in names if name in self._flat or name not in self.instead]
+        return tuple(dict.fromkeys([*own, *(name for name in others if name in self._flat)]))
 
     def _roots(self, name: str) -> Iterable[str]:
         return (root for told in self.instead.get(name, ()) for root in told.meta.root_names())
@@ -90,12 +105,17 @@ class LogFormat:
         for name, others in self.instead.items():
             for other in others:
                 roots = set(other.meta.root_names())
-                if roots <= set(frame.columns):
-                    own = [name] if name in frame.columns else []
-                    frame = frame.with_columns(pl.coalesce(*own, other).alias(name))
-                    gone |= roots
+                if not roots <= set(frame.columns):
+                    continue
+                gone |= roots
+                empty = any(frame[root].null_count() == frame.height for root in roots)
+                if name not in frame.columns:
+                    frame = frame.with_columns(other.alias(name))
+                elif not empty:
+                    frame = frame.with_columns(pl.coalesce(name, other))
         if user == ACTOR:
             frame = frame.with_columns(actors(frame, self.rules).alias(ACTOR))
+            gone.discard(ACTOR)
         gone -= set(keep)
         # Not where there is nothing to do: it would make each column one piece of memory.
         return frame.drop(gone, strict=False) if gone else frame

@@ -156,7 +156,7 @@ class Reader:
         files = [(path, table.frame.height)]
         whole = with_partitions(table.frame, files, self.format.dropped, add=True)
         frame = self._mended(self.format.spelt(whole), kind)
-        frame = self.format.completed(frame, self.user, keep=())
+        frame = self.format.completed(frame, self.user, keep=self.wanted or ())
         self._check_header(path, replace(table, frame=frame))
         return Part(path, table.places, numbers, broken=table.broken), frame
 
@@ -204,7 +204,7 @@ class Reader:
         texts = frame.get_column(self.format.time, default=None)
         if texts is None:
             texts = pl.Series(self.format.time, [None] * frame.height, dtype=pl.String)
-        time = times.parse(texts)
+        time = times.parse(texts, self.format.time_format)
         bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
         starts = [0]
         for part in parts:
@@ -219,9 +219,9 @@ class Reader:
         return timed.filter(time.is_not_null()) if bad else timed
 
     def _untimed(self, found: str | None, record: Sequence[Undecoded]) -> str:
-        name = self.format.time
+        name, usual = self.format.time, self.format.time_format or "2024-05-31T09:30:00Z"
         if found is not None:
-            return f"`{name}` is {found!r}, which is not a time like 2024-05-31T09:30:00Z"
+            return f"`{name}` is {found!r}, which is not a time like {usual}"
         has = f"; it has {', '.join(_names(record[0]))}" if record else ""
         return f"the record has no `{name}`{has}"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import ClassVar
 
+from morpheus.columns import read_lines
+from morpheus.errors import UsageError
 from morpheus.processes import Crew
 from morpheus.records import Events, Portion, Stream, Summary
-from morpheus.stage import Stage
+from morpheus.stage import Settings, Stage
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,24 @@ class Source(Stage):
     scope = "run"
     default_columns: ClassVar[str] = "columns_ae.txt"
     default_user: ClassVar[str] = "userIdentityaccountId"
+
+    def settled(self, settings: Settings) -> Settings:
+        """Settings, with what is usual of this kind of log where they leave it open.
+
+        Raises:
+            UsageError: A columns file is not there, or not for this source.
+        """
+        named = settings.columns_file or self.default_columns
+        if named.lower().endswith(".toml"):
+            raise UsageError(
+                f"--columns_file: `{named}` describes a log, for `from-file`. `{self.name}` knows "
+                "its log: give a text file of feature columns, one name a line."
+            )
+        return replace(
+            settings,
+            columns=settings.columns or read_lines(named, option="--columns_file"),
+            userid_column_name=settings.userid_column_name or self.default_user,
+        )
 
     def endless(self) -> bool:
         """Whether the input may go on for ever, so that no user's events are ever all there."""

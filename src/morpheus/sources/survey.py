@@ -63,7 +63,13 @@ class Survey:
             some = _of(frame, gathered.user, chosen, there)
             sample = pl.concat([sample, some], how="diagonal")
             sample = sample.filter(pl.col(_KEY).rank("min").over(OWNER) <= each)
-        return sample.select(OWNER, TIME, *there).sort(OWNER, TIME, *there, nulls_last=True)
+        # Where every record was refused, there was no frame to bring the columns.
+        absent = (pl.lit(None, pl.String).alias(n) for n in there if n not in sample.columns)
+        return (
+            sample.with_columns(absent)
+            .select(OWNER, TIME, *there)
+            .sort(OWNER, TIME, *there, nulls_last=True)
+        )
 
     def _chosen(self, gathered: Gathered) -> list[str]:
         users = gathered.census.users[USER].unique().drop_nulls().to_list()

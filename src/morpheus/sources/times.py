@@ -11,13 +11,17 @@ _ISO = (
     r"^\s*(?<date>\d{4}-\d{2}-\d{2})[Tt ](?<clock>\d{2}:\d{2})(?<second>:\d{2})?"
     r"(?:[.,](?<fraction>\d+))?\s*(?:[Zz]|UTC|(?<sign>[+-])(?<hours>\d{2}):?(?<minutes>\d{2})?)?\s*$"
 )
-_EPOCH = r"^\s*(?<seconds>\d{9,10})(?:(?<thousandths>\d{3})|\.(?<fraction>\d+))?\s*$"
+_EPOCH = r"^\s*(?<seconds>\d{9,10})(?:(?<parts>\d{3}|\d{6}|\d{9})|\.(?<fraction>\d+))?\s*$"
 
 
-def parse(texts: pl.Series) -> pl.Series:
+def parse(texts: pl.Series, written: str = "") -> pl.Series:
     """Read ISO 8601 times: `T` or a space, with or without fraction and zone; without is UTC.
 
-    A number is seconds since 1970; of 13 digits, milliseconds.
+    A number is seconds since 1970; of 13, 16 or 19 digits, milliseconds, micro- or nanoseconds.
+
+    Args:
+        texts: The times.
+        written: How they are written otherwise, as `strftime` has it; without a zone is UTC.
 
     Returns:
         Datetimes in UTC, to the microsecond; null where there is no text, or it is no time.
@@ -28,6 +32,9 @@ def parse(texts: pl.Series) -> pl.Series:
     >>> str(parse(pl.Series(["1633053265500"]))[0])
     '2021-10-01 01:54:25.500000+00:00'
     """
+    if written:
+        told = texts.str.to_datetime(written, strict=False, time_unit="us", time_zone="UTC")
+        return told.zip_with(told.is_not_null(), parse(texts))
     times = texts.str.to_datetime(USUAL, strict=False, time_unit="us").dt.replace_time_zone("UTC")
     odd = times.is_null() & texts.is_not_null()
     if not odd.any():
@@ -43,9 +50,7 @@ def _epochs(texts: pl.Series) -> pl.Series:
 def _count(texts: pl.Series) -> pl.Series:
     """Read times that are numbers."""
     part = texts.str.extract_groups(_EPOCH).struct.unnest()
-    fraction = (
-        pl.coalesce("thousandths", "fraction", pl.lit("")).str.slice(0, 6).str.pad_end(6, "0")
-    )
+    fraction = pl.coalesce("parts", "fraction", pl.lit("")).str.slice(0, 6).str.pad_end(6, "0")
     microseconds = pl.concat_str("seconds", fraction).cast(pl.Int64, strict=False)
     return part.select(microseconds.cast(INSTANT).alias(texts.name)).to_series()
 

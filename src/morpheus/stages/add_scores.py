@@ -15,7 +15,7 @@ from morpheus.columns import RISK, SCORE, TIME
 from morpheus.errors import UsageError
 from morpheus.models.context import Context
 from morpheus.records import Losses, Scored
-from morpheus.stage import Stage, option
+from morpheus.stage import RELEASES, Stage, option
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +93,14 @@ class View:
         card = self.batch.card
         return pl.repeat(None if card is None else card.rung, self.batch.frame.height, eager=True)
 
-    def column(self, name: str) -> Values:
+    def column(self, name: str, *, signed: bool = True) -> Values:
         """The z-loss of one column; NaN where there is no such column, (rows,)."""
         known = self.batch.fingerprint
         names = () if known is None else known.encoder.names
         if name not in names:
             return np.full(self.batch.frame.height, np.nan)
-        return np.asarray(self.z_losses[:, names.index(name)])
+        values = np.asarray(self.z_losses[:, names.index(name)])
+        return values if signed else np.abs(values)
 
 
 Measure = Callable[[View], Values | pl.Series]
@@ -117,8 +118,12 @@ LABELS: dict[str, Measure] = {
     "own_share": lambda view: view.own_share,
 }
 """Labels that say by themselves what is to be computed; `<column>_z_loss` is one more each."""
-OUTPUTS: tuple[Measure, ...] = (LABELS[SCORE],)
-"""What the model gives of an event, in the order in which labels of other names name it."""
+EARLIER, LATER = RELEASES
+LATER_LABELS = LABELS | {"zscore": LABELS["abs_zscore"]}
+"""From 22.09 on, a score below the mean counted as one above it."""
+OUTPUTS = {EARLIER: (SCORE,), LATER: ("reconstruct_loss", "zscore")}
+"""What the model gives of an event, by release: the labels where none are given, and the order in
+which labels of other names name it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ class AddScores(Stage):
     the month before. `pvalue` is the share of the user's held-out events at least as risky.
     `zscore` measures the score against theirs, 0 below their mean; `abs_zscore` counts both ways.
     `<column>_z_loss` is each column's loss in spreads from its usual, `max_abs_z` and `mean_abs_z`
-    sum these up. `rung` and `own_share` say whose history the user's fingerprint was learnt from.
+    sum these up; `pipeline-ae --compat 22.11` adds them all. `rung` and `own_share` say whose
+    history the user's fingerprint was learnt from.
 
     Example: `add-scores`, or `add-scores --label ae_anomaly_score --label risk`
     """
@@ -160,7 +166,7 @@ class AddScores(Stage):
                 logger.warning(
                     "The label '%s' is not in Config.class_labels and will be ignored", label
                 )
-        if not self._columns():
+        if not self.outputs():
             raise UsageError(
                 "add-scores: no --label is left to add. "
                 f"Use one of {', '.join(f'`--label {label}`' for label in known)}."
@@ -168,10 +174,11 @@ class AddScores(Stage):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Scored]:
         """Add one column for each label."""
-        columns, context = self._columns(), Context()
+        outputs = {self.prefix + label: measure for label, measure in self.outputs().items()}
+        columns, context = self._beside() | outputs, Context()
         for batch in batches:
             view = View(batch, context)
-            scores = [_named(name, measure(view)) for name, measure in columns.items()]
+            scores = [named(name, measure(view)) for name, measure in columns.items()]
             yield batch.become(
                 Scored,
                 frame=_with(batch.frame, scores),
@@ -179,34 +186,50 @@ class AddScores(Stage):
                 losses=batch.losses,
             )
 
-    def _columns(self) -> dict[str, Measure]:
-        """Column to add -> what computes it."""
+    def outputs(self) -> dict[str, Measure]:
+        """Label -> what computes it, of those asked for."""
         known = self._known()
         wanted = [label for label in self.label or self._default() if label in known]
-        return {self.prefix + label: known[label] for label in wanted}
+        return {label: known[label] for label in wanted}
+
+    def _beside(self) -> dict[str, Measure]:
+        """Columns that come whatever is asked for, as `inf-pytorch` gave them from 22.09 on."""
+        if self.settings.compat == EARLIER:
+            return {}
+        sums = {name: LABELS[name] for name in ("max_abs_z", "mean_abs_z")}
+        return self._columns() | sums
+
+    def _columns(self) -> dict[str, Measure]:
+        """The labels of single columns."""
+        signed = self.settings.compat == EARLIER
+        return {
+            f"{name}{Z_LOSS}": partial(View.column, name=name, signed=signed)
+            for name in self.settings.columns
+        }
 
     def _default(self) -> tuple[str, ...]:
-        return self.settings.labels or (SCORE,)
+        return self.settings.labels or OUTPUTS[self.settings.compat]
 
     def _known(self) -> Mapping[str, Measure]:
         """Label -> what computes it: by name where all are known, else in the model's order."""
-        columns = {
-            f"{name}{Z_LOSS}": partial(View.column, name=name) for name in self.settings.columns
-        }
-        known: dict[str, Measure] = LABELS | columns
-        labels = self._default()
+        named = LABELS if self.settings.compat == EARLIER else LATER_LABELS
+        known: dict[str, Measure] = named | self._columns()
+        labels, outputs = self._default(), OUTPUTS[self.settings.compat]
         if known.keys() >= set(labels):
             return known
-        if len(labels) != len(OUTPUTS):
+        if len(labels) != len(outputs):
+            many, lines = ("output", "line") if len(outputs) == 1 else ("outputs", "lines")
             raise UsageError(
                 f"add-scores: there are {len(labels)} labels ({', '.join(labels)}), but the model "
-                f"has {len(OUTPUTS)} output. Give `--labels_file` a file with {len(OUTPUTS)} line, "
-                f"leave it out for `{SCORE}`, or name labels that are known: {', '.join(LABELS)}."
+                f"has {len(outputs)} {many}. Give `--labels_file` a file with {len(outputs)} "
+                f"{lines}, leave it out for {' and '.join(f'`{one}`' for one in outputs)}, or name "
+                f"labels that are known: {', '.join(LABELS)}."
             )
-        return known | dict(zip(labels, OUTPUTS, strict=True))
+        return known | dict(zip(labels, (known[one] for one in outputs), strict=True))
 
 
-def _named(name: str, values: Values | pl.Series) -> pl.Series:
+def named(name: str, values: Values | pl.Series) -> pl.Series:
+    """Make a column of what was measured."""
     if isinstance(values, pl.Series):
         return values.alias(name)
     return pl.Series(name, values.round(DECIMALS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,8 @@ from morpheus.models.calibration import DAY, PAUSE
 from morpheus.records import Batch, Losses, Scored, Spending, Watched
 from morpheus.stage import Stage
 from morpheus.stages.outputs import with_outputs
+
+Kind = TypeVar("Kind", bound=Batch)
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,16 @@ class _Runs:
         return numbers, (float(seconds.min()), float(seconds.max()))
 
 
-def _kept(
-    batch: Losses | Scored, rows: NDArray[np.bool_], watched: Watched | None
-) -> Losses | Scored:
+def _kept(batch: Kind, rows: NDArray[np.bool_], watched: Watched | None) -> Kind:
     codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
-    return replace(
+    kept = replace(
         batch,
         frame=batch.frame.filter(pl.Series(rows)),
-        losses=batch.losses[rows],
         encoded=codes,
         filtered=batch.filtered + int((~rows).sum()),
         watched=watched and watched.kept(rows),
     )
+    return replace(kept, losses=kept.losses[rows]) if isinstance(kept, Losses | Scored) else kept
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Spend(Stage):
     # `explain` explains candidates.
     scope = "run"
     takes = (Batch,)
+    needs_fingerprint = False
 
     alerts_per_day: float = 1.0
 
@@ -123,9 +125,7 @@ class _Ledger:
         if batch.watched is not None:
             rows = batch.watched.margins > limit
             self.alerts |= {(batch.user, int(run)) for run in batch.watched.runs[rows]}
-            left_out = batch.filtered + int((~rows).sum())
-            frame = batch.frame.filter(pl.Series(rows))
-            batch = replace(batch, frame=frame, filtered=left_out, watched=None)
+            batch = _kept(batch, rows, None)
         return replace(batch, spending=self._spending(limit)) if last else batch
 
     def _spending(self, limit: float) -> Spending:

@@ -30,6 +30,7 @@ class Monitor(Stage):
     name = "monitor"
     takes = (Batch,)
     scope = "run"
+    needs_fingerprint = False
 
     description: str = option("Progress", "What the line begins with.")
     smoothing: float = option(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 import polars as pl
 
 from morpheus.errors import UsageError
+from morpheus.models.context import Context
 from morpheus.records import Losses, Scored
 from morpheus.stage import Settings
-from morpheus.stages.add_scores import AddScores
-
-_MARK = "_output_of_"
+from morpheus.stages.add_scores import AddScores, View, named
 
 
 def check_labels(stage: str, label: tuple[str, ...], settings: Settings) -> None:
@@ -33,16 +31,10 @@ def with_outputs(
     batches: Iterator[Losses | Scored], label: tuple[str, ...], settings: Settings
 ) -> Iterator[tuple[Losses | Scored, dict[str, pl.Series]]]:
     """Give each batch the outputs of its events, by label; NaN without a fingerprint."""
-    held: deque[Losses | Scored] = deque()
-
-    def remembered() -> Iterator[Losses | Scored]:
-        for batch in batches:
-            held.append(batch)
-            yield batch
-
-    for scored in AddScores(label=label, prefix=_MARK, settings=settings)(remembered()):
-        names = [name for name in scored.frame.columns if name.startswith(_MARK)]
-        yield held.popleft(), {name.removeprefix(_MARK): scored.frame[name] for name in names}
+    measures, context = AddScores(label=label, settings=settings).outputs(), Context()
+    for batch in batches:
+        view = View(batch, context)
+        yield batch, {name: named(name, measure(view)) for name, measure in measures.items()}
 
 
 def above(values: pl.Series, threshold: float) -> pl.Series:

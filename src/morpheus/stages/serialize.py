@@ -31,6 +31,7 @@ class Serialize(Stage):
     name = "serialize"
     takes = (Batch,)
     gives = Rows
+    needs_fingerprint = False
 
     include: tuple[str, ...] = option(
         (), "Pattern of columns to keep; repeat for more. By default all."

@@ -46,6 +46,7 @@ class Timeseries(Stage):
 
     name = "timeseries"
     takes = (Losses, Scored)
+    needs_fingerprint = False
 
     resolution: str = option("1 h", "Width of a bin: a number with a unit, such as `10m`.")
     min_window: str = option("12 h", "Time looked at on either side of a bin, such as `12 h`.")

@@ -36,6 +36,7 @@ SOURCES = {
     "CloudTrailSourceStage": "from-cloudtrail",
     "AzureSourceStage": "from-azure",
     "DuoSourceStage": "from-duo",
+    "FileSourceStage": "from-file",
 }
 """Words for the classes that old command lines name."""
 
@@ -208,6 +209,7 @@ class TrainAe(Stage):
             seed=seed,
             trainer=trainer,
             population=population,
+            kinds=self.settings.kinds,
         )
 
     def _groups(self, batches: Iterator[Events]) -> Iterator[list[Events]]:

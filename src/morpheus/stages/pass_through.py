@@ -1,0 +1,33 @@
+"""What stages have in common that do nothing, and are there for old command lines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from morpheus.records import Batch
+from morpheus.stage import Stage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassThrough(Stage):
+    """A stage that hands batches on, with a warning: `told`, in which `%s` is its word."""
+
+    takes = (Batch,)
+    needs_fingerprint = False
+    told: ClassVar[str] = (
+        "The '%s' stage ('%s') is no longer required to manage backpressure and has been "
+        "deprecated. It has no effect and acts as a pass through stage."
+    )
+
+    def check(self) -> None:
+        """Warn that the stage does nothing."""
+        logger.warning(self.told.replace("%s", self.name))
+
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Hand batches on."""
+        yield from batches

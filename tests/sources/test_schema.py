@@ -1,0 +1,328 @@
+"""A schema says what a log's columns, users and times are; its mistakes are pointed at."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import zstandard
+
+from morpheus.columns import ACTOR, TIME
+from morpheus.errors import UsageError
+from morpheus.pipeline import Pipeline
+from morpheus.records import Events, Summary
+from morpheus.sources.azure import FromAzure
+from morpheus.sources.from_file import FromFile
+from morpheus.sources.schema import load
+from morpheus.stage import Settings
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.train_ae import TrainAe
+
+SMALL = """
+name = "door"
+time = "at"
+user = "who.name"
+id = "number"
+features = ["what", "who.card", "logcount"]
+"""
+RECORDS = [
+    {"at": f"2024-05-31T09:{n:02}:00Z", "number": n, "who": {"name": "ann", "card": "c"}, "what": w}
+    for n, w in enumerate(["in", "out", "in"])
+]
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def lines(records: Any) -> str:
+    return "\n".join(map(json.dumps, records))
+
+
+def read(columns_file: str | None, path: Path | str, **settings: Any) -> list[Events]:
+    told = FromFile(input_glob=str(path)).settled(Settings(columns_file=columns_file, **settings))
+    source = FromFile(input_glob=str(path), settings=told)
+    source.check()
+    return list(source.events(None, Summary()))
+
+
+def test_a_schema_says_which_columns_are_learnt_and_who_the_user_is(tmp_path: Path) -> None:
+    door = written(tmp_path / "door.toml", SMALL)
+    [batch] = read(door, written(tmp_path / "a.jsonl", lines(RECORDS)))
+    assert batch.user == "ann"
+    assert batch.frame.columns[2:] == [
+        "number",
+        "at",
+        "what",
+        "whocard",
+        "whoname",
+        "logcount",
+        TIME,
+    ]
+    assert batch.frame["what"].to_list() == ["in", "out", "in"]
+    assert batch.frame["logcount"].to_list() == [0, 1, 2]
+
+
+def test_every_form_of_a_log_gives_the_same_events(tmp_path: Path) -> None:
+    door = written(tmp_path / "door.toml", SMALL + 'records = "doors"\n')
+    [expected] = read(door, written(tmp_path / "a.jsonl", lines(RECORDS)))
+    flat = [
+        {
+            "at": r["at"],
+            "number": r["number"],
+            "who.name": "ann",
+            "who.card": "c",
+            "what": r["what"],
+        }
+        for r in RECORDS
+    ]
+    csv = pl.DataFrame(flat).write_csv()
+    forms = {
+        "list.json": json.dumps(RECORDS),
+        "pretty.json": json.dumps(RECORDS, indent=1),
+        "inside.json": json.dumps({"doors": RECORDS}),
+        "flat.jsonl": lines(flat),
+        "a.csv": csv,
+    }
+    for name, text in forms.items():
+        [batch] = read(door, written(tmp_path / name, text))
+        assert batch.frame.select(expected.frame.columns).equals(expected.frame), name
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(lines(RECORDS).encode()))
+    (tmp_path / "a.csv.zst").write_bytes(zstandard.compress(csv.encode()))
+    for name in ("a.json.gz", "a.csv.zst"):
+        [batch] = read(door, tmp_path / name)
+        assert batch.frame.select(expected.frame.columns).equals(expected.frame), name
+
+
+def test_an_event_delivered_twice_counts_once_whatever_its_id_looks_like(tmp_path: Path) -> None:
+    door = written(tmp_path / "door.toml", SMALL)
+    [batch] = read(door, written(tmp_path / "a.jsonl", lines([*RECORDS, RECORDS[1]])))
+    assert batch.frame.height == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ('"tags[0]"', "x"),
+        ('"tags[1].deep"', "y"),
+        ("\"notes['a.b/c']\"", "z"),
+        ('["no.such", "who.card"]', "c"),
+        ('[{ path = "place", part = "city" }]', "Cork"),
+    ],
+)
+def test_a_column_is_taken_from_where_its_path_leads(tmp_path: Path, path: str, told: str) -> None:
+    about = SMALL.replace('"what"', '"found"') + f"[columns]\nfound.path = {path}\n"
+    record = RECORDS[0] | {"tags": ["x", {"deep": "y"}], "notes": {"a.b/c": "z"}}
+    record |= {"place": "Cork, Munster, IE"}
+    [batch] = read(
+        written(tmp_path / "door.toml", about), written(tmp_path / "a.jsonl", lines([record]))
+    )
+    assert batch.frame["found"].to_list() == [told]
+
+
+def test_columns_are_derived_as_the_schema_says(tmp_path: Path) -> None:
+    about = (
+        SMALL.replace('"what"', '"kind", "agent", "doors", "new:what"')
+        + """
+[columns]
+kind = { of = "what", families = [["^in", "inward"], ["^out", ""]], otherwise = "odd" }
+agent = { derive = "agent", of = "who.agent" }
+doors = { derive = "distinct", of = ["what", "who.card"] }
+"""
+    )
+    records = [{**r, "who": {**r["who"], "agent": "curl/8"}} for r in RECORDS]
+    records[2] = {**records[2], "what": "up"}
+    [batch] = read(
+        written(tmp_path / "door.toml", about), written(tmp_path / "a.jsonl", lines(records))
+    )
+    assert batch.frame.select("kind", "agent", "doors", "new:what").rows() == [
+        ("inward", "curl", 1, "False"),
+        (None, "curl", 2, "False"),
+        ("odd", "curl", 3, "False"),
+    ]
+
+
+def test_the_rules_of_a_schema_name_the_actor(tmp_path: Path) -> None:
+    about = (
+        SMALL
+        + """
+[[actors]]
+name = '{who.name/^x-(.+)$/}'
+when."who.card" = "^c"
+lower = true
+"""
+    )
+    door = written(tmp_path / "door.toml", about)
+    records = [
+        r | {"who": {"name": n, "card": "c"}}
+        for r, n in zip(RECORDS, ["x-Ann", "x-ANN", "y"], strict=True)
+    ]
+    batches = read(door, written(tmp_path / "a.jsonl", lines(records)), userid_column_name="@actor")
+    assert {batch.user: batch.frame[ACTOR].len() for batch in batches} == {"ann": 2, None: 1}
+
+
+def test_without_rules_the_actor_is_the_user(tmp_path: Path) -> None:
+    door = written(tmp_path / "door.toml", SMALL)
+    file = written(tmp_path / "a.jsonl", lines(RECORDS))
+    [batch] = read(door, file, userid_column_name="@actor")
+    assert batch.user == "ann"
+
+
+@pytest.mark.parametrize(
+    ("time", "written_as"),
+    [
+        ("31.05.2024 09:30", "%d.%m.%Y %H:%M"),
+        ("31/May/2024:11:30:00 +0200", "%d/%b/%Y:%H:%M:%S %z"),
+        ("2024-05-31T09:30:00Z", "%d.%m.%Y %H:%M"),
+        (1717147800, ""),
+        (1717147800000, ""),
+        (1717147800000000, ""),
+    ],
+)
+def test_a_time_is_read_as_the_schema_says_or_as_usual(
+    tmp_path: Path, time: Any, written_as: str
+) -> None:
+    door = written(tmp_path / "door.toml", f'time_format = "{written_as}"\n{SMALL}')
+    [batch] = read(door, written(tmp_path / "a.jsonl", lines([RECORDS[0] | {"at": time}])))
+    assert str(batch.frame[TIME][0]) == "2024-05-31 09:30:00+00:00"
+
+
+def test_a_kind_is_obeyed_whatever_the_values_look_like(tmp_path: Path) -> None:
+    about = (
+        SMALL.replace('"what"', '"port", "size"')
+        + """
+[columns]
+port.kind = "category"
+size.kind = "number"
+"""
+    )
+    records = [
+        {**RECORDS[0], "number": n, "at": f"2024-05-31T{n // 60:02}:{n % 60:02}:00Z"}
+        | {"port": 1000 + n % 50, "size": n % 5}
+        for n in range(400)
+    ]
+    source = FromFile(input_glob=written(tmp_path / "a.jsonl", lines(records)))
+    chain = [source, TrainAe(train_epochs=1), Caught()]
+    Pipeline(chain, Settings(columns_file=written(tmp_path / "d.toml", about), num_threads=1)).run()
+    kinds = {column.name: type(column).__name__ for column in Caught.encoder.columns}
+    assert kinds == {
+        "port": "Category",
+        "size": "Number",
+        "whocard": "Category",
+        "logcount": "Number",
+    }
+
+
+def test_a_plain_list_will_do_where_user_and_time_are_named(tmp_path: Path) -> None:
+    listed = written(tmp_path / "columns.txt", "what\nlogcount\n")
+    file = written(tmp_path / "a.csv", "at,name,what\n2024-05-31T09:00:00Z,ann,in\n")
+    [batch] = read(listed, file, userid_column_name="name", timestamp_column_name="at")
+    assert (batch.user, batch.frame["what"].to_list()) == ("ann", ["in"])
+
+
+def test_what_nothing_says_is_asked_for() -> None:
+    with pytest.raises(
+        UsageError, match=r"a shipped one \(azure\.toml.*or else give --columns_file"
+    ):
+        FromFile(input_glob="a").settled(Settings())
+    told = r"or else give --userid_column_name and --timestamp_column_name\."
+    with pytest.raises(UsageError, match=told):
+        FromFile(input_glob="a").settled(Settings(columns_file="a.txt"))
+
+
+def test_a_schema_is_for_from_file_only() -> None:
+    with pytest.raises(UsageError, match=r"`okta\.toml` describes a log, for `from-file`"):
+        FromAzure(input_glob="a").settled(Settings(columns_file="okta.toml"))
+
+
+def test_a_schema_that_is_not_there_is_answered_with_those_shipped() -> None:
+    with pytest.raises(UsageError, match=r"no file `otka\.toml`.*okta\.toml"):
+        load("otka.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('time = "at"', 'time = "at', r":3: not TOML: "),
+        ('time = "at"', "", r": `time` is missing\."),
+        ('user = "who', 'usr = "who', r":4: there is no key `usr`\. Did you mean `user`\?"),
+        ('time = "at"', "time = 5", r":3: `time` is to be text in quotes, not a number\."),
+        (
+            'features = ["what", ',
+            'features = [5, "what", ',
+            r":6: `features` is to be text in quotes",
+        ),
+        (
+            'features = ["what", "who.card", "logcount"]',
+            "features = []",
+            ":6: `features`: name the",
+        ),
+        ('["what", ', '["tags[0]", ', r":6: `features`: `tags\[0\]` is within a column"),
+        (
+            "$",
+            "[columns]\nsize.kind = 'numbr'",
+            r":8: `columns.size.kind`: there is no `numbr`\. Did you mean `number`\?",
+        ),
+        (
+            "$",
+            "[columns.size]\nkid = 'number'",
+            r":8: there is no key `kid`\. Did you mean `kind`\?",
+        ),
+        (
+            "$",
+            "[columns]\nx = { derive = 'agnt', of = 'what' }",
+            r":8: .*no `agnt`\. Did you mean `agent`\?",
+        ),
+        (
+            "$",
+            "[columns]\nx = { derive = 'agent' }",
+            r":8: `columns\.x\.of`: one column to derive it of",
+        ),
+        (
+            "$",
+            "[columns]\nx = { derive = 'agent', of = 'what', path = 'y' }",
+            ":8: .*either derived or",
+        ),
+        (
+            "$",
+            "[columns]\nx = { of = 'what', families = [['(', 'y']] }",
+            r":8: .*\( is no regular exp",
+        ),
+        (
+            "$",
+            "[columns]\ntags.path = 'tags[0]'",
+            r":8: `columns\.tags`: it is made of a column `tags`",
+        ),
+        ("$", "[columns]\nx.path = [{ path = 'y', part = 'town' }]", ":8: .*no `town`"),
+        (
+            "$",
+            "[[actors]]\nname = '{what/(/}'",
+            r":7: `actors\.0`: a pattern is no regular expression",
+        ),
+        ("$", "[[actors]]\nname = 'a'\n[[actors]]\nnme = 'b'", r":10: there is no key `nme`"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_what_would_do(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    text = SMALL + new if old == "$" else SMALL.replace(old, new, 1)
+    assert text != SMALL
+    with pytest.raises(UsageError, match=rf"--columns_file: .*bad\.toml{said}"):
+        load(written(tmp_path / "bad.toml", text))
+
+
+class Caught(Preprocess):
+    """Keeps the encoder that comes by."""
+
+    name = "caught"
+    encoder: Any = None
+
+    def __call__(self, batches: Any) -> Any:
+        for batch in batches:
+            Caught.encoder = batch.fingerprint.encoder
+            yield batch

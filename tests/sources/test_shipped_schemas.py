@@ -1,0 +1,262 @@
+"""The schemas that come with the package, and those of examples/, read what such logs look like."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from morpheus.columns import ACTOR
+from morpheus.pipeline import Pipeline
+from morpheus.records import Events, Summary
+from morpheus.sources.azure import FromAzure
+from morpheus.sources.duo import FromDuo
+from morpheus.sources.flatten import flat
+from morpheus.sources.from_file import FromFile
+from morpheus.sources.schema import load, names
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.train_ae import TrainAe
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "../shared/data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
+EXAMPLES = sorted((ROOT / "examples" / "schemas").glob("*.toml"))
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/123.0.0.0 Safari/537.36"
+
+
+def settled(schema: str, path: Path, **settings: Any) -> FromFile:
+    told = FromFile(input_glob=str(path)).settled(Settings(columns_file=schema, **settings))
+    return FromFile(input_glob=str(path), settings=told, bad_record="skip")
+
+
+def only(schema: str, folder: Path, record: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """The one event that a record becomes."""
+    (folder / "a.json").write_text(json.dumps(record))
+    [batch] = settled(schema, folder / "a.json", **settings).events(None, Summary())
+    return batch.frame.row(0, named=True)
+
+
+def has(event: dict[str, Any], **expected: Any) -> bool:
+    found = {name: event.get(name) for name in expected}
+    assert found == expected
+    return True
+
+
+@pytest.mark.parametrize("schema", [*names(), *map(str, EXAMPLES)])
+def test_every_feature_is_had_from_the_log_or_derived(schema: str) -> None:
+    about = load(schema)
+    known = {*about.format.columns, *about.format.derived, *about.format.instead}
+    bare = {name.removeprefix("new:") for name in about.features}
+    needs = {need for one in about.format.derived.values() for need in one.needs}
+    rules = {name for rule in about.format.rules for name in rule.columns}
+    assert bare | needs | rules | set(about.format.context) <= known
+    assert {about.format.time, about.format.user} <= known
+
+
+@pytest.mark.parametrize("schema", [*names(), *map(str, EXAMPLES)])
+def test_records_are_decoded_the_fast_way(schema: str) -> None:
+    about, form = load(schema), load(schema).format
+    for user in (form.user, ACTOR):
+        decoded = form.decoded(form.wanted(about.features, user), user)
+        assert set(decoded) <= {flat(path, form.dropped) for path in form.paths}
+
+
+def test_azures_and_duos_schemas_are_their_sources(tmp_path: Path) -> None:
+    assert load("azure.toml").format is FromAzure.log_format
+    assert load("duo.toml").format is FromDuo.log_format
+    event = {"isotimestamp": "2024-05-31T09:00:00Z", "user": {"name": "ann"}, "result": "denied"}
+    assert has(only("duo.toml", tmp_path, event), username="ann", logcount=0)
+
+
+def test_an_event_of_okta(tmp_path: Path) -> None:
+    record = {
+        "uuid": "44aeb388-08b4-11ef-9cec-73ffcb6f9fdd",
+        "published": "2024-05-02T18:46:21.121Z",
+        "eventType": "user.session.start",
+        "actor": {"alternateId": "Ann@X.org", "displayName": "Ann", "id": "00u1", "type": "User"},
+        "client": {
+            "device": "Computer",
+            "ipAddress": "203.0.113.9",
+            "zone": "null",
+            "userAgent": {"browser": "CHROME", "os": "Linux", "rawUserAgent": CHROME},
+            "geographicalContext": {"city": "Cork", "state": "Munster", "country": "Ireland"},
+        },
+        "outcome": {"result": "FAILURE", "reason": "INVALID_CREDENTIALS"},
+        "target": [{"type": "AppInstance", "displayName": "Mail", "id": "0oa1"}],
+    }
+    event = only("okta.toml", tmp_path, {"events": [record]}, userid_column_name="@actor")
+    assert has(
+        event,
+        actor="ann@x.org",
+        result="FAILURE",
+        reasonclass="password",
+        country="Ireland",
+        network="203.0.113.0/24",
+        agentfamily="chrome",
+        targettype="AppInstance",
+        application="Mail",
+        hourkind="weekday 18",
+        placesaday=1,
+    )
+
+
+def test_an_entry_of_google_cloud(tmp_path: Path) -> None:
+    payload = {
+        "@type": "type.googleapis.com/google.cloud.audit.AuditLog",
+        "serviceName": "iam.googleapis.com",
+        "methodName": "google.iam.admin.v1.CreateServiceAccountKey",
+        "resourceName": "projects/-/serviceAccounts/1",
+        "authenticationInfo": {"principalEmail": "Ann@x.org"},
+        "authorizationInfo": [{"permission": "iam.serviceAccountKeys.create", "granted": True}],
+        "requestMetadata": {"callerIp": "198.51.100.7", "callerSuppliedUserAgent": "curl/8.1"},
+        "status": {"code": 7, "message": "PERMISSION_DENIED"},
+    }
+    entry = {
+        "insertId": "1abc",
+        "timestamp": "2024-05-31T09:00:00.123456789Z",
+        "logName": "projects/p/logs/cloudaudit.googleapis.com%2Factivity",
+        "resource": {"type": "service_account", "labels": {"project_id": "p"}},
+        "severity": "ERROR",
+        "protoPayload": payload,
+    }
+    for record in (entry, [entry], {"entries": [entry]}, {"specversion": "1.0", "data": entry}):
+        event = only("gcp.toml", tmp_path, record, userid_column_name="@actor")
+        assert has(
+            event,
+            actor="ann@x.org",
+            service="iam.googleapis.com",
+            verbclass="permit",
+            permission="iam.serviceAccountKeys.create",
+            granted="true",
+            status="7",
+            project="p",
+            agentfamily="curl",
+            addresskind="public",
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "verb"),
+    [
+        ("storage.objects.get", "read"),
+        ("v1.compute.instances.insert", "create"),
+        ("google.iam.admin.v1.SetIAMPolicy", "permit"),
+        ("google.cloud.secretmanager.v1.SecretManagerService.AccessSecretVersion", "secret"),
+        ("google.logging.v2.ConfigServiceV2.DeleteSink", "delete"),
+        ("beta.compute.instances.stop", "stop"),
+        ("google.pubsub.v1.Publisher.UpdateTopic", "change"),
+    ],
+)
+def test_a_method_of_google_cloud_has_its_verb(tmp_path: Path, method: str, verb: str) -> None:
+    record = {"timestamp": "2024-05-31T09:00:00Z", "protoPayload": {"methodName": method}}
+    assert has(only("gcp.toml", tmp_path, record), verbclass=verb)
+
+
+def test_an_event_of_github(tmp_path: Path) -> None:
+    record = {
+        "@timestamp": 1717146000123,
+        "_document_id": "x-Y_z",
+        "action": "protected_branch.destroy",
+        "actor": "Ann",
+        "actor_ip": "203.0.113.9",
+        "actor_location": {"country_code": "IE"},
+        "org": "acme",
+        "repo": "acme/site",
+        "user_agent": CHROME,
+        "operation_type": "remove",
+    }
+    event = only("github.toml", tmp_path, record, userid_column_name="@actor")
+    assert has(event, actor="ann", area="defence", country="IE", repo="acme/site", login="Ann")
+    bot = only("github.toml", tmp_path, record | {"actor": "ci[bot]"}, userid_column_name="@actor")
+    assert has(bot, actor="bot:ci")
+    assert has(only("github.toml", tmp_path, record), login="Ann")
+
+
+def test_an_event_of_kubernetes(tmp_path: Path) -> None:
+    record = {
+        "kind": "Event",
+        "auditID": "44aeb388-08b4-11ef-9cec-73ffcb6f9fdd",
+        "stage": "ResponseComplete",
+        "requestReceivedTimestamp": "2024-05-31T09:00:00.123456Z",
+        "requestURI": "/api/v1/namespaces/web/secrets/key",
+        "verb": "get",
+        "user": {"username": "system:serviceaccount:web:deployer", "groups": ["a", "b"]},
+        "sourceIPs": ["10.0.0.9", "10.0.0.1"],
+        "userAgent": "kubectl/v1.29 (linux/amd64) kubernetes/3f7a50f",
+        "objectRef": {"resource": "secrets", "namespace": "web", "name": "key"},
+        "responseStatus": {"code": 403},
+        "annotations": {"authorization.k8s.io/decision": "forbid"},
+    }
+    items = {"kind": "EventList", "items": [record]}
+    event = only("kubernetes.toml", tmp_path, items, userid_column_name="@actor")
+    assert has(
+        event,
+        actor="web:deployer",
+        resource="secrets",
+        verbclass="read",
+        decision="forbid",
+        address="10.0.0.9",
+        network="10.0.0.0/24",
+        status="403",
+    )
+
+
+@real
+def test_the_rule_tests_of_okta_go_through_and_what_is_refused_is_named(tmp_path: Path) -> None:
+    tests = (DATA / "rule-tests/Okta.SystemLog.jsonl").read_text().splitlines()
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps(json.loads(line)["log"]) for line in tests))
+    summary = Summary()
+    source = settled("okta.toml", file, userid_column_name="@actor")
+    batches: list[Events] = list(source.events(None, summary))
+    assert summary.input.read == len(tests)
+    assert sum(batch.frame.height for batch in batches) == summary.input.kept > 0
+    assert summary.input.refused == 8
+    assert all("published" in reason for reason in summary.input.refusals)
+
+
+@real
+def test_the_commits_of_many_people_go_through_the_chain(tmp_path: Path) -> None:
+    with gzip.open(DATA / "commits/commits.jsonl.gz", "rt") as packed:
+        records = [line for line, _ in zip(packed, range(1000), strict=False)]
+    file = tmp_path / "commits.jsonl"
+    file.write_text("".join(records))
+    chain = [
+        FromFile(input_glob=str(file)),
+        TrainAe(train_epochs=2),
+        Preprocess(),
+        InfPytorch(),
+        AddScores(label=("ae_anomaly_score", "risk")),
+    ]
+    schema = str(ROOT / "examples/schemas/commits.toml")
+    told = Settings(columns_file=schema, userid_column_name="@actor", num_threads=1)
+    summary = Pipeline(chain, told).run()
+    assert summary.scored == summary.input.kept == len(records)
+
+
+def test_the_page_shows_the_schema_that_it_runs() -> None:
+    page = (ROOT / "docs/schemas.md").read_text()
+    assert (ROOT / "examples/schemas/vpn.toml").read_text() in page
+    assert all(f"`{name}`" in page for name in names())
+
+
+def test_a_spreadsheet_of_sessions(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "Session,Account,Connected at,Gateway,Source IP,Client OS,Duration (min),Reason\n"
+        "1,CORP\\Ann,31.05.2024 09:30,gw1,203.0.113.9,Linux,31,User logout\n"
+    )
+    schema = str(ROOT / "examples/schemas/vpn.toml")
+    source = settled(schema, tmp_path / "a.csv", userid_column_name="@actor")
+    [batch] = source.events(None, Summary())
+    event = batch.frame.row(0, named=True)
+    assert has(
+        event, actor="ann", os="Linux", minutes="31", ending="by the user", hourkind="weekday 09"
+    )
+    assert batch.frame[ACTOR].dtype == pl.String
