@@ -3,6 +3,7 @@
 #   make setup PYTHON=python3.12        another Python, 3.11 or later
 #   make setup TORCH_INDEX=URL          torch from this index: how to choose between CPU and CUDA
 #   make quality QUALITY=--quick        few users, to see that all runs
+#   make scale SCALE=--quick            small sizes
 #   make bench BENCH=--quick            small sizes: about two minutes; --full for ten million events
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup demo test format docs bench quality
+.PHONY: setup demo test test-dask scale format docs bench quality
 
 setup: .venv/.ready
 
@@ -31,7 +32,10 @@ test: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --ignore=tests/cluster
+
+test-dask: setup
+	$(BIN)/pytest -q tests/cluster
 
 format: setup
 	$(BIN)/ruff format
@@ -46,6 +50,9 @@ docs: setup
 bench: setup
 	@$(BIN)/python benchmarks/speed $(BENCH)
 	@$(BIN)/pytest -q benchmarks/test_hot.py
+
+scale: setup
+	@$(BIN)/python benchmarks/scale $(SCALE)
 
 quality: setup
 	@$(BIN)/python benchmarks/quality $(QUALITY)

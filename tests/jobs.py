@@ -12,7 +12,7 @@ import polars as pl
 
 from morpheus.columns import RHYTHM
 from morpheus.errors import BadRecord, Unavailable
-from morpheus.records import Events
+from morpheus.records import Batch, Events
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.gathering import Room
 from morpheus.sources.spill import write
@@ -85,3 +85,39 @@ class Moody(Stage):
                 kind = pl.Float64 if number % 2 else pl.Int64
                 columns.append(pl.lit(number, kind).alias("mood"))
             yield replace(batch, frame=batch.frame.with_columns(columns))
+
+
+@dataclass(frozen=True)
+class Falling(Stage):
+    """A stage that kills its node, with all its processes, when it first meets a user."""
+
+    name = "falling"
+    takes = (Batch,)
+
+    user: str = ""
+    mark: str = ""
+
+    def __call__(self, batches):
+        for batch in batches:
+            if batch.user == self.user and not Path(self.mark).exists():
+                Path(self.mark).touch()
+                os.killpg(0, signal.SIGKILL)
+            yield batch
+
+
+@dataclass(frozen=True)
+class Slow(Stage):
+    """A stage that takes a time for each event, and no processor."""
+
+    name = "slow"
+    takes = (Batch,)
+
+    seconds: float = 0.001
+
+    def costly(self):
+        return True
+
+    def __call__(self, batches):
+        for batch in batches:
+            time.sleep(self.seconds * batch.frame.height)
+            yield batch

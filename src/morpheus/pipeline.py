@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 
+from morpheus.cluster import scheduler
+from morpheus.cluster.workers import Cluster
 from morpheus.columns import read_lines
+from morpheus.engines.dask import Dask
 from morpheus.engines.fold import folded, folded_as_scoped
 from morpheus.engines.light import Light
 from morpheus.engines.local import Local
@@ -68,6 +72,10 @@ class Plan:
             return self.segment
         return tuple(stage.meet(summary.everybody) for stage in self.segment)
 
+    def folder(self) -> Path | None:
+        """Where the chain writes, which all machines share."""
+        return next((folder for stage in self.tail if (folder := stage.writes_into())), None)
+
     def beforehand(self, first: Batch, scratch: Scratch) -> Stage | None:
         """What the last stage lets others do, if those before it need not see the events."""
         if self.tail and all(stage.counts() for stage in self.tail[:-1]):
@@ -105,6 +113,7 @@ class Pipeline:
             )
         self._check_source()
         self._check_links()
+        self._check_engine()
         settled = self._settled()
         self.settings = settled[0].settings
         for stage in settled:
@@ -141,13 +150,23 @@ class Pipeline:
         self, plan: Plan, history: str | None, summary: Summary
     ) -> Generator[Batch, None, None]:
         endless = plan.source.endless()
-        with Crew(self.settings.num_threads) as crew:
+        with self._engine() as engine:
             run = self._followed if endless else self._divided
-            stream = run(plan, history, summary, Local(crew))
+            stream = run(plan, history, summary, engine)
             yield from folded_as_scoped(plan.tail, stream, endless=endless)
 
+    @contextmanager
+    def _engine(self) -> Iterator[Local | Dask]:
+        settings = self.settings
+        if settings.engine.lower() == "dask":
+            with Cluster(settings.scheduler, settings.num_threads) as cluster:
+                yield Dask(cluster)
+        else:
+            with Crew(settings.num_threads) as crew:
+                yield Local(crew)
+
     def _followed(
-        self, plan: Plan, history: str | None, summary: Summary, engine: Local
+        self, plan: Plan, history: str | None, summary: Summary, engine: Local | Dask
     ) -> Iterator[Batch]:
         events = UntilStopped(plan.source.events(history, summary))
         stream = folded(plan.head, iter(events))
@@ -157,10 +176,13 @@ class Pipeline:
         summary.stopped = events.stopped
 
     def _divided(
-        self, plan: Plan, history: str | None, summary: Summary, engine: Local
+        self, plan: Plan, history: str | None, summary: Summary, engine: Local | Dask
     ) -> Iterator[Batch]:
         read = plan.source.portions(history, summary, engine.crew)
-        with Scratch() as scratch, read as portions:
+        shared = plan.folder() if isinstance(engine, Dask) else None
+        with Scratch(shared) as scratch, read as portions:
+            if isinstance(engine, Dask) and shared is not None:
+                engine.crew.check_shared(scratch.folder)
             seen: Sequence[Portion] = portions
             if plan.head:
                 events = chain.from_iterable(portion.events(summary) for portion in portions)
@@ -199,6 +221,25 @@ class Pipeline:
             raise UsageError(
                 f"Stage 1 `{first}` stands before the source `{self.stages[places[0]].name}`. "
                 "Put the source first."
+            )
+
+    def _check_engine(self) -> None:
+        settings = self.settings
+        if settings.engine.lower() == "dask":
+            self._check_end()
+            scheduler.check(settings.scheduler)
+        elif settings.scheduler is not None:
+            raise UsageError(
+                "--scheduler: only a cluster has one. Give `morpheus run --engine=dask "
+                f"--scheduler={settings.scheduler} ...`, or leave it out."
+            )
+
+    def _check_end(self) -> None:
+        source = self.stages[0]
+        if isinstance(source, Source) and source.endless():
+            raise UsageError(
+                "--engine dask: this input never ends, and a cluster takes what is there. Leave "
+                "--engine out, or --watch_directory."
             )
 
     def _check_links(self) -> None:

@@ -199,6 +199,25 @@ class Reading:
 _COUNTS = tuple(one.name for one in fields(Reading) if one.type == "int")
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a run took of a cluster.
+
+    Attributes:
+        workers: How many there were at the end.
+        lost: Workers that were lost.
+        tasks: Tasks of some users each.
+        retries: How often one of them had to be begun again.
+        slowest: Users who took longest, and their seconds, from the slowest.
+    """
+
+    workers: int
+    lost: int
+    tasks: int
+    retries: int
+    slowest: tuple[tuple[str | None, float], ...] = ()
+
+
 @dataclass
 class Summary:
     """What became of every event of a run.
@@ -214,6 +233,7 @@ class Summary:
         spending: The account of alerts, where `filter` had a budget.
         flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
+        effort: What the run took of a cluster, where there was one.
         stopped: Whether Ctrl+C ended an input that has no end of its own.
         everybody: A sample of all users' histories, which the source takes before it hands out the
             first user if `Settings.survey` asks for it.
@@ -229,6 +249,7 @@ class Summary:
     spending: Spending | None = None
     flagged: int | None = None
     seconds: float = 0.0
+    effort: Effort | None = field(default=None, compare=False)
     stopped: bool = False
     everybody: pl.DataFrame | None = field(default=None, compare=False, repr=False)
 

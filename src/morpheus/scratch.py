@@ -15,10 +15,14 @@ from morpheus.errors import Unavailable
 class Scratch:
     """A temporary folder, made when it is first asked for, removed with all that is in it.
 
-    It lies where TMPDIR says, and nobody else may read it.
+    Nobody else may read it.
+
+    Args:
+        beside: The folder that it lies in, hidden; by default where TMPDIR says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Path | None = None) -> None:
+        self._beside = beside
         self._made: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -41,12 +45,15 @@ class Scratch:
             Unavailable: No folder can be made there.
         """
         if self._made is None:
+            hidden = "." if self._beside else ""
             try:
+                if self._beside is not None:
+                    self._beside.mkdir(parents=True, exist_ok=True)
                 self._made = tempfile.TemporaryDirectory(
-                    prefix="morpheus-", ignore_cleanup_errors=True
+                    prefix=f"{hidden}morpheus-", dir=self._beside, ignore_cleanup_errors=True
                 )
             except OSError as error:
-                raise _full(Path(tempfile.gettempdir()), error) from error
+                raise _full(self._beside or Path(tempfile.gettempdir()), error) from error
         return Path(self._made.name)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from morpheus.columns import ACTOR_OPTION, SCORE
@@ -88,6 +89,20 @@ class Settings:
         "Events in one pass through the network, at least; joined where that is faster. "
         "No result depends on it.",
         low=1,
+        command="run",
+    )
+    engine: str = option(
+        "local",
+        "Where users are trained and scored: in processes of this machine, or by the workers of a "
+        "Dask cluster. No result depends on it.",
+        choices=("local", "dask"),
+        command="run",
+    )
+    scheduler: str | None = option(
+        None,
+        "With --engine=dask: the scheduler's address, `tcp://host:8786`; or `kubernetes`, `slurm`, "
+        "`pbs`, `yarn`, `gateway`, `fargate`, `ec2`, or a cluster class, `package.module:Class`, "
+        "which is started with --num_threads workers. By default workers are started here.",
         command="run",
     )
     edge_buffer_size: int = option(
@@ -248,6 +263,18 @@ class Stage:
             A stage that sees some users' batches, all of these users, and gives what this one takes
             as well; None if there is nothing to be done.
         """
+
+    def anywhere(self) -> Self:
+        """Make the same stage for processes that run in other folders: with absolute paths."""
+        return self
+
+    def resources(self) -> Mapping[str, float]:
+        """What a task with this stage takes of what the workers of a cluster have declared."""
+        return {}
+
+    def writes_into(self) -> Path | None:
+        """The folder that this stage writes files into, wherever it runs; None for none."""
+        return None
 
     def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401 - as in `meet`
         """Do what is left once every sink has its rows.

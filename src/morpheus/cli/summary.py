@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from morpheus.quoting import printable
 
 if TYPE_CHECKING:
-    from morpheus.records import Reading, Spending, Summary
+    from morpheus.records import Effort, Reading, Spending, Summary
 
 SHOWN = 3
 NOBODY = "(no user)"
@@ -22,7 +22,7 @@ RUNGS = {"own": "by their own history", "peers": "with their peers'", "everyone"
 def summary_lines(summary: Summary) -> list[str]:
     """Say what became of every event of a run, one fact a line, aligned.
 
-    >>> from morpheus.records import Reading, Spending, Summary
+    >>> from morpheus.records import Effort, Reading, Spending, Summary
     >>> summary = Summary(input=Reading(files=1, read=4), seconds=1.5)
     >>> summary.users["ann"] = 4
     >>> summary.unscored["ann"] = "300 events of history are needed, 12 found"
@@ -61,7 +61,22 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "Not scored", text
     if summary.flagged is not None:
         yield "Flagged", count(summary.flagged, "event")
+    if summary.effort is not None:
+        yield from _effort(summary.effort)
     yield "Seconds", f"{summary.seconds:.1f}"
+
+
+def _effort(effort: Effort) -> Iterator[tuple[str, str]]:
+    """What a cluster had to do."""
+    lost = f", {effort.lost:,} lost on the way" if effort.lost else ""
+    again = f", {effort.retries:,} begun again" if effort.retries else ""
+    tasks = count(effort.tasks, "task")
+    yield "Cluster", f"{tasks} on {count(effort.workers, 'worker')}{lost}{again}"
+    if effort.slowest:
+        slowest = (
+            f"{NOBODY if user is None else user} {took:.1f} s" for user, took in effort.slowest
+        )
+        yield "  slowest", ", ".join(slowest)
 
 
 def _account(spending: Spending) -> str:

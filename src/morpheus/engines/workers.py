@@ -7,6 +7,7 @@ from functools import partial
 from itertools import chain, groupby, islice
 from operator import attrgetter
 
+from morpheus.cluster.workers import Cluster
 from morpheus.engines.fold import folded
 from morpheus.processes import Crew
 from morpheus.records import Batch, Portion, Summary
@@ -24,7 +25,7 @@ Beforehand = Callable[[Batch], Stage | None]
 
 
 def run_in_workers(
-    crew: Crew, segment: Sequence[Stage], groups: Iterable[Group]
+    crew: Crew | Cluster, segment: Sequence[Stage], groups: Iterable[Group]
 ) -> Iterator[Batch]:
     """Pass each user's batches through the segment, on several processes, in the users' order.
 

@@ -96,9 +96,12 @@ class Population:
 
 
 def _shares(column: pl.Series, weights: pl.Series) -> dict[str | None, float]:
-    frame = pl.DataFrame({"value": column.cast(pl.String), "weight": weights})
-    summed = frame.group_by("value", maintain_order=True).agg(pl.col("weight").sum())
-    return dict(summed.iter_rows())
+    values = column.cast(pl.String).rename("value").to_frame()
+    known = values.unique(maintain_order=True).with_row_index("code")
+    coded = values.join(known, on="value", how="left", nulls_equal=True, maintain_order="left")
+    # One after the other: in groups of polars the sum would depend on the number of threads.
+    summed = np.bincount(coded["code"].to_numpy(), weights.to_numpy(), known.height)
+    return dict(zip(known["value"], summed.tolist(), strict=True))
 
 
 def _owners(column: pl.Series, owner: pl.Series) -> tuple[Mapping[str | None, str | None], float]:

@@ -100,6 +100,10 @@ class ToFile(Stage):
             with draft.writing():
                 form.finish()
 
+    def writes_into(self) -> Path:
+        """Where the file is to appear."""
+        return Path(os.path.realpath(self.filename)).parent
+
     def beforehand(self, first: Rows, scratch: Scratch) -> Stage | None:
         """Rows can become text anywhere, if they are like the first ones."""
         kind, _ = self._format()

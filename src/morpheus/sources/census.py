@@ -82,12 +82,35 @@ def filled(frame: pl.DataFrame) -> frozenset[str]:
     return frozenset(column.name for column in frame if column.null_count() < frame.height)
 
 
+def ranked(events: Census, history: Census | None, *, last: bool) -> pl.DataFrame:
+    """Give each user a rank.
+
+    Users come by the time and index of their first event, then by name; then, by name, those who
+    only have history.
+
+    Args:
+        events: Whose events come.
+        history: Whose history there is.
+        last: Whether users who only have history come too.
+
+    Returns:
+        `USER`, `RANK` and `ROWS`, history included, of each, in the order of ranks.
+    """
+    users = events.merged().sort("first", "index", USER).select(USER, ROWS)
+    if history is not None:
+        past = history.merged().select(USER, past=ROWS)
+        others = past.join(users, on=USER, how="anti").sort(USER)
+        users = users.join(past, on=USER, how="left", maintain_order="left")
+        users = pl.concat([users, others] if last else [users], how="diagonal")
+        users = users.select(USER, pl.sum_horizontal(ROWS, "past").alias(ROWS))
+    return users.with_row_index(RANK).select(USER, RANK, ROWS)
+
+
 def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl.DataFrame:
     """Give each user a rank, and a part of the events that is handled at once.
 
-    Users come by the time and index of their first event, then by name; then, by name, those who
-    only have history. Parts follow the ranks, so that one part after the other gives the users in
-    order. A user larger than two parts has one alone.
+    Parts follow the ranks, so that one part after the other gives the users in order. A user larger
+    than two parts has one alone.
 
     Args:
         events: Whose events come.
@@ -99,16 +122,10 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
     Returns:
         `USER`, `RANK`, `PART` and `ROWS` of each, in the order of ranks.
     """
-    users = events.merged().sort("first", "index", USER).select(USER, ROWS)
-    if history is not None:
-        past = history.merged().select(USER, past=ROWS)
-        others = past.join(users, on=USER, how="anti").sort(USER)
-        users = users.join(past, on=USER, how="left", maintain_order="left")
-        users = pl.concat([users, others] if last else [users], how="diagonal")
-        users = users.select(USER, pl.sum_horizontal(ROWS, "past").alias(ROWS))
+    users = ranked(events, history, last=last)
     width = max(events.width, 1 if history is None else history.width)
     size = max(1, room // width)
     before = pl.col(ROWS).cum_sum() - pl.col(ROWS) + size - size // 4
     alone = pl.col(ROWS) > 2 * size
     part = pl.struct((before // size).alias("at"), alone.cum_sum().alias("nth"), alone=alone)
-    return users.with_row_index(RANK).select(USER, RANK, part.rle_id().alias(PART), ROWS)
+    return users.select(USER, RANK, part.rle_id().alias(PART), ROWS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from morpheus.bucket import is_address
+from morpheus.cluster.workers import Cluster
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
 from morpheus.processes import Crew
@@ -129,7 +130,7 @@ class FileSource(Source):
         return self._intake().events(history, summary)
 
     def portions(
-        self, history: str | None, summary: Summary, crew: Crew
+        self, history: str | None, summary: Summary, crew: Crew | Cluster
     ) -> AbstractContextManager[Sequence[Portion]]:
         """Read the input, and divide the users; see `Source.portions`."""
         if self.watch_directory:

@@ -89,9 +89,7 @@ class Gathering:
             self.blobs = []
         if self.blobs and self.held:
             self._lay_aside()
-        names = _names(self.census.headers)
-        if first:
-            names = list(dict.fromkeys([*first, *sorted(names)]))
+        names = names_of(self.census, first)
         done = Gathered(self.user, self.census, names, self.held, self.blobs)
         self.census, self.held, self.blobs, self.cells = Census.nobody(), [], [], 0
         return done
@@ -229,6 +227,12 @@ def join(frames: list[pl.DataFrame], names: list[str] | None = None) -> pl.DataF
     return whole.with_columns(absent).select(INDEX, *names, TIME, *copy)
 
 
+def names_of(census: Census, first: tuple[str, ...] = ()) -> list[str]:
+    """All columns; those that come first, then the others by name, or as the files have them."""
+    names = _names(census.headers)
+    return list(dict.fromkeys([*first, *sorted(names)])) if first else names
+
+
 def _names(headers: frozenset[tuple[str, ...]]) -> list[str]:
     """Those of the widest header, in its order, then those that others add."""
     known = sorted(headers, key=lambda header: (-len(header), header))
@@ -252,10 +256,18 @@ def _divide(
     user: str, places: pl.DataFrame, folder: Path, blobs: list[Blob]
 ) -> list[tuple[int, Blob]]:
     frame = join([blob.read() for blob in blobs])
+    parts, pieces = divided(frame, user, places)
+    return list(zip(parts, write(folder, pieces), strict=True))
+
+
+def divided(
+    frame: pl.DataFrame, user: str, places: pl.DataFrame
+) -> tuple[list[int], Iterator[pl.DataFrame]]:
+    """Divide events by the `PART` of each `USER`: which parts there are, and what is of each."""
     names = frame.select(pl.col(user).alias(USER))
     parts = names.join(places, on=USER, how="left", nulls_equal=True, maintain_order="left")[PART]
     order = parts.arg_sort()
     frame, runs = frame[order], parts.gather(order).rle().struct.unnest()
     starts = runs["len"].cum_sum() - runs["len"]
     pieces = (frame.slice(at, length) for at, length in zip(starts, runs["len"], strict=True))
-    return list(zip(runs["value"], write(folder, pieces), strict=True))
+    return runs["value"].to_list(), pieces

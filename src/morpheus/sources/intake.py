@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Generic
 
 import polars as pl
 
+from morpheus.cluster.workers import Cluster
 from morpheus.columns import ACTOR, ACTOR_OPTION
 from morpheus.processes import Crew
 from morpheus.records import Events, Reading, Summary
@@ -17,16 +19,17 @@ from morpheus.scratch import Scratch
 from morpheus.sources import deriving
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.by_user import Identity, Memory
-from morpheus.sources.census import PART, ROWS, plan
 from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import Found, Log, LogFiles
-from morpheus.sources.gathering import Gathered, Gathering, Room
+from morpheus.sources.gathering import Room
+from morpheus.sources.ground import Disk, Given, Ground, Heap, Recipe
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.period import Period
 from morpheus.sources.portion import GatheredPortion, Remembered
 from morpheus.sources.reader import no_user
-from morpheus.sources.survey import Survey
-from morpheus.sources.work import Work, read_into
+from morpheus.sources.spread import Spreading, SpreadPortion
+from morpheus.sources.survey import Known, Survey
+from morpheus.sources.work import Work
 from morpheus.stage import Settings
 
 log = logging.getLogger(__name__)
@@ -85,13 +88,18 @@ class Intake:
 
     @contextmanager
     def portions(
-        self, history: str | None, summary: Summary, crew: Crew
-    ) -> Iterator[Sequence[GatheredPortion]]:
+        self, history: str | None, summary: Summary, crew: Crew | Cluster
+    ) -> Iterator[Sequence[GatheredPortion | SpreadPortion]]:
         """Read the files there are; see `Source.portions`."""
         found = self.files.need()
         _tell(summary.input, self.files, found)
         with Scratch() as scratch:
-            yield _Run(self, summary, scratch).portions(found.paths, history, crew)
+            if isinstance(crew, Crew):
+                disk = Disk(self.recipe(), self.room, self.survey, scratch, crew)
+                yield Run(self, summary, disk).portions(found.paths, history)
+            else:
+                workers = Spreading(self.recipe(), self.room, self.survey, crew)
+                yield Run(self, summary, workers).portions(found.paths, history)
 
     def _followed(
         self, arrivals: Arrivals, history: str | None, summary: Summary
@@ -99,14 +107,21 @@ class Intake:
         remembered = Remembered(self.deriving(endless=True), Memory())
         summary.input.period = str(self.files.period or "")
         with Scratch() as scratch:
-            run = _Run(self, summary, scratch)
+            disk = Disk(self.recipe(), self.room, self.survey, scratch, Crew(1))
+            run = Run(self, summary, disk)
             for paths in arrivals.rounds():
-                with Crew(self.settings.num_threads) as crew:
-                    portions = run.portions(paths, history, crew)
+                with Crew(self.settings.num_threads) as disk.crew:
+                    portions = run.portions(paths, history)
                 for portion in portions:
                     yield from portion.events(summary, remembered)
                 remembered.end_round()
                 history = None
+
+    def recipe(self) -> Recipe:
+        """What portions have in common."""
+        rows = max(self.settings.pipeline_batch_size, _FEWEST_ROWS)
+        identity = Identity(self.user, self.format.id, self.format.accounts, self.format.id_pattern)
+        return Recipe(identity, self.deriving(), rows)
 
     def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
         """How files become frames."""
@@ -125,64 +140,48 @@ class Intake:
 
 
 @dataclass
-class _Run:
-    """One run of a source: what it remembers from round to round."""
+class Run(Generic[Heap, Given]):
+    """One run of a source: what it remembers from round to round.
+
+    Attributes:
+        intake: How the files are read.
+        summary: Counted into.
+        ground: Where events lie until they are handed out.
+        learnt: What is to be learnt from.
+    """
 
     intake: Intake
     summary: Summary
-    scratch: Scratch
-    learnt: Gathered | None = None
+    ground: Ground[Heap, Given]
+    learnt: Heap | None = None
 
-    def portions(
-        self, paths: Sequence[Log], history: str | None, crew: Crew
-    ) -> list[GatheredPortion]:
+    def portions(self, paths: Sequence[Log], history: str | None) -> list[Given]:
         """Read the files of a round, and what is to be learnt from, and divide the users."""
         if history is not None:
-            self.learnt = self._learnt(history, crew)
+            self.learnt = self._learnt(history)
         work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
-        events = self._gathered(work, paths, self.summary.input, crew)
+        events = self._gathered(work, paths, self.summary.input)
         tell_missing(self.intake, events, self.learnt)
         if self.learnt is not None:
             events.names = events.names or self.learnt.names
-        room = self._room(events, self.learnt)
-        users = self._divided(events, room, crew)
+        portions = self.ground.divided(events, self.learnt, endless=self._endless)
         self._survey(events)
-        parts = users.partition_by(PART, maintain_order=True)
-        return [self._portion(part, events, self.learnt, room) for part in parts]
+        return portions
 
     @property
     def _endless(self) -> bool:
         return self.intake.arrivals is not None
 
-    def _survey(self, events: Gathered) -> None:
+    def _survey(self, events: Heap) -> None:
         """Take a sample once, of what is to be learnt from, or else of an input that ends."""
         known = events if self.learnt is None and not self._endless else self.learnt
         settings = self.intake.settings
         if not settings.survey or known is None or self.summary.everybody is not None:
             return
-        derived = self.intake.deriving().derived
-        frames = self._derived(known) if derived else None
-        columns = settings.columns
-        self.summary.everybody = self.intake.survey.of(
-            known, columns, derived=derived, frames=frames
-        )
+        past = self.learnt is not None
+        self.summary.everybody = self.ground.sample(known, settings.columns, past=past)
 
-    def _derived(self, gathered: Gathered) -> Iterator[pl.DataFrame]:
-        """All events with their derived columns, some users after the others."""
-        room = self._room(gathered)
-        users = plan(gathered.census, None, room, last=True)
-        for part in users.partition_by(PART, maintain_order=True):
-            portion = self._portion(part, gathered, None, room)
-            known = portion.afresh()
-            for piece in portion.pieces(Reading(), known):
-                yield known.deriving.add(piece.frame)
-
-    @property
-    def _identity(self) -> Identity:
-        form = self.intake.format
-        return Identity(self.intake.user, form.id, form.accounts, form.id_pattern)
-
-    def _learnt(self, pattern: str, crew: Crew) -> Gathered:
+    def _learnt(self, pattern: str) -> Heap:
         reading = self.summary.training
         option = "--train_data_glob"
         files = replace(
@@ -195,15 +194,10 @@ class _Run:
         found = files.need()
         _tell(reading, files, found)
         work = self.intake.work(files, 1, named=True)
-        learnt = self._gathered(work, found.paths, reading, crew)
-        if self._endless:
-            self._divide(learnt, plan(learnt.census, None, self._room(learnt), last=True), crew)
-        return learnt
+        return self._gathered(work, found.paths, reading)
 
-    def _gathered(self, work: Work, paths: Sequence[Log], reading: Reading, crew: Crew) -> Gathered:
-        gathering = Gathering(work.user, self.intake.room, self.scratch)
-        read_into(gathering, work, paths, reading, crew)
-        events = gathering.gathered(work.wanted if work.everything else ())
+    def _gathered(self, work: Work, paths: Sequence[Log], reading: Reading) -> Heap:
+        events = self.ground.read(work, paths, reading)
         users = events.census.users
         if events.census.filled and work.user not in events.census.filled:
             self._check_known(work)
@@ -220,40 +214,6 @@ class _Run:
         told = "%s: no event has a `%s`, so all belong to no user."
         log.warning(told, files.pattern, work.user)
 
-    def _divided(self, events: Gathered, room: int, crew: Crew) -> pl.DataFrame:
-        """Rank and divide the users, and lay what is on disk down accordingly."""
-        past = None if self.learnt is None else self.learnt.census
-        last = not self._endless
-        users = plan(events.census, past, room, last=last)
-        self._divide(events, users, crew)
-        if self.learnt is not None and not self._endless:
-            self._divide(self.learnt, users, crew)
-        return users
-
-    def _divide(self, gathered: Gathered, users: pl.DataFrame, crew: Crew) -> None:
-        if gathered.blobs:
-            gathered.divide(users, crew, self.intake.room, self.scratch.folder)
-
-    def _room(self, *gathered: Gathered | None) -> int:
-        """Cells of a part; all of them where they fit."""
-        cells, room = sum(one.cells for one in gathered if one is not None), self.intake.room
-        return 4 * cells + 4 if cells <= room.held else room.part
-
-    def _portion(
-        self, users: pl.DataFrame, events: Gathered, learnt: Gathered | None, room: int
-    ) -> GatheredPortion:
-        piece = max(1, room // (events.census.width or 1))
-        large = not self._endless and users[ROWS].sum() > 2 * piece and users.height == 1
-        return GatheredPortion(
-            users,
-            events.where(users),
-            None if learnt is None else learnt.where(users),
-            self._identity,
-            self.intake.deriving(),
-            rows=max(self.intake.settings.pipeline_batch_size, _FEWEST_ROWS),
-            piece=piece if large else None,
-        )
-
 
 def _tell(reading: Reading, files: LogFiles, found: Found) -> None:
     """Say which files are not read, and why."""
@@ -263,7 +223,7 @@ def _tell(reading: Reading, files: LogFiles, found: Found) -> None:
         reading.outside_files, reading.outside_folders = found.outside, found.outside_folders
 
 
-def tell_missing(intake: Intake, *gathered: Gathered | None) -> None:
+def tell_missing(intake: Intake, *gathered: Known | None) -> None:
     """Name the features that no event has, and what may have been meant."""
     filled = set[str]().union(*(one.census.filled for one in gathered if one is not None))
     derived = intake.deriving().derived

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import ClassVar
 
+from morpheus.cluster.workers import Cluster
 from morpheus.columns import read_lines
 from morpheus.errors import UsageError
 from morpheus.processes import Crew
@@ -72,7 +73,7 @@ class Source(Stage):
         self,
         history: str | None,
         summary: Summary,
-        crew: Crew,  # noqa: ARG002 - for sources that let others read too
+        crew: Crew | Cluster,  # noqa: ARG002 - for sources that let others read too
     ) -> AbstractContextManager[Sequence[Portion]]:
         """Give the same events in portions, which stay readable until the `with` block ends.
 
@@ -81,7 +82,7 @@ class Source(Stage):
         Args:
             history: As in `events`.
             summary: As in `events`; portions count into the one that they are given.
-            crew: Processes that may help to read.
+            crew: Processes that may help to read, or the workers that are to.
         """
         events = self.events(history, summary)
         # Once the first user is there, everybody has been looked at.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, OWNER, TIME
-from morpheus.sources.census import USER
+from morpheus.sources.census import USER, Census
 from morpheus.sources.gathering import Gathered
 
 _KEY = "_key_"
@@ -47,10 +48,56 @@ class Survey:
             derived: Those of them that are not in the log.
             frames: All events once more, with these; by default as they were gathered.
         """
-        chosen = self._chosen(gathered)
+        draw = self.draw(gathered, columns, derived=derived)
+        return draw.done(draw.of(_frames(gathered) if frames is None else frames))
+
+    def draw(
+        self, gathered: Known, columns: Sequence[str], *, derived: Collection[str] = ()
+    ) -> Draw:
+        """Decide what is drawn; see `of`."""
+        chosen = self._chosen(gathered.census)
         each = max(self.least, self.rows // max(1, len(chosen)))
         known = {*gathered.names, *derived}
         there = [name for name in dict.fromkeys(columns) if name in known]
+        return Draw(gathered.user, chosen, each, there)
+
+    def _chosen(self, census: Census) -> list[str]:
+        users = census.users[USER].unique().drop_nulls().to_list()
+        return sorted(users, key=lambda user: blake2b(user.encode(), digest_size=8).digest())[
+            : self.users
+        ]
+
+
+class Known(Protocol):
+    """Events of which it is known who is in them, and which columns there are."""
+
+    user: str
+    names: list[str]
+    census: Census
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What of each frame of events is in a sample.
+
+    Attributes:
+        user: Column of the user.
+        chosen: Users that it is of.
+        each: Events of each user.
+        columns: Columns of these.
+    """
+
+    user: str
+    chosen: list[str]
+    each: int
+    columns: list[str]
+
+    def of(self, frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+        """Draw of these events alone."""
+        return self.joined(_of(frame, self.user, self.chosen, self.columns) for frame in frames)
+
+    def joined(self, samples: Iterable[pl.DataFrame]) -> pl.DataFrame:
+        """Join what was drawn of some events and of others."""
         sample = pl.DataFrame(
             schema={
                 OWNER: pl.String,
@@ -59,23 +106,17 @@ class Survey:
                 _KEY: pl.UInt64,
             }
         )
-        for frame in _frames(gathered) if frames is None else frames:
-            some = _of(frame, gathered.user, chosen, there)
+        for some in samples:
             sample = pl.concat([sample, some], how="diagonal")
-            sample = sample.filter(pl.col(_KEY).rank("min").over(OWNER) <= each)
-        # Where every record was refused, there was no frame to bring the columns.
-        absent = (pl.lit(None, pl.String).alias(n) for n in there if n not in sample.columns)
-        return (
-            sample.with_columns(absent)
-            .select(OWNER, TIME, *there)
-            .sort(OWNER, TIME, *there, nulls_last=True)
-        )
+            sample = sample.filter(pl.col(_KEY).rank("min").over(OWNER) <= self.each)
+        return sample
 
-    def _chosen(self, gathered: Gathered) -> list[str]:
-        users = gathered.census.users[USER].unique().drop_nulls().to_list()
-        return sorted(users, key=lambda user: blake2b(user.encode(), digest_size=8).digest())[
-            : self.users
-        ]
+    def done(self, sample: pl.DataFrame) -> pl.DataFrame:
+        """The sample, once all events have been drawn of."""
+        names = (OWNER, TIME, *self.columns)
+        # Where every record was refused, there was no frame to bring the columns.
+        absent = [pl.lit(None, pl.String).alias(n) for n in names if n not in sample.columns]
+        return sample.with_columns(absent).select(names).sort(names, nulls_last=True)
 
 
 def _frames(gathered: Gathered) -> Iterator[pl.DataFrame]:

@@ -123,24 +123,26 @@ def read_into(
         Unavailable: The disk is full, or a worker was killed.
     """
     room = gathering.room
-    sizes = [_plain_size(path) for path in paths]
+    sizes = [plain_size(path) for path in paths]
     if crew.workers == 1 or sum(sizes) < room.alone:
         for frame in work.frames(paths, reading, gathering.census):
             gathering.add(frame)
         return
     read = partial(_read, work, room.table, gathering.scratch.folder)
-    for blobs, census, counted in crew.map(read, _jobs(paths, sizes, room.job)):
+    for blobs, census, counted in crew.map(read, jobs_of(paths, sizes, room.job)):
         reading.add(counted)
         gathering.add_blobs(blobs, census)
 
 
-def _plain_size(path: Log) -> int:
+def plain_size(path: Log) -> int:
+    """Bytes of text that a file holds, about."""
     size = size_of(path)
     packed = path.suffix.lower() in {*PACKED, ".parquet"}
     return size * _PACKED_BY if packed else size
 
 
-def _jobs(paths: Sequence[Log], sizes: Sequence[int], least: int) -> Iterator[list[Log]]:
+def jobs_of(paths: Sequence[Log], sizes: Sequence[int], least: int) -> Iterator[list[Log]]:
+    """Put files together until they hold so many bytes."""
     job: list[Log] = []
     total = 0
     for path, size in zip(paths, sizes, strict=True):
@@ -157,14 +159,17 @@ def _read(
     work: Work, cells: int, folder: Path, paths: Sequence[Log]
 ) -> tuple[list[Blob], Census, Reading]:
     reading, census = Reading(), Census.nobody()
-
-    def frames() -> Iterator[pl.DataFrame]:
-        for frame in work.frames(paths, reading, census):
-            census.add(Census.of(frame, work.user))
-            yield frame
-
-    blobs = write(folder, tables(frames(), cells))
+    blobs = write(folder, tables(counted(work, paths, reading, census), cells))
     return blobs, census, reading
+
+
+def counted(
+    work: Work, paths: Sequence[Log], reading: Reading, census: Census
+) -> Iterator[pl.DataFrame]:
+    """Read files into frames, and add who is in them to a census."""
+    for frame in work.frames(paths, reading, census):
+        census.add(Census.of(frame, work.user))
+        yield frame
 
 
 def repeated(frame: pl.DataFrame, times_over: int, time: str) -> pl.DataFrame:

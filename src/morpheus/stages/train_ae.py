@@ -171,6 +171,23 @@ class TrainAe(Stage):
         """Learning is; looking fingerprints up is not."""
         return self.pretrained_filename is None
 
+    def anywhere(self) -> TrainAe:
+        """The same folders, named in full."""
+        return replace(
+            self,
+            pretrained_filename=_absolute(self.pretrained_filename),
+            models_output_filename=_absolute(self.models_output_filename),
+        )
+
+    def writes_into(self) -> Path | None:
+        """The folder of the fingerprints."""
+        folder = self.models_output_filename
+        return None if folder is None or "://" in folder else Path(folder)
+
+    def resources(self) -> Mapping[str, float]:
+        """A GPU, where one is asked for."""
+        return {"GPU": 1.0} if self.device.lower() == "cuda" and self.costly() else {}
+
     def together(self) -> int:
         """As many users as one GPU trains side by side; one at a time on a CPU."""
         stackable = self.model == "compact" and not self.settings.endless
@@ -254,6 +271,10 @@ class TrainAe(Stage):
     def saved(self) -> store.Store:
         """The saved fingerprints."""
         return store.Store.open(self.pretrained_filename or "")
+
+
+def _absolute(folder: str | None) -> str | None:
+    return str(Path(folder).absolute()) if folder and "://" not in folder else folder
 
 
 @dataclass

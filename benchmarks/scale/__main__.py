@@ -1,0 +1,48 @@
+"""Measure how far it goes: `python benchmarks/scale [--quick] [--only PART]`.
+
+Prints tables, and writes them into docs/scaling.md; parts that do not run keep theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[0] = str(ROOT / "benchmarks")
+
+from figures.page import Page  # noqa: E402 - the line above finds it
+
+from scale.runs import Size  # noqa: E402 - the same
+
+PAGE = ROOT / "docs" / "scaling.md"
+PARTS = {
+    "costs": "What a user and an event cost",
+    "equal": "One machine beside a cluster",
+    "skew": "Giants and dwarfs",
+}
+HEAD = (Path(__file__).parent / "head.md").read_text(encoding="utf-8")
+
+
+def main() -> None:
+    """Read the command line, measure, print and write."""
+    parser = argparse.ArgumentParser(description="Measure how far it goes.")
+    parser.add_argument("--only", choices=PARTS, action="append", help="repeat for more parts")
+    parser.add_argument("--quick", action="store_true", help="small sizes: about a minute")
+    parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
+    given = parser.parse_args()
+    page = Page(given.into, HEAD, PARTS)
+    kind = "Quick run: small sizes" if given.quick else "Run"
+    with tempfile.TemporaryDirectory() as scratch:
+        size = Size(Path(scratch), given.quick)
+        for part in given.only or PARTS:
+            tables = importlib.import_module(f"scale.{part}").tables
+            page.measure(part, partial(tables, size), kind)
+
+
+if __name__ == "__main__":
+    main()

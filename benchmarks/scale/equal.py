@@ -1,0 +1,35 @@
+"""The same rows from one machine and from a cluster, on a whole company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from figures.table import Table
+
+from scale.runs import Size, alone, both, dask
+
+
+def tables(size: Size) -> Iterator[Table]:
+    """Learn and score a company on one machine and on a cluster of two workers."""
+    logs = size.fleet(2000, 22.0)
+    table = Table(
+        f"{size.users(2000):,} users, {logs.training:,} events learnt and {logs.scored:,} scored",
+        ["engine", "wall s", "CPU s", "most memory MB", "bytes of the output"],
+        note="Output: whether it is the same, byte for byte, as that of the first row.",
+    )
+    first = size.scratch / "first.csv"
+    for name, options in (
+        ("local, 1 process", alone()),
+        ("local, 2 processes", ("--num_threads=2",)),
+        ("dask, 2 workers", dask(2)),
+    ):
+        into = first if not table.rows else size.scratch / "again.csv"
+        run = both(logs, into, *options)
+        same = "the first" if into is first else told(into.read_bytes() == first.read_bytes())
+        table.add(name, run.wall, run.cpu, run.peak, same)
+    yield table
+
+
+def told(same: bool) -> str:  # noqa: FBT001 - the one thing it is about
+    """Whether outputs are the same."""
+    return "the same" if same else "DIFFERENT"

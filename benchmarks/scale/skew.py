@@ -1,0 +1,31 @@
+"""Many users who hardly do anything: what a cluster costs where tasks would be smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from figures.table import Table
+
+from scale.runs import Size, alone, chain, dask, flat
+
+TINY = 30
+"""Events of a tiny user."""
+
+
+def tables(size: Size) -> Iterator[Table]:
+    """Learn and score tiny users on one machine, and on one worker."""
+    users = size.users(5000)
+    folder = size.scratch / "tiny"
+    names = [f"user-{n:05}" for n in range(users)]
+    events = flat(names * TINY, folder)
+    train = ("--train_min_history=20",)
+    table = Table(
+        f"{users:,} users of {TINY} events each: {events:,} events",
+        ["engine", "wall s", "CPU s", "CPU ms a user", "in times of local"],
+        note="In CPU seconds; to start the cluster and to end it is counted.",
+    )
+    here = chain(folder, size.scratch / "here.csv", *alone(), train=train)
+    there = chain(folder, size.scratch / "there.csv", *dask(1), train=train)
+    for name, run in (("local, 1 process", here), ("dask, 1 worker", there)):
+        table.add(name, run.wall, run.cpu, 1000 * run.cpu / users, run.cpu / here.cpu)
+    yield table

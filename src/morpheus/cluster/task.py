@@ -1,0 +1,137 @@
+"""What happens on a worker: a task is done, what it logs is kept, and its errors are sorted."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from morpheus.errors import MorpheusError, Unavailable
+
+Result = TypeVar("Result")
+
+TOPIC = "morpheus"
+_ROOM, _LARGE = 512 << 20, 32 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Told(Generic[Result]):
+    """What a task gave, or why it could not; and what was logged meanwhile."""
+
+    result: Result | None = None
+    records: Sequence[logging.LogRecord] = field(default=(), repr=False)
+    error: MorpheusError | None = None
+
+    def __sizeof__(self) -> int:
+        """Bytes, for the worker that holds it."""
+        return object.__sizeof__(self) + _sizeof(self.result)
+
+
+def done(work: Callable[..., Result], level: int, *needs: object) -> Told[Result]:
+    """Do a task.
+
+    What can only be mended by a person comes back as a value: to try it again would not help.
+
+    Args:
+        work: What is done.
+        level: Least level of what is logged.
+        needs: To what; what other tasks told is taken out.
+
+    Raises:
+        Unavailable: It may succeed when it is tried again.
+    """
+    keep_memory()
+    failed = next((one.error for one in needs if isinstance(one, Told) and one.error), None)
+    if failed is not None:
+        return Told(error=failed)
+    with _kept(level) as records:
+        try:
+            result = work(*map(plain, needs))
+        except Unavailable:
+            raise
+        except MorpheusError as error:
+            return Told(None, records, error)
+    return Told(result, records)
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - whatever tasks need
+    """What a task told, without the rest."""
+    return value.result if isinstance(value, Told) else value
+
+
+def row(cells: Told[Sequence[Any]]) -> Any:  # noqa: ANN401 - numpy, imported where it is used
+    """Cells as an array of shape (1, cells)."""
+    import numpy as np  # noqa: PLC0415 - this module is read before numpy has its threads
+
+    made = np.empty((1, len(cells.result or ())), dtype=object)
+    made[0, :] = cells.result
+    return made
+
+
+def announce(number: int) -> None:
+    """Tell whoever listens that a task begins."""
+    from distributed import get_worker  # noqa: PLC0415 - slow, and an extra
+
+    get_worker().log_event(TOPIC, {"begun": number})
+
+
+def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask calls it so, where this is a preload
+    """Leave Ctrl+C to the process at the prompt, which decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@cache
+def keep_memory() -> None:
+    """Let the C library keep memory that will be needed again.
+
+    Dask's nannies set MALLOC_TRIM_THRESHOLD_ to 64 kB, so that each array's memory goes back to the
+    system and has to be fetched again: training takes up to three times as long. Where there is no
+    such library there is no such trouble.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_MMAP_THRESHOLD, _LARGE)
+    mallopt(_TRIM_THRESHOLD, _ROOM)
+
+
+@contextmanager
+def _kept(level: int) -> Iterator[list[logging.LogRecord]]:
+    logger, kept = logging.getLogger("morpheus"), _Kept()
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.addHandler(kept)
+    try:
+        yield kept.records
+    finally:
+        logger.removeHandler(kept)
+
+
+class _Kept(logging.Handler):
+    """Keeps what this thread logs: others may do other tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread != self._thread:
+            return
+        record.msg, record.args = record.getMessage(), None
+        record.exc_info = None
+        self.records.append(record)
+
+
+def _sizeof(value: object) -> int:
+    from dask.sizeof import sizeof  # noqa: PLC0415 - an extra
+
+    return int(sizeof(value))

@@ -1,0 +1,191 @@
+"""The Dask engine: the users of each portion pass the chain on a worker of a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby, islice
+from operator import attrgetter
+from typing import Protocol, TypeVar, runtime_checkable
+
+from morpheus.cluster.task import announce
+from morpheus.cluster.workers import Cluster, Handle
+from morpheus.engines.fold import folded
+from morpheus.engines.local import Local
+from morpheus.engines.progress import Progress
+from morpheus.engines.workers import Beforehand, run_in_workers
+from morpheus.errors import UsageError
+from morpheus.processes import Crew
+from morpheus.records import Batch, Effort, Portion, Summary
+from morpheus.scratch import Scratch
+from morpheus.stage import Stage
+
+Result = TypeVar("Result")
+GPU, MEMORY = "GPU", "MEMORY"
+"""Resources that workers may declare: `dask worker --resources "GPU=1 MEMORY=16e9"`."""
+_SOON = 1 << 40
+"""Weight of what lets go of memory: it is done before anything else."""
+BYTES = 10_000
+"""Memory that an event takes while it is in work, about; measured in docs/scaling.md."""
+
+
+@runtime_checkable
+class Elsewhere(Portion, Protocol):
+    """A portion that lies on a worker."""
+
+    @property
+    def weight(self) -> int:
+        """How much work it is, in events."""
+
+    def begin(
+        self,
+        work: Callable[..., Result],
+        *needs: object,
+        resources: Mapping[str, float] | None = None,
+    ) -> Handle[Result]:
+        """Begin a task on it, where it lies; see `Cluster.begin`."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Users who have passed the chain.
+
+    Attributes:
+        batches: What came out.
+        counted: What was counted while they were read.
+        seconds: How long each took.
+    """
+
+    batches: list[Batch] = field(repr=False)
+    counted: Summary = field(repr=False)
+    seconds: dict[str | None, float]
+
+    def __sizeof__(self) -> int:
+        """Bytes, for the worker that holds it."""
+        frames = (batch.frame for batch in self.batches)
+        return object.__sizeof__(self) + sum(int(frame.estimated_size()) for frame in frames)
+
+
+@dataclass(frozen=True)
+class Dask:
+    """Runs a segment of a chain for every user, on the workers of a cluster.
+
+    The heaviest portions are begun first, so that none is waited for alone at the end; what comes
+    out keeps the users' order.
+    """
+
+    crew: Cluster
+
+    def run_portions(
+        self,
+        segment: Sequence[Stage],
+        portions: Sequence[Portion],
+        summary: Summary,
+        beforehand: Beforehand,
+    ) -> Iterator[Batch]:
+        """Pass the users of each portion through the segment, where the portion lies.
+
+        Args:
+            segment: What is done with each user.
+            portions: All users, in the order in which they come out.
+            summary: Counted into as portions are done.
+            beforehand: What else can be done where a portion lies; see `Stage.beforehand`.
+        """
+        lying = [one for one in portions if isinstance(one, Elsewhere)]
+        if len(lying) < len(portions):
+            events = chain.from_iterable(portion.events(summary) for portion in portions)
+            yield from self.run(segment, events, endless=False)
+            return
+        for folder in filter(None, (stage.writes_into() for stage in segment)):
+            with Scratch(folder) as probe:
+                self.crew.check_shared(probe.folder)
+        begun = self._begun(segment, lying)
+        progress = Progress(len(begun), lambda: self.crew.tidings.retries)
+        with progress.shown():
+            first = self._first(begun)
+            more = [stage for stage in [first and beforehand(first)] if stage]
+            if first is not None and more:
+                # Whoever takes over text has to be told of which columns it is.
+                yield first
+                given = self.crew.give(more)
+                begun = [self.crew.begin(spelt, one, given, weight=_SOON) for one in begun]
+            for passed in self.crew.results(begun, ahead=bool(more)):
+                summary.add_readings(passed.counted)
+                progress.add(passed.seconds, sum(one.frame.height for one in passed.batches))
+                yield from passed.batches
+        summary.effort = self._effort(progress)
+
+    def run(
+        self, segment: Sequence[Stage], batches: Iterator[Batch], *, endless: bool
+    ) -> Iterator[Batch]:
+        """Pass the users of a stream that this process reads: their events go with the tasks."""
+        assert not endless  # noqa: S101 - Pipeline.check() has seen to it
+        stages = [stage.anywhere() for stage in segment]
+        groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
+        return run_in_workers(self.crew, stages, groups)
+
+    def _begun(
+        self, segment: Sequence[Stage], portions: Sequence[Elsewhere]
+    ) -> list[Handle[Passed]]:
+        given = self.crew.give([stage.anywhere() for stage in segment])
+        resources = [self._resources(segment, portion.weight) for portion in portions]
+        return [
+            portion.begin(passed, given, number, resources=wanted)
+            for number, (portion, wanted) in enumerate(zip(portions, resources, strict=True))
+        ]
+
+    def _resources(self, segment: Sequence[Stage], weight: int) -> dict[str, float]:
+        """What a task takes: what its stages say, and memory where workers say what they have."""
+        wanted = dict(ChainMap(*(dict(stage.resources()) for stage in segment)))
+        for name in wanted:
+            if not self.crew.declared(name):
+                raise UsageError(
+                    f"--engine dask: no worker says that it has a {name}. Start those that have "
+                    f'one with `dask worker --resources "{name}=1" ...`, or give --device=auto.'
+                )
+        memory = self.crew.declared(MEMORY)
+        return wanted | ({MEMORY: min(memory, float(weight * BYTES))} if memory else {})
+
+    def _first(self, begun: Sequence[Handle[Passed]]) -> Batch | None:
+        """What the first rows will look like."""
+        looks = (self.crew.begin(first_of, one, weight=_SOON) for one in begun)
+        found = chain.from_iterable(self.crew.results([one]) for one in looks)
+        return next((first for first in found if first is not None), None)
+
+    def _effort(self, progress: Progress) -> Effort:
+        heard, slowest = self.crew.tidings, tuple(progress.slowest)
+        return Effort(self.crew.nodes, heard.lost, progress.tasks, heard.retries, slowest)
+
+
+def passed(portion: Portion, segment: Sequence[Stage], number: int) -> Passed:
+    """Pass a portion's users through the segment, as on one machine."""
+    announce(number)
+    counted, seconds = Summary(), dict[str | None, float]()
+    events = portion.events(counted)
+    events = chain(list(islice(events, 1)), events)
+    batches = _timed(Local(Crew(1)).run(segment, events, endless=False), seconds)
+    return Passed([batch.without_fingerprint() for batch in batches], counted, seconds)
+
+
+def spelt(done: Passed, more: Sequence[Stage]) -> Passed:
+    """Pass what came out through what the sink lets others do."""
+    return replace(done, batches=list(folded(more, iter(done.batches))))
+
+
+def first_of(done: Passed) -> Batch | None:
+    """What the first rows look like: a batch of none that counts for nothing."""
+    for batch in done.batches:
+        return replace(batch, frame=batch.frame.clear(), card=None, filtered=0, watched=None)
+    return None
+
+
+def _timed(batches: Iterator[Batch], seconds: dict[str | None, float]) -> Iterator[Batch]:
+    """Take the time from one batch to the next."""
+    begin = time.perf_counter()
+    for batch in batches:
+        took = time.perf_counter() - begin
+        seconds[batch.user] = seconds.get(batch.user, 0.0) + took
+        yield batch
+        begin = time.perf_counter()

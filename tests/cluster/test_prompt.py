@@ -1,0 +1,147 @@
+"""What the person at the prompt sees of a cluster: refusals, Ctrl+C, the summary."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from morpheus.cli.summary import summary_lines
+from morpheus.cluster import scheduler
+from morpheus.cluster.workers import Cluster
+from morpheus.errors import BadRecord, Unavailable, UsageError
+from morpheus.pipeline import Pipeline
+from morpheus.records import Effort, Summary
+from morpheus.sinks.to_file import ToFile
+from morpheus.sources import spread
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.train_ae import TrainAe
+
+COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
+SRC = Path(__file__).parents[2] / "src"
+
+
+def chain(folder, into, **train):
+    source = FromCloudtrail(input_glob=str(folder))
+    score = [Preprocess(), InfPytorch(), AddScores()]
+    return [source, TrainAe(**train), *score, Serialize(), ToFile(filename=str(into))]
+
+
+def checked(tmp_path, **settings):
+    (tmp_path / "a.json").write_text('{"Records": []}')
+    Pipeline([FromCloudtrail(input_glob=str(tmp_path))], Settings(**settings)).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("kubernetes", r"`kubernetes` needs the package `dask-kubernetes`.*pip install"),
+        ("nowhere.at_all:Cluster", r"needs the package `nowhere`.*pip install 'nowhere'"),
+        ("distributed:NoCluster", r"`distributed` has no class `NoCluster`.*tcp://"),
+        ("10.0.0.7", r"`10.0.0.7` is no scheduler.*--scheduler=tcp://10.0.0.7:8786"),
+    ],
+)
+def test_what_is_no_scheduler_is_refused_before_anything_is_read(tmp_path, name, told):
+    with pytest.raises(UsageError, match=told):
+        checked(tmp_path, engine="dask", scheduler=name)
+
+
+def test_a_scheduler_without_a_cluster_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"only a cluster has one.*--engine=dask --scheduler=tcp:"):
+        checked(tmp_path, scheduler="tcp://10.0.0.7:8786")
+
+
+def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(scheduler, "PATIENCE", 0.5)
+    (tmp_path / "a.json").write_text('{"Records": []}')
+    settings = Settings(engine="dask", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"nobody answers at `tcp://127.0.0.1:9`.*dask scheduler"):
+        Pipeline([FromCloudtrail(input_glob=str(tmp_path))], settings).run()
+
+
+def test_an_input_without_an_end_is_refused(tmp_path):
+    source = FromCloudtrail(input_glob=str(tmp_path), watch_directory=True)
+    with pytest.raises(UsageError, match=r"this input never ends.*Leave --engine out"):
+        Pipeline([source], Settings(engine="dask")).check()
+
+
+def test_a_gpu_that_no_worker_has_is_told_with_what_to_type(nodes, fleet, tmp_path):
+    settings = Settings(engine="dask", scheduler=nodes)
+    stages = chain(fleet / "scored", tmp_path / "out.csv", device="cuda", train_min_history=1)
+    with pytest.raises(UsageError, match=r'no worker.*GPU.*dask worker --resources "GPU=1"'):
+        Pipeline(stages, settings).run()
+
+
+def test_a_bad_record_on_a_worker_is_told_here_and_nothing_is_left(nodes, tmp_path):
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    logs.mkdir()
+    (logs / "a.json").write_text('{"Records": [{"eventName": "x"}]}')
+    with pytest.raises(BadRecord, match=r"a\.json:1: the record has no `eventTime`"):
+        Pipeline(chain(logs, out / "a.csv"), Settings(engine="dask", scheduler=nodes)).run()
+    assert list(out.iterdir()) == []
+
+
+def test_ctrl_c_ends_the_cluster_and_leaves_nothing(fleet, tmp_path):
+    out = tmp_path / "out"
+    words = ["run", "--engine=dask", "--num_threads=2", "pipeline-ae"]
+    source = ["from-cloudtrail", f"--input_glob={fleet / 'scored'}"]
+    learn = ["--userid_column_name=@actor", *source, "train-ae", "--train_min_history=10"]
+    rest = ["preprocess", "inf-pytorch", "add-scores", "serialize", "to-file"]
+    models = ["--models_output_filename", str(tmp_path / "models")]
+    started = subprocess.Popen(
+        [*COMMAND, *words, *learn, *models, *rest, f"--filename={out / 'out.csv'}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        start_new_session=True,
+    )
+    until(lambda: any((tmp_path / "models").rglob("*.safetensors")), started)
+    os.killpg(started.pid, signal.SIGINT)
+    said = started.communicate(timeout=30)[1]
+    assert started.returncode == 130, said
+    assert list(out.iterdir()) == []
+    assert not (tmp_path / "models" / "index.json").exists()
+    until(lambda: not alive(started.pid))
+
+
+def until(condition, process=None):
+    for _ in range(600):
+        if condition():
+            return
+        assert process is None or process.poll() is None
+        time.sleep(0.05)
+    pytest.fail("it never came")
+
+
+def alive(session):
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_summary_tells_what_a_cluster_had_to_do():
+    summary = Summary(effort=Effort(2, 1, 40, 3, ((None, 2.25), ("ann\x1b", 0.5))))
+    lines = summary_lines(summary)
+    assert "Cluster    40 tasks on 2 workers, 1 lost on the way, 3 begun again" in lines
+    assert r"  slowest  (no user) 2.2 s, ann\x1b 0.5 s" in lines
+
+
+def test_files_that_a_worker_does_not_see_are_told(tmp_path):
+    with pytest.raises(UsageError, match=r"`.*a\.json` is here, but not on worker .*same path"):
+        spread.read_job(None, 1, [tmp_path / "a.json"])
+
+
+def test_a_folder_that_a_worker_does_not_see_is_told_with_what_to_type(nodes, tmp_path):
+    told = r"worker tcp://.* does not see the folder `.*`, which workers write into.*all.*share"
+    with Cluster(nodes, 1) as workers, pytest.raises(UsageError, match=told):
+        workers.check_shared(tmp_path / "elsewhere")
