@@ -7,7 +7,7 @@ its Python arguments, its options on the command line, and its help.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -66,7 +66,8 @@ class Settings:
 
     The fields that are no options are filled by the pipeline: the feature columns, and the kinds of
     those whose values are not to tell; the names of the score columns; whether the input may go on
-    for ever; the source's word; and whether a stage wants to meet everybody.
+    for ever; the source's word; and whether a stage wants to meet everybody,
+    or to know of events that were left out.
     """
 
     num_threads: int = option(
@@ -174,6 +175,7 @@ class Settings:
     labels: tuple[str, ...] = ()
     endless: bool = False
     survey: bool = False
+    pictured: bool = False
     source: str = ""
 
 
@@ -249,12 +251,15 @@ class Stage:
             as well; None if there is nothing to be done.
         """
 
-    def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401 - as in `meet`
+    def pictured(self) -> bool:
+        """Whether this stage wants to know what events were like that `filter` has left out."""
+        return False
+
+    def finish(self, summary: Any) -> None:  # noqa: ANN401 - a record, which lies above
         """Do what is left once every sink has its rows.
 
         Args:
-            cards: The `Card` of each user's fingerprint.
-            everybody: As in `meet`.
+            summary: The `Summary` of the run.
         """
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
