@@ -20,7 +20,7 @@ from morpheus.models.explanation import (
 from morpheus.models.fingerprint import Card
 from morpheus.models.portrait import Portrait
 from morpheus.report.account import Account
-from morpheus.report.contents import Admission, Contents, contents
+from morpheus.report.contents import Contents, contents
 from morpheus.report.findings import Findings
 from morpheus.testing import DAY, events_at
 
@@ -111,5 +111,5 @@ def gathered(users, *, cards=True) -> Contents:
             findings.add(user, frame)
     account = Account(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
     return contents(
-        findings, account, Admission(5), cards="--models=FOLDER", about=("from-cloudtrail", "user")
+        findings, account, 5, cards="--models=FOLDER", about=("from-cloudtrail", "user")
     )

@@ -76,9 +76,8 @@ def test_candidates_are_the_highest_whatever_the_order_in_which_they_come(turned
     frames = [alarming([HOUR * n], float(n)) for n in range(40)]
     candidates = Candidates(most=5)
     for frame in reversed(frames) if turned else frames:
-        seconds = frame["event_dt"].dt.epoch("us").to_numpy() / 1e6
-        levels, flagged = frame[RISK].to_numpy(), frame["ts_anomaly"].to_numpy()
-        candidates.add("ann", frame, seconds, levels, flagged)
+        look = Look.of(frame)
+        candidates.add("ann", frame, look, look.scores, ~look.flagged)
     assert candidates.events()[RISK].to_list() == [35.0, 36.0, 37.0, 38.0, 39.0]
     assert candidates.left_out == 35
 
@@ -87,13 +86,13 @@ def test_where_nothing_is_known_of_users_the_lowest_incident_is_level_one():
     users = {"ann": [alarming([0], 8.0), alarming([HOUR * 9], 2.0)]}
     found = gathered(users, cards=False)
     assert [one.incident.level for one in found.incidents] == [4.0, 1.0]
-    assert not found.measured
+    assert found.reach is None
 
 
-def test_levels_are_measured_by_each_users_own_held_out_days():
+def test_level_one_is_the_highest_risk_of_the_median_users_held_out_days():
     assert card("ann").portrait.risks[-1] == 4.0
-    found = gathered({"ann": [alarming([0], 8.0)]})
-    assert (found.incidents[0].incident.level, found.measured) == (2.0, True)
+    found = gathered({"ann": [alarming([0], 8.0)], "bob": [quiet()]})
+    assert (found.incidents[0].incident.level, found.reach) == (2.0, 4.0)
 
 
 def test_events_that_filter_left_out_are_in_the_lanes_and_are_no_alerts():

@@ -173,7 +173,7 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
     view = opened(company)
     card = view.locator("#detail").inner_text()
     for told in (
-        "the highest of 7 held-out days",
+        "level 10",
         "DeleteTrail",
         "p=.0004",
         "11.3",

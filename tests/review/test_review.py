@@ -73,7 +73,7 @@ def test_by_ae_anomaly_score_alone_a_user_is_measured_by_their_own_mean(tmp_path
     file = output(tmp_path / "out.csv", calm, loud)
     found = reviewed(Request(), [file])
     assert [(user, count) for _, user, count, _ in shape(found)] == [("ann", 1), ("bob", 1)]
-    assert not found.measured
+    assert found.reach is None
 
 
 def test_the_command_writes_the_page_and_names_it(tmp_path):

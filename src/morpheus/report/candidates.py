@@ -9,6 +9,8 @@ import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
+from morpheus.report.look import Look
+
 USER, SECONDS, LEVEL, FLAGGED, PLACE = "_user_", "_seconds_", "_level_", "_flagged_", "_place_"
 OWN = (USER, SECONDS, LEVEL, FLAGGED, PLACE)
 LONGEST = 4096
@@ -36,12 +38,12 @@ class Candidates:
         self,
         user: str | None,
         frame: pl.DataFrame,
-        seconds: NDArray[np.float64],
+        look: Look,
         levels: NDArray[np.float64],
-        flagged: NDArray[np.bool_],
+        meant: NDArray[np.bool_],
     ) -> None:
-        """Take note of events of a user, (rows,) each; those without a level are never shown."""
-        known = np.isfinite(levels)
+        """Take note of those events of a user that are meant and have a level, (rows,) each."""
+        known = np.isfinite(levels) & meant
         high = known & (levels > self._floor)
         self.left_out += int((known & ~high).sum())
         if not high.any():
@@ -50,9 +52,9 @@ class Candidates:
         self._held.append(
             shortened(frame[rows]).with_columns(
                 pl.lit(user, pl.String).alias(USER),
-                pl.Series(SECONDS, seconds[rows]),
+                pl.Series(SECONDS, look.seconds[rows]),
                 pl.Series(LEVEL, levels[rows]),
-                pl.Series(FLAGGED, flagged[rows]),
+                pl.Series(FLAGGED, look.flagged[rows]),
                 pl.Series(PLACE, rows, dtype=pl.Int64),
             )
         )
@@ -65,7 +67,7 @@ class Candidates:
         if not self._held:
             return pl.DataFrame(schema={USER: pl.String, SECONDS: pl.Float64, LEVEL: pl.Float64})
         self._prune()
-        return self._held[0].sort(USER, SECONDS, PLACE, nulls_last=True, maintain_order=True)
+        return ordered(self._held[0])
 
     def _prune(self) -> None:
         every = pl.concat(self._held, how="diagonal_relaxed")
@@ -74,6 +76,11 @@ class Candidates:
             self.left_out += every.height - self.most
             self._floor = float(kept[LEVEL][-1])
         self._held, self._height = [kept], kept.height
+
+
+def ordered(events: pl.DataFrame) -> pl.DataFrame:
+    """By user and time; of one moment, as they came."""
+    return events.sort(USER, SECONDS, PLACE, nulls_last=True, maintain_order=True)
 
 
 def shortened(frame: pl.DataFrame) -> pl.DataFrame:

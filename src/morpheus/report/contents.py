@@ -7,24 +7,20 @@ from typing import Self
 
 import msgspec
 import numpy as np
-import polars as pl
 
-from morpheus.columns import RISK
 from morpheus.report.account import Account, Lack, lacks
-from morpheus.report.candidates import LEVEL
-from morpheus.report.findings import PLAIN, Findings, Seen
+from morpheus.report.admission import admitted
+from morpheus.report.findings import Findings, Seen
 from morpheus.report.gaps import gaps
-from morpheus.report.incidents import Incident, brief, grouped
+from morpheus.report.incidents import Incident
 from morpheus.report.person import Person
-from morpheus.report.yardstick import Yardstick, severity
+from morpheus.report.yardstick import Yardstick
 from morpheus.rhythm.cells import Cells
 
 COLUMNS = 400
 """Cells of a lane, at most."""
 PEOPLE = 2000
 """Users with a lane of their own, at most: the highest."""
-INCIDENTS = 2500
-"""Incidents shown, at most."""
 AROUND, MOST_AROUND = 12 * 3600, 96
 """Seconds shown on either side of an incident, and cells at most."""
 ROUND = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
@@ -84,7 +80,7 @@ class Contents(msgspec.Struct, frozen=True):
         account: What became of all events.
         rule: What made an alert of an event, in a sentence.
         ranking: The score that levels are made of.
-        measured: Levels are risks in units of the highest of each user's held-out events.
+        reach: The risk of level 1, if the median user's held-out days say so.
         hidden: Alerts that there was no room for.
         lacks: What is not shown, and what to type.
         gaps: Stretches of time from which events are missing.
@@ -101,7 +97,7 @@ class Contents(msgspec.Struct, frozen=True):
     account: Account
     rule: str
     ranking: str | None
-    measured: bool
+    reach: float | None
     hidden: int
     lacks: list[Lack]
     gaps: list[tuple[int, int]]
@@ -111,22 +107,10 @@ class Contents(msgspec.Struct, frozen=True):
     incidents: list[Told]
 
 
-class Admission(msgspec.Struct, frozen=True):
-    """Which events are alerts, where `filter` has not decided it.
-
-    Attributes:
-        alerts_per_day: Incidents a day, at most.
-        rule: What is said of it; by default what is done.
-    """
-
-    alerts_per_day: float = 5.0
-    rule: str = ""
-
-
 def contents(
     findings: Findings,
     account: Account,
-    admission: Admission,
+    alerts_per_day: float,
     *,
     cards: str,
     about: tuple[str, str],
@@ -136,22 +120,14 @@ def contents(
     Args:
         findings: All of a run.
         account: What became of its events.
-        admission: Which events are alerts.
+        alerts_per_day: Incidents shown, at most, where `filter` has not chosen them.
         cards: What to type for the cards of fingerprints.
         about: Word of the source, and the column of the user.
     """
     lanes = findings.lanes
     lanes.settle()
-    told, rule = _admitted(findings, admission)
-    measures = {user: findings.yardstick(user) for user in findings.users}
-    measured = findings.ranking == RISK and PLAIN not in measures.values()
-    hidden = sum(one.count for one in told[INCIDENTS:])
-    hidden += findings.candidates.left_out if findings.filtered else 0
-    told = told[:INCIDENTS]
-    if told and PLAIN in measures.values():
-        common = Yardstick(0.0, max(min(one.level for one in told), 1e-9))
-        told = [_measured(one, common) if measures[one.user] is PLAIN else one for one in told]
-        measures = {user: common if one is PLAIN else one for user, one in measures.items()}
+    found = admitted(findings, alerts_per_day)
+    measures = {user: found.yardstick(findings.yardstick(user)) for user in findings.users}
     axis, wide = _axis(findings)
     people = _people(findings, measures, wide)
     rhythms = {one.name: one.rhythm.usual for one in people if one.rhythm and one.rhythm.learnt}
@@ -161,10 +137,10 @@ def contents(
         1,
         *about,
         account,
-        rule,
+        found.rule,
         findings.ranking,
-        measured,
-        hidden,
+        found.reach,
+        found.hidden,
         list(lacks(findings, cards)),
         gaps(lanes, rhythms),
         axis,
@@ -172,46 +148,9 @@ def contents(
         max(len(people) - PEOPLE, 0),
         [
             Told(one, Around.of(lanes.users.get(one.user, none), lanes.step, one.since, one.until))
-            for one in told
+            for one in found.incidents
         ],
     )
-
-
-def _admitted(findings: Findings, admission: Admission) -> tuple[list[Incident], str]:
-    """The incidents to show, the highest first, and what made them so."""
-    events, ranking = findings.candidates.events(), findings.ranking or ""
-    plain = all(findings.yardstick(user) is PLAIN for user in findings.users)
-    if not findings.filtered and not plain:
-        events = events.filter(pl.col(LEVEL) >= 1)
-    told = [Incident.of(group, ranking) for group in grouped(events)]
-    told.sort(key=lambda one: (-one.level, one.since, one.user or ""))
-    if findings.filtered:
-        return told, admission.rule or "Alerts are the events that filter let pass."
-    days = _days(findings)
-    most = max(round(admission.alerts_per_day * days), 1)
-    limit = "" if plain else " that are at least as high as any held-out event (level 1)"
-    rule = (
-        f"No filter in the chain: alerts are the {admission.alerts_per_day:g} highest incidents a "
-        f"day, at most {most:,} in {days:,} days,{limit} by {ranking or 'no score'}."
-    )
-    return told[:most], admission.rule or rule
-
-
-def _days(findings: Findings) -> int:
-    period, step = findings.lanes.period, findings.lanes.step
-    if period is None:
-        return 1
-    return -(-(period[1] * step) // 86400) - period[0] * step // 86400
-
-
-def _measured(one: Incident, yardstick: Yardstick) -> Incident:
-    """The same incident by another measure."""
-    level = brief(one.level / yardstick.reach)
-    events = [
-        msgspec.structs.replace(event, level=brief(event.level / yardstick.reach))
-        for event in one.events
-    ]
-    return msgspec.structs.replace(one, level=level, severity=severity(level), events=events)
 
 
 def _axis(findings: Findings) -> tuple[Axis | None, tuple[int, int]]:

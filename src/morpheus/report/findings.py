@@ -49,6 +49,7 @@ class Findings:
         columns: All columns that came.
         lanes: Everybody's events over time, those that were left out included.
         candidates: The highest of those that came.
+        offbeat: The highest of those that break their user's rhythm.
         users: What was seen of each.
     """
 
@@ -58,6 +59,7 @@ class Findings:
     columns: dict[str, None] = field(default_factory=dict)
     lanes: Lanes = field(default_factory=Lanes)
     candidates: Candidates = field(default_factory=Candidates)
+    offbeat: Candidates = field(default_factory=lambda: Candidates(most=1000))
     users: dict[str | None, Seen] = field(default_factory=dict)
 
     def see(self, user: str | None, card: Card | None, unscored: str | None) -> Seen:
@@ -72,8 +74,10 @@ class Findings:
         self.columns |= dict.fromkeys(frame.columns)
         self.ranking = self.ranking or ranking_of(frame.columns)
         look, seen = Look.of(frame), self.users[user]
-        levels = raised(self.yardstick(user).levels(look.scores), look.flagged)
-        self.candidates.add(user, frame, look.seconds, levels, look.flagged)
+        levels = self.yardstick(user).levels(look.scores)
+        self.candidates.add(user, frame, look, levels, ~look.flagged)
+        known = np.nan_to_num(levels)  # a break in the rhythm is shown even without a score
+        self.offbeat.add(user, frame, look, known, look.flagged)
         portrait = None if seen.card is None else seen.card.portrait
         self.picture(user, look.cells, tally(portrait, look.risks))
         seen.events += frame.height
@@ -89,15 +93,17 @@ class Findings:
         cells = self.lanes.users.get(user)
         return 0 if cells is None else int(cells.events.sum())
 
+    def common(self) -> Yardstick | None:
+        """What `PLAIN` scores are measured by; None if nothing is known."""
+        if self.ranking != RISK:
+            return None
+        cards = [seen.card for seen in self.users.values() if seen.card is not None]
+        return Yardstick.common([card.portrait for card in cards if card.portrait is not None])
+
     def yardstick(self, user: str | None) -> Yardstick:
-        """How high is high for a user."""
+        """How high is high for a user; `PLAIN` if that is known at the end only."""
         if user in self.yardsticks:
             return self.yardsticks[user]
         card = self.users[user].card
         portrait = None if card is None else card.portrait
         return Yardstick.of(portrait, self.ranking or RISK) or PLAIN
-
-
-def raised(levels: NDArray[np.float64], flagged: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A break in the rhythm is worth a look, whatever the event itself is."""
-    return np.where(flagged, np.fmax(levels, 1.0), levels)

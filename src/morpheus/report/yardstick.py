@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,7 +29,7 @@ def severity(level: float) -> str:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Turns a user's scores into levels: 0 is usual, 1 as high as it gets on ordinary days.
+    """Turns scores into levels: 0 is usual, 1 as high as it gets on ordinary days.
 
     Attributes:
         usual: The score whose level is 0.
@@ -40,18 +41,24 @@ class Yardstick:
 
     @classmethod
     def of(cls, portrait: Portrait | None, ranking: str) -> Self | None:
-        """Measure by a user's held-out events.
+        """Measure by a user's held-out events: level 1 is `FAR` deviations above their mean.
 
-        Level 1 is the highest `risk` of any of them, or `FAR` standard deviations above the mean
-        of the others; None if nothing is known of them.
+        None where scores need no measure of each user, or nothing is known of them.
         """
         if ranking == "zscore":
             return cls(0.0, FAR)
-        if portrait is None:
+        if ranking == RISK or portrait is None:
             return None
-        if ranking == RISK:
-            return cls(0.0, max(portrait.risks[-1], 1e-6))
         return cls(portrait.usual, portrait.usual + FAR * max(portrait.spread, 1e-6))
+
+    @classmethod
+    def common(cls, portraits: Sequence[Portrait]) -> Self | None:
+        """Measure `risk`, which ranks the events of all users in one list.
+
+        Level 1 is the highest risk that the median user came to on held-out days; None without any.
+        """
+        highest = [portrait.risks[-1] for portrait in portraits]
+        return cls(0.0, max(float(np.median(highest)), 1e-6)) if highest else None
 
     def levels(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Levels of scores, at least 0; of no score, no level.

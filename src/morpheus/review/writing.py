@@ -14,7 +14,7 @@ from morpheus.columns import ROW, SCORE
 from morpheus.models.fingerprint import Card
 from morpheus.models.store import Store
 from morpheus.report.account import Account
-from morpheus.report.contents import Admission, Contents, contents
+from morpheus.report.contents import Contents, contents
 from morpheus.report.findings import Findings
 from morpheus.report.page import page
 from morpheus.review.outputs import Outputs
@@ -46,7 +46,7 @@ def reviewed(request: Request, files: Sequence[Path]) -> Contents:
     return contents(
         findings,
         Account(read=events, scored=events, rungs=dict(Counter(one.rung for one in cards))),
-        Admission(request.alerts_per_day),
+        request.alerts_per_day,
         cards="--models=FOLDER (which train-ae --models_output_filename wrote)",
         about=("", outputs.user),
     )

@@ -78,13 +78,13 @@ class ToReport(Stage):
 
     def contents(self, summary: Summary) -> Contents:
         """All that the page says, as far as the run has come."""
-        from morpheus.report.contents import Admission, contents  # noqa: PLC0415 - the same
+        from morpheus.report.contents import contents  # noqa: PLC0415 - the same
 
         findings = self.gathered[0] if self.gathered else Findings()
         return contents(
             findings,
             account_of(findings, summary),
-            Admission(self.alerts_per_day),
+            self.alerts_per_day,
             cards="train-ae (not --model=reference)",
             about=(self.settings.source, self.settings.userid_column_name),
         )

@@ -51,13 +51,15 @@ function cardHead(incident, person) {
   );
 }
 
-/** How high this is, in words that need no scale. */
+/** How high this is, for everybody and for this user. */
 function standing(incident, person) {
-  const parts = [];
-  const days = person?.profile?.calibration?.days;
-  if (data.measured && days) {
-    parts.push(`${short(incident.level)} × the highest of ${count(days, "held-out day")}`);
-  } else parts.push(`level ${short(incident.level)}`);
+  const parts = [`level ${short(incident.level)}`];
+  const own = person?.profile?.calibration;
+  const score = incident.events[incident.worst].score;
+  if (own && data.reach && score) {
+    const times = short(score / own.risks.at(-1));
+    parts.push(`${times} × the highest of their ${count(own.days, "held-out day")}`);
+  }
   if (incident.pvalue != null) parts.push(`p-value ${short(incident.pvalue)}`);
   return element("span", { class: "faint" }, parts.join(" · "));
 }

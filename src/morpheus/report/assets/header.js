@@ -62,6 +62,10 @@ function alerts(account) {
 /** What a reader has to know before believing the rest. */
 function notes() {
   const found = [element("p", {}, legible(data.rule, 400))];
+  if (data.reach) {
+    const one = `Level 1: risk ${short(data.reach)}, the highest of the median user's held-out days`;
+    found.push(element("p", {}, `${one}; high from 2, critical from 4.`));
+  }
   if (data.hidden) {
     const many = count(data.hidden, "more alert event");
     found.push(element("p", { class: "warning" }, `${many} not in this page: too many.`));

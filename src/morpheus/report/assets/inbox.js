@@ -4,7 +4,7 @@ const HEADS = [
   ["level", "Severity"],
   ["user", "User and reason"],
   ["count", "Events"],
-  ["since", "When (UTC)"],
+  ["since", "When, UTC"],
 ];
 
 function renderInbox() {
