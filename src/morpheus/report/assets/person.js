@@ -4,7 +4,7 @@ function openPerson(name) {
   state.profile = name;
   renderDetail();
   renderInbox();
-  document.getElementById("detail").focus();
+  document.getElementById("detail").focus({ preventScroll: true });
 }
 
 function closePerson() {
