@@ -52,7 +52,7 @@ def explanation(column="eventName", value="DeleteTrail"):
     change = Change((Instead(column, "GetObject"),), 9.0, 2.0, 5.0)
     near = Near(float(DAY_START), 25, 26, (Instead(column, "GetObject"),))
     return msgspec.json.encode(
-        msgspec.structs.replace(why, change=change, nearest=(near,))
+        msgspec.structs.replace(why, change=change, nearest=(near,), usual=("username",))
     ).decode()
 
 

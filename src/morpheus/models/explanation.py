@@ -193,6 +193,7 @@ class Explanation(msgspec.Struct, frozen=True):
         background: What it is compared with.
         change: What would have made it ordinary; None if it was not asked for.
         nearest: The ordinary events before that are most like it.
+        usual: Columns that have a value, which is nothing strange.
     """
 
     surprise: float
@@ -203,6 +204,7 @@ class Explanation(msgspec.Struct, frozen=True):
     background: Background
     change: Change | None = None
     nearest: tuple[Near, ...] = ()
+    usual: tuple[str, ...] = ()
 
     @classmethod
     def of(

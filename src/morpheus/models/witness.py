@@ -17,7 +17,7 @@ from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.blocks import blocks
 from morpheus.models.company import Company, Guesses, mixed
 from morpheus.models.evidence import COMPANY_FLOOR, DECIMALS, HABIT_FLOOR, Evidence
-from morpheus.models.explanation import Fact, Likelier
+from morpheus.models.explanation import WORTH, Fact, Likelier
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.quoting import legible
 
@@ -66,6 +66,11 @@ class Witness:
     def surprise(self) -> NDArray[np.float64]:
         """Strangeness of all columns together, (D,)."""
         return np.asarray(self.strangeness.sum(1))
+
+    def usual(self, row: int) -> tuple[str, ...]:
+        """Columns of a row that have a value, which is nothing strange."""
+        calm = (self.strangeness[row] < WORTH) & (self.rows.codes[row] != MISSING)
+        return tuple(self.encoder.names[c] for c in np.flatnonzero(calm))
 
     @cached_property
     def strangeness(self) -> NDArray[np.float64]:

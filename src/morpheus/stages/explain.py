@@ -105,7 +105,8 @@ class Explain(Stage):
             why = Explanation.of(total, columns, before.of_event(event), background)
             change = remedies.get(row, Change((), total, total, decimals(limit)))
             nearest = near.to(event, witness.strangeness[row])
-            yield event, msgspec.structs.replace(why, change=change, nearest=nearest)
+            usual = witness.usual(row)
+            yield event, msgspec.structs.replace(why, change=change, nearest=nearest, usual=usual)
 
     def _wanted(self, batch: Scored) -> NDArray[np.intp]:
         """Places of the events to explain."""

@@ -22,6 +22,7 @@ function incidentCard(incident) {
     element("p", { class: "sentence" }, sentence(incident)),
     eventStrip(incident, event),
     event.why ? comparison(event) : unexplained(event),
+    event.why?.usual?.length ? asUsual(event) : null,
     panel("Around it", timeline(incident, person?.rhythm), usualNote(incident, person)),
     event.why ? element("div", { class: "pair" }, change(event), nearest(event)) : null,
     evidence(incident, event),
@@ -188,6 +189,29 @@ function likeliness(fact) {
   const others =
     fact.habit && times >= 2 ? element("small", {}, `${short(times)}× with others`) : null;
   return [chance(fact.probability), others];
+}
+
+const TELLING = [
+  "userAgent",
+  "sourceIPAddress",
+  "userIdentityaccessKeyId",
+  "eventSource",
+  "eventName",
+  "errorCode",
+  "awsRegion",
+];
+
+/** What is nothing strange: as telling as what is. */
+function asUsual({ why, raw }) {
+  const usual = why.usual.filter((name) => raw[name] != null);
+  const first = TELLING.filter((name) => usual.includes(name));
+  const pairs = first.map((name) => pairOf(name, legible(raw[name], 80)));
+  const others = usual.filter((name) => !first.includes(name)).map((name) => legible(name, 60));
+  return panel(
+    "As usual",
+    pairs.length ? element("dl", { class: "columns" }, pairs) : null,
+    others.length ? element("p", { class: "faint" }, others.join(", ")) : null,
+  );
 }
 
 function instead(fact) {
