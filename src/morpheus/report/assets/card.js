@@ -319,8 +319,13 @@ function nearest({ why }) {
       {},
       element("b", {}, moment(one.at)),
       ` agrees in ${one.same} of ${one.columns} columns, not in `,
-      one.differs.map(({ column, value }) =>
-        element("span", { class: "differs" }, `${legible(column, 40)}: `, shown(value)),
+      one.differs.map(({ column, value, new: unseen }) =>
+        element(
+          "span",
+          { class: "differs" },
+          `${legible(column, 40)}: `,
+          unseen ? element("i", {}, "another new value") : shown(value),
+        ),
       ),
     ),
   );
