@@ -120,6 +120,8 @@ class Lanes:
 
     def settle(self) -> None:
         """Join what was added; widen all cells until they are few enough."""
+        if not self._pending:
+            return
         for user, some in self._pending.items():
             known = [self.users[user]] if user in self.users else []
             self.users[user] = reduce(Cells.joined, [*known, *some])
