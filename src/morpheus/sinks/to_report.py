@@ -40,6 +40,7 @@ class ToReport(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    needs_fingerprint = False
 
     filename: str = option("", "Page to write; its folder is made if there is none.", required=True)
     overwrite: bool = option(
