@@ -1,7 +1,7 @@
 """Show it happening: learn two users, score their newer events, say what is unusual and why.
 
 Runs the command of `000_all_users.ipynb` on the data beside this file, saves the fingerprints as
-well, and has `explain` say which columns made the most unusual events so.
+well, has `explain` say which columns made the most unusual events so, and writes a report.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from morpheus.quoting import printable
 
 HERE = Path(__file__).resolve().parent
 OUTPUT, MODELS = "data/output/output.csv", "data/output/models"
+REPORT = "data/output/report.html"
 USER = "userIdentitysessionContextsessionIssueruserName"
 SHOWN = 10
 WIDTH = 100
@@ -37,10 +38,11 @@ morpheus run --num_threads=1
            --models_output_filename="{MODELS}"
   preprocess
   inf-pytorch
-  add-scores
+  add-scores --label=ae_anomaly_score --label=risk --label=pvalue
   explain
   timeseries --resolution=10m --zscore_threshold=8.0
   serialize
+  to-report --filename="{REPORT}" --overwrite --alerts_per_day=1
   to-file --filename="{OUTPUT}" --overwrite"""
 
 
@@ -113,6 +115,7 @@ def closing(events: pl.DataFrame) -> str:
         f"Out of rhythm: {len(flagged)} events ({who or 'nobody'}).\n"
         f"All events with their scores: examples/{OUTPUT}\n"
         f"The fingerprints:             examples/{MODELS}\n"
+        f"To look at in a browser:      examples/{REPORT}\n"
         "Next: read examples/000_all_users.ipynb, or point the command at your own logs:\n"
         "  --input_glob and --train_data_glob take CloudTrail's own .json.gz files too.",
         keep="\n",

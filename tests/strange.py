@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import polars as pl
-
-from morpheus.records import Losses, Rows
+from morpheus.records import Losses, Rows, Summary
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
@@ -69,5 +67,5 @@ def sent(stage, batches, settings=CLOUDTRAIL):
     assert [batch.frame for batch in out] == [batch.frame for batch in batches] or all(
         one.frame.equals(other.frame) for one, other in zip(out, batches, strict=True)
     )
-    stage.finish({}, pl.DataFrame())
+    stage.finish(Summary())
     return out

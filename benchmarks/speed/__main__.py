@@ -29,6 +29,7 @@ PARTS = {
     "stores": "Fingerprints on disk",
     "cold": "Cold starts",
     "gpu": "On a GPU",
+    "report": "The report's page",
     "profiles": "Where the time goes",
 }
 HEAD = """# Benchmarks

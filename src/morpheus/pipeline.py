@@ -137,7 +137,7 @@ class Pipeline:
             for batch in batches:
                 summary.add(batch)
         for stage in stages:
-            stage.finish(summary.cards, summary.everybody)
+            stage.finish(summary)
         summary.seconds = time.perf_counter() - begin
         return summary
 
@@ -202,6 +202,7 @@ class Pipeline:
             labels=labels,
             endless=source.endless(),
             survey=any(stage.curious() for stage in self.stages),
+            pictured=any(stage.pictured() for stage in self.stages),
             source=source.name,
         )
         return tuple(replace(stage, settings=settled) for stage in self.stages)

@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RHYTHM
+from morpheus.rhythm.cells import Cells
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows
@@ -49,6 +50,23 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What events were like that `filter` has left out.
+
+    Attributes:
+        cells: How many there were, and when.
+        tally: How many of them were riskier than held-out events, as `portrait.tally` counts.
+    """
+
+    cells: Cells
+    tally: NDArray[np.int64]
+
+    def joined(self, other: Picture) -> Picture:
+        """These events and others of the same user."""
+        return Picture(self.cells.joined(other.cells), self.tally + other.tally)
+
+
+@dataclass(frozen=True)
 class Spending:
     """What was to be spent on alerts, and what was.
 
@@ -77,6 +95,7 @@ class Batch:
         encoded: The events as numbers, once `preprocess` has run; None without a fingerprint to
             encode with.
         filtered: How many events beside these `filter` has left out.
+        picture: What these were like, if `Settings.pictured` asks for it.
         watched: What `filter --alerts_per_day` knows of these events before it has seen everybody.
         spending: The account of the whole run's alerts; the last batch brings it.
     """
@@ -89,6 +108,7 @@ class Batch:
     scores: tuple[str, ...] = ()
     encoded: EncodedRows | None = None
     filtered: int = 0
+    picture: Picture | None = None
     watched: Watched | None = None
     spending: Spending | None = None
 

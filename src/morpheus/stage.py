@@ -67,7 +67,8 @@ class Settings:
 
     The fields that are no options are filled by the pipeline: the feature columns, and the kinds of
     those whose values are not to tell; the names of the score columns; whether the input may go on
-    for ever; the source's word; and whether a stage wants to meet everybody.
+    for ever; the source's word; and whether a stage wants to meet everybody,
+    or to know of events that were left out.
     """
 
     num_threads: int = option(
@@ -189,6 +190,7 @@ class Settings:
     labels: tuple[str, ...] = ()
     endless: bool = False
     survey: bool = False
+    pictured: bool = False
     source: str = ""
 
 
@@ -276,12 +278,15 @@ class Stage:
         """The folder that this stage writes files into, wherever it runs; None for none."""
         return None
 
-    def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401 - as in `meet`
+    def pictured(self) -> bool:
+        """Whether this stage wants to know what events were like that `filter` has left out."""
+        return False
+
+    def finish(self, summary: Any) -> None:  # noqa: ANN401 - a record, which lies above
         """Do what is left once every sink has its rows.
 
         Args:
-            cards: The `Card` of each user's fingerprint.
-            everybody: As in `meet`.
+            summary: The `Summary` of the run.
         """
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:

@@ -268,3 +268,21 @@ def test_a_megabyte_is_cut(ann):
     assert len(out["reason"][0]) < 1000
     assert len(out["explanation"][0]) < 3000
     assert "…" in out["reason"][0]
+
+
+def test_an_explanation_says_what_would_have_been_ordinary_and_what_was(ann):
+    why = only(chain(ann, [USUAL, USUAL | {"address": "home"}, USUAL | {"agent": "kali"}]))
+    assert [(each["column"], each["value"]) for each in why["change"]["columns"]] == [
+        ("agent", "web")
+    ]
+    assert why["change"]["after"] <= why["change"]["limit"] < why["change"]["before"]
+    near = why["nearest"][0]
+    assert (near["same"], near["columns"]) == (3, 4)
+    assert near["differs"] == [{"column": "agent", "value": "web"}]
+    assert {"address", "kind"} <= set(why["usual"])
+    assert "agent" not in why["usual"]
+
+
+def test_an_ordinary_event_needs_no_change(ann):
+    why = only(chain(ann, [USUAL]))
+    assert (why["change"]["columns"], why["nearest"]) == ([], [])

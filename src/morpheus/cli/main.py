@@ -12,6 +12,7 @@ from morpheus.cli.chain import Chain, run_chain
 from morpheus.cli.environment import PLUGINS, PREFIX, named, tell_unknown
 from morpheus.cli.exits import endings
 from morpheus.cli.options import options_of
+from morpheus.cli.report import report
 from morpheus.cli.tools import tools
 from morpheus.stage import Settings
 
@@ -97,6 +98,7 @@ run.add_command(
         result_callback=run_chain,
     )
 )
+morpheus.add_command(report)
 morpheus.add_command(tools)
 
 

@@ -135,6 +135,52 @@ class Background(msgspec.Struct, frozen=True):
         return cls(card.rung, card.events, card.events + card.borrowed, days)
 
 
+class Change(msgspec.Struct, frozen=True):
+    """What would have made an event ordinary.
+
+    Attributes:
+        columns: The values that it would have had; none if it is ordinary as it is.
+        before: Its surprise.
+        after: What its surprise would have been.
+        limit: The highest surprise that is ordinary.
+    """
+
+    columns: tuple[Instead, ...]
+    before: float
+    after: float
+    limit: float
+
+
+class Instead(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A value that a column has in another event.
+
+    Attributes:
+        column: Its name.
+        value: The value; None where that is no value at all, or any new one.
+        new: It is one of those that were new then.
+    """
+
+    column: str
+    value: str | float | None
+    new: bool = False
+
+
+class Near(msgspec.Struct, frozen=True):
+    """An ordinary event of the same user that came before, and is like this one.
+
+    Attributes:
+        at: When it happened, in seconds since 1970.
+        same: Columns in which both agree.
+        columns: Columns there are.
+        differs: Those in which they do not, the strangest first, with the other event's values.
+    """
+
+    at: float
+    same: int
+    columns: int
+    differs: tuple[Instead, ...]
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """Why an event is strange.
 
@@ -145,6 +191,9 @@ class Explanation(msgspec.Struct, frozen=True):
         others_risk: Their part of the risk.
         preceding: What came before.
         background: What it is compared with.
+        change: What would have made it ordinary; None if it was not asked for.
+        nearest: The ordinary events before that are most like it.
+        usual: Columns that have a value, which is nothing strange.
     """
 
     surprise: float
@@ -153,6 +202,9 @@ class Explanation(msgspec.Struct, frozen=True):
     others_risk: float
     preceding: Preceding
     background: Background
+    change: Change | None = None
+    nearest: tuple[Near, ...] = ()
+    usual: tuple[str, ...] = ()
 
     @classmethod
     def of(

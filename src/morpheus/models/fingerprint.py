@@ -16,6 +16,7 @@ from morpheus.models.blocks import blocks
 from morpheus.models.calibration import HeldOut
 from morpheus.models.company import Guesses
 from morpheus.models.evidence import Evidence, Usual
+from morpheus.models.portrait import Portrait
 
 OWN, PEERS, EVERYONE = "own", "peers", "everyone"
 """Rungs of the ladder: whose history a fingerprint is learnt from."""
@@ -38,6 +39,7 @@ class Card:
         borrowed: Events of others that it was filled up with.
         size: Bytes of its file, once it has one.
         sha256: Checksum of its file.
+        portrait: What it looks like; None for the reference network, and for fingerprints of old.
     """
 
     user: str
@@ -51,6 +53,7 @@ class Card:
     borrowed: int = 0
     size: int = 0
     sha256: str = ""
+    portrait: Portrait | None = None
 
     @property
     def own_share(self) -> float:

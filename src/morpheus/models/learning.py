@@ -12,10 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import EncodedRows, Encoder
-from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.evidence import Chances
 from morpheus.models.fingerprint import OWN, Card, Fingerprint, shape_of
 from morpheus.models.population import Population
+from morpheus.models.portrait import Portrait
 from morpheus.models.training import Task, Trained, Trainer, train_each, user_seed
 from morpheus.models.trial import Trial
 from morpheus.models.twins import twins
@@ -87,7 +87,7 @@ def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
     tried = trainer([study.trial(epochs) for study in studies])
     wholes = [study.whole(best.epochs) for study, best in zip(studies, tried, strict=True)]
     outcomes = zip(studies, tried, trainer(wholes), strict=True)
-    return [study.fingerprint(best.net, final) for study, best, final in outcomes]
+    return [study.fingerprint(best, final) for study, best, final in outcomes]
 
 
 def learn(
@@ -169,21 +169,25 @@ class Study:
         """The training on all that there is."""
         return Task(self.rows, shape_of(self.encoder), epochs, self._own_seed)
 
-    def fingerprint(self, tried: Autoencoder, trained: Trained) -> Fingerprint:
+    def fingerprint(self, tried: Trained, trained: Trained) -> Fingerprint:
         """Put together what was learnt; the network that was tried says what is usual."""
         user = self.history.user
         seconds = self.history.seconds[-len(self.held_out.row_of) :]
         parts = self.early, self.held_out
-        trial = Trial.of(tried, self.trial_encoder, parts, seconds, self.population, user=user)
+        trial = Trial.of(tried.net, self.trial_encoder, parts, seconds, self.population, user=user)
         usual = trial.measured()
         chances = Chances.of(self.encoder, self.rows, usual.novelty, self.population, user)
+        calibration = trial.calibrated()
+        novelty = dict(zip(self.encoder.names, usual.novelty.tolist(), strict=True))
+        own = self.history.seconds[self.history.borrowed :]
+        card = self.history.card(len(self.rows.codes), trained.epochs, self.seed)
         return Fingerprint(
-            self.history.card(len(self.rows.codes), trained.epochs, self.seed),
+            replace(card, portrait=Portrait.of(own, tried.curve, calibration, novelty)),
             self.encoder,
             trained.net,
             usual.novelty,
             usual.usual,
-            trial.calibrated(),
+            calibration,
             replace(usual.evidence, chances=chances),
             twins(self.encoder, self.rows),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -77,6 +77,7 @@ class Pupil:
     best_loss: float
     best_epoch: int
     done: bool = False
+    curve: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, task: Task) -> Pupil:
@@ -105,6 +106,8 @@ class Pupil:
         if self.done:
             return False
         better = loss is None or loss < self.best_loss
+        if loss is not None:
+            self.curve.append(loss)
         if loss is not None and better:
             self.best_loss, self.best_epoch = loss, epoch
         self.done = epoch >= self.task.epochs or epoch - self.best_epoch >= PATIENCE
@@ -113,7 +116,7 @@ class Pupil:
     def trained(self, weights: NDArray[np.float32]) -> Trained:
         """The outcome, from weights that were filled up."""
         own = shortened(_cut(self.task.shape, weights))
-        return Trained(Autoencoder(self.task.shape, own), self.best_epoch)
+        return Trained(Autoencoder(self.task.shape, own), self.best_epoch, tuple(self.curve))
 
 
 class StackedAdam:

@@ -94,10 +94,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network, and after how many epochs it was best."""
+    """A network, after how many epochs it was best, and its validation loss after each."""
 
     net: Autoencoder
     epochs: int
+    curve: tuple[float, ...] = ()
 
 
 Trainer = Callable[[Sequence[Task]], list[Trained]]
@@ -150,6 +151,7 @@ def train(task: Task) -> Trained:
     optimizer, slope = Adam(weights), np.empty_like(weights)
     slopes = views(task.shape, slope)
     best_loss, best_epoch, best_weights = math.inf, task.epochs, weights
+    curve: list[float] = []
     for epoch in range(1, task.epochs + 1):
         seen = data.corrupted(random)
         for batch in shuffled(len(data.codes), random):
@@ -160,11 +162,12 @@ def train(task: Task) -> Trained:
         if valid is None:
             continue
         loss = float(validation_loss(net, valid))
+        curve.append(loss)
         if loss < best_loss:
             best_loss, best_epoch, best_weights = loss, epoch, weights.copy()
         elif epoch - best_epoch >= PATIENCE:
             break
-    return Trained(Autoencoder(task.shape, shortened(best_weights)), best_epoch)
+    return Trained(Autoencoder(task.shape, shortened(best_weights)), best_epoch, tuple(curve))
 
 
 def shortened(weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.blocks import blocks
 from morpheus.models.company import Company, Guesses, mixed
 from morpheus.models.evidence import COMPANY_FLOOR, DECIMALS, HABIT_FLOOR, Evidence
-from morpheus.models.explanation import Fact, Likelier
+from morpheus.models.explanation import WORTH, Fact, Likelier
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.quoting import legible
 
@@ -67,6 +67,11 @@ class Witness:
         """Strangeness of all columns together, (D,)."""
         return np.asarray(self.strangeness.sum(1))
 
+    def usual(self, row: int) -> tuple[str, ...]:
+        """Columns of a row that have a value, which is nothing strange."""
+        calm = (self.strangeness[row] < WORTH) & (self.rows.codes[row] != MISSING)
+        return tuple(self.encoder.names[c] for c in np.flatnonzero(calm))
+
     @cached_property
     def strangeness(self) -> NDArray[np.float64]:
         """How strange each column is, with six decimals, (D, C)."""
@@ -84,6 +89,16 @@ class Witness:
         The values seen are left out, for events with different new values are one distinct row;
         and so is what came before, in which these events differ.
         """
+        for row, c, guess, place in self._guesses(shown):
+            yield (row, c), self._fact(row, c, guess, place)
+
+    def likeliest(self, shown: NDArray[np.bool_]) -> Iterator[tuple[int, int, Ordinary]]:
+        """Say what is likeliest in some columns, (D, C), by row and column."""
+        for row, c, guess, place in self._guesses(shown):
+            yield row, c, guess.ordinary(place)
+
+    def _guesses(self, shown: NDArray[np.bool_]) -> Iterator[tuple[int, int, Guess, int]]:
+        """Of each place that is shown: row, column, the guess at it, and which of its rows."""
         rows = np.flatnonzero(shown.any(1))
         some = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
         for block, codes, numbers in blocks(some):
@@ -91,8 +106,7 @@ class Witness:
             for c in np.flatnonzero(shown[here].any(0)).tolist():
                 guess = self._guess(company, c)
                 for place in np.flatnonzero(shown[here, c]).tolist():
-                    row = int(here[place])
-                    yield (row, c), self._fact(row, c, guess, place)
+                    yield int(here[place]), c, guess, place
 
     def _guess(self, company: Company, c: int) -> Guess:
         start, size = int(self.net.offsets[c]), self.net.shape.codes[c]
@@ -136,6 +150,21 @@ class Witness:
 
 
 @dataclass(frozen=True)
+class Ordinary:
+    """The likeliest of the known values of a column.
+
+    Attributes:
+        code: Its code.
+        number: In a column of numbers, the number, in standard deviations.
+        value: The same for people; None where that is no value.
+    """
+
+    code: int
+    number: float
+    value: str | float | None
+
+
+@dataclass(frozen=True)
 class Guess:
     """One column of a block of rows, guessed from the others.
 
@@ -164,6 +193,14 @@ class Guess:
         chance = self.chances[place, code]
         better = [one for one in likeliest if self.chances[place, one] > chance]
         return tuple(self._named(place, one) for one in better)
+
+    def ordinary(self, place: int) -> Ordinary:
+        """The likeliest of the values that are known."""
+        chances = self.chances[place].round(DECIMALS)
+        chances[UNSEEN] = -1
+        code = int(chances.argmax())
+        number = 0.0 if self.numbers is None else float(self.numbers[place])
+        return Ordinary(code, number, self._named(place, code).value)
 
     @cached_property
     def _likeliest(self) -> NDArray[np.intp]:

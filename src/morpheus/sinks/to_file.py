@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from morpheus.sinks.formats import (
     kind_of,
 )
 from morpheus.sinks.head import Head
+from morpheus.sinks.place import check_place
 from morpheus.sinks.spelling import Spelling
 from morpheus.stage import Stage, option
 
@@ -81,8 +81,7 @@ class ToFile(Stage):
                 f"Leave out --flush, or write `.csv` or `.jsonl`."
             )
         path = Path(self.filename)
-        self._check_place(path)
-        _check_folder(path)
+        check_place(path, overwrite=self.overwrite, stage=self.name)
 
     def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
         """Write each batch, then hand it on."""
@@ -141,39 +140,9 @@ class ToFile(Stage):
             return Text(draft.file, packing, rows=json_rows)
         return Text(draft.file, packing, rows=csv_rows, head=csv_head)
 
-    def _check_place(self, path: Path) -> None:
-        if path.is_dir():
-            raise UsageError(
-                f"--filename: `{path}` is a folder. Give a file in it, such as "
-                f"`--filename {path / 'detections.csv'}`."
-            )
-        if path.exists() and not path.is_file():
-            raise UsageError(f"--filename: `{path}` is no regular file. Give the name of a file.")
-        if path.exists() and not self.overwrite:
-            raise UsageError(
-                f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
-                f"Give `to-file --overwrite`, or another --filename."
-            )
-
 
 def _show(draft: Draft, form: Form) -> None:
     """Let all rows so far be seen under the file's name."""
     form.flush()
     if not draft.published:
         draft.publish()
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse a folder that a file cannot be made in."""
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UsageError(
-            f"--filename: `{folder}` is a file, not a folder. Give another --filename."
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"--filename: folder `{folder}` cannot be written to. Give another --filename, or "
-            f"`chmod u+w` the folder."
-        )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from morpheus.errors import Unavailable, UsageError
-from morpheus.records import Batch, Rows, Scored
+from morpheus.records import Batch, Rows, Scored, Summary
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.contents import CONTENTS, Writer
 from morpheus.sinks.dead_letters import DeadLetters, check_place
@@ -109,7 +108,7 @@ class ToHttp(Stage):
         writer = Writer(self._content, Alerts(self.name, self.settings.source))
         yield from self._delivery().along(batches, writer.letters, at_once=self.settings.endless)
 
-    def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401, ARG002 - as in `Stage`
+    def finish(self, summary: Summary) -> None:  # noqa: ARG002 - as in `Stage`
         """Fail if anything was not taken, now that every sink has its rows.
 
         Raises:

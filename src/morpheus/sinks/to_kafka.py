@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from morpheus.errors import Unavailable, UsageError
-from morpheus.records import Batch, Rows, Scored
+from morpheus.records import Batch, Rows, Scored, Summary
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.brokers import Brokers, require_client
 from morpheus.sinks.contents import CONTENTS, ROW_CONTENT, Writer
@@ -78,7 +77,7 @@ class ToKafka(Stage):
         delivery = self._delivery()
         yield from delivery.along(batches, writer.letters, at_once=self.settings.endless)
 
-    def finish(self, cards: Mapping[str, Any], everybody: Any) -> None:  # noqa: ANN401, ARG002 - as in `Stage`
+    def finish(self, summary: Summary) -> None:  # noqa: ARG002 - as in `Stage`
         """Fail if anything was not taken, now that every sink has its rows.
 
         Raises:

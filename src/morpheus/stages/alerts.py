@@ -15,6 +15,7 @@ from morpheus.models.budget import Forecast, Level, margin
 from morpheus.models.calibration import DAY, PAUSE
 from morpheus.records import Batch, Losses, Scored, Spending, Watched
 from morpheus.stage import Stage
+from morpheus.stages.leftovers import picture
 from morpheus.stages.outputs import with_outputs
 
 Kind = TypeVar("Kind", bound=Batch)
@@ -35,12 +36,14 @@ class Candidates(Stage):
         for batch, found in with_outputs(batches, (RISK,), self.settings):
             numbers, seconds = runs.of(batch.frame[TIME])
             if batch.fingerprint is None or seconds is None:
-                yield _kept(batch, np.zeros(batch.frame.height, dtype=np.bool_), None)
+                nobody = np.zeros(batch.frame.height, dtype=np.bool_)
+                yield _kept(batch, nobody, None, pictured=self.settings.pictured)
                 continue
             level = Level.of(batch.fingerprint.held_out)
             margins = found[RISK].to_numpy() - level.usual
             kept = margins > level.alone(self.alerts_per_day)
-            yield _kept(batch, kept, Watched(level, margins, numbers, seconds))
+            watched = Watched(level, margins, numbers, seconds)
+            yield _kept(batch, kept, watched, pictured=self.settings.pictured)
 
 
 @dataclass
@@ -61,13 +64,14 @@ class _Runs:
         return numbers, (float(seconds.min()), float(seconds.max()))
 
 
-def _kept(batch: Kind, rows: NDArray[np.bool_], watched: Watched | None) -> Kind:
+def _kept(batch: Kind, rows: NDArray[np.bool_], watched: Watched | None, *, pictured: bool) -> Kind:
     codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
     kept = replace(
         batch,
         frame=batch.frame.filter(pl.Series(rows)),
         encoded=codes,
         filtered=batch.filtered + int((~rows).sum()),
+        picture=picture(batch, ~rows) if pictured else None,
         watched=watched and watched.kept(rows),
     )
     return replace(kept, losses=kept.losses[rows]) if isinstance(kept, Losses | Scored) else kept
@@ -125,7 +129,7 @@ class _Ledger:
         if batch.watched is not None:
             rows = batch.watched.margins > limit
             self.alerts |= {(batch.user, int(run)) for run in batch.watched.runs[rows]}
-            batch = _kept(batch, rows, None)
+            batch = _kept(batch, rows, None, pictured=batch.picture is not None)
         return replace(batch, spending=self._spending(limit)) if last else batch
 
     def _spending(self, limit: float) -> Spending:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from morpheus.columns import RISK, TIME
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
+from morpheus.models.change import changes
 from morpheus.models.context import Strange
-from morpheus.models.explanation import Background, Explanation, Fact, decimals
+from morpheus.models.explanation import Background, Change, Explanation, Fact, decimals
+from morpheus.models.familiar import Familiar
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.past import Part, Past
 from morpheus.models.sentence import sentence
@@ -61,10 +63,10 @@ class Explain(Stage):
 
     def __call__(self, batches: Iterator[Scored]) -> Iterator[Scored]:
         """Add the columns; what came before an event is remembered from batch to batch."""
-        past = Past()
+        past, familiar = Past(), Familiar()
         for batch in batches:
             texts: list[Texts] = [(None, None, None)] * batch.frame.height
-            for event, why in self._explanations(batch, past):
+            for event, why in self._explanations(batch, past, familiar):
                 texts[event] = self._texts(why)
             columns = [
                 pl.Series(name, [row[place] for row in texts], pl.String)
@@ -77,25 +79,34 @@ class Explain(Stage):
         named = ", ".join(fact.column for fact in why.strangest(self.top))
         return sentence(why, self.top), named, msgspec.json.encode(why).decode()
 
-    def _explanations(self, batch: Scored, past: Past) -> Iterator[tuple[int, Explanation]]:
+    def _explanations(
+        self, batch: Scored, past: Past, familiar: Familiar
+    ) -> Iterator[tuple[int, Explanation]]:
         """Explain the events that are wanted, by their place in the batch."""
         known, rows = batch.fingerprint, batch.encoded
         if known is None or rows is None:
             return
         witness = _witness(known, rows)
         strange, shared = Strange.of(witness.strangeness), Strange.of(witness.shared)
-        marked = strange.total > np.quantile(known.held_out.risks, STRANGE)
-        each = strange.at(rows.row_of), shared.at(rows.row_of), marked[rows.row_of]
+        limit = float(np.quantile(known.held_out.risks, STRANGE))
+        marked = (strange.total > limit)[rows.row_of]
+        each = strange.at(rows.row_of), shared.at(rows.row_of), marked
         seconds = batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
         before = past.before(*each, seconds, known.held_out.hour)
+        near = familiar.met(known, rows, marked, seconds)
         most = None if self.all_columns else self.top
         events = self._wanted(batch).tolist()
         parts = {event: before.parts(event, known.twins, most) for event in events}
         facts, background = Facts.of(witness, parts, batch.frame), Background.of(known.card)
+        remedies = _changes(known, rows, [event for event in events if marked[event]], limit)
         for event in events:
-            columns = facts.of_event(event, parts[event])
-            total = decimals(strange.total[rows.row_of[event]])
-            yield event, Explanation.of(total, columns, before.of_event(event), background)
+            row = int(rows.row_of[event])
+            columns, total = facts.of_event(event, parts[event]), decimals(strange.total[row])
+            why = Explanation.of(total, columns, before.of_event(event), background)
+            change = remedies.get(row, Change((), total, total, decimals(limit)))
+            nearest = near.to(event, witness.strangeness[row])
+            usual = witness.usual(row)
+            yield event, msgspec.structs.replace(why, change=change, nearest=nearest, usual=usual)
 
     def _wanted(self, batch: Scored) -> NDArray[np.intp]:
         """Places of the events to explain."""
@@ -156,6 +167,15 @@ class Facts:
             )
             for part in parts
         )
+
+
+def _changes(
+    known: Fingerprint, rows: EncodedRows, events: Sequence[int], limit: float
+) -> dict[int, Change]:
+    """What would have made the rows of some events ordinary, by row."""
+    strange = np.unique(rows.row_of[events]) if events else np.empty(0, np.intp)
+    some = EncodedRows(rows.codes[strange], rows.numbers[strange], np.arange(len(strange)))
+    return dict(zip(strange.tolist(), changes(known, some, limit), strict=True))
 
 
 def _shown(value: str | None) -> str | None:

@@ -14,6 +14,7 @@ from morpheus.errors import UsageError
 from morpheus.records import Losses, Scored
 from morpheus.stage import Stage, option
 from morpheus.stages.alerts import Candidates, Spend
+from morpheus.stages.leftovers import picture
 from morpheus.stages.outputs import above, check_labels, with_outputs
 
 
@@ -88,6 +89,7 @@ class Filter(Stage):
                 losses=batch.losses[rows],
                 encoded=codes,
                 filtered=batch.filtered + int((~rows).sum()),
+                picture=picture(batch, ~rows) if self.settings.pictured else None,
                 watched=batch.watched and batch.watched.kept(rows),
             )
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -23,7 +22,7 @@ from morpheus.models.ladder import Ladder
 from morpheus.models.learning import History, learn_all
 from morpheus.models.population import Population
 from morpheus.models.training import Trainer, train_each
-from morpheus.records import Events, Fingerprinted
+from morpheus.records import Events, Fingerprinted, Summary
 from morpheus.stage import Stage, option
 
 LOG = logging.getLogger(__name__)
@@ -147,14 +146,15 @@ class TrainAe(Stage):
             self, ladder=Ladder(population, self.train_min_history, self.settings.use_generic_model)
         )
 
-    def finish(self, cards: Mapping[str, Any], everybody: pl.DataFrame | None) -> None:
+    def finish(self, summary: Summary) -> None:
         """Publish the index of the saved fingerprints, with everyone's."""
         if self.models_output_filename is None:
             return
-        folder, everyone = self.models_output_filename, self.meet(everybody).everyone()
+        folder, everyone = self.models_output_filename, self.meet(summary.everybody).everyone()
         card = None if everyone is None else store.add(folder, everyone)
         # Who has no history of their own has no file of their own.
-        store.publish(folder, {user: card for user, card in cards.items() if card.events}, card)
+        cards = {user: card for user, card in summary.cards.items() if card.events}
+        store.publish(folder, cards, card)
 
     def everyone(self) -> Fingerprint | None:
         """The fingerprint of users of whom nothing is known, if enough is known of the others."""

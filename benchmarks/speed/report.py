@@ -1,0 +1,157 @@
+"""The page of `to-report`: what writing it costs, how large it is, and how soon it is seen.
+
+1,000 users with 1,000 events each over thirty days pass through the sink, two alerts a user among
+them. The alerts are events of the examples' users as `explain` explains them, with ids and
+addresses of their own, for a page of repetitions would pack too well.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from figures.table import Table
+
+from morpheus.columns import RHYTHM, RISK, TIME
+from morpheus.models.fingerprint import Card
+from morpheus.models.portrait import HOURS, SHARES, Portrait
+from morpheus.pipeline import Pipeline
+from morpheus.records import Rows, Summary
+from morpheus.sinks.keep import Keep
+from morpheus.sinks.to_report import ToReport
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.explain import Explain
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.timeseries import Timeseries
+from morpheus.stages.train_ae import TrainAe
+from speed.meter import cpu_seconds
+from speed.scale import Scale
+
+DATA = Path(__file__).parents[2] / "examples" / "data"
+USER = "userIdentitysessionContextsessionIssueruserName"
+EXPLAINED = ("reason", "top_columns", "explanation")
+CHROMIUM = "/usr/bin/chromium"
+EVENTS, ALERTS, DAYS = 1000, 2, 30
+START = 1_740_960_000
+MOST = 4.0
+"""The highest risk of anybody's held-out events."""
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """Seconds and bytes by users."""
+    table = Table(
+        "`to-report`, 1,000 events and 2 alerts a user",
+        ["users", "events", "incidents", "CPU s", "page MB", "first paint s", "drawn s"],
+        note="CPU: gathering and writing, all that the sink adds to a run. First paint, and all "
+        "drawn: headless Chromium, from a disk, median of three.",
+    )
+    for users in (100,) if scale.quick else (100, 1000):
+        path, found = scale.scratch / "report.html", []
+        batches = [company(number) for number in range(users)]
+        spent = cpu_seconds(lambda b=batches, p=path, f=found: f.append(written(b, p)), 1)
+        table.add(users, users * EVENTS, found[0], spent, path.stat().st_size / 1e6, *seen(path))
+    yield table
+
+
+def written(batches: list[Rows], path: Path) -> int:
+    """Pass batches through the sink, and count the incidents."""
+    sink = ToReport(str(path), overwrite=True, alerts_per_day=1000.0)
+    summary = Summary()
+    for batch in sink(iter(batches)):
+        summary.add(batch)
+    sink.finish(summary)
+    return len(sink.contents(summary).incidents)
+
+
+def company(number: int) -> Rows:
+    """A user's month."""
+    dice = np.random.default_rng(number)
+    seconds = np.sort(dice.uniform(0, DAYS * 86400, EVENTS)) + START
+    frame = examples()[dice.integers(examples().height, size=EVENTS)]
+    risks, alerts = (
+        dice.exponential(0.6, EVENTS).clip(0, 0.99 * MOST),
+        np.zeros(EVENTS, dtype=np.bool_),
+    )
+    alerts[dice.choice(EVENTS, ALERTS, replace=False)] = True
+    risks[alerts] = dice.uniform(1.1, 6, ALERTS) * MOST
+    name = f"user{number:04}"
+    frame = frame.with_columns(
+        pl.lit(name).alias(USER),
+        pl.Series("eventID", [str(uuid.UUID(bytes=dice.bytes(16))) for _ in range(EVENTS)]),
+        pl.Series("sourceIPAddress", [".".join(map(str, dice.bytes(4))) for _ in range(EVENTS)]),
+        pl.Series(RISK, risks.round(6)),
+        pl.Series((seconds * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC")).alias(TIME),
+        *(pl.when(pl.Series(alerts)).then(pl.col(column)).alias(column) for column in EXPLAINED),
+    )
+    return Rows(user=name, frame=frame, card=card(name, dice), scores=(RISK,))
+
+
+def card(user: str, dice: np.random.Generator) -> Card:
+    """A fingerprint's card."""
+    hours = dice.poisson(dice.uniform(0, 30, HOURS)).tolist()
+    curve = tuple((dice.random(12) * 9).round(3).tolist())
+    risks = tuple(np.linspace(0.5, MOST, len(SHARES)).tolist())
+    lively = tuple((name, 0.5) for name in ("eventID", "userAgent", "requestParametersname"))
+    portrait = Portrait(tuple(hours), 6.0, curve, risks, 1.0, 0.4, 400, 10, lively)
+    days = "2025-01-15T00:00:00+00:00", "2025-03-01T00:00:00+00:00"
+    return Card(user, 1600, 400, *days, 9, 42, portrait=portrait)
+
+
+@cache
+def examples() -> pl.DataFrame:
+    """The examples' events, all explained."""
+    keep = Keep()
+    stages = [
+        FromCloudtrail(input_glob=str(DATA / "input-data" / "*.csv")),
+        TrainAe(train_data_glob=str(DATA / "training-data" / "*.csv"), seed=42),
+        *(Preprocess(), InfPytorch(), AddScores(label=(RISK, "pvalue")), Explain()),
+        *(Timeseries(resolution="10m"), Serialize(), keep),
+    ]
+    Pipeline(stages, Settings(userid_column_name=USER, num_threads=1)).run()
+    frames = [batch.frame for batch in keep.kept]
+    return pl.concat(frames, how="diagonal_relaxed").with_columns(pl.lit(value=False).alias(RHYTHM))
+
+
+def seen(path: Path) -> tuple[float | None, float | None]:
+    """Seconds until something is seen, and until all is drawn; nothing without a browser."""
+    if not Path(CHROMIUM).exists():
+        return None, None
+    with browser() as chromium:
+        looks = sorted(look(chromium, path) for _ in range(3))
+    return looks[1]
+
+
+@contextmanager
+def browser() -> Iterator[object]:
+    """Chromium, without a window."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where a browser is
+
+    with sync_playwright() as driver:
+        arguments = ["--no-sandbox"]  # benchmarks may run as root
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+def look(chromium: object, path: Path) -> tuple[float, float]:
+    """Open a page once."""
+    view = chromium.new_page(viewport={"width": 1920, "height": 1080})  # type: ignore[attr-defined]  # playwright's
+    begin = time.perf_counter()
+    view.goto(path.as_uri())
+    view.wait_for_selector("body[data-ready]")
+    drawn = time.perf_counter() - begin
+    paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+    view.wait_for_timeout(100)  # a paint is told of a little later
+    first = view.evaluate(paint) / 1000
+    view.close()
+    return first, drawn

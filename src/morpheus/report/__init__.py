@@ -1,0 +1,1 @@
+"""Workshop of the report: arrays and frames in, one page out."""

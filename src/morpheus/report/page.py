@@ -1,0 +1,88 @@
+"""One HTML file that holds everything: its markup, its style, its programs, and its data."""
+
+from __future__ import annotations
+
+import gzip
+from base64 import b64encode
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+from string import Template
+
+SCRIPTS = (
+    "uPlot.iife.min.js",
+    "dom.js",
+    "format.js",
+    "data.js",
+    "state.js",
+    "charts.js",
+    "header.js",
+    "swimlane.js",
+    "inbox.js",
+    "verdicts.js",
+    "queries.js",
+    "card.js",
+    "person.js",
+    "keys.js",
+    "main.js",
+)
+"""In the order in which they need each other; those from uPlot's on share one scope."""
+STYLES = ("uPlot.min.css", "page.css")
+
+
+def page(data: bytes, *, title: str = "Morpheus report") -> bytes:
+    """A page that opens anywhere and asks the network for nothing.
+
+    The data is packed and lies in the page as base64, in which nothing can end the element that
+    holds it. The page's own policy allows its scripts and styles, by their hashes, and no other.
+
+    Args:
+        data: `contents.Contents` as JSON.
+        title: Of the page; text without markup.
+    """
+    packed = b64encode(gzip.compress(data, mtime=0)).decode("ascii")
+    return filled(title=title, data=packed, connect="'none'", feed="")
+
+
+def served(feed: str, *, title: str = "Morpheus") -> bytes:
+    """The same page without data: it fetches them from an address of whoever served it.
+
+    Args:
+        feed: Path of the data, JSON as in `page`.
+        title: Of the page.
+    """
+    return filled(title=title, data="", connect="'self'", feed=feed)
+
+
+def filled(*, title: str, data: str, connect: str, feed: str) -> bytes:
+    """Put the page together; `title` and `feed` are ours, and hold no markup."""
+    script, style = _joined(SCRIPTS), _joined(STYLES)
+    return (
+        Template(_asset("page.html"))
+        .substitute(
+            title=title,
+            data=data,
+            feed=feed,
+            script=script,
+            style=style,
+            policy=(
+                f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+                f"img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'"
+            ),
+        )
+        .encode()
+    )
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n" + "\n".join(map(_asset, names)) + "\n"
+
+
+@cache
+def _asset(name: str) -> str:
+    folder = resources.files("morpheus.report") / "assets"
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + b64encode(sha256(text.encode()).digest()).decode("ascii")

@@ -1,0 +1,1 @@
+"""Finished runs, reviewed: from the files that they wrote to a page."""

@@ -1,0 +1,70 @@
+"""A page, and a real browser to look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from morpheus.report.contents import Contents
+from morpheus.report.page import page
+from report_pages import HOUR, alarming, gathered, quiet
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def company() -> Contents:
+    """Twenty users, of whom three raise alerts."""
+    users = {f"user{n:02}": [quiet(seed=n)] for n in range(20)}
+    users["user03"].append(alarming([HOUR * 30, HOUR * 30 + 40, HOUR * 30 + 90], 40.0))
+    users["user07"].append(alarming([HOUR * 5], 25.0, "CreateUser"))
+    users["user11"].append(alarming([HOUR * 40, HOUR * 44], 12.0, "StopLogging"))
+    return gathered(users)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium."""
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium at /usr/bin/chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=["--no-sandbox"],  # tests may run as root
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open contents as a file, and note what goes wrong."""
+    contexts = []
+
+    def opened(found: Contents, **options):
+        file = tmp_path / f"report{len(contexts)}.html"
+        file.write_bytes(page(msgspec.json.encode(found)))
+        options = {"viewport": {"width": 1440, "height": 900}} | options
+        context = browser.new_context(accept_downloads=True, **options)
+        contexts.append(context)
+        view = context.new_page()
+        view.trouble = []
+        view.on("console", lambda message: view.trouble.append(message.text))
+        view.on("pageerror", lambda error: view.trouble.append(str(error)))
+        view.on("dialog", lambda dialog: view.trouble.append(dialog.message))
+        view.on(
+            "request",
+            lambda asked: (
+                asked.url.startswith(("file:", "data:", "blob:")) or view.trouble.append(asked.url)
+            ),
+        )
+        view.goto(file.as_uri())
+        view.wait_for_selector("body[data-ready]")
+        return view
+
+    yield opened
+    for context in contexts:
+        context.close()

@@ -1,0 +1,305 @@
+"""The page, in a real browser."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from morpheus.columns import RISK
+from morpheus.report.page import page, served
+from report_pages import DAY_START, HOUR, alarming, gathered, quiet
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "user\u202etxt.exe",
+    "'; DROP TABLE logs; --",
+    "${alert(3)} `x` <!-- ]]>",
+    "\x00\x1b[2J",
+]
+
+
+def users_of(view):
+    return view.locator("#inbox tbody button.user").all_inner_texts()
+
+
+def cell_of(view, row, second):
+    """Where a cell of the swimlane lies in it."""
+    canvas = view.locator("#swimlane")
+    axis = view.evaluate("data.axis")
+    shape = {name: float(canvas.get_attribute(f"data-{name}")) for name in ("label", "row", "cell")}
+    place = (DAY_START + second - axis["start"]) // axis["step"]
+    return {"x": shape["label"] + (place + 0.5) * shape["cell"], "y": (row + 0.5) * shape["row"]}
+
+
+def test_the_page_opens_from_a_disk_and_asks_the_network_for_nothing(opened, company):
+    view = opened(company)
+    assert users_of(view) == ["user03", "user07", "user11", "user11"]
+    assert "user03" in view.locator("#detail").inner_text()
+    assert view.trouble == []
+
+
+def test_the_pages_own_policy_forbids_the_network_and_any_other_program(opened, company):
+    view = opened(company)
+    view.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
+    view.evaluate("document.body.append(element('script', {}, 'window.ran = 1'))")
+    assert view.evaluate("window.ran") is None
+    assert any("connect-src 'none'" in told for told in view.trouble)
+    assert any("script-src 'sha256-" in told for told in view.trouble)
+    assert all("Content Security Policy" in told for told in view.trouble)
+
+
+def test_a_head_sorts_the_inbox_and_sorts_it_the_other_way_when_pressed_again(opened, company):
+    view = opened(company)
+    head = view.locator("[data-sort=user]")
+    head.click()
+    assert users_of(view) == ["user03", "user07", "user11", "user11"]
+    head.click()
+    assert users_of(view) == ["user11", "user11", "user07", "user03"]
+    assert view.locator("th[aria-sort=descending]").inner_text().startswith("User")
+
+
+def test_the_inbox_is_filtered_by_text_and_by_severity(opened, company):
+    view = opened(company)
+    view.fill("#search", "stoplogging")
+    assert users_of(view) == ["user11", "user11"]
+    assert view.evaluate("document.activeElement.id") == "search"
+    view.fill("#search", "")
+    view.click("button.chip.critical")
+    assert users_of(view) == ["user11", "user11"]
+    view.click("#clear")
+    assert len(users_of(view)) == 4
+    assert view.trouble == []
+
+
+def test_a_cell_of_the_swimlane_filters_the_inbox_and_once_more_gives_it_back(opened, company):
+    view = opened(company)
+    names = view.evaluate("lanesShown().map((person) => person.name)")
+    spot = cell_of(view, names.index("user11"), 44 * HOUR)
+    view.locator("#swimlane").click(position=spot)
+    assert users_of(view) == ["user11"]
+    assert "Only user11" in view.locator(".scope").inner_text()
+    assert "2021-10-10 20:00" in view.locator("#detail").inner_text()
+    view.locator("#swimlane").click(position=spot)
+    assert len(users_of(view)) == 4
+
+
+def test_lanes_are_searched_and_turned(opened, company):
+    view = opened(company)
+    assert view.evaluate("lanesShown().length") == 15
+    view.click("[aria-label='Users after']")
+    assert view.evaluate("lanesShown().length") == 5
+    view.fill("#lanes-search", "user1")
+    assert len(view.evaluate("lanesShown()")) == 10
+    assert view.evaluate("document.activeElement.id") == "lanes-search"
+
+
+def test_keys_walk_the_inbox_mark_judge_and_search(opened, company):
+    view = opened(company)
+    opened_now = "data.byId.get(state.incident).user + state.incident"
+    first = view.evaluate(opened_now)
+    view.keyboard.press("j")
+    second = view.evaluate(opened_now)
+    assert second.startswith("user07")
+    view.keyboard.press("x")
+    view.keyboard.press("j")
+    view.keyboard.press("x")
+    view.keyboard.press("2")
+    judged = view.locator("tr.judged button.user").all_inner_texts()
+    assert judged == ["user07", "user11"]
+    for _ in range(9):
+        view.keyboard.press("k")
+    assert view.evaluate(opened_now) == first
+    view.keyboard.press("/")
+    assert view.evaluate("document.activeElement.id") == "search"
+    assert view.trouble == []
+
+
+def test_the_swimlane_is_walked_with_arrows(opened, company):
+    view = opened(company)
+    view.focus("#swimlane")
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
+        view.keyboard.press(key)
+    name = view.evaluate("lanesShown()[1].name")
+    assert f"Only {name}" in view.locator(".scope").inner_text()
+    assert name in view.locator("#status").inner_text()
+
+
+def test_verdicts_stay_in_the_browser_and_are_exported(opened, company, tmp_path):
+    view = opened(company)
+    view.keyboard.press("4")
+    view.fill("[aria-label='Note on the verdict']", "asked: not her")
+    view.keyboard.press("Tab")
+    view.reload()
+    view.wait_for_selector("body[data-ready]")
+    with view.expect_download() as download:
+        view.click("#export")
+    download.value.save_as(tmp_path / "verdicts.json")
+    exported = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))
+    datetime.fromisoformat(exported.pop("made")).astimezone(UTC)
+    worst = company.incidents[0].incident
+    assert exported == {
+        "format": "morpheus-verdicts",
+        "version": 1,
+        "verdicts": [
+            {
+                "incident": worst.id,
+                "user": "user03",
+                "verdict": "malicious",
+                "note": "asked: not her",
+                "start": "2021-10-10T06:00:00Z",
+                "end": "2021-10-10T06:01:30Z",
+                "events": 3,
+                "columns": [{"column": "eventName", "value": "DeleteTrail"}],
+            }
+        ],
+    }
+
+
+def test_a_verdict_given_twice_is_taken_back(opened, company):
+    view = opened(company)
+    view.keyboard.press("1")
+    assert view.locator("tr.judged").count() == 1
+    view.keyboard.press("1")
+    assert view.locator("tr.judged").count() == 0
+
+
+def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_ordinary(
+    opened, company
+):
+    view = opened(company)
+    card = view.locator("#detail").inner_text()
+    for told in (
+        "level 10",
+        "DeleteTrail",
+        "p=.0004",
+        "11.3",
+        "GetObject",
+        "p=.60",
+        "Compared with 400 events of 58 days",
+        "eventName\nGetObject",
+        "Surprise 9 would be 2; up to 5 is ordinary.",
+        "agrees in 25 of 26 columns",
+    ):
+        assert told in card, card
+
+
+def test_a_query_quotes_what_the_log_says(opened):
+    view = opened(gathered({"o'brien\"\\": [quiet(), alarming([HOUR])]}))
+    asked = "Object.values(QUERIES).map((write) => lines(write(wanted(current()))))"
+    athena, lake, splunk, kusto = view.evaluate(asked)
+    assert "= 'o''brien\"\\'" in athena
+    assert "= 'o''brien\"\\'" in lake
+    assert '"o\'brien\\"\\\\"' in splunk
+    assert '"o\'brien\\"\\\\"' in kusto
+    view.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    view.click("text=Copy Athena")
+    view.wait_for_selector("text=Copied")
+    assert view.trouble == []
+
+
+def test_a_user_has_a_page_with_their_week_and_their_fingerprint(opened, company):
+    view = opened(company)
+    view.keyboard.press("u")
+    told = view.locator("#detail").inner_text()
+    for part in ("1,600 events", "300 distinct rows", "3 epochs, of 4 tried", "eventID (90%)"):
+        assert part in told, told
+    assert view.locator("#detail rect.hour").count() == 168
+    assert view.locator("#detail canvas").count() == 1
+    view.keyboard.press("u")
+    assert "Seen, and expected".upper() in view.locator("#detail").inner_text().upper()
+    assert view.trouble == []
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_what_a_log_says_never_runs_and_is_shown_as_it_is(opened, value):
+    strange = alarming([HOUR * 20, HOUR * 20 + 5], value=value, userAgent=value)
+    view = opened(gathered({value: [quiet(), strange], "ann": [quiet(seed=1)]}))
+    view.keyboard.press("u")
+    view.keyboard.press("u")
+    view.click("summary:has-text('Raw event')")
+    assert view.locator("#detail img, #detail script, #inbox img").count() == 0
+    shown = view.locator("#detail").inner_text()
+    assert "\u202e" not in shown
+    assert "\x1b" not in shown
+    assert shown.count(value) >= 3 or not value.isprintable()
+    assert view.trouble == []
+
+
+def test_a_value_of_a_megabyte_is_cut_and_says_so(opened):
+    strange = alarming([HOUR], value="x" * 10, requestParameters="y" * 1_000_000)
+    contents = gathered({"ann": [quiet(), strange]})
+    assert len(msgspec.json.encode(contents)) < 100_000
+    view = opened(contents)
+    view.click("summary:has-text('Raw event')")
+    assert "(cut, 1,000,000 signs in all)" in view.locator("#detail").inner_text()
+    assert view.trouble == []
+
+
+def test_a_page_without_explanations_says_what_to_add(opened):
+    bare = [
+        frame.drop("reason", "top_columns", "explanation", "ts_anomaly").rename({RISK: "zscore"})
+        for frame in (quiet(), alarming([HOUR], 9.0))
+    ]
+    view = opened(gathered({"ann": bare}, cards=False))
+    strip = view.locator("#strip")
+    strip.locator("summary").click()
+    for added in ("explain (behind add-scores)", "--label risk", "timeseries", "--models=FOLDER"):
+        assert added in strip.inner_text()
+    assert "DeleteTrail" in view.locator("#detail").inner_text()
+    assert view.trouble == []
+
+
+def test_a_page_of_no_events_opens(opened):
+    view = opened(gathered({}))
+    assert "Nothing stands out." in view.locator("#detail").inner_text()
+    assert view.trouble == []
+
+
+def test_a_page_can_be_drawn_again_with_newer_data(opened, company):
+    view = opened(company)
+    before = view.locator("body").inner_text()
+    view.evaluate("load().then(render)")
+    view.wait_for_timeout(50)
+    assert view.locator("body").inner_text() == before
+    assert view.trouble == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(opened, company, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    view = opened(company, color_scheme=scheme, bypass_csp=True)
+    for prepare in ("1", "u", "?"):
+        view.keyboard.press(prepare)
+        found = axe.run(view).response["violations"]
+        serious = [
+            (one["id"], node["html"], node["failureSummary"])
+            for one in found
+            if one["impact"] in {"serious", "critical"}
+            for node in one["nodes"]
+        ]
+        assert serious == []
+
+
+def test_on_paper_there_are_no_buttons_to_press(opened, company):
+    view = opened(company)
+    view.emulate_media(media="print")
+    assert not view.locator("#export").is_visible()
+    assert not view.locator(".verdicts").is_visible()
+    assert view.locator(".sentence").is_visible()
+
+
+def test_the_same_data_make_the_same_page(company):
+    data = msgspec.json.encode(company)
+    assert page(data) == page(data)
+
+
+def test_a_served_page_may_ask_its_server_and_brings_no_data(company):
+    text = served("/report.json").decode()
+    assert "connect-src &#39;self&#39;" in text or "connect-src 'self'" in text
+    assert 'data-feed="/report.json"' in text
+    assert len(text) < 200_000
+    del company

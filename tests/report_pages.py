@@ -1,0 +1,115 @@
+"""What a page says of a few made-up users."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from morpheus.columns import RHYTHM, RISK
+from morpheus.models.explanation import (
+    Background,
+    Change,
+    Explanation,
+    Fact,
+    Instead,
+    Likelier,
+    Near,
+    Preceding,
+)
+from morpheus.models.fingerprint import Card
+from morpheus.models.portrait import Portrait
+from morpheus.report.account import Account
+from morpheus.report.contents import Contents, contents
+from morpheus.report.findings import Findings
+from morpheus.testing import DAY, events_at
+
+HOUR = 3600
+DAY_START = int(DAY.timestamp())
+
+
+def explanation(column="eventName", value="DeleteTrail"):
+    """Why an event is strange: one column."""
+    fact = Fact(
+        column=column,
+        value=value,
+        new=True,
+        strangeness=9.0,
+        risk=9.0,
+        loudest=9.0,
+        strange_before=0,
+        twins=(),
+        probability=0.0004,
+        bits=11.3,
+        usual_bits=1.2,
+        habit_bits=4.0,
+        habit=True,
+        distance=None,
+        expected=(Likelier("GetObject", 0.6), Likelier(None, 0.1, new=True)),
+    )
+    preceding = Preceding(9.0, 9.0, 0.0, 0.0, 0, 0)
+    why = Explanation.of(9.0, (fact,), preceding, Background("own", 400, 400, 58))
+    change = Change((Instead(column, "GetObject"),), 9.0, 2.0, 5.0)
+    near = Near(float(DAY_START), 25, 26, (Instead(column, "GetObject"),))
+    return msgspec.json.encode(
+        msgspec.structs.replace(why, change=change, nearest=(near,), usual=("username",))
+    ).decode()
+
+
+def quiet(hours=48, seed=0):
+    """Two days of one user, in which nothing happens."""
+    dice = np.random.default_rng(seed)
+    seconds = np.sort(dice.uniform(0, hours * HOUR, 4 * hours))
+    names = dice.choice(["GetObject", "ListBuckets"], len(seconds)).tolist()
+    return events_at(seconds.tolist(), eventName=names).with_columns(
+        pl.Series(RISK, dice.uniform(0, 3, len(seconds)).round(3)),
+        pl.Series(RHYTHM, [False] * len(seconds)),
+        pl.lit(None, pl.String).alias("reason"),
+        pl.lit(None, pl.String).alias("top_columns"),
+        pl.lit(None, pl.String).alias("explanation"),
+    )
+
+
+def alarming(seconds, risk=20.0, value="DeleteTrail", **columns):
+    """Alerts, at those seconds."""
+    more = {name: [cell] * len(seconds) for name, cell in columns.items()}
+    frame = events_at(seconds, eventName=[value] * len(seconds), **more)
+    return frame.with_columns(
+        pl.Series(RISK, [risk - n for n in range(len(seconds))], dtype=pl.Float64),
+        pl.lit(value=False).alias(RHYTHM),
+        pl.lit(f"eventName: saw `{value[:40]}`, p=.0004, 11.3 bits, new in 58 days").alias(
+            "reason"
+        ),
+        pl.lit("eventName").alias("top_columns"),
+        pl.lit(explanation(value=value[:64])).alias("explanation"),
+    )
+
+
+def card(user, **more):
+    """A fingerprint's card: four weeks of a lively user, whose risk was never above 4."""
+    portrait = Portrait(
+        hours=tuple(range(168)),
+        weeks=4.0,
+        curve=(9.0, 6.0, 5.0, 5.2),
+        risks=tuple(np.linspace(0.5, 4, 10).tolist()),
+        usual=1.0,
+        spread=0.5,
+        held_out=400,
+        days=7,
+        lively=(("eventID", 0.9), ("eventName", 0.01)),
+    )
+    first, last = "2021-09-01T00:00:00+00:00", "2021-10-08T00:00:00+00:00"
+    return Card(user, 1600, 300, first, last, 3, 42, portrait=portrait, **more)
+
+
+def gathered(users, *, cards=True) -> Contents:
+    """What a page says of some users' events."""
+    findings = Findings()
+    for user, frames in users.items():
+        findings.see(user, card(user) if cards else None, None)
+        for frame in frames:
+            findings.add(user, frame)
+    account = Account(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
+    return contents(
+        findings, account, 5, cards="--models=FOLDER", about=("from-cloudtrail", "user")
+    )

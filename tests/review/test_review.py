@@ -1,0 +1,123 @@
+"""`morpheus report`: a page from the files that runs wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from morpheus.cli.main import morpheus
+from morpheus.columns import RISK, ROW, SCORE
+from morpheus.errors import BadRecord, UsageError
+from morpheus.review.request import Request
+from morpheus.review.writing import reviewed, write
+from morpheus.sinks.to_file import ToFile
+from morpheus.testing import rows
+from report_pages import HOUR, alarming, quiet
+
+FORMS = ["csv", "csv.gz", "csv.zst", "jsonl", "json.gz", "jsonl.zst", "parquet"]
+
+
+def output(path: Path, *frames: pl.DataFrame) -> Path:
+    """What `to-file` writes of the events of two users."""
+    users = [(user, frame) for user in ("ann", "bob") for frame in frames]
+    counted = {user: 0 for user, _ in users}
+    batches = []
+    for user, frame in users:
+        numbers = pl.int_range(counted[user], counted[user] + frame.height, eager=True)
+        counted[user] += frame.height
+        named = frame.with_columns(numbers.alias(ROW), pl.lit(user).alias("username"))
+        batches.append(rows(named.drop("_index_"), user=user))
+    list(ToFile(str(path))(iter(batches)))
+    return path
+
+
+def shape(found):
+    return [
+        (one.incident.id, one.incident.user, one.incident.count, one.incident.level)
+        for one in found.incidents
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_output_makes_the_same_page(tmp_path, form):
+    file = output(tmp_path / f"out.{form}", quiet(), alarming([HOUR * 50, HOUR * 50 + 9]))
+    found = reviewed(Request(alerts_per_day=1), [file])
+    first = output(tmp_path / "first.csv", quiet(), alarming([HOUR * 50, HOUR * 50 + 9]))
+    assert shape(found) == shape(reviewed(Request(alerts_per_day=1), [first]))
+    assert {user for _, user, *_ in shape(found)} == {"ann", "bob"}
+    event = found.incidents[0].incident.events[0]
+    assert event.why.columns[0].value == "DeleteTrail"
+    assert found.account.read == 2 * (quiet().height + 2)
+
+
+def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path):
+    frame = alarming([HOUR * n for n in range(0, 20, 2)])
+    path = output(tmp_path / "all.csv", frame)
+    assert "No filter" in reviewed(Request(), [path]).rule
+    kept = pl.read_csv(path, infer_schema=False).gather_every(2)
+    kept.rename({kept.columns[0]: ""}, strict=False).write_csv(tmp_path / "few.csv")
+    found = reviewed(Request(), [tmp_path / "few.csv"])
+    assert found.rule == "Alerts are the events that filter let pass."
+    assert len(found.incidents) == 10
+
+
+def test_by_ae_anomaly_score_alone_a_user_is_measured_by_their_own_mean(tmp_path):
+    calm = quiet().drop(RISK).with_columns(pl.lit(1.0).alias(SCORE))
+    calm = calm.with_columns(
+        pl.when(pl.int_range(pl.len()) % 2 == 0).then(0.9).otherwise(1.1).alias(SCORE)
+    )
+    loud = alarming([HOUR * 60]).drop(RISK).with_columns(pl.lit(3.0).alias(SCORE))
+    file = output(tmp_path / "out.csv", calm, loud)
+    found = reviewed(Request(), [file])
+    assert [(user, count) for _, user, count, _ in shape(found)] == [("ann", 1), ("bob", 1)]
+    assert found.reach is None
+
+
+def test_the_command_writes_the_page_and_names_it(tmp_path):
+    file = output(tmp_path / "out.csv", quiet(), alarming([HOUR * 50]))
+    page = tmp_path / "pages" / "page.html"
+    done = CliRunner().invoke(morpheus, ["report", str(file), "--filename", str(page)])
+    assert done.exit_code == 0, done.output
+    assert f"{page}: " in done.output
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_what_is_wrong_with_the_files_is_said(tmp_path):
+    with pytest.raises(UsageError, match="There is no file"):
+        reviewed(Request(), [tmp_path / "nothing.csv"])
+    broken = tmp_path / "broken.parquet"
+    broken.write_text("no parquet")
+    with pytest.raises(UsageError, match="cannot be read"):
+        reviewed(Request(), [broken])
+    odd = tmp_path / "odd.csv"
+    odd.write_text("username,eventTime,risk\nann,yesterday,1\n")
+    with pytest.raises(BadRecord, match=r"odd.csv:2: `eventTime` is 'yesterday'"):
+        reviewed(Request(), [odd])
+    odd.write_text("who,eventTime,risk\nann,2026-01-01T00:00:00Z,1\n")
+    with pytest.raises(UsageError, match="Name one of its own, such as `who`"):
+        reviewed(Request(), [odd])
+    odd.write_text("username,risk\nann,1\n")
+    with pytest.raises(UsageError, match="no column of times"):
+        reviewed(Request(), [odd])
+
+
+def test_lines_whose_columns_change_their_type_are_text(tmp_path):
+    file = tmp_path / "out.jsonl"
+    file.write_text(
+        '{"username": "ann", "eventTime": "2026-01-01T00:00:00Z", "risk": 4.5, "x": 1}\n'
+        '{"username": "ann", "eventTime": "2026-01-01T00:00:01Z", "risk": 5.5, "x": {"y": 2}}\n'
+    )
+    found = reviewed(Request(), [file])
+    assert [event.raw["x"] for event in found.incidents[0].incident.events] == ["1", '{"y":2}']
+
+
+def test_a_page_that_is_there_stays_without_overwrite(tmp_path):
+    file = output(tmp_path / "out.csv", quiet())
+    page = tmp_path / "page.html"
+    page.write_text("old")
+    with pytest.raises(UsageError, match="morpheus report --overwrite"):
+        write(Request(str(page)), [file])
+    assert page.read_text() == "old"

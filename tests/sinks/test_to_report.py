@@ -1,0 +1,129 @@
+"""`to-report`, behind a chain that learns, scores and explains."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from gzip import decompress
+
+import msgspec
+import pytest
+
+from morpheus.columns import RISK, TIME
+from morpheus.errors import UsageError
+from morpheus.models.explanation import Explanation
+from morpheus.pipeline import Pipeline
+from morpheus.report.contents import Contents
+from morpheus.sinks.to_report import ToReport
+from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.explain import Explain
+from morpheus.stages.filter import Filter
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.timeseries import Timeseries
+from morpheus.stages.train_ae import TrainAe
+from test_pipeline import FromPeople, columns  # noqa: F401 - a fixture
+
+PEOPLE = {f"user{n}": 200 for n in range(5)} | {None: 3}
+
+
+def run(path, settings, *between, **options):
+    """Run a chain with a report at its end."""
+    scores = AddScores(label=(RISK, "pvalue"))
+    stages = [
+        FromPeople(people=PEOPLE),
+        *(TrainAe(train_data_glob="x"), Preprocess(), InfPytorch(), scores),
+        *between,
+        *(Serialize(), ToReport(str(path), overwrite=True, **options.pop("sink", {}))),
+    ]
+    settings = Settings(columns_file=settings.columns_file, **options)
+    return Pipeline(stages, settings).run()
+
+
+def said(path) -> Contents:
+    """What a page says."""
+    packed = re.search(r'id="data">([^<]*)<', path.read_text(encoding="utf-8"))[1]
+    return msgspec.json.decode(decompress(b64decode(packed)), type=Contents)
+
+
+@pytest.fixture
+def full(columns, tmp_path):  # noqa: F811 - the fixture
+    path = tmp_path / "report.html"
+    stages = (Explain(), Timeseries(resolution="10m"), Filter(alerts_per_day=2.0))
+    return run(path, columns, *stages), said(path)
+
+
+def test_alerts_are_what_filter_lets_pass_and_all_other_events_are_in_the_lanes(full):
+    summary, found = full
+    written = summary.users.total()
+    assert sum(one.incident.count for one in found.incidents) == written
+    assert sum(one.events for one in found.people) == sum(PEOPLE.values())
+    assert sum(sum(one.lane.n) for one in found.people) == sum(PEOPLE.values())
+    assert found.rule == "Alerts are the events that filter let pass."
+    assert found.lacks == []
+
+
+def test_the_strip_accounts_for_every_event(full):
+    summary, found = full
+    account = found.account
+    assert account.read == summary.input.read == sum(PEOPLE.values())
+    assert account.scored == account.read - PEOPLE[None]
+    assert sum(account.unscored.values()) == PEOPLE[None]
+    assert account.rungs == {"own": 5}
+    assert account.forecast[0] == pytest.approx(summary.spending.forecast.alerts)
+
+
+def test_a_card_tells_what_explain_found(full):
+    _, found = full
+    for told in found.incidents:
+        worst = told.incident.events[told.incident.worst]
+        assert isinstance(worst.why, Explanation)
+        assert [column.column for column in told.incident.columns] == [
+            fact.column for fact in worst.why.strangest(3)
+        ]
+
+
+def test_a_user_brings_their_fingerprints_card(full):
+    _, found = full
+    person = next(one for one in found.people if one.name == "user1")
+    assert person.profile.events == sum(person.rhythm.hours)
+    assert len(person.profile.curve) >= person.profile.epochs
+    assert min(person.profile.curve) == person.profile.curve[person.profile.epochs - 1]
+    assert person.profile.calibration.events == 200
+
+
+def test_the_page_does_not_depend_on_the_number_of_threads_or_the_batch_size(columns, tmp_path):  # noqa: F811 - the fixture
+    pages = []
+    for threads, size in ((1, 256), (2, 7)):
+        path = tmp_path / f"{threads}.html"
+        stages = (Explain(), Filter(alerts_per_day=2.0))
+        run(path, columns, *stages, num_threads=threads, pipeline_batch_size=size)
+        pages.append(path.read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_without_filter_and_explain_the_page_says_so(columns, tmp_path):  # noqa: F811 - the fixture
+    run(tmp_path / "r.html", columns, sink={"alerts_per_day": 1.0})
+    found = said(tmp_path / "r.html")
+    assert "1 highest incidents a day" in found.rule
+    assert [one.add for one in found.lacks] == [
+        "explain (behind add-scores)",
+        "timeseries --resolution=10m",
+    ]
+
+
+def test_without_the_time_there_is_no_page_and_the_old_one_stays(columns, tmp_path):  # noqa: F811 - the fixture
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    hide = [Serialize(exclude=(f"^{TIME}$",))]
+    with pytest.raises(UsageError, match=f"--include={TIME}"):
+        run(path, columns, *hide)
+    assert path.read_text() == "old"
+
+
+def test_a_page_replaces_another_one_only_if_it_may(tmp_path):
+    (tmp_path / "r.html").touch()
+    with pytest.raises(UsageError, match="Give `to-report --overwrite`"):
+        ToReport(str(tmp_path / "r.html")).check()
