@@ -91,10 +91,10 @@ def test_what_was_judged_of_others_or_of_other_values_is_no_objection(proposed, 
     assert (one.against, one.doubts) == ((), ())
 
 
-def test_an_incident_without_any_value_is_told_and_not_proposed(proposed):
+def test_an_incident_without_any_value_or_user_is_told_and_not_proposed(proposed):
     nothing = verdict(errorCode=None)
-    found = proposed(nothing, verdict() | {"columns": []})
-    assert (len(found.each), len(found.mute)) == (0, 2)
+    found = proposed(nothing, verdict() | {"columns": []}, verdict(user=None))
+    assert (len(found.each), len(found.mute)) == (0, 3)
     assert "# No suppression: Incident 0000000000000001, 3 events of ann" in text_of(found, ["v"])
 
 

@@ -135,7 +135,10 @@ def _tell(proposals: Proposals, path: Path) -> None:
     for one in proposals.each:
         _warn(one.rule.title, one.doubts)
     for verdict in proposals.mute:
-        say(f"No suppression for incident {verdict.incident}: it names no value.", fg="yellow")
+        say(
+            f"No suppression for incident {verdict.incident}: it names no user, or no value.",
+            fg="yellow",
+        )
     for one in refused:
         say(f"Refused: {one.rule.title}: {'; '.join(one.against)}.", fg="red")
     written = count(len(proposals.each) - len(refused), "suppression")

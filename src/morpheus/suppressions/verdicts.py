@@ -37,7 +37,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     Attributes:
         incident: Its id.
-        user: Whose events they were.
+        user: Whose events they were; None for nobody's, which nothing can be proposed for.
         verdict: What it was.
         note: In the person's words.
         start: Time of its first event.
@@ -47,7 +47,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """
 
     incident: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
-    user: str
+    user: str | None
     verdict: Literal["expected", "benign-new", "suspicious", "malicious"]
     start: Moment
     end: Moment
@@ -102,7 +102,7 @@ class Proposals:
     Attributes:
         each: A proposal for each combination of values judged harmless, in the verdicts' order.
         dangerous: What was judged suspicious or malicious.
-        mute: Harmless incidents that name no value that one could go by.
+        mute: Harmless incidents that name no user, or no value, that one could go by.
         made: When the latest file was made.
     """
 
@@ -124,7 +124,7 @@ class Proposals:
         until = datetime.combine(made.date() + timedelta(days=days), time.min, tzinfo=UTC)
         dangerous = tuple(one for one in verdicts if one.verdict not in HARMLESS)
         harmless = [one for one in verdicts if one.verdict in HARMLESS]
-        spoken = [one for one in harmless if any(map(any, one.values.values()))]
+        spoken = [one for one in harmless if one.user and any(map(any, one.values.values()))]
         each = tuple(_objected(one, dangerous) for one in _merged(spoken, until))
         return cls(each, dangerous, tuple(x for x in harmless if x not in spoken), made)
 
@@ -147,7 +147,7 @@ def _merged(verdicts: Iterable[Verdict], until: datetime) -> Iterator[Proposal]:
     for one in verdicts:
         alike.setdefault(frozenset(one.values.items()), []).append(one)
     for some in alike.values():
-        users = dict.fromkeys(one.user for one in some)
+        users = dict.fromkeys(one.user for one in some if one.user)
         reasons = dict.fromkeys(
             f"{one.verdict}: {one.note.strip()}" if one.note.strip() else one.verdict
             for one in some

@@ -38,7 +38,8 @@ def text_of(proposals: Proposals, files: Sequence[str]) -> str:
     head = HEAD.format(verdicts=verdicts, made=_moment(proposals.made), format=FORMAT)
     parts = ["\n".join(_lines(one)) + "\n" for one in proposals.each]
     silent = "".join(
-        f"# No suppression: {_told(one)}; it names no value.\n" for one in proposals.mute
+        f"# No suppression: {_told(one)}; it names no user, or no value.\n"
+        for one in proposals.mute
     )
     return "\n".join([head, *parts, *([silent] if silent else [])])
 
@@ -86,7 +87,7 @@ def _told(verdict: Verdict) -> str:
     count = f"{verdict.events:,} event{'s' if verdict.events != 1 else ''}"
     span = f"{_moment(verdict.start)} to {_moment(verdict.end)}"
     note = f": {legible(verdict.note, _PLAIN)}" if verdict.note else ""
-    user = legible(verdict.user, _PLAIN)
+    user = legible(verdict.user or "no user", _PLAIN)
     return f"Incident {verdict.incident}, {count} of {user}, {span}, {verdict.verdict}{note}"
 
 
