@@ -12,15 +12,13 @@ import polars as pl
 
 from morpheus.cli.screen import say
 from morpheus.cli.summary import count
-from morpheus.cli.suppress import USER_COLUMNS, Suppress
+from morpheus.cli.suppress import Suppress
 from morpheus.columns import OWNER, TIME
-from morpheus.errors import UsageError
-from morpheus.quoting import legible
+from morpheus.quoting import legible, quoted
 from morpheus.replay.drill import Drill
 from morpheus.replay.outcome import HIDDEN, judged
 from morpheus.replay.trials import run
-from morpheus.sinks.comparison import read_text
-from morpheus.sources.times import parse
+from morpheus.review.outputs import Outputs
 from morpheus.suppressions.preview import Hidden, hidden
 from morpheus.suppressions.rules import Suppression, Suppressions
 from morpheus.suppressions.verdicts import Proposals, Verdict
@@ -120,32 +118,20 @@ def _attacked(look: Look) -> str:
 def _past(rules: Sequence[Suppression], options: Suppress) -> pl.DataFrame:
     """Past alerts, with the columns that suppressions look at."""
     wanted: set[str] = reduce(or_, (set(rule.where) for rule in rules), set())
-    return pl.concat(
-        [_alerts_of(name, sorted(wanted), options) for name in options.preview], how="diagonal"
-    )
-
-
-def _alerts_of(name: str, wanted: Sequence[str], options: Suppress) -> pl.DataFrame:
-    frame = read_text(Path(name), option="--preview")
-    user = options.userid_column_name
-    user = user or next((one for one in USER_COLUMNS if one in frame.columns), "")
-    if user not in frame.columns:
-        named = f"no column `{user}`" if user else "none of the columns that usually name the user"
-        raise UsageError(
-            f"--preview: `{name}` has {named}. Give its name by --userid_column_name, and have "
-            "`serialize` write it."
+    files = [Path(name) for name in options.preview]
+    frames = [
+        rows.select(
+            *(pl.col(name).cast(pl.String) for name in rows.columns if name in wanted - {TIME}),
+            pl.lit(user, pl.String).alias(OWNER),
+            TIME,
         )
-    if TIME not in frame.columns:
-        raise UsageError(
-            f"--preview: `{name}` has no column `{TIME}`, by which suppressions end. Have "
-            "`serialize` write it."
-        )
-    there = [one for one in wanted if one in frame.columns]
-    if len(there) < len(wanted):
-        missing = ", ".join(f"`{one}`" for one in wanted if one not in there)
-        say(f"Warning: `{name}` lacks {missing}, by which suppressions go.", fg="yellow")
-    times = parse(frame[TIME].cast(pl.String)).alias(TIME)
-    return frame.select(*there, frame[user].cast(pl.String).alias(OWNER), times)
+        for user, rows in Outputs.of(files, options.userid_column_name).by_user()
+    ]
+    past = pl.concat(frames, how="diagonal")
+    if missing := sorted(wanted - set(past.columns)):
+        named = ", ".join(map(quoted, missing))
+        say(f"Warning: the past alerts lack {named}, by which suppressions go.", fg="yellow")
+    return past
 
 
 def _attacks(rules: Sequence[Suppression], options: Suppress) -> Mapping[str, list[str]]:

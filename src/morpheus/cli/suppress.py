@@ -22,9 +22,6 @@ from morpheus.stage import option
 if TYPE_CHECKING:
     from morpheus.suppressions.verdicts import Proposals
 
-USER_COLUMNS = ("actor", "userIdentityaccountId", "userPrincipalName", "username")
-"""Columns that name the user unless one is given: of each source, and what `@actor` makes."""
-
 
 @dataclass(frozen=True)
 class Suppress:
@@ -52,7 +49,7 @@ class Suppress:
     userid_column_name: str = option(
         "",
         "Column of the past alerts and of the logs that says whose event it is.",
-        shown="the first found of " + ", ".join(f"`{name}`" for name in USER_COLUMNS),
+        shown="the first that is known to",
     )
     replay_glob: str | None = option(
         None,

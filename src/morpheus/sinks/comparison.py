@@ -138,12 +138,8 @@ class Comparison:
         return equal | close.fill_null(value=False)
 
 
-def read_text(path: Path, *, option: str) -> pl.DataFrame:
+def read_text(path: Path) -> pl.DataFrame:
     """Read CSV, JSON lines or Parquet as text.
-
-    Args:
-        path: What `to-file` wrote.
-        option: The option that named it.
 
     Raises:
         UsageError: It cannot be read.
@@ -161,7 +157,7 @@ def read_text(path: Path, *, option: str) -> pl.DataFrame:
         return pl.DataFrame({name: [_spelt(line.get(name)) for line in lines] for name in names})
     except (PolarsError, OSError, ValueError, zstandard.ZstdError) as error:
         reason = str(error).partition("\n")[0]
-        raise UsageError(f"{option}: `{path}` cannot be read: {reason}") from error
+        raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
 
 
 def _unpacked(path: Path) -> bytes:

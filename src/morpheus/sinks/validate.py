@@ -88,7 +88,7 @@ class Validate(Stage):
     def _read(self, path: Path) -> pl.DataFrame:
         include = [_compiled(pattern) for pattern in self.include or ("",)]
         exclude = [_compiled(pattern) for pattern in self.exclude]
-        frame = read_text(path, option="--val_file_name")
+        frame = read_text(path)
         return frame.select(
             name
             for name in frame.columns
