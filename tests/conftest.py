@@ -1,7 +1,27 @@
-"""Settings of all tests."""
+"""Settings of all tests, and a browser for those that look at a page."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # Machines are shared: how long an example takes says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium."""
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium at /usr/bin/chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=["--no-sandbox"],  # tests may run as root
+        )
+        yield chromium
+        chromium.close()

@@ -20,16 +20,17 @@ from test_pipeline import Collect, FromPeople, columns  # noqa: F401 - a fixture
 PEOPLE = {f"user{n}": 200 for n in range(12)} | {None: 3}
 
 
-def run(settings, alerts, threads=1):
+def run(settings, alerts, threads=1, **options):
     sink = []
     stages = [
         FromPeople(people=PEOPLE),
         *(TrainAe(train_data_glob="x"), Preprocess(), InfPytorch(), AddScores(label=(RISK,))),
-        *(Filter(alerts_per_day=alerts), Serialize(), Collect(rows=sink)),
+        *(Filter(alerts_per_day=alerts, **options), Serialize(), Collect(rows=sink)),
     ]
     settings = Settings(columns_file=settings.columns_file, num_threads=threads, labels=(RISK,))
     summary = Pipeline(stages, settings).run()
-    return summary, pl.concat([batch.frame for batch in sink], how="diagonal")
+    frames = [batch.frame.with_columns(pl.lit(batch.user).alias("user")) for batch in sink]
+    return summary, pl.concat(frames, how="diagonal_relaxed")
 
 
 def test_every_event_is_an_alerts_or_counted_as_left_out(columns):  # noqa: F811 - the fixture
@@ -48,6 +49,23 @@ def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 -
     one, two = (run(columns, 2.0, threads)[1] for threads in (1, 2))
     assert_frame_equal(one, two)
     assert np.isfinite(one[RISK].to_numpy()).all()
+
+
+def test_suppressions_hold_alerts_back_and_leave_all_others_as_they_were(columns, tmp_path):  # noqa: F811 - the fixture
+    whole, all_ = run(columns, 4.0)
+    user, action = all_.row(0, named=True)["user"], all_["action"][0]
+    path = tmp_path / "suppressions.toml"
+    path.write_text(
+        'format = "morpheus-suppressions"\nversion = 1\n[[suppression]]\n'
+        f'where.action = "{action}"\nusers = ["{user}"]\nuntil = 9999-01-01\nreason = "test"\n'
+    )
+    summary, rows = run(columns, 4.0, suppressions=(str(path),))
+    theirs = (pl.col("user") == user) & (pl.col("action") == action)
+    assert_frame_equal(rows, all_.filter(~theirs))
+    assert summary.held.total() == all_.filter(theirs).height > 0
+    assert summary.spending.forecast == whole.spending.forecast
+    assert summary.spending.alerts + summary.spending.held == whole.spending.alerts
+    assert rows.height + summary.filtered == sum(PEOPLE.values())
 
 
 def test_a_budget_goes_by_risk_alone():

@@ -24,6 +24,7 @@ from morpheus.records import Batch, Portion, Rows, Stream, Summary
 from morpheus.scratch import Scratch
 from morpheus.sources.source import Source
 from morpheus.stage import Settings, Stage
+from morpheus.status import StatusFile
 
 HABITUAL = {
     "Events": "a source such as `from-cloudtrail`",
@@ -132,12 +133,18 @@ class Pipeline:
         plan = Plan.of([part for stage in stages for part in stage.parts()])
         summary, begin = Summary(), time.perf_counter()
         history = next((glob for stage in stages if (glob := stage.history())), None)
+        path = self.settings.status_file
+        status = None if path is None else StatusFile.of(path, stages)
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
         with closing(self._passed(plan, history, summary)) as batches:
             for batch in batches:
                 summary.add(batch)
+                if status is not None:
+                    status.tell(summary, running=True)
         for stage in stages:
             stage.finish(summary)
+        if status is not None:
+            status.tell(summary, running=False)
         summary.seconds = time.perf_counter() - begin
         return summary
 

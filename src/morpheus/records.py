@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows
     from morpheus.models.budget import Forecast, Level
     from morpheus.models.fingerprint import Card, Fingerprint
+    from morpheus.suppressions.rules import Held
 
 
 Next = TypeVar("Next", bound="Batch")
@@ -37,16 +38,21 @@ class Watched:
         margins: How far each is above the user's usual risk, (rows,).
         runs: Number of the run of events that each is in, (rows,).
         seconds: When the first and the last of all the user's events were.
+        held: The suppression that holds each back, or `NO_RULE`, (rows,).
+        ended: The suppression that would have, had it not ended, (rows,).
     """
 
     level: Level
     margins: NDArray[np.float64]
     runs: NDArray[np.int64]
     seconds: tuple[float, float]
+    held: NDArray[np.intp]
+    ended: NDArray[np.intp]
 
     def kept(self, rows: NDArray[np.bool_]) -> Watched:
         """Leave events out."""
-        return replace(self, margins=self.margins[rows], runs=self.runs[rows])
+        each = {name: getattr(self, name)[rows] for name in ("margins", "runs", "held", "ended")}
+        return replace(self, **each)
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,12 @@ class Spending:
     Attributes:
         forecast: How many alerts were to be expected.
         alerts: Runs of events that became alerts.
+        held: Runs that did not, because suppressions hold all their events back.
     """
 
     forecast: Forecast
     alerts: int
+    held: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,7 @@ class Batch:
             encode with.
         filtered: How many events beside these `filter` has left out.
         picture: What these were like, if `Settings.pictured` asks for it.
+        held: Those among them that suppressions hold back; nothing where none met any.
         watched: What `filter --alerts_per_day` knows of these events before it has seen everybody.
         spending: The account of the whole run's alerts; the last batch brings it.
     """
@@ -109,6 +118,7 @@ class Batch:
     encoded: EncodedRows | None = None
     filtered: int = 0
     picture: Picture | None = None
+    held: tuple[Held, ...] = ()
     watched: Watched | None = None
     spending: Spending | None = None
 
@@ -250,6 +260,8 @@ class Summary:
         unscored: Users whose events got no score, with the reason.
         scored: Events with a score.
         filtered: Events that `filter` has left out.
+        held: Events that each suppression has held back, by its title; `filtered` counts them, too.
+        ended: Events that each would have held back, had it not ended.
         spending: The account of alerts, where `filter` had a budget.
         flagged: Events that break their user's rhythm; None where nothing looked at it.
         seconds: Wall time of the run.
@@ -266,6 +278,8 @@ class Summary:
     unscored: dict[str | None, str] = field(default_factory=dict)
     scored: int = 0
     filtered: int = 0
+    held: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
     spending: Spending | None = None
     flagged: int | None = None
     seconds: float = 0.0
@@ -278,6 +292,9 @@ class Summary:
         if batch.card is not None and batch.user is not None:
             self.cards[batch.user] = batch.card
         self.filtered += batch.filtered
+        for held in batch.held:
+            self.held.update(held.back)
+            self.ended.update(held.ended)
         self.spending = batch.spending or self.spending
         if batch.frame.is_empty():
             return

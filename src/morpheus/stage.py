@@ -123,6 +123,12 @@ class Settings:
         low=1,
         command="run",
     )
+    status_file: str | None = option(
+        None,
+        "JSON file that says every second how far the run is. For `morpheus serve`, "
+        "`status.json` in the folder of the output.",
+        command="run",
+    )
     columns_file: str | None = option(
         None,
         "File of feature columns, one name a line, by default the list shipped for the source; for "

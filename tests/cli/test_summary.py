@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.summary import summary_lines
+from morpheus.models.budget import Forecast
 from morpheus.models.fingerprint import Card
-from morpheus.records import Reading, Summary
+from morpheus.records import Reading, Spending, Summary
 
 USERS = st.one_of(st.none(), st.text(max_size=5))
 
@@ -78,3 +79,16 @@ def test_every_written_event_is_scored_or_not_scored_and_lines_are_printable(
     counted = [int(x.split()[2]) for x in lines if x.startswith("Not scored")]
     assert sum(counted) == sum(number for number, _ in users.values())
     assert all(line.isprintable() for line in lines)
+
+
+def test_what_suppressions_held_back_is_told_by_suppression_and_what_they_no_longer_hold() -> None:
+    held, ended = Counter({"a rule": 1200, "another": 1}), Counter({"an old rule": 2})
+    spending = Spending(Forecast(5.0, 1.0, 9.0), 3, held=2)
+    lines = summary_lines(summary(filtered=1300, held=held, ended=ended, spending=spending))
+    assert lines[1:6] == [
+        "Filtered     1,300 events out",
+        "  held back  1,200 events by a rule",
+        "  held back  1 event by another",
+        "  not held   2 events, for the suppression has ended: an old rule",
+        "Alerts       3, and 2 held back, 5 expected (1 to 9)",
+    ]

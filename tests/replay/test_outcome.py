@@ -14,12 +14,18 @@ START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 SCORES = st.lists(st.floats(0, 9), min_size=1, max_size=30)
 
 
-def rows(own, *trials, user="ann", each=timedelta(days=1)):
-    """A user's own scores, one a day, and trials: name, hours from the start, scores."""
-    found = [(None, None, START + n * each, score) for n, score in enumerate(own)]
+def rows(own, *trials, user="ann", each=timedelta(days=1), held=()):
+    """A user's own scores, one a day, and trials: name, hours from the start, scores.
+
+    `held` are those scores that a suppression holds back.
+    """
+    found = [(None, None, START + n * each, score, None) for n, score in enumerate(own)]
     for name, hours, scores in trials:
         times = [START + timedelta(hours=hours, seconds=30 * n) for n in range(len(scores))]
-        found += [(name, "agent", time, score) for time, score in zip(times, scores, strict=True)]
+        found += [
+            (name, "agent", time, score, "a rule" if score in held else None)
+            for time, score in zip(times, scores, strict=True)
+        ]
     return Rows(user=user, frame=pl.DataFrame(found, schema=SCHEMA, orient="row"))
 
 
@@ -43,6 +49,7 @@ def test_what_scores_above_all_that_the_budget_lets_through_is_caught():
         "score": 5.1,
         "threshold": 5.0,
         "start": "2026-03-02T10:00:00Z",
+        "hidden_by": None,
     }
     assert trial(outcome, "share")["caught"] is False
     assert trial(outcome, "share")["seconds_to_catch"] is None
@@ -52,6 +59,20 @@ def test_what_scores_above_all_that_the_budget_lets_through_is_caught():
 def test_time_to_catch_goes_to_the_first_event_that_raises_an_alert():
     outcome = judged([rows([1.0, 2.0], ("stop", 0, [0.5, 1.5, 2.5, 9.0]))])
     assert trial(outcome)["seconds_to_catch"] == 60.0
+
+
+def test_a_technique_is_hidden_only_if_suppressions_hold_back_all_of_its_alerts():
+    one, all_ = (
+        trial(judged([rows([1.0, 2.0], ("stop", 0, [5.0, 6.0]), held=held)]))
+        for held in ([5.0], [5.0, 6.0])
+    )
+    assert (one["caught"], one["hidden_by"], one["seconds_to_catch"]) == (True, None, 30.0)
+    assert (all_["caught"], all_["hidden_by"]) == (False, "a rule")
+
+
+def test_what_would_have_been_missed_anyhow_is_not_hidden():
+    outcome = trial(judged([rows([1.0, 2.0], ("stop", 0, [0.5]), held=[0.5])]))
+    assert (outcome["caught"], outcome["hidden_by"]) == (False, None)
 
 
 def test_rank_is_among_the_users_events_of_that_day_and_equals_count_against_it():
@@ -97,7 +118,7 @@ def test_users_that_nothing_was_tried_on_are_told_and_share_no_budget():
 
 def test_a_technique_that_found_no_time_is_neither_caught_nor_missed():
     batch = rows([1.0, 2.0], ("stop", 0, [9.0]))
-    nowhere = pl.DataFrame([("long", "hours", None, None)], schema=SCHEMA, orient="row")
+    nowhere = pl.DataFrame([("long", "hours", None, None, None)], schema=SCHEMA, orient="row")
     outcome = judged([Rows(user="ann", frame=pl.concat([batch.frame, nowhere]))])
     assert trial(outcome, "long")["caught"] is None
     assert outcome.recall == 1.0

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from morpheus.report.contents import Contents
 from morpheus.report.page import page
 from report_pages import HOUR, alarming, gathered, quiet
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="session")
@@ -22,21 +18,6 @@ def company() -> Contents:
     users["user07"].append(alarming([HOUR * 5], 25.0, "CreateUser"))
     users["user11"].append(alarming([HOUR * 40, HOUR * 44], 12.0, "StopLogging"))
     return gathered(users)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Debian's Chromium."""
-    if not CHROMIUM.exists():
-        pytest.skip("no Chromium at /usr/bin/chromium: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=["--no-sandbox"],  # tests may run as root
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

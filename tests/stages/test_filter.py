@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -13,7 +15,7 @@ from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import cut, events_at, losses, scored
+from morpheus.testing import check_laws, cut, events_at, losses, scored
 from people import day, fingerprint
 
 LOSSES = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=9)
@@ -106,3 +108,77 @@ def test_what_stays_does_not_hang_on_how_events_are_batched():
     whole = kept()
     assert 0 < whole.height < 300
     assert kept(7, 0, 100).equals(whole)
+
+
+SUPPRESSIONS = """
+format = "morpheus-suppressions"
+version = 1
+[[suppression]]
+where.eventName = "Delete"
+users = ["ann"]
+until = {until}
+reason = "asked"
+"""
+NAMES = ["Delete", "Get", "Delete", "Delete"]
+
+
+@pytest.fixture
+def suppressions(tmp_path):
+    """Write a file of suppressions that end on a day."""
+
+    def suppressions(until="2021-10-10"):
+        path = tmp_path / f"{until}.toml"
+        path.write_text(SUPPRESSIONS.format(until=until))
+        return str(path)
+
+    return suppressions
+
+
+def test_what_a_suppression_holds_back_is_left_out_and_counted_by_suppression(suppressions):
+    batch = losses(events_at(range(4), eventName=NAMES), [[1.0], [3.0], [2.0], [0.0]])
+    summary, out = Summary(), passed(batch, threshold=0.5, suppressions=(suppressions(),))
+    summary.add(out)
+    assert out.frame["eventName"].to_list() == ["Get"]
+    assert out.losses.tolist() == [[3.0]]
+    assert summary.held == {"eventName = `Delete`, of ann, until 2021-10-10": 2}, "not the fourth"
+    assert (summary.filtered, summary.users.total()) == (3, 1)
+
+
+def test_a_suppression_that_has_ended_holds_nothing_back_and_this_is_told(suppressions, caplog):
+    batch = losses(events_at(range(4), eventName=NAMES), [[1.0], [3.0], [2.0], [0.0]])
+    summary, out = (
+        Summary(),
+        passed(batch, threshold=0.5, suppressions=(suppressions("2021-10-09"),)),
+    )
+    summary.add(out)
+    assert out.frame.height == 3
+    assert summary.held == {}
+    assert summary.ended == {"eventName = `Delete`, of ann, until 2021-10-09": 2}
+    assert "of ann, until 2021-10-09, has ended: later events stay" in caplog.text
+
+
+def test_a_suppression_that_has_not_ended_is_no_reason_to_warn(suppressions, caplog):
+    Filter(suppressions=(suppressions("9999-01-01"),)).check()
+    assert caplog.text == ""
+
+
+def test_counts_of_suppressions_of_several_filters_add_up(suppressions):
+    batch = losses(events_at(range(4), eventName=NAMES), [[1.0], [3.0], [2.0], [0.0]])
+    early, late = suppressions("2021-10-09"), suppressions("2021-10-10")
+    out = passed(passed(batch, threshold=0.5, suppressions=(early,)), suppressions=(late,))
+    summary = Summary()
+    summary.add(out)
+    assert (summary.held.total(), summary.ended.total(), summary.users.total()) == (2, 2, 1)
+
+
+def test_suppressions_keep_the_laws_of_stages(suppressions):
+    batch = losses(events_at(range(4), eventName=NAMES), [[1.0], [3.0], [2.0], [0.0]])
+    check_laws(Filter(threshold=0.5, suppressions=(suppressions(),)), batch)
+
+
+def test_the_parts_of_a_filter_need_no_file_of_suppressions(suppressions):
+    path = suppressions()
+    [part] = Filter(threshold=0.5, suppressions=(path,)).parts()
+    Path(path).unlink()
+    [out] = part(iter([losses(events_at([0], eventName=["Delete"]), [[1.0]])]))
+    assert out.frame.height == 0

@@ -13,6 +13,7 @@ from morpheus.cli.environment import PLUGINS, PREFIX, named, tell_unknown
 from morpheus.cli.exits import endings
 from morpheus.cli.options import options_of
 from morpheus.cli.report import report
+from morpheus.cli.serve import serve
 from morpheus.cli.tools import tools
 from morpheus.stage import Settings
 
@@ -99,6 +100,7 @@ run.add_command(
     )
 )
 morpheus.add_command(report)
+morpheus.add_command(serve)
 morpheus.add_command(tools)
 
 

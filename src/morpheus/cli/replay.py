@@ -122,6 +122,8 @@ def _say(outcome: Outcome, seconds: float) -> None:
         facts["Not placed"] = f"{count(trials.height - tried, 'trial')}: longer than active hours"
     if outcome.untried:
         facts["Not tried"] = f"{count(len(outcome.untried), 'user')}: {_reasons(outcome)}"
+    if hidden := trials["hidden_by"].count():
+        facts["Hidden"] = f"{count(hidden, 'trial')} that suppressions alone let go: `hidden_by`"
     facts["Seconds"] = f"{seconds:.1f}"
     width = max(map(len, facts))
     say("\n".join(f"{name:{width}}  {text}" for name, text in facts.items()))

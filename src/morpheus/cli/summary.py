@@ -43,8 +43,12 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     """Names and values of the summary's lines."""
     yield from _reading("Training", summary.training)
     yield from _reading("Input", summary.input)
-    if summary.filtered:
+    if summary.filtered or summary.ended:
         yield "Filtered", f"{count(summary.filtered, 'event')} out"
+    for title, number in _most(summary.held):
+        yield "  held back", f"{count(number, 'event')} by {title}"
+    for title, number in _most(summary.ended):
+        yield "  not held", f"{count(number, 'event')}, for the suppression has ended: {title}"
     if summary.spending is not None:
         yield "Alerts", _account(summary.spending)
     written = count(summary.users.total(), "event")
@@ -82,9 +86,14 @@ def _effort(effort: Effort) -> Iterator[tuple[str, str]]:
 def _account(spending: Spending) -> str:
     """Alerts stated beside those that came."""
     stated = spending.forecast
-    return (
-        f"{spending.alerts:,}, {stated.alerts:.0f} expected ({stated.low:.0f} to {stated.high:.0f})"
-    )
+    held = f", and {spending.held:,} held back" if spending.held else ""
+    expected = f"{stated.alerts:.0f} expected ({stated.low:.0f} to {stated.high:.0f})"
+    return f"{spending.alerts:,}{held}, {expected}"
+
+
+def _most(numbers: Counter[str]) -> list[tuple[str, int]]:
+    """The largest first; of equals, by name."""
+    return sorted(numbers.items(), key=lambda one: (-one[1], one[0]))
 
 
 def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:

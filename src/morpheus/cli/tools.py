@@ -6,6 +6,7 @@ import click
 
 from morpheus.cli.autocomplete import autocomplete
 from morpheus.cli.replay import replay
+from morpheus.cli.suppress import suppress
 from morpheus.cli.table import aligned
 
 
@@ -44,3 +45,4 @@ def compatibility(context: click.Context) -> None:
 
 tools.add_command(autocomplete)
 tools.add_command(replay)
+tools.add_command(suppress)

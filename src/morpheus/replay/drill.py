@@ -84,6 +84,11 @@ class Drill:
         low=0.0,
         high=1.0,
     )
+    suppressions: tuple[str, ...] = option(
+        (),
+        "File of suppressions, as of `filter`: a technique whose alerts they would all hold back "
+        "is not caught; repeat for more.",
+    )
     seed: int = option(0, "Seed of what is drawn, and of the training.", low=0)
     num_threads: int | None = option(
         None,

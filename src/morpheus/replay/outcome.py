@@ -12,12 +12,12 @@ import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.records import Batch
-from morpheus.replay.trials import GRADE, POINTS, TECHNIQUE
+from morpheus.replay.trials import GRADE, HELD, POINTS, TECHNIQUE
 from morpheus.sources.times import USUAL
 
 A_WEEK = 1 / 7
 """Alerts a day for each user, where no other budget is given."""
-USER, CAUGHT = "user", "caught"
+USER, CAUGHT, HIDDEN = "user", "caught", "hidden_by"
 SCHEMA = pl.Schema(
     {
         TECHNIQUE: pl.String(),
@@ -30,6 +30,7 @@ SCHEMA = pl.Schema(
         POINTS: pl.Float64(),
         "threshold": pl.Float64(),
         "start": pl.String(),
+        HIDDEN: pl.String(),
     }
 )
 
@@ -42,7 +43,8 @@ class Outcome:
         trials: One row for each technique, user and grade. `caught` is null where the technique
             could not be placed; `rank` is that of its most unusual event among the `events_of_day`
             of the user's own, 1 for the most unusual of all; `seconds_to_catch` go from its first
-            event to the first that raises an alert.
+            event to the first that raises an alert; `hidden_by` is the suppression that holds all
+            alerts of the technique back, where one does.
         allowed: Alerts that the budget allows on the users' own events.
         raised: Alerts that these events do raise.
         untried: Users on whom nothing could be tried, with the reason.
@@ -111,7 +113,7 @@ def _user(batch: Batch, daily: float) -> Outcome:
         {USER: batch.user, "threshold": limit, **_trial(part, own, limit)}
         for part in injected.partition_by(TECHNIQUE, GRADE, maintain_order=True)
     ]
-    raised = int((own[POINTS] > limit).sum())
+    raised = own.filter((pl.col(POINTS) > limit) & pl.col(HELD).is_null()).height
     return Outcome(pl.DataFrame(trials, schema=SCHEMA), allowed, raised, {})
 
 
@@ -129,7 +131,8 @@ def _trial(events: pl.DataFrame, own: pl.DataFrame, limit: float) -> dict[str, A
     scores: list[float] = events[POINTS].to_list()
     days = times[0].date(), times[-1].date()
     of_day = own.filter(pl.col(TIME).dt.date().is_between(*days))[POINTS]
-    alerts = [time for time, score in zip(times, scores, strict=True) if score > limit]
+    alarming = events.filter(pl.col(POINTS) > limit)
+    alerts: list[datetime] = alarming.filter(pl.col(HELD).is_null())[TIME].to_list()
     return named | {
         CAUGHT: bool(alerts),
         "rank": 1 + int((of_day >= max(scores)).sum()),
@@ -137,4 +140,5 @@ def _trial(events: pl.DataFrame, own: pl.DataFrame, limit: float) -> dict[str, A
         "seconds_to_catch": (alerts[0] - times[0]).total_seconds() if alerts else None,
         POINTS: max(scores),
         "start": times[0].strftime(USUAL),
+        HIDDEN: None if alerts or alarming.is_empty() else alarming[HELD][0],
     }

@@ -27,18 +27,21 @@ from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
+from morpheus.suppressions.rules import Suppressions
 
 CONTEXT = timedelta(days=35)
 """How much of what the user did before is scored along: to `risk`, the slowest to forget, what is
 older counts a thousandth."""
-TECHNIQUE, GRADE, POINTS = "technique", "grade", "score"
-"""Columns of scored events; without a technique, the event is the user's own."""
+TECHNIQUE, GRADE, POINTS, HELD = "technique", "grade", "score", "held_by"
+"""Columns of scored events; without a technique, the event is the user's own, and without
+`held_by`, no suppression holds it back."""
 SCHEMA = pl.Schema(
     {
         TECHNIQUE: pl.String(),
         GRADE: pl.String(),
         TIME: pl.Datetime("us", "UTC"),
         POINTS: pl.Float64(),
+        HELD: pl.String(),
     }
 )
 
@@ -61,6 +64,7 @@ class Trials(Stage):
     seed: int = 0
     held_out: bool = False
     learning: TrainAe = field(default_factory=TrainAe)
+    rules: Suppressions = field(default_factory=Suppressions)
 
     def check(self) -> None:
         """Refuse what cannot be learnt from."""
@@ -102,7 +106,7 @@ class Trials(Stage):
         seen = events if past is None else pl.concat([past, events], how="diagonal")
         named = self.settings.userid_column_name
         victim = Victim.of(whole.user, ACTOR if named == ACTOR_OPTION else named, seen)
-        own = self._scored(whole).select(_null(TECHNIQUE), _null(GRADE), TIME, POINTS)
+        own = self._scored(whole).select(_null(TECHNIQUE), _null(GRADE), TIME, POINTS, HELD)
         trials = (
             self._trial(whole, seen, victim, technique, grade)
             for technique in self.techniques
@@ -122,24 +126,29 @@ class Trials(Stage):
         named = (pl.lit(technique.name).alias(TECHNIQUE), pl.lit(grade).alias(GRADE))
         start = starting(whole.frame, technique, victim, grade, self.seed)
         if start is None:
-            nowhere = pl.DataFrame({TIME: [None], POINTS: [None]}, schema_overrides=SCHEMA)
-            return nowhere.select(*named, TIME, POINTS)
+            nothing = {TIME: [None], POINTS: [None], HELD: [None]}
+            return pl.DataFrame(nothing, schema_overrides=SCHEMA).select(*named, *nothing)
         injected = called(whole.frame, technique, victim, grade, start=start, seed=self.seed)
         window = put(_around(whole.frame, start, start + technique.lasts), injected)
         window = derived_anew(window, seen, victim.column)
         scored = self._scored(replace(whole, frame=window)).filter(INJECTED)
-        return scored.select(*named, TIME, POINTS)
+        return scored.select(*named, TIME, POINTS, HELD)
 
     def _scored(self, batch: Fingerprinted) -> pl.DataFrame:
         """Pass a user's events through the rest of the chain, as if there were no others."""
         chain = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
         settled = [replace(stage, settings=self.settings) for stage in chain]
         [scored] = folded(settled, iter([batch]))
-        return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(POINTS))
+        titles = pl.Series(HELD, self.rules.titles(scored.user, scored.frame), pl.String)
+        return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(POINTS), titles)
 
 
-def run(drill: Drill) -> tuple[list[Batch], Summary]:
+def run(drill: Drill, suppressions: Suppressions | None = None) -> tuple[list[Batch], Summary]:
     """Try what a drill asks for.
+
+    Args:
+        drill: What is asked for.
+        suppressions: In place of the drill's.
 
     Returns:
         For each user its scored events, as `Trials` gives them, or why there are none; and the
@@ -162,6 +171,7 @@ def run(drill: Drill) -> tuple[list[Batch], Summary]:
             train_min_history=drill.train_min_history,
             seed=drill.seed,
         ),
+        rules=suppressions or Suppressions.read(*drill.suppressions),
     )
     source = FromCloudtrail(input_glob=drill.input_glob, bad_record=drill.bad_record)
     keep = Keep()

@@ -28,6 +28,8 @@ SCRIPTS = (
 )
 """In the order in which they need each other; those from uPlot's on share one scope."""
 STYLES = ("uPlot.min.css", "page.css")
+LIVE_SCRIPTS, LIVE_STYLES = (*SCRIPTS, "live.js"), (*STYLES, "live.css")
+"""The same, and what shows how a run is doing that has not ended."""
 
 
 def page(data: bytes, *, title: str = "Morpheus report") -> bytes:
@@ -41,7 +43,10 @@ def page(data: bytes, *, title: str = "Morpheus report") -> bytes:
         title: Of the page; text without markup.
     """
     packed = b64encode(gzip.compress(data, mtime=0)).decode("ascii")
-    return filled(title=title, data=packed, connect="'none'", feed="")
+    script, style = _joined(SCRIPTS), _joined(STYLES)
+    return filled(
+        title=title, data=packed, feed="", script=script, style=style, policy=_policy(script, style)
+    )
 
 
 def served(feed: str, *, title: str = "Morpheus") -> bytes:
@@ -51,26 +56,26 @@ def served(feed: str, *, title: str = "Morpheus") -> bytes:
         feed: Path of the data, JSON as in `page`.
         title: Of the page.
     """
-    return filled(title=title, data="", connect="'self'", feed=feed)
+    script, style = _joined(LIVE_SCRIPTS), _joined(LIVE_STYLES)
+    policy = _policy(script, style, connect="'self'")
+    return filled(title=title, data="", feed=feed, script=script, style=style, policy=policy)
 
 
-def filled(*, title: str, data: str, connect: str, feed: str) -> bytes:
-    """Put the page together; `title` and `feed` are ours, and hold no markup."""
-    script, style = _joined(SCRIPTS), _joined(STYLES)
+def served_policy() -> str:
+    """What the served page may do, for whoever serves it: as the page says, and in no frame."""
+    policy = _policy(_joined(LIVE_SCRIPTS), _joined(LIVE_STYLES), connect="'self'")
+    return f"{policy}; frame-ancestors 'none'"
+
+
+def filled(**parts: str) -> bytes:
+    """Put the page together; all parts are ours, and hold no markup that is not meant."""
+    return Template(_asset("page.html")).substitute(parts).encode()
+
+
+def _policy(script: str, style: str, connect: str = "'none'") -> str:
     return (
-        Template(_asset("page.html"))
-        .substitute(
-            title=title,
-            data=data,
-            feed=feed,
-            script=script,
-            style=style,
-            policy=(
-                f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
-                f"img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'"
-            ),
-        )
-        .encode()
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        f"img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,10 +14,8 @@ from morpheus.models.budget import Forecast, Level, margin
 from morpheus.models.calibration import DAY, PAUSE
 from morpheus.records import Batch, Losses, Scored, Spending, Watched
 from morpheus.stage import Stage
-from morpheus.stages.leftovers import picture
-from morpheus.stages.outputs import with_outputs
-
-Kind = TypeVar("Kind", bound=Batch)
+from morpheus.stages.outputs import kept, with_outputs
+from morpheus.suppressions.rules import NO_RULE, Suppressions
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,7 @@ class Candidates(Stage):
     takes = (Losses, Scored)
 
     alerts_per_day: float = 1.0
+    rules: Suppressions = field(default_factory=Suppressions)
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Leave out what cannot be an alert, and count it."""
@@ -36,14 +34,15 @@ class Candidates(Stage):
         for batch, found in with_outputs(batches, (RISK,), self.settings):
             numbers, seconds = runs.of(batch.frame[TIME])
             if batch.fingerprint is None or seconds is None:
-                nobody = np.zeros(batch.frame.height, dtype=np.bool_)
-                yield _kept(batch, nobody, None, pictured=self.settings.pictured)
+                nothing = np.zeros(batch.frame.height, dtype=np.bool_)
+                yield kept(batch, nothing, pictured=self.settings.pictured)
                 continue
             level = Level.of(batch.fingerprint.held_out)
             margins = found[RISK].to_numpy() - level.usual
-            kept = margins > level.alone(self.alerts_per_day)
-            watched = Watched(level, margins, numbers, seconds)
-            yield _kept(batch, kept, watched, pictured=self.settings.pictured)
+            met = self.rules.met(batch.user, batch.frame)
+            watched = Watched(level, margins, numbers, seconds, *met)
+            rows = margins > level.alone(self.alerts_per_day)
+            yield kept(replace(batch, watched=watched), rows, pictured=self.settings.pictured)
 
 
 @dataclass
@@ -64,24 +63,12 @@ class _Runs:
         return numbers, (float(seconds.min()), float(seconds.max()))
 
 
-def _kept(batch: Kind, rows: NDArray[np.bool_], watched: Watched | None, *, pictured: bool) -> Kind:
-    codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
-    kept = replace(
-        batch,
-        frame=batch.frame.filter(pl.Series(rows)),
-        encoded=codes,
-        filtered=batch.filtered + int((~rows).sum()),
-        picture=picture(batch, ~rows) if pictured else None,
-        watched=watched and watched.kept(rows),
-    )
-    return replace(kept, losses=kept.losses[rows]) if isinstance(kept, Losses | Scored) else kept
-
-
 @dataclass(frozen=True)
 class Spend(Stage):
     """Divide the budget: keep the candidates that are above their users' thresholds.
 
-    All candidates are held until the last user has come: they are as few as alerts are.
+    All candidates are held until the last user has come: they are as few as alerts are. No
+    threshold depends on suppressions, which hold back what would have been an alert.
     """
 
     name = "filter"
@@ -92,10 +79,11 @@ class Spend(Stage):
     needs_fingerprint = False
 
     alerts_per_day: float = 1.0
+    rules: Suppressions = field(default_factory=Suppressions)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Wait for everybody, then let alerts pass."""
-        ledger = _Ledger()
+        ledger = _Ledger(self.rules)
         held = [ledger.entered(batch) for batch in batches]
         limit = margin(list(ledger.levels.values()), ledger.days, self.alerts_per_day)
         for place, batch in enumerate(held):
@@ -106,9 +94,11 @@ class Spend(Stage):
 class _Ledger:
     """Who there is, since when and until when, and what has become an alert."""
 
+    rules: Suppressions
     levels: dict[str | None, Level] = field(default_factory=dict)
     spans: dict[str | None, tuple[float, float]] = field(default_factory=dict)
     alerts: set[tuple[str | None, int]] = field(default_factory=set)
+    held: set[tuple[str | None, int]] = field(default_factory=set)
 
     @property
     def days(self) -> list[float]:
@@ -127,11 +117,18 @@ class _Ledger:
     def passed(self, batch: Batch, limit: float, *, last: bool) -> Batch:
         """Leave out what is no alert; the last batch brings the account."""
         if batch.watched is not None:
-            rows = batch.watched.margins > limit
-            self.alerts |= {(batch.user, int(run)) for run in batch.watched.runs[rows]}
-            batch = _kept(batch, rows, None, pictured=batch.picture is not None)
+            batch = self._judged(batch, batch.watched, batch.watched.margins > limit)
         return replace(batch, spending=self._spending(limit)) if last else batch
+
+    def _judged(self, batch: Batch, watched: Watched, alarming: NDArray[np.bool_]) -> Batch:
+        """Let pass what is alarming and held back by nothing."""
+        rows = alarming & (watched.held == NO_RULE)
+        self.alerts |= {(batch.user, int(run)) for run in watched.runs[rows]}
+        self.held |= {(batch.user, int(run)) for run in watched.runs[alarming & ~rows]}
+        met = self.rules.account(watched.held[alarming], watched.ended[alarming])
+        judged = replace(batch, watched=None)
+        return kept(judged, rows, met, pictured=batch.picture is not None)
 
     def _spending(self, limit: float) -> Spending:
         forecast = Forecast.of(list(self.levels.values()), self.days, limit)
-        return Spending(forecast, len(self.alerts))
+        return Spending(forecast, len(self.alerts), len(self.held - self.alerts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 
@@ -14,8 +16,10 @@ from morpheus.errors import UsageError
 from morpheus.records import Losses, Scored
 from morpheus.stage import Stage, option
 from morpheus.stages.alerts import Candidates, Spend
-from morpheus.stages.leftovers import picture
-from morpheus.stages.outputs import above, check_labels, with_outputs
+from morpheus.stages.outputs import above, check_labels, kept, with_outputs
+from morpheus.suppressions.rules import NO_RULE, Suppressions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,13 @@ class Filter(Stage):
     expected, with the interval that 95 of 100 such runs should keep to, and how many there were.
     Stages between it and `serialize` still see the events that come into question.
 
-    Example: `filter --threshold=2.5`, `filter --alerts_per_day=2`, or
-    `filter --filter_source=DATAFRAME --field_name=max_abs_z`
+    `--suppressions` holds back what people have judged harmless, for the users it names and until
+    the day it says. The summary says how many events each suppression has held back, and how many
+    it would have, had it not ended. `morpheus tools suppress` makes the file, and previews it.
+
+    Example: `filter --threshold=2.5`, `filter --alerts_per_day=2`,
+    `filter --filter_source=DATAFRAME --field_name=max_abs_z`, or
+    `filter --alerts_per_day=2 --suppressions=suppressions.toml`
     """
 
     name = "filter"
@@ -59,18 +68,25 @@ class Filter(Stage):
         "comes from how `risk` went on held-out days.",
         low=0,
     )
+    suppressions: tuple[str, ...] = option(
+        (), "File of suppressions, which hold back what would have stayed; repeat for more."
+    )
+    rules: Suppressions | None = None
 
     def parts(self) -> tuple[Stage, ...]:
         """With a budget, a look at each user and then one at everybody."""
+        # Read here, where the files are: other parts of the chain may run on other machines.
+        rules = self._read()
         if self.alerts_per_day is None:
-            return (self,)
+            return (replace(self, rules=rules),)
         return (
-            Candidates(self.alerts_per_day, settings=self.settings),
-            Spend(self.alerts_per_day, settings=self.settings),
+            Candidates(self.alerts_per_day, rules, settings=self.settings),
+            Spend(self.alerts_per_day, rules, settings=self.settings),
         )
 
     def check(self) -> None:
         """Refuse labels that nothing computes, and what goes ill with a budget."""
+        self._warn(datetime.now(UTC))
         if self.alerts_per_day is not None:
             self._check_budget()
             return
@@ -79,19 +95,26 @@ class Filter(Stage):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Leave events out, and count them; a batch of which nothing stays carries the count."""
+        rules = self._read()
         for batch, looked_at in self._looked_at(batches):
-            kept = reduce(or_, (above(values, self.threshold) for values in looked_at))
-            rows = kept.to_numpy()
-            codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
-            yield replace(
-                batch,
-                frame=batch.frame.filter(kept),
-                losses=batch.losses[rows],
-                encoded=codes,
-                filtered=batch.filtered + int((~rows).sum()),
-                picture=picture(batch, ~rows) if self.settings.pictured else None,
-                watched=batch.watched and batch.watched.kept(rows),
-            )
+            alarming = reduce(or_, (above(values, self.threshold) for values in looked_at))
+            rows = alarming.to_numpy()
+            held, ended = rules.met(batch.user, batch.frame)
+            account = rules.account(held[rows], ended[rows])
+            stay = rows & (held == NO_RULE)
+            yield kept(batch, stay, account, pictured=self.settings.pictured)
+
+    def _read(self) -> Suppressions:
+        return self.rules or Suppressions.read(*self.suppressions)
+
+    def _warn(self, now: datetime) -> None:
+        for rule in self._read().rules:
+            if rule.until <= now:
+                logger.warning(
+                    "filter: the suppression %s, has ended: later events stay. Take it out of its "
+                    "file, or look again and give it another `until`.",
+                    rule.title,
+                )
 
     def _check_budget(self) -> None:
         if set(self.label) - {RISK} or self._by_column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,7 +67,9 @@ class Monitor(Stage):
         meter = Meter(self.description, self.unit, self.smoothing)
         if not self.delayed_start:
             meter.start()
-        with Live(meter, console=console, refresh_per_second=4) as live:
+        # What others write to a terminal goes above the line; what goes elsewhere is none of its.
+        shared = sys.stdout.isatty()
+        with Live(meter, console=console, refresh_per_second=4, redirect_stdout=shared) as live:
             for batch in batches:
                 meter.add(batch.frame.height)
                 yield batch

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from morpheus.errors import UsageError
 from morpheus.models.context import Context
-from morpheus.records import Losses, Scored
+from morpheus.records import Batch, Losses, Scored
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores, View, named
+from morpheus.stages.leftovers import picture
+from morpheus.suppressions.rules import Held
+
+Kind = TypeVar("Kind", bound=Batch)
 
 
 def check_labels(stage: str, label: tuple[str, ...], settings: Settings) -> None:
@@ -35,6 +43,34 @@ def with_outputs(
     for batch in batches:
         view = View(batch, context)
         yield batch, {name: named(name, measure(view)) for name, measure in measures.items()}
+
+
+def kept(
+    batch: Kind,
+    rows: NDArray[np.bool_],
+    held: tuple[Held, ...] = (),
+    *,
+    pictured: bool = False,
+) -> Kind:
+    """Leave events out of a batch, and count them.
+
+    Args:
+        batch: The events.
+        rows: Which of them stay, (rows,).
+        held: What suppressions have met of them.
+        pictured: A sink wants to know what those that go were like.
+    """
+    codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
+    some = replace(
+        batch,
+        frame=batch.frame.filter(pl.Series(rows, dtype=pl.Boolean)),
+        encoded=codes,
+        filtered=batch.filtered + int((~rows).sum()),
+        picture=picture(batch, ~rows) if pictured else batch.picture,
+        held=batch.held + held,
+        watched=batch.watched and batch.watched.kept(rows),
+    )
+    return replace(some, losses=some.losses[rows]) if isinstance(some, Losses | Scored) else some
 
 
 def above(values: pl.Series, threshold: float) -> pl.Series:

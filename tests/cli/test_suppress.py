@@ -1,0 +1,174 @@
+"""`morpheus tools suppress` as a person meets it: from verdicts to a run that holds alerts back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from morpheus.cli.main import morpheus
+
+ROLE = Path(__file__).parents[2] / "examples" / "data" / "training-data" / "role-g.csv"
+TECHNIQUES = Path(__file__).parents[2] / "src" / "morpheus" / "data" / "techniques"
+USER = "userIdentitysessionContextsessionIssueruserName"
+
+
+def verdict(number: int, judged: str = "expected", **values: str) -> dict[str, object]:
+    """What somebody thinks of role-g's morning."""
+    return {
+        "incident": f"{number:016x}",
+        "user": "role-g",
+        "verdict": judged,
+        "note": "",
+        "start": "2024-04-02T09:00:00Z",
+        "end": "2024-04-02T09:10:00Z",
+        "events": 2,
+        "columns": [{"column": name, "value": value} for name, value in values.items()],
+    }
+
+
+def exported(folder: Path, *verdicts: dict[str, object]) -> Path:
+    """A file as the report writes it."""
+    file = {"format": "morpheus-verdicts", "version": 1, "made": "2024-04-03T00:00:00Z"}
+    path = folder / "verdicts.json"
+    path.write_text(json.dumps({**file, "verdicts": verdicts}))
+    return path
+
+
+@pytest.fixture
+def alerts(tmp_path: Path) -> Path:
+    """Past alerts of two users, as `to-file` writes them."""
+    rows = [
+        ("role-g", "2024-04-02 09:05:00+00:00", "StopLogging"),
+        ("role-g", "2024-04-05 09:05:00+00:00", "StopLogging"),
+        ("role-g", "2024-04-02 09:06:00+00:00", "GetObject"),
+        ("eve", "2024-04-02 09:05:00+00:00", "StopLogging"),
+    ]
+    path = tmp_path / "alerts.csv"
+    pl.DataFrame(rows, schema=[USER, "event_dt", "eventName"], orient="row").write_csv(path)
+    return path
+
+
+def suppress(*words: object) -> Result:
+    command = ["tools", "suppress", *map(str, words)]
+    return CliRunner().invoke(morpheus, command, prog_name="morpheus")
+
+
+def test_a_file_is_written_and_what_it_would_have_hidden_is_shown(
+    tmp_path: Path, alerts: Path
+) -> None:
+    verdicts, file = exported(tmp_path, verdict(1, eventName="StopLogging")), tmp_path / "s.toml"
+    look = (f"--preview={alerts}", f"--userid_column_name={USER}")
+    done = suppress(verdicts, f"--filename={file}", *look)
+    assert done.exit_code == 0, done.output
+    title = "eventName = `StopLogging`, of role-g, until 2024-05-03"
+    assert done.stdout.splitlines()[1].split("  ") == [
+        title,
+        "1 judged harmless, 1 not judged",
+        "-",
+    ]
+    warned = f"{title}: 1 past event would be hidden that nobody has judged"
+    assert f"Warning: {warned}." in done.stderr
+    assert f"1 suppression in {file}. Read them, then: filter --suppressions={file}" in done.stderr
+    assert "# Look: 1 past event would be hidden that nobody has judged" in file.read_text()
+    again = suppress(file, *look)
+    assert again.stdout.splitlines()[1].startswith(f"{title}  2 not judged")
+
+
+def test_the_same_verdicts_give_the_same_bytes(tmp_path: Path) -> None:
+    verdicts = exported(tmp_path, verdict(1, b="1", a="2"), verdict(2, "benign-new", c="3"))
+    for name in ("one", "two"):
+        assert suppress(verdicts, f"--filename={tmp_path / name}").exit_code == 0
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_refusal_is_told_and_is_exit_code_1(tmp_path: Path, alerts: Path) -> None:
+    verdicts = exported(
+        tmp_path, verdict(1, eventName="StopLogging"), verdict(2, "malicious", agent="x")
+    )
+    file = tmp_path / "s.toml"
+    assert suppress(verdicts, f"--filename={file}").exit_code == 0, "nothing is known against it"
+    look = (f"--preview={alerts}", f"--userid_column_name={USER}", "--overwrite")
+    done = suppress(verdicts, f"--filename={file}", *look)
+    assert done.exit_code == 1
+    assert "it would hide incident 0000000000000002, judged malicious." in done.stderr
+    assert "0 suppressions in" in done.stderr
+    assert "\n[[suppression]]" not in file.read_text()
+
+
+def test_a_file_that_somebody_may_have_changed_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("mine")
+    done = suppress(exported(tmp_path, verdict(1, a="1")), f"--filename={file}")
+    assert done.exit_code == 2
+    assert f"there is a file `{file}` already, which somebody may have changed" in done.stderr
+    assert file.read_text() == "mine"
+
+
+def test_verdicts_and_suppressions_do_not_go_together(tmp_path: Path) -> None:
+    done = suppress(exported(tmp_path), tmp_path / "s.toml")
+    assert done.exit_code == 2
+    assert "give files of verdicts, or of suppressions, not both" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"event_dt": ["2026-01-01T00:00:00Z"]}, "has none of the usual columns of users"),
+        ({"actor": ["ann"]}, "has no column of times"),
+    ],
+)
+def test_past_alerts_have_to_say_whose_and_when(
+    tmp_path: Path, columns: dict[str, list[str]], message: str
+) -> None:
+    path = tmp_path / "alerts.csv"
+    pl.DataFrame(columns).write_csv(path)
+    done = suppress(
+        exported(tmp_path, verdict(1, a="1")), f"--preview={path}", f"--filename={tmp_path / 's'}"
+    )
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_past_alerts_without_a_column_are_told(tmp_path: Path, alerts: Path) -> None:
+    done = suppress(
+        exported(tmp_path, verdict(1, agent="1")),
+        f"--preview={alerts}",
+        f"--userid_column_name={USER}",
+        f"--filename={tmp_path / 's'}",
+    )
+    assert "Warning: the past alerts lack `agent`, by which suppressions go." in done.stderr
+    assert "none of the past alerts would be hidden" in done.stderr
+
+
+def test_attacks_that_a_suppression_would_hide_are_named(tmp_path: Path) -> None:
+    folder, file = tmp_path / "techniques", tmp_path / "s.toml"
+    folder.mkdir()
+    (folder / "stop-trail.json").write_text((TECHNIQUES / "stop-trail.json").read_text())
+    drill = (f"--userid_column_name={USER}", f"--techniques={folder}", "--num_threads=1")
+    both, one = verdict(1), verdict(2, eventName="StopLogging")
+    both["columns"] = [
+        {"column": "eventName", "value": value} for value in ("StopLogging", "DescribeTrails")
+    ]
+    done = suppress(
+        exported(tmp_path, both, one),
+        f"--filename={file}",
+        f"--replay_glob={ROLE}",
+        "--days=366",
+        *drill,
+    )
+    assert done.exit_code == 0, done.output
+    assert [line.split("  ")[-1] for line in done.stdout.splitlines()[1:]] == ["1 hidden", "none"]
+    assert "replayed attacks would be hidden: stop-trail (as role-g)." in done.stderr
+    replay = ["tools", "replay", f"--input_glob={ROLE}", *drill, "--output_format=json"]
+    after = CliRunner().invoke(morpheus, [*replay, f"--suppressions={file}"], prog_name="morpheus")
+    trials = [json.loads(line) for line in after.stdout.splitlines()]
+    assert {trial["caught"] for trial in trials} == {False}
+    assert all(
+        trial["hidden_by"].startswith("eventName = `DescribeTrails` or ") for trial in trials
+    )
+    assert "Hidden  " in after.stderr
