@@ -16,8 +16,12 @@ from morpheus.stage import Stage
 Group = list[Batch]
 """All batches of one user."""
 
-EVENTS = 4000
-"""Events of a task, about: small users travel together."""
+EVENTS, MOST, GROWTH = 4000, 24_000, 1.25
+"""Events of the first task, about, of the largest, and how much each is larger than the last.
+
+Small users travel together. What stages know of everybody goes with each task, so tasks should be
+few; but the first ones have to be small, or few users would keep few workers busy.
+"""
 
 
 Beforehand = Callable[[Batch], Stage | None]
@@ -83,15 +87,15 @@ def passed(segment: Sequence[Stage], task: list[Group]) -> list[Batch]:
 
 
 def tasks(groups: Iterable[Group]) -> Iterator[list[Group]]:
-    """Put users together until they have EVENTS events."""
+    """Put users together, ever more of them."""
     task: list[Group] = []
-    events = 0
+    events, enough = 0, float(EVENTS)
     for group in groups:
         task.append(group)
         events += sum(weight(batch) for batch in group)
-        if events >= EVENTS:
+        if events >= enough:
             yield task
-            task, events = [], 0
+            task, events, enough = [], 0, min(enough * GROWTH, MOST)
     if task:
         yield task
 
