@@ -1,5 +1,7 @@
 """Settings of all tests, and a browser for those that look at a page."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,19 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("morpheus")
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, ours)]
+    yield
+    for one, handlers, level, propagate in before:
+        for handler in set(one.handlers) - set(handlers):
+            handler.close()
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
+    logging.setLogRecordFactory(logging.LogRecord)
 
 
 @pytest.fixture(scope="session")

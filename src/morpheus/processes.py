@@ -12,8 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from morpheus.errors import Unavailable
 
@@ -49,10 +50,9 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        pool, self._pool = self._pool, None
-        if pool is None:
+        if self._pool is None:
             return
-        pool.shutdown(wait=kind is None, cancel_futures=True)
+        self._end(wait=kind is None)
         if kind is not None:
             for child in set(active_children()) - self._others:
                 child.terminate()
@@ -75,9 +75,22 @@ class Crew:
         """
         if self.workers < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
-        pool = self._started()
+        pool = self._pool or self._started(None)
         level = logging.getLogger("morpheus").getEffectiveLevel()
-        begun = (pool.submit(_do, work, job, level) for job in jobs)
+        return self._done((pool.submit(_do, work, job, level) for job in jobs), ahead)
+
+    def map_given(
+        self, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = AHEAD
+    ) -> Iterator[Result]:
+        """As `map`, where the work is large: workers are started anew, and given it once each."""
+        if self.workers < 2:  # noqa: PLR2004 - one worker is this process
+            return map(work, jobs)
+        self._end(wait=True)
+        pool = self._started(bytes(ForkingPickler.dumps(work)))
+        level = logging.getLogger("morpheus").getEffectiveLevel()
+        return self._done((pool.submit(_do_given, job, level) for job in jobs), ahead)
+
+    def _done(self, begun: Iterator[Begun[Result]], ahead: int) -> Iterator[Result]:
         waiting = deque(islice(begun, self.workers * ahead))
         return self._results(waiting, begun)
 
@@ -90,13 +103,19 @@ class Crew:
         while waiting:
             yield self._result(waiting.popleft())
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            # Spawned, never forked: polars runs threads that a fork would leave half-alive.
-            self._others = set(active_children())
-            context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, context, initializer=_begin)
+    def _started(self, given: bytes | None) -> ProcessPoolExecutor:
+        # Spawned, never forked: polars runs threads that a fork would leave half-alive.
+        self._others = set(active_children())
+        context = get_context("spawn")
+        self._pool = ProcessPoolExecutor(
+            self.workers, context, initializer=_begin, initargs=(given,)
+        )
         return self._pool
+
+    def _end(self, *, wait: bool) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=wait, cancel_futures=True)
 
     def _result(self, future: Begun[Result]) -> Result:
         try:
@@ -113,13 +132,20 @@ class Crew:
         return result
 
 
-def _begin() -> None:
+_GIVEN: list[Callable[..., Any]] = []
+"""In a worker: what it was given to do when it was started."""
+
+
+def _begin(given: bytes | None) -> None:
     # The terminal sends Ctrl+C to every process of the job; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Read by polars when it is imported, which is with the first job: one worker, one thread, and
     # freed memory goes back to the system at once, not after ten seconds.
     os.environ["POLARS_MAX_THREADS"] = "1"
     os.environ["_RJEM_MALLOC_CONF"] = "dirty_decay_ms:100,muzzy_decay_ms:100"
+    if given is not None:
+        # As `multiprocessing` would, but not before the lines above.
+        _GIVEN.append(ForkingPickler.loads(given))
 
 
 def _do(
@@ -130,6 +156,10 @@ def _do(
     logger.handlers, logger.propagate = [kept], False
     logger.setLevel(level)
     return work(job), kept.records
+
+
+def _do_given(job: Job, level: int) -> tuple[Any, list[logging.LogRecord]]:
+    return _do(_GIVEN[0], job, level)
 
 
 class _Kept(logging.Handler):

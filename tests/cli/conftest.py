@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
 
@@ -92,19 +91,6 @@ STAGES = '''
                         os.kill(os.getpid(), signal.SIGINT)
                 yield Rows(user=batch.user, frame=batch.frame)
 '''
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("morpheus")
-    before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, ours)]
-    yield
-    for one, handlers, level, propagate in before:
-        for handler in set(one.handlers) - set(handlers):
-            handler.close()
-        one.handlers, one.propagate = handlers, propagate
-        one.setLevel(level)
-    logging.setLogRecordFactory(logging.LogRecord)
 
 
 @pytest.fixture

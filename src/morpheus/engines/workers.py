@@ -36,7 +36,9 @@ def run_in_workers(
     Raises:
         Unavailable: A worker was killed from outside, most often for want of memory.
     """
-    for batches in crew.map(partial(passed, segment), tasks(groups)):
+    work = partial(passed, segment)
+    given = crew.map_given if isinstance(crew, Crew) else crew.map
+    for batches in given(work, tasks(groups)):
         yield from batches
 
 
