@@ -198,4 +198,8 @@ def _unexpected(word: str) -> str:
             f"`{word}` is a file, where a stage should stand. The shell has spread out a pattern: "
             f"put it in quotes, as in --input_glob='data/*.csv'."
         )
+    from morpheus.cli.compatibility import REASONS  # noqa: PLC0415 - read for a wrong word alone
+
+    if word in REASONS:
+        return f"There is no stage `{word}` here: {REASONS[word]}."
     return registry.unknown(word)

@@ -36,7 +36,7 @@ REASONS = {
     "to-http --lines": "each receiver gets the form that it reads; a webhook gets an array",
     "to-http-server": "who waits to be asked can lose what nobody asks for; `to-http` sends",
 }
-"""Why something is absent, by command, or by command and option."""
+"""Why something is not here, by command, or by command and option; a stage's is told when typed."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ def find_option(row: Row, command: click.Command) -> click.Option | None:
 
 
 def _absent(row: Row) -> Outcome:
-    reason = REASONS.get(row.name) or REASONS.get(row.command) or ""
-    return Outcome(ABSENT, note=reason)
+    if row.command in REASONS:
+        return Outcome(REFUSED, note=REASONS[row.command])
+    return Outcome(ABSENT, note=REASONS.get(row.name, ""))
 
 
 def page(root: click.Command) -> str:
