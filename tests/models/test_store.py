@@ -114,3 +114,10 @@ def test_files_hold_no_raw_rows_and_no_pickle(folder):
     with pytest.raises(ValueError, match=r"opcode|pickle"):
         pickletools.dis(path.read_bytes())
     assert json.loads((folder / "index.json").read_text())["version"] == store.VERSION
+
+
+def test_an_index_of_another_version_says_so(folder):
+    path = folder / "index.json"
+    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
+    with pytest.raises(BrokenModel, match=r"or another version of morpheus wrote it.*train again"):
+        Store.open(folder)

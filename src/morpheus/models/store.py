@@ -82,7 +82,10 @@ class Store:
         except msgspec.DecodeError as error:
             raise BrokenModel(f"{named}: is no index of fingerprints. {RETRAIN}.") from error
         if cards is None:
-            raise BrokenModel(f"{named}: does not match its checksum. {RETRAIN}.")
+            raise BrokenModel(
+                f"{named}: does not match its checksum, or another version of morpheus wrote it. "
+                f"{RETRAIN}."
+            )
         return cls(folder, cards.users, cards.everyone)
 
     def load(self, user: str) -> Fingerprint | None:
