@@ -26,6 +26,25 @@ def late(number: int) -> tuple[int, int]:
     return number, os.getpid()
 
 
+LOADED: list[int] = []
+"""One entry each time that this process was given `Large`."""
+
+
+class Large:
+    """Work that is large, and needs polars to be read."""
+
+    def __init__(self) -> None:
+        self.frame = pl.DataFrame({"number": range(10)})
+
+    def __setstate__(self, state: dict[str, pl.DataFrame]) -> None:
+        LOADED.append(len(LOADED))
+        self.__dict__.update(state)
+
+    def __call__(self, number: int) -> tuple[int, int, int]:
+        """The row of a number, how often this process was given the work, and polars' threads."""
+        return self.frame["number"][number], len(LOADED), pl.thread_pool_size()
+
+
 def bad(number: int) -> int:
     if number % 2:
         time.sleep((5 - number) * 0.1)

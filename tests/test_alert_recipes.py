@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -96,10 +97,15 @@ def test_splunk(cook):
 
 def test_opensearch(cook):
     with noida("elasticsearch") as port:
-        cook(
-            "to-http --receiver=opensearch",
-            **{"https://search.example.com:9200": f"http://127.0.0.1:{port}"},
+        address = f"http://127.0.0.1:{port}"
+        _, events = cook(
+            "to-http --receiver=opensearch", **{"https://search.example.com:9200": address}
         )
+        refresh = Request(f"{address}/morpheus-alerts/_refresh", method="POST")  # noqa: S310 - our own server
+        urlopen(refresh).close()  # noqa: S310 - the same
+        with urlopen(f"{address}/morpheus-alerts/_search?size=0") as answer:  # noqa: S310 - the same
+            found = json.load(answer)["hits"]["total"]
+        assert found["value"] == events > 0
 
 
 def test_webhook(cook):
@@ -109,10 +115,22 @@ def test_webhook(cook):
     assert server.requests[0].path == "/alerts"
 
 
+def messages(address, topic):
+    """How many messages a topic of a broker holds."""
+    kafka = pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
+    consumer = kafka.Consumer({"bootstrap.servers": address, "group.id": "count"})
+    parts = consumer.list_topics(topic, timeout=20).topics[topic].partitions
+    ends = [consumer.get_watermark_offsets(kafka.TopicPartition(topic, n), 20) for n in parts]
+    consumer.close()
+    return sum(high - low for low, high in ends)
+
+
 def test_kafka(cook):
     pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
     with noida("kafka") as port:
-        cook("to-kafka", **{"kafka.example.com:9092": f"127.0.0.1:{port}"})
+        address = f"127.0.0.1:{port}"
+        _, events = cook("to-kafka", **{"kafka.example.com:9092": address})
+        assert messages(address, "alerts") == events > 0
 
 
 def test_findings_and_ids_do_not_depend_on_threads_and_batches(typed):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from jobs import bad, fatal, late
+from jobs import Large, bad, fatal, late
 from morpheus.errors import BadRecord, Unavailable
 from morpheus.processes import Crew
 
@@ -30,3 +30,15 @@ def test_the_first_error_in_the_order_of_jobs_is_raised() -> None:
 def test_a_killed_worker_is_told() -> None:
     with pytest.raises(Unavailable, match="A worker process was killed"), Crew(2) as crew:
         list(crew.map(fatal, range(4)))
+
+
+def test_large_work_is_given_once_to_each_worker_which_has_one_thread() -> None:
+    with Crew(2) as crew:
+        list(crew.map(late, range(2)))
+        found = list(crew.map_given(Large(), range(8)))
+    assert found == [(number, 1, 1) for number in range(8)]
+
+
+def test_a_killed_worker_that_was_given_its_work_is_told() -> None:
+    with pytest.raises(Unavailable, match="A worker process was killed"), Crew(2) as crew:
+        list(crew.map_given(fatal, range(4)))
