@@ -121,12 +121,12 @@ class Autoencoder:
         hidden, middle, wide = self._layers(shown, seen[1])
         guess = self._logits(wide)  # (B, V)
         arrays.exp(guess, out=guess)
-        guess /= (guess @ self.column_of) @ self.column_of.mT
-        guess.reshape(-1)[self._places(codes)] -= 1
-        guess *= share[..., None]
+        share = share[..., None]  # (B, 1)
+        guess *= (share / (guess @ self.column_of)) @ self.column_of.mT
+        guess.reshape(-1)[self._places(codes)] -= share
         back = guess @ part["guess_codes"].mT  # (B, H)
         if self.number_columns:
-            off = self._off(wide, codes, numbers) * (2 * share[..., None])  # (B, N)
+            off = self._off(wide, codes, numbers) * (2 * share)  # (B, N)
             arrays.matmul(wide.mT, off, out=slope["guess_numbers"])
             arrays.sum(off, -2, out=slope["number_bias"])
             back += off @ part["guess_numbers"].mT
@@ -156,6 +156,9 @@ class Autoencoder:
     def _zeros(self, *shape: int) -> Array:
         return np.zeros(shape, dtype=self.weights.dtype)
 
+    def _rectify(self, rows: Array) -> Array:
+        return np.maximum(rows, 0, out=rows)
+
     def _one_hot(self, places: Array) -> Array:
         shown = self._zeros(*places.shape[:-1], sum(self.shape.codes))
         shown.reshape(-1)[places] = 1
@@ -165,11 +168,9 @@ class Autoencoder:
         hidden = self._through("hidden_bias", shown, "look_up")  # (B, H)
         if self.number_columns:
             hidden += numbers @ self.part["read_numbers"]
-        hidden *= hidden > 0
-        middle = self._through("middle_bias", hidden, "squeeze")  # (B, M)
-        middle *= middle > 0
-        wide = self._through("wide_bias", middle, "widen")  # (B, H)
-        wide *= wide > 0
+        self._rectify(hidden)
+        middle = self._rectify(self._through("middle_bias", hidden, "squeeze"))  # (B, M)
+        wide = self._rectify(self._through("wide_bias", middle, "widen"))  # (B, H)
         return hidden, middle, wide
 
     def _logits(self, wide: Array) -> Array:

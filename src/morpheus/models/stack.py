@@ -65,6 +65,9 @@ class Stack(Autoencoder):
     def _zeros(self, *shape: int) -> Array:
         return self.weights.new_zeros(shape)
 
+    def _rectify(self, rows: Array) -> Array:
+        return rows.clamp_(min=0)
+
 
 @dataclass
 class Pupil:

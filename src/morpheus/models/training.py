@@ -183,7 +183,7 @@ def validation_loss(net: Autoencoder, valid: Training) -> Array:
 
 def shuffled(rows: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     """Cut a random order of rows into batches."""
-    size = min(max(rows // STEPS, SMALLEST), LARGEST)
+    size = min(max(-(-rows // STEPS), SMALLEST), LARGEST)
     order = random.permutation(rows)
     return (order[start : start + size] for start in range(0, rows, size))
 
