@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.learning import learn
+from morpheus.models.training import EPOCHS
 from morpheus.sources.times import INSTANT
 
 DECIMALS = 6
@@ -44,7 +45,7 @@ class OneUser(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn
         self,
         *,
         contamination: float = 0.01,
-        epochs: int = 25,
+        epochs: int = EPOCHS,
         scaler: str = "standard",
         random_state: int = 0,
     ) -> None:

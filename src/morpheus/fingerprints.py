@@ -20,6 +20,7 @@ from morpheus.columns import INDEX, RISK, SCORE
 from morpheus.errors import UsageError
 from morpheus.models.fingerprint import Card
 from morpheus.models.store import Store
+from morpheus.models.training import EPOCHS
 from morpheus.pipeline import Pipeline
 from morpheus.records import Summary
 from morpheus.sinks.keep import Keep
@@ -76,7 +77,7 @@ class Fingerprints:
         time: str,
         columns: Sequence[str] | None = None,
         scaler: str = "standard",
-        epochs: int = 25,
+        epochs: int = EPOCHS,
         min_history: int = 300,
         seed: int = 0,
         threads: int = 1,

@@ -49,7 +49,7 @@ class Category:
             missing: The word that a missing value is read as. By default it is read as none, and
                 its code is MISSING.
         """
-        text = values.cast(pl.String)
+        text = values if values.dtype == pl.String else values.cast(pl.String)
         counts = Counter((text if missing is None else text.fill_null(missing)).to_list())
         habits = [
             (-count, word) for word, count in counts.items() if word is not None and count >= least

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -94,6 +95,9 @@ def is_number(values: pl.Series, kind: str | None = None) -> bool:
     if values.dtype.is_numeric():
         return True
     if values.dtype != pl.String:
+        return False
+    # Nearly every column of text is told by its first value, or has none.
+    if values.null_count() == len(values) or not re.match(PLAIN_NUMBER, values[0] or "0"):
         return False
     known = values.drop_nulls()
     return known.n_unique() > MANY and bool(known.str.contains(PLAIN_NUMBER).all())

@@ -16,7 +16,7 @@ from morpheus.models.evidence import Chances
 from morpheus.models.fingerprint import OWN, Card, Fingerprint, shape_of
 from morpheus.models.population import Population
 from morpheus.models.portrait import Portrait
-from morpheus.models.training import Task, Trained, Trainer, train_each, user_seed
+from morpheus.models.training import EPOCHS, Task, Trained, Trainer, train_each, user_seed
 from morpheus.models.trial import Trial
 from morpheus.models.twins import twins
 
@@ -60,7 +60,7 @@ def learn_all(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
     columns: Sequence[str],
     *,
     scaler: str = "standard",
-    epochs: int = 25,
+    epochs: int = EPOCHS,
     seed: int = 0,
     trainer: Trainer = train_each,
     population: Population | None = None,
@@ -109,7 +109,6 @@ class Options(TypedDict, total=False):
     scaler: str
     epochs: int
     seed: int
-    population: Population | None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from morpheus.models.training import user_seed
 
 NOISE = 0.2
 """Swaps in an epoch, for each column, as a share of the rows; some hit the same cell."""
+EPOCHS = 25
+"""Passes over the rows, by default."""
 LEARNING_RATE, DECAY = 0.01, 0.99
 """Rate of the first epoch, and what it is multiplied by after each."""
 BATCH = 512
@@ -55,7 +57,7 @@ def learn_all(
     columns: Sequence[str],
     *,
     scaler: str = "standard",
-    epochs: int = 25,
+    epochs: int = EPOCHS,
     seed: int = 0,
 ) -> list[Fingerprint]:
     """Learn fingerprints as the reference does, from all of a history at once.

@@ -19,9 +19,9 @@ from morpheus.folder import folder_at
 from morpheus.models import store
 from morpheus.models.fingerprint import Card, Fingerprint
 from morpheus.models.ladder import Ladder
-from morpheus.models.learning import History, learn_all
+from morpheus.models.learning import History, Options, learn_all
 from morpheus.models.population import Population
-from morpheus.models.training import Trainer, train_each
+from morpheus.models.training import EPOCHS, Trainer, train_each
 from morpheus.records import Events, Fingerprinted, Summary
 from morpheus.stage import Stage, option
 
@@ -95,8 +95,11 @@ class TrainAe(Stage):
         "--num_threads; `auto` takes the GPU where there is one.",
         choices=("auto", "cpu", "cuda"),
     )
-    train_epochs: int = option(
-        25, "Passes over a user's distinct rows, at most; training stops when it is best.", low=1
+    train_epochs: int | None = option(
+        None,
+        "Passes over a user's distinct rows, at most; training stops when it is best. "
+        f"[default: {EPOCHS}; 25 of the reference]",
+        low=1,
     )
     train_min_history: int = option(
         300, "Events of history that a user needs; fewer are filled up with others'.", low=1
@@ -203,31 +206,28 @@ class TrainAe(Stage):
 
     def learn(self, histories: Sequence[History]) -> list[Fingerprint]:
         """Learn the fingerprints of users, as the options say."""
-        scaler = self.settings.feature_scaler.replace("gaussrank", "gauss_rank")
-        seed = self.settings.manual_seed if self.seed is None else self.seed
-        columns, seed, epochs = self.settings.columns, seed or 0, self.train_epochs
+        columns, options = self.settings.columns, self._options()
         if self.model == "reference":
             from morpheus.models import reference_training  # noqa: PLC0415 - torch takes a second to import
 
-            return reference_training.learn_all(
-                histories, columns, scaler=scaler, epochs=epochs, seed=seed
-            )
+            return reference_training.learn_all(histories, columns, **options)
         trainer: Trainer = train_each
         if self.together() > 1:
             from morpheus.models import stack  # noqa: PLC0415 - torch takes a second to import
 
             trainer = stack.trainer(self.device)
         population = None if self.ladder is None else self.ladder.population
+        kinds = self.settings.kinds
         return learn_all(
-            histories,
-            columns,
-            scaler=scaler,
-            epochs=epochs,
-            seed=seed,
-            trainer=trainer,
-            population=population,
-            kinds=self.settings.kinds,
+            histories, columns, trainer=trainer, population=population, kinds=kinds, **options
         )
+
+    def _options(self) -> Options:
+        """How fingerprints are learnt, whatever the network."""
+        seed = self.settings.manual_seed if self.seed is None else self.seed
+        scaler = self.settings.feature_scaler.replace("gaussrank", "gauss_rank")
+        options = Options(scaler=scaler, seed=seed or 0)
+        return options if self.train_epochs is None else options | {"epochs": self.train_epochs}
 
     def _groups(self, batches: Iterator[Events]) -> Iterator[list[Events]]:
         # Only learning from the input needs all of a user's events before the first is scored;
