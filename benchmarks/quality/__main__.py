@@ -30,6 +30,7 @@ TITLES = {
     "alerts": "The alert budget: stated beside realised",
     "reasons": "Explanations of incidents caught",
     "risk": "What each part of `risk` is worth",
+    "epochs": "How long to train",
 }
 HEAD = """# Detection
 

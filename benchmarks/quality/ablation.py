@@ -6,9 +6,10 @@ On the trials that settings are chosen on, half A of the commits' users and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Unpack
 
 import numpy as np
 from figures.ranking import average_precision, recall
@@ -19,7 +20,7 @@ from morpheus.models.company import Guesses
 from morpheus.models.context import HOUR, HOUR_WEIGHT, MONTH, MONTH_WEIGHT, Decayed
 from morpheus.models.evidence import COMPANY_FLOOR, EXPONENT, FLOOR, HABIT_FLOOR
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.learning import History, learn_all
+from morpheus.models.learning import History, Options, learn_all
 from morpheus.models.population import Population
 from quality.trial import Case, Trial, times
 
@@ -110,13 +111,13 @@ WAYS: Mapping[str, Callable[[Read], Floats]] = {
 }
 
 
-def table(kinds: Mapping[str, Iterable[tuple[Trial, list[Case]]]]) -> Table:
+def table(kinds: Mapping[str, Sequence[tuple[Trial, list[Case]]]]) -> Table:
     """A row a way, and `risk` where each user is compared with nobody."""
     found: dict[str, list[str]] = {}
     header = ["read as"]
     for kind, trials in kinds.items():
         header += [f"{kind}: AP", "recall at 1 %"]
-        figures = _figures(list(trials))
+        figures = _figures(trials)
         for way, each in figures.items():
             found.setdefault(way, []).extend(f"{value:.3f}" for value in each)
     result = Table("Parts of `risk`, on the trials that settings are chosen on", header)
@@ -125,11 +126,11 @@ def table(kinds: Mapping[str, Iterable[tuple[Trial, list[Case]]]]) -> Table:
     return result
 
 
-def _figures(trials: list[tuple[Trial, list[Case]]]) -> dict[str, Floats]:
+def _figures(trials: Sequence[tuple[Trial, list[Case]]]) -> dict[str, Floats]:
     each: dict[str, list[tuple[float, float]]] = {}
     for trial, cases in trials:
         for alone in (False, True):
-            for known, case in zip(_learnt(trial, cases, alone=alone), cases, strict=True):
+            for known, case in zip(learnt(trial, cases, alone=alone), cases, strict=True):
                 ways = {"compared with nobody": WAYS["`risk`"]} if alone else WAYS
                 for way, measure in ways.items():
                     scores = measure(Read(known, case))
@@ -138,14 +139,18 @@ def _figures(trials: list[tuple[Trial, list[Case]]]) -> dict[str, Floats]:
     return {way: np.mean(pairs, axis=0) for way, pairs in each.items()}
 
 
-def _learnt(trial: Trial, cases: list[Case], *, alone: bool) -> list[Fingerprint]:
+def learnt(
+    trial: Trial, cases: list[Case], *, alone: bool = False, **options: Unpack[Options]
+) -> list[Fingerprint]:
+    """Learn the users of some cases, compared with everybody unless each is alone."""
     columns = trial.history.select(trial.columns)
     everybody = Population(trial.history[trial.user], times(trial.history), columns)
     histories = [
         History(case.user, case.history.select(trial.columns), times(case.history))
         for case in cases
     ]
-    return learn_all(histories, trial.columns, population=None if alone else everybody)
+    population = None if alone else everybody
+    return learn_all(histories, trial.columns, population=population, **options)
 
 
 def attacked(trial: Trial, users: Iterable[str]) -> list[Case]:

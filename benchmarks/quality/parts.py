@@ -9,11 +9,11 @@ from pathlib import Path
 
 from figures.table import Table
 
-from quality import ablation, alerts, commits, fleet, lessons, reasons, scorers
+from quality import ablation, alerts, commits, epochs, fleet, lessons, reasons, scorers
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
-from quality.trial import Trial, half, of_part, together
+from quality.trial import Case, Trial, half, of_part, together
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
@@ -157,14 +157,22 @@ def of_reasons(run: Run) -> Iterator[Table]:
 
 def of_risk(run: Run) -> Iterator[Table]:
     """What each part of `risk` is worth."""
+    yield ablation.table(choosing(run))
+
+
+def of_epochs(run: Run) -> Iterator[Table]:
+    """What longer training is worth."""
+    yield epochs.table(choosing(run), run.seeds)
+
+
+def choosing(run: Run) -> Mapping[str, Sequence[tuple[Trial, list[Case]]]]:
+    """The trials that settings are chosen on."""
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     companies = [fleet.trial(seed) for seed in list(fleet.CHOOSING)[:3]]
-    yield ablation.table(
-        {
-            "commits, half A": [(trial, ablation.attacked(trial, halves(trial)["A"]))],
-            "companies": [(each, ablation.attacked(each, each.spans)) for each in companies],
-        }
-    )
+    return {
+        "commits, half A": [(trial, ablation.attacked(trial, halves(trial)["A"]))],
+        "companies": [(each, ablation.attacked(each, each.spans)) for each in companies],
+    }
 
 
 PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
@@ -176,4 +184,5 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "alerts": of_alerts,
     "reasons": of_reasons,
     "risk": of_risk,
+    "epochs": of_epochs,
 }

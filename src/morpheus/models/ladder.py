@@ -126,7 +126,8 @@ class _Custom:
         for word, count in Counter(own.cast(pl.String).to_list()).items():
             if word in self.codes:
                 shares[self.codes[word]] = count / len(own)
-        return np.bincount(self.owner, self.share * shares[self.value], minlength=owners)
+        found = np.bincount(self.owner, self.share * shares[self.value], minlength=owners)
+        return np.asarray(found, dtype=np.float64)
 
 
 def _spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:

@@ -21,7 +21,7 @@ NOISE = 0.2
 """Share of cells that are corrupted: half become unseen, half another event's value."""
 LEARNING_RATE, LAST_RATE = 0.015, 0.05
 """Rate of the first epoch, and the share of it that is left at the end; it falls along a line."""
-EPOCHS = 16
+EPOCHS = 12
 """Passes over the distinct rows, by default and at most."""
 PATIENCE = 5
 """Epochs without a better validation loss before training stops."""

@@ -1,0 +1,56 @@
+"""How long to train: more epochs cost as much again, and find how much more?
+
+On the trials that settings are chosen on, as in `ablation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from time import process_time
+
+import numpy as np
+from figures.ranking import average_precision, recall
+from figures.table import Table
+
+from quality.ablation import WAYS, Read, learnt
+from quality.trial import Case, Trial
+
+TRIED = 8, 12, 16, 25, 40
+SHOWN = {"`risk`": "`risk`", "`ae_anomaly_score`": "mean loss, no memory"}
+"""Score -> the way to read it."""
+
+
+def table(kinds: Mapping[str, Sequence[tuple[Trial, list[Case]]]], seeds: int) -> Table:
+    """A row a number of epochs, means over seeds."""
+    header = ["epochs, at most"]
+    for kind in kinds:
+        header += [f"{kind}: {shown} {what}" for shown in SHOWN for what in ("AP", "recall at 1 %")]
+        header.append("learning a user, CPU ms")
+    found = Table(f"Passes over a history, {seeds} seeds", header)
+    for epochs in TRIED:
+        cells = [cell for trials in kinds.values() for cell in _cells(trials, epochs, seeds)]
+        found.add(str(epochs), *(f"{cell:.3f}" if cell <= 1 else f"{cell:.0f}" for cell in cells))
+    return found
+
+
+def _cells(trials: Sequence[tuple[Trial, list[Case]]], epochs: int, seeds: int) -> Iterator[float]:
+    figures: list[list[float]] = []
+    spent = 0.0
+    for seed in range(1, seeds + 1):
+        for trial, cases in trials:
+            start = process_time()
+            known = learnt(trial, cases, epochs=epochs, seed=seed)
+            spent += process_time() - start
+            reads = [Read(one, case) for one, case in zip(known, cases, strict=True)]
+            figures += [_figures(read) for read in reads]
+    yield from np.mean(figures, axis=0).tolist()
+    yield 1000 * spent / len(figures)
+
+
+def _figures(read: Read) -> list[float]:
+    scores, marked = [WAYS[way](read) for way in SHOWN.values()], read.case.marked
+    return [
+        figure
+        for score in scores
+        for figure in (average_precision(score, marked), recall(score, marked, 0.01))
+    ]
