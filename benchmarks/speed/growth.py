@@ -29,7 +29,7 @@ def by_users(scale: Scale) -> Table:
         "Learning and scoring, by users (42 days to learn from, 18 to score; two threads)",
         ["users", "events", "wall s", "CPU s", "CPU ms a user", "CPU µs an event", "peak MB"],
     )
-    for users in (1, 20) if scale.quick else (1, 10, 100, 1000):
+    for users in (1, 20) if scale.quick else (1, 10, 100, 1000, 10_000)[: 4 + scale.full]:
         logs = fleet(scale.scratch, users)
         trained = [f"--train_data_glob={logs.folder / 'json/training'}"]
         source = str(logs.folder / "json/scored")
