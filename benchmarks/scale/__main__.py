@@ -23,7 +23,8 @@ PAGE = ROOT / "docs" / "scaling.md"
 PARTS = {
     "costs": "What a user and an event cost",
     "equal": "One machine beside a cluster",
-    "skew": "Giants and dwarfs",
+    "giant": "A giant among others",
+    "tiny": "Users who hardly do anything",
 }
 HEAD = (Path(__file__).parent / "head.md").read_text(encoding="utf-8")
 
