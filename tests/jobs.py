@@ -56,6 +56,14 @@ def bad(number: int) -> int:
     return number
 
 
+def busy(seconds: float) -> float:
+    """The share of a time in which this process could work, always wanting to."""
+    begin, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - begin < seconds:
+        pass
+    return (time.process_time() - used) / (time.perf_counter() - begin)
+
+
 def fatal(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
