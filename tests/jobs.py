@@ -5,17 +5,21 @@ import os
 import resource
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import RHYTHM
-from morpheus.errors import BadRecord, Unavailable
-from morpheus.records import Batch, Events
+from morpheus.columns import INDEX, RHYTHM, TIME
+from morpheus.errors import BadRecord, Unavailable, UsageError
+from morpheus.records import Batch, Events, Summary
+from morpheus.sources.by_user import Identity
+from morpheus.sources.census import RANK, USER
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.gathering import Room
-from morpheus.sources.spill import write
+from morpheus.sources.deriving import Deriving
+from morpheus.sources.gathering import Room, Where
+from morpheus.sources.portion import GatheredPortion
+from morpheus.spill import pack, write
 from morpheus.stage import Stage
 
 
@@ -52,6 +56,14 @@ def bad(number: int) -> int:
     return number
 
 
+def busy(seconds: float) -> float:
+    """The share of a time in which this process could work, always wanting to."""
+    begin, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - begin < seconds:
+        pass
+    return (time.process_time() - used) / (time.perf_counter() - begin)
+
+
 def fatal(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -81,12 +93,60 @@ class Dying(Stage):
         yield from batches
 
 
+@dataclass(frozen=True)
 class SmallRooms(FromCloudtrail):
     """Reads logs in portions of a few events, all laid aside."""
 
+    room: Room = field(
+        default_factory=lambda: Room(held=200, part=300, table=400, passes=2, job=1, alone=0)
+    )
+
     def _intake(self):
-        room = Room(held=200, part=300, table=400, passes=2, job=1, alone=0)
-        return replace(super()._intake(), room=room)
+        return replace(super()._intake(), room=self.room)
+
+
+@dataclass(frozen=True)
+class Narrow(Stage):
+    """A stage that no large batch passes."""
+
+    name = "narrow"
+    takes = (Batch,)
+
+    most: int = 1
+
+    def __call__(self, batches):
+        for batch in batches:
+            if batch.frame.height > self.most:
+                raise UsageError(f"{batch.frame.height} events of {batch.user} at once")
+            yield batch
+
+
+def peak_in_pieces(rows: int, piece: int | None = 20_000) -> float:
+    """MB that this process comes to need to hand out a user whose events are packed in memory."""
+    start = pl.datetime(2024, 5, 31, time_zone="UTC")
+    blobs = []
+    for at in range(0, rows, 20_000):
+        number = pl.int_range(at, at + 20_000, eager=True)
+        texts = {
+            f"text{c:02}": "a text of some length " + (number % 97).cast(pl.String)
+            for c in range(20)
+        }
+        frame = pl.select(number.alias(INDEX), user=pl.lit("giant"), **texts)
+        blobs.append(pack(frame.with_columns((start + pl.duration(seconds=number)).alias(TIME))))
+    users = pl.DataFrame({USER: ["giant"], RANK: [0]}, schema_overrides={RANK: pl.UInt32})
+    where = Where("user", ["user", *texts], [], blobs)
+    portion = GatheredPortion(
+        users, where, None, Identity("user", "id"), Deriving("user", {}), 20_000, piece
+    )
+    before = most_memory()
+    assert sum(batch.frame.height for batch in portion.events(Summary())) == rows
+    return most_memory() - before
+
+
+def most_memory() -> float:
+    """MB that this process has held at any time."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 @dataclass(frozen=True)

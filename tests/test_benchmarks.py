@@ -2,10 +2,13 @@
 
 import importlib
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jobs import busy
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -32,6 +35,15 @@ def test_the_command_is_metered_with_all_its_processes(speed):
     run = speed("meter").run([sys.executable, "-c", nested])
     assert run.cpu > 0.1
     assert run.peak > 80
+
+
+@pytest.mark.usefixtures("speed")
+def test_a_worker_in_turns_has_its_share_and_no_more_though_it_is_alone():
+    turns = importlib.import_module("scale.turns")
+    with get_context("spawn").Pool(1) as pool:
+        with turns.in_turns(4):
+            assert pool.apply(busy, (1.0,)) < 0.4
+        assert pool.apply(busy, (0.1,)) > 0
 
 
 def test_a_command_that_fails_is_not_measured(speed):

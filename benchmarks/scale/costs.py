@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from sys import getsizeof
 
 import numpy as np
 from figures.table import Table
@@ -14,7 +15,7 @@ from speed.meter import Run
 from morpheus.columns import read_lines
 from morpheus.records import Summary
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.spread import packed_table
+from morpheus.spill import pack
 from morpheus.stage import Settings
 from scale.runs import Size, both, dask
 
@@ -99,7 +100,7 @@ def _moved(logs: Logs) -> float:
     settings = Settings(columns=columns, userid_column_name=USER, num_threads=1)
     source = FromCloudtrail(input_glob=str(logs.folder / "json/scored"), settings=settings)
     frames = [batch.frame for batch in source.events(None, Summary())]
-    return sum(len(packed_table(frame)) for frame in frames) / sum(one.height for one in frames)
+    return sum(getsizeof(pack(frame)) for frame in frames) / sum(one.height for one in frames)
 
 
 def _memory(learn: dict[str, Run]) -> Table:

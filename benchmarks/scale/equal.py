@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from figures.table import Table
 
-from scale.runs import Size, alone, both, dask
+from scale.runs import Size, both, dask
 
 
 def tables(size: Size) -> Iterator[Table]:
-    """Learn and score a company on one machine and on a cluster of two workers."""
-    logs = size.fleet(2000, 22.0)
+    """Learn and score a company on one machine and on a cluster, two processes each."""
+    logs = size.fleet(2000, 8.0)
     table = Table(
         f"{size.users(2000):,} users, {logs.training:,} events learnt and {logs.scored:,} scored",
         ["engine", "wall s", "CPU s", "most memory MB", "bytes of the output"],
@@ -19,7 +19,6 @@ def tables(size: Size) -> Iterator[Table]:
     )
     first = size.scratch / "first.csv"
     for name, options in (
-        ("local, 1 process", alone()),
         ("local, 2 processes", ("--num_threads=2",)),
         ("dask, 2 workers", dask(2)),
     ):

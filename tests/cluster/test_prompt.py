@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import Large
 from morpheus.cli.summary import summary_lines
 from morpheus.cluster import scheduler
 from morpheus.cluster.workers import Cluster
@@ -134,6 +135,15 @@ def test_the_summary_tells_what_a_cluster_had_to_do():
     lines = summary_lines(summary)
     assert "Cluster    40 tasks on 2 workers, 1 lost on the way, 3 begun again" in lines
     assert r"  slowest  (no user) 2.2 s, ann\x1b 0.5 s" in lines
+
+
+def test_each_worker_is_given_once_what_is_large(nodes):
+    with Cluster(nodes, 1) as workers:
+        found = list(workers.map_given(Large(), range(10)))
+        [size] = workers.results([workers.begin(len, workers.give("x" * 20_000_000))])
+    assert [row for row, *_ in found] == list(range(10))
+    assert {given for _, given, _ in found} == {1}
+    assert size == 20_000_000
 
 
 def test_files_that_a_worker_does_not_see_are_told(tmp_path):

@@ -1,36 +1,46 @@
 """Users differ: one giant does not hold up the rest, and the tiny travel together."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
-import pytest
 
-from jobs import Slow
+from jobs import Narrow, Slow, SmallRooms
+from morpheus.engines import dask
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.gathering import Room
 from morpheus.sources.spread import A_USER, HEAVIEST, packed
 from morpheus.stage import Settings
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
+from morpheus.stages.timeseries import Timeseries
+from morpheus.stages.train_ae import TrainAe
 from nodes import cluster
 
-EVENTS = 20_000
+GIANT, OTHERS = 6000, 140
+EVENTS = GIANT + 100 * OTHERS
 MILLISECOND = 0.001
 START = datetime(2024, 5, 31, tzinfo=UTC)
 
 
-@pytest.fixture
-def logs(tmp_path):
-    """In the midst of 140 users of 100 events, one with 30 % of all events."""
-    giant = EVENTS * 3 // 10
-    users = [f"user{n % 140}" for n in range(EVENTS - giant)]
-    users[len(users) // 2 : len(users) // 2] = ["giant"] * giant
-    times = [(START + timedelta(seconds=n)).isoformat() for n in range(EVENTS)]
-    folder = tmp_path / "logs"
+def written(folder, giant, others):
+    """The logs of a giant, and of so many users of 100 events about it."""
     folder.mkdir()
-    frame = pl.DataFrame({"eventTime": times, "userIdentityaccountId": users})
-    for number, some in enumerate(frame.iter_slices(EVENTS // 4)):
+    users = [f"user{n % others}" for n in range(100 * others)]
+    users[len(users) // 2 : len(users) // 2] = ["giant"] * giant
+    seconds = range(len(users))
+    columns = {
+        "eventTime": [(START + timedelta(seconds=n)).isoformat() for n in seconds],
+        "userIdentityaccountId": users,
+        "eventName": [f"Do{n * n % 11}" for n in seconds],
+    }
+    frame = pl.DataFrame(columns)
+    for number, some in enumerate(frame.iter_slices(frame.height // 4)):
         some.write_csv(folder / f"{number}.csv")
     return folder
 
@@ -43,15 +53,40 @@ def took(logs, out, address, **settings):
     return time.monotonic() - begin, summary
 
 
-def test_a_giant_does_not_hold_up_the_rest(logs, tmp_path):
+def test_a_giant_does_not_hold_up_the_rest(tmp_path):
+    logs = written(tmp_path / "logs", GIANT, OTHERS)
     with cluster(tmp_path / "nodes", 1, "--nworkers=4") as address:
         took(logs, tmp_path / "once.csv", address, userid_filter="nobody")
         alone, one = took(logs, tmp_path / "one.csv", address, userid_filter="giant")
         together, all_ = took(logs, tmp_path / "all.csv", address)
-    assert one.users.total() == 0.3 * EVENTS
+    assert one.users.total() == GIANT == 0.3 * EVENTS
     assert all_.users.total() == EVENTS
     assert all_.effort.slowest[0][0] == "giant"
     assert together <= 1.3 * alone
+
+
+def learnt(logs, out, engine, address):
+    """The bytes that come out where the giant is met in pieces, and rows are packed early."""
+    room = Room(held=20_000, part=8_000)
+    score = [Preprocess(), InfPytorch(), AddScores(), Timeseries()]
+    chain = [
+        SmallRooms(input_glob=str(logs), room=room),
+        Narrow(most=8_000 // 3),
+        TrainAe(train_data_glob=str(logs / "0.csv"), train_max_history=300, train_epochs=2),
+        *score,
+        *(Serialize(), ToFile(filename=str(out))),
+    ]
+    given = Settings(engine=engine, scheduler=address)
+    Pipeline(chain, replace(given, columns=("eventName",))).run()
+    return out.read_bytes()
+
+
+def test_a_giant_comes_in_pieces_and_all_is_the_same(monkeypatch, nodes, tmp_path):
+    monkeypatch.setattr(dask, "MANY", 3_000)
+    logs = written(tmp_path / "logs", 25_000, 10)
+    here = learnt(logs, tmp_path / "here.csv", "local", None)
+    assert here.count(b"\n") == 26_000 + 1
+    assert learnt(logs, tmp_path / "there.csv", "dask", nodes) == here
 
 
 def test_the_tiny_travel_together_and_the_giant_alone():

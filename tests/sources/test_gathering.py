@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import lay_aside_on_a_full_disk
+from jobs import lay_aside_on_a_full_disk, peak_in_pieces
 from morpheus.columns import TIME, read_lines
 from morpheus.errors import BadRecord, Unavailable
 from morpheus.processes import Crew
@@ -24,7 +24,7 @@ from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
 from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Room
 from morpheus.sources.intake import Intake
-from morpheus.sources.spill import write
+from morpheus.spill import write
 from morpheus.stage import Settings
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
@@ -138,6 +138,14 @@ def test_one_user_larger_than_memory_comes_in_pieces_of_time(
     assert_same(read(new, Room(), old, settings=dict(chosen)), (batches, summary))
     assert max(batch.frame.height for batch in batches) < 40
     assert summary.input.duplicates == 54
+
+
+def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
+    found = []
+    for rows in (200_000, 400_000):
+        with Crew(2) as crew:
+            found += crew.map(peak_in_pieces, [rows])
+    assert found[1] < 1.3 * found[0]
 
 
 @real

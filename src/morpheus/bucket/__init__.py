@@ -8,6 +8,7 @@ its own credentials.
 """
 
 from morpheus.bucket.address import SCHEME, Object, is_address
+from morpheus.bucket.connection import for_others
 from morpheus.bucket.requests import (
     below,
     blocks,
@@ -26,6 +27,7 @@ __all__ = [
     "below",
     "blocks",
     "find",
+    "for_others",
     "is_address",
     "level",
     "read",

@@ -55,6 +55,12 @@ class Object:
         return self._path.name
 
     @property
+    def parent(self) -> Object:
+        """The folder that it lies in."""
+        above = str(self._path.parent)
+        return Object(self.bucket, "" if above == "." else above)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The parts of its key."""
         return self._path.parts

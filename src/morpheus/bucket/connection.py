@@ -32,17 +32,26 @@ def opened(one: Object) -> S3Store:
     return _store(one.bucket, tuple(sorted(settings.items())))
 
 
+def for_others() -> dict[str, str]:
+    """What readers other than obstore, which find the credentials themselves, have to be told."""
+    return {"AWS_ALLOW_HTTP": "true"} if _is_plain(os.environ) else {}
+
+
+def _is_plain(given: Mapping[str, str]) -> bool:
+    """Whether the server is reached without encryption, such as one on this machine."""
+    return given.get("AWS_ENDPOINT_URL", given.get("AWS_ENDPOINT", "")).startswith("http://")
+
+
 @lru_cache(maxsize=16)
 def _store(bucket: str, settings: tuple[tuple[str, str], ...]) -> S3Store:
     from obstore.store import S3Store  # noqa: PLC0415 - only who has an address needs the extra
 
     given = dict(settings)
-    plain = given.get("AWS_ENDPOINT_URL", given.get("AWS_ENDPOINT", "")).startswith("http://")
     more: dict[str, Any] = _profile(given)
     return S3Store(
         bucket,
         client_options={
-            "allow_http": plain,
+            "allow_http": _is_plain(given),
             "connect_timeout": timedelta(seconds=10),
             "timeout": timedelta(minutes=10),
         },

@@ -28,6 +28,8 @@ KNOWN = {
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 PATIENCE = 30
 """Seconds in which a scheduler must answer, and the first worker be there."""
+_LARGE = {"distributed.admin.large-graph-warning-threshold": "1GiB"}
+"""What stages know of everybody, some 25 MB, goes with the graph, once; Dask warns from 10 on."""
 GRACE = 10
 """Seconds that workers of our own have to end."""
 _TYPE = (
@@ -72,10 +74,11 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
         UsageError: It is none of these.
         Unavailable: Nobody answers, no worker comes, or a worker has not this morpheus.
     """
-    import distributed  # noqa: PLC0415 - slow, and an extra
+    import dask  # noqa: PLC0415 - slow, and an extra
+    import distributed  # noqa: PLC0415 - as above
 
     _quieten()
-    with _place(scheduler, workers) as place:
+    with dask.config.set(_LARGE), _place(scheduler, workers) as place:
         try:
             client = distributed.Client(place, timeout=PATIENCE, set_as_default=True)
         except (OSError, TimeoutError, ValueError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from operator import attrgetter
+from sys import getsizeof
 from typing import Protocol, TypeVar, runtime_checkable
 
 from morpheus.cluster.task import announce
@@ -20,6 +21,7 @@ from morpheus.errors import UsageError
 from morpheus.processes import Crew
 from morpheus.records import Batch, Effort, Portion, Summary
 from morpheus.scratch import Scratch
+from morpheus.spill import Blob, pack
 from morpheus.stage import Stage
 
 Result = TypeVar("Result")
@@ -27,6 +29,8 @@ GPU, MEMORY = "GPU", "MEMORY"
 """Resources that workers may declare: `dask worker --resources "GPU=1 MEMORY=16e9"`."""
 _SOON = 1 << 40
 """Weight of what lets go of memory: it is done before anything else."""
+MANY = 250_000
+"""Rows that a task holds as they come out; those after them are packed."""
 BYTES = 10_000
 """Memory that an event takes while it is in work, about; measured in docs/scaling.md."""
 
@@ -49,23 +53,48 @@ class Elsewhere(Portion, Protocol):
 
 
 @dataclass(frozen=True)
+class Packed:
+    """A batch that takes as little room as it can: what comes out of a giant is held, too.
+
+    Attributes:
+        about: The batch without its rows.
+        rows: These.
+    """
+
+    about: Batch
+    rows: Blob = field(repr=False)
+
+    @classmethod
+    def of(cls, batch: Batch) -> Packed:
+        """Pack a batch."""
+        return cls(replace(batch, frame=batch.frame.clear()), pack(batch.frame))
+
+    def batch(self) -> Batch:
+        """It, unpacked."""
+        return replace(self.about, frame=self.rows.read())
+
+
+@dataclass(frozen=True)
 class Passed:
     """Users who have passed the chain.
 
     Attributes:
-        batches: What came out.
+        held: What came out.
         counted: What was counted while they were read.
         seconds: How long each took.
     """
 
-    batches: list[Batch] = field(repr=False)
+    held: list[Batch | Packed] = field(repr=False)
     counted: Summary = field(repr=False)
     seconds: dict[str | None, float]
 
     def __sizeof__(self) -> int:
         """Bytes, for the worker that holds it."""
-        frames = (batch.frame for batch in self.batches)
-        return object.__sizeof__(self) + sum(int(frame.estimated_size()) for frame in frames)
+        return object.__sizeof__(self) + sum(map(_size, self.held))
+
+    def batches(self) -> Iterator[Batch]:
+        """What came out."""
+        return (one.batch() if isinstance(one, Packed) else one for one in self.held)
 
 
 @dataclass(frozen=True)
@@ -113,8 +142,8 @@ class Dask:
                 begun = [self.crew.begin(spelt, one, given, weight=_SOON) for one in begun]
             for passed in self.crew.results(begun, ahead=bool(more)):
                 summary.add_readings(passed.counted)
-                progress.add(passed.seconds, sum(one.frame.height for one in passed.batches))
-                yield from passed.batches
+                progress.add(passed.seconds, sum(map(_rows, passed.held)))
+                yield from passed.batches()
         summary.effort = self._effort(progress)
 
     def run(
@@ -132,7 +161,7 @@ class Dask:
         given = self.crew.give([stage.anywhere() for stage in segment])
         resources = [self._resources(segment, portion.weight) for portion in portions]
         return [
-            portion.begin(passed, given, number, resources=wanted)
+            portion.begin(passed, given, number, MANY, resources=wanted)
             for number, (portion, wanted) in enumerate(zip(portions, resources, strict=True))
         ]
 
@@ -159,26 +188,48 @@ class Dask:
         return Effort(self.crew.nodes, heard.lost, progress.tasks, heard.retries, slowest)
 
 
-def passed(portion: Portion, segment: Sequence[Stage], number: int) -> Passed:
-    """Pass a portion's users through the segment, as on one machine."""
+def passed(portion: Portion, segment: Sequence[Stage], number: int, many: int) -> Passed:
+    """Pass a portion's users through the segment, as on one machine.
+
+    Args:
+        portion: The users.
+        segment: What is done with each.
+        number: Of the task.
+        many: Rows that are held as they come out; those after them are packed.
+    """
     announce(number)
     counted, seconds = Summary(), dict[str | None, float]()
     events = portion.events(counted)
     events = chain(list(islice(events, 1)), events)
     batches = _timed(Local(Crew(1)).run(segment, events, endless=False), seconds)
-    return Passed(list(batches), counted, seconds)
+    return Passed(list(_held(batches, many)), counted, seconds)
 
 
 def spelt(done: Passed, more: Sequence[Stage]) -> Passed:
     """Pass what came out through what the sink lets others do."""
-    return replace(done, batches=list(folded(more, iter(done.batches))))
+    return replace(done, held=list(folded(more, done.batches())))
 
 
 def first_of(done: Passed) -> Batch | None:
     """What the first rows look like: a batch of none that counts for nothing."""
-    for batch in done.batches:
+    for batch in done.batches():
         return replace(batch, frame=batch.frame.clear(), card=None, filtered=0, watched=None)
     return None
+
+
+def _held(batches: Iterator[Batch], many: int) -> Iterator[Batch | Packed]:
+    rows = 0
+    for batch in batches:
+        rows += batch.frame.height
+        yield Packed.of(batch) if rows > many else batch
+
+
+def _rows(one: Batch | Packed) -> int:
+    return one.rows.rows if isinstance(one, Packed) else one.frame.height
+
+
+def _size(one: Batch | Packed) -> int:
+    return getsizeof(one.rows) if isinstance(one, Packed) else int(one.frame.estimated_size())
 
 
 def _timed(batches: Iterator[Batch], seconds: dict[str | None, float]) -> Iterator[Batch]:

@@ -37,8 +37,7 @@ def run_in_workers(
         Unavailable: A worker was killed from outside, most often for want of memory.
     """
     work = partial(passed, segment)
-    given = crew.map_given if isinstance(crew, Crew) else crew.map
-    for batches in given(work, tasks(groups)):
+    for batches in crew.map_given(work, tasks(groups)):
         yield from batches
 
 

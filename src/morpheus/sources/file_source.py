@@ -17,6 +17,7 @@ from morpheus.records import Events, Portion, Summary
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.files import LogFiles
 from morpheus.sources.intake import Intake
+from morpheus.sources.lake_tables import is_delta
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.period import Period
 from morpheus.sources.source import Source
@@ -118,6 +119,11 @@ class FileSource(Source):
             raise UsageError(
                 "--watch_directory: it follows folders on disk. For a bucket, start a run every "
                 "hour, with `--duration 1h`."
+            )
+        if self.watch_directory and is_delta(Path(self.input_glob)):
+            raise UsageError(
+                f"--watch_directory: `{self.input_glob}` is a table of Delta, whose files are "
+                "rewritten now and then. Start a run every hour, with `--duration 1h`."
             )
         self._learnt_from(self._period())
 

@@ -20,6 +20,7 @@ from morpheus import bucket
 from morpheus.bucket import Object, is_address
 from morpheus.errors import BadRecord, UsageError
 from morpheus.scratch import Scratch, file_in
+from morpheus.sources.lake_tables import DELTA, LakeTable, live_files, tables_of
 from morpheus.sources.period import Period
 from morpheus.sources.walk import Walk
 
@@ -99,12 +100,30 @@ class LogFiles:
             Unavailable: S3 does not answer.
         """
         matching, passed_by = self._matching()
-        logs = sorted(path for path in matching if self._is_log(path))
+        if self._is_table(matching):
+            logs, passed_by = sorted(live_files(self._named(), self.option)), 0
+        else:
+            logs = sorted(path for path in matching if self._is_log(path))
         others = [path for path in logs if not set(self.without) & set(path.parts)]
         limit = None if self.max_files in {None, -1} else self.max_files
         paths = others if self.period is None else self._timely(others, self.period)
         outside = len(others) - len(paths)
         return Found(paths[:limit], len(logs) - len(others), outside, passed_by)
+
+    def _is_table(self, matching: set[Log]) -> bool:
+        """Whether the pattern names a table that is read by its log; refuses what else is one."""
+        found, named = tables_of(matching), self._named()
+        mine = LakeTable(named.absolute() if isinstance(named, Path) else named, DELTA)
+        others = sorted(found - {mine}, key=lambda one: str(one.folder))
+        if others and self.file_type == "auto":
+            raise others[0].refused(self.option)
+        return mine in found
+
+    def _named(self) -> Log:
+        """What the pattern names, which may be a folder; or a glob, which is none."""
+        if is_address(self.pattern):
+            return Object.named(self.pattern.rstrip("/"))
+        return Path(self.pattern).expanduser()
 
     def _timely(self, paths: list[Log], period: Period) -> list[Log]:
         ignored = period.ignored(self._base())

@@ -20,7 +20,7 @@ from morpheus.processes import Crew
 from morpheus.scratch import Scratch
 from morpheus.sources.by_user import COPY
 from morpheus.sources.census import PART, USER, Census
-from morpheus.sources.spill import Blob, remove, write
+from morpheus.spill import Blob, remove, write
 
 
 @dataclass(frozen=True)

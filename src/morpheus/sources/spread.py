@@ -11,8 +11,9 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import BytesIO
+from itertools import chain
 from pathlib import Path
+from sys import getsizeof
 from typing import Any, TypeVar
 
 import polars as pl
@@ -27,9 +28,10 @@ from morpheus.sources.ground import Recipe, derived
 from morpheus.sources.portion import GatheredPortion
 from morpheus.sources.survey import Draw, Survey
 from morpheus.sources.work import Work, counted, jobs_of, plain_size
+from morpheus.spill import Blob, pack
 
 Result = TypeVar("Result")
-Cell = tuple[bool, list[bytes]] | None
+Cell = tuple[bool, list[Blob]] | None
 """Tables of one part that one job of files has, and whether they are history; None for none."""
 
 A_USER = 1_000
@@ -44,15 +46,15 @@ SMALLEST_JOB = 2_000_000
 
 @dataclass(frozen=True)
 class Read:
-    """What a job of files has become: tables as Parquet, which is small."""
+    """What a job of files has become: tables, packed."""
 
-    tables: list[bytes] = field(repr=False)
+    tables: list[Blob] = field(repr=False)
     census: Census
     reading: Reading
 
     def __sizeof__(self) -> int:
         """Bytes, for the worker that holds it."""
-        return object.__sizeof__(self) + sum(map(len, self.tables))
+        return object.__sizeof__(self) + sum(map(getsizeof, self.tables))
 
 
 @dataclass
@@ -151,7 +153,8 @@ class Spreading:
         for some, cells in zip(users.partition_by(PART, maintain_order=True), columns, strict=True):
             present = Where(events.user, events.names, [], [])
             before = None if learnt is None else Where(learnt.user, learnt.names, [], [])
-            portion = self.recipe.of(some.select(USER, RANK), present, before)
+            piece = self._piece(some, events.census.width)
+            portion = self.recipe.of(some.select(USER, RANK), present, before, piece)
             weight = int(some[ROWS].sum()) + A_USER * some.height
             self.portions.append(SpreadPortion(self.cluster, portion, cells, weight))
         return self.portions
@@ -163,6 +166,11 @@ class Spreading:
         task = partial(_drawn, draw, past, bool(names))
         samples = self.cluster.results([portion.begin(task) for portion in self.portions])
         return draw.done(draw.joined(samples))
+
+    def _piece(self, users: pl.DataFrame, width: int) -> int | None:
+        """Events at a time, of a user who is larger than the room; None for all."""
+        fits = users.height > 1 or users[ROWS].sum() * width <= self.room.held
+        return None if fits else max(1, self.room.part // width)
 
     def _brought(
         self, events: Spread, learnt: Spread | None, places: pl.DataFrame
@@ -218,7 +226,7 @@ def read_job(work: Work, cells: int, paths: Sequence[Log]) -> Read:
             "where all machines see them under the same path."
         )
     reading, census = Reading(), Census.nobody()
-    made = [packed_table(frame) for frame in tables(counted(work, paths, reading, census), cells)]
+    made = [pack(frame) for frame in tables(counted(work, paths, reading, census), cells)]
     return Read(made, census, reading)
 
 
@@ -234,10 +242,10 @@ def _divided(
     history: bool,  # noqa: FBT001 - a task's needs
 ) -> list[Cell]:
     """The cells of one job's events, one a part."""
-    cells: list[list[bytes]] = [[] for _ in range(parts)]
+    cells: list[list[Blob]] = [[] for _ in range(parts)]
     for table in read.tables:
-        for part, piece in zip(*divided(_unpacked_table(table), user, places), strict=True):
-            cells[part].append(packed_table(piece))
+        for part, piece in zip(*divided(table.read(), user, places), strict=True):
+            cells[part].append(pack(piece))
     return [(history, made) if made else None for made in cells]
 
 
@@ -248,12 +256,19 @@ def _at_portion(
     *needs: object,
 ) -> Result:
     """Do something with a portion whose events are there."""
-    there: Mapping[bool, list[pl.DataFrame]] = {True: [], False: []}
+    there: Mapping[bool, list[Blob]] = {True: [], False: []}
     for history, made in filter(None, cells.flat):
-        there[history] += map(_unpacked_table, made)
-    present, past = replace(portion.present, held=there[False]), portion.past
-    past = None if past is None else replace(past, held=there[True])
+        there[history] += made
+    present, past = _lying(portion.present, there[False], portion), portion.past
+    past = None if past is None else _lying(past, there[True], portion)
     return work(replace(portion, present=present, past=past), *needs)
+
+
+def _lying(where: Where, blobs: list[Blob], portion: GatheredPortion) -> Where:
+    """Unpack all there is, or nothing yet of a user who comes in pieces."""
+    if portion.piece is not None:
+        return replace(where, blobs=blobs)
+    return replace(where, held=[blob.read() for blob in blobs])
 
 
 def _drawn(draw: Draw, past: bool, deriving: bool, portion: GatheredPortion) -> pl.DataFrame:  # noqa: FBT001 - as above
@@ -261,19 +276,9 @@ def _drawn(draw: Draw, past: bool, deriving: bool, portion: GatheredPortion) -> 
     where = portion.past if past else portion.present
     assert where is not None  # noqa: S101 - there is history where history is asked for
     whole = replace(portion, present=where, past=None)
-    return draw.of(derived(whole) if deriving else where.held)
+    lying = chain(where.held, (blob.read() for blob in where.blobs))
+    return draw.of(derived(whole) if deriving else lying)
 
 
 def _itself(portion: GatheredPortion) -> GatheredPortion:
     return portion
-
-
-def packed_table(frame: pl.DataFrame) -> bytes:
-    """A table as it is moved between workers."""
-    file = BytesIO()
-    frame.write_parquet(file, compression="lz4", statistics=False)
-    return file.getvalue()
-
-
-def _unpacked_table(table: bytes) -> pl.DataFrame:
-    return pl.read_parquet(BytesIO(table))

@@ -20,7 +20,7 @@ from morpheus.sources.flatten import Flattener
 from morpheus.sources.gathering import Gathering, tables
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.reader import Reader
-from morpheus.sources.spill import Blob, write
+from morpheus.spill import Blob, write
 
 _PACKED_BY = 8
 """What compression saves, about; what is not that small is only read in larger pieces."""

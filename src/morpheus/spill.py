@@ -1,4 +1,4 @@
-"""Rows laid aside on disk until they are handed out.
+"""Rows laid aside until they are handed out: on disk, or packed in memory to be moved.
 
 Each table is a Parquet file: equal texts are written once, so an event takes some 100 bytes, and to
 read some users' rows passes over the others. Arrow streams are written in less time, but read in
@@ -21,28 +21,34 @@ from morpheus.scratch import file_in
 
 @dataclass(frozen=True)
 class Blob:
-    """A table on disk.
+    """A table laid aside.
 
     Attributes:
-        path: Its file.
+        place: Its file, or what would be in it.
         rows: Its rows.
         columns: Its columns.
         span: Its first and last time; None where it has no rows, or no times.
     """
 
-    path: Path
+    place: Path | bytes
     rows: int
     columns: tuple[str, ...]
     span: tuple[datetime, datetime] | None
+
+    def __sizeof__(self) -> int:
+        """Bytes, for the worker that holds it."""
+        held = 0 if isinstance(self.place, Path) else len(self.place)
+        return object.__sizeof__(self) + held
 
     def read(
         self, only: pl.Expr | None = None, columns: Collection[str] | None = None
     ) -> pl.DataFrame:
         """Read it back, or only the rows of which something holds, or some of its columns."""
+        place = self.place if isinstance(self.place, Path) else BytesIO(self.place)
         if only is None:
-            return pl.read_parquet(self.path, glob=False)
+            return pl.read_parquet(place, glob=False)
         # By its path: polars then looks at no more of the file than it needs.
-        rows = pl.scan_parquet(self.path, glob=False).filter(only)
+        rows = pl.scan_parquet(place, glob=False).filter(only)
         if columns is not None:
             rows = rows.select(name for name in self.columns if name in columns)
         return rows.collect()
@@ -64,6 +70,13 @@ def write(folder: Path, frames: Iterable[pl.DataFrame]) -> list[Blob]:
     return [_written(folder, frame) for frame in frames]
 
 
+def pack(frame: pl.DataFrame) -> Blob:
+    """Lay a table aside in memory, as small as it can be moved or kept."""
+    data = BytesIO()
+    frame.write_parquet(data, compression="lz4", statistics=False)
+    return Blob(data.getvalue(), frame.height, tuple(frame.columns), _span(frame))
+
+
 def _written(folder: Path, frame: pl.DataFrame) -> Blob:
     data = BytesIO()
     frame.write_parquet(data, compression="uncompressed", statistics=False)
@@ -79,6 +92,7 @@ def _span(frame: pl.DataFrame) -> tuple[datetime, datetime] | None:
 
 
 def remove(blobs: Iterable[Blob]) -> None:
-    """Remove what is no longer needed."""
+    """Remove from disk what is no longer needed."""
     for blob in blobs:
-        blob.path.unlink(missing_ok=True)
+        if isinstance(blob.place, Path):
+            blob.place.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""One user with 30 % of all events: whether everybody else has to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+from figures.table import Table
+from speed.logs import USER, fleet
+from speed.meter import Run
+
+from scale.runs import Size, chain, dask
+from scale.turns import in_turns
+
+SHARE = 0.3
+"""Of all events, the giant's."""
+WORKERS = 4
+"""Enough for three of them to do the rest meanwhile."""
+GIANT = "giant"
+
+
+def tables(size: Size) -> Iterator[Table]:
+    """Learn and score a giant alone, then among everybody."""
+    users = size.users(200)
+    logs = fleet(size.scratch, users, rate=44.0, forms=("parquet",)).folder / "parquet"
+    members = _members(logs)
+    all_, alone = size.scratch / "all", size.scratch / "giant"
+    rows = {
+        "the giant alone": (alone, _written(logs, alone, members, others=False)),
+        "everybody": (all_, _written(logs, all_, members, others=True)),
+    }
+    table = Table(
+        f"A giant of {rows['the giant alone'][1] / rows['everybody'][1]:.0%} of all events, among "
+        f"{users - len(members)} users: learnt and scored by {WORKERS} workers",
+        ["", "events", "wall s", "in times of alone", "CPU s", "most memory MB"],
+        note="Workers take turns on one core, whether they have work or not: so each is as fast "
+        "alone as in company, as on a cluster, only slower. The giant is several people of the "
+        "company under one name.",
+    )
+    walls: list[float] = []
+    for name, (folder, events) in rows.items():
+        run = _run(folder, size.scratch / "out.csv")
+        walls.append(run.wall)
+        table.add(name, events, run.wall, run.wall / walls[0], run.cpu, run.peak)
+    yield table
+
+
+def _run(logs: Path, into: Path) -> Run:
+    with in_turns(WORKERS):
+        return chain(logs / "scored", into, *dask(WORKERS), history=logs / "training")
+
+
+def _members(logs: Path) -> list[str]:
+    """The first people who together have the giant's share of all events."""
+    users = pl.scan_parquet(logs / "*/*.parquet").group_by(USER).len().collect().sort(USER)
+    before = users["len"].cum_sum() - users["len"]
+    return users.filter(before < SHARE * users["len"].sum())[USER].to_list()
+
+
+def _written(logs: Path, into: Path, members: list[str], *, others: bool) -> int:
+    """Write the same logs with these people as one, with or without the others; how many events."""
+    events = 0
+    for path in logs.rglob("*.parquet"):
+        frame = pl.read_parquet(path)
+        is_giant = pl.col(USER).is_in(members)
+        frame = frame.filter(is_giant | others).with_columns(
+            pl.when(is_giant).then(pl.lit(GIANT)).otherwise(USER).alias(USER)
+        )
+        target = into / path.relative_to(logs)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(target)
+        events += frame.height
+    return events

@@ -1,0 +1,73 @@
+"""Tables with a log of their own, in a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from lakes import Lake
+from morpheus.errors import BadRecord, UsageError
+from morpheus.records import Summary
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stage import Settings
+
+DAYS = ("2024-05-30", "2024-05-31")
+
+
+@pytest.fixture
+def table(lake: Lake, tmp_path: Path) -> Lake:
+    """A table in which a user was deleted, with its old files."""
+    rows = [(day, user) for day in DAYS for user in ("ann", "a/b c", "gone")]
+    columns = {"date": [d for d, _ in rows], "userIdentityuserName": [user for _, user in rows]}
+    times = [f"{day}T09:30:00Z" for day, _ in rows]
+    folder = tmp_path / "t"
+    write_deltalake(folder, pl.DataFrame({"eventTime": times, **columns}), partition_by=[*columns])
+    DeltaTable(folder).delete("userIdentityuserName = 'gone'")
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    lake.put_all({f"x/{one.relative_to(tmp_path)}": one.read_bytes() for one in found})
+    lake.forget()
+    return lake
+
+
+def read(pattern: str, **options: str) -> list[tuple[str, str | None]]:
+    settings = Settings(userid_column_name="userIdentityuserName", num_threads=1)
+    source = FromCloudtrail(input_glob=pattern, settings=settings, **options)
+    return sorted((batch.frame["date"][0], batch.user) for batch in source.events(None, Summary()))
+
+
+@pytest.mark.parametrize("pattern", ["s3://lake/x/t", "s3://lake/x/t/"])
+def test_only_the_objects_that_are_live_are_fetched(table: Lake, pattern: str) -> None:
+    assert read(pattern, start_time=DAYS[1]) == [(DAYS[1], "a/b c"), (DAYS[1], "ann")]
+    fetched = [key for key in table.fetched if key.endswith(".parquet")]
+    assert len(fetched) == 2
+    assert not any("gone" in key or DAYS[0] in key for key in fetched)
+
+
+@pytest.mark.parametrize("pattern", ["x/t/date=*/*.parquet", "x/t/date=2024-05-30/", "", "x/*"])
+def test_objects_of_a_table_are_not_read_as_loose_ones(table: Lake, pattern: str) -> None:
+    told = (
+        r"`s3://lake/x/t` is a table of Delta.*Give the table itself, --input_glob=s3://lake/x/t;"
+    )
+    with pytest.raises(UsageError, match=told):
+        read(f"s3://lake/{pattern}")
+    assert not [key for key in table.fetched if key.endswith(".parquet")]
+
+
+def test_a_table_of_iceberg_is_refused(lake: Lake) -> None:
+    lake.put("x/metadata/00000-a.metadata.json", b"{}")
+    lake.put("x/data/eventDay=20240531/0.parquet", b"")
+    for pattern in ("x/", "x/data/", "x/data/*/*.parquet"):
+        with pytest.raises(UsageError, match=r"`s3://lake/x` is a table of Iceberg"):
+            read(f"s3://lake/{pattern}")
+
+
+def test_a_data_set_is_asked_for_a_log_once(table: Lake) -> None:
+    for day in DAYS:
+        table.put(f"plain/date={day}/0.parquet", b"")
+    table.forget()
+    with pytest.raises(BadRecord, match="not a whole Parquet file"):
+        read("s3://lake/plain/")
+    assert len(table.listings) == 2

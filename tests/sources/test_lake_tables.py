@@ -1,0 +1,203 @@
+"""A folder with a log of its own is read by it, or refused; its files are never read as loose."""
+
+import base64
+import json
+import string
+import struct
+import sys
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from morpheus.errors import UsageError
+from morpheus.pipeline import Pipeline
+from morpheus.records import Summary
+from morpheus.sinks.to_file import ToFile
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.files import LogFiles
+from morpheus.stage import Settings
+from morpheus.stages.serialize import Serialize
+
+DAYS = ("2024-05-30", "2024-05-31")
+NAMES = ("ann", "a/b c", "é=x", "n%41")
+
+
+def events(names=NAMES):
+    """An event of each user on each day."""
+    rows = [(day, name) for day in DAYS for name in names]
+    return pl.DataFrame(
+        {
+            "eventTime": [f"{day}T09:30:00Z" for day, _ in rows],
+            "userIdentityaccountId": [name for _, name in rows],
+            "date": [day for day, _ in rows],
+        }
+    )
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table in which one user was deleted and a day written anew, with its old files."""
+    folder = tmp_path / "lake" / "trail"
+    by = ["date", "userIdentityaccountId"]
+    write_deltalake(folder, events([*NAMES, "gone"]), partition_by=by)
+    written = DeltaTable(folder)
+    written.delete("userIdentityaccountId = 'gone'")
+    again = events(["late"]).filter(date=DAYS[1])
+    write_deltalake(folder, again, mode="overwrite", predicate=f"date = '{DAYS[1]}'")
+    return folder
+
+
+def read(pattern, **options):
+    summary = Summary()
+    source = FromCloudtrail(input_glob=str(pattern), **options)
+    source = replace(source, settings=source.settled(Settings()))
+    found = [
+        (time[:10], batch.user)
+        for batch in source.events(None, summary)
+        for time in batch.frame["eventTime"]
+    ]
+    return sorted(found), summary
+
+
+WHOLE = sorted([*((DAYS[0], name) for name in NAMES), (DAYS[1], "late")])
+
+
+def test_only_the_files_that_are_live_are_read(table):
+    assert len(list(table.rglob("*.parquet"))) == 11
+    assert read(table)[0] == WHOLE
+    assert read(f"{table}/", file_type="parquet")[0] == WHOLE
+
+
+def test_days_outside_the_period_are_not_opened(table):
+    found, summary = read(table, start_time=DAYS[1])
+    assert found == [(DAYS[1], "late")]
+    assert (summary.input.files, summary.input.outside_files) == (1, 4)
+
+
+def test_a_checkpoint_is_as_good_as_the_commits_before(table):
+    DeltaTable(table).create_checkpoint()
+    for commit in table.glob("_delta_log/*.json"):
+        commit.unlink()
+    assert read(table)[0] == WHOLE
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "**/*.parquet", "trail/*.parquet", "trail/date=2024-05-30", "trail/date=*/**/*.parquet"],
+)
+def test_files_of_a_table_are_not_read_as_loose_ones(table, pattern):
+    told = rf"`{table}` is a table of Delta.*Give the table itself, --input_glob={table};"
+    with pytest.raises(UsageError, match=told):
+        read(table.parent / pattern)
+
+
+def test_files_of_a_table_are_read_as_they_lie_where_that_is_asked_for(table):
+    found, _ = read(table / "**/*.parquet", file_type="parquet")
+    assert (DAYS[0], "gone") in found
+
+
+def test_without_the_extra_it_is_told_how_to_install_it(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deltalake", None)
+    with pytest.raises(
+        UsageError, match=r"trail` is a table of Delta.*pip install 'morpheus\[delta\]"
+    ):
+        read(table)
+
+
+def changed(folder, change):
+    """Change each entry of the first commit."""
+    commit = folder / "_delta_log" / f"{0:020}.json"
+    lines = [json.loads(line) for line in commit.read_text().splitlines()]
+    for line in lines:
+        change(line)
+    commit.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+FIRST_TWO = struct.pack("<IQIIIHHIHH", 1_681_511_377, 1, 0, 12_346, 1, 0, 1, 16, 0, 1)
+"""The numbers 0 and 1 as a bitmap, as Delta's protocol and that of Roaring bitmaps have it."""
+DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase + "!#$%&()*+-;<=>?@^_`{|}~"
+Z85 = str.maketrans(DIGITS, DIGITS[:62].swapcase() + ".-:+=^!/*?&<>()[]{}@%$#")
+
+
+def with_deletion_vector(line):
+    if "protocol" in line:
+        features = {"readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+        line["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7, **features}
+    if "add" in line:
+        line["add"]["deletionVector"] = {
+            "storageType": "i",
+            "pathOrInlineDv": base64.b85encode(FIRST_TWO).decode().translate(Z85),
+            "sizeInBytes": len(FIRST_TWO),
+            "cardinality": 2,
+        }
+
+
+def with_column_mapping(line):
+    if "protocol" in line:
+        line["protocol"] |= {"minReaderVersion": 2, "minWriterVersion": 5}
+    if "metaData" in line:
+        line["metaData"]["configuration"] = {"delta.columnMapping.mode": "name"}
+        schema = json.loads(line["metaData"]["schemaString"])
+        for number, column in enumerate(schema["fields"]):
+            name = {"delta.columnMapping.physicalName": column["name"]}
+            column["metadata"] = {"delta.columnMapping.id": number + 1, **name}
+        line["metaData"]["schemaString"] = json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_deletion_vector, "rows in its files are deleted"),
+        (with_column_mapping, "its columns are called otherwise"),
+        (
+            lambda line: line.get("add", {}).update(path="s3://other/x.parquet"),
+            "its files lie else",
+        ),
+    ],
+)
+def test_a_table_that_is_more_than_its_files_is_refused(tmp_path, change, told):
+    write_deltalake(tmp_path / "t", events(["ann"] * 20))
+    changed(tmp_path / "t", change)
+    with pytest.raises(UsageError, match=rf"t` is a table of Delta, but {told}.*plain copy"):
+        read(tmp_path / "t")
+
+
+def test_a_broken_log_is_told(tmp_path):
+    write_deltalake(tmp_path / "t", events())
+    (tmp_path / "t/_delta_log" / f"{0:020}.json").write_text('{"metaData": ')
+    with pytest.raises(UsageError, match=r"t` is a table of Delta, but its log cannot be read"):
+        read(tmp_path / "t")
+
+
+def test_a_table_cannot_be_followed(table):
+    source = FromCloudtrail(input_glob=str(table), watch_directory=True)
+    with pytest.raises(
+        UsageError, match=r"--watch_directory: `.*trail` is a table of Delta.*--duration"
+    ):
+        source.check()
+
+
+@pytest.mark.parametrize("pattern", ["", "data/*.parquet", "data/date=2024-05-31"])
+def test_a_table_of_iceberg_is_refused(tmp_path, pattern):
+    data = tmp_path / "trail" / "data" / "date=2024-05-31"
+    data.mkdir(parents=True)
+    events().write_parquet(data / "0.parquet")
+    (tmp_path / "trail" / "metadata").mkdir()
+    (tmp_path / "trail" / "metadata" / "v1.metadata.json").write_text("{}")
+    with pytest.raises(
+        UsageError, match=r"trail` is a table of Iceberg.*UNLOAD.*data/\*\*/\*.parquet"
+    ):
+        read(tmp_path / "trail" / pattern)
+    assert len(read(data.parent, file_type="parquet")[0]) == 8
+
+
+@pytest.mark.usefixtures("table")
+def test_a_table_passes_the_whole_chain_under_the_name_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {path.parts[:2] for path in LogFiles("lake/trail").need().paths} == {("lake", "trail")}
+    sink = ToFile(filename="out.csv")
+    summary = Pipeline([FromCloudtrail(input_glob="lake/trail"), Serialize(), sink]).run()
+    assert summary.input.files == 5
+    assert set(pl.read_csv("out.csv")["date"]) == set(DAYS)
