@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -169,6 +170,12 @@ def test_the_command_of_the_package_is_main(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "argv", ["morpheus", "--version"])
     with pytest.raises(SystemExit, match="0"):
         main()
+
+
+def test_the_package_runs_as_the_command(chain: Run) -> None:
+    words = (sys.executable, "-m", "morpheus", "--version")
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout == chain("--version").stdout
 
 
 def test_stages_are_listed_with_their_package(chain: Run) -> None:
