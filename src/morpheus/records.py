@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RHYTHM
+from morpheus.columns import INDEX, RHYTHM, ROW, TIME
 from morpheus.rhythm.cells import Cells
 
 if TYPE_CHECKING:
@@ -121,6 +121,13 @@ class Batch:
     held: tuple[Held, ...] = ()
     watched: Watched | None = None
     spending: Spending | None = None
+
+    @property
+    def own(self) -> list[str]:
+        """The log's columns; all of `frame`, where `serialize` has left `TIME` out."""
+        every = self.frame.columns
+        before = every[: every.index(TIME)] if TIME in every else every
+        return [name for name in before if name not in {ROW, INDEX}]
 
     def become(self, kind: type[Next], **more: object) -> Next:
         """Make the record that follows: all that every batch has, and what is new."""
