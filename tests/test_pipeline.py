@@ -8,7 +8,7 @@ import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.engines.fold import folded_as_scoped
-from morpheus.errors import UsageError
+from morpheus.errors import Unavailable, UsageError
 from morpheus.models.learning import History
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.records import Events
@@ -151,6 +151,32 @@ def test_worker_processes_give_what_one_process_gives(columns):
     assert all(b.frame.equals(a.frame) for b, a in zip(rows, others, strict=True))
     assert one.cards == two.cards
     assert one.scored == two.scored
+
+
+@dataclass(frozen=True)
+class Last(Collect):
+    """A sink that has something left to do, and cannot."""
+
+    error: Exception = field(default_factory=lambda: Unavailable("nobody there"))
+
+    def finish(self, summary):
+        self.rows.append(summary.users.total())
+        raise self.error
+
+
+def test_a_sink_that_fails_at_the_end_takes_neither_the_summary_nor_the_other_sinks_end(
+    columns, caplog
+):
+    told, ended = [], []
+    sinks = [Last(rows=ended), Last(rows=ended, error=OSError("disk full"))]
+    chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
+    with pytest.raises(Unavailable, match="nobody there"):
+        Pipeline(chain, columns).run(told.append)
+    [summary] = told
+    assert (summary.input.read, summary.users.total()) == (4, 4)
+    assert summary.seconds > 0
+    assert ended[-2:] == [4, 4]
+    assert caplog.messages == ["disk full"]
 
 
 WRONG = [

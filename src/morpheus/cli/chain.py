@@ -24,6 +24,7 @@ from morpheus.stage import Settings, Stage
 
 if TYPE_CHECKING:
     from morpheus.pipeline import Pipeline
+    from morpheus.records import Summary
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +153,7 @@ def described(word: str) -> tuple[str, str]:
 @click.pass_context
 def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
     """Check the chain, run it, and say what became of the events."""
-    from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
-    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - the same
+    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
 
     say("Configuring Pipeline via CLI", fg="green")
     above = context.parent
@@ -162,10 +162,15 @@ def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -
     with stoppable():
         pipeline.check()
         _announce(pipeline)
-        summary = pipeline.run()
-    say("\n".join(summary_lines(summary)))
+        summary = pipeline.run(_tell)
     if summary.stopped:
         raise Exit(STOPPED)
+
+
+def _tell(summary: Summary) -> None:
+    from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
+
+    say("\n".join(summary_lines(summary)))
 
 
 def _announce(pipeline: Pipeline) -> None:
