@@ -188,3 +188,39 @@ def test_an_interrupt_that_another_library_disguises_still_ends_as_stopped(chain
     done = chain(*AE, "from-names", "fail", "--how=disguised")
     assert done.returncode == 130
     assert "Error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "from-names"), "Type `morpheus run pipeline-ae from-names`."),
+        (("pipeline-ae",), "Type `morpheus run pipeline-ae`."),
+        (("suppress",), "Type `morpheus tools suppress`."),
+        (("run", "help"), "Type `morpheus run --help`."),
+        ((*AE, "help"), "Type `morpheus run pipeline-ae --help`."),
+        (
+            ("--userid_column_name=a", *AE, "from-names"),
+            "No such option '--userid_column_name'. It is an option of `pipeline-ae`: put it behind",
+        ),
+        (
+            (*AE, "from-names", "--num_threads=2", "fail"),
+            "It is an option of `run`: put it behind that word.",
+        ),
+        ((*AE, "--who=ann"), "It is an option of `from-names`: put it behind that word."),
+        ((*AE, "--seed=1"), "It is an option of `train-ae` and `replay`: put it behind one of"),
+        ((*AE, "--filename=1"), " and others: put it behind one of these words."),
+        ((*AE, "."), "`.` is a folder, where a stage should stand. Give the source the folder"),
+    ],
+)
+def test_what_is_typed_in_the_wrong_place_is_sent_home(
+    chain: Run, words: tuple[str, ...], message: str
+) -> None:
+    done = chain(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_help_has_a_short_name_and_whole_sentences(chain: Run) -> None:
+    assert chain("-h").stdout == chain("--help").stdout
+    for words in ((), ("run",), ("tools",)):
+        assert "..." not in chain(*words, "-h").stdout.partition("\nCommands:")[2]
