@@ -122,6 +122,7 @@ class Pipeline:
         self.settings = settled[0].settings
         for stage in settled:
             stage.check()
+        _check_files(settled)
         self._checked = True
 
     def run(self, tell: Callable[[Summary], None] | None = None) -> Summary:
@@ -138,7 +139,8 @@ class Pipeline:
             self.check()
         stages = self._settled()
         plan = Plan.of([part for stage in stages for part in stage.parts()])
-        summary, begin = Summary(), time.perf_counter()
+        summary = Summary(to_sinks=any(stage.sink for stage in stages))
+        begin = time.perf_counter()
         history = next((glob for stage in stages if (glob := stage.history())), None)
         path = self.settings.status_file
         status = None if path is None else StatusFile.of(path, stages)
@@ -270,6 +272,29 @@ class Pipeline:
         for stage in self.stages:
             kinds.append(stage.gives or kinds[-1])
         return kinds
+
+
+def _check_files(stages: Sequence[Stage]) -> None:
+    """Refuse to write a file twice, or into the place of a log."""
+    source, *rest = stages
+    assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
+    history = next((glob for stage in rest if (glob := stage.history())), None)
+    written: dict[Path, Stage] = {}
+    for stage in rest:
+        path = stage.writes()
+        if path is None:
+            continue
+        if source.reads(path, history):
+            raise UsageError(
+                f"{stage.name}: `{path}` is one of the logs that are read, and would be replaced. "
+                "Give another --filename, or a glob that leaves it out."
+            )
+        other = written.setdefault(path.resolve(), stage)
+        if other is not stage:
+            raise UsageError(
+                f"{stage.name}: `{path}` is written by `{other.name}` already. Give another "
+                "--filename."
+            )
 
 
 def _finished(stages: Sequence[Stage], summary: Summary) -> Iterator[MorpheusError | OSError]:

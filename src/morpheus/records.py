@@ -262,7 +262,8 @@ class Summary:
     Attributes:
         input: The files that were scored.
         training: The files that were learnt from.
-        users: Events written, by user.
+        users: Events that came through the chain, by user.
+        to_sinks: Whether a sink stood there, so that they are written.
         cards: The fingerprints used, by user; None for a user without one.
         unscored: Users whose events got no score, with the reason.
         scored: Events with a score.
@@ -281,6 +282,7 @@ class Summary:
     input: Reading = field(default_factory=Reading)
     training: Reading = field(default_factory=Reading)
     users: Counter[str | None] = field(default_factory=Counter)
+    to_sinks: bool = True
     cards: dict[str, Card] = field(default_factory=dict)
     unscored: dict[str | None, str] = field(default_factory=dict)
     scored: int = 0

@@ -23,7 +23,7 @@ def test_a_run_says_what_it_does_on_stderr_and_ends_with_the_summary(chain: Run)
         "C++ is disabled for AutoEncoder pipelines at this time.",
         "Starting pipeline via CLI... Ctrl+C to Quit",
     ]
-    assert "Written     2 events of 2 users" in done.stderr
+    assert "Passed      2 events of 2 users" in done.stderr
     assert "\x1b" not in done.stderr
 
 
@@ -200,7 +200,7 @@ def test_an_interrupt_that_another_library_disguises_still_ends_as_stopped(chain
         ((*AE, "help"), "Type `morpheus run pipeline-ae --help`."),
         (
             ("--userid_column_name=a", *AE, "from-names"),
-            "No such option '--userid_column_name'. It is an option of `pipeline-ae`: put it behind",
+            "No such option '--userid_column_name'. It is an option of `pipeline-ae`: put",
         ),
         (
             (*AE, "from-names", "--num_threads=2", "fail"),

@@ -43,6 +43,7 @@ class ToConsole(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    sink = True
 
     column: tuple[str, ...] = option(
         (),
