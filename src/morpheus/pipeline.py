@@ -144,6 +144,8 @@ class Pipeline:
         history = next((glob for stage in stages if (glob := stage.history())), None)
         path = self.settings.status_file
         status = None if path is None else StatusFile.of(path, stages)
+        if status is not None:
+            status.tell(summary, running=True)
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
         with closing(self._passed(plan, history, summary)) as batches:
             for batch in batches:
