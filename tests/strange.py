@@ -32,7 +32,7 @@ SIGN_IN = {
 }
 
 
-def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue")):
+def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue"), prefix=""):
     """A batch of Ann's events, as `explain` hands it on."""
     known = fingerprint()
     rows = [USUAL | row for row in rows]
@@ -44,7 +44,7 @@ def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue")):
     losses = known.losses(encoded)[encoded.row_of]
     about = {"user": user, "fingerprint": known, "card": known.card, "encoded": encoded}
     batch = Losses(frame=frame, losses=losses, **about)
-    return next(Explain()(AddScores(label=labels)(iter([batch]))))
+    return next(Explain(prefix=prefix)(AddScores(label=labels)(iter([batch]))))
 
 
 def plain(rows, *, seconds=None, user="ann"):

@@ -152,3 +152,7 @@ def test_other_sinks_get_their_rows_though_a_server_takes_none(typed):
     rows = len((place / "rows.jsonl").read_bytes().splitlines())
     assert f"took 0 of {rows} events; {rows} not handed over" in done.stderr
     assert len((place / "dead").read_bytes().splitlines()) == rows
+    # What was read and written is said all the same, before the complaint.
+    assert re.search(
+        rf"^Written +{rows} events.*^Error: to-http", done.stderr, re.DOTALL | re.MULTILINE
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from morpheus import registry
-from morpheus.cli.chain import help_of
+from morpheus.cli.command import help_of
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))

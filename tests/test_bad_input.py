@@ -122,6 +122,19 @@ def test_a_failing_run_with_overwrite_leaves_the_old_output(place):
     assert (place / "out" / "output.csv").read_text() == "precious"
 
 
+@pytest.mark.parametrize("how", ["input", "history"])
+def test_a_log_is_never_the_file_that_is_written(place, how):
+    log = next((place / "input").glob("*.csv"))
+    before = log.read_bytes()
+    sink = (f"--filename={log}", "--overwrite")
+    Path("other").mkdir()
+    (Path("other") / "a.csv").write_bytes(before)
+    more = {"glob": "other/*.csv", "train": ("--train_data_glob=input",)}
+    result = run(sink=sink, **(more if how == "history" else {}))
+    refused(result, 2, r"to-file: .* is one of the logs that are read, and would be replaced")
+    assert log.read_bytes() == before
+
+
 def test_a_folder_that_is_a_file(place):
     (place / "out").write_text("")
     refused(run(), 2, r"`out` is a file, not a folder|`.*/out` is a file, not a folder")

@@ -14,10 +14,9 @@ import pytest
 import morpheus
 from morpheus import Fingerprints, Pipeline
 from morpheus.cli.main import morpheus as command
-from morpheus.columns import SCORE, read_lines
+from morpheus.columns import SCORE, Explained, read_lines
 from morpheus.errors import BadRecord, BrokenModel, UsageError
 from morpheus.sources.frame import FromFrame
-from morpheus.stages.explain import ADDED
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
 
@@ -78,7 +77,7 @@ def lesson() -> Fingerprints:
 
 
 def by_event(rows: pl.DataFrame) -> pl.DataFrame:
-    names = [USER, "eventTime", "eventID", *SCORES, *ADDED]
+    names = [USER, "eventTime", "eventID", *SCORES, *Explained()]
     numbers = [name for name in SCORES if name != "rung"]
     return rows.select(names).with_columns(pl.col(numbers).fill_nan(None)).sort(names)
 
@@ -127,10 +126,17 @@ def test_who_was_not_learnt_is_measured_against_everyone() -> None:
     assert set(learnt(frame).score(stranger)["rung"]) == {"everyone"}
 
 
+def test_a_frame_may_have_columns_of_the_names_that_are_given_back(known: Fingerprints) -> None:
+    frame = people()
+    again = frame.hstack(known.score(frame)).hstack(known.explain(frame))
+    assert known.score(again).equals(known.score(frame))
+    assert known.explain(again).equals(known.explain(frame))
+
+
 def test_an_empty_frame_has_no_scores_and_their_columns(known: Fingerprints) -> None:
     nothing = people().clear()
     assert known.score(nothing).schema == known.score(people()).schema
-    assert known.explain(nothing).columns == list(ADDED)
+    assert known.explain(nothing).columns == list(Explained())
 
 
 def test_pandas_and_arrow_frames_score_as_polars_frames_do(known: Fingerprints) -> None:

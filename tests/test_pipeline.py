@@ -8,11 +8,12 @@ import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.engines.fold import folded_as_scoped
-from morpheus.errors import UsageError
+from morpheus.errors import Unavailable, UsageError
 from morpheus.models.learning import History
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.records import Events
 from morpheus.sinks.to_file import ToFile
+from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate
 from morpheus.sources.source import Source
 from morpheus.stage import Settings
@@ -151,6 +152,46 @@ def test_worker_processes_give_what_one_process_gives(columns):
     assert all(b.frame.equals(a.frame) for b, a in zip(rows, others, strict=True))
     assert one.cards == two.cards
     assert one.scored == two.scored
+
+
+@dataclass(frozen=True)
+class Last(Collect):
+    """A sink that has something left to do, and cannot."""
+
+    error: Exception = field(default_factory=lambda: Unavailable("nobody there"))
+
+    def finish(self, summary):
+        self.rows.append(summary.users.total())
+        raise self.error
+
+
+def test_events_that_no_sink_takes_are_not_called_written(columns, tmp_path):
+    chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize()]
+    assert not Pipeline(chain, columns).run().to_sinks
+    sink = ToFile(filename=str(tmp_path / "rows.csv"))
+    assert Pipeline([*chain, sink], columns).run().to_sinks
+
+
+def test_one_file_is_not_written_by_two_sinks(columns, tmp_path):
+    sinks = [ToFile(filename=f"{tmp_path}/rows.csv"), ToReport(filename=f"{tmp_path}/./rows.csv")]
+    chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
+    with pytest.raises(UsageError, match=r"to-report: .*rows.csv` is written by `to-file` already"):
+        Pipeline(chain, columns).check()
+
+
+def test_a_sink_that_fails_at_the_end_takes_neither_the_summary_nor_the_other_sinks_end(
+    columns, caplog
+):
+    told, ended = [], []
+    sinks = [Last(rows=ended), Last(rows=ended, error=OSError("disk full"))]
+    chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
+    with pytest.raises(Unavailable, match="nobody there"):
+        Pipeline(chain, columns).run(told.append)
+    [summary] = told
+    assert (summary.input.read, summary.users.total()) == (4, 4)
+    assert summary.seconds > 0
+    assert ended[-2:] == [4, 4]
+    assert caplog.messages == ["disk full"]
 
 
 WRONG = [

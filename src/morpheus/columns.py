@@ -6,8 +6,11 @@ with the dots removed (`userIdentity.arn` is `userIdentityarn`).
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from morpheus.errors import UsageError
 
@@ -29,6 +32,38 @@ RISK = "risk"
 """How much an event and what came just before it speak against their user, over all columns."""
 RHYTHM = "ts_anomaly"
 """Whether an event lies in a time bin that breaks its user's rhythm."""
+
+
+class Explained(NamedTuple):
+    """Names of the columns that `explain` adds."""
+
+    reason: str = "reason"
+    top_columns: str = "top_columns"
+    explanation: str = "explanation"
+
+    def prefixed(self, prefix: str) -> Self:
+        """The same names behind a prefix."""
+        return type(self)(*(prefix + name for name in self))
+
+    @classmethod
+    def among(cls, columns: Iterable[str]) -> Self | None:
+        """Find them among a frame's columns, whatever their prefix; None if they are not there.
+
+        One of the three alone is the log's own: Duo's and Kubernetes' logs have a `reason`, too.
+
+        >>> Explained.among(["reason", "event_dt", "why_reason", "why_top_columns"])
+        Explained(reason='why_reason', top_columns='why_top_columns', explanation='why_explanation')
+        >>> Explained.among(["reason", "event_dt"]) is None
+        True
+        """
+        found = Counter(
+            column.removesuffix(name)
+            for column in columns
+            for name in cls()
+            if column.endswith(name)
+        )
+        last = next((prefix for prefix in reversed(found) if found[prefix] > 1), None)
+        return None if last is None else cls().prefixed(last)
 
 
 def read_lines(name: str, *, option: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import INDEX, RISK, SCORE
+from morpheus.columns import INDEX, RISK, SCORE, Explained
 from morpheus.errors import UsageError
 from morpheus.models.fingerprint import Card
 from morpheus.models.store import Store
@@ -27,7 +27,7 @@ from morpheus.sinks.keep import Keep
 from morpheus.sources.frame import OWN, Frame, FromFrame, as_polars, need
 from morpheus.stage import Settings, Stage
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.explain import ADDED, Explain
+from morpheus.stages.explain import Explain
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
@@ -46,8 +46,10 @@ SCORES = pl.Schema(
     }
 )
 """What `Fingerprints.score` gives; see the stage `add-scores`."""
-REASONS = pl.Schema(dict.fromkeys(ADDED, pl.String()))
+REASONS = pl.Schema(dict.fromkeys(Explained(), pl.String()))
 """What `Fingerprints.explain` gives; see the stage `explain`."""
+_APART = "_explained_"
+"""Keeps what `explain` adds apart from the frame's own columns, whatever these are called."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,10 @@ class Fingerprints:
         Returns:
             `REASONS`, (rows): a sentence, the strangest columns, and JSON text of the evidence.
         """
-        explain = Explain(top=top, threshold=threshold)
-        return self._passed(frame, [AddScores(label=(RISK,)), explain], REASONS)
+        explain = Explain(top=top, threshold=threshold, prefix=_APART)
+        apart = pl.Schema({_APART + name: kind for name, kind in REASONS.items()})
+        found = self._passed(frame, [AddScores(label=(RISK,)), explain], apart)
+        return found.rename(dict(zip(apart, REASONS, strict=True)))
 
     def _passed(self, frame: Frame, stages: Sequence[Stage], given: pl.Schema) -> pl.DataFrame:
         """Pass a frame through a chain; what is given comes back in the frame's order."""

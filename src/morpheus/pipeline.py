@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from morpheus.engines.dask import Dask
 from morpheus.engines.fold import folded, folded_as_scoped
 from morpheus.engines.light import Light
 from morpheus.engines.local import Local
-from morpheus.errors import UsageError
+from morpheus.errors import MorpheusError, UsageError
 from morpheus.interrupt import UntilStopped
 from morpheus.processes import Crew
 from morpheus.records import Batch, Portion, Rows, Stream, Summary
@@ -25,6 +26,8 @@ from morpheus.scratch import Scratch
 from morpheus.sources.source import Source
 from morpheus.stage import Settings, Stage
 from morpheus.status import StatusFile
+
+LOG = logging.getLogger(__name__)
 
 HABITUAL = {
     "Events": "a source such as `from-cloudtrail`",
@@ -119,10 +122,15 @@ class Pipeline:
         self.settings = settled[0].settings
         for stage in settled:
             stage.check()
+        _check_files(settled)
         self._checked = True
 
-    def run(self) -> Summary:
+    def run(self, tell: Callable[[Summary], None] | None = None) -> Summary:
         """Run the chain to its end.
+
+        Args:
+            tell: Is given the summary once all events have passed, also where a sink then fails
+                with what it had left to do.
 
         Raises:
             MorpheusError: What the person at the prompt can act on.
@@ -131,21 +139,26 @@ class Pipeline:
             self.check()
         stages = self._settled()
         plan = Plan.of([part for stage in stages for part in stage.parts()])
-        summary, begin = Summary(), time.perf_counter()
+        summary = Summary(to_sinks=any(stage.sink for stage in stages))
+        begin = time.perf_counter()
         history = next((glob for stage in stages if (glob := stage.history())), None)
         path = self.settings.status_file
         status = None if path is None else StatusFile.of(path, stages)
+        if status is not None:
+            status.tell(summary, running=True)
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
         with closing(self._passed(plan, history, summary)) as batches:
             for batch in batches:
                 summary.add(batch)
                 if status is not None:
                     status.tell(summary, running=True)
-        for stage in stages:
-            stage.finish(summary)
+        failures = list(_finished(stages, summary))
         if status is not None:
             status.tell(summary, running=False)
         summary.seconds = time.perf_counter() - begin
+        if tell is not None:
+            tell(summary)
+        _raise_first(failures)
         return summary
 
     def links(self) -> list[tuple[str, str]]:
@@ -261,6 +274,46 @@ class Pipeline:
         for stage in self.stages:
             kinds.append(stage.gives or kinds[-1])
         return kinds
+
+
+def _check_files(stages: Sequence[Stage]) -> None:
+    """Refuse to write a file twice, or into the place of a log."""
+    source, *rest = stages
+    assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
+    history = next((glob for stage in rest if (glob := stage.history())), None)
+    written: dict[Path, Stage] = {}
+    for stage in rest:
+        path = stage.writes()
+        if path is None:
+            continue
+        if source.reads(path, history):
+            raise UsageError(
+                f"{stage.name}: `{path}` is one of the logs that are read, and would be replaced. "
+                "Give another --filename, or a glob that leaves it out."
+            )
+        other = written.setdefault(path.resolve(), stage)
+        if other is not stage:
+            raise UsageError(
+                f"{stage.name}: `{path}` is written by `{other.name}` already. Give another "
+                "--filename."
+            )
+
+
+def _finished(stages: Sequence[Stage], summary: Summary) -> Iterator[MorpheusError | OSError]:
+    """Let every stage do what it has left; gives why some could not."""
+    for stage in stages:
+        try:
+            stage.finish(summary)
+        except (MorpheusError, OSError) as error:
+            yield error
+
+
+def _raise_first(failures: Sequence[MorpheusError | OSError]) -> None:
+    """Raise the first failure; the others are logged."""
+    for other in failures[1:]:
+        LOG.error("%s", other)
+    if failures:
+        raise failures[0]
 
 
 def _mismatch(position: int, before: Stage, given: type, stage: Stage) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RHYTHM
+from morpheus.columns import INDEX, RHYTHM, ROW, TIME
 from morpheus.rhythm.cells import Cells
 
 if TYPE_CHECKING:
@@ -121,6 +121,13 @@ class Batch:
     held: tuple[Held, ...] = ()
     watched: Watched | None = None
     spending: Spending | None = None
+
+    @property
+    def own(self) -> list[str]:
+        """The log's columns; all of `frame`, where `serialize` has left `TIME` out."""
+        every = self.frame.columns
+        before = every[: every.index(TIME)] if TIME in every else every
+        return [name for name in before if name not in {ROW, INDEX}]
 
     def become(self, kind: type[Next], **more: object) -> Next:
         """Make the record that follows: all that every batch has, and what is new."""
@@ -255,7 +262,8 @@ class Summary:
     Attributes:
         input: The files that were scored.
         training: The files that were learnt from.
-        users: Events written, by user.
+        users: Events that came through the chain, by user.
+        to_sinks: Whether a sink stood there, so that they are written.
         cards: The fingerprints used, by user; None for a user without one.
         unscored: Users whose events got no score, with the reason.
         scored: Events with a score.
@@ -274,6 +282,7 @@ class Summary:
     input: Reading = field(default_factory=Reading)
     training: Reading = field(default_factory=Reading)
     users: Counter[str | None] = field(default_factory=Counter)
+    to_sinks: bool = True
     cards: dict[str, Card] = field(default_factory=dict)
     unscored: dict[str | None, str] = field(default_factory=dict)
     scored: int = 0

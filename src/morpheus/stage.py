@@ -208,8 +208,8 @@ class Stage:
     what it took. A stage of scope `user` sees the batches of one user, in time order, and is called
     anew for the next user; one of scope `run` sees the whole stream, and changes nothing, so that
     it may be moved; one of scope `whole` sees the whole stream where it stands. Where no stage that
-    needs fingerprints is left, they are let go of. The pipeline fills `settings` before the first
-    call.
+    needs fingerprints is left, they are let go of. A `sink` brings events out of the chain. The
+    pipeline fills `settings` before the first call.
     """
 
     name: ClassVar[str]
@@ -217,6 +217,7 @@ class Stage:
     gives: ClassVar[type | None] = None
     scope: ClassVar[str] = "user"
     needs_fingerprint: ClassVar[bool] = True
+    sink: ClassVar[bool] = False
 
     settings: Settings = field(default_factory=Settings, kw_only=True, repr=False)
 
@@ -282,6 +283,10 @@ class Stage:
 
     def writes_into(self) -> Path | None:
         """The folder that this stage writes files into, wherever it runs; None for none."""
+        return None
+
+    def writes(self) -> Path | None:
+        """The file that this stage puts in the place of what is there; None for none."""
         return None
 
     def pictured(self) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def test_a_run_says_what_it_does_on_stderr_and_ends_with_the_summary(chain: Run)
         "C++ is disabled for AutoEncoder pipelines at this time.",
         "Starting pipeline via CLI... Ctrl+C to Quit",
     ]
-    assert "Written     2 events of 2 users" in done.stderr
+    assert "Passed      2 events of 2 users" in done.stderr
     assert "\x1b" not in done.stderr
 
 
@@ -171,6 +172,12 @@ def test_the_command_of_the_package_is_main(monkeypatch: pytest.MonkeyPatch) -> 
         main()
 
 
+def test_the_package_runs_as_the_command(chain: Run) -> None:
+    words = (sys.executable, "-m", "morpheus", "--version")
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout == chain("--version").stdout
+
+
 def test_stages_are_listed_with_their_package(chain: Run) -> None:
     lines = chain("tools", "stages").stdout.splitlines()
     assert any(x.split()[:2] == ["fail", "shelf"] for x in lines)
@@ -181,3 +188,39 @@ def test_an_interrupt_that_another_library_disguises_still_ends_as_stopped(chain
     done = chain(*AE, "from-names", "fail", "--how=disguised")
     assert done.returncode == 130
     assert "Error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "from-names"), "Type `morpheus run pipeline-ae from-names`."),
+        (("pipeline-ae",), "Type `morpheus run pipeline-ae`."),
+        (("suppress",), "Type `morpheus tools suppress`."),
+        (("run", "help"), "Type `morpheus run --help`."),
+        ((*AE, "help"), "Type `morpheus run pipeline-ae --help`."),
+        (
+            ("--userid_column_name=a", *AE, "from-names"),
+            "No such option '--userid_column_name'. It is an option of `pipeline-ae`: put",
+        ),
+        (
+            (*AE, "from-names", "--num_threads=2", "fail"),
+            "It is an option of `run`: put it behind that word.",
+        ),
+        ((*AE, "--who=ann"), "It is an option of `from-names`: put it behind that word."),
+        ((*AE, "--seed=1"), "It is an option of `train-ae` and `replay`: put it behind one of"),
+        ((*AE, "--filename=1"), " and others: put it behind one of these words."),
+        ((*AE, "."), "`.` is a folder, where a stage should stand. Give the source the folder"),
+    ],
+)
+def test_what_is_typed_in_the_wrong_place_is_sent_home(
+    chain: Run, words: tuple[str, ...], message: str
+) -> None:
+    done = chain(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_help_has_a_short_name_and_whole_sentences(chain: Run) -> None:
+    assert chain("-h").stdout == chain("--help").stdout
+    for words in ((), ("run",), ("tools",)):
+        assert "..." not in chain(*words, "-h").stdout.partition("\nCommands:")[2]

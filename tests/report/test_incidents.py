@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from morpheus.columns import RISK
+from morpheus.columns import RISK, Explained
 from morpheus.models.portrait import tally
 from morpheus.report.candidates import Candidates
 from morpheus.report.findings import Findings
@@ -69,6 +69,19 @@ def test_an_explanation_that_is_none_of_ours_is_left_out():
     [event] = gathered({"ann": [odd]}).incidents[0].incident.events
     assert event.why is None
     assert event.reason is not None
+
+
+def test_a_reason_of_the_logs_own_is_a_column_of_the_event_and_ours_is_found_behind_a_prefix():
+    ours = {name: f"why_{name}" for name in Explained()}
+    both = alarming([0], value="x").rename(ours).with_columns(reason=pl.lit("user_approved"))
+    [incident] = [one.incident for one in gathered({"ann": [both]}).incidents]
+    [event] = incident.events
+    assert event.raw["reason"] == "user_approved"
+    assert event.reason == both["why_reason"][0]
+    assert not set(ours.values()) & set(event.raw)
+    assert incident.columns[0].column == "eventName"
+    [event] = gathered({"ann": [both.drop(ours.values())]}).incidents[0].incident.events
+    assert (event.raw["reason"], event.reason) == ("user_approved", None)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -83,9 +83,11 @@ def test_the_event_itself_is_its_own_columns_and_no_other():
     assert alert.event["eventName"] == "CreateAccessKey"
 
 
-def test_duos_own_reason_gives_way_to_ours():
-    [alert] = alerts(explained([{"reason": "user_approved"}]), source="from-duo")
-    assert "reason" not in alert.event
+def test_duos_own_reason_stays_beside_ours():
+    event = {"reason": "user_approved", "action": "never"}
+    [alert] = alerts(explained([event], prefix="why_"), source="from-duo")
+    assert alert.event["reason"] == "user_approved"
+    assert "action: saw" in alert.reason
     [bare] = alerts(plain([{"reason": "user_approved"}]), source="from-duo")
     assert bare.event["reason"] == "user_approved"
     assert bare.reason is None

@@ -72,6 +72,12 @@ def test_each_row_is_a_line_where_stdout_is_no_terminal(capsys):
     ]
 
 
+def test_our_reason_is_shown_and_not_that_of_the_log(capsys):
+    ours = {"why_reason": ["new"], "why_top_columns": ["agent"]}
+    shown(alerts("user_approved", **ours))
+    assert capsys.readouterr().out.rstrip().endswith("\tnew")
+
+
 def test_rows_are_shown_before_the_next_ones_are_asked_for(capsys):
     def batches():
         yield alerts("one")

@@ -259,6 +259,23 @@ def test_a_feature_that_no_event_has_is_told(
     assert caplog.messages == [told]
 
 
+def test_features_of_which_no_event_has_any_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", record(1))
+    columns = ("x" * 100, "other")
+    source = FromCloudtrail(input_glob=str(path), settings=Settings(columns=columns))
+    with pytest.raises(UsageError, match=r"no event has any of its 2 columns, such as `x+…x+`\. E"):
+        list(source.events(None, Summary()))
+
+
+def test_a_user_that_nobody_is_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.json", record(1))
+    batches, summary = read(path, settings={"userid_filter": "nobody"})
+    assert (batches, summary.input.other_users) == ([], 1)
+    [told] = caplog.messages
+    assert told.startswith("--userid_filter: no event in ")
+    assert told.endswith(" has `nobody` as its `userIdentityaccountId`.")
+
+
 def test_only_the_filtered_user_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1), record(2, account="2"))
     batches, summary = read(path, path, settings={"userid_filter": "2"})

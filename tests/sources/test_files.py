@@ -82,10 +82,13 @@ def test_max_files_takes_the_first_in_sorted_order(
         ("*.json", r"holds files ending in \.csv, \.txt"),
         ("*.txt", r"What matches ends in \.txt.*`--file_type json`"),
         ("empty/*", "holds no files of its own"),
+        ("empty", "The folder `.*/empty` holds no files of its own"),
+        ("nowhere", r"holds files ending in \.csv, \.txt"),
+        ("e*", r"What matches ends in no suffix, \.txt; what is read by its suffix ends in"),
     ],
 )
 def test_no_match_says_what_is_there_instead(tmp_path: Path, pattern: str, says: str) -> None:
-    touch(tmp_path, "a.csv", "notes.txt")
+    touch(tmp_path, "a.csv", "notes.txt", "extra.txt", "extra")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=f"--input_glob: no log file matches .*{says}"):
         LogFiles(str(tmp_path / pattern)).need()

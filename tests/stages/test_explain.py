@@ -11,15 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import RISK
+from morpheus.columns import RISK, Explained
 from morpheus.errors import UsageError
 from morpheus.models import reference_training
 from morpheus.models.ladder import Ladder
 from morpheus.models.learning import History, learn, learn_all
 from morpheus.models.population import Population
 from morpheus.records import Losses, Scored
+from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.explain import ADDED, Explain
+from morpheus.stages.explain import Explain
 from morpheus.testing import events_at, scored
 from people import COLUMNS, day, fingerprint, times
 
@@ -44,15 +45,17 @@ def chain(known, rows, *, seconds=None, added=(RISK,), **options):
 
 def explained(known, frames, *, added=(RISK,), **options):
     """The frames that the stage gives, behind `add-scores`."""
-    batches = []
-    for frame in frames:
-        rows = known.encoder.encode(frame)
-        losses = known.losses(rows)[rows.row_of]
-        about = {"user": "ann", "fingerprint": known, "card": known.card, "encoded": rows}
-        batches.append(Losses(frame=frame, losses=losses, **about))
+    batches = [losses(known, frame) for frame in frames]
     stage = Explain(**options)
     stage.check()
     return pl.concat([one.frame for one in stage(AddScores(label=added)(iter(batches)))])
+
+
+def losses(known, frame):
+    """A batch of Ann's events with the losses of their columns."""
+    rows = known.encoder.encode(frame)
+    about = {"user": "ann", "fingerprint": known, "card": known.card, "encoded": rows}
+    return Losses(frame=frame, losses=known.losses(rows)[rows.row_of], **about)
 
 
 def only(frame, place=-1):
@@ -204,7 +207,7 @@ def test_an_explanation_does_not_depend_on_how_events_are_cut_into_batches(ann, 
     places = [0, *sorted(cuts), 40]
     parts = [frame[a:b] for a, b in pairwise(places)]
     whole = explained(ann, [frame])
-    assert explained(ann, parts).select(ADDED).equals(whole.select(ADDED))
+    assert explained(ann, parts).select(Explained()).equals(whole.select(Explained()))
 
 
 def test_only_events_whose_label_reaches_the_threshold_are_explained_and_as_if_all_were(ann):
@@ -225,11 +228,42 @@ def test_a_threshold_on_what_is_no_score_is_refused_with_those_there_are(ann):
         chain(ann, [USUAL], added=("rung",), label="rung", threshold=1.0)
 
 
+def test_a_column_of_the_log_is_never_replaced_but_ours_get_a_prefix(ann):
+    rows = [USUAL | {"reason": "user_approved"}]
+    with pytest.raises(
+        UsageError,
+        match=r"explain: the log has a column `reason` of its own, which would be lost. "
+        r"Give `explain --prefix=why_`.",
+    ):
+        chain(ann, rows)
+    out = chain(ann, rows, prefix="why_")
+    assert out["reason"].to_list() == ["user_approved"]
+    assert out["why_reason"][0]
+    assert not {"top_columns", "explanation"} & set(out.columns)
+
+
+def test_a_feature_column_of_the_name_is_refused_before_any_log_is_opened():
+    duo = Settings(columns=("username", "reason"))
+    with pytest.raises(UsageError, match=r"a column `reason` of its own.*--prefix=why_"):
+        Explain(settings=duo).check()
+    Explain(settings=duo, prefix="why_").check()
+
+
+def test_explained_twice_the_second_stands(ann):
+    once = Explain()(
+        AddScores(label=(RISK,))(
+            iter([losses(ann, events_at([0], **{name: [value] for name, value in USUAL.items()}))])
+        )
+    )
+    [twice] = Explain(top=1)(once)
+    assert ", " not in twice.frame["top_columns"][0]
+
+
 def test_users_without_a_fingerprint_get_nulls():
     batch = scored(events_at([0, 1]), [math.nan, math.nan])
     [out] = Explain()(iter([batch]))
-    assert out.frame.select(ADDED).null_count().row(0) == (2, 2, 2)
-    assert out.frame.select(ADDED).dtypes == [pl.String] * 3
+    assert out.frame.select(Explained()).null_count().row(0) == (2, 2, 2)
+    assert out.frame.select(Explained()).dtypes == [pl.String] * 3
 
 
 def test_what_the_reference_network_learnt_is_refused():
@@ -245,7 +279,7 @@ def test_what_the_reference_network_learnt_is_refused():
 def test_a_batch_without_events_stays_without(ann):
     out = explained(ann, [events_at([], **{name: [] for name in COLUMNS})])
     assert out.height == 0
-    assert set(ADDED) <= set(out.columns)
+    assert set(Explained()) <= set(out.columns)
 
 
 @example("a`b")
@@ -256,7 +290,7 @@ def test_whatever_a_log_says_stays_one_short_visible_quotation(ann, value):
     out = chain(ann, [USUAL | {"agent": value}], all_columns=True)
     reason = out["reason"][0]
     assert reason.isprintable()
-    assert all(text.isprintable() for text in out.select(ADDED).row(0))
+    assert all(text.isprintable() for text in out.select(Explained()).row(0))
     assert reason.count("`") % 2 == 0
     if value not in {"web", "cli"}:
         said = next(part for part in reason.split("; ") if part.startswith("agent: saw `"))

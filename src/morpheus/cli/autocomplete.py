@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
+from morpheus.cli.command import Group
 from morpheus.cli.screen import say
 from morpheus.errors import UsageError
 
@@ -29,7 +30,7 @@ _SHELL = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def autocomplete() -> None:
     """Let the shell complete commands, stages and options."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +13,10 @@ from click.exceptions import Exit
 
 from morpheus import registry
 from morpheus.atomic import whole_file
+from morpheus.cli.command import Group, heading, help_of
 from morpheus.cli.drawing import draw
 from morpheus.cli.exits import STOPPED, stoppable
+from morpheus.cli.misplaced import home_of
 from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
 from morpheus.errors import UsageError
@@ -24,6 +24,7 @@ from morpheus.stage import Settings, Stage
 
 if TYPE_CHECKING:
     from morpheus.pipeline import Pipeline
+    from morpheus.records import Summary
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,9 @@ morpheus run pipeline-ae \\
 """
 TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True)
 TRUTHS |= dict.fromkeys(("false", "f", "no", "n", "off", "0"), False)
-_SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
 
 
-class Chain(click.Group):
+class Chain(Group):
     """A group whose commands are the registry's stages, loaded when their word is used."""
 
     def __init__(self, name: str, **attributes: Any) -> None:  # noqa: ANN401 - click's own
@@ -73,7 +73,7 @@ class Chain(click.Group):
         """Find the next stage, or say what was meant."""
         word = args[0]
         if not ctx.resilient_parsing and word[:1] != "-" and word not in registry.words():
-            ctx.fail(_unexpected(word))
+            ctx.fail(_unexpected(word, ctx))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -124,15 +124,6 @@ def command_of(word: str) -> click.Command:
     )
 
 
-def help_of(stage: type) -> str:
-    """The prose of a docstring, without its sections; indented lines stay lines."""
-    prose = _SECTION.split(inspect.getdoc(stage) or "", maxsplit=1)[0].strip()
-    return "\n\n".join(
-        f"\b\n{part}" if re.search(r"^\s", part, re.MULTILINE) else part
-        for part in prose.split("\n\n")
-    )
-
-
 def flow_of(stage: type[Stage]) -> str:
     """Say what a stage takes and gives."""
     takes = " or ".join(one.__name__ for one in stage.takes)
@@ -146,14 +137,13 @@ def described(word: str) -> tuple[str, str]:
         stage = registry.load(word)
     except UsageError as error:
         return "", f"(cannot be used: {error})"
-    return flow_of(stage), help_of(stage).partition("\n")[0]
+    return flow_of(stage), heading(help_of(stage))
 
 
 @click.pass_context
 def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
     """Check the chain, run it, and say what became of the events."""
-    from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
-    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - the same
+    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
 
     say("Configuring Pipeline via CLI", fg="green")
     above = context.parent
@@ -162,10 +152,15 @@ def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -
     with stoppable():
         pipeline.check()
         _announce(pipeline)
-        summary = pipeline.run()
-    say("\n".join(summary_lines(summary)))
+        summary = pipeline.run(_tell)
     if summary.stopped:
         raise Exit(STOPPED)
+
+
+def _tell(summary: Summary) -> None:
+    from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
+
+    say("\n".join(summary_lines(summary)))
 
 
 def _announce(pipeline: Pipeline) -> None:
@@ -191,12 +186,19 @@ def _draw(pipeline: Pipeline, file: Path) -> None:
     say(f"Pipeline visualization saved to {file}", fg="yellow")
 
 
-def _unexpected(word: str) -> str:
+def _unexpected(word: str, context: click.Context) -> str:
     """What to say of a word where a stage should stand."""
+    if home := home_of(word, context):
+        return home
+    if Path(word).is_dir():
+        return (
+            f"`{word}` is a folder, where a stage should stand. Give the source the folder whose "
+            f"files it is to read, as in `from-cloudtrail --input_glob={word}`."
+        )
     if Path(word).exists():
         return (
-            f"`{word}` is a file, where a stage should stand. The shell has spread out a pattern: "
-            f"put it in quotes, as in --input_glob='data/*.csv'."
+            f"`{word}` is a file, where a stage should stand. If the shell has spread out a "
+            f"pattern, put it in quotes, as in --input_glob='data/*.csv'."
         )
     from morpheus.cli.compatibility import REASONS  # noqa: PLC0415 - read for a wrong word alone
 

@@ -9,23 +9,33 @@ import click
 
 from morpheus import registry
 from morpheus.cli.chain import Chain, run_chain
+from morpheus.cli.command import Group
 from morpheus.cli.environment import PLUGINS, PREFIX, named, tell_unknown
 from morpheus.cli.exits import endings
+from morpheus.cli.misplaced import sent_home
 from morpheus.cli.options import options_of
 from morpheus.cli.report import report
 from morpheus.cli.serve import serve
 from morpheus.cli.tools import tools
 from morpheus.stage import Settings
 
+TYPED = "morpheus.typed"
+"""Where the context keeps all that was typed."""
 LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG")
 
 
-class Root(click.Group):
+class Root(Group):
     """The outermost group: whatever goes wrong below it ends here."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what stands before the first command."""
+        ctx.meta[TYPED] = list(args)
+        with sent_home(self, ctx.meta[TYPED]):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
         """Run a command; its failures become messages and exit codes."""
-        with endings(), named():
+        with endings(), named(), sent_home(self, ctx.meta[TYPED]):
             return super().invoke(ctx)
 
 
@@ -33,6 +43,7 @@ class Root(click.Group):
     cls=Root,
     context_settings={
         "auto_envvar_prefix": PREFIX,
+        "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
         "show_default": True,
     },
@@ -87,7 +98,7 @@ def morpheus(
     tell_unknown(context.command)
 
 
-@morpheus.group(params=options_of(Settings, command="run"))
+@morpheus.group(cls=Group, params=options_of(Settings, command="run"))
 def run(**_: object) -> None:
     """Run a chain of stages."""
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from morpheus.cli.chain import help_of
+from morpheus.cli.command import made_of
 from morpheus.cli.exits import FAILED, stoppable
-from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
 from morpheus.cli.summary import count
 from morpheus.cli.table import show
@@ -26,12 +25,10 @@ SHOWN = 3
 ALL = "all"
 
 
-@click.pass_context
-def _replay(context: click.Context, /, **_: object) -> None:
+def _replay(drill: Drill) -> None:
     from morpheus.replay.outcome import judged  # noqa: PLC0415 - `--help` replays nothing
     from morpheus.replay.trials import run  # noqa: PLC0415 - the same
 
-    drill = Drill(**given(context))
     kind = _kind(drill)
     with stoppable():
         batches, summary = run(drill)
@@ -46,12 +43,7 @@ def _replay(context: click.Context, /, **_: object) -> None:
     _end(outcome, drill.min_recall)
 
 
-replay = click.Command(
-    "replay",
-    params=options_of(Drill),
-    callback=_replay,
-    help=help_of(Drill),
-)
+replay = made_of("replay", Drill, _replay)
 
 
 def _kind(drill: Drill) -> str:

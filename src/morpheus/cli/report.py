@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from morpheus.cli.chain import help_of
+from morpheus.cli.command import made_of
 from morpheus.cli.exits import stoppable
-from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
 from morpheus.cli.summary import count
 from morpheus.review.request import Request
 
 
-@click.pass_context
-def _report(context: click.Context, /, file: tuple[Path, ...], **_: object) -> None:
+def _report(request: Request, files: Sequence[Path]) -> None:
     from morpheus.review.writing import write  # noqa: PLC0415 - `--help` reads no file
 
-    values = given(context)
-    del values["file"]
-    request = Request(**values)
     with stoppable():
-        found = write(request, file)
+        found = write(request, files)
     events, incidents = count(found.account.read, "event"), count(len(found.incidents), "incident")
     say(f"{request.filename}: {incidents} among {events}")
 
 
-report = click.Command(
-    "report",
-    params=[
-        click.Argument(["file"], nargs=-1, required=True, type=click.Path(path_type=Path)),
-        *options_of(Request),
-    ],
-    callback=_report,
-    help=help_of(Request),
-)
+FILES = click.Argument(["file"], nargs=-1, required=True, type=click.Path(path_type=Path))
+report = made_of("report", Request, _report, FILES)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from morpheus.cli.chain import help_of
-from morpheus.cli.options import given, options_of
+from morpheus.cli.command import made_of
 from morpheus.cli.screen import say
 from morpheus.errors import UsageError
 from morpheus.stage import option
@@ -48,11 +47,7 @@ class Serve:
     )
 
 
-@click.pass_context
-def _serve(context: click.Context, /, **_: object) -> None:
-    values = given(context)
-    folder = Path(values.pop("folder"))
-    options = Serve(**values)
+def _serve(options: Serve, folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(
             f"FOLDER: there is no folder `{folder}`. Give the one into which `to-file` writes."
@@ -76,9 +71,5 @@ def _tell(address: str) -> None:
     say("Whoever on this machine has this address can read. Ctrl+C ends it.", dim=True)
 
 
-serve = click.Command(
-    "serve",
-    params=[click.Argument(["folder"]), *options_of(Serve)],
-    callback=_serve,
-    help=help_of(Serve),
-)
+FOLDER = click.Argument(["folder"], type=click.Path(path_type=Path))
+serve = made_of("serve", Serve, _serve, FOLDER)

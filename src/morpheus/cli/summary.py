@@ -54,7 +54,7 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     written = count(summary.users.total(), "event")
     named = count(len(summary.users.keys() - {None}), "user")
     nobody = f", {summary.users[None]:,} of no user" if summary.users[None] else ""
-    yield "Written", f"{written} of {named}{nobody}"
+    yield "Written" if summary.to_sinks else "Passed", f"{written} of {named}{nobody}"
     models = count(len(summary.cards), "model")
     yield "Scored", f"{count(summary.scored, 'event')}, with {models}"
     rungs = Counter(card.rung for card in summary.cards.values())
@@ -130,7 +130,8 @@ def _unscored(summary: Summary) -> Iterator[str]:
     numbers = Counter({reason: sum(summary.users[x] for x in who) for reason, who in users.items()})
     for reason, number in sorted(numbers.items(), key=lambda one: (-one[1], one[0])):
         who = sorted(users[reason], key=lambda user: (-summary.users[user], user or ""))
-        yield f"{count(number, 'event')}: {reason} ({_first(who)})"
+        whose = f" ({_first(who)})" if who != [None] else ""
+        yield f"{count(number, 'event')}: {reason}{whose}"
     rest = summary.users.total() - summary.scored - numbers.total()
     if rest > 0:
         yield f"{count(rest, 'event')}: {UNKNOWN}"

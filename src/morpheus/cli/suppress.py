@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from morpheus.cli.chain import help_of
+from morpheus.cli.command import made_of
 from morpheus.cli.exits import FAILED, stoppable
-from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
 from morpheus.cli.summary import count
 from morpheus.cli.table import show
@@ -70,11 +69,7 @@ class Suppress:
     )
 
 
-@click.pass_context
-def _suppress(context: click.Context, /, **_: object) -> None:
-    values = given(context)
-    files: tuple[str, ...] = values.pop("verdicts")
-    options = Suppress(**values)
+def _suppress(options: Suppress, files: Sequence[str]) -> None:
     ready = [name.endswith(".toml") for name in files]
     if any(ready) and not all(ready):
         raise UsageError("VERDICTS: give files of verdicts, or of suppressions, not both.")
@@ -85,12 +80,8 @@ def _suppress(context: click.Context, /, **_: object) -> None:
             _propose(files, options)
 
 
-suppress = click.Command(
-    "suppress",
-    params=[click.Argument(["verdicts"], nargs=-1, required=True), *options_of(Suppress)],
-    callback=_suppress,
-    help=help_of(Suppress),
-)
+VERDICTS = click.Argument(["verdicts"], nargs=-1, required=True)
+suppress = made_of("suppress", Suppress, _suppress, VERDICTS)
 
 
 def _show_only(files: Sequence[str], options: Suppress) -> None:

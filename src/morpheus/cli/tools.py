@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from morpheus.cli.autocomplete import autocomplete
+from morpheus.cli.command import Group
 from morpheus.cli.replay import replay
 from morpheus.cli.suppress import suppress
 from morpheus.cli.table import aligned
 
 
-@click.group()
+@click.group(cls=Group)
 def tools() -> None:
     """Look at what is installed, and at what it would catch."""
 

@@ -9,14 +9,13 @@ import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
+from morpheus.columns import Explained
 from morpheus.report.look import Look
 
 USER, SECONDS, LEVEL, FLAGGED, PLACE = "_user_", "_seconds_", "_level_", "_flagged_", "_place_"
 OWN = (USER, SECONDS, LEVEL, FLAGGED, PLACE)
 LONGEST = 4096
 """Signs of a value that are kept."""
-WORDS = ("reason", "top_columns", "explanation")
-"""What `explain` says, which is not cut."""
 
 
 @dataclass
@@ -84,12 +83,13 @@ def ordered(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def shortened(frame: pl.DataFrame) -> pl.DataFrame:
-    """Cut long values, and say so behind them.
+    """Cut long values, but not what `explain` says, and say so behind them.
 
     >>> shortened(pl.DataFrame({"agent": ["x" * 5000]}))["agent"][0][-35:]
     'xxxxxxxx… (cut, 5,000 signs in all)'
     """
-    texts = [name for name in frame.select(cs.string()).columns if name not in WORDS]
+    words = Explained.among(frame.columns) or ()
+    texts = [name for name in frame.select(cs.string()).columns if name not in words]
     long = [name for name in texts if (frame[name].str.len_chars() > LONGEST).any()]
     return frame.with_columns(
         pl.col(name).map_elements(_shortened, return_dtype=pl.String) for name in long

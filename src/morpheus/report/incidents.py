@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import INDEX, ROW, TIME
+from morpheus.columns import INDEX, ROW, TIME, Explained
 from morpheus.models.calibration import PAUSE
 from morpheus.models.explanation import Explanation
-from morpheus.report.candidates import FLAGGED, LEVEL, OWN, SECONDS, USER, WORDS
+from morpheus.report.candidates import FLAGGED, LEVEL, OWN, SECONDS, USER
 from morpheus.report.yardstick import severity
 
 SHOWN = 25
@@ -102,7 +102,8 @@ class Incident(msgspec.Struct, frozen=True):
         """Tell of some events of one user, in time order, with the columns of `Candidates`."""
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
         rows = np.sort(np.argsort(-levels, kind="stable")[:SHOWN])
-        shown = [_event(row, ranking) for row in events[rows].iter_rows(named=True)]
+        words = Explained.among(events.columns)
+        shown = [_event(row, ranking, words) for row in events[rows].iter_rows(named=True)]
         worst = int(np.argmax([event.level for event in shown]))
         user, first, last = events[USER][0], float(seconds[0]), float(seconds[-1])
         known = [event.pvalue for event in shown if event.pvalue is not None]
@@ -119,7 +120,7 @@ class Incident(msgspec.Struct, frozen=True):
             pvalue=min(known, default=None),
             flagged=int(events[FLAGGED].sum()),
             actions=_actions(events),
-            columns=_named(events.row(int(rows[worst]), named=True)),
+            columns=_named(events.row(int(rows[worst]), named=True), words),
             worst=worst,
             events=shown,
             times=np.rint(seconds - first).astype(int).tolist(),
@@ -163,21 +164,22 @@ def brief(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _event(row: dict[str, Any], ranking: str) -> Event:
+def _event(row: dict[str, Any], ranking: str, words: Explained | None) -> Event:
+    unseen = {*OWN, *(words or ()), ROW, INDEX, TIME}
     return Event(
         at=row[SECONDS],
         level=brief(row[LEVEL]),
         score=_number(row.get(ranking)),
         pvalue=_number(row.get("pvalue")),
         flagged=bool(row[FLAGGED]),
-        reason=row.get("reason"),
-        why=_explanation(row.get("explanation")),
-        raw={name: _plain(value) for name, value in row.items() if _is_raw(name, value)},
+        reason=row.get(words.reason) if words else None,
+        why=_explanation(row.get(words.explanation)) if words else None,
+        raw={
+            name: _plain(value)
+            for name, value in row.items()
+            if value is not None and name not in unseen
+        },
     )
-
-
-def _is_raw(name: str, value: object) -> bool:
-    return value is not None and name not in {*OWN, *WORDS, ROW, INDEX, TIME}
 
 
 def _plain(value: object) -> object:
@@ -208,9 +210,10 @@ def _actions(events: pl.DataFrame) -> list[tuple[str, int]]:
     return Counter(done).most_common(NAMED)
 
 
-def _named(row: dict[str, Any]) -> list[Value]:
+def _named(row: dict[str, Any], words: Explained | None) -> list[Value]:
     """The columns that a reason names, with what stood in them; not those that were cut."""
-    names: Sequence[str] = [name for name in (row.get("top_columns") or "").split(", ") if name]
+    said = row.get(words.top_columns) if words else None
+    names: Sequence[str] = [name for name in (said or "").split(", ") if name]
     values = {name: row.get(name) for name in names}
     return [
         Value(name, None if value is None else str(value))

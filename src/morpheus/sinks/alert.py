@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from morpheus.columns import INDEX, RHYTHM, RISK, ROW, TIME
+from morpheus.columns import RHYTHM, RISK, TIME, Explained
 from morpheus.errors import UsageError
 from morpheus.models.explanation import Explanation
 from morpheus.quoting import legible
@@ -23,8 +23,6 @@ from morpheus.sinks.traits import LOGS_WITH_IDS, PROVIDERS, Traits
 
 VENDOR = PRODUCT = "morpheus"
 VERSION = version(PRODUCT)
-EXPLAINED = ("reason", "top_columns", "explanation")
-"""What `explain` adds."""
 HIGH, MEDIUM = 0.02, 0.1
 """Share of a user's held-out events at least as risky, up to which an alert is so severe."""
 
@@ -136,9 +134,9 @@ class Alerts:
                 f"`{self.stage}` before `serialize`, or choose the column too: "
                 f"`serialize --include={TIME}`."
             )
-        own = _own(frame.columns)
+        words = Explained.among(frame.columns)
         for row in frame.iter_rows(named=True):
-            event = {name: str(row[name]) for name in own if row[name] is not None}
+            event = {name: str(row[name]) for name in batch.own if row[name] is not None}
             yield Alert(
                 id=self._id(batch.user, row[TIME], event),
                 user=batch.user,
@@ -148,7 +146,7 @@ class Alerts:
                 scores=_scores(batch.scores, row),
                 rhythm=row.get(RHYTHM),
                 rung=batch.card.rung if batch.card is not None else None,
-                **_explained(row),
+                **_explained(row, words),
             )
 
     def _id(self, user: str | None, time: datetime, event: Mapping[str, str]) -> str:
@@ -171,20 +169,6 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:_ID]
 
 
-def _own(columns: Sequence[str]) -> list[str]:
-    """The event's own columns: what stages add stands behind the time.
-
-    Duo's logs have a `reason`, too, which gives way to that of `explain`.
-    """
-    explained = EXPLAINED if _is_explained(columns) else ()
-    before = columns[: columns.index(TIME)]
-    return [name for name in before if name not in {ROW, INDEX, *explained}]
-
-
-def _is_explained(columns: Container[str]) -> bool:
-    return "top_columns" in columns or "explanation" in columns
-
-
 def _scores(labels: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
     found = {label: row.get(label) for label in labels}
     return {
@@ -194,12 +178,12 @@ def _scores(labels: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _explained(row: Mapping[str, Any]) -> dict[str, Any]:
-    if not _is_explained(row):
+def _explained(row: Mapping[str, Any], words: Explained | None) -> dict[str, Any]:
+    if words is None:
         return {}
-    named, why = row.get("top_columns"), row.get("explanation")
+    named, why = row.get(words.top_columns), row.get(words.explanation)
     return {
-        "reason": row.get("reason"),
+        "reason": row.get(words.reason),
         "columns": tuple(named.split(", ")) if named else (),
         "why": msgspec.json.decode(why, type=Explanation) if why else None,
     }

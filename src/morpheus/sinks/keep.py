@@ -16,6 +16,7 @@ class Keep(Stage):
     name = "keep"
     takes = (Scored, Rows)
     scope = "run"
+    sink = True
 
     kept: list[Batch] = field(default_factory=list)
 

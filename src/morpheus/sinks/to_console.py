@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from morpheus.columns import RISK, SCORE, TIME
+from morpheus.columns import RISK, SCORE, TIME, Explained
 from morpheus.errors import UsageError
 from morpheus.quoting import printable
 from morpheus.records import Rows
@@ -22,7 +22,6 @@ SCORES = (RISK, "zscore", SCORE)
 """Scores, the best first."""
 ACTIONS = ("eventName", "operationName", "appDisplayName", "integration")
 """Columns that say what was done, the first that there is."""
-REASON = "reason"
 MOMENT = "%Y-%m-%d %H:%M:%S"
 NOBODY = "(no user)"
 NARROW = 8
@@ -44,6 +43,7 @@ class ToConsole(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    sink = True
 
     column: tuple[str, ...] = option(
         (),
@@ -68,7 +68,8 @@ class ToConsole(Stage):
                 f"to-console: --column: rows have no column `{missing[0]}`. They have "
                 f"{', '.join(map(printable, frame.columns))}."
             )
-        found = (_first(names, frame) for names in (SCORES, ACTIONS, (REASON,)))
+        reason = (Explained.among(frame.columns) or Explained()).reason
+        found = (_first(names, frame) for names in (SCORES, ACTIONS, (reason,)))
         return list(dict.fromkeys(self.column)) or [name for name in found if name is not None]
 
 

@@ -29,6 +29,7 @@ class ToEcs(Stage):
     name = "to-ecs"
     takes = (Scored, Rows)
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     filename: str = option("", "File to write: JSON lines, plain or packed.", required=True)
@@ -40,6 +41,10 @@ class ToEcs(Stage):
         """Refuse what cannot be written."""
         check_file(self.name, self.filename, overwrite=self.overwrite)
         format_of(self.name, self.filename, "json")
+
+    def writes(self) -> Path | None:
+        """The file."""
+        return Path(self.filename)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Write the documents of each batch, and hand it on."""

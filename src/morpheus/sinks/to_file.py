@@ -46,6 +46,7 @@ class ToFile(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     filename: str = option("", "File to write; its folder is made if there is none.", required=True)
@@ -83,6 +84,10 @@ class ToFile(Stage):
             )
         path = Path(self.filename)
         check_place(path, overwrite=self.overwrite, stage=self.name)
+
+    def writes(self) -> Path | None:
+        """The file."""
+        return Path(self.filename)
 
     def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
         """Write each batch, then hand it on."""

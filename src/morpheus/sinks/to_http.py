@@ -44,6 +44,7 @@ class ToHttp(Stage):
     name = "to-http"
     takes = (Scored, Rows)
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     base_url: str = option("", "Address of the server.", required=True)

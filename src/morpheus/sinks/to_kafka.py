@@ -33,6 +33,7 @@ class ToKafka(Stage):
     name = "to-kafka"
     takes = (Scored, Rows)
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     output_topic: str = option("", "Topic to send to.", required=True)

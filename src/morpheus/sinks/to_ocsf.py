@@ -42,6 +42,7 @@ class ToOcsf(Stage):
     name = "to-ocsf"
     takes = (Scored, Rows)
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     filename: str | None = option(None, "File to write: JSON lines, plain or packed, or Parquet.")
@@ -70,6 +71,10 @@ class ToOcsf(Stage):
         _check_name("--region", self.region or "", "eu-west-1")
         _check_name("--lake_source", self.lake_source, "morpheus")
         folder_at(self.lake_folder or "").reach()
+
+    def writes(self) -> Path | None:
+        """The file."""
+        return None if self.filename is None else Path(self.filename)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Write the findings of each batch, and hand it on."""

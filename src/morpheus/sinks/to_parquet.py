@@ -37,6 +37,7 @@ class ToParquet(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     folder: str = option("", "Folder to write, which must not be there yet.", required=True)

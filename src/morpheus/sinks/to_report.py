@@ -40,6 +40,7 @@ class ToReport(Stage):
     takes = (Rows,)
     gives = Rows
     scope = "run"
+    sink = True
     needs_fingerprint = False
 
     filename: str = option("", "Page to write; its folder is made if there is none.", required=True)
@@ -60,6 +61,10 @@ class ToReport(Stage):
     def pictured(self) -> bool:
         """It shows everybody's days, those without an alert too."""
         return True
+
+    def writes(self) -> Path | None:
+        """The file."""
+        return Path(self.filename)
 
     def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
         """Look at each batch, then hand it on."""

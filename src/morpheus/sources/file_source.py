@@ -131,6 +131,15 @@ class FileSource(Source):
         """Whether a folder is followed."""
         return self.watch_directory
 
+    def reads(self, path: Path, history: str | None) -> bool:
+        """Whether a glob stands for a file on disk."""
+        globs = [one for one in (self.input_glob, history) if one and not is_address(one)]
+        return path.exists() and any(
+            isinstance(found, Path) and found.name == path.name and found.samefile(path)
+            for one in globs
+            for found in replace(self._files(), pattern=one).find().paths
+        )
+
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
         """Read the input, user after user, each in time order; see `Source.events`."""
         return self._intake().events(history, summary)

@@ -133,8 +133,11 @@ class LogFiles:
         """The folders that the glob names before its first wildcard."""
         if is_address(self.pattern):
             return self._walk().start().folder.parts
+        return self._folder().parts
+
+    def _folder(self) -> Path:
         whole = Path(self.pattern).expanduser()
-        return (whole if whole.is_dir() else _cut(whole)[0]).parts
+        return whole if whole.is_dir() else _cut(whole)[0]
 
     def need(self) -> Found:
         """List the files there are now, at least one.
@@ -185,16 +188,19 @@ class LogFiles:
             )
         if is_address(self.pattern):
             return self._hint_of_bucket()
-        base, _ = _cut(Path(self.pattern).expanduser())
+        base = self._folder()
         if not base.is_dir():
             return f"There is no folder `{base}`. Give a glob in quotes, a file or a folder."
         others = Counter("".join(path.suffixes[-2:]) for path in self._matches() if path.is_file())
         if others:
             return (
-                f"What matches ends in {', '.join(sorted(others))}, read by suffix are "
+                f"What matches ends in {_endings(others)}; what is read by its suffix ends in "
                 f"{', '.join(KINDS)}, also .gz and .zst. Give `--file_type json`, csv or parquet."
             )
-        held = sorted({path.suffix for path in base.iterdir() if path.is_file() and path.suffix})
+        try:
+            held = sorted({one.suffix for one in base.iterdir() if one.is_file() and one.suffix})
+        except PermissionError as error:
+            raise _unreadable(error, base) from error
         holds = f"files ending in {', '.join(held[:8])}" if held else "no files of its own"
         return f"The folder `{base}` holds {holds}. Give a glob in quotes, a file or a folder."
 
@@ -206,6 +212,13 @@ class LogFiles:
             return f"There is nothing below `{base}`. `aws s3 ls` shows what a bucket holds."
         shown = ", ".join(f"`{name}`" for name in names[:8])
         return f"`{base}` holds {shown}. Give a glob in quotes, a folder or an object."
+
+
+def _endings(numbers: Counter[str]) -> str:
+    """The most frequent endings; of equals, by name."""
+    most = sorted(numbers, key=lambda end: (-numbers[end], end))
+    shown = [end or "no suffix" for end in most[:8]]
+    return ", ".join([*shown, *(["others"] if len(most) > len(shown) else [])])
 
 
 def _cut(pattern: Path) -> tuple[Path, str]:

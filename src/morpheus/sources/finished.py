@@ -36,6 +36,8 @@ def read(path: Path) -> Iterator[pl.DataFrame]:
         UsageError: There is no such file, or it cannot be read.
         BadRecord: A row has no time.
     """
+    if path.is_dir():
+        raise UsageError(f"`{path}` is a folder. Give the files in it, as `{path}/*.parquet`.")
     if not path.is_file():
         raise UsageError(f"There is no file `{path}`. Give the output of an earlier `to-file`.")
     row = 2 if ".csv" in path.suffixes else 1

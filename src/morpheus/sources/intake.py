@@ -12,8 +12,10 @@ from typing import Generic
 import polars as pl
 
 from morpheus.cluster.workers import Cluster
-from morpheus.columns import ACTOR, ACTOR_OPTION
+from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, TIME
+from morpheus.errors import UsageError
 from morpheus.processes import Crew
+from morpheus.quoting import quoted
 from morpheus.records import Events, Reading, Summary
 from morpheus.scratch import Scratch
 from morpheus.sources import deriving
@@ -201,6 +203,9 @@ class Run(Generic[Heap, Given]):
         users = events.census.users
         if events.census.filled and work.user not in events.census.filled:
             self._check_known(work)
+        if reading.other_users and not events.census.rows:
+            told = "--userid_filter: no event in %s has %s as its `%s`."
+            log.warning(told, work.files.pattern, quoted(work.only or ""), work.user)
         span = users.select(pl.col("last").max() - pl.col("first").min()).item()
         told = "%s loading complete. Total rows: %d. Timespan: %s"
         log.debug(told, work.format.name, events.census.rows, span)
@@ -211,7 +216,10 @@ class Run(Generic[Heap, Given]):
         form, files = work.format, work.files
         if work.user not in form.columns:
             raise no_user(work.user, form.columns, f"{files.option}: {form.name} events have")
-        told = "%s: no event has a `%s`, so all belong to no user."
+        told = (
+            "%s: no event has a `%s`, so all belong to no user. Give the column that names the "
+            "user, as `--userid_column_name=NAME`."
+        )
         log.warning(told, files.pattern, work.user)
 
 
@@ -228,8 +236,16 @@ def tell_missing(intake: Intake, *gathered: Known | None) -> None:
     filled = set[str]().union(*(one.census.filled for one in gathered if one is not None))
     derived = intake.deriving().derived
     known = {*intake.format.columns, *filled, *intake.format.derived}
-    for name in (*intake.settings.columns, *deriving.logged(derived)) if filled else ():
-        if name not in known and name not in derived:
-            close = get_close_matches(name, sorted(known), n=1)
-            meant = f" Did you mean `{close[0]}`?" if close else ""
-            log.warning("--columns_file: no event has a column `%s`.%s", name, meant)
+    wanted = (*intake.settings.columns, *deriving.logged(derived)) if filled else ()
+    missing = [name for name in wanted if name not in known and name not in derived]
+    if missing and len(missing) == len(wanted):
+        there = sorted(filled - {INDEX, TIME})[:8]
+        raise UsageError(
+            f"--columns_file: no event has any of its {len(wanted)} columns, such as "
+            f"{quoted(missing[0])}. Events have {', '.join(map(quoted, there))}. "
+            "Give a text file with one name of these a line."
+        )
+    for name in missing:
+        close = get_close_matches(name, sorted(known), n=1)
+        meant = f" Did you mean `{close[0]}`?" if close else ""
+        log.warning("--columns_file: no event has a column %s.%s", quoted(name), meant)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import ClassVar
 
 from morpheus.cluster.workers import Cluster
@@ -49,6 +50,10 @@ class Source(Stage):
 
     def endless(self) -> bool:
         """Whether the input may go on for ever, so that no user's events are ever all there."""
+        return False
+
+    def reads(self, path: Path, history: str | None) -> bool:  # noqa: ARG002 - for sources of files
+        """Whether a file is one of those to be read, or with `history` to be learnt from."""
         return False
 
     def events(self, history: str | None, summary: Summary) -> Iterator[Events]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, TIME
+from morpheus.columns import RISK, TIME, Explained
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
 from morpheus.models.change import changes
@@ -25,7 +25,6 @@ from morpheus.quoting import legible
 from morpheus.records import Scored
 from morpheus.stage import Stage, option
 
-ADDED = ("reason", "top_columns", "explanation")
 STRANGE = 0.99
 """An event before is strange if its surprise is above this share of the held-out risks."""
 Texts = tuple[str | None, str | None, str | None]
@@ -60,20 +59,43 @@ class Explain(Stage):
     threshold: float | None = option(
         None, "Explain only events whose --label is at least this. By default all."
     )
+    prefix: str = option(
+        "",
+        "Put before the names of the three columns. Needed where the log has a column of such a "
+        "name, as Duo's `reason`; sinks and reports find them under any.",
+    )
+
+    @property
+    def added(self) -> Explained:
+        """Names of the columns."""
+        return Explained().prefixed(self.prefix)
+
+    def check(self) -> None:
+        """Refuse names that feature columns have."""
+        self._spare(self.settings.columns)
 
     def __call__(self, batches: Iterator[Scored]) -> Iterator[Scored]:
         """Add the columns; what came before an event is remembered from batch to batch."""
         past, familiar = Past(), Familiar()
         for batch in batches:
+            self._spare(batch.own)
             texts: list[Texts] = [(None, None, None)] * batch.frame.height
             for event, why in self._explanations(batch, past, familiar):
                 texts[event] = self._texts(why)
             columns = [
                 pl.Series(name, [row[place] for row in texts], pl.String)
-                for place, name in enumerate(ADDED)
+                for place, name in enumerate(self.added)
             ]
             frame = batch.frame.with_columns(columns)
             yield batch.become(Scored, frame=frame, losses=batch.losses)
+
+    def _spare(self, columns: Iterable[str]) -> None:
+        lost = next((name for name in columns if name in self.added), None)
+        if lost is not None:
+            raise UsageError(
+                f"explain: the log has a column `{lost}` of its own, which would be lost. Give "
+                f"`explain --prefix={self.prefix}why_`."
+            )
 
     def _texts(self, why: Explanation) -> Texts:
         named = ", ".join(fact.column for fact in why.strangest(self.top))
