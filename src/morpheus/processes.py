@@ -140,9 +140,10 @@ def _begin(given: bytes | None) -> None:
     # The terminal sends Ctrl+C to every process of the job; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Read by polars when it is imported, which is with the first job: one worker, one thread, and
-    # freed memory goes back to the system at once, not after ten seconds.
+    # freed memory goes back to the system after a second: later would be too much of it, sooner
+    # takes a tenth of the time, as the next portion asks for it again.
     os.environ["POLARS_MAX_THREADS"] = "1"
-    os.environ["_RJEM_MALLOC_CONF"] = "dirty_decay_ms:100,muzzy_decay_ms:100"
+    os.environ["_RJEM_MALLOC_CONF"] = "dirty_decay_ms:1000,muzzy_decay_ms:1000"
     if given is not None:
         # As `multiprocessing` would, but not before the lines above.
         _GIVEN.append(ForkingPickler.loads(given))

@@ -109,3 +109,20 @@ def test_encoding_once_is_encoding_each():
     for at in range(frame.height):
         alone = encoder.encode(frame[at : at + 1])
         assert alone.codes[0].tolist() == together.codes[together.row_of[at]].tolist()
+
+
+def test_a_column_without_a_value_is_as_one_that_is_not_there():
+    history = pl.DataFrame(
+        {"verb": ["get", "get", "put", "put"], "of": ["a", "a", None, None], "size": [1, 2, 3, 4]}
+    )
+    fitted = Encoder.fit(history, history.columns)
+    told = Category.fit("of", history["of"], missing="nothing")
+    encoder = Encoder((fitted.columns[0], told, fitted.columns[2]))
+    events = history.select("verb").with_columns(of=pl.lit(None, pl.String), size=pl.lit(None))
+    empty, absent = encoder.encode(events), encoder.encode(events.select("verb"))
+    assert np.array_equal(empty.codes, absent.codes)
+    assert np.array_equal(empty.row_of, absent.row_of)
+    assert not empty.numbers.any()
+    word = FIRST_WORD + told.words.index("nothing")
+    assert [told.absent, fitted.columns[2].absent] == [word, MISSING]
+    assert set(empty.codes[:, 1].tolist()) == {word}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, RHYTHM, ROW, SCORE, TIME
 from morpheus.errors import Unavailable, UsageError
+from morpheus.sinks.formats import Text, csv_head, csv_rows
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import cut, events_at, rows
 
@@ -368,3 +369,17 @@ def test_times_with_other_units_and_no_zone_are_written(tmp_path):
     )
     write(tmp_path / "out.csv", frame)
     assert (tmp_path / "out.csv").read_text().splitlines()[1] == "2021-01-01 00:00:00"
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_text_taken_over_stands_between_the_rows_before_it_and_behind(tmp_path, packing):
+    spelt, whole = tmp_path / "spelt", tmp_path / f"out.csv{packing}"
+    spelt.write_bytes(b"2\n" * 100_000)
+    with whole.open("wb") as file, Text(file, packing, rows=csv_rows, head=csv_head) as text:
+        text.write(pl.DataFrame({"n": [1]}))
+        text.append(spelt)
+        text.write(pl.DataFrame({"n": [3]}))
+        text.finish()
+    content = gzip.decompress(whole.read_bytes()) if packing else whole.read_bytes()
+    assert content == b"n\n1\n" + b"2\n" * 100_000 + b"3\n"
+    assert not spelt.exists()

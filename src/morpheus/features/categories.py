@@ -61,6 +61,11 @@ class Category:
         """How many codes there are: the words, missing and unseen."""
         return len(self.words) + FIRST_WORD
 
+    @property
+    def absent(self) -> int:
+        """The code of an event that has no value."""
+        return MISSING if self.missing is None else self._codes[None]
+
     @cached_property
     def _codes(self) -> dict[str | None, int]:
         codes: dict[str | None, int] = {word: FIRST_WORD + i for i, word in enumerate(self.words)}

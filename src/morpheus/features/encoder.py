@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.features.categories import MISSING, Category
+from morpheus.features.categories import Category
 from morpheus.features.numbers import Number, is_number
 
 Column = Category | Number
-_NOTHING = pl.Series([None])
-"""A column that is missing in every event."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Encoder:
 
     def encode(self, frame: pl.DataFrame) -> EncodedRows:
         """Encode events; a column that the frame does not have is missing in every event."""
-        there = {values.name: values for values in frame.get_columns()}
-        cells = pl.DataFrame([there[name] for name in self.names if name in there])
+        names = frozenset(self.names)
+        cells = pl.DataFrame([each for each in frame if each.name in names and _filled(each)])
         if not cells.width:
             return self._coded(frame)
         rows, row_of = once(cells, cells.hash_rows())
@@ -85,16 +82,16 @@ class Encoder:
         return replace(distinct, row_of=distinct.row_of[row_of])
 
     def _coded(self, rows: pl.DataFrame) -> EncodedRows:
-        codes = np.full((rows.height, len(self.columns)), MISSING, dtype=np.int32)
-        quantities = sum(isinstance(column, Number) for column in self.columns)
-        scaled = np.zeros((rows.height, quantities), dtype=np.float32)
-        places = count()
         there = {values.name: values for values in rows.get_columns()}
+        codes = np.empty((rows.height, len(self.columns)), dtype=np.int32)
         for c, column in enumerate(self.columns):
-            values = there.get(column.name, _NOTHING)
-            codes[:, c] = column.encode(values)
-            if isinstance(column, Number):
-                scaled[:, next(places)] = column.scale(values)
+            values = there.get(column.name)
+            codes[:, c] = column.absent if values is None else column.encode(values)
+        quantities = [column for column in self.columns if isinstance(column, Number)]
+        scaled = np.zeros((rows.height, len(quantities)), dtype=np.float32)
+        for n, column in enumerate(quantities):
+            if column.name in there:
+                scaled[:, n] = column.scale(there[column.name])
         return distinct_rows(codes, scaled)
 
 
@@ -123,6 +120,11 @@ def distinct_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> Enc
     if not np.array_equal(cells[first][row_of], cells):
         _, first, row_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     return EncodedRows(codes[first], numbers[first], row_of)
+
+
+def _filled(values: pl.Series) -> bool:
+    """Whether any event has a value; columns without one tell no rows apart, and are many."""
+    return values.null_count() < len(values)
 
 
 def _fit(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:

@@ -54,6 +54,11 @@ class Number:
         """Missing, unseen, and there."""
         return FIRST_WORD + 1
 
+    @property
+    def absent(self) -> int:
+        """The code of an event that has no value."""
+        return MISSING
+
     def encode(self, values: pl.Series) -> NDArray[np.int32]:
         """Say whether each value is there, (rows,); what is no number is unseen."""
         there = _parsed(values).is_not_null().to_numpy()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +35,7 @@ CSV file, so that the same code reads both."""
 
 TEXT_ROWS = 1 << 15  # rows turned into text at a time
 _COPIED = 1 << 18  # bytes copied at a time
+_POURED = 1 << 30  # bytes that the kernel copies at a time, at most
 _PART_ROWS = 1 << 17  # rows held before a part of a Parquet file goes to disk
 _GROUP_ROWS = 1 << 16  # fixed, so that the bytes do not depend on threads
 
@@ -100,8 +103,11 @@ class Text:
     def append(self, text: Path) -> None:
         """Take over a file of rows that are spelt already."""
         self._spell()
-        with text.open("rb") as rows:
-            shutil.copyfileobj(rows, self._out, _COPIED)
+        if self._out is self._file and sys.platform == "linux":
+            _pour(text, self._file)
+        else:
+            with text.open("rb") as rows:
+                shutil.copyfileobj(rows, self._out, _COPIED)
         text.unlink()
 
     def flush(self) -> None:
@@ -133,6 +139,15 @@ class Text:
             self._rows(some, text)
             self._out.write(text.getbuffer())
         self._held = []
+
+
+def _pour(text: Path, file: BinaryIO) -> None:
+    """Append a file to another within the kernel, in less than half the time of a copy."""
+    file.flush()
+    with text.open("rb") as rows:
+        while os.sendfile(file.fileno(), rows.fileno(), None, _POURED):
+            pass
+    file.seek(0, os.SEEK_END)
 
 
 def kind_of(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:

@@ -73,13 +73,19 @@ class Census:
 
     @property
     def width(self) -> int:
-        """The most columns that any came in."""
-        return max((len(header) for header in self.headers), default=1)
+        """The columns that have a value, which are what takes room; at least one."""
+        return max(1, len(self.filled))
 
 
 def filled(frame: pl.DataFrame) -> frozenset[str]:
     """The columns that have a value."""
     return frozenset(column.name for column in frame if column.null_count() < frame.height)
+
+
+def with_values(frame: pl.DataFrame, user: str) -> pl.DataFrame:
+    """Some events without the columns that have no value; those that are always asked for stay."""
+    kept = filled(frame) | {INDEX, TIME, user}
+    return frame.select(name for name in frame.columns if name in kept)
 
 
 def ranked(events: Census, history: Census | None, *, last: bool) -> pl.DataFrame:

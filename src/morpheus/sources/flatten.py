@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -81,6 +82,12 @@ def series(values: Cells) -> pl.Series:
         return pl.Series(_written(values), dtype=pl.String)
 
 
+@lru_cache(maxsize=2)
+def _nothing(rows: int) -> pl.Series:
+    """A column without a value; all but the last block of a table share one."""
+    return pl.repeat(None, rows, dtype=pl.String, eager=True)
+
+
 def _written(values: Cells) -> Cells:
     # Most cells of such columns are empty, and a call costs more than a comparison.
     return [None if value is None else text(value) for value in values]
@@ -136,7 +143,7 @@ class Flattener:
         for name in self.leaves.keys() & cells.keys():
             cells[name] = list(map(self.leaves[name], cells[name]))
         names = [*self.wanted, *sorted(cells.keys() - set(self.wanted))]
-        nothing = pl.repeat(None, len(records), dtype=pl.String, eager=True)
+        nothing = _nothing(len(records))
         return {n: series(cells[n]) if n in cells else nothing for n in names}, refused
 
     def _decode(

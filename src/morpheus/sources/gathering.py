@@ -19,7 +19,7 @@ from morpheus.columns import INDEX, TIME
 from morpheus.processes import Crew
 from morpheus.scratch import Scratch
 from morpheus.sources.by_user import COPY
-from morpheus.sources.census import PART, USER, Census
+from morpheus.sources.census import PART, USER, Census, with_values
 from morpheus.spill import Blob, remove, write
 
 
@@ -48,7 +48,8 @@ class Room:
 class Gathering:
     """Events of one run, or of one round of a run, until all are there.
 
-    Nothing depends on the order in which they are added.
+    Nothing depends on the order in which they are added. Columns without a value, of which logs
+    have many, are left out until the events are handed out: the census knows their names.
 
     Args:
         user: Column of the user.
@@ -67,6 +68,7 @@ class Gathering:
     def add(self, frame: pl.DataFrame) -> None:
         """Add events: `INDEX`, text columns, `TIME`, in any order of columns and rows."""
         self.census.add(Census.of(frame, self.user))
+        frame = with_values(frame, self.user)
         self.held.append(frame)
         self.cells += frame.height * frame.width
         if self.cells > (self.room.table if self.blobs else self.room.held):

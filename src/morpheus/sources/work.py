@@ -14,7 +14,7 @@ from morpheus.processes import Crew
 from morpheus.records import Reading
 from morpheus.sources import times
 from morpheus.sources.by_user import COPY
-from morpheus.sources.census import Census, filled
+from morpheus.sources.census import Census, filled, with_values
 from morpheus.sources.files import PACKED, Log, LogFiles, size_of
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.gathering import Gathering, tables
@@ -166,10 +166,10 @@ def _read(
 def counted(
     work: Work, paths: Sequence[Log], reading: Reading, census: Census
 ) -> Iterator[pl.DataFrame]:
-    """Read files into frames, and add who is in them to a census."""
+    """Read files into frames, of the columns with values; and add who is in them to a census."""
     for frame in work.frames(paths, reading, census):
         census.add(Census.of(frame, work.user))
-        yield frame
+        yield with_values(frame, work.user)
 
 
 def repeated(frame: pl.DataFrame, times_over: int, time: str) -> pl.DataFrame:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import polars as pl
 
@@ -56,23 +57,27 @@ class Serialize(Stage):
         fixed: list[str] | None = None
         left_out: set[str] = set()
         for batch in batches:
-            columns = self._chosen(batch.frame.columns)
+            columns = list(_chosen(self.include, self.exclude, tuple(batch.frame.columns)))
             if self.fixed_columns and fixed is not None:
                 _warn_once(columns, fixed, left_out)
                 columns = fixed
             fixed = columns
             yield batch.become(Rows, frame=_select(batch.frame, columns), fingerprint=None)
 
-    def _chosen(self, columns: Iterable[str]) -> list[str]:
-        """Columns that a pattern of --include matches, and none of --exclude."""
-        include = [_compiled(pattern, option="--include") for pattern in self.include or ("",)]
-        exclude = [_compiled(pattern, option="--exclude") for pattern in self.exclude]
-        return [
-            name
-            for name in columns
-            if name == ROW
-            or (any(p.match(name) for p in include) and not any(p.match(name) for p in exclude))
-        ]
+
+@lru_cache(maxsize=16)
+def _chosen(
+    include: tuple[str, ...], exclude: tuple[str, ...], columns: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Columns that a pattern of --include matches, and none of --exclude."""
+    wanted = [_compiled(pattern, option="--include") for pattern in include or ("",)]
+    unwanted = [_compiled(pattern, option="--exclude") for pattern in exclude]
+    return tuple(
+        name
+        for name in columns
+        if name == ROW
+        or (any(p.match(name) for p in wanted) and not any(p.match(name) for p in unwanted))
+    )
 
 
 def _compiled(pattern: str, *, option: str) -> re.Pattern[str]:
