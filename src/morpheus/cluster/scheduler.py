@@ -28,8 +28,13 @@ KNOWN = {
 SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 PATIENCE = 30
 """Seconds in which a scheduler must answer, and the first worker be there."""
-_LARGE = {"distributed.admin.large-graph-warning-threshold": "1GiB"}
-"""What stages know of everybody, some 25 MB, goes with the graph, once; Dask warns from 10 on."""
+_OURS = {
+    # What stages know of everybody, some 25 MB, goes with the graph, once; Dask warns from 10 on.
+    "distributed.admin.large-graph-warning-threshold": "1GiB",
+    # It looks at each task a hundred times a second, for a page that nobody opens here.
+    "distributed.worker.profile.enabled": False,
+}
+"""How Dask is to be here; workers of others have settings of their own."""
 GRACE = 10
 """Seconds that workers of our own have to end."""
 _TYPE = (
@@ -78,7 +83,7 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
     import distributed  # noqa: PLC0415 - as above
 
     _quieten()
-    with dask.config.set(_LARGE), _place(scheduler, workers) as place:
+    with dask.config.set(_OURS), _place(scheduler, workers) as place:
         try:
             client = distributed.Client(place, timeout=PATIENCE, set_as_default=True)
         except (OSError, TimeoutError, ValueError) as error:
