@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from morpheus import Fingerprints
 from morpheus.cli.main import morpheus
 from morpheus.columns import RISK, ROW, SCORE
 from morpheus.errors import BadRecord, UsageError
@@ -15,6 +16,7 @@ from morpheus.review.request import Request
 from morpheus.review.writing import reviewed, write
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import rows
+from people import COLUMNS, day, times
 from report_pages import HOUR, alarming, quiet
 
 FORMS = ["csv", "csv.gz", "csv.zst", "jsonl", "json.gz", "jsonl.zst", "parquet"]
@@ -51,6 +53,50 @@ def test_every_form_of_output_makes_the_same_page(tmp_path, form):
     event = found.incidents[0].incident.events[0]
     assert event.why.columns[0].value == "DeleteTrail"
     assert found.account.read == 2 * (quiet().height + 2)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    each = day(400).with_columns(times(400).alias("time"))
+    history = pl.concat(each.with_columns(who=pl.lit(user)) for user in ("ann", "bob"))
+    known = Fingerprints.train(history, user="who", time="time", columns=COLUMNS, epochs=1)
+    folder = tmp_path_factory.mktemp("known") / "models"
+    known.save(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, form):
+    file = output(tmp_path / "out.csv", quiet(), alarming([HOUR * 50]))
+    rows = [
+        ("stop-trail", "ann", "recorded", True),
+        ("stop-trail", "ann", "hours", False),
+        ("role-chain", "ann", "agent", False),
+        ("role-chain", "ann", "hours", False),
+        ("get-secrets", "ann", "hours", True),
+        ("too-long", "ann", "hours", None),
+        ("stop-trail", "bob", "hours", True),
+        ("stop-trail", "eve", "hours", False),
+    ]
+    trials = pl.DataFrame(rows, ["technique", "user", "grade", "caught"], orient="row")
+    path = tmp_path / f"trials.{form}"
+    path.write_text(trials.write_csv() if form == "csv" else trials.write_ndjson())
+    found = reviewed(Request(models=models, replay=str(path)), [file])
+    weak = {person.name: person.profile.weak for person in found.people}
+    assert weak["ann"][0] == (
+        "Of 3 attack techniques replayed, 2 would have raised no alert behind some disguise: "
+        "role-chain (agent, hours), stop-trail (hours)."
+    )
+    assert not any("replayed" in spot for spot in weak["bob"])
+
+
+def test_replay_wants_fingerprints_and_a_file_of_trials(tmp_path, models):
+    file = output(tmp_path / "out.csv", quiet())
+    with pytest.raises(UsageError, match=r"--replay: weak spots .* Give --models, too"):
+        reviewed(Request(replay="trials.csv"), [file])
+    for wrong in ("nowhere.csv", file):
+        with pytest.raises(UsageError, match=r"--replay: .* cannot be read: .* tools replay --fil"):
+            reviewed(Request(models=models, replay=str(wrong)), [file])
 
 
 def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path):

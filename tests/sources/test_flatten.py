@@ -52,9 +52,11 @@ def test_values_are_text_as_they_are_written() -> None:
 
 
 def test_a_column_of_mixed_types_is_text_and_no_error() -> None:
-    cells: list[Any] = [1, "05", True, None, [1], {"x": 1}, 2.5]
-    got = [row["requestcount"] for row in rows(*({"request": {"count": c}} for c in cells))]
-    assert got == ["1", "05", "True", None, "[1]", '{"x":1}', "2.5"]
+    cells: list[Any] = ["05", 1, True, None, [1], {"x": 1}, 2.5, 10**400]
+    for column in (cells, cells[::-1]):
+        got = [row["requestcount"] for row in rows(*({"request": {"count": c}} for c in column))]
+        told = ["05", "1", "True", None, "[1]", '{"x":1}', "2.5", "1" + "0" * 400]
+        assert got == (told if column is cells else told[::-1])
 
 
 def test_a_branch_that_is_text_does_not_hide_the_rest() -> None:

@@ -33,9 +33,9 @@ HELP = """Learn each user's habits with an autoencoder, and score events by them
 The stages follow, in the order in which events pass through them, each with its options:
 
 \b
-morpheus run pipeline-ae \\
-  from-cloudtrail --input_glob='input/*.csv' \\
-  train-ae --train_data_glob='training/*.csv' \\
+morpheus run pipeline-ae --userid_column_name=userIdentityarn \\
+  from-cloudtrail --input_glob=AWSLogs/2026/11/ \\
+  train-ae --train_data_glob=AWSLogs/2026/10/ \\
   preprocess inf-pytorch add-scores \\
   serialize to-file --filename=output.csv
 """

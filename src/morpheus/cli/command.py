@@ -17,14 +17,13 @@ _SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
 class Group(click.Group):
     """A group that says of each of its commands, in whole sentences, what it does."""
 
-    group_class = type
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the next command, or say where it is one."""
         word = args[0]
-        if not ctx.resilient_parsing and word[:1] != "-" and self.get_command(ctx, word) is None:
+        known = word in self.list_commands(ctx)
+        if not (known or ctx.resilient_parsing or word.startswith("-")):
             home = home_of(word, ctx)
             if home is not None:
                 ctx.fail(home)

@@ -14,6 +14,7 @@ from morpheus.models.fingerprint import Card
 from morpheus.models.portrait import SHARES, tally
 from morpheus.report.candidates import Candidates
 from morpheus.report.look import Look, ranking_of
+from morpheus.report.rehearsed import Rehearsed
 from morpheus.report.yardstick import Yardstick
 from morpheus.rhythm.cells import Cells, Lanes
 
@@ -30,12 +31,14 @@ class Seen:
         events: Events that came through the chain.
         unscored: Why they have no score.
         tally: Events with a `risk`, and those above each of the portrait's risks.
+        rehearsed: What came of attacks replayed in their name; None if nobody has told.
     """
 
     card: Card | None = None
     events: int = 0
     unscored: str | None = None
     tally: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 + len(SHARES), np.int64))
+    rehearsed: Rehearsed | None = None
 
 
 @dataclass

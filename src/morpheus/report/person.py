@@ -13,6 +13,7 @@ from morpheus.models.fingerprint import OWN, Card
 from morpheus.models.portrait import HOURS, SHARES, Portrait, hour_of_week
 from morpheus.report.findings import Seen
 from morpheus.report.incidents import brief
+from morpheus.report.rehearsed import Rehearsed
 from morpheus.report.yardstick import Yardstick
 from morpheus.rhythm.cells import HOUR, Cells
 
@@ -134,8 +135,8 @@ class Profile(msgspec.Struct, frozen=True):
     weak: list[str]
 
     @classmethod
-    def of(cls, card: Card, tally: NDArray[np.int64]) -> Self:
-        """Tell of a card."""
+    def of(cls, card: Card, seen: Seen) -> Self:
+        """Tell of a card, and of what was seen of its user."""
         portrait = card.portrait
         return cls(
             card.events,
@@ -146,8 +147,8 @@ class Profile(msgspec.Struct, frozen=True):
             card.last,
             card.epochs,
             [] if portrait is None else list(portrait.curve),
-            None if portrait is None else _calibration(portrait, tally),
-            list(weak_spots(card)),
+            None if portrait is None else _calibration(portrait, seen.tally),
+            list(weak_spots(card, seen.rehearsed)),
         )
 
 
@@ -201,7 +202,7 @@ class Person(msgspec.Struct, frozen=True):
             max(lane.w, default=UNSCORED) / 100,
             lane,
             Rhythm.of(portrait, cells, step),
-            None if seen.card is None else Profile.of(seen.card, seen.tally),
+            None if seen.card is None else Profile.of(seen.card, seen),
             seen.unscored,
         )
 
@@ -219,8 +220,10 @@ def _calibration(portrait: Portrait, tally: NDArray[np.int64]) -> Calibration:
     )
 
 
-def weak_spots(card: Card) -> Iterator[str]:
-    """Say what a fingerprint cannot be good at."""
+def weak_spots(card: Card, rehearsed: Rehearsed | None = None) -> Iterator[str]:
+    """Say what a fingerprint cannot be good at, and what it was not good at."""
+    if rehearsed is not None and rehearsed.missed:
+        yield rehearsed.told()
     portrait = card.portrait
     if card.rung != OWN:
         share = f"{card.own_share:.0%}"

@@ -28,6 +28,11 @@ class Request:
         None,
         "Folder of the fingerprints that scored: the page shows them, and measures by them.",
     )
+    replay: str | None = option(
+        None,
+        "File that `morpheus tools replay --filename=trials.csv` wrote: what would have raised no "
+        "alert stands among each user's weak spots. With --models.",
+    )
     alerts_per_day: float = option(
         5.0, "Where nothing was left out: incidents a day that are shown, at most.", low=0
     )

@@ -11,6 +11,7 @@ import polars as pl
 
 from morpheus.atomic import whole_file
 from morpheus.columns import ROW, SCORE
+from morpheus.errors import UsageError
 from morpheus.models.fingerprint import Card
 from morpheus.models.store import Store
 from morpheus.report.account import Account
@@ -19,6 +20,7 @@ from morpheus.report.findings import Findings
 from morpheus.report.page import page
 from morpheus.review.outputs import Outputs
 from morpheus.review.request import Request
+from morpheus.review.trials import rehearsed
 from morpheus.sinks.place import check_place
 
 
@@ -55,6 +57,9 @@ def reviewed(request: Request, files: Sequence[Path]) -> Contents:
 def _findings(request: Request, outputs: Outputs) -> Findings:
     """Look at all rows; twice where users have to be measured first."""
     store = None if request.models is None else Store.open(request.models)
+    if request.replay is not None and store is None:
+        raise UsageError("--replay: weak spots are those of fingerprints. Give --models, too.")
+    trials = {} if request.replay is None else rehearsed(Path(request.replay))
     measure = store is None and outputs.ranking == SCORE
     findings = Findings(yardsticks=outputs.measured() if measure else {})
     last = Counter[str | None]()
@@ -66,6 +71,9 @@ def _findings(request: Request, outputs: Outputs) -> Findings:
             last[owner] = max(last[owner], *numbers, 0)
     fewer = any(findings.users[owner].events <= row for owner, row in last.items())
     findings.filtered = request.all_alerts or fewer
+    for owner, found in trials.items():
+        if owner in findings.users:
+            findings.users[owner].rehearsed = found
     return findings
 
 

@@ -98,6 +98,11 @@ def check_place(path: str | None) -> None:
         )
 
 
+def refuge_at(path: str | None) -> DeadLetters | None:
+    """The file that an option names; None where it names none."""
+    return None if path is None else DeadLetters(Path(path))
+
+
 def _taken_out(path: Path) -> Iterator[list[Letter]]:
     """The letters of a file, which goes when all are dealt with."""
     with path.open("rb") as file:

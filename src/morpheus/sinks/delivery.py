@@ -78,6 +78,15 @@ class Tally:
         """How many were not handed over."""
         return self.came - self.taken - self.refused
 
+    def settle(self) -> None:
+        """Fail if anything was not taken.
+
+        Raises:
+            Unavailable: Says how many events were not taken, and why.
+        """
+        if self.complaint:
+            raise Unavailable(self.complaint)
+
     def clear(self) -> None:
         """Begin anew."""
         self.came = self.taken = self.refused = 0

@@ -37,8 +37,9 @@ class Head:
         if frame.columns == self.names:
             return frame
         self._warn(frame.columns)
+        there = set(frame.columns)
         return frame.select(
-            frame[name] if name in frame.columns else pl.Series(name, [None] * frame.height)
+            frame[name] if name in there else pl.Series(name, [None] * frame.height)
             for name in self.names
         )
 

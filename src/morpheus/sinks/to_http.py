@@ -7,14 +7,13 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from morpheus.errors import Unavailable, UsageError
+from morpheus.errors import UsageError
 from morpheus.records import Batch, Rows, Scored, Summary
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.contents import CONTENTS, Writer
-from morpheus.sinks.dead_letters import DeadLetters, check_place
+from morpheus.sinks.dead_letters import check_place, refuge_at
 from morpheus.sinks.delivery import Clock, Delivery, Patience, Tally
 from morpheus.sinks.post import LOCAL, Post, check_url
 from morpheus.sinks.receivers import RECEIVERS, Courier, Receiver, receiver_of
@@ -110,13 +109,8 @@ class ToHttp(Stage):
         yield from self._delivery().along(batches, writer.letters, at_once=self.settings.endless)
 
     def finish(self, summary: Summary) -> None:  # noqa: ARG002 - as in `Stage`
-        """Fail if anything was not taken, now that every sink has its rows.
-
-        Raises:
-            Unavailable: Says how many events were not taken, and why.
-        """
-        if self.tally.complaint:
-            raise Unavailable(self.tally.complaint)
+        """Fail if anything was not taken, now that every sink has its rows."""
+        self.tally.settle()
 
     @property
     def _kind(self) -> Receiver:
@@ -128,14 +122,13 @@ class ToHttp(Stage):
         return self._kind.content if content == AUTO else content
 
     def _delivery(self) -> Delivery:
-        refuge = None if self.dead_letters is None else DeadLetters(Path(self.dead_letters))
         return Delivery(
             self.name,
             Courier(self._kind, self._post(), self._content),
             self.tally,
             size=self.max_rows_per_payload,
             patience=Patience(self.max_retries, self.error_sleep_time),
-            refuge=refuge,
+            refuge=refuge_at(self.dead_letters),
             clock=self.clock,
         )
 

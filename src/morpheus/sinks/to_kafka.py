@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from morpheus.errors import Unavailable, UsageError
+from morpheus.errors import UsageError
 from morpheus.records import Batch, Rows, Scored, Summary
 from morpheus.sinks.alert import Alerts
 from morpheus.sinks.brokers import Brokers, require_client
 from morpheus.sinks.contents import CONTENTS, ROW_CONTENT, Writer
-from morpheus.sinks.dead_letters import DeadLetters, check_place
+from morpheus.sinks.dead_letters import check_place, refuge_at
 from morpheus.sinks.delivery import Delivery, Patience, Tally
 from morpheus.stage import Stage, option
 
@@ -79,13 +78,8 @@ class ToKafka(Stage):
         yield from delivery.along(batches, writer.letters, at_once=self.settings.endless)
 
     def finish(self, summary: Summary) -> None:  # noqa: ARG002 - as in `Stage`
-        """Fail if anything was not taken, now that every sink has its rows.
-
-        Raises:
-            Unavailable: Says how many events were not taken, and why.
-        """
-        if self.tally.complaint:
-            raise Unavailable(self.tally.complaint)
+        """Fail if anything was not taken, now that every sink has its rows."""
+        self.tally.settle()
 
     def _delivery(self) -> Delivery:
         return Delivery(
@@ -100,5 +94,5 @@ class ToKafka(Stage):
             size=_TOGETHER,
             # The client has tried again all the time that it had.
             patience=Patience(retries=0),
-            refuge=None if self.dead_letters is None else DeadLetters(Path(self.dead_letters)),
+            refuge=refuge_at(self.dead_letters),
         )

@@ -78,7 +78,7 @@ def series(values: Cells) -> pl.Series:
     """Make a column of text of JSON values."""
     try:
         return pl.Series(texts(values), dtype=pl.String)
-    except TypeError:
+    except (TypeError, OverflowError):
         return pl.Series(_written(values), dtype=pl.String)
 
 

@@ -224,8 +224,9 @@ def join(frames: list[pl.DataFrame], names: list[str] | None = None) -> pl.DataF
         texts = {name: pl.String for name in names if name not in {INDEX, TIME}}
         return pl.DataFrame(schema={INDEX: pl.Int64, **texts, TIME: pl.Datetime("us", "UTC")})
     whole = pl.concat(frames, how="diagonal", rechunk=True)
-    absent = [pl.lit(None, pl.String).alias(n) for n in names if n not in whole.columns]
-    copy = {COPY} & set(whole.columns)
+    there = set(whole.columns)
+    absent = [pl.lit(None, pl.String).alias(n) for n in names if n not in there]
+    copy = {COPY} & there
     return whole.with_columns(absent).select(INDEX, *names, TIME, *copy)
 
 

@@ -141,5 +141,6 @@ def _marks(table: pl.DataFrame, identity: Identity) -> pl.DataFrame:
 
 def _with_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     """Exactly these columns; what is learnt from need not be written as the events are."""
-    absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in frame.columns]
+    there = set(frame.columns)
+    absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in there]
     return frame.with_columns(absent).select(names)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
 import polars as pl
 
 from morpheus.columns import read_lines
@@ -20,6 +19,7 @@ from morpheus.features.derived import NEW, Derived, each
 from morpheus.features.families import Families
 from morpheus.sources import places
 from morpheus.sources.actors import Rule
+from morpheus.sources.description import INSIDE, About, Actor, Column, Part, many, root_of
 from morpheus.sources.flatten import flat
 from morpheus.sources.log_format import LogFormat, plain
 from morpheus.sources.toml_file import Key, TomlFile, meant
@@ -54,70 +54,8 @@ PLACES: dict[str, Callable[[str], pl.Expr]] = {
     "country": places.country,
 }
 """What can be taken of `City, State, Country`."""
-_INSIDE = re.compile(r"""^([^\[]+)(\[(?:\d+|'[^']*'|"[^"]*")\].*)$""")
-"""`sourceIPs[0]`: a column of JSON, and the way to what is meant in it."""
 _NAMED = re.compile(r"(?<=\{)[^{}/]+(?=[/}])")
 """A column, in the name of an actor."""
-
-
-class _Part(msgspec.Struct, forbid_unknown_fields=True):
-    """A part of a place that stands whole in one column."""
-
-    path: str
-    part: str
-
-
-class _Column(msgspec.Struct, forbid_unknown_fields=True):
-    """A column that has more to it than a path."""
-
-    path: str | list[str | _Part] = ""
-    header: str | list[str] = ""
-    kind: str = ""
-    derive: str = ""
-    of: str | list[str] = ""
-    families: list[tuple[str, str]] = []
-    otherwise: str = "other"
-
-    @property
-    def derived(self) -> bool:
-        """Whether no log holds it."""
-        return bool(self.derive or self.families or self.of)
-
-
-class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """What stands around each record."""
-
-    record: str
-    names: dict[str, str] = {}
-
-
-class _Actor(msgspec.Struct, forbid_unknown_fields=True):
-    """How one kind of actor is recognised, and called."""
-
-    name: str
-    kind: str = "person"
-    when: dict[str, str] = {}
-    unless: dict[str, str] = {}
-    lower: bool = False
-
-
-class _About(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a schema's file says."""
-
-    name: str = "log"
-    time: str
-    time_format: str = ""
-    user: str
-    id: str = ""
-    account: str | list[str] = ""
-    features: str | list[str]
-    context: list[str] = []
-    fields: list[str] = []
-    drop: str = "."
-    records: str | list[str] = ""
-    envelope: _Envelope | None = None
-    columns: dict[str, Any] = {}
-    actors: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -200,11 +138,11 @@ def _named_by(user: str) -> Rule:
 @lru_cache(maxsize=32)
 def _read(text: str, path: str) -> Schema:
     file = TomlFile(text, path, OPTION)
-    about = file.convert(file.value, _About)
-    columns: dict[str, _Column] = {}
+    about = file.convert(file.value, About)
+    columns: dict[str, Column] = {}
     for name, value in about.columns.items():
         told = {"path": value} if isinstance(value, str | list) else value
-        column = file.convert(told, _Column, ("columns", name))
+        column = file.convert(told, Column, ("columns", name))
         if not column.path and not column.derived:
             column.path = name
         columns[flat(name, about.drop)] = column
@@ -216,8 +154,8 @@ class _Draft:
     """A schema that is being made of its file."""
 
     file: TomlFile
-    about: _About
-    columns: Mapping[str, _Column]
+    about: About
+    columns: Mapping[str, Column]
 
     def schema(self) -> Schema:
         about, features = self.about, self._features()
@@ -233,7 +171,7 @@ class _Draft:
             id=event_id,
             id_pattern=".",
             user=user,
-            accounts=self._names("account", _list(about.account)),
+            accounts=self._names("account", many(about.account)),
             dropped=about.drop,
             spellings=dict(self._spellings(features)),
             instead={name: others for name in self.columns if (others := self._instead(name))},
@@ -252,7 +190,7 @@ class _Draft:
         return named
 
     def _unwrapping(self) -> Unwrapping:
-        lists, envelope = tuple(_list(self.about.records)), self.about.envelope
+        lists, envelope = tuple(many(self.about.records)), self.about.envelope
         return Unwrapping(lists, envelope.record, envelope.names) if envelope else Unwrapping(lists)
 
     def _name(self, told: str) -> str:
@@ -261,7 +199,7 @@ class _Draft:
 
     def _names(self, key: str, told: Iterable[str]) -> tuple[str, ...]:
         for one in told:
-            if _INSIDE.match(one) and one not in self.columns:
+            if INSIDE.match(one) and one not in self.columns:
                 said = f"`{one}` is within a column, and needs a name of its own: [columns.NAME] "
                 raise self._wrong((key,), f"{said}path = {one!r}")
         return tuple(dict.fromkeys(map(self._name, told)))
@@ -269,36 +207,36 @@ class _Draft:
     def _paths(self, features: Iterable[str]) -> Iterator[str]:
         """All paths that the file speaks of; of names those that are no column's otherwise."""
         about, columns = self.about, self.columns.values()
-        paths = [*about.fields, *(_root(one) for column in columns for one in _list(column.path))]
+        paths = [*about.fields, *(root_of(one) for column in columns for one in many(column.path))]
         yield from paths
         known = {*map(self._name, paths), *self.columns, *ALWAYS}
-        told = [about.id, about.time, about.user, *_list(about.account), *features, *about.context]
-        told += [of for column in columns for of in _list(column.of)]
+        told = [about.id, about.time, about.user, *many(about.account), *features, *about.context]
+        told += [of for column in columns for of in many(column.of)]
         yield from (one for one in map(_bare, told) if one and self._name(one) not in known)
 
     def _spellings(self, features: Iterable[str]) -> Iterator[tuple[str, str]]:
         for path in self._paths(features):
             yield plain(self._name(path)), self._name(path)
         for name, column in self.columns.items():
-            for header in _list(column.header):
+            for header in many(column.header):
                 yield plain(header), name
 
     def _instead(self, name: str) -> tuple[pl.Expr, ...]:
         """What tells a column, but for the path whose name it bears."""
         found = []
-        for one in _list(self.columns[name].path):
-            root = self._name(_root(one))
+        for one in many(self.columns[name].path):
+            root = self._name(root_of(one))
             if root != name:
                 found.append(self._told(name, one, root))
-            elif _root(one) != one:
+            elif root_of(one) != one:
                 said = f"it is made of a column `{root}`; call it otherwise than that"
                 raise self._wrong(("columns", name), said)
         return tuple(found)
 
-    def _told(self, name: str, one: str | _Part, root: str) -> pl.Expr:
-        if isinstance(one, _Part):
+    def _told(self, name: str, one: str | Part, root: str) -> pl.Expr:
+        if isinstance(one, Part):
             return self._of(PLACES, one.part, ("columns", name, "path"))(root)
-        inside = _INSIDE.match(one)
+        inside = INSIDE.match(one)
         return pl.col(root).str.json_path_match(f"${inside[2]}") if inside else pl.col(root)
 
     def _derived(self) -> Iterator[tuple[str, Derived]]:
@@ -307,19 +245,19 @@ class _Draft:
                 keys = ("columns", name)
                 if column.path:
                     raise self._wrong(keys, "it is either derived or has a `path`")
-                of = self._names("of", _list(column.of))
+                of = self._names("of", many(column.of))
                 yield name, self._made(keys, column, of)
 
-    def _made(self, keys: Sequence[Key], column: _Column, of: tuple[str, ...]) -> Derived:
-        many = MANY.get(column.derive, 1)
-        if not of or (many is not None and len(of) != many):
-            needed = {None: "one column or more", 1: "one column", 2: "two columns"}[many]
+    def _made(self, keys: Sequence[Key], column: Column, of: tuple[str, ...]) -> Derived:
+        number = MANY.get(column.derive, 1)
+        if not of or (number is not None and len(of) != number):
+            needed = {None: "one column or more", 1: "one column", 2: "two columns"}[number]
             raise self._wrong((*keys, "of"), f"{needed} to derive it of")
         if column.families:
             return each(self._families(keys, column), *of)
         return self._of(MADE, column.derive, (*keys, "derive"))(*of)
 
-    def _families(self, keys: Sequence[Key], column: _Column) -> Families:
+    def _families(self, keys: Sequence[Key], column: Column) -> Families:
         for pattern, _ in column.families:
             try:
                 re.compile(pattern)
@@ -330,7 +268,7 @@ class _Draft:
 
     def _rules(self) -> Iterator[Rule]:
         for n, told in enumerate(self.about.actors):
-            one = self.file.convert(told, _Actor, ("actors", n))
+            one = self.file.convert(told, Actor, ("actors", n))
             when, unless = (
                 {self._name(name): pattern for name, pattern in patterns.items()}
                 for patterns in (one.when, one.unless)
@@ -362,17 +300,5 @@ class _Draft:
         return self.file.wrong(keys, f"`{'.'.join(map(str, keys))}`: {said}.")
 
 
-def _list(told: str | list[Any]) -> list[Any]:
-    """One or many, as many."""
-    return told if isinstance(told, list) else [told] if told else []
-
-
 def _bare(told: str) -> str:
     return told.removeprefix(NEW)
-
-
-def _root(one: str | _Part) -> str:
-    """The path of the column that something is taken of."""
-    path = one.path if isinstance(one, _Part) else one
-    inside = _INSIDE.match(path)
-    return inside[1] if inside else path

@@ -94,9 +94,9 @@ def _select(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Those columns, in that order; empty where the frame has none of that name."""
     if columns == frame.columns:
         return frame
+    there = set(frame.columns)
     return frame.select(
-        pl.col(name) if name in frame.columns else pl.lit(None, pl.String).alias(name)
-        for name in columns
+        pl.col(name) if name in there else pl.lit(None, pl.String).alias(name) for name in columns
     )
 
 

@@ -1,0 +1,149 @@
+"""Hostile logs through the whole chain: each record is scored or refused, output is whole."""
+
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from morpheus.cli.main import morpheus
+
+DEEP = 10_000
+VALUES = {
+    "a NUL": r'"a\u0000b"',
+    "half a character": r'"\ud800"',
+    "deep lists": "[" * DEEP + "]" * DEEP,
+    "deep objects": '{"a":' * DEEP + "1" + "}" * DEEP,
+    "infinity": "1e999",
+    "a long integer": "9" * 400,
+    "a longer integer": "-" + "9" * 5000,
+    "2**64": str(2**64),
+    "NaN": "NaN",
+    "minus infinity": "-Infinity",
+    "a list": '["a", 1, null, {"b": 1e400}]',
+    "an object": r'{"b": {"": 1, "\udfff": 2, "__proto__": 3}}',
+    "5 MB": '"' + "x" * 5_000_000 + '"',
+    "breaks": r'"a\nb\r\n,\"c"',
+    "a formula": '"=1+1"',
+    "markup": r'"</script><script>alert(1)</script>\u202e\u2028"',
+    "a bare control sign": '"\x01"',
+    "a wrong escape": r'"\x41"',
+    "a key twice": '"a", "eventName": "b", "userIdentity": {"arn": "bob"}',
+    "no UTF-8": '"\udcff\udcfe\udcc3"',
+}
+RECORD = (
+    '{"eventTime": %s, "userIdentity": {"arn": %s, "accountId": "1"}, "eventName": %s, '
+    '"eventID": "%08d-0000-4000-8000-000000000000"}'
+)
+TIME = '"2026-01-01T00:00:00Z"'
+RECORDS = [
+    line
+    for value in VALUES.values()
+    for line in (
+        RECORD % (TIME, '"ann"', value, 0),
+        RECORD % (TIME, value, '"Get"', 0),
+        RECORD % (value, '"ann"', '"Get"', 0),
+        value,
+    )
+]
+
+
+def numbered(records):
+    """The records, each with an id of its own."""
+    return [
+        one.replace('"00000000-', f'"{number:08}-') for number, one in enumerate(records, start=1)
+    ]
+
+
+def raw(text):
+    return text.encode("utf-8", "surrogateescape")
+
+
+def good(number=20):
+    return numbered([RECORD % (TIME, '"ann"', '"Get"', 0)] * number)
+
+
+def document(*records):
+    return b'{"Records": [' + raw(",".join(records)) + b"]}"
+
+
+LINES = raw("\n".join(good()) + "\n")
+FILES = {
+    "lines.jsonl": raw("\n".join(numbered(RECORDS))),
+    "mark.jsonl": b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n"),
+    "wide.jsonl": raw(json.dumps({"eventTime": "2026", **{f"k{n}": n for n in range(5000)}})),
+    "wide16.jsonl": LINES.decode().encode("utf-16"),
+    "zeros.jsonl": LINES + b"\0" * 100,
+    "document.json": document(*good()),
+    "object.json": b'{"Records": {"eventTime": 1}}',
+    "text.json": b'{"Records": "text"}',
+    "nested.json": b'{"Records": [{"Records": [1, null, "a"]}]}',
+    "twice.json": document(*good())[:-1] + b', "Records": []}',
+    "behind.json": document(*good()) + b" garbage",
+    "packed twice.json.gz": gzip.compress(gzip.compress(LINES)),
+    "garbage behind.jsonl.gz": gzip.compress(LINES) + b"garbage",
+    "two members.jsonl.gz": gzip.compress(LINES) * 2,
+    "bomb.jsonl.gz": gzip.compress(LINES + b" " * 50_000_000),
+    "checksum.jsonl.gz": gzip.compress(LINES)[:-8] + b"\0" * 8,
+    "no parquet.parquet": b"PAR1 no PAR1",
+}
+
+
+def run(place, *source):
+    sinks = ["to-file", "--filename=o.csv", "to-file", "--filename=o.jsonl"]
+    words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityarn"]
+    words += ["from-cloudtrail", *source, "train-ae", f"--train_data_glob={place}/history.jsonl"]
+    words += ["--train_epochs=1", "preprocess", "inf-pytorch", "add-scores", "--label=risk"]
+    words += ["explain", "timeseries", "--resolution=10m", "serialize", *sinks]
+    words += ["to-report", "--filename=o.html"]
+    return CliRunner().invoke(morpheus, words)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "history.jsonl").write_text("\n".join(good(300)))
+    (tmp_path / "logs").mkdir()
+    for name, content in FILES.items():
+        (tmp_path / "logs" / name).write_bytes(content)
+    return tmp_path
+
+
+def number(pattern, text):
+    found = re.search(pattern, text, re.MULTILINE)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+@pytest.mark.parametrize("more", [(), ("--all_columns",)])
+def test_every_record_is_written_or_left_out_with_a_count_and_all_output_is_whole(place, more):
+    done = run(place, "--input_glob=logs", "--bad_record=skip", *more)
+    assert done.exit_code == 0, done.stderr[-2000:]
+    told = done.stderr[done.stderr.index("\nInput") :]
+    read, written = number(r"^Input +([\d,]+)", told), number(r"^Written +([\d,]+)", told)
+    refused, twice = number(r"([\d,]+) refused", told), number(r"([\d,]+) delivered twice", told)
+    assert read == written + refused + twice
+    assert read >= len(RECORDS) + 20 * 5
+    csv.field_size_limit(10**8)
+    with Path("o.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert len(rows) == 1 + written
+    lines = Path("o.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert len(list(map(json.loads, lines))) == written
+    assert Path("o.html").read_text(encoding="utf-8").count("</script>") == len(
+        re.findall("<script", Path("o.html").read_text(encoding="utf-8"))
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_hostile_file_is_read_or_refused_by_its_name(place, name):
+    done = run(place, f"--input_glob=logs/{name}")
+    assert done.exit_code in {0, 1}
+    assert "bug" not in done.stderr
+    if done.exit_code:
+        assert f"Error: logs/{name}" in done.stderr
+        assert "--bad_record skip" in done.stderr
+        assert not list(Path().glob("o.*"))
