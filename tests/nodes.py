@@ -72,7 +72,9 @@ def heard(log, pattern):
 def places(number):
     """A network namespace and its address for each node, all on one bridge; or this machine."""
     network = next(NETWORKS)
-    bridge, net = f"mrph{os.getpid()}-{network}"[-15:], f"10.213.{network}"
+    # Another run of the tests may have networks on this machine, too.
+    net = f"10.{64 + os.getpid() % 128}.{network}"
+    bridge = f"mrph{os.getpid()}-{network}"[-15:]
     if os.geteuid() or IP is None or not ip(f"link add {bridge} type bridge"):
         yield [("", "127.0.0.1")] * number
         return
