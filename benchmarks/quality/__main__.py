@@ -26,7 +26,7 @@ TITLES = {
     "console": "Console sessions: recorded techniques at three grades of hiding",
     "fleet": "Made-up companies: incidents of nine kinds",
     "lessons": "The lessons' data: one intruder, one night",
-    "reference": "The reference autoencoder, two seeds of it on commits and companies",
+    "reference": "The reference autoencoder",
     "alerts": "The alert budget: stated beside realised",
     "reasons": "Explanations of incidents caught",
     "risk": "What each part of `risk` is worth",

@@ -17,8 +17,6 @@ from quality.trial import Case, Trial, half, of_part, together
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
-SLOW = 2
-"""Seeds of the rival that takes a quarter of an hour for one."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +123,13 @@ def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
 
 
 def of_reference(run: Run) -> Iterator[Table]:
-    """The rival that is as slow as the reference was; on a few seeds where there are many users."""
-    few = replace(run, seeds=min(run.seeds, SLOW), rivals=["dfencoder"])
+    """The rival that is as slow as the reference was: half an hour for each seed, once."""
+    alone = replace(run, rivals=["dfencoder"])
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
-    yield from compared(few, repeat(trial), {"commits": tuple(trial.spans)})
-    yield from compared(few, map(fleet.trial, fleet.PRINTED), title="companies")
-    small = replace(few, seeds=run.seeds)
-    yield from of_console(small)
-    yield from compared(small, repeat(lessons.trial()), title="lessons")
+    yield from compared(alone, repeat(trial), {"commits": tuple(trial.spans)})
+    yield from compared(alone, map(fleet.trial, fleet.PRINTED), title="companies")
+    yield from of_console(alone)
+    yield from compared(alone, repeat(lessons.trial()), title="lessons")
 
 
 def of_alerts(run: Run) -> Iterator[Table]:
