@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from figures import machine
@@ -36,6 +38,15 @@ class Page:
         took = f"{kind}, {time.perf_counter() - begin:.0f} s, on {machine.described()}.\n"
         print(took, flush=True)
         self.write(self.read() | {part: "\n".join([took, *texts])})
+
+    def measure_each(
+        self, parts: Iterable[str], package: str, size: object, *, quick: bool
+    ) -> None:
+        """Run the parts that are modules of a package, each with `tables` of a size."""
+        kind = "Quick run: small sizes" if quick else "Run"
+        for part in parts:
+            tables = importlib.import_module(f"{package}.{part}").tables
+            self.measure(part, partial(tables, size), kind)
 
     def read(self) -> dict[str, str]:
         """The sections that the page has."""

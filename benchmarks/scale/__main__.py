@@ -8,10 +8,8 @@ Prints tables, and writes them into docs/scaling.md; parts that do not run keep 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +37,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)
-    kind = "Quick run: small sizes" if given.quick else "Run"
     with tempfile.TemporaryDirectory() as scratch:
         size = Size(Path(scratch), given.quick)
-        for part in given.only or PARTS:
-            tables = importlib.import_module(f"scale.{part}").tables
-            page.measure(part, partial(tables, size), kind)
+        page.measure_each(given.only or PARTS, "scale", size, quick=given.quick)
 
 
 if __name__ == "__main__":

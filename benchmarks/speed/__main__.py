@@ -6,10 +6,8 @@ Prints tables, and writes them into docs/benchmarks.md; parts that do not run ke
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -50,12 +48,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)
-    kind = "Quick run: small sizes" if given.quick else "Run"
     with tempfile.TemporaryDirectory() as scratch:
         scale = Scale(Path(scratch), given.quick, given.full)
-        for part in given.only or PARTS:
-            tables = importlib.import_module(f"speed.{part}").tables
-            page.measure(part, partial(tables, scale), kind)
+        page.measure_each(given.only or PARTS, "speed", scale, quick=given.quick)
 
 
 if __name__ == "__main__":
