@@ -15,6 +15,7 @@ from rivals.environment import answers
 
 from morpheus.columns import TIME
 from morpheus.models import learning, reference_training
+from morpheus.models.evidence import FLOOR
 from morpheus.models.fingerprint import Fingerprint
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
@@ -179,7 +180,7 @@ def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[F
     known = learnt(learn, history)
     rows = known.encoder.encode(scored)
     each = known.losses(rows)[rows.row_of].astype(np.float64)
-    above = known.usual.above(each).sum(1)
+    above = known.usual.above(each, FLOOR).sum(1)
     return each, above
 
 

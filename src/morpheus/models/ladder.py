@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -74,60 +71,12 @@ class Ladder:
 
         The share of the user's own values that the owner's mean event has, over all columns.
         """
-        alike = np.zeros(self._owners.max(initial=-1) + 1)
-        for custom in self._customs:
-            own = history.events.get_column(custom.name, default=None)
+        alike = np.zeros(self.population.owners.max(initial=-1) + 1)
+        for name, custom in self.population.customs.items():
+            own = history.events.get_column(name, default=None)
             if own is not None:
-                alike += custom.likeness(own, len(alike))
-        return np.asarray(alike[self._owners])
-
-    @cached_property
-    def _owners(self) -> NDArray[np.intp]:
-        """Number of the owner of each event of the sample, (S,)."""
-        return np.unique(self.population.owner.to_numpy(), return_inverse=True)[1]
-
-    @cached_property
-    def _customs(self) -> tuple[_Custom, ...]:
-        return tuple(_Custom.of(values, self._owners) for values in self.population.events)
-
-
-@dataclass(frozen=True)
-class _Custom:
-    """How often each owner of a sample has each value of a column; P pairs of both.
-
-    Attributes:
-        name: The column.
-        codes: Number of each value.
-        owner: Owner of each pair, (P,).
-        value: Its value, (P,).
-        share: Share of the owner's events that have it, (P,).
-    """
-
-    name: str
-    codes: Mapping[str | None, int]
-    owner: NDArray[np.intp]
-    value: NDArray[np.intp]
-    share: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, values: pl.Series, owners: NDArray[np.intp]) -> _Custom:
-        """Count the values, (S,), of each owner, (S,)."""
-        text = values.cast(pl.String)
-        words = text.unique(maintain_order=True).to_list()
-        codes = {word: code for code, word in enumerate(words)}
-        coded = np.fromiter(map(codes.__getitem__, text.to_list()), np.intp, len(text))
-        pairs, counts = np.unique(owners * len(words) + coded, return_counts=True)
-        owner, value = np.divmod(pairs, max(len(words), 1))
-        return cls(values.name, codes, owner, value, counts / np.bincount(owners)[owner])
-
-    def likeness(self, own: pl.Series, owners: int) -> NDArray[np.float64]:
-        """Share of a user's values, (events,), that the mean event of each owner has, (owners,)."""
-        shares = np.zeros(len(self.codes))
-        for word, count in Counter(own.cast(pl.String).to_list()).items():
-            if word in self.codes:
-                shares[self.codes[word]] = count / len(own)
-        found = np.bincount(self.owner, self.share * shares[self.value], minlength=owners)
-        return np.asarray(found, dtype=np.float64)
+                alike += custom.likeness(own)
+        return np.asarray(alike[self.population.owners])
 
 
 def _spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:

@@ -11,9 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
+from morpheus.models.custom import Custom
 
 ANYTHING = 0.1
 """Share of the population's guess that is spread over all values alike, also those never seen."""
+_NOBODY = -2
+"""Number of a user of whom nothing is in the sample."""
+_NOTHING = Custom.of(pl.Series([None]), np.zeros(1, dtype=np.intp))
+"""A column that the sample does not have."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,6 @@ class Population:
         """A population of one user, who is then compared with nobody else."""
         return cls(pl.repeat(user, events.height, eager=True), times, events)
 
-    @property
-    def users(self) -> int:
-        """How many users the sample is of."""
-        return self.owner.n_unique()
-
     def shares(self, name: str, words: Sequence[str] | None) -> NDArray[np.float64]:
         """Probability that the population gives each code of a column, (codes,).
 
@@ -50,16 +50,14 @@ class Population:
             name: The column.
             words: Its words, in the order of their codes; None for a column of numbers.
         """
-        known = self._known.get(name, {None: 1.0})
-        anything = 1 / (len(known) + 1)
+        custom = self.customs.get(name, _NOTHING)
         found = np.zeros(FIRST_WORD + (1 if words is None else len(words)))
-        found[MISSING] = known.get(None, 0.0)
+        found[MISSING] = custom.common(None)
         if words is None:
             found[FIRST_WORD] = 1 - found[MISSING]
         else:
-            found[FIRST_WORD:] = [known.get(word, 0.0) for word in words]
-        found[UNSEEN] = 0
-        return np.asarray((1 - ANYTHING) * found + ANYTHING * anything)
+            found[FIRST_WORD:] = list(map(custom.common, words))
+        return np.asarray((1 - ANYTHING) * found + ANYTHING / (len(custom.codes) + 1))
 
     def shared(self, name: str, words: Sequence[str] | None, user: str) -> NDArray[np.float64]:
         """Whether others than a user have each code of a column too, 0 or 1, (codes,).
@@ -72,46 +70,28 @@ class Population:
             words: Its words, in the order of their codes; None for a column of numbers.
             user: Who is not one of the others.
         """
-        owners, overlap = self._owners.get(name, ({}, 0.0))
+        custom, owner = self.customs.get(name), self._numbers.get(user, _NOBODY)
         found = np.zeros(FIRST_WORD + (1 if words is None else len(words)))
-        found[UNSEEN] = overlap
-        found[MISSING] = owners.get(None, user) != user
-        if words is None:
-            found[FIRST_WORD] = any(owner != user for value, owner in owners.items() if value)
-        else:
-            found[FIRST_WORD:] = [owners.get(word, user) != user for word in words]
+        if custom is None:
+            return found
+        found[UNSEEN] = custom.overlap
+        found[MISSING] = custom.others(None, owner)
+        known = words if words is not None else [word for word in custom.codes if word]
+        there = [custom.others(word, owner) for word in known]
+        found[FIRST_WORD:] = any(there) if words is None else there
         return found
 
     @cached_property
-    def _owners(self) -> Mapping[str, tuple[Mapping[str | None, str | None], float]]:
-        """Of each column: who has each value, None if several do; and how often several do."""
-        return {column.name: _owners(column, self.owner) for column in self.events}
+    def customs(self) -> Mapping[str, Custom]:
+        """What everybody's values of each column are."""
+        return {column.name: Custom.of(column, self.owners) for column in self.events}
 
     @cached_property
-    def _known(self) -> Mapping[str, Mapping[str | None, float]]:
-        """Value -> its share with the mean user, for each column."""
-        rows = pl.DataFrame({"owner": self.owner}).select(1 / pl.len().over("owner")).to_series()
-        weights = rows / self.users
-        return {column.name: _shares(column, weights) for column in self.events}
+    def owners(self) -> NDArray[np.intp]:
+        """Number of the owner of each event, (S,)."""
+        numbers = self._numbers
+        return np.fromiter(map(numbers.__getitem__, self.owner.to_list()), np.intp, len(self.owner))
 
-
-def _shares(column: pl.Series, weights: pl.Series) -> dict[str | None, float]:
-    values = column.cast(pl.String).rename("value").to_frame()
-    known = values.unique(maintain_order=True).with_row_index("code")
-    coded = values.join(known, on="value", how="left", nulls_equal=True, maintain_order="left")
-    # One after the other: in groups of polars the sum would depend on the number of threads.
-    summed = np.bincount(coded["code"].to_numpy(), weights.to_numpy(), known.height)
-    return dict(zip(known["value"], summed.tolist(), strict=True))
-
-
-def _owners(column: pl.Series, owner: pl.Series) -> tuple[Mapping[str | None, str | None], float]:
-    rows = pl.DataFrame({"value": column.cast(pl.String), "owner": owner})
-    several = pl.col("owner").n_unique() > 1
-    only = pl.when(several).then(None).otherwise(pl.col("owner").first())
-    owners = rows.group_by("value", maintain_order=True).agg(only.alias("owner"))
-    apart = (
-        rows.select("owner", shared=several.over("value"))
-        .group_by("owner", maintain_order=True)
-        .mean()
-    )
-    return dict(owners.iter_rows()), float(np.mean(apart["shared"].to_numpy()))
+    @cached_property
+    def _numbers(self) -> Mapping[str, int]:
+        return {user: number for number, user in enumerate(dict.fromkeys(self.owner.to_list()))}
