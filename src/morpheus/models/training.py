@@ -28,7 +28,7 @@ PATIENCE = 5
 STEPS = 4
 """Steps in an epoch, at least."""
 SMALLEST, LARGEST = 32, 256
-"""Bounds on the distinct rows in a batch of training."""
+"""Bounds on the distinct rows in a batch of training; see `Training.repeated`."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,13 @@ def validation_loss(net: Autoencoder, valid: Training) -> Array:
 
 
 def shuffled(rows: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """Cut a random order of rows into batches."""
-    size = min(max(-(-rows // STEPS), SMALLEST), LARGEST)
+    """Cut a random order of rows into batches, of which none is much smaller than the others.
+
+    >>> [len(batch) for batch in shuffled(1030, np.random.default_rng(1))]
+    [206, 206, 206, 206, 206]
+    """
+    steps = max(STEPS, math.ceil(rows / LARGEST))
+    size = math.ceil(rows / steps)
     order = random.permutation(rows)
     return (order[start : start + size] for start in range(0, rows, size))
 
