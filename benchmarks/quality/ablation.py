@@ -25,6 +25,8 @@ from morpheus.models.population import Population
 from quality.trial import Case, Trial, times
 
 Floats = NDArray[np.float64]
+Attacked = Sequence[tuple[Trial, list[Case]]]
+"""Trials, and the cases of each that count."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ WAYS: Mapping[str, Callable[[Read], Floats]] = {
 }
 
 
-def table(kinds: Mapping[str, Sequence[tuple[Trial, list[Case]]]]) -> Table:
+def table(kinds: Mapping[str, Attacked]) -> Table:
     """A row a way, and `risk` where each user is compared with nobody."""
     found: dict[str, list[str]] = {}
     header = ["read as"]
@@ -126,7 +128,7 @@ def table(kinds: Mapping[str, Sequence[tuple[Trial, list[Case]]]]) -> Table:
     return result
 
 
-def _figures(trials: Sequence[tuple[Trial, list[Case]]]) -> dict[str, Floats]:
+def _figures(trials: Attacked) -> dict[str, Floats]:
     each: dict[str, list[tuple[float, float]]] = {}
     for trial, cases in trials:
         for alone in (False, True):

@@ -1,26 +1,25 @@
-"""How long to train: more epochs cost as much again, and find how much more?
+"""How long to train: what more epochs cost, and what they find.
 
 On the trials that settings are chosen on, as in `ablation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from time import process_time
 
 import numpy as np
 from figures.ranking import average_precision, recall
 from figures.table import Table
 
-from quality.ablation import WAYS, Read, learnt
-from quality.trial import Case, Trial
+from quality.ablation import WAYS, Attacked, Read, learnt
 
 TRIED = 8, 12, 16, 25, 40
 SHOWN = {"`risk`": "`risk`", "`ae_anomaly_score`": "mean loss, no memory"}
 """Score -> the way to read it."""
 
 
-def table(kinds: Mapping[str, Sequence[tuple[Trial, list[Case]]]], seeds: int) -> Table:
+def table(kinds: Mapping[str, Attacked], seeds: int) -> Table:
     """A row a number of epochs, means over seeds."""
     header = ["epochs, at most"]
     for kind in kinds:
@@ -33,7 +32,7 @@ def table(kinds: Mapping[str, Sequence[tuple[Trial, list[Case]]]], seeds: int) -
     return found
 
 
-def _cells(trials: Sequence[tuple[Trial, list[Case]]], epochs: int, seeds: int) -> Iterator[float]:
+def _cells(trials: Attacked, epochs: int, seeds: int) -> Iterator[float]:
     figures: list[list[float]] = []
     spent = 0.0
     for seed in range(1, seeds + 1):

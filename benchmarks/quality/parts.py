@@ -13,7 +13,7 @@ from quality import ablation, alerts, commits, epochs, fleet, lessons, reasons, 
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
-from quality.trial import Case, Trial, half, of_part, together
+from quality.trial import Trial, half, of_part, together
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
@@ -162,7 +162,7 @@ def of_epochs(run: Run) -> Iterator[Table]:
     yield epochs.table(choosing(run), run.seeds)
 
 
-def choosing(run: Run) -> Mapping[str, Sequence[tuple[Trial, list[Case]]]]:
+def choosing(run: Run) -> Mapping[str, ablation.Attacked]:
     """The trials that settings are chosen on."""
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     companies = [fleet.trial(seed) for seed in list(fleet.CHOOSING)[:3]]

@@ -141,7 +141,7 @@ class Pipeline:
         plan = Plan.of([part for stage in stages for part in stage.parts()])
         summary = Summary(to_sinks=any(stage.sink for stage in stages))
         begin = time.perf_counter()
-        history = next((glob for stage in stages if (glob := stage.history())), None)
+        history = _history(stages)
         path = self.settings.status_file
         status = None if path is None else StatusFile.of(path, stages)
         if status is not None:
@@ -280,7 +280,7 @@ def _check_files(stages: Sequence[Stage]) -> None:
     """Refuse to write a file twice, or into the place of a log."""
     source, *rest = stages
     assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-    history = next((glob for stage in rest if (glob := stage.history())), None)
+    history = _history(rest)
     written: dict[Path, Stage] = {}
     for stage in rest:
         path = stage.writes()
@@ -297,6 +297,11 @@ def _check_files(stages: Sequence[Stage]) -> None:
                 f"{stage.name}: `{path}` is written by `{other.name}` already. Give another "
                 "--filename."
             )
+
+
+def _history(stages: Sequence[Stage]) -> str | None:
+    """The files that are learnt from, if any."""
+    return next((glob for stage in stages if (glob := stage.history())), None)
 
 
 def _finished(stages: Sequence[Stage], summary: Summary) -> Iterator[MorpheusError | OSError]:

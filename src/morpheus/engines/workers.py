@@ -19,8 +19,8 @@ Group = list[Batch]
 EVENTS, MOST, GROWTH = 4000, 24_000, 1.25
 """Events of the first task, about, of the largest, and how much each is larger than the last.
 
-Small users travel together. What stages know of everybody goes with each task, so tasks should be
-few; but the first ones have to be small, or few users would keep few workers busy.
+Small users travel together, for a task costs messages; but the first ones have to be small, or few
+users would keep few workers busy.
 """
 
 

@@ -72,10 +72,10 @@ class Ladder:
         The share of the user's own values that the owner's mean event has, over all columns.
         """
         alike = np.zeros(self.population.owners.max(initial=-1) + 1)
-        for name, custom in self.population.customs.items():
+        for name, owned in self.population.ownership.items():
             own = history.events.get_column(name, default=None)
             if own is not None:
-                alike += custom.likeness(own)
+                alike += owned.likeness(own)
         return np.asarray(alike[self.population.owners])
 
 

@@ -11,13 +11,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
-from morpheus.models.custom import Custom
+from morpheus.models.ownership import Ownership
 
 ANYTHING = 0.1
 """Share of the population's guess that is spread over all values alike, also those never seen."""
 _NOBODY = -2
 """Number of a user of whom nothing is in the sample."""
-_NOTHING = Custom.of(pl.Series([None]), np.zeros(1, dtype=np.intp))
+_NOTHING = Ownership.of(pl.Series([None]), np.zeros(1, dtype=np.intp))
 """A column that the sample does not have."""
 
 
@@ -50,14 +50,14 @@ class Population:
             name: The column.
             words: Its words, in the order of their codes; None for a column of numbers.
         """
-        custom = self.customs.get(name, _NOTHING)
+        owned = self.ownership.get(name, _NOTHING)
         found = np.zeros(FIRST_WORD + (1 if words is None else len(words)))
-        found[MISSING] = custom.common(None)
+        found[MISSING] = owned.common(None)
         if words is None:
             found[FIRST_WORD] = 1 - found[MISSING]
         else:
-            found[FIRST_WORD:] = list(map(custom.common, words))
-        return np.asarray((1 - ANYTHING) * found + ANYTHING / (len(custom.codes) + 1))
+            found[FIRST_WORD:] = list(map(owned.common, words))
+        return np.asarray((1 - ANYTHING) * found + ANYTHING / (len(owned.codes) + 1))
 
     def shared(self, name: str, words: Sequence[str] | None, user: str) -> NDArray[np.float64]:
         """Whether others than a user have each code of a column too, 0 or 1, (codes,).
@@ -70,21 +70,21 @@ class Population:
             words: Its words, in the order of their codes; None for a column of numbers.
             user: Who is not one of the others.
         """
-        custom, owner = self.customs.get(name), self._numbers.get(user, _NOBODY)
+        owned, owner = self.ownership.get(name), self._numbers.get(user, _NOBODY)
         found = np.zeros(FIRST_WORD + (1 if words is None else len(words)))
-        if custom is None:
+        if owned is None:
             return found
-        found[UNSEEN] = custom.overlap
-        found[MISSING] = custom.others(None, owner)
-        known = words if words is not None else [word for word in custom.codes if word]
-        there = [custom.others(word, owner) for word in known]
+        found[UNSEEN] = owned.overlap
+        found[MISSING] = owned.others(None, owner)
+        known = words if words is not None else [word for word in owned.codes if word]
+        there = [owned.others(word, owner) for word in known]
         found[FIRST_WORD:] = any(there) if words is None else there
         return found
 
     @cached_property
-    def customs(self) -> Mapping[str, Custom]:
-        """What everybody's values of each column are."""
-        return {column.name: Custom.of(column, self.owners) for column in self.events}
+    def ownership(self) -> Mapping[str, Ownership]:
+        """Who has which values, by column."""
+        return {column.name: Ownership.of(column, self.owners) for column in self.events}
 
     @cached_property
     def owners(self) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""What everybody's values of a column are: how often each user has each of them."""
+"""Who has which values of a column, and how often."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEVERAL = -1
 
 
 @dataclass(frozen=True)
-class Custom:
+class Ownership:
     """How often each owner of a sample has each value of a column.
 
     Sizes: O owners, V values, P pairs of an owner and a value that the owner has.
@@ -28,8 +28,8 @@ class Custom:
         share: Share of the owner's events that have it, (P,).
         owners: O.
 
-    >>> custom = Custom.of(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
-    >>> custom.codes, custom.mean.round(2).tolist(), custom.only.tolist()
+    >>> owned = Ownership.of(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
+    >>> owned.codes, owned.mean.round(2).tolist(), owned.only.tolist()
     ({'a': 0, 'b': 1}, [0.33, 0.67], [0, -1])
     """
 
@@ -40,7 +40,7 @@ class Custom:
     owners: int
 
     @classmethod
-    def of(cls, values: pl.Series, owners: NDArray[np.intp]) -> Custom:
+    def of(cls, values: pl.Series, owners: NDArray[np.intp]) -> Ownership:
         """Count the values, (S,), of each owner, by number, (S,)."""
         text = values.cast(pl.String).to_list()
         codes = {word: code for code, word in enumerate(dict.fromkeys(text))}
