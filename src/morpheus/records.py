@@ -20,6 +20,7 @@ from morpheus.columns import INDEX, RHYTHM, ROW, TIME
 from morpheus.rhythm.cells import Cells
 
 if TYPE_CHECKING:
+    from morpheus.features.dictionary import Excerpt
     from morpheus.features.encoder import EncodedRows
     from morpheus.models.budget import Forecast, Level
     from morpheus.models.fingerprint import Card, Fingerprint
@@ -100,6 +101,8 @@ class Batch:
         card: The fingerprint's description; stays when the fingerprint itself has been let go.
         unscored: Why these events get no score, for a user without a fingerprint.
         scores: The score columns that `add-scores` has added to `frame`.
+        excerpt: What the dictionary of all events read with these says of them; see
+            `Encoder.encode`. None where there is none, and once they are encoded.
         encoded: The events as numbers, once `preprocess` has run; None without a fingerprint to
             encode with.
         filtered: How many events beside these `filter` has left out.
@@ -115,6 +118,7 @@ class Batch:
     card: Card | None = None
     unscored: str | None = None
     scores: tuple[str, ...] = ()
+    excerpt: Excerpt | None = field(default=None, compare=False, repr=False)
     encoded: EncodedRows | None = None
     filtered: int = 0
     picture: Picture | None = None

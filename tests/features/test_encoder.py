@@ -1,3 +1,5 @@
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,8 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN, Category
-from morpheus.features.encoder import Encoder, distinct_rows, once
+from morpheus.features.dictionary import Dictionary, Excerpt
+from morpheus.features.encoder import Encoder, distinct_rows
 from morpheus.features.numbers import Number, is_number
+from morpheus.records import Events
+
+
+def codes_of(column, values):
+    """The code that a column gives each value."""
+    dictionary = Dictionary(pl.Series("c", values, dtype=pl.String).to_frame(), ["c"])
+    if not dictionary.places:
+        return [column.absent] * len(values)
+    return column.encode(dictionary.codes[0], dictionary.words("c")).tolist()
+
 
 words = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)
 
@@ -14,8 +27,7 @@ words = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size
 @given(words)
 def test_every_word_seen_twice_has_a_code_of_its_own_and_all_others_are_unseen(values):
     column = Category.fit("c", pl.Series(values, dtype=pl.String))
-    codes = column.encode(pl.Series(values, dtype=pl.String))
-    for value, code in zip(values, codes.tolist(), strict=True):
+    for value, code in zip(values, codes_of(column, values), strict=True):
         if value is None:
             assert code == MISSING
         elif values.count(value) > 1:
@@ -32,7 +44,7 @@ def test_codes_do_not_depend_on_the_order_of_the_history(values):
 
 def test_an_empty_text_is_a_word_and_no_missing_value():
     column = Category.fit("c", pl.Series(["", "", "a", "a", None]))
-    assert column.encode(pl.Series(["", None])).tolist() == [2, MISSING]
+    assert codes_of(column, ["", None]) == [2, MISSING]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
@@ -95,11 +107,52 @@ def test_a_column_that_an_event_frame_lacks_is_missing_in_every_event():
     assert rows.codes[rows.row_of].tolist() == [[2, MISSING]] * 2
 
 
-@pytest.mark.parametrize("sums", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
-def test_rows_with_equal_sums_stay_apart_where_they_differ(sums):
+@pytest.mark.parametrize("marks", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
+def test_rows_with_equal_sums_stay_apart_where_they_differ(marks):
     cells = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
-    rows, row_of = once(cells, pl.Series(sums))
-    assert rows[row_of].equals(cells)
+    dictionary = Dictionary(cells, cells.columns)
+    dictionary.__dict__["sums"] = np.array(marks, dtype=np.uint64)
+    found = Excerpt(cells, dictionary).distinct()
+    assert cells[found.first][found.row_of].equals(cells)
+
+
+cells = st.lists(
+    st.tuples(st.sampled_from(["x", "y", "", None]), st.sampled_from(["1.5", "n", None])),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(cells, cells, st.data())
+def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, rows, data):
+    frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
+    past = pl.DataFrame(history, schema=frame.schema, orient="row")
+    scale = Number("n", (0.0, 1.0), (0.0, 1.0))
+    encoder = Encoder((Category.fit("a", past["a"]), Category.fit("n", past["n"]), scale))
+    start = data.draw(st.integers(0, frame.height))
+    some = frame.slice(start, data.draw(st.integers(0, frame.height - start)))
+    alone = encoder.encode(some)
+    within = encoder.encode(some, Excerpt(some, Dictionary(frame, frame.columns), start))
+    for name in ("codes", "numbers", "row_of"):
+        assert np.array_equal(getattr(alone, name), getattr(within, name)), name
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a",)])
+def test_an_excerpt_of_other_rows_or_of_fewer_columns_is_not_believed(names):
+    frame = pl.DataFrame({"a": ["x", "y", "y"], "b": ["u", "u", "v"]})
+    encoder = Encoder.fit(pl.concat([frame, frame]), ["a", "b"])
+    others = frame if names == ("a",) else frame.reverse()
+    excerpt = Excerpt(others, Dictionary(others, names))
+    right, found = encoder.encode(frame), encoder.encode(frame, excerpt)
+    assert np.array_equal(found.codes[found.row_of], right.codes[right.row_of])
+
+
+def test_an_excerpt_stays_in_its_process():
+    frame = pl.DataFrame({"a": ["x"]})
+    batch = Events(user="ann", frame=frame, excerpt=Excerpt.alone(frame, ["a"]))
+    travelled = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
+    assert travelled.excerpt is None
+    assert travelled.frame.equals(frame)
 
 
 def test_encoding_once_is_encoding_each():

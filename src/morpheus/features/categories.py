@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import repeat
 
 import numpy as np
 import polars as pl
@@ -28,7 +27,7 @@ class Category:
     >>> column = Category.fit("agent", pl.Series(["cli", "cli", "web", None, "cli", "web", "x"]))
     >>> column.words
     ('cli', 'web')
-    >>> column.encode(pl.Series(["web", None, "kali"])).tolist()
+    >>> column.encode(np.array([1, -1, 0]), {"kali": 0, "web": 1}).tolist()
     [3, 0, 1]
     """
 
@@ -64,17 +63,20 @@ class Category:
     @property
     def absent(self) -> int:
         """The code of an event that has no value."""
-        return MISSING if self.missing is None else self._codes[None]
+        if self.missing is None:
+            return MISSING
+        return FIRST_WORD + self.words.index(self.missing) if self.missing in self.words else UNSEEN
 
-    @cached_property
-    def _codes(self) -> dict[str | None, int]:
-        codes: dict[str | None, int] = {word: FIRST_WORD + i for i, word in enumerate(self.words)}
-        missing = MISSING if self.missing is None else codes.get(self.missing, UNSEEN)
-        return {None: missing, **codes}
+    def encode(self, values: NDArray[np.int32], known: Mapping[str, int]) -> NDArray[np.int32]:
+        """Give each value its code, (rows,).
 
-    def encode(self, values: pl.Series) -> NDArray[np.int32]:
-        """Give each value its code, (rows,)."""
-        # A dictionary beats a join: the rows are few here, and polars' cost is in the call.
-        text = values if values.dtype == pl.String else values.cast(pl.String)
-        words = text.to_list()
-        return np.fromiter(map(self._codes.get, words, repeat(UNSEEN)), np.int32, len(words))
+        Args:
+            values: Values as codes of a `Dictionary`, (rows,); -1 for a missing one.
+            known: All the values that this has, and the code of each there.
+        """
+        table = np.full(len(known) + 1, UNSEEN, dtype=np.int32)
+        table[-1] = self.absent
+        for code, word in enumerate(self.words, start=FIRST_WORD):
+            if word in known:
+                table[known[word]] = code
+        return table[values]

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.categories import Category
+from morpheus.features.dictionary import Distinct, Excerpt, sums
 from morpheus.features.numbers import Number, is_number
 
 Column = Category | Number
@@ -71,60 +72,47 @@ class Encoder:
         """Names of the columns, in order."""
         return tuple(column.name for column in self.columns)
 
-    def encode(self, frame: pl.DataFrame) -> EncodedRows:
-        """Encode events; a column that the frame does not have is missing in every event."""
-        names = frozenset(self.names)
-        cells = pl.DataFrame([each for each in frame if each.name in names and _filled(each)])
-        if not cells.width:
-            return self._coded(frame)
-        rows, row_of = once(cells, cells.hash_rows())
-        distinct = self._coded(rows)
-        return replace(distinct, row_of=distinct.row_of[row_of])
+    def encode(self, frame: pl.DataFrame, excerpt: Excerpt | None = None) -> EncodedRows:
+        """Encode events; a column that the frame does not have is missing in every event.
 
-    def _coded(self, rows: pl.DataFrame) -> EncodedRows:
-        there = {values.name: values for values in rows.get_columns()}
-        codes = np.empty((rows.height, len(self.columns)), dtype=np.int32)
+        Args:
+            frame: The events.
+            excerpt: What the dictionary of a larger table says of them. Without it, or if it is of
+                other events or columns, they get one of their own.
+        """
+        if excerpt is None or not excerpt.tells(frame, self.names):
+            excerpt = Excerpt.alone(frame, self.names)
+        once = excerpt.distinct()
+        codes = np.empty((len(once.first), len(self.columns)), dtype=np.int32)
         for c, column in enumerate(self.columns):
-            values = there.get(column.name)
-            codes[:, c] = column.absent if values is None else column.encode(values)
+            codes[:, c] = _codes(column, once)
         quantities = [column for column in self.columns if isinstance(column, Number)]
-        scaled = np.zeros((rows.height, len(quantities)), dtype=np.float32)
+        scaled = np.zeros((len(once.first), len(quantities)), dtype=np.float32)
         for n, column in enumerate(quantities):
-            if column.name in there:
-                scaled[:, n] = column.scale(there[column.name])
-        return distinct_rows(codes, scaled)
+            if once.has(column.name):
+                scaled[:, n] = column.scale(once.values(column.name))
+        distinct = distinct_rows(codes, scaled)
+        return replace(distinct, row_of=distinct.row_of[once.row_of])
 
 
-def once(cells: pl.DataFrame, sums: pl.Series) -> tuple[pl.DataFrame, NDArray[np.intp]]:
-    """Take equal rows once; and say which of these each row is.
-
-    Args:
-        cells: Rows before they are coded.
-        sums: A number for each, equal for equal rows. Where it is equal for different rows, by
-            chance or by somebody who wants to hide an event, all rows are taken.
-    """
-    _, first, row_of = np.unique(sums.to_numpy(), return_index=True, return_inverse=True)
-    rows = cells[first]
-    return (rows, row_of) if rows[row_of].equals(cells) else (cells, np.arange(cells.height))
+def _codes(column: Column, once: Distinct) -> NDArray[np.int32] | int:
+    """The code of a column in each distinct row."""
+    name = column.name
+    if not once.has(name):
+        return column.absent
+    if isinstance(column, Number):
+        return column.encode(once.values(name))
+    return column.encode(once.codes_of(name), once.excerpt.dictionary.words(name))
 
 
 def distinct_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:
     """Find the distinct rows of (rows, columns) codes and (rows, number columns) numbers."""
     cells = np.concatenate([codes, numbers.view(np.int32)], axis=1)
     # Rows are told apart by a 64-bit sum; equal sums of different rows are caught just below.
-    factors = np.random.Generator(np.random.PCG64(cells.shape[1])).integers(
-        1 << 63, size=cells.shape[1], dtype=np.uint64
-    )
-    sums = (cells.astype(np.uint64) * (2 * factors + 1)).sum(axis=1, dtype=np.uint64)
-    _, first, row_of = np.unique(sums, return_index=True, return_inverse=True)
+    _, first, row_of = np.unique(sums(cells.T), return_index=True, return_inverse=True)
     if not np.array_equal(cells[first][row_of], cells):
         _, first, row_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     return EncodedRows(codes[first], numbers[first], row_of)
-
-
-def _filled(values: pl.Series) -> bool:
-    """Whether any event has a value; columns without one tell no rows apart, and are many."""
-    return values.null_count() < len(values)
 
 
 def _fit(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:

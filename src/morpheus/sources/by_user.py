@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
+from morpheus.features.dictionary import Dictionary, Excerpt
 from morpheus.records import Events, Reading
 from morpheus.sources.census import RANK, USER
 
@@ -84,10 +85,17 @@ class Memory:
 
 @dataclass
 class ByUser:
-    """Events in order, to be taken user by user; an event without a user is of user None."""
+    """Events in order, to be taken user by user; an event without a user is of user None.
+
+    Attributes:
+        frame: The events.
+        spans: The first of each user's rows, and how many there are.
+        features: The columns that will be encoded.
+    """
 
     frame: pl.DataFrame
     spans: dict[str | None, tuple[int, int]]
+    features: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -191,6 +199,7 @@ def hand_out(
         rows: Rows of a batch, at most.
         numbered: Rows handed out so far, by user; counted on. Who is in it has had the history.
     """
+    dictionary = Dictionary(events.frame, events.features)
     for user in users[USER]:
         past = None
         if history is not None:
@@ -199,7 +208,9 @@ def hand_out(
         numbered[user] += frame.height
         if not frame.height and not (past is not None and past.height):
             continue
+        begin, _ = events.spans.get(user, (0, 0))
         for start in range(0, frame.height or 1, rows):
             batch = frame if frame.height <= rows else frame.slice(start, rows)
-            yield Events(user=user, frame=batch, history=past)
+            excerpt = Excerpt(batch, dictionary, begin + start)
+            yield Events(user=user, frame=batch, history=past, excerpt=excerpt)
             past = None

@@ -100,6 +100,7 @@ class FromFrame(Source):
         users = plan(gathered.census, None, frame.height * frame.width + 1, last=True)
         # No column is an id here: each row of a frame is an event, and gets its scores.
         by_user = ByUser.of(frame, users, Identity(user, ROW), summary.input)
+        by_user.features = self.settings.columns
         yield from hand_out(users, by_user, None, rows=_ROWS, numbered=Counter())
 
     def _events(self) -> pl.DataFrame:

@@ -56,12 +56,16 @@ class Recipe:
     identity: Identity
     deriving: Deriving
     rows: int
+    features: tuple[str, ...]
 
     def of(
         self, users: pl.DataFrame, present: Where, past: Where | None, piece: int | None = None
     ) -> GatheredPortion:
         """A portion of some users."""
-        return GatheredPortion(users, present, past, self.identity, self.deriving, self.rows, piece)
+        rows, features = self.rows, self.features
+        return GatheredPortion(
+            users, present, past, self.identity, self.deriving, rows, piece, features
+        )
 
 
 def derived(portion: GatheredPortion) -> Iterator[pl.DataFrame]:

@@ -123,7 +123,7 @@ class Intake:
         """What portions have in common."""
         rows = max(self.settings.pipeline_batch_size, _FEWEST_ROWS)
         identity = Identity(self.user, self.format.id, self.format.accounts, self.format.id_pattern)
-        return Recipe(identity, self.deriving(), rows)
+        return Recipe(identity, self.deriving(), rows, self.settings.columns)
 
     def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
         """How files become frames."""

@@ -51,6 +51,7 @@ class GatheredPortion:
         deriving: Derives the columns that are derived.
         rows: Rows of a batch, at most.
         piece: Events in memory at a time, about; None for all.
+        features: The columns that will be encoded.
     """
 
     users: pl.DataFrame
@@ -60,6 +61,7 @@ class GatheredPortion:
     deriving: Deriving
     rows: int
     piece: int | None = None
+    features: tuple[str, ...] = ()
 
     def events(self, summary: Summary, remembered: Remembered | None = None) -> Iterator[Events]:
         """Read the users' events, which are in memory meanwhile, or piece by piece.
@@ -77,6 +79,7 @@ class GatheredPortion:
             now.frame = known.deriving.add(now.frame, None if past is None else past.frame)
             if past is not None:
                 past.frame = self.deriving.add(past.frame)
+            now.features = self.features
             yield from hand_out(self.users, now, past, rows=self.rows, numbered=known.numbered)
             past = None
 

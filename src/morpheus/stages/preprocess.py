@@ -26,5 +26,5 @@ class Preprocess(Stage):
         """Encode each batch once; a user without a fingerprint has no numbers."""
         for batch in batches:
             known = batch.fingerprint
-            encoded = None if known is None else known.encoder.encode(batch.frame)
-            yield batch.become(Encoded, encoded=encoded)
+            encoded = None if known is None else known.encoder.encode(batch.frame, batch.excerpt)
+            yield batch.become(Encoded, encoded=encoded, excerpt=None)

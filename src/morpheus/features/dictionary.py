@@ -1,0 +1,161 @@
+"""The texts of a table as codes: the table may be of many users, and is looked through once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """Each column of a table as codes of its own, made when they are first asked for.
+
+    Equal values have equal codes, which say nothing else. Columns without a value, of which logs
+    have many, have none.
+
+    Attributes:
+        frame: The table.
+        names: The columns; those that the table does not have are left out.
+
+    >>> frame = pl.DataFrame({"action": ["get", "put", None, "get"], "none": [None] * 4})
+    >>> dictionary = Dictionary(frame, ("action", "none"))
+    >>> dictionary.codes.tolist(), dictionary.places
+    ([[0, 1, -1, 0]], {'action': 0})
+    >>> dictionary.words("action")
+    {'get': 0, 'put': 1}
+    """
+
+    frame: pl.DataFrame
+    names: Sequence[str]
+    _words: dict[str, Mapping[str, int]] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where the codes of each column with a value are."""
+        there = self.frame.get_columns()
+        filled = {column.name for column in there if column.null_count() < len(column)}
+        return {
+            name: c for c, name in enumerate(n for n in dict.fromkeys(self.names) if n in filled)
+        }
+
+    @cached_property
+    def _categories(self) -> list[pl.Series]:
+        # Categories of their own, for the codes to begin at 0.
+        return [
+            self.frame[name].cast(pl.String).cast(pl.Categorical(pl.Categories.random()))
+            for name in self.places
+        ]
+
+    @cached_property
+    def codes(self) -> NDArray[np.int32]:
+        """Codes of the columns that have a place, (columns, rows); -1 for no value."""
+        codes = np.empty((len(self.places), self.frame.height), dtype=np.int32)
+        for into, column in zip(codes, self._categories, strict=True):
+            into[:] = column.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+        return codes
+
+    @cached_property
+    def sums(self) -> NDArray[np.uint64]:
+        """A number for each row, equal where all its codes are, and hardly ever elsewhere."""
+        return sums(self.codes)
+
+    def words(self, name: str) -> Mapping[str, int]:
+        """The code of each value of a column that has a place."""
+        if name not in self._words:
+            distinct = self._categories[self.places[name]].drop_nulls().unique()
+            words = distinct.cast(pl.String).to_list()
+            self._words[name] = dict(zip(words, distinct.to_physical().to_list(), strict=True))
+        return self._words[name]
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Consecutive rows of a table, to be read with its dictionary.
+
+    Attributes:
+        frame: The rows, and no others.
+        dictionary: Of the table.
+        start: The first of them in the table.
+    """
+
+    frame: pl.DataFrame
+    dictionary: Dictionary
+    start: int = 0
+
+    @classmethod
+    def alone(cls, frame: pl.DataFrame, names: Sequence[str]) -> Excerpt:
+        """A whole table, with a dictionary of these columns."""
+        return cls(frame, Dictionary(frame, names))
+
+    def tells(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
+        """Whether these are that very table's rows, and all these columns are in the dictionary."""
+        known = self.dictionary.names
+        return frame is self.frame and all(n in known for n in names if n in frame.columns)
+
+    def distinct(self) -> Distinct:
+        """Take equal rows once.
+
+        Where different rows have an equal sum, by chance or by somebody who wants to hide an event,
+        all rows are taken.
+        """
+        span = slice(self.start, self.start + self.frame.height)
+        codes, marks = self.dictionary.codes[:, span], self.dictionary.sums[span]
+        _, first, row_of = np.unique(marks, return_index=True, return_inverse=True)
+        once = codes[:, first]
+        if not np.array_equal(once[:, row_of], codes):
+            once, first = codes, np.arange(self.frame.height)
+            row_of = first
+        return Distinct(self, once, first, row_of)
+
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        """Nothing of it goes to another process: the table stays here, and so does this."""
+        return type(None), ()
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Rows of an excerpt, equal ones once.
+
+    Attributes:
+        excerpt: What they are of.
+        codes: Their codes, (columns, distinct).
+        first: The first row of the excerpt that each of them is, (distinct,).
+        row_of: Which of them each row of the excerpt is, (rows,).
+    """
+
+    excerpt: Excerpt
+    codes: NDArray[np.int32]
+    first: NDArray[np.intp]
+    row_of: NDArray[np.intp]
+
+    def has(self, name: str) -> bool:
+        """Whether any event of the table has a value in a column."""
+        return name in self.excerpt.dictionary.places
+
+    def codes_of(self, name: str) -> NDArray[np.int32]:
+        """Codes of a column that has values, (distinct,); see `Dictionary.words`."""
+        return np.asarray(self.codes[self.excerpt.dictionary.places[name]])
+
+    def values(self, name: str) -> pl.Series:
+        """Values of a column, (distinct,)."""
+        return self.excerpt.frame[name][self.first]
+
+
+def sums(codes: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """A number for each row of (columns, rows) codes, equal for equal rows, (rows,)."""
+    found = np.zeros(codes.shape[1], dtype=np.uint64)
+    for factor, column in zip(_factors(len(codes)), codes, strict=True):
+        found += factor * column.astype(np.uint64)
+    return found
+
+
+@cache
+def _factors(columns: int) -> NDArray[np.uint64]:
+    """Odd numbers, one a column."""
+    random = np.random.Generator(np.random.PCG64(columns))
+    return 2 * random.integers(1 << 63, size=columns, dtype=np.uint64) + 1
