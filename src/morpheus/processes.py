@@ -144,6 +144,8 @@ def _begin(given: bytes | None) -> None:
     # takes a tenth of the time, as the next portion asks for it again.
     os.environ["POLARS_MAX_THREADS"] = "1"
     os.environ["_RJEM_MALLOC_CONF"] = "dirty_decay_ms:1000,muzzy_decay_ms:1000"
+    # The same for numpy, whose threads take a tenth of a second to start.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     if given is not None:
         # As `multiprocessing` would, but not before the lines above.
         _GIVEN.append(ForkingPickler.loads(given))

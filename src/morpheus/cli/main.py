@@ -117,4 +117,7 @@ morpheus.add_command(tools)
 
 def main() -> None:
     """Be the command `morpheus`."""
+    # Read by numpy when it is imported. Networks are too small to gain by its threads, which take a
+    # tenth of a second to start; torch has its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     morpheus(prog_name="morpheus")

@@ -67,7 +67,7 @@ class Dictionary:
     def words(self, name: str) -> Mapping[str, int]:
         """The code of each value of a column that has a place."""
         if name not in self._words:
-            distinct = self._categories[self.places[name]].drop_nulls().unique()
+            distinct = self._categories[self.places[name]].unique().drop_nulls()
             words = distinct.cast(pl.String).to_list()
             self._words[name] = dict(zip(words, distinct.to_physical().to_list(), strict=True))
         return self._words[name]
@@ -94,8 +94,8 @@ class Excerpt:
 
     def tells(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
         """Whether these are that very table's rows, and all these columns are in the dictionary."""
-        known = self.dictionary.names
-        return frame is self.frame and all(n in known for n in names if n in frame.columns)
+        unknown = set(names).difference(self.dictionary.names)
+        return frame is self.frame and unknown.isdisjoint(frame.columns)
 
     def distinct(self) -> Distinct:
         """Take equal rows once.

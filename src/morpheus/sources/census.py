@@ -18,6 +18,8 @@ _SCHEMA: dict[str, Any] = {
     ROWS: pl.Int64,
 }
 _MANY = 1 << 18
+FIRST = 16
+"""The first part is so many times smaller than the others."""
 
 
 @dataclass
@@ -121,8 +123,8 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
     Args:
         events: Whose events come.
         history: Whose history there is.
-        room: Cells that a part has, about, and the first a quarter of them, so that something comes
-            out soon; a user is in one part.
+        room: Cells that a part has, about, and the first a fraction of them, so that something
+            comes out soon; a user is in one part.
         last: Whether users who only have history come too.
 
     Returns:
@@ -131,7 +133,7 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
     users = ranked(events, history, last=last)
     width = max(events.width, 1 if history is None else history.width)
     size = max(1, room // width)
-    before = pl.col(ROWS).cum_sum() - pl.col(ROWS) + size - size // 4
+    before = pl.col(ROWS).cum_sum() - pl.col(ROWS) + size - size // FIRST
     alone = pl.col(ROWS) > 2 * size
     part = pl.struct((before // size).alias("at"), alone.cum_sum().alias("nth"), alone=alone)
     return users.select(USER, RANK, part.rle_id().alias(PART), ROWS)
