@@ -4,7 +4,7 @@
 #   make setup TORCH_INDEX=URL          torch from this index: how to choose between CPU and CUDA
 #   make quality QUALITY=--quick        few users, to see that all runs
 #   make scale SCALE=--quick            small sizes
-#   make bench BENCH=--quick            small sizes: about two minutes; --full for ten million events
+#   make bench BENCH=--quick            small sizes: about two minutes; --full for ten thousand users
 
 PYTHON ?= python3
 BIN := .venv/bin

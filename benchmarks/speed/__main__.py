@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="repeat for more parts")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
-    size.add_argument("--full", action="store_true", help="ten million events, ten thousand users")
+    size.add_argument("--full", action="store_true", help="ten thousand users, too")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)

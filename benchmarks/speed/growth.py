@@ -53,7 +53,7 @@ def by_events(scale: Scale) -> Table:
     days = few.folder / "json/scored/AWSLogs/*/CloudTrail/*/2025/04/1[45]/*.json.gz"
     report(table, chain.score(days, models, threads=2))
     report(table, chain.score(few.folder / "json/scored", models, threads=2))
-    for copies in () if scale.quick else (10, 100) if scale.full else (10,):
+    for copies in () if scale.quick else (10, 100):
         logs = fleet(scale.scratch, users, rate=RATE, copies=copies, forms=("json",))
         report(table, chain.score(logs.folder / "json/scored", models, threads=2))
     return table

@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from morpheus.columns import TIME
 from morpheus.scratch import file_in
@@ -26,13 +27,11 @@ class Blob:
     Attributes:
         place: Its file, or what would be in it.
         rows: Its rows.
-        columns: Its columns.
         span: Its first and last time; None where it has no rows, or no times.
     """
 
     place: Path | bytes
     rows: int
-    columns: tuple[str, ...]
     span: tuple[datetime, datetime] | None
 
     def __sizeof__(self) -> int:
@@ -50,7 +49,7 @@ class Blob:
         # By its path: polars then looks at no more of the file than it needs.
         rows = pl.scan_parquet(place, glob=False).filter(only)
         if columns is not None:
-            rows = rows.select(name for name in self.columns if name in columns)
+            rows = rows.select(cs.by_name(*columns, require_all=False))
         return rows.collect()
 
     def meets(self, since: datetime | None, until: datetime | None) -> bool:
@@ -74,7 +73,7 @@ def pack(frame: pl.DataFrame) -> Blob:
     """Lay a table aside in memory, as small as it can be moved or kept."""
     data = BytesIO()
     frame.write_parquet(data, compression="lz4", statistics=False)
-    return Blob(data.getvalue(), frame.height, tuple(frame.columns), _span(frame))
+    return Blob(data.getvalue(), frame.height, _span(frame))
 
 
 def _written(folder: Path, frame: pl.DataFrame) -> Blob:
@@ -82,7 +81,7 @@ def _written(folder: Path, frame: pl.DataFrame) -> Blob:
     frame.write_parquet(data, compression="uncompressed", statistics=False)
     with file_in(folder) as file:
         file.write(data.getbuffer())
-    return Blob(Path(file.name), frame.height, tuple(frame.columns), _span(frame))
+    return Blob(Path(file.name), frame.height, _span(frame))
 
 
 def _span(frame: pl.DataFrame) -> tuple[datetime, datetime] | None:

@@ -126,9 +126,20 @@ class Cluster:
         level = logging.getLogger("morpheus").getEffectiveLevel()
         return self._submit(done, work, level, *needs, priority=weight, resources=resources or None)
 
-    def give(self, value: Result) -> Handle[Result]:
-        """Hand a value to the scheduler, once for all tasks that need it."""
-        return self.begin(_itself, value)
+    def give(self, value: Result, *, everywhere: bool = False) -> Handle[Result]:
+        """Hand a value to the scheduler, once for all tasks that need it.
+
+        Args:
+            value: What.
+            everywhere: And to each worker, once they all are there. Else tasks would go where the
+                value is, and wait there for the events that they are about.
+        """
+        from distributed import wait  # noqa: PLC0415 - slow, and an extra
+
+        given = self.begin(_itself, value)
+        near = map(_near, self._client.nthreads() if everywhere else ())
+        wait([self._submit(_seen, given, **where) for where in near])
+        return given
 
     def turned(self, rows: Sequence[Handle[Sequence[Any]]], columns: int) -> list[Handle[Any]]:
         """Turn rows of cells into columns, so that what belongs together comes together.
@@ -257,3 +268,12 @@ def _applied(work: Callable[[Job], Result], job: Job) -> Result:
 
 def _itself(value: Result) -> Result:
     return value
+
+
+def _seen(_: object) -> None:
+    """What a task needs stays where it ran."""
+
+
+def _near(worker: str) -> dict[str, Any]:
+    """Where a task is to run, if that worker is not lost meanwhile."""
+    return {"workers": [worker], "allow_other_workers": True}

@@ -158,12 +158,15 @@ class Dask:
     def _begun(
         self, segment: Sequence[Stage], portions: Sequence[Elsewhere]
     ) -> list[Handle[Passed]]:
-        given = self.crew.give([stage.anywhere() for stage in segment])
-        resources = [self._resources(segment, portion.weight) for portion in portions]
-        return [
-            portion.begin(passed, given, number, MANY, resources=wanted)
-            for number, (portion, wanted) in enumerate(zip(portions, resources, strict=True))
-        ]
+        many = len(portions) >= self.crew.workers
+        given = self.crew.give([stage.anywhere() for stage in segment], everywhere=many)
+        begun: dict[int, Handle[Passed]] = {}
+        # Whichever comes first is begun at once, be a heavier one on its way or not.
+        for number in sorted(range(len(portions)), key=lambda at: -portions[at].weight):
+            portion = portions[number]
+            wanted = self._resources(segment, portion.weight)
+            begun[number] = portion.begin(passed, given, number, MANY, resources=wanted)
+        return [begun[number] for number in range(len(portions))]
 
     def _resources(self, segment: Sequence[Stage], weight: int) -> dict[str, float]:
         """What a task takes: what its stages say, and memory where workers say what they have."""

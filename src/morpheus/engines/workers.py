@@ -61,7 +61,10 @@ def run_by_portion(
     more = [beforehand(batch) for batch in begun]
     work = partial(passed_portion, segment, [stage for stage in more if stage])
     elsewhere = crew.map(work, others, ahead=1)
-    yield from chain(begun, here)
+    # Handed on, and not held until all is done.
+    while begun:
+        yield begun.pop()
+    yield from here
     for batches, counted in elsewhere:
         summary.add_readings(counted)
         yield from batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,14 +118,13 @@ def ranked(events: Census, history: Census | None, *, last: bool) -> pl.DataFram
 def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl.DataFrame:
     """Give each user a rank, and a part of the events that is handled at once.
 
-    Parts follow the ranks, so that one part after the other gives the users in order. A user larger
-    than two parts has one alone.
+    Parts follow the ranks, so that one part after the other gives the users in order.
 
     Args:
         events: Whose events come.
         history: Whose history there is.
-        room: Cells that a part has, about, and the first a fraction of them, so that something
-            comes out soon; a user is in one part.
+        room: Cells that a part has at most, and the first a fraction of them, so that something
+            comes out soon; a user is in one part, and one who has more cells is alone in it.
         last: Whether users who only have history come too.
 
     Returns:
@@ -133,7 +133,26 @@ def plan(events: Census, history: Census | None, room: int, *, last: bool) -> pl
     users = ranked(events, history, last=last)
     width = max(events.width, 1 if history is None else history.width)
     size = max(1, room // width)
-    before = pl.col(ROWS).cum_sum() - pl.col(ROWS) + size - size // FIRST
-    alone = pl.col(ROWS) > 2 * size
-    part = pl.struct((before // size).alias("at"), alone.cum_sum().alias("nth"), alone=alone)
-    return users.select(USER, RANK, part.rle_id().alias(PART), ROWS)
+    parts = parted(users[ROWS].to_list(), size, first=size // FIRST)
+    return users.with_columns(pl.Series(PART, parts, dtype=pl.Int64))
+
+
+def parted(weights: Sequence[int], room: int, first: int | None = None) -> list[int]:
+    """The part of each of some weights, in their order.
+
+    Args:
+        weights: What each weighs.
+        room: What a part weighs at most, but for a weight that is larger alone.
+        first: What the first part weighs at most, if less.
+
+    >>> parted([5, 900, 7, 7, 1], room=14)
+    [0, 1, 2, 2, 3]
+    """
+    parts, part, load = [], 0, 0
+    most = room if first is None else first
+    for weight in weights:
+        if load and load + weight > most:
+            part, load, most = part + 1, 0, room
+        load += weight
+        parts.append(part)
+    return parts

@@ -133,7 +133,7 @@ class Disk:
     ) -> GatheredPortion:
         """Some users; one who is larger than the room comes in pieces."""
         piece = None if room is None else max(1, room // (events.census.width or 1))
-        if piece is not None and (users.height > 1 or users[ROWS].sum() <= 2 * piece):
+        if piece is not None and (users.height > 1 or users[ROWS].sum() <= piece):
             piece = None
         past = None if learnt is None else learnt.where(users)
         return self.recipe.of(users, events.where(users), past, piece)

@@ -21,7 +21,7 @@ import polars as pl
 from morpheus.cluster.workers import Cluster, Handle
 from morpheus.errors import UsageError
 from morpheus.records import Events, Reading, Summary
-from morpheus.sources.census import PART, RANK, ROWS, USER, Census, ranked
+from morpheus.sources.census import PART, RANK, ROWS, USER, Census, parted, ranked
 from morpheus.sources.files import Log
 from morpheus.sources.gathering import Room, Where, divided, names_of, tables
 from morpheus.sources.ground import Recipe, derived
@@ -199,13 +199,7 @@ def packed(rows: Sequence[int], workers: int) -> pl.Series:
     """
     weights = [A_USER + each for each in rows]
     room = min(HEAVIEST, max(LIGHTEST, sum(weights) // (EACH * workers)))
-    parts, part, load = [], 0, 0
-    for weight in weights:
-        if load and load + weight > room:
-            part, load = part + 1, 0
-        load += weight
-        parts.append(part)
-    return pl.Series(PART, parts, dtype=pl.Int64)
+    return pl.Series(PART, parted(weights, room), dtype=pl.Int64)
 
 
 def read_job(work: Work, cells: int, paths: Sequence[Log]) -> Read:
