@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -42,3 +44,27 @@ def test_afterwards_ctrl_c_means_what_it_meant_before():
     before = signal.getsignal(signal.SIGINT)
     assert list(UntilStopped(iter([1, 2]))) == [1, 2]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+EARLY = """
+import sys
+
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stop())
+sys.argv = ["morpheus", "run", "pipeline-ae", "from-cloudtrail"]
+from morpheus.__main__ import main
+main()
+"""
+"""Ctrl+C as the command imports something."""
+
+
+@pytest.mark.parametrize("module", ["click", "polars"])
+def test_ctrl_c_before_the_command_has_begun_shows_no_traceback(module):
+    code = EARLY.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 130
+    assert b"Traceback" not in done.stderr

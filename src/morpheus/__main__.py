@@ -1,6 +1,19 @@
-"""`python -m morpheus`: the command, where the folder of scripts is not on the PATH."""
+"""The command `morpheus`, also as `python -m morpheus`, where scripts are not on the PATH."""
 
-from morpheus.cli.main import main
+import sys
+
+STOPPED = 130
+
+
+def main() -> None:
+    """Be the command; a Ctrl+C before it has begun ends it as quietly as one later."""
+    try:
+        from morpheus.cli.main import main as command  # noqa: PLC0415 - what is waited for
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
 
 if __name__ == "__main__":  # processes that are spawned import this module again
     main()

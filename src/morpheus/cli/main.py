@@ -120,6 +120,4 @@ def main() -> None:
     # Read by numpy when it is imported. Networks are too small to gain by its threads, which take a
     # tenth of a second to start; torch has its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # The same with polars: memory that is free for ten seconds goes back, also while workers work.
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "background_thread:true")
     morpheus(prog_name="morpheus")
