@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -134,12 +134,17 @@ class Cluster:
             everywhere: And to each worker, once they all are there. Else tasks would go where the
                 value is, and wait there for the events that they are about.
         """
-        from distributed import wait  # noqa: PLC0415 - slow, and an extra
-
         given = self.begin(_itself, value)
         near = map(_near, self._client.nthreads() if everywhere else ())
-        wait([self._submit(_seen, given, **where) for where in near])
+        self.wait([self._submit(_seen, given, **where) for where in near])
         return given
+
+    def wait(self, handles: Sequence[Handle[Any]]) -> None:
+        """Wait until tasks are done, or cannot be: who then asks for what they give is told why."""
+        from distributed import wait  # noqa: PLC0415 - slow, and an extra
+
+        with suppress(CancelledError):
+            wait(list(handles))
 
     def turned(self, rows: Sequence[Handle[Sequence[Any]]], columns: int) -> list[Handle[Any]]:
         """Turn rows of cells into columns, so that what belongs together comes together.
