@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN, Category
-from morpheus.features.dictionary import Dictionary, Excerpt
+from morpheus.features.dictionary import FEW, Dictionary, Excerpt
 from morpheus.features.encoder import Encoder, distinct_rows
 from morpheus.features.numbers import Number, is_number
 from morpheus.records import Events
@@ -135,6 +135,20 @@ def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, ro
     within = encoder.encode(some, Excerpt(some, Dictionary(frame, frame.columns), start))
     for name in ("codes", "numbers", "row_of"):
         assert np.array_equal(getattr(alone, name), getattr(within, name)), name
+
+
+@given(cells)
+def test_codes_say_the_same_of_few_rows_and_of_many(rows):
+    frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
+    few = Dictionary(frame, frame.columns)
+    many = Dictionary(pl.concat([frame] * (FEW // frame.height + 1)), frame.columns)
+    assert few.places == many.places
+    for name, place in few.places.items():
+        for dictionary in (few, many):
+            texts = {code: word for word, code in dictionary.words(name).items()} | {-1: None}
+            read = [texts[code] for code in dictionary.codes[place][: frame.height].tolist()]
+            assert read == frame[name].to_list()
+        assert len(few.words(name)) == len(many.words(name))
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a",)])

@@ -10,6 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+FEW = 4096
+"""Rows up to which polars' calls cost more than they save."""
+
 
 @dataclass(frozen=True)
 class Dictionary:
@@ -32,7 +35,7 @@ class Dictionary:
 
     frame: pl.DataFrame
     names: Sequence[str]
-    _words: dict[str, Mapping[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _words: dict[str, dict[str, int]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -44,19 +47,14 @@ class Dictionary:
         }
 
     @cached_property
-    def _categories(self) -> list[pl.Series]:
-        # Categories of their own, for the codes to begin at 0.
-        return [
-            self.frame[name].cast(pl.String).cast(pl.Categorical(pl.Categories.random()))
-            for name in self.places
-        ]
-
-    @cached_property
     def codes(self) -> NDArray[np.int32]:
         """Codes of the columns that have a place, (columns, rows); -1 for no value."""
         codes = np.empty((len(self.places), self.frame.height), dtype=np.int32)
-        for into, column in zip(codes, self._categories, strict=True):
-            into[:] = column.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+        look = _by_python if self.frame.height <= FEW else _by_polars
+        for into, name in zip(codes, self.places, strict=True):
+            values = self.frame.get_column(name)
+            text = values if values.dtype == pl.String else values.cast(pl.String)
+            self._words[name] = look(text, into)
         return codes
 
     @cached_property
@@ -66,10 +64,7 @@ class Dictionary:
 
     def words(self, name: str) -> Mapping[str, int]:
         """The code of each value of a column that has a place."""
-        if name not in self._words:
-            distinct = self._categories[self.places[name]].unique().drop_nulls()
-            words = distinct.cast(pl.String).to_list()
-            self._words[name] = dict(zip(words, distinct.to_physical().to_list(), strict=True))
+        self.codes  # noqa: B018 - finds the words, too
         return self._words[name]
 
 
@@ -159,3 +154,23 @@ def _factors(columns: int) -> NDArray[np.uint64]:
     """Odd numbers, one a column."""
     random = np.random.Generator(np.random.PCG64(columns))
     return 2 * random.integers(1 << 63, size=columns, dtype=np.uint64) + 1
+
+
+def _by_python(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, int]:
+    """Write the code of each text; gives the texts with their codes."""
+    values = text.to_list()
+    words = dict.fromkeys(values)
+    words.pop(None, None)
+    known = {word: code for code, word in enumerate(words)}
+    codes[:] = np.fromiter(map((known | {None: -1}).__getitem__, values), np.int32, len(values))
+    return known
+
+
+def _by_polars(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, int]:
+    """The same, where many rows are worth some calls."""
+    # Categories of their own, for the codes to begin at 0.
+    known = text.cast(pl.Categorical(pl.Categories.random()))
+    codes[:] = known.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+    distinct = known.unique().drop_nulls()
+    words = distinct.cast(pl.String).to_list()
+    return dict(zip(words, distinct.to_physical().to_list(), strict=True))
