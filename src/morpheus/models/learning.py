@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from morpheus.features.dictionary import Dictionary, Excerpt
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.models.evidence import Chances
 from morpheus.models.fingerprint import OWN, Card, Fingerprint, shape_of
@@ -155,9 +156,13 @@ class Study:
         later = max(1, int(events.height * LATER))
         early, held_out = events.head(max(1, events.height - later)), events.tail(later)
         trial, whole = (encode(part) for part in (early, events))
-        parts = trial.encode(early), trial.encode(held_out)
+        dictionary = Dictionary(events, whole.names)
+        cut = events.height - held_out.height
+        earlier = trial.encode(early, Excerpt(early, dictionary))
+        later_on = trial.encode(held_out, Excerpt(held_out, dictionary, cut))
+        rows = whole.encode(events, Excerpt(events, dictionary))
         everybody = population or Population.of_one(history.user, events, history.times)
-        return cls(history, trial, *parts, whole, whole.encode(events), seed, everybody)
+        return cls(history, trial, earlier, later_on, whole, rows, seed, everybody)
 
     def trial(self, epochs: int) -> Task:
         """The training that finds out how many epochs are best."""
