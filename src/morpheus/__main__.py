@@ -2,7 +2,7 @@
 
 import sys
 
-STOPPED = 130
+from morpheus.errors import STOPPED
 
 
 def main() -> None:

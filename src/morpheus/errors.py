@@ -11,6 +11,9 @@ A message says where, what was found, what would do, and what to type.
 
 from __future__ import annotations
 
+STOPPED = 130
+"""Exit code of a command that somebody has stopped, which is no error."""
+
 
 class MorpheusError(Exception):
     """Something a person can act on; shown without a traceback."""

@@ -15,11 +15,11 @@ from morpheus import registry
 from morpheus.atomic import whole_file
 from morpheus.cli.command import Group, heading, help_of
 from morpheus.cli.drawing import draw
-from morpheus.cli.exits import STOPPED, stoppable
+from morpheus.cli.exits import stoppable
 from morpheus.cli.misplaced import home_of
 from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
-from morpheus.errors import UsageError
+from morpheus.errors import STOPPED, UsageError
 from morpheus.stage import Settings, Stage
 
 if TYPE_CHECKING:

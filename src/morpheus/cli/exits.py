@@ -15,9 +15,9 @@ import click
 from click.exceptions import Abort, Exit
 
 from morpheus.cli.screen import say
-from morpheus.errors import MorpheusError
+from morpheus.errors import STOPPED, MorpheusError
 
-FAILED, STOPPED = 1, 130
+FAILED = 1
 BUG = "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
 CLOSED = "Whatever reads this command's output has closed it."
 STOPPING = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."

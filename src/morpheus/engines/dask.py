@@ -44,8 +44,8 @@ class Elsewhere(Portion, Protocol):
         """How much work it is, in events."""
 
     @property
-    def coming(self) -> Handle[Any]:
-        """What brings the events there."""
+    def cells(self) -> Handle[Any]:
+        """Its events, once they are there."""
 
     def begin(
         self,
@@ -172,7 +172,7 @@ class Dask:
             begun[number] = portion.begin(passed, given, number, MANY, resources=wanted)
             if portion.weight > share:
                 # Of tasks whose events are there, the first is begun. The longest must not be late.
-                self.crew.wait([portion.coming])
+                self.crew.wait([portion.cells])
         return [begun[number] for number in range(len(portions))]
 
     def _resources(self, segment: Sequence[Stage], weight: int) -> dict[str, float]:

@@ -90,11 +90,6 @@ class SpreadPortion:
     cells: Handle[Any]
     weight: int
 
-    @property
-    def coming(self) -> Handle[Any]:
-        """What brings the events there."""
-        return self.cells
-
     def begin(
         self,
         work: Callable[..., Result],
