@@ -22,37 +22,17 @@ from safetensors import SafetensorError
 
 from morpheus.errors import BrokenModel, Unavailable
 from morpheus.folder import Folder, Where, folder_at
+from morpheus.models import index
 from morpheus.models.fingerprint import Card, Fingerprint
 from morpheus.models.fingerprint_file import decoded, encoded
 
 INDEX = "index.json"
 FILES = "fingerprints"
-VERSION = 3
 KEPT = timedelta(days=1)
 """How long files stay that no index has: a run that is still learning may have written them."""
 TRIES = 5
 """How often an index is written anew because another run has written one meanwhile."""
 RETRAIN = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
-
-
-class Cards(msgspec.Struct, frozen=True):
-    """The cards of all users' fingerprints, and that of everyone's."""
-
-    users: dict[str, Card]
-    everyone: Card | None = None
-
-    @property
-    def all(self) -> list[Card]:
-        """Those of users, and everyone's if there is one."""
-        return [*self.users.values(), *([] if self.everyone is None else [self.everyone])]
-
-
-class Index(msgspec.Struct, frozen=True):
-    """The index file: `cards` as JSON text, and its SHA-256."""
-
-    version: int
-    sha256: str
-    cards: msgspec.Raw
 
 
 @dataclass(frozen=True)
@@ -75,18 +55,18 @@ class Store:
         folder = folder_at(where)
         named = _path(folder, INDEX)
         try:
-            cards = _cards(folder.read(INDEX))
+            found = index.decoded(folder.read(INDEX))
         except OSError as error:
             message = f"{named}: cannot be read ({error.strerror}). Give the folder that `train-ae "
             raise BrokenModel(message + "--models_output_filename=...` wrote.") from error
         except msgspec.DecodeError as error:
             raise BrokenModel(f"{named}: is no index of fingerprints. {RETRAIN}.") from error
-        if cards is None:
+        if found is None:
             raise BrokenModel(
                 f"{named}: does not match its checksum, or another version of morpheus wrote it. "
                 f"{RETRAIN}."
             )
-        return cls(folder, cards.users, cards.everyone)
+        return cls(folder, found.cards, found.everyone)
 
     def load(self, user: str) -> Fingerprint | None:
         """Read a user's fingerprint, or that of everyone; None where there is neither.
@@ -112,14 +92,14 @@ class Store:
         """
         whose = [*self.cards.items(), *([] if self.everyone is None else [("", self.everyone)])]
         for user, card in whose:
-            folder_at(where).write(_name(card), self._content(card, user))
+            folder_at(where).write(_name(card.sha256), self._content(card, user))
         publish(where, self.cards, self.everyone)
 
     def _content(self, card: Card, user: str) -> bytes:
         """What a card's file holds, checked against it."""
         named = self._named(card, user)
         try:
-            content = self.folder.read(_name(card))
+            content = self.folder.read(_name(card.sha256))
         except OSError as error:
             raise BrokenModel(f"{named} cannot be read ({error.strerror}). {RETRAIN}.") from error
         if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
@@ -127,7 +107,7 @@ class Store:
         return content
 
     def _named(self, card: Card, user: str) -> str:
-        return f"{_path(self.folder, _name(card))}: fingerprint of {user!r}"
+        return f"{_path(self.folder, _name(card.sha256))}: fingerprint of {user!r}"
 
 
 def add(where: Where, fingerprint: Fingerprint) -> Card:
@@ -139,7 +119,7 @@ def add(where: Where, fingerprint: Fingerprint) -> Card:
     content = encoded(fingerprint)
     digest = sha256(content).hexdigest()
     card = replace(fingerprint.card, size=len(content), sha256=digest)
-    folder_at(where).write(_name(card), content)
+    folder_at(where).write(_name(card.sha256), content)
     return card
 
 
@@ -157,42 +137,28 @@ def publish(where: Where, cards: Mapping[str, Card], everyone: Card | None = Non
         Unavailable: The folder cannot be written.
     """
     folder = folder_at(where)
-    now = Cards(dict(sorted(cards.items())), everyone)
-    before = _replaced(folder, now)
-    kept = {
-        _name(card) for one in (now, before) for card in (*one.users.values(), one.everyone) if card
-    }
+    content = index.encoded(cards, everyone)
+    before = _replaced(folder, content)
+    kept = set(map(_name, index.named(content) | index.named(before)))
     old = datetime.now(UTC) - KEPT
     listed = folder.listed(FILES)
     folder.remove([name for name, written in listed if name not in kept and written < old])
 
 
-def _replaced(folder: Folder, cards: Cards) -> Cards:
+def _replaced(folder: Folder, content: bytes) -> bytes:
     """Write the index, and give what was there before."""
-    text = msgspec.json.encode(cards)
-    index = msgspec.json.encode(Index(VERSION, sha256(text).hexdigest(), msgspec.Raw(text)))
     for _ in range(TRIES):
-        content, mark = folder.read_marked(INDEX)
-        if folder.replace_marked(INDEX, index, mark):
-            try:
-                return _cards(content) or Cards({})
-            except msgspec.DecodeError:
-                return Cards({})
+        before, mark = folder.read_marked(INDEX)
+        if folder.replace_marked(INDEX, content, mark):
+            return before
     raise Unavailable(
         f"{_path(folder, INDEX)}: other runs keep writing it. Train again, or give this run a "
         "folder of its own with `--models_output_filename=...`."
     )
 
 
-def _cards(content: bytes) -> Cards | None:
-    """What an index says; None if that is not what was written, or by another version."""
-    index = msgspec.json.decode(content, type=Index)
-    whole = sha256(index.cards).hexdigest() == index.sha256 and index.version == VERSION
-    return msgspec.json.decode(index.cards, type=Cards) if whole else None
-
-
-def _name(card: Card) -> str:
-    return f"{FILES}/{bytes.fromhex(card.sha256).hex()}.safetensors"
+def _name(digest: str) -> str:
+    return f"{FILES}/{digest}.safetensors"
 
 
 def _path(folder: Folder, name: str) -> str:
