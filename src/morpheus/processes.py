@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -9,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
@@ -17,13 +20,24 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from morpheus.errors import Unavailable
+from morpheus.kept_log import KeptLog
+from morpheus.turns import AHEAD, Turns
 
-AHEAD = 2
-"""Jobs that wait for each worker; more would only fill memory."""
+ONE_THREAD = {
+    "POLARS_MAX_THREADS": "1",
+    # Freed memory goes back to the system after a second: later would be too much of it, sooner
+    # takes a tenth of the time, as the next portion asks for it again.
+    "_RJEM_MALLOC_CONF": "dirty_decay_ms:1000,muzzy_decay_ms:1000",
+    # Those of numpy take a tenth of a second to start, and networks are too small to gain by them.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""What polars and numpy read in the environment when they are imported: each process of a run does
+its work in one thread, for there are as many processes as are asked for."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Begun = Future[tuple[Result, list[logging.LogRecord]]]
+Done = tuple[Result, list[logging.LogRecord]]
+Begun = Future[Done[Result]]
 
 
 class Crew:
@@ -57,42 +71,38 @@ class Crew:
             for child in set(active_children()) - self._others:
                 child.terminate()
 
-    def map(
-        self, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = AHEAD
-    ) -> Iterator[Result]:
+    def map(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Do the jobs side by side; results, and the first error, come in the jobs' order.
 
-        The first jobs are begun at once, before a result is asked for. What is logged on the way is
+        This process is one of the workers: it does a job where it would wait for a result. The
+        first jobs are begun at once, before a result is asked for. What is logged on the way is
         logged here, each message once.
 
         Args:
             work: What is done.
             jobs: To what.
-            ahead: Jobs that wait for each worker.
 
         Raises:
             Unavailable: A worker was killed from outside, most often for want of memory.
         """
         if self.workers < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
-        pool = self._pool or self._started(None)
-        level = logging.getLogger("morpheus").getEffectiveLevel()
-        return self._done((pool.submit(_do, work, job, level) for job in jobs), ahead)
+        others = self.workers - 1
+        pool = self._pool or self._started(others, None)
+        there, here = partial(_do, work, _level()), partial(_do_here, work)
+        return map(self._result, Turns(there, here, jobs, pool, others))
 
-    def map_given(
-        self, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = AHEAD
-    ) -> Iterator[Result]:
-        """As `map`, where the work is large: workers are started anew, and given it once each."""
+    def map_given(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """As `map`, where the work is large: workers are started anew, and given it once each.
+
+        This process is none of them. Jobs are taken from their iterator as they are begun.
+        """
         if self.workers < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
         self._end(wait=True)
-        pool = self._started(bytes(ForkingPickler.dumps(work)))
-        level = logging.getLogger("morpheus").getEffectiveLevel()
-        return self._done((pool.submit(_do_given, job, level) for job in jobs), ahead)
-
-    def _done(self, begun: Iterator[Begun[Result]], ahead: int) -> Iterator[Result]:
-        waiting = deque(islice(begun, self.workers * ahead))
-        return self._results(waiting, begun)
+        pool = self._started(self.workers, bytes(ForkingPickler.dumps(work)))
+        begun = (pool.submit(_do_given, _level(), job) for job in jobs)
+        return self._results(deque(islice(begun, self.workers * AHEAD)), begun)
 
     def _results(
         self, waiting: deque[Begun[Result]], begun: Iterator[Begun[Result]]
@@ -103,13 +113,11 @@ class Crew:
         while waiting:
             yield self._result(waiting.popleft())
 
-    def _started(self, given: bytes | None) -> ProcessPoolExecutor:
+    def _started(self, workers: int, given: bytes | None) -> ProcessPoolExecutor:
         # Spawned, never forked: polars runs threads that a fork would leave half-alive.
         self._others = set(active_children())
         context = get_context("spawn")
-        self._pool = ProcessPoolExecutor(
-            self.workers, context, initializer=_begin, initargs=(given,)
-        )
+        self._pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(given,))
         return self._pool
 
     def _end(self, *, wait: bool) -> None:
@@ -137,42 +145,35 @@ _GIVEN: list[Callable[..., Any]] = []
 
 
 def _begin(given: bytes | None) -> None:
+    atexit.register(gc.freeze)  # as in `morpheus.__main__`
     # The terminal sends Ctrl+C to every process of the job; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Read by polars when it is imported, which is with the first job: one worker, one thread, and
-    # freed memory goes back to the system after a second: later would be too much of it, sooner
-    # takes a tenth of the time, as the next portion asks for it again.
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    os.environ["_RJEM_MALLOC_CONF"] = "dirty_decay_ms:1000,muzzy_decay_ms:1000"
-    # The same for numpy, whose threads take a tenth of a second to start.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ.update(ONE_THREAD)
     if given is not None:
         # As `multiprocessing` would, but not before the lines above.
         _GIVEN.append(ForkingPickler.loads(given))
 
 
-def _do(
-    work: Callable[[Job], Result], job: Job, level: int
-) -> tuple[Result, list[logging.LogRecord]]:
-    kept = _Kept()
+def _do(work: Callable[[Job], Result], level: int, job: Job) -> Done[Result]:
+    kept = KeptLog()
     logger = logging.getLogger("morpheus")
     logger.handlers, logger.propagate = [kept], False
     logger.setLevel(level)
     return work(job), kept.records
 
 
-def _do_given(job: Job, level: int) -> tuple[Any, list[logging.LogRecord]]:
-    return _do(_GIVEN[0], job, level)
+def _do_given(level: int, job: Job) -> Done[Any]:
+    return _do(_GIVEN[0], level, job)
 
 
-class _Kept(logging.Handler):
-    """Keeps what is logged, for the parent to say in the jobs' order."""
+def _do_here(work: Callable[[Job], Result], job: Job) -> Done[Result]:
+    logger = logging.getLogger("morpheus")
+    handlers, propagate = logger.handlers, logger.propagate
+    try:
+        return _do(work, logger.level, job)
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args = record.getMessage(), None
-        record.exc_info = None
-        self.records.append(record)
+def _level() -> int:
+    return logging.getLogger("morpheus").getEffectiveLevel()

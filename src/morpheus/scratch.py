@@ -66,7 +66,7 @@ def file_in(folder: Path) -> Iterator[IO[bytes]]:
     """
     try:
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            yield file
+            yield file.file  # without what surrounds it, polars writes to it from its own code
     except OSError as error:
         raise _full(folder, error) from error
 

@@ -144,7 +144,7 @@ def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
     found = []
     for rows in (200_000, 400_000):
         with Crew(2) as crew:
-            found += crew.map(peak_in_pieces, [rows])
+            found += crew.map_given(peak_in_pieces, [rows])
     assert found[1] < 1.3 * found[0]
 
 
@@ -220,7 +220,7 @@ def test_few_events_are_never_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     with Crew(2) as crew:
-        [told] = crew.map(lay_aside_on_a_full_disk, [tmp_path])
+        [told] = crew.map_given(lay_aside_on_a_full_disk, [tmp_path])
     expected = r"events cannot be laid aside there \(File too large\)\. Make room, .*TMPDIR"
     assert re.search(expected, told), told
 

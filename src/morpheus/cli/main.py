@@ -101,6 +101,10 @@ def morpheus(
 @morpheus.group(cls=Group, params=options_of(Settings, command="run"))
 def run(**_: object) -> None:
     """Run a chain of stages."""
+    from morpheus.processes import ONE_THREAD  # noqa: PLC0415 - `--help` runs nothing
+
+    for name, value in ONE_THREAD.items():
+        os.environ.setdefault(name, value)
 
 
 run.add_command(
@@ -117,7 +121,6 @@ morpheus.add_command(tools)
 
 def main() -> None:
     """Be the command `morpheus`."""
-    # Read by numpy when it is imported. Networks are too small to gain by its threads, which take a
-    # tenth of a second to start; torch has its own.
+    # Read by numpy when it is imported; see `processes.ONE_THREAD`.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     morpheus(prog_name="morpheus")

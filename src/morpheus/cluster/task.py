@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from functools import cache
 from typing import Any, Generic, TypeVar
 
 from morpheus.errors import MorpheusError, Unavailable
+from morpheus.kept_log import KeptLog
 
 Result = TypeVar("Result")
 
@@ -105,7 +105,7 @@ def keep_memory() -> None:
 
 @contextmanager
 def _kept(level: int) -> Iterator[list[logging.LogRecord]]:
-    logger, kept = logging.getLogger("morpheus"), _Kept()
+    logger, kept = logging.getLogger("morpheus"), KeptLog()
     logger.setLevel(level)
     logger.propagate = False
     logger.addHandler(kept)
@@ -113,22 +113,6 @@ def _kept(level: int) -> Iterator[list[logging.LogRecord]]:
         yield kept.records
     finally:
         logger.removeHandler(kept)
-
-
-class _Kept(logging.Handler):
-    """Keeps what this thread logs: others may do other tasks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-        self._thread = threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread != self._thread:
-            return
-        record.msg, record.args = record.getMessage(), None
-        record.exc_info = None
-        self.records.append(record)
 
 
 def _sizeof(value: object) -> int:

@@ -60,7 +60,7 @@ def run_by_portion(
     begun = list(islice(here, 1))
     more = [beforehand(batch) for batch in begun]
     work = partial(passed_portion, segment, [stage for stage in more if stage])
-    elsewhere = crew.map(work, others, ahead=1)
+    elsewhere = crew.map(work, others)
     # Handed on, and not held until all is done.
     while begun:
         yield begun.pop()

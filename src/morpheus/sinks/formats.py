@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self, cast
+from typing import IO, BinaryIO, Protocol, Self, cast
 
 import polars as pl
 import polars.selectors as cs
@@ -80,7 +80,7 @@ class Text:
         file: BinaryIO,
         packing: str,
         *,
-        rows: Callable[[pl.DataFrame, BinaryIO], None],
+        rows: Callable[[pl.DataFrame, IO[bytes]], None],
         head: Callable[[list[str]], bytes] = lambda _: b"",
     ) -> None:
         self._file, self._out = file, packed(file, packing)
@@ -178,7 +178,7 @@ def csv_head(columns: list[str]) -> bytes:
     return line.getvalue().encode()
 
 
-def csv_rows(frame: pl.DataFrame, file: BinaryIO) -> None:
+def csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     """Rows as CSV, as pandas writes them.
 
     True and False; empty for null and NaN; times like `2021-10-09 06:00:00+00:00`. Text that a
@@ -233,7 +233,7 @@ def _time_text(times: pl.Series) -> pl.Series:
     return whole.zip_with(~broken, times.dt.strftime(f"%Y-%m-%d %H:%M:%S%.6f{zone}"))
 
 
-def json_rows(frame: pl.DataFrame, file: BinaryIO) -> None:
+def json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     """One object a row: times as milliseconds since 1970, null for NaN; no row number."""
     floats = cs.float()
     frame.select(cs.exclude(ROW) if ROW in frame.columns else cs.all()).with_columns(

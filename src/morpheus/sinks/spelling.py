@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import polars as pl
 
@@ -33,7 +32,7 @@ class Spelling(Stage):
     gives = Rows
     scope = "run"
 
-    rows: Callable[[pl.DataFrame, BinaryIO], None]
+    rows: Callable[[pl.DataFrame, IO[bytes]], None]
     kind: tuple[list[str], list[pl.DataType]]
     folder: Path
     index: bool = True
@@ -64,9 +63,7 @@ class Spelling(Stage):
     def _text(self, frame: pl.DataFrame) -> Path:
         with file_in(self.folder) as file:
             for some in frame.iter_slices(TEXT_ROWS):
-                text = io.BytesIO()
-                self.rows(some if self.index else some.drop(ROW, strict=False), text)
-                file.write(text.getbuffer())
+                self.rows(some if self.index else some.drop(ROW, strict=False), file)
         return Path(file.name)
 
 
