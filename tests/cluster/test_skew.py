@@ -22,16 +22,16 @@ from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
 from nodes import cluster
 
-GIANT, OTHERS = 6000, 140
-EVENTS = GIANT + 100 * OTHERS
-MILLISECOND = 0.001
+GIANT, OTHERS, EACH = 60_000, 140, 1000
+EVENTS = GIANT + EACH * OTHERS
+A_WHILE = 0.0001
 START = datetime(2024, 5, 31, tzinfo=UTC)
 
 
-def written(folder, giant, others):
-    """The logs of a giant, and of so many users of 100 events about it."""
+def written(folder, giant, others, each=100):
+    """The logs of a giant, and of so many other users about it."""
     folder.mkdir()
-    users = [f"user{n % others}" for n in range(100 * others)]
+    users = [f"user{n % others}" for n in range(each * others)]
     users[len(users) // 2 : len(users) // 2] = ["giant"] * giant
     seconds = range(len(users))
     columns = {
@@ -46,7 +46,7 @@ def written(folder, giant, others):
 
 
 def took(logs, out, address, **settings):
-    chain = [FromCloudtrail(input_glob=str(logs)), Slow(MILLISECOND), Serialize()]
+    chain = [FromCloudtrail(input_glob=str(logs)), Slow(A_WHILE), Serialize()]
     begin = time.monotonic()
     given = Settings(engine="dask", scheduler=address, **settings)
     summary = Pipeline([*chain, ToFile(filename=str(out))], given).run()
@@ -54,7 +54,7 @@ def took(logs, out, address, **settings):
 
 
 def test_a_giant_does_not_hold_up_the_rest(tmp_path):
-    logs = written(tmp_path / "logs", GIANT, OTHERS)
+    logs = written(tmp_path / "logs", GIANT, OTHERS, EACH)
     with cluster(tmp_path / "nodes", 1, "--nworkers=4") as address:
         took(logs, tmp_path / "once.csv", address, userid_filter="nobody")
         alone, one = took(logs, tmp_path / "one.csv", address, userid_filter="giant")

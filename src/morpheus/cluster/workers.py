@@ -8,6 +8,7 @@ written whole, under a name of its own.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -27,6 +28,8 @@ Result = TypeVar("Result")
 Given = TypeVar("Given", covariant=True)  # noqa: PLC0105 - it is one word everywhere
 
 _TOPICS = TOPIC, "all"
+_SOON = 0.01
+"""Seconds until one looks again."""
 RETRIES = 3
 """How often a task is tried again; so many workers may be lost with it, too."""
 
@@ -35,6 +38,9 @@ class Handle(Protocol[Given]):
     """What a task will have given, where it lies: Dask's `Future`; let go of, it is forgotten."""
 
     key: Any
+
+    def done(self) -> bool:
+        """Whether it has come to an end, good or bad."""
 
     def result(self) -> Any:  # noqa: ANN401 - what the task tells
         """Wait for it, and fetch it."""
@@ -145,6 +151,11 @@ class Cluster:
 
         with suppress(CancelledError):
             wait(list(handles))
+
+    def wait_begun(self, number: int, handle: Handle[Any]) -> None:
+        """Wait until a task that announces itself by a number has begun, or cannot be done."""
+        while number not in self.tidings.begun and not handle.done():
+            time.sleep(_SOON)
 
     def turned(self, rows: Sequence[Handle[Sequence[Any]]], columns: int) -> list[Handle[Any]]:
         """Turn rows of cells into columns, so that what belongs together comes together.

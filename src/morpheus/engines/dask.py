@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from sys import getsizeof
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from morpheus.cluster.task import announce
 from morpheus.cluster.workers import Cluster, Handle
@@ -42,10 +42,6 @@ class Elsewhere(Portion, Protocol):
     @property
     def weight(self) -> int:
         """How much work it is, in events."""
-
-    @property
-    def cells(self) -> Handle[Any]:
-        """Its events, once they are there."""
 
     def begin(
         self,
@@ -164,15 +160,16 @@ class Dask:
     ) -> list[Handle[Passed]]:
         many = len(portions) >= self.crew.workers
         given = self.crew.give([stage.anywhere() for stage in segment], everywhere=many)
-        share = sum(portion.weight for portion in portions) / self.crew.workers
+        long = sum(portion.weight for portion in portions) / (2 * self.crew.workers)
         begun: dict[int, Handle[Passed]] = {}
         for number in sorted(range(len(portions)), key=lambda at: -portions[at].weight):
             portion = portions[number]
             wanted = self._resources(segment, portion.weight)
             begun[number] = portion.begin(passed, given, number, MANY, resources=wanted)
-            if portion.weight > share:
-                # Of tasks whose events are there, the first is begun. The longest must not be late.
-                self.crew.wait([portion.cells])
+            if portion.weight > long:
+                # While its events are fetched, a worker would begin with what it has there. One
+                # that is half of what a worker has to do must not be late.
+                self.crew.wait_begun(number, begun[number])
         return [begun[number] for number in range(len(portions))]
 
     def _resources(self, segment: Sequence[Stage], weight: int) -> dict[str, float]:
