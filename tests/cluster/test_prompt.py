@@ -155,3 +155,36 @@ def test_a_folder_that_a_worker_does_not_see_is_told_with_what_to_type(nodes, tm
     told = r"worker tcp://.* does not see the folder `.*`, which workers write into.*all.*share"
     with Cluster(nodes, 1) as workers, pytest.raises(UsageError, match=told):
         workers.check_shared(tmp_path / "elsewhere")
+
+
+MINE = '''
+from dataclasses import dataclass
+
+from morpheus.records import Batch
+from morpheus.stage import Stage
+
+
+@dataclass(frozen=True)
+class Mine(Stage):
+    """Nothing."""
+
+    name = "mine"
+    takes = (Batch,)
+
+    def __call__(self, batches):
+        yield from batches
+'''
+
+
+def test_a_plugin_that_the_workers_do_not_have_is_told(nodes, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "a.csv").write_text("eventTime,userIdentityaccountId\n2024-05-31T09:30:01Z,ann\n")
+    user = "--userid_column_name=userIdentityaccountId"
+    words = ["--plugin", str(tmp_path / "mine.py"), "run", "--engine=dask", "--scheduler", nodes]
+    words += ["pipeline-ae", user, "from-cloudtrail", f"--input_glob={tmp_path / 'a.csv'}", "mine"]
+    words += ["serialize", "to-file", f"--filename={tmp_path / 'out.csv'}"]
+    ended = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "the file of a --plugin, is here but not there. Install" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out.csv").exists()

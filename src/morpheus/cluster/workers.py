@@ -30,6 +30,8 @@ Given = TypeVar("Given", covariant=True)  # noqa: PLC0105 - it is one word every
 _TOPICS = TOPIC, "all"
 _SOON = 0.01
 """Seconds until one looks again."""
+AHEAD = 2
+"""Jobs that wait for each worker."""
 RETRIES = 3
 """How often a task is tried again; so many workers may be lost with it, too."""
 
@@ -206,27 +208,14 @@ class Cluster:
                 come[place[key]] = told
             yield self._result(come.pop(turn))
 
-    def map(
-        self, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 2
-    ) -> Iterator[Result]:
-        """Do the jobs side by side; results come in the jobs' order, as from a `Crew`.
+    def map_given(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """Do the jobs side by side, as a `Crew` does; workers are given the work once each.
 
-        Args:
-            work: What is done.
-            jobs: To what.
-            ahead: Jobs that wait for each worker.
+        Results come in the jobs' order.
         """
-        return self._in_turn((self.begin(work, job) for job in jobs), ahead)
-
-    def map_given(
-        self, work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 2
-    ) -> Iterator[Result]:
-        """As `map`, where the work is large: workers are given it once each."""
         given = self.give(work)
-        return self._in_turn((self.begin(_applied, given, job) for job in jobs), ahead)
-
-    def _in_turn(self, begun: Iterator[Handle[Result]], ahead: int) -> Iterator[Result]:
-        waiting = deque(islice(begun, self.workers * ahead))
+        begun = (self.begin(_applied, given, job) for job in jobs)
+        waiting = deque(islice(begun, self.workers * AHEAD))
         while waiting:
             yield from self.results([waiting.popleft()])
             waiting += islice(begun, 1)
@@ -253,10 +242,7 @@ class Cluster:
                 handle = handles.pop(0)
                 yield handle.key, handle.result()
         except CancelledError as error:
-            raise Unavailable(
-                "The scheduler was lost, and with it all that was under way. Start it again, and "
-                "then the run: fingerprints that were in use before still are."
-            ) from error
+            raise _cancelled(error) from error
         except KilledWorker as error:
             raise Unavailable(
                 f"Workers were lost {RETRIES + 1} times with the same task, most often for want of "
@@ -272,6 +258,20 @@ class Cluster:
         if told.error is not None:
             raise told.error
         return cast("Result", told.result)
+
+
+def _cancelled(error: CancelledError) -> UsageError | Unavailable:
+    """What to say where the scheduler lets go of tasks that it was asked for."""
+    if getattr(error, "reason", "") == "lost dependencies":
+        return UsageError(
+            "--engine dask: the scheduler cannot read what it was given, most often because a "
+            "package, or the file of a --plugin, is here but not there. Install the same versions "
+            "on the scheduler and all workers; its log names what is missing."
+        )
+    return Unavailable(
+        "The scheduler was lost, and with it all that was under way. Start it again, and "
+        "then the run: fingerprints that were in use before still are."
+    )
 
 
 def _sees(folder: str) -> bool:
