@@ -17,7 +17,7 @@ from speed.scale import Scale
 from speed.training import histories
 
 OPEN = """
-import sys, time, resource
+import sys, time
 from pathlib import Path
 from morpheus.models.store import Store
 begin = time.perf_counter()
@@ -25,7 +25,8 @@ store = Store.open(Path(sys.argv[1]))
 opened = time.perf_counter()
 store.load(sys.argv[2])
 loaded = time.perf_counter()
-print(opened - begin, loaded - opened, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = Path("/proc/self/status").read_text()
+print(opened - begin, loaded - opened, int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
 

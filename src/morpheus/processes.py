@@ -25,9 +25,10 @@ from morpheus.turns import AHEAD, Turns
 
 ONE_THREAD = {
     "POLARS_MAX_THREADS": "1",
-    # Freed memory goes back to the system after a second: later would be too much of it, sooner
-    # takes a tenth of the time, as the next portion asks for it again.
-    "_RJEM_MALLOC_CONF": "dirty_decay_ms:1000,muzzy_decay_ms:1000",
+    # What one thread has freed, the next one takes. Freed memory goes back to the system after a
+    # second: later would be too much of it, sooner takes a tenth of the time, as the next portion
+    # asks for it again.
+    "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:1000",
     # Those of numpy take a tenth of a second to start, and networks are too small to gain by them.
     "OPENBLAS_NUM_THREADS": "1",
 }

@@ -36,7 +36,7 @@ from morpheus.stage import Settings
 
 log = logging.getLogger(__name__)
 
-_FEWEST_ROWS = 1 << 15
+_FEWEST_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
