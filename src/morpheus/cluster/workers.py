@@ -22,6 +22,7 @@ from morpheus.cluster.scheduler import connected, is_address
 from morpheus.cluster.task import TOPIC, Told, done, row
 from morpheus.cluster.tidings import Tidings
 from morpheus.errors import Unavailable, UsageError
+from morpheus.turns import AHEAD
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -30,8 +31,6 @@ Given = TypeVar("Given", covariant=True)  # noqa: PLC0105 - it is one word every
 _TOPICS = TOPIC, "all"
 _SOON = 0.01
 """Seconds until one looks again."""
-AHEAD = 2
-"""Jobs that wait for each worker."""
 RETRIES = 3
 """How often a task is tried again; so many workers may be lost with it, too."""
 
