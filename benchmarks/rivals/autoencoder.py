@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,17 @@ ARGUMENTS = {
 def learn(history: pd.DataFrame, seed: int, epochs: int) -> Callable[[pd.DataFrame], np.ndarray]:
     """Train a network; its anomaly score. It draws from numpy's and torch's own generators."""
     del seed
+    return fitted(history, epochs).get_anomaly_score
+
+
+def fitted(history: pd.DataFrame, epochs: int) -> Any:  # noqa: ANN401 - dfencoder's, which has no types
+    """A trained network."""
     mend()
     from dfencoder import AutoEncoder  # noqa: PLC0415 - after it has been mended
 
     model = AutoEncoder(**ARGUMENTS)
     model.fit(history, epochs=epochs)
-    return model.get_anomaly_score
+    return model
 
 
 def mend() -> None:

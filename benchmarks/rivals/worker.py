@@ -21,12 +21,18 @@ import outliers
 import pandas as pd
 import torch
 
+import stages
+
 NULL = "nan"
 """Nulls are this word in training and in scoring: in Morpheus they differ, and scores are noise."""
 RIVALS = {
     "dfencoder": autoencoder.learn,
     "forest": outliers.forest,
     "ecod": outliers.ecod,
+    "stages of 22.08, 1024 rows a call": stages.learn(stages.Scores, rows=1024),
+    "stages of 22.08, 8 rows a call": stages.learn(stages.Scores, rows=8),
+    "stages of 22.11, 1024 rows a call": stages.learn(stages.Losses, rows=1024),
+    "stages of 22.11, 8 rows a call": stages.learn(stages.Losses, rows=8),
 }
 """From a history, a seed and epochs to a function from events to scores."""
 

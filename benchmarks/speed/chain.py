@@ -19,23 +19,27 @@ def learn(logs: Logs, models: Path, *, threads: int = 2, form: str = "json") -> 
     return pipeline(str(few), trained, models.with_suffix(".csv"), threads=threads)
 
 
-def score(source: Path | str, models: Path, *, threads: int) -> Run:
-    """Score with fingerprints loaded, from files to CSV."""
+def score(source: Path | str, models: Path, *, threads: int, release: str = "22.08") -> Run:
+    """Score with fingerprints loaded, from files to CSV, with the columns of a release."""
     loaded = [f"--pretrained_filename={models}"]
-    return pipeline(str(source), loaded, models.with_suffix(".csv"), threads=threads)
+    output = models.with_suffix(".csv")
+    return pipeline(str(source), loaded, output, threads=threads, release=release)
 
 
 def pipeline(
-    source: str, train: list[str], output: Path, *, threads: int, cores: int | None = None
+    source: str, train: list[str], output: Path, *, threads: int, release: str = "22.08"
 ) -> Run:
     """Run the chain on as many cores as it has threads."""
-    return morpheus(*words(source, train, output, threads), cores=cores or threads)
+    return morpheus(*words(source, train, output, threads, release), cores=threads)
 
 
-def words(source: str, train: list[str], output: Path, threads: int) -> list[str]:
+def words(
+    source: str, train: list[str], output: Path, threads: int, release: str = "22.08"
+) -> list[str]:
     """The chain's words."""
     return [
-        *("run", f"--num_threads={threads}", "pipeline-ae", f"--userid_column_name={USER}"),
+        *("run", f"--num_threads={threads}"),
+        *("pipeline-ae", f"--userid_column_name={USER}", f"--compat={release}"),
         *("from-cloudtrail", f"--input_glob={source}", "train-ae", *train, "--seed=1"),
         *("preprocess", "inf-pytorch", "add-scores", "serialize"),
         *("to-file", f"--filename={output}", "--overwrite"),

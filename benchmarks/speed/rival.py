@@ -1,0 +1,125 @@
+"""The path of the reference from log files to CSV, part by part."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import polars as pl
+from figures.table import Table
+from rivals.environment import answers
+
+from speed.logs import Logs
+from speed.meter import cpu_seconds
+from speed.scale import Scale
+from speed.training import features, histories, job
+
+OLD, NEW = "22.08", "22.11"
+"""Releases: one whose stages give a score, and one whose stages give the loss of each column."""
+WIDE, NARROW = 1024, 8
+"""Rows a call of the network: as many as a message has, and as many as unless it is told."""
+SAMPLE = 20_000
+"""Events that the rival is measured on."""
+FEW = 2_000
+"""Where it takes eight rows at a time."""
+
+
+HISTORY = 1000
+"""Rows that its network knows, and is measured on again and again."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """How a release of Morpheus scores, and what that takes it.
+
+    Attributes:
+        release: With this release's columns.
+        rows: Rows a call of the network.
+        reading: CPU seconds an event.
+        stages: The same, of `preprocess` and `inf-pytorch`.
+        writing: The same, of `to-file`.
+    """
+
+    release: str
+    rows: int
+    reading: float
+    stages: float
+    writing: float
+
+    @property
+    def speed(self) -> float:
+        """Events a CPU second."""
+        return 1 / (self.reading + self.stages + self.writing)
+
+
+def table(paths: Sequence[Rival]) -> Table:
+    """What the reference's path takes, part by part."""
+    table = Table(
+        "The rival's path from JSON to CSV, CPU µs an event",
+        ["columns of", "rows a call", "reading", "stages", "writing", "all", "events a CPU s"],
+        note="Reading: as JSON lines, and then with pandas `json_normalize`, as 22.11 does. "
+        "Stages: `preprocess` and `inf-pytorch`, told anew in `benchmarks/rivals/stages.py` around "
+        f"dfencoder 0.0.42, over messages of {WIDE:,} rows of a user of {HISTORY:,}. Writing: pandas `to_csv`. "
+        "Each in one thread, on a sample; its start, its sorting and its splitting by user are "
+        "left out, and we compare with reading from JSON where we read Parquet, which it cannot.",
+    )
+    for path in paths:
+        parts = [1e6 * part for part in (path.reading, path.stages, path.writing)]
+        table.add(path.release, path.rows, *parts, sum(parts), path.speed)
+    return table
+
+
+def measured(logs: Logs, scale: Scale) -> Iterator[Rival]:
+    """What the reference's path takes, for the columns of each release."""
+    texts, frames = sample(logs), []
+    reading = cpu_seconds(lambda: frames.extend(map(read_slowly, texts)))
+    events = sum(map(len, frames))
+    history = histories(logs, HISTORY)[0]
+    for release, rows in product((OLD, NEW), (WIDE, NARROW)):
+        named = [] if release == OLD else [f"{name}_z_loss" for name in features(history)]
+        writing = cpu_seconds(lambda added=named: [write_slowly(each, added) for each in frames])
+        count = SAMPLE if rows == WIDE else FEW
+        scored = pl.concat([history] * (count // HISTORY))
+        given = [job(scale, 0, history, scored)]
+        [answer] = answers(f"stages of {release}, {rows} rows a call", given, epochs=1)
+        yield Rival(release, rows, reading / events, answer["scoring"] / count, writing / events)
+
+
+def sample(logs: Logs) -> list[bytes]:
+    """Texts of the first log files."""
+    files = iter(sorted((logs.folder / "json/scored").rglob("*.json.gz")))
+    texts: list[bytes] = []
+    events = 0
+    for path in files:
+        if events >= SAMPLE:
+            break
+        texts.append(path.read_bytes())
+        events += len(json.loads(gzip.decompress(texts[-1]))["Records"])
+    return texts
+
+
+def read_slowly(packed: bytes) -> Any:  # noqa: ANN401 - pandas', the rival's
+    """Read a log file as the reference does: as JSON lines, and once more if that is one record."""
+    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+
+    text = gzip.decompress(packed)
+    frame = pd.read_json(io.BytesIO(text), lines=True)
+    if list(frame.columns) == ["Records"]:
+        frame = pd.json_normalize(json.loads(text)["Records"])
+    frame.columns = frame.columns.str.replace(".", "", regex=False)
+    return frame
+
+
+def write_slowly(frame: Any, names: Sequence[str]) -> str:  # noqa: ANN401 - pandas', the rival's
+    """Write a message as the reference does, with scores and so many columns more."""
+    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+
+    numbers = np.random.default_rng(0).lognormal(size=(len(frame), 1 + len(names)))
+    added = pd.DataFrame(numbers, columns=["score", *names], index=frame.index)
+    return str(pd.concat([frame, added], axis=1).to_csv())
