@@ -12,6 +12,7 @@ from morpheus.processes import Crew
 from morpheus.records import Spelt, Summary
 from morpheus.scratch import Scratch
 from morpheus.sinks.to_file import ToFile
+from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stage import Settings
 from morpheus.stages.monitor import Monitor
 from morpheus.stages.serialize import Serialize
@@ -79,6 +80,13 @@ def test_rows_are_text_before_they_reach_the_sink(logs, tmp_path):
     assert all(isinstance(batch, Spelt) for batch in spelt)
     assert [batch.frame.height for batch in spelt] == [batch.frame.height for batch in batches]
     assert text.count(b"\n") == sum(batch.frame.height for batch in batches)
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_events_that_fit_in_memory_are_one_portion_so_that_no_process_is_started(logs, history):
+    source = FromCloudtrail(input_glob=str(logs), settings=Settings(num_threads=2))
+    with source.portions(str(logs) if history else None, Summary(), Crew(2)) as portions:
+        assert len(portions) == 1
 
 
 def test_what_goes_wrong_elsewhere_is_told_here(tmp_path):

@@ -12,7 +12,7 @@ from morpheus.processes import Crew
 from morpheus.records import Portion, Reading
 from morpheus.scratch import Scratch
 from morpheus.sources.by_user import Identity
-from morpheus.sources.census import PART, ROWS, plan
+from morpheus.sources.census import FIRST, PART, ROWS, plan
 from morpheus.sources.deriving import Deriving
 from morpheus.sources.files import Log
 from morpheus.sources.gathering import Gathered, Gathering, Room, Where
@@ -145,4 +145,4 @@ class Disk:
     def _cells(self, *gathered: Gathered | None) -> int:
         """Cells of a part; all of them where they fit."""
         cells = sum(one.cells for one in gathered if one is not None)
-        return 4 * cells + 4 if cells <= self.room.held else self.room.part
+        return FIRST * (cells + 1) if cells <= self.room.held else self.room.part
