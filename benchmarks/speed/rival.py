@@ -66,8 +66,9 @@ def table(paths: Sequence[Rival]) -> Table:
         note="Reading: as JSON lines, and then with pandas `json_normalize`, as 22.11 does. "
         "Stages: `preprocess` and `inf-pytorch`, told anew in `benchmarks/rivals/stages.py` around "
         f"dfencoder 0.0.42, over messages of {WIDE:,} rows of a user of {HISTORY:,}. Writing: "
-        "pandas `to_csv`. Each in one thread, on a sample; its start, its sorting and its splitting by user are "
-        "left out, and we compare with reading from JSON where we read Parquet, which it cannot.",
+        "pandas `to_csv`. Each in one thread, on a sample; its start, its sorting and its "
+        "splitting by user are left out, and we compare with reading from JSON where we read "
+        "Parquet, which it cannot.",
     )
     for path in paths:
         parts = [1e6 * part for part in (path.reading, path.stages, path.writing)]
