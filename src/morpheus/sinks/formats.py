@@ -135,9 +135,13 @@ class Text:
         if not self._held:
             return
         for some in pl.concat(self._held).iter_slices(TEXT_ROWS):
-            text = io.BytesIO()
-            self._rows(some, text)
-            self._out.write(text.getbuffer())
+            if self._out is self._file:
+                self._rows(some, self._file)
+            else:
+                # polars would end each piece with a flush, which makes a packed file larger.
+                text = io.BytesIO()
+                self._rows(some, text)
+                self._out.write(text.getbuffer())
         self._held = []
 
 
