@@ -31,23 +31,49 @@ Values = NDArray[np.float64]
 class View:
     """A batch, as labels look at it: what several of them need is computed once.
 
-    Everything is NaN for a user without a fingerprint.
+    What hangs on the losses alone is computed of distinct rows, as these were. Everything is NaN
+    for a user without a fingerprint.
     """
 
     batch: Losses | Scored
     context: Context
 
     @cached_property
+    def row_of(self) -> NDArray[np.intp]:
+        """Which distinct row each event is, (rows,)."""
+        rows = self.batch.encoded
+        return np.arange(self.batch.frame.height) if rows is None else rows.row_of
+
+    @cached_property
+    def losses(self) -> NDArray[np.float32]:
+        """Losses of distinct rows; of one that no event is, any, (distinct, columns)."""
+        event_of = np.zeros(self.row_of.max(initial=-1) + 1, dtype=np.intp)
+        event_of[self.row_of] = np.arange(len(self.row_of))
+        return self.batch.losses[event_of]
+
+    @cached_property
     def score(self) -> Values:
         """Mean over columns of each event's losses, (rows,)."""
-        losses = np.ascontiguousarray(self.batch.losses, dtype=np.float64)
-        return np.asarray(losses.mean(axis=1).round(DECIMALS))
+        return np.asarray(self.losses.mean(axis=1, dtype=np.float64).round(DECIMALS)[self.row_of])
 
     @cached_property
     def z_losses(self) -> Values:
-        """Spreads of each column's loss above its usual, negative below it, (rows, columns)."""
-        known, losses = self.batch.fingerprint, self.batch.losses
-        return np.asarray(losses if known is None else known.usual.standardised(losses), np.float64)
+        """Spreads of each column's loss above its usual, negative below it, (columns, distinct)."""
+        known = self.batch.fingerprint
+        losses = self.losses if known is None else known.usual.standardised(self.losses)
+        return np.ascontiguousarray(losses.T, dtype=np.float64)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each column is among the fingerprint's."""
+        known = self.batch.fingerprint
+        names = () if known is None else known.encoder.names
+        return {name: place for place, name in enumerate(names)}
+
+    @cached_property
+    def sizes(self) -> Values:
+        """How far each column's loss is from its usual, either way, (columns, distinct)."""
+        return np.abs(self.z_losses)
 
     @cached_property
     def zscore(self) -> Values:
@@ -93,14 +119,12 @@ class View:
         card = self.batch.card
         return pl.repeat(None if card is None else card.rung, self.batch.frame.height, eager=True)
 
-    def column(self, name: str, *, signed: bool = True) -> Values:
+    def column(self, name: str, *, signed: bool = True) -> Values | pl.Series:
         """The z-loss of one column; NaN where there is no such column, (rows,)."""
-        known = self.batch.fingerprint
-        names = () if known is None else known.encoder.names
-        if name not in names:
+        if name not in self.places:
             return np.full(self.batch.frame.height, np.nan)
-        values = np.asarray(self.z_losses[:, names.index(name)])
-        return values if signed else np.abs(values)
+        values = self.z_losses if signed else self.sizes
+        return pl.Series(values[self.places[name]].round(DECIMALS)[self.row_of])
 
 
 Measure = Callable[[View], Values | pl.Series]
@@ -110,8 +134,8 @@ LABELS: dict[str, Measure] = {
     "reconstruct_loss": lambda view: view.score,
     "zscore": lambda view: np.maximum(view.zscore, 0),
     "abs_zscore": lambda view: np.abs(view.zscore),
-    "max_abs_z": lambda view: np.abs(view.z_losses).max(axis=1),
-    "mean_abs_z": lambda view: np.abs(view.z_losses).mean(axis=1),
+    "max_abs_z": lambda view: view.sizes.max(axis=0)[view.row_of],
+    "mean_abs_z": lambda view: view.sizes.mean(axis=0)[view.row_of],
     RISK: lambda view: view.risk,
     "pvalue": lambda view: view.pvalue,
     "rung": lambda view: view.rung,
