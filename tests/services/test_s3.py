@@ -19,9 +19,10 @@ from morpheus.columns import TIME
 from morpheus.errors import BadRecord, Unavailable, UsageError
 from morpheus.records import Summary
 from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
-from morpheus.sources.files import LogFiles, on_disk, read_blocks, read_bytes
+from morpheus.sources.files import on_disk, read_blocks, read_bytes
 from morpheus.sources.gathering import Room
 from morpheus.sources.intake import Intake
+from morpheus.sources.log_files import LogFiles
 from morpheus.sources.period import Period
 from morpheus.stage import Settings
 

@@ -12,9 +12,9 @@ from morpheus.errors import BadRecord, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.records import Events, Summary
 from morpheus.sources.azure import AZURE, FromAzure
-from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Room
 from morpheus.sources.intake import Intake
+from morpheus.sources.log_files import LogFiles
 from morpheus.stage import Settings
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch

@@ -7,7 +7,8 @@ import pytest
 import zstandard
 
 from morpheus.errors import BadRecord, UsageError
-from morpheus.sources.files import LogFiles, kind, read_blocks, read_bytes, utf8
+from morpheus.sources.files import kind, read_blocks, read_bytes, utf8
+from morpheus.sources.log_files import LogFiles
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -21,9 +21,9 @@ from morpheus.records import Events, Reading, Summary
 from morpheus.scratch import Scratch
 from morpheus.sources import files
 from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
-from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Room
 from morpheus.sources.intake import Intake
+from morpheus.sources.log_files import LogFiles
 from morpheus.spill import write
 from morpheus.stage import Settings
 

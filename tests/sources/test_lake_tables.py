@@ -16,7 +16,7 @@ from morpheus.pipeline import Pipeline
 from morpheus.records import Summary
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.files import LogFiles
+from morpheus.sources.log_files import LogFiles
 from morpheus.stage import Settings
 from morpheus.stages.serialize import Serialize
 

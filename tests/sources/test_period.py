@@ -10,7 +10,7 @@ from morpheus.errors import UsageError
 from morpheus.records import Summary
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.duo import FromDuo
-from morpheus.sources.files import LogFiles
+from morpheus.sources.log_files import LogFiles
 from morpheus.sources.period import Period, span_of
 from morpheus.stage import Settings
 

@@ -13,9 +13,9 @@ from morpheus.columns import OWNER, TIME
 from morpheus.records import Summary
 from morpheus.sources.census import Census
 from morpheus.sources.cloudtrail import CLOUDTRAIL
-from morpheus.sources.files import LogFiles
 from morpheus.sources.gathering import Gathered, Room
 from morpheus.sources.intake import Intake
+from morpheus.sources.log_files import LogFiles
 from morpheus.sources.survey import Survey
 from morpheus.stage import Settings
 from morpheus.testing import events_at

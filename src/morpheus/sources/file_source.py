@@ -15,9 +15,9 @@ from morpheus.errors import UsageError
 from morpheus.processes import Crew
 from morpheus.records import Events, Portion, Summary
 from morpheus.sources.arrivals import Arrivals
-from morpheus.sources.files import LogFiles
 from morpheus.sources.intake import Intake
 from morpheus.sources.lake_tables import is_delta
+from morpheus.sources.log_files import LogFiles
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.period import Period
 from morpheus.sources.source import Source

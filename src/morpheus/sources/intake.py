@@ -22,9 +22,10 @@ from morpheus.sources import deriving
 from morpheus.sources.arrivals import Arrivals
 from morpheus.sources.by_user import Identity, Memory
 from morpheus.sources.deriving import Deriving
-from morpheus.sources.files import Found, Log, LogFiles
+from morpheus.sources.files import Log
 from morpheus.sources.gathering import Room
 from morpheus.sources.ground import Disk, Given, Ground, Heap, Recipe
+from morpheus.sources.log_files import Found, LogFiles
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.period import Period
 from morpheus.sources.portion import GatheredPortion, Remembered

@@ -18,8 +18,9 @@ from morpheus.records import Reading
 from morpheus.sources import times
 from morpheus.sources.documents import Broken, Records, Undecoded, split, split_blocks
 from morpheus.sources.fetching import Fetching
-from morpheus.sources.files import BLOCK, PACKED, Log, LogFiles, is_large, read_blocks, utf8
+from morpheus.sources.files import BLOCK, PACKED, Log, is_large, read_blocks, utf8
 from morpheus.sources.flatten import Flattener
+from morpheus.sources.log_files import LogFiles
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.partitions import with_partitions
 from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet

@@ -15,9 +15,10 @@ from morpheus.records import Reading
 from morpheus.sources import times
 from morpheus.sources.by_user import COPY
 from morpheus.sources.census import Census, filled, with_values
-from morpheus.sources.files import PACKED, Log, LogFiles, size_of
+from morpheus.sources.files import PACKED, Log, size_of
 from morpheus.sources.flatten import Flattener
 from morpheus.sources.gathering import Gathering, tables
+from morpheus.sources.log_files import LogFiles
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.reader import Reader
 from morpheus.spill import Blob, write
