@@ -131,8 +131,11 @@ class Disk:
     def _portion(
         self, users: pl.DataFrame, events: Gathered, learnt: Gathered | None, room: int | None
     ) -> GatheredPortion:
-        """Some users; one who is larger than the room comes in pieces."""
-        piece = None if room is None else max(1, room // (events.census.width or 1))
+        """Some users; one who is larger than half the room comes in pieces of that size.
+
+        Pieces as large as parts would take a quarter more memory in all, and save no time.
+        """
+        piece = None if room is None else max(1, room // (2 * (events.census.width or 1)))
         if piece is not None and (users.height > 1 or users[ROWS].sum() <= piece):
             piece = None
         past = None if learnt is None else learnt.where(users)
