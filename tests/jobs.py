@@ -200,18 +200,26 @@ class Falling(Stage):
 
 
 @dataclass(frozen=True)
-class Slow(Stage):
-    """A stage that takes a time for each event, and no processor."""
+class Clocked(Stage):
+    """Takes a time for each event, and no processor, and leaves a note of each user.
 
-    name = "slow"
+    The note says which process it was, from when, and until when.
+    """
+
+    name = "clocked"
     takes = (Batch,)
 
     seconds: float = 0.001
+    folder: str = ""
 
     def costly(self):
         return True
 
     def __call__(self, batches):
+        begun, user = time.monotonic(), None
         for batch in batches:
             time.sleep(self.seconds * batch.frame.height)
+            user = batch.user
             yield batch
+        note = f"{os.getpid()} {begun:018.6f} {time.monotonic():018.6f}"
+        Path(self.folder, str(user)).write_text(note)
