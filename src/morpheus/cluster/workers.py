@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
+from uuid import uuid4
 
 from morpheus.cluster.scheduler import connected, is_address
 from morpheus.cluster.task import TOPIC, Told, done, row
@@ -131,7 +133,9 @@ class Cluster:
             resources: What it takes of what workers have declared.
         """
         level = logging.getLogger("morpheus").getEffectiveLevel()
-        return self._submit(done, work, level, *needs, priority=weight, resources=resources or None)
+        # Of tasks of one name Dask expects that they take as long as the last ones did.
+        about = {"key": f"{_name(work)}-{uuid4().hex}", "resources": resources or None}
+        return self._submit(done, work, level, *needs, priority=weight, **about)
 
     def give(self, value: Result, *, everywhere: bool = False) -> Handle[Result]:
         """Hand a value to the scheduler, once for all tasks that need it.
@@ -271,6 +275,13 @@ def _cancelled(error: CancelledError) -> UsageError | Unavailable:
         "The scheduler was lost, and with it all that was under way. Start it again, and "
         "then the run: fingerprints that were in use before still are."
     )
+
+
+def _name(work: Callable[..., Any]) -> str:
+    """The name of a function, or of the one that it is given to call."""
+    while isinstance(work, partial):
+        work = next(filter(callable, work.args), work.func)
+    return str(getattr(work, "__name__", type(work).__name__))
 
 
 def _sees(folder: str) -> bool:
