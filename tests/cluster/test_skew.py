@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
+from distributed import Client
 
 from jobs import Clocked, Narrow, SmallRooms
 from morpheus.engines import dask
@@ -52,6 +53,8 @@ def test_a_giant_is_begun_first_and_the_others_are_done_beside_it(tmp_path):
         *(Serialize(), ToFile(filename=str(tmp_path / "out.csv"))),
     ]
     with cluster(tmp_path / "nodes", 1, "--nworkers=4") as address:
+        with Client(address) as client:
+            client.wait_for_workers(4)
         summary = Pipeline(chain, Settings(engine="dask", scheduler=address)).run()
     assert summary.users.total() == GIANT + EACH * OTHERS
     assert summary.effort.slowest[0][0] == "giant"
