@@ -15,6 +15,7 @@ from statistics import median
 EVERY = 0.05
 """Seconds from one look at the memory to the next."""
 HELD = "RssAnon", "RssFile", "RssShmem"
+"""Counters of a process's pages: its own, of files, and shared ones that are of no file."""
 MORPHEUS = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 
 
@@ -109,7 +110,7 @@ def pages(pid: int) -> tuple[float, float]:
     """MB that a process holds of its own, and of files.
 
     The kernel keeps count of these. To have it look through the pages, for what is shared with
-    whom, stops the process meanwhile, and takes a tenth of a core.
+    whom, stops the process meanwhile, and takes time from what is measured.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()

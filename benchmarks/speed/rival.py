@@ -28,8 +28,6 @@ SAMPLE = 20_000
 """Events that the rival is measured on."""
 FEW = 2_000
 """Where it takes eight rows at a time."""
-
-
 HISTORY = 1000
 """Rows that its network knows, and is measured on again and again."""
 

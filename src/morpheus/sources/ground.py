@@ -133,7 +133,8 @@ class Disk:
     ) -> GatheredPortion:
         """Some users; one who is larger than half the room comes in pieces of that size.
 
-        Pieces as large as parts would take a quarter more memory in all, and save no time.
+        Pieces as large as parts would take more memory, and no less time: `benchmarks/speed --only
+        growth`.
         """
         piece = None if room is None else max(1, room // (2 * (events.census.width or 1)))
         if piece is not None and (users.height > 1 or users[ROWS].sum() <= piece):
