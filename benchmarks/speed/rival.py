@@ -15,7 +15,7 @@ import polars as pl
 from figures.table import Table
 from rivals.environment import answers
 
-from speed.logs import Logs
+from speed.logs import USER, Logs
 from speed.meter import cpu_seconds
 from speed.scale import Scale
 from speed.training import features, histories, job
@@ -30,6 +30,9 @@ FEW = 2_000
 """Where it takes eight rows at a time."""
 HISTORY = 1000
 """Rows that its network knows, and is measured on again and again."""
+ASKED = 50
+"""Users whose rows are looked for."""
+PARTS = ("reading", "splitting", "stages", "writing")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Rival:
         release: With this release's columns.
         rows: Rows a call of the network.
         reading: CPU seconds an event.
+        splitting: The same, of bringing all events into the order of time and parting the users.
         stages: The same, of `preprocess` and `inf-pytorch`.
         writing: The same, of `to-file`.
     """
@@ -47,30 +51,38 @@ class Rival:
     release: str
     rows: int
     reading: float
+    splitting: float
     stages: float
     writing: float
 
     @property
+    def parts(self) -> list[float]:
+        """CPU seconds an event, in the order of the path."""
+        return [self.reading, self.splitting, self.stages, self.writing]
+
+    @property
     def speed(self) -> float:
         """Events a CPU second."""
-        return 1 / (self.reading + self.stages + self.writing)
+        return 1 / sum(self.parts)
 
 
 def table(paths: Sequence[Rival]) -> Table:
     """What the reference's path takes, part by part."""
     table = Table(
         "The rival's path from JSON to CSV, CPU µs an event",
-        ["columns of", "rows a call", "reading", "stages", "writing", "all", "events a CPU s"],
+        ["columns of", "rows a call", *PARTS, "all", "events a CPU s"],
         note="Reading: as JSON lines, and then with pandas `json_normalize`, as 22.11 does. "
+        "Splitting: all files make one table, which is sorted by time; then it looks through the "
+        f"names in all events for each user, which is measured for {ASKED} of the users and grows "
+        "with their number; taking a user's rows out of the table is left out. "
         "Stages: `preprocess` and `inf-pytorch`, told anew in `benchmarks/rivals/stages.py` around "
         f"dfencoder 0.0.42, over messages of {WIDE:,} rows of a user of {HISTORY:,}. Writing: "
-        "pandas `to_csv`. Each in one thread, on a sample; its start, its sorting and its "
-        "splitting by user are left out, and we compare with reading from JSON where we read "
-        "Parquet, which it cannot.",
+        "pandas `to_csv`. Each in one thread, on a sample; its start is left out, and we compare "
+        "with reading from JSON where we read Parquet, which it cannot.",
     )
     for path in paths:
-        parts = [1e6 * part for part in (path.reading, path.stages, path.writing)]
-        table.add(path.release, path.rows, *parts, sum(parts), path.speed)
+        micros = [1e6 * part for part in path.parts]
+        table.add(path.release, path.rows, *micros, sum(micros), path.speed)
     return table
 
 
@@ -79,6 +91,7 @@ def measured(logs: Logs, scale: Scale) -> Iterator[Rival]:
     texts, frames = sample(logs), []
     reading = cpu_seconds(lambda: frames.extend(map(read_slowly, texts)))
     events = sum(map(len, frames))
+    splitting = cpu_seconds(lambda: in_order(frames)) / events + searching(logs)
     history = histories(logs, HISTORY)[0]
     for release, rows in product((OLD, NEW), (WIDE, NARROW)):
         named = [] if release == OLD else [f"{name}_z_loss" for name in features(history)]
@@ -87,7 +100,8 @@ def measured(logs: Logs, scale: Scale) -> Iterator[Rival]:
         scored = pl.concat([history] * (count // HISTORY))
         given = [job(scale, 0, history, scored)]
         [answer] = answers(f"stages of {release}, {rows} rows a call", given, epochs=1)
-        yield Rival(release, rows, reading / events, answer["scoring"] / count, writing / events)
+        stages = answer["scoring"] / count
+        yield Rival(release, rows, reading / events, splitting, stages, writing / events)
 
 
 def sample(logs: Logs) -> list[bytes]:
@@ -113,6 +127,26 @@ def read_slowly(packed: bytes) -> Any:  # noqa: ANN401 - pandas', the rival's
         frame = pd.json_normalize(json.loads(text)["Records"])
     frame.columns = frame.columns.str.replace(".", "", regex=False)
     return frame
+
+
+def in_order(frames: Sequence[Any]) -> Any:  # noqa: ANN401 - pandas', the rival's
+    """All events in the order of time, and at one moment in that of their rows."""
+    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+
+    timed = [frame.assign(event_dt=pd.to_datetime(frame["eventTime"])) for frame in frames]
+    return pd.concat(timed).reset_index().sort_values(["event_dt", "index"], kind="stable")
+
+
+def searching(logs: Logs) -> float:
+    """CPU seconds an event, to look for the rows of each user among those of all."""
+    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+
+    scanned = pl.scan_parquet(logs.folder / "parquet/scored/*.parquet").select(USER).collect()
+    names = pd.Series(scanned[USER].to_list())
+    users = names.dropna().unique()
+    asked = users[:ASKED]
+    spent = cpu_seconds(lambda: [names == user for user in asked])
+    return spent * len(users) / len(asked) / len(names)
 
 
 def write_slowly(frame: Any, names: Sequence[str]) -> str:  # noqa: ANN401 - pandas', the rival's
