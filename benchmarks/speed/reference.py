@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,18 +11,24 @@ from statistics import median
 
 import numpy as np
 import polars as pl
+import torch
 from figures.table import Table
 from numpy.typing import NDArray
 
 from morpheus.columns import read_lines
 from morpheus.models import learning, reference_training
 from morpheus.models.fingerprint import Fingerprint
+from morpheus.models.reference import HIDDEN, LAYERS, MIDDLE, ReferenceShape
+from morpheus.models.reference_training import BATCH, SHORT, one_thread
+from speed.meter import cpu_seconds
 from speed.scale import Scale
 
 GOLDEN = Path(__file__).parents[3] / "shared/data/golden"
 COLUMNS = read_lines("columns_ae.txt", option="")
 TOP = 20
 """The highest scores, which are compared as a set."""
+TIMES = 50
+"""Products that their speed is measured on."""
 Floats = NDArray[np.float64]
 
 
@@ -36,20 +43,25 @@ def tables(scale: Scale) -> Iterator[Table]:
             "rank correlation",
             f"top {TOP} in common",
             "mean score, of the reference's",
-            "CPU s to learn",
+            *("distinct rows", "GFLOP", "GFLOP/s", "products s", "CPU s to learn"),
         ],
         note=f"{len(seeds)} seeds of ours, five of the reference, which was run elsewhere: on the "
-        "columns of its filled rows, with nulls treated alike in training and in scoring.",
+        "columns of its filled rows, with nulls treated alike in training and in scoring. GFLOP/s "
+        f"is measured on products of {BATCH} rows x {HIDDEN} x {MIDDLE}, one thread, in the type "
+        "that training multiplies in.",
     )
     if not GOLDEN.is_dir():
         table.note = "The golden logs are not beside this checkout (`../shared/data/golden`)."
     for user, theirs in golden_scores():
-        ours, spent = scored(user, seeds)
+        ours, known, spent = scored(user, seeds)
         ranks = [pl.Series(values).rank().to_numpy() for values in (ours, theirs)]
         common = set(highest(ours)) & set(highest(theirs))
         correlation = float(np.corrcoef(*ranks)[0, 1])
         share = f"{ours.mean() / theirs.mean():.1%}"
-        table.add(user, len(ours), correlation, f"{len(common) / TOP:.0%}", share, spent)
+        work, speed = gflop(known), gflops()
+        alike = [correlation, f"{len(common) / TOP:.0%}", share]
+        costs = [known.card.distinct, work, speed, work / speed, spent]
+        table.add(user, len(ours), *alike, *costs)
     yield table
 
 
@@ -61,8 +73,8 @@ def golden_scores() -> Iterator[tuple[str, Floats]]:
             yield part["user"][0], part["score_mean"].to_numpy()
 
 
-def scored(user: str, seeds: range) -> tuple[Floats, float]:
-    """The mean score of each event over seeds, and median CPU seconds to learn the user."""
+def scored(user: str, seeds: range) -> tuple[Floats, Fingerprint, float]:
+    """The mean score of each event over seeds, a fingerprint, and median CPU seconds to learn."""
     history, later = (events(part, user) for part in ("training", "validation"))
     scores, spent = [], []
     for seed in seeds:
@@ -71,7 +83,7 @@ def scored(user: str, seeds: range) -> tuple[Floats, float]:
         spent.append(time.process_time() - begin)
         rows = known.encoder.encode(later)
         scores.append(known.losses(rows).mean(1)[rows.row_of])
-    return np.asarray(np.mean(scores, axis=0), dtype=np.float64), median(spent)
+    return np.asarray(np.mean(scores, axis=0), dtype=np.float64), known, median(spent)
 
 
 def learnt(user: str, history: pl.DataFrame, seed: int) -> Fingerprint:
@@ -79,6 +91,21 @@ def learnt(user: str, history: pl.DataFrame, seed: int) -> Fingerprint:
     when = pl.Series([datetime(2026, 1, 1, tzinfo=UTC)] * history.height)
     alone = learning.History(user, history, when)
     return reference_training.learn_all([alone], COLUMNS, seed=seed)[0]
+
+
+def gflop(known: Fingerprint) -> float:
+    """What the products of training take: forward, to the weights, and back."""
+    shape = ReferenceShape(known.net.shape.codes, known.net.shape.numbers, HIDDEN, MIDDLE)
+    weights = sum(math.prod(shape.parts[name]) for name in LAYERS)
+    return 3 * 2e-9 * weights * known.card.distinct * known.card.epochs
+
+
+def gflops() -> float:
+    """Measured speed of a product of a step."""
+    one, two = torch.randn(BATCH, HIDDEN).to(SHORT), torch.randn(HIDDEN, MIDDLE).to(SHORT)
+    with one_thread():
+        spent = cpu_seconds(lambda: [one @ two for _ in range(TIMES)], 5)
+    return 2e-9 * BATCH * HIDDEN * MIDDLE * TIMES / spent
 
 
 def events(part: str, user: str) -> pl.DataFrame:
