@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from morpheus.features.encoder import Encoder
+from morpheus.models.autoencoder import views
 from morpheus.models.fingerprint import shape_of
-from morpheus.models.stack import filled_up, train_stacked
-from morpheus.models.training import Task, one_thread, train
+from morpheus.models.stack import Stack, StackedAdam, filled_up, train_stacked
+from morpheus.models.training import Task, Training, one_thread, train, validation_loss
 from people import COLUMNS, day
 
 CPU = torch.device("cpu")
@@ -40,6 +41,21 @@ def test_filling_up_keeps_the_columns_and_makes_sizes_equal():
     filled = filled_up(shape)
     assert sum(filled.codes) % 128 == 0
     assert filled.codes[:-1] == shape.codes[:-1]
+
+
+def test_a_step_stays_on_the_device_of_the_weights():
+    # torch refuses to mix this device with the CPU, as it would a GPU.
+    device = torch.device("meta")
+    shape = tasks(validated=False)[0].shape
+    weights = torch.empty(2, filled_up(shape).size, device=device)
+    net, optimizer, slope = Stack([shape, shape], weights), StackedAdam(weights), weights.clone()
+    codes = torch.ones(2, 5, len(shape.codes), dtype=torch.int64, device=device)
+    numbers = torch.ones(2, 5, len(shape.numbers), device=device)
+    share = torch.ones(2, 5, device=device)
+    net.gradient((codes, numbers), (codes, numbers), share, views(net.shape, slope))
+    optimizer.step(slope, busy=share.sum(1, keepdim=True) > 0, rate=weights.new_ones(2, 1))
+    losses = validation_loss(net, Training(codes, numbers, share, row_of=torch.empty(0)))
+    assert {losses.device, slope.device, net.weights.device} == {device}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
