@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
@@ -100,6 +101,27 @@ def test_an_unknown_feature_column_is_a_warning(place):
     result = run(settings=["--columns_file=columns.txt"])
     assert result.exit_code == 0
     assert "`eventNam`" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.usefixtures("place")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read():
+    refused(run("nothing/*.csv", train=("--device=cuda",)), 2, "--device: no CUDA device is")
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"train": ("--device=cuda", "--model=reference")}, "with `--model=reference` users are"),
+        (
+            {"train": ("--device=cuda",), "source": ("--watch_directory=true",)},
+            "on an endless input",
+        ),
+    ],
+)
+def test_a_gpu_is_refused_where_it_would_not_be_used(how, message):
+    refused(run(**how), 2, f"--device: {message}.*Leave the option out")
 
 
 def test_an_existing_output_is_refused_before_anything_is_read_and_stays(place):

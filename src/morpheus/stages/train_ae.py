@@ -109,12 +109,14 @@ class TrainAe(Stage):
     ladder: Ladder | None = field(default=None, repr=False, compare=False)
 
     def check(self) -> None:
-        """Refuse options that exclude each other, and a broken index of fingerprints."""
+        """Refuse options that exclude each other, a missing GPU, and a broken index."""
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
         elif self.models_output_filename is not None:
             folder_at(self.models_output_filename).reach()
         self._check_source()
+        if self.device.lower() == "cuda" and self.costly():
+            self._check_gpu()
 
     def history(self) -> str | None:
         """The training files, unless fingerprints are loaded."""
@@ -235,6 +237,18 @@ class TrainAe(Stage):
                 f"begins with `{ours}`: what is learnt from one log says nothing about the other. "
                 f"{leave}"
             )
+
+    def _check_gpu(self) -> None:
+        if self.model == "reference" or self.settings.endless:
+            what = "on an endless input" if self.settings.endless else "with `--model=reference`"
+            raise UsageError(
+                f"--device: {what} users are learnt one by one, which a GPU does not make faster. "
+                "Leave the option out: they are learnt on the CPU."
+            )
+        if self.settings.engine.lower() != "dask":  # Its workers have GPUs of their own.
+            from morpheus.models.stack import device_of  # noqa: PLC0415 - torch is slow
+
+            device_of(self.device)
 
     def _check_pretrained(self, folder: str) -> None:
         if self.train_data_glob is not None:
