@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import INDEX, TIME
+from morpheus.columns import TIME
 from morpheus.processes import Crew
 from morpheus.scratch import Scratch
-from morpheus.sources.by_user import COPY
 from morpheus.sources.census import PART, USER, Census, with_values
+from morpheus.sources.shelves import Shelves
+from morpheus.sources.union import names_of, tables, union
 from morpheus.spill import Blob, remove, write
 
 
@@ -117,8 +117,7 @@ class Gathered:
         names: All columns, in order.
         held: Events in memory.
         blobs: Events on disk.
-        places: Where each user is, once what is on disk is sorted.
-        parts: What lies in each place.
+        shelves: What was on disk, once it is sorted.
     """
 
     user: str
@@ -126,8 +125,7 @@ class Gathered:
     names: list[str]
     held: list[pl.DataFrame]
     blobs: list[Blob]
-    places: pl.DataFrame | None = None
-    parts: dict[int, list[Blob]] = field(default_factory=dict)
+    shelves: Shelves | None = None
 
     @property
     def cells(self) -> int:
@@ -138,27 +136,18 @@ class Gathered:
         """Sort what is on disk, given the `PART` of each `USER`, unless it is read but a few times.
 
         To read it over and over, for some users each time, is quicker than to write it once more.
-        So it is sorted into few files only, of as many parts as are worth it.
+        So it is sorted into few places only, of as many parts as are worth it.
         """
         places = plan.select(USER, pl.col(PART) // room.passes)
         if not self.blobs or places[PART].n_unique() == 1:
             return
-        self.places, blobs = places, self.blobs
-        self.blobs, self.parts = [], {part: [] for part in places[PART].unique()}
+        blobs, self.blobs = self.blobs, []
         step = max(1, room.table // (self.census.width or 1))
-        jobs = list(_jobs(blobs, step))
-        sort = partial(_divide, self.user, places, folder)
-        for job, parts in zip(jobs, crew.map(sort, jobs), strict=True):
-            remove(job)
-            for part, blob in parts:
-                self.parts[part].append(blob)
+        self.shelves = Shelves.filled(blobs, self.user, places, rows=step, crew=crew, folder=folder)
 
     def where(self, users: pl.DataFrame) -> Where:
         """Where the events of these users are."""
-        blobs = self.blobs
-        if self.places is not None:
-            mine = self.places.join(users, on=USER, how="semi", nulls_equal=True)
-            blobs = [blob for part in mine[PART].unique().sort() for blob in self.parts[part]]
+        blobs = self.blobs if self.shelves is None else self.shelves.of(users)
         return Where(self.user, self.names, self.held, blobs)
 
 
@@ -175,7 +164,7 @@ class Where:
         self, users: pl.DataFrame, since: datetime | None = None, until: datetime | None = None
     ) -> pl.DataFrame:
         """The events of these users, in no order; from a time on, and before another, if given."""
-        return join(list(self.frames(users, since, until)), self.names)
+        return union(list(self.frames(users, since, until)), self.names)
 
     def frames(
         self,
@@ -202,75 +191,3 @@ class Where:
 def _only(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
     rows = frame.select(wanted).to_series()
     return frame if rows.all() else frame.filter(rows)
-
-
-def tables(frames: Iterable[pl.DataFrame], cells: int) -> Iterator[pl.DataFrame]:
-    """Join small frames, so that each is of so many cells at least, but for the last."""
-    held: list[pl.DataFrame] = []
-    for frame in frames:
-        held.append(frame)
-        if sum(one.height * one.width for one in held) >= cells:
-            # What is yielded is held no longer here.
-            held, joined = [], [join(held)]
-            yield joined.pop()
-    if held:
-        yield join(held)
-
-
-def join(frames: list[pl.DataFrame], names: list[str] | None = None) -> pl.DataFrame:
-    """Put frames below each other, in an order of columns that does not depend on theirs."""
-    names = names or _names(frozenset(tuple(frame.columns) for frame in frames))
-    if not frames:
-        texts = {name: pl.String for name in names if name not in {INDEX, TIME}}
-        return pl.DataFrame(schema={INDEX: pl.Int64, **texts, TIME: pl.Datetime("us", "UTC")})
-    whole = pl.concat(frames, how="diagonal", rechunk=True)
-    there = set(whole.columns)
-    absent = [pl.lit(None, pl.String).alias(n) for n in names if n not in there]
-    copy = {COPY} & there
-    return whole.with_columns(absent).select(INDEX, *names, TIME, *copy)
-
-
-def names_of(census: Census, first: tuple[str, ...] = ()) -> list[str]:
-    """All columns; those that come first, then the others by name, or as the files have them."""
-    names = _names(census.headers)
-    return list(dict.fromkeys([*first, *sorted(names)])) if first else names
-
-
-def _names(headers: frozenset[tuple[str, ...]]) -> list[str]:
-    """Those of the widest header, in its order, then those that others add."""
-    known = sorted(headers, key=lambda header: (-len(header), header))
-    names = dict.fromkeys(name for header in known for name in header)
-    return [name for name in names if name not in {INDEX, TIME, COPY}]
-
-
-def _jobs(blobs: list[Blob], rows: int) -> Iterator[list[Blob]]:
-    """What is sorted into parts together: so many rows at most, or one table."""
-    job: list[Blob] = []
-    for blob in blobs:
-        if job and sum(one.rows for one in job) + blob.rows > rows:
-            yield job
-            job = []
-        job.append(blob)
-    if job:
-        yield job
-
-
-def _divide(
-    user: str, places: pl.DataFrame, folder: Path, blobs: list[Blob]
-) -> list[tuple[int, Blob]]:
-    frame = join([blob.read() for blob in blobs])
-    parts, pieces = divided(frame, user, places)
-    return list(zip(parts, write(folder, pieces), strict=True))
-
-
-def divided(
-    frame: pl.DataFrame, user: str, places: pl.DataFrame
-) -> tuple[list[int], Iterator[pl.DataFrame]]:
-    """Divide events by the `PART` of each `USER`: which parts there are, and what is of each."""
-    names = frame.select(pl.col(user).alias(USER))
-    parts = names.join(places, on=USER, how="left", nulls_equal=True, maintain_order="left")[PART]
-    order = parts.arg_sort()
-    frame, runs = frame[order], parts.gather(order).rle().struct.unnest()
-    starts = runs["len"].cum_sum() - runs["len"]
-    pieces = (frame.slice(at, length) for at, length in zip(starts, runs["len"], strict=True))
-    return runs["value"].to_list(), pieces

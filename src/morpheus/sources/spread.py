@@ -23,10 +23,12 @@ from morpheus.errors import UsageError
 from morpheus.records import Events, Reading, Summary
 from morpheus.sources.census import PART, RANK, ROWS, USER, Census, parted, ranked
 from morpheus.sources.files import Log
-from morpheus.sources.gathering import Room, Where, divided, names_of, tables
+from morpheus.sources.gathering import Room, Where
 from morpheus.sources.ground import Recipe, derived
 from morpheus.sources.portion import GatheredPortion
+from morpheus.sources.shelves import divided
 from morpheus.sources.survey import Draw, Survey
+from morpheus.sources.union import names_of, tables
 from morpheus.sources.work import Work, counted, jobs_of, plain_size
 from morpheus.spill import Blob, pack
 

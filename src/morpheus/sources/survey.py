@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Protocol
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,15 @@ from morpheus.columns import INDEX, OWNER, TIME
 from morpheus.sources.census import USER, Census
 from morpheus.sources.gathering import Gathered
 
+AT_ONCE = 10_000
+"""Events that are drawn of together, at least."""
 _KEY = "_key_"
+_DRAWN: dict[str, Any] = {
+    OWNER: pl.String,
+    INDEX: pl.Int64,
+    TIME: pl.Datetime("us", "UTC"),
+    _KEY: pl.UInt64,
+}
 _ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 
@@ -98,18 +107,18 @@ class Draw:
 
     def joined(self, samples: Iterable[pl.DataFrame]) -> pl.DataFrame:
         """Join what was drawn of some events and of others."""
-        sample = pl.DataFrame(
-            schema={
-                OWNER: pl.String,
-                INDEX: pl.Int64,
-                TIME: pl.Datetime("us", "UTC"),
-                _KEY: pl.UInt64,
-            }
-        )
+        sample, more = pl.DataFrame(schema=_DRAWN), list[pl.DataFrame]()
         for some in samples:
-            sample = pl.concat([sample, some], how="diagonal")
-            sample = sample.filter(pl.col(_KEY).rank("min").over(OWNER) <= self.each)
-        return sample
+            more.append(some)
+            # As much again: of many small tables, most would pass without a change.
+            if sum(each.height for each in more) >= max(sample.height, AT_ONCE):
+                sample, more = self._lowest([sample, *more]), []
+        return self._lowest([sample, *more])
+
+    def _lowest(self, samples: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Of each user those events whose numbers are the lowest."""
+        whole = pl.concat(samples, how="diagonal")
+        return whole.filter(pl.col(_KEY).rank("min").over(OWNER) <= self.each)
 
     def done(self, sample: pl.DataFrame) -> pl.DataFrame:
         """The sample, once all events have been drawn of."""
@@ -121,7 +130,7 @@ class Draw:
 
 def _frames(gathered: Gathered) -> Iterator[pl.DataFrame]:
     yield from gathered.held
-    sorted_ = (blob for blobs in gathered.parts.values() for blob in blobs)
+    sorted_ = () if gathered.shelves is None else chain(*gathered.shelves.tables.values())
     yield from (blob.read() for blob in (*gathered.blobs, *sorted_))
 
 

@@ -17,10 +17,11 @@ from morpheus.sources.by_user import COPY
 from morpheus.sources.census import Census, filled, with_values
 from morpheus.sources.files import PACKED, Log, size_of
 from morpheus.sources.flatten import Flattener
-from morpheus.sources.gathering import Gathering, tables
+from morpheus.sources.gathering import Gathering
 from morpheus.sources.log_files import LogFiles
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.reader import Reader
+from morpheus.sources.union import tables
 from morpheus.spill import Blob, write
 
 _PACKED_BY = 8

@@ -1,0 +1,64 @@
+"""Sorted tables hold what was in those before, in few files, and each user's in one place."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from morpheus.columns import INDEX, TIME
+from morpheus.processes import Crew
+from morpheus.sources.census import PART, USER
+from morpheus.sources.shelves import Shelves
+from morpheus.spill import write
+from morpheus.testing import events_at
+
+USERS = [f"user{n}" for n in range(40)]
+ROWS = 100
+
+
+def events(number: int) -> pl.DataFrame:
+    """One event of each user, with a column that only some tables have."""
+    frame = events_at(range(len(USERS)), who=USERS)
+    index = pl.Series(INDEX, range(number * 100, number * 100 + len(USERS)))
+    return frame.select(index, "who", pl.lit(str(number)).alias(f"table{number % 3}"), TIME)
+
+
+@pytest.fixture(params=[1, 2], ids=["one-process", "two-processes"])
+def crew(request):
+    with Crew(request.param) as crew:
+        yield crew
+
+
+@pytest.fixture
+def shelves(crew, tmp_path):
+    """Sixty tables of all users, sorted into four places."""
+    blobs = write(tmp_path, map(events, range(60)))
+    places = pl.DataFrame({USER: USERS, PART: [n // 10 for n in range(len(USERS))]})
+    return Shelves.filled(blobs, "who", places, rows=ROWS, crew=crew, folder=tmp_path)
+
+
+def test_nothing_is_lost_or_doubled(shelves):
+    frames = [blob.read() for blobs in shelves.tables.values() for blob in blobs]
+    before, after = (
+        pl.concat(some, how="diagonal").sort(INDEX) for some in (map(events, range(60)), frames)
+    )
+    assert_frame_equal(after, before, check_column_order=False)
+
+
+def test_the_events_of_a_user_lie_in_one_place(shelves):
+    for place, blobs in shelves.tables.items():
+        found = {user for blob in blobs for user in blob.read()["who"]}
+        assert found == set(USERS[place * 10 : place * 10 + 10])
+        assert shelves.of(pl.DataFrame({USER: [USERS[place * 10 + 3]]})) == blobs
+
+
+def test_many_small_tables_become_few(shelves):
+    # Sorting makes 200 of 10 to 20 rows, with 600 rows in a place.
+    assert [len(blobs) for blobs in shelves.tables.values()] == [600 // ROWS] * 4
+    assert all(blob.rows <= ROWS for blobs in shelves.tables.values() for blob in blobs)
+
+
+def test_what_was_sorted_is_removed(shelves, tmp_path):
+    there = {blob.place for blobs in shelves.tables.values() for blob in blobs}
+    assert set(Path(tmp_path).iterdir()) == there
