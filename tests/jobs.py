@@ -113,7 +113,9 @@ class SmallRooms(FromCloudtrail):
     """Reads logs in portions of a few events, all laid aside."""
 
     room: Room = field(
-        default_factory=lambda: Room(held=200, part=300, table=400, passes=2, job=1, alone=0)
+        default_factory=lambda: Room(
+            held=200, part=300, table=400, passes=2, place=2, job=1, alone=0
+        )
     )
 
     def _intake(self):

@@ -28,7 +28,7 @@ from morpheus.spill import write
 from morpheus.stage import Settings
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
-TINY = Room(held=200, part=300, table=400, passes=2)
+TINY = Room(held=200, part=300, table=400, passes=2, place=2)
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
 

@@ -35,7 +35,7 @@ def shelves(crew, tmp_path):
     """Sixty tables of all users, sorted into four places."""
     blobs = write(tmp_path, map(events, range(60)))
     places = pl.DataFrame({USER: USERS, PART: [n // 10 for n in range(len(USERS))]})
-    return Shelves.filled(blobs, "who", places, rows=ROWS, crew=crew, folder=tmp_path)
+    return Shelves.filled(blobs, "who", places, held=200, table=ROWS, crew=crew, folder=tmp_path)
 
 
 def test_nothing_is_lost_or_doubled(shelves):
@@ -54,7 +54,7 @@ def test_the_events_of_a_user_lie_in_one_place(shelves):
 
 
 def test_many_small_tables_become_few(shelves):
-    # Sorting makes 200 of 10 to 20 rows, with 600 rows in a place.
+    # Sorting makes 12 of 50 rows in each place.
     assert [len(blobs) for blobs in shelves.tables.values()] == [600 // ROWS] * 4
     assert all(blob.rows <= ROWS for blobs in shelves.tables.values() for blob in blobs)
 

@@ -31,7 +31,8 @@ class Room:
         held: Cells of events that are held before the first are laid aside.
         part: Cells of the users that are handed out together, about.
         table: Cells that are laid aside, or sorted into parts, together.
-        passes: Parts that lie on disk together, so that this is read so many times.
+        passes: Parts up to which all that is on disk is passed over for each.
+        place: Parts whose events are sorted into one place, where there are more.
         job: Bytes of text that a worker reads in one go, at least.
         alone: Bytes of text that are read before workers would have started.
     """
@@ -40,6 +41,7 @@ class Room:
     part: int = 3_000_000
     table: int = 1_600_000
     passes: int = 24
+    place: int = 8
     job: int = 32_000_000
     alone: int = 100_000_000
 
@@ -138,12 +140,14 @@ class Gathered:
         To read it over and over, for some users each time, is quicker than to write it once more.
         So it is sorted into few places only, of as many parts as are worth it.
         """
-        places = plan.select(USER, pl.col(PART) // room.passes)
-        if not self.blobs or places[PART].n_unique() == 1:
+        if not self.blobs or plan[PART].n_unique() <= room.passes:
             return
+        places = plan.select(USER, pl.col(PART) // room.place)
         blobs, self.blobs = self.blobs, []
-        step = max(1, room.table // (self.census.width or 1))
-        self.shelves = Shelves.filled(blobs, self.user, places, rows=step, crew=crew, folder=folder)
+        held, table = (max(1, cells // self.census.width) for cells in (room.part, room.table))
+        self.shelves = Shelves.filled(
+            blobs, self.user, places, held=held, table=table, crew=crew, folder=folder
+        )
 
     def where(self, users: pl.DataFrame) -> Where:
         """Where the events of these users are."""

@@ -35,7 +35,8 @@ class Shelves:
         user: str,
         places: pl.DataFrame,
         *,
-        rows: int,
+        held: int,
+        table: int,
         crew: Crew,
         folder: Path,
     ) -> Self:
@@ -45,18 +46,19 @@ class Shelves:
             blobs: The tables.
             user: Column of the user.
             places: The place, `PART`, of each `USER`.
-            rows: Rows that are in memory together, or one table.
+            held: Rows that are in memory together, at most, or those of one table.
+            table: Rows of a sorted table, at most.
             crew: Processes that help.
             folder: Where the sorted tables are written.
         """
         tables: dict[int, list[Blob]] = {place: [] for place in places[PART].unique()}
-        jobs = list(_jobs(blobs, rows))
+        jobs = list(_jobs(blobs, held))
         sort = partial(_divide, user, places, folder)
         for job, pieces in zip(jobs, crew.map(sort, jobs), strict=True):
             remove(job)
             for place, piece in pieces:
                 tables[place].append(piece)
-        return cls(places, _merged(tables, rows, crew, folder))
+        return cls(places, _merged(tables, table, crew, folder))
 
     def of(self, users: pl.DataFrame) -> list[Blob]:
         """The tables in which some users' events are, each `USER` of whom is known."""
