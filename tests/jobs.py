@@ -109,6 +109,26 @@ class Dying(Stage):
 
 
 @dataclass(frozen=True)
+class Counting(Stage):
+    """A stage worth a process, that sees up to five users at a time, and says how many it saw."""
+
+    name = "counting"
+
+    def costly(self):
+        return True
+
+    def together(self):
+        return 5
+
+    def __call__(self, batches):
+        seen = list(batches)
+        users = len({batch.user for batch in seen})
+        for batch in reversed(seen):
+            counted = batch.frame.with_columns(users=users, process=os.getpid())
+            yield replace(batch, frame=counted)
+
+
+@dataclass(frozen=True)
 class SmallRooms(FromCloudtrail):
     """Reads logs in portions of a few events, all laid aside."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 import polars as pl
 import pytest
 
-from jobs import Dying
+from jobs import Counting, Dying
 from morpheus.engines.local import Local
 from morpheus.errors import Unavailable
 from morpheus.processes import Crew
@@ -50,6 +50,25 @@ def test_users_come_out_in_order_from_a_stage_that_sees_several_at_a_time():
     with Crew(2) as crew:
         passed = list(Local(crew).run([Mixing()], events(7), endless=False))
     assert [batch.user for batch in passed] == [f"user{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize("users", [7, 23])
+def test_users_are_seen_together_in_other_processes_too(users):
+    with Crew(2) as crew:
+        passed = list(Local(crew).run([Counting()], events(users, batches=2), endless=False))
+    assert [batch.user for batch in passed[::2]] == [f"user{n}" for n in range(users)]
+    seen = pl.concat(batch.frame for batch in passed)
+    assert seen["users"].to_list() == [5] * (users // 5 * 10) + [users % 5] * (users % 5 * 2)
+    assert (os.getpid() in seen["process"]) == (users == 7)
+
+
+def test_who_is_seen_together_is_the_same_whatever_the_number_of_processes():
+    seen = []
+    for workers in (1, 2):
+        with Crew(workers) as crew:
+            passed = list(Local(crew).run([Counting()], events(23), endless=False))
+        seen.append([batch.frame["users"].item() for batch in passed])
+    assert seen[0] == seen[1]
 
 
 def test_what_costs_less_than_the_way_to_a_process_stays_in_this_one():

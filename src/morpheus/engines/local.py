@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from operator import attrgetter
 
 from morpheus.engines.fold import folded
@@ -13,7 +13,9 @@ from morpheus.engines.workers import (
     Group,
     by_user,
     run_by_portion,
+    run_here,
     run_in_workers,
+    together,
     weight,
 )
 from morpheus.processes import Crew
@@ -45,7 +47,7 @@ class Local:
             summary: Counted into as portions are read.
             beforehand: What else can be done where a portion is read; see `Stage.beforehand`.
         """
-        cheap = not any(stage.costly() or stage.together() > 1 for stage in segment)
+        cheap = not any(stage.costly() for stage in segment) and together(segment) == 1
         if cheap and len(portions) > 1 and self.crew.workers > 1:
             return run_by_portion(self.crew, segment, portions, summary, beforehand)
         batches = chain.from_iterable(portion.events(summary) for portion in portions)
@@ -58,32 +60,20 @@ class Local:
         if endless:
             return folded(segment, batches)
         groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
-        together = max((stage.together() for stage in segment), default=1)
-        if together > 1:
-            return _in_parties(segment, groups, together)
-        if self.crew.workers == 1 or not any(stage.costly() for stage in segment):
-            return by_user(segment, batches)
-        return self._side_by_side(segment, groups)
+        if self.crew.workers > 1 and any(stage.costly() for stage in segment):
+            return self._side_by_side(segment, groups)
+        if together(segment) > 1:
+            return run_here(segment, groups)
+        return by_user(segment, batches)
 
     def _side_by_side(self, segment: Sequence[Stage], groups: Iterator[Group]) -> Iterator[Batch]:
         first = list(_few(groups))
         following = next(groups, None)
         if following is None:
-            for group in first:
-                yield from folded(segment, iter(group))
+            yield from run_here(segment, first)
         else:
             everybody: Iterable[Group] = chain(first, [following], groups)
             yield from run_in_workers(self.crew, segment, everybody)
-
-
-def _in_parties(
-    segment: Sequence[Stage], groups: Iterator[Group], together: int
-) -> Iterator[Batch]:
-    """Pass several users at a time; a stage may mix them, so they are put in order again."""
-    while party := list(islice(groups, together)):
-        order = {group[0].user: place for place, group in enumerate(party)}
-        passed = folded(segment, chain.from_iterable(party))
-        yield from sorted(passed, key=lambda batch: order[batch.user])
 
 
 def _few(groups: Iterator[Group]) -> Iterator[Group]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
 
 from morpheus.cluster.workers import Cluster
@@ -22,6 +23,8 @@ EVENTS, MOST, GROWTH = 4000, 24_000, 1.25
 Small users travel together, for a task costs messages; but the first ones have to be small, or few
 users would keep few workers busy.
 """
+PARTY = 50_000
+"""Events of a task, about, where a stage wants to see several users at a time."""
 
 
 Beforehand = Callable[[Batch], Stage | None]
@@ -37,8 +40,14 @@ def run_in_workers(
         Unavailable: A worker was killed from outside, most often for want of memory.
     """
     work = partial(passed, segment)
-    for batches in crew.map_given(work, tasks(groups)):
+    for batches in crew.map_given(work, tasks(groups, together(segment))):
         yield from batches
+
+
+def run_here(segment: Sequence[Stage], groups: Iterable[Group]) -> Iterator[Batch]:
+    """The same in this process."""
+    for task in tasks(groups, together(segment)):
+        yield from passed(segment, task)
 
 
 def run_by_portion(
@@ -85,23 +94,51 @@ def by_user(segment: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batc
     return chain.from_iterable(folded(segment, group) for _, group in groups)
 
 
+def together(segment: Sequence[Stage]) -> int:
+    """How many users the segment would rather see at a time."""
+    return max((stage.together() for stage in segment), default=1)
+
+
 def passed(segment: Sequence[Stage], task: list[Group]) -> list[Batch]:
-    """Pass users through the segment, one after the other."""
-    return [batch for group in task for batch in folded(segment, iter(group))]
+    """Pass the users of a task through the segment, one after the other.
+
+    Where a stage would rather see several at a time, it sees them all; it may mix them, so they are
+    put in order again.
+    """
+    if together(segment) == 1:
+        return [batch for group in task for batch in folded(segment, iter(group))]
+    order = {group[0].user: place for place, group in enumerate(task)}
+    mixed = folded(segment, chain.from_iterable(task))
+    return sorted(mixed, key=lambda batch: order[batch.user])
 
 
-def tasks(groups: Iterable[Group]) -> Iterator[list[Group]]:
-    """Put users together, ever more of them."""
-    task: list[Group] = []
-    events, enough = 0, float(EVENTS)
-    for group in groups:
-        task.append(group)
-        events += sum(weight(batch) for batch in group)
-        if events >= enough:
-            yield task
-            task, events, enough = [], 0, min(enough * GROWTH, MOST)
-    if task:
+def tasks(groups: Iterable[Group], users: int) -> Iterator[list[Group]]:
+    """Put users together: ever more of them, or those that a stage sees at a time.
+
+    Args:
+        groups: The users.
+        users: How many a stage would rather see at a time. What it makes of them may hang on who
+            they are, so that is the same with one process and with several.
+    """
+    coming = iter(groups)
+    most = math.inf if users == 1 else users
+    for enough in growing() if users == 1 else repeat(PARTY):
+        task: list[Group] = []
+        events = 0
+        while events < enough and len(task) < most and (group := next(coming, None)) is not None:
+            task.append(group)
+            events += sum(weight(batch) for batch in group)
+        if not task:
+            return
         yield task
+
+
+def growing() -> Iterator[float]:
+    """Sizes of tasks, in events."""
+    size = float(EVENTS)
+    while True:
+        yield size
+        size = min(size * GROWTH, MOST)
 
 
 def weight(batch: Batch) -> int:

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from morpheus.errors import UsageError
 from morpheus.models.autoencoder import Array, Autoencoder, Shape, first_weights, views
 from morpheus.models.training import (
     PATIENCE,
+    SIDE_BY_SIDE,
     Task,
     Trained,
-    Trainer,
     Training,
     frequencies,
     shortened,
@@ -28,8 +27,6 @@ from morpheus.models.training import (
     validation_loss,
 )
 
-USERS = 128
-"""Users in a stack, at most."""
 WORDS = 128
 """Vocabularies are filled up to a multiple of this, so that networks of a stack are of one size."""
 Batch = tuple[Array, Array, Array, Array]
@@ -144,26 +141,6 @@ class StackedAdam:
         self.weights -= rate * busy / (1 - 0.9**steps) * self.mean / spread
 
 
-def device_of(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here.
-
-    Raises:
-        UsageError: It is not there.
-    """
-    there = torch.cuda.is_available()
-    if name.lower() == "cuda" and not there:
-        raise UsageError(
-            "--device: no CUDA device is at hand, or torch is its CPU build. Leave the option out, "
-            "or install torch for CUDA: `make setup TORCH_INDEX=...`, see the README."
-        )
-    return torch.device("cuda" if there and name.lower() != "cpu" else "cpu")
-
-
-def trainer(device: str) -> Trainer:
-    """A trainer for `learning.learn_all` that trains side by side on a device."""
-    return lambda tasks: train_stacked(tasks, device_of(device))
-
-
 def train_stacked(tasks: Sequence[Task], device: torch.device) -> list[Trained]:
     """Train networks side by side, as `training.train` does one after the other.
 
@@ -175,8 +152,8 @@ def train_stacked(tasks: Sequence[Task], device: torch.device) -> list[Trained]:
         groups[len(filled.codes), filled.numbers, sum(filled.codes)].append(at)
     trained: dict[int, Trained] = {}
     for places in groups.values():
-        for start in range(0, len(places), USERS):
-            some = places[start : start + USERS]
+        for start in range(0, len(places), SIDE_BY_SIDE):
+            some = places[start : start + SIDE_BY_SIDE]
             results = _train([Pupil.of(tasks[at]) for at in some], device)
             trained |= dict(zip(some, results, strict=True))
     return [trained[at] for at in range(len(tasks))]

@@ -23,6 +23,8 @@ LEARNING_RATE, LAST_RATE = 0.015, 0.05
 """Rate of the first epoch, and the share of it that is left at the end; it falls along a line."""
 EPOCHS = 12
 """Passes over the distinct rows, by default and at most."""
+SIDE_BY_SIDE = 128
+"""Users whose networks are trained in one stack, at most, where that is faster; see `stack`."""
 PATIENCE = 5
 """Epochs without a better validation loss before training stops."""
 STEPS = 4

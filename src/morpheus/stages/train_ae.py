@@ -17,19 +17,18 @@ from morpheus.columns import OWNER, TIME
 from morpheus.errors import UsageError
 from morpheus.folder import folder_at
 from morpheus.models import store
+from morpheus.models.device import device_of, may_be_gpu, trainer_on
 from morpheus.models.fingerprint import Fingerprint
 from morpheus.models.ladder import Ladder
 from morpheus.models.learning import History, Options, learn_all
 from morpheus.models.population import Population
-from morpheus.models.training import EPOCHS, Trainer, train_each
+from morpheus.models.training import EPOCHS, SIDE_BY_SIDE
 from morpheus.records import Events, Fingerprinted, Summary
 from morpheus.stage import Stage, option
 from morpheus.stages.teacher import REMEMBERED, Teacher
 
 LOG = logging.getLogger(__name__)
 
-GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Where there is none of these, `auto` need not ask torch, whose import takes a second."""
 SOURCES = {
     "CloudTrailSourceStage": "from-cloudtrail",
     "AzureSourceStage": "from-azure",
@@ -179,17 +178,9 @@ class TrainAe(Stage):
         return {"GPU": 1.0} if self.device.lower() == "cuda" and self.costly() else {}
 
     def together(self) -> int:
-        """As many users as one GPU trains side by side; one at a time on a CPU."""
-        stackable = self.model == "compact" and not self.settings.endless
-        if self.pretrained_filename or not stackable or not self._may_have_gpu():
-            return 1
-        from morpheus.models.stack import USERS, device_of  # noqa: PLC0415 - torch is slow
-
-        return 1 if device_of(self.device).type == "cpu" else USERS
-
-    def _may_have_gpu(self) -> bool:
-        asked = self.device.lower()
-        return asked == "cuda" or (asked == "auto" and any(map(Path.exists, GPU_DRIVERS)))
+        """As many users as a GPU trains side by side, where one may be at hand."""
+        stackable = self.model == "compact" and not self.settings.endless and self.costly()
+        return SIDE_BY_SIDE if stackable and may_be_gpu(self.device.lower()) else 1
 
     def learn(self, histories: Sequence[History]) -> list[Fingerprint]:
         """Learn the fingerprints of users, as the options say."""
@@ -198,11 +189,7 @@ class TrainAe(Stage):
             from morpheus.models import reference_training  # noqa: PLC0415 - torch takes a second to import
 
             return reference_training.learn_all(histories, columns, **options)
-        trainer: Trainer = train_each
-        if self.together() > 1:
-            from morpheus.models import stack  # noqa: PLC0415 - torch takes a second to import
-
-            trainer = stack.trainer(self.device)
+        trainer = trainer_on(self.device.lower(), len(histories))
         population = None if self.ladder is None else self.ladder.population
         kinds = self.settings.kinds
         return learn_all(
@@ -246,9 +233,7 @@ class TrainAe(Stage):
                 "Leave the option out: they are learnt on the CPU."
             )
         if self.settings.engine.lower() != "dask":  # Its workers have GPUs of their own.
-            from morpheus.models.stack import device_of  # noqa: PLC0415 - torch is slow
-
-            device_of(self.device)
+            device_of("cuda")
 
     def _check_pretrained(self, folder: str) -> None:
         if self.train_data_glob is not None:
