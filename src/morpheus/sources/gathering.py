@@ -29,8 +29,8 @@ class Room:
 
     Attributes:
         held: Cells of events that are held before the first are laid aside.
-        part: Cells of the users that are handed out together, about.
-        table: Cells that are laid aside, or sorted into parts, together.
+        part: Cells of the users that are handed out together, about, or sorted together.
+        table: Cells of a table on disk, about.
         passes: Parts up to which all that is on disk is passed over for each.
         place: Parts whose events are sorted into one place, where there are more.
         job: Bytes of text that a worker reads in one go, at least.

@@ -69,7 +69,7 @@ class Shelves:
 def _merged(
     tables: Mapping[int, list[Blob]], rows: int, crew: Crew, folder: Path
 ) -> dict[int, list[Blob]]:
-    """Join small tables of a place: to open one takes as long as to pass over 20,000 rows."""
+    """Join small tables of a place: to open one takes longer than to pass over its few rows."""
     jobs = {place: list(_jobs(blobs, rows)) for place, blobs in tables.items()}
     made = crew.map(partial(_merge, folder), [job for some in jobs.values() for job in some])
     return {place: [next(made) for _ in some] for place, some in jobs.items()}
@@ -84,7 +84,7 @@ def _merge(folder: Path, blobs: Sequence[Blob]) -> Blob:
 
 
 def _jobs(blobs: list[Blob], rows: int) -> Iterator[list[Blob]]:
-    """What is sorted into parts together: so many rows at most, or one table."""
+    """Tables that are taken together, in their order: of so many rows at most, or one alone."""
     job: list[Blob] = []
     for blob in blobs:
         if job and sum(one.rows for one in job) + blob.rows > rows:
