@@ -2,13 +2,16 @@
 
 import importlib
 import sys
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import busy
+from morpheus.models.stack import train_stacked
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -49,6 +52,16 @@ def test_a_worker_in_turns_has_its_share_and_no_more_though_it_is_alone():
 def test_a_command_that_fails_is_not_measured(speed):
     with pytest.raises(RuntimeError, match="no such thing"):
         speed("meter").run([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_what_is_timed_on_a_gpu_is_told_of_any_device(speed, tmp_path):
+    gpu, scale = speed("gpu"), speed("scale").Scale(tmp_path, quick=True)
+    tasks = gpu.trials(scale)
+    on_processor = partial(train_stacked, device=torch.device("cpu"))
+    users, slow, fast, ratio, apart = gpu.beside(on_processor, tasks)
+    assert users == len(tasks) > 0
+    assert ratio == slow / fast
+    assert apart < 0.02
 
 
 def test_upstreams_rhythm_flags_a_burst_and_nothing_else(speed):

@@ -45,7 +45,7 @@ class Read:
         guesses = Guesses.of(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
         habit, company = guesses.evidence(found.chances, self.known.novelty, rows)
         above = found.habit.above(habit, HABIT_FLOOR), found.company.above(company, COMPANY_FLOOR)
-        return above[0][rows.row_of], above[1][rows.row_of]
+        return above[0][rows.row_of].astype(float), above[1][rows.row_of].astype(float)
 
     @cached_property
     def plain(self) -> Floats:
@@ -83,7 +83,7 @@ class Read:
         if month != "nothing":
             kept = (columns * self.shared).sum(1) if month == "shared" else total
             risk = risk + MONTH_WEIGHT * self._mean(kept, MONTH) ** 2
-        return risk
+        return np.asarray(risk)
 
     def _mean(self, surprise: Floats, half: float) -> Floats:
         seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)

@@ -39,7 +39,8 @@ class Person(NamedTuple):
 def trial(path: Path) -> Trial:
     """Make the trial out of `commits.jsonl.gz`."""
     frame = read(path)
-    histories, scored, incidents = [], [], {}
+    histories, scored = [], []
+    incidents: dict[str, int] = {}
     for number, (person, peer) in enumerate(pairs(frame)):
         own = person.later.head(MOST_OWN)
         swapped = [] if peer is None else [moved(peer.later.head(MOST_SWAPPED), own)]

@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 import polars as pl
-from isal import igzip
 
 from morpheus.columns import TIME
 from morpheus.pipeline import Pipeline
@@ -27,6 +26,7 @@ from morpheus.replay.techniques import Technique, load
 from morpheus.replay.victims import Victim
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.files import read_bytes
 from morpheus.stages.serialize import Serialize
 from quality.fleet import COLUMNS
 from quality.trial import EVENT, WHEN, Trial, times
@@ -126,9 +126,7 @@ def attack(folder: Path) -> Technique:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """A log file's records."""
-    records: list[dict[str, Any]] = msgspec.json.decode(igzip.decompress(path.read_bytes()))[
-        "Records"
-    ]
+    records: list[dict[str, Any]] = msgspec.json.decode(read_bytes(path))["Records"]
     return records
 
 

@@ -52,7 +52,7 @@ class Counts:
 def summed(case: Case, columns: Sequence[str]) -> Floats:
     """The sum over columns."""
     history = case.history.select(columns)
-    return Counts.of(history).losses(case.scored.select(columns)).sum(axis=1)
+    return np.asarray(Counts.of(history).losses(case.scored.select(columns)).sum(axis=1))
 
 
 def largest(case: Case, columns: Sequence[str]) -> Floats:
@@ -61,8 +61,8 @@ def largest(case: Case, columns: Sequence[str]) -> Floats:
     cut = int(history.height * COUNTED)
     usual = Counts.of(history[:cut]).losses(history[cut:])
     losses = Counts.of(history).losses(case.scored.select(columns))
-    z: Floats = (losses - usual.mean(axis=0)) / np.maximum(usual.std(axis=0), FLOOR)
-    return z.max(axis=1)
+    z = (losses - usual.mean(axis=0)) / np.maximum(usual.std(axis=0), FLOOR)
+    return np.asarray(z.max(axis=1))
 
 
 def scores(trial: Trial, seed: int, *, of: Callable[[Case, Sequence[str]], Floats]) -> Floats:

@@ -76,7 +76,7 @@ class Verdict:
     @cached_property
     def budget(self) -> int:
         """One alert for each week in which a user did something; part of a week is part of one."""
-        date = self.calendar["date"]
+        date = self.calendar["date"].to_numpy()
         first, last = date.min(), date.max()
         week = (date + 3) // 7
         monday = week * 7 - 3

@@ -61,7 +61,7 @@ class Explained:
         verdict = Verdict(self.trial, tuple(self.trial.spans))
         scores = self.output[self.label].cast(pl.Float64).to_numpy()[verdict.rows]
         alerted = verdict.incident[verdict.alerts(scores) & verdict.in_time]
-        return np.unique(alerted[alerted != NOBODY]).tolist()
+        return [int(incident) for incident in np.unique(alerted[alerted != NOBODY])]
 
     def named(self, number: int) -> tuple[bool, bool, bool, float]:
         """Whether the first reasons name what an incident changed.
@@ -120,4 +120,4 @@ def _seldom(values: pl.Series, history: pl.Series) -> float:
     """Share of values that are seldom in a history."""
     shares = dict(history.cast(pl.String).value_counts(normalize=True).iter_rows())
     seldom = [shares.get(value, 0) < SELDOM for value in values.cast(pl.String)]
-    return sum(seldom) / max(len(seldom), 1)
+    return float(sum(seldom) / max(len(seldom), 1))

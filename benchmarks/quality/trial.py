@@ -39,7 +39,7 @@ class Case:
     @property
     def marked(self) -> NDArray[np.bool_]:
         """Whether each event to score belongs to an incident."""
-        return self.incident != NOBODY
+        return np.asarray(self.incident != NOBODY)
 
 
 @dataclass(frozen=True)

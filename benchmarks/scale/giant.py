@@ -57,8 +57,8 @@ def _run(logs: Path, into: Path, workers: int) -> Run:
 def _members(logs: Path) -> list[str]:
     """The first people who together have the giant's share of all events."""
     users = pl.scan_parquet(logs / "*/*.parquet").group_by(USER).len().collect().sort(USER)
-    before = users["len"].cum_sum() - users["len"]
-    return users.filter(before < SHARE * users["len"].sum())[USER].to_list()
+    before = pl.col("len").cum_sum() - pl.col("len")
+    return users.filter(before < SHARE * pl.col("len").sum())[USER].to_list()
 
 
 def _written(logs: Path, into: Path, members: list[str], *, others: bool) -> int:

@@ -69,7 +69,7 @@ def flat(users: list[str], folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
     ends = pl.int_range(len(users), eager=True)
-    start = pl.datetime(2024, 5, 31, time_zone="UTC") + pl.duration(seconds=ends)
+    start = pl.datetime(2024, 5, 31, time_zone="UTC") + pl.duration(seconds=pl.lit(ends))
     frame = pl.DataFrame({USER: users}).with_columns(
         start.dt.strftime("%Y-%m-%dT%H:%M:%SZ").alias("eventTime"),
         *(_values(name, ends) for name in columns if name not in {USER, "eventTime"}),

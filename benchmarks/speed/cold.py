@@ -50,6 +50,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 def add(table: Table, what: str, command: list[str], times: int, folder: Path) -> float:
     """Run a command so often, and add the medians."""
     runs: list[Run] = [run(command, folder=folder) for _ in range(times)]
-    wall, cpu, peak = (median(getattr(r, name) for r in runs) for name in ("wall", "cpu", "peak"))
+    wall = median(run.wall for run in runs)
+    cpu, peak = median(run.cpu for run in runs), median(run.peak for run in runs)
     table.add(what, wall, cpu, peak, None)
     return wall

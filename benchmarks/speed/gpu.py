@@ -11,6 +11,7 @@ import torch
 from figures.table import Table
 
 from morpheus.columns import TIME
+from morpheus.features.encoder import Encoder
 from morpheus.models import stack
 from morpheus.models.learning import History, Study
 from morpheus.models.training import Task, Trained, train_each
@@ -27,7 +28,10 @@ def tables(scale: Scale) -> Iterator[Table]:
     header = ["users", "cpu, one thread, s", "cuda, s", "times faster", "losses apart, median"]
     table = Table("Training users of 1,000 rows: on the processor, and stacked on a GPU", header)
     if not torch.cuda.is_available():
-        table.note = "no GPU here"
+        table.note = (
+            "Not measured: there was no GPU. Where there is one, "
+            "`python benchmarks/speed --only gpu` fills the table."
+        )
         yield table
         return
     table.note = (
@@ -39,9 +43,7 @@ def tables(scale: Scale) -> Iterator[Table]:
     on_gpu = partial(stack.train_stacked, device=torch.device("cuda"))
     on_gpu(tasks[:2])
     for users in (16,) if scale.quick else (16, 128, 512):
-        some = [tasks[n % len(tasks)] for n in range(users)]
-        (alone, slow), (stacked, fast) = timed(train_each, some), timed(on_gpu, some)
-        table.add(users, slow, fast, slow / fast, apart(some, alone, stacked))
+        table.add(*beside(on_gpu, [tasks[n % len(tasks)] for n in range(users)]))
     yield table
 
 
@@ -49,8 +51,14 @@ def trials(scale: Scale) -> list[Task]:
     """The training that finds out how many epochs are best, of each user of a fleet."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     users = [History(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
-    studies = [Study.of(user, COLUMNS, "standard", seed=1) for user in users]
-    return [study.trial(EPOCHS) for study in studies]
+    encode = partial(Encoder.fit, names=COLUMNS)
+    return [Study.of(user, encode, seed=1).trial(EPOCHS) for user in users]
+
+
+def beside(stacked: Trainer, tasks: Sequence[Task]) -> tuple[int, float, float, float, float]:
+    """A row of the table: users stacked, beside the same ones on the processor."""
+    (alone, slow), (together, fast) = timed(train_each, tasks), timed(stacked, tasks)
+    return len(tasks), slow, fast, slow / fast, apart(tasks, alone, together)
 
 
 def timed(trainer: Trainer, tasks: Sequence[Task]) -> tuple[Sequence[Trained], float]:

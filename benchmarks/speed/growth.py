@@ -8,6 +8,7 @@ from figures.table import Table
 
 from speed import chain
 from speed.logs import fleet
+from speed.meter import Run
 from speed.scale import Scale
 
 RATE = 56.0
@@ -73,7 +74,7 @@ def of_one_user(scale: Scale) -> Table:
     return table
 
 
-def report(table: Table, run: chain.Run) -> None:
+def report(table: Table, run: Run) -> None:
     """Add a run, with the number of events that it says it has read."""
     line = next(line for line in run.shown.splitlines() if line.startswith("Input"))
     events = int(line.split()[1].replace(",", ""))

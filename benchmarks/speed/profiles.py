@@ -7,6 +7,7 @@ import pstats
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -98,7 +99,7 @@ def left_of_training(users: list[pl.DataFrame]) -> Table:
         "part are left out.",
     )
     for number, user in enumerate(users[:3], 1):
-        spent = cpu_seconds(lambda u=user: learnt(u), 3)
+        spent = cpu_seconds(partial(learnt, user), 3)
         known = learnt(user)
         shape = known.net.shape
         words, rows = sum(shape.codes), known.card.distinct
@@ -125,7 +126,8 @@ def left_of_scoring(logs: Logs) -> Table:
     """What the libraries need by themselves to inflate and to decode."""
     files = sorted((logs.folder / "json/scored").rglob("*.json.gz"))[:20]
     packed = [path.read_bytes() for path in files]
-    texts = [igzip.decompress(data) for data in packed]
+    inflate: Callable[[bytes], bytes] = igzip.decompress
+    texts = [inflate(data) for data in packed]
     volume = sum(map(len, texts)) / 1e6
     events = sum(text.count(b'"eventID"') for text in texts)
     table = Table(
@@ -136,7 +138,7 @@ def left_of_scoring(logs: Logs) -> Table:
     split = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
     whole = msgspec.json.Decoder()
     steps: dict[str, Callable[[], object]] = {
-        "inflate (isal)": lambda: [igzip.decompress(data) for data in packed],
+        "inflate (isal)": lambda: [inflate(data) for data in packed],
         "split into records (msgspec)": lambda: [split.decode(text) for text in texts],
         "decode every field (msgspec)": lambda: [whole.decode(text) for text in texts],
     }

@@ -56,11 +56,11 @@ def tables(scale: Scale) -> Iterator[Table]:
         ours, known, spent = scored(user, seeds)
         ranks = [pl.Series(values).rank().to_numpy() for values in (ours, theirs)]
         common = set(highest(ours)) & set(highest(theirs))
-        correlation = float(np.corrcoef(*ranks)[0, 1])
+        correlation = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
         share = f"{ours.mean() / theirs.mean():.1%}"
         work, speed = gflop(known), gflops()
-        alike = [correlation, f"{len(common) / TOP:.0%}", share]
-        costs = [known.card.distinct, work, speed, work / speed, spent]
+        alike = (correlation, f"{len(common) / TOP:.0%}", share)
+        costs = (known.card.distinct, work, speed, work / speed, spent)
         table.add(user, len(ours), *alike, *costs)
     yield table
 
@@ -117,4 +117,4 @@ def events(part: str, user: str) -> pl.DataFrame:
 
 def highest(scores: Floats) -> list[int]:
     """Places of the highest scores."""
-    return np.argsort(-scores)[:TOP].tolist()
+    return [int(place) for place in np.argsort(-scores)[:TOP]]

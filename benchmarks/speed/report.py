@@ -56,11 +56,18 @@ def tables(scale: Scale) -> Iterator[Table]:
         "drawn: headless Chromium, from a disk, median of three.",
     )
     for users in (100,) if scale.quick else (100, 1000):
-        path, found = scale.scratch / "report.html", []
-        batches = [company(number) for number in range(users)]
-        spent = cpu_seconds(lambda b=batches, p=path, f=found: f.append(written(b, p)), 1)
-        table.add(users, users * EVENTS, found[0], spent, path.stat().st_size / 1e6, *seen(path))
+        path = scale.scratch / "report.html"
+        found, spent = cost(users, path)
+        table.add(users, users * EVENTS, found, spent, path.stat().st_size / 1e6, *seen(path))
     yield table
+
+
+def cost(users: int, path: Path) -> tuple[int, float]:
+    """Write the report of so many users: its incidents, and CPU seconds."""
+    batches = [company(number) for number in range(users)]
+    found: list[int] = []
+    spent = cpu_seconds(lambda: found.append(written(batches, path)))
+    return found[0], spent
 
 
 def written(batches: list[Rows], path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -34,8 +35,8 @@ def tables(scale: Scale) -> Iterator[Table]:
     )
     for events in (10_000, 100_000) if scale.quick else (100_000, 1_000_000):
         times = lived(events)
-        ours = cpu_seconds(lambda t=times: judged(t), 1 if scale.quick else 3)
-        theirs = [cpu_seconds(lambda t=times, n=rows: flags(t, n)) for rows in (256, 1024)]
+        ours = cpu_seconds(partial(judged, times), 1 if scale.quick else 3)
+        theirs = [cpu_seconds(partial(flags, times, rows)) for rows in (256, 1024)]
         table.add(events, ours, events / ours, *theirs, theirs[0] / ours)
     yield table
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -88,14 +89,15 @@ def table(paths: Sequence[Rival]) -> Table:
 
 def measured(logs: Logs, scale: Scale) -> Iterator[Rival]:
     """What the reference's path takes, for the columns of each release."""
-    texts, frames = sample(logs), []
+    texts = sample(logs)
+    frames: list[Any] = []
     reading = cpu_seconds(lambda: frames.extend(map(read_slowly, texts)))
-    events = sum(map(len, frames))
+    events = sum(len(frame) for frame in frames)
     splitting = cpu_seconds(lambda: in_order(frames)) / events + searching(logs)
     history = histories(logs, HISTORY)[0]
     for release, rows in product((OLD, NEW), (WIDE, NARROW)):
         named = [] if release == OLD else [f"{name}_z_loss" for name in features(history)]
-        writing = cpu_seconds(lambda added=named: [write_slowly(each, added) for each in frames])
+        writing = cpu_seconds(partial(write_slowly, frames, named))
         count = SAMPLE if rows == WIDE else FEW
         scored = pl.concat([history] * (count // HISTORY))
         given = [job(scale, 0, history, scored)]
@@ -149,10 +151,11 @@ def searching(logs: Logs) -> float:
     return spent * len(users) / len(asked) / len(names)
 
 
-def write_slowly(frame: Any, names: Sequence[str]) -> str:  # noqa: ANN401 - pandas', the rival's
-    """Write a message as the reference does, with scores and so many columns more."""
+def write_slowly(frames: Sequence[Any], names: Sequence[str]) -> None:
+    """Write messages as the reference does, with scores and so many columns more."""
     import pandas as pd  # noqa: PLC0415 - the rival's, not ours
 
-    numbers = np.random.default_rng(0).lognormal(size=(len(frame), 1 + len(names)))
-    added = pd.DataFrame(numbers, columns=["score", *names], index=frame.index)
-    return str(pd.concat([frame, added], axis=1).to_csv())
+    for frame in frames:
+        numbers = np.random.default_rng(0).lognormal(size=(len(frame), 1 + len(names)))
+        added = pd.DataFrame(numbers, columns=["score", *names], index=frame.index)
+        pd.concat([frame, added], axis=1).to_csv()

@@ -11,6 +11,7 @@ from figures.table import Table
 
 from morpheus.columns import TIME
 from morpheus.models import learning, store
+from morpheus.models.fingerprint import Card
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
@@ -34,7 +35,8 @@ def tables(scale: Scale) -> Iterator[Table]:
     """Bytes, then seconds."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     sizes = Table("A fingerprint on disk", ["rows", "users", "median bytes", "largest"])
-    folder, cards = scale.scratch / "store", []
+    folder = scale.scratch / "store"
+    cards: list[Card] = []
     for rows in (300,) if scale.quick else (300, 1000, 5000):
         users = histories(logs, rows)
         learnt = [
@@ -49,8 +51,8 @@ def tables(scale: Scale) -> Iterator[Table]:
         ["users", "index, MB", "open, s", "first fingerprint, ms", "peak MB"],
         note="A few fingerprints under many names; imports are not counted. Medians.",
     )
-    for users in (1_000, 100_000):
-        names = [f"user-{number:06d}" for number in range(users)]
+    for many in (1_000, 100_000):
+        names = [f"user-{number:06d}" for number in range(many)]
         store.publish(
             folder,
             {name: replace(cards[n % len(cards)], user=name) for n, name in enumerate(names)},
@@ -63,5 +65,5 @@ def tables(scale: Scale) -> Iterator[Table]:
         seconds, first, peak = (
             median(column) for column in zip(*[map(float, s.split()) for s in shown], strict=True)
         )
-        opened.add(users, index, seconds, first * 1e3, peak)
+        opened.add(many, index, seconds, first * 1e3, peak)
     yield opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -65,7 +66,7 @@ def cost(scale: Scale) -> Table:
         for learn in OURS.values():
             learnt(learn, users[0].head(50))
         spent = {
-            name: median([cpu_seconds(lambda u=user, f=learn: learnt(f, u)) for user in users])
+            name: median([cpu_seconds(partial(learnt, learn, user)) for user in users])
             for name, learn in OURS.items()
         }
         distinct = int(median(user.select(features(user)).n_unique() for user in users))
@@ -89,7 +90,7 @@ def features(frame: pl.DataFrame) -> list[str]:
 def their_cost(scale: Scale, users: Sequence[pl.DataFrame]) -> float:
     """CPU seconds that the rival takes a user."""
     given = [job(scale, n, user, user) | {"warm": not n} for n, user in enumerate(users)]
-    return median(answer["training"] for answer in answers("dfencoder", given))
+    return float(median(answer["training"] for answer in answers("dfencoder", given)))
 
 
 def job(
@@ -179,9 +180,9 @@ def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[F
     """Losses of each event's columns, and the sum of what is above the usual, in spreads."""
     known = learnt(learn, history)
     rows = known.encoder.encode(scored)
-    each = known.losses(rows)[rows.row_of].astype(np.float64)
-    above = known.usual.above(each, FLOOR).sum(1)
-    return each, above
+    each = known.losses(rows)[rows.row_of]
+    above = known.usual.above(each, FLOOR).astype(np.float64).sum(1)
+    return each.astype(np.float64), above
 
 
 def many(scale: Scale) -> Table:
