@@ -1,6 +1,7 @@
 """Settings of all tests, and a browser for those that look at a page."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 # Machines are shared: how long an example takes says nothing of the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+# What a shell starts in the background ignores Ctrl+C, and so does all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUM = Path("/usr/bin/chromium")
 
