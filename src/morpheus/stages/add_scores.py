@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -199,9 +200,10 @@ class AddScores(Stage):
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Scored]:
         """Add one column for each label."""
         outputs = {self.prefix + label: measure for label, measure in self.outputs().items()}
-        columns, context = self._beside() | outputs, Context()
+        columns = self._beside() | outputs
+        contexts: defaultdict[str | None, Context] = defaultdict(Context)
         for batch in batches:
-            view = View(batch, context)
+            view = View(batch, contexts[batch.user])
             scores = [named(name, measure(view)) for name, measure in columns.items()]
             yield batch.become(
                 Scored,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,8 +77,10 @@ class Explain(Stage):
 
     def __call__(self, batches: Iterator[Scored]) -> Iterator[Scored]:
         """Add the columns; what came before an event is remembered from batch to batch."""
-        past, familiar = Past(), Familiar()
+        pasts: defaultdict[str | None, Past] = defaultdict(Past)
+        ordinary: defaultdict[str | None, Familiar] = defaultdict(Familiar)
         for batch in batches:
+            past, familiar = pasts[batch.user], ordinary[batch.user]
             self._spare(batch.own)
             texts: list[Texts] = [(None, None, None)] * batch.frame.height
             for event, why in self._explanations(batch, past, familiar):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -39,9 +40,10 @@ def with_outputs(
     batches: Iterator[Losses | Scored], label: tuple[str, ...], settings: Settings
 ) -> Iterator[tuple[Losses | Scored, dict[str, pl.Series]]]:
     """Give each batch the outputs of its events, by label; NaN without a fingerprint."""
-    measures, context = AddScores(label=label, settings=settings).outputs(), Context()
+    measures = AddScores(label=label, settings=settings).outputs()
+    contexts: defaultdict[str | None, Context] = defaultdict(Context)
     for batch in batches:
-        view = View(batch, context)
+        view = View(batch, contexts[batch.user])
         yield batch, {name: named(name, measure(view)) for name, measure in measures.items()}
 
 
