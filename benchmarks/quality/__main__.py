@@ -1,6 +1,6 @@
-"""Measure detection beside rivals: `python benchmarks/quality [--quick] [--only PART]`.
+"""Measure detection quality: `python benchmarks/quality [--quick] [--only PART]`.
 
-Prints tables, and writes them into docs/quality.md; parts that do not run keep theirs.
+Prints tables and writes them to docs/quality.md; sections of parts that do not run are kept.
 """
 
 from __future__ import annotations
@@ -22,38 +22,44 @@ from quality.scorers import RIVALS  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {
-    "commits": "Commits: a peer commits as the user, from a date on",
-    "console": "Console sessions: recorded techniques at three grades of hiding",
+    "commits": "Commits: from a date on, a colleague commits as the user",
+    "console": "Console sessions: recorded techniques at three evasion levels",
     "fleet": "Made-up companies: incidents of nine kinds",
-    "lessons": "The lessons' data: one intruder, one night",
+    "lessons": "The lessons' data: one intruder in one night",
     "reference": "The reference autoencoder",
-    "alerts": "The alert budget: stated beside realised",
-    "reasons": "Explanations of incidents caught",
-    "risk": "What each part of `risk` is worth",
+    "alerts": "The alert budget: expected and actual alerts",
+    "reasons": "Explanations of detected incidents",
+    "risk": "What each part of `risk` contributes",
     "epochs": "How long to train",
 }
-HEAD = """# Detection
+HEAD = """# Detection quality
 
-Written by `make quality` (`python benchmarks/quality`). Every scorer gets the same rows and
-columns, learns from the history alone, and is judged by the same code. Figures are means over the
-seeds, ± their standard deviation; without ± there is no difference between seeds. The best of a
-column is bold. The last row of a table is our first score less the rival that is best in that
-column, seed by seed.
+How well each score finds labelled incidents, compared with other detectors. Then: how good the
+explanations and the alert budget are.
+
+`make quality` (`python benchmarks/quality`) writes this page. Every detector gets the same rows
+and columns, trains on the history only, and is evaluated by the same code.
+
+How to read the tables: figures are means over the seeds, ± their standard deviation. Without ±,
+all seeds give the same figure. The best figure of a column is bold. The last row, "ahead of the
+best rival", is our first score minus that of the best other detector in that column, seed by seed.
 
 """
 
 
 def main() -> None:
     """Read the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(description="Measure detection beside rivals.")
-    parser.add_argument("--only", choices=PARTS, action="append", help="repeat for more parts")
+    parser = argparse.ArgumentParser(description="Measure detection quality next to competitors.")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="part to run; can be repeated"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few users: about a minute")
     words = ", ".join(RIVALS)
     quick = ", ".join(word for word in RIVALS if word != "dfencoder")
-    told = f"of {words}; by default all but the slow one, which has a part of its own"
+    told = f"comma-separated, of {words}; default: all except the slow one, which has its own part"
     parser.add_argument("--rivals", default=quick, help=told)
-    parser.add_argument("--threads", type=int, default=1, help="users learnt side by side")
+    parser.add_argument("--threads", type=int, default=1, help="users trained in parallel")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
@@ -61,7 +67,7 @@ def main() -> None:
         parser.error(wrong)
     rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
     if unknown := set(rivals) - set(RIVALS):
-        parser.error(f"--rivals: there is no {', '.join(sorted(unknown))}; there are {words}")
+        parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
     run = Run(given.data, given.seeds, given.quick, rivals, given.threads)
     page = Page(given.into, HEAD + meanings(), TITLES)
     kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"

@@ -96,27 +96,27 @@ class Read:
 
 WAYS: Mapping[str, Callable[[Read], Floats]] = {
     "`risk`": lambda read: read.remembered(read.strange()),
-    "without memory": lambda read: read.strange().sum(1),
-    "memory of the last hour alone": lambda read: read.remembered(read.strange(), month="nothing"),
-    "memory of the last month alone": lambda read: read.remembered(read.strange(), hour=False),
-    "memory of all values for a month": lambda read: read.remembered(read.strange(), month="all"),
-    "habit alone": lambda read: read.remembered((read.evidence[0] / 2) ** EXPONENT),
-    "company alone (masked prediction)": lambda read: read.remembered(
+    "without temporal context": lambda read: read.strange().sum(1),
+    "context of the last hour only": lambda read: read.remembered(read.strange(), month="nothing"),
+    "context of the last month only": lambda read: read.remembered(read.strange(), hour=False),
+    "month context of all values": lambda read: read.remembered(read.strange(), month="all"),
+    "marginal surprisal only": lambda read: read.remembered((read.evidence[0] / 2) ** EXPONENT),
+    "conditional surprisal only (masked prediction)": lambda read: read.remembered(
         (read.evidence[1] / 2) ** EXPONENT
     ),
-    "plain reconstruction for company": lambda read: read.remembered(
+    "plain reconstruction instead of masked prediction": lambda read: read.remembered(
         ((read.evidence[0] + read.plain) / 2) ** EXPONENT
     ),
-    "sum of z's, no power": lambda read: read.remembered(np.asarray(sum(read.evidence)) / 2),
-    "plain reconstruction, summed z's, no memory": lambda read: read.plain.sum(1),
-    "mean loss, no memory": lambda read: read.loss,
+    "sum of z-scores, no power": lambda read: read.remembered(np.asarray(sum(read.evidence)) / 2),
+    "plain reconstruction, sum of z-scores, no context": lambda read: read.plain.sum(1),
+    "mean loss, no context": lambda read: read.loss,
 }
 
 
 def table(kinds: Mapping[str, Attacked]) -> Table:
     """A row a way, and `risk` where each user is compared with nobody."""
     found: dict[str, list[str]] = {}
-    header = ["read as"]
+    header = ["variant"]
     for kind, trials in kinds.items():
         header += [f"{kind}: AP", "recall at 1 %"]
         figures = _figures(trials)
@@ -133,7 +133,7 @@ def _figures(trials: Attacked) -> dict[str, Floats]:
     for trial, cases in trials:
         for alone in (False, True):
             for known, case in zip(learnt(trial, cases, alone=alone), cases, strict=True):
-                ways = {"compared with nobody": WAYS["`risk`"]} if alone else WAYS
+                ways = {"without comparison to other users": WAYS["`risk`"]} if alone else WAYS
                 for way, measure in ways.items():
                     scores = measure(Read(known, case))
                     pair = average_precision(scores, case.marked), recall(scores, case.marked, 0.01)

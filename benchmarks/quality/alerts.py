@@ -27,7 +27,7 @@ ALERTS = (1.0, 5.0)
 
 def table() -> Table:
     """An empty table."""
-    header = ["logs", "alerts a day", "seed", "expected", "interval", "realised", "within"]
+    header = ["logs", "alerts per day", "seed", "expected", "interval", "actual", "within"]
     return Table("Alerts on benign days", header)
 
 

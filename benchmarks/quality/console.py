@@ -34,8 +34,8 @@ from quality.trial import EVENT, WHEN, Trial, times
 USER, NAME = "user", "console"
 GRADES = {
     "recorded": "techniques as recorded, in the victim's name",
-    "agent": "with the victim's agent",
-    "hours": "with the victim's agent, at the victim's hours",
+    "agent": "with the victim's user agent",
+    "hours": "with the victim's user agent, at the victim's hours",
 }
 
 

@@ -15,17 +15,17 @@ from figures.table import Table
 from quality.ablation import WAYS, Attacked, Read, learnt
 
 TRIED = 8, 12, 16, 25, 40
-SHOWN = {"`risk`": "`risk`", "`ae_anomaly_score`": "mean loss, no memory"}
+SHOWN = {"`risk`": "`risk`", "`ae_anomaly_score`": "mean loss, no context"}
 """Score -> the way to read it."""
 
 
 def table(kinds: Mapping[str, Attacked], seeds: int) -> Table:
     """A row a number of epochs, means over seeds."""
-    header = ["epochs, at most"]
+    header = ["maximum epochs"]
     for kind in kinds:
         header += [f"{kind}: {shown} {what}" for shown in SHOWN for what in ("AP", "recall at 1 %")]
-        header.append("learning a user, CPU ms")
-    found = Table(f"Passes over a history, {seeds} seeds", header)
+        header.append("training per user, CPU ms")
+    found = Table(f"Epochs of training, {seeds} seeds", header)
     for epochs in TRIED:
         cells = [cell for trials in kinds.values() for cell in _cells(trials, epochs, seeds)]
         found.add(str(epochs), *(f"{cell:.3f}" if cell <= 1 else f"{cell:.0f}" for cell in cells))

@@ -16,17 +16,21 @@ from quality.trial import NOBODY, Trial, times
 
 Floats = NDArray[np.float64]
 FIGURES = {
-    "AUC": "chance that an event of an incident is above a benign one of its user, mean of users",
-    "AP": "average precision within a user, mean of users",
-    "recall at 1 %": "share of the incidents' events found at 1 % false alarms of the user",
-    "at 0.1 %": "the same at 0.1 %",
-    "AUC by day": "as AUC, of a user's days, each ranked by its most unusual event",
-    "AP of all": "average precision of one ranking of everybody's events",
-    "caught": "incidents caught at one alert per user and week, each as if it alone had happened: "
-    "one of its events, within a week of the first, is above the threshold at which everybody's "
-    "benign events give so many alerts; an alert is a run of a user's events without an hour's "
-    "pause, as `filter --alerts_per_day` counts",
-    "caught by user": "incidents whose event is the most unusual one of a week of its user's",
+    "AUC": "probability that an event of an incident ranks above a benign event of the same user, "
+    "mean over users",
+    "AP": "average precision within a user, mean over users",
+    "recall at 1 %": "share of the incidents' events found with false alarms on 1 % of the user's "
+    "benign events",
+    "at 0.1 %": "the same with 0.1 %",
+    "AUC by day": "AUC of a user's days, each ranked by its most unusual event",
+    "AP of all": "average precision of one ranking of all users' events",
+    "caught": "share of incidents detected with a budget of one alert per user and week, each as "
+    "if it were the only one. An incident is detected if one of its events, within a week of its "
+    "first event, is above the threshold at which the benign events of all users raise that many "
+    "alerts. An alert is a session of a user: events without a pause of an hour, as `filter "
+    "--alerts_per_day` counts them",
+    "caught by user": "share of incidents with an event that is the most unusual one in a week of "
+    "its user",
 }
 IN_TIME = np.timedelta64(7, "D")
 

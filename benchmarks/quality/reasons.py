@@ -27,7 +27,14 @@ def table() -> Table:
     """An empty table."""
     return Table(
         f"Do the first {READ} reasons name what the incident changed?",
-        ["logs", "incidents caught", "most", "nearly so", "in that event", "columns at random"],
+        [
+            *("logs", "incidents caught", "column changed most", "changed nearly as much"),
+            *("rare in that event", "random columns"),
+        ],
+        note=f"Share of detected incidents whose first {READ} reasons name the column that the "
+        "incident changed most, a column that it changed nearly as much, or a column with a rare "
+        "value in that event. Random columns: the same for a column changed nearly as much, if "
+        "columns are drawn at random.",
     )
 
 

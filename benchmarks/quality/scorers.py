@@ -57,7 +57,7 @@ def shown(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
     """The same by their names, behind what our memory makes of some: these are no rivals."""
     named = {RIVALS[word][0]: each for word, each in known.items()}
     remembered = {
-        f"{RIVALS[word][0]}, with `risk`'s memory": memory.weighed(trial, known[word])
+        f"{RIVALS[word][0]}, with `risk`'s context": memory.weighed(trial, known[word])
         for word in REMEMBERED
         if word in known
     }

@@ -1,8 +1,8 @@
-"""Measure how far it goes: `python benchmarks/scale [--quick] [--only PART]`.
+"""Measure how it scales: `python benchmarks/scale [--quick] [--only PART]`.
 
-All parts take some twenty minutes on two cores that nobody else uses, quick ones four.
+All parts take about twenty minutes on two idle cores, quick ones four.
 
-Prints tables, and writes them into docs/scaling.md; parts that do not run keep theirs.
+Prints tables and writes them to docs/scaling.md; sections of parts that do not run are kept.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from scale.runs import Size  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "scaling.md"
 PARTS = {
-    "costs": "What a user and an event cost",
-    "equal": "One machine beside a cluster",
-    "giant": "A giant among others",
-    "tiny": "Users who hardly do anything",
+    "costs": "Cost per user and per event",
+    "equal": "One machine and a cluster",
+    "giant": "One very large user among others",
+    "tiny": "Many users with few events",
 }
 HEAD = (Path(__file__).parent / "head.md").read_text(encoding="utf-8")
 
 
 def main() -> None:
     """Read the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(description="Measure how far it goes.")
+    parser = argparse.ArgumentParser(description="Measure how it scales.")
     parser.add_argument("--only", choices=PARTS, action="append", help="repeat for more parts")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that all runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to check that every part runs"
+    )
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)

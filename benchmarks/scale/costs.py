@@ -72,7 +72,7 @@ def tables(size: Size) -> Iterator[Table]:
         [one.training for one in logs.values()],
         [learn[name].cpu - score[name].cpu for name in SHAPES],
     )
-    yield _costs(logs["deep"], models["broad"], out, {"score": scored, "learn": learnt})
+    yield _costs(logs["deep"], models["broad"], out, {"scoring": scored, "training": learnt})
     yield _memory(learn)
     yield _checked(size, logs["broad"], counts[1], scored, learnt)
     yield _far(scored, learnt)
@@ -80,15 +80,20 @@ def tables(size: Size) -> Iterator[Table]:
 
 def _costs(logs: Logs, models: Path, out: Path, costs: dict[str, Cost]) -> Table:
     table = Table(
-        "What a user and an event cost",
-        ["", "a user", "an event"],
-        note="Solved from three runs on one worker, of few users, of many, and of many events. To "
-        "learn is what a run that learns takes more than one that loads fingerprints.",
+        "Cost per user and per event",
+        ["", "per user", "per event"],
+        note="Solved from three runs on one worker: with few users, with many users, and with many "
+        "events. Training is the difference between a run that trains and a run that loads "
+        "fingerprints.",
     )
     for name, cost in costs.items():
-        table.add(f"to {name}, CPU ms", 1000 * cost.user, 1000 * cost.event)
+        table.add(f"{name}, CPU ms", 1000 * cost.user, 1000 * cost.event)
     files = list(models.rglob("*.safetensors"))
-    table.add("fingerprint, bytes", sum(path.stat().st_size for path in files) // len(files), None)
+    table.add(
+        "size of a fingerprint, bytes",
+        sum(path.stat().st_size for path in files) // len(files),
+        None,
+    )
     table.add("moved by the shuffle, bytes", None, _moved(logs))
     table.add("CSV written, bytes", None, out.stat().st_size // logs.scored)
     return table
@@ -105,7 +110,7 @@ def _moved(logs: Logs) -> float:
 
 def _memory(learn: dict[str, Run]) -> Table:
     table = Table(
-        "Most memory of the process at the prompt, the scheduler and one worker",
+        "Peak memory of the main process, the scheduler and one worker",
         ["run", "MB"],
     )
     for name, run in learn.items():
@@ -115,10 +120,11 @@ def _memory(learn: dict[str, Run]) -> Table:
 
 def _checked(size: Size, logs: Logs, users: int, scored: Cost, learnt: Cost) -> Table:
     table = Table(
-        f"{users:,} users, {logs.training:,} events learnt and {logs.scored:,} scored, by workers",
-        ["workers", "wall s", "CPU s", "CPU s by the model", "measured / model"],
-        note="All on the 2 cores of one machine, so that more than two workers cannot be faster. "
-        "The model has no cost of a worker: what another one takes to start is the difference.",
+        f"{users:,} users, {logs.training:,} training events and {logs.scored:,} scored events, "
+        "by number of workers",
+        ["workers", "wall s", "CPU s", "CPU s, predicted", "measured / predicted"],
+        note="All workers run on the 2 cores of one machine, so more than two cannot be faster. "
+        "The prediction ignores the cost of starting a worker; this is the difference.",
     )
     for workers in (1, 2, 4):
         run = both(logs, size.scratch / "checked.csv", *dask(workers))
@@ -130,14 +136,14 @@ def _checked(size: Size, logs: Logs, users: int, scored: Cost, learnt: Cost) -> 
 def _far(scored: Cost, learnt: Cost) -> Table:
     table = Table(
         f"{USERS:,} users and {EVENTS:,} events a day",
-        ["", "core-hours a day", "nodes", "dollars a day"],
-        note=f"Reckoned, not run: nodes of {CORES} cores that are busy for {BUSY:.0%} of the day, "
-        f"a core for {PRICE} dollars an hour, without storage and traffic. To learn from {DAYS} "
-        f"days once in {DAYS} days is to learn from each event once.",
+        ["", "core-hours per day", "nodes", "dollars per day"],
+        note=f"Projected, not run: nodes of {CORES} cores, busy for {BUSY:.0%} of the day, at "
+        f"{PRICE} dollars per core and hour, without storage and traffic. Training on {DAYS} days "
+        f"every {DAYS} days uses each event once.",
     )
     daily = scored.seconds(USERS, EVENTS)
     weekly = learnt.seconds(USERS, EVENTS * DAYS) / DAYS
-    for name, seconds in (("score", daily), ("learn anew every 14 days", weekly)):
+    for name, seconds in (("scoring", daily), ("training again every 14 days", weekly)):
         hours = seconds / 3600
         nodes = int(-(-seconds // (DAY * CORES * BUSY)))
         table.add(name, hours, nodes, hours * PRICE / BUSY)

@@ -13,9 +13,10 @@ def tables(size: Size) -> Iterator[Table]:
     """Learn and score a company on one machine and on a cluster, two processes each."""
     logs = size.fleet(2000, 8.0)
     table = Table(
-        f"{size.users(2000):,} users, {logs.training:,} events learnt and {logs.scored:,} scored",
-        ["engine", "wall s", "CPU s", "most memory MB", "bytes of the output"],
-        note="Output: whether it is the same, byte for byte, as that of the first row.",
+        f"{size.users(2000):,} users, {logs.training:,} training events and {logs.scored:,} "
+        "scored events",
+        ["engine", "wall s", "CPU s", "peak MB", "output"],
+        note="Output: compared with that of the first row, byte for byte.",
     )
     first = size.scratch / "first.csv"
     for name, options in (
@@ -24,11 +25,11 @@ def tables(size: Size) -> Iterator[Table]:
     ):
         into = first if not table.rows else size.scratch / "again.csv"
         run = both(logs, into, *options)
-        same = "the first" if into is first else told(into.read_bytes() == first.read_bytes())
+        same = "reference" if into is first else told(into.read_bytes() == first.read_bytes())
         table.add(name, run.wall, run.cpu, run.peak, same)
     yield table
 
 
 def told(same: bool) -> str:  # noqa: FBT001 - the one thing it is about
     """Whether outputs are the same."""
-    return "the same" if same else "DIFFERENT"
+    return "identical" if same else "DIFFERENT"

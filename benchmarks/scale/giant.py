@@ -1,4 +1,4 @@
-"""One user with 30 % of all events: whether everybody else has to wait."""
+"""One user with 30 % of all events: measure whether all other users have to wait."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ def tables(size: Size) -> Iterator[Table]:
     members = _members(logs)
     all_, alone = size.scratch / "all", size.scratch / "giant"
     rows = {
-        "the giant alone": (alone, _written(logs, alone, members, others=False)),
-        "everybody": (all_, _written(logs, all_, members, others=True)),
+        "the large user alone": (alone, _written(logs, alone, members, others=False)),
+        "all users": (all_, _written(logs, all_, members, others=True)),
     }
     table = Table(
-        f"A giant of {rows['the giant alone'][1] / rows['everybody'][1]:.0%} of all events, among "
-        f"{users - len(members)} users, learnt and scored",
-        ["workers", "", "events", "wall s", "in times of alone", "CPU s", "most memory MB"],
-        note="Workers take turns on one core, whether they have work or not: so each is as fast "
-        "alone as in company, as on a cluster, only slower. The giant is several people of the "
-        "company under one name. Everybody else is about four times the giant's work: with four "
-        "workers that is what takes the time, with eight it is the giant.",
+        f"A user with {rows['the large user alone'][1] / rows['all users'][1]:.0%} of all events, "
+        f"among {users - len(members)} others: training and scoring",
+        ["workers", "users", "events", "wall s", "relative to alone", "CPU s", "peak MB"],
+        note="Workers take turns on one core, whether they have work or not. So each has the same "
+        "speed alone and together, as on a cluster, but is slower. The large user is several "
+        "people of the company under one name. All other users together are about four times the "
+        "work of the large user: with four workers the others take the most time, with eight "
+        "workers the large user does.",
     )
     for workers in WORKERS:
         walls: list[float] = []

@@ -1,4 +1,4 @@
-"""Many users who hardly do anything: what a cluster costs where tasks would be smallest."""
+"""Many users with few events: what a cluster costs when tasks are smallest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def tables(size: Size) -> Iterator[Table]:
     train = ("--train_min_history=20",)
     table = Table(
         f"{users:,} users of {TINY} events each: {events:,} events",
-        ["engine", "wall s", "CPU s", "CPU ms a user", "in times of local"],
-        note="In CPU seconds; to start the cluster and to end it is counted.",
+        ["engine", "wall s", "CPU s", "CPU ms per user", "relative to local"],
+        note="Relative to local: in CPU seconds, including the start and the end of the cluster.",
     )
     here = chain(folder, size.scratch / "here.csv", *alone(), train=train)
     there = chain(folder, size.scratch / "there.csv", *dask(1), train=train)

@@ -1,6 +1,6 @@
-"""Measure morpheus beside its rivals: `python benchmarks/speed [--quick | --full] [--only PART]`.
+"""Measure speed: `python benchmarks/speed [--quick | --full] [--only PART]`.
 
-Prints tables, and writes them into docs/benchmarks.md; parts that do not run keep theirs.
+Prints tables and writes them to docs/benchmarks.md; sections of parts that do not run are kept.
 """
 
 from __future__ import annotations
@@ -20,31 +20,35 @@ from speed.scale import Scale  # noqa: E402 - the same
 PAGE = ROOT / "docs" / "benchmarks.md"
 PARTS = {
     "training": "Training",
-    "reference": "The reference preset",
+    "reference": "The reference model",
     "scoring": "Scoring",
     "growth": "How cost grows",
-    "rhythm": "Rhythm",
+    "rhythm": "Time-series anomalies",
     "stores": "Fingerprints on disk",
     "cold": "Cold starts",
     "gpu": "On a GPU",
-    "report": "The report's page",
+    "report": "The report page",
     "profiles": "Where the time goes",
 }
 HEAD = """# Benchmarks
 
-Written by `make bench` (`python benchmarks/speed`); every figure is of one run of that command, and
-every row stands beside its rival of the same run. The logs are those of made-up companies
-(`examples/make_fleet.py`).
+What training, scoring and reading cost, compared with NVIDIA Morpheus and dfencoder.
+
+`make bench` (`python benchmarks/speed`) writes this page. Every figure comes from a run of that
+command, and every row stands next to its competitor in the same run. The logs are those of
+made-up companies (`examples/make_fleet.py`).
 """
 
 
 def main() -> None:
     """Read the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(description="Measure morpheus beside its rivals.")
-    parser.add_argument("--only", choices=PARTS, action="append", help="repeat for more parts")
+    parser = argparse.ArgumentParser(description="Measure morpheus next to its competitors.")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="part to run; can be repeated"
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
-    size.add_argument("--full", action="store_true", help="ten thousand users, too")
+    size.add_argument("--full", action="store_true", help="also ten thousand users")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)

@@ -25,19 +25,24 @@ Trainer = Callable[[Sequence[Task]], Sequence[Trained]]
 
 def tables(scale: Scale) -> Iterator[Table]:
     """Seconds by users, or that there is no GPU."""
-    header = ["users", "cpu, one thread, s", "cuda, s", "times faster", "losses apart, median"]
-    table = Table("Training users of 1,000 rows: on the processor, and stacked on a GPU", header)
+    header = [
+        *("users", "cpu, one thread, s", "cuda, s", "times faster"),
+        "difference of losses, median",
+    ]
+    table = Table(
+        "Training users with 1,000 rows: one by one on the CPU, and batched on a GPU", header
+    )
     if not torch.cuda.is_available():
         table.note = (
-            "Not measured: there was no GPU. Where there is one, "
+            "Not measured: this machine has no GPU. On a machine with a GPU, "
             "`python benchmarks/speed --only gpu` fills the table."
         )
         yield table
         return
     table.note = (
-        f"{torch.cuda.get_device_name()}; wall seconds of training alone, the first stack not "
-        "counted. Losses apart: how far the two networks' losses of the history differ, in shares "
-        "of the processor's."
+        f"{torch.cuda.get_device_name()}; wall seconds of training alone, without the first "
+        "batch. Difference of losses: between the two networks, on the history, as a share of the "
+        "loss on the CPU."
     )
     tasks = trials(scale)
     on_gpu = partial(stack.train_stacked, device=torch.device("cuda"))

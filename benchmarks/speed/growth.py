@@ -27,8 +27,9 @@ def tables(scale: Scale) -> Iterator[Table]:
 def by_users(scale: Scale) -> Table:
     """Learning and scoring from nothing."""
     table = Table(
-        "Learning and scoring, by users (42 days to learn from, 18 to score; two threads)",
-        ["users", "events", "wall s", "CPU s", "CPU ms a user", "CPU µs an event", "peak MB"],
+        "Training and scoring, by number of users (42 days of training, 18 days of scoring; "
+        "two threads)",
+        ["users", "events", "wall s", "CPU s", "CPU ms per user", "CPU µs per event", "peak MB"],
     )
     for users in (1, 20) if scale.quick else (1, 10, 100, 1000, 10_000)[: 4 + scale.full]:
         logs = fleet(scale.scratch, users)
@@ -45,8 +46,9 @@ def by_events(scale: Scale) -> Table:
     """Scoring with fingerprints loaded."""
     users = 20 if scale.quick else 100
     table = Table(
-        f"Scoring with {users} fingerprints loaded, by events (two threads, from `.json.gz`)",
-        ["events", "wall s", "CPU s", "CPU µs an event", "peak MB"],
+        f"Scoring with {users} loaded fingerprints, by number of events (two threads, from "
+        "`.json.gz`)",
+        ["events", "wall s", "CPU s", "CPU µs per event", "peak MB"],
     )
     few = fleet(scale.scratch, users, rate=RATE, forms=("json",))
     models = scale.scratch / "models-growth"
@@ -63,8 +65,9 @@ def by_events(scale: Scale) -> Table:
 def of_one_user(scale: Scale) -> Table:
     """Scoring somebody whose events do not fit into memory."""
     table = Table(
-        "Scoring one user with a fingerprint loaded, by events (one thread, from `.json.gz`)",
-        ["events", "wall s", "CPU s", "CPU µs an event", "peak MB"],
+        "Scoring one user with a loaded fingerprint, by number of events (one thread, from "
+        "`.json.gz`)",
+        ["events", "wall s", "CPU s", "CPU µs per event", "peak MB"],
     )
     models = scale.scratch / "models-one"
     chain.learn(fleet(scale.scratch, 1, rate=RATE, forms=("json",)), models)

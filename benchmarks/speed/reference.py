@@ -36,22 +36,22 @@ def tables(scale: Scale) -> Iterator[Table]:
     """User by user, means over seeds on both sides."""
     seeds = range(1 if scale.quick else 5)
     table = Table(
-        "`--model reference` beside the reference's own scores, means over seeds",
+        "`--model reference` compared with the reference's own scores, means over seeds",
         [
             "user",
             "events",
             "rank correlation",
             f"top {TOP} in common",
-            "mean score, of the reference's",
-            *("distinct rows", "GFLOP", "GFLOP/s", "products s", "CPU s to learn"),
+            "mean score, relative",
+            *("distinct rows", "GFLOP", "GFLOP/s", "matrix products s", "training CPU s"),
         ],
-        note=f"{len(seeds)} seeds of ours, five of the reference, which was run elsewhere: on the "
-        "columns of its filled rows, with nulls treated alike in training and in scoring. GFLOP/s "
-        f"is measured on products of {BATCH} rows x {HIDDEN} x {MIDDLE}, one thread, in the type "
-        "that training multiplies in.",
+        note=f"{len(seeds)} seeds of ours and five of the reference, which ran on another machine: "
+        "on the columns of its filled rows, with nulls treated equally in training and scoring. "
+        "Mean score: ours as a share of the reference's. GFLOP/s is measured on matrix products of "
+        f"{BATCH} rows x {HIDDEN} x {MIDDLE}, one thread, in the number format of training.",
     )
     if not GOLDEN.is_dir():
-        table.note = "The golden logs are not beside this checkout (`../shared/data/golden`)."
+        table.note = "Not measured: the golden logs (`../shared/data/golden`) are missing."
     for user, theirs in golden_scores():
         ours, known, spent = scored(user, seeds)
         ranks = [pl.Series(values).rank().to_numpy() for values in (ours, theirs)]

@@ -70,16 +70,16 @@ class Rival:
 def table(paths: Sequence[Rival]) -> Table:
     """What the reference's path takes, part by part."""
     table = Table(
-        "The rival's path from JSON to CSV, CPU µs an event",
-        ["columns of", "rows a call", *PARTS, "all", "events a CPU s"],
-        note="Reading: as JSON lines, and then with pandas `json_normalize`, as 22.11 does. "
-        "Splitting: all files make one table, which is sorted by time; then it looks through the "
-        f"names in all events for each user, which is measured for {ASKED} of the users and grows "
-        "with their number; taking a user's rows out of the table is left out. "
-        "Stages: `preprocess` and `inf-pytorch`, told anew in `benchmarks/rivals/stages.py` around "
-        f"dfencoder 0.0.42, over messages of {WIDE:,} rows of a user of {HISTORY:,}. Writing: "
-        "pandas `to_csv`. Each in one thread, on a sample; its start is left out, and we compare "
-        "with reading from JSON where we read Parquet, which it cannot.",
+        "The reference's path from JSON to CSV, CPU µs per event",
+        ["columns of", "rows per call", *PARTS, "total", "events per CPU s"],
+        note="Reading: as JSON lines, then with pandas `json_normalize`, as in 22.11. Splitting: "
+        "all files become one table, which is sorted by time; then the names of all events are "
+        f"searched for each user. The search is measured for {ASKED} of the users and grows with "
+        "their number; extracting a user's rows is not counted. Stages: `preprocess` and "
+        "`inf-pytorch`, rewritten in `benchmarks/rivals/stages.py` around dfencoder 0.0.42, on "
+        f"messages of {WIDE:,} rows of a user with {HISTORY:,} rows. Writing: pandas `to_csv`. "
+        "Each step runs in one thread, on a sample, without its start. The reference cannot read "
+        "Parquet, so our Parquet rows are compared with its JSON rows.",
     )
     for path in paths:
         micros = [1e6 * part for part in path.parts]

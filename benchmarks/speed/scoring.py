@@ -20,16 +20,17 @@ def tables(scale: Scale) -> Iterator[Table]:
     models = fingerprints(logs, scale)
     paths = list(rival.measured(logs, scale))
     table = Table(
-        f"Scoring {logs.scored:,} events of {scale.users:,} users with fingerprints loaded",
+        f"Scoring {logs.scored:,} events of {scale.users:,} users with loaded fingerprints",
         [
-            *("from", "columns of", "threads, cores", "wall s", "CPU s", "events/s"),
-            *("events a CPU s", "peak MB", "times the rival", "times the rival in the lessons"),
+            *("format", "columns of", "threads, cores", "wall s", "CPU s", "events/s"),
+            *("events per CPU s", "peak MB", "times the reference"),
+            "times the reference in the lessons",
         ],
-        note=f"Medians of {scale.runs}, cold processes, start included. Columns of 22.08: "
-        "`ae_anomaly_score`; of 22.11, with `--compat 22.11`: the z-score of each column's loss, "
-        f"too. Times the rival: our events/s by the wall against its by CPU time, for the same "
-        f"columns, with {WIDE:,} rows a call; in the lessons it takes {NARROW}, as it does unless "
-        "it is told otherwise.",
+        note=f"Medians of {scale.runs} cold processes, including their start. Columns of 22.08: "
+        "`ae_anomaly_score`. Columns of 22.11, with `--compat 22.11`: also the z-score of each "
+        "column's loss. Times the reference: our events per second of wall time, divided by its "
+        f"events per CPU second, for the same columns and {WIDE:,} rows per call. In the lessons, "
+        f"the reference uses its default of {NARROW} rows per call.",
     )
     for form, release in (("json", OLD), ("json", NEW), ("parquet", OLD)):
         theirs = {path.rows: path.speed for path in paths if path.release == release}

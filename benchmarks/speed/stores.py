@@ -34,7 +34,7 @@ print(opened - begin, loaded - opened, int(status.split("VmHWM:")[1].split()[0])
 def tables(scale: Scale) -> Iterator[Table]:
     """Bytes, then seconds."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
-    sizes = Table("A fingerprint on disk", ["rows", "users", "median bytes", "largest"])
+    sizes = Table("Size of a fingerprint", ["rows", "users", "median bytes", "largest, bytes"])
     folder = scale.scratch / "store"
     cards: list[Card] = []
     for rows in (300,) if scale.quick else (300, 1000, 5000):
@@ -47,9 +47,9 @@ def tables(scale: Scale) -> Iterator[Table]:
         sizes.add(rows, len(users), int(median(written)), max(written))
     yield sizes
     opened = Table(
-        "Opening a store, in a fresh process",
+        "Opening a model store in a new process",
         ["users", "index, MB", "open, s", "first fingerprint, ms", "peak MB"],
-        note="A few fingerprints under many names; imports are not counted. Medians.",
+        note="A few fingerprints under many names, without imports. Medians.",
     )
     for many in (1_000, 100_000):
         names = [f"user-{number:06d}" for number in range(many)]

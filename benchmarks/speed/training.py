@@ -55,10 +55,11 @@ def cost(scale: Scale) -> Table:
     """CPU seconds a user, by how many rows the user has."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     table = Table(
-        "Learning one user, CPU seconds (median of users, one thread)",
-        ["rows", "distinct", "users", *OURS, RIVAL, "users of the rival", "times faster"],
-        note="`reference` is `--model reference`: the rival's network and schedule, computed as "
-        "ours are. dfencoder runs with the arguments of `train-ae` of Morpheus 22.09.",
+        "Training one user, CPU seconds (median of users, one thread)",
+        ["rows", "distinct", "users", *OURS, RIVAL, "users with dfencoder", "times faster"],
+        note="`reference` is `--model reference`: dfencoder's network and schedule in our "
+        "implementation. dfencoder runs with the arguments of `train-ae` of Morpheus 22.09. "
+        "Times faster: morpheus compared with dfencoder.",
     )
     sizes = {300: 1, 1000: 1} if scale.quick else {300: 3, 1000: 3, 5000: 1}
     for rows, rivals in sizes.items():
@@ -143,13 +144,13 @@ def detection(scale: Scale) -> Table:
     pairs = [(user.tail(most), scored) for user, scored in pairs]
     found = judged(pairs, logs.labels, scale)
     table = Table(
-        "Finding labelled incidents",
+        "Detecting labelled incidents",
         ["score", "average precision, mean of users", "pooled"],
-        note=f"{len(pairs)} users, {most:,} rows of history at most; "
-        f"{sum(marked.any() for marked in found[RIVAL].marked)} of them with incidents. "
-        "`summed z`: losses above the usual, in spreads of held-out losses, summed over "
-        "columns. dfencoder takes a column of two values for a yes or no, and an unseen value for "
-        "the usual one; Morpheus 22.09, which `reference` follows, no longer does.",
+        note=f"{len(pairs)} users with at most {most:,} rows of history; "
+        f"{sum(marked.any() for marked in found[RIVAL].marked)} of them have incidents. "
+        "Sum of z-scores: losses above the baseline, in standard deviations of the validation "
+        "losses, summed over columns. dfencoder treats a column of two values as boolean, and an "
+        "unseen value as the usual one. Morpheus 22.09, which `reference` follows, no longer does.",
     )
     for name, each in found.items():
         table.add(name, each.by_user, each.pooled)
@@ -160,7 +161,7 @@ def judged(
     pairs: Sequence[tuple[pl.DataFrame, pl.DataFrame]], labels: Mapping[str, str], scale: Scale
 ) -> dict[str, Found]:
     """The scores of all users, by each score."""
-    names = ["morpheus, mean loss", "morpheus, summed z", "reference, mean loss", RIVAL]
+    names = ["morpheus, mean loss", "morpheus, sum of z-scores", "reference, mean loss", RIVAL]
     found = {name: Found() for name in names}
     given = []
     for number, (history, scored) in enumerate(pairs):
@@ -190,12 +191,15 @@ def many(scale: Scale) -> Table:
     logs = fleet(scale.scratch, scale.users, copies=scale.copies)
     models = scale.scratch / f"models-{scale.users}"
     table = Table(
-        f"Learning {scale.users:,} users by the command, from `.json.gz` "
-        f"({logs.training / scale.users:,.0f} events a user)",
-        ["threads", "wall s", "CPU s", "CPU s a user", "of 1,000 events", "10,000, min", "peak MB"],
-        note="Everything is in it: reading, start of the processes, writing the fingerprints. Of "
-        "1,000 events: CPU seconds a user of as many, in proportion. 10,000: the wall time of as "
-        "many such users, in proportion; see how cost grows.",
+        f"Training {scale.users:,} users with the command, from `.json.gz` "
+        f"({logs.training / scale.users:,.0f} events per user)",
+        [
+            *("threads", "wall s", "CPU s", "CPU s per user", "per 1,000 events"),
+            *("10,000 users, min", "peak MB"),
+        ],
+        note="Includes reading, starting the processes and writing the fingerprints. Per 1,000 "
+        "events: CPU seconds of a user with that many events, in proportion. 10,000 users: wall "
+        'time for that many such users, in proportion; see "How cost grows".',
     )
     for threads in (2,) if scale.quick else (1, 2):
         run = chain.learn(logs, models, threads=threads)
