@@ -13,10 +13,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from morpheus.features.encoder import Encoder
-from morpheus.models.autoencoder import Shape
-from morpheus.models.training import Task, one_thread, train
-from morpheus.rhythm.fourier import unusual_centres
-from morpheus.sinks.formats import csv_rows
+from morpheus.models.autoencoder import NetworkConfig
+from morpheus.models.training import TrainJob, single_thread, train_network
+from morpheus.rhythm.fourier import detect_anomalous_centres
+from morpheus.sinks.formats import write_csv_rows
 from people import COLUMNS, day, fingerprint
 
 EVENTS = 1000
@@ -31,16 +31,16 @@ def encoder() -> Encoder:
 def test_encoding_a_users_events(benchmark: BenchmarkFixture, encoder: Encoder) -> None:
     frame = day(EVENTS, seed=1)
     rows = benchmark(encoder.encode, frame)
-    assert len(rows.row_of) == EVENTS
+    assert len(rows.inverse) == EVENTS
 
 
 def test_training_a_network(benchmark: BenchmarkFixture) -> None:
     random = np.random.default_rng(0)
     frame = pl.DataFrame({f"c{n}": random.integers(0, 6, EVENTS).astype(str) for n in range(30)})
     encoder = Encoder.fit(frame, frame.columns)
-    shape = Shape(tuple(column.codes for column in encoder.columns), (), hidden=64, middle=32)
-    with one_thread():
-        trained = benchmark(train, Task(encoder.encode(frame), shape, epochs=5, seed=0))
+    shape = NetworkConfig(tuple(column.n_codes for column in encoder.columns), (), hidden=64, bottleneck=32)
+    with single_thread():
+        trained = benchmark(train_network, TrainJob(encoder.encode(frame), shape, epochs=5, seed=0))
     assert trained.epochs
 
 
@@ -53,10 +53,10 @@ def test_scoring_distinct_rows(benchmark: BenchmarkFixture) -> None:
 def test_judging_a_years_rhythm(benchmark: BenchmarkFixture) -> None:
     bins = np.arange(0, 52_560, 3)
     counts = np.random.default_rng(0).poisson(5, len(bins)) + 1
-    found = benchmark(unusual_centres, bins, counts, bins, half=72, filter_percent=90.0, zscore=8.0)
+    found = benchmark(detect_anomalous_centres, bins, counts, bins, half=72, filter_percent=90.0, zscore=8.0)
     assert found.size == 0
 
 
 def test_writing_csv(benchmark: BenchmarkFixture) -> None:
     frame = pl.concat([day(EVENTS)] * 10, how="vertical")
-    benchmark(lambda: csv_rows(frame, io.BytesIO()))
+    benchmark(lambda: write_csv_rows(frame, io.BytesIO()))

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from morpheus.columns import SCORE
-from morpheus.quoting import printable
+from morpheus.quoting import escape_control
 
 HERE = Path(__file__).resolve().parent
 OUTPUT, MODELS = "data/output/output.csv", "data/output/models"
@@ -56,7 +56,7 @@ def main() -> None:
         sys.exit(done.returncode)
     events = with_z(pl.read_csv(HERE / OUTPUT, infer_schema=False))
     worst = unusual(events)
-    console.print("", table(worst), "", Text(printable(f"The first: {worst['reason'][0]}")), "")
+    console.print("", table(worst), "", Text(escape_control(f"The first: {worst['reason'][0]}")), "")
     console.print(Text(closing(events)))
 
 
@@ -86,7 +86,7 @@ def table(events: pl.DataFrame) -> Table:
         drawn.add_column(name, justify="right")
     drawn.add_column("strangest columns")
     for event in events.iter_rows(named=True):
-        drawn.add_row(*(Text(printable(cell)) for cell in cells(event)))
+        drawn.add_row(*(Text(escape_control(cell)) for cell in cells(event)))
     return drawn
 
 
@@ -111,7 +111,7 @@ def closing(events: pl.DataFrame) -> str:
     """Where everything lies, and what to do next."""
     flagged = events.filter(pl.col("ts_anomaly") == "True")
     who = ", ".join(sorted(set(flagged[USER])))
-    return printable(
+    return escape_control(
         f"Out of rhythm: {len(flagged)} events ({who or 'nobody'}).\n"
         f"All events with their scores: examples/{OUTPUT}\n"
         f"The fingerprints:             examples/{MODELS}\n"

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import INDEX, RHYTHM, TIME
-from morpheus.errors import BadRecord, Unavailable, UsageError
-from morpheus.records import Batch, Events, Summary
-from morpheus.sources.by_user import Identity
-from morpheus.sources.census import RANK, USER
+from morpheus.columns import INDEX, TS_ANOMALY, TIME
+from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.records import Batch, Events, RunMetrics
+from morpheus.sources.by_user import EventKey
+from morpheus.sources.census import USER_RANK, USER
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.deriving import Deriving
-from morpheus.sources.gathering import Room, Where
-from morpheus.sources.portion import GatheredPortion
-from morpheus.spill import pack, write
-from morpheus.stage import Stage
+from morpheus.sources.deriving import DerivedFeatures
+from morpheus.sources.gathering import MemoryBudget, PartitionSlice
+from morpheus.sources.portion import UserPartition
+from morpheus.spill import spill_to_memory, spill_to_disk
+from morpheus.stage import Transform
 
 
 def late(number: int) -> tuple[int, int]:
@@ -52,7 +52,7 @@ class Large:
 def bad(number: int) -> int:
     if number % 2:
         time.sleep((5 - number) * 0.1)
-        raise BadRecord("no time", file="a.json", line=number)
+        raise RecordError("no time", file="a.json", line=number)
     return number
 
 
@@ -88,19 +88,19 @@ def lay_aside_on_a_full_disk(folder: Path) -> str:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
     frame = pl.DataFrame({"text": [f"{n:064}" for n in range(1000)]})
     try:
-        write(folder, [frame.head(9), frame])
-    except Unavailable as error:
+        spill_to_disk(folder, [frame.head(9), frame])
+    except TransientError as error:
         return str(error)
     return "all was written"
 
 
 @dataclass(frozen=True)
-class Dying(Stage):
+class Dying(Transform):
     """A stage whose process is killed."""
 
     name = "dying"
 
-    def costly(self):
+    def is_cpu_bound(self):
         return True
 
     def __call__(self, batches):
@@ -109,15 +109,15 @@ class Dying(Stage):
 
 
 @dataclass(frozen=True)
-class Counting(Stage):
+class Counting(Transform):
     """A stage worth a process, that sees up to five users at a time, and says how many it saw."""
 
     name = "counting"
 
-    def costly(self):
+    def is_cpu_bound(self):
         return True
 
-    def together(self):
+    def users_per_bundle(self):
         return 5
 
     def __call__(self, batches):
@@ -132,18 +132,18 @@ class Counting(Stage):
 class SmallRooms(FromCloudtrail):
     """Reads logs in portions of a few events, all laid aside."""
 
-    room: Room = field(
-        default_factory=lambda: Room(
-            held=200, part=300, table=400, passes=2, place=2, job=1, alone=0
+    room: MemoryBudget = field(
+        default_factory=lambda: MemoryBudget(
+            max_cells_in_memory=200, partition_cells=300, spill_table_cells=400, max_scan_passes=2, partitions_per_bucket=2, min_task_bytes=1, serial_threshold_bytes=0
         )
     )
 
-    def _intake(self):
-        return replace(super()._intake(), room=self.room)
+    def _make_ingest(self):
+        return replace(super()._make_ingest(), memory_budget=self.room)
 
 
 @dataclass(frozen=True)
-class Narrow(Stage):
+class Narrow(Transform):
     """A stage that no large batch passes."""
 
     name = "narrow"
@@ -169,14 +169,14 @@ def peak_in_pieces(rows: int, piece: int | None = 20_000) -> float:
             for c in range(20)
         }
         frame = pl.select(number.alias(INDEX), user=pl.lit("giant"), **texts)
-        blobs.append(pack(frame.with_columns((start + pl.duration(seconds=number)).alias(TIME))))
-    users = pl.DataFrame({USER: ["giant"], RANK: [0]}, schema_overrides={RANK: pl.UInt32})
-    where = Where("user", ["user", *texts], [], blobs)
-    portion = GatheredPortion(
-        users, where, None, Identity("user", "id"), Deriving("user", {}), 20_000, piece
+        blobs.append(spill_to_memory(frame.with_columns((start + pl.duration(seconds=number)).alias(TIME))))
+    users = pl.DataFrame({USER: ["giant"], USER_RANK: [0]}, schema_overrides={USER_RANK: pl.UInt32})
+    where = PartitionSlice("user", ["user", *texts], [], blobs)
+    portion = UserPartition(
+        users, where, None, EventKey("user", "id"), DerivedFeatures("user", {}), 20_000, piece
     )
     before = most_memory()
-    assert sum(batch.frame.height for batch in portion.events(Summary())) == rows
+    assert sum(batch.frame.height for batch in portion.events(RunMetrics())) == rows
     return most_memory() - before
 
 
@@ -187,7 +187,7 @@ def most_memory() -> float:
 
 
 @dataclass(frozen=True)
-class Moody(Stage):
+class Moody(Transform):
     """Gives some users a column more, and every other user another type of it."""
 
     name = "moody"
@@ -196,7 +196,7 @@ class Moody(Stage):
     def __call__(self, batches):
         for batch in batches:
             number = int(batch.user)
-            columns = [pl.lit(number % 5 == 0).alias(RHYTHM)]
+            columns = [pl.lit(number % 5 == 0).alias(TS_ANOMALY)]
             if number % 3:
                 kind = pl.Float64 if number % 2 else pl.Int64
                 columns.append(pl.lit(number, kind).alias("mood"))
@@ -204,7 +204,7 @@ class Moody(Stage):
 
 
 @dataclass(frozen=True)
-class Falling(Stage):
+class Falling(Transform):
     """A stage that kills its node, with all its processes, when it first meets a user."""
 
     name = "falling"
@@ -222,7 +222,7 @@ class Falling(Stage):
 
 
 @dataclass(frozen=True)
-class Clocked(Stage):
+class Clocked(Transform):
     """Takes a time for each event, and no processor, and leaves a note of each user.
 
     The note says which process it was, from when, and until when.
@@ -234,7 +234,7 @@ class Clocked(Stage):
     seconds: float = 0.001
     folder: str = ""
 
-    def costly(self):
+    def is_cpu_bound(self):
         return True
 
     def __call__(self, batches):

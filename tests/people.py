@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from morpheus.models.learning import learn
+from morpheus.models.learning import fit_fingerprint
 
 COLUMNS = ["action", "address", "agent", "kind"]
 PEOPLE = {"get": "web", "list": "web", "deploy": "cli", "copy": "cli"}
@@ -32,4 +32,4 @@ def times(events):
 
 def fingerprint(frame=None, **options):
     frame = day() if frame is None else frame
-    return learn("ann", frame, COLUMNS, times=times(frame.height), **options)
+    return fit_fingerprint("ann", frame, COLUMNS, times=times(frame.height), **options)

@@ -6,23 +6,23 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import RHYTHM, RISK
+from morpheus.columns import TS_ANOMALY, RISK
 from morpheus.models.explanation import (
-    Background,
-    Change,
+    Baseline,
+    Counterfactual,
     Explanation,
-    Fact,
-    Instead,
-    Likelier,
-    Near,
-    Preceding,
+    ColumnReason,
+    ReplacedValue,
+    ExpectedValue,
+    NearestNormalEvent,
+    ContextContribution,
 )
-from morpheus.models.fingerprint import Card
-from morpheus.models.portrait import Portrait
+from morpheus.models.fingerprint import ModelCard
+from morpheus.models.portrait import ModelSummary
 from morpheus.report.account import Account
 from morpheus.report.contents import Contents, contents
 from morpheus.report.findings import Findings
-from morpheus.testing import DAY, events_at
+from morpheus.testing import DAY, make_events
 
 HOUR = 3600
 DAY_START = int(DAY.timestamp())
@@ -30,7 +30,7 @@ DAY_START = int(DAY.timestamp())
 
 def explanation(column="eventName", value="DeleteTrail"):
     """Why an event is strange: one column."""
-    fact = Fact(
+    fact = ColumnReason(
         column=column,
         value=value,
         new=True,
@@ -45,12 +45,12 @@ def explanation(column="eventName", value="DeleteTrail"):
         habit_bits=4.0,
         habit=True,
         distance=None,
-        expected=(Likelier("GetObject", 0.6), Likelier(None, 0.1, new=True)),
+        expected=(ExpectedValue("GetObject", 0.6), ExpectedValue(None, 0.1, new=True)),
     )
-    preceding = Preceding(9.0, 9.0, 0.0, 0.0, 0, 0)
-    why = Explanation.of(9.0, (fact,), preceding, Background("own", 400, 400, 58))
-    change = Change((Instead(column, "GetObject"),), 9.0, 2.0, 5.0)
-    near = Near(float(DAY_START), 25, 26, (Instead(column, "GetObject"),))
+    preceding = ContextContribution(9.0, 9.0, 0.0, 0.0, 0, 0)
+    why = Explanation.from_columns(9.0, (fact,), preceding, Baseline("own", 400, 400, 58))
+    change = Counterfactual((ReplacedValue(column, "GetObject"),), 9.0, 2.0, 5.0)
+    near = NearestNormalEvent(float(DAY_START), 25, 26, (ReplacedValue(column, "GetObject"),))
     return msgspec.json.encode(
         msgspec.structs.replace(why, change=change, nearest=(near,), usual=("username",))
     ).decode()
@@ -61,9 +61,9 @@ def quiet(hours=48, seed=0):
     dice = np.random.default_rng(seed)
     seconds = np.sort(dice.uniform(0, hours * HOUR, 4 * hours))
     names = dice.choice(["GetObject", "ListBuckets"], len(seconds)).tolist()
-    return events_at(seconds.tolist(), eventName=names).with_columns(
+    return make_events(seconds.tolist(), eventName=names).with_columns(
         pl.Series(RISK, dice.uniform(0, 3, len(seconds)).round(3)),
-        pl.Series(RHYTHM, [False] * len(seconds)),
+        pl.Series(TS_ANOMALY, [False] * len(seconds)),
         pl.lit(None, pl.String).alias("reason"),
         pl.lit(None, pl.String).alias("top_columns"),
         pl.lit(None, pl.String).alias("explanation"),
@@ -73,10 +73,10 @@ def quiet(hours=48, seed=0):
 def alarming(seconds, risk=20.0, value="DeleteTrail", **columns):
     """Alerts, at those seconds."""
     more = {name: [cell] * len(seconds) for name, cell in columns.items()}
-    frame = events_at(seconds, eventName=[value] * len(seconds), **more)
+    frame = make_events(seconds, eventName=[value] * len(seconds), **more)
     return frame.with_columns(
         pl.Series(RISK, [risk - n for n in range(len(seconds))], dtype=pl.Float64),
-        pl.lit(value=False).alias(RHYTHM),
+        pl.lit(value=False).alias(TS_ANOMALY),
         pl.lit(f"eventName: saw `{value[:40]}`, p=.0004, 11.3 bits, new in 58 days").alias(
             "reason"
         ),
@@ -87,7 +87,7 @@ def alarming(seconds, risk=20.0, value="DeleteTrail", **columns):
 
 def card(user, **more):
     """A fingerprint's card: four weeks of a lively user, whose risk was never above 4."""
-    portrait = Portrait(
+    portrait = ModelSummary(
         hours=tuple(range(168)),
         weeks=4.0,
         curve=(9.0, 6.0, 5.0, 5.2),
@@ -99,7 +99,7 @@ def card(user, **more):
         lively=(("eventID", 0.9), ("eventName", 0.01)),
     )
     first, last = "2021-09-01T00:00:00+00:00", "2021-10-08T00:00:00+00:00"
-    return Card(user, 1600, 300, first, last, 3, 42, portrait=portrait, **more)
+    return ModelCard(user, 1600, 300, first, last, 3, 42, portrait=portrait, **more)
 
 
 def gathered(users, *, cards=True) -> Contents:

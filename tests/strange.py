@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from morpheus.records import Losses, Rows, Summary
-from morpheus.stage import Settings
+from morpheus.records import Losses, OutputRows, RunMetrics
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.testing import events_at, scored
+from morpheus.testing import make_events, make_scored
 from people import fingerprint
 
-CLOUDTRAIL = Settings(source="from-cloudtrail")
+CLOUDTRAIL = PipelineOptions(source="from-cloudtrail")
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
 TRAIL = {
     "eventID": "5bd1f2c7-3c9a-4c9b-8a31-5f2e36e5f3a1",
@@ -39,9 +39,9 @@ def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue"), pref
     columns = {
         name: [row.get(name) for row in rows] for name in {n: 0 for row in rows for n in row}
     }
-    frame = events_at(range(len(rows)) if seconds is None else seconds, **columns)
+    frame = make_events(range(len(rows)) if seconds is None else seconds, **columns)
     encoded = known.encoder.encode(frame)
-    losses = known.losses(encoded)[encoded.row_of]
+    losses = known.losses(encoded)[encoded.inverse]
     about = {"user": user, "fingerprint": known, "card": known.card, "encoded": encoded}
     batch = Losses(frame=frame, losses=losses, **about)
     return next(Explain(prefix=prefix)(AddScores(label=labels)(iter([batch]))))
@@ -50,13 +50,13 @@ def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue"), pref
 def plain(rows, *, seconds=None, user="ann"):
     """A batch of events with a score and nothing else."""
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
-    return scored(events_at(seconds or range(len(rows)), **columns), user=user)
+    return make_scored(make_events(seconds or range(len(rows)), **columns), user=user)
 
 
 def many(number, *, user="ann"):
     """A batch of so many rows, each with a number of its own, as `serialize` hands it on."""
-    frame = events_at(range(number), eventID=[f"{user}-{n}" for n in range(number)])
-    return Rows(user=user, frame=frame)
+    frame = make_events(range(number), eventID=[f"{user}-{n}" for n in range(number)])
+    return OutputRows(user=user, frame=frame)
 
 
 def sent(stage, batches, settings=CLOUDTRAIL):
@@ -67,5 +67,5 @@ def sent(stage, batches, settings=CLOUDTRAIL):
     assert [batch.frame for batch in out] == [batch.frame for batch in batches] or all(
         one.frame.equals(other.frame) for one, other in zip(out, batches, strict=True)
     )
-    stage.finish(Summary())
+    stage.finish(RunMetrics())
     return out

@@ -119,7 +119,7 @@ def messages(address, topic):
     """How many messages a topic of a broker holds."""
     kafka = pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
     consumer = kafka.Consumer({"bootstrap.servers": address, "group.id": "count"})
-    parts = consumer.list_topics(topic, timeout=20).topics[topic].partitions
+    parts = consumer.list_topics(topic, timeout=20).topics[topic].parse_hive_partitions
     ends = [consumer.get_watermark_offsets(kafka.TopicPartition(topic, n), 20) for n in parts]
     consumer.close()
     return sum(high - low for low, high in ends)

@@ -8,7 +8,7 @@ from polars.testing import assert_frame_equal
 from morpheus.columns import RISK
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -27,7 +27,7 @@ def run(settings, alerts, threads=1, **options):
         *(TrainAe(train_data_glob="x"), Preprocess(), InfPytorch(), AddScores(label=(RISK,))),
         *(Filter(alerts_per_day=alerts, **options), Serialize(), Collect(rows=sink)),
     ]
-    settings = Settings(columns_file=settings.columns_file, num_threads=threads, labels=(RISK,))
+    settings = PipelineOptions(columns_file=settings.columns_file, num_threads=threads, labels=(RISK,))
     summary = Pipeline(stages, settings).run()
     frames = [batch.frame.with_columns(pl.lit(batch.user).alias("user")) for batch in sink]
     return summary, pl.concat(frames, how="diagonal_relaxed")
@@ -36,7 +36,7 @@ def run(settings, alerts, threads=1, **options):
 def test_every_event_is_an_alerts_or_counted_as_left_out(columns):  # noqa: F811 - the fixture
     summary, rows = run(columns, 1.0)
     assert rows.height + summary.filtered == sum(PEOPLE.values())
-    assert summary.spending.forecast.low <= summary.spending.forecast.alerts
+    assert summary.budget_report.forecast.low <= summary.budget_report.forecast.alerts
 
 
 def test_more_to_spend_gives_the_same_alerts_and_more(columns):  # noqa: F811 - the fixture
@@ -63,16 +63,16 @@ def test_suppressions_hold_alerts_back_and_leave_all_others_as_they_were(columns
     theirs = (pl.col("user") == user) & (pl.col("action") == action)
     assert_frame_equal(rows, all_.filter(~theirs))
     assert summary.held.total() == all_.filter(theirs).height > 0
-    assert summary.spending.forecast == whole.spending.forecast
-    assert summary.spending.alerts + summary.spending.held == whole.spending.alerts
+    assert summary.budget_report.forecast == whole.budget_report.forecast
+    assert summary.budget_report.alerts + summary.budget_report.held == whole.budget_report.alerts
     assert rows.height + summary.filtered == sum(PEOPLE.values())
 
 
 def test_a_budget_goes_by_risk_alone():
     with pytest.raises(UsageError, match="--alerts_per_day goes by `risk` alone"):
-        Filter(alerts_per_day=1.0, label=("zscore",)).check()
+        Filter(alerts_per_day=1.0, label=("zscore",)).validate()
 
 
 def test_a_budget_is_refused_where_the_input_never_ends():
     with pytest.raises(UsageError, match="this input never ends"):
-        Filter(alerts_per_day=1.0, settings=Settings(endless=True)).check()
+        Filter(alerts_per_day=1.0, options=PipelineOptions(unbounded=True)).validate()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs import busy
-from morpheus.models.stack import train_stacked
+from morpheus.models.stack import train_batched
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -55,9 +55,9 @@ def test_a_command_that_fails_is_not_measured(speed):
 
 
 def test_what_is_timed_on_a_gpu_is_told_of_any_device(speed, tmp_path):
-    gpu, scale = speed("gpu"), speed("scale").Scale(tmp_path, quick=True)
+    gpu, scale = speed("gpu"), speed("scale").NumberSpec(tmp_path, quick=True)
     tasks = gpu.trials(scale)
-    on_processor = partial(train_stacked, device=torch.device("cpu"))
+    on_processor = partial(train_batched, device=torch.device("cpu"))
     users, slow, fast, ratio, apart = gpu.beside(on_processor, tasks)
     assert users == len(tasks) > 0
     assert ratio == slow / fast

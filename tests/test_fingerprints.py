@@ -14,8 +14,8 @@ import pytest
 import morpheus
 from morpheus import Fingerprints, Pipeline
 from morpheus.cli.main import morpheus as command
-from morpheus.columns import SCORE, Explained, read_lines
-from morpheus.errors import BadRecord, BrokenModel, UsageError
+from morpheus.columns import SCORE, ExplanationColumns, read_lines
+from morpheus.errors import RecordError, ModelCorruptedError, UsageError
 from morpheus.sources.frame import FromFrame
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
@@ -77,7 +77,7 @@ def lesson() -> Fingerprints:
 
 
 def by_event(rows: pl.DataFrame) -> pl.DataFrame:
-    names = [USER, "eventTime", "eventID", *SCORES, *Explained()]
+    names = [USER, "eventTime", "eventID", *SCORES, *ExplanationColumns()]
     numbers = [name for name in SCORES if name != "rung"]
     return rows.select(names).with_columns(pl.col(numbers).fill_nan(None)).sort(names)
 
@@ -93,7 +93,7 @@ def test_a_frame_is_scored_and_explained_as_the_command_line_does(
 def test_both_write_the_same_models(lesson: Fingerprints, written: Path, tmp_path: Path) -> None:
     lesson.save(tmp_path / "models")
     files = [path for path in (written / "models").rglob("*") if path.is_file()]
-    assert len(files) == 1 + len(lesson.cards) + (lesson.store.everyone is not None)
+    assert len(files) == 1 + len(lesson.cards) + (lesson.store.global_card is not None)
     for path in files:
         assert (tmp_path / path.relative_to(written)).read_bytes() == path.read_bytes()
 
@@ -136,7 +136,7 @@ def test_a_frame_may_have_columns_of_the_names_that_are_given_back(known: Finger
 def test_an_empty_frame_has_no_scores_and_their_columns(known: Fingerprints) -> None:
     nothing = people().clear()
     assert known.score(nothing).schema == known.score(people()).schema
-    assert known.explain(nothing).columns == list(Explained())
+    assert known.explain(nothing).columns == list(ExplanationColumns())
 
 
 def test_pandas_and_arrow_frames_score_as_polars_frames_do(known: Fingerprints) -> None:
@@ -214,7 +214,7 @@ def test_a_column_that_is_not_there_is_named(known: Fingerprints) -> None:
 
 def test_an_event_without_a_time_is_named(known: Fingerprints) -> None:
     odd = people().with_columns(at=pl.lit("yesterday"))
-    with pytest.raises(BadRecord, match=r"frame:1: `at` is 'yesterday', which is no time"):
+    with pytest.raises(RecordError, match=r"frame:1: `at` is 'yesterday', which is no time"):
         known.score(odd)
 
 
@@ -240,14 +240,14 @@ def test_a_fingerprint_changed_on_disk_is_not_saved(tmp_path: Path) -> None:
     fingerprints = learnt()
     for path in Path(str(fingerprints.store.folder)).rglob("*.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(BrokenModel, match="does not match its checksum"):
+    with pytest.raises(ModelCorruptedError, match="does not match its checksum"):
         fingerprints.save(tmp_path / "models")
     assert not (tmp_path / "models" / "index.json").exists()
 
 
 def test_files_to_learn_from_do_not_go_with_a_frame() -> None:
     chain = Pipeline([FromFrame(people(), "at"), TrainAe(train_data_glob="*.csv")])
-    chain.settings = type(chain.settings)(userid_column_name="who", columns=tuple(COLUMNS))
+    chain.options = type(chain.options)(userid_column_name="who", columns=tuple(COLUMNS))
     with pytest.raises(UsageError, match="Learn from a frame with"):
         chain.run()
 

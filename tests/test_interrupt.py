@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from morpheus.interrupt import UntilStopped
+from morpheus.interrupt import GracefulShutdown
 
 
 def numbers(until_interrupted_at):
@@ -18,13 +18,13 @@ def numbers(until_interrupted_at):
 
 
 def test_ctrl_c_while_waiting_ends_the_stream_and_keeps_what_came():
-    stream = UntilStopped(numbers(3))
+    stream = GracefulShutdown(numbers(3))
     assert list(stream) == [0, 1, 2]
     assert stream.stopped
 
 
 def test_ctrl_c_while_an_item_is_in_work_lets_the_work_finish():
-    stream, done = UntilStopped(numbers(None)), []
+    stream, done = GracefulShutdown(numbers(None)), []
     for number in stream:
         os.kill(os.getpid(), signal.SIGTERM)
         done.append(number)
@@ -33,7 +33,7 @@ def test_ctrl_c_while_an_item_is_in_work_lets_the_work_finish():
 
 
 def test_a_second_ctrl_c_stops_the_work_too():
-    stream = UntilStopped(numbers(None))
+    stream = GracefulShutdown(numbers(None))
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the second is the point
         for _ in stream:
             os.kill(os.getpid(), signal.SIGINT)
@@ -42,7 +42,7 @@ def test_a_second_ctrl_c_stops_the_work_too():
 
 def test_afterwards_ctrl_c_means_what_it_meant_before():
     before = signal.getsignal(signal.SIGINT)
-    assert list(UntilStopped(iter([1, 2]))) == [1, 2]
+    assert list(GracefulShutdown(iter([1, 2]))) == [1, 2]
     assert signal.getsignal(signal.SIGINT) is before
 
 

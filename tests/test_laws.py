@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
-from morpheus.records import Encoded, Fingerprinted, Losses, Rows, Scored
-from morpheus.stage import Stage
+from morpheus.records import Encoded, WithModel, Losses, OutputRows, Scored
+from morpheus.stage import Transform
 from morpheus.stages.add_class import AddClass
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
@@ -18,17 +18,17 @@ from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
-from morpheus.testing import check_laws, events_at, scored
+from morpheus.testing import check_stage, make_events, make_scored
 from people import COLUMNS, day, fingerprint, times
 
 
-def batches() -> list[Fingerprinted | Encoded | Losses | Scored]:
+def batches() -> list[WithModel | Encoded | Losses | Scored]:
     """Ann's events, behind each stage that says more of them."""
     known = fingerprint()
     events = day(12, seed=3)
-    frame = events_at([0] * 12, **{name: events[name] for name in COLUMNS})
+    frame = make_events([0] * 12, **{name: events[name] for name in COLUMNS})
     frame = frame.with_columns(times(12).alias(TIME))
-    batch = Fingerprinted(user="ann", frame=frame, fingerprint=known, card=known.card)
+    batch = WithModel(user="ann", frame=frame, fingerprint=known, card=known.card)
     chain = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]
     made = [batch]
     for stage in chain:
@@ -38,15 +38,15 @@ def batches() -> list[Fingerprinted | Encoded | Losses | Scored]:
 
 def test_our_stages_obey() -> None:
     known, encoded, losses, rated = batches()
-    check_laws(Preprocess(), known)
-    check_laws(InfPytorch(), encoded)
-    check_laws(AddScores(label=("ae_anomaly_score", "risk", "pvalue")), losses)
+    check_stage(Preprocess(), known)
+    check_stage(InfPytorch(), encoded)
+    check_stage(AddScores(label=("ae_anomaly_score", "risk", "pvalue")), losses)
     for stage in (AddClass(), Filter(threshold=1.0), Explain(), Serialize()):
-        check_laws(stage, rated)
+        check_stage(stage, rated)
 
 
 @dataclass(frozen=True)
-class Odd(Stage):
+class Odd(Transform):
     """Breaks the law that it is asked to."""
 
     takes = (Scored,)
@@ -63,7 +63,7 @@ class Odd(Stage):
             if self.breaks == "change":
                 frame.insert_column(0, pl.Series("new", range(frame.height)))
             if self.breaks == "gives":
-                yield Rows(user=batch.user, frame=frame)
+                yield OutputRows(user=batch.user, frame=frame)
             else:
                 yield replace(batch, frame=frame)
 
@@ -78,7 +78,7 @@ class Odd(Stage):
     ],
 )
 def test_a_broken_law_is_named(breaks: str, law: str) -> None:
-    batch = scored(events_at(range(4)))
-    check_laws(Odd(), batch)
+    batch = make_scored(make_events(range(4)))
+    check_stage(Odd(), batch)
     with pytest.raises(AssertionError, match=law):
-        check_laws(Odd(breaks=breaks), batch)
+        check_stage(Odd(breaks=breaks), batch)

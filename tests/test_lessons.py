@@ -12,7 +12,7 @@ import pytest
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -287,7 +287,7 @@ def zscores(folder, seed, output):
         Serialize(),
         ToFile(filename=str(output), overwrite=True),
     ]
-    Pipeline(chain, Settings(userid_column_name=USER, num_threads=1)).run()
+    Pipeline(chain, PipelineOptions(userid_column_name=USER, num_threads=1)).run()
     return with_zscore(pd.read_csv(output))
 
 

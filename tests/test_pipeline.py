@@ -7,16 +7,16 @@ import polars as pl
 import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.engines.fold import folded_as_scoped
-from morpheus.errors import Unavailable, UsageError
-from morpheus.models.learning import History
+from morpheus.engines.fold import chain_by_scope
+from morpheus.errors import TransientError, UsageError
+from morpheus.models.learning import UserHistory
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.records import Events
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate
 from morpheus.sources.source import Source
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
@@ -26,7 +26,7 @@ from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
-from morpheus.testing import events_at, scored
+from morpheus.testing import make_events, make_scored
 from people import day, times
 
 
@@ -47,10 +47,10 @@ class FromPeople(Source):
     people: dict[str | None, int] = field(default_factory=dict)
     history_events: int = 400
 
-    def events(self, history, summary):
+    def events(self, training_input, metrics):
         for number, (user, count) in enumerate(self.people.items()):
-            summary.input.read += count
-            past = events(self.history_events, 100 + number) if history else None
+            metrics.input.read += count
+            past = events(self.history_events, 100 + number) if training_input else None
             yield Events(user=user, frame=events(count, number), history=past)
 
 
@@ -58,7 +58,7 @@ class FromPeople(Source):
 def columns(tmp_path):
     path = tmp_path / "columns.txt"
     path.write_text("action\naddress\nagent\nkind\n")
-    return Settings(columns_file=str(path), num_threads=1, labels=(SCORE,))
+    return PipelineOptions(columns_file=str(path), num_threads=1, labels=(SCORE,))
 
 
 def scoring(**options):
@@ -70,7 +70,7 @@ class Collect(Serialize):
     """A sink into a list."""
 
     name = "collect"
-    scope = "run"
+    scope = "global"
     rows: list = field(default_factory=list)
 
     def __call__(self, batches):
@@ -158,25 +158,25 @@ def test_worker_processes_give_what_one_process_gives(columns):
 class Last(Collect):
     """A sink that has something left to do, and cannot."""
 
-    error: Exception = field(default_factory=lambda: Unavailable("nobody there"))
+    error: Exception = field(default_factory=lambda: TransientError("nobody there"))
 
-    def finish(self, summary):
-        self.rows.append(summary.users.total())
+    def commit(self, metrics):
+        self.rows.append(metrics.users.total())
         raise self.error
 
 
 def test_events_that_no_sink_takes_are_not_called_written(columns, tmp_path):
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize()]
-    assert not Pipeline(chain, columns).run().to_sinks
+    assert not Pipeline(chain, columns).run().has_sink
     sink = ToFile(filename=str(tmp_path / "rows.csv"))
-    assert Pipeline([*chain, sink], columns).run().to_sinks
+    assert Pipeline([*chain, sink], columns).run().has_sink
 
 
 def test_one_file_is_not_written_by_two_sinks(columns, tmp_path):
     sinks = [ToFile(filename=f"{tmp_path}/rows.csv"), ToReport(filename=f"{tmp_path}/./rows.csv")]
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
     with pytest.raises(UsageError, match=r"to-report: .*rows.csv` is written by `to-file` already"):
-        Pipeline(chain, columns).check()
+        Pipeline(chain, columns).validate()
 
 
 def test_a_sink_that_fails_at_the_end_takes_neither_the_summary_nor_the_other_sinks_end(
@@ -185,7 +185,7 @@ def test_a_sink_that_fails_at_the_end_takes_neither_the_summary_nor_the_other_si
     told, ended = [], []
     sinks = [Last(rows=ended), Last(rows=ended, error=OSError("disk full"))]
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
-    with pytest.raises(Unavailable, match="nobody there"):
+    with pytest.raises(TransientError, match="nobody there"):
         Pipeline(chain, columns).run(told.append)
     [summary] = told
     assert (summary.input.read, summary.users.total()) == (4, 4)
@@ -226,12 +226,12 @@ WRONG = [
 @pytest.mark.parametrize(("chain", "message"), WRONG)
 def test_a_wrong_chain_is_refused_naming_the_stages_and_the_fix(chain, message):
     with pytest.raises(UsageError, match=message):
-        Pipeline(chain).check()
+        Pipeline(chain).validate()
 
 
 def test_a_stage_that_watches_moves_behind_the_users_segment_and_sinks_see_the_whole_stream():
     chain = [FromPeople(), Monitor(), TrainAe(), Monitor(), Preprocess(), InfPytorch()]
-    plan = Plan.of([*chain, AddScores(), Timeseries(), Serialize(), Collect()])
+    plan = Plan.from_stages([*chain, AddScores(), Timeseries(), Serialize(), Collect()])
     assert [s.name for s in plan.head] == ["monitor"]
     assert [s.name for s in plan.segment][::5] == ["train-ae", "serialize"]
     assert [s.name for s in plan.tail] == ["monitor", "collect"]
@@ -239,10 +239,10 @@ def test_a_stage_that_watches_moves_behind_the_users_segment_and_sinks_see_the_w
 
 def test_a_stage_that_looks_at_the_whole_stream_stays_where_it_is():
     chain = [FromPeople(), TrainAe(), Preprocess(), InfPytorch(), AddScores()]
-    plan = Plan.of([*chain, Validate(), Monitor(), Serialize(), Collect()])
+    plan = Plan.from_stages([*chain, Validate(), Monitor(), Serialize(), Collect()])
     assert [s.name for s in plan.segment][::3] == ["train-ae", "add-scores"]
     assert [s.name for s in plan.tail] == ["validate", "monitor", "serialize", "collect"]
-    plan = Plan.of([FromPeople(), Validate(), TrainAe(), Collect()])
+    plan = Plan.from_stages([FromPeople(), Validate(), TrainAe(), Collect()])
     assert [s.name for s in plan.segment] == ["train-ae", "light"]
 
 
@@ -253,30 +253,30 @@ def test_a_users_stage_behind_it_is_still_called_anew_for_each_user():
             yield from ()
 
     calls = []
-    batches = [scored(events_at([0]), user=user) for user in ("ann", "ann", "bob")]
-    assert not list(folded_as_scoped([Count()], iter(batches), endless=False))
+    batches = [make_scored(make_events([0]), user=user) for user in ("ann", "ann", "bob")]
+    assert not list(chain_by_scope([Count()], iter(batches), unbounded=False))
     assert calls == [["ann", "ann"], ["bob"]]
-    assert not list(folded_as_scoped([Count()], iter(batches), endless=True))
+    assert not list(chain_by_scope([Count()], iter(batches), unbounded=True))
     assert calls[2:] == [["ann", "ann", "bob"]]
 
 
 def test_the_source_of_the_training_files_is_that_of_the_chain():
     upstream = "morpheus.stages.input.duo_source_stage.DuoSourceStage"
-    TrainAe(source_stage_class=upstream, settings=Settings(source="from-duo")).check()
-    TrainAe(source_stage_class="from-duo", settings=Settings(source="from-duo")).check()
+    TrainAe(source_stage_class=upstream, options=PipelineOptions(source="from-duo")).validate()
+    TrainAe(source_stage_class="from-duo", options=PipelineOptions(source="from-duo")).validate()
     with pytest.raises(UsageError, match="is `from-duo`, but the chain begins with `from-azure`"):
-        TrainAe(source_stage_class=upstream, settings=Settings(source="from-azure")).check()
+        TrainAe(source_stage_class=upstream, options=PipelineOptions(source="from-azure")).validate()
     with pytest.raises(UsageError, match=r"there is no source `a\.Other`"):
-        TrainAe(source_stage_class="a.Other").check()
+        TrainAe(source_stage_class="a.Other").validate()
 
 
 def test_the_runs_seed_is_that_of_a_stage_that_has_none():
-    frame = events_at(range(40), action=["get", "put"] * 20)
-    history = History("ann", frame, frame[TIME])
+    frame = make_events(range(40), action=["get", "put"] * 20)
+    history = UserHistory("ann", frame, frame[TIME])
 
     def trained(**seeds):
-        settings = Settings(columns=("action",), manual_seed=seeds.pop("manual_seed", None))
-        [fingerprint] = TrainAe(settings=settings, **seeds).learn([history])
+        settings = PipelineOptions(columns=("action",), manual_seed=seeds.pop("manual_seed", None))
+        [fingerprint] = TrainAe(options=settings, **seeds).train([history])
         return fingerprint.card.seed
 
     assert trained() == 0
@@ -293,21 +293,21 @@ def test_the_chain_tells_what_flows_between_its_stages():
 
 def test_pretrained_and_saving_exclude_each_other(tmp_path):
     with pytest.raises(UsageError, match="Leave one of the two out"):
-        TrainAe(pretrained_filename=str(tmp_path), models_output_filename="m").check()
+        TrainAe(pretrained_filename=str(tmp_path), models_output_filename="m").validate()
 
 
 def test_a_model_file_of_another_program_is_never_read(tmp_path):
     path = tmp_path / "models.pkl"
     path.write_bytes(b"\x80\x04.")
     with pytest.raises(UsageError, match="never read: they can run code"):
-        TrainAe(pretrained_filename=str(path)).check()
+        TrainAe(pretrained_filename=str(path)).validate()
 
 
 def test_logs_with_none_of_the_feature_columns_are_refused(tmp_path):
     path = tmp_path / "columns.txt"
     path.write_text("nothing\n")
     with pytest.raises(UsageError, match=r"None of the feature columns .* action, address"):
-        run({"ann": 5}, Settings(columns_file=str(path)), train_data_glob="x")
+        run({"ann": 5}, PipelineOptions(columns_file=str(path)), train_data_glob="x")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_what_comes_behind_a_look_at_the_whole_stream_knows_the_users_still(
 
 def test_fingerprints_are_let_go_of_once_nobody_needs_them():
     chain = scoring(train_data_glob="x")[:-1]
-    batches = Plan.of([FromPeople(), *chain, Serialize(), Monitor(), ToFile()])
+    batches = Plan.from_stages([FromPeople(), *chain, Serialize(), Monitor(), ToFile()])
     assert [stage.name for stage in batches.segment][-2:] == ["serialize", "light"]
-    explained = Plan.of([FromPeople(), *chain, Validate(), Explain(), ToFile()])
+    explained = Plan.from_stages([FromPeople(), *chain, Validate(), Explain(), ToFile()])
     assert explained.segment[-1].name == "add-scores"

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from jobs import Moody, SmallRooms
-from morpheus.errors import BadRecord
+from morpheus.errors import RecordError
 from morpheus.pipeline import Pipeline
-from morpheus.processes import Crew
-from morpheus.records import Spelt, Summary
-from morpheus.scratch import Scratch
+from morpheus.processes import WorkerPool
+from morpheus.records import EncodedChunk, RunMetrics
+from morpheus.scratch import SpillDir
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.monitor import Monitor
 from morpheus.stages.serialize import Serialize
 
@@ -44,7 +44,7 @@ def written(logs, path, threads, *between, **options):
     source = SmallRooms(input_glob=str(logs))
     sink = ToFile(filename=str(path), overwrite=True, **options)
     chain = [source, *between, Serialize(fixed_columns=False), sink]
-    summary = Pipeline(chain, Settings(num_threads=threads)).run()
+    summary = Pipeline(chain, PipelineOptions(num_threads=threads)).run()
     return path.read_bytes(), replace(summary, seconds=0.0)
 
 
@@ -67,25 +67,25 @@ def test_without_the_first_column_too(logs, tmp_path):
 
 
 def test_rows_are_text_before_they_reach_the_sink(logs, tmp_path):
-    settings = Settings(num_threads=2)
-    source = SmallRooms(input_glob=str(logs), settings=settings)
+    settings = PipelineOptions(num_threads=2)
+    source = SmallRooms(input_glob=str(logs), options=settings)
     sink = ToFile(filename=str(tmp_path / "a.csv"))
-    read = source.portions(None, Summary(), Crew(1))
-    with Scratch() as scratch, read as portions:
+    read = source.partitions(None, RunMetrics(), WorkerPool(1))
+    with SpillDir() as scratch, read as portions:
         [*_, last] = portions
-        batches = list(Serialize()(last.events(Summary())))
-        spelt = list(sink.beforehand(batches[0], scratch)(iter(batches)))
+        batches = list(Serialize()(last.events(RunMetrics())))
+        spelt = list(sink.encoder(batches[0], scratch)(iter(batches)))
         text = spelt[-1].text.read_bytes()
     assert len(portions) > 3
-    assert all(isinstance(batch, Spelt) for batch in spelt)
+    assert all(isinstance(batch, EncodedChunk) for batch in spelt)
     assert [batch.frame.height for batch in spelt] == [batch.frame.height for batch in batches]
     assert text.count(b"\n") == sum(batch.frame.height for batch in batches)
 
 
 @pytest.mark.parametrize("history", [False, True])
 def test_events_that_fit_in_memory_are_one_portion_so_that_no_process_is_started(logs, history):
-    source = FromCloudtrail(input_glob=str(logs), settings=Settings(num_threads=2))
-    with source.portions(str(logs) if history else None, Summary(), Crew(2)) as portions:
+    source = FromCloudtrail(input_glob=str(logs), options=PipelineOptions(num_threads=2))
+    with source.partitions(str(logs) if history else None, RunMetrics(), WorkerPool(2)) as portions:
         assert len(portions) == 1
 
 
@@ -93,6 +93,6 @@ def test_what_goes_wrong_elsewhere_is_told_here(tmp_path):
     for n in range(3):
         text = json.dumps({"Records": [record(n)]})
         (tmp_path / f"{n}.json").write_text(text if n < 2 else text.replace("eventTime", "time"))
-    with pytest.raises(BadRecord, match=r"2\.json:1: the record has no `eventTime`"):
+    with pytest.raises(RecordError, match=r"2\.json:1: the record has no `eventTime`"):
         written(tmp_path, tmp_path / "out" / "a.csv", 2)
     assert list((tmp_path / "out").iterdir()) == []

@@ -90,7 +90,7 @@ def days(part, users=2, weeks=2, incidents=None):
     ]
     logs, incidents = pl.concat(frames), incidents or {"u0-3": 0}
     kinds = dict.fromkeys(incidents.values(), "swap")
-    return part("quality.trial").Trial("t", "user", ("action",), logs, logs, incidents, kinds)
+    return part("quality.trial").ValidationRun("t", "user", ("action",), logs, logs, incidents, kinds)
 
 
 def judged(part, trial, top, users=("u0", "u1")):
@@ -153,7 +153,7 @@ def test_each_group_is_judged_by_its_own_users(part):
 
 
 def test_ours_is_compared_with_the_rival_that_is_best_seed_by_seed(part):
-    comparison = part("quality.comparison").Comparison("t", ("AP",), ours=1)
+    comparison = part("quality.comparison").DataFrameDiff("t", ("AP",), ours=1)
     comparison.found = {
         "`risk`": [{"AP": 0.6}, {"AP": 0.8}],
         "worse": [{"AP": 0.1}, {"AP": 0.9}],
@@ -190,7 +190,7 @@ def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(p
         scorers.ours(trial, 1, 1),
         scorers.shown(trial, scorers.theirs(trial, 1, ["frequencies-z"])),
     )
-    comparison = part("quality.comparison").Comparison("t", ours=len(ours))
+    comparison = part("quality.comparison").DataFrameDiff("t", ours=len(ours))
     comparison.add([(part("quality.judge").Verdict(trial, tuple(trial.spans)), ours | theirs)])
     assert all(len(each) == trial.scored.height for each in (ours | theirs).values())
     assert "column frequencies, largest held-out z" in comparison.table().markdown()
@@ -199,7 +199,7 @@ def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(p
 def test_scores_of_the_whole_come_back_to_the_events_of_each_part(part):
     module, trial = part("quality.trial"), days(part)
     parts = [trial.only(["u1"]), trial.only(["u0"])]
-    whole = module.together(parts)
+    whole = module.users_per_bundle(parts)
     scores = np.arange(whole.scored.height, dtype=float)
     for each in parts:
         found = module.of_part(whole, scores, each).astype(int).tolist()
@@ -210,7 +210,7 @@ def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
     rivals, trial = part("quality.rivals"), days(part)
     other = trial.cases[0].history.with_columns(action=pl.lit("write"))
     places = {
-        rivals.place(case, ("action",), rival, seed)
+        rivals.partitions_per_bucket(case, ("action",), rival, seed)
         for case in (trial.cases[0], replace(trial.cases[0], history=other))
         for rival in ("forest", "dfencoder")
         for seed in (1, 2)
@@ -268,14 +268,14 @@ def explained(part):
         }
     )
     incidents, columns = {"2": 0, "3": 0}, ("address", "agent")
-    trial = part("quality.trial").Trial(
+    trial = part("quality.trial").ValidationRun(
         "one", "user", columns, history, scored, incidents, {0: "theft"}
     )
     output = scored.with_columns(
         risk=pl.Series([0.0, 5.0, 9.0, 1.0]),
         top_columns=pl.Series([None, "address", "agent, address, more", None]),
     )
-    return part("quality.reasons").Explained(trial, output)
+    return part("quality.reasons").ExplanationColumns(trial, output)
 
 
 def test_an_incident_changes_columns_by_what_its_user_seldom_had(explained):

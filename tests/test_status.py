@@ -3,8 +3,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from morpheus.records import Reading, Summary
-from morpheus.stage import Settings
+from morpheus.records import ReadStats, RunMetrics
+from morpheus.stage import PipelineOptions
 from morpheus.stages.filter import Filter
 from morpheus.status import Status, StatusFile
 from test_pipeline import columns, run, scoring  # noqa: F401 - a fixture, and what goes with it
@@ -27,15 +27,15 @@ def test_the_status_of_a_run_that_has_ended_says_what_became_of_its_events(colum
 def test_it_is_written_now_and_then_while_the_run_goes_on(tmp_path):
     times = iter([0.0, 0.0, 0.0, 0.5, 1.5, 1.5])
     path = tmp_path / "status.json"
-    file = StatusFile(path, Settings(source="x"), [], clock=lambda: next(times))
+    file = StatusFile(path, PipelineOptions(source="x"), [], clock=lambda: next(times))
     for read_so_far in (1, 2, 3):
-        file.tell(Summary(input=Reading(read=read_so_far)), running=True)
+        file.write(RunMetrics(input=ReadStats(read=read_so_far)), running=True)
         assert read(path).account.read == {1: 1, 2: 1, 3: 3}[read_so_far]
 
 
 @pytest.mark.parametrize(("budget", "told"), [(2.0, 2.0), (None, None)])
 def test_a_filter_and_its_budget_are_told(tmp_path, budget, told):
     path = tmp_path / "status.json"
-    stages = [Filter(settings=Settings(source="x")), Filter(alerts_per_day=budget)]
-    StatusFile.of(str(path), stages).tell(Summary(), running=False)
+    stages = [Filter(options=PipelineOptions(source="x")), Filter(alerts_per_day=budget)]
+    StatusFile.from_stages(str(path), stages).write(RunMetrics(), running=False)
     assert (read(path).filtered, read(path).alerts_per_day) == (True, told)

@@ -16,11 +16,11 @@ from figures.ranking import average_precision, recall
 from figures.table import Table
 from numpy.typing import NDArray
 
-from morpheus.models.company import Guesses
-from morpheus.models.context import HOUR, HOUR_WEIGHT, MONTH, MONTH_WEIGHT, Decayed
-from morpheus.models.evidence import COMPANY_FLOOR, EXPONENT, FLOOR, HABIT_FLOOR
+from morpheus.models.company import MaskedPredictions
+from morpheus.models.context import SHORT_HALF_LIFE, SHORT_EMA_WEIGHT, LONG_HALF_LIFE, LONG_EMA_WEIGHT, ExponentialMovingAverage
+from morpheus.models.evidence import CONDITIONAL_STD_FLOOR, ANOMALY_EXPONENT, STD_FLOOR, MARGINAL_STD_FLOOR
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.learning import History, Options, learn_all
+from morpheus.models.learning import UserHistory, FitOptions, fit_fingerprints
 from morpheus.models.population import Population
 from quality.trial import Case, Trial, times
 
@@ -40,32 +40,32 @@ class Read:
     def evidence(self) -> tuple[Floats, Floats]:
         """Habit and company of each event's columns, above the usual, each (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        found = self.known.evidence
-        assert found is not None and self.known.novelty is not None  # noqa: S101, PT018 - compact
-        guesses = Guesses.of(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
-        habit, company = guesses.evidence(found.chances, self.known.novelty, rows)
-        above = found.habit.above(habit, HABIT_FLOOR), found.company.above(company, COMPANY_FLOOR)
-        return above[0][rows.row_of].astype(float), above[1][rows.row_of].astype(float)
+        found = self.known.surprise_model
+        assert found is not None and self.known.oov_rates is not None  # noqa: S101, PT018 - compact
+        guesses = MaskedPredictions.predict(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
+        habit, company = guesses.compute_surprise(found.likelihoods, self.known.oov_rates, rows)
+        above = found.marginal_baseline.excess_z(habit, MARGINAL_STD_FLOOR), found.conditional_baseline.excess_z(company, CONDITIONAL_STD_FLOOR)
+        return above[0][rows.inverse].astype(float), above[1][rows.inverse].astype(float)
 
     @cached_property
     def plain(self) -> Floats:
         """Losses of plain reconstruction above the usual, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        return np.asarray(self.known.usual.above(self.known.losses(rows), FLOOR)[rows.row_of])
+        return np.asarray(self.known.baseline.excess_z(self.known.losses(rows), STD_FLOOR)[rows.inverse])
 
     @cached_property
     def loss(self) -> Floats:
         """Mean loss, (rows,)."""
         rows = self.known.encoder.encode(self.case.scored)
-        return np.asarray(self.known.losses(rows)[rows.row_of].mean(1))
+        return np.asarray(self.known.losses(rows)[rows.inverse].mean(1))
 
     @cached_property
     def shared(self) -> Floats:
         """Whether others have each event's values too, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        assert self.known.evidence is not None  # noqa: S101 - compact has it
-        chances = self.known.evidence.chances
-        return np.asarray(chances.shared[rows.codes + chances.offsets][rows.row_of], dtype=float)
+        assert self.known.surprise_model is not None  # noqa: S101 - compact has it
+        chances = self.known.surprise_model.likelihoods
+        return np.asarray(chances.seen_by_others[rows.codes + chances.offsets][rows.inverse], dtype=float)
 
     def remembered(self, strange: Floats, *, hour: bool = True, month: str = "shared") -> Floats:
         """Strangeness, (rows, C) or (rows,), with what came before.
@@ -78,20 +78,20 @@ class Read:
         columns = strange.reshape(len(strange), -1).astype(float)
         risk = total = columns.sum(1)
         if hour:
-            above = np.maximum(self._mean(total, HOUR) - self.known.held_out.hour, 0)
-            risk = risk + HOUR_WEIGHT * above**2
+            above = np.maximum(self._mean(total, SHORT_HALF_LIFE) - self.known.calibration.short_ema_p90, 0)
+            risk = risk + SHORT_EMA_WEIGHT * above**2
         if month != "nothing":
             kept = (columns * self.shared).sum(1) if month == "shared" else total
-            risk = risk + MONTH_WEIGHT * self._mean(kept, MONTH) ** 2
+            risk = risk + LONG_EMA_WEIGHT * self._mean(kept, LONG_HALF_LIFE) ** 2
         return np.asarray(risk)
 
     def _mean(self, surprise: Floats, half: float) -> Floats:
         seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
-        return np.asarray(Decayed(half).over(np.sqrt(surprise)[:, None], seconds)[0][:, 0])
+        return np.asarray(ExponentialMovingAverage(half).update(np.sqrt(surprise)[:, None], seconds)[0][:, 0])
 
     def strange(self) -> Floats:
         """Strangeness of each column, (rows, C)."""
-        return np.asarray((sum(self.evidence) / 2) ** EXPONENT)
+        return np.asarray((sum(self.evidence) / 2) ** ANOMALY_EXPONENT)
 
 
 WAYS: Mapping[str, Callable[[Read], Floats]] = {
@@ -100,12 +100,12 @@ WAYS: Mapping[str, Callable[[Read], Floats]] = {
     "context of the last hour only": lambda read: read.remembered(read.strange(), month="nothing"),
     "context of the last month only": lambda read: read.remembered(read.strange(), hour=False),
     "month context of all values": lambda read: read.remembered(read.strange(), month="all"),
-    "marginal surprisal only": lambda read: read.remembered((read.evidence[0] / 2) ** EXPONENT),
+    "marginal surprisal only": lambda read: read.remembered((read.evidence[0] / 2) ** ANOMALY_EXPONENT),
     "conditional surprisal only (masked prediction)": lambda read: read.remembered(
-        (read.evidence[1] / 2) ** EXPONENT
+        (read.evidence[1] / 2) ** ANOMALY_EXPONENT
     ),
     "plain reconstruction instead of masked prediction": lambda read: read.remembered(
-        ((read.evidence[0] + read.plain) / 2) ** EXPONENT
+        ((read.evidence[0] + read.plain) / 2) ** ANOMALY_EXPONENT
     ),
     "sum of z-scores, no power": lambda read: read.remembered(np.asarray(sum(read.evidence)) / 2),
     "plain reconstruction, sum of z-scores, no context": lambda read: read.plain.sum(1),
@@ -142,17 +142,17 @@ def _figures(trials: Attacked) -> dict[str, Floats]:
 
 
 def learnt(
-    trial: Trial, cases: list[Case], *, alone: bool = False, **options: Unpack[Options]
+    trial: Trial, cases: list[Case], *, alone: bool = False, **options: Unpack[FitOptions]
 ) -> list[Fingerprint]:
     """Learn the users of some cases, compared with everybody unless each is alone."""
     columns = trial.history.select(trial.columns)
     everybody = Population(trial.history[trial.user], times(trial.history), columns)
     histories = [
-        History(case.user, case.history.select(trial.columns), times(case.history))
+        UserHistory(case.user, case.history.select(trial.columns), times(case.history))
         for case in cases
     ]
     population = None if alone else everybody
-    return learn_all(histories, trial.columns, population=population, **options)
+    return fit_fingerprints(histories, trial.columns, population=population, **options)
 
 
 def attacked(trial: Trial, users: Iterable[str]) -> list[Case]:

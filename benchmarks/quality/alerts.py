@@ -9,10 +9,10 @@ import polars as pl
 from figures.table import Table
 
 from morpheus.pipeline import Pipeline
-from morpheus.records import Spending
+from morpheus.records import AlertBudgetReport
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -43,7 +43,7 @@ def add(table: Table, trial: Trial, seed: int) -> None:
         )
 
 
-def spent(trial: Trial, seed: int, alerts: float) -> Spending:
+def spent(trial: Trial, seed: int, alerts: float) -> AlertBudgetReport:
     """Run the chain on what a trial has of benign days, and read its account."""
     benign = trial.scored.filter(pl.Series(trial.incident == NOBODY))
     with tempfile.TemporaryDirectory() as scratch:
@@ -58,12 +58,12 @@ def spent(trial: Trial, seed: int, alerts: float) -> Spending:
             *(Preprocess(), InfPytorch(), Filter(alerts_per_day=alerts), Serialize()),
             ToFile(filename=str(folder / "output.parquet")),
         ]
-        settings = Settings(
+        settings = PipelineOptions(
             num_threads=1,
             userid_column_name=trial.user,
             columns_file=str(folder / "columns.txt"),
         )
-        spending = Pipeline(stages, settings).run().spending
+        spending = Pipeline(stages, settings).run().budget_report
     assert spending is not None  # noqa: S101 - the filter brings it
     return spending
 

@@ -12,7 +12,7 @@ import polars as pl
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings, Stage
+from morpheus.stage import PipelineOptions, Transform
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -30,7 +30,7 @@ def output(
     *,
     seed: int = 0,
     threads: int = 1,
-    behind: Sequence[Stage] = (),
+    behind: Sequence[Transform] = (),
     **options: Any,  # noqa: ANN401 - whatever `train-ae` takes
 ) -> pl.DataFrame:
     """Run the chain on a trial.
@@ -56,7 +56,7 @@ def output(
             *(Preprocess(), InfPytorch(), AddScores(label=tuple(labels)), *behind, Serialize()),
             ToFile(filename=str(folder / "output.parquet")),
         ]
-        settings = Settings(
+        settings = PipelineOptions(
             num_threads=threads,
             userid_column_name=trial.user,
             columns_file=str(folder / "columns.txt"),

@@ -11,7 +11,7 @@ import polars as pl
 from figures.ranking import area, average_precision, recall
 from numpy.typing import NDArray
 
-from morpheus.models.calibration import PAUSE
+from morpheus.models.calibration import SESSION_GAP
 from quality.trial import NOBODY, Trial, times
 
 Floats = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Verdict:
         day = pl.col("when").dt.epoch("d").cast(pl.Int64)
         week = (day + 3) // 7  # the epoch was a Thursday
         frame = pl.DataFrame({"user": self.trial.scored[self.trial.user], "when": when})
-        pause = pl.col("when").diff() > pl.duration(seconds=PAUSE)
+        pause = pl.col("when").diff() > pl.duration(seconds=SESSION_GAP)
         new = (pause | (pl.col("user") != pl.col("user").shift())).fill_null(value=True)
         frame = frame.with_columns(
             run=new.cum_sum(), day=user * 1_000_000 + day, week=user * 1_000_000 + week, date=day

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.models.context import Context
+from morpheus.models.context import TemporalContext
 from quality.trial import Trial, times
 
 Floats = NDArray[np.float64]
@@ -33,4 +33,4 @@ def weighed(trial: Trial, plain: Floats) -> Floats:
 
 
 def _remembered(surprise: Floats, seconds: Floats) -> Floats:
-    return Context().risk(surprise, surprise, seconds)
+    return TemporalContext().compute_risk(surprise, surprise, seconds)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.stages.add_scores import LABELS
+from morpheus.stages.add_scores import SCORE_FUNCTIONS
 from quality import chain, frequencies, memory, rivals
 from quality.trial import Trial
 
@@ -39,7 +39,7 @@ REMEMBERED = ("frequencies-sum", "frequencies-z")
 
 def labels() -> list[str]:
     """The labels of ours that are shown; the first is the one that is compared."""
-    return [label for label in WANTED if label in LABELS]
+    return [label for label in WANTED if label in SCORE_FUNCTIONS]
 
 
 def ours(trial: Trial, seed: int, threads: int) -> dict[str, Floats]:

@@ -28,7 +28,7 @@ class Case:
         user: Whose events.
         history: To learn from, in the order of time.
         scored: To score, in the order of time.
-        incident: Of each event to score, the number of its incident; `NOBODY` if it is benign.
+        incident: Of each event to score, the number of its incident; `NO_USER` if it is benign.
     """
 
     user: str
@@ -69,7 +69,7 @@ class Trial:
 
     @cached_property
     def incident(self) -> NDArray[np.int64]:
-        """The incident of each row of `scored`; `NOBODY` if it is benign."""
+        """The incident of each row of `scored`; `NO_USER` if it is benign."""
         names = self.scored[EVENT].to_list()
         return np.array([self.incidents.get(name, NOBODY) for name in names], dtype=np.int64)
 

@@ -13,10 +13,10 @@ from speed.logs import USER, Logs
 from speed.meter import Run
 
 from morpheus.columns import read_lines
-from morpheus.records import Summary
+from morpheus.records import RunMetrics
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.spill import pack
-from morpheus.stage import Settings
+from morpheus.spill import spill_to_memory
+from morpheus.stage import PipelineOptions
 from scale.runs import Size, both, dask
 
 SHAPES = {"few": (10, 11.0), "broad": (160, 11.0), "deep": (20, 220.0)}
@@ -102,10 +102,10 @@ def _costs(logs: Logs, models: Path, out: Path, costs: dict[str, Cost]) -> Table
 def _moved(logs: Logs) -> float:
     """Bytes of an event on its way from one worker to the other."""
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
-    settings = Settings(columns=columns, userid_column_name=USER, num_threads=1)
-    source = FromCloudtrail(input_glob=str(logs.folder / "json/scored"), settings=settings)
-    frames = [batch.frame for batch in source.events(None, Summary())]
-    return sum(getsizeof(pack(frame)) for frame in frames) / sum(one.height for one in frames)
+    settings = PipelineOptions(columns=columns, userid_column_name=USER, num_threads=1)
+    source = FromCloudtrail(input_glob=str(logs.folder / "json/scored"), options=settings)
+    frames = [batch.frame for batch in source.events(None, RunMetrics())]
+    return sum(getsizeof(spill_to_memory(frame)) for frame in frames) / sum(one.height for one in frames)
 
 
 def _memory(learn: dict[str, Run]) -> Table:

@@ -13,14 +13,14 @@ from figures.table import Table
 from morpheus.columns import TIME
 from morpheus.features.encoder import Encoder
 from morpheus.models import stack
-from morpheus.models.learning import History, Study
-from morpheus.models.training import Task, Trained, train_each
+from morpheus.models.learning import UserHistory, TrainValidationSplit
+from morpheus.models.training import TrainJob, TrainResult, train_sequentially
 from speed.logs import COLUMNS, USER, fleet
 from speed.scale import Scale
 from speed.training import histories
 
 EPOCHS = 25
-Trainer = Callable[[Sequence[Task]], Sequence[Trained]]
+Trainer = Callable[[Sequence[TrainJob]], Sequence[TrainResult]]
 
 
 def tables(scale: Scale) -> Iterator[Table]:
@@ -45,35 +45,35 @@ def tables(scale: Scale) -> Iterator[Table]:
         "loss on the CPU."
     )
     tasks = trials(scale)
-    on_gpu = partial(stack.train_stacked, device=torch.device("cuda"))
+    on_gpu = partial(stack.train_batched, device=torch.device("cuda"))
     on_gpu(tasks[:2])
     for users in (16,) if scale.quick else (16, 128, 512):
         table.add(*beside(on_gpu, [tasks[n % len(tasks)] for n in range(users)]))
     yield table
 
 
-def trials(scale: Scale) -> list[Task]:
+def trials(scale: Scale) -> list[TrainJob]:
     """The training that finds out how many epochs are best, of each user of a fleet."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
-    users = [History(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
+    users = [UserHistory(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
     encode = partial(Encoder.fit, names=COLUMNS)
-    return [Study.of(user, encode, seed=1).trial(EPOCHS) for user in users]
+    return [TrainValidationSplit.from_history(user, encode, seed=1).make_validation_job(EPOCHS) for user in users]
 
 
-def beside(stacked: Trainer, tasks: Sequence[Task]) -> tuple[int, float, float, float, float]:
+def beside(stacked: Trainer, tasks: Sequence[TrainJob]) -> tuple[int, float, float, float, float]:
     """A row of the table: users stacked, beside the same ones on the processor."""
-    (alone, slow), (together, fast) = timed(train_each, tasks), timed(stacked, tasks)
+    (alone, slow), (together, fast) = timed(train_sequentially, tasks), timed(stacked, tasks)
     return len(tasks), slow, fast, slow / fast, apart(tasks, alone, together)
 
 
-def timed(trainer: Trainer, tasks: Sequence[Task]) -> tuple[Sequence[Trained], float]:
+def timed(trainer: Trainer, tasks: Sequence[TrainJob]) -> tuple[Sequence[TrainResult], float]:
     """Train; and the seconds that it took."""
     begin = time.perf_counter()
     trained = trainer(tasks)
     return trained, time.perf_counter() - begin
 
 
-def apart(tasks: Sequence[Task], one: Sequence[Trained], other: Sequence[Trained]) -> float:
+def apart(tasks: Sequence[TrainJob], one: Sequence[TrainResult], other: Sequence[TrainResult]) -> float:
     """How far the losses of two trainings differ, in shares of the first's, at the median user."""
     shares = []
     for task, *trained in zip(tasks, one, other, strict=True):

@@ -19,7 +19,7 @@ from isal import igzip
 from morpheus.columns import TIME
 from morpheus.models import learning
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.training import one_thread
+from morpheus.models.training import single_thread
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds, run
@@ -57,7 +57,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 def learnt(user: pl.DataFrame) -> Fingerprint:
     """A user's fingerprint."""
-    return learning.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
+    return learning.fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
 
 
 def profile(what: str, action: Callable[[], object]) -> Table:
@@ -110,10 +110,10 @@ def left_of_training(users: list[pl.DataFrame]) -> Table:
     for number, user in enumerate(users[:3], 1):
         spent = cpu_seconds(partial(learnt, user), 3)
         known = learnt(user)
-        shape = known.net.shape
-        words, rows = sum(shape.codes), known.card.distinct
+        shape = known.net.config
+        words, rows = sum(shape.code_counts), known.card.distinct
         epochs = known.card.epochs
-        multiplied = 5 * words * shape.hidden + 6 * shape.hidden * shape.middle + 2 * words * 30
+        multiplied = 5 * words * shape.hidden + 6 * shape.hidden * shape.bottleneck + 2 * words * 30
         work = 2e-9 * multiplied * rows * epochs * PASSES
         speed = gflops(ROWS, words, shape.hidden)
         table.add(number, rows, epochs, words, work, speed, work / speed, spent)
@@ -126,7 +126,7 @@ def gflops(rows: int, words: int, hidden: int) -> float:
     one = random.standard_normal((rows, words), dtype=np.float32)
     two = random.standard_normal((words, hidden), dtype=np.float32)
     times = max(1, int(2e9 / (2 * rows * words * hidden)))
-    with one_thread():
+    with single_thread():
         spent = cpu_seconds(lambda: [one @ two for _ in range(times)], 3)
     return 2e-9 * rows * words * hidden * times / spent
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from morpheus.columns import read_lines
 from morpheus.models import learning, reference_training
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.reference import HIDDEN, LAYERS, MIDDLE, ReferenceShape
-from morpheus.models.reference_training import BATCH, SHORT, one_thread
+from morpheus.models.reference import HIDDEN_UNITS, LAYER_NAMES, BOTTLENECK_UNITS, DfencoderConfig
+from morpheus.models.reference_training import BATCH_SIZE, TRAIN_DTYPE, single_torch_thread
 from speed.meter import cpu_seconds
 from speed.scale import Scale
 
@@ -48,7 +48,7 @@ def tables(scale: Scale) -> Iterator[Table]:
         note=f"{len(seeds)} seeds of ours and five of the reference, which ran on another machine: "
         "on the columns of its filled rows, with nulls treated equally in training and scoring. "
         "Mean score: ours as a share of the reference's. GFLOP/s is measured on matrix products of "
-        f"{BATCH} rows x {HIDDEN} x {MIDDLE}, one thread, in the number format of training.",
+        f"{BATCH_SIZE} rows x {HIDDEN_UNITS} x {BOTTLENECK_UNITS}, one thread, in the number format of training.",
     )
     if not GOLDEN.is_dir():
         table.note = "Not measured: the golden logs (`../shared/data/golden`) are missing."
@@ -82,30 +82,30 @@ def scored(user: str, seeds: range) -> tuple[Floats, Fingerprint, float]:
         known = learnt(user, history, seed)
         spent.append(time.process_time() - begin)
         rows = known.encoder.encode(later)
-        scores.append(known.losses(rows).mean(1)[rows.row_of])
+        scores.append(known.losses(rows).mean(1)[rows.inverse])
     return np.asarray(np.mean(scores, axis=0), dtype=np.float64), known, median(spent)
 
 
 def learnt(user: str, history: pl.DataFrame, seed: int) -> Fingerprint:
     """Learn a user as `--model reference` does; times say nothing to it."""
     when = pl.Series([datetime(2026, 1, 1, tzinfo=UTC)] * history.height)
-    alone = learning.History(user, history, when)
-    return reference_training.learn_all([alone], COLUMNS, seed=seed)[0]
+    alone = learning.UserHistory(user, history, when)
+    return reference_training.fit_dfencoder_fingerprints([alone], COLUMNS, seed=seed)[0]
 
 
 def gflop(known: Fingerprint) -> float:
     """What the products of training take: forward, to the weights, and back."""
-    shape = ReferenceShape(known.net.shape.codes, known.net.shape.numbers, HIDDEN, MIDDLE)
-    weights = sum(math.prod(shape.parts[name]) for name in LAYERS)
+    shape = DfencoderConfig(known.net.config.code_counts, known.net.config.number_columns, HIDDEN_UNITS, BOTTLENECK_UNITS)
+    weights = sum(math.prod(shape.parameter_shapes[name]) for name in LAYER_NAMES)
     return 3 * 2e-9 * weights * known.card.distinct * known.card.epochs
 
 
 def gflops() -> float:
     """Measured speed of a product of a step."""
-    one, two = torch.randn(BATCH, HIDDEN).to(SHORT), torch.randn(HIDDEN, MIDDLE).to(SHORT)
-    with one_thread():
+    one, two = torch.randn(BATCH_SIZE, HIDDEN_UNITS).to(TRAIN_DTYPE), torch.randn(HIDDEN_UNITS, BOTTLENECK_UNITS).to(TRAIN_DTYPE)
+    with single_torch_thread():
         spent = cpu_seconds(lambda: [one @ two for _ in range(TIMES)], 5)
-    return 2e-9 * BATCH * HIDDEN * MIDDLE * TIMES / spent
+    return 2e-9 * BATCH_SIZE * HIDDEN_UNITS * BOTTLENECK_UNITS * TIMES / spent
 
 
 def events(part: str, user: str) -> pl.DataFrame:

@@ -18,15 +18,15 @@ import numpy as np
 import polars as pl
 from figures.table import Table
 
-from morpheus.columns import RHYTHM, RISK, TIME
-from morpheus.models.fingerprint import Card
-from morpheus.models.portrait import HOURS, SHARES, Portrait
+from morpheus.columns import TS_ANOMALY, RISK, TIME
+from morpheus.models.fingerprint import ModelCard
+from morpheus.models.portrait import HOURS_PER_WEEK, EXCEEDANCE_LEVELS, ModelSummary
 from morpheus.pipeline import Pipeline
-from morpheus.records import Rows, Summary
-from morpheus.sinks.keep import Keep
+from morpheus.records import OutputRows, RunMetrics
+from morpheus.sinks.keep import CollectSink
 from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -70,17 +70,17 @@ def cost(users: int, path: Path) -> tuple[int, float]:
     return found[0], spent
 
 
-def written(batches: list[Rows], path: Path) -> int:
+def written(batches: list[OutputRows], path: Path) -> int:
     """Pass batches through the sink, and count the incidents."""
     sink = ToReport(str(path), overwrite=True, alerts_per_day=1000.0)
-    summary = Summary()
+    summary = RunMetrics()
     for batch in sink(iter(batches)):
         summary.add(batch)
-    sink.finish(summary)
-    return len(sink.contents(summary).incidents)
+    sink.commit(summary)
+    return len(sink.make_report_data(summary).incidents)
 
 
-def company(number: int) -> Rows:
+def company(number: int) -> OutputRows:
     """A user's month."""
     dice = np.random.default_rng(number)
     seconds = np.sort(dice.uniform(0, DAYS * 86400, EVENTS)) + START
@@ -100,33 +100,33 @@ def company(number: int) -> Rows:
         pl.Series((seconds * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC")).alias(TIME),
         *(pl.when(pl.Series(alerts)).then(pl.col(column)).alias(column) for column in EXPLAINED),
     )
-    return Rows(user=name, frame=frame, card=card(name, dice), scores=(RISK,))
+    return OutputRows(user=name, frame=frame, card=card(name, dice), scores=(RISK,))
 
 
-def card(user: str, dice: np.random.Generator) -> Card:
+def card(user: str, dice: np.random.Generator) -> ModelCard:
     """A fingerprint's card."""
-    hours = dice.poisson(dice.uniform(0, 30, HOURS)).tolist()
+    hours = dice.poisson(dice.uniform(0, 30, HOURS_PER_WEEK)).tolist()
     curve = tuple((dice.random(12) * 9).round(3).tolist())
-    risks = tuple(np.linspace(0.5, MOST, len(SHARES)).tolist())
+    risks = tuple(np.linspace(0.5, MOST, len(EXCEEDANCE_LEVELS)).tolist())
     lively = tuple((name, 0.5) for name in ("eventID", "userAgent", "requestParametersname"))
-    portrait = Portrait(tuple(hours), 6.0, curve, risks, 1.0, 0.4, 400, 10, lively)
+    portrait = ModelSummary(tuple(hours), 6.0, curve, risks, 1.0, 0.4, 400, 10, lively)
     days = "2025-01-15T00:00:00+00:00", "2025-03-01T00:00:00+00:00"
-    return Card(user, 1600, 400, *days, 9, 42, portrait=portrait)
+    return ModelCard(user, 1600, 400, *days, 9, 42, portrait=portrait)
 
 
 @cache
 def examples() -> pl.DataFrame:
     """The examples' events, all explained."""
-    keep = Keep()
+    keep = CollectSink()
     stages = [
         FromCloudtrail(input_glob=str(DATA / "input-data" / "*.csv")),
         TrainAe(train_data_glob=str(DATA / "training-data" / "*.csv"), seed=42),
         *(Preprocess(), InfPytorch(), AddScores(label=(RISK, "pvalue")), Explain()),
         *(Timeseries(resolution="10m"), Serialize(), keep),
     ]
-    Pipeline(stages, Settings(userid_column_name=USER, num_threads=1)).run()
-    frames = [batch.frame for batch in keep.kept]
-    return pl.concat(frames, how="diagonal_relaxed").with_columns(pl.lit(value=False).alias(RHYTHM))
+    Pipeline(stages, PipelineOptions(userid_column_name=USER, num_threads=1)).run()
+    frames = [batch.frame for batch in keep.batches]
+    return pl.concat(frames, how="diagonal_relaxed").with_columns(pl.lit(value=False).alias(TS_ANOMALY))
 
 
 def seen(path: Path) -> tuple[float | None, float | None]:

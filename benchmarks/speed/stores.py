@@ -11,7 +11,7 @@ from figures.table import Table
 
 from morpheus.columns import TIME
 from morpheus.models import learning, store
-from morpheus.models.fingerprint import Card
+from morpheus.models.fingerprint import ModelCard
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
@@ -36,13 +36,13 @@ def tables(scale: Scale) -> Iterator[Table]:
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     sizes = Table("Size of a fingerprint", ["rows", "users", "median bytes", "largest, bytes"])
     folder = scale.scratch / "store"
-    cards: list[Card] = []
+    cards: list[ModelCard] = []
     for rows in (300,) if scale.quick else (300, 1000, 5000):
         users = histories(logs, rows)
         learnt = [
-            learning.learn(user[USER][0], user, COLUMNS, times=user[TIME], seed=1) for user in users
+            learning.fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1) for user in users
         ]
-        cards = [store.add(folder, each) for each in learnt]
+        cards = [store.put_model(folder, each) for each in learnt]
         written = [card.size for card in cards]
         sizes.add(rows, len(users), int(median(written)), max(written))
     yield sizes
@@ -53,7 +53,7 @@ def tables(scale: Scale) -> Iterator[Table]:
     )
     for many in (1_000, 100_000):
         names = [f"user-{number:06d}" for number in range(many)]
-        store.publish(
+        store.commit_index(
             folder,
             {name: replace(cards[n % len(cards)], user=name) for n, name in enumerate(names)},
         )

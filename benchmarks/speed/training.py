@@ -16,7 +16,7 @@ from rivals.environment import answers
 
 from morpheus.columns import TIME
 from morpheus.models import learning, reference_training
-from morpheus.models.evidence import FLOOR
+from morpheus.models.evidence import STD_FLOOR
 from morpheus.models.fingerprint import Fingerprint
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
@@ -32,11 +32,11 @@ def learn_reference(
     user: str, history: pl.DataFrame, columns: Sequence[str], *, times: pl.Series, seed: int
 ) -> Fingerprint:
     """Learn one user as `--model reference` does."""
-    alone = learning.History(user, history, times)
-    return reference_training.learn_all([alone], columns, seed=seed)[0]
+    alone = learning.UserHistory(user, history, times)
+    return reference_training.fit_dfencoder_fingerprints([alone], columns, seed=seed)[0]
 
 
-OURS: Mapping[str, Learn] = {"morpheus": learning.learn, "reference": learn_reference}
+OURS: Mapping[str, Learn] = {"morpheus": learning.fit_fingerprint, "reference": learn_reference}
 
 
 def tables(scale: Scale) -> Iterator[Table]:
@@ -166,7 +166,7 @@ def judged(
     given = []
     for number, (history, scored) in enumerate(pairs):
         marked = scored["eventID"].is_in(list(labels)).to_numpy()
-        ours, usual = losses(learning.learn, history, scored)
+        ours, usual = losses(learning.fit_fingerprint, history, scored)
         same, _ = losses(learn_reference, history, scored)
         found[names[0]].add(ours.mean(1), marked)
         found[names[1]].add(usual, marked)
@@ -181,8 +181,8 @@ def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[F
     """Losses of each event's columns, and the sum of what is above the usual, in spreads."""
     known = learnt(learn, history)
     rows = known.encoder.encode(scored)
-    each = known.losses(rows)[rows.row_of]
-    above = known.usual.above(each, FLOOR).astype(np.float64).sum(1)
+    each = known.losses(rows)[rows.inverse]
+    above = known.baseline.excess_z(each, STD_FLOOR).astype(np.float64).sum(1)
     return each.astype(np.float64), above
 
 

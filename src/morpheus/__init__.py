@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Fingerprints", "Pipeline"]
 
-_HOMES = {"Fingerprints": "morpheus.fingerprints", "Pipeline": "morpheus.pipeline"}
+_LAZY_IMPORTS = {"Fingerprints": "morpheus.fingerprints", "Pipeline": "morpheus.pipeline"}
 
 
 def __getattr__(name: str) -> object:
     # Polars is loaded when it is needed: `morpheus --help` does without.
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_LAZY_IMPORTS[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ import atexit
 import gc
 import sys
 
-from morpheus.errors import STOPPED
+from morpheus.errors import EXIT_INTERRUPTED
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
 
         command()
     except KeyboardInterrupt:
-        sys.exit(STOPPED)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":  # processes that are spawned import this module again

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from morpheus.errors import Unavailable
+from morpheus.errors import TransientError
 
 
-class Draft:
+class AtomicWriter:
     """Written beside its place under a hidden name, and put there once it is whole.
 
     Leaving the `with` block without an exception puts it there; any exception, `GeneratorExit` and
@@ -24,7 +24,7 @@ class Draft:
         refusals: What else than `OSError` means that the disk refused.
 
     Attributes:
-        part: Where it lies until then.
+        temp_path: Where it lies until then.
         file: To write to.
 
     Raises:
@@ -33,19 +33,19 @@ class Draft:
 
     file: BinaryIO
 
-    def __init__(self, path: Path, *refusals: type[Exception]) -> None:
+    def __init__(self, path: Path, *extra_errors: type[Exception]) -> None:
         # Through a symbolic link, so that the link stays and its target is replaced.
         self.path = Path(os.path.realpath(path))
         # File names end at 255 bytes; a long one is cut to make room.
         name = os.fsdecode(os.fsencode(self.path.name)[:200])
-        self.part = self.path.with_name(f".{name}.{secrets.token_hex(4)}.part")
-        self._there = False
-        self._refusals: tuple[type[Exception], ...] = (OSError, *refusals)
+        self.temp_path = self.path.with_name(f".{name}.{secrets.token_hex(4)}.part")
+        self._committed = False
+        self._io_errors: tuple[type[Exception], ...] = (OSError, *extra_errors)
 
     def __enter__(self) -> Self:
-        with self.writing():
+        with self.guard_io():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.part.open("xb")
+            self.file = self.temp_path.open("xb")
         return self
 
     def __exit__(
@@ -56,49 +56,49 @@ class Draft:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                self._sync_and_commit()
         finally:
             self.file.close()
-            if not self._there:
-                self.part.unlink(missing_ok=True)
+            if not self._committed:
+                self.temp_path.unlink(missing_ok=True)
 
-    def publish(self) -> None:
+    def commit(self) -> None:
         """Put the file in its place; what is written from now on appears there at once."""
-        self.part.replace(self.path)
-        self._there = True
+        self.temp_path.replace(self.path)
+        self._committed = True
 
     @property
-    def published(self) -> bool:
+    def committed(self) -> bool:
         """Whether the file is in its place already."""
-        return self._there
+        return self._committed
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def guard_io(self) -> Iterator[None]:
         """Turn what the disk refuses into an error that says what to do."""
         try:
             yield
-        except self._refusals as error:
+        except self._io_errors as error:
             reason = getattr(error, "strerror", None) or str(error)
-            left = "What was written stays" if self._there else "Nothing is left behind"
-            raise Unavailable(
+            left = "What was written stays" if self._committed else "Nothing is left behind"
+            raise TransientError(
                 f"Cannot write `{self.path}`: {reason}. {left}. "
                 f"Make room or mend the folder, or give another place."
             ) from error
 
-    def _finish(self) -> None:
-        with self.writing():
+    def _sync_and_commit(self) -> None:
+        with self.guard_io():
             self.file.flush()
             os.fsync(self.file.fileno())
-            if not self._there:
-                self.publish()
+            if not self._committed:
+                self.commit()
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file in one go; see `Draft`.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Write a file in one go; see `AtomicWriter`.
 
     Raises:
         Unavailable: The folder or the file cannot be made, or the disk is full.
     """
-    with Draft(path) as draft, draft.writing():
+    with AtomicWriter(path) as draft, draft.guard_io():
         yield draft.file

@@ -24,36 +24,36 @@ ACTOR = "actor"
 """Who acted, by those rules."""
 TIME = "event_dt"
 """Time of an event, in UTC, as a datetime."""
-OWNER = "_owner_"
+POPULATION_USER = "_owner_"
 """Whose each event of a sample of everybody's is."""
 SCORE = "ae_anomaly_score"
 """Mean reconstruction loss of an event over its columns."""
 RISK = "risk"
 """How much an event and what came just before it speak against their user, over all columns."""
-RHYTHM = "ts_anomaly"
+TS_ANOMALY = "ts_anomaly"
 """Whether an event lies in a time bin that breaks its user's rhythm."""
 
 
-class Explained(NamedTuple):
+class ExplanationColumns(NamedTuple):
     """Names of the columns that `explain` adds."""
 
     reason: str = "reason"
     top_columns: str = "top_columns"
     explanation: str = "explanation"
 
-    def prefixed(self, prefix: str) -> Self:
+    def with_prefix(self, prefix: str) -> Self:
         """The same names behind a prefix."""
         return type(self)(*(prefix + name for name in self))
 
     @classmethod
-    def among(cls, columns: Iterable[str]) -> Self | None:
+    def find_in(cls, columns: Iterable[str]) -> Self | None:
         """Find them among a frame's columns, whatever their prefix; None if they are not there.
 
         One of the three alone is the log's own: Duo's and Kubernetes' logs have a `reason`, too.
 
-        >>> Explained.among(["reason", "event_dt", "why_reason", "why_top_columns"])
-        Explained(reason='why_reason', top_columns='why_top_columns', explanation='why_explanation')
-        >>> Explained.among(["reason", "event_dt"]) is None
+        >>> ExplanationColumns.find_in(["reason", "event_dt", "why_reason", "why_top_columns"])
+        ExplanationColumns(reason='why_reason', top_columns='why_top_columns', explanation='why_explanation')
+        >>> ExplanationColumns.find_in(["reason", "event_dt"]) is None
         True
         """
         found = Counter(
@@ -63,7 +63,7 @@ class Explained(NamedTuple):
             if column.endswith(name)
         )
         last = next((prefix for prefix in reversed(found) if found[prefix] > 1), None)
-        return None if last is None else cls().prefixed(last)
+        return None if last is None else cls().with_prefix(last)
 
 
 def read_lines(name: str, *, option: str) -> tuple[str, ...]:

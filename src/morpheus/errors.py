@@ -11,7 +11,7 @@ A message says where, what was found, what would do, and what to type.
 
 from __future__ import annotations
 
-STOPPED = 130
+EXIT_INTERRUPTED = 130
 """Exit code of a command that somebody has stopped, which is no error."""
 
 
@@ -27,7 +27,7 @@ class UsageError(MorpheusError):
     exit_code = 2
 
 
-class BadRecord(MorpheusError):
+class RecordError(MorpheusError):
     """A log record, or a whole log file, that cannot be read.
 
     Args:
@@ -38,25 +38,25 @@ class BadRecord(MorpheusError):
 
     def __init__(self, reason: str, *, file: object, line: int | None = None) -> None:
         self.reason, self.file, self.line = reason, str(file), line
-        super().__init__(f"{self.place}: {reason}.")
+        super().__init__(f"{self.location}: {reason}.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _bad_record, (self.reason, self.file, self.line)
+        return _make_record_error, (self.reason, self.file, self.line)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """`file` or `file:line`."""
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
-class Unavailable(MorpheusError):
+class TransientError(MorpheusError):
     """A service or a disk did not answer; the same call may succeed later."""
 
 
-class BrokenModel(MorpheusError):
+class ModelCorruptedError(MorpheusError):
     """A model file that is not what its index says it is."""
 
 
-def _bad_record(reason: str, file: str, line: int | None) -> BadRecord:
+def _make_record_error(reason: str, file: str, line: int | None) -> RecordError:
     # Lets the error cross from a worker process to its parent.
-    return BadRecord(reason, file=file, line=line)
+    return RecordError(reason, file=file, line=line)

@@ -1,4 +1,4 @@
-"""`OneUser`: the fingerprint of one user, in scikit-learn's conventions.
+"""`AutoencoderDetector`: the fingerprint of one user, in scikit-learn's conventions.
 
 This module alone needs scikit-learn, which is no dependency of `morpheus`.
 """
@@ -14,16 +14,16 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.learning import learn
+from morpheus.models.learning import fit_fingerprint
 from morpheus.models.training import EPOCHS
-from morpheus.sources.times import INSTANT
+from morpheus.sources.times import UTC_DATETIME
 
 DECIMALS = 6
-TEXT = "OUST"
+TEXT_KINDS = "OUST"
 """Kinds of arrays that may hold text."""
 
 
-class OneUser(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Learns what is usual of rows, taken as the events of one user, and finds the others.
 
     The rows of `fit` are in the order of time: the later quarter says when to stop learning.
@@ -56,9 +56,9 @@ class OneUser(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
         """Learn from (rows, columns); `y` is ignored."""
-        rows = _frame(self._validated(X, reset=True))
-        times = pl.int_range(rows.height, dtype=pl.Int64, eager=True).cast(INSTANT)
-        self.fingerprint_: Fingerprint = learn(
+        rows = _to_frame(self._validate_rows(X, reset=True))
+        times = pl.int_range(rows.height, dtype=pl.Int64, eager=True).cast(UTC_DATETIME)
+        self.fingerprint_: Fingerprint = fit_fingerprint(
             "",
             rows,
             rows.columns,
@@ -67,13 +67,13 @@ class OneUser(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn
             scaler=self.scaler,
             seed=self.random_state or 0,
         )
-        self.offset_ = float(np.quantile(self._scores(rows), self.contamination))
+        self.offset_ = float(np.quantile(self._score_rows(rows), self.contamination))
         return self
 
     def score_samples(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Minus the `ae_anomaly_score` of each row, (rows,): the lower, the stranger."""
         check_is_fitted(self)
-        return self._scores(_frame(self._validated(X, reset=False)))
+        return self._score_rows(_to_frame(self._validate_rows(X, reset=False)))
 
     def decision_function(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """`score_samples` above `offset_`, (rows,): negative for outliers."""
@@ -88,17 +88,17 @@ class OneUser(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn
         tags.input_tags.string = True
         return tags
 
-    def _validated(self, rows: object, *, reset: bool) -> NDArray[Any]:
+    def _validate_rows(self, rows: object, *, reset: bool) -> NDArray[Any]:
         kind = np.asarray(rows).dtype.kind if not hasattr(rows, "columns") else "O"
-        dtype = None if kind in TEXT else "numeric"
+        dtype = None if kind in TEXT_KINDS else "numeric"
         return np.asarray(validate_data(self, rows, reset=reset, dtype=dtype))
 
-    def _scores(self, rows: pl.DataFrame) -> NDArray[np.float64]:
+    def _score_rows(self, rows: pl.DataFrame) -> NDArray[np.float64]:
         encoded = self.fingerprint_.encoder.encode(rows)
         losses = self.fingerprint_.losses(encoded).astype(np.float64)
-        return np.asarray(-losses.mean(axis=1).round(DECIMALS)[encoded.row_of])
+        return np.asarray(-losses.mean(axis=1).round(DECIMALS)[encoded.inverse])
 
 
-def _frame(rows: NDArray[Any]) -> pl.DataFrame:
+def _to_frame(rows: NDArray[Any]) -> pl.DataFrame:
     columns = [pl.Series(str(n), column.tolist(), strict=False) for n, column in enumerate(rows.T)]
     return pl.DataFrame(columns)

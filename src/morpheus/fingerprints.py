@@ -16,27 +16,27 @@ from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import INDEX, RISK, SCORE, Explained
+from morpheus.columns import INDEX, RISK, SCORE, ExplanationColumns
 from morpheus.errors import UsageError
-from morpheus.models.fingerprint import Card
-from morpheus.models.store import Store
+from morpheus.models.fingerprint import ModelCard
+from morpheus.models.store import ModelStore
 from morpheus.models.training import EPOCHS
 from morpheus.pipeline import Pipeline
-from morpheus.records import Summary
-from morpheus.sinks.keep import Keep
-from morpheus.sources.frame import OWN, Frame, FromFrame, as_polars, need
-from morpheus.stage import Settings, Stage
+from morpheus.records import RunMetrics
+from morpheus.sinks.keep import CollectSink
+from morpheus.sources.frame import INTERNAL_COLUMNS, FrameLike, FromFrame, as_polars, require_columns
+from morpheus.stage import PipelineOptions, Transform
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-SHOWN = 3
+MAX_NAMED_USERS = 3
 """Users who are named with the reason why they were not learnt, at most."""
-SCORES = pl.Schema(
+SCORE_SCHEMA = pl.Schema(
     {
         SCORE: pl.Float64(),
         RISK: pl.Float64(),
@@ -46,9 +46,9 @@ SCORES = pl.Schema(
     }
 )
 """What `Fingerprints.score` gives; see the stage `add-scores`."""
-REASONS = pl.Schema(dict.fromkeys(Explained(), pl.String()))
+REASON_SCHEMA = pl.Schema(dict.fromkeys(ExplanationColumns(), pl.String()))
 """What `Fingerprints.explain` gives; see the stage `explain`."""
-_APART = "_explained_"
+_EXPLAIN_PREFIX = "_explained_"
 """Keeps what `explain` adds apart from the frame's own columns, whatever these are called."""
 
 
@@ -68,12 +68,12 @@ class Fingerprints:
 
     user: str
     time: str
-    store: Store
+    store: ModelStore
 
     @classmethod
     def train(  # noqa: PLR0913 - what fingerprints depend on, by name
         cls,
-        frame: Frame,
+        frame: FrameLike,
         *,
         user: str,
         time: str,
@@ -104,8 +104,8 @@ class Fingerprints:
         """
         events = as_polars(frame)
         if columns is None:
-            columns = [name for name in events.columns if name not in {*OWN, user, time}]
-        need(events, "columns", list(columns))
+            columns = [name for name in events.columns if name not in {*INTERNAL_COLUMNS, user, time}]
+        require_columns(events, "columns", list(columns))
         folder = Path(tempfile.mkdtemp(prefix="morpheus-"))
         learning = TrainAe(
             train_epochs=epochs,
@@ -114,7 +114,7 @@ class Fingerprints:
             seed=seed,
             models_output_filename=str(folder),
         )
-        settings = Settings(
+        settings = PipelineOptions(
             userid_column_name=user,
             columns=tuple(columns),
             feature_scaler=scaler,
@@ -122,8 +122,8 @@ class Fingerprints:
         )
         try:
             summary = Pipeline([FromFrame(events, time), learning], settings).run()
-            learnt = cls(user, time, Store.open(folder))
-            _check_learnt(learnt.store, summary)
+            learnt = cls(user, time, ModelStore.open(folder))
+            _check_trained(learnt.store, summary)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -144,7 +144,7 @@ class Fingerprints:
         Raises:
             BrokenModel: There is no index, or it is not as it was written.
         """
-        return cls(user, time, Store.open(folder))
+        return cls(user, time, ModelStore.open(folder))
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a folder for `load`, and for `train-ae --pretrained_filename`.
@@ -158,11 +158,11 @@ class Fingerprints:
         self.store.copy(folder)
 
     @property
-    def cards(self) -> Mapping[str, Card]:
+    def cards(self) -> Mapping[str, ModelCard]:
         """What each user's fingerprint was learnt from, by user."""
         return self.store.cards
 
-    def score(self, frame: Frame) -> pl.DataFrame:
+    def score(self, frame: FrameLike) -> pl.DataFrame:
         """Say how unusual each event is for its user.
 
         `risk` also weighs what the user did before within the frame, so hand over a user's events
@@ -170,12 +170,12 @@ class Fingerprints:
         for events of no user, all is null.
 
         Returns:
-            `SCORES`, (rows).
+            `SCORE_SCHEMA`, (rows).
         """
-        return self._passed(frame, [AddScores(label=tuple(SCORES))], SCORES)
+        return self._run_chain(frame, [AddScores(label=tuple(SCORE_SCHEMA))], SCORE_SCHEMA)
 
     def explain(
-        self, frame: Frame, *, top: int = 3, threshold: float | None = None
+        self, frame: FrameLike, *, top: int = 3, threshold: float | None = None
     ) -> pl.DataFrame:
         """Say why events are strange.
 
@@ -185,40 +185,40 @@ class Fingerprints:
             threshold: Explain only events whose `risk` is at least this; by default all.
 
         Returns:
-            `REASONS`, (rows): a sentence, the strangest columns, and JSON text of the evidence.
+            `REASON_SCHEMA`, (rows): a sentence, the strangest columns, and JSON text of the evidence.
         """
-        explain = Explain(top=top, threshold=threshold, prefix=_APART)
-        apart = pl.Schema({_APART + name: kind for name, kind in REASONS.items()})
-        found = self._passed(frame, [AddScores(label=(RISK,)), explain], apart)
-        return found.rename(dict(zip(apart, REASONS, strict=True)))
+        explain = Explain(top=top, threshold=threshold, prefix=_EXPLAIN_PREFIX)
+        apart = pl.Schema({_EXPLAIN_PREFIX + name: kind for name, kind in REASON_SCHEMA.items()})
+        found = self._run_chain(frame, [AddScores(label=(RISK,)), explain], apart)
+        return found.rename(dict(zip(apart, REASON_SCHEMA, strict=True)))
 
-    def _passed(self, frame: Frame, stages: Sequence[Stage], given: pl.Schema) -> pl.DataFrame:
+    def _run_chain(self, frame: FrameLike, stages: Sequence[Transform], schema: pl.Schema) -> pl.DataFrame:
         """Pass a frame through a chain; what is given comes back in the frame's order."""
-        events, keep = as_polars(frame), Keep()
+        events, keep = as_polars(frame), CollectSink()
         known = TrainAe(pretrained_filename=str(self.store.folder))
         source = FromFrame(events, self.time)
-        settings = Settings(
+        settings = PipelineOptions(
             userid_column_name=self.user, columns=tuple(events.columns), num_threads=1
         )
         Pipeline([source, known, Preprocess(), InfPytorch(), *stages, keep], settings).run()
-        wanted = pl.Schema({INDEX: pl.Int64(), **given})
+        wanted = pl.Schema({INDEX: pl.Int64(), **schema})
         rows = [
             pl.DataFrame(schema=wanted),
-            *(batch.frame.select(wanted.names()).cast(wanted) for batch in keep.kept),
+            *(batch.frame.select(wanted.names()).cast(wanted) for batch in keep.batches),
         ]
-        ordered = pl.concat(rows).sort(INDEX).select(given.names())
-        numbers = [name for name, kind in given.items() if kind.is_float()]
+        ordered = pl.concat(rows).sort(INDEX).select(schema.names())
+        numbers = [name for name, kind in schema.items() if kind.is_float()]
         return ordered.with_columns(pl.col(numbers).fill_nan(None))
 
 
-def _check_learnt(store: Store, summary: Summary) -> None:
+def _check_trained(store: ModelStore, metrics: RunMetrics) -> None:
     """Refuse to have learnt nobody, and name who was not learnt."""
-    without = {user: why for user, why in summary.unscored.items() if user is not None}
-    reasons = ", ".join(f"{user!r} ({why})" for user, why in list(without.items())[:SHOWN])
-    if not store.cards and store.everyone is None:
+    without = {user: why for user, why in metrics.unscored_reasons.items() if user is not None}
+    reasons = ", ".join(f"{user!r} ({why})" for user, why in list(without.items())[:MAX_NAMED_USERS])
+    if not store.cards and store.global_card is None:
         raise UsageError(
             f"train: nobody could be learnt: {reasons or 'the frame has no event of a user'}. "
             "Give more history, or a smaller `min_history`."
         )
     if without:
-        LOG.warning("%d users have no fingerprint of their own: %s", len(without), reasons)
+        logger.warning("%d users have no fingerprint of their own: %s", len(without), reasons)

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Protocol
 
 from morpheus import bucket
-from morpheus.atomic import whole_file
-from morpheus.bucket import Object, is_address
+from morpheus.atomic import atomic_write
+from morpheus.bucket import S3Path, is_s3_url
 from morpheus.errors import UsageError
 
-Where = str | PathLike[str]
+Location = str | PathLike[str]
 """What tells a folder: a path, or `s3://bucket/folder`."""
 
 
-class Folder(Protocol):
+class Store(Protocol):
     """Files by their names, which are relative and have forward slashes.
 
     Its text is what tells it.
     """
 
-    def reach(self) -> None:
+    def check_access(self) -> None:
         """Find out whether it can be reached at all; on disk it need not be there yet.
 
         Raises:
@@ -50,10 +50,10 @@ class Folder(Protocol):
             Unavailable: The disk is full, or S3 does not answer.
         """
 
-    def read_marked(self, name: str) -> tuple[bytes, str | None]:
+    def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
         """Read a file, and a mark of its present state; nothing and None where there is none."""
 
-    def replace_marked(self, name: str, content: bytes, mark: str | None) -> bool:
+    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:
         """Write a file unless it has changed since it was marked; say whether it is written.
 
         On disk, and with servers that cannot tell, it is written.
@@ -62,7 +62,7 @@ class Folder(Protocol):
             Unavailable: The disk is full, or S3 does not answer.
         """
 
-    def listed(self, below: str) -> Iterator[tuple[str, datetime]]:
+    def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Names of the files in a folder in it, and when each was written."""
 
     def remove(self, names: Iterable[str]) -> None:
@@ -70,15 +70,15 @@ class Folder(Protocol):
 
 
 @dataclass(frozen=True)
-class OnDisk:
-    """A folder on disk; see `Folder`."""
+class LocalStore:
+    """A folder on disk; see `Store`."""
 
     path: Path
 
     def __str__(self) -> str:
         return str(self.path)
 
-    def reach(self) -> None:
+    def check_access(self) -> None:
         """Refuse what is a file."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"`{self.path}` is a file, not a folder. Give another name.")
@@ -89,24 +89,24 @@ class OnDisk:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
-        with whole_file(self.path / name) as file:
+        with atomic_write(self.path / name) as file:
             file.write(content)
 
-    def read_marked(self, name: str) -> tuple[bytes, str | None]:
+    def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
         """Read a file; there are no marks on disk."""
         try:
             return self.read(name), None
         except FileNotFoundError:
             return b"", None
 
-    def replace_marked(self, name: str, content: bytes, mark: str | None) -> bool:  # noqa: ARG002 - there are no marks on disk
+    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:  # noqa: ARG002 - there are no marks on disk
         """Write a file."""
         self.write(name, content)
         return True
 
-    def listed(self, below: str) -> Iterator[tuple[str, datetime]]:
+    def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List a folder."""
-        for path in (self.path / below).glob("*"):
+        for path in (self.path / prefix).glob("*"):
             written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             yield path.relative_to(self.path).as_posix(), written
 
@@ -117,56 +117,56 @@ class OnDisk:
 
 
 @dataclass(frozen=True)
-class InBucket:
-    """A folder in S3; see `Folder`."""
+class ObjectStore:
+    """A folder in S3; see `Store`."""
 
-    base: Object
+    base: S3Path
 
     def __str__(self) -> str:
         return str(self.base)
 
-    def reach(self) -> None:
+    def check_access(self) -> None:
         """List it."""
-        bucket.level(self.base)
+        bucket.list_dir(self.base)
 
     def read(self, name: str) -> bytes:
         """Read an object."""
-        return bucket.read(self.base / name)
+        return bucket.read_object(self.base / name)
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object."""
-        bucket.write(self.base / name, content)
+        bucket.write_object(self.base / name, content)
 
-    def read_marked(self, name: str) -> tuple[bytes, str | None]:
+    def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
         """Read an object, and its mark."""
         try:
-            return bucket.read_marked(self.base / name)
+            return bucket.get_with_etag(self.base / name)
         except FileNotFoundError:
             return b"", None
 
-    def replace_marked(self, name: str, content: bytes, mark: str | None) -> bool:
+    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:
         """Write an object unless it has changed."""
-        return bucket.replace_marked(self.base / name, content, mark)
+        return bucket.put_if_match(self.base / name, content, etag)
 
-    def listed(self, below: str) -> Iterator[tuple[str, datetime]]:
+    def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List objects."""
         start = len((self.base / "").key)
-        for one in bucket.below(self.base / below):
-            yield one.key[start:], one.changed or datetime.now(UTC)
+        for one in bucket.list_recursive(self.base / prefix):
+            yield one.key[start:], one.modified or datetime.now(UTC)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects."""
-        bucket.remove([self.base / name for name in names])
+        bucket.delete_objects([self.base / name for name in names])
 
 
-def folder_at(where: Where) -> Folder:
+def open_store(location: Location) -> Store:
     """The folder that a text tells.
 
     Raises:
         UsageError: It is an address without a bucket.
 
-    >>> str(folder_at("s3://soc/models/")), str(folder_at("models/"))
+    >>> str(open_store("s3://soc/models/")), str(open_store("models/"))
     ('s3://soc/models/', 'models')
     """
-    text = fspath(where)
-    return InBucket(Object.named(text)) if is_address(text) else OnDisk(Path(text))
+    text = fspath(location)
+    return ObjectStore(S3Path.parse(text)) if is_s3_url(text) else LocalStore(Path(text))

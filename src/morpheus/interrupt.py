@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, TypeVar
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
+ItemT = TypeVar("ItemT")
 
 
-class UntilStopped(Generic[Item]):
+class GracefulShutdown(Generic[ItemT]):
     """A stream that the first Ctrl+C (or SIGTERM) ends, so that what was read is finished.
 
     What is in work behind the stream goes on to its end; a second Ctrl+C stops that too. Outside
@@ -25,13 +25,13 @@ class UntilStopped(Generic[Item]):
         stopped: Whether it was ended so.
     """
 
-    def __init__(self, stream: Iterator[Item]) -> None:
+    def __init__(self, stream: Iterator[ItemT]) -> None:
         self.stream = stream
         self.stopped = False
         self._waiting = False
 
-    def __iter__(self) -> Iterator[Item]:
-        with _handled(self._stop):
+    def __iter__(self) -> Iterator[ItemT]:
+        with _install_handler(self._on_signal):
             while not self.stopped:
                 self._waiting = True
                 try:
@@ -42,17 +42,17 @@ class UntilStopped(Generic[Item]):
                     self._waiting = False
                 yield item
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
-        LOG.warning("Stopping pipeline. Please wait... Press Ctrl+C again to kill.")
+        logger.warning("Stopping pipeline. Please wait... Press Ctrl+C again to kill.")
         if self._waiting:
             raise KeyboardInterrupt
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _install_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

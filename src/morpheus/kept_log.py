@@ -6,7 +6,7 @@ import logging
 import threading
 
 
-class KeptLog(logging.Handler):
+class BufferedLogHandler(logging.Handler):
     """Keeps what this thread logs: others may do other things.
 
     Attributes:

@@ -14,28 +14,28 @@ from pathlib import Path
 from morpheus.cluster import scheduler
 from morpheus.cluster.workers import Cluster
 from morpheus.columns import read_lines
-from morpheus.engines.dask import Dask
-from morpheus.engines.fold import folded, folded_as_scoped
-from morpheus.engines.light import Light
-from morpheus.engines.local import Local
+from morpheus.engines.dask import DaskRunner
+from morpheus.engines.fold import chain_stages, chain_by_scope
+from morpheus.engines.light import DropModel
+from morpheus.engines.local import LocalRunner
 from morpheus.errors import MorpheusError, UsageError
-from morpheus.interrupt import UntilStopped
-from morpheus.processes import Crew
-from morpheus.records import Batch, Portion, Rows, Stream, Summary
-from morpheus.scratch import Scratch
+from morpheus.interrupt import GracefulShutdown
+from morpheus.processes import WorkerPool
+from morpheus.records import Batch, Partition, OutputRows, StreamPartition, RunMetrics
+from morpheus.scratch import SpillDir
 from morpheus.sources.source import Source
-from morpheus.stage import Settings, Stage
+from morpheus.stage import PipelineOptions, Transform
 from morpheus.status import StatusFile
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-HABITUAL = {
+DEFAULT_PRODUCER = {
     "Events": "a source such as `from-cloudtrail`",
-    "Fingerprinted": "`train-ae`",
+    "WithModel": "`train-ae`",
     "Encoded": "`preprocess`",
     "Losses": "`inf-pytorch`",
     "Scored": "`add-scores`",
-    "Rows": "`serialize`",
+    "OutputRows": "`serialize`",
 }
 """Who usually gives each kind of record: the fix for a chain that lacks one."""
 
@@ -50,46 +50,46 @@ class Plan:
     """
 
     source: Source
-    head: tuple[Stage, ...]
-    segment: tuple[Stage, ...]
-    tail: tuple[Stage, ...]
+    head: tuple[Transform, ...]
+    segment: tuple[Transform, ...]
+    tail: tuple[Transform, ...]
 
     @classmethod
-    def of(cls, stages: Sequence[Stage]) -> Plan:
+    def from_stages(cls, stages: Sequence[Transform]) -> Plan:
         """Divide a checked chain."""
         source, *rest = stages
-        first = next((i for i, stage in enumerate(rest) if stage.scope == "user"), len(rest))
-        ends = (i for i, stage in enumerate(rest) if i >= first and _ends(stage))
+        first = next((i for i, stage in enumerate(rest) if stage.scope == "keyed"), len(rest))
+        ends = (i for i, stage in enumerate(rest) if i >= first and _ends_segment(stage))
         last = next(ends, len(rest))
         middle = rest[first:last]
-        watchers = tuple(stage for stage in middle if stage.scope != "user")
-        segment = tuple(stage for stage in middle if stage.scope == "user")
+        watchers = tuple(stage for stage in middle if stage.scope != "keyed")
+        segment = tuple(stage for stage in middle if stage.scope == "keyed")
         tail = (*watchers, *rest[last:])
-        if segment and not any(stage.needs_fingerprint for stage in tail):
-            segment = (*segment, Light())
+        if segment and not any(stage.needs_model for stage in tail):
+            segment = (*segment, DropModel())
         assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
         return cls(source, tuple(rest[:first]), segment, tail)
 
-    def met(self, summary: Summary) -> tuple[Stage, ...]:
+    def bind_population(self, metrics: RunMetrics) -> tuple[Transform, ...]:
         """The segment, once the source has looked at everybody."""
-        if not self.source.settings.survey:
+        if not self.source.options.needs_population:
             return self.segment
-        return tuple(stage.meet(summary.everybody) for stage in self.segment)
+        return tuple(stage.with_population(metrics.population_sample) for stage in self.segment)
 
-    def folder(self) -> Path | None:
+    def output_dir(self) -> Path | None:
         """Where the chain writes, which all machines share."""
-        return next((folder for stage in self.tail if (folder := stage.writes_into())), None)
+        return next((folder for stage in self.tail if (folder := stage.output_dir())), None)
 
-    def beforehand(self, first: Batch, scratch: Scratch) -> Stage | None:
+    def sink_encoder(self, first: Batch, scratch: SpillDir) -> Transform | None:
         """What the last stage lets others do, if those before it need not see the events."""
-        if self.tail and all(stage.counts() for stage in self.tail[:-1]):
-            return self.tail[-1].beforehand(first, scratch)
+        if self.tail and all(stage.counts_only() for stage in self.tail[:-1]):
+            return self.tail[-1].encoder(first, scratch)
         return None
 
 
-def _ends(stage: Stage) -> bool:
+def _ends_segment(stage: Transform) -> bool:
     """Whether a stage cannot be within the part that sees one user at a time."""
-    return Rows in stage.takes or stage.scope == "whole"
+    return OutputRows in stage.takes or stage.scope == "barrier"
 
 
 class Pipeline:
@@ -97,15 +97,15 @@ class Pipeline:
 
     Args:
         stages: A source, then stages, then usually a sink.
-        settings: What holds for all of them.
+        options: What holds for all of them.
     """
 
-    def __init__(self, stages: Sequence[Stage], settings: Settings | None = None) -> None:
+    def __init__(self, stages: Sequence[Transform], options: PipelineOptions | None = None) -> None:
         self.stages = tuple(stages)
-        self.settings = settings or Settings()
-        self._checked = False
+        self.options = options or PipelineOptions()
+        self._validated = False
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what cannot work, before any log is opened.
 
         Raises:
@@ -118,114 +118,114 @@ class Pipeline:
         self._check_source()
         self._check_links()
         self._check_engine()
-        settled = self._settled()
-        self.settings = settled[0].settings
+        settled = self._resolve_options()
+        self.options = settled[0].options
         for stage in settled:
-            stage.check()
-        _check_files(settled)
-        self._checked = True
+            stage.validate()
+        _check_output_files(settled)
+        self._validated = True
 
-    def run(self, tell: Callable[[Summary], None] | None = None) -> Summary:
+    def run(self, on_complete: Callable[[RunMetrics], None] | None = None) -> RunMetrics:
         """Run the chain to its end.
 
         Args:
-            tell: Is given the summary once all events have passed, also where a sink then fails
+            on_complete: Is given the summary once all events have passed, also where a sink then fails
                 with what it had left to do.
 
         Raises:
             MorpheusError: What the person at the prompt can act on.
         """
-        if not self._checked:
-            self.check()
-        stages = self._settled()
-        plan = Plan.of([part for stage in stages for part in stage.parts()])
-        summary = Summary(to_sinks=any(stage.sink for stage in stages))
+        if not self._validated:
+            self.validate()
+        stages = self._resolve_options()
+        plan = Plan.from_stages([part for stage in stages for part in stage.expand()])
+        summary = RunMetrics(has_sink=any(stage.is_sink for stage in stages))
         begin = time.perf_counter()
-        history = _history(stages)
-        path = self.settings.status_file
-        status = None if path is None else StatusFile.of(path, stages)
+        history = _find_training_input(stages)
+        path = self.options.status_file
+        status = None if path is None else StatusFile.from_stages(path, stages)
         if status is not None:
-            status.tell(summary, running=True)
+            status.write(summary, running=True)
         # Closed at once, not when the garbage is collected: a sink then takes its draft away.
-        with closing(self._passed(plan, history, summary)) as batches:
+        with closing(self._execute(plan, history, summary)) as batches:
             for batch in batches:
                 summary.add(batch)
                 if status is not None:
-                    status.tell(summary, running=True)
-        failures = list(_finished(stages, summary))
+                    status.write(summary, running=True)
+        failures = list(_commit_all(stages, summary))
         if status is not None:
-            status.tell(summary, running=False)
+            status.write(summary, running=False)
         summary.seconds = time.perf_counter() - begin
-        if tell is not None:
-            tell(summary)
+        if on_complete is not None:
+            on_complete(summary)
         _raise_first(failures)
         return summary
 
     def links(self) -> list[tuple[str, str]]:
         """The word of each stage, and the name of what it gives."""
-        names = [kind.__name__ for kind in self._kinds()]
+        names = [kind.__name__ for kind in self._record_types()]
         return list(zip((stage.name for stage in self.stages), names, strict=True))
 
-    def _passed(
-        self, plan: Plan, history: str | None, summary: Summary
+    def _execute(
+        self, plan: Plan, training_input: str | None, metrics: RunMetrics
     ) -> Generator[Batch, None, None]:
-        endless = plan.source.endless()
-        with self._engine() as engine:
-            run = self._followed if endless else self._divided
-            stream = run(plan, history, summary, engine)
-            yield from folded_as_scoped(plan.tail, stream, endless=endless)
+        endless = plan.source.is_unbounded()
+        with self._open_runner() as engine:
+            run = self._run_unbounded if endless else self._run_bounded
+            stream = run(plan, training_input, metrics, engine)
+            yield from chain_by_scope(plan.tail, stream, unbounded=endless)
 
     @contextmanager
-    def _engine(self) -> Iterator[Local | Dask]:
-        settings = self.settings
+    def _open_runner(self) -> Iterator[LocalRunner | DaskRunner]:
+        settings = self.options
         if settings.engine.lower() == "dask":
             with Cluster(settings.scheduler, settings.num_threads) as cluster:
-                yield Dask(cluster)
+                yield DaskRunner(cluster)
         else:
-            with Crew(settings.num_threads) as crew:
-                yield Local(crew)
+            with WorkerPool(settings.num_threads) as crew:
+                yield LocalRunner(crew)
 
-    def _followed(
-        self, plan: Plan, history: str | None, summary: Summary, engine: Local | Dask
+    def _run_unbounded(
+        self, plan: Plan, training_input: str | None, metrics: RunMetrics, runner: LocalRunner | DaskRunner
     ) -> Iterator[Batch]:
-        events = UntilStopped(plan.source.events(history, summary))
-        stream = folded(plan.head, iter(events))
+        events = GracefulShutdown(plan.source.events(training_input, metrics))
+        stream = chain_stages(plan.head, iter(events))
         # Once the first user is there, everybody has been looked at.
         stream = chain(list(islice(stream, 1)), stream)
-        yield from engine.run(plan.met(summary), stream, endless=True)
-        summary.stopped = events.stopped
+        yield from runner.run(plan.bind_population(metrics), stream, unbounded=True)
+        metrics.interrupted = events.stopped
 
-    def _divided(
-        self, plan: Plan, history: str | None, summary: Summary, engine: Local | Dask
+    def _run_bounded(
+        self, plan: Plan, training_input: str | None, metrics: RunMetrics, runner: LocalRunner | DaskRunner
     ) -> Iterator[Batch]:
-        read = plan.source.portions(history, summary, engine.crew)
-        shared = plan.folder() if isinstance(engine, Dask) else None
-        with Scratch(shared) as scratch, read as portions:
-            if isinstance(engine, Dask) and shared is not None:
-                engine.crew.check_shared(scratch.folder)
-            seen: Sequence[Portion] = portions
+        read = plan.source.partitions(training_input, metrics, runner.executor)
+        shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
+        with SpillDir(shared) as scratch, read as portions:
+            if isinstance(runner, DaskRunner) and shared is not None:
+                runner.executor.check_shared_folder(scratch.folder)
+            seen: Sequence[Partition] = portions
             if plan.head:
-                events = chain.from_iterable(portion.events(summary) for portion in portions)
-                seen = [Stream(folded(plan.head, events))]
-            beforehand = partial(plan.beforehand, scratch=scratch)
-            yield from engine.run_portions(plan.met(summary), seen, summary, beforehand)
+                events = chain.from_iterable(portion.events(metrics) for portion in portions)
+                seen = [StreamPartition(chain_stages(plan.head, events))]
+            beforehand = partial(plan.sink_encoder, scratch=scratch)
+            yield from runner.run_partitions(plan.bind_population(metrics), seen, metrics, beforehand)
 
-    def _settled(self) -> tuple[Stage, ...]:
+    def _resolve_options(self) -> tuple[Transform, ...]:
         source = self.stages[0]
         assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-        settings = source.settled(self.settings)
+        settings = source.with_defaults(self.options)
         labels = settings.labels
         if settings.labels_file is not None:
             labels = read_lines(settings.labels_file, option="--labels_file")
         settled = replace(
             settings,
             labels=labels,
-            endless=source.endless(),
-            survey=any(stage.curious() for stage in self.stages),
-            pictured=any(stage.pictured() for stage in self.stages),
+            unbounded=source.is_unbounded(),
+            needs_population=any(stage.needs_population() for stage in self.stages),
+            keeps_dropped_stats=any(stage.needs_dropped_stats() for stage in self.stages),
             source=source.name,
         )
-        return tuple(replace(stage, settings=settled) for stage in self.stages)
+        return tuple(replace(stage, options=settled) for stage in self.stages)
 
     def _check_source(self) -> None:
         places = [i for i, stage in enumerate(self.stages) if isinstance(stage, Source)]
@@ -245,48 +245,48 @@ class Pipeline:
             )
 
     def _check_engine(self) -> None:
-        settings = self.settings
+        settings = self.options
         if settings.engine.lower() == "dask":
-            self._check_end()
-            scheduler.check(settings.scheduler)
+            self._check_bounded()
+            scheduler.check_scheduler(settings.scheduler)
         elif settings.scheduler is not None:
             raise UsageError(
                 "--scheduler: only a cluster has one. Give `morpheus run --engine=dask "
                 f"--scheduler={settings.scheduler} ...`, or leave it out."
             )
 
-    def _check_end(self) -> None:
+    def _check_bounded(self) -> None:
         source = self.stages[0]
-        if isinstance(source, Source) and source.endless():
+        if isinstance(source, Source) and source.is_unbounded():
             raise UsageError(
                 "--engine dask: this input never ends, and a cluster takes what is there. Leave "
                 "--engine out, or --watch_directory."
             )
 
     def _check_links(self) -> None:
-        kinds = self._kinds()
+        kinds = self._record_types()
         for i, stage in enumerate(self.stages[1:], start=1):
             if not issubclass(kinds[i - 1], stage.takes):
-                raise UsageError(_mismatch(i, self.stages[i - 1], kinds[i - 1], stage))
+                raise UsageError(_mismatch_message(i, self.stages[i - 1], kinds[i - 1], stage))
 
-    def _kinds(self) -> list[type]:
+    def _record_types(self) -> list[type]:
         kinds: list[type] = []
         for stage in self.stages:
             kinds.append(stage.gives or kinds[-1])
         return kinds
 
 
-def _check_files(stages: Sequence[Stage]) -> None:
+def _check_output_files(stages: Sequence[Transform]) -> None:
     """Refuse to write a file twice, or into the place of a log."""
     source, *rest = stages
     assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-    history = _history(rest)
-    written: dict[Path, Stage] = {}
+    history = _find_training_input(rest)
+    written: dict[Path, Transform] = {}
     for stage in rest:
-        path = stage.writes()
+        path = stage.output_file()
         if path is None:
             continue
-        if source.reads(path, history):
+        if source.overlaps_input(path, history):
             raise UsageError(
                 f"{stage.name}: `{path}` is one of the logs that are read, and would be replaced. "
                 "Give another --filename, or a glob that leaves it out."
@@ -299,16 +299,16 @@ def _check_files(stages: Sequence[Stage]) -> None:
             )
 
 
-def _history(stages: Sequence[Stage]) -> str | None:
+def _find_training_input(stages: Sequence[Transform]) -> str | None:
     """The files that are learnt from, if any."""
-    return next((glob for stage in stages if (glob := stage.history())), None)
+    return next((glob for stage in stages if (glob := stage.training_input())), None)
 
 
-def _finished(stages: Sequence[Stage], summary: Summary) -> Iterator[MorpheusError | OSError]:
+def _commit_all(stages: Sequence[Transform], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:
     """Let every stage do what it has left; gives why some could not."""
     for stage in stages:
         try:
-            stage.finish(summary)
+            stage.commit(metrics)
         except (MorpheusError, OSError) as error:
             yield error
 
@@ -316,18 +316,18 @@ def _finished(stages: Sequence[Stage], summary: Summary) -> Iterator[MorpheusErr
 def _raise_first(failures: Sequence[MorpheusError | OSError]) -> None:
     """Raise the first failure; the others are logged."""
     for other in failures[1:]:
-        LOG.error("%s", other)
+        logger.error("%s", other)
     if failures:
         raise failures[0]
 
 
-def _mismatch(position: int, before: Stage, given: type, stage: Stage) -> str:
+def _mismatch_message(position: int, before: Transform, given_type: type, stage: Transform) -> str:
     wanted = [kind.__name__ for kind in stage.takes]
-    order = list(HABITUAL)
+    order = list(DEFAULT_PRODUCER)
     said = (
         f"Stage {position + 1} `{stage.name}` takes {' or '.join(wanted)}, but stage {position} "
-        f"`{before.name}` gives {given.__name__}. "
+        f"`{before.name}` gives {given_type.__name__}. "
     )
-    if order.index(given.__name__) > order.index(wanted[0]):
+    if order.index(given_type.__name__) > order.index(wanted[0]):
         return said + f"Put `{stage.name}` before `{before.name}`, or leave it out."
-    return said + f"Put {HABITUAL[wanted[0]]} between them."
+    return said + f"Put {DEFAULT_PRODUCER[wanted[0]]} between them."

@@ -1,7 +1,7 @@
 """Word on the command line -> stage class; built-ins and plugins come through the same door.
 
 A package offers stages by the entry-point group `morpheus.stages`, each as `word = "module:Class"`.
-A module is loaded when its word is used, not before. `plug` adds the stages of a single module.
+A module is loaded when its word is used, not before. `register_plugin` adds the stages of a single module.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pathlib import Path
 from types import ModuleType
 
 from morpheus.errors import UsageError
-from morpheus.stage import Stage
+from morpheus.stage import Transform
 
-GROUP = "morpheus.stages"
-_PLUGGED: list[EntryPoint] = []
+ENTRY_POINT_GROUP = "morpheus.stages"
+_PLUGINS: list[EntryPoint] = []
 
 
-def words() -> tuple[str, ...]:
+def stage_names() -> tuple[str, ...]:
     """Every word that names a stage, sorted.
 
-    >>> "train-ae" in words()
+    >>> "train-ae" in stage_names()
     True
     """
-    return tuple(sorted(_offers()))
+    return tuple(sorted(_entry_points_by_name()))
 
 
-def plug(source: str) -> None:
-    """Add the stages of a module: each subclass of `Stage` in it that has a name.
+def register_plugin(source: str) -> None:
+    """Add the stages of a module: each subclass of `Transform` in it that has a name.
 
     Args:
         source: The module's dotted name, or a file that ends in `.py`.
@@ -40,91 +40,91 @@ def plug(source: str) -> None:
     Raises:
         UsageError: It cannot be loaded, or has no stages.
     """
-    module = _module(source)
+    module = _import_plugin(source)
     found = [
-        EntryPoint(one.name, f"{module.__name__}:{one.__qualname__}", GROUP)
-        for one in _stages(module)
+        EntryPoint(one.name, f"{module.__name__}:{one.__qualname__}", ENTRY_POINT_GROUP)
+        for one in _find_stages(module)
     ]
     if not found:
         raise UsageError(
             f"--plugin: `{source}` has no stages. Give a module with a subclass of "
-            "`morpheus.stage.Stage` that has a `name`."
+            "`morpheus.core.stage.Transform` that has a `name`."
         )
-    _PLUGGED.extend(one for one in found if one not in _PLUGGED)
-    _offers.cache_clear()
+    _PLUGINS.extend(one for one in found if one not in _PLUGINS)
+    _entry_points_by_name.cache_clear()
 
 
-def load(word: str) -> type[Stage]:
+def load_stage(word: str) -> type[Transform]:
     """Load the stage class that a word names.
 
     Raises:
         UsageError: No package offers the word, two do, or the one that does cannot be loaded.
 
-    >>> load("train-a")
+    >>> load_stage("train-a")
     Traceback (most recent call last):
     morpheus.errors.UsageError: There is no stage `train-a`. Did you mean `train-ae`?
     """
-    offer = _offer(word)
+    offer = _find_entry_point(word)
     try:
         stage = offer.load()
     except Exception as error:  # a plugin may fail in any way, and only it is to blame
         raise UsageError(
-            f"stage `{word}`: package `{_package(offer)}` brings it as `{offer.value}`, which "
+            f"stage `{word}`: package `{_distribution_name(offer)}` brings it as `{offer.value}`, which "
             f"cannot be loaded: {type(error).__name__}: {error}. Repair that package, or "
             f"uninstall it."
         ) from error
-    if isinstance(stage, type) and issubclass(stage, Stage) and stage.name == word:
+    if isinstance(stage, type) and issubclass(stage, Transform) and stage.name == word:
         return stage
     raise UsageError(
-        f"stage `{word}`: package `{_package(offer)}` brings it as `{offer.value}`, which is not a "
-        f"`morpheus.stage.Stage` of the name `{word}`. Repair that package, or uninstall it."
+        f"stage `{word}`: package `{_distribution_name(offer)}` brings it as `{offer.value}`, which is not a "
+        f"`morpheus.core.stage.Transform` of the name `{word}`. Repair that package, or uninstall it."
     )
 
 
-def package(word: str) -> str:
+def distribution_of(word: str) -> str:
     """Name the package that offers a word, or those that do.
 
-    >>> package("train-ae")
+    >>> distribution_of("train-ae")
     'morpheus'
     """
-    return ", ".join(_package(one) for one in _offers()[word])
+    return ", ".join(_distribution_name(one) for one in _entry_points_by_name()[word])
 
 
-def unknown(word: str) -> str:
+def unknown_stage_message(word: str) -> str:
     """Say that no stage has this name, and which are close to it."""
-    close = " or ".join(f"`{one}`" for one in get_close_matches(word, words()))
+    close = " or ".join(f"`{one}`" for one in get_close_matches(word, stage_names()))
     hint = f"Did you mean {close}?" if close else "`morpheus tools stages` lists them."
     return f"There is no stage `{word}`. {hint}"
 
 
-def _offer(word: str) -> EntryPoint:
+def _find_entry_point(word: str) -> EntryPoint:
     """The one offer of a word."""
-    offers = _offers().get(word)
+    offers = _entry_points_by_name().get(word)
     if offers is None:
-        raise UsageError(unknown(word))
+        raise UsageError(unknown_stage_message(word))
     first, *others = offers
     if not others:
         return first
-    rivals = " and ".join(f"`{_package(one)}` (`{one.value}`)" for one in offers)
+    rivals = " and ".join(f"`{_distribution_name(one)}` (`{one.value}`)" for one in offers)
     raise UsageError(f"stage `{word}`: offered by {rivals}. Uninstall all but one of them.")
 
 
 @cache
-def _offers() -> Mapping[str, tuple[EntryPoint, ...]]:
+def _entry_points_by_name() -> Mapping[str, tuple[EntryPoint, ...]]:
     """Offers by word; the same class offered twice is one offer."""
     found: dict[str, dict[str, EntryPoint]] = {}
-    offers = [*entry_points(group=GROUP), *_PLUGGED]
-    for one in sorted(offers, key=lambda one: (_package(one), one.value)):
+    offers = [*entry_points(group=ENTRY_POINT_GROUP), *_PLUGINS]
+    for one in sorted(offers, key=lambda one: (_distribution_name(one), one.value)):
         found.setdefault(one.name, {}).setdefault(one.value, one)
     return {word: tuple(offers.values()) for word, offers in found.items()}
 
 
-def _package(offer: EntryPoint) -> str:
+def _distribution_name(offer: EntryPoint) -> str:
     """The distribution that an entry point is installed with."""
     return offer.dist.name if offer.dist is not None else f"plugin {offer.module}"
 
 
-def _module(source: str) -> ModuleType:
+def _import_plugin(source: str) -> ModuleType:
     file = Path(source)
     if file.suffix == ".py":
         # Worker processes find it there too: they get this path.
@@ -144,8 +144,8 @@ def _module(source: str) -> ModuleType:
     return module
 
 
-def _stages(module: ModuleType) -> Iterator[type[Stage]]:
+def _find_stages(module: ModuleType) -> Iterator[type[Transform]]:
     for one in vars(module).values():
-        ours = isinstance(one, type) and issubclass(one, Stage)
+        ours = isinstance(one, type) and issubclass(one, Transform)
         if ours and one.__module__ == module.__name__ and hasattr(one, "name"):
             yield one

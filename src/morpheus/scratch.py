@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from morpheus.errors import Unavailable
+from morpheus.errors import TransientError
 
 
-class Scratch:
+class SpillDir:
     """A temporary folder, made when it is first asked for, removed with all that is in it.
 
     Nobody else may read it.
@@ -21,9 +21,9 @@ class Scratch:
         beside: The folder that it lies in, hidden; by default where TMPDIR says.
     """
 
-    def __init__(self, beside: Path | None = None) -> None:
-        self._beside = beside
-        self._made: tempfile.TemporaryDirectory[str] | None = None
+    def __init__(self, parent: Path | None = None) -> None:
+        self._parent = parent
+        self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -34,8 +34,8 @@ class Scratch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._made is not None:
-            self._made.cleanup()
+        if self._temp_dir is not None:
+            self._temp_dir.cleanup()
 
     @property
     def folder(self) -> Path:
@@ -44,21 +44,21 @@ class Scratch:
         Raises:
             Unavailable: No folder can be made there.
         """
-        if self._made is None:
-            hidden = "." if self._beside else ""
+        if self._temp_dir is None:
+            hidden = "." if self._parent else ""
             try:
-                if self._beside is not None:
-                    self._beside.mkdir(parents=True, exist_ok=True)
-                self._made = tempfile.TemporaryDirectory(
-                    prefix=f"{hidden}morpheus-", dir=self._beside, ignore_cleanup_errors=True
+                if self._parent is not None:
+                    self._parent.mkdir(parents=True, exist_ok=True)
+                self._temp_dir = tempfile.TemporaryDirectory(
+                    prefix=f"{hidden}morpheus-", dir=self._parent, ignore_cleanup_errors=True
                 )
             except OSError as error:
-                raise _full(self._beside or Path(tempfile.gettempdir()), error) from error
-        return Path(self._made.name)
+                raise _disk_full_error(self._parent or Path(tempfile.gettempdir()), error) from error
+        return Path(self._temp_dir.name)
 
 
 @contextmanager
-def file_in(folder: Path) -> Iterator[IO[bytes]]:
+def open_temp_file(folder: Path) -> Iterator[IO[bytes]]:
     """Make a file in a folder, which stays when it is written.
 
     Raises:
@@ -68,11 +68,11 @@ def file_in(folder: Path) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             yield file.file  # without what surrounds it, polars writes to it from its own code
     except OSError as error:
-        raise _full(folder, error) from error
+        raise _disk_full_error(folder, error) from error
 
 
-def _full(folder: Path, error: OSError) -> Unavailable:
-    return Unavailable(
+def _disk_full_error(folder: Path, error: OSError) -> TransientError:
+    return TransientError(
         f"{folder}: events cannot be laid aside there ({error.strerror or error}). "
         "Make room, some 200 MB for a million events, or name another folder: "
         "`TMPDIR=/folder morpheus ...`."

@@ -13,56 +13,56 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from morpheus.columns import ACTOR_OPTION, SCORE
-from morpheus.scratch import Scratch
+from morpheus.scratch import SpillDir
 
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
     default: object,
-    text: str,
+    help: str,
     *,
     names: Sequence[str] = (),
     choices: Sequence[str] = (),
-    low: float | None = None,
-    high: float | None = None,
+    min: float | None = None,
+    max: float | None = None,
     flag: bool = False,
     required: bool = False,
     command: str = "",
-    shown: str = "",
+    default_display: str = "",
 ) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
     """Declare a field that is also an option on the command line.
 
     Args:
         default: Value when the option is absent; a tuple makes the option repeatable.
-        text: Help, a sentence or two.
+        help: Help, a sentence or two.
         names: Spellings, `--userid_filter`; by default the field's own name behind two dashes.
         choices: Allowed values, compared without regard to case.
-        low: Smallest number allowed.
-        high: Largest number allowed.
+        min: Smallest number allowed.
+        max: Largest number allowed.
         flag: For a boolean: the option takes no value.
         required: The option must be given.
-        command: For `Settings`: the command that owns the option.
-        shown: What help says of a default that differs from machine to machine.
+        command: For `PipelineOptions`: the command that owns the option.
+        default_display: What help says of a default that differs from machine to machine.
     """
     about = {
-        "text": text,
+        "text": help,
         "names": tuple(names),
         "choices": tuple(choices),
-        "low": low,
-        "high": high,
+        "low": min,
+        "high": max,
         "flag": flag,
         "required": required,
         "command": command,
-        "shown": shown,
+        "shown": default_display,
     }
     return field(default=default, metadata=about)
 
 
-RELEASES = ("22.08", "22.11")
+COMPAT_RELEASES = ("22.08", "22.11")
 """Releases of NVIDIA Morpheus whose score columns can be had."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class PipelineOptions:
     """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
 
     The fields that are no options are filled by the pipeline: the feature columns, and the kinds of
@@ -74,22 +74,22 @@ class Settings:
     num_threads: int = option(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "Users trained and scored side by side, at most. No result depends on it.",
-        low=1,
+        min=1,
         command="run",
-        shown="the cores at hand",
+        default_display="the cores at hand",
     )
     pipeline_batch_size: int = option(
         256,
         "Events of one user that travel together, at least; batches are joined where that is "
         "faster. No result depends on it.",
-        low=1,
+        min=1,
         command="run",
     )
     model_max_batch_size: int = option(
         8,
         "Events in one pass through the network, at least; joined where that is faster. "
         "No result depends on it.",
-        low=1,
+        min=1,
         command="run",
     )
     engine: str = option(
@@ -109,7 +109,7 @@ class Settings:
     edge_buffer_size: int = option(
         128,
         "Accepted for old command lines. Stages pull from each other here, so nothing is buffered.",
-        low=2,
+        min=2,
         command="run",
     )
     use_cpp: bool = option(
@@ -120,7 +120,7 @@ class Settings:
     manual_seed: int | None = option(
         None,
         "Seed of everything random, where a stage is given none of its own.",
-        low=1,
+        min=1,
         command="run",
     )
     status_file: str | None = option(
@@ -141,11 +141,11 @@ class Settings:
         command="pipeline-ae",
     )
     compat: str = option(
-        RELEASES[0],
+        COMPAT_RELEASES[0],
         "Score columns as this release of NVIDIA Morpheus gave them. 22.04 to 22.08 gave "
         f"`{SCORE}`; 22.11, as from 22.09 on, gives `reconstruct_loss`, `zscore`, "
         "`<column>_z_loss`, `max_abs_z` and `mean_abs_z`, all of which count both ways.",
-        choices=RELEASES,
+        choices=COMPAT_RELEASES,
         command="pipeline-ae",
     )
     userid_column_name: str = option(
@@ -153,7 +153,7 @@ class Settings:
         f"Column that says whose event it is; `{ACTOR_OPTION}` finds out who acted, by rules for "
         "each kind of log.",
         command="pipeline-ae",
-        shown="`userIdentityaccountId`, `userPrincipalName` or `username`, by the source",
+        default_display="`userIdentityaccountId`, `userPrincipalName` or `username`, by the source",
     )
     userid_filter: str | None = option(
         None,
@@ -170,7 +170,7 @@ class Settings:
         "",
         "Column of the time of an event, for logs in which it is another than usual.",
         command="pipeline-ae",
-        shown="`eventTime`, `createdDateTime` or `isotimestamp`, by the source",
+        default_display="`eventTime`, `createdDateTime` or `isotimestamp`, by the source",
     )
     use_generic_model: bool = option(
         False,
@@ -192,16 +192,16 @@ class Settings:
         command="pipeline-ae",
     )
     columns: tuple[str, ...] = ()
-    kinds: Mapping[str, str] = field(default_factory=dict)
+    column_types: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
-    endless: bool = False
-    survey: bool = False
-    pictured: bool = False
+    unbounded: bool = False
+    needs_population: bool = False
+    keeps_dropped_stats: bool = False
     source: str = ""
 
 
 @dataclass(frozen=True)
-class Stage:
+class Transform:
     """A link of the chain.
 
     `takes` and `gives` are the records of `morpheus.records` that it maps; `gives` None hands on
@@ -215,53 +215,53 @@ class Stage:
     name: ClassVar[str]
     takes: ClassVar[tuple[type, ...]] = ()
     gives: ClassVar[type | None] = None
-    scope: ClassVar[str] = "user"
-    needs_fingerprint: ClassVar[bool] = True
-    sink: ClassVar[bool] = False
+    scope: ClassVar[str] = "keyed"
+    needs_model: ClassVar[bool] = True
+    is_sink: ClassVar[bool] = False
 
-    settings: Settings = field(default_factory=Settings, kw_only=True, repr=False)
+    options: PipelineOptions = field(default_factory=PipelineOptions, kw_only=True, repr=False)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse, before any file is opened, what cannot work.
 
         Raises:
             UsageError: An option asks for what cannot be.
         """
 
-    def history(self) -> str | None:
+    def training_input(self) -> str | None:
         """Files whose events this stage wants to see before each user's own; None for none."""
         return None
 
-    def parts(self) -> tuple[Stage, ...]:
+    def expand(self) -> tuple[Transform, ...]:
         """The stages that do this one's work, one behind the other; most do it themselves."""
         return (self,)
 
-    def costly(self) -> bool:
+    def is_cpu_bound(self) -> bool:
         """Whether a user's events cost this stage more than it costs to hand them to a process."""
         return False
 
-    def curious(self) -> bool:
+    def needs_population(self) -> bool:
         """Whether this stage wants to `meet` everybody before the first user comes."""
         return False
 
-    def meet(self, everybody: Any) -> Self:  # noqa: ANN401, ARG002 - a frame, which this module does not import
+    def with_population(self, population: Any) -> Self:  # noqa: ANN401, ARG002 - a frame, which this module does not import
         """Make the stage that knows everybody.
 
         Args:
-            everybody: A sample of all users' histories, a frame of `OWNER`, `TIME` and the feature
+            population: A sample of all users' histories, a frame of `POPULATION_USER`, `TIME` and the feature
                 columns; None where the source took none.
         """
         return self
 
-    def together(self) -> int:
+    def users_per_bundle(self) -> int:
         """How many users this stage would rather see at a time."""
         return 1
 
-    def counts(self) -> bool:
+    def counts_only(self) -> bool:
         """Whether this stage looks at no more of a batch than how many events it has."""
         return False
 
-    def beforehand(self, first: Any, scratch: Scratch) -> Stage | None:  # noqa: ANN401 - a record, which lies above
+    def encoder(self, first: Any, scratch: SpillDir) -> Transform | None:  # noqa: ANN401 - a record, which lies above
         """What a sink's work on batches like the first can be done before it, by any process.
 
         Args:
@@ -273,7 +273,7 @@ class Stage:
             as well; None if there is nothing to be done.
         """
 
-    def anywhere(self) -> Self:
+    def with_absolute_paths(self) -> Self:
         """Make the same stage for processes that run in other folders: with absolute paths."""
         return self
 
@@ -281,23 +281,23 @@ class Stage:
         """What a task with this stage takes of what the workers of a cluster have declared."""
         return {}
 
-    def writes_into(self) -> Path | None:
+    def output_dir(self) -> Path | None:
         """The folder that this stage writes files into, wherever it runs; None for none."""
         return None
 
-    def writes(self) -> Path | None:
+    def output_file(self) -> Path | None:
         """The file that this stage puts in the place of what is there; None for none."""
         return None
 
-    def pictured(self) -> bool:
+    def needs_dropped_stats(self) -> bool:
         """Whether this stage wants to know what events were like that `filter` has left out."""
         return False
 
-    def finish(self, summary: Any) -> None:  # noqa: ANN401 - a record, which lies above
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - a record, which lies above
         """Do what is left once every sink has its rows.
 
         Args:
-            summary: The `Summary` of the run.
+            metrics: The `RunMetrics` of the run.
         """
 
     def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:

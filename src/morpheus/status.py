@@ -11,12 +11,12 @@ from typing import Literal, Self
 
 import msgspec
 
-from morpheus.atomic import whole_file
-from morpheus.records import Summary
+from morpheus.atomic import atomic_write
+from morpheus.records import RunMetrics
 from morpheus.report.account import Account
-from morpheus.stage import Settings, Stage
+from morpheus.stage import PipelineOptions, Transform
 
-EVERY = 1.0
+WRITE_INTERVAL = 1.0
 """Seconds between two writings, at least."""
 
 
@@ -52,25 +52,25 @@ class StatusFile:
 
     Attributes:
         path: The file; it is replaced as a whole.
-        settings: Those of the chain.
+        options: Those of the chain.
         filters: Its filters.
     """
 
     path: Path
-    settings: Settings
-    filters: Sequence[Stage]
+    options: PipelineOptions
+    filters: Sequence[Transform]
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._due = self.clock()
 
     @classmethod
-    def of(cls, path: str, stages: Sequence[Stage]) -> Self:
+    def from_stages(cls, path: str, stages: Sequence[Transform]) -> Self:
         """Write the status of a chain, whose stages have their settings."""
         filters = [stage for stage in stages if stage.name == "filter"]
-        return cls(Path(path), stages[0].settings, filters)
+        return cls(Path(path), stages[0].options, filters)
 
-    def tell(self, summary: Summary, *, running: bool) -> None:
+    def write(self, metrics: RunMetrics, *, running: bool) -> None:
         """Write the status; while it runs, only if some time has passed."""
         if running and self.clock() < self._due:
             return
@@ -81,33 +81,33 @@ class StatusFile:
             "morpheus-status",
             1,
             running=running,
-            source=self.settings.source,
-            user_column=self.settings.userid_column_name,
+            source=self.options.source,
+            user_column=self.options.userid_column_name,
             filtered=bool(self.filters),
             alerts_per_day=budgets[-1] if budgets else None,
-            account=_account(summary),
-            held=dict(summary.held.most_common()),
+            account=_count_run(metrics),
+            held=dict(metrics.suppressed.most_common()),
         )
-        with whole_file(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(msgspec.json.encode(status))
-        self._due = self.clock() + EVERY
+        self._due = self.clock() + WRITE_INTERVAL
 
 
-def _account(summary: Summary) -> Account:
+def _count_run(metrics: RunMetrics) -> Account:
     reasons, stated = Counter[str](), None
-    for user, reason in summary.unscored.items():
-        reasons[reason] += summary.users[user]
-    if summary.spending is not None:
-        forecast = summary.spending.forecast
+    for user, reason in metrics.unscored_reasons.items():
+        reasons[reason] += metrics.users[user]
+    if metrics.budget_report is not None:
+        forecast = metrics.budget_report.forecast
         stated = forecast.alerts, forecast.low, forecast.high
     return Account(
-        read=summary.input.read,
-        refused=summary.input.refused,
-        duplicates=summary.input.duplicates,
-        scored=summary.scored + summary.filtered,
+        read=metrics.input.read,
+        refused=metrics.input.refused,
+        duplicates=metrics.input.duplicates,
+        scored=metrics.scored + metrics.filtered,
         unscored=dict(reasons.most_common()),
-        training=summary.training.read,
-        rungs=dict(Counter(card.rung for card in summary.cards.values()).most_common()),
+        training=metrics.training.read,
+        rungs=dict(Counter(card.rung for card in metrics.cards.values()).most_common()),
         forecast=stated,
-        refusals=summary.input.refusals,
+        refusals=metrics.input.refusals,
     )

@@ -11,19 +11,19 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.records import Batch, Losses, Rows, Scored
-from morpheus.stage import Stage
+from morpheus.records import Batch, Losses, OutputRows, Scored
+from morpheus.stage import Transform
 
-Record = TypeVar("Record", bound=Batch)
+BatchT = TypeVar("BatchT", bound=Batch)
 
 DAY = datetime(2021, 10, 9, tzinfo=UTC)
 """The day on which built events happen."""
 
 
-def events_at(seconds: Sequence[float], **columns: Sequence[object]) -> pl.DataFrame:
+def make_events(seconds: Sequence[float], **columns: Sequence[object]) -> pl.DataFrame:
     """Events at those seconds of `DAY`, with the columns that every event has, and more.
 
-    >>> events_at([0, 90], eventName=["GetUser", None]).rows()[1]
+    >>> make_events([0, 90], eventName=["GetUser", None]).rows()[1]
     (1, 1, None, datetime.datetime(2021, 10, 9, 0, 1, 30, tzinfo=zoneinfo.ZoneInfo(key='UTC')))
     """
     start = int(DAY.timestamp() * 1e6)
@@ -38,22 +38,22 @@ def events_at(seconds: Sequence[float], **columns: Sequence[object]) -> pl.DataF
     )
 
 
-def losses(
+def make_losses(
     frame: pl.DataFrame, rows: Sequence[Sequence[float]] | None = None, *, user: str | None = "ann"
 ) -> Losses:
     """Events with the losses of their columns; NaN where there are none, as without a fingerprint.
 
-    >>> losses(events_at([0, 1]), [[1.0, 3.0], [0.5, 0.5]]).losses.shape
+    >>> make_losses(make_events([0, 1]), [[1.0, 3.0], [0.5, 0.5]]).losses.shape
     (2, 2)
     """
     unscored = "no fingerprint" if rows is None else None
     array = np.full((frame.height, 1), np.nan) if rows is None else np.array(rows)
     return Losses(
-        user=user, frame=frame, unscored=unscored, losses=array.astype(np.float32, copy=False)
+        user=user, frame=frame, unscored_reason=unscored, losses=array.astype(np.float32, copy=False)
     )
 
 
-def scored(
+def make_scored(
     frame: pl.DataFrame, scores: Sequence[float] | None = None, *, user: str | None = "ann"
 ) -> Scored:
     """Events with their scores; all of them 1 by default."""
@@ -66,15 +66,15 @@ def scored(
     )
 
 
-def rows(frame: pl.DataFrame, *, user: str | None = "ann") -> Rows:
+def make_output_rows(frame: pl.DataFrame, *, user: str | None = "ann") -> OutputRows:
     """Events as a sink takes them."""
-    return Rows(user=user, frame=frame)
+    return OutputRows(user=user, frame=frame)
 
 
-def cut(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
+def split_frame(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
     """Cut a frame into consecutive frames of those heights, the last taking what is left.
 
-    >>> [part.height for part in cut(events_at(range(7)), [2, 0, 3])]
+    >>> [part.height for part in split_frame(make_events(range(7)), [2, 0, 3])]
     [2, 0, 3, 2]
     """
     at = 0
@@ -84,7 +84,7 @@ def cut(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
     yield frame[at:]
 
 
-def check_laws(stage: Stage, batch: Batch) -> None:
+def check_stage(stage: Transform, batch: Batch) -> None:
     """Pass a user's events through a stage in several ways, and hold the laws of stages against it.
 
     It takes and gives the records it says. No event is lost but those counted in `filtered`. The
@@ -99,26 +99,26 @@ def check_laws(stage: Stage, batch: Batch) -> None:
         AssertionError: Says which law is broken.
 
     >>> from morpheus.stages.add_class import AddClass
-    >>> check_laws(AddClass(), scored(events_at(range(5)), [0, 1, 2, 3, 4]))
+    >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
     before, gives = batch.frame.clone(), stage.gives or type(batch)
     out = list(stage(iter([batch])))
-    whole, filtered = _joined(out), sum(each.filtered for each in out)
-    _law(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
-    _law(all(isinstance(each, gives) for each in out), f"gives {gives.__name__}")
-    _law(whole.height + filtered == batch.frame.height, "loses no event that it does not count")
-    _law(batch.frame.equals(before), "does not change the batch it is handed")
-    _law(_joined(stage(iter([batch]))).equals(whole), "gives the same when called again")
+    whole, filtered = _concat_frames(out), sum(each.filtered for each in out)
+    _require(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
+    _require(all(isinstance(each, gives) for each in out), f"gives {gives.__name__}")
+    _require(whole.height + filtered == batch.frame.height, "loses no event that it does not count")
+    _require(batch.frame.equals(before), "does not change the batch it is handed")
+    _require(_concat_frames(stage(iter([batch]))).equals(whole), "gives the same when called again")
     for sizes in ([1] * batch.frame.height, [1, 0], [batch.frame.height - 1]):
-        again = _joined(stage(_cut_batch(batch, sizes)))
-        _law(again.equals(whole), f"gives the same rows for batches of {sizes} and the rest")
+        again = _concat_frames(stage(_split_batch(batch, sizes)))
+        _require(again.equals(whole), f"gives the same rows for batches of {sizes} and the rest")
 
 
-def _cut_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
+def _split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
     at = 0
-    for frame in cut(batch.frame, sizes):
+    for frame in split_frame(batch.frame, sizes):
         rows = slice(at, at + frame.height)
-        codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
+        codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[rows])
         part = replace(batch, frame=frame, encoded=codes)
         if isinstance(part, Losses | Scored):
             part = replace(part, losses=part.losses[rows])
@@ -126,11 +126,11 @@ def _cut_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
         at += frame.height
 
 
-def _joined(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
+def _concat_frames(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
     frames = [batch.frame for batch in batches]
     return pl.concat([frame for frame in frames if frame.height] or frames[:1])
 
 
-def _law(holds: bool, law: str) -> None:  # noqa: FBT001 - what is claimed, as of `assert`
+def _require(holds: bool, law: str) -> None:  # noqa: FBT001 - what is claimed, as of `assert`
     if not holds:
         raise AssertionError(f"A stage {law}; this one does not.")

@@ -9,14 +9,14 @@ from contextlib import suppress
 from threading import RLock
 from typing import Generic, TypeVar
 
-AHEAD = 2
+MAX_IN_FLIGHT = 2
 """Jobs begun for each worker whose results nobody has taken; more would only fill memory."""
 
-Job = TypeVar("Job")
-Done = TypeVar("Done")
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
 
 
-class Turns(Generic[Job, Done]):
+class CallerRunsExecutor(Generic[JobT, ResultT]):
     """Jobs, and what was done.
 
     Args:
@@ -29,57 +29,57 @@ class Turns(Generic[Job, Done]):
 
     def __init__(
         self,
-        there: Callable[[Job], Done],
-        here: Callable[[Job], Done],
-        jobs: Iterable[Job],
+        run_remote: Callable[[JobT], ResultT],
+        run_local: Callable[[JobT], ResultT],
+        jobs: Iterable[JobT],
         pool: ProcessPoolExecutor,
-        others: int,
+        num_remote: int,
     ) -> None:
-        self._there, self._here, self._jobs = there, here, deque(jobs)
-        self._pool, self._others = pool, others
-        self._begun: deque[Future[Done]] = deque()
+        self._run_remote, self._run_local, self._jobs = run_remote, run_local, deque(jobs)
+        self._pool, self._num_remote = pool, num_remote
+        self._futures: deque[Future[ResultT]] = deque()
         self._busy = 0
         # A process that has done a job is given the next by a thread of the pool.
         self._lock = RLock()
         self._fill()
 
-    def __iter__(self) -> Iterator[Future[Done]]:
+    def __iter__(self) -> Iterator[Future[ResultT]]:
         """What was done, in the order of the jobs."""
-        while self._begun or self._jobs:
-            while self._help():
+        while self._futures or self._jobs:
+            while self._run_one_here():
                 pass
             with self._lock:
-                first = self._begun.popleft()
+                first = self._futures.popleft()
             self._fill()
             yield first
 
     def _fill(self) -> None:
         """Give each other process a job."""
         with self._lock, suppress(RuntimeError):  # where the pool is shut down, or a process died
-            while self._busy < self._others and self._more():
-                future = self._pool.submit(self._there, self._jobs[0])
-                self._begun.append(future)
+            while self._busy < self._num_remote and self._can_start():
+                future = self._pool.submit(self._run_remote, self._jobs[0])
+                self._futures.append(future)
                 self._jobs.popleft()
                 self._busy += 1
-                future.add_done_callback(self._end)
+                future.add_done_callback(self._on_done)
 
-    def _end(self, _: Future[Done]) -> None:
+    def _on_done(self, _: Future[ResultT]) -> None:
         with self._lock:
             self._busy -= 1
             self._fill()
 
-    def _more(self) -> bool:
-        return bool(self._jobs) and len(self._begun) < AHEAD * (self._others + 1)
+    def _can_start(self) -> bool:
+        return bool(self._jobs) and len(self._futures) < MAX_IN_FLIGHT * (self._num_remote + 1)
 
-    def _help(self) -> bool:
+    def _run_one_here(self) -> bool:
         """Do a job here, if there is one and the first result is not there yet."""
         with self._lock:
-            if not self._more() or (self._begun and self._begun[0].done()):
+            if not self._can_start() or (self._futures and self._futures[0].done()):
                 return False
-            job, future = self._jobs.popleft(), Future[Done]()
-            self._begun.append(future)
+            job, future = self._jobs.popleft(), Future[ResultT]()
+            self._futures.append(future)
         try:
-            future.set_result(self._here(job))
+            future.set_result(self._run_local(job))
         except Exception as error:  # noqa: BLE001 - raised in its turn, as that of another process
             future.set_exception(error)
         return True

@@ -29,7 +29,7 @@ STAGES = '''
     from morpheus.errors import BadRecord, UsageError
     from morpheus.records import Events, Rows
     from morpheus.sources.source import Source
-    from morpheus.stage import Stage, option
+    from morpheus.core.stage import Transform, option
 
 
     @dataclass(frozen=True)

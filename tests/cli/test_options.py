@@ -10,16 +10,16 @@ from hypothesis import given as forall
 from hypothesis import strategies as st
 
 from morpheus.cli.options import given, options_of
-from morpheus.stage import Settings, option
+from morpheus.stage import PipelineOptions, option
 
 
 @dataclass(frozen=True)
 class Everything:
     """One option of each kind."""
 
-    count: int = option(3, "A number.", low=1, high=9)
-    limit: int | None = option(None, "A number, or nothing.", low=1)
-    share: float = option(0.5, "A share.", low=0, high=1)
+    count: int = option(3, "A number.", min=1, max=9)
+    limit: int | None = option(None, "A number, or nothing.", min=1)
+    share: float = option(0.5, "A share.", min=0, max=1)
     text: str | None = option(None, "Text.")
     kind: str = option(
         "auto", "A kind.", names=("--file-type", "--file_type"), choices=("auto", "csv")
@@ -27,7 +27,7 @@ class Everything:
     names: tuple[str, ...] = option((), "Names.")
     watch: bool = option(True, "Takes a value.")
     overwrite: bool = option(False, "Takes none.", flag=True)
-    machine: int = option(7, "Differs.", shown="what is there")
+    machine: int = option(7, "Differs.", default_display="what is there")
     other: int = option(1, "Of another command.", command="run")
     plain: int = 5
 
@@ -131,8 +131,8 @@ def test_help_shows_defaults_and_names_those_of_the_machine() -> None:
 
 
 def test_every_option_of_the_settings_belongs_to_a_command() -> None:
-    declared = {one.name for one in fields(Settings) if "text" in one.metadata}
-    made = [*options_of(Settings, command="run"), *options_of(Settings, command="pipeline-ae")]
+    declared = {one.name for one in fields(PipelineOptions) if "text" in one.metadata}
+    made = [*options_of(PipelineOptions, command="run"), *options_of(PipelineOptions, command="pipeline-ae")]
     assert sorted(one.name or "" for one in made) == sorted(declared)
 
 

@@ -17,7 +17,7 @@ AE = ("run", "--num_threads=1", "pipeline-ae")
 OWN = """
 from dataclasses import dataclass
 from morpheus.records import Events, Rows
-from morpheus.stage import Stage, option
+from morpheus.core.stage import Transform, option
 
 @dataclass(frozen=True)
 class Shout(Stage):
@@ -76,7 +76,7 @@ def test_plugins_are_named_by_the_environment_too(own: Run) -> None:
     [
         ("no_such_module", "`no_such_module` cannot be loaded: ModuleNotFoundError"),
         ("missing.py", "`missing.py` cannot be loaded"),
-        ("json", "`json` has no stages. Give a module with a subclass of `morpheus.stage.Stage`"),
+        ("json", "`json` has no stages. Give a module with a subclass of `morpheus.core.stage.Transform`"),
         ("bad/json.py", "there is another module `json` already"),
     ],
 )

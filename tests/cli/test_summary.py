@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.summary import summary_lines
-from morpheus.models.budget import Forecast
-from morpheus.models.fingerprint import Card
-from morpheus.records import Reading, Spending, Summary
+from morpheus.models.budget import AlertForecast
+from morpheus.models.fingerprint import ModelCard
+from morpheus.records import ReadStats, AlertBudgetReport, RunMetrics
 
 USERS = st.one_of(st.none(), st.text(max_size=5))
 
 
-def summary(**changes: object) -> Summary:
+def summary(**changes: object) -> RunMetrics:
     """A run over one file of 10 events of ann."""
-    usual = {"input": Reading(files=1, read=10), "users": Counter({"ann": 10}), "scored": 10}
-    return Summary(**(usual | changes))  # type: ignore[arg-type]  # a builder of any field
+    usual = {"input": ReadStats(files=1, read=10), "users": Counter({"ann": 10}), "scored": 10}
+    return RunMetrics(**(usual | changes))  # type: ignore[arg-type]  # a builder of any field
 
 
 def test_a_run_in_which_all_went_well_is_a_line_a_fact() -> None:
@@ -30,7 +30,7 @@ def test_a_run_in_which_all_went_well_is_a_line_a_fact() -> None:
 
 
 def test_events_left_out_are_counted_by_reason_and_the_first_refusals_named() -> None:
-    reading = Reading(files=2, skipped_files=1, read=20, duplicates=3, other_users=4, userless=5)
+    reading = ReadStats(files=2, skipped_files=1, read=20, duplicates=3, other_users=4, no_user=5)
     reading.refuse("a.json:7: no time")
     text = "\n".join(summary_lines(summary(input=reading)))
     assert "1 refused, 3 delivered twice, 4 of other users, 5 of no user, 1 file of" in text
@@ -47,7 +47,7 @@ def test_users_without_a_score_are_named_the_first_few_and_the_rest_counted() ->
 
 def test_users_scored_by_the_history_of_others_are_counted() -> None:
     cards = {
-        user: Card(user, 10, 5, "", "", 3, 0, rung)
+        user: ModelCard(user, 10, 5, "", "", 3, 0, rung)
         for user, rung in {"ann": "own", "bob": "peers", "eve": "everyone"}.items()
     }
     lines = summary_lines(summary(cards=cards))
@@ -71,9 +71,9 @@ def test_every_written_event_is_scored_or_not_scored_and_lines_are_printable(
     users: dict[str | None, tuple[int, str]],
 ) -> None:
     lines = summary_lines(
-        Summary(
+        RunMetrics(
             users=Counter({user: number for user, (number, _) in users.items()}),
-            unscored={user: reason for user, (_, reason) in users.items()},
+            unscored_reasons={user: reason for user, (_, reason) in users.items()},
         )
     )
     counted = [int(x.split()[2]) for x in lines if x.startswith("Not scored")]
@@ -83,7 +83,7 @@ def test_every_written_event_is_scored_or_not_scored_and_lines_are_printable(
 
 def test_what_suppressions_held_back_is_told_by_suppression_and_what_they_no_longer_hold() -> None:
     held, ended = Counter({"a rule": 1200, "another": 1}), Counter({"an old rule": 2})
-    spending = Spending(Forecast(5.0, 1.0, 9.0), 3, held=2)
+    spending = AlertBudgetReport(AlertForecast(5.0, 1.0, 9.0), 3, suppressed=2)
     lines = summary_lines(summary(filtered=1300, held=held, ended=ended, spending=spending))
     assert lines[1:6] == [
         "Filtered     1,300 events out",

@@ -11,7 +11,7 @@ from jobs import Falling
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -32,7 +32,7 @@ def run(source, train, into, *, falling=(None, None), between=(), user=ROLE, **s
     scored = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]
     sink = [Serialize(), ToFile(filename=str(into))]
     chain = [source, *training, train, *scored, *scoring, *between, *sink]
-    given = Settings(columns_file="columns_ae_cloudtrail.txt", userid_column_name=user, **settings)
+    given = PipelineOptions(columns_file="columns_ae_cloudtrail.txt", userid_column_name=user, **settings)
     return Pipeline(chain, given).run()
 
 
@@ -70,7 +70,7 @@ def test_events_nobody_has_a_history_of(nodes, tmp_path):
     between = [Filter(alerts_per_day=20)]
     here, there = both(tmp_path, nodes, "out.jsonl", source, train, between=between, user="@actor")
     assert here == there
-    assert here[1].spending is not None
+    assert here[1].budget_report is not None
 
 
 def test_a_fleet_while_one_node_falls_in_training_and_another_in_scoring(fleet, tmp_path):
@@ -98,9 +98,9 @@ def test_a_fleet_while_one_node_falls_in_training_and_another_in_scoring(fleet, 
     assert replace(there, seconds=0.0) == replace(here, seconds=0.0)
     assert list(out.parent.iterdir()) == [out]
     assert contents(models[0]) == contents(models[1])
-    assert there.effort.lost == 2
-    assert there.effort.workers == 1
-    assert there.effort.retries >= 2
+    assert there.cluster_stats.lost_workers == 2
+    assert there.cluster_stats.workers == 1
+    assert there.cluster_stats.retries >= 2
 
 
 def contents(folder):

@@ -13,13 +13,13 @@ from jobs import Large
 from morpheus.cli.summary import summary_lines
 from morpheus.cluster import scheduler
 from morpheus.cluster.workers import Cluster
-from morpheus.errors import BadRecord, Unavailable, UsageError
+from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import Effort, Summary
+from morpheus.records import ClusterStats, RunMetrics
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources import spread
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -38,7 +38,7 @@ def chain(folder, into, **train):
 
 def checked(tmp_path, **settings):
     (tmp_path / "a.json").write_text('{"Records": []}')
-    Pipeline([FromCloudtrail(input_glob=str(tmp_path))], Settings(**settings)).check()
+    Pipeline([FromCloudtrail(input_glob=str(tmp_path))], PipelineOptions(**settings)).validate()
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ def test_a_scheduler_without_a_cluster_is_refused(tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(scheduler, "PATIENCE", 0.5)
+    monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT", 0.5)
     (tmp_path / "a.json").write_text('{"Records": []}')
-    settings = Settings(engine="dask", scheduler="tcp://127.0.0.1:9")
-    with pytest.raises(Unavailable, match=r"nobody answers at `tcp://127.0.0.1:9`.*dask scheduler"):
+    settings = PipelineOptions(engine="dask", scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(TransientError, match=r"nobody answers at `tcp://127.0.0.1:9`.*dask scheduler"):
         Pipeline([FromCloudtrail(input_glob=str(tmp_path))], settings).run()
 
 
 def test_an_input_without_an_end_is_refused(tmp_path):
     source = FromCloudtrail(input_glob=str(tmp_path), watch_directory=True)
     with pytest.raises(UsageError, match=r"this input never ends.*Leave --engine out"):
-        Pipeline([source], Settings(engine="dask")).check()
+        Pipeline([source], PipelineOptions(engine="dask")).validate()
 
 
 def test_a_gpu_that_no_worker_has_is_told_with_what_to_type(nodes, fleet, tmp_path):
-    settings = Settings(engine="dask", scheduler=nodes)
+    settings = PipelineOptions(engine="dask", scheduler=nodes)
     stages = chain(fleet / "scored", tmp_path / "out.csv", device="cuda", train_min_history=1)
     with pytest.raises(UsageError, match=r'no worker.*GPU.*dask worker --resources "GPU=1"'):
         Pipeline(stages, settings).run()
@@ -85,8 +85,8 @@ def test_a_bad_record_on_a_worker_is_told_here_and_nothing_is_left(nodes, tmp_pa
     logs, out = tmp_path / "logs", tmp_path / "out"
     logs.mkdir()
     (logs / "a.json").write_text('{"Records": [{"eventName": "x"}]}')
-    with pytest.raises(BadRecord, match=r"a\.json:1: the record has no `eventTime`"):
-        Pipeline(chain(logs, out / "a.csv"), Settings(engine="dask", scheduler=nodes)).run()
+    with pytest.raises(RecordError, match=r"a\.json:1: the record has no `eventTime`"):
+        Pipeline(chain(logs, out / "a.csv"), PipelineOptions(engine="dask", scheduler=nodes)).run()
     assert list(out.iterdir()) == []
 
 
@@ -131,7 +131,7 @@ def alive(session):
 
 
 def test_the_summary_tells_what_a_cluster_had_to_do():
-    summary = Summary(effort=Effort(2, 1, 40, 3, ((None, 2.25), ("ann\x1b", 0.5))))
+    summary = RunMetrics(cluster_stats=ClusterStats(2, 1, 40, 3, ((None, 2.25), ("ann\x1b", 0.5))))
     lines = summary_lines(summary)
     assert "Cluster    40 tasks on 2 workers, 1 lost on the way, 3 begun again" in lines
     assert r"  slowest  (no user) 2.2 s, ann\x1b 0.5 s" in lines
@@ -139,8 +139,8 @@ def test_the_summary_tells_what_a_cluster_had_to_do():
 
 def test_each_worker_is_given_once_what_is_large(nodes):
     with Cluster(nodes, 1) as workers:
-        found = list(workers.map_given(Large(), range(10)))
-        [size] = workers.results([workers.begin(len, workers.give("x" * 20_000_000))])
+        found = list(workers.map_shared(Large(), range(10)))
+        [size] = workers.results([workers.submit(len, workers.scatter("x" * 20_000_000))])
     assert [row for row, *_ in found] == list(range(10))
     assert {given for _, given, _ in found} == {1}
     assert size == 20_000_000
@@ -148,20 +148,20 @@ def test_each_worker_is_given_once_what_is_large(nodes):
 
 def test_files_that_a_worker_does_not_see_are_told(tmp_path):
     with pytest.raises(UsageError, match=r"`.*a\.json` is here, but not on worker .*same path"):
-        spread.read_job(None, 1, [tmp_path / "a.json"])
+        spread.run_read_task(None, 1, [tmp_path / "a.json"])
 
 
 def test_a_folder_that_a_worker_does_not_see_is_told_with_what_to_type(nodes, tmp_path):
     told = r"worker tcp://.* does not see the folder `.*`, which workers write into.*all.*share"
     with Cluster(nodes, 1) as workers, pytest.raises(UsageError, match=told):
-        workers.check_shared(tmp_path / "elsewhere")
+        workers.check_shared_folder(tmp_path / "elsewhere")
 
 
 MINE = '''
 from dataclasses import dataclass
 
 from morpheus.records import Batch
-from morpheus.stage import Stage
+from morpheus.core.stage import Transform
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from morpheus.engines import dask
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.gathering import Room
-from morpheus.sources.spread import A_USER, HEAVIEST, packed
-from morpheus.stage import Settings
+from morpheus.sources.gathering import MemoryBudget
+from morpheus.sources.spread import USER_OVERHEAD, MAX_PARTITION_EVENTS, assign_partitions
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -55,9 +55,9 @@ def test_a_giant_is_begun_first_and_the_others_are_done_beside_it(tmp_path):
     with cluster(tmp_path / "nodes", 1, "--nworkers=4") as address:
         with Client(address) as client:
             client.wait_for_workers(4)
-        summary = Pipeline(chain, Settings(engine="dask", scheduler=address)).run()
+        summary = Pipeline(chain, PipelineOptions(engine="dask", scheduler=address)).run()
     assert summary.users.total() == GIANT + EACH * OTHERS
-    assert summary.effort.slowest[0][0] == "giant"
+    assert summary.cluster_stats.slowest_users[0][0] == "giant"
     clock = {path.name: path.read_text().split() for path in (tmp_path / "clock").iterdir()}
     worker, begun, done = clock.pop("giant")
     before_it = [user for user, (who, when, _) in clock.items() if who == worker and when < begun]
@@ -69,7 +69,7 @@ def test_a_giant_is_begun_first_and_the_others_are_done_beside_it(tmp_path):
 
 def learnt(logs, out, engine, address):
     """The bytes that come out where the giant is met in pieces, and rows are packed early."""
-    room = Room(held=20_000, part=8_000)
+    room = MemoryBudget(max_cells_in_memory=20_000, partition_cells=8_000)
     score = [Preprocess(), InfPytorch(), AddScores(), Timeseries()]
     chain = [
         SmallRooms(input_glob=str(logs), room=room),
@@ -78,13 +78,13 @@ def learnt(logs, out, engine, address):
         *score,
         *(Serialize(), ToFile(filename=str(out))),
     ]
-    given = Settings(engine=engine, scheduler=address)
+    given = PipelineOptions(engine=engine, scheduler=address)
     Pipeline(chain, replace(given, columns=("eventName",))).run()
     return out.read_bytes()
 
 
 def test_a_giant_comes_in_pieces_and_all_is_the_same(monkeypatch, nodes, tmp_path):
-    monkeypatch.setattr(dask, "MANY", 3_000)
+    monkeypatch.setattr(dask, "INLINE_ROWS", 3_000)
     logs = written(tmp_path / "logs", 25_000, 10)
     here = learnt(logs, tmp_path / "here.csv", "local", None)
     assert here.count(b"\n") == 26_000 + 1
@@ -93,15 +93,15 @@ def test_a_giant_comes_in_pieces_and_all_is_the_same(monkeypatch, nodes, tmp_pat
 
 def test_the_tiny_travel_together_and_the_giant_alone():
     rows = [30] * 2500 + [10_000_000] + [30] * 2500
-    parts = packed(rows, workers=4)
+    parts = assign_partitions(rows, workers=4)
     [giant] = parts[2500:2501]
     assert (parts == giant).sum() == 1
     assert parts.is_sorted()
     weights = (
         pl.DataFrame({"part": parts, "rows": rows})
         .group_by("part")
-        .agg((pl.col("rows") + A_USER).sum())
+        .agg((pl.col("rows") + USER_OVERHEAD).sum())
     )
     others = weights.filter(pl.col("part") != giant)["rows"]
-    assert others.max() <= HEAVIEST
-    assert others.min() > HEAVIEST / 3
+    assert others.max() <= MAX_PARTITION_EVENTS
+    assert others.min() > MAX_PARTITION_EVENTS / 3

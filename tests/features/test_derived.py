@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from morpheus.columns import TIME
 from morpheus.features import derived
-from morpheus.features.derived import REMEMBERED, USER, YOUNG
+from morpheus.features.derived import NOVELTY_TTL, USER, NOVELTY_WARMUP
 from morpheus.features.families import (
-    AWS_ERRORS,
-    SIGN_IN_ERRORS,
-    VERBS,
-    address_kind,
-    address_network,
-    agent_name,
-    duo_error,
+    AWS_ERROR_CLASSIFIER,
+    SIGN_IN_ERROR_CLASSIFIER,
+    ACTION_CLASSIFIER,
+    classify_address,
+    address_to_network,
+    classify_user_agent,
+    classify_duo_error,
 )
 
 START = datetime(2024, 5, 31, 20, tzinfo=UTC)
@@ -56,9 +56,9 @@ def test_counts_within_the_day_are_those_of_a_plain_loop(events):
     passed = [before_that_day(rows, at) for at in range(len(rows))]
     places = [{f"{row['city'] or 'nan'}, {row['country'] or 'nan'}" for row in p} for p in passed]
     cities = [{row["city"] for row in past} - {None} for past in passed]
-    count = derived.log_count().make(frame(events))
-    place = derived.increment("city", "country", joined=True).make(frame(events))
-    city = derived.increment("city").make(frame(events))
+    count = derived.log_count().compute(frame(events))
+    place = derived.distinct_count_today("city", "country", joined=True).compute(frame(events))
+    city = derived.distinct_count_today("city").compute(frame(events))
     assert count.to_list() == [len(past) - 1 for past in passed]
     assert place.to_list() == list(map(len, places))
     assert city.to_list() == list(map(len, cities))
@@ -66,25 +66,25 @@ def test_counts_within_the_day_are_those_of_a_plain_loop(events):
 
 
 def test_a_value_is_new_the_first_time_and_when_it_was_forgotten():
-    young, month = YOUNG // timedelta(hours=1), 24 * 30
-    forgotten = REMEMBERED // timedelta(hours=1)
+    young, month = NOVELTY_WARMUP // timedelta(hours=1), 24 * 30
+    forgotten = NOVELTY_TTL // timedelta(hours=1)
     hours = [0, 1, young + 1, young + 2, month, month + forgotten, month + forgotten + 1]
     cities = ["x", "y", "z", "z", None, "z", "x"]
     events = frame([(h, "ann", c, None) for h, c in zip(hours, cities, strict=True)])
-    new = derived.first_seen("city").make(events)
+    new = derived.is_new_value("city").compute(events)
     assert new.to_list() == ["False", "False", "True", "False", None, "True", "True"]
 
 
 def test_what_is_usual_for_one_user_is_new_to_another():
-    later = YOUNG // timedelta(hours=1) + 1
+    later = NOVELTY_WARMUP // timedelta(hours=1) + 1
     events = [(0, "ann", "x", None), (0, "bob", "y", None), (later, "bob", "x", None)]
-    assert derived.first_seen("city").make(frame(events)).to_list()[-1] == "True"
+    assert derived.is_new_value("city").compute(frame(events)).to_list()[-1] == "True"
 
 
 def test_hours_have_names_so_that_they_are_no_quantity():
     events = frame([(0, "ann", None, None), (5, "ann", None, None)])
-    assert derived.hour_of_week().make(events).to_list() == ["Fri 20", "Sat 01"]
-    assert derived.hour_kind().make(events).to_list() == ["weekday 20", "weekend 01"]
+    assert derived.hour_of_week().compute(events).to_list() == ["Fri 20", "Sat 01"]
+    assert derived.hour_kind().compute(events).to_list() == ["weekday 20", "weekend 01"]
 
 
 def test_a_value_is_judged_once_however_often_it_comes():
@@ -95,51 +95,51 @@ def test_a_value_is_judged_once_however_often_it_comes():
         return city and city.upper()
 
     events = frame([(n, "ann", city, None) for n, city in enumerate(["x", None, "x", "y"])])
-    assert derived.each(loud, "city").make(events).to_list() == ["X", None, "X", "Y"]
+    assert derived.map_values(loud, "city").compute(events).to_list() == ["X", None, "X", "Y"]
     assert asked == ["x", None, "y"]
 
 
 @pytest.mark.parametrize(
     ("told", "value", "family"),
     [
-        (agent_name, "Boto3/1.26 Python/3.10.6 Linux/5.19 Botocore/1.29", "boto"),
-        (agent_name, "aws-sdk-go-v2/1.17.0 os/linux lang/go/1.18.10", "aws-sdk-go"),
-        (agent_name, "APN/1.0 HashiCorp/1.0 Terraform/1.1.2", "terraform"),
-        (agent_name, "cloudformation.amazonaws.com", "aws service"),
-        (agent_name, "AWS Internal", "aws service"),
-        (agent_name, "[S3Console/0.4, aws-internal/3 aws-sdk-java/1.12]", "aws console"),
-        (agent_name, "Mozilla/5.0 (X11) Gecko/20100101 Firefox/109.0", "firefox"),
-        (agent_name, "Mozilla/5.0 AppleWebKit/537 Chrome/120 Safari/537 Edg/120", "edge"),
-        (agent_name, "Mozilla/5.0 AppleWebKit/537 Chrome/120 Safari/537", "chrome"),
-        (agent_name, "<script>", "other"),
-        (address_kind, "10.0.0.1", "private"),
-        (address_kind, "fe80::1%eth0", "private"),
-        (address_kind, "8.8.8.8", "public"),
-        (address_kind, "ec2.amazonaws.com", "service"),
-        (address_kind, "somewhere", "name"),
-        (address_kind, "", None),
-        (address_network, "8.8.8.8", "8.8.8.0/24"),
-        (address_network, "somewhere", "somewhere"),
-        (AWS_ERRORS, "Client.UnauthorizedOperation", "denied"),
-        (AWS_ERRORS, "NoSuchBucketPolicy", "not there"),
-        (AWS_ERRORS, "ThrottlingException", "throttled"),
-        (AWS_ERRORS, "InsightNotEnabledException", "other"),
-        (SIGN_IN_ERRORS, "0", None),
-        (SIGN_IN_ERRORS, "50126", "password"),
-        (SIGN_IN_ERRORS, "50053", "locked"),
-        (SIGN_IN_ERRORS, "50074", "second factor"),
-        (SIGN_IN_ERRORS, "53003", "conditional access"),
-        (SIGN_IN_ERRORS, "65001", "consent"),
-        (SIGN_IN_ERRORS, "700016", "app"),
-        (VERBS, "GetBucketAcl", "read"),
-        (VERBS, "GetSecretValue", "secret"),
-        (VERBS, "AssumeRoleWithSAML", "login"),
-        (VERBS, "CreateAccessKey", "permit"),
-        (VERBS, "PutBucketPolicy", "permit"),
-        (VERBS, "RunInstances", "create"),
-        (VERBS, "DeleteTrail", "delete"),
-        (VERBS, "StopLogging", "stop"),
-        (VERBS, "ModifyInstanceAttribute", "change"),
+        (classify_user_agent, "Boto3/1.26 Python/3.10.6 Linux/5.19 Botocore/1.29", "boto"),
+        (classify_user_agent, "aws-sdk-go-v2/1.17.0 os/linux lang/go/1.18.10", "aws-sdk-go"),
+        (classify_user_agent, "APN/1.0 HashiCorp/1.0 Terraform/1.1.2", "terraform"),
+        (classify_user_agent, "cloudformation.amazonaws.com", "aws service"),
+        (classify_user_agent, "AWS Internal", "aws service"),
+        (classify_user_agent, "[S3Console/0.4, aws-internal/3 aws-sdk-java/1.12]", "aws console"),
+        (classify_user_agent, "Mozilla/5.0 (X11) Gecko/20100101 Firefox/109.0", "firefox"),
+        (classify_user_agent, "Mozilla/5.0 AppleWebKit/537 Chrome/120 Safari/537 Edg/120", "edge"),
+        (classify_user_agent, "Mozilla/5.0 AppleWebKit/537 Chrome/120 Safari/537", "chrome"),
+        (classify_user_agent, "<script>", "other"),
+        (classify_address, "10.0.0.1", "private"),
+        (classify_address, "fe80::1%eth0", "private"),
+        (classify_address, "8.8.8.8", "public"),
+        (classify_address, "ec2.amazonaws.com", "service"),
+        (classify_address, "somewhere", "name"),
+        (classify_address, "", None),
+        (address_to_network, "8.8.8.8", "8.8.8.0/24"),
+        (address_to_network, "somewhere", "somewhere"),
+        (AWS_ERROR_CLASSIFIER, "Client.UnauthorizedOperation", "denied"),
+        (AWS_ERROR_CLASSIFIER, "NoSuchBucketPolicy", "not there"),
+        (AWS_ERROR_CLASSIFIER, "ThrottlingException", "throttled"),
+        (AWS_ERROR_CLASSIFIER, "InsightNotEnabledException", "other"),
+        (SIGN_IN_ERROR_CLASSIFIER, "0", None),
+        (SIGN_IN_ERROR_CLASSIFIER, "50126", "password"),
+        (SIGN_IN_ERROR_CLASSIFIER, "50053", "locked"),
+        (SIGN_IN_ERROR_CLASSIFIER, "50074", "second factor"),
+        (SIGN_IN_ERROR_CLASSIFIER, "53003", "conditional access"),
+        (SIGN_IN_ERROR_CLASSIFIER, "65001", "consent"),
+        (SIGN_IN_ERROR_CLASSIFIER, "700016", "app"),
+        (ACTION_CLASSIFIER, "GetBucketAcl", "read"),
+        (ACTION_CLASSIFIER, "GetSecretValue", "secret"),
+        (ACTION_CLASSIFIER, "AssumeRoleWithSAML", "login"),
+        (ACTION_CLASSIFIER, "CreateAccessKey", "permit"),
+        (ACTION_CLASSIFIER, "PutBucketPolicy", "permit"),
+        (ACTION_CLASSIFIER, "RunInstances", "create"),
+        (ACTION_CLASSIFIER, "DeleteTrail", "delete"),
+        (ACTION_CLASSIFIER, "StopLogging", "stop"),
+        (ACTION_CLASSIFIER, "ModifyInstanceAttribute", "change"),
     ],
 )
 def test_values_have_their_family(told, value, family):
@@ -159,4 +159,4 @@ def test_values_have_their_family(told, value, family):
     ],
 )
 def test_duo_failures_have_their_class(result, reason, family):
-    assert duo_error(result, reason) == family
+    assert classify_duo_error(result, reason) == family

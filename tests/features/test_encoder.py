@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN, Category
-from morpheus.features.dictionary import FEW, Dictionary, Excerpt
-from morpheus.features.encoder import Encoder, distinct_rows
+from morpheus.features.categories import FIRST_CODE, MISSING, UNKNOWN, Category
+from morpheus.features.dictionary import MAX_PYTHON_ROWS, DictionaryEncoder, EncodedSlice
+from morpheus.features.encoder import Encoder, deduplicate_rows
 from morpheus.features.numbers import Number, is_number
 from morpheus.records import Events
 
 
 def codes_of(column, values):
     """The code that a column gives each value."""
-    dictionary = Dictionary(pl.Series("c", values, dtype=pl.String).to_frame(), ["c"])
-    if not dictionary.places:
-        return [column.absent] * len(values)
-    return column.encode(dictionary.codes[0], dictionary.words("c")).tolist()
+    dictionary = DictionaryEncoder(pl.Series("c", values, dtype=pl.String).to_frame(), ["c"])
+    if not dictionary.column_positions:
+        return [column.missing_code] * len(values)
+    return column.encode(dictionary.codes[0], dictionary.value_codes("c")).tolist()
 
 
 words = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)
@@ -31,9 +31,9 @@ def test_every_word_seen_twice_has_a_code_of_its_own_and_all_others_are_unseen(v
         if value is None:
             assert code == MISSING
         elif values.count(value) > 1:
-            assert column.words[code - FIRST_WORD] == value
+            assert column.vocabulary[code - FIRST_CODE] == value
         else:
-            assert code == UNSEEN
+            assert code == UNKNOWN
 
 
 @given(words)
@@ -51,9 +51,9 @@ def test_an_empty_text_is_a_word_and_no_missing_value():
 def test_distinct_rows_give_back_every_row(rows):
     codes = np.array(rows, dtype=np.int32)
     numbers = codes[:, :1].astype(np.float32) / 3
-    found = distinct_rows(codes, numbers)
-    assert np.array_equal(found.codes[found.row_of], codes)
-    assert np.array_equal(found.numbers[found.row_of], numbers)
+    found = deduplicate_rows(codes, numbers)
+    assert np.array_equal(found.codes[found.inverse], codes)
+    assert np.array_equal(found.numbers[found.inverse], numbers)
     assert len(found.codes) == len(set(rows))
     assert found.counts.sum() == len(rows)
 
@@ -61,7 +61,7 @@ def test_distinct_rows_give_back_every_row(rows):
 def test_distinct_rows_come_in_the_same_order_whatever_the_order_of_events():
     codes = np.arange(40, dtype=np.int32).reshape(20, 2) % 7
     none = np.zeros((20, 0), dtype=np.float32)
-    forward, backward = distinct_rows(codes, none), distinct_rows(codes[::-1].copy(), none)
+    forward, backward = deduplicate_rows(codes, none), deduplicate_rows(codes[::-1].copy(), none)
     assert np.array_equal(forward.codes, backward.codes)
 
 
@@ -91,7 +91,7 @@ def test_gauss_rank_maps_the_median_to_zero_and_goes_no_further_than_the_history
 def test_a_missing_number_is_a_code_of_its_own_and_no_value():
     column = Number.fit("n", pl.Series([1, 2, 3, None]), "standard")
     values = pl.Series(["2", None, "x", "inf"])
-    assert column.encode(values).tolist() == [FIRST_WORD, MISSING, UNSEEN, UNSEEN]
+    assert column.encode(values).tolist() == [FIRST_CODE, MISSING, UNKNOWN, UNKNOWN]
     assert column.scale(values).tolist() == [0, 0, 0, 0]
 
 
@@ -104,16 +104,16 @@ def test_a_column_that_an_event_frame_lacks_is_missing_in_every_event():
     frame = pl.DataFrame({"a": ["x", "x"], "b": ["y", "y"]})
     encoder = Encoder.fit(frame, ["a", "b"])
     rows = encoder.encode(frame.drop("b"))
-    assert rows.codes[rows.row_of].tolist() == [[2, MISSING]] * 2
+    assert rows.codes[rows.inverse].tolist() == [[2, MISSING]] * 2
 
 
 @pytest.mark.parametrize("marks", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
 def test_rows_with_equal_sums_stay_apart_where_they_differ(marks):
     cells = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
-    dictionary = Dictionary(cells, cells.columns)
-    dictionary.__dict__["sums"] = np.array(marks, dtype=np.uint64)
-    found = Excerpt(cells, dictionary).distinct()
-    assert cells[found.first][found.row_of].equals(cells)
+    dictionary = DictionaryEncoder(cells, cells.columns)
+    dictionary.__dict__["row_hashes"] = np.array(marks, dtype=np.uint64)
+    found = EncodedSlice(cells, dictionary).deduplicate()
+    assert cells[found.first_index][found.inverse].equals(cells)
 
 
 cells = st.lists(
@@ -129,10 +129,10 @@ def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, ro
     past = pl.DataFrame(history, schema=frame.schema, orient="row")
     scale = Number("n", (0.0, 1.0), (0.0, 1.0))
     encoder = Encoder((Category.fit("a", past["a"]), Category.fit("n", past["n"]), scale))
-    start = data.draw(st.integers(0, frame.height))
-    some = frame.slice(start, data.draw(st.integers(0, frame.height - start)))
+    start = data.make_sampler(st.integers(0, frame.height))
+    some = frame.slice(start, data.make_sampler(st.integers(0, frame.height - start)))
     alone = encoder.encode(some)
-    within = encoder.encode(some, Excerpt(some, Dictionary(frame, frame.columns), start))
+    within = encoder.encode(some, EncodedSlice(some, DictionaryEncoder(frame, frame.columns), start))
     for name in ("codes", "numbers", "row_of"):
         assert np.array_equal(getattr(alone, name), getattr(within, name)), name
 
@@ -140,15 +140,15 @@ def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, ro
 @given(cells)
 def test_codes_say_the_same_of_few_rows_and_of_many(rows):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
-    few = Dictionary(frame, frame.columns)
-    many = Dictionary(pl.concat([frame] * (FEW // frame.height + 1)), frame.columns)
-    assert few.places == many.places
-    for name, place in few.places.items():
+    few = DictionaryEncoder(frame, frame.columns)
+    many = DictionaryEncoder(pl.concat([frame] * (MAX_PYTHON_ROWS // frame.height + 1)), frame.columns)
+    assert few.column_positions == many.column_positions
+    for name, place in few.column_positions.items():
         for dictionary in (few, many):
-            texts = {code: word for word, code in dictionary.words(name).items()} | {-1: None}
+            texts = {code: word for word, code in dictionary.value_codes(name).items()} | {-1: None}
             read = [texts[code] for code in dictionary.codes[place][: frame.height].tolist()]
             assert read == frame[name].to_list()
-        assert len(few.words(name)) == len(many.words(name))
+        assert len(few.value_codes(name)) == len(many.value_codes(name))
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a",)])
@@ -156,14 +156,14 @@ def test_an_excerpt_of_other_rows_or_of_fewer_columns_is_not_believed(names):
     frame = pl.DataFrame({"a": ["x", "y", "y"], "b": ["u", "u", "v"]})
     encoder = Encoder.fit(pl.concat([frame, frame]), ["a", "b"])
     others = frame if names == ("a",) else frame.reverse()
-    excerpt = Excerpt(others, Dictionary(others, names))
+    excerpt = EncodedSlice(others, DictionaryEncoder(others, names))
     right, found = encoder.encode(frame), encoder.encode(frame, excerpt)
-    assert np.array_equal(found.codes[found.row_of], right.codes[right.row_of])
+    assert np.array_equal(found.codes[found.inverse], right.codes[right.inverse])
 
 
 def test_an_excerpt_stays_in_its_process():
     frame = pl.DataFrame({"a": ["x"]})
-    batch = Events(user="ann", frame=frame, excerpt=Excerpt.alone(frame, ["a"]))
+    batch = Events(user="ann", frame=frame, dict_codes=EncodedSlice.from_frame(frame, ["a"]))
     travelled = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
     assert travelled.excerpt is None
     assert travelled.frame.equals(frame)
@@ -175,7 +175,7 @@ def test_encoding_once_is_encoding_each():
     together = encoder.encode(frame)
     for at in range(frame.height):
         alone = encoder.encode(frame[at : at + 1])
-        assert alone.codes[0].tolist() == together.codes[together.row_of[at]].tolist()
+        assert alone.codes[0].tolist() == together.codes[together.inverse[at]].tolist()
 
 
 def test_a_column_without_a_value_is_as_one_that_is_not_there():
@@ -188,8 +188,8 @@ def test_a_column_without_a_value_is_as_one_that_is_not_there():
     events = history.select("verb").with_columns(of=pl.lit(None, pl.String), size=pl.lit(None))
     empty, absent = encoder.encode(events), encoder.encode(events.select("verb"))
     assert np.array_equal(empty.codes, absent.codes)
-    assert np.array_equal(empty.row_of, absent.row_of)
+    assert np.array_equal(empty.inverse, absent.inverse)
     assert not empty.numbers.any()
-    word = FIRST_WORD + told.words.index("nothing")
-    assert [told.absent, fitted.columns[2].absent] == [word, MISSING]
+    word = FIRST_CODE + told.vocabulary.index("nothing")
+    assert [told.missing_code, fitted.columns[2].missing_code] == [word, MISSING]
     assert set(empty.codes[:, 1].tolist()) == {word}

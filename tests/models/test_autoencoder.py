@@ -1,27 +1,27 @@
 import numpy as np
 
-from morpheus.models.autoencoder import LARGEST_LOGIT, Autoencoder, Shape, first_weights, views
+from morpheus.models.autoencoder import MAX_LOGIT, Autoencoder, NetworkConfig, init_weights, unflatten
 
-SHAPE = Shape(codes=(3, 5, 3), numbers=(2,), hidden=6, middle=4)
+SHAPE = NetworkConfig(code_counts=(3, 5, 3), number_columns=(2,), hidden=6, bottleneck=4)
 
 
 def batch(rows=9):
     random = np.random.default_rng(1)
-    codes = np.stack([random.integers(0, size, rows) for size in SHAPE.codes], 1)
+    codes = np.stack([random.integers(0, size, rows) for size in SHAPE.code_counts], 1)
     return codes, random.standard_normal((rows, 1))
 
 
 def net():
-    return Autoencoder(SHAPE, np.random.default_rng(0).standard_normal(SHAPE.size) * 0.5)
+    return Autoencoder(SHAPE, np.random.default_rng(0).standard_normal(SHAPE.n_parameters) * 0.5)
 
 
 def test_the_gradient_is_the_slope_of_the_losses():
     codes, numbers = batch()
     share = np.linspace(0.5, 2, 9)
-    model, slope = net(), np.zeros(SHAPE.size)
-    model.gradient((codes, numbers), (codes, numbers), share, views(SHAPE, slope))
+    model, slope = net(), np.zeros(SHAPE.n_parameters)
+    model.compute_gradient((codes, numbers), (codes, numbers), share, unflatten(SHAPE, slope))
     step = 1e-6
-    for at in range(0, SHAPE.size, 7):
+    for at in range(0, SHAPE.n_parameters, 7):
         moved = []
         for by in (step, -step):
             weights = model.weights.copy()
@@ -35,12 +35,12 @@ def test_the_gradient_is_the_slope_of_the_losses():
 def test_the_probabilities_of_a_columns_codes_add_up_to_one():
     codes, numbers = batch(1)
     model = net()
-    for column, size in enumerate(SHAPE.codes[:2]):
+    for column, size in enumerate(SHAPE.code_counts[:2]):
         chances = []
         for code in range(size):
             target = codes.copy()
             target[0, column] = code
-            *_, wide = model._layers(model._one_hot(model._places(codes)), numbers)  # noqa: SLF001 - one guess
+            *_, wide = model._forward(model._one_hot(model._flat_positions(codes)), numbers)  # noqa: SLF001 - one guess
             logits = model._logits(wide)[0]  # noqa: SLF001 - the same
             chances.append(logits[model.offsets[column] + code])
         chances = np.exp(chances) / np.exp(chances).sum()
@@ -59,22 +59,22 @@ def test_a_number_costs_its_squared_distance_only_where_there_is_one():
 
 
 def test_losses_stay_finite_for_extreme_weights():
-    model = Autoencoder(SHAPE, np.full(SHAPE.size, 1e4, dtype=np.float32))
+    model = Autoencoder(SHAPE, np.full(SHAPE.n_parameters, 1e4, dtype=np.float32))
     losses = model.losses(*batch())
     assert np.isfinite(losses).all()
-    assert losses[:, :2].max() < 3 * LARGEST_LOGIT
+    assert losses[:, :2].max() < 3 * MAX_LOGIT
 
 
 def test_before_training_each_column_is_guessed_by_its_frequencies():
     seen = [np.array([1.0, 0.0, 9.0]), np.ones(5), np.ones(3)]
-    weights = first_weights(SHAPE, seen, np.random.default_rng(0))
+    weights = init_weights(SHAPE, seen, np.random.default_rng(0))
     losses = Autoencoder(SHAPE, weights).losses(np.array([[2, 0, 0], [0, 0, 0]]), np.zeros((2, 1)))
     assert abs(losses[0, 0] - 0.12) < 0.1  # -log .9
     assert abs(losses[1, 0] - 2.2) < 0.25  # -log .11
 
 
 def test_parts_fill_the_vector_and_do_not_overlap():
-    vector = np.zeros(SHAPE.size)
-    for part in views(SHAPE, vector).values():
+    vector = np.zeros(SHAPE.n_parameters)
+    for part in unflatten(SHAPE, vector).values():
         part += 1  # noqa: PLW2901 - in place
     assert (vector == 1).all()

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from morpheus.models.change import MOST, changes
-from morpheus.models.witness import Witness
+from morpheus.models.change import MAX_CHANGED_COLUMNS, find_counterfactuals
+from morpheus.models.witness import ColumnAttribution
 from people import COLUMNS, day, fingerprint
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -22,29 +22,29 @@ def change(ann, limit=None, **odd):
     """What would have made one event ordinary, and the event as it would have been."""
     rows = ann.encoder.encode(pl.DataFrame([USUAL | odd]).select(COLUMNS))
     limit = float(np.quantile(ann.held_out.risks, 0.99)) if limit is None else limit
-    [found] = changes(ann, rows, limit)
+    [found] = find_counterfactuals(ann, rows, limit)
     values = {each.column: each.value for each in found.columns}
     mended = ann.encoder.encode(pl.DataFrame([USUAL | odd | values]).select(COLUMNS))
-    return found, values, float(Witness.of(ann, mended).surprise[0])
+    return found, values, float(ColumnAttribution.from_fingerprint(ann, mended).event_anomaly[0])
 
 
 def test_an_ordinary_event_needs_no_change(ann):
     found, values, _ = change(ann)
     assert values == {}
-    assert found.before == found.after <= found.limit
+    assert found.before == found.after <= found.max_files
 
 
 def test_a_strange_value_becomes_the_likeliest_beside_the_others(ann):
     found, values, surprise = change(ann, agent="kali")
     assert values == {"agent": "web"}
     assert found.after == pytest.approx(surprise, abs=1e-3)
-    assert found.after <= found.limit < found.before
+    assert found.after <= found.max_files < found.before
 
 
 def test_two_strange_values_become_two_others(ann):
     found, values, _ = change(ann, agent="kali", address="elsewhere")
     assert set(values) == {"agent", "address"}
-    assert found.after <= found.limit
+    assert found.after <= found.max_files
 
 
 def test_no_part_of_the_change_would_do(ann):
@@ -53,17 +53,17 @@ def test_no_part_of_the_change_would_do(ann):
     for column in values:
         part = {name: value for name, value in values.items() if name != column}
         rows = ann.encoder.encode(pl.DataFrame([USUAL | odd | part]).select(COLUMNS))
-        assert float(Witness.of(ann, rows).surprise[0]) > found.limit
+        assert float(ColumnAttribution.from_fingerprint(ann, rows).event_anomaly[0]) > found.max_files
 
 
 def test_what_nothing_would_help_says_so(ann):
     found, values, _ = change(ann, limit=-1.0, agent="kali")
-    assert found.after > found.limit
-    assert len(values) == min(MOST, len(COLUMNS))
+    assert found.after > found.max_files
+    assert len(values) == min(MAX_CHANGED_COLUMNS, len(COLUMNS))
 
 
 def test_a_row_is_changed_alike_whatever_the_rows_beside_it(ann):
     frame = pl.concat([day(200, seed=5), pl.DataFrame([USUAL | {"agent": "kali"}]).select(COLUMNS)])
     rows = ann.encoder.encode(frame)
-    many = list(changes(ann, rows, 5.0))[int(rows.row_of[-1])]
+    many = list(find_counterfactuals(ann, rows, 5.0))[int(rows.inverse[-1])]
     assert many == change(ann, limit=5.0, agent="kali")[0]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.models.context import Context, Decayed, Recent, Strange
-from morpheus.models.evidence import Usual
+from morpheus.models.context import TemporalContext, ExponentialMovingAverage, RecentCounter, EventAnomaly
+from morpheus.models.evidence import BaselineStats
 from morpheus.models.population import Population
 from people import COLUMNS, day, fingerprint, times
 
@@ -16,12 +16,12 @@ USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
 
 def strangeness(known, **changes):
     rows = known.encoder.encode(pl.DataFrame([USUAL | changes]))
-    return known.strangeness(rows)[0][rows.row_of][0]
+    return known.strangeness(rows)[0][rows.inverse][0]
 
 
 def remembered(context, columns, seconds):
     halves = columns * (np.arange(columns.shape[1]) % 2 == 0)
-    return context.weighed(Strange.of(columns), Strange.of(halves), seconds, 0.5)
+    return context.weighed(EventAnomaly.from_columns(columns), EventAnomaly.from_columns(halves), seconds, 0.5)
 
 
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
@@ -62,17 +62,17 @@ def test_what_others_have_too_is_known_of_each_value_and_guessed_of_new_ones():
     frame = pl.DataFrame({"kind": ["a"] * 8 + ["b"] * 2 + ["a", "c", None, None]})
     owner = pl.Series(["ann"] * 10 + ["bob"] * 4)
     everybody = Population(owner, times(14), frame)
-    missing, unseen, *known = everybody.shared("kind", ("a", "b", "c"), "ann").tolist()
+    missing, unseen, *known = everybody.seen_by_others("kind", ("a", "b", "c"), "ann").tolist()
     assert (missing, known) == (1, [1, 0, 1])
     assert unseen == pytest.approx((8 / 10 + 1 / 4) / 2)
-    assert Population.of_one("ann", frame, times(14)).shared("kind", ("a",), "ann").sum() == 0
+    assert Population.from_single_user("ann", frame, times(14)).seen_by_others("kind", ("a",), "ann").sum() == 0
 
 
 def test_only_what_is_above_the_usual_counts():
-    usual = Usual.of(np.array([[1.0], [3.0]], dtype=np.float32), np.array([1, 1]))
-    assert usual.above(np.array([[0.0], [2.0], [4.0]]), 0.0).ravel().tolist() == [0, 0, 2]
-    assert usual.above(np.array([[4.0]]), 3**0.5).item() == pytest.approx(1)
-    assert usual.standardised(np.array([[0.0]])).item() == pytest.approx(-2)
+    usual = BaselineStats.fit(np.array([[1.0], [3.0]], dtype=np.float32), np.array([1, 1]))
+    assert usual.excess_z(np.array([[0.0], [2.0], [4.0]]), 0.0).ravel().tolist() == [0, 0, 2]
+    assert usual.excess_z(np.array([[4.0]]), 3**0.5).item() == pytest.approx(1)
+    assert usual.zscore(np.array([[0.0]])).item() == pytest.approx(-2)
 
 
 @given(
@@ -85,7 +85,7 @@ def test_more_surprise_never_lowers_any_risk(events, at, more):
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     raised = surprise.copy()
     raised[at] += more
-    before, after = (Context().risk(one, one, seconds, 2.0) for one in (surprise, raised))
+    before, after = (TemporalContext().compute_risk(one, one, seconds, 2.0) for one in (surprise, raised))
     assert (after >= before - 1e-9).all()
 
 
@@ -95,17 +95,17 @@ def test_more_surprise_never_lowers_any_risk(events, at, more):
 )
 def test_risk_does_not_depend_on_how_events_are_cut_into_batches(events, cut):
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
-    seconds, context = np.cumsum(steps), Context()
+    seconds, context = np.cumsum(steps), TemporalContext()
     pieces = slice(cut), slice(cut, None)
-    parts = [context.risk(surprise[s], surprise[s] / 2, seconds[s], 1.0) for s in pieces]
-    whole = Context().risk(surprise, surprise / 2, seconds, 1.0)
+    parts = [context.compute_risk(surprise[s], surprise[s] / 2, seconds[s], 1.0) for s in pieces]
+    whole = TemporalContext().compute_risk(surprise, surprise / 2, seconds, 1.0)
     assert np.allclose(np.concatenate(parts), whole, rtol=1e-9, atol=1e-9)
 
 
 def test_risk_fades_as_time_passes():
     seconds = np.array([0.0, 60.0, 7200.0, 900 * 86400.0])
     surprise = np.array([10.0, 0.0, 0.0, 0.0])
-    risk = Context().risk(surprise, surprise, seconds)
+    risk = TemporalContext().compute_risk(surprise, surprise, seconds)
     assert (np.diff(risk) < 0).all()
     assert risk[-1] < 0.01
 
@@ -113,14 +113,14 @@ def test_risk_fades_as_time_passes():
 def test_an_hour_no_stranger_than_the_user_s_usual_one_adds_nothing():
     seconds, surprise = np.arange(20) * 60.0, np.full(20, 4.0)
     nothing = np.zeros(20)
-    assert np.allclose(Context().risk(surprise, nothing, seconds, 2.0), surprise)
-    assert (Context().risk(surprise, nothing, seconds, 1.9) > surprise).all()
+    assert np.allclose(TemporalContext().compute_risk(surprise, nothing, seconds, 2.0), surprise)
+    assert (TemporalContext().compute_risk(surprise, nothing, seconds, 1.9) > surprise).all()
 
 
 def test_only_values_that_others_have_too_are_remembered_for_a_month():
     surprise, seconds = np.array([9.0, 1.0]), np.array([0.0, 86400.0])
-    alone = Context().risk(surprise, np.zeros(2), seconds)
-    shared = Context().risk(surprise, surprise, seconds)
+    alone = TemporalContext().compute_risk(surprise, np.zeros(2), seconds)
+    shared = TemporalContext().compute_risk(surprise, surprise, seconds)
     assert shared[1] > alone[1] + 1
     assert alone[1] < shared[1] / 2
 
@@ -140,7 +140,7 @@ def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     quiet = np.where(np.arange(len(steps)) < at, 0, surprise)
-    weighed, alone = (remembered(Context(), each[:, None], seconds) for each in (surprise, quiet))
+    weighed, alone = (remembered(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet))
     before = weighed.parts[1:, at].sum()
     assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
     assert (weighed.parts >= 0).all()
@@ -151,7 +151,7 @@ def test_columns_divide_the_risk_whatever_the_batches(seed, cut):
     dice = np.random.default_rng(seed)
     columns = dice.exponential(size=(40, 3)) * dice.choice([0, 1], (40, 3))
     seconds = np.cumsum(dice.exponential(1e4, 40))
-    whole, pieces = remembered(Context(), columns, seconds), Context()
+    whole, pieces = remembered(TemporalContext(), columns, seconds), TemporalContext()
     assert whole.parts.sum(0).sum(1) == pytest.approx(whole.risk)
     parts = [
         remembered(pieces, columns[piece], seconds[piece]).parts
@@ -166,8 +166,8 @@ def test_columns_divide_the_risk_whatever_the_batches(seed, cut):
 )
 def test_strange_events_before_are_counted_whatever_the_batches(events, cut):
     marked, steps = (np.array(part) for part in zip(*events, strict=True))
-    seconds, recent = np.cumsum(steps), Recent()
-    parts = [recent.before(marked[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
+    seconds, recent = np.cumsum(steps), RecentCounter()
+    parts = [recent.count_before(marked[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
     spans = np.array([3600, 30 * 86400])[:, None]
     counted = [
         ((seconds[:at] >= seconds[at] - spans) & marked[:at]).sum(1) for at in range(len(steps))
@@ -178,7 +178,7 @@ def test_strange_events_before_are_counted_whatever_the_batches(events, cut):
 def test_memory_is_the_mean_of_what_came_before_each_half_as_much_after_a_half_life():
     dice = np.random.default_rng(5)
     values, seconds = dice.random(60), np.sort(dice.random(60) * 1000)
-    found = Decayed(7.0).over(values[:, None], seconds)[0][:, 0]
+    found = ExponentialMovingAverage(7.0).update(values[:, None], seconds)[0][:, 0]
     for row, now in enumerate(seconds):
         weights = 0.5 ** ((now - seconds[: row + 1]) / 7)
         assert found[row] == pytest.approx((weights * values[: row + 1]).sum() / weights.sum())

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from morpheus.models.familiar import NEAREST, REMEMBERED, Familiar
+from morpheus.models.familiar import MAX_NEAREST, MAX_NORMAL_EVENTS, NormalEventIndex
 from people import COLUMNS, fingerprint
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -20,14 +20,14 @@ def ann():
 def asked(ann, events, strange, pieces=None):
     """What is near the last of some events, which come in pieces."""
     frame = pl.DataFrame([USUAL | event for event in events]).select(COLUMNS)
-    marks, familiar, at = np.array(strange), Familiar(), 0
+    marks, familiar, at = np.array(strange), NormalEventIndex(), 0
     seconds = np.arange(len(events), dtype=np.float64)
     for size in pieces or [len(events)]:
         part = slice(at, at + size)
         rows = ann.encoder.encode(frame[part])
-        near = familiar.met(ann, rows, marks[part], seconds[part])
+        near = familiar.update(ann, rows, marks[part], seconds[part])
         at += size
-    return near.to(size - 1, np.array([3.0, 1.0, 2.0, 0.0]))
+    return near.query(size - 1, np.array([3.0, 1.0, 2.0, 0.0]))
 
 
 def test_the_likest_come_first_of_equals_the_latest_and_each_once(ann):
@@ -38,7 +38,7 @@ def test_the_likest_come_first_of_equals_the_latest_and_each_once(ann):
         (3.0, 2, 4),
         (1.0, 2, 4),
     ]
-    assert len(found) == NEAREST
+    assert len(found) == MAX_NEAREST
 
 
 def test_where_they_differ_is_told_the_strangest_first_with_their_values(ann):
@@ -67,4 +67,4 @@ def test_it_makes_no_difference_in_which_pieces_events_come(ann, pieces):
     strange = [bool(mark) for mark in dice.random(700) < 0.2]
     strange[-1] = True
     assert asked(ann, events, strange, pieces) == asked(ann, events, strange)
-    assert REMEMBERED < 700
+    assert MAX_NORMAL_EVENTS < 700

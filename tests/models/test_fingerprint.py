@@ -11,7 +11,7 @@ from people import COLUMNS, day, fingerprint
 def scores(known, **changes):
     usual = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
     rows = known.encoder.encode(pl.DataFrame([usual | changes]))
-    return float(known.losses(rows)[rows.row_of].mean())
+    return float(known.losses(rows)[rows.inverse].mean())
 
 
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
@@ -47,7 +47,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_the_rows_beside_it(strange):
 
     def each(events):
         rows = known.encoder.encode(events)
-        return (known.strangeness(rows)[0] if strange else known.losses(rows))[rows.row_of]
+        return (known.strangeness(rows)[0] if strange else known.losses(rows))[rows.inverse]
 
     whole = each(frame)
     for start in range(0, 700, 100):
@@ -63,8 +63,8 @@ def test_a_missing_column_is_a_value_and_no_crash():
 def test_novelty_is_the_share_of_later_events_with_a_new_value():
     frame = day(400).with_columns(kind=pl.Series([f"request-{n}" for n in range(400)]))
     known = fingerprint(frame)
-    assert known.novelty[3] == pytest.approx(1, abs=0.01)
-    assert known.novelty[1] == pytest.approx(0, abs=0.01)
+    assert known.oov_rates[3] == pytest.approx(1, abs=0.01)
+    assert known.oov_rates[1] == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("events", [1, 2, 3, 7])

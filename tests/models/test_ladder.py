@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from morpheus.models.ladder import Ladder
-from morpheus.models.learning import History, learn_all
+from morpheus.models.ladder import TrainingDataBackoff
+from morpheus.models.learning import UserHistory, fit_fingerprints
 from morpheus.models.population import Population
 from people import COLUMNS, day, times
 
@@ -33,11 +33,11 @@ def history(events, user="ann"):
     when = pl.Series(
         [start + timedelta(minutes=n) for n in range(events)], dtype=pl.Datetime("us", "UTC")
     )
-    return History(user, day(max(events, 1), seed=9).head(events), when)
+    return UserHistory(user, day(max(events, 1), seed=9).head(events), when)
 
 
 def climbed(events, **options):
-    return Ladder(everybody(), NEEDED, **options).climbed(history(events))
+    return TrainingDataBackoff(everybody(), NEEDED, **options).resolve(history(events))
 
 
 def test_enough_history_is_the_users_own_alone():
@@ -63,31 +63,31 @@ def test_the_generic_model_is_everyones_also_for_those_who_have_peers():
 
 
 def test_nobody_borrows_from_themselves():
-    found = Ladder(everybody(), NEEDED).climbed(history(40, user="clerk1"))
+    found = TrainingDataBackoff(everybody(), NEEDED).resolve(history(40, user="clerk1"))
     assert "house of clerk1" not in set(found.events["address"])
 
 
 def test_one_other_user_is_nobodys_measure():
     alone = Population(pl.Series(["bob"] * 400), times(400), day(400))
-    assert Ladder(alone, NEEDED).climbed(history(40)) is None
+    assert TrainingDataBackoff(alone, NEEDED).resolve(history(40)) is None
 
 
 def test_everyone_of_too_little_history_stands_for_nobody():
-    assert Ladder(everybody(each=10), NEEDED).climbed(history(5)) is None
+    assert TrainingDataBackoff(everybody(each=10), NEEDED).resolve(history(5)) is None
 
 
 def test_the_card_says_how_much_of_a_fingerprint_is_the_users_own():
-    [known] = learn_all([climbed(40)], COLUMNS, epochs=1)
+    [known] = fit_fingerprints([climbed(40)], COLUMNS, epochs=1)
     assert (known.card.rung, known.card.own_share) == ("peers", 0.4)
     assert known.card.first.startswith("2026-03-01")
 
 
 def test_what_tells_one_user_from_another_surprises_nobody_in_a_new_user():
     people = everybody()
-    [known] = learn_all([Ladder(people, NEEDED).everyone()], COLUMNS, population=people)
+    [known] = fit_fingerprints([TrainingDataBackoff(people, NEEDED).resolve_global()], COLUMNS, population=people)
     new = day(20, seed=5).with_columns(address=pl.lit("house of somebody new"))
     rows = known.encoder.encode(new)
     place = COLUMNS.index("address")
-    assert known.strangeness(rows)[0][:, place].max() < 1
+    assert known.column_anomaly(rows)[0][:, place].max() < 1
     odd = known.encoder.encode(new.with_columns(kind=pl.lit("root")))
-    assert known.strangeness(odd)[0][:, COLUMNS.index("kind")].min() > 3
+    assert known.column_anomaly(odd)[0][:, COLUMNS.index("kind")].min() > 3

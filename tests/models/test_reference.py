@@ -7,25 +7,25 @@ import pytest
 import torch
 
 from morpheus.columns import TIME, read_lines
-from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
+from morpheus.features.categories import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.models import reference, store
 from morpheus.models import reference_training as training
-from morpheus.models.autoencoder import Autoencoder, views
-from morpheus.models.learning import History
-from morpheus.models.reference import Reference, ReferenceShape
-from morpheus.models.reference_training import encoder_of, learn_all
-from morpheus.models.store import Store
+from morpheus.models.autoencoder import Autoencoder, unflatten
+from morpheus.models.learning import UserHistory
+from morpheus.models.reference import DfencoderNetwork, DfencoderConfig
+from morpheus.models.reference_training import fit_encoder, fit_dfencoder_fingerprints
+from morpheus.models.store import ModelStore
 from morpheus.records import Events
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
 
 GOLDEN = Path(__file__).parents[2] / "../shared/data/golden"
-SHAPE = ReferenceShape(codes=(3, 5, 3, 4), numbers=(2,), hidden=6, middle=4)
+SHAPE = DfencoderConfig(code_counts=(3, 5, 3, 4), number_columns=(2,), hidden=6, bottleneck=4)
 
 
 def learn(user, events, columns, when, **options):
-    [fingerprint] = learn_all([History(user, events, when)], columns, **options)
+    [fingerprint] = fit_dfencoder_fingerprints([UserHistory(user, events, when)], columns, **options)
     return fingerprint
 
 
@@ -35,61 +35,61 @@ def ann(events=600, **options):
 
 
 def net():
-    weights = training.first_weights(SHAPE, torch.Generator().manual_seed(0)).double()
-    return Reference(SHAPE, weights * 2)
+    weights = training.init_dfencoder_weights(SHAPE, torch.Generator().manual_seed(0)).double()
+    return DfencoderNetwork(SHAPE, weights * 2)
 
 
 def events(rows=9):
     generator = torch.Generator().manual_seed(1)
-    codes = [torch.randint(0, size, (rows,), generator=generator) for size in SHAPE.codes]
+    codes = [torch.randint(0, size, (rows,), generator=generator) for size in SHAPE.code_counts]
     return torch.stack(codes, 1), torch.randn(rows, 1, generator=generator).double()
 
 
 def test_a_category_of_w_words_has_w_plus_one_logits_and_a_number_none():
-    assert SHAPE.sizes == (2, 4, 3)
-    assert SHAPE.parts["guess"] == (6, 1 + 2 + 4 + 3)
-    assert SHAPE.parts["squeeze_in"] == (1 + sum(SHAPE.widths), 6)
+    assert SHAPE.category_sizes == (2, 4, 3)
+    assert SHAPE.parameter_shapes["guess"] == (6, 1 + 2 + 4 + 3)
+    assert SHAPE.parameter_shapes["squeeze_in"] == (1 + sum(SHAPE.embedding_widths), 6)
 
 
 def test_the_gradient_is_the_slope_of_the_loss():
     codes, numbers = events()
     share = torch.linspace(0.5, 2, 9, dtype=torch.float64)
-    model, slope = net(), torch.zeros(SHAPE.size, dtype=torch.float64)
+    model, slope = net(), torch.zeros(SHAPE.n_parameters, dtype=torch.float64)
     words = model.words(codes)
-    model.gradient((words, numbers), (words, numbers), share, views(SHAPE, slope))
+    model.compute_gradient((words, numbers), (words, numbers), share, unflatten(SHAPE, slope))
     step = 1e-6
-    for at in range(SHAPE.size):
+    for at in range(SHAPE.n_parameters):
         moved = []
         for by in (step, -step):
             weights = model.weights.clone()
             weights[at] += by
-            losses = Reference(SHAPE, weights).losses(codes, numbers)
+            losses = DfencoderNetwork(SHAPE, weights).losses(codes, numbers)
             moved.append(float((losses.sum(1) * share).sum()))
         assert abs(float(slope[at]) - (moved[0] - moved[1]) / (2 * step)) < 1e-4, at
 
 
 def test_many_number_columns_weigh_as_much_as_one_category():
-    shape = ReferenceShape(codes=(3, 3), numbers=(0, 1), hidden=6, middle=4)
-    model = Reference(shape, training.first_weights(shape, torch.Generator()).double())
+    shape = DfencoderConfig(code_counts=(3, 3), number_columns=(0, 1), hidden=6, bottleneck=4)
+    model = DfencoderNetwork(shape, training.init_dfencoder_weights(shape, torch.Generator()).double())
     words, numbers = torch.zeros(1, 0, dtype=torch.long), torch.tensor([[3.0, -1.0]]).double()
-    slope = torch.zeros(shape.size, dtype=torch.float64)
+    slope = torch.zeros(shape.n_parameters, dtype=torch.float64)
     seen, share = (words, numbers), torch.ones(1).double()
-    model.gradient(seen, seen, share, views(shape, slope))
+    model.compute_gradient(seen, seen, share, unflatten(shape, slope))
     # The slope of a mean of two squares at the guess is the distance itself.
-    guess = model._layers(words, numbers)[-1]  # noqa: SLF001 - the guess has no other door
-    assert torch.allclose(views(shape, slope)["guess_bias"], (guess - numbers)[0])
+    guess = model._forward(words, numbers)[-1]  # noqa: SLF001 - the guess has no other door
+    assert torch.allclose(unflatten(shape, slope)["guess_bias"], (guess - numbers)[0])
 
 
 def test_a_missing_and_an_unseen_value_are_the_same_and_a_missing_number_is_the_mean():
-    codes = torch.tensor([[MISSING, 2, 2, 2], [UNSEEN, 2, MISSING, 2]])
+    codes = torch.tensor([[MISSING, 2, 2, 2], [UNKNOWN, 2, MISSING, 2]])
     losses = net().losses(codes, torch.zeros(2, 1).double())
     assert torch.equal(losses[0], losses[1])
 
 
 def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_normal():
-    shape = ReferenceShape(codes=(800, 400), numbers=(), hidden=512, middle=500)
-    part = views(shape, training.first_weights(shape, torch.Generator().manual_seed(0)))
-    for name in reference.LAYERS:
+    shape = DfencoderConfig(code_counts=(800, 400), number_columns=(), hidden=512, bottleneck=500)
+    part = unflatten(shape, training.init_dfencoder_weights(shape, torch.Generator().manual_seed(0)))
+    for name in reference.LAYER_NAMES:
         bound = part[name].shape[0] ** -0.5
         assert bound * 0.99 < float(part[name].abs().max()) <= bound, name
         assert float(part[f"{name}_bias"].abs().max()) <= bound, name
@@ -99,16 +99,16 @@ def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_no
 def test_swaps_change_the_share_of_cells_that_draws_with_replacement_hit():
     cells = torch.arange(10_000).view(5_000, 2)
     generator = torch.Generator().manual_seed(0)
-    swapped = training.swapped(cells, torch.arange(5_000), generator)
+    swapped = training.swap_values(cells, torch.arange(5_000), generator)
     assert abs(float((swapped != cells).double().mean()) - (1 - np.exp(-0.2))) < 0.01
     assert torch.equal(swapped % 2, cells % 2), "values stay in their column"
 
 
 def test_every_row_is_dealt_once_and_batches_weigh_the_same():
-    copy_of, share = training.copies(np.random.default_rng(0).geometric(0.2, size=300))
+    copy_of, share = training.replicate_rows(np.random.default_rng(0).geometric(0.2, size=300))
     assert set(copy_of) == set(range(300))
     assert float(share.sum()) == pytest.approx(1)
-    batches = training.dealt(share, 3, torch.Generator().manual_seed(0))
+    batches = training.weighted_minibatches(share, 3, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(len(share)))
     assert all(float(share[batch].sum()) == pytest.approx(1 / 3, abs=0.01) for batch in batches)
 
@@ -129,19 +129,19 @@ def test_every_row_is_dealt_once_and_batches_weigh_the_same():
     ],
 )
 def test_a_column_is_of_numbers_when_every_cell_is_one_as_pandas_reads_it(values, kind):
-    [column] = encoder_of(pl.DataFrame({"c": values}), ["c", "no"], "standard").columns
+    [column] = fit_encoder(pl.DataFrame({"c": values}), ["c", "no"], "standard").columns
     assert type(column).__name__ == kind
 
 
 def test_every_value_is_a_word_and_a_missing_one_is_the_word_nan_if_the_history_had_any():
     frame = pl.DataFrame({"gaps": ["a", "b", None], "full": ["a", "b", "b"]})
-    encoder = encoder_of(frame, frame.columns, "standard")
-    assert [column.codes for column in encoder.columns] == [FIRST_WORD + 3, FIRST_WORD + 2]
+    encoder = fit_encoder(frame, frame.columns, "standard")
+    assert [column.n_codes for column in encoder.columns] == [FIRST_CODE + 3, FIRST_CODE + 2]
     rows = encoder.encode(pl.DataFrame({"gaps": [None, "nan", "c"], "full": [None, "nan", "c"]}))
-    gaps, full = rows.codes[rows.row_of].T
-    assert gaps[0] == gaps[1] > UNSEEN
-    assert gaps[2] == UNSEEN
-    assert full.tolist() == [UNSEEN] * 3
+    gaps, full = rows.codes[rows.inverse].T
+    assert gaps[0] == gaps[1] > UNKNOWN
+    assert gaps[2] == UNKNOWN
+    assert full.tolist() == [UNKNOWN] * 3
 
 
 def test_same_history_and_seed_give_the_same_fingerprint_whatever_the_threads():
@@ -158,20 +158,20 @@ def test_same_history_and_seed_give_the_same_fingerprint_whatever_the_threads():
 def test_a_rows_loss_does_not_depend_on_the_rows_beside_it():
     known, frame = ann(), day(700, seed=9).with_columns(size=pl.lit("2"))
     together = known.encoder.encode(frame)
-    whole = known.losses(together)[together.row_of]
+    whole = known.losses(together)[together.inverse]
     for start in range(0, 700, 100):
         alone = known.encoder.encode(frame[start : start + 100])
-        assert np.array_equal(known.losses(alone)[alone.row_of], whole[start : start + 100])
+        assert np.array_equal(known.losses(alone)[alone.inverse], whole[start : start + 100])
 
 
 def test_a_reference_fingerprint_comes_back_as_it_was(tmp_path):
     known = ann()
-    store.publish(tmp_path, {"ann": store.add(tmp_path, known)})
-    back = Store.open(tmp_path).load("ann")
+    store.commit_index(tmp_path, {"ann": store.put_model(tmp_path, known)})
+    back = ModelStore.open(tmp_path).load("ann")
     rows = known.encoder.encode(day())
     assert np.array_equal(back.losses(rows), known.losses(rows))
     assert back.encoder == known.encoder
-    assert back.novelty is None
+    assert back.oov_rates is None
 
 
 @pytest.mark.parametrize("events", [1, 2, 513])
@@ -182,10 +182,10 @@ def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
     assert np.isfinite(known.losses(rows)).all()
 
 
-@pytest.mark.parametrize(("model", "network"), [("reference", Reference), ("compact", Autoencoder)])
+@pytest.mark.parametrize(("model", "network"), [("reference", DfencoderNetwork), ("compact", Autoencoder)])
 def test_train_ae_learns_with_the_model_it_is_told_to(model, network):
-    settings = Settings(columns=tuple(COLUMNS))
-    stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, settings=settings)
+    settings = PipelineOptions(columns=tuple(COLUMNS))
+    stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, options=settings)
     frame = day().with_columns(times(400).alias(TIME))
     [batch] = stage(iter([Events(user="ann", frame=frame, history=frame)]))
     assert isinstance(batch.fingerprint.net, network)
@@ -209,7 +209,7 @@ def test_scores_over_five_seeds_are_those_of_the_reference_over_five_seeds(user)
     for seed in range(5):
         known = learn(user, history, columns, when, seed=seed)
         rows = known.encoder.encode(later)
-        ours += known.losses(rows).mean(1)[rows.row_of] / 5
+        ours += known.losses(rows).mean(1)[rows.inverse] / 5
     ranks = [pl.Series(s).rank().to_numpy() for s in (ours, expected)]
     top = [set(np.argsort(-s)[:20].tolist()) for s in (ours, expected)]
     assert np.corrcoef(*ranks)[0, 1] >= 0.98

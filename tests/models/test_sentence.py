@@ -2,11 +2,11 @@
 
 import pytest
 
-from morpheus.models.explanation import Background, Explanation, Fact, Likelier, Preceding
-from morpheus.models.sentence import sentence
+from morpheus.models.explanation import Baseline, Explanation, ColumnReason, ExpectedValue, ContextContribution
+from morpheus.models.sentence import render_reason
 
-OWN = Background("own", 400, 400, 58)
-ALONE = Preceding(1, 1, 0, 0, 0, 0)
+OWN = Baseline("own", 400, 400, 58)
+ALONE = ContextContribution(1, 1, 0, 0, 0, 0)
 
 
 def fact(**changes):
@@ -27,17 +27,17 @@ def fact(**changes):
         "distance": None,
         "expected": (),
     }
-    return Fact(**(about | changes))
+    return ColumnReason(**(about | changes))
 
 
 def said(*facts, preceding=ALONE, background=OWN, most=3):
-    return sentence(Explanation.of(9.0, facts, preceding, background), most)
+    return render_reason(Explanation.from_columns(9.0, facts, preceding, background), most)
 
 
 def test_what_is_hardly_strange_is_left_out_and_nothing_is_nothing_unusual():
     assert said(fact(strangeness=0.4)) == "nothing unusual"
     assert said() == "nothing unusual"
-    assert said(preceding=Preceding(0, 0, 0, 0, 0, 0)) == "nothing unusual"
+    assert said(preceding=ContextContribution(0, 0, 0, 0, 0, 0)) == "nothing unusual"
 
 
 def test_no_more_columns_are_named_than_asked_for():
@@ -53,7 +53,7 @@ def test_a_value_of_others_is_said_to_be_so(bits, words):
 
 
 def test_a_new_value_where_new_ones_are_usual_is_said_to_be_expected():
-    usual = Likelier(None, 0.94, new=True)
+    usual = ExpectedValue(None, 0.94, new=True)
     assert said(fact(new=True, expected=(usual,))).endswith(
         "expected a new value p=.94, new in 58 days"
     )
@@ -63,19 +63,19 @@ def test_a_new_value_where_new_ones_are_usual_is_said_to_be_expected():
     ("preceding", "words"),
     [
         (
-            Preceding(10, 4, 4, 2, 14, 30),
+            ContextContribution(10, 4, 4, 2, 14, 30),
             "mostly what came before: 14 strange events in the hour before; agent",
         ),
         (
-            Preceding(10, 4, 1, 5, 0, 1),
+            ContextContribution(10, 4, 1, 5, 0, 1),
             "mostly what came before: 1 strange event in the month before; agent",
         ),
         (
-            Preceding(10, 7, 0, 3, 0, 1234),
+            ContextContribution(10, 7, 0, 3, 0, 1234),
             "bits; and 1,234 strange events in the month before",
         ),
         (
-            Preceding(10, 7, 3, 0, 0, 0),
+            ContextContribution(10, 7, 3, 0, 0, 0),
             "and events a little unusual all through the hour before",
         ),
     ],
@@ -85,17 +85,17 @@ def test_what_came_before_comes_first_where_it_is_most_of_the_risk(preceding, wo
 
 
 def test_a_column_that_was_strange_before_is_said_to_have_been_so_although_it_is_usual_now():
-    past = Preceding(11, 4, 1, 6, 0, 14)
+    past = ContextContribution(11, 4, 1, 6, 0, 14)
     column = fact(strangeness=0.0, strange_before=14)
     assert said(column, preceding=past).endswith("strange in 14 events of the month before")
 
 
 def test_what_came_before_is_not_said_where_it_is_little():
-    assert "before" not in said(fact(), preceding=Preceding(10, 8, 1, 1, 1, 1))
+    assert "before" not in said(fact(), preceding=ContextContribution(10, 8, 1, 1, 1, 1))
 
 
 def test_a_user_without_a_history_is_compared_with_everyone():
-    nobody = Background("everyone", 0, 2000, None)
+    nobody = Baseline("everyone", 0, 2000, None)
     assert said(fact(new=True), background=nobody).endswith(
         ", new; compared with everyone: 0 of 2,000 events are their own"
     )

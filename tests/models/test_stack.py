@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from morpheus.features.encoder import Encoder
-from morpheus.models.autoencoder import views
-from morpheus.models.fingerprint import shape_of
-from morpheus.models.stack import Stack, StackedAdam, filled_up, train_stacked
-from morpheus.models.training import Task, Training, one_thread, train, validation_loss
+from morpheus.models.autoencoder import unflatten
+from morpheus.models.fingerprint import make_network_config
+from morpheus.models.stack import BatchedAutoencoder, BatchedAdam, pad_config, train_batched
+from morpheus.models.training import TrainJob, TrainingSet, single_thread, train_network, validation_loss
 from people import COLUMNS, day
 
 CPU = torch.device("cpu")
@@ -19,15 +19,15 @@ def tasks(*, validated):
         frame = day(events, seed=user)
         encoder = Encoder.fit(frame, COLUMNS[: 4 - (user == 1)] + ["kind"] * (user == 1))
         rows, held_out = encoder.encode(frame[: events // 2]), encoder.encode(frame[events // 2 :])
-        made.append(Task(rows, shape_of(encoder), 6 + user, user, held_out if validated else None))
+        made.append(TrainJob(rows, make_network_config(encoder), 6 + user, user, held_out if validated else None))
     return made
 
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_users_trained_side_by_side_become_what_they_become_alone(validated):
-    with one_thread():
-        alone = [train(task) for task in tasks(validated=validated)]
-        together = train_stacked(tasks(validated=validated), CPU)
+    with single_thread():
+        alone = [train_network(task) for task in tasks(validated=validated)]
+        together = train_batched(tasks(validated=validated), CPU)
     for one, other, task in zip(alone, together, tasks(validated=validated), strict=True):
         assert one.epochs == other.epochs
         codes = task.rows.codes.astype(np.int64)
@@ -38,30 +38,30 @@ def test_users_trained_side_by_side_become_what_they_become_alone(validated):
 
 def test_filling_up_keeps_the_columns_and_makes_sizes_equal():
     shape = tasks(validated=False)[0].shape
-    filled = filled_up(shape)
-    assert sum(filled.codes) % 128 == 0
-    assert filled.codes[:-1] == shape.codes[:-1]
+    filled = pad_config(shape)
+    assert sum(filled.code_counts) % 128 == 0
+    assert filled.code_counts[:-1] == shape.codes[:-1]
 
 
 def test_a_step_stays_on_the_device_of_the_weights():
     # torch refuses to mix this device with the CPU, as it would a GPU.
     device = torch.device("meta")
     shape = tasks(validated=False)[0].shape
-    weights = torch.empty(2, filled_up(shape).size, device=device)
-    net, optimizer, slope = Stack([shape, shape], weights), StackedAdam(weights), weights.clone()
+    weights = torch.empty(2, pad_config(shape).n_parameters, device=device)
+    net, optimizer, slope = BatchedAutoencoder([shape, shape], weights), BatchedAdam(weights), weights.clone()
     codes = torch.ones(2, 5, len(shape.codes), dtype=torch.int64, device=device)
     numbers = torch.ones(2, 5, len(shape.numbers), device=device)
     share = torch.ones(2, 5, device=device)
-    net.gradient((codes, numbers), (codes, numbers), share, views(net.shape, slope))
-    optimizer.step(slope, busy=share.sum(1, keepdim=True) > 0, rate=weights.new_ones(2, 1))
-    losses = validation_loss(net, Training(codes, numbers, share, row_of=torch.empty(0)))
+    net.compute_gradient((codes, numbers), (codes, numbers), share, unflatten(net.config, slope))
+    optimizer.step(slope, active=share.sum(1, keepdim=True) > 0, rate=weights.new_ones(2, 1))
+    losses = validation_loss(net, TrainingSet(codes, numbers, share, inverse=torch.empty(0)))
     assert {losses.device, slope.device, net.weights.device} == {device}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_gpu_trains_what_a_cpu_trains():
-    on_cpu = train_stacked(tasks(validated=True), CPU)
-    on_gpu = train_stacked(tasks(validated=True), torch.device("cuda"))
+    on_cpu = train_batched(tasks(validated=True), CPU)
+    on_gpu = train_batched(tasks(validated=True), torch.device("cuda"))
     for one, other, task in zip(on_cpu, on_gpu, tasks(validated=True), strict=True):
         codes = task.rows.codes.astype(np.int64)
         numbers = task.rows.numbers

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from morpheus.errors import BrokenModel
+from morpheus.errors import ModelCorruptedError
 from morpheus.models import index, store
-from morpheus.models.store import Store
+from morpheus.models.store import ModelStore
 from people import day, fingerprint
 
 
@@ -21,7 +21,7 @@ def ann():
 @pytest.fixture
 def folder(tmp_path, ann):
     path = tmp_path / "models"
-    store.publish(path, {"ann": store.add(path, ann)})
+    store.commit_index(path, {"ann": store.put_model(path, ann)})
     return path
 
 
@@ -32,7 +32,7 @@ def flipped(path, at):
 
 
 def test_a_fingerprint_comes_back_as_it_was(folder, ann):
-    back = Store.open(folder).load("ann")
+    back = ModelStore.open(folder).load("ann")
     rows = ann.encoder.encode(day())
     assert np.array_equal(back.losses(rows), ann.losses(rows))
     assert np.array_equal(back.net.weights, ann.net.weights)
@@ -41,102 +41,102 @@ def test_a_fingerprint_comes_back_as_it_was(folder, ann):
 
 
 def test_a_user_without_a_fingerprint_is_none(folder):
-    assert Store.open(folder).load("bob") is None
+    assert ModelStore.open(folder).load("bob") is None
 
 
 def test_any_flipped_byte_in_a_fingerprint_is_found(folder):
     [path] = (folder / "fingerprints").iterdir()
     for at in (0, 9, 100, path.stat().st_size // 2, path.stat().st_size - 1):
         flipped(path, at)
-        with pytest.raises(BrokenModel, match=r"'ann' does not match its checksum.*train again"):
-            Store.open(folder).load("ann")
+        with pytest.raises(ModelCorruptedError, match=r"'ann' does not match its checksum.*train again"):
+            ModelStore.open(folder).load("ann")
         flipped(path, at)
-    assert Store.open(folder).load("ann") is not None
+    assert ModelStore.open(folder).load("ann") is not None
 
 
 def test_any_flipped_byte_in_the_index_is_found(folder):
     path = folder / "index.json"
     for at in range(0, path.stat().st_size, 3):
         flipped(path, at)
-        with pytest.raises(BrokenModel):
-            Store.open(folder)
+        with pytest.raises(ModelCorruptedError):
+            ModelStore.open(folder)
         flipped(path, at)
 
 
 def test_a_missing_file_and_a_missing_index_are_named(folder):
     [path] = (folder / "fingerprints").iterdir()
     path.unlink()
-    with pytest.raises(BrokenModel, match=rf"{path.name}.*cannot be read"):
-        Store.open(folder).load("ann")
-    with pytest.raises(BrokenModel, match=r"index.json: cannot be read.*--models_output_filename"):
-        Store.open(folder.parent)
+    with pytest.raises(ModelCorruptedError, match=rf"{path.name}.*cannot be read"):
+        ModelStore.open(folder).load("ann")
+    with pytest.raises(ModelCorruptedError, match=r"index.json: cannot be read.*--models_output_filename"):
+        ModelStore.open(folder.parent)
 
 
 def test_a_name_like_a_path_stays_a_name(tmp_path, ann):
     path = tmp_path / "deep" / "models"
     name = "../../../etc/x"
-    card = store.add(path, replace(ann, card=replace(ann.card, user=name)))
-    store.publish(path, {name: card})
-    assert Store.open(path).load(name) is not None
+    card = store.put_model(path, replace(ann, card=replace(ann.card, user=name)))
+    store.commit_index(path, {name: card})
+    assert ModelStore.open(path).load(name) is not None
     assert {p.parent for p in tmp_path.rglob("*.safetensors")} == {path / "fingerprints"}
 
 
 def test_an_index_cannot_lead_out_of_the_folder(folder):
-    card = replace(Store.open(folder).cards["ann"], sha256="../../secret")
-    store.publish(folder, {"ann": card})
-    with pytest.raises(BrokenModel, match=r"card of 'ann'.*sha256.*Train again"):
-        Store.open(folder).load("ann")
-    store.publish(folder, {}, card)
-    with pytest.raises(BrokenModel, match=r"is no index of fingerprints.*train again"):
-        Store.open(folder)
+    card = replace(ModelStore.open(folder).cards["ann"], sha256="../../secret")
+    store.commit_index(folder, {"ann": card})
+    with pytest.raises(ModelCorruptedError, match=r"card of 'ann'.*sha256.*Train again"):
+        ModelStore.open(folder).load("ann")
+    store.commit_index(folder, {}, card)
+    with pytest.raises(ModelCorruptedError, match=r"is no index of fingerprints.*train again"):
+        ModelStore.open(folder)
 
 
 def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
     [old] = (folder / "fingerprints").iterdir()
-    bob = store.add(folder, replace(ann, card=replace(ann.card, user="bob")))
-    assert set(Store.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
-    begun = Store.open(folder)
+    bob = store.put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
+    assert set(ModelStore.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
+    begun = ModelStore.open(folder)
     os.utime(old, (0, 0))
-    store.publish(folder, {"bob": bob})
-    assert set(Store.open(folder).cards) == {"bob"}
+    store.commit_index(folder, {"bob": bob})
+    assert set(ModelStore.open(folder).cards) == {"bob"}
     assert begun.load("ann") is not None, "a run that began before goes on"
-    store.publish(folder, {"bob": bob})
+    store.commit_index(folder, {"bob": bob})
     assert not old.exists(), "no index has it, nor had the last, and it is old"
 
 
 def test_publishing_leaves_alone_what_another_run_is_writing(folder, ann):
-    card = store.add(folder, replace(ann, card=replace(ann.card, user="bob")))
-    store.publish(folder, Store.open(folder).cards)
-    store.publish(folder, Store.open(folder).cards)
-    store.publish(folder, {"bob": card})
-    assert Store.open(folder).load("bob") is not None
+    card = store.put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
+    store.commit_index(folder, ModelStore.open(folder).cards)
+    store.commit_index(folder, ModelStore.open(folder).cards)
+    store.commit_index(folder, {"bob": card})
+    assert ModelStore.open(folder).load("bob") is not None
 
 
 def test_files_hold_no_raw_rows_and_no_pickle(folder):
     [path] = (folder / "fingerprints").iterdir()
     with pytest.raises(ValueError, match=r"opcode|pickle"):
         pickletools.dis(path.read_bytes())
-    assert json.loads((folder / "index.json").read_text())["version"] == index.VERSION
+    assert json.loads((folder / "index.json").read_text())["version"] == index.INDEX_VERSION
 
 
 def test_an_index_of_another_version_says_so(folder):
     path = folder / "index.json"
     path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
-    with pytest.raises(BrokenModel, match=r"or another version of morpheus wrote it.*train again"):
-        Store.open(folder)
+    with pytest.raises(ModelCorruptedError, match=r"or another version of morpheus wrote it.*train again"):
+        ModelStore.open(folder)
 
 
 def test_a_card_is_decoded_when_somebody_asks_for_it_and_named_if_it_is_none(folder, ann):
-    cards = Store.open(folder).cards
+    cards = ModelStore.open(folder).cards
     assert (list(cards), len(cards), "ann" in cards, "bob" in cards) == (["ann"], 1, True, False)
     assert replace(cards["ann"], size=0, sha256="") == ann.card
     assert cards.get("bob") is None
-    broken = index.Cards({"bob": msgspec.Raw(b'{"user":7}')})
-    with pytest.raises(BrokenModel, match=r"card of 'bob'.*Expected `str`, got `int`.*Train again"):
+    broken = index.LazyModelCards({"bob": msgspec.Raw(b'{"user":7}')})
+    with pytest.raises(ModelCorruptedError, match=r"card of 'bob'.*Expected `str`, got `int`.*Train again"):
         broken["bob"]
 
 
 def test_what_is_no_index_is_replaced(folder, ann):
     (folder / "index.json").write_bytes(b"no index")
-    store.publish(folder, {"ann": store.add(folder, ann)})
-    assert Store.open(folder).load("ann") is not None
+    store.commit_index(folder, {"ann": store.put_model(folder, ann)})
+    assert ModelStore.open(folder).load("ann") is not None

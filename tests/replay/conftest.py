@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 
 from morpheus.columns import read_lines
-from morpheus.records import Summary
+from morpheus.records import RunMetrics
 from morpheus.replay.victims import Victim
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARN = "arn:aws:iam::999988887777:user/ann"
@@ -65,8 +65,8 @@ def days_of_ann(days: int, each: int = 30, seed: int = 0) -> list[dict[str, Any]
 def read(glob: str, user_column: str) -> pl.DataFrame:
     """All events, as `from-cloudtrail` gives them."""
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
-    settings = Settings(userid_column_name=user_column, columns=columns, num_threads=1)
-    batches = FromCloudtrail(input_glob=glob, settings=settings).events(None, Summary())
+    settings = PipelineOptions(userid_column_name=user_column, columns=columns, num_threads=1)
+    batches = FromCloudtrail(input_glob=glob, options=settings).events(None, RunMetrics())
     return pl.concat([batch.frame for batch in batches])
 
 

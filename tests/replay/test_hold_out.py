@@ -1,15 +1,15 @@
 import polars as pl
 
-from morpheus.columns import OWNER, TIME
+from morpheus.columns import POPULATION_USER, TIME
 from morpheus.records import Events
 from morpheus.replay.hold_out import HoldOut, before, cut_of
-from morpheus.testing import events_at
+from morpheus.testing import make_events
 
 DAY = 86400
 
 
 def days(*numbers):
-    return events_at([day * DAY + hour * 3600 for day in numbers for hour in (1, 9, 23)])
+    return make_events([day * DAY + hour * 3600 for day in numbers for hour in (1, 9, 23)])
 
 
 def batch(frame, user="ann", history=None):
@@ -17,8 +17,8 @@ def batch(frame, user="ann", history=None):
 
 
 def held_out(*batches):
-    known = [one.frame.select(TIME, pl.lit(one.user).alias(OWNER)) for one in batches]
-    return list(HoldOut().meet(pl.concat(known))(iter(batches)))
+    known = [one.frame.select(TIME, pl.lit(one.user).alias(POPULATION_USER)) for one in batches]
+    return list(HoldOut().with_population(pl.concat(known))(iter(batches)))
 
 
 def test_history_is_what_came_before_the_first_event_held_out():
@@ -55,4 +55,4 @@ def test_what_is_known_of_everybody_ends_where_the_held_out_days_begin():
 
 
 def test_without_any_events_there_is_nothing_to_divide():
-    assert list(HoldOut().meet(None)(iter([]))) == []
+    assert list(HoldOut().with_population(None)(iter([]))) == []

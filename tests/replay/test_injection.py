@@ -13,9 +13,9 @@ from morpheus.replay.techniques import Technique, load
 from morpheus.replay.tell_tales import is_numeric, is_public, tells
 from morpheus.replay.victims import Victim
 from morpheus.sources import deriving
-from morpheus.sources.actors import actors
-from morpheus.sources.cloudtrail import CLOUDTRAIL
-from morpheus.sources.deriving import Deriving
+from morpheus.sources.actors import resolve_actors
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
+from morpheus.sources.deriving import DerivedFeatures
 
 RECORDED = Path(__file__).parents[2] / "../shared/data/cloudtrail-techniques"
 TECHNIQUES = [*load()[::3], *(load(str(RECORDED)) if RECORDED.is_dir() else [])]
@@ -235,26 +235,26 @@ def test_a_frame_may_lack_numbers_and_have_columns_of_its_own(victim_events):
 @pytest.mark.parametrize("grade", GRADES)
 def test_injected_events_name_the_actor_they_are_injected_for(ann, grade):
     _, events = ann
-    named = events.with_columns(actors(events, CLOUDTRAIL.rules).alias(ACTOR))
+    named = events.with_columns(resolve_actors(events, CLOUDTRAIL_FORMAT.actor_rules).alias(ACTOR))
     [user] = named[ACTOR].unique().to_list()
     victim = Victim.of(user, ACTOR, named)
     for each in TECHNIQUES[:6]:
         told = inject(named, each, victim, grade).filter(INJECTED)
-        assert set(told[ACTOR]) == {user} == set(actors(told, CLOUDTRAIL.rules))
+        assert set(told[ACTOR]) == {user} == set(resolve_actors(told, CLOUDTRAIL_FORMAT.actor_rules))
 
 
 def test_derived_columns_of_injected_events_are_derived_like_the_others(ann):
     victim, events = ann
     names = ("logcount", "hourofweek", "verbclass", "new:eventName")
-    derived = deriving.wanted(names, CLOUDTRAIL.derived)
-    known = Deriving(victim.column, derived).add(events)
+    derived = deriving.resolve_derived(names, CLOUDTRAIL_FORMAT.derived_columns)
+    known = DerivedFeatures(victim.column, derived).add(events)
     day = day_of(known, known[TIME][-1])
     window = inject(day, load()[0], victim, RECORDED_GRADE)
     assert window.filter(INJECTED)["hourofweek"].null_count() > 0
     told = derived_anew(window, known, victim.column)
     assert told.columns == window.columns
     assert told["logcount"].to_list() == list(range(told.height))
-    expected = Deriving(victim.column, derived).add(
+    expected = DerivedFeatures(victim.column, derived).add(
         pl.concat([known.filter(pl.col(TIME) < day[TIME][0]), window.drop(INJECTED)])
     )
     assert told.select(names).equals(expected.tail(window.height).select(names))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.records import Rows
+from morpheus.records import OutputRows
 from morpheus.replay.outcome import judged, threshold
 from morpheus.replay.trials import SCHEMA
 
@@ -26,7 +26,7 @@ def rows(own, *trials, user="ann", each=timedelta(days=1), held=()):
             (name, "agent", time, score, "a rule" if score in held else None)
             for time, score in zip(times, scores, strict=True)
         ]
-    return Rows(user=user, frame=pl.DataFrame(found, schema=SCHEMA, orient="row"))
+    return OutputRows(user=user, frame=pl.DataFrame(found, schema=SCHEMA, orient="row"))
 
 
 def trial(outcome, name="stop"):
@@ -110,7 +110,7 @@ def test_a_larger_budget_never_catches_less(own, injected):
 
 
 def test_users_that_nothing_was_tried_on_are_told_and_share_no_budget():
-    young = Rows(user="bob", frame=SCHEMA.to_frame(), unscored="40 events of history, 300 needed")
+    young = OutputRows(user="bob", frame=SCHEMA.to_frame(), unscored_reason="40 events of history, 300 needed")
     outcome = judged([rows([1.0] * 10, ("stop", 0, [2.0])), young], alerts_per_day=0.2)
     assert outcome.untried == {"bob": "40 events of history, 300 needed"}
     assert outcome.allowed == 2
@@ -119,7 +119,7 @@ def test_users_that_nothing_was_tried_on_are_told_and_share_no_budget():
 def test_a_technique_that_found_no_time_is_neither_caught_nor_missed():
     batch = rows([1.0, 2.0], ("stop", 0, [9.0]))
     nowhere = pl.DataFrame([("long", "hours", None, None, None)], schema=SCHEMA, orient="row")
-    outcome = judged([Rows(user="ann", frame=pl.concat([batch.frame, nowhere]))])
+    outcome = judged([OutputRows(user="ann", frame=pl.concat([batch.frame, nowhere]))])
     assert trial(outcome, "long")["caught"] is None
     assert outcome.recall == 1.0
     shares = outcome.share("technique").rows()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.errors import BadRecord, UsageError
+from morpheus.errors import RecordError, UsageError
 from morpheus.replay.techniques import load, read
 from morpheus.replay.tell_tales import is_public, public, tells
 
@@ -74,7 +74,7 @@ def test_what_services_did_meanwhile_is_left_out(tmp_path):
     path.write_text(json.dumps({"Records": [service, RECORD]}))
     assert read(path).records == (RECORD,)
     path.write_text(json.dumps([service]))
-    with pytest.raises(BadRecord, match=r"a\.json: no record of an intruder is in it"):
+    with pytest.raises(RecordError, match=r"a\.json: no record of an intruder is in it"):
         read(path)
 
 
@@ -90,7 +90,7 @@ def test_what_services_did_meanwhile_is_left_out(tmp_path):
 def test_a_file_that_is_no_cloudtrail_is_refused_by_name(tmp_path, text, said):
     path = tmp_path / "odd.json"
     path.write_text(text)
-    with pytest.raises(BadRecord) as raised:
+    with pytest.raises(RecordError) as raised:
         load(str(tmp_path))
     assert "odd.json" in str(raised.value)
     assert said in str(raised.value)

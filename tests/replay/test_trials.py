@@ -10,7 +10,7 @@ from morpheus.replay.drill import GRADES, Drill
 from morpheus.replay.techniques import load
 from morpheus.replay.trials import run
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.train_ae import TrainAe
 
 USER, ARN = "userIdentityarn", "arn:aws:iam::999988887777:user/ann"
@@ -149,7 +149,7 @@ def test_saved_fingerprints_are_tried_without_training(ann_log, few, tmp_path):
     before.write_text("\n".join(lines[:600]))
     after.write_text("\n".join(lines[600:]))
     train = TrainAe(train_data_glob=str(before), models_output_filename=str(models))
-    settings = Settings(userid_column_name=USER, num_threads=1)
+    settings = PipelineOptions(userid_column_name=USER, num_threads=1)
     Pipeline([FromCloudtrail(input_glob=str(after)), train], settings).run()
     [trained] = scored(after, few, train_data_glob=str(before)).values()
     [loaded] = scored(after, few, pretrained_filename=str(models)).values()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from morpheus.report.gaps import gaps
-from morpheus.rhythm.cells import HOUR, Cells, Lanes
+from morpheus.rhythm.cells import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
 def lanes(*users):
-    found = Lanes()
+    found = UserHistograms()
     for number, hours in enumerate(users):
-        seconds = np.array(hours, dtype=np.float64) * HOUR
+        seconds = np.array(hours, dtype=np.float64) * SECONDS_PER_HOUR
         nothing = np.zeros(len(hours), dtype=np.bool_)
-        found.add(str(number), Cells.of(seconds, np.zeros(len(hours)), nothing))
-    found.settle()
+        found.add(str(number), TimeHistogram.from_events(seconds, np.zeros(len(hours)), nothing))
+    found.compact()
     return found
 
 
@@ -24,7 +24,7 @@ def busy(rate):
 
 def test_hours_without_anybody_are_a_gap_where_many_events_would_be_usual():
     day = [*range(8), *range(12, 24)]
-    assert gaps(lanes(day, day), {"0": busy(2), "1": busy(2)}) == [(8 * HOUR, 12 * HOUR)]
+    assert gaps(lanes(day, day), {"0": busy(2), "1": busy(2)}) == [(8 * SECONDS_PER_HOUR, 12 * SECONDS_PER_HOUR)]
 
 
 def test_a_quiet_night_is_none():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from morpheus.columns import RISK, Explained
-from morpheus.models.portrait import tally
+from morpheus.columns import RISK, ExplanationColumns
+from morpheus.models.portrait import count_exceedances
 from morpheus.report.candidates import Candidates
 from morpheus.report.findings import Findings
 from morpheus.report.incidents import SHOWN
@@ -72,7 +72,7 @@ def test_an_explanation_that_is_none_of_ours_is_left_out():
 
 
 def test_a_reason_of_the_logs_own_is_a_column_of_the_event_and_ours_is_found_behind_a_prefix():
-    ours = {name: f"why_{name}" for name in Explained()}
+    ours = {name: f"why_{name}" for name in ExplanationColumns()}
     both = alarming([0], value="x").rename(ours).with_columns(reason=pl.lit("user_approved"))
     [incident] = [one.incident for one in gathered({"ann": [both]}).incidents]
     [event] = incident.events
@@ -113,8 +113,8 @@ def test_events_that_filter_left_out_are_in_the_lanes_and_are_no_alerts():
     findings.see("ann", card("ann"), None)
     findings.add("ann", alarming([0]))
     look = Look.of(quiet())
-    findings.picture("ann", look.cells, tally(card("ann").portrait, look.risks))
-    findings.lanes.settle()
+    findings.picture("ann", look.cells, count_exceedances(card("ann").portrait, look.risks))
+    findings.lanes.compact()
     assert int(findings.lanes.users["ann"].events.sum()) == 1 + quiet().height
     assert findings.candidates.events().height == 1
     assert int(findings.users["ann"].tally[0]) == 1 + quiet().height

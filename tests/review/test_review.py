@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from morpheus import Fingerprints
 from morpheus.cli.main import morpheus
 from morpheus.columns import RISK, ROW, SCORE
-from morpheus.errors import BadRecord, UsageError
+from morpheus.errors import RecordError, UsageError
 from morpheus.review.request import Request
 from morpheus.review.writing import reviewed, write
 from morpheus.sinks.to_file import ToFile
-from morpheus.testing import rows
+from morpheus.testing import make_output_rows
 from people import COLUMNS, day, times
 from report_pages import HOUR, alarming, quiet
 
@@ -31,7 +31,7 @@ def output(path: Path, *frames: pl.DataFrame) -> Path:
         numbers = pl.int_range(counted[user], counted[user] + frame.height, eager=True)
         counted[user] += frame.height
         named = frame.with_columns(numbers.alias(ROW), pl.lit(user).alias("username"))
-        batches.append(rows(named.drop("_index_"), user=user))
+        batches.append(make_output_rows(named.drop("_index_"), user=user))
     list(ToFile(str(path))(iter(batches)))
     return path
 
@@ -140,7 +140,7 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
         reviewed(Request(), [broken])
     odd = tmp_path / "odd.csv"
     odd.write_text("username,eventTime,risk\nann,yesterday,1\n")
-    with pytest.raises(BadRecord, match=r"odd.csv:2: `eventTime` is 'yesterday'"):
+    with pytest.raises(RecordError, match=r"odd.csv:2: `eventTime` is 'yesterday'"):
         reviewed(Request(), [odd])
     odd.write_text("who,eventTime,risk\nann,2026-01-01T00:00:00Z,1\n")
     with pytest.raises(UsageError, match="Name one of its own, such as `who`"):

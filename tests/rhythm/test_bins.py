@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from morpheus.errors import UsageError
-from morpheus.rhythm.bins import DAY, bin_of, day_of, seconds
+from morpheus.rhythm.bins import MICROSECONDS_PER_DAY, assign_bins, start_of_day, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -26,25 +26,25 @@ from morpheus.rhythm.bins import DAY, bin_of, day_of, seconds
     ],
 )
 def test_durations_are_read_as_pandas_spells_them(text, expected):
-    assert seconds(text, option="--resolution") == expected
+    assert parse_duration(text, option="--resolution") == expected
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "ten m", "10 parsecs", "1M", "-1h", "1h x", "nan"])
 def test_what_is_no_duration_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match=r"--resolution: .* is not a duration.*--resolution 10m"):
-        seconds(text, option="--resolution")
+        parse_duration(text, option="--resolution")
 
 
 @pytest.mark.parametrize("text", ["500ms", "0s", "0.2s", "99999999999999 d"])
 def test_durations_that_cannot_be_counted_are_refused(text):
     with pytest.raises(UsageError, match=r"--min_window: .* than can be counted"):
-        seconds(text, option="--min_window")
+        parse_duration(text, option="--min_window")
 
 
 def test_bins_are_half_open_and_count_from_the_start():
-    times = np.array([0, 59_000_000, 60_000_000, -1_000_000]) + 3 * DAY
-    assert bin_of(times, start=3 * DAY, resolution=60).tolist() == [0, 0, 1, -1]
+    times = np.array([0, 59_000_000, 60_000_000, -1_000_000]) + 3 * MICROSECONDS_PER_DAY
+    assert assign_bins(times, start=3 * MICROSECONDS_PER_DAY, resolution=60).tolist() == [0, 0, 1, -1]
 
 
 def test_the_day_starts_at_midnight_utc_before_1970_too():
-    assert [day_of(t) for t in (0, DAY - 1, DAY, -1)] == [0, 0, DAY, -DAY]
+    assert [start_of_day(t) for t in (0, MICROSECONDS_PER_DAY - 1, MICROSECONDS_PER_DAY, -1)] == [0, 0, MICROSECONDS_PER_DAY, -MICROSECONDS_PER_DAY]

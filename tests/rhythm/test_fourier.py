@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.rhythm.fourier import ceiling, unusual_bins, unusual_centres, windows_around
+from morpheus.rhythm.fourier import max_zscore, detect_anomalous_bins, detect_anomalous_centres, extract_windows
 
 GOLDEN = Path(__file__).parents[2] / "../shared/data/golden/fftad_cases.json"
 CASES = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else []
@@ -27,7 +27,7 @@ def plain_centre_is_unusual(counts, *, percent, threshold):
 @pytest.mark.parametrize("case", range(24))
 def test_one_window_is_judged_as_the_reference_judges_it(case):
     about = CASES[case]
-    found = unusual_bins(
+    found = detect_anomalous_bins(
         np.array(about["signal"]),
         filter_percent=about["filter_percent"],
         zscore=about["zscore"],
@@ -39,7 +39,7 @@ def test_with_all_frequencies_left_out_the_distance_is_the_count():
     # Of the powers 0, P1 .. P4, only the strongest stays at 100 %. The signal is one cosine of
     # period 8 with amplitude 4 around 10, and that cosine explains it: distances are all 10.
     wave = 10 + 4 * np.cos(np.arange(8) * 2 * np.pi / 8)
-    assert unusual_bins(wave, filter_percent=100, zscore=0).tolist() == []
+    assert detect_anomalous_bins(wave, filter_percent=100, zscore=0).tolist() == []
 
 
 def test_a_spike_in_a_beat_of_two_is_found_by_hand():
@@ -50,14 +50,14 @@ def test_a_spike_in_a_beat_of_two_is_found_by_hand():
     # = 2.3385: z = 8.75 / 2.3385 = 3.74.
     beat = np.tile([0, 2], 8)
     beat[5] = 12
-    assert unusual_bins(beat, filter_percent=100, zscore=3.7).tolist() == [5]
-    assert unusual_bins(beat, filter_percent=100, zscore=3.8).tolist() == []
+    assert detect_anomalous_bins(beat, filter_percent=100, zscore=3.7).tolist() == [5]
+    assert detect_anomalous_bins(beat, filter_percent=100, zscore=3.8).tolist() == []
 
 
 @pytest.mark.parametrize("counts", [[], [5], [0] * 50, [7] * 50, [0, 3] * 50])
 def test_a_window_that_its_rhythm_explains_has_no_unusual_bin(counts):
     for percent in (0, 50, 90, 100):
-        assert unusual_bins(np.array(counts), filter_percent=percent, zscore=0.5).tolist() == []
+        assert detect_anomalous_bins(np.array(counts), filter_percent=percent, zscore=0.5).tolist() == []
 
 
 @given(
@@ -67,11 +67,11 @@ def test_a_window_that_its_rhythm_explains_has_no_unusual_bin(counts):
 def test_many_windows_are_judged_as_each_alone(steps, half):
     bins = np.cumsum([step for step, _ in steps])
     counts = np.array([count for _, count in steps])
-    found = unusual_centres(bins, counts, bins, half=half, zscore=3)
+    found = detect_anomalous_centres(bins, counts, bins, half_width=half, zscore=3)
     for centre in bins:
-        [window] = windows_around(bins, counts, np.array([centre]), half=half)
+        [window] = extract_windows(bins, counts, np.array([centre]), half_width=half)
         if np.count_nonzero(window) > 1:
-            alone = half in unusual_bins(window, zscore=3)
+            alone = half in detect_anomalous_bins(window, zscore=3)
             assert (centre in found) == alone
 
 
@@ -80,7 +80,7 @@ def test_windows_of_random_counts_agree_with_the_rule_said_plainly(seed, half):
     counts = np.random.default_rng(seed).poisson(5.0, 200) + 1
     counts[100] += 40
     bins = np.arange(200)
-    found = unusual_centres(bins, counts, bins[95:105], half=half, zscore=2.5).tolist()
+    found = detect_anomalous_centres(bins, counts, bins[95:105], half_width=half, zscore=2.5).tolist()
     expected = [
         centre
         for centre in range(95, 105)
@@ -93,13 +93,13 @@ def test_windows_of_random_counts_agree_with_the_rule_said_plainly(seed, half):
 
 def test_windows_show_empty_bins_as_zero_however_wide_the_gap():
     bins, counts = np.array([0, 2, 10**12]), np.array([4, 5, 6])
-    windows = windows_around(bins, counts, bins, half=2)
+    windows = extract_windows(bins, counts, bins, half_width=2)
     assert windows.tolist() == [[0, 0, 4, 0, 5], [4, 0, 5, 0, 0], [0, 0, 6, 0, 0]]
 
 
 def test_a_burst_alone_in_its_window_stands_out_whatever_its_size():
     for size in range(2, 300):
-        found = unusual_centres(
-            np.array([7]), np.array([size]), np.array([7]), half=48, zscore=ceiling(48)
+        found = detect_anomalous_centres(
+            np.array([7]), np.array([size]), np.array([7]), half_width=48, zscore=max_zscore(48)
         )
         assert found.tolist() == [7]

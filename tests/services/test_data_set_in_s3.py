@@ -10,24 +10,24 @@ import pytest
 
 from lakes import Lake
 from morpheus.columns import ROW, TIME
-from morpheus.errors import Unavailable, UsageError
-from morpheus.records import Rows, Summary
+from morpheus.errors import TransientError, UsageError
+from morpheus.records import OutputRows, RunMetrics
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 
 OUT = "s3://lake/out"
 
 
-def rows(user: str, days: int) -> Rows:
+def rows(user: str, days: int) -> OutputRows:
     times = [datetime(2024, 5, day, tzinfo=UTC) for day in range(1, days + 1)]
     frame = pl.DataFrame({ROW: range(days), "eventTime": [str(t) for t in times], TIME: times})
-    return Rows(user=user, frame=frame)
+    return OutputRows(user=user, frame=frame)
 
 
-def write(*batches: Rows, **options: object) -> None:
+def write(*batches: OutputRows, **options: object) -> None:
     sink = ToParquet(folder=OUT, partition_by=("date", "user"), **options)  # type: ignore[arg-type] # options of several types
-    sink.check()
+    sink.validate()
     list(sink(iter(batches)))
 
 
@@ -37,12 +37,12 @@ def test_a_data_set_in_a_bucket_is_there_once_its_last_file_is(lake: Lake) -> No
     puts = [path for method, path in lake.asked if method == "PUT"]
     assert puts[-1] == "lake/out/_SUCCESS"
     assert len(puts) == 5
-    settings = Settings(userid_column_name="user", num_threads=1)
+    settings = PipelineOptions(userid_column_name="user", num_threads=1)
     source = FromCloudtrail(
-        input_glob=OUT, start_time="2024-05-01", duration="1d", settings=settings
+        input_glob=OUT, start_time="2024-05-01", duration="1d", options=settings
     )
     lake.forget()
-    users = [batch.user for batch in source.events(None, Summary())]
+    users = [batch.user for batch in source.events(None, RunMetrics())]
     assert sorted(map(str, users)) == ["ann", "b/c"]
     assert all("date=2024-05-01" in key for key in lake.fetched)
     assert len(lake.fetched) == 2
@@ -52,12 +52,12 @@ def test_a_run_that_fails_leaves_what_was_there(lake: Lake) -> None:
     write(rows("ann", 2))
     before = {key: lake.read(key) for key in lake.names()}
 
-    def failing() -> Iterator[Rows]:
+    def failing() -> Iterator[OutputRows]:
         yield rows("bob", 3)
-        raise Unavailable("gone")
+        raise TransientError("gone")
 
     lake.forget()
-    with pytest.raises(Unavailable, match="gone"):
+    with pytest.raises(TransientError, match="gone"):
         list(ToParquet(folder=OUT, overwrite=True)(failing()))
     assert not [path for method, path in lake.asked if method != "GET"]
     assert {key: lake.read(key) for key in lake.names()} == before
@@ -80,4 +80,4 @@ def test_overwriting_replaces_all_of_it(lake: Lake) -> None:
 def test_a_bucket_that_is_not_there_is_told_before_anything_is_read(lake: Lake) -> None:
     assert lake.address
     with pytest.raises(UsageError, match="there is no bucket `nowhere`"):
-        ToParquet(folder="s3://nowhere/out").check()
+        ToParquet(folder="s3://nowhere/out").validate()

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from morpheus.bucket import Object
+from morpheus.bucket import S3Path
 from morpheus.sources import fetching
-from morpheus.sources.fetching import Fetching
+from morpheus.sources.fetching import Prefetcher
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -56,16 +56,16 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
 
 
 def test_objects_are_fetched_side_by_side_and_read_in_order(slow: type[Slow]) -> None:
-    objects = [Object("lake", f"{n:03}.json", size=8) for n in range(64)]
-    with Fetching(objects) as fetched:
+    objects = [S3Path("lake", f"{n:03}.json", size=8) for n in range(64)]
+    with Prefetcher(objects) as fetched:
         texts = [fetched.read(one) for one in objects]
     assert texts == [f"/lake/{n:03}.json".encode() for n in range(64)]
-    assert 1 < slow.most <= fetching.AT_ONCE
+    assert 1 < slow.most <= fetching.MAX_CONCURRENCY
 
 
 def test_no_more_is_fetched_ahead_than_fits(slow: type[Slow]) -> None:
-    objects = [Object("lake", f"{n:03}.json", size=fetching.AHEAD // 4) for n in range(12)]
-    with Fetching(objects) as fetched:
+    objects = [S3Path("lake", f"{n:03}.json", size=fetching.PREFETCH_BYTES // 4) for n in range(12)]
+    with Prefetcher(objects) as fetched:
         fetched.read(objects[0])
         time.sleep(0.3)
         assert slow.answered == 4
@@ -75,8 +75,8 @@ def test_no_more_is_fetched_ahead_than_fits(slow: type[Slow]) -> None:
 
 
 def test_leaving_early_fetches_no_more(slow: type[Slow]) -> None:
-    objects = [Object("lake", f"{n:03}.json", size=8) for n in range(500)]
-    with Fetching(objects) as fetched:
+    objects = [S3Path("lake", f"{n:03}.json", size=8) for n in range(500)]
+    with Prefetcher(objects) as fetched:
         fetched.read(objects[0])
     time.sleep(0.2)
     assert slow.answered < 40

@@ -17,15 +17,15 @@ import pytest
 
 from lakes import Lake
 from morpheus import bucket, folder
-from morpheus.bucket import Object
-from morpheus.errors import BrokenModel, Unavailable, UsageError
+from morpheus.bucket import S3Path
+from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.models import store
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.store import Store
+from morpheus.models.store import ModelStore
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -46,10 +46,10 @@ def named(ann: Fingerprint, user: str) -> Fingerprint:
 
 
 def test_a_fingerprint_comes_back_as_it_was(lake: Lake, ann: Fingerprint) -> None:
-    users = {user: store.add(MODELS, named(ann, user)) for user in ("ann", "bob")}
-    store.publish(MODELS, users)
+    users = {user: store.put_model(MODELS, named(ann, user)) for user in ("ann", "bob")}
+    store.commit_index(MODELS, users)
     lake.forget()
-    opened = Store.open("s3://lake/models")
+    opened = ModelStore.open("s3://lake/models")
     back = opened.load("bob")
     assert back is not None
     assert back.card == users["bob"]
@@ -60,46 +60,46 @@ def test_a_fingerprint_comes_back_as_it_was(lake: Lake, ann: Fingerprint) -> Non
 
 
 def test_half_a_run_leaves_the_last_good_ones(lake: Lake, ann: Fingerprint) -> None:
-    store.publish(MODELS, {"ann": store.add(MODELS, ann)})
-    store.add(MODELS, named(ann, "bob"))
-    assert set(Store.open(MODELS).cards) == {"ann"}
+    store.commit_index(MODELS, {"ann": store.put_model(MODELS, ann)})
+    store.put_model(MODELS, named(ann, "bob"))
+    assert set(ModelStore.open(MODELS).cards) == {"ann"}
     assert len(lake.names("models/fingerprints")) == 2
 
 
 def test_what_no_index_has_is_removed_once_it_is_old(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.publish(MODELS, {"ann": store.add(MODELS, ann)})
-    bob = store.add(MODELS, named(ann, "bob"))
-    monkeypatch.setattr(store, "KEPT", timedelta(seconds=-60))
-    store.publish(MODELS, {"bob": bob})
+    store.commit_index(MODELS, {"ann": store.put_model(MODELS, ann)})
+    bob = store.put_model(MODELS, named(ann, "bob"))
+    monkeypatch.setattr(store, "GC_GRACE", timedelta(seconds=-60))
+    store.commit_index(MODELS, {"bob": bob})
     assert len(lake.names("models/fingerprints")) == 2, "the last index had ann"
-    store.publish(MODELS, {"bob": bob})
+    store.commit_index(MODELS, {"bob": bob})
     assert lake.names("models/fingerprints") == [f"models/fingerprints/{bob.sha256}.safetensors"]
 
 
 def rival(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Another run, which writes the index as often, whenever this one has read it."""
-    read, left = folder.InBucket.read_marked, iter(range(times))
+    read, left = folder.ObjectStore.get_with_etag, iter(range(times))
 
-    def read_late(where: folder.InBucket, name: str) -> tuple[bytes, str | None]:
-        found, index = read(where, name), Object("lake", "models/index.json")
+    def read_late(where: folder.ObjectStore, name: str) -> tuple[bytes, str | None]:
+        found, index = read(where, name), S3Path("lake", "models/index.json")
         for _ in islice(left, 1):
-            bucket.write(index, bucket.read(index) + b" ")
+            bucket.write_object(index, bucket.read_object(index) + b" ")
         return found
 
-    monkeypatch.setattr(folder.InBucket, "read_marked", read_late)
+    monkeypatch.setattr(folder.ObjectStore, "read_marked", read_late)
 
 
 def test_of_two_runs_that_publish_at_once_the_last_index_is_whole(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, theirs = (store.add(MODELS, named(ann, user)) for user in ("ann", "bob"))
-    store.publish(MODELS, {"bob": theirs})
+    mine, theirs = (store.put_model(MODELS, named(ann, user)) for user in ("ann", "bob"))
+    store.commit_index(MODELS, {"bob": theirs})
     lake.forget()
     rival(monkeypatch, times=2)
-    store.publish(MODELS, {"ann": mine})
-    assert set(Store.open(MODELS).cards) == {"ann"}
+    store.commit_index(MODELS, {"ann": mine})
+    assert set(ModelStore.open(MODELS).cards) == {"ann"}
     puts = [path for method, path in lake.asked if method == "PUT"]
     assert len(puts) == 2 + 2 + 1, "each of theirs, mine refused as often, and mine"
 
@@ -107,12 +107,12 @@ def test_of_two_runs_that_publish_at_once_the_last_index_is_whole(
 def test_an_index_that_others_keep_writing_is_given_up(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = store.add(MODELS, ann)
-    store.publish(MODELS, {"ann": card})
+    card = store.put_model(MODELS, ann)
+    store.commit_index(MODELS, {"ann": card})
     assert lake.address
     rival(monkeypatch, times=99)
-    with pytest.raises(Unavailable, match=r"index.json: other runs keep writing it. Train again"):
-        store.publish(MODELS, {"ann": card})
+    with pytest.raises(TransientError, match=r"index.json: other runs keep writing it. Train again"):
+        store.commit_index(MODELS, {"ann": card})
 
 
 class Old(BaseHTTPRequestHandler):
@@ -142,31 +142,31 @@ def test_a_server_without_conditions_is_written_to_without(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     for mark in (None, '"1"'):
-        assert bucket.replace_marked(Object("lake", "index.json"), b"new", mark)
+        assert bucket.put_if_match(S3Path("lake", "index.json"), b"new", mark)
         assert Old.kept.pop("/lake/index.json") == b"new"
     server.shutdown()
     server.server_close()
 
 
 def test_a_changed_object_and_a_missing_one_are_named(lake: Lake, ann: Fingerprint) -> None:
-    store.publish(MODELS, {"ann": store.add(MODELS, ann)})
+    store.commit_index(MODELS, {"ann": store.put_model(MODELS, ann)})
     [key] = lake.names("models/fingerprints")
     lake.put(key, lake.read(key)[:-1] + b"?")
-    with pytest.raises(BrokenModel, match=rf"s3://lake/{key}: fingerprint of 'ann' does not match"):
-        Store.open(MODELS).load("ann")
-    bucket.remove([Object("lake", key)])
-    with pytest.raises(BrokenModel, match=r"'ann' cannot be read \(no such object\)"):
-        Store.open(MODELS).load("ann")
-    with pytest.raises(BrokenModel, match=r"s3://lake/other/index.json: cannot be read"):
-        Store.open("s3://lake/other")
+    with pytest.raises(ModelCorruptedError, match=rf"s3://lake/{key}: fingerprint of 'ann' does not match"):
+        ModelStore.open(MODELS).load("ann")
+    bucket.delete_objects([S3Path("lake", key)])
+    with pytest.raises(ModelCorruptedError, match=r"'ann' cannot be read \(no such object\)"):
+        ModelStore.open(MODELS).load("ann")
+    with pytest.raises(ModelCorruptedError, match=r"s3://lake/other/index.json: cannot be read"):
+        ModelStore.open("s3://lake/other")
 
 
 def test_a_bucket_that_is_not_there_ends_the_run_before_anything_is_learnt(lake: Lake) -> None:
     assert lake.address
     with pytest.raises(UsageError, match="there is no bucket `nowhere`"):
-        TrainAe(models_output_filename="s3://nowhere/models").check()
+        TrainAe(models_output_filename="s3://nowhere/models").validate()
     with pytest.raises(UsageError, match="there is no bucket `nowhere`"):
-        TrainAe(pretrained_filename="s3://nowhere/models").check()
+        TrainAe(pretrained_filename="s3://nowhere/models").validate()
 
 
 def events(users: int, rows: int) -> bytes:
@@ -189,7 +189,7 @@ def events(users: int, rows: int) -> bytes:
 
 
 def scored(out: Path, logs: str, train: TrainAe) -> bytes:
-    settings = Settings(
+    settings = PipelineOptions(
         userid_column_name="userIdentityuserName", columns=("eventName", "eventSource")
     )
     stages = [FromCloudtrail(input_glob=logs), train, Preprocess(), InfPytorch(), AddScores()]

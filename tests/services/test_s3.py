@@ -14,17 +14,17 @@ import pytest
 
 from lakes import Lake
 from morpheus import bucket
-from morpheus.bucket import Object
+from morpheus.bucket import S3Path
 from morpheus.columns import TIME
-from morpheus.errors import BadRecord, Unavailable, UsageError
-from morpheus.records import Summary
-from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
-from morpheus.sources.files import on_disk, read_blocks, read_bytes
-from morpheus.sources.gathering import Room
-from morpheus.sources.intake import Intake
-from morpheus.sources.log_files import LogFiles
-from morpheus.sources.period import Period
-from morpheus.stage import Settings
+from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.records import RunMetrics
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
+from morpheus.sources.files import as_local_file, read_blocks, read_bytes
+from morpheus.sources.gathering import MemoryBudget
+from morpheus.sources.intake import FileIngest
+from morpheus.sources.log_files import FileDiscovery
+from morpheus.sources.period import TimeRange
+from morpheus.stage import PipelineOptions
 
 REGIONS = ("eu-west-1", "us-east-1")
 USERS = ("ann", "bob")
@@ -52,11 +52,11 @@ def month(lake: Lake, organisation: str = "") -> None:
     lake.forget()
 
 
-def read(history: str | None = None, **options: object) -> tuple[pl.DataFrame, Summary]:
-    settings = Settings(userid_column_name="userIdentityuserName", num_threads=1)
-    source = FromCloudtrail(settings=settings, **options)  # type: ignore[arg-type] # options of several types
-    source.check()
-    summary = Summary()
+def read(history: str | None = None, **options: object) -> tuple[pl.DataFrame, RunMetrics]:
+    settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
+    source = FromCloudtrail(options=settings, **options)  # type: ignore[arg-type] # options of several types
+    source.validate()
+    summary = RunMetrics()
     batches = list(source.events(history, summary))
     past = [batch.history for batch in batches if batch.history is not None]
     return pl.concat(past if history else [batch.frame for batch in batches]), summary
@@ -102,8 +102,8 @@ def test_a_prefix_that_was_asked_for_may_be_called_after_another_day(lake: Lake)
     for day in ("30", "31"):
         lake.put(f"cases/2025-01-31/logs/2024/05/{day}/a.json", b"{}")
     for pattern in ("cases/2025-01-31/", "cases/2025-01-31/logs/2024/**/*"):
-        period = Period.of("2024-05-31", None, "1d", None)
-        found = LogFiles(f"s3://lake/{pattern}", period=period).need()
+        period = TimeRange.from_options("2024-05-31", None, "1d", None)
+        found = FileDiscovery(f"s3://lake/{pattern}", time_range=period).require()
         assert [path.parts[-2] for path in found.paths] == ["31"]
 
 
@@ -126,7 +126,7 @@ def test_a_bucket_reads_as_the_same_files_on_disk_do(lake: Lake, tmp_path: Path)
     here, of_disk = read(input_glob=str(tmp_path / "AWSLogs"), **period)
     assert there.equals(here)
     assert there.height == 12
-    assert of_bucket.input.outside == of_disk.input.outside == 4
+    assert of_bucket.input.outside_range == of_disk.input.outside_range == 4
     assert (of_disk.input.outside_files, of_disk.input.outside_folders) == (2 * 2 * 29, 0)
 
 
@@ -137,7 +137,7 @@ def test_history_is_that_of_the_time_before_the_period(lake: Lake) -> None:
     frame, summary = read(glob, input_glob=glob, **period)
     days = frame[TIME].dt.day().unique().sort().to_list()
     assert days == [4, 5, 6]
-    assert summary.training.period == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
+    assert summary.training.time_range == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
     assert len(lake.fetched) == 4 * 4
 
 
@@ -152,19 +152,19 @@ def test_late_deliveries_are_fetched_when_they_are_asked_for(lake: Lake) -> None
     frame, summary = read(**chosen, delivery_delay="15m")
     assert frame.height == 9
     assert len(lake.fetched) == 5, "of the next day only what came in its first quarter of an hour"
-    assert summary.input.outside == 0
+    assert summary.input.outside_range == 0
 
 
 def test_several_workers_read_a_bucket_as_one_does(lake: Lake) -> None:
     month(lake)
-    period = Period.of("2024-05-07", None, "1d", None)
-    files = LogFiles("s3://lake/AWSLogs/", period=period, without=CLOUDTRAIL.without)
+    period = TimeRange.from_options("2024-05-07", None, "1d", None)
+    files = FileDiscovery("s3://lake/AWSLogs/", time_range=period, skip_dirs=CLOUDTRAIL_FORMAT.skip_dirs)
     frames = []
-    for workers, room in ((1, Room()), (2, Room(alone=1, job=2000))):
-        settings = Settings(userid_column_name="userIdentityuserName", num_threads=workers)
-        intake = Intake(CLOUDTRAIL, files, settings, room=room)
+    for workers, room in ((1, MemoryBudget()), (2, MemoryBudget(serial_threshold_bytes=1, min_task_bytes=2000))):
+        settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=workers)
+        intake = FileIngest(CLOUDTRAIL_FORMAT, files, settings, memory_budget=room)
         lake.forget()
-        frames.append(pl.concat(batch.frame for batch in intake.events(None, Summary())))
+        frames.append(pl.concat(batch.frame for batch in intake.events(None, RunMetrics())))
         assert len(lake.fetched) == 4
     assert frames[0].equals(frames[1])
 
@@ -174,9 +174,9 @@ def test_an_object_can_be_named_and_its_blocks_are_it(lake: Lake) -> None:
     lake.put("a b/é.json", text * 1000)
     frame, _ = read(input_glob="s3://lake/a b/é.json")
     assert frame.height == 1000
-    [one] = LogFiles("s3://lake/a b/").need().paths
+    [one] = FileDiscovery("s3://lake/a b/").require().paths
     assert b"".join(read_blocks(one, 5000)) == read_bytes(one) == text * 1000
-    with on_disk(one) as copy:
+    with as_local_file(one) as copy:
         assert copy.read_bytes() == text * 1000
     assert not copy.exists()
 
@@ -190,7 +190,7 @@ def test_parquet_in_a_bucket_is_read_whether_large_or_small(
     pl.DataFrame(rows).write_parquet(packed)
     lake.put("x.parquet", packed.getvalue())
     small, _ = read(input_glob="s3://lake/*.parquet")
-    monkeypatch.setattr("morpheus.sources.files.LARGE", 8)
+    monkeypatch.setattr("morpheus.sources.files.STREAMING_THRESHOLD", 8)
     large, _ = read(input_glob="s3://lake/*.parquet")
     assert small.height == 60
     assert small.equals(large)
@@ -198,10 +198,10 @@ def test_parquet_in_a_bucket_is_read_whether_large_or_small(
 
 def test_an_object_that_is_gone_is_a_bad_record(lake: Lake) -> None:
     lake.put("a.json", b"{}")
-    [one] = LogFiles("s3://lake/").need().paths
-    bucket.remove([Object("lake", "a.json")])
+    [one] = FileDiscovery("s3://lake/").require().paths
+    bucket.delete_objects([S3Path("lake", "a.json")])
     for reading in (read_bytes, lambda path: list(read_blocks(path))):
-        with pytest.raises(BadRecord, match=r"s3://lake/a.json: the file was there and is gone"):
+        with pytest.raises(RecordError, match=r"s3://lake/a.json: the file was there and is gone"):
             reading(one)
 
 
@@ -209,17 +209,17 @@ def test_a_bucket_that_is_not_there_is_named(lake: Lake) -> None:
     assert lake.address
     for pattern in ("s3://other/AWSLogs/", "s3://other/*.json"):
         with pytest.raises(UsageError, match=r"there is no bucket `other`.*`aws s3 ls`"):
-            LogFiles(pattern).need()
+            FileDiscovery(pattern).require()
     with pytest.raises(UsageError, match=r"`s3:///x` names no bucket. Give `s3://BUCKET/FOLDER/`"):
-        LogFiles("s3:///x").need()
+        FileDiscovery("s3:///x").require()
 
 
 def test_no_match_says_what_the_bucket_holds(lake: Lake) -> None:
     month(lake)
     with pytest.raises(UsageError, match=r"no log file matches .*`s3://lake/` holds `AWSLogs/`"):
-        LogFiles("s3://lake/*.csv").need()
+        FileDiscovery("s3://lake/*.csv").require()
     with pytest.raises(UsageError, match=r"There is nothing below `s3://lake/june`"):
-        LogFiles("s3://lake/june/*.csv").need()
+        FileDiscovery("s3://lake/june/*.csv").require()
     with pytest.raises(UsageError, match=r"The period is from 2025-01-01.*2 folders lie outside"):
         read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*", start_time="2025-01-01")
 
@@ -227,9 +227,9 @@ def test_no_match_says_what_the_bucket_holds(lake: Lake) -> None:
 def test_credentials_that_the_server_refuses_are_told(guarded: Lake) -> None:
     assert guarded.address
     with pytest.raises(UsageError, match=r"access denied \(\w+\).*`s3:ListBucket`.*AWS_PROFILE"):
-        LogFiles("s3://lake/AWSLogs/*").need()
+        FileDiscovery("s3://lake/AWSLogs/*").require()
     with pytest.raises(UsageError, match=r"s3://lake/a: access denied \(\w+\).*`s3:GetObject`"):
-        read_bytes(Object("lake", "a"))
+        read_bytes(S3Path("lake", "a"))
 
 
 def test_anybody_may_read_what_is_public(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_anybody_may_read_what_is_public(lake: Lake, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    assert len(LogFiles("s3://lake/AWSLogs/").need().paths) == 2 * 2 * 31 + 1
+    assert len(FileDiscovery("s3://lake/AWSLogs/").require().paths) == 2 * 2 * 31 + 1
 
 
 def test_a_profile_has_the_credentials(
@@ -250,10 +250,10 @@ def test_a_profile_has_the_credentials(
     file.write_text("[soc]\naws_access_key_id = key\naws_secret_access_key = secret\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_PROFILE", "soc")
-    assert len(LogFiles("s3://lake/AWSLogs/").need().paths) == 2 * 2 * 31 + 1
+    assert len(FileDiscovery("s3://lake/AWSLogs/").require().paths) == 2 * 2 * 31 + 1
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(UsageError, match=r"AWS_PROFILE: profile `nobody` has no credentials"):
-        LogFiles("s3://lake/AWSLogs/").need()
+        FileDiscovery("s3://lake/AWSLogs/").require()
 
 
 def test_without_credentials_the_ways_to_give_some_are_told(
@@ -265,13 +265,13 @@ def test_without_credentials_the_ways_to_give_some_are_told(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match=r"no credentials were found. Set AWS_PROFILE, or AWS_ACC"):
-        LogFiles("s3://lake/AWSLogs/").need()
+        FileDiscovery("s3://lake/AWSLogs/").require()
 
 
 def test_without_the_extra_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(UsageError, match=r"an extra. `pip install 'morpheus\[s3\]'`"):
-        LogFiles("s3://lake/AWSLogs/").need()
+        FileDiscovery("s3://lake/AWSLogs/").require()
 
 
 def test_a_server_that_cannot_be_reached_is_told(
@@ -280,12 +280,12 @@ def test_a_server_that_cannot_be_reached_is_told(
     assert lake.address
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
-        Unavailable, match=r"http://127.0.0.1:9 cannot be reached.*AWS_ENDPOINT_URL"
+        TransientError, match=r"http://127.0.0.1:9 cannot be reached.*AWS_ENDPOINT_URL"
     ):
-        LogFiles("s3://lake/AWSLogs/").need()
+        FileDiscovery("s3://lake/AWSLogs/").require()
 
 
 def test_following_a_bucket_is_refused_with_what_to_do() -> None:
     source = FromCloudtrail(input_glob="s3://lake/AWSLogs/", watch_directory=True)
     with pytest.raises(UsageError, match=r"--watch_directory: .*--duration 1h"):
-        source.check()
+        source.validate()

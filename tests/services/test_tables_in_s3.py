@@ -9,10 +9,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lakes import Lake
-from morpheus.errors import BadRecord, UsageError
-from morpheus.records import Summary
+from morpheus.errors import RecordError, UsageError
+from morpheus.records import RunMetrics
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 
 DAYS = ("2024-05-30", "2024-05-31")
 
@@ -33,9 +33,9 @@ def table(lake: Lake, tmp_path: Path) -> Lake:
 
 
 def read(pattern: str, **options: str) -> list[tuple[str, str | None]]:
-    settings = Settings(userid_column_name="userIdentityuserName", num_threads=1)
-    source = FromCloudtrail(input_glob=pattern, settings=settings, **options)
-    return sorted((batch.frame["date"][0], batch.user) for batch in source.events(None, Summary()))
+    settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
+    source = FromCloudtrail(input_glob=pattern, options=settings, **options)
+    return sorted((batch.frame["date"][0], batch.user) for batch in source.events(None, RunMetrics()))
 
 
 @pytest.mark.parametrize("pattern", ["s3://lake/x/t", "s3://lake/x/t/"])
@@ -68,6 +68,6 @@ def test_a_data_set_is_asked_for_a_log_once(table: Lake) -> None:
     for day in DAYS:
         table.put(f"plain/date={day}/0.parquet", b"")
     table.forget()
-    with pytest.raises(BadRecord, match="not a whole Parquet file"):
+    with pytest.raises(RecordError, match="not a whole Parquet file"):
         read("s3://lake/plain/")
     assert len(table.listings) == 2

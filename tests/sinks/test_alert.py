@@ -4,14 +4,14 @@ import pytest
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.records import Rows
-from morpheus.sinks.alert import Alerts
+from morpheus.records import OutputRows
+from morpheus.sinks.alert import AlertBuilder
 from strange import TRAIL, explained, plain
 
 
 def alerts(*batches, source="from-cloudtrail"):
-    made = Alerts("to-ocsf", source)
-    return [alert for batch in batches for alert in made.of(batch)]
+    made = AlertBuilder("to-ocsf", source)
+    return [alert for batch in batches for alert in made.build(batch)]
 
 
 def ids(*batches, source="from-cloudtrail"):
@@ -50,7 +50,7 @@ def test_in_a_log_we_do_not_know_a_column_called_id_identifies_nothing():
 
 def test_ids_do_not_depend_on_how_events_are_cut_into_batches():
     whole = plain([{"action": "get"}] * 4, seconds=[7, 7, 8, 8])
-    parts = [Rows(user="ann", frame=whole.frame[at : at + 1]) for at in range(4)]
+    parts = [OutputRows(user="ann", frame=whole.frame[at : at + 1]) for at in range(4)]
     assert ids(*parts) == ids(whole)
 
 
@@ -72,7 +72,7 @@ def test_severity_goes_by_the_share_of_held_out_events_as_risky():
 
 def test_an_event_without_a_score_is_an_alert_of_the_lowest_severity():
     frame = plain([TRAIL]).frame
-    [alert] = alerts(Rows(user=None, frame=frame))
+    [alert] = alerts(OutputRows(user=None, frame=frame))
     assert (alert.severity, alert.title) == (1, "no user: unusual event")
 
 
@@ -95,6 +95,6 @@ def test_duos_own_reason_stays_beside_ours():
 
 def test_without_a_time_it_is_said_who_left_it_out():
     batch = plain([TRAIL])
-    rows = Rows(user="ann", frame=batch.frame.drop(TIME))
+    rows = OutputRows(user="ann", frame=batch.frame.drop(TIME))
     with pytest.raises(UsageError, match=r"to-ocsf: .*`serialize` left it out.*before `serialize`"):
         alerts(rows)

@@ -9,7 +9,7 @@ import pytest
 from morpheus.errors import UsageError
 from morpheus.sinks.to_console import ToConsole
 from morpheus.stages.monitor import Monitor
-from morpheus.testing import events_at, rows
+from morpheus.testing import make_events, make_output_rows
 
 HOSTILE = "x\x1b[2J\r\t\u202e[bold]x[/bold]\n"
 SAFE = r"x\x1b[2J\r\t\u202e[bold]x[/bold]\n"
@@ -17,8 +17,8 @@ SAFE = r"x\x1b[2J\r\t\u202e[bold]x[/bold]\n"
 
 def alerts(*reasons, user="ann", **columns):
     count = len(reasons)
-    return rows(
-        events_at(range(count), risk=[2.5] * count, reason=list(reasons), **columns), user=user
+    return make_output_rows(
+        make_events(range(count), risk=[2.5] * count, reason=list(reasons), **columns), user=user
     )
 
 

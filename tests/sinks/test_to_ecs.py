@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.errors import UsageError
-from morpheus.records import Rows
+from morpheus.records import OutputRows
 from morpheus.sinks.to_ecs import ToEcs
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from schema_check import ecs_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 
@@ -34,7 +34,7 @@ def test_a_document_keeps_to_the_schema(tmp_path):
 
 
 def test_a_sign_in_is_one_of_authentication(tmp_path):
-    [made] = written(tmp_path, plain([SIGN_IN]), settings=Settings(source="from-azure"))
+    [made] = written(tmp_path, plain([SIGN_IN]), settings=PipelineOptions(source="from-azure"))
     assert ecs_faults(made) == []
     assert made["event"]["category"] == ["intrusion_detection", "authentication"]
     assert made["event"]["outcome"] == "success"
@@ -42,8 +42,8 @@ def test_a_sign_in_is_one_of_authentication(tmp_path):
 
 
 def test_what_is_not_known_is_left_out(tmp_path):
-    rows = Rows(user=None, frame=plain([{"message": "hello"}]).frame)
-    [made] = written(tmp_path, rows, settings=Settings())
+    rows = OutputRows(user=None, frame=plain([{"message": "hello"}]).frame)
+    [made] = written(tmp_path, rows, settings=PipelineOptions())
     assert ecs_faults(made) == []
     assert {"user", "source", "cloud", "error", "related"}.isdisjoint(made)
 
@@ -60,4 +60,4 @@ def test_whatever_a_log_says_the_document_keeps_to_the_schema(tmp_path_factory, 
 )
 def test_what_cannot_be_written_is_refused(filename, said):
     with pytest.raises(UsageError, match=said):
-        ToEcs(filename=filename).check()
+        ToEcs(filename=filename).validate()

@@ -15,29 +15,29 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import INDEX, RHYTHM, ROW, SCORE, TIME
-from morpheus.errors import Unavailable, UsageError
-from morpheus.sinks.formats import Text, csv_head, csv_rows
+from morpheus.columns import INDEX, TS_ANOMALY, ROW, SCORE, TIME
+from morpheus.errors import TransientError, UsageError
+from morpheus.sinks.formats import TextWriter, encode_csv_header, write_csv_rows
 from morpheus.sinks.to_file import ToFile
-from morpheus.testing import cut, events_at, rows
+from morpheus.testing import split_frame, make_events, make_output_rows
 
 TEXTS = ["csv", "json", "jsonl", "jsonlines", "ndjson", "csv.gz", "json.gz", "csv.zst", "JSON"]
 
 
 def table(count=5):
     """What a chain hands to its sink."""
-    return events_at(
+    return make_events(
         range(count), name=[f"n{i}" if i % 3 else None for i in range(count)]
     ).with_columns(
         pl.Series(SCORE, [float("nan") if i == 1 else i / 3 for i in range(count)], pl.Float64),
-        pl.Series(RHYTHM, [i == 2 for i in range(count)], pl.Boolean),
+        pl.Series(TS_ANOMALY, [i == 2 for i in range(count)], pl.Boolean),
     )
 
 
 def write(path, *frames, **options):
     stage = ToFile(str(path), **options)
-    stage.check()
-    return list(stage(rows(frame) for frame in frames))
+    stage.validate()
+    return list(stage(make_output_rows(frame) for frame in frames))
 
 
 def unpacked(path):
@@ -66,14 +66,14 @@ def test_pandas_reads_the_types_back(tmp_path):
     write(tmp_path / "out.csv", table())
     read = pd.read_csv(tmp_path / "out.csv")
     assert read.dtypes[["Unnamed: 0", INDEX]].tolist() == [np.int64, np.int64]
-    assert read[RHYTHM].dtype == bool
+    assert read[TS_ANOMALY].dtype == bool
     assert read[SCORE].dtype == np.float64
     assert pd.to_datetime(read[TIME]).dt.tz is not None
     assert read[SCORE].dropna().tolist() == [0.0, 2 / 3, 1.0, 4 / 3]
 
 
 def test_microseconds_are_written_only_where_there_are_any(tmp_path):
-    write(tmp_path / "out.csv", events_at([0, 1.5]).select(TIME))
+    write(tmp_path / "out.csv", make_events([0, 1.5]).select(TIME))
     assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [
         "2021-10-09 00:00:00+00:00",
         "2021-10-09 00:00:01.500000+00:00",
@@ -108,19 +108,19 @@ def test_microseconds_are_written_only_where_there_are_any(tmp_path):
     ],
 )
 def test_csv_cells_that_a_spreadsheet_would_run_are_guarded(tmp_path, text, shown):
-    frame = events_at([0, 1], name=[text, None])
+    frame = make_events([0, 1], name=[text, None])
     write(tmp_path / "out.csv", frame)
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         assert [row["name"] for row in csv.DictReader(file)] == [shown, ""]
 
 
 def test_hostile_column_names_are_guarded_too(tmp_path):
-    write(tmp_path / "out.csv", events_at([0], **{"=cmd()": ["x"], "^.*$": ["=1"]}))
+    write(tmp_path / "out.csv", make_events([0], **{"=cmd()": ["x"], "^.*$": ["=1"]}))
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == (",_index_,'=cmd(),^.*$,event_dt")
 
 
 def test_other_formats_hold_the_text_as_it_is(tmp_path):
-    frame = events_at([0], name=["=1+1"])
+    frame = make_events([0], name=["=1+1"])
     write(tmp_path / "out.json", frame)
     write(tmp_path / "out.parquet", frame)
     assert json.loads((tmp_path / "out.json").read_text())["name"] == "=1+1"
@@ -137,7 +137,7 @@ def test_other_formats_hold_the_text_as_it_is(tmp_path):
     )
 )
 def test_any_text_comes_back_from_csv_but_for_its_guard(tmp_path, texts):
-    write(tmp_path / "out.csv", events_at(range(len(texts)), name=texts), overwrite=True)
+    write(tmp_path / "out.csv", make_events(range(len(texts)), name=texts), overwrite=True)
     text = (tmp_path / "out.csv").read_bytes().decode()
     read = [row[2] for row in csv.reader(io.StringIO(text, newline=""))][1:]
     assert len(read) == len(texts)
@@ -165,7 +165,7 @@ def test_json_is_one_object_a_row_as_pandas_writes_it(tmp_path):
         "name": None,
         TIME: 1633737600000,
         SCORE: 0.0,
-        RHYTHM: False,
+        TS_ANOMALY: False,
     }
     assert second[SCORE] is None
 
@@ -184,7 +184,7 @@ def test_parquet_holds_the_types_and_pandas_name_for_the_row(tmp_path):
 def test_bytes_do_not_depend_on_how_rows_are_cut_into_batches(tmp_path, extension, flush):
     whole, parts = tmp_path / f"whole.{extension}", tmp_path / f"parts.{extension}"
     write(whole, table(1000), flush=flush)
-    write(parts, *cut(table(1000), [1, 0, 300, 7]), flush=flush)
+    write(parts, *split_frame(table(1000), [1, 0, 300, 7]), flush=flush)
     assert whole.read_bytes() == parts.read_bytes()
     if extension != "parquet":
         assert len(unpacked(whole).splitlines()) == 1000 + ("csv" in extension)
@@ -208,7 +208,7 @@ def test_the_row_number_can_be_left_out(tmp_path):
     ("name", "content"), [("a.csv", b",_index_,event_dt\n"), ("a.json", b""), ("a.parquet", None)]
 )
 def test_a_run_without_rows_writes_a_file_without_rows(tmp_path, name, content):
-    write(tmp_path / name, events_at([]))
+    write(tmp_path / name, make_events([]))
     if content is None:
         assert pl.read_parquet(tmp_path / name).columns == ["Unnamed: 0", INDEX, TIME]
     else:
@@ -222,7 +222,7 @@ def test_a_run_without_batches_writes_a_file(tmp_path, name):
 
 
 def test_the_first_rows_decide_the_columns(tmp_path, caplog):
-    first, later = events_at([0], a=["x"]), events_at([1, 2], b=["y", "z"])
+    first, later = make_events([0], a=["x"]), make_events([1, 2], b=["y", "z"])
     for name in ("out.csv", "out.parquet"):
         write(tmp_path / name, first, later, later)
     assert (tmp_path / "out.csv").read_text().splitlines()[2:4] == [
@@ -244,7 +244,7 @@ def test_a_format_can_be_asked_for_whatever_the_extension(tmp_path):
 
 
 def failing(error, *frames):
-    yield from map(rows, frames)
+    yield from map(make_output_rows, frames)
     raise error
 
 
@@ -260,7 +260,7 @@ def test_a_failed_run_leaves_nothing_and_what_was_there_stays(tmp_path, name, er
 
 
 def test_a_run_that_is_given_up_leaves_nothing(tmp_path):
-    chain = ToFile(str(tmp_path / "out.csv"))(rows(table()) for _ in range(3))
+    chain = ToFile(str(tmp_path / "out.csv"))(make_output_rows(table()) for _ in range(3))
     next(chain)
     assert [name.endswith(".part") for name in left_in(tmp_path)] == [True]
     chain.close()
@@ -270,7 +270,7 @@ def test_a_run_that_is_given_up_leaves_nothing(tmp_path):
 def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")
-    for _ in ToFile(str(path), overwrite=True)(rows(table()) for _ in range(2)):
+    for _ in ToFile(str(path), overwrite=True)(make_output_rows(table()) for _ in range(2)):
         assert path.read_text() == "old"
     assert path.read_text().startswith(",_index_")
 
@@ -304,7 +304,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(
-            Unavailable, match=r"Cannot write .*Nothing is left behind.*another place"
+            TransientError, match=r"Cannot write .*Nothing is left behind.*another place"
         ):
             write(tmp_path / name, frame)
     finally:
@@ -320,8 +320,8 @@ def test_an_existing_file_is_refused_without_overwrite(tmp_path):
         match=r"Cannot output classifications to '.*out.csv'. "
         r"File exists and overwrite = False.*--overwrite",
     ):
-        ToFile(str(path)).check()
-    ToFile(str(path), overwrite=True).check()
+        ToFile(str(path)).validate()
+    ToFile(str(path), overwrite=True).validate()
 
 
 @pytest.mark.parametrize(
@@ -343,13 +343,13 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file.csv").touch()
     with pytest.raises(UsageError, match=message):
-        ToFile(name, **options).check()
+        ToFile(name, **options).validate()
 
 
 def test_a_device_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(UsageError, match="no regular file"):
-        ToFile(str(tmp_path / "pipe.csv"), overwrite=True).check()
+        ToFile(str(tmp_path / "pipe.csv"), overwrite=True).validate()
 
 
 @pytest.mark.skipif(
@@ -358,7 +358,7 @@ def test_a_device_is_refused(tmp_path):
 def test_an_unwritable_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UsageError, match="cannot be written to"):
-        ToFile(str(tmp_path / "out.csv")).check()
+        ToFile(str(tmp_path / "out.csv")).validate()
     tmp_path.chmod(0o700)
 
 
@@ -375,7 +375,7 @@ def test_times_with_other_units_and_no_zone_are_written(tmp_path):
 def test_text_taken_over_stands_between_the_rows_before_it_and_behind(tmp_path, packing):
     spelt, whole = tmp_path / "spelt", tmp_path / f"out.csv{packing}"
     spelt.write_bytes(b"2\n" * 100_000)
-    with whole.open("wb") as file, Text(file, packing, rows=csv_rows, head=csv_head) as text:
+    with whole.open("wb") as file, TextWriter(file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header) as text:
         text.write(pl.DataFrame({"n": [1]}))
         text.append(spelt)
         text.write(pl.DataFrame({"n": [3]}))

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from morpheus.errors import Unavailable, UsageError
+from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.delivery import Clock
 from morpheus.sinks.to_http import ToHttp
 from schema_check import ecs_faults, ocsf_faults
@@ -138,7 +138,7 @@ def test_a_server_that_never_answers_is_an_error_with_counts(to, fast):
         server.usual = server.hang
         stage = to(server, request_timeout_secs=0.1, max_retries=2)
         with pytest.raises(
-            Unavailable,
+            TransientError,
             match=r"took 0 of 1 events; 1 not handed over. The first reason: no answer within 0.1",
         ):
             sent(stage, [plain([TRAIL])])
@@ -158,7 +158,7 @@ def test_ctrl_c_while_a_server_says_nothing_ends_at_once(to, caplog):
 
 def test_nobody_at_home_is_an_error_with_counts(to):
     stage = to(f"http://127.0.0.1:{free_port()}", max_retries=1)
-    with pytest.raises(Unavailable, match=r"not handed over.*no answer: Connection refused"):
+    with pytest.raises(TransientError, match=r"not handed over.*no answer: Connection refused"):
         sent(stage, [plain([TRAIL])])
 
 
@@ -166,7 +166,7 @@ def test_a_wrong_token_is_told_at_once_and_never_shown(to, fast, monkeypatch, ca
     monkeypatch.setenv("MORPHEUS_HTTP_TOKEN", "s3cret")
     with listening(usual=(403, {"text": "Invalid token", "code": 4})) as server:
         stage = to(server, receiver="splunk")
-        with pytest.raises(Unavailable, match=r"403 Forbidden: .*Invalid token") as told:
+        with pytest.raises(TransientError, match=r"403 Forbidden: .*Invalid token") as told:
             sent(stage, [plain([TRAIL])])
     assert fast.slept == []
     assert "s3cret" not in str(told.value) + caplog.text + repr(stage)
@@ -183,7 +183,7 @@ def test_a_certificate_is_checked_against_those_one_trusts(to, tmp_path, monkeyp
     context.load_cert_chain(certificate, key)
     with listening(tls=context) as server:
         stage = to(f"https://localhost:{server.port}")
-        with pytest.raises(Unavailable, match="certificate is not trusted: self"):
+        with pytest.raises(TransientError, match="certificate is not trusted: self"):
             sent(stage, [plain([TRAIL])])
         assert fast.slept == []
         monkeypatch.setenv("SSL_CERT_FILE", certificate)
@@ -194,7 +194,7 @@ def test_a_certificate_is_checked_against_those_one_trusts(to, tmp_path, monkeyp
 def test_a_redirection_is_not_followed(to):
     with (
         listening(usual=(302, b"", {"Location": "http://example.com"})) as server,
-        pytest.raises(Unavailable, match="302 Found"),
+        pytest.raises(TransientError, match="302 Found"),
     ):
         sent(to(server), [plain([TRAIL])])
     assert len(server.requests) == 1
@@ -206,7 +206,7 @@ def test_documents_are_taken_refused_and_tried_again_one_by_one(to, tmp_path):
     with listening(usual=bulk_answer(statuses)) as server:
         stage = to(server, receiver="elasticsearch", dead_letters=str(dead))
         with pytest.raises(
-            Unavailable,
+            TransientError,
             match=r"took 4 of 5 events; 1 refused. The first reason: 400: reason of 400",
         ):
             sent(stage, [plain([TRAIL | {"eventID": str(n)} for n in range(5)])])
@@ -229,7 +229,7 @@ def test_one_event_that_splunk_refuses_does_not_condemn_the_others(to):
 
     with listening(usual=picky) as server:
         stage = to(server, receiver="splunk", content="row")
-        with pytest.raises(Unavailable, match="took 8 of 9 events; 1 refused"):
+        with pytest.raises(TransientError, match="took 8 of 9 events; 1 refused"):
             sent(stage, [plain([{"eventID": str(n)} for n in range(9)])])
     assert len(server.requests) == 9  # one for all, and two for each of four halvings
 
@@ -238,7 +238,7 @@ def test_a_wrong_index_in_splunk_is_not_the_events_fault(to):
     batch = plain([{"eventID": str(n)} for n in range(9)])
     with (
         listening(usual=(400, {"text": "Incorrect index", "code": 7})) as server,
-        pytest.raises(Unavailable, match=r"9 not handed over.*Incorrect index"),
+        pytest.raises(TransientError, match=r"9 not handed over.*Incorrect index"),
     ):
         sent(to(server, receiver="splunk"), [batch])
     assert len(server.requests) == 1
@@ -246,7 +246,7 @@ def test_a_wrong_index_in_splunk_is_not_the_events_fault(to):
 
 def test_what_was_kept_is_sent_by_the_next_run(to, tmp_path):
     dead = str(tmp_path / "dead.jsonl")
-    with listening(usual=503) as server, pytest.raises(Unavailable, match="They are kept in"):
+    with listening(usual=503) as server, pytest.raises(TransientError, match="They are kept in"):
         sent(to(server, dead_letters=dead, max_retries=0), [plain([TRAIL])])
     with listening() as server:
         sent(to(server, dead_letters=dead), [plain([TRAIL | {"eventID": "new"}])])
@@ -306,13 +306,13 @@ def test_the_path_is_that_of_the_address_or_the_usual_one(to, base, options, pat
 )
 def test_what_is_no_address_is_refused_before_anything_is_read(address, said):
     with pytest.raises(UsageError, match=said) as told:
-        ToHttp(base_url=address).check()
+        ToHttp(base_url=address).validate()
     assert "secret" not in str(told.value)
 
 
 def test_dead_letters_lie_on_disk():
     with pytest.raises(UsageError, match=r"--dead_letters: `s3://b/a.jsonl` names no file on disk"):
-        ToHttp(base_url="https://siem.example.com", dead_letters="s3://b/a.jsonl").check()
+        ToHttp(base_url="https://siem.example.com", dead_letters="s3://b/a.jsonl").validate()
 
 
 def test_a_secret_with_a_line_break_is_refused(monkeypatch):
@@ -320,14 +320,14 @@ def test_a_secret_with_a_line_break_is_refused(monkeypatch):
     with pytest.raises(
         UsageError, match="MORPHEUS_HTTP_TOKEN: there is a line break or an odd sign"
     ):
-        ToHttp(base_url="https://siem.example.com").check()
+        ToHttp(base_url="https://siem.example.com").validate()
 
 
 def test_a_secret_in_the_clear_is_warned_of(monkeypatch, caplog):
     monkeypatch.setenv("MORPHEUS_HTTP_TOKEN", "s3cret")
-    ToHttp(base_url="http://127.0.0.1:1").check()
+    ToHttp(base_url="http://127.0.0.1:1").validate()
     assert caplog.text == ""
-    ToHttp(base_url="http://siem.example.com").check()
+    ToHttp(base_url="http://siem.example.com").validate()
     assert "the secret travels to `siem.example.com` in the clear" in caplog.text
 
 

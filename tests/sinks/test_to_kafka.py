@@ -12,10 +12,10 @@ from contextlib import ExitStack
 import pytest
 
 from morpheus.columns import ROW
-from morpheus.errors import Unavailable, UsageError
-from morpheus.records import Rows
+from morpheus.errors import TransientError, UsageError
+from morpheus.records import OutputRows
 from morpheus.sinks.to_kafka import ToKafka
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from schema_check import ocsf_faults
 from services.noida import free_port, noida
 from strange import TRAIL, explained, many, plain, sent
@@ -62,7 +62,7 @@ def received(broker, topic, number):
 
 def test_every_event_arrives_with_its_user_as_key(broker, topic):
     stage = ToKafka(bootstrap_servers=broker, output_topic=topic, client_id="dfp")
-    sent(stage, [many(300), many(200, user="bob"), Rows(user=None, frame=many(1).frame)])
+    sent(stage, [many(300), many(200, user="bob"), OutputRows(user=None, frame=many(1).frame)])
     messages = received(broker, topic, 501)
     assert len(messages) == 501
     by_key = {}
@@ -92,9 +92,9 @@ def test_findings_can_be_sent(broker, topic):
 
 
 def test_a_stream_without_end_is_confirmed_before_it_is_handed_on(broker, topic):
-    stage = ToKafka(bootstrap_servers=broker, output_topic=topic, settings=Settings(endless=True))
+    stage = ToKafka(bootstrap_servers=broker, output_topic=topic, options=PipelineOptions(unbounded=True))
     for n, _ in enumerate(stage(iter([many(3), many(2)]))):
-        assert stage.tally.taken == [3, 5][n]
+        assert stage.stats.accepted == [3, 5][n]
 
 
 def test_an_event_too_large_is_an_error_and_the_others_arrive(broker, topic, tmp_path):
@@ -102,7 +102,7 @@ def test_an_event_too_large_is_an_error_and_the_others_arrive(broker, topic, tmp
     rows = plain([{"eventID": "small"}, {"eventID": "x" * 2_000_000}, {"eventID": "too"}])
     stage = ToKafka(bootstrap_servers=broker, output_topic=topic, dead_letters=str(dead))
     with pytest.raises(
-        Unavailable,
+        TransientError,
         match=rf"to-kafka: `{topic}` at `{broker}` took 2 of 3 events; 1 refused. The first "
         r"reason: .*Message size too large.* kept in `.*dead.jsonl`",
     ):
@@ -117,7 +117,7 @@ def test_brokers_that_are_not_there_are_an_error_with_counts():
         bootstrap_servers=f"127.0.0.1:{free_port()}", output_topic="alerts", delivery_timeout=1
     )
     with pytest.raises(
-        Unavailable, match=r"3 not handed.*has confirmed it in time.*--dead_letters"
+        TransientError, match=r"3 not handed.*has confirmed it in time.*--dead_letters"
     ):
         sent(stage, [many(3)])
 
@@ -130,7 +130,7 @@ def test_a_broker_that_comes_back_gets_what_was_kept(broker, topic, tmp_path):
         delivery_timeout=1,
         dead_letters=dead,
     )
-    with pytest.raises(Unavailable, match="3 not handed over"):
+    with pytest.raises(TransientError, match="3 not handed over"):
         sent(gone, [many(3)])
     sent(ToKafka(bootstrap_servers=broker, output_topic=topic, dead_letters=dead), [many(2)])
     assert len(received(broker, topic, 5)) == 5
@@ -148,7 +148,7 @@ def test_a_broker_that_dies_in_between_is_an_error_with_counts():
             stack.close()
             yield many(10, user="bob")
 
-        with pytest.raises(Unavailable, match="took 5,000 of 6,010 events; 1,010 not handed over"):
+        with pytest.raises(TransientError, match="took 5,000 of 6,010 events; 1,010 not handed over"):
             list(stage(stream()))
 
 
@@ -175,10 +175,10 @@ def test_without_the_client_it_is_said_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     stage = ToKafka(bootstrap_servers="127.0.0.1:1", output_topic="alerts")
     with pytest.raises(UsageError, match=r"not installed. Type `pip install 'morpheus\[kafka\]'`"):
-        stage.check()
+        stage.validate()
 
 
 def test_brokers_are_not_looked_for_in_docker():
     stage = ToKafka(bootstrap_servers="auto", output_topic="alerts")
     with pytest.raises(UsageError, match="`auto` looked for brokers in Docker"):
-        stage.check()
+        stage.validate()

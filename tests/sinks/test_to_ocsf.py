@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import RHYTHM
-from morpheus.errors import Unavailable, UsageError
-from morpheus.records import Rows
+from morpheus.columns import TS_ANOMALY
+from morpheus.errors import TransientError, UsageError
+from morpheus.records import OutputRows
 from morpheus.sinks.to_ocsf import ToOcsf
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from schema_check import ocsf_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 
-AZURE = Settings(source="from-azure")
+AZURE = PipelineOptions(source="from-azure")
 
 
 def findings(path):
@@ -71,8 +71,8 @@ def test_what_is_unusual_stands_beside_what_would_have_been_usual(tmp_path):
     [
         (plain([TRAIL]), CLOUDTRAIL),
         (plain([SIGN_IN]), AZURE),
-        (plain([{"message": "hello"}]), Settings()),
-        (Rows(user=None, frame=plain([{"message": "hello"}]).frame), Settings()),
+        (plain([{"message": "hello"}]), PipelineOptions()),
+        (OutputRows(user=None, frame=plain([{"message": "hello"}]).frame), PipelineOptions()),
         (plain([TRAIL | {"sourceIPAddress": "cloudformation.amazonaws.com"}]), CLOUDTRAIL),
     ],
     ids=["cloudtrail", "azure", "unknown log", "no user and no score", "a service"],
@@ -84,7 +84,7 @@ def test_findings_of_little_knowledge_keep_to_the_schema(tmp_path, batch, settin
 
 def test_a_break_of_rhythm_is_an_anomaly_of_its_own(tmp_path):
     batch = plain([TRAIL])
-    batch = replace(batch, frame=batch.frame.with_columns(pl.Series(RHYTHM, [True])))
+    batch = replace(batch, frame=batch.frame.with_columns(pl.Series(TS_ANOMALY, [True])))
     [made] = written(tmp_path, batch)
     assert ocsf_faults(made) == []
     [anomaly] = made["anomaly_analyses"][0]["anomalies"]
@@ -169,7 +169,7 @@ def test_a_file_is_whole_or_not_at_all(tmp_path):
         raise OSError(5, "the input's disk")
 
     with pytest.raises(OSError, match="the input's disk"):
-        list(ToOcsf(filename=str(path), settings=CLOUDTRAIL)(broken()))
+        list(ToOcsf(filename=str(path), options=CLOUDTRAIL)(broken()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,25 +193,25 @@ def test_lines_can_be_packed(tmp_path):
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_read(options, said):
     with pytest.raises(UsageError, match=said):
-        ToOcsf(**options).check()
+        ToOcsf(**options).validate()
 
 
 def test_a_file_that_is_there_stays(tmp_path):
     path = tmp_path / "findings.jsonl"
     path.write_text("mine")
     with pytest.raises(UsageError, match="Give `to-ocsf --overwrite`"):
-        ToOcsf(filename=str(path)).check()
+        ToOcsf(filename=str(path)).validate()
 
 
 def test_a_full_disk_is_told():
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is not here")
-    from morpheus.atomic import Draft  # noqa: PLC0415 - only this test looks below
-    from morpheus.sinks.alert_files import _Guarded  # noqa: PLC0415 - the same
+    from morpheus.atomic import AtomicWriter  # noqa: PLC0415 - only this test looks below
+    from morpheus.sinks.alert_files import _ErrorTranslatingWriter  # noqa: PLC0415 - the same
 
-    draft = Draft(Path("/nowhere/findings.jsonl"))
+    draft = AtomicWriter(Path("/nowhere/findings.jsonl"))
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
-        pytest.raises(Unavailable, match=r"Cannot write `/nowhere/findings.jsonl`: No space left"),
+        pytest.raises(TransientError, match=r"Cannot write `/nowhere/findings.jsonl`: No space left"),
     ):
-        _Guarded(draft, full).write(b"{}\n")
+        _ErrorTranslatingWriter(draft, full).write(b"{}\n")

@@ -7,17 +7,17 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ROW, TIME
-from morpheus.errors import Unavailable, UsageError
-from morpheus.records import Rows, Summary
+from morpheus.errors import TransientError, UsageError
+from morpheus.records import OutputRows, RunMetrics
 from morpheus.sinks import to_parquet
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 
 START = datetime(2024, 5, 30, 12, tzinfo=UTC)
 
 
-def rows(user: str | None, count: int, first: int = 0) -> Rows:
+def rows(user: str | None, count: int, first: int = 0) -> OutputRows:
     """Events of one user, one an hour."""
     numbers = range(first, first + count)
     frame = pl.DataFrame(
@@ -29,13 +29,13 @@ def rows(user: str | None, count: int, first: int = 0) -> Rows:
             "ae_anomaly_score": [n / 3 for n in numbers],
         }
     )
-    return Rows(user=user, frame=frame)
+    return OutputRows(user=user, frame=frame)
 
 
-def written(folder: Path, *batches: Rows, **options: object) -> list[str]:
+def written(folder: Path, *batches: OutputRows, **options: object) -> list[str]:
     """Write, and name all files."""
     sink = ToParquet(folder=str(folder), **options)  # type: ignore[arg-type] # options of several types
-    sink.check()
+    sink.validate()
     assert list(sink(iter(batches))) == list(batches)
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
@@ -85,21 +85,21 @@ def test_a_name_of_any_kind_stays_one_folder_and_comes_back(
 def test_what_was_written_is_read_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     written(folder, rows("ann", 30), rows("b/b", 3), partition_by=("user", "date"))
-    settings = Settings(userid_column_name="user", num_threads=1)
+    settings = PipelineOptions(userid_column_name="user", num_threads=1)
     source = FromCloudtrail(
-        input_glob=str(folder), start_time="2024-05-31", duration="1d", settings=settings
+        input_glob=str(folder), start_time="2024-05-31", duration="1d", options=settings
     )
-    summary = Summary()
+    summary = RunMetrics()
     batches = list(source.events(None, summary))
     assert [(batch.user, batch.frame.height) for batch in batches] == [("ann", 18)]
-    assert (summary.input.outside_files, summary.input.outside) == (2, 0)
+    assert (summary.input.outside_files, summary.input.outside_range) == (2, 0)
     assert batches[0].frame["date"].unique().to_list() == ["2024-05-31"]
 
 
 def test_the_same_rows_are_the_same_bytes_however_they_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_parquet, "PART_ROWS", 10)
+    monkeypatch.setattr(to_parquet, "ROWS_PER_FILE", 10)
     whole = written(tmp_path / "a", rows("ann", 35), partition_by=("date",))
     pieces = [rows("ann", 5, first) for first in range(0, 35, 5)]
     assert written(tmp_path / "b", *pieces, partition_by=("date",)) == whole
@@ -112,12 +112,12 @@ def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     before = written(folder, rows("ann", 3))
 
-    def failing() -> Iterator[Rows]:
+    def failing() -> Iterator[OutputRows]:
         yield rows("bob", 3)
-        raise Unavailable("gone")
+        raise TransientError("gone")
 
     sink = ToParquet(folder=str(folder), overwrite=True)
-    with pytest.raises(Unavailable, match="gone"):
+    with pytest.raises(TransientError, match="gone"):
         list(sink(failing()))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert written(folder, rows("bob", 4), overwrite=True) == before
@@ -139,19 +139,19 @@ def test_no_rows_are_a_data_set_too(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UsageError, match=r"holds something already. Give `to-parquet --overwrite`"):
-        ToParquet(folder=str(tmp_path)).check()
+        ToParquet(folder=str(tmp_path)).validate()
     with pytest.raises(UsageError, match=r"is a file\. Name a folder"):
-        ToParquet(folder=str(tmp_path / "a.txt"), overwrite=True).check()
+        ToParquet(folder=str(tmp_path / "a.txt"), overwrite=True).validate()
     with pytest.raises(UsageError, match="no folder is named"):
-        ToParquet().check()
+        ToParquet().validate()
     with pytest.raises(UsageError, match="`date` is named twice"):
-        ToParquet(folder=str(tmp_path / "b"), partition_by=("date", "date")).check()
+        ToParquet(folder=str(tmp_path / "b"), partition_by=("date", "date")).validate()
 
 
 def test_a_partition_that_rows_do_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"rows have no column `team`. Name one of `eventTime`"):
         written(tmp_path / "out", rows("ann", 1), partition_by=("team",))
-    untimed = Rows(user="ann", frame=rows("ann", 1).frame.drop(TIME))
+    untimed = OutputRows(user="ann", frame=rows("ann", 1).frame.drop(TIME))
     with pytest.raises(UsageError, match=r"no column `date` for which the rows need `event_dt`"):
         written(tmp_path / "out", untimed, partition_by=("date",))
     with pytest.raises(UsageError, match=r"too long for the name of a folder: 'xxx.*`date`"):
@@ -166,7 +166,7 @@ def test_folders_name_columns_of_json_too(tmp_path: Path) -> None:
         (folder / "a.json").write_text(
             json.dumps({"Records": [{"eventTime": "2024-05-31T00:00Z"}]})
         )
-    settings = Settings(userid_column_name="team", num_threads=1)
-    source = FromCloudtrail(input_glob=str(tmp_path), settings=settings)
-    users = {batch.user for batch in source.events(None, Summary())}
+    settings = PipelineOptions(userid_column_name="team", num_threads=1)
+    source = FromCloudtrail(input_glob=str(tmp_path), options=settings)
+    users = {batch.user for batch in source.events(None, RunMetrics())}
     assert users == {"red", "blue", None}

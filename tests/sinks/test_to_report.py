@@ -15,7 +15,7 @@ from morpheus.models.explanation import Explanation
 from morpheus.pipeline import Pipeline
 from morpheus.report.contents import Contents
 from morpheus.sinks.to_report import ToReport
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
@@ -38,7 +38,7 @@ def run(path, settings, *between, **options):
         *between,
         *(Serialize(), ToReport(str(path), overwrite=True, **options.pop("sink", {}))),
     ]
-    settings = Settings(columns_file=settings.columns_file, **options)
+    settings = PipelineOptions(columns_file=settings.columns_file, **options)
     return Pipeline(stages, settings).run()
 
 
@@ -72,7 +72,7 @@ def test_the_strip_accounts_for_every_event(full):
     assert account.scored == account.read - PEOPLE[None]
     assert sum(account.unscored.values()) == PEOPLE[None]
     assert account.rungs == {"own": 5}
-    assert account.forecast[0] == pytest.approx(summary.spending.forecast.alerts)
+    assert account.forecast[0] == pytest.approx(summary.budget_report.forecast.alerts)
 
 
 def test_a_card_tells_what_explain_found(full):
@@ -81,7 +81,7 @@ def test_a_card_tells_what_explain_found(full):
         worst = told.incident.events[told.incident.worst]
         assert isinstance(worst.why, Explanation)
         assert [column.column for column in told.incident.columns] == [
-            fact.column for fact in worst.why.strangest(3)
+            fact.column for fact in worst.why.top_columns(3)
         ]
 
 
@@ -126,4 +126,4 @@ def test_without_the_time_there_is_no_page_and_the_old_one_stays(columns, tmp_pa
 def test_a_page_replaces_another_one_only_if_it_may(tmp_path):
     (tmp_path / "r.html").touch()
     with pytest.raises(UsageError, match="Give `to-report --overwrite`"):
-        ToReport(str(tmp_path / "r.html")).check()
+        ToReport(str(tmp_path / "r.html")).validate()

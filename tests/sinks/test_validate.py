@@ -6,8 +6,8 @@ from morpheus.columns import SCORE
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.validate import Validate
-from morpheus.stage import Settings
-from morpheus.testing import events_at, rows, scored
+from morpheus.stage import PipelineOptions
+from morpheus.testing import make_events, make_output_rows, make_scored
 
 KEYS = {
     "total_rows",
@@ -22,7 +22,7 @@ KEYS = {
 
 def batch(scores=(1.0, 2.0, 3.0), names=("a", None, "=c"), user="ann"):
     numbers = range(len(scores))
-    return rows(scored(events_at(numbers, eventName=list(names)), scores).frame, user=user)
+    return make_output_rows(make_scored(make_events(numbers, eventName=list(names)), scores).frame, user=user)
 
 
 def written(path, *batches):
@@ -35,7 +35,7 @@ def outcome(tmp_path, file, *batches, **options):
     stage = Validate(
         val_file_name=str(file), results_file_name=str(report), overwrite=True, **options
     )
-    stage.check()
+    stage.validate()
     assert list(stage(iter(batches))) == list(batches)
     return json.loads(report.read_text())
 
@@ -71,7 +71,7 @@ def test_scores_may_differ_a_little_and_text_may_not(tmp_path):
 
 def test_columns_can_be_left_out_and_others_are_named(tmp_path):
     file = written(tmp_path / "a.csv", batch())
-    fewer = rows(batch().frame.drop("eventName").rename({SCORE: "zscore"}))
+    fewer = make_output_rows(batch().frame.drop("eventName").rename({SCORE: "zscore"}))
     report = outcome(tmp_path, file, fewer, exclude=("event_dt",))
     assert report["matching_cols"] == ["_index_"]
     assert report["extra_cols"] == ["zscore"]
@@ -82,12 +82,12 @@ def test_columns_can_be_left_out_and_others_are_named(tmp_path):
 def test_rows_find_each_other_by_the_index_column(tmp_path):
     file = written(tmp_path / "a.csv", batch(names=("a", "b", "c")))
     frame = batch(names=("a", "b", "c")).frame.reverse()
-    assert outcome(tmp_path, file, rows(frame), index_col="eventName")["diff_rows"] == 0
+    assert outcome(tmp_path, file, make_output_rows(frame), index_col="eventName")["diff_rows"] == 0
 
 
 def test_a_row_that_is_not_there_is_named(tmp_path, caplog):
     file = written(tmp_path / "a.csv", batch())
-    report = outcome(tmp_path, file, rows(batch().frame[:2]))
+    report = outcome(tmp_path, file, make_output_rows(batch().frame[:2]))
     assert report["diff_rows"] == 1
     assert caplog.messages[0].endswith("row 3 (event 2): not found")
 
@@ -95,13 +95,13 @@ def test_a_row_that_is_not_there_is_named(tmp_path, caplog):
 def test_files_and_patterns_are_refused_before_the_run(tmp_path):
     file = written(tmp_path / "a.csv", batch())
     with pytest.raises(UsageError, match=r"--val_file_name: there is no file `no\.csv`"):
-        Validate(val_file_name="no.csv").check()
+        Validate(val_file_name="no.csv").validate()
     with pytest.raises(UsageError, match=r"Cannot output validation results to .*a\.csv"):
-        Validate(val_file_name=str(file), results_file_name=str(file)).check()
+        Validate(val_file_name=str(file), results_file_name=str(file)).validate()
     with pytest.raises(UsageError, match="not a regular expression"):
-        Validate(val_file_name=str(file), include=("(",)).check()
+        Validate(val_file_name=str(file), include=("(",)).validate()
     with pytest.raises(UsageError, match="the input has no end"):
-        Validate(val_file_name=str(file), settings=Settings(endless=True)).check()
+        Validate(val_file_name=str(file), options=PipelineOptions(unbounded=True)).validate()
     with pytest.raises(UsageError, match="--index_col: there is no column `x`"):
         outcome(tmp_path, file, batch(), index_col="x")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from morpheus.records import Summary
-from morpheus.sources.actors import actors, columns_of, kinds
-from morpheus.sources.azure import AZURE
-from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
-from morpheus.sources.duo import DUO
-from morpheus.stage import Settings
+from morpheus.records import RunMetrics
+from morpheus.sources.actors import resolve_actors, collect_rule_columns, resolve_actor_types
+from morpheus.sources.azure import AZURE_FORMAT
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
+from morpheus.sources.duo import DUO_FORMAT
+from morpheus.stage import PipelineOptions
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
@@ -25,7 +25,7 @@ SSO = "AWSReservedSSO_Admin_0123456789abcdef"
 def called(log, event):
     cells = {"nothing": ["x"], **{name: [value] for name, value in event.items()}}
     frame = pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String))
-    return actors(frame, log.rules).item(), kinds(frame, log.rules).item()
+    return resolve_actors(frame, log.rules).item(), resolve_actor_types(frame, log.rules).item()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def called(log, event):
     ],
 )
 def test_every_type_of_cloudtrail_identity_has_an_actor(event, actor, kind):
-    assert called(CLOUDTRAIL, event) == (actor, kind)
+    assert called(CLOUDTRAIL_FORMAT, event) == (actor, kind)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_every_type_of_cloudtrail_identity_has_an_actor(event, actor, kind):
     ],
 )
 def test_every_kind_of_entra_identity_has_an_actor(event, actor, kind):
-    assert called(AZURE, event) == (actor, kind)
+    assert called(AZURE_FORMAT, event) == (actor, kind)
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,18 @@ def test_every_kind_of_entra_identity_has_an_actor(event, actor, kind):
     ],
 )
 def test_every_kind_of_duo_identity_has_an_actor(event, actor, kind):
-    assert called(DUO, event) == (actor, kind)
+    assert called(DUO_FORMAT, event) == (actor, kind)
 
 
-@pytest.mark.parametrize("log", [CLOUDTRAIL, AZURE, DUO], ids=lambda log: log.name)
+@pytest.mark.parametrize("log", [CLOUDTRAIL_FORMAT, AZURE_FORMAT, DUO_FORMAT], ids=lambda log: log.name)
 def test_rules_look_at_columns_that_the_log_has(log):
-    assert set(columns_of(log.rules)) <= set(log.columns)
+    assert set(collect_rule_columns(log.rules)) <= set(log.columns)
 
 
 def of_files(pattern, **options):
-    settings = Settings(userid_column_name="@actor", columns=(TYPE,), **options)
-    source = FromCloudtrail(input_glob=str(pattern), bad_record="skip", settings=settings)
-    return {batch.user: batch.frame for batch in source.events(None, Summary())}
+    settings = PipelineOptions(userid_column_name="@actor", columns=(TYPE,), **options)
+    source = FromCloudtrail(input_glob=str(pattern), bad_record="skip", options=settings)
+    return {batch.user: batch.frame for batch in source.events(None, RunMetrics())}
 
 
 @real

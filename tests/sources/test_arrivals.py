@@ -1,7 +1,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from morpheus.sources.arrivals import Arrivals
+from morpheus.sources.arrivals import DirectoryWatcher
 
 
 class Night:
@@ -20,15 +20,15 @@ class Night:
 
 def follow(
     folder: Path, plan: Mapping[int, Callable[[], object]], quiet: float = 1.0
-) -> tuple[Night, Arrivals]:
+) -> tuple[Night, DirectoryWatcher]:
     night = Night(folder, plan)
-    return night, Arrivals(night.find, quiet=quiet, sleep=night.sleep)
+    return night, DirectoryWatcher(night.find, idle_timeout=quiet, sleep=night.sleep)
 
 
 def test_the_first_round_is_what_is_there_even_nothing(tmp_path: Path) -> None:
-    assert next(follow(tmp_path, {})[1].rounds()) == []
+    assert next(follow(tmp_path, {})[1].iter_micro_batches()) == []
     (tmp_path / "a").write_text("x")
-    assert next(follow(tmp_path, {})[1].rounds()) == [tmp_path / "a"]
+    assert next(follow(tmp_path, {})[1].iter_micro_batches()) == [tmp_path / "a"]
 
 
 def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path
         20: lambda: (tmp_path / "c").write_text("x"),
     }
     night, arrivals = follow(tmp_path, plan)
-    rounds = arrivals.rounds()
+    rounds = arrivals.iter_micro_batches()
     assert next(rounds) == []
     assert next(rounds) == [tmp_path / "a", tmp_path / "b"]
     assert night.looks == 8  # a is whole at the sixth look; two more without news are 1 s
@@ -48,7 +48,7 @@ def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path
 def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / "a").write_text("x" * n) for n in range(1, 6)}
     night, arrivals = follow(tmp_path, plan, quiet=0.5)
-    rounds = arrivals.rounds()
+    rounds = arrivals.iter_micro_batches()
     assert next(rounds) == []
     assert next(rounds) == [tmp_path / "a"]
     assert night.looks >= 6
@@ -58,7 +58,7 @@ def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
 def test_a_round_is_released_although_files_keep_coming(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}
     _, arrivals = follow(tmp_path, plan)
-    rounds = arrivals.rounds()
+    rounds = arrivals.iter_micro_batches()
     assert next(rounds) == []
     assert 10 < len(next(rounds)) < 30
 
@@ -67,8 +67,8 @@ def test_following_ends_after_as_many_files_as_were_asked_for(tmp_path: Path) ->
     for name in "abc":
         (tmp_path / name).write_text("x")
     night = Night(tmp_path, {})
-    arrivals = Arrivals(night.find, quiet=1.0, limit=2, sleep=night.sleep)
-    assert list(arrivals.rounds()) == [[tmp_path / "a", tmp_path / "b"]]
+    arrivals = DirectoryWatcher(night.find, idle_timeout=1.0, max_files=2, sleep=night.sleep)
+    assert list(arrivals.iter_micro_batches()) == [[tmp_path / "a", tmp_path / "b"]]
 
 
 def test_what_is_remembered_is_no_more_than_what_is_there(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_is_remembered_is_no_more_than_what_is_there(tmp_path: Path) -> Non
         4: lambda: (tmp_path / "b").write_text("x"),
     }
     _, arrivals = follow(tmp_path, plan)
-    rounds = arrivals.rounds()
+    rounds = arrivals.iter_micro_batches()
     assert next(rounds) == [tmp_path / "a"]
     assert next(rounds) == [tmp_path / "b"]
-    assert arrivals.taken == {tmp_path / "b"}
+    assert arrivals.taken_files == {tmp_path / "b"}

@@ -7,15 +7,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from morpheus.columns import OWNER, ROW, TIME, read_lines
-from morpheus.errors import BadRecord, UsageError
+from morpheus.columns import POPULATION_USER, ROW, TIME, read_lines
+from morpheus.errors import RecordError, UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import Events, Summary
-from morpheus.sources.azure import AZURE, FromAzure
-from morpheus.sources.gathering import Room
-from morpheus.sources.intake import Intake
-from morpheus.sources.log_files import LogFiles
-from morpheus.stage import Settings
+from morpheus.records import Events, RunMetrics
+from morpheus.sources.azure import AZURE_FORMAT, FromAzure
+from morpheus.sources.gathering import MemoryBudget
+from morpheus.sources.intake import FileIngest
+from morpheus.sources.log_files import FileDiscovery
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -52,10 +52,10 @@ def diagnostic(record: dict[str, Any]) -> dict[str, Any]:
     return {**around, "properties": record}
 
 
-def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], Summary]:
-    summary = Summary()
-    source = FromAzure(input_glob=str(pattern), settings=Settings(columns=columns), **options)
-    source.check()
+def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], RunMetrics]:
+    summary = RunMetrics()
+    source = FromAzure(input_glob=str(pattern), options=PipelineOptions(columns=columns), **options)
+    source.validate()
     return list(source.events(None, summary)), summary
 
 
@@ -70,7 +70,7 @@ def lines(records: Any) -> str:
 
 def test_the_columns_are_upstreams_and_what_helps_to_judge_them(tmp_path: Path) -> None:
     [batch], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
-    assert set(FEATURES) | set(AZURE.context) < set(batch.frame.columns)
+    assert set(FEATURES) | set(AZURE_FORMAT.context_columns) < set(batch.frame.columns)
     assert batch.frame.columns[-4:] == ["appincrement", "locincrement", "logcount", TIME]
     counts = batch.frame.select("logcount", "locincrement", "appincrement").rows()
     assert counts == [(0, 1, 1), (1, 1, 2), (2, 2, 2)]
@@ -159,23 +159,23 @@ def test_a_derived_column_of_what_no_event_has_is_named(tmp_path: Path, caplog: 
 
 def test_a_record_that_is_no_sign_in_is_refused_with_its_place(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([sign_in(1), {"properties": {"id": "1"}}]))
-    with pytest.raises(BadRecord, match=r"a\.json:2: the record has no `createdDateTime`"):
+    with pytest.raises(RecordError, match=r"a\.json:2: the record has no `createdDateTime`"):
         read(file)
     _, summary = read(file, bad_record="skip")
-    assert (summary.input.kept, summary.input.refused) == (1, 1)
+    assert (summary.input.accepted, summary.input.refused) == (1, 1)
 
 
 def test_a_wrong_user_column_is_answered_with_the_right_one(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([sign_in(1)]))
-    source = FromAzure(input_glob=str(file), settings=Settings(userid_column_name="userName"))
+    source = FromAzure(input_glob=str(file), options=PipelineOptions(userid_column_name="userName"))
     with pytest.raises(UsageError, match=r"no column `userName`.*`userPrincipalName`"):
-        list(source.events(None, Summary()))
+        list(source.events(None, RunMetrics()))
 
 
 @real
 def test_the_real_sign_ins_derived_columns_equal_a_plain_recomputation() -> None:
     batches, summary = read(DATA / "azure-signins")
-    assert (len(batches), summary.input.kept) == (17, 323)
+    assert (len(batches), summary.input.accepted) == (17, 323)
     for batch in batches:
         for row, told in zip(batch.frame.to_dicts(), plainly(batch.frame), strict=True):
             assert (row["logcount"], row["locincrement"], row["appincrement"]) == told
@@ -212,24 +212,24 @@ def test_two_days_are_learnt_and_the_third_is_scored(tmp_path: Path) -> None:
         InfPytorch(),
         AddScores(label=("ae_anomaly_score", "risk")),
     ]
-    summary = Pipeline(chain, Settings(num_threads=1)).run()
-    assert summary.input.kept + summary.training.kept == 323
+    summary = Pipeline(chain, PipelineOptions(num_threads=1)).run()
+    assert summary.input.accepted + summary.training.accepted == 323
     assert summary.scored > 0
     assert {card.last[:10] for card in summary.cards.values()} <= set(days[:-1])
 
 
 def test_everybody_is_surveyed_with_derived_columns_in_memory_and_on_disk(tmp_path: Path) -> None:
     records = [sign_in(n, userPrincipalName=f"user{n % 3}@x.org") for n in range(60)]
-    chosen = Settings(columns=("appDisplayName", "logcount", "new:appDisplayName"), survey=True)
-    files = LogFiles(str(written(tmp_path / "a.json", lines(records))))
+    chosen = PipelineOptions(columns=("appDisplayName", "logcount", "new:appDisplayName"), needs_population=True)
+    files = FileDiscovery(str(written(tmp_path / "a.json", lines(records))))
     surveys = []
-    for room in (Room(), Room(held=100, part=100, table=50)):
-        summary = Summary()
-        assert list(Intake(AZURE, files, chosen, room=room).events(None, summary))
-        surveys.append(summary.everybody)
+    for room in (MemoryBudget(), MemoryBudget(max_cells_in_memory=100, partition_cells=100, spill_table_cells=50)):
+        summary = RunMetrics()
+        assert list(FileIngest(AZURE_FORMAT, files, chosen, memory_budget=room).events(None, summary))
+        surveys.append(summary.population_sample)
     [held, laid_aside] = surveys
     assert held is not None
-    assert held.columns == [OWNER, TIME, *chosen.columns]
+    assert held.columns == [POPULATION_USER, TIME, *chosen.columns]
     assert held["logcount"].to_list() == list(range(20)) * 3
     assert held.equals(laid_aside)
 
@@ -241,10 +241,10 @@ def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, 
     file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
     batches, summary = read(file, bad_record="skip")
     assert summary.input.read == len(lines_)
-    assert sum(batch.frame.height for batch in batches) == summary.input.kept
+    assert sum(batch.frame.height for batch in batches) == summary.input.accepted
     assert bool(summary.input.refused) == bool(summary.input.refusals)
 
 
 def test_every_column_of_the_context_is_one_of_the_logs() -> None:
-    assert set(AZURE.context) <= set(AZURE.columns)
-    assert ROW not in AZURE.columns
+    assert set(AZURE_FORMAT.context_columns) <= set(AZURE_FORMAT.columns)
+    assert ROW not in AZURE_FORMAT.columns

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
-from morpheus.records import Events, Reading
-from morpheus.scratch import Scratch
-from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out
-from morpheus.sources.census import plan
-from morpheus.sources.gathering import Gathered, Gathering, Room
+from morpheus.records import Events, ReadStats
+from morpheus.scratch import SpillDir
+from morpheus.sources.by_user import UserGroups, EventKey, DedupWindow, iter_batches
+from morpheus.sources.census import plan_partitions
+from morpheus.sources.gathering import SpilledDataset, SpillBuffer, MemoryBudget
 
-IDENTITY = Identity("user", "id", ("account",))
+IDENTITY = EventKey("user", "id", ("account",))
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
 SCHEMA: dict[str, Any] = {
     INDEX: pl.Int64,
@@ -40,30 +40,30 @@ def frame(*events: tuple[Any, ...]) -> pl.DataFrame:
 class Taken:
     """What was gathered, ordered, and how it is handed out."""
 
-    gathered: Gathered
-    reading: Reading
+    gathered: SpilledDataset
+    reading: ReadStats
 
-    def by_user(self, users: pl.DataFrame, memory: Memory | None = None) -> ByUser:
-        return ByUser.of(
-            self.gathered.where(users).of(users), users, IDENTITY, self.reading, memory
+    def by_user(self, users: pl.DataFrame, memory: DedupWindow | None = None) -> UserGroups:
+        return UserGroups.from_frame(
+            self.gathered.slice_users(users).read(users), users, IDENTITY, self.reading, memory
         )
 
 
-def gather(*frames: pl.DataFrame, reading: Reading | None = None) -> Taken:
-    gathering = Gathering("user", Room(), Scratch())
+def gather(*frames: pl.DataFrame, reading: ReadStats | None = None) -> Taken:
+    gathering = SpillBuffer("user", MemoryBudget(), SpillDir())
     for part in frames:
         gathering.add(part)
-    return Taken(gathering.gathered(), reading or Reading())
+    return Taken(gathering.finish(), reading or ReadStats())
 
 
 def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[Events]:
-    past = None if history is None else history.gathered.census
-    users = plan(events.gathered.census, past, 10**9, last=True)
-    events.gathered.names = events.gathered.names or (history or events).gathered.names
+    past = None if history is None else history.gathered.user_stats
+    users = plan_partitions(events.gathered.user_stats, past, 10**9, include_history_only=True)
+    events.gathered.column_names = events.gathered.column_names or (history or events).gathered.column_names
     if history is not None:
-        history.gathered.names = events.gathered.names
+        history.gathered.column_names = events.gathered.column_names
     before = None if history is None else history.by_user(users)
-    return list(hand_out(users, events.by_user(users), before, rows=rows, numbered=Counter()))
+    return list(iter_batches(users, events.by_user(users), before, batch_size=rows, row_offsets=Counter()))
 
 
 def test_users_come_in_order_of_their_first_event_and_events_in_order_of_time() -> None:
@@ -121,22 +121,22 @@ def test_neither_order_nor_cut_of_the_frames_matters(
 
 @given(st.lists(EVENTS))
 def test_every_event_is_kept_or_counted(events: list[tuple[Any, ...]]) -> None:
-    reading = Reading(read=len(events))
+    reading = ReadStats(read=len(events))
     out = handed(gather(frame(*events), reading=reading))
-    assert sum(batch.frame.height for batch in out) == reading.kept
+    assert sum(batch.frame.height for batch in out) == reading.accepted
 
 
 def test_columns_do_not_depend_on_the_order_of_the_frames() -> None:
     wide, narrow = frame(event(0)), frame(event(1)).drop("account").with_columns(extra=pl.lit("x"))
     columns = [INDEX, "id", "user", "account", "extra", TIME]
     wide = wide.with_columns(more=pl.lit("y"))
-    one, other = gather(wide, narrow).gathered.names, gather(narrow, wide).gathered.names
+    one, other = gather(wide, narrow).gathered.column_names, gather(narrow, wide).gathered.column_names
     assert one == other
     assert set(columns) < {INDEX, *one, TIME}
 
 
 def test_an_event_delivered_twice_counts_once() -> None:
-    name, reading = str(uuid.uuid4()), Reading()
+    name, reading = str(uuid.uuid4()), ReadStats()
     parts = [frame(event(0, name=name, index=i)) for i in (3, 1)]
     [batch] = handed(gather(*parts, reading=reading))
     assert batch.frame[INDEX].to_list() == [1]
@@ -144,7 +144,7 @@ def test_an_event_delivered_twice_counts_once() -> None:
 
 
 def test_equal_numbers_other_accounts_and_other_users_are_no_duplicates() -> None:
-    name, reading = str(uuid.uuid4()), Reading()
+    name, reading = str(uuid.uuid4()), ReadStats()
     events = [
         event(0),
         event(1),
@@ -157,15 +157,15 @@ def test_equal_numbers_other_accounts_and_other_users_are_no_duplicates() -> Non
 
 
 def test_a_later_round_remembers_what_was_seen_but_not_for_ever() -> None:
-    memory, reading = Memory(), Reading()
+    memory, reading = DedupWindow(), ReadStats()
     names = [str(uuid.UUID(int=n)) for n in (1, 1, 2)]
     for name in names:
         taken = gather(frame(event(0, name=name)), reading=reading)
-        taken.by_user(plan(taken.gathered.census, None, 99, last=True), memory)
-        memory.end_round()
+        taken.by_user(plan_partitions(taken.gathered.user_stats, None, 99, include_history_only=True), memory)
+        memory.commit()
     assert reading.duplicates == 1
-    assert memory.keys is not None
-    assert memory.keys.height == 3
+    assert memory.seen_keys is not None
+    assert memory.seen_keys.height == 3
 
 
 def test_long_users_are_cut_and_their_rows_numbered_on() -> None:

@@ -1,14 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.census import parted
+from morpheus.sources.census import bin_pack
 
 weights = st.lists(st.integers(0, 30), max_size=40)
 
 
 @given(weights, st.integers(1, 50), st.integers(0, 10))
 def test_no_part_is_larger_than_the_room_but_for_one_weight_alone(each, room, first):
-    parts = parted(each, room, first)
+    parts = bin_pack(each, room, first)
     for part in set(parts):
         inside = [weight for weight, at in zip(each, parts, strict=True) if at == part and weight]
         assert len(inside) < 2 or sum(inside) <= (room if part else first)
@@ -16,7 +16,7 @@ def test_no_part_is_larger_than_the_room_but_for_one_weight_alone(each, room, fi
 
 @given(weights, st.integers(1, 50))
 def test_parts_follow_the_order_and_none_is_closed_early(each, room):
-    parts = parted(each, room)
+    parts = bin_pack(each, room)
     assert parts == sorted(parts)
     assert sorted(set(parts)) == list(range(len(set(parts))))
     for part in range(1, len(set(parts))):

@@ -10,10 +10,10 @@ import pytest
 import zstandard
 
 from morpheus.columns import INDEX, ROW, TIME, read_lines
-from morpheus.errors import BadRecord, MorpheusError, UsageError
-from morpheus.records import Events, Summary
-from morpheus.sources.cloudtrail import CONTEXT, FromCloudtrail, first_owner
-from morpheus.stage import Settings
+from morpheus.errors import RecordError, MorpheusError, UsageError
+from morpheus.records import Events, RunMetrics
+from morpheus.sources.cloudtrail import CONTEXT_COLUMNS, FromCloudtrail, get_first_owner
+from morpheus.stage import PipelineOptions
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
 ROLE = "userIdentitysessionContextsessionIssueruserName"
@@ -43,13 +43,13 @@ def read(
     *,
     settings: Any = None,
     **options: Any,
-) -> tuple[list[Events], Summary]:
-    summary = Summary()
-    chosen = Settings(columns=FEATURES, **(settings or {}))
-    source = FromCloudtrail(input_glob=str(pattern), settings=chosen, **options)
-    source.check()
+) -> tuple[list[Events], RunMetrics]:
+    summary = RunMetrics()
+    chosen = PipelineOptions(columns=FEATURES, **(settings or {}))
+    source = FromCloudtrail(input_glob=str(pattern), options=chosen, **options)
+    source.validate()
     batches = list(source.events(None if history is None else str(history), summary))
-    assert sum(batch.frame.height for batch in batches) == summary.input.kept
+    assert sum(batch.frame.height for batch in batches) == summary.input.accepted
     return batches, summary
 
 
@@ -59,7 +59,7 @@ def user(column: str) -> dict[str, str]:
 
 def test_native_json_has_the_features_and_the_context_in_a_fixed_order(tmp_path: Path) -> None:
     [batch], _ = read(write(tmp_path / "a.json", record(1)))
-    wanted = dict.fromkeys(["eventID", "eventTime", *FEATURES, *CONTEXT])
+    wanted = dict.fromkeys(["eventID", "eventTime", *FEATURES, *CONTEXT_COLUMNS])
     assert batch.frame.columns == [ROW, INDEX, *wanted, TIME]
     assert set(batch.frame.dtypes[2:-1]) == {pl.String}
 
@@ -164,7 +164,7 @@ def test_history_is_read_like_the_input_and_not_repeated(tmp_path: Path) -> None
     assert [
         (b.user, b.frame.height, b.history is not None and b.history.height) for b in batches
     ] == [("001", 2, 1), ("2", 0, 1)]
-    assert (summary.training.read, summary.training.userless) == (3, 1)
+    assert (summary.training.read, summary.training.no_user) == (3, 1)
 
 
 BAD_LINES = [
@@ -184,7 +184,7 @@ def test_a_bad_record_names_file_and_line_and_what_to_type(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{json.dumps(record(1))}\n\n{line}\n")
-    with pytest.raises(BadRecord, match=rf"a\.jsonl:3: .*({says}).*`--bad_record skip`"):
+    with pytest.raises(RecordError, match=rf"a\.jsonl:3: .*({says}).*`--bad_record skip`"):
         read(path)
 
 
@@ -252,8 +252,8 @@ def test_a_feature_that_no_event_has_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "a.json", record(1, odd={"x": 1}))
-    source = FromCloudtrail(input_glob=str(path), settings=Settings(columns=("oddx", "oddy")))
-    [batch] = source.events(None, Summary())
+    source = FromCloudtrail(input_glob=str(path), options=PipelineOptions(columns=("oddx", "oddy")))
+    [batch] = source.events(None, RunMetrics())
     assert batch.frame["oddx"].to_list() == ["1"]
     told = "--columns_file: no event has a column `oddy`. Did you mean `oddx`?"
     assert caplog.messages == [told]
@@ -262,9 +262,9 @@ def test_a_feature_that_no_event_has_is_told(
 def test_features_of_which_no_event_has_any_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1))
     columns = ("x" * 100, "other")
-    source = FromCloudtrail(input_glob=str(path), settings=Settings(columns=columns))
+    source = FromCloudtrail(input_glob=str(path), options=PipelineOptions(columns=columns))
     with pytest.raises(UsageError, match=r"no event has any of its 2 columns, such as `x+…x+`\. E"):
-        list(source.events(None, Summary()))
+        list(source.events(None, RunMetrics()))
 
 
 def test_a_user_that_nobody_is_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -307,7 +307,7 @@ def test_no_match_is_told_for_history_too(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        FromCloudtrail(**{"input_glob": "x.json", **options}).check()
+        FromCloudtrail(**{"input_glob": "x.json", **options}).validate()
 
 
 def test_a_folder_followed_gives_what_comes_later_and_numbers_on(tmp_path: Path) -> None:
@@ -315,11 +315,11 @@ def test_a_folder_followed_gives_what_comes_later_and_numbers_on(tmp_path: Path)
         input_glob=str(tmp_path / "*.json"),
         watch_directory=True,
         batch_timeout=0.0,
-        settings=Settings(columns=FEATURES),
+        options=PipelineOptions(columns=FEATURES),
     )
     write(tmp_path / "a.json", record(1))
-    events = source.events(None, Summary())
-    assert source.endless()
+    events = source.events(None, RunMetrics())
+    assert source.is_unbounded()
     assert next(events).frame[ROW].to_list() == [0]
     write(tmp_path / "b.json", record(2), record(1))
     later = next(events).frame
@@ -329,14 +329,14 @@ def test_a_folder_followed_gives_what_comes_later_and_numbers_on(tmp_path: Path)
 
 def test_owners_are_the_first_value_of_the_first() -> None:
     cells: list[Any] = [[{"owner": "a", "x": "b"}, {}], [], None, "self", [{}], ["a"]]
-    assert [first_owner(cell) for cell in cells] == ["a", None, None, "self", None, ["a"]]
+    assert [get_first_owner(cell) for cell in cells] == ["a", None, None, "self", None, ["a"]]
 
 
 @real
 @pytest.mark.parametrize("column", ["userIdentityaccountId", "userIdentityarn"])
 def test_real_logs_in_the_layout_of_aws(column: str) -> None:
     batches, summary = read(DATA / "cloudtrail-attack", settings=user(column))
-    assert (summary.input.files, summary.input.kept) == (55, 2900)
+    assert (summary.input.files, summary.input.accepted) == (55, 2900)
     plain = [
         json.loads(gzip.decompress(p.read_bytes())) for p in DATA.glob("cloudtrail-attack/**/*.gz")
     ]
@@ -351,19 +351,19 @@ def test_real_logs_in_the_layout_of_aws(column: str) -> None:
 @real
 def test_real_console_sessions_hold_56_events_twice() -> None:
     _, summary = read(DATA / "cloudtrail-console", DATA / "cloudtrail-attack/*.json.gz")
-    assert (summary.input.read, summary.input.duplicates, summary.input.kept) == (8226, 56, 8170)
+    assert (summary.input.read, summary.input.duplicates, summary.input.accepted) == (8226, 56, 8170)
 
 
 @real
 def test_recorded_techniques_are_read_whole() -> None:
     _, summary = read(DATA / "cloudtrail-techniques/*.json", settings=user("userIdentityarn"))
-    assert (summary.input.files, summary.input.kept) == (35, 310)
+    assert (summary.input.files, summary.input.accepted) == (35, 310)
 
 
 @real
 def test_records_within_something_else_are_refused_and_counted() -> None:
     path = DATA / "rule-tests/AWS.CloudTrail.jsonl"
-    with pytest.raises(BadRecord, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"):
+    with pytest.raises(RecordError, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"):
         read(path)
     batches, summary = read(path, bad_record="skip")
     assert (batches, summary.input.refused) == ([], 463)
@@ -386,5 +386,5 @@ def test_the_time_may_be_another_column(tmp_path: Path) -> None:
     for name, day in (("", "31"), ("event_dt", "31"), ("eventTime", "31"), ("seen", "01")):
         [batch], _ = read(file, settings={"timestamp_column_name": name})
         assert batch.frame[TIME].dt.strftime("%d").to_list() == [day]
-    with pytest.raises(BadRecord, match="the record has no `saw`"):
+    with pytest.raises(RecordError, match="the record has no `saw`"):
         read(file, settings={"timestamp_column_name": "saw"})

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from morpheus.columns import TIME
 from morpheus.features import derived
-from morpheus.sources.deriving import Deriving, logged, wanted
+from morpheus.sources.deriving import DerivedFeatures, list_input_columns, resolve_derived
 
 KNOWN = {
     "logcount": derived.log_count(),
-    "locincrement": derived.increment("city"),
-    "family": derived.each(str.upper, "city"),
+    "locincrement": derived.distinct_count_today("city"),
+    "family": derived.map_values(str.upper, "city"),
 }
 NAMES = ("logcount", "locincrement", "new:family")
 START = datetime(2024, 5, 31, tzinfo=UTC)
@@ -34,12 +34,12 @@ def frame(events):
 
 
 def deriving(*, endless=False, names=NAMES):
-    return Deriving("who", wanted(names, KNOWN), endless)
+    return DerivedFeatures("who", resolve_derived(names, KNOWN), endless)
 
 
 def test_what_a_derived_column_is_made_of_is_derived_before_it():
-    assert list(wanted(["new:family"], KNOWN)) == ["family", "new:family"]
-    assert logged(wanted(NAMES, KNOWN)) == ("city",)
+    assert list(resolve_derived(["new:family"], KNOWN)) == ["family", "new:family"]
+    assert list_input_columns(resolve_derived(NAMES, KNOWN)) == ("city",)
 
 
 @settings(deadline=None)

@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.sources.cloudtrail import unwrap
-from morpheus.sources.documents import Records, decode_leniently, encode, split, split_blocks
+from morpheus.sources.documents import Records, decode_leniently, encode_json, split_records, split_record_blocks
 
 A: dict[str, Any] = {"eventName": "A", "userIdentity": {"arn": "a"}}
 B: dict[str, Any] = {"eventName": "B", "list": [{"x": "é"}]}
 
 
 def records(data: str | bytes) -> list[Any]:
-    return values(split(data.encode() if isinstance(data, str) else data, unwrap))
+    return values(split_records(data.encode() if isinstance(data, str) else data, unwrap))
 
 
 def values(found: Records) -> list[Any]:
-    return [json.loads(bytes(text)) for text in found.texts]
+    return [json.loads(bytes(text)) for text in found.raw_records]
 
 
 def lookup(record: object) -> dict[str, Any]:
@@ -51,36 +51,36 @@ def test_every_form_holds_the_same_records(form: str) -> None:
 
 
 def test_lines_have_their_line_and_documents_their_record_number() -> None:
-    assert list(split(b'{"a":1}\n\n{"a":2}\n', unwrap).places) == [1, 3]
-    assert list(split(b'[{"a":1},\n\n{"a":2}]', unwrap).places) == [1, 2]
+    assert list(split_records(b'{"a":1}\n\n{"a":2}\n', unwrap).line_numbers) == [1, 3]
+    assert list(split_records(b'[{"a":1},\n\n{"a":2}]', unwrap).line_numbers) == [1, 2]
 
 
 @pytest.mark.parametrize("data", [b"", b" \n", b"[]", b'{"Records": []}', b'{"Events":[]}'])
 def test_nothing_is_no_record_and_no_error(data: bytes) -> None:
-    found = split(data, unwrap)
-    assert not found.texts
-    assert not found.broken
+    found = split_records(data, unwrap)
+    assert not found.raw_records
+    assert not found.errors
 
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_document_cut_in_half_is_one_broken_thing(indent: int | None) -> None:
     text = json.dumps({"Records": [A, B] * 9}, indent=indent)
-    found = split(text[: len(text) // 2].encode(), unwrap)
-    assert list(found.texts) == []
-    [(place, reason)] = found.broken
+    found = split_records(text[: len(text) // 2].encode(), unwrap)
+    assert list(found.raw_records) == []
+    [(place, reason)] = found.errors
     assert place is None
     assert "not whole JSON" in reason
     assert "fetch it again" in reason
 
 
 def test_of_json_lines_cut_in_half_all_whole_lines_are_there() -> None:
-    found = split(json.dumps(A).encode() + b"\n" + json.dumps(B).encode()[:9], unwrap)
-    assert len(found.texts) == 2
-    assert records(json.dumps(A)) == [json.loads(bytes(found.texts[0]))]
+    found = split_records(json.dumps(A).encode() + b"\n" + json.dumps(B).encode()[:9], unwrap)
+    assert len(found.raw_records) == 2
+    assert records(json.dumps(A)) == [json.loads(bytes(found.raw_records[0]))]
 
 
 def test_a_broken_first_line_does_not_hide_the_others() -> None:
-    assert list(split(b'{"a": \n{"a":1}\n{"a":2}', unwrap).places) == [1, 2, 3]
+    assert list(split_records(b'{"a": \n{"a":1}\n{"a":2}', unwrap).line_numbers) == [1, 2, 3]
 
 
 def test_a_document_with_half_a_surrogate_is_read_all_the_same() -> None:
@@ -95,8 +95,8 @@ def test_bytes_that_are_no_utf8_are_replaced() -> None:
 
 
 def test_very_deep_nesting_is_refused_not_fatal() -> None:
-    found = split(b"[" * 100_000, unwrap)
-    assert len(found.broken) == 1
+    found = split_records(b"[" * 100_000, unwrap)
+    assert len(found.errors) == 1
 
 
 JSON = st.recursive(
@@ -112,13 +112,13 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_encoding_keeps_the_value(value: object) -> None:
-    assert json.loads(encode(value)) == value
+    assert json.loads(encode_json(value)) == value
 
 
 @given(st.binary(max_size=60))
 def test_no_bytes_make_splitting_fail(data: bytes) -> None:
-    found = split(data, unwrap)
-    assert len(found.texts) == len(found.places)
+    found = split_records(data, unwrap)
+    assert len(found.raw_records) == len(found.line_numbers)
 
 
 @given(
@@ -128,17 +128,17 @@ def test_no_bytes_make_splitting_fail(data: bytes) -> None:
 def test_json_lines_in_blocks_are_as_read_whole(lines: list[str], size: int) -> None:
     text = "\n".join(['{"x":"first"}', *lines]).encode()
     blocks = [text[:14], *(text[i : i + size] for i in range(14, len(text), size))]
-    plain = [part for one in split_blocks(blocks, lambda _: None) for part in pairs(one)]
-    assert plain == pairs(split(text, lambda _: None))
+    plain = [part for one in split_record_blocks(blocks, lambda _: None) for part in pairs(one)]
+    assert plain == pairs(split_records(text, lambda _: None))
 
 
 def pairs(records: Records) -> list[tuple[int, bytes]]:
-    return [(n, bytes(text).strip()) for n, text in zip(records.places, records.texts, strict=True)]
+    return [(n, bytes(text).strip()) for n, text in zip(records.line_numbers, records.raw_records, strict=True)]
 
 
 def test_a_document_in_blocks_is_read_whole() -> None:
     text = json.dumps({"Records": [{"a": n} for n in range(9)]}, indent=1)
     for data in (text.encode(), text.encode("utf-16")):
         blocks = [data[i : i + 20] for i in range(0, len(data), 20)]
-        [records] = split_blocks(blocks, unwrap)
-        assert len(records.texts) == 9
+        [records] = split_record_blocks(blocks, unwrap)
+        assert len(records.raw_records) == 9

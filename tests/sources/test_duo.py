@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from morpheus.columns import TIME, read_lines
-from morpheus.records import Events, Summary
-from morpheus.sources.duo import DUO, FromDuo
-from morpheus.stage import Settings
+from morpheus.records import Events, RunMetrics
+from morpheus.sources.duo import DUO_FORMAT, FromDuo
+from morpheus.stage import PipelineOptions
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
@@ -61,10 +61,10 @@ SECOND = [second(1), second(2), second(3, "Iasi")]
 FIRST = [first(1), first(2), first(3, "Iasi")]
 
 
-def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], Summary]:
-    summary = Summary()
-    source = FromDuo(input_glob=str(pattern), settings=Settings(columns=columns), **options)
-    source.check()
+def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], RunMetrics]:
+    summary = RunMetrics()
+    source = FromDuo(input_glob=str(pattern), options=PipelineOptions(columns=columns), **options)
+    source.validate()
     return list(source.events(None, summary)), summary
 
 
@@ -100,7 +100,7 @@ def test_every_form_of_version_2_gives_the_same_events(tmp_path: Path, text: str
         "locincrement": 2,
         "logcount": 2,
     }
-    assert set(DUO.context) < set(batch.frame.columns)
+    assert set(DUO_FORMAT.context_columns) < set(batch.frame.columns)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, 
     file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
     batches, summary = read(file, bad_record="skip")
     assert summary.input.read == len(lines_)
-    assert sum(batch.frame.height for batch in batches) == summary.input.kept
+    assert sum(batch.frame.height for batch in batches) == summary.input.accepted
     assert summary.input.refused == (0 if "Admin" in name else len(lines_))
     assert all("has no `isotimestamp`" in reason for reason in summary.input.refusals)
 
 
 def test_every_column_of_the_context_is_one_of_the_logs() -> None:
-    assert set(DUO.context) <= set(DUO.columns)
+    assert set(DUO_FORMAT.context_columns) <= set(DUO_FORMAT.columns)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from morpheus.errors import BadRecord, UsageError
-from morpheus.sources.files import kind, read_blocks, read_bytes, utf8
-from morpheus.sources.log_files import LogFiles
+from morpheus.errors import RecordError, UsageError
+from morpheus.sources.files import detect_file_type, read_blocks, read_bytes, to_utf8
+from morpheus.sources.log_files import FileDiscovery
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -19,7 +19,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def found(folder: Path, pattern: str, **given: object) -> list[str]:
-    paths = LogFiles(str(folder / pattern), **given).need().paths  # type: ignore[arg-type] # options of several types
+    paths = FileDiscovery(str(folder / pattern), **given).require().paths  # type: ignore[arg-type] # options of several types
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
@@ -39,9 +39,9 @@ def test_a_bucket_folder_is_read_whole_without_digests_and_insights(
     tmp_path: Path, pattern: str
 ) -> None:
     touch(tmp_path, "AWSLogs/1/CloudTrail/us/a.json.gz", "AWSLogs/1/CloudTrail-Digest/us/d.json.gz")
-    files = LogFiles(str(tmp_path / pattern), without=("CloudTrail-Digest",)).need()
+    files = FileDiscovery(str(tmp_path / pattern), skip_dirs=("CloudTrail-Digest",)).require()
     assert [path.name for path in files.paths] == ["a.json.gz"]
-    assert files.skipped == 1
+    assert files.skipped_files == 1
 
 
 def test_a_plain_name_is_that_file_even_with_wildcard_characters(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_glob_without_a_folder_is_one_in_the_working_directory(
 ) -> None:
     touch(tmp_path, "a.csv", "sub/b.csv")
     monkeypatch.chdir(tmp_path)
-    assert [str(path) for path in LogFiles("*.csv").need().paths] == ["a.csv", "sub/b.csv"]
+    assert [str(path) for path in FileDiscovery("*.csv").require().paths] == ["a.csv", "sub/b.csv"]
 
 
 def test_hidden_unfinished_and_foreign_files_are_left_out(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_hidden_unfinished_and_foreign_files_are_left_out(tmp_path: Path) -> Non
 
 def test_a_given_file_type_takes_files_of_any_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "events.log", "events.log.part")
-    files = LogFiles(str(tmp_path / "events.*"), file_type="json")
-    assert [files.kind(path) for path in files.need().paths] == ["json"]
+    files = FileDiscovery(str(tmp_path / "events.*"), file_type="json")
+    assert [files.detect_type(path) for path in files.require().paths] == ["json"]
 
 
 @pytest.mark.parametrize(("most", "left"), [(2, 2), (None, 3), (-1, 3), (9, 3)])
@@ -92,7 +92,7 @@ def test_no_match_says_what_is_there_instead(tmp_path: Path, pattern: str, says:
     touch(tmp_path, "a.csv", "notes.txt", "extra.txt", "extra")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=f"--input_glob: no log file matches .*{says}"):
-        LogFiles(str(tmp_path / pattern)).need()
+        FileDiscovery(str(tmp_path / pattern)).require()
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
@@ -112,7 +112,7 @@ def test_zstd_frames_in_a_row_are_read_to_the_end(tmp_path: Path) -> None:
 def test_cut_off_compression_names_the_file(tmp_path: Path, pack: object, cut: int) -> None:
     path = tmp_path / "a.json.gz"
     path.write_bytes(pack(bytes(range(256)) * 99)[:-cut])  # type: ignore[operator] # either packer
-    with pytest.raises(BadRecord, match=r"a\.json\.gz: .*cut off or damaged .*fetch it again"):
+    with pytest.raises(RecordError, match=r"a\.json\.gz: .*cut off or damaged .*fetch it again"):
         read_bytes(path)
 
 
@@ -120,15 +120,15 @@ def test_a_damaged_gzip_names_the_file(tmp_path: Path) -> None:
     data = bytearray(gzip.compress(b"abc" * 999))
     data[12:14] = b"\xff\xff"
     (tmp_path / "a.gz").write_bytes(data)
-    with pytest.raises(BadRecord, match="cut off or damaged"):
+    with pytest.raises(RecordError, match="cut off or damaged"):
         read_bytes(tmp_path / "a.gz")
 
 
 def test_an_empty_compressed_file_and_a_vanished_one_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.gz").touch()
-    with pytest.raises(BadRecord, match=r"a\.gz: the compressed file is empty"):
+    with pytest.raises(RecordError, match=r"a\.gz: the compressed file is empty"):
         read_bytes(tmp_path / "a.gz")
-    with pytest.raises(BadRecord, match=r"b\.gz: the file was there and is gone"):
+    with pytest.raises(RecordError, match=r"b\.gz: the file was there and is gone"):
         read_bytes(tmp_path / "b.gz")
 
 
@@ -138,12 +138,12 @@ def test_a_file_that_must_not_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_text_of_powershell_is_utf_8_in_the_end() -> None:
-    assert utf8("[1]".encode("utf-16")) == utf8("[1]".encode("utf-8-sig")) == b"[1]"
+    assert to_utf8("[1]".encode("utf-16")) == to_utf8("[1]".encode("utf-8-sig")) == b"[1]"
 
 
 def test_suffixes_say_what_a_file_holds() -> None:
     names = ["a.CSV", "a.jsonl.zst", "a.parquet", "a.gz", "gz", "a.txt.gz"]
-    assert [kind(Path(name)) for name in names] == ["csv", "json", "parquet", None, None, None]
+    assert [detect_file_type(Path(name)) for name in names] == ["csv", "json", "parquet", None, None, None]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
@@ -160,10 +160,10 @@ def test_blocks_of_a_file_are_the_file(tmp_path: Path, pack: Callable[[bytes], b
 def test_a_cut_file_in_blocks_is_told(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(pack(os.urandom(9000))[:-300])
-    with pytest.raises(BadRecord, match=r"a\.json: the compressed file is cut off or damaged"):
+    with pytest.raises(RecordError, match=r"a\.json: the compressed file is cut off or damaged"):
         list(read_blocks(path, 1000))
 
 
 def test_a_missing_file_in_blocks_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadRecord, match="was there and is gone"):
+    with pytest.raises(RecordError, match="was there and is gone"):
         list(read_blocks(tmp_path / "a.json"))

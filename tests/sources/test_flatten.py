@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.flatten import Flattener, text
+from morpheus.sources.flatten import Flattener, to_text
 
 PATHS = ("user.arn", "user.issuer.name", "name", "request.owners", "request.count")
 WANTED = ("name", "userarn", "userissuername", "requestcount")
@@ -14,7 +14,7 @@ WANTED = ("name", "userarn", "userissuername", "requestcount")
 
 def rows(*records: object, wanted: tuple[str, ...] = WANTED, **given: Any) -> list[dict[str, Any]]:
     texts = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
-    frame, _ = Flattener(wanted, PATHS, **given).table(texts)
+    frame, _ = Flattener(wanted, PATHS, **given).flatten(texts)
     return frame.to_dicts()
 
 
@@ -96,7 +96,7 @@ def test_half_surrogates_and_broken_utf8_are_replaced() -> None:
 
 @pytest.mark.parametrize("record", [b'{"a":', b"[1]", b'"x"', b"", b"[" * 100_000])
 def test_what_is_no_record_is_refused_by_row(record: bytes) -> None:
-    frame, refused = Flattener(WANTED, PATHS).table([b'{"name":"n"}', record, b'{"name":"m"}'])
+    frame, refused = Flattener(WANTED, PATHS).flatten([b'{"name":"n"}', record, b'{"name":"m"}'])
     assert frame["name"].to_list() == ["n", None, "m"]
     assert list(refused) == [1]
 
@@ -125,4 +125,4 @@ def test_the_fast_path_and_the_walk_agree(records: list[Any]) -> None:
 
 @given(st.integers() | st.booleans() | st.text())
 def test_text_of_a_scalar_is_its_python_text(value: object) -> None:
-    assert text(value) == str(value)
+    assert to_text(value) == str(value)

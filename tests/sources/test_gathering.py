@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 
 from jobs import lay_aside_on_a_full_disk, peak_in_pieces
 from morpheus.columns import TIME, read_lines
-from morpheus.errors import BadRecord, Unavailable
-from morpheus.processes import Crew
-from morpheus.records import Events, Reading, Summary
-from morpheus.scratch import Scratch
+from morpheus.errors import RecordError, TransientError
+from morpheus.processes import WorkerPool
+from morpheus.records import Events, ReadStats, RunMetrics
+from morpheus.scratch import SpillDir
 from morpheus.sources import files
-from morpheus.sources.cloudtrail import CLOUDTRAIL, FromCloudtrail
-from morpheus.sources.gathering import Room
-from morpheus.sources.intake import Intake
-from morpheus.sources.log_files import LogFiles
-from morpheus.spill import write
-from morpheus.stage import Settings
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
+from morpheus.sources.gathering import MemoryBudget
+from morpheus.sources.intake import FileIngest
+from morpheus.sources.log_files import FileDiscovery
+from morpheus.spill import spill_to_disk
+from morpheus.stage import PipelineOptions
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
-TINY = Room(held=200, part=300, table=400, passes=2, place=2)
+TINY = MemoryBudget(max_cells_in_memory=200, partition_cells=300, spill_table_cells=400, max_scan_passes=2, partitions_per_bucket=2)
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
 
@@ -50,11 +50,11 @@ def write_files(folder: Path, records: list[dict[str, Any]], size: int) -> Path:
 
 
 def read(
-    pattern: Path | str, room: Room, history: Path | None = None, threads: int = 1, **options: Any
-) -> tuple[list[Events], Summary]:
+    pattern: Path | str, room: MemoryBudget, history: Path | None = None, threads: int = 1, **options: Any
+) -> tuple[list[Events], RunMetrics]:
     chosen = {"columns": FEATURES, "num_threads": threads, **options.pop("settings", {})}
-    intake = Intake(CLOUDTRAIL, LogFiles(str(pattern)), Settings(**chosen), room=room, **options)
-    summary = Summary()
+    intake = FileIngest(CLOUDTRAIL_FORMAT, FileDiscovery(str(pattern)), PipelineOptions(**chosen), memory_budget=room, **options)
+    summary = RunMetrics()
     return list(intake.events(None if history is None else str(history), summary)), summary
 
 
@@ -64,7 +64,7 @@ def whole(batches: list[Events]) -> list[Events]:
     return [replace(user[0], frame=pl.concat(one.frame for one in user)) for user in users]
 
 
-def assert_same(one: tuple[list[Events], Summary], other: tuple[list[Events], Summary]) -> None:
+def assert_same(one: tuple[list[Events], RunMetrics], other: tuple[list[Events], RunMetrics]) -> None:
     assert [batch.user for batch in whole(one[0])] == [batch.user for batch in whole(other[0])]
     for a, b in zip(whole(one[0]), whole(other[0]), strict=True):
         assert a.frame.equals(b.frame)
@@ -93,14 +93,14 @@ def test_what_was_laid_aside_comes_back_as_if_it_had_been_held(
     with tempfile.TemporaryDirectory() as folder:
         new = write_files(Path(folder, "new"), records, size)
         old = write_files(Path(folder, "old"), before, size)
-        assert_same(read(new, Room(), old), read(new, TINY, old))
+        assert_same(read(new, MemoryBudget(), old), read(new, TINY, old))
 
 
 def test_what_is_learnt_from_may_be_a_table_of_fewer_columns(tmp_path: Path) -> None:
     new = write_files(tmp_path / "new", [record(1, "ann", 9)], 9)
     old = tmp_path / "old.csv"
     old.write_text("eventTime,userIdentityaccountId,eventName\n2024-05-30T09:30:00Z,ann,Ls\n")
-    [batch], _ = read(new, Room(), old)
+    [batch], _ = read(new, MemoryBudget(), old)
     assert batch.history is not None
     assert batch.history.columns == batch.frame.columns
     assert batch.history["userIdentityarn"].to_list() == [None]
@@ -113,7 +113,7 @@ def test_users_are_many_and_files_in_any_order(tmp_path: Path) -> None:
     shuffled = [*parts[7:], *parts[6::-1]]
     other = write_files(tmp_path / "other", [one for part in shuffled for one in part], 50)
     batches = read(new, TINY)
-    assert_same(batches, read(other, Room()))
+    assert_same(batches, read(other, MemoryBudget()))
     firsts = [batch.frame[TIME].min() for batch in whole(batches[0])]
     assert len(firsts) == 23
     assert firsts == sorted(firsts, key=str)
@@ -135,7 +135,7 @@ def test_one_user_larger_than_memory_comes_in_pieces_of_time(
     old = write_files(tmp_path / "old", records[:90], 50)
     chosen = {"columns": DERIVED} if derived else {}
     batches, summary = read(new, TINY, old, settings=dict(chosen))
-    assert_same(read(new, Room(), old, settings=dict(chosen)), (batches, summary))
+    assert_same(read(new, MemoryBudget(), old, settings=dict(chosen)), (batches, summary))
     assert max(batch.frame.height for batch in batches) < 50
     assert summary.input.duplicates == 54
 
@@ -143,8 +143,8 @@ def test_one_user_larger_than_memory_comes_in_pieces_of_time(
 def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
     found = []
     for rows in (200_000, 400_000):
-        with Crew(2) as crew:
-            found += crew.map_given(peak_in_pieces, [rows])
+        with WorkerPool(2) as crew:
+            found += crew.map_shared(peak_in_pieces, [rows])
     assert found[1] < 1.3 * found[0]
 
 
@@ -153,8 +153,8 @@ def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
 def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "cloudtrail-console"
     chosen = {"userid_column_name": "userIdentityarn"}
-    room = replace(TINY, table=20_000, job=2_000_000, alone=0)
-    held = read(new, Room(), old, settings=chosen)
+    room = replace(TINY, spill_table_cells=20_000, min_task_bytes=2_000_000, serial_threshold_bytes=0)
+    held = read(new, MemoryBudget(), old, settings=chosen)
     assert_same(held, read(new, room, old, threads=threads, settings=chosen))
 
 
@@ -163,9 +163,9 @@ def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "golden/training"
     (tmp_path / "x.jsonl").write_text('{"eventName": "no time"}\n')
     options = {"everything": True, "skip": True, "settings": {"userid_filter": "123837551234"}}
-    room = replace(TINY, table=20_000, job=1_000_000, alone=0)
+    room = replace(TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0)
     assert_same(
-        read(new, Room(), old, **{**options, "settings": dict(options["settings"])}),  # type: ignore[call-overload] # options of several types
+        read(new, MemoryBudget(), old, **{**options, "settings": dict(options["settings"])}),  # type: ignore[call-overload] # options of several types
         read(new, room, old, threads=2, **options),
     )
 
@@ -174,8 +174,8 @@ def test_the_first_bad_record_is_told_whoever_reads_it(tmp_path: Path) -> None:
     folder = write_files(tmp_path, [record(n, "1", 1) for n in range(40)], 10)
     for name in ("001.json", "003.json"):
         (folder / name).write_text('{"Records": [{"eventName": "Ls"}]}')
-    room = Room(job=1, alone=0)
-    with pytest.raises(BadRecord, match=r"001\.json:1: the record has no `eventTime`"):
+    room = MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0)
+    with pytest.raises(RecordError, match=r"001\.json:1: the record has no `eventTime`"):
         read(folder, room, threads=2)
 
 
@@ -186,9 +186,9 @@ def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
         (tmp_path / f"{n}.csv").write_text(
             "eventTime,userIdentityaccountId,a.b,ab\n2024-05-31T09:30:01Z,x,1,2\nx,x,1,2\n"
         )
-    one = read(tmp_path, Room(), skip=True)
+    one = read(tmp_path, MemoryBudget(), skip=True)
     alone, caplog.records[:] = len(caplog.records), []
-    other = read(tmp_path, Room(job=1, alone=0), threads=2, skip=True)
+    other = read(tmp_path, MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0), threads=2, skip=True)
     assert_same(one, other)
     assert other[1].input.refused == 6
     assert len(other[1].input.refusals) == 5
@@ -202,8 +202,8 @@ def test_nothing_is_left_on_disk_however_it_ends(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     folder = write_files(tmp_path / "new", [record(n, f"{n % 9}", n % 60) for n in range(99)], 9)
-    logs, chosen = LogFiles(str(folder)), Settings(columns=FEATURES, num_threads=1)
-    events = Intake(CLOUDTRAIL, logs, chosen, room=TINY).events(None, Summary())
+    logs, chosen = FileDiscovery(str(folder)), PipelineOptions(columns=FEATURES, num_threads=1)
+    events = FileIngest(CLOUDTRAIL_FORMAT, logs, chosen, memory_budget=TINY).events(None, RunMetrics())
     next(events)
     [made] = scratch.iterdir()
     assert made.stat().st_mode & 0o077 == 0
@@ -215,26 +215,26 @@ def test_nothing_is_left_on_disk_however_it_ends(
 def test_few_events_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_files(tmp_path / "new", [record(1, "1", 1)], 9)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    assert len(read(folder, Room())[0]) == 1
+    assert len(read(folder, MemoryBudget())[0]) == 1
 
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with Crew(2) as crew:
-        [told] = crew.map_given(lay_aside_on_a_full_disk, [tmp_path])
+    with WorkerPool(2) as crew:
+        [told] = crew.map_shared(lay_aside_on_a_full_disk, [tmp_path])
     expected = r"events cannot be laid aside there \(File too large\)\. Make room, .*TMPDIR"
     assert re.search(expected, told), told
 
 
 def test_a_folder_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match=r"gone: events cannot be laid aside .*TMPDIR"):
-        write(tmp_path / "gone", [pl.DataFrame({"text": ["a"]})])
+    with pytest.raises(TransientError, match=r"gone: events cannot be laid aside .*TMPDIR"):
+        spill_to_disk(tmp_path / "gone", [pl.DataFrame({"text": ["a"]})])
 
 
 def test_a_folder_that_cannot_be_made_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(Unavailable, match="name another folder"), Scratch() as scratch:
+    with pytest.raises(TransientError, match="name another folder"), SpillDir() as scratch:
         assert scratch.folder
 
 
@@ -258,18 +258,18 @@ def test_large_files_in_blocks_are_as_files_read_whole(
         lines = "\n".join(map(json.dumps, records)) if "json" in suffix else ""
         text = lines.encode() or pl.DataFrame(flat).write_csv().encode()
         path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
-    held = read(path, Room())
-    monkeypatch.setattr(files, "LARGE", 800)
+    held = read(path, MemoryBudget())
+    monkeypatch.setattr(compression, "STREAMING_THRESHOLD", 800)
     monkeypatch.setattr(files.read_blocks, "__defaults__", (1000,))
     assert files.is_large(path)
-    assert_same(held, read(path, Room()))
+    assert_same(held, read(path, MemoryBudget()))
 
 
 def test_counts_of_several_readers_add_up() -> None:
-    one, other = Reading(files=1, read=9, duplicates=2), Reading(files=2, read=5, userless=1)
+    one, other = ReadStats(files=1, read=9, duplicates=2), ReadStats(files=2, read=5, no_user=1)
     for n in range(4):
         one.refuse(f"{n}")
         other.refuse(f"more {n}")
     one.add(other)
-    assert (one.files, one.read, one.refused, one.kept) == (3, 14, 8, 3)
+    assert (one.files, one.read, one.refused, one.accepted) == (3, 14, 8, 3)
     assert one.refusals == ["0", "1", "2", "3", "more 0"]

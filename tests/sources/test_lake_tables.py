@@ -13,11 +13,11 @@ from deltalake import DeltaTable, write_deltalake
 
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import Summary
+from morpheus.records import RunMetrics
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.log_files import LogFiles
-from morpheus.stage import Settings
+from morpheus.sources.log_files import FileDiscovery
+from morpheus.stage import PipelineOptions
 from morpheus.stages.serialize import Serialize
 
 DAYS = ("2024-05-30", "2024-05-31")
@@ -50,9 +50,9 @@ def table(tmp_path):
 
 
 def read(pattern, **options):
-    summary = Summary()
+    summary = RunMetrics()
     source = FromCloudtrail(input_glob=str(pattern), **options)
-    source = replace(source, settings=source.settled(Settings()))
+    source = replace(source, options=source.with_defaults(PipelineOptions()))
     found = [
         (time[:10], batch.user)
         for batch in source.events(None, summary)
@@ -176,7 +176,7 @@ def test_a_table_cannot_be_followed(table):
     with pytest.raises(
         UsageError, match=r"--watch_directory: `.*trail` is a table of Delta.*--duration"
     ):
-        source.check()
+        source.validate()
 
 
 @pytest.mark.parametrize("pattern", ["", "data/*.parquet", "data/date=2024-05-31"])
@@ -196,7 +196,7 @@ def test_a_table_of_iceberg_is_refused(tmp_path, pattern):
 @pytest.mark.usefixtures("table")
 def test_a_table_passes_the_whole_chain_under_the_name_it_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert {path.parts[:2] for path in LogFiles("lake/trail").need().paths} == {("lake", "trail")}
+    assert {path.parts[:2] for path in FileDiscovery("lake/trail").require().paths} == {("lake", "trail")}
     sink = ToFile(filename="out.csv")
     summary = Pipeline([FromCloudtrail(input_glob="lake/trail"), Serialize(), sink]).run()
     assert summary.input.files == 5

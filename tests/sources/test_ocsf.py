@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ACTOR_OPTION, TIME, read_lines
-from morpheus.records import Summary
-from morpheus.sources.ocsf import OCSF, FromOcsf
-from morpheus.stage import Settings
+from morpheus.records import RunMetrics
+from morpheus.sources.ocsf import OCSF_FORMAT, FromOcsf
+from morpheus.stage import PipelineOptions
 
 FEATURES = read_lines("columns_ae_ocsf.txt", option="--columns_file")
 ROLE = "arn:aws:iam::000000000001:role/Deploy"
@@ -52,11 +52,11 @@ def user(**about: Any) -> dict[str, Any]:
     return {"user": {"account": {"uid": "000000000001"}, **about}}
 
 
-def read(path: Path, **options: Any) -> tuple[pl.DataFrame, Summary]:
-    named = options.pop("user", OCSF.user)
-    settings = Settings(userid_column_name=named, columns=FEATURES, num_threads=1)
-    summary = Summary()
-    source = FromOcsf(input_glob=str(path), settings=settings, **options)
+def read(path: Path, **options: Any) -> tuple[pl.DataFrame, RunMetrics]:
+    named = options.pop("user", OCSF_FORMAT.user_column)
+    settings = PipelineOptions(userid_column_name=named, columns=FEATURES, num_threads=1)
+    summary = RunMetrics()
+    source = FromOcsf(input_glob=str(path), options=settings, **options)
     return pl.concat(batch.frame for batch in source.events(None, summary)), summary
 
 
@@ -104,9 +104,9 @@ def test_other_classes_are_left_out_and_counted(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.json", event(0), event(1, 4001), event(2, 3002), event(3, 3001))
     frame, summary = read(path)
     assert frame["class_uid"].to_list() == ["6003", "3002", "3001"]
-    assert (summary.input.other_kinds, summary.input.kept) == (1, 3)
+    assert (summary.input.other_classes, summary.input.accepted) == (1, 3)
     frame, summary = read(path, class_uid=("3002",))
-    assert (frame.height, summary.input.other_kinds) == (1, 3)
+    assert (frame.height, summary.input.other_classes) == (1, 3)
 
 
 def test_events_of_the_first_schema_are_read_as_those_of_later_ones(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_who_acted_is_found_out(tmp_path: Path, parts: dict[str, Any], name: str
 
 
 def test_every_feature_is_a_field_of_the_schema_that_we_know() -> None:
-    assert set(FEATURES) <= {*OCSF.columns, *OCSF.derived}
+    assert set(FEATURES) <= {*OCSF_FORMAT.columns, *OCSF_FORMAT.derived_columns}

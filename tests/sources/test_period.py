@@ -7,12 +7,12 @@ import pytest
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.records import Summary
+from morpheus.records import RunMetrics
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.duo import FromDuo
-from morpheus.sources.log_files import LogFiles
-from morpheus.sources.period import Period, span_of
-from morpheus.stage import Settings
+from morpheus.sources.log_files import FileDiscovery
+from morpheus.sources.period import TimeRange, parse_interval
+from morpheus.stage import PipelineOptions
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ from morpheus.stage import Settings
 def test_two_of_start_end_and_duration_are_a_period(
     options: tuple[str | None, str | None, str | None], start: str | None, end: str | None
 ) -> None:
-    period = Period.of(*options, None)
+    period = TimeRange.from_options(*options, None)
     assert period is not None
     found = [None if time is None else time.isoformat() for time in (period.start, period.end)]
     assert found == [start, end]
 
 
 def test_a_duration_alone_ends_now() -> None:
-    period = Period.of(None, None, "60d", None)
+    period = TimeRange.from_options(None, None, "60d", None)
     assert period is not None
     assert period.start is not None
     assert period.end is not None
@@ -65,7 +65,7 @@ def test_options_that_are_no_period_are_refused(
     options: tuple[str | None, str | None, str | None, str | None], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        Period.of(*options)
+        TimeRange.from_options(*options)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_options_that_are_no_period_are_refused(
     ],
 )
 def test_folders_that_are_dates_are_known(folder: str, start: str, end: str) -> None:
-    span = span_of(folder.split("/"))
+    span = parse_interval(folder.split("/"))
     assert span is not None
     assert span.start == datetime.fromisoformat(start).replace(tzinfo=UTC)
     assert span.end == datetime.fromisoformat(end).replace(tzinfo=UTC)
@@ -107,15 +107,15 @@ def test_folders_that_are_dates_are_known(folder: str, start: str, end: str) -> 
     ],
 )
 def test_folders_that_may_be_something_else_are_no_dates(folder: str) -> None:
-    assert span_of(folder.split("/")) is None
+    assert parse_interval(folder.split("/")) is None
 
 
 def test_a_file_delivered_before_the_period_holds_nothing_of_it() -> None:
-    period = Period.of("2024-05-31T12:00:00Z", None, None, None)
+    period = TimeRange.from_options("2024-05-31T12:00:00Z", None, None, None)
     assert period is not None
-    assert not period.holds(["2024", "05", "31"], "1_CloudTrail_us_20240531T1155Z_x.json.gz")
-    assert period.holds(["2024", "05", "31"], "1_CloudTrail_us_20240531T1200Z_x.json.gz")
-    assert period.holds(["2024", "05", "31"], "1_20240531T1155_x.json.gz"), "not a name of AWS's"
+    assert not period.may_contain_file(["2024", "05", "31"], "1_CloudTrail_us_20240531T1155Z_x.json.gz")
+    assert period.may_contain_file(["2024", "05", "31"], "1_CloudTrail_us_20240531T1200Z_x.json.gz")
+    assert period.may_contain_file(["2024", "05", "31"], "1_20240531T1155_x.json.gz"), "not a name of AWS's"
 
 
 def written(folder: Path) -> Path:
@@ -133,41 +133,41 @@ def written(folder: Path) -> Path:
 
 def test_a_folder_that_was_asked_for_may_be_called_after_another_day(tmp_path: Path) -> None:
     folder = written(tmp_path / "cases" / "2025-01-31")
-    period = Period.of("2024-05-02", None, "1d", None)
+    period = TimeRange.from_options("2024-05-02", None, "1d", None)
     for pattern in (folder, folder / "*.json", folder / "2024" / "**" / "*"):
-        found = LogFiles(str(pattern), period=period).need()
+        found = FileDiscovery(str(pattern), time_range=period).require()
         assert [path.parent.name for path in found.paths] == ["02"]
-    found = LogFiles(str(folder / "2024" / "05" / "03"), period=period).need()
+    found = FileDiscovery(str(folder / "2024" / "05" / "03"), time_range=period).require()
     assert len(found.paths) == 1, "its events are left out, and counted"
 
 
 def test_events_outside_the_period_are_left_out_and_counted(tmp_path: Path) -> None:
-    settings = Settings(userid_column_name="userIdentityaccountId", num_threads=1)
+    settings = PipelineOptions(userid_column_name="userIdentityaccountId", num_threads=1)
     source = FromCloudtrail(
         input_glob=str(written(tmp_path)),
         start_time="2024-05-02T06:00:00Z",
         duration="12h",
-        settings=settings,
+        options=settings,
     )
-    summary = Summary()
+    summary = RunMetrics()
     frame = pl.concat(batch.frame for batch in source.events(None, summary))
     assert frame[TIME].dt.hour().to_list() == list(range(6, 18))
     reading = summary.input
-    assert (reading.read, reading.outside, reading.kept, reading.outside_files) == (24, 12, 12, 2)
-    assert reading.period == "from 2024-05-02T06:00:00Z until before 2024-05-02T18:00:00Z"
+    assert (reading.read, reading.outside_range, reading.accepted, reading.outside_files) == (24, 12, 12, 2)
+    assert reading.time_range == "from 2024-05-02T06:00:00Z until before 2024-05-02T18:00:00Z"
 
 
 def test_a_repeated_file_is_cut_before_it_is_repeated(tmp_path: Path) -> None:
-    settings = Settings(userid_column_name="userIdentityaccountId", num_threads=1)
+    settings = PipelineOptions(userid_column_name="userIdentityaccountId", num_threads=1)
     source = FromCloudtrail(
-        input_glob=str(written(tmp_path)), start_time="2024-05-03", repeat=2, settings=settings
+        input_glob=str(written(tmp_path)), start_time="2024-05-03", repeat=2, options=settings
     )
-    summary = Summary()
+    summary = RunMetrics()
     frame = pl.concat(batch.frame for batch in source.events(None, summary))
-    assert (frame.height, summary.input.kept, summary.input.outside) == (48, 48, 0)
+    assert (frame.height, summary.input.accepted, summary.input.outside_range) == (48, 48, 0)
 
 
 def test_history_before_the_period_needs_a_beginning() -> None:
     source = FromDuo(input_glob="x", end_time="2024-05-03", train_duration="2d")
     with pytest.raises(UsageError, match="--train_duration: the period has no beginning"):
-        source.check()
+        source.validate()

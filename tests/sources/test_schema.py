@@ -14,11 +14,11 @@ import zstandard
 from morpheus.columns import ACTOR, TIME
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import Events, Summary
+from morpheus.records import Events, RunMetrics
 from morpheus.sources.azure import FromAzure
 from morpheus.sources.from_file import FromFile
-from morpheus.sources.schema import load
-from morpheus.stage import Settings
+from morpheus.sources.schema import load_schema
+from morpheus.stage import PipelineOptions
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
@@ -45,10 +45,10 @@ def lines(records: Any) -> str:
 
 
 def read(columns_file: str | None, path: Path | str, **settings: Any) -> list[Events]:
-    told = FromFile(input_glob=str(path)).settled(Settings(columns_file=columns_file, **settings))
-    source = FromFile(input_glob=str(path), settings=told)
-    source.check()
-    return list(source.events(None, Summary()))
+    told = FromFile(input_glob=str(path)).with_defaults(PipelineOptions(columns_file=columns_file, **settings))
+    source = FromFile(input_glob=str(path), options=told)
+    source.validate()
+    return list(source.events(None, RunMetrics()))
 
 
 def test_a_schema_says_which_columns_are_learnt_and_who_the_user_is(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ size.kind = "number"
     ]
     source = FromFile(input_glob=written(tmp_path / "a.jsonl", lines(records)))
     chain = [source, TrainAe(train_epochs=1), Caught()]
-    Pipeline(chain, Settings(columns_file=written(tmp_path / "d.toml", about), num_threads=1)).run()
+    Pipeline(chain, PipelineOptions(columns_file=written(tmp_path / "d.toml", about), num_threads=1)).run()
     kinds = {column.name: type(column).__name__ for column in Caught.encoder.columns}
     assert kinds == {
         "port": "Category",
@@ -229,20 +229,20 @@ def test_what_nothing_says_is_asked_for() -> None:
     with pytest.raises(
         UsageError, match=r"a shipped one \(azure\.toml.*or else give --columns_file"
     ):
-        FromFile(input_glob="a").settled(Settings())
+        FromFile(input_glob="a").with_defaults(PipelineOptions())
     told = r"or else give --userid_column_name and --timestamp_column_name\."
     with pytest.raises(UsageError, match=told):
-        FromFile(input_glob="a").settled(Settings(columns_file="a.txt"))
+        FromFile(input_glob="a").with_defaults(PipelineOptions(columns_file="a.txt"))
 
 
 def test_a_schema_is_for_from_file_only() -> None:
     with pytest.raises(UsageError, match=r"`okta\.toml` describes a log, for `from-file`"):
-        FromAzure(input_glob="a").settled(Settings(columns_file="okta.toml"))
+        FromAzure(input_glob="a").with_defaults(PipelineOptions(columns_file="okta.toml"))
 
 
 def test_a_schema_that_is_not_there_is_answered_with_those_shipped() -> None:
     with pytest.raises(UsageError, match=r"no file `otka\.toml`.*okta\.toml"):
-        load("otka.toml")
+        load_schema("otka.toml")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_mistake_is_named_with_its_line_and_what_would_do(
     text = SMALL + new if old == "$" else SMALL.replace(old, new, 1)
     assert text != SMALL
     with pytest.raises(UsageError, match=rf"--columns_file: .*bad\.toml{said}"):
-        load(written(tmp_path / "bad.toml", text))
+        load_schema(written(tmp_path / "bad.toml", text))
 
 
 class Caught(Preprocess):

@@ -7,11 +7,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from morpheus.columns import INDEX, TIME
-from morpheus.processes import Crew
-from morpheus.sources.census import PART, USER
-from morpheus.sources.shelves import Shelves
-from morpheus.spill import write
-from morpheus.testing import events_at
+from morpheus.processes import WorkerPool
+from morpheus.sources.census import PARTITION, USER
+from morpheus.sources.shelves import BucketedSpill
+from morpheus.spill import spill_to_disk
+from morpheus.testing import make_events
 
 USERS = [f"user{n}" for n in range(40)]
 ROWS = 100
@@ -19,23 +19,23 @@ ROWS = 100
 
 def events(number: int) -> pl.DataFrame:
     """One event of each user, with a column that only some tables have."""
-    frame = events_at(range(len(USERS)), who=USERS)
+    frame = make_events(range(len(USERS)), who=USERS)
     index = pl.Series(INDEX, range(number * 100, number * 100 + len(USERS)))
     return frame.select(index, "who", pl.lit(str(number)).alias(f"table{number % 3}"), TIME)
 
 
 @pytest.fixture(params=[1, 2], ids=["one-process", "two-processes"])
 def crew(request):
-    with Crew(request.param) as crew:
+    with WorkerPool(request.param) as crew:
         yield crew
 
 
 @pytest.fixture
 def shelves(crew, tmp_path):
     """Sixty tables of all users, sorted into four places."""
-    blobs = write(tmp_path, map(events, range(60)))
-    places = pl.DataFrame({USER: USERS, PART: [n // 10 for n in range(len(USERS))]})
-    return Shelves.filled(blobs, "who", places, held=200, table=ROWS, crew=crew, folder=tmp_path)
+    blobs = spill_to_disk(tmp_path, map(events, range(60)))
+    places = pl.DataFrame({USER: USERS, PARTITION: [n // 10 for n in range(len(USERS))]})
+    return BucketedSpill.partition_by_bucket(blobs, "who", places, max_rows_in_memory=200, max_table_rows=ROWS, pool=crew, folder=tmp_path)
 
 
 def test_nothing_is_lost_or_doubled(shelves):
@@ -60,5 +60,5 @@ def test_many_small_tables_become_few(shelves):
 
 
 def test_what_was_sorted_is_removed(shelves, tmp_path):
-    there = {blob.place for blobs in shelves.tables.values() for blob in blobs}
+    there = {blob.partitions_per_bucket for blobs in shelves.tables.values() for blob in blobs}
     assert set(Path(tmp_path).iterdir()) == there

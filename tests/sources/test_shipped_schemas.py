@@ -12,13 +12,13 @@ import pytest
 
 from morpheus.columns import ACTOR
 from morpheus.pipeline import Pipeline
-from morpheus.records import Events, Summary
+from morpheus.records import Events, RunMetrics
 from morpheus.sources.azure import FromAzure
 from morpheus.sources.duo import FromDuo
-from morpheus.sources.flatten import flat
+from morpheus.sources.flatten import flatten_name
 from morpheus.sources.from_file import FromFile
-from morpheus.sources.schema import load, names
-from morpheus.stage import Settings
+from morpheus.sources.schema import load_schema, list_builtin_schemas
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -32,14 +32,14 @@ CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/123.0.0.0 Sa
 
 
 def settled(schema: str, path: Path, **settings: Any) -> FromFile:
-    told = FromFile(input_glob=str(path)).settled(Settings(columns_file=schema, **settings))
-    return FromFile(input_glob=str(path), settings=told, bad_record="skip")
+    told = FromFile(input_glob=str(path)).with_defaults(PipelineOptions(columns_file=schema, **settings))
+    return FromFile(input_glob=str(path), options=told, bad_record="skip")
 
 
 def only(schema: str, folder: Path, record: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """The one event that a record becomes."""
     (folder / "a.json").write_text(json.dumps(record))
-    [batch] = settled(schema, folder / "a.json", **settings).events(None, Summary())
+    [batch] = settled(schema, folder / "a.json", **settings).events(None, RunMetrics())
     return batch.frame.row(0, named=True)
 
 
@@ -49,28 +49,28 @@ def has(event: dict[str, Any], **expected: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("schema", [*names(), *map(str, EXAMPLES)])
+@pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])
 def test_every_feature_is_had_from_the_log_or_derived(schema: str) -> None:
-    about = load(schema)
-    known = {*about.format.columns, *about.format.derived, *about.format.instead}
+    about = load_schema(schema)
+    known = {*about.log_format.columns, *about.log_format.derived_columns, *about.log_format.fallbacks}
     bare = {name.removeprefix("new:") for name in about.features}
-    needs = {need for one in about.format.derived.values() for need in one.needs}
-    rules = {name for rule in about.format.rules for name in rule.columns}
-    assert bare | needs | rules | set(about.format.context) <= known
-    assert {about.format.time, about.format.user} <= known
+    needs = {need for one in about.log_format.derived_columns.values() for need in one.inputs}
+    rules = {name for rule in about.log_format.actor_rules for name in rule.columns}
+    assert bare | needs | rules | set(about.log_format.context_columns) <= known
+    assert {about.log_format.time_column, about.log_format.user_column} <= known
 
 
-@pytest.mark.parametrize("schema", [*names(), *map(str, EXAMPLES)])
+@pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])
 def test_records_are_decoded_the_fast_way(schema: str) -> None:
-    about, form = load(schema), load(schema).format
-    for user in (form.user, ACTOR):
-        decoded = form.decoded(form.wanted(about.features, user), user)
-        assert set(decoded) <= {flat(path, form.dropped) for path in form.paths}
+    about, form = load_schema(schema), load_schema(schema).log_format
+    for user in (form.user_column, ACTOR):
+        decoded = form.columns_to_decode(form.columns_to_read(about.features, user), user)
+        assert set(decoded) <= {flatten_name(path, form.drop_characters) for path in form.paths}
 
 
 def test_azures_and_duos_schemas_are_their_sources(tmp_path: Path) -> None:
-    assert load("azure.toml").format is FromAzure.log_format
-    assert load("duo.toml").format is FromDuo.log_format
+    assert load_schema("azure.toml").log_format is FromAzure.log_format
+    assert load_schema("duo.toml").log_format is FromDuo.log_format
     event = {"isotimestamp": "2024-05-31T09:00:00Z", "user": {"name": "ann"}, "result": "denied"}
     assert has(only("duo.toml", tmp_path, event), username="ann", logcount=0)
 
@@ -213,11 +213,11 @@ def test_the_rule_tests_of_okta_go_through_and_what_is_refused_is_named(tmp_path
     tests = (DATA / "rule-tests/Okta.SystemLog.jsonl").read_text().splitlines()
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps(json.loads(line)["log"]) for line in tests))
-    summary = Summary()
+    summary = RunMetrics()
     source = settled("okta.toml", file, userid_column_name="@actor")
     batches: list[Events] = list(source.events(None, summary))
     assert summary.input.read == len(tests)
-    assert sum(batch.frame.height for batch in batches) == summary.input.kept > 0
+    assert sum(batch.frame.height for batch in batches) == summary.input.accepted > 0
     assert summary.input.refused == 8
     assert all("published" in reason for reason in summary.input.refusals)
 
@@ -236,15 +236,15 @@ def test_the_commits_of_many_people_go_through_the_chain(tmp_path: Path) -> None
         AddScores(label=("ae_anomaly_score", "risk")),
     ]
     schema = str(ROOT / "examples/schemas/commits.toml")
-    told = Settings(columns_file=schema, userid_column_name="@actor", num_threads=1)
+    told = PipelineOptions(columns_file=schema, userid_column_name="@actor", num_threads=1)
     summary = Pipeline(chain, told).run()
-    assert summary.scored == summary.input.kept == len(records)
+    assert summary.scored == summary.input.accepted == len(records)
 
 
 def test_the_page_shows_the_schema_that_it_runs() -> None:
     page = (ROOT / "docs/schemas.md").read_text()
     assert (ROOT / "examples/schemas/vpn.toml").read_text() in page
-    assert all(f"`{name}`" in page for name in names())
+    assert all(f"`{name}`" in page for name in list_builtin_schemas())
 
 
 def test_a_spreadsheet_of_sessions(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_spreadsheet_of_sessions(tmp_path: Path) -> None:
     )
     schema = str(ROOT / "examples/schemas/vpn.toml")
     source = settled(schema, tmp_path / "a.csv", userid_column_name="@actor")
-    [batch] = source.events(None, Summary())
+    [batch] = source.events(None, RunMetrics())
     event = batch.frame.row(0, named=True)
     assert has(
         event, actor="ann", os="Linux", minutes="31", ending="by the user", hourkind="weekday 09"

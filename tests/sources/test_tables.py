@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.errors import BadRecord
-from morpheus.sources.tables import Table, csv_blocks, parquet_blocks, read_csv, read_parquet
+from morpheus.errors import RecordError
+from morpheus.sources.tables import Table, read_csv_blocks, read_parquet_blocks, read_csv, read_parquet
 
 PATH = Path("x.csv")
 
@@ -39,20 +39,20 @@ def test_quoted_commas_quotes_and_line_breaks_are_kept() -> None:
 def test_an_unnamed_first_column_of_integers_numbers_the_rows(name: str) -> None:
     table = csv(f"{name},a\n7,x\n3,y\n")
     assert table.frame.columns == ["a"]
-    assert table.index is not None
-    assert table.index.to_list() == [7, 3]
+    assert table.row_index is not None
+    assert table.row_index.to_list() == [7, 3]
 
 
 def test_an_unnamed_first_column_of_text_is_a_column() -> None:
     table = csv(",a\nq,x\n")
-    assert table.index is None
+    assert table.row_index is None
     assert table.frame.columns == ["Unnamed: 0", "a"]
 
 
 def test_dots_are_left_out_of_names_and_what_becomes_equal_is_joined() -> None:
     table = csv("user.arn,userarn,b\n,x,1\ny,z,2\n")
     assert table.frame["userarn"].to_list() == ["x", "y"]
-    assert table.doubles == {"userarn": ["user.arn", "userarn"]}
+    assert table.duplicate_columns == {"userarn": ["user.arn", "userarn"]}
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,16 @@ def test_a_row_that_does_not_fit_is_told_with_its_line(
 ) -> None:
     table = csv(text)
     assert table.frame.rows() == kept
-    assert [line for line, _ in table.broken] == [line for line, _ in broken]
+    assert [line for line, _ in table.errors] == [line for line, _ in broken]
     assert all(
-        why.startswith(told) for (_, why), (_, told) in zip(table.broken, broken, strict=True)
+        why.startswith(told) for (_, why), (_, told) in zip(table.errors, broken, strict=True)
     )
 
 
 @pytest.mark.parametrize("text", ["a,b\r\n1,2\r\n", "a,b\n\n1,2\n\n", "a,b\n1,2", "\na,b\n1,2\n"])
 def test_line_ends_and_blank_lines_do_not_matter(text: str) -> None:
     table = csv(text)
-    assert (table.frame.rows(), table.broken) == ([("1", "2")], [])
+    assert (table.frame.rows(), table.errors) == ([("1", "2")], [])
 
 
 def test_a_bare_quote_within_a_cell_is_a_quote() -> None:
@@ -99,7 +99,7 @@ def test_a_header_alone_is_a_table_of_no_rows() -> None:
 
 
 def test_an_empty_file_is_told() -> None:
-    with pytest.raises(BadRecord, match=r"x\.csv: the file is empty; a CSV file needs a line of"):
+    with pytest.raises(RecordError, match=r"x\.csv: the file is empty; a CSV file needs a line of"):
         csv("")
 
 
@@ -110,7 +110,7 @@ CELLS = st.text(st.sampled_from('ab ,"\n1'), max_size=4)
 def test_what_polars_writes_is_read_back(rows: list[tuple[str, str]]) -> None:
     frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
     table = csv(frame.write_csv(quote_style="always"))
-    assert table.broken == []
+    assert table.errors == []
     assert table.frame.rows() == [(a or None, b or None) for a, b in rows]
 
 
@@ -141,7 +141,7 @@ def test_parquet_becomes_text() -> None:
 
 
 def test_damaged_parquet_is_told() -> None:
-    with pytest.raises(BadRecord, match=r"not a whole Parquet file .*fetch it again"):
+    with pytest.raises(RecordError, match=r"not a whole Parquet file .*fetch it again"):
         read_parquet(b"PAR1 and no more", PATH)
 
 
@@ -150,10 +150,10 @@ def test_csv_in_blocks_is_as_csv_read_whole(noise: bytes, size: int) -> None:
     text = csv_text(noise)
     whole = read_csv(text, PATH)
     first = text.find(b"\n") + 1
-    tables = list(csv_blocks([text[:first], *blocks_of(text[first:], size)], PATH))
+    tables = list(read_csv_blocks([text[:first], *blocks_of(text[first:], size)], PATH))
     assert pl.concat([one.frame for one in tables]).equals(whole.frame)
-    assert [place for one in tables for place in one.places] == list(whole.places)
-    assert [bad for one in tables for bad in one.broken] == list(whole.broken)
+    assert [place for one in tables for place in one.line_numbers] == list(whole.line_numbers)
+    assert [bad for one in tables for bad in one.errors] == list(whole.errors)
 
 
 def csv_text(noise: bytes) -> bytes:
@@ -169,15 +169,15 @@ def blocks_of(text: bytes, size: int) -> list[bytes]:
 def test_parquet_in_blocks_is_as_parquet_read_whole(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [f"{n}" for n in range(1000)], "b": [{"c": n} for n in range(1000)]})
     frame.write_parquet(tmp_path / "a.parquet", row_group_size=300)
-    tables = list(parquet_blocks(tmp_path / "a.parquet", 64))
+    tables = list(read_parquet_blocks(tmp_path / "a.parquet", 64))
     assert len(tables) > 3
     assert pl.concat([one.frame for one in tables]).equals(parquet(frame).frame)
-    numbers = pl.concat([one.index for one in tables if one.index is not None])
+    numbers = pl.concat([one.row_index for one in tables if one.row_index is not None])
     assert numbers.to_list() == list(range(1000))
-    assert [place for one in tables for place in one.places] == list(range(1, 1001))
+    assert [place for one in tables for place in one.line_numbers] == list(range(1, 1001))
 
 
 def test_damaged_parquet_in_blocks_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(BadRecord, match=r"a\.parquet: not a whole Parquet file .*fetch it again"):
-        list(parquet_blocks(tmp_path / "a.parquet", 64))
+    with pytest.raises(RecordError, match=r"a\.parquet: not a whole Parquet file .*fetch it again"):
+        list(read_parquet_blocks(tmp_path / "a.parquet", 64))

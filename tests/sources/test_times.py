@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.times import INSTANT, parse
+from morpheus.sources.times import UTC_DATETIME, parse_times
 
 
 def one(text: str | None) -> datetime | None:
-    [time] = parse(pl.Series([text], dtype=pl.String)).to_list()
+    [time] = parse_times(pl.Series([text], dtype=pl.String)).to_list()
     assert time is None or isinstance(time, datetime)
     return time
 
@@ -49,8 +49,8 @@ def test_a_time_is_kept_to_the_microsecond() -> None:
 
 def test_usual_and_odd_times_stand_in_one_column() -> None:
     texts = pl.Series(["2024-05-31T09:30:00Z", "nonsense", "2024-05-31 09:30:01", None])
-    times = parse(texts)
-    assert times.dtype == INSTANT
+    times = parse_times(texts)
+    assert times.dtype == UTC_DATETIME
     assert times.is_null().to_list() == [False, True, False, True]
 
 

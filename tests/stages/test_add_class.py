@@ -4,40 +4,40 @@ from morpheus.columns import SCORE
 from morpheus.errors import UsageError
 from morpheus.records import Losses
 from morpheus.stages.add_class import AddClass
-from morpheus.testing import events_at, losses, scored
+from morpheus.testing import make_events, make_losses, make_scored
 
 
 def passed(batch, **options):
     stage = AddClass(**options)
-    stage.check()
+    stage.validate()
     [out] = stage(iter([batch]))
     return out
 
 
 def test_a_class_is_whether_the_score_is_above_the_threshold():
-    batch = losses(events_at(range(3)), [[2.0], [2.5], [1.0]])
+    batch = make_losses(make_events(range(3)), [[2.0], [2.5], [1.0]])
     out = passed(batch, threshold=2)
     assert out.frame[SCORE].to_list() == [False, True, False]
     assert isinstance(out, Losses)
 
 
 def test_with_a_prefix_the_score_stays():
-    out = passed(scored(events_at([0, 1]), [0.25, 1.0]), prefix="is_")
+    out = passed(make_scored(make_events([0, 1]), [0.25, 1.0]), prefix="is_")
     assert out.frame[SCORE].to_list() == [0.25, 1.0]
     assert out.frame[f"is_{SCORE}"].to_list() == [False, True]
 
 
 def test_without_a_prefix_the_score_is_replaced_where_it_stands():
-    batch = scored(events_at([0, 1]), [0.25, 1.0])
+    batch = make_scored(make_events([0, 1]), [0.25, 1.0])
     out = passed(batch)
     assert out.frame.columns == batch.frame.columns
     assert out.frame[SCORE].to_list() == [False, True]
 
 
 def test_events_without_a_score_are_of_no_class():
-    assert passed(losses(events_at([0]))).frame[SCORE].to_list() == [False]
+    assert passed(make_losses(make_events([0]))).frame[SCORE].to_list() == [False]
 
 
 def test_a_label_that_nothing_computes_is_refused():
     with pytest.raises(UsageError, match=f"^add-class: no --label is left.*--label {SCORE}"):
-        AddClass(label=("other",)).check()
+        AddClass(label=("other",)).validate()

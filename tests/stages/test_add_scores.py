@@ -8,70 +8,70 @@ from hypothesis.extra import numpy as arrays
 
 from morpheus.columns import SCORE
 from morpheus.errors import UsageError
-from morpheus.records import Fingerprinted, Summary
-from morpheus.stage import Settings
+from morpheus.records import WithModel, RunMetrics
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
-from morpheus.testing import events_at, losses
+from morpheus.testing import make_events, make_losses
 from people import COLUMNS, day, fingerprint
 
 FINITE = st.floats(0, 1e4, width=32)
 
 
 def test_the_score_is_the_mean_of_the_column_losses():
-    [out] = AddScores()(iter([losses(events_at([0, 1]), [[1.0, 3.0], [0.5, 0.0]])]))
+    [out] = AddScores()(iter([make_losses(make_events([0, 1]), [[1.0, 3.0], [0.5, 0.0]])]))
     assert out.frame[SCORE].to_list() == [2.0, 0.25]
     assert out.frame.columns[-1] == SCORE
 
 
 def test_scores_have_six_decimals():
-    [out] = AddScores()(iter([losses(events_at([0]), [[0.1, 0.2, 0.7]])]))
+    [out] = AddScores()(iter([make_losses(make_events([0]), [[0.1, 0.2, 0.7]])]))
     assert out.frame[SCORE].to_list() == [0.333333]
 
 
 @given(arrays.arrays(np.float32, (7, 33), elements=FINITE), st.integers(1, 6))
 def test_a_score_hangs_on_its_own_event_alone(values, at):
-    frame = events_at(range(7))
+    frame = make_events(range(7))
     stage = AddScores()
-    [whole] = stage(iter([losses(frame, values)]))
-    parts = stage(iter([losses(frame[:at], values[:at]), losses(frame[at:], values[at:])]))
+    [whole] = stage(iter([make_losses(frame, values)]))
+    parts = stage(iter([make_losses(frame[:at], values[:at]), make_losses(frame[at:], values[at:])]))
     assert [v for out in parts for v in out.frame[SCORE]] == whole.frame[SCORE].to_list()
 
 
 def test_users_without_a_fingerprint_pass_with_nan_and_are_counted_unscored():
-    unknown, summary = losses(events_at([0, 1])), Summary()
+    unknown, summary = make_losses(make_events([0, 1])), RunMetrics()
     [out] = AddScores()(iter([unknown]))
     summary.add(out)
     assert all(math.isnan(score) for score in out.frame[SCORE])
-    assert (summary.scored, summary.unscored) == (0, {"ann": "no fingerprint"})
+    assert (summary.scored, summary.unscored_reasons) == (0, {"ann": "no fingerprint"})
 
 
 def test_scored_events_are_counted_whatever_the_column_is_called():
-    summary = Summary()
-    [out] = AddScores(prefix="dfp_")(iter([losses(events_at([0, 1]), [[1.0], [2.0]])]))
+    summary = RunMetrics()
+    [out] = AddScores(prefix="dfp_")(iter([make_losses(make_events([0, 1]), [[1.0], [2.0]])]))
     summary.add(out)
     assert f"dfp_{SCORE}" in out.frame.columns
     assert summary.scored == 2
 
 
 def test_a_column_of_that_name_is_overwritten_in_its_place():
-    frame = events_at([0], **{SCORE: ["old"]})
-    [out] = AddScores()(iter([losses(frame, [[4.0]])]))
+    frame = make_events([0], **{SCORE: ["old"]})
+    [out] = AddScores()(iter([make_losses(frame, [[4.0]])]))
     assert out.frame.columns == frame.columns
     assert out.frame[SCORE].to_list() == [4.0]
     assert frame[SCORE].to_list() == ["old"]
 
 
 def test_the_one_output_takes_the_name_of_the_one_label():
-    stage = AddScores(settings=Settings(labels=("surprise",)))
-    stage.check()
-    [out] = stage(iter([losses(events_at([0]), [[4.0]])]))
+    stage = AddScores(options=PipelineOptions(labels=("surprise",)))
+    stage.validate()
+    [out] = stage(iter([make_losses(make_events([0]), [[4.0]])]))
     assert out.frame["surprise"].to_list() == [4.0]
 
 
 def test_unknown_labels_are_warned_of(caplog):
-    AddScores(label=("other", SCORE)).check()
+    AddScores(label=("other", SCORE)).validate()
     assert caplog.messages == [
         "The label 'other' is not in Config.class_labels and will be ignored"
     ]
@@ -79,27 +79,27 @@ def test_unknown_labels_are_warned_of(caplog):
 
 def test_no_label_left_is_refused():
     with pytest.raises(UsageError, match=f"no --label is left.*--label {SCORE}"):
-        AddScores(label=("other",)).check()
+        AddScores(label=("other",)).validate()
 
 
 def test_more_labels_than_outputs_are_refused():
-    stage = AddScores(settings=Settings(labels=("one", "other")))
+    stage = AddScores(options=PipelineOptions(labels=("one", "other")))
     with pytest.raises(UsageError, match=r"there are 2 labels .* the model has 1 output"):
-        stage.check()
+        stage.validate()
 
 
 def anns(count=12):
     """Ann's events with their losses, and what is known of her."""
     known, events = fingerprint(), day(count, seed=3)
-    frame = events_at(range(count), **{name: events[name] for name in COLUMNS})
-    batch = Fingerprinted(user="ann", frame=frame, fingerprint=known, card=known.card)
+    frame = make_events(range(count), **{name: events[name] for name in COLUMNS})
+    batch = WithModel(user="ann", frame=frame, fingerprint=known, card=known.card)
     [encoded] = Preprocess()(iter([batch]))
     return list(InfPytorch()(iter([encoded])))
 
 
 def test_compat_gives_the_columns_of_22_11_in_its_order():
-    later = Settings(compat="22.11", columns=("action", "agent", "absent"))
-    [out] = AddScores(settings=later)(iter(anns()))
+    later = PipelineOptions(compat="22.11", columns=("action", "agent", "absent"))
+    [out] = AddScores(options=later)(iter(anns()))
     added = ["action_z_loss", "agent_z_loss", "absent_z_loss", "max_abs_z", "mean_abs_z"]
     assert out.frame.columns[-7:] == [*added, "reconstruct_loss", "zscore"]
     assert out.frame["absent_z_loss"].is_nan().all()
@@ -108,7 +108,7 @@ def test_compat_gives_the_columns_of_22_11_in_its_order():
 def test_compat_counts_both_ways():
     labels = ("action_z_loss", "zscore", "abs_zscore")
     both = [
-        AddScores(label=labels, settings=Settings(compat=release, columns=("action",)))
+        AddScores(label=labels, options=PipelineOptions(compat=release, columns=("action",)))
         for release in ("22.08", "22.11")
     ]
     earlier, later = (out.frame for stage in both for out in stage(iter(anns())))
@@ -120,13 +120,13 @@ def test_compat_counts_both_ways():
 
 def test_compat_leaves_what_is_asked_for_as_it_is():
     [plain] = AddScores()(iter(anns()))
-    [out] = AddScores(label=(SCORE,), settings=Settings(compat="22.11"))(iter(anns()))
+    [out] = AddScores(label=(SCORE,), options=PipelineOptions(compat="22.11"))(iter(anns()))
     assert out.frame[SCORE].to_list() == plain.frame[SCORE].to_list()
 
 
 def test_two_labels_name_the_two_outputs_of_22_11():
-    stage = AddScores(settings=Settings(labels=("one", "other"), compat="22.11"))
-    stage.check()
+    stage = AddScores(options=PipelineOptions(labels=("one", "other"), compat="22.11"))
+    stage.validate()
     [out] = stage(iter(anns()))
-    [known] = AddScores(settings=Settings(compat="22.11"))(iter(anns()))
+    [known] = AddScores(options=PipelineOptions(compat="22.11"))(iter(anns()))
     assert out.frame["other"].to_list() == known.frame["zscore"].to_list()

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import RISK, Explained
+from morpheus.columns import RISK, ExplanationColumns
 from morpheus.errors import UsageError
 from morpheus.models import reference_training
-from morpheus.models.ladder import Ladder
-from morpheus.models.learning import History, learn, learn_all
+from morpheus.models.ladder import TrainingDataBackoff
+from morpheus.models.learning import UserHistory, fit_fingerprint, fit_fingerprints
 from morpheus.models.population import Population
 from morpheus.records import Losses, Scored
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.testing import events_at, scored
+from morpheus.testing import make_events, make_scored
 from people import COLUMNS, day, fingerprint, times
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -36,7 +36,7 @@ def ann():
 
 
 def chain(known, rows, *, seconds=None, added=(RISK,), **options):
-    frame = events_at(
+    frame = make_events(
         range(len(rows)) if seconds is None else seconds,
         **{name: [row.get(name) for row in rows] for name in rows[0]},
     )
@@ -47,7 +47,7 @@ def explained(known, frames, *, added=(RISK,), **options):
     """The frames that the stage gives, behind `add-scores`."""
     batches = [losses(known, frame) for frame in frames]
     stage = Explain(**options)
-    stage.check()
+    stage.validate()
     return pl.concat([one.frame for one in stage(AddScores(label=added)(iter(batches)))])
 
 
@@ -55,7 +55,7 @@ def losses(known, frame):
     """A batch of Ann's events with the losses of their columns."""
     rows = known.encoder.encode(frame)
     about = {"user": "ann", "fingerprint": known, "card": known.card, "encoded": rows}
-    return Losses(frame=frame, losses=known.losses(rows)[rows.row_of], **about)
+    return Losses(frame=frame, losses=known.losses(rows)[rows.inverse], **about)
 
 
 def only(frame, place=-1):
@@ -133,7 +133,7 @@ def test_a_new_value_where_all_are_new_is_said_to_be_expected():
     [expected] = kind["expected"]
     assert kind["new"]
     assert (expected["value"], expected["new"]) == (None, True)
-    assert float(expected["probability"]) == pytest.approx(known.novelty[3], abs=0.01)
+    assert float(expected["probability"]) == pytest.approx(known.oov_rates[3], abs=0.01)
 
 
 def numbers(events=300):
@@ -143,7 +143,7 @@ def numbers(events=300):
 
 
 def test_a_number_is_told_in_its_own_units():
-    known = learn("ann", numbers(), ["action", "size"], times=times(300))
+    known = fit_fingerprint("ann", numbers(), ["action", "size"], times=times(300))
     out = chain(known, [{"action": "get", "size": 900.0}])
     [first, *_] = only(out)["columns"]
     assert (first["column"], first["value"], first["probability"]) == ("size", "900.0", None)
@@ -169,7 +169,7 @@ def test_a_column_strange_in_the_events_before_is_named_first_although_it_is_usu
 
 def test_columns_that_always_said_the_same_are_one_reason():
     frame = day(400).with_columns(host=pl.col("action") + "-host")
-    known = learn("ann", frame, [*COLUMNS, "host"], times=times(400))
+    known = fit_fingerprint("ann", frame, [*COLUMNS, "host"], times=times(400))
     usual = USUAL | {"host": "get-host"}
     out = chain(known, [usual | {"action": "new", "host": "new", "agent": "kali"}])
     [twin] = (fact for fact in only(out)["columns"] if fact["column"] in {"action", "host"})
@@ -182,8 +182,8 @@ def test_the_sentence_says_that_a_user_is_compared_with_peers():
     others = pl.concat([day(200, seed=1), day(200, seed=2)])
     owner = pl.Series(["bob"] * 200 + ["eve"] * 200)
     everybody = Population(owner, pl.concat([times(200), times(200)]), others)
-    history = Ladder(everybody, 300).climbed(History("ann", day(40), times(40)))
-    [known] = learn_all([history], COLUMNS, population=everybody)
+    history = TrainingDataBackoff(everybody, 300).resolve(UserHistory("ann", day(40), times(40)))
+    [known] = fit_fingerprints([history], COLUMNS, population=everybody)
     out = chain(known, [USUAL | {"agent": "kali"}])
     assert out["reason"][0].endswith("compared with peers: 40 of 300 events are their own")
     assert only(out)["background"] == {
@@ -202,12 +202,12 @@ def test_the_sentence_says_how_long_the_history_is(ann):
 @given(st.lists(st.integers(0, 40), max_size=4))
 @settings(max_examples=10, deadline=None)
 def test_an_explanation_does_not_depend_on_how_events_are_cut_into_batches(ann, cuts):
-    frame = events_at(range(0, 40 * 1800, 1800), **day(40, seed=8).to_dict(as_series=False))
+    frame = make_events(range(0, 40 * 1800, 1800), **day(40, seed=8).to_dict(as_series=False))
     frame = frame.with_columns(agent=pl.Series(["kali", "web", "web", "cli"] * 10))
     places = [0, *sorted(cuts), 40]
     parts = [frame[a:b] for a, b in pairwise(places)]
     whole = explained(ann, [frame])
-    assert explained(ann, parts).select(Explained()).equals(whole.select(Explained()))
+    assert explained(ann, parts).select(ExplanationColumns()).equals(whole.select(ExplanationColumns()))
 
 
 def test_only_events_whose_label_reaches_the_threshold_are_explained_and_as_if_all_were(ann):
@@ -243,16 +243,16 @@ def test_a_column_of_the_log_is_never_replaced_but_ours_get_a_prefix(ann):
 
 
 def test_a_feature_column_of_the_name_is_refused_before_any_log_is_opened():
-    duo = Settings(columns=("username", "reason"))
+    duo = PipelineOptions(columns=("username", "reason"))
     with pytest.raises(UsageError, match=r"a column `reason` of its own.*--prefix=why_"):
-        Explain(settings=duo).check()
-    Explain(settings=duo, prefix="why_").check()
+        Explain(options=duo).validate()
+    Explain(options=duo, prefix="why_").validate()
 
 
 def test_explained_twice_the_second_stands(ann):
     once = Explain()(
         AddScores(label=(RISK,))(
-            iter([losses(ann, events_at([0], **{name: [value] for name, value in USUAL.items()}))])
+            iter([losses(ann, make_events([0], **{name: [value] for name, value in USUAL.items()}))])
         )
     )
     [twice] = Explain(top=1)(once)
@@ -260,26 +260,26 @@ def test_explained_twice_the_second_stands(ann):
 
 
 def test_users_without_a_fingerprint_get_nulls():
-    batch = scored(events_at([0, 1]), [math.nan, math.nan])
+    batch = make_scored(make_events([0, 1]), [math.nan, math.nan])
     [out] = Explain()(iter([batch]))
-    assert out.frame.select(Explained()).null_count().row(0) == (2, 2, 2)
-    assert out.frame.select(Explained()).dtypes == [pl.String] * 3
+    assert out.frame.select(ExplanationColumns()).null_count().row(0) == (2, 2, 2)
+    assert out.frame.select(ExplanationColumns()).dtypes == [pl.String] * 3
 
 
 def test_what_the_reference_network_learnt_is_refused():
-    [known] = reference_training.learn_all([History("ann", day(60), times(60))], COLUMNS, epochs=1)
-    frame = events_at(range(3), **day(3).to_dict(as_series=False))
+    [known] = reference_training.fit_dfencoder_fingerprints([UserHistory("ann", day(60), times(60))], COLUMNS, epochs=1)
+    frame = make_events(range(3), **day(3).to_dict(as_series=False))
     rows = known.encoder.encode(frame)
     about = {"fingerprint": known, "card": known.card, "encoded": rows}
-    batch = Scored(user="ann", frame=frame, losses=known.losses(rows)[rows.row_of], **about)
+    batch = Scored(user="ann", frame=frame, losses=known.losses(rows)[rows.inverse], **about)
     with pytest.raises(UsageError, match=r"explain: what `train-ae --model=reference`.*compact"):
         list(Explain()(iter([batch])))
 
 
 def test_a_batch_without_events_stays_without(ann):
-    out = explained(ann, [events_at([], **{name: [] for name in COLUMNS})])
+    out = explained(ann, [make_events([], **{name: [] for name in COLUMNS})])
     assert out.height == 0
-    assert set(Explained()) <= set(out.columns)
+    assert set(ExplanationColumns()) <= set(out.columns)
 
 
 @example("a`b")
@@ -290,7 +290,7 @@ def test_whatever_a_log_says_stays_one_short_visible_quotation(ann, value):
     out = chain(ann, [USUAL | {"agent": value}], all_columns=True)
     reason = out["reason"][0]
     assert reason.isprintable()
-    assert all(text.isprintable() for text in out.select(Explained()).row(0))
+    assert all(text.isprintable() for text in out.select(ExplanationColumns()).row(0))
     assert reason.count("`") % 2 == 0
     if value not in {"web", "cli"}:
         said = next(part for part in reason.split("; ") if part.startswith("agent: saw `"))

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from morpheus.stages.monitor import Meter, Monitor
-from morpheus.testing import events_at, scored
+from morpheus.stages.monitor import RateMeter, Monitor
+from morpheus.testing import make_events, make_scored
 
 
 def test_batches_pass_unchanged_and_in_silence_where_there_is_no_terminal(capfd):
-    batches = [scored(events_at(range(n))) for n in (3, 0, 2)]
+    batches = [make_scored(make_events(range(n))) for n in (3, 0, 2)]
     assert list(Monitor()(iter(batches))) == batches
     assert capfd.readouterr() == ("", "")
 
@@ -24,7 +24,7 @@ def test_a_terminal_shows_the_count_at_the_end(monkeypatch):
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
-        batches = [scored(events_at(range(300))), scored(events_at(range(14)))]
+        batches = [make_scored(make_events(range(300))), make_scored(make_events(range(14)))]
         passed = list(Monitor(description="Rate", unit="inf")(iter(batches)))
         monkeypatch.undo()
     reader.join()
@@ -44,22 +44,22 @@ def read_all(descriptor):
 
 
 def test_control_characters_are_written_out():
-    meter = Meter("\x1b[31mred\r\n", "\u202einf")
-    assert meter.line().startswith(r"\x1b[31mred\r\n: 0 \u202einf [00:00")
+    meter = RateMeter("\x1b[31mred\r\n", "\u202einf")
+    assert meter.render().startswith(r"\x1b[31mred\r\n: 0 \u202einf [00:00")
 
 
 def test_the_speed_leans_to_the_latest_batch_by_the_smoothing():
     clock = iter([0.0, 1.0, 2.0, 2.0]).__next__
-    meter = Meter("Rate", "inf", 0.5, clock)
+    meter = RateMeter("Rate", "inf", 0.5, clock)
     meter.start()
     meter.add(100)
     meter.add(300)
-    assert meter.line() == "Rate: 400 inf [00:02, 200.0 inf/s]"
+    assert meter.render() == "Rate: 400 inf [00:02, 200.0 inf/s]"
 
 
 def test_a_delayed_clock_starts_with_the_first_batch():
     clock = iter([10.0, 10.0, 12.0, 14.0]).__next__
-    meter = Meter("Rate", "inf", clock=clock, complete=True)
+    meter = RateMeter("Rate", "inf", clock=clock, complete=True)
     meter.add(2)
     meter.add(2)
-    assert meter.line() == "Rate[Complete]: 4 inf [00:04, 1.0 inf/s]"
+    assert meter.render() == "Rate[Complete]: 4 inf [00:04, 1.0 inf/s]"

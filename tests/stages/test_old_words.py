@@ -8,7 +8,7 @@ from morpheus.stages.delay import Delay
 from morpheus.stages.gen_viz import GenViz
 from morpheus.stages.inf_triton import InfTriton
 from morpheus.stages.trigger import Trigger
-from morpheus.testing import events_at, rows
+from morpheus.testing import make_events, make_output_rows
 
 
 @pytest.mark.parametrize("stage", [Buffer(count=3), Delay(duration="5s"), Trigger()])
@@ -17,7 +17,7 @@ def test_they_hand_on_what_they_get_and_say_so(stage, caplog):
     [told] = caplog.messages
     assert stage.name in told
     assert "pass through stage" in told
-    batches = [rows(events_at([0])), rows(events_at([1]))]
+    batches = [make_output_rows(make_events([0])), make_output_rows(make_events([1]))]
     assert list(stage(iter(batches))) == batches
 
 

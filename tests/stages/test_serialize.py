@@ -2,14 +2,14 @@ import pytest
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.errors import UsageError
-from morpheus.records import Rows
+from morpheus.records import OutputRows
 from morpheus.stages.serialize import Serialize
-from morpheus.testing import events_at, scored
+from morpheus.testing import make_events, make_scored
 
 
 def columns(stage, *names):
-    frame = events_at([0], **{name: ["x"] for name in names})
-    [out] = stage(iter([scored(frame)]))
+    frame = make_events([0], **{name: ["x"] for name in names})
+    [out] = stage(iter([make_scored(frame)]))
     return [name for name in out.frame.columns if name not in {ROW, INDEX, TIME}]
 
 
@@ -33,21 +33,21 @@ def test_excludes_take_from_what_is_included():
 
 
 def test_the_row_number_stays_and_the_index_is_a_column_like_others():
-    [out] = Serialize(include=("a$",))(iter([scored(events_at([0], a=["x"]))]))
+    [out] = Serialize(include=("a$",))(iter([make_scored(make_events([0], a=["x"]))]))
     assert out.frame.columns == [ROW, "a"]
 
 
 def test_rows_in_are_rows_out_without_the_fingerprint():
-    batches = [scored(events_at(range(n))) for n in (3, 0, 2)]
+    batches = [make_scored(make_events(range(n))) for n in (3, 0, 2)]
     out = list(Serialize()(iter(batches)))
     assert [batch.frame.height for batch in out] == [3, 0, 2]
-    assert all(type(batch) is Rows and batch.fingerprint is None for batch in out)
+    assert all(type(batch) is OutputRows and batch.fingerprint is None for batch in out)
     assert all(batch.scores == ("ae_anomaly_score",) for batch in out)
 
 
 def test_the_first_events_decide_the_columns(caplog):
-    first, later = events_at([0], a=["x"]), events_at([1, 2], b=["y", "z"])
-    out = list(Serialize()(iter([scored(first), scored(later), scored(later)])))
+    first, later = make_events([0], a=["x"]), make_events([1, 2], b=["y", "z"])
+    out = list(Serialize()(iter([make_scored(first), make_scored(later), make_scored(later)])))
     assert out[1].frame.columns == out[0].frame.columns
     assert out[1].frame["a"].to_list() == [None, None]
     [message] = caplog.messages
@@ -55,8 +55,8 @@ def test_the_first_events_decide_the_columns(caplog):
 
 
 def test_columns_follow_each_batch_when_they_are_not_fixed():
-    first, later = events_at([0], a=["x"]), events_at([1], b=["y"])
-    out = list(Serialize(fixed_columns=False)(iter([scored(first), scored(later)])))
+    first, later = make_events([0], a=["x"]), make_events([1], b=["y"])
+    out = list(Serialize(fixed_columns=False)(iter([make_scored(first), make_scored(later)])))
     assert "b" in out[1].frame.columns
     assert "a" not in out[1].frame.columns
 
@@ -64,4 +64,4 @@ def test_columns_follow_each_batch_when_they_are_not_fixed():
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_a_bad_pattern_is_refused_by_name(option):
     with pytest.raises(UsageError, match=rf"--{option} 'a\(' is not a regular expression"):
-        Serialize(**{option: ("a(",)}).check()
+        Serialize(**{option: ("a(",)}).validate()

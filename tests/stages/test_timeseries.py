@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import RHYTHM
+from morpheus.columns import TS_ANOMALY
 from morpheus.errors import UsageError
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import cut, events_at, losses, scored
+from morpheus.testing import split_frame, make_events, make_losses, make_scored
 
 MINUTES = Timeseries(resolution="1m", min_window="60m")  # windows of 121 bins
 
 
 def flags(stage, *batches):
-    return pl.concat([out.frame for out in stage(iter(batches))])[RHYTHM].to_list()
+    return pl.concat([out.frame for out in stage(iter(batches))])[TS_ANOMALY].to_list()
 
 
 def flagged_seconds(stage, seconds):
-    frame = events_at(seconds)
-    found = flags(stage, scored(frame))
+    frame = make_events(seconds)
+    found = flags(stage, make_scored(frame))
     return [second for second, flag in zip(seconds, found, strict=True) if flag]
 
 
@@ -91,23 +91,23 @@ def test_flags_do_not_depend_on_how_events_are_cut_into_batches(seconds, sizes, 
         cold_end=cold,
         zscore_threshold=2.5,
     )
-    frame = events_at(sorted(seconds))
-    whole = flags(stage, scored(frame))
-    parts = [out.frame for out in stage(scored(part) for part in cut(frame, sizes))]
+    frame = make_events(sorted(seconds))
+    whole = flags(stage, make_scored(frame))
+    parts = [out.frame for out in stage(make_scored(part) for part in split_frame(frame, sizes))]
     together = pl.concat(parts)
-    assert together[RHYTHM].to_list() == whole
-    assert together.drop(RHYTHM).equals(scored(frame).frame)
-    assert [part.height for part in parts] == [part.height for part in cut(frame, sizes)]
+    assert together[TS_ANOMALY].to_list() == whole
+    assert together.drop(TS_ANOMALY).equals(make_scored(frame).frame)
+    assert [part.height for part in parts] == [part.height for part in split_frame(frame, sizes)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_a_bin_is_judged_only_when_the_last_bin_of_its_window_is_over(size):
     times = np.sort(np.random.default_rng(size).integers(0, 4 * 3600, 1500)).tolist()
     stage = Timeseries(resolution="5m", min_window="30m", zscore_threshold=1.5)
-    frame = events_at(times)
-    whole = flags(stage, scored(frame))
+    frame = make_events(times)
+    whole = flags(stage, make_scored(frame))
     assert any(whole)
-    assert flags(stage, *(scored(part) for part in cut(frame, [size] * (1500 // size)))) == whole
+    assert flags(stage, *(make_scored(part) for part in split_frame(frame, [size] * (1500 // size)))) == whole
 
 
 def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
@@ -115,9 +115,9 @@ def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
     taken = []
 
     def source():
-        for part in cut(events_at(every_minute(range(60))), [20] * 5):  # ten minutes each
+        for part in split_frame(make_events(every_minute(range(60))), [20] * 5):  # ten minutes each
             taken.append(part)
-            yield scored(part)
+            yield make_scored(part)
 
     first = next(iter(stage(source())))
     # Minute 9 is judged in minutes -1 to 19, and they are over once minute 20 is seen.
@@ -126,44 +126,44 @@ def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
 
 def test_users_of_one_stream_are_judged_apart():
     ann, bob = (
-        events_at(with_burst(range(300), 150)),
-        events_at(with_burst(range(300), 200)),
+        make_events(with_burst(range(300), 150)),
+        make_events(with_burst(range(300), 200)),
     )
     mixed = [
-        scored(part, user=user)
-        for pair in zip(cut(ann, [100] * 6), cut(bob, [100] * 6), strict=True)
+        make_scored(part, user=user)
+        for pair in zip(split_frame(ann, [100] * 6), split_frame(bob, [100] * 6), strict=True)
         for user, part in zip(("ann", "bob"), pair, strict=True)
     ]
     out = list(MINUTES(iter(mixed)))
     for user, frame in (("ann", ann), ("bob", bob)):
         mine = pl.concat([batch.frame for batch in out if batch.user == user])
-        assert mine[RHYTHM].to_list() == flags(MINUTES, scored(frame))
+        assert mine[TS_ANOMALY].to_list() == flags(MINUTES, make_scored(frame))
 
 
 def test_late_events_are_counted_and_never_dropped():
-    on_time, late = events_at(every_minute(range(300))), events_at(burst(260))
-    out = flags(MINUTES, scored(on_time), scored(late), scored(events_at([3])))
+    on_time, late = make_events(every_minute(range(300))), make_events(burst(260))
+    out = flags(MINUTES, make_scored(on_time), make_scored(late), make_scored(make_events([3])))
     assert len(out) == 600 + 40 + 1
     assert out[600:640] == [True] * 40
     assert not any(out[:520])
 
 
 def test_batches_without_events_pass_in_their_place():
-    nothing = scored(events_at([]))
-    some = scored(events_at([0, 1]))
+    nothing = make_scored(make_events([]))
+    some = make_scored(make_events([0, 1]))
     out = list(MINUTES(iter([nothing, some, nothing])))
     assert [batch.frame.height for batch in out] == [0, 2, 0]
-    assert all(batch.frame[RHYTHM].dtype == pl.Boolean for batch in out)
+    assert all(batch.frame[TS_ANOMALY].dtype == pl.Boolean for batch in out)
 
 
 def test_users_without_scores_are_judged_too_and_input_stays_as_it_was():
-    frame = events_at(with_burst(range(300), 150)).with_columns(pl.lit("kept").alias(RHYTHM))
-    batch = losses(frame)
+    frame = make_events(with_burst(range(300), 150)).with_columns(pl.lit("kept").alias(TS_ANOMALY))
+    batch = make_losses(frame)
     before = frame.clone()
     [out] = MINUTES(iter([batch]))
     assert type(out) is type(batch)
     assert out.frame.columns == frame.columns
-    assert out.frame[RHYTHM].sum() == 42
+    assert out.frame[TS_ANOMALY].sum() == 42
     assert batch.frame.equals(before)
 
 
@@ -174,24 +174,24 @@ def test_unusual_bins_are_logged_with_their_start(caplog):
 
 
 def test_settings_that_can_flag_nothing_are_warned_of(caplog):
-    Timeseries().check()
+    Timeseries().validate()
     assert "in a window of 25 bins" in caplog.text
     assert "no z-score exceeds 4.9, and --zscore_threshold is 8" in caplog.text
     assert "`--resolution 10m` or `--zscore_threshold 3`" in caplog.text
     caplog.clear()
-    Timeseries(resolution="10m").check()
-    Timeseries(zscore_threshold=3).check()
+    Timeseries(resolution="10m").validate()
+    Timeseries(zscore_threshold=3).validate()
     assert not caplog.text
 
 
 def test_what_is_no_duration_is_refused_before_the_run():
     with pytest.raises(UsageError, match="--min_window: 'soon' is not a duration"):
-        Timeseries(min_window="soon").check()
+        Timeseries(min_window="soon").validate()
 
 
 def test_a_window_of_too_many_bins_is_refused():
     with pytest.raises(UsageError, match=r"63,072,001 bins of 1s .*--resolution 10m"):
-        Timeseries(resolution="1s", min_window="365d").check()
+        Timeseries(resolution="1s", min_window="365d").validate()
 
 
 def test_state_is_bounded_by_the_window():
@@ -202,10 +202,10 @@ def test_state_is_bounded_by_the_window():
     def source():
         nonlocal held, most
         for day in range(20):
-            for part in cut(events_at([86400 * day + s for s in range(0, 86400, 60)]), [144] * 9):
+            for part in split_frame(make_events([86400 * day + s for s in range(0, 86400, 60)]), [144] * 9):
                 held += 1
                 most = max(most, held)
-                yield scored(part)
+                yield make_scored(part)
 
     for _ in stage(source()):
         held -= 1
@@ -215,7 +215,7 @@ def test_state_is_bounded_by_the_window():
 def test_ten_times_the_events_take_no_more_than_some_ten_times_the_time():
     def cost(events):
         times = np.sort(np.random.default_rng(0).integers(0, events * 30, events))
-        batch = scored(events_at(times.tolist()))
+        batch = make_scored(make_events(times.tolist()))
         began = time.process_time()
         list(Timeseries(resolution="10m")(iter([batch])))
         return time.process_time() - began

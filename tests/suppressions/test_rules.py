@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from morpheus.errors import UsageError
-from morpheus.suppressions.rules import Held, Suppressions
-from morpheus.testing import events_at
+from morpheus.suppressions.rules import SuppressionCounts, Suppressions
+from morpheus.testing import make_events
 
 FILE = """
 format = "morpheus-suppressions"
@@ -38,7 +38,7 @@ def with_entry(**changes):
 
 
 def held(rules, user, names, **columns):
-    frame = events_at(range(len(names)), eventName=names, **columns)
+    frame = make_events(range(len(names)), eventName=names, **columns)
     return (rules.met(user, frame)[0] >= 0).tolist()
 
 
@@ -65,17 +65,17 @@ def test_no_text_stands_for_no_value_also_where_there_is_no_such_column(tmp_path
 
 def test_events_from_the_end_on_stay_and_are_told(tmp_path):
     found = rules(tmp_path)
-    frame = events_at([0, 86399, 86400], eventName=["DeleteTrail"] * 3)
+    frame = make_events([0, 86399, 86400], eventName=["DeleteTrail"] * 3)
     held, ended = found.met("ann", frame)
     assert (held.tolist(), ended.tolist()) == ([0, 0, -1], [-1, -1, 0])
     title = "eventName = `DeleteTrail`, of ann and 1 more, until 2021-10-10"
-    assert found.account(held, ended) == (Held({title: 2}, {title: 1}),)
+    assert found.account(held, ended) == (SuppressionCounts({title: 2}, {title: 1}),)
 
 
 def test_an_event_that_one_suppression_holds_back_is_not_told_of_another_that_has_ended(tmp_path):
     older = FILE.partition("version = 1")[2].replace("2021-10-10", "2020-01-01")
     found = rules(tmp_path, FILE + older)
-    held, ended = found.met("ann", events_at([0], eventName=["DeleteTrail"]))
+    held, ended = found.met("ann", make_events([0], eventName=["DeleteTrail"]))
     assert (held.tolist(), ended.tolist()) == ([0], [-1])
 
 
@@ -128,5 +128,5 @@ def test_a_title_shows_nothing_that_could_command_a_terminal(tmp_path):
 
 def test_numbers_that_stages_have_added_can_be_values(tmp_path):
     found = rules(tmp_path, with_entry(where='{ logcount = "3" }'))
-    frame = events_at([0, 1]).with_columns(pl.Series("logcount", [3, 4]))
+    frame = make_events([0, 1]).with_columns(pl.Series("logcount", [3, 4]))
     assert found.met("ann", frame)[0].tolist() == [0, -1]

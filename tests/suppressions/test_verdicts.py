@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.columns import OWNER, TIME
+from morpheus.columns import POPULATION_USER, TIME
 from morpheus.errors import UsageError
-from morpheus.suppressions.preview import hidden
+from morpheus.suppressions.preview import preview_rule
 from morpheus.suppressions.rules import Suppressions
 from morpheus.suppressions.verdicts import Proposals
-from morpheus.suppressions.writing import text, text_of
+from morpheus.suppressions.writing import toml_string, render_suppressions
 
 
 def verdict(judged="expected", user="ann", number=1, **values):
@@ -37,7 +37,7 @@ def proposed(tmp_path):
         path = tmp_path / "verdicts.json"
         file = {"format": "morpheus-verdicts", "version": 1, "made": "2026-03-03T10:00:00Z"}
         path.write_text(json.dumps({**file, "verdicts": verdicts, **about}))
-        return Proposals.of([str(path)], days)
+        return Proposals.from_files([str(path)], days)
 
     return proposed
 
@@ -47,11 +47,11 @@ def proposed(tmp_path):
     [("expected", 1), ("benign-new", 1), ("suspicious", 0), ("malicious", 0)],
 )
 def test_only_what_was_judged_harmless_is_proposed(proposed, judged, proposals):
-    assert len(proposed(verdict(judged)).each) == proposals
+    assert len(proposed(verdict(judged)).events_per_user) == proposals
 
 
 def test_a_proposal_names_values_user_end_and_reason(proposed):
-    [one] = proposed(verdict("benign-new") | {"note": "new tool"}, days=7).each
+    [one] = proposed(verdict("benign-new") | {"note": "new tool"}, days=7).events_per_user
     assert dict(one.rule.where) == {"eventName": ("DeleteTrail",)}
     assert one.rule.users == ("ann",)
     assert one.rule.until == datetime(2026, 3, 10, tzinfo=UTC)
@@ -61,24 +61,24 @@ def test_a_proposal_names_values_user_end_and_reason(proposed):
 def test_several_values_of_a_column_are_alternatives_and_columns_are_not(proposed):
     one = verdict(agent="cli")
     one["columns"] += [{"column": "eventName", "value": name} for name in ("B", "A", "B", None)]
-    [found] = proposed(one).each
+    [found] = proposed(one).events_per_user
     assert dict(found.rule.where) == {"agent": ("cli",), "eventName": ("", "A", "B")}
 
 
 def test_the_same_judged_harmless_of_several_users_is_one_suppression_for_the_group(proposed):
     one, two = verdict(user="ann", a="1", b="2"), verdict(user="bob", number=2, b="2", a="1")
-    [found] = proposed(one, two).each
+    [found] = proposed(one, two).events_per_user
     assert found.rule.users == ("ann", "bob")
     assert len(found.verdicts) == 2
 
 
 def test_what_would_hide_something_judged_otherwise_is_refused(proposed):
-    [one] = proposed(verdict(), verdict("malicious", number=2, eventName="DeleteTrail", a="1")).each
+    [one] = proposed(verdict(), verdict("malicious", number=2, eventName="DeleteTrail", a="1")).events_per_user
     assert one.against == ("it would hide incident 0000000000000002, judged malicious",)
 
 
 def test_where_that_cannot_be_known_it_is_doubted(proposed):
-    [one] = proposed(verdict(a="1", b="2"), verdict("suspicious", number=2, a="1")).each
+    [one] = proposed(verdict(a="1", b="2"), verdict("suspicious", number=2, a="1")).events_per_user
     assert (one.against, one.doubts) == (
         (),
         ("it may hide incident 0000000000000002, judged suspicious",),
@@ -87,15 +87,15 @@ def test_where_that_cannot_be_known_it_is_doubted(proposed):
 
 @pytest.mark.parametrize("other", [verdict("malicious", "bob"), verdict("malicious", a="1")])
 def test_what_was_judged_of_others_or_of_other_values_is_no_objection(proposed, other):
-    [one] = proposed(verdict(), other).each
+    [one] = proposed(verdict(), other).events_per_user
     assert (one.against, one.doubts) == ((), ())
 
 
 def test_an_incident_without_any_value_or_user_is_told_and_not_proposed(proposed):
     nothing = verdict(errorCode=None)
     found = proposed(nothing, verdict() | {"columns": []}, verdict(user=None))
-    assert (len(found.each), len(found.mute)) == (0, 3)
-    assert "# No suppression: Incident 0000000000000001, 3 events of ann" in text_of(found, ["v"])
+    assert (len(found.events_per_user), len(found.unactionable)) == (0, 3)
+    assert "# No suppression: Incident 0000000000000001, 3 events of ann" in render_suppressions(found, ["v"])
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_what_is_written_is_read_again_as_it_was(proposed, tmp_path):
         verdict(user="b\nob", number=2, **{"odd name.x": "\\ \x7f", "a": "é"}),
     )
     path = tmp_path / "suppressions.toml"
-    path.write_text(text_of(proposals, ["a\nb.json"]))
-    assert Suppressions.read(str(path)).rules == tuple(one.rule for one in proposals.each)
+    path.write_text(render_suppressions(proposals, ["a\nb.json"]))
+    assert Suppressions.read(str(path)).rules == tuple(one.rule for one in proposals.events_per_user)
 
 
 def test_what_is_refused_is_written_as_a_comment(proposed):
     proposals = proposed(verdict(), verdict("malicious", number=2))
-    written = text_of(proposals, ["v.json"])
+    written = render_suppressions(proposals, ["v.json"])
     assert "# Refused: it would hide incident 0000000000000002, judged malicious\n" in written
     assert '# where.eventName = "DeleteTrail"\n' in written
     assert "suppression" not in tomllib.loads(written)
@@ -133,40 +133,40 @@ def test_what_is_refused_is_written_as_a_comment(proposed):
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_is_a_string_of_toml_on_one_line(value):
-    assert text(value).isprintable()
-    assert tomllib.loads(f"x = {text(value)}") == {"x": value}
+    assert toml_string(value).isprintable()
+    assert tomllib.loads(f"x = {toml_string(value)}") == {"x": value}
 
 
 def past(*rows):
     """Past alerts: user, minute of the morning, name of the event."""
-    frame = pl.DataFrame(rows, schema=[OWNER, "minute", "eventName"], orient="row")
+    frame = pl.DataFrame(rows, schema=[POPULATION_USER, "minute", "eventName"], orient="row")
     times = [datetime(2026, 3, 2, 9, minute, tzinfo=UTC) for minute in frame["minute"]]
     return frame.with_columns(pl.Series(TIME, times, pl.Datetime("us", "UTC")))
 
 
 def test_a_preview_tells_what_was_judged_from_what_was_not(proposed):
-    [one] = proposed(verdict()).each
+    [one] = proposed(verdict()).events_per_user
     events = past(
         ("ann", 5, "DeleteTrail"),
         ("ann", 30, "DeleteTrail"),
         ("ann", 31, "Get"),
         ("bob", 5, "DeleteTrail"),
     )
-    found = hidden(one.rule, events, one.verdicts)
-    assert (found.events.height, found.judged, found.others) == (2, 1, 1)
+    found = preview_rule(one.rule, events, one.verdicts)
+    assert (found.events.height, found.num_benign, found.num_unjudged) == (2, 1, 1)
 
 
 def test_a_preview_finds_events_of_incidents_judged_otherwise(proposed):
     proposals = proposed(verdict(), verdict("malicious", number=2, other="x"))
-    [one] = proposals.each
+    [one] = proposals.events_per_user
     assert one.against == ()
-    found = hidden(one.rule, past(("ann", 3, "DeleteTrail")), one.verdicts, proposals.dangerous)
+    found = preview_rule(one.rule, past(("ann", 3, "DeleteTrail")), one.verdicts, proposals.dangerous)
     assert [each.incident for each in found.dangerous] == ["0000000000000002"]
 
 
 def test_a_preview_knows_ids_by_no_two_being_the_same(proposed):
-    [one] = proposed(verdict(eventName="e1")).each
+    [one] = proposed(verdict(eventName="e1")).events_per_user
     names = [f"e{n}" for n in range(5)]
     events = past(*(("ann", n, name) for n, name in enumerate(names)))
-    assert hidden(one.rule, events).ids == ("eventName",)
-    assert hidden(one.rule, past(*events.select(OWNER, "minute", "eventName").rows() * 2)).ids == ()
+    assert preview_rule(one.rule, events).id_columns == ("eventName",)
+    assert preview_rule(one.rule, past(*events.select(POPULATION_USER, "minute", "eventName").rows() * 2)).id_columns == ()

@@ -7,32 +7,32 @@ container and instance credentials), profiles (`AWS_PROFILE`), or nobody at all
 its own credentials.
 """
 
-from morpheus.bucket.address import SCHEME, Object, is_address
-from morpheus.bucket.connection import for_others
+from morpheus.bucket.address import S3_SCHEME, S3Path, is_s3_url
+from morpheus.bucket.connection import storage_options
 from morpheus.bucket.requests import (
-    below,
-    blocks,
-    find,
-    level,
-    read,
-    read_marked,
-    remove,
-    replace_marked,
-    write,
+    list_recursive,
+    stream_object,
+    head_object,
+    list_dir,
+    read_object,
+    get_with_etag,
+    delete_objects,
+    put_if_match,
+    write_object,
 )
 
 __all__ = [
-    "SCHEME",
-    "Object",
-    "below",
-    "blocks",
-    "find",
-    "for_others",
-    "is_address",
-    "level",
-    "read",
-    "read_marked",
-    "remove",
-    "replace_marked",
-    "write",
+    "S3_SCHEME",
+    "S3Path",
+    "delete_objects",
+    "get_with_etag",
+    "head_object",
+    "is_s3_url",
+    "list_dir",
+    "list_recursive",
+    "put_if_match",
+    "read_object",
+    "storage_options",
+    "stream_object",
+    "write_object",
 ]

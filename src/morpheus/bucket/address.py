@@ -9,45 +9,45 @@ from typing import Self
 
 from morpheus.errors import UsageError
 
-SCHEME = "s3://"
+S3_SCHEME = "s3://"
 
 
 @dataclass(frozen=True, order=True)
-class Object:
+class S3Path:
     """An object, or what names of objects begin with.
 
     Attributes:
         bucket: Where it lies.
         key: Its name there.
         size: Bytes, where it was listed.
-        changed: When it was written, where it was listed.
+        modified: When it was written, where it was listed.
     """
 
     bucket: str
     key: str
     size: int = field(default=0, compare=False)
-    changed: datetime | None = field(default=None, compare=False)
+    modified: datetime | None = field(default=None, compare=False)
 
     @classmethod
-    def named(cls, address: str) -> Self:
+    def parse(cls, address: str) -> Self:
         """Take an address apart.
 
         Raises:
             UsageError: It names no bucket.
 
-        >>> Object.named("s3://logs/AWSLogs/").key
+        >>> S3Path.named("s3://logs/AWSLogs/").key
         'AWSLogs/'
         """
-        bucket, _, key = address.removeprefix(SCHEME).partition("/")
+        bucket, _, key = address.removeprefix(S3_SCHEME).partition("/")
         if not bucket:
             raise UsageError(f"`{address}` names no bucket. Give `s3://BUCKET/FOLDER/`.")
         return cls(bucket, key)
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.bucket}/{self.key}"
+        return f"{S3_SCHEME}{self.bucket}/{self.key}"
 
-    def __truediv__(self, name: str) -> Object:
-        return Object(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
+    def __truediv__(self, name: str) -> S3Path:
+        return S3Path(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
 
     @property
     def name(self) -> str:
@@ -55,10 +55,10 @@ class Object:
         return self._path.name
 
     @property
-    def parent(self) -> Object:
+    def parent(self) -> S3Path:
         """The folder that it lies in."""
         above = str(self._path.parent)
-        return Object(self.bucket, "" if above == "." else above)
+        return S3Path(self.bucket, "" if above == "." else above)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ class Object:
         return PurePosixPath(self.key)
 
 
-def is_address(text: str) -> bool:
+def is_s3_url(text: str) -> bool:
     """Whether a text names something in S3.
 
-    >>> is_address("s3://logs/may"), is_address("logs/may")
+    >>> is_s3_url("s3://logs/may"), is_s3_url("logs/may")
     (True, False)
     """
-    return text.startswith(SCHEME)
+    return text.startswith(S3_SCHEME)

@@ -6,41 +6,41 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from morpheus.bucket.address import Object
-from morpheus.bucket.connection import opened
-from morpheus.bucket.refusals import reaching
+from morpheus.bucket.address import S3Path
+from morpheus.bucket.connection import get_s3_store
+from morpheus.bucket.refusals import translate_s3_errors
 
 
-def below(folder: Object) -> Iterator[Object]:
+def list_recursive(folder: S3Path) -> Iterator[S3Path]:
     """List all objects whose keys begin with a folder's, however deep.
 
     Raises:
         UsageError: There is no such bucket, or it must not be listed.
         Unavailable: S3 does not answer.
     """
-    with reaching(folder, "s3:ListBucket"):
+    with translate_s3_errors(folder, "s3:ListBucket"):
         import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-        for page in obstore.list(opened(folder), folder.key.rstrip("/") or None):
-            yield from (_listed(folder, one) for one in page)
+        for page in obstore.list(get_s3_store(folder), folder.key.rstrip("/") or None):
+            yield from (_from_listing(folder, one) for one in page)
 
 
-def level(folder: Object) -> tuple[list[Object], list[Object]]:
+def list_dir(folder: S3Path) -> tuple[list[S3Path], list[S3Path]]:
     """List a folder: the folders in it, and the objects in it itself.
 
     Raises:
         UsageError: There is no such bucket, or it must not be listed.
         Unavailable: S3 does not answer.
     """
-    with reaching(folder, "s3:ListBucket"):
+    with translate_s3_errors(folder, "s3:ListBucket"):
         import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-        page = obstore.list_with_delimiter(opened(folder), folder.key.rstrip("/") or None)
-    folders = [Object(folder.bucket, prefix) for prefix in page["common_prefixes"]]
-    return folders, [_listed(folder, one) for one in page["objects"]]
+        page = obstore.list_with_delimiter(get_s3_store(folder), folder.key.rstrip("/") or None)
+    folders = [S3Path(folder.bucket, prefix) for prefix in page["common_prefixes"]]
+    return folders, [_from_listing(folder, one) for one in page["objects"]]
 
 
-def find(one: Object) -> Object | None:
+def head_object(path: S3Path) -> S3Path | None:
     """Look for an object of exactly this name.
 
     Raises:
@@ -48,15 +48,15 @@ def find(one: Object) -> Object | None:
         Unavailable: S3 does not answer.
     """
     try:
-        with reaching(one, "s3:GetObject"):
+        with translate_s3_errors(path, "s3:GetObject"):
             import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-            return _listed(one, obstore.head(opened(one), one.key))
+            return _from_listing(path, obstore.head(get_s3_store(path), path.key))
     except FileNotFoundError:
         return None
 
 
-def read(one: Object) -> bytes:
+def read_object(path: S3Path) -> bytes:
     """Read an object whole.
 
     Raises:
@@ -64,46 +64,46 @@ def read(one: Object) -> bytes:
         UsageError: There is no such bucket, or it must not be read.
         Unavailable: S3 does not answer.
     """
-    return read_marked(one)[0]
+    return get_with_etag(path)[0]
 
 
-def read_marked(one: Object) -> tuple[bytes, str | None]:
-    """Read an object whole, and the mark of this state of it; raises as `read` does."""
-    with reaching(one, "s3:GetObject"):
+def get_with_etag(path: S3Path) -> tuple[bytes, str | None]:
+    """Read an object whole, and the mark of this state of it; raises as `read_object` does."""
+    with translate_s3_errors(path, "s3:GetObject"):
         import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-        got = obstore.get(opened(one), one.key)
+        got = obstore.get(get_s3_store(path), path.key)
         return bytes(got.bytes()), got.meta["e_tag"]
 
 
-def blocks(one: Object, size: int) -> Iterator[bytes]:
-    """Read an object in blocks of some `size` bytes; raises as `read` does."""
-    with reaching(one, "s3:GetObject"):
+def stream_object(path: S3Path, size: int) -> Iterator[bytes]:
+    """Read an object in blocks of some `size` bytes; raises as `read_object` does."""
+    with translate_s3_errors(path, "s3:GetObject"):
         import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-        for block in obstore.get(opened(one), one.key).stream(min_chunk_size=size):
+        for block in obstore.get(get_s3_store(path), path.key).stream(min_chunk_size=size):
             yield bytes(block)
 
 
-def write(one: Object, content: bytes | Path) -> None:
+def write_object(path: S3Path, content: bytes | Path) -> None:
     """Write an object, which appears whole or not at all, in the place of one of that name.
 
     Raises:
         UsageError: There is no such bucket, or it must not be written to.
         Unavailable: S3 does not answer.
     """
-    _put(one, content, "overwrite")
+    _put(path, content, "overwrite")
 
 
-def replace_marked(one: Object, content: bytes, mark: str | None) -> bool:
+def put_if_match(path: S3Path, content: bytes, etag: str | None) -> bool:
     """Write an object unless another has done so since it was read, and say whether it is written.
 
     Where the server knows no such condition, it is written.
 
     Args:
-        one: Which.
+        path: Which.
         content: What it is to hold.
-        mark: That of the state which was read; None where there was none.
+        etag: That of the state which was read; None where there was none.
 
     Raises:
         UsageError: There is no such bucket, or it must not be written to.
@@ -112,37 +112,37 @@ def replace_marked(one: Object, content: bytes, mark: str | None) -> bool:
     from obstore import exceptions  # noqa: PLC0415 - only who has an address needs the extra
 
     try:
-        _put(one, content, "create" if mark is None else {"e_tag": mark})
+        _put(path, content, "create" if etag is None else {"e_tag": etag})
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         return False
     except exceptions.NotSupportedError:
-        write(one, content)
+        write_object(path, content)
     return True
 
 
-def remove(objects: Iterable[Object]) -> None:
+def delete_objects(paths: Iterable[S3Path]) -> None:
     """Remove objects; those that are gone already are no error.
 
     Raises:
         UsageError: They must not be removed.
         Unavailable: S3 does not answer.
     """
-    by_bucket: dict[str, list[Object]] = {}
-    for one in objects:
+    by_bucket: dict[str, list[S3Path]] = {}
+    for one in paths:
         by_bucket.setdefault(one.bucket, []).append(one)
     for some in by_bucket.values():
-        with reaching(some[0], "s3:DeleteObject"):
+        with translate_s3_errors(some[0], "s3:DeleteObject"):
             import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-            obstore.delete(opened(some[0]), [one.key for one in some])
+            obstore.delete(get_s3_store(some[0]), [one.key for one in some])
 
 
-def _put(one: Object, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
-    with reaching(one, "s3:PutObject"):
+def _put(path: S3Path, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
+    with translate_s3_errors(path, "s3:PutObject"):
         import obstore  # noqa: PLC0415 - only who has an address needs the extra
 
-        obstore.put(opened(one), one.key, content, mode=mode)
+        obstore.put(get_s3_store(path), path.key, content, mode=mode)
 
 
-def _listed(folder: Object, about: Mapping[str, Any]) -> Object:
-    return Object(folder.bucket, about["path"], about["size"], about["last_modified"])
+def _from_listing(folder: S3Path, entry: Mapping[str, Any]) -> S3Path:
+    return S3Path(folder.bucket, entry["path"], entry["size"], entry["last_modified"])

@@ -69,7 +69,7 @@ def install(context: click.Context, *, append: bool, shell: str | None, path: st
     Example: `morpheus tools autocomplete install`
     """
     del append
-    from morpheus.atomic import whole_file  # noqa: PLC0415 - `--help` writes nothing
+    from morpheus.atomic import atomic_write  # noqa: PLC0415 - `--help` writes nothing
 
     shell = shell or _current()
     file = Path(path or PATHS[shell]).expanduser()
@@ -78,7 +78,7 @@ def install(context: click.Context, *, append: bool, shell: str | None, path: st
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--path: `{file}` cannot be read: {error}. Give another.") from error
     text = installed(before, code(context.find_root().command, shell))
-    with whole_file(file) as out:
+    with atomic_write(file) as out:
         out.write(text.encode())
     say(f"{shell} completion installed in {file}")
 

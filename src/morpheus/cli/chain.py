@@ -12,19 +12,19 @@ import click
 from click.exceptions import Exit
 
 from morpheus import registry
-from morpheus.atomic import whole_file
+from morpheus.atomic import atomic_write
 from morpheus.cli.command import Group, heading, help_of
 from morpheus.cli.drawing import draw
 from morpheus.cli.exits import stoppable
 from morpheus.cli.misplaced import home_of
 from morpheus.cli.options import given, options_of
 from morpheus.cli.screen import say
-from morpheus.errors import STOPPED, UsageError
-from morpheus.stage import Settings, Stage
+from morpheus.errors import EXIT_INTERRUPTED, UsageError
+from morpheus.stage import PipelineOptions, Transform
 
 if TYPE_CHECKING:
     from morpheus.pipeline import Pipeline
-    from morpheus.records import Summary
+    from morpheus.records import RunMetrics
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +60,19 @@ class Chain(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every stage, sorted."""
         del ctx
-        return list(registry.words())
+        return list(registry.stage_names())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Make the command of a stage; None where no stage has the name."""
         del ctx
-        return command_of(cmd_name) if cmd_name in registry.words() else None
+        return command_of(cmd_name) if cmd_name in registry.stage_names() else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the next stage, or say what was meant."""
         word = args[0]
-        if not ctx.resilient_parsing and word[:1] != "-" and word not in registry.words():
+        if not ctx.resilient_parsing and word[:1] != "-" and word not in registry.stage_names():
             ctx.fail(_unexpected(word, ctx))
         return super().resolve_command(ctx, args)
 
@@ -113,10 +113,10 @@ class StageCommand(click.Command):
 
 def command_of(word: str) -> click.Command:
     """Make a stage's command: called, it gives the stage."""
-    stage = registry.load(word)
+    stage = registry.load_stage(word)
 
     @click.pass_context
-    def build(context: click.Context, /, **_: object) -> Stage:
+    def build(context: click.Context, /, **_: object) -> Transform:
         return stage(**given(context))
 
     return StageCommand(
@@ -124,7 +124,7 @@ def command_of(word: str) -> click.Command:
     )
 
 
-def flow_of(stage: type[Stage]) -> str:
+def flow_of(stage: type[Transform]) -> str:
     """Say what a stage takes and gives."""
     takes = " or ".join(one.__name__ for one in stage.takes)
     gives = stage.gives.__name__ if stage.gives is not None else "what it took"
@@ -134,30 +134,30 @@ def flow_of(stage: type[Stage]) -> str:
 def described(word: str) -> tuple[str, str]:
     """What a stage takes and gives, and the first line of its help, or why it has none."""
     try:
-        stage = registry.load(word)
+        stage = registry.load_stage(word)
     except UsageError as error:
         return "", f"(cannot be used: {error})"
     return flow_of(stage), heading(help_of(stage))
 
 
 @click.pass_context
-def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
+def run_chain(context: click.Context, /, stages: Sequence[Transform], **_: object) -> None:
     """Check the chain, run it, and say what became of the events."""
     from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
 
     say("Configuring Pipeline via CLI", fg="green")
     above = context.parent
-    settings = Settings(**(given(above) if above is not None else {}), **given(context))
+    settings = PipelineOptions(**(given(above) if above is not None else {}), **given(context))
     pipeline = Pipeline(stages, settings)
     with stoppable():
-        pipeline.check()
+        pipeline.validate()
         _announce(pipeline)
         summary = pipeline.run(_tell)
-    if summary.stopped:
-        raise Exit(STOPPED)
+    if summary.interrupted:
+        raise Exit(EXIT_INTERRUPTED)
 
 
-def _tell(summary: Summary) -> None:
+def _tell(summary: RunMetrics) -> None:
     from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
 
     say("\n".join(summary_lines(summary)))
@@ -165,7 +165,7 @@ def _tell(summary: Summary) -> None:
 
 def _announce(pipeline: Pipeline) -> None:
     """Say what is about to run, in the words that old notebooks show."""
-    settings = pipeline.settings
+    settings = pipeline.options
     if settings.use_cpp:
         log.warning("C++ is disabled for AutoEncoder pipelines at this time.")
     log.debug("Loaded columns. Current columns: [%r]", list(settings.columns))
@@ -180,8 +180,8 @@ def _announce(pipeline: Pipeline) -> None:
 
 def _draw(pipeline: Pipeline, file: Path) -> None:
     """Write the chain's drawing, whole or not at all."""
-    drawing = draw(pipeline.links(), file, pipeline.settings.viz_direction)
-    with whole_file(file) as drawn:
+    drawing = draw(pipeline.links(), file, pipeline.options.viz_direction)
+    with atomic_write(file) as drawn:
         drawn.write(drawing.encode())
     say(f"Pipeline visualization saved to {file}", fg="yellow")
 
@@ -204,4 +204,4 @@ def _unexpected(word: str, context: click.Context) -> str:
 
     if word in REASONS:
         return f"There is no stage `{word}` here: {REASONS[word]}."
-    return registry.unknown(word)
+    return registry.unknown_stage_message(word)

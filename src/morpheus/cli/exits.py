@@ -15,7 +15,7 @@ import click
 from click.exceptions import Abort, Exit
 
 from morpheus.cli.screen import say
-from morpheus.errors import STOPPED, MorpheusError
+from morpheus.errors import EXIT_INTERRUPTED, MorpheusError
 
 FAILED = 1
 BUG = "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
@@ -34,7 +34,7 @@ def endings() -> Iterator[None]:
     except (click.ClickException, Exit, Abort):
         raise
     except KeyboardInterrupt:
-        raise Exit(STOPPED) from None
+        raise Exit(EXIT_INTERRUPTED) from None
     except MorpheusError as error:
         _end(str(error), error.exit_code)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from morpheus.cli.log_config import read_config
 from morpheus.cli.screen import say
 from morpheus.errors import UsageError
-from morpheus.quoting import printable
+from morpheus.quoting import escape_control
 
 STYLES: dict[str, dict[str, Any]] = {
     "CRITICAL": {"fg": "red", "bold": True},
@@ -26,8 +26,8 @@ class Record(logging.LogRecord):
         """The message, with control characters as escapes."""
         arguments = self.args
         if isinstance(arguments, tuple):
-            arguments = tuple(printable(x) if isinstance(x, str) else x for x in arguments)
-        return printable(str(self.msg) % arguments if arguments else str(self.msg), keep="\n\t")
+            arguments = tuple(escape_control(x) if isinstance(x, str) else x for x in arguments)
+        return escape_control(str(self.msg) % arguments if arguments else str(self.msg), keep="\n\t")
 
 
 class Screen(logging.Handler):

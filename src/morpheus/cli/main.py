@@ -17,7 +17,7 @@ from morpheus.cli.options import options_of
 from morpheus.cli.report import report
 from morpheus.cli.serve import serve
 from morpheus.cli.tools import tools
-from morpheus.stage import Settings
+from morpheus.stage import PipelineOptions
 
 TYPED = "morpheus.typed"
 """Where the context keeps all that was typed."""
@@ -94,23 +94,23 @@ def morpheus(
     log.configure("DEBUG" if debug else log_level, log_config_file)
     plugins = os.environ.get(PLUGINS, "").split(",")
     for source in filter(None, (*map(str.strip, plugins), *plugin)):
-        registry.plug(source)
+        registry.register_plugin(source)
     tell_unknown(context.command)
 
 
-@morpheus.group(cls=Group, params=options_of(Settings, command="run"))
+@morpheus.group(cls=Group, params=options_of(PipelineOptions, command="run"))
 def run(**_: object) -> None:
     """Run a chain of stages."""
-    from morpheus.processes import ONE_THREAD  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.processes import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
 
-    for name, value in ONE_THREAD.items():
+    for name, value in SINGLE_THREAD_ENV.items():
         os.environ.setdefault(name, value)
 
 
 run.add_command(
     Chain(
         "pipeline-ae",
-        params=options_of(Settings, command="pipeline-ae"),
+        params=options_of(PipelineOptions, command="pipeline-ae"),
         result_callback=run_chain,
     )
 )

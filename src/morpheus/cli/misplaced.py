@@ -33,7 +33,7 @@ def home_of(word: str, context: click.Context) -> str | None:
     ... def tool(): pass
     >>> @tool.command()
     ... def dig(): pass
-    >>> home_of("dig", click.Context(tool, info_name="tool"))
+    >>> home_of("dig", click.TemporalContext(tool, info_name="tool"))
     'There is no `dig` here. Type `tool dig`.'
     """
     top = context.find_root()

@@ -21,7 +21,7 @@ TYPES: dict[type, click.ParamType[Any]] = {
 
 
 def options_of(owner: type, *, command: str = "") -> list[click.Parameter]:
-    """Make the options of a stage, or those of `Settings` that a command owns."""
+    """Make the options of a stage, or those of `PipelineOptions` that a command owns."""
     hints = get_type_hints(owner)
     return [_option(one, hints[one.name]) for one in _declared(owner, command)]
 

@@ -13,13 +13,13 @@ import polars as pl
 from morpheus.cli.screen import say
 from morpheus.cli.summary import count
 from morpheus.cli.suppress import Suppress
-from morpheus.columns import OWNER, TIME
-from morpheus.quoting import legible, quoted
+from morpheus.columns import POPULATION_USER, TIME
+from morpheus.quoting import display_value, quote_backtick
 from morpheus.replay.drill import Drill
 from morpheus.replay.outcome import HIDDEN, judged
 from morpheus.replay.trials import run
 from morpheus.review.outputs import Outputs
-from morpheus.suppressions.preview import Hidden, hidden
+from morpheus.suppressions.preview import SuppressionPreview, preview_rule
 from morpheus.suppressions.rules import Suppression, Suppressions
 from morpheus.suppressions.verdicts import Proposals, Verdict
 
@@ -40,7 +40,7 @@ class Look:
     """
 
     rule: Suppression
-    past: Hidden | None
+    past: SuppressionPreview | None
     attacks: Sequence[str] | None
 
     @property
@@ -60,15 +60,15 @@ class Look:
             doubts.append(
                 f"replayed attacks would be hidden: {', '.join(self.attacks[:SHOWN])}{more}"
             )
-        if self.past and self.past.others:
+        if self.past and self.past.num_unjudged:
             doubts.append(
-                f"{count(self.past.others, 'past event')} would be hidden that nobody has judged"
+                f"{count(self.past.num_unjudged, 'past event')} would be hidden that nobody has judged"
             )
         if self.past and self.past.events.is_empty():
             doubts.append("none of the past alerts would be hidden")
-        if self.past and self.past.ids:
+        if self.past and self.past.id_columns:
             doubts.append(
-                f"no two past alerts have the same {' or '.join(map(legible, self.past.ids))}, so "
+                f"no two past alerts have the same {' or '.join(map(display_value, self.past.id_columns))}, so "
                 "that it will hardly come again: better take it out"
             )
         return tuple(doubts)
@@ -84,13 +84,13 @@ def looks(
     """
     past = _past(rules, options) if options.preview else None
     attacks = _attacks(rules, options) if options.replay_glob is not None else None
-    harmless = [one.verdicts for one in proposals.each] if proposals else [()] * len(rules)
+    harmless = [one.verdicts for one in proposals.proposals] if proposals else [()] * len(rules)
     dangerous = proposals.dangerous if proposals else ()
     return [
         Look(
             rule,
-            None if past is None else hidden(rule, past, verdicts, dangerous),
-            None if attacks is None else attacks.get(rule.title, ()),
+            None if past is None else preview_rule(rule, past, verdicts, dangerous),
+            None if attacks is None else attacks.get(rule.label, ()),
         )
         for rule, verdicts in zip(rules, harmless, strict=True)
     ]
@@ -98,13 +98,13 @@ def looks(
 
 def table(found: Sequence[Look]) -> tuple[Sequence[str], list[list[str]]]:
     """Head and rows."""
-    return HEAD, [[look.rule.title, _alerts(look), _attacked(look)] for look in found]
+    return HEAD, [[look.rule.label, _alerts(look), _attacked(look)] for look in found]
 
 
 def _alerts(look: Look) -> str:
     if look.past is None:
         return UNKNOWN
-    parts = {"judged harmless": look.past.judged, "not judged": look.past.others}
+    parts = {"judged harmless": look.past.num_benign, "not judged": look.past.num_unjudged}
     told = [f"{number:,} {what}" for what, number in parts.items() if number]
     return ", ".join(told) or "none"
 
@@ -122,14 +122,14 @@ def _past(rules: Sequence[Suppression], options: Suppress) -> pl.DataFrame:
     frames = [
         rows.select(
             *(pl.col(name).cast(pl.String) for name in rows.columns if name in wanted - {TIME}),
-            pl.lit(user, pl.String).alias(OWNER),
+            pl.lit(user, pl.String).alias(POPULATION_USER),
             TIME,
         )
         for user, rows in Outputs.of(files, options.userid_column_name).by_user()
     ]
     past = pl.concat(frames, how="diagonal")
     if missing := sorted(wanted - set(past.columns)):
-        named = ", ".join(map(quoted, missing))
+        named = ", ".join(map(quote_backtick, missing))
         say(f"Warning: the past alerts lack {named}, by which suppressions go.", fg="yellow")
     return past
 

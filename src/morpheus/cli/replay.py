@@ -64,19 +64,19 @@ def _text(trials: pl.DataFrame, kind: str) -> bytes:
     """Trials, one line each."""
     import io  # noqa: PLC0415 - only where trials are written
 
-    from morpheus.sinks.formats import csv_head, csv_rows, json_rows  # noqa: PLC0415 - the same
+    from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows  # noqa: PLC0415 - the same
 
     text = io.BytesIO()
     if kind == "csv":
-        text.write(csv_head(trials.columns))
-    (csv_rows if kind == "csv" else json_rows)(trials, text)
+        text.write(encode_csv_header(trials.columns))
+    (write_csv_rows if kind == "csv" else write_json_rows)(trials, text)
     return text.getvalue()
 
 
 def _write(trials: pl.DataFrame, path: Path, kind: str) -> None:
-    from morpheus.atomic import whole_file  # noqa: PLC0415 - only where trials are written
+    from morpheus.atomic import atomic_write  # noqa: PLC0415 - only where trials are written
 
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(_text(trials, kind))
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from morpheus.quoting import printable
+from morpheus.quoting import escape_control
 
 
 def say(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
     """Write lines to stderr, coloured only on a terminal, and not where NO_COLOR is set."""
     color = False if os.environ.get("NO_COLOR") else None
-    click.secho(printable(text, keep="\n"), err=True, color=color, **style)
+    click.secho(escape_control(text, keep="\n"), err=True, color=color, **style)

@@ -27,13 +27,13 @@ class Serve:
     """
 
     port: int = option(
-        8321, "Where to listen, on 127.0.0.1; 0 for any that is free.", low=0, high=65535
+        8321, "Where to listen, on 127.0.0.1; 0 for any that is free.", min=0, max=65535
     )
     token: bool = option(True, "Ask for the token. Without, everybody on this machine can read.")
     userid_column_name: str = option(
         "",
         "Column of the rows that says whose event it is.",
-        shown="the one that the run's status names, or the first that is known to",
+        default_display="the one that the run's status names, or the first that is known to",
     )
     models: str | None = option(
         None,
@@ -42,8 +42,8 @@ class Serve:
     alerts_per_day: float | None = option(
         None,
         "Alerts a day that you are ready to look at.",
-        low=0,
-        shown="that of the run's `filter`, or 5",
+        min=0,
+        default_display="that of the run's `filter`, or 5",
     )
 
 
@@ -58,10 +58,10 @@ def _serve(options: Serve, folder: Path) -> None:
         raise UsageError(
             f"serve: `{error.name}` is not installed. Get it by `pip install 'morpheus[serve]'`."
         ) from error
-    from morpheus.models.store import Store  # noqa: PLC0415 - as above
+    from morpheus.models.store import ModelStore  # noqa: PLC0415 - as above
     from morpheus.serve.live import Live  # noqa: PLC0415 - as above
 
-    store = None if options.models is None else Store.open(options.models)
+    store = None if options.models is None else ModelStore.open(options.models)
     live = Live(folder, options.userid_column_name, options.alerts_per_day, store)
     serve(live, port=options.port, with_token=options.token, tell=_tell)
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from morpheus.quoting import printable
+from morpheus.quoting import escape_control
 
 if TYPE_CHECKING:
-    from morpheus.records import Effort, Reading, Spending, Summary
+    from morpheus.records import ClusterStats, ReadStats, AlertBudgetReport, RunMetrics
 
 SHOWN = 3
 NOBODY = "(no user)"
@@ -19,11 +19,11 @@ RUNGS = {"own": "by their own history", "peers": "with their peers'", "everyone"
 """What it is called to be scored by a fingerprint of each rung."""
 
 
-def summary_lines(summary: Summary) -> list[str]:
+def summary_lines(summary: RunMetrics) -> list[str]:
     """Say what became of every event of a run, one fact a line, aligned.
 
-    >>> from morpheus.records import Effort, Reading, Spending, Summary
-    >>> summary = Summary(input=Reading(files=1, read=4), seconds=1.5)
+    >>> from morpheus.records import ClusterStats, ReadStats, AlertBudgetReport, RunMetrics
+    >>> summary = RunMetrics(input=ReadStats(files=1, read=4), seconds=1.5)
     >>> summary.users["ann"] = 4
     >>> summary.unscored["ann"] = "300 events of history are needed, 12 found"
     >>> for line in summary_lines(summary):
@@ -36,25 +36,25 @@ def summary_lines(summary: Summary) -> list[str]:
     """
     facts = list(_facts(summary))
     width = max(len(name) for name, _ in facts)
-    return [f"{name:{width}}  {printable(text)}" for name, text in facts]
+    return [f"{name:{width}}  {escape_control(text)}" for name, text in facts]
 
 
-def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
+def _facts(summary: RunMetrics) -> Iterator[tuple[str, str]]:
     """Names and values of the summary's lines."""
     yield from _reading("Training", summary.training)
     yield from _reading("Input", summary.input)
-    if summary.filtered or summary.ended:
+    if summary.filtered or summary.expired:
         yield "Filtered", f"{count(summary.filtered, 'event')} out"
-    for title, number in _most(summary.held):
+    for title, number in _most(summary.suppressed):
         yield "  held back", f"{count(number, 'event')} by {title}"
-    for title, number in _most(summary.ended):
+    for title, number in _most(summary.expired):
         yield "  not held", f"{count(number, 'event')}, for the suppression has ended: {title}"
-    if summary.spending is not None:
-        yield "Alerts", _account(summary.spending)
+    if summary.budget_report is not None:
+        yield "Alerts", _account(summary.budget_report)
     written = count(summary.users.total(), "event")
     named = count(len(summary.users.keys() - {None}), "user")
     nobody = f", {summary.users[None]:,} of no user" if summary.users[None] else ""
-    yield "Written" if summary.to_sinks else "Passed", f"{written} of {named}{nobody}"
+    yield "Written" if summary.has_sink else "Passed", f"{written} of {named}{nobody}"
     models = count(len(summary.cards), "model")
     yield "Scored", f"{count(summary.scored, 'event')}, with {models}"
     rungs = Counter(card.rung for card in summary.cards.values())
@@ -65,28 +65,28 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "Not scored", text
     if summary.flagged is not None:
         yield "Flagged", count(summary.flagged, "event")
-    if summary.effort is not None:
-        yield from _effort(summary.effort)
+    if summary.cluster_stats is not None:
+        yield from _effort(summary.cluster_stats)
     yield "Seconds", f"{summary.seconds:.1f}"
 
 
-def _effort(effort: Effort) -> Iterator[tuple[str, str]]:
+def _effort(effort: ClusterStats) -> Iterator[tuple[str, str]]:
     """What a cluster had to do."""
-    lost = f", {effort.lost:,} lost on the way" if effort.lost else ""
+    lost = f", {effort.lost_workers:,} lost on the way" if effort.lost_workers else ""
     again = f", {effort.retries:,} begun again" if effort.retries else ""
     tasks = count(effort.tasks, "task")
     yield "Cluster", f"{tasks} on {count(effort.workers, 'worker')}{lost}{again}"
-    if effort.slowest:
+    if effort.slowest_users:
         slowest = (
-            f"{NOBODY if user is None else user} {took:.1f} s" for user, took in effort.slowest
+            f"{NOBODY if user is None else user} {took:.1f} s" for user, took in effort.slowest_users
         )
         yield "  slowest", ", ".join(slowest)
 
 
-def _account(spending: Spending) -> str:
+def _account(spending: AlertBudgetReport) -> str:
     """Alerts stated beside those that came."""
     stated = spending.forecast
-    held = f", and {spending.held:,} held back" if spending.held else ""
+    held = f", and {spending.suppressed:,} held back" if spending.suppressed else ""
     expected = f"{stated.alerts:.0f} expected ({stated.low:.0f} to {stated.high:.0f})"
     return f"{spending.alerts:,}{held}, {expected}"
 
@@ -96,20 +96,20 @@ def _most(numbers: Counter[str]) -> list[tuple[str, int]]:
     return sorted(numbers.items(), key=lambda one: (-one[1], one[0]))
 
 
-def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:
+def _reading(name: str, reading: ReadStats) -> Iterator[tuple[str, str]]:
     """What became of the records of one set of files; nothing where none was read."""
     if not reading.files and not reading.skipped_files and not reading.read:
         return
     yield name, f"{count(reading.read, 'event')} in {count(reading.files, 'file')}"
-    if reading.period:
-        yield "  period", reading.period
+    if reading.time_range:
+        yield "  period", reading.time_range
     left_out = {
-        "outside the period": reading.outside,
+        "outside the period": reading.outside_range,
         "refused": reading.refused,
         "delivered twice": reading.duplicates,
-        "of other kinds": reading.other_kinds,
+        "of other kinds": reading.other_classes,
         "of other users": reading.other_users,
-        "of no user": reading.userless,
+        "of no user": reading.no_user,
     }
     parts = [f"{number:,} {why}" for why, number in left_out.items() if number]
     if reading.skipped_files:
@@ -122,10 +122,10 @@ def _reading(name: str, reading: Reading) -> Iterator[tuple[str, str]]:
         yield "  refused", reason
 
 
-def _unscored(summary: Summary) -> Iterator[str]:
+def _unscored(summary: RunMetrics) -> Iterator[str]:
     """Events without a score, and why: one line a reason, the most events first."""
     users: dict[str, list[str | None]] = {}
-    for user, reason in summary.unscored.items():
+    for user, reason in summary.unscored_reasons.items():
         users.setdefault(reason, []).append(user)
     numbers = Counter({reason: sum(summary.users[x] for x in who) for reason, who in users.items()})
     for reason, number in sorted(numbers.items(), key=lambda one: (-one[1], one[0])):

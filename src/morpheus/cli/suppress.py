@@ -40,7 +40,7 @@ class Suppress:
     filename: str = option("suppressions.toml", "File to write; it is there for you to change.")
     overwrite: bool = option(False, "Replace a file of that name.", flag=True)
     days: int = option(
-        30, "How long they hold, from the day when the verdicts were exported.", low=1, high=366
+        30, "How long they hold, from the day when the verdicts were exported.", min=1, max=366
     )
     preview: tuple[str, ...] = option(
         (), "Past alerts to look at: a file that `to-file` wrote behind `filter`; repeat for more."
@@ -48,7 +48,7 @@ class Suppress:
     userid_column_name: str = option(
         "",
         "Column of the past alerts and of the logs that says whose event it is.",
-        shown="the first that is known to",
+        default_display="the first that is known to",
     )
     replay_glob: str | None = option(
         None,
@@ -64,8 +64,8 @@ class Suppress:
     num_threads: int | None = option(
         None,
         "Users tried side by side, at most. No result depends on it.",
-        low=1,
-        shown="the cores at hand",
+        min=1,
+        default_display="the cores at hand",
     )
 
 
@@ -92,15 +92,15 @@ def _show_only(files: Sequence[str], options: Suppress) -> None:
     found = looks(Suppressions.read(*files).rules, options)
     show(*table(found))
     for look in found:
-        _warn(look.rule.title, look.doubts)
+        _warn(look.rule.label, look.doubts)
 
 
 def _propose(files: Sequence[str], options: Suppress) -> None:
     """Make suppressions, write them, and say what they would hide."""
-    from morpheus.atomic import whole_file  # noqa: PLC0415 - `--help` writes nothing
+    from morpheus.atomic import atomic_write  # noqa: PLC0415 - `--help` writes nothing
     from morpheus.cli.preview import looks, table  # noqa: PLC0415 - the same
     from morpheus.suppressions.verdicts import Proposals  # noqa: PLC0415 - the same
-    from morpheus.suppressions.writing import text_of  # noqa: PLC0415 - the same
+    from morpheus.suppressions.writing import render_suppressions  # noqa: PLC0415 - the same
 
     path = Path(options.filename)
     if path.exists() and not options.overwrite:
@@ -108,28 +108,28 @@ def _propose(files: Sequence[str], options: Suppress) -> None:
             f"--filename: there is a file `{path}` already, which somebody may have changed. Give "
             "`--overwrite`, or another --filename; `filter` takes more than one."
         )
-    proposals = Proposals.of(files, options.days)
-    found = looks([one.rule for one in proposals.each], options, proposals)
-    proposals = proposals.objected([(look.against, look.doubts) for look in found])
-    with whole_file(path) as file:
-        file.write(text_of(proposals, files).encode())
+    proposals = Proposals.from_files(files, options.days)
+    found = looks([one.rule for one in proposals.proposals], options, proposals)
+    proposals = proposals.with_objections([(look.against, look.doubts) for look in found])
+    with atomic_write(path) as file:
+        file.write(render_suppressions(proposals, files).encode())
     show(*table(found))
     _tell(proposals, path)
 
 
 def _tell(proposals: Proposals, path: Path) -> None:
     """Say what was written and what was not; refusals are a failure."""
-    refused = [one for one in proposals.each if one.against]
-    for one in proposals.each:
-        _warn(one.rule.title, one.doubts)
-    for verdict in proposals.mute:
+    refused = [one for one in proposals.proposals if one.conflicts]
+    for one in proposals.proposals:
+        _warn(one.rule.label, one.warnings)
+    for verdict in proposals.unactionable:
         say(
             f"No suppression for incident {verdict.incident}: it names no user, or no value.",
             fg="yellow",
         )
     for one in refused:
-        say(f"Refused: {one.rule.title}: {'; '.join(one.against)}.", fg="red")
-    written = count(len(proposals.each) - len(refused), "suppression")
+        say(f"Refused: {one.rule.label}: {'; '.join(one.conflicts)}.", fg="red")
+    written = count(len(proposals.proposals) - len(refused), "suppression")
     say(f"{written} in {path}. Read them, then: filter --suppressions={path}")
     if refused:
         raise Exit(FAILED)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from morpheus.quoting import printable
+from morpheus.quoting import escape_control
 
 Row = Sequence[str]
 
@@ -28,7 +28,7 @@ def aligned(head: Row, rows: Sequence[Row]) -> str:
 
 def show(head: Row, rows: Sequence[Row]) -> None:
     """Write a table to stdout; text out of a log cannot command the terminal."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[escape_control(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         click.echo(aligned(head, rows))
         return

@@ -22,7 +22,7 @@ def stages() -> None:
     from morpheus import registry  # noqa: PLC0415 - `--help` lists nothing
     from morpheus.cli.chain import described  # noqa: PLC0415 - the same
 
-    rows = [(word, registry.package(word), *described(word)) for word in registry.words()]
+    rows = [(word, registry.distribution_of(word), *described(word)) for word in registry.stage_names()]
     click.echo(aligned(("STAGE", "PACKAGE", "FLOW", "MEANING"), rows))
 
 

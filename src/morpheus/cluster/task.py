@@ -11,30 +11,30 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from morpheus.errors import MorpheusError, Unavailable
-from morpheus.kept_log import KeptLog
+from morpheus.errors import MorpheusError, TransientError
+from morpheus.kept_log import BufferedLogHandler
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 TOPIC = "morpheus"
-_ROOM, _LARGE = 512 << 20, 32 << 20
+_TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
-class Told(Generic[Result]):
+class TaskOutcome(Generic[ResultT]):
     """What a task gave, or why it could not; and what was logged meanwhile."""
 
-    result: Result | None = None
+    result: ResultT | None = None
     records: Sequence[logging.LogRecord] = field(default=(), repr=False)
     error: MorpheusError | None = None
 
     def __sizeof__(self) -> int:
         """Bytes, for the worker that holds it."""
-        return object.__sizeof__(self) + _sizeof(self.result)
+        return object.__sizeof__(self) + _dask_sizeof(self.result)
 
 
-def done(work: Callable[..., Result], level: int, *needs: object) -> Told[Result]:
+def run_task(work: Callable[..., ResultT], level: int, *needs: object) -> TaskOutcome[ResultT]:
     """Do a task.
 
     What can only be mended by a person comes back as a value: to try it again would not help.
@@ -47,26 +47,26 @@ def done(work: Callable[..., Result], level: int, *needs: object) -> Told[Result
     Raises:
         Unavailable: It may succeed when it is tried again.
     """
-    keep_memory()
-    failed = next((one.error for one in needs if isinstance(one, Told) and one.error), None)
+    keep_freed_memory()
+    failed = next((one.error for one in needs if isinstance(one, TaskOutcome) and one.error), None)
     if failed is not None:
-        return Told(error=failed)
-    with _kept(level) as records:
+        return TaskOutcome(error=failed)
+    with _capture_log(level) as records:
         try:
-            result = work(*map(plain, needs))
-        except Unavailable:
+            result = work(*map(unwrap, needs))
+        except TransientError:
             raise
         except MorpheusError as error:
-            return Told(None, records, error)
-    return Told(result, records)
+            return TaskOutcome(None, records, error)
+    return TaskOutcome(result, records)
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - whatever tasks need
+def unwrap(value: Any) -> Any:  # noqa: ANN401 - whatever tasks need
     """What a task told, without the rest."""
-    return value.result if isinstance(value, Told) else value
+    return value.result if isinstance(value, TaskOutcome) else value
 
 
-def row(cells: Told[Sequence[Any]]) -> Any:  # noqa: ANN401 - numpy, imported where it is used
+def to_cell_row(cells: TaskOutcome[Sequence[Any]]) -> Any:  # noqa: ANN401 - numpy, imported where it is used
     """Cells as an array of shape (1, cells)."""
     import numpy as np  # noqa: PLC0415 - this module is read before numpy has its threads
 
@@ -75,7 +75,7 @@ def row(cells: Told[Sequence[Any]]) -> Any:  # noqa: ANN401 - numpy, imported wh
     return made
 
 
-def announce(number: int) -> None:
+def log_task_started(number: int) -> None:
     """Tell whoever listens that a task begins."""
     from distributed import get_worker  # noqa: PLC0415 - slow, and an extra
 
@@ -88,7 +88,7 @@ def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask calls it so, wher
 
 
 @cache
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep memory that will be needed again.
 
     Dask's nannies set MALLOC_TRIM_THRESHOLD_ to 64 kB, so that each array's memory goes back to the
@@ -99,13 +99,13 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_MMAP_THRESHOLD, _LARGE)
-    mallopt(_TRIM_THRESHOLD, _ROOM)
+    mallopt(_MMAP_THRESHOLD, _MMAP_BYTES)
+    mallopt(_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
 @contextmanager
-def _kept(level: int) -> Iterator[list[logging.LogRecord]]:
-    logger, kept = logging.getLogger("morpheus"), KeptLog()
+def _capture_log(level: int) -> Iterator[list[logging.LogRecord]]:
+    logger, kept = logging.getLogger("morpheus"), BufferedLogHandler()
     logger.setLevel(level)
     logger.propagate = False
     logger.addHandler(kept)
@@ -115,7 +115,7 @@ def _kept(level: int) -> Iterator[list[logging.LogRecord]]:
         logger.removeHandler(kept)
 
 
-def _sizeof(value: object) -> int:
+def _dask_sizeof(value: object) -> int:
     from dask.sizeof import sizeof  # noqa: PLC0415 - an extra
 
     return int(sizeof(value))

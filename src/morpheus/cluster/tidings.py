@@ -8,32 +8,32 @@ from typing import Any
 
 
 @dataclass
-class Tidings:
+class ClusterEvents:
     """What is heard from the workers while tasks run.
 
     Attributes:
-        begun: How often each task was begun, by its number.
-        lost: Workers that were lost.
+        task_starts: How often each task was begun, by its number.
+        lost_workers: Workers that were lost.
 
-    >>> tidings = Tidings()
+    >>> tidings = ClusterEvents()
     >>> for task in (7, 8, 7):
-    ...     tidings.of_task((0.0, {"begun": task}))
+    ...     tidings.on_task_started((0.0, {"begun": task}))
     >>> tidings.retries
     1
     """
 
-    begun: Counter[int] = field(default_factory=Counter)
-    lost: int = 0
+    task_starts: Counter[int] = field(default_factory=Counter)
+    lost_workers: int = 0
 
     @property
     def retries(self) -> int:
         """How often a task had to be begun again."""
-        return self.begun.total() - len(self.begun)
+        return self.task_starts.total() - len(self.task_starts)
 
-    def of_task(self, event: tuple[float, Any]) -> None:
+    def on_task_started(self, event: tuple[float, Any]) -> None:
         """A worker has begun a task."""
-        self.begun[event[1]["begun"]] += 1
+        self.task_starts[event[1]["begun"]] += 1
 
-    def of_workers(self, event: tuple[float, Any]) -> None:
+    def on_worker_event(self, event: tuple[float, Any]) -> None:
         """A worker has come or gone."""
-        self.lost += event[1].get("action") == "remove-worker"
+        self.lost_workers += event[1].get("action") == "remove-worker"

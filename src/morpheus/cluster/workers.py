@@ -20,24 +20,24 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 from uuid import uuid4
 
-from morpheus.cluster.scheduler import connected, is_address
-from morpheus.cluster.task import TOPIC, Told, done, row
-from morpheus.cluster.tidings import Tidings
-from morpheus.errors import Unavailable, UsageError
-from morpheus.turns import AHEAD
+from morpheus.cluster.scheduler import connect, is_scheduler_address
+from morpheus.cluster.task import TOPIC, TaskOutcome, run_task, to_cell_row
+from morpheus.cluster.tidings import ClusterEvents
+from morpheus.errors import TransientError, UsageError
+from morpheus.turns import MAX_IN_FLIGHT
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-Given = TypeVar("Given", covariant=True)  # noqa: PLC0105 - it is one word everywhere
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+T_co = TypeVar("T_co", covariant=True)  # noqa: PLC0105 - it is one word everywhere
 
 _TOPICS = TOPIC, "all"
-_SOON = 0.01
+_POLL_INTERVAL = 0.01
 """Seconds until one looks again."""
-RETRIES = 3
+MAX_RETRIES = 3
 """How often a task is tried again; so many workers may be lost with it, too."""
 
 
-class Handle(Protocol[Given]):
+class Future(Protocol[T_co]):
     """What a task will have given, where it lies: Dask's `Future`; let go of, it is forgotten."""
 
     key: Any
@@ -57,27 +57,27 @@ class Cluster:
 
     Args:
         scheduler: Where; see `scheduler.connected`.
-        workers: How many workers are started, but where the scheduler has its own.
+        parallelism: How many workers are started, but where the scheduler has its own.
 
     Attributes:
-        workers: How many tasks run at a time.
-        tidings: What is heard from the workers.
+        parallelism: How many tasks run at a time.
+        events: What is heard from the workers.
     """
 
-    def __init__(self, scheduler: str | None, workers: int) -> None:
-        self.workers = workers
-        self.tidings = Tidings()
+    def __init__(self, scheduler: str | None, num_workers: int) -> None:
+        self.parallelism = num_workers
+        self.events = ClusterEvents()
         self._scheduler = scheduler
         self._stack = ExitStack()
-        self._said: set[str] = set()
+        self._logged_messages: set[str] = set()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._client = stack.enter_context(connected(self._scheduler, self.workers))
+            self._client = stack.enter_context(connect(self._scheduler, self.parallelism))
             there = sum(self._client.nthreads().values())
             # Of those that are started for this run, most may still be on their way.
-            self.workers = there if is_address(self._scheduler) else max(there, self.workers)
-            heard = self.tidings.of_task, self.tidings.of_workers
+            self.parallelism = there if is_scheduler_address(self._scheduler) else max(there, self.parallelism)
+            heard = self.events.on_task_started, self.events.on_worker_event
             for topic, hear in zip(_TOPICS, heard, strict=True):
                 self._client.subscribe_topic(topic, hear)
             self._stack = stack.pop_all()
@@ -95,81 +95,81 @@ class Cluster:
         self._stack.__exit__(kind, error, trace)
 
     @property
-    def nodes(self) -> int:
+    def num_workers(self) -> int:
         """How many workers there are now."""
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
-    def declared(self, resource: str) -> float:
+    def resource_capacity(self, resource: str) -> float:
         """The most of a resource that any worker says it has: `dask worker --resources`."""
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         return max((one["resources"].get(resource, 0) for one in workers), default=0)
 
-    def check_shared(self, folder: Path) -> None:
+    def check_shared_folder(self, folder: Path) -> None:
         """Refuse a folder that a worker does not see.
 
         Raises:
             UsageError: It is on this machine alone.
         """
-        for worker, seen in self._client.run(_sees, str(folder)).items():
+        for worker, seen in self._client.run(_folder_exists, str(folder)).items():
             if not seen:
                 raise UsageError(
                     f"--engine dask: worker {worker} does not see the folder `{folder.parent}`, "
                     "which workers write into. Name one that all machines share."
                 )
 
-    def begin(
+    def submit(
         self,
-        work: Callable[..., Result],
+        work: Callable[..., ResultT],
         *needs: object,
-        weight: int = 0,
+        priority: int = 0,
         resources: Mapping[str, float] | None = None,
-    ) -> Handle[Result]:
+    ) -> Future[ResultT]:
         """Begin a task, as soon as what it needs is there.
 
         Args:
             work: What is done.
             needs: To what; of other tasks, what they give.
-            weight: How much work it is: of tasks that can be begun, the heaviest is.
+            priority: How much work it is: of tasks that can be begun, the heaviest is.
             resources: What it takes of what workers have declared.
         """
         level = logging.getLogger("morpheus").getEffectiveLevel()
         # Of tasks of one name Dask expects that they take as long as the last ones did.
-        about = {"key": f"{_name(work)}-{uuid4().hex}", "resources": resources or None}
-        return self._submit(done, work, level, *needs, priority=weight, **about)
+        about = {"key": f"{_function_name(work)}-{uuid4().hex}", "resources": resources or None}
+        return self._client_submit(run_task, work, level, *needs, priority=priority, **about)
 
-    def give(self, value: Result, *, everywhere: bool = False) -> Handle[Result]:
+    def scatter(self, value: ResultT, *, broadcast: bool = False) -> Future[ResultT]:
         """Hand a value to the scheduler, once for all tasks that need it.
 
         Args:
             value: What.
-            everywhere: And to each worker, once they all are there. Else tasks would go where the
+            broadcast: And to each worker, once they all are there. Else tasks would go where the
                 value is, and wait there for the events that they are about.
         """
-        given = self.begin(_itself, value)
-        near = map(_near, self._client.nthreads() if everywhere else ())
-        self.wait([self._submit(_seen, given, **where) for where in near])
+        given = self.submit(_identity, value)
+        near = map(_prefer_worker, self._client.nthreads() if broadcast else ())
+        self.wait([self._client_submit(_discard, given, **where) for where in near])
         return given
 
-    def wait(self, handles: Sequence[Handle[Any]]) -> None:
+    def wait(self, futures: Sequence[Future[Any]]) -> None:
         """Wait until tasks are done, or cannot be: who then asks for what they give is told why."""
         from distributed import wait  # noqa: PLC0415 - slow, and an extra
 
         with suppress(CancelledError):
-            wait(list(handles))
+            wait(list(futures))
 
-    def wait_begun(self, number: int, handle: Handle[Any]) -> None:
+    def wait_started(self, number: int, future: Future[Any]) -> None:
         """Wait until a task that announces itself by a number has begun, or cannot be done."""
-        while number not in self.tidings.begun and not handle.done():
-            time.sleep(_SOON)
+        while number not in self.events.task_starts and not future.done():
+            time.sleep(_POLL_INTERVAL)
 
-    def turned(self, rows: Sequence[Handle[Sequence[Any]]], columns: int) -> list[Handle[Any]]:
+    def shuffle(self, rows: Sequence[Future[Sequence[Any]]], num_columns: int) -> list[Future[Any]]:
         """Turn rows of cells into columns, so that what belongs together comes together.
 
         It is Dask's own P2P shuffle: a matrix whose chunks are rows gets chunks that are columns.
 
         Args:
             rows: Tasks that give `columns` cells each.
-            columns: How many.
+            num_columns: How many.
 
         Returns:
             For each column an array of shape (rows, 1), in the order of the rows.
@@ -179,91 +179,91 @@ class Cluster:
         from dask import delayed  # noqa: PLC0415 - the same
         from distributed import futures_of  # noqa: PLC0415 - the same
 
-        shape, empty = (1, columns), np.empty((0, 0), dtype=object)
-        cells = [delayed(self._submit(row, one)) for one in rows]
+        shape, empty = (1, num_columns), np.empty((0, 0), dtype=object)
+        cells = [delayed(self._client_submit(to_cell_row, one)) for one in rows]
         blocks = [da.from_delayed(one, shape, dtype=object, meta=empty) for one in cells]
         matrix = da.concatenate(blocks, axis=0)
-        turned = matrix.rechunk(((len(rows),), (1,) * columns), method="p2p")
-        held = self._client.persist(turned, retries=RETRIES, optimize_graph=False)
+        turned = matrix.rechunk(((len(rows),), (1,) * num_columns), method="p2p")
+        held = self._client.persist(turned, retries=MAX_RETRIES, optimize_graph=False)
         futures = {future.key: future for future in futures_of(held)}
         return [futures[key] for [key] in zip(*held.__dask_keys__(), strict=True)]
 
-    def results(self, handles: list[Handle[Result]], *, ahead: bool = True) -> Iterator[Result]:
+    def results(self, futures: list[Future[ResultT]], *, eager: bool = True) -> Iterator[ResultT]:
         """Fetch what tasks give, in the order of the tasks, and let go of it there.
 
         What was logged is logged here, each message once.
 
         Args:
-            handles: Of the tasks; the list is emptied.
-            ahead: Fetch at once what is ready, which then cannot be lost any more; else each only
+            futures: Of the tasks; the list is emptied.
+            eager: Fetch at once what is ready, which then cannot be lost any more; else each only
                 in its turn, so that little is held here.
 
         Raises:
             MorpheusError: A task could not be done; the first one in their order.
             Unavailable: Workers were lost with it, again and again, or the scheduler was.
         """
-        place = {handle.key: at for at, handle in enumerate(handles)}
-        arriving = self._arriving(handles, ahead=ahead)
-        come: dict[int, Told[Result]] = {}
+        place = {handle.key: at for at, handle in enumerate(futures)}
+        arriving = self._iter_arriving(futures, eager=eager)
+        come: dict[int, TaskOutcome[ResultT]] = {}
         for turn in range(len(place)):
             while turn not in come:
                 key, told = next(arriving)
                 come[place[key]] = told
-            yield self._result(come.pop(turn))
+            yield self._unwrap(come.pop(turn))
 
-    def map_given(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Do the jobs side by side, as a `Crew` does; workers are given the work once each.
+    def map_shared(self, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]) -> Iterator[ResultT]:
+        """Do the jobs side by side, as a `WorkerPool` does; workers are given the work once each.
 
         Results come in the jobs' order.
         """
-        given = self.give(work)
-        begun = (self.begin(_applied, given, job) for job in jobs)
-        waiting = deque(islice(begun, self.workers * AHEAD))
+        given = self.scatter(work)
+        begun = (self.submit(_apply, given, job) for job in jobs)
+        waiting = deque(islice(begun, self.parallelism * MAX_IN_FLIGHT))
         while waiting:
             yield from self.results([waiting.popleft()])
             waiting += islice(begun, 1)
 
-    def _submit(self, function: Callable[..., Any], *needs: object, **about: Any) -> Handle[Any]:  # noqa: ANN401 - Dask's
-        handle = self._client.submit(function, *needs, retries=RETRIES, pure=False, **about)
+    def _client_submit(self, function: Callable[..., Any], *needs: object, **task_options: Any) -> Future[Any]:  # noqa: ANN401 - Dask's
+        handle = self._client.submit(function, *needs, retries=MAX_RETRIES, pure=False, **task_options)
         return cast("Handle[Any]", handle)
 
-    def _arriving(
-        self, handles: list[Handle[Result]], *, ahead: bool
-    ) -> Iterator[tuple[Any, Told[Result]]]:
+    def _iter_arriving(
+        self, futures: list[Future[ResultT]], *, eager: bool
+    ) -> Iterator[tuple[Any, TaskOutcome[ResultT]]]:
         from distributed import as_completed  # noqa: PLC0415 - slow, and an extra
         from distributed.scheduler import KilledWorker  # noqa: PLC0415 - the same
 
         try:
-            if ahead:
-                ready = as_completed(handles, with_results=True)
-                handles.clear()
+            if eager:
+                ready = as_completed(futures, with_results=True)
+                futures.clear()
                 for handle, told in ready:
                     if isinstance(told, CancelledError):
                         raise told
                     yield handle.key, told
-            while handles:
-                handle = handles.pop(0)
+            while futures:
+                handle = futures.pop(0)
                 yield handle.key, handle.result()
         except CancelledError as error:
-            raise _cancelled(error) from error
+            raise _cancelled_error(error) from error
         except KilledWorker as error:
-            raise Unavailable(
-                f"Workers were lost {RETRIES + 1} times with the same task, most often for want of "
+            raise TransientError(
+                f"Workers were lost {MAX_RETRIES + 1} times with the same task, most often for want of "
                 "memory. Give them more, or fewer threads: `dask worker --nthreads=1 "
                 "--memory-limit=...`, or here `morpheus run --num_threads=1 ...`."
             ) from error
 
-    def _result(self, told: Told[Result]) -> Result:
-        for record in told.records:
-            if record.msg not in self._said:
-                self._said.add(record.msg)
+    def _unwrap(self, outcome: TaskOutcome[ResultT]) -> ResultT:
+        for record in outcome.records:
+            if record.msg not in self._logged_messages:
+                self._logged_messages.add(record.msg)
                 logging.getLogger(record.name).handle(record)
-        if told.error is not None:
-            raise told.error
-        return cast("Result", told.result)
+        if outcome.error is not None:
+            raise outcome.error
+        return cast("ResultT", outcome.result)
 
 
-def _cancelled(error: CancelledError) -> UsageError | Unavailable:
+def _cancelled_error(error: CancelledError) -> UsageError | TransientError:
     """What to say where the scheduler lets go of tasks that it was asked for."""
     if getattr(error, "reason", "") == "lost dependencies":
         return UsageError(
@@ -271,35 +271,35 @@ def _cancelled(error: CancelledError) -> UsageError | Unavailable:
             "package, or the file of a --plugin, is here but not there. Install the same versions "
             "on the scheduler and all workers; its log names what is missing."
         )
-    return Unavailable(
+    return TransientError(
         "The scheduler was lost, and with it all that was under way. Start it again, and "
         "then the run: fingerprints that were in use before still are."
     )
 
 
-def _name(work: Callable[..., Any]) -> str:
+def _function_name(work: Callable[..., Any]) -> str:
     """The name of a function, or of the one that it is given to call."""
     while isinstance(work, partial):
         work = next(filter(callable, work.args), work.func)
     return str(getattr(work, "__name__", type(work).__name__))
 
 
-def _sees(folder: str) -> bool:
+def _folder_exists(folder: str) -> bool:
     return Path(folder).is_dir()
 
 
-def _applied(work: Callable[[Job], Result], job: Job) -> Result:
+def _apply(work: Callable[[JobT], ResultT], job: JobT) -> ResultT:
     return work(job)
 
 
-def _itself(value: Result) -> Result:
+def _identity(value: ResultT) -> ResultT:
     return value
 
 
-def _seen(_: object) -> None:
+def _discard(_: object) -> None:
     """What a task needs stays where it ran."""
 
 
-def _near(worker: str) -> dict[str, Any]:
+def _prefer_worker(worker: str) -> dict[str, Any]:
     """Where a task is to run, if that worker is not lost meanwhile."""
     return {"workers": [worker], "allow_other_workers": True}

@@ -8,24 +8,24 @@ from itertools import chain, groupby
 from operator import attrgetter
 
 from morpheus.records import Batch
-from morpheus.stage import Stage
+from morpheus.stage import Transform
 
 
-def folded(stages: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batch]:
+def chain_stages(stages: Sequence[Transform], batches: Iterator[Batch]) -> Iterator[Batch]:
     """Pass batches through stages, one behind the other."""
     return reduce(lambda stream, stage: stage(stream), stages, batches)
 
 
-def folded_as_scoped(
-    stages: Sequence[Stage], batches: Iterator[Batch], *, endless: bool
+def chain_by_scope(
+    stages: Sequence[Transform], batches: Iterator[Batch], *, unbounded: bool
 ) -> Iterator[Batch]:
     """Pass the whole stream through stages; those of scope `user` are called anew for each user.
 
     Where the input is endless users come again and again, and each stage is called once.
     """
 
-    def passed(stream: Iterator[Batch], stage: Stage) -> Iterator[Batch]:
-        if stage.scope != "user" or endless:
+    def passed(stream: Iterator[Batch], stage: Transform) -> Iterator[Batch]:
+        if stage.scope != "keyed" or unbounded:
             return stage(stream)
         return chain.from_iterable(
             stage(group) for _, group in groupby(stream, key=attrgetter("user"))

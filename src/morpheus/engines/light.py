@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from morpheus.records import Batch
-from morpheus.stage import Stage
+from morpheus.stage import Transform
 
 
 @dataclass(frozen=True)
-class Light(Stage):
+class DropModel(Transform):
     """Make batches light enough to be handed from process to process.
 
     Whether there are processes or not, so that no stage behind can tell.
@@ -18,7 +18,7 @@ class Light(Stage):
 
     name = "light"
     takes = (Batch,)
-    needs_fingerprint = False
+    needs_model = False
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Hand batches on without fingerprint and codes."""

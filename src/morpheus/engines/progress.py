@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
-from morpheus.quoting import printable
+from morpheus.quoting import escape_control
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-SLOWEST = 3
+MAX_SLOWEST = 3
 Clock = Callable[[], float]
 
 
@@ -26,10 +26,10 @@ class Progress:
         tasks: How many there are.
         retries: Tells how often one had to be begun again.
         clock: Tells the time.
-        done: How many tasks are done.
+        tasks_done: How many tasks are done.
         users: How many users are done.
         events: How many events of theirs came out.
-        slowest: Users who took longest, and their seconds.
+        slowest_users: Users who took longest, and their seconds.
 
     >>> clock = iter([0.0, 2.0]).__next__
     >>> progress = Progress(3, lambda: 1, clock)
@@ -41,38 +41,38 @@ class Progress:
     tasks: int
     retries: Callable[[], int]
     clock: Clock = time.monotonic
-    done: int = 0
+    tasks_done: int = 0
     users: int = 0
     events: int = 0
-    slowest: list[tuple[str | None, float]] = field(default_factory=list)
+    slowest_users: list[tuple[str | None, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.began = self.clock()
+        self.started = self.clock()
 
     def add(self, seconds: Mapping[str | None, float], events: int) -> None:
         """Count a task's users and events."""
-        self.done += 1
+        self.tasks_done += 1
         self.users += len(seconds)
         self.events += events
-        known = [*self.slowest, *seconds.items()]
-        self.slowest = nlargest(SLOWEST, known, key=lambda one: (one[1], one[0] or ""))
+        known = [*self.slowest_users, *seconds.items()]
+        self.slowest_users = nlargest(MAX_SLOWEST, known, key=lambda one: (one[1], one[0] or ""))
 
-    def line(self) -> str:
+    def status_line(self) -> str:
         """The line shown: control characters are written out, none reaches the terminal."""
-        elapsed = self.clock() - self.began
+        elapsed = self.clock() - self.started
         pace = self.events / elapsed if elapsed else 0.0
         again = f", {self.retries():,} begun again" if self.retries() else ""
-        text = f"{self.done:,} of {self.tasks:,} tasks, {self.users:,} users, {pace:,.0f} events/s"
-        names = ", ".join(f"{user or '(no user)'} {took:.1f} s" for user, took in self.slowest)
-        return printable(f"{text}{again}" + (f"; slowest: {names}" if names else ""))
+        text = f"{self.tasks_done:,} of {self.tasks:,} tasks, {self.users:,} users, {pace:,.0f} events/s"
+        names = ", ".join(f"{user or '(no user)'} {took:.1f} s" for user, took in self.slowest_users)
+        return escape_control(f"{text}{again}" + (f"; slowest: {names}" if names else ""))
 
     def __rich__(self) -> Text:
         from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
 
-        return Text(self.line(), no_wrap=True, overflow="ellipsis")
+        return Text(self.status_line(), no_wrap=True, overflow="ellipsis")
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def display(self) -> Iterator[None]:
         """Show the line on a terminal, and nowhere else, until the block ends."""
         from rich.console import Console  # noqa: PLC0415 - as above
         from rich.live import Live  # noqa: PLC0415 - as above

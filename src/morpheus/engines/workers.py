@@ -9,53 +9,53 @@ from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
 
 from morpheus.cluster.workers import Cluster
-from morpheus.engines.fold import folded
-from morpheus.processes import Crew
-from morpheus.records import Batch, Portion, Summary
-from morpheus.stage import Stage
+from morpheus.engines.fold import chain_stages
+from morpheus.processes import WorkerPool
+from morpheus.records import Batch, Partition, RunMetrics
+from morpheus.stage import Transform
 
-Group = list[Batch]
+UserBatches = list[Batch]
 """All batches of one user."""
 
-EVENTS, MOST, GROWTH = 4000, 24_000, 1.25
+FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25
 """Events of the first task, about, of the largest, and how much each is larger than the last.
 
 Small users travel together, for a task costs messages; but the first ones have to be small, or few
 users would keep few workers busy.
 """
-PARTY = 50_000
+BUNDLE_EVENTS = 50_000
 """Events of a task, about, where a stage wants to see several users at a time."""
 
 
-Beforehand = Callable[[Batch], Stage | None]
-"""Of the first batch that comes out: what else can be done with all of them; see `Stage`."""
+EncoderFactory = Callable[[Batch], Transform | None]
+"""Of the first batch that comes out: what else can be done with all of them; see `Transform`."""
 
 
 def run_in_workers(
-    crew: Crew | Cluster, segment: Sequence[Stage], groups: Iterable[Group]
+    executor: WorkerPool | Cluster, segment: Sequence[Transform], groups: Iterable[UserBatches]
 ) -> Iterator[Batch]:
     """Pass each user's batches through the segment, on several processes, in the users' order.
 
     Raises:
         Unavailable: A worker was killed from outside, most often for want of memory.
     """
-    work = partial(passed, segment)
-    for batches in crew.map_given(work, tasks(groups, together(segment))):
+    work = partial(run_bundle, segment)
+    for batches in executor.map_shared(work, make_bundles(groups, users_per_bundle(segment))):
         yield from batches
 
 
-def run_here(segment: Sequence[Stage], groups: Iterable[Group]) -> Iterator[Batch]:
+def run_inline(segment: Sequence[Transform], groups: Iterable[UserBatches]) -> Iterator[Batch]:
     """The same in this process."""
-    for task in tasks(groups, together(segment)):
-        yield from passed(segment, task)
+    for task in make_bundles(groups, users_per_bundle(segment)):
+        yield from run_bundle(segment, task)
 
 
-def run_by_portion(
-    crew: Crew,
-    segment: Sequence[Stage],
-    portions: Sequence[Portion],
-    summary: Summary,
-    beforehand: Beforehand,
+def run_by_partition(
+    pool: WorkerPool,
+    segment: Sequence[Transform],
+    partitions: Sequence[Partition],
+    metrics: RunMetrics,
+    encoder_factory: EncoderFactory,
 ) -> Iterator[Batch]:
     """Pass the users of each portion through the segment where the portion is read.
 
@@ -64,84 +64,84 @@ def run_by_portion(
     Raises:
         Unavailable: A worker was killed from outside, most often for want of memory.
     """
-    first, *others = portions
-    here = by_user(segment, first.events(summary))
+    first, *others = partitions
+    here = run_by_user(segment, first.events(metrics))
     begun = list(islice(here, 1))
-    more = [beforehand(batch) for batch in begun]
-    work = partial(passed_portion, segment, [stage for stage in more if stage])
-    elsewhere = crew.map(work, others)
+    more = [encoder_factory(batch) for batch in begun]
+    work = partial(run_partition, segment, [stage for stage in more if stage])
+    elsewhere = pool.map(work, others)
     # Handed on, and not held until all is done.
     while begun:
         yield begun.pop()
     yield from here
     for batches, counted in elsewhere:
-        summary.add_readings(counted)
+        metrics.add_read_stats(counted)
         yield from batches
 
 
-def passed_portion(
-    segment: Sequence[Stage], more: Sequence[Stage], portion: Portion
-) -> tuple[list[Batch], Summary]:
+def run_partition(
+    segment: Sequence[Transform], more: Sequence[Transform], partition: Partition
+) -> tuple[list[Batch], RunMetrics]:
     """Pass a portion's users through the segment, then all of them through more."""
-    counted = Summary()
-    batches = folded(more, by_user(segment, portion.events(counted)))
+    counted = RunMetrics()
+    batches = chain_stages(more, run_by_user(segment, partition.events(counted)))
     return list(batches), counted
 
 
-def by_user(segment: Sequence[Stage], batches: Iterator[Batch]) -> Iterator[Batch]:
+def run_by_user(segment: Sequence[Transform], batches: Iterator[Batch]) -> Iterator[Batch]:
     """Pass each user's batches through the segment, one user after the other."""
     groups = groupby(batches, key=attrgetter("user"))
-    return chain.from_iterable(folded(segment, group) for _, group in groups)
+    return chain.from_iterable(chain_stages(segment, group) for _, group in groups)
 
 
-def together(segment: Sequence[Stage]) -> int:
+def users_per_bundle(segment: Sequence[Transform]) -> int:
     """How many users the segment would rather see at a time."""
-    return max((stage.together() for stage in segment), default=1)
+    return max((stage.users_per_bundle() for stage in segment), default=1)
 
 
-def passed(segment: Sequence[Stage], task: list[Group]) -> list[Batch]:
+def run_bundle(segment: Sequence[Transform], bundle: list[UserBatches]) -> list[Batch]:
     """Pass the users of a task through the segment, one after the other.
 
     Where a stage would rather see several at a time, it sees them all; it may mix them, so they are
     put in order again.
     """
-    if together(segment) == 1:
-        return [batch for group in task for batch in folded(segment, iter(group))]
-    order = {group[0].user: place for place, group in enumerate(task)}
-    mixed = folded(segment, chain.from_iterable(task))
+    if users_per_bundle(segment) == 1:
+        return [batch for group in bundle for batch in chain_stages(segment, iter(group))]
+    order = {group[0].user: place for place, group in enumerate(bundle)}
+    mixed = chain_stages(segment, chain.from_iterable(bundle))
     return sorted(mixed, key=lambda batch: order[batch.user])
 
 
-def tasks(groups: Iterable[Group], users: int) -> Iterator[list[Group]]:
+def make_bundles(groups: Iterable[UserBatches], max_users: int) -> Iterator[list[UserBatches]]:
     """Put users together: ever more of them, or those that a stage sees at a time.
 
     Args:
         groups: The users.
-        users: How many a stage would rather see at a time. What it makes of them may hang on who
+        max_users: How many a stage would rather see at a time. What it makes of them may hang on who
             they are, so that is the same with one process and with several.
     """
     coming = iter(groups)
-    most = math.inf if users == 1 else users
-    for enough in growing() if users == 1 else repeat(PARTY):
-        task: list[Group] = []
+    most = math.inf if max_users == 1 else max_users
+    for enough in bundle_sizes() if max_users == 1 else repeat(BUNDLE_EVENTS):
+        task: list[UserBatches] = []
         events = 0
         while events < enough and len(task) < most and (group := next(coming, None)) is not None:
             task.append(group)
-            events += sum(weight(batch) for batch in group)
+            events += sum(num_events(batch) for batch in group)
         if not task:
             return
         yield task
 
 
-def growing() -> Iterator[float]:
+def bundle_sizes() -> Iterator[float]:
     """Sizes of tasks, in events."""
-    size = float(EVENTS)
+    size = float(FIRST_BUNDLE_EVENTS)
     while True:
         yield size
-        size = min(size * GROWTH, MOST)
+        size = min(size * BUNDLE_GROWTH, MAX_BUNDLE_EVENTS)
 
 
-def weight(batch: Batch) -> int:
+def num_events(batch: Batch) -> int:
     """Events that a batch brings, its history included."""
     history = getattr(batch, "history", None)
     return batch.frame.height + (0 if history is None else history.height)

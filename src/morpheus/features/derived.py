@@ -17,36 +17,36 @@ from morpheus.columns import TIME
 
 USER = "_user_"
 """Column of the user, in the frames that are derived from."""
-NEW = "new:"
+NOVELTY_PREFIX = "new:"
 """`new:userAgent` says whether an event's `userAgent` is new to its user."""
-REMEMBERED = timedelta(days=90)
+NOVELTY_TTL = timedelta(days=90)
 """A value that a user has not had for so long is new again."""
-YOUNG = timedelta(days=7)
+NOVELTY_WARMUP = timedelta(days=7)
 """So long after a user's first event nothing is called new: all of it would be."""
 
 _DAY = pl.col(TIME).dt.date()
-_WEEKEND = 6
+_SATURDAY = 6
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedColumn:
     """A column that no log holds.
 
     Attributes:
-        needs: Columns that it is made of.
-        make: Makes it of events in time order.
+        inputs: Columns that it is made of.
+        compute: Makes it of events in time order.
     """
 
-    needs: tuple[str, ...]
-    make: Callable[[pl.DataFrame], pl.Series]
+    inputs: tuple[str, ...]
+    compute: Callable[[pl.DataFrame], pl.Series]
 
 
-def log_count() -> Derived:
+def log_count() -> DerivedColumn:
     """How many events the user has had that day, before this one."""
-    return Derived((), _log_count)
+    return DerivedColumn((), _log_count)
 
 
-def increment(*columns: str, joined: bool = False) -> Derived:
+def distinct_count_today(*columns: str, joined: bool = False) -> DerivedColumn:
     """How many different values the user has had that day, this one included.
 
     Args:
@@ -54,37 +54,37 @@ def increment(*columns: str, joined: bool = False) -> Derived:
             value together, and count even if all are missing.
         joined: Whether they are.
     """
-    return Derived(columns, partial(_increment, columns=columns, joined=joined))
+    return DerivedColumn(columns, partial(_distinct_count_today, columns=columns, joined=joined))
 
 
-def hour_of_week() -> Derived:
+def hour_of_week() -> DerivedColumn:
     """Day and hour, `Mon 09`: one of 168."""
-    return Derived((), _hour_of_week)
+    return DerivedColumn((), _hour_of_week)
 
 
-def hour_kind() -> Derived:
+def hour_kind() -> DerivedColumn:
     """Hour of a weekday or of the weekend, `weekend 23`: one of 48."""
-    return Derived((), _hour_kind)
+    return DerivedColumn((), _hour_kind)
 
 
-def each(function: Callable[..., str | None], *columns: str) -> Derived:
+def map_values(function: Callable[..., str | None], *columns: str) -> DerivedColumn:
     """What a function says of the values of some columns, called once for equal ones."""
-    return Derived(columns, partial(_each, columns=columns, function=function))
+    return DerivedColumn(columns, partial(_map_values, columns=columns, function=function))
 
 
-def first_seen(column: str) -> Derived:
+def is_new_value(column: str) -> DerivedColumn:
     """Whether a value is new to its user: "True" or "False", nothing where there is no value.
 
-    New is what the user has not had for `REMEMBERED`; see `YOUNG` too.
+    New is what the user has not had for `NOVELTY_TTL`; see `NOVELTY_WARMUP` too.
     """
-    return Derived((column,), partial(_first_seen, column=column))
+    return DerivedColumn((column,), partial(_is_new_value, column=column))
 
 
 def _log_count(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.int_range(pl.len(), dtype=pl.Int64).over(USER, _DAY)).to_series()
 
 
-def _increment(frame: pl.DataFrame, columns: tuple[str, ...], *, joined: bool) -> pl.Series:
+def _distinct_count_today(frame: pl.DataFrame, columns: tuple[str, ...], *, joined: bool) -> pl.Series:
     known = pl.lit(joined) | pl.col(columns[0]).is_not_null()
     value = pl.concat_str([pl.col(name).fill_null("nan") for name in columns], separator=", ")
     first = pl.struct(USER, _DAY, value.alias("value")).is_first_distinct() & known
@@ -96,12 +96,12 @@ def _hour_of_week(frame: pl.DataFrame) -> pl.Series:
 
 
 def _hour_kind(frame: pl.DataFrame) -> pl.Series:
-    weekend = pl.col(TIME).dt.weekday() >= _WEEKEND
+    weekend = pl.col(TIME).dt.weekday() >= _SATURDAY
     kind = pl.when(weekend).then(pl.lit("weekend ")).otherwise(pl.lit("weekday "))
     return frame.select(kind + pl.col(TIME).dt.strftime("%H")).to_series()
 
 
-def _each(
+def _map_values(
     frame: pl.DataFrame, columns: tuple[str, ...], function: Callable[..., str | None]
 ) -> pl.Series:
     distinct = frame.select(columns).unique(maintain_order=True)
@@ -112,9 +112,9 @@ def _each(
     return both["told"]
 
 
-def _first_seen(frame: pl.DataFrame, column: str) -> pl.Series:
+def _is_new_value(frame: pl.DataFrame, column: str) -> pl.Series:
     before = pl.col(TIME).shift().over(USER, column)
-    forgotten = (pl.col(TIME) - before > REMEMBERED).fill_null(value=True)
-    old = pl.col(TIME) - pl.col(TIME).first().over(USER) > YOUNG
+    forgotten = (pl.col(TIME) - before > NOVELTY_TTL).fill_null(value=True)
+    old = pl.col(TIME) - pl.col(TIME).first().over(USER) > NOVELTY_WARMUP
     new = (forgotten & old).cast(pl.String).str.to_titlecase()
     return frame.select(pl.when(pl.col(column).is_not_null()).then(new)).to_series()

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.categories import Category
-from morpheus.features.dictionary import Distinct, Excerpt, sums
+from morpheus.features.dictionary import UniqueRows, EncodedSlice, hash_rows
 from morpheus.features.numbers import Number, is_number
 
 Column = Category | Number
@@ -23,17 +23,17 @@ class EncodedRows:
     Attributes:
         codes: Code of each column, (distinct, columns), int32.
         numbers: Scaled value of each number column, (distinct, number columns), float32.
-        row_of: Which distinct row each event is, (events,).
+        inverse: Which distinct row each event is, (events,).
     """
 
     codes: NDArray[np.int32]
     numbers: NDArray[np.float32]
-    row_of: NDArray[np.intp]
+    inverse: NDArray[np.intp]
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """How many events each distinct row stands for, (distinct,)."""
-        return np.bincount(self.row_of, minlength=len(self.codes))
+        return np.bincount(self.inverse, minlength=len(self.codes))
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Encoder:
         """
         there = [name for name in names if name in frame.columns]
         return cls(
-            tuple(_fit(name, frame[name], scaler, (kinds or {}).get(name)) for name in there)
+            tuple(_fit_column(name, frame[name], scaler, (kinds or {}).get(name)) for name in there)
         )
 
     @property
@@ -72,50 +72,50 @@ class Encoder:
         """Names of the columns, in order."""
         return tuple(column.name for column in self.columns)
 
-    def encode(self, frame: pl.DataFrame, excerpt: Excerpt | None = None) -> EncodedRows:
+    def encode(self, frame: pl.DataFrame, encoded_slice: EncodedSlice | None = None) -> EncodedRows:
         """Encode events; a column that the frame does not have is missing in every event.
 
         Args:
             frame: The events.
-            excerpt: What the dictionary of a larger table says of them. Without it, or if it is of
+            encoded_slice: What the dictionary of a larger table says of them. Without it, or if it is of
                 other events or columns, they get one of their own.
         """
-        if excerpt is None or not excerpt.tells(frame, self.names):
-            excerpt = Excerpt.alone(frame, self.names)
-        once = excerpt.distinct()
-        codes = np.empty((len(once.first), len(self.columns)), dtype=np.int32)
+        if encoded_slice is None or not encoded_slice.covers(frame, self.names):
+            encoded_slice = EncodedSlice.from_frame(frame, self.names)
+        once = encoded_slice.deduplicate()
+        codes = np.empty((len(once.first_index), len(self.columns)), dtype=np.int32)
         for c, column in enumerate(self.columns):
-            codes[:, c] = _codes(column, once)
+            codes[:, c] = _encode_column(column, once)
         quantities = [column for column in self.columns if isinstance(column, Number)]
-        scaled = np.zeros((len(once.first), len(quantities)), dtype=np.float32)
+        scaled = np.zeros((len(once.first_index), len(quantities)), dtype=np.float32)
         for n, column in enumerate(quantities):
-            if once.has(column.name):
-                scaled[:, n] = column.scale(once.values(column.name))
-        distinct = distinct_rows(codes, scaled)
-        return replace(distinct, row_of=distinct.row_of[once.row_of])
+            if once.has_values(column.name):
+                scaled[:, n] = column.scale(once.column_values(column.name))
+        distinct = deduplicate_rows(codes, scaled)
+        return replace(distinct, inverse=distinct.inverse[once.inverse])
 
 
-def _codes(column: Column, once: Distinct) -> NDArray[np.int32] | int:
+def _encode_column(column: Column, unique: UniqueRows) -> NDArray[np.int32] | int:
     """The code of a column in each distinct row."""
     name = column.name
-    if not once.has(name):
-        return column.absent
+    if not unique.has_values(name):
+        return column.missing_code
     if isinstance(column, Number):
-        return column.encode(once.values(name))
-    return column.encode(once.codes_of(name), once.excerpt.dictionary.words(name))
+        return column.encode(unique.column_values(name))
+    return column.encode(unique.column_codes(name), unique.encoded_slice.dictionary.value_codes(name))
 
 
-def distinct_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:
+def deduplicate_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:
     """Find the distinct rows of (rows, columns) codes and (rows, number columns) numbers."""
     cells = np.concatenate([codes, numbers.view(np.int32)], axis=1)
     # Rows are told apart by a 64-bit sum; equal sums of different rows are caught just below.
-    _, first, row_of = np.unique(sums(cells.T), return_index=True, return_inverse=True)
+    _, first, row_of = np.unique(hash_rows(cells.T), return_index=True, return_inverse=True)
     if not np.array_equal(cells[first][row_of], cells):
         _, first, row_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     return EncodedRows(codes[first], numbers[first], row_of)
 
 
-def _fit(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:
+def _fit_column(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:
     if is_number(values, kind):
         return Number.fit(name, values, scaler)
     return Category.fit(name, values)

@@ -8,21 +8,21 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 
 @dataclass(frozen=True)
-class Families:
+class RegexClassifier:
     """A family for each value, by the first pattern that is found in it, whatever its case.
 
     Attributes:
         patterns: Pattern and family, in order; no family for values of which nothing is to be said.
-        otherwise: Family of all other values.
+        default: Family of all other values.
     """
 
     patterns: tuple[tuple[str, str | None], ...]
-    otherwise: str | None = "other"
+    default: str | None = "other"
 
     def __call__(self, value: str | None) -> str | None:
         """Name a value's family.
 
-        >>> Families((("^get|^list", "read"),))("ListUsers")
+        >>> RegexClassifier((("^get|^list", "read"),))("ListUsers")
         'read'
         """
         if not value:
@@ -30,10 +30,10 @@ class Families:
         for pattern, family in self.patterns:
             if re.search(pattern, value, re.IGNORECASE):
                 return family
-        return self.otherwise
+        return self.default
 
 
-AGENTS = Families(
+USER_AGENT_CLASSIFIER = RegexClassifier(
     (
         (r"\.amazonaws\.com$|^aws internal", "aws service"),
         (r"aws-internal/|signin\.aws|console\.amazonaws|s3console|aws ?console", "aws console"),
@@ -71,7 +71,7 @@ AGENTS = Families(
     )
 )
 """By user agent."""
-VERBS = Families(
+ACTION_CLASSIFIER = RegexClassifier(
     (
         (
             r"^(?:console)?login|^assumerole|^getsessiontoken|^getfederationtoken|^switchrole",
@@ -106,7 +106,7 @@ VERBS = Families(
     )
 )
 """By the name of an action, as AWS forms them."""
-AWS_ERRORS = Families(
+AWS_ERROR_CLASSIFIER = RegexClassifier(
     (
         (r"dryrun", "dry run"),
         (r"denied|unauthorized|notauthorized|forbidden|optinrequired", "denied"),
@@ -120,7 +120,7 @@ AWS_ERRORS = Families(
     )
 )
 """By `errorCode` of CloudTrail."""
-SIGN_IN_ERRORS = Families(
+SIGN_IN_ERROR_CLASSIFIER = RegexClassifier(
     (
         (r"^0$", None),
         (r"^(?:50126|50056|50064)$", "password"),
@@ -139,16 +139,16 @@ SIGN_IN_ERRORS = Families(
 """By the error code of an Entra ID sign-in."""
 
 
-def duo_error(result: str | None, reason: str | None) -> str | None:
+def classify_duo_error(result: str | None, reason: str | None) -> str | None:
     """Class of a Duo authentication's failure; None for success.
 
-    >>> duo_error("denied", "No response"), duo_error("SUCCESS", "User approved")
+    >>> classify_duo_error("denied", "No response"), classify_duo_error("SUCCESS", "User approved")
     ('no answer', None)
     """
-    return _DUO_ERRORS(f"{result or ''}:{reason or ''}") if result or reason else None
+    return _DUO_ERROR_CLASSIFIER(f"{result or ''}:{reason or ''}") if result or reason else None
 
 
-_DUO_ERRORS = Families(
+_DUO_ERROR_CLASSIFIER = RegexClassifier(
     (
         (r"^(?:success|granted|allowed|true)\b", None),
         (r"fraud", "fraud"),
@@ -164,61 +164,61 @@ _DUO_ERRORS = Families(
 )
 
 
-def agent_name(agent: str | None) -> str | None:
+def classify_user_agent(agent: str | None) -> str | None:
     """Family of a user agent; of an unknown one its first word.
 
-    >>> agent_name("aws-cli/2.13.5 Python/3.11.4"), agent_name("s5cmd/2.0"), agent_name(None)
+    >>> classify_user_agent("aws-cli/2.13.5 Python/3.11.4"), classify_user_agent("s5cmd/2.0"), classify_user_agent(None)
     ('aws-cli', 's5cmd', None)
     """
-    family = AGENTS(agent)
+    family = USER_AGENT_CLASSIFIER(agent)
     if family != "other" or agent is None:
         return family
     word = re.match(r"\s*\[?([A-Za-z][\w.-]{0,30})", agent)
     return word[1].lower() if word else "other"
 
 
-def address_kind(address: str | None) -> str | None:
+def classify_address(address: str | None) -> str | None:
     """Kind of an address: private, public (of which version), of a service, or a name.
 
-    >>> [address_kind(a) for a in ("10.1.2.3", "203.0.113.9", "2a00::1", "ec2.amazonaws.com")]
+    >>> [classify_address(a) for a in ("10.1.2.3", "203.0.113.9", "2a00::1", "ec2.amazonaws.com")]
     ['private', 'public', 'public v6', 'service']
     """
-    number = _address(address)
+    number = _parse_address(address)
     if number is None:
         service = r"\.amazonaws\.com$|^aws internal"
         kind = "service" if re.search(service, address or "", re.IGNORECASE) else "name"
         return kind if address else None
-    if number.is_private and number not in _DOCUMENTED:
+    if number.is_private and number not in _DOCUMENTATION_NETWORKS:
         return "private"
     return "public" if number.version == 4 else "public v6"  # noqa: PLR2004 - of the protocol
 
 
-def address_network(address: str | None) -> str | None:
+def address_to_network(address: str | None) -> str | None:
     """The network of an address, /24 or /48; what is no address stays as it is.
 
-    >>> address_network("203.0.113.9"), address_network("2a00:1:2:3::9")
+    >>> address_to_network("203.0.113.9"), address_to_network("2a00:1:2:3::9")
     ('203.0.113.0/24', '2a00:1:2::/48')
     """
-    number = _address(address)
+    number = _parse_address(address)
     if number is None:
         return address or None
     width = 24 if number.version == 4 else 48  # noqa: PLR2004 - of the protocol
     return str(ip_network(f"{number}/{width}", strict=False))
 
 
-class _Documented:
+class _DocumentationNetworks:
     """Addresses for examples, which the standard library calls private; logs are full of them."""
 
-    nets = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))
+    networks = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))
 
     def __contains__(self, number: IPv4Address | IPv6Address) -> bool:
-        return any(number in net for net in self.nets)
+        return any(number in net for net in self.networks)
 
 
-_DOCUMENTED = _Documented()
+_DOCUMENTATION_NETWORKS = _DocumentationNetworks()
 
 
-def _address(text: str | None) -> IPv4Address | IPv6Address | None:
+def _parse_address(text: str | None) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address((text or "").strip().partition("%")[0])
     except ValueError:

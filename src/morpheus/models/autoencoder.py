@@ -14,37 +14,37 @@ from numpy.typing import NDArray
 Array = Any
 """A numpy array; in a stack, a torch tensor, which answers to the same calls."""
 
-LARGEST_LOGIT = 30.0
+MAX_LOGIT = 30.0
 """Bound on a logit, so that its exponential stays finite without looking for a maximum."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class NetworkConfig:
     """Sizes of a network.
 
     Attributes:
-        codes: How many codes each column has, (C,).
-        numbers: Which columns are number columns, as positions, (N,).
+        code_counts: How many codes each column has, (C,).
+        number_columns: Which columns are number columns, as positions, (N,).
         hidden: Width of the outer layers, H.
-        middle: Width of the middle layer, M.
+        bottleneck: Width of the middle layer, M.
     """
 
-    codes: tuple[int, ...]
-    numbers: tuple[int, ...]
+    code_counts: tuple[int, ...]
+    number_columns: tuple[int, ...]
     hidden: int
-    middle: int
+    bottleneck: int
 
     @property
-    def parts(self) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every weight's name and shape, in the order in which they lie in memory."""
-        vocabulary, count = sum(self.codes), len(self.numbers)
+        vocabulary, count = sum(self.code_counts), len(self.number_columns)
         return {
             "look_up": (vocabulary, self.hidden),
             "read_numbers": (count, self.hidden),
             "hidden_bias": (self.hidden,),
-            "squeeze": (self.hidden, self.middle),
-            "middle_bias": (self.middle,),
-            "widen": (self.middle, self.hidden),
+            "squeeze": (self.hidden, self.bottleneck),
+            "middle_bias": (self.bottleneck,),
+            "widen": (self.bottleneck, self.hidden),
             "wide_bias": (self.hidden,),
             "guess_codes": (self.hidden, vocabulary),
             "code_bias": (vocabulary,),
@@ -53,9 +53,9 @@ class Shape:
         }
 
     @property
-    def size(self) -> int:
+    def n_parameters(self) -> int:
         """How many weights there are."""
-        return sum(math.prod(size) for size in self.parts.values())
+        return sum(math.prod(size) for size in self.parameter_shapes.values())
 
 
 class Autoencoder:
@@ -66,23 +66,23 @@ class Autoencoder:
     product, and all weights lie in one vector, so that a step of training is a few operations.
     Everything also works on a stack of users, with U before each of the sizes: `models.stack`.
 
-    >>> shape = Shape(codes=(3, 5, 3), numbers=(2,), hidden=8, middle=4)
+    >>> shape = NetworkConfig(codes=(3, 5, 3), numbers=(2,), hidden=8, middle=4)
     >>> net = Autoencoder(shape, np.zeros(shape.size, dtype=np.float32))
     >>> net.losses(np.zeros((7, 3), dtype=np.int64), np.zeros((7, 1))).shape    # 7 events
     (7, 3)
     """
 
-    arrays: ModuleType = np
+    array_module: ModuleType = np
     """What computes: numpy, which at this size is faster than torch and imported sooner."""
 
-    def __init__(self, shape: Shape, weights: Array) -> None:
-        self.shape, self.weights = shape, weights
-        self.part = views(shape, weights)
-        sizes = np.array(shape.codes)
+    def __init__(self, config: NetworkConfig, weights: Array) -> None:
+        self.config, self.weights = config, weights
+        self.parameters = unflatten(config, weights)
+        sizes = np.array(config.code_counts)
         owner = np.arange(len(sizes)).repeat(sizes)
         self.offsets: Array = sizes.cumsum() - sizes  # (C,)
-        self.column_of: Array = np.equal.outer(owner, np.arange(len(sizes))).astype(np.float32)
-        self.number_columns = list(shape.numbers)  # (N,)
+        self.column_one_hot: Array = np.equal.outer(owner, np.arange(len(sizes))).astype(np.float32)
+        self.number_columns = list(config.number_columns)  # (N,)
 
     def losses(self, codes: Array, numbers: Array) -> Array:
         """Loss of each column of (B, C) codes and (B, N) numbers, (B, C).
@@ -90,131 +90,131 @@ class Autoencoder:
         Nats for the code; in number columns the squared distance, in squared standard deviations,
         is added where there is a number.
         """
-        places = self._places(codes)  # (B, C)
-        *_, wide = self._layers(self._one_hot(places), numbers)
+        places = self._flat_positions(codes)  # (B, C)
+        *_, wide = self._forward(self._one_hot(places), numbers)
         logits = self._logits(wide)  # (B, V)
         picked = logits.reshape(-1)[places]  # (B, C)
-        exponentials = self.arrays.exp(logits, out=logits)
-        loss = self.arrays.log(exponentials @ self.column_of) - picked  # (B, C)
+        exponentials = self.array_module.exp(logits, out=logits)
+        loss = self.array_module.log(exponentials @ self.column_one_hot) - picked  # (B, C)
         if self.number_columns:
-            loss[..., self.number_columns] += self._off(wide, codes, numbers) ** 2
+            loss[..., self.number_columns] += self._number_errors(wide, codes, numbers) ** 2
         return loss
 
-    def gradient(
+    def compute_gradient(
         self,
-        seen: tuple[Array, Array],
+        inputs: tuple[Array, Array],
         target: tuple[Array, Array],
-        share: Array,
-        slope: Mapping[str, Array],
+        sample_weight: Array,
+        grad: Mapping[str, Array],
     ) -> None:
         """Fill `slope` with the gradient of the summed losses of `target` when `seen` is shown.
 
         Args:
-            seen: (B, C) codes and (B, N) numbers, corrupted.
+            inputs: (B, C) codes and (B, N) numbers, corrupted.
             target: The same, as they are.
-            share: Weight of each event, (B,).
-            slope: The parts of a vector that is laid out as the weights are; see `views`.
+            sample_weight: Weight of each event, (B,).
+            grad: The parts of a vector that is laid out as the weights are; see `unflatten`.
         """
-        arrays, part = self.arrays, self.part
+        arrays, part = self.array_module, self.parameters
         codes, numbers = target
-        shown = self._one_hot(self._places(seen[0]))  # (B, V)
-        hidden, middle, wide = self._layers(shown, seen[1])
+        shown = self._one_hot(self._flat_positions(inputs[0]))  # (B, V)
+        hidden, middle, wide = self._forward(shown, inputs[1])
         guess = self._logits(wide)  # (B, V)
         arrays.exp(guess, out=guess)
-        share = share[..., None]  # (B, 1)
-        guess *= (share / (guess @ self.column_of)) @ self.column_of.mT
-        guess.reshape(-1)[self._places(codes)] -= share
+        sample_weight = sample_weight[..., None]  # (B, 1)
+        guess *= (sample_weight / (guess @ self.column_one_hot)) @ self.column_one_hot.mT
+        guess.reshape(-1)[self._flat_positions(codes)] -= sample_weight
         back = guess @ part["guess_codes"].mT  # (B, H)
         if self.number_columns:
-            off = self._off(wide, codes, numbers) * (2 * share)  # (B, N)
-            arrays.matmul(wide.mT, off, out=slope["guess_numbers"])
-            arrays.sum(off, -2, out=slope["number_bias"])
+            off = self._number_errors(wide, codes, numbers) * (2 * sample_weight)  # (B, N)
+            arrays.matmul(wide.mT, off, out=grad["guess_numbers"])
+            arrays.sum(off, -2, out=grad["number_bias"])
             back += off @ part["guess_numbers"].mT
 
-        arrays.matmul(wide.mT, guess, out=slope["guess_codes"])
-        arrays.sum(guess, -2, out=slope["code_bias"])
+        arrays.matmul(wide.mT, guess, out=grad["guess_codes"])
+        arrays.sum(guess, -2, out=grad["code_bias"])
         back *= wide > 0
-        arrays.matmul(middle.mT, back, out=slope["widen"])
-        arrays.sum(back, -2, out=slope["wide_bias"])
+        arrays.matmul(middle.mT, back, out=grad["widen"])
+        arrays.sum(back, -2, out=grad["wide_bias"])
         back = back @ part["widen"].mT  # (B, M)
         back *= middle > 0
-        arrays.matmul(hidden.mT, back, out=slope["squeeze"])
-        arrays.sum(back, -2, out=slope["middle_bias"])
+        arrays.matmul(hidden.mT, back, out=grad["squeeze"])
+        arrays.sum(back, -2, out=grad["middle_bias"])
         back = back @ part["squeeze"].mT  # (B, H)
         back *= hidden > 0
-        arrays.matmul(shown.mT, back, out=slope["look_up"])
+        arrays.matmul(shown.mT, back, out=grad["look_up"])
         if self.number_columns:
-            arrays.matmul(seen[1].mT, back, out=slope["read_numbers"])
-        arrays.sum(back, -2, out=slope["hidden_bias"])
+            arrays.matmul(inputs[1].mT, back, out=grad["read_numbers"])
+        arrays.sum(back, -2, out=grad["hidden_bias"])
 
-    def _places(self, codes: Array) -> Array:
+    def _flat_positions(self, codes: Array) -> Array:
         """Where in a flat (B, V) array the codes lie, (B, C)."""
-        vocabulary, rows = sum(self.shape.codes), math.prod(codes.shape[:-1])
+        vocabulary, rows = sum(self.config.code_counts), math.prod(codes.shape[:-1])
         starts = (np.arange(rows) * vocabulary).reshape(*codes.shape[:-1], 1)
         return codes + self.offsets + starts
 
     def _zeros(self, *shape: int) -> Array:
         return np.zeros(shape, dtype=self.weights.dtype)
 
-    def _rectify(self, rows: Array) -> Array:
+    def _relu(self, rows: Array) -> Array:
         return np.maximum(rows, 0, out=rows)
 
-    def _one_hot(self, places: Array) -> Array:
-        shown = self._zeros(*places.shape[:-1], sum(self.shape.codes))
-        shown.reshape(-1)[places] = 1
+    def _one_hot(self, positions: Array) -> Array:
+        shown = self._zeros(*positions.shape[:-1], sum(self.config.code_counts))
+        shown.reshape(-1)[positions] = 1
         return shown
 
-    def _layers(self, shown: Array, numbers: Array) -> tuple[Array, Array, Array]:
-        hidden = self._through("hidden_bias", shown, "look_up")  # (B, H)
+    def _forward(self, shown: Array, numbers: Array) -> tuple[Array, Array, Array]:
+        hidden = self._linear("hidden_bias", shown, "look_up")  # (B, H)
         if self.number_columns:
-            hidden += numbers @ self.part["read_numbers"]
-        self._rectify(hidden)
-        middle = self._rectify(self._through("middle_bias", hidden, "squeeze"))  # (B, M)
-        wide = self._rectify(self._through("wide_bias", middle, "widen"))  # (B, H)
+            hidden += numbers @ self.parameters["read_numbers"]
+        self._relu(hidden)
+        middle = self._relu(self._linear("middle_bias", hidden, "squeeze"))  # (B, M)
+        wide = self._relu(self._linear("wide_bias", middle, "widen"))  # (B, H)
         return hidden, middle, wide
 
     def _logits(self, wide: Array) -> Array:
-        logits = self._through("code_bias", wide, "guess_codes")  # (B, V)
-        return self.arrays.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT, out=logits)
+        logits = self._linear("code_bias", wide, "guess_codes")  # (B, V)
+        return self.array_module.clip(logits, -MAX_LOGIT, MAX_LOGIT, out=logits)
 
-    def _off(self, wide: Array, codes: Array, numbers: Array) -> Array:
-        guessed = self._through("number_bias", wide, "guess_numbers")  # (B, N)
+    def _number_errors(self, wide: Array, codes: Array, numbers: Array) -> Array:
+        guessed = self._linear("number_bias", wide, "guess_numbers")  # (B, N)
         return (guessed - numbers) * (codes[..., self.number_columns] > 1)
 
-    def _through(self, bias: str, rows: Array, weights: str) -> Array:
-        out = rows @ self.part[weights]
-        out += self.part[bias][..., None, :]
+    def _linear(self, bias: str, rows: Array, weights: str) -> Array:
+        out = rows @ self.parameters[weights]
+        out += self.parameters[bias][..., None, :]
         return out
 
 
-def views(shape: Shape, vector: Array) -> dict[str, Array]:
+def unflatten(config: NetworkConfig, vector: Array) -> dict[str, Array]:
     """Name the parts of a vector, or of a stack of them, that is laid out as the weights are."""
     parts, start = {}, 0
-    for name, size in shape.parts.items():
+    for name, size in config.parameter_shapes.items():
         end = start + math.prod(size)
         parts[name] = vector[..., start:end].reshape(*vector.shape[:-1], *size)
         start = end
     return parts
 
 
-def first_weights(
-    shape: Shape, frequencies: Sequence[NDArray[np.float64]], random: np.random.Generator
+def init_weights(
+    config: NetworkConfig, frequencies: Sequence[NDArray[np.float64]], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Start where counting ends: each column is guessed by its own frequencies.
 
     Args:
-        shape: Sizes of the network.
+        config: Sizes of the network.
         frequencies: How often each code was seen, for each column, (codes,).
-        random: Source of the small random numbers in all other places.
+        rng: Source of the small random numbers in all other places.
     """
-    weights = random.standard_normal(shape.size, dtype=np.float32)
-    part = views(shape, weights)
+    weights = rng.standard_normal(config.n_parameters, dtype=np.float32)
+    part = unflatten(config, weights)
     for name in ("hidden_bias", "middle_bias", "wide_bias", "number_bias"):
         part[name][:] = 0
-    part["look_up"] *= len(shape.codes) ** -0.5
-    part["read_numbers"] *= len(shape.codes) ** -0.5
-    part["squeeze"] *= (2 / shape.hidden) ** 0.5
-    part["widen"] *= (2 / shape.middle) ** 0.5
+    part["look_up"] *= len(config.code_counts) ** -0.5
+    part["read_numbers"] *= len(config.code_counts) ** -0.5
+    part["squeeze"] *= (2 / config.hidden) ** 0.5
+    part["widen"] *= (2 / config.bottleneck) ** 0.5
     part["guess_codes"] *= 0.01
     part["guess_numbers"] *= 0.01
     shares = [(seen + 0.1) / (seen + 0.1).sum() for seen in frequencies]

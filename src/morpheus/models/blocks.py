@@ -9,28 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.training import one_thread
+from morpheus.models.training import single_thread
 
-Scalar = TypeVar("Scalar", bound=np.generic)
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
-BLOCK = 32
+FIXED_BATCH_SIZE = 32
 """Rows in one pass through the network; always filled up, so that a row's result is its own."""
 
 
-def blocks(
+def iter_fixed_batches(
     rows: EncodedRows,
 ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
     """Where each block of rows lies, its codes (BLOCK, C) and its numbers (BLOCK, N).
 
     The last is filled up with rows of zeros. Everything is computed on one thread meanwhile.
     """
-    codes, numbers = _padded(rows.codes.astype(np.int64)), _padded(rows.numbers)
-    with one_thread():
-        for start in range(0, len(codes), BLOCK):
-            block = slice(start, start + BLOCK)
+    codes, numbers = _pad_rows(rows.codes.astype(np.int64)), _pad_rows(rows.numbers)
+    with single_thread():
+        for start in range(0, len(codes), FIXED_BATCH_SIZE):
+            block = slice(start, start + FIXED_BATCH_SIZE)
             yield block, codes[block], numbers[block]
 
 
-def _padded(rows: NDArray[Scalar]) -> NDArray[Scalar]:
-    missing = -len(rows) % BLOCK
+def _pad_rows(rows: NDArray[ScalarT]) -> NDArray[ScalarT]:
+    missing = -len(rows) % FIXED_BATCH_SIZE
     return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), dtype=rows.dtype)])

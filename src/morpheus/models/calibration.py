@@ -7,52 +7,52 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 1000
+MAX_SCORES = 1000
 """Scores kept, evenly spaced among all; as many highest peaks."""
-PAUSE = 3600.0
+SESSION_GAP = 3600.0
 """Seconds without an event that end a run of events: what lies within one is one alert."""
-DAY = 86400.0
+SECONDS_PER_DAY = 86400.0
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CalibrationSet:
     """How a user's held-out events were scored, by a network that had not met them.
 
     Attributes:
         scores: Mean losses, ascending, (n,).
         risks: Risks, ascending, (n,).
-        peaks: Highest risk of each run of events, highest first, (runs,).
+        session_maxima: Highest risk of each run of events, highest first, (runs,).
         events: How many events there were.
         days: Days that they span, all users of whom there are some added.
-        hour: What the mean of the last hour (`context.Context`) stayed below, most of the time.
+        short_ema_p90: What the mean of the last hour (`context.Context`) stayed below, most of the time.
     """
 
     scores: NDArray[np.float32]
     risks: NDArray[np.float32]
-    peaks: NDArray[np.float32]
+    session_maxima: NDArray[np.float32]
     events: int
     days: int
-    hour: float = 0.0
+    short_ema_p90: float = 0.0
 
     @classmethod
-    def of(
+    def from_scores(
         cls,
         scores: NDArray[np.float64],
         risks: NDArray[np.float64],
         seconds: NDArray[np.float64],
-        hour: float = 0.0,
-    ) -> HeldOut:
+        short_ema_p90: float = 0.0,
+    ) -> CalibrationSet:
         """Measure events, (n,) each, in time order; a step back in time is another user."""
         steps = np.diff(seconds)
-        runs = np.concatenate([[0], np.flatnonzero((steps < 0) | (steps > PAUSE)) + 1])
+        runs = np.concatenate([[0], np.flatnonzero((steps < 0) | (steps > SESSION_GAP)) + 1])
         peaks = -np.sort(-np.maximum.reduceat(risks, runs))
         return cls(
-            _thinned(scores),
-            _thinned(risks),
-            peaks[:MOST].astype(np.float32),
+            _subsample(scores),
+            _subsample(risks),
+            peaks[:MAX_SCORES].astype(np.float32),
             len(scores),
-            _days(seconds),
-            hour,
+            _count_days(seconds),
+            short_ema_p90,
         )
 
     def zscore(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,7 +65,7 @@ class HeldOut:
 
         Conformal prediction's p (Vovk, Gammerman, Shafer 2005): never below 1 / (n + 1).
 
-        >>> past = HeldOut.of(np.arange(9.0), np.arange(9.0), np.arange(9.0))
+        >>> past = CalibrationSet.of(np.arange(9.0), np.arange(9.0), np.arange(9.0))
         >>> past.pvalue(np.array([100.0, 8.0, -1.0])).tolist()
         [0.1, 0.2, 1.0]
         """
@@ -74,12 +74,12 @@ class HeldOut:
         return np.asarray(share.round(6))
 
 
-def _thinned(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    places = np.linspace(0, len(values) - 1, min(len(values), MOST)).round().astype(int)
+def _subsample(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    places = np.linspace(0, len(values) - 1, min(len(values), MAX_SCORES)).round().astype(int)
     return np.asarray(np.sort(values)[places], dtype=np.float32)
 
 
-def _days(seconds: NDArray[np.float64]) -> int:
+def _count_days(seconds: NDArray[np.float64]) -> int:
     cuts = np.flatnonzero(np.diff(seconds) < 0) + 1
-    spans = (part // DAY for part in np.split(seconds, cuts))
+    spans = (part // SECONDS_PER_DAY for part in np.split(seconds, cuts))
     return int(sum(days[-1] - days[0] + 1 for days in spans))

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from morpheus.errors import UsageError
-from morpheus.models.training import Trainer, train_each
+from morpheus.models.training import Trainer, train_sequentially
 
 if TYPE_CHECKING:
     import torch
 
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """Where there is none of these, `auto` need not ask torch, whose import takes a second."""
-WORTH = 16
+MIN_USERS_FOR_GPU = 16
 """Users from which `auto` asks torch for a GPU: fewer are trained before that is imported."""
 
 
-def may_be_gpu(name: str) -> bool:
+def gpu_possible(name: str) -> bool:
     """Whether `auto`, `cpu` or `cuda` may mean a GPU here."""
     return name == "cuda" or (name == "auto" and any(map(Path.exists, GPU_DRIVERS)))
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device that `auto`, `cpu` or `cuda` means here.
 
     Raises:
@@ -40,17 +40,17 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
-def trainer_on(name: str, users: int) -> Trainer:
+def select_trainer(name: str, n_users: int) -> Trainer:
     """What trains the networks of so many users on `auto`, `cpu` or `cuda`.
 
     Raises:
         UsageError: The device is not there.
     """
-    if not may_be_gpu(name) or (name == "auto" and users < WORTH):
-        return train_each
-    device = device_of(name)
+    if not gpu_possible(name) or (name == "auto" and n_users < MIN_USERS_FOR_GPU):
+        return train_sequentially
+    device = resolve_device(name)
     if device.type == "cpu":
-        return train_each
-    from morpheus.models.stack import train_stacked  # noqa: PLC0415 - needs torch
+        return train_sequentially
+    from morpheus.models.stack import train_batched  # noqa: PLC0415 - needs torch
 
-    return partial(train_stacked, device=device)
+    return partial(train_batched, device=device)

@@ -13,20 +13,20 @@ from typing import Self
 
 import msgspec
 
-from morpheus.models.evidence import DECIMALS
-from morpheus.models.fingerprint import Card
+from morpheus.models.evidence import ANOMALY_DECIMALS
+from morpheus.models.fingerprint import ModelCard
 
-DAY = 86400
-WORTH = 0.5
+SECONDS_PER_DAY = 86400
+MIN_REPORTED = 0.5
 """Strangeness from which a column is worth a word."""
 
 
-def decimals(value: float) -> float:
+def round_decimals(value: float) -> float:
     """Round to what is additive, without a minus before nothing."""
-    return round(float(value), DECIMALS) + 0.0
+    return round(float(value), ANOMALY_DECIMALS) + 0.0
 
 
-class Likelier(msgspec.Struct, frozen=True, omit_defaults=True):
+class ExpectedValue(msgspec.Struct, frozen=True, omit_defaults=True):
     """A value that was likelier than the one seen.
 
     Attributes:
@@ -40,7 +40,7 @@ class Likelier(msgspec.Struct, frozen=True, omit_defaults=True):
     new: bool = False
 
 
-class Fact(msgspec.Struct, frozen=True):
+class ColumnReason(msgspec.Struct, frozen=True):
     """What there is to say of one column of an event.
 
     Attributes:
@@ -77,10 +77,10 @@ class Fact(msgspec.Struct, frozen=True):
     habit_bits: float
     habit: bool
     distance: float | None
-    expected: tuple[Likelier, ...]
+    expected: tuple[ExpectedValue, ...]
 
 
-class Preceding(msgspec.Struct, frozen=True):
+class ContextContribution(msgspec.Struct, frozen=True):
     """How much of an event's risk is due to what came before it.
 
     Attributes:
@@ -100,17 +100,17 @@ class Preceding(msgspec.Struct, frozen=True):
     strange_in_month: int
 
     @property
-    def parts(self) -> tuple[float, float, float]:
+    def contributions(self) -> tuple[float, float, float]:
         """What the risk is made of: own, hour and month."""
         return self.own, self.hour, self.month
 
     @property
-    def loudest(self) -> int:
+    def dominant_index(self) -> int:
         """Which of these is the largest."""
-        return self.parts.index(max(self.parts))
+        return self.contributions.index(max(self.contributions))
 
 
-class Background(msgspec.Struct, frozen=True):
+class Baseline(msgspec.Struct, frozen=True):
     """What the event is compared with.
 
     Attributes:
@@ -126,16 +126,16 @@ class Background(msgspec.Struct, frozen=True):
     days: int | None
 
     @classmethod
-    def of(cls, card: Card) -> Self:
+    def from_card(cls, card: ModelCard) -> Self:
         """Read a fingerprint's card."""
         days = None
         if card.first and card.last:
             span = datetime.fromisoformat(card.last) - datetime.fromisoformat(card.first)
-            days = max(1, round(span.total_seconds() / DAY))
+            days = max(1, round(span.total_seconds() / SECONDS_PER_DAY))
         return cls(card.rung, card.events, card.events + card.borrowed, days)
 
 
-class Change(msgspec.Struct, frozen=True):
+class Counterfactual(msgspec.Struct, frozen=True):
     """What would have made an event ordinary.
 
     Attributes:
@@ -145,13 +145,13 @@ class Change(msgspec.Struct, frozen=True):
         limit: The highest surprise that is ordinary.
     """
 
-    columns: tuple[Instead, ...]
+    columns: tuple[ReplacedValue, ...]
     before: float
     after: float
     limit: float
 
 
-class Instead(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReplacedValue(msgspec.Struct, frozen=True, omit_defaults=True):
     """A value that a column has in another event.
 
     Attributes:
@@ -165,7 +165,7 @@ class Instead(msgspec.Struct, frozen=True, omit_defaults=True):
     new: bool = False
 
 
-class Near(msgspec.Struct, frozen=True):
+class NearestNormalEvent(msgspec.Struct, frozen=True):
     """An ordinary event of the same user that came before, and is like this one.
 
     Attributes:
@@ -178,7 +178,7 @@ class Near(msgspec.Struct, frozen=True):
     at: float
     same: int
     columns: int
-    differs: tuple[Instead, ...]
+    differs: tuple[ReplacedValue, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -197,30 +197,30 @@ class Explanation(msgspec.Struct, frozen=True):
     """
 
     surprise: float
-    columns: tuple[Fact, ...]
+    columns: tuple[ColumnReason, ...]
     others: float
     others_risk: float
-    preceding: Preceding
-    background: Background
-    change: Change | None = None
-    nearest: tuple[Near, ...] = ()
+    preceding: ContextContribution
+    background: Baseline
+    change: Counterfactual | None = None
+    nearest: tuple[NearestNormalEvent, ...] = ()
     usual: tuple[str, ...] = ()
 
     @classmethod
-    def of(
+    def from_columns(
         cls,
         surprise: float,
-        columns: tuple[Fact, ...],
-        preceding: Preceding,
-        background: Background,
+        columns: tuple[ColumnReason, ...],
+        preceding: ContextContribution,
+        background: Baseline,
     ) -> Self:
         """Leave to the others what the columns shown do not explain."""
-        others = decimals(surprise - sum(fact.strangeness for fact in columns))
-        others_risk = decimals(preceding.risk - sum(fact.risk for fact in columns))
+        others = round_decimals(surprise - sum(fact.strangeness for fact in columns))
+        others_risk = round_decimals(preceding.risk - sum(fact.risk for fact in columns))
         return cls(surprise, columns, others, others_risk, preceding, background)
 
-    def strangest(self, most: int) -> tuple[Fact, ...]:
+    def top_columns(self, max_columns: int) -> tuple[ColumnReason, ...]:
         """The first of the columns shown, as far as they are strange, without twins of others."""
         twins = {name for fact in self.columns for name in fact.twins}
         told = (fact for fact in self.columns if fact.loudest > 0 and fact.column not in twins)
-        return tuple(islice(told, most))
+        return tuple(islice(told, max_columns))

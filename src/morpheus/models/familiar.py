@@ -9,119 +9,119 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
+from morpheus.features.categories import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.features.encoder import EncodedRows
 from morpheus.features.numbers import Number
-from morpheus.models.explanation import Instead, Near
+from morpheus.models.explanation import ReplacedValue, NearestNormalEvent
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.quoting import legible
+from morpheus.quoting import display_value
 
-REMEMBERED = 500
+MAX_NORMAL_EVENTS = 500
 """Latest ordinary events that are looked through."""
-NEAREST = 3
+MAX_NEAREST = 3
 """Events that are named, at most."""
-DIFFERENT = 5
+MAX_DIFFERENCES = 5
 """Columns in which one of them differs that are named, at most."""
 
 
 @dataclass
-class Familiar:
+class NormalEventIndex:
     """The latest ordinary events of one user; fed in time order, in pieces of any size."""
 
-    known: Fingerprint | None = None
+    fingerprint: Fingerprint | None = None
     codes: NDArray[np.int32] | None = None
     seconds: NDArray[np.float64] | None = None
 
-    def met(
+    def update(
         self,
-        known: Fingerprint,
+        fingerprint: Fingerprint,
         rows: EncodedRows,
-        strange: NDArray[np.bool_],
+        anomalous: NDArray[np.bool_],
         seconds: NDArray[np.float64],
-    ) -> Neighbours:
+    ) -> NearestNormal:
         """Remember some events, and get ready to be asked about them.
 
         Args:
-            known: The user's fingerprint; what another one encoded is forgotten.
+            fingerprint: The user's fingerprint; what another one encoded is forgotten.
             rows: The events, encoded by it.
-            strange: Which are not ordinary, (rows,).
+            anomalous: Which are not ordinary, (rows,).
             seconds: When they happened, since 1970, (rows,).
         """
-        ordinary = np.flatnonzero(~strange)
-        codes, times = rows.codes[rows.row_of[ordinary]], seconds[ordinary]
+        ordinary = np.flatnonzero(~anomalous)
+        codes, times = rows.codes[rows.inverse[ordinary]], seconds[ordinary]
         before = 0
-        if self.known is known and self.codes is not None and self.seconds is not None:
+        if self.fingerprint is fingerprint and self.codes is not None and self.seconds is not None:
             before = len(self.codes)
             codes = np.concatenate([self.codes, codes])
             times = np.concatenate([self.seconds, times])
-        self.known, self.codes, self.seconds = known, codes[-REMEMBERED:], times[-REMEMBERED:]
-        until = before + np.concatenate([[0], np.cumsum(~strange)])
-        return Neighbours(known, rows, codes, times, until)
+        self.fingerprint, self.codes, self.seconds = fingerprint, codes[-MAX_NORMAL_EVENTS:], times[-MAX_NORMAL_EVENTS:]
+        until = before + np.concatenate([[0], np.cumsum(~anomalous)])
+        return NearestNormal(fingerprint, rows, codes, times, until)
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearestNormal:
     """Ordinary events, and some events that may be asked about.
 
     Attributes:
-        known: The user's fingerprint.
+        fingerprint: The user's fingerprint.
         rows: The events that may be asked about.
         codes: The ordinary ones, in time order, (O, C).
         seconds: When they happened, (O,).
-        until: How many of them came before each event, (rows + 1,).
+        counts_before: How many of them came before each event, (rows + 1,).
     """
 
-    known: Fingerprint
+    fingerprint: Fingerprint
     rows: EncodedRows
     codes: NDArray[np.int32]
     seconds: NDArray[np.float64]
-    until: NDArray[np.int64]
+    counts_before: NDArray[np.int64]
 
-    def to(self, event: int, strangeness: NDArray[np.float64]) -> tuple[Near, ...]:
+    def query(self, event: int, column_anomaly: NDArray[np.float64]) -> tuple[NearestNormalEvent, ...]:
         """The ordinary events before an event that are most like it, the likest first.
 
         Columns count the less the more often they bring new values; of equals, the latest is taken.
 
         Args:
             event: Its place.
-            strangeness: How strange each of its columns is, (C,).
+            column_anomaly: How strange each of its columns is, (C,).
         """
-        end = int(self.until[event])
-        looked = slice(max(end - REMEMBERED, 0), end)
-        own, codes = self.rows.codes[self.rows.row_of[event]], self.codes[looked]
-        agree = (codes == own) & (own != UNSEEN)
-        order = np.lexsort((np.arange(len(codes)), agree @ self._weights))[::-1]
-        places = islice(_distinct(codes, order), NEAREST)
+        end = int(self.counts_before[event])
+        looked = slice(max(end - MAX_NORMAL_EVENTS, 0), end)
+        own, codes = self.rows.codes[self.rows.inverse[event]], self.codes[looked]
+        agree = (codes == own) & (own != UNKNOWN)
+        order = np.lexsort((np.arange(len(codes)), agree @ self._column_weights))[::-1]
+        places = islice(_iter_unique(codes, order), MAX_NEAREST)
         return tuple(
-            self._near(float(self.seconds[looked][place]), codes[place], agree[place], strangeness)
+            self._make_nearest(float(self.seconds[looked][place]), codes[place], agree[place], column_anomaly)
             for place in places
         )
 
     @property
-    def _weights(self) -> NDArray[np.float32]:
-        rates = self.known.novelty
-        count = len(self.known.encoder.columns)
+    def _column_weights(self) -> NDArray[np.float32]:
+        rates = self.fingerprint.oov_rates
+        count = len(self.fingerprint.encoder.columns)
         return np.ones(count, np.float32) if rates is None else (1 - rates).round(4)
 
-    def _near(
+    def _make_nearest(
         self,
         seconds: float,
         codes: NDArray[np.int32],
         agree: NDArray[np.bool_],
-        strangeness: NDArray[np.float64],
-    ) -> Near:
-        order = np.argsort(-strangeness, kind="stable")
-        differs = [self._instead(c, int(codes[c])) for c in order[~agree[order]].tolist()]
-        return Near(seconds, int(agree.sum()), len(codes), tuple(differs[:DIFFERENT]))
+        column_anomaly: NDArray[np.float64],
+    ) -> NearestNormalEvent:
+        order = np.argsort(-column_anomaly, kind="stable")
+        differs = [self._replaced_value(c, int(codes[c])) for c in order[~agree[order]].tolist()]
+        return NearestNormalEvent(seconds, int(agree.sum()), len(codes), tuple(differs[:MAX_DIFFERENCES]))
 
-    def _instead(self, c: int, code: int) -> Instead:
-        column = self.known.encoder.columns[c]
-        if code in {MISSING, UNSEEN} or isinstance(column, Number):
-            return Instead(column.name, None, new=code == UNSEEN)
-        return Instead(column.name, legible(column.words[code - FIRST_WORD]))
+    def _replaced_value(self, c: int, code: int) -> ReplacedValue:
+        column = self.fingerprint.encoder.columns[c]
+        if code in {MISSING, UNKNOWN} or isinstance(column, Number):
+            return ReplacedValue(column.name, None, new=code == UNKNOWN)
+        return ReplacedValue(column.name, display_value(column.vocabulary[code - FIRST_CODE]))
 
 
-def _distinct(codes: NDArray[np.int32], order: NDArray[np.intp]) -> Iterator[int]:
+def _iter_unique(codes: NDArray[np.int32], order: NDArray[np.intp]) -> Iterator[int]:
     """Each different row once, the first in an order."""
     seen: set[bytes] = set()
     for place in order.tolist():

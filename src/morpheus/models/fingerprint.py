@@ -9,22 +9,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.features.categories import UNSEEN
+from morpheus.features.categories import UNKNOWN
 from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import Array, Autoencoder, Shape
-from morpheus.models.blocks import blocks
-from morpheus.models.calibration import HeldOut
-from morpheus.models.company import Guesses
-from morpheus.models.evidence import Evidence, Usual
-from morpheus.models.portrait import Portrait
+from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig
+from morpheus.models.blocks import iter_fixed_batches
+from morpheus.models.calibration import CalibrationSet
+from morpheus.models.company import MaskedPredictions
+from morpheus.models.evidence import SurpriseModel, BaselineStats
+from morpheus.models.portrait import ModelSummary
 
-OWN, PEERS, EVERYONE = "own", "peers", "everyone"
+SCOPE_OWN, SCOPE_PEER_GROUP, SCOPE_GLOBAL = "own", "peers", "everyone"
 """Rungs of the ladder: whose history a fingerprint is learnt from."""
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """Describes a fingerprint to people: whose it is, and what it was learnt from.
 
     Attributes:
@@ -50,11 +50,11 @@ class Card:
     last: str
     epochs: int
     seed: int
-    rung: str = OWN
+    rung: str = SCOPE_OWN
     borrowed: int = 0
     size: int = 0
     sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
-    portrait: Portrait | None = None
+    portrait: ModelSummary | None = None
 
     @property
     def own_share(self) -> float:
@@ -66,7 +66,7 @@ class Network(Protocol):
     """What guesses every column of an event back."""
 
     @property
-    def shape(self) -> Shape:
+    def config(self) -> NetworkConfig:
         """Its sizes."""
 
     @property
@@ -85,22 +85,22 @@ class Fingerprint:
         card: Describes it to people.
         encoder: How its columns become codes and numbers.
         net: The network.
-        novelty: Share of held-out events that brought a new value, for each column, (C,); None
+        oov_rates: Share of held-out events that brought a new value, for each column, (C,); None
             where the network itself guesses at unseen values.
-        usual: What is usual of the loss of each column.
-        held_out: What is usual of the scores of whole events.
-        evidence: What speaks against the user; None for the reference network, which has none.
-        twins: For each column the first one that says the same (`twins.twins`); empty if unknown.
+        baseline: What is usual of the loss of each column.
+        calibration: What is usual of the scores of whole events.
+        surprise_model: What speaks against the user; None for the reference network, which has none.
+        redundant_columns: For each column the first one that says the same (`twins.twins`); empty if unknown.
     """
 
-    card: Card
+    card: ModelCard
     encoder: Encoder
     net: Network
-    novelty: NDArray[np.float32] | None
-    usual: Usual
-    held_out: HeldOut
-    evidence: Evidence | None = None
-    twins: tuple[int, ...] = ()
+    oov_rates: NDArray[np.float32] | None
+    baseline: BaselineStats
+    calibration: CalibrationSet
+    surprise_model: SurpriseModel | None = None
+    redundant_columns: tuple[int, ...] = ()
 
     def losses(self, rows: EncodedRows) -> NDArray[np.float32]:
         """Loss of each column of each distinct row, (distinct, C).
@@ -109,10 +109,10 @@ class Fingerprint:
         costs -log of its column's novelty rate, and a known one -log of the rest more than the
         network says, so that the probabilities of all that can happen add up to one.
         """
-        plain = plain_losses(self.net, rows)
-        return plain if self.novelty is None else priced(plain, self.novelty, rows)
+        plain = raw_losses(self.net, rows)
+        return plain if self.oov_rates is None else apply_oov_penalty(plain, self.oov_rates, rows)
 
-    def strangeness(self, rows: EncodedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def column_anomaly(self, rows: EncodedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How strange each column of each distinct row is for the user, (distinct, C); from 0 up.
 
         And the same once more, by way of values that others have too.
@@ -120,48 +120,48 @@ class Fingerprint:
         Raises:
             ValueError: It was learnt with the reference network.
         """
-        if self.evidence is None or self.novelty is None or not isinstance(self.net, Autoencoder):
+        if self.surprise_model is None or self.oov_rates is None or not isinstance(self.net, Autoencoder):
             raise ValueError("the reference network says nothing of columns")
-        chances = self.evidence.chances
-        found = Guesses.of(self.net, rows).evidence(chances, self.novelty, rows)
-        strangeness = self.evidence.strangeness(*found)
-        return strangeness, strangeness * chances.shared[rows.codes + chances.offsets]
+        chances = self.surprise_model.likelihoods
+        found = MaskedPredictions.predict(self.net, rows).compute_surprise(chances, self.oov_rates, rows)
+        strangeness = self.surprise_model.column_anomaly(*found)
+        return strangeness, strangeness * chances.seen_by_others[rows.codes + chances.offsets]
 
 
-def shape_of(
-    encoder: Encoder, hidden: int = 64, middle: int = 32, kind: type[Shape] = Shape
-) -> Shape:
+def make_network_config(
+    encoder: Encoder, hidden: int = 64, bottleneck: int = 32, config_type: type[NetworkConfig] = NetworkConfig
+) -> NetworkConfig:
     """Size a network for an encoder's columns."""
     columns = encoder.columns
     numbers = tuple(c for c, column in enumerate(columns) if isinstance(column, Number))
-    return kind(tuple(column.codes for column in columns), numbers, hidden, middle)
+    return config_type(tuple(column.n_codes for column in columns), numbers, hidden, bottleneck)
 
 
-def novelty_rates(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+def measure_oov_rates(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
     """Share of events with an unseen value, (C,), half an event added against zero.
 
     Args:
         codes: Distinct rows, (D, C).
         counts: How many events each stands for, (D,).
 
-    >>> novelty_rates(np.array([[2, 1], [2, 2]]), np.array([1, 2])).tolist()
+    >>> measure_oov_rates(np.array([[2, 1], [2, 2]]), np.array([1, 2])).tolist()
     [0.125, 0.375]
     """
-    new = counts @ (codes == UNSEEN)
+    new = counts @ (codes == UNKNOWN)
     return np.asarray((new + 0.5) / (counts.sum() + 1), dtype=np.float32)
 
 
-def plain_losses(net: Network, rows: EncodedRows) -> NDArray[np.float32]:
+def raw_losses(net: Network, rows: EncodedRows) -> NDArray[np.float32]:
     """Loss of each column of each distinct row as the network says, (D, C)."""
     losses = np.empty(rows.codes.shape, dtype=np.float32)
-    for block, codes, numbers in blocks(rows):
+    for block, codes, numbers in iter_fixed_batches(rows):
         losses[block] = net.losses(codes, numbers)[: len(losses[block])]
     return losses
 
 
-def priced(
-    losses: NDArray[np.float32], novelty: NDArray[np.float32], rows: EncodedRows
+def apply_oov_penalty(
+    losses: NDArray[np.float32], oov_rates: NDArray[np.float32], rows: EncodedRows
 ) -> NDArray[np.float32]:
     """Plain losses with the price of new values, (D, C); see `Fingerprint.losses`."""
-    known = losses - np.log1p(-novelty)
-    return np.where(rows.codes == UNSEEN, -np.log(novelty), known).astype(np.float32)
+    known = losses - np.log1p(-oov_rates)
+    return np.where(rows.codes == UNKNOWN, -np.log(oov_rates), known).astype(np.float32)

@@ -17,45 +17,45 @@ from safetensors.numpy import load, save
 from morpheus.features.categories import Category
 from morpheus.features.encoder import Column, Encoder
 from morpheus.features.numbers import Number
-from morpheus.models.autoencoder import Autoencoder, Shape
-from morpheus.models.calibration import HeldOut
-from morpheus.models.evidence import Chances, Evidence, Usual, offsets_of
-from morpheus.models.fingerprint import Card, Fingerprint, Network, shape_of
+from morpheus.models.autoencoder import Autoencoder, NetworkConfig
+from morpheus.models.calibration import CalibrationSet
+from morpheus.models.evidence import Likelihoods, SurpriseModel, BaselineStats, compute_offsets
+from morpheus.models.fingerprint import ModelCard, Fingerprint, Network, make_network_config
 
 
-class Words(msgspec.Struct, frozen=True, tag="category", omit_defaults=True):
+class CategorySpec(msgspec.Struct, frozen=True, tag="category", omit_defaults=True):
     """A category column of a fingerprint."""
 
     name: str
     words: tuple[str, ...]
     missing: str | None = None
 
-    def column(self) -> Category:
+    def to_column(self) -> Category:
         """The column it describes."""
         return Category(self.name, self.words, self.missing)
 
 
-class Scale(msgspec.Struct, frozen=True, tag="number"):
+class NumberSpec(msgspec.Struct, frozen=True, tag="number"):
     """A number column of a fingerprint."""
 
     name: str
     at: tuple[float, ...]
     to: tuple[float, ...]
 
-    def column(self) -> Number:
+    def to_column(self) -> Number:
         """The column it describes."""
         return Number(self.name, self.at, self.to)
 
 
-class Header(msgspec.Struct, frozen=True, omit_defaults=True):
+class ModelHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a fingerprint's file says in words and whole numbers.
 
     `events`, `days` and `hour` are those of the held-out part; `network` is `compact` or
     `reference`; files written before there were `twins` have none.
     """
 
-    card: Card
-    columns: tuple[Words | Scale, ...]
+    card: ModelCard
+    columns: tuple[CategorySpec | NumberSpec, ...]
     widths: tuple[int, int]
     events: int
     days: int
@@ -64,76 +64,76 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     twins: tuple[int, ...] = ()
 
 
-def encoded(fingerprint: Fingerprint) -> bytes:
+def dump_fingerprint(fingerprint: Fingerprint) -> bytes:
     """Write a fingerprint; the same one is the same bytes."""
-    shape = fingerprint.net.shape
-    header = Header(
+    shape = fingerprint.net.config
+    header = ModelHeader(
         fingerprint.card,
-        tuple(_described(column) for column in fingerprint.encoder.columns),
-        (shape.hidden, shape.middle),
-        fingerprint.held_out.events,
-        fingerprint.held_out.days,
-        fingerprint.held_out.hour,
-        _name(fingerprint.net),
-        fingerprint.twins,
+        tuple(_to_spec(column) for column in fingerprint.encoder.columns),
+        (shape.hidden, shape.bottleneck),
+        fingerprint.calibration.events,
+        fingerprint.calibration.days,
+        fingerprint.calibration.short_ema_p90,
+        _network_kind(fingerprint.net),
+        fingerprint.redundant_columns,
     )
     tensors: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
         "weights": np.asarray(fingerprint.net.weights, dtype=np.float16),
-        **_laid_out("usual", fingerprint.usual),
-        "scores": fingerprint.held_out.scores,
-        "risks": fingerprint.held_out.risks,
-        "peaks": fingerprint.held_out.peaks,
+        **_baseline_tensors("usual", fingerprint.baseline),
+        "scores": fingerprint.calibration.scores,
+        "risks": fingerprint.calibration.risks,
+        "peaks": fingerprint.calibration.session_maxima,
     }
-    if fingerprint.novelty is not None:
-        tensors["novelty"] = fingerprint.novelty
-    if fingerprint.evidence is not None:
-        tensors |= _laid_out("habit", fingerprint.evidence.habit)
-        tensors |= _laid_out("company", fingerprint.evidence.company)
-        tensors["chances_habit"] = fingerprint.evidence.chances.habit
-        tensors["chances_others"] = fingerprint.evidence.chances.others
-        tensors["chances_shared"] = fingerprint.evidence.chances.shared
+    if fingerprint.oov_rates is not None:
+        tensors["novelty"] = fingerprint.oov_rates
+    if fingerprint.surprise_model is not None:
+        tensors |= _baseline_tensors("habit", fingerprint.surprise_model.marginal_baseline)
+        tensors |= _baseline_tensors("company", fingerprint.surprise_model.conditional_baseline)
+        tensors["chances_habit"] = fingerprint.surprise_model.likelihoods.log_likelihood_ratio
+        tensors["chances_others"] = fingerprint.surprise_model.likelihoods.population_prior
+        tensors["chances_shared"] = fingerprint.surprise_model.likelihoods.seen_by_others
     return save(tensors)
 
 
-def _laid_out(name: str, usual: Usual) -> dict[str, NDArray[Any]]:
-    return {f"{name}_mean": usual.mean, f"{name}_spread": usual.spread}
+def _baseline_tensors(name: str, baseline: BaselineStats) -> dict[str, NDArray[Any]]:
+    return {f"{name}_mean": baseline.mean, f"{name}_spread": baseline.std}
 
 
-def _name(net: Network) -> str:
+def _network_kind(net: Network) -> str:
     return "compact" if isinstance(net, Autoencoder) else "reference"
 
 
-def _kinds(name: str) -> tuple[type[Shape], Callable[[Shape, NDArray[np.float32]], Network]]:
-    if name == "compact":
-        return Shape, Autoencoder
+def _network_types(kind: str) -> tuple[type[NetworkConfig], Callable[[NetworkConfig, NDArray[np.float32]], Network]]:
+    if kind == "compact":
+        return NetworkConfig, Autoencoder
     from morpheus.models import reference  # noqa: PLC0415 - torch takes a second to import
 
-    return reference.ReferenceShape, reference.Reference
+    return reference.DfencoderConfig, reference.DfencoderNetwork
 
 
-def _described(column: Column) -> Words | Scale:
+def _to_spec(column: Column) -> CategorySpec | NumberSpec:
     if isinstance(column, Category):
-        return Words(column.name, column.words, column.missing)
-    return Scale(column.name, column.at, column.to)
+        return CategorySpec(column.name, column.vocabulary, column.missing)
+    return NumberSpec(column.name, column.quantiles, column.z)
 
 
-def decoded(content: bytes, card: Card) -> Fingerprint:
+def load_fingerprint(content: bytes, card: ModelCard) -> Fingerprint:
     """Read a fingerprint, given its card.
 
     Raises:
-        SafetensorError, DecodeError, KeyError, ValueError: The bytes are not what `encoded` wrote.
+        SafetensorError, DecodeError, KeyError, ValueError: The bytes are not what `dump_fingerprint` wrote.
     """
     tensors = load(content)
-    header = msgspec.json.decode(tensors["header"].tobytes(), type=Header)
-    encoder = Encoder(tuple(column.column() for column in header.columns))
-    sizes, network = _kinds(header.network)
-    shape = shape_of(encoder, *header.widths, sizes)
+    header = msgspec.json.decode(tensors["header"].tobytes(), type=ModelHeader)
+    encoder = Encoder(tuple(column.to_column() for column in header.columns))
+    sizes, network = _network_types(header.network)
+    shape = make_network_config(encoder, *header.widths, sizes)
     weights = tensors["weights"].astype(np.float32)
-    vocabulary, columns = (sum(shape.codes),), (len(shape.codes),)
-    if weights.shape != (shape.size,):
+    vocabulary, columns = (sum(shape.code_counts),), (len(shape.code_counts),)
+    if weights.shape != (shape.n_parameters,):
         raise ValueError("weights do not fit the columns")
-    if len(header.twins) not in {0, len(shape.codes)}:
+    if len(header.twins) not in {0, len(shape.code_counts)}:
         raise ValueError("twins do not fit the columns")
 
     def part(name: str, size: tuple[int, ...] | None = None) -> NDArray[np.float32]:
@@ -142,15 +142,15 @@ def decoded(content: bytes, card: Card) -> Fingerprint:
             raise ValueError(f"{name} does not fit the columns")
         return tensor
 
-    def usual(name: str) -> Usual:
-        return Usual(part(f"{name}_mean", columns), part(f"{name}_spread", columns))
+    def usual(name: str) -> BaselineStats:
+        return BaselineStats(part(f"{name}_mean", columns), part(f"{name}_spread", columns))
 
     measured = part("scores"), part("risks"), part("peaks")
-    held_out = HeldOut(*measured, header.events, header.days, header.hour)
+    held_out = CalibrationSet(*measured, header.events, header.days, header.hour)
     if header.network != "compact":
         return Fingerprint(card, encoder, network(shape, weights), None, usual("usual"), held_out)
     tables = [part(f"chances_{name}", vocabulary) for name in ("habit", "others", "shared")]
-    chances = Chances(tables[0], tables[1], tables[2], offsets_of(shape.codes))
+    chances = Likelihoods(tables[0], tables[1], tables[2], compute_offsets(shape.code_counts))
     return Fingerprint(
         card,
         encoder,
@@ -158,6 +158,6 @@ def decoded(content: bytes, card: Card) -> Fingerprint:
         part("novelty", columns),
         usual("usual"),
         held_out,
-        Evidence(chances, usual("habit"), usual("company")),
+        SurpriseModel(chances, usual("habit"), usual("company")),
         header.twins,
     )

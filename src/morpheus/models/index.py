@@ -10,14 +10,14 @@ from hashlib import sha256
 
 import msgspec
 
-from morpheus.errors import BrokenModel
-from morpheus.models.fingerprint import Card
+from morpheus.errors import ModelCorruptedError
+from morpheus.models.fingerprint import ModelCard
 
-VERSION = 3
-_CARD = msgspec.json.Decoder(Card)
+INDEX_VERSION = 3
+_CARD_DECODER = msgspec.json.Decoder(ModelCard)
 
 
-class Cards(Mapping[str, Card]):
+class LazyModelCards(Mapping[str, ModelCard]):
     """Cards by user.
 
     Args:
@@ -27,12 +27,12 @@ class Cards(Mapping[str, Card]):
     def __init__(self, texts: dict[str, msgspec.Raw]) -> None:
         self._texts = texts
 
-    def __getitem__(self, user: str) -> Card:
+    def __getitem__(self, user: str) -> ModelCard:
         text = self._texts[user]
         try:
-            return _CARD.decode(text)
+            return _CARD_DECODER.decode(text)
         except msgspec.DecodeError as error:
-            raise BrokenModel(
+            raise ModelCorruptedError(
                 f"The card of {user!r} in an index of fingerprints is not one that morpheus wrote "
                 f"({error}). Train again with `train-ae --train_data_glob=...`."
             ) from error
@@ -50,28 +50,28 @@ class Cards(Mapping[str, Card]):
         return f"<cards of {len(self):,} users>"
 
 
-class Index(msgspec.Struct, frozen=True):
+class ModelIndex(msgspec.Struct, frozen=True):
     """The text of each user's card, and everyone's card if there is one."""
 
     users: dict[str, msgspec.Raw]
-    everyone: Card | None = None
+    everyone: ModelCard | None = None
 
     @property
-    def cards(self) -> Cards:
+    def cards(self) -> LazyModelCards:
         """Those of users."""
-        return Cards(self.users)
+        return LazyModelCards(self.users)
 
 
-class _Named(msgspec.Struct, frozen=True):
+class _Digest(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class _Names(msgspec.Struct, frozen=True):
-    users: dict[str, _Named]
-    everyone: _Named | None = None
+class _DigestIndex(msgspec.Struct, frozen=True):
+    users: dict[str, _Digest]
+    everyone: _Digest | None = None
 
 
-class _File(msgspec.Struct, frozen=True):
+class _IndexFile(msgspec.Struct, frozen=True):
     """The file: `cards` as JSON text, and its SHA-256."""
 
     version: int
@@ -79,34 +79,34 @@ class _File(msgspec.Struct, frozen=True):
     cards: msgspec.Raw
 
 
-def encoded(cards: Mapping[str, Card], everyone: Card | None) -> bytes:
+def dump_index(cards: Mapping[str, ModelCard], global_card: ModelCard | None) -> bytes:
     """Write an index, users in order."""
     users = {user: msgspec.Raw(msgspec.json.encode(card)) for user, card in sorted(cards.items())}
-    text = msgspec.json.encode(Index(users, everyone))
-    return msgspec.json.encode(_File(VERSION, sha256(text).hexdigest(), msgspec.Raw(text)))
+    text = msgspec.json.encode(ModelIndex(users, global_card))
+    return msgspec.json.encode(_IndexFile(INDEX_VERSION, sha256(text).hexdigest(), msgspec.Raw(text)))
 
 
-def decoded(content: bytes) -> Index | None:
+def load_index(content: bytes) -> ModelIndex | None:
     """Read an index; None if it is not as it was written, or by another version.
 
     Raises:
         msgspec.DecodeError: It is no index.
     """
-    text = _text(content)
-    return None if text is None else msgspec.json.decode(text, type=Index)
+    text = _extract_cards(content)
+    return None if text is None else msgspec.json.decode(text, type=ModelIndex)
 
 
-def named(content: bytes) -> set[str]:
+def find_referenced_digests(content: bytes) -> set[str]:
     """The checksums of all fingerprints that an index has; none if it is no index."""
     try:
-        text = _text(content)
-        names = _Names({}) if text is None else msgspec.json.decode(text, type=_Names)
+        text = _extract_cards(content)
+        names = _DigestIndex({}) if text is None else msgspec.json.decode(text, type=_DigestIndex)
     except msgspec.DecodeError:
         return set()
     return {one.sha256 for one in (*names.users.values(), names.everyone) if one is not None}
 
 
-def _text(content: bytes) -> msgspec.Raw | None:
-    file = msgspec.json.decode(content, type=_File)
-    whole = sha256(file.cards).hexdigest() == file.sha256 and file.version == VERSION
+def _extract_cards(content: bytes) -> msgspec.Raw | None:
+    file = msgspec.json.decode(content, type=_IndexFile)
+    whole = sha256(file.cards).hexdigest() == file.sha256 and file.version == INDEX_VERSION
     return file.cards if whole else None

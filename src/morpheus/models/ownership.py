@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-SEVERAL = -1
+MULTIPLE_OWNERS = -1
 """Stands for the owner of a value that more than one has."""
 
 
 @dataclass(frozen=True)
-class Ownership:
+class ValueUsage:
     """How often each owner of a sample has each value of a column.
 
     Sizes: O owners, V values, P pairs of an owner and a value that the owner has.
@@ -26,9 +26,9 @@ class Ownership:
         owner: Owner of each pair, (P,).
         value: Its value, (P,).
         share: Share of the owner's events that have it, (P,).
-        owners: O.
+        n_owners: O.
 
-    >>> owned = Ownership.of(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
+    >>> owned = ValueUsage.of(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
     >>> owned.codes, owned.mean.round(2).tolist(), owned.only.tolist()
     ({'a': 0, 'b': 1}, [0.33, 0.67], [0, -1])
     """
@@ -37,10 +37,10 @@ class Ownership:
     owner: NDArray[np.intp]
     value: NDArray[np.intp]
     share: NDArray[np.float64]
-    owners: int
+    n_owners: int
 
     @classmethod
-    def of(cls, values: pl.Series, owners: NDArray[np.intp]) -> Ownership:
+    def from_values(cls, values: pl.Series, owners: NDArray[np.intp]) -> ValueUsage:
         """Count the values, (S,), of each owner, by number, (S,)."""
         text = values.cast(pl.String).to_list()
         codes = {word: code for code, word in enumerate(dict.fromkeys(text))}
@@ -51,39 +51,39 @@ class Ownership:
         return cls(codes, owner, value, counts / events[owner], len(events))
 
     @cached_property
-    def mean(self) -> NDArray[np.float64]:
+    def mean_share(self) -> NDArray[np.float64]:
         """Share of each value with the mean owner, (V,)."""
-        return np.asarray(np.bincount(self.value, self.share, len(self.codes)) / self.owners)
+        return np.asarray(np.bincount(self.value, self.share, len(self.codes)) / self.n_owners)
 
-    def common(self, word: str | None) -> float:
+    def mean_share_of(self, value: str | None) -> float:
         """Share of a value with the mean owner; 0 if nobody has it."""
-        code = self.codes.get(word)
-        return 0.0 if code is None else float(self.mean[code])
+        code = self.codes.get(value)
+        return 0.0 if code is None else float(self.mean_share[code])
 
     @cached_property
-    def only(self) -> NDArray[np.intp]:
-        """The owner who alone has each value, or `SEVERAL`, (V,)."""
+    def exclusive_owner(self) -> NDArray[np.intp]:
+        """The owner who alone has each value, or `MULTIPLE_OWNERS`, (V,)."""
         found = np.zeros(len(self.codes), dtype=np.intp)
         found[self.value] = self.owner
-        found[np.bincount(self.value, minlength=len(found)) > 1] = SEVERAL
+        found[np.bincount(self.value, minlength=len(found)) > 1] = MULTIPLE_OWNERS
         return found
 
     @cached_property
-    def overlap(self) -> float:
+    def shared_rate(self) -> float:
         """Share of events, with the mean owner, whose value somebody else has too."""
-        shared = self.share * (self.only[self.value] == SEVERAL)
-        return float(np.bincount(self.owner, shared, self.owners).mean())
+        shared = self.share * (self.exclusive_owner[self.value] == MULTIPLE_OWNERS)
+        return float(np.bincount(self.owner, shared, self.n_owners).mean())
 
-    def others(self, word: str | None, owner: int) -> bool:
+    def used_by_others(self, value: str | None, owner: int) -> bool:
         """Whether anybody but an owner has a value."""
-        code = self.codes.get(word)
-        return code is not None and self.only[code] != owner
+        code = self.codes.get(value)
+        return code is not None and self.exclusive_owner[code] != owner
 
-    def likeness(self, own: pl.Series) -> NDArray[np.float64]:
+    def similarity(self, own: pl.Series) -> NDArray[np.float64]:
         """Share of a user's values, (events,), that the mean event of each owner has, (O,)."""
         shares = np.zeros(len(self.codes))
         for word, count in Counter(own.cast(pl.String).to_list()).items():
             if word in self.codes:
                 shares[self.codes[word]] = count / len(own)
-        found = np.bincount(self.owner, self.share * shares[self.value], self.owners)
+        found = np.bincount(self.owner, self.share * shares[self.value], self.n_owners)
         return np.asarray(found, dtype=np.float64)

@@ -13,28 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from morpheus.features.categories import UNSEEN
+from morpheus.features.categories import UNKNOWN
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.autoencoder import Array, Autoencoder, Shape, first_weights, views
+from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
 
 NOISE = 0.2
 """Share of cells that are corrupted: half become unseen, half another event's value."""
-LEARNING_RATE, LAST_RATE = 0.015, 0.05
+LEARNING_RATE, FINAL_RATE_SHARE = 0.015, 0.05
 """Rate of the first epoch, and the share of it that is left at the end; it falls along a line."""
 EPOCHS = 12
 """Passes over the distinct rows, by default and at most."""
-SIDE_BY_SIDE = 128
+MAX_BATCHED_USERS = 128
 """Users whose networks are trained in one stack, at most, where that is faster; see `stack`."""
 PATIENCE = 5
 """Epochs without a better validation loss before training stops."""
-STEPS = 4
+MIN_STEPS = 4
 """Steps in an epoch, at least."""
-SMALLEST, LARGEST = 32, 256
-"""Bounds on the distinct rows in a batch of training; see `Training.repeated`."""
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 32, 256
+"""Bounds on the distinct rows in a batch of training; see `TrainingSet.repeat`."""
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSet:
     """What a network is trained on.
 
     Sizes: D distinct rows, C columns, N number columns, E events.
@@ -42,70 +42,70 @@ class Training:
     Attributes:
         codes: Code of each column, (D, C).
         numbers: Scaled numbers, (D, N).
-        share: Share of all events, (D,).
-        row_of: Which distinct row each event is, (E,).
+        sample_weight: Share of all events, (D,).
+        inverse: Which distinct row each event is, (E,).
     """
 
     codes: Array
     numbers: Array
-    share: Array
-    row_of: Array
+    sample_weight: Array
+    inverse: Array
 
     @classmethod
-    def of(cls, rows: EncodedRows) -> Training:
+    def from_rows(cls, rows: EncodedRows) -> TrainingSet:
         """Weigh encoded rows."""
-        share = (rows.counts / len(rows.row_of)).astype(np.float32)
-        return cls(rows.codes.astype(np.int64), rows.numbers, share, rows.row_of)
+        share = (rows.counts / len(rows.inverse)).astype(np.float32)
+        return cls(rows.codes.astype(np.int64), rows.numbers, share, rows.inverse)
 
-    def repeated(self) -> Training:
+    def repeat(self) -> TrainingSet:
         """Repeat few rows, each time to be corrupted anew, so that an epoch has STEPS steps."""
-        copies = -(-STEPS * SMALLEST // len(self.codes))
+        copies = -(-MIN_STEPS * MIN_BATCH_SIZE // len(self.codes))
         codes, numbers = (np.tile(part, (copies, 1)) for part in (self.codes, self.numbers))
-        return Training(codes, numbers, np.tile(self.share / copies, copies), self.row_of)
+        return TrainingSet(codes, numbers, np.tile(self.sample_weight / copies, copies), self.inverse)
 
-    def corrupted(self, random: np.random.Generator) -> tuple[Array, Array]:
+    def corrupt(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Corrupt NOISE of the cells, as codes (D, C) and numbers (D, N)."""
-        events = random.integers(len(self.row_of), size=self.codes.shape)
-        swapped = np.take_along_axis(self.codes, self.row_of[events], axis=0)
-        dice = random.random(self.codes.shape, dtype=np.float32)
+        events = rng.integers(len(self.inverse), size=self.codes.shape)
+        swapped = np.take_along_axis(self.codes, self.inverse[events], axis=0)
+        dice = rng.random(self.codes.shape, dtype=np.float32)
         seen = np.where(dice < NOISE, swapped, self.codes)
-        seen[dice < NOISE / 2] = UNSEEN
+        seen[dice < NOISE / 2] = UNKNOWN
         return seen, self.numbers
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainJob:
     """A network to train, and on what.
 
     Attributes:
         rows: Distinct rows, weighted by how many events each stands for.
-        shape: Sizes of the network.
+        config: Sizes of the network.
         epochs: Passes over the rows, at most.
         seed: Decides everything random.
         validation: Rows whose loss says when to stop; without them, all epochs are run.
     """
 
     rows: EncodedRows
-    shape: Shape
+    config: NetworkConfig
     epochs: int
     seed: int
     validation: EncodedRows | None = None
 
-    def rate(self, epoch: int) -> float:
+    def learning_rate(self, epoch: int) -> float:
         """Learning rate of an epoch, from 1: large steps first, then ever smaller ones."""
-        return LEARNING_RATE * max(LAST_RATE, 1 - (epoch - 1) / self.epochs)
+        return LEARNING_RATE * max(FINAL_RATE_SHARE, 1 - (epoch - 1) / self.epochs)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """A network, after how many epochs it was best, and its validation loss after each."""
 
     net: Autoencoder
     epochs: int
-    curve: tuple[float, ...] = ()
+    loss_curve: tuple[float, ...] = ()
 
 
-Trainer = Callable[[Sequence[Task]], list[Trained]]
+Trainer = Callable[[Sequence[TrainJob]], list[TrainResult]]
 """Trains networks: one after the other, or side by side."""
 
 
@@ -117,16 +117,16 @@ class Adam:
         self.mean, self.square = np.zeros_like(weights), np.zeros_like(weights)
         self.scratch = np.empty_like(weights)
 
-    def step(self, slope: NDArray[np.float32], rate: float) -> None:
+    def step(self, grad: NDArray[np.float32], rate: float) -> None:
         """Move the weights against a gradient, which is used up."""
         self.steps += 1
-        scratch = np.multiply(slope, slope, out=self.scratch)
+        scratch = np.multiply(grad, grad, out=self.scratch)
         scratch *= 0.001
         self.square *= 0.999
         self.square += scratch
         self.mean *= 0.9
-        slope *= 0.1
-        self.mean += slope
+        grad *= 0.1
+        self.mean += grad
         spread = np.sqrt(self.square, out=scratch)
         spread *= 1 / math.sqrt(1 - 0.999**self.steps)
         spread += 1e-8
@@ -135,34 +135,34 @@ class Adam:
         self.weights -= move
 
 
-def train_each(tasks: Sequence[Task]) -> list[Trained]:
+def train_sequentially(jobs: Sequence[TrainJob]) -> list[TrainResult]:
     """Train networks one after the other, on one thread."""
-    with one_thread():
-        return [train(task) for task in tasks]
+    with single_thread():
+        return [train_network(task) for task in jobs]
 
 
-def train(task: Task) -> Trained:
+def train_network(job: TrainJob) -> TrainResult:
     """Train a network.
 
     With validation rows, training stops when their loss has not improved for PATIENCE epochs, and
     the best weights are kept; without, it runs for all epochs.
     """
-    random = np.random.default_rng(task.seed)
-    data = Training.of(task.rows).repeated()
-    valid = None if task.validation is None else Training.of(task.validation)
-    weights = first_weights(task.shape, frequencies(data, task.shape), random)
-    net = Autoencoder(task.shape, weights)
+    random = np.random.default_rng(job.seed)
+    data = TrainingSet.from_rows(job.rows).repeat()
+    valid = None if job.validation is None else TrainingSet.from_rows(job.validation)
+    weights = init_weights(job.config, code_frequencies(data, job.config), random)
+    net = Autoencoder(job.config, weights)
     optimizer, slope = Adam(weights), np.empty_like(weights)
-    slopes = views(task.shape, slope)
-    best_loss, best_epoch, best_weights = math.inf, task.epochs, weights
+    slopes = unflatten(job.config, slope)
+    best_loss, best_epoch, best_weights = math.inf, job.epochs, weights
     curve: list[float] = []
-    for epoch in range(1, task.epochs + 1):
-        seen = data.corrupted(random)
-        for batch in shuffled(len(data.codes), random):
-            share = data.share[batch]
+    for epoch in range(1, job.epochs + 1):
+        seen = data.corrupt(random)
+        for batch in iter_minibatches(len(data.codes), random):
+            share = data.sample_weight[batch]
             target = (data.codes[batch], data.numbers[batch])
-            net.gradient((seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes)
-            optimizer.step(slope, task.rate(epoch))
+            net.compute_gradient((seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes)
+            optimizer.step(slope, job.learning_rate(epoch))
         if valid is None:
             continue
         loss = float(validation_loss(net, valid))
@@ -171,44 +171,44 @@ def train(task: Task) -> Trained:
             best_loss, best_epoch, best_weights = loss, epoch, weights.copy()
         elif epoch - best_epoch >= PATIENCE:
             break
-    return Trained(Autoencoder(task.shape, shortened(best_weights)), best_epoch, tuple(curve))
+    return TrainResult(Autoencoder(job.config, round_to_float16(best_weights)), best_epoch, tuple(curve))
 
 
-def shortened(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+def round_to_float16(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round to 16 bits, so that a fingerprint scores alike before and after it was saved."""
     return weights.astype(np.float16).astype(np.float32)
 
 
-def validation_loss(net: Autoencoder, valid: Training) -> Array:
+def validation_loss(net: Autoencoder, valid: TrainingSet) -> Array:
     """Mean over events of the summed losses of the columns whose value is not unseen, ()."""
-    losses = net.losses(valid.codes, valid.numbers) * (valid.codes != UNSEEN)
-    return (losses.sum(-1) * valid.share).sum(-1)
+    losses = net.losses(valid.codes, valid.numbers) * (valid.codes != UNKNOWN)
+    return (losses.sum(-1) * valid.sample_weight).sum(-1)
 
 
-def shuffled(rows: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+def iter_minibatches(rows: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     """Cut a random order of rows into batches, of which none is much smaller than the others.
 
-    >>> [len(batch) for batch in shuffled(1030, np.random.default_rng(1))]
+    >>> [len(batch) for batch in iter_minibatches(1030, np.random.default_rng(1))]
     [206, 206, 206, 206, 206]
     """
-    steps = max(STEPS, math.ceil(rows / LARGEST))
+    steps = max(MIN_STEPS, math.ceil(rows / MAX_BATCH_SIZE))
     size = math.ceil(rows / steps)
-    order = random.permutation(rows)
+    order = rng.permutation(rows)
     return (order[start : start + size] for start in range(0, rows, size))
 
 
-def frequencies(data: Training, shape: Shape) -> list[NDArray[np.float64]]:
+def code_frequencies(data: TrainingSet, config: NetworkConfig) -> list[NDArray[np.float64]]:
     """How often each code of each column was seen, in events of a thousand."""
     return [
-        np.bincount(data.codes[:, c], weights=data.share, minlength=size).astype(np.float64) * 1000
-        for c, size in enumerate(shape.codes)
+        np.bincount(data.codes[:, c], weights=data.sample_weight, minlength=size).astype(np.float64) * 1000
+        for c, size in enumerate(config.code_counts)
     ]
 
 
-def user_seed(seed: int, user: str) -> int:
+def derive_user_seed(seed: int, user: str) -> int:
     """Derive a user's own seed, so that no other user's presence changes a result.
 
-    >>> user_seed(42, "ann") != user_seed(42, "bob")
+    >>> derive_user_seed(42, "ann") != derive_user_seed(42, "bob")
     True
     """
     digest = blake2b(f"{seed}:{user}".encode(), digest_size=7).digest()
@@ -216,16 +216,16 @@ def user_seed(seed: int, user: str) -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Multiply on one thread: users are the unit of parallel work, and results must not vary."""
-    libraries = _libraries()
+    libraries = _threadpool_controller()
     # To ask takes a tenth of the time of telling.
     alone = all(library.num_threads == 1 for library in libraries.lib_controllers)
-    with nullcontext() if alone else libraries.limit(limits=1):
+    with nullcontext() if alone else libraries.max_files(limits=1):
         yield
 
 
 @cache
-def _libraries() -> ThreadpoolController:
+def _threadpool_controller() -> ThreadpoolController:
     # Looking for the loaded libraries takes milliseconds.
     return ThreadpoolController()

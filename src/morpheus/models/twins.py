@@ -11,7 +11,7 @@ from morpheus.features.encoder import EncodedRows, Encoder
 from morpheus.features.numbers import Number
 
 
-def twins(encoder: Encoder, rows: EncodedRows) -> tuple[int, ...]:
+def find_redundant_columns(encoder: Encoder, rows: EncodedRows) -> tuple[int, ...]:
     """Find the columns that said the same all through a history.
 
     A column that never changed says nothing, and has no twin; nor has a column of numbers.
@@ -27,32 +27,32 @@ def twins(encoder: Encoder, rows: EncodedRows) -> tuple[int, ...]:
     >>> frame = pl.DataFrame({"error": [1, 1, 2, 2], "host": list("xyxy"), "message": list("aabb")})
     >>> frame = frame.cast(pl.String)
     >>> encoder = Encoder.fit(frame, frame.columns)
-    >>> twins(encoder, encoder.encode(frame))
+    >>> find_redundant_columns(encoder, encoder.encode(frame))
     (0, 1, 0)
     """
     first: dict[bytes, int] = {}
     found = []
     for c, column in enumerate(encoder.columns):
-        turns = _turns(rows.codes[:, c])
+        turns = _canonical_codes(rows.codes[:, c])
         changed = bool(turns.any()) and not isinstance(column, Number)
         found.append(first.setdefault(turns.tobytes(), c) if changed else c)
     return tuple(found)
 
 
-def _turns(codes: NDArray[np.int32]) -> NDArray[np.intp]:
+def _canonical_codes(codes: NDArray[np.int32]) -> NDArray[np.intp]:
     """Codes, numbered anew as they turn up, (D,): equal where columns say the same."""
     _, places, which = np.unique(codes, return_index=True, return_inverse=True)
     return np.asarray(places.argsort().argsort()[which])
 
 
-def told_apart(order: Sequence[int], groups: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+def deduplicate_columns(order: Sequence[int], groups: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
     """Columns, each with those later in the order that say the same, and that are left out.
 
     Args:
         order: Columns.
-        groups: What `twins` found; empty if nothing is known of twins.
+        groups: What `find_redundant_columns` found; empty if nothing is known of twins.
 
-    >>> list(told_apart([2, 1, 0], (0, 1, 0)))
+    >>> list(deduplicate_columns([2, 1, 0], (0, 1, 0)))
     [(2, [0]), (1, [])]
     """
     leads: dict[int, list[int]] = {}

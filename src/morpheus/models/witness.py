@@ -10,147 +10,147 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.features.categories import FIRST_WORD, MISSING, UNSEEN
+from morpheus.features.categories import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.features.encoder import Column, EncodedRows, Encoder
 from morpheus.features.numbers import Number
 from morpheus.models.autoencoder import Autoencoder
-from morpheus.models.blocks import blocks
-from morpheus.models.company import Company, Guesses, mixed
-from morpheus.models.evidence import COMPANY_FLOOR, DECIMALS, HABIT_FLOOR, Evidence
-from morpheus.models.explanation import WORTH, Fact, Likelier
+from morpheus.models.blocks import iter_fixed_batches
+from morpheus.models.company import MaskedPredictor, MaskedPredictions, mixture_probability
+from morpheus.models.evidence import CONDITIONAL_STD_FLOOR, ANOMALY_DECIMALS, MARGINAL_STD_FLOOR, SurpriseModel
+from morpheus.models.explanation import MIN_REPORTED, ColumnReason, ExpectedValue
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.quoting import legible
+from morpheus.quoting import display_value
 
-LIKELIER = 3
+MAX_EXPECTED_VALUES = 3
 """Likelier values that are named, at most."""
-BIT = log(2)
-Floats = NDArray[np.float32]
+NATS_PER_BIT = log(2)
+Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Witness:
+class ColumnAttribution:
     """What a fingerprint says of the columns of some distinct rows.
 
     Attributes:
         encoder: How columns became codes.
         net: The network.
-        novelty: Share of events that bring a new value, for each column, (C,).
-        evidence: What is usual.
+        oov_rates: Share of events that bring a new value, for each column, (C,).
+        surprise_model: What is usual.
         rows: The distinct rows.
-        habit: Evidence of habit, in nats, (D, C).
-        company: Evidence of company, in nats, (D, C).
+        marginal_surprise: Evidence of habit, in nats, (D, C).
+        conditional_surprise: Evidence of company, in nats, (D, C).
     """
 
     encoder: Encoder
     net: Autoencoder
-    novelty: Floats
-    evidence: Evidence
+    oov_rates: Float32Array
+    surprise_model: SurpriseModel
     rows: EncodedRows
-    habit: Floats
-    company: Floats
+    marginal_surprise: Float32Array
+    conditional_surprise: Float32Array
 
     @classmethod
-    def of(cls, known: Fingerprint, rows: EncodedRows) -> Witness:
+    def from_fingerprint(cls, fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAttribution:
         """Ask a fingerprint.
 
         Raises:
             ValueError: It was learnt with the reference network.
         """
-        net, novelty, evidence = known.net, known.novelty, known.evidence
+        net, novelty, evidence = fingerprint.net, fingerprint.oov_rates, fingerprint.surprise_model
         if evidence is None or novelty is None or not isinstance(net, Autoencoder):
             raise ValueError("the reference network says nothing of columns")
-        found = Guesses.of(net, rows).evidence(evidence.chances, novelty, rows)
-        return cls(known.encoder, net, novelty, evidence, rows, *found)
+        found = MaskedPredictions.predict(net, rows).compute_surprise(evidence.likelihoods, novelty, rows)
+        return cls(fingerprint.encoder, net, novelty, evidence, rows, *found)
 
     @property
-    def surprise(self) -> NDArray[np.float64]:
+    def event_anomaly(self) -> NDArray[np.float64]:
         """Strangeness of all columns together, (D,)."""
-        return np.asarray(self.strangeness.sum(1))
+        return np.asarray(self.column_anomaly.sum(1))
 
-    def usual(self, row: int) -> tuple[str, ...]:
+    def normal_columns(self, row: int) -> tuple[str, ...]:
         """Columns of a row that have a value, which is nothing strange."""
-        calm = (self.strangeness[row] < WORTH) & (self.rows.codes[row] != MISSING)
+        calm = (self.column_anomaly[row] < MIN_REPORTED) & (self.rows.codes[row] != MISSING)
         return tuple(self.encoder.names[c] for c in np.flatnonzero(calm))
 
     @cached_property
-    def strangeness(self) -> NDArray[np.float64]:
+    def column_anomaly(self) -> NDArray[np.float64]:
         """How strange each column is, with six decimals, (D, C)."""
-        return self.evidence.strangeness(self.habit, self.company)
+        return self.surprise_model.column_anomaly(self.marginal_surprise, self.conditional_surprise)
 
     @property
-    def shared(self) -> NDArray[np.float64]:
+    def shared_anomaly(self) -> NDArray[np.float64]:
         """The same, by way of values that others have too, (D, C)."""
-        chances = self.evidence.chances
-        return np.asarray(self.strangeness * chances.shared[self.rows.codes + chances.offsets])
+        chances = self.surprise_model.likelihoods
+        return np.asarray(self.column_anomaly * chances.seen_by_others[self.rows.codes + chances.offsets])
 
-    def facts(self, shown: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Fact]]:
+    def iter_reasons(self, shown: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], ColumnReason]]:
         """Say what there is to say of some columns, (D, C), by row and column.
 
         The values seen are left out, for events with different new values are one distinct row;
         and so is what came before, in which these events differ.
         """
-        for row, c, guess, place in self._guesses(shown):
-            yield (row, c), self._fact(row, c, guess, place)
+        for row, c, guess, place in self._iter_predictions(shown):
+            yield (row, c), self._build_reason(row, c, guess, place)
 
-    def likeliest(self, shown: NDArray[np.bool_]) -> Iterator[tuple[int, int, Ordinary]]:
+    def iter_typical_values(self, shown: NDArray[np.bool_]) -> Iterator[tuple[int, int, TypicalValue]]:
         """Say what is likeliest in some columns, (D, C), by row and column."""
-        for row, c, guess, place in self._guesses(shown):
-            yield row, c, guess.ordinary(place)
+        for row, c, guess, place in self._iter_predictions(shown):
+            yield row, c, guess.typical_value(place)
 
-    def _guesses(self, shown: NDArray[np.bool_]) -> Iterator[tuple[int, int, Guess, int]]:
+    def _iter_predictions(self, shown: NDArray[np.bool_]) -> Iterator[tuple[int, int, ColumnPrediction, int]]:
         """Of each place that is shown: row, column, the guess at it, and which of its rows."""
         rows = np.flatnonzero(shown.any(1))
         some = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
-        for block, codes, numbers in blocks(some):
-            here, company = rows[block], Company.of(self.net, codes, numbers)
+        for block, codes, numbers in iter_fixed_batches(some):
+            here, company = rows[block], MaskedPredictor.from_codes(self.net, codes, numbers)
             for c in np.flatnonzero(shown[here].any(0)).tolist():
-                guess = self._guess(company, c)
+                guess = self._predict_column(company, c)
                 for place in np.flatnonzero(shown[here, c]).tolist():
                     yield int(here[place]), c, guess, place
 
-    def _guess(self, company: Company, c: int) -> Guess:
-        start, size = int(self.net.offsets[c]), self.net.shape.codes[c]
-        others = self.evidence.chances.others[start : start + size]
-        chances = mixed(np.arange(size), company.chances(c), self.novelty[c], others)
-        chances[:, UNSEEN] = 0
-        chances[:, UNSEEN] = np.maximum(1 - chances.sum(1), 0)
-        numbers = company.guessed(c) if c in self.net.number_columns else None
-        return Guess(self.encoder.columns[c], chances, numbers)
+    def _predict_column(self, predictor: MaskedPredictor, c: int) -> ColumnPrediction:
+        start, size = int(self.net.offsets[c]), self.net.config.code_counts[c]
+        others = self.surprise_model.likelihoods.population_prior[start : start + size]
+        chances = mixture_probability(np.arange(size), predictor.predict_probabilities(c), self.oov_rates[c], others)
+        chances[:, UNKNOWN] = 0
+        chances[:, UNKNOWN] = np.maximum(1 - chances.sum(1), 0)
+        numbers = predictor.predict_numbers(c) if c in self.net.number_columns else None
+        return ColumnPrediction(self.encoder.columns[c], chances, numbers)
 
-    def _fact(self, row: int, c: int, guess: Guess, place: int) -> Fact:
-        code, chance = int(self.rows.codes[row, c]), exp(-self.company[row, c])
+    def _build_reason(self, row: int, c: int, prediction: ColumnPrediction, place: int) -> ColumnReason:
+        code, chance = int(self.rows.codes[row, c]), exp(-self.conditional_surprise[row, c])
         distance = None
-        if guess.numbers is not None and code == FIRST_WORD:
+        if prediction.numbers is not None and code == FIRST_CODE:
             number = self.rows.numbers[row, self.net.number_columns.index(c)]
-            distance = float(number - guess.numbers[place])
-        return Fact(
+            distance = float(number - prediction.numbers[place])
+        return ColumnReason(
             column=self.encoder.columns[c].name,
             value=None,
             risk=0,
             loudest=0,
             strange_before=0,
             twins=(),
-            new=code == UNSEEN,
-            strangeness=float(self.strangeness[row, c]),
-            probability=significant(chance) if distance is None else None,
-            bits=_bits(self.company[row, c]),
-            usual_bits=_bits(self.evidence.company.mean[c]),
-            habit_bits=_bits(self.habit[row, c]),
-            habit=bool(self._louder[row, c]),
+            new=code == UNKNOWN,
+            strangeness=float(self.column_anomaly[row, c]),
+            probability=round_significant(chance) if distance is None else None,
+            bits=_to_bits(self.conditional_surprise[row, c]),
+            usual_bits=_to_bits(self.surprise_model.conditional_baseline.mean[c]),
+            habit_bits=_to_bits(self.marginal_surprise[row, c]),
+            habit=bool(self._marginal_dominates[row, c]),
             distance=None if distance is None else round(distance, 2),
-            expected=guess.likelier(place, code),
+            expected=prediction.expected_values(place, code),
         )
 
     @cached_property
-    def _louder(self) -> NDArray[np.bool_]:
+    def _marginal_dominates(self) -> NDArray[np.bool_]:
         """Where habit speaks louder than company, (D, C)."""
-        habit, company = self.evidence.habit, self.evidence.company
-        said = habit.above(self.habit, HABIT_FLOOR), company.above(self.company, COMPANY_FLOOR)
+        habit, company = self.surprise_model.marginal_baseline, self.surprise_model.conditional_baseline
+        said = habit.excess_z(self.marginal_surprise, MARGINAL_STD_FLOOR), company.excess_z(self.conditional_surprise, CONDITIONAL_STD_FLOOR)
         return said[0] > said[1]
 
 
 @dataclass(frozen=True)
-class Ordinary:
+class TypicalValue:
     """The likeliest of the known values of a column.
 
     Attributes:
@@ -165,67 +165,67 @@ class Ordinary:
 
 
 @dataclass(frozen=True)
-class Guess:
+class ColumnPrediction:
     """One column of a block of rows, guessed from the others.
 
     Attributes:
         column: The column.
-        chances: Probability of each code, (B, codes); at UNSEEN, of all new values together. They
+        probabilities: Probability of each code, (B, codes); at UNSEEN, of all new values together. They
             add up to one.
         numbers: The number guessed, in standard deviations, (B,); None in a column of categories.
     """
 
     column: Column
-    chances: Floats
-    numbers: Floats | None
+    probabilities: Float32Array
+    numbers: Float32Array | None
 
-    def likelier(self, place: int, code: int) -> tuple[Likelier, ...]:
+    def expected_values(self, place: int, code: int) -> tuple[ExpectedValue, ...]:
         """Name what is likelier than a code.
 
         For a number that is the one expected. A new value is measured by the chance of all new
         ones together; where that is the highest, it is named.
         """
-        if self.numbers is not None and code == FIRST_WORD:
-            return (self._named(place, code),)
-        likeliest = self._likeliest[place].tolist()
-        if code == likeliest[0] == UNSEEN:
-            return (self._named(place, code),)
-        chance = self.chances[place, code]
-        better = [one for one in likeliest if self.chances[place, one] > chance]
-        return tuple(self._named(place, one) for one in better)
+        if self.numbers is not None and code == FIRST_CODE:
+            return (self._expected_value(place, code),)
+        likeliest = self._top_codes[place].tolist()
+        if code == likeliest[0] == UNKNOWN:
+            return (self._expected_value(place, code),)
+        chance = self.probabilities[place, code]
+        better = [one for one in likeliest if self.probabilities[place, one] > chance]
+        return tuple(self._expected_value(place, one) for one in better)
 
-    def ordinary(self, place: int) -> Ordinary:
+    def typical_value(self, place: int) -> TypicalValue:
         """The likeliest of the values that are known."""
-        chances = self.chances[place].round(DECIMALS)
-        chances[UNSEEN] = -1
+        chances = self.probabilities[place].round(ANOMALY_DECIMALS)
+        chances[UNKNOWN] = -1
         code = int(chances.argmax())
         number = 0.0 if self.numbers is None else float(self.numbers[place])
-        return Ordinary(code, number, self._named(place, code).value)
+        return TypicalValue(code, number, self._expected_value(place, code).value)
 
     @cached_property
-    def _likeliest(self) -> NDArray[np.intp]:
+    def _top_codes(self) -> NDArray[np.intp]:
         """The likeliest codes, (B, LIKELIER)."""
-        order = np.argsort(-self.chances.round(DECIMALS), axis=1, kind="stable")
-        return order[:, :LIKELIER]
+        order = np.argsort(-self.probabilities.round(ANOMALY_DECIMALS), axis=1, kind="stable")
+        return order[:, :MAX_EXPECTED_VALUES]
 
-    def _named(self, place: int, code: int) -> Likelier:
-        chance = significant(float(self.chances[place, code]))
-        if code in {MISSING, UNSEEN}:
-            return Likelier(None, chance, new=code == UNSEEN)
+    def _expected_value(self, place: int, code: int) -> ExpectedValue:
+        chance = round_significant(float(self.probabilities[place, code]))
+        if code in {MISSING, UNKNOWN}:
+            return ExpectedValue(None, chance, new=code == UNKNOWN)
         if isinstance(self.column, Number):
             assert self.numbers is not None  # noqa: S101 - number columns have one
-            return Likelier(significant(self.column.unscaled(float(self.numbers[place]))), chance)
-        return Likelier(legible(self.column.words[code - FIRST_WORD]), chance)
+            return ExpectedValue(round_significant(self.column.inverse_scale(float(self.numbers[place]))), chance)
+        return ExpectedValue(display_value(self.column.vocabulary[code - FIRST_CODE]), chance)
 
 
-def significant(value: float) -> float:
+def round_significant(value: float) -> float:
     """Round to four digits, which hide how products were grouped.
 
-    >>> significant(0.00123456)
+    >>> round_significant(0.00123456)
     0.001235
     """
     return float(f"{value:.4g}")
 
 
-def _bits(nats: np.float32) -> float:
-    return round(float(nats) / BIT, 2) + 0.0
+def _to_bits(nats: np.float32) -> float:
+    return round(float(nats) / NATS_PER_BIT, 2) + 0.0

@@ -52,7 +52,7 @@ class Drill:
         None, "File of feature columns, one name a line. By default the list shipped."
     )
     train_min_history: int = option(
-        300, "Events of history that a user needs; fewer are filled up as `train-ae` does.", low=1
+        300, "Events of history that a user needs; fewer are filled up as `train-ae` does.", min=1
     )
     bad_record: str = option(
         "fail",
@@ -75,26 +75,26 @@ class Drill:
     alerts_per_day: float | None = option(
         None,
         "Alerts that one is ready to look at each day, shared evenly by the users tried.",
-        low=0.0,
-        shown="one for each user and week",
+        min=0.0,
+        default_display="one for each user and week",
     )
     min_recall: float | None = option(
         None,
         "End with exit code 1 if a smaller share of all trials is caught.",
-        low=0.0,
-        high=1.0,
+        min=0.0,
+        max=1.0,
     )
     suppressions: tuple[str, ...] = option(
         (),
         "File of suppressions, as of `filter`: a technique whose alerts they would all hold back "
         "is not caught; repeat for more.",
     )
-    seed: int = option(0, "Seed of what is drawn, and of the training.", low=0)
+    seed: int = option(0, "Seed of what is drawn, and of the training.", min=0)
     num_threads: int | None = option(
         None,
         "Users tried side by side, at most. No result depends on it.",
-        low=1,
-        shown="the cores at hand",
+        min=1,
+        default_display="the cores at hand",
     )
     output_format: str = option(
         "table",

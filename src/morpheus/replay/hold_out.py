@@ -10,14 +10,14 @@ import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.records import Events
-from morpheus.stage import Stage
+from morpheus.stage import Transform
 
 HELD_OUT = 0.25
 """Share of the days that have events, the last ones, that are held out; at least one day."""
 
 
 @dataclass(frozen=True)
-class HoldOut(Stage):
+class HoldOut(Transform):
     """Keep the last days as events, and the days before as history.
 
     Takes events whose history is the same files' again.
@@ -29,15 +29,15 @@ class HoldOut(Stage):
 
     cut: datetime | None = None
 
-    def curious(self) -> bool:
+    def needs_population(self) -> bool:
         """When the last days begin is seen on everybody's."""
         return True
 
-    def meet(self, everybody: pl.DataFrame | None) -> HoldOut:
+    def with_population(self, population: pl.DataFrame | None) -> HoldOut:
         """Choose the days to hold out."""
-        if everybody is None or everybody.is_empty():
+        if population is None or population.is_empty():
             return self
-        return replace(self, cut=cut_of(everybody[TIME]))
+        return replace(self, cut=cut_of(population[TIME]))
 
     def __call__(self, batches: Iterator[Events]) -> Iterator[Events]:
         """Divide what each batch brings; a user's first one brings the history."""

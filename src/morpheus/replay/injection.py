@@ -10,16 +10,16 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import ACTOR, INDEX, ROW, TIME
-from morpheus.models.training import user_seed
+from morpheus.models.training import derive_user_seed
 from morpheus.replay.drill import GRADES, HOURS, RECORDED
 from morpheus.replay.retelling import Retelling
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import ACTION, CLIENT, Values, Victim
 from morpheus.sources import deriving
-from morpheus.sources.cloudtrail import CLOUDTRAIL
-from morpheus.sources.deriving import Deriving
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
+from morpheus.sources.deriving import DerivedFeatures
 from morpheus.sources.flatten import Flattener
-from morpheus.sources.times import USUAL
+from morpheus.sources.times import DEFAULT_TIME_FORMAT
 
 INJECTED = "injected"
 """Column that says which events were injected."""
@@ -62,7 +62,7 @@ def starting(
     events: pl.DataFrame, technique: Technique, victim: Victim, grade: str, seed: int = 0
 ) -> datetime | None:
     """Draw the time of the first injected event; None where no time is right. See `inject`."""
-    rng = np.random.default_rng(user_seed(seed, f"{victim.user}\n{technique.name}"))
+    rng = np.random.default_rng(derive_user_seed(seed, f"{victim.user}\n{technique.name}"))
     days = events[TIME].dt.truncate("1d").unique().sort().to_list()
     day = days[int(rng.integers(len(days)))]
     if grade == HOURS:
@@ -85,13 +85,13 @@ def called(  # noqa: PLR0913 - what injected events depend on, and nothing else
     day = day_of(events, start)
     persona = victim.persona(day if day.height else events)
     own = victim.identity(events.columns) + ([] if grade == RECORDED else list(CLIENT))
-    retelling = Retelling(technique, victim, persona, user_seed(seed, f"{technique.name}\n{start}"))
+    retelling = Retelling(technique, victim, persona, derive_user_seed(seed, f"{technique.name}\n{start}"))
     frame = _flattened(retelling, events)
     times = pl.Series(TIME, [start + offset for offset in technique.offsets], events.schema[TIME])
     written = {
         **_as_written(frame, victim),
         **{name: pl.repeat(persona.get(name), frame.height, eager=True) for name in own},
-        "eventTime": times.dt.strftime(USUAL),
+        "eventTime": times.dt.strftime(DEFAULT_TIME_FORMAT),
         TIME: times,
         ROW: pl.repeat(0, frame.height, eager=True),
         INDEX: pl.repeat(-1, frame.height, eager=True),
@@ -138,9 +138,9 @@ def _at_its_hours(
 
 def _flattened(retelling: Retelling, events: pl.DataFrame) -> pl.DataFrame:
     """The records with the columns of events; those that no record has are empty."""
-    added = {ROW, INDEX, TIME, ACTOR, *deriving.wanted(events.columns, CLOUDTRAIL.derived)}
+    added = {ROW, INDEX, TIME, ACTOR, *deriving.resolve_derived(events.columns, CLOUDTRAIL_FORMAT.derived_columns)}
     flattener = _flattener(tuple(name for name in events.columns if name not in added))
-    frame, _ = flattener.table([msgspec.json.encode(one) for one in retelling.records()])
+    frame, _ = flattener.flatten([msgspec.json.encode(one) for one in retelling.records()])
     return frame.with_columns(
         pl.lit(None, kind).alias(name) for name, kind in events.schema.items() if name in added
     )
@@ -154,14 +154,14 @@ def derived_anew(window: pl.DataFrame, seen: pl.DataFrame, column: str) -> pl.Da
         seen: All that is known of the user; what lies before the window counts.
         column: Column of the user.
     """
-    derived = deriving.wanted(window.columns, CLOUDTRAIL.derived)
-    return Deriving(column, derived).add(window, seen).select(window.columns)
+    derived = deriving.resolve_derived(window.columns, CLOUDTRAIL_FORMAT.derived_columns)
+    return DerivedFeatures(column, derived).add(window, seen).select(window.columns)
 
 
 @lru_cache(maxsize=16)
 def _flattener(wanted: tuple[str, ...]) -> Flattener:
     # Made once for the columns of a log: compiling its types takes longer than its work here.
-    return Flattener(wanted, CLOUDTRAIL.paths, CLOUDTRAIL.leaves)
+    return Flattener(wanted, CLOUDTRAIL_FORMAT.paths, CLOUDTRAIL_FORMAT.json_converters)
 
 
 def _as_written(frame: pl.DataFrame, victim: Victim) -> dict[str, pl.Series]:

@@ -13,7 +13,7 @@ import polars as pl
 from morpheus.columns import TIME
 from morpheus.records import Batch
 from morpheus.replay.trials import GRADE, HELD, POINTS, TECHNIQUE
-from morpheus.sources.times import USUAL
+from morpheus.sources.times import DEFAULT_TIME_FORMAT
 
 A_WEEK = 1 / 7
 """Alerts a day for each user, where no other budget is given."""
@@ -81,7 +81,7 @@ def judged(batches: Iterable[Batch], alerts_per_day: float | None = None) -> Out
     """
     batches = list(batches)
     tried = [batch for batch in batches if batch.frame.height]
-    untried = {one.user: one.unscored or "" for one in batches if not one.frame.height}
+    untried = {one.user: one.unscored_reason or "" for one in batches if not one.frame.height}
     daily = A_WEEK if alerts_per_day is None else alerts_per_day / max(1, len(tried))
     users = [_user(batch, daily) for batch in tried]
     trials = pl.concat([SCHEMA.to_frame(), *(user.trials for user in users)])
@@ -139,6 +139,6 @@ def _trial(events: pl.DataFrame, own: pl.DataFrame, limit: float) -> dict[str, A
         "events_of_day": len(of_day),
         "seconds_to_catch": (alerts[0] - times[0]).total_seconds() if alerts else None,
         POINTS: max(scores),
-        "start": times[0].strftime(USUAL),
+        "start": times[0].strftime(DEFAULT_TIME_FORMAT),
         HIDDEN: None if alerts or alarming.is_empty() else alarming[HELD][0],
     }

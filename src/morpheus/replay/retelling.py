@@ -10,7 +10,7 @@ from uuid import UUID
 
 import numpy as np
 
-from morpheus.models.training import user_seed
+from morpheus.models.training import derive_user_seed
 from morpheus.replay.techniques import Record, Technique
 from morpheus.replay.tell_tales import clean_agent, neutral, public, rewrite
 from morpheus.replay.victims import Values, Victim, account_of, name_of
@@ -50,7 +50,7 @@ class Retelling:
 
     def fresh(self, old: str) -> np.random.Generator:
         """What draws the stand-in of an id."""
-        return np.random.default_rng(user_seed(self.seed, f"{self.victim.user}\n{old}"))
+        return np.random.default_rng(derive_user_seed(self.seed, f"{self.victim.user}\n{old}"))
 
     def _client(self, record: Record) -> Record:
         browser = record["eventSource"].startswith("signin.")

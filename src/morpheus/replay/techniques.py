@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from morpheus.errors import BadRecord, UsageError
-from morpheus.sources.cloudtrail import CLOUDTRAIL
-from morpheus.sources.documents import split
-from morpheus.sources.files import kind, read_bytes, utf8
-from morpheus.sources.times import parse
+from morpheus.errors import RecordError, UsageError
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
+from morpheus.sources.documents import split_records
+from morpheus.sources.files import detect_file_type, read_bytes, to_utf8
+from morpheus.sources.times import parse_times
 
 Record = dict[str, Any]
 SERVICE = "AWSService"
@@ -79,7 +79,7 @@ def load(folder: str | None = None) -> list[Technique]:
             f"--techniques: there is no folder `{place}`. Give a folder that holds a JSON file of "
             "CloudTrail records for each technique, or leave the option out for those shipped."
         )
-    files = sorted(path for path in place.iterdir() if path.is_file() and kind(path) == "json")
+    files = sorted(path for path in place.iterdir() if path.is_file() and detect_file_type(path) == "json")
     if not files:
         raise UsageError(
             f"--techniques: folder `{place}` holds no `.json` or `.jsonl` file. Put the CloudTrail "
@@ -94,15 +94,15 @@ def read(path: Path) -> Technique:
     Raises:
         BadRecord: The file is no CloudTrail, or holds no record of an intruder.
     """
-    data = utf8(read_bytes(path))
-    found = split(data, CLOUDTRAIL.unwrap)
-    if found.broken:
-        line, why = found.broken[0]
-        raise BadRecord(why, file=path, line=line)
-    records = [_record(text, path, at) for text, at in zip(found.texts, found.places, strict=True)]
+    data = to_utf8(read_bytes(path))
+    found = split_records(data, CLOUDTRAIL_FORMAT.unwrap)
+    if found.errors:
+        line, why = found.errors[0]
+        raise RecordError(why, file=path, line=line)
+    records = [_record(text, path, at) for text, at in zip(found.raw_records, found.line_numbers, strict=True)]
     own = [one for one in records if one["userIdentity"].get("type") != SERVICE]
     if not own:
-        raise BadRecord("no record of an intruder is in it; put some there", file=path)
+        raise RecordError("no record of an intruder is in it; put some there", file=path)
     name = path.name.partition(".json")[0]
     about = _about(data)
     return Technique(name, tuple(_ordered(own)), about.title, about.mitre)
@@ -113,13 +113,13 @@ def _record(text: bytes | msgspec.Raw, path: Path, place: int) -> Record:
     try:
         record = msgspec.json.decode(text, type=Record)
     except msgspec.MsgspecError as error:
-        raise BadRecord(f"{error}; a record is {wanted}", file=path, line=place) from error
+        raise RecordError(f"{error}; a record is {wanted}", file=path, line=place) from error
     there = all(isinstance(record.get(n), str) for n in ("eventTime", "eventName", "eventSource"))
     if not there or not isinstance(record.get("userIdentity"), dict):
-        raise BadRecord(f"a CloudTrail record is {wanted}", file=path, line=place)
-    if parse(pl.Series([record["eventTime"]])).has_nulls():
+        raise RecordError(f"a CloudTrail record is {wanted}", file=path, line=place)
+    if parse_times(pl.Series([record["eventTime"]])).has_nulls():
         found = f"`eventTime` is {record['eventTime']!r}, which is not a time like"
-        raise BadRecord(f"{found} 2024-05-31T09:30:00Z", file=path, line=place)
+        raise RecordError(f"{found} 2024-05-31T09:30:00Z", file=path, line=place)
     return record
 
 
@@ -140,4 +140,4 @@ def _ordered(records: list[Record]) -> list[Record]:
 
 
 def _times(records: list[Record] | tuple[Record, ...]) -> list[datetime]:
-    return parse(pl.Series([one["eventTime"] for one in records])).to_list()
+    return parse_times(pl.Series([one["eventTime"] for one in records])).to_list()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from morpheus.models.training import user_seed
+from morpheus.models.training import derive_user_seed
 
 NEUTRAL = "ops"
 """Stands where a name told on the recording."""
@@ -78,7 +78,7 @@ def public(address: str, seed: int) -> str:
     """
     if not is_numeric(address) or is_public(address):
         return address
-    rng = np.random.default_rng(user_seed(seed, address))
+    rng = np.random.default_rng(derive_user_seed(seed, address))
     while True:
         drawn = str(IPv4Address(int(rng.integers(1 << 24, 224 << 24))))
         if is_public(drawn):

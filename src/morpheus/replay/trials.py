@@ -11,18 +11,18 @@ from operator import attrgetter
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
-from morpheus.engines.fold import folded
+from morpheus.engines.fold import chain_stages
 from morpheus.pipeline import Pipeline
-from morpheus.records import Batch, Events, Fingerprinted, Rows, Summary
+from morpheus.records import Batch, Events, WithModel, OutputRows, RunMetrics
 from morpheus.replay import techniques
 from morpheus.replay.drill import Drill
 from morpheus.replay.hold_out import HoldOut, before
 from morpheus.replay.injection import INJECTED, called, derived_anew, put, starting
 from morpheus.replay.techniques import Technique
 from morpheus.replay.victims import Victim
-from morpheus.sinks.keep import Keep
+from morpheus.sinks.keep import CollectSink
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import Settings, Stage
+from morpheus.stage import PipelineOptions, Transform
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -47,7 +47,7 @@ SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True)
-class Trials(Stage):
+class Trials(Transform):
     """Score a user's events, and each technique among them as if it alone had happened.
 
     Gives one row an event: the user's own, then those injected, technique by technique and grade by
@@ -56,7 +56,7 @@ class Trials(Stage):
 
     name = "trials"
     takes = (Events,)
-    gives = Rows
+    gives = OutputRows
 
     techniques: tuple[Technique, ...] = ()
     grades: tuple[str, ...] = ()
@@ -66,45 +66,45 @@ class Trials(Stage):
     learning: TrainAe = field(default_factory=TrainAe)
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what cannot be learnt from."""
-        self.learning.check()
+        self.learning.validate()
 
-    def history(self) -> str | None:
+    def training_input(self) -> str | None:
         """What the fingerprints are learnt from."""
-        return self.learning.history()
+        return self.learning.training_input()
 
-    def curious(self) -> bool:
+    def needs_population(self) -> bool:
         """Whom users are compared with is asked while learning."""
-        return self.learning.curious()
+        return self.learning.needs_population()
 
-    def meet(self, everybody: pl.DataFrame | None) -> Trials:
+    def with_population(self, population: pl.DataFrame | None) -> Trials:
         """Compare users with everybody, as before the days that are held out."""
-        if self.held_out and everybody is not None and not everybody.is_empty():
-            everybody = before(everybody)
-        return replace(self, learning=self.learning.meet(everybody))
+        if self.held_out and population is not None and not population.is_empty():
+            population = before(population)
+        return replace(self, learning=self.learning.with_population(population))
 
-    def costly(self) -> bool:
+    def is_cpu_bound(self) -> bool:
         """Learning and trying are."""
         return True
 
-    def __call__(self, batches: Iterator[Events]) -> Iterator[Rows]:
+    def __call__(self, batches: Iterator[Events]) -> Iterator[OutputRows]:
         """Try the techniques on each user."""
         for _, group in groupby(batches, key=attrgetter("user")):
             yield self._tried(list(group))
 
-    def _tried(self, group: list[Events]) -> Rows:
-        learning = replace(self.learning, settings=self.settings)
+    def _tried(self, group: list[Events]) -> OutputRows:
+        learning = replace(self.learning, options=self.options)
         known = list(learning(iter(group)))
         events = pl.concat([batch.frame for batch in known])
         whole = replace(known[0], frame=events)
         if whole.fingerprint is None or whole.user is None or events.is_empty():
-            reason = whole.unscored or "no event to inject among"
+            reason = whole.unscored_reason or "no event to inject among"
             unscored = SCHEMA.to_frame()
-            return whole.become(Rows, frame=unscored, fingerprint=None, unscored=reason)
+            return whole.evolve(OutputRows, frame=unscored, fingerprint=None, unscored_reason=reason)
         past = group[0].history
         seen = events if past is None else pl.concat([past, events], how="diagonal")
-        named = self.settings.userid_column_name
+        named = self.options.userid_column_name
         victim = Victim.of(whole.user, ACTOR if named == ACTOR_OPTION else named, seen)
         own = self._scored(whole).select(_null(TECHNIQUE), _null(GRADE), TIME, POINTS, HELD)
         trials = (
@@ -112,11 +112,11 @@ class Trials(Stage):
             for technique in self.techniques
             for grade in self.grades
         )
-        return whole.become(Rows, frame=pl.concat([own, *trials]), fingerprint=None)
+        return whole.evolve(OutputRows, frame=pl.concat([own, *trials]), fingerprint=None)
 
     def _trial(
         self,
-        whole: Fingerprinted,
+        whole: WithModel,
         seen: pl.DataFrame,
         victim: Victim,
         technique: Technique,
@@ -134,16 +134,16 @@ class Trials(Stage):
         scored = self._scored(replace(whole, frame=window)).filter(INJECTED)
         return scored.select(*named, TIME, POINTS, HELD)
 
-    def _scored(self, batch: Fingerprinted) -> pl.DataFrame:
+    def _scored(self, batch: WithModel) -> pl.DataFrame:
         """Pass a user's events through the rest of the chain, as if there were no others."""
         chain = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
-        settled = [replace(stage, settings=self.settings) for stage in chain]
-        [scored] = folded(settled, iter([batch]))
-        titles = pl.Series(HELD, self.rules.titles(scored.user, scored.frame), pl.String)
+        settled = [replace(stage, options=self.options) for stage in chain]
+        [scored] = chain_stages(settled, iter([batch]))
+        titles = pl.Series(HELD, self.rules.find_labels(scored.user, scored.frame), pl.String)
         return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(POINTS), titles)
 
 
-def run(drill: Drill, suppressions: Suppressions | None = None) -> tuple[list[Batch], Summary]:
+def run(drill: Drill, suppressions: Suppressions | None = None) -> tuple[list[Batch], RunMetrics]:
     """Try what a drill asks for.
 
     Args:
@@ -174,14 +174,14 @@ def run(drill: Drill, suppressions: Suppressions | None = None) -> tuple[list[Ba
         rules=suppressions or Suppressions.read(*drill.suppressions),
     )
     source = FromCloudtrail(input_glob=drill.input_glob, bad_record=drill.bad_record)
-    keep = Keep()
-    stages: Sequence[Stage] = [source, *([HoldOut()] if once else []), trials, keep]
+    keep = CollectSink()
+    stages: Sequence[Transform] = [source, *([HoldOut()] if once else []), trials, keep]
     summary = Pipeline(stages, _settings(drill)).run()
-    return keep.kept, summary
+    return keep.batches, summary
 
 
-def _settings(drill: Drill) -> Settings:
-    settings = Settings(
+def _settings(drill: Drill) -> PipelineOptions:
+    settings = PipelineOptions(
         userid_column_name=drill.userid_column_name,
         userid_filter=drill.userid_filter,
         columns_file=drill.columns_file,

@@ -10,8 +10,8 @@ from typing import Self
 import polars as pl
 
 from morpheus.columns import ACTOR, TIME
-from morpheus.sources.actors import columns_of
-from morpheus.sources.cloudtrail_actors import RULES
+from morpheus.sources.actors import collect_rule_columns
+from morpheus.sources.cloudtrail_actors import ACTOR_RULES
 
 IDENTITY, AGENT, ADDRESS = "userIdentity", "userAgent", "sourceIPAddress"
 INVOKED = "userIdentityinvokedBy"
@@ -71,7 +71,7 @@ class Victim:
         """Those columns that say who calls."""
         own = {"recipientAccountId", self.column}
         if self.column == ACTOR:
-            own |= {*columns_of(RULES)} - {"eventSource"}
+            own |= {*collect_rule_columns(ACTOR_RULES)} - {"eventSource"}
         return [name for name in names if name.startswith(IDENTITY) or name in own]
 
     def persona(self, day: pl.DataFrame) -> dict[str, str | None]:

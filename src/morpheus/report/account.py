@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from morpheus.columns import RHYTHM, RISK
+from morpheus.columns import TS_ANOMALY, RISK
 from morpheus.report.findings import Findings
 
 
@@ -68,7 +68,7 @@ def lacks(findings: Findings, cards: str) -> Iterator[Lack]:
             "Reasons, expected values, the smallest change, the nearest normal events",
             "explain (behind add-scores)",
         )
-    if RHYTHM not in there:
+    if TS_ANOMALY not in there:
         yield Lack("Breaks in the rhythm", "timeseries --resolution=10m")
     if not any(seen.card and seen.card.portrait for seen in findings.users.values()):
         yield Lack("Fingerprints, and levels measured by held-out days", cards)

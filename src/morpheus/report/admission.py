@@ -96,7 +96,7 @@ def _rule(
 
 
 def _days(findings: Findings) -> int:
-    period, step = findings.lanes.period, findings.lanes.step
+    period, step = findings.lanes.bucket_range, findings.lanes.bucket_seconds
     if period is None:
         return 1
     return -(-(period[1] * step) // 86400) - period[0] * step // 86400

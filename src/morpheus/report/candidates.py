@@ -9,7 +9,7 @@ import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
-from morpheus.columns import Explained
+from morpheus.columns import ExplanationColumns
 from morpheus.report.look import Look
 
 USER, SECONDS, LEVEL, FLAGGED, PLACE = "_user_", "_seconds_", "_level_", "_flagged_", "_place_"
@@ -88,7 +88,7 @@ def shortened(frame: pl.DataFrame) -> pl.DataFrame:
     >>> shortened(pl.DataFrame({"agent": ["x" * 5000]}))["agent"][0][-35:]
     'xxxxxxxx… (cut, 5,000 signs in all)'
     """
-    words = Explained.among(frame.columns) or ()
+    words = ExplanationColumns.find_in(frame.columns) or ()
     texts = [name for name in frame.select(cs.string()).columns if name not in words]
     long = [name for name in texts if (frame[name].str.len_chars() > LONGEST).any()]
     return frame.with_columns(

@@ -15,7 +15,7 @@ from morpheus.report.gaps import gaps
 from morpheus.report.incidents import Incident
 from morpheus.report.person import Person
 from morpheus.report.yardstick import Yardstick
-from morpheus.rhythm.cells import Cells
+from morpheus.rhythm.cells import TimeHistogram
 
 COLUMNS = 400
 """Cells of a lane, at most."""
@@ -43,14 +43,14 @@ class Around(msgspec.Struct, frozen=True):
     f: list[int]
 
     @classmethod
-    def of(cls, cells: Cells, step: int, since: float, until: float) -> Self:
+    def of(cls, cells: TimeHistogram, step: int, since: float, until: float) -> Self:
         """Look twelve hours back, and twelve ahead."""
         first, last = int(since - AROUND) // step, int(until + AROUND) // step
         last = min(last, first + MOST_AROUND - 1)
-        near = (cells.at >= first) & (cells.at <= last)
+        near = (cells.buckets >= first) & (cells.buckets <= last)
         counts, flagged = (np.zeros(last - first + 1, dtype=int) for _ in range(2))
-        counts[cells.at[near] - first] = cells.events[near]
-        flagged[cells.at[near] - first] = cells.flagged[near]
+        counts[cells.buckets[near] - first] = cells.events[near]
+        flagged[cells.buckets[near] - first] = cells.flagged[near]
         return cls(first * step, step, counts.tolist(), flagged.tolist())
 
 
@@ -125,13 +125,13 @@ def contents(
         about: Word of the source, and the column of the user.
     """
     lanes = findings.lanes
-    lanes.settle()
+    lanes.compact()
     found = admitted(findings, alerts_per_day)
     measures = {user: found.yardstick(findings.yardstick(user)) for user in findings.users}
     axis, wide = _axis(findings)
     people = _people(findings, measures, wide)
     rhythms = {one.name: one.rhythm.usual for one in people if one.rhythm and one.rhythm.learnt}
-    none = Cells.none()
+    none = TimeHistogram.empty()
     return Contents(
         "morpheus-report",
         1,
@@ -147,7 +147,7 @@ def contents(
         people[:PEOPLE],
         max(len(people) - PEOPLE, 0),
         [
-            Told(one, Around.of(lanes.users.get(one.user, none), lanes.step, one.since, one.until))
+            Told(one, Around.of(lanes.users.get(one.user, none), lanes.bucket_seconds, one.since, one.until))
             for one in found.incidents
         ],
     )
@@ -155,7 +155,7 @@ def contents(
 
 def _axis(findings: Findings) -> tuple[Axis | None, tuple[int, int]]:
     """The lanes' axis, and how cells of the findings become cells of the page."""
-    period, step = findings.lanes.period, findings.lanes.step
+    period, step = findings.lanes.bucket_range, findings.lanes.bucket_seconds
     if period is None:
         return None, (1, 0)
     fits = (each for each in ROUND if (period[1] - period[0]) / each <= COLUMNS)
@@ -168,10 +168,10 @@ def _people(
     findings: Findings, measures: dict[str | None, Yardstick], wide: tuple[int, int]
 ) -> list[Person]:
     """All users, the highest first."""
-    lanes, none = findings.lanes, Cells.none()
+    lanes, none = findings.lanes, TimeHistogram.empty()
     everybody: Sequence[tuple[str | None, Seen]] = list(findings.users.items())
     people = [
-        Person.of(user, seen, lanes.users.get(user, none), measures[user], lanes.step, wide)
+        Person.of(user, seen, lanes.users.get(user, none), measures[user], lanes.bucket_seconds, wide)
         for user, seen in everybody
     ]
     return sorted(people, key=lambda one: (-one.worst, one.name or ""))

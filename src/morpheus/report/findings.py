@@ -10,13 +10,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RISK
-from morpheus.models.fingerprint import Card
-from morpheus.models.portrait import SHARES, tally
+from morpheus.models.fingerprint import ModelCard
+from morpheus.models.portrait import EXCEEDANCE_LEVELS, count_exceedances
 from morpheus.report.candidates import Candidates
 from morpheus.report.look import Look, ranking_of
 from morpheus.report.rehearsed import Rehearsed
 from morpheus.report.yardstick import Yardstick
-from morpheus.rhythm.cells import Cells, Lanes
+from morpheus.rhythm.cells import TimeHistogram, UserHistograms
 
 PLAIN = Yardstick(0.0, 1.0)
 """Leaves scores as they are: what is high is found out at the end."""
@@ -34,10 +34,10 @@ class Seen:
         rehearsed: What came of attacks replayed in their name; None if nobody has told.
     """
 
-    card: Card | None = None
+    card: ModelCard | None = None
     events: int = 0
     unscored: str | None = None
-    tally: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 + len(SHARES), np.int64))
+    tally: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 + len(EXCEEDANCE_LEVELS), np.int64))
     rehearsed: Rehearsed | None = None
 
 
@@ -60,12 +60,12 @@ class Findings:
     filtered: bool = False
     ranking: str | None = None
     columns: dict[str, None] = field(default_factory=dict)
-    lanes: Lanes = field(default_factory=Lanes)
+    lanes: UserHistograms = field(default_factory=UserHistograms)
     candidates: Candidates = field(default_factory=Candidates)
     offbeat: Candidates = field(default_factory=lambda: Candidates(most=1000))
     users: dict[str | None, Seen] = field(default_factory=dict)
 
-    def see(self, user: str | None, card: Card | None, unscored: str | None) -> Seen:
+    def see(self, user: str | None, card: ModelCard | None, unscored: str | None) -> Seen:
         """Take note of a user."""
         seen = self.users.setdefault(user, Seen())
         seen.card = card or seen.card
@@ -82,17 +82,17 @@ class Findings:
         known = np.nan_to_num(levels)  # a break in the rhythm is shown even without a score
         self.offbeat.add(user, frame, look, known, look.flagged)
         portrait = None if seen.card is None else seen.card.portrait
-        self.picture(user, look.cells, tally(portrait, look.risks))
+        self.picture(user, look.cells, count_exceedances(portrait, look.risks))
         seen.events += frame.height
 
-    def picture(self, user: str | None, cells: Cells, counts: NDArray[np.int64]) -> None:
+    def picture(self, user: str | None, cells: TimeHistogram, counts: NDArray[np.int64]) -> None:
         """Add events of a user that was seen and of which no more is known."""
         self.lanes.add(user, cells)
         self.users[user].tally += counts
 
     def events_of(self, user: str | None) -> int:
         """All events of a user, those of which no more is known among them."""
-        self.lanes.settle()
+        self.lanes.compact()
         cells = self.lanes.users.get(user)
         return 0 if cells is None else int(cells.events.sum())
 

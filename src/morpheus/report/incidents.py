@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import INDEX, ROW, TIME, Explained
-from morpheus.models.calibration import PAUSE
+from morpheus.columns import INDEX, ROW, TIME, ExplanationColumns
+from morpheus.models.calibration import SESSION_GAP
 from morpheus.models.explanation import Explanation
 from morpheus.report.candidates import FLAGGED, LEVEL, OWN, SECONDS, USER
 from morpheus.report.yardstick import severity
@@ -99,10 +99,10 @@ class Incident(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, events: pl.DataFrame, ranking: str) -> Self:
-        """Tell of some events of one user, in time order, with the columns of `Candidates`."""
+        """Tell of some events of one user, in time order, with the columns of `CandidateFilter`."""
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
         rows = np.sort(np.argsort(-levels, kind="stable")[:SHOWN])
-        words = Explained.among(events.columns)
+        words = ExplanationColumns.find_in(events.columns)
         shown = [_event(row, ranking, words) for row in events[rows].iter_rows(named=True)]
         worst = int(np.argmax([event.level for event in shown]))
         user, first, last = events[USER][0], float(seconds[0]), float(seconds[-1])
@@ -131,7 +131,7 @@ def grouped(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Cut events, by user and time, where the user changes or pauses for an hour."""
     if events.is_empty():
         return
-    pause = (pl.col(SECONDS).diff() > PAUSE) | pl.col(USER).ne_missing(pl.col(USER).shift())
+    pause = (pl.col(SECONDS).diff() > SESSION_GAP) | pl.col(USER).ne_missing(pl.col(USER).shift())
     number = events.select(pause.fill_null(value=False).cum_sum()).to_series().to_numpy()
     starts = np.flatnonzero(np.diff(number, prepend=-1))
     for start, end in zip(starts, [*starts[1:], events.height], strict=True):
@@ -164,7 +164,7 @@ def brief(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _event(row: dict[str, Any], ranking: str, words: Explained | None) -> Event:
+def _event(row: dict[str, Any], ranking: str, words: ExplanationColumns | None) -> Event:
     unseen = {*OWN, *(words or ()), ROW, INDEX, TIME}
     return Event(
         at=row[SECONDS],
@@ -210,7 +210,7 @@ def _actions(events: pl.DataFrame) -> list[tuple[str, int]]:
     return Counter(done).most_common(NAMED)
 
 
-def _named(row: dict[str, Any], words: Explained | None) -> list[Value]:
+def _named(row: dict[str, Any], words: ExplanationColumns | None) -> list[Value]:
     """The columns that a reason names, with what stood in them; not those that were cut."""
     said = row.get(words.top_columns) if words else None
     names: Sequence[str] = [name for name in (said or "").split(", ") if name]

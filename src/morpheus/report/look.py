@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RHYTHM, RISK, SCORE, TIME
-from morpheus.rhythm.cells import Cells
+from morpheus.columns import TS_ANOMALY, RISK, SCORE, TIME
+from morpheus.rhythm.cells import TimeHistogram
 
 RANKINGS = (RISK, "zscore", SCORE)
 """Scores that a page can go by, the best first."""
@@ -47,9 +47,9 @@ class Look:
         return cls(seconds, scores, _flags(frame), scores if ranking == RISK else nothing)
 
     @property
-    def cells(self) -> Cells:
+    def cells(self) -> TimeHistogram:
         """The events, cell by cell."""
-        return Cells.of(self.seconds, self.scores, self.flagged)
+        return TimeHistogram.from_events(self.seconds, self.scores, self.flagged)
 
 
 def _numbers(column: pl.Series) -> NDArray[np.float64]:
@@ -57,9 +57,9 @@ def _numbers(column: pl.Series) -> NDArray[np.float64]:
 
 
 def _flags(frame: pl.DataFrame) -> NDArray[np.bool_]:
-    if RHYTHM not in frame.columns:
+    if TS_ANOMALY not in frame.columns:
         return np.zeros(frame.height, dtype=np.bool_)
-    column = frame[RHYTHM]
+    column = frame[TS_ANOMALY]
     if column.dtype != pl.Boolean:
         column = column.cast(pl.String).str.to_lowercase() == "true"
     return column.fill_null(value=False).to_numpy()

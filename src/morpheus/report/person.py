@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.models.fingerprint import OWN, Card
-from morpheus.models.portrait import HOURS, SHARES, Portrait, hour_of_week
+from morpheus.models.fingerprint import SCOPE_OWN, ModelCard
+from morpheus.models.portrait import HOURS_PER_WEEK, EXCEEDANCE_LEVELS, ModelSummary, hour_of_week
 from morpheus.report.findings import Seen
 from morpheus.report.incidents import brief
 from morpheus.report.rehearsed import Rehearsed
 from morpheus.report.yardstick import Yardstick
-from morpheus.rhythm.cells import HOUR, Cells
+from morpheus.rhythm.cells import SECONDS_PER_HOUR, TimeHistogram
 
 UNSCORED = -1
 """Level, in hundredths, of a cell whose events have no score."""
@@ -43,13 +43,13 @@ class Lane(msgspec.Struct, frozen=True):
     f: list[int]
 
     @classmethod
-    def of(cls, cells: Cells, first: int, yardstick: Yardstick) -> Self:
+    def of(cls, cells: TimeHistogram, first: int, yardstick: Yardstick) -> Self:
         """Draw a lane."""
-        known = np.isfinite(cells.worst)
-        levels = yardstick.levels(np.where(known, cells.worst, yardstick.usual))
+        known = np.isfinite(cells.max_scores)
+        levels = yardstick.levels(np.where(known, cells.max_scores, yardstick.usual))
         hundredths = np.minimum(np.rint(levels * 100), TOP).astype(int)
         return cls(
-            (cells.at - first).tolist(),
+            (cells.buckets - first).tolist(),
             cells.events.tolist(),
             np.where(known, hundredths, UNSCORED).tolist(),
             np.flatnonzero(cells.flagged).tolist(),
@@ -70,15 +70,15 @@ class Rhythm(msgspec.Struct, frozen=True):
     learnt: bool
 
     @classmethod
-    def of(cls, portrait: Portrait | None, cells: Cells, step: int) -> Self | None:
+    def of(cls, portrait: ModelSummary | None, cells: TimeHistogram, step: int) -> Self | None:
         """A user's usual week: that of their history, or else of this run."""
         if portrait is not None and any(portrait.hours):
             return cls(list(portrait.hours), portrait.weeks, learnt=True)
-        if step != HOUR or not len(cells.at):
+        if step != SECONDS_PER_HOUR or not len(cells.buckets):
             return None
-        hours = hour_of_week(cells.at.astype(np.float64) * HOUR)
-        counts = np.bincount(hours, weights=cells.events, minlength=HOURS).astype(int)
-        weeks = max((int(cells.at[-1]) - int(cells.at[0])) * HOUR / WEEK, 1 / 7)
+        hours = hour_of_week(cells.buckets.astype(np.float64) * SECONDS_PER_HOUR)
+        counts = np.bincount(hours, weights=cells.events, minlength=HOURS_PER_WEEK).astype(int)
+        weeks = max((int(cells.buckets[-1]) - int(cells.buckets[0])) * SECONDS_PER_HOUR / WEEK, 1 / 7)
         return cls(counts.tolist(), brief(weeks), learnt=False)
 
     @property
@@ -135,7 +135,7 @@ class Profile(msgspec.Struct, frozen=True):
     weak: list[str]
 
     @classmethod
-    def of(cls, card: Card, seen: Seen) -> Self:
+    def of(cls, card: ModelCard, seen: Seen) -> Self:
         """Tell of a card, and of what was seen of its user."""
         portrait = card.portrait
         return cls(
@@ -178,7 +178,7 @@ class Person(msgspec.Struct, frozen=True):
         cls,
         name: str | None,
         seen: Seen,
-        cells: Cells,
+        cells: TimeHistogram,
         yardstick: Yardstick,
         step: int,
         wide: tuple[int, int],
@@ -195,7 +195,7 @@ class Person(msgspec.Struct, frozen=True):
         """
         factor, first = wide
         portrait = None if seen.card is None else seen.card.portrait
-        lane = Lane.of(cells.coarser(factor), first, yardstick)
+        lane = Lane.of(cells.downsample(factor), first, yardstick)
         return cls(
             name,
             int(cells.events.sum()),
@@ -207,12 +207,12 @@ class Person(msgspec.Struct, frozen=True):
         )
 
 
-def _calibration(portrait: Portrait, tally: NDArray[np.int64]) -> Calibration:
+def _calibration(portrait: ModelSummary, tally: NDArray[np.int64]) -> Calibration:
     known = int(tally[0])
     realised = (tally[1:] / max(known, 1)).tolist()
     return Calibration(
         list(portrait.risks),
-        list(SHARES),
+        list(EXCEEDANCE_LEVELS),
         [brief(share) for share in realised] if known else [],
         known,
         portrait.held_out,
@@ -220,12 +220,12 @@ def _calibration(portrait: Portrait, tally: NDArray[np.int64]) -> Calibration:
     )
 
 
-def weak_spots(card: Card, rehearsed: Rehearsed | None = None) -> Iterator[str]:
+def weak_spots(card: ModelCard, rehearsed: Rehearsed | None = None) -> Iterator[str]:
     """Say what a fingerprint cannot be good at, and what it was not good at."""
     if rehearsed is not None and rehearsed.missed:
         yield rehearsed.told()
     portrait = card.portrait
-    if card.rung != OWN:
+    if card.rung != SCOPE_OWN:
         share = f"{card.own_share:.0%}"
         yield f"{share} of what it was learnt from is the user's own; the rest is of {card.rung}."
     if portrait is None:

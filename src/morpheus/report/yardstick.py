@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.columns import RISK
-from morpheus.models.portrait import Portrait
+from morpheus.models.portrait import ModelSummary
 
 FAR = 4.0
 """Standard deviations above a user's mean from which a score is worth a look."""
@@ -40,7 +40,7 @@ class Yardstick:
     reach: float
 
     @classmethod
-    def of(cls, portrait: Portrait | None, ranking: str) -> Self | None:
+    def of(cls, portrait: ModelSummary | None, ranking: str) -> Self | None:
         """Measure by a user's held-out events: level 1 is `FAR` deviations above their mean.
 
         None where scores need no measure of each user, or nothing is known of them.
@@ -52,7 +52,7 @@ class Yardstick:
         return cls(portrait.usual, portrait.usual + FAR * max(portrait.spread, 1e-6))
 
     @classmethod
-    def common(cls, portraits: Sequence[Portrait]) -> Self | None:
+    def common(cls, portraits: Sequence[ModelSummary]) -> Self | None:
         """Measure `risk`, which ranks the events of all users in one list.
 
         Level 1 is the highest risk that the median user came to on held-out days; None without any.

@@ -45,7 +45,7 @@ class Outputs:
     @classmethod
     def of(cls, files: Sequence[Path], user: str) -> Self:
         """Look into the first of them; `user` may be empty, if the column is a usual one."""
-        rows = next(finished.read(files[0]), None)
+        rows = next(finished.read_results(files[0]), None)
         if rows is None:
             raise UsageError(f"`{files[0]}` holds no rows. Give the output of an earlier run.")
         found = user or next((one for one in USERS if one in rows.columns), "")
@@ -60,7 +60,7 @@ class Outputs:
 
     def by_user(self) -> Iterator[tuple[str | None, pl.DataFrame]]:
         """Rows of one user at a time, in the files' order."""
-        for rows in chain.from_iterable(map(finished.read, self.files)):
+        for rows in chain.from_iterable(map(finished.read_results, self.files)):
             column = pl.col(self.user) if self.user in rows.columns else pl.lit(None)
             owned = rows.with_columns(column.cast(pl.String).alias(_OWNER))
             for some in owned.partition_by(_OWNER, maintain_order=True):

@@ -22,7 +22,7 @@ class Request:
         False, "Replace a file of that name, which stays until the new one is whole.", flag=True
     )
     userid_column_name: str = option(
-        "", "Column that says whose event it is.", shown="the first that is known to"
+        "", "Column that says whose event it is.", default_display="the first that is known to"
     )
     models: str | None = option(
         None,
@@ -34,7 +34,7 @@ class Request:
         "alert stands among each user's weak spots. With --models.",
     )
     alerts_per_day: float = option(
-        5.0, "Where nothing was left out: incidents a day that are shown, at most.", low=0
+        5.0, "Where nothing was left out: incidents a day that are shown, at most.", min=0
     )
     all_alerts: bool = option(
         False, "Every event of the files is an alert. Found out by itself, but in JSON.", flag=True

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from morpheus.atomic import whole_file
+from morpheus.atomic import atomic_write
 from morpheus.columns import ROW, SCORE
 from morpheus.errors import UsageError
-from morpheus.models.fingerprint import Card
-from morpheus.models.store import Store
+from morpheus.models.fingerprint import ModelCard
+from morpheus.models.store import ModelStore
 from morpheus.report.account import Account
 from morpheus.report.contents import Contents, contents
 from morpheus.report.findings import Findings
@@ -21,7 +21,7 @@ from morpheus.report.page import page
 from morpheus.review.outputs import Outputs
 from morpheus.review.request import Request
 from morpheus.review.trials import rehearsed
-from morpheus.sinks.place import check_place
+from morpheus.sinks.place import validate_output_path
 
 
 def write(request: Request, files: Sequence[Path]) -> Contents:
@@ -31,10 +31,10 @@ def write(request: Request, files: Sequence[Path]) -> Contents:
         UsageError: There is nothing to read, or the page cannot be written there.
         BadRecord: A row has no time.
     """
-    check_place(Path(request.filename), overwrite=request.overwrite, stage="morpheus report")
+    validate_output_path(Path(request.filename), overwrite=request.overwrite, stage_name="morpheus report")
     found = reviewed(request, files)
     text = page(msgspec.json.encode(found))
-    with whole_file(Path(request.filename)) as file:
+    with atomic_write(Path(request.filename)) as file:
         file.write(text)
     return found
 
@@ -56,7 +56,7 @@ def reviewed(request: Request, files: Sequence[Path]) -> Contents:
 
 def _findings(request: Request, outputs: Outputs) -> Findings:
     """Look at all rows; twice where users have to be measured first."""
-    store = None if request.models is None else Store.open(request.models)
+    store = None if request.models is None else ModelStore.open(request.models)
     if request.replay is not None and store is None:
         raise UsageError("--replay: weak spots are those of fingerprints. Give --models, too.")
     trials = {} if request.replay is None else rehearsed(Path(request.replay))
@@ -77,7 +77,7 @@ def _findings(request: Request, outputs: Outputs) -> Findings:
     return findings
 
 
-def _card(store: Store | None, owner: str | None) -> Card | None:
+def _card(store: ModelStore | None, owner: str | None) -> ModelCard | None:
     if store is None or owner is None:
         return None
-    return store.cards.get(owner, store.everyone)
+    return store.cards.get(owner, store.global_card)

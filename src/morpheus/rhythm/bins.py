@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from morpheus.errors import UsageError
 
-Integers = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
-DAY = 86_400_000_000
+MICROSECONDS_PER_DAY = 86_400_000_000
 """Microseconds in a day."""
 
-_SECOND = 1_000_000
-_UNITS = {
+_MICROSECONDS_PER_SECOND = 1_000_000
+_SECONDS_PER_UNIT = {
     "w": 604_800.0,
     "week": 604_800.0,
     "d": 86_400.0,
@@ -39,11 +39,11 @@ _UNITS = {
     "micro": 1e-6,
     "microsecond": 1e-6,
 }
-_PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)\s*,?\s*", re.ASCII)
-_CLOCK = re.compile(r"\s*(\d{1,4}):([0-5]\d)(?::([0-5]\d))?\s*", re.ASCII)
+_PART_PATTERN = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)\s*,?\s*", re.ASCII)
+_CLOCK_PATTERN = re.compile(r"\s*(\d{1,4}):([0-5]\d)(?::([0-5]\d))?\s*", re.ASCII)
 
 
-def seconds(text: str, *, option: str) -> int:
+def parse_duration(text: str, *, option: str) -> int:
     """Read a duration, in pandas' spelling, as whole seconds.
 
     Parts of a second are rounded; there is no bin shorter than a second.
@@ -55,16 +55,16 @@ def seconds(text: str, *, option: str) -> int:
     Raises:
         UsageError: `text` is not a duration, or it is shorter than a second.
 
-    >>> [seconds(text, option="--resolution") for text in ("10m", "1 h", "1h30m", "2 days")]
+    >>> [parse_duration(text, option="--resolution") for text in ("10m", "1 h", "1h30m", "2 days")]
     [600, 3600, 5400, 172800]
     """
-    total = _total(text)
+    total = _parse_seconds(text)
     if total is None:
         raise UsageError(
             f"{option}: {text!r} is not a duration. "
             f"Give a number with a unit, such as `{option} 10m`, `1h30m` or `12 h`."
         )
-    if not 1 <= total <= DAY:  # as many seconds as a day has microseconds: 2,700 years
+    if not 1 <= total <= MICROSECONDS_PER_DAY:  # as many seconds as a day has microseconds: 2,700 years
         raise UsageError(
             f"{option}: {text!r} is {'shorter' if total < 1 else 'longer'} than can be counted. "
             f"Give a second or more, such as `{option} 10m`."
@@ -72,32 +72,32 @@ def seconds(text: str, *, option: str) -> int:
     return round(total)
 
 
-def _total(text: str) -> float | None:
+def _parse_seconds(text: str) -> float | None:
     """Seconds, None for what is not a duration."""
-    if clock := _CLOCK.fullmatch(text):
+    if clock := _CLOCK_PATTERN.fullmatch(text):
         hours, minutes, rest = (int(part or 0) for part in clock.groups())
         return float(hours * 3600 + minutes * 60 + rest)
-    parts = _PART.findall(text)
-    if not parts or "".join(match[0] for match in _PART.finditer(text)) != text:
+    parts = _PART_PATTERN.findall(text)
+    if not parts or "".join(match[0] for match in _PART_PATTERN.finditer(text)) != text:
         return None
-    sizes = [_unit(unit) for _, unit in parts]
+    sizes = [_unit_seconds(unit) for _, unit in parts]
     if None in sizes:
         return None
     return sum(float(number) * (size or 0) for (number, _), size in zip(parts, sizes, strict=True))
 
 
-def _unit(word: str) -> float | None:
+def _unit_seconds(word: str) -> float | None:
     """Seconds in a unit; `M` is a month to pandas, which has no fixed length."""
     word = "" if word == "M" else word.lower()
-    return _UNITS.get(word, _UNITS.get(word.removesuffix("s")) if len(word) > 2 else None)  # noqa: PLR2004 - `ds` is no plural
+    return _SECONDS_PER_UNIT.get(word, _SECONDS_PER_UNIT.get(word.removesuffix("s")) if len(word) > 2 else None)  # noqa: PLR2004 - `ds` is no plural
 
 
-def day_of(microseconds: int) -> int:
+def start_of_day(microseconds: int) -> int:
     """Start of the day, in UTC, both in microseconds since 1970."""
-    return microseconds // DAY * DAY
+    return microseconds // MICROSECONDS_PER_DAY * MICROSECONDS_PER_DAY
 
 
-def bin_of(microseconds: Integers, *, start: int, resolution: int) -> Integers:
+def assign_bins(microseconds: IntArray, *, start: int, resolution: int) -> IntArray:
     """Bin of each event. Bins are half-open: an event at 10:00:00 opens the 10 o'clock bin.
 
     Args:
@@ -108,7 +108,7 @@ def bin_of(microseconds: Integers, *, start: int, resolution: int) -> Integers:
     Returns:
         Bin numbers, shape (N,); negative before `start`.
 
-    >>> bin_of(np.array([0, 599_499_999, 599_500_000]), start=0, resolution=600).tolist()
+    >>> assign_bins(np.array([0, 599_499_999, 599_500_000]), start=0, resolution=600).tolist()
     [0, 0, 1]
     """
-    return (microseconds - start + _SECOND // 2) // _SECOND // resolution
+    return (microseconds - start + _MICROSECONDS_PER_SECOND // 2) // _MICROSECONDS_PER_SECOND // resolution

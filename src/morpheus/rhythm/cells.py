@@ -8,135 +8,135 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-HOUR = 3600
+SECONDS_PER_HOUR = 3600
 """Seconds of a cell, to begin with."""
 
 
 @dataclass(frozen=True)
-class Cells:
+class TimeHistogram:
     """One user's events, cell by cell; cells without events are left out.
 
     Attributes:
-        at: Which cells, counted from 1970, ascending, (cells,).
+        buckets: Which cells, counted from 1970, ascending, (cells,).
         events: Events in each, (cells,).
-        worst: The highest score in each, -inf where none has a score, (cells,).
+        max_scores: The highest score in each, -inf where none has a score, (cells,).
         flagged: Events in each that break the user's rhythm, (cells,).
     """
 
-    at: NDArray[np.int64]
+    buckets: NDArray[np.int64]
     events: NDArray[np.int64]
-    worst: NDArray[np.float64]
+    max_scores: NDArray[np.float64]
     flagged: NDArray[np.int64]
 
     @classmethod
-    def of(
+    def from_events(
         cls,
         seconds: NDArray[np.float64],
         scores: NDArray[np.float64],
         flagged: NDArray[np.bool_],
-        step: int = HOUR,
-    ) -> Cells:
+        bucket_seconds: int = SECONDS_PER_HOUR,
+    ) -> TimeHistogram:
         """Count events, (rows,) each.
 
         Args:
             seconds: When they happened, since 1970.
             scores: How unusual they are; NaN without a score.
             flagged: Whether they break the rhythm.
-            step: Seconds of a cell.
+            bucket_seconds: Seconds of a cell.
 
-        >>> cells = Cells.of(np.array([0.0, 10, 7300]), np.array([1, 5, np.nan]), np.zeros(3, bool))
+        >>> cells = TimeHistogram.of(np.array([0.0, 10, 7300]), np.array([1, 5, np.nan]), np.zeros(3, bool))
         >>> cells.at.tolist(), cells.events.tolist(), cells.worst.tolist()
         ([0, 2], [2, 1], [5.0, -inf])
         """
-        at = np.floor_divide(seconds, step).astype(np.int64)
+        at = np.floor_divide(seconds, bucket_seconds).astype(np.int64)
         worst = np.where(np.isnan(scores), -np.inf, scores)
-        return _merged(at, np.ones(len(at), np.int64), worst, flagged.astype(np.int64))
+        return _merge_buckets(at, np.ones(len(at), np.int64), worst, flagged.astype(np.int64))
 
     @classmethod
-    def none(cls) -> Cells:
+    def empty(cls) -> TimeHistogram:
         """No events."""
-        return cls.of(np.empty(0), np.empty(0), np.empty(0, np.bool_))
+        return cls.from_events(np.empty(0), np.empty(0), np.empty(0, np.bool_))
 
-    def joined(self, other: Cells) -> Cells:
+    def merge(self, other: TimeHistogram) -> TimeHistogram:
         """These events and others of the same user, in cells as wide."""
-        return _merged(
-            np.concatenate([self.at, other.at]),
+        return _merge_buckets(
+            np.concatenate([self.buckets, other.buckets]),
             np.concatenate([self.events, other.events]),
-            np.concatenate([self.worst, other.worst]),
+            np.concatenate([self.max_scores, other.max_scores]),
             np.concatenate([self.flagged, other.flagged]),
         )
 
-    def coarser(self, factor: int) -> Cells:
+    def downsample(self, factor: int) -> TimeHistogram:
         """The same events in cells so many times as wide."""
-        return _merged(self.at // factor, self.events, self.worst, self.flagged)
+        return _merge_buckets(self.buckets // factor, self.events, self.max_scores, self.flagged)
 
 
-def _merged(
-    at: NDArray[np.int64],
+def _merge_buckets(
+    buckets: NDArray[np.int64],
     events: NDArray[np.int64],
-    worst: NDArray[np.float64],
+    max_scores: NDArray[np.float64],
     flagged: NDArray[np.int64],
-) -> Cells:
+) -> TimeHistogram:
     """Put together what lies in the same cell."""
-    if not len(at):
-        return Cells(at, events, worst, flagged)
-    order = np.argsort(at, kind="stable")
-    cells, starts = np.unique(at[order], return_index=True)
-    return Cells(
+    if not len(buckets):
+        return TimeHistogram(buckets, events, max_scores, flagged)
+    order = np.argsort(buckets, kind="stable")
+    cells, starts = np.unique(buckets[order], return_index=True)
+    return TimeHistogram(
         cells,
         np.add.reduceat(events[order], starts),
-        np.maximum.reduceat(worst[order], starts),
+        np.maximum.reduceat(max_scores[order], starts),
         np.add.reduceat(flagged[order], starts),
     )
 
 
 @dataclass
-class Lanes:
+class UserHistograms:
     """The cells of many users, in bounded memory: where there are too many, all become wider.
 
     Attributes:
-        most: Cells kept, about, of all users together.
-        step: Seconds of a cell.
+        max_buckets: Cells kept, about, of all users together.
+        bucket_seconds: Seconds of a cell.
         users: The cells of each user.
     """
 
-    most: int = 2_000_000
-    step: int = HOUR
+    max_buckets: int = 2_000_000
+    bucket_seconds: int = SECONDS_PER_HOUR
 
     def __post_init__(self) -> None:
-        self.users: dict[str | None, Cells] = {}
-        self._pending: dict[str | None, list[Cells]] = {}
-        self._held = 0
+        self.users: dict[str | None, TimeHistogram] = {}
+        self._pending: dict[str | None, list[TimeHistogram]] = {}
+        self._n_buckets = 0
 
-    def add(self, user: str | None, cells: Cells) -> None:
+    def add(self, user: str | None, histogram: TimeHistogram) -> None:
         """Add events of a user, counted in cells of an hour."""
-        if not len(cells.at):
+        if not len(histogram.buckets):
             return
-        wide = cells if self.step == HOUR else cells.coarser(self.step // HOUR)
+        wide = histogram if self.bucket_seconds == SECONDS_PER_HOUR else histogram.downsample(self.bucket_seconds // SECONDS_PER_HOUR)
         self._pending.setdefault(user, []).append(wide)
-        self._held += len(wide.at)
-        if self._held > self.most:
-            self.settle()
+        self._n_buckets += len(wide.buckets)
+        if self._n_buckets > self.max_buckets:
+            self.compact()
 
-    def settle(self) -> None:
+    def compact(self) -> None:
         """Join what was added; widen all cells until they are few enough."""
         if not self._pending:
             return
         for user, some in self._pending.items():
             known = [self.users[user]] if user in self.users else []
-            self.users[user] = reduce(Cells.joined, [*known, *some])
+            self.users[user] = reduce(TimeHistogram.merge, [*known, *some])
         self._pending.clear()
-        while (held := sum(len(cells.at) for cells in self.users.values())) > self.most // 2:
-            self.step *= 2
-            self.users = {user: cells.coarser(2) for user, cells in self.users.items()}
-        self._held = held
+        while (held := sum(len(cells.buckets) for cells in self.users.values())) > self.max_buckets // 2:
+            self.bucket_seconds *= 2
+            self.users = {user: cells.downsample(2) for user, cells in self.users.items()}
+        self._n_buckets = held
 
     @property
-    def period(self) -> tuple[int, int] | None:
+    def bucket_range(self) -> tuple[int, int] | None:
         """The first cell of anybody, and the one behind the last; call `settle` before."""
         if not self.users:
             return None
         return (
-            min(int(cells.at[0]) for cells in self.users.values()),
-            max(int(cells.at[-1]) for cells in self.users.values()) + 1,
+            min(int(cells.buckets[0]) for cells in self.users.values()),
+            max(int(cells.buckets[-1]) for cells in self.users.values()) + 1,
         )

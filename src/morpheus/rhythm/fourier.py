@@ -2,7 +2,7 @@
 
 Keep a window's strongest frequencies, rebuild the window from them, and look for cells that are
 further from the rebuilt window than the others are. A z-score over n cells cannot exceed
-sqrt(n - 1): see `ceiling`.
+sqrt(n - 1): see `max_zscore`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 # Cells in one pass over many windows: their arrays stay within a processor's cache.
-_CELLS = 1 << 15
+_CELLS_PER_PASS = 1 << 15
 # Share of the highest count that rounding leaves where all cells are equally far.
-_ROUNDING = 1e-12
+_ROUNDING_TOLERANCE = 1e-12
 
 
-def unusual_bins(
+def detect_anomalous_bins(
     counts: NDArray[np.number], *, filter_percent: float = 90.0, zscore: float = 8.0
-) -> Integers:
+) -> IntArray:
     """Find the cells of one window that its own rhythm does not explain.
 
     Args:
@@ -37,87 +37,87 @@ def unusual_bins(
 
     >>> weeks = np.tile([0, 5, 9, 5], 42)
     >>> weeks[50] = 90
-    >>> unusual_bins(weeks).tolist()
+    >>> detect_anomalous_bins(weeks).tolist()
     [50]
     """
     if not len(counts):
         return np.empty(0, np.int64)
     window = np.asarray(counts, dtype=np.float64)[None, :]
-    distance = distances(window, filter_percent=filter_percent)
+    distance = compute_distances(window, filter_percent=filter_percent)
     return np.flatnonzero(zscores(distance, window)[0] >= zscore)
 
 
-def unusual_centres(  # noqa: PLR0913 - the window's cells, and the rule's settings
-    bins: Integers,
-    counts: Integers,
-    centres: Integers,
+def detect_anomalous_centres(  # noqa: PLR0913 - the window's cells, and the rule's settings
+    bins: IntArray,
+    counts: IntArray,
+    centres: IntArray,
     *,
-    half: int,
+    half_width: int,
     filter_percent: float = 90.0,
     zscore: float = 8.0,
-) -> Integers:
+) -> IntArray:
     """Find the bins that break the rhythm of the window around them.
 
-    Each bin is judged as the centre of 2 * half + 1 cells, by the rule of `unusual_bins`. The cost
+    Each bin is judged as the centre of 2 * half + 1 cells, by the rule of `detect_anomalous_bins`. The cost
     grows with the number of centres, not with the time they span.
 
     Args:
         bins: Numbers of the bins that hold events, shape (B,), ascending.
         counts: Events in each, shape (B,).
         centres: Bins to judge, shape (C,), ascending, each one of `bins`.
-        half: Cells on either side.
-        filter_percent: As for `unusual_bins`.
-        zscore: As for `unusual_bins`.
+        half_width: Cells on either side.
+        filter_percent: As for `detect_anomalous_bins`.
+        zscore: As for `detect_anomalous_bins`.
 
     Returns:
         Those of `centres` that stand out, ascending.
 
     >>> bins, counts = np.arange(200), np.tile([3, 7], 100)
     >>> counts[120] = 60
-    >>> unusual_centres(bins, counts, bins[50:150], half=50).tolist()
+    >>> detect_anomalous_centres(bins, counts, bins[50:150], half=50).tolist()
     [120]
     """
-    step = max(1, _CELLS // (2 * half + 1))
+    step = max(1, _CELLS_PER_PASS // (2 * half_width + 1))
     hits = [centres[:0]]
     for at in range(0, len(centres), step):
         some = centres[at : at + step]
-        windows = windows_around(bins, counts, some, half=half)
+        windows = extract_windows(bins, counts, some, half_width=half_width)
         hits.append(some[_centre_zscores(windows, filter_percent) >= zscore])
     return np.concatenate(hits)
 
 
-def _centre_zscores(windows: Floats, filter_percent: float) -> Floats:
+def _centre_zscores(windows: FloatArray, filter_percent: float) -> FloatArray:
     """Z-score of the middle cell of each window, shape (W,)."""
     half = windows.shape[1] // 2
-    z = zscores(distances(windows, filter_percent=filter_percent), windows)[:, half]
+    z = zscores(compute_distances(windows, filter_percent=filter_percent), windows)[:, half]
     # In a window with one filled cell all frequencies are equally strong, and rounding would choose
     # among them. Nothing recurs there, so nothing explains the cell.
-    z[np.count_nonzero(windows, axis=1) == 1] = ceiling(half)
+    z[np.count_nonzero(windows, axis=1) == 1] = max_zscore(half)
     return z
 
 
-def windows_around(bins: Integers, counts: Integers, centres: Integers, *, half: int) -> Floats:
+def extract_windows(bins: IntArray, counts: IntArray, centres: IntArray, *, half_width: int) -> FloatArray:
     """Lay out the window around each centre.
 
     Returns:
         Events per cell, shape (C, 2 * half + 1); 0 where a bin holds none.
 
-    >>> windows_around(np.array([3, 4, 9]), np.array([2, 5, 1]), np.array([4]), half=1).tolist()
+    >>> extract_windows(np.array([3, 4, 9]), np.array([2, 5, 1]), np.array([4]), half=1).tolist()
     [[2.0, 5.0, 0.0]]
     """
-    first, last = np.searchsorted(bins, (centres[0] - half, centres[-1] + half + 1))
+    first, last = np.searchsorted(bins, (centres[0] - half_width, centres[-1] + half_width + 1))
     bins, counts = bins[first:last], counts[first:last]
     # Gaps wider than a window are shrunk to one: no window sees across them.
-    gaps = np.minimum(np.diff(bins, prepend=bins[0]), 2 * half + 1)
-    place = np.cumsum(gaps) + half
-    cells = np.zeros(place[-1] + half + 1)
+    gaps = np.minimum(np.diff(bins, prepend=bins[0]), 2 * half_width + 1)
+    place = np.cumsum(gaps) + half_width
+    cells = np.zeros(place[-1] + half_width + 1)
     cells[place] = counts
-    starts = place[np.searchsorted(bins, centres)] - half
-    windows: Floats = np.lib.stride_tricks.sliding_window_view(cells, 2 * half + 1)[starts]
+    starts = place[np.searchsorted(bins, centres)] - half_width
+    windows: FloatArray = np.lib.stride_tricks.sliding_window_view(cells, 2 * half_width + 1)[starts]
     return windows
 
 
-def distances(windows: Floats, *, filter_percent: float) -> Floats:
+def compute_distances(windows: FloatArray, *, filter_percent: float) -> FloatArray:
     """How far each cell is from its window, rebuilt from the strongest frequencies.
 
     Args:
@@ -128,13 +128,13 @@ def distances(windows: Floats, *, filter_percent: float) -> Floats:
         Absolute distances in events, shape (W, n).
     """
     spectrum = np.fft.rfft(windows, axis=1)  # (W, n // 2 + 1)
-    power = _power(windows)
+    power = _power_spectrum(windows)
     spectrum[power < _percentile(power, filter_percent)] = 0.0
-    rebuilt: Floats = np.fft.irfft(spectrum, windows.shape[1], axis=1)
+    rebuilt: FloatArray = np.fft.irfft(spectrum, windows.shape[1], axis=1)
     return np.abs(rebuilt - windows)
 
 
-def _power(windows: Floats) -> Floats:
+def _power_spectrum(windows: FloatArray) -> FloatArray:
     """Power of each frequency, the mean taken away, shape (W, n // 2 + 1)."""
     width = windows.shape[1]
     spread = windows.std(axis=1, keepdims=True)
@@ -143,32 +143,32 @@ def _power(windows: Floats) -> Floats:
     # A full transform where half would do: the two round differently, and where frequencies tie
     # upstream's result hangs on the rounding.
     spectrum = np.fft.fft(flat, axis=1)[:, : width // 2 + 1]
-    power: Floats = np.abs(spectrum) ** 2 / width
+    power: FloatArray = np.abs(spectrum) ** 2 / width
     return power
 
 
-def _percentile(power: Floats, percent: float) -> Floats:
+def _percentile(power: FloatArray, percent: float) -> FloatArray:
     """Percentile of each row, linear between neighbours, shape (W, 1): two places, not a sort."""
     place = percent / 100 * (power.shape[1] - 1)
     low, high = math.floor(place), math.ceil(place)
     near = np.partition(power, (low, high), axis=1)
     below, above = near[:, low, None], near[:, high, None]
-    between: Floats = below + (place - low) * (above - below)
+    between: FloatArray = below + (place - low) * (above - below)
     return between
 
 
-def zscores(distance: Floats, windows: Floats) -> Floats:
+def zscores(distance: FloatArray, windows: FloatArray) -> FloatArray:
     """Z-score of each cell's distance within its window, shape (W, n); NaN where all are alike."""
     spread = distance.std(axis=1, keepdims=True)
-    spread[spread <= _ROUNDING * windows.max(axis=1, keepdims=True)] = np.nan
-    z: Floats = (distance - distance.mean(axis=1, keepdims=True)) / spread
+    spread[spread <= _ROUNDING_TOLERANCE * windows.max(axis=1, keepdims=True)] = np.nan
+    z: FloatArray = (distance - distance.mean(axis=1, keepdims=True)) / spread
     return z
 
 
-def ceiling(half: int) -> float:
+def max_zscore(half_width: int) -> float:
     """Highest z that one of 2 * half + 1 cells can have, all the others being alike.
 
-    >>> round(ceiling(12), 2)
+    >>> round(max_zscore(12), 2)
     4.9
     """
-    return math.sqrt(2 * half)
+    return math.sqrt(2 * half_width)

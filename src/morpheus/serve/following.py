@@ -12,8 +12,8 @@ import msgspec
 import polars as pl
 from polars.exceptions import PolarsError
 
-from morpheus.errors import BadRecord, UsageError
-from morpheus.sinks.formats import EXTENSIONS, PACKED
+from morpheus.errors import RecordError, UsageError
+from morpheus.sinks.formats import FORMAT_BY_EXTENSION, COMPRESSED_SUFFIXES
 from morpheus.sources import finished
 
 AT_ONCE = 1 << 25
@@ -113,8 +113,8 @@ class Whole:
         if self.mark is None:
             self.mark = mark
             try:
-                yield from finished.read(self.path)
-            except (BadRecord, UsageError):
+                yield from finished.read_results(self.path)
+            except (RecordError, UsageError):
                 self.unread = 1
 
 
@@ -155,7 +155,7 @@ class Following:
 
 def _followed(path: Path) -> Growing | Whole:
     kind = _kind(path)
-    if kind == "parquet" or path.suffix in PACKED:
+    if kind == "parquet" or path.suffix in COMPRESSED_SUFFIXES:
         return Whole(path)
     return Growing(path, kind, path.stat().st_ino)
 
@@ -164,8 +164,8 @@ def _kind(path: Path) -> str:
     """Format of a file of rows; nothing for any other, hidden ones among them."""
     if path.name.startswith(".") or path.name == "status.json":
         return ""
-    suffixes = [one for one in path.suffixes[-2:] if one not in PACKED]
-    return EXTENSIONS.get(suffixes[-1].lower(), "") if suffixes else ""
+    suffixes = [one for one in path.suffixes[-2:] if one not in COMPRESSED_SUFFIXES]
+    return FORMAT_BY_EXTENSION.get(suffixes[-1].lower(), "") if suffixes else ""
 
 
 def _text(raw: msgspec.Raw | None) -> str | None:

@@ -11,15 +11,15 @@ from threading import Lock
 import msgspec
 import polars as pl
 
-from morpheus.columns import OWNER, TIME
-from morpheus.models.fingerprint import Card
-from morpheus.models.store import Store
+from morpheus.columns import POPULATION_USER, TIME
+from morpheus.models.fingerprint import ModelCard
+from morpheus.models.store import ModelStore
 from morpheus.report.account import Account
 from morpheus.report.contents import Contents, contents
 from morpheus.report.findings import Findings
 from morpheus.review.outputs import USERS
 from morpheus.serve.following import Following, Replaced
-from morpheus.sources.times import parse
+from morpheus.sources.times import parse_times
 from morpheus.status import Status
 
 PLAIN = Status("morpheus-status", 1, True, "", "", False, None, Account())  # noqa: FBT003 - fields in order
@@ -88,7 +88,7 @@ class Live:
     folder: Path
     user_column: str = ""
     alerts_per_day: float | None = None
-    store: Store | None = None
+    store: ModelStore | None = None
     clock: Callable[[], float] = time.time
 
     _lock: Lock = field(default_factory=Lock, repr=False)
@@ -197,13 +197,13 @@ class Live:
         """Add rows to what was found."""
         times = frame.get_column(TIME, default=pl.Series(TIME, [None] * frame.height))
         rows = frame.with_columns(
-            parse(times.cast(pl.String)).alias(TIME), self._owners(frame).alias(OWNER)
+            parse_times(times.cast(pl.String)).alias(TIME), self._owners(frame).alias(POPULATION_USER)
         )
         dated = rows.filter(pl.col(TIME).is_not_null())
         self._timeless += rows.height - dated.height
         self._rows += dated.height
         for (user,), theirs in dated.partition_by(
-            OWNER, as_dict=True, maintain_order=True, include_key=False
+            POPULATION_USER, as_dict=True, maintain_order=True, include_key=False
         ).items():
             self._findings.see(user, self._card(user), None)
             self._findings.add(user, theirs)
@@ -211,10 +211,10 @@ class Live:
             latest = int(dated[TIME].dt.epoch("ms").to_numpy().max()) / 1000
             self._latest = max(latest, self._latest or latest)
 
-    def _card(self, user: str | None) -> Card | None:
+    def _card(self, user: str | None) -> ModelCard | None:
         if self.store is None or user is None:
             return None
-        return self.store.cards.get(user, self.store.everyone)
+        return self.store.cards.get(user, self.store.global_card)
 
     def _owners(self, frame: pl.DataFrame) -> pl.Series:
         """The user of each row."""

@@ -14,20 +14,20 @@ from typing import Any
 
 import msgspec
 
-from morpheus.columns import RHYTHM, RISK, TIME, Explained
+from morpheus.columns import TS_ANOMALY, RISK, TIME, ExplanationColumns
 from morpheus.errors import UsageError
 from morpheus.models.explanation import Explanation
-from morpheus.quoting import legible
+from morpheus.quoting import display_value
 from morpheus.records import Batch
-from morpheus.sinks.traits import LOGS_WITH_IDS, PROVIDERS, Traits
+from morpheus.sinks.traits import SOURCES_WITH_EVENT_IDS, CLOUD_PROVIDERS, NormalisedFields
 
 VENDOR = PRODUCT = "morpheus"
 VERSION = version(PRODUCT)
-HIGH, MEDIUM = 0.02, 0.1
+HIGH_PVALUE, MEDIUM_PVALUE = 0.02, 0.1
 """Share of a user's held-out events at least as risky, up to which an alert is so severe."""
 
-_ID = 32  # hexadecimal digits of an id: 128 bits
-_LONG = 128  # signs of a user's name in a title
+_ID_DIGITS = 32  # hexadecimal digits of an id: 128 bits
+_MAX_TITLE_NAME = 128  # signs of a user's name in a title
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Alert:
         scores: What `add-scores` says of it, by label, without what is no number.
         reason: Why it is strange, in one sentence; None without `explain`.
         columns: The columns named in it.
-        why: All that `explain` says.
-        rhythm: Whether it breaks its user's rhythm; None where nothing looked at it.
-        rung: Whose history it is compared with; None without a fingerprint.
+        explanation: All that `explain` says.
+        ts_anomaly: Whether it breaks its user's rhythm; None where nothing looked at it.
+        training_data_scope: Whose history it is compared with; None without a fingerprint.
     """
 
     id: str
@@ -56,30 +56,30 @@ class Alert:
     scores: Mapping[str, float]
     reason: str | None = None
     columns: tuple[str, ...] = ()
-    why: Explanation | None = None
-    rhythm: bool | None = None
-    rung: str | None = None
+    explanation: Explanation | None = None
+    ts_anomaly: bool | None = None
+    training_data_scope: str | None = None
 
     @cached_property
-    def traits(self) -> Traits:
+    def fields(self) -> NormalisedFields:
         """What the event says of itself."""
-        return Traits.of(self.event)
+        return NormalisedFields.from_event(self.event)
 
     @property
     def provider(self) -> str | None:
         """Whose cloud it happened in, `aws` or `azure`; None outside."""
-        return PROVIDERS.get(self.source)
+        return CLOUD_PROVIDERS.get(self.source)
 
     @property
     def title(self) -> str:
         """A line that names the user and the columns, fit to be shown."""
-        who = legible(self.user, _LONG) if self.user is not None else "no user"
+        who = display_value(self.user, _MAX_TITLE_NAME) if self.user is not None else "no user"
         if self.columns:
-            return f"{who}: unusual {', '.join(legible(name) for name in self.columns)}"
-        return f"{who}: {'break of rhythm' if self.rhythm else 'unusual event'}"
+            return f"{who}: unusual {', '.join(display_value(name) for name in self.columns)}"
+        return f"{who}: {'break of rhythm' if self.ts_anomaly else 'unusual event'}"
 
     @property
-    def text(self) -> str:
+    def message(self) -> str:
         """The reason, or else the title."""
         return self.reason or self.title
 
@@ -99,16 +99,16 @@ class Alert:
         chance = self.scores.get("pvalue")
         if chance is None:
             return 0
-        return 4 if chance <= HIGH else 3 if chance <= MEDIUM else 2
+        return 4 if chance <= HIGH_PVALUE else 3 if chance <= MEDIUM_PVALUE else 2
 
     @property
-    def original(self) -> str:
+    def raw_event(self) -> str:
         """The event's own columns, as JSON text."""
         return msgspec.json.encode(self.event).decode()
 
 
 @dataclass
-class Alerts:
+class AlertBuilder:
     """Makes alerts of events, and tells apart events that are alike.
 
     Args:
@@ -118,10 +118,10 @@ class Alerts:
 
     stage: str
     source: str
-    _moment: tuple[str | None, datetime] | None = None
-    _seen: Counter[str] = field(default_factory=Counter)
+    _last_key: tuple[str | None, datetime] | None = None
+    _counts: Counter[str] = field(default_factory=Counter)
 
-    def of(self, batch: Batch) -> Iterator[Alert]:
+    def build(self, batch: Batch) -> Iterator[Alert]:
         """Make an alert of each event.
 
         Raises:
@@ -134,42 +134,42 @@ class Alerts:
                 f"`{self.stage}` before `serialize`, or choose the column too: "
                 f"`serialize --include={TIME}`."
             )
-        words = Explained.among(frame.columns)
+        words = ExplanationColumns.find_in(frame.columns)
         for row in frame.iter_rows(named=True):
-            event = {name: str(row[name]) for name in batch.own if row[name] is not None}
+            event = {name: str(row[name]) for name in batch.log_columns if row[name] is not None}
             yield Alert(
-                id=self._id(batch.user, row[TIME], event),
+                id=self._make_id(batch.user, row[TIME], event),
                 user=batch.user,
                 time=row[TIME],
                 source=self.source,
                 event=event,
-                scores=_scores(batch.scores, row),
-                rhythm=row.get(RHYTHM),
-                rung=batch.card.rung if batch.card is not None else None,
-                **_explained(row, words),
+                scores=_finite_scores(batch.scores, row),
+                ts_anomaly=row.get(TS_ANOMALY),
+                training_data_scope=batch.card.rung if batch.card is not None else None,
+                **_explanation_fields(row, words),
             )
 
-    def _id(self, user: str | None, time: datetime, event: Mapping[str, str]) -> str:
+    def _make_id(self, user: str | None, time: datetime, event: Mapping[str, str]) -> str:
         """A digest of who, when and what; of events alike in all of it, their number as well."""
-        known = Traits.of(event).event if self.source in LOGS_WITH_IDS else None
-        if self._moment != (user, time):
-            self._moment = user, time
-            self._seen.clear()
-        what = digest(self.source, user, time.isoformat(), known or sorted(event.items()))
-        self._seen[what] += 1
-        return what if self._seen[what] == 1 else digest(what, self._seen[what])
+        known = NormalisedFields.from_event(event).event if self.source in SOURCES_WITH_EVENT_IDS else None
+        if self._last_key != (user, time):
+            self._last_key = user, time
+            self._counts.clear()
+        what = stable_id(self.source, user, time.isoformat(), known or sorted(event.items()))
+        self._counts[what] += 1
+        return what if self._counts[what] == 1 else stable_id(what, self._counts[what])
 
 
-def digest(*parts: object) -> str:
+def stable_id(*parts: object) -> str:
     """A short checksum of anything that is JSON.
 
-    >>> digest("ann", 1) == digest("ann", 1) != digest("ann", 2)
+    >>> stable_id("ann", 1) == stable_id("ann", 1) != stable_id("ann", 2)
     True
     """
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:_ID]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:_ID_DIGITS]
 
 
-def _scores(labels: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
+def _finite_scores(labels: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
     found = {label: row.get(label) for label in labels}
     return {
         label: value
@@ -178,12 +178,12 @@ def _scores(labels: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _explained(row: Mapping[str, Any], words: Explained | None) -> dict[str, Any]:
-    if words is None:
+def _explanation_fields(row: Mapping[str, Any], columns: ExplanationColumns | None) -> dict[str, Any]:
+    if columns is None:
         return {}
-    named, why = row.get(words.top_columns), row.get(words.explanation)
+    named, why = row.get(columns.top_columns), row.get(columns.explanation)
     return {
-        "reason": row.get(words.reason),
+        "reason": row.get(columns.reason),
         "columns": tuple(named.split(", ")) if named else (),
         "why": msgspec.json.decode(why, type=Explanation) if why else None,
     }

@@ -13,26 +13,26 @@ from typing import BinaryIO, Protocol
 
 import polars as pl
 
-from morpheus.atomic import Draft, whole_file
-from morpheus.bucket import is_address
+from morpheus.atomic import AtomicWriter, atomic_write
+from morpheus.bucket import is_s3_url
 from morpheus.errors import UsageError
-from morpheus.folder import Folder
-from morpheus.sinks.formats import EXTENSIONS, PACKED, packed
+from morpheus.folder import Store
+from morpheus.sinks.formats import FORMAT_BY_EXTENSION, COMPRESSED_SUFFIXES, open_compressed
 from morpheus.sinks.to_file import ToFile
 
 
-class Lines(Protocol):
+class LineWriter(Protocol):
     """Takes JSON objects, one a line."""
 
     def write(self, line: bytes) -> object:
         """Take an object, with the line's end."""
 
 
-def format_of(stage: str, filename: str, *formats: str) -> tuple[str, str]:
+def detect_format(stage_name: str, filename: str, *formats: str) -> tuple[str, str]:
     """Format and packing that a file's name asks for.
 
     Args:
-        stage: The word of the sink.
+        stage_name: The word of the sink.
         filename: The file.
         formats: Those that it can write: `json`, `parquet`.
 
@@ -40,106 +40,106 @@ def format_of(stage: str, filename: str, *formats: str) -> tuple[str, str]:
         UsageError: It asks for another.
     """
     name = Path(filename).name.lower()
-    packing = next((end for end in PACKED if name.endswith(end)), "")
+    packing = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
     extension = Path(name.removesuffix(packing)).suffix
-    known = [one for one, kind in EXTENSIONS.items() if kind in formats]
-    if extension not in known or (packing and EXTENSIONS[extension] == "parquet"):
+    known = [one for one, kind in FORMAT_BY_EXTENSION.items() if kind in formats]
+    if extension not in known or (packing and FORMAT_BY_EXTENSION[extension] == "parquet"):
         raise UsageError(
-            f"{stage}: --filename: `{filename}` is of no format that it writes. Use "
+            f"{stage_name}: --filename: `{filename}` is of no format that it writes. Use "
             f"{', '.join(known)}; JSON lines may be packed, `.jsonl.gz` or `.jsonl.zst`."
         )
-    return EXTENSIONS[extension], packing
+    return FORMAT_BY_EXTENSION[extension], packing
 
 
-def check_file(stage: str, filename: str, *, overwrite: bool) -> None:
+def validate_alert_path(stage_name: str, filename: str, *, overwrite: bool) -> None:
     """Refuse a place that no file can be written to.
 
     Raises:
         UsageError: Says what to type.
     """
-    if not filename or is_address(filename):
+    if not filename or is_s3_url(filename):
         raise UsageError(
-            f"{stage}: `{filename}` names no file on disk. Give `--filename alerts.jsonl`."
+            f"{stage_name}: `{filename}` names no file on disk. Give `--filename alerts.jsonl`."
         )
     try:
-        ToFile(filename=filename, overwrite=overwrite).check()
+        ToFile(filename=filename, overwrite=overwrite).validate()
     except UsageError as error:
-        raise UsageError(str(error).replace("to-file", stage)) from error
+        raise UsageError(str(error).replace("to-file", stage_name)) from error
 
 
 @contextmanager
-def json_lines(path: Path, packing: str) -> Iterator[Lines]:
+def open_json_lines(path: Path, compression: str) -> Iterator[LineWriter]:
     """A file of JSON lines, which appears whole or not at all.
 
     Raises:
         Unavailable: The disk refuses.
     """
-    with Draft(path) as draft:
-        file = packed(draft.file, packing)
-        yield _Guarded(draft, file)
+    with AtomicWriter(path) as draft:
+        file = open_compressed(draft.file, compression)
+        yield _ErrorTranslatingWriter(draft, file)
         if file is not draft.file:
-            with draft.writing():
+            with draft.guard_io():
                 file.close()
 
 
 @dataclass(frozen=True)
-class _Guarded:
+class _ErrorTranslatingWriter:
     """Tells of the disk what it refuses."""
 
-    draft: Draft
+    draft: AtomicWriter
     file: BinaryIO
 
     def write(self, line: bytes) -> object:
-        with self.draft.writing():
+        with self.draft.guard_io():
             return self.file.write(line)
 
 
 @contextmanager
-def parquet_file(path: Path, schema: pl.Schema) -> Iterator[Lines]:
+def open_parquet(path: Path, schema: pl.Schema) -> Iterator[LineWriter]:
     """A Parquet file of the objects written to it, in order of `time`, whole or not at all."""
-    with _beside(path.parent) as folder:
+    with _temp_dir_beside(path.parent) as folder:
         spilt = folder / "lines"
         with spilt.open("wb") as lines:
             yield lines
-        with whole_file(path) as file:
-            file.write(_parquet(spilt, schema))
+        with atomic_write(path) as file:
+            file.write(_to_parquet(spilt, schema))
 
 
 @contextmanager
-def lake(folder: Folder, schema: pl.Schema) -> Iterator[Lake]:
+def security_lake(folder: Store, schema: pl.Schema) -> Iterator[SecurityLakeWriter]:
     """Parquet files of the objects written to their partitions, all of them at the end."""
     with TemporaryDirectory(prefix="morpheus-") as spilt:
-        made = Lake(Path(spilt))
+        made = SecurityLakeWriter(Path(spilt))
         yield made
-        made.publish(folder, schema)
+        made.commit(folder, schema)
 
 
 @dataclass
-class Lake:
+class SecurityLakeWriter:
     """Objects by partition, aside until all are there.
 
     Attributes:
-        spilt: Where they lie.
+        spill_dir: Where they lie.
         files: The files being written, by partition.
     """
 
-    spilt: Path
-    parts: dict[str, Path] = field(default_factory=dict)
+    spill_dir: Path
+    partition_files: dict[str, Path] = field(default_factory=dict)
 
     def write(self, partition: str, line: bytes) -> None:
         """Lay an object aside."""
-        path = self.parts.setdefault(partition, self.spilt / f"{len(self.parts):06}")
+        path = self.partition_files.setdefault(partition, self.spill_dir / f"{len(self.partition_files):06}")
         with path.open("ab") as file:
             file.write(line)
 
-    def publish(self, folder: Folder, schema: pl.Schema) -> None:
+    def commit(self, folder: Store, schema: pl.Schema) -> None:
         """Write one file a partition; the same objects make the same file of the same name."""
-        for partition, spilt in sorted(self.parts.items()):
+        for partition, spilt in sorted(self.partition_files.items()):
             name = hashlib.sha256(spilt.read_bytes()).hexdigest()[:16]
-            folder.write(f"{partition}/morpheus-{name}.parquet", _parquet(spilt, schema))
+            folder.write(f"{partition}/morpheus-{name}.parquet", _to_parquet(spilt, schema))
 
 
-def _parquet(lines: Path, schema: pl.Schema) -> bytes:
+def _to_parquet(lines: Path, schema: pl.Schema) -> bytes:
     """A Parquet file of JSON lines, in order of `time`."""
     frame = pl.DataFrame(schema=schema)
     if lines.stat().st_size:
@@ -150,7 +150,7 @@ def _parquet(lines: Path, schema: pl.Schema) -> bytes:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def _temp_dir_beside(folder: Path) -> Iterator[Path]:
     """A folder to work in, gone afterwards, on the same disk."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".morpheus-", dir=folder) as name:

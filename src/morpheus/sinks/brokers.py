@@ -10,22 +10,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from morpheus.errors import UsageError
-from morpheus.sinks.letters import Answer, Letter
+from morpheus.sinks.letters import SendResult, OutboundEvent
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
 
 logger = logging.getLogger(__name__)
 
-SILENCE = "no broker has confirmed it in time"
-PREFIX = "MORPHEUS_KAFKA_"
+ACK_TIMEOUT_REASON = "no broker has confirmed it in time"
+ENV_PREFIX = "MORPHEUS_KAFKA_"
 """Begins the environment variables that are settings of the client."""
 
-_NAP = 0.005  # seconds between two looks at what brokers have confirmed
-_GRACE = 5.0  # seconds beyond the client's own limit before it is given up
+_POLL_INTERVAL = 0.005  # seconds between two looks at what brokers have confirmed
+_ACK_GRACE = 5.0  # seconds beyond the client's own limit before it is given up
 
 
-class Brokers:
+class KafkaTransport:
     """Carries letters to a topic.
 
     Args:
@@ -42,7 +42,7 @@ class Brokers:
         require_client()
         from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
-        self.to = f"`{topic}` at `{servers}`"
+        self.destination = f"`{topic}` at `{servers}`"
         self._topic, self._timeout = topic, timeout
         settings = {
             "bootstrap.servers": servers,
@@ -51,93 +51,93 @@ class Brokers:
             # Neither lost nor doubled nor out of order, as far as the brokers can see to it.
             "enable.idempotence": True,
             "compression.type": "zstd",
-            **settings_in(os.environ),
+            **settings_from_env(os.environ),
         }
         try:
             self._producer = Producer(settings, logger=logger)
         except KafkaException as error:
             raise UsageError(
                 f"to-kafka: the client refuses its settings: {error.args[0].str()}. Mend the "
-                f"environment variables that begin with {PREFIX}."
+                f"environment variables that begin with {ENV_PREFIX}."
             ) from error
 
-    def carry(self, letters: Sequence[Letter]) -> Answer:
+    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
         """Send letters, and wait until brokers have confirmed or refused each of them."""
-        sent = _Sent(set(range(len(letters))))
-        for place, letter in enumerate(letters):
-            self._produce(letter, partial(sent.told, place))
-        deadline = time.monotonic() + self._timeout + _GRACE
-        while sent.waiting and time.monotonic() < deadline:
-            self._wait()
-        return sent.answer()
+        sent = _PendingDeliveries(set(range(len(events))))
+        for place, letter in enumerate(events):
+            self._produce(letter, partial(sent.on_delivery, place))
+        deadline = time.monotonic() + self._timeout + _ACK_GRACE
+        while sent.pending and time.monotonic() < deadline:
+            self._poll()
+        return sent.result()
 
     def close(self) -> None:
         """Drop what nobody waits for any more."""
         self._producer.purge()
         self._producer.poll(0)
 
-    def _wait(self) -> None:
+    def _poll(self) -> None:
         """Hear what was confirmed.
 
         Not within the client's own `poll`, which loses a Ctrl+C that comes while it waits.
         """
         self._producer.poll(0)
-        time.sleep(_NAP)
+        time.sleep(_POLL_INTERVAL)
 
-    def _produce(self, letter: Letter, told: partial[None]) -> None:
-        key = None if letter.user is None else letter.user.encode()
-        headers: dict[str, str | bytes | None] = {"id": letter.id}
+    def _produce(self, event: OutboundEvent, on_delivery: partial[None]) -> None:
+        key = None if event.user is None else event.user.encode()
+        headers: dict[str, str | bytes | None] = {"id": event.id}
         while True:
             try:
                 self._producer.produce(
-                    self._topic, letter.body, key=key, headers=headers, on_delivery=told
+                    self._topic, event.body, key=key, headers=headers, on_delivery=on_delivery
                 )
             except BufferError:
-                self._wait()
+                self._poll()
             except _kafka_exception() as error:
-                told(error.args[0], None)
+                on_delivery(error.args[0], None)
                 return
             else:
                 self._producer.poll(0)
                 return
 
 
-class _Sent:
+class _PendingDeliveries:
     """Letters on their way.
 
     Args:
-        waiting: Places of those that nothing is known of yet.
+        pending: Places of those that nothing is known of yet.
     """
 
-    def __init__(self, waiting: set[int]) -> None:
-        self.waiting = waiting
-        self._refused: dict[int, str] = {}
-        self._later: dict[int, str] = {}
+    def __init__(self, pending: set[int]) -> None:
+        self.pending = pending
+        self._rejected: dict[int, str] = {}
+        self._retryable: dict[int, str] = {}
 
-    def told(self, place: int, error: KafkaError | None, _message: Message | None) -> None:
+    def on_delivery(self, place: int, error: KafkaError | None, _message: Message | None) -> None:
         """Take note of what became of a letter."""
-        self.waiting.discard(place)
+        self.pending.discard(place)
         if error is not None:
-            reasons = self._refused if error.code() in _unfit() else self._later
-            reasons[place] = _told(error)
+            reasons = self._rejected if error.code() in _rejection_codes() else self._retryable
+            reasons[place] = _describe_error(error)
 
-    def answer(self) -> Answer:
+    def result(self) -> SendResult:
         """What became of all of them."""
-        silent = dict.fromkeys(self.waiting, SILENCE)
-        later = dict(sorted((self._later | silent).items()))
-        return Answer(refused=self._refused, later=later)
+        silent = dict.fromkeys(self.pending, ACK_TIMEOUT_REASON)
+        later = dict(sorted((self._retryable | silent).items()))
+        return SendResult(rejected=self._rejected, retryable=later)
 
 
-def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
+def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
     """Settings of the client, by its own names, that the environment holds.
 
-    >>> settings_in({"MORPHEUS_KAFKA_SASL_PASSWORD": "s3cret", "HOME": "/root"})
+    >>> settings_from_env({"MORPHEUS_KAFKA_SASL_PASSWORD": "s3cret", "HOME": "/root"})
     {'sasl.password': 's3cret'}
     """
     return {
-        name.removeprefix(PREFIX).lower().replace("_", "."): value
+        name.removeprefix(ENV_PREFIX).lower().replace("_", "."): value
         for name, value in environment.items()
-        if name.startswith(PREFIX)
+        if name.startswith(ENV_PREFIX)
     }
 
 
@@ -155,18 +155,18 @@ def require_client() -> None:
         ) from error
 
 
-def _unfit() -> set[int]:
+def _rejection_codes() -> set[int]:
     """Codes of errors that are the letter's own fault."""
     from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
     return {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
 
 
-def _told(error: KafkaError) -> str:
+def _describe_error(error: KafkaError) -> str:
     """The client's own words, but for its time limit."""
     from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
-    return SILENCE if error.code() == KafkaError._MSG_TIMED_OUT else error.str()  # noqa: SLF001 - the client names its own errors so
+    return ACK_TIMEOUT_REASON if error.code() == KafkaError._MSG_TIMED_OUT else error.str()  # noqa: SLF001 - the client names its own errors so
 
 
 def _kafka_exception() -> type[Exception]:

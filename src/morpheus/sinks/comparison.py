@@ -18,12 +18,12 @@ from morpheus.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10
-_KEY, _NTH, _AT, _SAME = "_key_", "_nth_", "_at_", "_same_"
-_OTHER = "_other_"
+MAX_SHOWN_ROWS = 10
+_KEY, _OCCURRENCE, _POSITION, _EQUAL = "_key_", "_nth_", "_at_", "_same_"
+_FOUND = "_other_"
 
 
-class Comparison:
+class DataFrameDiff:
     """Two tables of text, row by row.
 
     Rows find each other by the value of a column, the first of some value the first, and so on.
@@ -33,7 +33,7 @@ class Comparison:
         found: What is.
         index: Column by whose value rows find each other; None for the running number of events
             within their user, or where there is none, the place in the table.
-        numbers: Columns that hold numbers, which may differ a little.
+        numeric_columns: Columns that hold numbers, which may differ a little.
         abs_tol: By how much, whatever their size.
         rel_tol: And by what share of the number found.
     """
@@ -43,7 +43,7 @@ class Comparison:
         expected: pl.DataFrame,
         found: pl.DataFrame,
         index: str | None = None,
-        numbers: set[str] | None = None,
+        numeric_columns: set[str] | None = None,
         abs_tol: float = 0.0,
         rel_tol: float = 0.0,
     ) -> None:
@@ -58,17 +58,17 @@ class Comparison:
         self.columns = [n for n in expected.columns if n in found.columns and n != ROW]
         self.extra = [n for n in found.columns if n not in expected.columns and n != ROW]
         self.missing = [n for n in expected.columns if n not in found.columns and n != ROW]
-        self.numbers, self.abs_tol, self.rel_tol = numbers or set(), abs_tol, rel_tol
-        self.rows = self._joined(expected, found)
+        self.numeric_columns, self.abs_tol, self.rel_tol = numeric_columns or set(), abs_tol, rel_tol
+        self.rows = self._join(expected, found)
 
     @property
-    def unequal(self) -> pl.DataFrame:
+    def differing_rows(self) -> pl.DataFrame:
         """Rows expected that are not found as they should be."""
-        return self.rows.filter(~pl.col(_SAME))
+        return self.rows.filter(~pl.col(_EQUAL))
 
-    def summary(self) -> dict[str, Any]:
+    def summarise(self) -> dict[str, Any]:
         """The outcome, with the keys of NVIDIA Morpheus."""
-        unequal = self.unequal.height
+        unequal = self.differing_rows.height
         return {
             "total_rows": self.rows.height,
             "matching_rows": self.rows.height - unequal,
@@ -79,66 +79,66 @@ class Comparison:
             "diff_cols": len(self.extra) + len(self.missing),
         }
 
-    def tell(self) -> None:
+    def log(self) -> None:
         """Log the outcome, and the first rows that are not equal."""
-        unequal, total = self.unequal, self.rows.height
+        unequal, total = self.differing_rows, self.rows.height
         if unequal.is_empty():
             logger.info("Results match validation dataset")
             return
-        named = "\n".join(map(self._named, unequal.head(SHOWN).iter_rows(named=True)))
+        named = "\n".join(map(self._describe_row, unequal.head(MAX_SHOWN_ROWS).iter_rows(named=True)))
         share = 100 * unequal.height / total
         logger.warning(
             "Results do not match. Diff %d/%d (%f %%). First %d mismatched rows:\n%s",
             unequal.height,
             total,
             share,
-            SHOWN,
+            MAX_SHOWN_ROWS,
             named,
         )
 
-    def _named(self, row: dict[str, Any]) -> str:
+    def _describe_row(self, row: dict[str, Any]) -> str:
         key = "" if self.index is None else f" ({self.index or 'event'} {row[_KEY]})"
-        if not row[_OTHER]:
-            return f"  row {row[_AT] + 1}{key}: not found"
+        if not row[_FOUND]:
+            return f"  row {row[_POSITION] + 1}{key}: not found"
         cells = [
-            f"{name}: {row[name]!a}, not {row[f'{_OTHER}{name}']!a}"
+            f"{name}: {row[name]!a}, not {row[f'{_FOUND}{name}']!a}"
             for name in self.columns
-            if not row[f"{_SAME}{name}"]
+            if not row[f"{_EQUAL}{name}"]
         ]
-        return f"  row {row[_AT] + 1}{key}: {'; '.join(cells)}"
+        return f"  row {row[_POSITION] + 1}{key}: {'; '.join(cells)}"
 
-    def _joined(self, expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
-        right = self._keyed(found).rename({name: f"{_OTHER}{name}" for name in self.columns})
-        right = right.with_columns(pl.lit(value=True).alias(_OTHER)).drop(_AT)
-        left = self._keyed(expected)
+    def _join(self, expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+        right = self._add_row_keys(found).rename({name: f"{_FOUND}{name}" for name in self.columns})
+        right = right.with_columns(pl.lit(value=True).alias(_FOUND)).drop(_POSITION)
+        left = self._add_row_keys(expected)
         rows = left.join(
-            right, on=[_KEY, _NTH], how="left", nulls_equal=True, maintain_order="left"
+            right, on=[_KEY, _OCCURRENCE], how="left", nulls_equal=True, maintain_order="left"
         )
-        there = pl.col(_OTHER).fill_null(value=False)
-        same = [self._same(name).alias(f"{_SAME}{name}") for name in self.columns]
-        every = [pl.col(f"{_SAME}{name}") for name in self.columns]
+        there = pl.col(_FOUND).fill_null(value=False)
+        same = [self._compare_column(name).alias(f"{_EQUAL}{name}") for name in self.columns]
+        every = [pl.col(f"{_EQUAL}{name}") for name in self.columns]
         return rows.with_columns(*same, there).with_columns(
-            pl.all_horizontal(pl.col(_OTHER), *every).alias(_SAME)
+            pl.all_horizontal(pl.col(_FOUND), *every).alias(_EQUAL)
         )
 
-    def _keyed(self, frame: pl.DataFrame) -> pl.DataFrame:
-        places = frame.select(self.columns).with_row_index(_AT)
-        key = pl.col(_AT).cast(pl.String) if self.index is None else frame[self.index]
+    def _add_row_keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        places = frame.select(self.columns).with_row_index(_POSITION)
+        key = pl.col(_POSITION).cast(pl.String) if self.index is None else frame[self.index]
         return places.with_columns(key.alias(_KEY)).with_columns(
-            pl.int_range(pl.len()).over(_KEY).alias(_NTH)
+            pl.int_range(pl.len()).over(_KEY).alias(_OCCURRENCE)
         )
 
-    def _same(self, name: str) -> pl.Expr:
-        one, other = pl.col(name), pl.col(f"{_OTHER}{name}")
+    def _compare_column(self, name: str) -> pl.Expr:
+        one, other = pl.col(name), pl.col(f"{_FOUND}{name}")
         equal = one.eq_missing(other)
-        if name not in self.numbers:
+        if name not in self.numeric_columns:
             return equal
         a, b = (value.cast(pl.Float64, strict=False) for value in (one, other))
         close = (a - b).abs() <= self.abs_tol + self.rel_tol * b.abs()
         return equal | close.fill_null(value=False)
 
 
-def read_text(path: Path) -> pl.DataFrame:
+def read_as_text(path: Path) -> pl.DataFrame:
     """Read CSV, JSON lines or Parquet as text.
 
     Raises:
@@ -146,7 +146,7 @@ def read_text(path: Path) -> pl.DataFrame:
     """
     kind = next((s for s in reversed(path.suffixes) if s not in {".gz", ".zst"}), "")
     try:
-        data = _unpacked(path)
+        data = _decompress(path)
         if kind == ".parquet":
             return pl.read_parquet(io.BytesIO(data)).cast(pl.String)
         if kind == ".csv":
@@ -154,13 +154,13 @@ def read_text(path: Path) -> pl.DataFrame:
             return frame.rename({"Unnamed: 0": ROW}, strict=False)
         lines = [json.loads(line) for line in data.splitlines() if line.strip()]
         names = dict.fromkeys(name for line in lines for name in line)
-        return pl.DataFrame({name: [_spelt(line.get(name)) for line in lines] for name in names})
+        return pl.DataFrame({name: [_to_text(line.get(name)) for line in lines] for name in names})
     except (PolarsError, OSError, ValueError, zstandard.ZstdError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
 
 
-def _unpacked(path: Path) -> bytes:
+def _decompress(path: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".gz":
         return gzip.decompress(data)
@@ -170,5 +170,5 @@ def _unpacked(path: Path) -> bytes:
     return data
 
 
-def _spelt(value: object) -> str | None:
+def _to_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)

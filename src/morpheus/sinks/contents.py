@@ -10,27 +10,27 @@ import msgspec
 
 from morpheus.columns import TIME
 from morpheus.records import Batch
-from morpheus.sinks.alert import Alert, Alerts, digest
-from morpheus.sinks.ecs import document
-from morpheus.sinks.formats import json_rows
-from morpheus.sinks.letters import Letter
-from morpheus.sinks.ocsf import finding
+from morpheus.sinks.alert import Alert, AlertBuilder, stable_id
+from morpheus.sinks.ecs import make_ecs_document
+from morpheus.sinks.formats import write_json_rows
+from morpheus.sinks.letters import OutboundEvent
+from morpheus.sinks.ocsf import make_detection_finding
 
-ROW_CONTENT = "row"
+ROW_FORMAT = "row"
 CLOUDEVENTS = "cloudevents"
 
 
-def ocsf(alert: Alert) -> bytes:
+def encode_ocsf(alert: Alert) -> bytes:
     """A Detection Finding of OCSF."""
-    return msgspec.json.encode(finding(alert))
+    return msgspec.json.encode(make_detection_finding(alert))
 
 
-def ecs(alert: Alert) -> bytes:
+def encode_ecs(alert: Alert) -> bytes:
     """A document of the Elastic Common Schema."""
-    return msgspec.json.encode(document(alert))
+    return msgspec.json.encode(make_ecs_document(alert))
 
 
-def cloudevents(alert: Alert) -> bytes:
+def encode_cloudevents(alert: Alert) -> bytes:
     """A CloudEvent (CNCF, version 1.0) in structured form, with a Detection Finding in it."""
     envelope = {
         "specversion": "1.0",
@@ -40,48 +40,48 @@ def cloudevents(alert: Alert) -> bytes:
         "time": alert.time.isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",
         "dataschema": "https://schema.ocsf.io/1.8.0/classes/detection_finding",
-        "data": finding(alert),
+        "data": make_detection_finding(alert),
     }
     return msgspec.json.encode(envelope | ({"subject": alert.user} if alert.user else {}))
 
 
-FORMS: Mapping[str, Callable[[Alert], bytes]] = {
-    "ocsf": ocsf,
-    "ecs": ecs,
-    CLOUDEVENTS: cloudevents,
+SERIALIZERS: Mapping[str, Callable[[Alert], bytes]] = {
+    "ocsf": encode_ocsf,
+    "ecs": encode_ecs,
+    CLOUDEVENTS: encode_cloudevents,
 }
-CONTENTS = (ROW_CONTENT, *FORMS)
+FORMATS = (ROW_FORMAT, *SERIALIZERS)
 """What `--content` can be."""
 
 
 @dataclass
-class Writer:
+class AlertSerializer:
     """Writes a letter of each event.
 
     Args:
-        content: One of `CONTENTS`.
-        alerts: Makes alerts of events.
+        format: One of `FORMATS`.
+        builder: Makes alerts of events.
     """
 
-    content: str
-    alerts: Alerts
+    format: str
+    builder: AlertBuilder
 
-    def letters(self, batch: Batch) -> Iterator[Letter]:
+    def serialize(self, batch: Batch) -> Iterator[OutboundEvent]:
         """Write the letters of a batch, in its order."""
-        if self.content == ROW_CONTENT:
-            yield from _row_letters(batch)
+        if self.format == ROW_FORMAT:
+            yield from _serialize_rows(batch)
             return
-        form = FORMS[self.content]
-        for alert in self.alerts.of(batch):
-            yield Letter(alert.id, alert.user, alert.time.timestamp(), form(alert))
+        form = SERIALIZERS[self.format]
+        for alert in self.builder.build(batch):
+            yield OutboundEvent(alert.id, alert.user, alert.time.timestamp(), form(alert))
 
 
-def _row_letters(batch: Batch) -> Iterator[Letter]:
+def _serialize_rows(batch: Batch) -> Iterator[OutboundEvent]:
     """Rows as `to-file` writes them to JSON lines."""
     text = io.BytesIO()
-    json_rows(batch.frame, text)
+    write_json_rows(batch.frame, text)
     seconds = [None] * batch.frame.height
     if TIME in batch.frame.columns:
         seconds = (batch.frame[TIME].dt.epoch("us") / 1e6).to_list()
     for line, time in zip(text.getvalue().splitlines(), seconds, strict=True):
-        yield Letter(digest(batch.user, line.decode()), batch.user, time, line)
+        yield OutboundEvent(stable_id(batch.user, line.decode()), batch.user, time, line)

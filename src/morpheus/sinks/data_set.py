@@ -15,53 +15,53 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus import bucket
-from morpheus.bucket import Object, is_address
+from morpheus.bucket import S3Path, is_s3_url
 from morpheus.columns import TIME
-from morpheus.errors import Unavailable, UsageError
-from morpheus.scratch import Scratch
+from morpheus.errors import TransientError, UsageError
+from morpheus.scratch import SpillDir
 
-DONE = "_SUCCESS"
+SUCCESS_MARKER = "_SUCCESS"
 """An empty file, written last: where it is, the data set is whole."""
-NOTHING = "__HIVE_DEFAULT_PARTITION__"
-USER = "user"
-TIMES = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+USER_KEY = "user"
+TIME_KEYS = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
 """What partitions of time are called, and how they are written."""
 
-_KEY = "_partition_{}_"
-_GROUP_ROWS = 1 << 16  # fixed, so that the bytes do not depend on threads
-_LONGEST = 200  # bytes of a folder's name; file systems end at 255
-_AT_ONCE = 8
+_KEY_COLUMN = "_partition_{}_"
+_ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
+_MAX_FOLDER_NAME = 200  # bytes of a folder's name; file systems end at 255
+_MAX_UPLOADS = 8
 
 
-def keyed(frame: pl.DataFrame, user: str | None, keys: Sequence[str]) -> pl.DataFrame:
-    """Add the partition of each row, as text, under names that `parts` knows.
+def add_partition_keys(frame: pl.DataFrame, user: str | None, keys: Sequence[str]) -> pl.DataFrame:
+    """Add the partition of each row, as text, under names that `split_by_partition` knows.
 
-    A key is a column, or `USER`, or one of `TIMES`, which is told by the event's time.
+    A key is a column, or `USER_KEY`, or one of `TIME_KEYS`, which is told by the event's time.
 
     Raises:
         UsageError: A key is none of these.
     """
     return frame.with_columns(
-        _key(frame, user, key).alias(_KEY.format(n)) for n, key in enumerate(keys)
+        _key_expr(frame, user, key).alias(_KEY_COLUMN.format(n)) for n, key in enumerate(keys)
     )
 
 
-def _key(frame: pl.DataFrame, user: str | None, key: str) -> pl.Expr:
+def _key_expr(frame: pl.DataFrame, user: str | None, key: str) -> pl.Expr:
     if key in frame.columns:
         return pl.col(key).cast(pl.String)
-    if key == USER:
+    if key == USER_KEY:
         return pl.lit(user, pl.String)
-    if key in TIMES and TIME in frame.columns:
-        return pl.col(TIME).dt.strftime(TIMES[key])
-    known = ", ".join(f"`{name}`" for name in [*frame.columns[:10], USER, *TIMES] if name)
-    wanted = f" for which the rows need `{TIME}`" if key in TIMES else ""
+    if key in TIME_KEYS and TIME in frame.columns:
+        return pl.col(TIME).dt.strftime(TIME_KEYS[key])
+    known = ", ".join(f"`{name}`" for name in [*frame.columns[:10], USER_KEY, *TIME_KEYS] if name)
+    wanted = f" for which the rows need `{TIME}`" if key in TIME_KEYS else ""
     raise UsageError(
         f"to-parquet: --partition_by: rows have no column `{key}`{wanted}. Name one of {known}; "
         "`serialize --include` decides which columns there are."
     )
 
 
-def parts(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+def split_by_partition(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:
     """Divide rows with keys by folder; columns that the folder's name tells are left out.
 
     Raises:
@@ -70,19 +70,19 @@ def parts(frame: pl.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pl.Da
     if not keys:
         yield "", frame
         return
-    names = [_KEY.format(n) for n in range(len(keys))]
+    names = [_KEY_COLUMN.format(n) for n in range(len(keys))]
     kept = [name for name in frame.columns if name not in {*keys, *names}]
     for values, some in sorted(
         frame.partition_by(names, as_dict=True, maintain_order=True).items(),
         key=lambda one: tuple((value is None, str(value)) for value in one[0]),
     ):
-        folders = (_folder(key, value) for key, value in zip(keys, values, strict=True))
+        folders = (_folder_name(key, value) for key, value in zip(keys, values, strict=True))
         yield "/".join(folders), some.select(kept)
 
 
-def _folder(key: str, value: object) -> str:
-    name = f"{quote(key, safe='')}={NOTHING if value is None else quote(str(value), safe=' @+,')}"
-    if len(name) > _LONGEST:
+def _folder_name(key: str, value: object) -> str:
+    name = f"{quote(key, safe='')}={HIVE_NULL if value is None else quote(str(value), safe=' @+,')}"
+    if len(name) > _MAX_FOLDER_NAME:
         raise UsageError(
             f"to-parquet: --partition_by {key}: a value is too long for the name of a folder: "
             f"{str(value)[:60]!r}... Choose a column of shorter values, such as `date`."
@@ -90,7 +90,7 @@ def _folder(key: str, value: object) -> str:
     return name
 
 
-def write(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -> None:
+def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -> None:
     """Write one file into each partition of some rows with keys.
 
     Args:
@@ -99,61 +99,61 @@ def write(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -
         keys: What the data set is partitioned by.
         number: Of these files; two with the same number would be one.
     """
-    for place, some in parts(frame, keys):
+    for place, some in split_by_partition(frame, keys):
         path = folder / place / f"part-{number:05}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        some.write_parquet(path, row_group_size=_GROUP_ROWS)
+        some.write_parquet(path, row_group_size=_ROW_GROUP_SIZE)
 
 
 @contextmanager
-def drafted(where: str) -> Iterator[Path]:
+def atomic_dataset(target: str) -> Iterator[Path]:
     """A folder on disk to write a data set to; leaving the block puts it in its place, whole.
 
     Any exception removes it, and what stood there before stays. On disk, it is renamed. In a
-    bucket, which cannot rename, its objects are written once all are there; `DONE` is removed
+    bucket, which cannot rename, its objects are written once all are there; `SUCCESS_MARKER` is removed
     first and written last.
 
     Args:
-        where: Where the data set is to appear: a path, or `s3://bucket/folder`.
+        target: Where the data set is to appear: a path, or `s3://bucket/folder`.
 
     Raises:
         Unavailable: The disk is full or does not let it be written, or S3 does not answer.
         UsageError: There is no such bucket, or it must not be written to.
     """
-    if is_address(where):
-        with Scratch() as scratch:
+    if is_s3_url(target):
+        with SpillDir() as scratch:
             draft = scratch.folder / "draft"
-            with _writing(where):
+            with _translate_write_errors(target):
                 draft.mkdir()
                 yield draft
-                (draft / DONE).touch()
-            _upload(draft, Object.named(where))
+                (draft / SUCCESS_MARKER).touch()
+            _upload_dataset(draft, S3Path.parse(target))
         return
-    path = Path(os.path.realpath(where))
+    path = Path(os.path.realpath(target))
     draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with _writing(where):
+        with _translate_write_errors(target):
             draft.mkdir(parents=True)
             yield draft
-            (draft / DONE).touch()
-            _rename(draft, path)
+            (draft / SUCCESS_MARKER).touch()
+            _replace_folder(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager
-def _writing(where: str) -> Iterator[None]:
+def _translate_write_errors(target: str) -> Iterator[None]:
     try:
         yield
     except (OSError, PolarsError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise Unavailable(
-            f"Cannot write `{where}`: {reason}. Nothing is left behind. "
+        raise TransientError(
+            f"Cannot write `{target}`: {reason}. Nothing is left behind. "
             "Make room or mend the folder, or give another place."
         ) from error
 
 
-def _rename(draft: Path, path: Path) -> None:
+def _replace_folder(draft: Path, path: Path) -> None:
     """Put a folder in the place of another, if there is one."""
     for file in filter(Path.is_file, draft.rglob("*")):
         with file.open("rb") as written:
@@ -170,14 +170,14 @@ def _rename(draft: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _upload(draft: Path, base: Object) -> None:
+def _upload_dataset(draft: Path, base: S3Path) -> None:
     """Write objects in the place of all that a folder of a bucket has."""
-    files = sorted(path for path in draft.rglob("*") if path.is_file() and path.name != DONE)
+    files = sorted(path for path in draft.rglob("*") if path.is_file() and path.name != SUCCESS_MARKER)
     names = {path: base / path.relative_to(draft).as_posix() for path in files}
-    before = list(bucket.below(base))
-    bucket.remove(one for one in before if one == base / DONE)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda path: bucket.write(names[path], path), files))
+    before = list(bucket.list_recursive(base))
+    bucket.delete_objects(one for one in before if one == base / SUCCESS_MARKER)
+    with ThreadPoolExecutor(_MAX_UPLOADS) as pool:
+        list(pool.map(lambda path: bucket.write_object(names[path], path), files))
     kept = set(names.values())
-    bucket.remove(one for one in before if one not in kept and one != base / DONE)
-    bucket.write(base / DONE, b"")
+    bucket.delete_objects(one for one in before if one not in kept and one != base / SUCCESS_MARKER)
+    bucket.write_object(base / SUCCESS_MARKER, b"")

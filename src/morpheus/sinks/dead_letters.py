@@ -10,18 +10,18 @@ from pathlib import Path
 
 import msgspec
 
-from morpheus.bucket import is_address
-from morpheus.errors import BadRecord, Unavailable, UsageError
-from morpheus.sinks.letters import Letter
+from morpheus.bucket import is_s3_url
+from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.sinks.letters import OutboundEvent
 
-_LOT = 500  # letters sent together
+_REPLAY_BATCH = 500  # letters sent together
 
 
-class Kept(msgspec.Struct, frozen=True):
+class DeadLetter(msgspec.Struct, frozen=True):
     """A line of the file.
 
     Attributes:
-        id: As in `Letter`.
+        id: As in `OutboundEvent`.
         user: The same.
         time: The same.
         reason: Why it was not taken.
@@ -36,7 +36,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class DeadLetters:
+class DeadLetterFile:
     """JSON lines, each on disk before the run goes on.
 
     While a file's letters are sent again it has another name, `.again` behind its own, so that new
@@ -48,7 +48,7 @@ class DeadLetters:
     def __str__(self) -> str:
         return str(self.path)
 
-    def add(self, letters: Iterable[tuple[Letter, str]]) -> None:
+    def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
         """Keep letters, each with the reason.
 
         Raises:
@@ -56,9 +56,9 @@ class DeadLetters:
         """
         lines = [
             msgspec.json.encode(
-                Kept(letter.id, letter.user, letter.time, reason, msgspec.Raw(letter.body))
+                DeadLetter(letter.id, letter.user, letter.time, reason, msgspec.Raw(letter.body))
             )
-            for letter, reason in letters
+            for letter, reason in events
         ]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,12 +67,12 @@ class DeadLetters:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise Unavailable(
+            raise TransientError(
                 f"--dead_letters: cannot write `{self.path}`: {error.strerror or error}. Make room "
                 "or mend the folder, or give another place."
             ) from error
 
-    def waiting(self) -> Iterator[list[Letter]]:
+    def replay(self) -> Iterator[list[OutboundEvent]]:
         """Letters from earlier runs, some at a time.
 
         Raises:
@@ -80,46 +80,46 @@ class DeadLetters:
         """
         begun = self.path.with_name(f"{self.path.name}.again")
         if begun.exists():
-            yield from _taken_out(begun)
+            yield from _drain(begun)
         if self.path.exists():
             self.path.replace(begun)
-            yield from _taken_out(begun)
+            yield from _drain(begun)
 
 
-def check_place(path: str | None) -> None:
+def validate_dlq_path(path: str | None) -> None:
     """Refuse a file of dead letters that is not on disk.
 
     Raises:
         UsageError: Says what to type.
     """
-    if path is not None and (not path or is_address(path) or Path(path).is_dir()):
+    if path is not None and (not path or is_s3_url(path) or Path(path).is_dir()):
         raise UsageError(
             f"--dead_letters: `{path}` names no file on disk. Give `--dead_letters letters.jsonl`."
         )
 
 
-def refuge_at(path: str | None) -> DeadLetters | None:
+def open_dlq(path: str | None) -> DeadLetterFile | None:
     """The file that an option names; None where it names none."""
-    return None if path is None else DeadLetters(Path(path))
+    return None if path is None else DeadLetterFile(Path(path))
 
 
-def _taken_out(path: Path) -> Iterator[list[Letter]]:
+def _drain(path: Path) -> Iterator[list[OutboundEvent]]:
     """The letters of a file, which goes when all are dealt with."""
     with path.open("rb") as file:
-        letters = (_letter(line, path, number) for number, line in enumerate(file, start=1))
-        while lot := list(islice(letters, _LOT)):
+        letters = (_parse_dead_letter(line, path, number) for number, line in enumerate(file, start=1))
+        while lot := list(islice(letters, _REPLAY_BATCH)):
             yield lot
     path.unlink()
 
 
-def _letter(line: bytes, path: Path, number: int) -> Letter:
+def _parse_dead_letter(line: bytes, path: Path, number: int) -> OutboundEvent:
     try:
-        kept = msgspec.json.decode(line, type=Kept)
+        kept = msgspec.json.decode(line, type=DeadLetter)
     except msgspec.MsgspecError as error:
-        raise BadRecord(
+        raise RecordError(
             f"this line is no letter of `--dead_letters` ({error}); take it out of the file, or "
             "move the file away",
             file=path,
             line=number,
         ) from error
-    return Letter(kept.id, kept.user, kept.time, bytes(kept.body))
+    return OutboundEvent(kept.id, kept.user, kept.time, bytes(kept.body))

@@ -9,15 +9,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from morpheus.errors import Unavailable
-from morpheus.quoting import legible
-from morpheus.sinks.letters import Answer, Carrier, Letter, Refuge
+from morpheus.errors import TransientError
+from morpheus.quoting import display_value
+from morpheus.sinks.letters import SendResult, Transport, OutboundEvent, DeadLetterQueue
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 300  # signs of a receiver's answer in a message
+_MAX_REASON_LENGTH = 300  # signs of a receiver's answer in a message
 
-Parcel = TypeVar("Parcel")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,67 +34,67 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often to try again, and how long to wait before.
 
     Attributes:
-        retries: Tries after the first.
-        first: Seconds before the second try; they double with each.
-        most: Seconds that are never exceeded, not even if the receiver asks for it.
+        max_retries: Tries after the first.
+        initial_delay: Seconds before the second try; they double with each.
+        max_delay: Seconds that are never exceeded, not even if the receiver asks for it.
 
-    >>> [Patience(retries=4, first=1, most=5).pause(n, 0) for n in range(4)]
+    >>> [RetryPolicy(retries=4, first=1, most=5).pause(n, 0) for n in range(4)]
     [1.0, 2.0, 4.0, 5.0]
     """
 
-    retries: int = 5
-    first: float = 0.5
-    most: float = 60.0
+    max_retries: int = 5
+    initial_delay: float = 0.5
+    max_delay: float = 60.0
 
-    def pause(self, tries: int, wished: float) -> float:
+    def delay(self, attempt: int, retry_after: float) -> float:
         """Seconds to wait after so many tries that came to nothing, counted from 0."""
-        return float(min(self.most, max(wished, self.first * 2**tries)))
+        return float(min(self.max_delay, max(retry_after, self.initial_delay * 2**attempt)))
 
 
 @dataclass
-class Tally:
+class DeliveryStats:
     """What became of all letters of a run.
 
     Attributes:
-        came: How many there were.
-        taken: How many the receiver has taken.
-        refused: How many it will not take.
-        reason: Why the first was not taken.
-        complaint: At the end, what to say of those that were not; empty if all were.
+        received: How many there were.
+        accepted: How many the receiver has taken.
+        rejected: How many it will not take.
+        first_error: Why the first was not taken.
+        error_message: At the end, what to say of those that were not; empty if all were.
     """
 
-    came: int = 0
-    taken: int = 0
-    refused: int = 0
-    reason: str = ""
-    complaint: str = ""
+    received: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    first_error: str = ""
+    error_message: str = ""
 
     @property
-    def left(self) -> int:
+    def unsent(self) -> int:
         """How many were not handed over."""
-        return self.came - self.taken - self.refused
+        return self.received - self.accepted - self.rejected
 
-    def settle(self) -> None:
+    def raise_if_undelivered(self) -> None:
         """Fail if anything was not taken.
 
         Raises:
             Unavailable: Says how many events were not taken, and why.
         """
-        if self.complaint:
-            raise Unavailable(self.complaint)
+        if self.error_message:
+            raise TransientError(self.error_message)
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """Begin anew."""
-        self.came = self.taken = self.refused = 0
-        self.reason = self.complaint = ""
+        self.received = self.accepted = self.rejected = 0
+        self.first_error = self.error_message = ""
 
-    def note(self, reasons: Iterable[str]) -> None:
+    def record_first_error(self, reasons: Iterable[str]) -> None:
         """Remember the first reason."""
-        self.reason = self.reason or legible(next(iter(reasons), ""), _SHOWN)
+        self.first_error = self.first_error or display_value(next(iter(reasons), ""), _MAX_REASON_LENGTH)
 
 
 class Delivery:
@@ -102,11 +102,11 @@ class Delivery:
 
     Args:
         stage: The word of the sink, for messages.
-        carrier: Hands them over.
-        tally: Counts what becomes of them.
-        size: Letters handed over together, at most.
-        patience: How often to try again.
-        refuge: Where letters go that could not be delivered; without one, the first of them that
+        transport: Hands them over.
+        stats: Counts what becomes of them.
+        batch_size: Letters handed over together, at most.
+        retry_policy: How often to try again.
+        dead_letters: Where letters go that could not be delivered; without one, the first of them that
             no patience helps ends the run.
         clock: Tells the time.
     """
@@ -114,153 +114,153 @@ class Delivery:
     def __init__(  # noqa: PLR0913 - what a delivery is made of
         self,
         stage: str,
-        carrier: Carrier,
-        tally: Tally,
+        transport: Transport,
+        stats: DeliveryStats,
         *,
-        size: int,
-        patience: Patience,
-        refuge: Refuge | None = None,
+        batch_size: int,
+        retry_policy: RetryPolicy,
+        dead_letters: DeadLetterQueue | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.stage, self.carrier, self.tally = stage, carrier, tally
-        self.size, self.patience, self.refuge = size, patience, refuge
+        self.stage, self.transport, self.stats = stage, transport, stats
+        self.batch_size, self.retry_policy, self.dead_letters = batch_size, retry_policy, dead_letters
         self.clock = clock or Clock()
-        self._held: list[Letter] = []
-        self._tired = False
+        self._buffer: list[OutboundEvent] = []
+        self._circuit_open = False
 
-    def along(
+    def deliver_through(
         self,
-        parcels: Iterator[Parcel],
-        letters: Callable[[Parcel], Iterable[Letter]],
+        items: Iterator[T],
+        serialize: Callable[[T], Iterable[OutboundEvent]],
         *,
-        at_once: bool,
-    ) -> Iterator[Parcel]:
+        flush_each: bool,
+    ) -> Iterator[T]:
         """Hand parcels on, and deliver their letters.
 
         Args:
-            parcels: What comes; handed on as it is.
-            letters: Writes a parcel's letters.
-            at_once: Deliver each parcel's letters before it is handed on; else some parcels
+            items: What comes; handed on as it is.
+            serialize: Writes a parcel's letters.
+            flush_each: Deliver each parcel's letters before it is handed on; else some parcels
                 together, the last of them after that.
 
         Raises:
             Unavailable: The receiver takes no letters, and there is no place to keep them.
         """
-        self.tally.clear()
-        with closing(self.carrier):
+        self.stats.reset()
+        with closing(self.transport):
             try:
-                self._send_earlier()
-                for parcel in parcels:
-                    self._hold(letters(parcel))
-                    self._send(0 if at_once else self.size - 1)
+                self._replay_dead_letters()
+                for parcel in items:
+                    self._enqueue(serialize(parcel))
+                    self._flush(0 if flush_each else self.batch_size - 1)
                     yield parcel
-                self._send(0)
-                self.tally.complaint = self._complaint()
+                self._flush(0)
+                self.stats.error_message = self._make_error_message()
             except BaseException:
-                self._tell_stopped()
+                self._log_interrupted()
                 raise
-        level = logging.WARNING if self.tally.complaint else logging.INFO
-        counts = self.tally.taken, self.tally.came
-        logger.log(level, "%s: %s took %d of %d events.", self.stage, self.carrier.to, *counts)
+        level = logging.WARNING if self.stats.error_message else logging.INFO
+        counts = self.stats.accepted, self.stats.received
+        logger.log(level, "%s: %s took %d of %d events.", self.stage, self.transport.destination, *counts)
 
-    def _complaint(self) -> str:
-        tally = self.tally
-        parts = {"refused": tally.refused, "not handed over": tally.left}
+    def _make_error_message(self) -> str:
+        tally = self.stats
+        parts = {"refused": tally.rejected, "not handed over": tally.unsent}
         counts = [f"{number:,} {what}" for what, number in parts.items() if number]
         if not counts:
             return ""
         return (
-            f"{self.stage}: {self.carrier.to} took {tally.taken:,} of {tally.came:,} events; "
-            f"{', '.join(counts)}. The first reason: {tally.reason}. {self._remedy()}"
+            f"{self.stage}: {self.transport.destination} took {tally.accepted:,} of {tally.received:,} events; "
+            f"{', '.join(counts)}. The first reason: {tally.first_error}. {self._suggest_fix()}"
         )
 
-    def _remedy(self) -> str:
-        if self.refuge is not None:
-            return f"They are kept in `{self.refuge}`. Mend that and run again: they go first."
+    def _suggest_fix(self) -> str:
+        if self.dead_letters is not None:
+            return f"They are kept in `{self.dead_letters}`. Mend that and run again: they go first."
         return (
             f"Mend that and run again. With `{self.stage} --dead_letters=letters.jsonl`, events "
             "that are not taken are kept, and the next run sends them first."
         )
 
-    def _send_earlier(self) -> None:
+    def _replay_dead_letters(self) -> None:
         """Send what an earlier run had to keep."""
-        for letters in self.refuge.waiting() if self.refuge else ():
-            self.tally.came += len(letters)
+        for letters in self.dead_letters.replay() if self.dead_letters else ():
+            self.stats.received += len(letters)
             self._deliver(letters)
 
-    def _hold(self, letters: Iterable[Letter]) -> None:
-        before = len(self._held)
-        self._held += letters
-        self.tally.came += len(self._held) - before
+    def _enqueue(self, events: Iterable[OutboundEvent]) -> None:
+        before = len(self._buffer)
+        self._buffer += events
+        self.stats.received += len(self._buffer) - before
 
-    def _send(self, keep: int) -> None:
+    def _flush(self, max_buffered: int) -> None:
         """Deliver what is held, until no more than so many are."""
-        while len(self._held) > keep:
-            self._deliver(self._held[: self.size])
-            del self._held[: self.size]
+        while len(self._buffer) > max_buffered:
+            self._deliver(self._buffer[: self.batch_size])
+            del self._buffer[: self.batch_size]
 
-    def _deliver(self, letters: list[Letter]) -> None:
+    def _deliver(self, events: list[OutboundEvent]) -> None:
         """Deliver letters, over and over; once patience was lost, each gets a single try."""
-        retries = 0 if self._tired else self.patience.retries
+        retries = 0 if self._circuit_open else self.retry_policy.max_retries
         for tries in range(retries + 1):
-            answer = self.carrier.carry(letters)
-            if answer.divide:
-                self._divide(letters, answer.divide)
+            answer = self.transport.send(events)
+            if answer.split_reason:
+                self._split(events, answer.split_reason)
                 return
-            self._settle(letters, answer)
-            if not answer.later:
-                self._tired = False
+            self._record_result(events, answer)
+            if not answer.retryable:
+                self._circuit_open = False
                 return
-            left = [(letters[place], reason) for place, reason in answer.later.items()]
-            letters = [letter for letter, _ in left]
-            if answer.hopeless or tries == retries:
+            left = [(events[place], reason) for place, reason in answer.retryable.items()]
+            events = [letter for letter, _ in left]
+            if answer.fatal or tries == retries:
                 break
-            self._pause(tries, answer.wait, left[0][1])
-        self._tired = True
-        self._give_up(left)
+            self._wait_before_retry(tries, answer.retry_after, left[0][1])
+        self._circuit_open = True
+        self._handle_exhausted(left)
 
-    def _pause(self, tries: int, wished: float, reason: str) -> None:
-        pause = self.patience.pause(tries, wished)
+    def _wait_before_retry(self, attempt: int, retry_after: float, reason: str) -> None:
+        pause = self.retry_policy.delay(attempt, retry_after)
         logger.warning(
             "%s: %s: %s. Trying again in %.1f seconds.",
-            *(self.stage, self.carrier.to, legible(reason, _SHOWN), pause),
+            *(self.stage, self.transport.destination, display_value(reason, _MAX_REASON_LENGTH), pause),
         )
         self.clock.sleep(pause)
 
-    def _divide(self, letters: list[Letter], reason: str) -> None:
+    def _split(self, events: list[OutboundEvent], reason: str) -> None:
         """Deliver halves; a single letter that is refused is refused."""
-        if len(letters) == 1:
-            self._settle(letters, Answer(refused={0: reason}))
+        if len(events) == 1:
+            self._record_result(events, SendResult(rejected={0: reason}))
             return
-        middle = len(letters) // 2
-        self._deliver(letters[:middle])
-        self._deliver(letters[middle:])
+        middle = len(events) // 2
+        self._deliver(events[:middle])
+        self._deliver(events[middle:])
 
-    def _settle(self, letters: Sequence[Letter], answer: Answer) -> None:
+    def _record_result(self, events: Sequence[OutboundEvent], result: SendResult) -> None:
         """Count what was taken and what was refused."""
-        self.tally.taken += len(letters) - len(answer.refused) - len(answer.later)
-        self.tally.refused += len(answer.refused)
-        self._keep([(letters[place], why) for place, why in answer.refused.items()])
+        self.stats.accepted += len(events) - len(result.rejected) - len(result.retryable)
+        self.stats.rejected += len(result.rejected)
+        self._store_dead_letters([(events[place], why) for place, why in result.rejected.items()])
 
-    def _give_up(self, letters: list[tuple[Letter, str]]) -> None:
-        self._keep(letters)
-        if self.refuge is None:
-            self.tally.complaint = self._complaint()
-            raise Unavailable(self.tally.complaint)
+    def _handle_exhausted(self, events: list[tuple[OutboundEvent, str]]) -> None:
+        self._store_dead_letters(events)
+        if self.dead_letters is None:
+            self.stats.error_message = self._make_error_message()
+            raise TransientError(self.stats.error_message)
 
-    def _keep(self, letters: list[tuple[Letter, str]]) -> None:
-        if letters:
-            self.tally.note(reason for _, reason in letters)
-        if letters and self.refuge is not None:
-            self.refuge.add(letters)
+    def _store_dead_letters(self, events: list[tuple[OutboundEvent, str]]) -> None:
+        if events:
+            self.stats.record_first_error(reason for _, reason in events)
+        if events and self.dead_letters is not None:
+            self.dead_letters.add(events)
 
-    def _tell_stopped(self) -> None:
+    def _log_interrupted(self) -> None:
         """Say what had arrived, unless the error that stops the run says it."""
-        if self.tally.complaint:
+        if self.stats.error_message:
             return
         logger.warning(
             "%s: stopped: %s took %d events; %d more had come, and are not known to have arrived. "
             "Run again to send them.",
-            *(self.stage, self.carrier.to, self.tally.taken, self.tally.left),
+            *(self.stage, self.transport.destination, self.stats.accepted, self.stats.unsent),
         )
-        self._keep([(letter, "the run was stopped") for letter in self._held])
+        self._store_dead_letters([(letter, "the run was stopped") for letter in self._buffer])

@@ -9,11 +9,11 @@ import msgspec
 import polars as pl
 
 
-class Object(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class OcsfObject(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An object of OCSF; attributes that are None are left out."""
 
 
-class Product(Object, frozen=True):
+class Product(OcsfObject, frozen=True):
     """Who found it."""
 
     name: str
@@ -21,7 +21,7 @@ class Product(Object, frozen=True):
     version: str
 
 
-class Metadata(Object, frozen=True):
+class Metadata(OcsfObject, frozen=True):
     """About the finding as a record."""
 
     version: str
@@ -32,7 +32,7 @@ class Metadata(Object, frozen=True):
     source: str | None = None
 
 
-class Analytic(Object, frozen=True):
+class Analytic(OcsfObject, frozen=True):
     """What found it."""
 
     name: str
@@ -41,13 +41,13 @@ class Analytic(Object, frozen=True):
     version: str
 
 
-class RelatedEvent(Object, frozen=True):
+class RelatedEvent(OcsfObject, frozen=True):
     """The event in its own log."""
 
     uid: str
 
 
-class FindingInfo(Object, frozen=True):
+class FindingInfo(OcsfObject, frozen=True):
     """What was found."""
 
     uid: str
@@ -60,13 +60,13 @@ class FindingInfo(Object, frozen=True):
     related_events: tuple[RelatedEvent, ...] = ()
 
 
-class Observation(Object, frozen=True):
+class Observation(OcsfObject, frozen=True):
     """A value."""
 
     value: str
 
 
-class Pattern(Object, frozen=True):
+class OcsfPattern(OcsfObject, frozen=True):
     """An anomaly, or the baseline that it departs from."""
 
     observation_parameter: str
@@ -75,47 +75,47 @@ class Pattern(Object, frozen=True):
     observations: tuple[Observation, ...]
 
 
-class Target(Object, frozen=True):
+class Target(OcsfObject, frozen=True):
     """Whose behaviour was looked at."""
 
     name: str
     type: str
 
 
-class AnomalyAnalysis(Object, frozen=True):
+class AnomalyAnalysis(OcsfObject, frozen=True):
     """What is unusual, and what would have been usual."""
 
     analysis_targets: tuple[Target, ...]
-    anomalies: tuple[Pattern, ...]
-    baselines: tuple[Pattern, ...] = ()
+    anomalies: tuple[OcsfPattern, ...]
+    baselines: tuple[OcsfPattern, ...] = ()
 
 
-class User(Object, frozen=True):
+class User(OcsfObject, frozen=True):
     """A user, a role, a service."""
 
     name: str
 
 
-class Actor(Object, frozen=True):
+class Actor(OcsfObject, frozen=True):
     """Who did it."""
 
     user: User
 
 
-class Service(Object, frozen=True):
+class Service(OcsfObject, frozen=True):
     """What was called."""
 
     name: str
 
 
-class Response(Object, frozen=True):
+class Response(OcsfObject, frozen=True):
     """What it answered."""
 
     error: str | None = None
     error_message: str | None = None
 
 
-class Api(Object, frozen=True):
+class Api(OcsfObject, frozen=True):
     """A call."""
 
     operation: str
@@ -123,14 +123,14 @@ class Api(Object, frozen=True):
     response: Response | None = None
 
 
-class Location(Object, frozen=True):
+class Location(OcsfObject, frozen=True):
     """A place."""
 
     city: str | None = None
     country: str | None = None
 
 
-class Endpoint(Object, frozen=True):
+class Endpoint(OcsfObject, frozen=True):
     """Where it came from."""
 
     ip: str | None = None
@@ -138,13 +138,13 @@ class Endpoint(Object, frozen=True):
     location: Location | None = None
 
 
-class HttpRequest(Object, frozen=True):
+class HttpRequest(OcsfObject, frozen=True):
     """How it was asked for."""
 
     user_agent: str
 
 
-class Evidence(Object, frozen=True):
+class Evidence(OcsfObject, frozen=True):
     """What the event says of itself."""
 
     actor: Actor | None = None
@@ -153,7 +153,7 @@ class Evidence(Object, frozen=True):
     http_request: HttpRequest | None = None
 
 
-class Observable(Object, frozen=True):
+class Observable(OcsfObject, frozen=True):
     """A value to search for elsewhere."""
 
     name: str
@@ -161,13 +161,13 @@ class Observable(Object, frozen=True):
     value: str
 
 
-class Account(Object, frozen=True):
+class Account(OcsfObject, frozen=True):
     """An account in a cloud."""
 
     uid: str
 
 
-class Cloud(Object, frozen=True):
+class Cloud(OcsfObject, frozen=True):
     """Where in which cloud."""
 
     provider: str
@@ -175,7 +175,7 @@ class Cloud(Object, frozen=True):
     region: str | None = None
 
 
-class Unmapped(Object, frozen=True):
+class Unmapped(OcsfObject, frozen=True):
     """Scores, for which the schema has no place."""
 
     ae_anomaly_score: float | None = None
@@ -184,7 +184,7 @@ class Unmapped(Object, frozen=True):
     zscore: float | None = None
 
 
-class DetectionFinding(Object, frozen=True):
+class DetectionFinding(OcsfObject, frozen=True):
     """An alert; times are milliseconds since 1970."""
 
     activity_id: int
@@ -216,21 +216,21 @@ class DetectionFinding(Object, frozen=True):
     unmapped: Unmapped | None = None
 
 
-def schema_of(kind: type[msgspec.Struct]) -> pl.Schema:
+def to_polars_schema(kind: type[msgspec.Struct]) -> pl.Schema:
     """Columns and types of a table of such objects, the same whatever they hold.
 
-    >>> schema_of(Endpoint)["location"]
+    >>> to_polars_schema(Endpoint)["location"]
     Struct({'city': String, 'country': String})
     """
-    return pl.Schema({name: _type(hint) for name, hint in get_type_hints(kind).items()})
+    return pl.Schema({name: _to_polars_type(hint) for name, hint in get_type_hints(kind).items()})
 
 
-def _type(hint: Any) -> pl.DataType:  # noqa: ANN401 - a type or what stands for one
+def _to_polars_type(hint: Any) -> pl.DataType:  # noqa: ANN401 - a type or what stands for one
     if get_origin(hint) in {Union, UnionType}:
-        return _type(next(one for one in get_args(hint) if one is not NoneType))
+        return _to_polars_type(next(one for one in get_args(hint) if one is not NoneType))
     if get_origin(hint) is tuple:
-        return pl.List(_type(get_args(hint)[0]))
+        return pl.List(_to_polars_type(get_args(hint)[0]))
     if issubclass(hint, msgspec.Struct):
-        return pl.Struct(dict(schema_of(hint)))
+        return pl.Struct(dict(to_polars_schema(hint)))
     plain = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}
     return plain[hint]

@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from morpheus.sinks.alert import PRODUCT, VENDOR, VERSION, Alert
-from morpheus.sinks.traits import SIGN_INS
+from morpheus.sinks.traits import SIGN_IN_SOURCES
 
-SCHEMA = "8.17.0"
-COUNTRY_CODE = 2  # letters
+ECS_VERSION = "8.17.0"
+COUNTRY_CODE_LENGTH = 2  # letters
 
-_OUTCOMES = {True: "failure", False: "success", None: "unknown"}
+_ECS_OUTCOMES = {True: "failure", False: "success", None: "unknown"}
 
 
-def document(alert: Alert) -> dict[str, Any]:
+def make_ecs_document(alert: Alert) -> dict[str, Any]:
     """Make the document of an alert; what is not known is left out."""
-    told = alert.traits
+    told = alert.fields
     made = {
         "@timestamp": alert.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "message": alert.text,
-        "ecs": {"version": SCHEMA},
-        "event": _event(alert),
+        "message": alert.message,
+        "ecs": {"version": ECS_VERSION},
+        "event": _make_ecs_event(alert),
         "user": {"name": alert.user},
-        "source": _source(alert),
+        "source": _make_ecs_source(alert),
         "user_agent": {"original": told.agent},
         "cloud": {
             "provider": alert.provider,
@@ -39,36 +39,36 @@ def document(alert: Alert) -> dict[str, Any]:
             "version": VERSION,
             "type": "anomaly detection",
         },
-        "labels": _labels(alert),
+        "labels": _make_ecs_labels(alert),
         "tags": list(alert.columns),
     }
-    return _known(made)
+    return _drop_empty(made)
 
 
-def _event(alert: Alert) -> dict[str, Any]:
-    told = alert.traits
+def _make_ecs_event(alert: Alert) -> dict[str, Any]:
+    told = alert.fields
     categories = ["intrusion_detection"]
     return {
         "id": alert.id,
         "kind": "alert",
-        "category": [*categories, "authentication"] if alert.source in SIGN_INS else categories,
+        "category": [*categories, "authentication"] if alert.source in SIGN_IN_SOURCES else categories,
         "type": ["info"],
         "action": told.operation,
         "provider": told.service,
-        "outcome": _OUTCOMES[told.failed],
+        "outcome": _ECS_OUTCOMES[told.failed],
         "module": PRODUCT,
         "dataset": f"{PRODUCT}.alert",
         "reason": alert.reason,
         "risk_score": alert.risk,
         "severity": alert.severity,
-        "original": alert.original,
+        "original": alert.raw_event,
     }
 
 
-def _source(alert: Alert) -> dict[str, Any]:
-    told = alert.traits
+def _make_ecs_source(alert: Alert) -> dict[str, Any]:
+    told = alert.fields
     place = told.country or ""
-    code = place.upper() if len(place) == COUNTRY_CODE and place.isalpha() else None
+    code = place.upper() if len(place) == COUNTRY_CODE_LENGTH and place.isalpha() else None
     return {
         "address": told.address,
         "ip": told.ip,
@@ -80,18 +80,18 @@ def _source(alert: Alert) -> dict[str, Any]:
     }
 
 
-def _labels(alert: Alert) -> dict[str, str]:
+def _make_ecs_labels(alert: Alert) -> dict[str, str]:
     """Words and numbers to look for, all as text: the type of every label."""
-    rhythm = None if alert.rhythm is None else str(alert.rhythm).lower()
-    words = {"rung": alert.rung, "event_id": alert.traits.event, "ts_anomaly": rhythm}
+    rhythm = None if alert.ts_anomaly is None else str(alert.ts_anomaly).lower()
+    words = {"rung": alert.training_data_scope, "event_id": alert.fields.event, "ts_anomaly": rhythm}
     scores = {label: str(value) for label, value in alert.scores.items()}
     return scores | {name: word for name, word in words.items() if word is not None}
 
 
-def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not there, at every depth."""
     kept = {
-        name: _known(value) if isinstance(value, Mapping) else value
+        name: _drop_empty(value) if isinstance(value, Mapping) else value
         for name, value in fields.items()
     }
     return {name: value for name, value in kept.items() if value not in (None, {}, [])}

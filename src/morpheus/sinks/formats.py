@@ -20,7 +20,7 @@ import zstandard
 
 from morpheus.columns import ROW
 
-EXTENSIONS = {
+FORMAT_BY_EXTENSION = {
     ".csv": "csv",
     ".json": "json",
     ".jsonlines": "json",
@@ -28,30 +28,30 @@ EXTENSIONS = {
     ".ndjson": "json",
     ".parquet": "parquet",
 }
-PACKED = (".gz", ".zst")
-PARQUET_ROW = "Unnamed: 0"
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+PARQUET_ROW_NAME = "Unnamed: 0"
 """Name of the unnamed first column in Parquet, where columns need one: pandas' name for it in a
 CSV file, so that the same code reads both."""
 
-TEXT_ROWS = 1 << 15  # rows turned into text at a time
-_COPIED = 1 << 18  # bytes copied at a time
-_POURED = 1 << 30  # bytes that the kernel copies at a time, at most
-_PART_ROWS = 1 << 17  # rows held before a part of a Parquet file goes to disk
-_GROUP_ROWS = 1 << 16  # fixed, so that the bytes do not depend on threads
+ENCODE_CHUNK_ROWS = 1 << 15  # rows turned into text at a time
+_COPY_BYTES = 1 << 18  # bytes copied at a time
+_SENDFILE_BYTES = 1 << 30  # bytes that the kernel copies at a time, at most
+_SPILL_ROWS = 1 << 17  # rows held before a part of a Parquet file goes to disk
+_ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
 
 # What spreadsheets take for a formula (OWASP, "CSV Injection"), behind any blanks that some of them
 # skip. Regular expressions cost; the comparison finds the few columns that need one.
-_FORMULA = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"  # noqa: RUF001 - full-width signs are meant
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_FORMULA_PATTERN = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"  # noqa: RUF001 - full-width signs are meant
+_NUMBER_PATTERN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
-class Form(Protocol):
+class RowWriter(Protocol):
     """A format being written; its `with` block lets go of all that it holds but the file."""
 
     def write(self, frame: pl.DataFrame) -> None:
         """Write rows; the first call, with rows or without, decides the columns."""
 
-    def append(self, text: Path) -> None:
+    def append(self, path: Path) -> None:
         """Take over a file of rows that are spelt already."""
 
     def flush(self) -> None:
@@ -65,7 +65,7 @@ class Form(Protocol):
     def __exit__(self, *about: object) -> None: ...
 
 
-class Text:
+class TextWriter:
     """CSV or JSON lines, plain or packed.
 
     Args:
@@ -78,111 +78,111 @@ class Text:
     def __init__(
         self,
         file: BinaryIO,
-        packing: str,
+        compression: str,
         *,
-        rows: Callable[[pl.DataFrame, IO[bytes]], None],
-        head: Callable[[list[str]], bytes] = lambda _: b"",
+        write_rows: Callable[[pl.DataFrame, IO[bytes]], None],
+        encode_header: Callable[[list[str]], bytes] = lambda _: b"",
     ) -> None:
-        self._file, self._out = file, packed(file, packing)
-        self._rows, self._head = rows, head
-        self._started = False
-        self._held: list[pl.DataFrame] = []
+        self._file, self._output = file, open_compressed(file, compression)
+        self._write_rows, self._encode_header = write_rows, encode_header
+        self._header_written = False
+        self._buffer: list[pl.DataFrame] = []
 
     def write(self, frame: pl.DataFrame) -> None:
         """Write rows, after the head the first time; small batches are joined, which is faster."""
-        if not self._started:
-            self._out.write(self._head(frame.columns))
-            self._started = True
-        if self._held and kind_of(self._held[0]) != kind_of(frame):
+        if not self._header_written:
+            self._output.write(self._encode_header(frame.columns))
+            self._header_written = True
+        if self._buffer and schema_key(self._buffer[0]) != schema_key(frame):
             # What rows look like does not depend on those beside them.
-            self._spell()
-        self._held.append(frame)
-        if sum(each.height for each in self._held) >= TEXT_ROWS:
-            self._spell()
+            self._write_buffer()
+        self._buffer.append(frame)
+        if sum(each.height for each in self._buffer) >= ENCODE_CHUNK_ROWS:
+            self._write_buffer()
 
-    def append(self, text: Path) -> None:
+    def append(self, path: Path) -> None:
         """Take over a file of rows that are spelt already."""
-        self._spell()
-        if self._out is self._file and sys.platform == "linux":
-            _pour(text, self._file)
+        self._write_buffer()
+        if self._output is self._file and sys.platform == "linux":
+            _sendfile_append(path, self._file)
         else:
-            with text.open("rb") as rows:
-                shutil.copyfileobj(rows, self._out, _COPIED)
-        text.unlink()
+            with path.open("rb") as rows:
+                shutil.copyfileobj(rows, self._output, _COPY_BYTES)
+        path.unlink()
 
     def flush(self) -> None:
         """Hand all rows so far to the operating system."""
-        self._spell()
-        self._out.flush()
+        self._write_buffer()
+        self._output.flush()
         self._file.flush()
 
     def finish(self) -> None:
         """Write what is held, and end the packing."""
-        self._spell()
-        if self._out is not self._file:
-            self._out.close()
+        self._write_buffer()
+        if self._output is not self._file:
+            self._output.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *about: object) -> None:
         # After a failure the packing still wants to write its end, into a file that is to go.
-        self._held = []
+        self._buffer = []
         with suppress(OSError):
             self.finish()
 
-    def _spell(self) -> None:
-        if not self._held:
+    def _write_buffer(self) -> None:
+        if not self._buffer:
             return
-        for some in pl.concat(self._held).iter_slices(TEXT_ROWS):
-            if self._out is self._file:
-                self._rows(some, self._file)
+        for some in pl.concat(self._buffer).iter_slices(ENCODE_CHUNK_ROWS):
+            if self._output is self._file:
+                self._write_rows(some, self._file)
             else:
                 # polars would end each piece with a flush, which makes a packed file larger.
                 text = io.BytesIO()
-                self._rows(some, text)
-                self._out.write(text.getbuffer())
-        self._held = []
+                self._write_rows(some, text)
+                self._output.write(text.getbuffer())
+        self._buffer = []
 
 
-def _pour(text: Path, file: BinaryIO) -> None:
+def _sendfile_append(path: Path, file: BinaryIO) -> None:
     """Append a file to another within the kernel, in less than half the time of a copy."""
     file.flush()
-    with text.open("rb") as rows:
-        while os.sendfile(file.fileno(), rows.fileno(), None, _POURED):
+    with path.open("rb") as rows:
+        while os.sendfile(file.fileno(), rows.fileno(), None, _SENDFILE_BYTES):
             pass
     file.seek(0, os.SEEK_END)
     # It begins to go to the disk while the next rows are made, not when the last are there.
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def kind_of(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
+def schema_key(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
     """Columns and types of rows; a fraction of what a polars schema costs."""
     return frame.columns, frame.dtypes
 
 
-def packed(file: BinaryIO, packing: str) -> BinaryIO:
+def open_compressed(file: BinaryIO, compression: str) -> BinaryIO:
     """A file that packs what is written to it; the same bytes whatever the size of the writes."""
-    if packing == ".gz":
+    if compression == ".gz":
         # Neither name nor time: the same rows are the same bytes.
         return cast("BinaryIO", gzip.GzipFile("", "wb", 6, file, mtime=0))
-    if packing == ".zst":
+    if compression == ".zst":
         return cast("BinaryIO", zstandard.ZstdCompressor().stream_writer(file, closefd=False))
     return file
 
 
-def csv_head(columns: list[str]) -> bytes:
+def encode_csv_header(columns: list[str]) -> bytes:
     r"""Head of a CSV file; the row number has no name there, as pandas writes it.
 
-    >>> csv_head(["", "_index_", "a,b", "=c"]).decode()
+    >>> encode_csv_header(["", "_index_", "a,b", "=c"]).decode()
     ',_index_,"a,b",\'=c\n'
     """
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(guarded(pl.Series(columns, dtype=pl.String)))
+    csv.writer(line, lineterminator="\n").writerow(escape_formulas(pl.Series(columns, dtype=pl.String)))
     return line.getvalue().encode()
 
 
-def csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
+def write_csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     """Rows as CSV, as pandas writes them.
 
     True and False; empty for null and NaN; times like `2021-10-09 06:00:00+00:00`. Text that a
@@ -192,39 +192,39 @@ def csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     shown = frame.with_columns(
         cs.float().fill_nan(None),
         cs.boolean().replace_strict({True: "True", False: "False"}, return_dtype=pl.String),
-        *(_time_text(times) for times in frame.select(cs.datetime())),
-        *(guarded(frame[name]) for name in _suspects(frame)),
+        *(_format_times(times) for times in frame.select(cs.datetime())),
+        *(escape_formulas(frame[name]) for name in _columns_to_escape(frame)),
     )
     shown.write_csv(file, include_header=False)
 
 
-def guarded(text: pl.Series) -> pl.Series:
+def escape_formulas(text: pl.Series) -> pl.Series:
     """Text with a `'` before it where a spreadsheet would run it.
 
-    >>> guarded(pl.Series(["=1+1", "-5", " @sum", "a=b"])).to_list()
+    >>> escape_formulas(pl.Series(["=1+1", "-5", " @sum", "a=b"])).to_list()
     ["'=1+1", '-5', "' @sum", 'a=b']
     """
-    odd = text.to_frame("").select(pl.first().filter(_odd(pl.first())).unique()).to_series()
-    formulas = odd.filter(odd.str.contains(_FORMULA) & ~odd.str.contains(_NUMBER))
+    odd = text.to_frame("").select(pl.first().filter(_starts_with_symbol(pl.first())).unique()).to_series()
+    formulas = odd.filter(odd.str.contains(_FORMULA_PATTERN) & ~odd.str.contains(_NUMBER_PATTERN))
     return text if formulas.is_empty() else text.replace(formulas, "'" + formulas)
 
 
-def _odd(text: pl.Expr) -> pl.Expr:
+def _starts_with_symbol(text: pl.Expr) -> pl.Expr:
     """Whether a text begins with something else than a letter, a digit, `.` or `/`."""
     word = text.is_between(pl.lit("A"), pl.lit("\x7f"))
     number = text.is_between(pl.lit("."), pl.lit("="), closed="left")
     return ~(word | number) & (text != pl.lit(""))
 
 
-def _suspects(frame: pl.DataFrame) -> list[str]:
+def _columns_to_escape(frame: pl.DataFrame) -> list[str]:
     """Text columns with such a text."""
     # Many columns of a log are empty for hours; these cost nothing.
     filled = [text for text in frame.select(cs.string()) if text.null_count() < len(text)]
-    found = pl.DataFrame(filled).select(_odd(pl.all()).any())
+    found = pl.DataFrame(filled).select(_starts_with_symbol(pl.all()).any())
     return [column.name for column in found if column[0]]
 
 
-def _time_text(times: pl.Series) -> pl.Series:
+def _format_times(times: pl.Series) -> pl.Series:
     """Times as pandas writes them: microseconds only where there are any."""
     zone = "%:z" if getattr(times.dtype, "time_zone", None) else ""
     if times.dtype == pl.Datetime(time_zone="UTC"):
@@ -237,7 +237,7 @@ def _time_text(times: pl.Series) -> pl.Series:
     return whole.zip_with(~broken, times.dt.strftime(f"%Y-%m-%d %H:%M:%S%.6f{zone}"))
 
 
-def json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
+def write_json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     """One object a row: times as milliseconds since 1970, null for NaN; no row number."""
     floats = cs.float()
     frame.select(cs.exclude(ROW) if ROW in frame.columns else cs.all()).with_columns(
@@ -246,7 +246,7 @@ def json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     ).write_ndjson(file)
 
 
-class Parquet:
+class ParquetWriter:
     """Parquet, in bounded memory: parts on disk, joined at the end.
 
     Args:
@@ -255,12 +255,12 @@ class Parquet:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._parts = tempfile.TemporaryDirectory(
+        self._spill_dir = tempfile.TemporaryDirectory(
             prefix=f"{path.stem}.", suffix=".parts", dir=path.parent
         )
         self._schema: dict[str, pl.DataType] | None = None
-        self._held: list[pl.DataFrame] = []
-        self._names: list[Path] = []
+        self._buffer: list[pl.DataFrame] = []
+        self._spilled_files: list[Path] = []
 
     def write(self, frame: pl.DataFrame) -> None:
         """Hold rows until there are enough for a part."""
@@ -268,13 +268,13 @@ class Parquet:
             text = pl.String()
             types = frame.schema.items()
             self._schema = {n: text if t == pl.Null else t for n, t in types}
-        self._held.append(
-            frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW}, strict=False)
+        self._buffer.append(
+            frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW_NAME}, strict=False)
         )
-        if sum(each.height for each in self._held) >= _PART_ROWS:
+        if sum(each.height for each in self._buffer) >= _SPILL_ROWS:
             self._spill()
 
-    def append(self, text: Path) -> None:
+    def append(self, path: Path) -> None:
         """Nothing can be appended: see `ToFile.beforehand`."""
         raise NotImplementedError
 
@@ -284,21 +284,21 @@ class Parquet:
     def finish(self) -> None:
         """Join the parts."""
         self._spill()
-        if not self._names:
+        if not self._spilled_files:
             pl.DataFrame().write_parquet(self._path)
             return
-        rows = pl.scan_ipc(self._names)
-        rows.sink_parquet(self._path, row_group_size=_GROUP_ROWS, maintain_order=True)
+        rows = pl.scan_ipc(self._spilled_files)
+        rows.sink_parquet(self._path, row_group_size=_ROW_GROUP_SIZE, maintain_order=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *about: object) -> None:
-        self._parts.cleanup()
+        self._spill_dir.cleanup()
 
     def _spill(self) -> None:
-        if self._held:
-            part = Path(self._parts.name, f"{len(self._names):09}.arrow")
-            pl.concat(self._held).write_ipc(part)
-            self._names.append(part)
-            self._held = []
+        if self._buffer:
+            part = Path(self._spill_dir.name, f"{len(self._spilled_files):09}.arrow")
+            pl.concat(self._buffer).write_ipc(part)
+            self._spilled_files.append(part)
+            self._buffer = []

@@ -1,27 +1,27 @@
-"""`Keep`: what came through a chain, for Python to look at."""
+"""`CollectSink`: what came through a chain, for Python to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from morpheus.records import Batch, Rows, Scored
-from morpheus.stage import Stage
+from morpheus.records import Batch, OutputRows, Scored
+from morpheus.stage import Transform
 
 
 @dataclass(frozen=True)
-class Keep(Stage):
+class CollectSink(Transform):
     """Keep what comes, in `kept`."""
 
     name = "keep"
-    takes = (Scored, Rows)
-    scope = "run"
-    sink = True
+    takes = (Scored, OutputRows)
+    scope = "global"
+    is_sink = True
 
-    kept: list[Batch] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Keep each batch, and hand it on."""
         for batch in batches:
-            self.kept.append(batch)
+            self.batches.append(batch)
             yield batch

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 
 @dataclass(frozen=True)
-class Letter:
+class OutboundEvent:
     """One event, as its receiver is to have it.
 
     Attributes:
@@ -25,51 +25,51 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SendResult:
     """What became of letters that were handed over together; those not named here were taken.
 
     Attributes:
-        refused: Why letters are not taken and never will be, by their place.
-        later: Why letters were not taken this time, by their place.
-        wait: Seconds that the receiver wants to be left alone.
-        hopeless: Trying again would not help: somebody has to mend something.
-        divide: Why all were refused together, where fewer at a time may be taken; else nothing.
+        rejected: Why letters are not taken and never will be, by their place.
+        retryable: Why letters were not taken this time, by their place.
+        retry_after: Seconds that the receiver wants to be left alone.
+        fatal: Trying again would not help: somebody has to mend something.
+        split_reason: Why all were refused together, where fewer at a time may be taken; else nothing.
     """
 
-    refused: Mapping[int, str] = field(default_factory=dict)
-    later: Mapping[int, str] = field(default_factory=dict)
-    wait: float = 0.0
-    hopeless: bool = False
-    divide: str = ""
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    retryable: Mapping[int, str] = field(default_factory=dict)
+    retry_after: float = 0.0
+    fatal: bool = False
+    split_reason: str = ""
 
     @classmethod
-    def none_taken(
-        cls, letters: Sequence[Letter], reason: str, *, wait: float = 0.0, hopeless: bool = False
+    def from_failure(
+        cls, events: Sequence[OutboundEvent], reason: str, *, retry_after: float = 0.0, fatal: bool = False
     ) -> Self:
         """No letter was taken, for a reason that is not theirs."""
-        later = dict.fromkeys(range(len(letters)), reason)
-        return cls(later=later, wait=wait, hopeless=hopeless)
+        later = dict.fromkeys(range(len(events)), reason)
+        return cls(retryable=later, retry_after=retry_after, fatal=fatal)
 
 
-class Carrier(Protocol):
+class Transport(Protocol):
     """Hands letters over."""
 
     @property
-    def to(self) -> str:
+    def destination(self) -> str:
         """Whom to, for messages; no secret in it."""
 
-    def carry(self, letters: Sequence[Letter]) -> Answer:
+    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
         """Hand letters over once, and wait for the answer."""
 
     def close(self) -> None:
         """Let go of what is held open."""
 
 
-class Refuge(Protocol):
+class DeadLetterQueue(Protocol):
     """Where letters go that could not be delivered."""
 
-    def add(self, letters: Iterable[tuple[Letter, str]]) -> None:
+    def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
         """Keep letters, each with the reason."""
 
-    def waiting(self) -> Iterator[list[Letter]]:
+    def replay(self) -> Iterator[list[OutboundEvent]]:
         """Letters from earlier, in lots; a lot is let go of when the next is asked for."""

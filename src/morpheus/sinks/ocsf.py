@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from morpheus.columns import SCORE
-from morpheus.models.explanation import Fact, Likelier
+from morpheus.models.explanation import ColumnReason, ExpectedValue
 from morpheus.sinks.alert import PRODUCT, VENDOR, VERSION, Alert
 from morpheus.sinks.detection_finding import (
     Account,
@@ -21,7 +21,7 @@ from morpheus.sinks.detection_finding import (
     Metadata,
     Observable,
     Observation,
-    Pattern,
+    OcsfPattern,
     Product,
     RelatedEvent,
     Response,
@@ -31,74 +31,74 @@ from morpheus.sinks.detection_finding import (
     User,
 )
 
-SCHEMA = "1.8.0"
-CLASS, CATEGORY, CREATED = 2004, 2, 1
-RARE = 0.01
+OCSF_VERSION = "1.8.0"
+CLASS_UID, CATEGORY_UID, ACTIVITY_CREATE = 2004, 2, 1
+RARE_PROBABILITY = 0.01
 """Probability below which a known value is called rare."""
 
-_SEVERITIES = ("Unknown", "Informational", "Low", "Medium", "High")
-_CONFIDENCE = {"own": 2, "peers": 1, "everyone": 1}
-_PROVIDERS = {"aws": "AWS", "azure": "Azure"}
-_IP, _USER_NAME, _COUNTRY, _AGENT = 2, 4, 14, 16  # types of observables
-_LEARNING = 4  # type of analytic
+_SEVERITY_NAMES = ("Unknown", "Informational", "Low", "Medium", "High")
+_CONFIDENCE_IDS = {"own": 2, "peers": 1, "everyone": 1}
+_PROVIDER_NAMES = {"aws": "AWS", "azure": "Azure"}
+_OBSERVABLE_IP, _OBSERVABLE_USER_NAME, _OBSERVABLE_COUNTRY, _OBSERVABLE_USER_AGENT = 2, 4, 14, 16  # types of observables
+_ANALYTIC_LEARNING = 4  # type of analytic
 
 
-def finding(alert: Alert) -> DetectionFinding:
+def make_detection_finding(alert: Alert) -> DetectionFinding:
     """Make the finding of an alert: that it was found is all its life so far."""
-    moment, cloud, evidence = int(alert.time.timestamp() * 1000), _cloud(alert), _evidence(alert)
+    moment, cloud, evidence = int(alert.time.timestamp() * 1000), _make_cloud(alert), _make_evidence(alert)
     return DetectionFinding(
-        activity_id=CREATED,
+        activity_id=ACTIVITY_CREATE,
         activity_name="Create",
-        category_uid=CATEGORY,
+        category_uid=CATEGORY_UID,
         category_name="Findings",
-        class_uid=CLASS,
+        class_uid=CLASS_UID,
         class_name="Detection Finding",
-        type_uid=CLASS * 100 + CREATED,
+        type_uid=CLASS_UID * 100 + ACTIVITY_CREATE,
         type_name="Detection Finding: Create",
         time=moment,
         start_time=moment,
         end_time=moment,
         severity_id=alert.severity,
-        severity=_SEVERITIES[alert.severity],
+        severity=_SEVERITY_NAMES[alert.severity],
         status_id=1,
         status="New",
         is_alert=True,
-        message=alert.text,
-        metadata=_metadata(alert, cloud),
-        finding_info=_info(alert, moment),
-        anomaly_analyses=(_analysis(alert),),
-        confidence_id=_CONFIDENCE.get(alert.rung or ""),
+        message=alert.message,
+        metadata=_make_metadata(alert, cloud),
+        finding_info=_make_finding_info(alert, moment),
+        anomaly_analyses=(_make_analysis(alert),),
+        confidence_id=_CONFIDENCE_IDS.get(alert.training_data_scope or ""),
         risk_score=None if alert.risk is None else max(0, round(alert.risk)),
         evidences=(evidence,) if evidence != Evidence() else (),
-        observables=_observables(alert),
+        observables=_make_observables(alert),
         cloud=cloud,
-        raw_data=alert.original,
-        unmapped=_unmapped(alert),
+        raw_data=alert.raw_event,
+        unmapped=_make_unmapped(alert),
     )
 
 
-def _metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
+def _make_metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
     return Metadata(
-        version=SCHEMA,
+        version=OCSF_VERSION,
         product=Product(name=PRODUCT, vendor_name=VENDOR, version=VERSION),
         uid=alert.id,
         profiles=("cloud",) if cloud is not None else (),
-        original_event_uid=alert.traits.event,
+        original_event_uid=alert.fields.event,
         source=alert.source.removeprefix("from-") or None,
     )
 
 
-def _info(alert: Alert, moment: int) -> FindingInfo:
-    event = alert.traits.event
+def _make_finding_info(alert: Alert, moment: int) -> FindingInfo:
+    event = alert.fields.event
     return FindingInfo(
         uid=alert.id,
         title=alert.title,
-        desc=alert.text,
+        desc=alert.message,
         types=("Behavioral Anomaly",),
         analytic=Analytic(
             name=f"{PRODUCT} autoencoder",
             type="Learning (ML/DL)",
-            type_id=_LEARNING,
+            type_id=_ANALYTIC_LEARNING,
             version=VERSION,
         ),
         first_seen_time=moment,
@@ -107,39 +107,39 @@ def _info(alert: Alert, moment: int) -> FindingInfo:
     )
 
 
-def _analysis(alert: Alert) -> AnomalyAnalysis:
+def _make_analysis(alert: Alert) -> AnomalyAnalysis:
     """Each column that is strange, with the values that were likelier."""
     named = set(alert.columns)
-    facts = [fact for fact in (alert.why.columns if alert.why else ()) if fact.column in named]
-    anomalies = [_anomaly(fact) for fact in facts]
-    if alert.rhythm:
-        anomalies.append(_pattern("events over time", "Time Pattern Analysis", "SURGE", "true"))
+    facts = [fact for fact in (alert.explanation.columns if alert.explanation else ()) if fact.column in named]
+    anomalies = [_make_anomaly(fact) for fact in facts]
+    if alert.ts_anomaly:
+        anomalies.append(_make_pattern("events over time", "Time Pattern Analysis", "SURGE", "true"))
     if not anomalies:
         label = "risk" if alert.risk is not None else next(iter(alert.scores), SCORE)
         value = str(alert.scores.get(label, "none"))
-        anomalies.append(_pattern(label, "Deviation Analysis", "UNUSUAL", value))
+        anomalies.append(_make_pattern(label, "Deviation Analysis", "UNUSUAL", value))
     return AnomalyAnalysis(
         analysis_targets=(Target(name=alert.user or "no user", type="User"),),
         anomalies=tuple(anomalies),
-        baselines=tuple(_baseline(fact) for fact in facts if fact.expected),
+        baselines=tuple(_make_baseline(fact) for fact in facts if fact.expected),
     )
 
 
-def _anomaly(fact: Fact) -> Pattern:
-    if fact.distance is not None:
-        return _pattern(fact.column, "Deviation Analysis", "UNUSUAL", _text(fact.value))
-    rare = fact.probability is not None and fact.probability < RARE
-    pattern = "UNSEEN" if fact.new else "RARE" if rare else "INFREQUENT"
-    return _pattern(fact.column, "Frequency Analysis", pattern, _text(fact.value))
+def _make_anomaly(reason: ColumnReason) -> OcsfPattern:
+    if reason.distance is not None:
+        return _make_pattern(reason.column, "Deviation Analysis", "UNUSUAL", _format_value(reason.value))
+    rare = reason.probability is not None and reason.probability < RARE_PROBABILITY
+    pattern = "UNSEEN" if reason.new else "RARE" if rare else "INFREQUENT"
+    return _make_pattern(reason.column, "Frequency Analysis", pattern, _format_value(reason.value))
 
 
-def _baseline(fact: Fact) -> Pattern:
-    kind = "Frequency Analysis" if fact.distance is None else "Deviation Analysis"
-    return _pattern(fact.column, kind, "FREQUENT", *map(_likelier, fact.expected))
+def _make_baseline(reason: ColumnReason) -> OcsfPattern:
+    kind = "Frequency Analysis" if reason.distance is None else "Deviation Analysis"
+    return _make_pattern(reason.column, kind, "FREQUENT", *map(_format_expected, reason.expected))
 
 
-def _pattern(parameter: str, kind: str, pattern: str, *values: str) -> Pattern:
-    return Pattern(
+def _make_pattern(parameter: str, kind: str, pattern: str, *values: str) -> OcsfPattern:
+    return OcsfPattern(
         observation_parameter=parameter,
         observation_type=kind,
         observed_pattern=pattern,
@@ -147,16 +147,16 @@ def _pattern(parameter: str, kind: str, pattern: str, *values: str) -> Pattern:
     )
 
 
-def _likelier(one: Likelier) -> str:
-    return "a new value" if one.new else _text(one.value)
+def _format_expected(expected: ExpectedValue) -> str:
+    return "a new value" if expected.new else _format_value(expected.value)
 
 
-def _text(value: str | float | None) -> str:
+def _format_value(value: str | float | None) -> str:
     return "no value" if value is None else str(value)
 
 
-def _evidence(alert: Alert) -> Evidence:
-    told = alert.traits
+def _make_evidence(alert: Alert) -> Evidence:
+    told = alert.fields
     response = Response(error=told.error, error_message=told.message)
     service = None if told.service is None else Service(name=told.service)
     api = None
@@ -166,13 +166,13 @@ def _evidence(alert: Alert) -> Evidence:
     return Evidence(
         actor=None if alert.user is None else Actor(user=User(name=alert.user)),
         api=api,
-        src_endpoint=_endpoint(alert),
+        src_endpoint=_make_endpoint_object(alert),
         http_request=None if told.agent is None else HttpRequest(user_agent=told.agent),
     )
 
 
-def _endpoint(alert: Alert) -> Endpoint | None:
-    told = alert.traits
+def _make_endpoint_object(alert: Alert) -> Endpoint | None:
+    told = alert.fields
     if told.address is None:
         return None
     place = Location(city=told.city, country=told.country)
@@ -183,13 +183,13 @@ def _endpoint(alert: Alert) -> Endpoint | None:
     )
 
 
-def _observables(alert: Alert) -> tuple[Observable, ...]:
-    told, place = alert.traits, "evidences[0]."
+def _make_observables(alert: Alert) -> tuple[Observable, ...]:
+    told, place = alert.fields, "evidences[0]."
     found = (
-        ("actor.user.name", _USER_NAME, alert.user),
-        ("src_endpoint.ip", _IP, told.ip),
-        ("src_endpoint.location.country", _COUNTRY, told.country if told.address else None),
-        ("http_request.user_agent", _AGENT, told.agent),
+        ("actor.user.name", _OBSERVABLE_USER_NAME, alert.user),
+        ("src_endpoint.ip", _OBSERVABLE_IP, told.ip),
+        ("src_endpoint.location.country", _OBSERVABLE_COUNTRY, told.country if told.address else None),
+        ("http_request.user_agent", _OBSERVABLE_USER_AGENT, told.agent),
     )
     return tuple(
         Observable(name=place + name, type_id=kind, value=value)
@@ -198,14 +198,14 @@ def _observables(alert: Alert) -> tuple[Observable, ...]:
     )
 
 
-def _unmapped(alert: Alert) -> Unmapped | None:
+def _make_unmapped(alert: Alert) -> Unmapped | None:
     scores = Unmapped(**{name: alert.scores.get(name) for name in Unmapped.__struct_fields__})
     return scores if scores != Unmapped() else None
 
 
-def _cloud(alert: Alert) -> Cloud | None:
-    told, provider = alert.traits, alert.provider
+def _make_cloud(alert: Alert) -> Cloud | None:
+    told, provider = alert.fields, alert.provider
     if provider is None:
         return None
     account = None if told.account is None else Account(uid=told.account)
-    return Cloud(provider=_PROVIDERS[provider], account=account, region=told.region)
+    return Cloud(provider=_PROVIDER_NAMES[provider], account=account, region=told.region)

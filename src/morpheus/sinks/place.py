@@ -8,7 +8,7 @@ from pathlib import Path
 from morpheus.errors import UsageError
 
 
-def check_place(path: Path, *, overwrite: bool, stage: str) -> None:
+def validate_output_path(path: Path, *, overwrite: bool, stage_name: str) -> None:
     """Refuse, before any file is opened, a place that a sink cannot write to.
 
     Raises:
@@ -24,12 +24,12 @@ def check_place(path: Path, *, overwrite: bool, stage: str) -> None:
     if path.exists() and not overwrite:
         raise UsageError(
             f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
-            f"Give `{stage} --overwrite`, or another --filename."
+            f"Give `{stage_name} --overwrite`, or another --filename."
         )
-    _check_folder(path)
+    _validate_folder(path)
 
 
-def _check_folder(path: Path) -> None:
+def _validate_folder(path: Path) -> None:
     """Refuse a folder that a file cannot be made in."""
     folder = path.absolute().parent
     while not folder.exists():

@@ -13,46 +13,46 @@ from urllib.parse import SplitResult, urlsplit
 from morpheus.errors import UsageError
 from morpheus.sinks.delivery import Clock
 
-MOST = 1 << 24  # bytes of an answer that are read
-LOCAL = {"localhost", "127.0.0.1", "::1"}
+MAX_RESPONSE_BYTES = 1 << 24  # bytes of an answer that are read
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-class Unanswered(Exception):
+class RequestError(Exception):
     """No answer came.
 
     Args:
         reason: Why.
-        hopeless: Trying again would not help.
+        fatal: Trying again would not help.
     """
 
-    def __init__(self, reason: str, *, hopeless: bool = False) -> None:
-        self.hopeless = hopeless
+    def __init__(self, reason: str, *, fatal: bool = False) -> None:
+        self.fatal = fatal
         super().__init__(reason)
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpResponse:
     """An answer.
 
     Attributes:
         status: HTTP status.
         reason: Its name.
-        wait: Seconds after which to come again; 0 where it says nothing of that.
-        text: What else was said.
+        retry_after: Seconds after which to come again; 0 where it says nothing of that.
+        body: What else was said.
     """
 
     status: int
     reason: str
-    wait: float
-    text: bytes
+    retry_after: float
+    body: bytes
 
     def __str__(self) -> str:
-        said = self.text.decode(errors="replace").strip()
+        said = self.body.decode(errors="replace").strip()
         return f"{self.status} {self.reason}" + (f": {said}" if said else "")
 
 
 @dataclass(frozen=True)
-class Post:
+class HttpClient:
     """Posts to one address.
 
     Attributes:
@@ -67,64 +67,64 @@ class Post:
     timeout: float
     clock: Clock = field(default_factory=Clock)
 
-    def __call__(self, body: bytes, kind: str) -> Reply:
+    def __call__(self, body: bytes, content_type: str) -> HttpResponse:
         """Post a body of a kind, such as `application/json`.
 
         Raises:
             Unanswered: There is no connection, or no answer within the time.
         """
-        connection = self._connection()
+        connection = self._connect()
         try:
-            headers = {**self.headers, "Content-Type": kind, "User-Agent": "morpheus"}
-            connection.request("POST", self._target, body=body, headers=headers)
+            headers = {**self.headers, "Content-Type": content_type, "User-Agent": "morpheus"}
+            connection.request("POST", self._request_target, body=body, headers=headers)
             answer = connection.getresponse()
-            wait = self._wait(answer.getheader("Retry-After", ""))
-            return Reply(answer.status, answer.reason, wait, answer.read(MOST))
+            wait = self._parse_retry_after(answer.getheader("Retry-After", ""))
+            return HttpResponse(answer.status, answer.reason, wait, answer.read(MAX_RESPONSE_BYTES))
         except ssl.SSLCertVerificationError as error:
             said = f"its certificate is not trusted: {error.verify_message}"
-            raise Unanswered(said, hopeless=True) from error
+            raise RequestError(said, fatal=True) from error
         except TimeoutError:
-            raise Unanswered(f"no answer within {self.timeout:g} seconds") from None
+            raise RequestError(f"no answer within {self.timeout:g} seconds") from None
         except (OSError, http.client.HTTPException) as error:
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unanswered(f"no answer: {said}") from error
+            raise RequestError(f"no answer: {said}") from error
         finally:
             connection.close()
 
     @property
     def host(self) -> str:
         """Server and port, without what may be a secret in the path."""
-        return self._parts.netloc
+        return self._url_parts.netloc
 
     @cached_property
-    def _parts(self) -> SplitResult:
+    def _url_parts(self) -> SplitResult:
         return urlsplit(self.url)
 
     @property
-    def _target(self) -> str:
-        query = f"?{self._parts.query}" if self._parts.query else ""
-        return (self._parts.path or "/") + query
+    def _request_target(self) -> str:
+        query = f"?{self._url_parts.query}" if self._url_parts.query else ""
+        return (self._url_parts.path or "/") + query
 
-    def _connection(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
-        if self._parts.scheme == "https":
+    def _connect(self) -> http.client.HTTPConnection:
+        host, port = self._url_parts.hostname or "", self._url_parts.port
+        if self._url_parts.scheme == "https":
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
         return http.client.HTTPConnection(host, port, timeout=self.timeout)
 
-    def _wait(self, asked: str) -> float:
+    def _parse_retry_after(self, value: str) -> float:
         """Seconds of `Retry-After`, which may be a number or a date."""
         try:
-            return max(0.0, float(asked))
+            return max(0.0, float(value))
         except ValueError:
             pass
         try:
-            return max(0.0, parsedate_to_datetime(asked).timestamp() - self.clock.now())
+            return max(0.0, parsedate_to_datetime(value).timestamp() - self.clock.now())
         except ValueError:
             return 0.0
 
 
-def check_url(option: str, url: str) -> None:
+def validate_url(option: str, url: str) -> None:
     """Refuse what is no address of a server, and one with a secret in it.
 
     Raises:

@@ -8,40 +8,40 @@ from typing import ClassVar, Protocol
 
 import msgspec
 
-from morpheus.sinks.contents import CLOUDEVENTS, ROW_CONTENT
-from morpheus.sinks.letters import Answer, Letter
-from morpheus.sinks.post import Post, Reply, Unanswered
+from morpheus.sinks.contents import CLOUDEVENTS, ROW_FORMAT
+from morpheus.sinks.letters import SendResult, OutboundEvent
+from morpheus.sinks.post import HttpClient, HttpResponse, RequestError
 
-CREATED, OK_END, CONFLICT = 200, 300, 409
-_LATER = {408, 425, 429}
-_TOO_MUCH = {400, 413, 422}
-_SERVER_FAILED = {*range(500, 600)} - {501, 505}  # these two fail each time
-_NOT_INDEXED_HERE = {7, 10, 11}  # Splunk: wrong index, no data channel, wrong data channel
+HTTP_OK, HTTP_OK_END, HTTP_CONFLICT = 200, 300, 409
+_RETRYABLE_STATUSES = {408, 425, 429}
+_SPLIT_STATUSES = {400, 413, 422}
+_SERVER_ERRORS = {*range(500, 600)} - {501, 505}  # these two fail each time
+_SPLUNK_CONFIG_ERRORS = {7, 10, 11}  # Splunk: wrong index, no data channel, wrong data channel
 
 
-class Receiver(Protocol):
+class HttpEndpoint(Protocol):
     """A kind of server.
 
     Attributes:
-        endpoint: Where it takes alerts, unless told otherwise.
-        content: What it is sent, unless told otherwise.
-        scheme: Word before a token in the header `Authorization`.
+        default_path: Where it takes alerts, unless told otherwise.
+        default_format: What it is sent, unless told otherwise.
+        auth_scheme: Word before a token in the header `Authorization`.
     """
 
-    endpoint: ClassVar[str]
-    content: ClassVar[str]
-    scheme: ClassVar[str]
+    default_path: ClassVar[str]
+    default_format: ClassVar[str]
+    auth_scheme: ClassVar[str]
 
-    def kind(self, content: str) -> str:
+    def content_type(self, content_format: str) -> str:
         """Type of the body."""
 
-    def body(self, letters: Sequence[Letter]) -> bytes:
+    def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
         """One request for some letters."""
 
-    def read(self, letters: Sequence[Letter], reply: Reply) -> Answer:
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:
         """What became of the letters, by an answer that is neither an error nor a delay."""
 
-    def hopeless(self, reply: Reply) -> bool:
+    def is_fatal(self, response: HttpResponse) -> bool:
         """Whether an answer of 400 is due to something else than the letters."""
 
 
@@ -49,24 +49,24 @@ class Receiver(Protocol):
 class Webhook:
     """A server that takes a JSON array of alerts, and says no more than a status."""
 
-    endpoint: ClassVar[str] = ""
-    content: ClassVar[str] = ROW_CONTENT
-    scheme: ClassVar[str] = "Bearer"
+    default_path: ClassVar[str] = ""
+    default_format: ClassVar[str] = ROW_FORMAT
+    auth_scheme: ClassVar[str] = "Bearer"
 
-    def kind(self, content: str) -> str:
+    def content_type(self, content_format: str) -> str:
         """CloudEvents in an array have a type of their own."""
         batch = "application/cloudevents-batch+json"
-        return batch if content == CLOUDEVENTS else "application/json"
+        return batch if content_format == CLOUDEVENTS else "application/json"
 
-    def body(self, letters: Sequence[Letter]) -> bytes:
+    def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
         """An array."""
-        return b"[" + b",".join(letter.body for letter in letters) + b"]"
+        return b"[" + b",".join(letter.body for letter in events) + b"]"
 
-    def read(self, letters: Sequence[Letter], reply: Reply) -> Answer:  # noqa: ARG002 - the status says all
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status says all
         """All were taken."""
-        return Answer()
+        return SendResult()
 
-    def hopeless(self, reply: Reply) -> bool:  # noqa: ARG002 - the status does not say
+    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - the status does not say
         """Nobody knows."""
         return False
 
@@ -80,40 +80,40 @@ class Splunk:
     """
 
     index: str | None = None
-    endpoint: ClassVar[str] = "/services/collector/event"
-    content: ClassVar[str] = "ocsf"
-    scheme: ClassVar[str] = "Splunk"
+    default_path: ClassVar[str] = "/services/collector/event"
+    default_format: ClassVar[str] = "ocsf"
+    auth_scheme: ClassVar[str] = "Splunk"
 
-    def kind(self, content: str) -> str:  # noqa: ARG002 - whatever is in it
+    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - whatever is in it
         """JSON."""
         return "application/json"
 
-    def body(self, letters: Sequence[Letter]) -> bytes:
+    def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
         """Objects, one behind the other."""
-        return b"\n".join(self._envelope(letter) for letter in letters)
+        return b"\n".join(self._wrap_event(letter) for letter in events)
 
-    def read(self, letters: Sequence[Letter], reply: Reply) -> Answer:  # noqa: ARG002 - the status says all
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status says all
         """All were taken."""
-        return Answer()
+        return SendResult()
 
-    def hopeless(self, reply: Reply) -> bool:
+    def is_fatal(self, response: HttpResponse) -> bool:
         """Some codes are about the token or the index."""
-        return decoded(reply).get("code") in _NOT_INDEXED_HERE
+        return decode_response(response).get("code") in _SPLUNK_CONFIG_ERRORS
 
-    def _envelope(self, letter: Letter) -> bytes:
+    def _wrap_event(self, event: OutboundEvent) -> bytes:
         made = {
-            "time": None if letter.time is None else round(letter.time, 3),
+            "time": None if event.time is None else round(event.time, 3),
             "source": "morpheus",
             "sourcetype": "morpheus:alert",
             "index": self.index,
-            "event": msgspec.Raw(letter.body),
-            "fields": {"alert_id": letter.id},
+            "event": msgspec.Raw(event.body),
+            "fields": {"alert_id": event.id},
         }
         return msgspec.json.encode({n: value for n, value in made.items() if value is not None})
 
 
 @dataclass(frozen=True)
-class Bulk:
+class ElasticsearchBulk:
     """The bulk interface of OpenSearch and Elasticsearch.
 
     An alert is created under its own id: one that is there already is left as it is.
@@ -123,40 +123,40 @@ class Bulk:
     """
 
     index: str = "morpheus-alerts"
-    endpoint: ClassVar[str] = "/_bulk"
-    content: ClassVar[str] = "ecs"
-    scheme: ClassVar[str] = "ApiKey"
+    default_path: ClassVar[str] = "/_bulk"
+    default_format: ClassVar[str] = "ecs"
+    auth_scheme: ClassVar[str] = "ApiKey"
 
-    def kind(self, content: str) -> str:  # noqa: ARG002 - whatever is in it
+    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - whatever is in it
         """JSON lines."""
         return "application/x-ndjson"
 
-    def body(self, letters: Sequence[Letter]) -> bytes:
+    def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
         """Two lines each: what to do, and with what."""
         return b"".join(
             msgspec.json.encode({"create": {"_index": self.index, "_id": letter.id}})
             + b"\n"
             + letter.body
             + b"\n"
-            for letter in letters
+            for letter in events
         )
 
-    def read(self, letters: Sequence[Letter], reply: Reply) -> Answer:
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:
         """Each letter has a status of its own."""
-        said = decoded(reply)
+        said = decode_response(response)
         items = said.get("items")
-        if not isinstance(items, list) or len(items) != len(letters):
-            return Answer.none_taken(letters, f"an answer that is none: {reply}")
+        if not isinstance(items, list) or len(items) != len(events):
+            return SendResult.from_failure(events, f"an answer that is none: {response}")
         refused, later = {}, {}
         for place, item in enumerate(items):
-            status, reason = _item(item)
-            if status in _LATER or status in _SERVER_FAILED:
+            status, reason = _parse_bulk_item(item)
+            if status in _RETRYABLE_STATUSES or status in _SERVER_ERRORS:
                 later[place] = reason
-            elif not CREATED <= status < OK_END and status != CONFLICT:
+            elif not HTTP_OK <= status < HTTP_OK_END and status != HTTP_CONFLICT:
                 refused[place] = reason
-        return Answer(refused=refused, later=later)
+        return SendResult(rejected=refused, retryable=later)
 
-    def hopeless(self, reply: Reply) -> bool:  # noqa: ARG002 - nothing else is answered so
+    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - nothing else is answered so
         """A document that is refused is not answered with 400."""
         return False
 
@@ -165,65 +165,65 @@ RECEIVERS = ("webhook", "splunk", "elasticsearch", "opensearch")
 """What `--receiver` can be."""
 
 
-def receiver_of(name: str, index: str | None) -> Receiver:
+def make_endpoint(name: str, index: str | None) -> HttpEndpoint:
     """Make the receiver of a name.
 
-    >>> receiver_of("opensearch", None).endpoint
+    >>> make_endpoint("opensearch", None).endpoint
     '/_bulk'
     """
     if name == "splunk":
         return Splunk(index=index)
     if name == "webhook":
         return Webhook()
-    return Bulk() if index is None else Bulk(index=index)
+    return ElasticsearchBulk() if index is None else ElasticsearchBulk(index=index)
 
 
 @dataclass(frozen=True)
-class Courier:
+class HttpTransport:
     """Carries letters to a receiver by HTTP.
 
     Attributes:
-        receiver: How they are wrapped, and how answers are read.
-        post: Sends a request.
-        content: What the letters hold.
+        endpoint: How they are wrapped, and how answers are read.
+        client: Sends a request.
+        format: What the letters hold.
     """
 
-    receiver: Receiver
-    post: Post
-    content: str
+    endpoint: HttpEndpoint
+    client: HttpClient
+    format: str
 
     @property
-    def to(self) -> str:
+    def destination(self) -> str:
         """The server."""
-        return f"`{self.post.host}`"
+        return f"`{self.client.host}`"
 
-    def carry(self, letters: Sequence[Letter]) -> Answer:
+    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
         """Send one request."""
         try:
-            reply = self.post(self.receiver.body(letters), self.receiver.kind(self.content))
-        except Unanswered as error:
-            return Answer.none_taken(letters, str(error), hopeless=error.hopeless)
-        if CREATED <= reply.status < OK_END:
-            return self.receiver.read(letters, reply)
-        if reply.status in _LATER or reply.status in _SERVER_FAILED:
-            return Answer.none_taken(letters, str(reply), wait=reply.wait)
-        if reply.status in _TOO_MUCH and not self.receiver.hopeless(reply):
-            return Answer(divide=str(reply))
-        return Answer.none_taken(letters, str(reply), hopeless=True)
+            reply = self.client(self.endpoint.encode_body(events), self.endpoint.content_type(self.format))
+        except RequestError as error:
+            return SendResult.from_failure(events, str(error), fatal=error.fatal)
+        if HTTP_OK <= reply.status < HTTP_OK_END:
+            return self.endpoint.parse_response(events, reply)
+        if reply.status in _RETRYABLE_STATUSES or reply.status in _SERVER_ERRORS:
+            return SendResult.from_failure(events, str(reply), retry_after=reply.retry_after)
+        if reply.status in _SPLIT_STATUSES and not self.endpoint.is_fatal(reply):
+            return SendResult(split_reason=str(reply))
+        return SendResult.from_failure(events, str(reply), fatal=True)
 
     def close(self) -> None:
         """Nothing is held open: each request has a connection of its own."""
 
 
-def decoded(reply: Reply) -> Mapping[str, object]:
+def decode_response(response: HttpResponse) -> Mapping[str, object]:
     """The JSON object that a server said; empty where it said none."""
     try:
-        return msgspec.json.decode(reply.text, type=dict[str, object])
+        return msgspec.json.decode(response.body, type=dict[str, object])
     except msgspec.MsgspecError:
         return {}
 
 
-def _item(item: object) -> tuple[int, str]:
+def _parse_bulk_item(item: object) -> tuple[int, str]:
     """Status and reason of one document; 500 where none can be found."""
     done = next(iter(item.values()), None) if isinstance(item, dict) else None
     if not isinstance(done, dict) or not isinstance(done.get("status"), int):

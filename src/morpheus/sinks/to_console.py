@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from morpheus.columns import RISK, SCORE, TIME, Explained
+from morpheus.columns import RISK, SCORE, TIME, ExplanationColumns
 from morpheus.errors import UsageError
-from morpheus.quoting import printable
-from morpheus.records import Rows
-from morpheus.stage import Stage, option
+from morpheus.quoting import escape_control
+from morpheus.records import OutputRows
+from morpheus.stage import Transform, option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCORES = (RISK, "zscore", SCORE)
+SCORE_COLUMNS = (RISK, "zscore", SCORE)
 """Scores, the best first."""
-ACTIONS = ("eventName", "operationName", "appDisplayName", "integration")
+ACTION_COLUMNS = ("eventName", "operationName", "appDisplayName", "integration")
 """Columns that say what was done, the first that there is."""
-MOMENT = "%Y-%m-%d %H:%M:%S"
-NOBODY = "(no user)"
-NARROW = 8
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+NO_USER = "(no user)"
+SCORE_WIDTH = 8
 """Width of a score."""
 
 
 @dataclass(frozen=True)
-class ToConsole(Stage):
+class ToConsole(Transform):
     """Show each row on stdout, as it comes: when, who, how unusual, what was done, and why.
 
     Takes rows and hands them on. On a terminal they are a table; anywhere else one line each, with
@@ -40,65 +40,65 @@ class ToConsole(Stage):
     """
 
     name = "to-console"
-    takes = (Rows,)
-    gives = Rows
-    scope = "run"
-    sink = True
+    takes = (OutputRows,)
+    gives = OutputRows
+    scope = "global"
+    is_sink = True
 
     column: tuple[str, ...] = option(
         (),
         "Column to show behind time and user; repeat for more.",
-        shown="the best score, what was done, and the reason, where there are such columns",
+        default_display="the best score, what was done, and the reason, where there are such columns",
     )
 
-    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
+    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
         """Show each batch, then hand it on."""
-        screen: _Lines | _Table | None = None
+        screen: _PlainOutput | _TableOutput | None = None
         for batch in batches:
             if batch.frame.height:
-                chosen = self._chosen(batch.frame)
-                screen = screen or (_Table() if sys.stdout.isatty() else _Lines())
-                screen.show(chosen, list(_cells(batch, chosen)))
+                chosen = self._choose_columns(batch.frame)
+                screen = screen or (_TableOutput() if sys.stdout.isatty() else _PlainOutput())
+                screen.show(chosen, list(_format_rows(batch, chosen)))
             yield batch
 
-    def _chosen(self, frame: pl.DataFrame) -> list[str]:
+    def _choose_columns(self, frame: pl.DataFrame) -> list[str]:
         missing = [name for name in self.column if name not in frame.columns]
         if missing:
             raise UsageError(
                 f"to-console: --column: rows have no column `{missing[0]}`. They have "
-                f"{', '.join(map(printable, frame.columns))}."
+                f"{', '.join(map(escape_control, frame.columns))}."
             )
-        reason = (Explained.among(frame.columns) or Explained()).reason
-        found = (_first(names, frame) for names in (SCORES, ACTIONS, (reason,)))
+        reason = (ExplanationColumns.find_in(frame.columns) or ExplanationColumns()).reason
+        found = (_first_present(names, frame) for names in (SCORE_COLUMNS, ACTION_COLUMNS, (reason,)))
         return list(dict.fromkeys(self.column)) or [name for name in found if name is not None]
 
 
-def _first(names: Sequence[str], frame: pl.DataFrame) -> str | None:
+def _first_present(names: Sequence[str], frame: pl.DataFrame) -> str | None:
     return next((name for name in names if name in frame.columns), None)
 
 
-def _cells(batch: Rows, columns: Sequence[str]) -> Iterator[list[str]]:
+def _format_rows(batch: OutputRows, columns: Sequence[str]) -> Iterator[list[str]]:
     """The cells of each row, safe to be shown."""
-    user = printable(NOBODY if batch.user is None else batch.user)
+    user = escape_control(NO_USER if batch.user is None else batch.user)
     frame = batch.frame
-    times = frame[TIME].dt.strftime(MOMENT) if TIME in frame.columns else [""] * frame.height
+    times = frame[TIME].dt.strftime(TIME_FORMAT) if TIME in frame.columns else [""] * frame.height
     rows = frame.select(columns).iter_rows()
     for time, row in zip(times, rows, strict=True):
-        yield [time or "", user, *map(_cell, row)]
+        yield [time or "", user, *map(_format_cell, row)]
 
 
-def _cell(value: object) -> str:
+def _format_cell(value: object) -> str:
     r"""A value as text.
 
-    >>> _cell(3.14159), _cell(None), _cell("a\tb")
+    >>> _format_cell(3.14159), _format_cell(None), _format_cell("a\tb")
     ('3.14', '', 'a\\tb')
     """
     if value is None:
         return ""
-    return f"{value:.2f}" if isinstance(value, float) else printable(str(value))
+    return f"{value:.2f}" if isinstance(value, float) else escape_control(str(value))
 
 
-class _Lines:
+class _PlainOutput:
     """One line a row, for whatever reads them."""
 
     def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: ARG002 - lines have no head
@@ -107,7 +107,7 @@ class _Lines:
         sys.stdout.flush()
 
 
-class _Table:
+class _TableOutput:
     """A table that grows at its end.
 
     It is drawn in parts, all of the same widths. What is drawn goes through `sys.stdout`, which
@@ -118,27 +118,27 @@ class _Table:
         from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
 
         self.console: Console = Console()
-        self.head: Sequence[str] | None = None
+        self.header: Sequence[str] | None = None
 
     def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Draw rows, under a head where the columns are others than before."""
         from rich.table import Table  # noqa: PLC0415 - as above
         from rich.text import Text  # noqa: PLC0415 - as above
 
-        table = Table(box=None, show_header=columns != self.head, padding=(0, 2, 0, 0), expand=True)
-        some = max(self.console.width // 6, NARROW)
+        table = Table(box=None, show_header=columns != self.header, padding=(0, 2, 0, 0), expand=True)
+        some = max(self.console.width // 6, SCORE_WIDTH)
         for name in ("time", "user", *columns):
-            width = {"time": len("2021-10-09"), **dict.fromkeys(SCORES, NARROW)}.get(name, some)
+            width = {"time": len("2021-10-09"), **dict.fromkeys(SCORE_COLUMNS, SCORE_WIDTH)}.get(name, some)
             last = name == columns[-1]
             table.add_column(
-                Text(printable(name).upper()),
+                Text(escape_control(name).upper()),
                 width=None if last else width,
                 ratio=1 if last else None,
                 overflow="fold",
             )
         for cells in rows:
             table.add_row(*map(Text, cells))
-        self.head = list(columns)
+        self.header = list(columns)
         with self.console.capture() as drawn:
             self.console.print(table)
         sys.stdout.write(drawn.get())

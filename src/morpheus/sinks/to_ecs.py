@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from morpheus.records import Batch, Rows, Scored
-from morpheus.sinks.alert import Alerts
-from morpheus.sinks.alert_files import check_file, format_of, json_lines
-from morpheus.sinks.ecs import document
-from morpheus.stage import Stage, option
+from morpheus.records import Batch, OutputRows, Scored
+from morpheus.sinks.alert import AlertBuilder
+from morpheus.sinks.alert_files import validate_alert_path, detect_format, open_json_lines
+from morpheus.sinks.ecs import make_ecs_document
+from morpheus.stage import Transform, option
 
 
 @dataclass(frozen=True)
-class ToEcs(Stage):
+class ToEcs(Transform):
     """Write alerts as documents of the Elastic Common Schema (ECS), one a line.
 
     Takes events with scores, or rows, and hands them on; all that reach it are written, so put
@@ -27,31 +27,31 @@ class ToEcs(Stage):
     """
 
     name = "to-ecs"
-    takes = (Scored, Rows)
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (Scored, OutputRows)
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     filename: str = option("", "File to write: JSON lines, plain or packed.", required=True)
     overwrite: bool = option(
         False, "Replace a file of that name, which stays until the new one is whole.", flag=True
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what cannot be written."""
-        check_file(self.name, self.filename, overwrite=self.overwrite)
-        format_of(self.name, self.filename, "json")
+        validate_alert_path(self.name, self.filename, overwrite=self.overwrite)
+        detect_format(self.name, self.filename, "json")
 
-    def writes(self) -> Path | None:
+    def output_file(self) -> Path | None:
         """The file."""
         return Path(self.filename)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Write the documents of each batch, and hand it on."""
-        alerts = Alerts(self.name, self.settings.source)
-        _, packing = format_of(self.name, self.filename, "json")
-        with json_lines(Path(self.filename), packing) as file:
+        alerts = AlertBuilder(self.name, self.options.source)
+        _, packing = detect_format(self.name, self.filename, "json")
+        with open_json_lines(Path(self.filename), packing) as file:
             for batch in batches:
-                for alert in alerts.of(batch):
-                    file.write(msgspec.json.encode(document(alert)) + b"\n")
+                for alert in alerts.build(batch):
+                    file.write(msgspec.json.encode(make_ecs_document(alert)) + b"\n")
                 yield batch

@@ -9,29 +9,29 @@ from pathlib import Path
 
 from polars.exceptions import PolarsError
 
-from morpheus.atomic import Draft
+from morpheus.atomic import AtomicWriter
 from morpheus.errors import UsageError
-from morpheus.records import Rows, Spelt
-from morpheus.scratch import Scratch
+from morpheus.records import OutputRows, EncodedChunk
+from morpheus.scratch import SpillDir
 from morpheus.sinks.formats import (
-    EXTENSIONS,
-    PACKED,
-    Form,
-    Parquet,
-    Text,
-    csv_head,
-    csv_rows,
-    json_rows,
-    kind_of,
+    FORMAT_BY_EXTENSION,
+    COMPRESSED_SUFFIXES,
+    RowWriter,
+    ParquetWriter,
+    TextWriter,
+    encode_csv_header,
+    write_csv_rows,
+    write_json_rows,
+    schema_key,
 )
-from morpheus.sinks.head import Head
-from morpheus.sinks.place import check_place
-from morpheus.sinks.spelling import Spelling
-from morpheus.stage import Stage, option
+from morpheus.sinks.head import FixedColumns
+from morpheus.sinks.place import validate_output_path
+from morpheus.sinks.spelling import EncodeRows
+from morpheus.stage import Transform, option
 
 
 @dataclass(frozen=True)
-class ToFile(Stage):
+class ToFile(Transform):
     """Write the rows to a file, which appears whole or not at all.
 
     Takes rows and hands them on. The extension decides the format: `.csv`; `.json`, `.jsonl`,
@@ -43,11 +43,11 @@ class ToFile(Stage):
     """
 
     name = "to-file"
-    takes = (Rows,)
-    gives = Rows
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (OutputRows,)
+    gives = OutputRows
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     filename: str = option("", "File to write; its folder is made if there is none.", required=True)
     overwrite: bool = option(
@@ -72,61 +72,61 @@ class ToFile(Stage):
         flag=True,
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a name that cannot be written to, and a format that there is none of."""
         if not self.filename:
             raise UsageError("to-file: no file is named. Give `--filename detections.csv`.")
-        kind, _ = self._format()
+        kind, _ = self._detect_format()
         if self.flush and kind == "parquet":
             raise UsageError(
                 f"--flush: `{self.filename}` is Parquet, which can be read only when it is whole. "
                 f"Leave out --flush, or write `.csv` or `.jsonl`."
             )
         path = Path(self.filename)
-        check_place(path, overwrite=self.overwrite, stage=self.name)
+        validate_output_path(path, overwrite=self.overwrite, stage_name=self.name)
 
-    def writes(self) -> Path | None:
+    def output_file(self) -> Path | None:
         """The file."""
         return Path(self.filename)
 
-    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
+    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
         """Write each batch, then hand it on."""
-        head = Head(self.name, row=self.include_index_col)
-        with Draft(Path(self.filename), PolarsError) as draft, self._open(draft) as form:
+        head = FixedColumns(self.name, include_row_number=self.include_index_col)
+        with AtomicWriter(Path(self.filename), PolarsError) as draft, self._make_writer(draft) as form:
             for batch in batches:
-                with draft.writing():
-                    if not isinstance(batch, Spelt):
-                        form.write(head.fit(batch.frame))
-                    elif batch.text is not None:
-                        form.append(batch.text)
+                with draft.guard_io():
+                    if not isinstance(batch, EncodedChunk):
+                        form.write(head.conform(batch.frame))
+                    elif batch.path is not None:
+                        form.append(batch.path)
                     if self.flush:
-                        _show(draft, form)
+                        _publish(draft, form)
                 yield batch
-            with draft.writing():
+            with draft.guard_io():
                 form.finish()
 
-    def writes_into(self) -> Path:
+    def output_dir(self) -> Path:
         """Where the file is to appear."""
         return Path(os.path.realpath(self.filename)).parent
 
-    def beforehand(self, first: Rows, scratch: Scratch) -> Stage | None:
+    def encoder(self, first: OutputRows, scratch: SpillDir) -> Transform | None:
         """Rows can become text anywhere, if they are like the first ones."""
-        kind, _ = self._format()
+        kind, _ = self._detect_format()
         if kind == "parquet":
             return None
-        rows = csv_rows if kind == "csv" else json_rows
-        return Spelling(rows, kind_of(first.frame), scratch.folder, index=self.include_index_col)
+        rows = write_csv_rows if kind == "csv" else write_json_rows
+        return EncodeRows(rows, schema_key(first.frame), scratch.folder, include_index=self.include_index_col)
 
-    def _format(self) -> tuple[str, str]:
+    def _detect_format(self) -> tuple[str, str]:
         """Format and packing."""
         name = Path(self.filename).name.lower()
-        packing = next((end for end in PACKED if name.endswith(end)), "")
+        packing = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
         extension = Path(name.removesuffix(packing)).suffix
-        kind = EXTENSIONS.get(extension, "") if self._auto else self.file_type.lower()
+        kind = FORMAT_BY_EXTENSION.get(extension, "") if self._is_auto else self.file_type.lower()
         if not kind:
             raise UsageError(
                 f"--filename: Unsupported extension '{extension}' with 'auto' type, in "
-                f"`{self.filename}`. Use {', '.join(EXTENSIONS)}, or `--file_type csv`."
+                f"`{self.filename}`. Use {', '.join(FORMAT_BY_EXTENSION)}, or `--file_type csv`."
             )
         if kind == "parquet" and packing:
             raise UsageError(
@@ -135,20 +135,20 @@ class ToFile(Stage):
         return kind, packing
 
     @property
-    def _auto(self) -> bool:
+    def _is_auto(self) -> bool:
         return self.file_type.lower() == "auto"
 
-    def _open(self, draft: Draft) -> Form:
-        kind, packing = self._format()
+    def _make_writer(self, draft: AtomicWriter) -> RowWriter:
+        kind, packing = self._detect_format()
         if kind == "parquet":
-            return Parquet(draft.part)
+            return ParquetWriter(draft.temp_path)
         if kind == "json":
-            return Text(draft.file, packing, rows=json_rows)
-        return Text(draft.file, packing, rows=csv_rows, head=csv_head)
+            return TextWriter(draft.file, packing, write_rows=write_json_rows)
+        return TextWriter(draft.file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header)
 
 
-def _show(draft: Draft, form: Form) -> None:
+def _publish(draft: AtomicWriter, writer: RowWriter) -> None:
     """Let all rows so far be seen under the file's name."""
-    form.flush()
-    if not draft.published:
-        draft.publish()
+    writer.flush()
+    if not draft.committed:
+        draft.commit()

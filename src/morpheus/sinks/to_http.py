@@ -10,25 +10,25 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Rows, Scored, Summary
-from morpheus.sinks.alert import Alerts
-from morpheus.sinks.contents import CONTENTS, Writer
-from morpheus.sinks.dead_letters import check_place, refuge_at
-from morpheus.sinks.delivery import Clock, Delivery, Patience, Tally
-from morpheus.sinks.post import LOCAL, Post, check_url
-from morpheus.sinks.receivers import RECEIVERS, Courier, Receiver, receiver_of
-from morpheus.stage import Stage, option
+from morpheus.records import Batch, OutputRows, Scored, RunMetrics
+from morpheus.sinks.alert import AlertBuilder
+from morpheus.sinks.contents import FORMATS, AlertSerializer
+from morpheus.sinks.dead_letters import validate_dlq_path, open_dlq
+from morpheus.sinks.delivery import Clock, Delivery, RetryPolicy, DeliveryStats
+from morpheus.sinks.post import LOCAL_HOSTS, HttpClient, validate_url
+from morpheus.sinks.receivers import RECEIVERS, HttpTransport, HttpEndpoint, make_endpoint
+from morpheus.stage import Transform, option
 
 logger = logging.getLogger(__name__)
 
-TOKEN, USER, PASSWORD, HEADER = (
+TOKEN_VAR, USER_VAR, PASSWORD_VAR, AUTHORIZATION_VAR = (
     f"MORPHEUS_HTTP_{name}" for name in ("TOKEN", "USER", "PASSWORD", "AUTHORIZATION")
 )
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class ToHttp(Stage):
+class ToHttp(Transform):
     """Send alerts to a server: a webhook, Splunk, OpenSearch or Elasticsearch.
 
     Takes events with scores, or rows, and hands them on; all that reach it are sent, so put
@@ -41,10 +41,10 @@ class ToHttp(Stage):
     """
 
     name = "to-http"
-    takes = (Scored, Rows)
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (Scored, OutputRows)
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     base_url: str = option("", "Address of the server.", required=True)
     receiver: str = option(
@@ -61,22 +61,22 @@ class ToHttp(Stage):
         "What is sent of an event: its row; a Detection Finding (ocsf); an Elastic Common Schema "
         "document (ecs); a CloudEvent with a Detection Finding in it. By default the row to a "
         "webhook, ocsf to Splunk, ecs to the others.",
-        choices=(AUTO, *CONTENTS),
+        choices=(AUTO, *FORMATS),
     )
     index: str | None = option(
         None,
         "Index that alerts go to. By default `morpheus-alerts`; Splunk: the token's own.",
     )
-    max_rows_per_payload: int = option(500, "Events sent together, at most.", low=1)
-    max_retries: int = option(5, "Tries after the first, before giving up.", low=0)
+    max_rows_per_payload: int = option(500, "Events sent together, at most.", min=1)
+    max_retries: int = option(5, "Tries after the first, before giving up.", min=0)
     error_sleep_time: float = option(
         0.5,
         "Seconds before the second try; they double with each, up to a minute. The server's "
         "`Retry-After` is heeded.",
-        low=0,
+        min=0,
     )
     request_timeout_secs: float = option(
-        30.0, "Seconds without a word from the server after which a try has failed.", low=0.001
+        30.0, "Seconds without a word from the server after which a try has failed.", min=0.001
     )
     dead_letters: str | None = option(
         None,
@@ -84,16 +84,16 @@ class ToHttp(Stage):
         "a server that takes nothing ends the run.",
     )
 
-    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
+    stats: DeliveryStats = field(default_factory=DeliveryStats, repr=False, compare=False)
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what is no address, and secrets where they can be read."""
-        check_url("--base_url", self.base_url)
-        check_place(self.dead_letters)
-        check_url("--endpoint", self._post().url)
+        validate_url("--base_url", self.base_url)
+        validate_dlq_path(self.dead_letters)
+        validate_url("--endpoint", self._make_client().url)
         server = urlsplit(self.base_url)
-        if self._authorization() and server.scheme == "http" and server.hostname not in LOCAL:
+        if self._authorization_header() and server.scheme == "http" and server.hostname not in LOCAL_HOSTS:
             logger.warning(
                 "to-http: the secret travels to `%s` in the clear. Use https.", server.netloc
             )
@@ -105,57 +105,57 @@ class ToHttp(Stage):
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Send each batch, and hand it on."""
-        writer = Writer(self._content, Alerts(self.name, self.settings.source))
-        yield from self._delivery().along(batches, writer.letters, at_once=self.settings.endless)
+        writer = AlertSerializer(self._format, AlertBuilder(self.name, self.options.source))
+        yield from self._make_delivery().deliver_through(batches, writer.serialize, flush_each=self.options.unbounded)
 
-    def finish(self, summary: Summary) -> None:  # noqa: ARG002 - as in `Stage`
+    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Transform`
         """Fail if anything was not taken, now that every sink has its rows."""
-        self.tally.settle()
+        self.stats.raise_if_undelivered()
 
     @property
-    def _kind(self) -> Receiver:
-        return receiver_of(self.receiver.lower(), self.index)
+    def _http_endpoint(self) -> HttpEndpoint:
+        return make_endpoint(self.receiver.lower(), self.index)
 
     @property
-    def _content(self) -> str:
+    def _format(self) -> str:
         content = self.content.lower()
-        return self._kind.content if content == AUTO else content
+        return self._http_endpoint.default_format if content == AUTO else content
 
-    def _delivery(self) -> Delivery:
+    def _make_delivery(self) -> Delivery:
         return Delivery(
             self.name,
-            Courier(self._kind, self._post(), self._content),
-            self.tally,
-            size=self.max_rows_per_payload,
-            patience=Patience(self.max_retries, self.error_sleep_time),
-            refuge=refuge_at(self.dead_letters),
+            HttpTransport(self._http_endpoint, self._make_client(), self._format),
+            self.stats,
+            batch_size=self.max_rows_per_payload,
+            retry_policy=RetryPolicy(self.max_retries, self.error_sleep_time),
+            dead_letters=open_dlq(self.dead_letters),
             clock=self.clock,
         )
 
-    def _post(self) -> Post:
+    def _make_client(self) -> HttpClient:
         base = self.base_url.rstrip("/")
         own_path = urlsplit(base).path not in {"", "/"}
-        path = self.endpoint or ("" if own_path else self._kind.endpoint)
+        path = self.endpoint or ("" if own_path else self._http_endpoint.default_path)
         url = f"{base}/{path.lstrip('/')}" if path else base
-        secret = self._authorization()
+        secret = self._authorization_header()
         headers = {} if secret is None else {"Authorization": secret}
-        return Post(url, headers, self.request_timeout_secs, self.clock)
+        return HttpClient(url, headers, self.request_timeout_secs, self.clock)
 
-    def _authorization(self) -> str | None:
+    def _authorization_header(self) -> str | None:
         """The header that says who we are, out of the environment."""
-        given = {name: os.environ.get(name, "") for name in (HEADER, TOKEN, USER, PASSWORD)}
-        if bad := [name for name, value in given.items() if not _sendable(value)]:
+        given = {name: os.environ.get(name, "") for name in (AUTHORIZATION_VAR, TOKEN_VAR, USER_VAR, PASSWORD_VAR)}
+        if bad := [name for name, value in given.items() if not _is_valid_header(value)]:
             raise UsageError(f"{bad[0]}: there is a line break or an odd sign in it. Set it anew.")
-        if given[HEADER]:
-            return given[HEADER]
-        if given[TOKEN]:
-            return f"{self._kind.scheme} {given[TOKEN]}"
-        if given[USER]:
-            pair = f"{given[USER]}:{given[PASSWORD]}"
+        if given[AUTHORIZATION_VAR]:
+            return given[AUTHORIZATION_VAR]
+        if given[TOKEN_VAR]:
+            return f"{self._http_endpoint.auth_scheme} {given[TOKEN_VAR]}"
+        if given[USER_VAR]:
+            pair = f"{given[USER_VAR]}:{given[PASSWORD_VAR]}"
             return f"Basic {base64.b64encode(pair.encode()).decode()}"
         return None
 
 
-def _sendable(value: str) -> bool:
+def _is_valid_header(value: str) -> bool:
     """Whether a header can hold a text."""
     return value.isascii() and value.isprintable()

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Rows, Scored, Summary
-from morpheus.sinks.alert import Alerts
-from morpheus.sinks.brokers import Brokers, require_client
-from morpheus.sinks.contents import CONTENTS, ROW_CONTENT, Writer
-from morpheus.sinks.dead_letters import check_place, refuge_at
-from morpheus.sinks.delivery import Delivery, Patience, Tally
-from morpheus.stage import Stage, option
+from morpheus.records import Batch, OutputRows, Scored, RunMetrics
+from morpheus.sinks.alert import AlertBuilder
+from morpheus.sinks.brokers import KafkaTransport, require_client
+from morpheus.sinks.contents import FORMATS, ROW_FORMAT, AlertSerializer
+from morpheus.sinks.dead_letters import validate_dlq_path, open_dlq
+from morpheus.sinks.delivery import Delivery, RetryPolicy, DeliveryStats
+from morpheus.stage import Transform, option
 
-_TOGETHER = 5000  # events whose arrival is waited for together
+_BATCH_EVENTS = 5000  # events whose arrival is waited for together
 
 
 @dataclass(frozen=True)
-class ToKafka(Stage):
+class ToKafka(Transform):
     """Send events to a Kafka topic, a JSON object each.
 
     Takes events with scores, or rows, and hands them on; the message's key is the user. The run
@@ -30,10 +30,10 @@ class ToKafka(Stage):
     """
 
     name = "to-kafka"
-    takes = (Scored, Rows)
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (Scored, OutputRows)
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     output_topic: str = option("", "Topic to send to.", required=True)
     bootstrap_servers: str = option(
@@ -41,13 +41,13 @@ class ToKafka(Stage):
     )
     client_id: str | None = option(None, "Name by which brokers know this client.")
     content: str = option(
-        ROW_CONTENT,
+        ROW_FORMAT,
         "What is sent of an event: its row; a Detection Finding (ocsf); an Elastic Common Schema "
         "document (ecs); a CloudEvent with a Detection Finding in it.",
-        choices=CONTENTS,
+        choices=FORMATS,
     )
     delivery_timeout: float = option(
-        30.0, "Seconds after which an event that no broker has confirmed is given up.", low=1
+        30.0, "Seconds after which an event that no broker has confirmed is given up.", min=1
     )
     dead_letters: str | None = option(
         None,
@@ -55,16 +55,16 @@ class ToKafka(Stage):
         "brokers that take nothing end the run.",
     )
 
-    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
+    stats: DeliveryStats = field(default_factory=DeliveryStats, repr=False, compare=False)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse to begin without the client, and without brokers.
 
         Raises:
             UsageError: Says what to install or to type.
         """
         require_client()
-        check_place(self.dead_letters)
+        validate_dlq_path(self.dead_letters)
         if self.bootstrap_servers.lower() == "auto":
             raise UsageError(
                 "--bootstrap_servers: `auto` looked for brokers in Docker, which is not done here. "
@@ -73,26 +73,26 @@ class ToKafka(Stage):
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Send each batch, and hand it on."""
-        writer = Writer(self.content.lower(), Alerts(self.name, self.settings.source))
-        delivery = self._delivery()
-        yield from delivery.along(batches, writer.letters, at_once=self.settings.endless)
+        writer = AlertSerializer(self.content.lower(), AlertBuilder(self.name, self.options.source))
+        delivery = self._make_delivery()
+        yield from delivery.deliver_through(batches, writer.serialize, flush_each=self.options.unbounded)
 
-    def finish(self, summary: Summary) -> None:  # noqa: ARG002 - as in `Stage`
+    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Transform`
         """Fail if anything was not taken, now that every sink has its rows."""
-        self.tally.settle()
+        self.stats.raise_if_undelivered()
 
-    def _delivery(self) -> Delivery:
+    def _make_delivery(self) -> Delivery:
         return Delivery(
             self.name,
-            Brokers(
+            KafkaTransport(
                 self.bootstrap_servers,
                 self.output_topic,
                 client_id=self.client_id,
                 timeout=self.delivery_timeout,
             ),
-            self.tally,
-            size=_TOGETHER,
+            self.stats,
+            batch_size=_BATCH_EVENTS,
             # The client has tried again all the time that it had.
-            patience=Patience(retries=0),
-            refuge=refuge_at(self.dead_letters),
+            retry_policy=RetryPolicy(max_retries=0),
+            dead_letters=open_dlq(self.dead_letters),
         )

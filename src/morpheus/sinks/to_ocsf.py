@@ -11,24 +11,24 @@ from pathlib import Path
 import msgspec
 
 from morpheus.errors import UsageError
-from morpheus.folder import folder_at
-from morpheus.records import Batch, Rows, Scored
-from morpheus.sinks.alert import Alert, Alerts
-from morpheus.sinks.alert_files import check_file, format_of, json_lines, lake, parquet_file
-from morpheus.sinks.detection_finding import DetectionFinding, schema_of
-from morpheus.sinks.ocsf import finding
-from morpheus.stage import Stage, option
+from morpheus.folder import open_store
+from morpheus.records import Batch, OutputRows, Scored
+from morpheus.sinks.alert import Alert, AlertBuilder
+from morpheus.sinks.alert_files import validate_alert_path, detect_format, open_json_lines, security_lake, open_parquet
+from morpheus.sinks.detection_finding import DetectionFinding, to_polars_schema
+from morpheus.sinks.ocsf import make_detection_finding
+from morpheus.stage import Transform, option
 
-NO_ACCOUNT = "external"
+EXTERNAL_ACCOUNT = "external"
 """Partition of alerts from outside any AWS account, as Security Lake wants it."""
 
-_ACCOUNT = re.compile(r"\d{12}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-Write = Callable[[Alert], object]
+_ACCOUNT_PATTERN = re.compile(r"\d{12}")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+WriteAlert = Callable[[Alert], object]
 
 
 @dataclass(frozen=True)
-class ToOcsf(Stage):
+class ToOcsf(Transform):
     """Write alerts as OCSF Detection Findings, to a file or into the folders of Security Lake.
 
     Takes events with scores, or rows, and hands them on; all that reach it are written, so put
@@ -40,10 +40,10 @@ class ToOcsf(Stage):
     """
 
     name = "to-ocsf"
-    takes = (Scored, Rows)
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (Scored, OutputRows)
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     filename: str | None = option(None, "File to write: JSON lines, plain or packed, or Parquet.")
     overwrite: bool = option(
@@ -57,7 +57,7 @@ class ToOcsf(Stage):
     lake_source: str = option("morpheus", "SOURCE: name of the custom source.")
     region: str | None = option(None, "AWS region that the lake is in.")
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse neither and both of a file and a lake, and what cannot be written."""
         if (self.filename is None) == (self.lake_folder is None):
             raise UsageError(
@@ -65,56 +65,56 @@ class ToOcsf(Stage):
                 "`--lake_folder lake --region eu-west-1`."
             )
         if self.filename is not None:
-            format_of(self.name, self.filename, "json", "parquet")
-            check_file(self.name, self.filename, overwrite=self.overwrite)
+            detect_format(self.name, self.filename, "json", "parquet")
+            validate_alert_path(self.name, self.filename, overwrite=self.overwrite)
             return
-        _check_name("--region", self.region or "", "eu-west-1")
-        _check_name("--lake_source", self.lake_source, "morpheus")
-        folder_at(self.lake_folder or "").reach()
+        _validate_name("--region", self.region or "", "eu-west-1")
+        _validate_name("--lake_source", self.lake_source, "morpheus")
+        open_store(self.lake_folder or "").check_access()
 
-    def writes(self) -> Path | None:
+    def output_file(self) -> Path | None:
         """The file."""
         return None if self.filename is None else Path(self.filename)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Write the findings of each batch, and hand it on."""
-        alerts = Alerts(self.name, self.settings.source)
-        with self._open() as write:
+        alerts = AlertBuilder(self.name, self.options.source)
+        with self._open_output() as write:
             for batch in batches:
-                for alert in alerts.of(batch):
+                for alert in alerts.build(batch):
                     write(alert)
                 yield batch
 
     @contextmanager
-    def _open(self) -> Iterator[Write]:
+    def _open_output(self) -> Iterator[WriteAlert]:
         """Where alerts are written to."""
-        schema = schema_of(DetectionFinding)
+        schema = to_polars_schema(DetectionFinding)
         if self.lake_folder is not None:
-            with lake(folder_at(self.lake_folder), schema) as parts:
-                yield lambda alert: parts.write(self._partition(alert), _line(alert))
+            with security_lake(open_store(self.lake_folder), schema) as parts:
+                yield lambda alert: parts.write(self._partition_path(alert), _encode_line(alert))
             return
         path = Path(self.filename or "")
-        kind, packing = format_of(self.name, path.name, "json", "parquet")
-        with parquet_file(path, schema) if kind == "parquet" else json_lines(path, packing) as file:
-            yield lambda alert: file.write(_line(alert))
+        kind, packing = detect_format(self.name, path.name, "json", "parquet")
+        with open_parquet(path, schema) if kind == "parquet" else open_json_lines(path, packing) as file:
+            yield lambda alert: file.write(_encode_line(alert))
 
-    def _partition(self, alert: Alert) -> str:
+    def _partition_path(self, alert: Alert) -> str:
         """Folder of an alert, below the lake's."""
-        account = alert.traits.account or ""
-        known = _ACCOUNT.fullmatch(account)
+        account = alert.fields.account or ""
+        known = _ACCOUNT_PATTERN.fullmatch(account)
         return (
             f"ext/{self.lake_source}/region={self.region}"
-            f"/accountId={account if known else NO_ACCOUNT}/eventDay={alert.time:%Y%m%d}"
+            f"/accountId={account if known else EXTERNAL_ACCOUNT}/eventDay={alert.time:%Y%m%d}"
         )
 
 
-def _line(alert: Alert) -> bytes:
-    return msgspec.json.encode(finding(alert)) + b"\n"
+def _encode_line(alert: Alert) -> bytes:
+    return msgspec.json.encode(make_detection_finding(alert)) + b"\n"
 
 
-def _check_name(option_: str, value: str, example: str) -> None:
-    if not _NAME.fullmatch(value):
+def _validate_name(option_name: str, value: str, example: str) -> None:
+    if not _NAME_PATTERN.fullmatch(value):
         raise UsageError(
-            f"to-ocsf: {option_} is `{value}`, which cannot be part of a folder's name. Give one "
-            f"such as `{option_} {example}`."
+            f"to-ocsf: {option_name} is `{value}`, which cannot be part of a folder's name. Give one "
+            f"such as `{option_name} {example}`."
         )

@@ -9,19 +9,19 @@ from pathlib import Path
 import polars as pl
 
 from morpheus import bucket
-from morpheus.bucket import Object, is_address
+from morpheus.bucket import S3Path, is_s3_url
 from morpheus.errors import UsageError
-from morpheus.records import Rows
-from morpheus.sinks.data_set import drafted, keyed, write
-from morpheus.sinks.head import Head
-from morpheus.stage import Stage, option
+from morpheus.records import OutputRows
+from morpheus.sinks.data_set import atomic_dataset, add_partition_keys, write_partitions
+from morpheus.sinks.head import FixedColumns
+from morpheus.stage import Transform, option
 
-PART_ROWS = 1 << 17
+ROWS_PER_FILE = 1 << 17
 """Rows that are in memory at a time, and then in a file of each partition."""
 
 
 @dataclass(frozen=True)
-class ToParquet(Stage):
+class ToParquet(Transform):
     """Write the rows to a folder of Parquet files, which appear all or none.
 
     Takes rows and hands them on. With --partition_by, each value has a folder of its own, named as
@@ -34,11 +34,11 @@ class ToParquet(Stage):
     """
 
     name = "to-parquet"
-    takes = (Rows,)
-    gives = Rows
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (OutputRows,)
+    gives = OutputRows
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     folder: str = option("", "Folder to write, which must not be there yet.", required=True)
     partition_by: tuple[str, ...] = option(
@@ -50,7 +50,7 @@ class ToParquet(Stage):
         flag=True,
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a folder that cannot be written to, or holds something."""
         if not self.folder:
             raise UsageError("to-parquet: no folder is named. Give `--folder detections/`.")
@@ -59,16 +59,16 @@ class ToParquet(Stage):
             raise UsageError(f"--partition_by: `{min(twice)}` is named twice. Name it once.")
         if _is_file(self.folder):
             raise UsageError(f"--folder: `{self.folder}` is a file. Name a folder, or move it.")
-        if _holds_something(self.folder) and not self.overwrite:
+        if _is_not_empty(self.folder) and not self.overwrite:
             raise UsageError(
                 f"--folder: `{self.folder}` holds something already. Give `to-parquet --overwrite` "
                 "to replace all of it, or another --folder."
             )
 
-    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
+    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
         """Write each batch, then hand it on."""
-        with drafted(self.folder) as folder:
-            files = _Files(folder, self.partition_by)
+        with atomic_dataset(self.folder) as folder:
+            files = _PartitionWriter(folder, self.partition_by)
             for batch in batches:
                 files.add(batch)
                 yield batch
@@ -76,50 +76,50 @@ class ToParquet(Stage):
 
 
 @dataclass
-class _Files:
+class _PartitionWriter:
     """Rows held until they are enough for a file in each partition."""
 
     folder: Path
     keys: tuple[str, ...]
-    head: Head = field(default_factory=lambda: Head(ToParquet.name, row=False))
-    kinds: pl.Schema | None = None
-    held: list[pl.DataFrame] = field(default_factory=list)
-    rows: int = 0
-    written: int = 0
+    fixed_columns: FixedColumns = field(default_factory=lambda: FixedColumns(ToParquet.name, include_row_number=False))
+    schema: pl.Schema | None = None
+    buffer: list[pl.DataFrame] = field(default_factory=list)
+    buffered_rows: int = 0
+    files_written: int = 0
 
-    def add(self, batch: Rows) -> None:
+    def add(self, batch: OutputRows) -> None:
         """Hold rows; what is written does not depend on how they are cut into batches."""
-        self.held.append(self._fit(keyed(batch.frame, batch.user, self.keys)))
-        self.rows += batch.frame.height
-        if self.rows >= PART_ROWS:
-            joined = pl.concat(self.held)
-            whole = joined.height - joined.height % PART_ROWS
-            for part in joined.head(whole).iter_slices(PART_ROWS):
-                self._write(part)
-            self.held, self.rows = [joined.slice(whole)], joined.height - whole
+        self.buffer.append(self._conform(add_partition_keys(batch.frame, batch.user, self.keys)))
+        self.buffered_rows += batch.frame.height
+        if self.buffered_rows >= ROWS_PER_FILE:
+            joined = pl.concat(self.buffer)
+            whole = joined.height - joined.height % ROWS_PER_FILE
+            for part in joined.head(whole).iter_slices(ROWS_PER_FILE):
+                self._write_files(part)
+            self.buffer, self.buffered_rows = [joined.slice(whole)], joined.height - whole
 
     def finish(self) -> None:
         """Write what is left."""
-        if self.rows:
-            self._write(pl.concat(self.held))
+        if self.buffered_rows:
+            self._write_files(pl.concat(self.buffer))
 
-    def _fit(self, frame: pl.DataFrame) -> pl.DataFrame:
-        rows = self.head.fit(frame)
-        if self.kinds is None:
+    def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        rows = self.fixed_columns.conform(frame)
+        if self.schema is None:
             kinds = rows.schema.items()
-            self.kinds = pl.Schema({n: pl.String() if k == pl.Null else k for n, k in kinds})
-        return rows.cast(self.kinds)
+            self.schema = pl.Schema({n: pl.String() if k == pl.Null else k for n, k in kinds})
+        return rows.cast(self.schema)
 
-    def _write(self, frame: pl.DataFrame) -> None:
-        write(self.folder, frame, self.keys, self.written)
-        self.written += 1
-
-
-def _is_file(where: str) -> bool:
-    return not is_address(where) and Path(where).is_file()
+    def _write_files(self, frame: pl.DataFrame) -> None:
+        write_partitions(self.folder, frame, self.keys, self.files_written)
+        self.files_written += 1
 
 
-def _holds_something(where: str) -> bool:
-    if is_address(where):
-        return any(bucket.level(Object.named(where)))
-    return Path(where).is_dir() and any(Path(where).iterdir())
+def _is_file(target: str) -> bool:
+    return not is_s3_url(target) and Path(target).is_file()
+
+
+def _is_not_empty(target: str) -> bool:
+    if is_s3_url(target):
+        return any(bucket.list_dir(S3Path.parse(target)))
+    return Path(target).is_dir() and any(Path(target).iterdir())

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from morpheus.atomic import whole_file
+from morpheus.atomic import atomic_write
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.records import Rows, Summary
+from morpheus.records import OutputRows, RunMetrics
 from morpheus.report.account import Account
 from morpheus.report.findings import Findings
-from morpheus.sinks.place import check_place
-from morpheus.stage import Stage, option
+from morpheus.sinks.place import validate_output_path
+from morpheus.stage import Transform, option
 
 if TYPE_CHECKING:
     from morpheus.report.contents import Contents
 
 
 @dataclass(frozen=True)
-class ToReport(Stage):
+class ToReport(Transform):
     """Write a report: one HTML file to look at, which asks the network for nothing.
 
     Takes rows and hands them on. The page shows the alerts, those of one user that are close in
@@ -37,69 +37,69 @@ class ToReport(Stage):
     """
 
     name = "to-report"
-    takes = (Rows,)
-    gives = Rows
-    scope = "run"
-    sink = True
-    needs_fingerprint = False
+    takes = (OutputRows,)
+    gives = OutputRows
+    scope = "global"
+    is_sink = True
+    needs_model = False
 
     filename: str = option("", "Page to write; its folder is made if there is none.", required=True)
     overwrite: bool = option(
         False, "Replace a file of that name, which stays until the new one is whole.", flag=True
     )
     alerts_per_day: float = option(
-        5.0, "Where there is no `filter`: incidents a day that are shown, at most.", low=0
+        5.0, "Where there is no `filter`: incidents a day that are shown, at most.", min=0
     )
-    gathered: list[Findings] = field(default_factory=list, repr=False, compare=False)
+    aggregators: list[Findings] = field(default_factory=list, repr=False, compare=False)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse a place that cannot be written to."""
         if not self.filename:
             raise UsageError("to-report: no file is named. Give `--filename report.html`.")
-        check_place(Path(self.filename), overwrite=self.overwrite, stage=self.name)
+        validate_output_path(Path(self.filename), overwrite=self.overwrite, stage_name=self.name)
 
-    def pictured(self) -> bool:
+    def needs_dropped_stats(self) -> bool:
         """It shows everybody's days, those without an alert too."""
         return True
 
-    def writes(self) -> Path | None:
+    def output_file(self) -> Path | None:
         """The file."""
         return Path(self.filename)
 
-    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows]:
+    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
         """Look at each batch, then hand it on."""
         findings = Findings()
-        self.gathered[:] = [findings]
+        self.aggregators[:] = [findings]
         for batch in batches:
-            self._look(findings, batch)
+            self._aggregate(findings, batch)
             yield batch
 
-    def finish(self, summary: Summary) -> None:
+    def commit(self, metrics: RunMetrics) -> None:
         """Write the page."""
         from morpheus.report.page import page  # noqa: PLC0415 - only where a page is written
 
-        data = msgspec.json.encode(self.contents(summary))
-        with whole_file(Path(self.filename)) as file:
+        data = msgspec.json.encode(self.make_report_data(metrics))
+        with atomic_write(Path(self.filename)) as file:
             file.write(page(data))
 
-    def contents(self, summary: Summary) -> Contents:
+    def make_report_data(self, metrics: RunMetrics) -> Contents:
         """All that the page says, as far as the run has come."""
         from morpheus.report.contents import contents  # noqa: PLC0415 - the same
 
-        findings = self.gathered[0] if self.gathered else Findings()
+        findings = self.aggregators[0] if self.aggregators else Findings()
         return contents(
             findings,
-            account_of(findings, summary),
+            make_run_counts(findings, metrics),
             self.alerts_per_day,
             cards="train-ae (not --model=reference)",
-            about=(self.settings.source, self.settings.userid_column_name),
+            about=(self.options.source, self.options.userid_column_name),
         )
 
-    def _look(self, findings: Findings, batch: Rows) -> None:
-        findings.see(batch.user, batch.card, batch.unscored)
-        if batch.picture is not None:
-            findings.filtered = True
-            findings.picture(batch.user, batch.picture.cells, batch.picture.tally)
+    def _aggregate(self, aggregator: Findings, batch: OutputRows) -> None:
+        aggregator.see(batch.user, batch.card, batch.unscored_reason)
+        if batch.dropped_stats is not None:
+            aggregator.filtered = True
+            aggregator.picture(batch.user, batch.dropped_stats.histogram, batch.dropped_stats.exceedances)
         if batch.frame.is_empty():
             return
         if TIME not in batch.frame.columns:
@@ -107,33 +107,33 @@ class ToReport(Stage):
                 f"to-report: events come without their time, the column `{TIME}`. Let `serialize` "
                 f"keep it: `--include={TIME}`."
             )
-        findings.add(batch.user, batch.frame)
+        aggregator.add(batch.user, batch.frame)
 
 
-def account_of(findings: Findings, summary: Summary) -> Account:
+def make_run_counts(aggregator: Findings, metrics: RunMetrics) -> Account:
     """What became of the events of a run, those that `filter` has left out among them."""
     reasons, scored = Counter[str](), 0
-    for user, seen in findings.users.items():
-        events = findings.events_of(user)
+    for user, seen in aggregator.users.items():
+        events = aggregator.events_of(user)
         if seen.unscored is not None:
             reasons[seen.unscored] += events
-        elif findings.ranking is not None:
+        elif aggregator.ranking is not None:
             scored += events
     return Account(
-        read=summary.input.read,
-        refused=summary.input.refused,
-        duplicates=summary.input.duplicates,
+        read=metrics.input.read,
+        refused=metrics.input.refused,
+        duplicates=metrics.input.duplicates,
         scored=scored,
         unscored=dict(reasons.most_common()),
-        training=summary.training.read,
-        rungs=dict(Counter(card.rung for card in summary.cards.values()).most_common()),
-        forecast=_forecast(summary),
-        refusals=summary.input.refusals,
+        training=metrics.training.read,
+        rungs=dict(Counter(card.rung for card in metrics.cards.values()).most_common()),
+        forecast=_forecast_interval(metrics),
+        refusals=metrics.input.refusals,
     )
 
 
-def _forecast(summary: Summary) -> tuple[float, float, float] | None:
-    if summary.spending is None:
+def _forecast_interval(metrics: RunMetrics) -> tuple[float, float, float] | None:
+    if metrics.budget_report is None:
         return None
-    stated = summary.spending.forecast
+    stated = metrics.budget_report.forecast
     return stated.alerts, stated.low, stated.high

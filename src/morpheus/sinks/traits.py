@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
 
-COLUMNS = {
+FIELD_MAP = {
     "event": ("eventID", "id", "txid"),
     "operation": ("eventName", "operationName", "eventtype"),
     "service": ("eventSource", "appDisplayName", "applicationname"),
@@ -23,21 +23,21 @@ COLUMNS = {
 }
 """Flat columns of CloudTrail, Entra ID and Duo that tell each trait; the first that does counts."""
 
-PROVIDERS = {"from-cloudtrail": "aws", "from-azure": "azure"}
+CLOUD_PROVIDERS = {"from-cloudtrail": "aws", "from-azure": "azure"}
 """Whose cloud a source's logs are of."""
-LOGS_WITH_IDS = {"from-cloudtrail", "from-azure", "from-duo"}
+SOURCES_WITH_EVENT_IDS = {"from-cloudtrail", "from-azure", "from-duo"}
 """Sources of logs in which `event` tells events apart, at one moment and of one user."""
-SIGN_INS = {"from-azure", "from-duo"}
+SIGN_IN_SOURCES = {"from-azure", "from-duo"}
 """Sources of logs of people signing in."""
 
-_ACCOUNT = "Account-"  # how the lessons' tables, and our reading of CSV, begin an account's number
-_NO_ERROR = {"0"}
-_FAILED = {"failure", "failed", "denied", "deny", "fraud", "error"}
-_SUCCEEDED = {"success", "allow"}
+_ACCOUNT_PREFIX = "Account-"  # how the lessons' tables, and our reading of CSV, begin an account's number
+_NO_ERROR_CODES = {"0"}
+_FAILURE_RESULTS = {"failure", "failed", "denied", "deny", "fraud", "error"}
+_SUCCESS_RESULTS = {"success", "allow"}
 
 
 @dataclass(frozen=True)
-class Traits:
+class NormalisedFields:
     """What an event says of itself; None where it does not.
 
     Attributes:
@@ -69,27 +69,27 @@ class Traits:
     result: str | None = None
 
     @classmethod
-    def of(cls, event: Mapping[str, str]) -> Self:
+    def from_event(cls, event: Mapping[str, str]) -> Self:
         """Find the traits in an event's columns.
 
-        >>> Traits.of({"eventName": "GetUser", "errorCode": "AccessDenied"}).failed
+        >>> NormalisedFields.of({"eventName": "GetUser", "errorCode": "AccessDenied"}).failed
         True
         """
         found = {
             trait: next((event[name] for name in names if event.get(name)), None)
-            for trait, names in COLUMNS.items()
+            for trait, names in FIELD_MAP.items()
         }
-        if found["error"] in _NO_ERROR:
+        if found["error"] in _NO_ERROR_CODES:
             found |= {"error": None, "result": found["result"] or "success"}
         if found["account"]:
-            found["account"] = found["account"].removeprefix(_ACCOUNT)
+            found["account"] = found["account"].removeprefix(_ACCOUNT_PREFIX)
         return cls(**found)
 
     @property
     def ip(self) -> str | None:
         """The address, where it is one.
 
-        >>> Traits(address="203.0.113.7").ip, Traits(address="s3.amazonaws.com").ip
+        >>> NormalisedFields(address="203.0.113.7").ip, NormalisedFields(address="s3.amazonaws.com").ip
         ('203.0.113.7', None)
         """
         try:
@@ -100,6 +100,6 @@ class Traits:
     @property
     def failed(self) -> bool | None:
         """Whether what was asked for was refused; None where the event does not say."""
-        if self.error or (self.result or "").lower() in _FAILED:
+        if self.error or (self.result or "").lower() in _FAILURE_RESULTS:
             return True
-        return False if (self.result or "").lower() in _SUCCEEDED else None
+        return False if (self.result or "").lower() in _SUCCESS_RESULTS else None

@@ -11,17 +11,17 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from morpheus.atomic import whole_file
+from morpheus.atomic import atomic_write
 from morpheus.columns import ROW
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Rows, Scored
-from morpheus.sinks.comparison import Comparison, read_text
+from morpheus.records import Batch, OutputRows, Scored
+from morpheus.sinks.comparison import DataFrameDiff, read_as_text
 from morpheus.sinks.to_file import ToFile
-from morpheus.stage import Stage, option
+from morpheus.stage import Transform, option
 
 
 @dataclass(frozen=True)
-class Validate(Stage):
+class Validate(Transform):
     """Compare the events with those of a file, such as `to-file` wrote in an earlier run.
 
     Takes events with scores, or rows, and hands them on. At the end it is told how many rows are
@@ -32,9 +32,9 @@ class Validate(Stage):
     """
 
     name = "validate"
-    takes = (Scored, Rows)
-    scope = "whole"
-    needs_fingerprint = False
+    takes = (Scored, OutputRows)
+    scope = "barrier"
+    needs_model = False
 
     val_file_name: str = option(
         "", "File to compare with: CSV, JSON lines or Parquet.", required=True
@@ -50,10 +50,10 @@ class Validate(Stage):
     index_col: str | None = option(
         None, "Column by whose value rows find each other; by default their place within the user."
     )
-    abs_tol: float = option(0.001, "Difference of numbers that is none.", low=0)
-    rel_tol: float = option(0.05, "Difference of numbers that is none, as a share.", low=0)
+    abs_tol: float = option(0.001, "Difference of numbers that is none.", min=0)
+    rel_tol: float = option(0.05, "Difference of numbers that is none, as a share.", min=0)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse files that are not there, or are there already, and an input without end."""
         if not Path(self.val_file_name).is_file():
             raise UsageError(
@@ -66,10 +66,10 @@ class Validate(Stage):
                 f"Cannot output validation results to '{results}'. File exists and overwrite = "
                 "False. Give `validate --overwrite`, or another --results_file_name."
             )
-        if self.settings.endless:
+        if self.options.unbounded:
             raise UsageError("validate: the input has no end. Leave out --watch_directory.")
         for pattern in (*self.include, *self.exclude):
-            _compiled(pattern)
+            _compile_column_pattern(pattern)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Hand batches on; compare when all have passed."""
@@ -77,18 +77,18 @@ class Validate(Stage):
             # Written as the file was, the events can be read as it is.
             path = Path(folder) / f"events{''.join(Path(self.val_file_name).suffixes[-2:])}"
             numbers: set[str] = set()
-            yield from _written(path, batches, numbers)
+            yield from _write_and_forward(path, batches, numbers)
             expected, found = self._read(Path(self.val_file_name)), self._read(path)
-        report = Comparison(expected, found, self.index_col, numbers, self.abs_tol, self.rel_tol)
-        report.tell()
+        report = DataFrameDiff(expected, found, self.index_col, numbers, self.abs_tol, self.rel_tol)
+        report.log()
         if self.results_file_name is not None:
-            with whole_file(Path(self.results_file_name)) as file:
-                file.write(json.dumps(report.summary(), indent=2, sort_keys=True).encode())
+            with atomic_write(Path(self.results_file_name)) as file:
+                file.write(json.dumps(report.summarise(), indent=2, sort_keys=True).encode())
 
     def _read(self, path: Path) -> pl.DataFrame:
-        include = [_compiled(pattern) for pattern in self.include or ("",)]
-        exclude = [_compiled(pattern) for pattern in self.exclude]
-        frame = read_text(path)
+        include = [_compile_column_pattern(pattern) for pattern in self.include or ("",)]
+        exclude = [_compile_column_pattern(pattern) for pattern in self.exclude]
+        frame = read_as_text(path)
         return frame.select(
             name
             for name in frame.columns
@@ -97,21 +97,21 @@ class Validate(Stage):
         )
 
 
-def _written(path: Path, batches: Iterator[Batch], numbers: set[str]) -> Iterator[Batch]:
+def _write_and_forward(path: Path, batches: Iterator[Batch], numeric_columns: set[str]) -> Iterator[Batch]:
     """Write batches as they pass, and note which of their columns are numbers."""
     held: list[Batch] = []
 
-    def rows() -> Iterator[Rows]:
+    def rows() -> Iterator[OutputRows]:
         for batch in batches:
-            numbers.update(n for n, kind in batch.frame.schema.items() if kind.is_numeric())
+            numeric_columns.update(n for n, kind in batch.frame.schema.items() if kind.is_numeric())
             held.append(batch)
-            yield batch.become(Rows, fingerprint=None)
+            yield batch.evolve(OutputRows, fingerprint=None)
 
     for _ in ToFile(filename=str(path))(rows()):
         yield held.pop()
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile_column_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:

@@ -8,89 +8,89 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-_PLACE = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
 """`{column}`, or `{column/pattern/}` for what the pattern's group finds in it."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class ActorRule:
     r"""How one kind of actor is recognised, and called.
 
     Attributes:
-        kind: What such an actor is: person, role, service, ...
-        name: What it is called, of columns in braces: `{userName}@{accountId}`. A pattern between
+        actor_type: What such an actor is: person, role, service, ...
+        name_template: What it is called, of columns in braces: `{userName}@{accountId}`. A pattern between
             slashes takes a part of a value: `{arn/role\/(.+)/}`.
-        when: By column, the pattern that its value must match.
-        unless: By column, the pattern that its value must not match.
-        lower: Whether the name is written in lower case, since case tells nobody apart.
+        match: By column, the pattern that its value must match.
+        exclude: By column, the pattern that its value must not match.
+        lowercase: Whether the name is written in lower case, since case tells nobody apart.
     """
 
-    kind: str
-    name: str
-    when: Mapping[str, str] = field(default_factory=dict)
-    unless: Mapping[str, str] = field(default_factory=dict)
-    lower: bool = False
+    actor_type: str
+    name_template: str
+    match: Mapping[str, str] = field(default_factory=dict)
+    exclude: Mapping[str, str] = field(default_factory=dict)
+    lowercase: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that it looks at."""
-        named = [column for column, _ in _PLACE.findall(self.name)]
-        return tuple(dict.fromkeys([*self.when, *self.unless, *named]))
+        named = [column for column, _ in _PLACEHOLDER.findall(self.name_template)]
+        return tuple(dict.fromkeys([*self.match, *self.exclude, *named]))
 
-    def actor(self) -> pl.Expr:
+    def to_expr(self) -> pl.Expr:
         """The actor's name; null where the rule does not hold, or a part of the name is missing."""
-        holds = [_matches(name, pattern) for name, pattern in self.when.items()]
-        holds += [~_matches(name, pattern) for name, pattern in self.unless.items()]
-        name = pl.concat_str(list(_parts(self.name)))
-        name = name.str.to_lowercase() if self.lower else name
+        holds = [_match_expr(name, pattern) for name, pattern in self.match.items()]
+        holds += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
+        name = pl.concat_str(list(_parse_template(self.name_template)))
+        name = name.str.to_lowercase() if self.lowercase else name
         return pl.when(pl.all_horizontal(pl.lit(value=True), *holds)).then(name)
 
 
-def columns_of(rules: Iterable[Rule]) -> tuple[str, ...]:
+def collect_rule_columns(rules: Iterable[ActorRule]) -> tuple[str, ...]:
     """The columns that rules look at."""
     return tuple(dict.fromkeys(name for rule in rules for name in rule.columns))
 
 
-def actors(frame: pl.DataFrame, rules: Sequence[Rule]) -> pl.Series:
+def resolve_actors(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
     """Name the actor of each event by the first rule that can.
 
-    >>> rules = [Rule("root", "root@{account}", {"type": "^Root$"}), Rule("user", "{name}")]
+    >>> rules = [ActorRule("root", "root@{account}", {"type": "^Root$"}), ActorRule("user", "{name}")]
     >>> frame = pl.DataFrame({"type": ["Root", None], "account": ["1", "1"], "name": ["x", "ann"]})
-    >>> actors(frame, rules).to_list()
+    >>> resolve_actors(frame, rules).to_list()
     ['root@1', 'ann']
     """
-    return _first(frame, rules, [rule.actor() for rule in rules])
+    return _apply_first_rule(frame, rules, [rule.to_expr() for rule in rules])
 
 
-def kinds(frame: pl.DataFrame, rules: Sequence[Rule]) -> pl.Series:
+def resolve_actor_types(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
     """Name the kind of each event's actor."""
-    held = [pl.when(rule.actor().is_not_null()).then(pl.lit(rule.kind)) for rule in rules]
-    return _first(frame, rules, held)
+    held = [pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)) for rule in rules]
+    return _apply_first_rule(frame, rules, held)
 
 
-def _first(frame: pl.DataFrame, rules: Sequence[Rule], found: Sequence[pl.Expr]) -> pl.Series:
-    absent = [name for name in columns_of(rules) if name not in frame.columns]
+def _apply_first_rule(frame: pl.DataFrame, rules: Sequence[ActorRule], candidates: Sequence[pl.Expr]) -> pl.Series:
+    absent = [name for name in collect_rule_columns(rules) if name not in frame.columns]
     whole = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
     # Events repeat their actors, and patterns cost.
-    names = columns_of(rules)
+    names = collect_rule_columns(rules)
     distinct = whole.select(names).unique(maintain_order=True)
-    told = distinct.with_columns(pl.coalesce(found).alias("_told_"))
+    told = distinct.with_columns(pl.coalesce(candidates).alias("_told_"))
     both = whole.select(names).join(
         told, on=names, nulls_equal=True, how="left", maintain_order="left"
     )
     return both["_told_"]
 
 
-def _matches(name: str, pattern: str) -> pl.Expr:
+def _match_expr(name: str, pattern: str) -> pl.Expr:
     return pl.col(name).str.contains(pattern).fill_null(value=False)
 
 
-def _parts(name: str) -> Iterable[pl.Expr]:
+def _parse_template(template: str) -> Iterable[pl.Expr]:
     at = 0
-    for place in _PLACE.finditer(name):
-        yield pl.lit(name[at : place.start()])
+    for place in _PLACEHOLDER.finditer(template):
+        yield pl.lit(template[at : place.start()])
         column, pattern = place.groups()
         value = pl.col(column)
         yield value.str.extract(pattern.replace(r"\/", "/"), 1) if pattern else value
         at = place.end()
-    yield pl.lit(name[at:])
+    yield pl.lit(template[at:])

@@ -9,7 +9,7 @@ from morpheus.sources import schema
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.log_format import LogFormat
 
-AZURE = schema.shipped("azure.toml").format
+AZURE_FORMAT = schema.load_builtin_schema("azure.toml").log_format
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ class FromAzure(FileSource):
 
     name = "from-azure"
     default_columns: ClassVar[str] = "columns_ae_azure.txt"
-    default_user: ClassVar[str] = AZURE.user
-    log_format: ClassVar[LogFormat] = AZURE
+    default_user: ClassVar[str] = AZURE_FORMAT.user_column
+    log_format: ClassVar[LogFormat] = AZURE_FORMAT

@@ -11,21 +11,21 @@ import polars as pl
 
 from morpheus.features import derived
 from morpheus.features.families import (
-    AWS_ERRORS,
-    VERBS,
-    address_kind,
-    address_network,
-    agent_name,
+    AWS_ERROR_CLASSIFIER,
+    ACTION_CLASSIFIER,
+    classify_address,
+    address_to_network,
+    classify_user_agent,
 )
-from morpheus.sources.cloudtrail_actors import RULES
-from morpheus.sources.documents import Undecoded, encode
+from morpheus.sources.cloudtrail_actors import ACTOR_RULES
+from morpheus.sources.documents import RawJson, encode_json
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.log_format import LogFormat
 
-EMBEDDED = ("eventJson", "CloudTrailEvent")
+EMBEDDED_JSON_COLUMNS = ("eventJson", "CloudTrailEvent")
 """Where CloudTrail Lake and LookupEvents keep the whole record, as text."""
 
-PATHS = (
+FIELD_PATHS = (
     "eventVersion",
     "userIdentity.type",
     "userIdentity.principalId",
@@ -105,7 +105,7 @@ PATHS = (
     "tlsDetails.clientProvidedHostHeader",
 )
 
-CONTEXT = (
+CONTEXT_COLUMNS = (
     "awsRegion",
     "recipientAccountId",
     "userIdentityuserName",
@@ -124,31 +124,31 @@ CONTEXT = (
 )
 
 
-def aws_error(code: str | None, login: str | None) -> str | None:
+def classify_aws_error(code: str | None, login: str | None) -> str | None:
     """Class of an error; None for none.
 
-    >>> aws_error("AccessDenied", None), aws_error(None, "Failure"), aws_error(None, "Success")
+    >>> classify_aws_error("AccessDenied", None), classify_aws_error(None, "Failure"), classify_aws_error(None, "Success")
     ('denied', 'login', None)
     """
-    return AWS_ERRORS(code) or ("login" if login == "Failure" else None)
+    return AWS_ERROR_CLASSIFIER(code) or ("login" if login == "Failure" else None)
 
 
-_ADDRESS = "sourceIPAddress"
-DERIVED = {
+_SOURCE_ADDRESS = "sourceIPAddress"
+DERIVED_COLUMNS = {
     "logcount": derived.log_count(),
-    "locincrement": derived.increment(_ADDRESS),
-    "appincrement": derived.increment("eventSource"),
+    "locincrement": derived.distinct_count_today(_SOURCE_ADDRESS),
+    "appincrement": derived.distinct_count_today("eventSource"),
     "hourofweek": derived.hour_of_week(),
     "hourkind": derived.hour_kind(),
-    "agentfamily": derived.each(agent_name, "userAgent"),
-    "addresskind": derived.each(address_kind, _ADDRESS),
-    "addressnetwork": derived.each(address_network, _ADDRESS),
-    "errorclass": derived.each(aws_error, "errorCode", "responseElementsConsoleLogin"),
-    "verbclass": derived.each(VERBS, "eventName"),
+    "agentfamily": derived.map_values(classify_user_agent, "userAgent"),
+    "addresskind": derived.map_values(classify_address, _SOURCE_ADDRESS),
+    "addressnetwork": derived.map_values(address_to_network, _SOURCE_ADDRESS),
+    "errorclass": derived.map_values(classify_aws_error, "errorCode", "responseElementsConsoleLogin"),
+    "verbclass": derived.map_values(ACTION_CLASSIFIER, "eventName"),
 }
 
 
-def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[Undecoded] | None:
+def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
     """The records in what AWS hands out: log files, LookupEvents, CloudTrail Lake.
 
     >>> [bytes(record) for record in unwrap({"Records": msgspec.Raw(b'[{"eventName":"Ls"}]')})]
@@ -159,22 +159,22 @@ def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[Undecoded] | None:
             return msgspec.json.decode(fields[name], type=list[msgspec.Raw])
     if "QueryResultRows" in fields:
         rows = msgspec.json.decode(fields["QueryResultRows"], type=list[list[dict[str, Any]]])
-        return [encode({name: cell for pair in row for name, cell in pair.items()}) for row in rows]
-    for name in EMBEDDED:
+        return [encode_json({name: cell for pair in row for name, cell in pair.items()}) for row in rows]
+    for name in EMBEDDED_JSON_COLUMNS:
         if name in fields:
-            return [_embedded(fields[name])]
+            return [_parse_embedded(fields[name])]
     return None
 
 
-def _embedded(value: msgspec.Raw) -> Undecoded:
+def _parse_embedded(value: msgspec.Raw) -> RawJson:
     text = msgspec.json.decode(value)
     return text.encode() if isinstance(text, str) else value
 
 
-def first_owner(owners: object) -> object:
+def get_first_owner(owners: object) -> object:
     """Of a list of owners the first value of the first one, as the lessons have it.
 
-    >>> first_owner([{"owner": "amazon"}, {"owner": "self"}])
+    >>> get_first_owner([{"owner": "amazon"}, {"owner": "self"}])
     'amazon'
     """
     if not isinstance(owners, list):
@@ -184,27 +184,27 @@ def first_owner(owners: object) -> object:
     return owners or None
 
 
-def account(cell: pl.Expr) -> pl.Expr:
+def format_account(cell: pl.Expr) -> pl.Expr:
     """Name an account whose number stands in a CSV cell as the lessons name it."""
     return pl.when(cell.str.contains("^[0-9]+$")).then("Account-" + cell).otherwise(cell)
 
 
-CLOUDTRAIL = LogFormat(
+CLOUDTRAIL_FORMAT = LogFormat(
     name="CloudTrail",
     unwrap=unwrap,
-    paths=PATHS,
-    leading=("eventID", "eventTime"),
-    context=CONTEXT,
-    time="eventTime",
-    id="eventID",
-    user="userIdentityaccountId",
-    accounts=("recipientAccountId", "userIdentityaccountId"),
-    leaves={"requestParametersownersSetitems": first_owner},
-    cells={"userIdentityaccountId": account},
-    embedded=EMBEDDED,
-    without=("CloudTrail-Digest", "CloudTrail-Insight"),
-    rules=RULES,
-    derived=DERIVED,
+    paths=FIELD_PATHS,
+    leading_columns=("eventID", "eventTime"),
+    context_columns=CONTEXT_COLUMNS,
+    time_column="eventTime",
+    id_column="eventID",
+    user_column="userIdentityaccountId",
+    account_columns=("recipientAccountId", "userIdentityaccountId"),
+    json_converters={"requestParametersownersSetitems": get_first_owner},
+    csv_converters={"userIdentityaccountId": format_account},
+    embedded_json_columns=EMBEDDED_JSON_COLUMNS,
+    skip_dirs=("CloudTrail-Digest", "CloudTrail-Insight"),
+    actor_rules=ACTOR_RULES,
+    derived_columns=DERIVED_COLUMNS,
 )
 
 
@@ -221,5 +221,5 @@ class FromCloudtrail(FileSource):
 
     name = "from-cloudtrail"
     default_columns: ClassVar[str] = "columns_ae_cloudtrail.txt"
-    default_user: ClassVar[str] = CLOUDTRAIL.user
-    log_format: ClassVar[LogFormat] = CLOUDTRAIL
+    default_user: ClassVar[str] = CLOUDTRAIL_FORMAT.user_column
+    log_format: ClassVar[LogFormat] = CLOUDTRAIL_FORMAT

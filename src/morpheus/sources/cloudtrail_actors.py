@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from morpheus.sources.actors import Rule
+from morpheus.sources.actors import ActorRule
 
-HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
+HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
 """What AWS writes for a name that may be a mistyped password."""
 
 _SESSION = "userIdentitysessionContext"
@@ -15,73 +15,73 @@ _ACCOUNT = "{userIdentityaccountId/(.+)/}"
 _RECIPIENT = "{recipientAccountId/(.+)/}"
 
 
-def _of(kind: str, type_: str, name: str) -> Rule:
+def _make_rule(actor_type: str, identity_type: str, name_template: str) -> ActorRule:
     """A rule for one `userIdentity.type`."""
-    return Rule(kind, name, {"userIdentitytype": f"^{type_}$"})
+    return ActorRule(actor_type, name_template, {"userIdentitytype": f"^{identity_type}$"})
 
 
-RULES = (
-    _of("service", "AWSService", "{userIdentityinvokedBy/(.+)/}"),
-    Rule(
+ACTOR_RULES = (
+    _make_rule("service", "AWSService", "{userIdentityinvokedBy/(.+)/}"),
+    ActorRule(
         "service",
         "{userIdentityinvokedBy}",
         {"userIdentityinvokedBy": r"\.amazonaws\.com$"},
     ),
-    _of("service", "AWSService", "{eventSource/(.+)/}"),
-    Rule("person", f"{{{_SESSION}sourceIdentity/(.+)/}}"),
-    _of("root", "Root", f"root@{_ACCOUNT}"),
-    Rule(
+    _make_rule("service", "AWSService", "{eventSource/(.+)/}"),
+    ActorRule("person", f"{{{_SESSION}sourceIdentity/(.+)/}}"),
+    _make_rule("root", "Root", f"root@{_ACCOUNT}"),
+    ActorRule(
         "person",
         f"{{userIdentityprincipalId/{_AFTER_COLON}/}}",
         {"userIdentitytype": "^AssumedRole$", _ISSUER: "^AWSReservedSSO_"},
-        lower=True,
+        lowercase=True,
     ),
-    Rule(
+    ActorRule(
         "person",
         f"{{userIdentityprincipalId/^[^:]+:({_EMAIL})$/}}",
         {"userIdentitytype": "^AssumedRole$"},
-        lower=True,
+        lowercase=True,
     ),
-    _of("role", "(?:Assumed)?Role", f"{{{_ISSUER}/(.+)/}}@{_ACCOUNT}"),
-    _of("role", "AssumedRole", "{userIdentityarn/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT),
-    _of("role", "Role", "{userIdentityarn/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT),
-    _of("role", "(?:Assumed)?Role", "{userIdentityprincipalId/^([^:]+)/}@" + _ACCOUNT),
-    _of(
+    _make_rule("role", "(?:Assumed)?Role", f"{{{_ISSUER}/(.+)/}}@{_ACCOUNT}"),
+    _make_rule("role", "AssumedRole", "{userIdentityarn/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT),
+    _make_rule("role", "Role", "{userIdentityarn/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT),
+    _make_rule("role", "(?:Assumed)?Role", "{userIdentityprincipalId/^([^:]+)/}@" + _ACCOUNT),
+    _make_rule(
         "person",
         "FederatedUser",
         f"{{{_ISSUER}/^([^:]+)/}}:{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}",
     ),
-    _of("person", "FederatedUser", f"{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}"),
-    Rule(
+    _make_rule("person", "FederatedUser", f"{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}"),
+    ActorRule(
         "person",
         "{userIdentityuserName}",
         {"userIdentitytype": "^(?:SAML|WebIdentity)User$", "userIdentityuserName": f"^{_EMAIL}$"},
-        lower=True,
+        lowercase=True,
     ),
-    _of(
+    _make_rule(
         "person",
         "(?:SAML|WebIdentity)User",
         "{userIdentityuserName/(.+)/}@{userIdentityidentityProvider/(.+)/}",
     ),
-    _of("person", "(?:SAML|WebIdentity)User", "{userIdentityuserName/(.+)/}"),
-    _of("person", "IdentityCenterUser", "{additionalEventDataUserName/(.+)/}"),
-    _of(
+    _make_rule("person", "(?:SAML|WebIdentity)User", "{userIdentityuserName/(.+)/}"),
+    _make_rule("person", "IdentityCenterUser", "{additionalEventDataUserName/(.+)/}"),
+    _make_rule(
         "person",
         "IdentityCenterUser",
         "{userIdentityonBehalfOfuserId/(.+)/}@{userIdentityonBehalfOfidentityStoreArn/([^\\/]+)$/}",
     ),
-    _of("person", "IdentityCenterUser", "{userIdentityonBehalfOfuserId/(.+)/}"),
-    _of("person", "Directory", "{userIdentityuserName/(.+)/}"),
-    _of("account", "AWSAccount", f"account:{_ACCOUNT}"),
-    Rule(
+    _make_rule("person", "IdentityCenterUser", "{userIdentityonBehalfOfuserId/(.+)/}"),
+    _make_rule("person", "Directory", "{userIdentityuserName/(.+)/}"),
+    _make_rule("account", "AWSAccount", f"account:{_ACCOUNT}"),
+    ActorRule(
         "user",
         f"{{userIdentityuserName/(.+)/}}@{_ACCOUNT}",
         {"userIdentitytype": "^IAMUser$"},
-        unless={"userIdentityuserName": HIDDEN},
+        exclude={"userIdentityuserName": HIDDEN_USER_NAME},
     ),
-    _of("user", "IAMUser", "{userIdentityprincipalId/(.+)/}@" + _ACCOUNT),
-    Rule("unknown", f"unknown@{_ACCOUNT}"),
-    Rule("unknown", f"unknown@{_RECIPIENT}"),
-    Rule("unknown", "unknown"),
+    _make_rule("user", "IAMUser", "{userIdentityprincipalId/(.+)/}@" + _ACCOUNT),
+    ActorRule("unknown", f"unknown@{_ACCOUNT}"),
+    ActorRule("unknown", f"unknown@{_RECIPIENT}"),
+    ActorRule("unknown", "unknown"),
 )
 """Who acted, by type of identity; people by a name that they keep from role to role."""

@@ -7,21 +7,21 @@ from typing import Any
 
 import msgspec
 
-INSIDE = re.compile(r"""^([^\[]+)(\[(?:\d+|'[^']*'|"[^"]*")\].*)$""")
+JSON_PATH_PATTERN = re.compile(r"""^([^\[]+)(\[(?:\d+|'[^']*'|"[^"]*")\].*)$""")
 """`sourceIPs[0]`: a column of JSON, and the way to what is meant in it."""
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
+class LocationPart(msgspec.Struct, forbid_unknown_fields=True):
     """A part of a place that stands whole in one column."""
 
     path: str
     part: str
 
 
-class Column(msgspec.Struct, forbid_unknown_fields=True):
+class ColumnSpec(msgspec.Struct, forbid_unknown_fields=True):
     """A column that has more to it than a path."""
 
-    path: str | list[str | Part] = ""
+    path: str | list[str | LocationPart] = ""
     header: str | list[str] = ""
     kind: str = ""
     derive: str = ""
@@ -30,19 +30,19 @@ class Column(msgspec.Struct, forbid_unknown_fields=True):
     otherwise: str = "other"
 
     @property
-    def derived(self) -> bool:
+    def is_derived(self) -> bool:
         """Whether no log holds it."""
         return bool(self.derive or self.families or self.of)
 
 
-class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+class EnvelopeSpec(msgspec.Struct, forbid_unknown_fields=True):
     """What stands around each record."""
 
     record: str
     names: dict[str, str] = {}
 
 
-class Actor(msgspec.Struct, forbid_unknown_fields=True):
+class ActorSpec(msgspec.Struct, forbid_unknown_fields=True):
     """How one kind of actor is recognised, and called."""
 
     name: str
@@ -52,7 +52,7 @@ class Actor(msgspec.Struct, forbid_unknown_fields=True):
     lower: bool = False
 
 
-class About(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a schema's file says."""
 
     name: str = "log"
@@ -66,18 +66,18 @@ class About(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fields: list[str] = []
     drop: str = "."
     records: str | list[str] = ""
-    envelope: Envelope | None = None
+    envelope: EnvelopeSpec | None = None
     columns: dict[str, Any] = {}
     actors: list[Any] = []
 
 
-def many(told: str | list[Any]) -> list[Any]:
+def as_list(value: str | list[Any]) -> list[Any]:
     """One or many, as many."""
-    return told if isinstance(told, list) else [told] if told else []
+    return value if isinstance(value, list) else [value] if value else []
 
 
-def root_of(one: str | Part) -> str:
+def get_root_column(source: str | LocationPart) -> str:
     """The path of the column that something is taken of."""
-    path = one.path if isinstance(one, Part) else one
-    inside = INSIDE.match(path)
+    path = source.path if isinstance(source, LocationPart) else source
+    inside = JSON_PATH_PATTERN.match(path)
     return inside[1] if inside else path

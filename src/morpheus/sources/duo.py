@@ -9,7 +9,7 @@ from morpheus.sources import schema
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.log_format import LogFormat
 
-DUO = schema.shipped("duo.toml").format
+DUO_FORMAT = schema.load_builtin_schema("duo.toml").log_format
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ class FromDuo(FileSource):
 
     name = "from-duo"
     default_columns: ClassVar[str] = "columns_ae_duo.txt"
-    default_user: ClassVar[str] = DUO.user
-    log_format: ClassVar[LogFormat] = DUO
+    default_user: ClassVar[str] = DUO_FORMAT.user_column
+    log_format: ClassVar[LogFormat] = DUO_FORMAT

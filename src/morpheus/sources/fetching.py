@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from morpheus.bucket import Object
-from morpheus.sources.files import Log, is_large, read_bytes
+from morpheus.bucket import S3Path
+from morpheus.sources.files import LogPath, is_large, read_bytes
 
-AT_ONCE = 16
+MAX_CONCURRENCY = 16
 """Objects on their way at a time."""
-AHEAD = 1 << 26
+PREFETCH_BYTES = 1 << 26
 """Bytes, as they lie in the bucket, that are fetched and not yet read, about."""
 
 
-class Fetching:
+class Prefetcher:
     """Reads files one after the other, in the order given; objects of a bucket come ahead of that.
 
     Large ones do not: they are read block by block, see `read_blocks`.
@@ -25,10 +25,10 @@ class Fetching:
         paths: The files that will be read, in order.
     """
 
-    def __init__(self, paths: Iterable[Log]) -> None:
-        self._coming = deque(p for p in paths if isinstance(p, Object) and not is_large(p))
-        self._begun: dict[Log, Future[bytes]] = {}
-        self._pool = ThreadPoolExecutor(AT_ONCE) if self._coming else None
+    def __init__(self, paths: Iterable[LogPath]) -> None:
+        self._pending = deque(p for p in paths if isinstance(p, S3Path) and not is_large(p))
+        self._futures: dict[LogPath, Future[bytes]] = {}
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENCY) if self._pending else None
 
     def __enter__(self) -> Self:
         return self
@@ -37,17 +37,17 @@ class Fetching:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, path: Log) -> bytes:
+    def read(self, path: LogPath) -> bytes:
         """Read a file whole; see `read_bytes`, which also says what can go wrong."""
         if self._pool is None:
             return read_bytes(path)
-        self._begin(self._pool)
-        begun = self._begun.pop(path, None)
+        self._submit_ahead(self._pool)
+        begun = self._futures.pop(path, None)
         return read_bytes(path) if begun is None else begun.result()
 
-    def _begin(self, pool: ThreadPoolExecutor) -> None:
-        held = sum(one.size for one in self._begun if isinstance(one, Object))
-        while self._coming and len(self._begun) < 2 * AT_ONCE and held < AHEAD:
-            one = self._coming.popleft()
-            self._begun[one] = pool.submit(read_bytes, one)
+    def _submit_ahead(self, pool: ThreadPoolExecutor) -> None:
+        held = sum(one.size for one in self._futures if isinstance(one, S3Path))
+        while self._pending and len(self._futures) < 2 * MAX_CONCURRENCY and held < PREFETCH_BYTES:
+            one = self._pending.popleft()
+            self._futures[one] = pool.submit(read_bytes, one)
             held += one.size

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from morpheus.bucket import is_address
+from morpheus.bucket import is_s3_url
 from morpheus.cluster.workers import Cluster
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.processes import Crew
-from morpheus.records import Events, Portion, Summary
-from morpheus.sources.arrivals import Arrivals
-from morpheus.sources.intake import Intake
-from morpheus.sources.lake_tables import is_delta
-from morpheus.sources.log_files import LogFiles
+from morpheus.processes import WorkerPool
+from morpheus.records import Events, Partition, RunMetrics
+from morpheus.sources.arrivals import DirectoryWatcher
+from morpheus.sources.intake import FileIngest
+from morpheus.sources.lake_tables import is_delta_table
+from morpheus.sources.log_files import FileDiscovery
 from morpheus.sources.log_format import LogFormat
-from morpheus.sources.period import Period
+from morpheus.sources.period import TimeRange
 from morpheus.sources.source import Source
 from morpheus.stage import option
 
@@ -42,7 +42,7 @@ class FileSource(Source):
     max_files: int | None = option(
         None,
         "Read so many files at most, the first in sorted order; -1 for all.",
-        low=-1,
+        min=-1,
     )
     file_type: str = option(
         "auto",
@@ -53,7 +53,7 @@ class FileSource(Source):
     repeat: int = option(
         1,
         "Read each file so many times, each time later by as long as the file lasts.",
-        low=1,
+        min=1,
     )
     sort_glob: bool = option(
         False,
@@ -66,12 +66,12 @@ class FileSource(Source):
     queue_max_size: int = option(
         128,
         "Accepted for old command lines. Stages pull from each other here, so nothing is queued.",
-        low=1,
+        min=1,
     )
     batch_timeout: float = option(
         5.0,
         "With --watch_directory: seconds without a new file after which those that came are read.",
-        low=0.0,
+        min=0.0,
     )
     start_time: str | None = option(
         None,
@@ -106,7 +106,7 @@ class FileSource(Source):
         flag=True,
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse options that contradict each other."""
         if self.max_files == 0:
             raise UsageError("--max_files: 0 files hold no events. Give a number, or -1 for all.")
@@ -115,88 +115,88 @@ class FileSource(Source):
         if self.watch_directory and self.repeat > 1:
             told = "--repeat reads files again, --watch_directory waits for new ones. Give only one"
             raise UsageError(f"{told} of the two.")
-        if self.watch_directory and is_address(self.input_glob):
+        if self.watch_directory and is_s3_url(self.input_glob):
             raise UsageError(
                 "--watch_directory: it follows folders on disk. For a bucket, start a run every "
                 "hour, with `--duration 1h`."
             )
-        if self.watch_directory and is_delta(Path(self.input_glob)):
+        if self.watch_directory and is_delta_table(Path(self.input_glob)):
             raise UsageError(
                 f"--watch_directory: `{self.input_glob}` is a table of Delta, whose files are "
                 "rewritten now and then. Start a run every hour, with `--duration 1h`."
             )
-        self._learnt_from(self._period())
+        self._make_training_range(self._make_time_range())
 
-    def endless(self) -> bool:
+    def is_unbounded(self) -> bool:
         """Whether a folder is followed."""
         return self.watch_directory
 
-    def reads(self, path: Path, history: str | None) -> bool:
+    def overlaps_input(self, path: Path, training_input: str | None) -> bool:
         """Whether a glob stands for a file on disk."""
-        globs = [one for one in (self.input_glob, history) if one and not is_address(one)]
+        globs = [one for one in (self.input_glob, training_input) if one and not is_s3_url(one)]
         return path.exists() and any(
             isinstance(found, Path) and found.name == path.name and found.samefile(path)
             for one in globs
-            for found in replace(self._files(), pattern=one).find().paths
+            for found in replace(self._make_discovery(), pattern=one).find().paths
         )
 
-    def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
+    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
         """Read the input, user after user, each in time order; see `Source.events`."""
-        return self._intake().events(history, summary)
+        return self._make_ingest().events(training_input, metrics)
 
-    def portions(
-        self, history: str | None, summary: Summary, crew: Crew | Cluster
-    ) -> AbstractContextManager[Sequence[Portion]]:
-        """Read the input, and divide the users; see `Source.portions`."""
+    def partitions(
+        self, training_input: str | None, metrics: RunMetrics, pool: WorkerPool | Cluster
+    ) -> AbstractContextManager[Sequence[Partition]]:
+        """Read the input, and divide the users; see `Source.partitions`."""
         if self.watch_directory:
-            return super().portions(history, summary, crew)
-        return self._intake().portions(history, summary, crew)
+            return super().partitions(training_input, metrics, pool)
+        return self._make_ingest().partitions(training_input, metrics, pool)
 
-    def read_as(self) -> LogFormat:
+    def get_log_format(self) -> LogFormat:
         """Of which kind of log the files are."""
         return self.log_format
 
-    def _period(self) -> Period | None:
-        return Period.of(self.start_time, self.end_time, self.duration, self.delivery_delay)
+    def _make_time_range(self) -> TimeRange | None:
+        return TimeRange.from_options(self.start_time, self.end_time, self.duration, self.delivery_delay)
 
-    def _learnt_from(self, period: Period | None) -> Period | None:
+    def _make_training_range(self, time_range: TimeRange | None) -> TimeRange | None:
         if self.train_duration is None:
             return None
-        return (period or Period()).before(self.train_duration, "--train_duration")
+        return (time_range or TimeRange()).preceding(self.train_duration, "--train_duration")
 
-    def _intake(self) -> Intake:
-        period = self._period()
-        return Intake(
-            format=self._format(),
-            files=replace(self._files(), period=period),
-            learnt_from=self._learnt_from(period),
-            settings=self.settings,
+    def _make_ingest(self) -> FileIngest:
+        period = self._make_time_range()
+        return FileIngest(
+            log_format=self._configure_log_format(),
+            files=replace(self._make_discovery(), time_range=period),
+            training_range=self._make_training_range(period),
+            options=self.options,
             repeat=self.repeat,
-            skip=self.bad_record.lower() == "skip",
-            everything=self.all_columns,
-            arrivals=self._arrivals() if self.watch_directory else None,
+            skip_bad_records=self.bad_record.lower() == "skip",
+            all_columns=self.all_columns,
+            watcher=self._make_watcher() if self.watch_directory else None,
         )
 
-    def _format(self) -> LogFormat:
-        log, time = self.read_as(), self.settings.timestamp_column_name
-        if time in {"", TIME, log.time}:
+    def _configure_log_format(self) -> LogFormat:
+        log, time = self.get_log_format(), self.options.timestamp_column_name
+        if time in {"", TIME, log.time_column}:
             return log
-        return replace(log, time=time, leading=(*log.leading, time))
+        return replace(log, time_column=time, leading_columns=(*log.leading_columns, time))
 
-    def _files(self) -> LogFiles:
-        return LogFiles(
+    def _make_discovery(self) -> FileDiscovery:
+        return FileDiscovery(
             self.input_glob,
             recursive=self.recursive,
             max_files=self.max_files,
             file_type=self.file_type.lower(),
-            without=self.read_as().without,
+            skip_dirs=self.get_log_format().skip_dirs,
         )
 
-    def _arrivals(self) -> Arrivals:
-        files = replace(self._files(), max_files=None)
+    def _make_watcher(self) -> DirectoryWatcher:
+        files = replace(self._make_discovery(), max_files=None)
         limit = None if self.max_files in {None, -1} else self.max_files
-        return Arrivals(
+        return DirectoryWatcher(
             lambda: [p for p in files.find().paths if isinstance(p, Path)],
-            quiet=self.batch_timeout,
-            limit=limit,
+            idle_timeout=self.batch_timeout,
+            max_files=limit,
         )

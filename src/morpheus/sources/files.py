@@ -13,13 +13,13 @@ import zstandard
 from isal import igzip, igzip_lib
 
 from morpheus import bucket
-from morpheus.bucket import Object
-from morpheus.errors import BadRecord, UsageError
-from morpheus.scratch import Scratch, file_in
+from morpheus.bucket import S3Path
+from morpheus.errors import RecordError, UsageError
+from morpheus.scratch import SpillDir, open_temp_file
 
-Log = Path | Object
+LogPath = Path | S3Path
 """A file, on disk or in a bucket."""
-KINDS = {
+FILE_TYPES = {
     ".csv": "csv",
     ".json": "json",
     ".jsonl": "json",
@@ -27,25 +27,25 @@ KINDS = {
     ".ndjson": "json",
     ".parquet": "parquet",
 }
-PACKED = (".gz", ".zst")
-LARGE, BLOCK = 1 << 26, 1 << 24
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
 """Bytes, inflated: of a file that is not read whole, about, and of what is read of it at a time."""
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-def kind(path: Log) -> str | None:
+def detect_file_type(path: LogPath) -> str | None:
     """Say what a file holds by its suffix; None if that is no log.
 
-    >>> kind(Path("CloudTrail/us-east-1/x.json.gz")), kind(Path("notes.txt"))
+    >>> detect_file_type(Path("CloudTrail/us-east-1/x.json.gz")), detect_file_type(Path("notes.txt"))
     ('json', None)
     """
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in PACKED:
+    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
         suffixes.pop()
-    return KINDS.get(suffixes[-1]) if suffixes else None
+    return FILE_TYPES.get(suffixes[-1]) if suffixes else None
 
 
-def read_bytes(path: Log) -> bytes:
+def read_bytes(path: LogPath) -> bytes:
     """Read a file whole, inflated if it is gzip or zstd by its first bytes, whatever its name.
 
     Raises:
@@ -54,15 +54,15 @@ def read_bytes(path: Log) -> bytes:
         Unavailable: S3 does not answer.
     """
     try:
-        data = path.read_bytes() if isinstance(path, Path) else bucket.read(path)
+        data = path.read_bytes() if isinstance(path, Path) else bucket.read_object(path)
     except OSError as error:
-        raise unreadable(error, path) from error
-    return inflate(data, path)
+        raise make_read_error(error, path) from error
+    return decompress(data, path)
 
 
-def size_of(path: Log) -> int:
+def get_file_size(path: LogPath) -> int:
     """Bytes of a file as it lies there; 0 for one that is gone."""
-    if isinstance(path, Object):
+    if isinstance(path, S3Path):
         return path.size
     try:
         return path.stat().st_size
@@ -70,13 +70,13 @@ def size_of(path: Log) -> int:
         return 0
 
 
-def is_large(path: Log) -> bool:
+def is_large(path: LogPath) -> bool:
     """Whether a file is better read block by block."""
-    return size_of(path) > (LARGE // 8 if path.suffix.lower() in PACKED else LARGE)
+    return get_file_size(path) > (STREAMING_THRESHOLD // 8 if path.suffix.lower() in COMPRESSED_SUFFIXES else STREAMING_THRESHOLD)
 
 
 @contextmanager
-def on_disk(path: Log) -> Iterator[Path]:
+def as_local_file(path: LogPath) -> Iterator[Path]:
     """A file where it can be read in any order: itself, or a copy of an object for as long.
 
     Raises:
@@ -87,17 +87,17 @@ def on_disk(path: Log) -> Iterator[Path]:
     if isinstance(path, Path):
         yield path
         return
-    with Scratch() as scratch:
-        with file_in(scratch.folder) as file:
+    with SpillDir() as scratch:
+        with open_temp_file(scratch.folder) as file:
             try:
-                for block in bucket.blocks(path, BLOCK):
+                for block in bucket.stream_object(path, BLOCK_SIZE):
                     file.write(block)
             except FileNotFoundError as error:
-                raise unreadable(error, path) from error
+                raise make_read_error(error, path) from error
         yield Path(file.name)
 
 
-def read_blocks(path: Log, size: int = BLOCK) -> Iterator[bytes]:
+def read_blocks(path: LogPath, size: int = BLOCK_SIZE) -> Iterator[bytes]:
     """Read a file in blocks of some `size` bytes, inflated as `read_bytes` does.
 
     Raises:
@@ -106,25 +106,25 @@ def read_blocks(path: Log, size: int = BLOCK) -> Iterator[bytes]:
         Unavailable: S3 does not answer.
     """
     try:
-        with on_disk(path) as here, here.open("rb") as file:
+        with as_local_file(path) as here, here.open("rb") as file:
             start = file.read(4)
             file.seek(0)
             stream: IO[bytes] = file
-            if start.startswith(GZIP):
+            if start.startswith(GZIP_MAGIC):
                 stream = igzip.open(file)  # type: ignore[no-untyped-call] # isal has no types here
-            elif start.startswith(ZSTD):
-                yield from _unzstd_blocks(file, size)
+            elif start.startswith(ZSTD_MAGIC):
+                yield from _decompress_zstd_blocks(file, size)
             while block := stream.read(size):
                 yield block
     except (EOFError, zlib.error, igzip_lib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] # isal's types call IsalError a value
-        raise _damaged(error, path) from error
+        raise _damaged_error(error, path) from error
     except OSError as error:
         if error.errno is None:
-            raise _damaged(error, path) from error
-        raise unreadable(error, path) from error
+            raise _damaged_error(error, path) from error
+        raise make_read_error(error, path) from error
 
 
-def _unzstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
+def _decompress_zstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
     frame = None
     while data := file.read(size // 8 or 1):
         while data:
@@ -136,44 +136,44 @@ def _unzstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
         raise EOFError("it ends in the middle of a frame")
 
 
-def _damaged(error: Exception, path: Log) -> BadRecord:
+def _damaged_error(error: Exception, path: LogPath) -> RecordError:
     reason = f"the compressed file is cut off or damaged ({error}); fetch it again"
-    return BadRecord(reason, file=path)
+    return RecordError(reason, file=path)
 
 
-def unreadable(error: OSError, path: Log) -> BadRecord | UsageError:
+def make_read_error(error: OSError, path: LogPath) -> RecordError | UsageError:
     """Say why a file, or a folder, cannot be read."""
     if isinstance(error, FileNotFoundError):
         reason = "the file was there and is gone; start again, or leave it out of the glob"
-        return BadRecord(reason, file=path)
+        return RecordError(reason, file=path)
     told = f"{path}: cannot be read ({error.strerror}). Give yourself read access to it"
     return UsageError(f"{told}, or leave it out of the glob.")
 
 
-def inflate(data: bytes, path: Log) -> bytes:
+def decompress(data: bytes, path: LogPath) -> bytes:
     """Inflate gzip or zstd; anything else is plain.
 
     Raises:
         BadRecord: The compression is broken.
     """
-    if not data and path.suffix.lower() in PACKED:
-        raise BadRecord("the compressed file is empty; fetch it again", file=path)
+    if not data and path.suffix.lower() in COMPRESSED_SUFFIXES:
+        raise RecordError("the compressed file is empty; fetch it again", file=path)
     try:
-        if data.startswith(GZIP):
-            return _ungzip(data)
-        if data.startswith(ZSTD):
-            return _unzstd(data)
+        if data.startswith(GZIP_MAGIC):
+            return _decompress_gzip(data)
+        if data.startswith(ZSTD_MAGIC):
+            return _decompress_zstd(data)
     except (  # type: ignore[misc] # isal's types call IsalError a value
         OSError,
         EOFError,
         igzip_lib.IsalError,
         zstandard.ZstdError,
     ) as error:
-        raise _damaged(error, path) from error
+        raise _damaged_error(error, path) from error
     return data
 
 
-def _ungzip(data: bytes) -> bytes:
+def _decompress_gzip(data: bytes) -> bytes:
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     whole = member.decompress(data)
     if not member.eof or member.unused_data:
@@ -182,7 +182,7 @@ def _ungzip(data: bytes) -> bytes:
     return whole
 
 
-def _unzstd(data: bytes) -> bytes:
+def _decompress_zstd(data: bytes) -> bytes:
     whole = []
     while data:
         frame = zstandard.ZstdDecompressor().decompressobj()
@@ -193,10 +193,10 @@ def _unzstd(data: bytes) -> bytes:
     return b"".join(whole)
 
 
-def utf8(data: bytes) -> bytes:
+def to_utf8(data: bytes) -> bytes:
     """Drop a byte order mark, and re-encode UTF-16, which PowerShell's `>` writes.
 
-    >>> utf8("été".encode("utf-16")).decode()
+    >>> to_utf8("été".encode("utf-16")).decode()
     'été'
     """
     if is_utf16(data):

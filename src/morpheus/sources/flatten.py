@@ -20,48 +20,48 @@ import msgspec
 import polars as pl
 from msgspec.structs import astuple
 
-from morpheus.sources.documents import Undecoded, decode_leniently, encode
+from morpheus.sources.documents import RawJson, decode_leniently, encode_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 9
+_BLOCK_RECORDS = 1 << 9
 """Records decoded and made columns of in one go: few enough to stay in the processor's cache."""
 
-Leaf = Callable[[Any], Any]
-Cells = Sequence[Any]
-Row = dict[str, Any]
-_TEXT: dict[type, Callable[[Any], str | None]] = {
+ValueTransform = Callable[[Any], Any]
+ColumnValues = Sequence[Any]
+FlatRecord = dict[str, Any]
+_TEXT_WRITERS: dict[type, Callable[[Any], str | None]] = {
     str: lambda value: value,
     type(None): lambda _: None,
     bool: str,
     int: str,
     float: repr,
 }
-_BOOLEANS = {True: "True", False: "False", None: None}
+_BOOLEAN_TEXT = {True: "True", False: "False", None: None}
 
 
-def text(value: object) -> str | None:
+def to_text(value: object) -> str | None:
     """Write a JSON value as the text of a cell.
 
-    >>> [text(value) for value in ("007", True, 12, 1.50, None, [{"b": 1, "a": 2}])]
+    >>> [to_text(value) for value in ("007", True, 12, 1.50, None, [{"b": 1, "a": 2}])]
     ['007', 'True', '12', '1.5', None, '[{"a":2,"b":1}]']
     """
-    write = _TEXT.get(type(value))
-    return write(value) if write else encode(value).decode()
+    write = _TEXT_WRITERS.get(type(value))
+    return write(value) if write else encode_json(value).decode()
 
 
-def flat(name: str, dropped: str = ".") -> str:
+def flatten_name(name: str, drop_characters: str = ".") -> str:
     """Join a dotted name.
 
-    >>> flat("userIdentity.sessionContext.sessionIssuer.userName")
+    >>> flatten_name("userIdentity.sessionContext.sessionIssuer.userName")
     'userIdentitysessionContextsessionIssueruserName'
     """
-    for character in dropped:
+    for character in drop_characters:
         name = name.replace(character, "")
     return name
 
 
-def texts(values: Cells) -> Cells:
+def to_text_values(values: ColumnValues) -> ColumnValues:
     """Write the JSON values of a column, mostly of one type, as the texts of its cells.
 
     Columns that look like text are left as they are, be it that some other value hides in them.
@@ -70,27 +70,27 @@ def texts(values: Cells) -> Cells:
     if first is None or type(first) is str:
         return values
     if set(map(type, values)) <= {bool, type(None)}:
-        return list(map(_BOOLEANS.__getitem__, values))
-    return _written(values)
+        return list(map(_BOOLEAN_TEXT.__getitem__, values))
+    return _convert_to_text(values)
 
 
-def series(values: Cells) -> pl.Series:
+def to_string_series(values: ColumnValues) -> pl.Series:
     """Make a column of text of JSON values."""
     try:
-        return pl.Series(texts(values), dtype=pl.String)
+        return pl.Series(to_text_values(values), dtype=pl.String)
     except (TypeError, OverflowError):
-        return pl.Series(_written(values), dtype=pl.String)
+        return pl.Series(_convert_to_text(values), dtype=pl.String)
 
 
 @lru_cache(maxsize=2)
-def _nothing(rows: int) -> pl.Series:
+def _make_null_column(rows: int) -> pl.Series:
     """A column without a value; all but the last block of a table share one."""
     return pl.repeat(None, rows, dtype=pl.String, eager=True)
 
 
-def _written(values: Cells) -> Cells:
+def _convert_to_text(values: ColumnValues) -> ColumnValues:
     # Most cells of such columns are empty, and a call costs more than a comparison.
-    return [None if value is None else text(value) for value in values]
+    return [None if value is None else to_text(value) for value in values]
 
 
 @dataclass
@@ -98,126 +98,126 @@ class Flattener:
     """Flattens the records of one kind of log.
 
     Args:
-        wanted: Flat names of the columns to pass on, in order.
+        wanted_columns: Flat names of the columns to pass on, in order.
         paths: Dotted names that such records are known to have.
-        leaves: By flat name, what becomes of a value before it is text.
-        dropped: Characters left out of names; the dot joins.
-        everything: Pass on all other columns too, behind the wanted ones.
+        transforms: By flat name, what becomes of a value before it is text.
+        drop_characters: Characters left out of names; the dot joins.
+        all_columns: Pass on all other columns too, behind the wanted ones.
     """
 
-    wanted: tuple[str, ...]
+    wanted_columns: tuple[str, ...]
     paths: tuple[str, ...]
-    leaves: Mapping[str, Leaf] = field(default_factory=dict)
-    dropped: str = "."
-    everything: bool = False
+    transforms: Mapping[str, ValueTransform] = field(default_factory=dict)
+    drop_characters: str = "."
+    all_columns: bool = False
 
     def __post_init__(self) -> None:
-        self._shape = None if self.everything else self._compile()
-        self._told: set[str] = set()
+        self._decoder = None if self.all_columns else self._compile_decoder()
+        self._warned: set[str] = set()
 
-    def table(self, records: Sequence[Undecoded]) -> tuple[pl.DataFrame, dict[int, str]]:
+    def flatten(self, records: Sequence[RawJson]) -> tuple[pl.DataFrame, dict[int, str]]:
         """Flatten records.
 
         Returns:
             One row a record, every column text; and, by row, why a record was refused.
         """
-        step = len(records) if self.everything else _BLOCK
+        step = len(records) if self.all_columns else _BLOCK_RECORDS
         blocks: list[dict[str, pl.Series]] = []
         refused: dict[int, str] = {}
-        with _no_collection():
+        with _pause_gc():
             for start in range(0, len(records), step or 1):
-                block, bad = self._block(records[start : start + step])
+                block, bad = self._flatten_block(records[start : start + step])
                 blocks.append(block)
                 refused |= {start + at: reason for at, reason in bad.items()}
         if not blocks:
-            return pl.DataFrame(schema=dict.fromkeys(self.wanted, pl.String)), {}
+            return pl.DataFrame(schema=dict.fromkeys(self.wanted_columns, pl.String)), {}
         # Not made one piece of memory here: whoever joins tables does it, once.
         columns = {name: pl.concat([b[name] for b in blocks]) for name in blocks[0]}
         return pl.DataFrame(columns), refused
 
-    def _block(self, records: Sequence[Undecoded]) -> tuple[dict[str, pl.Series], dict[int, str]]:
+    def _flatten_block(self, records: Sequence[RawJson]) -> tuple[dict[str, pl.Series], dict[int, str]]:
         typed, walked, refused = self._decode(records)
-        cells = self._shape.columns(typed) if self._shape else {}
+        cells = self._decoder.to_columns(typed) if self._decoder else {}
         if walked:
-            cells = _with_rows(cells, walked, len(records))
-        for name in self.leaves.keys() & cells.keys():
-            cells[name] = list(map(self.leaves[name], cells[name]))
-        names = [*self.wanted, *sorted(cells.keys() - set(self.wanted))]
-        nothing = _nothing(len(records))
-        return {n: series(cells[n]) if n in cells else nothing for n in names}, refused
+            cells = _merge_rows(cells, walked, len(records))
+        for name in self.transforms.keys() & cells.keys():
+            cells[name] = list(map(self.transforms[name], cells[name]))
+        names = [*self.wanted_columns, *sorted(cells.keys() - set(self.wanted_columns))]
+        nothing = _make_null_column(len(records))
+        return {n: to_string_series(cells[n]) if n in cells else nothing for n in names}, refused
 
     def _decode(
-        self, records: Sequence[Undecoded]
-    ) -> tuple[list[Any], dict[int, Row], dict[int, str]]:
-        shape = self._shape
+        self, records: Sequence[RawJson]
+    ) -> tuple[list[Any], dict[int, FlatRecord], dict[int, str]]:
+        shape = self._decoder
         typed = shape.decode_all(records) if shape else None
         if typed is not None:
             return typed, {}, {}
         typed, walked, refused = [], {}, {}
         for at, record in enumerate(records):
-            event = shape.decoded(record) if shape else None
+            event = shape.decode_or_none(record) if shape else None
             if shape:
                 typed.append(event or shape.empty)
             if event is None:
                 try:
-                    walked[at] = self._walk(record)
+                    walked[at] = self._flatten_record(record)
                 except (ValueError, RecursionError) as error:
                     refused[at] = str(error)
         return typed, walked, refused
 
-    def _compile(self) -> Shape | None:
-        known = {tuple(path.split(".")): flat(path, self.dropped) for path in self.paths}
-        wanted = {path: name for path, name in known.items() if name in set(self.wanted)}
-        if not set(self.wanted) <= set(wanted.values()):
+    def _compile_decoder(self) -> StructDecoder | None:
+        known = {tuple(path.split(".")): flatten_name(path, self.drop_characters) for path in self.paths}
+        wanted = {path: name for path, name in known.items() if name in set(self.wanted_columns)}
+        if not set(self.wanted_columns) <= set(wanted.values()):
             return None
         inner = {path[:n] for path in wanted for n in range(1, len(path))}
-        return None if inner & wanted.keys() else Shape.of(wanted)
+        return None if inner & wanted.keys() else StructDecoder.from_paths(wanted)
 
-    def _walk(self, record: Undecoded) -> Row:
+    def _flatten_record(self, record: RawJson) -> FlatRecord:
         try:
             value = msgspec.json.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             value = decode_leniently(record)
         if not isinstance(value, dict):
             raise ValueError("a record must be a JSON object")  # noqa: TRY004 - one kind of refusal
-        row: Row = {}
-        for name, leaf in self._leaves(value, ""):
+        row: FlatRecord = {}
+        for name, leaf in self._iter_leaves(value, ""):
             if row.get(name) is None:
                 row[name] = leaf
             elif leaf is not None:
-                self._tell(name, value)
+                self._warn_same_name(name, value)
         return row
 
-    def _leaves(self, value: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    def _iter_leaves(self, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
-            name = before + flat(key, self.dropped)
+            name = prefix + flatten_name(key, self.drop_characters)
             branch = isinstance(inner, dict) and bool(inner)
             if branch:
-                yield from self._leaves(inner, name)
-            if name in self.wanted or (self.everything and not branch):
+                yield from self._iter_leaves(inner, name)
+            if name in self.wanted_columns or (self.all_columns and not branch):
                 yield name, inner
 
-    def _tell(self, name: str, value: Mapping[str, Any]) -> None:
-        if name in self._told:
+    def _warn_same_name(self, name: str, value: Mapping[str, Any]) -> None:
+        if name in self._warned:
             return
-        self._told.add(name)
-        both = [path for path in _paths(value) if flat(path, self.dropped) == name][:2]
-        log.warning(
+        self._warned.add(name)
+        both = [path for path in _iter_paths(value) if flatten_name(path, self.drop_characters) == name][:2]
+        logger.warning(
             "%s are the same column `%s`, the dots left out; the first that has a value is kept.",
             " and ".join(f"`{path}`" for path in both),
             name,
         )
 
 
-def _paths(value: Mapping[str, Any], before: str = "") -> Iterator[str]:
+def _iter_paths(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, inner in value.items():
-        yield before + key
+        yield prefix + key
         if isinstance(inner, dict):
-            yield from _paths(inner, f"{before}{key}.")
+            yield from _iter_paths(inner, f"{prefix}{key}.")
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _pause_gc() -> Iterator[None]:
     """Look for no cycles of garbage; none is made here, and looking takes a sixth of the time."""
     enabled = gc.isenabled()
     gc.disable()
@@ -228,9 +228,9 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _with_rows(
-    cells: Mapping[str, Cells], rows: Mapping[int, Row], height: int
-) -> dict[str, Cells]:
+def _merge_rows(
+    cells: Mapping[str, ColumnValues], rows: Mapping[int, FlatRecord], height: int
+) -> dict[str, ColumnValues]:
     """Columns, with some of their rows filled in."""
     columns = {name: list(values) for name, values in cells.items()}
     for at, row in rows.items():
@@ -240,29 +240,29 @@ def _with_rows(
 
 
 @dataclass(frozen=True)
-class Shape:
+class StructDecoder:
     """The wanted part of a record as a type, compiled once, and its columns.
 
     Attributes:
         decode: Decodes one record into that type.
         empty: The record that has nothing.
-        leaves: Flat name by field.
-        branches: The shape below each field.
+        leaf_columns: Flat name by field.
+        nested_decoders: The shape below each field.
     """
 
-    decode: Callable[[Undecoded], Any]
+    decode: Callable[[RawJson], Any]
     empty: Any
-    leaves: Mapping[str, str]
-    branches: Mapping[str, Shape]
+    leaf_columns: Mapping[str, str]
+    nested_decoders: Mapping[str, StructDecoder]
 
     @classmethod
-    def of(cls, wanted: Mapping[tuple[str, ...], str]) -> Shape:
+    def from_paths(cls, column_by_path: Mapping[tuple[str, ...], str]) -> StructDecoder:
         """Compile the type of records with these paths, which are given their flat names."""
-        keys = dict.fromkeys(path[0] for path in wanted)
+        keys = dict.fromkeys(path[0] for path in column_by_path)
         fields = {key: f"f{n}" for n, key in enumerate(keys)}
-        leaves = {fields[path[0]]: name for path, name in wanted.items() if len(path) == 1}
+        leaves = {fields[path[0]]: name for path, name in column_by_path.items() if len(path) == 1}
         branches = {
-            inner: cls.of({path[1:]: name for path, name in wanted.items() if path[0] == key})
+            inner: cls.from_paths({path[1:]: name for path, name in column_by_path.items() if path[0] == key})
             for key, inner in fields.items()
             if inner not in leaves
         }
@@ -274,51 +274,51 @@ class Shape:
         kind = msgspec.defstruct("Event", types, rename={v: k for k, v in fields.items()}, gc=False)
         return cls(msgspec.json.Decoder(kind).decode, kind(), leaves, branches)
 
-    def decode_all(self, records: Sequence[Undecoded]) -> list[Any] | None:
+    def decode_all(self, records: Sequence[RawJson]) -> list[Any] | None:
         """Decode records in one go; None if one of them must be looked at by itself."""
         try:
             events = list(map(self.decode, records))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        every = any(all(map(attrgetter(name), events)) for name in self.branches)
-        return events if every or all(map(self.nested, events)) else None
+        every = any(all(map(attrgetter(name), events)) for name in self.nested_decoders)
+        return events if every or all(map(self.has_nested, events)) else None
 
-    def decoded(self, record: Undecoded) -> Any | None:  # noqa: ANN401 - a type compiled at run time
+    def decode_or_none(self, record: RawJson) -> Any | None:  # noqa: ANN401 - a type compiled at run time
         """Decode a record; None if it is not of this shape."""
         try:
             event = self.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return event if self.nested(event) else None
+        return event if self.has_nested(event) else None
 
-    def nested(self, event: object) -> bool:
+    def has_nested(self, event: object) -> bool:
         """Whether an event has any branch; a flat record has none, or null ones beside it."""
-        for name in self.branches:  # noqa: SIM110 - any() of a generator takes thrice as long
+        for name in self.nested_decoders:  # noqa: SIM110 - any() of a generator takes thrice as long
             if getattr(event, name):
                 return True
         return False
 
-    def columns(self, events: Sequence[Any]) -> dict[str, Cells]:
+    def to_columns(self, events: Sequence[Any]) -> dict[str, ColumnValues]:
         """The values of each column that has any, by flat name."""
         if not events:
             return {}
         every = zip(*map(astuple, events), strict=True)
         values = dict(zip(self.empty.__struct_fields__, every, strict=True))
-        cells: dict[str, Cells] = {}
+        cells: dict[str, ColumnValues] = {}
         nothing = (None,) * len(events)
-        for name, column in self.leaves.items():
+        for name, column in self.leaf_columns.items():
             if values[name] != nothing:
-                cells[column] = _either(cells.get(column), values[name])
-        for name, shape in self.branches.items():
+                cells[column] = _coalesce_columns(cells.get(column), values[name])
+        for name, shape in self.nested_decoders.items():
             if values[name] != nothing:
                 filled = [event or shape.empty for event in values[name]]
-                for column, inner in shape.columns(filled).items():
-                    cells[column] = _either(cells.get(column), inner)
+                for column, inner in shape.to_columns(filled).items():
+                    cells[column] = _coalesce_columns(cells.get(column), inner)
         return cells
 
 
-def _either(some: Cells | None, others: Cells) -> Cells:
+def _coalesce_columns(first: ColumnValues | None, second: ColumnValues) -> ColumnValues:
     """One column of two, of a name that stands in two places in records."""
-    if some is None:
-        return others
-    return [other if one is None else one for one, other in zip(some, others, strict=True)]
+    if first is None:
+        return second
+    return [other if one is None else one for one, other in zip(first, second, strict=True)]

@@ -11,19 +11,19 @@ from typing import Any, ClassVar, Protocol
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
-from morpheus.errors import BadRecord, UsageError
-from morpheus.records import Events, Summary
+from morpheus.errors import RecordError, UsageError
+from morpheus.records import Events, RunMetrics
 from morpheus.sources import times
-from morpheus.sources.by_user import ByUser, Identity, hand_out
-from morpheus.sources.census import Census, plan
-from morpheus.sources.gathering import Gathered
+from morpheus.sources.by_user import UserGroups, EventKey, iter_batches
+from morpheus.sources.census import UserStats, plan_partitions
+from morpheus.sources.gathering import SpilledDataset
 from morpheus.sources.source import Source
-from morpheus.sources.survey import Survey
-from morpheus.sources.tables import texts
+from morpheus.sources.survey import SampleSpec
+from morpheus.sources.tables import to_text_columns
 
-OWN = {ROW, INDEX, TIME, "Unnamed: 0"}
+INTERNAL_COLUMNS = {ROW, INDEX, TIME, "Unnamed: 0"}
 """Columns that say nothing of an event: numbers of rows, and what the chain adds by itself."""
-_ROWS = 1 << 15
+_BATCH_ROWS = 1 << 15
 
 
 class ArrowStream(Protocol):
@@ -33,10 +33,10 @@ class ArrowStream(Protocol):
         """Hand the columns over, without a copy where that can be."""
 
 
-Frame = pl.DataFrame | ArrowStream
+FrameLike = pl.DataFrame | ArrowStream
 
 
-def as_polars(frame: Frame) -> pl.DataFrame:
+def as_polars(frame: FrameLike) -> pl.DataFrame:
     """Make a frame one of Polars, without copying its columns where that can be.
 
     pandas needs pyarrow to hand text over without a copy; where it is not installed, it is copied.
@@ -54,14 +54,14 @@ def as_polars(frame: Frame) -> pl.DataFrame:
     try:
         return pl.DataFrame(frame)
     except ImportError:
-        return _copied(frame)
+        return _convert_pandas(frame)
 
 
 @dataclass(frozen=True)
 class FromFrame(Source):
     """Take events from a frame, one row an event.
 
-    Each row is an event, and keeps its place as `INDEX`; events of one time stay in the frame's
+    Each row is an event, and keeps its place as `INDEX_FILE`; events of one time stay in the frame's
     order. Times without a zone are in UTC; text is read as in logs.
 
     Attributes:
@@ -75,43 +75,43 @@ class FromFrame(Source):
     frame: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False, repr=False)
     time: str = TIME
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse columns of the user and the time that the frame does not have."""
-        need(self.frame, "user", [self.settings.userid_column_name])
-        need(self.frame, "time", [self.time])
+        require_columns(self.frame, "user", [self.options.userid_column_name])
+        require_columns(self.frame, "time", [self.time])
 
-    def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
+    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
         """Hand out the events of each user; see `Source.events`.
 
         Raises:
             UsageError: Training files are asked for.
             BadRecord: An event has no time.
         """
-        if history is not None:
+        if training_input is not None:
             raise UsageError(
                 "train-ae: --train_data_glob goes with a source of files. "
                 "Learn from a frame with `Fingerprints.train(frame, ...)`."
             )
-        user, frame = self.settings.userid_column_name, self._events()
-        summary.input.read += frame.height
-        gathered = Gathered(user, Census.of(frame, user), frame.columns, [frame], [])
-        if self.settings.survey:
-            summary.everybody = Survey().of(gathered, self.settings.columns)
-        users = plan(gathered.census, None, frame.height * frame.width + 1, last=True)
+        user, frame = self.options.userid_column_name, self._to_event_frame()
+        metrics.input.read += frame.height
+        gathered = SpilledDataset(user, UserStats.from_frame(frame, user), frame.columns, [frame], [])
+        if self.options.needs_population:
+            metrics.population_sample = SampleSpec().take_sample(gathered, self.options.columns)
+        users = plan_partitions(gathered.user_stats, None, frame.height * frame.width + 1, include_history_only=True)
         # No column is an id here: each row of a frame is an event, and gets its scores.
-        by_user = ByUser.of(frame, users, Identity(user, ROW), summary.input)
-        by_user.features = self.settings.columns
-        yield from hand_out(users, by_user, None, rows=_ROWS, numbered=Counter())
+        by_user = UserGroups.from_frame(frame, users, EventKey(user, ROW), metrics.input)
+        by_user.feature_columns = self.options.columns
+        yield from iter_batches(users, by_user, None, batch_size=_BATCH_ROWS, row_offsets=Counter())
 
-    def _events(self) -> pl.DataFrame:
-        """`INDEX`, text columns and `TIME`."""
-        kept = [name for name in self.frame.columns if name not in OWN]
+    def _to_event_frame(self) -> pl.DataFrame:
+        """`INDEX_FILE`, text columns and `TIME`."""
+        kept = [name for name in self.frame.columns if name not in INTERNAL_COLUMNS]
         index = pl.int_range(self.frame.height, dtype=pl.Int64, eager=True).alias(INDEX)
-        moments = _moments(self.frame[self.time])
-        return pl.DataFrame([index, *texts(self.frame.select(kept)), moments])
+        moments = _parse_time_column(self.frame[self.time])
+        return pl.DataFrame([index, *to_text_columns(self.frame.select(kept)), moments])
 
 
-def need(frame: pl.DataFrame, argument: str, names: list[str]) -> None:
+def require_columns(frame: pl.DataFrame, argument: str, names: list[str]) -> None:
     """Refuse names of columns that a frame does not have.
 
     Raises:
@@ -125,28 +125,28 @@ def need(frame: pl.DataFrame, argument: str, names: list[str]) -> None:
             raise UsageError(f"{argument}: the frame has no column `{name}`. {meant}")
 
 
-def _moments(column: pl.Series) -> pl.Series:
+def _parse_time_column(column: pl.Series) -> pl.Series:
     """`TIME` of each event."""
     if column.dtype.is_temporal() and column.dtype != pl.Time:
         zoned = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
         naive = getattr(zoned.dtype, "time_zone", None) is None
         moments = zoned.dt.replace_time_zone("UTC") if naive else zoned
-        moments = moments.dt.convert_time_zone("UTC").cast(times.INSTANT)
+        moments = moments.dt.convert_time_zone("UTC").cast(times.UTC_DATETIME)
     else:
-        moments = times.parse(column.cast(pl.String))
+        moments = times.parse_times(column.cast(pl.String))
     missing = moments.is_null().arg_true()
     if len(missing):
         row = int(missing[0])
         reason = f"`{column.name}` is {column[row]!r}, which is no time; write ISO 8601 in UTC"
-        raise BadRecord(reason, file="frame", line=row + 1)
+        raise RecordError(reason, file="frame", line=row + 1)
     return moments.alias(TIME)
 
 
-def _copied(frame: Any) -> pl.DataFrame:  # noqa: ANN401 - a frame of pandas, which is not imported here
-    return pl.DataFrame({str(name): _values(frame[name]) for name in frame.columns})
+def _convert_pandas(frame: Any) -> pl.DataFrame:  # noqa: ANN401 - a frame of pandas, which is not imported here
+    return pl.DataFrame({str(name): _convert_pandas_column(frame[name]) for name in frame.columns})
 
 
-def _values(column: Any) -> pl.Series:  # noqa: ANN401 - a column of pandas
+def _convert_pandas_column(column: Any) -> pl.Series:  # noqa: ANN401 - a column of pandas
     values = column.to_numpy()
     if values.dtype != object:
         return pl.Series(values, nan_to_null=True)

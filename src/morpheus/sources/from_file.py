@@ -9,7 +9,7 @@ from morpheus.errors import UsageError
 from morpheus.sources import schema
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.log_format import LogFormat
-from morpheus.stage import Settings, option
+from morpheus.stage import PipelineOptions, option
 
 
 @dataclass(frozen=True)
@@ -34,38 +34,38 @@ class FromFile(FileSource):
         required=True,
     )
 
-    def settled(self, settings: Settings) -> Settings:
+    def with_defaults(self, options: PipelineOptions) -> PipelineOptions:
         """Take from the schema what the command line does not say."""
-        name = settings.columns_file
-        if not schema.is_schema(name):
-            return super().settled(self._told(settings))
-        described = schema.load(name or "")
+        name = options.columns_file
+        if not schema.is_schema_file(name):
+            return super().with_defaults(self._require_columns(options))
+        described = schema.load_schema(name or "")
         return replace(
-            settings,
-            columns=settings.columns or described.features,
-            kinds=described.kinds,
-            userid_column_name=settings.userid_column_name or described.format.user,
+            options,
+            columns=options.columns or described.features,
+            column_types=described.column_types,
+            userid_column_name=options.userid_column_name or described.log_format.user_column,
         )
 
-    def read_as(self) -> LogFormat:
+    def get_log_format(self) -> LogFormat:
         """The format that the schema describes."""
-        told = self.settings
-        if schema.is_schema(told.columns_file):
-            return schema.load(told.columns_file or "").format
-        return schema.unlisted(told.columns, told.userid_column_name, told.timestamp_column_name)
+        told = self.options
+        if schema.is_schema_file(told.columns_file):
+            return schema.load_schema(told.columns_file or "").log_format
+        return schema.make_minimal_format(told.columns, told.userid_column_name, told.timestamp_column_name)
 
-    def _told(self, settings: Settings) -> Settings:
+    def _require_columns(self, options: PipelineOptions) -> PipelineOptions:
         """Refuse settings that leave open what a schema would say."""
         needed = {
-            "--columns_file": settings.columns_file or settings.columns,
-            "--userid_column_name": settings.userid_column_name,
-            "--timestamp_column_name": settings.timestamp_column_name,
+            "--columns_file": options.columns_file or options.columns,
+            "--userid_column_name": options.userid_column_name,
+            "--timestamp_column_name": options.timestamp_column_name,
         }
         missing = [name for name, value in needed.items() if not value]
         if missing:
             raise UsageError(
                 "from-file: nothing says what the log's columns are. Give --columns_file a schema, "
-                f"your own or a shipped one ({', '.join(schema.names())}); or else give "
+                f"your own or a shipped one ({', '.join(schema.list_builtin_schemas())}); or else give "
                 f"{' and '.join(missing)}."
             )
-        return settings
+        return options

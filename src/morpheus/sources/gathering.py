@@ -15,39 +15,39 @@ from pathlib import Path
 import polars as pl
 
 from morpheus.columns import TIME
-from morpheus.processes import Crew
-from morpheus.scratch import Scratch
-from morpheus.sources.census import PART, USER, Census, with_values
-from morpheus.sources.shelves import Shelves
-from morpheus.sources.union import names_of, tables, union
-from morpheus.spill import Blob, remove, write
+from morpheus.processes import WorkerPool
+from morpheus.scratch import SpillDir
+from morpheus.sources.census import PARTITION, USER, UserStats, drop_null_columns
+from morpheus.sources.shelves import BucketedSpill
+from morpheus.sources.union import list_columns, coalesce_frames, concat_frames
+from morpheus.spill import SpilledTable, delete_spilled, spill_to_disk
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """How much is in memory at a time. No result depends on it.
 
     Attributes:
-        held: Cells of events that are held before the first are laid aside.
-        part: Cells of the users that are handed out together, about, or sorted together.
-        table: Cells of a table on disk, about.
-        passes: Parts up to which all that is on disk is passed over for each.
-        place: Parts whose events are sorted into one place, where there are more.
-        job: Bytes of text that a worker reads in one go, at least.
-        alone: Bytes of text that are read before workers would have started.
+        max_cells_in_memory: Cells of events that are held before the first are laid aside.
+        partition_cells: Cells of the users that are handed out together, about, or sorted together.
+        spill_table_cells: Cells of a table on disk, about.
+        max_scan_passes: Parts up to which all that is on disk is passed over for each.
+        partitions_per_bucket: Parts whose events are sorted into one place, where there are more.
+        min_task_bytes: Bytes of text that a worker reads in one go, at least.
+        serial_threshold_bytes: Bytes of text that are read before workers would have started.
     """
 
-    held: int = 8_000_000
-    part: int = 3_000_000
-    table: int = 1_600_000
-    passes: int = 24
-    place: int = 8
-    job: int = 32_000_000
-    alone: int = 100_000_000
+    max_cells_in_memory: int = 8_000_000
+    partition_cells: int = 3_000_000
+    spill_table_cells: int = 1_600_000
+    max_scan_passes: int = 24
+    partitions_per_bucket: int = 8
+    min_task_bytes: int = 32_000_000
+    serial_threshold_bytes: int = 100_000_000
 
 
 @dataclass
-class Gathering:
+class SpillBuffer:
     """Events of one run, or of one round of a run, until all are there.
 
     Nothing depends on the order in which they are added. Columns without a value, of which logs
@@ -55,143 +55,143 @@ class Gathering:
 
     Args:
         user: Column of the user.
-        room: How much is held.
-        scratch: Where the rest is laid aside.
+        memory_budget: How much is held.
+        spill_dir: Where the rest is laid aside.
     """
 
     user: str
-    room: Room
-    scratch: Scratch
-    census: Census = field(default_factory=Census.nobody)
-    held: list[pl.DataFrame] = field(default_factory=list)
-    blobs: list[Blob] = field(default_factory=list)
-    cells: int = 0
+    memory_budget: MemoryBudget
+    spill_dir: SpillDir
+    user_stats: UserStats = field(default_factory=UserStats.empty)
+    frames_in_memory: list[pl.DataFrame] = field(default_factory=list)
+    spilled_tables: list[SpilledTable] = field(default_factory=list)
+    num_cells: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Add events: `INDEX`, text columns, `TIME`, in any order of columns and rows."""
-        self.census.add(Census.of(frame, self.user))
-        frame = with_values(frame, self.user)
-        self.held.append(frame)
-        self.cells += frame.height * frame.width
-        if self.cells > (self.room.table if self.blobs else self.room.held):
-            self._lay_aside()
+        """Add events: `INDEX_FILE`, text columns, `TIME`, in any order of columns and rows."""
+        self.user_stats.add(UserStats.from_frame(frame, self.user))
+        frame = drop_null_columns(frame, self.user)
+        self.frames_in_memory.append(frame)
+        self.num_cells += frame.height * frame.width
+        if self.num_cells > (self.memory_budget.spill_table_cells if self.spilled_tables else self.memory_budget.max_cells_in_memory):
+            self._spill()
 
-    def add_blobs(self, blobs: Iterable[Blob], census: Census) -> None:
+    def add_spilled(self, tables: Iterable[SpilledTable], user_stats: UserStats) -> None:
         """Add events that lie on disk."""
-        self.census.add(census)
-        self.blobs += blobs
+        self.user_stats.add(user_stats)
+        self.spilled_tables += tables
 
-    def gathered(self, first: tuple[str, ...] = ()) -> Gathered:
+    def finish(self, leading_columns: tuple[str, ...] = ()) -> SpilledDataset:
         """All that was added; begins anew.
 
         Args:
-            first: Columns that come first, all others then by name; none to keep the files' order.
+            leading_columns: Columns that come first, all others then by name; none to keep the files' order.
         """
-        if self.blobs and self.census.rows * self.census.width <= self.room.held:
-            self.held += [blob.read() for blob in self.blobs]
-            remove(self.blobs)
-            self.blobs = []
-        if self.blobs and self.held:
-            self._lay_aside()
-        names = names_of(self.census, first)
-        done = Gathered(self.user, self.census, names, self.held, self.blobs)
-        self.census, self.held, self.blobs, self.cells = Census.nobody(), [], [], 0
+        if self.spilled_tables and self.user_stats.num_events * self.user_stats.num_columns <= self.memory_budget.max_cells_in_memory:
+            self.frames_in_memory += [blob.read() for blob in self.spilled_tables]
+            delete_spilled(self.spilled_tables)
+            self.spilled_tables = []
+        if self.spilled_tables and self.frames_in_memory:
+            self._spill()
+        names = list_columns(self.user_stats, leading_columns)
+        done = SpilledDataset(self.user, self.user_stats, names, self.frames_in_memory, self.spilled_tables)
+        self.user_stats, self.frames_in_memory, self.spilled_tables, self.num_cells = UserStats.empty(), [], [], 0
         return done
 
-    def _lay_aside(self) -> None:
+    def _spill(self) -> None:
         pieces = [
             frame.slice(start, step)
-            for frame in self.held
-            for step in [max(1, self.room.table // frame.width)]
+            for frame in self.frames_in_memory
+            for step in [max(1, self.memory_budget.spill_table_cells // frame.width)]
             for start in range(0, frame.height, step)
         ]
-        self.blobs += write(self.scratch.folder, tables(pieces, self.room.table))
-        self.held, self.cells = [], 0
+        self.spilled_tables += spill_to_disk(self.spill_dir.folder, coalesce_frames(pieces, self.memory_budget.spill_table_cells))
+        self.frames_in_memory, self.num_cells = [], 0
 
 
 @dataclass
-class Gathered:
+class SpilledDataset:
     """Events that are all there, of which those of some users can be had.
 
     Attributes:
         user: Column of the user.
-        census: Who is in them.
-        names: All columns, in order.
-        held: Events in memory.
-        blobs: Events on disk.
-        shelves: What was on disk, once it is sorted.
+        user_stats: Who is in them.
+        column_names: All columns, in order.
+        frames_in_memory: Events in memory.
+        spilled_tables: Events on disk.
+        buckets: What was on disk, once it is sorted.
     """
 
     user: str
-    census: Census
-    names: list[str]
-    held: list[pl.DataFrame]
-    blobs: list[Blob]
-    shelves: Shelves | None = None
+    user_stats: UserStats
+    column_names: list[str]
+    frames_in_memory: list[pl.DataFrame]
+    spilled_tables: list[SpilledTable]
+    buckets: BucketedSpill | None = None
 
     @property
-    def cells(self) -> int:
+    def num_cells(self) -> int:
         """Size, in cells."""
-        return self.census.rows * self.census.width
+        return self.user_stats.num_events * self.user_stats.num_columns
 
-    def divide(self, plan: pl.DataFrame, crew: Crew, room: Room, folder: Path) -> None:
-        """Sort what is on disk, given the `PART` of each `USER`, unless it is read but a few times.
+    def sort_into_buckets(self, plan: pl.DataFrame, pool: WorkerPool, memory_budget: MemoryBudget, folder: Path) -> None:
+        """Sort what is on disk, given the `MIN_CONTEXT_SHARE` of each `USER`, unless it is read but a few times.
 
         To read it over and over, for some users each time, is quicker than to write it once more.
         So it is sorted into few places only, of as many parts as are worth it.
         """
-        if not self.blobs or plan[PART].n_unique() <= room.passes:
+        if not self.spilled_tables or plan[PARTITION].n_unique() <= memory_budget.max_scan_passes:
             return
-        places = plan.select(USER, pl.col(PART) // room.place)
-        blobs, self.blobs = self.blobs, []
-        held, table = (max(1, cells // self.census.width) for cells in (room.part, room.table))
-        self.shelves = Shelves.filled(
-            blobs, self.user, places, held=held, table=table, crew=crew, folder=folder
+        places = plan.select(USER, pl.col(PARTITION) // memory_budget.partitions_per_bucket)
+        blobs, self.spilled_tables = self.spilled_tables, []
+        held, table = (max(1, cells // self.user_stats.num_columns) for cells in (memory_budget.partition_cells, memory_budget.spill_table_cells))
+        self.buckets = BucketedSpill.partition_by_bucket(
+            blobs, self.user, places, max_rows_in_memory=held, max_table_rows=table, pool=pool, folder=folder
         )
 
-    def where(self, users: pl.DataFrame) -> Where:
+    def slice_users(self, users: pl.DataFrame) -> PartitionSlice:
         """Where the events of these users are."""
-        blobs = self.blobs if self.shelves is None else self.shelves.of(users)
-        return Where(self.user, self.names, self.held, blobs)
+        blobs = self.spilled_tables if self.buckets is None else self.buckets.find_tables(users)
+        return PartitionSlice(self.user, self.column_names, self.frames_in_memory, blobs)
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where events of some users are, and of others beside them; see `Gathered`."""
+class PartitionSlice:
+    """Where events of some users are, and of others beside them; see `SpilledDataset`."""
 
     user: str
-    names: list[str]
-    held: list[pl.DataFrame]
-    blobs: list[Blob]
+    column_names: list[str]
+    frames_in_memory: list[pl.DataFrame]
+    spilled_tables: list[SpilledTable]
 
-    def of(
-        self, users: pl.DataFrame, since: datetime | None = None, until: datetime | None = None
+    def read(
+        self, users: pl.DataFrame, start: datetime | None = None, end: datetime | None = None
     ) -> pl.DataFrame:
         """The events of these users, in no order; from a time on, and before another, if given."""
-        return union(list(self.frames(users, since, until)), self.names)
+        return concat_frames(list(self.iter_frames(users, start, end)), self.column_names)
 
-    def frames(
+    def iter_frames(
         self,
         users: pl.DataFrame,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
         *,
         columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
         """The same, or some columns of it, table after table as they lie."""
         wanted = pl.col(self.user).is_in(users[USER].implode(), nulls_equal=True)
-        if since is not None:
-            wanted &= pl.col(TIME) >= since
-        if until is not None:
-            wanted &= pl.col(TIME) < until
-        for frame in self.held:
-            some = _only(frame, wanted)
+        if start is not None:
+            wanted &= pl.col(TIME) >= start
+        if end is not None:
+            wanted &= pl.col(TIME) < end
+        for frame in self.frames_in_memory:
+            some = _filter_rows(frame, wanted)
             yield some.select(n for n in some.columns if columns is None or n in columns)
-        for blob in self.blobs:
-            if blob.meets(since, until):
+        for blob in self.spilled_tables:
+            if blob.overlaps(start, end):
                 yield blob.read(wanted, columns)
 
 
-def _only(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
+def _filter_rows(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
     rows = frame.select(wanted).to_series()
     return frame if rows.all() else frame.filter(rows)

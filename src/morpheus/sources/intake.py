@@ -14,239 +14,239 @@ import polars as pl
 from morpheus.cluster.workers import Cluster
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, TIME
 from morpheus.errors import UsageError
-from morpheus.processes import Crew
-from morpheus.quoting import quoted
-from morpheus.records import Events, Reading, Summary
-from morpheus.scratch import Scratch
+from morpheus.processes import WorkerPool
+from morpheus.quoting import quote_backtick
+from morpheus.records import Events, ReadStats, RunMetrics
+from morpheus.scratch import SpillDir
 from morpheus.sources import deriving
-from morpheus.sources.arrivals import Arrivals
-from morpheus.sources.by_user import Identity, Memory
-from morpheus.sources.deriving import Deriving
-from morpheus.sources.files import Log
-from morpheus.sources.gathering import Room
-from morpheus.sources.ground import Disk, Given, Ground, Heap, Recipe
-from morpheus.sources.log_files import Found, LogFiles
+from morpheus.sources.arrivals import DirectoryWatcher
+from morpheus.sources.by_user import EventKey, DedupWindow
+from morpheus.sources.deriving import DerivedFeatures
+from morpheus.sources.files import LogPath
+from morpheus.sources.gathering import MemoryBudget
+from morpheus.sources.ground import LocalPartitionStore, PartitionT, PartitionStore, DatasetT, PartitionSpec
+from morpheus.sources.log_files import DiscoveredFiles, FileDiscovery
 from morpheus.sources.log_format import LogFormat
-from morpheus.sources.period import Period
-from morpheus.sources.portion import GatheredPortion, Remembered
-from morpheus.sources.reader import no_user
-from morpheus.sources.spread import Spreading, SpreadPortion
-from morpheus.sources.survey import Known, Survey
-from morpheus.sources.work import Work
-from morpheus.stage import Settings
+from morpheus.sources.period import TimeRange
+from morpheus.sources.portion import UserPartition, PartitionState
+from morpheus.sources.reader import missing_user_error
+from morpheus.sources.spread import DistributedPartitionStore, DistributedPartition
+from morpheus.sources.survey import HasUserStats, SampleSpec
+from morpheus.sources.work import ReadTask
+from morpheus.stage import PipelineOptions
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_FEWEST_ROWS = 1 << 13
+_MIN_BATCH_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
-class Intake:
+class FileIngest:
     """Reads files of one kind of log, for a source.
 
     Attributes:
-        format: Of which kind.
+        log_format: Of which kind.
         files: Which files.
-        settings: Says who the user is, which columns are features, and how large batches are.
+        options: Says who the user is, which columns are features, and how large batches are.
         repeat: How often each file is read, later each time; see `repeated`.
-        skip: Leave bad records out, and count them.
-        everything: Pass on all columns of JSON, not only those that are looked at.
-        arrivals: The folder followed for ever; None to end with the files there are.
-        learnt_from: The period of the history; None for all of it.
-        room: How much is in memory at a time.
-        survey: How large a sample of everybody is, where one is asked for.
+        skip_bad_records: Leave bad records out, and count them.
+        all_columns: Pass on all columns of JSON, not only those that are looked at.
+        watcher: The folder followed for ever; None to end with the files there are.
+        training_range: The period of the history; None for all of it.
+        memory_budget: How much is in memory at a time.
+        sample_spec: How large a sample of everybody is, where one is asked for.
     """
 
-    format: LogFormat
-    files: LogFiles
-    settings: Settings
+    log_format: LogFormat
+    files: FileDiscovery
+    options: PipelineOptions
     repeat: int = 1
-    skip: bool = False
-    everything: bool = False
-    arrivals: Arrivals | None = None
-    learnt_from: Period | None = None
-    room: Room = field(default_factory=Room)
-    survey: Survey = field(default_factory=Survey)
+    skip_bad_records: bool = False
+    all_columns: bool = False
+    watcher: DirectoryWatcher | None = None
+    training_range: TimeRange | None = None
+    memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
+    sample_spec: SampleSpec = field(default_factory=SampleSpec)
 
     @property
-    def user(self) -> str:
+    def user_column(self) -> str:
         """Column of the user."""
-        named = self.settings.userid_column_name or self.format.user
+        named = self.options.userid_column_name or self.log_format.user_column
         return ACTOR if named == ACTOR_OPTION else named
 
-    def deriving(self, *, endless: bool = False) -> Deriving:
+    def make_derived_features(self, *, unbounded: bool = False) -> DerivedFeatures:
         """Derives the features that are derived columns."""
-        derived = deriving.wanted(self.settings.columns, self.format.derived)
-        return Deriving(self.user, derived, endless)
+        derived = deriving.resolve_derived(self.options.columns, self.log_format.derived_columns)
+        return DerivedFeatures(self.user_column, derived, unbounded)
 
-    def events(self, history: str | None, summary: Summary) -> Iterator[Events]:
+    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
         """Read the events of each user; see `Source.events`."""
-        if self.arrivals is not None:
-            yield from self._followed(self.arrivals, history, summary)
+        if self.watcher is not None:
+            yield from self._watch(self.watcher, training_input, metrics)
             return
-        workers = Crew(self.settings.num_threads)
-        with workers as crew, self.portions(history, summary, crew) as portions:
+        workers = WorkerPool(self.options.num_threads)
+        with workers as crew, self.partitions(training_input, metrics, crew) as portions:
             for portion in portions:
-                yield from portion.events(summary)
+                yield from portion.events(metrics)
 
     @contextmanager
-    def portions(
-        self, history: str | None, summary: Summary, crew: Crew | Cluster
-    ) -> Iterator[Sequence[GatheredPortion | SpreadPortion]]:
-        """Read the files there are; see `Source.portions`."""
-        found = self.files.need()
-        _tell(summary.input, self.files, found)
-        with Scratch() as scratch:
-            if isinstance(crew, Crew):
-                disk = Disk(self.recipe(), self.room, self.survey, scratch, crew)
-                yield Run(self, summary, disk).portions(found.paths, history)
+    def partitions(
+        self, training_input: str | None, metrics: RunMetrics, pool: WorkerPool | Cluster
+    ) -> Iterator[Sequence[UserPartition | DistributedPartition]]:
+        """Read the files there are; see `Source.partitions`."""
+        found = self.files.require()
+        _record_skipped(metrics.input, self.files, found)
+        with SpillDir() as scratch:
+            if isinstance(pool, WorkerPool):
+                disk = LocalPartitionStore(self.make_partition_spec(), self.memory_budget, self.sample_spec, scratch, pool)
+                yield IngestRun(self, metrics, disk).partitions(found.paths, training_input)
             else:
-                workers = Spreading(self.recipe(), self.room, self.survey, crew)
-                yield Run(self, summary, workers).portions(found.paths, history)
+                workers = DistributedPartitionStore(self.make_partition_spec(), self.memory_budget, self.sample_spec, pool)
+                yield IngestRun(self, metrics, workers).partitions(found.paths, training_input)
 
-    def _followed(
-        self, arrivals: Arrivals, history: str | None, summary: Summary
+    def _watch(
+        self, watcher: DirectoryWatcher, training_input: str | None, metrics: RunMetrics
     ) -> Iterator[Events]:
-        remembered = Remembered(self.deriving(endless=True), Memory())
-        summary.input.period = str(self.files.period or "")
-        with Scratch() as scratch:
-            disk = Disk(self.recipe(), self.room, self.survey, scratch, Crew(1))
-            run = Run(self, summary, disk)
-            for paths in arrivals.rounds():
-                with Crew(self.settings.num_threads) as disk.crew:
-                    portions = run.portions(paths, history)
+        remembered = PartitionState(self.make_derived_features(unbounded=True), DedupWindow())
+        metrics.input.time_range = str(self.files.time_range or "")
+        with SpillDir() as scratch:
+            disk = LocalPartitionStore(self.make_partition_spec(), self.memory_budget, self.sample_spec, scratch, WorkerPool(1))
+            run = IngestRun(self, metrics, disk)
+            for paths in watcher.iter_micro_batches():
+                with WorkerPool(self.options.num_threads) as disk.pool:
+                    portions = run.partitions(paths, training_input)
                 for portion in portions:
-                    yield from portion.events(summary, remembered)
-                remembered.end_round()
-                history = None
+                    yield from portion.events(metrics, remembered)
+                remembered.commit()
+                training_input = None
 
-    def recipe(self) -> Recipe:
+    def make_partition_spec(self) -> PartitionSpec:
         """What portions have in common."""
-        rows = max(self.settings.pipeline_batch_size, _FEWEST_ROWS)
-        identity = Identity(self.user, self.format.id, self.format.accounts, self.format.id_pattern)
-        return Recipe(identity, self.deriving(), rows, self.settings.columns)
+        rows = max(self.options.pipeline_batch_size, _MIN_BATCH_ROWS)
+        identity = EventKey(self.user_column, self.log_format.id_column, self.log_format.account_columns, self.log_format.id_pattern)
+        return PartitionSpec(identity, self.make_derived_features(), rows, self.options.columns)
 
-    def work(self, files: LogFiles, repeat: int, *, named: bool) -> Work:
+    def make_read_task(self, files: FileDiscovery, repeat: int, *, require_user: bool) -> ReadTask:
         """How files become frames."""
-        user = self.user
-        return Work(
-            self.format,
+        user = self.user_column
+        return ReadTask(
+            self.log_format,
             files,
             user,
-            self.format.wanted(self.settings.columns, user),
-            only=self.settings.userid_filter,
-            named=named,
-            skip=self.skip,
-            everything=self.everything,
+            self.log_format.columns_to_read(self.options.columns, user),
+            only_user=self.options.userid_filter,
+            require_user=require_user,
+            skip_bad_records=self.skip_bad_records,
+            all_columns=self.all_columns,
             repeat=repeat,
         )
 
 
 @dataclass
-class Run(Generic[Heap, Given]):
+class IngestRun(Generic[DatasetT, PartitionT]):
     """One run of a source: what it remembers from round to round.
 
     Attributes:
-        intake: How the files are read.
-        summary: Counted into.
-        ground: Where events lie until they are handed out.
-        learnt: What is to be learnt from.
+        ingest: How the files are read.
+        metrics: Counted into.
+        store: Where events lie until they are handed out.
+        training: What is to be learnt from.
     """
 
-    intake: Intake
-    summary: Summary
-    ground: Ground[Heap, Given]
-    learnt: Heap | None = None
+    ingest: FileIngest
+    metrics: RunMetrics
+    store: PartitionStore[DatasetT, PartitionT]
+    training: DatasetT | None = None
 
-    def portions(self, paths: Sequence[Log], history: str | None) -> list[Given]:
+    def partitions(self, paths: Sequence[LogPath], training_input: str | None) -> list[PartitionT]:
         """Read the files of a round, and what is to be learnt from, and divide the users."""
-        if history is not None:
-            self.learnt = self._learnt(history)
-        work = self.intake.work(self.intake.files, self.intake.repeat, named=False)
-        events = self._gathered(work, paths, self.summary.input)
-        tell_missing(self.intake, events, self.learnt)
-        if self.learnt is not None:
-            events.names = events.names or self.learnt.names
-        portions = self.ground.divided(events, self.learnt, endless=self._endless)
-        self._survey(events)
+        if training_input is not None:
+            self.training = self._read_training(training_input)
+        work = self.ingest.make_read_task(self.ingest.files, self.ingest.repeat, require_user=False)
+        events = self._read_dataset(work, paths, self.metrics.input)
+        warn_missing_features(self.ingest, events, self.training)
+        if self.training is not None:
+            events.column_names = events.column_names or self.training.column_names
+        portions = self.store.partition_users(events, self.training, unbounded=self._is_unbounded)
+        self._draw_population_sample(events)
         return portions
 
     @property
-    def _endless(self) -> bool:
-        return self.intake.arrivals is not None
+    def _is_unbounded(self) -> bool:
+        return self.ingest.watcher is not None
 
-    def _survey(self, events: Heap) -> None:
+    def _draw_population_sample(self, events: DatasetT) -> None:
         """Take a sample once, of what is to be learnt from, or else of an input that ends."""
-        known = events if self.learnt is None and not self._endless else self.learnt
-        settings = self.intake.settings
-        if not settings.survey or known is None or self.summary.everybody is not None:
+        known = events if self.training is None and not self._is_unbounded else self.training
+        settings = self.ingest.options
+        if not settings.needs_population or known is None or self.metrics.population_sample is not None:
             return
-        past = self.learnt is not None
-        self.summary.everybody = self.ground.sample(known, settings.columns, past=past)
+        past = self.training is not None
+        self.metrics.population_sample = self.store.sample(known, settings.columns, is_training=past)
 
-    def _learnt(self, pattern: str) -> Heap:
-        reading = self.summary.training
+    def _read_training(self, pattern: str) -> DatasetT:
+        reading = self.metrics.training
         option = "--train_data_glob"
         files = replace(
-            self.intake.files,
+            self.ingest.files,
             pattern=pattern,
             option=option,
             max_files=None,
-            period=self.intake.learnt_from,
+            time_range=self.ingest.training_range,
         )
-        found = files.need()
-        _tell(reading, files, found)
-        work = self.intake.work(files, 1, named=True)
-        return self._gathered(work, found.paths, reading)
+        found = files.require()
+        _record_skipped(reading, files, found)
+        work = self.ingest.make_read_task(files, 1, require_user=True)
+        return self._read_dataset(work, found.paths, reading)
 
-    def _gathered(self, work: Work, paths: Sequence[Log], reading: Reading) -> Heap:
-        events = self.ground.read(work, paths, reading)
-        users = events.census.users
-        if events.census.filled and work.user not in events.census.filled:
-            self._check_known(work)
-        if reading.other_users and not events.census.rows:
+    def _read_dataset(self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats) -> DatasetT:
+        events = self.store.read(read_task, paths, stats)
+        users = events.user_stats.users
+        if events.user_stats.non_null_columns and read_task.user not in events.user_stats.non_null_columns:
+            self._check_user_column(read_task)
+        if stats.other_users and not events.user_stats.num_events:
             told = "--userid_filter: no event in %s has %s as its `%s`."
-            log.warning(told, work.files.pattern, quoted(work.only or ""), work.user)
+            logger.warning(told, read_task.files.pattern, quote_backtick(read_task.only_user or ""), read_task.user)
         span = users.select(pl.col("last").max() - pl.col("first").min()).item()
         told = "%s loading complete. Total rows: %d. Timespan: %s"
-        log.debug(told, work.format.name, events.census.rows, span)
+        logger.debug(told, read_task.log_format.name, events.user_stats.num_events, span)
         return events
 
-    def _check_known(self, work: Work) -> None:
+    def _check_user_column(self, read_task: ReadTask) -> None:
         """A column that events may have, and none has, names nobody; another one is a mistake."""
-        form, files = work.format, work.files
-        if work.user not in form.columns:
-            raise no_user(work.user, form.columns, f"{files.option}: {form.name} events have")
+        form, files = read_task.log_format, read_task.files
+        if read_task.user not in form.columns:
+            raise missing_user_error(read_task.user, form.columns, f"{files.option}: {form.name} events have")
         told = (
             "%s: no event has a `%s`, so all belong to no user. Give the column that names the "
             "user, as `--userid_column_name=NAME`."
         )
-        log.warning(told, files.pattern, work.user)
+        logger.warning(told, files.pattern, read_task.user)
 
 
-def _tell(reading: Reading, files: LogFiles, found: Found) -> None:
+def _record_skipped(stats: ReadStats, files: FileDiscovery, found: DiscoveredFiles) -> None:
     """Say which files are not read, and why."""
-    reading.skipped_files = found.skipped
-    if files.period is not None:
-        reading.period = str(files.period)
-        reading.outside_files, reading.outside_folders = found.outside, found.outside_folders
+    stats.skipped_files = found.skipped_files
+    if files.time_range is not None:
+        stats.time_range = str(files.time_range)
+        stats.outside_files, stats.outside_folders = found.outside_files, found.outside_folders
 
 
-def tell_missing(intake: Intake, *gathered: Known | None) -> None:
+def warn_missing_features(ingest: FileIngest, *datasets: HasUserStats | None) -> None:
     """Name the features that no event has, and what may have been meant."""
-    filled = set[str]().union(*(one.census.filled for one in gathered if one is not None))
-    derived = intake.deriving().derived
-    known = {*intake.format.columns, *filled, *intake.format.derived}
-    wanted = (*intake.settings.columns, *deriving.logged(derived)) if filled else ()
+    filled = set[str]().union(*(one.user_stats.non_null_columns for one in datasets if one is not None))
+    derived = ingest.make_derived_features().derived_columns
+    known = {*ingest.log_format.columns, *filled, *ingest.log_format.derived_columns}
+    wanted = (*ingest.options.columns, *deriving.list_input_columns(derived)) if filled else ()
     missing = [name for name in wanted if name not in known and name not in derived]
     if missing and len(missing) == len(wanted):
         there = sorted(filled - {INDEX, TIME})[:8]
         raise UsageError(
             f"--columns_file: no event has any of its {len(wanted)} columns, such as "
-            f"{quoted(missing[0])}. Events have {', '.join(map(quoted, there))}. "
+            f"{quote_backtick(missing[0])}. Events have {', '.join(map(quote_backtick, there))}. "
             "Give a text file with one name of these a line."
         )
     for name in missing:
         close = get_close_matches(name, sorted(known), n=1)
         meant = f" Did you mean `{close[0]}`?" if close else ""
-        log.warning("--columns_file: no event has a column %s.%s", quoted(name), meant)
+        logger.warning("--columns_file: no event has a column %s.%s", quote_backtick(name), meant)

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from morpheus import bucket
-from morpheus.bucket import Object
+from morpheus.bucket import S3Path
 from morpheus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ class LakeTable:
 
     Attributes:
         folder: Where it lies.
-        kind: `Delta` or `Iceberg`.
+        table_format: `Delta` or `Iceberg`.
     """
 
-    folder: Path | Object
-    kind: str
+    folder: Path | S3Path
+    table_format: str
 
-    def refused(self, option: str) -> UsageError:
+    def make_error(self, option: str) -> UsageError:
         """What to say where its files would be read as loose ones."""
-        told = f"{option}: `{self.folder}` is a table of {self.kind}: files that lie there may be "
+        told = f"{option}: `{self.folder}` is a table of {self.table_format}: files that lie there may be "
         told += "deleted or rewritten, which only its log tells."
         loose = "`--file_type=parquet` reads its files as they lie"
-        if self.kind == DELTA:
+        if self.table_format == DELTA:
             return UsageError(f"{told} Give the table itself, {option}={self.folder}; {loose}.")
         return UsageError(
             f"{told} Iceberg's log is not read here. Export the table to Parquet, such as with "
@@ -51,64 +51,64 @@ class LakeTable:
         )
 
 
-def is_delta(folder: Path | Object) -> bool:
+def is_delta_table(folder: Path | S3Path) -> bool:
     """Whether a folder has a log as a table of Delta has."""
-    return any(_held(folder / _DELTA_LOG))
+    return any(_iter_dir(folder / _DELTA_LOG))
 
 
-def tables_of(paths: Iterable[Path | Object]) -> set[LakeTable]:
+def detect_tables(paths: Iterable[Path | S3Path]) -> set[LakeTable]:
     """The tables that files are of.
 
     Tables are found by their log, among the files or beside folders of Parquet; in a bucket that
     takes a request or two for each such folder, partitions not counted.
     """
-    found, roots = set[LakeTable](), set[Path | Object]()
+    found, roots = set[LakeTable](), set[Path | S3Path]()
     for path in paths:
         here = path.absolute() if isinstance(path, Path) else path
         if _DELTA_LOG in here.parts:
-            found.add(LakeTable(_above(here, _DELTA_LOG), DELTA))
+            found.add(LakeTable(_find_parent_of(here, _DELTA_LOG), DELTA))
         elif here.parts[-2:-1] == (_ICEBERG_LOG,) and here.name.endswith(_ICEBERG_STATE):
             found.add(LakeTable(here.parent.parent, ICEBERG))
         elif here.suffix.lower() == ".parquet":
-            roots.add(_root(here.parent))
+            roots.add(_find_partition_root(here.parent))
     known = {table.folder for table in found}
     for root in roots - known:
-        found |= {table for table in _about(root) if table.folder not in known}
+        found |= {table for table in _find_adjacent_table(root) if table.folder not in known}
     return found
 
 
-def _above(path: Path | Object, name: str) -> Path | Object:
+def _find_parent_of(path: Path | S3Path, name: str) -> Path | S3Path:
     while path.name != name:
         path = path.parent
     return path.parent
 
 
-def _root(folder: Path | Object) -> Path | Object:
+def _find_partition_root(folder: Path | S3Path) -> Path | S3Path:
     """The folder that partitions lie in."""
     while "=" in folder.name:
         folder = folder.parent
     return folder
 
 
-def _about(folder: Path | Object) -> Iterator[LakeTable]:
+def _find_adjacent_table(folder: Path | S3Path) -> Iterator[LakeTable]:
     """The table whose log lies beside some Parquet files."""
-    if is_delta(folder):
+    if is_delta_table(folder):
         yield LakeTable(folder, DELTA)
     above = folder.parent
     if folder.name == "data" and any(
-        one.name.endswith(_ICEBERG_STATE) for one in _held(above / _ICEBERG_LOG)
+        one.name.endswith(_ICEBERG_STATE) for one in _iter_dir(above / _ICEBERG_LOG)
     ):
         yield LakeTable(above, ICEBERG)
 
 
-def _held(folder: Path | Object) -> Iterator[Path | Object]:
-    if isinstance(folder, Object):
-        yield from bucket.below(folder)
+def _iter_dir(folder: Path | S3Path) -> Iterator[Path | S3Path]:
+    if isinstance(folder, S3Path):
+        yield from bucket.list_recursive(folder)
     elif folder.is_dir():
         yield from folder.iterdir()
 
 
-def live_files(folder: Path | Object, option: str) -> list[Path | Object]:
+def list_active_files(folder: Path | S3Path, option: str) -> list[Path | S3Path]:
     """The files that a Delta table consists of now, by its log.
 
     Args:
@@ -128,10 +128,10 @@ def live_files(folder: Path | Object, option: str) -> list[Path | Object]:
         ) from error
     try:
         # In a bucket it finds the credentials by itself.
-        more = bucket.for_others() if isinstance(folder, Object) else None
+        more = bucket.storage_options() if isinstance(folder, S3Path) else None
         table = DeltaTable(str(folder), storage_options=more)
         files = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes")
-        reason = _unreadable(table, files["path"].to_list())
+        reason = _find_unreadable_reason(table, files["path"].to_list())
     except (DeltaError, OSError) as error:
         reason = f"its log cannot be read ({str(error).strip().splitlines()[0]})"
     if reason:
@@ -139,10 +139,10 @@ def live_files(folder: Path | Object, option: str) -> list[Path | Object]:
             f"{option}: `{folder}` is a table of Delta, but {reason}. Write a plain copy of it, "
             "such as with Spark's INSERT OVERWRITE DIRECTORY ... USING parquet, and read that."
         )
-    return [_file(folder, unquote(path), size) for path, size in files.iter_rows()]
+    return [_join_path(folder, unquote(path), size) for path, size in files.iter_rows()]
 
 
-def _unreadable(table: DeltaTable, paths: list[str]) -> str | None:
+def _find_unreadable_reason(table: DeltaTable, paths: list[str]) -> str | None:
     """Why the files that are live are not the table; None if they are."""
     about = table.metadata()
     if about.configuration.get("delta.columnMapping.mode", "none") != "none":
@@ -156,7 +156,7 @@ def _unreadable(table: DeltaTable, paths: list[str]) -> str | None:
     return None
 
 
-def _file(folder: Path | Object, name: str, size: int) -> Path | Object:
+def _join_path(folder: Path | S3Path, name: str, size: int) -> Path | S3Path:
     if isinstance(folder, Path):
         return folder / name
-    return Object(folder.bucket, (folder / name).key, size)
+    return S3Path(folder.bucket, (folder / name).key, size)

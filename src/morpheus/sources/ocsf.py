@@ -11,24 +11,24 @@ import polars as pl
 
 from morpheus.features import derived
 from morpheus.features.families import (
-    AWS_ERRORS,
-    VERBS,
-    address_kind,
-    address_network,
-    agent_name,
+    AWS_ERROR_CLASSIFIER,
+    ACTION_CLASSIFIER,
+    classify_address,
+    address_to_network,
+    classify_user_agent,
 )
-from morpheus.sources.actors import Rule
-from morpheus.sources.documents import Undecoded
+from morpheus.sources.actors import ActorRule
+from morpheus.sources.documents import RawJson
 from morpheus.sources.file_source import FileSource
 from morpheus.sources.log_format import LogFormat
 from morpheus.stage import option
 
-CLASS = "class_uid"
-CLASSES = ("3001", "3002", "3003", "3004", "3005", "3006", "6003")
+CLASS_COLUMN = "class_uid"
+DEFAULT_CLASSES = ("3001", "3002", "3003", "3004", "3005", "3006", "6003")
 """Of the classes of events those that say what somebody did: account changes, authentications,
 changes of entities, rights and groups, and calls of interfaces."""
 
-PATHS = (
+FIELD_PATHS = (
     "metadata.uid",
     "time",
     "time_dt",
@@ -110,7 +110,7 @@ PATHS = (
     "group.name",
 )
 
-CONTEXT = (
+CONTEXT_COLUMNS = (
     "category_uid",
     "type_uid",
     "severity",
@@ -125,60 +125,60 @@ CONTEXT = (
 
 _ACCOUNT = "{actoruseraccountuid/(.+)/}"
 _EMAIL = r"[^@:\s]+@[^@:\s]+\.[^@:\s]+"
-_ASSUMED = {"actorusertype": "^AssumedRole$"}
+_ASSUMED_ROLE = {"actorusertype": "^AssumedRole$"}
 
-RULES = (
-    Rule("service", "{actorinvoked_by}", {"actorinvoked_by": r"\.amazonaws\.com$"}),
-    Rule("service", "{actorinvoked_by/(.+)/}", {"actorusertype": "^AWSService$"}),
-    Rule("root", f"root@{_ACCOUNT}", {"actorusertype": "^Root$"}),
-    Rule("person", f"{{actoruseruid_alt/^[^:]+:({_EMAIL})$/}}", _ASSUMED, lower=True),
-    Rule(
+ACTOR_RULES = (
+    ActorRule("service", "{actorinvoked_by}", {"actorinvoked_by": r"\.amazonaws\.com$"}),
+    ActorRule("service", "{actorinvoked_by/(.+)/}", {"actorusertype": "^AWSService$"}),
+    ActorRule("root", f"root@{_ACCOUNT}", {"actorusertype": "^Root$"}),
+    ActorRule("person", f"{{actoruseruid_alt/^[^:]+:({_EMAIL})$/}}", _ASSUMED_ROLE, lowercase=True),
+    ActorRule(
         "person",
         "{actoruseruid_alt/^[^:]+:(.+)$/}",
-        _ASSUMED | {"actorsessionissuer": r"/AWSReservedSSO_"},
-        lower=True,
+        _ASSUMED_ROLE | {"actorsessionissuer": r"/AWSReservedSSO_"},
+        lowercase=True,
     ),
-    Rule("role", "{actorsessionissuer/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT, _ASSUMED),
-    Rule("role", "{actoruseruid/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT, _ASSUMED),
-    Rule("user", f"{{actorusername/(.+)/}}@{_ACCOUNT}", {"actorusertype": "^IAMUser$"}),
-    Rule("person", f"{{actoruseremail_addr/^({_EMAIL})$/}}", lower=True),
-    Rule("person", f"{{actorusername/^({_EMAIL})$/}}", lower=True),
-    Rule("user", "{actorusername/(.+)/}"),
-    Rule("user", "{actoruseruid/(.+)/}"),
-    Rule("person", f"{{useremail_addr/^({_EMAIL})$/}}", lower=True),
-    Rule("user", "{username/(.+)/}"),
-    Rule("user", "{useruid/(.+)/}"),
-    Rule("unknown", "unknown@{cloudaccountuid/(.+)/}"),
-    Rule("unknown", "unknown"),
+    ActorRule("role", "{actorsessionissuer/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT, _ASSUMED_ROLE),
+    ActorRule("role", "{actoruseruid/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT, _ASSUMED_ROLE),
+    ActorRule("user", f"{{actorusername/(.+)/}}@{_ACCOUNT}", {"actorusertype": "^IAMUser$"}),
+    ActorRule("person", f"{{actoruseremail_addr/^({_EMAIL})$/}}", lowercase=True),
+    ActorRule("person", f"{{actorusername/^({_EMAIL})$/}}", lowercase=True),
+    ActorRule("user", "{actorusername/(.+)/}"),
+    ActorRule("user", "{actoruseruid/(.+)/}"),
+    ActorRule("person", f"{{useremail_addr/^({_EMAIL})$/}}", lowercase=True),
+    ActorRule("user", "{username/(.+)/}"),
+    ActorRule("user", "{useruid/(.+)/}"),
+    ActorRule("unknown", "unknown@{cloudaccountuid/(.+)/}"),
+    ActorRule("unknown", "unknown"),
 )
 """Who acted; where an authentication names no actor, whoever authenticated."""
 
 
-def error(code: str | None, status: str | None) -> str | None:
+def classify_error(code: str | None, status: str | None) -> str | None:
     """Class of an error; None for none.
 
-    >>> error("AccessDenied", None), error(None, "Failure"), error(None, "Success")
+    >>> classify_error("AccessDenied", None), classify_error(None, "Failure"), classify_error(None, "Success")
     ('denied', 'failure', None)
     """
-    return AWS_ERRORS(code) or ("failure" if status == "Failure" else None)
+    return AWS_ERROR_CLASSIFIER(code) or ("failure" if status == "Failure" else None)
 
 
-_ADDRESS = "src_endpointip"
-DERIVED = {
+_SOURCE_ADDRESS = "src_endpointip"
+DERIVED_COLUMNS = {
     "logcount": derived.log_count(),
-    "locincrement": derived.increment(_ADDRESS),
-    "appincrement": derived.increment("apiservicename"),
+    "locincrement": derived.distinct_count_today(_SOURCE_ADDRESS),
+    "appincrement": derived.distinct_count_today("apiservicename"),
     "hourofweek": derived.hour_of_week(),
     "hourkind": derived.hour_kind(),
-    "agentfamily": derived.each(agent_name, "http_requestuser_agent"),
-    "addresskind": derived.each(address_kind, _ADDRESS),
-    "addressnetwork": derived.each(address_network, _ADDRESS),
-    "errorclass": derived.each(error, "apiresponseerror", "status"),
-    "verbclass": derived.each(VERBS, "apioperation"),
+    "agentfamily": derived.map_values(classify_user_agent, "http_requestuser_agent"),
+    "addresskind": derived.map_values(classify_address, _SOURCE_ADDRESS),
+    "addressnetwork": derived.map_values(address_to_network, _SOURCE_ADDRESS),
+    "errorclass": derived.map_values(classify_error, "apiresponseerror", "status"),
+    "verbclass": derived.map_values(ACTION_CLASSIFIER, "apioperation"),
 }
 
 
-def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[Undecoded] | None:
+def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
     """The event in an envelope of CloudEvents or of EventBridge.
 
     >>> outer = {"specversion": msgspec.Raw(b'"1.0"'), "data": msgspec.Raw(b'{"class_uid":6003}')}
@@ -191,25 +191,25 @@ def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[Undecoded] | None:
     return None
 
 
-OCSF = LogFormat(
+OCSF_FORMAT = LogFormat(
     name="OCSF",
     unwrap=unwrap,
-    paths=PATHS,
-    leading=("metadatauid", "time", CLASS),
-    context=CONTEXT,
-    time="time",
-    id="metadatauid",
-    user="actoruseruid",
-    accounts=("cloudaccountuid", "actoruseraccountuid"),
-    instead={
+    paths=FIELD_PATHS,
+    leading_columns=("metadatauid", "time", CLASS_COLUMN),
+    context_columns=CONTEXT_COLUMNS,
+    time_column="time",
+    id_column="metadatauid",
+    user_column="actoruseruid",
+    account_columns=("cloudaccountuid", "actoruseraccountuid"),
+    fallbacks={
         "time": (pl.col("time_dt"),),
         "actoruseraccountuid": (pl.col("actoruseraccount_uid"),),
         "actorsessionis_mfa": (pl.col("actorsessionmfa"),),
         "actorusercredential_uid": (pl.col("actorsessioncredential_uid"),),
     },
-    kinds=(CLASS, CLASSES),
-    rules=RULES,
-    derived=DERIVED,
+    event_class_filter=(CLASS_COLUMN, DEFAULT_CLASSES),
+    actor_rules=ACTOR_RULES,
+    derived_columns=DERIVED_COLUMNS,
 )
 
 
@@ -227,12 +227,12 @@ class FromOcsf(FileSource):
 
     name = "from-ocsf"
     default_columns: ClassVar[str] = "columns_ae_ocsf.txt"
-    default_user: ClassVar[str] = OCSF.user
-    log_format: ClassVar[LogFormat] = OCSF
+    default_user: ClassVar[str] = OCSF_FORMAT.user_column
+    log_format: ClassVar[LogFormat] = OCSF_FORMAT
 
     class_uid: tuple[str, ...] = option(
-        CLASSES, "Class of events to read, by its number; repeat for more."
+        DEFAULT_CLASSES, "Class of events to read, by its number; repeat for more."
     )
 
-    def _format(self) -> LogFormat:
-        return replace(super()._format(), kinds=(CLASS, self.class_uid))
+    def _configure_log_format(self) -> LogFormat:
+        return replace(super()._configure_log_format(), event_class_filter=(CLASS_COLUMN, self.class_uid))

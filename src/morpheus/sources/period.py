@@ -11,26 +11,26 @@ import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.rhythm.bins import seconds
+from morpheus.rhythm.bins import parse_duration
 
-YEARS, MONTHS, DAYS, HOURS = {"year", "y"}, {"month", "m"}, {"day", "d"}, {"hour", "h"}
-DATES = {"date", "day", "dt", "ds", "eventday", "event_day", "eventdate", "event_date", "event_dt"}
+YEAR_KEYS, MONTH_KEYS, DAY_KEYS, HOUR_KEYS = {"year", "y"}, {"month", "m"}, {"day", "d"}, {"hour", "h"}
+DATE_KEYS = {"date", "day", "dt", "ds", "eventday", "event_day", "eventdate", "event_date", "event_dt"}
 """Names of partitions that say when the events in them were, or were delivered."""
 
-_DATE = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])")
-_DELIVERED = re.compile(r"_(20\d{6}T\d{4})Z_")
+_DATE_PATTERN = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])")
+_DELIVERY_TIME_PATTERN = re.compile(r"_(20\d{6}T\d{4})Z_")
 """How CloudTrail's own files are named: by the minute of their delivery."""
-_YEAR = re.compile(r"20\d\d")
-_STEPS = (
-    (YEARS, _YEAR),
-    (MONTHS, re.compile(r"0?[1-9]|1[0-2]")),
-    (DAYS, re.compile(r"0?[1-9]|[12]\d|3[01]")),
-    (HOURS, re.compile(r"[01]?\d|2[0-3]")),
+_YEAR_PATTERN = re.compile(r"20\d\d")
+_DATE_PARTS = (
+    (YEAR_KEYS, _YEAR_PATTERN),
+    (MONTH_KEYS, re.compile(r"0?[1-9]|1[0-2]")),
+    (DAY_KEYS, re.compile(r"0?[1-9]|[12]\d|3[01]")),
+    (HOUR_KEYS, re.compile(r"[01]?\d|2[0-3]")),
 )
 
 
 @dataclass(frozen=True)
-class Span:
+class Interval:
     """A time from its first moment to the one behind its last."""
 
     start: datetime
@@ -38,24 +38,24 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Period:
+class TimeRange:
     """A time whose events are read; all others are left out, and counted.
 
     Attributes:
         start: Its first moment, in UTC; None for no beginning.
         end: The moment behind its last; None for no end.
-        delay: How much later its events may have been delivered, so that what was delivered by then
+        allowed_lateness: How much later its events may have been delivered, so that what was delivered by then
             is read too; None to go by whole days, those that it touches.
     """
 
     start: datetime | None = None
     end: datetime | None = None
-    delay: timedelta | None = None
+    allowed_lateness: timedelta | None = None
 
     @classmethod
-    def of(
-        cls, start: str | None, end: str | None, duration: str | None, delay: str | None
-    ) -> Period | None:
+    def from_options(
+        cls, start: str | None, end: str | None, duration: str | None, allowed_lateness: str | None
+    ) -> TimeRange | None:
         """Read the options; None where none is given.
 
         A duration is counted from `start`, or else back from `end`, or else back from now.
@@ -63,78 +63,78 @@ class Period:
         Raises:
             UsageError: One cannot be read, or they contradict each other.
 
-        >>> period = Period.of("2024-05-31", None, "1d", None)
+        >>> period = TimeRange.of("2024-05-31", None, "1d", None)
         >>> period.end.isoformat()
         '2024-06-01T00:00:00+00:00'
         """
         given = [text for text in (start, end, duration) if text is not None]
         if not given:
-            if delay is not None:
+            if allowed_lateness is not None:
                 raise UsageError("--delivery_delay: it goes with a period. Give --start_time, too.")
             return None
         if len(given) > 2:  # noqa: PLR2004 - all three
             raise UsageError(
                 "--duration: the period has a start and an end. Give two of the three."
             )
-        first, last = _moment(start, "--start_time"), _moment(end, "--end_time")
+        first, last = _parse_moment(start, "--start_time"), _parse_moment(end, "--end_time")
         if duration is not None:
-            length = timedelta(seconds=seconds(duration, option="--duration"))
+            length = timedelta(seconds=parse_duration(duration, option="--duration"))
             last = first + length if first else last or datetime.now(UTC)
             first = first or last - length
         if first and last and first >= last:
             raise UsageError(
-                f"--end_time: the period ends at {_written(last)}, and begins at "
-                f"{_written(first)}. Give an end that is later."
+                f"--end_time: the period ends at {_format_moment(last)}, and begins at "
+                f"{_format_moment(first)}. Give an end that is later."
             )
-        late = None if delay is None else seconds(delay, option="--delivery_delay")
+        late = None if allowed_lateness is None else parse_duration(allowed_lateness, option="--delivery_delay")
         return cls(first, last, None if late is None else timedelta(seconds=late))
 
-    def before(self, duration: str, option: str) -> Period:
+    def preceding(self, duration: str, option: str) -> TimeRange:
         """The time of some length just before this one.
 
         Raises:
             UsageError: It has no beginning, or that is no duration.
         """
-        length = timedelta(seconds=seconds(duration, option=option))
+        length = timedelta(seconds=parse_duration(duration, option=option))
         if self.start is None:
             raise UsageError(f"{option}: the period has no beginning. Give --start_time, too.")
-        return Period(self.start - length, self.start, self.delay)
+        return TimeRange(self.start - length, self.start, self.allowed_lateness)
 
-    def ignored(self, base: Sequence[str]) -> int:
+    def base_depth(self, base: Sequence[str]) -> int:
         """How many folders of a base say nothing of what is below it.
 
         None do, unless by their dates the base would lie outside: it has been asked for, and may
         be called after the day on which somebody put the logs there.
         """
-        date = _date(base)
-        return 0 if date is None or self.reaches(base) else date.end
+        date = _find_last_date(base)
+        return 0 if date is None or self.may_overlap_dir(base) else date.end_index
 
-    def reaches(self, folders: Sequence[str]) -> bool:
+    def may_overlap_dir(self, folders: Sequence[str]) -> bool:
         """Whether a folder may hold some of its events, by the dates in its name and those above.
 
-        >>> day = Period.of("2024-05-31", None, "1d", None)
-        >>> day.reaches(["us-east-1", "2024", "05"]), day.reaches(["us-east-1", "2024", "06", "01"])
+        >>> day = TimeRange.of("2024-05-31", None, "1d", None)
+        >>> day.may_overlap_dir(["us-east-1", "2024", "05"]), day.may_overlap_dir(["us-east-1", "2024", "06", "01"])
         (True, False)
         """
-        span = span_of(folders)
+        span = parse_interval(folders)
         return span is None or (
             (self.start is None or span.end > self.start)
-            and (self.end is None or span.start < self.end + (self.delay or timedelta(0)))
+            and (self.end is None or span.start < self.end + (self.allowed_lateness or timedelta(0)))
         )
 
-    def holds(self, folders: Sequence[str], name: str) -> bool:
+    def may_contain_file(self, folders: Sequence[str], name: str) -> bool:
         """Whether a file may hold some of its events, by its folders and its own name."""
-        delivered = _DELIVERED.search(name)
+        delivered = _DELIVERY_TIME_PATTERN.search(name)
         if delivered:
             time = datetime.strptime(delivered[1] + "Z", "%Y%m%dT%H%M%z")
             # A file holds nothing that was later than its delivery, but what was long before it.
             if self.start is not None and time + timedelta(minutes=1) <= self.start:
                 return False
-            if self.end is not None and self.delay is not None and time > self.end + self.delay:
+            if self.end is not None and self.allowed_lateness is not None and time > self.end + self.allowed_lateness:
                 return False
-        return self.reaches(folders)
+        return self.may_overlap_dir(folders)
 
-    def kept(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def filter(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The events in it."""
         inside = [
             *([pl.col(TIME) >= self.start] if self.start else []),
@@ -143,92 +143,92 @@ class Period:
         return frame.filter(*inside)
 
     def __str__(self) -> str:
-        start = f"from {_written(self.start)}" if self.start else ""
-        end = f"until before {_written(self.end)}" if self.end else ""
+        start = f"from {_format_moment(self.start)}" if self.start else ""
+        end = f"until before {_format_moment(self.end)}" if self.end else ""
         return f"{start} {end}".strip()
 
 
-def span_of(folders: Sequence[str]) -> Span | None:
+def parse_interval(folders: Sequence[str]) -> Interval | None:
     """The time that folders name, at least to the month or to the year of a partition.
 
     Known are days (`2024/05/31`, as CloudTrail's, or `2024-05-31`) and partitions (`year=2024`,
     `month=05`, `day=31`, `hour=07`; or `date=2024-05-31`, `eventDay=20240531` and the like). Of
     several dates the last counts, which is nearest to the files.
 
-    >>> span_of(["region=us-east-1", "eventDay=20240531"]).start.isoformat()
+    >>> parse_interval(["region=us-east-1", "eventDay=20240531"]).start.isoformat()
     '2024-05-31T00:00:00+00:00'
-    >>> span_of(["users", "2024"]) is None
+    >>> parse_interval(["users", "2024"]) is None
     True
     """
-    date = _date(folders)
+    date = _find_last_date(folders)
     if date is None:
         return None
-    numbers = date.numbers
+    numbers = date.parts
     year, month, day, hour = [*numbers, *(1, 1, 1, 0)[len(numbers) :]]
     try:
         start = datetime(year, month, day, hour, tzinfo=UTC)
     except ValueError:
         return None
-    return Span(start, _next(start, len(numbers)))
+    return Interval(start, _get_interval_end(start, len(numbers)))
 
 
 @dataclass
-class _Date:
+class _PartialDate:
     """Year, month, day, hour, as far as folders name them.
 
     Attributes:
-        numbers: These.
-        named: Whether partitions name them.
-        end: The place behind the last of them.
+        parts: These.
+        is_partition: Whether partitions name them.
+        end_index: The place behind the last of them.
     """
 
-    numbers: list[int]
-    named: bool
-    end: int
+    parts: list[int]
+    is_partition: bool
+    end_index: int
 
-    def goes_on(self, name: str, value: str, place: int) -> bool:
+    def extend(self, name: str, value: str, index: int) -> bool:
         """Take over the next number, if it is that."""
-        names, form = _STEPS[min(len(self.numbers), len(_STEPS) - 1)]
-        fits = name in names if self.named else not name and place == self.end
-        if not fits or len(self.numbers) == len(_STEPS) or not form.fullmatch(value):
+        names, form = _DATE_PARTS[min(len(self.parts), len(_DATE_PARTS) - 1)]
+        fits = name in names if self.is_partition else not name and index == self.end_index
+        if not fits or len(self.parts) == len(_DATE_PARTS) or not form.fullmatch(value):
             return False
-        self.numbers.append(int(value))
-        self.end = place + 1
+        self.parts.append(int(value))
+        self.end_index = index + 1
         return True
 
 
-def _date(folders: Sequence[str]) -> _Date | None:
+def _find_last_date(folders: Sequence[str]) -> _PartialDate | None:
     """The last date that folders name; a year alone is none, unless it says so."""
-    dates = [date for date in _dates(folders) if len(date.numbers) > 1 or date.named]
+    dates = [date for date in _find_dates(folders) if len(date.parts) > 1 or date.is_partition]
     return dates[-1] if dates else None
 
 
-def _dates(folders: Sequence[str]) -> list[_Date]:
+def _find_dates(folders: Sequence[str]) -> list[_PartialDate]:
     """The dates that folders name, one after the other."""
-    found: list[_Date] = []
+    found: list[_PartialDate] = []
     for place, folder in enumerate(folders):
         name, equals, value = folder.rpartition("=")
         name = name.lower()
-        whole = _DATE.match(value)
-        if whole and (name in DATES if equals else value == whole[0]):
-            found.append(_Date([int(part) for part in whole.groups()], named=True, end=place + 1))
-        elif found and found[-1].goes_on(name, value, place):
+        whole = _DATE_PATTERN.match(value)
+        if whole and (name in DATE_KEYS if equals else value == whole[0]):
+            found.append(_PartialDate([int(part) for part in whole.groups()], is_partition=True, end_index=place + 1))
+        elif found and found[-1].extend(name, value, place):
             continue
-        elif _YEAR.fullmatch(value) and (name in YEARS if equals else True):
-            found.append(_Date([int(value)], named=bool(equals), end=place + 1))
+        elif _YEAR_PATTERN.fullmatch(value) and (name in YEAR_KEYS if equals else True):
+            found.append(_PartialDate([int(value)], is_partition=bool(equals), end_index=place + 1))
     return found
 
 
-def _next(start: datetime, known: int) -> datetime:
+def _get_interval_end(start: datetime, num_parts: int) -> datetime:
     """The moment behind a year, a month, a day or an hour."""
-    if known == 1:
+    if num_parts == 1:
         return start.replace(year=start.year + 1)
-    if known == 2:  # noqa: PLR2004 - year and month
+    if num_parts == 2:  # noqa: PLR2004 - year and month
         return (start + timedelta(days=31)).replace(day=1)
-    return start + (timedelta(days=1) if known == 3 else timedelta(hours=1))  # noqa: PLR2004 - year, month and day
+    return start + (timedelta(days=1) if num_parts == 3 else timedelta(hours=1))  # noqa: PLR2004 - year, month and day
 
 
-def _moment(text: str | None, option: str) -> datetime | None:
+def _parse_moment(text: str | None, option: str) -> datetime | None:
     if text is None:
         return None
     try:
@@ -241,5 +241,5 @@ def _moment(text: str | None, option: str) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _written(moment: datetime | None) -> str:
+def _format_moment(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")

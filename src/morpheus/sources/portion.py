@@ -11,138 +11,138 @@ from itertools import pairwise
 import polars as pl
 
 from morpheus.columns import TIME
-from morpheus.records import Events, Reading, Summary
-from morpheus.sources.by_user import ByUser, Identity, Memory, hand_out, keys_of
-from morpheus.sources.deriving import Deriving
-from morpheus.sources.gathering import Where
+from morpheus.records import Events, ReadStats, RunMetrics
+from morpheus.sources.by_user import UserGroups, EventKey, DedupWindow, iter_batches, compute_event_keys
+from morpheus.sources.deriving import DerivedFeatures
+from morpheus.sources.gathering import PartitionSlice
 
-_HASH, _PIECE = "_hash_", "_piece_"
+_HASH, _CHUNK = "_hash_", "_piece_"
 
 
 @dataclass
-class Remembered:
+class PartitionState:
     """What is remembered from portion to portion, where the same users come again.
 
     Attributes:
-        deriving: Derives columns, from earlier events too.
-        memory: What counts as seen besides; None for nothing.
-        numbered: Rows handed out before, by user.
+        derived_features: Derives columns, from earlier events too.
+        dedup_window: What counts as seen besides; None for nothing.
+        row_offsets: Rows handed out before, by user.
     """
 
-    deriving: Deriving
-    memory: Memory | None = None
-    numbered: Counter[str | None] = field(default_factory=Counter)
+    derived_features: DerivedFeatures
+    dedup_window: DedupWindow | None = None
+    row_offsets: Counter[str | None] = field(default_factory=Counter)
 
-    def end_round(self) -> None:
+    def commit(self) -> None:
         """All portions of a round are read."""
-        if self.memory is not None:
-            self.memory.end_round()
+        if self.dedup_window is not None:
+            self.dedup_window.commit()
 
 
 @dataclass(frozen=True)
-class GatheredPortion:
+class UserPartition:
     """The events of some users, and their history.
 
     Attributes:
-        users: `USER` and `RANK` of each, in order.
-        present: Where their events are.
-        past: Where their history is; None for no history.
-        identity: The columns that tell users and events apart.
-        deriving: Derives the columns that are derived.
-        rows: Rows of a batch, at most.
-        piece: Events in memory at a time, about; None for all.
-        features: The columns that will be encoded.
+        users: `USER` and `USER_RANK` of each, in order.
+        event_slice: Where their events are.
+        history_slice: Where their history is; None for no history.
+        event_key: The columns that tell users and events apart.
+        derived_features: Derives the columns that are derived.
+        batch_size: Rows of a batch, at most.
+        chunk_rows: Events in memory at a time, about; None for all.
+        feature_columns: The columns that will be encoded.
     """
 
     users: pl.DataFrame
-    present: Where
-    past: Where | None
-    identity: Identity
-    deriving: Deriving
-    rows: int
-    piece: int | None = None
-    features: tuple[str, ...] = ()
+    event_slice: PartitionSlice
+    history_slice: PartitionSlice | None
+    event_key: EventKey
+    derived_features: DerivedFeatures
+    batch_size: int
+    chunk_rows: int | None = None
+    feature_columns: tuple[str, ...] = ()
 
-    def events(self, summary: Summary, remembered: Remembered | None = None) -> Iterator[Events]:
+    def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Events]:
         """Read the users' events, which are in memory meanwhile, or piece by piece.
 
         Args:
-            summary: Counts duplicates.
-            remembered: What was before; None for nothing.
+            metrics: Counts duplicates.
+            state: What was before; None for nothing.
         """
-        known = remembered or self.afresh()
-        past: ByUser | None = None
-        for number, now in enumerate(self.pieces(summary.input, known)):
-            if self.past is not None and not number:
-                before = _with_columns(self.past.of(self.users), now.frame.columns)
-                past = self._by_user(before, summary.training, None)
-            now.frame = known.deriving.add(now.frame, None if past is None else past.frame)
+        known = state or self.create_state()
+        past: UserGroups | None = None
+        for number, now in enumerate(self.iter_chunks(metrics.input, known)):
+            if self.history_slice is not None and not number:
+                before = _select_or_add_columns(self.history_slice.read(self.users), now.frame.columns)
+                past = self._group_by_user(before, metrics.training, None)
+            now.frame = known.derived_features.add(now.frame, None if past is None else past.frame)
             if past is not None:
-                past.frame = self.deriving.add(past.frame)
-            now.features = self.features
-            yield from hand_out(self.users, now, past, rows=self.rows, numbered=known.numbered)
+                past.frame = self.derived_features.add(past.frame)
+            now.feature_columns = self.feature_columns
+            yield from iter_batches(self.users, now, past, batch_size=self.batch_size, row_offsets=known.row_offsets)
             past = None
 
-    def afresh(self) -> Remembered:
+    def create_state(self) -> PartitionState:
         """Nothing is remembered yet, but from piece to piece."""
-        return Remembered(replace(self.deriving, endless=self.piece is not None))
+        return PartitionState(replace(self.derived_features, unbounded=self.chunk_rows is not None))
 
-    def pieces(self, reading: Reading, known: Remembered) -> Iterator[ByUser]:
+    def iter_chunks(self, stats: ReadStats, state: PartitionState) -> Iterator[UserGroups]:
         """The events as they were logged, in pieces of their time.
 
         Args:
-            reading: Counts duplicates.
-            known: What was before.
+            stats: Counts duplicates.
+            state: What was before.
         """
-        if self.piece is None:
-            yield self._by_user(self.present.of(self.users), reading, known.memory)
+        if self.chunk_rows is None:
+            yield self._group_by_user(self.event_slice.read(self.users), stats, state.dedup_window)
             return
-        cuts = Cuts.of(self, self.piece)
-        memory = Memory(cuts.suspects) if len(cuts.suspects) else None
-        for since, until in pairwise([None, *cuts.times, None]):
-            yield self._by_user(self.present.of(self.users, since, until), reading, memory)
+        cuts = TimeSplits.from_partition(self, self.chunk_rows)
+        memory = DedupWindow(cuts.possible_duplicates) if len(cuts.possible_duplicates) else None
+        for since, until in pairwise([None, *cuts.starts, None]):
+            yield self._group_by_user(self.event_slice.read(self.users, since, until), stats, memory)
             if memory is not None:
-                memory.end_round()
+                memory.commit()
 
-    def _by_user(self, frame: pl.DataFrame, reading: Reading, memory: Memory | None) -> ByUser:
-        return ByUser.of(frame, self.users, self.identity, reading, memory)
+    def _group_by_user(self, frame: pl.DataFrame, stats: ReadStats, dedup_window: DedupWindow | None) -> UserGroups:
+        return UserGroups.from_frame(frame, self.users, self.event_key, stats, dedup_window)
 
 
 @dataclass(frozen=True)
-class Cuts:
+class TimeSplits:
     """Where a user's events are cut into pieces that fit into memory.
 
     Attributes:
-        times: The first time of each piece but the first; events of one time are never cut apart.
-        suspects: Hashes of what may be one event on both sides of a cut; see `Memory`. One event
+        starts: The first time of each piece but the first; events of one time are never cut apart.
+        possible_duplicates: Hashes of what may be one event on both sides of a cut; see `DedupWindow`. One event
             has one time, and so this is nothing in logs as they should be.
     """
 
-    times: list[datetime]
-    suspects: pl.Series
+    starts: list[datetime]
+    possible_duplicates: pl.Series
 
     @classmethod
-    def of(cls, portion: GatheredPortion, rows: int) -> Cuts:
+    def from_partition(cls, partition: UserPartition, chunk_rows: int) -> TimeSplits:
         """Look at the time and the identity of each event: some 16 bytes of it are held."""
-        tables = portion.present.frames(portion.users, columns=portion.identity.columns)
+        tables = partition.event_slice.iter_frames(partition.users, columns=partition.event_key.columns)
         nothing = pl.DataFrame(schema={TIME: pl.Datetime("us", "UTC"), _HASH: pl.UInt64})
-        marks = pl.concat([nothing, *(_marks(table, portion.identity) for table in tables)])
-        starts = marks[TIME].sort().gather_every(rows).unique().sort()[1:]
+        marks = pl.concat([nothing, *(_hash_events(table, partition.event_key) for table in tables)])
+        starts = marks[TIME].sort().gather_every(chunk_rows).unique().sort()[1:]
         twice = marks.drop_nulls().filter(pl.col(_HASH).is_duplicated())
-        piece = twice.select(_HASH, starts.search_sorted(twice[TIME], side="right").alias(_PIECE))
-        apart = piece.group_by(_HASH).agg(pl.col(_PIECE).n_unique() > 1).filter(_PIECE)
+        piece = twice.select(_HASH, starts.search_sorted(twice[TIME], side="right").alias(_CHUNK))
+        apart = piece.group_by(_HASH).agg(pl.col(_CHUNK).n_unique() > 1).filter(_CHUNK)
         return cls(starts.to_list(), apart[_HASH])
 
 
-def _marks(table: pl.DataFrame, identity: Identity) -> pl.DataFrame:
-    if identity.id not in table.columns:
+def _hash_events(table: pl.DataFrame, event_key: EventKey) -> pl.DataFrame:
+    if event_key.id_column not in table.columns:
         return table.select(TIME, pl.lit(None, pl.UInt64).alias(_HASH))
-    keys = keys_of(table, identity).to_frame(_HASH)
+    keys = compute_event_keys(table, event_key).to_frame(_HASH)
     hashes = keys.select(pl.when(pl.col(_HASH).is_not_null()).then(pl.col(_HASH).hash()))
     return table.select(TIME).hstack(hashes)
 
 
-def _with_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+def _select_or_add_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     """Exactly these columns; what is learnt from need not be written as the events are."""
     there = set(frame.columns)
     absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in there]

@@ -15,46 +15,46 @@ import polars as pl
 from morpheus.columns import read_lines
 from morpheus.errors import UsageError
 from morpheus.features import derived, families
-from morpheus.features.derived import NEW, Derived, each
-from morpheus.features.families import Families
+from morpheus.features.derived import NOVELTY_PREFIX, DerivedColumn, map_values
+from morpheus.features.families import RegexClassifier
 from morpheus.sources import places
-from morpheus.sources.actors import Rule
-from morpheus.sources.description import INSIDE, About, Actor, Column, Part, many, root_of
-from morpheus.sources.flatten import flat
-from morpheus.sources.log_format import LogFormat, plain
-from morpheus.sources.toml_file import Key, TomlFile, meant
-from morpheus.sources.unwrapping import Unwrapping
+from morpheus.sources.actors import ActorRule
+from morpheus.sources.description import JSON_PATH_PATTERN, SchemaSpec, ActorSpec, ColumnSpec, LocationPart, as_list, get_root_column
+from morpheus.sources.flatten import flatten_name
+from morpheus.sources.log_format import LogFormat, normalize_name
+from morpheus.sources.toml_file import TomlKey, TomlFile, did_you_mean
+from morpheus.sources.unwrapping import EnvelopeUnwrapper
 
-Meant = TypeVar("Meant")
-SUFFIX = ".toml"
-OPTION = "--columns_file"
-_SHIPPED = Path(str(resources.files("morpheus") / "data" / "schemas"))
-KINDS = ("category", "number")
-ALWAYS = {
+ValueT = TypeVar("ValueT")
+SCHEMA_SUFFIX = ".toml"
+SCHEMA_OPTION = "--columns_file"
+_BUILTIN_DIR = Path(str(resources.files("morpheus") / "data" / "schemas"))
+COLUMN_TYPES = ("category", "number")
+COMMON_DERIVED = {
     "logcount": derived.log_count(),
     "hourofweek": derived.hour_of_week(),
     "hourkind": derived.hour_kind(),
 }
 """Derived columns that every log has, since they need no more than its times."""
-MADE: dict[str, Callable[..., Derived]] = {
-    "distinct": lambda *of: derived.increment(*of, joined=len(of) > 1),
-    "agent": partial(each, families.agent_name),
-    "address kind": partial(each, families.address_kind),
-    "network": partial(each, families.address_network),
-    "verb": partial(each, families.VERBS),
-    "sign-in error": partial(each, families.SIGN_IN_ERRORS),
-    "duo error": partial(each, families.duo_error),
+DERIVE_FUNCTIONS: dict[str, Callable[..., DerivedColumn]] = {
+    "distinct": lambda *of: derived.distinct_count_today(*of, joined=len(of) > 1),
+    "agent": partial(map_values, families.classify_user_agent),
+    "address kind": partial(map_values, families.classify_address),
+    "network": partial(map_values, families.address_to_network),
+    "verb": partial(map_values, families.ACTION_CLASSIFIER),
+    "sign-in error": partial(map_values, families.SIGN_IN_ERROR_CLASSIFIER),
+    "duo error": partial(map_values, families.classify_duo_error),
 }
 """What is derived of other columns, by the word that asks for it."""
-MANY = {"distinct": None, "duo error": 2}
+DERIVE_ARITY = {"distinct": None, "duo error": 2}
 """Of how many columns, where it is not one; None for any number."""
-PLACES: dict[str, Callable[[str], pl.Expr]] = {
-    "city": places.city,
-    "state": places.state,
-    "country": places.country,
+LOCATION_PARTS: dict[str, Callable[[str], pl.Expr]] = {
+    "city": places.extract_city,
+    "state": places.extract_state,
+    "country": places.extract_country,
 }
 """What can be taken of `City, State, Country`."""
-_NAMED = re.compile(r"(?<=\{)[^{}/]+(?=[/}])")
+_COLUMN_PLACEHOLDER = re.compile(r"(?<=\{)[^{}/]+(?=[/}])")
 """A column, in the name of an actor."""
 
 
@@ -63,40 +63,40 @@ class Schema:
     """What a file says of a log.
 
     Attributes:
-        format: How its records are read.
+        log_format: How its records are read.
         features: The columns that are learnt, in order.
-        kinds: `category` or `number`, by column, where its values are not to tell.
+        column_types: `category` or `number`, by column, where its values are not to tell.
     """
 
-    format: LogFormat
+    log_format: LogFormat
     features: tuple[str, ...]
-    kinds: Mapping[str, str]
+    column_types: Mapping[str, str]
 
 
-def is_schema(name: str | None) -> bool:
+def is_schema_file(name: str | None) -> bool:
     """Whether a columns file describes a whole log, and is no plain list."""
-    return name is not None and name.lower().endswith(SUFFIX)
+    return name is not None and name.lower().endswith(SCHEMA_SUFFIX)
 
 
-def names() -> tuple[str, ...]:
+def list_builtin_schemas() -> tuple[str, ...]:
     """The files of the schemas that come with the package.
 
-    >>> "okta.toml" in names()
+    >>> "okta.toml" in list_builtin_schemas()
     True
     """
-    return tuple(sorted(one.name for one in _SHIPPED.iterdir() if is_schema(one.name)))
+    return tuple(sorted(one.name for one in _BUILTIN_DIR.iterdir() if is_schema_file(one.name)))
 
 
-def shipped(name: str) -> Schema:
+def load_builtin_schema(name: str) -> Schema:
     """Read a schema that comes with the package, whatever lies in the working directory.
 
-    >>> shipped("duo.toml").format.time
+    >>> load_builtin_schema("duo.toml").format.time
     'isotimestamp'
     """
-    return _read((_SHIPPED / name).read_text(encoding="utf-8"), name)
+    return _parse_schema((_BUILTIN_DIR / name).read_text(encoding="utf-8"), name)
 
 
-def load(name: str) -> Schema:
+def load_schema(name: str) -> Schema:
     """Read a schema: a file, or else one of those shipped.
 
     Raises:
@@ -104,201 +104,201 @@ def load(name: str) -> Schema:
     """
     file = Path(name)
     if file.is_file():
-        return _read(file.read_text(encoding="utf-8", errors="replace"), name)
-    if name in names():
-        return shipped(name)
+        return _parse_schema(file.read_text(encoding="utf-8", errors="replace"), name)
+    if name in list_builtin_schemas():
+        return load_builtin_schema(name)
     raise UsageError(
-        f"{OPTION}: there is no file `{name}`. Give a schema of your own, or one of those shipped: "
-        f"{', '.join(names())}."
+        f"{SCHEMA_OPTION}: there is no file `{name}`. Give a schema of your own, or one of those shipped: "
+        f"{', '.join(list_builtin_schemas())}."
     )
 
 
-def unlisted(features: Sequence[str], user: str, time: str) -> LogFormat:
+def make_minimal_format(features: Sequence[str], user: str, time: str) -> LogFormat:
     """The format of a log of which no more than the features, the user and the time are known."""
     names = tuple(dict.fromkeys([time, user, *features]))
     return LogFormat(
         name="log",
-        unwrap=Unwrapping(),
+        unwrap=EnvelopeUnwrapper(),
         paths=names,
-        leading=(time,),
-        context=(),
-        time=time,
-        id="",
-        user=user,
-        spellings={plain(name): name for name in names},
-        rules=(_named_by(user),),
-        derived=ALWAYS,
+        leading_columns=(time,),
+        context_columns=(),
+        time_column=time,
+        id_column="",
+        user_column=user,
+        column_aliases={normalize_name(name): name for name in names},
+        actor_rules=(_make_user_rule(user),),
+        derived_columns=COMMON_DERIVED,
     )
 
 
-def _named_by(user: str) -> Rule:
-    return Rule("user", f"{{{user}/(.+)/}}")
+def _make_user_rule(user: str) -> ActorRule:
+    return ActorRule("user", f"{{{user}/(.+)/}}")
 
 
 @lru_cache(maxsize=32)
-def _read(text: str, path: str) -> Schema:
-    file = TomlFile(text, path, OPTION)
-    about = file.convert(file.value, About)
-    columns: dict[str, Column] = {}
+def _parse_schema(text: str, path: str) -> Schema:
+    file = TomlFile(text, path, SCHEMA_OPTION)
+    about = file.convert(file.data, SchemaSpec)
+    columns: dict[str, ColumnSpec] = {}
     for name, value in about.columns.items():
         told = {"path": value} if isinstance(value, str | list) else value
-        column = file.convert(told, Column, ("columns", name))
-        if not column.path and not column.derived:
+        column = file.convert(told, ColumnSpec, ("columns", name))
+        if not column.path and not column.is_derived:
             column.path = name
-        columns[flat(name, about.drop)] = column
-    return _Draft(file, about, columns).schema()
+        columns[flatten_name(name, about.drop)] = column
+    return _SchemaBuilder(file, about, columns).build()
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _SchemaBuilder:
     """A schema that is being made of its file."""
 
     file: TomlFile
-    about: About
-    columns: Mapping[str, Column]
+    spec: SchemaSpec
+    columns: Mapping[str, ColumnSpec]
 
-    def schema(self) -> Schema:
-        about, features = self.about, self._features()
-        user, time, event_id = map(self._name, (about.user, about.time, about.id))
+    def build(self) -> Schema:
+        about, features = self.spec, self._read_features()
+        user, time, event_id = map(self._to_column, (about.user, about.time, about.id))
         log = LogFormat(
             name=about.name,
-            unwrap=self._unwrapping(),
-            paths=tuple(dict.fromkeys(self._paths(features))),
-            leading=tuple(filter(None, (event_id, time))),
-            context=self._names("context", about.context),
-            time=time,
+            unwrap=self._make_unwrapper(),
+            paths=tuple(dict.fromkeys(self._iter_paths(features))),
+            leading_columns=tuple(filter(None, (event_id, time))),
+            context_columns=self._to_columns("context", about.context),
+            time_column=time,
             time_format=about.time_format,
-            id=event_id,
+            id_column=event_id,
             id_pattern=".",
-            user=user,
-            accounts=self._names("account", many(about.account)),
-            dropped=about.drop,
-            spellings=dict(self._spellings(features)),
-            instead={name: others for name in self.columns if (others := self._instead(name))},
-            rules=tuple(self._rules()) or (_named_by(user),),
-            derived=ALWAYS | dict(self._derived()),
+            user_column=user,
+            account_columns=self._to_columns("account", as_list(about.account)),
+            drop_characters=about.drop,
+            column_aliases=dict(self._iter_aliases(features)),
+            fallbacks={name: others for name in self.columns if (others := self._make_fallbacks(name))},
+            actor_rules=tuple(self._iter_actor_rules()) or (_make_user_rule(user),),
+            derived_columns=COMMON_DERIVED | dict(self._iter_derived()),
         )
-        kinds = {name: self._kind(name) for name, one in self.columns.items() if one.kind}
-        return Schema(log, self._names("features", features), kinds)
+        kinds = {name: self._get_column_type(name) for name, one in self.columns.items() if one.kind}
+        return Schema(log, self._to_columns("features", features), kinds)
 
-    def _features(self) -> list[str]:
-        named = self.about.features
+    def _read_features(self) -> list[str]:
+        named = self.spec.features
         if isinstance(named, str):
-            return list(read_lines(named, option=OPTION))
+            return list(read_lines(named, option=SCHEMA_OPTION))
         if not named:
-            raise self._wrong(("features",), "name the columns to learn")
+            raise self._make_error(("features",), "name the columns to learn")
         return named
 
-    def _unwrapping(self) -> Unwrapping:
-        lists, envelope = tuple(many(self.about.records)), self.about.envelope
-        return Unwrapping(lists, envelope.record, envelope.names) if envelope else Unwrapping(lists)
+    def _make_unwrapper(self) -> EnvelopeUnwrapper:
+        lists, envelope = tuple(as_list(self.spec.records)), self.spec.envelope
+        return EnvelopeUnwrapper(lists, envelope.record, envelope.names) if envelope else EnvelopeUnwrapper(lists)
 
-    def _name(self, told: str) -> str:
+    def _to_column(self, path: str) -> str:
         """The column that a name or a path means."""
-        return flat(told, self.about.drop) if NEW not in told else NEW + self._name(_bare(told))
+        return flatten_name(path, self.spec.drop) if NOVELTY_PREFIX not in path else NOVELTY_PREFIX + self._to_column(_strip_novelty_prefix(path))
 
-    def _names(self, key: str, told: Iterable[str]) -> tuple[str, ...]:
-        for one in told:
-            if INSIDE.match(one) and one not in self.columns:
+    def _to_columns(self, key: str, paths: Iterable[str]) -> tuple[str, ...]:
+        for one in paths:
+            if JSON_PATH_PATTERN.match(one) and one not in self.columns:
                 said = f"`{one}` is within a column, and needs a name of its own: [columns.NAME] "
-                raise self._wrong((key,), f"{said}path = {one!r}")
-        return tuple(dict.fromkeys(map(self._name, told)))
+                raise self._make_error((key,), f"{said}path = {one!r}")
+        return tuple(dict.fromkeys(map(self._to_column, paths)))
 
-    def _paths(self, features: Iterable[str]) -> Iterator[str]:
+    def _iter_paths(self, features: Iterable[str]) -> Iterator[str]:
         """All paths that the file speaks of; of names those that are no column's otherwise."""
-        about, columns = self.about, self.columns.values()
-        paths = [*about.fields, *(root_of(one) for column in columns for one in many(column.path))]
+        about, columns = self.spec, self.columns.values()
+        paths = [*about.fields, *(get_root_column(one) for column in columns for one in as_list(column.path))]
         yield from paths
-        known = {*map(self._name, paths), *self.columns, *ALWAYS}
-        told = [about.id, about.time, about.user, *many(about.account), *features, *about.context]
-        told += [of for column in columns for of in many(column.of)]
-        yield from (one for one in map(_bare, told) if one and self._name(one) not in known)
+        known = {*map(self._to_column, paths), *self.columns, *COMMON_DERIVED}
+        told = [about.id, about.time, about.user, *as_list(about.account), *features, *about.context]
+        told += [of for column in columns for of in as_list(column.of)]
+        yield from (one for one in map(_strip_novelty_prefix, told) if one and self._to_column(one) not in known)
 
-    def _spellings(self, features: Iterable[str]) -> Iterator[tuple[str, str]]:
-        for path in self._paths(features):
-            yield plain(self._name(path)), self._name(path)
+    def _iter_aliases(self, features: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for path in self._iter_paths(features):
+            yield normalize_name(self._to_column(path)), self._to_column(path)
         for name, column in self.columns.items():
-            for header in many(column.header):
-                yield plain(header), name
+            for header in as_list(column.header):
+                yield normalize_name(header), name
 
-    def _instead(self, name: str) -> tuple[pl.Expr, ...]:
+    def _make_fallbacks(self, name: str) -> tuple[pl.Expr, ...]:
         """What tells a column, but for the path whose name it bears."""
         found = []
-        for one in many(self.columns[name].path):
-            root = self._name(root_of(one))
+        for one in as_list(self.columns[name].path):
+            root = self._to_column(get_root_column(one))
             if root != name:
-                found.append(self._told(name, one, root))
-            elif root_of(one) != one:
+                found.append(self._make_fallback(name, one, root))
+            elif get_root_column(one) != one:
                 said = f"it is made of a column `{root}`; call it otherwise than that"
-                raise self._wrong(("columns", name), said)
+                raise self._make_error(("columns", name), said)
         return tuple(found)
 
-    def _told(self, name: str, one: str | Part, root: str) -> pl.Expr:
-        if isinstance(one, Part):
-            return self._of(PLACES, one.part, ("columns", name, "path"))(root)
-        inside = INSIDE.match(one)
+    def _make_fallback(self, name: str, path: str | LocationPart, root: str) -> pl.Expr:
+        if isinstance(path, LocationPart):
+            return self._look_up(LOCATION_PARTS, path.part, ("columns", name, "path"))(root)
+        inside = JSON_PATH_PATTERN.match(path)
         return pl.col(root).str.json_path_match(f"${inside[2]}") if inside else pl.col(root)
 
-    def _derived(self) -> Iterator[tuple[str, Derived]]:
+    def _iter_derived(self) -> Iterator[tuple[str, DerivedColumn]]:
         for name, column in self.columns.items():
-            if column.derived:
+            if column.is_derived:
                 keys = ("columns", name)
                 if column.path:
-                    raise self._wrong(keys, "it is either derived or has a `path`")
-                of = self._names("of", many(column.of))
-                yield name, self._made(keys, column, of)
+                    raise self._make_error(keys, "it is either derived or has a `path`")
+                of = self._to_columns("of", as_list(column.of))
+                yield name, self._make_derived(keys, column, of)
 
-    def _made(self, keys: Sequence[Key], column: Column, of: tuple[str, ...]) -> Derived:
-        number = MANY.get(column.derive, 1)
-        if not of or (number is not None and len(of) != number):
+    def _make_derived(self, keys: Sequence[TomlKey], column: ColumnSpec, inputs: tuple[str, ...]) -> DerivedColumn:
+        number = DERIVE_ARITY.get(column.derive, 1)
+        if not inputs or (number is not None and len(inputs) != number):
             needed = {None: "one column or more", 1: "one column", 2: "two columns"}[number]
-            raise self._wrong((*keys, "of"), f"{needed} to derive it of")
+            raise self._make_error((*keys, "of"), f"{needed} to derive it of")
         if column.families:
-            return each(self._families(keys, column), *of)
-        return self._of(MADE, column.derive, (*keys, "derive"))(*of)
+            return map_values(self._make_classifier(keys, column), *inputs)
+        return self._look_up(DERIVE_FUNCTIONS, column.derive, (*keys, "derive"))(*inputs)
 
-    def _families(self, keys: Sequence[Key], column: Column) -> Families:
+    def _make_classifier(self, keys: Sequence[TomlKey], column: ColumnSpec) -> RegexClassifier:
         for pattern, _ in column.families:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise self._no_pattern((*keys, "families"), pattern, error) from error
+                raise self._pattern_error((*keys, "families"), pattern, error) from error
         pairs = ((pattern, family or None) for pattern, family in column.families)
-        return Families(tuple(pairs), column.otherwise or None)
+        return RegexClassifier(tuple(pairs), column.otherwise or None)
 
-    def _rules(self) -> Iterator[Rule]:
-        for n, told in enumerate(self.about.actors):
-            one = self.file.convert(told, Actor, ("actors", n))
+    def _iter_actor_rules(self) -> Iterator[ActorRule]:
+        for n, told in enumerate(self.spec.actors):
+            one = self.file.convert(told, ActorSpec, ("actors", n))
             when, unless = (
-                {self._name(name): pattern for name, pattern in patterns.items()}
+                {self._to_column(name): pattern for name, pattern in patterns.items()}
                 for patterns in (one.when, one.unless)
             )
-            name = _NAMED.sub(lambda found: self._name(found[0]), one.name)
-            rule = Rule(one.kind, name, when, unless, one.lower)
+            name = _COLUMN_PLACEHOLDER.sub(lambda found: self._to_column(found[0]), one.name)
+            rule = ActorRule(one.kind, name, when, unless, one.lower)
             try:
-                pl.DataFrame({column: [""] for column in rule.columns}).select(rule.actor())
+                pl.DataFrame({column: [""] for column in rule.columns}).select(rule.to_expr())
             except pl.exceptions.PolarsError as error:
-                raise self._no_pattern(("actors", n), "a pattern", error) from error
+                raise self._pattern_error(("actors", n), "a pattern", error) from error
             yield rule
 
-    def _kind(self, name: str) -> str:
+    def _get_column_type(self, name: str) -> str:
         kind = self.columns[name].kind
-        return self._of({one: one for one in KINDS}, kind, ("columns", name, "kind"))
+        return self._look_up({one: one for one in COLUMN_TYPES}, kind, ("columns", name, "kind"))
 
-    def _of(self, known: Mapping[str, Meant], word: str, keys: Sequence[Key]) -> Meant:
+    def _look_up(self, known: Mapping[str, ValueT], word: str, keys: Sequence[TomlKey]) -> ValueT:
         """What a word means."""
         if word not in known:
             name = ".".join(map(str, keys))
-            raise self.file.wrong(keys, f"`{name}`: there is no {meant(word, known)}")
+            raise self.file.error_at(keys, f"`{name}`: there is no {did_you_mean(word, known)}")
         return known[word]
 
-    def _no_pattern(self, keys: Sequence[Key], pattern: str, error: Exception) -> UsageError:
+    def _pattern_error(self, keys: Sequence[TomlKey], pattern: str, error: Exception) -> UsageError:
         why = " ".join(str(error).split())
-        return self._wrong(keys, f"{pattern} is no regular expression: {why}")
+        return self._make_error(keys, f"{pattern} is no regular expression: {why}")
 
-    def _wrong(self, keys: Sequence[Key], said: str) -> UsageError:
-        return self.file.wrong(keys, f"`{'.'.join(map(str, keys))}`: {said}.")
+    def _make_error(self, keys: Sequence[TomlKey], problem: str) -> UsageError:
+        return self.file.error_at(keys, f"`{'.'.join(map(str, keys))}`: {problem}.")
 
 
-def _bare(told: str) -> str:
-    return told.removeprefix(NEW)
+def _strip_novelty_prefix(path: str) -> str:
+    return path.removeprefix(NOVELTY_PREFIX)

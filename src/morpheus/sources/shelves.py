@@ -10,84 +10,84 @@ from typing import Self
 
 import polars as pl
 
-from morpheus.processes import Crew
-from morpheus.sources.census import PART, USER
-from morpheus.sources.union import union
-from morpheus.spill import Blob, remove, write
+from morpheus.processes import WorkerPool
+from morpheus.sources.census import PARTITION, USER
+from morpheus.sources.union import concat_frames
+from morpheus.spill import SpilledTable, delete_spilled, spill_to_disk
 
 
 @dataclass(frozen=True)
-class Shelves:
+class BucketedSpill:
     """Tables on disk, sorted by user.
 
     Attributes:
-        places: The place, `PART`, of each `USER`.
-        tables: What lies in each place.
+        user_buckets: The place, `MIN_CONTEXT_SHARE`, of each `USER`.
+        tables_by_bucket: What lies in each place.
     """
 
-    places: pl.DataFrame
-    tables: Mapping[int, list[Blob]]
+    user_buckets: pl.DataFrame
+    tables_by_bucket: Mapping[int, list[SpilledTable]]
 
     @classmethod
-    def filled(  # noqa: PLR0913 - what is sorted, and with what
+    def partition_by_bucket(  # noqa: PLR0913 - what is sorted, and with what
         cls,
-        blobs: list[Blob],
+        spilled_tables: list[SpilledTable],
         user: str,
-        places: pl.DataFrame,
+        user_buckets: pl.DataFrame,
         *,
-        held: int,
-        table: int,
-        crew: Crew,
+        max_rows_in_memory: int,
+        max_table_rows: int,
+        pool: WorkerPool,
         folder: Path,
     ) -> Self:
         """Sort tables, which go.
 
         Args:
-            blobs: The tables.
+            spilled_tables: The tables.
             user: Column of the user.
-            places: The place, `PART`, of each `USER`.
-            held: Rows that are in memory together, at most, or those of one table.
-            table: Rows of a sorted table, at most.
-            crew: Processes that help.
+            user_buckets: The place, `MIN_CONTEXT_SHARE`, of each `USER`.
+            max_rows_in_memory: Rows that are in memory together, at most, or those of one table.
+            max_table_rows: Rows of a sorted table, at most.
+            pool: Processes that help.
             folder: Where the sorted tables are written.
         """
-        tables: dict[int, list[Blob]] = {place: [] for place in places[PART].unique()}
-        jobs = list(_jobs(blobs, held))
-        sort = partial(_divide, user, places, folder)
-        for job, pieces in zip(jobs, crew.map(sort, jobs), strict=True):
-            remove(job)
+        tables: dict[int, list[SpilledTable]] = {place: [] for place in user_buckets[PARTITION].unique()}
+        jobs = list(_group_tables(spilled_tables, max_rows_in_memory))
+        sort = partial(_split_tables, user, user_buckets, folder)
+        for job, pieces in zip(jobs, pool.map(sort, jobs), strict=True):
+            delete_spilled(job)
             for place, piece in pieces:
                 tables[place].append(piece)
-        return cls(places, _merged(tables, table, crew, folder))
+        return cls(user_buckets, _merge_buckets(tables, max_table_rows, pool, folder))
 
-    def of(self, users: pl.DataFrame) -> list[Blob]:
+    def find_tables(self, users: pl.DataFrame) -> list[SpilledTable]:
         """The tables in which some users' events are, each `USER` of whom is known."""
-        mine = self.places.join(users, on=USER, how="semi", nulls_equal=True)
-        return [table for place in mine[PART].unique().sort() for table in self.tables[place]]
+        mine = self.user_buckets.join(users, on=USER, how="semi", nulls_equal=True)
+        return [table for place in mine[PARTITION].unique().sort() for table in self.tables_by_bucket[place]]
 
 
-def _merged(
-    tables: Mapping[int, list[Blob]], rows: int, crew: Crew, folder: Path
-) -> dict[int, list[Blob]]:
+def _merge_buckets(
+    tables_by_bucket: Mapping[int, list[SpilledTable]], max_rows: int, pool: WorkerPool, folder: Path
+) -> dict[int, list[SpilledTable]]:
     """Join small tables of a place: to open one takes longer than to pass over its few rows."""
-    jobs = {place: list(_jobs(blobs, rows)) for place, blobs in tables.items()}
-    made = crew.map(partial(_merge, folder), [job for some in jobs.values() for job in some])
+    jobs = {place: list(_group_tables(blobs, max_rows)) for place, blobs in tables_by_bucket.items()}
+    made = pool.map(partial(_merge_tables, folder), [job for some in jobs.values() for job in some])
     return {place: [next(made) for _ in some] for place, some in jobs.items()}
 
 
-def _merge(folder: Path, blobs: Sequence[Blob]) -> Blob:
-    if len(blobs) == 1:
-        return blobs[0]
-    [blob] = write(folder, [union([blob.read() for blob in blobs])])
-    remove(blobs)
+def _merge_tables(folder: Path, tables: Sequence[SpilledTable]) -> SpilledTable:
+    if len(tables) == 1:
+        return tables[0]
+    [blob] = spill_to_disk(folder, [concat_frames([blob.read() for blob in tables])])
+    delete_spilled(tables)
     return blob
 
 
-def _jobs(blobs: list[Blob], rows: int) -> Iterator[list[Blob]]:
+def _group_tables(tables: list[SpilledTable], max_rows: int) -> Iterator[list[SpilledTable]]:
     """Tables that are taken together, in their order: of so many rows at most, or one alone."""
-    job: list[Blob] = []
-    for blob in blobs:
-        if job and sum(one.rows for one in job) + blob.rows > rows:
+    job: list[SpilledTable] = []
+    for blob in tables:
+        if job and sum(one.num_rows for one in job) + blob.num_rows > max_rows:
             yield job
             job = []
         job.append(blob)
@@ -95,20 +95,20 @@ def _jobs(blobs: list[Blob], rows: int) -> Iterator[list[Blob]]:
         yield job
 
 
-def _divide(
-    user: str, places: pl.DataFrame, folder: Path, blobs: list[Blob]
-) -> list[tuple[int, Blob]]:
-    frame = union([blob.read() for blob in blobs])
-    parts, pieces = divided(frame, user, places)
-    return list(zip(parts, write(folder, pieces), strict=True))
+def _split_tables(
+    user: str, user_buckets: pl.DataFrame, folder: Path, tables: list[SpilledTable]
+) -> list[tuple[int, SpilledTable]]:
+    frame = concat_frames([blob.read() for blob in tables])
+    parts, pieces = split_by_partition(frame, user, user_buckets)
+    return list(zip(parts, spill_to_disk(folder, pieces), strict=True))
 
 
-def divided(
-    frame: pl.DataFrame, user: str, places: pl.DataFrame
+def split_by_partition(
+    frame: pl.DataFrame, user: str, user_partitions: pl.DataFrame
 ) -> tuple[list[int], Iterator[pl.DataFrame]]:
-    """Divide events by the `PART` of each `USER`: which parts there are, and what is of each."""
+    """Divide events by the `MIN_CONTEXT_SHARE` of each `USER`: which parts there are, and what is of each."""
     names = frame.select(pl.col(user).alias(USER))
-    parts = names.join(places, on=USER, how="left", nulls_equal=True, maintain_order="left")[PART]
+    parts = names.join(user_partitions, on=USER, how="left", nulls_equal=True, maintain_order="left")[PARTITION]
     order = parts.arg_sort()
     frame, runs = frame[order], parts.gather(order).rle().struct.unnest()
     starts = runs["len"].cum_sum() - runs["len"]

@@ -18,41 +18,41 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from morpheus.cluster.workers import Cluster, Handle
+from morpheus.cluster.workers import Cluster, Future
 from morpheus.errors import UsageError
-from morpheus.records import Events, Reading, Summary
-from morpheus.sources.census import PART, RANK, ROWS, USER, Census, parted, ranked
-from morpheus.sources.files import Log
-from morpheus.sources.gathering import Room, Where
-from morpheus.sources.ground import Recipe, derived
-from morpheus.sources.portion import GatheredPortion
-from morpheus.sources.shelves import divided
-from morpheus.sources.survey import Draw, Survey
-from morpheus.sources.union import names_of, tables
-from morpheus.sources.work import Work, counted, jobs_of, plain_size
-from morpheus.spill import Blob, pack
+from morpheus.records import Events, ReadStats, RunMetrics
+from morpheus.sources.census import PARTITION, USER_RANK, NUM_EVENTS, USER, UserStats, bin_pack, rank_users
+from morpheus.sources.files import LogPath
+from morpheus.sources.gathering import MemoryBudget, PartitionSlice
+from morpheus.sources.ground import PartitionSpec, iter_derived
+from morpheus.sources.portion import UserPartition
+from morpheus.sources.shelves import split_by_partition
+from morpheus.sources.survey import StratifiedSampler, SampleSpec
+from morpheus.sources.union import list_columns, coalesce_frames
+from morpheus.sources.work import ReadTask, read_with_stats, group_files, estimate_text_bytes
+from morpheus.spill import SpilledTable, spill_to_memory
 
-Result = TypeVar("Result")
-Cell = tuple[bool, list[Blob]] | None
+ResultT = TypeVar("ResultT")
+ShuffleBlock = tuple[bool, list[SpilledTable]] | None
 """Tables of one part that one job of files has, and whether they are history; None for none."""
 
-A_USER = 1_000
+USER_OVERHEAD = 1_000
 """A user costs as much as so many events: a network is trained, however few they are."""
-LIGHTEST, HEAVIEST = 20_000, 200_000
+MIN_PARTITION_EVENTS, MAX_PARTITION_EVENTS = 20_000, 200_000
 """What a part of several users weighs, at least and at most, in events."""
-EACH = 6
+PARTITIONS_PER_WORKER = 6
 """Parts for each worker: the last ones to be done should be small beside the whole."""
-SMALLEST_JOB = 2_000_000
+MIN_TASK_BYTES = 2_000_000
 """Bytes of text that are worth a task."""
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadResult:
     """What a job of files has become: tables, packed."""
 
-    tables: list[Blob] = field(repr=False)
-    census: Census
-    reading: Reading
+    tables: list[SpilledTable] = field(repr=False)
+    user_stats: UserStats
+    stats: ReadStats
 
     def __sizeof__(self) -> int:
         """Bytes, for the worker that holds it."""
@@ -60,156 +60,156 @@ class Read:
 
 
 @dataclass
-class Spread:
+class DistributedDataset:
     """Events of one set of files, on the workers that have read them.
 
     Attributes:
         user: Column of the user.
-        census: Who is in them.
-        names: All columns, in order.
-        jobs: The tasks that read them.
+        user_stats: Who is in them.
+        column_names: All columns, in order.
+        read_futures: The tasks that read them.
     """
 
     user: str
-    census: Census
-    names: list[str]
-    jobs: list[Handle[Read]]
+    user_stats: UserStats
+    column_names: list[str]
+    read_futures: list[Future[ReadResult]]
 
 
 @dataclass(frozen=True)
-class SpreadPortion:
+class DistributedPartition:
     """All events of some users, on the worker where Dask's shuffle has brought them together.
 
     Attributes:
         cluster: The workers.
-        portion: The users, and what is done with their events.
-        cells: The events, an array of `Cell`.
+        partition: The users, and what is done with their events.
+        blocks: The events, an array of `ColumnValue`.
         weight: How much work it is, in events.
     """
 
     cluster: Cluster
-    portion: GatheredPortion
-    cells: Handle[Any]
+    partition: UserPartition
+    blocks: Future[Any]
     weight: int
 
-    def begin(
+    def submit(
         self,
-        work: Callable[..., Result],
+        work: Callable[..., ResultT],
         *needs: object,
         resources: Mapping[str, float] | None = None,
-    ) -> Handle[Result]:
-        """Begin a task on the portion, where it lies; see `Cluster.begin`."""
-        there, weight = partial(_at_portion, work, self.portion), self.weight
-        return self.cluster.begin(there, self.cells, *needs, weight=weight, resources=resources)
+    ) -> Future[ResultT]:
+        """Begin a task on the portion, where it lies; see `Cluster.submit`."""
+        there, weight = partial(_run_on_partition, work, self.partition), self.weight
+        return self.cluster.submit(there, self.blocks, *needs, priority=weight, resources=resources)
 
-    def events(self, summary: Summary) -> Iterator[Events]:
+    def events(self, metrics: RunMetrics) -> Iterator[Events]:
         """Fetch the events, for stages that have to see everybody's."""
-        for whole in self.cluster.results([self.begin(_itself)]):
-            yield from whole.events(summary)
+        for whole in self.cluster.results([self.submit(_identity)]):
+            yield from whole.events(metrics)
 
 
 @dataclass
-class Spreading:
+class DistributedPartitionStore:
     """The workers of a cluster, as a place where events lie.
 
     Attributes:
-        recipe: What portions have in common.
-        room: How much is in memory at a time.
-        survey: How large a sample of everybody is.
+        partition_spec: What portions have in common.
+        memory_budget: How much is in memory at a time.
+        sample_spec: How large a sample of everybody is.
         cluster: The workers.
-        portions: What the users were divided into.
+        partitions: What the users were divided into.
     """
 
-    recipe: Recipe
-    room: Room
-    survey: Survey
+    partition_spec: PartitionSpec
+    memory_budget: MemoryBudget
+    sample_spec: SampleSpec
     cluster: Cluster
-    portions: list[SpreadPortion] = field(default_factory=list, init=False)
+    partitions: list[DistributedPartition] = field(default_factory=list, init=False)
 
-    def read(self, work: Work, paths: Sequence[Log], reading: Reading) -> Spread:
+    def read(self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats) -> DistributedDataset:
         """Read files, each job by whatever worker is free."""
-        sizes = [plain_size(path) for path in paths]
-        least = min(self.room.job, max(SMALLEST_JOB, sum(sizes) // (2 * self.cluster.workers)))
+        sizes = [estimate_text_bytes(path) for path in paths]
+        least = min(self.memory_budget.min_task_bytes, max(MIN_TASK_BYTES, sum(sizes) // (2 * self.cluster.parallelism)))
         places = [path.absolute() if isinstance(path, Path) else path for path in paths]
-        task = partial(read_job, work, self.room.table)
-        jobs = [self.cluster.begin(task, job) for job in jobs_of(places, sizes, least)]
-        census = Census.nobody()
-        for seen, became in self.cluster.results([self.cluster.begin(_seen, one) for one in jobs]):
+        task = partial(run_read_task, read_task, self.memory_budget.spill_table_cells)
+        jobs = [self.cluster.submit(task, job) for job in group_files(places, sizes, least)]
+        census = UserStats.empty()
+        for seen, became in self.cluster.results([self.cluster.submit(_get_read_stats, one) for one in jobs]):
             census.add(seen)
-            reading.add(became)
-        first = work.wanted if work.everything else ()
-        return Spread(work.user, census, names_of(census, first), jobs)
+            stats.add(became)
+        first = read_task.wanted_columns if read_task.all_columns else ()
+        return DistributedDataset(read_task.user, census, list_columns(census, first), jobs)
 
-    def divided(
+    def partition_users(
         self,
-        events: Spread,
-        learnt: Spread | None,
+        events: DistributedDataset,
+        training: DistributedDataset | None,
         *,
-        endless: bool,  # noqa: ARG002 - a cluster reads what ends
-    ) -> list[SpreadPortion]:
+        unbounded: bool,  # noqa: ARG002 - a cluster reads what ends
+    ) -> list[DistributedPartition]:
         """Rank the users, pack them into parts, and bring each part together."""
-        past = None if learnt is None else learnt.census
-        users = ranked(events.census, past, last=True)
-        users = users.with_columns(packed(users[ROWS].to_list(), self.cluster.workers))
-        columns = self._brought(events, learnt, users.select(USER, PART))
-        for some, cells in zip(users.partition_by(PART, maintain_order=True), columns, strict=True):
-            present = Where(events.user, events.names, [], [])
-            before = None if learnt is None else Where(learnt.user, learnt.names, [], [])
-            piece = self._piece(some, events.census.width)
-            portion = self.recipe.of(some.select(USER, RANK), present, before, piece)
-            weight = int(some[ROWS].sum()) + A_USER * some.height
-            self.portions.append(SpreadPortion(self.cluster, portion, cells, weight))
-        return self.portions
+        past = None if training is None else training.user_stats
+        users = rank_users(events.user_stats, past, include_history_only=True)
+        users = users.with_columns(assign_partitions(users[NUM_EVENTS].to_list(), self.cluster.parallelism))
+        columns = self._shuffle(events, training, users.select(USER, PARTITION))
+        for some, cells in zip(users.partition_by(PARTITION, maintain_order=True), columns, strict=True):
+            present = PartitionSlice(events.user, events.column_names, [], [])
+            before = None if training is None else PartitionSlice(training.user, training.column_names, [], [])
+            piece = self._get_chunk_rows(some, events.user_stats.num_columns)
+            portion = self.partition_spec.make_partition(some.select(USER, USER_RANK), present, before, piece)
+            weight = int(some[NUM_EVENTS].sum()) + USER_OVERHEAD * some.height
+            self.partitions.append(DistributedPartition(self.cluster, portion, cells, weight))
+        return self.partitions
 
-    def sample(self, known: Spread, columns: Sequence[str], *, past: bool) -> pl.DataFrame:
+    def sample(self, dataset: DistributedDataset, columns: Sequence[str], *, is_training: bool) -> pl.DataFrame:
         """Draw it of each portion, where it lies."""
-        names = self.recipe.deriving.derived
-        draw = self.survey.draw(known, columns, derived=names)
-        task = partial(_drawn, draw, past, bool(names))
-        samples = self.cluster.results([portion.begin(task) for portion in self.portions])
-        return draw.done(draw.joined(samples))
+        names = self.partition_spec.derived_features.derived_columns
+        draw = self.sample_spec.make_sampler(dataset, columns, derived_columns=names)
+        task = partial(_sample_partition, draw, is_training, bool(names))
+        samples = self.cluster.results([portion.submit(task) for portion in self.partitions])
+        return draw.finish(draw.merge(samples))
 
-    def _piece(self, users: pl.DataFrame, width: int) -> int | None:
+    def _get_chunk_rows(self, users: pl.DataFrame, num_columns: int) -> int | None:
         """Events at a time, of a user who is larger than the room; None for all."""
-        fits = users.height > 1 or users[ROWS].sum() * width <= self.room.held
-        return None if fits else max(1, self.room.part // width)
+        fits = users.height > 1 or users[NUM_EVENTS].sum() * num_columns <= self.memory_budget.max_cells_in_memory
+        return None if fits else max(1, self.memory_budget.partition_cells // num_columns)
 
-    def _brought(
-        self, events: Spread, learnt: Spread | None, places: pl.DataFrame
-    ) -> list[Handle[Any]]:
+    def _shuffle(
+        self, events: DistributedDataset, training: DistributedDataset | None, user_partitions: pl.DataFrame
+    ) -> list[Future[Any]]:
         """The cells of each part."""
-        number = places[PART].n_unique()
+        number = user_partitions[PARTITION].n_unique()
         if not number:
             return []
-        plan = self.cluster.give(places)
-        both = [(events, False), *([] if learnt is None else [(learnt, True)])]
+        plan = self.cluster.scatter(user_partitions)
+        both = [(events, False), *([] if training is None else [(training, True)])]
         rows = [
-            self.cluster.begin(_divided, one, plan, known.user, number, history)
+            self.cluster.submit(_split_into_blocks, one, plan, known.user, number, history)
             for known, history in both
-            for one in known.jobs
+            for one in known.read_futures
         ]
         for known, _ in both:
-            known.jobs.clear()
-        return self.cluster.turned(rows, number)
+            known.read_futures.clear()
+        return self.cluster.shuffle(rows, number)
 
 
-def packed(rows: Sequence[int], workers: int) -> pl.Series:
+def assign_partitions(event_counts: Sequence[int], workers: int) -> pl.Series:
     """The part of each user: a user too heavy for company has one alone.
 
-    >>> packed([5, 900_000, 7, 7], workers=2).to_list()
+    >>> assign_partitions([5, 900_000, 7, 7], workers=2).to_list()
     [0, 1, 2, 2]
     """
-    weights = [A_USER + each for each in rows]
-    room = min(HEAVIEST, max(LIGHTEST, sum(weights) // (EACH * workers)))
-    return pl.Series(PART, parted(weights, room), dtype=pl.Int64)
+    weights = [USER_OVERHEAD + each for each in event_counts]
+    room = min(MAX_PARTITION_EVENTS, max(MIN_PARTITION_EVENTS, sum(weights) // (PARTITIONS_PER_WORKER * workers)))
+    return pl.Series(PARTITION, bin_pack(weights, room), dtype=pl.Int64)
 
 
-def read_job(work: Work, cells: int, paths: Sequence[Log]) -> Read:
+def run_read_task(read_task: ReadTask, table_cells: int, paths: Sequence[LogPath]) -> ReadResult:
     """Read the files of a job, and keep what is in them.
 
     Args:
-        work: How.
-        cells: Cells of a table, about.
+        read_task: How.
+        table_cells: Cells of a table, about.
         paths: The files.
 
     Raises:
@@ -221,60 +221,60 @@ def read_job(work: Work, cells: int, paths: Sequence[Log]) -> Read:
             f"--engine dask: `{gone}` is here, but not on worker {platform.node()}. Put the files "
             "where all machines see them under the same path."
         )
-    reading, census = Reading(), Census.nobody()
-    made = [pack(frame) for frame in tables(counted(work, paths, reading, census), cells)]
-    return Read(made, census, reading)
+    reading, census = ReadStats(), UserStats.empty()
+    made = [spill_to_memory(frame) for frame in coalesce_frames(read_with_stats(read_task, paths, reading, census), table_cells)]
+    return ReadResult(made, census, reading)
 
 
-def _seen(read: Read) -> tuple[Census, Reading]:
-    return read.census, read.reading
+def _get_read_stats(result: ReadResult) -> tuple[UserStats, ReadStats]:
+    return result.user_stats, result.stats
 
 
-def _divided(
-    read: Read,
-    places: pl.DataFrame,
+def _split_into_blocks(
+    result: ReadResult,
+    user_partitions: pl.DataFrame,
     user: str,
-    parts: int,
-    history: bool,  # noqa: FBT001 - a task's needs
-) -> list[Cell]:
+    num_partitions: int,
+    is_history: bool,  # noqa: FBT001 - a task's needs
+) -> list[ShuffleBlock]:
     """The cells of one job's events, one a part."""
-    cells: list[list[Blob]] = [[] for _ in range(parts)]
-    for table in read.tables:
-        for part, piece in zip(*divided(table.read(), user, places), strict=True):
-            cells[part].append(pack(piece))
-    return [(history, made) if made else None for made in cells]
+    cells: list[list[SpilledTable]] = [[] for _ in range(num_partitions)]
+    for table in result.tables:
+        for part, piece in zip(*split_by_partition(table.read(), user, user_partitions), strict=True):
+            cells[part].append(spill_to_memory(piece))
+    return [(is_history, made) if made else None for made in cells]
 
 
-def _at_portion(
-    work: Callable[..., Result],
-    portion: GatheredPortion,
-    cells: Any,  # noqa: ANN401 - a numpy array of cells
-    *needs: object,
-) -> Result:
+def _run_on_partition(
+    func: Callable[..., ResultT],
+    partition: UserPartition,
+    blocks: Any,  # noqa: ANN401 - a numpy array of cells
+    *args: object,
+) -> ResultT:
     """Do something with a portion whose events are there."""
-    there: Mapping[bool, list[Blob]] = {True: [], False: []}
-    for history, made in filter(None, cells.flat):
+    there: Mapping[bool, list[SpilledTable]] = {True: [], False: []}
+    for history, made in filter(None, blocks.flatten_name):
         there[history] += made
-    present, past = _lying(portion.present, there[False], portion), portion.past
-    past = None if past is None else _lying(past, there[True], portion)
-    return work(replace(portion, present=present, past=past), *needs)
+    present, past = _attach_tables(partition.event_slice, there[False], partition), partition.history_slice
+    past = None if past is None else _attach_tables(past, there[True], partition)
+    return func(replace(partition, event_slice=present, history_slice=past), *args)
 
 
-def _lying(where: Where, blobs: list[Blob], portion: GatheredPortion) -> Where:
+def _attach_tables(partition_slice: PartitionSlice, tables: list[SpilledTable], partition: UserPartition) -> PartitionSlice:
     """Unpack all there is, or nothing yet of a user who comes in pieces."""
-    if portion.piece is not None:
-        return replace(where, blobs=blobs)
-    return replace(where, held=[blob.read() for blob in blobs])
+    if partition.chunk_rows is not None:
+        return replace(partition_slice, spilled_tables=tables)
+    return replace(partition_slice, frames_in_memory=[blob.read() for blob in tables])
 
 
-def _drawn(draw: Draw, past: bool, deriving: bool, portion: GatheredPortion) -> pl.DataFrame:  # noqa: FBT001 - as above
+def _sample_partition(sampler: StratifiedSampler, is_training: bool, with_derived: bool, partition: UserPartition) -> pl.DataFrame:  # noqa: FBT001 - as above
     """What a sample has of a portion, of its history or of its events."""
-    where = portion.past if past else portion.present
+    where = partition.history_slice if is_training else partition.event_slice
     assert where is not None  # noqa: S101 - there is history where history is asked for
-    whole = replace(portion, present=where, past=None)
-    lying = chain(where.held, (blob.read() for blob in where.blobs))
-    return draw.of(derived(whole) if deriving else lying)
+    whole = replace(partition, event_slice=where, history_slice=None)
+    lying = chain(where.frames_in_memory, (blob.read() for blob in where.spilled_tables))
+    return sampler.sample(iter_derived(whole) if with_derived else lying)
 
 
-def _itself(portion: GatheredPortion) -> GatheredPortion:
-    return portion
+def _identity(partition: UserPartition) -> UserPartition:
+    return partition

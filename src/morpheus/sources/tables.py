@@ -11,12 +11,12 @@ from itertools import chain
 import numpy as np
 import polars as pl
 
-from morpheus.errors import BadRecord
-from morpheus.sources.documents import Broken, encode
-from morpheus.sources.files import Log, is_utf16, on_disk, utf8
-from morpheus.sources.flatten import flat
+from morpheus.errors import RecordError
+from morpheus.sources.documents import ParseErrors, encode_json
+from morpheus.sources.files import LogPath, is_utf16, as_local_file, to_utf8
+from morpheus.sources.flatten import flatten_name
 
-_BLOCK = 1 << 22
+_SCAN_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -25,84 +25,84 @@ class Table:
 
     Attributes:
         frame: Every column text; names as in the file, without the dropped characters.
-        index: The file's own numbering of its rows, from an unnamed first column of integers.
-        places: Line of each row, from 1.
-        broken: Rows that are none: line, and reason.
-        doubles: Names of columns that became equal, each with its original names.
+        row_index: The file's own numbering of its rows, from an unnamed first column of integers.
+        line_numbers: Line of each row, from 1.
+        errors: Rows that are none: line, and reason.
+        duplicate_columns: Names of columns that became equal, each with its original names.
     """
 
     frame: pl.DataFrame
-    index: pl.Series | None
-    places: Sequence[int]
-    broken: Broken = ()
-    doubles: dict[str, list[str]] = field(default_factory=dict)
+    row_index: pl.Series | None
+    line_numbers: Sequence[int]
+    errors: ParseErrors = ()
+    duplicate_columns: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_csv(data: bytes, path: Log, dropped: str = ".") -> Table:
+def read_csv(data: bytes, path: LogPath, drop_characters: str = ".") -> Table:
     """Read CSV with a header; an empty cell is null, and nothing is taken for a number.
 
     Raises:
         BadRecord: The file has no header.
     """
-    data = utf8(data)
-    header = _header(data)
+    data = to_utf8(data)
+    header = _read_header(data)
     if not header:
-        raise BadRecord("the file is empty; a CSV file needs a line of column names", file=path)
+        raise RecordError("the file is empty; a CSV file needs a line of column names", file=path)
     frame, places, broken = _read_fast(data, len(header)) or _read_exactly(data, len(header))
     frame = frame.with_columns(pl.all().replace("", None))
     index, first = None, frame.to_series(0)
     if header[0] in {"", "Unnamed: 0"}:
-        index = _whole_numbers(first)
+        index = _to_integers(first)
         header[0] = "Unnamed: 0"
     if index is not None:
         header, frame = header[1:], frame.drop(first.name)
-    return _named(Table(frame, index, places, broken), header, dropped)
+    return _flatten_names(Table(frame, index, places, broken), header, drop_characters)
 
 
-def csv_blocks(blocks: Iterable[bytes], path: Log, dropped: str = ".") -> Iterator[Table]:
+def read_csv_blocks(blocks: Iterable[bytes], path: LogPath, drop_characters: str = ".") -> Iterator[Table]:
     """Read CSV that comes block by block, as `read_csv` would read it whole."""
     blocks = iter(blocks)
-    header, rest = _cut_header(blocks)
+    header, rest = _split_header(blocks)
     lines, rows = 0, 0
     for block in chain(blocks, [None]):
         data = rest + (block or b"")
-        end = len(data) if block is None else _row_end(data, data.rfind(b"\n"), step=-1)
+        end = len(data) if block is None else _find_row_end(data, data.rfind(b"\n"), step=-1)
         data, rest = data[:end], data[end:]
         if data or (block is None and not rows):
-            table = read_csv(header + data, path, dropped)
-            yield _moved(table, rows, lines)
+            table = read_csv(header + data, path, drop_characters)
+            yield _shift_rows(table, rows, lines)
             rows, lines = rows + table.frame.height, lines + data.count(b"\n")
 
 
-def _cut_header(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
+def _split_header(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
     """The line of column names, and what is read already of what follows."""
     data = next(blocks, b"")
     if is_utf16(data):
         data += b"".join(blocks)
-    data = utf8(data)
+    data = to_utf8(data)
     blank = len(data) - len(data.lstrip(b"\r\n"))
-    end = _row_end(data, data.find(b"\n", blank), step=1)
+    end = _find_row_end(data, data.find(b"\n", blank), step=1)
     return data[:end], data[end:]
 
 
-def _row_end(data: bytes, at: int, step: int) -> int:
+def _find_row_end(data: bytes, at: int, step: int) -> int:
     """The next place behind a line break that is outside quotes, on or back; 0 for nowhere."""
     while at >= 0 and data.count(b'"', 0, at) % 2:
         at = data.find(b"\n", at + 1) if step > 0 else data.rfind(b"\n", 0, at)
     return at + 1
 
 
-def _moved(table: Table, rows: int, lines: int) -> Table:
+def _shift_rows(table: Table, rows: int, lines: int) -> Table:
     """The same table, further down in its file."""
     numbers = pl.int_range(rows, rows + table.frame.height, eager=True)
-    broken = [(None if line is None else line + lines, why) for line, why in table.broken]
-    places = [line + lines for line in table.places]
-    index = numbers if table.index is None else table.index
-    return replace(table, index=index, places=places, broken=broken)
+    broken = [(None if line is None else line + lines, why) for line, why in table.errors]
+    places = [line + lines for line in table.line_numbers]
+    index = numbers if table.row_index is None else table.row_index
+    return replace(table, row_index=index, line_numbers=places, errors=broken)
 
 
-def parquet_blocks(
-    path: Log, rows: int, dropped: str = ".", wanted: Sequence[str] | None = None
+def read_parquet_blocks(
+    path: LogPath, rows: int, drop_characters: str = ".", wanted_columns: Sequence[str] | None = None
 ) -> Iterator[Table]:
     """Read Parquet some rows at a time, as `read_parquet` does.
 
@@ -111,103 +111,103 @@ def parquet_blocks(
     """
     start = 0
     try:
-        with on_disk(path) as here:
-            scan = _wanted(pl.scan_parquet(here, glob=False), dropped, wanted)
+        with as_local_file(path) as here:
+            scan = _select_wanted(pl.scan_parquet(here, glob=False), drop_characters, wanted_columns)
             for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
-                yield _moved(_from_parquet(frame, dropped, wanted), start, start)
+                yield _shift_rows(_from_parquet(frame, drop_characters, wanted_columns), start, start)
                 start += frame.height
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _not_parquet(error, path) from error
+        raise _parquet_error(error, path) from error
 
 
 def read_parquet(
-    data: bytes, path: Log, dropped: str = ".", wanted: Sequence[str] | None = None
+    data: bytes, path: LogPath, drop_characters: str = ".", wanted_columns: Sequence[str] | None = None
 ) -> Table:
     """Read Parquet; nested columns are flattened as JSON is.
 
     Args:
         data: The file.
         path: Where it lies.
-        dropped: Characters left out of names.
-        wanted: Flat names of the columns to read where some are nested, which are many; None for
+        drop_characters: Characters left out of names.
+        wanted_columns: Flat names of the columns to read where some are nested, which are many; None for
             all.
 
     Raises:
         BadRecord: It is not Parquet, or is damaged.
     """
     try:
-        scan = _wanted(pl.scan_parquet(io.BytesIO(data)), dropped, wanted)
-        return _from_parquet(scan.collect(), dropped, wanted)
+        scan = _select_wanted(pl.scan_parquet(io.BytesIO(data)), drop_characters, wanted_columns)
+        return _from_parquet(scan.collect(), drop_characters, wanted_columns)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _not_parquet(error, path) from error
+        raise _parquet_error(error, path) from error
 
 
-def _not_parquet(error: Exception, path: Log) -> BadRecord:
+def _parquet_error(error: Exception, path: LogPath) -> RecordError:
     reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
-    return BadRecord(reason, file=path)
+    return RecordError(reason, file=path)
 
 
-def _wanted(scan: pl.LazyFrame, dropped: str, wanted: Sequence[str] | None) -> pl.LazyFrame:
+def _select_wanted(scan: pl.LazyFrame, drop_characters: str, wanted_columns: Sequence[str] | None) -> pl.LazyFrame:
     """The columns in which, nested or not, something wanted may be."""
     schema = scan.collect_schema()
-    if wanted is None or not any(kind.is_nested() for kind in schema.dtypes()):
+    if wanted_columns is None or not any(kind.is_nested() for kind in schema.dtypes()):
         return scan
-    return scan.select(n for n in schema.names() if _leads(flat(n, dropped), wanted))
+    return scan.select(n for n in schema.names() if _is_prefix(flatten_name(n, drop_characters), wanted_columns))
 
 
-def _leads(name: str, wanted: Sequence[str]) -> bool:
-    return any(one.startswith(name) for one in wanted)
+def _is_prefix(name: str, wanted_columns: Sequence[str]) -> bool:
+    return any(one.startswith(name) for one in wanted_columns)
 
 
-def _from_parquet(frame: pl.DataFrame, dropped: str, wanted: Sequence[str] | None = None) -> Table:
-    columns = texts(frame)
-    if wanted is not None and any(kind.is_nested() for kind in frame.dtypes):
-        columns = [column for column in columns if flat(column.name, dropped) in wanted]
+def _from_parquet(frame: pl.DataFrame, drop_characters: str, wanted_columns: Sequence[str] | None = None) -> Table:
+    columns = to_text_columns(frame)
+    if wanted_columns is not None and any(kind.is_nested() for kind in frame.dtypes):
+        columns = [column for column in columns if flatten_name(column.name, drop_characters) in wanted_columns]
     names = [column.name for column in columns]
     numbered = [column.alias(str(n)) for n, column in enumerate(columns)]
     index = None
     if names and names[0] in {"", "Unnamed: 0", "__index_level_0__"}:
-        index = _whole_numbers(columns[0])
+        index = _to_integers(columns[0])
     if index is not None:
         names, numbered = names[1:], numbered[1:]
     places = range(1, frame.height + 1)
-    return _named(Table(pl.DataFrame(numbered), index, places), names, dropped)
+    return _flatten_names(Table(pl.DataFrame(numbered), index, places), names, drop_characters)
 
 
-def texts(frame: pl.DataFrame) -> list[pl.Series]:
+def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
     """Columns as text, one for each leaf of nested ones, whose names are then joined with dots.
 
-    >>> [column.name for column in texts(pl.DataFrame({"a": [{"b": 1}], "c": [True]}))]
+    >>> [column.name for column in to_text_columns(pl.DataFrame({"a": [{"b": 1}], "c": [True]}))]
     ['a.b', 'c']
     """
-    return [_text(leaf) for column in frame for leaf in _leaves(column)]
+    return [_to_text_column(leaf) for column in frame for leaf in _iter_leaf_columns(column)]
 
 
-def _header(data: bytes) -> list[str]:
+def _read_header(data: bytes) -> list[str]:
     # A quoted name may hold a line break, so the first line need not be the whole header.
     head = io.StringIO(data[: 1 << 20].decode("utf-8", "replace"), newline="")
     return next((row for row in csv.reader(head) if row), [])
 
 
-def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], Broken] | None:
+def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], ParseErrors] | None:
     """Read with Polars; None if it cannot, or if it would fill short rows in silence."""
     try:
         frame = pl.read_csv(data, infer_schema=False)
     except pl.exceptions.PolarsError:
         return None
     rows = frame.height + 1
-    if frame.width != width or _separators(data) != (rows * (width - 1), rows):
+    if frame.width != width or _count_separators(data) != (rows * (width - 1), rows):
         return None
     one_line_each = rows <= data.count(b"\n") + 1 <= rows + 1
-    return frame, range(2, rows + 1) if one_line_each else _places(data)[: frame.height], []
+    return frame, range(2, rows + 1) if one_line_each else _find_line_numbers(data)[: frame.height], []
 
 
-def _places(data: bytes) -> list[int]:
+def _find_line_numbers(data: bytes) -> list[int]:
     """The lines behind each line break outside quotes."""
     places: list[int] = []
     quotes, line = 0, 1
-    for start in range(0, len(data), _BLOCK):
-        block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
+    for start in range(0, len(data), _SCAN_BYTES):
+        block = np.frombuffer(data, np.uint8, min(_SCAN_BYTES, len(data) - start), start)
         quoted = (np.cumsum(block == ord('"'), dtype=np.int32) + quotes) & 1
         breaks = block == ord("\n")
         lines = np.cumsum(breaks, dtype=np.int32) + line
@@ -216,14 +216,14 @@ def _places(data: bytes) -> list[int]:
     return places
 
 
-def _separators(data: bytes) -> tuple[int, int]:
+def _count_separators(data: bytes) -> tuple[int, int]:
     """Commas, and lines, outside quotes."""
     ends = int(not data.endswith(b"\n"))
     if b'"' not in data:
         return data.count(b","), data.count(b"\n") + ends
     commas = lines = quotes = 0
-    for start in range(0, len(data), _BLOCK):
-        block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
+    for start in range(0, len(data), _SCAN_BYTES):
+        block = np.frombuffer(data, np.uint8, min(_SCAN_BYTES, len(data) - start), start)
         quoted = (np.cumsum(block == ord('"'), dtype=np.int32) + quotes) & 1
         outside = block[quoted == 0]
         commas += int(np.count_nonzero(outside == ord(",")))
@@ -232,12 +232,12 @@ def _separators(data: bytes) -> tuple[int, int]:
     return commas, lines + ends
 
 
-def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], Broken]:
+def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], ParseErrors]:
     """Read row by row with the standard library, to tell the good rows from the bad."""
     rows: list[list[str]] = []
     places: list[int] = []
     broken: list[tuple[int | None, str]] = []
-    numbered = _rows(data)
+    numbered = _iter_rows(data)
     next(numbered)
     for line, row in numbered:
         if isinstance(row, str):
@@ -251,7 +251,7 @@ def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int],
     return pl.DataFrame(rows, schema=schema, orient="row"), places, broken
 
 
-def _rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
+def _iter_rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
     """The first line of each row that is not blank, and its cells, or why it has none."""
     reader = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), strict=True)
     line = 1
@@ -270,34 +270,34 @@ def _rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
         line = reader.line_num + 1
 
 
-def _whole_numbers(column: pl.Series) -> pl.Series | None:
+def _to_integers(column: pl.Series) -> pl.Series | None:
     numbers = column.cast(pl.Int64, strict=False)
     return None if numbers.null_count() else numbers
 
 
-def _named(table: Table, names: list[str], dropped: str) -> Table:
+def _flatten_names(table: Table, names: list[str], drop_characters: str) -> Table:
     """Give columns their flat names; of those that become equal the first with a value counts."""
     originals: dict[str, list[str]] = {}
     columns: dict[str, pl.Series] = {}
     for name, column in zip(names, table.frame, strict=True):
-        joined = flat(name, dropped)
+        joined = flatten_name(name, drop_characters)
         originals.setdefault(joined, []).append(name)
         kept = columns.get(joined)
         columns[joined] = column if kept is None else kept.zip_with(kept.is_not_null(), column)
     doubles = {joined: both for joined, both in originals.items() if len(both) > 1}
     frame = pl.DataFrame([column.alias(joined) for joined, column in columns.items()])
-    return replace(table, frame=frame, doubles=doubles)
+    return replace(table, frame=frame, duplicate_columns=doubles)
 
 
-def _leaves(column: pl.Series) -> Iterator[pl.Series]:
+def _iter_leaf_columns(column: pl.Series) -> Iterator[pl.Series]:
     if not isinstance(column.dtype, pl.Struct):
         yield column
         return
     for inner in column.struct.unnest():
-        yield from _leaves(inner.alias(f"{column.name}.{inner.name}"))
+        yield from _iter_leaf_columns(inner.alias(f"{column.name}.{inner.name}"))
 
 
-def _text(column: pl.Series) -> pl.Series:
+def _to_text_column(column: pl.Series) -> pl.Series:
     kind = column.dtype
     if isinstance(kind, pl.Datetime):
         zoned = column if kind.time_zone is None else column.dt.convert_time_zone("UTC")
@@ -305,7 +305,7 @@ def _text(column: pl.Series) -> pl.Series:
     if kind == pl.Boolean:
         return column.cast(pl.String).str.to_titlecase()
     if kind in {pl.Binary, pl.Object} or kind.is_nested():
-        texts = [None if cell is None else encode(cell).decode() for cell in column.to_list()]
+        texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
         return pl.Series(column.name, texts, dtype=pl.String)
     return column.cast(pl.String)
 

@@ -15,18 +15,18 @@ import msgspec
 
 from morpheus.errors import UsageError
 
-Key = str | int
+TomlKey = str | int
 """A name in a table, or a place in an array of tables."""
-Kind = TypeVar("Kind")
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_ASSIGNED = re.compile(
+ModelT = TypeVar("ModelT")
+_TABLE_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_ASSIGNMENT = re.compile(
     r"""^\s*((?:"[^"]*"|'[^']*'|[\w-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*="""
 )
-_PART = re.compile(r""""([^"]*)"|'([^']*)'|([\w-]+)""")
-_UNKNOWN = re.compile(r"contains unknown field `(.+?)`")
-_MISSING = re.compile(r"missing required field `(.+?)`")
-_TYPES = re.compile(r"Expected `(.+?)`, got `(.+?)`")
-_WORDS = {
+_KEY_PART = re.compile(r""""([^"]*)"|'([^']*)'|([\w-]+)""")
+_UNKNOWN_FIELD = re.compile(r"contains unknown field `(.+?)`")
+_MISSING_FIELD = re.compile(r"missing required field `(.+?)`")
+_TYPE_MISMATCH = re.compile(r"Expected `(.+?)`, got `(.+?)`")
+_TYPE_WORDS = {
     "str": "text in quotes",
     "array": "a list",
     "object": "a table",
@@ -35,7 +35,7 @@ _WORDS = {
     "bool": "true or false",
 }
 """What msgspec calls a value, and what people do."""
-_AT = re.compile(r" - at `\$\.?(.*)`$")
+_ERROR_PATH = re.compile(r" - at `\$\.?(.*)`$")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TomlFile:
     option: str
 
     @cached_property
-    def value(self) -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
         """All that it says.
 
         Raises:
@@ -65,27 +65,27 @@ class TomlFile:
             found = re.search(r"\(at line (\d+), column \d+\)", str(error))
             said = str(error).partition(" (at ")[0]
             line = int(found[1]) if found else None
-            raise UsageError(f"{self._at(line)}: not TOML: {said}.") from error
+            raise UsageError(f"{self._format_location(line)}: not TOML: {said}.") from error
 
-    def wrong(self, keys: Sequence[Key], said: str) -> UsageError:
+    def error_at(self, keys: Sequence[TomlKey], problem: str) -> UsageError:
         """Say what is wrong with a key, and in which line it is."""
-        return UsageError(f"{self._at(self.line(keys))}: {said}")
+        return UsageError(f"{self._format_location(self.find_line(keys))}: {problem}")
 
-    def convert(self, value: object, kind: type[Kind], keys: Sequence[Key] = ()) -> Kind:
+    def convert(self, value: object, model: type[ModelT], keys: Sequence[TomlKey] = ()) -> ModelT:
         """Make a value of the file one of a type.
 
         Raises:
             UsageError: It is none; names the key, and what may have been meant.
         """
         try:
-            return msgspec.convert(value, kind)
+            return msgspec.convert(value, model)
         except msgspec.ValidationError as error:
-            raise self._translated(str(error), kind, keys) from error
+            raise self._translate_error(str(error), model, keys) from error
 
-    def line(self, keys: Sequence[Key]) -> int | None:
+    def find_line(self, keys: Sequence[TomlKey]) -> int | None:
         """The line of a key, or of the innermost table around it that has one."""
         best, length = None, 0
-        for number, path in self._paths():
+        for number, path in self._iter_key_lines():
             same = 0
             while same < min(len(path), len(keys)) and path[same] == keys[same]:
                 same += 1
@@ -93,54 +93,54 @@ class TomlFile:
                 best, length = number, same
         return best
 
-    def _paths(self) -> Iterator[tuple[int, list[Key]]]:
+    def _iter_key_lines(self) -> Iterator[tuple[int, list[TomlKey]]]:
         """Each line that names a key, and which."""
-        table: list[Key] = []
+        table: list[TomlKey] = []
         tables = Counter[str]()
         for number, line in enumerate(self.text.splitlines(), 1):
-            if header := _HEADER.match(line):
-                table = list(_parts(header[2]))
+            if header := _TABLE_HEADER.match(line):
+                table = list(_split_key(header[2]))
                 if header[1] == "[[":
                     table.append(tables[header[2]])
                     tables[header[2]] += 1
                 yield number, table
-            elif assigned := _ASSIGNED.match(line):
-                yield number, [*table, *_parts(assigned[1])]
+            elif assigned := _ASSIGNMENT.match(line):
+                yield number, [*table, *_split_key(assigned[1])]
 
-    def _translated(self, said: str, kind: type, keys: Sequence[Key]) -> UsageError:
-        inner = [part for part in (_AT.search(said) or ["", ""])[1].split(".") if part]
+    def _translate_error(self, message: str, model: type, keys: Sequence[TomlKey]) -> UsageError:
+        inner = [part for part in (_ERROR_PATH.search(message) or ["", ""])[1].split(".") if part]
         here = [*keys, *(part.partition("[")[0] for part in inner)]
-        if unknown := _UNKNOWN.search(said):
-            known = getattr(kind, "__struct_fields__", ())
-            return self.wrong([*here, unknown[1]], f"there is no key {meant(unknown[1], known)}")
-        if missing := _MISSING.search(said):
-            return self.wrong(here, f"`{missing[1]}` is missing.")
-        return self.wrong(here, f"`{'.'.join(map(str, here))}` {_in_words(said)}.")
+        if unknown := _UNKNOWN_FIELD.search(message):
+            known = getattr(model, "__struct_fields__", ())
+            return self.error_at([*here, unknown[1]], f"there is no key {did_you_mean(unknown[1], known)}")
+        if missing := _MISSING_FIELD.search(message):
+            return self.error_at(here, f"`{missing[1]}` is missing.")
+        return self.error_at(here, f"`{'.'.join(map(str, here))}` {_describe_mismatch(message)}.")
 
-    def _at(self, line: int | None) -> str:
+    def _format_location(self, line: int | None) -> str:
         place = self.path if line is None else f"{self.path}:{line}"
         return f"{self.option}: {place}"
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A name that is none, and what may have been meant by it.
 
-    >>> meant("usr", ["time", "user"])
+    >>> did_you_mean("usr", ["time", "user"])
     '`usr`. Did you mean `user`?'
     """
     close = get_close_matches(name, known := list(known), n=1)
     return f"`{name}`. " + (f"Did you mean `{close[0]}`?" if close else f"Use {', '.join(known)}.")
 
 
-def _in_words(said: str) -> str:
+def _describe_mismatch(message: str) -> str:
     """What msgspec says of a value, in the words of TOML."""
-    found = _TYPES.match(said)
+    found = _TYPE_MISMATCH.match(message)
     if found is None:
-        return f"is wrong: {_AT.sub('', said)}"
-    wanted = " or ".join(_WORDS.get(one, one) for one in found[1].split(" | ") if one != "null")
-    return f"is to be {wanted}, not {_WORDS.get(found[2], found[2])}"
+        return f"is wrong: {_ERROR_PATH.sub('', message)}"
+    wanted = " or ".join(_TYPE_WORDS.get(one, one) for one in found[1].split(" | ") if one != "null")
+    return f"is to be {wanted}, not {_TYPE_WORDS.get(found[2], found[2])}"
 
 
-def _parts(dotted: str) -> Iterator[str]:
-    for part in _PART.finditer(dotted):
+def _split_key(dotted: str) -> Iterator[str]:
+    for part in _KEY_PART.finditer(dotted):
         yield next(filter(None, part.groups()), "")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from morpheus.records import Losses, Scored
-from morpheus.stage import Stage, option
-from morpheus.stages.outputs import above, check_labels, with_outputs
+from morpheus.stage import Transform, option
+from morpheus.stages.outputs import exceeds, validate_labels, iter_with_scores
 
 
 @dataclass(frozen=True)
-class AddClass(Stage):
+class AddClass(Transform):
     """Say of each event whether its score is above a threshold.
 
     Takes events with losses or scores and adds a column for each label: True above `--threshold`,
@@ -37,15 +37,15 @@ class AddClass(Stage):
         choices=("BOOL8", "FLOAT32", "FLOAT64", "INT32", "INT64", "UINT32", "UINT64"),
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse labels that nothing computes; warn of those left out."""
-        check_labels(self.name, self.label, self.settings)
+        validate_labels(self.name, self.label, self.options)
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Add one column for each label."""
-        for batch, found in with_outputs(batches, self.label, self.settings):
+        for batch, found in iter_with_scores(batches, self.label, self.options):
             classes = [
-                above(values, self.threshold).alias(self.prefix + label)
+                exceeds(values, self.threshold).alias(self.prefix + label)
                 for label, values in found.items()
             ]
             yield replace(batch, frame=batch.frame.with_columns(classes))

@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from morpheus.columns import RISK, SCORE, TIME
 from morpheus.errors import UsageError
-from morpheus.models.context import Context
+from morpheus.models.context import TemporalContext
 from morpheus.records import Losses, Scored
-from morpheus.stage import RELEASES, Stage, option
+from morpheus.stage import COMPAT_RELEASES, Transform, option
 
 logger = logging.getLogger(__name__)
 
 # The network counts in float32, about seven digits, the last of which hang on how its matrix
 # products are grouped. Rounding hides them: equal events get equal scores on every machine.
 DECIMALS = 6
-Z_LOSS = "_z_loss"
+Z_LOSS_SUFFIX = "_z_loss"
 """Ends the labels of single columns."""
-Values = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass
-class View:
+class ScoreContext:
     """A batch, as labels look at it: what several of them need is computed once.
 
     What hangs on the losses alone is computed of distinct rows, as these were. Everything is NaN
@@ -37,53 +37,53 @@ class View:
     """
 
     batch: Losses | Scored
-    context: Context
+    temporal_context: TemporalContext
 
     @cached_property
-    def row_of(self) -> NDArray[np.intp]:
+    def inverse(self) -> NDArray[np.intp]:
         """Which distinct row each event is, (rows,)."""
         rows = self.batch.encoded
-        return np.arange(self.batch.frame.height) if rows is None else rows.row_of
+        return np.arange(self.batch.frame.height) if rows is None else rows.inverse
 
     @cached_property
     def losses(self) -> NDArray[np.float32]:
         """Losses of distinct rows; of one that no event is, any, (distinct, columns)."""
-        event_of = np.zeros(self.row_of.max(initial=-1) + 1, dtype=np.intp)
-        event_of[self.row_of] = np.arange(len(self.row_of))
+        event_of = np.zeros(self.inverse.max(initial=-1) + 1, dtype=np.intp)
+        event_of[self.inverse] = np.arange(len(self.inverse))
         return self.batch.losses[event_of]
 
     @cached_property
-    def score(self) -> Values:
+    def score(self) -> FloatArray:
         """Mean over columns of each event's losses, (rows,)."""
-        return np.asarray(self.losses.mean(axis=1, dtype=np.float64).round(DECIMALS)[self.row_of])
+        return np.asarray(self.losses.mean(axis=1, dtype=np.float64).round(DECIMALS)[self.inverse])
 
     @cached_property
-    def z_losses(self) -> Values:
+    def z_losses(self) -> FloatArray:
         """Spreads of each column's loss above its usual, negative below it, (columns, distinct)."""
         known = self.batch.fingerprint
-        losses = self.losses if known is None else known.usual.standardised(self.losses)
+        losses = self.losses if known is None else known.baseline.zscore(self.losses)
         return np.ascontiguousarray(losses.T, dtype=np.float64)
 
     @cached_property
-    def places(self) -> dict[str, int]:
+    def column_positions(self) -> dict[str, int]:
         """Where each column is among the fingerprint's."""
         known = self.batch.fingerprint
         names = () if known is None else known.encoder.names
         return {name: place for place, name in enumerate(names)}
 
     @cached_property
-    def sizes(self) -> Values:
+    def abs_z_losses(self) -> FloatArray:
         """How far each column's loss is from its usual, either way, (columns, distinct)."""
         return np.abs(self.z_losses)
 
     @cached_property
-    def zscore(self) -> Values:
+    def zscore(self) -> FloatArray:
         """Spreads of each score above the mean of held-out ones, negative below it, (rows,)."""
         known = self.batch.fingerprint
-        return self.score if known is None else known.held_out.zscore(self.score)
+        return self.score if known is None else known.calibration.zscore(self.score)
 
     @cached_property
-    def risk(self) -> Values:
+    def risk(self) -> FloatArray:
         """Each event's surprise, weighed with what came before it, (rows,).
 
         Raises:
@@ -92,67 +92,67 @@ class View:
         known, rows = self.batch.fingerprint, self.batch.encoded
         if known is None or rows is None:
             return np.full(self.batch.frame.height, np.nan)
-        if known.evidence is None:
+        if known.surprise_model is None:
             raise UsageError(
                 "add-scores: what `train-ae --model=reference` learns has no `risk` and no "
                 "`pvalue`. Leave these labels out, or learn with `--model=compact`."
             )
-        surprise, shared = (part.sum(1)[rows.row_of] for part in known.strangeness(rows))
+        surprise, shared = (part.sum(1)[rows.inverse] for part in known.column_anomaly(rows))
         seconds = self.batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
-        hour = known.held_out.hour
-        return self.context.risk(surprise, shared, seconds, hour).round(DECIMALS)
+        hour = known.calibration.short_ema_p90
+        return self.temporal_context.compute_risk(surprise, shared, seconds, hour).round(DECIMALS)
 
     @property
-    def pvalue(self) -> Values:
+    def pvalue(self) -> FloatArray:
         """Share of held-out events at least as risky, (rows,)."""
         known = self.batch.fingerprint
-        return self.risk if known is None else known.held_out.pvalue(self.risk)
+        return self.risk if known is None else known.calibration.pvalue(self.risk)
 
     @property
-    def own_share(self) -> Values:
+    def own_share(self) -> FloatArray:
         """Share of the fingerprint's history that is the user's own, (rows,)."""
         card = self.batch.card
         return np.full(self.batch.frame.height, np.nan if card is None else card.own_share)
 
     @property
-    def rung(self) -> pl.Series:
+    def training_data_scope(self) -> pl.Series:
         """Whose history the fingerprint was learnt from, (rows,)."""
         card = self.batch.card
         return pl.repeat(None if card is None else card.rung, self.batch.frame.height, eager=True)
 
-    def column(self, name: str, *, signed: bool = True) -> Values | pl.Series:
+    def column_z_loss(self, name: str, *, signed: bool = True) -> FloatArray | pl.Series:
         """The z-loss of one column; NaN where there is no such column, (rows,)."""
-        if name not in self.places:
+        if name not in self.column_positions:
             return np.full(self.batch.frame.height, np.nan)
-        values = self.z_losses if signed else self.sizes
-        return pl.Series(values[self.places[name]].round(DECIMALS)[self.row_of])
+        values = self.z_losses if signed else self.abs_z_losses
+        return pl.Series(values[self.column_positions[name]].round(DECIMALS)[self.inverse])
 
 
-Measure = Callable[[View], Values | pl.Series]
+ScoreFunction = Callable[[ScoreContext], FloatArray | pl.Series]
 
-LABELS: dict[str, Measure] = {
+SCORE_FUNCTIONS: dict[str, ScoreFunction] = {
     SCORE: lambda view: view.score,
     "reconstruct_loss": lambda view: view.score,
     "zscore": lambda view: np.maximum(view.zscore, 0),
     "abs_zscore": lambda view: np.abs(view.zscore),
-    "max_abs_z": lambda view: view.sizes.max(axis=0)[view.row_of],
-    "mean_abs_z": lambda view: view.sizes.mean(axis=0)[view.row_of],
+    "max_abs_z": lambda view: view.abs_z_losses.max(axis=0)[view.inverse],
+    "mean_abs_z": lambda view: view.abs_z_losses.mean(axis=0)[view.inverse],
     RISK: lambda view: view.risk,
     "pvalue": lambda view: view.pvalue,
-    "rung": lambda view: view.rung,
+    "rung": lambda view: view.training_data_scope,
     "own_share": lambda view: view.own_share,
 }
 """Labels that say by themselves what is to be computed; `<column>_z_loss` is one more each."""
-EARLIER, LATER = RELEASES
-LATER_LABELS = LABELS | {"zscore": LABELS["abs_zscore"]}
+COMPAT_22_08, COMPAT_22_11 = COMPAT_RELEASES
+SCORE_FUNCTIONS_22_11 = SCORE_FUNCTIONS | {"zscore": SCORE_FUNCTIONS["abs_zscore"]}
 """From 22.09 on, a score below the mean counted as one above it."""
-OUTPUTS = {EARLIER: (SCORE,), LATER: ("reconstruct_loss", "zscore")}
+MODEL_OUTPUTS = {COMPAT_22_08: (SCORE,), COMPAT_22_11: ("reconstruct_loss", "zscore")}
 """What the model gives of an event, by release: the labels where none are given, and the order in
 which labels of other names name it."""
 
 
 @dataclass(frozen=True)
-class AddScores(Stage):
+class AddScores(Transform):
     """Say how unusual each event is for its user.
 
     Takes events with the loss of each column and adds `ae_anomaly_score`, the mean over columns:
@@ -183,15 +183,15 @@ class AddScores(Stage):
         choices=("BOOL8", "FLOAT32", "FLOAT64", "INT32", "INT64", "UINT32", "UINT64"),
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse labels that nothing computes; warn of those left out."""
-        known = self._known()
+        known = self._available_functions()
         for label in self.label:
             if label not in known:
                 logger.warning(
                     "The label '%s' is not in Config.class_labels and will be ignored", label
                 )
-        if not self.outputs():
+        if not self.score_functions():
             raise UsageError(
                 "add-scores: no --label is left to add. "
                 f"Use one of {', '.join(f'`--label {label}`' for label in known)}."
@@ -199,48 +199,48 @@ class AddScores(Stage):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Scored]:
         """Add one column for each label."""
-        outputs = {self.prefix + label: measure for label, measure in self.outputs().items()}
-        columns = self._beside() | outputs
-        contexts: defaultdict[str | None, Context] = defaultdict(Context)
+        outputs = {self.prefix + label: measure for label, measure in self.score_functions().items()}
+        columns = self._compat_functions() | outputs
+        contexts: defaultdict[str | None, TemporalContext] = defaultdict(TemporalContext)
         for batch in batches:
-            view = View(batch, contexts[batch.user])
-            scores = [named(name, measure(view)) for name, measure in columns.items()]
-            yield batch.become(
+            view = ScoreContext(batch, contexts[batch.user])
+            scores = [to_series(name, measure(view)) for name, measure in columns.items()]
+            yield batch.evolve(
                 Scored,
-                frame=_with(batch.frame, scores),
+                frame=_add_columns(batch.frame, scores),
                 scores=tuple(dict.fromkeys((*batch.scores, *columns))),
                 losses=batch.losses,
             )
 
-    def outputs(self) -> dict[str, Measure]:
+    def score_functions(self) -> dict[str, ScoreFunction]:
         """Label -> what computes it, of those asked for."""
-        known = self._known()
-        wanted = [label for label in self.label or self._default() if label in known]
+        known = self._available_functions()
+        wanted = [label for label in self.label or self._default_labels() if label in known]
         return {label: known[label] for label in wanted}
 
-    def _beside(self) -> dict[str, Measure]:
+    def _compat_functions(self) -> dict[str, ScoreFunction]:
         """Columns that come whatever is asked for, as `inf-pytorch` gave them from 22.09 on."""
-        if self.settings.compat == EARLIER:
+        if self.options.compat == COMPAT_22_08:
             return {}
-        sums = {name: LABELS[name] for name in ("max_abs_z", "mean_abs_z")}
-        return self._columns() | sums
+        sums = {name: SCORE_FUNCTIONS[name] for name in ("max_abs_z", "mean_abs_z")}
+        return self._column_functions() | sums
 
-    def _columns(self) -> dict[str, Measure]:
+    def _column_functions(self) -> dict[str, ScoreFunction]:
         """The labels of single columns."""
-        signed = self.settings.compat == EARLIER
+        signed = self.options.compat == COMPAT_22_08
         return {
-            f"{name}{Z_LOSS}": partial(View.column, name=name, signed=signed)
-            for name in self.settings.columns
+            f"{name}{Z_LOSS_SUFFIX}": partial(ScoreContext.column_z_loss, name=name, signed=signed)
+            for name in self.options.columns
         }
 
-    def _default(self) -> tuple[str, ...]:
-        return self.settings.labels or OUTPUTS[self.settings.compat]
+    def _default_labels(self) -> tuple[str, ...]:
+        return self.options.labels or MODEL_OUTPUTS[self.options.compat]
 
-    def _known(self) -> Mapping[str, Measure]:
+    def _available_functions(self) -> Mapping[str, ScoreFunction]:
         """Label -> what computes it: by name where all are known, else in the model's order."""
-        named = LABELS if self.settings.compat == EARLIER else LATER_LABELS
-        known: dict[str, Measure] = named | self._columns()
-        labels, outputs = self._default(), OUTPUTS[self.settings.compat]
+        named = SCORE_FUNCTIONS if self.options.compat == COMPAT_22_08 else SCORE_FUNCTIONS_22_11
+        known: dict[str, ScoreFunction] = named | self._column_functions()
+        labels, outputs = self._default_labels(), MODEL_OUTPUTS[self.options.compat]
         if known.keys() >= set(labels):
             return known
         if len(labels) != len(outputs):
@@ -249,19 +249,19 @@ class AddScores(Stage):
                 f"add-scores: there are {len(labels)} labels ({', '.join(labels)}), but the model "
                 f"has {len(outputs)} {many}. Give `--labels_file` a file with {len(outputs)} "
                 f"{lines}, leave it out for {' and '.join(f'`{one}`' for one in outputs)}, or name "
-                f"labels that are known: {', '.join(LABELS)}."
+                f"labels that are known: {', '.join(SCORE_FUNCTIONS)}."
             )
         return known | dict(zip(labels, (known[one] for one in outputs), strict=True))
 
 
-def named(name: str, values: Values | pl.Series) -> pl.Series:
+def to_series(name: str, values: FloatArray | pl.Series) -> pl.Series:
     """Make a column of what was measured."""
     if isinstance(values, pl.Series):
         return values.alias(name)
     return pl.Series(name, values.round(DECIMALS))
 
 
-def _with(frame: pl.DataFrame, scores: list[pl.Series]) -> pl.DataFrame:
+def _add_columns(frame: pl.DataFrame, scores: list[pl.Series]) -> pl.DataFrame:
     """Add columns; one that is there already is replaced where it stands."""
     if any(score.name in frame.columns for score in scores):
         return frame.with_columns(scores)

@@ -19,4 +19,4 @@ class Buffer(PassThrough):
 
     name = "buffer"
 
-    count: int = option(1000, "Accepted for old command lines. Nothing is buffered here.", low=1)
+    count: int = option(1000, "Accepted for old command lines. Nothing is buffered here.", min=1)

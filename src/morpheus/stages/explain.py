@@ -11,28 +11,28 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, TIME, Explained
+from morpheus.columns import RISK, TIME, ExplanationColumns
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.change import changes
-from morpheus.models.context import Strange
-from morpheus.models.explanation import Background, Change, Explanation, Fact, decimals
-from morpheus.models.familiar import Familiar
+from morpheus.models.change import find_counterfactuals
+from morpheus.models.context import EventAnomaly
+from morpheus.models.explanation import Baseline, Counterfactual, Explanation, ColumnReason, round_decimals
+from morpheus.models.familiar import NormalEventIndex
 from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.past import Part, Past
-from morpheus.models.sentence import sentence
-from morpheus.models.witness import Witness
-from morpheus.quoting import legible
+from morpheus.models.past import ColumnContribution, HistoryState
+from morpheus.models.sentence import render_reason
+from morpheus.models.witness import ColumnAttribution
+from morpheus.quoting import display_value
 from morpheus.records import Scored
-from morpheus.stage import Stage, option
+from morpheus.stage import Transform, option
 
-STRANGE = 0.99
+ANOMALY_QUANTILE = 0.99
 """An event before is strange if its surprise is above this share of the held-out risks."""
-Texts = tuple[str | None, str | None, str | None]
+ExplanationTexts = tuple[str | None, str | None, str | None]
 
 
 @dataclass(frozen=True)
-class Explain(Stage):
+class Explain(Transform):
     """Say why events are strange: which columns, what would have been likelier, what came before.
 
     Takes events with scores and adds three columns. `reason` is one sentence for whoever looks into
@@ -50,7 +50,7 @@ class Explain(Stage):
     takes = (Scored,)
     gives = Scored
 
-    top: int = option(3, "Columns that are named, at most.", low=1)
+    top: int = option(3, "Columns that are named, at most.", min=1)
     all_columns: bool = option(
         False, "Put every column into `explanation`, not only those named.", flag=True
     )
@@ -67,73 +67,73 @@ class Explain(Stage):
     )
 
     @property
-    def added(self) -> Explained:
+    def output_columns(self) -> ExplanationColumns:
         """Names of the columns."""
-        return Explained().prefixed(self.prefix)
+        return ExplanationColumns().with_prefix(self.prefix)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse names that feature columns have."""
-        self._spare(self.settings.columns)
+        self._check_column_clash(self.options.columns)
 
     def __call__(self, batches: Iterator[Scored]) -> Iterator[Scored]:
         """Add the columns; what came before an event is remembered from batch to batch."""
-        pasts: defaultdict[str | None, Past] = defaultdict(Past)
-        ordinary: defaultdict[str | None, Familiar] = defaultdict(Familiar)
+        pasts: defaultdict[str | None, HistoryState] = defaultdict(HistoryState)
+        ordinary: defaultdict[str | None, NormalEventIndex] = defaultdict(NormalEventIndex)
         for batch in batches:
             past, familiar = pasts[batch.user], ordinary[batch.user]
-            self._spare(batch.own)
-            texts: list[Texts] = [(None, None, None)] * batch.frame.height
-            for event, why in self._explanations(batch, past, familiar):
-                texts[event] = self._texts(why)
+            self._check_column_clash(batch.log_columns)
+            texts: list[ExplanationTexts] = [(None, None, None)] * batch.frame.height
+            for event, why in self._explain_events(batch, past, familiar):
+                texts[event] = self._render_texts(why)
             columns = [
                 pl.Series(name, [row[place] for row in texts], pl.String)
-                for place, name in enumerate(self.added)
+                for place, name in enumerate(self.output_columns)
             ]
             frame = batch.frame.with_columns(columns)
-            yield batch.become(Scored, frame=frame, losses=batch.losses)
+            yield batch.evolve(Scored, frame=frame, losses=batch.losses)
 
-    def _spare(self, columns: Iterable[str]) -> None:
-        lost = next((name for name in columns if name in self.added), None)
+    def _check_column_clash(self, columns: Iterable[str]) -> None:
+        lost = next((name for name in columns if name in self.output_columns), None)
         if lost is not None:
             raise UsageError(
                 f"explain: the log has a column `{lost}` of its own, which would be lost. Give "
                 f"`explain --prefix={self.prefix}why_`."
             )
 
-    def _texts(self, why: Explanation) -> Texts:
-        named = ", ".join(fact.column for fact in why.strangest(self.top))
-        return sentence(why, self.top), named, msgspec.json.encode(why).decode()
+    def _render_texts(self, explanation: Explanation) -> ExplanationTexts:
+        named = ", ".join(fact.column for fact in explanation.top_columns(self.top))
+        return render_reason(explanation, self.top), named, msgspec.json.encode(explanation).decode()
 
-    def _explanations(
-        self, batch: Scored, past: Past, familiar: Familiar
+    def _explain_events(
+        self, batch: Scored, user_state: HistoryState, normal_events: NormalEventIndex
     ) -> Iterator[tuple[int, Explanation]]:
         """Explain the events that are wanted, by their place in the batch."""
         known, rows = batch.fingerprint, batch.encoded
         if known is None or rows is None:
             return
-        witness = _witness(known, rows)
-        strange, shared = Strange.of(witness.strangeness), Strange.of(witness.shared)
-        limit = float(np.quantile(known.held_out.risks, STRANGE))
-        marked = (strange.total > limit)[rows.row_of]
-        each = strange.at(rows.row_of), shared.at(rows.row_of), marked
+        witness = _attribute_columns(known, rows)
+        strange, shared = EventAnomaly.from_columns(witness.column_anomaly), EventAnomaly.from_columns(witness.shared_anomaly)
+        limit = float(np.quantile(known.calibration.risks, ANOMALY_QUANTILE))
+        marked = (strange.total > limit)[rows.inverse]
+        each = strange.take(rows.inverse), shared.take(rows.inverse), marked
         seconds = batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
-        before = past.before(*each, seconds, known.held_out.hour)
-        near = familiar.met(known, rows, marked, seconds)
+        before = user_state.update(*each, seconds, known.calibration.short_ema_p90)
+        near = normal_events.update(known, rows, marked, seconds)
         most = None if self.all_columns else self.top
-        events = self._wanted(batch).tolist()
-        parts = {event: before.parts(event, known.twins, most) for event in events}
-        facts, background = Facts.of(witness, parts, batch.frame), Background.of(known.card)
-        remedies = _changes(known, rows, [event for event in events if marked[event]], limit)
+        events = self._select_events(batch).tolist()
+        parts = {event: before.rank_columns(event, known.redundant_columns, most) for event in events}
+        facts, background = EventAttributions.from_attribution(witness, parts, batch.frame), Baseline.from_card(known.card)
+        remedies = _find_counterfactuals(known, rows, [event for event in events if marked[event]], limit)
         for event in events:
-            row = int(rows.row_of[event])
-            columns, total = facts.of_event(event, parts[event]), decimals(strange.total[row])
-            why = Explanation.of(total, columns, before.of_event(event), background)
-            change = remedies.get(row, Change((), total, total, decimals(limit)))
-            nearest = near.to(event, witness.strangeness[row])
-            usual = witness.usual(row)
+            row = int(rows.inverse[event])
+            columns, total = facts.for_event(event, parts[event]), round_decimals(strange.total[row])
+            why = Explanation.from_columns(total, columns, before.summarise_event(event), background)
+            change = remedies.get(row, Counterfactual((), total, total, round_decimals(limit)))
+            nearest = near.query(event, witness.column_anomaly[row])
+            usual = witness.normal_columns(row)
             yield event, msgspec.structs.replace(why, change=change, nearest=nearest, usual=usual)
 
-    def _wanted(self, batch: Scored) -> NDArray[np.intp]:
+    def _select_events(self, batch: Scored) -> NDArray[np.intp]:
         """Places of the events to explain."""
         if self.threshold is None:
             return np.arange(batch.frame.height)
@@ -147,69 +147,69 @@ class Explain(Stage):
 
 
 @dataclass(frozen=True)
-class Facts:
+class EventAttributions:
     """What is said of the columns of a batch's events.
 
     Attributes:
         names: Names of all columns.
-        row_of: Which distinct row each event is, (rows,).
-        facts: What is known of a column of a distinct row.
+        inverse: Which distinct row each event is, (rows,).
+        reasons: What is known of a column of a distinct row.
         values: Of each column that is shown, the text in each event.
     """
 
     names: Sequence[str]
-    row_of: NDArray[np.intp]
-    facts: Mapping[tuple[int, int], Fact]
+    inverse: NDArray[np.intp]
+    reasons: Mapping[tuple[int, int], ColumnReason]
     values: Mapping[int, Sequence[str | None]]
 
     @classmethod
-    def of(
-        cls, witness: Witness, parts: Mapping[int, Sequence[Part]], frame: pl.DataFrame
-    ) -> Facts:
+    def from_attribution(
+        cls, attribution: ColumnAttribution, contributions: Mapping[int, Sequence[ColumnContribution]], frame: pl.DataFrame
+    ) -> EventAttributions:
         """Ask a witness of the columns that are part of some events."""
-        names, row_of = witness.encoder.names, witness.rows.row_of
-        shown = np.zeros(witness.strangeness.shape, dtype=np.bool_)
-        for event, columns in parts.items():
+        names, row_of = attribution.encoder.names, attribution.rows.inverse
+        shown = np.zeros(attribution.column_anomaly.shape, dtype=np.bool_)
+        for event, columns in contributions.items():
             shown[row_of[event], [part.column for part in columns]] = True
         nothing = pl.Series([None] * frame.height, dtype=pl.String)
         values = {
             c: frame.get_column(names[c], default=nothing).cast(pl.String).to_list()
             for c in np.flatnonzero(shown.any(0)).tolist()
         }
-        return cls(names, row_of, dict(witness.facts(shown)), values)
+        return cls(names, row_of, dict(attribution.iter_reasons(shown)), values)
 
-    def of_event(self, event: int, parts: Sequence[Part]) -> tuple[Fact, ...]:
+    def for_event(self, event: int, contributions: Sequence[ColumnContribution]) -> tuple[ColumnReason, ...]:
         """The facts of an event, with its values and what its columns add to its risk."""
-        row = int(self.row_of[event])
+        row = int(self.inverse[event])
         return tuple(
             msgspec.structs.replace(
-                self.facts[row, part.column],
-                value=_shown(self.values[part.column][event]),
+                self.reasons[row, part.column],
+                value=_display_optional(self.values[part.column][event]),
                 risk=part.risk,
-                loudest=part.loudest,
-                strange_before=part.strange_before,
-                twins=tuple(self.names[twin] for twin in part.twins),
+                loudest=part.dominant_contribution,
+                strange_before=part.anomalous_before,
+                twins=tuple(self.names[twin] for twin in part.redundant_columns),
             )
-            for part in parts
+            for part in contributions
         )
 
 
-def _changes(
-    known: Fingerprint, rows: EncodedRows, events: Sequence[int], limit: float
-) -> dict[int, Change]:
+def _find_counterfactuals(
+    fingerprint: Fingerprint, rows: EncodedRows, events: Sequence[int], limit: float
+) -> dict[int, Counterfactual]:
     """What would have made the rows of some events ordinary, by row."""
-    strange = np.unique(rows.row_of[events]) if events else np.empty(0, np.intp)
+    strange = np.unique(rows.inverse[events]) if events else np.empty(0, np.intp)
     some = EncodedRows(rows.codes[strange], rows.numbers[strange], np.arange(len(strange)))
-    return dict(zip(strange.tolist(), changes(known, some, limit), strict=True))
+    return dict(zip(strange.tolist(), find_counterfactuals(fingerprint, some, limit), strict=True))
 
 
-def _shown(value: str | None) -> str | None:
-    return None if value is None else legible(value)
+def _display_optional(value: str | None) -> str | None:
+    return None if value is None else display_value(value)
 
 
-def _witness(known: Fingerprint, rows: EncodedRows) -> Witness:
+def _attribute_columns(fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAttribution:
     try:
-        return Witness.of(known, rows)
+        return ColumnAttribution.from_fingerprint(fingerprint, rows)
     except ValueError as error:
         raise UsageError(
             "explain: what `train-ae --model=reference` learns says nothing of single columns. "

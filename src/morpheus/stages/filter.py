@@ -14,16 +14,16 @@ import polars as pl
 from morpheus.columns import RISK
 from morpheus.errors import UsageError
 from morpheus.records import Losses, Scored
-from morpheus.stage import Stage, option
-from morpheus.stages.alerts import Candidates, Spend
-from morpheus.stages.outputs import above, check_labels, kept, with_outputs
-from morpheus.suppressions.rules import NO_RULE, Suppressions
+from morpheus.stage import Transform, option
+from morpheus.stages.alerts import CandidateFilter, BudgetFilter
+from morpheus.stages.outputs import exceeds, validate_labels, mask_batch, iter_with_scores
+from morpheus.suppressions.rules import NO_MATCH, Suppressions
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Filter(Stage):
+class Filter(Transform):
     """Hand on only the events whose score is above a threshold.
 
     Takes events with losses or scores. An event stays if any of its scores is above `--threshold`;
@@ -66,83 +66,83 @@ class Filter(Stage):
         None,
         "Instead of a threshold: alerts a day among all users together. Each user's threshold "
         "comes from how `risk` went on held-out days.",
-        low=0,
+        min=0,
     )
     suppressions: tuple[str, ...] = option(
         (), "File of suppressions, which hold back what would have stayed; repeat for more."
     )
     rules: Suppressions | None = None
 
-    def parts(self) -> tuple[Stage, ...]:
+    def expand(self) -> tuple[Transform, ...]:
         """With a budget, a look at each user and then one at everybody."""
         # Read here, where the files are: other parts of the chain may run on other machines.
-        rules = self._read()
+        rules = self._load_suppressions()
         if self.alerts_per_day is None:
             return (replace(self, rules=rules),)
         return (
-            Candidates(self.alerts_per_day, rules, settings=self.settings),
-            Spend(self.alerts_per_day, rules, settings=self.settings),
+            CandidateFilter(self.alerts_per_day, rules, options=self.options),
+            BudgetFilter(self.alerts_per_day, rules, options=self.options),
         )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse labels that nothing computes, and what goes ill with a budget."""
-        self._warn(datetime.now(UTC))
+        self._warn_expired(datetime.now(UTC))
         if self.alerts_per_day is not None:
-            self._check_budget()
+            self._validate_budget()
             return
-        if not self._by_column:
-            check_labels(self.name, self.label, self.settings)
+        if not self._uses_column:
+            validate_labels(self.name, self.label, self.options)
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Leave events out, and count them; a batch of which nothing stays carries the count."""
-        rules = self._read()
-        for batch, looked_at in self._looked_at(batches):
-            alarming = reduce(or_, (above(values, self.threshold) for values in looked_at))
+        rules = self._load_suppressions()
+        for batch, looked_at in self._iter_with_values(batches):
+            alarming = reduce(or_, (exceeds(values, self.threshold) for values in looked_at))
             rows = alarming.to_numpy()
-            held, ended = rules.met(batch.user, batch.frame)
-            account = rules.account(held[rows], ended[rows])
-            stay = rows & (held == NO_RULE)
-            yield kept(batch, stay, account, pictured=self.settings.pictured)
+            held, ended = rules.match(batch.user, batch.frame)
+            account = rules.count(held[rows], ended[rows])
+            stay = rows & (held == NO_MATCH)
+            yield mask_batch(batch, stay, account, collect_stats=self.options.keeps_dropped_stats)
 
-    def _read(self) -> Suppressions:
+    def _load_suppressions(self) -> Suppressions:
         return self.rules or Suppressions.read(*self.suppressions)
 
-    def _warn(self, now: datetime) -> None:
-        for rule in self._read().rules:
+    def _warn_expired(self, now: datetime) -> None:
+        for rule in self._load_suppressions().rules:
             if rule.until <= now:
                 logger.warning(
                     "filter: the suppression %s, has ended: later events stay. Take it out of its "
                     "file, or look again and give it another `until`.",
-                    rule.title,
+                    rule.label,
                 )
 
-    def _check_budget(self) -> None:
-        if set(self.label) - {RISK} or self._by_column:
+    def _validate_budget(self) -> None:
+        if set(self.label) - {RISK} or self._uses_column:
             raise UsageError(
                 "filter: --alerts_per_day goes by `risk` alone, which is calibrated for it. Leave "
                 "--label, --filter_source and --field_name out, or give a --threshold instead."
             )
-        if self.settings.endless:
+        if self.options.unbounded:
             raise UsageError(
                 "filter: --alerts_per_day needs to have met every user, and this input never ends. "
                 "Give `--label=risk --threshold=...`; a run over past days says which threshold."
             )
 
     @property
-    def _by_column(self) -> bool:
+    def _uses_column(self) -> bool:
         return self.filter_source.upper() == "DATAFRAME"
 
-    def _looked_at(
+    def _iter_with_values(
         self, batches: Iterator[Losses | Scored]
     ) -> Iterator[tuple[Losses | Scored, list[pl.Series]]]:
-        if self._by_column:
+        if self._uses_column:
             for batch in batches:
-                yield batch, [self._column(batch)]
+                yield batch, [self._column_values(batch)]
         else:
-            for batch, found in with_outputs(batches, self.label, self.settings):
+            for batch, found in iter_with_scores(batches, self.label, self.options):
                 yield batch, list(found.values())
 
-    def _column(self, batch: Losses | Scored) -> pl.Series:
+    def _column_values(self, batch: Losses | Scored) -> pl.Series:
         if self.field_name not in batch.frame.columns:
             numbers = [n for n, kind in batch.frame.schema.items() if kind.is_float()]
             known = f" Columns of numbers are {', '.join(numbers)}." if numbers else ""

@@ -7,11 +7,11 @@ from typing import NoReturn
 
 from morpheus.errors import UsageError
 from morpheus.records import Batch
-from morpheus.stage import Stage, option
+from morpheus.stage import Transform, option
 
 
 @dataclass(frozen=True)
-class GenViz(Stage):
+class GenViz(Transform):
     """Refused: its viewer is gone. `to-file` writes the scores, `--viz_file` draws the chain.
 
     It wrote frames of network packets, and was never made for logs.
@@ -25,7 +25,7 @@ class GenViz(Stage):
     out_dir: str = option("./viz_frames", "Folder of the frames.")
     overwrite: bool = option(False, "Replace frames that are there.", flag=True)
 
-    def check(self) -> NoReturn:
+    def validate(self) -> NoReturn:
         """Refuse."""
         raise UsageError(
             "gen-viz: its viewer of network packets is no longer to be had, and was never made for "

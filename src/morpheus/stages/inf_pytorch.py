@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.records import Encoded, Losses
-from morpheus.stage import Stage
+from morpheus.stage import Transform
 
 
 @dataclass(frozen=True)
-class InfPytorch(Stage):
+class InfPytorch(Transform):
     """Guess each event back with its user's network, and see how far off the guess is.
 
     Takes what `preprocess` gives. Put `add-scores` behind it.
@@ -28,10 +28,10 @@ class InfPytorch(Stage):
     def __call__(self, batches: Iterator[Encoded]) -> Iterator[Losses]:
         """Pass each distinct row through the network once."""
         for batch in batches:
-            yield batch.become(Losses, losses=_losses(batch))
+            yield batch.evolve(Losses, losses=_compute_losses(batch))
 
 
-def _losses(batch: Encoded) -> NDArray[np.float32]:
+def _compute_losses(batch: Encoded) -> NDArray[np.float32]:
     if batch.fingerprint is None or batch.encoded is None:
         return np.full((batch.frame.height, 1), np.nan, dtype=np.float32)
-    return batch.fingerprint.losses(batch.encoded)[batch.encoded.row_of]
+    return batch.fingerprint.losses(batch.encoded)[batch.encoded.inverse]

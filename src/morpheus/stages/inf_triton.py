@@ -7,11 +7,11 @@ from typing import NoReturn
 
 from morpheus.errors import UsageError
 from morpheus.records import Encoded, Losses
-from morpheus.stage import Stage, option
+from morpheus.stage import Transform, option
 
 
 @dataclass(frozen=True)
-class InfTriton(Stage):
+class InfTriton(Transform):
     """Refused: no server holds a network for each user. Use `inf-pytorch`.
 
     Takes and gives what `inf-pytorch` does. NVIDIA Morpheus offered the stage without a model.
@@ -28,7 +28,7 @@ class InfTriton(Stage):
     force_convert_inputs: bool = option(False, "Convert inputs to the model's types.")
     use_shared_memory: bool = option(False, "Hand inputs over in shared memory.", flag=True)
 
-    def check(self) -> NoReturn:
+    def validate(self) -> NoReturn:
         """Refuse."""
         raise UsageError(
             "inf-triton: there is one network for each user, and none of them is on a server. "

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from morpheus.records import Batch
-from morpheus.stage import Stage, option
+from morpheus.stage import Transform, option
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-Clock = Callable[[], float]
+TimeSource = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Monitor(Stage):
+class Monitor(Transform):
     """Show how many events pass here, and how fast.
 
     Takes and gives anything. The line is shown on a terminal only: in files and pipes it would be
@@ -30,16 +30,16 @@ class Monitor(Stage):
 
     name = "monitor"
     takes = (Batch,)
-    scope = "run"
-    needs_fingerprint = False
+    scope = "global"
+    needs_model = False
 
     description: str = option("Progress", "What the line begins with.")
     smoothing: float = option(
         0.05,
         "Weight of the latest batch in the speed shown: 0 for the average since the start, 1 for "
         "the latest batch alone.",
-        low=0,
-        high=1,
+        min=0,
+        max=1,
     )
     unit: str = option("messages", "What the events are called.")
     delayed_start: bool = option(
@@ -49,22 +49,22 @@ class Monitor(Stage):
         "INFO", "Accepted for old command lines. The line is shown at every level here."
     )
 
-    def counts(self) -> bool:
+    def counts_only(self) -> bool:
         """It looks at nothing else."""
         return True
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Hand batches on, and count their events."""
-        console = _terminal()
+        console = _stderr_console()
         if not console.is_terminal:
             yield from batches
             return
-        yield from self._shown(batches, console)
+        yield from self._show_progress(batches, console)
 
-    def _shown(self, batches: Iterator[Batch], console: Console) -> Iterator[Batch]:
+    def _show_progress(self, batches: Iterator[Batch], console: Console) -> Iterator[Batch]:
         from rich.live import Live  # noqa: PLC0415 - 40 ms that only a terminal needs
 
-        meter = Meter(self.description, self.unit, self.smoothing)
+        meter = RateMeter(self.description, self.unit, self.smoothing)
         if not self.delayed_start:
             meter.start()
         # What others write to a terminal goes above the line; what goes elsewhere is none of its.
@@ -78,11 +78,11 @@ class Monitor(Stage):
 
 
 @dataclass
-class Meter:
+class RateMeter:
     """Counts events and tells their speed.
 
     >>> clock = iter([0.0, 2.0, 2.0]).__next__
-    >>> meter = Meter("Rate", "inf", clock=clock)
+    >>> meter = RateMeter("Rate", "inf", clock=clock)
     >>> meter.start()
     >>> meter.add(314)
     >>> meter.complete = True
@@ -93,52 +93,52 @@ class Meter:
     description: str
     unit: str
     smoothing: float = 0.05
-    clock: Clock = time.monotonic
+    clock: TimeSource = time.monotonic
     complete: bool = False
     count: int = 0
-    began: float | None = None
-    latest: float = 0.0
-    pace: float | None = field(default=None)
+    started_at: float | None = None
+    updated_at: float = 0.0
+    rate: float | None = field(default=None)
 
     def start(self) -> None:
         """Start the clock."""
-        self.began = self.latest = self.clock()
+        self.started_at = self.updated_at = self.clock()
 
     def add(self, events: int) -> None:
         """Count events that have just passed."""
-        if self.began is None:
+        if self.started_at is None:
             self.start()
         now = self.clock()
         self.count += events
-        if now > self.latest:
-            speed = events / (now - self.latest)
-            old = speed if self.pace is None else self.pace
-            self.pace = old + self.smoothing * (speed - old)
-        self.latest = now
+        if now > self.updated_at:
+            speed = events / (now - self.updated_at)
+            old = speed if self.rate is None else self.rate
+            self.rate = old + self.smoothing * (speed - old)
+        self.updated_at = now
 
-    def line(self) -> str:
+    def render(self) -> str:
         """The line shown: control characters are written out, none reaches the terminal."""
         now = self.clock()
-        elapsed = now - (now if self.began is None else self.began)
+        elapsed = now - (now if self.started_at is None else self.started_at)
         average = self.count / elapsed if elapsed > 0 else 0.0
-        smoothed = self.pace if self.smoothing and not self.complete else None
+        smoothed = self.rate if self.smoothing and not self.complete else None
         done = "[Complete]" if self.complete else ""
         text = (
             f"{self.description}{done}: {self.count} {self.unit} "
-            f"[{_spelt(elapsed)}, {smoothed or average:.1f} {self.unit}/s]"
+            f"[{_format_duration(elapsed)}, {smoothed or average:.1f} {self.unit}/s]"
         )
         return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
     def __rich__(self) -> Text:
         from rich.text import Text  # noqa: PLC0415 - as above
 
-        return Text(self.line(), no_wrap=True, overflow="ellipsis")
+        return Text(self.render(), no_wrap=True, overflow="ellipsis")
 
 
-def _spelt(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """Minutes and seconds, with hours where there are any.
 
-    >>> _spelt(61), _spelt(3661)
+    >>> _format_duration(61), _format_duration(3661)
     ('01:01', '1:01:01')
     """
     minutes, rest = divmod(int(seconds), 60)
@@ -146,7 +146,7 @@ def _spelt(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def _terminal() -> Console:
+def _stderr_console() -> Console:
     from rich.console import Console  # noqa: PLC0415 - as above
 
     return Console(stderr=True)

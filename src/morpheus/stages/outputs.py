@@ -12,70 +12,70 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.errors import UsageError
-from morpheus.models.context import Context
+from morpheus.models.context import TemporalContext
 from morpheus.records import Batch, Losses, Scored
-from morpheus.stage import Settings
-from morpheus.stages.add_scores import AddScores, View, named
-from morpheus.stages.leftovers import picture
-from morpheus.suppressions.rules import Held
+from morpheus.stage import PipelineOptions
+from morpheus.stages.add_scores import AddScores, ScoreContext, to_series
+from morpheus.stages.leftovers import summarise_dropped
+from morpheus.suppressions.rules import SuppressionCounts
 
-Kind = TypeVar("Kind", bound=Batch)
+BatchT = TypeVar("BatchT", bound=Batch)
 
 
-def check_labels(stage: str, label: tuple[str, ...], settings: Settings) -> None:
+def validate_labels(stage_name: str, label: tuple[str, ...], options: PipelineOptions) -> None:
     """Refuse labels of which none is computed; warn of those left out.
 
     Args:
-        stage: The word of the stage that was given them.
+        stage_name: The word of the stage that was given them.
         label: The labels; none for all.
-        settings: Says which labels there are.
+        options: Says which labels there are.
     """
     try:
-        AddScores(label=label, settings=settings).check()
+        AddScores(label=label, options=options).validate()
     except UsageError as error:
-        raise UsageError(str(error).replace(AddScores.name, stage)) from error
+        raise UsageError(str(error).replace(AddScores.name, stage_name)) from error
 
 
-def with_outputs(
-    batches: Iterator[Losses | Scored], label: tuple[str, ...], settings: Settings
+def iter_with_scores(
+    batches: Iterator[Losses | Scored], label: tuple[str, ...], options: PipelineOptions
 ) -> Iterator[tuple[Losses | Scored, dict[str, pl.Series]]]:
     """Give each batch the outputs of its events, by label; NaN without a fingerprint."""
-    measures = AddScores(label=label, settings=settings).outputs()
-    contexts: defaultdict[str | None, Context] = defaultdict(Context)
+    measures = AddScores(label=label, options=options).score_functions()
+    contexts: defaultdict[str | None, TemporalContext] = defaultdict(TemporalContext)
     for batch in batches:
-        view = View(batch, contexts[batch.user])
-        yield batch, {name: named(name, measure(view)) for name, measure in measures.items()}
+        view = ScoreContext(batch, contexts[batch.user])
+        yield batch, {name: to_series(name, measure(view)) for name, measure in measures.items()}
 
 
-def kept(
-    batch: Kind,
-    rows: NDArray[np.bool_],
-    held: tuple[Held, ...] = (),
+def mask_batch(
+    batch: BatchT,
+    mask: NDArray[np.bool_],
+    suppressed: tuple[SuppressionCounts, ...] = (),
     *,
-    pictured: bool = False,
-) -> Kind:
+    collect_stats: bool = False,
+) -> BatchT:
     """Leave events out of a batch, and count them.
 
     Args:
         batch: The events.
-        rows: Which of them stay, (rows,).
-        held: What suppressions have met of them.
-        pictured: A sink wants to know what those that go were like.
+        mask: Which of them stay, (rows,).
+        suppressed: What suppressions have met of them.
+        collect_stats: A sink wants to know what those that go were like.
     """
-    codes = batch.encoded and replace(batch.encoded, row_of=batch.encoded.row_of[rows])
+    codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[mask])
     some = replace(
         batch,
-        frame=batch.frame.filter(pl.Series(rows, dtype=pl.Boolean)),
+        frame=batch.frame.filter(pl.Series(mask, dtype=pl.Boolean)),
         encoded=codes,
-        filtered=batch.filtered + int((~rows).sum()),
-        picture=picture(batch, ~rows) if pictured else batch.picture,
-        held=batch.held + held,
-        watched=batch.watched and batch.watched.kept(rows),
+        filtered=batch.filtered + int((~mask).sum()),
+        dropped_stats=summarise_dropped(batch, ~mask) if collect_stats else batch.dropped_stats,
+        suppressed=batch.suppressed + suppressed,
+        candidates=batch.candidates and batch.candidates.filter(mask),
     )
-    return replace(some, losses=some.losses[rows]) if isinstance(some, Losses | Scored) else some
+    return replace(some, losses=some.losses[mask]) if isinstance(some, Losses | Scored) else some
 
 
-def above(values: pl.Series, threshold: float) -> pl.Series:
+def exceeds(values: pl.Series, threshold: float) -> pl.Series:
     """Which values are above a threshold; no number is above nothing."""
     numbers = values.cast(pl.Float64, strict=False)
     return (numbers > threshold).fill_null(value=False) & numbers.is_not_nan().fill_null(

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from morpheus.records import Batch
-from morpheus.stage import Stage
+from morpheus.stage import Transform
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PassThrough(Stage):
+class PassThrough(Transform):
     """A stage that hands batches on, with a warning: `told`, in which `%s` is its word."""
 
     takes = (Batch,)
-    needs_fingerprint = False
-    told: ClassVar[str] = (
+    needs_model = False
+    warning: ClassVar[str] = (
         "The '%s' stage ('%s') is no longer required to manage backpressure and has been "
         "deprecated. It has no effect and acts as a pass through stage."
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Warn that the stage does nothing."""
-        logger.warning(self.told.replace("%s", self.name))
+        logger.warning(self.warning.replace("%s", self.name))
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Hand batches on."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from morpheus.records import Encoded, Fingerprinted
-from morpheus.stage import Stage
+from morpheus.records import Encoded, WithModel
+from morpheus.stage import Transform
 
 
 @dataclass(frozen=True)
-class Preprocess(Stage):
+class Preprocess(Transform):
     """Turn each event into numbers, as its user's fingerprint reads them.
 
     Takes what `train-ae` gives. Put `inf-pytorch` behind it.
@@ -19,12 +19,12 @@ class Preprocess(Stage):
     """
 
     name = "preprocess"
-    takes = (Fingerprinted,)
+    takes = (WithModel,)
     gives = Encoded
 
-    def __call__(self, batches: Iterator[Fingerprinted]) -> Iterator[Encoded]:
+    def __call__(self, batches: Iterator[WithModel]) -> Iterator[Encoded]:
         """Encode each batch once; a user without a fingerprint has no numbers."""
         for batch in batches:
             known = batch.fingerprint
-            encoded = None if known is None else known.encoder.encode(batch.frame, batch.excerpt)
-            yield batch.become(Encoded, encoded=encoded, excerpt=None)
+            encoded = None if known is None else known.encoder.encode(batch.frame, batch.dict_codes)
+            yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)

@@ -12,14 +12,14 @@ import polars as pl
 
 from morpheus.columns import ROW
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Rows
-from morpheus.stage import Stage, option
+from morpheus.records import Batch, OutputRows
+from morpheus.stage import Transform, option
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Serialize(Stage):
+class Serialize(Transform):
     r"""Choose the columns that are written.
 
     Takes events at any point of the chain and gives them with the columns chosen, in their order.
@@ -31,8 +31,8 @@ class Serialize(Stage):
 
     name = "serialize"
     takes = (Batch,)
-    gives = Rows
-    needs_fingerprint = False
+    gives = OutputRows
+    needs_model = False
 
     include: tuple[str, ...] = option(
         (), "Pattern of columns to keep; repeat for more. By default all."
@@ -46,32 +46,32 @@ class Serialize(Stage):
         "are left out with a warning.",
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse what is no regular expression."""
         for name, patterns in (("--include", self.include), ("--exclude", self.exclude)):
             for pattern in patterns:
-                _compiled(pattern, option=name)
+                _compile_pattern(pattern, option=name)
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Rows]:
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[OutputRows]:
         """Keep the chosen columns; the fingerprint, of no more use, is let go."""
         fixed: list[str] | None = None
         left_out: set[str] = set()
         for batch in batches:
-            columns = list(_chosen(self.include, self.exclude, tuple(batch.frame.columns)))
+            columns = list(_choose_columns(self.include, self.exclude, tuple(batch.frame.columns)))
             if self.fixed_columns and fixed is not None:
-                _warn_once(columns, fixed, left_out)
+                _warn_dropped_columns(columns, fixed, left_out)
                 columns = fixed
             fixed = columns
-            yield batch.become(Rows, frame=_select(batch.frame, columns), fingerprint=None)
+            yield batch.evolve(OutputRows, frame=_select_columns(batch.frame, columns), fingerprint=None)
 
 
 @lru_cache(maxsize=16)
-def _chosen(
+def _choose_columns(
     include: tuple[str, ...], exclude: tuple[str, ...], columns: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Columns that a pattern of --include matches, and none of --exclude."""
-    wanted = [_compiled(pattern, option="--include") for pattern in include or ("",)]
-    unwanted = [_compiled(pattern, option="--exclude") for pattern in exclude]
+    wanted = [_compile_pattern(pattern, option="--include") for pattern in include or ("",)]
+    unwanted = [_compile_pattern(pattern, option="--exclude") for pattern in exclude]
     return tuple(
         name
         for name in columns
@@ -80,7 +80,7 @@ def _chosen(
     )
 
 
-def _compiled(pattern: str, *, option: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str, *, option: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -90,7 +90,7 @@ def _compiled(pattern: str, *, option: str) -> re.Pattern[str]:
         ) from error
 
 
-def _select(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+def _select_columns(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Those columns, in that order; empty where the frame has none of that name."""
     if columns == frame.columns:
         return frame
@@ -100,11 +100,11 @@ def _select(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     )
 
 
-def _warn_once(columns: list[str], fixed: list[str], left_out: set[str]) -> None:
+def _warn_dropped_columns(columns: list[str], fixed: list[str], dropped: set[str]) -> None:
     """Say which columns are left out, each once."""
-    new = set(columns) - set(fixed) - left_out
+    new = set(columns) - set(fixed) - dropped
     if new:
-        left_out |= new
+        dropped |= new
         logger.warning(
             "serialize: column %s came after the first events and is left out. "
             "Use `serialize --fixed_columns=false` to keep it.",

@@ -13,135 +13,135 @@ import polars as pl
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
 from morpheus.models import store
-from morpheus.models.fingerprint import Card, Fingerprint
-from morpheus.models.learning import History
-from morpheus.records import Events, Fingerprinted
+from morpheus.models.fingerprint import ModelCard, Fingerprint
+from morpheus.models.learning import UserHistory
+from morpheus.records import Events, WithModel
 
 if TYPE_CHECKING:
     from morpheus.stages.train_ae import TrainAe
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-REMEMBERED = 1000
+DEFAULT_MAX_HISTORY = 1000
 """Events of each user learnt from, at most, where there are no training files."""
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelLookup:
     """A user's fingerprint and its card, or why there is none."""
 
     fingerprint: Fingerprint | None = None
-    card: Card | None = None
+    card: ModelCard | None = None
     reason: str | None = None
 
     @classmethod
-    def of(cls, fingerprint: Fingerprint) -> Known:
+    def from_fingerprint(cls, fingerprint: Fingerprint) -> ModelLookup:
         """What is known of a user who has a fingerprint."""
         return cls(fingerprint, fingerprint.card)
 
 
 @dataclass
-class Teacher:
+class ModelProvider:
     """Finds or learns the fingerprint of each user.
 
     Attributes:
         stage: Says how.
-        known: What was found, by user.
-        remembered: The latest events of each, where there are no training files.
+        lookups: What was found, by user.
+        recent_events: The latest events of each, where there are no training files.
     """
 
     stage: TrainAe
-    known: dict[str, Known] = field(default_factory=dict)
-    remembered: dict[str, pl.DataFrame] = field(default_factory=dict)
+    lookups: dict[str, ModelLookup] = field(default_factory=dict)
+    recent_events: dict[str, pl.DataFrame] = field(default_factory=dict)
 
-    def fingerprinted(self, groups: list[list[Events]]) -> Iterator[Fingerprinted]:
+    def attach_models(self, groups: list[list[Events]]) -> Iterator[WithModel]:
         """Give batches the fingerprints of their users; each group is of one user."""
-        lessons: dict[str, History] = {}
-        found = [self._known(group, lessons) for group in groups]
-        learnt = self._learnt(lessons) if lessons else {}
+        lessons: dict[str, UserHistory] = {}
+        found = [self._find_model(group, lessons) for group in groups]
+        learnt = self._train_pending(lessons) if lessons else {}
         for group, known in zip(groups, found, strict=True):
             user = group[0].user
-            outcome = learnt[user] if known is None and user is not None else known or Known()
-            self._keep(user, outcome)
+            outcome = learnt[user] if known is None and user is not None else known or ModelLookup()
+            self._cache(user, outcome)
             for batch in group:
-                yield batch.become(
-                    Fingerprinted,
+                yield batch.evolve(
+                    WithModel,
                     fingerprint=outcome.fingerprint,
                     card=outcome.card,
-                    unscored=outcome.reason,
+                    unscored_reason=outcome.reason,
                 )
 
-    def _known(self, group: list[Events], lessons: dict[str, History]) -> Known | None:
+    def _find_model(self, group: list[Events], pending_training: dict[str, UserHistory]) -> ModelLookup | None:
         """What is known of a group's user; None where the history put into `lessons` will tell."""
         user = group[0].user
         if user is None:
-            return Known(reason=f"no value in `{self.stage.settings.userid_column_name}`")
-        if user in self.known:
-            return self.known[user]
+            return ModelLookup(reason=f"no value in `{self.stage.options.userid_column_name}`")
+        if user in self.lookups:
+            return self.lookups[user]
         if self.stage.pretrained_filename:
-            fingerprint = self.stage.saved.load(user)
-            return Known.of(fingerprint) if fingerprint else Known(reason="no fingerprint")
+            fingerprint = self.stage.model_store.load(user)
+            return ModelLookup.from_fingerprint(fingerprint) if fingerprint else ModelLookup(reason="no fingerprint")
         if group[0].frame.is_empty() and self.stage.models_output_filename is None:
-            return Known()
-        return self._prepared(user, self._history(user, group), lessons)
+            return ModelLookup()
+        return self._prepare_training(user, self._training_history(user, group), pending_training)
 
-    def _prepared(
-        self, user: str, events: pl.DataFrame, lessons: dict[str, History]
-    ) -> Known | None:
-        if events.is_empty() and self.everyone is not None:
-            return self.everyone
-        history = self._climbed(History(user, events, events[TIME]))
+    def _prepare_training(
+        self, user: str, events: pl.DataFrame, pending_training: dict[str, UserHistory]
+    ) -> ModelLookup | None:
+        if events.is_empty() and self.global_model is not None:
+            return self.global_model
+        history = self._with_backoff(UserHistory(user, events, events[TIME]))
         if history is None:
             needed = self.stage.train_min_history
-            return Known(reason=f"{events.height} events of history, {needed} needed")
-        lessons[user] = history
+            return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
+        pending_training[user] = history
         return None
 
-    def _climbed(self, history: History) -> History | None:
-        if self.stage.ladder is not None:
-            return self.stage.ladder.climbed(history)
+    def _with_backoff(self, history: UserHistory) -> UserHistory | None:
+        if self.stage.backoff is not None:
+            return self.stage.backoff.resolve(history)
         enough = history.events.height >= self.stage.train_min_history
         return history if enough else None
 
     @cached_property
-    def everyone(self) -> Known | None:
+    def global_model(self) -> ModelLookup | None:
         """What is known of a user of whom nothing is known."""
-        fingerprint = self.stage.everyone()
-        return None if fingerprint is None else Known.of(fingerprint)
+        fingerprint = self.stage.global_model()
+        return None if fingerprint is None else ModelLookup.from_fingerprint(fingerprint)
 
-    def _keep(self, user: str | None, known: Known) -> None:
+    def _cache(self, user: str | None, lookup: ModelLookup) -> None:
         # What was learnt from the input is learnt anew when more has come.
         if user is not None and (self.stage.pretrained_filename or self.stage.train_data_glob):
-            self.known[user] = known
+            self.lookups[user] = lookup
 
-    def _history(self, user: str, group: list[Events]) -> pl.DataFrame:
+    def _training_history(self, user: str, group: list[Events]) -> pl.DataFrame:
         most = self.stage.train_max_history
         if self.stage.train_data_glob:
             history = group[0].history
             history = group[0].frame.clear() if history is None else history
             return history if most is None else history.tail(most)
-        frames = [self.remembered[user]] if user in self.remembered else []
+        frames = [self.recent_events[user]] if user in self.recent_events else []
         joined = pl.concat([*frames, *(batch.frame for batch in group)], how="diagonal")
-        self.remembered[user] = joined.tail(most or REMEMBERED)
-        return self.remembered[user]
+        self.recent_events[user] = joined.tail(most or DEFAULT_MAX_HISTORY)
+        return self.recent_events[user]
 
-    def _learnt(self, lessons: Mapping[str, History]) -> dict[str, Known]:
-        for user, history in lessons.items():
+    def _train_pending(self, pending_training: Mapping[str, UserHistory]) -> dict[str, ModelLookup]:
+        for user, history in pending_training.items():
             self._check_columns(history.events.columns)
-            LOG.debug("Training AE model for user: '%s'...", user)
-        fingerprints = self.stage.learn(list(lessons.values()))
-        for user in lessons:
-            LOG.debug("Training AE model for user: '%s'... Complete.", user)
-        return {one.card.user: Known.of(self._saved(one)) for one in fingerprints}
+            logger.debug("Training AE model for user: '%s'...", user)
+        fingerprints = self.stage.train(list(pending_training.values()))
+        for user in pending_training:
+            logger.debug("Training AE model for user: '%s'... Complete.", user)
+        return {one.card.user: ModelLookup.from_fingerprint(self._save(one)) for one in fingerprints}
 
-    def _saved(self, fingerprint: Fingerprint) -> Fingerprint:
+    def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        card = store.add(self.stage.models_output_filename, fingerprint)
+        card = store.put_model(self.stage.models_output_filename, fingerprint)
         return replace(fingerprint, card=card)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
-        if not set(self.stage.settings.columns) & set(columns):
+        if not set(self.stage.options.columns) & set(columns):
             raise UsageError(
                 "None of the feature columns is in the logs. Name some that are with "
                 "`--columns_file=...`, one a line: " + ", ".join(columns[2:12]) + ", ..."

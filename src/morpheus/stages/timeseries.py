@@ -13,26 +13,26 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RHYTHM, TIME
+from morpheus.columns import TS_ANOMALY, TIME
 from morpheus.errors import UsageError
 from morpheus.records import Batch, Losses, Scored
 from morpheus.rhythm import bins, fourier
-from morpheus.stage import Stage, option
+from morpheus.stage import Transform, option
 
-Integers = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 
 # The cells of one window are held at once: 11 days of seconds, two years of minutes.
-_MOST_CELLS = 1_000_000
+_MAX_WINDOW_BINS = 1_000_000
 # One event is no burst. In a window that holds next to nothing else it would always stand out, and
 # a user who does something once a day would be flagged every day.
-_BURST = 2
-_ROUND_SECONDS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200, 21600)
+_MIN_BURST_EVENTS = 2
+_SUGGESTED_RESOLUTIONS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200, 21600)
 
 
 @dataclass(frozen=True)
-class Timeseries(Stage):
+class Timeseries(Transform):
     """Flag events in time bins that break their user's rhythm.
 
     Takes events with losses or scores and adds the column `ts_anomaly`, True or False. Time is
@@ -46,7 +46,7 @@ class Timeseries(Stage):
 
     name = "timeseries"
     takes = (Losses, Scored)
-    needs_fingerprint = False
+    needs_model = False
 
     resolution: str = option("1 h", "Width of a bin: a number with a unit, such as `10m`.")
     min_window: str = option("12 h", "Time looked at on either side of a bin, such as `12 h`.")
@@ -63,62 +63,62 @@ class Timeseries(Stage):
         flag=True,
     )
     filter_percent: float = option(
-        90.0, "Share of frequencies that are no rhythm, the weakest first.", low=0, high=100
+        90.0, "Share of frequencies that are no rhythm, the weakest first.", min=0, max=100
     )
     zscore_threshold: float = option(
-        8.0, "Distance from the rhythm, in standard deviations, that is flagged.", low=0
+        8.0, "Distance from the rhythm, in standard deviations, that is flagged.", min=0
     )
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse durations that are none; warn of settings that never flag anything."""
-        rule = _Rule.of(self)
-        if rule.cells > _MOST_CELLS:
+        rule = _DetectorConfig.from_stage(self)
+        if rule.window_bins > _MAX_WINDOW_BINS:
             raise UsageError(
-                f"--resolution: {rule.cells:,} bins of {self.resolution} in a window are more than "
-                f"{_MOST_CELLS:,}. Use wider bins, such as `--resolution 10m`, or a shorter "
+                f"--resolution: {rule.window_bins:,} bins of {self.resolution} in a window are more than "
+                f"{_MAX_WINDOW_BINS:,}. Use wider bins, such as `--resolution 10m`, or a shorter "
                 f"--min_window."
             )
-        if self.zscore_threshold > fourier.ceiling(rule.half):
+        if self.zscore_threshold > fourier.max_zscore(rule.half_window):
             logger.warning(
                 "timeseries can flag nothing: in a window of %d bins (--min_window %s on either "
                 "side, --resolution %s) no z-score exceeds %.1f, and --zscore_threshold is %g. "
                 "Use %s.",
-                rule.cells,
+                rule.window_bins,
                 self.min_window,
                 self.resolution,
-                fourier.ceiling(rule.half),
+                fourier.max_zscore(rule.half_window),
                 self.zscore_threshold,
-                rule.remedy(),
+                rule.suggest_fix(),
             )
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
         """Add the flags; batches are held until the windows of all their events are complete."""
-        rule = _Rule.of(self)
-        users: dict[str | None, _Rhythm] = {}
+        rule = _DetectorConfig.from_stage(self)
+        users: dict[str | None, _UserSeasonalityState] = {}
         for batch in batches:
             if batch.user not in users:
-                users[batch.user] = _Rhythm(rule)
-            yield from users[batch.user].take(batch)
+                users[batch.user] = _UserSeasonalityState(rule)
+            yield from users[batch.user].add(batch)
         for rhythm in users.values():
-            yield from rhythm.close()
+            yield from rhythm.flush()
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _DetectorConfig:
     """How bins are judged: the stage's options as numbers."""
 
     resolution: int
-    half: int
+    half_window: int
     hot_start: bool
     cold_end: bool
     filter_percent: float
-    zscore: float
+    zscore_threshold: float
 
     @classmethod
-    def of(cls, stage: Timeseries) -> _Rule:
+    def from_stage(cls, stage: Timeseries) -> _DetectorConfig:
         """Read the options."""
-        resolution = bins.seconds(stage.resolution, option="--resolution")
-        window = bins.seconds(stage.min_window, option="--min_window")
+        resolution = bins.parse_duration(stage.resolution, option="--resolution")
+        window = bins.parse_duration(stage.min_window, option="--min_window")
         return cls(
             resolution,
             math.ceil(window / resolution),
@@ -129,134 +129,134 @@ class _Rule:
         )
 
     @property
-    def cells(self) -> int:
+    def window_bins(self) -> int:
         """Bins in a window."""
-        return 2 * self.half + 1
+        return 2 * self.half_window + 1
 
-    def remedy(self) -> str:
+    def suggest_fix(self) -> str:
         """What to type so that a burst can reach the threshold, with a quarter to spare."""
-        lower = math.floor(fourier.ceiling(self.half) / 1.25)
+        lower = math.floor(fourier.max_zscore(self.half_window) / 1.25)
         fits = [
             width
-            for width in _ROUND_SECONDS
-            if fourier.ceiling(self.half * self.resolution // width) >= 1.25 * self.zscore
+            for width in _SUGGESTED_RESOLUTIONS
+            if fourier.max_zscore(self.half_window * self.resolution // width) >= 1.25 * self.zscore_threshold
         ]
         threshold = f"`--zscore_threshold {lower}`"
-        return f"`--resolution {_spelt(max(fits))}` or {threshold}" if fits else threshold
+        return f"`--resolution {_format_seconds(max(fits))}` or {threshold}" if fits else threshold
 
 
-def _spelt(seconds: int) -> str:
+def _format_seconds(seconds: int) -> str:
     return f"{seconds}s" if seconds % 60 else f"{seconds // 60}m"
 
 
 @dataclass
-class _Rhythm:
+class _UserSeasonalityState:
     """One user's events over time: no more than windows still need.
 
     Attributes:
-        rule: How bins are judged.
+        config: How bins are judged.
         start: Start of bin 0, in microseconds since 1970: the day of the first event.
-        first: First bin with events.
-        last: Last bin with events.
-        decided: Bins below this one are judged.
+        first_bin: First bin with events.
+        last_bin: Last bin with events.
+        evaluated_until: Bins below this one are judged.
         bins: Bins with events that are in reach of a bin yet to be judged, ascending.
         counts: Events in each of them.
         flagged: Bins found to break the rhythm that events may still ask for.
-        waiting: Batches with events yet to be judged, and the bin of each event.
+        pending: Batches with events yet to be judged, and the bin of each event.
     """
 
-    rule: _Rule
+    config: _DetectorConfig
     start: int | None = None
-    first: int = 0
-    last: int = 0
-    decided: int = 0
-    bins: Integers = field(default_factory=lambda: np.empty(0, np.int64))
-    counts: Integers = field(default_factory=lambda: np.empty(0, np.int64))
-    flagged: Integers = field(default_factory=lambda: np.empty(0, np.int64))
-    waiting: deque[tuple[Losses | Scored, Integers]] = field(default_factory=deque)
+    first_bin: int = 0
+    last_bin: int = 0
+    evaluated_until: int = 0
+    bins: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    counts: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    flagged: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    pending: deque[tuple[Losses | Scored, IntArray]] = field(default_factory=deque)
 
-    def take(self, batch: Losses | Scored) -> Iterator[Losses | Scored]:
+    def add(self, batch: Losses | Scored) -> Iterator[Losses | Scored]:
         """Count a batch's events; hand out the batches whose windows it completes."""
-        where = self._place(batch)
-        self.waiting.append((batch, where))
+        where = self._assign_bins(batch)
+        self.pending.append((batch, where))
         if where.size:
-            self._count(where)
-            self._decide(self.last - self.rule.half)
-        yield from self._done()
+            self._add_counts(where)
+            self._evaluate(self.last_bin - self.config.half_window)
+        yield from self._emit_evaluated()
 
-    def close(self) -> Iterator[Losses | Scored]:
+    def flush(self) -> Iterator[Losses | Scored]:
         """Judge what is left: nothing more will come."""
-        self._decide(self.last + 1)
-        yield from self._done()
+        self._evaluate(self.last_bin + 1)
+        yield from self._emit_evaluated()
 
-    def _place(self, batch: Batch) -> Integers:
+    def _assign_bins(self, batch: Batch) -> IntArray:
         """Bin of each event."""
         times = batch.frame[TIME].dt.epoch("us").to_numpy()
         if not times.size:
             return times.astype(np.int64)
         first = self.start is None
         if self.start is None:
-            self.start = bins.day_of(int(times.min()))
-        where = bins.bin_of(times, start=self.start, resolution=self.rule.resolution)
+            self.start = bins.start_of_day(int(times.min()))
+        where = bins.assign_bins(times, start=self.start, resolution=self.config.resolution)
         low, high = int(where.min()), int(where.max())
-        self.first = low if first else min(low, self.first)
-        self.last = high if first else max(high, self.last)
-        self.decided = low if first else self.decided
+        self.first_bin = low if first else min(low, self.first_bin)
+        self.last_bin = high if first else max(high, self.last_bin)
+        self.evaluated_until = low if first else self.evaluated_until
         return where
 
-    def _count(self, where: Integers) -> None:
+    def _add_counts(self, bin_numbers: IntArray) -> None:
         """Add events to their bins; one that comes after its bin was let go is not counted."""
-        new, counts = np.unique(where, return_counts=True)
-        held = new >= self.decided - self.rule.half
+        new, counts = np.unique(bin_numbers, return_counts=True)
+        held = new >= self.evaluated_until - self.config.half_window
         every = np.concatenate([self.bins, new[held]])
         self.bins, place = np.unique(every, return_inverse=True)
         total = np.zeros(len(self.bins), np.int64)
         np.add.at(total, place, np.concatenate([self.counts, counts[held]]))
         self.counts = total
 
-    def _decide(self, end: int) -> None:
+    def _evaluate(self, end: int) -> None:
         """Judge the bins below `end`, and let go of those that no later window reaches."""
-        if end <= self.decided:
+        if end <= self.evaluated_until:
             return
-        found = fourier.unusual_centres(
+        found = fourier.detect_anomalous_centres(
             self.bins,
             self.counts,
-            self._candidates(end),
-            half=self.rule.half,
-            filter_percent=self.rule.filter_percent,
-            zscore=self.rule.zscore,
+            self._candidate_bins(end),
+            half_width=self.config.half_window,
+            filter_percent=self.config.filter_percent,
+            zscore=self.config.zscore_threshold,
         )
         if found.size:
-            logger.debug("Found anomalies: %s", [str(self._time(int(each))) for each in found])
-        self.decided = end
-        kept = np.searchsorted(self.bins, end - self.rule.half)
+            logger.debug("Found anomalies: %s", [str(self._bin_start(int(each))) for each in found])
+        self.evaluated_until = end
+        kept = np.searchsorted(self.bins, end - self.config.half_window)
         self.bins, self.counts = self.bins[kept:], self.counts[kept:]
         self.flagged = np.concatenate([self.flagged, found])
 
-    def _candidates(self, end: int) -> Integers:
+    def _candidate_bins(self, end: int) -> IntArray:
         """Bins to be judged: those with a burst, and with all the window that is asked for."""
-        low, high = self.decided, end
-        if not self.rule.hot_start:
-            low = max(low, self.first + self.rule.half)
-        if self.rule.cold_end:
-            high = min(high, self.last - self.rule.half + 1)
-        return self.bins[(self.bins >= low) & (self.bins < high) & (self.counts >= _BURST)]
+        low, high = self.evaluated_until, end
+        if not self.config.hot_start:
+            low = max(low, self.first_bin + self.config.half_window)
+        if self.config.cold_end:
+            high = min(high, self.last_bin - self.config.half_window + 1)
+        return self.bins[(self.bins >= low) & (self.bins < high) & (self.counts >= _MIN_BURST_EVENTS)]
 
-    def _done(self) -> Iterator[Losses | Scored]:
+    def _emit_evaluated(self) -> Iterator[Losses | Scored]:
         """Hand out, in order, the batches whose events are all judged."""
-        while self.waiting and self.waiting[0][1].max(initial=self.decided - 1) < self.decided:
-            batch, where = self.waiting.popleft()
-            flags = pl.Series(RHYTHM, np.isin(where, self.flagged), dtype=pl.Boolean)
+        while self.pending and self.pending[0][1].max(initial=self.evaluated_until - 1) < self.evaluated_until:
+            batch, where = self.pending.popleft()
+            flags = pl.Series(TS_ANOMALY, np.isin(where, self.flagged), dtype=pl.Boolean)
             yield replace(batch, frame=batch.frame.with_columns(flags))
         if self.flagged.size:
-            self.flagged = self.flagged[self.flagged >= self._oldest()]
+            self.flagged = self.flagged[self.flagged >= self._oldest_needed_bin()]
 
-    def _oldest(self) -> int:
+    def _oldest_needed_bin(self) -> int:
         """Lowest bin whose flag can still be asked for."""
-        reach = self.decided - self.rule.half
-        return int(self.waiting[0][1].min(initial=reach)) if self.waiting else reach
+        reach = self.evaluated_until - self.config.half_window
+        return int(self.pending[0][1].min(initial=reach)) if self.pending else reach
 
-    def _time(self, number: int) -> datetime:
+    def _bin_start(self, number: int) -> datetime:
         """Start of a bin."""
         start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.start or 0)
-        return start + timedelta(seconds=number * self.rule.resolution)
+        return start + timedelta(seconds=number * self.config.resolution)

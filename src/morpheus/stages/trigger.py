@@ -19,7 +19,7 @@ class Trigger(PassThrough):
     """
 
     name = "trigger"
-    told: ClassVar[str] = (
+    warning: ClassVar[str] = (
         "The '%s' stage has no effect and acts as a pass through stage: every stage here waits by "
         "itself for the events that it needs."
     )

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.quoting import legible, quoted
+from morpheus.quoting import display_value, quote_backtick
 
-FORMAT = "morpheus-suppressions"
-NOTHING = ""
+SUPPRESSIONS_FORMAT = "morpheus-suppressions"
+MISSING = ""
 """Stands for no value at all."""
-NO_RULE = -1
+NO_MATCH = -1
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,7 +35,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
-class _Entries(msgspec.Struct, forbid_unknown_fields=True):
+class _SuppressionFile(msgspec.Struct, forbid_unknown_fields=True):
     """A file of suppressions."""
 
     format: Literal["morpheus-suppressions"]
@@ -48,7 +48,7 @@ class Suppression:
     """A rule by which events are held back.
 
     Attributes:
-        where: Values by column. An event must have one of them in every column; `NOTHING` is meant
+        where: Values by column. An event must have one of them in every column; `MISSING` is meant
             by an event without a value.
         users: Whose events, by name.
         until: Events from then on are no longer held back.
@@ -61,7 +61,7 @@ class Suppression:
     reason: str
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """What it holds back, in a line that is fit to be shown.
 
         >>> end = datetime(2026, 3, 1, tzinfo=UTC)
@@ -69,24 +69,24 @@ class Suppression:
         eventName = `DeleteTrail`, of ann, until 2026-03-01
         """
         conditions = " and ".join(
-            f"{legible(column)} = {' or '.join(map(quoted, values))}"
+            f"{display_value(column)} = {' or '.join(map(quote_backtick, values))}"
             for column, values in self.where.items()
         )
-        first, others = legible(self.users[0]), len(self.users) - 1
+        first, others = display_value(self.users[0]), len(self.users) - 1
         whose = f"{first} and {others:,} more" if others else first
-        return f"{conditions}, of {whose}, until {spelt(self.until)}"
+        return f"{conditions}, of {whose}, until {format_end(self.until)}"
 
-    def fits(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
+    def matches(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
         """Which events have the values, whoever's and whenever they are, (rows,)."""
         return reduce(
             and_,
             (
-                _texts(frame, column).is_in(values).to_numpy()
+                _text_column(frame, column).is_in(values).to_numpy()
                 for column, values in self.where.items()
             ),
         )
 
-    def fits_values(self, values: Mapping[str, Sequence[str]]) -> bool | None:
+    def matches_values(self, values: Mapping[str, Sequence[str]]) -> bool | None:
         """Whether something of which some columns are known would be held back.
 
         Returns:
@@ -100,16 +100,16 @@ class Suppression:
 
 
 @dataclass(frozen=True)
-class Held:
+class SuppressionCounts:
     """Events that suppressions have met, counted by the title of the suppression.
 
     Attributes:
-        back: Those that each has held back.
-        ended: Those that each would have held back, had it not ended; they stay.
+        suppressed: Those that each has held back.
+        expired: Those that each would have held back, had it not ended; they stay.
     """
 
-    back: Mapping[str, int]
-    ended: Mapping[str, int]
+    suppressed: Mapping[str, int]
+    expired: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -129,56 +129,56 @@ class Suppressions:
         Raises:
             UsageError: A file is not there, or holds something else.
         """
-        return cls(tuple(rule for path in paths for rule in _read(path)))
+        return cls(tuple(rule for path in paths for rule in _read_rules(path)))
 
-    def met(
+    def match(
         self, user: str | None, frame: pl.DataFrame
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Look which of a user's events meet a rule.
 
         Returns:
             The place of the rule that holds each event back, and of the one that would have, had it
-            not ended; `NO_RULE` where there is none; both (rows,).
+            not ended; `NO_MATCH` where there is none; both (rows,).
         """
-        held, ended = np.full((2, frame.height), NO_RULE, dtype=np.intp)
+        held, ended = np.full((2, frame.height), NO_MATCH, dtype=np.intp)
         for place, rule in enumerate(self.rules):
             if user in rule.users:
-                fits, late = rule.fits(frame), (frame[TIME] >= rule.until).to_numpy()
-                held[(held == NO_RULE) & fits & ~late] = place
-                ended[(ended == NO_RULE) & fits & late] = place
-        ended[held != NO_RULE] = NO_RULE
+                fits, late = rule.matches(frame), (frame[TIME] >= rule.until).to_numpy()
+                held[(held == NO_MATCH) & fits & ~late] = place
+                ended[(ended == NO_MATCH) & fits & late] = place
+        ended[held != NO_MATCH] = NO_MATCH
         return held, ended
 
-    def titles(self, user: str | None, frame: pl.DataFrame) -> list[str | None]:
+    def find_labels(self, user: str | None, frame: pl.DataFrame) -> list[str | None]:
         """What holds each of a user's events back; None where nothing does."""
-        held, _ = self.met(user, frame)
-        return [None if place == NO_RULE else self.rules[place].title for place in held.tolist()]
+        held, _ = self.match(user, frame)
+        return [None if place == NO_MATCH else self.rules[place].label for place in held.tolist()]
 
-    def account(self, held: NDArray[np.intp], ended: NDArray[np.intp]) -> tuple[Held, ...]:
+    def count(self, suppressed_by: NDArray[np.intp], expired_rule: NDArray[np.intp]) -> tuple[SuppressionCounts, ...]:
         """Count what `met` found of some events; nothing where it found nothing."""
-        back, late = self._counted(held), self._counted(ended)
-        return (Held(back, late),) if back or late else ()
+        back, late = self._count_by_label(suppressed_by), self._count_by_label(expired_rule)
+        return (SuppressionCounts(back, late),) if back or late else ()
 
-    def _counted(self, rules: NDArray[np.intp]) -> dict[str, int]:
-        places, numbers = np.unique(rules[rules != NO_RULE], return_counts=True)
+    def _count_by_label(self, rules: NDArray[np.intp]) -> dict[str, int]:
+        places, numbers = np.unique(rules[rules != NO_MATCH], return_counts=True)
         pairs = zip(places.tolist(), numbers.tolist(), strict=True)
-        return {self.rules[place].title: number for place, number in pairs}
+        return {self.rules[place].label: number for place, number in pairs}
 
 
-def spelt(end: datetime) -> str:
+def format_end(end: datetime) -> str:
     """An end: the day alone, where it is the day's first moment."""
     return end.date().isoformat() if end.time() == time.min else end.isoformat()
 
 
-def _texts(frame: pl.DataFrame, column: str) -> pl.Series:
+def _text_column(frame: pl.DataFrame, column: str) -> pl.Series:
     if column not in frame.columns:
-        return pl.Series([NOTHING], dtype=pl.String).new_from_index(0, frame.height)
-    return frame[column].cast(pl.String).fill_null(NOTHING)
+        return pl.Series([MISSING], dtype=pl.String).new_from_index(0, frame.height)
+    return frame[column].cast(pl.String).fill_null(MISSING)
 
 
-def _read(path: str) -> Iterator[Suppression]:
+def _read_rules(path: str) -> Iterator[Suppression]:
     try:
-        entries = msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), _Entries)
+        entries = msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), _SuppressionFile)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
@@ -186,34 +186,34 @@ def _read(path: str) -> Iterator[Suppression]:
             "suppress` wrote."
         ) from error
     for number, entry in enumerate(entries.suppression, start=1):
-        yield _checked(entry, f"--suppressions: `{path}`: suppression {number}")
+        yield _parse_entry(entry, f"--suppressions: `{path}`: suppression {number}")
 
 
-def _checked(entry: _Entry, place: str) -> Suppression:
+def _parse_entry(entry: _Entry, location: str) -> Suppression:
     where = {
         column: (values,) if isinstance(values, str) else tuple(values)
         for column, values in entry.where.items()
     }
     if not any(value for values in where.values() for value in values):
         raise UsageError(
-            f"{place} names no value, so that it would hold back nearly everything. Name one, as "
+            f"{location} names no value, so that it would hold back nearly everything. Name one, as "
             'in `where.eventName = "GetObject"`.'
         )
     if not all(where.values()):
-        raise UsageError(f"{place} has an empty list in `where`. Name a value in it, or remove it.")
+        raise UsageError(f"{location} has an empty list in `where`. Name a value in it, or remove it.")
     if not entry.users or not all(entry.users):
-        raise UsageError(f'{place} names no user. Name whom it is for: `users = ["ann"]`.')
+        raise UsageError(f'{location} names no user. Name whom it is for: `users = ["ann"]`.')
     if not entry.reason.strip():
-        raise UsageError(f'{place} gives no reason. Say why: `reason = "..."`.')
-    return Suppression(where, tuple(entry.users), _end(entry.until, place), entry.reason)
+        raise UsageError(f'{location} gives no reason. Say why: `reason = "..."`.')
+    return Suppression(where, tuple(entry.users), _parse_end(entry.until, location), entry.reason)
 
 
-def _end(until: object, place: str) -> datetime:
+def _parse_end(until: object, location: str) -> datetime:
     if isinstance(until, datetime):
         return until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
     if isinstance(until, date):
         return datetime.combine(until, time.min, tzinfo=UTC)
     raise UsageError(
-        f"{place}: `until` is {until!r}, which is no date. Write it without quotes: "
+        f"{location}: `until` is {until!r}, which is no date. Write it without quotes: "
         "`until = 2026-03-01`."
     )

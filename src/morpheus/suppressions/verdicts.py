@@ -11,21 +11,21 @@ from typing import Annotated, Literal
 import msgspec
 import polars as pl
 
-from morpheus.columns import OWNER, TIME
+from morpheus.columns import POPULATION_USER, TIME
 from morpheus.errors import UsageError
-from morpheus.suppressions.rules import NOTHING, Suppression
+from morpheus.suppressions.rules import MISSING, Suppression
 
-HARMLESS = ("expected", "benign-new")
+BENIGN = ("expected", "benign-new")
 """Verdicts that propose a suppression; the others forbid it."""
-FORMAT = "morpheus-verdicts"
-TOLERANCE = timedelta(seconds=1)
+VERDICTS_FORMAT = "morpheus-verdicts"
+END_TOLERANCE = timedelta(seconds=1)
 """What the end of an incident may have lost when it was spelt."""
 
 
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class Cell(msgspec.Struct, frozen=True):
+class ColumnValue(msgspec.Struct, frozen=True):
     """A column of an incident that made it strange, and its value there."""
 
     column: str
@@ -49,10 +49,10 @@ class Verdict(msgspec.Struct, frozen=True):
     incident: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     user: str | None
     verdict: Literal["expected", "benign-new", "suspicious", "malicious"]
-    start: Moment
-    end: Moment
+    start: AwareDatetime
+    end: AwareDatetime
     events: int
-    columns: tuple[Cell, ...]
+    columns: tuple[ColumnValue, ...]
     note: str = ""
 
     @property
@@ -60,21 +60,21 @@ class Verdict(msgspec.Struct, frozen=True):
         """Values by column, each once, in order."""
         found: dict[str, set[str]] = {}
         for cell in self.columns:
-            found.setdefault(cell.column, set()).add(cell.value or NOTHING)
+            found.setdefault(cell.column, set()).add(cell.value or MISSING)
         return {column: tuple(sorted(values)) for column, values in found.items()}
 
     def covers(self, events: pl.DataFrame) -> pl.Series:
-        """Which events are the incident's, by `OWNER` and `TIME`, (rows,)."""
-        start, end = self.start.astimezone(UTC), self.end.astimezone(UTC) + TOLERANCE
-        return events[TIME].is_between(start, end) & (events[OWNER] == self.user)
+        """Which events are the incident's, by `POPULATION_USER` and `TIME`, (rows,)."""
+        start, end = self.start.astimezone(UTC), self.end.astimezone(UTC) + END_TOLERANCE
+        return events[TIME].is_between(start, end) & (events[POPULATION_USER] == self.user)
 
 
-class _Verdicts(msgspec.Struct, frozen=True):
+class _VerdictFile(msgspec.Struct, frozen=True):
     """A file of verdicts."""
 
     format: Literal["morpheus-verdicts"]
     version: Literal[1]
-    made: Moment
+    made: AwareDatetime
     verdicts: tuple[Verdict, ...]
 
 
@@ -85,14 +85,14 @@ class Proposal:
     Attributes:
         rule: What would be held back.
         verdicts: Those that it comes from.
-        against: Why it must not be; nothing if it may.
-        doubts: What a person should look at before it is used.
+        conflicts: Why it must not be; nothing if it may.
+        warnings: What a person should look at before it is used.
     """
 
     rule: Suppression
     verdicts: tuple[Verdict, ...]
-    against: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,48 +100,48 @@ class Proposals:
     """What files of verdicts propose.
 
     Attributes:
-        each: A proposal for each combination of values judged harmless, in the verdicts' order.
+        proposals: A proposal for each combination of values judged harmless, in the verdicts' order.
         dangerous: What was judged suspicious or malicious.
-        mute: Harmless incidents that name no user, or no value, that one could go by.
-        made: When the latest file was made.
+        unactionable: Harmless incidents that name no user, or no value, that one could go by.
+        exported_at: When the latest file was made.
     """
 
-    each: tuple[Proposal, ...]
+    proposals: tuple[Proposal, ...]
     dangerous: tuple[Verdict, ...]
-    mute: tuple[Verdict, ...]
-    made: datetime
+    unactionable: tuple[Verdict, ...]
+    exported_at: datetime
 
     @classmethod
-    def of(cls, paths: Sequence[str], days: int) -> Proposals:
+    def from_files(cls, paths: Sequence[str], days: int) -> Proposals:
         """Make proposals, which end so many days after the verdicts were exported.
 
         Raises:
             UsageError: A file is not there, or holds something else.
         """
-        files = [_read(path) for path in paths]
+        files = [_read_verdicts(path) for path in paths]
         verdicts = [one for file in files for one in file.verdicts]
         made = max(file.made for file in files).astimezone(UTC)
         until = datetime.combine(made.date() + timedelta(days=days), time.min, tzinfo=UTC)
-        dangerous = tuple(one for one in verdicts if one.verdict not in HARMLESS)
-        harmless = [one for one in verdicts if one.verdict in HARMLESS]
+        dangerous = tuple(one for one in verdicts if one.verdict not in BENIGN)
+        harmless = [one for one in verdicts if one.verdict in BENIGN]
         spoken = [one for one in harmless if one.user and any(map(any, one.values.values()))]
-        each = tuple(_objected(one, dangerous) for one in _merged(spoken, until))
+        each = tuple(_check_conflicts(one, dangerous) for one in _merge_verdicts(spoken, until))
         return cls(each, dangerous, tuple(x for x in harmless if x not in spoken), made)
 
-    def objected(self, more: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Proposals:
+    def with_objections(self, objections: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Proposals:
         """Hold more against the proposals, and doubt more: each in its place."""
         each = tuple(
             replace(
                 one,
-                against=tuple(dict.fromkeys([*one.against, *against])),
-                doubts=(*one.doubts, *doubts),
+                conflicts=tuple(dict.fromkeys([*one.conflicts, *against])),
+                warnings=(*one.warnings, *doubts),
             )
-            for one, (against, doubts) in zip(self.each, more, strict=True)
+            for one, (against, doubts) in zip(self.proposals, objections, strict=True)
         )
-        return replace(self, each=each)
+        return replace(self, proposals=each)
 
 
-def _merged(verdicts: Iterable[Verdict], until: datetime) -> Iterator[Proposal]:
+def _merge_verdicts(verdicts: Iterable[Verdict], until: datetime) -> Iterator[Proposal]:
     """One proposal for all users of whom the same was judged harmless."""
     alike: dict[frozenset[tuple[str, tuple[str, ...]]], list[Verdict]] = {}
     for one in verdicts:
@@ -156,24 +156,24 @@ def _merged(verdicts: Iterable[Verdict], until: datetime) -> Iterator[Proposal]:
         yield Proposal(rule, tuple(some))
 
 
-def _objected(proposal: Proposal, dangerous: Sequence[Verdict]) -> Proposal:
+def _check_conflicts(proposal: Proposal, dangerous: Sequence[Verdict]) -> Proposal:
     """Hold against a proposal what was judged otherwise."""
     against, doubts = [], []
     for one in dangerous:
-        fits = one.user in proposal.rule.users and proposal.rule.fits_values(one.values)
+        fits = one.user in proposal.rule.users and proposal.rule.matches_values(one.values)
         if fits:
             against.append(f"it would hide incident {one.incident}, judged {one.verdict}")
         if fits is None:
             doubts.append(f"it may hide incident {one.incident}, judged {one.verdict}")
-    return replace(proposal, against=tuple(against), doubts=tuple(doubts))
+    return replace(proposal, conflicts=tuple(against), warnings=tuple(doubts))
 
 
-def _read(path: str) -> _Verdicts:
+def _read_verdicts(path: str) -> _VerdictFile:
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=_Verdicts)
+        return msgspec.json.decode(Path(path).read_bytes(), type=_VerdictFile)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"VERDICTS: `{path}` cannot be read: {reason}. Give a file that the report exported: "
-            f'JSON with "format": "{FORMAT}".'
+            f'JSON with "format": "{VERDICTS_FORMAT}".'
         ) from error
