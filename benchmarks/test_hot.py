@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from morpheus.features.encoder import Encoder
 from morpheus.models.autoencoder import NetworkConfig
 from morpheus.models.training import TrainJob, single_thread, train_network
-from morpheus.rhythm.fourier import detect_anomalous_centres
+from morpheus.seasonality.detector import detect_anomalous_centres
 from morpheus.sinks.formats import write_csv_rows
 from people import COLUMNS, day, fingerprint
 
@@ -38,7 +38,9 @@ def test_training_a_network(benchmark: BenchmarkFixture) -> None:
     random = np.random.default_rng(0)
     frame = pl.DataFrame({f"c{n}": random.integers(0, 6, EVENTS).astype(str) for n in range(30)})
     encoder = Encoder.fit(frame, frame.columns)
-    shape = NetworkConfig(tuple(column.n_codes for column in encoder.columns), (), hidden=64, bottleneck=32)
+    shape = NetworkConfig(
+        tuple(column.n_codes for column in encoder.columns), (), hidden=64, bottleneck=32
+    )
     with single_thread():
         trained = benchmark(train_network, TrainJob(encoder.encode(frame), shape, epochs=5, seed=0))
     assert trained.epochs
@@ -53,7 +55,9 @@ def test_scoring_distinct_rows(benchmark: BenchmarkFixture) -> None:
 def test_judging_a_years_rhythm(benchmark: BenchmarkFixture) -> None:
     bins = np.arange(0, 52_560, 3)
     counts = np.random.default_rng(0).poisson(5, len(bins)) + 1
-    found = benchmark(detect_anomalous_centres, bins, counts, bins, half=72, filter_percent=90.0, zscore=8.0)
+    found = benchmark(
+        detect_anomalous_centres, bins, counts, bins, half=72, filter_percent=90.0, zscore=8.0
+    )
     assert found.size == 0
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from morpheus.columns import SCORE
-from morpheus.quoting import escape_control
+from morpheus.text import escape_control
 
 HERE = Path(__file__).resolve().parent
 OUTPUT, MODELS = "data/output/output.csv", "data/output/models"
@@ -56,7 +56,9 @@ def main() -> None:
         sys.exit(done.returncode)
     events = with_z(pl.read_csv(HERE / OUTPUT, infer_schema=False))
     worst = unusual(events)
-    console.print("", table(worst), "", Text(escape_control(f"The first: {worst['reason'][0]}")), "")
+    console.print(
+        "", table(worst), "", Text(escape_control(f"The first: {worst['reason'][0]}")), ""
+    )
     console.print(Text(closing(events)))
 
 

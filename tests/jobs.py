@@ -10,17 +10,16 @@ from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import INDEX, TS_ANOMALY, TIME
+from morpheus.columns import INDEX, TIME, TS_ANOMALY
+from morpheus.core.batch import Batch, Events, RunMetrics
+from morpheus.core.stage import Transform
 from morpheus.errors import RecordError, TransientError, UsageError
-from morpheus.records import Batch, Events, RunMetrics
-from morpheus.sources.by_user import EventKey
-from morpheus.sources.census import USER_RANK, USER
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.deriving import DerivedFeatures
-from morpheus.sources.gathering import MemoryBudget, PartitionSlice
-from morpheus.sources.portion import UserPartition
-from morpheus.spill import spill_to_memory, spill_to_disk
-from morpheus.stage import Transform
+from morpheus.sources.group_by_user import USER, USER_RANK, EventKey
+from morpheus.sources.log_format import DerivedFeatures
+from morpheus.sources.partitioning import UserPartition
+from morpheus.sources.spill_sort import MemoryBudget, PartitionSlice
+from morpheus.storage.spill import spill_to_disk, spill_to_memory
 
 
 def late(number: int) -> tuple[int, int]:
@@ -134,7 +133,13 @@ class SmallRooms(FromCloudtrail):
 
     room: MemoryBudget = field(
         default_factory=lambda: MemoryBudget(
-            max_cells_in_memory=200, partition_cells=300, spill_table_cells=400, max_scan_passes=2, partitions_per_bucket=2, min_task_bytes=1, serial_threshold_bytes=0
+            max_cells_in_memory=200,
+            partition_cells=300,
+            spill_table_cells=400,
+            max_scan_passes=2,
+            partitions_per_bucket=2,
+            min_task_bytes=1,
+            serial_threshold_bytes=0,
         )
     )
 
@@ -169,7 +174,9 @@ def peak_in_pieces(rows: int, piece: int | None = 20_000) -> float:
             for c in range(20)
         }
         frame = pl.select(number.alias(INDEX), user=pl.lit("giant"), **texts)
-        blobs.append(spill_to_memory(frame.with_columns((start + pl.duration(seconds=number)).alias(TIME))))
+        blobs.append(
+            spill_to_memory(frame.with_columns((start + pl.duration(seconds=number)).alias(TIME)))
+        )
     users = pl.DataFrame({USER: ["giant"], USER_RANK: [0]}, schema_overrides={USER_RANK: pl.UInt32})
     where = PartitionSlice("user", ["user", *texts], [], blobs)
     portion = UserPartition(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from morpheus.models.learning import fit_fingerprint
+from morpheus.models.fit import fit_fingerprint
 
 COLUMNS = ["action", "address", "agent", "kind"]
 PEOPLE = {"get": "web", "list": "web", "deploy": "cli", "copy": "cli"}

@@ -6,22 +6,21 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import TS_ANOMALY, RISK
+from morpheus.columns import RISK, TS_ANOMALY
+from morpheus.models.calibration import ModelSummary
 from morpheus.models.explanation import (
     Baseline,
-    Counterfactual,
-    Explanation,
     ColumnReason,
-    ReplacedValue,
-    ExpectedValue,
-    NearestNormalEvent,
     ContextContribution,
+    Counterfactual,
+    ExpectedValue,
+    Explanation,
+    NearestNormalEvent,
+    ReplacedValue,
 )
-from morpheus.models.fingerprint import ModelCard
-from morpheus.models.portrait import ModelSummary
-from morpheus.report.account import Account
-from morpheus.report.contents import Contents, contents
-from morpheus.report.findings import Findings
+from morpheus.models.profile import ModelCard
+from morpheus.report.aggregate import Findings
+from morpheus.report.view import Account, Contents, contents
 from morpheus.testing import DAY, make_events
 
 HOUR = 3600

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from morpheus.records import Losses, OutputRows, RunMetrics
-from morpheus.stage import PipelineOptions
+from morpheus.core.batch import Losses, OutputRows, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.testing import make_events, make_scored

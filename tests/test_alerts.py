@@ -6,9 +6,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from morpheus.columns import RISK
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -27,7 +27,9 @@ def run(settings, alerts, threads=1, **options):
         *(TrainAe(train_data_glob="x"), Preprocess(), InfPytorch(), AddScores(label=(RISK,))),
         *(Filter(alerts_per_day=alerts, **options), Serialize(), Collect(rows=sink)),
     ]
-    settings = PipelineOptions(columns_file=settings.columns_file, num_threads=threads, labels=(RISK,))
+    settings = PipelineOptions(
+        columns_file=settings.columns_file, num_threads=threads, labels=(RISK,)
+    )
     summary = Pipeline(stages, settings).run()
     frames = [batch.frame.with_columns(pl.lit(batch.user).alias("user")) for batch in sink]
     return summary, pl.concat(frames, how="diagonal_relaxed")

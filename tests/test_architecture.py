@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from morpheus import registry
-from morpheus.cli.command import help_of
+from morpheus.cli.chain import help_of
+from morpheus.core.registry import distribution_of, load_stage, stage_names
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -19,7 +19,7 @@ ROOMS = {"sources", "stages", "sinks"}
 DANGEROUS = {"eval", "exec", "__import__", "compile"}
 PICKLES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput"}
-BUILT_IN = [word for word in registry.stage_names() if registry.distribution_of(word) == "morpheus"]
+BUILT_IN = [word for word in stage_names() if distribution_of(word) == "morpheus"]
 
 
 def loaded_by(*words: str) -> set[str]:
@@ -52,7 +52,7 @@ def test_help_of_the_chain_loads_no_torch() -> None:
 
 @pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stage_lies_in_the_file_of_its_word(word: str) -> None:
-    module = registry.load_stage(word).__module__
+    module = load_stage(word).__module__
     _, room, file = module.split(".")
     assert room in ROOMS
     assert file in {word.replace("-", "_"), word.removeprefix("from-")}
@@ -60,7 +60,7 @@ def test_a_stage_lies_in_the_file_of_its_word(word: str) -> None:
 
 @pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stage_and_each_of_its_options_have_help(word: str) -> None:
-    stage = registry.load_stage(word)
+    stage = load_stage(word)
     first = help_of(stage).partition("\n")[0]
     assert re.fullmatch(r"[A-Z].+[.:]", first), first
     for one in fields(stage):
@@ -70,13 +70,13 @@ def test_a_stage_and_each_of_its_options_have_help(word: str) -> None:
 
 @pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stages_help_has_an_example(word: str) -> None:
-    text = help_of(registry.load_stage(word))
+    text = help_of(load_stage(word))
     assert re.search(rf"^Example: `|^ +{word}", text, re.MULTILINE), text
 
 
 @pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stage_declares_what_it_takes_and_gives(word: str) -> None:
-    stage = registry.load_stage(word)
+    stage = load_stage(word)
     assert stage.name == word
     assert stage.takes or stage.gives
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs import busy
-from morpheus.models.stack import train_batched
+from morpheus.models.batched_training import train_batched
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

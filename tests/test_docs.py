@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.cli.compatibility import page as page_of
 from morpheus.cli.main import morpheus
+from morpheus.cli.reference import page as page_of
 from morpheus.cli.reference import reference_of
 
 ROOT = Path(__file__).parents[1]

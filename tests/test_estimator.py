@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from morpheus.models.learning import fit_fingerprint
+from morpheus.models.fit import fit_fingerprint
 from people import COLUMNS, day, times
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
 
 from sklearn.utils.estimator_checks import check_estimator
 
-from morpheus.estimator import AutoencoderDetector
+from morpheus.sklearn import AutoencoderDetector
 
 
 @pytest.mark.filterwarnings("ignore")  # scikit-learn's checks warn on purpose

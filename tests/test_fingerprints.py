@@ -15,8 +15,8 @@ import morpheus
 from morpheus import Fingerprints, Pipeline
 from morpheus.cli.main import morpheus as command
 from morpheus.columns import SCORE, ExplanationColumns, read_lines
-from morpheus.errors import RecordError, ModelCorruptedError, UsageError
-from morpheus.sources.frame import FromFrame
+from morpheus.errors import ModelCorruptedError, RecordError, UsageError
+from morpheus.sources.dataframe import FromFrame
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from morpheus.interrupt import GracefulShutdown
+from morpheus.runtime.signals import GracefulShutdown
 
 
 def numbers(until_interrupted_at):

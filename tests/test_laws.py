@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
-from morpheus.records import Encoded, WithModel, Losses, OutputRows, Scored
-from morpheus.stage import Transform
+from morpheus.core.batch import Encoded, Losses, OutputRows, Scored, WithModel
+from morpheus.core.stage import Transform
 from morpheus.stages.add_class import AddClass
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain

@@ -7,16 +7,16 @@ import polars as pl
 import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.engines.fold import chain_by_scope
+from morpheus.core.batch import Events
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.models.learning import UserHistory
+from morpheus.models.fit import UserHistory
 from morpheus.pipeline import Pipeline, Plan
-from morpheus.records import Events
+from morpheus.runtime.local import chain_by_scope
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate
-from morpheus.sources.source import Source
-from morpheus.stage import PipelineOptions
+from morpheus.sources.base import Source
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
@@ -265,7 +265,9 @@ def test_the_source_of_the_training_files_is_that_of_the_chain():
     TrainAe(source_stage_class=upstream, options=PipelineOptions(source="from-duo")).validate()
     TrainAe(source_stage_class="from-duo", options=PipelineOptions(source="from-duo")).validate()
     with pytest.raises(UsageError, match="is `from-duo`, but the chain begins with `from-azure`"):
-        TrainAe(source_stage_class=upstream, options=PipelineOptions(source="from-azure")).validate()
+        TrainAe(
+            source_stage_class=upstream, options=PipelineOptions(source="from-azure")
+        ).validate()
     with pytest.raises(UsageError, match=r"there is no source `a\.Other`"):
         TrainAe(source_stage_class="a.Other").validate()
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 
 from jobs import Moody, SmallRooms
+from morpheus.core.batch import EncodedChunk, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError
 from morpheus.pipeline import Pipeline
-from morpheus.processes import WorkerPool
-from morpheus.records import EncodedChunk, RunMetrics
-from morpheus.scratch import SpillDir
+from morpheus.runtime.pool import WorkerPool
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 from morpheus.stages.monitor import Monitor
 from morpheus.stages.serialize import Serialize
+from morpheus.storage.spill import SpillDir
 
 USERS, EVENTS = 23, 300
 

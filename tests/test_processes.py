@@ -5,8 +5,7 @@ import pytest
 
 from jobs import Large, bad, fatal, first_is_slow, late, stopped
 from morpheus.errors import RecordError, TransientError
-from morpheus.processes import WorkerPool
-from morpheus.turns import MAX_IN_FLIGHT
+from morpheus.runtime.pool import MAX_IN_FLIGHT, WorkerPool
 
 
 def test_results_come_in_order_this_process_works_too_and_a_message_is_logged_once(

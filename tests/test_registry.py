@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from morpheus import registry
+from morpheus.core.registry import _entry_points_by_name, distribution_of, load_stage, stage_names
 from morpheus.errors import UsageError
 
 STAGE = """
@@ -23,9 +23,9 @@ class Own(Stage):
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of installed packages."""
     monkeypatch.syspath_prepend(tmp_path)
-    registry._entry_points_by_name.cache_clear()  # noqa: SLF001 - installed while the process runs
+    _entry_points_by_name.cache_clear()  # noqa: SLF001 - installed while the process runs
     yield tmp_path
-    registry._entry_points_by_name.cache_clear()  # noqa: SLF001 - and gone again
+    _entry_points_by_name.cache_clear()  # noqa: SLF001 - and gone again
 
 
 def install(site: Path, package: str, source: str, *offers: str) -> None:
@@ -38,32 +38,32 @@ def install(site: Path, package: str, source: str, *offers: str) -> None:
 
 def test_a_plugin_comes_through_the_same_door(site: Path) -> None:
     install(site, "reg_good", STAGE, "own = reg_good:Own")
-    assert "own" in registry.stage_names()
-    assert registry.load_stage("own").name == "own"
-    assert registry.distribution_of("own") == "reg_good"
-    assert registry.distribution_of("train-ae") == "morpheus"
+    assert "own" in stage_names()
+    assert load_stage("own").name == "own"
+    assert distribution_of("own") == "reg_good"
+    assert distribution_of("train-ae") == "morpheus"
 
 
 def test_an_unknown_word_is_refused_with_those_close_to_it() -> None:
     with pytest.raises(UsageError, match=r"no stage `trainae`. Did you mean `train-ae`\?"):
-        registry.load_stage("trainae")
+        load_stage("trainae")
     with pytest.raises(UsageError, match="`morpheus tools stages` lists them"):
-        registry.load_stage("xyzzy")
+        load_stage("xyzzy")
 
 
 def test_a_word_offered_twice_names_both_packages(site: Path) -> None:
     install(site, "reg_a", STAGE, "own = reg_a:Own", "train-ae = reg_a:Own")
     install(site, "reg_b", STAGE, "own = reg_b:Own")
     with pytest.raises(UsageError, match=r"`reg_a` \(`reg_a:Own`\) and `reg_b` \(`reg_b:Own`\)"):
-        registry.load_stage("own")
+        load_stage("own")
     with pytest.raises(UsageError, match=r"`train-ae`: offered by `morpheus`.* and `reg_a`"):
-        registry.load_stage("train-ae")
+        load_stage("train-ae")
 
 
 def test_the_same_class_offered_twice_is_one(site: Path) -> None:
     install(site, "reg_c", STAGE, "own = reg_c:Own")
     install(site, "reg_d", "", "own = reg_c:Own")
-    assert registry.load_stage("own").name == "own"
+    assert load_stage("own").name == "own"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,10 @@ def test_the_same_class_offered_twice_is_one(site: Path) -> None:
         ("1 / 0", "ZeroDivisionError"),
         ("", "AttributeError: .*Own"),
         ("class Own: name = 'own'", "not a `morpheus.core.stage.Transform` of the name `own`"),
-        (STAGE.replace('"own"', '"other"'), "not a `morpheus.core.stage.Transform` of the name `own`"),
+        (
+            STAGE.replace('"own"', '"other"'),
+            "not a `morpheus.core.stage.Transform` of the name `own`",
+        ),
     ],
 )
 def test_a_plugin_that_cannot_be_used_is_named(
@@ -82,4 +85,4 @@ def test_a_plugin_that_cannot_be_used_is_named(
     package = f"reg_bad{request.node.callspec.indices['source']}"
     install(site, package, source, f"own = {package}:Own")
     with pytest.raises(UsageError, match=f"package `{package}` brings it as .*{message}"):
-        registry.load_stage("own")
+        load_stage("own")

@@ -3,8 +3,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from morpheus.records import ReadStats, RunMetrics
-from morpheus.stage import PipelineOptions
+from morpheus.core.batch import ReadStats, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.stages.filter import Filter
 from morpheus.status import Status, StatusFile
 from test_pipeline import columns, run, scoring  # noqa: F401 - a fixture, and what goes with it

@@ -16,12 +16,23 @@ from figures.ranking import average_precision, recall
 from figures.table import Table
 from numpy.typing import NDArray
 
-from morpheus.models.company import MaskedPredictions
-from morpheus.models.context import SHORT_HALF_LIFE, SHORT_EMA_WEIGHT, LONG_HALF_LIFE, LONG_EMA_WEIGHT, ExponentialMovingAverage
-from morpheus.models.evidence import CONDITIONAL_STD_FLOOR, ANOMALY_EXPONENT, STD_FLOOR, MARGINAL_STD_FLOOR
-from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.learning import UserHistory, FitOptions, fit_fingerprints
+from morpheus.models.fit import FitOptions, UserHistory, fit_fingerprints
 from morpheus.models.population import Population
+from morpheus.models.profile import Fingerprint
+from morpheus.models.scoring import (
+    ANOMALY_EXPONENT,
+    CONDITIONAL_STD_FLOOR,
+    MARGINAL_STD_FLOOR,
+    STD_FLOOR,
+    MaskedPredictions,
+)
+from morpheus.models.temporal import (
+    LONG_EMA_WEIGHT,
+    LONG_HALF_LIFE,
+    SHORT_EMA_WEIGHT,
+    SHORT_HALF_LIFE,
+    ExponentialMovingAverage,
+)
 from quality.trial import Case, Trial, times
 
 Floats = NDArray[np.float64]
@@ -44,14 +55,19 @@ class Read:
         assert found is not None and self.known.oov_rates is not None  # noqa: S101, PT018 - compact
         guesses = MaskedPredictions.predict(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
         habit, company = guesses.compute_surprise(found.likelihoods, self.known.oov_rates, rows)
-        above = found.marginal_baseline.excess_z(habit, MARGINAL_STD_FLOOR), found.conditional_baseline.excess_z(company, CONDITIONAL_STD_FLOOR)
+        above = (
+            found.marginal_baseline.excess_z(habit, MARGINAL_STD_FLOOR),
+            found.conditional_baseline.excess_z(company, CONDITIONAL_STD_FLOOR),
+        )
         return above[0][rows.inverse].astype(float), above[1][rows.inverse].astype(float)
 
     @cached_property
     def plain(self) -> Floats:
         """Losses of plain reconstruction above the usual, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        return np.asarray(self.known.baseline.excess_z(self.known.losses(rows), STD_FLOOR)[rows.inverse])
+        return np.asarray(
+            self.known.baseline.excess_z(self.known.losses(rows), STD_FLOOR)[rows.inverse]
+        )
 
     @cached_property
     def loss(self) -> Floats:
@@ -65,7 +81,9 @@ class Read:
         rows = self.known.encoder.encode(self.case.scored)
         assert self.known.surprise_model is not None  # noqa: S101 - compact has it
         chances = self.known.surprise_model.likelihoods
-        return np.asarray(chances.seen_by_others[rows.codes + chances.offsets][rows.inverse], dtype=float)
+        return np.asarray(
+            chances.seen_by_others[rows.codes + chances.offsets][rows.inverse], dtype=float
+        )
 
     def remembered(self, strange: Floats, *, hour: bool = True, month: str = "shared") -> Floats:
         """Strangeness, (rows, C) or (rows,), with what came before.
@@ -78,7 +96,9 @@ class Read:
         columns = strange.reshape(len(strange), -1).astype(float)
         risk = total = columns.sum(1)
         if hour:
-            above = np.maximum(self._mean(total, SHORT_HALF_LIFE) - self.known.calibration.short_ema_p90, 0)
+            above = np.maximum(
+                self._mean(total, SHORT_HALF_LIFE) - self.known.calibration.short_ema_p90, 0
+            )
             risk = risk + SHORT_EMA_WEIGHT * above**2
         if month != "nothing":
             kept = (columns * self.shared).sum(1) if month == "shared" else total
@@ -87,7 +107,9 @@ class Read:
 
     def _mean(self, surprise: Floats, half: float) -> Floats:
         seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
-        return np.asarray(ExponentialMovingAverage(half).update(np.sqrt(surprise)[:, None], seconds)[0][:, 0])
+        return np.asarray(
+            ExponentialMovingAverage(half).update(np.sqrt(surprise)[:, None], seconds)[0][:, 0]
+        )
 
     def strange(self) -> Floats:
         """Strangeness of each column, (rows, C)."""
@@ -100,7 +122,9 @@ WAYS: Mapping[str, Callable[[Read], Floats]] = {
     "context of the last hour only": lambda read: read.remembered(read.strange(), month="nothing"),
     "context of the last month only": lambda read: read.remembered(read.strange(), hour=False),
     "month context of all values": lambda read: read.remembered(read.strange(), month="all"),
-    "marginal surprisal only": lambda read: read.remembered((read.evidence[0] / 2) ** ANOMALY_EXPONENT),
+    "marginal surprisal only": lambda read: read.remembered(
+        (read.evidence[0] / 2) ** ANOMALY_EXPONENT
+    ),
     "conditional surprisal only (masked prediction)": lambda read: read.remembered(
         (read.evidence[1] / 2) ** ANOMALY_EXPONENT
     ),

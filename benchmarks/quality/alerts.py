@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 from figures.table import Table
 
+from morpheus.core.batch import AlertBudgetReport
+from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
-from morpheus.records import AlertBudgetReport
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess

@@ -28,8 +28,8 @@ from make_fleet import Writer
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from morpheus.report.contents import Contents
 from morpheus.report.incidents import Incident
+from morpheus.report.view import Contents
 
 SEED, USERS, ATTACKED, EACH = 7, 50, 0.4, 10
 COLOURS = 96

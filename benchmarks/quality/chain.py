@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from morpheus.core.stage import PipelineOptions, Transform
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions, Transform
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess

@@ -20,13 +20,12 @@ import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.pipeline import Pipeline
-from morpheus.replay.hold_out import cut_of
-from morpheus.replay.injection import INJECTED, inject
+from morpheus.replay.evaluation import cut_of
+from morpheus.replay.injection import INJECTED, Victim, inject
 from morpheus.replay.techniques import Technique, load
-from morpheus.replay.victims import Victim
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.files import read_bytes
+from morpheus.sources.compression import read_bytes
 from morpheus.stages.serialize import Serialize
 from quality.fleet import COLUMNS
 from quality.trial import EVENT, WHEN, Trial, times

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.models.context import TemporalContext
+from morpheus.models.temporal import TemporalContext
 from quality.trial import Trial, times
 
 Floats = NDArray[np.float64]

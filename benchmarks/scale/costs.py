@@ -13,10 +13,10 @@ from speed.logs import USER, Logs
 from speed.meter import Run
 
 from morpheus.columns import read_lines
-from morpheus.records import RunMetrics
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.spill import spill_to_memory
-from morpheus.stage import PipelineOptions
+from morpheus.storage.spill import spill_to_memory
 from scale.runs import Size, both, dask
 
 SHAPES = {"few": (10, 11.0), "broad": (160, 11.0), "deep": (20, 220.0)}
@@ -105,7 +105,9 @@ def _moved(logs: Logs) -> float:
     settings = PipelineOptions(columns=columns, userid_column_name=USER, num_threads=1)
     source = FromCloudtrail(input_glob=str(logs.folder / "json/scored"), options=settings)
     frames = [batch.frame for batch in source.events(None, RunMetrics())]
-    return sum(getsizeof(spill_to_memory(frame)) for frame in frames) / sum(one.height for one in frames)
+    return sum(getsizeof(spill_to_memory(frame)) for frame in frames) / sum(
+        one.height for one in frames
+    )
 
 
 def _memory(learn: dict[str, Run]) -> Table:

@@ -12,8 +12,8 @@ from figures.table import Table
 
 from morpheus.columns import TIME
 from morpheus.features.encoder import Encoder
-from morpheus.models import stack
-from morpheus.models.learning import UserHistory, TrainValidationSplit
+from morpheus.models.batched_training import train_batched
+from morpheus.models.fit import TrainValidationSplit, UserHistory
 from morpheus.models.training import TrainJob, TrainResult, train_sequentially
 from speed.logs import COLUMNS, USER, fleet
 from speed.scale import Scale
@@ -45,7 +45,7 @@ def tables(scale: Scale) -> Iterator[Table]:
         "loss on the CPU."
     )
     tasks = trials(scale)
-    on_gpu = partial(stack.train_batched, device=torch.device("cuda"))
+    on_gpu = partial(train_batched, device=torch.device("cuda"))
     on_gpu(tasks[:2])
     for users in (16,) if scale.quick else (16, 128, 512):
         table.add(*beside(on_gpu, [tasks[n % len(tasks)] for n in range(users)]))
@@ -57,7 +57,10 @@ def trials(scale: Scale) -> list[TrainJob]:
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     users = [UserHistory(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
     encode = partial(Encoder.fit, names=COLUMNS)
-    return [TrainValidationSplit.from_history(user, encode, seed=1).make_validation_job(EPOCHS) for user in users]
+    return [
+        TrainValidationSplit.from_history(user, encode, seed=1).make_validation_job(EPOCHS)
+        for user in users
+    ]
 
 
 def beside(stacked: Trainer, tasks: Sequence[TrainJob]) -> tuple[int, float, float, float, float]:
@@ -73,7 +76,9 @@ def timed(trainer: Trainer, tasks: Sequence[TrainJob]) -> tuple[Sequence[TrainRe
     return trained, time.perf_counter() - begin
 
 
-def apart(tasks: Sequence[TrainJob], one: Sequence[TrainResult], other: Sequence[TrainResult]) -> float:
+def apart(
+    tasks: Sequence[TrainJob], one: Sequence[TrainResult], other: Sequence[TrainResult]
+) -> float:
     """How far the losses of two trainings differ, in shares of the first's, at the median user."""
     shares = []
     for task, *trained in zip(tasks, one, other, strict=True):

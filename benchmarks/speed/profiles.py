@@ -17,8 +17,8 @@ from figures.table import Table
 from isal import igzip
 
 from morpheus.columns import TIME
-from morpheus.models import learning
-from morpheus.models.fingerprint import Fingerprint
+from morpheus.models.fit import fit_fingerprint
+from morpheus.models.profile import Fingerprint
 from morpheus.models.training import single_thread
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
@@ -57,7 +57,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 def learnt(user: pl.DataFrame) -> Fingerprint:
     """A user's fingerprint."""
-    return learning.fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
+    return fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
 
 
 def profile(what: str, action: Callable[[], object]) -> Table:

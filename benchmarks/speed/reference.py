@@ -16,10 +16,18 @@ from figures.table import Table
 from numpy.typing import NDArray
 
 from morpheus.columns import read_lines
-from morpheus.models import learning, reference_training
-from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.reference import HIDDEN_UNITS, LAYER_NAMES, BOTTLENECK_UNITS, DfencoderConfig
-from morpheus.models.reference_training import BATCH_SIZE, TRAIN_DTYPE, single_torch_thread
+from morpheus.models.fit import UserHistory
+from morpheus.models.profile import Fingerprint
+from morpheus.models.reference import (
+    BATCH_SIZE,
+    BOTTLENECK_UNITS,
+    HIDDEN_UNITS,
+    LAYER_NAMES,
+    TRAIN_DTYPE,
+    DfencoderConfig,
+    fit_dfencoder_fingerprints,
+    single_torch_thread,
+)
 from speed.meter import cpu_seconds
 from speed.scale import Scale
 
@@ -89,20 +97,28 @@ def scored(user: str, seeds: range) -> tuple[Floats, Fingerprint, float]:
 def learnt(user: str, history: pl.DataFrame, seed: int) -> Fingerprint:
     """Learn a user as `--model reference` does; times say nothing to it."""
     when = pl.Series([datetime(2026, 1, 1, tzinfo=UTC)] * history.height)
-    alone = learning.UserHistory(user, history, when)
-    return reference_training.fit_dfencoder_fingerprints([alone], COLUMNS, seed=seed)[0]
+    alone = UserHistory(user, history, when)
+    return fit_dfencoder_fingerprints([alone], COLUMNS, seed=seed)[0]
 
 
 def gflop(known: Fingerprint) -> float:
     """What the products of training take: forward, to the weights, and back."""
-    shape = DfencoderConfig(known.net.config.code_counts, known.net.config.number_columns, HIDDEN_UNITS, BOTTLENECK_UNITS)
+    shape = DfencoderConfig(
+        known.net.config.code_counts,
+        known.net.config.number_columns,
+        HIDDEN_UNITS,
+        BOTTLENECK_UNITS,
+    )
     weights = sum(math.prod(shape.parameter_shapes[name]) for name in LAYER_NAMES)
     return 3 * 2e-9 * weights * known.card.distinct * known.card.epochs
 
 
 def gflops() -> float:
     """Measured speed of a product of a step."""
-    one, two = torch.randn(BATCH_SIZE, HIDDEN_UNITS).to(TRAIN_DTYPE), torch.randn(HIDDEN_UNITS, BOTTLENECK_UNITS).to(TRAIN_DTYPE)
+    one, two = (
+        torch.randn(BATCH_SIZE, HIDDEN_UNITS).to(TRAIN_DTYPE),
+        torch.randn(HIDDEN_UNITS, BOTTLENECK_UNITS).to(TRAIN_DTYPE),
+    )
     with single_torch_thread():
         spent = cpu_seconds(lambda: [one @ two for _ in range(TIMES)], 5)
     return 2e-9 * BATCH_SIZE * HIDDEN_UNITS * BOTTLENECK_UNITS * TIMES / spent

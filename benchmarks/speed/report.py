@@ -18,15 +18,15 @@ import numpy as np
 import polars as pl
 from figures.table import Table
 
-from morpheus.columns import TS_ANOMALY, RISK, TIME
-from morpheus.models.fingerprint import ModelCard
-from morpheus.models.portrait import HOURS_PER_WEEK, EXCEEDANCE_LEVELS, ModelSummary
+from morpheus.columns import RISK, TIME, TS_ANOMALY
+from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.stage import PipelineOptions
+from morpheus.models.calibration import EXCEEDANCE_LEVELS, HOURS_PER_WEEK, ModelSummary
+from morpheus.models.profile import ModelCard
 from morpheus.pipeline import Pipeline
-from morpheus.records import OutputRows, RunMetrics
-from morpheus.sinks.keep import CollectSink
+from morpheus.sinks.memory import CollectSink
 from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -126,7 +126,9 @@ def examples() -> pl.DataFrame:
     ]
     Pipeline(stages, PipelineOptions(userid_column_name=USER, num_threads=1)).run()
     frames = [batch.frame for batch in keep.batches]
-    return pl.concat(frames, how="diagonal_relaxed").with_columns(pl.lit(value=False).alias(TS_ANOMALY))
+    return pl.concat(frames, how="diagonal_relaxed").with_columns(
+        pl.lit(value=False).alias(TS_ANOMALY)
+    )
 
 
 def seen(path: Path) -> tuple[float | None, float | None]:

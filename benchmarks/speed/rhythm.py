@@ -11,7 +11,7 @@ from figures.table import Table
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME
-from morpheus.records import Scored
+from morpheus.core.batch import Scored
 from morpheus.stages.timeseries import Timeseries
 from speed.meter import cpu_seconds
 from speed.scale import Scale

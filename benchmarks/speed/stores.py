@@ -10,8 +10,9 @@ from statistics import median
 from figures.table import Table
 
 from morpheus.columns import TIME
-from morpheus.models import learning, store
-from morpheus.models.fingerprint import ModelCard
+from morpheus.models.fit import fit_fingerprint
+from morpheus.models.profile import ModelCard
+from morpheus.models.store import commit_index, put_model
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
@@ -40,9 +41,10 @@ def tables(scale: Scale) -> Iterator[Table]:
     for rows in (300,) if scale.quick else (300, 1000, 5000):
         users = histories(logs, rows)
         learnt = [
-            learning.fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1) for user in users
+            fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
+            for user in users
         ]
-        cards = [store.put_model(folder, each) for each in learnt]
+        cards = [put_model(folder, each) for each in learnt]
         written = [card.size for card in cards]
         sizes.add(rows, len(users), int(median(written)), max(written))
     yield sizes
@@ -53,7 +55,7 @@ def tables(scale: Scale) -> Iterator[Table]:
     )
     for many in (1_000, 100_000):
         names = [f"user-{number:06d}" for number in range(many)]
-        store.commit_index(
+        commit_index(
             folder,
             {name: replace(cards[n % len(cards)], user=name) for n, name in enumerate(names)},
         )

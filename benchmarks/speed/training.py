@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from rivals.environment import answers
 
 from morpheus.columns import TIME
-from morpheus.models import learning, reference_training
-from morpheus.models.evidence import STD_FLOOR
-from morpheus.models.fingerprint import Fingerprint
+from morpheus.models.fit import UserHistory, fit_fingerprint
+from morpheus.models.profile import Fingerprint
+from morpheus.models.reference import fit_dfencoder_fingerprints
+from morpheus.models.scoring import STD_FLOOR
 from speed import chain
 from speed.logs import COLUMNS, USER, Logs, fleet
 from speed.meter import cpu_seconds
@@ -32,11 +33,11 @@ def learn_reference(
     user: str, history: pl.DataFrame, columns: Sequence[str], *, times: pl.Series, seed: int
 ) -> Fingerprint:
     """Learn one user as `--model reference` does."""
-    alone = learning.UserHistory(user, history, times)
-    return reference_training.fit_dfencoder_fingerprints([alone], columns, seed=seed)[0]
+    alone = UserHistory(user, history, times)
+    return fit_dfencoder_fingerprints([alone], columns, seed=seed)[0]
 
 
-OURS: Mapping[str, Learn] = {"morpheus": learning.fit_fingerprint, "reference": learn_reference}
+OURS: Mapping[str, Learn] = {"morpheus": fit_fingerprint, "reference": learn_reference}
 
 
 def tables(scale: Scale) -> Iterator[Table]:
@@ -166,7 +167,7 @@ def judged(
     given = []
     for number, (history, scored) in enumerate(pairs):
         marked = scored["eventID"].is_in(list(labels)).to_numpy()
-        ours, usual = losses(learning.fit_fingerprint, history, scored)
+        ours, usual = losses(fit_fingerprint, history, scored)
         same, _ = losses(learn_reference, history, scored)
         found[names[0]].add(ours.mean(1), marked)
         found[names[1]].add(usual, marked)

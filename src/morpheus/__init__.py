@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from morpheus.fingerprints import Fingerprints
+    from morpheus.api import Fingerprints
     from morpheus.pipeline import Pipeline
 
 __all__ = ["Fingerprints", "Pipeline"]
 
-_LAZY_IMPORTS = {"Fingerprints": "morpheus.fingerprints", "Pipeline": "morpheus.pipeline"}
+_LAZY_IMPORTS = {"Fingerprints": "morpheus.api", "Pipeline": "morpheus.pipeline"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,7 @@
 """The command `morpheus`, also as `python -m morpheus`, where scripts are not on the PATH."""
 
+from __future__ import annotations
+
 import atexit
 import gc
 import sys

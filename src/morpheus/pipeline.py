@@ -11,21 +11,18 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from morpheus.cluster import scheduler
-from morpheus.cluster.workers import Cluster
 from morpheus.columns import read_lines
-from morpheus.engines.dask import DaskRunner
-from morpheus.engines.fold import chain_stages, chain_by_scope
-from morpheus.engines.light import DropModel
-from morpheus.engines.local import LocalRunner
+from morpheus.core.batch import Batch, OutputRows, Partition, RunMetrics, StreamPartition
+from morpheus.core.stage import PipelineOptions, Transform
 from morpheus.errors import MorpheusError, UsageError
-from morpheus.interrupt import GracefulShutdown
-from morpheus.processes import WorkerPool
-from morpheus.records import Batch, Partition, OutputRows, StreamPartition, RunMetrics
-from morpheus.scratch import SpillDir
-from morpheus.sources.source import Source
-from morpheus.stage import PipelineOptions, Transform
+from morpheus.runtime.dask import DaskRunner
+from morpheus.runtime.dask_cluster import Cluster, check_scheduler
+from morpheus.runtime.local import DropModel, LocalRunner, chain_by_scope, chain_stages
+from morpheus.runtime.pool import WorkerPool
+from morpheus.runtime.signals import GracefulShutdown
+from morpheus.sources.base import Source
 from morpheus.status import StatusFile
+from morpheus.storage.spill import SpillDir
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +183,11 @@ class Pipeline:
                 yield LocalRunner(crew)
 
     def _run_unbounded(
-        self, plan: Plan, training_input: str | None, metrics: RunMetrics, runner: LocalRunner | DaskRunner
+        self,
+        plan: Plan,
+        training_input: str | None,
+        metrics: RunMetrics,
+        runner: LocalRunner | DaskRunner,
     ) -> Iterator[Batch]:
         events = GracefulShutdown(plan.source.events(training_input, metrics))
         stream = chain_stages(plan.head, iter(events))
@@ -196,7 +197,11 @@ class Pipeline:
         metrics.interrupted = events.stopped
 
     def _run_bounded(
-        self, plan: Plan, training_input: str | None, metrics: RunMetrics, runner: LocalRunner | DaskRunner
+        self,
+        plan: Plan,
+        training_input: str | None,
+        metrics: RunMetrics,
+        runner: LocalRunner | DaskRunner,
     ) -> Iterator[Batch]:
         read = plan.source.partitions(training_input, metrics, runner.executor)
         shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
@@ -208,7 +213,9 @@ class Pipeline:
                 events = chain.from_iterable(portion.events(metrics) for portion in portions)
                 seen = [StreamPartition(chain_stages(plan.head, events))]
             beforehand = partial(plan.sink_encoder, scratch=scratch)
-            yield from runner.run_partitions(plan.bind_population(metrics), seen, metrics, beforehand)
+            yield from runner.run_partitions(
+                plan.bind_population(metrics), seen, metrics, beforehand
+            )
 
     def _resolve_options(self) -> tuple[Transform, ...]:
         source = self.stages[0]
@@ -248,7 +255,7 @@ class Pipeline:
         settings = self.options
         if settings.engine.lower() == "dask":
             self._check_bounded()
-            scheduler.check_scheduler(settings.scheduler)
+            check_scheduler(settings.scheduler)
         elif settings.scheduler is not None:
             raise UsageError(
                 "--scheduler: only a cluster has one. Give `morpheus run --engine=dask "
@@ -304,7 +311,9 @@ def _find_training_input(stages: Sequence[Transform]) -> str | None:
     return next((glob for stage in stages if (glob := stage.training_input())), None)
 
 
-def _commit_all(stages: Sequence[Transform], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:
+def _commit_all(
+    stages: Sequence[Transform], metrics: RunMetrics
+) -> Iterator[MorpheusError | OSError]:
     """Let every stage do what it has left; gives why some could not."""
     for stage in stages:
         try:

@@ -11,10 +11,10 @@ from typing import Literal, Self
 
 import msgspec
 
-from morpheus.atomic import atomic_write
-from morpheus.records import RunMetrics
-from morpheus.report.account import Account
-from morpheus.stage import PipelineOptions, Transform
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions, Transform
+from morpheus.report.view import Account
+from morpheus.storage.atomic import atomic_write
 
 WRITE_INTERVAL = 1.0
 """Seconds between two writings, at least."""

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.records import Batch, Losses, OutputRows, Scored
-from morpheus.stage import Transform
+from morpheus.core.batch import Batch, Losses, OutputRows, Scored
+from morpheus.core.stage import Transform
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -49,7 +49,10 @@ def make_losses(
     unscored = "no fingerprint" if rows is None else None
     array = np.full((frame.height, 1), np.nan) if rows is None else np.array(rows)
     return Losses(
-        user=user, frame=frame, unscored_reason=unscored, losses=array.astype(np.float32, copy=False)
+        user=user,
+        frame=frame,
+        unscored_reason=unscored,
+        losses=array.astype(np.float32, copy=False),
     )
 
 

@@ -27,8 +27,8 @@ STAGES = '''
     import polars as pl
 
     from morpheus.errors import BadRecord, UsageError
-    from morpheus.records import Events, Rows
-    from morpheus.sources.source import Source
+    from morpheus.core.batch import Events, Rows
+    from morpheus.sources.base import Source
     from morpheus.core.stage import Transform, option
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.cli.autocomplete import BEGIN, END, PATHS, installed
+from morpheus.cli.commands import BEGIN, END, PATHS, installed
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

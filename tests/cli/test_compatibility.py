@@ -11,8 +11,8 @@ import pytest
 from click.core import ParameterSource
 from click.exceptions import Exit
 
-from morpheus import registry
-from morpheus.cli.compatibility import (
+from morpheus.cli.main import morpheus
+from morpheus.cli.reference import (
     ABSENT,
     ACCEPTED,
     REASONS,
@@ -23,7 +23,7 @@ from morpheus.cli.compatibility import (
     outcome,
     rows,
 )
-from morpheus.cli.main import morpheus
+from morpheus.core.registry import stage_names
 from morpheus.errors import UsageError
 
 ROWS = rows()
@@ -70,7 +70,7 @@ def test_a_row_does_what_the_table_says(
         return
     context = command.make_context(row.command, typed(row, tmp_path))
     given(row, command, context)
-    if row.command not in registry.stage_names():
+    if row.command not in stage_names():
         return
     with context:
         stage = command.invoke(context)

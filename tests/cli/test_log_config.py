@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.cli.log import configure
-from morpheus.cli.log_config import read_config
+from morpheus.cli.logging import configure, read_config
 from morpheus.errors import UsageError
 
 INI = """

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from hypothesis import given as forall
 from hypothesis import strategies as st
 
-from morpheus.cli.options import given, options_of
-from morpheus.stage import PipelineOptions, option
+from morpheus.cli.chain import given, options_of
+from morpheus.core.stage import PipelineOptions, option
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,10 @@ def test_help_shows_defaults_and_names_those_of_the_machine() -> None:
 
 def test_every_option_of_the_settings_belongs_to_a_command() -> None:
     declared = {one.name for one in fields(PipelineOptions) if "text" in one.metadata}
-    made = [*options_of(PipelineOptions, command="run"), *options_of(PipelineOptions, command="pipeline-ae")]
+    made = [
+        *options_of(PipelineOptions, command="run"),
+        *options_of(PipelineOptions, command="pipeline-ae"),
+    ]
     assert sorted(one.name or "" for one in made) == sorted(declared)
 
 

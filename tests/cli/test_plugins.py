@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AE = ("run", "--num_threads=1", "pipeline-ae")
 OWN = """
 from dataclasses import dataclass
-from morpheus.records import Events, Rows
+from morpheus.core.batch import Events, Rows
 from morpheus.core.stage import Transform, option
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def test_plugins_are_named_by_the_environment_too(own: Run) -> None:
     [
         ("no_such_module", "`no_such_module` cannot be loaded: ModuleNotFoundError"),
         ("missing.py", "`missing.py` cannot be loaded"),
-        ("json", "`json` has no stages. Give a module with a subclass of `morpheus.core.stage.Transform`"),
+        (
+            "json",
+            "`json` has no stages. Give a module with a subclass of `morpheus.core.stage.Transform`",
+        ),
         ("bad/json.py", "there is another module `json` already"),
     ],
 )

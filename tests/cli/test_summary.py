@@ -5,10 +5,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.cli.summary import summary_lines
-from morpheus.models.budget import AlertForecast
-from morpheus.models.fingerprint import ModelCard
-from morpheus.records import ReadStats, AlertBudgetReport, RunMetrics
+from morpheus.cli.output import summary_lines
+from morpheus.core.batch import AlertBudgetReport, ReadStats, RunMetrics
+from morpheus.models.calibration import AlertForecast
+from morpheus.models.profile import ModelCard
 
 USERS = st.one_of(st.none(), st.text(max_size=5))
 

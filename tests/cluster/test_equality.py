@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs import Falling
+from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
@@ -32,7 +32,9 @@ def run(source, train, into, *, falling=(None, None), between=(), user=ROLE, **s
     scored = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]
     sink = [Serialize(), ToFile(filename=str(into))]
     chain = [source, *training, train, *scored, *scoring, *between, *sink]
-    given = PipelineOptions(columns_file="columns_ae_cloudtrail.txt", userid_column_name=user, **settings)
+    given = PipelineOptions(
+        columns_file="columns_ae_cloudtrail.txt", userid_column_name=user, **settings
+    )
     return Pipeline(chain, given).run()
 
 

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from jobs import Large
-from morpheus.cli.summary import summary_lines
-from morpheus.cluster import scheduler
-from morpheus.cluster.workers import Cluster
+from morpheus.cli.output import summary_lines
+from morpheus.core.batch import ClusterStats, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import ClusterStats, RunMetrics
+from morpheus.runtime import dask_cluster
+from morpheus.runtime import dask_cluster
+from morpheus.runtime.dask_cluster import Cluster
 from morpheus.sinks.to_file import ToFile
-from morpheus.sources import spread
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
+from morpheus.sources.partitioning import run_read_task
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -64,7 +65,9 @@ def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT", 0.5)
     (tmp_path / "a.json").write_text('{"Records": []}')
     settings = PipelineOptions(engine="dask", scheduler="tcp://127.0.0.1:9")
-    with pytest.raises(TransientError, match=r"nobody answers at `tcp://127.0.0.1:9`.*dask scheduler"):
+    with pytest.raises(
+        TransientError, match=r"nobody answers at `tcp://127.0.0.1:9`.*dask scheduler"
+    ):
         Pipeline([FromCloudtrail(input_glob=str(tmp_path))], settings).run()
 
 
@@ -148,7 +151,7 @@ def test_each_worker_is_given_once_what_is_large(nodes):
 
 def test_files_that_a_worker_does_not_see_are_told(tmp_path):
     with pytest.raises(UsageError, match=r"`.*a\.json` is here, but not on worker .*same path"):
-        spread.run_read_task(None, 1, [tmp_path / "a.json"])
+        run_read_task(None, 1, [tmp_path / "a.json"])
 
 
 def test_a_folder_that_a_worker_does_not_see_is_told_with_what_to_type(nodes, tmp_path):
@@ -160,7 +163,7 @@ def test_a_folder_that_a_worker_does_not_see_is_told_with_what_to_type(nodes, tm
 MINE = '''
 from dataclasses import dataclass
 
-from morpheus.records import Batch
+from morpheus.core.batch import Batch
 from morpheus.core.stage import Transform
 
 

@@ -7,13 +7,13 @@ import polars as pl
 from distributed import Client
 
 from jobs import Clocked, Narrow, SmallRooms
-from morpheus.engines import dask
+from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
+from morpheus.runtime import dask
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.gathering import MemoryBudget
-from morpheus.sources.spread import USER_OVERHEAD, MAX_PARTITION_EVENTS, assign_partitions
-from morpheus.stage import PipelineOptions
+from morpheus.sources.partitioning import MAX_PARTITION_EVENTS, USER_OVERHEAD, assign_partitions
+from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess

@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 
 from jobs import Counting, Dying
-from morpheus.engines.local import LocalRunner
+from morpheus.core.batch import Events
+from morpheus.core.stage import Transform
 from morpheus.errors import TransientError
-from morpheus.processes import WorkerPool
-from morpheus.records import Events
-from morpheus.stage import Transform
+from morpheus.runtime.local import LocalRunner
+from morpheus.runtime.pool import WorkerPool
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def test_users_come_out_in_order_from_a_stage_that_sees_several_at_a_time():
 @pytest.mark.parametrize("users", [7, 23])
 def test_users_are_seen_together_in_other_processes_too(users):
     with WorkerPool(2) as crew:
-        passed = list(LocalRunner(crew).run([Counting()], events(users, batches=2), unbounded=False))
+        passed = list(
+            LocalRunner(crew).run([Counting()], events(users, batches=2), unbounded=False)
+        )
     assert [batch.user for batch in passed[::2]] == [f"user{n}" for n in range(users)]
     seen = pl.concat(batch.frame for batch in passed)
     assert seen["users"].to_list() == [5] * (users // 5 * 10) + [users % 5] * (users % 5 * 2)

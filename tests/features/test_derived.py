@@ -8,16 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TIME
-from morpheus.features import derived
-from morpheus.features.derived import NOVELTY_TTL, USER, NOVELTY_WARMUP
-from morpheus.features.families import (
-    AWS_ERROR_CLASSIFIER,
-    SIGN_IN_ERROR_CLASSIFIER,
+from morpheus.features.derived import (
     ACTION_CLASSIFIER,
-    classify_address,
+    AWS_ERROR_CLASSIFIER,
+    NOVELTY_TTL,
+    NOVELTY_WARMUP,
+    SIGN_IN_ERROR_CLASSIFIER,
+    USER,
     address_to_network,
-    classify_user_agent,
+    classify_address,
     classify_duo_error,
+    classify_user_agent,
+    distinct_count_today,
+    hour_kind,
+    hour_of_week,
+    is_new_value,
+    log_count,
+    map_values,
 )
 
 START = datetime(2024, 5, 31, 20, tzinfo=UTC)
@@ -56,9 +63,9 @@ def test_counts_within_the_day_are_those_of_a_plain_loop(events):
     passed = [before_that_day(rows, at) for at in range(len(rows))]
     places = [{f"{row['city'] or 'nan'}, {row['country'] or 'nan'}" for row in p} for p in passed]
     cities = [{row["city"] for row in past} - {None} for past in passed]
-    count = derived.log_count().compute(frame(events))
-    place = derived.distinct_count_today("city", "country", joined=True).compute(frame(events))
-    city = derived.distinct_count_today("city").compute(frame(events))
+    count = log_count().compute(frame(events))
+    place = distinct_count_today("city", "country", joined=True).compute(frame(events))
+    city = distinct_count_today("city").compute(frame(events))
     assert count.to_list() == [len(past) - 1 for past in passed]
     assert place.to_list() == list(map(len, places))
     assert city.to_list() == list(map(len, cities))
@@ -71,20 +78,20 @@ def test_a_value_is_new_the_first_time_and_when_it_was_forgotten():
     hours = [0, 1, young + 1, young + 2, month, month + forgotten, month + forgotten + 1]
     cities = ["x", "y", "z", "z", None, "z", "x"]
     events = frame([(h, "ann", c, None) for h, c in zip(hours, cities, strict=True)])
-    new = derived.is_new_value("city").compute(events)
+    new = is_new_value("city").compute(events)
     assert new.to_list() == ["False", "False", "True", "False", None, "True", "True"]
 
 
 def test_what_is_usual_for_one_user_is_new_to_another():
     later = NOVELTY_WARMUP // timedelta(hours=1) + 1
     events = [(0, "ann", "x", None), (0, "bob", "y", None), (later, "bob", "x", None)]
-    assert derived.is_new_value("city").compute(frame(events)).to_list()[-1] == "True"
+    assert is_new_value("city").compute(frame(events)).to_list()[-1] == "True"
 
 
 def test_hours_have_names_so_that_they_are_no_quantity():
     events = frame([(0, "ann", None, None), (5, "ann", None, None)])
-    assert derived.hour_of_week().compute(events).to_list() == ["Fri 20", "Sat 01"]
-    assert derived.hour_kind().compute(events).to_list() == ["weekday 20", "weekend 01"]
+    assert hour_of_week().compute(events).to_list() == ["Fri 20", "Sat 01"]
+    assert hour_kind().compute(events).to_list() == ["weekday 20", "weekend 01"]
 
 
 def test_a_value_is_judged_once_however_often_it_comes():
@@ -95,7 +102,7 @@ def test_a_value_is_judged_once_however_often_it_comes():
         return city and city.upper()
 
     events = frame([(n, "ann", city, None) for n, city in enumerate(["x", None, "x", "y"])])
-    assert derived.map_values(loud, "city").compute(events).to_list() == ["X", None, "X", "Y"]
+    assert map_values(loud, "city").compute(events).to_list() == ["X", None, "X", "Y"]
     assert asked == ["x", None, "y"]
 
 

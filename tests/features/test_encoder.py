@@ -6,11 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.features.categories import FIRST_CODE, MISSING, UNKNOWN, Category
-from morpheus.features.dictionary import MAX_PYTHON_ROWS, DictionaryEncoder, EncodedSlice
-from morpheus.features.encoder import Encoder, deduplicate_rows
-from morpheus.features.numbers import Number, is_number
-from morpheus.records import Events
+from morpheus.core.batch import Events
+from morpheus.features.encoder import (
+    FIRST_CODE,
+    MAX_PYTHON_ROWS,
+    MISSING,
+    UNKNOWN,
+    Category,
+    DictionaryEncoder,
+    EncodedSlice,
+    Encoder,
+    Number,
+    deduplicate_rows,
+    is_number,
+)
 
 
 def codes_of(column, values):
@@ -132,7 +141,9 @@ def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, ro
     start = data.make_sampler(st.integers(0, frame.height))
     some = frame.slice(start, data.make_sampler(st.integers(0, frame.height - start)))
     alone = encoder.encode(some)
-    within = encoder.encode(some, EncodedSlice(some, DictionaryEncoder(frame, frame.columns), start))
+    within = encoder.encode(
+        some, EncodedSlice(some, DictionaryEncoder(frame, frame.columns), start)
+    )
     for name in ("codes", "numbers", "row_of"):
         assert np.array_equal(getattr(alone, name), getattr(within, name)), name
 
@@ -141,7 +152,9 @@ def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, ro
 def test_codes_say_the_same_of_few_rows_and_of_many(rows):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
     few = DictionaryEncoder(frame, frame.columns)
-    many = DictionaryEncoder(pl.concat([frame] * (MAX_PYTHON_ROWS // frame.height + 1)), frame.columns)
+    many = DictionaryEncoder(
+        pl.concat([frame] * (MAX_PYTHON_ROWS // frame.height + 1)), frame.columns
+    )
     assert few.column_positions == many.column_positions
     for name, place in few.column_positions.items():
         for dictionary in (few, many):

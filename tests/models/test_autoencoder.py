@@ -1,6 +1,12 @@
 import numpy as np
 
-from morpheus.models.autoencoder import MAX_LOGIT, Autoencoder, NetworkConfig, init_weights, unflatten
+from morpheus.models.autoencoder import (
+    MAX_LOGIT,
+    Autoencoder,
+    NetworkConfig,
+    init_weights,
+    unflatten,
+)
 
 SHAPE = NetworkConfig(code_counts=(3, 5, 3), number_columns=(2,), hidden=6, bottleneck=4)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.models.budget import AlertForecast, UserThreshold, global_margin
+from morpheus.models.calibration import AlertForecast, UserThreshold, global_margin
 
 MARGINS = st.lists(st.floats(-5, 50), min_size=1, max_size=30).map(
     lambda values: np.array(sorted(values, reverse=True))
@@ -21,7 +21,10 @@ LEVELS = st.lists(
 def test_held_out_days_keep_to_the_budget(levels, alerts, days):
     spans = [days] * len(levels)
     limit = global_margin(levels, spans, alerts)
-    assert AlertForecast.from_thresholds(levels, spans, limit).alerts <= alerts * days * (1 + 1e-9) + 1e-6
+    assert (
+        AlertForecast.from_thresholds(levels, spans, limit).alerts
+        <= alerts * days * (1 + 1e-9) + 1e-6
+    )
 
 
 @given(LEVELS, st.floats(0, 5))
@@ -55,7 +58,12 @@ def test_days_long_after_learning_bring_more_alerts_each():
 
 def test_the_interval_holds_the_forecast_and_is_wider_for_alerts_that_come_in_clusters():
     calm = [UserThreshold(0.0, np.array([2.0]), 10) for _ in range(10)]
-    lively = [UserThreshold(0.0, np.full(10, 2.0), 10), *[UserThreshold(0.0, np.array([0.0]), 10)] * 9]
-    spread, clustered = (AlertForecast.from_thresholds(some, [10] * 10, 1.0) for some in (calm, lively))
+    lively = [
+        UserThreshold(0.0, np.full(10, 2.0), 10),
+        *[UserThreshold(0.0, np.array([0.0]), 10)] * 9,
+    ]
+    spread, clustered = (
+        AlertForecast.from_thresholds(some, [10] * 10, 1.0) for some in (calm, lively)
+    )
     assert spread.alerts == clustered.alerts == pytest.approx(10)
     assert spread.low < 10 < spread.high < clustered.high

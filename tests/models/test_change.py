@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from morpheus.models.change import MAX_CHANGED_COLUMNS, find_counterfactuals
-from morpheus.models.witness import ColumnAttribution
+from morpheus.models.attribution import MAX_CHANGED_COLUMNS, ColumnAttribution, find_counterfactuals
 from people import COLUMNS, day, fingerprint
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -53,7 +52,9 @@ def test_no_part_of_the_change_would_do(ann):
     for column in values:
         part = {name: value for name, value in values.items() if name != column}
         rows = ann.encoder.encode(pl.DataFrame([USUAL | odd | part]).select(COLUMNS))
-        assert float(ColumnAttribution.from_fingerprint(ann, rows).event_anomaly[0]) > found.max_files
+        assert (
+            float(ColumnAttribution.from_fingerprint(ann, rows).event_anomaly[0]) > found.max_files
+        )
 
 
 def test_what_nothing_would_help_says_so(ann):

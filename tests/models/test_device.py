@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from morpheus.errors import UsageError
-from morpheus.models import device
+from morpheus.models.batched_training import MIN_USERS_FOR_GPU, gpu_possible, select_trainer
 from morpheus.models.training import train_sequentially
 
 SEEMS_TO_HAVE_ONE = """
@@ -26,21 +26,21 @@ def asks_torch(users):
 
 
 def test_torch_is_not_imported_for_few_users_also_where_a_gpu_may_be():
-    assert not asks_torch(device.MIN_USERS_FOR_GPU - 1)
-    assert asks_torch(device.MIN_USERS_FOR_GPU)
+    assert not asks_torch(MIN_USERS_FOR_GPU - 1)
+    assert asks_torch(MIN_USERS_FOR_GPU)
 
 
 def test_users_are_trained_one_by_one_on_a_processor():
-    assert device.select_trainer("cpu", 1000) is train_sequentially
-    assert not device.gpu_possible("cpu")
+    assert select_trainer("cpu", 1000) is train_sequentially
+    assert not gpu_possible("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_asked_for_and_not_there_is_told_with_what_to_type():
     with pytest.raises(UsageError, match=r"--device: no CUDA device .*make setup TORCH_INDEX="):
-        device.select_trainer("cuda", 1)
+        select_trainer("cuda", 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_a_gpu_that_is_there_trains_many_users():
-    assert device.select_trainer("auto", device.MIN_USERS_FOR_GPU) is not train_sequentially
+    assert select_trainer("auto", MIN_USERS_FOR_GPU) is not train_sequentially

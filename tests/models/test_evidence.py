@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.models.context import TemporalContext, ExponentialMovingAverage, RecentCounter, EventAnomaly
-from morpheus.models.evidence import BaselineStats
 from morpheus.models.population import Population
+from morpheus.models.scoring import BaselineStats
+from morpheus.models.temporal import (
+    EventAnomaly,
+    ExponentialMovingAverage,
+    RecentCounter,
+    TemporalContext,
+)
 from people import COLUMNS, day, fingerprint, times
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -21,7 +26,9 @@ def strangeness(known, **changes):
 
 def remembered(context, columns, seconds):
     halves = columns * (np.arange(columns.shape[1]) % 2 == 0)
-    return context.weighed(EventAnomaly.from_columns(columns), EventAnomaly.from_columns(halves), seconds, 0.5)
+    return context.weighed(
+        EventAnomaly.from_columns(columns), EventAnomaly.from_columns(halves), seconds, 0.5
+    )
 
 
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
@@ -65,7 +72,12 @@ def test_what_others_have_too_is_known_of_each_value_and_guessed_of_new_ones():
     missing, unseen, *known = everybody.seen_by_others("kind", ("a", "b", "c"), "ann").tolist()
     assert (missing, known) == (1, [1, 0, 1])
     assert unseen == pytest.approx((8 / 10 + 1 / 4) / 2)
-    assert Population.from_single_user("ann", frame, times(14)).seen_by_others("kind", ("a",), "ann").sum() == 0
+    assert (
+        Population.from_single_user("ann", frame, times(14))
+        .seen_by_others("kind", ("a",), "ann")
+        .sum()
+        == 0
+    )
 
 
 def test_only_what_is_above_the_usual_counts():
@@ -85,7 +97,9 @@ def test_more_surprise_never_lowers_any_risk(events, at, more):
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     raised = surprise.copy()
     raised[at] += more
-    before, after = (TemporalContext().compute_risk(one, one, seconds, 2.0) for one in (surprise, raised))
+    before, after = (
+        TemporalContext().compute_risk(one, one, seconds, 2.0) for one in (surprise, raised)
+    )
     assert (after >= before - 1e-9).all()
 
 
@@ -140,7 +154,9 @@ def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     quiet = np.where(np.arange(len(steps)) < at, 0, surprise)
-    weighed, alone = (remembered(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet))
+    weighed, alone = (
+        remembered(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet)
+    )
     before = weighed.parts[1:, at].sum()
     assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
     assert (weighed.parts >= 0).all()

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from morpheus.models.familiar import MAX_NEAREST, MAX_NORMAL_EVENTS, NormalEventIndex
+from morpheus.models.attribution import MAX_NEAREST, MAX_NORMAL_EVENTS, NormalEventIndex
 from people import COLUMNS, fingerprint
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}

@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from morpheus.models.ladder import TrainingDataBackoff
-from morpheus.models.learning import UserHistory, fit_fingerprints
+from morpheus.models.fit import TrainingDataBackoff, UserHistory, fit_fingerprints
 from morpheus.models.population import Population
 from people import COLUMNS, day, times
 
@@ -84,7 +83,9 @@ def test_the_card_says_how_much_of_a_fingerprint_is_the_users_own():
 
 def test_what_tells_one_user_from_another_surprises_nobody_in_a_new_user():
     people = everybody()
-    [known] = fit_fingerprints([TrainingDataBackoff(people, NEEDED).resolve_global()], COLUMNS, population=people)
+    [known] = fit_fingerprints(
+        [TrainingDataBackoff(people, NEEDED).resolve_global()], COLUMNS, population=people
+    )
     new = day(20, seed=5).with_columns(address=pl.lit("house of somebody new"))
     rows = known.encoder.encode(new)
     place = COLUMNS.index("address")

@@ -7,16 +7,23 @@ import pytest
 import torch
 
 from morpheus.columns import TIME, read_lines
-from morpheus.features.categories import FIRST_CODE, MISSING, UNKNOWN
-from morpheus.models import reference, store
-from morpheus.models import reference_training as training
+from morpheus.core.batch import Events
+from morpheus.core.stage import PipelineOptions
+from morpheus.features.encoder import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.models.autoencoder import Autoencoder, unflatten
-from morpheus.models.learning import UserHistory
-from morpheus.models.reference import DfencoderNetwork, DfencoderConfig
-from morpheus.models.reference_training import fit_encoder, fit_dfencoder_fingerprints
-from morpheus.models.store import ModelStore
-from morpheus.records import Events
-from morpheus.stage import PipelineOptions
+from morpheus.models.fit import UserHistory
+from morpheus.models.reference import (
+    LAYER_NAMES,
+    DfencoderConfig,
+    DfencoderNetwork,
+    fit_dfencoder_fingerprints,
+    fit_encoder,
+    init_dfencoder_weights,
+    replicate_rows,
+    swap_values,
+    weighted_minibatches,
+)
+from morpheus.models.store import ModelStore, commit_index, put_model
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
 
@@ -25,7 +32,9 @@ SHAPE = DfencoderConfig(code_counts=(3, 5, 3, 4), number_columns=(2,), hidden=6,
 
 
 def learn(user, events, columns, when, **options):
-    [fingerprint] = fit_dfencoder_fingerprints([UserHistory(user, events, when)], columns, **options)
+    [fingerprint] = fit_dfencoder_fingerprints(
+        [UserHistory(user, events, when)], columns, **options
+    )
     return fingerprint
 
 
@@ -35,7 +44,7 @@ def ann(events=600, **options):
 
 
 def net():
-    weights = training.init_dfencoder_weights(SHAPE, torch.Generator().manual_seed(0)).double()
+    weights = init_dfencoder_weights(SHAPE, torch.Generator().manual_seed(0)).double()
     return DfencoderNetwork(SHAPE, weights * 2)
 
 
@@ -70,7 +79,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
 
 def test_many_number_columns_weigh_as_much_as_one_category():
     shape = DfencoderConfig(code_counts=(3, 3), number_columns=(0, 1), hidden=6, bottleneck=4)
-    model = DfencoderNetwork(shape, training.init_dfencoder_weights(shape, torch.Generator()).double())
+    model = DfencoderNetwork(shape, init_dfencoder_weights(shape, torch.Generator()).double())
     words, numbers = torch.zeros(1, 0, dtype=torch.long), torch.tensor([[3.0, -1.0]]).double()
     slope = torch.zeros(shape.n_parameters, dtype=torch.float64)
     seen, share = (words, numbers), torch.ones(1).double()
@@ -88,8 +97,8 @@ def test_a_missing_and_an_unseen_value_are_the_same_and_a_missing_number_is_the_
 
 def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_normal():
     shape = DfencoderConfig(code_counts=(800, 400), number_columns=(), hidden=512, bottleneck=500)
-    part = unflatten(shape, training.init_dfencoder_weights(shape, torch.Generator().manual_seed(0)))
-    for name in reference.LAYER_NAMES:
+    part = unflatten(shape, init_dfencoder_weights(shape, torch.Generator().manual_seed(0)))
+    for name in LAYER_NAMES:
         bound = part[name].shape[0] ** -0.5
         assert bound * 0.99 < float(part[name].abs().max()) <= bound, name
         assert float(part[f"{name}_bias"].abs().max()) <= bound, name
@@ -99,16 +108,16 @@ def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_no
 def test_swaps_change_the_share_of_cells_that_draws_with_replacement_hit():
     cells = torch.arange(10_000).view(5_000, 2)
     generator = torch.Generator().manual_seed(0)
-    swapped = training.swap_values(cells, torch.arange(5_000), generator)
+    swapped = swap_values(cells, torch.arange(5_000), generator)
     assert abs(float((swapped != cells).double().mean()) - (1 - np.exp(-0.2))) < 0.01
     assert torch.equal(swapped % 2, cells % 2), "values stay in their column"
 
 
 def test_every_row_is_dealt_once_and_batches_weigh_the_same():
-    copy_of, share = training.replicate_rows(np.random.default_rng(0).geometric(0.2, size=300))
+    copy_of, share = replicate_rows(np.random.default_rng(0).geometric(0.2, size=300))
     assert set(copy_of) == set(range(300))
     assert float(share.sum()) == pytest.approx(1)
-    batches = training.weighted_minibatches(share, 3, torch.Generator().manual_seed(0))
+    batches = weighted_minibatches(share, 3, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(len(share)))
     assert all(float(share[batch].sum()) == pytest.approx(1 / 3, abs=0.01) for batch in batches)
 
@@ -166,7 +175,7 @@ def test_a_rows_loss_does_not_depend_on_the_rows_beside_it():
 
 def test_a_reference_fingerprint_comes_back_as_it_was(tmp_path):
     known = ann()
-    store.commit_index(tmp_path, {"ann": store.put_model(tmp_path, known)})
+    commit_index(tmp_path, {"ann": put_model(tmp_path, known)})
     back = ModelStore.open(tmp_path).load("ann")
     rows = known.encoder.encode(day())
     assert np.array_equal(back.losses(rows), known.losses(rows))
@@ -182,7 +191,9 @@ def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
     assert np.isfinite(known.losses(rows)).all()
 
 
-@pytest.mark.parametrize(("model", "network"), [("reference", DfencoderNetwork), ("compact", Autoencoder)])
+@pytest.mark.parametrize(
+    ("model", "network"), [("reference", DfencoderNetwork), ("compact", Autoencoder)]
+)
 def test_train_ae_learns_with_the_model_it_is_told_to(model, network):
     settings = PipelineOptions(columns=tuple(COLUMNS))
     stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, options=settings)

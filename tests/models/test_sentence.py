@@ -2,8 +2,14 @@
 
 import pytest
 
-from morpheus.models.explanation import Baseline, Explanation, ColumnReason, ExpectedValue, ContextContribution
-from morpheus.models.sentence import render_reason
+from morpheus.models.explanation import (
+    Baseline,
+    ColumnReason,
+    ContextContribution,
+    ExpectedValue,
+    Explanation,
+    render_reason,
+)
 
 OWN = Baseline("own", 400, 400, 58)
 ALONE = ContextContribution(1, 1, 0, 0, 0, 0)

@@ -4,9 +4,20 @@ import torch
 
 from morpheus.features.encoder import Encoder
 from morpheus.models.autoencoder import unflatten
-from morpheus.models.fingerprint import make_network_config
-from morpheus.models.stack import BatchedAutoencoder, BatchedAdam, pad_config, train_batched
-from morpheus.models.training import TrainJob, TrainingSet, single_thread, train_network, validation_loss
+from morpheus.models.batched_training import (
+    BatchedAdam,
+    BatchedAutoencoder,
+    pad_config,
+    train_batched,
+)
+from morpheus.models.profile import make_network_config
+from morpheus.models.training import (
+    TrainingSet,
+    TrainJob,
+    single_thread,
+    train_network,
+    validation_loss,
+)
 from people import COLUMNS, day
 
 CPU = torch.device("cpu")
@@ -19,7 +30,11 @@ def tasks(*, validated):
         frame = day(events, seed=user)
         encoder = Encoder.fit(frame, COLUMNS[: 4 - (user == 1)] + ["kind"] * (user == 1))
         rows, held_out = encoder.encode(frame[: events // 2]), encoder.encode(frame[events // 2 :])
-        made.append(TrainJob(rows, make_network_config(encoder), 6 + user, user, held_out if validated else None))
+        made.append(
+            TrainJob(
+                rows, make_network_config(encoder), 6 + user, user, held_out if validated else None
+            )
+        )
     return made
 
 
@@ -48,7 +63,11 @@ def test_a_step_stays_on_the_device_of_the_weights():
     device = torch.device("meta")
     shape = tasks(validated=False)[0].shape
     weights = torch.empty(2, pad_config(shape).n_parameters, device=device)
-    net, optimizer, slope = BatchedAutoencoder([shape, shape], weights), BatchedAdam(weights), weights.clone()
+    net, optimizer, slope = (
+        BatchedAutoencoder([shape, shape], weights),
+        BatchedAdam(weights),
+        weights.clone(),
+    )
     codes = torch.ones(2, 5, len(shape.codes), dtype=torch.int64, device=device)
     numbers = torch.ones(2, 5, len(shape.numbers), device=device)
     share = torch.ones(2, 5, device=device)

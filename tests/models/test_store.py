@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from morpheus.errors import ModelCorruptedError
-from morpheus.models import index, store
-from morpheus.models.store import ModelStore
+from morpheus.models.store import INDEX_VERSION, LazyModelCards, ModelStore, commit_index, put_model
 from people import day, fingerprint
 
 
@@ -21,7 +20,7 @@ def ann():
 @pytest.fixture
 def folder(tmp_path, ann):
     path = tmp_path / "models"
-    store.commit_index(path, {"ann": store.put_model(path, ann)})
+    commit_index(path, {"ann": put_model(path, ann)})
     return path
 
 
@@ -48,7 +47,9 @@ def test_any_flipped_byte_in_a_fingerprint_is_found(folder):
     [path] = (folder / "fingerprints").iterdir()
     for at in (0, 9, 100, path.stat().st_size // 2, path.stat().st_size - 1):
         flipped(path, at)
-        with pytest.raises(ModelCorruptedError, match=r"'ann' does not match its checksum.*train again"):
+        with pytest.raises(
+            ModelCorruptedError, match=r"'ann' does not match its checksum.*train again"
+        ):
             ModelStore.open(folder).load("ann")
         flipped(path, at)
     assert ModelStore.open(folder).load("ann") is not None
@@ -68,47 +69,49 @@ def test_a_missing_file_and_a_missing_index_are_named(folder):
     path.unlink()
     with pytest.raises(ModelCorruptedError, match=rf"{path.name}.*cannot be read"):
         ModelStore.open(folder).load("ann")
-    with pytest.raises(ModelCorruptedError, match=r"index.json: cannot be read.*--models_output_filename"):
+    with pytest.raises(
+        ModelCorruptedError, match=r"index.json: cannot be read.*--models_output_filename"
+    ):
         ModelStore.open(folder.parent)
 
 
 def test_a_name_like_a_path_stays_a_name(tmp_path, ann):
     path = tmp_path / "deep" / "models"
     name = "../../../etc/x"
-    card = store.put_model(path, replace(ann, card=replace(ann.card, user=name)))
-    store.commit_index(path, {name: card})
+    card = put_model(path, replace(ann, card=replace(ann.card, user=name)))
+    commit_index(path, {name: card})
     assert ModelStore.open(path).load(name) is not None
     assert {p.parent for p in tmp_path.rglob("*.safetensors")} == {path / "fingerprints"}
 
 
 def test_an_index_cannot_lead_out_of_the_folder(folder):
     card = replace(ModelStore.open(folder).cards["ann"], sha256="../../secret")
-    store.commit_index(folder, {"ann": card})
+    commit_index(folder, {"ann": card})
     with pytest.raises(ModelCorruptedError, match=r"card of 'ann'.*sha256.*Train again"):
         ModelStore.open(folder).load("ann")
-    store.commit_index(folder, {}, card)
+    commit_index(folder, {}, card)
     with pytest.raises(ModelCorruptedError, match=r"is no index of fingerprints.*train again"):
         ModelStore.open(folder)
 
 
 def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
     [old] = (folder / "fingerprints").iterdir()
-    bob = store.put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
+    bob = put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
     assert set(ModelStore.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
     begun = ModelStore.open(folder)
     os.utime(old, (0, 0))
-    store.commit_index(folder, {"bob": bob})
+    commit_index(folder, {"bob": bob})
     assert set(ModelStore.open(folder).cards) == {"bob"}
     assert begun.load("ann") is not None, "a run that began before goes on"
-    store.commit_index(folder, {"bob": bob})
+    commit_index(folder, {"bob": bob})
     assert not old.exists(), "no index has it, nor had the last, and it is old"
 
 
 def test_publishing_leaves_alone_what_another_run_is_writing(folder, ann):
-    card = store.put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
-    store.commit_index(folder, ModelStore.open(folder).cards)
-    store.commit_index(folder, ModelStore.open(folder).cards)
-    store.commit_index(folder, {"bob": card})
+    card = put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
+    commit_index(folder, ModelStore.open(folder).cards)
+    commit_index(folder, ModelStore.open(folder).cards)
+    commit_index(folder, {"bob": card})
     assert ModelStore.open(folder).load("bob") is not None
 
 
@@ -116,13 +119,15 @@ def test_files_hold_no_raw_rows_and_no_pickle(folder):
     [path] = (folder / "fingerprints").iterdir()
     with pytest.raises(ValueError, match=r"opcode|pickle"):
         pickletools.dis(path.read_bytes())
-    assert json.loads((folder / "index.json").read_text())["version"] == index.INDEX_VERSION
+    assert json.loads((folder / "index.json").read_text())["version"] == INDEX_VERSION
 
 
 def test_an_index_of_another_version_says_so(folder):
     path = folder / "index.json"
     path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
-    with pytest.raises(ModelCorruptedError, match=r"or another version of morpheus wrote it.*train again"):
+    with pytest.raises(
+        ModelCorruptedError, match=r"or another version of morpheus wrote it.*train again"
+    ):
         ModelStore.open(folder)
 
 
@@ -131,12 +136,14 @@ def test_a_card_is_decoded_when_somebody_asks_for_it_and_named_if_it_is_none(fol
     assert (list(cards), len(cards), "ann" in cards, "bob" in cards) == (["ann"], 1, True, False)
     assert replace(cards["ann"], size=0, sha256="") == ann.card
     assert cards.get("bob") is None
-    broken = index.LazyModelCards({"bob": msgspec.Raw(b'{"user":7}')})
-    with pytest.raises(ModelCorruptedError, match=r"card of 'bob'.*Expected `str`, got `int`.*Train again"):
+    broken = LazyModelCards({"bob": msgspec.Raw(b'{"user":7}')})
+    with pytest.raises(
+        ModelCorruptedError, match=r"card of 'bob'.*Expected `str`, got `int`.*Train again"
+    ):
         broken["bob"]
 
 
 def test_what_is_no_index_is_replaced(folder, ann):
     (folder / "index.json").write_bytes(b"no index")
-    store.commit_index(folder, {"ann": store.put_model(folder, ann)})
+    commit_index(folder, {"ann": put_model(folder, ann)})
     assert ModelStore.open(folder).load("ann") is not None

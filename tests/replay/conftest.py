@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 
 from morpheus.columns import read_lines
-from morpheus.records import RunMetrics
-from morpheus.replay.victims import Victim
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
+from morpheus.replay.injection import Victim
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARN = "arn:aws:iam::999988887777:user/ann"

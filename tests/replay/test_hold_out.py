@@ -1,8 +1,8 @@
 import polars as pl
 
 from morpheus.columns import POPULATION_USER, TIME
-from morpheus.records import Events
-from morpheus.replay.hold_out import HoldOut, before, cut_of
+from morpheus.core.batch import Events
+from morpheus.replay.evaluation import HoldOut, before, cut_of
 from morpheus.testing import make_events
 
 DAY = 86400

@@ -6,16 +6,21 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ACTOR, INDEX, ROW, TIME
-from morpheus.replay.drill import GRADES
-from morpheus.replay.drill import RECORDED as RECORDED_GRADE
-from morpheus.replay.injection import INJECTED, day_of, derived_anew, inject
+from morpheus.replay.injection import (
+    GRADES,
+    INJECTED,
+    Victim,
+    day_of,
+    derived_anew,
+    inject,
+    is_numeric,
+    is_public,
+    tells,
+)
+from morpheus.replay.injection import RECORDED as RECORDED_GRADE
 from morpheus.replay.techniques import Technique, load
-from morpheus.replay.tell_tales import is_numeric, is_public, tells
-from morpheus.replay.victims import Victim
-from morpheus.sources import deriving
-from morpheus.sources.actors import resolve_actors
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
-from morpheus.sources.deriving import DerivedFeatures
+from morpheus.sources.log_format import DerivedFeatures, resolve_actors, resolve_derived
 
 RECORDED = Path(__file__).parents[2] / "../shared/data/cloudtrail-techniques"
 TECHNIQUES = [*load()[::3], *(load(str(RECORDED)) if RECORDED.is_dir() else [])]
@@ -240,13 +245,15 @@ def test_injected_events_name_the_actor_they_are_injected_for(ann, grade):
     victim = Victim.of(user, ACTOR, named)
     for each in TECHNIQUES[:6]:
         told = inject(named, each, victim, grade).filter(INJECTED)
-        assert set(told[ACTOR]) == {user} == set(resolve_actors(told, CLOUDTRAIL_FORMAT.actor_rules))
+        assert (
+            set(told[ACTOR]) == {user} == set(resolve_actors(told, CLOUDTRAIL_FORMAT.actor_rules))
+        )
 
 
 def test_derived_columns_of_injected_events_are_derived_like_the_others(ann):
     victim, events = ann
     names = ("logcount", "hourofweek", "verbclass", "new:eventName")
-    derived = deriving.resolve_derived(names, CLOUDTRAIL_FORMAT.derived_columns)
+    derived = resolve_derived(names, CLOUDTRAIL_FORMAT.derived_columns)
     known = DerivedFeatures(victim.column, derived).add(events)
     day = day_of(known, known[TIME][-1])
     window = inject(day, load()[0], victim, RECORDED_GRADE)

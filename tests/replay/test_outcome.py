@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.records import OutputRows
-from morpheus.replay.outcome import judged, threshold
-from morpheus.replay.trials import SCHEMA
+from morpheus.core.batch import OutputRows
+from morpheus.replay.evaluation import SCHEMA, judged, threshold
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 SCORES = st.lists(st.floats(0, 9), min_size=1, max_size=30)
@@ -110,7 +109,9 @@ def test_a_larger_budget_never_catches_less(own, injected):
 
 
 def test_users_that_nothing_was_tried_on_are_told_and_share_no_budget():
-    young = OutputRows(user="bob", frame=SCHEMA.to_frame(), unscored_reason="40 events of history, 300 needed")
+    young = OutputRows(
+        user="bob", frame=SCHEMA.to_frame(), unscored_reason="40 events of history, 300 needed"
+    )
     outcome = judged([rows([1.0] * 10, ("stop", 0, [2.0])), young], alerts_per_day=0.2)
     assert outcome.untried == {"bob": "40 events of history, 300 needed"}
     assert outcome.allowed == 2

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from morpheus.errors import RecordError, UsageError
+from morpheus.replay.injection import is_public, public, tells
 from morpheus.replay.techniques import load, read
-from morpheus.replay.tell_tales import is_public, public, tells
 
 SHIPPED = load()
 RECORDED = Path(__file__).parents[2] / "../shared/data/cloudtrail-techniques"

@@ -5,12 +5,12 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
+from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
-from morpheus.replay.drill import GRADES, Drill
+from morpheus.replay.evaluation import run
+from morpheus.replay.injection import GRADES, Drill
 from morpheus.replay.techniques import load
-from morpheus.replay.trials import run
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 from morpheus.stages.train_ae import TrainAe
 
 USER, ARN = "userIdentityarn", "arn:aws:iam::999988887777:user/ann"

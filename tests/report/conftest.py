@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from morpheus.report.contents import Contents
 from morpheus.report.page import page
+from morpheus.report.view import Contents
 from report_pages import HOUR, alarming, gathered, quiet
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from morpheus.report.gaps import gaps
-from morpheus.rhythm.cells import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
+from morpheus.report.view import gaps
+from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
 def lanes(*users):
@@ -24,7 +24,9 @@ def busy(rate):
 
 def test_hours_without_anybody_are_a_gap_where_many_events_would_be_usual():
     day = [*range(8), *range(12, 24)]
-    assert gaps(lanes(day, day), {"0": busy(2), "1": busy(2)}) == [(8 * SECONDS_PER_HOUR, 12 * SECONDS_PER_HOUR)]
+    assert gaps(lanes(day, day), {"0": busy(2), "1": busy(2)}) == [
+        (8 * SECONDS_PER_HOUR, 12 * SECONDS_PER_HOUR)
+    ]
 
 
 def test_a_quiet_night_is_none():

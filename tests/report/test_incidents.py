@@ -6,11 +6,9 @@ import polars as pl
 import pytest
 
 from morpheus.columns import RISK, ExplanationColumns
-from morpheus.models.portrait import count_exceedances
-from morpheus.report.candidates import Candidates
-from morpheus.report.findings import Findings
+from morpheus.models.calibration import count_exceedances
+from morpheus.report.aggregate import Candidates, Findings, Look
 from morpheus.report.incidents import SHOWN
-from morpheus.report.look import Look
 from report_pages import HOUR, alarming, card, gathered, quiet
 
 

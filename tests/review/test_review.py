@@ -12,8 +12,7 @@ from morpheus import Fingerprints
 from morpheus.cli.main import morpheus
 from morpheus.columns import RISK, ROW, SCORE
 from morpheus.errors import RecordError, UsageError
-from morpheus.review.request import Request
-from morpheus.review.writing import reviewed, write
+from morpheus.report_cli import Request, reviewed, write
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import make_output_rows
 from people import COLUMNS, day, times

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from morpheus.errors import UsageError
-from morpheus.rhythm.bins import MICROSECONDS_PER_DAY, assign_bins, start_of_day, parse_duration
+from morpheus.seasonality.detector import (
+    MICROSECONDS_PER_DAY,
+    assign_bins,
+    parse_duration,
+    start_of_day,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +48,18 @@ def test_durations_that_cannot_be_counted_are_refused(text):
 
 def test_bins_are_half_open_and_count_from_the_start():
     times = np.array([0, 59_000_000, 60_000_000, -1_000_000]) + 3 * MICROSECONDS_PER_DAY
-    assert assign_bins(times, start=3 * MICROSECONDS_PER_DAY, resolution=60).tolist() == [0, 0, 1, -1]
+    assert assign_bins(times, start=3 * MICROSECONDS_PER_DAY, resolution=60).tolist() == [
+        0,
+        0,
+        1,
+        -1,
+    ]
 
 
 def test_the_day_starts_at_midnight_utc_before_1970_too():
-    assert [start_of_day(t) for t in (0, MICROSECONDS_PER_DAY - 1, MICROSECONDS_PER_DAY, -1)] == [0, 0, MICROSECONDS_PER_DAY, -MICROSECONDS_PER_DAY]
+    assert [start_of_day(t) for t in (0, MICROSECONDS_PER_DAY - 1, MICROSECONDS_PER_DAY, -1)] == [
+        0,
+        0,
+        MICROSECONDS_PER_DAY,
+        -MICROSECONDS_PER_DAY,
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from morpheus.rhythm.cells import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
+from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
 def cells(hours, scores=None):

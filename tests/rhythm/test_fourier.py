@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.rhythm.fourier import max_zscore, detect_anomalous_bins, detect_anomalous_centres, extract_windows
+from morpheus.seasonality.detector import (
+    detect_anomalous_bins,
+    detect_anomalous_centres,
+    extract_windows,
+    max_zscore,
+)
 
 GOLDEN = Path(__file__).parents[2] / "../shared/data/golden/fftad_cases.json"
 CASES = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else []
@@ -57,7 +62,10 @@ def test_a_spike_in_a_beat_of_two_is_found_by_hand():
 @pytest.mark.parametrize("counts", [[], [5], [0] * 50, [7] * 50, [0, 3] * 50])
 def test_a_window_that_its_rhythm_explains_has_no_unusual_bin(counts):
     for percent in (0, 50, 90, 100):
-        assert detect_anomalous_bins(np.array(counts), filter_percent=percent, zscore=0.5).tolist() == []
+        assert (
+            detect_anomalous_bins(np.array(counts), filter_percent=percent, zscore=0.5).tolist()
+            == []
+        )
 
 
 @given(
@@ -80,7 +88,9 @@ def test_windows_of_random_counts_agree_with_the_rule_said_plainly(seed, half):
     counts = np.random.default_rng(seed).poisson(5.0, 200) + 1
     counts[100] += 40
     bins = np.arange(200)
-    found = detect_anomalous_centres(bins, counts, bins[95:105], half_width=half, zscore=2.5).tolist()
+    found = detect_anomalous_centres(
+        bins, counts, bins[95:105], half_width=half, zscore=2.5
+    ).tolist()
     expected = [
         centre
         for centre in range(95, 105)

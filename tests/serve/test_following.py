@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.serve import following
-from morpheus.serve.following import Following, Growing, Replaced
+from morpheus.serve import live
+from morpheus.serve import live
+from morpheus.serve.live import Following, Growing, Replaced
 from morpheus.testing import DAY
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=6)
@@ -57,7 +58,7 @@ def test_rows_come_whole_wherever_the_writer_pauses(tmp_path_factory, rows, paus
 
 
 def test_a_large_file_is_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(following, "AT_ONCE", 20)
+    monkeypatch.setattr(live, "AT_ONCE", 20)
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"a": n}) + "\n" for n in range(9)))
     frames = list(Following(tmp_path).news())
     assert len(frames) > 1

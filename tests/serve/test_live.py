@@ -3,9 +3,9 @@ import json
 import msgspec
 
 from live_rows import DAY, append, row
-from morpheus.models.fingerprint import ModelCard
+from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
-from morpheus.report.account import Account
+from morpheus.report.view import Account
 from morpheus.serve.live import Live
 from morpheus.status import Status
 
@@ -128,7 +128,9 @@ def test_an_empty_folder_is_a_page(tmp_path):
 
 def test_fingerprints_measure_and_are_shown(tmp_path):
     card = ModelCard("ann", 400, 90, "", "", 3, 0)
-    store = ModelStore(tmp_path, {"ann": card}, ModelCard("", 900, 90, "", "", 3, 0, rung="everyone"))
+    store = ModelStore(
+        tmp_path, {"ann": card}, ModelCard("", 900, 90, "", "", 3, 0, rung="everyone")
+    )
     append(tmp_path / "a.jsonl", row("ann"), row("bob"))
     found = page_of(Live(tmp_path, store=store))
     events = {one["name"]: one["profile"]["events"] for one in found["people"]}

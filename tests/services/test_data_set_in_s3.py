@@ -10,11 +10,11 @@ import pytest
 
 from lakes import Lake
 from morpheus.columns import ROW, TIME
+from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.records import OutputRows, RunMetrics
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 
 OUT = "s3://lake/out"
 

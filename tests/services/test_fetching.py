@@ -9,9 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from morpheus.bucket import S3Path
-from morpheus.sources import fetching
-from morpheus.sources.fetching import Prefetcher
+from morpheus.sources.compression import MAX_CONCURRENCY, PREFETCH_BYTES, Prefetcher
+from morpheus.storage.object_store import S3Path
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -60,11 +59,11 @@ def test_objects_are_fetched_side_by_side_and_read_in_order(slow: type[Slow]) ->
     with Prefetcher(objects) as fetched:
         texts = [fetched.read(one) for one in objects]
     assert texts == [f"/lake/{n:03}.json".encode() for n in range(64)]
-    assert 1 < slow.most <= fetching.MAX_CONCURRENCY
+    assert 1 < slow.most <= MAX_CONCURRENCY
 
 
 def test_no_more_is_fetched_ahead_than_fits(slow: type[Slow]) -> None:
-    objects = [S3Path("lake", f"{n:03}.json", size=fetching.PREFETCH_BYTES // 4) for n in range(12)]
+    objects = [S3Path("lake", f"{n:03}.json", size=PREFETCH_BYTES // 4) for n in range(12)]
     with Prefetcher(objects) as fetched:
         fetched.read(objects[0])
         time.sleep(0.3)

@@ -4,10 +4,9 @@ import polars as pl
 import pytest
 
 from lakes import Lake
-from morpheus import bucket
-from morpheus.bucket import S3Path
 from morpheus.errors import MorpheusError
 from morpheus.sinks.to_ocsf import ToOcsf
+from morpheus.storage.object_store import S3Path, list_recursive, read_object
 from strange import TRAIL, plain, sent
 
 
@@ -17,12 +16,12 @@ def test_findings_lie_in_the_buckets_partitions(lake: Lake) -> None:
     for _ in range(2):
         sent(stage, [plain([TRAIL] * 2, seconds=[5, 86_401])])
     assert len([path for method, path in lake.asked if method == "PUT"]) == 4
-    found = [one.key for one in bucket.list_recursive(S3Path.parse("s3://lake/ext"))]
+    found = [one.key for one in list_recursive(S3Path.parse("s3://lake/ext"))]
     assert [key.rpartition("/")[0] for key in sorted(found)] == [
         "ext/morpheus/region=eu-west-1/accountId=012345678901/eventDay=20211009",
         "ext/morpheus/region=eu-west-1/accountId=012345678901/eventDay=20211010",
     ]
-    frame = pl.read_parquet(bucket.read_object(S3Path.parse(f"s3://lake/{found[0]}")))
+    frame = pl.read_parquet(read_object(S3Path.parse(f"s3://lake/{found[0]}")))
     assert frame["class_uid"].to_list() == [2004]
 
 

@@ -16,21 +16,27 @@ import polars as pl
 import pytest
 
 from lakes import Lake
-from morpheus import bucket, folder
-from morpheus.bucket import S3Path
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.models import store
-from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.store import ModelStore
+from morpheus.models.profile import Fingerprint
+from morpheus.models.store import ModelStore, commit_index, put_model
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
+from morpheus.storage.folder import ObjectStore
+from morpheus.storage.object_store import (
+    S3Path,
+    delete_objects,
+    put_if_match,
+    read_object,
+    write_object,
+)
 from people import day, fingerprint
 
 MODELS = "s3://lake/models/"
@@ -46,8 +52,8 @@ def named(ann: Fingerprint, user: str) -> Fingerprint:
 
 
 def test_a_fingerprint_comes_back_as_it_was(lake: Lake, ann: Fingerprint) -> None:
-    users = {user: store.put_model(MODELS, named(ann, user)) for user in ("ann", "bob")}
-    store.commit_index(MODELS, users)
+    users = {user: put_model(MODELS, named(ann, user)) for user in ("ann", "bob")}
+    commit_index(MODELS, users)
     lake.forget()
     opened = ModelStore.open("s3://lake/models")
     back = opened.load("bob")
@@ -60,8 +66,8 @@ def test_a_fingerprint_comes_back_as_it_was(lake: Lake, ann: Fingerprint) -> Non
 
 
 def test_half_a_run_leaves_the_last_good_ones(lake: Lake, ann: Fingerprint) -> None:
-    store.commit_index(MODELS, {"ann": store.put_model(MODELS, ann)})
-    store.put_model(MODELS, named(ann, "bob"))
+    commit_index(MODELS, {"ann": put_model(MODELS, ann)})
+    put_model(MODELS, named(ann, "bob"))
     assert set(ModelStore.open(MODELS).cards) == {"ann"}
     assert len(lake.names("models/fingerprints")) == 2
 
@@ -69,36 +75,36 @@ def test_half_a_run_leaves_the_last_good_ones(lake: Lake, ann: Fingerprint) -> N
 def test_what_no_index_has_is_removed_once_it_is_old(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.commit_index(MODELS, {"ann": store.put_model(MODELS, ann)})
-    bob = store.put_model(MODELS, named(ann, "bob"))
+    commit_index(MODELS, {"ann": put_model(MODELS, ann)})
+    bob = put_model(MODELS, named(ann, "bob"))
     monkeypatch.setattr(store, "GC_GRACE", timedelta(seconds=-60))
-    store.commit_index(MODELS, {"bob": bob})
+    commit_index(MODELS, {"bob": bob})
     assert len(lake.names("models/fingerprints")) == 2, "the last index had ann"
-    store.commit_index(MODELS, {"bob": bob})
+    commit_index(MODELS, {"bob": bob})
     assert lake.names("models/fingerprints") == [f"models/fingerprints/{bob.sha256}.safetensors"]
 
 
 def rival(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Another run, which writes the index as often, whenever this one has read it."""
-    read, left = folder.ObjectStore.get_with_etag, iter(range(times))
+    read, left = ObjectStore.get_with_etag, iter(range(times))
 
-    def read_late(where: folder.ObjectStore, name: str) -> tuple[bytes, str | None]:
+    def read_late(where: ObjectStore, name: str) -> tuple[bytes, str | None]:
         found, index = read(where, name), S3Path("lake", "models/index.json")
         for _ in islice(left, 1):
-            bucket.write_object(index, bucket.read_object(index) + b" ")
+            write_object(index, read_object(index) + b" ")
         return found
 
-    monkeypatch.setattr(folder.ObjectStore, "read_marked", read_late)
+    monkeypatch.setattr(ObjectStore, "read_marked", read_late)
 
 
 def test_of_two_runs_that_publish_at_once_the_last_index_is_whole(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, theirs = (store.put_model(MODELS, named(ann, user)) for user in ("ann", "bob"))
-    store.commit_index(MODELS, {"bob": theirs})
+    mine, theirs = (put_model(MODELS, named(ann, user)) for user in ("ann", "bob"))
+    commit_index(MODELS, {"bob": theirs})
     lake.forget()
     rival(monkeypatch, times=2)
-    store.commit_index(MODELS, {"ann": mine})
+    commit_index(MODELS, {"ann": mine})
     assert set(ModelStore.open(MODELS).cards) == {"ann"}
     puts = [path for method, path in lake.asked if method == "PUT"]
     assert len(puts) == 2 + 2 + 1, "each of theirs, mine refused as often, and mine"
@@ -107,12 +113,14 @@ def test_of_two_runs_that_publish_at_once_the_last_index_is_whole(
 def test_an_index_that_others_keep_writing_is_given_up(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = store.put_model(MODELS, ann)
-    store.commit_index(MODELS, {"ann": card})
+    card = put_model(MODELS, ann)
+    commit_index(MODELS, {"ann": card})
     assert lake.address
     rival(monkeypatch, times=99)
-    with pytest.raises(TransientError, match=r"index.json: other runs keep writing it. Train again"):
-        store.commit_index(MODELS, {"ann": card})
+    with pytest.raises(
+        TransientError, match=r"index.json: other runs keep writing it. Train again"
+    ):
+        commit_index(MODELS, {"ann": card})
 
 
 class Old(BaseHTTPRequestHandler):
@@ -142,19 +150,21 @@ def test_a_server_without_conditions_is_written_to_without(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     for mark in (None, '"1"'):
-        assert bucket.put_if_match(S3Path("lake", "index.json"), b"new", mark)
+        assert put_if_match(S3Path("lake", "index.json"), b"new", mark)
         assert Old.kept.pop("/lake/index.json") == b"new"
     server.shutdown()
     server.server_close()
 
 
 def test_a_changed_object_and_a_missing_one_are_named(lake: Lake, ann: Fingerprint) -> None:
-    store.commit_index(MODELS, {"ann": store.put_model(MODELS, ann)})
+    commit_index(MODELS, {"ann": put_model(MODELS, ann)})
     [key] = lake.names("models/fingerprints")
     lake.put(key, lake.read(key)[:-1] + b"?")
-    with pytest.raises(ModelCorruptedError, match=rf"s3://lake/{key}: fingerprint of 'ann' does not match"):
+    with pytest.raises(
+        ModelCorruptedError, match=rf"s3://lake/{key}: fingerprint of 'ann' does not match"
+    ):
         ModelStore.open(MODELS).load("ann")
-    bucket.delete_objects([S3Path("lake", key)])
+    delete_objects([S3Path("lake", key)])
     with pytest.raises(ModelCorruptedError, match=r"'ann' cannot be read \(no such object\)"):
         ModelStore.open(MODELS).load("ann")
     with pytest.raises(ModelCorruptedError, match=r"s3://lake/other/index.json: cannot be read"):

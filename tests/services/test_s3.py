@@ -13,18 +13,17 @@ import polars as pl
 import pytest
 
 from lakes import Lake
-from morpheus import bucket
-from morpheus.bucket import S3Path
 from morpheus.columns import TIME
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError, UsageError
-from morpheus.records import RunMetrics
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
-from morpheus.sources.files import as_local_file, read_blocks, read_bytes
-from morpheus.sources.gathering import MemoryBudget
-from morpheus.sources.intake import FileIngest
-from morpheus.sources.log_files import FileDiscovery
-from morpheus.sources.period import TimeRange
-from morpheus.stage import PipelineOptions
+from morpheus.sources.compression import as_local_file, read_blocks, read_bytes
+from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.ingest import FileIngest
+from morpheus.sources.spill_sort import MemoryBudget
+from morpheus.sources.time_range import TimeRange
+from morpheus.storage.object_store import S3Path, delete_objects
 
 REGIONS = ("eu-west-1", "us-east-1")
 USERS = ("ann", "bob")
@@ -137,7 +136,9 @@ def test_history_is_that_of_the_time_before_the_period(lake: Lake) -> None:
     frame, summary = read(glob, input_glob=glob, **period)
     days = frame[TIME].dt.day().unique().sort().to_list()
     assert days == [4, 5, 6]
-    assert summary.training.time_range == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
+    assert (
+        summary.training.time_range == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
+    )
     assert len(lake.fetched) == 4 * 4
 
 
@@ -158,9 +159,14 @@ def test_late_deliveries_are_fetched_when_they_are_asked_for(lake: Lake) -> None
 def test_several_workers_read_a_bucket_as_one_does(lake: Lake) -> None:
     month(lake)
     period = TimeRange.from_options("2024-05-07", None, "1d", None)
-    files = FileDiscovery("s3://lake/AWSLogs/", time_range=period, skip_dirs=CLOUDTRAIL_FORMAT.skip_dirs)
+    files = FileDiscovery(
+        "s3://lake/AWSLogs/", time_range=period, skip_dirs=CLOUDTRAIL_FORMAT.skip_dirs
+    )
     frames = []
-    for workers, room in ((1, MemoryBudget()), (2, MemoryBudget(serial_threshold_bytes=1, min_task_bytes=2000))):
+    for workers, room in (
+        (1, MemoryBudget()),
+        (2, MemoryBudget(serial_threshold_bytes=1, min_task_bytes=2000)),
+    ):
         settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=workers)
         intake = FileIngest(CLOUDTRAIL_FORMAT, files, settings, memory_budget=room)
         lake.forget()
@@ -190,7 +196,7 @@ def test_parquet_in_a_bucket_is_read_whether_large_or_small(
     pl.DataFrame(rows).write_parquet(packed)
     lake.put("x.parquet", packed.getvalue())
     small, _ = read(input_glob="s3://lake/*.parquet")
-    monkeypatch.setattr("morpheus.sources.files.STREAMING_THRESHOLD", 8)
+    monkeypatch.setattr("morpheus.sources.compression.STREAMING_THRESHOLD", 8)
     large, _ = read(input_glob="s3://lake/*.parquet")
     assert small.height == 60
     assert small.equals(large)
@@ -199,7 +205,7 @@ def test_parquet_in_a_bucket_is_read_whether_large_or_small(
 def test_an_object_that_is_gone_is_a_bad_record(lake: Lake) -> None:
     lake.put("a.json", b"{}")
     [one] = FileDiscovery("s3://lake/").require().paths
-    bucket.delete_objects([S3Path("lake", "a.json")])
+    delete_objects([S3Path("lake", "a.json")])
     for reading in (read_bytes, lambda path: list(read_blocks(path))):
         with pytest.raises(RecordError, match=r"s3://lake/a.json: the file was there and is gone"):
             reading(one)

@@ -9,10 +9,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lakes import Lake
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, UsageError
-from morpheus.records import RunMetrics
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 
 DAYS = ("2024-05-30", "2024-05-31")
 
@@ -35,7 +35,9 @@ def table(lake: Lake, tmp_path: Path) -> Lake:
 def read(pattern: str, **options: str) -> list[tuple[str, str | None]]:
     settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
     source = FromCloudtrail(input_glob=pattern, options=settings, **options)
-    return sorted((batch.frame["date"][0], batch.user) for batch in source.events(None, RunMetrics()))
+    return sorted(
+        (batch.frame["date"][0], batch.user) for batch in source.events(None, RunMetrics())
+    )
 
 
 @pytest.mark.parametrize("pattern", ["s3://lake/x/t", "s3://lake/x/t/"])

@@ -3,8 +3,8 @@
 import pytest
 
 from morpheus.columns import TIME
+from morpheus.core.batch import OutputRows
 from morpheus.errors import UsageError
-from morpheus.records import OutputRows
 from morpheus.sinks.alert import AlertBuilder
 from strange import TRAIL, explained, plain
 

@@ -6,9 +6,15 @@ import logging
 import pytest
 
 from morpheus.errors import RecordError, TransientError
-from morpheus.sinks.dead_letters import DeadLetterFile
-from morpheus.sinks.delivery import Clock, Delivery, RetryPolicy, DeliveryStats
-from morpheus.sinks.letters import SendResult, OutboundEvent
+from morpheus.sinks.delivery import (
+    Clock,
+    DeadLetterFile,
+    Delivery,
+    DeliveryStats,
+    OutboundEvent,
+    RetryPolicy,
+    SendResult,
+)
 from services.listener import Fast
 
 
@@ -116,7 +122,11 @@ def test_only_what_was_not_taken_is_sent_again():
 
 def test_one_bad_letter_does_not_condemn_the_others():
     def picky(some):
-        return SendResult(split_reason="400 bad") if any(one.id == "id-5" for one in some) else SendResult()
+        return (
+            SendResult(split_reason="400 bad")
+            if any(one.id == "id-5" for one in some)
+            else SendResult()
+        )
 
     receiver = Receiver(picky)
     tally, _ = delivered(receiver, [letters(8)], size=8)

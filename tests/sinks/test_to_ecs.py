@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from morpheus.core.batch import OutputRows
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.records import OutputRows
 from morpheus.sinks.to_ecs import ToEcs
-from morpheus.stage import PipelineOptions
 from schema_check import ecs_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 

@@ -15,11 +15,11 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import INDEX, TS_ANOMALY, ROW, SCORE, TIME
+from morpheus.columns import INDEX, ROW, SCORE, TIME, TS_ANOMALY
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import TextWriter, encode_csv_header, write_csv_rows
 from morpheus.sinks.to_file import ToFile
-from morpheus.testing import split_frame, make_events, make_output_rows
+from morpheus.testing import make_events, make_output_rows, split_frame
 
 TEXTS = ["csv", "json", "jsonl", "jsonlines", "ndjson", "csv.gz", "json.gz", "csv.zst", "JSON"]
 
@@ -375,7 +375,12 @@ def test_times_with_other_units_and_no_zone_are_written(tmp_path):
 def test_text_taken_over_stands_between_the_rows_before_it_and_behind(tmp_path, packing):
     spelt, whole = tmp_path / "spelt", tmp_path / f"out.csv{packing}"
     spelt.write_bytes(b"2\n" * 100_000)
-    with whole.open("wb") as file, TextWriter(file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header) as text:
+    with (
+        whole.open("wb") as file,
+        TextWriter(
+            file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header
+        ) as text,
+    ):
         text.write(pl.DataFrame({"n": [1]}))
         text.append(spelt)
         text.write(pl.DataFrame({"n": [3]}))

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 import pytest
 
 from morpheus.columns import ROW
+from morpheus.core.batch import OutputRows
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.records import OutputRows
 from morpheus.sinks.to_kafka import ToKafka
-from morpheus.stage import PipelineOptions
 from schema_check import ocsf_faults
 from services.noida import free_port, noida
 from strange import TRAIL, explained, many, plain, sent
@@ -92,7 +92,9 @@ def test_findings_can_be_sent(broker, topic):
 
 
 def test_a_stream_without_end_is_confirmed_before_it_is_handed_on(broker, topic):
-    stage = ToKafka(bootstrap_servers=broker, output_topic=topic, options=PipelineOptions(unbounded=True))
+    stage = ToKafka(
+        bootstrap_servers=broker, output_topic=topic, options=PipelineOptions(unbounded=True)
+    )
     for n, _ in enumerate(stage(iter([many(3), many(2)]))):
         assert stage.stats.accepted == [3, 5][n]
 
@@ -148,7 +150,9 @@ def test_a_broker_that_dies_in_between_is_an_error_with_counts():
             stack.close()
             yield many(10, user="bob")
 
-        with pytest.raises(TransientError, match="took 5,000 of 6,010 events; 1,010 not handed over"):
+        with pytest.raises(
+            TransientError, match="took 5,000 of 6,010 events; 1,010 not handed over"
+        ):
             list(stage(stream()))
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TS_ANOMALY
+from morpheus.core.batch import OutputRows
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.records import OutputRows
 from morpheus.sinks.to_ocsf import ToOcsf
-from morpheus.stage import PipelineOptions
 from schema_check import ocsf_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 
@@ -206,12 +206,14 @@ def test_a_file_that_is_there_stays(tmp_path):
 def test_a_full_disk_is_told():
     if not Path("/dev/full").exists():
         pytest.skip("/dev/full is not here")
-    from morpheus.atomic import AtomicWriter  # noqa: PLC0415 - only this test looks below
     from morpheus.sinks.alert_files import _ErrorTranslatingWriter  # noqa: PLC0415 - the same
+    from morpheus.storage.atomic import AtomicWriter  # noqa: PLC0415 - only this test looks below
 
     draft = AtomicWriter(Path("/nowhere/findings.jsonl"))
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
-        pytest.raises(TransientError, match=r"Cannot write `/nowhere/findings.jsonl`: No space left"),
+        pytest.raises(
+            TransientError, match=r"Cannot write `/nowhere/findings.jsonl`: No space left"
+        ),
     ):
         _ErrorTranslatingWriter(draft, full).write(b"{}\n")

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ROW, TIME
+from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.records import OutputRows, RunMetrics
 from morpheus.sinks import to_parquet
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.stage import PipelineOptions
 
 START = datetime(2024, 5, 30, 12, tzinfo=UTC)
 

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from morpheus.columns import RISK, TIME
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.explanation import Explanation
 from morpheus.pipeline import Pipeline
-from morpheus.report.contents import Contents
+from morpheus.report.view import Contents
 from morpheus.sinks.to_report import ToReport
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter

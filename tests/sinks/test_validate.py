@@ -3,10 +3,10 @@ import json
 import pytest
 
 from morpheus.columns import SCORE
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.validate import Validate
-from morpheus.stage import PipelineOptions
 from morpheus.testing import make_events, make_output_rows, make_scored
 
 KEYS = {
@@ -22,7 +22,9 @@ KEYS = {
 
 def batch(scores=(1.0, 2.0, 3.0), names=("a", None, "=c"), user="ann"):
     numbers = range(len(scores))
-    return make_output_rows(make_scored(make_events(numbers, eventName=list(names)), scores).frame, user=user)
+    return make_output_rows(
+        make_scored(make_events(numbers, eventName=list(names)), scores).frame, user=user
+    )
 
 
 def written(path, *batches):

@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from morpheus.records import RunMetrics
-from morpheus.sources.actors import resolve_actors, collect_rule_columns, resolve_actor_types
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.sources.azure import AZURE_FORMAT
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.duo import DUO_FORMAT
-from morpheus.stage import PipelineOptions
+from morpheus.sources.log_format import collect_rule_columns, resolve_actor_types, resolve_actors
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
@@ -163,7 +163,9 @@ def test_every_kind_of_duo_identity_has_an_actor(event, actor, kind):
     assert called(DUO_FORMAT, event) == (actor, kind)
 
 
-@pytest.mark.parametrize("log", [CLOUDTRAIL_FORMAT, AZURE_FORMAT, DUO_FORMAT], ids=lambda log: log.name)
+@pytest.mark.parametrize(
+    "log", [CLOUDTRAIL_FORMAT, AZURE_FORMAT, DUO_FORMAT], ids=lambda log: log.name
+)
 def test_rules_look_at_columns_that_the_log_has(log):
     assert set(collect_rule_columns(log.rules)) <= set(log.columns)
 

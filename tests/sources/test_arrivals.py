@@ -1,7 +1,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from morpheus.sources.arrivals import DirectoryWatcher
+from morpheus.sources.ingest import DirectoryWatcher
 
 
 class Night:

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 
 from morpheus.columns import POPULATION_USER, ROW, TIME, read_lines
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import Events, RunMetrics
 from morpheus.sources.azure import AZURE_FORMAT, FromAzure
-from morpheus.sources.gathering import MemoryBudget
-from morpheus.sources.intake import FileIngest
-from morpheus.sources.log_files import FileDiscovery
-from morpheus.stage import PipelineOptions
+from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.ingest import FileIngest
+from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -52,7 +52,9 @@ def diagnostic(record: dict[str, Any]) -> dict[str, Any]:
     return {**around, "properties": record}
 
 
-def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], RunMetrics]:
+def read(
+    pattern: Path, *, columns: Any = FEATURES, **options: Any
+) -> tuple[list[Events], RunMetrics]:
     summary = RunMetrics()
     source = FromAzure(input_glob=str(pattern), options=PipelineOptions(columns=columns), **options)
     source.validate()
@@ -220,12 +222,19 @@ def test_two_days_are_learnt_and_the_third_is_scored(tmp_path: Path) -> None:
 
 def test_everybody_is_surveyed_with_derived_columns_in_memory_and_on_disk(tmp_path: Path) -> None:
     records = [sign_in(n, userPrincipalName=f"user{n % 3}@x.org") for n in range(60)]
-    chosen = PipelineOptions(columns=("appDisplayName", "logcount", "new:appDisplayName"), needs_population=True)
+    chosen = PipelineOptions(
+        columns=("appDisplayName", "logcount", "new:appDisplayName"), needs_population=True
+    )
     files = FileDiscovery(str(written(tmp_path / "a.json", lines(records))))
     surveys = []
-    for room in (MemoryBudget(), MemoryBudget(max_cells_in_memory=100, partition_cells=100, spill_table_cells=50)):
+    for room in (
+        MemoryBudget(),
+        MemoryBudget(max_cells_in_memory=100, partition_cells=100, spill_table_cells=50),
+    ):
         summary = RunMetrics()
-        assert list(FileIngest(AZURE_FORMAT, files, chosen, memory_budget=room).events(None, summary))
+        assert list(
+            FileIngest(AZURE_FORMAT, files, chosen, memory_budget=room).events(None, summary)
+        )
         surveys.append(summary.population_sample)
     [held, laid_aside] = surveys
     assert held is not None

@@ -9,11 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
-from morpheus.records import Events, ReadStats
-from morpheus.scratch import SpillDir
-from morpheus.sources.by_user import UserGroups, EventKey, DedupWindow, iter_batches
-from morpheus.sources.census import plan_partitions
-from morpheus.sources.gathering import SpilledDataset, SpillBuffer, MemoryBudget
+from morpheus.core.batch import Events, ReadStats
+from morpheus.sources.group_by_user import (
+    DedupWindow,
+    EventKey,
+    UserGroups,
+    iter_batches,
+    plan_partitions,
+)
+from morpheus.sources.spill_sort import MemoryBudget, SpillBuffer, SpilledDataset
+from morpheus.storage.spill import SpillDir
 
 IDENTITY = EventKey("user", "id", ("account",))
 NOON = datetime(2024, 5, 31, 12, tzinfo=UTC)
@@ -59,11 +64,15 @@ def gather(*frames: pl.DataFrame, reading: ReadStats | None = None) -> Taken:
 def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[Events]:
     past = None if history is None else history.gathered.user_stats
     users = plan_partitions(events.gathered.user_stats, past, 10**9, include_history_only=True)
-    events.gathered.column_names = events.gathered.column_names or (history or events).gathered.column_names
+    events.gathered.column_names = (
+        events.gathered.column_names or (history or events).gathered.column_names
+    )
     if history is not None:
         history.gathered.column_names = events.gathered.column_names
     before = None if history is None else history.by_user(users)
-    return list(iter_batches(users, events.by_user(users), before, batch_size=rows, row_offsets=Counter()))
+    return list(
+        iter_batches(users, events.by_user(users), before, batch_size=rows, row_offsets=Counter())
+    )
 
 
 def test_users_come_in_order_of_their_first_event_and_events_in_order_of_time() -> None:
@@ -130,7 +139,10 @@ def test_columns_do_not_depend_on_the_order_of_the_frames() -> None:
     wide, narrow = frame(event(0)), frame(event(1)).drop("account").with_columns(extra=pl.lit("x"))
     columns = [INDEX, "id", "user", "account", "extra", TIME]
     wide = wide.with_columns(more=pl.lit("y"))
-    one, other = gather(wide, narrow).gathered.column_names, gather(narrow, wide).gathered.column_names
+    one, other = (
+        gather(wide, narrow).gathered.column_names,
+        gather(narrow, wide).gathered.column_names,
+    )
     assert one == other
     assert set(columns) < {INDEX, *one, TIME}
 
@@ -161,7 +173,9 @@ def test_a_later_round_remembers_what_was_seen_but_not_for_ever() -> None:
     names = [str(uuid.UUID(int=n)) for n in (1, 1, 2)]
     for name in names:
         taken = gather(frame(event(0, name=name)), reading=reading)
-        taken.by_user(plan_partitions(taken.gathered.user_stats, None, 99, include_history_only=True), memory)
+        taken.by_user(
+            plan_partitions(taken.gathered.user_stats, None, 99, include_history_only=True), memory
+        )
         memory.commit()
     assert reading.duplicates == 1
     assert memory.seen_keys is not None

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.census import bin_pack
+from morpheus.sources.group_by_user import bin_pack
 
 weights = st.lists(st.integers(0, 30), max_size=40)
 

@@ -10,10 +10,10 @@ import pytest
 import zstandard
 
 from morpheus.columns import INDEX, ROW, TIME, read_lines
-from morpheus.errors import RecordError, MorpheusError, UsageError
-from morpheus.records import Events, RunMetrics
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import PipelineOptions
+from morpheus.errors import MorpheusError, RecordError, UsageError
 from morpheus.sources.cloudtrail import CONTEXT_COLUMNS, FromCloudtrail, get_first_owner
-from morpheus.stage import PipelineOptions
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
 ROLE = "userIdentitysessionContextsessionIssueruserName"
@@ -351,7 +351,11 @@ def test_real_logs_in_the_layout_of_aws(column: str) -> None:
 @real
 def test_real_console_sessions_hold_56_events_twice() -> None:
     _, summary = read(DATA / "cloudtrail-console", DATA / "cloudtrail-attack/*.json.gz")
-    assert (summary.input.read, summary.input.duplicates, summary.input.accepted) == (8226, 56, 8170)
+    assert (summary.input.read, summary.input.duplicates, summary.input.accepted) == (
+        8226,
+        56,
+        8170,
+    )
 
 
 @real
@@ -363,7 +367,9 @@ def test_recorded_techniques_are_read_whole() -> None:
 @real
 def test_records_within_something_else_are_refused_and_counted() -> None:
     path = DATA / "rule-tests/AWS.CloudTrail.jsonl"
-    with pytest.raises(RecordError, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"):
+    with pytest.raises(
+        RecordError, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"
+    ):
         read(path)
     batches, summary = read(path, bad_record="skip")
     assert (batches, summary.input.refused) == ([], 463)

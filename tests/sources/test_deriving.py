@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TIME
-from morpheus.features import derived
-from morpheus.sources.deriving import DerivedFeatures, list_input_columns, resolve_derived
+from morpheus.features.derived import distinct_count_today, log_count, map_values
+from morpheus.sources.log_format import DerivedFeatures, list_input_columns, resolve_derived
 
 KNOWN = {
-    "logcount": derived.log_count(),
-    "locincrement": derived.distinct_count_today("city"),
-    "family": derived.map_values(str.upper, "city"),
+    "logcount": log_count(),
+    "locincrement": distinct_count_today("city"),
+    "family": map_values(str.upper, "city"),
 }
 NAMES = ("logcount", "locincrement", "new:family")
 START = datetime(2024, 5, 31, tzinfo=UTC)

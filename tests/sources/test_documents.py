@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.sources.cloudtrail import unwrap
-from morpheus.sources.documents import Records, decode_leniently, encode_json, split_records, split_record_blocks
+from morpheus.sources.json_records import (
+    Records,
+    decode_leniently,
+    encode_json,
+    split_record_blocks,
+    split_records,
+)
 
 A: dict[str, Any] = {"eventName": "A", "userIdentity": {"arn": "a"}}
 B: dict[str, Any] = {"eventName": "B", "list": [{"x": "é"}]}
@@ -133,7 +139,10 @@ def test_json_lines_in_blocks_are_as_read_whole(lines: list[str], size: int) -> 
 
 
 def pairs(records: Records) -> list[tuple[int, bytes]]:
-    return [(n, bytes(text).strip()) for n, text in zip(records.line_numbers, records.raw_records, strict=True)]
+    return [
+        (n, bytes(text).strip())
+        for n, text in zip(records.line_numbers, records.raw_records, strict=True)
+    ]
 
 
 def test_a_document_in_blocks_is_read_whole() -> None:

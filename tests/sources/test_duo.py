@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from morpheus.columns import TIME, read_lines
-from morpheus.records import Events, RunMetrics
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.sources.duo import DUO_FORMAT, FromDuo
-from morpheus.stage import PipelineOptions
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
@@ -61,7 +61,9 @@ SECOND = [second(1), second(2), second(3, "Iasi")]
 FIRST = [first(1), first(2), first(3, "Iasi")]
 
 
-def read(pattern: Path, *, columns: Any = FEATURES, **options: Any) -> tuple[list[Events], RunMetrics]:
+def read(
+    pattern: Path, *, columns: Any = FEATURES, **options: Any
+) -> tuple[list[Events], RunMetrics]:
     summary = RunMetrics()
     source = FromDuo(input_glob=str(pattern), options=PipelineOptions(columns=columns), **options)
     source.validate()

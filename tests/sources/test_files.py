@@ -7,8 +7,8 @@ import pytest
 import zstandard
 
 from morpheus.errors import RecordError, UsageError
-from morpheus.sources.files import detect_file_type, read_blocks, read_bytes, to_utf8
-from morpheus.sources.log_files import FileDiscovery
+from morpheus.sources.compression import detect_file_type, read_blocks, read_bytes, to_utf8
+from morpheus.sources.discovery import FileDiscovery
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -143,7 +143,14 @@ def test_text_of_powershell_is_utf_8_in_the_end() -> None:
 
 def test_suffixes_say_what_a_file_holds() -> None:
     names = ["a.CSV", "a.jsonl.zst", "a.parquet", "a.gz", "gz", "a.txt.gz"]
-    assert [detect_file_type(Path(name)) for name in names] == ["csv", "json", "parquet", None, None, None]
+    assert [detect_file_type(Path(name)) for name in names] == [
+        "csv",
+        "json",
+        "parquet",
+        None,
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])

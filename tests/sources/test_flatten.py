@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.flatten import Flattener, to_text
+from morpheus.sources.json_records import Flattener, to_text
 
 PATHS = ("user.arn", "user.issuer.name", "name", "request.owners", "request.count")
 WANTED = ("name", "userarn", "userissuername", "requestcount")

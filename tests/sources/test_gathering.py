@@ -15,20 +15,27 @@ from hypothesis import strategies as st
 
 from jobs import lay_aside_on_a_full_disk, peak_in_pieces
 from morpheus.columns import TIME, read_lines
+from morpheus.core.batch import Events, ReadStats, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError
-from morpheus.processes import WorkerPool
-from morpheus.records import Events, ReadStats, RunMetrics
-from morpheus.scratch import SpillDir
-from morpheus.sources import files
+from morpheus.runtime.pool import WorkerPool
+from morpheus.sources import compression
+from morpheus.sources import compression
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
-from morpheus.sources.gathering import MemoryBudget
-from morpheus.sources.intake import FileIngest
-from morpheus.sources.log_files import FileDiscovery
-from morpheus.spill import spill_to_disk
-from morpheus.stage import PipelineOptions
+from morpheus.sources.compression import is_large, read_blocks
+from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.ingest import FileIngest
+from morpheus.sources.spill_sort import MemoryBudget
+from morpheus.storage.spill import SpillDir, spill_to_disk
 
 FEATURES = read_lines(FromCloudtrail.default_columns, option="--columns_file")
-TINY = MemoryBudget(max_cells_in_memory=200, partition_cells=300, spill_table_cells=400, max_scan_passes=2, partitions_per_bucket=2)
+TINY = MemoryBudget(
+    max_cells_in_memory=200,
+    partition_cells=300,
+    spill_table_cells=400,
+    max_scan_passes=2,
+    partitions_per_bucket=2,
+)
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
 
@@ -50,10 +57,20 @@ def write_files(folder: Path, records: list[dict[str, Any]], size: int) -> Path:
 
 
 def read(
-    pattern: Path | str, room: MemoryBudget, history: Path | None = None, threads: int = 1, **options: Any
+    pattern: Path | str,
+    room: MemoryBudget,
+    history: Path | None = None,
+    threads: int = 1,
+    **options: Any,
 ) -> tuple[list[Events], RunMetrics]:
     chosen = {"columns": FEATURES, "num_threads": threads, **options.pop("settings", {})}
-    intake = FileIngest(CLOUDTRAIL_FORMAT, FileDiscovery(str(pattern)), PipelineOptions(**chosen), memory_budget=room, **options)
+    intake = FileIngest(
+        CLOUDTRAIL_FORMAT,
+        FileDiscovery(str(pattern)),
+        PipelineOptions(**chosen),
+        memory_budget=room,
+        **options,
+    )
     summary = RunMetrics()
     return list(intake.events(None if history is None else str(history), summary)), summary
 
@@ -64,7 +81,9 @@ def whole(batches: list[Events]) -> list[Events]:
     return [replace(user[0], frame=pl.concat(one.frame for one in user)) for user in users]
 
 
-def assert_same(one: tuple[list[Events], RunMetrics], other: tuple[list[Events], RunMetrics]) -> None:
+def assert_same(
+    one: tuple[list[Events], RunMetrics], other: tuple[list[Events], RunMetrics]
+) -> None:
     assert [batch.user for batch in whole(one[0])] == [batch.user for batch in whole(other[0])]
     for a, b in zip(whole(one[0]), whole(other[0]), strict=True):
         assert a.frame.equals(b.frame)
@@ -153,7 +172,9 @@ def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
 def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "cloudtrail-console"
     chosen = {"userid_column_name": "userIdentityarn"}
-    room = replace(TINY, spill_table_cells=20_000, min_task_bytes=2_000_000, serial_threshold_bytes=0)
+    room = replace(
+        TINY, spill_table_cells=20_000, min_task_bytes=2_000_000, serial_threshold_bytes=0
+    )
     held = read(new, MemoryBudget(), old, settings=chosen)
     assert_same(held, read(new, room, old, threads=threads, settings=chosen))
 
@@ -163,7 +184,9 @@ def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "golden/training"
     (tmp_path / "x.jsonl").write_text('{"eventName": "no time"}\n')
     options = {"everything": True, "skip": True, "settings": {"userid_filter": "123837551234"}}
-    room = replace(TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0)
+    room = replace(
+        TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0
+    )
     assert_same(
         read(new, MemoryBudget(), old, **{**options, "settings": dict(options["settings"])}),  # type: ignore[call-overload] # options of several types
         read(new, room, old, threads=2, **options),
@@ -188,7 +211,9 @@ def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
         )
     one = read(tmp_path, MemoryBudget(), skip=True)
     alone, caplog.records[:] = len(caplog.records), []
-    other = read(tmp_path, MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0), threads=2, skip=True)
+    other = read(
+        tmp_path, MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0), threads=2, skip=True
+    )
     assert_same(one, other)
     assert other[1].input.refused == 6
     assert len(other[1].input.refusals) == 5
@@ -203,7 +228,9 @@ def test_nothing_is_left_on_disk_however_it_ends(
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     folder = write_files(tmp_path / "new", [record(n, f"{n % 9}", n % 60) for n in range(99)], 9)
     logs, chosen = FileDiscovery(str(folder)), PipelineOptions(columns=FEATURES, num_threads=1)
-    events = FileIngest(CLOUDTRAIL_FORMAT, logs, chosen, memory_budget=TINY).events(None, RunMetrics())
+    events = FileIngest(CLOUDTRAIL_FORMAT, logs, chosen, memory_budget=TINY).events(
+        None, RunMetrics()
+    )
     next(events)
     [made] = scratch.iterdir()
     assert made.stat().st_mode & 0o077 == 0
@@ -260,8 +287,8 @@ def test_large_files_in_blocks_are_as_files_read_whole(
         path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
     held = read(path, MemoryBudget())
     monkeypatch.setattr(compression, "STREAMING_THRESHOLD", 800)
-    monkeypatch.setattr(files.read_blocks, "__defaults__", (1000,))
-    assert files.is_large(path)
+    monkeypatch.setattr(read_blocks, "__defaults__", (1000,))
+    assert is_large(path)
     assert_same(held, read(path, MemoryBudget()))
 
 

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import RunMetrics
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.log_files import FileDiscovery
-from morpheus.stage import PipelineOptions
+from morpheus.sources.discovery import FileDiscovery
 from morpheus.stages.serialize import Serialize
 
 DAYS = ("2024-05-30", "2024-05-31")
@@ -196,7 +196,9 @@ def test_a_table_of_iceberg_is_refused(tmp_path, pattern):
 @pytest.mark.usefixtures("table")
 def test_a_table_passes_the_whole_chain_under_the_name_it_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert {path.parts[:2] for path in FileDiscovery("lake/trail").require().paths} == {("lake", "trail")}
+    assert {path.parts[:2] for path in FileDiscovery("lake/trail").require().paths} == {
+        ("lake", "trail")
+    }
     sink = ToFile(filename="out.csv")
     summary = Pipeline([FromCloudtrail(input_glob="lake/trail"), Serialize(), sink]).run()
     assert summary.input.files == 5

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ACTOR_OPTION, TIME, read_lines
-from morpheus.records import RunMetrics
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.sources.ocsf import OCSF_FORMAT, FromOcsf
-from morpheus.stage import PipelineOptions
 
 FEATURES = read_lines("columns_ae_ocsf.txt", option="--columns_file")
 ROLE = "arn:aws:iam::000000000001:role/Deploy"

@@ -6,13 +6,13 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.records import RunMetrics
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.duo import FromDuo
-from morpheus.sources.log_files import FileDiscovery
-from morpheus.sources.period import TimeRange, parse_interval
-from morpheus.stage import PipelineOptions
+from morpheus.sources.time_range import TimeRange, parse_interval
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,13 @@ def test_folders_that_may_be_something_else_are_no_dates(folder: str) -> None:
 def test_a_file_delivered_before_the_period_holds_nothing_of_it() -> None:
     period = TimeRange.from_options("2024-05-31T12:00:00Z", None, None, None)
     assert period is not None
-    assert not period.may_contain_file(["2024", "05", "31"], "1_CloudTrail_us_20240531T1155Z_x.json.gz")
+    assert not period.may_contain_file(
+        ["2024", "05", "31"], "1_CloudTrail_us_20240531T1155Z_x.json.gz"
+    )
     assert period.may_contain_file(["2024", "05", "31"], "1_CloudTrail_us_20240531T1200Z_x.json.gz")
-    assert period.may_contain_file(["2024", "05", "31"], "1_20240531T1155_x.json.gz"), "not a name of AWS's"
+    assert period.may_contain_file(["2024", "05", "31"], "1_20240531T1155_x.json.gz"), (
+        "not a name of AWS's"
+    )
 
 
 def written(folder: Path) -> Path:
@@ -153,7 +157,12 @@ def test_events_outside_the_period_are_left_out_and_counted(tmp_path: Path) -> N
     frame = pl.concat(batch.frame for batch in source.events(None, summary))
     assert frame[TIME].dt.hour().to_list() == list(range(6, 18))
     reading = summary.input
-    assert (reading.read, reading.outside_range, reading.accepted, reading.outside_files) == (24, 12, 12, 2)
+    assert (reading.read, reading.outside_range, reading.accepted, reading.outside_files) == (
+        24,
+        12,
+        12,
+        2,
+    )
     assert reading.time_range == "from 2024-05-02T06:00:00Z until before 2024-05-02T18:00:00Z"
 
 

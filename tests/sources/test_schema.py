@@ -12,13 +12,13 @@ import pytest
 import zstandard
 
 from morpheus.columns import ACTOR, TIME
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.records import Events, RunMetrics
 from morpheus.sources.azure import FromAzure
 from morpheus.sources.from_file import FromFile
-from morpheus.sources.schema import load_schema
-from morpheus.stage import PipelineOptions
+from morpheus.sources.schema_file import load_schema
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
@@ -45,7 +45,9 @@ def lines(records: Any) -> str:
 
 
 def read(columns_file: str | None, path: Path | str, **settings: Any) -> list[Events]:
-    told = FromFile(input_glob=str(path)).with_defaults(PipelineOptions(columns_file=columns_file, **settings))
+    told = FromFile(input_glob=str(path)).with_defaults(
+        PipelineOptions(columns_file=columns_file, **settings)
+    )
     source = FromFile(input_glob=str(path), options=told)
     source.validate()
     return list(source.events(None, RunMetrics()))
@@ -208,7 +210,9 @@ size.kind = "number"
     ]
     source = FromFile(input_glob=written(tmp_path / "a.jsonl", lines(records)))
     chain = [source, TrainAe(train_epochs=1), Caught()]
-    Pipeline(chain, PipelineOptions(columns_file=written(tmp_path / "d.toml", about), num_threads=1)).run()
+    Pipeline(
+        chain, PipelineOptions(columns_file=written(tmp_path / "d.toml", about), num_threads=1)
+    ).run()
     kinds = {column.name: type(column).__name__ for column in Caught.encoder.columns}
     assert kinds == {
         "port": "Category",

@@ -7,10 +7,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from morpheus.columns import INDEX, TIME
-from morpheus.processes import WorkerPool
-from morpheus.sources.census import PARTITION, USER
-from morpheus.sources.shelves import BucketedSpill
-from morpheus.spill import spill_to_disk
+from morpheus.runtime.pool import WorkerPool
+from morpheus.sources.group_by_user import PARTITION, USER
+from morpheus.sources.spill_sort import BucketedSpill
+from morpheus.storage.spill import spill_to_disk
 from morpheus.testing import make_events
 
 USERS = [f"user{n}" for n in range(40)]
@@ -35,7 +35,15 @@ def shelves(crew, tmp_path):
     """Sixty tables of all users, sorted into four places."""
     blobs = spill_to_disk(tmp_path, map(events, range(60)))
     places = pl.DataFrame({USER: USERS, PARTITION: [n // 10 for n in range(len(USERS))]})
-    return BucketedSpill.partition_by_bucket(blobs, "who", places, max_rows_in_memory=200, max_table_rows=ROWS, pool=crew, folder=tmp_path)
+    return BucketedSpill.partition_by_bucket(
+        blobs,
+        "who",
+        places,
+        max_rows_in_memory=200,
+        max_table_rows=ROWS,
+        pool=crew,
+        folder=tmp_path,
+    )
 
 
 def test_nothing_is_lost_or_doubled(shelves):

@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ACTOR
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
-from morpheus.records import Events, RunMetrics
 from morpheus.sources.azure import FromAzure
 from morpheus.sources.duo import FromDuo
-from morpheus.sources.flatten import flatten_name
 from morpheus.sources.from_file import FromFile
-from morpheus.sources.schema import load_schema, list_builtin_schemas
-from morpheus.stage import PipelineOptions
+from morpheus.sources.json_records import flatten_name
+from morpheus.sources.schema_file import list_builtin_schemas, load_schema
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -32,7 +32,9 @@ CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/123.0.0.0 Sa
 
 
 def settled(schema: str, path: Path, **settings: Any) -> FromFile:
-    told = FromFile(input_glob=str(path)).with_defaults(PipelineOptions(columns_file=schema, **settings))
+    told = FromFile(input_glob=str(path)).with_defaults(
+        PipelineOptions(columns_file=schema, **settings)
+    )
     return FromFile(input_glob=str(path), options=told, bad_record="skip")
 
 
@@ -52,7 +54,11 @@ def has(event: dict[str, Any], **expected: Any) -> bool:
 @pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])
 def test_every_feature_is_had_from_the_log_or_derived(schema: str) -> None:
     about = load_schema(schema)
-    known = {*about.log_format.columns, *about.log_format.derived_columns, *about.log_format.fallbacks}
+    known = {
+        *about.log_format.columns,
+        *about.log_format.derived_columns,
+        *about.log_format.fallbacks,
+    }
     bare = {name.removeprefix("new:") for name in about.features}
     needs = {need for one in about.log_format.derived_columns.values() for need in one.inputs}
     rules = {name for rule in about.log_format.actor_rules for name in rule.columns}

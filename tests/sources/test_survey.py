@@ -10,14 +10,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from morpheus.columns import POPULATION_USER, TIME
-from morpheus.records import RunMetrics
-from morpheus.sources.census import UserStats
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
-from morpheus.sources.gathering import SpilledDataset, MemoryBudget
-from morpheus.sources.intake import FileIngest
-from morpheus.sources.log_files import FileDiscovery
-from morpheus.sources.survey import SampleSpec
-from morpheus.stage import PipelineOptions
+from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.group_by_user import UserStats
+from morpheus.sources.ingest import FileIngest
+from morpheus.sources.partitioning import SampleSpec
+from morpheus.sources.spill_sort import MemoryBudget, SpilledDataset
 from morpheus.testing import make_events
 from sources.test_gathering import TINY, record, write_files
 
@@ -27,7 +27,9 @@ RECORDS = [record(n, f"{n % 7}", n % 60) for n in range(300)]
 
 def sample(folder: Path, room: MemoryBudget, threads: int, **options: Any) -> pl.DataFrame:
     settings = PipelineOptions(columns=COLUMNS, num_threads=threads, needs_population=True)
-    intake = FileIngest(CLOUDTRAIL_FORMAT, FileDiscovery(str(folder)), settings, memory_budget=room, **options)
+    intake = FileIngest(
+        CLOUDTRAIL_FORMAT, FileDiscovery(str(folder)), settings, memory_budget=room, **options
+    )
     summary = RunMetrics()
     next(intake.events(None, summary))
     assert summary.population_sample is not None
@@ -38,7 +40,10 @@ def sample(folder: Path, room: MemoryBudget, threads: int, **options: Any) -> pl
 def test_a_sample_does_not_depend_on_how_events_were_read(
     tmp_path: Path, room: MemoryBudget, threads: int
 ) -> None:
-    folder, few = write_files(tmp_path / "logs", RECORDS, 20), SampleSpec(target_events=70, min_events_per_user=5)
+    folder, few = (
+        write_files(tmp_path / "logs", RECORDS, 20),
+        SampleSpec(target_events=70, min_events_per_user=5),
+    )
     whole = sample(folder, MemoryBudget(), 1, survey=few)
     assert_frame_equal(sample(folder, room, threads, survey=few), whole)
     assert whole.height == 70
@@ -52,25 +57,44 @@ def gathered(users: dict[str, int]) -> SpilledDataset:
 
 
 def test_few_events_of_each_user_are_in_a_sample_of_many() -> None:
-    found = SampleSpec(target_events=100, min_events_per_user=5).take_sample(gathered({"ann": 1000, "bob": 1000, "eve": 3}), ["who"])
-    assert dict(found[POPULATION_USER].value_counts().iter_rows()) == {"ann": 33, "bob": 33, "eve": 3}
+    found = SampleSpec(target_events=100, min_events_per_user=5).take_sample(
+        gathered({"ann": 1000, "bob": 1000, "eve": 3}), ["who"]
+    )
+    assert dict(found[POPULATION_USER].value_counts().iter_rows()) == {
+        "ann": 33,
+        "bob": 33,
+        "eve": 3,
+    }
 
 
 def test_a_sample_of_more_users_than_fit_is_of_the_same_ones_every_time() -> None:
     users = {f"user{n}": 30 for n in range(50)}
-    found = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(gathered(users), ["who"])
+    found = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(
+        gathered(users), ["who"]
+    )
     backwards = dict(reversed(users.items()))
-    again = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(gathered(backwards), ["who"])
+    again = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(
+        gathered(backwards), ["who"]
+    )
     assert found[POPULATION_USER].n_unique() == 10
     assert_frame_equal(found, again)
 
 
 def test_a_log_of_which_every_record_is_refused_has_a_sample_of_nobody(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"eventName": "Ls"}\n{"eventName": "Get"}')
-    settings = PipelineOptions(columns=("eventName", "logcount"), num_threads=1, needs_population=True)
+    settings = PipelineOptions(
+        columns=("eventName", "logcount"), num_threads=1, needs_population=True
+    )
     summary = RunMetrics()
     files = FileDiscovery(str(tmp_path / "a.json"))
-    assert list(FileIngest(CLOUDTRAIL_FORMAT, files, settings, skip_bad_records=True).events(None, summary)) == []
+    assert (
+        list(
+            FileIngest(CLOUDTRAIL_FORMAT, files, settings, skip_bad_records=True).events(
+                None, summary
+            )
+        )
+        == []
+    )
     assert summary.population_sample is not None
     assert summary.population_sample.columns[:2] == [POPULATION_USER, TIME]
     assert summary.population_sample.height == 0

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.errors import RecordError
-from morpheus.sources.tables import Table, read_csv_blocks, read_parquet_blocks, read_csv, read_parquet
+from morpheus.sources.tabular import (
+    Table,
+    read_csv,
+    read_csv_blocks,
+    read_parquet,
+    read_parquet_blocks,
+)
 
 PATH = Path("x.csv")
 

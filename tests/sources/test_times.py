@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.times import UTC_DATETIME, parse_times
+from morpheus.sources.time_range import UTC_DATETIME, parse_times
 
 
 def one(text: str | None) -> datetime | None:

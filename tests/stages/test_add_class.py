@@ -1,8 +1,8 @@
 import pytest
 
 from morpheus.columns import SCORE
+from morpheus.core.batch import Losses
 from morpheus.errors import UsageError
-from morpheus.records import Losses
 from morpheus.stages.add_class import AddClass
 from morpheus.testing import make_events, make_losses, make_scored
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from morpheus.columns import SCORE
+from morpheus.core.batch import RunMetrics, WithModel
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.records import WithModel, RunMetrics
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
@@ -35,7 +35,9 @@ def test_a_score_hangs_on_its_own_event_alone(values, at):
     frame = make_events(range(7))
     stage = AddScores()
     [whole] = stage(iter([make_losses(frame, values)]))
-    parts = stage(iter([make_losses(frame[:at], values[:at]), make_losses(frame[at:], values[at:])]))
+    parts = stage(
+        iter([make_losses(frame[:at], values[:at]), make_losses(frame[at:], values[at:])])
+    )
     assert [v for out in parts for v in out.frame[SCORE]] == whole.frame[SCORE].to_list()
 
 

@@ -12,13 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import RISK, ExplanationColumns
+from morpheus.core.batch import Losses, Scored
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.models import reference_training
-from morpheus.models.ladder import TrainingDataBackoff
-from morpheus.models.learning import UserHistory, fit_fingerprint, fit_fingerprints
+from morpheus.models.fit import TrainingDataBackoff, UserHistory, fit_fingerprint, fit_fingerprints
 from morpheus.models.population import Population
-from morpheus.records import Losses, Scored
-from morpheus.stage import PipelineOptions
+from morpheus.models.reference import fit_dfencoder_fingerprints
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.testing import make_events, make_scored
@@ -207,7 +206,11 @@ def test_an_explanation_does_not_depend_on_how_events_are_cut_into_batches(ann, 
     places = [0, *sorted(cuts), 40]
     parts = [frame[a:b] for a, b in pairwise(places)]
     whole = explained(ann, [frame])
-    assert explained(ann, parts).select(ExplanationColumns()).equals(whole.select(ExplanationColumns()))
+    assert (
+        explained(ann, parts)
+        .select(ExplanationColumns())
+        .equals(whole.select(ExplanationColumns()))
+    )
 
 
 def test_only_events_whose_label_reaches_the_threshold_are_explained_and_as_if_all_were(ann):
@@ -252,7 +255,9 @@ def test_a_feature_column_of_the_name_is_refused_before_any_log_is_opened():
 def test_explained_twice_the_second_stands(ann):
     once = Explain()(
         AddScores(label=(RISK,))(
-            iter([losses(ann, make_events([0], **{name: [value] for name, value in USUAL.items()}))])
+            iter(
+                [losses(ann, make_events([0], **{name: [value] for name, value in USUAL.items()}))]
+            )
         )
     )
     [twice] = Explain(top=1)(once)
@@ -267,7 +272,9 @@ def test_users_without_a_fingerprint_get_nulls():
 
 
 def test_what_the_reference_network_learnt_is_refused():
-    [known] = reference_training.fit_dfencoder_fingerprints([UserHistory("ann", day(60), times(60))], COLUMNS, epochs=1)
+    [known] = fit_dfencoder_fingerprints(
+        [UserHistory("ann", day(60), times(60))], COLUMNS, epochs=1
+    )
     frame = make_events(range(3), **day(3).to_dict(as_series=False))
     rows = known.encoder.encode(frame)
     about = {"fingerprint": known, "card": known.card, "encoded": rows}

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import SCORE
+from morpheus.core.batch import RunMetrics, Scored, WithModel
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.records import WithModel, Scored, RunMetrics
-from morpheus.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import check_stage, split_frame, make_events, make_losses, make_scored
+from morpheus.testing import check_stage, make_events, make_losses, make_scored, split_frame
 from people import day, fingerprint
 
 LOSSES = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=9)
@@ -94,7 +94,9 @@ def test_the_kind_of_record_stays():
 
 def test_what_stays_does_not_hang_on_how_events_are_batched():
     known, frame = fingerprint(), day(300, seed=1)
-    frame = make_events([60 * n for n in range(300)], **{name: frame[name] for name in frame.columns})
+    frame = make_events(
+        [60 * n for n in range(300)], **{name: frame[name] for name in frame.columns}
+    )
 
     def kept(*sizes):
         parts = (
@@ -140,7 +142,9 @@ def test_what_a_suppression_holds_back_is_left_out_and_counted_by_suppression(su
     summary.add(out)
     assert out.frame["eventName"].to_list() == ["Get"]
     assert out.losses.tolist() == [[3.0]]
-    assert summary.suppressed == {"eventName = `Delete`, of ann, until 2021-10-10": 2}, "not the fourth"
+    assert summary.suppressed == {"eventName = `Delete`, of ann, until 2021-10-10": 2}, (
+        "not the fourth"
+    )
     assert (summary.filtered, summary.users.total()) == (3, 1)
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from morpheus.stages.monitor import RateMeter, Monitor
+from morpheus.stages.monitor import Monitor, RateMeter
 from morpheus.testing import make_events, make_scored
 
 

@@ -3,11 +3,7 @@
 import pytest
 
 from morpheus.errors import UsageError
-from morpheus.stages.buffer import Buffer
-from morpheus.stages.delay import Delay
-from morpheus.stages.gen_viz import GenViz
-from morpheus.stages.inf_triton import InfTriton
-from morpheus.stages.trigger import Trigger
+from morpheus.stages.compat import Buffer, Delay, GenViz, InfTriton, Trigger
 from morpheus.testing import make_events, make_output_rows
 
 

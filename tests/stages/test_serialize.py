@@ -1,8 +1,8 @@
 import pytest
 
 from morpheus.columns import INDEX, ROW, TIME
+from morpheus.core.batch import OutputRows
 from morpheus.errors import UsageError
-from morpheus.records import OutputRows
 from morpheus.stages.serialize import Serialize
 from morpheus.testing import make_events, make_scored
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from morpheus.columns import TS_ANOMALY
 from morpheus.errors import UsageError
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import split_frame, make_events, make_losses, make_scored
+from morpheus.testing import make_events, make_losses, make_scored, split_frame
 
 MINUTES = Timeseries(resolution="1m", min_window="60m")  # windows of 121 bins
 
@@ -107,7 +107,10 @@ def test_a_bin_is_judged_only_when_the_last_bin_of_its_window_is_over(size):
     frame = make_events(times)
     whole = flags(stage, make_scored(frame))
     assert any(whole)
-    assert flags(stage, *(make_scored(part) for part in split_frame(frame, [size] * (1500 // size)))) == whole
+    assert (
+        flags(stage, *(make_scored(part) for part in split_frame(frame, [size] * (1500 // size))))
+        == whole
+    )
 
 
 def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
@@ -202,7 +205,9 @@ def test_state_is_bounded_by_the_window():
     def source():
         nonlocal held, most
         for day in range(20):
-            for part in split_frame(make_events([86400 * day + s for s in range(0, 86400, 60)]), [144] * 9):
+            for part in split_frame(
+                make_events([86400 * day + s for s in range(0, 86400, 60)]), [144] * 9
+            ):
                 held += 1
                 most = max(most, held)
                 yield make_scored(part)

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.errors import UsageError
-from morpheus.suppressions.preview import preview_rule
+from morpheus.suppressions.proposals import (
+    Proposals,
+    preview_rule,
+    render_suppressions,
+    toml_string,
+)
 from morpheus.suppressions.rules import Suppressions
-from morpheus.suppressions.verdicts import Proposals
-from morpheus.suppressions.writing import toml_string, render_suppressions
 
 
 def verdict(judged="expected", user="ann", number=1, **values):
@@ -73,7 +76,9 @@ def test_the_same_judged_harmless_of_several_users_is_one_suppression_for_the_gr
 
 
 def test_what_would_hide_something_judged_otherwise_is_refused(proposed):
-    [one] = proposed(verdict(), verdict("malicious", number=2, eventName="DeleteTrail", a="1")).events_per_user
+    [one] = proposed(
+        verdict(), verdict("malicious", number=2, eventName="DeleteTrail", a="1")
+    ).events_per_user
     assert one.against == ("it would hide incident 0000000000000002, judged malicious",)
 
 
@@ -95,7 +100,9 @@ def test_an_incident_without_any_value_or_user_is_told_and_not_proposed(proposed
     nothing = verdict(errorCode=None)
     found = proposed(nothing, verdict() | {"columns": []}, verdict(user=None))
     assert (len(found.events_per_user), len(found.unactionable)) == (0, 3)
-    assert "# No suppression: Incident 0000000000000001, 3 events of ann" in render_suppressions(found, ["v"])
+    assert "# No suppression: Incident 0000000000000001, 3 events of ann" in render_suppressions(
+        found, ["v"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +127,9 @@ def test_what_is_written_is_read_again_as_it_was(proposed, tmp_path):
     )
     path = tmp_path / "suppressions.toml"
     path.write_text(render_suppressions(proposals, ["a\nb.json"]))
-    assert Suppressions.read(str(path)).rules == tuple(one.rule for one in proposals.events_per_user)
+    assert Suppressions.read(str(path)).rules == tuple(
+        one.rule for one in proposals.events_per_user
+    )
 
 
 def test_what_is_refused_is_written_as_a_comment(proposed):
@@ -160,7 +169,9 @@ def test_a_preview_finds_events_of_incidents_judged_otherwise(proposed):
     proposals = proposed(verdict(), verdict("malicious", number=2, other="x"))
     [one] = proposals.events_per_user
     assert one.against == ()
-    found = preview_rule(one.rule, past(("ann", 3, "DeleteTrail")), one.verdicts, proposals.dangerous)
+    found = preview_rule(
+        one.rule, past(("ann", 3, "DeleteTrail")), one.verdicts, proposals.dangerous
+    )
     assert [each.incident for each in found.dangerous] == ["0000000000000002"]
 
 
@@ -169,4 +180,9 @@ def test_a_preview_knows_ids_by_no_two_being_the_same(proposed):
     names = [f"e{n}" for n in range(5)]
     events = past(*(("ann", n, name) for n, name in enumerate(names)))
     assert preview_rule(one.rule, events).id_columns == ("eventName",)
-    assert preview_rule(one.rule, past(*events.select(POPULATION_USER, "minute", "eventName").rows() * 2)).id_columns == ()
+    assert (
+        preview_rule(
+            one.rule, past(*events.select(POPULATION_USER, "minute", "eventName").rows() * 2)
+        ).id_columns
+        == ()
+    )

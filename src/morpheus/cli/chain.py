@@ -1,30 +1,242 @@
-"""`pipeline-ae`: a chain of stages, each word of it a command made from a stage class."""
+"""Fields of a dataclass, made by `morpheus.stage.option`, as options of a command."""
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 from click.exceptions import Exit
 
-from morpheus import registry
-from morpheus.atomic import atomic_write
-from morpheus.cli.command import Group, heading, help_of
 from morpheus.cli.drawing import draw
-from morpheus.cli.exits import stoppable
-from morpheus.cli.misplaced import home_of
-from morpheus.cli.options import given, options_of
-from morpheus.cli.screen import say
+from morpheus.cli.output import say, stoppable
+from morpheus.core.registry import load_stage, stage_names, unknown_stage_message
+from morpheus.core.stage import PipelineOptions, Transform
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
-from morpheus.stage import PipelineOptions, Transform
+from morpheus.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
+    from morpheus.core.batch import RunMetrics
     from morpheus.pipeline import Pipeline
-    from morpheus.records import RunMetrics
+
+TYPES: dict[type, click.ParamType[Any]] = {
+    bool: click.BOOL,
+    int: click.INT,
+    float: click.FLOAT,
+    str: click.STRING,
+    Path: click.Path(path_type=Path),
+}
+
+
+def options_of(owner: type, *, command: str = "") -> list[click.Parameter]:
+    """Make the options of a stage, or those of `PipelineOptions` that a command owns."""
+    hints = get_type_hints(owner)
+    return [_option(one, hints[one.name]) for one in _declared(owner, command)]
+
+
+def given(context: click.Context) -> dict[str, Any]:
+    """Values that were given, on the command line or by the environment.
+
+    What was not given, or given as nothing, is left to the default of the field.
+
+    Raises:
+        click.MissingParameter: A required option was given as nothing.
+    """
+    values = {}
+    for one in context.command.params:
+        name, value = one.name or "", context.params.get(one.name or "")
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        if value not in (None, "", ()):
+            values[name] = value
+        elif one.required:
+            raise click.MissingParameter(ctx=context, param=one)
+    return values
+
+
+def _declared(owner: type, command: str) -> Iterator[Field[Any]]:
+    """Fields that are options of this command."""
+    for one in fields(owner):
+        if "text" in one.metadata and one.metadata["command"] == command:
+            yield one
+
+
+def _option(declared: Field[Any], hint: object) -> click.Option:
+    """One field as an option."""
+    about = declared.metadata
+    kind, many = _plain(hint)
+    default: dict[str, Any] = {} if about["required"] else {"default": declared.default}
+    return click.Option(
+        [declared.name, *(about["names"] or (f"--{declared.name}",))],
+        type=_type(kind, about),
+        is_flag=about["flag"],
+        multiple=many,
+        required=about["required"],
+        help=about["text"],
+        show_default=about["shown"] or True,
+        show_envvar=False,
+        **default,
+    )
+
+
+def _plain(hint: object) -> tuple[type, bool]:
+    """The type of one value, without None; and whether the option is repeatable."""
+    if get_origin(hint) in (Union, UnionType):
+        [hint] = (one for one in get_args(hint) if one is not type(None))
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True
+    if isinstance(hint, type):
+        return hint, False
+    raise TypeError(f"an option cannot be a {hint}")
+
+
+def _type(kind: type, about: Mapping[str, Any]) -> click.ParamType[Any]:
+    """How click reads a value of this type."""
+    if about["choices"]:
+        return click.Choice(about["choices"], case_sensitive=False)
+    low, high = about["low"], about["high"]
+    if low is not None or high is not None:
+        return click.IntRange(low, high) if kind is int else click.FloatRange(low, high)
+    return TYPES[kind]
+
+
+SHOWN = 4
+"""Places that are named, at most."""
+
+
+@contextmanager
+def sent_home(root: click.Group, typed: Sequence[str]) -> Iterator[None]:
+    """Let the error of an unknown option say to which words it belongs, those typed if any is."""
+    try:
+        yield
+    except click.NoSuchOption as error:
+        every = [words[-1] for words, one in _below(root) if error.option_name in _options(one)]
+        places = [word for word in every if word in typed] or every
+        if places:
+            raise click.NoSuchOption(
+                error.option_name, f"{error.message} {_belongs(places)}", ctx=error.ctx
+            ) from error
+        raise
+
+
+def home_of(word: str, context: click.Context) -> str | None:
+    """What to type for a word that is a command elsewhere; None if it is none.
+
+    >>> @click.group()
+    ... def tool(): pass
+    >>> @tool.command()
+    ... def dig(): pass
+    >>> home_of("dig", click.TemporalContext(tool, info_name="tool"))
+    'There is no `dig` here. Type `tool dig`.'
+    """
+    top = context.find_root()
+    if word == "help":
+        return f"Type `{context.command_path} --help`."
+    assert isinstance(top.command, click.Group)  # noqa: S101 - only a group resolves words
+    found = next((words for words, _ in _below(top.command) if words[-1:] == [word]), None)
+    if found is None:
+        return None
+    return f"There is no `{word}` here. Type `{' '.join([top.info_name or '', *found])}`."
+
+
+def _below(
+    group: click.Group, above: tuple[str, ...] = ()
+) -> Iterator[tuple[list[str], click.Command]]:
+    """Every command below a group, by the words that lead to it."""
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        one = group.get_command(context, word)
+        if one is None:
+            continue
+        yield [*above, word], one
+        if isinstance(one, click.Group):
+            yield from _below(one, (*above, word))
+
+
+def _options(command: click.Command) -> set[str]:
+    return {name for one in command.params if isinstance(one, click.Option) for name in one.opts}
+
+
+def _belongs(places: Sequence[str]) -> str:
+    names = [f"`{word}`" for word in dict.fromkeys(places)]
+    more = ["others"] if len(names) > SHOWN else []
+    *first, last = [*names[:SHOWN], *more]
+    listed = f"{', '.join(first)} and {last}" if first else last
+    these = "these words" if first else "that word"
+    return f"It is an option of {listed}: put it behind {'one of ' if first else ''}{these}."
+
+
+_SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
+
+
+class Group(click.Group):
+    """A group that says of each of its commands, in whole sentences, what it does."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the next command, or say where it is one."""
+        word = args[0]
+        known = word in self.list_commands(ctx)
+        if not (known or ctx.resilient_parsing or word.startswith("-")):
+            home = home_of(word, ctx)
+            if home is not None:
+                ctx.fail(home)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        found = ((word, self.get_command(ctx, word)) for word in self.list_commands(ctx))
+        rows = [(word, heading(one.help or "")) for word, one in found if one is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def made_of(
+    word: str, owner: type, run: Callable[..., object], *arguments: click.Argument
+) -> click.Command:
+    """Make a command.
+
+    Args:
+        word: Its name.
+        owner: A dataclass: its fields are the options, its docstring the help.
+        run: Is given the dataclass, and then the value of each argument.
+        arguments: What is typed beside options.
+    """
+
+    @click.pass_context
+    def called(context: click.Context, /, **_: object) -> object:
+        values = given(context)
+        typed = [values.pop(one.name or "") for one in arguments]
+        return run(owner(**values), *typed)
+
+    return click.Command(
+        word, params=[*arguments, *options_of(owner)], callback=called, help=help_of(owner)
+    )
+
+
+def help_of(owner: type) -> str:
+    """The prose of a docstring, without its sections; indented lines stay lines."""
+    prose = _SECTION.split(inspect.getdoc(owner) or "", maxsplit=1)[0].strip()
+    return "\n\n".join(
+        f"\b\n{part}" if re.search(r"^\s", part, re.MULTILINE) else part
+        for part in prose.split("\n\n")
+    )
+
+
+def heading(text: str) -> str:
+    """The first line of a help."""
+    return text.partition("\n")[0]
+
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +272,19 @@ class Chain(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every stage, sorted."""
         del ctx
-        return list(registry.stage_names())
+        return list(stage_names())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Make the command of a stage; None where no stage has the name."""
         del ctx
-        return command_of(cmd_name) if cmd_name in registry.stage_names() else None
+        return command_of(cmd_name) if cmd_name in stage_names() else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the next stage, or say what was meant."""
         word = args[0]
-        if not ctx.resilient_parsing and word[:1] != "-" and word not in registry.stage_names():
+        if not ctx.resilient_parsing and word[:1] != "-" and word not in stage_names():
             ctx.fail(_unexpected(word, ctx))
         return super().resolve_command(ctx, args)
 
@@ -113,7 +325,7 @@ class StageCommand(click.Command):
 
 def command_of(word: str) -> click.Command:
     """Make a stage's command: called, it gives the stage."""
-    stage = registry.load_stage(word)
+    stage = load_stage(word)
 
     @click.pass_context
     def build(context: click.Context, /, **_: object) -> Transform:
@@ -134,7 +346,7 @@ def flow_of(stage: type[Transform]) -> str:
 def described(word: str) -> tuple[str, str]:
     """What a stage takes and gives, and the first line of its help, or why it has none."""
     try:
-        stage = registry.load_stage(word)
+        stage = load_stage(word)
     except UsageError as error:
         return "", f"(cannot be used: {error})"
     return flow_of(stage), heading(help_of(stage))
@@ -158,7 +370,7 @@ def run_chain(context: click.Context, /, stages: Sequence[Transform], **_: objec
 
 
 def _tell(summary: RunMetrics) -> None:
-    from morpheus.cli.summary import summary_lines  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.cli.output import summary_lines  # noqa: PLC0415 - `--help` runs nothing
 
     say("\n".join(summary_lines(summary)))
 
@@ -200,8 +412,8 @@ def _unexpected(word: str, context: click.Context) -> str:
             f"`{word}` is a file, where a stage should stand. If the shell has spread out a "
             f"pattern, put it in quotes, as in --input_glob='data/*.csv'."
         )
-    from morpheus.cli.compatibility import REASONS  # noqa: PLC0415 - read for a wrong word alone
+    from morpheus.cli.reference import REASONS  # noqa: PLC0415 - read for a wrong word alone
 
     if word in REASONS:
         return f"There is no stage `{word}` here: {REASONS[word]}."
-    return registry.unknown_stage_message(word)
+    return unknown_stage_message(word)

@@ -1,23 +1,80 @@
-"""The command `morpheus`: its groups, and the options that hold for all of them."""
+"""Options from the environment: which variables there are, and what to say of wrong ones."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from morpheus import registry
-from morpheus.cli.chain import Chain, run_chain
-from morpheus.cli.command import Group
-from morpheus.cli.environment import PLUGINS, PREFIX, named, tell_unknown
-from morpheus.cli.exits import endings
-from morpheus.cli.misplaced import sent_home
-from morpheus.cli.options import options_of
-from morpheus.cli.report import report
-from morpheus.cli.serve import serve
-from morpheus.cli.tools import tools
-from morpheus.stage import PipelineOptions
+from morpheus.cli.chain import Chain, Group, options_of, run_chain, sent_home
+from morpheus.cli.commands import report, serve, tools
+from morpheus.cli.output import endings
+from morpheus.core.registry import register_plugin
+from morpheus.core.stage import PipelineOptions
+
+log = logging.getLogger(__name__)
+
+PREFIX = "MORPHEUS"
+PLUGINS = f"{PREFIX}_PLUGINS"
+OURS = (f"{PREFIX}_RUN_", f"{PREFIX}_TOOLS_")
+"""How variables begin that can only be meant as options of commands."""
+
+
+def variables(command: click.Command, prefix: str = PREFIX) -> Iterator[str]:
+    """The variables that the options of a command, and of those below it, are read from.
+
+    >>> @click.command(params=[click.Option(["--num_threads"])])
+    ... def run(): pass
+    >>> list(variables(run, "MORPHEUS_RUN"))
+    ['MORPHEUS_RUN_NUM_THREADS']
+    """
+    context = click.Context(command)
+    for one in command.params:
+        if isinstance(one, click.Option) and one.name:
+            yield f"{prefix}_{one.name.upper()}"
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            below = command.get_command(context, word)
+            if below is not None:
+                yield from variables(below, f"{prefix}_{word.upper().replace('-', '_')}")
+
+
+def tell_unknown(root: click.Command) -> None:
+    """Warn of variables that are meant as options, and are none."""
+    set_ = sorted(name for name in os.environ if name.startswith(OURS))
+    known = set(variables(root)) if set_ else set()
+    for name in set_:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = (
+                f"Did you mean {close[0]}?"
+                if close
+                else "`morpheus --help` says how they are named."
+            )
+            log.warning("%s is set, but no option is read from it. %s", name, meant)
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Name the variable that a wrong value comes from: whoever is told may not have typed it."""
+    try:
+        yield
+    except click.BadParameter as error:
+        option, context = error.param, error.ctx
+        if option is not None and context is not None and option.name:
+            source = context.get_parameter_source(option.name)
+            if source is ParameterSource.ENVIRONMENT:
+                variable = f"{context.auto_envvar_prefix}_{option.name.upper()}"
+                told = f"{error.message} It comes from the environment, {variable}."
+                raise click.BadParameter(told, context, option) from error
+        raise
+
 
 TYPED = "morpheus.typed"
 """Where the context keeps all that was typed."""
@@ -89,19 +146,19 @@ def morpheus(
     MORPHEUS_RUN_NUM_THREADS, --seed of `train-ae` from MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED,
     --seed of `tools replay` from MORPHEUS_TOOLS_REPLAY_SEED. What is typed counts for more.
     """
-    from morpheus.cli import log  # noqa: PLC0415 - `--help` logs nothing
+    from morpheus.cli.logging import configure  # noqa: PLC0415 - `--help` logs nothing
 
-    log.configure("DEBUG" if debug else log_level, log_config_file)
+    configure("DEBUG" if debug else log_level, log_config_file)
     plugins = os.environ.get(PLUGINS, "").split(",")
     for source in filter(None, (*map(str.strip, plugins), *plugin)):
-        registry.register_plugin(source)
+        register_plugin(source)
     tell_unknown(context.command)
 
 
 @morpheus.group(cls=Group, params=options_of(PipelineOptions, command="run"))
 def run(**_: object) -> None:
     """Run a chain of stages."""
-    from morpheus.processes import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
 
     for name, value in SINGLE_THREAD_ENV.items():
         os.environ.setdefault(name, value)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from textwrap import dedent
 
 import click
@@ -87,3 +90,163 @@ def default_of(option: click.Option) -> str:
         return ""
     values = default if isinstance(default, tuple) else (default,)
     return ", ".join(f"`{one}`" for one in values)
+
+
+COMPATIBILITY_TITLE = """# Compatibility
+
+Every stage and option that NVIDIA Morpheus had in its autoencoder mode, in any release from 22.04
+to 24.06, and what becomes of it here. Made by `morpheus tools compatibility` from
+`morpheus/data/upstream.csv` and from the commands themselves; `make docs` writes it to this page.
+What differs in the outcome is in [differences.md](differences.md).
+"""
+WORKS, ACCEPTED, REFUSED, ABSENT = "works", "accepted, without effect", "refused", "absent"
+_REMOTE = "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
+REASONS = {
+    "tools onnx-to-trt": "TensorRT needs a GPU, and there is no ONNX model here",
+    "from-cm-kafka": "its control messages were of no use to the stages behind it",
+    "from-arxiv": _REMOTE,
+    "from-databricks-deltalake": _REMOTE,
+    "from-http": _REMOTE,
+    "from-http-client": _REMOTE,
+    "from-rss": _REMOTE,
+    "to-elasticsearch": "`to-http --receiver=elasticsearch` sends to its bulk interface",
+    "to-http --respect_retry_after_header": "`Retry-After` is always heeded",
+    "to-http --accept_status_codes": "what a receiver answers is understood, event by event",
+    "to-http --static_endpoint": "the address is always the same",
+    "to-http --method": "alerts are always posted",
+    "to-http --lines": "each receiver gets the form that it reads; a webhook gets an array",
+    "to-http-server": "who waits to be asked can lose what nobody asks for; `to-http` sends",
+}
+"""Why something is not here, by command, or by command and option; a stage's is told when typed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage or option of NVIDIA Morpheus.
+
+    Attributes:
+        command: The command that had it: `run`, `train-ae`.
+        option: As typed; a command's name for one below `tools`; empty for a stage without any.
+        releases: The first and the last that had it.
+        default: What held there without it.
+        example: How it was typed.
+    """
+
+    command: str
+    option: str
+    releases: str
+    default: str
+    example: str
+
+    @property
+    def name(self) -> str:
+        """Command and option."""
+        return f"{self.command} {self.option}".strip()
+
+    @property
+    def path(self) -> list[str]:
+        """The words that lead to the command, behind `morpheus`."""
+        if self.command == "morpheus":
+            return []
+        if self.command == "run" or self.command.startswith("tools"):
+            words = self.command.split()
+            return words if self.option.startswith("-") else [*words, self.option]
+        above = ["run", "pipeline-ae"]
+        return above if self.command == "pipeline-ae" else [*above, self.command]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of it here.
+
+    Attributes:
+        status: `WORKS`, `ACCEPTED`, `REFUSED` or `ABSENT`.
+        default: What holds here without it.
+        note: What is to be said of it.
+    """
+
+    status: str
+    default: str = ""
+    note: str = ""
+
+
+def rows() -> list[Row]:
+    """What NVIDIA Morpheus had."""
+    text = (resources.files("morpheus") / "data" / "upstream.csv").read_text(encoding="utf-8")
+    return [Row(**row) for row in csv.DictReader(text.splitlines())]
+
+
+def outcome(row: Row, root: click.Command) -> Outcome:
+    """What becomes of a row, as the commands themselves have it."""
+    command = find(row, root)
+    if command is None:
+        return _absent(row)
+    help_ = command.help or ""
+    if help_.startswith("Refused:"):
+        return Outcome(REFUSED, note=help_.partition("\n\n")[0].removeprefix("Refused: "))
+    if not row.option.startswith("-"):
+        does_nothing = help_.startswith("Do nothing")
+        return Outcome(ACCEPTED if does_nothing else WORKS)
+    option = find_option(row, command)
+    if option is None:
+        return _absent(row)
+    about = option.help or ""
+    before, _, after = about.partition("Accepted for old command lines")
+    if after and not before:
+        return Outcome(ACCEPTED, default_of(option), after.lstrip(".: "))
+    return Outcome(WORKS, default_of(option), value_of(option))
+
+
+def find(row: Row, root: click.Command) -> click.Command | None:
+    """The command that a row is about; None where there is none."""
+    command: click.Command | None = root
+    context = click.Context(root)
+    for word in row.path:
+        if not isinstance(command, click.Group):
+            return None
+        command = command.get_command(context, word)
+    return command
+
+
+def find_option(row: Row, command: click.Command) -> click.Option | None:
+    """The option of a command that a row is about; None where there is none."""
+    context = click.Context(command)
+    return next(
+        (
+            one
+            for one in command.get_params(context)
+            if isinstance(one, click.Option) and row.option in {*one.opts, *one.secondary_opts}
+        ),
+        None,
+    )
+
+
+def _absent(row: Row) -> Outcome:
+    if row.command in REASONS:
+        return Outcome(REFUSED, note=REASONS[row.command])
+    return Outcome(ABSENT, note=REASONS.get(row.name, ""))
+
+
+def page(root: click.Command) -> str:
+    """The table, in Markdown: a section for each command."""
+    return "\n".join([COMPATIBILITY_TITLE, *_sections(rows(), root)]).rstrip()
+
+
+def _sections(all_rows: Sequence[Row], root: click.Command) -> Iterator[str]:
+    done = [(row, outcome(row, root)) for row in all_rows]
+    numbers = (
+        f"{sum(one.status == status for _, one in done)} {status}"
+        for status in (WORKS, ACCEPTED, REFUSED, ABSENT)
+    )
+    yield f"{len(done)} rows: {'; '.join(numbers)}.\n"
+    for command in dict.fromkeys(row.command for row in all_rows):
+        yield f"## {command}\n"
+        yield "| Option | Releases | Here | Default there | Default here | |"
+        yield "|---|---|---|---|---|---|"
+        for row, one in done:
+            if row.command == command:
+                name = f"`{row.option}`" if row.option else "(the stage)"
+                there = f"`{row.default}`" if row.default else ""
+                cells = (name, row.releases, one.status, there, one.default, one.note)
+                yield "| " + " | ".join(map(cell, cells)) + " |"
+        yield ""

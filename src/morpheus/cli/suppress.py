@@ -1,25 +1,28 @@
-"""`morpheus tools suppress`: from verdicts to suppressions, and what these would hide."""
+"""What suppressions would hide, for the screen: of past alerts, and of attacks replayed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import polars as pl
 from click.exceptions import Exit
 
-from morpheus.cli.command import made_of
-from morpheus.cli.exits import FAILED, stoppable
-from morpheus.cli.screen import say
-from morpheus.cli.summary import count
-from morpheus.cli.table import show
+from morpheus.cli.chain import made_of
+from morpheus.cli.output import FAILED, count, say, show, stoppable
+from morpheus.columns import POPULATION_USER, TIME
+from morpheus.core.stage import option
 from morpheus.errors import UsageError
-from morpheus.stage import option
-
-if TYPE_CHECKING:
-    from morpheus.suppressions.verdicts import Proposals
+from morpheus.replay.evaluation import HIDDEN, judged, run
+from morpheus.replay.injection import Drill
+from morpheus.report_cli import Outputs
+from morpheus.suppressions.proposals import Proposals, SuppressionPreview, Verdict, preview_rule
+from morpheus.suppressions.rules import Suppression, Suppressions
+from morpheus.text import display_value, quote_backtick
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,6 @@ suppress = made_of("suppress", Suppress, _suppress, VERDICTS)
 
 def _show_only(files: Sequence[str], options: Suppress) -> None:
     """Preview suppressions that are there already."""
-    from morpheus.cli.preview import looks, table  # noqa: PLC0415 - `--help` looks at nothing
     from morpheus.suppressions.rules import Suppressions  # noqa: PLC0415 - the same
 
     found = looks(Suppressions.read(*files).rules, options)
@@ -97,10 +99,11 @@ def _show_only(files: Sequence[str], options: Suppress) -> None:
 
 def _propose(files: Sequence[str], options: Suppress) -> None:
     """Make suppressions, write them, and say what they would hide."""
-    from morpheus.atomic import atomic_write  # noqa: PLC0415 - `--help` writes nothing
-    from morpheus.cli.preview import looks, table  # noqa: PLC0415 - the same
-    from morpheus.suppressions.verdicts import Proposals  # noqa: PLC0415 - the same
-    from morpheus.suppressions.writing import render_suppressions  # noqa: PLC0415 - the same
+    from morpheus.storage.atomic import atomic_write  # noqa: PLC0415 - `--help` writes nothing
+    from morpheus.suppressions.proposals import (
+        Proposals,  # noqa: PLC0415 - the same
+        render_suppressions,  # noqa: PLC0415 - the same
+    )
 
     path = Path(options.filename)
     if path.exists() and not options.overwrite:
@@ -138,3 +141,133 @@ def _tell(proposals: Proposals, path: Path) -> None:
 def _warn(title: str, doubts: Sequence[str]) -> None:
     for doubt in doubts:
         say(f"Warning: {title}: {doubt}.", fg="yellow")
+
+
+SHOWN = 3
+HEAD = ("SUPPRESSION", "PAST ALERTS", "ATTACKS")
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of one suppression.
+
+    Attributes:
+        rule: The suppression.
+        past: What it would have held back of past alerts; None where none were given.
+        attacks: Replayed attacks that it would hide, and their users; None where none were
+            replayed.
+    """
+
+    rule: Suppression
+    past: SuppressionPreview | None
+    attacks: Sequence[str] | None
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """Why it must not be."""
+        dangerous: Sequence[Verdict] = self.past.dangerous if self.past else ()
+        return tuple(
+            f"it would hide incident {one.incident}, judged {one.verdict}" for one in dangerous
+        )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a person should look at."""
+        doubts = []
+        if self.attacks:
+            more = f" and {len(self.attacks) - SHOWN:,} more" if len(self.attacks) > SHOWN else ""
+            doubts.append(
+                f"replayed attacks would be hidden: {', '.join(self.attacks[:SHOWN])}{more}"
+            )
+        if self.past and self.past.num_unjudged:
+            doubts.append(
+                f"{count(self.past.num_unjudged, 'past event')} would be hidden that nobody has judged"
+            )
+        if self.past and self.past.events.is_empty():
+            doubts.append("none of the past alerts would be hidden")
+        if self.past and self.past.id_columns:
+            doubts.append(
+                f"no two past alerts have the same {' or '.join(map(display_value, self.past.id_columns))}, so "
+                "that it will hardly come again: better take it out"
+            )
+        return tuple(doubts)
+
+
+def looks(
+    rules: Sequence[Suppression], options: Suppress, proposals: Proposals | None = None
+) -> list[Look]:
+    """Look at what each suppression would hide.
+
+    Raises:
+        MorpheusError: What the person at the prompt can act on.
+    """
+    past = _past(rules, options) if options.preview else None
+    attacks = _attacks(rules, options) if options.replay_glob is not None else None
+    harmless = [one.verdicts for one in proposals.proposals] if proposals else [()] * len(rules)
+    dangerous = proposals.dangerous if proposals else ()
+    return [
+        Look(
+            rule,
+            None if past is None else preview_rule(rule, past, verdicts, dangerous),
+            None if attacks is None else attacks.get(rule.label, ()),
+        )
+        for rule, verdicts in zip(rules, harmless, strict=True)
+    ]
+
+
+def table(found: Sequence[Look]) -> tuple[Sequence[str], list[list[str]]]:
+    """Head and rows."""
+    return HEAD, [[look.rule.label, _alerts(look), _attacked(look)] for look in found]
+
+
+def _alerts(look: Look) -> str:
+    if look.past is None:
+        return UNKNOWN
+    parts = {"judged harmless": look.past.num_benign, "not judged": look.past.num_unjudged}
+    told = [f"{number:,} {what}" for what, number in parts.items() if number]
+    return ", ".join(told) or "none"
+
+
+def _attacked(look: Look) -> str:
+    if look.attacks is None:
+        return UNKNOWN
+    return f"{len(look.attacks):,} hidden" if look.attacks else "none"
+
+
+def _past(rules: Sequence[Suppression], options: Suppress) -> pl.DataFrame:
+    """Past alerts, with the columns that suppressions look at."""
+    wanted: set[str] = reduce(or_, (set(rule.where) for rule in rules), set())
+    files = [Path(name) for name in options.preview]
+    frames = [
+        rows.select(
+            *(pl.col(name).cast(pl.String) for name in rows.columns if name in wanted - {TIME}),
+            pl.lit(user, pl.String).alias(POPULATION_USER),
+            TIME,
+        )
+        for user, rows in Outputs.of(files, options.userid_column_name).by_user()
+    ]
+    past = pl.concat(frames, how="diagonal")
+    if missing := sorted(wanted - set(past.columns)):
+        named = ", ".join(map(quote_backtick, missing))
+        say(f"Warning: the past alerts lack {named}, by which suppressions go.", fg="yellow")
+    return past
+
+
+def _attacks(rules: Sequence[Suppression], options: Suppress) -> Mapping[str, list[str]]:
+    """Attacks that are caught but for a suppression, by its title."""
+    drill = Drill(
+        input_glob=options.replay_glob or "",
+        train_data_glob=options.train_data_glob,
+        userid_column_name=options.userid_column_name or Drill.userid_column_name,
+        techniques=options.techniques,
+        num_threads=options.num_threads,
+    )
+    batches, _ = run(drill, Suppressions(tuple(rules)))
+    trials = judged(batches).trials.filter(pl.col(HIDDEN).is_not_null())
+    found: dict[str, list[str]] = {}
+    for title, technique, user in (
+        trials.select(HIDDEN, "technique", "user").unique(maintain_order=True).iter_rows()
+    ):
+        found.setdefault(title, []).append(f"{technique} (as {user})")
+    return found

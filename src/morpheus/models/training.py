@@ -1,4 +1,4 @@
-"""The training of one user's network."""
+"""Encoded rows in blocks of one size, so that a row's result does not hang on its neighbours."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from morpheus.features.categories import UNKNOWN
-from morpheus.features.encoder import EncodedRows
+from morpheus.features.encoder import UNKNOWN, EncodedRows
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
 
 NOISE = 0.2
@@ -61,7 +61,9 @@ class TrainingSet:
         """Repeat few rows, each time to be corrupted anew, so that an epoch has STEPS steps."""
         copies = -(-MIN_STEPS * MIN_BATCH_SIZE // len(self.codes))
         codes, numbers = (np.tile(part, (copies, 1)) for part in (self.codes, self.numbers))
-        return TrainingSet(codes, numbers, np.tile(self.sample_weight / copies, copies), self.inverse)
+        return TrainingSet(
+            codes, numbers, np.tile(self.sample_weight / copies, copies), self.inverse
+        )
 
     def corrupt(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Corrupt NOISE of the cells, as codes (D, C) and numbers (D, N)."""
@@ -161,7 +163,9 @@ def train_network(job: TrainJob) -> TrainResult:
         for batch in iter_minibatches(len(data.codes), random):
             share = data.sample_weight[batch]
             target = (data.codes[batch], data.numbers[batch])
-            net.compute_gradient((seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes)
+            net.compute_gradient(
+                (seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes
+            )
             optimizer.step(slope, job.learning_rate(epoch))
         if valid is None:
             continue
@@ -171,7 +175,9 @@ def train_network(job: TrainJob) -> TrainResult:
             best_loss, best_epoch, best_weights = loss, epoch, weights.copy()
         elif epoch - best_epoch >= PATIENCE:
             break
-    return TrainResult(Autoencoder(job.config, round_to_float16(best_weights)), best_epoch, tuple(curve))
+    return TrainResult(
+        Autoencoder(job.config, round_to_float16(best_weights)), best_epoch, tuple(curve)
+    )
 
 
 def round_to_float16(weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -200,7 +206,8 @@ def iter_minibatches(rows: int, rng: np.random.Generator) -> Iterator[NDArray[np
 def code_frequencies(data: TrainingSet, config: NetworkConfig) -> list[NDArray[np.float64]]:
     """How often each code of each column was seen, in events of a thousand."""
     return [
-        np.bincount(data.codes[:, c], weights=data.sample_weight, minlength=size).astype(np.float64) * 1000
+        np.bincount(data.codes[:, c], weights=data.sample_weight, minlength=size).astype(np.float64)
+        * 1000
         for c, size in enumerate(config.code_counts)
     ]
 
@@ -221,7 +228,7 @@ def single_thread() -> Iterator[None]:
     libraries = _threadpool_controller()
     # To ask takes a tenth of the time of telling.
     alone = all(library.num_threads == 1 for library in libraries.lib_controllers)
-    with nullcontext() if alone else libraries.max_files(limits=1):
+    with nullcontext() if alone else libraries.limit(limits=1):
         yield
 
 
@@ -229,3 +236,28 @@ def single_thread() -> Iterator[None]:
 def _threadpool_controller() -> ThreadpoolController:
     # Looking for the loaded libraries takes milliseconds.
     return ThreadpoolController()
+
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+FIXED_BATCH_SIZE = 32
+"""Rows in one pass through the network; always filled up, so that a row's result is its own."""
+
+
+def iter_fixed_batches(
+    rows: EncodedRows,
+) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
+    """Where each block of rows lies, its codes (BLOCK, C) and its numbers (BLOCK, N).
+
+    The last is filled up with rows of zeros. Everything is computed on one thread meanwhile.
+    """
+    codes, numbers = _pad_rows(rows.codes.astype(np.int64)), _pad_rows(rows.numbers)
+    with single_thread():
+        for start in range(0, len(codes), FIXED_BATCH_SIZE):
+            block = slice(start, start + FIXED_BATCH_SIZE)
+            yield block, codes[block], numbers[block]
+
+
+def _pad_rows(rows: NDArray[ScalarT]) -> NDArray[ScalarT]:
+    missing = -len(rows) % FIXED_BATCH_SIZE
+    return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), dtype=rows.dtype)])

@@ -14,9 +14,9 @@ import polars as pl
 
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
-from morpheus.sources.documents import split_records
-from morpheus.sources.files import detect_file_type, read_bytes, to_utf8
-from morpheus.sources.times import parse_times
+from morpheus.sources.compression import detect_file_type, read_bytes, to_utf8
+from morpheus.sources.json_records import split_records
+from morpheus.sources.time_range import parse_times
 
 Record = dict[str, Any]
 SERVICE = "AWSService"
@@ -79,7 +79,9 @@ def load(folder: str | None = None) -> list[Technique]:
             f"--techniques: there is no folder `{place}`. Give a folder that holds a JSON file of "
             "CloudTrail records for each technique, or leave the option out for those shipped."
         )
-    files = sorted(path for path in place.iterdir() if path.is_file() and detect_file_type(path) == "json")
+    files = sorted(
+        path for path in place.iterdir() if path.is_file() and detect_file_type(path) == "json"
+    )
     if not files:
         raise UsageError(
             f"--techniques: folder `{place}` holds no `.json` or `.jsonl` file. Put the CloudTrail "
@@ -99,7 +101,10 @@ def read(path: Path) -> Technique:
     if found.errors:
         line, why = found.errors[0]
         raise RecordError(why, file=path, line=line)
-    records = [_record(text, path, at) for text, at in zip(found.raw_records, found.line_numbers, strict=True)]
+    records = [
+        _record(text, path, at)
+        for text, at in zip(found.raw_records, found.line_numbers, strict=True)
+    ]
     own = [one for one in records if one["userIdentity"].get("type") != SERVICE]
     if not own:
         raise RecordError("no record of an intruder is in it; put some there", file=path)

@@ -13,12 +13,12 @@ from typing import BinaryIO, Protocol
 
 import polars as pl
 
-from morpheus.atomic import AtomicWriter, atomic_write
-from morpheus.bucket import is_s3_url
 from morpheus.errors import UsageError
-from morpheus.folder import Store
-from morpheus.sinks.formats import FORMAT_BY_EXTENSION, COMPRESSED_SUFFIXES, open_compressed
+from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION, open_compressed
 from morpheus.sinks.to_file import ToFile
+from morpheus.storage.atomic import AtomicWriter, atomic_write
+from morpheus.storage.folder import Store
+from morpheus.storage.object_store import is_s3_url
 
 
 class LineWriter(Protocol):
@@ -128,7 +128,9 @@ class SecurityLakeWriter:
 
     def write(self, partition: str, line: bytes) -> None:
         """Lay an object aside."""
-        path = self.partition_files.setdefault(partition, self.spill_dir / f"{len(self.partition_files):06}")
+        path = self.partition_files.setdefault(
+            partition, self.spill_dir / f"{len(self.partition_files):06}"
+        )
         with path.open("ab") as file:
             file.write(line)
 

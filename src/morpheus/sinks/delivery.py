@@ -1,17 +1,209 @@
-"""Delivery to a receiver elsewhere: nothing counts as sent until the receiver has said so."""
+"""Letters: events on their way to a receiver, who carries them, and what is answered."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
-from morpheus.errors import TransientError
-from morpheus.quoting import display_value
-from morpheus.sinks.letters import SendResult, Transport, OutboundEvent, DeadLetterQueue
+import msgspec
+
+from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.storage.object_store import is_s3_url
+from morpheus.text import display_value
+
+
+@dataclass(frozen=True)
+class OutboundEvent:
+    """One event, as its receiver is to have it.
+
+    Attributes:
+        id: The same for the same event, however often it is sent.
+        user: Whose event it is.
+        time: When it happened, in seconds since 1970; None where that is not known.
+        body: A JSON object.
+    """
+
+    id: str
+    user: str | None
+    time: float | None
+    body: bytes
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """What became of letters that were handed over together; those not named here were taken.
+
+    Attributes:
+        rejected: Why letters are not taken and never will be, by their place.
+        retryable: Why letters were not taken this time, by their place.
+        retry_after: Seconds that the receiver wants to be left alone.
+        fatal: Trying again would not help: somebody has to mend something.
+        split_reason: Why all were refused together, where fewer at a time may be taken; else nothing.
+    """
+
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    retryable: Mapping[int, str] = field(default_factory=dict)
+    retry_after: float = 0.0
+    fatal: bool = False
+    split_reason: str = ""
+
+    @classmethod
+    def from_failure(
+        cls,
+        events: Sequence[OutboundEvent],
+        reason: str,
+        *,
+        retry_after: float = 0.0,
+        fatal: bool = False,
+    ) -> Self:
+        """No letter was taken, for a reason that is not theirs."""
+        later = dict.fromkeys(range(len(events)), reason)
+        return cls(retryable=later, retry_after=retry_after, fatal=fatal)
+
+
+class Transport(Protocol):
+    """Hands letters over."""
+
+    @property
+    def destination(self) -> str:
+        """Whom to, for messages; no secret in it."""
+
+    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
+        """Hand letters over once, and wait for the answer."""
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+
+
+class DeadLetterQueue(Protocol):
+    """Where letters go that could not be delivered."""
+
+    def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
+        """Keep letters, each with the reason."""
+
+    def replay(self) -> Iterator[list[OutboundEvent]]:
+        """Letters from earlier, in lots; a lot is let go of when the next is asked for."""
+
+
+_REPLAY_BATCH = 500  # letters sent together
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A line of the file.
+
+    Attributes:
+        id: As in `OutboundEvent`.
+        user: The same.
+        time: The same.
+        reason: Why it was not taken.
+        body: The event, as it would have been sent.
+    """
+
+    id: str
+    user: str | None
+    time: float | None
+    reason: str
+    body: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class DeadLetterFile:
+    """JSON lines, each on disk before the run goes on.
+
+    While a file's letters are sent again it has another name, `.again` behind its own, so that new
+    ones are not mixed with them; a run that breaks off leaves it, and the next one begins with it.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
+        """Keep letters, each with the reason.
+
+        Raises:
+            Unavailable: The disk refuses.
+        """
+        lines = [
+            msgspec.json.encode(
+                DeadLetter(letter.id, letter.user, letter.time, reason, msgspec.Raw(letter.body))
+            )
+            for letter, reason in events
+        ]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(b"".join(line + b"\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise TransientError(
+                f"--dead_letters: cannot write `{self.path}`: {error.strerror or error}. Make room "
+                "or mend the folder, or give another place."
+            ) from error
+
+    def replay(self) -> Iterator[list[OutboundEvent]]:
+        """Letters from earlier runs, some at a time.
+
+        Raises:
+            BadRecord: A line is no letter.
+        """
+        begun = self.path.with_name(f"{self.path.name}.again")
+        if begun.exists():
+            yield from _drain(begun)
+        if self.path.exists():
+            self.path.replace(begun)
+            yield from _drain(begun)
+
+
+def validate_dlq_path(path: str | None) -> None:
+    """Refuse a file of dead letters that is not on disk.
+
+    Raises:
+        UsageError: Says what to type.
+    """
+    if path is not None and (not path or is_s3_url(path) or Path(path).is_dir()):
+        raise UsageError(
+            f"--dead_letters: `{path}` names no file on disk. Give `--dead_letters letters.jsonl`."
+        )
+
+
+def open_dlq(path: str | None) -> DeadLetterFile | None:
+    """The file that an option names; None where it names none."""
+    return None if path is None else DeadLetterFile(Path(path))
+
+
+def _drain(path: Path) -> Iterator[list[OutboundEvent]]:
+    """The letters of a file, which goes when all are dealt with."""
+    with path.open("rb") as file:
+        letters = (
+            _parse_dead_letter(line, path, number) for number, line in enumerate(file, start=1)
+        )
+        while lot := list(islice(letters, _REPLAY_BATCH)):
+            yield lot
+    path.unlink()
+
+
+def _parse_dead_letter(line: bytes, path: Path, number: int) -> OutboundEvent:
+    try:
+        kept = msgspec.json.decode(line, type=DeadLetter)
+    except msgspec.MsgspecError as error:
+        raise RecordError(
+            f"this line is no letter of `--dead_letters` ({error}); take it out of the file, or "
+            "move the file away",
+            file=path,
+            line=number,
+        ) from error
+    return OutboundEvent(kept.id, kept.user, kept.time, bytes(kept.body))
+
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +286,9 @@ class DeliveryStats:
 
     def record_first_error(self, reasons: Iterable[str]) -> None:
         """Remember the first reason."""
-        self.first_error = self.first_error or display_value(next(iter(reasons), ""), _MAX_REASON_LENGTH)
+        self.first_error = self.first_error or display_value(
+            next(iter(reasons), ""), _MAX_REASON_LENGTH
+        )
 
 
 class Delivery:
@@ -123,7 +317,11 @@ class Delivery:
         clock: Clock | None = None,
     ) -> None:
         self.stage, self.transport, self.stats = stage, transport, stats
-        self.batch_size, self.retry_policy, self.dead_letters = batch_size, retry_policy, dead_letters
+        self.batch_size, self.retry_policy, self.dead_letters = (
+            batch_size,
+            retry_policy,
+            dead_letters,
+        )
         self.clock = clock or Clock()
         self._buffer: list[OutboundEvent] = []
         self._circuit_open = False
@@ -161,7 +359,9 @@ class Delivery:
                 raise
         level = logging.WARNING if self.stats.error_message else logging.INFO
         counts = self.stats.accepted, self.stats.received
-        logger.log(level, "%s: %s took %d of %d events.", self.stage, self.transport.destination, *counts)
+        logger.log(
+            level, "%s: %s took %d of %d events.", self.stage, self.transport.destination, *counts
+        )
 
     def _make_error_message(self) -> str:
         tally = self.stats
@@ -176,7 +376,9 @@ class Delivery:
 
     def _suggest_fix(self) -> str:
         if self.dead_letters is not None:
-            return f"They are kept in `{self.dead_letters}`. Mend that and run again: they go first."
+            return (
+                f"They are kept in `{self.dead_letters}`. Mend that and run again: they go first."
+            )
         return (
             f"Mend that and run again. With `{self.stage} --dead_letters=letters.jsonl`, events "
             "that are not taken are kept, and the next run sends them first."
@@ -223,7 +425,12 @@ class Delivery:
         pause = self.retry_policy.delay(attempt, retry_after)
         logger.warning(
             "%s: %s: %s. Trying again in %.1f seconds.",
-            *(self.stage, self.transport.destination, display_value(reason, _MAX_REASON_LENGTH), pause),
+            *(
+                self.stage,
+                self.transport.destination,
+                display_value(reason, _MAX_REASON_LENGTH),
+                pause,
+            ),
         )
         self.clock.sleep(pause)
 

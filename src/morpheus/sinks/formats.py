@@ -178,7 +178,9 @@ def encode_csv_header(columns: list[str]) -> bytes:
     ',_index_,"a,b",\'=c\n'
     """
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(escape_formulas(pl.Series(columns, dtype=pl.String)))
+    csv.writer(line, lineterminator="\n").writerow(
+        escape_formulas(pl.Series(columns, dtype=pl.String))
+    )
     return line.getvalue().encode()
 
 
@@ -204,7 +206,11 @@ def escape_formulas(text: pl.Series) -> pl.Series:
     >>> escape_formulas(pl.Series(["=1+1", "-5", " @sum", "a=b"])).to_list()
     ["'=1+1", '-5', "' @sum", 'a=b']
     """
-    odd = text.to_frame("").select(pl.first().filter(_starts_with_symbol(pl.first())).unique()).to_series()
+    odd = (
+        text.to_frame("")
+        .select(pl.first().filter(_starts_with_symbol(pl.first())).unique())
+        .to_series()
+    )
     formulas = odd.filter(odd.str.contains(_FORMULA_PATTERN) & ~odd.str.contains(_NUMBER_PATTERN))
     return text if formulas.is_empty() else text.replace(formulas, "'" + formulas)
 

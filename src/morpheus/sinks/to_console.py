@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from morpheus.columns import RISK, SCORE, TIME, ExplanationColumns
+from morpheus.core.batch import OutputRows
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.quoting import escape_control
-from morpheus.records import OutputRows
-from morpheus.stage import Transform, option
+from morpheus.text import escape_control
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,9 @@ class ToConsole(Transform):
                 f"{', '.join(map(escape_control, frame.columns))}."
             )
         reason = (ExplanationColumns.find_in(frame.columns) or ExplanationColumns()).reason
-        found = (_first_present(names, frame) for names in (SCORE_COLUMNS, ACTION_COLUMNS, (reason,)))
+        found = (
+            _first_present(names, frame) for names in (SCORE_COLUMNS, ACTION_COLUMNS, (reason,))
+        )
         return list(dict.fromkeys(self.column)) or [name for name in found if name is not None]
 
 
@@ -125,10 +127,14 @@ class _TableOutput:
         from rich.table import Table  # noqa: PLC0415 - as above
         from rich.text import Text  # noqa: PLC0415 - as above
 
-        table = Table(box=None, show_header=columns != self.header, padding=(0, 2, 0, 0), expand=True)
+        table = Table(
+            box=None, show_header=columns != self.header, padding=(0, 2, 0, 0), expand=True
+        )
         some = max(self.console.width // 6, SCORE_WIDTH)
         for name in ("time", "user", *columns):
-            width = {"time": len("2021-10-09"), **dict.fromkeys(SCORE_COLUMNS, SCORE_WIDTH)}.get(name, some)
+            width = {"time": len("2021-10-09"), **dict.fromkeys(SCORE_COLUMNS, SCORE_WIDTH)}.get(
+                name, some
+            )
             last = name == columns[-1]
             table.add_column(
                 Text(escape_control(name).upper()),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from morpheus.records import Batch, OutputRows, Scored
+from morpheus.core.batch import Batch, OutputRows, Scored
+from morpheus.core.stage import Transform, option
 from morpheus.sinks.alert import AlertBuilder
-from morpheus.sinks.alert_files import validate_alert_path, detect_format, open_json_lines
-from morpheus.sinks.ecs import make_ecs_document
-from morpheus.stage import Transform, option
+from morpheus.sinks.alert_files import detect_format, open_json_lines, validate_alert_path
+from morpheus.sinks.alert_formats import make_ecs_document
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,176 @@
-"""`to-file`: rows into one file."""
+"""Where a sink's file is to appear."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+import polars as pl
 from polars.exceptions import PolarsError
 
-from morpheus.atomic import AtomicWriter
+from morpheus.columns import ROW, TS_ANOMALY
+from morpheus.core.batch import EncodedChunk, OutputRows
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.records import OutputRows, EncodedChunk
-from morpheus.scratch import SpillDir
 from morpheus.sinks.formats import (
-    FORMAT_BY_EXTENSION,
     COMPRESSED_SUFFIXES,
-    RowWriter,
+    ENCODE_CHUNK_ROWS,
+    FORMAT_BY_EXTENSION,
     ParquetWriter,
+    RowWriter,
     TextWriter,
     encode_csv_header,
+    schema_key,
     write_csv_rows,
     write_json_rows,
-    schema_key,
 )
-from morpheus.sinks.head import FixedColumns
-from morpheus.sinks.place import validate_output_path
-from morpheus.sinks.spelling import EncodeRows
-from morpheus.stage import Transform, option
+from morpheus.storage.atomic import AtomicWriter
+from morpheus.storage.spill import SpillDir, open_temp_file
+
+
+def validate_output_path(path: Path, *, overwrite: bool, stage_name: str) -> None:
+    """Refuse, before any file is opened, a place that a sink cannot write to.
+
+    Raises:
+        UsageError: It is a folder or no regular file, is there already, or cannot be made.
+    """
+    if path.is_dir():
+        raise UsageError(
+            f"--filename: `{path}` is a folder. Give a file in it, such as "
+            f"`--filename {path / 'detections.csv'}`."
+        )
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--filename: `{path}` is no regular file. Give the name of a file.")
+    if path.exists() and not overwrite:
+        raise UsageError(
+            f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
+            f"Give `{stage_name} --overwrite`, or another --filename."
+        )
+    _validate_folder(path)
+
+
+def _validate_folder(path: Path) -> None:
+    """Refuse a folder that a file cannot be made in."""
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(
+            f"--filename: `{folder}` is a file, not a folder. Give another --filename."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"--filename: folder `{folder}` cannot be written to. Give another --filename, or "
+            f"`chmod u+w` the folder."
+        )
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FixedColumns:
+    """The columns of what a sink writes: those of its first rows.
+
+    Attributes:
+        sink: Its word, for the log.
+        include_row_number: Whether the rows' running number is one of them.
+        columns: The columns, once there are rows.
+        warned: Whether it has been told that others were left out.
+    """
+
+    sink: str
+    include_row_number: bool
+    columns: list[str] | None = None
+    warned: bool = False
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Give rows the file's columns: those they lack are empty, others are left out."""
+        if not self.include_row_number and ROW in frame.columns:
+            frame = frame.drop(ROW)
+        if self.columns is None:
+            self.columns = frame.columns
+        if frame.columns == self.columns:
+            return frame
+        self._warn(frame.columns)
+        there = set(frame.columns)
+        return frame.select(
+            frame[name] if name in there else pl.Series(name, [None] * frame.height)
+            for name in self.columns
+        )
+
+    def _warn(self, columns: list[str]) -> None:
+        new = [name for name in columns if name not in (self.columns or ())]
+        if new and not self.warned:
+            self.warned = True
+            logger.warning(
+                "%s: %s came after the first rows, whose columns the file has, and is left out. "
+                "Use `serialize --include` to choose the columns.",
+                self.sink,
+                ", ".join(repr(name) for name in new),
+            )
+
+
+@dataclass(frozen=True)
+class EncodeRows(Transform):
+    """Turns rows into text, as `to-file` writes them; rows of another kind are handed on.
+
+    Attributes:
+        write_rows: Turns a few rows into bytes.
+        schema: Columns and types of the rows that are spelt.
+        temp_dir: Where the text lies until it is written.
+        include_index: Whether the unnamed first column is written.
+    """
+
+    name = "to-file"
+    takes = (OutputRows,)
+    gives = OutputRows
+    scope = "global"
+
+    write_rows: Callable[[pl.DataFrame, IO[bytes]], None]
+    schema: tuple[list[str], list[pl.DataType]]
+    temp_dir: Path
+    include_index: bool = True
+
+    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
+        """Join small batches, which is faster."""
+        held: list[OutputRows] = []
+        for batch in batches:
+            alike = schema_key(batch.frame) == self.schema
+            if alike:
+                held.append(batch)
+            if not alike or sum(each.frame.height for each in held) >= ENCODE_CHUNK_ROWS:
+                yield from self._encode(held)
+                held = []
+            if not alike:
+                yield batch
+        yield from self._encode(held)
+
+    def _encode(self, batches: list[OutputRows]) -> Iterator[EncodedChunk]:
+        """The text of all goes with the last."""
+        for batch in batches[:-1]:
+            yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame))
+        for batch in batches[-1:]:
+            frames = [each.frame for each in batches]
+            text = self._write_temp_file(pl.concat(frames))
+            yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame), path=text)
+
+    def _write_temp_file(self, frame: pl.DataFrame) -> Path:
+        with open_temp_file(self.temp_dir) as file:
+            for some in frame.iter_slices(ENCODE_CHUNK_ROWS):
+                self.write_rows(some if self.include_index else some.drop(ROW, strict=False), file)
+        return Path(file.name)
+
+
+def _keep_row_count(frame: pl.DataFrame) -> pl.DataFrame:
+    """As many rows, with no more than `RunMetrics` looks at."""
+    if TS_ANOMALY in frame.columns:
+        return frame.select(TS_ANOMALY)
+    return pl.Series(ROW, [None] * frame.height, dtype=pl.Null).to_frame()
 
 
 @dataclass(frozen=True)
@@ -92,7 +235,10 @@ class ToFile(Transform):
     def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
         """Write each batch, then hand it on."""
         head = FixedColumns(self.name, include_row_number=self.include_index_col)
-        with AtomicWriter(Path(self.filename), PolarsError) as draft, self._make_writer(draft) as form:
+        with (
+            AtomicWriter(Path(self.filename), PolarsError) as draft,
+            self._make_writer(draft) as form,
+        ):
             for batch in batches:
                 with draft.guard_io():
                     if not isinstance(batch, EncodedChunk):
@@ -115,7 +261,9 @@ class ToFile(Transform):
         if kind == "parquet":
             return None
         rows = write_csv_rows if kind == "csv" else write_json_rows
-        return EncodeRows(rows, schema_key(first.frame), scratch.folder, include_index=self.include_index_col)
+        return EncodeRows(
+            rows, schema_key(first.frame), scratch.folder, include_index=self.include_index_col
+        )
 
     def _detect_format(self) -> tuple[str, str]:
         """Format and packing."""
@@ -144,7 +292,9 @@ class ToFile(Transform):
             return ParquetWriter(draft.temp_path)
         if kind == "json":
             return TextWriter(draft.file, packing, write_rows=write_json_rows)
-        return TextWriter(draft.file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header)
+        return TextWriter(
+            draft.file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header
+        )
 
 
 def _publish(draft: AtomicWriter, writer: RowWriter) -> None:

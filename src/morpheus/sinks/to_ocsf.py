@@ -10,14 +10,20 @@ from pathlib import Path
 
 import msgspec
 
+from morpheus.core.batch import Batch, OutputRows, Scored
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.folder import open_store
-from morpheus.records import Batch, OutputRows, Scored
 from morpheus.sinks.alert import Alert, AlertBuilder
-from morpheus.sinks.alert_files import validate_alert_path, detect_format, open_json_lines, security_lake, open_parquet
-from morpheus.sinks.detection_finding import DetectionFinding, to_polars_schema
-from morpheus.sinks.ocsf import make_detection_finding
-from morpheus.stage import Transform, option
+from morpheus.sinks.alert_files import (
+    detect_format,
+    open_json_lines,
+    open_parquet,
+    security_lake,
+    validate_alert_path,
+)
+from morpheus.sinks.alert_formats import make_detection_finding
+from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
+from morpheus.storage.folder import open_store
 
 EXTERNAL_ACCOUNT = "external"
 """Partition of alerts from outside any AWS account, as Security Lake wants it."""
@@ -95,7 +101,11 @@ class ToOcsf(Transform):
             return
         path = Path(self.filename or "")
         kind, packing = detect_format(self.name, path.name, "json", "parquet")
-        with open_parquet(path, schema) if kind == "parquet" else open_json_lines(path, packing) as file:
+        with (
+            open_parquet(path, schema)
+            if kind == "parquet"
+            else open_json_lines(path, packing) as file
+        ):
             yield lambda alert: file.write(_encode_line(alert))
 
     def _partition_path(self, alert: Alert) -> str:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from morpheus.atomic import atomic_write
 from morpheus.columns import TIME
+from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.records import OutputRows, RunMetrics
-from morpheus.report.account import Account
-from morpheus.report.findings import Findings
-from morpheus.sinks.place import validate_output_path
-from morpheus.stage import Transform, option
+from morpheus.report.aggregate import Findings
+from morpheus.report.view import Account
+from morpheus.sinks.to_file import validate_output_path
+from morpheus.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from morpheus.report.contents import Contents
+    from morpheus.report.view import Contents
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ToReport(Transform):
 
     def make_report_data(self, metrics: RunMetrics) -> Contents:
         """All that the page says, as far as the run has come."""
-        from morpheus.report.contents import contents  # noqa: PLC0415 - the same
+        from morpheus.report.view import contents  # noqa: PLC0415 - the same
 
         findings = self.aggregators[0] if self.aggregators else Findings()
         return contents(
@@ -99,7 +99,9 @@ class ToReport(Transform):
         aggregator.see(batch.user, batch.card, batch.unscored_reason)
         if batch.dropped_stats is not None:
             aggregator.filtered = True
-            aggregator.picture(batch.user, batch.dropped_stats.histogram, batch.dropped_stats.exceedances)
+            aggregator.picture(
+                batch.user, batch.dropped_stats.histogram, batch.dropped_stats.exceedances
+            )
         if batch.frame.is_empty():
             return
         if TIME not in batch.frame.columns:

@@ -1,23 +1,191 @@
-"""`validate`: whether the events are those of a file."""
+"""Two tables compared, row by row."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
+import zstandard
+from polars.exceptions import PolarsError
 
-from morpheus.atomic import atomic_write
 from morpheus.columns import ROW
+from morpheus.core.batch import Batch, OutputRows, Scored
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.records import Batch, OutputRows, Scored
-from morpheus.sinks.comparison import DataFrameDiff, read_as_text
 from morpheus.sinks.to_file import ToFile
-from morpheus.stage import Transform, option
+from morpheus.storage.atomic import atomic_write
+
+logger = logging.getLogger(__name__)
+
+MAX_SHOWN_ROWS = 10
+_KEY, _OCCURRENCE, _POSITION, _EQUAL = "_key_", "_nth_", "_at_", "_same_"
+_FOUND = "_other_"
+
+
+class DataFrameDiff:
+    """Two tables of text, row by row.
+
+    Rows find each other by the value of a column, the first of some value the first, and so on.
+
+    Args:
+        expected: What should be.
+        found: What is.
+        index: Column by whose value rows find each other; None for the running number of events
+            within their user, or where there is none, the place in the table.
+        numeric_columns: Columns that hold numbers, which may differ a little.
+        abs_tol: By how much, whatever their size.
+        rel_tol: And by what share of the number found.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - two tables, and how they are compared
+        self,
+        expected: pl.DataFrame,
+        found: pl.DataFrame,
+        index: str | None = None,
+        numeric_columns: set[str] | None = None,
+        abs_tol: float = 0.0,
+        rel_tol: float = 0.0,
+    ) -> None:
+        for frame in (expected, found) if index is not None else ():
+            if index not in frame.columns:
+                raise UsageError(
+                    f"--index_col: there is no column `{index}`; there are "
+                    f"{', '.join(name or '(the unnamed first)' for name in frame.columns)}."
+                )
+        both = ROW in expected.columns and ROW in found.columns
+        self.index = index if index is not None else (ROW if both else None)
+        self.columns = [n for n in expected.columns if n in found.columns and n != ROW]
+        self.extra = [n for n in found.columns if n not in expected.columns and n != ROW]
+        self.missing = [n for n in expected.columns if n not in found.columns and n != ROW]
+        self.numeric_columns, self.abs_tol, self.rel_tol = (
+            numeric_columns or set(),
+            abs_tol,
+            rel_tol,
+        )
+        self.rows = self._join(expected, found)
+
+    @property
+    def differing_rows(self) -> pl.DataFrame:
+        """Rows expected that are not found as they should be."""
+        return self.rows.filter(~pl.col(_EQUAL))
+
+    def summarise(self) -> dict[str, Any]:
+        """The outcome, with the keys of NVIDIA Morpheus."""
+        unequal = self.differing_rows.height
+        return {
+            "total_rows": self.rows.height,
+            "matching_rows": self.rows.height - unequal,
+            "diff_rows": unequal,
+            "matching_cols": self.columns,
+            "extra_cols": self.extra,
+            "missing_cols": self.missing,
+            "diff_cols": len(self.extra) + len(self.missing),
+        }
+
+    def log(self) -> None:
+        """Log the outcome, and the first rows that are not equal."""
+        unequal, total = self.differing_rows, self.rows.height
+        if unequal.is_empty():
+            logger.info("Results match validation dataset")
+            return
+        named = "\n".join(
+            map(self._describe_row, unequal.head(MAX_SHOWN_ROWS).iter_rows(named=True))
+        )
+        share = 100 * unequal.height / total
+        logger.warning(
+            "Results do not match. Diff %d/%d (%f %%). First %d mismatched rows:\n%s",
+            unequal.height,
+            total,
+            share,
+            MAX_SHOWN_ROWS,
+            named,
+        )
+
+    def _describe_row(self, row: dict[str, Any]) -> str:
+        key = "" if self.index is None else f" ({self.index or 'event'} {row[_KEY]})"
+        if not row[_FOUND]:
+            return f"  row {row[_POSITION] + 1}{key}: not found"
+        cells = [
+            f"{name}: {row[name]!a}, not {row[f'{_FOUND}{name}']!a}"
+            for name in self.columns
+            if not row[f"{_EQUAL}{name}"]
+        ]
+        return f"  row {row[_POSITION] + 1}{key}: {'; '.join(cells)}"
+
+    def _join(self, expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+        right = self._add_row_keys(found).rename({name: f"{_FOUND}{name}" for name in self.columns})
+        right = right.with_columns(pl.lit(value=True).alias(_FOUND)).drop(_POSITION)
+        left = self._add_row_keys(expected)
+        rows = left.join(
+            right, on=[_KEY, _OCCURRENCE], how="left", nulls_equal=True, maintain_order="left"
+        )
+        there = pl.col(_FOUND).fill_null(value=False)
+        same = [self._compare_column(name).alias(f"{_EQUAL}{name}") for name in self.columns]
+        every = [pl.col(f"{_EQUAL}{name}") for name in self.columns]
+        return rows.with_columns(*same, there).with_columns(
+            pl.all_horizontal(pl.col(_FOUND), *every).alias(_EQUAL)
+        )
+
+    def _add_row_keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        places = frame.select(self.columns).with_row_index(_POSITION)
+        key = pl.col(_POSITION).cast(pl.String) if self.index is None else frame[self.index]
+        return places.with_columns(key.alias(_KEY)).with_columns(
+            pl.int_range(pl.len()).over(_KEY).alias(_OCCURRENCE)
+        )
+
+    def _compare_column(self, name: str) -> pl.Expr:
+        one, other = pl.col(name), pl.col(f"{_FOUND}{name}")
+        equal = one.eq_missing(other)
+        if name not in self.numeric_columns:
+            return equal
+        a, b = (value.cast(pl.Float64, strict=False) for value in (one, other))
+        close = (a - b).abs() <= self.abs_tol + self.rel_tol * b.abs()
+        return equal | close.fill_null(value=False)
+
+
+def read_as_text(path: Path) -> pl.DataFrame:
+    """Read CSV, JSON lines or Parquet as text.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    kind = next((s for s in reversed(path.suffixes) if s not in {".gz", ".zst"}), "")
+    try:
+        data = _decompress(path)
+        if kind == ".parquet":
+            return pl.read_parquet(io.BytesIO(data)).cast(pl.String)
+        if kind == ".csv":
+            frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
+            return frame.rename({"Unnamed: 0": ROW}, strict=False)
+        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+        names = dict.fromkeys(name for line in lines for name in line)
+        return pl.DataFrame({name: [_to_text(line.get(name)) for line in lines] for name in names})
+    except (PolarsError, OSError, ValueError, zstandard.ZstdError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
+
+
+def _decompress(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    if path.suffix == ".zst":
+        with zstandard.ZstdDecompressor().stream_reader(data) as stream:
+            return stream.read()
+    return data
+
+
+def _to_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -97,7 +265,9 @@ class Validate(Transform):
         )
 
 
-def _write_and_forward(path: Path, batches: Iterator[Batch], numeric_columns: set[str]) -> Iterator[Batch]:
+def _write_and_forward(
+    path: Path, batches: Iterator[Batch], numeric_columns: set[str]
+) -> Iterator[Batch]:
     """Write batches as they pass, and note which of their columns are numbers."""
     held: list[Batch] = []
 

@@ -1,4 +1,4 @@
-"""from-cloudtrail: AWS CloudTrail in every form that one has it."""
+"""Who acted in a CloudTrail event, by type of identity."""
 
 from __future__ import annotations
 
@@ -9,18 +9,106 @@ from typing import Any, ClassVar
 import msgspec
 import polars as pl
 
-from morpheus.features import derived
-from morpheus.features.families import (
-    AWS_ERROR_CLASSIFIER,
+from morpheus.features.derived import (
     ACTION_CLASSIFIER,
-    classify_address,
+    AWS_ERROR_CLASSIFIER,
     address_to_network,
+    classify_address,
     classify_user_agent,
+    distinct_count_today,
+    hour_kind,
+    hour_of_week,
+    log_count,
+    map_values,
 )
-from morpheus.sources.cloudtrail_actors import ACTOR_RULES
-from morpheus.sources.documents import RawJson, encode_json
-from morpheus.sources.file_source import FileSource
-from morpheus.sources.log_format import LogFormat
+from morpheus.sources.base import FileSource
+from morpheus.sources.json_records import RawJson, encode_json
+from morpheus.sources.log_format import ActorRule, LogFormat
+
+HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
+"""What AWS writes for a name that may be a mistyped password."""
+
+_SESSION = "userIdentitysessionContext"
+_ISSUER = f"{_SESSION}sessionIssueruserName"
+_EMAIL = r"[^@:\s]+@[^@:\s]+\.[^@:\s]+"
+_AFTER_COLON = r"^[^:]+:(.+)$"
+_ACCOUNT = "{userIdentityaccountId/(.+)/}"
+_RECIPIENT = "{recipientAccountId/(.+)/}"
+
+
+def _make_rule(actor_type: str, identity_type: str, name_template: str) -> ActorRule:
+    """A rule for one `userIdentity.type`."""
+    return ActorRule(actor_type, name_template, {"userIdentitytype": f"^{identity_type}$"})
+
+
+ACTOR_RULES = (
+    _make_rule("service", "AWSService", "{userIdentityinvokedBy/(.+)/}"),
+    ActorRule(
+        "service",
+        "{userIdentityinvokedBy}",
+        {"userIdentityinvokedBy": r"\.amazonaws\.com$"},
+    ),
+    _make_rule("service", "AWSService", "{eventSource/(.+)/}"),
+    ActorRule("person", f"{{{_SESSION}sourceIdentity/(.+)/}}"),
+    _make_rule("root", "Root", f"root@{_ACCOUNT}"),
+    ActorRule(
+        "person",
+        f"{{userIdentityprincipalId/{_AFTER_COLON}/}}",
+        {"userIdentitytype": "^AssumedRole$", _ISSUER: "^AWSReservedSSO_"},
+        lowercase=True,
+    ),
+    ActorRule(
+        "person",
+        f"{{userIdentityprincipalId/^[^:]+:({_EMAIL})$/}}",
+        {"userIdentitytype": "^AssumedRole$"},
+        lowercase=True,
+    ),
+    _make_rule("role", "(?:Assumed)?Role", f"{{{_ISSUER}/(.+)/}}@{_ACCOUNT}"),
+    _make_rule("role", "AssumedRole", "{userIdentityarn/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT),
+    _make_rule("role", "Role", "{userIdentityarn/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT),
+    _make_rule("role", "(?:Assumed)?Role", "{userIdentityprincipalId/^([^:]+)/}@" + _ACCOUNT),
+    _make_rule(
+        "person",
+        "FederatedUser",
+        f"{{{_ISSUER}/^([^:]+)/}}:{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}",
+    ),
+    _make_rule(
+        "person", "FederatedUser", f"{{userIdentityprincipalId/{_AFTER_COLON}/}}@{_ACCOUNT}"
+    ),
+    ActorRule(
+        "person",
+        "{userIdentityuserName}",
+        {"userIdentitytype": "^(?:SAML|WebIdentity)User$", "userIdentityuserName": f"^{_EMAIL}$"},
+        lowercase=True,
+    ),
+    _make_rule(
+        "person",
+        "(?:SAML|WebIdentity)User",
+        "{userIdentityuserName/(.+)/}@{userIdentityidentityProvider/(.+)/}",
+    ),
+    _make_rule("person", "(?:SAML|WebIdentity)User", "{userIdentityuserName/(.+)/}"),
+    _make_rule("person", "IdentityCenterUser", "{additionalEventDataUserName/(.+)/}"),
+    _make_rule(
+        "person",
+        "IdentityCenterUser",
+        "{userIdentityonBehalfOfuserId/(.+)/}@{userIdentityonBehalfOfidentityStoreArn/([^\\/]+)$/}",
+    ),
+    _make_rule("person", "IdentityCenterUser", "{userIdentityonBehalfOfuserId/(.+)/}"),
+    _make_rule("person", "Directory", "{userIdentityuserName/(.+)/}"),
+    _make_rule("account", "AWSAccount", f"account:{_ACCOUNT}"),
+    ActorRule(
+        "user",
+        f"{{userIdentityuserName/(.+)/}}@{_ACCOUNT}",
+        {"userIdentitytype": "^IAMUser$"},
+        exclude={"userIdentityuserName": HIDDEN_USER_NAME},
+    ),
+    _make_rule("user", "IAMUser", "{userIdentityprincipalId/(.+)/}@" + _ACCOUNT),
+    ActorRule("unknown", f"unknown@{_ACCOUNT}"),
+    ActorRule("unknown", f"unknown@{_RECIPIENT}"),
+    ActorRule("unknown", "unknown"),
+)
+"""Who acted, by type of identity; people by a name that they keep from role to role."""
+
 
 EMBEDDED_JSON_COLUMNS = ("eventJson", "CloudTrailEvent")
 """Where CloudTrail Lake and LookupEvents keep the whole record, as text."""
@@ -135,16 +223,16 @@ def classify_aws_error(code: str | None, login: str | None) -> str | None:
 
 _SOURCE_ADDRESS = "sourceIPAddress"
 DERIVED_COLUMNS = {
-    "logcount": derived.log_count(),
-    "locincrement": derived.distinct_count_today(_SOURCE_ADDRESS),
-    "appincrement": derived.distinct_count_today("eventSource"),
-    "hourofweek": derived.hour_of_week(),
-    "hourkind": derived.hour_kind(),
-    "agentfamily": derived.map_values(classify_user_agent, "userAgent"),
-    "addresskind": derived.map_values(classify_address, _SOURCE_ADDRESS),
-    "addressnetwork": derived.map_values(address_to_network, _SOURCE_ADDRESS),
-    "errorclass": derived.map_values(classify_aws_error, "errorCode", "responseElementsConsoleLogin"),
-    "verbclass": derived.map_values(ACTION_CLASSIFIER, "eventName"),
+    "logcount": log_count(),
+    "locincrement": distinct_count_today(_SOURCE_ADDRESS),
+    "appincrement": distinct_count_today("eventSource"),
+    "hourofweek": hour_of_week(),
+    "hourkind": hour_kind(),
+    "agentfamily": map_values(classify_user_agent, "userAgent"),
+    "addresskind": map_values(classify_address, _SOURCE_ADDRESS),
+    "addressnetwork": map_values(address_to_network, _SOURCE_ADDRESS),
+    "errorclass": map_values(classify_aws_error, "errorCode", "responseElementsConsoleLogin"),
+    "verbclass": map_values(ACTION_CLASSIFIER, "eventName"),
 }
 
 
@@ -159,7 +247,9 @@ def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
             return msgspec.json.decode(fields[name], type=list[msgspec.Raw])
     if "QueryResultRows" in fields:
         rows = msgspec.json.decode(fields["QueryResultRows"], type=list[list[dict[str, Any]]])
-        return [encode_json({name: cell for pair in row for name, cell in pair.items()}) for row in rows]
+        return [
+            encode_json({name: cell for pair in row for name, cell in pair.items()}) for row in rows
+        ]
     for name in EMBEDDED_JSON_COLUMNS:
         if name in fields:
             return [_parse_embedded(fields[name])]

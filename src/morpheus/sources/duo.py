@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from morpheus.sources import schema
-from morpheus.sources.file_source import FileSource
+from morpheus.sources.base import FileSource
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.schema_file import load_builtin_schema
 
-DUO_FORMAT = schema.load_builtin_schema("duo.toml").log_format
+DUO_FORMAT = load_builtin_schema("duo.toml").log_format
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from morpheus.core.stage import PipelineOptions, option
 from morpheus.errors import UsageError
-from morpheus.sources import schema
-from morpheus.sources.file_source import FileSource
+from morpheus.sources.base import FileSource
 from morpheus.sources.log_format import LogFormat
-from morpheus.stage import PipelineOptions, option
+from morpheus.sources.schema_file import (
+    is_schema_file,
+    list_builtin_schemas,
+    load_schema,
+    make_minimal_format,
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,9 @@ class FromFile(FileSource):
     def with_defaults(self, options: PipelineOptions) -> PipelineOptions:
         """Take from the schema what the command line does not say."""
         name = options.columns_file
-        if not schema.is_schema_file(name):
+        if not is_schema_file(name):
             return super().with_defaults(self._require_columns(options))
-        described = schema.load_schema(name or "")
+        described = load_schema(name or "")
         return replace(
             options,
             columns=options.columns or described.features,
@@ -50,9 +55,11 @@ class FromFile(FileSource):
     def get_log_format(self) -> LogFormat:
         """The format that the schema describes."""
         told = self.options
-        if schema.is_schema_file(told.columns_file):
-            return schema.load_schema(told.columns_file or "").log_format
-        return schema.make_minimal_format(told.columns, told.userid_column_name, told.timestamp_column_name)
+        if is_schema_file(told.columns_file):
+            return load_schema(told.columns_file or "").log_format
+        return make_minimal_format(
+            told.columns, told.userid_column_name, told.timestamp_column_name
+        )
 
     def _require_columns(self, options: PipelineOptions) -> PipelineOptions:
         """Refuse settings that leave open what a schema would say."""
@@ -65,7 +72,7 @@ class FromFile(FileSource):
         if missing:
             raise UsageError(
                 "from-file: nothing says what the log's columns are. Give --columns_file a schema, "
-                f"your own or a shipped one ({', '.join(schema.list_builtin_schemas())}); or else give "
+                f"your own or a shipped one ({', '.join(list_builtin_schemas())}); or else give "
                 f"{' and '.join(missing)}."
             )
         return options

@@ -1,20 +1,254 @@
-"""What tells one kind of log from another."""
+"""From a place in one cell, `City, State, Country`, to its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 
 import polars as pl
 
-from morpheus.columns import ACTOR
-from morpheus.features.derived import DerivedColumn
-from morpheus.sources import deriving
-from morpheus.sources.actors import ActorRule, resolve_actors, collect_rule_columns
-from morpheus.sources.by_user import UUID_PATTERN
-from morpheus.sources.documents import UnwrapFunction
-from morpheus.sources.flatten import ValueTransform, flatten_name
+from morpheus.columns import ACTOR, TIME
+from morpheus.features.derived import NOVELTY_PREFIX, NOVELTY_TTL, USER, DerivedColumn, is_new_value
+from morpheus.sources.group_by_user import UUID_PATTERN
+from morpheus.sources.json_records import UnwrapFunction, ValueTransform, flatten_name
+
+
+def extract_city(column: str) -> pl.Expr:
+    """The city, where anything stands before the country."""
+    return _extract_part(column, 0, min_parts=2)
+
+
+def extract_state(column: str) -> pl.Expr:
+    """The state, where one stands between city and country.
+
+    >>> places = pl.DataFrame({"at": ["Dublin, Leinster, IE", "Dublin, IE", "IE", None]})
+    >>> places.select(extract_state("at"), extract_country("at").alias("extract_country")).rows()
+    [('Leinster', 'IE'), (None, 'IE'), (None, 'IE'), (None, None)]
+    """
+    return _extract_part(column, 1, min_parts=3)
+
+
+def extract_country(column: str) -> pl.Expr:
+    """The country."""
+    return _extract_part(column, -1, min_parts=1)
+
+
+def _extract_part(column: str, index: int, *, min_parts: int) -> pl.Expr:
+    parts = pl.col(column).str.split(", ")
+    return pl.when(parts.list.len() >= min_parts).then(parts.list.get(index, null_on_oob=True))
+
+
+_PLACEHOLDER = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
+"""`{column}`, or `{column/pattern/}` for what the pattern's group finds in it."""
+
+
+@dataclass(frozen=True)
+class ActorRule:
+    r"""How one kind of actor is recognised, and called.
+
+    Attributes:
+        actor_type: What such an actor is: person, role, service, ...
+        name_template: What it is called, of columns in braces: `{userName}@{accountId}`. A pattern between
+            slashes takes a part of a value: `{arn/role\/(.+)/}`.
+        match: By column, the pattern that its value must match.
+        exclude: By column, the pattern that its value must not match.
+        lowercase: Whether the name is written in lower case, since case tells nobody apart.
+    """
+
+    actor_type: str
+    name_template: str
+    match: Mapping[str, str] = field(default_factory=dict)
+    exclude: Mapping[str, str] = field(default_factory=dict)
+    lowercase: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it looks at."""
+        named = [column for column, _ in _PLACEHOLDER.findall(self.name_template)]
+        return tuple(dict.fromkeys([*self.match, *self.exclude, *named]))
+
+    def to_expr(self) -> pl.Expr:
+        """The actor's name; null where the rule does not hold, or a part of the name is missing."""
+        holds = [_match_expr(name, pattern) for name, pattern in self.match.items()]
+        holds += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
+        name = pl.concat_str(list(_parse_template(self.name_template)))
+        name = name.str.to_lowercase() if self.lowercase else name
+        return pl.when(pl.all_horizontal(pl.lit(value=True), *holds)).then(name)
+
+
+def collect_rule_columns(rules: Iterable[ActorRule]) -> tuple[str, ...]:
+    """The columns that rules look at."""
+    return tuple(dict.fromkeys(name for rule in rules for name in rule.columns))
+
+
+def resolve_actors(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
+    """Name the actor of each event by the first rule that can.
+
+    >>> rules = [ActorRule("root", "root@{account}", {"type": "^Root$"}), ActorRule("user", "{name}")]
+    >>> frame = pl.DataFrame({"type": ["Root", None], "account": ["1", "1"], "name": ["x", "ann"]})
+    >>> resolve_actors(frame, rules).to_list()
+    ['root@1', 'ann']
+    """
+    return _apply_first_rule(frame, rules, [rule.to_expr() for rule in rules])
+
+
+def resolve_actor_types(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
+    """Name the kind of each event's actor."""
+    held = [pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)) for rule in rules]
+    return _apply_first_rule(frame, rules, held)
+
+
+def _apply_first_rule(
+    frame: pl.DataFrame, rules: Sequence[ActorRule], candidates: Sequence[pl.Expr]
+) -> pl.Series:
+    absent = [name for name in collect_rule_columns(rules) if name not in frame.columns]
+    whole = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+    # Events repeat their actors, and patterns cost.
+    names = collect_rule_columns(rules)
+    distinct = whole.select(names).unique(maintain_order=True)
+    told = distinct.with_columns(pl.coalesce(candidates).alias("_told_"))
+    both = whole.select(names).join(
+        told, on=names, nulls_equal=True, how="left", maintain_order="left"
+    )
+    return both["_told_"]
+
+
+def _match_expr(name: str, pattern: str) -> pl.Expr:
+    return pl.col(name).str.contains(pattern).fill_null(value=False)
+
+
+def _parse_template(template: str) -> Iterable[pl.Expr]:
+    at = 0
+    for place in _PLACEHOLDER.finditer(template):
+        yield pl.lit(template[at : place.start()])
+        column, pattern = place.groups()
+        value = pl.col(column)
+        yield value.str.extract(pattern.replace(r"\/", "/"), 1) if pattern else value
+        at = place.end()
+    yield pl.lit(template[at:])
+
+
+_POSITION = "_at_"
+_FIRST_TIME = "_earlier_"
+_LATE_WINDOW = timedelta(days=2)
+"""Late events may still come for so long; what counts within a day is remembered meanwhile."""
+
+
+def resolve_derived(
+    names: Iterable[str], available: Mapping[str, DerivedColumn]
+) -> dict[str, DerivedColumn]:
+    """The derived columns among some names, each behind those that it is made of."""
+    found: dict[str, DerivedColumn] = {}
+    for name in names:
+        one = available.get(name)
+        if one is None and name.startswith(NOVELTY_PREFIX):
+            one = is_new_value(name.removeprefix(NOVELTY_PREFIX))
+        if one is not None:
+            found |= {**resolve_derived(one.inputs, available), name: one}
+    return found
+
+
+def list_input_columns(derived: Mapping[str, DerivedColumn]) -> tuple[str, ...]:
+    """The columns of the log that derived columns are made of."""
+    needs = dict.fromkeys(need for one in derived.values() for need in one.inputs)
+    return tuple(need for need in needs if need not in derived)
+
+
+@dataclass
+class DerivedFeatures:
+    """Derives columns of the events of some users after the others.
+
+    Args:
+        user: Column of the user.
+        derived_columns: What to derive, in this order.
+        unbounded: Whether later events of the same users may come.
+    """
+
+    user: str
+    derived_columns: Mapping[str, DerivedColumn]
+    unbounded: bool = False
+    seen_rows: pl.DataFrame | None = field(default=None, init=False)
+
+    def add(self, events: pl.DataFrame, history: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Add the derived columns to events, in front of `TIME`.
+
+        A day that begins in the history goes on in the events. Of the history only what lies
+        before a user's first event counts: files may be learnt from and scored.
+
+        Args:
+            events: Of some users, those of each in time order.
+            history: Of the same users; may overlap.
+        """
+        derived = {
+            name: one
+            for name, one in self.derived_columns.items()
+            if self._can_derive(name, events)
+        }
+        if not derived:
+            return events
+        now, earlier = self._select_inputs(events), self._select_earlier_rows(events, history)
+        rows = pl.concat([earlier, now]).with_row_index(_POSITION).sort(TIME, maintain_order=True)
+        for name, one in derived.items():
+            rows = rows.with_columns(one.compute(rows).alias(name))
+        if self.unbounded:
+            self._remember(rows.select(now.columns))
+        mine = rows.filter(pl.col(_POSITION) >= earlier.height).sort(_POSITION)
+        names = [name for name in events.columns if name not in derived and name != TIME]
+        return events.select(names).hstack(mine.select(*derived, TIME))
+
+    def _can_derive(self, name: str, events: pl.DataFrame) -> bool:
+        """Whether a column can be derived; else one of that name in the log stays as it is."""
+        needs = self.derived_columns[name].inputs
+        there = {*events.columns, *self.derived_columns}
+        return name not in events.columns or not needs or not there.isdisjoint(needs)
+
+    def _select_inputs(self, frame: pl.DataFrame) -> pl.DataFrame:
+        def column(name: str) -> pl.Expr:
+            there = name in frame.columns
+            return pl.col(name) if there else pl.lit(None, pl.String).alias(name)
+
+        return frame.select(
+            pl.col(self.user).alias(USER),
+            TIME,
+            *map(column, list_input_columns(self.derived_columns)),
+        )
+
+    def _select_earlier_rows(
+        self, events: pl.DataFrame, history: pl.DataFrame | None
+    ) -> pl.DataFrame:
+        first = events.group_by(pl.col(self.user).alias(USER)).agg(
+            pl.col(TIME).min().alias(_FIRST_TIME)
+        )
+        earlier = self._select_inputs(events.clear())
+        if history is not None:
+            past = self._select_inputs(history).join(
+                first, on=USER, nulls_equal=True, maintain_order="left"
+            )
+            earlier = past.filter(pl.col(TIME) < pl.col(_FIRST_TIME)).drop(_FIRST_TIME)
+        if self.seen_rows is None:
+            return earlier
+        known = self.seen_rows.join(
+            first, on=USER, how="semi", nulls_equal=True, maintain_order="left"
+        )
+        new = earlier.join(known, on=USER, how="anti", nulls_equal=True, maintain_order="left")
+        return pl.concat([new, known])
+
+    def _remember(self, rows: pl.DataFrame) -> None:
+        """Keep, of each user seen, what later events may be compared with."""
+        others = self.seen_rows
+        if others is not None:
+            others = others.join(rows, on=USER, how="anti", nulls_equal=True, maintain_order="left")
+        age = pl.col(TIME).max().over(USER) - pl.col(TIME)
+        values = [
+            pl.col(TIME).max().over(USER, need) for need in list_input_columns(self.derived_columns)
+        ]
+        latest = [(last == pl.col(TIME)) & (age <= NOVELTY_TTL) for last in values]
+        first = pl.col(TIME) == pl.col(TIME).min().over(USER)
+        kept = rows.filter(pl.any_horizontal(age <= _LATE_WINDOW, first, *latest))
+        self.seen_rows = kept if others is None else pl.concat([others, kept])
 
 
 @dataclass(frozen=True)
@@ -72,7 +306,12 @@ class LogFormat:
     def columns(self) -> tuple[str, ...]:
         """The columns that its records tell."""
         return tuple(
-            dict.fromkeys([*(flatten_name(path, self.drop_characters) for path in self.paths), *self.fallbacks])
+            dict.fromkeys(
+                [
+                    *(flatten_name(path, self.drop_characters) for path in self.paths),
+                    *self.fallbacks,
+                ]
+            )
         )
 
     @cached_property
@@ -82,15 +321,17 @@ class LogFormat:
 
     def columns_to_read(self, features: Iterable[str], user: str) -> tuple[str, ...]:
         """The columns that pass from JSON into the chain, in order."""
-        derived = deriving.resolve_derived(features, self.derived_columns)
+        derived = resolve_derived(features, self.derived_columns)
         names = [name for name in features if name not in derived]
         names.append(self.user_column if user == ACTOR else user)
-        needs = deriving.list_input_columns(derived)
+        needs = list_input_columns(derived)
         return tuple(dict.fromkeys([*self.leading_columns, *names, *needs, *self.context_columns]))
 
     def columns_to_decode(self, wanted_columns: Iterable[str], user: str) -> tuple[str, ...]:
         """The columns to decode, for those wanted and the user to be had."""
-        names = dict.fromkeys([*wanted_columns, *(collect_rule_columns(self.actor_rules) if user == ACTOR else ())])
+        names = dict.fromkeys(
+            [*wanted_columns, *(collect_rule_columns(self.actor_rules) if user == ACTOR else ())]
+        )
         others = (root for name in names for root in self._fallback_roots(name))
         # What only others tell is no part of a record: looking for it would take a slower way.
         own = [name for name in names if name in self._flat_paths or name not in self.fallbacks]
@@ -99,7 +340,9 @@ class LogFormat:
     def _fallback_roots(self, name: str) -> Iterable[str]:
         return (root for told in self.fallbacks.get(name, ()) for root in told.meta.root_names())
 
-    def fill_fallbacks(self, frame: pl.DataFrame, user: str, *, keep: Iterable[str]) -> pl.DataFrame:
+    def fill_fallbacks(
+        self, frame: pl.DataFrame, user: str, *, keep: Iterable[str]
+    ) -> pl.DataFrame:
         """Fill columns in from others that tell the same, which then go, and name the actor."""
         gone: set[str] = set()
         for name, others in self.fallbacks.items():

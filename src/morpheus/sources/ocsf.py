@@ -9,19 +9,22 @@ from typing import ClassVar
 import msgspec
 import polars as pl
 
-from morpheus.features import derived
-from morpheus.features.families import (
-    AWS_ERROR_CLASSIFIER,
+from morpheus.core.stage import option
+from morpheus.features.derived import (
     ACTION_CLASSIFIER,
-    classify_address,
+    AWS_ERROR_CLASSIFIER,
     address_to_network,
+    classify_address,
     classify_user_agent,
+    distinct_count_today,
+    hour_kind,
+    hour_of_week,
+    log_count,
+    map_values,
 )
-from morpheus.sources.actors import ActorRule
-from morpheus.sources.documents import RawJson
-from morpheus.sources.file_source import FileSource
-from morpheus.sources.log_format import LogFormat
-from morpheus.stage import option
+from morpheus.sources.base import FileSource
+from morpheus.sources.json_records import RawJson
+from morpheus.sources.log_format import ActorRule, LogFormat
 
 CLASS_COLUMN = "class_uid"
 DEFAULT_CLASSES = ("3001", "3002", "3003", "3004", "3005", "3006", "6003")
@@ -138,7 +141,9 @@ ACTOR_RULES = (
         _ASSUMED_ROLE | {"actorsessionissuer": r"/AWSReservedSSO_"},
         lowercase=True,
     ),
-    ActorRule("role", "{actorsessionissuer/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT, _ASSUMED_ROLE),
+    ActorRule(
+        "role", "{actorsessionissuer/:role\\/(?:.+\\/)?([^\\/]+)$/}@" + _ACCOUNT, _ASSUMED_ROLE
+    ),
     ActorRule("role", "{actoruseruid/:assumed-role\\/([^\\/]+)/}@" + _ACCOUNT, _ASSUMED_ROLE),
     ActorRule("user", f"{{actorusername/(.+)/}}@{_ACCOUNT}", {"actorusertype": "^IAMUser$"}),
     ActorRule("person", f"{{actoruseremail_addr/^({_EMAIL})$/}}", lowercase=True),
@@ -165,16 +170,16 @@ def classify_error(code: str | None, status: str | None) -> str | None:
 
 _SOURCE_ADDRESS = "src_endpointip"
 DERIVED_COLUMNS = {
-    "logcount": derived.log_count(),
-    "locincrement": derived.distinct_count_today(_SOURCE_ADDRESS),
-    "appincrement": derived.distinct_count_today("apiservicename"),
-    "hourofweek": derived.hour_of_week(),
-    "hourkind": derived.hour_kind(),
-    "agentfamily": derived.map_values(classify_user_agent, "http_requestuser_agent"),
-    "addresskind": derived.map_values(classify_address, _SOURCE_ADDRESS),
-    "addressnetwork": derived.map_values(address_to_network, _SOURCE_ADDRESS),
-    "errorclass": derived.map_values(classify_error, "apiresponseerror", "status"),
-    "verbclass": derived.map_values(ACTION_CLASSIFIER, "apioperation"),
+    "logcount": log_count(),
+    "locincrement": distinct_count_today(_SOURCE_ADDRESS),
+    "appincrement": distinct_count_today("apiservicename"),
+    "hourofweek": hour_of_week(),
+    "hourkind": hour_kind(),
+    "agentfamily": map_values(classify_user_agent, "http_requestuser_agent"),
+    "addresskind": map_values(classify_address, _SOURCE_ADDRESS),
+    "addressnetwork": map_values(address_to_network, _SOURCE_ADDRESS),
+    "errorclass": map_values(classify_error, "apiresponseerror", "status"),
+    "verbclass": map_values(ACTION_CLASSIFIER, "apioperation"),
 }
 
 
@@ -235,4 +240,6 @@ class FromOcsf(FileSource):
     )
 
     def _configure_log_format(self) -> LogFormat:
-        return replace(super()._configure_log_format(), event_class_filter=(CLASS_COLUMN, self.class_uid))
+        return replace(
+            super()._configure_log_format(), event_class_filter=(CLASS_COLUMN, self.class_uid)
+        )

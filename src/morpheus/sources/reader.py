@@ -7,23 +7,53 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
 from morpheus.columns import ACTOR, INDEX, TIME
+from morpheus.core.batch import ReadStats
 from morpheus.errors import RecordError, UsageError
-from morpheus.records import ReadStats
-from morpheus.sources import times
-from morpheus.sources.documents import ParseErrors, Records, RawJson, split_records, split_record_blocks
-from morpheus.sources.fetching import Prefetcher
-from morpheus.sources.files import BLOCK_SIZE, COMPRESSED_SUFFIXES, LogPath, is_large, read_blocks, to_utf8
-from morpheus.sources.flatten import Flattener
-from morpheus.sources.log_files import FileDiscovery
+from morpheus.runtime.pool import WorkerPool
+from morpheus.sources.compression import (
+    BLOCK_SIZE,
+    COMPRESSED_SUFFIXES,
+    LogPath,
+    Prefetcher,
+    get_file_size,
+    is_large,
+    read_blocks,
+    to_utf8,
+)
+from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.group_by_user import (
+    REPLAY_NO,
+    UserStats,
+    drop_null_columns,
+    find_non_null_columns,
+)
+from morpheus.sources.json_records import (
+    Flattener,
+    ParseErrors,
+    RawJson,
+    Records,
+    split_record_blocks,
+    split_records,
+)
 from morpheus.sources.log_format import LogFormat
-from morpheus.sources.partitions import add_partition_columns
-from morpheus.sources.tables import Table, read_csv_blocks, read_parquet_blocks, read_csv, read_parquet
+from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
+from morpheus.sources.tabular import (
+    Table,
+    add_partition_columns,
+    read_csv,
+    read_csv_blocks,
+    read_parquet,
+    read_parquet_blocks,
+)
+from morpheus.sources.time_range import DEFAULT_TIME_FORMAT, parse_times
+from morpheus.storage.spill import SpilledTable, spill_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +75,9 @@ class RecordChunk:
     def slice(self, start: int, stop: int) -> RecordChunk:
         """Some of its records."""
         records = self.records[start:stop]
-        return RecordChunk(self.path, self.line_numbers[start:stop], self.row_index[start:stop], records)
+        return RecordChunk(
+            self.path, self.line_numbers[start:stop], self.row_index[start:stop], records
+        )
 
 
 @dataclass
@@ -106,21 +138,29 @@ class Reader:
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         """The records of a file, in one piece or block by block; it may turn out to be broken."""
         try:
-            if not self.one_frame_per_file and (_is_readable_in_parts(path, file_type) or is_large(path)):
+            if not self.one_frame_per_file and (
+                _is_readable_in_parts(path, file_type) or is_large(path)
+            ):
                 yield from self._read_in_blocks(path, file_type, prefetcher)
             else:
                 yield self._read_whole(path, file_type, prefetcher)
         except RecordError as error:
             yield RecordChunk(path, (), (), errors=[(error.line, error.reason)]), None
 
-    def _read_whole(self, path: LogPath, file_type: str, prefetcher: Prefetcher) -> tuple[RecordChunk, pl.DataFrame | None]:
+    def _read_whole(
+        self, path: LogPath, file_type: str, prefetcher: Prefetcher
+    ) -> tuple[RecordChunk, pl.DataFrame | None]:
         data = prefetcher.read(path)
         if file_type == "json":
-            return _make_chunk(path, split_records(to_utf8(data), self.log_format.unwrap), 0, len(data)), None
+            return _make_chunk(
+                path, split_records(to_utf8(data), self.log_format.unwrap), 0, len(data)
+            ), None
         dropped = self.log_format.drop_characters
         if file_type == "csv":
             return self._from_table(path, read_csv(data, path, dropped), file_type)
-        return self._from_table(path, read_parquet(data, path, dropped, self._nested_columns), file_type)
+        return self._from_table(
+            path, read_parquet(data, path, dropped, self._nested_columns), file_type
+        )
 
     def _read_in_blocks(
         self, path: LogPath, file_type: str, prefetcher: Prefetcher
@@ -145,17 +185,23 @@ class Reader:
         """The columns wanted of nested tables, which are those wanted of JSON."""
         return None if self.wanted_columns is None else self.flattener.wanted_columns
 
-    def _from_table(self, path: LogPath, table: Table, file_type: str) -> tuple[RecordChunk, pl.DataFrame | None]:
+    def _from_table(
+        self, path: LogPath, table: Table, file_type: str
+    ) -> tuple[RecordChunk, pl.DataFrame | None]:
         rows = range(table.frame.height)
         numbers = rows if table.row_index is None else table.row_index
-        text = next((n for n in self.log_format.embedded_json_columns if n in table.frame.columns), None)
+        text = next(
+            (n for n in self.log_format.embedded_json_columns if n in table.frame.columns), None
+        )
         if text is not None:
             texts = [cell.encode() for cell in table.frame[text].fill_null("").to_list()]
             return RecordChunk(
                 path, table.line_numbers, numbers, texts, sum(map(len, texts)), table.errors
             ), None
         files = [(path, table.frame.height)]
-        whole = add_partition_columns(table.frame, files, self.log_format.drop_characters, add_missing=True)
+        whole = add_partition_columns(
+            table.frame, files, self.log_format.drop_characters, add_missing=True
+        )
         frame = self._fix_cells(self.log_format.rename_columns(whole), file_type)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
         self._check_header(path, replace(table, frame=frame))
@@ -167,7 +213,9 @@ class Reader:
             logger.warning("%s: %s are one column `%s`; the first value is kept.", path, both, name)
         names = table.frame.columns
         if self.log_format.time_column not in names and not self.skip_bad_records:
-            reason = f"the file has no column `{self.log_format.time_column}`; it has {', '.join(names)}"
+            reason = (
+                f"the file has no column `{self.log_format.time_column}`; it has {', '.join(names)}"
+            )
             raise RecordError(reason, file=path)
         if self.user not in names:
             raise missing_user_error(self.user, names, f"{path} has")
@@ -185,8 +233,15 @@ class Reader:
             records = [record for part in chunk for record in part.records]
             frame, refused = self.flattener.flatten(records)
             files = [(part.path, len(part.records)) for part in chunk]
-            frame = add_partition_columns(frame, files, self.log_format.drop_characters, add_missing=self.wanted_columns is None)
-            frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.flattener.wanted_columns)
+            frame = add_partition_columns(
+                frame,
+                files,
+                self.log_format.drop_characters,
+                add_missing=self.wanted_columns is None,
+            )
+            frame = self.log_format.fill_fallbacks(
+                frame, self.user, keep=self.flattener.wanted_columns
+            )
             names = [*(self.wanted_columns or ()), *([ACTOR] if self.user == ACTOR else [])]
             if self.wanted_columns is not None and frame.columns != names:
                 frame = frame.select(names)
@@ -205,7 +260,7 @@ class Reader:
         texts = frame.get_column(self.log_format.time_column, default=None)
         if texts is None:
             texts = pl.Series(self.log_format.time_column, [None] * frame.height, dtype=pl.String)
-        time = times.parse_times(texts, self.log_format.time_format)
+        time = parse_times(texts, self.log_format.time_format)
         bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
         starts = [0]
         for part in chunks:
@@ -220,7 +275,10 @@ class Reader:
         return timed.filter(time.is_not_null()) if bad else timed
 
     def _missing_time_reason(self, found: str | None, record: Sequence[RawJson]) -> str:
-        name, usual = self.log_format.time_column, self.log_format.time_format or "2024-05-31T09:30:00Z"
+        name, usual = (
+            self.log_format.time_column,
+            self.log_format.time_format or "2024-05-31T09:30:00Z",
+        )
         if found is not None:
             return f"`{name}` is {found!r}, which is not a time like {usual}"
         has = f"; it has {', '.join(_list_field_names(record[0]))}" if record else ""
@@ -233,7 +291,9 @@ class Reader:
     def _refuse(self, error: RecordError, read: int = 0) -> None:
         if not self.skip_bad_records:
             hint = "to leave such records out, counted, give `--bad_record skip`"
-            raise RecordError(f"{error.reason}; {hint}", file=error.file, line=error.line) from error
+            raise RecordError(
+                f"{error.reason}; {hint}", file=error.file, line=error.line
+            ) from error
         self.stats.read += read
         self.stats.refuse(str(error))
 
@@ -245,7 +305,9 @@ def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
 
 def _make_chunk(path: LogPath, records: Records, first_index: int, num_bytes: int) -> RecordChunk:
     index = range(first_index, first_index + len(records.raw_records))
-    return RecordChunk(path, records.line_numbers, index, records.raw_records, num_bytes, records.errors)
+    return RecordChunk(
+        path, records.line_numbers, index, records.raw_records, num_bytes, records.errors
+    )
 
 
 def _flush_needed(chunks: Sequence[RecordChunk]) -> bool:
@@ -287,3 +349,186 @@ def missing_user_error(user: str, names: Iterable[str], where: str) -> UsageErro
     return UsageError(
         f"{where} no column `{user}`, which is to say whose event it is. {meant}{type_it}"
     )
+
+
+_COMPRESSION_RATIO = 8
+"""What compression saves, about; what is not that small is only read in larger pieces."""
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """How files become frames: all that a worker has to know.
+
+    Attributes:
+        log_format: Of which kind of log they are.
+        files: How each is read.
+        user: Column of the user.
+        wanted_columns: The columns that pass from JSON, in order.
+        only_user: Keep the events of this user; None for all.
+        require_user: Keep only events that have a user.
+        skip_bad_records: Leave bad records out, and count them.
+        all_columns: Pass on all columns of JSON.
+        repeat: How often each file is read, later each time; see `replicate`.
+    """
+
+    log_format: LogFormat
+    files: FileDiscovery
+    user: str
+    wanted_columns: tuple[str, ...]
+    only_user: str | None = None
+    require_user: bool = False
+    skip_bad_records: bool = False
+    all_columns: bool = False
+    repeat: int = 1
+
+    def read_frames(
+        self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
+    ) -> Iterator[pl.DataFrame]:
+        """Read files, in their order, into frames of `INDEX_FILE`, text columns and `TIME`.
+
+        Args:
+            paths: The files.
+            stats: Counts what becomes of the records.
+            user_stats: Told which columns have values.
+        """
+        form = self.log_format
+        names, everything = form.columns_to_decode(self.wanted_columns, self.user), self.all_columns
+        flattener = Flattener(
+            names, form.paths, form.json_converters, form.drop_characters, all_columns=everything
+        )
+        reader = Reader(
+            form,
+            flattener,
+            self.user,
+            self.skip_bad_records,
+            stats,
+            one_frame_per_file=self.repeat > 1,
+            wanted_columns=None if everything else self.wanted_columns,
+        )
+        for frame in reader.read_frames(paths, self.files):
+            user_stats.non_null_columns |= find_non_null_columns(frame)
+            yield self._filter_events(
+                self._replicate(self._filter_time_range(frame, stats), stats), stats
+            )
+
+    def _filter_time_range(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
+        """Leave out, and count, what is outside the period."""
+        if self.files.time_range is None:
+            return frame
+        kept = self.files.time_range.filter(frame)
+        stats.outside_range += frame.height - kept.height
+        return kept
+
+    def _replicate(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
+        if self.repeat == 1:
+            return frame
+        copies = replicate(frame, self.repeat, self.log_format.time_column)
+        stats.read += copies.height - frame.height
+        return copies
+
+    def _filter_events(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
+        user = pl.col(self.user)
+        if (
+            self.log_format.event_class_filter is not None
+            and self.log_format.event_class_filter[0] in frame.columns
+        ):
+            column, wanted = self.log_format.event_class_filter
+            kept = frame.filter(pl.col(column).is_in(wanted) | pl.col(column).is_null())
+            stats.other_classes += frame.height - kept.height
+            frame = kept
+        if self.only_user is not None:
+            kept = frame.filter(user == self.only_user)
+            stats.other_users += frame.height - kept.height
+            frame = kept
+        if self.require_user:
+            kept = frame.filter(user.is_not_null())
+            stats.no_user += frame.height - kept.height
+            frame = kept
+        return frame
+
+
+def read_into_buffer(
+    buffer: SpillBuffer,
+    read_task: ReadTask,
+    paths: Sequence[LogPath],
+    stats: ReadStats,
+    pool: WorkerPool,
+) -> None:
+    """Read files into a gathering, by workers where there is much to read.
+
+    Raises:
+        UsageError: A table lacks the user's column, or a file must not be read.
+        BadRecord: A record cannot be read, and bad ones are not left out; the first in the order
+            of files.
+        Unavailable: The disk is full, or a worker was killed.
+    """
+    room = buffer.memory_budget
+    sizes = [estimate_text_bytes(path) for path in paths]
+    if pool.parallelism == 1 or sum(sizes) < room.serial_threshold_bytes:
+        for frame in read_task.read_frames(paths, stats, buffer.user_stats):
+            buffer.add(frame)
+        return
+    read = partial(_read_and_spill, read_task, room.spill_table_cells, buffer.spill_dir.folder)
+    for blobs, census, counted in pool.map(read, group_files(paths, sizes, room.min_task_bytes)):
+        stats.add(counted)
+        buffer.add_spilled(blobs, census)
+
+
+def estimate_text_bytes(path: LogPath) -> int:
+    """Bytes of text that a file holds, about."""
+    size = get_file_size(path)
+    packed = path.suffix.lower() in {*COMPRESSED_SUFFIXES, ".parquet"}
+    return size * _COMPRESSION_RATIO if packed else size
+
+
+def group_files(
+    paths: Sequence[LogPath], sizes: Sequence[int], min_bytes: int
+) -> Iterator[list[LogPath]]:
+    """Put files together until they hold so many bytes."""
+    job: list[LogPath] = []
+    total = 0
+    for path, size in zip(paths, sizes, strict=True):
+        job.append(path)
+        total += size
+        if total >= min_bytes:
+            yield job
+            job, total = [], 0
+    if job:
+        yield job
+
+
+def _read_and_spill(
+    read_task: ReadTask, table_cells: int, folder: Path, paths: Sequence[LogPath]
+) -> tuple[list[SpilledTable], UserStats, ReadStats]:
+    reading, census = ReadStats(), UserStats.empty()
+    blobs = spill_to_disk(
+        folder, coalesce_frames(read_with_stats(read_task, paths, reading, census), table_cells)
+    )
+    return blobs, census, reading
+
+
+def read_with_stats(
+    read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
+) -> Iterator[pl.DataFrame]:
+    """Read files into frames, of the columns with values; and add who is in them to a census."""
+    for frame in read_task.read_frames(paths, stats, user_stats):
+        user_stats.add(UserStats.from_frame(frame, read_task.user))
+        yield drop_null_columns(frame, read_task.user)
+
+
+def replicate(frame: pl.DataFrame, count: int, time_column: str) -> pl.DataFrame:
+    """Put later copies below the events of a file, each as long after the last as the file lasts.
+
+    Args:
+        frame: Events with `TIME` and, as text, the time as logged.
+        count: How often the events are there in the end.
+        time_column: Column of the time as logged, rewritten in the copies.
+    """
+    span = pl.col(TIME).max() - pl.col(TIME).min()
+    copies = [frame.with_columns(pl.lit(0).alias(REPLAY_NO))]
+    for copy in range(1, count):
+        later = frame.with_columns(pl.col(TIME) + span * copy, pl.lit(copy).alias(REPLAY_NO))
+        copies.append(
+            later.with_columns(pl.col(TIME).dt.strftime(DEFAULT_TIME_FORMAT).alias(time_column))
+        )
+    return pl.concat(copies)

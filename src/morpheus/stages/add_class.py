@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from morpheus.records import Losses, Scored
-from morpheus.stage import Transform, option
-from morpheus.stages.outputs import exceeds, validate_labels, iter_with_scores
+from morpheus.core.batch import Losses, Scored
+from morpheus.core.stage import Transform, option
+from morpheus.stages.score_outputs import exceeds, iter_with_scores, validate_labels
 
 
 @dataclass(frozen=True)

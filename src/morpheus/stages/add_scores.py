@@ -13,10 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RISK, SCORE, TIME
+from morpheus.core.batch import Losses, Scored
+from morpheus.core.stage import COMPAT_RELEASES, Transform, option
 from morpheus.errors import UsageError
-from morpheus.models.context import TemporalContext
-from morpheus.records import Losses, Scored
-from morpheus.stage import COMPAT_RELEASES, Transform, option
+from morpheus.models.temporal import TemporalContext
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,9 @@ class AddScores(Transform):
 
     def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Scored]:
         """Add one column for each label."""
-        outputs = {self.prefix + label: measure for label, measure in self.score_functions().items()}
+        outputs = {
+            self.prefix + label: measure for label, measure in self.score_functions().items()
+        }
         columns = self._compat_functions() | outputs
         contexts: defaultdict[str | None, TemporalContext] = defaultdict(TemporalContext)
         for batch in batches:

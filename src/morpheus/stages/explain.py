@@ -12,19 +12,28 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RISK, TIME, ExplanationColumns
+from morpheus.core.batch import Scored
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
-from morpheus.models.change import find_counterfactuals
-from morpheus.models.context import EventAnomaly
-from morpheus.models.explanation import Baseline, Counterfactual, Explanation, ColumnReason, round_decimals
-from morpheus.models.familiar import NormalEventIndex
-from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.past import ColumnContribution, HistoryState
-from morpheus.models.sentence import render_reason
-from morpheus.models.witness import ColumnAttribution
-from morpheus.quoting import display_value
-from morpheus.records import Scored
-from morpheus.stage import Transform, option
+from morpheus.models.attribution import (
+    ColumnAttribution,
+    ColumnContribution,
+    HistoryState,
+    NormalEventIndex,
+    find_counterfactuals,
+)
+from morpheus.models.explanation import (
+    Baseline,
+    ColumnReason,
+    Counterfactual,
+    Explanation,
+    render_reason,
+    round_decimals,
+)
+from morpheus.models.profile import Fingerprint
+from morpheus.models.temporal import EventAnomaly
+from morpheus.text import display_value
 
 ANOMALY_QUANTILE = 0.99
 """An event before is strange if its surprise is above this share of the held-out risks."""
@@ -102,7 +111,11 @@ class Explain(Transform):
 
     def _render_texts(self, explanation: Explanation) -> ExplanationTexts:
         named = ", ".join(fact.column for fact in explanation.top_columns(self.top))
-        return render_reason(explanation, self.top), named, msgspec.json.encode(explanation).decode()
+        return (
+            render_reason(explanation, self.top),
+            named,
+            msgspec.json.encode(explanation).decode(),
+        )
 
     def _explain_events(
         self, batch: Scored, user_state: HistoryState, normal_events: NormalEventIndex
@@ -112,7 +125,10 @@ class Explain(Transform):
         if known is None or rows is None:
             return
         witness = _attribute_columns(known, rows)
-        strange, shared = EventAnomaly.from_columns(witness.column_anomaly), EventAnomaly.from_columns(witness.shared_anomaly)
+        strange, shared = (
+            EventAnomaly.from_columns(witness.column_anomaly),
+            EventAnomaly.from_columns(witness.shared_anomaly),
+        )
         limit = float(np.quantile(known.calibration.risks, ANOMALY_QUANTILE))
         marked = (strange.total > limit)[rows.inverse]
         each = strange.take(rows.inverse), shared.take(rows.inverse), marked
@@ -121,13 +137,25 @@ class Explain(Transform):
         near = normal_events.update(known, rows, marked, seconds)
         most = None if self.all_columns else self.top
         events = self._select_events(batch).tolist()
-        parts = {event: before.rank_columns(event, known.redundant_columns, most) for event in events}
-        facts, background = EventAttributions.from_attribution(witness, parts, batch.frame), Baseline.from_card(known.card)
-        remedies = _find_counterfactuals(known, rows, [event for event in events if marked[event]], limit)
+        parts = {
+            event: before.rank_columns(event, known.redundant_columns, most) for event in events
+        }
+        facts, background = (
+            EventAttributions.from_attribution(witness, parts, batch.frame),
+            Baseline.from_card(known.card),
+        )
+        remedies = _find_counterfactuals(
+            known, rows, [event for event in events if marked[event]], limit
+        )
         for event in events:
             row = int(rows.inverse[event])
-            columns, total = facts.for_event(event, parts[event]), round_decimals(strange.total[row])
-            why = Explanation.from_columns(total, columns, before.summarise_event(event), background)
+            columns, total = (
+                facts.for_event(event, parts[event]),
+                round_decimals(strange.total[row]),
+            )
+            why = Explanation.from_columns(
+                total, columns, before.summarise_event(event), background
+            )
             change = remedies.get(row, Counterfactual((), total, total, round_decimals(limit)))
             nearest = near.query(event, witness.column_anomaly[row])
             usual = witness.normal_columns(row)
@@ -164,7 +192,10 @@ class EventAttributions:
 
     @classmethod
     def from_attribution(
-        cls, attribution: ColumnAttribution, contributions: Mapping[int, Sequence[ColumnContribution]], frame: pl.DataFrame
+        cls,
+        attribution: ColumnAttribution,
+        contributions: Mapping[int, Sequence[ColumnContribution]],
+        frame: pl.DataFrame,
     ) -> EventAttributions:
         """Ask a witness of the columns that are part of some events."""
         names, row_of = attribution.encoder.names, attribution.rows.inverse
@@ -178,7 +209,9 @@ class EventAttributions:
         }
         return cls(names, row_of, dict(attribution.iter_reasons(shown)), values)
 
-    def for_event(self, event: int, contributions: Sequence[ColumnContribution]) -> tuple[ColumnReason, ...]:
+    def for_event(
+        self, event: int, contributions: Sequence[ColumnContribution]
+    ) -> tuple[ColumnReason, ...]:
         """The facts of an event, with its values and what its columns add to its risk."""
         row = int(self.inverse[event])
         return tuple(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.records import Encoded, Losses
-from morpheus.stage import Transform
+from morpheus.core.batch import Encoded, Losses
+from morpheus.core.stage import Transform
 
 
 @dataclass(frozen=True)

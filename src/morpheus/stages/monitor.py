@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from morpheus.records import Batch
-from morpheus.stage import Transform, option
+from morpheus.core.batch import Batch
+from morpheus.core.stage import Transform, option
 
 if TYPE_CHECKING:
     from rich.console import Console

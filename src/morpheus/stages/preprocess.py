@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from morpheus.records import Encoded, WithModel
-from morpheus.stage import Transform
+from morpheus.core.batch import Encoded, WithModel
+from morpheus.core.stage import Transform
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from functools import lru_cache
 import polars as pl
 
 from morpheus.columns import ROW
+from morpheus.core.batch import Batch, OutputRows
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.records import Batch, OutputRows
-from morpheus.stage import Transform, option
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ class Serialize(Transform):
                 _warn_dropped_columns(columns, fixed, left_out)
                 columns = fixed
             fixed = columns
-            yield batch.evolve(OutputRows, frame=_select_columns(batch.frame, columns), fingerprint=None)
+            yield batch.evolve(
+                OutputRows, frame=_select_columns(batch.frame, columns), fingerprint=None
+            )
 
 
 @lru_cache(maxsize=16)

@@ -13,11 +13,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import TS_ANOMALY, TIME
+from morpheus.columns import TIME, TS_ANOMALY
+from morpheus.core.batch import Batch, Losses, Scored
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.records import Batch, Losses, Scored
-from morpheus.rhythm import bins, fourier
-from morpheus.stage import Transform, option
+from morpheus.seasonality.detector import (
+    assign_bins,
+    detect_anomalous_centres,
+    max_zscore,
+    parse_duration,
+    start_of_day,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -28,7 +34,25 @@ _MAX_WINDOW_BINS = 1_000_000
 # One event is no burst. In a window that holds next to nothing else it would always stand out, and
 # a user who does something once a day would be flagged every day.
 _MIN_BURST_EVENTS = 2
-_SUGGESTED_RESOLUTIONS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200, 21600)
+_SUGGESTED_RESOLUTIONS = (
+    1,
+    2,
+    5,
+    10,
+    15,
+    20,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1200,
+    1800,
+    3600,
+    7200,
+    21600,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ class Timeseries(Transform):
                 f"{_MAX_WINDOW_BINS:,}. Use wider bins, such as `--resolution 10m`, or a shorter "
                 f"--min_window."
             )
-        if self.zscore_threshold > fourier.max_zscore(rule.half_window):
+        if self.zscore_threshold > max_zscore(rule.half_window):
             logger.warning(
                 "timeseries can flag nothing: in a window of %d bins (--min_window %s on either "
                 "side, --resolution %s) no z-score exceeds %.1f, and --zscore_threshold is %g. "
@@ -86,7 +110,7 @@ class Timeseries(Transform):
                 rule.window_bins,
                 self.min_window,
                 self.resolution,
-                fourier.max_zscore(rule.half_window),
+                max_zscore(rule.half_window),
                 self.zscore_threshold,
                 rule.suggest_fix(),
             )
@@ -117,8 +141,8 @@ class _DetectorConfig:
     @classmethod
     def from_stage(cls, stage: Timeseries) -> _DetectorConfig:
         """Read the options."""
-        resolution = bins.parse_duration(stage.resolution, option="--resolution")
-        window = bins.parse_duration(stage.min_window, option="--min_window")
+        resolution = parse_duration(stage.resolution, option="--resolution")
+        window = parse_duration(stage.min_window, option="--min_window")
         return cls(
             resolution,
             math.ceil(window / resolution),
@@ -135,11 +159,12 @@ class _DetectorConfig:
 
     def suggest_fix(self) -> str:
         """What to type so that a burst can reach the threshold, with a quarter to spare."""
-        lower = math.floor(fourier.max_zscore(self.half_window) / 1.25)
+        lower = math.floor(max_zscore(self.half_window) / 1.25)
         fits = [
             width
             for width in _SUGGESTED_RESOLUTIONS
-            if fourier.max_zscore(self.half_window * self.resolution // width) >= 1.25 * self.zscore_threshold
+            if max_zscore(self.half_window * self.resolution // width)
+            >= 1.25 * self.zscore_threshold
         ]
         threshold = f"`--zscore_threshold {lower}`"
         return f"`--resolution {_format_seconds(max(fits))}` or {threshold}" if fits else threshold
@@ -196,8 +221,8 @@ class _UserSeasonalityState:
             return times.astype(np.int64)
         first = self.start is None
         if self.start is None:
-            self.start = bins.start_of_day(int(times.min()))
-        where = bins.assign_bins(times, start=self.start, resolution=self.config.resolution)
+            self.start = start_of_day(int(times.min()))
+        where = assign_bins(times, start=self.start, resolution=self.config.resolution)
         low, high = int(where.min()), int(where.max())
         self.first_bin = low if first else min(low, self.first_bin)
         self.last_bin = high if first else max(high, self.last_bin)
@@ -218,7 +243,7 @@ class _UserSeasonalityState:
         """Judge the bins below `end`, and let go of those that no later window reaches."""
         if end <= self.evaluated_until:
             return
-        found = fourier.detect_anomalous_centres(
+        found = detect_anomalous_centres(
             self.bins,
             self.counts,
             self._candidate_bins(end),
@@ -240,11 +265,16 @@ class _UserSeasonalityState:
             low = max(low, self.first_bin + self.config.half_window)
         if self.config.cold_end:
             high = min(high, self.last_bin - self.config.half_window + 1)
-        return self.bins[(self.bins >= low) & (self.bins < high) & (self.counts >= _MIN_BURST_EVENTS)]
+        return self.bins[
+            (self.bins >= low) & (self.bins < high) & (self.counts >= _MIN_BURST_EVENTS)
+        ]
 
     def _emit_evaluated(self) -> Iterator[Losses | Scored]:
         """Hand out, in order, the batches whose events are all judged."""
-        while self.pending and self.pending[0][1].max(initial=self.evaluated_until - 1) < self.evaluated_until:
+        while (
+            self.pending
+            and self.pending[0][1].max(initial=self.evaluated_until - 1) < self.evaluated_until
+        ):
             batch, where = self.pending.popleft()
             flags = pl.Series(TS_ANOMALY, np.isin(where, self.flagged), dtype=pl.Boolean)
             yield replace(batch, frame=batch.frame.with_columns(flags))

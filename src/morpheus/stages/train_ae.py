@@ -1,4 +1,4 @@
-"""train-ae: each user's fingerprint."""
+"""What `train-ae` knows of users while it runs, and how it comes to know more."""
 
 from __future__ import annotations
 
@@ -12,22 +12,154 @@ from pathlib import Path
 
 import polars as pl
 
-from morpheus.bucket import is_s3_url
 from morpheus.columns import POPULATION_USER, TIME
+from morpheus.core.batch import Events, RunMetrics, WithModel
+from morpheus.core.stage import Transform, option
 from morpheus.errors import UsageError
-from morpheus.folder import open_store
-from morpheus.models import store
-from morpheus.models.device import resolve_device, gpu_possible, select_trainer
-from morpheus.models.fingerprint import Fingerprint
-from morpheus.models.ladder import TrainingDataBackoff
-from morpheus.models.learning import UserHistory, FitOptions, fit_fingerprints
+from morpheus.models.batched_training import gpu_possible, resolve_device, select_trainer
+from morpheus.models.fit import FitOptions, TrainingDataBackoff, UserHistory, fit_fingerprints
 from morpheus.models.population import Population
+from morpheus.models.profile import Fingerprint, ModelCard
+from morpheus.models.store import ModelStore, commit_index, put_model
 from morpheus.models.training import EPOCHS, MAX_BATCHED_USERS
-from morpheus.records import Events, WithModel, RunMetrics
-from morpheus.stage import Transform, option
-from morpheus.stages.teacher import DEFAULT_MAX_HISTORY, ModelProvider
+from morpheus.storage.folder import open_store
+from morpheus.storage.object_store import is_s3_url
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_HISTORY = 1000
+"""Events of each user learnt from, at most, where there are no training files."""
+
+
+@dataclass(frozen=True)
+class ModelLookup:
+    """A user's fingerprint and its card, or why there is none."""
+
+    fingerprint: Fingerprint | None = None
+    card: ModelCard | None = None
+    reason: str | None = None
+
+    @classmethod
+    def from_fingerprint(cls, fingerprint: Fingerprint) -> ModelLookup:
+        """What is known of a user who has a fingerprint."""
+        return cls(fingerprint, fingerprint.card)
+
+
+@dataclass
+class ModelProvider:
+    """Finds or learns the fingerprint of each user.
+
+    Attributes:
+        stage: Says how.
+        lookups: What was found, by user.
+        recent_events: The latest events of each, where there are no training files.
+    """
+
+    stage: TrainAe
+    lookups: dict[str, ModelLookup] = field(default_factory=dict)
+    recent_events: dict[str, pl.DataFrame] = field(default_factory=dict)
+
+    def attach_models(self, groups: list[list[Events]]) -> Iterator[WithModel]:
+        """Give batches the fingerprints of their users; each group is of one user."""
+        lessons: dict[str, UserHistory] = {}
+        found = [self._find_model(group, lessons) for group in groups]
+        learnt = self._train_pending(lessons) if lessons else {}
+        for group, known in zip(groups, found, strict=True):
+            user = group[0].user
+            outcome = learnt[user] if known is None and user is not None else known or ModelLookup()
+            self._cache(user, outcome)
+            for batch in group:
+                yield batch.evolve(
+                    WithModel,
+                    fingerprint=outcome.fingerprint,
+                    card=outcome.card,
+                    unscored_reason=outcome.reason,
+                )
+
+    def _find_model(
+        self, group: list[Events], pending_training: dict[str, UserHistory]
+    ) -> ModelLookup | None:
+        """What is known of a group's user; None where the history put into `lessons` will tell."""
+        user = group[0].user
+        if user is None:
+            return ModelLookup(reason=f"no value in `{self.stage.options.userid_column_name}`")
+        if user in self.lookups:
+            return self.lookups[user]
+        if self.stage.pretrained_filename:
+            fingerprint = self.stage.model_store.load(user)
+            return (
+                ModelLookup.from_fingerprint(fingerprint)
+                if fingerprint
+                else ModelLookup(reason="no fingerprint")
+            )
+        if group[0].frame.is_empty() and self.stage.models_output_filename is None:
+            return ModelLookup()
+        return self._prepare_training(user, self._training_history(user, group), pending_training)
+
+    def _prepare_training(
+        self, user: str, events: pl.DataFrame, pending_training: dict[str, UserHistory]
+    ) -> ModelLookup | None:
+        if events.is_empty() and self.global_model is not None:
+            return self.global_model
+        history = self._with_backoff(UserHistory(user, events, events[TIME]))
+        if history is None:
+            needed = self.stage.train_min_history
+            return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
+        pending_training[user] = history
+        return None
+
+    def _with_backoff(self, history: UserHistory) -> UserHistory | None:
+        if self.stage.backoff is not None:
+            return self.stage.backoff.resolve(history)
+        enough = history.events.height >= self.stage.train_min_history
+        return history if enough else None
+
+    @cached_property
+    def global_model(self) -> ModelLookup | None:
+        """What is known of a user of whom nothing is known."""
+        fingerprint = self.stage.global_model()
+        return None if fingerprint is None else ModelLookup.from_fingerprint(fingerprint)
+
+    def _cache(self, user: str | None, lookup: ModelLookup) -> None:
+        # What was learnt from the input is learnt anew when more has come.
+        if user is not None and (self.stage.pretrained_filename or self.stage.train_data_glob):
+            self.lookups[user] = lookup
+
+    def _training_history(self, user: str, group: list[Events]) -> pl.DataFrame:
+        most = self.stage.train_max_history
+        if self.stage.train_data_glob:
+            history = group[0].history
+            history = group[0].frame.clear() if history is None else history
+            return history if most is None else history.tail(most)
+        frames = [self.recent_events[user]] if user in self.recent_events else []
+        joined = pl.concat([*frames, *(batch.frame for batch in group)], how="diagonal")
+        self.recent_events[user] = joined.tail(most or DEFAULT_MAX_HISTORY)
+        return self.recent_events[user]
+
+    def _train_pending(self, pending_training: Mapping[str, UserHistory]) -> dict[str, ModelLookup]:
+        for user, history in pending_training.items():
+            self._check_columns(history.events.columns)
+            logger.debug("Training AE model for user: '%s'...", user)
+        fingerprints = self.stage.train(list(pending_training.values()))
+        for user in pending_training:
+            logger.debug("Training AE model for user: '%s'... Complete.", user)
+        return {
+            one.card.user: ModelLookup.from_fingerprint(self._save(one)) for one in fingerprints
+        }
+
+    def _save(self, fingerprint: Fingerprint) -> Fingerprint:
+        if self.stage.models_output_filename is None:
+            return fingerprint
+        card = put_model(self.stage.models_output_filename, fingerprint)
+        return replace(fingerprint, card=card)
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        if not set(self.stage.options.columns) & set(columns):
+            raise UsageError(
+                "None of the feature columns is in the logs. Name some that are with "
+                "`--columns_file=...`, one a line: " + ", ".join(columns[2:12]) + ", ..."
+            )
+
 
 SOURCE_STAGE_CLASSES = {
     "CloudTrailSourceStage": "from-cloudtrail",
@@ -132,18 +264,24 @@ class TrainAe(Transform):
         known = population.drop(POPULATION_USER, TIME, strict=False)
         population = Population(population[POPULATION_USER], population[TIME], known)
         return replace(
-            self, backoff=TrainingDataBackoff(population, self.train_min_history, self.options.use_generic_model)
+            self,
+            backoff=TrainingDataBackoff(
+                population, self.train_min_history, self.options.use_generic_model
+            ),
         )
 
     def commit(self, metrics: RunMetrics) -> None:
         """Publish the index of the saved fingerprints, with everyone's."""
         if self.models_output_filename is None:
             return
-        folder, everyone = self.models_output_filename, self.with_population(metrics.population_sample).global_model()
-        card = None if everyone is None else store.put_model(folder, everyone)
+        folder, everyone = (
+            self.models_output_filename,
+            self.with_population(metrics.population_sample).global_model(),
+        )
+        card = None if everyone is None else put_model(folder, everyone)
         # Who has no history of their own has no file of their own.
         cards = {user: card for user, card in metrics.cards.items() if card.events}
-        store.commit_index(folder, cards, card)
+        commit_index(folder, cards, card)
 
     def global_model(self) -> Fingerprint | None:
         """The fingerprint of users of whom nothing is known, if enough is known of the others."""
@@ -186,9 +324,9 @@ class TrainAe(Transform):
         """Learn the fingerprints of users, as the options say."""
         columns, options = self.options.columns, self._train_options()
         if self.model == "reference":
-            from morpheus.models import reference_training  # noqa: PLC0415 - torch takes a second to import
+            from morpheus.models.reference import fit_dfencoder_fingerprints  # noqa: PLC0415 - torch takes a second to import
 
-            return reference_training.fit_dfencoder_fingerprints(histories, columns, **options)
+            return fit_dfencoder_fingerprints(histories, columns, **options)
         trainer = select_trainer(self.device.lower(), len(histories))
         population = None if self.backoff is None else self.backoff.population
         kinds = self.options.column_types
@@ -252,9 +390,9 @@ class TrainAe(Transform):
         self.model_store  # noqa: B018 - reads and checks the index
 
     @cached_property
-    def model_store(self) -> store.ModelStore:
+    def model_store(self) -> ModelStore:
         """The saved fingerprints."""
-        return store.ModelStore.open(self.pretrained_filename or "")
+        return ModelStore.open(self.pretrained_filename or "")
 
 
 def _make_absolute(folder: str | None) -> str | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.quoting import display_value, quote_backtick
+from morpheus.text import display_value, quote_backtick
 
 SUPPRESSIONS_FORMAT = "morpheus-suppressions"
 MISSING = ""
@@ -154,7 +154,9 @@ class Suppressions:
         held, _ = self.match(user, frame)
         return [None if place == NO_MATCH else self.rules[place].label for place in held.tolist()]
 
-    def count(self, suppressed_by: NDArray[np.intp], expired_rule: NDArray[np.intp]) -> tuple[SuppressionCounts, ...]:
+    def count(
+        self, suppressed_by: NDArray[np.intp], expired_rule: NDArray[np.intp]
+    ) -> tuple[SuppressionCounts, ...]:
         """Count what `met` found of some events; nothing where it found nothing."""
         back, late = self._count_by_label(suppressed_by), self._count_by_label(expired_rule)
         return (SuppressionCounts(back, late),) if back or late else ()
@@ -178,7 +180,9 @@ def _text_column(frame: pl.DataFrame, column: str) -> pl.Series:
 
 def _read_rules(path: str) -> Iterator[Suppression]:
     try:
-        entries = msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), _SuppressionFile)
+        entries = msgspec.convert(
+            tomllib.loads(Path(path).read_text(encoding="utf-8")), _SuppressionFile
+        )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
@@ -200,7 +204,9 @@ def _parse_entry(entry: _Entry, location: str) -> Suppression:
             'in `where.eventName = "GetObject"`.'
         )
     if not all(where.values()):
-        raise UsageError(f"{location} has an empty list in `where`. Name a value in it, or remove it.")
+        raise UsageError(
+            f"{location} has an empty list in `where`. Name a value in it, or remove it."
+        )
     if not entry.users or not all(entry.users):
         raise UsageError(f'{location} names no user. Name whom it is for: `users = ["ann"]`.')
     if not entry.reason.strip():

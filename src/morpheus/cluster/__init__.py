@@ -1,1 +1,0 @@
-"""Workers on this machine or on others, reached through Dask: the only folder that knows Dask."""

@@ -1,0 +1,1 @@
+"""What every part agrees on: stages, batches, state, options."""

@@ -1,0 +1,224 @@
+"""Files that runs wrote, user by user."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import numpy as np
+import polars as pl
+from polars.exceptions import PolarsError
+
+from morpheus.columns import ROW, SCORE
+from morpheus.core.stage import option
+from morpheus.errors import UsageError
+from morpheus.models.profile import ModelCard
+from morpheus.models.store import ModelStore
+from morpheus.report.aggregate import FAR, Findings, Look, Rehearsed, Yardstick, ranking_of
+from morpheus.report.page import page
+from morpheus.report.view import Account, Contents, contents
+from morpheus.sinks.to_file import validate_output_path
+from morpheus.sources.results import read_results
+from morpheus.storage.atomic import atomic_write
+
+USERS = (
+    "actor",
+    "userIdentitysessionContextsessionIssueruserName",
+    "userIdentityarn",
+    "userPrincipalName",
+    "username",
+    "userIdentityaccountId",
+)
+"""Columns that may say whose event it is, the first that there is."""
+_OWNER = "_owner_"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files that runs wrote.
+
+    Attributes:
+        files: The files, at least one.
+        user: Column that says whose event it is.
+        ranking: The best score that they hold.
+    """
+
+    files: Sequence[Path]
+    user: str
+    ranking: str | None
+
+    @classmethod
+    def of(cls, files: Sequence[Path], user: str) -> Self:
+        """Look into the first of them; `user` may be empty, if the column is a usual one."""
+        rows = next(read_results(files[0]), None)
+        if rows is None:
+            raise UsageError(f"`{files[0]}` holds no rows. Give the output of an earlier run.")
+        found = user or next((one for one in USERS if one in rows.columns), "")
+        if not found or found not in rows.columns:
+            there = ", ".join(f"`{one}`" for one in rows.columns[:12] if one)
+            what = f"no column `{user}`" if user else "none of the usual columns of users"
+            raise UsageError(
+                f"--userid_column_name: `{files[0]}` has {what}. Name one of its own, such as "
+                f"{there}."
+            )
+        return cls(files, found, ranking_of(rows.columns))
+
+    def by_user(self) -> Iterator[tuple[str | None, pl.DataFrame]]:
+        """Rows of one user at a time, in the files' order."""
+        for rows in chain.from_iterable(map(read_results, self.files)):
+            column = pl.col(self.user) if self.user in rows.columns else pl.lit(None)
+            owned = rows.with_columns(column.cast(pl.String).alias(_OWNER))
+            for some in owned.partition_by(_OWNER, maintain_order=True):
+                yield some[_OWNER][0], some.drop(_OWNER)
+
+    def measured(self) -> Mapping[str | None, Yardstick]:
+        """How high is high by the files alone: by the mean and the spread of each user's scores."""
+        sums: dict[str | None, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
+        for owner, rows in self.by_user():
+            scores = Look.of(rows).scores
+            known = scores[~np.isnan(scores)]
+            more = np.array([len(known), known.sum(), (known**2).sum()])
+            sums[owner] = sums.get(owner, np.zeros(3)) + more
+        return {owner: _yardstick(*each.tolist()) for owner, each in sums.items()}
+
+
+def _yardstick(number: float, total: float, squares: float) -> Yardstick:
+    mean = total / max(number, 1)
+    spread = max(squares / max(number, 1) - mean**2, 0) ** 0.5
+    return Yardstick(mean, mean + FAR * max(spread, 1e-6))
+
+
+@dataclass(frozen=True)
+class Request:
+    """Write a page from what earlier runs wrote to files: CSV, JSON lines or Parquet.
+
+    It is the page of the stage `to-report`, as far as the files know. Where they hold scores of all
+    events, alerts are the highest; where `filter` has left events out, all that are there.
+
+    Example: `morpheus report output.csv --filename=report.html`
+    """
+
+    filename: str = option("report.html", "Page to write; its folder is made if there is none.")
+    overwrite: bool = option(
+        False, "Replace a file of that name, which stays until the new one is whole.", flag=True
+    )
+    userid_column_name: str = option(
+        "", "Column that says whose event it is.", default_display="the first that is known to"
+    )
+    models: str | None = option(
+        None,
+        "Folder of the fingerprints that scored: the page shows them, and measures by them.",
+    )
+    replay: str | None = option(
+        None,
+        "File that `morpheus tools replay --filename=trials.csv` wrote: what would have raised no "
+        "alert stands among each user's weak spots. With --models.",
+    )
+    alerts_per_day: float = option(
+        5.0, "Where nothing was left out: incidents a day that are shown, at most.", min=0
+    )
+    all_alerts: bool = option(
+        False, "Every event of the files is an alert. Found out by itself, but in JSON.", flag=True
+    )
+
+
+COLUMNS = ("technique", "user", "grade", "caught")
+
+
+def rehearsed(path: Path) -> Mapping[str | None, Rehearsed]:
+    """Read trials, by user.
+
+    Raises:
+        UsageError: It is no such file.
+    """
+    try:
+        trials = _read(path).select(COLUMNS).cast(pl.String)
+    except (PolarsError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UsageError(
+            f"--replay: `{path}` cannot be read: {reason}. Give the file that "
+            "`morpheus tools replay --filename=trials.csv` wrote."
+        ) from error
+    placed = trials.filter(pl.col("caught").is_not_null())
+    return {user: _of_user(rows) for (user,), rows in placed.group_by("user", maintain_order=True)}
+
+
+def _read(path: Path) -> pl.DataFrame:
+    if path.suffix.lower() == ".json":
+        return pl.read_ndjson(path, infer_schema_length=None)
+    return pl.read_csv(path, infer_schema=False)
+
+
+def _of_user(trials: pl.DataFrame) -> Rehearsed:
+    missed: dict[str, list[str]] = {}
+    for technique, _, grade, caught in trials.iter_rows():
+        if caught.lower() != "true":
+            missed.setdefault(technique, []).append(grade)
+    tried = trials["technique"].n_unique()
+    return Rehearsed(tried, {technique: tuple(grades) for technique, grades in missed.items()})
+
+
+def write(request: Request, files: Sequence[Path]) -> Contents:
+    """Read the files, and write the page.
+
+    Raises:
+        UsageError: There is nothing to read, or the page cannot be written there.
+        BadRecord: A row has no time.
+    """
+    validate_output_path(
+        Path(request.filename), overwrite=request.overwrite, stage_name="morpheus report"
+    )
+    found = reviewed(request, files)
+    text = page(msgspec.json.encode(found))
+    with atomic_write(Path(request.filename)) as file:
+        file.write(text)
+    return found
+
+
+def reviewed(request: Request, files: Sequence[Path]) -> Contents:
+    """All that the page says."""
+    outputs = Outputs.of(files, request.userid_column_name)
+    findings = _findings(request, outputs)
+    events = sum(seen.events for seen in findings.users.values())
+    cards = [seen.card for seen in findings.users.values() if seen.card is not None]
+    return contents(
+        findings,
+        Account(read=events, scored=events, rungs=dict(Counter(one.rung for one in cards))),
+        request.alerts_per_day,
+        cards="--models=FOLDER (which train-ae --models_output_filename wrote)",
+        about=("", outputs.user),
+    )
+
+
+def _findings(request: Request, outputs: Outputs) -> Findings:
+    """Look at all rows; twice where users have to be measured first."""
+    store = None if request.models is None else ModelStore.open(request.models)
+    if request.replay is not None and store is None:
+        raise UsageError("--replay: weak spots are those of fingerprints. Give --models, too.")
+    trials = {} if request.replay is None else rehearsed(Path(request.replay))
+    measure = store is None and outputs.ranking == SCORE
+    findings = Findings(yardsticks=outputs.measured() if measure else {})
+    last = Counter[str | None]()
+    for owner, rows in outputs.by_user():
+        findings.see(owner, _card(store, owner), None)
+        findings.add(owner, rows)
+        if ROW in rows.columns:
+            numbers = rows[ROW].cast(pl.Int64, strict=False).drop_nulls().to_list()
+            last[owner] = max(last[owner], *numbers, 0)
+    fewer = any(findings.users[owner].events <= row for owner, row in last.items())
+    findings.filtered = request.all_alerts or fewer
+    for owner, found in trials.items():
+        if owner in findings.users:
+            findings.users[owner].rehearsed = found
+    return findings
+
+
+def _card(store: ModelStore | None, owner: str | None) -> ModelCard | None:
+    if store is None or owner is None:
+        return None
+    return store.cards.get(owner, store.global_card)

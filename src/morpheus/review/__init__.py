@@ -1,1 +1,0 @@
-"""Finished runs, reviewed: from the files that they wrote to a page."""

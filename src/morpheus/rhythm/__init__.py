@@ -1,1 +1,0 @@
-"""Workshop of room 6: arrays only."""

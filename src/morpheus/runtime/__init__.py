@@ -1,0 +1,1 @@
+"""Where work runs: local workers, Dask, keyed state, signals."""

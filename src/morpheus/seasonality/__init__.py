@@ -1,0 +1,1 @@
+"""Time-series anomalies: counts per time bin and their periodic pattern."""

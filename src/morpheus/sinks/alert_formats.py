@@ -1,0 +1,416 @@
+"""An alert as a Detection Finding of the Open Cybersecurity Schema Framework (OCSF) 1.8."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from morpheus.columns import SCORE, TIME
+from morpheus.core.batch import Batch
+from morpheus.models.explanation import ColumnReason, ExpectedValue
+from morpheus.sinks.alert import (
+    PRODUCT,
+    SIGN_IN_SOURCES,
+    VENDOR,
+    VERSION,
+    Alert,
+    AlertBuilder,
+    stable_id,
+)
+from morpheus.sinks.delivery import OutboundEvent
+from morpheus.sinks.formats import write_json_rows
+from morpheus.sinks.ocsf_schema import (
+    Account,
+    Actor,
+    Analytic,
+    AnomalyAnalysis,
+    Api,
+    Cloud,
+    DetectionFinding,
+    Endpoint,
+    Evidence,
+    FindingInfo,
+    HttpRequest,
+    Location,
+    Metadata,
+    Observable,
+    Observation,
+    OcsfPattern,
+    Product,
+    RelatedEvent,
+    Response,
+    Service,
+    Target,
+    Unmapped,
+    User,
+)
+
+OCSF_VERSION = "1.8.0"
+CLASS_UID, CATEGORY_UID, ACTIVITY_CREATE = 2004, 2, 1
+RARE_PROBABILITY = 0.01
+"""Probability below which a known value is called rare."""
+
+_SEVERITY_NAMES = ("Unknown", "Informational", "Low", "Medium", "High")
+_CONFIDENCE_IDS = {"own": 2, "peers": 1, "everyone": 1}
+_PROVIDER_NAMES = {"aws": "AWS", "azure": "Azure"}
+_OBSERVABLE_IP, _OBSERVABLE_USER_NAME, _OBSERVABLE_COUNTRY, _OBSERVABLE_USER_AGENT = (
+    2,
+    4,
+    14,
+    16,
+)  # types of observables
+_ANALYTIC_LEARNING = 4  # type of analytic
+
+
+def make_detection_finding(alert: Alert) -> DetectionFinding:
+    """Make the finding of an alert: that it was found is all its life so far."""
+    moment, cloud, evidence = (
+        int(alert.time.timestamp() * 1000),
+        _make_cloud(alert),
+        _make_evidence(alert),
+    )
+    return DetectionFinding(
+        activity_id=ACTIVITY_CREATE,
+        activity_name="Create",
+        category_uid=CATEGORY_UID,
+        category_name="Findings",
+        class_uid=CLASS_UID,
+        class_name="Detection Finding",
+        type_uid=CLASS_UID * 100 + ACTIVITY_CREATE,
+        type_name="Detection Finding: Create",
+        time=moment,
+        start_time=moment,
+        end_time=moment,
+        severity_id=alert.severity,
+        severity=_SEVERITY_NAMES[alert.severity],
+        status_id=1,
+        status="New",
+        is_alert=True,
+        message=alert.message,
+        metadata=_make_metadata(alert, cloud),
+        finding_info=_make_finding_info(alert, moment),
+        anomaly_analyses=(_make_analysis(alert),),
+        confidence_id=_CONFIDENCE_IDS.get(alert.training_data_scope or ""),
+        risk_score=None if alert.risk is None else max(0, round(alert.risk)),
+        evidences=(evidence,) if evidence != Evidence() else (),
+        observables=_make_observables(alert),
+        cloud=cloud,
+        raw_data=alert.raw_event,
+        unmapped=_make_unmapped(alert),
+    )
+
+
+def _make_metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
+    return Metadata(
+        version=OCSF_VERSION,
+        product=Product(name=PRODUCT, vendor_name=VENDOR, version=VERSION),
+        uid=alert.id,
+        profiles=("cloud",) if cloud is not None else (),
+        original_event_uid=alert.fields.event,
+        source=alert.source.removeprefix("from-") or None,
+    )
+
+
+def _make_finding_info(alert: Alert, moment: int) -> FindingInfo:
+    event = alert.fields.event
+    return FindingInfo(
+        uid=alert.id,
+        title=alert.title,
+        desc=alert.message,
+        types=("Behavioral Anomaly",),
+        analytic=Analytic(
+            name=f"{PRODUCT} autoencoder",
+            type="Learning (ML/DL)",
+            type_id=_ANALYTIC_LEARNING,
+            version=VERSION,
+        ),
+        first_seen_time=moment,
+        last_seen_time=moment,
+        related_events=(RelatedEvent(uid=event),) if event else (),
+    )
+
+
+def _make_analysis(alert: Alert) -> AnomalyAnalysis:
+    """Each column that is strange, with the values that were likelier."""
+    named = set(alert.columns)
+    facts = [
+        fact
+        for fact in (alert.explanation.columns if alert.explanation else ())
+        if fact.column in named
+    ]
+    anomalies = [_make_anomaly(fact) for fact in facts]
+    if alert.ts_anomaly:
+        anomalies.append(
+            _make_pattern("events over time", "Time Pattern Analysis", "SURGE", "true")
+        )
+    if not anomalies:
+        label = "risk" if alert.risk is not None else next(iter(alert.scores), SCORE)
+        value = str(alert.scores.get(label, "none"))
+        anomalies.append(_make_pattern(label, "Deviation Analysis", "UNUSUAL", value))
+    return AnomalyAnalysis(
+        analysis_targets=(Target(name=alert.user or "no user", type="User"),),
+        anomalies=tuple(anomalies),
+        baselines=tuple(_make_baseline(fact) for fact in facts if fact.expected),
+    )
+
+
+def _make_anomaly(reason: ColumnReason) -> OcsfPattern:
+    if reason.distance is not None:
+        return _make_pattern(
+            reason.column, "Deviation Analysis", "UNUSUAL", _format_value(reason.value)
+        )
+    rare = reason.probability is not None and reason.probability < RARE_PROBABILITY
+    pattern = "UNSEEN" if reason.new else "RARE" if rare else "INFREQUENT"
+    return _make_pattern(reason.column, "Frequency Analysis", pattern, _format_value(reason.value))
+
+
+def _make_baseline(reason: ColumnReason) -> OcsfPattern:
+    kind = "Frequency Analysis" if reason.distance is None else "Deviation Analysis"
+    return _make_pattern(reason.column, kind, "FREQUENT", *map(_format_expected, reason.expected))
+
+
+def _make_pattern(parameter: str, kind: str, pattern: str, *values: str) -> OcsfPattern:
+    return OcsfPattern(
+        observation_parameter=parameter,
+        observation_type=kind,
+        observed_pattern=pattern,
+        observations=tuple(Observation(value=value) for value in values),
+    )
+
+
+def _format_expected(expected: ExpectedValue) -> str:
+    return "a new value" if expected.new else _format_value(expected.value)
+
+
+def _format_value(value: str | float | None) -> str:
+    return "no value" if value is None else str(value)
+
+
+def _make_evidence(alert: Alert) -> Evidence:
+    told = alert.fields
+    response = Response(error=told.error, error_message=told.message)
+    service = None if told.service is None else Service(name=told.service)
+    api = None
+    if told.operation is not None:
+        failed = response if told.failed else None
+        api = Api(operation=told.operation, service=service, response=failed)
+    return Evidence(
+        actor=None if alert.user is None else Actor(user=User(name=alert.user)),
+        api=api,
+        src_endpoint=_make_endpoint_object(alert),
+        http_request=None if told.agent is None else HttpRequest(user_agent=told.agent),
+    )
+
+
+def _make_endpoint_object(alert: Alert) -> Endpoint | None:
+    told = alert.fields
+    if told.address is None:
+        return None
+    place = Location(city=told.city, country=told.country)
+    return Endpoint(
+        ip=told.ip,
+        svc_name=None if told.ip else told.address,
+        location=place if place != Location() else None,
+    )
+
+
+def _make_observables(alert: Alert) -> tuple[Observable, ...]:
+    told, place = alert.fields, "evidences[0]."
+    found = (
+        ("actor.user.name", _OBSERVABLE_USER_NAME, alert.user),
+        ("src_endpoint.ip", _OBSERVABLE_IP, told.ip),
+        (
+            "src_endpoint.location.country",
+            _OBSERVABLE_COUNTRY,
+            told.country if told.address else None,
+        ),
+        ("http_request.user_agent", _OBSERVABLE_USER_AGENT, told.agent),
+    )
+    return tuple(
+        Observable(name=place + name, type_id=kind, value=value)
+        for name, kind, value in found
+        if value is not None
+    )
+
+
+def _make_unmapped(alert: Alert) -> Unmapped | None:
+    scores = Unmapped(**{name: alert.scores.get(name) for name in Unmapped.__struct_fields__})
+    return scores if scores != Unmapped() else None
+
+
+def _make_cloud(alert: Alert) -> Cloud | None:
+    told, provider = alert.fields, alert.provider
+    if provider is None:
+        return None
+    account = None if told.account is None else Account(uid=told.account)
+    return Cloud(provider=_PROVIDER_NAMES[provider], account=account, region=told.region)
+
+
+ECS_VERSION = "8.17.0"
+COUNTRY_CODE_LENGTH = 2  # letters
+
+_ECS_OUTCOMES = {True: "failure", False: "success", None: "unknown"}
+
+
+def make_ecs_document(alert: Alert) -> dict[str, Any]:
+    """Make the document of an alert; what is not known is left out."""
+    told = alert.fields
+    made = {
+        "@timestamp": alert.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "message": alert.message,
+        "ecs": {"version": ECS_VERSION},
+        "event": _make_ecs_event(alert),
+        "user": {"name": alert.user},
+        "source": _make_ecs_source(alert),
+        "user_agent": {"original": told.agent},
+        "cloud": {
+            "provider": alert.provider,
+            "account": {"id": told.account},
+            "region": told.region,
+        },
+        "error": {"code": told.error, "message": told.message if told.failed else None},
+        "rule": {"name": alert.title, "category": "behavioral anomaly"},
+        "related": {"user": [alert.user] if alert.user else [], "ip": [told.ip] if told.ip else []},
+        "observer": {
+            "vendor": VENDOR,
+            "product": PRODUCT,
+            "version": VERSION,
+            "type": "anomaly detection",
+        },
+        "labels": _make_ecs_labels(alert),
+        "tags": list(alert.columns),
+    }
+    return _drop_empty(made)
+
+
+def _make_ecs_event(alert: Alert) -> dict[str, Any]:
+    told = alert.fields
+    categories = ["intrusion_detection"]
+    return {
+        "id": alert.id,
+        "kind": "alert",
+        "category": [*categories, "authentication"]
+        if alert.source in SIGN_IN_SOURCES
+        else categories,
+        "type": ["info"],
+        "action": told.operation,
+        "provider": told.service,
+        "outcome": _ECS_OUTCOMES[told.failed],
+        "module": PRODUCT,
+        "dataset": f"{PRODUCT}.alert",
+        "reason": alert.reason,
+        "risk_score": alert.risk,
+        "severity": alert.severity,
+        "original": alert.raw_event,
+    }
+
+
+def _make_ecs_source(alert: Alert) -> dict[str, Any]:
+    told = alert.fields
+    place = told.country or ""
+    code = place.upper() if len(place) == COUNTRY_CODE_LENGTH and place.isalpha() else None
+    return {
+        "address": told.address,
+        "ip": told.ip,
+        "geo": {
+            "country_iso_code": code,
+            "country_name": None if code else told.country,
+            "city_name": told.city,
+        },
+    }
+
+
+def _make_ecs_labels(alert: Alert) -> dict[str, str]:
+    """Words and numbers to look for, all as text: the type of every label."""
+    rhythm = None if alert.ts_anomaly is None else str(alert.ts_anomaly).lower()
+    words = {
+        "rung": alert.training_data_scope,
+        "event_id": alert.fields.event,
+        "ts_anomaly": rhythm,
+    }
+    scores = {label: str(value) for label, value in alert.scores.items()}
+    return scores | {name: word for name, word in words.items() if word is not None}
+
+
+def _drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not there, at every depth."""
+    kept = {
+        name: _drop_empty(value) if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+    }
+    return {name: value for name, value in kept.items() if value not in (None, {}, [])}
+
+
+ROW_FORMAT = "row"
+CLOUDEVENTS = "cloudevents"
+
+
+def encode_ocsf(alert: Alert) -> bytes:
+    """A Detection Finding of OCSF."""
+    return msgspec.json.encode(make_detection_finding(alert))
+
+
+def encode_ecs(alert: Alert) -> bytes:
+    """A document of the Elastic Common Schema."""
+    return msgspec.json.encode(make_ecs_document(alert))
+
+
+def encode_cloudevents(alert: Alert) -> bytes:
+    """A CloudEvent (CNCF, version 1.0) in structured form, with a Detection Finding in it."""
+    envelope = {
+        "specversion": "1.0",
+        "id": alert.id,
+        "source": f"urn:morpheus:{alert.source or 'log'}",
+        "type": "morpheus.alert",
+        "time": alert.time.isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "dataschema": "https://schema.ocsf.io/1.8.0/classes/detection_finding",
+        "data": make_detection_finding(alert),
+    }
+    return msgspec.json.encode(envelope | ({"subject": alert.user} if alert.user else {}))
+
+
+SERIALIZERS: Mapping[str, Callable[[Alert], bytes]] = {
+    "ocsf": encode_ocsf,
+    "ecs": encode_ecs,
+    CLOUDEVENTS: encode_cloudevents,
+}
+FORMATS = (ROW_FORMAT, *SERIALIZERS)
+"""What `--content` can be."""
+
+
+@dataclass
+class AlertSerializer:
+    """Writes a letter of each event.
+
+    Args:
+        format: One of `FORMATS`.
+        builder: Makes alerts of events.
+    """
+
+    format: str
+    builder: AlertBuilder
+
+    def serialize(self, batch: Batch) -> Iterator[OutboundEvent]:
+        """Write the letters of a batch, in its order."""
+        if self.format == ROW_FORMAT:
+            yield from _serialize_rows(batch)
+            return
+        form = SERIALIZERS[self.format]
+        for alert in self.builder.build(batch):
+            yield OutboundEvent(alert.id, alert.user, alert.time.timestamp(), form(alert))
+
+
+def _serialize_rows(batch: Batch) -> Iterator[OutboundEvent]:
+    """Rows as `to-file` writes them to JSON lines."""
+    text = io.BytesIO()
+    write_json_rows(batch.frame, text)
+    seconds = [None] * batch.frame.height
+    if TIME in batch.frame.columns:
+        seconds = (batch.frame[TIME].dt.epoch("us") / 1e6).to_list()
+    for line, time in zip(text.getvalue().splitlines(), seconds, strict=True):
+        yield OutboundEvent(stable_id(batch.user, line.decode()), batch.user, time, line)

@@ -1,0 +1,27 @@
+"""`CollectSink`: what came through a chain, for Python to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from morpheus.core.batch import Batch, OutputRows, Scored
+from morpheus.core.stage import Transform
+
+
+@dataclass(frozen=True)
+class CollectSink(Transform):
+    """Keep what comes, in `kept`."""
+
+    name = "keep"
+    takes = (Scored, OutputRows)
+    scope = "global"
+    is_sink = True
+
+    batches: list[Batch] = field(default_factory=list)
+
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Keep each batch, and hand it on."""
+        for batch in batches:
+            self.batches.append(batch)
+            yield batch

@@ -1,0 +1,163 @@
+"""Events in memory: a frame of Polars, of pandas, or of whoever hands out Arrow's columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, ClassVar, Protocol
+
+import polars as pl
+
+from morpheus.columns import INDEX, ROW, TIME
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.errors import RecordError, UsageError
+from morpheus.sources.base import Source
+from morpheus.sources.group_by_user import (
+    EventKey,
+    UserGroups,
+    UserStats,
+    iter_batches,
+    plan_partitions,
+)
+from morpheus.sources.partitioning import SampleSpec
+from morpheus.sources.spill_sort import SpilledDataset
+from morpheus.sources.tabular import to_text_columns
+from morpheus.sources.time_range import UTC_DATETIME, parse_times
+
+INTERNAL_COLUMNS = {ROW, INDEX, TIME, "Unnamed: 0"}
+"""Columns that say nothing of an event: numbers of rows, and what the chain adds by itself."""
+_BATCH_ROWS = 1 << 15
+
+
+class ArrowStream(Protocol):
+    """A frame that hands its columns over as Arrow does, as those of pandas and pyarrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Hand the columns over, without a copy where that can be."""
+
+
+FrameLike = pl.DataFrame | ArrowStream
+
+
+def as_polars(frame: FrameLike) -> pl.DataFrame:
+    """Make a frame one of Polars, without copying its columns where that can be.
+
+    pandas needs pyarrow to hand text over without a copy; where it is not installed, it is copied.
+
+    Raises:
+        UsageError: It is no frame.
+    """
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise UsageError(
+            f"A frame of Polars, pandas or Arrow is needed, not {type(frame).__name__}. "
+            "Make one with `polars.DataFrame(...)`."
+        )
+    try:
+        return pl.DataFrame(frame)
+    except ImportError:
+        return _convert_pandas(frame)
+
+
+@dataclass(frozen=True)
+class FromFrame(Source):
+    """Take events from a frame, one row an event.
+
+    Each row is an event, and keeps its place as `INDEX_FILE`; events of one time stay in the frame's
+    order. Times without a zone are in UTC; text is read as in logs.
+
+    Attributes:
+        frame: The events.
+        time: Column of the time.
+    """
+
+    name = "from-frame"
+    default_user: ClassVar[str] = ""
+
+    frame: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False, repr=False)
+    time: str = TIME
+
+    def validate(self) -> None:
+        """Refuse columns of the user and the time that the frame does not have."""
+        require_columns(self.frame, "user", [self.options.userid_column_name])
+        require_columns(self.frame, "time", [self.time])
+
+    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
+        """Hand out the events of each user; see `Source.events`.
+
+        Raises:
+            UsageError: Training files are asked for.
+            BadRecord: An event has no time.
+        """
+        if training_input is not None:
+            raise UsageError(
+                "train-ae: --train_data_glob goes with a source of files. "
+                "Learn from a frame with `Fingerprints.train(frame, ...)`."
+            )
+        user, frame = self.options.userid_column_name, self._to_event_frame()
+        metrics.input.read += frame.height
+        gathered = SpilledDataset(
+            user, UserStats.from_frame(frame, user), frame.columns, [frame], []
+        )
+        if self.options.needs_population:
+            metrics.population_sample = SampleSpec().take_sample(gathered, self.options.columns)
+        users = plan_partitions(
+            gathered.user_stats, None, frame.height * frame.width + 1, include_history_only=True
+        )
+        # No column is an id here: each row of a frame is an event, and gets its scores.
+        by_user = UserGroups.from_frame(frame, users, EventKey(user, ROW), metrics.input)
+        by_user.feature_columns = self.options.columns
+        yield from iter_batches(users, by_user, None, batch_size=_BATCH_ROWS, row_offsets=Counter())
+
+    def _to_event_frame(self) -> pl.DataFrame:
+        """`INDEX_FILE`, text columns and `TIME`."""
+        kept = [name for name in self.frame.columns if name not in INTERNAL_COLUMNS]
+        index = pl.int_range(self.frame.height, dtype=pl.Int64, eager=True).alias(INDEX)
+        moments = _parse_time_column(self.frame[self.time])
+        return pl.DataFrame([index, *to_text_columns(self.frame.select(kept)), moments])
+
+
+def require_columns(frame: pl.DataFrame, argument: str, names: list[str]) -> None:
+    """Refuse names of columns that a frame does not have.
+
+    Raises:
+        UsageError: Says which, and what may have been meant.
+    """
+    for name in names:
+        if name not in frame.columns:
+            close = get_close_matches(name, frame.columns, n=1)
+            there = ", ".join(f"`{column}`" for column in frame.columns[:10]) or "none"
+            meant = f"Did you mean `{close[0]}`?" if close else f"Its columns are {there}."
+            raise UsageError(f"{argument}: the frame has no column `{name}`. {meant}")
+
+
+def _parse_time_column(column: pl.Series) -> pl.Series:
+    """`TIME` of each event."""
+    if column.dtype.is_temporal() and column.dtype != pl.Time:
+        zoned = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
+        naive = getattr(zoned.dtype, "time_zone", None) is None
+        moments = zoned.dt.replace_time_zone("UTC") if naive else zoned
+        moments = moments.dt.convert_time_zone("UTC").cast(UTC_DATETIME)
+    else:
+        moments = parse_times(column.cast(pl.String))
+    missing = moments.is_null().arg_true()
+    if len(missing):
+        row = int(missing[0])
+        reason = f"`{column.name}` is {column[row]!r}, which is no time; write ISO 8601 in UTC"
+        raise RecordError(reason, file="frame", line=row + 1)
+    return moments.alias(TIME)
+
+
+def _convert_pandas(frame: Any) -> pl.DataFrame:  # noqa: ANN401 - a frame of pandas, which is not imported here
+    return pl.DataFrame({str(name): _convert_pandas_column(frame[name]) for name in frame.columns})
+
+
+def _convert_pandas_column(column: Any) -> pl.Series:  # noqa: ANN401 - a column of pandas
+    values = column.to_numpy()
+    if values.dtype != object:
+        return pl.Series(values, nan_to_null=True)
+    missing, cells = column.isna().tolist(), column.tolist()
+    return pl.Series([None if m else c for m, c in zip(missing, cells, strict=True)], strict=False)
