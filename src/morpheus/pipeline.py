@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -13,13 +13,25 @@ from pathlib import Path
 
 from morpheus.columns import read_lines
 from morpheus.core.batch import Batch, OutputRows, Partition, RunMetrics, StreamPartition
-from morpheus.core.stage import PipelineOptions, Transform
+from morpheus.core.stage import (
+    Expands,
+    PipelineOptions,
+    Requirements,
+    Sink,
+    Stage,
+    Transform,
+    WritesOutputs,
+    find_output_folders,
+    make_paths_absolute,
+)
 from morpheus.errors import MorpheusError, UsageError
+from morpheus.runtime.chain import Segment, name_stages
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
-from morpheus.runtime.local import DropModel, LocalRunner, chain_by_scope, chain_stages
+from morpheus.runtime.local import LocalRunner, read_partitions, run_chain
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.signals import GracefulShutdown
+from morpheus.runtime.states import SqliteStateStore, StateStore
 from morpheus.sources.base import Source
 from morpheus.status import StatusFile
 from morpheus.storage.spill import SpillDir
@@ -39,11 +51,11 @@ DEFAULT_PRODUCER = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Where each stage of a chain runs.
+    """Where each stage of a pipeline runs.
 
-    `head` and `tail` see the whole stream, `segment` the batches of one user: that part can run
-    anywhere. A stage that watches the stream from within the segment moves to the tail's front; it
-    changes nothing, and users come out whole.
+    `head` and `tail` see the whole stream; `segment` sees the batches of one user at a time, so it
+    can run anywhere. A global stage within the segment moves to the front of the tail: it changes
+    nothing, and users come out whole.
     """
 
     source: Source
@@ -52,36 +64,48 @@ class Plan:
     tail: tuple[Transform, ...]
 
     @classmethod
-    def from_stages(cls, stages: Sequence[Transform]) -> Plan:
-        """Divide a checked chain."""
-        source, *rest = stages
+    def from_stages(cls, stages: Sequence[Stage]) -> Plan:
+        """Divide a validated pipeline."""
+        source, *others = stages
+        rest = [stage for stage in others if isinstance(stage, Transform)]
         first = next((i for i, stage in enumerate(rest) if stage.scope == "keyed"), len(rest))
         ends = (i for i, stage in enumerate(rest) if i >= first and _ends_segment(stage))
         last = next(ends, len(rest))
         middle = rest[first:last]
         watchers = tuple(stage for stage in middle if stage.scope != "keyed")
         segment = tuple(stage for stage in middle if stage.scope == "keyed")
-        tail = (*watchers, *rest[last:])
-        if segment and not any(stage.needs_model for stage in tail):
-            segment = (*segment, DropModel())
-        assert isinstance(source, Source)  # noqa: S101 - check() has seen to it
-        return cls(source, tuple(rest[:first]), segment, tail)
+        assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
+        return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
 
-    def bind_population(self, metrics: RunMetrics) -> tuple[Transform, ...]:
-        """The segment, once the source has looked at everybody."""
-        if not self.source.options.needs_population:
-            return self.segment
-        return tuple(stage.with_population(metrics.population_sample) for stage in self.segment)
+    def make_segment(self, metrics: RunMetrics, *, saves: bool) -> Segment:
+        """Return the keyed stages as a value for the runner, with the population sample."""
+        options = self.source.options
+        return Segment(
+            self.segment,
+            name_stages((*self.head, *self.segment))[len(self.head) :],
+            population=metrics.population_sample if options.needs_population else None,
+            unbounded=options.unbounded,
+            drops_model=not any(stage.needs.model for stage in self.tail),
+            saves=saves,
+        )
+
+    def make_tail(self, *, saves: bool) -> Segment:
+        """Return the stages that see the whole stream of what comes out of the segment."""
+        before = (*self.head, *self.segment)
+        names = name_stages((*before, *self.tail))[len(before) :]
+        return Segment(self.tail, names, unbounded=self.source.options.unbounded, saves=saves)
 
     def output_dir(self) -> Path | None:
-        """Where the chain writes, which all machines share."""
-        return next((folder for stage in self.tail if (folder := stage.output_dir())), None)
+        """Return the folder that the pipeline writes into, which all machines share."""
+        return next(iter(find_output_folders(self.tail)), None)
 
-    def sink_encoder(self, first: Batch, scratch: SpillDir) -> Transform | None:
-        """What the last stage lets others do, if those before it need not see the events."""
-        if self.tail and all(stage.counts_only() for stage in self.tail[:-1]):
-            return self.tail[-1].encoder(first, scratch)
-        return None
+    def make_encoder(self, first: Batch, spill_dir: SpillDir) -> Segment | None:
+        """Return what formats rows for the last sink, if no stage before it reads them."""
+        if not self.tail or any(stage.needs.rows for stage in self.tail[:-1]):
+            return None
+        sink = self.tail[-1]
+        encoder = sink.encoder(first, spill_dir) if isinstance(sink, Sink) else None
+        return None if encoder is None else Segment.from_stages([encoder])
 
 
 def _ends_segment(stage: Transform) -> bool:
@@ -97,7 +121,7 @@ class Pipeline:
         options: What holds for all of them.
     """
 
-    def __init__(self, stages: Sequence[Transform], options: PipelineOptions | None = None) -> None:
+    def __init__(self, stages: Sequence[Stage], options: PipelineOptions | None = None) -> None:
         self.stages = tuple(stages)
         self.options = options or PipelineOptions()
         self._validated = False
@@ -135,28 +159,30 @@ class Pipeline:
         if not self._validated:
             self.validate()
         stages = self._resolve_options()
-        plan = Plan.from_stages([part for stage in stages for part in stage.expand()])
-        summary = RunMetrics(has_sink=any(stage.is_sink for stage in stages))
+        plan = Plan.from_stages(_expand(stages))
+        metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))
         begin = time.perf_counter()
-        history = _find_training_input(stages)
         path = self.options.status_file
         status = None if path is None else StatusFile.from_stages(path, stages)
         if status is not None:
-            status.write(summary, running=True)
-        # Closed at once, not when the garbage is collected: a sink then takes its draft away.
-        with closing(self._execute(plan, history, summary)) as batches:
-            for batch in batches:
-                summary.add(batch)
-                if status is not None:
-                    status.write(summary, running=True)
-        failures = list(_commit_all(stages, summary))
+            status.write(metrics, running=True)
+        with self._open_store(plan) as store, self._open_runner(store) as runner:
+            # Closed at once, not when the garbage is collected: sinks then remove their drafts.
+            with closing(self._execute(plan, metrics, runner, store)) as batches:
+                for batch in batches:
+                    metrics.add(batch)
+                    if status is not None:
+                        status.write(metrics, running=True)
+            failures = list(_commit_all(stages, metrics))
+            if store is not None and not failures:
+                store.commit()
         if status is not None:
-            status.write(summary, running=False)
-        summary.seconds = time.perf_counter() - begin
+            status.write(metrics, running=False)
+        metrics.seconds = time.perf_counter() - begin
         if on_complete is not None:
-            on_complete(summary)
+            on_complete(metrics)
         _raise_first(failures)
-        return summary
+        return metrics
 
     def links(self) -> list[tuple[str, str]]:
         """The word of each stage, and the name of what it gives."""
@@ -164,60 +190,77 @@ class Pipeline:
         return list(zip((stage.name for stage in self.stages), names, strict=True))
 
     def _execute(
-        self, plan: Plan, training_input: str | None, metrics: RunMetrics
+        self,
+        plan: Plan,
+        metrics: RunMetrics,
+        runner: LocalRunner | DaskRunner,
+        store: StateStore | None,
     ) -> Generator[Batch, None, None]:
-        endless = plan.source.is_unbounded()
-        with self._open_runner() as engine:
-            run = self._run_unbounded if endless else self._run_bounded
-            stream = run(plan, training_input, metrics, engine)
-            yield from chain_by_scope(plan.tail, stream, unbounded=endless)
+        """Run the head, the segment and the tail."""
+        run = self._run_unbounded if plan.source.is_unbounded() else self._run_bounded
+        with ExitStack() as resources:
+            tail = plan.make_tail(saves=store is not None).open(resources=resources)
+            yield from run_chain(tail, run(plan, metrics, runner, store), store)
 
     @contextmanager
-    def _open_runner(self) -> Iterator[LocalRunner | DaskRunner]:
-        settings = self.options
-        if settings.engine.lower() == "dask":
-            with Cluster(settings.scheduler, settings.num_threads) as cluster:
-                yield DaskRunner(cluster)
+    def _open_runner(self, store: StateStore | None) -> Iterator[LocalRunner | DaskRunner]:
+        options = self.options
+        if options.engine.lower() == "dask":
+            with Cluster(options.scheduler, options.num_threads) as cluster:
+                yield DaskRunner(cluster, store)
         else:
-            with WorkerPool(settings.num_threads) as crew:
-                yield LocalRunner(crew)
+            with WorkerPool(options.num_threads) as pool:
+                yield LocalRunner(pool, store)
+
+    @contextmanager
+    def _open_store(self, plan: Plan) -> Iterator[StateStore | None]:
+        """Open the state file, if there is one; what a failed run has changed is dropped."""
+        if self.options.state is None:
+            yield None
+            return
+        store = SqliteStateStore(Path(self.options.state), _describe_state(plan))
+        try:
+            yield store
+        finally:
+            store.close()
 
     def _run_unbounded(
         self,
         plan: Plan,
-        training_input: str | None,
         metrics: RunMetrics,
         runner: LocalRunner | DaskRunner,
+        store: StateStore | None,
     ) -> Iterator[Batch]:
-        events = GracefulShutdown(plan.source.events(training_input, metrics))
-        stream = chain_stages(plan.head, iter(events))
-        # Once the first user is there, everybody has been looked at.
+        training_input = _find_training_input(plan.segment)
+        events = GracefulShutdown(plan.source.events(training_input, metrics, store))
+        stream = Segment.from_stages(plan.head, unbounded=True).open().run(iter(events))
+        # Once the first batch is there, the population has been sampled.
         stream = chain(list(islice(stream, 1)), stream)
-        yield from runner.run(plan.bind_population(metrics), stream, unbounded=True)
+        yield from runner.run(plan.make_segment(metrics, saves=store is not None), stream)
         metrics.interrupted = events.stopped
 
     def _run_bounded(
         self,
         plan: Plan,
-        training_input: str | None,
         metrics: RunMetrics,
         runner: LocalRunner | DaskRunner,
+        store: StateStore | None,
     ) -> Iterator[Batch]:
+        training_input = _find_training_input(plan.segment)
         read = plan.source.partitions(training_input, metrics, runner.executor)
         shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
-        with SpillDir(shared) as scratch, read as portions:
+        with SpillDir(shared) as spill_dir, read as partitions:
             if isinstance(runner, DaskRunner) and shared is not None:
-                runner.executor.check_shared_folder(scratch.folder)
-            seen: Sequence[Partition] = portions
+                runner.executor.check_shared_folder(spill_dir.folder)
+            parts: Sequence[Partition] = partitions
             if plan.head:
-                events = chain.from_iterable(portion.events(metrics) for portion in portions)
-                seen = [StreamPartition(chain_stages(plan.head, events))]
-            beforehand = partial(plan.sink_encoder, scratch=scratch)
-            yield from runner.run_partitions(
-                plan.bind_population(metrics), seen, metrics, beforehand
-            )
+                events = read_partitions(partitions, metrics, store)
+                parts = [StreamPartition(Segment.from_stages(plan.head).open().run(events))]
+            make_encoder = partial(plan.make_encoder, spill_dir=spill_dir)
+            segment = plan.make_segment(metrics, saves=store is not None)
+            yield from runner.run_partitions(segment, parts, metrics, make_encoder)
 
-    def _resolve_options(self) -> tuple[Transform, ...]:
+    def _resolve_options(self) -> tuple[Stage, ...]:
         source = self.stages[0]
         assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
         settings = source.with_defaults(self.options)
@@ -228,11 +271,18 @@ class Pipeline:
             settings,
             labels=labels,
             unbounded=source.is_unbounded(),
-            needs_population=any(stage.needs_population() for stage in self.stages),
-            keeps_dropped_stats=any(stage.needs_dropped_stats() for stage in self.stages),
             source=source.name,
         )
-        return tuple(replace(stage, options=settled) for stage in self.stages)
+        # What stages need may depend on the options, so they get them first.
+        stages = [replace(stage, options=settled) for stage in self.stages]
+        settled = replace(
+            settled,
+            needs_population=any(needs.population for needs in _list_requirements(stages)),
+            keeps_dropped_stats=any(needs.dropped_stats for needs in _list_requirements(stages)),
+        )
+        if settled.engine.lower() == "dask":
+            stages = [make_paths_absolute(stage) for stage in stages]
+        return tuple(replace(stage, options=settled) for stage in stages)
 
     def _check_source(self) -> None:
         places = [i for i, stage in enumerate(self.stages) if isinstance(stage, Source)]
@@ -283,16 +333,19 @@ class Pipeline:
         return kinds
 
 
-def _check_output_files(stages: Sequence[Transform]) -> None:
+def _check_output_files(stages: Sequence[Stage]) -> None:
     """Refuse to write a file twice, or into the place of a log."""
     source, *rest = stages
     assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
     history = _find_training_input(rest)
-    written: dict[Path, Transform] = {}
-    for stage in rest:
-        path = stage.output_file()
-        if path is None:
-            continue
+    written: dict[Path, Stage] = {}
+    files = [
+        (stage, path)
+        for stage in rest
+        if isinstance(stage, WritesOutputs)
+        for path in stage.outputs().files
+    ]
+    for stage, path in files:
         if source.overlaps_input(path, history):
             raise UsageError(
                 f"{stage.name}: `{path}` is one of the logs that are read, and would be replaced. "
@@ -306,16 +359,39 @@ def _check_output_files(stages: Sequence[Transform]) -> None:
             )
 
 
-def _find_training_input(stages: Sequence[Transform]) -> str | None:
+def _find_training_input(stages: Sequence[Stage]) -> str | None:
     """The files that are learnt from, if any."""
-    return next((glob for stage in stages if (glob := stage.training_input())), None)
+    return next(
+        (glob for needs in _list_requirements(stages) if (glob := needs.training_input)), None
+    )
 
 
-def _commit_all(
-    stages: Sequence[Transform], metrics: RunMetrics
-) -> Iterator[MorpheusError | OSError]:
+def _list_requirements(stages: Sequence[Stage]) -> list[Requirements]:
+    return [stage.needs for stage in stages if isinstance(stage, Transform)]
+
+
+def _expand(stages: Sequence[Stage]) -> list[Stage]:
+    """Replace words that stand for several stages."""
+    parts = [stage.expand() if isinstance(stage, Expands) else (stage,) for stage in stages]
+    return [part for expanded in parts for part in expanded]
+
+
+def _describe_state(plan: Plan) -> dict[str, object]:
+    """Return the options that shape states: a state file of others is rejected."""
+    options = plan.source.options
+    return {
+        "source": plan.source.name,
+        "--userid_column_name": options.userid_column_name,
+        "--timestamp_column_name": options.timestamp_column_name,
+        "--columns_file": list(options.columns),
+    }
+
+
+def _commit_all(stages: Sequence[Stage], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:
     """Let every stage do what it has left; gives why some could not."""
     for stage in stages:
+        if not isinstance(stage, WritesOutputs):
+            continue
         try:
             stage.commit(metrics)
         except (MorpheusError, OSError) as error:

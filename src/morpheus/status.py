@@ -12,7 +12,7 @@ from typing import Literal, Self
 import msgspec
 
 from morpheus.core.batch import RunMetrics
-from morpheus.core.stage import PipelineOptions, Transform
+from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.report.view import Account
 from morpheus.storage.atomic import atomic_write
 
@@ -58,14 +58,14 @@ class StatusFile:
 
     path: Path
     options: PipelineOptions
-    filters: Sequence[Transform]
+    filters: Sequence[Stage]
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._due = self.clock()
 
     @classmethod
-    def from_stages(cls, path: str, stages: Sequence[Transform]) -> Self:
+    def from_stages(cls, path: str, stages: Sequence[Stage]) -> Self:
         """Write the status of a chain, whose stages have their settings."""
         filters = [stage for stage in stages if stage.name == "filter"]
         return cls(Path(path), stages[0].options, filters)

@@ -51,7 +51,7 @@ def test_the_first_events_decide_the_columns(caplog):
     assert out[1].frame.columns == out[0].frame.columns
     assert out[1].frame["a"].to_list() == [None, None]
     [message] = caplog.messages
-    assert message.startswith("serialize: column 'b' came after the first events and is left out.")
+    assert message.startswith("serialize: column 'b' came after the first events and is dropped.")
 
 
 def test_columns_follow_each_batch_when_they_are_not_fixed():

@@ -20,7 +20,7 @@ from click.exceptions import Exit
 from morpheus.cli.drawing import draw
 from morpheus.cli.output import say, stoppable
 from morpheus.core.registry import load_stage, stage_names, unknown_stage_message
-from morpheus.core.stage import PipelineOptions, Transform
+from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
 from morpheus.storage.atomic import atomic_write
 
@@ -328,7 +328,7 @@ def command_of(word: str) -> click.Command:
     stage = load_stage(word)
 
     @click.pass_context
-    def build(context: click.Context, /, **_: object) -> Transform:
+    def build(context: click.Context, /, **_: object) -> Stage:
         return stage(**given(context))
 
     return StageCommand(
@@ -336,7 +336,7 @@ def command_of(word: str) -> click.Command:
     )
 
 
-def flow_of(stage: type[Transform]) -> str:
+def flow_of(stage: type[Stage]) -> str:
     """Say what a stage takes and gives."""
     takes = " or ".join(one.__name__ for one in stage.takes)
     gives = stage.gives.__name__ if stage.gives is not None else "what it took"
@@ -353,7 +353,7 @@ def described(word: str) -> tuple[str, str]:
 
 
 @click.pass_context
-def run_chain(context: click.Context, /, stages: Sequence[Transform], **_: object) -> None:
+def run_chain(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
     """Check the chain, run it, and say what became of the events."""
     from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
 

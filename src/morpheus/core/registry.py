@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Stage
 from morpheus.errors import UsageError
 
 ENTRY_POINT_GROUP = "morpheus.stages"
@@ -48,13 +48,13 @@ def register_plugin(source: str) -> None:
     if not found:
         raise UsageError(
             f"--plugin: `{source}` has no stages. Give a module with a subclass of "
-            "`morpheus.core.stage.Transform` that has a `name`."
+            "`morpheus.core.stage.Stage` that has a `name`."
         )
     _PLUGINS.extend(one for one in found if one not in _PLUGINS)
     _entry_points_by_name.cache_clear()
 
 
-def load_stage(word: str) -> type[Transform]:
+def load_stage(word: str) -> type[Stage]:
     """Load the stage class that a word names.
 
     Raises:
@@ -73,11 +73,11 @@ def load_stage(word: str) -> type[Transform]:
             f"cannot be loaded: {type(error).__name__}: {error}. Repair that package, or "
             f"uninstall it."
         ) from error
-    if isinstance(stage, type) and issubclass(stage, Transform) and stage.name == word:
+    if isinstance(stage, type) and issubclass(stage, Stage) and stage.name == word:
         return stage
     raise UsageError(
         f"stage `{word}`: package `{_distribution_name(offer)}` brings it as `{offer.value}`, which is not a "
-        f"`morpheus.core.stage.Transform` of the name `{word}`. Repair that package, or uninstall it."
+        f"`morpheus.core.stage.Stage` of the name `{word}`. Repair that package, or uninstall it."
     )
 
 
@@ -144,8 +144,8 @@ def _import_plugin(source: str) -> ModuleType:
     return module
 
 
-def _find_stages(module: ModuleType) -> Iterator[type[Transform]]:
+def _find_stages(module: ModuleType) -> Iterator[type[Stage]]:
     for one in vars(module).values():
-        ours = isinstance(one, type) and issubclass(one, Transform)
+        ours = isinstance(one, type) and issubclass(one, Stage)
         if ours and one.__module__ == module.__name__ and hasattr(one, "name"):
             yield one

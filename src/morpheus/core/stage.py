@@ -1,19 +1,25 @@
-"""Stage, option() and Settings: all that a link of a chain has to be.
+"""The stage protocol: transforms and sinks, their options, and what they ask of the runtime.
 
-A stage is a callable from iterator to iterator, declared once: a frozen dataclass whose fields are
-its Python arguments, its options on the command line, and its help.
+A stage is declared once: a frozen dataclass whose fields are its Python arguments, its command-line
+options and its help. The runtime calls `open` once for each user, `process` with each batch, and
+`flush` at the end; it owns the state and passes it back with each call.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from morpheus.columns import ACTOR_OPTION, SCORE
-from morpheus.storage.spill import SpillDir
+
+if TYPE_CHECKING:
+    from morpheus.storage.spill import SpillDir
+
+StageT = TypeVar("StageT", bound="Stage")
 
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
@@ -28,6 +34,7 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
     required: bool = False,
     command: str = "",
     default_display: str = "",
+    path: bool = False,
 ) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
     """Declare a field that is also an option on the command line.
 
@@ -41,6 +48,7 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
         flag: For a boolean: the option takes no value.
         required: The option must be given.
         command: For `PipelineOptions`: the command that owns the option.
+        path: The value is a path, which a cluster needs as an absolute one.
         default_display: What help says of a default that differs from machine to machine.
     """
     about = {
@@ -53,6 +61,7 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
         "required": required,
         "command": command,
         "shown": default_display,
+        "path": path,
     }
     return field(default=default, metadata=about)
 
@@ -129,6 +138,12 @@ class PipelineOptions:
         "`status.json` in the folder of the output.",
         command="run",
     )
+    state: str | None = option(
+        None,
+        "File that keeps what stages remember about each user, so that several runs, one after "
+        "the other, give what one run over all their input gives. It is created if it is missing.",
+        command="pipeline-ae",
+    )
     columns_file: str | None = option(
         None,
         "File of feature columns, one name a line, by default the list shipped for the source; for "
@@ -201,105 +216,195 @@ class PipelineOptions:
 
 
 @dataclass(frozen=True)
-class Transform:
-    """A link of the chain.
+class Requirements:
+    """What a stage asks of the runtime.
 
-    `takes` and `gives` are the records of `morpheus.records` that it maps; `gives` None hands on
-    what it took. A stage of scope `user` sees the batches of one user, in time order, and is called
-    anew for the next user; one of scope `run` sees the whole stream, and changes nothing, so that
-    it may be moved; one of scope `whole` sees the whole stream where it stands. Where no stage that
-    needs fingerprints is left, they are let go of. A `sink` brings events out of the chain. The
-    pipeline fills `settings` before the first call.
+    Attributes:
+        model: It reads `batch.fingerprint` or `batch.encoded`. Where no later stage does, both are
+            released.
+        rows: It reads the rows; otherwise it only counts them.
+        cpu_bound: A user's events cost more than handing them to a worker process.
+        population: `open` gets a sample of all users' histories.
+        users_per_bundle: How many users it prefers to prepare together; see `PreparesUsers`.
+        dropped_stats: It reads what the events were like that `filter` has dropped.
+        per_run: It sees one run as a whole, so its state is not kept between runs.
+        training_input: Glob of the files whose events the first batch of each user carries as
+            history; None for none.
+        resources: What a task with this stage takes of the resources that cluster workers declare.
+    """
+
+    model: bool = False
+    rows: bool = True
+    cpu_bound: bool = False
+    population: bool = False
+    users_per_bundle: int = 1
+    dropped_stats: bool = False
+    per_run: bool = False
+    training_input: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What the runtime tells a stage when it is opened.
+
+    Attributes:
+        user: The user whose state is opened; None for stages that see all users.
+        unbounded: The input has no end, so users come again and again.
+        population: A sample of all users' histories, if `Requirements.population` asks for it: a
+            frame of `POPULATION_USER`, `TIME` and the feature columns. None if there is none.
+        cache: Values that a stage computes once for all users of a process, by the stage's name.
+        resources: Closes what a sink opens, also when the run fails.
+    """
+
+    user: str | None = None
+    unbounded: bool = False
+    population: Any = None
+    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    resources: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A word of the pipeline: a source, a transform or a sink.
+
+    A stage is a frozen dataclass whose fields are its Python arguments, its command-line options
+    and its help.
+
+    Attributes:
+        name: The word on the command line.
+        takes: Classes of the batches it accepts.
+        gives: Class of the batches it returns; None for the class it was given.
+        options: The options of the whole pipeline, filled in by the pipeline.
     """
 
     name: ClassVar[str]
     takes: ClassVar[tuple[type, ...]] = ()
     gives: ClassVar[type | None] = None
-    scope: ClassVar[str] = "keyed"
-    needs_model: ClassVar[bool] = True
-    is_sink: ClassVar[bool] = False
 
     options: PipelineOptions = field(default_factory=PipelineOptions, kw_only=True, repr=False)
 
+    @property
+    def needs(self) -> Requirements:
+        """What this stage asks of the runtime."""
+        return Requirements()
+
     def validate(self) -> None:
-        """Refuse, before any file is opened, what cannot work.
+        """Reject options that cannot work, before any file is opened.
 
         Raises:
-            UsageError: An option asks for what cannot be.
+            UsageError: An option is wrong; says what to type.
         """
 
-    def training_input(self) -> str | None:
-        """Files whose events this stage wants to see before each user's own; None for none."""
+
+@dataclass(frozen=True)
+class Transform(Stage):
+    """A stage that maps batches to batches.
+
+    It has no state of its own: `open` makes the state of one user, and the runtime passes it back
+    with each batch of that user.
+
+    Attributes:
+        scope: `keyed` sees the batches of one user at a time; `global` sees all users and may be
+            moved; `barrier` sees all users at its place in the pipeline.
+    """
+
+    scope: ClassVar[Literal["keyed", "global", "barrier"]] = "keyed"
+
+    def open(self, context: StageContext) -> Any:  # noqa: ANN401, ARG002 - each stage has a state of its own
+        """Return the state of a new user: a `State`, or None if nothing is remembered."""
         return None
 
-    def expand(self) -> tuple[Transform, ...]:
-        """The stages that do this one's work, one behind the other; most do it themselves."""
-        return (self,)
+    def process(self, batch: Any, state: Any) -> Iterable[Any]:  # noqa: ANN401 - each stage has its own
+        """Map a batch; the state is changed in place."""
+        raise NotImplementedError
 
-    def is_cpu_bound(self) -> bool:
-        """Whether a user's events cost this stage more than it costs to hand them to a process."""
-        return False
+    def flush(self, state: Any) -> Iterable[Any]:  # noqa: ANN401, ARG002 - each stage has its own
+        """Return what was held back, at the end of a user's events or of the input."""
+        return ()
 
-    def needs_population(self) -> bool:
-        """Whether this stage wants to `meet` everybody before the first user comes."""
-        return False
 
-    def with_population(self, population: Any) -> Self:  # noqa: ANN401, ARG002 - a frame, which this module does not import
-        """Make the stage that knows everybody.
+@dataclass(frozen=True)
+class Outputs:
+    """What a stage writes: checked before the run, and shared by the machines of a cluster.
 
-        Args:
-            population: A sample of all users' histories, a frame of `POPULATION_USER`, `TIME` and the feature
-                columns; None where the source took none.
-        """
-        return self
+    Attributes:
+        files: Files that are replaced.
+        folders: Folders that files are written into.
+    """
 
-    def users_per_bundle(self) -> int:
-        """How many users this stage would rather see at a time."""
-        return 1
+    files: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
 
-    def counts_only(self) -> bool:
-        """Whether this stage looks at no more of a batch than how many events it has."""
-        return False
 
-    def encoder(self, first: Any, scratch: SpillDir) -> Transform | None:  # noqa: ANN401 - a record, which lies above
-        """What a sink's work on batches like the first can be done before it, by any process.
+@dataclass(frozen=True)
+class Sink(Transform):
+    """The end of a pipeline: brings rows out, and returns them for the count."""
+
+    scope: ClassVar[Literal["keyed", "global", "barrier"]] = "global"
+
+    def outputs(self) -> Outputs:
+        """Files and folders that it writes."""
+        return Outputs()
+
+    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:  # noqa: ANN401, ARG002 - a batch, which lies above
+        """Return a stage that formats rows where they are scored; None if there is none.
 
         Args:
             first: The first batch that is to come.
-            scratch: Where results can lie until this stage takes them over.
-
-        Returns:
-            A stage that sees some users' batches, all of these users, and gives what this one takes
-            as well; None if there is nothing to be done.
+            spill: Where formatted rows are kept until this sink takes them over.
         """
-
-    def with_absolute_paths(self) -> Self:
-        """Make the same stage for processes that run in other folders: with absolute paths."""
-        return self
-
-    def resources(self) -> Mapping[str, float]:
-        """What a task with this stage takes of what the workers of a cluster have declared."""
-        return {}
-
-    def output_dir(self) -> Path | None:
-        """The folder that this stage writes files into, wherever it runs; None for none."""
         return None
 
-    def output_file(self) -> Path | None:
-        """The file that this stage puts in the place of what is there; None for none."""
-        return None
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
+        """Do what is left once every sink has its rows."""
 
-    def needs_dropped_stats(self) -> bool:
-        """Whether this stage wants to know what events were like that `filter` has left out."""
-        return False
 
-    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - a record, which lies above
-        """Do what is left once every sink has its rows.
+@runtime_checkable
+class WritesOutputs(Protocol):
+    """A stage that writes files, and finishes them at the end of the run; every sink is one."""
+
+    def outputs(self) -> Outputs:
+        """Files and folders that it writes."""
+
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
+        """Do what is left once every sink has its rows."""
+
+
+@runtime_checkable
+class Expands(Protocol):
+    """A word that stands for several stages, one after the other."""
+
+    def expand(self) -> tuple[Transform, ...]:
+        """Return the stages."""
+
+
+@runtime_checkable
+class PreparesUsers(Protocol):
+    """A stage that works faster on several users at a time, as training on a GPU does."""
+
+    def prepare(self, users: Sequence[tuple[Any, Sequence[Any]]]) -> None:
+        """Do the work of some users before their batches are processed.
 
         Args:
-            metrics: The `RunMetrics` of the run.
+            users: State and batches of each.
         """
 
-    def __call__(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Map batches; flushing is the code after the loop."""
-        raise NotImplementedError
+
+def find_output_folders(stages: Iterable[Stage]) -> list[Path]:
+    """Return the folders that stages write into."""
+    outputs = [stage.outputs() for stage in stages if isinstance(stage, WritesOutputs)]
+    return [folder for each in outputs for folder in each.folders]
+
+
+def make_paths_absolute(stage: StageT) -> StageT:
+    """Return the same stage for processes that run in other folders.
+
+    Only options declared with `option(path=True)` are paths; addresses such as `s3://` stay.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(stage):
+        value = getattr(stage, each.name)
+        if each.metadata.get("path") and value and "://" not in value:
+            changes[each.name] = str(Path(value).absolute())
+    return replace(stage, **changes)

@@ -6,26 +6,24 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
 from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, WithModel
-from morpheus.core.stage import PipelineOptions, Transform
+from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
 from morpheus.pipeline import Pipeline
 from morpheus.replay.injection import INJECTED, Drill, Victim, called, derived_anew, put, starting
 from morpheus.replay.techniques import Technique, load
-from morpheus.runtime.local import chain_stages
+from morpheus.runtime.chain import Segment
 from morpheus.sinks.memory import CollectSink
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
-from morpheus.stages.train_ae import TrainAe
+from morpheus.stages.train_ae import TrainAe, UserTraining
 from morpheus.suppressions.rules import Suppressions
 
 HELD_OUT = 0.25
@@ -43,25 +41,25 @@ class HoldOut(Transform):
     takes = (Events,)
     gives = Events
 
-    cut: datetime | None = None
+    needs = Requirements(population=True)
 
-    def needs_population(self) -> bool:
-        """When the last days begin is seen on everybody's."""
-        return True
-
-    def with_population(self, population: pl.DataFrame | None) -> HoldOut:
-        """Choose the days to hold out."""
+    def open(self, context: StageContext) -> datetime | None:
+        """Choose the days to hold out, from the times of all users."""
+        population = context.population
         if population is None or population.is_empty():
-            return self
-        return replace(self, cut=cut_of(population[TIME]))
+            return None
+        if self.name not in context.cache:
+            context.cache[self.name] = cut_of(population[TIME])
+        cut: datetime = context.cache[self.name]
+        return cut
 
-    def __call__(self, batches: Iterator[Events]) -> Iterator[Events]:
-        """Divide what each batch brings; a user's first one brings the history."""
-        for batch in batches if self.cut else ():
-            history = batch.history
-            past = None if history is None else history.filter(pl.col(TIME) < self.cut)
-            events = batch.frame.filter(pl.col(TIME) >= self.cut)
-            yield replace(batch, frame=events, history=past)
+    def process(self, batch: Events, state: datetime | None) -> Iterator[Events]:
+        """Divide the events of a batch; a user's first batch brings the history."""
+        if state is None:
+            return
+        past = None if batch.history is None else batch.history.filter(pl.col(TIME) < state)
+        events = batch.frame.filter(pl.col(TIME) >= state)
+        yield replace(batch, frame=events, history=past)
 
 
 def cut_of(times: pl.Series) -> datetime:
@@ -98,6 +96,19 @@ SCORED_SCHEMA = pl.Schema(
 )
 
 
+@dataclass
+class _TrialState:
+    """A user's batches, until the last one is there.
+
+    Attributes:
+        training: State of the training stage.
+        batches: The batches.
+    """
+
+    training: UserTraining
+    batches: list[Events] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Trials(Transform):
     """Score a user's events, and each technique among them as if it alone had happened.
@@ -122,32 +133,36 @@ class Trials(Transform):
         """Refuse what cannot be learnt from."""
         self.learning.validate()
 
-    def training_input(self) -> str | None:
-        """What the fingerprints are learnt from."""
-        return self.learning.training_input()
+    @property
+    def needs(self) -> Requirements:
+        """What training needs; each user is worth a worker process."""
+        return replace(self._learning().needs, cpu_bound=True, users_per_bundle=1)
 
-    def needs_population(self) -> bool:
-        """Whom users are compared with is asked while learning."""
-        return self.learning.needs_population()
+    def open(self, context: StageContext) -> _TrialState:
+        """Train on the days that are not held out."""
+        if self.held_out and context.population is not None and not context.population.is_empty():
+            if self.name not in context.cache:
+                context.cache[self.name] = before(context.population)
+            context = replace(context, population=context.cache[self.name])
+        return _TrialState(self._learning().open(context))
 
-    def with_population(self, population: pl.DataFrame | None) -> Trials:
-        """Compare users with everybody, as before the days that are held out."""
-        if self.held_out and population is not None and not population.is_empty():
-            population = before(population)
-        return replace(self, learning=self.learning.with_population(population))
+    def process(self, batch: Events, state: _TrialState) -> Iterator[OutputRows]:
+        """Wait for all events of the user."""
+        state.batches.append(batch)
+        return iter(())
 
-    def is_cpu_bound(self) -> bool:
-        """Learning and trying are."""
-        return True
+    def flush(self, state: _TrialState) -> Iterator[OutputRows]:
+        """Try the techniques on the user."""
+        if state.batches:
+            yield self._tried(state)
 
-    def __call__(self, batches: Iterator[Events]) -> Iterator[OutputRows]:
-        """Try the techniques on each user."""
-        for _, group in groupby(batches, key=attrgetter("user")):
-            yield self._tried(list(group))
+    def _learning(self) -> TrainAe:
+        return replace(self.learning, options=self.options)
 
-    def _tried(self, group: list[Events]) -> OutputRows:
-        learning = replace(self.learning, options=self.options)
-        known = list(learning(iter(group)))
+    def _tried(self, state: _TrialState) -> OutputRows:
+        learning, group = self._learning(), state.batches
+        known = [out for batch in group for out in learning.process(batch, state.training)]
+        known += learning.flush(state.training)
         events = pl.concat([batch.frame for batch in known])
         whole = replace(known[0], frame=events)
         if whole.fingerprint is None or whole.user is None or events.is_empty():
@@ -190,9 +205,9 @@ class Trials(Transform):
 
     def _scored(self, batch: WithModel) -> pl.DataFrame:
         """Pass a user's events through the rest of the chain, as if there were no others."""
-        chain = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
-        settled = [replace(stage, options=self.options) for stage in chain]
-        [scored] = chain_stages(settled, iter([batch]))
+        stages = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
+        bound = [replace(stage, options=self.options) for stage in stages]
+        [scored] = Segment.from_stages(bound).open().run([batch])
         titles = pl.Series(HELD, self.rules.find_labels(scored.user, scored.frame), pl.String)
         return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(POINTS), titles)
 
@@ -229,7 +244,7 @@ def run(drill: Drill, suppressions: Suppressions | None = None) -> tuple[list[Ba
     )
     source = FromCloudtrail(input_glob=drill.input_glob, bad_record=drill.bad_record)
     keep = CollectSink()
-    stages: Sequence[Transform] = [source, *([HoldOut()] if once else []), trials, keep]
+    stages: Sequence[Stage] = [source, *([HoldOut()] if once else []), trials, keep]
     summary = Pipeline(stages, _settings(drill)).run()
     return keep.batches, summary
 

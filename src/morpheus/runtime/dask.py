@@ -1,4 +1,4 @@
-"""How far a cluster has come, for whoever waits at the prompt."""
+"""The Dask runner: the users of each partition pass the pipeline on a worker of a cluster."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ from sys import getsizeof
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from morpheus.core.batch import Batch, ClusterStats, Partition, RunMetrics
-from morpheus.core.stage import Transform
+from morpheus.core.stage import find_output_folders
+from morpheus.core.state import StateKey
 from morpheus.errors import UsageError
+from morpheus.runtime.chain import Segment
 from morpheus.runtime.dask_cluster import Cluster, Future, log_task_started
-from morpheus.runtime.local import EncoderFactory, LocalRunner, chain_stages, run_in_workers
+from morpheus.runtime.local import (
+    EncoderFactory,
+    LocalRunner,
+    load_states,
+    read_partitions,
+    run_in_workers,
+    save_states,
+)
 from morpheus.runtime.pool import WorkerPool
+from morpheus.runtime.states import MemoryStateStore, SavedStates, StateStore
 from morpheus.storage.spill import SpillDir, SpilledTable, spill_to_memory
 from morpheus.text import escape_control
 
@@ -156,11 +166,13 @@ class PartitionResult:
         outputs: What came out.
         metrics: What was counted while they were read.
         user_seconds: How long each took.
+        changed: States of the users, if they are saved.
     """
 
     outputs: list[Batch | CompressedBatch] = field(repr=False)
     metrics: RunMetrics = field(repr=False)
     user_seconds: dict[str | None, float]
+    changed: dict[StateKey, bytes] = field(default_factory=dict, repr=False)
 
     def __sizeof__(self) -> int:
         """Bytes, for the worker that holds it."""
@@ -180,10 +192,11 @@ class DaskRunner:
     """
 
     executor: Cluster
+    store: StateStore | None = None
 
     def run_partitions(
         self,
-        segment: Sequence[Transform],
+        segment: Segment,
         partitions: Sequence[Partition],
         metrics: RunMetrics,
         encoder_factory: EncoderFactory,
@@ -198,54 +211,49 @@ class DaskRunner:
         """
         lying = [one for one in partitions if isinstance(one, RemotePartition)]
         if len(lying) < len(partitions):
-            events = chain.from_iterable(portion.events(metrics) for portion in partitions)
-            yield from self.run(segment, events, unbounded=False)
+            yield from self.run(segment, read_partitions(partitions, metrics, self.store))
             return
-        for folder in filter(None, (stage.output_dir() for stage in segment)):
+        for folder in find_output_folders(segment.stages):
             with SpillDir(folder) as probe:
                 self.executor.check_shared_folder(probe.folder)
         begun = self._submit_all(segment, lying)
         progress = Progress(len(begun), lambda: self.executor.events.retries)
         with progress.display():
             first = self._peek_first(begun)
-            more = [stage for stage in [first and encoder_factory(first)] if stage]
-            if first is not None and more:
-                # Whoever takes over text has to be told of which columns it is.
+            encoder = None if first is None else encoder_factory(first)
+            if first is not None and encoder is not None:
+                # The sink has to know the columns before it gets formatted rows.
                 yield first
-                given = self.executor.scatter(more)
+                given = self.executor.scatter(encoder)
                 begun = [
                     self.executor.submit(encode_on_worker, one, given, priority=_HIGH_PRIORITY)
                     for one in begun
                 ]
-            for passed in self.executor.results(begun, eager=bool(more)):
+            for passed in self.executor.results(begun, eager=encoder is not None):
                 metrics.add_read_stats(passed.metrics)
+                save_states(self.store, passed.changed)
                 progress.add(passed.user_seconds, sum(map(_num_rows, passed.outputs)))
                 yield from passed.iter_batches()
         metrics.cluster_stats = self._cluster_stats(progress)
 
-    def run(
-        self, segment: Sequence[Transform], batches: Iterator[Batch], *, unbounded: bool
-    ) -> Iterator[Batch]:
-        """Pass the users of a stream that this process reads: their events go with the tasks."""
-        assert not unbounded  # noqa: S101 - Pipeline.validate() has seen to it
-        stages = [stage.with_absolute_paths() for stage in segment]
+    def run(self, segment: Segment, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Run the segment for the users of a stream that this process reads, on the workers."""
         groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
-        return run_in_workers(self.executor, stages, groups)
+        return run_in_workers(self.executor, segment, groups, self.store)
 
     def _submit_all(
-        self, segment: Sequence[Transform], partitions: Sequence[RemotePartition]
+        self, segment: Segment, partitions: Sequence[RemotePartition]
     ) -> list[Future[PartitionResult]]:
         many = len(partitions) >= self.executor.parallelism
-        given = self.executor.scatter(
-            [stage.with_absolute_paths() for stage in segment], broadcast=many
-        )
+        given = self.executor.scatter(segment, broadcast=many)
         long = sum(portion.weight for portion in partitions) / (2 * self.executor.parallelism)
         begun: dict[int, Future[PartitionResult]] = {}
         for number in sorted(range(len(partitions)), key=lambda at: -partitions[at].weight):
             portion = partitions[number]
             wanted = self._task_resources(segment, portion.weight)
+            saved = load_states(self.store, portion)
             begun[number] = portion.submit(
-                process_partition, given, number, INLINE_ROWS, resources=wanted
+                process_partition, given, number, INLINE_ROWS, saved, resources=wanted
             )
             if portion.weight > long:
                 # While its events are fetched, a worker would begin with what it has there. One
@@ -253,9 +261,9 @@ class DaskRunner:
                 self.executor.wait_started(number, begun[number])
         return [begun[number] for number in range(len(partitions))]
 
-    def _task_resources(self, segment: Sequence[Transform], weight: int) -> dict[str, float]:
+    def _task_resources(self, segment: Segment, weight: int) -> dict[str, float]:
         """What a task takes: what its stages say, and memory where workers say what they have."""
-        wanted = dict(ChainMap(*(dict(stage.resources()) for stage in segment)))
+        wanted = dict(ChainMap(*(dict(stage.needs.resources) for stage in segment.stages)))
         for name in wanted:
             if not self.executor.resource_capacity(name):
                 raise UsageError(
@@ -279,7 +287,7 @@ class DaskRunner:
 
 
 def process_partition(
-    partition: Partition, segment: Sequence[Transform], number: int, inline_rows: int
+    partition: Partition, segment: Segment, number: int, inline_rows: int, saved: SavedStates
 ) -> PartitionResult:
     """Pass a portion's users through the segment, as on one machine.
 
@@ -287,19 +295,22 @@ def process_partition(
         partition: The users.
         segment: What is done with each.
         number: Of the task.
-        inline_rows: Rows that are held as they come out; those after them are packed.
+        inline_rows: Rows that are held as they come out; those after them are compressed.
+        saved: Saved states of the users.
     """
     log_task_started(number)
-    counted, seconds = RunMetrics(), dict[str | None, float]()
-    events = partition.events(counted)
+    metrics, seconds = RunMetrics(), dict[str | None, float]()
+    store = MemoryStateStore.from_states(saved) if segment.saves else None
+    events = read_partitions([partition], metrics, store)
     events = chain(list(islice(events, 1)), events)
-    batches = _time_users(LocalRunner(WorkerPool(1)).run(segment, events, unbounded=False), seconds)
-    return PartitionResult(list(_compress_large(batches, inline_rows)), counted, seconds)
+    batches = _time_users(LocalRunner(WorkerPool(1), store).run(segment, events), seconds)
+    outputs = list(_compress_large(batches, inline_rows))
+    return PartitionResult(outputs, metrics, seconds, store.changed() if store else {})
 
 
-def encode_on_worker(result: PartitionResult, more: Sequence[Transform]) -> PartitionResult:
-    """Pass what came out through what the sink lets others do."""
-    return replace(result, outputs=list(chain_stages(more, result.iter_batches())))
+def encode_on_worker(result: PartitionResult, encoder: Segment) -> PartitionResult:
+    """Format rows with the encoder of the sink."""
+    return replace(result, outputs=list(encoder.open().run(result.iter_batches())))
 
 
 def peek_schema(result: PartitionResult) -> Batch | None:

@@ -1,181 +1,277 @@
-"""A chain is a fold."""
+"""The local runner: worker processes of this machine, or this process alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial, reduce
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
 
 from morpheus.core.batch import Batch, Partition, RunMetrics
-from morpheus.core.stage import Transform
+from morpheus.core.state import StateKey
+from morpheus.runtime.chain import Chain, Segment, UserBatches
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
-
-
-def chain_stages(stages: Sequence[Transform], batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Pass batches through stages, one behind the other."""
-    return reduce(lambda stream, stage: stage(stream), stages, batches)
-
-
-def chain_by_scope(
-    stages: Sequence[Transform], batches: Iterator[Batch], *, unbounded: bool
-) -> Iterator[Batch]:
-    """Pass the whole stream through stages; those of scope `user` are called anew for each user.
-
-    Where the input is endless users come again and again, and each stage is called once.
-    """
-
-    def passed(stream: Iterator[Batch], stage: Transform) -> Iterator[Batch]:
-        if stage.scope != "keyed" or unbounded:
-            return stage(stream)
-        return chain.from_iterable(
-            stage(group) for _, group in groupby(stream, key=attrgetter("user"))
-        )
-
-    return reduce(passed, stages, batches)
-
-
-@dataclass(frozen=True)
-class DropModel(Transform):
-    """Make batches light enough to be handed from process to process.
-
-    Whether there are processes or not, so that no stage behind can tell.
-    """
-
-    name = "light"
-    takes = (Batch,)
-    needs_model = False
-
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Hand batches on without fingerprint and codes."""
-        for batch in batches:
-            yield replace(batch, fingerprint=None, encoded=None)
-
-
-UserBatches = list[Batch]
-"""All batches of one user."""
+from morpheus.runtime.states import MemoryStateStore, SavedStates, StateStore
 
 FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25
-"""Events of the first task, about, of the largest, and how much each is larger than the last.
+"""Events of the first bundle, of the largest, and how much each is larger than the last.
 
-Small users travel together, for a task costs messages; but the first ones have to be small, or few
+Small users travel together, because a task costs messages. The first bundles are small, or few
 users would keep few workers busy.
 """
 BUNDLE_EVENTS = 50_000
-"""Events of a task, about, where a stage wants to see several users at a time."""
+"""Events of a bundle where a stage prepares several users together."""
+MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
+"""Below both, the work is done before worker processes would have started."""
+
+EncoderFactory = Callable[[Batch], Segment | None]
+"""Given the first batch that comes out: what else can be done with all of them where they are."""
 
 
-EncoderFactory = Callable[[Batch], Transform | None]
-"""Of the first batch that comes out: what else can be done with all of them; see `Transform`."""
+@dataclass(frozen=True)
+class Bundle:
+    """Users who are passed to a worker together.
+
+    Attributes:
+        groups: Batches of each.
+        saved: Their saved states.
+    """
+
+    groups: list[UserBatches]
+    saved: SavedStates = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """What a bundle of users has become.
+
+    Attributes:
+        batches: What came out, in the order of the users.
+        changed: Their states, if they are saved.
+    """
+
+    batches: list[Batch]
+    changed: dict[StateKey, bytes]
+
+
+@dataclass(frozen=True)
+class PartitionJob:
+    """A partition for a worker to read.
+
+    Attributes:
+        partition: The users.
+        saved: Their saved states.
+    """
+
+    partition: Partition
+    saved: SavedStates = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PartitionResult:
+    """What a partition has become.
+
+    Attributes:
+        batches: What came out, in the order of the users.
+        metrics: What was counted while the partition was read.
+        changed: States of its users, if they are saved.
+    """
+
+    batches: list[Batch]
+    metrics: RunMetrics
+    changed: dict[StateKey, bytes]
+
+
+@dataclass(frozen=True)
+class LocalRunner:
+    """Runs a segment for every user on this machine, in the order in which users come.
+
+    Attributes:
+        executor: The worker processes.
+        store: Keeps states between runs; None to keep none.
+    """
+
+    executor: WorkerPool
+    store: StateStore | None = None
+
+    def run_partitions(
+        self,
+        segment: Segment,
+        partitions: Sequence[Partition],
+        metrics: RunMetrics,
+        encoder_factory: EncoderFactory,
+    ) -> Iterator[Batch]:
+        """Run the segment for the users of each partition.
+
+        Args:
+            segment: The stages.
+            partitions: All users, in the order in which they come out.
+            metrics: Counts what is found while partitions are read.
+            encoder_factory: What else can be done where a partition is read; see `Sink.encoder`.
+        """
+        cheap = not segment.is_cpu_bound and segment.users_per_bundle == 1
+        if cheap and len(partitions) > 1 and self.executor.parallelism > 1:
+            return self._run_by_partition(segment, partitions, metrics, encoder_factory)
+        return self.run(segment, read_partitions(partitions, metrics, self.store))
+
+    def run(self, segment: Segment, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Run the segment for each user of a stream that this process reads."""
+        if segment.unbounded:
+            return run_chain(segment.open(), batches, self.store)
+        groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
+        if self.executor.parallelism > 1 and segment.is_cpu_bound:
+            return self._run_parallel(segment, groups)
+        if segment.users_per_bundle > 1:
+            return run_inline(segment, groups, self.store)
+        return run_by_user(segment, batches, self.store)
+
+    def _run_parallel(self, segment: Segment, groups: Iterator[UserBatches]) -> Iterator[Batch]:
+        first = list(_take_few(groups))
+        following = next(groups, None)
+        if following is None:
+            yield from run_inline(segment, first, self.store)
+        else:
+            every = chain(first, [following], groups)
+            yield from run_in_workers(self.executor, segment, every, self.store)
+
+    def _run_by_partition(
+        self,
+        segment: Segment,
+        partitions: Sequence[Partition],
+        metrics: RunMetrics,
+        encoder_factory: EncoderFactory,
+    ) -> Iterator[Batch]:
+        """Run the segment where each partition is read.
+
+        The first partition is read here, to see what comes out, while workers read the others.
+
+        Raises:
+            TransientError: A worker was killed from outside, most often for lack of memory.
+        """
+        first, *others = partitions
+        batches = run_by_user(segment, read_partitions([first], metrics, self.store), self.store)
+        begun = list(islice(batches, 1))
+        encoders = [encoder for batch in begun if (encoder := encoder_factory(batch))]
+        work = partial(run_partition, segment, encoders)
+        jobs = (PartitionJob(each, load_states(self.store, each)) for each in others)
+        results = self.executor.map(work, jobs)
+        # Each batch is released when it has been passed on.
+        while begun:
+            yield begun.pop()
+        yield from batches
+        for result in results:
+            metrics.add_read_stats(result.metrics)
+            save_states(self.store, result.changed)
+            yield from result.batches
+
+
+def run_chain(opened: Chain, batches: Iterable[Batch], store: StateStore | None) -> Iterator[Batch]:
+    """Run an open chain over a whole stream in this process."""
+    restored: set[str | None] = set()
+    for batch in batches:
+        if store is not None and batch.user not in restored:
+            restored.add(batch.user)
+            opened.states.saved = store.load([batch.user])
+        yield from opened.push(batch)
+    yield from opened.flush()
+    save_states(store, opened.changed)
+
+
+def run_by_user(
+    segment: Segment, batches: Iterable[Batch], store: StateStore | None
+) -> Iterator[Batch]:
+    """Run the segment for one user after the other in this process, batch by batch."""
+    for user, group in groupby(batches, key=attrgetter("user")):
+        opened = segment.open(None if store is None else store.load([user]))
+        yield from opened.run(group)
+        save_states(store, opened.changed)
 
 
 def run_in_workers(
-    executor: WorkerPool | Cluster, segment: Sequence[Transform], groups: Iterable[UserBatches]
+    executor: WorkerPool | Cluster,
+    segment: Segment,
+    groups: Iterable[UserBatches],
+    store: StateStore | None,
 ) -> Iterator[Batch]:
-    """Pass each user's batches through the segment, on several processes, in the users' order.
+    """Run the segment for each user in worker processes; the order of users is kept.
 
     Raises:
-        Unavailable: A worker was killed from outside, most often for want of memory.
+        TransientError: A worker was killed from outside, most often for lack of memory.
     """
-    work = partial(run_bundle, segment)
-    for batches in executor.map_shared(work, make_bundles(groups, users_per_bundle(segment))):
-        yield from batches
+    bundles = make_bundles(groups, segment.users_per_bundle, store)
+    for result in executor.map_shared(partial(run_bundle, segment), bundles):
+        save_states(store, result.changed)
+        yield from result.batches
 
 
-def run_inline(segment: Sequence[Transform], groups: Iterable[UserBatches]) -> Iterator[Batch]:
-    """The same in this process."""
-    for task in make_bundles(groups, users_per_bundle(segment)):
-        yield from run_bundle(segment, task)
-
-
-def run_by_partition(
-    pool: WorkerPool,
-    segment: Sequence[Transform],
-    partitions: Sequence[Partition],
-    metrics: RunMetrics,
-    encoder_factory: EncoderFactory,
+def run_inline(
+    segment: Segment, groups: Iterable[UserBatches], store: StateStore | None
 ) -> Iterator[Batch]:
-    """Pass the users of each portion through the segment where the portion is read.
+    """Run the segment for each user in this process, bundle by bundle."""
+    for bundle in make_bundles(groups, segment.users_per_bundle, store):
+        result = run_bundle(segment, bundle)
+        save_states(store, result.changed)
+        yield from result.batches
 
-    The first is read here, to see what comes out, while the workers begin with the others.
 
-    Raises:
-        Unavailable: A worker was killed from outside, most often for want of memory.
+def run_bundle(segment: Segment, bundle: Bundle) -> BundleResult:
+    """Run the segment for the users of a bundle, one after the other.
+
+    Where a stage prefers several users together, it prepares them all first.
     """
-    first, *others = partitions
-    here = run_by_user(segment, first.events(metrics))
-    begun = list(islice(here, 1))
-    more = [encoder_factory(batch) for batch in begun]
-    work = partial(run_partition, segment, [stage for stage in more if stage])
-    elsewhere = pool.map(work, others)
-    # Handed on, and not held until all is done.
-    while begun:
-        yield begun.pop()
-    yield from here
-    for batches, counted in elsewhere:
-        metrics.add_read_stats(counted)
-        yield from batches
+    opened = segment.open(bundle.saved)
+    if segment.users_per_bundle > 1:
+        opened.prepare(bundle.groups)
+    batches: list[Batch] = []
+    for group in bundle.groups:
+        for batch in group:
+            batches += opened.push(batch)
+        batches += opened.flush_user(group[0].user)
+    return BundleResult(batches, opened.changed)
 
 
 def run_partition(
-    segment: Sequence[Transform], more: Sequence[Transform], partition: Partition
-) -> tuple[list[Batch], RunMetrics]:
-    """Pass a portion's users through the segment, then all of them through more."""
-    counted = RunMetrics()
-    batches = chain_stages(more, run_by_user(segment, partition.events(counted)))
-    return list(batches), counted
+    segment: Segment, encoders: Sequence[Segment], job: PartitionJob
+) -> PartitionResult:
+    """Run the segment for the users of a partition, and then the encoder of a sink."""
+    metrics = RunMetrics()
+    store = MemoryStateStore.from_states(job.saved) if segment.saves else None
+    batches = run_by_user(segment, read_partitions([job.partition], metrics, store), store)
+    for encoder in encoders:
+        batches = encoder.open().run(batches)
+    return PartitionResult(list(batches), metrics, store.changed() if store else {})
 
 
-def run_by_user(segment: Sequence[Transform], batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Pass each user's batches through the segment, one user after the other."""
-    groups = groupby(batches, key=attrgetter("user"))
-    return chain.from_iterable(chain_stages(segment, group) for _, group in groups)
-
-
-def users_per_bundle(segment: Sequence[Transform]) -> int:
-    """How many users the segment would rather see at a time."""
-    return max((stage.users_per_bundle() for stage in segment), default=1)
-
-
-def run_bundle(segment: Sequence[Transform], bundle: list[UserBatches]) -> list[Batch]:
-    """Pass the users of a task through the segment, one after the other.
-
-    Where a stage would rather see several at a time, it sees them all; it may mix them, so they are
-    put in order again.
-    """
-    if users_per_bundle(segment) == 1:
-        return [batch for group in bundle for batch in chain_stages(segment, iter(group))]
-    order = {group[0].user: place for place, group in enumerate(bundle)}
-    mixed = chain_stages(segment, chain.from_iterable(bundle))
-    return sorted(mixed, key=lambda batch: order[batch.user])
-
-
-def make_bundles(groups: Iterable[UserBatches], max_users: int) -> Iterator[list[UserBatches]]:
-    """Put users together: ever more of them, or those that a stage sees at a time.
+def make_bundles(
+    groups: Iterable[UserBatches], max_users: int, store: StateStore | None = None
+) -> Iterator[Bundle]:
+    """Put users into bundles: ever more of them, or as many as a stage prepares together.
 
     Args:
-        groups: The users.
-        max_users: How many a stage would rather see at a time. What it makes of them may hang on who
-            they are, so that is the same with one process and with several.
+        groups: Batches of each user.
+        max_users: How many users a stage prepares together. Its results may depend on who they are,
+            so bundles are the same with one process and with several.
+        store: Gives the users' saved states.
     """
     coming = iter(groups)
     most = math.inf if max_users == 1 else max_users
     for enough in bundle_sizes() if max_users == 1 else repeat(BUNDLE_EVENTS):
-        task: list[UserBatches] = []
+        bundle: list[UserBatches] = []
         events = 0
-        while events < enough and len(task) < most and (group := next(coming, None)) is not None:
-            task.append(group)
+        while events < enough and len(bundle) < most and (group := next(coming, None)) is not None:
+            bundle.append(group)
             events += sum(num_events(batch) for batch in group)
-        if not task:
+        if not bundle:
             return
-        yield task
+        users = [group[0].user for group in bundle]
+        yield Bundle(bundle, {} if store is None else store.load(users))
 
 
 def bundle_sizes() -> Iterator[float]:
-    """Sizes of tasks, in events."""
+    """Sizes of bundles, in events."""
     size = float(FIRST_BUNDLE_EVENTS)
     while True:
         yield size
@@ -183,67 +279,33 @@ def bundle_sizes() -> Iterator[float]:
 
 
 def num_events(batch: Batch) -> int:
-    """Events that a batch brings, its history included."""
+    """Events of a batch, its history included."""
     history = getattr(batch, "history", None)
     return batch.frame.height + (0 if history is None else history.height)
 
 
-MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
-"""Below both, the work is done before worker processes would have started."""
+def load_states(store: StateStore | None, partition: Partition) -> SavedStates:
+    """Load the saved states of a partition's users."""
+    return {} if store is None else store.load(partition.user_names())
 
 
-@dataclass(frozen=True)
-class LocalRunner:
-    """Runs a segment of a chain for every user, in the order in which users come."""
+def save_states(store: StateStore | None, changed: SavedStates) -> None:
+    """Save changed states, if there is a store."""
+    if store is not None and changed:
+        store.save(changed)
 
-    executor: WorkerPool
 
-    def run_partitions(
-        self,
-        segment: Sequence[Transform],
-        partitions: Sequence[Partition],
-        metrics: RunMetrics,
-        encoder_factory: EncoderFactory,
-    ) -> Iterator[Batch]:
-        """Pass the users of each portion through the segment, where the portion is read.
-
-        Args:
-            segment: What is done with each user.
-            partitions: All users, in the order in which they come out.
-            metrics: Counted into as portions are read.
-            encoder_factory: What else can be done where a portion is read; see `Transform.encoder`.
-        """
-        cheap = (
-            not any(stage.is_cpu_bound() for stage in segment) and users_per_bundle(segment) == 1
-        )
-        if cheap and len(partitions) > 1 and self.executor.parallelism > 1:
-            return run_by_partition(self.executor, segment, partitions, metrics, encoder_factory)
-        batches = chain.from_iterable(portion.events(metrics) for portion in partitions)
-        return self.run(segment, batches, unbounded=False)
-
-    def run(
-        self, segment: Sequence[Transform], batches: Iterator[Batch], *, unbounded: bool
-    ) -> Iterator[Batch]:
-        """Pass each user's batches through the segment; what comes out keeps the users' order."""
-        if unbounded:
-            return chain_stages(segment, batches)
-        groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
-        if self.executor.parallelism > 1 and any(stage.is_cpu_bound() for stage in segment):
-            return self._run_parallel(segment, groups)
-        if users_per_bundle(segment) > 1:
-            return run_inline(segment, groups)
-        return run_by_user(segment, batches)
-
-    def _run_parallel(
-        self, segment: Sequence[Transform], groups: Iterator[UserBatches]
-    ) -> Iterator[Batch]:
-        first = list(_take_few(groups))
-        following = next(groups, None)
-        if following is None:
-            yield from run_inline(segment, first)
+def read_partitions(
+    partitions: Iterable[Partition], metrics: RunMetrics, store: StateStore | None
+) -> Iterator[Batch]:
+    """Read the events of partitions, with the state of the source where there is a store."""
+    for partition in partitions:
+        if store is None:
+            yield from partition.events(metrics)
         else:
-            everybody: Iterable[UserBatches] = chain(first, [following], groups)
-            yield from run_in_workers(self.executor, segment, everybody)
+            state = partition.restore_state(load_states(store, partition))
+            yield from partition.events(metrics, state)
+            save_states(store, state.encode(partition.user_names()))
 
 
 def _take_few(groups: Iterator[UserBatches]) -> Iterator[UserBatches]:

@@ -232,20 +232,33 @@ def extract_windows(
 
 
 def compute_distances(windows: FloatArray, *, filter_percent: float) -> FloatArray:
-    """How far each cell is from its window, rebuilt from the strongest frequencies.
+    """Return the distance of each cell from its rebuilt window.
 
     Args:
         windows: Events per cell, shape (W, n).
-        filter_percent: Share of frequencies to leave out, the weakest first, 0 to 100.
+        filter_percent: Share of frequencies to drop, the weakest first, 0 to 100.
 
     Returns:
         Absolute distances in events, shape (W, n).
+    """
+    return np.abs(rebuild_windows(windows, filter_percent=filter_percent) - windows)
+
+
+def rebuild_windows(windows: FloatArray, *, filter_percent: float) -> FloatArray:
+    """Rebuild windows from their strongest frequencies.
+
+    Args:
+        windows: Events per cell, shape (W, n).
+        filter_percent: Share of frequencies to drop, the weakest first, 0 to 100.
+
+    Returns:
+        Expected events per cell, shape (W, n).
     """
     spectrum = np.fft.rfft(windows, axis=1)  # (W, n // 2 + 1)
     power = _power_spectrum(windows)
     spectrum[power < _percentile(power, filter_percent)] = 0.0
     rebuilt: FloatArray = np.fft.irfft(spectrum, windows.shape[1], axis=1)
-    return np.abs(rebuilt - windows)
+    return rebuilt
 
 
 def _power_spectrum(windows: FloatArray) -> FloatArray:

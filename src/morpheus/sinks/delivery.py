@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -326,34 +326,18 @@ class Delivery:
         self._buffer: list[OutboundEvent] = []
         self._circuit_open = False
 
-    def deliver_through(
-        self,
-        items: Iterator[T],
-        serialize: Callable[[T], Iterable[OutboundEvent]],
-        *,
-        flush_each: bool,
-    ) -> Iterator[T]:
-        """Hand parcels on, and deliver their letters.
-
-        Args:
-            items: What comes; handed on as it is.
-            serialize: Writes a parcel's letters.
-            flush_each: Deliver each parcel's letters before it is handed on; else some parcels
-                together, the last of them after that.
+    @contextmanager
+    def open(self) -> Iterator[Delivery]:
+        """Connect for the length of the block, and send what an earlier run has kept.
 
         Raises:
-            Unavailable: The receiver takes no letters, and there is no place to keep them.
+            TransientError: The receiver takes no events, and there is no place to keep them.
         """
         self.stats.reset()
         with closing(self.transport):
             try:
                 self._replay_dead_letters()
-                for parcel in items:
-                    self._enqueue(serialize(parcel))
-                    self._flush(0 if flush_each else self.batch_size - 1)
-                    yield parcel
-                self._flush(0)
-                self.stats.error_message = self._make_error_message()
+                yield self
             except BaseException:
                 self._log_interrupted()
                 raise
@@ -362,6 +346,24 @@ class Delivery:
         logger.log(
             level, "%s: %s took %d of %d events.", self.stage, self.transport.destination, *counts
         )
+
+    def send(self, events: Iterable[OutboundEvent], *, at_once: bool) -> None:
+        """Take events over, and deliver them once there are enough.
+
+        Args:
+            events: The events.
+            at_once: Deliver them before returning; otherwise up to one batch waits for more.
+
+        Raises:
+            TransientError: The receiver takes no events, and there is no place to keep them.
+        """
+        self._enqueue(events)
+        self._flush(0 if at_once else self.batch_size - 1)
+
+    def finish(self) -> None:
+        """Deliver the events that wait."""
+        self._flush(0)
+        self.stats.error_message = self._make_error_message()
 
     def _make_error_message(self) -> str:
         tally = self.stats

@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from morpheus.core.batch import Batch, OutputRows, Scored
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Requirements, Sink
 
 
 @dataclass(frozen=True)
-class CollectSink(Transform):
+class CollectSink(Sink):
     """Keep what comes, in `kept`."""
 
     name = "keep"
     takes = (Scored, OutputRows)
-    scope = "global"
-    is_sink = True
+    needs = Requirements(model=True)
 
     batches: list[Batch] = field(default_factory=list)
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Keep each batch, and hand it on."""
-        for batch in batches:
-            self.batches.append(batch)
-            yield batch
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
+        """Keep a batch."""
+        self.batches.append(batch)
+        yield batch

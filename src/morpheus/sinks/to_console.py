@@ -11,7 +11,7 @@ import polars as pl
 
 from morpheus.columns import RISK, SCORE, TIME, ExplanationColumns
 from morpheus.core.batch import OutputRows
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.text import escape_control
 
@@ -29,7 +29,7 @@ SCORE_WIDTH = 8
 
 
 @dataclass(frozen=True)
-class ToConsole(Transform):
+class ToConsole(Sink):
     """Show each row on stdout, as it comes: when, who, how unusual, what was done, and why.
 
     Takes rows and hands them on. On a terminal they are a table; anywhere else one line each, with
@@ -42,8 +42,6 @@ class ToConsole(Transform):
     name = "to-console"
     takes = (OutputRows,)
     gives = OutputRows
-    scope = "global"
-    is_sink = True
 
     column: tuple[str, ...] = option(
         (),
@@ -51,15 +49,18 @@ class ToConsole(Transform):
         default_display="the best score, what was done, and the reason, where there are such columns",
     )
 
-    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
-        """Show each batch, then hand it on."""
-        screen: _PlainOutput | _TableOutput | None = None
-        for batch in batches:
-            if batch.frame.height:
-                chosen = self._choose_columns(batch.frame)
-                screen = screen or (_TableOutput() if sys.stdout.isatty() else _PlainOutput())
-                screen.show(chosen, list(_format_rows(batch, chosen)))
-            yield batch
+    def open(self, context: StageContext) -> _PlainOutput | _TableOutput:  # noqa: ARG002 - prints
+        """Print a table on a terminal, and plain lines elsewhere."""
+        return _TableOutput() if sys.stdout.isatty() else _PlainOutput()
+
+    def process(
+        self, batch: OutputRows, state: _PlainOutput | _TableOutput
+    ) -> Iterator[OutputRows]:
+        """Print the rows of a batch."""
+        if batch.frame.height:
+            chosen = self._choose_columns(batch.frame)
+            state.show(chosen, list(_format_rows(batch, chosen)))
+        yield batch
 
     def _choose_columns(self, frame: pl.DataFrame) -> list[str]:
         missing = [name for name in self.column if name not in frame.columns]

@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 
 from morpheus.core.batch import Batch, OutputRows, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.sinks.alert import AlertBuilder
 from morpheus.sinks.alert_files import detect_format, open_json_lines, validate_alert_path
 from morpheus.sinks.alert_formats import make_ecs_document
 
 
 @dataclass(frozen=True)
-class ToEcs(Transform):
+class ToEcs(Sink):
     """Write alerts as documents of the Elastic Common Schema (ECS), one a line.
 
     Takes events with scores, or rows, and hands them on; all that reach it are written, so put
@@ -28,9 +28,6 @@ class ToEcs(Transform):
 
     name = "to-ecs"
     takes = (Scored, OutputRows)
-    scope = "global"
-    is_sink = True
-    needs_model = False
 
     filename: str = option("", "File to write: JSON lines, plain or packed.", required=True)
     overwrite: bool = option(
@@ -42,16 +39,19 @@ class ToEcs(Transform):
         validate_alert_path(self.name, self.filename, overwrite=self.overwrite)
         detect_format(self.name, self.filename, "json")
 
-    def output_file(self) -> Path | None:
+    def outputs(self) -> Outputs:
         """The file."""
-        return Path(self.filename)
+        return Outputs(files=(Path(self.filename),))
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Write the documents of each batch, and hand it on."""
-        alerts = AlertBuilder(self.name, self.options.source)
+    def open(self, context: StageContext) -> tuple[AlertBuilder, LineWriter]:
+        """Open the file."""
         _, packing = detect_format(self.name, self.filename, "json")
-        with open_json_lines(Path(self.filename), packing) as file:
-            for batch in batches:
-                for alert in alerts.build(batch):
-                    file.write(msgspec.json.encode(make_ecs_document(alert)) + b"\n")
-                yield batch
+        file = context.resources.enter_context(open_json_lines(Path(self.filename), packing))
+        return AlertBuilder(self.name, self.options.source), file
+
+    def process(self, batch: Batch, state: tuple[AlertBuilder, LineWriter]) -> Iterator[Batch]:
+        """Write one document for each alert of a batch."""
+        alerts, file = state
+        for alert in alerts.build(batch):
+            file.write(msgspec.json.encode(make_ecs_document(alert)) + b"\n")
+        yield batch

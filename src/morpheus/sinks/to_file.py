@@ -14,7 +14,7 @@ from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, TS_ANOMALY
 from morpheus.core.batch import EncodedChunk, OutputRows
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Outputs, Sink, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.formats import (
     COMPRESSED_SUFFIXES,
@@ -136,19 +136,24 @@ class EncodeRows(Transform):
     temp_dir: Path
     include_index: bool = True
 
-    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
-        """Join small batches, which is faster."""
-        held: list[OutputRows] = []
-        for batch in batches:
-            alike = schema_key(batch.frame) == self.schema
-            if alike:
-                held.append(batch)
-            if not alike or sum(each.frame.height for each in held) >= ENCODE_CHUNK_ROWS:
-                yield from self._encode(held)
-                held = []
-            if not alike:
-                yield batch
-        yield from self._encode(held)
+    def open(self, context: StageContext) -> list[OutputRows]:  # noqa: ARG002 - starts empty
+        """Start without batches."""
+        return []
+
+    def process(self, batch: OutputRows, state: list[OutputRows]) -> Iterator[OutputRows]:
+        """Join small batches, which is faster to format."""
+        matches = schema_key(batch.frame) == self.schema
+        if matches:
+            state.append(batch)
+        if not matches or sum(each.frame.height for each in state) >= ENCODE_CHUNK_ROWS:
+            yield from self.flush(state)
+        if not matches:
+            yield batch
+
+    def flush(self, state: list[OutputRows]) -> Iterator[OutputRows]:
+        """Format the batches that wait."""
+        yield from self._encode(state)
+        state.clear()
 
     def _encode(self, batches: list[OutputRows]) -> Iterator[EncodedChunk]:
         """The text of all goes with the last."""
@@ -174,7 +179,22 @@ def _keep_row_count(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class ToFile(Transform):
+class _OpenFile:
+    """A file that is being written.
+
+    Attributes:
+        draft: The file under its temporary name.
+        writer: Formats rows.
+        columns: The columns that the first rows decide.
+    """
+
+    draft: AtomicWriter
+    writer: RowWriter
+    columns: FixedColumns
+
+
+@dataclass(frozen=True)
+class ToFile(Sink):
     """Write the rows to a file, which appears whole or not at all.
 
     Takes rows and hands them on. The extension decides the format: `.csv`; `.json`, `.jsonl`,
@@ -188,9 +208,6 @@ class ToFile(Transform):
     name = "to-file"
     takes = (OutputRows,)
     gives = OutputRows
-    scope = "global"
-    is_sink = True
-    needs_model = False
 
     filename: str = option("", "File to write; its folder is made if there is none.", required=True)
     overwrite: bool = option(
@@ -208,10 +225,11 @@ class ToFile(Transform):
         "Format, whatever the extension is.",
         choices=("auto", "csv", "json", "parquet"),
     )
-    flush: bool = option(
+    flush_rows: bool = option(
         False,
         "Let rows be seen under the file's name as they come. The file is then not whole until the "
         "run ends, and stays if the run fails. Not for Parquet.",
+        names=("--flush",),
         flag=True,
     )
 
@@ -220,7 +238,7 @@ class ToFile(Transform):
         if not self.filename:
             raise UsageError("to-file: no file is named. Give `--filename detections.csv`.")
         kind, _ = self._detect_format()
-        if self.flush and kind == "parquet":
+        if self.flush_rows and kind == "parquet":
             raise UsageError(
                 f"--flush: `{self.filename}` is Parquet, which can be read only when it is whole. "
                 f"Leave out --flush, or write `.csv` or `.jsonl`."
@@ -228,41 +246,43 @@ class ToFile(Transform):
         path = Path(self.filename)
         validate_output_path(path, overwrite=self.overwrite, stage_name=self.name)
 
-    def output_file(self) -> Path | None:
-        """The file."""
-        return Path(self.filename)
+    def outputs(self) -> Outputs:
+        """The file, and the folder in which it appears."""
+        folder = Path(os.path.realpath(self.filename)).parent
+        return Outputs(files=(Path(self.filename),), folders=(folder,))
 
-    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
-        """Write each batch, then hand it on."""
-        head = FixedColumns(self.name, include_row_number=self.include_index_col)
-        with (
-            AtomicWriter(Path(self.filename), PolarsError) as draft,
-            self._make_writer(draft) as form,
-        ):
-            for batch in batches:
-                with draft.guard_io():
-                    if not isinstance(batch, EncodedChunk):
-                        form.write(head.conform(batch.frame))
-                    elif batch.path is not None:
-                        form.append(batch.path)
-                    if self.flush:
-                        _publish(draft, form)
-                yield batch
-            with draft.guard_io():
-                form.finish()
+    def open(self, context: StageContext) -> _OpenFile:
+        """Open the file under a temporary name."""
+        enter = context.resources.enter_context
+        draft = enter(AtomicWriter(Path(self.filename), PolarsError))
+        columns = FixedColumns(self.name, include_row_number=self.include_index_col)
+        return _OpenFile(draft, enter(self._make_writer(draft)), columns)
 
-    def output_dir(self) -> Path:
-        """Where the file is to appear."""
-        return Path(os.path.realpath(self.filename)).parent
+    def process(self, batch: OutputRows, state: _OpenFile) -> Iterator[OutputRows]:
+        """Write the rows of a batch."""
+        with state.draft.guard_io():
+            if not isinstance(batch, EncodedChunk):
+                state.writer.write(state.columns.conform(batch.frame))
+            elif batch.path is not None:
+                state.writer.append(batch.path)
+            if self.flush_rows:
+                _publish(state.draft, state.writer)
+        yield batch
 
-    def encoder(self, first: OutputRows, scratch: SpillDir) -> Transform | None:
-        """Rows can become text anywhere, if they are like the first ones."""
+    def flush(self, state: _OpenFile) -> Iterator[OutputRows]:
+        """Complete the file."""
+        with state.draft.guard_io():
+            state.writer.finish()
+        return iter(())
+
+    def encoder(self, first: OutputRows, spill: SpillDir) -> Transform | None:
+        """Rows can be formatted anywhere, if they have the columns of the first ones."""
         kind, _ = self._detect_format()
         if kind == "parquet":
             return None
         rows = write_csv_rows if kind == "csv" else write_json_rows
         return EncodeRows(
-            rows, schema_key(first.frame), scratch.folder, include_index=self.include_index_col
+            rows, schema_key(first.frame), spill.folder, include_index=self.include_index_col
         )
 
     def _detect_format(self) -> tuple[str, str]:

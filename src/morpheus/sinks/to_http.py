@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import AlertBuilder
 from morpheus.sinks.alert_formats import CLOUDEVENTS, FORMATS, ROW_FORMAT, AlertSerializer
@@ -399,7 +399,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class ToHttp(Transform):
+class ToHttp(Sink):
     """Send alerts to a server: a webhook, Splunk, OpenSearch or Elasticsearch.
 
     Takes events with scores, or rows, and hands them on; all that reach it are sent, so put
@@ -413,9 +413,6 @@ class ToHttp(Transform):
 
     name = "to-http"
     takes = (Scored, OutputRows)
-    scope = "global"
-    is_sink = True
-    needs_model = False
 
     base_url: str = option("", "Address of the server.", required=True)
     receiver: str = option(
@@ -478,14 +475,24 @@ class ToHttp(Transform):
                 "into `--endpoint`."
             )
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Send each batch, and hand it on."""
-        writer = AlertSerializer(self._format, AlertBuilder(self.name, self.options.source))
-        yield from self._make_delivery().deliver_through(
-            batches, writer.serialize, flush_each=self.options.unbounded
-        )
+    def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
+        """Connect, and send the events that an earlier run has kept."""
+        alerts = AlertBuilder(self.name, self.options.source)
+        delivery = context.resources.enter_context(self._make_delivery().open())
+        return AlertSerializer(self._format, alerts), delivery
 
-    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Transform`
+    def process(self, batch: Batch, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
+        """Send the events of a batch; on an unbounded input at once, otherwise some together."""
+        serializer, delivery = state
+        delivery.send(serializer.serialize(batch), at_once=self.options.unbounded)
+        yield batch
+
+    def flush(self, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
+        """Send the events that are left."""
+        state[1].finish()
+        return iter(())
+
+    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""
         self.stats.raise_if_undelivered()
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import AlertBuilder
 from morpheus.sinks.alert_formats import FORMATS, ROW_FORMAT, AlertSerializer
@@ -192,7 +192,7 @@ _BATCH_EVENTS = 5000  # events whose arrival is waited for together
 
 
 @dataclass(frozen=True)
-class ToKafka(Transform):
+class ToKafka(Sink):
     """Send events to a Kafka topic, a JSON object each.
 
     Takes events with scores, or rows, and hands them on; the message's key is the user. The run
@@ -205,9 +205,6 @@ class ToKafka(Transform):
 
     name = "to-kafka"
     takes = (Scored, OutputRows)
-    scope = "global"
-    is_sink = True
-    needs_model = False
 
     output_topic: str = option("", "Topic to send to.", required=True)
     bootstrap_servers: str = option(
@@ -245,15 +242,24 @@ class ToKafka(Transform):
                 "Give `--bootstrap_servers=localhost:9092`."
             )
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Send each batch, and hand it on."""
-        writer = AlertSerializer(self.content.lower(), AlertBuilder(self.name, self.options.source))
-        delivery = self._make_delivery()
-        yield from delivery.deliver_through(
-            batches, writer.serialize, flush_each=self.options.unbounded
-        )
+    def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
+        """Connect, and send the events that an earlier run has kept."""
+        alerts = AlertBuilder(self.name, self.options.source)
+        delivery = context.resources.enter_context(self._make_delivery().open())
+        return AlertSerializer(self.content.lower(), alerts), delivery
 
-    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Transform`
+    def process(self, batch: Batch, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
+        """Send the events of a batch; on an unbounded input at once, otherwise some together."""
+        serializer, delivery = state
+        delivery.send(serializer.serialize(batch), at_once=self.options.unbounded)
+        yield batch
+
+    def flush(self, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
+        """Send the events that are left."""
+        state[1].finish()
+        return iter(())
+
+    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""
         self.stats.raise_if_undelivered()
 

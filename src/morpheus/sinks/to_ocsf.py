@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from morpheus.core.batch import Batch, OutputRows, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import Alert, AlertBuilder
 from morpheus.sinks.alert_files import (
@@ -34,7 +34,7 @@ WriteAlert = Callable[[Alert], object]
 
 
 @dataclass(frozen=True)
-class ToOcsf(Transform):
+class ToOcsf(Sink):
     """Write alerts as OCSF Detection Findings, to a file or into the folders of Security Lake.
 
     Takes events with scores, or rows, and hands them on; all that reach it are written, so put
@@ -47,9 +47,6 @@ class ToOcsf(Transform):
 
     name = "to-ocsf"
     takes = (Scored, OutputRows)
-    scope = "global"
-    is_sink = True
-    needs_model = False
 
     filename: str | None = option(None, "File to write: JSON lines, plain or packed, or Parquet.")
     overwrite: bool = option(
@@ -78,18 +75,21 @@ class ToOcsf(Transform):
         _validate_name("--lake_source", self.lake_source, "morpheus")
         open_store(self.lake_folder or "").check_access()
 
-    def output_file(self) -> Path | None:
+    def outputs(self) -> Outputs:
         """The file."""
-        return None if self.filename is None else Path(self.filename)
+        return Outputs() if self.filename is None else Outputs(files=(Path(self.filename),))
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Write the findings of each batch, and hand it on."""
-        alerts = AlertBuilder(self.name, self.options.source)
-        with self._open_output() as write:
-            for batch in batches:
-                for alert in alerts.build(batch):
-                    write(alert)
-                yield batch
+    def open(self, context: StageContext) -> tuple[AlertBuilder, WriteAlert]:
+        """Open the file or the lake."""
+        write = context.resources.enter_context(self._open_output())
+        return AlertBuilder(self.name, self.options.source), write
+
+    def process(self, batch: Batch, state: tuple[AlertBuilder, WriteAlert]) -> Iterator[Batch]:
+        """Write one finding for each alert of a batch."""
+        alerts, write = state
+        for alert in alerts.build(batch):
+            write(alert)
+        yield batch
 
     @contextmanager
     def _open_output(self) -> Iterator[WriteAlert]:

@@ -17,7 +17,7 @@ from polars.exceptions import PolarsError
 
 from morpheus.columns import TIME
 from morpheus.core.batch import OutputRows
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_file import FixedColumns
 from morpheus.storage.object_store import (
@@ -202,7 +202,7 @@ ROWS_PER_FILE = 1 << 17
 
 
 @dataclass(frozen=True)
-class ToParquet(Transform):
+class ToParquet(Sink):
     """Write the rows to a folder of Parquet files, which appear all or none.
 
     Takes rows and hands them on. With --partition_by, each value has a folder of its own, named as
@@ -217,9 +217,6 @@ class ToParquet(Transform):
     name = "to-parquet"
     takes = (OutputRows,)
     gives = OutputRows
-    scope = "global"
-    is_sink = True
-    needs_model = False
 
     folder: str = option("", "Folder to write, which must not be there yet.", required=True)
     partition_by: tuple[str, ...] = option(
@@ -246,14 +243,20 @@ class ToParquet(Transform):
                 "to replace all of it, or another --folder."
             )
 
-    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
-        """Write each batch, then hand it on."""
-        with atomic_dataset(self.folder) as folder:
-            files = _PartitionWriter(folder, self.partition_by)
-            for batch in batches:
-                files.add(batch)
-                yield batch
-            files.finish()
+    def open(self, context: StageContext) -> _PartitionWriter:
+        """Open the data set."""
+        folder = context.resources.enter_context(atomic_dataset(self.folder))
+        return _PartitionWriter(folder, self.partition_by)
+
+    def process(self, batch: OutputRows, state: _PartitionWriter) -> Iterator[OutputRows]:
+        """Write the rows of a batch."""
+        state.add(batch)
+        yield batch
+
+    def flush(self, state: _PartitionWriter) -> Iterator[OutputRows]:
+        """Write the rows that are left."""
+        state.finish()
+        return iter(())
 
 
 @dataclass

@@ -12,7 +12,7 @@ import msgspec
 
 from morpheus.columns import TIME
 from morpheus.core.batch import OutputRows, RunMetrics
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Outputs, Requirements, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.report.aggregate import Findings
 from morpheus.report.view import Account
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ToReport(Transform):
+class ToReport(Sink):
     """Write a report: one HTML file to look at, which asks the network for nothing.
 
     Takes rows and hands them on. The page shows the alerts, those of one user that are close in
@@ -39,9 +39,7 @@ class ToReport(Transform):
     name = "to-report"
     takes = (OutputRows,)
     gives = OutputRows
-    scope = "global"
-    is_sink = True
-    needs_model = False
+    needs = Requirements(dropped_stats=True)
 
     filename: str = option("", "Page to write; its folder is made if there is none.", required=True)
     overwrite: bool = option(
@@ -58,21 +56,20 @@ class ToReport(Transform):
             raise UsageError("to-report: no file is named. Give `--filename report.html`.")
         validate_output_path(Path(self.filename), overwrite=self.overwrite, stage_name=self.name)
 
-    def needs_dropped_stats(self) -> bool:
-        """It shows everybody's days, those without an alert too."""
-        return True
-
-    def output_file(self) -> Path | None:
+    def outputs(self) -> Outputs:
         """The file."""
-        return Path(self.filename)
+        return Outputs(files=(Path(self.filename),))
 
-    def __call__(self, batches: Iterator[OutputRows]) -> Iterator[OutputRows]:
-        """Look at each batch, then hand it on."""
+    def open(self, context: StageContext) -> Findings:  # noqa: ARG002 - written by `commit`
+        """Start with an empty page."""
         findings = Findings()
         self.aggregators[:] = [findings]
-        for batch in batches:
-            self._aggregate(findings, batch)
-            yield batch
+        return findings
+
+    def process(self, batch: OutputRows, state: Findings) -> Iterator[OutputRows]:
+        """Add the rows of a batch."""
+        self._aggregate(state, batch)
+        yield batch
 
     def commit(self, metrics: RunMetrics) -> None:
         """Write the page."""

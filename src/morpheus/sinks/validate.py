@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW
 from morpheus.core.batch import Batch, OutputRows, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile
 from morpheus.storage.atomic import atomic_write
@@ -202,7 +203,6 @@ class Validate(Transform):
     name = "validate"
     takes = (Scored, OutputRows)
     scope = "barrier"
-    needs_model = False
 
     val_file_name: str = option(
         "", "File to compare with: CSV, JSON lines or Parquet.", required=True
@@ -239,19 +239,29 @@ class Validate(Transform):
         for pattern in (*self.include, *self.exclude):
             _compile_column_pattern(pattern)
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Hand batches on; compare when all have passed."""
-        with TemporaryDirectory(prefix="morpheus-") as folder:
-            # Written as the file was, the events can be read as it is.
-            path = Path(folder) / f"events{''.join(Path(self.val_file_name).suffixes[-2:])}"
-            numbers: set[str] = set()
-            yield from _write_and_forward(path, batches, numbers)
-            expected, found = self._read(Path(self.val_file_name)), self._read(path)
-        report = DataFrameDiff(expected, found, self.index_col, numbers, self.abs_tol, self.rel_tol)
+    def open(self, context: StageContext) -> _WrittenEvents:
+        """Write the events to a temporary file of the same kind as the expected one."""
+        folder = context.resources.enter_context(TemporaryDirectory(prefix="morpheus-"))
+        path = Path(folder) / f"events{''.join(Path(self.val_file_name).suffixes[-2:])}"
+        return _WrittenEvents(path, context.resources.enter_context(ExitStack()))
+
+    def process(self, batch: Batch, state: _WrittenEvents) -> Iterator[Batch]:
+        """Write a batch, and note which of its columns are numbers."""
+        state.write(batch)
+        yield batch
+
+    def flush(self, state: _WrittenEvents) -> Iterator[Batch]:
+        """Compare what was written with what was expected."""
+        state.finish()
+        expected, found = self._read(Path(self.val_file_name)), self._read(state.path)
+        report = DataFrameDiff(
+            expected, found, self.index_col, state.numeric_columns, self.abs_tol, self.rel_tol
+        )
         report.log()
         if self.results_file_name is not None:
             with atomic_write(Path(self.results_file_name)) as file:
                 file.write(json.dumps(report.summarise(), indent=2, sort_keys=True).encode())
+        return iter(())
 
     def _read(self, path: Path) -> pl.DataFrame:
         include = [_compile_column_pattern(pattern) for pattern in self.include or ("",)]
@@ -265,20 +275,34 @@ class Validate(Transform):
         )
 
 
-def _write_and_forward(
-    path: Path, batches: Iterator[Batch], numeric_columns: set[str]
-) -> Iterator[Batch]:
-    """Write batches as they pass, and note which of their columns are numbers."""
-    held: list[Batch] = []
+class _WrittenEvents:
+    """The events that passed, in a file that can be read as the expected one is.
 
-    def rows() -> Iterator[OutputRows]:
-        for batch in batches:
-            numeric_columns.update(n for n, kind in batch.frame.schema.items() if kind.is_numeric())
-            held.append(batch)
-            yield batch.evolve(OutputRows, fingerprint=None)
+    Args:
+        path: The file.
+        resources: Closes the file.
+    """
 
-    for _ in ToFile(filename=str(path))(rows()):
-        yield held.pop()
+    def __init__(self, path: Path, resources: ExitStack) -> None:
+        self.path = path
+        self.numeric_columns: set[str] = set()
+        self._resources = resources
+        self._sink = ToFile(filename=str(path))
+        self._state = self._sink.open(StageContext(resources=resources))
+
+    def write(self, batch: Batch) -> None:
+        """Write a batch."""
+        schema = batch.frame.schema
+        self.numeric_columns.update(name for name, kind in schema.items() if kind.is_numeric())
+        rows = batch.evolve(OutputRows, fingerprint=None)
+        for _ in self._sink.process(rows, self._state):
+            pass
+
+    def finish(self) -> None:
+        """Complete the file."""
+        for _ in self._sink.flush(self._state):
+            pass
+        self._resources.close()
 
 
 def _compile_column_pattern(pattern: str) -> re.Pattern[str]:

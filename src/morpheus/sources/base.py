@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from morpheus.columns import TIME, read_lines
 from morpheus.core.batch import Events, Partition, RunMetrics, StreamPartition
-from morpheus.core.stage import PipelineOptions, Transform, option
+from morpheus.core.stage import PipelineOptions, Stage, option
 from morpheus.errors import UsageError
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
@@ -23,7 +23,7 @@ from morpheus.storage.object_store import is_s3_url
 
 
 @dataclass(frozen=True)
-class Source(Transform):
+class Source(Stage):
     """The first link of a chain: bytes -> Events.
 
     `default_columns` names the shipped list of feature columns that fits this kind of log,
@@ -31,7 +31,6 @@ class Source(Transform):
     """
 
     gives = Events
-    scope = "global"
     default_columns: ClassVar[str] = "columns_ae.txt"
     default_user: ClassVar[str] = "userIdentityaccountId"
 

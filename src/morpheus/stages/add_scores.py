@@ -1,39 +1,54 @@
-"""`add-scores`: from the losses of an event's columns to numbers for the event."""
+"""`add-scores`: turn the losses of an event's columns into scores of the event."""
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RISK, SCORE, TIME
 from morpheus.core.batch import Losses, Scored
-from morpheus.core.stage import COMPAT_RELEASES, Transform, option
+from morpheus.core.stage import COMPAT_RELEASES, Requirements, StageContext, Transform, option
+from morpheus.core.state import State
 from morpheus.errors import UsageError
 from morpheus.models.temporal import TemporalContext
 
 logger = logging.getLogger(__name__)
 
-# The network counts in float32, about seven digits, the last of which hang on how its matrix
-# products are grouped. Rounding hides them: equal events get equal scores on every machine.
+# The network computes in float32, about seven digits. The last digits depend on how matrix products
+# are grouped. Rounding hides them, so equal events get equal scores on every machine.
 DECIMALS = 6
 Z_LOSS_SUFFIX = "_z_loss"
-"""Ends the labels of single columns."""
+"""Suffix of the labels of single columns."""
 FloatArray = NDArray[np.float64]
+
+
+class ScoreState(State):
+    """What scores remember about one user.
+
+    Attributes:
+        context: Decaying means of earlier events, which `risk` adds to the event itself.
+    """
+
+    context: TemporalContext = msgspec.field(default_factory=TemporalContext)
 
 
 @dataclass
 class ScoreContext:
-    """A batch, as labels look at it: what several of them need is computed once.
+    """The values that labels are computed from, each computed once for a batch.
 
-    What hangs on the losses alone is computed of distinct rows, as these were. Everything is NaN
-    for a user without a fingerprint.
+    What depends on the losses alone is computed for distinct rows. Everything is NaN for a user
+    without a fingerprint.
+
+    Attributes:
+        batch: The events.
+        temporal_context: The user's earlier events.
     """
 
     batch: Losses | Scored
@@ -172,6 +187,7 @@ class AddScores(Transform):
     name = "add-scores"
     takes = (Losses, Scored)
     gives = Scored
+    needs = Requirements(model=True)
 
     label: tuple[str, ...] = option(
         (), "Score to add; repeat for more. By default every label of --labels_file."
@@ -197,22 +213,24 @@ class AddScores(Transform):
                 f"Use one of {', '.join(f'`--label {label}`' for label in known)}."
             )
 
-    def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Scored]:
+    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
+        """Start without earlier events."""
+        return ScoreState()
+
+    def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Scored]:
         """Add one column for each label."""
         outputs = {
-            self.prefix + label: measure for label, measure in self.score_functions().items()
+            self.prefix + label: function for label, function in self.score_functions().items()
         }
         columns = self._compat_functions() | outputs
-        contexts: defaultdict[str | None, TemporalContext] = defaultdict(TemporalContext)
-        for batch in batches:
-            view = ScoreContext(batch, contexts[batch.user])
-            scores = [to_series(name, measure(view)) for name, measure in columns.items()]
-            yield batch.evolve(
-                Scored,
-                frame=_add_columns(batch.frame, scores),
-                scores=tuple(dict.fromkeys((*batch.scores, *columns))),
-                losses=batch.losses,
-            )
+        view = ScoreContext(batch, state.context)
+        scores = [to_series(name, function(view)) for name, function in columns.items()]
+        yield batch.evolve(
+            Scored,
+            frame=_add_columns(batch.frame, scores),
+            scores=tuple(dict.fromkeys((*batch.scores, *columns))),
+            losses=batch.losses,
+        )
 
     def score_functions(self) -> dict[str, ScoreFunction]:
         """Label -> what computes it, of those asked for."""

@@ -19,7 +19,6 @@ class PassThrough(Transform):
     """A stage that hands batches on, with a warning: `told`, in which `%s` is its word."""
 
     takes = (Batch,)
-    needs_model = False
     warning: ClassVar[str] = (
         "The '%s' stage ('%s') is no longer required to manage backpressure and has been "
         "deprecated. It has no effect and acts as a pass through stage."
@@ -29,9 +28,9 @@ class PassThrough(Transform):
         """Warn that the stage does nothing."""
         logger.warning(self.warning.replace("%s", self.name))
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Hand batches on."""
-        yield from batches
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
+        """Return the batch as it is."""
+        yield batch
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from morpheus.columns import RISK, TIME, ExplanationColumns
 from morpheus.core.batch import Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Requirements, StageContext, Transform, option
+from morpheus.core.state import State
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedRows
 from morpheus.models.attribution import (
@@ -40,6 +40,20 @@ ANOMALY_QUANTILE = 0.99
 ExplanationTexts = tuple[str | None, str | None, str | None]
 
 
+class ExplainState(State):
+    """What explanations remember about one user.
+
+    Attributes:
+        history: Earlier events that add to the risk of the next ones.
+        normal_events: The latest normal events, to compare an unusual one with.
+    """
+
+    max_bytes = 1 << 20
+
+    history: HistoryState = msgspec.field(default_factory=HistoryState)
+    normal_events: NormalEventIndex = msgspec.field(default_factory=NormalEventIndex)
+
+
 @dataclass(frozen=True)
 class Explain(Transform):
     """Say why events are strange: which columns, what would have been likelier, what came before.
@@ -58,6 +72,7 @@ class Explain(Transform):
     name = "explain"
     takes = (Scored,)
     gives = Scored
+    needs = Requirements(model=True)
 
     top: int = option(3, "Columns that are named, at most.", min=1)
     all_columns: bool = option(
@@ -84,22 +99,22 @@ class Explain(Transform):
         """Refuse names that feature columns have."""
         self._check_column_clash(self.options.columns)
 
-    def __call__(self, batches: Iterator[Scored]) -> Iterator[Scored]:
-        """Add the columns; what came before an event is remembered from batch to batch."""
-        pasts: defaultdict[str | None, HistoryState] = defaultdict(HistoryState)
-        ordinary: defaultdict[str | None, NormalEventIndex] = defaultdict(NormalEventIndex)
-        for batch in batches:
-            past, familiar = pasts[batch.user], ordinary[batch.user]
-            self._check_column_clash(batch.log_columns)
-            texts: list[ExplanationTexts] = [(None, None, None)] * batch.frame.height
-            for event, why in self._explain_events(batch, past, familiar):
-                texts[event] = self._render_texts(why)
-            columns = [
-                pl.Series(name, [row[place] for row in texts], pl.String)
-                for place, name in enumerate(self.output_columns)
-            ]
-            frame = batch.frame.with_columns(columns)
-            yield batch.evolve(Scored, frame=frame, losses=batch.losses)
+    def open(self, context: StageContext) -> ExplainState:  # noqa: ARG002 - starts empty
+        """Start without earlier events."""
+        return ExplainState()
+
+    def process(self, batch: Scored, state: ExplainState) -> Iterator[Scored]:
+        """Add the columns, and remember the events."""
+        self._check_column_clash(batch.log_columns)
+        texts: list[ExplanationTexts] = [(None, None, None)] * batch.frame.height
+        for event, explanation in self._explain_events(batch, state.history, state.normal_events):
+            texts[event] = self._render_texts(explanation)
+        columns = [
+            pl.Series(name, [row[position] for row in texts], pl.String)
+            for position, name in enumerate(self.output_columns)
+        ]
+        frame = batch.frame.with_columns(columns)
+        yield batch.evolve(Scored, frame=frame, losses=batch.losses)
 
     def _check_column_clash(self, columns: Iterable[str]) -> None:
         lost = next((name for name in columns if name in self.output_columns), None)

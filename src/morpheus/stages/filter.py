@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import RISK, TIME
 from morpheus.core.batch import AlertBudgetReport, AlertCandidates, Batch, Losses, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.models.calibration import (
     SECONDS_PER_DAY,
@@ -24,8 +24,37 @@ from morpheus.models.calibration import (
     UserThreshold,
     global_margin,
 )
-from morpheus.stages.score_outputs import exceeds, iter_with_scores, mask_batch, validate_labels
+from morpheus.stages.add_scores import ScoreState
+from morpheus.stages.score_outputs import compute_scores, exceeds, mask_batch, validate_labels
 from morpheus.suppressions.rules import NO_MATCH, Suppressions
+
+logger = logging.getLogger(__name__)
+
+
+class SessionState(ScoreState):
+    """What a candidate filter remembers about one user.
+
+    A session is a run of events without a pause of an hour.
+
+    Attributes:
+        last_time: Time of the latest event, in seconds since 1970.
+        session_id: Number of the latest session, from 0; -1 before the first event.
+    """
+
+    last_time: float = -np.inf
+    session_id: int = -1
+
+    def assign_sessions(
+        self, times: pl.Series
+    ) -> tuple[NDArray[np.int64], tuple[float, float] | None]:
+        """Return the session of each event, and the first and the last time in seconds."""
+        seconds = times.dt.epoch("ms").to_numpy() / 1000
+        if not len(seconds):
+            return np.zeros(0, dtype=np.int64), None
+        starts = np.diff(seconds, prepend=self.last_time) > SESSION_GAP
+        numbers = self.session_id + np.cumsum(starts)
+        self.last_time, self.session_id = float(seconds[-1]), int(numbers[-1])
+        return numbers, (float(seconds.min()), float(seconds.max()))
 
 
 @dataclass(frozen=True)
@@ -34,49 +63,30 @@ class CandidateFilter(Transform):
 
     name = "filter"
     takes = (Losses, Scored)
+    needs = Requirements(model=True)
 
     alerts_per_day: float = 1.0
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
-        """Leave out what cannot be an alert, and count it."""
-        runs = _Sessioniser()
-        for batch, found in iter_with_scores(batches, (RISK,), self.options):
-            numbers, seconds = runs.assign_sessions(batch.frame[TIME])
-            if batch.fingerprint is None or seconds is None:
-                nothing = np.zeros(batch.frame.height, dtype=np.bool_)
-                yield mask_batch(batch, nothing, collect_stats=self.options.keeps_dropped_stats)
-                continue
-            level = UserThreshold.from_calibration(batch.fingerprint.calibration)
-            margins = found[RISK].to_numpy() - level.mean_risk
-            met = self.rules.match(batch.user, batch.frame)
-            watched = AlertCandidates(level, margins, numbers, seconds, *met)
-            rows = margins > level.threshold_for(self.alerts_per_day)
-            yield mask_batch(
-                replace(batch, candidates=watched),
-                rows,
-                collect_stats=self.options.keeps_dropped_stats,
-            )
+    def open(self, context: StageContext) -> SessionState:  # noqa: ARG002 - starts empty
+        """Start without earlier events."""
+        return SessionState()
 
-
-@dataclass
-class _Sessioniser:
-    """Numbers the runs of a user's events, from batch to batch."""
-
-    last_time: float = -np.inf
-    session_id: int = -1
-
-    def assign_sessions(
-        self, times: pl.Series
-    ) -> tuple[NDArray[np.int64], tuple[float, float] | None]:
-        """The run of each event, and the first and the last second."""
-        seconds = times.dt.epoch("ms").to_numpy() / 1000
-        if not len(seconds):
-            return np.zeros(0, dtype=np.int64), None
-        starts = np.diff(seconds, prepend=self.last_time) > SESSION_GAP
-        numbers = self.session_id + np.cumsum(starts)
-        self.last_time, self.session_id = float(seconds[-1]), int(numbers[-1])
-        return numbers, (float(seconds.min()), float(seconds.max()))
+    def process(self, batch: Losses | Scored, state: SessionState) -> Iterator[Losses | Scored]:
+        """Drop and count what cannot be an alert."""
+        collect_stats = self.options.keeps_dropped_stats
+        scores = compute_scores(batch, state, (RISK,), self.options)
+        sessions, time_range = state.assign_sessions(batch.frame[TIME])
+        if batch.fingerprint is None or time_range is None:
+            nothing = np.zeros(batch.frame.height, dtype=np.bool_)
+            yield mask_batch(batch, nothing, collect_stats=collect_stats)
+            return
+        threshold = UserThreshold.from_calibration(batch.fingerprint.calibration)
+        margins = scores[RISK].to_numpy() - threshold.mean_risk
+        matches = self.rules.match(batch.user, batch.frame)
+        candidates = AlertCandidates(threshold, margins, sessions, time_range, *matches)
+        rows = margins > threshold.threshold_for(self.alerts_per_day)
+        yield mask_batch(replace(batch, candidates=candidates), rows, collect_stats=collect_stats)
 
 
 @dataclass(frozen=True)
@@ -88,31 +98,48 @@ class BudgetFilter(Transform):
     """
 
     name = "filter"
-    # It may be moved behind the user's other stages, which then still have the fingerprint at hand:
-    # `explain` explains candidates.
+    # It may be moved after the user's other stages, which then still have the fingerprint: `explain`
+    # explains candidates.
     scope = "global"
     takes = (Batch,)
-    needs_model = False
+    needs = Requirements(per_run=True)
 
     alerts_per_day: float = 1.0
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Wait for everybody, then let alerts pass."""
-        ledger = _BudgetState(self.rules)
-        held = [ledger.add(batch) for batch in batches]
+    def open(self, context: StageContext) -> _BudgetState:  # noqa: ARG002 - starts empty
+        """Start without users."""
+        return _BudgetState(self.rules)
+
+    def process(self, batch: Batch, state: _BudgetState) -> Iterator[Batch]:
+        """Hold the candidates of a batch until all users are known."""
+        state.add(batch)
+        return iter(())
+
+    def flush(self, state: _BudgetState) -> Iterator[Batch]:
+        """Keep the candidates above the limit that the budget allows."""
         limit = global_margin(
-            list(ledger.thresholds.values()), ledger.days_per_user, self.alerts_per_day
+            list(state.thresholds.values()), state.days_per_user, self.alerts_per_day
         )
-        for place, batch in enumerate(held):
-            yield ledger.apply_budget(batch, limit, is_last=place == len(held) - 1)
+        for number, batch in enumerate(state.batches, start=1):
+            yield state.apply_budget(batch, limit, is_last=number == len(state.batches))
 
 
 @dataclass
 class _BudgetState:
-    """Who there is, since when and until when, and what has become an alert."""
+    """The users of a run, their time ranges, and their alerts.
+
+    Attributes:
+        rules: The suppressions.
+        batches: Candidates of all users.
+        thresholds: Threshold of each user.
+        time_ranges: First and last time of each user's events, in seconds since 1970.
+        alerts: User and session of each alert.
+        suppressed: User and session of each alert that a suppression has stopped.
+    """
 
     rules: Suppressions
+    batches: list[Batch] = field(default_factory=list)
     thresholds: dict[str | None, UserThreshold] = field(default_factory=dict)
     time_ranges: dict[str | None, tuple[float, float]] = field(default_factory=dict)
     alerts: set[tuple[str | None, int]] = field(default_factory=set)
@@ -126,14 +153,14 @@ class _BudgetState:
             for first, last in self.time_ranges.values()
         ]
 
-    def add(self, batch: Batch) -> Batch:
-        """Take note of a batch's user and times."""
+    def add(self, batch: Batch) -> None:
+        """Add a batch, with its user's threshold and times."""
+        self.batches.append(batch)
         if batch.candidates is not None:
             first, last = batch.candidates.time_range
             since, until = self.time_ranges.get(batch.user, (first, last))
             self.thresholds[batch.user] = batch.candidates.threshold
             self.time_ranges[batch.user] = min(first, since), max(last, until)
-        return batch
 
     def apply_budget(self, batch: Batch, limit: float, *, is_last: bool) -> Batch:
         """Leave out what is no alert; the last batch brings the account."""
@@ -163,9 +190,6 @@ class _BudgetState:
         return AlertBudgetReport(forecast, len(self.alerts), len(self.suppressed - self.alerts))
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Filter(Transform):
     """Hand on only the events whose score is above a threshold.
@@ -190,6 +214,7 @@ class Filter(Transform):
 
     name = "filter"
     takes = (Losses, Scored)
+    needs = Requirements(model=True)
 
     threshold: float = option(
         0.5, "Score above which an event stays. Scores are no probabilities: look first."
@@ -237,16 +262,19 @@ class Filter(Transform):
         if not self._uses_column:
             validate_labels(self.name, self.label, self.options)
 
-    def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
-        """Leave events out, and count them; a batch of which nothing stays carries the count."""
+    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
+        """Start without earlier events."""
+        return ScoreState()
+
+    def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Losses | Scored]:
+        """Drop and count events; a batch of which nothing is left carries the count."""
         rules = self._load_suppressions()
-        for batch, looked_at in self._iter_with_values(batches):
-            alarming = reduce(or_, (exceeds(values, self.threshold) for values in looked_at))
-            rows = alarming.to_numpy()
-            held, ended = rules.match(batch.user, batch.frame)
-            account = rules.count(held[rows], ended[rows])
-            stay = rows & (held == NO_MATCH)
-            yield mask_batch(batch, stay, account, collect_stats=self.options.keeps_dropped_stats)
+        values = self._values(batch, state)
+        rows = reduce(or_, (exceeds(each, self.threshold) for each in values)).to_numpy()
+        suppressed_by, expired_rule = rules.match(batch.user, batch.frame)
+        counts = rules.count(suppressed_by[rows], expired_rule[rows])
+        mask = rows & (suppressed_by == NO_MATCH)
+        yield mask_batch(batch, mask, counts, collect_stats=self.options.keeps_dropped_stats)
 
     def _load_suppressions(self) -> Suppressions:
         return self.rules or Suppressions.read(*self.suppressions)
@@ -276,15 +304,11 @@ class Filter(Transform):
     def _uses_column(self) -> bool:
         return self.filter_source.upper() == "DATAFRAME"
 
-    def _iter_with_values(
-        self, batches: Iterator[Losses | Scored]
-    ) -> Iterator[tuple[Losses | Scored, list[pl.Series]]]:
+    def _values(self, batch: Losses | Scored, state: ScoreState) -> list[pl.Series]:
+        """Return the values that are compared with the threshold."""
         if self._uses_column:
-            for batch in batches:
-                yield batch, [self._column_values(batch)]
-        else:
-            for batch, found in iter_with_scores(batches, self.label, self.options):
-                yield batch, list(found.values())
+            return [self._column_values(batch)]
+        return list(compute_scores(batch, state, self.label, self.options).values())
 
     def _column_values(self, batch: Losses | Scored) -> pl.Series:
         if self.field_name not in batch.frame.columns:

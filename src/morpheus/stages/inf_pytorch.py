@@ -1,4 +1,4 @@
-"""inf-pytorch: the losses of encoded events."""
+"""`inf-pytorch`: compute the reconstruction losses of encoded events."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.core.batch import Encoded, Losses
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Requirements, Transform
 
 
 @dataclass(frozen=True)
 class InfPytorch(Transform):
-    """Guess each event back with its user's network, and see how far off the guess is.
+    """Reconstruct each event with its user's autoencoder and measure the loss of each column.
 
-    Takes what `preprocess` gives. Put `add-scores` behind it.
+    Takes the output of `preprocess`. Put `add-scores` after it.
 
     Example: `inf-pytorch`
     """
@@ -24,14 +24,15 @@ class InfPytorch(Transform):
     name = "inf-pytorch"
     takes = (Encoded,)
     gives = Losses
+    needs = Requirements(model=True)
 
-    def __call__(self, batches: Iterator[Encoded]) -> Iterator[Losses]:
-        """Pass each distinct row through the network once."""
-        for batch in batches:
-            yield batch.evolve(Losses, losses=_compute_losses(batch))
+    def process(self, batch: Encoded, state: None) -> Iterator[Losses]:  # noqa: ARG002 - no state
+        """Compute the losses of a batch; each distinct row passes the network once."""
+        yield batch.evolve(Losses, losses=_compute_losses(batch))
 
 
 def _compute_losses(batch: Encoded) -> NDArray[np.float32]:
+    """Losses of the events, shape (rows, columns); one column of NaN without a fingerprint."""
     if batch.fingerprint is None or batch.encoded is None:
         return np.full((batch.frame.height, 1), np.nan, dtype=np.float32)
     return batch.fingerprint.losses(batch.encoded)[batch.encoded.inverse]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from morpheus.core.batch import Batch
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Requirements, StageContext, Transform, option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ class Monitor(Transform):
     name = "monitor"
     takes = (Batch,)
     scope = "global"
-    needs_model = False
+    needs = Requirements(rows=False)
 
     description: str = option("Progress", "What the line begins with.")
     smoothing: float = option(
@@ -49,32 +49,33 @@ class Monitor(Transform):
         "INFO", "Accepted for old command lines. The line is shown at every level here."
     )
 
-    def counts_only(self) -> bool:
-        """It looks at nothing else."""
-        return True
-
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Hand batches on, and count their events."""
+    def open(self, context: StageContext) -> RateMeter | None:
+        """Show the line if standard error is a terminal."""
         console = _stderr_console()
         if not console.is_terminal:
-            yield from batches
-            return
-        yield from self._show_progress(batches, console)
-
-    def _show_progress(self, batches: Iterator[Batch], console: Console) -> Iterator[Batch]:
+            return None
         from rich.live import Live  # noqa: PLC0415 - 40 ms that only a terminal needs
 
         meter = RateMeter(self.description, self.unit, self.smoothing)
         if not self.delayed_start:
             meter.start()
-        # What others write to a terminal goes above the line; what goes elsewhere is none of its.
+        # Output of others to the same terminal is printed above the line.
         shared = sys.stdout.isatty()
-        with Live(meter, console=console, refresh_per_second=4, redirect_stdout=shared) as live:
-            for batch in batches:
-                meter.add(batch.frame.height)
-                yield batch
-            meter.complete = True
-            live.refresh()
+        live = Live(meter, console=console, refresh_per_second=4, redirect_stdout=shared)
+        context.resources.enter_context(live)
+        return meter
+
+    def process(self, batch: Batch, state: RateMeter | None) -> Iterator[Batch]:
+        """Count the events of a batch."""
+        if state is not None:
+            state.add(batch.frame.height)
+        yield batch
+
+    def flush(self, state: RateMeter | None) -> Iterator[Batch]:
+        """Mark the line as complete."""
+        if state is not None:
+            state.complete = True
+        return iter(())
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""preprocess: events as numbers."""
+"""`preprocess`: encode events as numbers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from morpheus.core.batch import Encoded, WithModel
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Requirements, Transform
 
 
 @dataclass(frozen=True)
 class Preprocess(Transform):
-    """Turn each event into numbers, as its user's fingerprint reads them.
+    """Encode each event as numbers, with the encoder of its user's fingerprint.
 
-    Takes what `train-ae` gives. Put `inf-pytorch` behind it.
+    Takes the output of `train-ae`. Put `inf-pytorch` after it.
 
     Example: `preprocess`
     """
@@ -21,10 +21,12 @@ class Preprocess(Transform):
     name = "preprocess"
     takes = (WithModel,)
     gives = Encoded
+    needs = Requirements(model=True)
 
-    def __call__(self, batches: Iterator[WithModel]) -> Iterator[Encoded]:
-        """Encode each batch once; a user without a fingerprint has no numbers."""
-        for batch in batches:
-            known = batch.fingerprint
-            encoded = None if known is None else known.encoder.encode(batch.frame, batch.dict_codes)
-            yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)
+    def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:  # noqa: ARG002 - no state
+        """Encode a batch; without a fingerprint there is nothing to encode with."""
+        fingerprint = batch.fingerprint
+        encoded = None
+        if fingerprint is not None:
+            encoded = fingerprint.encoder.encode(batch.frame, batch.dict_codes)
+        yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)

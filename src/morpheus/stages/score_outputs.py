@@ -1,9 +1,7 @@
-"""What the model gives of an event, by label: for stages that judge by it."""
+"""Scores of a batch by label, and dropping events by them: shared by `filter` and `add-class`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,18 +13,17 @@ from morpheus.core.batch import Batch, DroppedStats, Losses, Scored
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.calibration import count_exceedances
-from morpheus.models.temporal import TemporalContext
 from morpheus.report.aggregate import Look
-from morpheus.stages.add_scores import AddScores, ScoreContext, to_series
+from morpheus.stages.add_scores import AddScores, ScoreContext, ScoreState, to_series
 from morpheus.suppressions.rules import SuppressionCounts
 
 
 def summarise_dropped(batch: Batch, dropped: NDArray[np.bool_]) -> DroppedStats:
-    """Add some of a batch's events to what is known of those left out before.
+    """Summarise the dropped events of a batch, with those dropped before.
 
     Args:
-        batch: Events, those to be left out among them.
-        dropped: Which these are, (rows,).
+        batch: The events, dropped ones included.
+        dropped: Which events are dropped, shape (rows,).
     """
     look = Look.of(batch.frame.filter(pl.Series(dropped)))
     portrait = None if batch.card is None else batch.card.portrait
@@ -38,12 +35,15 @@ BatchT = TypeVar("BatchT", bound=Batch)
 
 
 def validate_labels(stage_name: str, label: tuple[str, ...], options: PipelineOptions) -> None:
-    """Refuse labels of which none is computed; warn of those left out.
+    """Reject labels of which none exists; warn about those that are ignored.
 
     Args:
-        stage_name: The word of the stage that was given them.
-        label: The labels; none for all.
-        options: Says which labels there are.
+        stage_name: The word of the stage that has the option.
+        label: The labels; empty for all.
+        options: Options of the pipeline, which say which labels exist.
+
+    Raises:
+        UsageError: None of the labels exists.
     """
     try:
         AddScores(label=label, options=options).validate()
@@ -51,15 +51,20 @@ def validate_labels(stage_name: str, label: tuple[str, ...], options: PipelineOp
         raise UsageError(str(error).replace(AddScores.name, stage_name)) from error
 
 
-def iter_with_scores(
-    batches: Iterator[Losses | Scored], label: tuple[str, ...], options: PipelineOptions
-) -> Iterator[tuple[Losses | Scored, dict[str, pl.Series]]]:
-    """Give each batch the outputs of its events, by label; NaN without a fingerprint."""
-    measures = AddScores(label=label, options=options).score_functions()
-    contexts: defaultdict[str | None, TemporalContext] = defaultdict(TemporalContext)
-    for batch in batches:
-        view = ScoreContext(batch, contexts[batch.user])
-        yield batch, {name: to_series(name, measure(view)) for name, measure in measures.items()}
+def compute_scores(
+    batch: Losses | Scored, state: ScoreState, label: tuple[str, ...], options: PipelineOptions
+) -> dict[str, pl.Series]:
+    """Compute the scores of a batch's events, by label; NaN without a fingerprint.
+
+    Args:
+        batch: The events.
+        state: What is known of the user's earlier events.
+        label: The labels; empty for all of the pipeline.
+        options: Options of the pipeline, which say which labels exist.
+    """
+    functions = AddScores(label=label, options=options).score_functions()
+    view = ScoreContext(batch, state.context)
+    return {name: to_series(name, function(view)) for name, function in functions.items()}
 
 
 def mask_batch(
@@ -69,13 +74,13 @@ def mask_batch(
     *,
     collect_stats: bool = False,
 ) -> BatchT:
-    """Leave events out of a batch, and count them.
+    """Drop events of a batch and count them.
 
     Args:
         batch: The events.
-        mask: Which of them stay, (rows,).
-        suppressed: What suppressions have met of them.
-        collect_stats: A sink wants to know what those that go were like.
+        mask: Which events to keep, shape (rows,).
+        suppressed: Counts of suppressed events, to be added to the batch.
+        collect_stats: Summarise the dropped events for a later stage.
     """
     codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[mask])
     some = replace(
@@ -91,7 +96,7 @@ def mask_batch(
 
 
 def exceeds(values: pl.Series, threshold: float) -> pl.Series:
-    """Which values are above a threshold; no number is above nothing."""
+    """Return which values are above a threshold; a missing value is not."""
     numbers = values.cast(pl.Float64, strict=False)
     return (numbers > threshold).fill_null(value=False) & numbers.is_not_nan().fill_null(
         value=False

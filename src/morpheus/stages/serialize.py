@@ -1,4 +1,4 @@
-"""`serialize`: which columns are written."""
+"""`serialize`: choose the columns that are written."""
 
 from __future__ import annotations
 
@@ -12,19 +12,34 @@ import polars as pl
 
 from morpheus.columns import ROW
 from morpheus.core.batch import Batch, OutputRows
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import StageContext, Transform, option
+from morpheus.core.state import State
 from morpheus.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
+
+class SerializeState(State):
+    """The columns that a user's first events have.
+
+    Attributes:
+        columns: Names of the columns; None before the first batch.
+        dropped: Columns that came later, of which a warning was logged.
+    """
+
+    max_bytes = 1 << 20
+
+    columns: list[str] | None = None
+    dropped: list[str] = []
 
 
 @dataclass(frozen=True)
 class Serialize(Transform):
     r"""Choose the columns that are written.
 
-    Takes events at any point of the chain and gives them with the columns chosen, in their order.
-    A pattern is a regular expression that is compared with the beginning of a column's name. The
-    unnamed first column stays: `to-file --include-index-col=false` leaves it out.
+    Takes events at any point of the pipeline and keeps the chosen columns, in their order. A
+    pattern is a regular expression that is matched at the start of a column name. The unnamed first
+    column always stays; `to-file --include-index-col=false` leaves it out.
 
     Example: `serialize --include="event" --include="ae_" --exclude="eventID$"`
     """
@@ -32,46 +47,45 @@ class Serialize(Transform):
     name = "serialize"
     takes = (Batch,)
     gives = OutputRows
-    needs_model = False
 
     include: tuple[str, ...] = option(
-        (), "Pattern of columns to keep; repeat for more. By default all."
+        (), "Pattern of columns to keep; repeat for more. Default: all columns."
     )
     exclude: tuple[str, ...] = option(
-        ("^ID$", "^_ts_"), "Pattern of columns to leave out, of those kept; repeat for more."
+        ("^ID$", "^_ts_"), "Pattern of columns to remove from those kept; repeat for more."
     )
     fixed_columns: bool = option(
         True,
-        "A user's first events decide the columns: those missing later are written empty, new ones "
-        "are left out with a warning.",
+        "Keep the columns of a user's first events: columns missing later are written empty, new "
+        "ones are dropped with a warning.",
     )
 
     def validate(self) -> None:
-        """Refuse what is no regular expression."""
+        """Reject patterns that are not regular expressions."""
         for name, patterns in (("--include", self.include), ("--exclude", self.exclude)):
             for pattern in patterns:
                 _compile_pattern(pattern, option=name)
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[OutputRows]:
-        """Keep the chosen columns; the fingerprint, of no more use, is let go."""
-        fixed: list[str] | None = None
-        left_out: set[str] = set()
-        for batch in batches:
-            columns = list(_choose_columns(self.include, self.exclude, tuple(batch.frame.columns)))
-            if self.fixed_columns and fixed is not None:
-                _warn_dropped_columns(columns, fixed, left_out)
-                columns = fixed
-            fixed = columns
-            yield batch.evolve(
-                OutputRows, frame=_select_columns(batch.frame, columns), fingerprint=None
-            )
+    def open(self, context: StageContext) -> SerializeState:  # noqa: ARG002 - starts empty
+        """Start without columns."""
+        return SerializeState()
+
+    def process(self, batch: Batch, state: SerializeState) -> Iterator[OutputRows]:
+        """Keep the chosen columns, and release the fingerprint."""
+        columns = list(_choose_columns(self.include, self.exclude, tuple(batch.frame.columns)))
+        if self.fixed_columns and state.columns is not None:
+            _warn_dropped_columns(columns, state)
+            columns = state.columns
+        state.columns = columns
+        frame = _select_columns(batch.frame, columns)
+        yield batch.evolve(OutputRows, frame=frame, fingerprint=None)
 
 
 @lru_cache(maxsize=16)
 def _choose_columns(
     include: tuple[str, ...], exclude: tuple[str, ...], columns: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Columns that a pattern of --include matches, and none of --exclude."""
+    """Return the columns that a pattern of --include matches and no pattern of --exclude."""
     wanted = [_compile_pattern(pattern, option="--include") for pattern in include or ("",)]
     unwanted = [_compile_pattern(pattern, option="--exclude") for pattern in exclude]
     return tuple(
@@ -87,13 +101,13 @@ def _compile_pattern(pattern: str, *, option: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"serialize: {option} {pattern!r} is not a regular expression: {error}. Write a "
-            f"backslash before a sign that is meant as itself, as in `{option} 'a\\(b'`."
+            f"serialize: {option} {pattern!r} is not a regular expression: {error}. Put a backslash "
+            f"before a character that has to match itself, as in `{option} 'a\\(b'`."
         ) from error
 
 
 def _select_columns(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Those columns, in that order; empty where the frame has none of that name."""
+    """Select columns in order; a column that the frame lacks is empty."""
     if columns == frame.columns:
         return frame
     there = set(frame.columns)
@@ -102,13 +116,13 @@ def _select_columns(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     )
 
 
-def _warn_dropped_columns(columns: list[str], fixed: list[str], dropped: set[str]) -> None:
-    """Say which columns are left out, each once."""
-    new = set(columns) - set(fixed) - dropped
+def _warn_dropped_columns(columns: list[str], state: SerializeState) -> None:
+    """Warn about each dropped column once."""
+    new = sorted(set(columns) - set(state.columns or ()) - set(state.dropped))
     if new:
-        dropped |= new
+        state.dropped = [*state.dropped, *new]
         logger.warning(
-            "serialize: column %s came after the first events and is left out. "
+            "serialize: column %s came after the first events and is dropped. "
             "Use `serialize --fixed_columns=false` to keep it.",
-            ", ".join(repr(name) for name in sorted(new)),
+            ", ".join(repr(name) for name in new),
         )

@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import TIME, TS_ANOMALY
 from morpheus.core.batch import Batch, Losses, Scored
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Requirements, StageContext, Transform, option
+from morpheus.core.state import State
 from morpheus.errors import UsageError
+from morpheus.seasonality.causal import CausalCounts, CausalRule
 from morpheus.seasonality.detector import (
     assign_bins,
     detect_anomalous_centres,
@@ -55,6 +58,17 @@ _SUGGESTED_RESOLUTIONS = (
 )
 
 
+class TimeseriesState(State):
+    """What `timeseries --causal` remembers about one user: events per bin of the past.
+
+    The size grows with the number of bins in two --min_window, 24 bytes for each.
+    """
+
+    max_bytes = 1 << 16
+
+    counts: CausalCounts = msgspec.field(default_factory=CausalCounts)
+
+
 @dataclass(frozen=True)
 class Timeseries(Transform):
     """Flag events in time bins that break their user's rhythm.
@@ -70,7 +84,6 @@ class Timeseries(Transform):
 
     name = "timeseries"
     takes = (Losses, Scored)
-    needs_model = False
 
     resolution: str = option("1 h", "Width of a bin: a number with a unit, such as `10m`.")
     min_window: str = option("12 h", "Time looked at on either side of a bin, such as `12 h`.")
@@ -93,8 +106,20 @@ class Timeseries(Transform):
         8.0, "Distance from the rhythm, in standard deviations, that is flagged.", min=0
     )
 
+    causal: bool = option(
+        False,
+        "Judge each event when it arrives, by the two --min_window before it. Only bursts are "
+        "flagged. Needed where results must not depend on how the input is cut, as with --state.",
+        flag=True,
+    )
+
     def validate(self) -> None:
-        """Refuse durations that are none; warn of settings that never flag anything."""
+        """Reject durations that are not valid; warn about settings that never flag anything."""
+        if self.causal and self.cold_end:
+            raise UsageError(
+                "timeseries: --cold_end is about what comes after an event, and --causal looks at "
+                "what came before. Use only one of the two."
+            )
         rule = _DetectorConfig.from_stage(self)
         if rule.window_bins > _MAX_WINDOW_BINS:
             raise UsageError(
@@ -115,16 +140,42 @@ class Timeseries(Transform):
                 rule.suggest_fix(),
             )
 
-    def __call__(self, batches: Iterator[Losses | Scored]) -> Iterator[Losses | Scored]:
-        """Add the flags; batches are held until the windows of all their events are complete."""
-        rule = _DetectorConfig.from_stage(self)
-        users: dict[str | None, _UserSeasonalityState] = {}
-        for batch in batches:
-            if batch.user not in users:
-                users[batch.user] = _UserSeasonalityState(rule)
-            yield from users[batch.user].add(batch)
-        for rhythm in users.values():
-            yield from rhythm.flush()
+    @property
+    def needs(self) -> Requirements:
+        """Two-sided windows need the end of the input, so their state is not kept between runs."""
+        return Requirements(per_run=not self.causal)
+
+    def open(self, context: StageContext) -> TimeseriesState | _UserSeasonalityState:  # noqa: ARG002 - starts empty
+        """Start without events."""
+        if self.causal:
+            return TimeseriesState()
+        return _UserSeasonalityState(_DetectorConfig.from_stage(self))
+
+    def process(
+        self, batch: Losses | Scored, state: TimeseriesState | _UserSeasonalityState
+    ) -> Iterator[Losses | Scored]:
+        """Add the flags; two-sided, a batch waits until the windows of its events are complete."""
+        if isinstance(state, _UserSeasonalityState):
+            yield from state.add(batch)
+            return
+        times = batch.frame[TIME].dt.epoch("us").to_numpy()
+        flags = state.counts.add(times, self._causal_rule())
+        column = pl.Series(TS_ANOMALY, flags, dtype=pl.Boolean)
+        yield replace(batch, frame=batch.frame.with_columns(column))
+
+    def flush(self, state: TimeseriesState | _UserSeasonalityState) -> Iterator[Losses | Scored]:
+        """Judge the bins that still wait, as if nothing came after them."""
+        return state.flush() if isinstance(state, _UserSeasonalityState) else iter(())
+
+    def _causal_rule(self) -> CausalRule:
+        config = _DetectorConfig.from_stage(self)
+        return CausalRule(
+            config.resolution,
+            2 * config.half_window,
+            config.hot_start,
+            config.filter_percent,
+            config.zscore_threshold,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,18 @@
-"""What `train-ae` knows of users while it runs, and how it comes to know more."""
+"""`train-ae`: find or train the fingerprint of each user."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby, islice
-from operator import attrgetter
 from pathlib import Path
 
 import polars as pl
 
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.batch import Events, RunMetrics, WithModel
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Outputs, Requirements, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.models.batched_training import gpu_possible, resolve_device, select_trainer
 from morpheus.models.fit import FitOptions, TrainingDataBackoff, UserHistory, fit_fingerprints
@@ -33,7 +31,7 @@ DEFAULT_MAX_HISTORY = 1000
 
 @dataclass(frozen=True)
 class ModelLookup:
-    """A user's fingerprint and its card, or why there is none."""
+    """A user's fingerprint and its card, or the reason why there is none."""
 
     fingerprint: Fingerprint | None = None
     card: ModelCard | None = None
@@ -41,111 +39,131 @@ class ModelLookup:
 
     @classmethod
     def from_fingerprint(cls, fingerprint: Fingerprint) -> ModelLookup:
-        """What is known of a user who has a fingerprint."""
+        """Return the lookup of a user with a fingerprint."""
         return cls(fingerprint, fingerprint.card)
 
 
 @dataclass
-class ModelProvider:
-    """Finds or learns the fingerprint of each user.
+class UserTraining:
+    """What `train-ae` keeps of one user during a run.
 
     Attributes:
-        stage: Says how.
-        lookups: What was found, by user.
-        recent_events: The latest events of each, where there are no training files.
+        trainer: Finds and trains fingerprints.
+        lookup: The fingerprint, once it is known.
+        waiting: Batches that wait for the user's last event, when users are trained on the input.
+        recent_events: The latest events, when users are trained on an unbounded input.
+    """
+
+    trainer: ModelProvider
+    lookup: ModelLookup | None = None
+    waiting: list[Events] = field(default_factory=list)
+    recent_events: pl.DataFrame | None = None
+
+
+@dataclass
+class ModelProvider:
+    """Finds or trains the fingerprints of users.
+
+    Attributes:
+        stage: The options.
+        backoff: Fills short histories up with those of similar users; None without a population.
     """
 
     stage: TrainAe
-    lookups: dict[str, ModelLookup] = field(default_factory=dict)
-    recent_events: dict[str, pl.DataFrame] = field(default_factory=dict)
+    backoff: TrainingDataBackoff | None
 
-    def attach_models(self, groups: list[list[Events]]) -> Iterator[WithModel]:
-        """Give batches the fingerprints of their users; each group is of one user."""
-        lessons: dict[str, UserHistory] = {}
-        found = [self._find_model(group, lessons) for group in groups]
-        learnt = self._train_pending(lessons) if lessons else {}
-        for group, known in zip(groups, found, strict=True):
-            user = group[0].user
-            outcome = learnt[user] if known is None and user is not None else known or ModelLookup()
-            self._cache(user, outcome)
-            for batch in group:
-                yield batch.evolve(
-                    WithModel,
-                    fingerprint=outcome.fingerprint,
-                    card=outcome.card,
-                    unscored_reason=outcome.reason,
-                )
+    @classmethod
+    def from_population(cls, stage: TrainAe, population: pl.DataFrame | None) -> ModelProvider:
+        """Compare users with a sample of all users' histories, if there is one."""
+        if population is None or population.is_empty():
+            return cls(stage, None)
+        features = population.drop(POPULATION_USER, TIME, strict=False)
+        users = Population(population[POPULATION_USER], population[TIME], features)
+        generic = stage.options.use_generic_model
+        return cls(stage, TrainingDataBackoff(users, stage.train_min_history, generic))
 
-    def _find_model(
-        self, group: list[Events], pending_training: dict[str, UserHistory]
+    @cached_property
+    def global_model(self) -> ModelLookup | None:
+        """The fingerprint of users without history; None if all of it is too short."""
+        history = None if self.backoff is None else self.backoff.resolve_global()
+        return None if history is None else ModelLookup.from_fingerprint(self.train([history])[0])
+
+    def look_up(self, users: Sequence[tuple[UserTraining, Sequence[Events]]]) -> None:
+        """Find or train the fingerprints of some users, together.
+
+        Args:
+            users: State of each, which takes the fingerprint, and batches of each.
+        """
+        pending: dict[str, UserHistory] = {}
+        waiting: dict[str, UserTraining] = {}
+        for state, batches in users:
+            state.lookup = self._find(state, batches, pending)
+            if state.lookup is None:
+                waiting[str(batches[0].user)] = state
+        for user, history in pending.items():
+            self._check_columns(history.events.columns)
+            logger.debug("Training AE model for user: '%s'...", user)
+        fingerprints = self.train(list(pending.values())) if pending else []
+        for fingerprint in fingerprints:
+            user = fingerprint.card.user
+            logger.debug("Training AE model for user: '%s'... Complete.", user)
+            waiting[user].lookup = ModelLookup.from_fingerprint(self._save(fingerprint))
+
+    def train(self, histories: Sequence[UserHistory]) -> list[Fingerprint]:
+        """Train the fingerprints of users, as the options say."""
+        stage = self.stage
+        columns, options = stage.options.columns, stage.fit_options()
+        if stage.model == "reference":
+            from morpheus.models.reference import fit_dfencoder_fingerprints  # noqa: PLC0415 - torch takes a second to import
+
+            return fit_dfencoder_fingerprints(histories, columns, **options)
+        trainer = select_trainer(stage.device.lower(), len(histories))
+        population = None if self.backoff is None else self.backoff.population
+        kinds = stage.options.column_types
+        return fit_fingerprints(
+            histories, columns, trainer=trainer, population=population, kinds=kinds, **options
+        )
+
+    def _find(
+        self, state: UserTraining, batches: Sequence[Events], pending: dict[str, UserHistory]
     ) -> ModelLookup | None:
-        """What is known of a group's user; None where the history put into `lessons` will tell."""
-        user = group[0].user
+        """Return what is known of a user; None if the history put into `pending` will tell."""
+        user, stage = batches[0].user, self.stage
         if user is None:
-            return ModelLookup(reason=f"no value in `{self.stage.options.userid_column_name}`")
-        if user in self.lookups:
-            return self.lookups[user]
-        if self.stage.pretrained_filename:
-            fingerprint = self.stage.model_store.load(user)
-            return (
-                ModelLookup.from_fingerprint(fingerprint)
-                if fingerprint
-                else ModelLookup(reason="no fingerprint")
-            )
-        if group[0].frame.is_empty() and self.stage.models_output_filename is None:
+            return ModelLookup(reason=f"no value in `{stage.options.userid_column_name}`")
+        if stage.pretrained_filename:
+            fingerprint = stage.model_store.load(user)
+            if fingerprint is None:
+                return ModelLookup(reason="no fingerprint")
+            return ModelLookup.from_fingerprint(fingerprint)
+        if batches[0].frame.is_empty() and stage.models_output_filename is None:
             return ModelLookup()
-        return self._prepare_training(user, self._training_history(user, group), pending_training)
-
-    def _prepare_training(
-        self, user: str, events: pl.DataFrame, pending_training: dict[str, UserHistory]
-    ) -> ModelLookup | None:
+        events = self._training_history(state, batches)
         if events.is_empty() and self.global_model is not None:
             return self.global_model
         history = self._with_backoff(UserHistory(user, events, events[TIME]))
         if history is None:
-            needed = self.stage.train_min_history
+            needed = stage.train_min_history
             return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
-        pending_training[user] = history
+        pending[user] = history
         return None
 
     def _with_backoff(self, history: UserHistory) -> UserHistory | None:
-        if self.stage.backoff is not None:
-            return self.stage.backoff.resolve(history)
+        if self.backoff is not None:
+            return self.backoff.resolve(history)
         enough = history.events.height >= self.stage.train_min_history
         return history if enough else None
 
-    @cached_property
-    def global_model(self) -> ModelLookup | None:
-        """What is known of a user of whom nothing is known."""
-        fingerprint = self.stage.global_model()
-        return None if fingerprint is None else ModelLookup.from_fingerprint(fingerprint)
-
-    def _cache(self, user: str | None, lookup: ModelLookup) -> None:
-        # What was learnt from the input is learnt anew when more has come.
-        if user is not None and (self.stage.pretrained_filename or self.stage.train_data_glob):
-            self.lookups[user] = lookup
-
-    def _training_history(self, user: str, group: list[Events]) -> pl.DataFrame:
-        most = self.stage.train_max_history
+    def _training_history(self, state: UserTraining, batches: Sequence[Events]) -> pl.DataFrame:
+        limit = self.stage.train_max_history
         if self.stage.train_data_glob:
-            history = group[0].history
-            history = group[0].frame.clear() if history is None else history
-            return history if most is None else history.tail(most)
-        frames = [self.recent_events[user]] if user in self.recent_events else []
-        joined = pl.concat([*frames, *(batch.frame for batch in group)], how="diagonal")
-        self.recent_events[user] = joined.tail(most or DEFAULT_MAX_HISTORY)
-        return self.recent_events[user]
-
-    def _train_pending(self, pending_training: Mapping[str, UserHistory]) -> dict[str, ModelLookup]:
-        for user, history in pending_training.items():
-            self._check_columns(history.events.columns)
-            logger.debug("Training AE model for user: '%s'...", user)
-        fingerprints = self.stage.train(list(pending_training.values()))
-        for user in pending_training:
-            logger.debug("Training AE model for user: '%s'... Complete.", user)
-        return {
-            one.card.user: ModelLookup.from_fingerprint(self._save(one)) for one in fingerprints
-        }
+            history = batches[0].history
+            history = batches[0].frame.clear() if history is None else history
+            return history if limit is None else history.tail(limit)
+        frames = [] if state.recent_events is None else [state.recent_events]
+        joined = pl.concat([*frames, *(batch.frame for batch in batches)], how="diagonal")
+        state.recent_events = joined.tail(limit or DEFAULT_MAX_HISTORY)
+        return state.recent_events
 
     def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
@@ -156,7 +174,7 @@ class ModelProvider:
     def _check_columns(self, columns: Sequence[str]) -> None:
         if not set(self.stage.options.columns) & set(columns):
             raise UsageError(
-                "None of the feature columns is in the logs. Name some that are with "
+                "None of the feature columns is in the logs. Name columns of the logs with "
                 "`--columns_file=...`, one a line: " + ", ".join(columns[2:12]) + ", ..."
             )
 
@@ -190,6 +208,7 @@ class TrainAe(Transform):
         None,
         "Folder of fingerprints that an earlier run saved, on disk or as `s3://bucket/folder`; "
         "nothing is trained.",
+        path=True,
     )
     train_data_glob: str | None = option(
         None,
@@ -236,8 +255,8 @@ class TrainAe(Transform):
         None,
         "Folder to save the fingerprints in, on disk or as `s3://bucket/folder`, for "
         "--pretrained_filename of later runs.",
+        path=True,
     )
-    backoff: TrainingDataBackoff | None = field(default=None, repr=False, compare=False)
 
     def validate(self) -> None:
         """Refuse options that exclude each other, a missing GPU, and a broken index."""
@@ -246,107 +265,107 @@ class TrainAe(Transform):
         elif self.models_output_filename is not None:
             open_store(self.models_output_filename).check_access()
         self._check_source()
-        if self.device.lower() == "cuda" and self.is_cpu_bound():
+        if self.device.lower() == "cuda" and not self.pretrained_filename:
             self._check_gpu()
 
-    def training_input(self) -> str | None:
-        """The training files, unless fingerprints are loaded."""
-        return None if self.pretrained_filename else self.train_data_glob
-
-    def needs_population(self) -> bool:
-        """Whom users are compared with is asked while learning."""
-        return self.pretrained_filename is None and self.model == "compact"
-
-    def with_population(self, population: pl.DataFrame | None) -> TrainAe:
-        """Compare users with everybody, and fill short histories up."""
-        if population is None or population.is_empty():
-            return self
-        known = population.drop(POPULATION_USER, TIME, strict=False)
-        population = Population(population[POPULATION_USER], population[TIME], known)
-        return replace(
-            self,
-            backoff=TrainingDataBackoff(
-                population, self.train_min_history, self.options.use_generic_model
-            ),
+    @property
+    def needs(self) -> Requirements:
+        """Training needs the training files, a population, and processor time."""
+        if self.pretrained_filename:
+            return Requirements(per_run=True)
+        on_gpu = self.device.lower() == "cuda"
+        return Requirements(
+            cpu_bound=True,
+            population=self.model == "compact",
+            users_per_bundle=self._users_per_bundle(),
+            per_run=True,
+            training_input=self.train_data_glob,
+            resources={"GPU": 1.0} if on_gpu else {},
         )
+
+    def open(self, context: StageContext) -> UserTraining:
+        """Start without a fingerprint; all users of a process share one provider."""
+        provider = context.cache.get(self.name)
+        if provider is None:
+            provider = ModelProvider.from_population(self, context.population)
+            context.cache[self.name] = provider
+        return UserTraining(provider)
+
+    def prepare(self, users: Sequence[tuple[UserTraining, Sequence[Events]]]) -> None:
+        """Train several users together, as a GPU does best."""
+        if users:
+            users[0][0].trainer.look_up(users)
+
+    def process(self, batch: Events, state: UserTraining) -> Iterator[WithModel]:
+        """Attach the fingerprint to a batch."""
+        if state.lookup is None and self._waits_for_all_events():
+            state.waiting.append(batch)
+            return
+        if state.lookup is None or self._trains_again():
+            state.trainer.look_up([(state, [batch])])
+        yield self._attach(batch, state)
+
+    def flush(self, state: UserTraining) -> Iterator[WithModel]:
+        """Train on all events of the user, where they are the training data."""
+        if state.waiting:
+            state.trainer.look_up([(state, state.waiting)])
+            for batch in state.waiting:
+                yield self._attach(batch, state)
+
+    def outputs(self) -> Outputs:
+        """The folder of the fingerprints."""
+        folder = self.models_output_filename
+        return Outputs() if folder is None or "://" in folder else Outputs(folders=(Path(folder),))
 
     def commit(self, metrics: RunMetrics) -> None:
-        """Publish the index of the saved fingerprints, with everyone's."""
+        """Publish the index of the saved fingerprints, with the global model."""
         if self.models_output_filename is None:
             return
-        folder, everyone = (
-            self.models_output_filename,
-            self.with_population(metrics.population_sample).global_model(),
-        )
-        card = None if everyone is None else put_model(folder, everyone)
-        # Who has no history of their own has no file of their own.
+        folder = self.models_output_filename
+        provider = ModelProvider.from_population(self, metrics.population_sample)
+        model = provider.global_model
+        card = None
+        if model is not None and model.fingerprint is not None:
+            card = put_model(folder, model.fingerprint)
+        # A user without own events has no file.
         cards = {user: card for user, card in metrics.cards.items() if card.events}
         commit_index(folder, cards, card)
 
-    def global_model(self) -> Fingerprint | None:
-        """The fingerprint of users of whom nothing is known, if enough is known of the others."""
-        history = None if self.backoff is None else self.backoff.resolve_global()
-        return None if history is None else self.train([history])[0]
-
-    def __call__(self, batches: Iterator[Events]) -> Iterator[WithModel]:
-        """Give each batch its user's fingerprint."""
-        teacher, groups = ModelProvider(self), self._group_by_user(batches)
-        while some := list(islice(groups, self.users_per_bundle())):
-            yield from teacher.attach_models(some)
-
-    def is_cpu_bound(self) -> bool:
-        """Learning is; looking fingerprints up is not."""
-        return self.pretrained_filename is None
-
-    def with_absolute_paths(self) -> TrainAe:
-        """The same folders, named in full."""
-        return replace(
-            self,
-            pretrained_filename=_make_absolute(self.pretrained_filename),
-            models_output_filename=_make_absolute(self.models_output_filename),
-        )
-
-    def output_dir(self) -> Path | None:
-        """The folder of the fingerprints."""
-        folder = self.models_output_filename
-        return None if folder is None or "://" in folder else Path(folder)
-
-    def resources(self) -> Mapping[str, float]:
-        """A GPU, where one is asked for."""
-        return {"GPU": 1.0} if self.device.lower() == "cuda" and self.is_cpu_bound() else {}
-
-    def users_per_bundle(self) -> int:
-        """As many users as a GPU trains side by side, where one may be at hand."""
-        stackable = self.model == "compact" and not self.options.unbounded and self.is_cpu_bound()
-        return MAX_BATCHED_USERS if stackable and gpu_possible(self.device.lower()) else 1
-
-    def train(self, histories: Sequence[UserHistory]) -> list[Fingerprint]:
-        """Learn the fingerprints of users, as the options say."""
-        columns, options = self.options.columns, self._train_options()
-        if self.model == "reference":
-            from morpheus.models.reference import fit_dfencoder_fingerprints  # noqa: PLC0415 - torch takes a second to import
-
-            return fit_dfencoder_fingerprints(histories, columns, **options)
-        trainer = select_trainer(self.device.lower(), len(histories))
-        population = None if self.backoff is None else self.backoff.population
-        kinds = self.options.column_types
-        return fit_fingerprints(
-            histories, columns, trainer=trainer, population=population, kinds=kinds, **options
-        )
-
-    def _train_options(self) -> FitOptions:
-        """How fingerprints are learnt, whatever the network."""
+    def fit_options(self) -> FitOptions:
+        """Options of training that both kinds of network share."""
         seed = self.options.manual_seed if self.seed is None else self.seed
         scaler = self.options.feature_scaler.replace("gaussrank", "gauss_rank")
         options = FitOptions(scaler=scaler, seed=seed or 0)
         return options if self.train_epochs is None else options | {"epochs": self.train_epochs}
 
-    def _group_by_user(self, batches: Iterator[Events]) -> Iterator[list[Events]]:
-        # Only learning from the input needs all of a user's events before the first is scored;
-        # where the input never ends, what has come so far has to do.
-        if self.pretrained_filename or self.train_data_glob or self.options.unbounded:
-            return ([batch] for batch in batches)
-        return (list(group) for _, group in groupby(batches, key=attrgetter("user")))
+    @cached_property
+    def model_store(self) -> ModelStore:
+        """The saved fingerprints."""
+        return ModelStore.open(self.pretrained_filename or "")
+
+    def _attach(self, batch: Events, state: UserTraining) -> WithModel:
+        found = state.lookup or ModelLookup()
+        return batch.evolve(
+            WithModel,
+            fingerprint=found.fingerprint,
+            card=found.card,
+            unscored_reason=found.reason,
+        )
+
+    def _trains_on_input(self) -> bool:
+        return not self.pretrained_filename and not self.train_data_glob
+
+    def _waits_for_all_events(self) -> bool:
+        # On an unbounded input there is no last event, so the events so far have to do.
+        return self._trains_on_input() and not self.options.unbounded
+
+    def _trains_again(self) -> bool:
+        return self._trains_on_input() and self.options.unbounded
+
+    def _users_per_bundle(self) -> int:
+        """As many users as a GPU trains together, where there may be one."""
+        together = self.model == "compact" and not self.options.unbounded
+        return MAX_BATCHED_USERS if together and gpu_possible(self.device.lower()) else 1
 
     def _check_source(self) -> None:
         named = (self.source_stage_class or "").rsplit(".", 1)[-1]
@@ -388,12 +407,3 @@ class TrainAe(Transform):
                 "dill) are never read: they can run code."
             )
         self.model_store  # noqa: B018 - reads and checks the index
-
-    @cached_property
-    def model_store(self) -> ModelStore:
-        """The saved fingerprints."""
-        return ModelStore.open(self.pretrained_filename or "")
-
-
-def _make_absolute(folder: str | None) -> str | None:
-    return str(Path(folder).absolute()) if folder and "://" not in folder else folder
