@@ -16,7 +16,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.calibration import count_exceedances
 from morpheus.models.temporal import TemporalContext
-from morpheus.report.aggregate import Look
+from morpheus.report.aggregate import EventArrays
 from morpheus.stages.add_scores import AddScores, ScoreContext, to_series
 from morpheus.suppressions.rules import SuppressionCounts
 
@@ -28,9 +28,9 @@ def summarise_dropped(batch: Batch, dropped: NDArray[np.bool_]) -> DroppedStats:
         batch: Events, those to be left out among them.
         dropped: Which these are, (rows,).
     """
-    look = Look.of(batch.frame.filter(pl.Series(dropped)))
+    look = EventArrays.from_frame(batch.frame.filter(pl.Series(dropped)))
     portrait = None if batch.card is None else batch.card.portrait
-    seen = DroppedStats(look.cells, count_exceedances(portrait, look.risks))
+    seen = DroppedStats(look.histogram, count_exceedances(portrait, look.risks))
     return seen if batch.dropped_stats is None else batch.dropped_stats.merge(seen)
 
 
