@@ -19,8 +19,8 @@ from morpheus.models.explanation import (
     ReplacedValue,
 )
 from morpheus.models.profile import ModelCard
-from morpheus.report.aggregate import Findings
-from morpheus.report.view import Account, Contents, contents
+from morpheus.report.aggregate import ReportAggregator
+from morpheus.report.view import RunCounts, ReportData, build_report_data
 from morpheus.testing import DAY, make_events
 
 HOUR = 3600
@@ -101,14 +101,14 @@ def card(user, **more):
     return ModelCard(user, 1600, 300, first, last, 3, 42, portrait=portrait, **more)
 
 
-def gathered(users, *, cards=True) -> Contents:
+def gathered(users, *, cards=True) -> ReportData:
     """What a page says of some users' events."""
-    findings = Findings()
+    findings = ReportAggregator()
     for user, frames in users.items():
-        findings.see(user, card(user) if cards else None, None)
+        findings.register_user(user, card(user) if cards else None, None)
         for frame in frames:
             findings.add(user, frame)
-    account = Account(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
-    return contents(
-        findings, account, 5, cards="--models=FOLDER", about=("from-cloudtrail", "user")
+    account = RunCounts(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
+    return build_report_data(
+        findings, account, 5, models_hint="--models=FOLDER", origin=("from-cloudtrail", "user")
     )

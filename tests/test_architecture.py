@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.cli.chain import help_of
+from morpheus.cli.chain import help_from_docstring
 from morpheus.core.registry import distribution_of, load_stage, stage_names
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def test_a_stage_lies_in_the_file_of_its_word(word: str) -> None:
 @pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stage_and_each_of_its_options_have_help(word: str) -> None:
     stage = load_stage(word)
-    first = help_of(stage).partition("\n")[0]
+    first = help_from_docstring(stage).partition("\n")[0]
     assert re.fullmatch(r"[A-Z].+[.:]", first), first
     for one in fields(stage):
         if one.metadata:
@@ -70,7 +70,7 @@ def test_a_stage_and_each_of_its_options_have_help(word: str) -> None:
 
 @pytest.mark.parametrize("word", BUILT_IN)
 def test_a_stages_help_has_an_example(word: str) -> None:
-    text = help_of(load_stage(word))
+    text = help_from_docstring(load_stage(word))
     assert re.search(rf"^Example: `|^ +{word}", text, re.MULTILINE), text
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from morpheus.cli.main import morpheus
-from morpheus.cli.reference import page as page_of
-from morpheus.cli.reference import reference_of
+from morpheus.cli.reference import render_compatibility as page_of
+from morpheus.cli.reference import render_reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,7 +88,7 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
 
 def test_the_reference_is_what_the_command_prints() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert page == reference_of(morpheus, "morpheus") + "\n", "run `make docs`"
+    assert page == render_reference(morpheus, "morpheus") + "\n", "run `make docs`"
 
 
 def test_the_table_of_compatibility_is_what_the_command_prints() -> None:

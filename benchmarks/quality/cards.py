@@ -29,7 +29,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from morpheus.report.incidents import Incident
-from morpheus.report.view import Contents
+from morpheus.report.view import ReportData
 
 SEED, USERS, ATTACKED, EACH = 7, 50, 0.4, 10
 COLOURS = 96
@@ -61,11 +61,11 @@ def main() -> None:
         print(name, incident.severity, incident.level, incident.user, incident.start)
 
 
-def told(page: Path) -> Contents:
+def told(page: Path) -> ReportData:
     """What a page says."""
     packed = re.search(r'id="data">([^<]*)<', page.read_text(encoding="utf-8"))
     assert packed is not None  # noqa: S101 - every page has it
-    return msgspec.json.decode(decompress(b64decode(packed[1])), type=Contents)
+    return msgspec.json.decode(decompress(b64decode(packed[1])), type=ReportData)
 
 
 def labelled(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -75,7 +75,7 @@ def labelled(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
             yield row["eventID"], (row["kind"], row["incident"])
 
 
-def chosen(found: Contents, kinds: dict[str, tuple[str, str]]) -> Iterator[tuple[str, Incident]]:
+def chosen(found: ReportData, kinds: dict[str, tuple[str, str]]) -> Iterator[tuple[str, Incident]]:
     """The highest incidents of both sorts, by the names of their pictures; each attack once."""
     seen: set[object] = set()
     numbers = {"attack": 0, "benign": 0}

@@ -20,9 +20,9 @@ import polars as pl
 
 from morpheus.columns import TIME
 from morpheus.pipeline import Pipeline
-from morpheus.replay.evaluation import cut_of
-from morpheus.replay.injection import INJECTED, Victim, inject
-from morpheus.replay.techniques import Technique, load
+from morpheus.replay.evaluation import find_split_time
+from morpheus.replay.injection import INJECTED, TargetUser, inject
+from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.compression import read_bytes
@@ -48,8 +48,8 @@ def scenes(data: Path, seed: int, *, few: bool = False) -> Mapping[str, Sequence
     """
     events = flat(data / "cloudtrail-console")
     history, later = divided(events)
-    victim = Victim.of(NAME, USER, events)
-    techniques = load(str(data / "cloudtrail-techniques"))
+    victim = TargetUser.from_events(NAME, USER, events)
+    techniques = load_techniques(str(data / "cloudtrail-techniques"))
     count = -(-len(techniques) // len(by_day(later)))
     rounds = [techniques[n::count] for n in range(count)]
     rounds = rounds[:1] if few else [*rounds, [attack(data / "cloudtrail-attack")]]
@@ -81,7 +81,7 @@ def dealt(
 
 
 def retold(
-    technique: Technique, day: pl.DataFrame, victim: Victim, grade: str, seed: int
+    technique: Technique, day: pl.DataFrame, victim: TargetUser, grade: str, seed: int
 ) -> pl.DataFrame:
     """A technique's events as the victim's, with names of their own."""
     told = inject(day, technique, victim, grade, seed).filter(INJECTED).drop(INJECTED)
@@ -91,7 +91,7 @@ def retold(
 
 def divided(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The earlier days, and the later ones."""
-    later = pl.col(TIME) >= cut_of(events[TIME])
+    later = pl.col(TIME) >= find_split_time(events[TIME])
     return events.filter(~later), events.filter(later)
 
 

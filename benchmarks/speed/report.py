@@ -25,6 +25,7 @@ from morpheus.models.calibration import EXCEEDANCE_LEVELS, HOURS_PER_WEEK, Model
 from morpheus.models.profile import ModelCard
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.memory import CollectSink
+from morpheus.runtime.chain import Segment
 from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores
@@ -74,7 +75,7 @@ def written(batches: list[OutputRows], path: Path) -> int:
     """Pass batches through the sink, and count the incidents."""
     sink = ToReport(str(path), overwrite=True, alerts_per_day=1000.0)
     summary = RunMetrics()
-    for batch in sink(iter(batches)):
+    for batch in Segment.from_stages([sink]).open().run(batches):
         summary.add(batch)
     sink.commit(summary)
     return len(sink.make_report_data(summary).incidents)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Scored
+from morpheus.runtime.chain import Segment
 from morpheus.stages.timeseries import Timeseries
 from speed.meter import cpu_seconds
 from speed.scale import Scale
@@ -58,7 +59,7 @@ def judged(times: NDArray[np.int64]) -> int:
     """Let our stage judge them."""
     stage = Timeseries(resolution="10m")
     batches = (batch(times[n : n + BATCH], n) for n in range(0, len(times), BATCH))
-    return sum(out.frame.height for out in stage(batches))
+    return sum(out.frame.height for out in Segment.from_stages([stage]).open().run(batches))
 
 
 def batch(times: NDArray[np.int64], first: int) -> Scored:

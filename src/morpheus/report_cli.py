@@ -19,14 +19,14 @@ from morpheus.core.stage import option
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
-from morpheus.report.aggregate import FAR, Findings, Look, Rehearsed, Yardstick, ranking_of
-from morpheus.report.page import page
-from morpheus.report.view import Account, Contents, contents
+from morpheus.report.aggregate import Z_REFERENCE, ReportAggregator, EventArrays, ReplayResult, ScoreScale, choose_ranking
+from morpheus.report.page import render_page
+from morpheus.report.view import RunCounts, ReportData, build_report_data
 from morpheus.sinks.to_file import validate_output_path
 from morpheus.sources.results import read_results
 from morpheus.storage.atomic import atomic_write
 
-USERS = (
+USER_COLUMNS = (
     "actor",
     "userIdentitysessionContextsessionIssueruserName",
     "userIdentityarn",
@@ -35,66 +35,66 @@ USERS = (
     "userIdentityaccountId",
 )
 """Columns that may say whose event it is, the first that there is."""
-_OWNER = "_owner_"
+_USER = "_owner_"
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ResultFiles:
     """Files that runs wrote.
 
     Attributes:
         files: The files, at least one.
-        user: Column that says whose event it is.
+        user_column: Column that says whose event it is.
         ranking: The best score that they hold.
     """
 
     files: Sequence[Path]
-    user: str
+    user_column: str
     ranking: str | None
 
     @classmethod
-    def of(cls, files: Sequence[Path], user: str) -> Self:
+    def from_files(cls, files: Sequence[Path], user_column: str) -> Self:
         """Look into the first of them; `user` may be empty, if the column is a usual one."""
         rows = next(read_results(files[0]), None)
         if rows is None:
             raise UsageError(f"`{files[0]}` holds no rows. Give the output of an earlier run.")
-        found = user or next((one for one in USERS if one in rows.columns), "")
+        found = user_column or next((one for one in USER_COLUMNS if one in rows.columns), "")
         if not found or found not in rows.columns:
             there = ", ".join(f"`{one}`" for one in rows.columns[:12] if one)
-            what = f"no column `{user}`" if user else "none of the usual columns of users"
+            what = f"no column `{user_column}`" if user_column else "none of the usual columns of users"
             raise UsageError(
                 f"--userid_column_name: `{files[0]}` has {what}. Name one of its own, such as "
                 f"{there}."
             )
-        return cls(files, found, ranking_of(rows.columns))
+        return cls(files, found, choose_ranking(rows.columns))
 
-    def by_user(self) -> Iterator[tuple[str | None, pl.DataFrame]]:
+    def iter_by_user(self) -> Iterator[tuple[str | None, pl.DataFrame]]:
         """Rows of one user at a time, in the files' order."""
         for rows in chain.from_iterable(map(read_results, self.files)):
-            column = pl.col(self.user) if self.user in rows.columns else pl.lit(None)
-            owned = rows.with_columns(column.cast(pl.String).alias(_OWNER))
-            for some in owned.partition_by(_OWNER, maintain_order=True):
-                yield some[_OWNER][0], some.drop(_OWNER)
+            column = pl.col(self.user_column) if self.user_column in rows.columns else pl.lit(None)
+            owned = rows.with_columns(column.cast(pl.String).alias(_USER))
+            for some in owned.partition_by(_USER, maintain_order=True):
+                yield some[_USER][0], some.drop(_USER)
 
-    def measured(self) -> Mapping[str | None, Yardstick]:
+    def fit_scales(self) -> Mapping[str | None, ScoreScale]:
         """How high is high by the files alone: by the mean and the spread of each user's scores."""
         sums: dict[str | None, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
-        for owner, rows in self.by_user():
-            scores = Look.of(rows).scores
+        for owner, rows in self.iter_by_user():
+            scores = EventArrays.from_frame(rows).scores
             known = scores[~np.isnan(scores)]
             more = np.array([len(known), known.sum(), (known**2).sum()])
             sums[owner] = sums.get(owner, np.zeros(3)) + more
-        return {owner: _yardstick(*each.tolist()) for owner, each in sums.items()}
+        return {owner: _fit_scale(*each.tolist()) for owner, each in sums.items()}
 
 
-def _yardstick(number: float, total: float, squares: float) -> Yardstick:
-    mean = total / max(number, 1)
-    spread = max(squares / max(number, 1) - mean**2, 0) ** 0.5
-    return Yardstick(mean, mean + FAR * max(spread, 1e-6))
+def _fit_scale(count: float, total: float, squares: float) -> ScoreScale:
+    mean = total / max(count, 1)
+    spread = max(squares / max(count, 1) - mean**2, 0) ** 0.5
+    return ScoreScale(mean, mean + Z_REFERENCE * max(spread, 1e-6))
 
 
 @dataclass(frozen=True)
-class Request:
+class ReportRequest:
     """Write a page from what earlier runs wrote to files: CSV, JSON lines or Parquet.
 
     It is the page of the stage `to-report`, as far as the files know. Where they hold scores of all
@@ -127,17 +127,17 @@ class Request:
     )
 
 
-COLUMNS = ("technique", "user", "grade", "caught")
+REPLAY_COLUMNS = ("technique", "user", "grade", "caught")
 
 
-def rehearsed(path: Path) -> Mapping[str | None, Rehearsed]:
+def read_replay(path: Path) -> Mapping[str | None, ReplayResult]:
     """Read trials, by user.
 
     Raises:
         UsageError: It is no such file.
     """
     try:
-        trials = _read(path).select(COLUMNS).cast(pl.String)
+        trials = _read_trials(path).select(REPLAY_COLUMNS).cast(pl.String)
     except (PolarsError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(
@@ -145,25 +145,25 @@ def rehearsed(path: Path) -> Mapping[str | None, Rehearsed]:
             "`morpheus tools replay --filename=trials.csv` wrote."
         ) from error
     placed = trials.filter(pl.col("caught").is_not_null())
-    return {user: _of_user(rows) for (user,), rows in placed.group_by("user", maintain_order=True)}
+    return {user: _to_replay_result(rows) for (user,), rows in placed.group_by("user", maintain_order=True)}
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read_trials(path: Path) -> pl.DataFrame:
     if path.suffix.lower() == ".json":
         return pl.read_ndjson(path, infer_schema_length=None)
     return pl.read_csv(path, infer_schema=False)
 
 
-def _of_user(trials: pl.DataFrame) -> Rehearsed:
+def _to_replay_result(trials: pl.DataFrame) -> ReplayResult:
     missed: dict[str, list[str]] = {}
     for technique, _, grade, caught in trials.iter_rows():
         if caught.lower() != "true":
             missed.setdefault(technique, []).append(grade)
     tried = trials["technique"].n_unique()
-    return Rehearsed(tried, {technique: tuple(grades) for technique, grades in missed.items()})
+    return ReplayResult(tried, {technique: tuple(grades) for technique, grades in missed.items()})
 
 
-def write(request: Request, files: Sequence[Path]) -> Contents:
+def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """Read the files, and write the page.
 
     Raises:
@@ -173,39 +173,39 @@ def write(request: Request, files: Sequence[Path]) -> Contents:
     validate_output_path(
         Path(request.filename), overwrite=request.overwrite, stage_name="morpheus report"
     )
-    found = reviewed(request, files)
-    text = page(msgspec.json.encode(found))
+    found = build_report(request, files)
+    text = render_page(msgspec.json.encode(found))
     with atomic_write(Path(request.filename)) as file:
         file.write(text)
     return found
 
 
-def reviewed(request: Request, files: Sequence[Path]) -> Contents:
+def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """All that the page says."""
-    outputs = Outputs.of(files, request.userid_column_name)
-    findings = _findings(request, outputs)
+    outputs = ResultFiles.from_files(files, request.userid_column_name)
+    findings = _aggregate_results(request, outputs)
     events = sum(seen.events for seen in findings.users.values())
     cards = [seen.card for seen in findings.users.values() if seen.card is not None]
-    return contents(
+    return build_report_data(
         findings,
-        Account(read=events, scored=events, rungs=dict(Counter(one.rung for one in cards))),
+        RunCounts(read=events, scored=events, rungs=dict(Counter(one.rung for one in cards))),
         request.alerts_per_day,
-        cards="--models=FOLDER (which train-ae --models_output_filename wrote)",
-        about=("", outputs.user),
+        models_hint="--models=FOLDER (which train-ae --models_output_filename wrote)",
+        origin=("", outputs.user_column),
     )
 
 
-def _findings(request: Request, outputs: Outputs) -> Findings:
+def _aggregate_results(request: ReportRequest, results: ResultFiles) -> ReportAggregator:
     """Look at all rows; twice where users have to be measured first."""
     store = None if request.models is None else ModelStore.open(request.models)
     if request.replay is not None and store is None:
         raise UsageError("--replay: weak spots are those of fingerprints. Give --models, too.")
-    trials = {} if request.replay is None else rehearsed(Path(request.replay))
-    measure = store is None and outputs.ranking == SCORE
-    findings = Findings(yardsticks=outputs.measured() if measure else {})
+    trials = {} if request.replay is None else read_replay(Path(request.replay))
+    measure = store is None and results.ranking == SCORE
+    findings = ReportAggregator(scales=results.fit_scales() if measure else {})
     last = Counter[str | None]()
-    for owner, rows in outputs.by_user():
-        findings.see(owner, _card(store, owner), None)
+    for owner, rows in results.iter_by_user():
+        findings.register_user(owner, _find_card(store, owner), None)
         findings.add(owner, rows)
         if ROW in rows.columns:
             numbers = rows[ROW].cast(pl.Int64, strict=False).drop_nulls().to_list()
@@ -214,11 +214,11 @@ def _findings(request: Request, outputs: Outputs) -> Findings:
     findings.filtered = request.all_alerts or fewer
     for owner, found in trials.items():
         if owner in findings.users:
-            findings.users[owner].rehearsed = found
+            findings.users[owner].replay_result = found
     return findings
 
 
-def _card(store: ModelStore | None, owner: str | None) -> ModelCard | None:
-    if store is None or owner is None:
+def _find_card(store: ModelStore | None, user: str | None) -> ModelCard | None:
+    if store is None or user is None:
         return None
-    return store.cards.get(owner, store.global_card)
+    return store.cards.get(user, store.global_card)

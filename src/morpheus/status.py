@@ -13,7 +13,7 @@ import msgspec
 
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions, Stage
-from morpheus.report.view import Account
+from morpheus.report.view import RunCounts
 from morpheus.storage.atomic import atomic_write
 
 WRITE_INTERVAL = 1.0
@@ -42,7 +42,7 @@ class Status(msgspec.Struct, frozen=True):
     user_column: str
     filtered: bool
     alerts_per_day: float | None
-    account: Account
+    account: RunCounts
     held: dict[str, int] = {}
 
 
@@ -93,14 +93,14 @@ class StatusFile:
         self._due = self.clock() + WRITE_INTERVAL
 
 
-def _count_run(metrics: RunMetrics) -> Account:
+def _count_run(metrics: RunMetrics) -> RunCounts:
     reasons, stated = Counter[str](), None
     for user, reason in metrics.unscored_reasons.items():
         reasons[reason] += metrics.users[user]
     if metrics.budget_report is not None:
         forecast = metrics.budget_report.forecast
         stated = forecast.alerts, forecast.low, forecast.high
-    return Account(
+    return RunCounts(
         read=metrics.input.read,
         refused=metrics.input.refused,
         duplicates=metrics.input.duplicates,

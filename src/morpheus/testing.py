@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -12,7 +13,9 @@ import polars as pl
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.core.batch import Batch, Losses, OutputRows, Scored
-from morpheus.core.stage import Transform
+from morpheus.core.stage import StageContext, Transform
+from morpheus.core.state import State, StateKey
+from morpheus.runtime.chain import Segment
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -87,15 +90,44 @@ def split_frame(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFr
     yield frame[at:]
 
 
-def check_stage(stage: Transform, batch: Batch) -> None:
-    """Pass a user's events through a stage in several ways, and hold the laws of stages against it.
-
-    It takes and gives the records it says. No event is lost but those counted in `filtered`. The
-    batch it is handed is not changed. A second call gives what the first gave, and however the
-    events are cut into batches, the rows that come out are the same.
+def run_stage(
+    stage: Transform,
+    batches: Iterable[Batch],
+    *,
+    unbounded: bool = False,
+    population: pl.DataFrame | None = None,
+) -> list[Batch]:
+    """Run a stage on batches as the runtime does, each with its user's state.
 
     Args:
-        stage: The stage, of scope `user`, checked and with its settings.
+        stage: The stage, with its options.
+        batches: The batches, in the order in which they arrive.
+        unbounded: Users may come again, so states are kept until the end.
+        population: A sample of all users' histories, for stages that need one.
+
+    >>> from morpheus.stages.add_class import AddClass
+    >>> [out] = run_stage(AddClass(), [make_scored(make_events([0, 1]), [0.0, 1.0])])
+    >>> out.frame["ae_anomaly_score"].to_list()
+    [False, True]
+    """
+    segment = Segment.from_stages([stage], unbounded=unbounded)
+    with ExitStack() as resources:
+        opened = replace(segment, population=population).open(resources=resources)
+        return list(opened.run(batches))
+
+
+def check_stage(stage: Transform, batch: Batch) -> None:
+    """Check a stage against the laws that every stage obeys.
+
+    - It takes and gives the classes it declares, and does not change the batch it is given.
+    - It loses no event that it does not count in `filtered`.
+    - Users do not affect each other: a user's rows are the same when another user's batches come
+      in between.
+    - Cutting does not matter: however events are cut into batches, the same rows come out; so they
+      do when the state is encoded and decoded between two batches, as between two runs.
+
+    Args:
+        stage: The stage, validated and with its options.
         batch: All events of one user; at least three, so that they can be cut.
 
     Raises:
@@ -105,19 +137,55 @@ def check_stage(stage: Transform, batch: Batch) -> None:
     >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
     before, gives = batch.frame.clone(), stage.gives or type(batch)
-    out = list(stage(iter([batch])))
+    out = run_stage(stage, [batch])
     whole, filtered = _concat_frames(out), sum(each.filtered for each in out)
     _require(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
     _require(all(isinstance(each, gives) for each in out), f"gives {gives.__name__}")
     _require(whole.height + filtered == batch.frame.height, "loses no event that it does not count")
-    _require(batch.frame.equals(before), "does not change the batch it is handed")
-    _require(_concat_frames(stage(iter([batch]))).equals(whole), "gives the same when called again")
+    _require(batch.frame.equals(before), "does not change the batch it is given")
+    _require(_concat_frames(run_stage(stage, [batch])).equals(whole), "gives the same again")
     for sizes in ([1] * batch.frame.height, [1, 0], [batch.frame.height - 1]):
-        again = _concat_frames(stage(_split_batch(batch, sizes)))
+        parts = list(split_batch(batch, sizes))
+        again = _concat_frames(run_stage(stage, parts))
         _require(again.equals(whole), f"gives the same rows for batches of {sizes} and the rest")
+        _check_users_apart(stage, parts, whole)
+        _check_restart(stage, parts, whole)
 
 
-def _split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
+def _check_users_apart(stage: Transform, parts: Sequence[Batch], whole: pl.DataFrame) -> None:
+    """Interleave the batches of two users."""
+    if stage.scope != "keyed":
+        return
+    others = [replace(part, user="another user") for part in parts]
+    mixed = [batch for pair in zip(others, parts, strict=True) for batch in pair]
+    for user in (parts[0].user, "another user"):
+        out = [each for each in run_stage(stage, mixed, unbounded=True) if each.user == user]
+        _require(_concat_frames(out).equals(whole), "keeps users apart")
+
+
+def _check_restart(stage: Transform, parts: Sequence[Batch], whole: pl.DataFrame) -> None:
+    """Run each batch in a run of its own, with the states that the run before has saved."""
+    if stage.scope != "keyed" or stage.needs.per_run:
+        return
+    segment = replace(Segment.from_stages([stage]), saves=True)
+    saved: dict[StateKey, bytes] = {}
+    out: list[Batch] = []
+    for part in parts:
+        opened = segment.open(saved)
+        out += opened.run([part])
+        for key, data in opened.changed.items():
+            _require(len(data) <= _max_bytes(stage), "has a state of bounded size")
+            saved[key] = data
+    _require(_concat_frames(out).equals(whole), "continues from a saved state")
+
+
+def _max_bytes(stage: Transform) -> int:
+    state = stage.open(StageContext())
+    return state.max_bytes if isinstance(state, State) else 0
+
+
+def split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
+    """Cut a batch into consecutive batches of those sizes, the last taking what is left."""
     at = 0
     for frame in split_frame(batch.frame, sizes):
         rows = slice(at, at + frame.height)

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.cli.commands import BEGIN, END, PATHS, installed
+from morpheus.cli.commands import BLOCK_BEGIN, BLOCK_END, SHELL_FILES, insert_block
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.parametrize("shell", PATHS)
+@pytest.mark.parametrize("shell", SHELL_FILES)
 def test_what_is_shown_is_code_alone(run: Run, shell: str) -> None:
     done = run("tools", "autocomplete", "show", "--shell", shell)
-    assert done.stdout.startswith(BEGIN)
-    assert done.stdout.endswith(f"{END}\n")
+    assert done.stdout.startswith(BLOCK_BEGIN)
+    assert done.stdout.endswith(f"{BLOCK_END}\n")
     assert "_MORPHEUS_COMPLETE" in done.stdout
     assert f"To add {shell} completion" in done.stderr
-    assert PATHS[shell] in done.stderr
+    assert SHELL_FILES[shell] in done.stderr
 
 
-@pytest.mark.parametrize("shell", PATHS)
+@pytest.mark.parametrize("shell", SHELL_FILES)
 def test_installing_again_replaces_and_spares_the_rest(
     run: Run, tmp_path: Path, shell: str
 ) -> None:
-    file = tmp_path / "home" / Path(PATHS[shell]).relative_to("~")
+    file = tmp_path / "home" / Path(SHELL_FILES[shell]).relative_to("~")
     file.parent.mkdir(parents=True)
     file.write_text("mine")
     for _ in range(2):
@@ -37,13 +37,13 @@ def test_installing_again_replaces_and_spares_the_rest(
         assert done.returncode == 0, done.stderr
         assert f"{shell} completion installed in {file}" in done.stderr
     text = file.read_text()
-    assert text.startswith(f"mine\n{BEGIN}\n")
-    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.startswith(f"mine\n{BLOCK_BEGIN}\n")
+    assert text.count(BLOCK_BEGIN) == text.count(BLOCK_END) == 1
 
 
 def test_an_old_block_is_replaced_where_it_stands() -> None:
-    old, new = f"{BEGIN}\nold \\1\n{END}\n", f"{BEGIN}\nnew \\1\n{END}\n"
-    assert installed(f"a\n{old}b\n", new) == f"a\n{new}b\n"
+    old, new = f"{BLOCK_BEGIN}\nold \\1\n{BLOCK_END}\n", f"{BLOCK_BEGIN}\nnew \\1\n{BLOCK_END}\n"
+    assert insert_block(f"a\n{old}b\n", new) == f"a\n{new}b\n"
 
 
 def test_another_shell_than_the_three_is_taken_for_bash(run: Run) -> None:

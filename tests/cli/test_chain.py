@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from morpheus.cli.main import LEVELS, main, morpheus
+from morpheus.cli.main import LOG_LEVELS, main, morpheus
 
 from .conftest import Run
 
@@ -159,7 +159,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert CliRunner().invoke(morpheus, ["--version"]).output.startswith("morpheus, version 0")
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", LOG_LEVELS)
 def test_levels_are_accepted_in_either_case(level: str) -> None:
     for word in (level, level.lower()):
         result = CliRunner().invoke(morpheus, [f"--log_level={word}", "tools", "stages", "--help"])

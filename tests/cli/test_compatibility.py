@@ -15,18 +15,18 @@ from morpheus.cli.main import morpheus
 from morpheus.cli.reference import (
     ABSENT,
     ACCEPTED,
-    REASONS,
+    ABSENCE_REASONS,
     REFUSED,
-    Row,
-    find,
+    UpstreamOption,
+    find_command,
     find_option,
-    outcome,
-    rows,
+    find_support,
+    read_upstream_options,
 )
 from morpheus.core.registry import stage_names
 from morpheus.errors import UsageError
 
-ROWS = rows()
+ROWS = read_upstream_options()
 NEEDED = {
     "from-cloudtrail": "--input_glob=x",
     "from-azure": "--input_glob=x",
@@ -40,7 +40,7 @@ NEEDED = {
 BELOW = {"morpheus": "tools", "tools": "show", "run": "pipeline-ae", "pipeline-ae": "from-duo"}
 
 
-def typed(row: Row, tmp_path: Path) -> list[str]:
+def typed(row: UpstreamOption, tmp_path: Path) -> list[str]:
     """A command line with the row's example, and what else the command needs."""
     (tmp_path / "file").write_text('{"version": 1}')
     example = row.example.format(file=tmp_path / "file", new=tmp_path / "new")
@@ -50,10 +50,10 @@ def typed(row: Row, tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name} {row.releases}")
 def test_a_row_does_what_the_table_says(
-    row: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    row: UpstreamOption, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = outcome(row, morpheus)
-    command = find(row, morpheus)
+    told = find_support(row, morpheus)
+    command = find_command(row, morpheus)
     if told.status == ABSENT:
         assert told.note, f"REASONS does not say why there is no `{row.name}`"
         assert command is None or find_option(row, command) is None
@@ -83,7 +83,7 @@ def test_a_row_does_what_the_table_says(
         assert "pass through stage" in caplog.text
 
 
-def given(row: Row, command: click.Command, context: click.Context) -> None:
+def given(row: UpstreamOption, command: click.Command, context: click.Context) -> None:
     """The option was read from the command line."""
     option = find_option(row, command) if row.option.startswith("-") else None
     if option is not None:
@@ -91,7 +91,7 @@ def given(row: Row, command: click.Command, context: click.Context) -> None:
 
 
 def test_nothing_is_absent_without_need() -> None:
-    absent = {row for row in ROWS if find(row, morpheus) is None}
-    absent |= {row for row in ROWS if outcome(row, morpheus).status == ABSENT}
-    stale = set(REASONS) - {row.name for row in absent} - {row.command for row in absent}
+    absent = {row for row in ROWS if find_command(row, morpheus) is None}
+    absent |= {row for row in ROWS if find_support(row, morpheus).status == ABSENT}
+    stale = set(ABSENCE_REASONS) - {row.name for row in absent} - {row.command for row in absent}
     assert not stale, "these are there now: take them out of REASONS"

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from morpheus.cli.drawing import LANGUAGES, draw
+from morpheus.cli.drawing import RENDERERS, render_diagram
 from morpheus.errors import UsageError
 
 CHAIN = [("from-duo", "Events"), ("train-ae", "Fingerprinted"), ("<b>", "Rows")]
@@ -13,12 +13,12 @@ NAME = "{http://www.w3.org/2000/svg}"
 
 
 def picture(direction: str) -> ET.Element:
-    return ET.fromstring(draw(CHAIN, Path("a.svg"), direction))  # noqa: S314 - our own
+    return ET.fromstring(render_diagram(CHAIN, Path("a.svg"), direction))  # noqa: S314 - our own
 
 
-@pytest.mark.parametrize("extension", LANGUAGES)
+@pytest.mark.parametrize("extension", RENDERERS)
 def test_every_language_names_the_stages_and_what_flows(extension: str) -> None:
-    drawn = draw(CHAIN, Path(f"chain{extension}"), "tb")
+    drawn = render_diagram(CHAIN, Path(f"chain{extension}"), "tb")
     assert "from-duo" in drawn
     assert "Fingerprinted" in drawn
 
@@ -41,4 +41,4 @@ def test_names_in_a_picture_are_text() -> None:
 
 def test_a_picture_of_another_kind_is_refused_with_the_fix() -> None:
     with pytest.raises(UsageError, match=r"`\.png` is none of .*--viz_file=chain\.svg.*dot -Tpng"):
-        draw(CHAIN, Path("chain.png"))
+        render_diagram(CHAIN, Path("chain.png"))

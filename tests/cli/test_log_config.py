@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.cli.logging import configure, read_config
+from morpheus.cli.logging import configure_logging, read_config
 from morpheus.errors import UsageError
 
 INI = """
@@ -53,7 +53,7 @@ def in_json(folder: Path, **handler: object) -> str:
 @pytest.mark.parametrize("kind", ["FileHandler", "logging.FileHandler"])
 def test_an_ini_file_says_where_to_log(tmp_path: Path, kind: str) -> None:
     log = tmp_path / "out.log"
-    configure("WARNING", ini(tmp_path, kind=kind, args=f"({str(log)!r}, 'a')"))
+    configure_logging("WARNING", ini(tmp_path, kind=kind, args=f"({str(log)!r}, 'a')"))
     logging.getLogger("morpheus.x").debug("user %s", "a\nb")
     assert log.read_text() == "DEBUG user a\\nb\n"
 
@@ -61,7 +61,7 @@ def test_an_ini_file_says_where_to_log(tmp_path: Path, kind: str) -> None:
 def test_an_ini_file_means_what_python_means_by_it(tmp_path: Path) -> None:
     log = tmp_path / "out.log"
     args = f"({str(log)!r}, 'a', 1000, 3)"
-    configure("WARNING", ini(tmp_path, kind="handlers.RotatingFileHandler", args=args))
+    configure_logging("WARNING", ini(tmp_path, kind="handlers.RotatingFileHandler", args=args))
     [handler] = logging.getLogger("morpheus").handlers
     assert isinstance(handler, logging.handlers.RotatingFileHandler)
     assert (handler.maxBytes, handler.backupCount) == (1000, 3)
@@ -70,7 +70,7 @@ def test_an_ini_file_means_what_python_means_by_it(tmp_path: Path) -> None:
 
 def test_a_json_file_says_where_to_log(tmp_path: Path) -> None:
     log = tmp_path / "out.log"
-    configure(
+    configure_logging(
         "WARNING", in_json(tmp_path, **{"class": "logging.FileHandler", "filename": str(log)})
     )
     logging.getLogger("morpheus.x").warning("seen")
@@ -93,7 +93,7 @@ def test_a_json_file_that_would_run_code_is_refused(
     tmp_path: Path, handler: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        configure("WARNING", in_json(tmp_path, **handler))
+        configure_logging("WARNING", in_json(tmp_path, **handler))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_json_file_that_would_run_code_is_refused(
 )
 def test_an_ini_file_whose_arguments_are_code_is_refused(tmp_path: Path, args: str) -> None:
     with pytest.raises(UsageError, match=r"log\.ini: cannot be read"):
-        configure("WARNING", ini(tmp_path, args=args))
+        configure_logging("WARNING", ini(tmp_path, args=args))
     assert [one.name for one in tmp_path.iterdir()] == ["log.ini"]
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_configuration_is_refused(
     file = tmp_path / "log.json"
     file.write_text(text)
     with pytest.raises(UsageError, match=message):
-        configure("WARNING", str(file))
+        configure_logging("WARNING", str(file))
 
 
 def test_an_ini_file_without_a_section_that_it_lists_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given as forall
 from hypothesis import strategies as st
 
-from morpheus.cli.chain import given, options_of
+from morpheus.cli.chain import explicit_values, options_from_dataclass
 from morpheus.core.stage import PipelineOptions, option
 
 
@@ -45,9 +45,9 @@ def invoke(owner: type, *words: str, **environment: str) -> tuple[dict[str, Any]
 
     @click.pass_context
     def callback(context: click.Context, /, **_: object) -> None:
-        seen.update(given(context))
+        seen.update(explicit_values(context))
 
-    command = click.Command("x", params=options_of(owner), callback=callback)
+    command = click.Command("x", params=options_from_dataclass(owner), callback=callback)
     result = CliRunner().invoke(command, words, auto_envvar_prefix="X", env=environment)
     return seen, result.output
 
@@ -133,8 +133,8 @@ def test_help_shows_defaults_and_names_those_of_the_machine() -> None:
 def test_every_option_of_the_settings_belongs_to_a_command() -> None:
     declared = {one.name for one in fields(PipelineOptions) if "text" in one.metadata}
     made = [
-        *options_of(PipelineOptions, command="run"),
-        *options_of(PipelineOptions, command="pipeline-ae"),
+        *options_from_dataclass(PipelineOptions, command="run"),
+        *options_from_dataclass(PipelineOptions, command="pipeline-ae"),
     ]
     assert sorted(one.name or "" for one in made) == sorted(declared)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import Large
-from morpheus.cli.output import summary_lines
+from morpheus.cli.output import format_metrics
 from morpheus.core.batch import ClusterStats, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError, UsageError
@@ -135,7 +135,7 @@ def alive(session):
 
 def test_the_summary_tells_what_a_cluster_had_to_do():
     summary = RunMetrics(cluster_stats=ClusterStats(2, 1, 40, 3, ((None, 2.25), ("ann\x1b", 0.5))))
-    lines = summary_lines(summary)
+    lines = format_metrics(summary)
     assert "Cluster    40 tasks on 2 workers, 1 lost on the way, 3 begun again" in lines
     assert r"  slowest  (no user) 2.2 s, ann\x1b 0.5 s" in lines
 

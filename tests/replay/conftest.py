@@ -15,7 +15,7 @@ import pytest
 from morpheus.columns import read_lines
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
-from morpheus.replay.injection import Victim
+from morpheus.replay.injection import TargetUser
 from morpheus.sources.cloudtrail import FromCloudtrail
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -78,20 +78,20 @@ def ann_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ann(ann_log: Path) -> tuple[Victim, pl.DataFrame]:
+def ann(ann_log: Path) -> tuple[TargetUser, pl.DataFrame]:
     events = read(str(ann_log), "userIdentityarn")
-    return Victim.of(ARN, "userIdentityarn", events), events
+    return TargetUser.from_events(ARN, "userIdentityarn", events), events
 
 
 @pytest.fixture(scope="session")
-def role_g() -> tuple[Victim, pl.DataFrame]:
+def role_g() -> tuple[TargetUser, pl.DataFrame]:
     column = "userIdentitysessionContextsessionIssueruserName"
     events = read(str(EXAMPLES / "data" / "training-data" / "role-g.csv"), column)
-    return Victim.of("role-g", column, events), events
+    return TargetUser.from_events("role-g", column, events), events
 
 
 @pytest.fixture(scope="session", params=["ann", "role_g"])
-def victim_events(request: pytest.FixtureRequest) -> tuple[Victim, pl.DataFrame]:
+def victim_events(request: pytest.FixtureRequest) -> tuple[TargetUser, pl.DataFrame]:
     """A victim, and the events to inject among."""
-    both: tuple[Victim, pl.DataFrame] = request.getfixturevalue(request.param)
+    both: tuple[TargetUser, pl.DataFrame] = request.getfixturevalue(request.param)
     return both

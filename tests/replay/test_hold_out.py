@@ -2,7 +2,7 @@ import polars as pl
 
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.batch import Events
-from morpheus.replay.evaluation import HoldOut, before, cut_of
+from morpheus.replay.evaluation import TimeSplit, select_before_split, find_split_time
 from morpheus.testing import make_events
 
 DAY = 86400
@@ -18,7 +18,7 @@ def batch(frame, user="ann", history=None):
 
 def held_out(*batches):
     known = [one.frame.select(TIME, pl.lit(one.user).alias(POPULATION_USER)) for one in batches]
-    return list(HoldOut().with_population(pl.concat(known))(iter(batches)))
+    return list(TimeSplit().with_population(pl.concat(known))(iter(batches)))
 
 
 def test_history_is_what_came_before_the_first_event_held_out():
@@ -32,7 +32,7 @@ def test_history_is_what_came_before_the_first_event_held_out():
 def test_a_quarter_of_the_days_that_have_events_is_held_out_at_least_one():
     for active, late in (((0,), 1), ((0, 9), 1), ((0, 1, 2, 3, 50, 51, 52, 90), 2)):
         frame = days(*active)
-        after = frame.filter(pl.col(TIME) >= cut_of(frame[TIME]))
+        after = frame.filter(pl.col(TIME) >= find_split_time(frame[TIME]))
         assert after[TIME].dt.date().n_unique() == late
 
 
@@ -50,9 +50,9 @@ def test_all_users_and_all_their_batches_are_cut_at_one_time():
 
 def test_what_is_known_of_everybody_ends_where_the_held_out_days_begin():
     whole = days(*range(12))
-    assert before(whole)[TIME].max() < cut_of(whole[TIME])
-    assert before(whole).height == 27
+    assert select_before_split(whole)[TIME].max() < find_split_time(whole[TIME])
+    assert select_before_split(whole).height == 27
 
 
 def test_without_any_events_there_is_nothing_to_divide():
-    assert list(HoldOut().with_population(None)(iter([]))) == []
+    assert list(TimeSplit().with_population(None)(iter([]))) == []

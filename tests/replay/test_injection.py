@@ -7,23 +7,23 @@ import pytest
 
 from morpheus.columns import ACTOR, INDEX, ROW, TIME
 from morpheus.replay.injection import (
-    GRADES,
+    EVASION_LEVELS,
     INJECTED,
-    Victim,
-    day_of,
-    derived_anew,
+    TargetUser,
+    select_day,
+    recompute_derived,
     inject,
-    is_numeric,
-    is_public,
-    tells,
+    is_ip_literal,
+    is_public_ip,
+    has_artefacts,
 )
-from morpheus.replay.injection import RECORDED as RECORDED_GRADE
-from morpheus.replay.techniques import Technique, load
+from morpheus.replay.injection import EVASION_RECORDED as RECORDED_GRADE
+from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
 from morpheus.sources.log_format import DerivedFeatures, resolve_actors, resolve_derived
 
 RECORDED = Path(__file__).parents[2] / "../shared/data/cloudtrail-techniques"
-TECHNIQUES = [*load()[::3], *(load(str(RECORDED)) if RECORDED.is_dir() else [])]
+TECHNIQUES = [*load_techniques()[::3], *(load_techniques(str(RECORDED)) if RECORDED.is_dir() else [])]
 AGENT, ADDRESS = "userAgent", "sourceIPAddress"
 
 
@@ -65,7 +65,7 @@ def technique(*records, name="made"):
     return Technique(name, tuple(base | record for record in records))
 
 
-@pytest.mark.parametrize("grade", GRADES)
+@pytest.mark.parametrize("grade", EVASION_LEVELS)
 def test_the_victims_own_events_stay_as_they_were(victim_events, grade):
     _, events = victim_events
     for each in TECHNIQUES:
@@ -76,18 +76,18 @@ def test_the_victims_own_events_stay_as_they_were(victim_events, grade):
         assert both[ROW].to_list() == list(range(both.height))
 
 
-@pytest.mark.parametrize("grade", GRADES)
+@pytest.mark.parametrize("grade", EVASION_LEVELS)
 def test_no_tell_tale_survives(victim_events, grade):
     own = set(texts(victim_events[1]))
     for each in TECHNIQUES:
         events = injected(victim_events, each, grade)
-        assert [text for text in texts(events) if tells(text)] == []
+        assert [text for text in texts(events) if has_artefacts(text)] == []
         foreign = set(events[ADDRESS].drop_nulls()) - own
-        assert [one for one in foreign if is_numeric(one) and not is_public(one)] == []
+        assert [one for one in foreign if is_ip_literal(one) and not is_public_ip(one)] == []
         assert "christophe" not in json.dumps(texts(events))
 
 
-@pytest.mark.parametrize("grade", GRADES)
+@pytest.mark.parametrize("grade", EVASION_LEVELS)
 def test_an_injected_event_is_the_victims_in_every_identity_column(victim_events, grade):
     victim, own = victim_events
     names = [name for name in own.columns if name.startswith("userIdentity")]
@@ -140,7 +140,7 @@ def test_other_grades_come_at_any_hour(victim_events):
     assert len(found) > 12
 
 
-@pytest.mark.parametrize("grade", GRADES)
+@pytest.mark.parametrize("grade", EVASION_LEVELS)
 def test_order_and_spacing_are_kept(victim_events, grade):
     for each in TECHNIQUES:
         events = injected(victim_events, each, grade)
@@ -150,7 +150,7 @@ def test_order_and_spacing_are_kept(victim_events, grade):
         assert written.to_list() == events[TIME].to_list()
 
 
-@pytest.mark.parametrize("grade", GRADES)
+@pytest.mark.parametrize("grade", EVASION_LEVELS)
 def test_equal_seeds_inject_equal_events_and_others_other_times_and_ids(victim_events, grade):
     each = TECHNIQUES[-1]
     first, again, other = (injected(victim_events, each, grade, seed) for seed in (1, 1, 2))
@@ -167,7 +167,7 @@ def test_a_technique_is_injected_on_a_day_of_the_victim(victim_events):
 
 def test_agents_and_addresses_are_the_only_difference_between_the_first_two_grades(victim_events):
     for each in TECHNIQUES:
-        recorded, agent = (injected(victim_events, each, grade) for grade in GRADES[:2])
+        recorded, agent = (injected(victim_events, each, grade) for grade in EVASION_LEVELS[:2])
         rest = [name for name in recorded.columns if name not in {AGENT, ADDRESS}]
         rest = [name for name in rest if not name.startswith("vpcEndpoint")]
         assert recorded.select(rest).equals(agent.select(rest))
@@ -237,12 +237,12 @@ def test_a_frame_may_lack_numbers_and_have_columns_of_its_own(victim_events):
     assert both.filter(INJECTED)["label"].null_count() == len(TECHNIQUES[0].records)
 
 
-@pytest.mark.parametrize("grade", GRADES)
+@pytest.mark.parametrize("grade", EVASION_LEVELS)
 def test_injected_events_name_the_actor_they_are_injected_for(ann, grade):
     _, events = ann
     named = events.with_columns(resolve_actors(events, CLOUDTRAIL_FORMAT.actor_rules).alias(ACTOR))
     [user] = named[ACTOR].unique().to_list()
-    victim = Victim.of(user, ACTOR, named)
+    victim = TargetUser.from_events(user, ACTOR, named)
     for each in TECHNIQUES[:6]:
         told = inject(named, each, victim, grade).filter(INJECTED)
         assert (
@@ -255,10 +255,10 @@ def test_derived_columns_of_injected_events_are_derived_like_the_others(ann):
     names = ("logcount", "hourofweek", "verbclass", "new:eventName")
     derived = resolve_derived(names, CLOUDTRAIL_FORMAT.derived_columns)
     known = DerivedFeatures(victim.column, derived).add(events)
-    day = day_of(known, known[TIME][-1])
-    window = inject(day, load()[0], victim, RECORDED_GRADE)
+    day = select_day(known, known[TIME][-1])
+    window = inject(day, load_techniques()[0], victim, RECORDED_GRADE)
     assert window.filter(INJECTED)["hourofweek"].null_count() > 0
-    told = derived_anew(window, known, victim.column)
+    told = recompute_derived(window, known, victim.column)
     assert told.columns == window.columns
     assert told["logcount"].to_list() == list(range(told.height))
     expected = DerivedFeatures(victim.column, derived).add(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from morpheus.errors import RecordError, UsageError
-from morpheus.replay.injection import is_public, public, tells
-from morpheus.replay.techniques import load, read
+from morpheus.replay.injection import is_public_ip, to_public_ip, has_artefacts
+from morpheus.replay.techniques import load_techniques, read_technique
 
-SHIPPED = load()
+SHIPPED = load_techniques()
 RECORDED = Path(__file__).parents[2] / "../shared/data/cloudtrail-techniques"
 RECORD = {
     "eventTime": "2024-05-31T09:30:00Z",
@@ -32,8 +32,8 @@ def test_a_shipped_technique_is_native_cloudtrail_with_ids_of_its_own(technique)
     for record in technique.records:
         assert record["eventSource"].endswith(".amazonaws.com")
         assert {"type", "arn", "accountId"} <= record["userIdentity"].keys()
-        assert not tells(json.dumps(record))
-        assert not is_public(record["sourceIPAddress"]), "no host of anybody's is shipped"
+        assert not has_artefacts(json.dumps(record))
+        assert not is_public_ip(record["sourceIPAddress"]), "no host of anybody's is shipped"
 
 
 def test_some_twenty_techniques_are_shipped_each_under_its_own_name():
@@ -50,7 +50,7 @@ def test_the_page_lists_every_technique_shipped():
 
 @pytest.mark.skipif(not RECORDED.is_dir(), reason="shared/data/cloudtrail-techniques is not here")
 def test_recorded_techniques_are_read_in_the_order_of_their_times():
-    techniques = load(str(RECORDED))
+    techniques = load_techniques(str(RECORDED))
     assert len(techniques) == 35
     assert sum(len(technique.records) for technique in techniques) == 310
     for technique in techniques:
@@ -62,20 +62,20 @@ def test_the_latest_record_may_come_first(tmp_path):
     records = [RECORD | {"eventTime": time, "eventName": str(n)} for n, time in enumerate(times)]
     path = tmp_path / "look.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
-    technique = read(path)
+    technique = read_technique(path)
     assert technique.name == "look"
     assert [each["eventName"] for each in technique.records] == ["2", "1", "0"]
-    assert technique.lasts.total_seconds() == 5
+    assert technique.duration.total_seconds() == 5
 
 
 def test_what_services_did_meanwhile_is_left_out(tmp_path):
     path = tmp_path / "a.json"
     service = RECORD | {"userIdentity": {"type": "AWSService", "invokedBy": "ec2.amazonaws.com"}}
     path.write_text(json.dumps({"Records": [service, RECORD]}))
-    assert read(path).records == (RECORD,)
+    assert read_technique(path).records == (RECORD,)
     path.write_text(json.dumps([service]))
     with pytest.raises(RecordError, match=r"a\.json: no record of an intruder is in it"):
-        read(path)
+        read_technique(path)
 
 
 @pytest.mark.parametrize(
@@ -91,22 +91,22 @@ def test_a_file_that_is_no_cloudtrail_is_refused_by_name(tmp_path, text, said):
     path = tmp_path / "odd.json"
     path.write_text(text)
     with pytest.raises(RecordError) as raised:
-        load(str(tmp_path))
+        load_techniques(str(tmp_path))
     assert "odd.json" in str(raised.value)
     assert said in str(raised.value)
 
 
 def test_a_folder_that_is_not_there_or_holds_no_technique_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"--techniques: there is no folder `.*nowhere`. Give a"):
-        load(str(tmp_path / "nowhere"))
+        load_techniques(str(tmp_path / "nowhere"))
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UsageError, match=r"holds no `\.json` or `\.jsonl` file. Put the"):
-        load(str(tmp_path))
+        load_techniques(str(tmp_path))
 
 
 def test_an_address_that_no_host_can_have_becomes_one_that_a_host_can():
     odd = ["198.51.100.23", "253.252.51.7", "035.249.253.232", "10.0.0.1", "2001:db8::1"]
-    drawn = [public(address, 7) for address in odd]
-    assert all(map(is_public, drawn))
+    drawn = [to_public_ip(address, 7) for address in odd]
+    assert all(map(is_public_ip, drawn))
     assert len(set(drawn)) == len(odd)
-    assert drawn == [public(address, 7) for address in odd]
+    assert drawn == [to_public_ip(address, 7) for address in odd]

@@ -7,9 +7,9 @@ import pytest
 from morpheus.columns import TIME
 from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
-from morpheus.replay.evaluation import run
-from morpheus.replay.injection import GRADES, Drill
-from morpheus.replay.techniques import load
+from morpheus.replay.evaluation import run_replay
+from morpheus.replay.injection import EVASION_LEVELS, ReplayConfig
+from morpheus.replay.techniques import load_techniques
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.train_ae import TrainAe
 
@@ -21,7 +21,7 @@ NAMES = ["stop-trail", "enumerate-everything", "create-access-key"]
 def few(tmp_path_factory):
     """A folder of a few techniques."""
     folder = tmp_path_factory.mktemp("techniques")
-    for each in load():
+    for each in load_techniques():
         if each.name in NAMES:
             text = json.dumps({"title": each.title, "Records": each.records})
             (folder / f"{each.name}.json").write_text(text)
@@ -29,12 +29,12 @@ def few(tmp_path_factory):
 
 
 def scored(glob, few, **options):
-    drill = Drill(
+    drill = ReplayConfig(
         input_glob=str(glob),
         techniques=str(few),
         **{"num_threads": 1, "userid_column_name": USER, **options},
     )
-    batches, _ = run(drill)
+    batches, _ = run_replay(drill)
     return {batch.user: batch for batch in batches}
 
 
@@ -47,7 +47,7 @@ def test_each_technique_is_tried_at_each_grade_among_events_not_learnt_from(ann_
     own = batch.frame.filter(pl.col("technique").is_null())
     assert own[TIME].dt.date().n_unique() == 7
     tried = batch.frame.drop_nulls("technique").select("technique", "grade").unique()
-    assert set(tried.rows()) == {(name, grade) for name in NAMES for grade in GRADES}
+    assert set(tried.rows()) == {(name, grade) for name in NAMES for grade in EVASION_LEVELS}
     assert not batch.frame["score"].has_nulls()
     assert batch.frame["score"].is_finite().all()
 
@@ -88,7 +88,7 @@ def test_two_globs_learn_from_the_one_and_inject_into_the_other(ann_log, few, tm
 def test_a_user_without_enough_history_is_told_not_tried(ann_log, few):
     [batch] = scored(ann_log, few, train_min_history=5000).values()
     assert batch.frame.is_empty()
-    assert batch.unscored == "630 events of history, 5000 needed"
+    assert batch.unscored_reason == "630 events of history, 5000 needed"
 
 
 def test_a_user_without_events_to_inject_among_is_told_not_tried(ann_log, few, tmp_path):
@@ -96,7 +96,7 @@ def test_a_user_without_events_to_inject_among_is_told_not_tried(ann_log, few, t
     first = ann_log.read_text().splitlines()[0]
     other.write_text(first.replace("user/ann", "user/bob"))
     batches = scored(other, few, train_data_glob=str(ann_log))
-    reasons = {user.rpartition("/")[2]: batch.unscored for user, batch in batches.items()}
+    reasons = {user.rpartition("/")[2]: batch.unscored_reason for user, batch in batches.items()}
     assert reasons == {
         "ann": "no event to inject among",
         "bob": "0 events of history, 300 needed",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from morpheus.report.page import page
-from morpheus.report.view import Contents
+from morpheus.report.page import render_page
+from morpheus.report.view import ReportData
 from report_pages import HOUR, alarming, gathered, quiet
 
 
 @pytest.fixture(scope="session")
-def company() -> Contents:
+def company() -> ReportData:
     """Twenty users, of whom three raise alerts."""
     users = {f"user{n:02}": [quiet(seed=n)] for n in range(20)}
     users["user03"].append(alarming([HOUR * 30, HOUR * 30 + 40, HOUR * 30 + 90], 40.0))
@@ -25,9 +25,9 @@ def opened(browser, tmp_path):
     """Open contents as a file, and note what goes wrong."""
     contexts = []
 
-    def opened(found: Contents, **options):
+    def opened(found: ReportData, **options):
         file = tmp_path / f"report{len(contexts)}.html"
-        file.write_bytes(page(msgspec.json.encode(found)))
+        file.write_bytes(render_page(msgspec.json.encode(found)))
         options = {"viewport": {"width": 1440, "height": 900}} | options
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from morpheus.report.view import gaps
+from morpheus.report.view import find_gaps
 from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
@@ -24,20 +24,20 @@ def busy(rate):
 
 def test_hours_without_anybody_are_a_gap_where_many_events_would_be_usual():
     day = [*range(8), *range(12, 24)]
-    assert gaps(lanes(day, day), {"0": busy(2), "1": busy(2)}) == [
+    assert find_gaps(lanes(day, day), {"0": busy(2), "1": busy(2)}) == [
         (8 * SECONDS_PER_HOUR, 12 * SECONDS_PER_HOUR)
     ]
 
 
 def test_a_quiet_night_is_none():
     day = [*range(8), *range(12, 24)]
-    assert gaps(lanes(day), {"0": busy(2)}) == []
+    assert find_gaps(lanes(day), {"0": busy(2)}) == []
 
 
 def test_nothing_is_expected_of_who_has_not_come_yet_or_has_gone():
-    assert gaps(lanes(range(8), range(20, 24)), {"0": busy(9), "1": busy(9)}) == []
+    assert find_gaps(lanes(range(8), range(20, 24)), {"0": busy(9), "1": busy(9)}) == []
 
 
 def test_where_no_history_is_known_nothing_is_missing():
-    assert gaps(lanes([0, 20]), {}) == []
-    assert gaps(lanes(), {}) == []
+    assert find_gaps(lanes([0, 20]), {}) == []
+    assert find_gaps(lanes(), {}) == []

@@ -7,8 +7,8 @@ import pytest
 
 from morpheus.columns import RISK, ExplanationColumns
 from morpheus.models.calibration import count_exceedances
-from morpheus.report.aggregate import Candidates, Findings, Look
-from morpheus.report.incidents import SHOWN
+from morpheus.report.aggregate import TopEvents, ReportAggregator, EventArrays
+from morpheus.report.incidents import MAX_EVENTS_SHOWN
 from report_pages import HOUR, alarming, card, gathered, quiet
 
 
@@ -44,10 +44,10 @@ def test_a_break_in_the_rhythm_is_worth_a_look_whatever_the_events_are():
 
 
 def test_an_incident_shows_its_highest_events_and_counts_all():
-    found = gathered({"ann": [alarming(range(SHOWN + 5), 100.0)]})
+    found = gathered({"ann": [alarming(range(MAX_EVENTS_SHOWN + 5), 100.0)]})
     [incident] = [one.incident for one in found.incidents]
-    assert (incident.count, len(incident.events), len(incident.times)) == (SHOWN + 5, SHOWN, 30)
-    assert [event.score for event in incident.events] == [100.0 - n for n in range(SHOWN)]
+    assert (incident.count, len(incident.events), len(incident.times)) == (MAX_EVENTS_SHOWN + 5, MAX_EVENTS_SHOWN, 30)
+    assert [event.score for event in incident.events] == [100.0 - n for n in range(MAX_EVENTS_SHOWN)]
     assert incident.events[incident.worst].score == 100.0
 
 
@@ -85,12 +85,12 @@ def test_a_reason_of_the_logs_own_is_a_column_of_the_event_and_ours_is_found_beh
 @pytest.mark.parametrize("turned", [False, True])
 def test_candidates_are_the_highest_whatever_the_order_in_which_they_come(turned):
     frames = [alarming([HOUR * n], float(n)) for n in range(40)]
-    candidates = Candidates(most=5)
+    candidates = TopEvents(max_events=5)
     for frame in reversed(frames) if turned else frames:
-        look = Look.of(frame)
+        look = EventArrays.from_frame(frame)
         candidates.add("ann", frame, look, look.scores, ~look.flagged)
-    assert candidates.events()[RISK].to_list() == [35.0, 36.0, 37.0, 38.0, 39.0]
-    assert candidates.left_out == 35
+    assert candidates.to_frame()[RISK].to_list() == [35.0, 36.0, 37.0, 38.0, 39.0]
+    assert candidates.dropped == 35
 
 
 def test_where_nothing_is_known_of_users_the_lowest_incident_is_level_one():
@@ -107,12 +107,12 @@ def test_level_one_is_the_highest_risk_of_the_median_users_held_out_days():
 
 
 def test_events_that_filter_left_out_are_in_the_lanes_and_are_no_alerts():
-    findings = Findings(filtered=True)
-    findings.see("ann", card("ann"), None)
+    findings = ReportAggregator(filtered=True)
+    findings.register_user("ann", card("ann"), None)
     findings.add("ann", alarming([0]))
-    look = Look.of(quiet())
-    findings.picture("ann", look.cells, count_exceedances(card("ann").portrait, look.risks))
-    findings.lanes.compact()
-    assert int(findings.lanes.users["ann"].events.sum()) == 1 + quiet().height
-    assert findings.candidates.events().height == 1
-    assert int(findings.users["ann"].tally[0]) == 1 + quiet().height
+    look = EventArrays.from_frame(quiet())
+    findings.add_histogram("ann", look.histogram, count_exceedances(card("ann").portrait, look.risks))
+    findings.histograms.compact()
+    assert int(findings.histograms.users["ann"].events.sum()) == 1 + quiet().height
+    assert findings.top_events.to_frame().height == 1
+    assert int(findings.users["ann"].exceedances[0]) == 1 + quiet().height

@@ -12,7 +12,7 @@ from morpheus import Fingerprints
 from morpheus.cli.main import morpheus
 from morpheus.columns import RISK, ROW, SCORE
 from morpheus.errors import RecordError, UsageError
-from morpheus.report_cli import Request, reviewed, write
+from morpheus.report_cli import ReportRequest, build_report, write_report
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import make_output_rows
 from people import COLUMNS, day, times
@@ -45,9 +45,9 @@ def shape(found):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_output_makes_the_same_page(tmp_path, form):
     file = output(tmp_path / f"out.{form}", quiet(), alarming([HOUR * 50, HOUR * 50 + 9]))
-    found = reviewed(Request(alerts_per_day=1), [file])
+    found = build_report(ReportRequest(alerts_per_day=1), [file])
     first = output(tmp_path / "first.csv", quiet(), alarming([HOUR * 50, HOUR * 50 + 9]))
-    assert shape(found) == shape(reviewed(Request(alerts_per_day=1), [first]))
+    assert shape(found) == shape(build_report(ReportRequest(alerts_per_day=1), [first]))
     assert {user for _, user, *_ in shape(found)} == {"ann", "bob"}
     event = found.incidents[0].incident.events[0]
     assert event.why.columns[0].value == "DeleteTrail"
@@ -80,7 +80,7 @@ def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, for
     trials = pl.DataFrame(rows, ["technique", "user", "grade", "caught"], orient="row")
     path = tmp_path / f"trials.{form}"
     path.write_text(trials.write_csv() if form == "csv" else trials.write_ndjson())
-    found = reviewed(Request(models=models, replay=str(path)), [file])
+    found = build_report(ReportRequest(models=models, replay=str(path)), [file])
     weak = {person.name: person.profile.weak for person in found.people}
     assert weak["ann"][0] == (
         "Of 3 attack techniques replayed, 2 would have raised no alert behind some disguise: "
@@ -92,19 +92,19 @@ def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, for
 def test_replay_wants_fingerprints_and_a_file_of_trials(tmp_path, models):
     file = output(tmp_path / "out.csv", quiet())
     with pytest.raises(UsageError, match=r"--replay: weak spots .* Give --models, too"):
-        reviewed(Request(replay="trials.csv"), [file])
+        build_report(ReportRequest(replay="trials.csv"), [file])
     for wrong in ("nowhere.csv", file):
         with pytest.raises(UsageError, match=r"--replay: .* cannot be read: .* tools replay --fil"):
-            reviewed(Request(models=models, replay=str(wrong)), [file])
+            build_report(ReportRequest(models=models, replay=str(wrong)), [file])
 
 
 def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path):
     frame = alarming([HOUR * n for n in range(0, 20, 2)])
     path = output(tmp_path / "all.csv", frame)
-    assert "No filter" in reviewed(Request(), [path]).rule
+    assert "No filter" in build_report(ReportRequest(), [path]).rule
     kept = pl.read_csv(path, infer_schema=False).gather_every(2)
     kept.rename({kept.columns[0]: ""}, strict=False).write_csv(tmp_path / "few.csv")
-    found = reviewed(Request(), [tmp_path / "few.csv"])
+    found = build_report(ReportRequest(), [tmp_path / "few.csv"])
     assert found.rule == "Alerts are the events that filter let pass."
     assert len(found.incidents) == 10
 
@@ -116,7 +116,7 @@ def test_by_ae_anomaly_score_alone_a_user_is_measured_by_their_own_mean(tmp_path
     )
     loud = alarming([HOUR * 60]).drop(RISK).with_columns(pl.lit(3.0).alias(SCORE))
     file = output(tmp_path / "out.csv", calm, loud)
-    found = reviewed(Request(), [file])
+    found = build_report(ReportRequest(), [file])
     assert [(user, count) for _, user, count, _ in shape(found)] == [("ann", 1), ("bob", 1)]
     assert found.reach is None
 
@@ -132,21 +132,21 @@ def test_the_command_writes_the_page_and_names_it(tmp_path):
 
 def test_what_is_wrong_with_the_files_is_said(tmp_path):
     with pytest.raises(UsageError, match="There is no file"):
-        reviewed(Request(), [tmp_path / "nothing.csv"])
+        build_report(ReportRequest(), [tmp_path / "nothing.csv"])
     broken = tmp_path / "broken.parquet"
     broken.write_text("no parquet")
     with pytest.raises(UsageError, match="cannot be read"):
-        reviewed(Request(), [broken])
+        build_report(ReportRequest(), [broken])
     odd = tmp_path / "odd.csv"
     odd.write_text("username,eventTime,risk\nann,yesterday,1\n")
     with pytest.raises(RecordError, match=r"odd.csv:2: `eventTime` is 'yesterday'"):
-        reviewed(Request(), [odd])
+        build_report(ReportRequest(), [odd])
     odd.write_text("who,eventTime,risk\nann,2026-01-01T00:00:00Z,1\n")
     with pytest.raises(UsageError, match="Name one of its own, such as `who`"):
-        reviewed(Request(), [odd])
+        build_report(ReportRequest(), [odd])
     odd.write_text("username,risk\nann,1\n")
     with pytest.raises(UsageError, match="no column of times"):
-        reviewed(Request(), [odd])
+        build_report(ReportRequest(), [odd])
 
 
 def test_lines_whose_columns_change_their_type_are_text(tmp_path):
@@ -155,7 +155,7 @@ def test_lines_whose_columns_change_their_type_are_text(tmp_path):
         '{"username": "ann", "eventTime": "2026-01-01T00:00:00Z", "risk": 4.5, "x": 1}\n'
         '{"username": "ann", "eventTime": "2026-01-01T00:00:01Z", "risk": 5.5, "x": {"y": 2}}\n'
     )
-    found = reviewed(Request(), [file])
+    found = build_report(ReportRequest(), [file])
     assert [event.raw["x"] for event in found.incidents[0].incident.events] == ["1", '{"y":2}']
 
 
@@ -164,5 +164,5 @@ def test_a_page_that_is_there_stays_without_overwrite(tmp_path):
     page = tmp_path / "page.html"
     page.write_text("old")
     with pytest.raises(UsageError, match="morpheus report --overwrite"):
-        write(Request(str(page)), [file])
+        write_report(ReportRequest(str(page)), [file])
     assert page.read_text() == "old"

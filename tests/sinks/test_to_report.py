@@ -14,7 +14,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.explanation import Explanation
 from morpheus.pipeline import Pipeline
-from morpheus.report.view import Contents
+from morpheus.report.view import ReportData
 from morpheus.sinks.to_report import ToReport
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
@@ -42,10 +42,10 @@ def run(path, settings, *between, **options):
     return Pipeline(stages, settings).run()
 
 
-def said(path) -> Contents:
+def said(path) -> ReportData:
     """What a page says."""
     packed = re.search(r'id="data">([^<]*)<', path.read_text(encoding="utf-8"))[1]
-    return msgspec.json.decode(decompress(b64decode(packed)), type=Contents)
+    return msgspec.json.decode(decompress(b64decode(packed)), type=ReportData)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_strip_accounts_for_every_event(full):
     account = found.account
     assert account.read == summary.input.read == sum(PEOPLE.values())
     assert account.scored == account.read - PEOPLE[None]
-    assert sum(account.unscored.values()) == PEOPLE[None]
+    assert sum(account.unscored_reason.values()) == PEOPLE[None]
     assert account.rungs == {"own": 5}
     assert account.forecast[0] == pytest.approx(summary.budget_report.forecast.alerts)
 

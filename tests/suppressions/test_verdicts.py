@@ -79,12 +79,12 @@ def test_what_would_hide_something_judged_otherwise_is_refused(proposed):
     [one] = proposed(
         verdict(), verdict("malicious", number=2, eventName="DeleteTrail", a="1")
     ).events_per_user
-    assert one.against == ("it would hide incident 0000000000000002, judged malicious",)
+    assert one.conflicts == ("it would hide incident 0000000000000002, judged malicious",)
 
 
 def test_where_that_cannot_be_known_it_is_doubted(proposed):
     [one] = proposed(verdict(a="1", b="2"), verdict("suspicious", number=2, a="1")).events_per_user
-    assert (one.against, one.doubts) == (
+    assert (one.conflicts, one.warnings) == (
         (),
         ("it may hide incident 0000000000000002, judged suspicious",),
     )
@@ -93,7 +93,7 @@ def test_where_that_cannot_be_known_it_is_doubted(proposed):
 @pytest.mark.parametrize("other", [verdict("malicious", "bob"), verdict("malicious", a="1")])
 def test_what_was_judged_of_others_or_of_other_values_is_no_objection(proposed, other):
     [one] = proposed(verdict(), other).events_per_user
-    assert (one.against, one.doubts) == ((), ())
+    assert (one.conflicts, one.warnings) == ((), ())
 
 
 def test_an_incident_without_any_value_or_user_is_told_and_not_proposed(proposed):
@@ -168,7 +168,7 @@ def test_a_preview_tells_what_was_judged_from_what_was_not(proposed):
 def test_a_preview_finds_events_of_incidents_judged_otherwise(proposed):
     proposals = proposed(verdict(), verdict("malicious", number=2, other="x"))
     [one] = proposals.events_per_user
-    assert one.against == ()
+    assert one.conflicts == ()
     found = preview_rule(
         one.rule, past(("ann", 3, "DeleteTrail")), one.verdicts, proposals.dangerous
     )

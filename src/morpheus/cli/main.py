@@ -12,26 +12,26 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from morpheus.cli.chain import Chain, Group, options_of, run_chain, sent_home
+from morpheus.cli.chain import PipelineGroup, CommandGroup, options_from_dataclass, run_pipeline, locate_option
 from morpheus.cli.commands import report, serve, tools
-from morpheus.cli.output import endings
+from morpheus.cli.output import handle_errors
 from morpheus.core.registry import register_plugin
 from morpheus.core.stage import PipelineOptions
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-PREFIX = "MORPHEUS"
-PLUGINS = f"{PREFIX}_PLUGINS"
-OURS = (f"{PREFIX}_RUN_", f"{PREFIX}_TOOLS_")
+ENV_PREFIX = "MORPHEUS"
+PLUGINS_VARIABLE = f"{ENV_PREFIX}_PLUGINS"
+OPTION_PREFIXES = (f"{ENV_PREFIX}_RUN_", f"{ENV_PREFIX}_TOOLS_")
 """How variables begin that can only be meant as options of commands."""
 
 
-def variables(command: click.Command, prefix: str = PREFIX) -> Iterator[str]:
+def iter_variables(command: click.Command, prefix: str = ENV_PREFIX) -> Iterator[str]:
     """The variables that the options of a command, and of those below it, are read from.
 
     >>> @click.command(params=[click.Option(["--num_threads"])])
     ... def run(): pass
-    >>> list(variables(run, "MORPHEUS_RUN"))
+    >>> list(iter_variables(run, "MORPHEUS_RUN"))
     ['MORPHEUS_RUN_NUM_THREADS']
     """
     context = click.Context(command)
@@ -42,13 +42,13 @@ def variables(command: click.Command, prefix: str = PREFIX) -> Iterator[str]:
         for word in command.list_commands(context):
             below = command.get_command(context, word)
             if below is not None:
-                yield from variables(below, f"{prefix}_{word.upper().replace('-', '_')}")
+                yield from iter_variables(below, f"{prefix}_{word.upper().replace('-', '_')}")
 
 
-def tell_unknown(root: click.Command) -> None:
+def warn_unknown(root: click.Command) -> None:
     """Warn of variables that are meant as options, and are none."""
-    set_ = sorted(name for name in os.environ if name.startswith(OURS))
-    known = set(variables(root)) if set_ else set()
+    set_ = sorted(name for name in os.environ if name.startswith(OPTION_PREFIXES))
+    known = set(iter_variables(root)) if set_ else set()
     for name in set_:
         if name not in known:
             close = get_close_matches(name, known, n=1)
@@ -57,11 +57,11 @@ def tell_unknown(root: click.Command) -> None:
                 if close
                 else "`morpheus --help` says how they are named."
             )
-            log.warning("%s is set, but no option is read from it. %s", name, meant)
+            logger.warning("%s is set, but no option is read from it. %s", name, meant)
 
 
 @contextmanager
-def named() -> Iterator[None]:
+def env_error_context() -> Iterator[None]:
     """Name the variable that a wrong value comes from: whoever is told may not have typed it."""
     try:
         yield
@@ -76,30 +76,30 @@ def named() -> Iterator[None]:
         raise
 
 
-TYPED = "morpheus.typed"
+ARGV_KEY = "morpheus.typed"
 """Where the context keeps all that was typed."""
-LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG")
+LOG_LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG")
 
 
-class Root(Group):
+class RootGroup(CommandGroup):
     """The outermost group: whatever goes wrong below it ends here."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse what stands before the first command."""
-        ctx.meta[TYPED] = list(args)
-        with sent_home(self, ctx.meta[TYPED]):
+        ctx.meta[ARGV_KEY] = list(args)
+        with locate_option(self, ctx.meta[ARGV_KEY]):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
         """Run a command; its failures become messages and exit codes."""
-        with endings(), named(), sent_home(self, ctx.meta[TYPED]):
+        with handle_errors(), env_error_context(), locate_option(self, ctx.meta[ARGV_KEY]):
             return super().invoke(ctx)
 
 
 @click.group(
-    cls=Root,
+    cls=RootGroup,
     context_settings={
-        "auto_envvar_prefix": PREFIX,
+        "auto_envvar_prefix": ENV_PREFIX,
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
         "show_default": True,
@@ -112,7 +112,7 @@ class Root(Group):
 )
 @click.option(
     "--log_level",
-    type=click.Choice(LEVELS, case_sensitive=False),
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="WARNING",
     help="Least level of what is logged on the screen.",
 )
@@ -146,16 +146,16 @@ def morpheus(
     MORPHEUS_RUN_NUM_THREADS, --seed of `train-ae` from MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED,
     --seed of `tools replay` from MORPHEUS_TOOLS_REPLAY_SEED. What is typed counts for more.
     """
-    from morpheus.cli.logging import configure  # noqa: PLC0415 - `--help` logs nothing
+    from morpheus.cli.logging import configure_logging  # noqa: PLC0415 - `--help` logs nothing
 
-    configure("DEBUG" if debug else log_level, log_config_file)
-    plugins = os.environ.get(PLUGINS, "").split(",")
+    configure_logging("DEBUG" if debug else log_level, log_config_file)
+    plugins = os.environ.get(PLUGINS_VARIABLE, "").split(",")
     for source in filter(None, (*map(str.strip, plugins), *plugin)):
         register_plugin(source)
-    tell_unknown(context.command)
+    warn_unknown(context.command)
 
 
-@morpheus.group(cls=Group, params=options_of(PipelineOptions, command="run"))
+@morpheus.group(cls=CommandGroup, params=options_from_dataclass(PipelineOptions, command="run"))
 def run(**_: object) -> None:
     """Run a chain of stages."""
     from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
@@ -165,10 +165,10 @@ def run(**_: object) -> None:
 
 
 run.add_command(
-    Chain(
+    PipelineGroup(
         "pipeline-ae",
-        params=options_of(PipelineOptions, command="pipeline-ae"),
-        result_callback=run_chain,
+        params=options_from_dataclass(PipelineOptions, command="pipeline-ae"),
+        result_callback=run_pipeline,
     )
 )
 morpheus.add_command(report)

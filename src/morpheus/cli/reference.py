@@ -11,32 +11,32 @@ from textwrap import dedent
 
 import click
 
-TITLE = """# Command line
+REFERENCE_TITLE = """# Command line
 
 Made by `make docs` from the stages themselves; edit those, not this page.
 """
 
 
-def reference_of(command: click.Command, name: str) -> str:
+def render_reference(command: click.Command, name: str) -> str:
     """The reference: this command, then those below it."""
-    return "\n".join([TITLE, *_page(click.Context(command, info_name=name))]).rstrip()
+    return "\n".join([REFERENCE_TITLE, *_render_command(click.Context(command, info_name=name))]).rstrip()
 
 
-def _page(context: click.Context) -> Iterator[str]:
+def _render_command(context: click.Context) -> Iterator[str]:
     """A command: what it does, its options, then its own commands."""
     command = context.command
     yield f"## {context.command_path}\n"
-    yield from _prose(command.help or "")
-    yield from _prose(command.epilog or "")
-    yield from _options(context)
+    yield from _render_prose(command.help or "")
+    yield from _render_prose(command.epilog or "")
+    yield from _render_options(context)
     if isinstance(command, click.Group):
         for word in command.list_commands(context):
             below = command.get_command(context, word)
             if below is not None:
-                yield from _page(click.Context(below, info_name=word, parent=context))
+                yield from _render_command(click.Context(below, info_name=word, parent=context))
 
 
-def _prose(text: str) -> Iterator[str]:
+def _render_prose(text: str) -> Iterator[str]:
     """Paragraphs; those that keep their lines become blocks of code."""
     for part in inspect.cleandoc(text).split("\n\n"):
         if part.startswith("\b\n"):
@@ -45,7 +45,7 @@ def _prose(text: str) -> Iterator[str]:
             yield f"{part.strip()}\n"
 
 
-def _options(context: click.Context) -> Iterator[str]:
+def _render_options(context: click.Context) -> Iterator[str]:
     """A table of the options."""
     options = [one for one in context.command.params if isinstance(one, click.Option)]
     if not options:
@@ -54,17 +54,17 @@ def _options(context: click.Context) -> Iterator[str]:
     yield "|---|---|---|---|"
     for one in options:
         names = ", ".join(f"`{name}`" for name in [*one.opts, *one.secondary_opts])
-        cells = (names, value_of(one), default_of(one), one.help or "")
-        yield "| " + " | ".join(map(cell, cells)) + " |"
+        cells = (names, describe_value(one), describe_default(one), one.help or "")
+        yield "| " + " | ".join(map(escape_cell, cells)) + " |"
     yield ""
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Text as a cell of a table: on one line."""
     return " ".join(text.replace("|", "\\|").split())
 
 
-def value_of(option: click.Option) -> str:
+def describe_value(option: click.Option) -> str:
     """What an option takes."""
     if option.is_flag:
         return ""
@@ -79,7 +79,7 @@ def value_of(option: click.Option) -> str:
     return f"{text}, repeatable" if option.multiple else text
 
 
-def default_of(option: click.Option) -> str:
+def describe_default(option: click.Option) -> str:
     """What holds where an option is not given."""
     if option.required:
         return "required"
@@ -100,15 +100,15 @@ to 24.06, and what becomes of it here. Made by `morpheus tools compatibility` fr
 What differs in the outcome is in [differences.md](differences.md).
 """
 WORKS, ACCEPTED, REFUSED, ABSENT = "works", "accepted, without effect", "refused", "absent"
-_REMOTE = "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
-REASONS = {
+_REMOTE_SOURCE_REASON = "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
+ABSENCE_REASONS = {
     "tools onnx-to-trt": "TensorRT needs a GPU, and there is no ONNX model here",
     "from-cm-kafka": "its control messages were of no use to the stages behind it",
-    "from-arxiv": _REMOTE,
-    "from-databricks-deltalake": _REMOTE,
-    "from-http": _REMOTE,
-    "from-http-client": _REMOTE,
-    "from-rss": _REMOTE,
+    "from-arxiv": _REMOTE_SOURCE_REASON,
+    "from-databricks-deltalake": _REMOTE_SOURCE_REASON,
+    "from-http": _REMOTE_SOURCE_REASON,
+    "from-http-client": _REMOTE_SOURCE_REASON,
+    "from-rss": _REMOTE_SOURCE_REASON,
     "to-elasticsearch": "`to-http --receiver=elasticsearch` sends to its bulk interface",
     "to-http --respect_retry_after_header": "`Retry-After` is always heeded",
     "to-http --accept_status_codes": "what a receiver answers is understood, event by event",
@@ -121,7 +121,7 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class UpstreamOption:
     """A stage or option of NVIDIA Morpheus.
 
     Attributes:
@@ -144,7 +144,7 @@ class Row:
         return f"{self.command} {self.option}".strip()
 
     @property
-    def path(self) -> list[str]:
+    def command_path(self) -> list[str]:
         """The words that lead to the command, behind `morpheus`."""
         if self.command == "morpheus":
             return []
@@ -156,7 +156,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Support:
     """What becomes of it here.
 
     Attributes:
@@ -170,76 +170,76 @@ class Outcome:
     note: str = ""
 
 
-def rows() -> list[Row]:
+def read_upstream_options() -> list[UpstreamOption]:
     """What NVIDIA Morpheus had."""
     text = (resources.files("morpheus") / "data" / "upstream.csv").read_text(encoding="utf-8")
-    return [Row(**row) for row in csv.DictReader(text.splitlines())]
+    return [UpstreamOption(**row) for row in csv.DictReader(text.splitlines())]
 
 
-def outcome(row: Row, root: click.Command) -> Outcome:
+def find_support(upstream: UpstreamOption, root: click.Command) -> Support:
     """What becomes of a row, as the commands themselves have it."""
-    command = find(row, root)
+    command = find_command(upstream, root)
     if command is None:
-        return _absent(row)
+        return _explain_absence(upstream)
     help_ = command.help or ""
     if help_.startswith("Refused:"):
-        return Outcome(REFUSED, note=help_.partition("\n\n")[0].removeprefix("Refused: "))
-    if not row.option.startswith("-"):
+        return Support(REFUSED, note=help_.partition("\n\n")[0].removeprefix("Refused: "))
+    if not upstream.option.startswith("-"):
         does_nothing = help_.startswith("Do nothing")
-        return Outcome(ACCEPTED if does_nothing else WORKS)
-    option = find_option(row, command)
+        return Support(ACCEPTED if does_nothing else WORKS)
+    option = find_option(upstream, command)
     if option is None:
-        return _absent(row)
+        return _explain_absence(upstream)
     about = option.help or ""
     before, _, after = about.partition("Accepted for old command lines")
     if after and not before:
-        return Outcome(ACCEPTED, default_of(option), after.lstrip(".: "))
-    return Outcome(WORKS, default_of(option), value_of(option))
+        return Support(ACCEPTED, describe_default(option), after.lstrip(".: "))
+    return Support(WORKS, describe_default(option), describe_value(option))
 
 
-def find(row: Row, root: click.Command) -> click.Command | None:
+def find_command(upstream: UpstreamOption, root: click.Command) -> click.Command | None:
     """The command that a row is about; None where there is none."""
     command: click.Command | None = root
     context = click.Context(root)
-    for word in row.path:
+    for word in upstream.command_path:
         if not isinstance(command, click.Group):
             return None
         command = command.get_command(context, word)
     return command
 
 
-def find_option(row: Row, command: click.Command) -> click.Option | None:
+def find_option(upstream: UpstreamOption, command: click.Command) -> click.Option | None:
     """The option of a command that a row is about; None where there is none."""
     context = click.Context(command)
     return next(
         (
             one
             for one in command.get_params(context)
-            if isinstance(one, click.Option) and row.option in {*one.opts, *one.secondary_opts}
+            if isinstance(one, click.Option) and upstream.option in {*one.opts, *one.secondary_opts}
         ),
         None,
     )
 
 
-def _absent(row: Row) -> Outcome:
-    if row.command in REASONS:
-        return Outcome(REFUSED, note=REASONS[row.command])
-    return Outcome(ABSENT, note=REASONS.get(row.name, ""))
+def _explain_absence(upstream: UpstreamOption) -> Support:
+    if upstream.command in ABSENCE_REASONS:
+        return Support(REFUSED, note=ABSENCE_REASONS[upstream.command])
+    return Support(ABSENT, note=ABSENCE_REASONS.get(upstream.name, ""))
 
 
-def page(root: click.Command) -> str:
+def render_compatibility(root: click.Command) -> str:
     """The table, in Markdown: a section for each command."""
-    return "\n".join([COMPATIBILITY_TITLE, *_sections(rows(), root)]).rstrip()
+    return "\n".join([COMPATIBILITY_TITLE, *_render_sections(read_upstream_options(), root)]).rstrip()
 
 
-def _sections(all_rows: Sequence[Row], root: click.Command) -> Iterator[str]:
-    done = [(row, outcome(row, root)) for row in all_rows]
+def _render_sections(upstream_options: Sequence[UpstreamOption], root: click.Command) -> Iterator[str]:
+    done = [(row, find_support(row, root)) for row in upstream_options]
     numbers = (
         f"{sum(one.status == status for _, one in done)} {status}"
         for status in (WORKS, ACCEPTED, REFUSED, ABSENT)
     )
     yield f"{len(done)} rows: {'; '.join(numbers)}.\n"
-    for command in dict.fromkeys(row.command for row in all_rows):
+    for command in dict.fromkeys(row.command for row in upstream_options):
         yield f"## {command}\n"
         yield "| Option | Releases | Here | Default there | Default here | |"
         yield "|---|---|---|---|---|---|"
@@ -248,5 +248,5 @@ def _sections(all_rows: Sequence[Row], root: click.Command) -> Iterator[str]:
                 name = f"`{row.option}`" if row.option else "(the stage)"
                 there = f"`{row.default}`" if row.default else ""
                 cells = (name, row.releases, one.status, there, one.default, one.note)
-                yield "| " + " | ".join(map(cell, cells)) + " |"
+                yield "| " + " | ".join(map(escape_cell, cells)) + " |"
         yield ""

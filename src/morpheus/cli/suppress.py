@@ -12,21 +12,21 @@ import click
 import polars as pl
 from click.exceptions import Exit
 
-from morpheus.cli.chain import made_of
-from morpheus.cli.output import FAILED, count, say, show, stoppable
+from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.output import EXIT_FAILURE, format_count, echo, print_table, interruptible
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
-from morpheus.replay.evaluation import HIDDEN, judged, run
-from morpheus.replay.injection import Drill
-from morpheus.report_cli import Outputs
+from morpheus.replay.evaluation import SUPPRESSED_BY, evaluate, run_replay
+from morpheus.replay.injection import ReplayConfig
+from morpheus.report_cli import ResultFiles
 from morpheus.suppressions.proposals import Proposals, SuppressionPreview, Verdict, preview_rule
 from morpheus.suppressions.rules import Suppression, Suppressions
 from morpheus.text import display_value, quote_backtick
 
 
 @dataclass(frozen=True)
-class Suppress:
+class SuppressOptions:
     r"""Make suppressions of verdicts, for people to read and `filter --suppressions` to apply.
 
     VERDICTS are files that the report exported. What was judged `expected` or `benign-new` is
@@ -72,32 +72,32 @@ class Suppress:
     )
 
 
-def _suppress(options: Suppress, files: Sequence[str]) -> None:
+def _run_suppress(options: SuppressOptions, files: Sequence[str]) -> None:
     ready = [name.endswith(".toml") for name in files]
     if any(ready) and not all(ready):
         raise UsageError("VERDICTS: give files of verdicts, or of suppressions, not both.")
-    with stoppable():
+    with interruptible():
         if all(ready):
-            _show_only(files, options)
+            _preview_only(files, options)
         else:
-            _propose(files, options)
+            _write_proposals(files, options)
 
 
-VERDICTS = click.Argument(["verdicts"], nargs=-1, required=True)
-suppress = made_of("suppress", Suppress, _suppress, VERDICTS)
+VERDICTS_ARGUMENT = click.Argument(["verdicts"], nargs=-1, required=True)
+suppress = command_from_dataclass("suppress", SuppressOptions, _run_suppress, VERDICTS_ARGUMENT)
 
 
-def _show_only(files: Sequence[str], options: Suppress) -> None:
+def _preview_only(files: Sequence[str], options: SuppressOptions) -> None:
     """Preview suppressions that are there already."""
     from morpheus.suppressions.rules import Suppressions  # noqa: PLC0415 - the same
 
-    found = looks(Suppressions.read(*files).rules, options)
-    show(*table(found))
+    found = preview_rules(Suppressions.read(*files).rules, options)
+    print_table(*to_table(found))
     for look in found:
-        _warn(look.rule.label, look.doubts)
+        _print_warnings(look.rule.label, look.warnings)
 
 
-def _propose(files: Sequence[str], options: Suppress) -> None:
+def _write_proposals(files: Sequence[str], options: SuppressOptions) -> None:
     """Make suppressions, write them, and say what they would hide."""
     from morpheus.storage.atomic import atomic_write  # noqa: PLC0415 - `--help` writes nothing
     from morpheus.suppressions.proposals import (
@@ -112,102 +112,102 @@ def _propose(files: Sequence[str], options: Suppress) -> None:
             "`--overwrite`, or another --filename; `filter` takes more than one."
         )
     proposals = Proposals.from_files(files, options.days)
-    found = looks([one.rule for one in proposals.proposals], options, proposals)
-    proposals = proposals.with_objections([(look.against, look.doubts) for look in found])
+    found = preview_rules([one.rule for one in proposals.proposals], options, proposals)
+    proposals = proposals.with_objections([(look.conflicts, look.warnings) for look in found])
     with atomic_write(path) as file:
         file.write(render_suppressions(proposals, files).encode())
-    show(*table(found))
-    _tell(proposals, path)
+    print_table(*to_table(found))
+    _print_proposals(proposals, path)
 
 
-def _tell(proposals: Proposals, path: Path) -> None:
+def _print_proposals(proposals: Proposals, path: Path) -> None:
     """Say what was written and what was not; refusals are a failure."""
     refused = [one for one in proposals.proposals if one.conflicts]
     for one in proposals.proposals:
-        _warn(one.rule.label, one.warnings)
+        _print_warnings(one.rule.label, one.warnings)
     for verdict in proposals.unactionable:
-        say(
+        echo(
             f"No suppression for incident {verdict.incident}: it names no user, or no value.",
             fg="yellow",
         )
     for one in refused:
-        say(f"Refused: {one.rule.label}: {'; '.join(one.conflicts)}.", fg="red")
-    written = count(len(proposals.proposals) - len(refused), "suppression")
-    say(f"{written} in {path}. Read them, then: filter --suppressions={path}")
+        echo(f"Refused: {one.rule.label}: {'; '.join(one.conflicts)}.", fg="red")
+    written = format_count(len(proposals.proposals) - len(refused), "suppression")
+    echo(f"{written} in {path}. Read them, then: filter --suppressions={path}")
     if refused:
-        raise Exit(FAILED)
+        raise Exit(EXIT_FAILURE)
 
 
-def _warn(title: str, doubts: Sequence[str]) -> None:
-    for doubt in doubts:
-        say(f"Warning: {title}: {doubt}.", fg="yellow")
+def _print_warnings(label: str, warnings: Sequence[str]) -> None:
+    for doubt in warnings:
+        echo(f"Warning: {label}: {doubt}.", fg="yellow")
 
 
-SHOWN = 3
-HEAD = ("SUPPRESSION", "PAST ALERTS", "ATTACKS")
-UNKNOWN = "-"
+MAX_ATTACKS_SHOWN = 3
+PREVIEW_HEADER = ("SUPPRESSION", "PAST ALERTS", "ATTACKS")
+NOT_AVAILABLE = "-"
 
 
 @dataclass(frozen=True)
-class Look:
+class RulePreview:
     """What is known of one suppression.
 
     Attributes:
         rule: The suppression.
-        past: What it would have held back of past alerts; None where none were given.
-        attacks: Replayed attacks that it would hide, and their users; None where none were
+        past_alerts: What it would have held back of past alerts; None where none were given.
+        hidden_attacks: Replayed attacks that it would hide, and their users; None where none were
             replayed.
     """
 
     rule: Suppression
-    past: SuppressionPreview | None
-    attacks: Sequence[str] | None
+    past_alerts: SuppressionPreview | None
+    hidden_attacks: Sequence[str] | None
 
     @property
-    def against(self) -> tuple[str, ...]:
+    def conflicts(self) -> tuple[str, ...]:
         """Why it must not be."""
-        dangerous: Sequence[Verdict] = self.past.dangerous if self.past else ()
+        dangerous: Sequence[Verdict] = self.past_alerts.dangerous if self.past_alerts else ()
         return tuple(
             f"it would hide incident {one.incident}, judged {one.verdict}" for one in dangerous
         )
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What a person should look at."""
         doubts = []
-        if self.attacks:
-            more = f" and {len(self.attacks) - SHOWN:,} more" if len(self.attacks) > SHOWN else ""
+        if self.hidden_attacks:
+            more = f" and {len(self.hidden_attacks) - MAX_ATTACKS_SHOWN:,} more" if len(self.hidden_attacks) > MAX_ATTACKS_SHOWN else ""
             doubts.append(
-                f"replayed attacks would be hidden: {', '.join(self.attacks[:SHOWN])}{more}"
+                f"replayed attacks would be hidden: {', '.join(self.hidden_attacks[:MAX_ATTACKS_SHOWN])}{more}"
             )
-        if self.past and self.past.num_unjudged:
+        if self.past_alerts and self.past_alerts.num_unjudged:
             doubts.append(
-                f"{count(self.past.num_unjudged, 'past event')} would be hidden that nobody has judged"
+                f"{format_count(self.past_alerts.num_unjudged, 'past event')} would be hidden that nobody has judged"
             )
-        if self.past and self.past.events.is_empty():
+        if self.past_alerts and self.past_alerts.events.is_empty():
             doubts.append("none of the past alerts would be hidden")
-        if self.past and self.past.id_columns:
+        if self.past_alerts and self.past_alerts.id_columns:
             doubts.append(
-                f"no two past alerts have the same {' or '.join(map(display_value, self.past.id_columns))}, so "
+                f"no two past alerts have the same {' or '.join(map(display_value, self.past_alerts.id_columns))}, so "
                 "that it will hardly come again: better take it out"
             )
         return tuple(doubts)
 
 
-def looks(
-    rules: Sequence[Suppression], options: Suppress, proposals: Proposals | None = None
-) -> list[Look]:
+def preview_rules(
+    rules: Sequence[Suppression], options: SuppressOptions, proposals: Proposals | None = None
+) -> list[RulePreview]:
     """Look at what each suppression would hide.
 
     Raises:
         MorpheusError: What the person at the prompt can act on.
     """
-    past = _past(rules, options) if options.preview else None
-    attacks = _attacks(rules, options) if options.replay_glob is not None else None
+    past = _read_past_alerts(rules, options) if options.preview else None
+    attacks = _find_hidden_attacks(rules, options) if options.replay_glob is not None else None
     harmless = [one.verdicts for one in proposals.proposals] if proposals else [()] * len(rules)
     dangerous = proposals.dangerous if proposals else ()
     return [
-        Look(
+        RulePreview(
             rule,
             None if past is None else preview_rule(rule, past, verdicts, dangerous),
             None if attacks is None else attacks.get(rule.label, ()),
@@ -216,26 +216,26 @@ def looks(
     ]
 
 
-def table(found: Sequence[Look]) -> tuple[Sequence[str], list[list[str]]]:
+def to_table(previews: Sequence[RulePreview]) -> tuple[Sequence[str], list[list[str]]]:
     """Head and rows."""
-    return HEAD, [[look.rule.label, _alerts(look), _attacked(look)] for look in found]
+    return PREVIEW_HEADER, [[look.rule.label, _describe_alerts(look), _describe_attacks(look)] for look in previews]
 
 
-def _alerts(look: Look) -> str:
-    if look.past is None:
-        return UNKNOWN
-    parts = {"judged harmless": look.past.num_benign, "not judged": look.past.num_unjudged}
+def _describe_alerts(preview: RulePreview) -> str:
+    if preview.past_alerts is None:
+        return NOT_AVAILABLE
+    parts = {"judged harmless": preview.past_alerts.num_benign, "not judged": preview.past_alerts.num_unjudged}
     told = [f"{number:,} {what}" for what, number in parts.items() if number]
     return ", ".join(told) or "none"
 
 
-def _attacked(look: Look) -> str:
-    if look.attacks is None:
-        return UNKNOWN
-    return f"{len(look.attacks):,} hidden" if look.attacks else "none"
+def _describe_attacks(preview: RulePreview) -> str:
+    if preview.hidden_attacks is None:
+        return NOT_AVAILABLE
+    return f"{len(preview.hidden_attacks):,} hidden" if preview.hidden_attacks else "none"
 
 
-def _past(rules: Sequence[Suppression], options: Suppress) -> pl.DataFrame:
+def _read_past_alerts(rules: Sequence[Suppression], options: SuppressOptions) -> pl.DataFrame:
     """Past alerts, with the columns that suppressions look at."""
     wanted: set[str] = reduce(or_, (set(rule.where) for rule in rules), set())
     files = [Path(name) for name in options.preview]
@@ -245,29 +245,29 @@ def _past(rules: Sequence[Suppression], options: Suppress) -> pl.DataFrame:
             pl.lit(user, pl.String).alias(POPULATION_USER),
             TIME,
         )
-        for user, rows in Outputs.of(files, options.userid_column_name).by_user()
+        for user, rows in ResultFiles.from_files(files, options.userid_column_name).iter_by_user()
     ]
     past = pl.concat(frames, how="diagonal")
     if missing := sorted(wanted - set(past.columns)):
         named = ", ".join(map(quote_backtick, missing))
-        say(f"Warning: the past alerts lack {named}, by which suppressions go.", fg="yellow")
+        echo(f"Warning: the past alerts lack {named}, by which suppressions go.", fg="yellow")
     return past
 
 
-def _attacks(rules: Sequence[Suppression], options: Suppress) -> Mapping[str, list[str]]:
+def _find_hidden_attacks(rules: Sequence[Suppression], options: SuppressOptions) -> Mapping[str, list[str]]:
     """Attacks that are caught but for a suppression, by its title."""
-    drill = Drill(
+    drill = ReplayConfig(
         input_glob=options.replay_glob or "",
         train_data_glob=options.train_data_glob,
-        userid_column_name=options.userid_column_name or Drill.userid_column_name,
+        userid_column_name=options.userid_column_name or ReplayConfig.userid_column_name,
         techniques=options.techniques,
         num_threads=options.num_threads,
     )
-    batches, _ = run(drill, Suppressions(tuple(rules)))
-    trials = judged(batches).trials.filter(pl.col(HIDDEN).is_not_null())
+    batches, _ = run_replay(drill, Suppressions(tuple(rules)))
+    trials = evaluate(batches).trials.filter(pl.col(SUPPRESSED_BY).is_not_null())
     found: dict[str, list[str]] = {}
     for title, technique, user in (
-        trials.select(HIDDEN, "technique", "user").unique(maintain_order=True).iter_rows()
+        trials.select(SUPPRESSED_BY, "technique", "user").unique(maintain_order=True).iter_rows()
     ):
         found.setdefault(title, []).append(f"{technique} (as {user})")
     return found

@@ -18,23 +18,23 @@ import polars as pl
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, RISK, ROW, SCORE, TIME
 from morpheus.core.stage import option
 from morpheus.models.training import derive_user_seed
-from morpheus.replay.techniques import Record, Technique
+from morpheus.replay.techniques import CloudTrailRecord, Technique
 from morpheus.sources.cloudtrail import ACTOR_RULES, CLOUDTRAIL_FORMAT
 from morpheus.sources.json_records import Flattener
 from morpheus.sources.log_format import DerivedFeatures, collect_rule_columns, resolve_derived
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT
 
-GRADES = ("recorded", "agent", "hours")
+EVASION_LEVELS = ("recorded", "agent", "hours")
 """How well the intruder hides: behind the victim's credentials only; also on the victim's machine,
 with the victim's programs; and then at the victim's hours."""
-RECORDED, HOURS = GRADES[0], GRADES[-1]
-RANKINGS = (RISK, SCORE, "zscore", "max_abs_z", "mean_abs_z")
+EVASION_RECORDED, EVASION_HOURS = EVASION_LEVELS[0], EVASION_LEVELS[-1]
+SCORE_LABELS = (RISK, SCORE, "zscore", "max_abs_z", "mean_abs_z")
 """Labels of which more is more unusual."""
-FORMATS = ("table", "csv", "json")
+OUTPUT_FORMATS = ("table", "csv", "json")
 
 
 @dataclass(frozen=True)
-class Drill:
+class ReplayConfig:
     r"""Would we have caught it? Replay attack techniques in the name of each user, and see.
 
     Learns each user as `train-ae` does, injects each technique into one of the user's later days,
@@ -86,9 +86,9 @@ class Drill:
         "How well the intruder hides; repeat for more. `recorded`: behind the user's credentials; "
         "`agent`: with the user's agent and address besides; `hours`: and at the user's hours. By "
         "default all three.",
-        choices=GRADES,
+        choices=EVASION_LEVELS,
     )
-    label: str = option(RISK, "Score of `add-scores` to go by.", choices=RANKINGS)
+    label: str = option(RISK, "Score of `add-scores` to go by.", choices=SCORE_LABELS)
     alerts_per_day: float | None = option(
         None,
         "Alerts that one is ready to look at each day, shared evenly by the users tried.",
@@ -116,7 +116,7 @@ class Drill:
     output_format: str = option(
         "table",
         "What to write: a `table` of the shares caught, or each trial as `csv` or `json`.",
-        choices=FORMATS,
+        choices=OUTPUT_FORMATS,
     )
     filename: str | None = option(
         None,
@@ -125,87 +125,87 @@ class Drill:
     )
 
     @property
-    def grades(self) -> tuple[str, ...]:
+    def evasion_levels(self) -> tuple[str, ...]:
         """The grades to try, from the easiest to the hardest to catch."""
         wanted = {each.lower() for each in self.grade}
-        return tuple(each for each in GRADES if not wanted or each in wanted)
+        return tuple(each for each in EVASION_LEVELS if not wanted or each in wanted)
 
 
-NEUTRAL = "ops"
+NEUTRAL_NAME = "ops"
 """Stands where a name told on the recording."""
-BROWSER = (
+BROWSER_AGENT = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/127.0.0.0 Safari/537.36"
 )
-SCRIPT = "aws-sdk-go-v2/1.30.3 os/linux lang/go#1.22.5 md/GOOS#linux md/GOARCH#amd64"
-_RECORDERS = re.compile(
+SDK_AGENT = "aws-sdk-go-v2/1.30.3 os/linux lang/go#1.22.5 md/GOOS#linux md/GOARCH#amd64"
+_TOOL_NAMES = re.compile(
     r"stratus[-_ ]?red[-_ ]?team|stratus|red[-_ ]?team|terraform|hashicorp|grimoire|pulumi"
     r"|malicious|backdoor|attacker|evil",
     re.IGNORECASE,
 )
-_PRODUCT = re.compile(r"\([^)]*\)|\S+")
-_NUMERIC = re.compile(r"[\d.]+|[0-9a-fA-F]*:[0-9a-fA-F:.]+")
+_AGENT_PRODUCT = re.compile(r"\([^)]*\)|\S+")
+_IP_LITERAL = re.compile(r"[\d.]+|[0-9a-fA-F]*:[0-9a-fA-F:.]+")
 
 
-def tells(text: str) -> bool:
+def has_artefacts(text: str) -> bool:
     """Whether a text names a tool that records attacks, or calls itself an attack.
 
-    >>> tells("arn:aws:iam::123456789012:user/Stratus-Red-Team-user"), tells("AttachUserPolicy")
+    >>> has_artefacts("arn:aws:iam::123456789012:user/Stratus-Red-Team-user"), has_artefacts("AttachUserPolicy")
     (True, False)
     """
-    return _RECORDERS.search(text) is not None
+    return _TOOL_NAMES.search(text) is not None
 
 
-def neutral(text: str) -> str:
+def strip_artefacts(text: str) -> str:
     """Call what tells on the recording by another name.
 
-    >>> neutral("stratus-red-team-get-usr-data-role")
+    >>> strip_artefacts("stratus-red-team-get-usr-data-role")
     'ops-get-usr-data-role'
     """
-    return _RECORDERS.sub(NEUTRAL, text)
+    return _TOOL_NAMES.sub(NEUTRAL_NAME, text)
 
 
-def clean_agent(agent: str, *, browser: bool) -> str:
+def normalise_user_agent(agent: str, *, browser: bool) -> str:
     """Take the recorder's products, and their comments, out of a user agent.
 
     What is left of it is what an intruder would have had; where nothing is left, a plain browser or
     program stands in.
 
-    >>> clean_agent("APN/1.0 Terraform/1.1 (+https://terraform.io) aws-sdk-go/1", browser=False)
+    >>> normalise_user_agent("APN/1.0 Terraform/1.1 (+https://terraform.io) aws-sdk-go/1", browser=False)
     'APN/1.0 aws-sdk-go/1'
-    >>> clean_agent("stratus-red-team_1b9c", browser=True)[:11]
+    >>> normalise_user_agent("stratus-red-team_1b9c", browser=True)[:11]
     'Mozilla/5.0'
     """
-    left = " ".join(part for part in _PRODUCT.findall(agent) if not tells(part))
-    return left or (BROWSER if browser else SCRIPT)
+    left = " ".join(part for part in _AGENT_PRODUCT.findall(agent) if not has_artefacts(part))
+    return left or (BROWSER_AGENT if browser else SDK_AGENT)
 
 
-def is_numeric(address: str) -> bool:
+def is_ip_literal(address: str) -> bool:
     """Whether an address is a number, as opposed to the name of a service."""
-    return _NUMERIC.fullmatch(address) is not None
+    return _IP_LITERAL.fullmatch(address) is not None
 
 
-def public(address: str, seed: int) -> str:
+def to_public_ip(address: str, seed: int) -> str:
     """Give an address that some host can have: the same one unless it is reserved or malformed.
 
-    >>> public("8.8.8.8", 0), public("AWS Internal", 0)
+    >>> to_public_ip("8.8.8.8", 0), to_public_ip("AWS Internal", 0)
     ('8.8.8.8', 'AWS Internal')
-    >>> public("203.0.113.9", 0) == public("203.0.113.9", 0) != public("253.0.0.07", 0)
+    >>> to_public_ip("203.0.113.9", 0) == to_public_ip("203.0.113.9", 0) != to_public_ip("253.0.0.07", 0)
     True
     """
-    if not is_numeric(address) or is_public(address):
+    if not is_ip_literal(address) or is_public_ip(address):
         return address
     rng = np.random.default_rng(derive_user_seed(seed, address))
     while True:
         drawn = str(IPv4Address(int(rng.integers(1 << 24, 224 << 24))))
-        if is_public(drawn):
+        if is_public_ip(drawn):
             return drawn
 
 
-def is_public(address: str) -> bool:
+def is_public_ip(address: str) -> bool:
     """Whether an address can be met on the internet.
 
-    >>> is_public("8.8.8.8"), is_public("192.0.2.1"), is_public("035.249.253.232")
+    >>> is_public_ip("8.8.8.8"), is_public_ip("192.0.2.1"), is_public_ip("035.249.253.232")
     (True, False, False)
     """
     try:
@@ -214,110 +214,110 @@ def is_public(address: str) -> bool:
         return False
 
 
-def rewrite(value: Any, text: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value
+def rewrite_texts(value: Any, transform: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value
     """Rewrite every text in a JSON value; names of fields stay.
 
-    >>> rewrite({"a": ["x", 1, {"b": "y"}]}, str.upper)
+    >>> rewrite_texts({"a": ["x", 1, {"b": "y"}]}, str.upper)
     {'a': ['X', 1, {'b': 'Y'}]}
     """
     if isinstance(value, str):
-        return text(value)
+        return transform(value)
     if isinstance(value, list):
-        return [rewrite(one, text) for one in value]
+        return [rewrite_texts(one, transform) for one in value]
     if isinstance(value, dict):
-        return {name: rewrite(one, text) for name, one in value.items()}
+        return {name: rewrite_texts(one, transform) for name, one in value.items()}
     return value
 
 
-IDENTITY, AGENT, ADDRESS = "userIdentity", "userAgent", "sourceIPAddress"
-INVOKED = "userIdentityinvokedBy"
-CLIENT = (AGENT, ADDRESS, "vpcEndpointId", "vpcEndpointAccountId")
+IDENTITY_PREFIX, USER_AGENT, SOURCE_IP = "userIdentity", "userAgent", "sourceIPAddress"
+INVOKED_BY = "userIdentityinvokedBy"
+CLIENT_COLUMNS = (USER_AGENT, SOURCE_IP, "vpcEndpointId", "vpcEndpointAccountId")
 """What says from where, and with what, a call is made."""
-ACTION = ("requestParameters", "responseElements", "additionalEventData", "error", "resources")
+ACTION_PREFIXES = ("requestParameters", "responseElements", "additionalEventData", "error", "resources")
 """How the columns begin that tell what is done; a log without any value there may get its first."""
-SERVICES = ("signin.amazonaws.com", "iam.amazonaws.com", "organizations.amazonaws.com")
+GLOBAL_SERVICES = ("signin.amazonaws.com", "iam.amazonaws.com", "organizations.amazonaws.com")
 """Services whose events all lie in one region, whatever the user's own is."""
 GLOBAL_REGION = "us-east-1"
-HOST = "tlsDetailsclientProvidedHostHeader"
-FORM = ("apiVersion", HOST)
+HOST_HEADER = "tlsDetailsclientProvidedHostHeader"
+SERVICE_COLUMNS = ("apiVersion", HOST_HEADER)
 """Columns that hang on the service called, and on how the log is written."""
-_DIGITS = re.compile(r"\d{12}")
+_ACCOUNT_ID = re.compile(r"\d{12}")
 
-Values = Mapping[str, str | None]
+ColumnValues = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
-class Victim:
+class TargetUser:
     """A user in whose name techniques are replayed.
 
     Attributes:
         user: Whose name.
-        column: Column of the user.
-        filled: Columns in which the user's log has any value.
-        hours: Hours of the day, in UTC, in which the user has been active.
+        user_column: Column of the user.
+        filled_columns: Columns in which the user's log has any value.
+        active_hours: Hours of the day, in UTC, in which the user has been active.
         region: The user's usual region.
-        forms: By column of `FORM`, its usual value for each service that the user has called.
+        service_values: By column of `SERVICE_COLUMNS`, its usual value for each service that the user has called.
     """
 
     user: str
-    column: str
-    filled: frozenset[str]
-    hours: frozenset[int]
+    user_column: str
+    filled_columns: frozenset[str]
+    active_hours: frozenset[int]
     region: str
-    forms: Mapping[str, Values]
+    service_values: Mapping[str, ColumnValues]
 
     @classmethod
-    def of(cls, user: str, column: str, events: pl.DataFrame) -> Self:
+    def from_events(cls, user: str, user_column: str, events: pl.DataFrame) -> Self:
         """Learn what is usual from all that is known of a user.
 
         Args:
             user: Whose events.
-            column: Column that names the user.
+            user_column: Column that names the user.
             events: History and held-out events, flat.
         """
         texts = [name for name in events.columns if events.schema[name] == pl.String]
         filled = frozenset(name for name in texts if events[name].null_count() < events.height)
         hours = frozenset(events[TIME].dt.hour().to_list())
         forms = {
-            name: _by_service(name, events) for name in FORM if {name, "eventSource"} <= filled
+            name: _find_modal_by_service(name, events) for name in SERVICE_COLUMNS if {name, "eventSource"} <= filled
         }
-        return cls(user, column, filled, hours, _region(events), forms)
+        return cls(user, user_column, filled, hours, _infer_region(events), forms)
 
-    def identity(self, names: Sequence[str]) -> list[str]:
+    def select_identity_columns(self, names: Sequence[str]) -> list[str]:
         """Those columns that say who calls."""
-        own = {"recipientAccountId", self.column}
-        if self.column == ACTOR:
+        own = {"recipientAccountId", self.user_column}
+        if self.user_column == ACTOR:
             own |= {*collect_rule_columns(ACTOR_RULES)} - {"eventSource"}
-        return [name for name in names if name.startswith(IDENTITY) or name in own]
+        return [name for name in names if name.startswith(IDENTITY_PREFIX) or name in own]
 
-    def persona(self, day: pl.DataFrame) -> dict[str, str | None]:
+    def infer_identity(self, day: pl.DataFrame) -> dict[str, str | None]:
         """Who the user was, from where and with what, in most of a day's events."""
-        client = [name for name in CLIENT if name in day.columns]
-        usual = most_usual(own_calls(day), [*self.identity(day.columns), *client])
-        return {**usual, self.column: self.user}
+        client = [name for name in CLIENT_COLUMNS if name in day.columns]
+        usual = find_modal_values(select_interactive_calls(day), [*self.select_identity_columns(day.columns), *client])
+        return {**usual, self.user_column: self.user}
 
-    def region_of(self, service: str) -> str:
+    def find_region(self, service: str) -> str:
         """Where calls of a service are recorded."""
-        return GLOBAL_REGION if service in SERVICES else self.region
+        return GLOBAL_REGION if service in GLOBAL_SERVICES else self.region
 
 
-def own_calls(events: pl.DataFrame) -> pl.DataFrame:
+def select_interactive_calls(events: pl.DataFrame) -> pl.DataFrame:
     """Leave out what services did in the user's name; keep everything where that is all."""
     made = pl.lit(value=True)
-    if INVOKED in events.columns:
-        made &= pl.col(INVOKED).is_null()
-    if ADDRESS in events.columns:
-        service = pl.col(ADDRESS).str.contains(r"amazonaws\.com$|^AWS Internal$")
+    if INVOKED_BY in events.columns:
+        made &= pl.col(INVOKED_BY).is_null()
+    if SOURCE_IP in events.columns:
+        service = pl.col(SOURCE_IP).str.contains(r"amazonaws\.com$|^AWS Internal$")
         made &= ~service.fill_null(value=False)
     own = events.filter(made)
     return own if own.height else events
 
 
-def most_usual(events: pl.DataFrame, names: Sequence[str]) -> dict[str, str | None]:
+def find_modal_values(events: pl.DataFrame, names: Sequence[str]) -> dict[str, str | None]:
     """The combination of values that the most events have; of equals, the first in order of text.
 
     >>> day = pl.DataFrame({"agent": ["cli", "web", "web"], "from": ["a", "b", "b"]})
-    >>> most_usual(day, ["agent", "from", "region"])
+    >>> find_modal_values(day, ["agent", "from", "region"])
     {'agent': 'web', 'from': 'b'}
     """
     there = [name for name in names if name in events.columns]
@@ -331,59 +331,59 @@ def most_usual(events: pl.DataFrame, names: Sequence[str]) -> dict[str, str | No
     return counted.drop("_many_").row(0, named=True)
 
 
-def account_of(persona: Values) -> str | None:
+def find_account_id(identity: ColumnValues) -> str | None:
     """The account's digits, however the log writes it.
 
-    >>> account_of({"userIdentityaccountId": "Account-123456789012"})
+    >>> find_account_id({"userIdentityaccountId": "Account-123456789012"})
     '123456789012'
     """
     for name in ("userIdentityaccountId", "recipientAccountId", "userIdentityarn"):
-        found = _DIGITS.search(persona.get(name) or "")
+        found = _ACCOUNT_ID.search(identity.get(name) or "")
         if found:
             return found[0]
     return None
 
 
-def name_of(persona: Values, user: str) -> str:
+def find_user_name(identity: ColumnValues, user: str) -> str:
     """The name that others would write into a request.
 
-    >>> name_of({"userIdentityarn": "arn:aws:iam::123456789012:user/team/ann"}, "Account-1")
+    >>> find_user_name({"userIdentityarn": "arn:aws:iam::123456789012:user/team/ann"}, "Account-1")
     'ann'
     """
     for name in ("userIdentityuserName", "userIdentitysessionContextsessionIssueruserName"):
-        if value := persona.get(name):
+        if value := identity.get(name):
             return value
-    arn = persona.get("userIdentityarn")
+    arn = identity.get("userIdentityarn")
     return arn.rpartition("/")[2] if arn and "/" in arn else user
 
 
-def _region(events: pl.DataFrame) -> str:
+def _infer_region(events: pl.DataFrame) -> str:
     """The usual region, which addresses of services tell where nothing else does."""
-    if usual := most_usual(events, ["awsRegion"]).get("awsRegion"):
+    if usual := find_modal_values(events, ["awsRegion"]).get("awsRegion"):
         return usual
-    if HOST not in events.columns:
+    if HOST_HEADER not in events.columns:
         return GLOBAL_REGION
-    told = events.select(pl.col(HOST).str.extract(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws"))
-    return most_usual(told.drop_nulls(), [HOST]).get(HOST) or GLOBAL_REGION
+    told = events.select(pl.col(HOST_HEADER).str.extract(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws"))
+    return find_modal_values(told.drop_nulls(), [HOST_HEADER]).get(HOST_HEADER) or GLOBAL_REGION
 
 
-def _by_service(name: str, events: pl.DataFrame) -> Values:
+def _find_modal_by_service(name: str, events: pl.DataFrame) -> ColumnValues:
     """The usual value of a column for each service."""
     counted = events.group_by("eventSource", name).len()
     ordered = counted.sort("len", name, descending=[False, True])
     return dict(ordered.select("eventSource", name).iter_rows())
 
 
-STRANGER = "111122223333"
+DEFAULT_ACCOUNT_ID = "111122223333"
 """Account of a victim whose log names none."""
-_KEPT = ("eventVersion", "eventTime", "eventSource", "eventName", "eventType", "userIdentity")
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_KEY = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b")
+_UNCHANGED_FIELDS = ("eventVersion", "eventTime", "eventSource", "eventName", "eventType", "userIdentity")
+_KEY_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b")
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
 
 
 @dataclass(frozen=True)
-class Retelling:
+class RecordRewriter:
     """How the records of a technique become those of a victim.
 
     Wherever the intruder's account, name, access key or region stand in a record, the victim's
@@ -392,85 +392,85 @@ class Retelling:
     Attributes:
         technique: Whose records.
         victim: In whose name.
-        persona: Who the victim is on that day; see `Victim.persona`.
+        victim_identity: Who the victim is on that day; see `TargetUser.infer_identity`.
         seed: Of the fresh ids.
     """
 
     technique: Technique
-    victim: Victim
-    persona: Values
+    victim: TargetUser
+    victim_identity: ColumnValues
     seed: int
 
-    def records(self) -> Iterator[Record]:
+    def rewrite_records(self) -> Iterator[CloudTrailRecord]:
         """The records, in order; times and identities, which others set, as they were."""
         for record in self.technique.records:
-            told = {n: v if n in _KEPT else rewrite(v, self._text) for n, v in record.items()}
-            yield told | self._client(record) | {"awsRegion": self._region(record)}
+            told = {n: v if n in _UNCHANGED_FIELDS else rewrite_texts(v, self._rewrite_text) for n, v in record.items()}
+            yield told | self._rewrite_client(record) | {"awsRegion": self._find_region(record)}
 
-    def fresh(self, old: str) -> np.random.Generator:
+    def make_rng(self, old: str) -> np.random.Generator:
         """What draws the stand-in of an id."""
         return np.random.default_rng(derive_user_seed(self.seed, f"{self.victim.user}\n{old}"))
 
-    def _client(self, record: Record) -> Record:
+    def _rewrite_client(self, record: CloudTrailRecord) -> CloudTrailRecord:
         browser = record["eventSource"].startswith("signin.")
         agent, address = (str(record.get(n) or "") for n in ("userAgent", "sourceIPAddress"))
         return {
-            "userAgent": clean_agent(agent, browser=browser),
-            "sourceIPAddress": public(address, self.seed) or None,
+            "userAgent": normalise_user_agent(agent, browser=browser),
+            "sourceIPAddress": to_public_ip(address, self.seed) or None,
         }
 
-    def _region(self, record: Record) -> str:
-        return self.victim.region_of(record["eventSource"])
+    def _find_region(self, record: CloudTrailRecord) -> str:
+        return self.victim.find_region(record["eventSource"])
 
-    def _text(self, text: str) -> str:
-        for region in self._regions:
+    def _rewrite_text(self, text: str) -> str:
+        for region in self._recorded_regions:
             text = text.replace(region, self.victim.region)
-        text = self._names.sub(lambda found: self._known[found[0]], text)
-        return _UUID.sub(self._uuid, _KEY.sub(self._key, neutral(text)))
+        text = self._replacement_pattern.sub(lambda found: self._replacements[found[0]], text)
+        return _UUID.sub(self._replace_uuid, _ACCESS_KEY.sub(self._replace_key, strip_artefacts(text)))
 
-    def _key(self, found: re.Match[str]) -> str:
-        if found[0] in {*self.persona.values()}:
+    def _replace_key(self, found: re.Match[str]) -> str:
+        if found[0] in {*self.victim_identity.values()}:
             return found[0]
-        letters = self.fresh(found[0]).integers(len(_LETTERS), size=16)
-        return found[0][:4] + "".join(_LETTERS[at] for at in letters)
+        letters = self.make_rng(found[0]).integers(len(_KEY_ALPHABET), size=16)
+        return found[0][:4] + "".join(_KEY_ALPHABET[at] for at in letters)
 
-    def _uuid(self, found: re.Match[str]) -> str:
-        return str(UUID(bytes=self.fresh(found[0]).bytes(16), version=4))
+    def _replace_uuid(self, found: re.Match[str]) -> str:
+        return str(UUID(bytes=self.make_rng(found[0]).bytes(16), version=4))
 
     @cached_property
-    def _regions(self) -> list[str]:
+    def _recorded_regions(self) -> list[str]:
         """The intruder's regions, longest first, so that none hides in another."""
         recorded = {str(one["awsRegion"]) for one in self.technique.records if "awsRegion" in one}
         return sorted(recorded, key=lambda region: (-len(region), region))
 
     @cached_property
-    def _known(self) -> dict[str, str]:
+    def _replacements(self) -> dict[str, str]:
         """What names the intruder -> what names the victim."""
         first = self.technique.records[0]["userIdentity"]
-        account = account_of(self.persona) or STRANGER
-        name = name_of(self.persona, self.victim.user)
+        account = find_account_id(self.victim_identity) or DEFAULT_ACCOUNT_ID
+        name = find_user_name(self.victim_identity, self.victim.user)
         known: dict[str | None, str | None] = {first.get("userName"): name}
         for part in ("arn", "principalId", "accessKeyId"):
-            known[first.get(part)] = self.persona.get(f"userIdentity{part}")
+            known[first.get(part)] = self.victim_identity.get(f"userIdentity{part}")
         for record in self.technique.records:
             known[record["userIdentity"].get("accountId")] = account
             known[record.get("recipientAccountId")] = account
         return {old: new for old, new in known.items() if old and new}
 
     @cached_property
-    def _names(self) -> re.Pattern[str]:
-        longest = sorted(self._known, key=lambda name: (-len(name), name))
+    def _replacement_pattern(self) -> re.Pattern[str]:
+        longest = sorted(self._replacements, key=lambda name: (-len(name), name))
         any_of = "|".join(map(re.escape, longest)) or r"(?!)"
         return re.compile(rf"(?<![\w-])(?:{any_of})(?![\w-])")
 
 
 INJECTED = "injected"
 """Column that says which events were injected."""
-DAY = timedelta(days=1)
+ONE_DAY = timedelta(days=1)
 
 
 def inject(
-    events: pl.DataFrame, technique: Technique, victim: Victim, grade: str, seed: int = 0
+    events: pl.DataFrame, technique: Technique, victim: TargetUser, evasion_level: str, seed: int = 0
 ) -> pl.DataFrame:
     """Inject a technique into one of the days that a victim's events cover.
 
@@ -483,7 +483,7 @@ def inject(
             choose the day.
         technique: What to inject.
         victim: What is usual of the user, from all that is known.
-        grade: One of `GRADES`.
+        evasion_level: One of `EVASION_LEVELS`.
         seed: Of what is drawn.
 
     Returns:
@@ -493,48 +493,48 @@ def inject(
         ValueError: There is no such grade; or the technique lasts longer than the victim is ever
             active, so that no time is right for grade `hours`.
     """
-    if grade not in GRADES:
-        raise ValueError(f"there is no grade {grade!r}; use one of {', '.join(GRADES)}")
-    start = starting(events, technique, victim, grade, seed)
+    if evasion_level not in EVASION_LEVELS:
+        raise ValueError(f"there is no grade {evasion_level!r}; use one of {', '.join(EVASION_LEVELS)}")
+    start = draw_start(events, technique, victim, evasion_level, seed)
     if start is None:
         raise ValueError(f"{technique.name} lasts longer than {victim.user!r} is ever active")
-    return put(events, called(events, technique, victim, grade, start=start, seed=seed))
+    return merge_events(events, build_events(events, technique, victim, evasion_level, start=start, seed=seed))
 
 
-def starting(
-    events: pl.DataFrame, technique: Technique, victim: Victim, grade: str, seed: int = 0
+def draw_start(
+    events: pl.DataFrame, technique: Technique, victim: TargetUser, evasion_level: str, seed: int = 0
 ) -> datetime | None:
     """Draw the time of the first injected event; None where no time is right. See `inject`."""
     rng = np.random.default_rng(derive_user_seed(seed, f"{victim.user}\n{technique.name}"))
     days = events[TIME].dt.truncate("1d").unique().sort().to_list()
     day = days[int(rng.integers(len(days)))]
-    if grade == HOURS:
-        return _at_its_hours(events, day, technique, victim, rng)
-    room = max(1, int((DAY - technique.lasts).total_seconds()))
+    if evasion_level == EVASION_HOURS:
+        return _draw_active_start(events, day, technique, victim, rng)
+    room = max(1, int((ONE_DAY - technique.duration).total_seconds()))
     start: datetime = day + timedelta(seconds=int(rng.integers(room)))
     return start
 
 
-def called(  # noqa: PLR0913 - what injected events depend on, and nothing else
+def build_events(  # noqa: PLR0913 - what injected events depend on, and nothing else
     events: pl.DataFrame,
     technique: Technique,
-    victim: Victim,
-    grade: str,
+    victim: TargetUser,
+    evasion_level: str,
     *,
     start: datetime,
     seed: int = 0,
 ) -> pl.DataFrame:
     """Retell a technique as events of the victim, from `start` on. See `inject`."""
-    day = day_of(events, start)
-    persona = victim.persona(day if day.height else events)
-    own = victim.identity(events.columns) + ([] if grade == RECORDED else list(CLIENT))
-    retelling = Retelling(
+    day = select_day(events, start)
+    persona = victim.infer_identity(day if day.height else events)
+    own = victim.select_identity_columns(events.columns) + ([] if evasion_level == EVASION_RECORDED else list(CLIENT_COLUMNS))
+    retelling = RecordRewriter(
         technique, victim, persona, derive_user_seed(seed, f"{technique.name}\n{start}")
     )
-    frame = _flattened(retelling, events)
+    frame = _flatten_records(retelling, events)
     times = pl.Series(TIME, [start + offset for offset in technique.offsets], events.schema[TIME])
     written = {
-        **_as_written(frame, victim),
+        **_match_log_style(frame, victim),
         **{name: pl.repeat(persona.get(name), frame.height, eager=True) for name in own},
         "eventTime": times.dt.strftime(DEFAULT_TIME_FORMAT),
         TIME: times,
@@ -545,11 +545,11 @@ def called(  # noqa: PLR0913 - what injected events depend on, and nothing else
     return pl.DataFrame({name: written[name].cast(kind) for name, kind in types})
 
 
-def put(events: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:
+def merge_events(events: pl.DataFrame, added: pl.DataFrame) -> pl.DataFrame:
     """Put events among others, by time, behind those of the same time; `INJECTED` tells them."""
     parts = [
         each.with_columns(pl.lit(value=injected).alias(INJECTED))
-        for each, injected in ((events, False), (more, True))
+        for each, injected in ((events, False), (added, True))
     ]
     both = pl.concat(parts).sort(TIME, maintain_order=True)
     if ROW not in both.columns:
@@ -558,30 +558,30 @@ def put(events: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:
     return both.with_columns(numbers.cast(events.schema[ROW]).alias(ROW))
 
 
-def day_of(events: pl.DataFrame, time: datetime) -> pl.DataFrame:
+def select_day(events: pl.DataFrame, time: datetime) -> pl.DataFrame:
     """The events on the day of that time, in UTC."""
     day = time.replace(hour=0, minute=0, second=0, microsecond=0)
-    return events.filter(pl.col(TIME).is_between(day, day + DAY, closed="left"))
+    return events.filter(pl.col(TIME).is_between(day, day + ONE_DAY, closed="left"))
 
 
-def _at_its_hours(
+def _draw_active_start(
     events: pl.DataFrame,
     day: datetime,
     technique: Technique,
-    victim: Victim,
+    victim: TargetUser,
     rng: np.random.Generator,
 ) -> datetime | None:
     """The time of one of the user's own events, of that day if one is right."""
-    for some in (day_of(events, day), events):
+    for some in (select_day(events, day), events):
         times = some[TIME].to_list()
         for at in rng.permutation(len(times)):
             start: datetime = times[at].replace(microsecond=0)
-            if {(start + offset).hour for offset in technique.offsets} <= victim.hours:
+            if {(start + offset).hour for offset in technique.offsets} <= victim.active_hours:
                 return start
     return None
 
 
-def _flattened(retelling: Retelling, events: pl.DataFrame) -> pl.DataFrame:
+def _flatten_records(rewriter: RecordRewriter, events: pl.DataFrame) -> pl.DataFrame:
     """The records with the columns of events; those that no record has are empty."""
     added = {
         ROW,
@@ -590,44 +590,44 @@ def _flattened(retelling: Retelling, events: pl.DataFrame) -> pl.DataFrame:
         ACTOR,
         *resolve_derived(events.columns, CLOUDTRAIL_FORMAT.derived_columns),
     }
-    flattener = _flattener(tuple(name for name in events.columns if name not in added))
-    frame, _ = flattener.flatten([msgspec.json.encode(one) for one in retelling.records()])
+    flattener = _cached_flattener(tuple(name for name in events.columns if name not in added))
+    frame, _ = flattener.flatten([msgspec.json.encode(one) for one in rewriter.rewrite_records()])
     return frame.with_columns(
         pl.lit(None, kind).alias(name) for name, kind in events.schema.items() if name in added
     )
 
 
-def derived_anew(window: pl.DataFrame, seen: pl.DataFrame, column: str) -> pl.DataFrame:
+def recompute_derived(window: pl.DataFrame, known_events: pl.DataFrame, user_column: str) -> pl.DataFrame:
     """Derive the derived columns of some of a user's events, injected ones among them.
 
     Args:
         window: The events.
-        seen: All that is known of the user; what lies before the window counts.
-        column: Column of the user.
+        known_events: All that is known of the user; what lies before the window counts.
+        user_column: Column of the user.
     """
     derived = resolve_derived(window.columns, CLOUDTRAIL_FORMAT.derived_columns)
-    return DerivedFeatures(column, derived).add(window, seen).select(window.columns)
+    return DerivedFeatures(user_column, derived).add(window, known_events).select(window.columns)
 
 
 @lru_cache(maxsize=16)
-def _flattener(wanted: tuple[str, ...]) -> Flattener:
+def _cached_flattener(wanted: tuple[str, ...]) -> Flattener:
     # Made once for the columns of a log: compiling its types takes longer than its work here.
     return Flattener(wanted, CLOUDTRAIL_FORMAT.paths, CLOUDTRAIL_FORMAT.json_converters)
 
 
-def _as_written(frame: pl.DataFrame, victim: Victim) -> dict[str, pl.Series]:
+def _match_log_style(frame: pl.DataFrame, victim: TargetUser) -> dict[str, pl.Series]:
     """Write events as the victim's log does.
 
     A column that this log never fills says nothing of a deed, unless deeds are what it is for.
     """
     there = {each.name: each for each in frame}
     nothing = pl.repeat(None, frame.height, dtype=pl.String, eager=True)
-    never = {n: nothing for n in there if n not in victim.filled and not n.startswith(ACTION)}
-    forms = {name: _form(frame, name, usual) for name, usual in victim.forms.items()}
+    never = {n: nothing for n in there if n not in victim.filled_columns and not n.startswith(ACTION_PREFIXES)}
+    forms = {name: _match_service_values(frame, name, usual) for name, usual in victim.service_values.items()}
     return there | forms | never
 
 
-def _form(frame: pl.DataFrame, name: str, usual: Values) -> pl.Series:
-    """A column of `FORM`, as the log writes it for services that it knows."""
+def _match_service_values(frame: pl.DataFrame, name: str, usual_values: ColumnValues) -> pl.Series:
+    """A column of `SERVICE_COLUMNS`, as the log writes it for services that it knows."""
     cells = zip(frame["eventSource"], frame[name], strict=True)
-    return pl.Series([usual.get(service, cell) for service, cell in cells], dtype=pl.String)
+    return pl.Series([usual_values.get(service, cell) for service, cell in cells], dtype=pl.String)

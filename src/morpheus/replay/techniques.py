@@ -18,11 +18,11 @@ from morpheus.sources.compression import detect_file_type, read_bytes, to_utf8
 from morpheus.sources.json_records import split_records
 from morpheus.sources.time_range import parse_times
 
-Record = dict[str, Any]
-SERVICE = "AWSService"
+CloudTrailRecord = dict[str, Any]
+AWS_SERVICE = "AWSService"
 
 
-class _About(msgspec.Struct):
+class _TechniqueInfo(msgspec.Struct):
     """What a technique's file says beside its records."""
 
     title: str = ""
@@ -41,23 +41,23 @@ class Technique:
     """
 
     name: str
-    records: tuple[Record, ...]
+    records: tuple[CloudTrailRecord, ...]
     title: str = ""
     mitre: tuple[str, ...] = ()
 
     @cached_property
     def offsets(self) -> tuple[timedelta, ...]:
         """Time of each record since the first one."""
-        times = _times(self.records)
+        times = _parse_times(self.records)
         return tuple(time - times[0] for time in times)
 
     @property
-    def lasts(self) -> timedelta:
+    def duration(self) -> timedelta:
         """Time from the first record to the last."""
         return self.offsets[-1]
 
 
-def load(folder: str | None = None) -> list[Technique]:
+def load_techniques(folder: str | None = None) -> list[Technique]:
     """Load the techniques of a folder, by name; the shipped ones by default.
 
     A file holds one technique: CloudTrail records in any JSON that `from-cloudtrail` reads. Beside
@@ -68,7 +68,7 @@ def load(folder: str | None = None) -> list[Technique]:
         UsageError: There is no such folder, or it holds no technique.
         BadRecord: A file is no CloudTrail.
 
-    >>> [one.mitre for one in load() if one.name == "stop-trail"]
+    >>> [one.mitre for one in load_techniques() if one.name == "stop-trail"]
     [('T1562.008',)]
     """
     place = Path(str(resources.files("morpheus") / "data" / "techniques"))
@@ -87,10 +87,10 @@ def load(folder: str | None = None) -> list[Technique]:
             f"--techniques: folder `{place}` holds no `.json` or `.jsonl` file. Put the CloudTrail "
             "records of each technique into a file of its own, named as the technique is."
         )
-    return [read(path) for path in files]
+    return [read_technique(path) for path in files]
 
 
-def read(path: Path) -> Technique:
+def read_technique(path: Path) -> Technique:
     """Read one technique.
 
     Raises:
@@ -102,47 +102,47 @@ def read(path: Path) -> Technique:
         line, why = found.errors[0]
         raise RecordError(why, file=path, line=line)
     records = [
-        _record(text, path, at)
+        _parse_record(text, path, at)
         for text, at in zip(found.raw_records, found.line_numbers, strict=True)
     ]
-    own = [one for one in records if one["userIdentity"].get("type") != SERVICE]
+    own = [one for one in records if one["userIdentity"].get("type") != AWS_SERVICE]
     if not own:
         raise RecordError("no record of an intruder is in it; put some there", file=path)
     name = path.name.partition(".json")[0]
-    about = _about(data)
-    return Technique(name, tuple(_ordered(own)), about.title, about.mitre)
+    about = _decode_info(data)
+    return Technique(name, tuple(_sort_by_time(own)), about.title, about.mitre)
 
 
-def _record(text: bytes | msgspec.Raw, path: Path, place: int) -> Record:
+def _parse_record(text: bytes | msgspec.Raw, path: Path, line: int) -> CloudTrailRecord:
     wanted = "an object with `eventTime`, `eventName`, `eventSource` and `userIdentity`"
     try:
-        record = msgspec.json.decode(text, type=Record)
+        record = msgspec.json.decode(text, type=CloudTrailRecord)
     except msgspec.MsgspecError as error:
-        raise RecordError(f"{error}; a record is {wanted}", file=path, line=place) from error
+        raise RecordError(f"{error}; a record is {wanted}", file=path, line=line) from error
     there = all(isinstance(record.get(n), str) for n in ("eventTime", "eventName", "eventSource"))
     if not there or not isinstance(record.get("userIdentity"), dict):
-        raise RecordError(f"a CloudTrail record is {wanted}", file=path, line=place)
+        raise RecordError(f"a CloudTrail record is {wanted}", file=path, line=line)
     if parse_times(pl.Series([record["eventTime"]])).has_nulls():
         found = f"`eventTime` is {record['eventTime']!r}, which is not a time like"
-        raise RecordError(f"{found} 2024-05-31T09:30:00Z", file=path, line=place)
+        raise RecordError(f"{found} 2024-05-31T09:30:00Z", file=path, line=line)
     return record
 
 
-def _about(data: bytes) -> _About:
+def _decode_info(data: bytes) -> _TechniqueInfo:
     try:
-        return msgspec.json.decode(data, type=_About)
+        return msgspec.json.decode(data, type=_TechniqueInfo)
     except msgspec.MsgspecError:
-        return _About()
+        return _TechniqueInfo()
 
 
-def _ordered(records: list[Record]) -> list[Record]:
+def _sort_by_time(records: list[CloudTrailRecord]) -> list[CloudTrailRecord]:
     """Put records in time order; LookupEvents gives the latest first, equal times included."""
-    times = _times(records)
+    times = _parse_times(records)
     if times[0] > times[-1]:
         records, times = records[::-1], times[::-1]
     order = sorted(range(len(records)), key=times.__getitem__)
     return [records[at] for at in order]
 
 
-def _times(records: list[Record] | tuple[Record, ...]) -> list[datetime]:
+def _parse_times(records: list[CloudTrailRecord] | tuple[CloudTrailRecord, ...]) -> list[datetime]:
     return parse_times(pl.Series([one["eventTime"] for one in records])).to_list()

@@ -19,23 +19,23 @@ from morpheus.models.explanation import Explanation
 from morpheus.report.aggregate import (
     FLAGGED,
     LEVEL,
-    OWN,
-    PLAIN,
+    INTERNAL_COLUMNS,
+    IDENTITY_SCALE,
     SECONDS,
     USER,
-    Findings,
-    Yardstick,
-    ordered,
-    severity,
+    ReportAggregator,
+    ScoreScale,
+    sort_events,
+    classify_severity,
 )
 
-SHOWN = 25
+MAX_EVENTS_SHOWN = 25
 """Events of an incident that are shown in full: the highest."""
-ACTIONS = ("eventName", "operationName", "appDisplayName", "application", "integration")
+ACTION_COLUMNS = ("eventName", "operationName", "appDisplayName", "application", "integration")
 """Columns that say what was done, the first that there is."""
-NAMED = 6
+MAX_ACTIONS = 6
 """Different actions that are named."""
-CUT = "signs in all)"
+TRUNCATION_SUFFIX = "signs in all)"
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,7 +62,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: dict[str, Any] = {}
 
 
-class Value(msgspec.Struct, frozen=True):
+class ColumnValue(msgspec.Struct, frozen=True):
     """A column, and what stood in it."""
 
     column: str
@@ -103,42 +103,42 @@ class Incident(msgspec.Struct, frozen=True):
     pvalue: float | None
     flagged: int
     actions: list[tuple[str, int]]
-    columns: list[Value]
+    columns: list[ColumnValue]
     worst: int
     events: list[Event]
     times: list[int]
 
     @classmethod
-    def of(cls, events: pl.DataFrame, ranking: str) -> Self:
+    def from_events(cls, events: pl.DataFrame, ranking: str) -> Self:
         """Tell of some events of one user, in time order, with the columns of `CandidateFilter`."""
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
-        rows = np.sort(np.argsort(-levels, kind="stable")[:SHOWN])
+        rows = np.sort(np.argsort(-levels, kind="stable")[:MAX_EVENTS_SHOWN])
         words = ExplanationColumns.find_in(events.columns)
-        shown = [_event(row, ranking, words) for row in events[rows].iter_rows(named=True)]
+        shown = [_build_event(row, ranking, words) for row in events[rows].iter_rows(named=True)]
         worst = int(np.argmax([event.level for event in shown]))
         user, first, last = events[USER][0], float(seconds[0]), float(seconds[-1])
         known = [event.pvalue for event in shown if event.pvalue is not None]
         return cls(
-            id=identity(user, first),
+            id=incident_id(user, first),
             user=user,
-            start=iso(first),
-            end=iso(last),
+            start=format_iso(first),
+            end=format_iso(last),
             since=first,
             until=last,
             count=events.height,
-            level=brief(float(levels.max())),
-            severity=severity(float(levels.max())),
+            level=round_sig(float(levels.max())),
+            severity=classify_severity(float(levels.max())),
             pvalue=min(known, default=None),
             flagged=int(events[FLAGGED].sum()),
-            actions=_actions(events),
-            columns=_named(events.row(int(rows[worst]), named=True), words),
+            actions=_count_actions(events),
+            columns=_find_top_columns(events.row(int(rows[worst]), named=True), words),
             worst=worst,
             events=shown,
             times=np.rint(seconds - first).astype(int).tolist(),
         )
 
 
-def grouped(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def group_incidents(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Cut events, by user and time, where the user changes or pauses for an hour."""
     if events.is_empty():
         return
@@ -149,19 +149,19 @@ def grouped(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
         yield events[int(start) : int(end)]
 
 
-def identity(user: str | None, first: float) -> str:
+def incident_id(user: str | None, first: float) -> str:
     """The name of an incident, the same in every page that shows it.
 
-    >>> identity("ann", 0.0)
+    >>> incident_id("ann", 0.0)
     'f110bd3473e3c206'
     """
-    return sha256(f"{user or ''}\n{iso(first)}".encode()).hexdigest()[:16]
+    return sha256(f"{user or ''}\n{format_iso(first)}".encode()).hexdigest()[:16]
 
 
-def iso(seconds: float) -> str:
+def format_iso(seconds: float) -> str:
     """A time as text, cut to milliseconds, as JSON has them; they are written where there are any.
 
-    >>> iso(1.5), iso(0)
+    >>> format_iso(1.5), format_iso(0)
     ('1970-01-01T00:00:01.500Z', '1970-01-01T00:00:00Z')
     """
     thousandths = round(seconds * 1e6) // 1000
@@ -170,36 +170,36 @@ def iso(seconds: float) -> str:
     return moment.isoformat(timespec=detail).replace("+00:00", "Z")
 
 
-def brief(value: float) -> float:
+def round_sig(value: float) -> float:
     """Four digits of a number are enough to be looked at."""
     return float(f"{value:.4g}")
 
 
-def _event(row: dict[str, Any], ranking: str, words: ExplanationColumns | None) -> Event:
-    unseen = {*OWN, *(words or ()), ROW, INDEX, TIME}
+def _build_event(row: dict[str, Any], ranking: str, explanation_columns: ExplanationColumns | None) -> Event:
+    unseen = {*INTERNAL_COLUMNS, *(explanation_columns or ()), ROW, INDEX, TIME}
     return Event(
         at=row[SECONDS],
-        level=brief(row[LEVEL]),
-        score=_number(row.get(ranking)),
-        pvalue=_number(row.get("pvalue")),
+        level=round_sig(row[LEVEL]),
+        score=_to_float(row.get(ranking)),
+        pvalue=_to_float(row.get("pvalue")),
         flagged=bool(row[FLAGGED]),
-        reason=row.get(words.reason) if words else None,
-        why=_explanation(row.get(words.explanation)) if words else None,
+        reason=row.get(explanation_columns.reason) if explanation_columns else None,
+        why=_decode_explanation(row.get(explanation_columns.explanation)) if explanation_columns else None,
         raw={
-            name: _plain(value)
+            name: _to_json_value(value)
             for name, value in row.items()
             if value is not None and name not in unseen
         },
     )
 
 
-def _plain(value: object) -> object:
+def _to_json_value(value: object) -> object:
     if isinstance(value, float):
-        return brief(value) if np.isfinite(value) else None
+        return round_sig(value) if np.isfinite(value) else None
     return value if isinstance(value, str | int | bool) else str(value)
 
 
-def _number(value: object) -> float | None:
+def _to_float(value: object) -> float | None:
     try:
         number = float(value)  # type: ignore[arg-type]  # what is no number is refused by the next line
     except (TypeError, ValueError):
@@ -207,7 +207,7 @@ def _number(value: object) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _explanation(text: str | None) -> Explanation | None:
+def _decode_explanation(text: str | None) -> Explanation | None:
     """What `explain` wrote; None if it did not, or somebody else did."""
     try:
         return None if text is None else msgspec.json.decode(text, type=Explanation)
@@ -215,119 +215,119 @@ def _explanation(text: str | None) -> Explanation | None:
         return None
 
 
-def _actions(events: pl.DataFrame) -> list[tuple[str, int]]:
-    name = next((name for name in ACTIONS if name in events.columns), None)
+def _count_actions(events: pl.DataFrame) -> list[tuple[str, int]]:
+    name = next((name for name in ACTION_COLUMNS if name in events.columns), None)
     done = [] if name is None else events[name].drop_nulls().cast(pl.String).to_list()
-    return Counter(done).most_common(NAMED)
+    return Counter(done).most_common(MAX_ACTIONS)
 
 
-def _named(row: dict[str, Any], words: ExplanationColumns | None) -> list[Value]:
+def _find_top_columns(row: dict[str, Any], explanation_columns: ExplanationColumns | None) -> list[ColumnValue]:
     """The columns that a reason names, with what stood in them; not those that were cut."""
-    said = row.get(words.top_columns) if words else None
+    said = row.get(explanation_columns.top_columns) if explanation_columns else None
     names: Sequence[str] = [name for name in (said or "").split(", ") if name]
     values = {name: row.get(name) for name in names}
     return [
-        Value(name, None if value is None else str(value))
+        ColumnValue(name, None if value is None else str(value))
         for name, value in values.items()
-        if not str(value).endswith(CUT)
+        if not str(value).endswith(TRUNCATION_SUFFIX)
     ]
 
 
-INCIDENTS = 2500
+MAX_INCIDENTS = 2500
 """Incidents shown, at most."""
-BY_FILTER = "Alerts are the events that filter let pass."
+FILTER_RULE = "Alerts are the events that filter let pass."
 
 
 @dataclass(frozen=True)
-class Admitted:
+class SelectedIncidents:
     """The incidents that a page shows.
 
     Attributes:
         incidents: The highest first.
         hidden: Alerts for which there was no room.
         rule: What made alerts of events, in a sentence.
-        common: What `PLAIN` scores are measured by; None if nothing is known of them.
-        reach: The risk of level 1, if held-out days say so.
+        population_scale: What `IDENTITY_SCALE` scores are measured by; None if nothing is known of them.
+        reference: The risk of level 1, if held-out days say so.
     """
 
     incidents: list[Incident]
     hidden: int
     rule: str
-    common: Yardstick | None
-    reach: float | None
+    population_scale: ScoreScale | None
+    reference: float | None
 
-    def yardstick(self, own: Yardstick) -> Yardstick:
+    def resolve_scale(self, own_scale: ScoreScale) -> ScoreScale:
         """What a user's scores are measured by in the end."""
-        return self.common if own is PLAIN and self.common is not None else own
+        return self.population_scale if own_scale is IDENTITY_SCALE and self.population_scale is not None else own_scale
 
-    def measured(self) -> Admitted:
+    def rescale(self) -> SelectedIncidents:
         """Call the lowest incident level 1, where nothing is known."""
-        if self.common is not None or not self.incidents:
+        if self.population_scale is not None or not self.incidents:
             return self
-        common = Yardstick(0.0, max(min(one.level for one in self.incidents), 1e-9))
+        common = ScoreScale(0.0, max(min(one.level for one in self.incidents), 1e-9))
         return replace(
-            self, common=common, incidents=[_measured(one, common) for one in self.incidents]
+            self, population_scale=common, incidents=[_rescale_incident(one, common) for one in self.incidents]
         )
 
 
-def admitted(findings: Findings, alerts_per_day: float) -> Admitted:
+def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> SelectedIncidents:
     """Choose the incidents to show.
 
     What `filter` let pass is shown. Without it, what is at least as high as it gets on ordinary
     days is, as far as `alerts_per_day` incidents a day allow.
     """
-    common = findings.common()
-    own = any(findings.yardstick(user) is not PLAIN for user in findings.users)
-    events = _events(findings, common)
-    if (common or own) and not findings.filtered:
+    common = aggregator.fit_population_scale()
+    own = any(aggregator.find_scale(user) is not IDENTITY_SCALE for user in aggregator.users)
+    events = _merge_candidate_events(aggregator, common)
+    if (common or own) and not aggregator.filtered:
         events = events.filter(pl.col(LEVEL) >= 1)
-    told = [Incident.of(group, findings.ranking or "") for group in grouped(events)]
+    told = [Incident.from_events(group, aggregator.ranking or "") for group in group_incidents(events)]
     told.sort(key=lambda one: (-one.level, one.since, one.user or ""))
-    rule, hidden = BY_FILTER, findings.candidates.left_out + findings.offbeat.left_out
-    if not findings.filtered:
-        days = _days(findings)
+    rule, hidden = FILTER_RULE, aggregator.top_events.dropped + aggregator.ts_anomalies.dropped
+    if not aggregator.filtered:
+        days = _count_run_days(aggregator)
         most, hidden = max(round(alerts_per_day * days), 1), 0
-        rule = _rule(findings, alerts_per_day, most, days, measured=bool(common or own))
+        rule = _describe_rule(aggregator, alerts_per_day, most, days, has_scale=bool(common or own))
         told = told[:most]
-    hidden += sum(one.count for one in told[INCIDENTS:])
-    reach = None if common is None else brief(common.reach)
-    known = common or (PLAIN if own else None)
-    return Admitted(told[:INCIDENTS], hidden, rule, known, reach).measured()
+    hidden += sum(one.count for one in told[MAX_INCIDENTS:])
+    reach = None if common is None else round_sig(common.reference)
+    known = common or (IDENTITY_SCALE if own else None)
+    return SelectedIncidents(told[:MAX_INCIDENTS], hidden, rule, known, reach).rescale()
 
 
-def _events(findings: Findings, common: Yardstick | None) -> pl.DataFrame:
+def _merge_candidate_events(aggregator: ReportAggregator, population_scale: ScoreScale | None) -> pl.DataFrame:
     """The highest events; a break in the rhythm is worth a look, whatever the event itself is."""
-    parts = [findings.candidates.events(), findings.offbeat.events()]
+    parts = [aggregator.top_events.to_frame(), aggregator.ts_anomalies.to_frame()]
     every = pl.concat([part for part in parts if part.height] or parts[:1], how="diagonal_relaxed")
     if not every.height:
         return every
-    level = pl.col(LEVEL) / (1.0 if common is None else common.reach)
+    level = pl.col(LEVEL) / (1.0 if population_scale is None else population_scale.reference)
     least = pl.when(pl.col(FLAGGED)).then(1.0).otherwise(0.0)
-    return ordered(every.with_columns(pl.max_horizontal(level, least).alias(LEVEL)))
+    return sort_events(every.with_columns(pl.max_horizontal(level, least).alias(LEVEL)))
 
 
-def _rule(
-    findings: Findings, alerts_per_day: float, most: int, days: int, *, measured: bool
+def _describe_rule(
+    aggregator: ReportAggregator, alerts_per_day: float, max_incidents: int, days: int, *, has_scale: bool
 ) -> str:
-    limit = " that are higher than it gets on ordinary days (level 1)" if measured else ""
+    limit = " that are higher than it gets on ordinary days (level 1)" if has_scale else ""
     return (
         f"No filter in the chain: alerts are the {alerts_per_day:g} highest incidents a day, at "
-        f"most {most:,} in {days:,} days,{limit} by {findings.ranking or 'no score'}."
+        f"most {max_incidents:,} in {days:,} days,{limit} by {aggregator.ranking or 'no score'}."
     )
 
 
-def _days(findings: Findings) -> int:
-    period, step = findings.lanes.bucket_range, findings.lanes.bucket_seconds
+def _count_run_days(aggregator: ReportAggregator) -> int:
+    period, step = aggregator.histograms.bucket_range, aggregator.histograms.bucket_seconds
     if period is None:
         return 1
     return -(-(period[1] * step) // 86400) - period[0] * step // 86400
 
 
-def _measured(one: Incident, yardstick: Yardstick) -> Incident:
+def _rescale_incident(incident: Incident, scale: ScoreScale) -> Incident:
     """The same incident by another measure."""
-    level = brief(one.level / yardstick.reach)
+    level = round_sig(incident.level / scale.reference)
     events = [
-        msgspec.structs.replace(event, level=brief(event.level / yardstick.reach))
-        for event in one.events
+        msgspec.structs.replace(event, level=round_sig(event.level / scale.reference))
+        for event in incident.events
     ]
-    return msgspec.structs.replace(one, level=level, severity=severity(level), events=events)
+    return msgspec.structs.replace(incident, level=level, severity=classify_severity(level), events=events)

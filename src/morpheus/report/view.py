@@ -17,12 +17,12 @@ from morpheus.models.calibration import (
     hour_of_week,
 )
 from morpheus.models.profile import SCOPE_OWN, ModelCard
-from morpheus.report.aggregate import Findings, Rehearsed, Seen, Yardstick
-from morpheus.report.incidents import Incident, admitted, brief
+from morpheus.report.aggregate import ReportAggregator, ReplayResult, UserAggregate, ScoreScale
+from morpheus.report.incidents import Incident, select_incidents, round_sig
 from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
-class Account(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of the events of a run, as far as whoever makes the page knows.
 
     Attributes:
@@ -48,7 +48,7 @@ class Account(msgspec.Struct, frozen=True, omit_defaults=True):
     refusals: list[str] = []
 
 
-class Lack(msgspec.Struct, frozen=True):
+class MissingFeature(msgspec.Struct, frozen=True):
     """Something that the page would show, had it been told.
 
     Attributes:
@@ -60,83 +60,83 @@ class Lack(msgspec.Struct, frozen=True):
     add: str
 
 
-def lacks(findings: Findings, cards: str) -> Iterator[Lack]:
+def find_missing_features(aggregator: ReportAggregator, models_hint: str) -> Iterator[MissingFeature]:
     """Say what is missing.
 
     Args:
-        findings: What there is.
-        cards: How the cards of fingerprints come into the page.
+        aggregator: What there is.
+        models_hint: How the cards of fingerprints come into the page.
     """
-    there = findings.columns
-    if findings.ranking != RISK:
-        yield Lack(
-            f"One ranking across users: levels go by {findings.ranking or 'no score'}",
+    there = aggregator.columns
+    if aggregator.ranking != RISK:
+        yield MissingFeature(
+            f"One ranking across users: levels go by {aggregator.ranking or 'no score'}",
             "add-scores --label ae_anomaly_score --label risk --label pvalue",
         )
     elif "pvalue" not in there:
-        yield Lack("p-values", "add-scores --label risk --label pvalue")
+        yield MissingFeature("p-values", "add-scores --label risk --label pvalue")
     if "explanation" not in there:
-        yield Lack(
+        yield MissingFeature(
             "Reasons, expected values, the smallest change, the nearest normal events",
             "explain (behind add-scores)",
         )
     if TS_ANOMALY not in there:
-        yield Lack("Breaks in the rhythm", "timeseries --resolution=10m")
-    if not any(seen.card and seen.card.portrait for seen in findings.users.values()):
-        yield Lack("Fingerprints, and levels measured by held-out days", cards)
+        yield MissingFeature("Breaks in the rhythm", "timeseries --resolution=10m")
+    if not any(seen.card and seen.card.portrait for seen in aggregator.users.values()):
+        yield MissingFeature("Fingerprints, and levels measured by held-out days", models_hint)
 
 
-EXPECTED = 12.0
+MIN_EXPECTED_EVENTS = 12.0
 """Events that would be usual in a stretch that is called a gap; at random it would hold none in one
 case of 160,000."""
 
 
-def gaps(
-    lanes: UserHistograms, rhythms: Mapping[str | None, NDArray[np.float64]]
+def find_gaps(
+    histograms: UserHistograms, hourly_rates: Mapping[str | None, NDArray[np.float64]]
 ) -> list[tuple[int, int]]:
     """Find where nobody did anything, though many events would have been usual.
 
     Args:
-        lanes: Everybody's events, settled.
-        rhythms: Events that are usual in each hour of the week, of each user, (168,). Nothing is
+        histograms: Everybody's events, settled.
+        hourly_rates: Events that are usual in each hour of the week, of each user, (168,). Nothing is
             expected of them before their first event, or after their last.
 
     Returns:
         Beginning and end of each, in seconds since 1970.
     """
-    if lanes.bucket_range is None:
+    if histograms.bucket_range is None:
         return []
-    first, end = lanes.bucket_range
+    first, end = histograms.bucket_range
     silent = np.ones(end - first, dtype=np.bool_)
-    starts, expected = np.arange(first, end) * lanes.bucket_seconds, np.zeros(end - first)
+    starts, expected = np.arange(first, end) * histograms.bucket_seconds, np.zeros(end - first)
     # A wide cell is taken to be as lively throughout as in its first hour.
     hours = hour_of_week(starts.astype(np.float64))
-    for user, cells in lanes.users.items():
+    for user, cells in histograms.users.items():
         silent[cells.buckets - first] = False
-        if user in rhythms:
+        if user in hourly_rates:
             there = slice(int(cells.buckets[0]) - first, int(cells.buckets[-1]) - first)
-            expected[there] += rhythms[user][hours[there]] * (
-                lanes.bucket_seconds / SECONDS_PER_HOUR
+            expected[there] += hourly_rates[user][hours[there]] * (
+                histograms.bucket_seconds / SECONDS_PER_HOUR
             )
     edges = np.flatnonzero(np.diff(silent, prepend=False, append=False))
     return [
-        (int(starts[a]), int(starts[b - 1]) + lanes.bucket_seconds)
+        (int(starts[a]), int(starts[b - 1]) + histograms.bucket_seconds)
         for a, b in edges.reshape(-1, 2)
-        if expected[a:b].sum() >= EXPECTED
+        if expected[a:b].sum() >= MIN_EXPECTED_EVENTS
     ]
 
 
-UNSCORED = -1
+UNSCORED_LEVEL = -1
 """Level, in hundredths, of a cell whose events have no score."""
-TOP = 9999
-OFTEN = 0.2
+MAX_LEVEL = 9999
+HIGH_NOVELTY_RATE = 0.2
 """Share of events that bring a new value from which a column's new values say little."""
-SHORT, FEW = 14, 100
+SHORT_HISTORY_DAYS, FEW_HELD_OUT_EVENTS = 14, 100
 """Days of history, and held-out events, below which a fingerprint knows little."""
-WEEK = 7 * 24 * 3600
+SECONDS_PER_WEEK = 7 * 24 * 3600
 
 
-class Lane(msgspec.Struct, frozen=True):
+class UserTimeline(msgspec.Struct, frozen=True):
     """A user's cells, from the page's first cell on.
 
     Attributes:
@@ -152,20 +152,20 @@ class Lane(msgspec.Struct, frozen=True):
     f: list[int]
 
     @classmethod
-    def of(cls, cells: TimeHistogram, first: int, yardstick: Yardstick) -> Self:
+    def from_histogram(cls, histogram: TimeHistogram, first_bucket: int, scale: ScoreScale) -> Self:
         """Draw a lane."""
-        known = np.isfinite(cells.max_scores)
-        levels = yardstick.levels(np.where(known, cells.max_scores, yardstick.usual))
-        hundredths = np.minimum(np.rint(levels * 100), TOP).astype(int)
+        known = np.isfinite(histogram.max_scores)
+        levels = scale.to_levels(np.where(known, histogram.max_scores, scale.baseline))
+        hundredths = np.minimum(np.rint(levels * 100), MAX_LEVEL).astype(int)
         return cls(
-            (cells.buckets - first).tolist(),
-            cells.events.tolist(),
-            np.where(known, hundredths, UNSCORED).tolist(),
-            np.flatnonzero(cells.flagged).tolist(),
+            (histogram.buckets - first_bucket).tolist(),
+            histogram.events.tolist(),
+            np.where(known, hundredths, UNSCORED_LEVEL).tolist(),
+            np.flatnonzero(histogram.flagged).tolist(),
         )
 
 
-class Rhythm(msgspec.Struct, frozen=True):
+class WeeklyPattern(msgspec.Struct, frozen=True):
     """Events in each hour of the week, Monday, midnight UTC first.
 
     Attributes:
@@ -179,21 +179,21 @@ class Rhythm(msgspec.Struct, frozen=True):
     learnt: bool
 
     @classmethod
-    def of(cls, portrait: ModelSummary | None, cells: TimeHistogram, step: int) -> Self | None:
+    def from_summary(cls, summary: ModelSummary | None, histogram: TimeHistogram, bucket_seconds: int) -> Self | None:
         """A user's usual week: that of their history, or else of this run."""
-        if portrait is not None and any(portrait.hours):
-            return cls(list(portrait.hours), portrait.weeks, learnt=True)
-        if step != SECONDS_PER_HOUR or not len(cells.buckets):
+        if summary is not None and any(summary.hours):
+            return cls(list(summary.hours), summary.weeks, learnt=True)
+        if bucket_seconds != SECONDS_PER_HOUR or not len(histogram.buckets):
             return None
-        hours = hour_of_week(cells.buckets.astype(np.float64) * SECONDS_PER_HOUR)
-        counts = np.bincount(hours, weights=cells.events, minlength=HOURS_PER_WEEK).astype(int)
+        hours = hour_of_week(histogram.buckets.astype(np.float64) * SECONDS_PER_HOUR)
+        counts = np.bincount(hours, weights=histogram.events, minlength=HOURS_PER_WEEK).astype(int)
         weeks = max(
-            (int(cells.buckets[-1]) - int(cells.buckets[0])) * SECONDS_PER_HOUR / WEEK, 1 / 7
+            (int(histogram.buckets[-1]) - int(histogram.buckets[0])) * SECONDS_PER_HOUR / SECONDS_PER_WEEK, 1 / 7
         )
-        return cls(counts.tolist(), brief(weeks), learnt=False)
+        return cls(counts.tolist(), round_sig(weeks), learnt=False)
 
     @property
-    def usual(self) -> NDArray[np.float64]:
+    def hourly_rates(self) -> NDArray[np.float64]:
         """Events that are usual in each hour, (168,)."""
         return np.array(self.hours) / self.weeks
 
@@ -218,7 +218,7 @@ class Calibration(msgspec.Struct, frozen=True):
     days: int
 
 
-class Profile(msgspec.Struct, frozen=True):
+class ModelSummaryView(msgspec.Struct, frozen=True):
     """A fingerprint's card, for people.
 
     Attributes:
@@ -246,7 +246,7 @@ class Profile(msgspec.Struct, frozen=True):
     weak: list[str]
 
     @classmethod
-    def of(cls, card: ModelCard, seen: Seen) -> Self:
+    def from_card(cls, card: ModelCard, aggregate: UserAggregate) -> Self:
         """Tell of a card, and of what was seen of its user."""
         portrait = card.portrait
         return cls(
@@ -258,12 +258,12 @@ class Profile(msgspec.Struct, frozen=True):
             card.last,
             card.epochs,
             [] if portrait is None else list(portrait.curve),
-            None if portrait is None else _calibration(portrait, seen.tally),
-            list(weak_spots(card, seen.rehearsed)),
+            None if portrait is None else _build_calibration(portrait, aggregate.exceedances),
+            list(list_limitations(card, aggregate.replay_result)),
         )
 
 
-class Person(msgspec.Struct, frozen=True):
+class UserView(msgspec.Struct, frozen=True):
     """A user of a page.
 
     Attributes:
@@ -279,90 +279,90 @@ class Person(msgspec.Struct, frozen=True):
     name: str | None
     events: int
     worst: float
-    lane: Lane
-    rhythm: Rhythm | None
-    profile: Profile | None
+    lane: UserTimeline
+    rhythm: WeeklyPattern | None
+    profile: ModelSummaryView | None
     unscored: str | None
 
     @classmethod
-    def of(  # noqa: PLR0913, PLR0917 - who, what was seen, and how it is drawn
+    def from_aggregate(  # noqa: PLR0913, PLR0917 - who, what was seen, and how it is drawn
         cls,
         name: str | None,
-        seen: Seen,
-        cells: TimeHistogram,
-        yardstick: Yardstick,
-        step: int,
-        wide: tuple[int, int],
+        aggregate: UserAggregate,
+        histogram: TimeHistogram,
+        scale: ScoreScale,
+        bucket_seconds: int,
+        page_buckets: tuple[int, int],
     ) -> Self:
         """Tell of a user.
 
         Args:
             name: Who.
-            seen: What was seen of them.
-            cells: Their events.
-            yardstick: How high is high.
-            step: Seconds of a cell.
-            wide: How many of these are one on the page, and the page's first.
+            aggregate: What was seen of them.
+            histogram: Their events.
+            scale: How high is high.
+            bucket_seconds: Seconds of a cell.
+            page_buckets: How many of these are one on the page, and the page's first.
         """
-        factor, first = wide
-        portrait = None if seen.card is None else seen.card.portrait
-        lane = Lane.of(cells.downsample(factor), first, yardstick)
+        factor, first = page_buckets
+        portrait = None if aggregate.card is None else aggregate.card.portrait
+        lane = UserTimeline.from_histogram(histogram.downsample(factor), first, scale)
         return cls(
             name,
-            int(cells.events.sum()),
-            max(lane.w, default=UNSCORED) / 100,
+            int(histogram.events.sum()),
+            max(lane.w, default=UNSCORED_LEVEL) / 100,
             lane,
-            Rhythm.of(portrait, cells, step),
-            None if seen.card is None else Profile.of(seen.card, seen),
-            seen.unscored,
+            WeeklyPattern.from_summary(portrait, histogram, bucket_seconds),
+            None if aggregate.card is None else ModelSummaryView.from_card(aggregate.card, aggregate),
+            aggregate.unscored_reason,
         )
 
 
-def _calibration(portrait: ModelSummary, tally: NDArray[np.int64]) -> Calibration:
-    known = int(tally[0])
-    realised = (tally[1:] / max(known, 1)).tolist()
+def _build_calibration(summary: ModelSummary, exceedances: NDArray[np.int64]) -> Calibration:
+    known = int(exceedances[0])
+    realised = (exceedances[1:] / max(known, 1)).tolist()
     return Calibration(
-        list(portrait.risks),
+        list(summary.risks),
         list(EXCEEDANCE_LEVELS),
-        [brief(share) for share in realised] if known else [],
+        [round_sig(share) for share in realised] if known else [],
         known,
-        portrait.held_out,
-        portrait.days,
+        summary.held_out,
+        summary.days,
     )
 
 
-def weak_spots(card: ModelCard, rehearsed: Rehearsed | None = None) -> Iterator[str]:
+def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None) -> Iterator[str]:
     """Say what a fingerprint cannot be good at, and what it was not good at."""
-    if rehearsed is not None and rehearsed.missed:
-        yield rehearsed.told()
+    if replay_result is not None and replay_result.missed:
+        yield replay_result.describe()
     portrait = card.portrait
     if card.rung != SCOPE_OWN:
         share = f"{card.own_share:.0%}"
         yield f"{share} of what it was learnt from is the user's own; the rest is of {card.rung}."
     if portrait is None:
         return
-    if portrait.weeks * 7 < SHORT and card.events:
+    if portrait.weeks * 7 < SHORT_HISTORY_DAYS and card.events:
         days = f"{portrait.weeks * 7:.0f} days"
         yield f"The history spans {days}: a weekly habit may be unknown to it."
-    if portrait.held_out < FEW:
+    if portrait.held_out < FEW_HELD_OUT_EVENTS:
         least = f"{1 / (portrait.held_out + 1):.3f}"
         yield f"{portrait.held_out} events were held out: no p-value is below {least}."
-    lively = [f"{name} ({rate:.0%})" for name, rate in portrait.lively if rate >= OFTEN]
+    lively = [f"{name} ({rate:.0%})" for name, rate in portrait.lively if rate >= HIGH_NOVELTY_RATE]
     if lively:
         yield f"New values are usual, so that one more says little, in {', '.join(lively)}."
 
 
-COLUMNS = 400
+MAX_TIMELINE_CELLS = 400
 """Cells of a lane, at most."""
-PEOPLE = 2000
+MAX_USERS = 2000
 """Users with a lane of their own, at most: the highest."""
-AROUND, MOST_AROUND = 12 * 3600, 96
+CONTEXT_SECONDS, MAX_CONTEXT_CELLS = 12 * 3600, 96
 """Seconds shown on either side of an incident, and cells at most."""
-ROUND = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
+CELL_HOURS = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
 """Hours that cells are wide."""
 
 
-class Around(msgspec.Struct, frozen=True):
+class IncidentTimeline(msgspec.Struct, frozen=True):
     """All of a user's events around an incident.
 
     Attributes:
@@ -378,18 +378,18 @@ class Around(msgspec.Struct, frozen=True):
     f: list[int]
 
     @classmethod
-    def of(cls, cells: TimeHistogram, step: int, since: float, until: float) -> Self:
+    def from_histogram(cls, histogram: TimeHistogram, bucket_seconds: int, since: float, until: float) -> Self:
         """Look twelve hours back, and twelve ahead."""
-        first, last = int(since - AROUND) // step, int(until + AROUND) // step
-        last = min(last, first + MOST_AROUND - 1)
-        near = (cells.buckets >= first) & (cells.buckets <= last)
+        first, last = int(since - CONTEXT_SECONDS) // bucket_seconds, int(until + CONTEXT_SECONDS) // bucket_seconds
+        last = min(last, first + MAX_CONTEXT_CELLS - 1)
+        near = (histogram.buckets >= first) & (histogram.buckets <= last)
         counts, flagged = (np.zeros(last - first + 1, dtype=int) for _ in range(2))
-        counts[cells.buckets[near] - first] = cells.events[near]
-        flagged[cells.buckets[near] - first] = cells.flagged[near]
-        return cls(first * step, step, counts.tolist(), flagged.tolist())
+        counts[histogram.buckets[near] - first] = histogram.events[near]
+        flagged[histogram.buckets[near] - first] = histogram.flagged[near]
+        return cls(first * bucket_seconds, bucket_seconds, counts.tolist(), flagged.tolist())
 
 
-class Axis(msgspec.Struct, frozen=True):
+class TimeAxis(msgspec.Struct, frozen=True):
     """The lanes' axis: beginning in seconds since 1970, seconds of a cell, and how many cells."""
 
     start: int
@@ -397,14 +397,14 @@ class Axis(msgspec.Struct, frozen=True):
     cells: int
 
 
-class Told(msgspec.Struct, frozen=True):
+class IncidentView(msgspec.Struct, frozen=True):
     """An incident, and what else the user did around it."""
 
     incident: Incident
-    around: Around
+    around: IncidentTimeline
 
 
-class Contents(msgspec.Struct, frozen=True):
+class ReportData(msgspec.Struct, frozen=True):
     """A page's data.
 
     Attributes:
@@ -429,62 +429,62 @@ class Contents(msgspec.Struct, frozen=True):
     version: int
     source: str
     user_column: str
-    account: Account
+    account: RunCounts
     rule: str
     ranking: str | None
     reach: float | None
     hidden: int
-    lacks: list[Lack]
+    lacks: list[MissingFeature]
     gaps: list[tuple[int, int]]
-    axis: Axis | None
-    people: list[Person]
+    axis: TimeAxis | None
+    people: list[UserView]
     others: int
-    incidents: list[Told]
+    incidents: list[IncidentView]
 
 
-def contents(
-    findings: Findings,
-    account: Account,
+def build_report_data(
+    aggregator: ReportAggregator,
+    counts: RunCounts,
     alerts_per_day: float,
     *,
-    cards: str,
-    about: tuple[str, str],
-) -> Contents:
+    models_hint: str,
+    origin: tuple[str, str],
+) -> ReportData:
     """Make findings ready to be looked at.
 
     Args:
-        findings: All of a run.
-        account: What became of its events.
+        aggregator: All of a run.
+        counts: What became of its events.
         alerts_per_day: Incidents shown, at most, where `filter` has not chosen them.
-        cards: What to type for the cards of fingerprints.
-        about: Word of the source, and the column of the user.
+        models_hint: What to type for the cards of fingerprints.
+        origin: Word of the source, and the column of the user.
     """
-    lanes = findings.lanes
+    lanes = aggregator.histograms
     lanes.compact()
-    found = admitted(findings, alerts_per_day)
-    measures = {user: found.yardstick(findings.yardstick(user)) for user in findings.users}
-    axis, wide = _axis(findings)
-    people = _people(findings, measures, wide)
-    rhythms = {one.name: one.rhythm.usual for one in people if one.rhythm and one.rhythm.learnt}
+    found = select_incidents(aggregator, alerts_per_day)
+    measures = {user: found.resolve_scale(aggregator.find_scale(user)) for user in aggregator.users}
+    axis, wide = _build_time_axis(aggregator)
+    people = _build_user_views(aggregator, measures, wide)
+    rhythms = {one.name: one.rhythm.hourly_rates for one in people if one.rhythm and one.rhythm.learnt}
     none = TimeHistogram.empty()
-    return Contents(
+    return ReportData(
         "morpheus-report",
         1,
-        *about,
-        account,
+        *origin,
+        counts,
         found.rule,
-        findings.ranking,
-        found.reach,
+        aggregator.ranking,
+        found.reference,
         found.hidden,
-        list(lacks(findings, cards)),
-        gaps(lanes, rhythms),
+        list(find_missing_features(aggregator, models_hint)),
+        find_gaps(lanes, rhythms),
         axis,
-        people[:PEOPLE],
-        max(len(people) - PEOPLE, 0),
+        people[:MAX_USERS],
+        max(len(people) - MAX_USERS, 0),
         [
-            Told(
+            IncidentView(
                 one,
-                Around.of(
+                IncidentTimeline.from_histogram(
                     lanes.users.get(one.user, none), lanes.bucket_seconds, one.since, one.until
                 ),
             )
@@ -493,26 +493,26 @@ def contents(
     )
 
 
-def _axis(findings: Findings) -> tuple[Axis | None, tuple[int, int]]:
+def _build_time_axis(aggregator: ReportAggregator) -> tuple[TimeAxis | None, tuple[int, int]]:
     """The lanes' axis, and how cells of the findings become cells of the page."""
-    period, step = findings.lanes.bucket_range, findings.lanes.bucket_seconds
+    period, step = aggregator.histograms.bucket_range, aggregator.histograms.bucket_seconds
     if period is None:
         return None, (1, 0)
-    fits = (each for each in ROUND if (period[1] - period[0]) / each <= COLUMNS)
-    factor = next(fits, -(-(period[1] - period[0]) // COLUMNS))
+    fits = (each for each in CELL_HOURS if (period[1] - period[0]) / each <= MAX_TIMELINE_CELLS)
+    factor = next(fits, -(-(period[1] - period[0]) // MAX_TIMELINE_CELLS))
     first, last = period[0] // factor, (period[1] - 1) // factor
-    return Axis(first * factor * step, factor * step, last - first + 1), (factor, first)
+    return TimeAxis(first * factor * step, factor * step, last - first + 1), (factor, first)
 
 
-def _people(
-    findings: Findings, measures: dict[str | None, Yardstick], wide: tuple[int, int]
-) -> list[Person]:
+def _build_user_views(
+    aggregator: ReportAggregator, scales: dict[str | None, ScoreScale], page_buckets: tuple[int, int]
+) -> list[UserView]:
     """All users, the highest first."""
-    lanes, none = findings.lanes, TimeHistogram.empty()
-    everybody: Sequence[tuple[str | None, Seen]] = list(findings.users.items())
+    lanes, none = aggregator.histograms, TimeHistogram.empty()
+    everybody: Sequence[tuple[str | None, UserAggregate]] = list(aggregator.users.items())
     people = [
-        Person.of(
-            user, seen, lanes.users.get(user, none), measures[user], lanes.bucket_seconds, wide
+        UserView.from_aggregate(
+            user, seen, lanes.users.get(user, none), scales[user], lanes.bucket_seconds, page_buckets
         )
         for user, seen in everybody
     ]

@@ -14,13 +14,13 @@ from morpheus.columns import TIME
 from morpheus.core.batch import OutputRows, RunMetrics
 from morpheus.core.stage import Outputs, Requirements, Sink, StageContext, option
 from morpheus.errors import UsageError
-from morpheus.report.aggregate import Findings
-from morpheus.report.view import Account
+from morpheus.report.aggregate import ReportAggregator
+from morpheus.report.view import RunCounts
 from morpheus.sinks.to_file import validate_output_path
 from morpheus.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from morpheus.report.view import Contents
+    from morpheus.report.view import ReportData
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ToReport(Sink):
     alerts_per_day: float = option(
         5.0, "Where there is no `filter`: incidents a day that are shown, at most.", min=0
     )
-    aggregators: list[Findings] = field(default_factory=list, repr=False, compare=False)
+    aggregators: list[ReportAggregator] = field(default_factory=list, repr=False, compare=False)
 
     def validate(self) -> None:
         """Refuse a place that cannot be written to."""
@@ -60,43 +60,43 @@ class ToReport(Sink):
         """The file."""
         return Outputs(files=(Path(self.filename),))
 
-    def open(self, context: StageContext) -> Findings:  # noqa: ARG002 - written by `commit`
+    def open(self, context: StageContext) -> ReportAggregator:  # noqa: ARG002 - written by `commit`
         """Start with an empty page."""
-        findings = Findings()
-        self.aggregators[:] = [findings]
-        return findings
+        aggregator = ReportAggregator()
+        self.aggregators[:] = [aggregator]
+        return aggregator
 
-    def process(self, batch: OutputRows, state: Findings) -> Iterator[OutputRows]:
+    def process(self, batch: OutputRows, state: ReportAggregator) -> Iterator[OutputRows]:
         """Add the rows of a batch."""
         self._aggregate(state, batch)
         yield batch
 
     def commit(self, metrics: RunMetrics) -> None:
         """Write the page."""
-        from morpheus.report.page import page  # noqa: PLC0415 - only where a page is written
+        from morpheus.report.page import render_page  # noqa: PLC0415 - only where a page is written
 
         data = msgspec.json.encode(self.make_report_data(metrics))
         with atomic_write(Path(self.filename)) as file:
-            file.write(page(data))
+            file.write(render_page(data))
 
-    def make_report_data(self, metrics: RunMetrics) -> Contents:
+    def make_report_data(self, metrics: RunMetrics) -> ReportData:
         """All that the page says, as far as the run has come."""
-        from morpheus.report.view import contents  # noqa: PLC0415 - the same
+        from morpheus.report.view import build_report_data  # noqa: PLC0415 - the same
 
-        findings = self.aggregators[0] if self.aggregators else Findings()
-        return contents(
+        findings = self.aggregators[0] if self.aggregators else ReportAggregator()
+        return build_report_data(
             findings,
             make_run_counts(findings, metrics),
             self.alerts_per_day,
-            cards="train-ae (not --model=reference)",
-            about=(self.options.source, self.options.userid_column_name),
+            models_hint="train-ae (not --model=reference)",
+            origin=(self.options.source, self.options.userid_column_name),
         )
 
-    def _aggregate(self, aggregator: Findings, batch: OutputRows) -> None:
-        aggregator.see(batch.user, batch.card, batch.unscored_reason)
+    def _aggregate(self, aggregator: ReportAggregator, batch: OutputRows) -> None:
+        aggregator.register_user(batch.user, batch.card, batch.unscored_reason)
         if batch.dropped_stats is not None:
             aggregator.filtered = True
-            aggregator.picture(
+            aggregator.add_histogram(
                 batch.user, batch.dropped_stats.histogram, batch.dropped_stats.exceedances
             )
         if batch.frame.is_empty():
@@ -109,16 +109,16 @@ class ToReport(Sink):
         aggregator.add(batch.user, batch.frame)
 
 
-def make_run_counts(aggregator: Findings, metrics: RunMetrics) -> Account:
+def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCounts:
     """What became of the events of a run, those that `filter` has left out among them."""
     reasons, scored = Counter[str](), 0
     for user, seen in aggregator.users.items():
-        events = aggregator.events_of(user)
-        if seen.unscored is not None:
-            reasons[seen.unscored] += events
+        events = aggregator.count_events(user)
+        if seen.unscored_reason is not None:
+            reasons[seen.unscored_reason] += events
         elif aggregator.ranking is not None:
             scored += events
-    return Account(
+    return RunCounts(
         read=metrics.input.read,
         refused=metrics.input.refused,
         duplicates=metrics.input.duplicates,

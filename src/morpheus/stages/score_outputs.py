@@ -13,7 +13,7 @@ from morpheus.core.batch import Batch, DroppedStats, Losses, Scored
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.calibration import count_exceedances
-from morpheus.report.aggregate import Look
+from morpheus.report.aggregate import EventArrays
 from morpheus.stages.add_scores import AddScores, ScoreContext, ScoreState, to_series
 from morpheus.suppressions.rules import SuppressionCounts
 
@@ -25,9 +25,9 @@ def summarise_dropped(batch: Batch, dropped: NDArray[np.bool_]) -> DroppedStats:
         batch: The events, dropped ones included.
         dropped: Which events are dropped, shape (rows,).
     """
-    look = Look.of(batch.frame.filter(pl.Series(dropped)))
+    arrays = EventArrays.from_frame(batch.frame.filter(pl.Series(dropped)))
     portrait = None if batch.card is None else batch.card.portrait
-    seen = DroppedStats(look.cells, count_exceedances(portrait, look.risks))
+    seen = DroppedStats(arrays.histogram, count_exceedances(portrait, arrays.risks))
     return seen if batch.dropped_stats is None else batch.dropped_stats.merge(seen)
 
 
