@@ -6,7 +6,7 @@ from morpheus.core.batch import Losses, OutputRows, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.testing import make_events, make_scored
+from morpheus.testing import make_events, make_scored, run_stage
 from people import fingerprint
 
 CLOUDTRAIL = PipelineOptions(source="from-cloudtrail")
@@ -44,7 +44,7 @@ def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue"), pref
     losses = known.losses(encoded)[encoded.inverse]
     about = {"user": user, "fingerprint": known, "card": known.card, "encoded": encoded}
     batch = Losses(frame=frame, losses=losses, **about)
-    return next(Explain(prefix=prefix)(AddScores(label=labels)(iter([batch]))))
+    return run_stage(Explain(prefix=prefix), run_stage(AddScores(label=labels), [batch]))[0]
 
 
 def plain(rows, *, seconds=None, user="ann"):
@@ -61,11 +61,11 @@ def many(number, *, user="ann"):
 
 def sent(stage, batches, settings=CLOUDTRAIL):
     """Pass batches through a sink, to the end of the run."""
-    stage = replace(stage, settings=settings)
-    stage.check()
-    out = list(stage(iter(batches)))
+    stage = replace(stage, options=settings)
+    stage.validate()
+    out = run_stage(stage, batches)
     assert [batch.frame for batch in out] == [batch.frame for batch in batches] or all(
         one.frame.equals(other.frame) for one, other in zip(out, batches, strict=True)
     )
-    stage.finish(RunMetrics())
+    stage.commit(RunMetrics())
     return out

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
-from morpheus.core.batch import Encoded, Losses, OutputRows, Scored, WithModel
-from morpheus.core.stage import Transform
+from morpheus.core.batch import Batch, Encoded, Losses, OutputRows, Scored, WithModel
+from morpheus.core.stage import StageContext, Transform
+from morpheus.core.state import State
 from morpheus.stages.add_class import AddClass
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
@@ -18,7 +19,7 @@ from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
-from morpheus.testing import check_stage, make_events, make_scored
+from morpheus.testing import check_stage, make_events, make_scored, run_stage
 from people import COLUMNS, day, fingerprint, times
 
 
@@ -32,7 +33,7 @@ def batches() -> list[WithModel | Encoded | Losses | Scored]:
     chain = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]
     made = [batch]
     for stage in chain:
-        made += list(stage(iter(made[-1:])))
+        made += list(run_stage(stage, made[-1:]))
     return made
 
 
@@ -45,27 +46,40 @@ def test_our_stages_obey() -> None:
         check_stage(stage, rated)
 
 
+class Count(State):
+    events: int = 0
+    noise: str = ""
+
+
 @dataclass(frozen=True)
 class Odd(Transform):
     """Breaks the law that it is asked to."""
 
+    name = "odd"
     takes = (Scored,)
     gives = Scored
     breaks: str = ""
 
-    def __call__(self, batches: Iterator[Scored]) -> Iterator[Scored]:
-        for batch in batches:
-            frame = batch.frame
-            if self.breaks == "count":
-                frame = frame.head(1)
-            if self.breaks == "cut":
-                frame = frame.with_columns(pl.lit(frame.height).alias("rows"))
-            if self.breaks == "change":
-                frame.insert_column(0, pl.Series("new", range(frame.height)))
-            if self.breaks == "gives":
-                yield OutputRows(user=batch.user, frame=frame)
-            else:
-                yield replace(batch, frame=frame)
+    def open(self, context: StageContext) -> Count:
+        return context.cache.setdefault("count", Count()) if self.breaks == "users" else Count()
+
+    def process(self, batch: Scored, state: Count) -> Iterator[Batch]:
+        frame = batch.frame
+        numbers = range(state.events, state.events + frame.height)
+        frame = frame.with_columns(pl.Series("number", numbers, dtype=pl.Int64))
+        state.events += frame.height
+        if self.breaks == "size":
+            state.noise += "x" * state.max_bytes
+        if self.breaks == "count":
+            frame = frame.head(1)
+        if self.breaks == "cut":
+            frame = frame.with_columns(pl.lit(frame.height).alias("rows"))
+        if self.breaks == "change":
+            batch.frame.insert_column(0, pl.Series("new", range(frame.height)))
+        if self.breaks == "gives":
+            yield OutputRows(user=batch.user, frame=frame)
+        else:
+            yield replace(batch, frame=frame)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +89,8 @@ class Odd(Transform):
         ("cut", r"same rows for batches of \[1, 1, 1, 1\]"),
         ("change", "does not change the batch"),
         ("gives", "gives Scored"),
+        ("users", "keeps users apart"),
+        ("size", "has a state of bounded size"),
     ],
 )
 def test_a_broken_law_is_named(breaks: str, law: str) -> None:

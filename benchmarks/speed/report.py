@@ -24,8 +24,8 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.models.calibration import EXCEEDANCE_LEVELS, HOURS_PER_WEEK, ModelSummary
 from morpheus.models.profile import ModelCard
 from morpheus.pipeline import Pipeline
-from morpheus.sinks.memory import CollectSink
 from morpheus.runtime.chain import Segment
+from morpheus.sinks.memory import CollectSink
 from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores

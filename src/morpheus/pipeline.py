@@ -406,7 +406,7 @@ def _raise_first(failures: Sequence[MorpheusError | OSError]) -> None:
         raise failures[0]
 
 
-def _mismatch_message(position: int, before: Transform, given_type: type, stage: Transform) -> str:
+def _mismatch_message(position: int, before: Stage, given_type: type, stage: Stage) -> str:
     wanted = [kind.__name__ for kind in stage.takes]
     order = list(DEFAULT_PRODUCER)
     said = (

@@ -19,9 +19,16 @@ from morpheus.core.stage import option
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
-from morpheus.report.aggregate import Z_REFERENCE, ReportAggregator, EventArrays, ReplayResult, ScoreScale, choose_ranking
+from morpheus.report.aggregate import (
+    Z_REFERENCE,
+    EventArrays,
+    ReplayResult,
+    ReportAggregator,
+    ScoreScale,
+    choose_ranking,
+)
 from morpheus.report.page import render_page
-from morpheus.report.view import RunCounts, ReportData, build_report_data
+from morpheus.report.view import ReportData, RunCounts, build_report_data
 from morpheus.sinks.to_file import validate_output_path
 from morpheus.sources.results import read_results
 from morpheus.storage.atomic import atomic_write
@@ -61,7 +68,11 @@ class ResultFiles:
         found = user_column or next((one for one in USER_COLUMNS if one in rows.columns), "")
         if not found or found not in rows.columns:
             there = ", ".join(f"`{one}`" for one in rows.columns[:12] if one)
-            what = f"no column `{user_column}`" if user_column else "none of the usual columns of users"
+            what = (
+                f"no column `{user_column}`"
+                if user_column
+                else "none of the usual columns of users"
+            )
             raise UsageError(
                 f"--userid_column_name: `{files[0]}` has {what}. Name one of its own, such as "
                 f"{there}."
@@ -145,7 +156,10 @@ def read_replay(path: Path) -> Mapping[str | None, ReplayResult]:
             "`morpheus tools replay --filename=trials.csv` wrote."
         ) from error
     placed = trials.filter(pl.col("caught").is_not_null())
-    return {user: _to_replay_result(rows) for (user,), rows in placed.group_by("user", maintain_order=True)}
+    return {
+        user: _to_replay_result(rows)
+        for (user,), rows in placed.group_by("user", maintain_order=True)
+    }
 
 
 def _read_trials(path: Path) -> pl.DataFrame:

@@ -25,6 +25,7 @@ from morpheus.models.reference import (
 )
 from morpheus.models.store import ModelStore, commit_index, put_model
 from morpheus.stages.train_ae import TrainAe
+from morpheus.testing import run_stage
 from people import COLUMNS, day, times
 
 GOLDEN = Path(__file__).parents[2] / "../shared/data/golden"
@@ -198,7 +199,7 @@ def test_train_ae_learns_with_the_model_it_is_told_to(model, network):
     settings = PipelineOptions(columns=tuple(COLUMNS))
     stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, options=settings)
     frame = day().with_columns(times(400).alias(TIME))
-    [batch] = stage(iter([Events(user="ann", frame=frame, history=frame)]))
+    [batch] = run_stage(stage, [Events(user="ann", frame=frame, history=frame)])
     assert isinstance(batch.fingerprint.net, network)
 
 

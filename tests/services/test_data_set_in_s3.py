@@ -15,6 +15,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.testing import run_stage
 
 OUT = "s3://lake/out"
 
@@ -28,7 +29,7 @@ def rows(user: str, days: int) -> OutputRows:
 def write(*batches: OutputRows, **options: object) -> None:
     sink = ToParquet(folder=OUT, partition_by=("date", "user"), **options)  # type: ignore[arg-type] # options of several types
     sink.validate()
-    list(sink(iter(batches)))
+    list(run_stage(sink, batches))
 
 
 def test_a_data_set_in_a_bucket_is_there_once_its_last_file_is(lake: Lake) -> None:
@@ -58,7 +59,7 @@ def test_a_run_that_fails_leaves_what_was_there(lake: Lake) -> None:
 
     lake.forget()
     with pytest.raises(TransientError, match="gone"):
-        list(ToParquet(folder=OUT, overwrite=True)(failing()))
+        list(run_stage(ToParquet(folder=OUT, overwrite=True), failing()))
     assert not [path for method, path in lake.asked if method != "GET"]
     assert {key: lake.read(key) for key in lake.names()} == before
 

@@ -4,13 +4,13 @@ from morpheus.columns import SCORE
 from morpheus.core.batch import Losses
 from morpheus.errors import UsageError
 from morpheus.stages.add_class import AddClass
-from morpheus.testing import make_events, make_losses, make_scored
+from morpheus.testing import make_events, make_losses, make_scored, run_stage
 
 
 def passed(batch, **options):
     stage = AddClass(**options)
     stage.validate()
-    [out] = stage(iter([batch]))
+    [out] = run_stage(stage, [batch])
     return out
 
 

@@ -13,20 +13,20 @@ from morpheus.errors import UsageError
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
-from morpheus.testing import make_events, make_losses
+from morpheus.testing import make_events, make_losses, run_stage
 from people import COLUMNS, day, fingerprint
 
 FINITE = st.floats(0, 1e4, width=32)
 
 
 def test_the_score_is_the_mean_of_the_column_losses():
-    [out] = AddScores()(iter([make_losses(make_events([0, 1]), [[1.0, 3.0], [0.5, 0.0]])]))
+    [out] = run_stage(AddScores(), [make_losses(make_events([0, 1]), [[1.0, 3.0], [0.5, 0.0]])])
     assert out.frame[SCORE].to_list() == [2.0, 0.25]
     assert out.frame.columns[-1] == SCORE
 
 
 def test_scores_have_six_decimals():
-    [out] = AddScores()(iter([make_losses(make_events([0]), [[0.1, 0.2, 0.7]])]))
+    [out] = run_stage(AddScores(), [make_losses(make_events([0]), [[0.1, 0.2, 0.7]])])
     assert out.frame[SCORE].to_list() == [0.333333]
 
 
@@ -34,16 +34,16 @@ def test_scores_have_six_decimals():
 def test_a_score_hangs_on_its_own_event_alone(values, at):
     frame = make_events(range(7))
     stage = AddScores()
-    [whole] = stage(iter([make_losses(frame, values)]))
-    parts = stage(
-        iter([make_losses(frame[:at], values[:at]), make_losses(frame[at:], values[at:])])
+    [whole] = run_stage(stage, [make_losses(frame, values)])
+    parts = run_stage(
+        stage, [make_losses(frame[:at], values[:at]), make_losses(frame[at:], values[at:])]
     )
     assert [v for out in parts for v in out.frame[SCORE]] == whole.frame[SCORE].to_list()
 
 
 def test_users_without_a_fingerprint_pass_with_nan_and_are_counted_unscored():
     unknown, summary = make_losses(make_events([0, 1])), RunMetrics()
-    [out] = AddScores()(iter([unknown]))
+    [out] = run_stage(AddScores(), [unknown])
     summary.add(out)
     assert all(math.isnan(score) for score in out.frame[SCORE])
     assert (summary.scored, summary.unscored_reasons) == (0, {"ann": "no fingerprint"})
@@ -51,7 +51,7 @@ def test_users_without_a_fingerprint_pass_with_nan_and_are_counted_unscored():
 
 def test_scored_events_are_counted_whatever_the_column_is_called():
     summary = RunMetrics()
-    [out] = AddScores(prefix="dfp_")(iter([make_losses(make_events([0, 1]), [[1.0], [2.0]])]))
+    [out] = run_stage(AddScores(prefix="dfp_"), [make_losses(make_events([0, 1]), [[1.0], [2.0]])])
     summary.add(out)
     assert f"dfp_{SCORE}" in out.frame.columns
     assert summary.scored == 2
@@ -59,7 +59,7 @@ def test_scored_events_are_counted_whatever_the_column_is_called():
 
 def test_a_column_of_that_name_is_overwritten_in_its_place():
     frame = make_events([0], **{SCORE: ["old"]})
-    [out] = AddScores()(iter([make_losses(frame, [[4.0]])]))
+    [out] = run_stage(AddScores(), [make_losses(frame, [[4.0]])])
     assert out.frame.columns == frame.columns
     assert out.frame[SCORE].to_list() == [4.0]
     assert frame[SCORE].to_list() == ["old"]
@@ -68,7 +68,7 @@ def test_a_column_of_that_name_is_overwritten_in_its_place():
 def test_the_one_output_takes_the_name_of_the_one_label():
     stage = AddScores(options=PipelineOptions(labels=("surprise",)))
     stage.validate()
-    [out] = stage(iter([make_losses(make_events([0]), [[4.0]])]))
+    [out] = run_stage(stage, [make_losses(make_events([0]), [[4.0]])])
     assert out.frame["surprise"].to_list() == [4.0]
 
 
@@ -95,13 +95,13 @@ def anns(count=12):
     known, events = fingerprint(), day(count, seed=3)
     frame = make_events(range(count), **{name: events[name] for name in COLUMNS})
     batch = WithModel(user="ann", frame=frame, fingerprint=known, card=known.card)
-    [encoded] = Preprocess()(iter([batch]))
-    return list(InfPytorch()(iter([encoded])))
+    [encoded] = run_stage(Preprocess(), [batch])
+    return list(run_stage(InfPytorch(), [encoded]))
 
 
 def test_compat_gives_the_columns_of_22_11_in_its_order():
     later = PipelineOptions(compat="22.11", columns=("action", "agent", "absent"))
-    [out] = AddScores(options=later)(iter(anns()))
+    [out] = run_stage(AddScores(options=later), anns())
     added = ["action_z_loss", "agent_z_loss", "absent_z_loss", "max_abs_z", "mean_abs_z"]
     assert out.frame.columns[-7:] == [*added, "reconstruct_loss", "zscore"]
     assert out.frame["absent_z_loss"].is_nan().all()
@@ -113,7 +113,7 @@ def test_compat_counts_both_ways():
         AddScores(label=labels, options=PipelineOptions(compat=release, columns=("action",)))
         for release in ("22.08", "22.11")
     ]
-    earlier, later = (out.frame for stage in both for out in stage(iter(anns())))
+    earlier, later = (out.frame for stage in both for out in run_stage(stage, anns()))
     assert earlier["action_z_loss"].min() < 0
     assert later["action_z_loss"].to_list() == earlier["action_z_loss"].abs().to_list()
     assert earlier["zscore"].min() == 0 < later["zscore"].min()
@@ -121,14 +121,14 @@ def test_compat_counts_both_ways():
 
 
 def test_compat_leaves_what_is_asked_for_as_it_is():
-    [plain] = AddScores()(iter(anns()))
-    [out] = AddScores(label=(SCORE,), options=PipelineOptions(compat="22.11"))(iter(anns()))
+    [plain] = run_stage(AddScores(), anns())
+    [out] = run_stage(AddScores(label=(SCORE,), options=PipelineOptions(compat="22.11")), anns())
     assert out.frame[SCORE].to_list() == plain.frame[SCORE].to_list()
 
 
 def test_two_labels_name_the_two_outputs_of_22_11():
     stage = AddScores(options=PipelineOptions(labels=("one", "other"), compat="22.11"))
     stage.validate()
-    [out] = stage(iter(anns()))
-    [known] = AddScores(options=PipelineOptions(compat="22.11"))(iter(anns()))
+    [out] = run_stage(stage, anns())
+    [known] = run_stage(AddScores(options=PipelineOptions(compat="22.11")), anns())
     assert out.frame["other"].to_list() == known.frame["zscore"].to_list()

@@ -20,7 +20,7 @@ from morpheus.models.population import Population
 from morpheus.models.reference import fit_dfencoder_fingerprints
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.testing import make_events, make_scored
+from morpheus.testing import make_events, make_scored, run_stage
 from people import COLUMNS, day, fingerprint, times
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -47,7 +47,9 @@ def explained(known, frames, *, added=(RISK,), **options):
     batches = [losses(known, frame) for frame in frames]
     stage = Explain(**options)
     stage.validate()
-    return pl.concat([one.frame for one in stage(AddScores(label=added)(iter(batches)))])
+    return pl.concat(
+        [one.frame for one in run_stage(stage, run_stage(AddScores(label=added), batches))]
+    )
 
 
 def losses(known, frame):
@@ -253,20 +255,20 @@ def test_a_feature_column_of_the_name_is_refused_before_any_log_is_opened():
 
 
 def test_explained_twice_the_second_stands(ann):
-    once = Explain()(
-        AddScores(label=(RISK,))(
-            iter(
-                [losses(ann, make_events([0], **{name: [value] for name, value in USUAL.items()}))]
-            )
-        )
+    once = run_stage(
+        Explain(),
+        run_stage(
+            AddScores(label=(RISK,)),
+            [losses(ann, make_events([0], **{name: [value] for name, value in USUAL.items()}))],
+        ),
     )
-    [twice] = Explain(top=1)(once)
+    [twice] = run_stage(Explain(top=1), once)
     assert ", " not in twice.frame["top_columns"][0]
 
 
 def test_users_without_a_fingerprint_get_nulls():
     batch = make_scored(make_events([0, 1]), [math.nan, math.nan])
-    [out] = Explain()(iter([batch]))
+    [out] = run_stage(Explain(), [batch])
     assert out.frame.select(ExplanationColumns()).null_count().row(0) == (2, 2, 2)
     assert out.frame.select(ExplanationColumns()).dtypes == [pl.String] * 3
 
@@ -280,7 +282,7 @@ def test_what_the_reference_network_learnt_is_refused():
     about = {"fingerprint": known, "card": known.card, "encoded": rows}
     batch = Scored(user="ann", frame=frame, losses=known.losses(rows)[rows.inverse], **about)
     with pytest.raises(UsageError, match=r"explain: what `train-ae --model=reference`.*compact"):
-        list(Explain()(iter([batch])))
+        list(run_stage(Explain(), [batch]))
 
 
 def test_a_batch_without_events_stays_without(ann):

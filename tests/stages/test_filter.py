@@ -15,7 +15,14 @@ from morpheus.stages.filter import Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import check_stage, make_events, make_losses, make_scored, split_frame
+from morpheus.testing import (
+    check_stage,
+    make_events,
+    make_losses,
+    make_scored,
+    run_stage,
+    split_frame,
+)
 from people import day, fingerprint
 
 LOSSES = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=9)
@@ -24,7 +31,7 @@ LOSSES = st.lists(st.floats(0, 10, width=32), min_size=1, max_size=9)
 def passed(batch, **options):
     stage = Filter(**options)
     stage.validate()
-    [out] = stage(iter([batch]))
+    [out] = run_stage(stage, [batch])
     return out
 
 
@@ -79,7 +86,7 @@ def test_a_label_that_nothing_computes_is_refused():
 
 def test_timeseries_may_follow():
     batch = passed(make_losses(make_events(range(3)), [[1.0], [3.0], [2.0]]), threshold=1.5)
-    [out] = Timeseries()(iter([batch]))
+    [out] = run_stage(Timeseries(), [batch])
     assert out.user == "ann"
     assert (out.frame.height, out.filtered) == (2, 1)
 
@@ -103,8 +110,11 @@ def test_what_stays_does_not_hang_on_how_events_are_batched():
             WithModel(user="ann", frame=part, fingerprint=known, card=known.card)
             for part in split_frame(frame, sizes)
         )
-        passed = Filter(label=("risk",), threshold=0.1)(InfPytorch()(Preprocess()(parts)))
-        again = AddScores(label=(SCORE, "risk"))(passed)
+        passed = run_stage(
+            Filter(label=("risk",), threshold=0.1),
+            run_stage(InfPytorch(), run_stage(Preprocess(), parts)),
+        )
+        again = run_stage(AddScores(label=(SCORE, "risk")), passed)
         return pl.concat([out.frame.select("", SCORE, "risk") for out in again])
 
     whole = kept()
@@ -184,5 +194,5 @@ def test_the_parts_of_a_filter_need_no_file_of_suppressions(suppressions):
     path = suppressions()
     [part] = Filter(threshold=0.5, suppressions=(path,)).expand()
     Path(path).unlink()
-    [out] = part(iter([make_losses(make_events([0], eventName=["Delete"]), [[1.0]])]))
+    [out] = run_stage(part, [make_losses(make_events([0], eventName=["Delete"]), [[1.0]])])
     assert out.frame.height == 0

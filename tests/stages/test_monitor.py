@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from morpheus.stages.monitor import Monitor, RateMeter
-from morpheus.testing import make_events, make_scored
+from morpheus.testing import make_events, make_scored, run_stage
 
 
 def test_batches_pass_unchanged_and_in_silence_where_there_is_no_terminal(capfd):
     batches = [make_scored(make_events(range(n))) for n in (3, 0, 2)]
-    assert list(Monitor()(iter(batches))) == batches
+    assert list(run_stage(Monitor(), batches)) == batches
     assert capfd.readouterr() == ("", "")
 
 
@@ -25,7 +25,7 @@ def test_a_terminal_shows_the_count_at_the_end(monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
         batches = [make_scored(make_events(range(300))), make_scored(make_events(range(14)))]
-        passed = list(Monitor(description="Rate", unit="inf")(iter(batches)))
+        passed = list(run_stage(Monitor(description="Rate", unit="inf"), batches))
         monkeypatch.undo()
     reader.join()
     os.close(ours)

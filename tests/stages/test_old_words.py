@@ -4,7 +4,7 @@ import pytest
 
 from morpheus.errors import UsageError
 from morpheus.stages.compat import Buffer, Delay, GenViz, InfTriton, Trigger
-from morpheus.testing import make_events, make_output_rows
+from morpheus.testing import make_events, make_output_rows, run_stage
 
 
 @pytest.mark.parametrize("stage", [Buffer(count=3), Delay(duration="5s"), Trigger()])
@@ -14,7 +14,7 @@ def test_they_hand_on_what_they_get_and_say_so(stage, caplog):
     assert stage.name in told
     assert "pass through stage" in told
     batches = [make_output_rows(make_events([0])), make_output_rows(make_events([1]))]
-    assert list(stage(iter(batches))) == batches
+    assert list(run_stage(stage, batches)) == batches
 
 
 @pytest.mark.parametrize(

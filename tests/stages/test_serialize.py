@@ -4,12 +4,12 @@ from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import OutputRows
 from morpheus.errors import UsageError
 from morpheus.stages.serialize import Serialize
-from morpheus.testing import make_events, make_scored
+from morpheus.testing import make_events, make_scored, run_stage
 
 
 def columns(stage, *names):
     frame = make_events([0], **{name: ["x"] for name in names})
-    [out] = stage(iter([make_scored(frame)]))
+    [out] = run_stage(stage, [make_scored(frame)])
     return [name for name in out.frame.columns if name not in {ROW, INDEX, TIME}]
 
 
@@ -33,13 +33,13 @@ def test_excludes_take_from_what_is_included():
 
 
 def test_the_row_number_stays_and_the_index_is_a_column_like_others():
-    [out] = Serialize(include=("a$",))(iter([make_scored(make_events([0], a=["x"]))]))
+    [out] = run_stage(Serialize(include=("a$",)), [make_scored(make_events([0], a=["x"]))])
     assert out.frame.columns == [ROW, "a"]
 
 
 def test_rows_in_are_rows_out_without_the_fingerprint():
     batches = [make_scored(make_events(range(n))) for n in (3, 0, 2)]
-    out = list(Serialize()(iter(batches)))
+    out = list(run_stage(Serialize(), batches))
     assert [batch.frame.height for batch in out] == [3, 0, 2]
     assert all(type(batch) is OutputRows and batch.fingerprint is None for batch in out)
     assert all(batch.scores == ("ae_anomaly_score",) for batch in out)
@@ -47,7 +47,7 @@ def test_rows_in_are_rows_out_without_the_fingerprint():
 
 def test_the_first_events_decide_the_columns(caplog):
     first, later = make_events([0], a=["x"]), make_events([1, 2], b=["y", "z"])
-    out = list(Serialize()(iter([make_scored(first), make_scored(later), make_scored(later)])))
+    out = list(run_stage(Serialize(), [make_scored(first), make_scored(later), make_scored(later)]))
     assert out[1].frame.columns == out[0].frame.columns
     assert out[1].frame["a"].to_list() == [None, None]
     [message] = caplog.messages
@@ -56,7 +56,7 @@ def test_the_first_events_decide_the_columns(caplog):
 
 def test_columns_follow_each_batch_when_they_are_not_fixed():
     first, later = make_events([0], a=["x"]), make_events([1], b=["y"])
-    out = list(Serialize(fixed_columns=False)(iter([make_scored(first), make_scored(later)])))
+    out = list(run_stage(Serialize(fixed_columns=False), [make_scored(first), make_scored(later)]))
     assert "b" in out[1].frame.columns
     assert "a" not in out[1].frame.columns
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from morpheus.columns import TS_ANOMALY
 from morpheus.errors import UsageError
 from morpheus.stages.timeseries import Timeseries
-from morpheus.testing import make_events, make_losses, make_scored, split_frame
+from morpheus.testing import make_events, make_losses, make_scored, run_stage, split_frame
 
 MINUTES = Timeseries(resolution="1m", min_window="60m")  # windows of 121 bins
 
 
 def flags(stage, *batches):
-    return pl.concat([out.frame for out in stage(iter(batches))])[TS_ANOMALY].to_list()
+    return pl.concat([out.frame for out in run_stage(stage, batches)])[TS_ANOMALY].to_list()
 
 
 def flagged_seconds(stage, seconds):
@@ -93,7 +93,10 @@ def test_flags_do_not_depend_on_how_events_are_cut_into_batches(seconds, sizes, 
     )
     frame = make_events(sorted(seconds))
     whole = flags(stage, make_scored(frame))
-    parts = [out.frame for out in stage(make_scored(part) for part in split_frame(frame, sizes))]
+    parts = [
+        out.frame
+        for out in run_stage(stage, (make_scored(part) for part in split_frame(frame, sizes)))
+    ]
     together = pl.concat(parts)
     assert together[TS_ANOMALY].to_list() == whole
     assert together.drop(TS_ANOMALY).equals(make_scored(frame).frame)
@@ -122,7 +125,7 @@ def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
             taken.append(part)
             yield make_scored(part)
 
-    first = next(iter(stage(source())))
+    first = next(iter(run_stage(stage, source())))
     # Minute 9 is judged in minutes -1 to 19, and they are over once minute 20 is seen.
     assert (first.frame.height, len(taken)) == (20, 3)
 
@@ -137,7 +140,7 @@ def test_users_of_one_stream_are_judged_apart():
         for pair in zip(split_frame(ann, [100] * 6), split_frame(bob, [100] * 6), strict=True)
         for user, part in zip(("ann", "bob"), pair, strict=True)
     ]
-    out = list(MINUTES(iter(mixed)))
+    out = list(run_stage(MINUTES, mixed))
     for user, frame in (("ann", ann), ("bob", bob)):
         mine = pl.concat([batch.frame for batch in out if batch.user == user])
         assert mine[TS_ANOMALY].to_list() == flags(MINUTES, make_scored(frame))
@@ -154,7 +157,7 @@ def test_late_events_are_counted_and_never_dropped():
 def test_batches_without_events_pass_in_their_place():
     nothing = make_scored(make_events([]))
     some = make_scored(make_events([0, 1]))
-    out = list(MINUTES(iter([nothing, some, nothing])))
+    out = list(run_stage(MINUTES, [nothing, some, nothing]))
     assert [batch.frame.height for batch in out] == [0, 2, 0]
     assert all(batch.frame[TS_ANOMALY].dtype == pl.Boolean for batch in out)
 
@@ -163,7 +166,7 @@ def test_users_without_scores_are_judged_too_and_input_stays_as_it_was():
     frame = make_events(with_burst(range(300), 150)).with_columns(pl.lit("kept").alias(TS_ANOMALY))
     batch = make_losses(frame)
     before = frame.clone()
-    [out] = MINUTES(iter([batch]))
+    [out] = run_stage(MINUTES, [batch])
     assert type(out) is type(batch)
     assert out.frame.columns == frame.columns
     assert out.frame[TS_ANOMALY].sum() == 42
@@ -212,7 +215,7 @@ def test_state_is_bounded_by_the_window():
                 most = max(most, held)
                 yield make_scored(part)
 
-    for _ in stage(source()):
+    for _ in run_stage(stage, source()):
         held -= 1
     assert most <= 3
 
@@ -222,7 +225,7 @@ def test_ten_times_the_events_take_no_more_than_some_ten_times_the_time():
         times = np.sort(np.random.default_rng(0).integers(0, events * 30, events))
         batch = make_scored(make_events(times.tolist()))
         began = time.process_time()
-        list(Timeseries(resolution="10m")(iter([batch])))
+        list(run_stage(Timeseries(resolution="10m"), [batch]))
         return time.process_time() - began
 
     assert cost(200_000) < 30 * max(cost(20_000), 0.01)

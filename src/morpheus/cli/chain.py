@@ -119,7 +119,11 @@ def locate_option(root: click.Group, argv: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except click.NoSuchOption as error:
-        every = [words[-1] for words, one in _iter_commands(root) if error.option_name in _option_names(one)]
+        every = [
+            words[-1]
+            for words, one in _iter_commands(root)
+            if error.option_name in _option_names(one)
+        ]
         places = [word for word in every if word in argv] or every
         if places:
             raise click.NoSuchOption(
@@ -220,7 +224,10 @@ def command_from_dataclass(
         return callback(options_class(**values), *typed)
 
     return click.Command(
-        name, params=[*arguments, *options_from_dataclass(options_class)], callback=called, help=help_from_docstring(options_class)
+        name,
+        params=[*arguments, *options_from_dataclass(options_class)],
+        callback=called,
+        help=help_from_docstring(options_class),
     )
 
 
@@ -332,7 +339,11 @@ def build_stage_command(word: str) -> click.Command:
         return stage(**explicit_values(context))
 
     return StageCommand(
-        word, params=options_from_dataclass(stage), callback=build, help=help_from_docstring(stage), epilog=describe_flow(stage)
+        word,
+        params=options_from_dataclass(stage),
+        callback=build,
+        help=help_from_docstring(stage),
+        epilog=describe_flow(stage),
     )
 
 
@@ -359,7 +370,9 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
 
     echo("Configuring Pipeline via CLI", fg="green")
     above = context.parent
-    settings = PipelineOptions(**(explicit_values(above) if above is not None else {}), **explicit_values(context))
+    settings = PipelineOptions(
+        **(explicit_values(above) if above is not None else {}), **explicit_values(context)
+    )
     pipeline = Pipeline(stages, settings)
     with interruptible():
         pipeline.validate()

@@ -14,7 +14,14 @@ from click.exceptions import Exit
 from click.shell_completion import get_completion_class
 
 from morpheus.cli.chain import CommandGroup, command_from_dataclass
-from morpheus.cli.output import EXIT_FAILURE, align_columns, format_count, echo, print_table, interruptible
+from morpheus.cli.output import (
+    EXIT_FAILURE,
+    align_columns,
+    echo,
+    format_count,
+    interruptible,
+    print_table,
+)
 from morpheus.cli.suppress import suppress
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
@@ -32,7 +39,10 @@ def _run_report(request: ReportRequest, files: Sequence[Path]) -> None:
 
     with interruptible():
         found = write_report(request, files)
-    events, incidents = format_count(found.account.read, "event"), format_count(len(found.incidents), "incident")
+    events, incidents = (
+        format_count(found.account.read, "event"),
+        format_count(len(found.incidents), "incident"),
+    )
     echo(f"{request.filename}: {incidents} among {events}")
 
 
@@ -183,7 +193,8 @@ def _build_share_rows(result: ReplayReport, by: str, grades: tuple[str, ...]) ->
     names = result.trials[by].unique(maintain_order=True).to_list()
     rows = [[name, *(cells.get((name, grade), "") for grade in grades)] for name in names]
     total = {
-        grade: f"{caught}/{tried}" for grade, caught, tried in result.count_caught("grade").iter_rows()
+        grade: f"{caught}/{tried}"
+        for grade, caught, tried in result.count_caught("grade").iter_rows()
     }
     return [*rows, [TOTAL_LABEL, *(total.get(grade, "") for grade in grades)]]
 
@@ -198,11 +209,17 @@ def _print_facts(result: ReplayReport, seconds: float) -> None:
     allowed = format_count(result.alerts_allowed, "alert")
     facts["Budget"] = f"{allowed} on the users' own events, which raise {result.alerts_raised:,}"
     if trials.height > tried:
-        facts["Not placed"] = f"{format_count(trials.height - tried, 'trial')}: longer than active hours"
+        facts["Not placed"] = (
+            f"{format_count(trials.height - tried, 'trial')}: longer than active hours"
+        )
     if result.skipped:
-        facts["Not tried"] = f"{format_count(len(result.skipped), 'user')}: {_describe_skipped(result)}"
+        facts["Not tried"] = (
+            f"{format_count(len(result.skipped), 'user')}: {_describe_skipped(result)}"
+        )
     if hidden := trials["hidden_by"].count():
-        facts["Hidden"] = f"{format_count(hidden, 'trial')} that suppressions alone let go: `hidden_by`"
+        facts["Hidden"] = (
+            f"{format_count(hidden, 'trial')} that suppressions alone let go: `hidden_by`"
+        )
     facts["Seconds"] = f"{seconds:.1f}"
     width = max(map(len, facts))
     echo("\n".join(f"{name:{width}}  {text}" for name, text in facts.items()))
@@ -211,7 +228,9 @@ def _print_facts(result: ReplayReport, seconds: float) -> None:
 def _describe_skipped(result: ReplayReport) -> str:
     """Why the first few users were left out."""
     some = sorted(result.skipped.items(), key=lambda one: one[0] or "")
-    told = [f"{'(no user)' if user is None else user} ({why})" for user, why in some[:MAX_REASONS_SHOWN]]
+    told = [
+        f"{'(no user)' if user is None else user} ({why})" for user, why in some[:MAX_REASONS_SHOWN]
+    ]
     more = [f"{len(some) - MAX_REASONS_SHOWN:,} more"] if len(some) > MAX_REASONS_SHOWN else []
     return ", ".join([*told, *more])
 
@@ -257,7 +276,9 @@ def show_completion(context: click.Context, shell: str | None) -> None:
     Example: `morpheus tools autocomplete show --shell=zsh`
     """
     shell = shell or _detect_shell()
-    echo(f"To add {shell} completion, write the following code to '{SHELL_FILES[shell]}':", fg="blue")
+    echo(
+        f"To add {shell} completion, write the following code to '{SHELL_FILES[shell]}':", fg="blue"
+    )
     click.echo(render_completion(context.find_root().command, shell), nl=False)
 
 
@@ -310,7 +331,9 @@ def insert_block(text: str, block: str) -> str:
     >>> insert_block("alias l=ls", BLOCK_BEGIN).splitlines()
     ['alias l=ls', '# >>> morpheus completion >>>']
     """
-    old = re.compile(f"^{re.escape(BLOCK_BEGIN)}$.*?^{re.escape(BLOCK_END)}$\n?", re.MULTILINE | re.DOTALL)
+    old = re.compile(
+        f"^{re.escape(BLOCK_BEGIN)}$.*?^{re.escape(BLOCK_END)}$\n?", re.MULTILINE | re.DOTALL
+    )
     if old.search(text):
         return old.sub(lambda _: block, text, count=1)
     return text + ("\n" if text and not text.endswith("\n") else "") + block

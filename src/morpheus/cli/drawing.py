@@ -76,7 +76,9 @@ def render_svg(links: Links, direction: str) -> str:
     if direction in {"RL", "BT"}:
         places.reverse()
     corners = [(place, 20) if across else (10, place) for place in places]
-    width, height = (canvas_size(places, _BOX_WIDTH), 80) if across else (170, canvas_size(places, _BOX_HEIGHT))
+    width, height = (
+        (canvas_size(places, _BOX_WIDTH), 80) if across else (170, canvas_size(places, _BOX_HEIGHT))
+    )
     shapes = [
         *(_svg_box(corner, word) for corner, (word, _) in zip(corners, links, strict=True)),
         *(

@@ -61,7 +61,9 @@ def _validate_config(name: str, config: LoggingConfig) -> None:
         if key in {"()", ".", "factory"}:
             _reject_config(name, f"the entry `{key}` would run code, which is not allowed")
         if isinstance(value, str) and "://" in value[:12] and value not in ALLOWED_STREAMS:
-            _reject_config(name, f"`{value}`: only {' and '.join(sorted(ALLOWED_STREAMS))} are allowed")
+            _reject_config(
+                name, f"`{value}`: only {' and '.join(sorted(ALLOWED_STREAMS))} are allowed"
+            )
     for part, known in (("handlers", set(ALLOWED_HANDLERS)), ("formatters", {"Formatter"})):
         for one in _iter_children(config.get(part)):
             kind = one.get("class", "Formatter" if part == "formatters" else None)
@@ -98,7 +100,9 @@ def _parse_ini(text: str) -> LoggingConfig:
         "version": 1,
         "root": loggers.pop("root", {}),
         "loggers": {parser[f"logger_{one}"]["qualname"]: made for one, made in loggers.items()},
-        "handlers": {one: _parse_handler(parser[f"handler_{one}"]) for one in _read_keys(parser, "handlers")},
+        "handlers": {
+            one: _parse_handler(parser[f"handler_{one}"]) for one in _read_keys(parser, "handlers")
+        },
         "formatters": {
             one: dict(parser[f"formatter_{one}"]) for one in _read_keys(parser, "formatters")
         },
@@ -217,4 +221,6 @@ def configure_logging(level: str, config_file: str | None) -> None:
         logging.config.dictConfig({"disable_existing_loggers": False} | read_config(config_file))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # dictConfig's own message is mostly "Unable to configure handler"; its cause says why.
-        raise UsageError(f"--log_config_file: {config_file}: {error.__cause__ or error}.") from error
+        raise UsageError(
+            f"--log_config_file: {config_file}: {error.__cause__ or error}."
+        ) from error

@@ -12,7 +12,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from morpheus.cli.chain import PipelineGroup, CommandGroup, options_from_dataclass, run_pipeline, locate_option
+from morpheus.cli.chain import (
+    CommandGroup,
+    PipelineGroup,
+    locate_option,
+    options_from_dataclass,
+    run_pipeline,
+)
 from morpheus.cli.commands import report, serve, tools
 from morpheus.cli.output import handle_errors
 from morpheus.core.registry import register_plugin

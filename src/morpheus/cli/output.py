@@ -64,7 +64,9 @@ def print_table(header: TableRow, rows: Sequence[TableRow]) -> None:
 
 
 EXIT_FAILURE = 1
-BUG_MESSAGE = "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
+BUG_MESSAGE = (
+    "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
+)
 OUTPUT_CLOSED_MESSAGE = "Whatever reads this command's output has closed it."
 STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
 
@@ -153,7 +155,11 @@ MAX_USERS_SHOWN = 3
 NO_USER = "(no user)"
 NO_SCORE_REASON = "no stage of this chain scores"
 
-SCOPE_TEXT = {"own": "by their own history", "peers": "with their peers'", "everyone": "by everyone's"}
+SCOPE_TEXT = {
+    "own": "by their own history",
+    "peers": "with their peers'",
+    "everyone": "by everyone's",
+}
 """What it is called to be scored by a fingerprint of each rung."""
 
 
@@ -186,7 +192,10 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     for title, number in _sort_counts(metrics.suppressed):
         yield "  held back", f"{format_count(number, 'event')} by {title}"
     for title, number in _sort_counts(metrics.expired):
-        yield "  not held", f"{format_count(number, 'event')}, for the suppression has ended: {title}"
+        yield (
+            "  not held",
+            f"{format_count(number, 'event')}, for the suppression has ended: {title}",
+        )
     if metrics.budget_report is not None:
         yield "Alerts", _format_alerts(metrics.budget_report)
     written = format_count(metrics.users.total(), "event")
@@ -197,7 +206,9 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     yield "Scored", f"{format_count(metrics.scored, 'event')}, with {models}"
     rungs = Counter(card.rung for card in metrics.cards.values())
     if rungs.keys() - {"own"}:
-        by = ", ".join(f"{rungs[rung]:,} {whose}" for rung, whose in SCOPE_TEXT.items() if rungs[rung])
+        by = ", ".join(
+            f"{rungs[rung]:,} {whose}" for rung, whose in SCOPE_TEXT.items() if rungs[rung]
+        )
         yield "  users", by
     for text in _unscored_lines(metrics):
         yield "Not scored", text

@@ -19,7 +19,9 @@ Made by `make docs` from the stages themselves; edit those, not this page.
 
 def render_reference(command: click.Command, name: str) -> str:
     """The reference: this command, then those below it."""
-    return "\n".join([REFERENCE_TITLE, *_render_command(click.Context(command, info_name=name))]).rstrip()
+    return "\n".join(
+        [REFERENCE_TITLE, *_render_command(click.Context(command, info_name=name))]
+    ).rstrip()
 
 
 def _render_command(context: click.Context) -> Iterator[str]:
@@ -100,7 +102,9 @@ to 24.06, and what becomes of it here. Made by `morpheus tools compatibility` fr
 What differs in the outcome is in [differences.md](differences.md).
 """
 WORKS, ACCEPTED, REFUSED, ABSENT = "works", "accepted, without effect", "refused", "absent"
-_REMOTE_SOURCE_REASON = "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
+_REMOTE_SOURCE_REASON = (
+    "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
+)
 ABSENCE_REASONS = {
     "tools onnx-to-trt": "TensorRT needs a GPU, and there is no ONNX model here",
     "from-cm-kafka": "its control messages were of no use to the stages behind it",
@@ -229,10 +233,14 @@ def _explain_absence(upstream: UpstreamOption) -> Support:
 
 def render_compatibility(root: click.Command) -> str:
     """The table, in Markdown: a section for each command."""
-    return "\n".join([COMPATIBILITY_TITLE, *_render_sections(read_upstream_options(), root)]).rstrip()
+    return "\n".join(
+        [COMPATIBILITY_TITLE, *_render_sections(read_upstream_options(), root)]
+    ).rstrip()
 
 
-def _render_sections(upstream_options: Sequence[UpstreamOption], root: click.Command) -> Iterator[str]:
+def _render_sections(
+    upstream_options: Sequence[UpstreamOption], root: click.Command
+) -> Iterator[str]:
     done = [(row, find_support(row, root)) for row in upstream_options]
     numbers = (
         f"{sum(one.status == status for _, one in done)} {status}"

@@ -13,7 +13,7 @@ import polars as pl
 from click.exceptions import Exit
 
 from morpheus.cli.chain import command_from_dataclass
-from morpheus.cli.output import EXIT_FAILURE, format_count, echo, print_table, interruptible
+from morpheus.cli.output import EXIT_FAILURE, echo, format_count, interruptible, print_table
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
@@ -176,7 +176,11 @@ class RulePreview:
         """What a person should look at."""
         doubts = []
         if self.hidden_attacks:
-            more = f" and {len(self.hidden_attacks) - MAX_ATTACKS_SHOWN:,} more" if len(self.hidden_attacks) > MAX_ATTACKS_SHOWN else ""
+            more = (
+                f" and {len(self.hidden_attacks) - MAX_ATTACKS_SHOWN:,} more"
+                if len(self.hidden_attacks) > MAX_ATTACKS_SHOWN
+                else ""
+            )
             doubts.append(
                 f"replayed attacks would be hidden: {', '.join(self.hidden_attacks[:MAX_ATTACKS_SHOWN])}{more}"
             )
@@ -218,13 +222,18 @@ def preview_rules(
 
 def to_table(previews: Sequence[RulePreview]) -> tuple[Sequence[str], list[list[str]]]:
     """Head and rows."""
-    return PREVIEW_HEADER, [[look.rule.label, _describe_alerts(look), _describe_attacks(look)] for look in previews]
+    return PREVIEW_HEADER, [
+        [look.rule.label, _describe_alerts(look), _describe_attacks(look)] for look in previews
+    ]
 
 
 def _describe_alerts(preview: RulePreview) -> str:
     if preview.past_alerts is None:
         return NOT_AVAILABLE
-    parts = {"judged harmless": preview.past_alerts.num_benign, "not judged": preview.past_alerts.num_unjudged}
+    parts = {
+        "judged harmless": preview.past_alerts.num_benign,
+        "not judged": preview.past_alerts.num_unjudged,
+    }
     told = [f"{number:,} {what}" for what, number in parts.items() if number]
     return ", ".join(told) or "none"
 
@@ -254,7 +263,9 @@ def _read_past_alerts(rules: Sequence[Suppression], options: SuppressOptions) ->
     return past
 
 
-def _find_hidden_attacks(rules: Sequence[Suppression], options: SuppressOptions) -> Mapping[str, list[str]]:
+def _find_hidden_attacks(
+    rules: Sequence[Suppression], options: SuppressOptions
+) -> Mapping[str, list[str]]:
     """Attacks that are caught but for a suppression, by its title."""
     drill = ReplayConfig(
         input_glob=options.replay_glob or "",

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 import polars as pl
@@ -16,7 +14,15 @@ from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
 from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, WithModel
 from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
 from morpheus.pipeline import Pipeline
-from morpheus.replay.injection import INJECTED, ReplayConfig, TargetUser, build_events, recompute_derived, merge_events, draw_start
+from morpheus.replay.injection import (
+    INJECTED,
+    ReplayConfig,
+    TargetUser,
+    build_events,
+    draw_start,
+    merge_events,
+    recompute_derived,
+)
 from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.runtime.chain import Segment
 from morpheus.sinks.memory import CollectSink
@@ -178,7 +184,9 @@ class ReplayScorer(Transform):
         seen = events if past is None else pl.concat([past, events], how="diagonal")
         named = self.options.userid_column_name
         victim = TargetUser.from_events(whole.user, ACTOR if named == ACTOR_OPTION else named, seen)
-        own = self._score_events(whole).select(_null_column(TECHNIQUE), _null_column(EVASION_LEVEL), TIME, SCORE, SUPPRESSED)
+        own = self._score_events(whole).select(
+            _null_column(TECHNIQUE), _null_column(EVASION_LEVEL), TIME, SCORE, SUPPRESSED
+        )
         trials = (
             self._score_trial(whole, seen, victim, technique, grade)
             for technique in self.techniques
@@ -195,13 +203,22 @@ class ReplayScorer(Transform):
         evasion_level: str,
     ) -> pl.DataFrame:
         """The scores of a technique's events."""
-        named = (pl.lit(technique.name).alias(TECHNIQUE), pl.lit(evasion_level).alias(EVASION_LEVEL))
+        named = (
+            pl.lit(technique.name).alias(TECHNIQUE),
+            pl.lit(evasion_level).alias(EVASION_LEVEL),
+        )
         start = draw_start(whole.frame, technique, victim, evasion_level, self.seed)
         if start is None:
             nothing = {TIME: [None], SCORE: [None], SUPPRESSED: [None]}
-            return pl.DataFrame(nothing, schema_overrides=SCORED_EVENT_SCHEMA).select(*named, *nothing)
-        injected = build_events(whole.frame, technique, victim, evasion_level, start=start, seed=self.seed)
-        window = merge_events(_select_context(whole.frame, start, start + technique.duration), injected)
+            return pl.DataFrame(nothing, schema_overrides=SCORED_EVENT_SCHEMA).select(
+                *named, *nothing
+            )
+        injected = build_events(
+            whole.frame, technique, victim, evasion_level, start=start, seed=self.seed
+        )
+        window = merge_events(
+            _select_context(whole.frame, start, start + technique.duration), injected
+        )
         window = recompute_derived(window, known_events, victim.user_column)
         scored = self._score_events(replace(whole, frame=window)).filter(INJECTED)
         return scored.select(*named, TIME, SCORE, SUPPRESSED)
@@ -211,11 +228,15 @@ class ReplayScorer(Transform):
         stages = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
         bound = [replace(stage, options=self.options) for stage in stages]
         [scored] = Segment.from_stages(bound).open().run([batch])
-        titles = pl.Series(SUPPRESSED, self.suppressions.find_labels(scored.user, scored.frame), pl.String)
+        titles = pl.Series(
+            SUPPRESSED, self.suppressions.find_labels(scored.user, scored.frame), pl.String
+        )
         return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(SCORE), titles)
 
 
-def run_replay(config: ReplayConfig, suppressions: Suppressions | None = None) -> tuple[list[Batch], RunMetrics]:
+def run_replay(
+    config: ReplayConfig, suppressions: Suppressions | None = None
+) -> tuple[list[Batch], RunMetrics]:
     """Try what a drill asks for.
 
     Args:

@@ -233,7 +233,13 @@ IDENTITY_PREFIX, USER_AGENT, SOURCE_IP = "userIdentity", "userAgent", "sourceIPA
 INVOKED_BY = "userIdentityinvokedBy"
 CLIENT_COLUMNS = (USER_AGENT, SOURCE_IP, "vpcEndpointId", "vpcEndpointAccountId")
 """What says from where, and with what, a call is made."""
-ACTION_PREFIXES = ("requestParameters", "responseElements", "additionalEventData", "error", "resources")
+ACTION_PREFIXES = (
+    "requestParameters",
+    "responseElements",
+    "additionalEventData",
+    "error",
+    "resources",
+)
 """How the columns begin that tell what is done; a log without any value there may get its first."""
 GLOBAL_SERVICES = ("signin.amazonaws.com", "iam.amazonaws.com", "organizations.amazonaws.com")
 """Services whose events all lie in one region, whatever the user's own is."""
@@ -279,7 +285,9 @@ class TargetUser:
         filled = frozenset(name for name in texts if events[name].null_count() < events.height)
         hours = frozenset(events[TIME].dt.hour().to_list())
         forms = {
-            name: _find_modal_by_service(name, events) for name in SERVICE_COLUMNS if {name, "eventSource"} <= filled
+            name: _find_modal_by_service(name, events)
+            for name in SERVICE_COLUMNS
+            if {name, "eventSource"} <= filled
         }
         return cls(user, user_column, filled, hours, _infer_region(events), forms)
 
@@ -293,7 +301,9 @@ class TargetUser:
     def infer_identity(self, day: pl.DataFrame) -> dict[str, str | None]:
         """Who the user was, from where and with what, in most of a day's events."""
         client = [name for name in CLIENT_COLUMNS if name in day.columns]
-        usual = find_modal_values(select_interactive_calls(day), [*self.select_identity_columns(day.columns), *client])
+        usual = find_modal_values(
+            select_interactive_calls(day), [*self.select_identity_columns(day.columns), *client]
+        )
         return {**usual, self.user_column: self.user}
 
     def find_region(self, service: str) -> str:
@@ -376,7 +386,14 @@ def _find_modal_by_service(name: str, events: pl.DataFrame) -> ColumnValues:
 
 DEFAULT_ACCOUNT_ID = "111122223333"
 """Account of a victim whose log names none."""
-_UNCHANGED_FIELDS = ("eventVersion", "eventTime", "eventSource", "eventName", "eventType", "userIdentity")
+_UNCHANGED_FIELDS = (
+    "eventVersion",
+    "eventTime",
+    "eventSource",
+    "eventName",
+    "eventType",
+    "userIdentity",
+)
 _KEY_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b")
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
@@ -404,7 +421,10 @@ class RecordRewriter:
     def rewrite_records(self) -> Iterator[CloudTrailRecord]:
         """The records, in order; times and identities, which others set, as they were."""
         for record in self.technique.records:
-            told = {n: v if n in _UNCHANGED_FIELDS else rewrite_texts(v, self._rewrite_text) for n, v in record.items()}
+            told = {
+                n: v if n in _UNCHANGED_FIELDS else rewrite_texts(v, self._rewrite_text)
+                for n, v in record.items()
+            }
             yield told | self._rewrite_client(record) | {"awsRegion": self._find_region(record)}
 
     def make_rng(self, old: str) -> np.random.Generator:
@@ -426,7 +446,9 @@ class RecordRewriter:
         for region in self._recorded_regions:
             text = text.replace(region, self.victim.region)
         text = self._replacement_pattern.sub(lambda found: self._replacements[found[0]], text)
-        return _UUID.sub(self._replace_uuid, _ACCESS_KEY.sub(self._replace_key, strip_artefacts(text)))
+        return _UUID.sub(
+            self._replace_uuid, _ACCESS_KEY.sub(self._replace_key, strip_artefacts(text))
+        )
 
     def _replace_key(self, found: re.Match[str]) -> str:
         if found[0] in {*self.victim_identity.values()}:
@@ -470,7 +492,11 @@ ONE_DAY = timedelta(days=1)
 
 
 def inject(
-    events: pl.DataFrame, technique: Technique, victim: TargetUser, evasion_level: str, seed: int = 0
+    events: pl.DataFrame,
+    technique: Technique,
+    victim: TargetUser,
+    evasion_level: str,
+    seed: int = 0,
 ) -> pl.DataFrame:
     """Inject a technique into one of the days that a victim's events cover.
 
@@ -494,15 +520,23 @@ def inject(
             active, so that no time is right for grade `hours`.
     """
     if evasion_level not in EVASION_LEVELS:
-        raise ValueError(f"there is no grade {evasion_level!r}; use one of {', '.join(EVASION_LEVELS)}")
+        raise ValueError(
+            f"there is no grade {evasion_level!r}; use one of {', '.join(EVASION_LEVELS)}"
+        )
     start = draw_start(events, technique, victim, evasion_level, seed)
     if start is None:
         raise ValueError(f"{technique.name} lasts longer than {victim.user!r} is ever active")
-    return merge_events(events, build_events(events, technique, victim, evasion_level, start=start, seed=seed))
+    return merge_events(
+        events, build_events(events, technique, victim, evasion_level, start=start, seed=seed)
+    )
 
 
 def draw_start(
-    events: pl.DataFrame, technique: Technique, victim: TargetUser, evasion_level: str, seed: int = 0
+    events: pl.DataFrame,
+    technique: Technique,
+    victim: TargetUser,
+    evasion_level: str,
+    seed: int = 0,
 ) -> datetime | None:
     """Draw the time of the first injected event; None where no time is right. See `inject`."""
     rng = np.random.default_rng(derive_user_seed(seed, f"{victim.user}\n{technique.name}"))
@@ -527,7 +561,9 @@ def build_events(  # noqa: PLR0913 - what injected events depend on, and nothing
     """Retell a technique as events of the victim, from `start` on. See `inject`."""
     day = select_day(events, start)
     persona = victim.infer_identity(day if day.height else events)
-    own = victim.select_identity_columns(events.columns) + ([] if evasion_level == EVASION_RECORDED else list(CLIENT_COLUMNS))
+    own = victim.select_identity_columns(events.columns) + (
+        [] if evasion_level == EVASION_RECORDED else list(CLIENT_COLUMNS)
+    )
     retelling = RecordRewriter(
         technique, victim, persona, derive_user_seed(seed, f"{technique.name}\n{start}")
     )
@@ -597,7 +633,9 @@ def _flatten_records(rewriter: RecordRewriter, events: pl.DataFrame) -> pl.DataF
     )
 
 
-def recompute_derived(window: pl.DataFrame, known_events: pl.DataFrame, user_column: str) -> pl.DataFrame:
+def recompute_derived(
+    window: pl.DataFrame, known_events: pl.DataFrame, user_column: str
+) -> pl.DataFrame:
     """Derive the derived columns of some of a user's events, injected ones among them.
 
     Args:
@@ -622,8 +660,15 @@ def _match_log_style(frame: pl.DataFrame, victim: TargetUser) -> dict[str, pl.Se
     """
     there = {each.name: each for each in frame}
     nothing = pl.repeat(None, frame.height, dtype=pl.String, eager=True)
-    never = {n: nothing for n in there if n not in victim.filled_columns and not n.startswith(ACTION_PREFIXES)}
-    forms = {name: _match_service_values(frame, name, usual) for name, usual in victim.service_values.items()}
+    never = {
+        n: nothing
+        for n in there
+        if n not in victim.filled_columns and not n.startswith(ACTION_PREFIXES)
+    }
+    forms = {
+        name: _match_service_values(frame, name, usual)
+        for name, usual in victim.service_values.items()
+    }
     return there | forms | never
 
 

@@ -122,7 +122,9 @@ class ScoreScale:
         >>> ScoreScale(1.0, 3.0).to_levels(np.array([0.0, 2.0, 7.0])).tolist()
         [0.0, 0.5, 3.0]
         """
-        return np.asarray(np.maximum((scores - self.baseline) / (self.reference - self.baseline), 0.0))
+        return np.asarray(
+            np.maximum((scores - self.baseline) / (self.reference - self.baseline), 0.0)
+        )
 
 
 USER, SECONDS, LEVEL, FLAGGED, POSITION = "_user_", "_seconds_", "_level_", "_flagged_", "_place_"
@@ -183,7 +185,9 @@ class TopEvents:
 
     def _prune(self) -> None:
         every = pl.concat(self._frames, how="diagonal_relaxed")
-        kept = every.sort(LEVEL, SECONDS, USER, descending=[True, False, False]).head(self.max_events)
+        kept = every.sort(LEVEL, SECONDS, USER, descending=[True, False, False]).head(
+            self.max_events
+        )
         if every.height > self.max_events:
             self.dropped += every.height - self.max_events
             self._min_level = float(kept[LEVEL][-1])
@@ -239,8 +243,15 @@ class ReplayResult:
         'role-chain (agent, hours), stop-trail (hours).'
         """
         ordered = sorted(self.missed.items(), key=lambda one: (-len(one[1]), one[0]))
-        names = [f"{technique} ({', '.join(grades)})" for technique, grades in ordered[:MAX_TECHNIQUES_NAMED]]
-        more = [f"{len(ordered) - MAX_TECHNIQUES_NAMED} more"] if len(ordered) > MAX_TECHNIQUES_NAMED else []
+        names = [
+            f"{technique} ({', '.join(grades)})"
+            for technique, grades in ordered[:MAX_TECHNIQUES_NAMED]
+        ]
+        more = (
+            [f"{len(ordered) - MAX_TECHNIQUES_NAMED} more"]
+            if len(ordered) > MAX_TECHNIQUES_NAMED
+            else []
+        )
         return (
             f"Of {self.num_tried} attack techniques replayed, {len(ordered)} would have raised no "
             f"alert behind some disguise: {', '.join([*names, *more])}."
@@ -296,7 +307,9 @@ class ReportAggregator:
     ts_anomalies: TopEvents = field(default_factory=lambda: TopEvents(max_events=1000))
     users: dict[str | None, UserAggregate] = field(default_factory=dict)
 
-    def register_user(self, user: str | None, card: ModelCard | None, unscored_reason: str | None) -> UserAggregate:
+    def register_user(
+        self, user: str | None, card: ModelCard | None, unscored_reason: str | None
+    ) -> UserAggregate:
         """Take note of a user."""
         seen = self.users.setdefault(user, UserAggregate())
         seen.card = card or seen.card
@@ -316,7 +329,9 @@ class ReportAggregator:
         self.add_histogram(user, look.histogram, count_exceedances(portrait, look.risks))
         seen.events += frame.height
 
-    def add_histogram(self, user: str | None, histogram: TimeHistogram, exceedances: NDArray[np.int64]) -> None:
+    def add_histogram(
+        self, user: str | None, histogram: TimeHistogram, exceedances: NDArray[np.int64]
+    ) -> None:
         """Add events of a user that was seen and of which no more is known."""
         self.histograms.add(user, histogram)
         self.users[user].exceedances += exceedances
@@ -332,7 +347,9 @@ class ReportAggregator:
         if self.ranking != RISK:
             return None
         cards = [seen.card for seen in self.users.values() if seen.card is not None]
-        return ScoreScale.from_summaries([card.portrait for card in cards if card.portrait is not None])
+        return ScoreScale.from_summaries(
+            [card.portrait for card in cards if card.portrait is not None]
+        )
 
     def find_scale(self, user: str | None) -> ScoreScale:
         """How high is high for a user; `IDENTITY_SCALE` if that is known at the end only."""

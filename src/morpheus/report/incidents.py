@@ -18,15 +18,15 @@ from morpheus.models.calibration import SESSION_GAP
 from morpheus.models.explanation import Explanation
 from morpheus.report.aggregate import (
     FLAGGED,
-    LEVEL,
-    INTERNAL_COLUMNS,
     IDENTITY_SCALE,
+    INTERNAL_COLUMNS,
+    LEVEL,
     SECONDS,
     USER,
     ReportAggregator,
     ScoreScale,
-    sort_events,
     classify_severity,
+    sort_events,
 )
 
 MAX_EVENTS_SHOWN = 25
@@ -175,7 +175,9 @@ def round_sig(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _build_event(row: dict[str, Any], ranking: str, explanation_columns: ExplanationColumns | None) -> Event:
+def _build_event(
+    row: dict[str, Any], ranking: str, explanation_columns: ExplanationColumns | None
+) -> Event:
     unseen = {*INTERNAL_COLUMNS, *(explanation_columns or ()), ROW, INDEX, TIME}
     return Event(
         at=row[SECONDS],
@@ -184,7 +186,9 @@ def _build_event(row: dict[str, Any], ranking: str, explanation_columns: Explana
         pvalue=_to_float(row.get("pvalue")),
         flagged=bool(row[FLAGGED]),
         reason=row.get(explanation_columns.reason) if explanation_columns else None,
-        why=_decode_explanation(row.get(explanation_columns.explanation)) if explanation_columns else None,
+        why=_decode_explanation(row.get(explanation_columns.explanation))
+        if explanation_columns
+        else None,
         raw={
             name: _to_json_value(value)
             for name, value in row.items()
@@ -221,7 +225,9 @@ def _count_actions(events: pl.DataFrame) -> list[tuple[str, int]]:
     return Counter(done).most_common(MAX_ACTIONS)
 
 
-def _find_top_columns(row: dict[str, Any], explanation_columns: ExplanationColumns | None) -> list[ColumnValue]:
+def _find_top_columns(
+    row: dict[str, Any], explanation_columns: ExplanationColumns | None
+) -> list[ColumnValue]:
     """The columns that a reason names, with what stood in them; not those that were cut."""
     said = row.get(explanation_columns.top_columns) if explanation_columns else None
     names: Sequence[str] = [name for name in (said or "").split(", ") if name]
@@ -258,7 +264,11 @@ class SelectedIncidents:
 
     def resolve_scale(self, own_scale: ScoreScale) -> ScoreScale:
         """What a user's scores are measured by in the end."""
-        return self.population_scale if own_scale is IDENTITY_SCALE and self.population_scale is not None else own_scale
+        return (
+            self.population_scale
+            if own_scale is IDENTITY_SCALE and self.population_scale is not None
+            else own_scale
+        )
 
     def rescale(self) -> SelectedIncidents:
         """Call the lowest incident level 1, where nothing is known."""
@@ -266,7 +276,9 @@ class SelectedIncidents:
             return self
         common = ScoreScale(0.0, max(min(one.level for one in self.incidents), 1e-9))
         return replace(
-            self, population_scale=common, incidents=[_rescale_incident(one, common) for one in self.incidents]
+            self,
+            population_scale=common,
+            incidents=[_rescale_incident(one, common) for one in self.incidents],
         )
 
 
@@ -281,7 +293,9 @@ def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> Sel
     events = _merge_candidate_events(aggregator, common)
     if (common or own) and not aggregator.filtered:
         events = events.filter(pl.col(LEVEL) >= 1)
-    told = [Incident.from_events(group, aggregator.ranking or "") for group in group_incidents(events)]
+    told = [
+        Incident.from_events(group, aggregator.ranking or "") for group in group_incidents(events)
+    ]
     told.sort(key=lambda one: (-one.level, one.since, one.user or ""))
     rule, hidden = FILTER_RULE, aggregator.top_events.dropped + aggregator.ts_anomalies.dropped
     if not aggregator.filtered:
@@ -295,7 +309,9 @@ def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> Sel
     return SelectedIncidents(told[:MAX_INCIDENTS], hidden, rule, known, reach).rescale()
 
 
-def _merge_candidate_events(aggregator: ReportAggregator, population_scale: ScoreScale | None) -> pl.DataFrame:
+def _merge_candidate_events(
+    aggregator: ReportAggregator, population_scale: ScoreScale | None
+) -> pl.DataFrame:
     """The highest events; a break in the rhythm is worth a look, whatever the event itself is."""
     parts = [aggregator.top_events.to_frame(), aggregator.ts_anomalies.to_frame()]
     every = pl.concat([part for part in parts if part.height] or parts[:1], how="diagonal_relaxed")
@@ -307,7 +323,12 @@ def _merge_candidate_events(aggregator: ReportAggregator, population_scale: Scor
 
 
 def _describe_rule(
-    aggregator: ReportAggregator, alerts_per_day: float, max_incidents: int, days: int, *, has_scale: bool
+    aggregator: ReportAggregator,
+    alerts_per_day: float,
+    max_incidents: int,
+    days: int,
+    *,
+    has_scale: bool,
 ) -> str:
     limit = " that are higher than it gets on ordinary days (level 1)" if has_scale else ""
     return (
@@ -330,4 +351,6 @@ def _rescale_incident(incident: Incident, scale: ScoreScale) -> Incident:
         msgspec.structs.replace(event, level=round_sig(event.level / scale.reference))
         for event in incident.events
     ]
-    return msgspec.structs.replace(incident, level=level, severity=classify_severity(level), events=events)
+    return msgspec.structs.replace(
+        incident, level=level, severity=classify_severity(level), events=events
+    )

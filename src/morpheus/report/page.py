@@ -45,7 +45,12 @@ def render_page(data: bytes, *, title: str = "Morpheus report") -> bytes:
     packed = b64encode(gzip.compress(data, mtime=0)).decode("ascii")
     script, style = _concat_assets(SCRIPTS), _concat_assets(STYLES)
     return fill_template(
-        title=title, data=packed, feed="", script=script, style=style, policy=_build_policy(script, style)
+        title=title,
+        data=packed,
+        feed="",
+        script=script,
+        style=style,
+        policy=_build_policy(script, style),
     )
 
 
@@ -58,12 +63,16 @@ def render_live_page(data_path: str, *, title: str = "Morpheus") -> bytes:
     """
     script, style = _concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES)
     policy = _build_policy(script, style, connect="'self'")
-    return fill_template(title=title, data="", feed=data_path, script=script, style=style, policy=policy)
+    return fill_template(
+        title=title, data="", feed=data_path, script=script, style=style, policy=policy
+    )
 
 
 def build_live_policy() -> str:
     """What the served page may do, for whoever serves it: as the page says, and in no frame."""
-    policy = _build_policy(_concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES), connect="'self'")
+    policy = _build_policy(
+        _concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES), connect="'self'"
+    )
     return f"{policy}; frame-ancestors 'none'"
 
 

@@ -17,8 +17,8 @@ from morpheus.models.calibration import (
     hour_of_week,
 )
 from morpheus.models.profile import SCOPE_OWN, ModelCard
-from morpheus.report.aggregate import ReportAggregator, ReplayResult, UserAggregate, ScoreScale
-from morpheus.report.incidents import Incident, select_incidents, round_sig
+from morpheus.report.aggregate import ReplayResult, ReportAggregator, ScoreScale, UserAggregate
+from morpheus.report.incidents import Incident, round_sig, select_incidents
 from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
@@ -60,7 +60,9 @@ class MissingFeature(msgspec.Struct, frozen=True):
     add: str
 
 
-def find_missing_features(aggregator: ReportAggregator, models_hint: str) -> Iterator[MissingFeature]:
+def find_missing_features(
+    aggregator: ReportAggregator, models_hint: str
+) -> Iterator[MissingFeature]:
     """Say what is missing.
 
     Args:
@@ -179,7 +181,9 @@ class WeeklyPattern(msgspec.Struct, frozen=True):
     learnt: bool
 
     @classmethod
-    def from_summary(cls, summary: ModelSummary | None, histogram: TimeHistogram, bucket_seconds: int) -> Self | None:
+    def from_summary(
+        cls, summary: ModelSummary | None, histogram: TimeHistogram, bucket_seconds: int
+    ) -> Self | None:
         """A user's usual week: that of their history, or else of this run."""
         if summary is not None and any(summary.hours):
             return cls(list(summary.hours), summary.weeks, learnt=True)
@@ -188,7 +192,10 @@ class WeeklyPattern(msgspec.Struct, frozen=True):
         hours = hour_of_week(histogram.buckets.astype(np.float64) * SECONDS_PER_HOUR)
         counts = np.bincount(hours, weights=histogram.events, minlength=HOURS_PER_WEEK).astype(int)
         weeks = max(
-            (int(histogram.buckets[-1]) - int(histogram.buckets[0])) * SECONDS_PER_HOUR / SECONDS_PER_WEEK, 1 / 7
+            (int(histogram.buckets[-1]) - int(histogram.buckets[0]))
+            * SECONDS_PER_HOUR
+            / SECONDS_PER_WEEK,
+            1 / 7,
         )
         return cls(counts.tolist(), round_sig(weeks), learnt=False)
 
@@ -313,7 +320,9 @@ class UserView(msgspec.Struct, frozen=True):
             max(lane.w, default=UNSCORED_LEVEL) / 100,
             lane,
             WeeklyPattern.from_summary(portrait, histogram, bucket_seconds),
-            None if aggregate.card is None else ModelSummaryView.from_card(aggregate.card, aggregate),
+            None
+            if aggregate.card is None
+            else ModelSummaryView.from_card(aggregate.card, aggregate),
             aggregate.unscored_reason,
         )
 
@@ -378,9 +387,14 @@ class IncidentTimeline(msgspec.Struct, frozen=True):
     f: list[int]
 
     @classmethod
-    def from_histogram(cls, histogram: TimeHistogram, bucket_seconds: int, since: float, until: float) -> Self:
+    def from_histogram(
+        cls, histogram: TimeHistogram, bucket_seconds: int, since: float, until: float
+    ) -> Self:
         """Look twelve hours back, and twelve ahead."""
-        first, last = int(since - CONTEXT_SECONDS) // bucket_seconds, int(until + CONTEXT_SECONDS) // bucket_seconds
+        first, last = (
+            int(since - CONTEXT_SECONDS) // bucket_seconds,
+            int(until + CONTEXT_SECONDS) // bucket_seconds,
+        )
         last = min(last, first + MAX_CONTEXT_CELLS - 1)
         near = (histogram.buckets >= first) & (histogram.buckets <= last)
         counts, flagged = (np.zeros(last - first + 1, dtype=int) for _ in range(2))
@@ -465,7 +479,9 @@ def build_report_data(
     measures = {user: found.resolve_scale(aggregator.find_scale(user)) for user in aggregator.users}
     axis, wide = _build_time_axis(aggregator)
     people = _build_user_views(aggregator, measures, wide)
-    rhythms = {one.name: one.rhythm.hourly_rates for one in people if one.rhythm and one.rhythm.learnt}
+    rhythms = {
+        one.name: one.rhythm.hourly_rates for one in people if one.rhythm and one.rhythm.learnt
+    }
     none = TimeHistogram.empty()
     return ReportData(
         "morpheus-report",
@@ -505,14 +521,21 @@ def _build_time_axis(aggregator: ReportAggregator) -> tuple[TimeAxis | None, tup
 
 
 def _build_user_views(
-    aggregator: ReportAggregator, scales: dict[str | None, ScoreScale], page_buckets: tuple[int, int]
+    aggregator: ReportAggregator,
+    scales: dict[str | None, ScoreScale],
+    page_buckets: tuple[int, int],
 ) -> list[UserView]:
     """All users, the highest first."""
     lanes, none = aggregator.histograms, TimeHistogram.empty()
     everybody: Sequence[tuple[str | None, UserAggregate]] = list(aggregator.users.items())
     people = [
         UserView.from_aggregate(
-            user, seen, lanes.users.get(user, none), scales[user], lanes.bucket_seconds, page_buckets
+            user,
+            seen,
+            lanes.users.get(user, none),
+            scales[user],
+            lanes.bucket_seconds,
+            page_buckets,
         )
         for user, seen in everybody
     ]

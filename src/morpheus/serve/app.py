@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from morpheus.errors import UsageError
-from morpheus.report.page import render_live_page, build_live_policy
+from morpheus.report.page import build_live_policy, render_live_page
 from morpheus.serve.live import LiveReport
 
 ALLOWED_METHOD = "GET"
@@ -37,7 +37,9 @@ SECURITY_HEADERS = {
 """Of every answer."""
 MISDIRECTED = "This server answers to 127.0.0.1 and localhost alone.\n"
 METHOD_NOT_ALLOWED = "Nothing can be changed here.\n"
-UNAUTHORIZED = "Open the address that `morpheus serve` printed when it started: it ends in the token.\n"  # noqa: S105 - a sentence
+UNAUTHORIZED = (
+    "Open the address that `morpheus serve` printed when it started: it ends in the token.\n"  # noqa: S105 - a sentence
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class App:
 
     async def data(self, _: Request) -> Response:
         """The page's data."""
-        return Response(await run_in_threadpool(self.live.encode_data), media_type="application/json")
+        return Response(
+            await run_in_threadpool(self.live.encode_data), media_type="application/json"
+        )
 
     async def sse_updates(self, _: Request) -> Response:
         """How the run is doing, every second, as server-sent events."""
@@ -178,7 +182,9 @@ class App:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def serve(live: LiveReport, *, port: int, with_token: bool, on_listening: Callable[[str], None]) -> None:
+def serve(
+    live: LiveReport, *, port: int, with_token: bool, on_listening: Callable[[str], None]
+) -> None:
     """Serve a folder until somebody stops it.
 
     Args:

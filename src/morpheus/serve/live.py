@@ -19,7 +19,7 @@ from morpheus.errors import RecordError, UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import RunCounts, ReportData, build_report_data
+from morpheus.report.view import ReportData, RunCounts, build_report_data
 from morpheus.report_cli import USER_COLUMNS
 from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION
 from morpheus.sources.results import read_results
@@ -146,7 +146,9 @@ class FolderTail:
         Raises:
             Replaced: A file is gone or another than it was; begin anew with another `FolderTail`.
         """
-        there = sorted(path for path in self.folder.iterdir() if _detect_format(path) and path.is_file())
+        there = sorted(
+            path for path in self.folder.iterdir() if _detect_format(path) and path.is_file()
+        )
         if set(self.files) - set(there):
             raise FileReplaced
         for path in there:
@@ -328,7 +330,9 @@ class LiveReport:
         )
         if self._timed_status is not None:
             return found
-        return msgspec.structs.replace(found, rule=NO_STATUS_RULE.format(self._find_alert_budget(status)))
+        return msgspec.structs.replace(
+            found, rule=NO_STATUS_RULE.format(self._find_alert_budget(status))
+        )
 
     def _find_alert_budget(self, status: Status) -> float:
         return self.alerts_per_day or status.alerts_per_day or DEFAULT_ALERTS_PER_DAY
@@ -347,7 +351,9 @@ class LiveReport:
             self._timed_status = told, msgspec.json.decode(path.read_bytes(), type=Status)
         except (OSError, msgspec.DecodeError):
             return False
-        return before is None or _without_counts(before[1]) != _without_counts(self._timed_status[1])
+        return before is None or _without_counts(before[1]) != _without_counts(
+            self._timed_status[1]
+        )
 
     def _read_rows(self) -> bool:
         changed = False

@@ -291,5 +291,5 @@ def _explanation_fields(
     return {
         "reason": row.get(columns.reason),
         "columns": tuple(named.split(", ")) if named else (),
-        "why": msgspec.json.decode(why, type=Explanation) if why else None,
+        "explanation": msgspec.json.decode(why, type=Explanation) if why else None,
     }

@@ -11,7 +11,12 @@ import msgspec
 from morpheus.core.batch import Batch, OutputRows, Scored
 from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.sinks.alert import AlertBuilder
-from morpheus.sinks.alert_files import detect_format, open_json_lines, validate_alert_path
+from morpheus.sinks.alert_files import (
+    LineWriter,
+    detect_format,
+    open_json_lines,
+    validate_alert_path,
+)
 from morpheus.sinks.alert_formats import make_ecs_document
 
 
