@@ -93,7 +93,7 @@ def test_timeseries_may_follow():
 
 def test_the_kind_of_record_stays():
     batch = make_scored(make_events([0, 1]), [0.0, 1.0])
-    out = passed(batch, settings=PipelineOptions())
+    out = passed(batch, options=PipelineOptions())
     assert isinstance(out, Scored)
     assert out.frame[SCORE].to_list() == [1.0]
     assert out.losses.dtype == np.float32

@@ -9,7 +9,7 @@ from morpheus.testing import make_events, make_output_rows, run_stage
 
 @pytest.mark.parametrize("stage", [Buffer(count=3), Delay(duration="5s"), Trigger()])
 def test_they_hand_on_what_they_get_and_say_so(stage, caplog):
-    stage.check()
+    stage.validate()
     [told] = caplog.messages
     assert stage.name in told
     assert "pass through stage" in told
@@ -26,4 +26,4 @@ def test_they_hand_on_what_they_get_and_say_so(stage, caplog):
 )
 def test_those_refused_say_what_to_use_instead(stage, instead):
     with pytest.raises(UsageError, match=instead):
-        stage.check()
+        stage.validate()

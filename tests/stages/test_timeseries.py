@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from morpheus.columns import TS_ANOMALY
 from morpheus.errors import UsageError
+from morpheus.runtime.chain import Segment
 from morpheus.stages.timeseries import Timeseries
 from morpheus.testing import make_events, make_losses, make_scored, run_stage, split_frame
 
@@ -125,7 +126,7 @@ def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
             taken.append(part)
             yield make_scored(part)
 
-    first = next(iter(run_stage(stage, source())))
+    first = next(Segment.from_stages([stage]).open().run(source()))
     # Minute 9 is judged in minutes -1 to 19, and they are over once minute 20 is seen.
     assert (first.frame.height, len(taken)) == (20, 3)
 
@@ -140,7 +141,7 @@ def test_users_of_one_stream_are_judged_apart():
         for pair in zip(split_frame(ann, [100] * 6), split_frame(bob, [100] * 6), strict=True)
         for user, part in zip(("ann", "bob"), pair, strict=True)
     ]
-    out = list(run_stage(MINUTES, mixed))
+    out = run_stage(MINUTES, mixed, unbounded=True)
     for user, frame in (("ann", ann), ("bob", bob)):
         mine = pl.concat([batch.frame for batch in out if batch.user == user])
         assert mine[TS_ANOMALY].to_list() == flags(MINUTES, make_scored(frame))
@@ -215,7 +216,7 @@ def test_state_is_bounded_by_the_window():
                 most = max(most, held)
                 yield make_scored(part)
 
-    for _ in run_stage(stage, source()):
+    for _ in Segment.from_stages([stage]).open().run(source()):
         held -= 1
     assert most <= 3
 
