@@ -12,18 +12,24 @@ from typing import Self
 import msgspec
 import numpy as np
 import polars as pl
-from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, SCORE
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
-from morpheus.report.aggregate import Z_REFERENCE, ReportAggregator, EventArrays, ReplayResult, ScoreScale, choose_ranking
+from morpheus.report.aggregate import (
+    Z_REFERENCE,
+    EventArrays,
+    ReplayResult,
+    ReportAggregator,
+    ScoreScale,
+    choose_ranking,
+)
 from morpheus.report.page import render_page
-from morpheus.report.view import RunCounts, ReportData, build_report_data
+from morpheus.report.view import ReportData, RunCounts, build_report_data
 from morpheus.sinks.to_file import validate_output_path
-from morpheus.sources.results import read_results
+from morpheus.sources.results import READ_ERRORS, read_frames, read_results
 from morpheus.storage.atomic import atomic_write
 
 USER_COLUMNS = (
@@ -61,7 +67,11 @@ class ResultFiles:
         found = user_column or next((one for one in USER_COLUMNS if one in rows.columns), "")
         if not found or found not in rows.columns:
             there = ", ".join(f"`{one}`" for one in rows.columns[:12] if one)
-            what = f"no column `{user_column}`" if user_column else "none of the usual columns of users"
+            what = (
+                f"no column `{user_column}`"
+                if user_column
+                else "none of the usual columns of users"
+            )
             raise UsageError(
                 f"--userid_column_name: `{files[0]}` has {what}. Name one of its own, such as "
                 f"{there}."
@@ -131,27 +141,28 @@ REPLAY_COLUMNS = ("technique", "user", "grade", "caught")
 
 
 def read_replay(path: Path) -> Mapping[str | None, ReplayResult]:
-    """Read trials, by user.
+    """Read the trials of `morpheus tools replay`, by user.
 
     Raises:
-        UsageError: It is no such file.
+        UsageError: It is not a file of trials.
     """
     try:
-        trials = _read_trials(path).select(REPLAY_COLUMNS).cast(pl.String)
-    except (PolarsError, OSError) as error:
+        trials = _read_trials(path)
+    except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(
             f"--replay: `{path}` cannot be read: {reason}. Give the file that "
             "`morpheus tools replay --filename=trials.csv` wrote."
         ) from error
-    placed = trials.filter(pl.col("caught").is_not_null())
-    return {user: _to_replay_result(rows) for (user,), rows in placed.group_by("user", maintain_order=True)}
+    injected = trials.filter(pl.col("caught").is_not_null())
+    users = injected.group_by("user", maintain_order=True)
+    return {user: _to_replay_result(rows) for (user,), rows in users}
 
 
 def _read_trials(path: Path) -> pl.DataFrame:
-    if path.suffix.lower() == ".json":
-        return pl.read_ndjson(path, infer_schema_length=None)
-    return pl.read_csv(path, infer_schema=False)
+    empty = pl.DataFrame(schema=dict.fromkeys(REPLAY_COLUMNS, pl.String))
+    parts = (frame.select(REPLAY_COLUMNS).cast(pl.String) for frame in read_frames(path))
+    return pl.concat([empty, *parts])
 
 
 def _to_replay_result(trials: pl.DataFrame) -> ReplayResult:
