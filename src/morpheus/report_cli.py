@@ -12,7 +12,6 @@ from typing import Self
 import msgspec
 import numpy as np
 import polars as pl
-from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, SCORE
 from morpheus.core.stage import option
@@ -30,7 +29,7 @@ from morpheus.report.aggregate import (
 from morpheus.report.page import render_page
 from morpheus.report.view import ReportData, RunCounts, build_report_data
 from morpheus.sinks.to_file import validate_output_path
-from morpheus.sources.results import read_results
+from morpheus.sources.results import READ_ERRORS, read_frames, read_results
 from morpheus.storage.atomic import atomic_write
 
 USER_COLUMNS = (
@@ -142,30 +141,28 @@ REPLAY_COLUMNS = ("technique", "user", "grade", "caught")
 
 
 def read_replay(path: Path) -> Mapping[str | None, ReplayResult]:
-    """Read trials, by user.
+    """Read the trials of `morpheus tools replay`, by user.
 
     Raises:
-        UsageError: It is no such file.
+        UsageError: It is not a file of trials.
     """
     try:
-        trials = _read_trials(path).select(REPLAY_COLUMNS).cast(pl.String)
-    except (PolarsError, OSError) as error:
+        trials = _read_trials(path)
+    except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(
             f"--replay: `{path}` cannot be read: {reason}. Give the file that "
             "`morpheus tools replay --filename=trials.csv` wrote."
         ) from error
-    placed = trials.filter(pl.col("caught").is_not_null())
-    return {
-        user: _to_replay_result(rows)
-        for (user,), rows in placed.group_by("user", maintain_order=True)
-    }
+    injected = trials.filter(pl.col("caught").is_not_null())
+    users = injected.group_by("user", maintain_order=True)
+    return {user: _to_replay_result(rows) for (user,), rows in users}
 
 
 def _read_trials(path: Path) -> pl.DataFrame:
-    if path.suffix.lower() == ".json":
-        return pl.read_ndjson(path, infer_schema_length=None)
-    return pl.read_csv(path, infer_schema=False)
+    empty = pl.DataFrame(schema=dict.fromkeys(REPLAY_COLUMNS, pl.String))
+    parts = (frame.select(REPLAY_COLUMNS).cast(pl.String) for frame in read_frames(path))
+    return pl.concat([empty, *parts])
 
 
 def _to_replay_result(trials: pl.DataFrame) -> ReplayResult:

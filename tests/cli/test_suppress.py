@@ -118,7 +118,7 @@ def test_verdicts_and_suppressions_do_not_go_together(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"event_dt": ["2026-01-01T00:00:00Z"]}, "has none of the usual columns of users"),
-        ({"actor": ["ann"]}, "has no column of times"),
+        ({"actor": ["ann"]}, "has no time column"),
     ],
 )
 def test_past_alerts_have_to_say_whose_and_when(

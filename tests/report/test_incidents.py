@@ -24,7 +24,7 @@ def test_alerts_of_one_user_without_an_hours_pause_are_one_incident():
 def test_without_filter_alerts_are_at_least_as_high_as_any_held_out_event():
     found = gathered({"ann": [quiet(), alarming([HOUR * 50], 4.1), alarming([HOUR * 60], 3.9)]})
     assert told(found) == [("ann", 1)]
-    assert "No filter in the chain" in found.rule
+    assert "No filter in the pipeline" in found.rule
 
 
 def test_without_filter_there_are_so_many_a_day_at_most():

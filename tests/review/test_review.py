@@ -83,7 +83,7 @@ def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, for
     found = build_report(ReportRequest(models=models, replay=str(path)), [file])
     weak = {person.name: person.profile.weak for person in found.people}
     assert weak["ann"][0] == (
-        "Of 3 attack techniques replayed, 2 would have raised no alert behind some disguise: "
+        "Of 3 attack techniques replayed, 2 raised no alert at one or more evasion levels: "
         "role-chain (agent, hours), stop-trail (hours)."
     )
     assert not any("replayed" in spot for spot in weak["bob"])
@@ -105,7 +105,7 @@ def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path
     kept = pl.read_csv(path, infer_schema=False).gather_every(2)
     kept.rename({kept.columns[0]: ""}, strict=False).write_csv(tmp_path / "few.csv")
     found = build_report(ReportRequest(), [tmp_path / "few.csv"])
-    assert found.rule == "Alerts are the events that filter let pass."
+    assert found.rule == "Alerts are the events that filter kept."
     assert len(found.incidents) == 10
 
 
@@ -145,7 +145,7 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
     with pytest.raises(UsageError, match="Name one of its own, such as `who`"):
         build_report(ReportRequest(), [odd])
     odd.write_text("username,risk\nann,1\n")
-    with pytest.raises(UsageError, match="no column of times"):
+    with pytest.raises(UsageError, match="no time column"):
         build_report(ReportRequest(), [odd])
 
 

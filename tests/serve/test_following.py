@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.serve import live
-from morpheus.serve import live
 from morpheus.serve.live import FolderTail, AppendedFile, FileReplaced
 from morpheus.testing import DAY
 
@@ -58,7 +57,7 @@ def test_rows_come_whole_wherever_the_writer_pauses(tmp_path_factory, rows, paus
 
 
 def test_a_large_file_is_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "AT_ONCE", 20)
+    monkeypatch.setattr(live, "CHUNK_BYTES", 20)
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"a": n}) + "\n" for n in range(9)))
     frames = list(FolderTail(tmp_path).poll())
     assert len(frames) > 1

@@ -21,7 +21,7 @@ def status(folder, **changes):
 
 def page_of(live):
     live.refresh()
-    return json.loads(live.data())
+    return json.loads(live.encode_data())
 
 
 def users_of(page):
@@ -81,7 +81,7 @@ def test_the_run_s_status_says_whose_what_and_how_much(tmp_path):
     page = page_of(live)
     assert users_of(page) == ["eve"]
     assert (page["source"], page["user_column"]) == ("from-cloudtrail", "who")
-    assert page["rule"] == "Alerts are the events that filter let pass."
+    assert page["rule"] == "Alerts are the events that filter kept."
     health = live.get_health()
     assert (health.read, health.refused, health.refusals) == (9, 2, ["a:1: no"])
     assert (health.held, health.allowed, health.running) == (3, 2.0, True)
@@ -106,7 +106,7 @@ def test_without_a_status_the_page_says_what_it_shows(tmp_path):
     append(tmp_path / "a.jsonl", row())
     (tmp_path / "status.json").write_text('{"format":')
     page = page_of(LiveReport(tmp_path, alerts_per_day=3))
-    assert page["rule"].startswith("Shown are the 3 highest incidents a day. The run tells no sta")
+    assert page["rule"].startswith("Shown are the 3 highest incidents per day. This run has no sta")
 
 
 def test_rows_without_a_time_are_counted(tmp_path):

@@ -61,7 +61,7 @@ def test_alerts_are_what_filter_lets_pass_and_all_other_events_are_in_the_lanes(
     assert sum(one.incident.count for one in found.incidents) == written
     assert sum(one.events for one in found.people) == sum(PEOPLE.values())
     assert sum(sum(one.lane.n) for one in found.people) == sum(PEOPLE.values())
-    assert found.rule == "Alerts are the events that filter let pass."
+    assert found.rule == "Alerts are the events that filter kept."
     assert found.lacks == []
 
 
@@ -70,7 +70,7 @@ def test_the_strip_accounts_for_every_event(full):
     account = found.account
     assert account.read == summary.input.read == sum(PEOPLE.values())
     assert account.scored == account.read - PEOPLE[None]
-    assert sum(account.unscored_reason.values()) == PEOPLE[None]
+    assert sum(account.unscored.values()) == PEOPLE[None]
     assert account.rungs == {"own": 5}
     assert account.forecast[0] == pytest.approx(summary.budget_report.forecast.alerts)
 
@@ -107,9 +107,9 @@ def test_the_page_does_not_depend_on_the_number_of_threads_or_the_batch_size(col
 def test_without_filter_and_explain_the_page_says_so(columns, tmp_path):  # noqa: F811 - the fixture
     run(tmp_path / "r.html", columns, sink={"alerts_per_day": 1.0})
     found = said(tmp_path / "r.html")
-    assert "1 highest incidents a day" in found.rule
+    assert "1 highest incidents per day" in found.rule
     assert [one.add for one in found.lacks] == [
-        "explain (behind add-scores)",
+        "explain (after add-scores)",
         "timeseries --resolution=10m",
     ]
 

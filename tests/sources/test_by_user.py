@@ -1,5 +1,4 @@
 import uuid
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,7 +49,11 @@ class Taken:
 
     def by_user(self, users: pl.DataFrame, memory: DedupWindow | None = None) -> UserGroups:
         return UserGroups.from_frame(
-            self.gathered.slice_users(users).read(users), users, IDENTITY, self.reading, memory
+            self.gathered.slice_users(users).read(users),
+            users,
+            IDENTITY,
+            self.reading,
+            [] if memory is None else [memory],
         )
 
 
@@ -70,9 +73,7 @@ def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[
     if history is not None:
         history.gathered.column_names = events.gathered.column_names
     before = None if history is None else history.by_user(users)
-    return list(
-        iter_batches(users, events.by_user(users), before, batch_size=rows, row_offsets=Counter())
-    )
+    return list(iter_batches(users, events.by_user(users), before, batch_size=rows))
 
 
 def test_users_come_in_order_of_their_first_event_and_events_in_order_of_time() -> None:
@@ -176,10 +177,9 @@ def test_a_later_round_remembers_what_was_seen_but_not_for_ever() -> None:
         taken.by_user(
             plan_partitions(taken.gathered.user_stats, None, 99, include_history_only=True), memory
         )
-        memory.commit()
     assert reading.duplicates == 1
-    assert memory.seen_keys is not None
-    assert memory.seen_keys.height == 3
+    assert memory.seen_events is not None
+    assert memory.seen_events.height == 2
 
 
 def test_long_users_are_cut_and_their_rows_numbered_on() -> None:

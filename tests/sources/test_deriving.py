@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from morpheus.columns import TIME
 from morpheus.features.derived import distinct_count_today, log_count, map_values
-from morpheus.sources.log_format import DerivedFeatures, list_input_columns, resolve_derived
+from morpheus.sources.log_format import (
+    DerivedFeatures,
+    RecentRows,
+    list_input_columns,
+    resolve_derived,
+)
 
 KNOWN = {
     "logcount": log_count(),
@@ -33,8 +38,8 @@ def frame(events):
     return pl.DataFrame({**cells, TIME: times}, schema=schema)
 
 
-def deriving(*, endless=False, names=NAMES):
-    return DerivedFeatures("who", resolve_derived(names, KNOWN), endless)
+def deriving(*, names=NAMES):
+    return DerivedFeatures("who", resolve_derived(names, KNOWN))
 
 
 def test_what_a_derived_column_is_made_of_is_derived_before_it():
@@ -59,9 +64,9 @@ def test_a_day_that_begins_in_the_history_goes_on_in_the_input(events, cut):
 @settings(deadline=None)
 @given(EVENTS, st.integers(1, 399))
 def test_rounds_of_an_endless_input_are_as_one(events, cut):
-    whole, rounds = deriving().add(frame(events)), deriving(endless=True)
+    whole, rounds, recent = deriving().add(frame(events)), deriving(), RecentRows()
     parts = [frame([e for e in events if (e[0] < cut) == early]) for early in (True, False)]
-    joined = pl.concat([rounds.add(part, frame([])) for part in parts])
+    joined = pl.concat([rounds.add(part, frame([]), recent) for part in parts])
     assert joined.sort("who", TIME, maintain_order=True).equals(whole)
 
 

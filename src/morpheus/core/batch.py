@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
     from morpheus.models.calibration import AlertForecast, UserThreshold
     from morpheus.models.profile import Fingerprint, ModelCard
+    from morpheus.sources.source_state import PartitionState
     from morpheus.suppressions.rules import SuppressionCounts
 
 BatchT = TypeVar("BatchT", bound="Batch")
@@ -331,8 +332,16 @@ class RunMetrics:
 class Partition(Protocol):
     """All events of some users: a value, from which any process can read them."""
 
-    def events(self, metrics: RunMetrics) -> Iterator[Batch]:
-        """Read the events, user after user; what is found on the way is counted."""
+    def user_names(self) -> list[str | None]:
+        """Name the users, in order; None for events without a user, no names where unknown."""
+
+    def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Batch]:
+        """Read the events, user after user.
+
+        Args:
+            metrics: Counts what is found on the way.
+            state: What is remembered of the users' earlier events; updated. None for nothing.
+        """
 
 
 @dataclass(frozen=True)
@@ -341,6 +350,14 @@ class StreamPartition:
 
     batches: Iterator[Batch]
 
-    def events(self, metrics: RunMetrics) -> Iterator[Batch]:  # noqa: ARG002 - counted by whoever reads
+    def user_names(self) -> list[str | None]:
+        """Name nobody: the users are not known beforehand."""
+        return []
+
+    def events(
+        self,
+        metrics: RunMetrics,  # noqa: ARG002 - the reader counts
+        state: PartitionState | None = None,  # noqa: ARG002 - the reader has it
+    ) -> Iterator[Batch]:
         """The events, once."""
         return self.batches

@@ -1,1 +1,1 @@
-"""Workshop of the report: arrays and frames in, one page out."""
+"""The report: what a run found, collected, turned into a page's data, and rendered."""

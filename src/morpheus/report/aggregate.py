@@ -1,4 +1,9 @@
-"""What a page looks at in every event: when it was, how high it scored, whether it is off beat."""
+"""What a report needs of a run, collected while events pass, in bounded memory.
+
+`ReportAggregator` keeps, for each user, counts over time, the events with the highest scores and
+the time-series anomalies. `EventArrays` reads the columns that a page uses out of a frame.
+`ScoreScale` converts scores into levels, which are comparable between users.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +22,46 @@ from morpheus.models.profile import ModelCard
 from morpheus.seasonality.histogram import TimeHistogram, UserHistograms
 
 RANKING_SCORES = (RISK, "zscore", SCORE)
-"""Scores that a page can go by, the best first."""
+"""Scores that a page can rank by, best first."""
+USER, SECONDS, LEVEL = "_user_", "_seconds_", "_level_"
+FLAGGED, POSITION = "_flagged_", "_place_"
+INTERNAL_COLUMNS = (USER, SECONDS, LEVEL, FLAGGED, POSITION)
+"""Columns that `TopEvents` adds to the events it keeps."""
+MAX_VALUE_CHARS = 4096
+"""Characters of a value that are kept."""
+TRUNCATION_SUFFIX = " characters in all)"
+"""End of a value that was truncated."""
+MAX_TECHNIQUES_NAMED = 6
+Z_REFERENCE = 4.0
+"""Standard deviations above a user's mean that make level 1."""
+MIN_SPREAD = 1e-6
+SEVERITIES = ((4.0, "critical"), (2.0, "high"), (1.0, "medium"))
+"""Lower bound of the level of each severity, highest first. A level below all of them is `low`."""
 
 
 def choose_ranking(columns: Sequence[str]) -> str | None:
-    """The best of the scores that there are."""
+    """Return the best of `RANKING_SCORES` among the columns, or None."""
     return next((name for name in RANKING_SCORES if name in columns), None)
+
+
+def classify_severity(level: float) -> str:
+    """Return the severity of a level.
+
+    >>> [classify_severity(level) for level in (0.5, 1.0, 3.9, 12.0)]
+    ['low', 'medium', 'high', 'critical']
+    """
+    return next((name for bound, name in SEVERITIES if level >= bound), "low")
 
 
 @dataclass(frozen=True)
 class EventArrays:
-    """Some events, looked at, (rows,) each.
+    """The columns of events that a page uses, each of shape (rows,).
 
     Attributes:
-        seconds: When, since 1970.
-        scores: The best score that there is, NaN without one.
-        flagged: Whether each breaks its user's rhythm.
-        risks: The same scores if they are `risk`, else NaN.
+        seconds: Time of each event, in seconds since 1970.
+        scores: The best score in the frame. NaN where there is none.
+        flagged: Whether the event is a time-series anomaly.
+        risks: `scores` if they are `risk`, otherwise NaN.
     """
 
     seconds: NDArray[np.float64]
@@ -43,15 +71,15 @@ class EventArrays:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> Self:
-        """Look at events with `TIME` and what stages have added."""
-        ranking, nothing = choose_ranking(frame.columns), np.full(frame.height, np.nan)
-        scores = nothing if ranking is None else _to_floats(frame[ranking])
+        """Read the arrays from events with `TIME` and the columns that stages add."""
+        ranking, missing = choose_ranking(frame.columns), np.full(frame.height, np.nan)
+        scores = missing if ranking is None else _to_floats(frame[ranking])
         seconds = frame[TIME].dt.epoch("us").to_numpy() / 1e6
-        return cls(seconds, scores, _to_flags(frame), scores if ranking == RISK else nothing)
+        return cls(seconds, scores, _to_flags(frame), scores if ranking == RISK else missing)
 
     @property
     def histogram(self) -> TimeHistogram:
-        """The events, cell by cell."""
+        """Events over time."""
         return TimeHistogram.from_events(self.seconds, self.scores, self.flagged)
 
 
@@ -63,33 +91,18 @@ def _to_flags(frame: pl.DataFrame) -> NDArray[np.bool_]:
     if TS_ANOMALY not in frame.columns:
         return np.zeros(frame.height, dtype=np.bool_)
     column = frame[TS_ANOMALY]
-    if column.dtype != pl.Boolean:
+    if column.dtype != pl.Boolean:  # files of text hold `True` or `true`
         column = column.cast(pl.String).str.to_lowercase() == "true"
     return column.fill_null(value=False).to_numpy()
 
 
-Z_REFERENCE = 4.0
-"""Standard deviations above a user's mean from which a score is worth a look."""
-SEVERITIES = ((4.0, "critical"), (2.0, "high"), (1.0, "medium"))
-"""Least level of each severity; below all of them it is `low`."""
-
-
-def classify_severity(level: float) -> str:
-    """What a level is called.
-
-    >>> [classify_severity(level) for level in (0.5, 1.0, 3.9, 12.0)]
-    ['low', 'medium', 'high', 'critical']
-    """
-    return next((name for least, name in SEVERITIES if level >= least), "low")
-
-
 @dataclass(frozen=True)
 class ScoreScale:
-    """Turns scores into levels: 0 is usual, 1 as high as it gets on ordinary days.
+    """Converts scores to levels: 0 is typical, 1 is the maximum expected on a normal day.
 
     Attributes:
-        baseline: The score whose level is 0.
-        reference: The score whose level is 1.
+        baseline: Score of level 0.
+        reference: Score of level 1.
     """
 
     baseline: float
@@ -97,49 +110,50 @@ class ScoreScale:
 
     @classmethod
     def from_summary(cls, summary: ModelSummary | None, ranking: str) -> Self | None:
-        """Measure by a user's held-out events: level 1 is `Z_REFERENCE` deviations above their mean.
+        """Fit the scale of one user to the validation events of the user's model.
 
-        None where scores need no measure of each user, or nothing is known of them.
+        Level 1 is `Z_REFERENCE` standard deviations above the mean. Returns None for `risk`, which
+        has one scale for all users, and without a summary.
         """
         if ranking == "zscore":
             return cls(0.0, Z_REFERENCE)
         if ranking == RISK or summary is None:
             return None
-        return cls(summary.usual, summary.usual + Z_REFERENCE * max(summary.spread, 1e-6))
+        return cls(summary.usual, summary.usual + Z_REFERENCE * max(summary.spread, MIN_SPREAD))
 
     @classmethod
     def from_summaries(cls, summaries: Sequence[ModelSummary]) -> Self | None:
-        """Measure `risk`, which ranks the events of all users in one list.
+        """Fit one scale for `risk`, which ranks the events of all users in one list.
 
-        Level 1 is the highest risk that the median user came to on held-out days; None without any.
+        Level 1 is the median, over users, of the highest risk on validation days. Returns None
+        without summaries.
         """
-        highest = [portrait.risks[-1] for portrait in summaries]
-        return cls(0.0, max(float(np.median(highest)), 1e-6)) if highest else None
+        highest = [summary.risks[-1] for summary in summaries]
+        return cls(0.0, max(float(np.median(highest)), MIN_SPREAD)) if highest else None
 
     def to_levels(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Levels of scores, at least 0; of no score, no level.
+        """Convert scores to levels of at least 0. NaN stays NaN.
 
         >>> ScoreScale(1.0, 3.0).to_levels(np.array([0.0, 2.0, 7.0])).tolist()
         [0.0, 0.5, 3.0]
         """
-        return np.asarray(
-            np.maximum((scores - self.baseline) / (self.reference - self.baseline), 0.0)
-        )
+        span = self.reference - self.baseline
+        return np.asarray(np.maximum((scores - self.baseline) / span, 0.0))
 
 
-USER, SECONDS, LEVEL, FLAGGED, POSITION = "_user_", "_seconds_", "_level_", "_flagged_", "_place_"
-INTERNAL_COLUMNS = (USER, SECONDS, LEVEL, FLAGGED, POSITION)
-MAX_VALUE_CHARS = 4096
-"""Signs of a value that are kept."""
+IDENTITY_SCALE = ScoreScale(0.0, 1.0)
+"""Leaves scores unchanged. The scale of `risk` is known only after the last event."""
 
 
 @dataclass
 class TopEvents:
-    """The highest events of a run, in bounded memory; the order in which they come does not matter.
+    """The events with the highest levels, in bounded memory.
+
+    The result does not depend on the order in which events are added.
 
     Attributes:
-        max_events: Events kept.
-        dropped: Events that were to be shown, and for which there was no room.
+        max_events: Maximum number of events to keep.
+        dropped: Events with a level that were not kept.
     """
 
     max_events: int = 5000
@@ -156,10 +170,18 @@ class TopEvents:
         levels: NDArray[np.float64],
         mask: NDArray[np.bool_],
     ) -> None:
-        """Take note of those events of a user that are meant and have a level, (rows,) each."""
-        known = np.isfinite(levels) & mask
-        high = known & (levels > self._min_level)
-        self.dropped += int((known & ~high).sum())
+        """Add events of one user.
+
+        Args:
+            user: The user.
+            frame: The events.
+            arrays: The same events as arrays.
+            levels: Level of each event, shape (rows,). Events whose level is NaN are ignored.
+            mask: Which events to add, shape (rows,).
+        """
+        candidates = np.isfinite(levels) & mask
+        high = candidates & (levels > self._min_level)
+        self.dropped += int((candidates & ~high).sum())
         if not high.any():
             return
         rows = np.flatnonzero(high)
@@ -173,40 +195,40 @@ class TopEvents:
             )
         )
         self._num_rows += len(rows)
+        # Pruning sorts. Waiting for twice the maximum keeps its cost linear in the events added.
         if self._num_rows > 2 * self.max_events:
             self._prune()
 
     def to_frame(self) -> pl.DataFrame:
-        """The highest events, by user and time."""
+        """Return the events with `INTERNAL_COLUMNS`, by user and time."""
         if not self._frames:
             return pl.DataFrame(schema={USER: pl.String, SECONDS: pl.Float64, LEVEL: pl.Float64})
         self._prune()
         return sort_events(self._frames[0])
 
     def _prune(self) -> None:
-        every = pl.concat(self._frames, how="diagonal_relaxed")
-        kept = every.sort(LEVEL, SECONDS, USER, descending=[True, False, False]).head(
-            self.max_events
-        )
-        if every.height > self.max_events:
-            self.dropped += every.height - self.max_events
-            self._min_level = float(kept[LEVEL][-1])
-        self._frames, self._num_rows = [kept], kept.height
+        events = pl.concat(self._frames, how="diagonal_relaxed")
+        order = events.sort(LEVEL, SECONDS, USER, descending=[True, False, False])
+        highest = order.head(self.max_events)
+        if events.height > self.max_events:
+            self.dropped += events.height - self.max_events
+            self._min_level = float(highest[LEVEL][-1])
+        self._frames, self._num_rows = [highest], highest.height
 
 
 def sort_events(events: pl.DataFrame) -> pl.DataFrame:
-    """By user and time; of one moment, as they came."""
+    """Sort by user and time. Events of the same time keep the order of the input."""
     return events.sort(USER, SECONDS, POSITION, nulls_last=True, maintain_order=True)
 
 
 def truncate_values(frame: pl.DataFrame) -> pl.DataFrame:
-    """Cut long values, but not what `explain` says, and say so behind them.
+    """Truncate long values, apart from explanations, and append the full length.
 
-    >>> truncate_values(pl.DataFrame({"agent": ["x" * 5000]}))["agent"][0][-35:]
-    'xxxxxxxx… (cut, 5,000 signs in all)'
+    >>> truncate_values(pl.DataFrame({"agent": ["x" * 5000]}))["agent"][0][-40:]
+    'xxxxxxxx… (cut, 5,000 characters in all)'
     """
-    words = ExplanationColumns.find_in(frame.columns) or ()
-    texts = [name for name in frame.select(cs.string()).columns if name not in words]
+    explanation_columns = ExplanationColumns.find_in(frame.columns) or ()
+    texts = [n for n in frame.select(cs.string()).columns if n not in explanation_columns]
     long = [name for name in texts if (frame[name].str.len_chars() > MAX_VALUE_CHARS).any()]
     return frame.with_columns(
         pl.col(name).map_elements(_truncate_text, return_dtype=pl.String) for name in long
@@ -216,62 +238,49 @@ def truncate_values(frame: pl.DataFrame) -> pl.DataFrame:
 def _truncate_text(text: str) -> str:
     if len(text) <= MAX_VALUE_CHARS:
         return text
-    return f"{text[:MAX_VALUE_CHARS]}… (cut, {len(text):,} signs in all)"
-
-
-MAX_TECHNIQUES_NAMED = 6
-"""Techniques that are named, at most."""
+    return f"{text[:MAX_VALUE_CHARS]}… (cut, {len(text):,}{TRUNCATION_SUFFIX}"
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What came of techniques replayed in the name of one user.
+    """Result of an attack replay for one user.
 
     Attributes:
-        num_tried: How many techniques could be placed.
-        missed: By technique, the grades of disguise at which it would have raised no alert.
+        num_tried: Number of techniques that were injected.
+        missed: By technique, the evasion levels at which it raised no alert.
     """
 
     num_tried: int
     missed: Mapping[str, tuple[str, ...]]
 
     def describe(self) -> str:
-        """Say what was not caught; those missed at most grades come first.
+        """List the missed techniques, those missed at most evasion levels first.
 
         >>> missed = {"stop-trail": ("hours",), "role-chain": ("agent", "hours")}
         >>> ReplayResult(28, missed).describe().partition(": ")[2]
         'role-chain (agent, hours), stop-trail (hours).'
         """
-        ordered = sorted(self.missed.items(), key=lambda one: (-len(one[1]), one[0]))
-        names = [
-            f"{technique} ({', '.join(grades)})"
-            for technique, grades in ordered[:MAX_TECHNIQUES_NAMED]
-        ]
-        more = (
-            [f"{len(ordered) - MAX_TECHNIQUES_NAMED} more"]
-            if len(ordered) > MAX_TECHNIQUES_NAMED
-            else []
-        )
+        ranked = sorted(self.missed.items(), key=lambda item: (-len(item[1]), item[0]))
+        shown, rest = ranked[:MAX_TECHNIQUES_NAMED], len(ranked) - MAX_TECHNIQUES_NAMED
+        names = [f"{technique} ({', '.join(levels)})" for technique, levels in shown]
+        more = [f"{rest} more"] if rest > 0 else []
         return (
-            f"Of {self.num_tried} attack techniques replayed, {len(ordered)} would have raised no "
-            f"alert behind some disguise: {', '.join([*names, *more])}."
+            f"Of {self.num_tried} attack techniques replayed, {len(ranked)} raised no alert at "
+            f"one or more evasion levels: {', '.join([*names, *more])}."
         )
-
-
-IDENTITY_SCALE = ScoreScale(0.0, 1.0)
-"""Leaves scores as they are: what is high is found out at the end."""
 
 
 @dataclass
 class UserAggregate:
-    """What was seen of one user.
+    """What is known about one user of a run.
 
     Attributes:
-        card: Their fingerprint's.
-        events: Events that came through the chain.
-        unscored_reason: Why they have no score.
-        exceedances: Events with a `risk`, and those above each of the portrait's risks.
-        replay_result: What came of attacks replayed in their name; None if nobody has told.
+        card: Card of the user's model.
+        events: Events that reached the report, without those that `filter` dropped.
+        unscored_reason: Why the user's events have no score.
+        exceedances: Events with a `risk`, then those above each of the model's risk levels, shape
+            (1 + levels,).
+        replay_result: Result of an attack replay, if there was one.
     """
 
     card: ModelCard | None = None
@@ -282,20 +291,25 @@ class UserAggregate:
     )
     replay_result: ReplayResult | None = None
 
+    @property
+    def summary(self) -> ModelSummary | None:
+        """Calibration of the user's model, if it is known."""
+        return None if self.card is None else self.card.portrait
+
 
 @dataclass
 class ReportAggregator:
-    """What was found, so far.
+    """Collects what a report shows.
 
     Attributes:
-        scales: How high is high, of each user; by default their fingerprints say so.
-        filtered: Whether only alerts come: `filter` has left out the others.
-        ranking: The score that is gone by.
-        columns: All columns that came.
-        histograms: Everybody's events over time, those that were left out included.
-        top_events: The highest of those that came.
-        ts_anomalies: The highest of those that break their user's rhythm.
-        users: What was seen of each.
+        scales: Scale of each user. Without one, the user's model determines it.
+        filtered: Whether all events are alerts because `filter` dropped the others.
+        ranking: The score that levels are computed from.
+        columns: All columns seen, in order.
+        histograms: Events of all users over time, dropped events included.
+        top_events: Events with the highest levels.
+        ts_anomalies: Time-series anomalies with the highest levels.
+        users: What is known about each user.
     """
 
     scales: Mapping[str | None, ScoreScale] = field(default_factory=dict)
@@ -310,51 +324,49 @@ class ReportAggregator:
     def register_user(
         self, user: str | None, card: ModelCard | None, unscored_reason: str | None
     ) -> UserAggregate:
-        """Take note of a user."""
-        seen = self.users.setdefault(user, UserAggregate())
-        seen.card = card or seen.card
-        seen.unscored_reason = unscored_reason or seen.unscored_reason
-        return seen
+        """Add a user, or complete what is known about the user."""
+        aggregate = self.users.setdefault(user, UserAggregate())
+        aggregate.card = card or aggregate.card
+        aggregate.unscored_reason = unscored_reason or aggregate.unscored_reason
+        return aggregate
 
     def add(self, user: str | None, frame: pl.DataFrame) -> None:
-        """Add events of a user that was seen, one row each, with `TIME` and what stages added."""
+        """Add events of a registered user: rows with `TIME` and the columns that stages add."""
         self.columns |= dict.fromkeys(frame.columns)
         self.ranking = self.ranking or choose_ranking(frame.columns)
-        look, seen = EventArrays.from_frame(frame), self.users[user]
-        levels = self.find_scale(user).to_levels(look.scores)
-        self.top_events.add(user, frame, look, levels, ~look.flagged)
-        known = np.nan_to_num(levels)  # a break in the rhythm is shown even without a score
-        self.ts_anomalies.add(user, frame, look, known, look.flagged)
-        portrait = None if seen.card is None else seen.card.portrait
-        self.add_histogram(user, look.histogram, count_exceedances(portrait, look.risks))
-        seen.events += frame.height
+        arrays, aggregate = EventArrays.from_frame(frame), self.users[user]
+        levels = self.find_scale(user).to_levels(arrays.scores)
+        self.top_events.add(user, frame, arrays, levels, ~arrays.flagged)
+        # A time-series anomaly is an alert even if its events have no score.
+        levels_or_zero = np.nan_to_num(levels)
+        self.ts_anomalies.add(user, frame, arrays, levels_or_zero, arrays.flagged)
+        exceedances = count_exceedances(aggregate.summary, arrays.risks)
+        self.add_histogram(user, arrays.histogram, exceedances)
+        aggregate.events += frame.height
 
     def add_histogram(
         self, user: str | None, histogram: TimeHistogram, exceedances: NDArray[np.int64]
     ) -> None:
-        """Add events of a user that was seen and of which no more is known."""
+        """Add counts of events of a registered user, without the events themselves."""
         self.histograms.add(user, histogram)
         self.users[user].exceedances += exceedances
 
     def count_events(self, user: str | None) -> int:
-        """All events of a user, those of which no more is known among them."""
+        """Count all events of a user, dropped events included."""
         self.histograms.compact()
-        cells = self.histograms.users.get(user)
-        return 0 if cells is None else int(cells.events.sum())
+        histogram = self.histograms.users.get(user)
+        return 0 if histogram is None else int(histogram.events.sum())
 
     def fit_population_scale(self) -> ScoreScale | None:
-        """What `IDENTITY_SCALE` scores are measured by; None if nothing is known."""
+        """Fit the scale of `risk` to the models of all users. None for other scores."""
         if self.ranking != RISK:
             return None
-        cards = [seen.card for seen in self.users.values() if seen.card is not None]
-        return ScoreScale.from_summaries(
-            [card.portrait for card in cards if card.portrait is not None]
-        )
+        summaries = [aggregate.summary for aggregate in self.users.values()]
+        return ScoreScale.from_summaries([summary for summary in summaries if summary is not None])
 
     def find_scale(self, user: str | None) -> ScoreScale:
-        """How high is high for a user; `IDENTITY_SCALE` if that is known at the end only."""
+        """Return the scale of a user, `IDENTITY_SCALE` if it is not known yet."""
         if user in self.scales:
             return self.scales[user]
-        card = self.users[user].card
-        portrait = None if card is None else card.portrait
-        return ScoreScale.from_summary(portrait, self.ranking or RISK) or IDENTITY_SCALE
+        own_scale = ScoreScale.from_summary(self.users[user].summary, self.ranking or RISK)
+        return own_scale or IDENTITY_SCALE

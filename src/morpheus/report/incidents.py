@@ -1,4 +1,7 @@
-"""Incidents: alerts of one user that are close in time, which are looked into together."""
+"""Incidents: alerts of one user that are close in time and are investigated together.
+
+`select_incidents` chooses the incidents that a report shows and computes their levels.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from morpheus.report.aggregate import (
     INTERNAL_COLUMNS,
     LEVEL,
     SECONDS,
+    TRUNCATION_SUFFIX,
     USER,
     ReportAggregator,
     ScoreScale,
@@ -29,27 +33,29 @@ from morpheus.report.aggregate import (
     sort_events,
 )
 
+MAX_INCIDENTS = 2500
+"""Maximum number of incidents on a page."""
 MAX_EVENTS_SHOWN = 25
-"""Events of an incident that are shown in full: the highest."""
+"""Maximum number of events of an incident with all columns: those with the highest levels."""
 ACTION_COLUMNS = ("eventName", "operationName", "appDisplayName", "application", "integration")
-"""Columns that say what was done, the first that there is."""
+"""Columns that hold the action. The first one in the data counts."""
 MAX_ACTIONS = 6
-"""Different actions that are named."""
-TRUNCATION_SUFFIX = "signs in all)"
+"""Maximum number of different actions listed for an incident."""
+FILTER_RULE = "Alerts are the events that filter kept."
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event in full.
+    """An event with all its columns. Field names are those of the page's JSON.
 
     Attributes:
-        at: When, in seconds since 1970.
-        level: How high its score is for its user.
+        at: Time, in seconds since 1970.
+        level: Level of the score; see `ScoreScale`.
         score: The score.
-        pvalue: Share of held-out events at least as risky.
-        flagged: Whether it breaks the user's rhythm.
-        reason: Why it is strange, in a sentence.
-        why: The same in numbers.
-        raw: Its columns.
+        pvalue: Share of validation events that are at least as risky.
+        flagged: Whether the event is a time-series anomaly.
+        reason: Why the event is unusual, as a sentence.
+        why: The explanation in numbers.
+        raw: Value of each column.
     """
 
     at: float
@@ -63,32 +69,32 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ColumnValue(msgspec.Struct, frozen=True):
-    """A column, and what stood in it."""
+    """The name of a column and its value in one event."""
 
     column: str
     value: str | None
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """Alerts of one user that are close in time.
+    """Alerts of one user that are close in time. Field names are those of the page's JSON.
 
     Attributes:
-        id: 16 hex digits: SHA-256 of the user, a line feed, and the first event's time.
-        user: Whose events.
-        start: Time of the first, ISO 8601 in UTC.
-        end: Time of the last.
-        since: The first, in seconds since 1970.
-        until: The last.
-        count: How many there are.
-        level: The highest level.
-        severity: What it is called.
-        pvalue: The smallest p-value.
-        flagged: Events that break the user's rhythm.
-        actions: What was done, and how often, the most frequent first.
-        columns: What the reason of the highest event names, the strongest first, in full.
-        worst: Which of the events is the highest.
-        events: The highest events, in time order.
-        times: When each event was, in seconds after the first.
+        id: First 16 hexadecimal digits of SHA-256 of the user, a line feed, and `start`.
+        user: The user.
+        start: Time of the first event, ISO 8601 in UTC.
+        end: Time of the last event.
+        since: Time of the first event, in seconds since 1970.
+        until: Time of the last event, in seconds since 1970.
+        count: Number of events.
+        level: Highest level of an event.
+        severity: Severity of that level.
+        pvalue: Smallest p-value of an event.
+        flagged: Number of time-series anomalies.
+        actions: Actions and how often each occurred, the most frequent first.
+        columns: Columns that explain the highest event, strongest first, with untruncated values.
+        worst: Position in `events` of the event with the highest level.
+        events: The events with the highest levels, in time order.
+        times: Time of every event, in seconds after the first.
     """
 
     id: str
@@ -110,14 +116,16 @@ class Incident(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_events(cls, events: pl.DataFrame, ranking: str) -> Self:
-        """Tell of some events of one user, in time order, with the columns of `CandidateFilter`."""
+        """Describe the events of one incident: rows of `TopEvents.to_frame`, in time order."""
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
         rows = np.sort(np.argsort(-levels, kind="stable")[:MAX_EVENTS_SHOWN])
-        words = ExplanationColumns.find_in(events.columns)
-        shown = [_build_event(row, ranking, words) for row in events[rows].iter_rows(named=True)]
+        explained = ExplanationColumns.find_in(events.columns)
+        shown = [
+            _build_event(row, ranking, explained) for row in events[rows].iter_rows(named=True)
+        ]
         worst = int(np.argmax([event.level for event in shown]))
         user, first, last = events[USER][0], float(seconds[0]), float(seconds[-1])
-        known = [event.pvalue for event in shown if event.pvalue is not None]
+        pvalues = [event.pvalue for event in shown if event.pvalue is not None]
         return cls(
             id=incident_id(user, first),
             user=user,
@@ -128,18 +136,57 @@ class Incident(msgspec.Struct, frozen=True):
             count=events.height,
             level=round_sig(float(levels.max())),
             severity=classify_severity(float(levels.max())),
-            pvalue=min(known, default=None),
+            pvalue=min(pvalues, default=None),
             flagged=int(events[FLAGGED].sum()),
             actions=_count_actions(events),
-            columns=_find_top_columns(events.row(int(rows[worst]), named=True), words),
+            columns=_find_top_columns(events.row(int(rows[worst]), named=True), explained),
             worst=worst,
             events=shown,
             times=np.rint(seconds - first).astype(int).tolist(),
         )
 
+    def rescale(self, scale: ScoreScale) -> Incident:
+        """Return the same incident with its levels divided by the reference of a scale."""
+        level = round_sig(self.level / scale.reference)
+        events = [
+            msgspec.structs.replace(event, level=round_sig(event.level / scale.reference))
+            for event in self.events
+        ]
+        return msgspec.structs.replace(
+            self, level=level, severity=classify_severity(level), events=events
+        )
+
+
+def incident_id(user: str | None, first: float) -> str:
+    """Return the id of an incident, the same on every page that shows it.
+
+    >>> incident_id("ann", 0.0)
+    'f110bd3473e3c206'
+    """
+    return sha256(f"{user or ''}\n{format_iso(first)}".encode()).hexdigest()[:16]
+
+
+def format_iso(seconds: float) -> str:
+    """Format a time as ISO 8601 in UTC, truncated to milliseconds, which are omitted if 0.
+
+    JavaScript formats times the same way, so that the page computes the same ids.
+
+    >>> format_iso(1.5), format_iso(0)
+    ('1970-01-01T00:00:01.500Z', '1970-01-01T00:00:00Z')
+    """
+    milliseconds = round(seconds * 1e6) // 1000
+    time = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    precision = "milliseconds" if milliseconds % 1000 else "seconds"
+    return time.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def round_sig(value: float) -> float:
+    """Round to 4 significant digits, which keeps the page small."""
+    return float(f"{value:.4g}")
+
 
 def group_incidents(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Cut events, by user and time, where the user changes or pauses for an hour."""
+    """Split events, sorted by user and time, at a new user or a pause of over an hour."""
     if events.is_empty():
         return
     pause = (pl.col(SECONDS).diff() > SESSION_GAP) | pl.col(USER).ne_missing(pl.col(USER).shift())
@@ -149,50 +196,20 @@ def group_incidents(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
         yield events[int(start) : int(end)]
 
 
-def incident_id(user: str | None, first: float) -> str:
-    """The name of an incident, the same in every page that shows it.
-
-    >>> incident_id("ann", 0.0)
-    'f110bd3473e3c206'
-    """
-    return sha256(f"{user or ''}\n{format_iso(first)}".encode()).hexdigest()[:16]
-
-
-def format_iso(seconds: float) -> str:
-    """A time as text, cut to milliseconds, as JSON has them; they are written where there are any.
-
-    >>> format_iso(1.5), format_iso(0)
-    ('1970-01-01T00:00:01.500Z', '1970-01-01T00:00:00Z')
-    """
-    thousandths = round(seconds * 1e6) // 1000
-    moment = datetime.fromtimestamp(thousandths / 1000, UTC)
-    detail = "milliseconds" if thousandths % 1000 else "seconds"
-    return moment.isoformat(timespec=detail).replace("+00:00", "Z")
-
-
-def round_sig(value: float) -> float:
-    """Four digits of a number are enough to be looked at."""
-    return float(f"{value:.4g}")
-
-
-def _build_event(
-    row: dict[str, Any], ranking: str, explanation_columns: ExplanationColumns | None
-) -> Event:
-    unseen = {*INTERNAL_COLUMNS, *(explanation_columns or ()), ROW, INDEX, TIME}
+def _build_event(row: dict[str, Any], ranking: str, explained: ExplanationColumns | None) -> Event:
+    hidden = {*INTERNAL_COLUMNS, *(explained or ()), ROW, INDEX, TIME}
     return Event(
         at=row[SECONDS],
         level=round_sig(row[LEVEL]),
         score=_to_float(row.get(ranking)),
         pvalue=_to_float(row.get("pvalue")),
         flagged=bool(row[FLAGGED]),
-        reason=row.get(explanation_columns.reason) if explanation_columns else None,
-        why=_decode_explanation(row.get(explanation_columns.explanation))
-        if explanation_columns
-        else None,
+        reason=row.get(explained.reason) if explained else None,
+        why=_decode_explanation(row.get(explained.explanation)) if explained else None,
         raw={
             name: _to_json_value(value)
             for name, value in row.items()
-            if value is not None and name not in unseen
+            if value is not None and name not in hidden
         },
     )
 
@@ -205,14 +222,14 @@ def _to_json_value(value: object) -> object:
 
 def _to_float(value: object) -> float | None:
     try:
-        number = float(value)  # type: ignore[arg-type]  # what is no number is refused by the next line
+        number = float(value)  # type: ignore[arg-type]  # other types raise, which is caught
     except (TypeError, ValueError):
         return None
     return number if np.isfinite(number) else None
 
 
 def _decode_explanation(text: str | None) -> Explanation | None:
-    """What `explain` wrote; None if it did not, or somebody else did."""
+    """Decode what `explain` wrote. None for text in another format."""
     try:
         return None if text is None else msgspec.json.decode(text, type=Explanation)
     except (msgspec.DecodeError, UnicodeEncodeError):
@@ -220,17 +237,21 @@ def _decode_explanation(text: str | None) -> Explanation | None:
 
 
 def _count_actions(events: pl.DataFrame) -> list[tuple[str, int]]:
-    name = next((name for name in ACTION_COLUMNS if name in events.columns), None)
-    done = [] if name is None else events[name].drop_nulls().cast(pl.String).to_list()
-    return Counter(done).most_common(MAX_ACTIONS)
+    column = next((name for name in ACTION_COLUMNS if name in events.columns), None)
+    actions = [] if column is None else events[column].drop_nulls().cast(pl.String).to_list()
+    return Counter(actions).most_common(MAX_ACTIONS)
 
 
 def _find_top_columns(
-    row: dict[str, Any], explanation_columns: ExplanationColumns | None
+    row: dict[str, Any], explained: ExplanationColumns | None
 ) -> list[ColumnValue]:
-    """The columns that a reason names, with what stood in them; not those that were cut."""
-    said = row.get(explanation_columns.top_columns) if explanation_columns else None
-    names: Sequence[str] = [name for name in (said or "").split(", ") if name]
+    """Return the columns that a reason names, with their values in the row.
+
+    Verdicts on these columns become suppressions. A truncated value would match nothing, so it is
+    left out.
+    """
+    top_columns = row.get(explained.top_columns) if explained else None
+    names: Sequence[str] = [name for name in (top_columns or "").split(", ") if name]
     values = {name: row.get(name) for name in names}
     return [
         ColumnValue(name, None if value is None else str(value))
@@ -239,21 +260,16 @@ def _find_top_columns(
     ]
 
 
-MAX_INCIDENTS = 2500
-"""Incidents shown, at most."""
-FILTER_RULE = "Alerts are the events that filter let pass."
-
-
 @dataclass(frozen=True)
 class SelectedIncidents:
     """The incidents that a page shows.
 
     Attributes:
-        incidents: The highest first.
-        hidden: Alerts for which there was no room.
-        rule: What made alerts of events, in a sentence.
-        population_scale: What `IDENTITY_SCALE` scores are measured by; None if nothing is known of them.
-        reference: The risk of level 1, if held-out days say so.
+        incidents: The incidents, highest level first.
+        hidden: Number of alerts that are not shown.
+        rule: How alerts were chosen, as a sentence.
+        population_scale: Scale of scores on `IDENTITY_SCALE`, if it is known.
+        reference: The risk of level 1, if validation data determine it.
     """
 
     incidents: list[Incident]
@@ -263,63 +279,61 @@ class SelectedIncidents:
     reference: float | None
 
     def resolve_scale(self, own_scale: ScoreScale) -> ScoreScale:
-        """What a user's scores are measured by in the end."""
-        return (
-            self.population_scale
-            if own_scale is IDENTITY_SCALE and self.population_scale is not None
-            else own_scale
-        )
+        """Return the final scale of a user."""
+        if own_scale is IDENTITY_SCALE and self.population_scale is not None:
+            return self.population_scale
+        return own_scale
 
     def rescale(self) -> SelectedIncidents:
-        """Call the lowest incident level 1, where nothing is known."""
+        """Without a known scale, make the lowest incident level 1."""
         if self.population_scale is not None or not self.incidents:
             return self
-        common = ScoreScale(0.0, max(min(one.level for one in self.incidents), 1e-9))
-        return replace(
-            self,
-            population_scale=common,
-            incidents=[_rescale_incident(one, common) for one in self.incidents],
-        )
+        lowest = min(incident.level for incident in self.incidents)
+        scale = ScoreScale(0.0, max(lowest, 1e-9))
+        incidents = [incident.rescale(scale) for incident in self.incidents]
+        return replace(self, population_scale=scale, incidents=incidents)
 
 
 def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> SelectedIncidents:
     """Choose the incidents to show.
 
-    What `filter` let pass is shown. Without it, what is at least as high as it gets on ordinary
-    days is, as far as `alerts_per_day` incidents a day allow.
+    After `filter`, all of its alerts are shown. Without it, the events of level 1 and above are
+    alerts, and the highest incidents are shown, `alerts_per_day` of them for each day.
     """
-    common = aggregator.fit_population_scale()
-    own = any(aggregator.find_scale(user) is not IDENTITY_SCALE for user in aggregator.users)
-    events = _merge_candidate_events(aggregator, common)
-    if (common or own) and not aggregator.filtered:
+    population_scale = aggregator.fit_population_scale()
+    scales = [aggregator.find_scale(user) for user in aggregator.users]
+    has_own_scale = any(scale is not IDENTITY_SCALE for scale in scales)
+    has_scale = bool(population_scale or has_own_scale)
+    events = _merge_candidate_events(aggregator, population_scale)
+    if has_scale and not aggregator.filtered:
         events = events.filter(pl.col(LEVEL) >= 1)
-    told = [
-        Incident.from_events(group, aggregator.ranking or "") for group in group_incidents(events)
-    ]
-    told.sort(key=lambda one: (-one.level, one.since, one.user or ""))
+    ranking = aggregator.ranking or ""
+    incidents = [Incident.from_events(group, ranking) for group in group_incidents(events)]
+    incidents.sort(key=lambda incident: (-incident.level, incident.since, incident.user or ""))
     rule, hidden = FILTER_RULE, aggregator.top_events.dropped + aggregator.ts_anomalies.dropped
     if not aggregator.filtered:
         days = _count_run_days(aggregator)
-        most, hidden = max(round(alerts_per_day * days), 1), 0
-        rule = _describe_rule(aggregator, alerts_per_day, most, days, has_scale=bool(common or own))
-        told = told[:most]
-    hidden += sum(one.count for one in told[MAX_INCIDENTS:])
-    reach = None if common is None else round_sig(common.reference)
-    known = common or (IDENTITY_SCALE if own else None)
-    return SelectedIncidents(told[:MAX_INCIDENTS], hidden, rule, known, reach).rescale()
+        max_incidents, hidden = max(round(alerts_per_day * days), 1), 0
+        rule = _describe_rule(aggregator, alerts_per_day, max_incidents, days, has_scale=has_scale)
+        incidents = incidents[:max_incidents]
+    hidden += sum(incident.count for incident in incidents[MAX_INCIDENTS:])
+    reference = None if population_scale is None else round_sig(population_scale.reference)
+    known_scale = population_scale or (IDENTITY_SCALE if has_own_scale else None)
+    selected = incidents[:MAX_INCIDENTS]
+    return SelectedIncidents(selected, hidden, rule, known_scale, reference).rescale()
 
 
 def _merge_candidate_events(
     aggregator: ReportAggregator, population_scale: ScoreScale | None
 ) -> pl.DataFrame:
-    """The highest events; a break in the rhythm is worth a look, whatever the event itself is."""
+    """Return the candidate events. A time-series anomaly has at least level 1."""
     parts = [aggregator.top_events.to_frame(), aggregator.ts_anomalies.to_frame()]
-    every = pl.concat([part for part in parts if part.height] or parts[:1], how="diagonal_relaxed")
-    if not every.height:
-        return every
+    events = pl.concat([part for part in parts if part.height] or parts[:1], how="diagonal_relaxed")
+    if not events.height:
+        return events
     level = pl.col(LEVEL) / (1.0 if population_scale is None else population_scale.reference)
-    least = pl.when(pl.col(FLAGGED)).then(1.0).otherwise(0.0)
-    return sort_events(every.with_columns(pl.max_horizontal(level, least).alias(LEVEL)))
+    min_level = pl.when(pl.col(FLAGGED)).then(1.0).otherwise(0.0)
+    return sort_events(events.with_columns(pl.max_horizontal(level, min_level).alias(LEVEL)))
 
 
 def _describe_rule(
@@ -330,27 +344,18 @@ def _describe_rule(
     *,
     has_scale: bool,
 ) -> str:
-    limit = " that are higher than it gets on ordinary days (level 1)" if has_scale else ""
+    ranking = aggregator.ranking or "no score"
+    limit = " Their level is at least 1, the baseline maximum." if has_scale else ""
     return (
-        f"No filter in the chain: alerts are the {alerts_per_day:g} highest incidents a day, at "
-        f"most {max_incidents:,} in {days:,} days,{limit} by {aggregator.ranking or 'no score'}."
+        f"No filter in the pipeline: alerts are the {alerts_per_day:g} highest incidents per day "
+        f"by {ranking}, at most {max_incidents:,} in {days:,} days.{limit}"
     )
 
 
 def _count_run_days(aggregator: ReportAggregator) -> int:
-    period, step = aggregator.histograms.bucket_range, aggregator.histograms.bucket_seconds
+    """Count the UTC days from the first event to the last."""
+    histograms = aggregator.histograms
+    period, step = histograms.bucket_range, histograms.bucket_seconds
     if period is None:
         return 1
     return -(-(period[1] * step) // 86400) - period[0] * step // 86400
-
-
-def _rescale_incident(incident: Incident, scale: ScoreScale) -> Incident:
-    """The same incident by another measure."""
-    level = round_sig(incident.level / scale.reference)
-    events = [
-        msgspec.structs.replace(event, level=round_sig(event.level / scale.reference))
-        for event in incident.events
-    ]
-    return msgspec.structs.replace(
-        incident, level=level, severity=classify_severity(level), events=events
-    )

@@ -1,4 +1,8 @@
-"""One HTML file that holds everything: its markup, its style, its programs, and its data."""
+"""Render a report page: one HTML file with its markup, styles, programs and data.
+
+The page of `to-report` contains its data and makes no network request. The live page of
+`morpheus serve` has the same programs and fetches its data.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +30,27 @@ SCRIPTS = (
     "keys.js",
     "main.js",
 )
-"""In the order in which they need each other; those from uPlot's on share one scope."""
+"""Scripts in the order of their dependencies. They share one scope."""
 STYLES = ("uPlot.min.css", "page.css")
 LIVE_SCRIPTS, LIVE_STYLES = (*SCRIPTS, "live.js"), (*STYLES, "live.css")
-"""The same, and what shows how a run is doing that has not ended."""
+"""The same, and what the live page adds: the state of the run."""
 
 
 def render_page(data: bytes, *, title: str = "Morpheus report") -> bytes:
-    """A page that opens anywhere and asks the network for nothing.
+    """Render a page that works offline, from any folder.
 
-    The data is packed and lies in the page as base64, in which nothing can end the element that
-    holds it. The page's own policy allows its scripts and styles, by their hashes, and no other.
+    The data is compressed and embedded as base64, whose alphabet cannot close an HTML element. The
+    page's own policy allows only its scripts and styles, by their hashes.
 
     Args:
-        data: `contents.Contents` as JSON.
-        title: Of the page; text without markup.
+        data: `view.ReportData` as JSON.
+        title: Title of the page, text without markup.
     """
-    packed = b64encode(gzip.compress(data, mtime=0)).decode("ascii")
+    embedded = b64encode(gzip.compress(data, mtime=0)).decode("ascii")
     script, style = _concat_assets(SCRIPTS), _concat_assets(STYLES)
     return fill_template(
         title=title,
-        data=packed,
+        data=embedded,
         feed="",
         script=script,
         style=style,
@@ -55,11 +59,11 @@ def render_page(data: bytes, *, title: str = "Morpheus report") -> bytes:
 
 
 def render_live_page(data_path: str, *, title: str = "Morpheus") -> bytes:
-    """The same page without data: it fetches them from an address of whoever served it.
+    """Render the page of `morpheus serve`, which fetches its data from the server.
 
     Args:
-        data_path: Path of the data, JSON as in `render_page`.
-        title: Of the page.
+        data_path: Path of the data on the server, JSON as in `render_page`.
+        title: Title of the page, text without markup.
     """
     script, style = _concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES)
     policy = _build_policy(script, style, connect="'self'")
@@ -69,15 +73,17 @@ def render_live_page(data_path: str, *, title: str = "Morpheus") -> bytes:
 
 
 def build_live_policy() -> str:
-    """What the served page may do, for whoever serves it: as the page says, and in no frame."""
-    policy = _build_policy(
-        _concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES), connect="'self'"
-    )
+    """Return the Content-Security-Policy header of the live page.
+
+    It is the policy in the page, and forbids frames, which a policy in a page cannot.
+    """
+    script, style = _concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES)
+    policy = _build_policy(script, style, connect="'self'")
     return f"{policy}; frame-ancestors 'none'"
 
 
 def fill_template(**parts: str) -> bytes:
-    """Put the page together; all parts are ours, and hold no markup that is not meant."""
+    """Fill the page's template. Parts are inserted unescaped, so none may come from a log."""
     return Template(_read_asset("page.html")).substitute(parts).encode()
 
 

@@ -1,8 +1,12 @@
-"""The strip on top of a page: what became of everything, and what the page lacks."""
+"""The data of a report page: what `build_report_data` makes of a `ReportAggregator`.
+
+The structs are encoded as JSON, which the page's programs read. Their field names are that format
+and stay as they are; page format version 1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 import msgspec
@@ -21,20 +25,41 @@ from morpheus.report.aggregate import ReplayResult, ReportAggregator, ScoreScale
 from morpheus.report.incidents import Incident, round_sig, select_incidents
 from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
+MAX_USERS = 2000
+"""Maximum number of users on a page: those with the highest levels."""
+MAX_TIMELINE_CELLS = 400
+"""Maximum number of cells of a timeline."""
+CELL_HOURS = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
+"""Preferred widths of a cell, in hours."""
+CONTEXT_SECONDS, MAX_CONTEXT_CELLS = 12 * 3600, 96
+"""Time shown before and after an incident, and the maximum number of its cells."""
+MIN_EXPECTED_EVENTS = 12.0
+"""Expected events in a period without any that make it a gap. By the Poisson distribution, such a
+period has no event by chance once in exp(12), about 160,000 periods."""
+UNSCORED_LEVEL = -1
+"""Level, in hundredths, of a cell whose events have no score."""
+MAX_LEVEL = 9999
+"""Highest level of a cell, in hundredths."""
+HIGH_NOVELTY_RATE = 0.2
+"""Share of events with a new value, from which new values of a column are weak evidence."""
+SHORT_HISTORY_DAYS, FEW_VALIDATION_EVENTS = 14, 100
+"""Amounts of data below which a model has a limitation to report."""
+SECONDS_PER_WEEK = 7 * 24 * 3600
+
 
 class RunCounts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of the events of a run, as far as whoever makes the page knows.
+    """How many events of a run were read, scored and not scored.
 
     Attributes:
         read: Events found.
-        refused: Of these, those that could not be read.
-        duplicates: Those delivered twice.
+        refused: Events among them that could not be read.
+        duplicates: Events delivered more than once.
         scored: Events with a score.
-        unscored: Events without one, by reason.
-        training: Events that were learnt from.
-        rungs: Users by whose history their fingerprint was learnt from.
-        forecast: Alerts that were to be expected, and between which bounds.
-        refusals: The first few reasons to refuse an event.
+        unscored: Events without a score, by reason.
+        training: Events used for training.
+        rungs: Number of users by training source.
+        forecast: Expected number of alerts, and its lower and upper bound.
+        refusals: The first reasons why an event could not be read.
     """
 
     read: int = 0
@@ -49,103 +74,76 @@ class RunCounts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MissingFeature(msgspec.Struct, frozen=True):
-    """Something that the page would show, had it been told.
+    """A part of the page that is missing because the run did not provide its data.
 
     Attributes:
         what: What is not shown.
-        add: What to type.
+        add: What to add to the command.
     """
 
     what: str
     add: str
 
 
-def find_missing_features(
-    aggregator: ReportAggregator, models_hint: str
-) -> Iterator[MissingFeature]:
-    """Say what is missing.
+class IncidentTimeline(msgspec.Struct, frozen=True):
+    """All events of a user around an incident.
 
-    Args:
-        aggregator: What there is.
-        models_hint: How the cards of fingerprints come into the page.
+    Attributes:
+        start: Start of the first cell, in seconds since 1970.
+        step: Width of a cell, in seconds.
+        n: Events in each cell.
+        f: Time-series anomalies in each cell.
     """
-    there = aggregator.columns
-    if aggregator.ranking != RISK:
-        yield MissingFeature(
-            f"One ranking across users: levels go by {aggregator.ranking or 'no score'}",
-            "add-scores --label ae_anomaly_score --label risk --label pvalue",
-        )
-    elif "pvalue" not in there:
-        yield MissingFeature("p-values", "add-scores --label risk --label pvalue")
-    if "explanation" not in there:
-        yield MissingFeature(
-            "Reasons, expected values, the smallest change, the nearest normal events",
-            "explain (behind add-scores)",
-        )
-    if TS_ANOMALY not in there:
-        yield MissingFeature("Breaks in the rhythm", "timeseries --resolution=10m")
-    if not any(seen.card and seen.card.portrait for seen in aggregator.users.values()):
-        yield MissingFeature("Fingerprints, and levels measured by held-out days", models_hint)
+
+    start: int
+    step: int
+    n: list[int]
+    f: list[int]
+
+    @classmethod
+    def from_histogram(
+        cls, histogram: TimeHistogram, bucket_seconds: int, since: float, until: float
+    ) -> Self:
+        """Count from `CONTEXT_SECONDS` before an incident to `CONTEXT_SECONDS` after it."""
+        first = int(since - CONTEXT_SECONDS) // bucket_seconds
+        last = int(until + CONTEXT_SECONDS) // bucket_seconds
+        last = min(last, first + MAX_CONTEXT_CELLS - 1)
+        near = (histogram.buckets >= first) & (histogram.buckets <= last)
+        counts, flagged = (np.zeros(last - first + 1, dtype=int) for _ in range(2))
+        counts[histogram.buckets[near] - first] = histogram.events[near]
+        flagged[histogram.buckets[near] - first] = histogram.flagged[near]
+        return cls(first * bucket_seconds, bucket_seconds, counts.tolist(), flagged.tolist())
 
 
-MIN_EXPECTED_EVENTS = 12.0
-"""Events that would be usual in a stretch that is called a gap; at random it would hold none in one
-case of 160,000."""
+class TimeAxis(msgspec.Struct, frozen=True):
+    """Time axis of all users' timelines.
 
-
-def find_gaps(
-    histograms: UserHistograms, hourly_rates: Mapping[str | None, NDArray[np.float64]]
-) -> list[tuple[int, int]]:
-    """Find where nobody did anything, though many events would have been usual.
-
-    Args:
-        histograms: Everybody's events, settled.
-        hourly_rates: Events that are usual in each hour of the week, of each user, (168,). Nothing is
-            expected of them before their first event, or after their last.
-
-    Returns:
-        Beginning and end of each, in seconds since 1970.
+    Attributes:
+        start: Start of the first cell, in seconds since 1970.
+        step: Width of a cell, in seconds.
+        cells: Number of cells.
     """
-    if histograms.bucket_range is None:
-        return []
-    first, end = histograms.bucket_range
-    silent = np.ones(end - first, dtype=np.bool_)
-    starts, expected = np.arange(first, end) * histograms.bucket_seconds, np.zeros(end - first)
-    # A wide cell is taken to be as lively throughout as in its first hour.
-    hours = hour_of_week(starts.astype(np.float64))
-    for user, cells in histograms.users.items():
-        silent[cells.buckets - first] = False
-        if user in hourly_rates:
-            there = slice(int(cells.buckets[0]) - first, int(cells.buckets[-1]) - first)
-            expected[there] += hourly_rates[user][hours[there]] * (
-                histograms.bucket_seconds / SECONDS_PER_HOUR
-            )
-    edges = np.flatnonzero(np.diff(silent, prepend=False, append=False))
-    return [
-        (int(starts[a]), int(starts[b - 1]) + histograms.bucket_seconds)
-        for a, b in edges.reshape(-1, 2)
-        if expected[a:b].sum() >= MIN_EXPECTED_EVENTS
-    ]
+
+    start: int
+    step: int
+    cells: int
 
 
-UNSCORED_LEVEL = -1
-"""Level, in hundredths, of a cell whose events have no score."""
-MAX_LEVEL = 9999
-HIGH_NOVELTY_RATE = 0.2
-"""Share of events that bring a new value from which a column's new values say little."""
-SHORT_HISTORY_DAYS, FEW_HELD_OUT_EVENTS = 14, 100
-"""Days of history, and held-out events, below which a fingerprint knows little."""
-SECONDS_PER_WEEK = 7 * 24 * 3600
+class IncidentView(msgspec.Struct, frozen=True):
+    """An incident, and the user's activity around it."""
+
+    incident: Incident
+    around: IncidentTimeline
 
 
 class UserTimeline(msgspec.Struct, frozen=True):
-    """A user's cells, from the page's first cell on.
+    """Events of a user over time. Cells without events are left out.
 
     Attributes:
-        at: Which cells.
-        n: Events in each.
-        w: The highest level in each, in hundredths; UNSCORED without one.
-        f: Cells that hold a break of the rhythm, by place in `at`.
+        at: Position of each cell on the page's time axis.
+        n: Events in each cell.
+        w: Highest level in each cell, in hundredths, or `UNSCORED_LEVEL`.
+        f: Positions in `at` of cells with a time-series anomaly.
     """
 
     at: list[int]
@@ -155,25 +153,25 @@ class UserTimeline(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_histogram(cls, histogram: TimeHistogram, first_bucket: int, scale: ScoreScale) -> Self:
-        """Draw a lane."""
-        known = np.isfinite(histogram.max_scores)
-        levels = scale.to_levels(np.where(known, histogram.max_scores, scale.baseline))
+        """Convert a histogram whose buckets are as wide as the page's cells."""
+        scored = np.isfinite(histogram.max_scores)
+        levels = scale.to_levels(np.where(scored, histogram.max_scores, scale.baseline))
         hundredths = np.minimum(np.rint(levels * 100), MAX_LEVEL).astype(int)
         return cls(
             (histogram.buckets - first_bucket).tolist(),
             histogram.events.tolist(),
-            np.where(known, hundredths, UNSCORED_LEVEL).tolist(),
+            np.where(scored, hundredths, UNSCORED_LEVEL).tolist(),
             np.flatnonzero(histogram.flagged).tolist(),
         )
 
 
 class WeeklyPattern(msgspec.Struct, frozen=True):
-    """Events in each hour of the week, Monday, midnight UTC first.
+    """Events in each hour of the week. The first hour starts on Monday at 00:00 UTC.
 
     Attributes:
-        hours: Events, (168,).
-        weeks: How many weeks they are of.
-        learnt: They are of the history; else of this run.
+        hours: Events in each hour, shape (168,).
+        weeks: Number of weeks that were counted.
+        learnt: Whether the history was counted. Otherwise it was this run.
     """
 
     hours: list[int]
@@ -184,37 +182,37 @@ class WeeklyPattern(msgspec.Struct, frozen=True):
     def from_summary(
         cls, summary: ModelSummary | None, histogram: TimeHistogram, bucket_seconds: int
     ) -> Self | None:
-        """A user's usual week: that of their history, or else of this run."""
+        """Return the pattern of a user's history, or else of this run.
+
+        None if this run was counted in buckets wider than an hour.
+        """
         if summary is not None and any(summary.hours):
             return cls(list(summary.hours), summary.weeks, learnt=True)
         if bucket_seconds != SECONDS_PER_HOUR or not len(histogram.buckets):
             return None
         hours = hour_of_week(histogram.buckets.astype(np.float64) * SECONDS_PER_HOUR)
         counts = np.bincount(hours, weights=histogram.events, minlength=HOURS_PER_WEEK).astype(int)
-        weeks = max(
-            (int(histogram.buckets[-1]) - int(histogram.buckets[0]))
-            * SECONDS_PER_HOUR
-            / SECONDS_PER_WEEK,
-            1 / 7,
-        )
+        num_hours = int(histogram.buckets[-1]) - int(histogram.buckets[0])
+        # A run of less than a day would make one hour's events look like a high weekly rate.
+        weeks = max(num_hours * SECONDS_PER_HOUR / SECONDS_PER_WEEK, 1 / 7)
         return cls(counts.tolist(), round_sig(weeks), learnt=False)
 
     @property
     def hourly_rates(self) -> NDArray[np.float64]:
-        """Events that are usual in each hour, (168,)."""
+        """Mean events in each hour of the week, shape (168,)."""
         return np.array(self.hours) / self.weeks
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What was stated of a user's risks, and what came true.
+    """How often a user's events exceed each risk level: stated by the model, and observed.
 
     Attributes:
-        risks: The risk that each share of held-out events exceeds.
-        stated: Those shares.
-        realised: Shares of this run's events that exceed it.
-        events: How many events of this run these are of.
-        held_out: Events held out.
-        days: Days that these span.
+        risks: Risk levels.
+        stated: Share of validation events above each level.
+        realised: Share of this run's events above each level. Empty without events.
+        events: Events of this run with a risk.
+        held_out: Number of validation events.
+        days: Days that the validation events cover.
     """
 
     risks: list[float]
@@ -224,21 +222,35 @@ class Calibration(msgspec.Struct, frozen=True):
     held_out: int
     days: int
 
+    @classmethod
+    def from_exceedances(cls, summary: ModelSummary, exceedances: NDArray[np.int64]) -> Self:
+        """Compare a model's summary with `UserAggregate.exceedances`."""
+        num_events = int(exceedances[0])
+        realised = (exceedances[1:] / max(num_events, 1)).tolist()
+        return cls(
+            list(summary.risks),
+            list(EXCEEDANCE_LEVELS),
+            [round_sig(share) for share in realised] if num_events else [],
+            num_events,
+            summary.held_out,
+            summary.days,
+        )
+
 
 class ModelSummaryView(msgspec.Struct, frozen=True):
-    """A fingerprint's card, for people.
+    """The card of a user's model.
 
     Attributes:
         events: Events of the user's own history.
-        borrowed: Those of others that it was filled up with.
-        rung: Whose history it was learnt from.
-        distinct: Distinct rows.
-        first: Beginning of the history.
-        last: Its end.
+        borrowed: Events of other users added for training.
+        rung: Training source.
+        distinct: Number of distinct rows.
+        first: Start of the history.
+        last: End of the history.
         epochs: Epochs of training.
-        curve: Loss on held-out events after each epoch of the trial.
-        calibration: Stated and realised risks.
-        weak: What it is weak at, in sentences.
+        curve: Validation loss after each epoch of the trial run.
+        calibration: Stated and observed risks.
+        weak: Limitations of the model, as sentences.
     """
 
     events: int
@@ -254,8 +266,11 @@ class ModelSummaryView(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_card(cls, card: ModelCard, aggregate: UserAggregate) -> Self:
-        """Tell of a card, and of what was seen of its user."""
-        portrait = card.portrait
+        """Describe a card, with what the run observed of its user."""
+        summary = card.portrait
+        calibration = None
+        if summary is not None:
+            calibration = Calibration.from_exceedances(summary, aggregate.exceedances)
         return cls(
             card.events,
             card.borrowed,
@@ -264,8 +279,8 @@ class ModelSummaryView(msgspec.Struct, frozen=True):
             card.first,
             card.last,
             card.epochs,
-            [] if portrait is None else list(portrait.curve),
-            None if portrait is None else _build_calibration(portrait, aggregate.exceedances),
+            [] if summary is None else list(summary.curve),
+            calibration,
             list(list_limitations(card, aggregate.replay_result)),
         )
 
@@ -274,13 +289,13 @@ class UserView(msgspec.Struct, frozen=True):
     """A user of a page.
 
     Attributes:
-        name: Whoever the user column names; None for events of nobody.
-        events: All their events, those left out included.
-        worst: Their highest level.
-        lane: Their events over time.
-        rhythm: Their usual week.
-        profile: Their fingerprint's card.
-        unscored: Why they have no score.
+        name: The user. None for events without a user.
+        events: Number of events, dropped ones included.
+        worst: Highest level.
+        lane: Events over time.
+        rhythm: Events in each hour of the week.
+        profile: Card of the user's model.
+        unscored: Why the user's events have no score.
     """
 
     name: str | None
@@ -292,7 +307,7 @@ class UserView(msgspec.Struct, frozen=True):
     unscored: str | None
 
     @classmethod
-    def from_aggregate(  # noqa: PLR0913, PLR0917 - who, what was seen, and how it is drawn
+    def from_aggregate(  # noqa: PLR0913, PLR0917 - the user's data, and the scales to show it by
         cls,
         name: str | None,
         aggregate: UserAggregate,
@@ -301,142 +316,49 @@ class UserView(msgspec.Struct, frozen=True):
         bucket_seconds: int,
         page_buckets: tuple[int, int],
     ) -> Self:
-        """Tell of a user.
+        """Describe a user.
 
         Args:
-            name: Who.
-            aggregate: What was seen of them.
-            histogram: Their events.
-            scale: How high is high.
-            bucket_seconds: Seconds of a cell.
-            page_buckets: How many of these are one on the page, and the page's first.
+            name: The user.
+            aggregate: What is known about the user.
+            histogram: The user's events over time.
+            scale: Converts the user's scores to levels.
+            bucket_seconds: Width of a bucket of the histogram, in seconds.
+            page_buckets: Number of buckets in a cell of the page, and the page's first cell.
         """
         factor, first = page_buckets
-        portrait = None if aggregate.card is None else aggregate.card.portrait
-        lane = UserTimeline.from_histogram(histogram.downsample(factor), first, scale)
+        card, summary = aggregate.card, aggregate.summary
+        timeline = UserTimeline.from_histogram(histogram.downsample(factor), first, scale)
         return cls(
             name,
             int(histogram.events.sum()),
-            max(lane.w, default=UNSCORED_LEVEL) / 100,
-            lane,
-            WeeklyPattern.from_summary(portrait, histogram, bucket_seconds),
-            None
-            if aggregate.card is None
-            else ModelSummaryView.from_card(aggregate.card, aggregate),
+            max(timeline.w, default=UNSCORED_LEVEL) / 100,
+            timeline,
+            WeeklyPattern.from_summary(summary, histogram, bucket_seconds),
+            None if card is None else ModelSummaryView.from_card(card, aggregate),
             aggregate.unscored_reason,
         )
 
 
-def _build_calibration(summary: ModelSummary, exceedances: NDArray[np.int64]) -> Calibration:
-    known = int(exceedances[0])
-    realised = (exceedances[1:] / max(known, 1)).tolist()
-    return Calibration(
-        list(summary.risks),
-        list(EXCEEDANCE_LEVELS),
-        [round_sig(share) for share in realised] if known else [],
-        known,
-        summary.held_out,
-        summary.days,
-    )
-
-
-def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None) -> Iterator[str]:
-    """Say what a fingerprint cannot be good at, and what it was not good at."""
-    if replay_result is not None and replay_result.missed:
-        yield replay_result.describe()
-    portrait = card.portrait
-    if card.rung != SCOPE_OWN:
-        share = f"{card.own_share:.0%}"
-        yield f"{share} of what it was learnt from is the user's own; the rest is of {card.rung}."
-    if portrait is None:
-        return
-    if portrait.weeks * 7 < SHORT_HISTORY_DAYS and card.events:
-        days = f"{portrait.weeks * 7:.0f} days"
-        yield f"The history spans {days}: a weekly habit may be unknown to it."
-    if portrait.held_out < FEW_HELD_OUT_EVENTS:
-        least = f"{1 / (portrait.held_out + 1):.3f}"
-        yield f"{portrait.held_out} events were held out: no p-value is below {least}."
-    lively = [f"{name} ({rate:.0%})" for name, rate in portrait.lively if rate >= HIGH_NOVELTY_RATE]
-    if lively:
-        yield f"New values are usual, so that one more says little, in {', '.join(lively)}."
-
-
-MAX_TIMELINE_CELLS = 400
-"""Cells of a lane, at most."""
-MAX_USERS = 2000
-"""Users with a lane of their own, at most: the highest."""
-CONTEXT_SECONDS, MAX_CONTEXT_CELLS = 12 * 3600, 96
-"""Seconds shown on either side of an incident, and cells at most."""
-CELL_HOURS = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
-"""Hours that cells are wide."""
-
-
-class IncidentTimeline(msgspec.Struct, frozen=True):
-    """All of a user's events around an incident.
-
-    Attributes:
-        start: Beginning of the first cell, in seconds since 1970.
-        step: Seconds of a cell.
-        n: Events in each.
-        f: Those that break the rhythm.
-    """
-
-    start: int
-    step: int
-    n: list[int]
-    f: list[int]
-
-    @classmethod
-    def from_histogram(
-        cls, histogram: TimeHistogram, bucket_seconds: int, since: float, until: float
-    ) -> Self:
-        """Look twelve hours back, and twelve ahead."""
-        first, last = (
-            int(since - CONTEXT_SECONDS) // bucket_seconds,
-            int(until + CONTEXT_SECONDS) // bucket_seconds,
-        )
-        last = min(last, first + MAX_CONTEXT_CELLS - 1)
-        near = (histogram.buckets >= first) & (histogram.buckets <= last)
-        counts, flagged = (np.zeros(last - first + 1, dtype=int) for _ in range(2))
-        counts[histogram.buckets[near] - first] = histogram.events[near]
-        flagged[histogram.buckets[near] - first] = histogram.flagged[near]
-        return cls(first * bucket_seconds, bucket_seconds, counts.tolist(), flagged.tolist())
-
-
-class TimeAxis(msgspec.Struct, frozen=True):
-    """The lanes' axis: beginning in seconds since 1970, seconds of a cell, and how many cells."""
-
-    start: int
-    step: int
-    cells: int
-
-
-class IncidentView(msgspec.Struct, frozen=True):
-    """An incident, and what else the user did around it."""
-
-    incident: Incident
-    around: IncidentTimeline
-
-
 class ReportData(msgspec.Struct, frozen=True):
-    """A page's data.
+    """The data of a page.
 
     Attributes:
-        format: Says that it is this.
-        version: Of the format.
-        source: Word of the source that read the logs; empty if unknown.
-        user_column: Column that says whose event it is.
-        account: What became of all events.
-        rule: What made an alert of an event, in a sentence.
-        ranking: The score that levels are made of.
-        reach: The risk of level 1, if the median user's held-out days say so.
-        hidden: Alerts that there was no room for.
-        lacks: What is not shown, and what to type.
-        gaps: Stretches of time from which events are missing.
-        axis: That of the lanes; None without events.
-        people: Users, the highest first.
-        others: Users for whom there was no room.
-        incidents: Incidents, the highest first.
+        format: Name of the format.
+        version: Version of the format.
+        source: Name of the source stage. Empty if it is unknown.
+        user_column: Name of the user column.
+        account: Number of events read, scored and not scored.
+        rule: How alerts were chosen, as a sentence.
+        ranking: The score that levels are computed from.
+        reach: The risk of level 1, if validation data determine it.
+        hidden: Number of alerts that are not shown.
+        lacks: Parts of the page that are missing.
+        gaps: Start and end of each coverage gap, in seconds since 1970.
+        axis: Time axis of the timelines. None without events.
+        people: Users, highest level first.
+        others: Number of users that are not shown.
+        incidents: Incidents, highest level first.
     """
 
     format: str
@@ -464,79 +386,170 @@ def build_report_data(
     models_hint: str,
     origin: tuple[str, str],
 ) -> ReportData:
-    """Make findings ready to be looked at.
+    """Build the data of a page.
 
     Args:
-        aggregator: All of a run.
-        counts: What became of its events.
-        alerts_per_day: Incidents shown, at most, where `filter` has not chosen them.
-        models_hint: What to type for the cards of fingerprints.
-        origin: Word of the source, and the column of the user.
+        aggregator: Everything collected from a run.
+        counts: Number of events read, scored and not scored.
+        alerts_per_day: Incidents to show per day if `filter` did not choose them.
+        models_hint: What to add to the command to show model cards.
+        origin: Name of the source stage, and of the user column.
     """
-    lanes = aggregator.histograms
-    lanes.compact()
-    found = select_incidents(aggregator, alerts_per_day)
-    measures = {user: found.resolve_scale(aggregator.find_scale(user)) for user in aggregator.users}
-    axis, wide = _build_time_axis(aggregator)
-    people = _build_user_views(aggregator, measures, wide)
-    rhythms = {
-        one.name: one.rhythm.hourly_rates for one in people if one.rhythm and one.rhythm.learnt
+    histograms = aggregator.histograms
+    histograms.compact()
+    selected = select_incidents(aggregator, alerts_per_day)
+    axis, page_buckets = _build_time_axis(histograms)
+    users = _build_user_views(
+        aggregator,
+        {user: selected.resolve_scale(aggregator.find_scale(user)) for user in aggregator.users},
+        page_buckets,
+    )
+    hourly_rates = {
+        user.name: user.rhythm.hourly_rates
+        for user in users
+        if user.rhythm is not None and user.rhythm.learnt
     }
-    none = TimeHistogram.empty()
     return ReportData(
         "morpheus-report",
         1,
         *origin,
         counts,
-        found.rule,
+        selected.rule,
         aggregator.ranking,
-        found.reference,
-        found.hidden,
+        selected.reference,
+        selected.hidden,
         list(find_missing_features(aggregator, models_hint)),
-        find_gaps(lanes, rhythms),
+        find_gaps(histograms, hourly_rates),
         axis,
-        people[:MAX_USERS],
-        max(len(people) - MAX_USERS, 0),
-        [
-            IncidentView(
-                one,
-                IncidentTimeline.from_histogram(
-                    lanes.users.get(one.user, none), lanes.bucket_seconds, one.since, one.until
-                ),
-            )
-            for one in found.incidents
-        ],
+        users[:MAX_USERS],
+        max(len(users) - MAX_USERS, 0),
+        [_build_incident_view(incident, histograms) for incident in selected.incidents],
     )
 
 
-def _build_time_axis(aggregator: ReportAggregator) -> tuple[TimeAxis | None, tuple[int, int]]:
-    """The lanes' axis, and how cells of the findings become cells of the page."""
-    period, step = aggregator.histograms.bucket_range, aggregator.histograms.bucket_seconds
+def find_missing_features(
+    aggregator: ReportAggregator, models_hint: str
+) -> Iterator[MissingFeature]:
+    """List the parts of the page that are missing.
+
+    Args:
+        aggregator: Everything collected from a run.
+        models_hint: What to add to the command to show model cards.
+    """
+    columns = aggregator.columns
+    if aggregator.ranking != RISK:
+        yield MissingFeature(
+            f"One ranking for all users: levels use {aggregator.ranking or 'no score'}",
+            "add-scores --label ae_anomaly_score --label risk --label pvalue",
+        )
+    elif "pvalue" not in columns:
+        yield MissingFeature("p-values", "add-scores --label risk --label pvalue")
+    if "explanation" not in columns:
+        yield MissingFeature(
+            "Reasons, expected values, the smallest change, the nearest normal events",
+            "explain (after add-scores)",
+        )
+    if TS_ANOMALY not in columns:
+        yield MissingFeature("Time-series anomalies", "timeseries --resolution=10m")
+    if not any(aggregate.summary for aggregate in aggregator.users.values()):
+        yield MissingFeature("Model cards, and levels based on validation data", models_hint)
+
+
+def find_gaps(
+    histograms: UserHistograms, hourly_rates: Mapping[str | None, NDArray[np.float64]]
+) -> list[tuple[int, int]]:
+    """Find coverage gaps: periods without any event in which many were expected.
+
+    Args:
+        histograms: Events of all users, compacted.
+        hourly_rates: For each user, expected events in each hour of the week, shape (168,). No
+            event is expected before a user's first event or after the last.
+
+    Returns:
+        Start and end of each gap, in seconds since 1970.
+    """
+    if histograms.bucket_range is None:
+        return []
+    first, end = histograms.bucket_range
+    silent = np.ones(end - first, dtype=np.bool_)
+    starts, expected = np.arange(first, end) * histograms.bucket_seconds, np.zeros(end - first)
+    # A bucket wider than an hour gets the rate of its first hour.
+    hours = hour_of_week(starts.astype(np.float64))
+    bucket_hours = histograms.bucket_seconds / SECONDS_PER_HOUR
+    for user, histogram in histograms.users.items():
+        silent[histogram.buckets - first] = False
+        if user in hourly_rates:
+            active = slice(int(histogram.buckets[0]) - first, int(histogram.buckets[-1]) - first)
+            expected[active] += hourly_rates[user][hours[active]] * bucket_hours
+    edges = np.flatnonzero(np.diff(silent, prepend=False, append=False))
+    return [
+        (int(starts[a]), int(starts[b - 1]) + histograms.bucket_seconds)
+        for a, b in edges.reshape(-1, 2)
+        if expected[a:b].sum() >= MIN_EXPECTED_EVENTS
+    ]
+
+
+def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None) -> Iterator[str]:
+    """Describe the limitations of a model: missed techniques, few data, weak columns."""
+    if replay_result is not None and replay_result.missed:
+        yield replay_result.describe()
+    summary = card.portrait
+    if card.rung != SCOPE_OWN:
+        yield (
+            f"{card.own_share:.0%} of the training data is the user's own. The rest is from "
+            f"{card.rung}."
+        )
+    if summary is None:
+        return
+    if summary.weeks * 7 < SHORT_HISTORY_DAYS and card.events:
+        days = f"{summary.weeks * 7:.0f} days"
+        yield f"The history covers {days}: the model may not know weekly habits."
+    if summary.held_out < FEW_VALIDATION_EVENTS:
+        smallest = f"{1 / (summary.held_out + 1):.3f}"
+        yield f"With {summary.held_out} validation events, the smallest p-value is {smallest}."
+    rates = [f"{name} ({rate:.0%})" for name, rate in summary.lively if rate >= HIGH_NOVELTY_RATE]
+    if rates:
+        yield f"New values are common, and so are weak evidence, in {', '.join(rates)}."
+
+
+def _build_time_axis(histograms: UserHistograms) -> tuple[TimeAxis | None, tuple[int, int]]:
+    """Return the page's time axis, and the `page_buckets` of `UserView.from_aggregate`."""
+    period, step = histograms.bucket_range, histograms.bucket_seconds
     if period is None:
         return None, (1, 0)
-    fits = (each for each in CELL_HOURS if (period[1] - period[0]) / each <= MAX_TIMELINE_CELLS)
-    factor = next(fits, -(-(period[1] - period[0]) // MAX_TIMELINE_CELLS))
+    num_buckets = period[1] - period[0]
+    factors = (hours for hours in CELL_HOURS if num_buckets / hours <= MAX_TIMELINE_CELLS)
+    factor = next(factors, -(-num_buckets // MAX_TIMELINE_CELLS))
     first, last = period[0] // factor, (period[1] - 1) // factor
     return TimeAxis(first * factor * step, factor * step, last - first + 1), (factor, first)
 
 
 def _build_user_views(
     aggregator: ReportAggregator,
-    scales: dict[str | None, ScoreScale],
+    scales: Mapping[str | None, ScoreScale],
     page_buckets: tuple[int, int],
 ) -> list[UserView]:
-    """All users, the highest first."""
-    lanes, none = aggregator.histograms, TimeHistogram.empty()
-    everybody: Sequence[tuple[str | None, UserAggregate]] = list(aggregator.users.items())
-    people = [
+    """Describe all users, highest level first."""
+    histograms, empty = aggregator.histograms, TimeHistogram.empty()
+    users = [
         UserView.from_aggregate(
             user,
-            seen,
-            lanes.users.get(user, none),
+            aggregate,
+            histograms.users.get(user, empty),
             scales[user],
-            lanes.bucket_seconds,
+            histograms.bucket_seconds,
             page_buckets,
         )
-        for user, seen in everybody
+        for user, aggregate in aggregator.users.items()
     ]
-    return sorted(people, key=lambda one: (-one.worst, one.name or ""))
+    return sorted(users, key=lambda user: (-user.worst, user.name or ""))
+
+
+def _build_incident_view(incident: Incident, histograms: UserHistograms) -> IncidentView:
+    histogram = histograms.users.get(incident.user, TimeHistogram.empty())
+    return IncidentView(
+        incident,
+        IncidentTimeline.from_histogram(
+            histogram, histograms.bucket_seconds, incident.since, incident.until
+        ),
+    )

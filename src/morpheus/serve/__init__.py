@@ -1,1 +1,1 @@
-"""The report's page, live: what a run writes into a folder, shown while it grows."""
+"""The live report: the results of a run, shown in a browser while they are written."""

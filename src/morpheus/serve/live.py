@@ -1,8 +1,11 @@
-"""Files that grow: what is new in a folder since one has last looked."""
+"""The data of a live report: a folder of results, read while a run writes them.
+
+`FolderTail` reads what is new in the files. `LiveReport` aggregates the rows, reads the run's
+status file, and builds the data of the page.
+"""
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,28 +24,36 @@ from morpheus.models.store import ModelStore
 from morpheus.report.aggregate import ReportAggregator
 from morpheus.report.view import ReportData, RunCounts, build_report_data
 from morpheus.report_cli import USER_COLUMNS
-from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION
-from morpheus.sources.results import read_results
+from morpheus.sources.compression import COMPRESSED_SUFFIXES, detect_file_type
+from morpheus.sources.results import parse_csv, parse_json_lines, read_results
 from morpheus.sources.time_range import parse_times
 from morpheus.status import Status
 
 CHUNK_BYTES = 1 << 25
 """Bytes of a file that are read at a time."""
+STATUS_FILE = "status.json"
+DEFAULT_ALERTS_PER_DAY = 5.0
+NO_STATUS = Status("morpheus-status", 1, True, "", "", False, None, RunCounts())  # noqa: FBT003 - fields in order
+"""Status of a run without a status file."""
+NO_STATUS_RULE = (
+    "Shown are the {:g} highest incidents per day. This run has no status file, which would tell "
+    "whether the rows are alerts already. Add `--status_file`, with `status.json` in this folder."
+)
 
 
 class FileReplaced(Exception):
-    """A file is another than it was: everything has to be read again."""
+    """A file was replaced, truncated or removed. Everything must be read again."""
 
 
 @dataclass
 class AppendedFile:
-    """A text file to whose end rows are added.
+    """A text file to which rows are appended.
 
     Attributes:
-        path: Where it is.
+        path: The file.
         format: `csv` or `json`.
-        inode: What tells it from another file of that name.
-        offset: Bytes read so far; only whole rows are.
+        inode: Identifies the file, in case another one gets its name.
+        offset: Bytes read so far. Only complete rows are read.
         header: First line of a CSV file.
         num_unreadable: Rows that could not be read.
     """
@@ -55,10 +66,14 @@ class AppendedFile:
     num_unreadable: int = 0
 
     def poll(self) -> Iterator[pl.DataFrame]:
-        """Read the rows that have been added, as text."""
+        """Read the rows that were appended, as text.
+
+        Raises:
+            FileReplaced: It is another file, or it is shorter than before.
+        """
         with self.path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if about.st_ino != self.inode or about.st_size < self.offset:
+            stat = os.fstat(file.fileno())
+            if stat.st_ino != self.inode or stat.st_size < self.offset:
                 raise FileReplaced
             file.seek(self.offset)
             while rows := self._take_complete_rows(file.read(CHUNK_BYTES)):
@@ -67,9 +82,9 @@ class AppendedFile:
                 yield self._parse_csv(rows) if self.format == "csv" else self._parse_json(rows)
 
     def _take_complete_rows(self, text: bytes) -> bytes:
-        """As many whole rows as there are; one that is wider than `CHUNK_BYTES` is never whole."""
+        """Return the complete rows of a chunk. A row longer than a chunk is never complete."""
         end = text.rfind(b"\n") + 1
-        # A line feed between quotes ends no row.
+        # A line feed between quotes does not end a row.
         while self.format == "csv" and text.count(b'"', 0, end) % 2:
             end = text.rfind(b"\n", 0, end - 1) + 1
         return text[:end]
@@ -81,32 +96,24 @@ class AppendedFile:
                 end = rows.index(b"\n", end) + 1
             self.header, rows = rows[:end], rows[end:]
         try:
-            return pl.read_csv(io.BytesIO(self.header + rows), infer_schema=False)
+            return parse_csv(self.header + rows)
         except PolarsError:
             self.num_unreadable += rows.count(b"\n")
             return pl.DataFrame()
 
     def _parse_json(self, rows: bytes) -> pl.DataFrame:
-        found = []
-        for line in rows.splitlines():
-            try:
-                found.append(msgspec.json.decode(line, type=dict[str, msgspec.Raw]))
-            except msgspec.DecodeError:
-                self.num_unreadable += bool(line.strip())
-        names = dict.fromkeys(name for one in found for name in one)
-        return pl.DataFrame(
-            {name: [_json_to_text(one.get(name)) for one in found] for name in names},
-            schema_overrides=dict.fromkeys(names, pl.String),
-        )
+        frame, num_unreadable = parse_json_lines(rows.splitlines())
+        self.num_unreadable += num_unreadable
+        return frame
 
 
 @dataclass
 class WholeFile:
-    """A file that is read once it is there, and read again if it is another.
+    """A file that is written in one step: Parquet, or compressed.
 
     Attributes:
-        path: Where it is.
-        file_id: What tells it from another file of that name; None before it has been read.
+        path: The file.
+        file_id: Identifies the file. None before it is read.
         num_unreadable: 1 if it could not be read.
     """
 
@@ -115,13 +122,17 @@ class WholeFile:
     num_unreadable: int = 0
 
     def poll(self) -> Iterator[pl.DataFrame]:
-        """Read it, the first time; of one that is broken, what comes before the break."""
-        about = self.path.stat()
-        mark = about.st_ino, about.st_size, about.st_mtime_ns
-        if self.file_id is not None and self.file_id != mark:
+        """Read the file once. Of a damaged file, the rows before the damage are read.
+
+        Raises:
+            FileReplaced: It is another file than before.
+        """
+        stat = self.path.stat()
+        file_id = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if self.file_id is not None and self.file_id != file_id:
             raise FileReplaced
         if self.file_id is None:
-            self.file_id = mark
+            self.file_id = file_id
             try:
                 yield from read_results(self.path)
             except (RecordError, UsageError):
@@ -130,28 +141,26 @@ class WholeFile:
 
 @dataclass
 class FolderTail:
-    """A folder into which a run writes.
+    """A folder in which a run writes results.
 
     Attributes:
-        folder: The folder; those in it are not looked into.
-        files: The files known so far.
+        folder: The folder. Its subfolders are ignored.
+        files: The files found so far.
     """
 
     folder: Path
     files: dict[Path, AppendedFile | WholeFile] = field(default_factory=dict)
 
     def poll(self) -> Iterator[pl.DataFrame]:
-        """Read what is new, as it is written: as text, but for Parquet and packed files.
+        """Read what is new. Columns are text, except those of Parquet and compressed files.
 
         Raises:
-            Replaced: A file is gone or another than it was; begin anew with another `FolderTail`.
+            FileReplaced: A file is gone or was replaced. Start again with a new `FolderTail`.
         """
-        there = sorted(
-            path for path in self.folder.iterdir() if _detect_format(path) and path.is_file()
-        )
-        if set(self.files) - set(there):
+        paths = sorted(p for p in self.folder.iterdir() if _detect_format(p) and p.is_file())
+        if set(self.files) - set(paths):
             raise FileReplaced
-        for path in there:
+        for path in paths:
             if path not in self.files:
                 self.files[path] = _open_file(path)
             try:
@@ -161,66 +170,43 @@ class FolderTail:
 
     @property
     def num_unreadable(self) -> int:
-        """Rows and files that could not be read."""
+        """Number of rows and files that could not be read."""
         return sum(file.num_unreadable for file in self.files.values())
 
 
 def _open_file(path: Path) -> AppendedFile | WholeFile:
-    kind = _detect_format(path)
-    if kind == "parquet" or path.suffix in COMPRESSED_SUFFIXES:
+    file_format = _detect_format(path)
+    if file_format == "parquet" or path.suffix in COMPRESSED_SUFFIXES:
         return WholeFile(path)
-    return AppendedFile(path, kind, path.stat().st_ino)
+    return AppendedFile(path, file_format, path.stat().st_ino)
 
 
 def _detect_format(path: Path) -> str:
-    """Format of a file of rows; nothing for any other, hidden ones among them."""
-    if path.name.startswith(".") or path.name == "status.json":
+    """Return the format of a file of results. Empty for other files and hidden ones."""
+    if path.name.startswith(".") or path.name == STATUS_FILE:
         return ""
-    suffixes = [one for one in path.suffixes[-2:] if one not in COMPRESSED_SUFFIXES]
-    return FORMAT_BY_EXTENSION.get(suffixes[-1].lower(), "") if suffixes else ""
-
-
-def _json_to_text(raw: msgspec.Raw | None) -> str | None:
-    """A JSON value as text: texts as they are, others as they are written."""
-    if raw is None:
-        return None
-    value = bytes(raw)
-    if value.startswith(b'"'):
-        return msgspec.json.decode(value, type=str)
-    return None if value == b"null" else value.decode()
-
-
-NO_STATUS = Status("morpheus-status", 1, True, "", "", False, None, RunCounts())  # noqa: FBT003 - fields in order
-"""Stands for the status of a run that tells none."""
-
-
-DEFAULT_ALERTS_PER_DAY = 5.0
-"""Alerts a day that one is ready to look at, where nobody says otherwise."""
-NO_STATUS_RULE = (
-    "Shown are the {:g} highest incidents a day. The run tells no status, such as whether they are "
-    "alerts already: give it --status_file, `status.json` in this folder."
-)
+    return detect_file_type(path) or ""
 
 
 class Health(msgspec.Struct, frozen=True):
-    """How the run is doing.
+    """The state of a run. Field names are those of the page's JSON.
 
     Attributes:
-        version: Number of the page's data; another number, other data.
-        now: By this machine's clock, in seconds since 1970.
-        latest: Time of the latest event, in seconds since 1970; None before the first.
-        grown: When rows last came, by the clock; None before the first.
-        told: When the run last told its status; None if it does not.
-        running: The run says that it has not ended.
-        files: Files found.
-        rows: Rows read.
-        unread: Rows and files that could not be read.
-        timeless: Rows left out because they have no time.
-        read: Events that the run has read.
-        refused: Those that it could not.
-        refusals: The first few reasons.
-        held: Alerts that suppressions hold back.
-        allowed: Alerts a day that one is ready to look at.
+        version: Number of the page's data. It changes when the data changes.
+        now: This machine's clock, in seconds since 1970.
+        latest: Time of the latest event, in seconds since 1970. None before the first.
+        grown: When rows were last added, by the clock. None before the first.
+        told: When the run last wrote its status. None without a status file.
+        running: Whether the run is still running.
+        files: Number of files.
+        rows: Number of rows with a time.
+        unread: Number of rows and files that could not be read.
+        timeless: Number of rows without a time, which are left out.
+        read: Number of events that the run read.
+        refused: Number of events that the run could not read.
+        refusals: The first reasons for that.
+        held: Number of alerts suppressed.
+        allowed: Alerts per day that you are ready to review.
     """
 
     version: int
@@ -242,15 +228,15 @@ class Health(msgspec.Struct, frozen=True):
 
 @dataclass
 class LiveReport:
-    """A folder of outputs, followed.
+    """The report of a run that is writing results into a folder.
 
     Attributes:
         folder: The folder.
-        user_column: Column that says whose event a row is; by default as the run's status says, or
-            the first usual one that there is.
-        alerts_per_day: Budget of alerts; None for that of the run's `filter`, or five.
-        store: The fingerprints that scored, if they are at hand.
-        clock: Seconds since 1970.
+        user_column: The user column. By default the one in the status file, otherwise the first of
+            `USER_COLUMNS` in the data.
+        alerts_per_day: The alert budget. None for the budget of the run's `filter`, or 5.
+        store: The models that scored the events, if they are available.
+        clock: Returns the time in seconds since 1970.
     """
 
     folder: Path
@@ -265,12 +251,16 @@ class LiveReport:
     _last_growth: float | None = None
 
     def __post_init__(self) -> None:
-        # Pages that were open before a restart take its data for new.
+        # After a restart of the server, open pages must take its data for new.
         self._version = int(self.clock() * 1000)
         self._reset()
 
     def refresh(self) -> None:
-        """Read what is new."""
+        """Read what is new in the folder.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
         with self._lock:
             changed = self._read_status()
             try:
@@ -284,14 +274,14 @@ class LiveReport:
                 self._encoded_data = None
 
     def get_health(self) -> Health:
-        """How the run is doing."""
-        told, status = self._timed_status or (None, NO_STATUS)
+        """Return the state of the run."""
+        status_mtime, status = self._timed_status or (None, NO_STATUS)
         return Health(
             version=self._version,
             now=self.clock(),
             latest=self._latest,
             grown=self._last_growth,
-            told=told,
+            told=status_mtime,
             running=status.running,
             files=len(self._tail.files),
             rows=self._rows,
@@ -305,14 +295,14 @@ class LiveReport:
         )
 
     def encode_data(self) -> bytes:
-        """The page's data, as JSON."""
+        """Return the page's data as JSON."""
         with self._lock:
             if self._encoded_data is None:
                 self._encoded_data = msgspec.json.encode(self._build_data())
             return self._encoded_data
 
     def _reset(self) -> None:
-        """Forget all rows."""
+        """Discard all rows."""
         self._tail = FolderTail(self.folder)
         self._aggregator = ReportAggregator()
         self._rows = self._rows_without_time = 0
@@ -321,39 +311,37 @@ class LiveReport:
     def _build_data(self) -> ReportData:
         _, status = self._timed_status or (None, NO_STATUS)
         self._aggregator.filtered = status.filtered
-        found = build_report_data(
+        budget = self._find_alert_budget(status)
+        data = build_report_data(
             self._aggregator,
             status.account if self._timed_status else RunCounts(scored=self._rows),
-            self._find_alert_budget(status),
+            budget,
             models_hint="--models=FOLDER (which train-ae --models_output_filename wrote)",
             origin=(status.source, self.user_column or status.user_column),
         )
         if self._timed_status is not None:
-            return found
-        return msgspec.structs.replace(
-            found, rule=NO_STATUS_RULE.format(self._find_alert_budget(status))
-        )
+            return data
+        return msgspec.structs.replace(data, rule=NO_STATUS_RULE.format(budget))
 
     def _find_alert_budget(self, status: Status) -> float:
         return self.alerts_per_day or status.alerts_per_day or DEFAULT_ALERTS_PER_DAY
 
     def _read_status(self) -> bool:
-        """Read what the run tells; half-written or of another kind, it tells nothing.
+        """Read the status file. An incomplete file, or one of another format, is ignored.
 
         Returns:
-            Whether the page would be another: counts alone are shown as health.
+            Whether the page's data changes. Counts alone change only the state of the run.
         """
-        path, before = self.folder / "status.json", self._timed_status
+        path, before = self.folder / STATUS_FILE, self._timed_status
         try:
-            told = path.stat().st_mtime
-            if before is not None and before[0] == told:
+            mtime = path.stat().st_mtime
+            if before is not None and before[0] == mtime:
                 return False
-            self._timed_status = told, msgspec.json.decode(path.read_bytes(), type=Status)
+            status = msgspec.json.decode(path.read_bytes(), type=Status)
         except (OSError, msgspec.DecodeError):
             return False
-        return before is None or _without_counts(before[1]) != _without_counts(
-            self._timed_status[1]
-        )
+        self._timed_status = mtime, status
+        return before is None or _without_counts(before[1]) != _without_counts(status)
 
     def _read_rows(self) -> bool:
         changed = False
@@ -366,22 +354,22 @@ class LiveReport:
         return changed
 
     def _add_rows(self, frame: pl.DataFrame) -> None:
-        """Add rows to what was found."""
+        """Aggregate rows, user by user."""
         times = frame.get_column(TIME, default=pl.Series(TIME, [None] * frame.height))
         rows = frame.with_columns(
             parse_times(times.cast(pl.String)).alias(TIME),
             self._find_users(frame).alias(POPULATION_USER),
         )
-        dated = rows.filter(pl.col(TIME).is_not_null())
-        self._rows_without_time += rows.height - dated.height
-        self._rows += dated.height
-        for (user,), theirs in dated.partition_by(
+        with_time = rows.filter(pl.col(TIME).is_not_null())
+        self._rows_without_time += rows.height - with_time.height
+        self._rows += with_time.height
+        for (user,), user_rows in with_time.partition_by(
             POPULATION_USER, as_dict=True, maintain_order=True, include_key=False
         ).items():
             self._aggregator.register_user(user, self._find_card(user), None)
-            self._aggregator.add(user, theirs)
-        if dated.height:
-            latest = int(dated[TIME].dt.epoch("ms").to_numpy().max()) / 1000
+            self._aggregator.add(user, user_rows)
+        if with_time.height:
+            latest = int(with_time[TIME].dt.epoch("ms").to_numpy().max()) / 1000
             self._latest = max(latest, self._latest or latest)
 
     def _find_card(self, user: str | None) -> ModelCard | None:
@@ -390,13 +378,13 @@ class LiveReport:
         return self.store.cards.get(user, self.store.global_card)
 
     def _find_users(self, frame: pl.DataFrame) -> pl.Series:
-        """The user of each row."""
-        told = self._timed_status[1].user_column if self._timed_status else ""
-        names = filter(None, (self.user_column, told, *USER_COLUMNS))
-        name = next((one for one in names if one in frame.columns), None)
-        if name is None:
+        """Return the user of each row, shape (rows,)."""
+        stated = self._timed_status[1].user_column if self._timed_status else ""
+        names = filter(None, (self.user_column, stated, *USER_COLUMNS))
+        column = next((name for name in names if name in frame.columns), None)
+        if column is None:
             return pl.Series([None] * frame.height, dtype=pl.String)
-        return frame[name].cast(pl.String)
+        return frame[column].cast(pl.String)
 
 
 def _without_counts(status: Status) -> Status:

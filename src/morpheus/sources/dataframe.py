@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -110,7 +109,7 @@ class FromFrame(Source):
         # No column is an id here: each row of a frame is an event, and gets its scores.
         by_user = UserGroups.from_frame(frame, users, EventKey(user, ROW), metrics.input)
         by_user.feature_columns = self.options.columns
-        yield from iter_batches(users, by_user, None, batch_size=_BATCH_ROWS, row_offsets=Counter())
+        yield from iter_batches(users, by_user, None, batch_size=_BATCH_ROWS)
 
     def _to_event_frame(self) -> pl.DataFrame:
         """`INDEX_FILE`, text columns and `TIME`."""

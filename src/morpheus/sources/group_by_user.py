@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import polars as pl
@@ -172,6 +173,8 @@ REPLAY_NO = "_copy_"
 UUID_PATTERN = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 """Ids that no two events have. Others may be numbers that begin anew in each file."""
 _MAX_SEEN_KEYS = 250_000
+"""Event keys that are remembered of a user."""
+DIGEST, DIGEST_SIZE = "digest", 16
 _POSITION = "_at_"
 _EVENT_KEY = "_key_"
 
@@ -200,45 +203,63 @@ class EventKey:
 
 @dataclass
 class DedupWindow:
-    """The events seen lately, where the input goes on for ever, or comes in pieces.
+    """The events of earlier reads, by which a later delivery of one is recognised.
+
+    It keeps 16-byte digests, not the keys themselves, so that it can be saved.
 
     Attributes:
-        possible_duplicates: Hashes of the keys that are worth remembering, all of them; None to remember the
-            latest, whatever they are.
-        seen_keys: By time, those of the rounds before.
-        new_keys: Those of this round.
+        possible_duplicates: Hashes of the keys to remember, all of them; None to remember every
+            key, at most the latest 250,000 of each user.
+        seen_events: `USER`, `TIME` and `DIGEST` of each event; None before the first.
     """
 
     possible_duplicates: pl.Series | None = None
-    seen_keys: pl.DataFrame | None = None
-    new_keys: list[pl.DataFrame] = field(default_factory=list)
+    seen_events: pl.DataFrame | None = None
 
-    def contains(self, keys: pl.Series) -> pl.Series:
-        """Whether each was there in a round before."""
-        if self.seen_keys is None:
-            return pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
-        return keys.is_in(self.seen_keys[_EVENT_KEY].implode())
+    def update(self, users: pl.Series, times: pl.Series, keys: pl.Series) -> pl.Series:
+        """Find events of earlier calls, and remember the others.
 
-    def add(self, times: pl.Series, keys: pl.Series) -> None:
-        """Remember some of this round."""
-        fresh = pl.DataFrame({TIME: times, _EVENT_KEY: keys}).drop_nulls()
+        Args:
+            users: The user of each event.
+            times: The time of each event.
+            keys: The key of each event; null for an event that has none.
+
+        Returns:
+            Whether an earlier call had the event.
+        """
+        keyed = keys.is_not_null()
         if self.possible_duplicates is not None:
-            fresh = fresh.filter(
-                pl.col(_EVENT_KEY).hash().is_in(self.possible_duplicates.implode())
-            )
-        self.new_keys.append(fresh)
-
-    def commit(self) -> None:
-        """Remember this round in the next ones; the latest events only, so that it stays small."""
-        fresh = (
-            self._trim(pl.concat(self.new_keys).sort(TIME, _EVENT_KEY)) if self.new_keys else None
+            hashes = keys.hash()
+            keyed &= hashes.is_in(self.possible_duplicates.implode())
+        rows = keyed.arg_true()
+        events = pl.DataFrame(
+            {
+                USER: users.gather(rows),
+                TIME: times.gather(rows),
+                DIGEST: _compute_digests(keys.gather(rows)),
+            }
         )
-        self.new_keys = []
-        known = [frame for frame in (self.seen_keys, fresh) if frame is not None]
-        self.seen_keys = self._trim(pl.concat(known)) if known else None
+        seen = pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
+        if self.seen_events is not None:
+            known = events[DIGEST].is_in(self.seen_events[DIGEST].implode())
+            seen = seen.scatter(rows.filter(known), True)  # noqa: FBT003 - as above
+            events = events.filter(~known)
+        self._remember(events.unique(DIGEST, keep="first", maintain_order=True))
+        return seen
 
-    def _trim(self, keys: pl.DataFrame) -> pl.DataFrame:
-        return keys.tail(_MAX_SEEN_KEYS) if self.possible_duplicates is None else keys
+    def _remember(self, events: pl.DataFrame) -> None:
+        known = events if self.seen_events is None else pl.concat([self.seen_events, events])
+        if self.possible_duplicates is None and known.height > _MAX_SEEN_KEYS:
+            known = known.sort(USER, TIME, DIGEST)
+            later = pl.int_range(pl.len()).reverse().over(USER)
+            known = known.filter(later < _MAX_SEEN_KEYS)
+        self.seen_events = known
+
+
+def _compute_digests(keys: pl.Series) -> pl.Series:
+    # Stable from release to release, which the hash of Polars is not.
+    digests = [blake2b(key.encode(), digest_size=DIGEST_SIZE).digest() for key in keys]
+    return pl.Series(DIGEST, digests, dtype=pl.Binary)
 
 
 @dataclass
@@ -262,7 +283,7 @@ class UserGroups:
         users: pl.DataFrame,
         event_key: EventKey,
         stats: ReadStats,
-        dedup_window: DedupWindow | None = None,
+        dedup_windows: Sequence[DedupWindow] = (),
     ) -> UserGroups:
         """Order events by user, then time, then index, then what they say; each once.
 
@@ -271,13 +292,13 @@ class UserGroups:
             users: `USER` and `USER_RANK` of each of these.
             event_key: The columns that tell users and events apart.
             stats: Counts duplicates.
-            dedup_window: What counts as seen besides; None for nothing.
+            dedup_windows: Events of earlier reads, which count as duplicates; updated.
         """
         names = frame.select(pl.col(event_key.user_column).alias(USER))
         ranks = names.join(users, on=USER, how="left", nulls_equal=True, maintain_order="left")
         frame = frame.with_columns(ranks[USER_RANK])
         order = _sort_rows(frame, event_key.id_column)
-        again = _find_duplicates(frame, order, event_key, dedup_window)
+        again = _find_duplicates(frame, order, event_key, dedup_windows)
         if again is not None:
             stats.duplicates += int(again.sum())
             order = order.filter(~again)
@@ -318,21 +339,24 @@ def _sort_rows(frame: pl.DataFrame, event_id: str) -> pl.Series:
 
 
 def _find_duplicates(
-    frame: pl.DataFrame, order: pl.Series, event_key: EventKey, dedup_window: DedupWindow | None
+    frame: pl.DataFrame,
+    order: pl.Series,
+    event_key: EventKey,
+    dedup_windows: Sequence[DedupWindow],
 ) -> pl.Series | None:
     """Which rows, in that order, are events seen before; None for none."""
     if event_key.id_column not in frame.columns:
         return None
-    if dedup_window is None:
+    if not dedup_windows:
         # Where all hashes differ, so do all ids; this is quicker to see.
         ids = frame[event_key.id_column].drop_nulls()
         if ids.hash().n_unique() == len(ids):
             return None
     keys = compute_event_keys(frame, event_key).gather(order)
     again = ~keys.is_first_distinct()
-    if dedup_window is not None:
-        again |= dedup_window.contains(keys)
-        dedup_window.add(frame[TIME].gather(order), keys)
+    for window in dedup_windows:
+        users, times = (frame[name].gather(order) for name in (event_key.user_column, TIME))
+        again |= window.update(users, times, keys)
     return again & keys.is_not_null()
 
 
@@ -353,7 +377,8 @@ def iter_batches(
     history: UserGroups | None,
     *,
     batch_size: int,
-    row_offsets: Counter[str | None],
+    row_offsets: Counter[str | None] | None = None,
+    history_given: set[str | None] | None = None,
 ) -> Iterator[Events]:
     """Hand out events user after user, with the history of each.
 
@@ -362,13 +387,17 @@ def iter_batches(
         events: What is to be scored.
         history: What is to be learnt from, with the same columns; None for nothing.
         batch_size: Rows of a batch, at most.
-        row_offsets: Rows handed out so far, by user; counted on. Who is in it has had the history.
+        row_offsets: Rows handed out so far, by user; counted on. None for no rows yet.
+        history_given: Users whose history was handed out before; added to. None for nobody.
     """
+    row_offsets = Counter() if row_offsets is None else row_offsets
+    history_given = set() if history_given is None else history_given
     dictionary = DictionaryEncoder(events.frame, events.feature_columns)
     for user in users[USER]:
         past = None
         if history is not None:
-            past = history.take(None if user in row_offsets else user)
+            past = history.take(None if user in history_given else user)
+            history_given.add(user)
         frame = events.take(user, row_offsets[user])
         row_offsets[user] += frame.height
         if not frame.height and not (past is not None and past.height):

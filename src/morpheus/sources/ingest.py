@@ -21,7 +21,7 @@ from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import LogPath
 from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery
-from morpheus.sources.group_by_user import DedupWindow, EventKey
+from morpheus.sources.group_by_user import EventKey
 from morpheus.sources.log_format import (
     DerivedFeatures,
     LogFormat,
@@ -35,13 +35,13 @@ from morpheus.sources.partitioning import (
     HasUserStats,
     LocalPartitionStore,
     PartitionSpec,
-    PartitionState,
     PartitionStore,
     PartitionT,
     SampleSpec,
     UserPartition,
 )
 from morpheus.sources.reader import ReadTask, missing_user_error
+from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.spill import SpillDir
@@ -160,20 +160,32 @@ class FileIngest:
         named = self.options.userid_column_name or self.log_format.user_column
         return ACTOR if named == ACTOR_OPTION else named
 
-    def make_derived_features(self, *, unbounded: bool = False) -> DerivedFeatures:
+    def make_derived_features(self) -> DerivedFeatures:
         """Derives the features that are derived columns."""
         derived = resolve_derived(self.options.columns, self.log_format.derived_columns)
-        return DerivedFeatures(self.user_column, derived, unbounded)
+        return DerivedFeatures(self.user_column, derived)
 
-    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
-        """Read the events of each user; see `Source.events`."""
+    def events(
+        self,
+        training_input: str | None,
+        metrics: RunMetrics,
+        state: PartitionState | None = None,
+    ) -> Iterator[Events]:
+        """Read the events of each user; see `Source.events`.
+
+        Args:
+            training_input: As in `Source.events`.
+            metrics: Counted into.
+            state: What is remembered of earlier runs; updated. None for nothing.
+        """
         if self.watcher is not None:
-            yield from self._watch(self.watcher, training_input, metrics)
+            state = state or PartitionState.restore({})
+            yield from self._watch(self.watcher, training_input, metrics, state)
             return
         workers = WorkerPool(self.options.num_threads)
         with workers as crew, self.partitions(training_input, metrics, crew) as portions:
             for portion in portions:
-                yield from portion.events(metrics)
+                yield from portion.events(metrics, state)
 
     @contextmanager
     def partitions(
@@ -195,9 +207,12 @@ class FileIngest:
                 yield IngestRun(self, metrics, workers).partitions(found.paths, training_input)
 
     def _watch(
-        self, watcher: DirectoryWatcher, training_input: str | None, metrics: RunMetrics
+        self,
+        watcher: DirectoryWatcher,
+        training_input: str | None,
+        metrics: RunMetrics,
+        state: PartitionState,
     ) -> Iterator[Events]:
-        remembered = PartitionState(self.make_derived_features(unbounded=True), DedupWindow())
         metrics.input.time_range = str(self.files.time_range or "")
         with SpillDir() as scratch:
             disk = LocalPartitionStore(
@@ -212,8 +227,7 @@ class FileIngest:
                 with WorkerPool(self.options.num_threads) as disk.pool:
                     portions = run.partitions(paths, training_input)
                 for portion in portions:
-                    yield from portion.events(metrics, remembered)
-                remembered.commit()
+                    yield from portion.events(metrics, state)
                 training_input = None
 
     def make_partition_spec(self) -> PartitionSpec:

@@ -135,6 +135,8 @@ _POSITION = "_at_"
 _FIRST_TIME = "_earlier_"
 _LATE_WINDOW = timedelta(days=2)
 """Late events may still come for so long; what counts within a day is remembered meanwhile."""
+_MAX_RECENT_ROWS = 250_000
+"""Rows that are remembered of a user, beside the first."""
 
 
 def resolve_derived(
@@ -158,21 +160,35 @@ def list_input_columns(derived: Mapping[str, DerivedColumn]) -> tuple[str, ...]:
 
 
 @dataclass
+class RecentRows:
+    """Earlier events that derived columns look back on.
+
+    Attributes:
+        frame: `USER`, `TIME` and the columns needed, those of each user in time order; None before
+            the first event.
+    """
+
+    frame: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
 class DerivedFeatures:
     """Derives columns of the events of some users after the others.
 
-    Args:
+    Attributes:
         user: Column of the user.
         derived_columns: What to derive, in this order.
-        unbounded: Whether later events of the same users may come.
     """
 
     user: str
     derived_columns: Mapping[str, DerivedColumn]
-    unbounded: bool = False
-    seen_rows: pl.DataFrame | None = field(default=None, init=False)
 
-    def add(self, events: pl.DataFrame, history: pl.DataFrame | None = None) -> pl.DataFrame:
+    def add(
+        self,
+        events: pl.DataFrame,
+        history: pl.DataFrame | None = None,
+        recent: RecentRows | None = None,
+    ) -> pl.DataFrame:
         """Add the derived columns to events, in front of `TIME`.
 
         A day that begins in the history goes on in the events. Of the history only what lies
@@ -180,7 +196,8 @@ class DerivedFeatures:
 
         Args:
             events: Of some users, those of each in time order.
-            history: Of the same users; may overlap.
+            history: Of the same users; may overlap. Not looked at for a user with recent rows.
+            recent: Events of earlier calls; updated. None where all events of the users are here.
         """
         derived = {
             name: one
@@ -189,12 +206,14 @@ class DerivedFeatures:
         }
         if not derived:
             return events
-        now, earlier = self._select_inputs(events), self._select_earlier_rows(events, history)
+        now = self._select_inputs(events)
+        before = None if recent is None or recent.frame is None else _align(recent.frame, now)
+        earlier = self._select_earlier_rows(events, history, before)
         rows = pl.concat([earlier, now]).with_row_index(_POSITION).sort(TIME, maintain_order=True)
         for name, one in derived.items():
             rows = rows.with_columns(one.compute(rows).alias(name))
-        if self.unbounded:
-            self._remember(rows.select(now.columns))
+        if recent is not None:
+            recent.frame = self._keep_recent(rows, now.columns, before)
         mine = rows.filter(pl.col(_POSITION) >= earlier.height).sort(_POSITION)
         names = [name for name in events.columns if name not in derived and name != TIME]
         return events.select(names).hstack(mine.select(*derived, TIME))
@@ -217,7 +236,10 @@ class DerivedFeatures:
         )
 
     def _select_earlier_rows(
-        self, events: pl.DataFrame, history: pl.DataFrame | None
+        self,
+        events: pl.DataFrame,
+        history: pl.DataFrame | None,
+        recent: pl.DataFrame | None,
     ) -> pl.DataFrame:
         first = events.group_by(pl.col(self.user).alias(USER)).agg(
             pl.col(TIME).min().alias(_FIRST_TIME)
@@ -228,27 +250,47 @@ class DerivedFeatures:
                 first, on=USER, nulls_equal=True, maintain_order="left"
             )
             earlier = past.filter(pl.col(TIME) < pl.col(_FIRST_TIME)).drop(_FIRST_TIME)
-        if self.seen_rows is None:
+        if recent is None:
             return earlier
-        known = self.seen_rows.join(
-            first, on=USER, how="semi", nulls_equal=True, maintain_order="left"
-        )
+        known = recent.join(first, on=USER, how="semi", nulls_equal=True, maintain_order="left")
         new = earlier.join(known, on=USER, how="anti", nulls_equal=True, maintain_order="left")
         return pl.concat([new, known])
 
-    def _remember(self, rows: pl.DataFrame) -> None:
-        """Keep, of each user seen, what later events may be compared with."""
-        others = self.seen_rows
-        if others is not None:
-            others = others.join(rows, on=USER, how="anti", nulls_equal=True, maintain_order="left")
+    def _keep_recent(
+        self, rows: pl.DataFrame, names: list[str], recent: pl.DataFrame | None
+    ) -> pl.DataFrame:
+        """Keep what later events may be compared with.
+
+        That is each user's first event, the events of the last two days (counts within a day), and
+        the latest event with each value (new values).
+
+        Args:
+            rows: All events of some users, with their derived columns.
+            names: The columns to keep.
+            recent: Events of earlier calls, of these users and of others.
+        """
         age = pl.col(TIME).max().over(USER) - pl.col(TIME)
-        values = [
-            pl.col(TIME).max().over(USER, need) for need in list_input_columns(self.derived_columns)
-        ]
+        inputs = dict.fromkeys(name for one in self.derived_columns.values() for name in one.inputs)
+        values = [pl.col(TIME).max().over(USER, name) for name in inputs if name in rows.columns]
         latest = [(last == pl.col(TIME)) & (age <= NOVELTY_TTL) for last in values]
         first = pl.col(TIME) == pl.col(TIME).min().over(USER)
-        kept = rows.filter(pl.any_horizontal(age <= _LATE_WINDOW, first, *latest))
-        self.seen_rows = kept if others is None else pl.concat([others, kept])
+        kept = rows.filter(pl.any_horizontal(age <= _LATE_WINDOW, first, *latest)).select(names)
+        if kept.height > _MAX_RECENT_ROWS:
+            later = pl.int_range(pl.len()).reverse().over(USER)
+            earlier = pl.int_range(pl.len()).over(USER)
+            kept = kept.filter((later < _MAX_RECENT_ROWS) | (earlier == 0))
+        if recent is None:
+            return kept
+        others = recent.join(kept, on=USER, how="anti", nulls_equal=True, maintain_order="left")
+        return pl.concat([others, kept])
+
+
+def _align(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """Give a frame another one's columns; a saved state may have others."""
+    if frame.columns == like.columns:
+        return frame
+    absent = [pl.lit(None, pl.String).alias(n) for n in like.columns if n not in frame.columns]
+    return frame.with_columns(absent).select(like.columns)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -39,7 +38,7 @@ from morpheus.sources.group_by_user import (
     plan_partitions,
     rank_users,
 )
-from morpheus.sources.log_format import DerivedFeatures
+from morpheus.sources.log_format import DerivedFeatures, RecentRows
 from morpheus.sources.reader import (
     ReadTask,
     estimate_text_bytes,
@@ -47,6 +46,7 @@ from morpheus.sources.reader import (
     read_into_buffer,
     read_with_stats,
 )
+from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import (
     MemoryBudget,
     PartitionSlice,
@@ -59,26 +59,6 @@ from morpheus.sources.spill_sort import (
 from morpheus.storage.spill import SpillDir, SpilledTable, spill_to_memory
 
 _HASH, _CHUNK = "_hash_", "_piece_"
-
-
-@dataclass
-class PartitionState:
-    """What is remembered from portion to portion, where the same users come again.
-
-    Attributes:
-        derived_features: Derives columns, from earlier events too.
-        dedup_window: What counts as seen besides; None for nothing.
-        row_offsets: Rows handed out before, by user.
-    """
-
-    derived_features: DerivedFeatures
-    dedup_window: DedupWindow | None = None
-    row_offsets: Counter[str | None] = field(default_factory=Counter)
-
-    def commit(self) -> None:
-        """All portions of a round are read."""
-        if self.dedup_window is not None:
-            self.dedup_window.commit()
 
 
 @dataclass(frozen=True)
@@ -105,57 +85,67 @@ class UserPartition:
     chunk_rows: int | None = None
     feature_columns: tuple[str, ...] = ()
 
+    def user_names(self) -> list[str | None]:
+        """Name the users, in order; None for events without a user."""
+        return self.users[USER].to_list()
+
     def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Events]:
-        """Read the users' events, which are in memory meanwhile, or piece by piece.
+        """Read the users' events, all at once, or one time piece after the other.
 
         Args:
             metrics: Counts duplicates.
-            state: What was before; None for nothing.
+            state: What is remembered of earlier events; updated. None where there are no others.
         """
-        known = state or self.create_state()
+        state = state or self.create_state()
         past: UserGroups | None = None
-        for number, now in enumerate(self.iter_chunks(metrics.input, known)):
+        for number, now in enumerate(self.iter_chunks(metrics.input, state)):
             if self.history_slice is not None and not number:
                 before = _select_or_add_columns(
                     self.history_slice.read(self.users), now.frame.columns
                 )
-                past = self._group_by_user(before, metrics.training, None)
-            now.frame = known.derived_features.add(now.frame, None if past is None else past.frame)
+                past = self._group_by_user(before, metrics.training)
+            history = None if past is None else past.frame
+            now.frame = self.derived_features.add(now.frame, history, state.recent_rows)
             if past is not None:
                 past.frame = self.derived_features.add(past.frame)
             now.feature_columns = self.feature_columns
             yield from iter_batches(
-                self.users, now, past, batch_size=self.batch_size, row_offsets=known.row_offsets
+                self.users,
+                now,
+                past,
+                batch_size=self.batch_size,
+                row_offsets=state.row_offsets,
+                history_given=state.history_given,
             )
             past = None
 
     def create_state(self) -> PartitionState:
-        """Nothing is remembered yet, but from piece to piece."""
-        return PartitionState(replace(self.derived_features, unbounded=self.chunk_rows is not None))
+        """Remember nothing yet, and later only what one piece has to know of another."""
+        return PartitionState(None if self.chunk_rows is None else RecentRows())
 
     def iter_chunks(self, stats: ReadStats, state: PartitionState) -> Iterator[UserGroups]:
         """The events as they were logged, in pieces of their time.
 
         Args:
             stats: Counts duplicates.
-            state: What was before.
+            state: Recognises events of earlier reads; updated.
         """
+        windows = [] if state.dedup_window is None else [state.dedup_window]
         if self.chunk_rows is None:
-            yield self._group_by_user(self.event_slice.read(self.users), stats, state.dedup_window)
+            yield self._group_by_user(self.event_slice.read(self.users), stats, windows)
             return
         cuts = TimeSplits.from_partition(self, self.chunk_rows)
-        memory = DedupWindow(cuts.possible_duplicates) if len(cuts.possible_duplicates) else None
+        if len(cuts.possible_duplicates):
+            windows.append(DedupWindow(cuts.possible_duplicates))
         for since, until in pairwise([None, *cuts.starts, None]):
             yield self._group_by_user(
-                self.event_slice.read(self.users, since, until), stats, memory
+                self.event_slice.read(self.users, since, until), stats, windows
             )
-            if memory is not None:
-                memory.commit()
 
     def _group_by_user(
-        self, frame: pl.DataFrame, stats: ReadStats, dedup_window: DedupWindow | None
+        self, frame: pl.DataFrame, stats: ReadStats, dedup_windows: Sequence[DedupWindow] = ()
     ) -> UserGroups:
-        return UserGroups.from_frame(frame, self.users, self.event_key, stats, dedup_window)
+        return UserGroups.from_frame(frame, self.users, self.event_key, stats, dedup_windows)
 
 
 @dataclass(frozen=True)
@@ -420,7 +410,7 @@ def iter_derived(partition: UserPartition) -> Iterator[pl.DataFrame]:
     """All events of a portion, with their derived columns."""
     known = partition.create_state()
     for piece in partition.iter_chunks(ReadStats(), known):
-        yield known.derived_features.add(piece.frame)
+        yield partition.derived_features.add(piece.frame, recent=known.recent_rows)
 
 
 @dataclass
@@ -476,7 +466,7 @@ class LocalPartitionStore:
 
     def sample(
         self, dataset: SpilledDataset, columns: Sequence[str], *, is_training: bool
-    ) -> pl.DataFrame:  # noqa: ARG002 - they lie apart here
+    ) -> pl.DataFrame:
         """Draw it of all events, wherever they lie."""
         names = self.partition_spec.derived_features.derived_columns
         frames = self._iter_derived(dataset) if names else None
@@ -595,10 +585,14 @@ class DistributedPartition:
         there, weight = partial(_run_on_partition, work, self.partition), self.weight
         return self.cluster.submit(there, self.blocks, *needs, priority=weight, resources=resources)
 
-    def events(self, metrics: RunMetrics) -> Iterator[Events]:
+    def user_names(self) -> list[str | None]:
+        """Name the users, in order; None for events without a user."""
+        return self.partition.user_names()
+
+    def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Events]:
         """Fetch the events, for stages that have to see everybody's."""
         for whole in self.cluster.results([self.submit(_identity)]):
-            yield from whole.events(metrics)
+            yield from whole.events(metrics, state)
 
 
 @dataclass
@@ -781,7 +775,7 @@ def _run_on_partition(
 ) -> ResultT:
     """Do something with a portion whose events are there."""
     there: Mapping[bool, list[SpilledTable]] = {True: [], False: []}
-    for history, made in filter(None, blocks.flatten_name):
+    for history, made in filter(None, blocks.flat):
         there[history] += made
     present, past = (
         _attach_tables(partition.event_slice, there[False], partition),
@@ -802,7 +796,7 @@ def _attach_tables(
 
 def _sample_partition(
     sampler: StratifiedSampler, is_training: bool, with_derived: bool, partition: UserPartition
-) -> pl.DataFrame:  # noqa: FBT001 - as above
+) -> pl.DataFrame:
     """What a sample has of a portion, of its history or of its events."""
     where = partition.history_slice if is_training else partition.event_slice
     assert where is not None  # noqa: S101 - there is history where history is asked for
