@@ -28,7 +28,14 @@ from morpheus.errors import MorpheusError, UsageError
 from morpheus.runtime.chain import Segment, name_stages
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
-from morpheus.runtime.local import LocalRunner, read_partitions, run_chain
+from morpheus.runtime.local import (
+    SOURCE,
+    LocalRunner,
+    read_partitions,
+    restore_source,
+    run_chain,
+    save_source,
+)
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.signals import GracefulShutdown
 from morpheus.runtime.states import SqliteStateStore, StateStore
@@ -232,12 +239,15 @@ class Pipeline:
         store: StateStore | None,
     ) -> Iterator[Batch]:
         training_input = _find_training_input(plan.segment)
-        events = GracefulShutdown(plan.source.events(training_input, metrics, store))
+        state = None if store is None else restore_source(store.load_stage(SOURCE))
+        events = GracefulShutdown(plan.source.events(training_input, metrics, state))
         stream = Segment.from_stages(plan.head, unbounded=True).open().run(iter(events))
         # Once the first batch is there, the population has been sampled.
         stream = chain(list(islice(stream, 1)), stream)
         yield from runner.run(plan.make_segment(metrics, saves=store is not None), stream)
         metrics.interrupted = events.stopped
+        if store is not None and state is not None:
+            save_source(store, state, list(state.row_offsets))
 
     def _run_bounded(
         self,

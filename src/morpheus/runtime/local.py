@@ -10,11 +10,12 @@ from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
 
 from morpheus.core.batch import Batch, Partition, RunMetrics
-from morpheus.core.state import StateKey
+from morpheus.core.state import StateKey, decode_state, encode_state
 from morpheus.runtime.chain import Chain, Segment, UserBatches
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.states import MemoryStateStore, SavedStates, StateStore
+from morpheus.sources.source_state import PartitionState, SourceState
 
 FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25
 """Events of the first bundle, of the largest, and how much each is larger than the last.
@@ -26,6 +27,9 @@ BUNDLE_EVENTS = 50_000
 """Events of a bundle where a stage prepares several users together."""
 MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
 """Below both, the work is done before worker processes would have started."""
+
+SOURCE = "source"
+"""Name of the source, which keys its states."""
 
 EncoderFactory = Callable[[Batch], Segment | None]
 """Given the first batch that comes out: what else can be done with all of them where they are."""
@@ -303,9 +307,25 @@ def read_partitions(
         if store is None:
             yield from partition.events(metrics)
         else:
-            state = partition.restore_state(load_states(store, partition))
+            state = restore_source(load_states(store, partition))
             yield from partition.events(metrics, state)
-            save_states(store, state.encode(partition.user_names()))
+            save_source(store, state, partition.user_names())
+
+
+def restore_source(saved: SavedStates) -> PartitionState:
+    """Restore what a source remembers of some users."""
+    states = {
+        key.user: decode_state(SourceState, data)
+        for key, data in saved.items()
+        if key.stage == SOURCE
+    }
+    return PartitionState.restore(states)
+
+
+def save_source(store: StateStore, state: PartitionState, users: Iterable[str | None]) -> None:
+    """Save what a source remembers of some users."""
+    states = state.snapshot(users)
+    store.save({StateKey(SOURCE, user): encode_state(each) for user, each in states.items()})
 
 
 def _take_few(groups: Iterator[UserBatches]) -> Iterator[UserBatches]:

@@ -34,6 +34,9 @@ class StateStore(Protocol):
     def load(self, users: Iterable[str | None]) -> dict[StateKey, bytes]:
         """Return the saved states of some users, of all stages."""
 
+    def load_stage(self, stage: str) -> dict[StateKey, bytes]:
+        """Return the saved states of a stage, of all users."""
+
     def save(self, states: SavedStates) -> None:
         """Take changed states over."""
 
@@ -76,6 +79,11 @@ class MemoryStateStore:
         """Take changed states over."""
         for key, data in states.items():
             self.pending.setdefault(key.user, {})[key.stage] = data
+
+    def load_stage(self, stage: str) -> dict[StateKey, bytes]:
+        """Return the saved states of a stage, of all users."""
+        states = self.load([*self.committed, *self.pending])
+        return {key: data for key, data in states.items() if key.stage == stage}
 
     def changed(self) -> dict[StateKey, bytes]:
         """Return what was saved since the last commit."""
@@ -133,8 +141,14 @@ class SqliteStateStore:
                 marks = ", ".join("?" * len(part))
                 query = f"SELECT stage, user, data FROM states WHERE user IN ({marks})"  # noqa: S608 - only question marks are put in
                 for stage, user, data in self._db.execute(query, part):
-                    found[StateKey(stage, user or None if not user else user[1:])] = data
+                    found[StateKey(stage, _parse_user(user))] = data
         return found
+
+    def load_stage(self, stage: str) -> dict[StateKey, bytes]:
+        """Return the saved states of a stage, of all users."""
+        with self._translate_errors():
+            rows = self._db.execute("SELECT user, data FROM states WHERE stage = ?", [stage])
+            return {StateKey(stage, _parse_user(user)): data for user, data in rows}
 
     def save(self, states: SavedStates) -> None:
         """Take changed states over, within the transaction of this run."""
@@ -209,6 +223,10 @@ class SqliteStateStore:
 def _user_key(user: str | None) -> str:
     """Spell a user as a key: SQLite's NULL never equals itself, so no user is the empty text."""
     return "" if user is None else f"={user}"
+
+
+def _parse_user(key: str) -> str | None:
+    return key[1:] if key else None
 
 
 @dataclass

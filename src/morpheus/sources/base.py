@@ -18,6 +18,7 @@ from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.discovery import FileDiscovery, is_delta_table
 from morpheus.sources.ingest import DirectoryWatcher, FileIngest
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.source_state import PartitionState
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import is_s3_url
 
@@ -60,7 +61,12 @@ class Source(Stage):
         """Whether a file is one of those to be read, or with `history` to be learnt from."""
         return False
 
-    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
+    def events(
+        self,
+        training_input: str | None,
+        metrics: RunMetrics,
+        state: PartitionState | None = None,
+    ) -> Iterator[Events]:
         """Read the input, user after user, each in time order.
 
         The order of users is that of their first events, and nothing in the result depends on the
@@ -71,6 +77,7 @@ class Source(Stage):
                 user carries that user's; users with history and no events come last, by name, as
                 batches of no rows. None for no history.
             metrics: Counted into as files are read.
+            state: What is remembered of the users' earlier events; updated. None for nothing.
 
         Raises:
             UsageError: No file matches, or none has the user column.
@@ -214,9 +221,14 @@ class FileSource(Source):
             for found in replace(self._make_discovery(), pattern=one).find().paths
         )
 
-    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
+    def events(
+        self,
+        training_input: str | None,
+        metrics: RunMetrics,
+        state: PartitionState | None = None,
+    ) -> Iterator[Events]:
         """Read the input, user after user, each in time order; see `Source.events`."""
-        return self._make_ingest().events(training_input, metrics)
+        return self._make_ingest().events(training_input, metrics, state)
 
     def partitions(
         self, training_input: str | None, metrics: RunMetrics, pool: WorkerPool | Cluster

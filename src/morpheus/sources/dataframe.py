@@ -13,6 +13,7 @@ from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.base import Source
+from morpheus.sources.source_state import PartitionState
 from morpheus.sources.group_by_user import (
     EventKey,
     UserGroups,
@@ -84,7 +85,12 @@ class FromFrame(Source):
         require_columns(self.frame, "user", [self.options.userid_column_name])
         require_columns(self.frame, "time", [self.time])
 
-    def events(self, training_input: str | None, metrics: RunMetrics) -> Iterator[Events]:
+    def events(
+        self,
+        training_input: str | None,
+        metrics: RunMetrics,
+        state: PartitionState | None = None,  # noqa: ARG002 - a frame is read once
+    ) -> Iterator[Events]:
         """Hand out the events of each user; see `Source.events`.
 
         Raises:
