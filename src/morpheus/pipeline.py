@@ -22,6 +22,7 @@ from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.signals import GracefulShutdown
 from morpheus.sources.base import Source
 from morpheus.status import StatusFile
+from morpheus.storage.atomic import set_file_policy
 from morpheus.storage.spill import SpillDir
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ class Pipeline:
         """
         if not self._validated:
             self.validate()
+        set_file_policy(shared=self.options.shared_files)
         stages = self._resolve_options()
         plan = Plan.from_stages([part for stage in stages for part in stage.expand()])
         summary = RunMetrics(has_sink=any(stage.is_sink for stage in stages))

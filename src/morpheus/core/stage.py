@@ -129,6 +129,13 @@ class PipelineOptions:
         "`status.json` in the folder of the output.",
         command="run",
     )
+    shared_files: bool = option(
+        False,
+        "Make output and model files readable for the group, as the umask allows. By default only "
+        "you can read them.",
+        flag=True,
+        command="run",
+    )
     columns_file: str | None = option(
         None,
         "File of feature columns, one name a line, by default the list shipped for the source; for "
