@@ -1,4 +1,4 @@
-"""Work for worker processes, in a module that they can import."""
+"""Functions and stages for worker processes, which must be importable there."""
 
 import logging
 import os
@@ -19,6 +19,7 @@ from morpheus.sources.group_by_user import USER, USER_RANK, EventKey
 from morpheus.sources.log_format import DerivedFeatures
 from morpheus.sources.partitioning import UserPartition
 from morpheus.sources.spill_sort import MemoryBudget, PartitionSlice
+from morpheus.storage.atomic import atomic_write
 from morpheus.storage.spill import spill_to_disk, spill_to_memory
 
 
@@ -80,6 +81,14 @@ def stopped(parent: int) -> None:
     if os.getpid() == parent:
         raise KeyboardInterrupt
     time.sleep(60)
+
+
+def write_file(path: Path) -> int:
+    """Write a file atomically; return the number of the process."""
+    time.sleep(0.2)
+    with atomic_write(path) as file:
+        file.write(b"x")
+    return os.getpid()
 
 
 def lay_aside_on_a_full_disk(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A bucket on a server of S3 that a test has started, and what the server was asked for."""
+"""A bucket on an S3 server in the test, and the requests that the server got."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from urllib.parse import unquote
 import obstore
 from obstore.store import S3Store
 
-# The server's log shows what it refused in colours.
+# The log colours rejected requests.
 _ASKED = re.compile(r'"(?:\x1b\[\d+m)*(\w+) /(\S*) HTTP')
 
 
 class Requests(logging.Handler):
-    """Keeps method and path, with its query, of each request that the server has answered."""
+    """Records method and path, with its query, of each request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Requests(logging.Handler):
 
 @dataclass(frozen=True)
 class Lake:
-    """A bucket called `lake`, empty at first."""
+    """A bucket called `lake`."""
 
     address: str
     asked: list[tuple[str, str]]
@@ -46,7 +46,7 @@ class Lake:
 
     def names(self, prefix: str = "") -> list[str]:
         pages = obstore.list(self.store, prefix or None)
-        return sorted(one["path"] for page in pages for one in page)
+        return sorted(entry["path"] for page in pages for entry in page)
 
     def read(self, key: str) -> bytes:
         return bytes(obstore.get(self.store, key).bytes())
@@ -62,7 +62,7 @@ class Lake:
 
     @property
     def listings(self) -> list[str]:
-        """What was listed since `forget`."""
+        """Listings requested since `forget`."""
         return [path for method, path in self.asked if method == "GET" and "list-type" in path]
 
     @property
@@ -71,7 +71,7 @@ class Lake:
             "lake",
             endpoint=self.address,
             access_key_id="key",
-            secret_access_key="secret",  # noqa: S106 - the server takes any
+            secret_access_key="secret",  # noqa: S106 - the server accepts any
             region="us-east-1",
             client_options={"allow_http": True},
         )

@@ -1,4 +1,4 @@
-"""Alerts as `to-file` writes them into a folder that is served."""
+"""Alerts as `to-file` writes them into a served folder."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def append(path: Path, *rows: str) -> None:
 
 def until(done, seconds=20):
     end = time.monotonic() + seconds
-    while not (found := done()):
+    while not (result := done()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    return found
+    return result

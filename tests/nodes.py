@@ -1,4 +1,4 @@
-"""A cluster as it is in life: a scheduler and nodes, each with processes of its own."""
+"""A cluster of real processes: a scheduler and nodes."""
 
 import os
 import re
@@ -20,29 +20,29 @@ NETWORKS = count()
 
 @contextmanager
 def cluster(folder, workers, *options):
-    """A scheduler and some nodes, in network namespaces of their own where root can make them."""
+    """A scheduler and nodes, each in its own network namespace if root can create one."""
     with ExitStack() as stack:
-        first, *others = stack.enter_context(places(workers + 1))
-        said = stack.enter_context(node(folder / "scheduler", first, "scheduler", "--port=0"))
-        address = heard(said, r"Scheduler at:\s+(tcp://\S+)")
-        for number, place in enumerate(others):
-            said = stack.enter_context(
+        first, *rest = stack.enter_context(network_places(workers + 1))
+        log = stack.enter_context(node(folder / "scheduler", first, "scheduler", "--port=0"))
+        address = wait_for_log(log, r"Scheduler at:\s+(tcp://\S+)")
+        for number, place in enumerate(rest):
+            log = stack.enter_context(
                 node(folder / f"{number}", place, "worker", address, "--nthreads=1", *options)
             )
-            heard(said, r"(Registered to)")
+            wait_for_log(log, r"(Registered to)")
         yield address
 
 
 @contextmanager
 def node(folder, place, *words):
-    """A command of Dask, ended at last with all that it has started; gives the file it logs to."""
+    """Run a Dask command, yield its log file, and kill it with its child processes."""
     folder.mkdir(parents=True)
     space, ip = place
-    inside = ["ip", "netns", "exec", space] if space else []
-    command = [*inside, sys.executable, "-m", "dask", *words, "--host", ip, "--no-dashboard"]
+    prefix = ["ip", "netns", "exec", space] if space else []
+    command = [*prefix, sys.executable, "-m", "dask", *words, "--host", ip, "--no-dashboard"]
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
     with (folder / "log").open("w") as log:
-        started = subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": paths, "DASK_TEMPORARY_DIRECTORY": str(folder)},
@@ -54,45 +54,45 @@ def node(folder, place, *words):
         yield folder / "log"
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def heard(log, pattern):
-    """What a log says, as soon as it does."""
+def wait_for_log(log, pattern):
+    """Wait until a log matches a pattern, and return the first group."""
     for _ in range(600):
-        found = re.search(pattern, log.read_text())
-        if found:
-            return found[1]
+        match = re.search(pattern, log.read_text())
+        if match:
+            return match[1]
         time.sleep(0.1)
     pytest.fail(f"{log} never said {pattern}:\n{log.read_text()}")
 
 
 @contextmanager
-def places(number):
-    """A network namespace and its address for each node, all on one bridge; or this machine."""
+def network_places(number):
+    """A network namespace and address for each node, on one bridge. Otherwise, this machine."""
     network = next(NETWORKS)
-    # Another run of the tests may have networks on this machine, too.
+    # Another test run can have networks on this machine.
     net = f"10.{64 + os.getpid() % 128}.{network}"
     bridge = f"mrph{os.getpid()}-{network}"[-15:]
     if os.geteuid() or IP is None or not ip(f"link add {bridge} type bridge"):
         yield [("", "127.0.0.1")] * number
         return
-    spaces = [f"{bridge}-{one}" for one in range(number)]
+    spaces = [f"{bridge}-{n}" for n in range(number)]
     try:
         ip(f"addr add {net}.254/24 dev {bridge}")
         ip(f"link set {bridge} up")
-        for one, space in enumerate(spaces):
-            wire(space, f"{net}.{one + 1}", bridge)
-        yield [(space, f"{net}.{one + 1}") for one, space in enumerate(spaces)]
+        for n, space in enumerate(spaces, 1):
+            connect(space, f"{net}.{n}", bridge)
+        yield [(space, f"{net}.{n}") for n, space in enumerate(spaces, 1)]
     finally:
         for space in spaces:
             ip(f"netns del {space}")
         ip(f"link del {bridge}")
 
 
-def wire(space, address, bridge):
-    """Make a namespace with a cable to the bridge."""
+def connect(space, address, bridge):
+    """Create a namespace and connect it to the bridge."""
     cable = f"v{address.replace('.', '')}"
     ip(f"netns add {space}")
     ip(f"link add {cable} type veth peer name eth0 netns {space}")

@@ -1,4 +1,4 @@
-"""Ann, who is easily learnt: histories and a fingerprint for tests of models and stages."""
+"""Ann, a user with simple habits: histories and a fingerprint for tests of models and stages."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,12 +12,12 @@ PEOPLE = {"get": "web", "list": "web", "deploy": "cli", "copy": "cli"}
 
 
 def day(events=400, seed=0):
-    dice = np.random.default_rng(seed)
-    actions = dice.choice(list(PEOPLE), events, p=[0.4, 0.3, 0.2, 0.1])
+    rng = np.random.default_rng(seed)
+    actions = rng.choice(list(PEOPLE), events, p=[0.4, 0.3, 0.2, 0.1])
     return pl.DataFrame(
         {
             "action": actions,
-            "address": dice.choice(["home", "office"], events, p=[0.2, 0.8]),
+            "address": rng.choice(["home", "office"], events, p=[0.2, 0.8]),
             "agent": [PEOPLE[action] for action in actions],
             "kind": ["user"] * events,
         }

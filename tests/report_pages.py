@@ -1,4 +1,4 @@
-"""What a page says of a few made-up users."""
+"""Report data of invented users."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from morpheus.models.explanation import (
 )
 from morpheus.models.profile import ModelCard
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import RunCounts, ReportData, build_report_data
+from morpheus.report.view import ReportData, RunCounts, build_report_data
 from morpheus.testing import DAY, make_events
 
 HOUR = 3600
@@ -28,7 +28,7 @@ DAY_START = int(DAY.timestamp())
 
 
 def explanation(column="eventName", value="DeleteTrail"):
-    """Why an event is strange: one column."""
+    """An explanation with one unusual column."""
     fact = ColumnReason(
         column=column,
         value=value,
@@ -55,13 +55,13 @@ def explanation(column="eventName", value="DeleteTrail"):
     ).decode()
 
 
-def quiet(hours=48, seed=0):
-    """Two days of one user, in which nothing happens."""
-    dice = np.random.default_rng(seed)
-    seconds = np.sort(dice.uniform(0, hours * HOUR, 4 * hours))
-    names = dice.choice(["GetObject", "ListBuckets"], len(seconds)).tolist()
+def normal_events(hours=48, seed=0):
+    """Two days of one user without alerts."""
+    rng = np.random.default_rng(seed)
+    seconds = np.sort(rng.uniform(0, hours * HOUR, 4 * hours))
+    names = rng.choice(["GetObject", "ListBuckets"], len(seconds)).tolist()
     return make_events(seconds.tolist(), eventName=names).with_columns(
-        pl.Series(RISK, dice.uniform(0, 3, len(seconds)).round(3)),
+        pl.Series(RISK, rng.uniform(0, 3, len(seconds)).round(3)),
         pl.Series(TS_ANOMALY, [False] * len(seconds)),
         pl.lit(None, pl.String).alias("reason"),
         pl.lit(None, pl.String).alias("top_columns"),
@@ -69,8 +69,8 @@ def quiet(hours=48, seed=0):
     )
 
 
-def alarming(seconds, risk=20.0, value="DeleteTrail", **columns):
-    """Alerts, at those seconds."""
+def alerts(seconds, risk=20.0, value="DeleteTrail", **columns):
+    """Alerts at the given seconds after `DAY`."""
     more = {name: [cell] * len(seconds) for name, cell in columns.items()}
     frame = make_events(seconds, eventName=[value] * len(seconds), **more)
     return frame.with_columns(
@@ -85,30 +85,30 @@ def alarming(seconds, risk=20.0, value="DeleteTrail", **columns):
 
 
 def card(user, **more):
-    """A fingerprint's card: four weeks of a lively user, whose risk was never above 4."""
-    portrait = ModelSummary(
+    """A model card: four weeks of an active user, with risks up to 4."""
+    summary = ModelSummary(
         hours=tuple(range(168)),
         weeks=4.0,
-        curve=(9.0, 6.0, 5.0, 5.2),
+        loss_curve=(9.0, 6.0, 5.0, 5.2),
         risks=tuple(np.linspace(0.5, 4, 10).tolist()),
-        usual=1.0,
-        spread=0.5,
+        score_mean=1.0,
+        score_std=0.5,
         held_out=400,
         days=7,
-        lively=(("eventID", 0.9), ("eventName", 0.01)),
+        high_novelty_columns=(("eventID", 0.9), ("eventName", 0.01)),
     )
     first, last = "2021-09-01T00:00:00+00:00", "2021-10-08T00:00:00+00:00"
-    return ModelCard(user, 1600, 300, first, last, 3, 42, portrait=portrait, **more)
+    return ModelCard(user, 1600, 300, first, last, 3, 42, summary=summary, **more)
 
 
-def gathered(users, *, cards=True) -> ReportData:
-    """What a page says of some users' events."""
-    findings = ReportAggregator()
+def build_data(users, *, cards=True) -> ReportData:
+    """Report data of the users' events."""
+    aggregator = ReportAggregator()
     for user, frames in users.items():
-        findings.register_user(user, card(user) if cards else None, None)
+        aggregator.register_user(user, card(user) if cards else None, None)
         for frame in frames:
-            findings.add(user, frame)
-    account = RunCounts(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
+            aggregator.add(user, frame)
+    counts = RunCounts(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
     return build_report_data(
-        findings, account, 5, models_hint="--models=FOLDER", origin=("from-cloudtrail", "user")
+        aggregator, counts, 5, models_hint="--models=FOLDER", origin=("from-cloudtrail", "user")
     )

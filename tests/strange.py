@@ -1,4 +1,4 @@
-"""Events as they come to a sink: scored, explained, of several users and kinds of log."""
+"""Batches as sinks receive them: scored, explained, of several users and kinds of log."""
 
 from dataclasses import replace
 
@@ -33,17 +33,17 @@ SIGN_IN = {
 
 
 def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue"), prefix=""):
-    """A batch of Ann's events, as `explain` hands it on."""
-    known = fingerprint()
+    """A batch of Ann's events after `explain`."""
+    model = fingerprint()
     rows = [USUAL | row for row in rows]
     columns = {
         name: [row.get(name) for row in rows] for name in {n: 0 for row in rows for n in row}
     }
     frame = make_events(range(len(rows)) if seconds is None else seconds, **columns)
-    encoded = known.encoder.encode(frame)
-    losses = known.losses(encoded)[encoded.inverse]
-    about = {"user": user, "fingerprint": known, "card": known.card, "encoded": encoded}
-    batch = Losses(frame=frame, losses=losses, **about)
+    encoded = model.encoder.encode(frame)
+    losses = model.losses(encoded)[encoded.inverse]
+    context = {"user": user, "fingerprint": model, "card": model.card, "encoded": encoded}
+    batch = Losses(frame=frame, losses=losses, **context)
     return run_stage(Explain(prefix=prefix), run_stage(AddScores(label=labels), [batch]))[0]
 
 
@@ -54,18 +54,18 @@ def plain(rows, *, seconds=None, user="ann"):
 
 
 def many(number, *, user="ann"):
-    """A batch of so many rows, each with a number of its own, as `serialize` hands it on."""
+    """A batch of `number` rows with different ids, after `serialize`."""
     frame = make_events(range(number), eventID=[f"{user}-{n}" for n in range(number)])
     return OutputRows(user=user, frame=frame)
 
 
-def sent(stage, batches, settings=CLOUDTRAIL):
+def sent(stage, batches, options=CLOUDTRAIL):
     """Pass batches through a sink, to the end of the run."""
-    stage = replace(stage, options=settings)
+    stage = replace(stage, options=options)
     stage.validate()
     out = run_stage(stage, batches)
     assert [batch.frame for batch in out] == [batch.frame for batch in batches] or all(
-        one.frame.equals(other.frame) for one, other in zip(out, batches, strict=True)
+        after.frame.equals(before.frame) for after, before in zip(out, batches, strict=True)
     )
     stage.commit(RunMetrics())
     return out

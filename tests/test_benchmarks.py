@@ -1,4 +1,4 @@
-"""The benchmarks: what is right about their own arithmetic; their figures are printed by them."""
+"""The arithmetic of the benchmarks."""
 
 import importlib
 import sys
@@ -22,7 +22,7 @@ def speed(monkeypatch):
     return lambda name: importlib.import_module(f"speed.{name}")
 
 
-def test_average_precision_is_one_where_all_incidents_come_first(speed):
+def test_average_precision_is_one_if_all_incidents_rank_first(speed):
     rank = speed("training").average_precision
     assert rank(np.array([5.0, 4.0, 1.0]), np.array([True, True, False])) == 1
 
@@ -32,7 +32,7 @@ def test_average_precision_of_equal_scores_is_the_share_of_incidents(speed):
     assert rank(np.zeros(8), np.arange(8) < 2) == 0.25
 
 
-def test_the_command_is_metered_with_all_its_processes(speed):
+def test_a_command_is_measured_with_its_child_processes(speed):
     busy = "s = bytearray(b'x') * 80_000_000; sum(range(20_000_000))"
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}], check=True)"
     run = speed("meter").run([sys.executable, "-c", nested])
@@ -41,7 +41,7 @@ def test_the_command_is_metered_with_all_its_processes(speed):
 
 
 @pytest.mark.usefixtures("speed")
-def test_a_worker_in_turns_has_its_share_and_no_more_though_it_is_alone():
+def test_a_worker_in_turns_gets_at_most_its_share():
     turns = importlib.import_module("scale.turns")
     with get_context("spawn").Pool(1) as pool:
         with turns.in_turns(4):
@@ -54,8 +54,8 @@ def test_a_command_that_fails_is_not_measured(speed):
         speed("meter").run([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
-def test_what_is_timed_on_a_gpu_is_told_of_any_device(speed, tmp_path):
-    gpu, scale = speed("gpu"), speed("scale").NumberSpec(tmp_path, quick=True)
+def test_the_gpu_benchmark_runs_on_any_device(speed, tmp_path):
+    gpu, scale = speed("gpu"), speed("scale").Scale(tmp_path, quick=True)
     tasks = gpu.trials(scale)
     on_processor = partial(train_batched, device=torch.device("cpu"))
     users, slow, fast, ratio, apart = gpu.beside(on_processor, tasks)
@@ -64,7 +64,7 @@ def test_what_is_timed_on_a_gpu_is_told_of_any_device(speed, tmp_path):
     assert apart < 0.02
 
 
-def test_upstreams_rhythm_flags_a_burst_and_nothing_else(speed):
+def test_the_upstream_time_series_stage_flags_only_a_burst(speed):
     times = np.arange(0, 10 * 86_400, 600)
     burst = np.full(60, 5 * 86_400 + 30)
     assert speed("upstream_rhythm").flags(np.sort(np.append(times, burst)), 256) == 61
@@ -72,17 +72,17 @@ def test_upstreams_rhythm_flags_a_burst_and_nothing_else(speed):
 
 def test_parts_that_do_not_run_keep_their_section(speed, tmp_path):
     page = importlib.import_module("figures.page")
-    written = page.Page(tmp_path / "page.md", "# Head\n", speed("__main__").PARTS)
+    results = page.Page(tmp_path / "page.md", "# Head\n", speed("__main__").PARTS)
     sections = {"training": "one\n\n**a**\n", "cold": "two\n"}
-    written.write(sections)
-    assert written.read() == sections
+    results.write(sections)
+    assert results.read() == sections
 
 
-def test_a_part_that_runs_replaces_its_section_alone(speed, tmp_path):
+def test_a_part_that_runs_replaces_only_its_section(speed, tmp_path):
     page, table = (importlib.import_module(f"figures.{name}") for name in ("page", "table"))
-    written = page.Page(tmp_path / "page.md", "# Head\n", speed("__main__").PARTS)
-    written.write({"training": "one\n", "cold": "two\n"})
-    written.measure("cold", lambda: [table.Table("t", ["a"], [["new"]])], "Run")
-    assert written.read()["training"] == "one\n"
-    assert "| new |" in written.read()["cold"]
-    assert "two" not in written.read()["cold"]
+    results = page.Page(tmp_path / "page.md", "# Head\n", speed("__main__").PARTS)
+    results.write({"training": "one\n", "cold": "two\n"})
+    results.measure("cold", lambda: [table.Table("t", ["a"], [["new"]])], "Run")
+    assert results.read()["training"] == "one\n"
+    assert "| new |" in results.read()["cold"]
+    assert "two" not in results.read()["cold"]

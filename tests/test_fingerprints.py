@@ -1,4 +1,4 @@
-"""From Python: what the command line gives, on frames in memory."""
+"""The Python API gives the results of the command line, on frames in memory."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ def read(folder: str) -> pl.DataFrame:
 
 
 def people(events: int = 400) -> pl.DataFrame:
-    """Ann and Bob, whose events alternate, and one of nobody's."""
-    both = [
+    """Alternating events of Ann and Bob, and an event without a user."""
+    users = [
         day(events, seed=seed).with_columns(who=pl.lit(who), at=times(events))
         for seed, who in enumerate(["ann", "bob"])
     ]
-    nobody = both[0].head(1).with_columns(who=pl.lit(None, pl.String))
-    return pl.concat([*both, nobody]).sort("at", maintain_order=True)
+    nobody = users[0].head(1).with_columns(who=pl.lit(None, pl.String))
+    return pl.concat([*users, nobody]).sort("at", maintain_order=True)
 
 
-def learnt(frame: object = None, **options: object) -> Fingerprints:
+def train(frame: object = None, **options: object) -> Fingerprints:
     frame = people() if frame is None else frame
     options = {"columns": COLUMNS, "epochs": 3, **options}
     return Fingerprints.train(frame, user="who", time="at", **options)
 
 
 @pytest.fixture(scope="module")
-def known() -> Fingerprints:
-    return learnt()
+def trained() -> Fingerprints:
+    return train()
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command line makes of the examples: its rows and its models."""
-    folder = tmp_path_factory.mktemp("written")
+def cli_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows and models that the command line writes for the examples."""
+    folder = tmp_path_factory.mktemp("cli_output")
     chain = ["run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={USER}"]
     chain += ["from-cloudtrail", f"--input_glob={DATA}/input-data/*.csv"]
     chain += ["train-ae", f"--train_data_glob={DATA}/training-data/*.csv", "--seed=42"]
@@ -70,9 +70,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lesson() -> Fingerprints:
     columns = read_lines("columns_ae_cloudtrail.txt", option="")
     history = read("training-data")
-    there = [name for name in columns if name in history.columns]
+    present = [name for name in columns if name in history.columns]
     return Fingerprints.train(
-        history, user=USER, time="eventTime", columns=there, epochs=3, seed=42
+        history, user=USER, time="eventTime", columns=present, epochs=3, seed=42
     )
 
 
@@ -82,64 +82,71 @@ def by_event(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(names).with_columns(pl.col(numbers).fill_nan(None)).sort(names)
 
 
-def test_a_frame_is_scored_and_explained_as_the_command_line_does(
-    lesson: Fingerprints, written: Path
+def test_a_frame_gets_the_scores_and_reasons_of_the_command_line(
+    lesson: Fingerprints, cli_output: Path
 ) -> None:
     events = read("input-data")
     ours = events.hstack(lesson.score(events)).hstack(lesson.explain(events))
-    assert by_event(ours).equals(by_event(pl.read_parquet(written / "rows.parquet")))
+    assert by_event(ours).equals(by_event(pl.read_parquet(cli_output / "rows.parquet")))
 
 
-def test_both_write_the_same_models(lesson: Fingerprints, written: Path, tmp_path: Path) -> None:
+def test_the_api_and_the_command_line_write_the_same_models(
+    lesson: Fingerprints, cli_output: Path, tmp_path: Path
+) -> None:
     lesson.save(tmp_path / "models")
-    files = [path for path in (written / "models").rglob("*") if path.is_file()]
+    files = [path for path in (cli_output / "models").rglob("*") if path.is_file()]
     assert len(files) == 1 + len(lesson.cards) + (lesson.store.global_card is not None)
     for path in files:
-        assert (tmp_path / path.relative_to(written)).read_bytes() == path.read_bytes()
+        assert (tmp_path / path.relative_to(cli_output)).read_bytes() == path.read_bytes()
 
 
-def test_what_the_command_line_saved_scores_a_frame(lesson: Fingerprints, written: Path) -> None:
+def test_models_of_the_command_line_score_a_frame(lesson: Fingerprints, cli_output: Path) -> None:
     events = read("input-data")
-    loaded = Fingerprints.load(written / "models", user=USER, time="eventTime")
+    loaded = Fingerprints.load(cli_output / "models", user=USER, time="eventTime")
     assert loaded.score(events).equals(lesson.score(events))
 
 
-def test_scores_stand_in_the_frames_own_order(known: Fingerprints) -> None:
+def test_scores_are_in_the_order_of_the_frame(trained: Fingerprints) -> None:
     frame = people()
-    shuffled = frame.with_row_index("place").sample(fraction=1, shuffle=True, seed=1)
+    shuffled = frame.with_row_index("position").sample(fraction=1, shuffle=True, seed=1)
     # Of equal times the order counts, and here no user has two events of one time.
-    scores = known.score(shuffled.drop("place"))
-    assert scores.hstack([shuffled["place"]]).sort("place").drop("place").equals(known.score(frame))
+    scores = trained.score(shuffled.drop("position"))
+    assert (
+        scores.hstack([shuffled["position"]])
+        .sort("position")
+        .drop("position")
+        .equals(trained.score(frame))
+    )
 
 
-def test_a_score_has_its_columns_and_an_event_of_nobody_has_none(known: Fingerprints) -> None:
-    scores = known.score(people())
+def test_events_without_a_user_have_no_score(trained: Fingerprints) -> None:
+    scores = trained.score(people())
     assert scores.columns == SCORES
-    nobodys = people()["who"].is_null()
-    assert scores.filter(nobodys).null_count().row(0) == (1,) * 5
-    assert scores.filter(~nobodys).null_count().row(0) == (0,) * 5
+    without_user = people()["who"].is_null()
+    assert scores.filter(without_user).null_count().row(0) == (1,) * 5
+    assert scores.filter(~without_user).null_count().row(0) == (0,) * 5
 
 
-def test_who_was_not_learnt_is_measured_against_everyone() -> None:
+def test_users_without_a_model_are_scored_by_the_global_model() -> None:
     frame = people()
-    stranger = frame.with_columns(who=pl.lit("eve"))
-    assert set(learnt(frame).score(stranger)["rung"]) == {"everyone"}
+    unknown = frame.with_columns(who=pl.lit("eve"))
+    assert set(train(frame).score(unknown)["rung"]) == {"everyone"}
 
 
-def test_a_frame_may_have_columns_of_the_names_that_are_given_back(known: Fingerprints) -> None:
+def test_a_frame_can_have_columns_with_the_names_of_results(trained: Fingerprints) -> None:
     frame = people()
-    again = frame.hstack(known.score(frame)).hstack(known.explain(frame))
-    assert known.score(again).equals(known.score(frame))
-    assert known.explain(again).equals(known.explain(frame))
+    again = frame.hstack(trained.score(frame)).hstack(trained.explain(frame))
+    assert trained.score(again).equals(trained.score(frame))
+    assert trained.explain(again).equals(trained.explain(frame))
 
 
-def test_an_empty_frame_has_no_scores_and_their_columns(known: Fingerprints) -> None:
-    nothing = people().clear()
-    assert known.score(nothing).schema == known.score(people()).schema
-    assert known.explain(nothing).columns == list(ExplanationColumns())
+def test_an_empty_frame_gives_empty_results_with_all_columns(trained: Fingerprints) -> None:
+    empty = people().clear()
+    assert trained.score(empty).schema == trained.score(people()).schema
+    assert trained.explain(empty).columns == list(ExplanationColumns())
 
 
-def test_pandas_and_arrow_frames_score_as_polars_frames_do(known: Fingerprints) -> None:
+def test_pandas_and_arrow_frames_get_the_scores_of_polars_frames(trained: Fingerprints) -> None:
     frame = people()
     pandas = pd.DataFrame(frame.to_dict(as_series=False))
 
@@ -147,55 +154,57 @@ def test_pandas_and_arrow_frames_score_as_polars_frames_do(known: Fingerprints) 
         def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
             return frame.__arrow_c_stream__(requested_schema)
 
-    expected = known.score(frame)
-    assert learnt(pandas).score(pandas).equals(expected)
-    assert known.score(Table()).equals(expected)
+    expected = trained.score(frame)
+    assert train(pandas).score(pandas).equals(expected)
+    assert trained.score(Table()).equals(expected)
 
 
-def test_a_missing_value_of_pandas_is_missing(known: Fingerprints) -> None:
+def test_a_missing_value_of_pandas_is_null(trained: Fingerprints) -> None:
     frame = people().with_columns(agent=pl.lit(None, pl.String))
     pandas = pd.DataFrame(frame.to_dict(as_series=False))
     pandas["agent"] = float("nan")
-    assert known.score(pandas).equals(known.score(frame))
+    assert trained.score(pandas).equals(trained.score(frame))
 
 
-def test_times_are_read_from_text_as_from_datetimes(known: Fingerprints) -> None:
+def test_times_can_be_text_or_datetimes(trained: Fingerprints) -> None:
     frame = people()
     text = frame.with_columns(at=pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     naive = frame.with_columns(at=pl.col("at").dt.replace_time_zone(None))
     east = frame.with_columns(at=pl.col("at").dt.convert_time_zone("Asia/Tokyo"))
     for other in (text, naive, east):
-        assert known.score(other).equals(known.score(frame))
+        assert trained.score(other).equals(trained.score(frame))
 
 
-def test_saved_and_loaded_fingerprints_score_alike(known: Fingerprints, tmp_path: Path) -> None:
-    known.save(tmp_path)
+def test_saved_and_loaded_models_give_the_same_scores(
+    trained: Fingerprints, tmp_path: Path
+) -> None:
+    trained.save(tmp_path)
     loaded = Fingerprints.load(tmp_path, user="who", time="at")
-    assert loaded.score(people()).equals(known.score(people()))
-    assert loaded.cards == known.cards
+    assert loaded.score(people()).equals(trained.score(people()))
+    assert loaded.cards == trained.cards
 
 
-def test_any_name_may_be_a_columns() -> None:
+def test_a_column_can_have_any_name() -> None:
     names = dict(zip(COLUMNS, ["rank", "owner", "proportion", "user"], strict=True))
     cid = people().with_columns(who=pl.col("who").replace("ann", "cid"))
     plain = pl.concat([people(), cid, people(100).with_columns(who=pl.lit("eve"))])
     other = plain.rename(names)
-    scores = learnt(other, columns=list(names.values())).score(other)
-    assert scores.equals(learnt(plain).score(plain))
+    scores = train(other, columns=list(names.values())).score(other)
+    assert scores.equals(train(plain).score(plain))
     assert set(scores["rung"].drop_nulls()) == {"own", "peers"}
 
 
-def test_columns_are_by_default_all_but_those_of_the_user_and_the_time() -> None:
+def test_all_columns_but_user_and_time_are_features_by_default() -> None:
     frame = people().select("who", "at", *COLUMNS)
-    assert learnt(frame, columns=None).score(frame).equals(learnt(frame).score(frame))
+    assert train(frame, columns=None).score(frame).equals(train(frame).score(frame))
 
 
-def test_the_number_of_threads_changes_nothing(known: Fingerprints) -> None:
-    assert learnt(threads=2).cards == known.cards
+def test_the_number_of_threads_does_not_affect_results(trained: Fingerprints) -> None:
+    assert train(threads=2).cards == trained.cards
 
 
-def test_what_was_learnt_lies_on_disk_until_nobody_needs_it() -> None:
-    fingerprints = learnt()
+def test_the_temporary_model_store_is_deleted_with_the_object() -> None:
+    fingerprints = train()
     folder = Path(str(fingerprints.store.folder))
     assert folder.is_dir()
     del fingerprints
@@ -203,41 +212,41 @@ def test_what_was_learnt_lies_on_disk_until_nobody_needs_it() -> None:
     assert not folder.exists()
 
 
-def test_a_column_that_is_not_there_is_named(known: Fingerprints) -> None:
+def test_an_error_names_a_missing_column(trained: Fingerprints) -> None:
     with pytest.raises(UsageError, match=r"columns: .* no column `actoin`. Did you mean `action`"):
-        learnt(columns=["actoin"])
+        train(columns=["actoin"])
     with pytest.raises(UsageError, match=r"user: the frame has no column `who`. Its columns are"):
-        known.score(people().drop("who"))
+        trained.score(people().drop("who"))
     with pytest.raises(UsageError, match="time: the frame has no column `at`"):
-        known.score(people().drop("at"))
+        trained.score(people().drop("at"))
 
 
-def test_an_event_without_a_time_is_named(known: Fingerprints) -> None:
+def test_an_error_names_an_event_without_a_time(trained: Fingerprints) -> None:
     odd = people().with_columns(at=pl.lit("yesterday"))
     with pytest.raises(RecordError, match=r"frame:1: `at` is 'yesterday', which is no time"):
-        known.score(odd)
+        trained.score(odd)
 
 
-def test_what_is_no_frame_is_refused(known: Fingerprints) -> None:
+def test_other_types_than_frames_are_rejected(trained: Fingerprints) -> None:
     with pytest.raises(UsageError, match="Polars, pandas or Arrow is needed, not list"):
-        known.score([1])
+        trained.score([1])
 
 
-def test_too_little_history_is_said_and_leaves_nothing_behind(
+def test_too_little_history_fails_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(UsageError, match=r"nobody could be learnt: 'ann' \(5 events of history"):
-        learnt(people(5).filter(pl.col("who") == "ann"))
+    with pytest.raises(UsageError, match=r"no user could be trained: 'ann' \(5 events of history"):
+        train(people(5).filter(pl.col("who") == "ann"))
     with pytest.raises(
-        UsageError, match="nobody could be learnt: the frame has no event of a user"
+        UsageError, match="no user could be trained: the frame has no event of a user"
     ):
-        learnt(people().clear())
+        train(people().clear())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fingerprint_changed_on_disk_is_not_saved(tmp_path: Path) -> None:
-    fingerprints = learnt()
+def test_a_model_changed_on_disk_is_not_saved(tmp_path: Path) -> None:
+    fingerprints = train()
     for path in Path(str(fingerprints.store.folder)).rglob("*.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(ModelCorruptedError, match="does not match its checksum"):
@@ -245,14 +254,14 @@ def test_a_fingerprint_changed_on_disk_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "models" / "index.json").exists()
 
 
-def test_files_to_learn_from_do_not_go_with_a_frame() -> None:
+def test_training_files_cannot_be_combined_with_a_frame() -> None:
     chain = Pipeline([FromFrame(people(), "at"), TrainAe(train_data_glob="*.csv")])
     chain.options = type(chain.options)(userid_column_name="who", columns=tuple(COLUMNS))
     with pytest.raises(UsageError, match="Learn from a frame with"):
         chain.run()
 
 
-def test_the_names_are_there_without_polars() -> None:
+def test_importing_the_package_does_not_import_polars() -> None:
     code = "import sys, morpheus; print('Fingerprints' in dir(morpheus), 'polars' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True False\n"

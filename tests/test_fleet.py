@@ -1,4 +1,4 @@
-"""The made-up company: same arguments, same bytes; labels that name events; nine kinds."""
+"""The generated company: reproducible, with labels of nine kinds of incidents."""
 
 import csv
 import gzip
@@ -26,8 +26,8 @@ NINE = {
 }
 
 
-def written(folder, *more):
-    command = [sys.executable, EXAMPLES / "make_fleet.py", "--into", folder, *SMALL, *more]
+def make_fleet(folder, *options):
+    command = [sys.executable, EXAMPLES / "make_fleet.py", "--into", folder, *SMALL, *options]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
     return folder
 
@@ -51,8 +51,8 @@ def user(record):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    every = ("--form", "json", "--form", "csv", "--form", "parquet")
-    return written(tmp_path_factory.mktemp("fleet"), *every)
+    forms = ("--form", "json", "--form", "csv", "--form", "parquet")
+    return make_fleet(tmp_path_factory.mktemp("fleet"), *forms)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,13 @@ def labels(fleet):
 
 
 def test_the_same_arguments_write_the_same_bytes(tmp_path):
-    every = ("--form", "json", "--form", "csv", "--form", "parquet")
-    once, again = (contents(written(tmp_path / name, *every)) for name in "ab")
+    forms = ("--form", "json", "--form", "csv", "--form", "parquet")
+    once, again = (contents(make_fleet(tmp_path / name, *forms)) for name in "ab")
     assert once == again
 
 
 def test_another_seed_writes_another_company(tmp_path, fleet):
-    other = contents(written(tmp_path, "--seed", "7"))
+    other = contents(make_fleet(tmp_path, "--seed", "7"))
     assert not set(other.values()) & set(contents(fleet).values())
 
 
@@ -88,7 +88,7 @@ def test_every_label_names_an_event_of_its_user(labels, scored):
     }
 
 
-def test_each_of_nine_kinds_occurs(labels):
+def test_all_nine_kinds_occur(labels):
     assert {row["kind"] for row in labels} == NINE
 
 
@@ -96,16 +96,16 @@ def test_an_incident_has_one_kind_and_one_victim(labels):
     incidents = defaultdict(set)
     for row in labels:
         incidents[row["incident"]].add((row["kind"], row["user"]))
-    assert all(len(facts) == 1 for facts in incidents.values())
+    assert all(len(pairs) == 1 for pairs in incidents.values())
 
 
 def test_most_users_are_benign_and_have_no_label(labels, scored):
-    everybody = {user(record) for record in scored.values()}
-    assert len(everybody) == 20
-    assert len(everybody - {row["user"] for row in labels}) == 16
+    users = {user(record) for record in scored.values()}
+    assert len(users) == 20
+    assert len(users - {row["user"] for row in labels}) == 16
 
 
-def test_nothing_in_a_record_says_that_it_is_labelled(labels, scored):
+def test_a_record_does_not_reveal_its_label(labels, scored):
     marked = [scored[row["eventID"]] for row in labels]
     benign = [
         record for name, record in scored.items() if name not in {r["eventID"] for r in labels}
@@ -125,7 +125,7 @@ def test_training_ends_before_scoring_begins(training, scored):
     assert max(r["eventTime"] for r in training) < min(r["eventTime"] for r in scored.values())
 
 
-def test_people_rest_at_weekends_and_services_do_not(training):
+def test_people_are_inactive_at_weekends_and_services_are_not(training):
     weekends = {"2025-03-08", "2025-03-15", "2025-03-09", "2025-03-16"}
     active = defaultdict(Counter)
     for record in training:
@@ -135,21 +135,21 @@ def test_people_rest_at_weekends_and_services_do_not(training):
     assert active["service"][True] > 0.1 * active["service"][False]
 
 
-def test_volumes_differ_tenfold(training):
+def test_volumes_differ_by_a_factor_of_ten(training):
     volumes = Counter(map(user, training)).values()
     assert max(volumes) > 10 * min(volumes)
 
 
-def test_scoring_brings_benign_values_that_training_never_had(training, scored, labels):
+def test_the_scored_data_has_new_benign_values(training, scored, labels):
     marked = {row["eventID"] for row in labels}
-    known = {(user(r), r["sourceIPAddress"]) for r in training}
-    known_names = {(user(r), r["eventName"]) for r in training}
+    addresses = {(user(r), r["sourceIPAddress"]) for r in training}
+    names = {(user(r), r["eventName"]) for r in training}
     benign = [record for name, record in scored.items() if name not in marked]
-    assert any((user(r), r["sourceIPAddress"]) not in known for r in benign)
-    assert any((user(r), r["eventName"]) not in known_names for r in benign)
+    assert any((user(r), r["sourceIPAddress"]) not in addresses for r in benign)
+    assert any((user(r), r["eventName"]) not in names for r in benign)
 
 
-def test_flat_forms_hold_the_same_events(fleet, scored):
+def test_csv_and_parquet_have_the_events_of_json(fleet, scored):
     tables = [
         pl.read_csv(fleet / "csv/scored/*.csv", infer_schema=False),
         pl.read_parquet(fleet / "parquet/scored/*.parquet"),
@@ -161,8 +161,8 @@ def test_flat_forms_hold_the_same_events(fleet, scored):
     assert tables[0].equals(tables[1])
 
 
-def test_a_copy_is_whole_weeks_later_under_new_names(tmp_path, scored):
-    twice = records(written(tmp_path, "--copies", "2"), "scored")
+def test_a_copy_is_shifted_by_whole_weeks_and_has_new_ids(tmp_path, scored):
+    twice = records(make_fleet(tmp_path, "--copies", "2"), "scored")
     assert len(twice) == 2 * len(scored)
     assert len({record["eventID"] for record in twice}) == len(twice)
     later = [record for record in twice if record["eventID"] not in scored]
@@ -172,9 +172,9 @@ def test_a_copy_is_whole_weeks_later_under_new_names(tmp_path, scored):
     assert min(r["eventTime"] for r in later) > max(r["eventTime"] for r in scored.values())
 
 
-def test_a_smaller_company_is_the_beginning_of_a_larger_one(tmp_path, training):
-    few = records(written(tmp_path, "--users", "5"), "training")
-    mine = [record for record in training if int(user(record)[-5:]) < 5]
-    assert sorted((user(r), r["eventTime"], r["eventName"]) for r in few) == sorted(
-        (user(r), r["eventTime"], r["eventName"]) for r in mine
+def test_a_smaller_company_is_a_prefix_of_a_larger_one(tmp_path, training):
+    small = records(make_fleet(tmp_path, "--users", "5"), "training")
+    prefix = [record for record in training if int(user(record)[-5:]) < 5]
+    assert sorted((user(r), r["eventTime"], r["eventName"]) for r in small) == sorted(
+        (user(r), r["eventTime"], r["eventName"]) for r in prefix
     )

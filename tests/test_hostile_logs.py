@@ -1,4 +1,4 @@
-"""Hostile logs through the whole chain: each record is scored or refused, output is whole."""
+"""Hostile logs through a whole pipeline: each record is scored or rejected, outputs are valid."""
 
 import csv
 import gzip
@@ -51,10 +51,11 @@ RECORDS = [
 ]
 
 
-def numbered(records):
-    """The records, each with an id of its own."""
+def with_ids(records):
+    """Give each record a different id."""
     return [
-        one.replace('"00000000-', f'"{number:08}-') for number, one in enumerate(records, start=1)
+        record.replace('"00000000-', f'"{number:08}-')
+        for number, record in enumerate(records, start=1)
     ]
 
 
@@ -63,7 +64,7 @@ def raw(text):
 
 
 def good(number=20):
-    return numbered([RECORD % (TIME, '"ann"', '"Get"', 0)] * number)
+    return with_ids([RECORD % (TIME, '"ann"', '"Get"', 0)] * number)
 
 
 def document(*records):
@@ -72,7 +73,7 @@ def document(*records):
 
 LINES = raw("\n".join(good()) + "\n")
 FILES = {
-    "lines.jsonl": raw("\n".join(numbered(RECORDS))),
+    "lines.jsonl": raw("\n".join(with_ids(RECORDS))),
     "mark.jsonl": b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n"),
     "wide.jsonl": raw(json.dumps({"eventTime": "2026", **{f"k{n}": n for n in range(5000)}})),
     "wide16.jsonl": LINES.decode().encode("utf-16"),
@@ -92,10 +93,10 @@ FILES = {
 }
 
 
-def run(place, *source):
+def run(folder, *source):
     sinks = ["to-file", "--filename=o.csv", "to-file", "--filename=o.jsonl"]
     words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityarn"]
-    words += ["from-cloudtrail", *source, "train-ae", f"--train_data_glob={place}/history.jsonl"]
+    words += ["from-cloudtrail", *source, "train-ae", f"--train_data_glob={folder}/history.jsonl"]
     words += ["--train_epochs=1", "preprocess", "inf-pytorch", "add-scores", "--label=risk"]
     words += ["explain", "timeseries", "--resolution=10m", "serialize", *sinks]
     words += ["to-report", "--filename=o.html"]
@@ -103,7 +104,7 @@ def run(place, *source):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "history.jsonl").write_text("\n".join(good(300)))
     (tmp_path / "logs").mkdir()
@@ -112,19 +113,22 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def number(pattern, text):
-    found = re.search(pattern, text, re.MULTILINE)
-    return int(found[1].replace(",", "")) if found else 0
+def count(pattern, text):
+    match = re.search(pattern, text, re.MULTILINE)
+    return int(match[1].replace(",", "")) if match else 0
 
 
 @pytest.mark.parametrize("more", [(), ("--all_columns",)])
-def test_every_record_is_written_or_left_out_with_a_count_and_all_output_is_whole(place, more):
-    done = run(place, "--input_glob=logs", "--bad_record=skip", *more)
-    assert done.exit_code == 0, done.stderr[-2000:]
-    told = done.stderr[done.stderr.index("\nInput") :]
-    read, written = number(r"^Input +([\d,]+)", told), number(r"^Written +([\d,]+)", told)
-    refused, twice = number(r"([\d,]+) refused", told), number(r"([\d,]+) delivered twice", told)
-    assert read == written + refused + twice
+def test_every_record_is_written_or_counted_and_outputs_are_valid(folder, more):
+    result = run(folder, "--input_glob=logs", "--bad_record=skip", *more)
+    assert result.exit_code == 0, result.stderr[-2000:]
+    summary = result.stderr[result.stderr.index("\nInput") :]
+    read, written = count(r"^Input +([\d,]+)", summary), count(r"^Written +([\d,]+)", summary)
+    rejected, duplicates = (
+        count(r"([\d,]+) refused", summary),
+        count(r"([\d,]+) delivered twice", summary),
+    )
+    assert read == written + rejected + duplicates
     assert read >= len(RECORDS) + 20 * 5
     csv.field_size_limit(10**8)
     with Path("o.csv").open(newline="", encoding="utf-8") as file:
@@ -139,11 +143,11 @@ def test_every_record_is_written_or_left_out_with_a_count_and_all_output_is_whol
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_hostile_file_is_read_or_refused_by_its_name(place, name):
-    done = run(place, f"--input_glob=logs/{name}")
-    assert done.exit_code in {0, 1}
-    assert "bug" not in done.stderr
-    if done.exit_code:
-        assert f"Error: logs/{name}" in done.stderr
-        assert "--bad_record skip" in done.stderr
+def test_hostile_file_is_read_or_rejected_by_name(folder, name):
+    result = run(folder, f"--input_glob=logs/{name}")
+    assert result.exit_code in {0, 1}
+    assert "bug" not in result.stderr
+    if result.exit_code:
+        assert f"Error: logs/{name}" in result.stderr
+        assert "--bad_record skip" in result.stderr
         assert not list(Path().glob("o.*"))

@@ -1,4 +1,4 @@
-"""The two lessons as their reader meets them: command lines as printed, cells as called."""
+"""The two lessons: their command lines as printed, and the calls of their cells."""
 
 import os
 import shutil
@@ -89,15 +89,15 @@ morpheus run \\
 """
 
 
-def copied(folder):
+def copy_data(folder):
     for part in ("input-data", "training-data"):
         shutil.copytree(EXAMPLES / "data" / part, folder / "data" / part)
     return folder
 
 
-def typed(command, folder):
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join([beside, os.environ["PATH"]])
+def run_shell(command, folder):
+    scripts = str(Path(sys.executable).parent)
+    path = os.pathsep.join([scripts, os.environ["PATH"]])
     return subprocess.run(
         ["/bin/bash", "-c", command],
         cwd=folder,
@@ -109,19 +109,19 @@ def typed(command, folder):
     )
 
 
-def written(command, folder):
-    typed(command, folder)
+def run_lesson(command, folder):
+    run_shell(command, folder)
     return (folder / "data/output/output.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory):
-    return copied(tmp_path_factory.mktemp("all_users"))
+    return copy_data(tmp_path_factory.mktemp("all_users"))
 
 
 @pytest.fixture(scope="module")
 def screen(lesson):
-    done = typed(ALL_USERS, lesson)
+    done = run_shell(ALL_USERS, lesson)
     return done.stdout + done.stderr
 
 
@@ -133,12 +133,12 @@ def all_users(lesson, screen):
 
 @pytest.fixture(scope="module")
 def one_user_run(tmp_path_factory):
-    folder = copied(tmp_path_factory.mktemp("one_user"))
-    done = typed(ONE_USER, folder)
+    folder = copy_data(tmp_path_factory.mktemp("one_user"))
+    done = run_shell(ONE_USER, folder)
     return folder / "data/output/output.csv", done.stdout + done.stderr
 
 
-def with_zscore(output):
+def add_zscore(output):
     unique_users = output[USER].unique()
     for user in unique_users:
         anomaly_score = output["ae_anomaly_score"]
@@ -159,7 +159,7 @@ def test_lesson_000_shows_two_users_and_role_g_comes_first(all_users):
 
 
 def test_lesson_000_both_users_exceed_2_and_only_user123_exceeds_4(all_users):
-    output = with_zscore(pd.read_csv(all_users))
+    output = add_zscore(pd.read_csv(all_users))
     above = {
         threshold: output[output["zscore"] > threshold][["zscore", USER]] for threshold in (2, 4)
     }
@@ -167,20 +167,20 @@ def test_lesson_000_both_users_exceed_2_and_only_user123_exceeds_4(all_users):
     assert list(above[4][USER].unique()) == ["user123"]
 
 
-def test_lesson_000_only_user123_breaks_the_rhythm(all_users):
+def test_lesson_000_only_user123_has_time_series_anomalies(all_users):
     output = pd.read_csv(all_users)
     flagged = output[output["ts_anomaly"] == True]  # noqa: E712 - as the lesson's cell has it
     assert list(flagged[USER].unique()) == ["user123"]
     assert flagged["Unnamed: 0"].tolist() == list(INTRUDER)
 
 
-def test_what_exceeds_4_are_the_intruders_events_alone(all_users):
-    output = with_zscore(pd.read_csv(all_users))
+def test_only_events_of_the_intruder_exceed_4(all_users):
+    output = add_zscore(pd.read_csv(all_users))
     high = output[output["zscore"] > 4]
     assert set(high["Unnamed: 0"]) <= set(INTRUDER)
 
 
-def test_lesson_000_says_on_screen_what_the_lesson_shows(screen):
+def test_lesson_000_logs_what_the_lesson_shows(screen):
     for line in (
         "Configuring Pipeline via CLI",
         "C++ is disabled for AutoEncoder pipelines at this time.",
@@ -193,7 +193,7 @@ def test_lesson_000_says_on_screen_what_the_lesson_shows(screen):
     assert "512" not in screen.split()
 
 
-def test_lesson_001_says_on_screen_what_the_lesson_shows(one_user_run):
+def test_lesson_001_logs_what_the_lesson_shows(one_user_run):
     lines = one_user_run[1].splitlines()
     shown = [
         "Configuring Pipeline via CLI",
@@ -229,7 +229,7 @@ def test_lesson_001_has_the_lessons_columns_and_types(one_user_run):
     assert types["ae_anomaly_score"] == "float64"
 
 
-def test_lesson_001_scores_847_events_and_the_intruders_come_out_on_top(one_user_run):
+def test_lesson_001_scores_847_events_and_ranks_the_intruder_first(one_user_run):
     output = pd.read_csv(one_user_run[0])
     score = output["ae_anomaly_score"]
     assert score.describe()["count"] == 847
@@ -240,22 +240,22 @@ def test_lesson_001_scores_847_events_and_the_intruders_come_out_on_top(one_user
     assert order.iloc[0] > 4
 
 
-def test_a_users_scores_are_the_same_alone_and_among_others(all_users, one_user_run):
-    among = pd.read_csv(all_users).query(f"{USER} == 'user123'")["ae_anomaly_score"]
+def test_a_users_scores_do_not_depend_on_other_users(all_users, one_user_run):
+    together = pd.read_csv(all_users).query(f"{USER} == 'user123'")["ae_anomaly_score"]
     alone = pd.read_csv(one_user_run[0])["ae_anomaly_score"]
-    assert among.tolist() == alone.tolist()
+    assert together.tolist() == alone.tolist()
 
 
-def test_the_lessons_command_for_role_g_finds_nothing_above_4(tmp_path):
-    written(ONE_ROLE, copied(tmp_path))
-    output = with_zscore(pd.read_csv(tmp_path / "data/output/output.csv"))
+def test_the_command_for_role_g_has_no_score_above_4(tmp_path):
+    run_lesson(ONE_ROLE, copy_data(tmp_path))
+    output = add_zscore(pd.read_csv(tmp_path / "data/output/output.csv"))
     assert len(output) == 314
     assert not (output["zscore"] > 4).any()
     assert not output["ts_anomaly"].any()
 
 
 @pytest.mark.parametrize(
-    ("said", "instead"),
+    ("old", "new"),
     [
         ("", ""),
         ("--num_threads=1", "--num_threads=2"),
@@ -264,17 +264,17 @@ def test_the_lessons_command_for_role_g_finds_nothing_above_4(tmp_path):
     ],
     ids=["again", "two threads", "batches of 64", "batches of 1024"],
 )
-def test_the_output_is_the_same_bytes(tmp_path, all_users, said, instead):
-    command = ALL_USERS.replace(said, instead)
-    assert written(command, copied(tmp_path)) == all_users.read_bytes()
+def test_the_output_does_not_depend_on_threads_and_batch_size(tmp_path, all_users, old, new):
+    command = ALL_USERS.replace(old, new)
+    assert run_lesson(command, copy_data(tmp_path)) == all_users.read_bytes()
 
 
-def test_the_output_is_the_same_bytes_when_files_change_places(tmp_path, all_users):
-    copied(tmp_path)
+def test_the_output_does_not_depend_on_the_order_of_files(tmp_path, all_users):
+    copy_data(tmp_path)
     for folder in (tmp_path / "data/input-data", tmp_path / "data/training-data"):
         (folder / "role-g.csv").rename(folder / "z.csv")
         (folder / "user123.csv").rename(folder / "a.csv")
-    assert written(ALL_USERS, tmp_path) == all_users.read_bytes()
+    assert run_lesson(ALL_USERS, tmp_path) == all_users.read_bytes()
 
 
 def zscores(folder, seed, output):
@@ -288,11 +288,11 @@ def zscores(folder, seed, output):
         ToFile(filename=str(output), overwrite=True),
     ]
     Pipeline(chain, PipelineOptions(userid_column_name=USER, num_threads=1)).run()
-    return with_zscore(pd.read_csv(output))
+    return add_zscore(pd.read_csv(output))
 
 
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_the_promise_holds_for_every_seed(tmp_path, seed):
+def test_the_lessons_results_hold_for_every_seed(tmp_path, seed):
     output = zscores(EXAMPLES, seed, tmp_path / "output.csv")
     role, person = (output[output[USER] == user]["zscore"] for user in ("role-g", "user123"))
     assert 2 < role.max() < 4

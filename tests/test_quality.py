@@ -1,4 +1,4 @@
-"""The benchmark of detection: what is right about its arithmetic; its figures are printed by it."""
+"""The arithmetic of the detection benchmark."""
 
 import doctest
 import importlib
@@ -36,28 +36,28 @@ def drawn(seed, levels):
     "name",
     ["figures.ranking", "figures.table", "quality.trial", "quality.comparison"],
 )
-def test_examples_in_docstrings_are_true(part, name):
+def test_doctests_of_the_benchmark_pass(part, name):
     tried = doctest.testmod(part(name))
     assert tried.attempted > 0
     assert tried.failed == 0
 
 
 @pytest.mark.parametrize("levels", [2, 5, 1000])
-def test_the_area_is_the_share_of_pairs_in_order(ranking, levels):
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order(ranking, levels):
     scores, marked = drawn(levels, levels)
     pairs = scores[marked][:, None] - scores[~marked][None, :]
     assert ranking.area(scores, marked) == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
 
 
 @pytest.mark.parametrize("measure", ["area", "average_precision"])
-def test_a_figure_depends_on_the_order_alone(ranking, measure):
+def test_a_figure_depends_only_on_the_order(ranking, measure):
     scores, marked = drawn(1, 7)
     figure = getattr(ranking, measure)
     turned = np.random.default_rng(2).permutation(60)
     assert figure(np.exp(scores)[turned], marked[turned]) == pytest.approx(figure(scores, marked))
 
 
-def test_recall_grows_with_the_alarms_from_nothing_passed_to_all(ranking):
+def test_recall_grows_with_the_number_of_alarms(ranking):
     scores, marked = drawn(3, 1000)
     found = [ranking.recall(scores, marked, alarms) for alarms in (0, 0.01, 0.1, 0.5, 1)]
     assert found == sorted(found)
@@ -65,18 +65,18 @@ def test_recall_grows_with_the_alarms_from_nothing_passed_to_all(ranking):
     assert found[-1] == 1
 
 
-def test_a_score_that_says_nothing_finds_as_much_as_it_alarms(ranking):
+def test_a_constant_score_has_the_recall_of_its_share_of_alarms(ranking):
     _, marked = drawn(4, 2)
     assert ranking.area(np.zeros(60), marked) == 0.5
     assert ranking.recall(np.zeros(60), marked, 0.01) == pytest.approx(0.01)
 
 
-def test_an_area_needs_both_kinds(ranking):
+def test_an_area_needs_events_of_both_classes(ranking):
     assert np.isnan(ranking.area(np.arange(3.0), np.ones(3, dtype=bool)))
 
 
 def days(part, users=2, weeks=2, incidents=None):
-    """A trial of made-up users, an event each day; names are `u0-0`, ..., from a Monday on."""
+    """A trial of invented users with an event per day, named `u0-0`, ..., from a Monday on."""
     first = pl.datetime(2025, 3, 3, time_zone="UTC")
     when = first + pl.duration(days=pl.int_range(7 * weeks))
     frames = [
@@ -102,14 +102,14 @@ def judged(part, trial, top, users=("u0", "u1")):
     return part("quality.judge").Verdict(trial, users).figures(scores)
 
 
-def test_the_budget_is_one_alert_for_each_user_and_week(part):
+def test_the_budget_is_one_alert_per_user_and_week(part):
     verdict = part("quality.judge").Verdict
     trial = days(part, users=2, weeks=2)
     assert verdict(trial, ("u0", "u1")).budget == 4
     assert verdict(trial, ("u0",)).budget == 2
 
 
-def test_an_incident_is_caught_among_as_many_events_as_the_budget_allows_and_not_behind_them(part):
+def test_an_incident_is_caught_only_if_it_ranks_within_the_budget(part):
     trial = days(part)
     first = ["u1-0", "u1-1", "u1-2"]
     assert judged(part, trial, [*first, "u0-3"])["caught"] == 1
@@ -120,41 +120,41 @@ def test_an_equal_score_does_not_catch(part):
     assert judged(part, days(part), [])["caught"] == 0
 
 
-def test_one_incident_does_not_use_up_the_alerts_of_another(part):
+def test_incidents_do_not_share_alerts(part):
     others = {f"u1-{n}": 1 for n in range(6)}
     trial = days(part, incidents={"u0-3": 0, **others})
     assert judged(part, trial, [*others, "u0-3"])["caught"] == 1
 
 
-def test_an_alert_after_a_week_comes_too_late(part):
+def test_an_alert_after_a_week_does_not_count(part):
     trial = days(part, incidents={"u0-1": 0, "u0-9": 0})
     assert judged(part, trial, ["u0-9"])["caught"] == 0
     assert judged(part, trial, ["u0-1"])["caught"] == 1
 
 
-def test_of_a_week_of_equal_scores_an_incident_has_its_share_of_the_alert(part):
+def test_with_equal_scores_an_incident_has_its_share_of_the_alert(part):
     assert judged(part, days(part), [])["caught by user"] == pytest.approx(1 / 7)
 
 
-def test_an_event_without_a_score_comes_last(part):
+def test_an_event_without_a_score_ranks_last(part):
     trial = days(part)
     scores = np.arange(trial.scored.height, dtype=float)
     scores[3] = np.nan
     assert part("quality.judge").Verdict(trial, ("u0", "u1")).figures(scores)["AUC"] == 0
 
 
-def test_a_group_without_an_incident_is_refused_and_not_filled_with_others(part):
+def test_a_group_without_an_incident_is_rejected(part):
     with pytest.raises(ValueError, match="none of 1 users has an incident"):
         judged(part, days(part), [], users=("u1",))
 
 
-def test_each_group_is_judged_by_its_own_users(part):
+def test_each_group_is_evaluated_with_its_own_users(part):
     trial = days(part, incidents={"u0-3": 0, "u1-3": 1})
     assert judged(part, trial, ["u0-3"], users=("u0",))["AUC"] == 1
     assert judged(part, trial, ["u0-3"], users=("u1",))["AUC"] == 0.5
 
 
-def test_ours_is_compared_with_the_rival_that_is_best_seed_by_seed(part):
+def test_ours_is_compared_with_the_best_rival_seed_by_seed(part):
     comparison = part("quality.comparison").DataFrameDiff("t", ("AP",), ours=1)
     comparison.found = {
         "`risk`": [{"AP": 0.6}, {"AP": 0.8}],
@@ -164,14 +164,14 @@ def test_ours_is_compared_with_the_rival_that_is_best_seed_by_seed(part):
     assert comparison.table().rows[-1] == ("ahead of the best rival", "+.100")
 
 
-def test_halves_share_nobody_and_leave_out_nobody(part):
+def test_halves_are_disjoint_and_cover_all_users(part):
     trial = days(part, users=9)
     halves = part("quality.parts").halves(trial)
     assert sorted(user for users in halves.values() for user in users) == sorted(trial.spans)
 
 
 @pytest.mark.skipif(not COMMITS.exists(), reason="the commits are not here (shared/data/commits)")
-def test_a_swap_begins_when_the_users_own_events_end_at_the_peers_hour_and_weekday(part):
+def test_a_swap_starts_after_the_users_own_events_at_the_same_hour_and_weekday(part):
     trial = part("quality.commits").trial(COMMITS)
     frame = part("quality.commits").read(COMMITS)
     [taken] = set(trial.kinds.values())
@@ -185,7 +185,7 @@ def test_a_swap_begins_when_the_users_own_events_end_at_the_peers_hour_and_weekd
         assert case.history["eventTime"].max() <= case.scored["eventTime"].min()
 
 
-def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(part):
+def test_the_benchmark_scores_a_small_company_by_pipeline_and_by_counts(part):
     scorers = part("quality.scorers")
     trial = part("quality.fleet").trial(1, users=4, days=16, training=12, attacked=0.5)
     ours, theirs = (
@@ -198,7 +198,7 @@ def test_the_benchmark_scores_a_small_company_by_the_chain_and_beside_counting(p
     assert "column frequencies, largest held-out z" in comparison.table().markdown()
 
 
-def test_scores_of_the_whole_come_back_to_the_events_of_each_part(part):
+def test_scores_of_all_events_are_assigned_to_the_events_of_each_part(part):
     module, trial = part("quality.trial"), days(part)
     parts = [trial.only(["u1"]), trial.only(["u0"])]
     whole = module.users_per_bundle(parts)
@@ -208,7 +208,7 @@ def test_scores_of_the_whole_come_back_to_the_events_of_each_part(part):
         assert whole.scored["eventID"][found].equals(each.scored["eventID"])
 
 
-def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
+def test_scores_of_a_rival_are_cached_by_their_inputs(part):
     rivals, trial = part("quality.rivals"), days(part)
     other = trial.cases[0].history.with_columns(action=pl.lit("write"))
     places = {
@@ -220,14 +220,14 @@ def test_a_rivals_scores_are_kept_by_what_they_depend_on(part):
     assert len(places) == 8
 
 
-def test_the_package_of_another_checkout_is_not_measured(part, tmp_path):
+def test_a_package_from_another_checkout_is_rejected(part, tmp_path):
     main = part("quality.__main__")
     assert main.foreign(main.ROOT / "src" / "morpheus") is None
     assert "not of this checkout" in main.foreign(tmp_path / "src" / "morpheus")
 
 
 @pytest.mark.skipif(not CONSOLE.exists(), reason="the sessions are not here (shared/data)")
-def test_techniques_of_a_round_are_days_apart_and_change_none_of_the_users_own_events(part):
+def test_techniques_are_days_apart_and_do_not_change_the_users_events(part):
     pytest.importorskip("morpheus.replay")
     scenes = part("quality.console").scenes(CONSOLE.parent, 1, few=True)
     assert list(scenes) == ["recorded", "agent", "hours"]
@@ -242,13 +242,13 @@ def test_techniques_of_a_round_are_days_apart_and_change_none_of_the_users_own_e
         own = kept
 
 
-def test_memory_of_one_user_says_nothing_of_another(part):
+def test_memory_is_kept_apart_by_user(part):
     memory, trial = part("quality.memory"), days(part)
     first = np.where(trial.scored["user"] == "u0", 5.0, 0.0)
     assert np.array_equal(memory.weighed(trial, first) > 0, first > 0)
 
 
-def test_memory_of_events_that_are_not_in_the_order_of_time_is_refused(part):
+def test_events_out_of_time_order_are_rejected(part):
     trial = days(part)
     mixed = replace(trial, scored=trial.scored.sort("user", "eventTime", descending=[False, True]))
     with pytest.raises(ValueError, match="not in the order of time"):
@@ -280,7 +280,7 @@ def explained(part):
     return part("quality.reasons").ExplanationColumns(trial, output)
 
 
-def test_an_incident_changes_columns_by_what_its_user_seldom_had(explained):
+def test_an_incident_changes_columns_to_values_rare_for_the_user(explained):
     assert explained.changes(0) == {"address": 1.0, "agent": 0.5}
 
 
@@ -289,6 +289,6 @@ def test_the_reasons_for_an_incident_are_the_first_of_its_highest_event(explaine
     assert explained.named(0) == (True, True, True, 1.0)
 
 
-def test_reasons_that_miss_the_column_changed_most_are_no_reasons(explained):
+def test_reasons_that_miss_the_most_changed_column_do_not_count(explained):
     output = explained.output.with_columns(top_columns=pl.lit("agent, more, address"))
     assert replace(explained, output=output).named(0)[:3] == (False, False, True)

@@ -1,6 +1,7 @@
-"""`Fingerprints`: learn, score, explain, save and load, on frames in memory.
+"""The Python API: train, score and explain data frames in memory.
 
-Each method is a chain of the stages that the command line runs, and gives what it gives.
+`Fingerprints` holds the trained models of a frame's users. Each method runs a pipeline of the
+stages that the command line runs, with the same results.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from morpheus.stages.train_ae import TrainAe
 logger = logging.getLogger(__name__)
 
 MAX_NAMED_USERS = 3
-"""Users who are named with the reason why they were not learnt, at most."""
+"""Maximum number of users in a message about users without a model."""
 SCORE_SCHEMA = pl.Schema(
     {
         SCORE: pl.Float64(),
@@ -51,25 +52,24 @@ SCORE_SCHEMA = pl.Schema(
         "own_share": pl.Float64(),
     }
 )
-"""What `Fingerprints.score` gives; see the stage `add-scores`."""
+"""Columns of `Fingerprints.score`, which the stage `add-scores` describes."""
 REASON_SCHEMA = pl.Schema(dict.fromkeys(ExplanationColumns(), pl.String()))
-"""What `Fingerprints.explain` gives; see the stage `explain`."""
+"""Columns of `Fingerprints.explain`, which the stage `explain` describes."""
 _EXPLAIN_PREFIX = "_explained_"
-"""Keeps what `explain` adds apart from the frame's own columns, whatever these are called."""
+"""Prefix of the columns that `explain` adds, in case the frame has columns of these names."""
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What was learnt of the users of a frame.
+    """The trained models of the users of a frame. Create it with `train` or `load`.
 
-    Made by `train` or `load`. Frames are those of Polars, of pandas, or of anything else that has
-    `__arrow_c_stream__`; those given back are Polars', with a row for each of the frame's, in its
-    order.
+    Methods accept frames of Polars, of pandas, and of any library with `__arrow_c_stream__`. They
+    return Polars frames with one row per row of the input, in the same order.
 
     Attributes:
-        user: Column that says whose event it is.
-        time: Column of an event's time: datetimes, or text as in logs; without a zone, UTC.
-        store: The folder that the fingerprints lie in.
+        user: Name of the user column.
+        time: Name of the time column: datetimes, or text as in logs. UTC without a time zone.
+        store: The model store.
     """
 
     user: str
@@ -77,7 +77,7 @@ class Fingerprints:
     store: ModelStore
 
     @classmethod
-    def train(  # noqa: PLR0913 - what fingerprints depend on, by name
+    def train(  # noqa: PLR0913 - keyword options of training
         cls,
         frame: FrameLike,
         *,
@@ -90,23 +90,25 @@ class Fingerprints:
         seed: int = 0,
         threads: int = 1,
     ) -> Fingerprints:
-        """Learn each user's fingerprint, as `train-ae` does from training files.
+        """Train a model for each user, as `train-ae` does with training files.
 
         Args:
             frame: The history of all users, in any order.
-            user: Column that says whose event it is; events without a value teach nothing.
-            time: Column of an event's time.
-            columns: Feature columns; by default all but those of the user and the time.
-            scaler: How number columns are scaled: "none", "standard" or "gauss_rank".
-            epochs: Passes over a user's distinct rows, at most.
-            min_history: Events that a user needs; fewer are filled up with others'.
-            seed: Seed of everything random.
-            threads: Users learnt side by side, at most. Above 1 worker processes are started, so
-                that a script needs its `if __name__ == "__main__":`. No result depends on it.
+            user: Name of the user column. Events without a user are not used.
+            time: Name of the time column.
+            columns: Feature columns. By default all columns except the user and the time.
+            scaler: How to scale numeric columns: "none", "standard" or "gauss_rank".
+            epochs: Maximum number of passes over a user's distinct rows.
+            min_history: Minimum number of events of a user. Users with fewer are trained with
+                events of other users as well.
+            seed: Random seed.
+            threads: Maximum number of parallel workers. Does not affect results. Above 1, worker
+                processes start, so a script must protect its entry point with
+                `if __name__ == "__main__":`.
 
         Raises:
-            UsageError: A column is not there, or nobody has enough history.
-            BadRecord: An event has no time.
+            UsageError: A column does not exist, or no user has enough history.
+            RecordError: An event has no valid time.
         """
         events = as_polars(frame)
         if columns is None:
@@ -115,122 +117,124 @@ class Fingerprints:
             ]
         require_columns(events, "columns", list(columns))
         folder = Path(tempfile.mkdtemp(prefix="morpheus-"))
-        learning = TrainAe(
+        trainer = TrainAe(
             train_epochs=epochs,
             train_min_history=min_history,
             train_max_history=max(1, events.height),
             seed=seed,
             models_output_filename=str(folder),
         )
-        settings = PipelineOptions(
+        options = PipelineOptions(
             userid_column_name=user,
             columns=tuple(columns),
             feature_scaler=scaler,
             num_threads=threads,
         )
         try:
-            summary = Pipeline([FromFrame(events, time), learning], settings).run()
-            learnt = cls(user, time, ModelStore.open(folder))
-            _check_trained(learnt.store, summary)
-        except BaseException:
+            metrics = Pipeline([FromFrame(events, time), trainer], options).run()
+            fingerprints = cls(user, time, ModelStore.open(folder))
+            _check_trained(fingerprints.store, metrics)
+        except BaseException:  # an interrupt, too, must not leave the folder
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        weakref.finalize(learnt, shutil.rmtree, folder, ignore_errors=True)
-        return learnt
+        weakref.finalize(fingerprints, shutil.rmtree, folder, ignore_errors=True)
+        return fingerprints
 
     @classmethod
     def load(cls, folder: str | PathLike[str], *, user: str, time: str) -> Fingerprints:
-        """Open a folder that `save`, or `train-ae --models_output_filename`, wrote.
+        """Open a model store that `save`, or `train-ae --models_output_filename`, wrote.
 
-        Files are read when a user needs them, and checked then.
+        A model is read and checked when it is first used.
 
         Args:
             folder: The folder, on disk or as `s3://bucket/folder`.
-            user: Column that says, in frames to come, whose event it is.
-            time: Column of the time in them.
+            user: Name of the user column of the frames to score.
+            time: Name of their time column.
 
         Raises:
-            BrokenModel: There is no index, or it is not as it was written.
+            ModelCorruptedError: The index is missing or damaged.
         """
         return cls(user, time, ModelStore.open(folder))
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write a folder for `load`, and for `train-ae --pretrained_filename`.
+        """Write a model store for `load`, and for `train-ae --pretrained_filename`.
 
-        Fingerprints that are there are replaced, in one step.
+        Existing models in the folder are replaced in one step.
 
         Raises:
-            BrokenModel: A file is gone or changed since it was learnt.
-            Unavailable: The folder cannot be written.
+            ModelCorruptedError: A file of a model is missing or has changed.
+            TransientError: The folder cannot be written.
         """
         self.store.copy(folder)
 
     @property
     def cards(self) -> Mapping[str, ModelCard]:
-        """What each user's fingerprint was learnt from, by user."""
+        """The model card of each user."""
         return self.store.cards
 
     def score(self, frame: FrameLike) -> pl.DataFrame:
-        """Say how unusual each event is for its user.
+        """Score how unusual each event is for its user.
 
-        `risk` also weighs what the user did before within the frame, so hand over a user's events
-        together. Users who were not learnt are measured against everyone; where that cannot be, and
-        for events of no user, all is null.
+        `risk` depends on the user's earlier events in the frame, so pass a user's events together.
+        Users without a model are scored by the global model. Without a global model, and for events
+        without a user, all values are null.
 
         Returns:
-            `SCORE_SCHEMA`, (rows).
+            The columns of `SCORE_SCHEMA`, shape (rows,) each.
         """
         return self._run_chain(frame, [AddScores(label=tuple(SCORE_SCHEMA))], SCORE_SCHEMA)
 
     def explain(
         self, frame: FrameLike, *, top: int = 3, threshold: float | None = None
     ) -> pl.DataFrame:
-        """Say why events are strange.
+        """Explain why events are unusual.
 
         Args:
             frame: As in `score`.
-            top: Columns that are named, at most.
-            threshold: Explain only events whose `risk` is at least this; by default all.
+            top: Maximum number of columns to name.
+            threshold: Minimum `risk` of an event to explain. By default, all are explained.
 
         Returns:
-            `REASON_SCHEMA`, (rows): a sentence, the strangest columns, and JSON text of the evidence.
+            The columns of `REASON_SCHEMA`, shape (rows,) each: a sentence, the most unusual
+            columns, and the evidence as JSON.
         """
         explain = Explain(top=top, threshold=threshold, prefix=_EXPLAIN_PREFIX)
-        apart = pl.Schema({_EXPLAIN_PREFIX + name: kind for name, kind in REASON_SCHEMA.items()})
-        found = self._run_chain(frame, [AddScores(label=(RISK,)), explain], apart)
-        return found.rename(dict(zip(apart, REASON_SCHEMA, strict=True)))
+        prefixed = pl.Schema({_EXPLAIN_PREFIX + name: kind for name, kind in REASON_SCHEMA.items()})
+        reasons = self._run_chain(frame, [AddScores(label=(RISK,)), explain], prefixed)
+        return reasons.rename(dict(zip(prefixed, REASON_SCHEMA, strict=True)))
 
     def _run_chain(
         self, frame: FrameLike, stages: Sequence[Transform], schema: pl.Schema
     ) -> pl.DataFrame:
-        """Pass a frame through a chain; what is given comes back in the frame's order."""
-        events, keep = as_polars(frame), CollectSink()
-        known = TrainAe(pretrained_filename=str(self.store.folder))
+        """Run stages on a frame. Return the columns of a schema, in the order of the frame."""
+        events, sink = as_polars(frame), CollectSink()
+        models = TrainAe(pretrained_filename=str(self.store.folder))
         source = FromFrame(events, self.time)
-        settings = PipelineOptions(
+        options = PipelineOptions(
             userid_column_name=self.user, columns=tuple(events.columns), num_threads=1
         )
-        Pipeline([source, known, Preprocess(), InfPytorch(), *stages, keep], settings).run()
-        wanted = pl.Schema({INDEX: pl.Int64(), **schema})
+        Pipeline([source, models, Preprocess(), InfPytorch(), *stages, sink], options).run()
+        indexed = pl.Schema({INDEX: pl.Int64(), **schema})
         rows = [
-            pl.DataFrame(schema=wanted),
-            *(batch.frame.select(wanted.names()).cast(wanted) for batch in keep.batches),
+            pl.DataFrame(schema=indexed),
+            *(batch.frame.select(indexed.names()).cast(indexed) for batch in sink.batches),
         ]
-        ordered = pl.concat(rows).sort(INDEX).select(schema.names())
-        numbers = [name for name, kind in schema.items() if kind.is_float()]
-        return ordered.with_columns(pl.col(numbers).fill_nan(None))
+        in_order = pl.concat(rows).sort(INDEX).select(schema.names())
+        numeric = [name for name, kind in schema.items() if kind.is_float()]
+        return in_order.with_columns(pl.col(numeric).fill_nan(None))
 
 
 def _check_trained(store: ModelStore, metrics: RunMetrics) -> None:
-    """Refuse to have learnt nobody, and name who was not learnt."""
-    without = {user: why for user, why in metrics.unscored_reasons.items() if user is not None}
-    reasons = ", ".join(
-        f"{user!r} ({why})" for user, why in list(without.items())[:MAX_NAMED_USERS]
-    )
+    """Fail if no user has a model. Log the users without one."""
+    without_model = [
+        (user, reason) for user, reason in metrics.unscored_reasons.items() if user is not None
+    ]
+    named = without_model[:MAX_NAMED_USERS]
+    reasons = ", ".join(f"{user!r} ({reason})" for user, reason in named)
     if not store.cards and store.global_card is None:
         raise UsageError(
-            f"train: nobody could be learnt: {reasons or 'the frame has no event of a user'}. "
+            f"train: no user could be trained: {reasons or 'the frame has no event of a user'}. "
             "Give more history, or a smaller `min_history`."
         )
-    if without:
-        logger.warning("%d users have no fingerprint of their own: %s", len(without), reasons)
+    if without_model:
+        logger.warning("%d users have no model of their own: %s", len(without_model), reasons)

@@ -41,6 +41,8 @@ from morpheus.runtime.signals import GracefulShutdown
 from morpheus.runtime.states import SqliteStateStore, StateStore
 from morpheus.sources.base import Source
 from morpheus.status import StatusFile
+from morpheus.storage.atomic import set_file_policy
+from morpheus.storage.atomic import set_file_policy
 from morpheus.storage.spill import SpillDir
 
 logger = logging.getLogger(__name__)
@@ -165,6 +167,8 @@ class Pipeline:
         """
         if not self._validated:
             self.validate()
+        set_file_policy(shared=self.options.shared_files)
+        set_file_policy(shared=self.options.shared_files)
         stages = self._resolve_options()
         plan = Plan.from_stages(_expand(stages))
         metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))

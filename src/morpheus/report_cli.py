@@ -199,7 +199,11 @@ def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     cards = [seen.card for seen in findings.users.values() if seen.card is not None]
     return build_report_data(
         findings,
-        RunCounts(read=events, scored=events, rungs=dict(Counter(one.rung for one in cards))),
+        RunCounts(
+            read=events,
+            scored=events,
+            rungs=dict(Counter(card.training_data_scope for card in cards)),
+        ),
         request.alerts_per_day,
         models_hint="--models=FOLDER (which train-ae --models_output_filename wrote)",
         origin=("", outputs.user_column),

@@ -1,6 +1,6 @@
-"""`AutoencoderDetector`: the fingerprint of one user, in scikit-learn's conventions.
+"""`AutoencoderDetector`: the model of one user as a scikit-learn estimator.
 
-This module alone needs scikit-learn, which is no dependency of `morpheus`.
+Only this module needs scikit-learn, which is not a dependency of `morpheus`.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from morpheus.models.training import EPOCHS
 from morpheus.sources.time_range import UTC_DATETIME
 
 DECIMALS = 6
+"""Decimals of a score, as in the column `ae_anomaly_score`."""
 TEXT_KINDS = "OUST"
-"""Kinds of arrays that may hold text."""
+"""Kinds of NumPy arrays that can hold text."""
 
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """Learns what is usual of rows, taken as the events of one user, and finds the others.
+    """Detects rows that are unlike the training rows, which are taken as events of one user.
 
-    The rows of `fit` are in the order of time: the later quarter says when to stop learning.
-    Columns are numbers, or, in an array of objects, text; equal values are one category.
+    The rows of `fit` must be in time order, because the last quarter validates the training.
+    Columns are numeric, or text in an array of objects, where equal values are one category.
 
     Args:
-        contamination: Share of the rows of `fit` that are called outliers, at most; from 0 to 0.5.
-        epochs: Passes over the distinct rows, at most.
-        scaler: How number columns are scaled: "none", "standard" or "gauss_rank".
-        random_state: Seed of everything random, a whole number.
+        contamination: Share of the rows of `fit` that are outliers, from 0 to 0.5.
+        epochs: Maximum number of passes over the distinct rows.
+        scaler: How to scale numeric columns: "none", "standard" or "gauss_rank".
+        random_state: Random seed, an integer.
 
     Attributes:
-        fingerprint_: What was learnt.
+        fingerprint_: The trained model.
         offset_: Score below which a row is an outlier.
-        n_features_in_: Columns.
+        n_features_in_: Number of columns.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         self.random_state = random_state
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
-        """Learn from (rows, columns); `y` is ignored."""
+        """Train on an array of shape (rows, columns). `y` is ignored."""
         rows = _to_frame(self._validate_rows(X, reset=True))
         times = pl.int_range(rows.height, dtype=pl.Int64, eager=True).cast(UTC_DATETIME)
         self.fingerprint_: Fingerprint = fit_fingerprint(
@@ -71,16 +72,16 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         return self
 
     def score_samples(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
-        """Minus the `ae_anomaly_score` of each row, (rows,): the lower, the stranger."""
+        """Return minus the `ae_anomaly_score` of each row, shape (rows,). Low is unusual."""
         check_is_fitted(self)
         return self._score_rows(_to_frame(self._validate_rows(X, reset=False)))
 
     def decision_function(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
-        """`score_samples` above `offset_`, (rows,): negative for outliers."""
+        """Return `score_samples` minus `offset_`, shape (rows,). Outliers are negative."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: object) -> NDArray[np.int64]:  # noqa: N803 - scikit-learn's name
-        """-1 for outliers, 1 for the others, (rows,)."""
+        """Return -1 for outliers and 1 for other rows, shape (rows,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - a class and a name of scikit-learn

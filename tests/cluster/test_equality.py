@@ -1,4 +1,4 @@
-"""What comes out of a cluster is what comes out of one machine, whatever happens on the way."""
+"""A cluster gives the same output as one machine, even if nodes are lost."""
 
 import subprocess
 import sys
@@ -26,27 +26,27 @@ DATA = ROOT.parent / "shared" / "data"
 ROLE = "userIdentitysessionContextsessionIssueruserName"
 
 
-def run(source, train, into, *, falling=(None, None), between=(), user=ROLE, **settings):  # noqa: PLR0913 - what tests differ in
-    """Run a chain; what falls does so while training, or while scoring."""
-    training, scoring = ([stage] if stage else [] for stage in falling)
+def run(source, train, into, *, failing=(None, None), between=(), user=ROLE, **options):  # noqa: PLR0913 - what tests differ in
+    """Run a pipeline, with stages that kill their node during training or scoring."""
+    training, scoring = ([stage] if stage else [] for stage in failing)
     scored = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]
     sink = [Serialize(), ToFile(filename=str(into))]
     chain = [source, *training, train, *scored, *scoring, *between, *sink]
-    given = PipelineOptions(
-        columns_file="columns_ae_cloudtrail.txt", userid_column_name=user, **settings
+    pipeline_options = PipelineOptions(
+        columns_file="columns_ae_cloudtrail.txt", userid_column_name=user, **options
     )
-    return Pipeline(chain, given).run()
+    return Pipeline(chain, pipeline_options).run()
 
 
-def both(tmp_path, nodes, name, source, train, **about):
-    """The bytes that come out of this machine and of the cluster; and the summaries."""
-    found = []
+def run_both(tmp_path, nodes, name, source, train, **options):
+    """Bytes and metrics of a run on this machine and of one on the cluster."""
+    results = []
     for engine, scheduler in (("local", None), ("dask", nodes)):
-        place = tmp_path / engine / name
-        summary = run(source, train, place, engine=engine, scheduler=scheduler, **about)
-        assert [path.name for path in place.parent.iterdir()] == [name]
-        found.append((place.read_bytes(), replace(summary, seconds=0.0)))
-    return found
+        path = tmp_path / engine / name
+        metrics = run(source, train, path, engine=engine, scheduler=scheduler, **options)
+        assert [file.name for file in path.parent.iterdir()] == [name]
+        results.append((path.read_bytes(), replace(metrics, seconds=0.0)))
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -58,51 +58,55 @@ def lessons(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
-def test_the_lessons(lessons, nodes, tmp_path, name):
+def test_lessons_are_equal(lessons, nodes, tmp_path, name):
     source = FromCloudtrail(input_glob=f"{lessons}/input-data/*.csv")
     train = TrainAe(train_data_glob=f"{lessons}/training-data/*.csv", seed=42)
     between = [Timeseries(resolution="10m", zscore_threshold=8.0)]
-    here, there = both(tmp_path, nodes, name, source, train, between=between)
-    assert here == there
+    local, remote = run_both(tmp_path, nodes, name, source, train, between=between)
+    assert local == remote
 
 
-def test_events_nobody_has_a_history_of(nodes, tmp_path):
+def test_users_without_history_are_equal(nodes, tmp_path):
     source = FromCloudtrail(input_glob=str(DATA / "cloudtrail-attack"))
     train = TrainAe(train_min_history=50)
     between = [Filter(alerts_per_day=20)]
-    here, there = both(tmp_path, nodes, "out.jsonl", source, train, between=between, user="@actor")
-    assert here == there
-    assert here[1].budget_report is not None
+    local, remote = run_both(
+        tmp_path, nodes, "out.jsonl", source, train, between=between, user="@actor"
+    )
+    assert local == remote
+    assert local[1].budget_report is not None
 
 
-def test_a_fleet_while_one_node_falls_in_training_and_another_in_scoring(fleet, tmp_path):
+def test_losing_nodes_in_training_and_scoring_does_not_change_the_output(fleet, tmp_path):
     source = FromCloudtrail(input_glob=str(fleet / "scored"))
     train = TrainAe(train_data_glob=str(fleet / "training"), seed=7)
-    models = [tmp_path / name for name in ("here", "there")]
-    here = run(source, replace(train, models_output_filename=str(models[0])), tmp_path / "here.csv")
-    falling = (
+    models = [tmp_path / name for name in ("local", "remote")]
+    local = run(
+        source, replace(train, models_output_filename=str(models[0])), tmp_path / "local.csv"
+    )
+    failing = (
         Falling(user="person-00012", mark=str(tmp_path / "first")),
         Falling(user="service-00003", mark=str(tmp_path / "second")),
     )
     with cluster(tmp_path / "nodes", 3) as address:
-        out = tmp_path / "out" / "there.csv"
-        there = run(
+        out = tmp_path / "out" / "remote.csv"
+        remote = run(
             source,
             replace(train, models_output_filename=str(models[1])),
             out,
-            falling=falling,
+            failing=failing,
             engine="dask",
             scheduler=address,
         )
     assert (tmp_path / "first").exists()
     assert (tmp_path / "second").exists()
-    assert out.read_bytes() == (tmp_path / "here.csv").read_bytes()
-    assert replace(there, seconds=0.0) == replace(here, seconds=0.0)
+    assert out.read_bytes() == (tmp_path / "local.csv").read_bytes()
+    assert replace(remote, seconds=0.0) == replace(local, seconds=0.0)
     assert list(out.parent.iterdir()) == [out]
     assert contents(models[0]) == contents(models[1])
-    assert there.cluster_stats.lost_workers == 2
-    assert there.cluster_stats.workers == 1
-    assert there.cluster_stats.retries >= 2
+    assert remote.cluster_stats.lost_workers == 2
+    assert remote.cluster_stats.workers == 1
+    assert remote.cluster_stats.retries >= 2
 
 
 def contents(folder):

@@ -1,4 +1,4 @@
-"""What the person at the prompt sees of a cluster: refusals, Ctrl+C, the summary."""
+"""What the user sees of a cluster: error messages, Ctrl+C, the summary."""
 
 import os
 import signal
@@ -15,7 +15,6 @@ from morpheus.core.batch import ClusterStats, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.runtime import dask_cluster
 from morpheus.runtime import dask_cluster
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.sinks.to_file import ToFile
@@ -37,54 +36,54 @@ def chain(folder, into, **train):
     return [source, TrainAe(**train), *score, Serialize(), ToFile(filename=str(into))]
 
 
-def checked(tmp_path, **settings):
+def validate(tmp_path, **options):
     (tmp_path / "a.json").write_text('{"Records": []}')
-    Pipeline([FromCloudtrail(input_glob=str(tmp_path))], PipelineOptions(**settings)).validate()
+    Pipeline([FromCloudtrail(input_glob=str(tmp_path))], PipelineOptions(**options)).validate()
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("kubernetes", r"`kubernetes` needs the package `dask-kubernetes`.*pip install"),
         ("nowhere.at_all:Cluster", r"needs the package `nowhere`.*pip install 'nowhere'"),
         ("distributed:NoCluster", r"`distributed` has no class `NoCluster`.*tcp://"),
-        ("10.0.0.7", r"`10.0.0.7` is no scheduler.*--scheduler=tcp://10.0.0.7:8786"),
+        ("10.0.0.7", r"`10.0.0.7` is not a scheduler.*--scheduler=tcp://10.0.0.7:8786"),
     ],
 )
-def test_what_is_no_scheduler_is_refused_before_anything_is_read(tmp_path, name, told):
-    with pytest.raises(UsageError, match=told):
-        checked(tmp_path, engine="dask", scheduler=name)
+def test_invalid_scheduler_is_rejected_before_the_run(tmp_path, name, message):
+    with pytest.raises(UsageError, match=message):
+        validate(tmp_path, engine="dask", scheduler=name)
 
 
-def test_a_scheduler_without_a_cluster_is_refused(tmp_path):
+def test_scheduler_without_dask_engine_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"only a cluster has one.*--engine=dask --scheduler=tcp:"):
-        checked(tmp_path, scheduler="tcp://10.0.0.7:8786")
+        validate(tmp_path, scheduler="tcp://10.0.0.7:8786")
 
 
-def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, tmp_path):
+def test_scheduler_that_does_not_answer_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT", 0.5)
     (tmp_path / "a.json").write_text('{"Records": []}')
-    settings = PipelineOptions(engine="dask", scheduler="tcp://127.0.0.1:9")
+    options = PipelineOptions(engine="dask", scheduler="tcp://127.0.0.1:9")
     with pytest.raises(
-        TransientError, match=r"nobody answers at `tcp://127.0.0.1:9`.*dask scheduler"
+        TransientError, match=r"`tcp://127.0.0.1:9` does not answer.*dask scheduler"
     ):
-        Pipeline([FromCloudtrail(input_glob=str(tmp_path))], settings).run()
+        Pipeline([FromCloudtrail(input_glob=str(tmp_path))], options).run()
 
 
-def test_an_input_without_an_end_is_refused(tmp_path):
+def test_unbounded_input_is_rejected(tmp_path):
     source = FromCloudtrail(input_glob=str(tmp_path), watch_directory=True)
     with pytest.raises(UsageError, match=r"this input never ends.*Leave --engine out"):
         Pipeline([source], PipelineOptions(engine="dask")).validate()
 
 
-def test_a_gpu_that_no_worker_has_is_told_with_what_to_type(nodes, fleet, tmp_path):
-    settings = PipelineOptions(engine="dask", scheduler=nodes)
+def test_missing_gpu_is_reported_with_what_to_type(nodes, fleet, tmp_path):
+    options = PipelineOptions(engine="dask", scheduler=nodes)
     stages = chain(fleet / "scored", tmp_path / "out.csv", device="cuda", train_min_history=1)
     with pytest.raises(UsageError, match=r'no worker.*GPU.*dask worker --resources "GPU=1"'):
-        Pipeline(stages, settings).run()
+        Pipeline(stages, options).run()
 
 
-def test_a_bad_record_on_a_worker_is_told_here_and_nothing_is_left(nodes, tmp_path):
+def test_record_error_on_a_worker_is_reported_and_leaves_nothing(nodes, tmp_path):
     logs, out = tmp_path / "logs", tmp_path / "out"
     logs.mkdir()
     (logs / "a.json").write_text('{"Records": [{"eventName": "x"}]}')
@@ -95,37 +94,37 @@ def test_a_bad_record_on_a_worker_is_told_here_and_nothing_is_left(nodes, tmp_pa
 
 def test_ctrl_c_ends_the_cluster_and_leaves_nothing(fleet, tmp_path):
     out = tmp_path / "out"
-    words = ["run", "--engine=dask", "--num_threads=2", "pipeline-ae"]
+    command = ["run", "--engine=dask", "--num_threads=2", "pipeline-ae"]
     source = ["from-cloudtrail", f"--input_glob={fleet / 'scored'}"]
     learn = ["--userid_column_name=@actor", *source, "train-ae", "--train_min_history=10"]
     rest = ["preprocess", "inf-pytorch", "add-scores", "serialize", "to-file"]
     models = ["--models_output_filename", str(tmp_path / "models")]
-    started = subprocess.Popen(
-        [*COMMAND, *words, *learn, *models, *rest, f"--filename={out / 'out.csv'}"],
+    process = subprocess.Popen(
+        [*COMMAND, *command, *learn, *models, *rest, f"--filename={out / 'out.csv'}"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(SRC)},
         start_new_session=True,
     )
-    until(lambda: any((tmp_path / "models").rglob("*.safetensors")), started)
-    os.killpg(started.pid, signal.SIGINT)
-    said = started.communicate(timeout=30)[1]
-    assert started.returncode == 130, said
+    wait_until(lambda: any((tmp_path / "models").rglob("*.safetensors")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    stderr = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, stderr
     assert list(out.iterdir()) == []
     assert not (tmp_path / "models" / "index.json").exists()
-    until(lambda: not alive(started.pid))
+    wait_until(lambda: not is_alive(process.pid))
 
 
-def until(condition, process=None):
+def wait_until(condition, process=None):
     for _ in range(600):
         if condition():
             return
         assert process is None or process.poll() is None
         time.sleep(0.05)
-    pytest.fail("it never came")
+    pytest.fail("the condition was never met")
 
 
-def alive(session):
+def is_alive(session):
     try:
         os.killpg(session, 0)
     except ProcessLookupError:
@@ -133,30 +132,30 @@ def alive(session):
     return True
 
 
-def test_the_summary_tells_what_a_cluster_had_to_do():
-    summary = RunMetrics(cluster_stats=ClusterStats(2, 1, 40, 3, ((None, 2.25), ("ann\x1b", 0.5))))
-    lines = format_metrics(summary)
+def test_summary_reports_the_work_of_a_cluster():
+    metrics = RunMetrics(cluster_stats=ClusterStats(2, 1, 40, 3, ((None, 2.25), ("ann\x1b", 0.5))))
+    lines = format_metrics(metrics)
     assert "Cluster    40 tasks on 2 workers, 1 lost on the way, 3 begun again" in lines
     assert r"  slowest  (no user) 2.2 s, ann\x1b 0.5 s" in lines
 
 
-def test_each_worker_is_given_once_what_is_large(nodes):
+def test_large_values_are_sent_once_to_each_worker(nodes):
     with Cluster(nodes, 1) as workers:
-        found = list(workers.map_shared(Large(), range(10)))
+        results = list(workers.map_shared(Large(), range(10)))
         [size] = workers.results([workers.submit(len, workers.scatter("x" * 20_000_000))])
-    assert [row for row, *_ in found] == list(range(10))
-    assert {given for _, given, _ in found} == {1}
+    assert [row for row, *_ in results] == list(range(10))
+    assert {loads for _, loads, _ in results} == {1}
     assert size == 20_000_000
 
 
-def test_files_that_a_worker_does_not_see_are_told(tmp_path):
+def test_files_missing_on_a_worker_are_reported(tmp_path):
     with pytest.raises(UsageError, match=r"`.*a\.json` is here, but not on worker .*same path"):
         run_read_task(None, 1, [tmp_path / "a.json"])
 
 
-def test_a_folder_that_a_worker_does_not_see_is_told_with_what_to_type(nodes, tmp_path):
-    told = r"worker tcp://.* does not see the folder `.*`, which workers write into.*all.*share"
-    with Cluster(nodes, 1) as workers, pytest.raises(UsageError, match=told):
+def test_folder_missing_on_a_worker_is_reported_with_what_to_type(nodes, tmp_path):
+    message = r"worker tcp://.* does not see the folder `.*`, into which workers write.*all.*share"
+    with Cluster(nodes, 1) as workers, pytest.raises(UsageError, match=message):
         workers.check_shared_folder(tmp_path / "elsewhere")
 
 
@@ -168,8 +167,8 @@ from morpheus.core.stage import Transform
 
 
 @dataclass(frozen=True)
-class Mine(Stage):
-    """Nothing."""
+class Mine(Transform):
+    """Do nothing."""
 
     name = "mine"
     takes = (Batch,)
@@ -179,15 +178,15 @@ class Mine(Stage):
 '''
 
 
-def test_a_plugin_that_the_workers_do_not_have_is_told(nodes, tmp_path):
+def test_plugin_missing_on_workers_is_reported(nodes, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "a.csv").write_text("eventTime,userIdentityaccountId\n2024-05-31T09:30:01Z,ann\n")
     user = "--userid_column_name=userIdentityaccountId"
     words = ["--plugin", str(tmp_path / "mine.py"), "run", "--engine=dask", "--scheduler", nodes]
     words += ["pipeline-ae", user, "from-cloudtrail", f"--input_glob={tmp_path / 'a.csv'}", "mine"]
     words += ["serialize", "to-file", f"--filename={tmp_path / 'out.csv'}"]
-    ended = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "the file of a --plugin, is here but not there. Install" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    result = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "the file of a --plugin, is missing on it. Install" in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out.csv").exists()

@@ -1,4 +1,4 @@
-"""Users differ: one giant does not hold up the rest, and the tiny travel together."""
+"""Skewed users: one very large user does not delay the rest, and small ones share tasks."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,13 +22,13 @@ from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
 from nodes import cluster
 
-GIANT, OTHERS, EACH = 60_000, 100, 1000
-A_WHILE = 0.0001
+GIANT, OTHERS, EACH = 60_000, 100, 1000  # events of the giant; other users; events of each
+SECONDS_PER_EVENT = 0.0001
 START = datetime(2024, 5, 31, tzinfo=UTC)
 
 
-def written(folder, giant, others, each=100):
-    """The logs of a giant, and of so many other users about it."""
+def write_logs(folder, giant, others, each=100):
+    """Write logs of a very large user and of `others` other users around it."""
     folder.mkdir()
     users = [f"user{n % others}" for n in range(each * others)]
     users[len(users) // 2 : len(users) // 2] = ["giant"] * giant
@@ -39,59 +39,59 @@ def written(folder, giant, others, each=100):
         "eventName": [f"Do{n * n % 11}" for n in seconds],
     }
     frame = pl.DataFrame(columns)
-    for number, some in enumerate(frame.iter_slices(frame.height // 4)):
-        some.write_csv(folder / f"{number}.csv")
+    for number, part in enumerate(frame.iter_slices(frame.height // 4)):
+        part.write_csv(folder / f"{number}.csv")
     return folder
 
 
-def test_a_giant_is_begun_first_and_the_others_are_done_beside_it(tmp_path):
-    logs = written(tmp_path / "logs", GIANT, OTHERS, EACH)
+def test_largest_user_starts_first_and_others_run_beside_it(tmp_path):
+    logs = write_logs(tmp_path / "logs", GIANT, OTHERS, EACH)
     (tmp_path / "clock").mkdir()
     chain = [
         FromCloudtrail(input_glob=str(logs)),
-        Clocked(A_WHILE, str(tmp_path / "clock")),
+        Clocked(SECONDS_PER_EVENT, str(tmp_path / "clock")),
         *(Serialize(), ToFile(filename=str(tmp_path / "out.csv"))),
     ]
     with cluster(tmp_path / "nodes", 1, "--nworkers=4") as address:
         with Client(address) as client:
             client.wait_for_workers(4)
-        summary = Pipeline(chain, PipelineOptions(engine="dask", scheduler=address)).run()
-    assert summary.users.total() == GIANT + EACH * OTHERS
-    assert summary.cluster_stats.slowest_users[0][0] == "giant"
+        metrics = Pipeline(chain, PipelineOptions(engine="dask", scheduler=address)).run()
+    assert metrics.users.total() == GIANT + EACH * OTHERS
+    assert metrics.cluster_stats.slowest_users[0][0] == "giant"
     clock = {path.name: path.read_text().split() for path in (tmp_path / "clock").iterdir()}
-    worker, begun, done = clock.pop("giant")
-    before_it = [user for user, (who, when, _) in clock.items() if who == worker and when < begun]
-    after_it = [user for user, (_, when, _) in clock.items() if when > done]
+    worker, start, end = clock.pop("giant")
+    earlier = [user for user, (who, when, _) in clock.items() if who == worker and when < start]
+    later = [user for user, (_, when, _) in clock.items() if when > end]
     assert len(clock) == OTHERS
-    assert not before_it
-    assert len(after_it) < OTHERS / 4
+    assert not earlier
+    assert len(later) < OTHERS / 4
 
 
-def learnt(logs, out, engine, address):
-    """The bytes that come out where the giant is met in pieces, and rows are packed early."""
-    room = MemoryBudget(max_cells_in_memory=20_000, partition_cells=8_000)
+def run_in_pieces(logs, out, engine, address):
+    """Output of a run that reads the giant in pieces and compresses rows early."""
+    budget = MemoryBudget(max_cells_in_memory=20_000, partition_cells=8_000)
     score = [Preprocess(), InfPytorch(), AddScores(), Timeseries()]
     chain = [
-        SmallRooms(input_glob=str(logs), room=room),
+        SmallRooms(input_glob=str(logs), room=budget),
         Narrow(most=8_000 // 3),
         TrainAe(train_data_glob=str(logs / "0.csv"), train_max_history=300, train_epochs=2),
         *score,
         *(Serialize(), ToFile(filename=str(out))),
     ]
-    given = PipelineOptions(engine=engine, scheduler=address)
-    Pipeline(chain, replace(given, columns=("eventName",))).run()
+    options = PipelineOptions(engine=engine, scheduler=address)
+    Pipeline(chain, replace(options, columns=("eventName",))).run()
     return out.read_bytes()
 
 
-def test_a_giant_comes_in_pieces_and_all_is_the_same(monkeypatch, nodes, tmp_path):
+def test_reading_a_large_user_in_pieces_does_not_change_the_output(monkeypatch, nodes, tmp_path):
     monkeypatch.setattr(dask, "INLINE_ROWS", 3_000)
-    logs = written(tmp_path / "logs", 25_000, 10)
-    here = learnt(logs, tmp_path / "here.csv", "local", None)
-    assert here.count(b"\n") == 26_000 + 1
-    assert learnt(logs, tmp_path / "there.csv", "dask", nodes) == here
+    logs = write_logs(tmp_path / "logs", 25_000, 10)
+    local = run_in_pieces(logs, tmp_path / "local.csv", "local", None)
+    assert local.count(b"\n") == 26_000 + 1
+    assert run_in_pieces(logs, tmp_path / "remote.csv", "dask", nodes) == local
 
 
-def test_the_tiny_travel_together_and_the_giant_alone():
+def test_small_users_share_partitions_and_the_giant_has_its_own():
     rows = [30] * 2500 + [10_000_000] + [30] * 2500
     parts = assign_partitions(rows, workers=4)
     [giant] = parts[2500:2501]

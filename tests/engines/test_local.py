@@ -13,26 +13,26 @@ from morpheus.runtime.pool import WorkerPool
 
 
 @dataclass(frozen=True)
-class Mixing(Transform):
-    """Sees several users at a time, and hands them out from the last to the first."""
+class Reversing(Transform):
+    """Processes several users together, and returns them in reverse order."""
 
-    name = "mixing"
+    name = "reversing"
     users: int = 3
 
     def users_per_bundle(self):
         return self.users
 
     def __call__(self, batches):
-        seen = list(batches)
-        assert len({batch.user for batch in seen}) <= self.users
-        yield from reversed(seen)
+        together = list(batches)
+        assert len({batch.user for batch in together}) <= self.users
+        yield from reversed(together)
 
 
 @dataclass(frozen=True)
-class Here(Transform):
-    """A stage that knows its process."""
+class InParent(Transform):
+    """A stage that checks that it runs in the process that made it."""
 
-    name = "here"
+    name = "in-parent"
     parent: int = field(default_factory=os.getpid)
 
     def __call__(self, batches):
@@ -46,45 +46,45 @@ def events(users, batches=1):
             yield Events(user=f"user{user}", frame=pl.DataFrame({"a": [user]}))
 
 
-def test_users_come_out_in_order_from_a_stage_that_sees_several_at_a_time():
-    with WorkerPool(2) as crew:
-        passed = list(LocalRunner(crew).run([Mixing()], events(7), unbounded=False))
-    assert [batch.user for batch in passed] == [f"user{n}" for n in range(7)]
+def test_users_keep_their_order_when_a_stage_processes_several_together():
+    with WorkerPool(2) as pool:
+        batches = list(LocalRunner(pool).run([Reversing()], events(7), unbounded=False))
+    assert [batch.user for batch in batches] == [f"user{n}" for n in range(7)]
 
 
 @pytest.mark.parametrize("users", [7, 23])
-def test_users_are_seen_together_in_other_processes_too(users):
-    with WorkerPool(2) as crew:
-        passed = list(
-            LocalRunner(crew).run([Counting()], events(users, batches=2), unbounded=False)
+def test_users_are_bundled_in_workers_too(users):
+    with WorkerPool(2) as pool:
+        batches = list(
+            LocalRunner(pool).run([Counting()], events(users, batches=2), unbounded=False)
         )
-    assert [batch.user for batch in passed[::2]] == [f"user{n}" for n in range(users)]
-    seen = pl.concat(batch.frame for batch in passed)
-    assert seen["users"].to_list() == [5] * (users // 5 * 10) + [users % 5] * (users % 5 * 2)
-    assert (os.getpid() in seen["process"]) == (users == 7)
+    assert [batch.user for batch in batches[::2]] == [f"user{n}" for n in range(users)]
+    rows = pl.concat(batch.frame for batch in batches)
+    assert rows["users"].to_list() == [5] * (users // 5 * 10) + [users % 5] * (users % 5 * 2)
+    assert (os.getpid() in rows["process"]) == (users == 7)
 
 
-def test_who_is_seen_together_is_the_same_whatever_the_number_of_processes():
-    seen = []
+def test_bundles_do_not_depend_on_the_number_of_workers():
+    bundles = []
     for workers in (1, 2):
-        with WorkerPool(workers) as crew:
-            passed = list(LocalRunner(crew).run([Counting()], events(23), unbounded=False))
-        seen.append([batch.frame["users"].item() for batch in passed])
-    assert seen[0] == seen[1]
+        with WorkerPool(workers) as pool:
+            batches = list(LocalRunner(pool).run([Counting()], events(23), unbounded=False))
+        bundles.append([batch.frame["users"].item() for batch in batches])
+    assert bundles[0] == bundles[1]
 
 
-def test_what_costs_less_than_the_way_to_a_process_stays_in_this_one():
-    with WorkerPool(2) as crew:
-        assert len(list(LocalRunner(crew).run([Here()], events(20), unbounded=False))) == 20
+def test_cheap_stages_run_in_this_process():
+    with WorkerPool(2) as pool:
+        assert len(list(LocalRunner(pool).run([InParent()], events(20), unbounded=False))) == 20
 
 
-def test_a_killed_worker_is_told_with_what_to_type():
-    told = pytest.raises(TransientError, match=r"want of memory.*--num_threads=1")
-    with told, WorkerPool(2) as crew:
-        list(LocalRunner(crew).run([Dying()], events(20), unbounded=False))
+def test_killed_worker_is_reported_with_what_to_type():
+    error = pytest.raises(TransientError, match=r"memory ran out.*--num_threads=1")
+    with error, WorkerPool(2) as pool:
+        list(LocalRunner(pool).run([Dying()], events(20), unbounded=False))
 
 
-def test_nothing_is_read_ahead_of_an_input_without_an_end():
+def test_unbounded_input_is_not_read_ahead():
     read = []
 
     def stream():
@@ -92,6 +92,6 @@ def test_nothing_is_read_ahead_of_an_input_without_an_end():
             read.append(batch.user)
             yield batch
 
-    passed = LocalRunner(WorkerPool(2)).run([], stream(), unbounded=True)
-    next(iter(passed))
+    batches = LocalRunner(WorkerPool(2)).run([], stream(), unbounded=True)
+    next(iter(batches))
     assert read == ["user0"]

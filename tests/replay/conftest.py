@@ -1,4 +1,4 @@
-"""Two victims: ann, in AWS's own JSON, and a role of the lessons, in flat CSV."""
+"""Two users to act as: ann, in AWS's own JSON, and a role of the lessons, in flat CSV."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def record(time: datetime, call: tuple[str, str], client: tuple[str, str]) -> di
     }
 
 
-def days_of_ann(days: int, each: int = 30, seed: int = 0) -> list[dict[str, Any]]:
-    """Days from 9 to 5, in which little varies."""
-    dice = np.random.default_rng(seed)
-    found = []
+def days_of_ann(days: int, per_day: int = 30, seed: int = 0) -> list[dict[str, Any]]:
+    """Days from 9 to 5 with little variation."""
+    rng = np.random.default_rng(seed)
+    records = []
     for day in range(days):
-        for second in sorted(dice.integers(9 * 3600, 17 * 3600, each)):
+        for second in sorted(rng.integers(9 * 3600, 17 * 3600, per_day)):
             time = datetime(2026, 3, 2, tzinfo=UTC) + timedelta(days=day, seconds=int(second))
-            call, client = dice.choice(3, p=[0.6, 0.3, 0.1]), dice.choice(2, p=[0.8, 0.2])
-            found.append(record(time, CALLS[call], CLIENTS[client]))
-    return found
+            call, client = rng.choice(3, p=[0.6, 0.3, 0.1]), rng.choice(2, p=[0.8, 0.2])
+            records.append(record(time, CALLS[call], CLIENTS[client]))
+    return records
 
 
 def read(glob: str, user_column: str) -> pl.DataFrame:
-    """All events, as `from-cloudtrail` gives them."""
+    """All events, as `from-cloudtrail` outputs them."""
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
-    settings = PipelineOptions(userid_column_name=user_column, columns=columns, num_threads=1)
-    batches = FromCloudtrail(input_glob=glob, options=settings).events(None, RunMetrics())
+    options = PipelineOptions(userid_column_name=user_column, columns=columns, num_threads=1)
+    batches = FromCloudtrail(input_glob=glob, options=options).events(None, RunMetrics())
     return pl.concat([batch.frame for batch in batches])
 
 
@@ -92,6 +92,6 @@ def role_g() -> tuple[TargetUser, pl.DataFrame]:
 
 @pytest.fixture(scope="session", params=["ann", "role_g"])
 def victim_events(request: pytest.FixtureRequest) -> tuple[TargetUser, pl.DataFrame]:
-    """A victim, and the events to inject among."""
-    both: tuple[TargetUser, pl.DataFrame] = request.getfixturevalue(request.param)
-    return both
+    """A user, and the events to inject into."""
+    pair: tuple[TargetUser, pl.DataFrame] = request.getfixturevalue(request.param)
+    return pair

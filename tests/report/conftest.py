@@ -1,4 +1,4 @@
-"""A page, and a real browser to look at it."""
+"""A report page, opened in a real browser."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import pytest
 
 from morpheus.report.page import render_page
 from morpheus.report.view import ReportData
-from report_pages import HOUR, alarming, gathered, quiet
+from report_pages import HOUR, alerts, build_data, normal_events
 
 
 @pytest.fixture(scope="session")
 def company() -> ReportData:
-    """Twenty users, of whom three raise alerts."""
-    users = {f"user{n:02}": [quiet(seed=n)] for n in range(20)}
-    users["user03"].append(alarming([HOUR * 30, HOUR * 30 + 40, HOUR * 30 + 90], 40.0))
-    users["user07"].append(alarming([HOUR * 5], 25.0, "CreateUser"))
-    users["user11"].append(alarming([HOUR * 40, HOUR * 44], 12.0, "StopLogging"))
-    return gathered(users)
+    """Twenty users, three of them with alerts."""
+    users = {f"user{n:02}": [normal_events(seed=n)] for n in range(20)}
+    users["user03"].append(alerts([HOUR * 30, HOUR * 30 + 40, HOUR * 30 + 90], 40.0))
+    users["user07"].append(alerts([HOUR * 5], 25.0, "CreateUser"))
+    users["user11"].append(alerts([HOUR * 40, HOUR * 44], 12.0, "StopLogging"))
+    return build_data(users)
 
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Open contents as a file, and note what goes wrong."""
+    """Open report data as a file, and record errors and requests."""
     contexts = []
 
-    def opened(found: ReportData, **options):
+    def open_page(data: ReportData, **options):
         file = tmp_path / f"report{len(contexts)}.html"
-        file.write_bytes(render_page(msgspec.json.encode(found)))
+        file.write_bytes(render_page(msgspec.json.encode(data)))
         options = {"viewport": {"width": 1440, "height": 900}} | options
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
@@ -38,14 +38,15 @@ def opened(browser, tmp_path):
         view.on("dialog", lambda dialog: view.trouble.append(dialog.message))
         view.on(
             "request",
-            lambda asked: (
-                asked.url.startswith(("file:", "data:", "blob:")) or view.trouble.append(asked.url)
+            lambda request: (
+                request.url.startswith(("file:", "data:", "blob:"))
+                or view.trouble.append(request.url)
             ),
         )
         view.goto(file.as_uri())
         view.wait_for_selector("body[data-ready]")
         return view
 
-    yield opened
+    yield open_page
     for context in contexts:
         context.close()

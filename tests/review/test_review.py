@@ -16,7 +16,7 @@ from morpheus.report_cli import ReportRequest, build_report, write_report
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import make_output_rows
 from people import COLUMNS, day, times
-from report_pages import HOUR, alarming, quiet
+from report_pages import HOUR, alerts, normal_events
 
 FORMS = ["csv", "csv.gz", "csv.zst", "jsonl", "json.gz", "jsonl.zst", "parquet"]
 
@@ -44,14 +44,14 @@ def shape(found):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_output_makes_the_same_page(tmp_path, form):
-    file = output(tmp_path / f"out.{form}", quiet(), alarming([HOUR * 50, HOUR * 50 + 9]))
+    file = output(tmp_path / f"out.{form}", normal_events(), alerts([HOUR * 50, HOUR * 50 + 9]))
     found = build_report(ReportRequest(alerts_per_day=1), [file])
-    first = output(tmp_path / "first.csv", quiet(), alarming([HOUR * 50, HOUR * 50 + 9]))
+    first = output(tmp_path / "first.csv", normal_events(), alerts([HOUR * 50, HOUR * 50 + 9]))
     assert shape(found) == shape(build_report(ReportRequest(alerts_per_day=1), [first]))
     assert {user for _, user, *_ in shape(found)} == {"ann", "bob"}
     event = found.incidents[0].incident.events[0]
     assert event.why.columns[0].value == "DeleteTrail"
-    assert found.account.read == 2 * (quiet().height + 2)
+    assert found.account.read == 2 * (normal_events().height + 2)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def models(tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, form):
-    file = output(tmp_path / "out.csv", quiet(), alarming([HOUR * 50]))
+    file = output(tmp_path / "out.csv", normal_events(), alerts([HOUR * 50]))
     rows = [
         ("stop-trail", "ann", "recorded", True),
         ("stop-trail", "ann", "hours", False),
@@ -90,7 +90,7 @@ def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, for
 
 
 def test_replay_wants_fingerprints_and_a_file_of_trials(tmp_path, models):
-    file = output(tmp_path / "out.csv", quiet())
+    file = output(tmp_path / "out.csv", normal_events())
     with pytest.raises(UsageError, match=r"--replay: weak spots .* Give --models, too"):
         build_report(ReportRequest(replay="trials.csv"), [file])
     for wrong in ("nowhere.csv", file):
@@ -99,7 +99,7 @@ def test_replay_wants_fingerprints_and_a_file_of_trials(tmp_path, models):
 
 
 def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path):
-    frame = alarming([HOUR * n for n in range(0, 20, 2)])
+    frame = alerts([HOUR * n for n in range(0, 20, 2)])
     path = output(tmp_path / "all.csv", frame)
     assert "No filter" in build_report(ReportRequest(), [path]).rule
     kept = pl.read_csv(path, infer_schema=False).gather_every(2)
@@ -110,11 +110,11 @@ def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path
 
 
 def test_by_ae_anomaly_score_alone_a_user_is_measured_by_their_own_mean(tmp_path):
-    calm = quiet().drop(RISK).with_columns(pl.lit(1.0).alias(SCORE))
+    calm = normal_events().drop(RISK).with_columns(pl.lit(1.0).alias(SCORE))
     calm = calm.with_columns(
         pl.when(pl.int_range(pl.len()) % 2 == 0).then(0.9).otherwise(1.1).alias(SCORE)
     )
-    loud = alarming([HOUR * 60]).drop(RISK).with_columns(pl.lit(3.0).alias(SCORE))
+    loud = alerts([HOUR * 60]).drop(RISK).with_columns(pl.lit(3.0).alias(SCORE))
     file = output(tmp_path / "out.csv", calm, loud)
     found = build_report(ReportRequest(), [file])
     assert [(user, count) for _, user, count, _ in shape(found)] == [("ann", 1), ("bob", 1)]
@@ -122,7 +122,7 @@ def test_by_ae_anomaly_score_alone_a_user_is_measured_by_their_own_mean(tmp_path
 
 
 def test_the_command_writes_the_page_and_names_it(tmp_path):
-    file = output(tmp_path / "out.csv", quiet(), alarming([HOUR * 50]))
+    file = output(tmp_path / "out.csv", normal_events(), alerts([HOUR * 50]))
     page = tmp_path / "pages" / "page.html"
     done = CliRunner().invoke(morpheus, ["report", str(file), "--filename", str(page)])
     assert done.exit_code == 0, done.output
@@ -160,7 +160,7 @@ def test_lines_whose_columns_change_their_type_are_text(tmp_path):
 
 
 def test_a_page_that_is_there_stays_without_overwrite(tmp_path):
-    file = output(tmp_path / "out.csv", quiet())
+    file = output(tmp_path / "out.csv", normal_events())
     page = tmp_path / "page.html"
     page.write_text("old")
     with pytest.raises(UsageError, match="morpheus report --overwrite"):

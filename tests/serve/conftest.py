@@ -1,4 +1,4 @@
-"""A folder of outputs, and the real command that serves it."""
+"""`morpheus serve`, run as a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()", "
 
 @dataclass
 class Server:
-    """A server, in a process of its own."""
+    """A running server."""
 
     process: subprocess.Popen
     address: str
@@ -31,38 +31,38 @@ class Server:
         return self.address.partition("token=")[2]
 
     def ask(self, path, method="GET", *, bearer=True, **headers):
-        """Ask for something, by default with the token in a header."""
+        """Send a request, by default with the token in a header."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
-        given = {"Host": f"127.0.0.1:{self.port}"}
+        sent_headers = {"Host": f"127.0.0.1:{self.port}"}
         if bearer:
-            given["Authorization"] = f"Bearer {self.token}"
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+            sent_headers["Authorization"] = f"Bearer {self.token}"
+        sent_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
         connection.putrequest(method, path, skip_host=True)
-        for name, value in given.items():
+        for name, value in sent_headers.items():
             connection.putheader(name, value)
         connection.endheaders()
-        answer = connection.getresponse()
-        body = answer.read() if path != "/updates" or answer.status != 200 else b""
+        response = connection.getresponse()
+        body = response.read() if path != "/updates" or response.status != 200 else b""
         connection.close()
-        return answer, body
+        return response, body
 
 
 @pytest.fixture(scope="session")
 def served():
-    """Serve a folder; all are stopped at the end."""
+    """Serve a folder. The servers stop at the end."""
     processes = []
 
-    def served(folder, *options):
+    def serve_folder(folder, *options):
         command = [*COMMAND, str(folder), "--port=0", *options]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         said = [process.stderr.readline()]
-        found = re.search(r"Serving at (\S+)", said[0])
-        assert found, said[0] + process.communicate(timeout=20)[1]
+        match = re.search(r"Serving at (\S+)", said[0])
+        assert match, said[0] + process.communicate(timeout=20)[1]
         threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
-        return Server(process, found[1], said)
+        return Server(process, match[1], said)
 
-    yield served
+    yield serve_folder
     for process in processes:
         process.terminate()
         process.wait(timeout=20)

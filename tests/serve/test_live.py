@@ -11,12 +11,12 @@ from morpheus.status import Status
 
 
 def status(folder, **changes):
-    about = {"source": "from-cloudtrail", "user_column": "who", "alerts_per_day": 2.0}
-    usual = Status(
-        "morpheus-status", 1, running=True, filtered=True, account=RunCounts(read=9), **about
+    fields = {"source": "from-cloudtrail", "user_column": "who", "alerts_per_day": 2.0}
+    default = Status(
+        "morpheus-status", 1, running=True, filtered=True, account=RunCounts(read=9), **fields
     )
-    told = msgspec.structs.replace(usual, **changes)
-    (folder / "status.json").write_bytes(msgspec.json.encode(told))
+    changed = msgspec.structs.replace(default, **changes)
+    (folder / "status.json").write_bytes(msgspec.json.encode(changed))
 
 
 def page_of(live):
@@ -25,10 +25,10 @@ def page_of(live):
 
 
 def users_of(page):
-    return [one["incident"]["user"] for one in page["incidents"]]
+    return [view["incident"]["user"] for view in page["incidents"]]
 
 
-def test_rows_that_come_are_on_the_page_and_in_the_numbers(tmp_path):
+def test_new_rows_are_on_the_page_and_counted(tmp_path):
     live, path = LiveReport(tmp_path, clock=lambda: 1e9), tmp_path / "a.jsonl"
     append(path, row(), row(second=10))
     assert users_of(page_of(live)) == ["ann"]
@@ -38,7 +38,7 @@ def test_rows_that_come_are_on_the_page_and_in_the_numbers(tmp_path):
     assert (health.rows, health.latest, health.grown) == (3, DAY + 7200.0, 1e9)
 
 
-def test_data_have_another_number_only_if_they_are_others(tmp_path):
+def test_the_version_changes_only_with_the_data(tmp_path):
     live, path = LiveReport(tmp_path), tmp_path / "a.jsonl"
     append(path, row())
     live.refresh()
@@ -61,7 +61,7 @@ def test_a_file_that_is_replaced_counts_once(tmp_path):
     assert live.get_health().rows == 1
 
 
-def test_the_order_of_files_and_looks_changes_nothing(tmp_path):
+def test_the_data_does_not_depend_on_the_order_of_refreshes(tmp_path):
     pages = []
     for order in ([0, 1, 2], [2, 0, 1]):
         folder = tmp_path / str(order[0])
@@ -74,7 +74,7 @@ def test_the_order_of_files_and_looks_changes_nothing(tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_the_run_s_status_says_whose_what_and_how_much(tmp_path):
+def test_the_status_file_gives_user_column_source_and_budget(tmp_path):
     append(tmp_path / "a.jsonl", row("x", who="eve", userIdentityaccountId="1"))
     status(tmp_path, account=RunCounts(read=9, refused=2, refusals=["a:1: no"]), held={"rule": 3})
     live = LiveReport(tmp_path)
@@ -87,7 +87,7 @@ def test_the_run_s_status_says_whose_what_and_how_much(tmp_path):
     assert (health.held, health.allowed, health.running) == (3, 2.0, True)
 
 
-def test_counts_alone_are_no_other_page(tmp_path):
+def test_counts_alone_do_not_change_the_version(tmp_path):
     live = LiveReport(tmp_path)
     status(tmp_path)
     live.refresh()
@@ -102,7 +102,7 @@ def test_counts_alone_are_no_other_page(tmp_path):
     assert live.get_health().version > first
 
 
-def test_without_a_status_the_page_says_what_it_shows(tmp_path):
+def test_without_a_status_file_the_page_says_how_alerts_were_chosen(tmp_path):
     append(tmp_path / "a.jsonl", row())
     (tmp_path / "status.json").write_text('{"format":')
     page = page_of(LiveReport(tmp_path, alerts_per_day=3))
@@ -116,22 +116,22 @@ def test_rows_without_a_time_are_counted(tmp_path):
     assert (live.get_health().rows, live.get_health().timeless) == (1, 2)
 
 
-def test_users_go_by_the_column_given_and_nobody_by_none(tmp_path):
+def test_the_user_column_can_be_chosen(tmp_path):
     append(tmp_path / "a.jsonl", row("ann", who="eve"), row(None, 7200))
     assert users_of(page_of(LiveReport(tmp_path, "who"))) in (["eve", None], [None, "eve"])
     assert users_of(page_of(LiveReport(tmp_path))) in (["ann", None], [None, "ann"])
 
 
-def test_an_empty_folder_is_a_page(tmp_path):
+def test_an_empty_folder_gives_a_page_without_incidents(tmp_path):
     assert page_of(LiveReport(tmp_path))["incidents"] == []
 
 
-def test_fingerprints_measure_and_are_shown(tmp_path):
+def test_model_cards_of_a_store_are_shown(tmp_path):
     card = ModelCard("ann", 400, 90, "", "", 3, 0)
     store = ModelStore(
-        tmp_path, {"ann": card}, ModelCard("", 900, 90, "", "", 3, 0, rung="everyone")
+        tmp_path, {"ann": card}, ModelCard("", 900, 90, "", "", 3, 0, training_data_scope="everyone")
     )
     append(tmp_path / "a.jsonl", row("ann"), row("bob"))
-    found = page_of(LiveReport(tmp_path, store=store))
-    events = {one["name"]: one["profile"]["events"] for one in found["people"]}
+    page = page_of(LiveReport(tmp_path, store=store))
+    events = {user["name"]: user["profile"]["events"] for user in page["people"]}
     assert events == {"ann": 400, "bob": 900}

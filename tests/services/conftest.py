@@ -1,4 +1,4 @@
-"""A server of S3 in this process."""
+"""An S3 server in this process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def lake(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    """The server, empty but for a bucket, and an environment in which it is ours."""
+    """The server with one empty bucket, and an environment that points to it."""
     urlopen(Request(f"{server}/moto-api/reset", method="POST")).close()  # noqa: S310 - our own server
-    urlopen(Request(f"{server}/lake", method="PUT")).close()  # noqa: S310 - the same
+    urlopen(Request(f"{server}/lake", method="PUT")).close()  # noqa: S310 - our own server
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -43,6 +43,6 @@ def lake(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
 
 @pytest.fixture
 def guarded(lake: Lake) -> Iterator[Lake]:
-    """The same server, now looking at credentials; it knows none."""
+    """The same server, checking credentials; it rejects all."""
     with enable_iam_authentication():
         yield lake

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as it is told, request after request, and remembers them."""
+"""A real HTTP server that gives prepared responses and records requests."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Request:
-    """What came."""
+    """A request that came."""
 
     path: str
     headers: dict[str, str]
@@ -19,51 +19,62 @@ class Request:
 
     @property
     def lines(self):
-        """Its JSON lines."""
+        """The JSON lines of its body."""
         return [json.loads(line) for line in self.body.splitlines()]
 
 
 @dataclass
 class Listener:
-    """Answers with the next of `answers`, or with `usual` when there is none left.
+    """Responds with the next of `responses`, or with `default` when none is left.
 
-    An answer is a status, a status and a body, or a function from a request to these; `hang` says
-    nothing at all until the server ends.
+    A response is a status, a status and a body, or a function from a request to these; `hang` says
+    nothing until the server ends.
     """
 
-    usual: object = 200
-    answers: deque = field(default_factory=deque)
+    default: object = 200
+    responses: deque = field(default_factory=deque)
     requests: list = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    connections: int = 0
     port: int = 0
 
     @property
     def url(self):
-        """Where it listens."""
+        """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def hang(self, _request):
         self.ended.wait(30)
         return 200
 
-    def answer(self, request):
+    def respond(self, request):
         self.requests.append(request)
-        told = self.answers.popleft() if self.answers else self.usual
-        told = told(request) if callable(told) else told
-        status, body, headers = (*(told if isinstance(told, tuple) else (told,)), b"", {})[:3]
+        response = self.responses.popleft() if self.responses else self.default
+        response = response(request) if callable(response) else response
+        parts = response if isinstance(response, tuple) else (response,)
+        status, body, headers = (*parts, b"", {})[:3]
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         return status, text, headers or {}
 
 
 @contextmanager
-def listening(*answers, usual=200, tls=None):
-    """Run a listener, on a port of its own, with a context of TLS or without."""
-    listener = Listener(usual=usual, answers=deque(answers))
+def listening(*responses, default=200, tls=None, protocol="HTTP/1.0"):
+    """Run a listener on a free port, with a TLS context or without.
+
+    HTTP/1.0 closes each connection; HTTP/1.1 keeps them open.
+    """
+    listener = Listener(default=default, responses=deque(responses))
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = protocol
+
+        def setup(self):
+            super().setup()
+            listener.connections += 1
+
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, text, headers = listener.answer(Request(self.path, dict(self.headers), body))
+            status, text, headers = listener.respond(Request(self.path, dict(self.headers), body))
             try:
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(text)), **headers}.items():
@@ -71,7 +82,7 @@ def listening(*answers, usual=200, tls=None):
                 self.end_headers()
                 self.wfile.write(text)
             except OSError:
-                pass  # nobody waits for it any more
+                pass  # the client has given up
 
         def log_message(self, *_about):
             pass
@@ -94,8 +105,8 @@ def listening(*answers, usual=200, tls=None):
 
 
 @dataclass
-class Fast:
-    """A clock that does not wait, and remembers for how long it should have."""
+class FakeClock:
+    """A clock that records sleeps instead of waiting."""
 
     slept: list = field(default_factory=list)
 

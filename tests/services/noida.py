@@ -1,7 +1,6 @@
-"""Servers of noida-db, wire-compatible with Kafka and Elasticsearch, for tests.
+"""Servers of noida-db, compatible with Kafka and Elasticsearch on the wire.
 
-Its binary is started itself: its Python wrapper would start a child, which stays when the wrapper
-is killed.
+Tests start the binary directly: the Python wrapper would start a child that outlives it.
 """
 
 import socket
@@ -14,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 30  # seconds
+TIMEOUT = 30  # seconds until it answers, or ends
 
 
 @contextmanager
 def noida(service):
-    """Run one service on a free port, which is given; all that it holds goes with it."""
+    """Run one service, and yield its port. Its data is removed with it."""
     pytest.importorskip("noida_db", reason="noida-db is not installed: pip install '.[dev]'")
     binary = Path(str(files("noida_db") / "noida-db"))
     with tempfile.TemporaryDirectory(prefix="noida-") as folder:
@@ -38,18 +37,18 @@ def noida(service):
             yield port
         finally:
             server.terminate()
-            server.wait(timeout=PATIENCE)
+            server.wait(timeout=TIMEOUT)
 
 
 def free_port():
-    """A port that nobody listens at."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def _wait_for(port, server):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         if server.poll() is not None:
             pytest.skip(f"noida-db does not run here: it ended with {server.returncode}")
@@ -59,4 +58,4 @@ def _wait_for(port, server):
             time.sleep(0.05)
         else:
             return
-    pytest.fail(f"noida-db did not answer within {PATIENCE} seconds")
+    pytest.fail(f"noida-db did not answer within {TIMEOUT} seconds")

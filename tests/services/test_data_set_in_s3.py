@@ -1,4 +1,4 @@
-"""Data sets written to S3 and read from it."""
+"""Datasets in S3: written by `to-parquet`, read by sources."""
 
 from __future__ import annotations
 
@@ -32,16 +32,14 @@ def write(*batches: OutputRows, **options: object) -> None:
     list(run_stage(sink, batches))
 
 
-def test_a_data_set_in_a_bucket_is_there_once_its_last_file_is(lake: Lake) -> None:
+def test_success_marker_is_written_last(lake: Lake) -> None:
     lake.forget()
     write(rows("ann", 3), rows("b/c", 1))
     puts = [path for method, path in lake.asked if method == "PUT"]
     assert puts[-1] == "lake/out/_SUCCESS"
     assert len(puts) == 5
-    settings = PipelineOptions(userid_column_name="user", num_threads=1)
-    source = FromCloudtrail(
-        input_glob=OUT, start_time="2024-05-01", duration="1d", options=settings
-    )
+    options = PipelineOptions(userid_column_name="user", num_threads=1)
+    source = FromCloudtrail(input_glob=OUT, start_time="2024-05-01", duration="1d", options=options)
     lake.forget()
     users = [batch.user for batch in source.events(None, RunMetrics())]
     assert sorted(map(str, users)) == ["ann", "b/c"]
@@ -49,7 +47,7 @@ def test_a_data_set_in_a_bucket_is_there_once_its_last_file_is(lake: Lake) -> No
     assert len(lake.fetched) == 2
 
 
-def test_a_run_that_fails_leaves_what_was_there(lake: Lake) -> None:
+def test_failed_run_keeps_the_old_dataset(lake: Lake) -> None:
     write(rows("ann", 2))
     before = {key: lake.read(key) for key in lake.names()}
 
@@ -64,9 +62,9 @@ def test_a_run_that_fails_leaves_what_was_there(lake: Lake) -> None:
     assert {key: lake.read(key) for key in lake.names()} == before
 
 
-def test_overwriting_replaces_all_of_it(lake: Lake) -> None:
+def test_overwrite_replaces_the_whole_dataset(lake: Lake) -> None:
     write(rows("ann", 3))
-    with pytest.raises(UsageError, match=r"`s3://lake/out` holds something already"):
+    with pytest.raises(UsageError, match=r"`s3://lake/out` is not empty"):
         write(rows("bob", 1))
     lake.forget()
     write(rows("bob", 1), overwrite=True)
@@ -75,10 +73,10 @@ def test_overwriting_replaces_all_of_it(lake: Lake) -> None:
         "out/date=2024-05-01/user=bob/part-00000.parquet",
     ]
     changes = [method for method, _ in lake.asked if method in {"PUT", "POST", "DELETE"}]
-    assert changes[0] != "PUT", "the mark of the old data set goes first"
+    assert changes[0] != "PUT", "the marker of the old dataset is removed first"
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_is_read(lake: Lake) -> None:
+def test_missing_bucket_is_reported_before_the_run(lake: Lake) -> None:
     assert lake.address
     with pytest.raises(UsageError, match="there is no bucket `nowhere`"):
         ToParquet(folder="s3://nowhere/out").validate()

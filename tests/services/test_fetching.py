@@ -1,4 +1,4 @@
-"""Objects come side by side, some ahead, and in order."""
+"""Objects are prefetched in parallel and read in order."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from morpheus.storage.object_store import S3Path
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Answers after a while with the name of what is asked for, and keeps count."""
+    """A server that responds slowly with the path of the request, and counts requests."""
 
     protocol_version = "HTTP/1.1"
     lock = threading.Lock()
-    now = most = answered = 0
+    active = peak = answered = 0
 
     def do_GET(self) -> None:
         kind = type(self)
         with self.lock:
-            kind.now += 1
-            kind.most = max(kind.most, kind.now)
+            kind.active += 1
+            kind.peak = max(kind.peak, kind.active)
         time.sleep(0.02)
         with self.lock:
-            kind.now -= 1
+            kind.active -= 1
             kind.answered += 1
         body = self.path.encode()
         self.send_response(200)
@@ -44,7 +44,7 @@ class Slow(BaseHTTPRequestHandler):
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    Slow.now = Slow.most = Slow.answered = 0
+    Slow.active = Slow.peak = Slow.answered = 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
@@ -54,28 +54,28 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
     server.server_close()
 
 
-def test_objects_are_fetched_side_by_side_and_read_in_order(slow: type[Slow]) -> None:
+def test_objects_are_fetched_in_parallel_and_read_in_order(slow: type[Slow]) -> None:
     objects = [S3Path("lake", f"{n:03}.json", size=8) for n in range(64)]
-    with Prefetcher(objects) as fetched:
-        texts = [fetched.read(one) for one in objects]
+    with Prefetcher(objects) as prefetcher:
+        texts = [prefetcher.read(path) for path in objects]
     assert texts == [f"/lake/{n:03}.json".encode() for n in range(64)]
-    assert 1 < slow.most <= MAX_CONCURRENCY
+    assert 1 < slow.peak <= MAX_CONCURRENCY
 
 
-def test_no_more_is_fetched_ahead_than_fits(slow: type[Slow]) -> None:
+def test_prefetching_is_bounded_by_bytes(slow: type[Slow]) -> None:
     objects = [S3Path("lake", f"{n:03}.json", size=PREFETCH_BYTES // 4) for n in range(12)]
-    with Prefetcher(objects) as fetched:
-        fetched.read(objects[0])
+    with Prefetcher(objects) as prefetcher:
+        prefetcher.read(objects[0])
         time.sleep(0.3)
         assert slow.answered == 4
-        fetched.read(objects[1])
+        prefetcher.read(objects[1])
         time.sleep(0.3)
         assert slow.answered == 5
 
 
-def test_leaving_early_fetches_no_more(slow: type[Slow]) -> None:
+def test_leaving_early_stops_prefetching(slow: type[Slow]) -> None:
     objects = [S3Path("lake", f"{n:03}.json", size=8) for n in range(500)]
-    with Prefetcher(objects) as fetched:
-        fetched.read(objects[0])
+    with Prefetcher(objects) as prefetcher:
+        prefetcher.read(objects[0])
     time.sleep(0.2)
     assert slow.answered < 40

@@ -1,4 +1,4 @@
-"""Fingerprints in S3, shared by runs and workers."""
+"""Model stores in S3, shared by runs and workers."""
 
 from __future__ import annotations
 
@@ -47,76 +47,76 @@ def ann() -> Fingerprint:
     return fingerprint()
 
 
-def named(ann: Fingerprint, user: str) -> Fingerprint:
+def for_user(ann: Fingerprint, user: str) -> Fingerprint:
     return replace(ann, card=replace(ann.card, user=user))
 
 
-def test_a_fingerprint_comes_back_as_it_was(lake: Lake, ann: Fingerprint) -> None:
-    users = {user: put_model(MODELS, named(ann, user)) for user in ("ann", "bob")}
+def test_model_survives_the_store(lake: Lake, ann: Fingerprint) -> None:
+    users = {user: put_model(MODELS, for_user(ann, user)) for user in ("ann", "bob")}
     commit_index(MODELS, users)
     lake.forget()
-    opened = ModelStore.open("s3://lake/models")
-    back = opened.load("bob")
-    assert back is not None
-    assert back.card == users["bob"]
+    models = ModelStore.open("s3://lake/models")
+    loaded = models.load("bob")
+    assert loaded is not None
+    assert loaded.card == users["bob"]
     rows = ann.encoder.encode(day())
-    assert np.array_equal(back.losses(rows), ann.losses(rows))
+    assert np.array_equal(loaded.losses(rows), ann.losses(rows))
     name = f"models/fingerprints/{users['bob'].sha256}.safetensors"
-    assert lake.fetched == [name, "models/index.json"], "no object but the index and the user's"
+    assert lake.fetched == [name, "models/index.json"], "only the index and the user's model"
 
 
-def test_half_a_run_leaves_the_last_good_ones(lake: Lake, ann: Fingerprint) -> None:
+def test_interrupted_run_keeps_the_old_index(lake: Lake, ann: Fingerprint) -> None:
     commit_index(MODELS, {"ann": put_model(MODELS, ann)})
-    put_model(MODELS, named(ann, "bob"))
+    put_model(MODELS, for_user(ann, "bob"))
     assert set(ModelStore.open(MODELS).cards) == {"ann"}
     assert len(lake.names("models/fingerprints")) == 2
 
 
-def test_what_no_index_has_is_removed_once_it_is_old(
+def test_unreferenced_models_are_removed_after_the_grace_period(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit_index(MODELS, {"ann": put_model(MODELS, ann)})
-    bob = put_model(MODELS, named(ann, "bob"))
+    bob = put_model(MODELS, for_user(ann, "bob"))
     monkeypatch.setattr(store, "GC_GRACE", timedelta(seconds=-60))
     commit_index(MODELS, {"bob": bob})
-    assert len(lake.names("models/fingerprints")) == 2, "the last index had ann"
+    assert len(lake.names("models/fingerprints")) == 2, "the previous index had ann"
     commit_index(MODELS, {"bob": bob})
     assert lake.names("models/fingerprints") == [f"models/fingerprints/{bob.sha256}.safetensors"]
 
 
-def rival(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Another run, which writes the index as often, whenever this one has read it."""
+def simulate_concurrent_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Simulate another run that writes the index after this one has read it, some times."""
     read, left = ObjectStore.get_with_etag, iter(range(times))
 
     def read_late(where: ObjectStore, name: str) -> tuple[bytes, str | None]:
-        found, index = read(where, name), S3Path("lake", "models/index.json")
+        state, index = read(where, name), S3Path("lake", "models/index.json")
         for _ in islice(left, 1):
             write_object(index, read_object(index) + b" ")
-        return found
+        return state
 
-    monkeypatch.setattr(ObjectStore, "read_marked", read_late)
+    monkeypatch.setattr(ObjectStore, "get_with_etag", read_late)
 
 
-def test_of_two_runs_that_publish_at_once_the_last_index_is_whole(
+def test_concurrent_runs_leave_a_complete_index(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, theirs = (put_model(MODELS, named(ann, user)) for user in ("ann", "bob"))
+    mine, theirs = (put_model(MODELS, for_user(ann, user)) for user in ("ann", "bob"))
     commit_index(MODELS, {"bob": theirs})
     lake.forget()
-    rival(monkeypatch, times=2)
+    simulate_concurrent_writes(monkeypatch, times=2)
     commit_index(MODELS, {"ann": mine})
     assert set(ModelStore.open(MODELS).cards) == {"ann"}
     puts = [path for method, path in lake.asked if method == "PUT"]
-    assert len(puts) == 2 + 2 + 1, "each of theirs, mine refused as often, and mine"
+    assert len(puts) == 2 + 2 + 1, "two of the other run, two rejected, and the last"
 
 
-def test_an_index_that_others_keep_writing_is_given_up(
+def test_index_that_others_keep_writing_is_an_error(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = put_model(MODELS, ann)
     commit_index(MODELS, {"ann": card})
     assert lake.address
-    rival(monkeypatch, times=99)
+    simulate_concurrent_writes(monkeypatch, times=99)
     with pytest.raises(
         TransientError, match=r"index.json: other runs keep writing it. Train again"
     ):
@@ -124,16 +124,16 @@ def test_an_index_that_others_keep_writing_is_given_up(
 
 
 class Old(BaseHTTPRequestHandler):
-    """A server that knows no conditions."""
+    """A server without conditional writes."""
 
     protocol_version = "HTTP/1.1"
     kept: ClassVar[dict[str, bytes]] = {}
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        asked = {"If-Match", "If-None-Match"} & set(self.headers)
-        self.kept |= {} if asked else {self.path: body}
-        self.send_response(501 if asked else 200)
+        conditions = {"If-Match", "If-None-Match"} & set(self.headers)
+        self.kept |= {} if conditions else {self.path: body}
+        self.send_response(501 if conditions else 200)
         self.send_header("Content-Length", "0")
         self.send_header("ETag", '"1"')
         self.end_headers()
@@ -142,21 +142,21 @@ class Old(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_server_without_conditions_is_written_to_without(
+def test_server_without_conditional_writes_is_written_unconditionally(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Old)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    for mark in (None, '"1"'):
-        assert put_if_match(S3Path("lake", "index.json"), b"new", mark)
+    for etag in (None, '"1"'):
+        assert put_if_match(S3Path("lake", "index.json"), b"new", etag)
         assert Old.kept.pop("/lake/index.json") == b"new"
     server.shutdown()
     server.server_close()
 
 
-def test_a_changed_object_and_a_missing_one_are_named(lake: Lake, ann: Fingerprint) -> None:
+def test_changed_and_missing_objects_are_reported(lake: Lake, ann: Fingerprint) -> None:
     commit_index(MODELS, {"ann": put_model(MODELS, ann)})
     [key] = lake.names("models/fingerprints")
     lake.put(key, lake.read(key)[:-1] + b"?")
@@ -171,7 +171,7 @@ def test_a_changed_object_and_a_missing_one_are_named(lake: Lake, ann: Fingerpri
         ModelStore.open("s3://lake/other")
 
 
-def test_a_bucket_that_is_not_there_ends_the_run_before_anything_is_learnt(lake: Lake) -> None:
+def test_missing_bucket_is_rejected_before_training(lake: Lake) -> None:
     assert lake.address
     with pytest.raises(UsageError, match="there is no bucket `nowhere`"):
         TrainAe(models_output_filename="s3://nowhere/models").validate()
@@ -180,7 +180,7 @@ def test_a_bucket_that_is_not_there_ends_the_run_before_anything_is_learnt(lake:
 
 
 def events(users: int, rows: int) -> bytes:
-    """Users who each call one of two services, once an hour."""
+    """Events of users who call one of two services, once an hour."""
     frame = pl.DataFrame(
         [
             {
@@ -193,17 +193,17 @@ def events(users: int, rows: int) -> bytes:
             for row in range(rows)
         ]
     )
-    written = io.BytesIO()
-    frame.write_parquet(written)
-    return written.getvalue()
+    file = io.BytesIO()
+    frame.write_parquet(file)
+    return file.getvalue()
 
 
-def scored(out: Path, logs: str, train: TrainAe) -> bytes:
-    settings = PipelineOptions(
+def score(out: Path, logs: str, train: TrainAe) -> bytes:
+    options = PipelineOptions(
         userid_column_name="userIdentityuserName", columns=("eventName", "eventSource")
     )
     stages = [FromCloudtrail(input_glob=logs), train, Preprocess(), InfPytorch(), AddScores()]
-    Pipeline([*stages, Serialize(), ToFile(filename=str(out))], settings).run()
+    Pipeline([*stages, Serialize(), ToFile(filename=str(out))], options).run()
     return out.read_bytes()
 
 
@@ -211,16 +211,16 @@ def test_runs_share_models_through_a_bucket(lake: Lake, tmp_path: Path) -> None:
     lake.put("logs/date=2024-05-01/a.parquet", events(3, 200))
     logs, few = "s3://lake/logs/", {"train_min_history": 100, "train_epochs": 3}
     models = str(tmp_path / "models")
-    learnt = [
-        scored(
+    outputs = [
+        score(
             tmp_path / f"{n}.csv",
             logs,
-            TrainAe(train_data_glob=logs, models_output_filename=place, **few),  # type: ignore[arg-type] # numbers only
+            TrainAe(train_data_glob=logs, models_output_filename=target, **few),  # type: ignore[arg-type] # numbers only
         )
-        for n, place in enumerate((models, MODELS))
+        for n, target in enumerate((models, MODELS))
     ]
-    there = {key.removeprefix("models/"): lake.read(key) for key in lake.names("models")}
-    here = {path.relative_to(models).as_posix(): path for path in Path(models).rglob("*.*")}
-    assert there == {name: path.read_bytes() for name, path in here.items()}
-    loaded = scored(tmp_path / "2.csv", logs, TrainAe(pretrained_filename=MODELS))
-    assert learnt[0] == learnt[1] == loaded
+    remote = {key.removeprefix("models/"): lake.read(key) for key in lake.names("models")}
+    local = {path.relative_to(models).as_posix(): path for path in Path(models).rglob("*.*")}
+    assert remote == {name: path.read_bytes() for name, path in local.items()}
+    loaded = score(tmp_path / "2.csv", logs, TrainAe(pretrained_filename=MODELS))
+    assert outputs[0] == outputs[1] == loaded

@@ -1,4 +1,4 @@
-"""Logs read from S3, from a server that says what it was asked for."""
+"""Logs in S3, on a server that records its requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def event(day: int, hour: int, user: str, region: str) -> dict[str, object]:
 
 
 def month(lake: Lake, organisation: str = "") -> None:
-    """May 2024 of one account as AWS lays it down, two objects a day and region."""
+    """May 2024 of one account in the layout of AWS: two objects per day and region."""
     objects = {"AWSLogs/000000000001/CloudTrail-Digest/us-east-1/2024/05/07/d.json.gz": b"{}"}
     for region, day, hour in product(REGIONS, range(1, 32), (9, 18)):
         events = [event(day, hour - 1, user, region) for user in USERS]
@@ -52,13 +52,13 @@ def month(lake: Lake, organisation: str = "") -> None:
 
 
 def read(history: str | None = None, **options: object) -> tuple[pl.DataFrame, RunMetrics]:
-    settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
-    source = FromCloudtrail(options=settings, **options)  # type: ignore[arg-type] # options of several types
+    pipeline_options = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
+    source = FromCloudtrail(options=pipeline_options, **options)  # type: ignore[arg-type] # options of several types
     source.validate()
-    summary = RunMetrics()
-    batches = list(source.events(history, summary))
+    metrics = RunMetrics()
+    batches = list(source.events(history, metrics))
     past = [batch.history for batch in batches if batch.history is not None]
-    return pl.concat(past if history else [batch.frame for batch in batches]), summary
+    return pl.concat(past if history else [batch.frame for batch in batches]), metrics
 
 
 @pytest.mark.parametrize(
@@ -72,41 +72,41 @@ def read(history: str | None = None, **options: object) -> tuple[pl.DataFrame, R
         ("o-abc123/", "AWSLogs"),
     ],
 )
-def test_of_a_month_only_the_objects_of_the_day_asked_for_are_fetched(
+def test_only_objects_in_the_time_range_are_fetched(
     lake: Lake, organisation: str, pattern: str
 ) -> None:
     month(lake, organisation)
     glob = f"s3://lake/{pattern}"
-    frame, summary = read(input_glob=glob, start_time="2024-05-07", duration="1d")
+    frame, metrics = read(input_glob=glob, start_time="2024-05-07", duration="1d")
     assert len(lake.fetched) == 4
     assert all("/2024/05/07/" in key and "CloudTrail/" in key for key in lake.fetched)
     assert frame.height == 2 * 2 * 2
     assert frame[TIME].dt.date().cast(pl.String).unique().to_list() == ["2024-05-07"]
-    assert summary.input.outside_folders == 2 * 30
+    assert metrics.input.outside_folders == 2 * 30
     assert not any("05/08" in path or "05/06" in path for path in lake.listings)
     if pattern == "AWSLogs/":
-        above, of_region = 3, ["years", "months of 2024", "days of May", "objects of the day"]
-        assert len(lake.listings) == above + len(REGIONS) * len(of_region)
+        common, per_region = 3, ["years", "months of 2024", "days of May", "objects of the day"]
+        assert len(lake.listings) == common + len(REGIONS) * len(per_region)
 
 
-def test_without_a_period_a_bucket_is_listed_in_one_go_and_read_whole(lake: Lake) -> None:
+def test_without_a_time_range_the_bucket_is_listed_once_and_read_completely(lake: Lake) -> None:
     month(lake)
-    frame, summary = read(input_glob="s3://lake/AWSLogs/")
+    frame, metrics = read(input_glob="s3://lake/AWSLogs/")
     assert frame.height == 2 * 2 * 2 * 31
-    assert summary.input.skipped_files == 1, "the digest"
+    assert metrics.input.skipped_files == 1, "the digest"
     assert len(lake.listings) == 1
 
 
-def test_a_prefix_that_was_asked_for_may_be_called_after_another_day(lake: Lake) -> None:
+def test_dates_in_the_given_prefix_are_not_filtered(lake: Lake) -> None:
     for day in ("30", "31"):
         lake.put(f"cases/2025-01-31/logs/2024/05/{day}/a.json", b"{}")
     for pattern in ("cases/2025-01-31/", "cases/2025-01-31/logs/2024/**/*"):
-        period = TimeRange.from_options("2024-05-31", None, "1d", None)
-        found = FileDiscovery(f"s3://lake/{pattern}", time_range=period).require()
-        assert [path.parts[-2] for path in found.paths] == ["31"]
+        time_range = TimeRange.from_options("2024-05-31", None, "1d", None)
+        discovery = FileDiscovery(f"s3://lake/{pattern}", time_range=time_range).require()
+        assert [path.parts[-2] for path in discovery.paths] == ["31"]
 
 
-def test_dates_in_a_glob_are_followed_without_looking_elsewhere(lake: Lake) -> None:
+def test_dates_in_a_glob_limit_the_listing(lake: Lake) -> None:
     month(lake)
     frame, _ = read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/07/*.json.gz")
     assert frame.height == 8
@@ -114,87 +114,92 @@ def test_dates_in_a_glob_are_followed_without_looking_elsewhere(lake: Lake) -> N
     assert not any("05/08" in path for path in lake.listings)
 
 
-def test_a_bucket_reads_as_the_same_files_on_disk_do(lake: Lake, tmp_path: Path) -> None:
+def test_bucket_gives_the_same_events_as_files_on_disk(lake: Lake, tmp_path: Path) -> None:
     month(lake)
     for key in lake.names("AWSLogs"):
         path = tmp_path / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(lake.read(key))
     period = {"start_time": "2024-05-07T08:00:00Z", "end_time": "2024-05-08T09:00:00Z"}
-    there, of_bucket = read(input_glob="s3://lake/AWSLogs/", **period)
-    here, of_disk = read(input_glob=str(tmp_path / "AWSLogs"), **period)
-    assert there.equals(here)
-    assert there.height == 12
-    assert of_bucket.input.outside_range == of_disk.input.outside_range == 4
-    assert (of_disk.input.outside_files, of_disk.input.outside_folders) == (2 * 2 * 29, 0)
+    remote, remote_metrics = read(input_glob="s3://lake/AWSLogs/", **period)
+    local, local_metrics = read(input_glob=str(tmp_path / "AWSLogs"), **period)
+    assert remote.equals(local)
+    assert remote.height == 12
+    assert remote_metrics.input.outside_range == local_metrics.input.outside_range == 4
+    assert (local_metrics.input.outside_files, local_metrics.input.outside_folders) == (
+        2 * 2 * 29,
+        0,
+    )
 
 
-def test_history_is_that_of_the_time_before_the_period(lake: Lake) -> None:
+def test_history_is_from_before_the_time_range(lake: Lake) -> None:
     month(lake)
     glob = "s3://lake/AWSLogs/"
     period = {"start_time": "2024-05-07", "duration": "1d", "train_duration": "3d"}
-    frame, summary = read(glob, input_glob=glob, **period)
+    frame, metrics = read(glob, input_glob=glob, **period)
     days = frame[TIME].dt.day().unique().sort().to_list()
     assert days == [4, 5, 6]
     assert (
-        summary.training.time_range == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
+        metrics.training.time_range == "from 2024-05-04T00:00:00Z until before 2024-05-07T00:00:00Z"
     )
     assert len(lake.fetched) == 4 * 4
 
 
-def test_late_deliveries_are_fetched_when_they_are_asked_for(lake: Lake) -> None:
+def test_late_deliveries_are_fetched_within_the_delay(lake: Lake) -> None:
     month(lake)
     late = gzip.compress(json.dumps({"Records": [event(7, 23, "ann", "eu-west-1")]}).encode())
     folder = "AWSLogs/000000000001/CloudTrail/eu-west-1/2024/05/08"
     lake.put(f"{folder}/1_CloudTrail_eu-west-1_20240508T0005Z_y.json.gz", late)
-    chosen = {"input_glob": "s3://lake/AWSLogs/", "start_time": "2024-05-07", "duration": "1d"}
-    assert read(**chosen)[0].height == 8
+    options = {"input_glob": "s3://lake/AWSLogs/", "start_time": "2024-05-07", "duration": "1d"}
+    assert read(**options)[0].height == 8
     lake.forget()
-    frame, summary = read(**chosen, delivery_delay="15m")
+    frame, metrics = read(**options, delivery_delay="15m")
     assert frame.height == 9
-    assert len(lake.fetched) == 5, "of the next day only what came in its first quarter of an hour"
-    assert summary.input.outside_range == 0
+    assert len(lake.fetched) == 5, "of the next day, only the first 15 minutes"
+    assert metrics.input.outside_range == 0
 
 
-def test_several_workers_read_a_bucket_as_one_does(lake: Lake) -> None:
+def test_workers_do_not_change_the_events(lake: Lake) -> None:
     month(lake)
-    period = TimeRange.from_options("2024-05-07", None, "1d", None)
+    time_range = TimeRange.from_options("2024-05-07", None, "1d", None)
     files = FileDiscovery(
-        "s3://lake/AWSLogs/", time_range=period, skip_dirs=CLOUDTRAIL_FORMAT.skip_dirs
+        "s3://lake/AWSLogs/", time_range=time_range, skip_dirs=CLOUDTRAIL_FORMAT.skip_dirs
     )
     frames = []
-    for workers, room in (
+    for workers, budget in (
         (1, MemoryBudget()),
         (2, MemoryBudget(serial_threshold_bytes=1, min_task_bytes=2000)),
     ):
-        settings = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=workers)
-        intake = FileIngest(CLOUDTRAIL_FORMAT, files, settings, memory_budget=room)
+        pipeline_options = PipelineOptions(
+            userid_column_name="userIdentityuserName", num_threads=workers
+        )
+        ingest = FileIngest(CLOUDTRAIL_FORMAT, files, pipeline_options, memory_budget=budget)
         lake.forget()
-        frames.append(pl.concat(batch.frame for batch in intake.events(None, RunMetrics())))
+        frames.append(pl.concat(batch.frame for batch in ingest.events(None, RunMetrics())))
         assert len(lake.fetched) == 4
     assert frames[0].equals(frames[1])
 
 
-def test_an_object_can_be_named_and_its_blocks_are_it(lake: Lake) -> None:
+def test_one_object_can_be_read_whole_in_blocks_or_as_a_file(lake: Lake) -> None:
     text = json.dumps(event(1, 9, "ann", "x")).encode() + b"\n"
     lake.put("a b/é.json", text * 1000)
     frame, _ = read(input_glob="s3://lake/a b/é.json")
     assert frame.height == 1000
-    [one] = FileDiscovery("s3://lake/a b/").require().paths
-    assert b"".join(read_blocks(one, 5000)) == read_bytes(one) == text * 1000
-    with as_local_file(one) as copy:
+    [path] = FileDiscovery("s3://lake/a b/").require().paths
+    assert b"".join(read_blocks(path, 5000)) == read_bytes(path) == text * 1000
+    with as_local_file(path) as copy:
         assert copy.read_bytes() == text * 1000
     assert not copy.exists()
 
 
-def test_parquet_in_a_bucket_is_read_whether_large_or_small(
+def test_large_and_small_parquet_objects_are_read(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = [f"2024-05-01T00:{minute:02}:00Z" for minute in range(60)]
-    packed = io.BytesIO()
+    file = io.BytesIO()
     rows = {"eventTime": times, "eventName": ["Ls"] * 60, "userIdentityuserName": ["ann"] * 60}
-    pl.DataFrame(rows).write_parquet(packed)
-    lake.put("x.parquet", packed.getvalue())
+    pl.DataFrame(rows).write_parquet(file)
+    lake.put("x.parquet", file.getvalue())
     small, _ = read(input_glob="s3://lake/*.parquet")
     monkeypatch.setattr("morpheus.sources.compression.STREAMING_THRESHOLD", 8)
     large, _ = read(input_glob="s3://lake/*.parquet")
@@ -202,16 +207,16 @@ def test_parquet_in_a_bucket_is_read_whether_large_or_small(
     assert small.equals(large)
 
 
-def test_an_object_that_is_gone_is_a_bad_record(lake: Lake) -> None:
+def test_missing_object_is_a_record_error(lake: Lake) -> None:
     lake.put("a.json", b"{}")
-    [one] = FileDiscovery("s3://lake/").require().paths
+    [path] = FileDiscovery("s3://lake/").require().paths
     delete_objects([S3Path("lake", "a.json")])
-    for reading in (read_bytes, lambda path: list(read_blocks(path))):
-        with pytest.raises(RecordError, match=r"s3://lake/a.json: the file was there and is gone"):
-            reading(one)
+    for read_object in (read_bytes, lambda path: list(read_blocks(path))):
+        with pytest.raises(RecordError, match=r"s3://lake/a.json: the file was deleted during the run"):
+            read_object(path)
 
 
-def test_a_bucket_that_is_not_there_is_named(lake: Lake) -> None:
+def test_missing_bucket_is_reported(lake: Lake) -> None:
     assert lake.address
     for pattern in ("s3://other/AWSLogs/", "s3://other/*.json"):
         with pytest.raises(UsageError, match=r"there is no bucket `other`.*`aws s3 ls`"):
@@ -220,7 +225,7 @@ def test_a_bucket_that_is_not_there_is_named(lake: Lake) -> None:
         FileDiscovery("s3:///x").require()
 
 
-def test_no_match_says_what_the_bucket_holds(lake: Lake) -> None:
+def test_no_match_reports_what_the_bucket_contains(lake: Lake) -> None:
     month(lake)
     with pytest.raises(UsageError, match=r"no log file matches .*`s3://lake/` holds `AWSLogs/`"):
         FileDiscovery("s3://lake/*.csv").require()
@@ -230,7 +235,7 @@ def test_no_match_says_what_the_bucket_holds(lake: Lake) -> None:
         read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*", start_time="2025-01-01")
 
 
-def test_credentials_that_the_server_refuses_are_told(guarded: Lake) -> None:
+def test_rejected_credentials_are_reported(guarded: Lake) -> None:
     assert guarded.address
     with pytest.raises(UsageError, match=r"access denied \(\w+\).*`s3:ListBucket`.*AWS_PROFILE"):
         FileDiscovery("s3://lake/AWSLogs/*").require()
@@ -238,7 +243,7 @@ def test_credentials_that_the_server_refuses_are_told(guarded: Lake) -> None:
         read_bytes(S3Path("lake", "a"))
 
 
-def test_anybody_may_read_what_is_public(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_bucket_needs_no_credentials(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     month(lake)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -246,7 +251,7 @@ def test_anybody_may_read_what_is_public(lake: Lake, monkeypatch: pytest.MonkeyP
     assert len(FileDiscovery("s3://lake/AWSLogs/").require().paths) == 2 * 2 * 31 + 1
 
 
-def test_a_profile_has_the_credentials(
+def test_credentials_come_from_a_profile(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     month(lake)
@@ -262,7 +267,7 @@ def test_a_profile_has_the_credentials(
         FileDiscovery("s3://lake/AWSLogs/").require()
 
 
-def test_without_credentials_the_ways_to_give_some_are_told(
+def test_missing_credentials_are_reported_with_what_to_do(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert lake.address
@@ -270,19 +275,17 @@ def test_without_credentials_the_ways_to_give_some_are_told(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UsageError, match=r"no credentials were found. Set AWS_PROFILE, or AWS_ACC"):
+    with pytest.raises(UsageError, match=r"found no credentials. Set AWS_PROFILE, or AWS_ACC"):
         FileDiscovery("s3://lake/AWSLogs/").require()
 
 
-def test_without_the_extra_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_reported_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(UsageError, match=r"an extra. `pip install 'morpheus\[s3\]'`"):
+    with pytest.raises(UsageError, match=r"needs an extra. `pip install 'morpheus\[s3\]'`"):
         FileDiscovery("s3://lake/AWSLogs/").require()
 
 
-def test_a_server_that_cannot_be_reached_is_told(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_server_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lake.address
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
@@ -291,7 +294,7 @@ def test_a_server_that_cannot_be_reached_is_told(
         FileDiscovery("s3://lake/AWSLogs/").require()
 
 
-def test_following_a_bucket_is_refused_with_what_to_do() -> None:
+def test_watching_a_bucket_is_rejected_with_what_to_do() -> None:
     source = FromCloudtrail(input_glob="s3://lake/AWSLogs/", watch_directory=True)
     with pytest.raises(UsageError, match=r"--watch_directory: .*--duration 1h"):
         source.validate()

@@ -10,80 +10,80 @@ from strange import TRAIL, explained, plain
 
 
 def alerts(*batches, source="from-cloudtrail"):
-    made = AlertBuilder("to-ocsf", source)
-    return [alert for batch in batches for alert in made.build(batch)]
+    builder = AlertBuilder("to-ocsf", source)
+    return [alert for batch in batches for alert in builder.build(batch)]
 
 
 def ids(*batches, source="from-cloudtrail"):
     return [alert.id for alert in alerts(*batches, source=source)]
 
 
-def test_an_event_has_the_same_id_whatever_is_known_of_it():
-    [known] = ids(explained([TRAIL]))
-    [bare] = ids(plain([TRAIL]))
-    assert known == bare
-    assert len(known) == 32
+def test_id_does_not_depend_on_scores():
+    [with_model] = ids(explained([TRAIL]))
+    [without_model] = ids(plain([TRAIL]))
+    assert with_model == without_model
+    assert len(with_model) == 32
 
 
-def test_who_when_what_and_the_log_make_the_id():
-    same = plain([TRAIL])
-    others = [
+def test_id_depends_on_user_time_content_and_source():
+    event = plain([TRAIL])
+    different = [
         plain([TRAIL], user="bob"),
         plain([TRAIL], seconds=[1]),
         plain([TRAIL | {"eventID": "6"}]),
     ]
-    found = ids(same) + ids(*others) + ids(same, source="from-duo")
-    assert len(set(found)) == 5
+    distinct = {*ids(event), *ids(*different), *ids(event, source="from-duo")}
+    assert len(distinct) == 5
 
 
-def test_events_alike_in_everything_have_ids_of_their_own():
-    twice = plain([{"action": "get"}] * 3, seconds=[7, 7, 7])
-    first = ids(twice)
+def test_identical_events_have_different_ids():
+    identical = plain([{"action": "get"}] * 3, seconds=[7, 7, 7])
+    first = ids(identical)
     assert len(set(first)) == 3
-    assert ids(twice) == first
+    assert ids(identical) == first
 
 
-def test_in_a_log_we_do_not_know_a_column_called_id_identifies_nothing():
-    one, other = [{"id": "ann", "path": path} for path in ("/a", "/b")]
-    assert ids(plain([one]), source="from-file") != ids(plain([other]), source="from-file")
+def test_column_id_of_an_unknown_log_is_not_an_event_id():
+    first, second = [{"id": "ann", "path": path} for path in ("/a", "/b")]
+    assert ids(plain([first]), source="from-file") != ids(plain([second]), source="from-file")
 
 
-def test_ids_do_not_depend_on_how_events_are_cut_into_batches():
+def test_ids_do_not_depend_on_batches():
     whole = plain([{"action": "get"}] * 4, seconds=[7, 7, 8, 8])
     parts = [OutputRows(user="ann", frame=whole.frame[at : at + 1]) for at in range(4)]
     assert ids(*parts) == ids(whole)
 
 
-def test_the_title_names_user_and_columns_and_hides_nothing():
+def test_title_names_user_and_columns_escaped():
     [alert] = alerts(explained([{"action": "nobody did this"}], user="ann\u202e\x1b"))
     assert alert.title.startswith("ann\\u202e\\x1b: unusual action")
-    assert alert.text == alert.reason
+    assert alert.message == alert.reason
     assert "nobody did this" in alert.reason
 
 
-def test_severity_goes_by_the_share_of_held_out_events_as_risky():
-    [strange] = alerts(explained([{"action": "never", "address": "moon"}]))
-    assert strange.severity == 4
+def test_severity_follows_from_the_pvalue():
+    [unusual] = alerts(explained([{"action": "never", "address": "moon"}]))
+    assert unusual.severity == 4
     [usual] = alerts(explained([{}]))
     assert usual.severity == 2
     [unknown] = alerts(explained([{}], labels=("risk",)))
     assert unknown.severity == 0
 
 
-def test_an_event_without_a_score_is_an_alert_of_the_lowest_severity():
+def test_event_without_scores_is_informational():
     frame = plain([TRAIL]).frame
     [alert] = alerts(OutputRows(user=None, frame=frame))
     assert (alert.severity, alert.title) == (1, "no user: unusual event")
 
 
-def test_the_event_itself_is_its_own_columns_and_no_other():
+def test_event_of_an_alert_has_only_columns_of_the_log():
     [alert] = alerts(explained([TRAIL | {"errorCode": None}]))
     assert "errorCode" not in alert.event
     assert {"risk", "pvalue", "explanation", "", "_index_"}.isdisjoint(alert.event)
     assert alert.event["eventName"] == "CreateAccessKey"
 
 
-def test_duos_own_reason_stays_beside_ours():
+def test_reason_of_duo_stays_beside_ours():
     event = {"reason": "user_approved", "action": "never"}
     [alert] = alerts(explained([event], prefix="why_"), source="from-duo")
     assert alert.event["reason"] == "user_approved"
@@ -93,8 +93,8 @@ def test_duos_own_reason_stays_beside_ours():
     assert bare.reason is None
 
 
-def test_without_a_time_it_is_said_who_left_it_out():
+def test_missing_time_is_explained():
     batch = plain([TRAIL])
     rows = OutputRows(user="ann", frame=batch.frame.drop(TIME))
-    with pytest.raises(UsageError, match=r"to-ocsf: .*`serialize` left it out.*before `serialize`"):
+    with pytest.raises(UsageError, match=r"to-ocsf: .*`serialize` excludes it.*before `serialize`"):
         alerts(rows)

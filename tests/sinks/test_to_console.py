@@ -22,12 +22,12 @@ def alerts(*reasons, user="ann", **columns):
     )
 
 
-def shown(*batches, **options):
+def show(*batches, **options):
     assert list(ToConsole(**options)(iter(batches))) == list(batches)
 
 
 class Terminal:
-    """A terminal in place of stdout and stderr, or of one of them, and what it was told."""
+    """A terminal in place of stdout or stderr, and what was written to it."""
 
     def __init__(self, monkeypatch, *names):
         self.monkeypatch, self.names, self.text = monkeypatch, names, b""
@@ -53,18 +53,18 @@ class Terminal:
         try:
             while part := os.read(self.ours, 4096):
                 self.text += part
-        except OSError:  # Linux says so when the other side has closed
+        except OSError:  # Linux raises it when the other side is closed
             pass
 
     @property
     def lines(self):
-        """What was told, without styles and without what was wiped again."""
+        """The text, without styles and without erased text."""
         plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text.decode())
         return [line.rpartition("\r")[2].rstrip() for line in plain.split("\r\n")]
 
 
-def test_each_row_is_a_line_where_stdout_is_no_terminal(capsys):
-    shown(alerts("new value", None, eventName=["Get", "Put"]), alerts("x", user=None))
+def test_each_row_is_a_line_outside_a_terminal(capsys):
+    show(alerts("new value", None, eventName=["Get", "Put"]), alerts("x", user=None))
     assert capsys.readouterr().out.splitlines() == [
         "2021-10-09 00:00:00\tann\t2.50\tGet\tnew value",
         "2021-10-09 00:00:01\tann\t2.50\tPut\t",
@@ -72,13 +72,13 @@ def test_each_row_is_a_line_where_stdout_is_no_terminal(capsys):
     ]
 
 
-def test_our_reason_is_shown_and_not_that_of_the_log(capsys):
+def test_reason_of_explain_is_shown_not_that_of_the_log(capsys):
     ours = {"why_reason": ["new"], "why_top_columns": ["agent"]}
-    shown(alerts("user_approved", **ours))
+    show(alerts("user_approved", **ours))
     assert capsys.readouterr().out.rstrip().endswith("\tnew")
 
 
-def test_rows_are_shown_before_the_next_ones_are_asked_for(capsys):
+def test_rows_are_shown_before_the_next_batch_is_requested(capsys):
     def batches():
         yield alerts("one")
         assert capsys.readouterr().out.endswith("one\n")
@@ -87,31 +87,31 @@ def test_rows_are_shown_before_the_next_ones_are_asked_for(capsys):
     assert len(list(ToConsole()(batches()))) == 2
 
 
-def test_what_a_log_says_stays_in_its_cell(capsys):
-    shown(alerts(HOSTILE, user=HOSTILE))
+def test_text_of_the_log_stays_in_its_cell(capsys):
+    show(alerts(HOSTILE, user=HOSTILE))
     assert capsys.readouterr().out == f"2021-10-09 00:00:00\t{SAFE}\t2.50\t{SAFE}\n"
 
 
-def test_columns_can_be_chosen_and_one_that_is_not_there_is_answered_with_those_that_are(capsys):
-    shown(alerts("why", agent=["cli"]), column=("agent", "risk"))
+def test_columns_can_be_chosen_and_a_missing_one_is_reported(capsys):
+    show(alerts("why", agent=["cli"]), column=("agent", "risk"))
     assert capsys.readouterr().out == "2021-10-09 00:00:00\tann\tcli\t2.50\n"
     with pytest.raises(UsageError, match=r"rows have no column `agents`\. They have .*agent, "):
-        shown(alerts("why", agent=["cli"]), column=("agents",))
+        show(alerts("why", agent=["cli"]), column=("agents",))
 
 
-def test_a_terminal_shows_a_table_with_one_head(monkeypatch):
+def test_terminal_shows_a_table_with_one_header(monkeypatch):
     with Terminal(monkeypatch, "stdout") as terminal:
-        shown(alerts("new value"), alerts(HOSTILE, user="bob"))
-    told = "\n".join(terminal.lines)
+        show(alerts("new value"), alerts(HOSTILE, user="bob"))
+    text = "\n".join(terminal.lines)
     assert [line.split() for line in terminal.lines if "USER" in line] == [
         ["TIME", "USER", "RISK", "REASON"]
     ]
-    assert re.search(r"2021-10-09 +ann +2\.50 +new value\n00:00:00", told)
-    assert SAFE in told
+    assert re.search(r"2021-10-09 +ann +2\.50 +new value\n00:00:00", text)
+    assert SAFE in text
     assert "\x1b[2J" not in terminal.text.decode()
 
 
-def test_a_table_and_a_live_line_share_a_terminal(monkeypatch):
+def test_table_and_progress_line_share_a_terminal(monkeypatch):
     with Terminal(monkeypatch, "stdout", "stderr") as terminal:
         list(Monitor(description="Rate")(ToConsole()(iter([alerts("one"), alerts("two")]))))
     lines = [line for line in terminal.lines if line]
@@ -119,7 +119,7 @@ def test_a_table_and_a_live_line_share_a_terminal(monkeypatch):
     assert lines[-1].startswith("Rate[Complete]: 2 messages")
 
 
-def test_a_live_line_takes_nothing_from_a_pipe(monkeypatch, capsys):
+def test_progress_line_does_not_mix_with_a_pipe(monkeypatch, capsys):
     with Terminal(monkeypatch, "stderr") as terminal:
         list(Monitor()(ToConsole()(iter([alerts("one")]))))
     assert capsys.readouterr().out.endswith("ann\t2.50\tone\n")

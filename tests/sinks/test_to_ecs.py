@@ -1,4 +1,4 @@
-"""Documents are what the Elastic Common Schema says of them."""
+"""Documents follow the Elastic Common Schema."""
 
 import json
 
@@ -14,50 +14,51 @@ from schema_check import ecs_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 
 
-def written(folder, *batches, settings=CLOUDTRAIL):
+def write(folder, *batches, options=CLOUDTRAIL):
     path = folder / "alerts.jsonl"
-    sent(ToEcs(filename=str(path), overwrite=True), list(batches), settings)
+    sent(ToEcs(filename=str(path), overwrite=True), list(batches), options)
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_a_document_keeps_to_the_schema(tmp_path):
-    [made] = written(tmp_path, explained([TRAIL | {"action": "never"}]))
-    assert ecs_faults(made) == []
-    assert made["@timestamp"] == "2021-10-09T00:00:00.000Z"
-    assert made["event"]["action"] == "CreateAccessKey"
-    assert made["event"]["outcome"] == "failure"
-    assert made["event"]["reason"] == made["message"]
-    assert made["error"] == {"code": "AccessDenied", "message": "not authorized"}
-    assert made["related"] == {"user": ["ann"], "ip": ["203.0.113.7"]}
-    assert made["tags"][0] == "action"
-    assert json.loads(made["event"]["original"])["eventID"] == TRAIL["eventID"]
+def test_document_follows_the_schema(tmp_path):
+    [document] = write(tmp_path, explained([TRAIL | {"action": "never"}]))
+    assert ecs_faults(document) == []
+    assert document["@timestamp"] == "2021-10-09T00:00:00.000Z"
+    assert document["event"]["action"] == "CreateAccessKey"
+    assert document["event"]["outcome"] == "failure"
+    assert document["event"]["reason"] == document["message"]
+    assert document["error"] == {"code": "AccessDenied", "message": "not authorized"}
+    assert document["related"] == {"user": ["ann"], "ip": ["203.0.113.7"]}
+    assert document["tags"][0] == "action"
+    assert json.loads(document["event"]["original"])["eventID"] == TRAIL["eventID"]
 
 
-def test_a_sign_in_is_one_of_authentication(tmp_path):
-    [made] = written(tmp_path, plain([SIGN_IN]), settings=PipelineOptions(source="from-azure"))
-    assert ecs_faults(made) == []
-    assert made["event"]["category"] == ["intrusion_detection", "authentication"]
-    assert made["event"]["outcome"] == "success"
-    assert made["source"]["geo"] == {"country_iso_code": "RO", "city_name": "Iasi"}
+def test_sign_in_is_an_authentication_event(tmp_path):
+    [document] = write(tmp_path, plain([SIGN_IN]), options=PipelineOptions(source="from-azure"))
+    assert ecs_faults(document) == []
+    assert document["event"]["category"] == ["intrusion_detection", "authentication"]
+    assert document["event"]["outcome"] == "success"
+    assert document["source"]["geo"] == {"country_iso_code": "RO", "city_name": "Iasi"}
 
 
-def test_what_is_not_known_is_left_out(tmp_path):
+def test_missing_fields_are_dropped(tmp_path):
     rows = OutputRows(user=None, frame=plain([{"message": "hello"}]).frame)
-    [made] = written(tmp_path, rows, settings=PipelineOptions())
-    assert ecs_faults(made) == []
-    assert {"user", "source", "cloud", "error", "related"}.isdisjoint(made)
+    [document] = write(tmp_path, rows, options=PipelineOptions())
+    assert ecs_faults(document) == []
+    assert {"user", "source", "cloud", "error", "related"}.isdisjoint(document)
 
 
 @settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from(list(TRAIL)), st.text(max_size=50), min_size=1))
-def test_whatever_a_log_says_the_document_keeps_to_the_schema(tmp_path_factory, event):
-    [made] = written(tmp_path_factory.mktemp("hostile"), plain([event]))
-    assert ecs_faults(made) == []
+def test_document_of_any_text_follows_the_schema(tmp_path_factory, event):
+    [document] = write(tmp_path_factory.mktemp("hostile"), plain([event]))
+    assert ecs_faults(document) == []
 
 
 @pytest.mark.parametrize(
-    ("filename", "said"), [("", "to-ecs: `` names no file on disk"), ("a.parquet", "of no format")]
+    ("filename", "message"),
+    [("", "to-ecs: `` is not a file on disk"), ("a.parquet", "unsupported extension")],
 )
-def test_what_cannot_be_written_is_refused(filename, said):
-    with pytest.raises(UsageError, match=said):
+def test_unwritable_file_is_rejected(filename, message):
+    with pytest.raises(UsageError, match=message):
         ToEcs(filename=filename).validate()

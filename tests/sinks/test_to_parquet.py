@@ -18,7 +18,7 @@ START = datetime(2024, 5, 30, 12, tzinfo=UTC)
 
 
 def rows(user: str | None, count: int, first: int = 0) -> OutputRows:
-    """Events of one user, one an hour."""
+    """Hourly events of one user."""
     numbers = range(first, first + count)
     frame = pl.DataFrame(
         {
@@ -32,8 +32,8 @@ def rows(user: str | None, count: int, first: int = 0) -> OutputRows:
     return OutputRows(user=user, frame=frame)
 
 
-def written(folder: Path, *batches: OutputRows, **options: object) -> list[str]:
-    """Write, and name all files."""
+def write(folder: Path, *batches: OutputRows, **options: object) -> list[str]:
+    """Write, and list all files."""
     sink = ToParquet(folder=str(folder), **options)  # type: ignore[arg-type] # options of several types
     sink.validate()
     assert list(sink(iter(batches))) == list(batches)
@@ -42,14 +42,14 @@ def written(folder: Path, *batches: OutputRows, **options: object) -> list[str]:
 
 def test_without_partitions_all_rows_are_in_one_file(tmp_path: Path) -> None:
     batch = rows("ann", 5)
-    assert written(tmp_path / "out", batch) == ["_SUCCESS", "part-00000.parquet"]
+    assert write(tmp_path / "out", batch) == ["_SUCCESS", "part-00000.parquet"]
     back = pl.read_parquet(tmp_path / "out" / "part-00000.parquet")
     assert back.equals(batch.frame.drop(ROW))
 
 
-def test_each_value_has_a_folder_as_hive_names_it(tmp_path: Path) -> None:
+def test_each_value_has_a_folder_in_hive_layout(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    files = written(folder, rows("ann", 24), rows("bob", 2), partition_by=("date", "user"))
+    files = write(folder, rows("ann", 24), rows("bob", 2), partition_by=("date", "user"))
     assert files == [
         "_SUCCESS",
         "date=2024-05-30/user=ann/part-00000.parquet",
@@ -62,19 +62,17 @@ def test_each_value_has_a_folder_as_hive_names_it(tmp_path: Path) -> None:
     assert counts == [("ann", 24), ("bob", 2)]
 
 
-def test_a_column_that_is_a_partition_stands_in_the_folder_only(tmp_path: Path) -> None:
+def test_partition_column_is_in_the_folder_name_only(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    files = written(folder, rows("ann", 4), partition_by=("service", "year", "hour"))
+    files = write(folder, rows("ann", 4), partition_by=("service", "year", "hour"))
     assert files[1] == "service=ec2/year=2024/hour=12/part-00000.parquet"
     assert "service" not in pl.read_parquet(folder / files[1], hive_partitioning=False).columns
 
 
 @pytest.mark.parametrize("user", ["../../etc/x", "a=b/c", "/", "..", "ä %2F", "x@y.org", None, ""])
-def test_a_name_of_any_kind_stays_one_folder_and_comes_back(
-    tmp_path: Path, user: str | None
-) -> None:
+def test_any_user_name_is_one_folder_and_survives(tmp_path: Path, user: str | None) -> None:
     folder = tmp_path / "out"
-    [_, file] = written(folder, rows(user, 2), partition_by=("user",))
+    [_, file] = write(folder, rows(user, 2), partition_by=("user",))
     assert file.count("/") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     if user != "":
@@ -82,35 +80,33 @@ def test_a_name_of_any_kind_stays_one_folder_and_comes_back(
         assert back["user"].to_list() == [user, user]
 
 
-def test_what_was_written_is_read_as_it_was(tmp_path: Path) -> None:
+def test_source_reads_the_dataset_back(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    written(folder, rows("ann", 30), rows("b/b", 3), partition_by=("user", "date"))
-    settings = PipelineOptions(userid_column_name="user", num_threads=1)
+    write(folder, rows("ann", 30), rows("b/b", 3), partition_by=("user", "date"))
+    options = PipelineOptions(userid_column_name="user", num_threads=1)
     source = FromCloudtrail(
-        input_glob=str(folder), start_time="2024-05-31", duration="1d", options=settings
+        input_glob=str(folder), start_time="2024-05-31", duration="1d", options=options
     )
-    summary = RunMetrics()
-    batches = list(source.events(None, summary))
+    metrics = RunMetrics()
+    batches = list(source.events(None, metrics))
     assert [(batch.user, batch.frame.height) for batch in batches] == [("ann", 18)]
-    assert (summary.input.outside_files, summary.input.outside_range) == (2, 0)
+    assert (metrics.input.outside_files, metrics.input.outside_range) == (2, 0)
     assert batches[0].frame["date"].unique().to_list() == ["2024-05-31"]
 
 
-def test_the_same_rows_are_the_same_bytes_however_they_are_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_parquet, "ROWS_PER_FILE", 10)
-    whole = written(tmp_path / "a", rows("ann", 35), partition_by=("date",))
+    whole = write(tmp_path / "a", rows("ann", 35), partition_by=("date",))
     pieces = [rows("ann", 5, first) for first in range(0, 35, 5)]
-    assert written(tmp_path / "b", *pieces, partition_by=("date",)) == whole
+    assert write(tmp_path / "b", *pieces, partition_by=("date",)) == whole
     assert len([name for name in whole if "part-00003" in name]) == 1
     for name in whole:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_run_keeps_the_old_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    before = written(folder, rows("ann", 3))
+    before = write(folder, rows("ann", 3))
 
     def failing() -> Iterator[OutputRows]:
         yield rows("bob", 3)
@@ -120,53 +116,53 @@ def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(TransientError, match="gone"):
         list(sink(failing()))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert written(folder, rows("bob", 4), overwrite=True) == before
+    assert write(folder, rows("bob", 4), overwrite=True) == before
     assert pl.read_parquet(folder / before[1]).height == 4
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_run_that_is_left_early_leaves_nothing(tmp_path: Path) -> None:
+def test_abandoned_run_leaves_nothing(tmp_path: Path) -> None:
     stream = ToParquet(folder=str(tmp_path / "out"))(iter([rows("ann", 3), rows("bob", 3)]))
     next(stream)
     stream.close()  # type: ignore[attr-defined] # it is a generator
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_rows_are_a_data_set_too(tmp_path: Path) -> None:
-    assert written(tmp_path / "out") == ["_SUCCESS"]
+def test_run_without_rows_writes_an_empty_dataset(tmp_path: Path) -> None:
+    assert write(tmp_path / "out") == ["_SUCCESS"]
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+def test_invalid_options_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UsageError, match=r"holds something already. Give `to-parquet --overwrite`"):
+    with pytest.raises(UsageError, match=r"is not empty. Give `to-parquet --overwrite`"):
         ToParquet(folder=str(tmp_path)).validate()
-    with pytest.raises(UsageError, match=r"is a file\. Name a folder"):
+    with pytest.raises(UsageError, match=r"is a file\. Give a folder"):
         ToParquet(folder=str(tmp_path / "a.txt"), overwrite=True).validate()
-    with pytest.raises(UsageError, match="no folder is named"):
+    with pytest.raises(UsageError, match="no folder given"):
         ToParquet().validate()
-    with pytest.raises(UsageError, match="`date` is named twice"):
+    with pytest.raises(UsageError, match="`date` is given twice"):
         ToParquet(folder=str(tmp_path / "b"), partition_by=("date", "date")).validate()
 
 
-def test_a_partition_that_rows_do_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"rows have no column `team`. Name one of `eventTime`"):
-        written(tmp_path / "out", rows("ann", 1), partition_by=("team",))
+def test_missing_partition_column_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"rows have no column `team`. Choose one of `eventTime`"):
+        write(tmp_path / "out", rows("ann", 1), partition_by=("team",))
     untimed = OutputRows(user="ann", frame=rows("ann", 1).frame.drop(TIME))
-    with pytest.raises(UsageError, match=r"no column `date` for which the rows need `event_dt`"):
-        written(tmp_path / "out", untimed, partition_by=("date",))
+    with pytest.raises(UsageError, match=r"no column `date`, which needs the column `event_dt`"):
+        write(tmp_path / "out", untimed, partition_by=("date",))
     with pytest.raises(UsageError, match=r"too long for the name of a folder: 'xxx.*`date`"):
-        written(tmp_path / "out", rows("x" * 300, 1), partition_by=("user",))
+        write(tmp_path / "out", rows("x" * 300, 1), partition_by=("user",))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_name_columns_of_json_too(tmp_path: Path) -> None:
+def test_partition_folders_apply_to_json_files(tmp_path: Path) -> None:
     for team in ("red", "blue", "__HIVE_DEFAULT_PARTITION__"):
         folder = tmp_path / f"team={team}"
         folder.mkdir()
         (folder / "a.json").write_text(
             json.dumps({"Records": [{"eventTime": "2024-05-31T00:00Z"}]})
         )
-    settings = PipelineOptions(userid_column_name="team", num_threads=1)
-    source = FromCloudtrail(input_glob=str(tmp_path), options=settings)
+    options = PipelineOptions(userid_column_name="team", num_threads=1)
+    source = FromCloudtrail(input_glob=str(tmp_path), options=options)
     users = {batch.user for batch in source.events(None, RunMetrics())}
     assert users == {"red", "blue", None}

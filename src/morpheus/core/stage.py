@@ -144,6 +144,13 @@ class PipelineOptions:
         "the other, give what one run over all their input gives. It is created if it is missing.",
         command="pipeline-ae",
     )
+    shared_files: bool = option(
+        False,
+        "Make output and model files readable for the group, as the umask allows. By default only "
+        "you can read them.",
+        flag=True,
+        command="run",
+    )
     columns_file: str | None = option(
         None,
         "File of feature columns, one name a line, by default the list shipped for the source; for "

@@ -1,1 +1,1 @@
-"""Would we have caught it: recorded attack techniques, injected into each user's own days."""
+"""Attack replay: inject attack techniques into users' logs, and count which raise an alert."""

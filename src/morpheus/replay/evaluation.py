@@ -1,4 +1,8 @@
-"""The later days held out, where there is only one set of files."""
+"""Score injected techniques, and evaluate which of them raise an alert.
+
+`run_replay` runs a pipeline of `ReplayScorer`, which scores a user's own events and each technique.
+`evaluate` compares the scores with a threshold that the alert budget determines.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import polars as pl
@@ -35,64 +41,14 @@ from morpheus.stages.train_ae import TrainAe, UserTraining
 from morpheus.suppressions.rules import Suppressions
 
 HELD_OUT_SHARE = 0.25
-"""Share of the days that have events, the last ones, that are held out; at least one day."""
-
-
-@dataclass(frozen=True)
-class TimeSplit(Transform):
-    """Keep the last days as events, and the days before as history.
-
-    Takes events whose history is the same files' again.
-    """
-
-    name = "hold-out"
-    takes = (Events,)
-    gives = Events
-
-    needs = Requirements(population=True)
-
-    def open(self, context: StageContext) -> datetime | None:
-        """Choose the days to hold out, from the times of all users."""
-        population = context.population
-        if population is None or population.is_empty():
-            return None
-        if self.name not in context.cache:
-            context.cache[self.name] = find_split_time(population[TIME])
-        split_time: datetime = context.cache[self.name]
-        return split_time
-
-    def process(self, batch: Events, state: datetime | None) -> Iterator[Events]:
-        """Divide the events of a batch; a user's first batch brings the history."""
-        if state is None:
-            return
-        past = None if batch.history is None else batch.history.filter(pl.col(TIME) < state)
-        events = batch.frame.filter(pl.col(TIME) >= state)
-        yield replace(batch, frame=events, history=past)
-
-
-def find_split_time(times: pl.Series) -> datetime:
-    """When the held-out days begin.
-
-    >>> from morpheus.testing import events_at
-    >>> str(find_split_time(events_at([day * 86400 + 3600 for day in range(8)])["event_dt"]))
-    '2021-10-15 00:00:00+00:00'
-    """
-    days = times.dt.truncate("1d").unique().sort()
-    first: datetime = days[-max(1, int(len(days) * HELD_OUT_SHARE))]
-    return first
-
-
-def select_before_split(population: pl.DataFrame) -> pl.DataFrame:
-    """Those of everybody's events that are not held out."""
-    return population.filter(pl.col(TIME) < find_split_time(population[TIME]))
-
-
+"""Share of the days with events, the last ones, that techniques are injected into. At least one."""
 CONTEXT_WINDOW = timedelta(days=35)
-"""How much of what the user did before is scored along: to `risk`, the slowest to forget, what is
-older counts a thousandth."""
+"""Events before a technique that are scored with it. Older events have a weight below a thousandth
+in `risk`, the score with the longest memory."""
+ALERTS_PER_USER_DAY = 1 / 7
+"""Default alert budget per user and day."""
+
 TECHNIQUE, EVASION_LEVEL, SCORE, SUPPRESSED = "technique", "grade", "score", "held_by"
-"""Columns of scored events; without a technique, the event is the user's own, and without
-`held_by`, no suppression holds it back."""
 SCORED_EVENT_SCHEMA = pl.Schema(
     {
         TECHNIQUE: pl.String(),
@@ -102,199 +58,8 @@ SCORED_EVENT_SCHEMA = pl.Schema(
         SUPPRESSED: pl.String(),
     }
 )
-
-
-@dataclass
-class _ReplayState:
-    """A user's batches, until the last one is there.
-
-    Attributes:
-        training: State of the training stage.
-        batches: The batches.
-    """
-
-    training: UserTraining
-    batches: list[Events] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ReplayScorer(Transform):
-    """Score a user's events, and each technique among them as if it alone had happened.
-
-    Gives one row an event: the user's own, then those injected, technique by technique and grade by
-    grade. A technique that no time is right for is one row without time and score.
-    """
-
-    name = "trials"
-    takes = (Events,)
-    gives = OutputRows
-
-    techniques: tuple[Technique, ...] = ()
-    evasion_levels: tuple[str, ...] = ()
-    label: str = RISK
-    seed: int = 0
-    held_out: bool = False
-    trainer: TrainAe = field(default_factory=TrainAe)
-    suppressions: Suppressions = field(default_factory=Suppressions)
-
-    def validate(self) -> None:
-        """Refuse what cannot be learnt from."""
-        self.trainer.validate()
-
-    @property
-    def needs(self) -> Requirements:
-        """What training needs; each user is worth a worker process."""
-        return replace(self._bind_trainer().needs, cpu_bound=True, users_per_bundle=1)
-
-    def open(self, context: StageContext) -> _ReplayState:
-        """Compare users with all users, as they were before the days that are held out."""
-        population = context.population
-        if self.held_out and population is not None and not population.is_empty():
-            if self.name not in context.cache:
-                context.cache[self.name] = select_before_split(population)
-            context = replace(context, population=context.cache[self.name])
-        return _ReplayState(self._bind_trainer().open(context))
-
-    def process(self, batch: Events, state: _ReplayState) -> Iterator[OutputRows]:
-        """Wait for all events of the user."""
-        state.batches.append(batch)
-        return iter(())
-
-    def flush(self, state: _ReplayState) -> Iterator[OutputRows]:
-        """Try the techniques on the user."""
-        if state.batches:
-            yield self._score_user(state)
-
-    def _bind_trainer(self) -> TrainAe:
-        return replace(self.trainer, options=self.options)
-
-    def _score_user(self, state: _ReplayState) -> OutputRows:
-        trainer, batches = self._bind_trainer(), state.batches
-        known = [out for batch in batches for out in trainer.process(batch, state.training)]
-        known += trainer.flush(state.training)
-        events = pl.concat([batch.frame for batch in known])
-        whole = replace(known[0], frame=events)
-        if whole.fingerprint is None or whole.user is None or events.is_empty():
-            reason = whole.unscored_reason or "no event to inject among"
-            unscored = SCORED_EVENT_SCHEMA.to_frame()
-            return whole.evolve(
-                OutputRows, frame=unscored, fingerprint=None, unscored_reason=reason
-            )
-        past = batches[0].history
-        seen = events if past is None else pl.concat([past, events], how="diagonal")
-        named = self.options.userid_column_name
-        victim = TargetUser.from_events(whole.user, ACTOR if named == ACTOR_OPTION else named, seen)
-        own = self._score_events(whole).select(
-            _null_column(TECHNIQUE), _null_column(EVASION_LEVEL), TIME, SCORE, SUPPRESSED
-        )
-        trials = (
-            self._score_trial(whole, seen, victim, technique, grade)
-            for technique in self.techniques
-            for grade in self.evasion_levels
-        )
-        return whole.evolve(OutputRows, frame=pl.concat([own, *trials]), fingerprint=None)
-
-    def _score_trial(
-        self,
-        whole: WithModel,
-        known_events: pl.DataFrame,
-        victim: TargetUser,
-        technique: Technique,
-        evasion_level: str,
-    ) -> pl.DataFrame:
-        """The scores of a technique's events."""
-        named = (
-            pl.lit(technique.name).alias(TECHNIQUE),
-            pl.lit(evasion_level).alias(EVASION_LEVEL),
-        )
-        start = draw_start(whole.frame, technique, victim, evasion_level, self.seed)
-        if start is None:
-            nothing = {TIME: [None], SCORE: [None], SUPPRESSED: [None]}
-            return pl.DataFrame(nothing, schema_overrides=SCORED_EVENT_SCHEMA).select(
-                *named, *nothing
-            )
-        injected = build_events(
-            whole.frame, technique, victim, evasion_level, start=start, seed=self.seed
-        )
-        window = merge_events(
-            _select_context(whole.frame, start, start + technique.duration), injected
-        )
-        window = recompute_derived(window, known_events, victim.user_column)
-        scored = self._score_events(replace(whole, frame=window)).filter(INJECTED)
-        return scored.select(*named, TIME, SCORE, SUPPRESSED)
-
-    def _score_events(self, batch: WithModel) -> pl.DataFrame:
-        """Pass a user's events through the rest of the chain, as if there were no others."""
-        stages = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
-        bound = [replace(stage, options=self.options) for stage in stages]
-        [scored] = Segment.from_stages(bound).open().run([batch])
-        titles = pl.Series(
-            SUPPRESSED, self.suppressions.find_labels(scored.user, scored.frame), pl.String
-        )
-        return scored.frame.with_columns(pl.col(self.label).cast(pl.Float64).alias(SCORE), titles)
-
-
-def run_replay(
-    config: ReplayConfig, suppressions: Suppressions | None = None
-) -> tuple[list[Batch], RunMetrics]:
-    """Try what a drill asks for.
-
-    Args:
-        config: What is asked for.
-        suppressions: In place of the drill's.
-
-    Returns:
-        For each user its scored events, as `ReplayScorer` gives them, or why there are none; and the
-        run's summary.
-
-    Raises:
-        MorpheusError: What the person at the prompt can act on.
-    """
-    loaded = load_techniques(config.techniques)
-    once = config.train_data_glob is None and config.pretrained_filename is None
-    trials = ReplayScorer(
-        techniques=tuple(loaded),
-        evasion_levels=config.evasion_levels,
-        label=config.label,
-        seed=config.seed,
-        held_out=once,
-        trainer=TrainAe(
-            train_data_glob=config.input_glob if once else config.train_data_glob,
-            pretrained_filename=config.pretrained_filename,
-            train_min_history=config.train_min_history,
-            seed=config.seed,
-        ),
-        suppressions=suppressions or Suppressions.read(*config.suppressions),
-    )
-    source = FromCloudtrail(input_glob=config.input_glob, bad_record=config.bad_record)
-    keep = CollectSink()
-    stages: Sequence[Stage] = [source, *([TimeSplit()] if once else []), trials, keep]
-    summary = Pipeline(stages, _build_options(config)).run()
-    return keep.batches, summary
-
-
-def _build_options(config: ReplayConfig) -> PipelineOptions:
-    settings = PipelineOptions(
-        userid_column_name=config.userid_column_name,
-        userid_filter=config.userid_filter,
-        columns_file=config.columns_file,
-        labels=(config.label,),
-    )
-    if config.num_threads is None:
-        return settings
-    return replace(settings, num_threads=config.num_threads)
-
-
-def _select_context(events: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
-    return events.filter(pl.col(TIME).is_between(start - CONTEXT_WINDOW, end))
-
-
-def _null_column(name: str) -> pl.Expr:
-    return pl.lit(None, SCORED_EVENT_SCHEMA[name]).alias(name)
-
-
-ALERTS_PER_USER_DAY = 1 / 7
-"""Alerts a day for each user, where no other budget is given."""
+"""Columns of scored events. `technique` is null for the user's own events. `held_by` names the
+suppression that matches the event, if one does."""
 USER, CAUGHT, SUPPRESSED_BY = "user", "caught", "hidden_by"
 TRIAL_SCHEMA = pl.Schema(
     {
@@ -311,21 +76,268 @@ TRIAL_SCHEMA = pl.Schema(
         SUPPRESSED_BY: pl.String(),
     }
 )
+"""Columns of trials, which are also those of the file that `morpheus tools replay` writes."""
+
+
+def run_replay(
+    config: ReplayConfig, suppressions: Suppressions | None = None
+) -> tuple[list[Batch], RunMetrics]:
+    """Inject techniques into the log of each user, and score the events.
+
+    Args:
+        config: The options of `morpheus tools replay`.
+        suppressions: Suppressions to use instead of those in the options.
+
+    Returns:
+        For each user its scored events, as `ReplayScorer` outputs them, or the reason why there are
+        none; and the metrics of the run.
+
+    Raises:
+        MorpheusError: An option or an input is wrong.
+    """
+    # One set of files is read twice: as events, and as the history before them.
+    splits_input = config.train_data_glob is None and config.pretrained_filename is None
+    scorer = ReplayScorer(
+        techniques=tuple(load_techniques(config.techniques)),
+        evasion_levels=config.evasion_levels,
+        label=config.label,
+        seed=config.seed,
+        held_out=splits_input,
+        trainer=TrainAe(
+            train_data_glob=config.input_glob if splits_input else config.train_data_glob,
+            pretrained_filename=config.pretrained_filename,
+            train_min_history=config.train_min_history,
+            seed=config.seed,
+        ),
+        suppressions=suppressions or Suppressions.read(*config.suppressions),
+    )
+    source = FromCloudtrail(input_glob=config.input_glob, bad_record=config.bad_record)
+    sink = CollectSink()
+    split = [TimeSplit()] if splits_input else []
+    stages: Sequence[Stage] = [source, *split, scorer, sink]
+    metrics = Pipeline(stages, _build_options(config)).run()
+    return sink.batches, metrics
+
+
+def _build_options(config: ReplayConfig) -> PipelineOptions:
+    options = PipelineOptions(
+        userid_column_name=config.userid_column_name,
+        userid_filter=config.userid_filter,
+        columns_file=config.columns_file,
+        labels=(config.label,),
+    )
+    if config.num_threads is None:
+        return options
+    return replace(options, num_threads=config.num_threads)
+
+
+@dataclass(frozen=True)
+class TimeSplit(Transform):
+    """Keep the last days as events, and the days before as history.
+
+    The history of its input is read from the same files as the events.
+    """
+
+    name = "hold-out"
+    takes = (Events,)
+    gives = Events
+    needs = Requirements(population=True)
+
+    def open(self, context: StageContext) -> datetime | None:
+        """Return the split time, which is the same for all users; None without events."""
+        population = context.population
+        if population is None or population.is_empty():
+            return None
+        if self.name not in context.cache:
+            context.cache[self.name] = find_split_time(population[TIME])
+        split_time: datetime = context.cache[self.name]
+        return split_time
+
+    def process(self, batch: Events, state: datetime | None) -> Iterator[Events]:
+        """Split a batch. The first batch of a user has the user's history."""
+        if state is None:
+            return
+        history = None if batch.history is None else batch.history.filter(pl.col(TIME) < state)
+        events = batch.frame.filter(pl.col(TIME) >= state)
+        yield replace(batch, frame=events, history=history)
+
+
+def find_split_time(times: pl.Series) -> datetime:
+    """Return the start of the last `HELD_OUT_SHARE` of the days with events.
+
+    >>> from morpheus.testing import make_events
+    >>> str(find_split_time(make_events([day * 86400 + 3600 for day in range(8)])["event_dt"]))
+    '2021-10-15 00:00:00+00:00'
+    """
+    days = times.dt.truncate("1d").unique().sort()
+    first: datetime = days[-max(1, int(len(days) * HELD_OUT_SHARE))]
+    return first
+
+
+def select_before_split(population: pl.DataFrame) -> pl.DataFrame:
+    """Return the events before the split time."""
+    return population.filter(pl.col(TIME) < find_split_time(population[TIME]))
+
+
+@dataclass
+class _ReplayState:
+    """The batches of a user, until the last one is there.
+
+    Attributes:
+        training: State of the training stage.
+        batches: The batches.
+    """
+
+    training: UserTraining
+    batches: list[Events] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ReplayScorer(Transform):
+    """Score a user's events, and each technique as if it were the only one.
+
+    Outputs one row per event: the user's own events, then injected ones, by technique and evasion
+    level. A technique for which no time fits is one row without a time and a score.
+
+    Attributes:
+        techniques: The techniques to inject.
+        evasion_levels: The evasion levels to inject each of them at.
+        label: Score of `add-scores` to use.
+        seed: Random seed.
+        held_out: Whether `TimeSplit` precedes this stage.
+        trainer: Trains or loads the models.
+        suppressions: Rules whose matches are noted in `held_by`.
+    """
+
+    name = "trials"
+    takes = (Events,)
+    gives = OutputRows
+
+    techniques: tuple[Technique, ...] = ()
+    evasion_levels: tuple[str, ...] = ()
+    label: str = RISK
+    seed: int = 0
+    held_out: bool = False
+    trainer: TrainAe = field(default_factory=TrainAe)
+    suppressions: Suppressions = field(default_factory=Suppressions)
+
+    def validate(self) -> None:
+        """Validate the options of the trainer."""
+        self.trainer.validate()
+
+    @property
+    def needs(self) -> Requirements:
+        """What the trainer needs; each user is worth a worker process."""
+        return replace(self._bind_trainer().needs, cpu_bound=True, users_per_bundle=1)
+
+    def open(self, context: StageContext) -> _ReplayState:
+        """Give the trainer the sample of all users, without the days that are injected into."""
+        population = context.population
+        if self.held_out and population is not None and not population.is_empty():
+            if self.name not in context.cache:
+                context.cache[self.name] = select_before_split(population)
+            context = replace(context, population=context.cache[self.name])
+        return _ReplayState(self._bind_trainer().open(context))
+
+    def process(self, batch: Events, state: _ReplayState) -> Iterator[OutputRows]:
+        """Wait for all events of the user."""
+        state.batches.append(batch)
+        return iter(())
+
+    def flush(self, state: _ReplayState) -> Iterator[OutputRows]:
+        """Score all events of the user."""
+        if state.batches:
+            yield self._score_user(state)
+
+    def _bind_trainer(self) -> TrainAe:
+        return replace(self.trainer, options=self.options)
+
+    def _score_user(self, state: _ReplayState) -> OutputRows:
+        trainer, batches = self._bind_trainer(), state.batches
+        with_model = [out for each in batches for out in trainer.process(each, state.training)]
+        with_model += trainer.flush(state.training)
+        events = pl.concat([batch.frame for batch in with_model])
+        batch = replace(with_model[0], frame=events)
+        if batch.fingerprint is None or batch.user is None or events.is_empty():
+            reason = batch.unscored_reason or "no event to inject among"
+            empty = SCORED_EVENT_SCHEMA.to_frame()
+            return batch.evolve(OutputRows, frame=empty, fingerprint=None, unscored_reason=reason)
+        history = batches[0].history
+        known_events = events if history is None else pl.concat([history, events], how="diagonal")
+        column = self.options.userid_column_name
+        victim = TargetUser.from_events(
+            batch.user, ACTOR if column == ACTOR_OPTION else column, known_events
+        )
+        null = (_null_column(TECHNIQUE), _null_column(EVASION_LEVEL))
+        own = self._score_events(batch).select(*null, TIME, SCORE, SUPPRESSED)
+        trials = (
+            self._score_trial(batch, known_events, victim, technique, evasion_level)
+            for technique in self.techniques
+            for evasion_level in self.evasion_levels
+        )
+        return batch.evolve(OutputRows, frame=pl.concat([own, *trials]), fingerprint=None)
+
+    def _score_trial(
+        self,
+        batch: WithModel,
+        known_events: pl.DataFrame,
+        victim: TargetUser,
+        technique: Technique,
+        evasion_level: str,
+    ) -> pl.DataFrame:
+        """Score the events of a technique, injected among the events of the batch."""
+        keys = (
+            pl.lit(technique.name).alias(TECHNIQUE),
+            pl.lit(evasion_level).alias(EVASION_LEVEL),
+        )
+        start = draw_start(batch.frame, technique, victim, evasion_level, self.seed)
+        if start is None:
+            null = {TIME: [None], SCORE: [None], SUPPRESSED: [None]}
+            return pl.DataFrame(null, schema_overrides=SCORED_EVENT_SCHEMA).select(*keys, *null)
+        injected = build_events(
+            batch.frame, technique, victim, evasion_level, start=start, seed=self.seed
+        )
+        context = _select_context(batch.frame, start, start + technique.duration)
+        window = recompute_derived(
+            merge_events(context, injected), known_events, victim.user_column
+        )
+        scored = self._score_events(replace(batch, frame=window)).filter(INJECTED)
+        return scored.select(*keys, TIME, SCORE, SUPPRESSED)
+
+    def _score_events(self, batch: WithModel) -> pl.DataFrame:
+        """Score a batch as if the user had no other events."""
+        stages = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
+        bound = [replace(stage, options=self.options) for stage in stages]
+        [scored] = Segment.from_stages(bound).open().run([batch])
+        labels = self.suppressions.find_labels(scored.user, scored.frame)
+        return scored.frame.with_columns(
+            pl.col(self.label).cast(pl.Float64).alias(SCORE),
+            pl.Series(SUPPRESSED, labels, pl.String),
+        )
+
+
+def _select_context(events: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
+    return events.filter(pl.col(TIME).is_between(start - CONTEXT_WINDOW, end))
+
+
+def _null_column(name: str) -> pl.Expr:
+    return pl.lit(None, SCORED_EVENT_SCHEMA[name]).alias(name)
 
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What came of a drill.
+    """The result of an attack replay.
 
     Attributes:
-        trials: One row for each technique, user and grade. `caught` is null where the technique
-            could not be placed; `rank` is that of its most unusual event among the `events_of_day`
-            of the user's own, 1 for the most unusual of all; `seconds_to_catch` go from its first
-            event to the first that raises an alert; `hidden_by` is the suppression that holds all
-            alerts of the technique back, where one does.
+        trials: One row per technique, user and evasion level, with the columns of `TRIAL_SCHEMA`.
+            `caught` is null if the technique could not be injected. `rank` is the rank of its
+            highest event among the user's own events of that day, of which there are
+            `events_of_day`; 1 is the highest. `seconds_to_catch` is the time from its first event
+            to the first that raises an alert. `hidden_by` names the suppression that suppresses all
+            of its alerts, if one does.
         alerts_allowed: Alerts that the budget allows on the users' own events.
-        alerts_raised: Alerts that these events do raise.
-        skipped: Users on whom nothing could be tried, with the reason.
+        alerts_raised: Alerts that the users' own events raise.
+        skipped: Users without a trial, and the reason.
     """
 
     trials: pl.DataFrame
@@ -335,12 +347,12 @@ class ReplayReport:
 
     @property
     def recall(self) -> float | None:
-        """Share of trials caught; None where there was none."""
+        """Share of trials caught. None without trials."""
         share = self.trials[CAUGHT].mean()
         return share if isinstance(share, float) else None
 
     def count_caught(self, *by: str) -> pl.DataFrame:
-        """Caught and tried, for each of the values of some columns."""
+        """Count trials, and those caught, by the values of some columns."""
         caught = pl.col(CAUGHT)
         return self.trials.group_by(by, maintain_order=True).agg(
             caught.sum().alias(CAUGHT), caught.count().alias("tried")
@@ -348,31 +360,36 @@ class ReplayReport:
 
 
 def evaluate(batches: Iterable[Batch], alerts_per_day: float | None = None) -> ReplayReport:
-    """Judge the scored events of all users, as `ReplayScorer` gives them.
+    """Evaluate the scored events of all users.
 
-    A user's own events may raise as many alerts as the budget allows in the days from the first to
-    the last of them: the highest of their scores that raises none is the user's threshold.
+    A user's threshold is the lowest score such that the user's own events above it are within the
+    alert budget, for the days from the first of them to the last.
 
     Args:
-        batches: One for each user.
-        alerts_per_day: For all users tried together; None for one for each user and week.
+        batches: Outputs of `ReplayScorer`, one per user.
+        alerts_per_day: Alert budget of all users together. None for one alert per user and week.
     """
     batches = list(batches)
     tried = [batch for batch in batches if batch.frame.height]
-    untried = {one.user: one.unscored_reason or "" for one in batches if not one.frame.height}
-    daily = ALERTS_PER_USER_DAY if alerts_per_day is None else alerts_per_day / max(1, len(tried))
-    users = [_evaluate_user(batch, daily) for batch in tried]
+    skipped = {
+        batch.user: batch.unscored_reason or "" for batch in batches if not batch.frame.height
+    }
+    if alerts_per_day is None:
+        user_budget = ALERTS_PER_USER_DAY
+    else:
+        user_budget = alerts_per_day / max(1, len(tried))
+    users = [_evaluate_user(batch, user_budget) for batch in tried]
     trials = pl.concat([TRIAL_SCHEMA.to_frame(), *(user.trials for user in users)])
     return ReplayReport(
         trials.sort(TECHNIQUE, USER, maintain_order=True),
         sum(user.alerts_allowed for user in users),
         sum(user.alerts_raised for user in users),
-        untried,
+        skipped,
     )
 
 
 def find_threshold(scores: pl.Series, allowed: int) -> float:
-    """The score above which at most so many of these lie.
+    """Return the lowest threshold that at most `allowed` of the scores exceed.
 
     >>> find_threshold(pl.Series([1.0, 5.0, 3.0, 3.0]), 1), find_threshold(pl.Series([1.0]), 1)
     (3.0, -inf)
@@ -382,41 +399,41 @@ def find_threshold(scores: pl.Series, allowed: int) -> float:
 
 
 def _evaluate_user(batch: Batch, alerts_per_day: float) -> ReplayReport:
-    """What came of one user's trials."""
     is_own = pl.col(TECHNIQUE).is_null()
     own, injected = batch.frame.filter(is_own), batch.frame.filter(~is_own)
+    # A budget of 1/7 for 7 days must give 1, whatever its last binary digit.
     allowed = math.floor(alerts_per_day * _count_days(own[TIME].to_list()) + 1e-9)
-    limit = find_threshold(own[SCORE], allowed)
+    threshold = find_threshold(own[SCORE], allowed)
     trials = [
-        {USER: batch.user, "threshold": limit, **_evaluate_trial(part, own, limit)}
-        for part in injected.partition_by(TECHNIQUE, EVASION_LEVEL, maintain_order=True)
+        {USER: batch.user, "threshold": threshold, **_evaluate_trial(trial, own, threshold)}
+        for trial in injected.partition_by(TECHNIQUE, EVASION_LEVEL, maintain_order=True)
     ]
-    raised = own.filter((pl.col(SCORE) > limit) & pl.col(SUPPRESSED).is_null()).height
+    raised = own.filter((pl.col(SCORE) > threshold) & pl.col(SUPPRESSED).is_null()).height
     return ReplayReport(pl.DataFrame(trials, schema=TRIAL_SCHEMA), allowed, raised, {})
 
 
 def _count_days(times: list[datetime]) -> int:
-    """Days from the first event to the last, both counted."""
+    """Count the days from the first event to the last, both included."""
     return (max(times).date() - min(times).date()).days + 1
 
 
-def _evaluate_trial(events: pl.DataFrame, own: pl.DataFrame, limit: float) -> dict[str, Any]:
-    """What came of one trial, but for what all trials of the user share."""
-    named = {TECHNIQUE: events[TECHNIQUE][0], EVASION_LEVEL: events[EVASION_LEVEL][0]}
+def _evaluate_trial(events: pl.DataFrame, own: pl.DataFrame, threshold: float) -> dict[str, Any]:
+    """Return the columns of a trial that differ between the trials of a user."""
+    keys = {TECHNIQUE: events[TECHNIQUE][0], EVASION_LEVEL: events[EVASION_LEVEL][0]}
     if events[TIME].has_nulls():
-        return named
+        return keys
     times: list[datetime] = events[TIME].to_list()
     scores: list[float] = events[SCORE].to_list()
     days = times[0].date(), times[-1].date()
-    of_day = own.filter(pl.col(TIME).dt.date().is_between(*days))[SCORE]
-    alarming = events.filter(pl.col(SCORE) > limit)
-    alerts: list[datetime] = alarming.filter(pl.col(SUPPRESSED).is_null())[TIME].to_list()
-    return named | {
+    own_scores = own.filter(pl.col(TIME).dt.date().is_between(*days))[SCORE]
+    above = events.filter(pl.col(SCORE) > threshold)
+    alerts: list[datetime] = above.filter(pl.col(SUPPRESSED).is_null())[TIME].to_list()
+    return keys | {
         CAUGHT: bool(alerts),
-        "rank": 1 + int((of_day >= max(scores)).sum()),
-        "events_of_day": len(of_day),
+        "rank": 1 + int((own_scores >= max(scores)).sum()),
+        "events_of_day": len(own_scores),
         "seconds_to_catch": (alerts[0] - times[0]).total_seconds() if alerts else None,
         SCORE: max(scores),
         "start": times[0].strftime(DEFAULT_TIME_FORMAT),
-        SUPPRESSED_BY: None if alerts or alarming.is_empty() else alarming[SUPPRESSED][0],
+        SUPPRESSED_BY: None if alerts or above.is_empty() else above[SUPPRESSED][0],
     }

@@ -1,7 +1,8 @@
-"""Attack techniques: the CloudTrail records that each leaves, one file a technique."""
+"""Load attack techniques: the CloudTrail records that each leaves, one file per technique."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -20,10 +21,13 @@ from morpheus.sources.time_range import parse_times
 
 CloudTrailRecord = dict[str, Any]
 AWS_SERVICE = "AWSService"
+"""Value of `userIdentity.type` for calls that AWS services make."""
+_SHIPPED = "data/techniques"
+_REQUIRED_FIELDS = ("eventTime", "eventName", "eventSource")
 
 
 class _TechniqueInfo(msgspec.Struct):
-    """What a technique's file says beside its records."""
+    """Optional fields of a technique's file, next to its `Records`."""
 
     title: str = ""
     mitre: tuple[str, ...] = ()
@@ -31,13 +35,13 @@ class _TechniqueInfo(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Technique:
-    """What an attack technique leaves in the log.
+    """An attack technique, as the log records it.
 
     Attributes:
-        name: As its file is named.
-        records: Native CloudTrail records of the intruder, at least one, in time order.
+        name: Name of the file, without suffix.
+        records: CloudTrail records of the intruder, at least one, in time order.
         title: What the intruder does, in a few words.
-        mitre: The technique's ids in MITRE ATT&CK.
+        mitre: Ids of the technique in MITRE ATT&CK.
     """
 
     name: str
@@ -47,7 +51,7 @@ class Technique:
 
     @cached_property
     def offsets(self) -> tuple[timedelta, ...]:
-        """Time of each record since the first one."""
+        """Time of each record after the first."""
         times = _parse_times(self.records)
         return tuple(time - times[0] for time in times)
 
@@ -58,26 +62,26 @@ class Technique:
 
 
 def load_techniques(folder: str | None = None) -> list[Technique]:
-    """Load the techniques of a folder, by name; the shipped ones by default.
+    """Load the techniques of a folder, by name. By default, the shipped ones.
 
-    A file holds one technique: CloudTrail records in any JSON that `from-cloudtrail` reads. Beside
-    `Records` it may have a `title`, and `mitre`, a list of ids. What AWS services did meanwhile is
-    left out: it is in the service's log, not in the victim's.
+    A file holds one technique: CloudTrail records in any JSON that `from-cloudtrail` reads, and
+    optionally `title`, and `mitre`, a list of ids. Calls that AWS services made are left out,
+    because they are in the services' logs and not in the user's.
 
     Raises:
         UsageError: There is no such folder, or it holds no technique.
-        BadRecord: A file is no CloudTrail.
+        RecordError: A file does not hold CloudTrail records.
 
-    >>> [one.mitre for one in load_techniques() if one.name == "stop-trail"]
+    >>> [technique.mitre for technique in load_techniques() if technique.name == "stop-trail"]
     [('T1562.008',)]
     """
-    place = Path(str(resources.files("morpheus") / "data" / "techniques"))
+    place = Path(str(resources.files("morpheus") / _SHIPPED))
     if folder is not None:
         place = Path(folder).expanduser()
     if not place.is_dir():
         raise UsageError(
             f"--techniques: there is no folder `{place}`. Give a folder that holds a JSON file of "
-            "CloudTrail records for each technique, or leave the option out for those shipped."
+            "CloudTrail records for each technique, or omit the option for the shipped techniques."
         )
     files = sorted(
         path for path in place.iterdir() if path.is_file() and detect_file_type(path) == "json"
@@ -85,7 +89,7 @@ def load_techniques(folder: str | None = None) -> list[Technique]:
     if not files:
         raise UsageError(
             f"--techniques: folder `{place}` holds no `.json` or `.jsonl` file. Put the CloudTrail "
-            "records of each technique into a file of its own, named as the technique is."
+            "records of each technique into a file with the name of the technique."
         )
     return [read_technique(path) for path in files]
 
@@ -94,34 +98,34 @@ def read_technique(path: Path) -> Technique:
     """Read one technique.
 
     Raises:
-        BadRecord: The file is no CloudTrail, or holds no record of an intruder.
+        RecordError: The file does not hold CloudTrail records, or none of an intruder.
     """
     data = to_utf8(read_bytes(path))
-    found = split_records(data, CLOUDTRAIL_FORMAT.unwrap)
-    if found.errors:
-        line, why = found.errors[0]
-        raise RecordError(why, file=path, line=line)
+    split = split_records(data, CLOUDTRAIL_FORMAT.unwrap)
+    if split.errors:
+        line, reason = split.errors[0]
+        raise RecordError(reason, file=path, line=line)
     records = [
-        _parse_record(text, path, at)
-        for text, at in zip(found.raw_records, found.line_numbers, strict=True)
+        _parse_record(text, path, line)
+        for text, line in zip(split.raw_records, split.line_numbers, strict=True)
     ]
-    own = [one for one in records if one["userIdentity"].get("type") != AWS_SERVICE]
+    own = [record for record in records if record["userIdentity"].get("type") != AWS_SERVICE]
     if not own:
-        raise RecordError("no record of an intruder is in it; put some there", file=path)
+        raise RecordError("the file has no record of an intruder; add one", file=path)
     name = path.name.partition(".json")[0]
-    about = _decode_info(data)
-    return Technique(name, tuple(_sort_by_time(own)), about.title, about.mitre)
+    info = _decode_info(data)
+    return Technique(name, tuple(_sort_by_time(own)), info.title, info.mitre)
 
 
 def _parse_record(text: bytes | msgspec.Raw, path: Path, line: int) -> CloudTrailRecord:
-    wanted = "an object with `eventTime`, `eventName`, `eventSource` and `userIdentity`"
+    expected = "an object with `eventTime`, `eventName`, `eventSource` and `userIdentity`"
     try:
         record = msgspec.json.decode(text, type=CloudTrailRecord)
     except msgspec.MsgspecError as error:
-        raise RecordError(f"{error}; a record is {wanted}", file=path, line=line) from error
-    there = all(isinstance(record.get(n), str) for n in ("eventTime", "eventName", "eventSource"))
-    if not there or not isinstance(record.get("userIdentity"), dict):
-        raise RecordError(f"a CloudTrail record is {wanted}", file=path, line=line)
+        raise RecordError(f"{error}; a record is {expected}", file=path, line=line) from error
+    complete = all(isinstance(record.get(name), str) for name in _REQUIRED_FIELDS)
+    if not complete or not isinstance(record.get("userIdentity"), dict):
+        raise RecordError(f"a CloudTrail record is {expected}", file=path, line=line)
     if parse_times(pl.Series([record["eventTime"]])).has_nulls():
         found = f"`eventTime` is {record['eventTime']!r}, which is not a time like"
         raise RecordError(f"{found} 2024-05-31T09:30:00Z", file=path, line=line)
@@ -131,12 +135,16 @@ def _parse_record(text: bytes | msgspec.Raw, path: Path, line: int) -> CloudTrai
 def _decode_info(data: bytes) -> _TechniqueInfo:
     try:
         return msgspec.json.decode(data, type=_TechniqueInfo)
-    except msgspec.MsgspecError:
+    except msgspec.MsgspecError:  # a list of records, or JSON lines
         return _TechniqueInfo()
 
 
 def _sort_by_time(records: list[CloudTrailRecord]) -> list[CloudTrailRecord]:
-    """Put records in time order; LookupEvents gives the latest first, equal times included."""
+    """Sort records by time.
+
+    LookupEvents lists the latest first. So a file that starts with its latest record is reversed,
+    which also puts records of the same time in order.
+    """
     times = _parse_times(records)
     if times[0] > times[-1]:
         records, times = records[::-1], times[::-1]
@@ -144,5 +152,5 @@ def _sort_by_time(records: list[CloudTrailRecord]) -> list[CloudTrailRecord]:
     return [records[at] for at in order]
 
 
-def _parse_times(records: list[CloudTrailRecord] | tuple[CloudTrailRecord, ...]) -> list[datetime]:
-    return parse_times(pl.Series([one["eventTime"] for one in records])).to_list()
+def _parse_times(records: Sequence[CloudTrailRecord]) -> list[datetime]:
+    return parse_times(pl.Series([record["eventTime"] for record in records])).to_list()

@@ -119,7 +119,10 @@ class ScoreScale:
             return cls(0.0, Z_REFERENCE)
         if ranking == RISK or summary is None:
             return None
-        return cls(summary.usual, summary.usual + Z_REFERENCE * max(summary.spread, MIN_SPREAD))
+        return cls(
+            summary.score_mean,
+            summary.score_mean + Z_REFERENCE * max(summary.score_std, MIN_SPREAD),
+        )
 
     @classmethod
     def from_summaries(cls, summaries: Sequence[ModelSummary]) -> Self | None:
@@ -294,7 +297,7 @@ class UserAggregate:
     @property
     def summary(self) -> ModelSummary | None:
         """Calibration of the user's model, if it is known."""
-        return None if self.card is None else self.card.portrait
+        return None if self.card is None else self.card.summary
 
 
 @dataclass

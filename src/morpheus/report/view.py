@@ -267,19 +267,19 @@ class ModelSummaryView(msgspec.Struct, frozen=True):
     @classmethod
     def from_card(cls, card: ModelCard, aggregate: UserAggregate) -> Self:
         """Describe a card, with what the run observed of its user."""
-        summary = card.portrait
+        summary = card.summary
         calibration = None
         if summary is not None:
             calibration = Calibration.from_exceedances(summary, aggregate.exceedances)
         return cls(
             card.events,
-            card.borrowed,
-            card.rung,
+            card.borrowed_events,
+            card.training_data_scope,
             card.distinct,
             card.first,
             card.last,
             card.epochs,
-            [] if summary is None else list(summary.curve),
+            [] if summary is None else list(summary.loss_curve),
             calibration,
             list(list_limitations(card, aggregate.replay_result)),
         )
@@ -493,11 +493,11 @@ def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None)
     """Describe the limitations of a model: missed techniques, few data, weak columns."""
     if replay_result is not None and replay_result.missed:
         yield replay_result.describe()
-    summary = card.portrait
-    if card.rung != SCOPE_OWN:
+    summary = card.summary
+    if card.training_data_scope != SCOPE_OWN:
         yield (
             f"{card.own_share:.0%} of the training data is the user's own. The rest is from "
-            f"{card.rung}."
+            f"{card.training_data_scope}."
         )
     if summary is None:
         return
@@ -507,7 +507,11 @@ def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None)
     if summary.held_out < FEW_VALIDATION_EVENTS:
         smallest = f"{1 / (summary.held_out + 1):.3f}"
         yield f"With {summary.held_out} validation events, the smallest p-value is {smallest}."
-    rates = [f"{name} ({rate:.0%})" for name, rate in summary.lively if rate >= HIGH_NOVELTY_RATE]
+    rates = [
+        f"{name} ({rate:.0%})"
+        for name, rate in summary.high_novelty_columns
+        if rate >= HIGH_NOVELTY_RATE
+    ]
     if rates:
         yield f"New values are common, and so are weak evidence, in {', '.join(rates)}."
 

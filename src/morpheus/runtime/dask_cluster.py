@@ -1,4 +1,9 @@
-"""What happens on a worker: a task is done, what it logs is kept, and its errors are sorted."""
+"""A Dask cluster: connecting, tasks, events and results.
+
+A task runs on a worker through `run_task`, which captures log records and turns errors that a
+person must fix into values, because retrying them would not help. `Cluster` submits tasks, moves
+data between workers, and fetches results in order.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,8 @@ from uuid import uuid4
 
 from morpheus.errors import MorpheusError, TransientError, UsageError
 from morpheus.runtime.pool import MAX_IN_FLIGHT, BufferedLogHandler
+from morpheus.storage.atomic import files_are_shared, set_file_policy
+from morpheus.storage.spill import SpillDir
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -30,43 +37,65 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 TOPIC = "morpheus"
-_TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20  # freed memory that glibc keeps
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the parameters of mallopt
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """Settings of this process that a task needs on its worker.
+
+    Attributes:
+        log_level: Minimum level of log records.
+        shared_files: Whether new files are readable for the group; see `set_file_policy`.
+    """
+
+    log_level: int
+    shared_files: bool
+
+    @classmethod
+    def from_process(cls) -> Self:
+        """Read the settings of this process."""
+        return cls(logging.getLogger("morpheus").getEffectiveLevel(), files_are_shared())
 
 
 @dataclass(frozen=True)
 class TaskOutcome(Generic[ResultT]):
-    """What a task gave, or why it could not; and what was logged meanwhile."""
+    """Result of a task, or the error that a person must fix, with the task's log records."""
 
     result: ResultT | None = None
     records: Sequence[logging.LogRecord] = field(default=(), repr=False)
     error: MorpheusError | None = None
 
     def __sizeof__(self) -> int:
-        """Bytes, for the worker that holds it."""
+        """Size in bytes, for the memory limits of the worker that holds it."""
         return object.__sizeof__(self) + _dask_sizeof(self.result)
 
 
-def run_task(work: Callable[..., ResultT], level: int, *needs: object) -> TaskOutcome[ResultT]:
-    """Do a task.
+def run_task(
+    work: Callable[..., ResultT], context: TaskContext, *arguments: object
+) -> TaskOutcome[ResultT]:
+    """Run a task on a worker.
 
-    What can only be mended by a person comes back as a value: to try it again would not help.
+    Errors that a person must fix are returned, because Dask would retry a task that raises.
 
     Args:
-        work: What is done.
-        level: Least level of what is logged.
-        needs: To what; what other tasks told is taken out.
+        work: Function to call.
+        context: Settings of the process that submitted the task.
+        arguments: Its arguments. Outcomes of other tasks are replaced by their results.
 
     Raises:
-        Unavailable: It may succeed when it is tried again.
+        TransientError: A retry may succeed.
     """
     keep_freed_memory()
-    failed = next((one.error for one in needs if isinstance(one, TaskOutcome) and one.error), None)
+    set_file_policy(shared=context.shared_files)
+    outcomes = (value for value in arguments if isinstance(value, TaskOutcome))
+    failed = next((outcome.error for outcome in outcomes if outcome.error), None)
     if failed is not None:
         return TaskOutcome(error=failed)
-    with _capture_log(level) as records:
+    with _capture_log(context.log_level) as records:
         try:
-            result = work(*map(unwrap, needs))
+            result = work(*map(unwrap, arguments))
         except TransientError:
             raise
         except MorpheusError as error:
@@ -74,39 +103,39 @@ def run_task(work: Callable[..., ResultT], level: int, *needs: object) -> TaskOu
     return TaskOutcome(result, records)
 
 
-def unwrap(value: Any) -> Any:  # noqa: ANN401 - whatever tasks need
-    """What a task told, without the rest."""
+def unwrap(value: Any) -> Any:  # noqa: ANN401 - any argument of a task
+    """Return the result of an outcome; any other value is returned as it is."""
     return value.result if isinstance(value, TaskOutcome) else value
 
 
 def to_cell_row(cells: TaskOutcome[Sequence[Any]]) -> Any:  # noqa: ANN401 - numpy, imported where it is used
-    """Cells as an array of shape (1, cells)."""
-    import numpy as np  # noqa: PLC0415 - this module is read before numpy has its threads
+    """Return the cells of an outcome as an array of objects, shape (1, cells)."""
+    import numpy as np  # noqa: PLC0415 - this module is imported before numpy's threads are set
 
-    made = np.empty((1, len(cells.result or ())), dtype=object)
-    made[0, :] = cells.result
-    return made
+    row = np.empty((1, len(cells.result or ())), dtype=object)
+    row[0, :] = cells.result
+    return row
 
 
 def log_task_started(number: int) -> None:
-    """Tell whoever listens that a task begins."""
+    """Publish on the cluster that a task has started; see `ClusterEvents`."""
     from distributed import get_worker  # noqa: PLC0415 - slow, and an extra
 
     get_worker().log_event(TOPIC, {"begun": number})
 
 
-def dask_setup(worker: object) -> None:  # noqa: ARG001 - Dask calls it so, where this is a preload
-    """Leave Ctrl+C to the process at the prompt, which decides what it means."""
+def dask_setup(worker: object) -> None:  # noqa: ARG001 - the signature that Dask expects of a preload module
+    """Ignore Ctrl+C in a worker: the process at the prompt decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that will be needed again.
+    """Let glibc keep freed memory that will be needed again.
 
-    Dask's nannies set MALLOC_TRIM_THRESHOLD_ to 64 kB, so that each array's memory goes back to the
-    system and has to be fetched again: training takes up to three times as long. Where there is no
-    such library there is no such trouble.
+    Dask's nannies set MALLOC_TRIM_THRESHOLD_ to 64 kB, so that the memory of each array returns to
+    the system and is requested again: training takes up to three times as long. Other C libraries
+    do not have this problem.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -118,14 +147,14 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def _capture_log(level: int) -> Iterator[list[logging.LogRecord]]:
-    logger, kept = logging.getLogger("morpheus"), BufferedLogHandler()
+    logger, handler = logging.getLogger("morpheus"), BufferedLogHandler()
     logger.setLevel(level)
     logger.propagate = False
-    logger.addHandler(kept)
+    logger.addHandler(handler)
     try:
-        yield kept.records
+        yield handler.records
     finally:
-        logger.removeHandler(kept)
+        logger.removeHandler(handler)
 
 
 def _dask_sizeof(value: object) -> int:
@@ -136,16 +165,16 @@ def _dask_sizeof(value: object) -> int:
 
 @dataclass
 class ClusterEvents:
-    """What is heard from the workers while tasks run.
+    """Counts events of a cluster while tasks run.
 
     Attributes:
-        task_starts: How often each task was begun, by its number.
-        lost_workers: Workers that were lost.
+        task_starts: Number of starts of each task, by the number of the task.
+        lost_workers: Number of workers that were lost.
 
-    >>> tidings = ClusterEvents()
+    >>> events = ClusterEvents()
     >>> for task in (7, 8, 7):
-    ...     tidings.on_task_started((0.0, {"begun": task}))
-    >>> tidings.retries
+    ...     events.on_task_started((0.0, {"begun": task}))
+    >>> events.retries
     1
     """
 
@@ -154,15 +183,15 @@ class ClusterEvents:
 
     @property
     def retries(self) -> int:
-        """How often a task had to be begun again."""
+        """Number of times that a task was started again."""
         return self.task_starts.total() - len(self.task_starts)
 
     def on_task_started(self, event: tuple[float, Any]) -> None:
-        """A worker has begun a task."""
+        """Count a task that a worker has started. Called by Dask with (time, message)."""
         self.task_starts[event[1]["begun"]] += 1
 
     def on_worker_event(self, event: tuple[float, Any]) -> None:
-        """A worker has come or gone."""
+        """Count a worker that was lost. Called by Dask with (time, message)."""
         self.lost_workers += event[1].get("action") == "remove-worker"
 
 
@@ -175,31 +204,31 @@ CLUSTER_CLASSES = {
     "fargate": ("dask_cloudprovider.aws:FargateCluster", "dask-cloudprovider[aws]"),
     "ec2": ("dask_cloudprovider.aws:EC2Cluster", "dask-cloudprovider[aws]"),
 }
-"""Words for cluster classes, and the package that brings each."""
+"""Names of cluster classes for `--scheduler`: the class, and the package to install."""
 SCHEDULER_SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 CONNECT_TIMEOUT = 30
-"""Seconds in which a scheduler must answer, and the first worker be there."""
+"""Seconds until the scheduler must answer, and until the first worker must be there."""
 _DASK_CONFIG = {
-    # What stages know of everybody, some 25 MB, goes with the graph, once; Dask warns from 10 on.
+    # The population statistics of stages, about 25 MB, go with the graph once; Dask warns from 10.
     "distributed.admin.large-graph-warning-threshold": "1GiB",
-    # It looks at each task a hundred times a second, for a page that nobody opens here.
+    # The profiler samples each task a hundred times a second, for a dashboard that is off here.
     "distributed.worker.profile.enabled": False,
 }
-"""How Dask is to be here; workers of others have settings of their own."""
+"""Dask configuration of this process. Workers of a running cluster have their own."""
 SHUTDOWN_TIMEOUT = 10
-"""Seconds that workers of our own have to end."""
+"""Seconds that workers started here have to end."""
 _SCHEDULER_HINT = (
     "Give an address such as `--scheduler=tcp://10.0.0.7:8786`, one of "
-    f"{', '.join(f'`{word}`' for word in CLUSTER_CLASSES)}, or a cluster class by its name, such as "
-    "`--scheduler=dask_jobqueue:SGECluster`. Without --scheduler, workers are started here."
+    f"{', '.join(f'`{word}`' for word in CLUSTER_CLASSES)}, or a cluster class, such as "
+    "`--scheduler=dask_jobqueue:SGECluster`. Without --scheduler, workers start on this machine."
 )
 
 
 def check_scheduler(scheduler: str | None) -> None:
-    """Refuse what cannot be a scheduler, before anything is started.
+    """Reject an invalid `--scheduler` before anything is started.
 
     Raises:
-        UsageError: Dask or the package of a cluster class is missing, or it is no such name.
+        UsageError: Dask or the package of a cluster class is missing, or there is no such class.
     """
     try:
         import_module("distributed")
@@ -213,34 +242,37 @@ def check_scheduler(scheduler: str | None) -> None:
 
 
 def is_scheduler_address(scheduler: str | None) -> bool:
-    """Whether it is the address of a scheduler that runs already."""
+    """Return whether it is the address of a running scheduler."""
     return scheduler is not None and scheduler.startswith(SCHEDULER_SCHEMES)
 
 
 @contextmanager
 def connect(scheduler: str | None, num_workers: int) -> Iterator[Client]:
-    """Connect to a scheduler; what was started for it ends with the `with` block.
+    """Connect to a scheduler. A cluster that was started for it ends with the `with` block.
 
     Args:
-        scheduler: Its address; or a cluster class, by name or by a word, which is started with
-            what Dask's own configuration says; None for workers on this machine.
-        num_workers: How many workers are started, but where the scheduler has its own.
+        scheduler: Address of a running scheduler; or a cluster class, by its name or a name of
+            `CLUSTER_CLASSES`, which is started with Dask's own configuration; None for workers on
+            this machine.
+        num_workers: Number of workers to start. A running scheduler has its own.
 
     Raises:
-        UsageError: It is none of these.
-        Unavailable: Nobody answers, no worker comes, or a worker has not this morpheus.
+        UsageError: There is no such cluster class.
+        TransientError: The scheduler does not answer, no worker registers, or a worker has another
+            version of morpheus.
     """
     import dask  # noqa: PLC0415 - slow, and an extra
-    import distributed  # noqa: PLC0415 - as above
+    import distributed  # noqa: PLC0415 - slow, and an extra
 
     _silence_logs()
-    with dask.config.set(_DASK_CONFIG), _open_scheduler(scheduler, num_workers) as place:
+    with dask.config.set(_DASK_CONFIG), _open_scheduler(scheduler, num_workers) as target:
         try:
-            client = distributed.Client(place, timeout=CONNECT_TIMEOUT, set_as_default=True)
+            client = distributed.Client(target, timeout=CONNECT_TIMEOUT, set_as_default=True)
         except (OSError, TimeoutError, ValueError) as error:
             raise TransientError(
-                f"--scheduler: nobody answers at `{scheduler}` ({error or 'no answer'}). "
-                f"Is it running? `dask scheduler` starts one, and says where. {_SCHEDULER_HINT}"
+                f"--scheduler: `{scheduler}` does not answer ({error or 'no answer'}). "
+                f"Is it running? `dask scheduler` starts one and prints its address. "
+                f"{_SCHEDULER_HINT}"
             ) from error
         with client:
             _check_workers(client, scheduler)
@@ -248,33 +280,32 @@ def connect(scheduler: str | None, num_workers: int) -> Iterator[Client]:
 
 
 def find_cluster_class(name: str) -> Callable[..., Any]:
-    """Find a cluster class by a word or as `package.module:Class`.
+    """Find a cluster class by a name of `CLUSTER_CLASSES` or as `package.module:Class`.
 
     >>> find_cluster_class("distributed:LocalCluster").__name__
     'LocalCluster'
 
     Raises:
-        UsageError: There is none; says what to install, or what would do.
+        UsageError: There is none. The message says what to install, or which names are valid.
     """
     path, package = CLUSTER_CLASSES.get(
         name.lower(), (name, name.partition(":")[0].partition(".")[0])
     )
-    module, colon, called = path.partition(":")
+    module, colon, class_name = path.partition(":")
     if not colon:
-        module, _, called = path.rpartition(".")
-    if not module or not called.isidentifier():
-        raise UsageError(f"--scheduler: `{name}` is no scheduler. {_SCHEDULER_HINT}")
+        module, _, class_name = path.rpartition(".")
+    if not module or not class_name.isidentifier():
+        raise UsageError(f"--scheduler: `{name}` is not a scheduler. {_SCHEDULER_HINT}")
     try:
-        found = getattr(import_module(module), called, None)
+        cluster_class = getattr(import_module(module), class_name, None)
     except ImportError as error:
         raise UsageError(
             f"--scheduler: `{name}` needs the package `{package}`, which is not installed "
             f"({error}). Type `pip install '{package}'`."
         ) from error
-    if not callable(found):
-        raise UsageError(f"--scheduler: `{module}` has no class `{called}`. {_SCHEDULER_HINT}")
-    made: Callable[..., Any] = found
-    return made
+    if not callable(cluster_class):
+        raise UsageError(f"--scheduler: `{module}` has no class `{class_name}`. {_SCHEDULER_HINT}")
+    return cast("Callable[..., Any]", cluster_class)
 
 
 @contextmanager
@@ -282,34 +313,37 @@ def _open_scheduler(scheduler: str | None, num_workers: int) -> Iterator[Any]:
     if is_scheduler_address(scheduler):
         yield scheduler
         return
-    cluster = (
-        _start_local_cluster(num_workers)
-        if scheduler is None
-        else _start_cluster(scheduler, num_workers)
-    )
-    try:
-        yield cluster
-    finally:
-        # Processes that have not ended by then end with this one.
-        with suppress(TimeoutError):
-            cluster.close(timeout=SHUTDOWN_TIMEOUT)
+    with SpillDir() as spill_dir:
+        cluster = (
+            _start_local_cluster(num_workers, spill_dir.folder)
+            if scheduler is None
+            else _start_cluster(scheduler, num_workers)
+        )
+        try:
+            yield cluster
+        finally:
+            # Processes that are still running after the timeout end with this one.
+            with suppress(TimeoutError):
+                cluster.close(timeout=SHUTDOWN_TIMEOUT)
 
 
-def _start_local_cluster(num_workers: int) -> Any:  # noqa: ANN401 - Dask's own
-    import distributed  # noqa: PLC0415 - as above
+def _start_local_cluster(num_workers: int, spill_dir: Path) -> Any:  # noqa: ANN401 - untyped in Dask
+    import distributed  # noqa: PLC0415 - slow, and an extra
 
     return distributed.LocalCluster(
         n_workers=num_workers,
         threads_per_worker=1,
         dashboard_address=None,
+        # Private (mode 0700), unlike Dask's own choice: workers spill events there.
+        local_directory=str(spill_dir),
         silence_logs=logging.CRITICAL,
         preload=["morpheus.runtime.dask_cluster"],
-        # Read by polars when it is imported: one worker, one thread.
+        # Polars reads it when it is imported: one thread per worker.
         env={"POLARS_MAX_THREADS": "1"},
     )
 
 
-def _start_cluster(scheduler: str, num_workers: int) -> Any:  # noqa: ANN401 - the same
+def _start_cluster(scheduler: str, num_workers: int) -> Any:  # noqa: ANN401 - untyped in Dask
     try:
         cluster = find_cluster_class(scheduler)()
         cluster.scale(num_workers)
@@ -317,17 +351,17 @@ def _start_cluster(scheduler: str, num_workers: int) -> Any:  # noqa: ANN401 - t
         raise
     except Exception as error:
         raise TransientError(
-            f"--scheduler: `{scheduler}` could not be started ({type(error).__name__}: {error}). "
-            "Its settings are those of Dask's own configuration files."
+            f"--scheduler: `{scheduler}` failed to start ({type(error).__name__}: {error}). "
+            "It is configured by Dask's own configuration files."
         ) from error
     return cluster
 
 
 def _check_workers(client: Client, scheduler: str | None) -> None:
-    """Wait for the first worker, and see that all have this morpheus."""
+    """Wait for the first worker, and check that all have this version of morpheus."""
     try:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT)
-        theirs = client.run(installed_version)
+        versions = client.run(installed_version)
     except TimeoutError as error:
         raise TransientError(
             f"--scheduler: `{scheduler}` has no workers. Start some: "
@@ -335,19 +369,20 @@ def _check_workers(client: Client, scheduler: str | None) -> None:
         ) from error
     except (ImportError, AttributeError) as error:
         raise TransientError(
-            f"--scheduler: a worker of `{scheduler}` has no morpheus ({error}). "
+            f"--scheduler: a worker of `{scheduler}` does not have morpheus ({error}). "
             "Type `pip install 'morpheus[dask]'` on every machine of the cluster."
         ) from error
-    for worker, found in theirs.items():
-        if found != installed_version():
+    for worker, version in versions.items():
+        if version != installed_version():
             raise TransientError(
-                f"--scheduler: worker {worker} has morpheus {found}, but this is {installed_version()}. "
-                "Results depend on the version: install the same one everywhere."
+                f"--scheduler: worker {worker} has morpheus {version}, but this is "
+                f"{installed_version()}. Results depend on the version: install the same on all "
+                "machines."
             )
 
 
 def installed_version() -> str:
-    """The version of morpheus that is installed here."""
+    """Return the version of morpheus that is installed here."""
     try:
         return version_of("morpheus")
     except PackageNotFoundError:
@@ -355,47 +390,47 @@ def installed_version() -> str:
 
 
 def _silence_logs() -> None:
-    """What Dask logs of workers that come and go is told by the summary; `--debug` shows it."""
+    """Hide Dask's messages on workers, which the summary reports, unless `--debug` is set."""
     if logging.getLogger("morpheus").getEffectiveLevel() > logging.DEBUG:
         for name in ("distributed", "distributed.client"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 JobT = TypeVar("JobT")
-T_co = TypeVar("T_co", covariant=True)  # noqa: PLC0105 - it is one word everywhere
+T_co = TypeVar("T_co", covariant=True)
 
 _TOPICS = TOPIC, "all"
 _POLL_INTERVAL = 0.01
-"""Seconds until one looks again."""
+"""Seconds between two checks whether a task has started."""
 MAX_RETRIES = 3
-"""How often a task is tried again; so many workers may be lost with it, too."""
+"""Retries of a task. As many workers may be lost while it runs."""
 
 
 class Future(Protocol[T_co]):
-    """What a task will have given, where it lies: Dask's `Future`; let go of, it is forgotten."""
+    """The result of a task, on its worker: Dask's `Future`. Without references it is released."""
 
     key: Any
 
     def done(self) -> bool:
-        """Whether it has come to an end, good or bad."""
+        """Return whether the task has ended, with a result or an error."""
 
-    def result(self) -> Any:  # noqa: ANN401 - what the task tells
-        """Wait for it, and fetch it."""
+    def result(self) -> Any:  # noqa: ANN401 - the outcome of the task
+        """Wait for the task, and fetch its outcome."""
 
 
 class Cluster:
     """Workers of a Dask cluster.
 
-    Entering the `with` block connects, or starts workers; leaving it lets go of all that was asked
-    for, whether it is done or not.
+    Entering the `with` block connects, or starts workers. Leaving it releases all tasks, finished
+    or not.
 
     Args:
-        scheduler: Where; see `scheduler.connected`.
-        parallelism: How many workers are started, but where the scheduler has its own.
+        scheduler: Scheduler; see `connect`.
+        num_workers: Number of workers to start. A running scheduler has its own.
 
     Attributes:
-        parallelism: How many tasks run at a time.
-        events: What is heard from the workers.
+        parallelism: Number of tasks that run at a time.
+        events: Counts of task starts and lost workers.
     """
 
     def __init__(self, scheduler: str | None, num_workers: int) -> None:
@@ -408,14 +443,14 @@ class Cluster:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._client = stack.enter_context(connect(self._scheduler, self.parallelism))
-            there = sum(self._client.nthreads().values())
-            # Of those that are started for this run, most may still be on their way.
+            threads = sum(self._client.nthreads().values())
+            # Of the workers that were started for this run, most may not have registered yet.
             self.parallelism = (
-                there if is_scheduler_address(self._scheduler) else max(there, self.parallelism)
+                threads if is_scheduler_address(self._scheduler) else max(threads, self.parallelism)
             )
-            heard = self.events.on_task_started, self.events.on_worker_event
-            for topic, hear in zip(_TOPICS, heard, strict=True):
-                self._client.subscribe_topic(topic, hear)
+            handlers = self.events.on_task_started, self.events.on_worker_event
+            for topic, handler in zip(_TOPICS, handlers, strict=True):
+                self._client.subscribe_topic(topic, handler)
             self._stack = stack.pop_all()
         return self
 
@@ -432,167 +467,167 @@ class Cluster:
 
     @property
     def num_workers(self) -> int:
-        """How many workers there are now."""
+        """Number of workers now."""
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def resource_capacity(self, resource: str) -> float:
-        """The most of a resource that any worker says it has: `dask worker --resources`."""
+        """Return the largest amount of a resource on any worker: `dask worker --resources`."""
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return max((one["resources"].get(resource, 0) for one in workers), default=0)
+        return max((worker["resources"].get(resource, 0) for worker in workers), default=0)
 
     def check_shared_folder(self, folder: Path) -> None:
-        """Refuse a folder that a worker does not see.
+        """Reject a folder that is missing on a worker.
 
         Raises:
-            UsageError: It is on this machine alone.
+            UsageError: The folder is not shared by all machines.
         """
-        for worker, seen in self._client.run(_folder_exists, str(folder)).items():
-            if not seen:
+        for worker, exists in self._client.run(_folder_exists, str(folder)).items():
+            if not exists:
                 raise UsageError(
                     f"--engine dask: worker {worker} does not see the folder `{folder.parent}`, "
-                    "which workers write into. Name one that all machines share."
+                    "into which workers write. Choose a folder that all machines share."
                 )
 
     def submit(
         self,
         work: Callable[..., ResultT],
-        *needs: object,
+        *arguments: object,
         priority: int = 0,
         resources: Mapping[str, float] | None = None,
     ) -> Future[ResultT]:
-        """Begin a task, as soon as what it needs is there.
+        """Submit a task. It starts when its arguments are ready.
 
         Args:
-            work: What is done.
-            needs: To what; of other tasks, what they give.
-            priority: How much work it is: of tasks that can be begun, the heaviest is.
-            resources: What it takes of what workers have declared.
+            work: Function to call.
+            arguments: Its arguments; futures are replaced by their results.
+            priority: Amount of work. Larger tasks start first.
+            resources: Amounts of the workers' resources that the task needs.
         """
-        level = logging.getLogger("morpheus").getEffectiveLevel()
-        # Of tasks of one name Dask expects that they take as long as the last ones did.
+        context = TaskContext.from_process()
+        # Dask estimates the duration of a task from earlier tasks of the same name.
         about = {"key": f"{_function_name(work)}-{uuid4().hex}", "resources": resources or None}
-        return self._client_submit(run_task, work, level, *needs, priority=priority, **about)
+        return self._client_submit(run_task, work, context, *arguments, priority=priority, **about)
 
     def scatter(self, value: ResultT, *, broadcast: bool = False) -> Future[ResultT]:
-        """Hand a value to the scheduler, once for all tasks that need it.
+        """Send a value to the cluster, once for all tasks that need it.
 
         Args:
-            value: What.
-            broadcast: And to each worker, once they all are there. Else tasks would go where the
-                value is, and wait there for the events that they are about.
+            value: The value.
+            broadcast: Copy it to every worker. Else tasks run on the worker that holds the value,
+                and their events are moved there.
         """
-        given = self.submit(_identity, value)
-        near = map(_prefer_worker, self._client.nthreads() if broadcast else ())
-        self.wait([self._client_submit(_discard, given, **where) for where in near])
-        return given
+        future = self.submit(_identity, value)
+        targets = map(_prefer_worker, self._client.nthreads() if broadcast else ())
+        self.wait([self._client_submit(_discard, future, **target) for target in targets])
+        return future
 
     def wait(self, futures: Sequence[Future[Any]]) -> None:
-        """Wait until tasks are done, or cannot be: who then asks for what they give is told why."""
+        """Wait until tasks have ended. Errors are raised when their results are fetched."""
         from distributed import wait  # noqa: PLC0415 - slow, and an extra
 
         with suppress(CancelledError):
             wait(list(futures))
 
     def wait_started(self, number: int, future: Future[Any]) -> None:
-        """Wait until a task that announces itself by a number has begun, or cannot be done."""
+        """Wait until a task that logs its number has started, or has failed."""
         while number not in self.events.task_starts and not future.done():
             time.sleep(_POLL_INTERVAL)
 
     def shuffle(self, rows: Sequence[Future[Sequence[Any]]], num_columns: int) -> list[Future[Any]]:
-        """Turn rows of cells into columns, so that what belongs together comes together.
+        """Transpose rows of cells into columns, so that the cells of one partition meet.
 
-        It is Dask's own P2P shuffle: a matrix whose chunks are rows gets chunks that are columns.
+        Uses Dask's P2P shuffle: a matrix with one chunk per row is rechunked to one per column.
 
         Args:
-            rows: Tasks that give `columns` cells each.
-            num_columns: How many.
+            rows: Tasks that give `num_columns` cells each.
+            num_columns: Number of columns.
 
         Returns:
-            For each column an array of shape (rows, 1), in the order of the rows.
+            A future per column: an array of shape (rows, 1), in the order of the rows.
         """
         import dask.array as da  # noqa: PLC0415 - slow, and an extra
         import numpy as np  # noqa: PLC0415 - with Dask
-        from dask import delayed  # noqa: PLC0415 - the same
-        from distributed import futures_of  # noqa: PLC0415 - the same
+        from dask import delayed  # noqa: PLC0415 - slow, and an extra
+        from distributed import futures_of  # noqa: PLC0415 - slow, and an extra
 
         shape, empty = (1, num_columns), np.empty((0, 0), dtype=object)
-        cells = [delayed(self._client_submit(to_cell_row, one)) for one in rows]
-        blocks = [da.from_delayed(one, shape, dtype=object, meta=empty) for one in cells]
+        cells = [delayed(self._client_submit(to_cell_row, row)) for row in rows]
+        blocks = [da.from_delayed(row, shape, dtype=object, meta=empty) for row in cells]
         matrix = da.concatenate(blocks, axis=0)
-        turned = matrix.rechunk(((len(rows),), (1,) * num_columns), method="p2p")
-        held = self._client.persist(turned, retries=MAX_RETRIES, optimize_graph=False)
-        futures = {future.key: future for future in futures_of(held)}
-        return [futures[key] for [key] in zip(*held.__dask_keys__(), strict=True)]
+        columns = matrix.rechunk(((len(rows),), (1,) * num_columns), method="p2p")
+        persisted = self._client.persist(columns, retries=MAX_RETRIES, optimize_graph=False)
+        futures = {future.key: future for future in futures_of(persisted)}
+        return [futures[key] for [key] in zip(*persisted.__dask_keys__(), strict=True)]
 
     def results(self, futures: list[Future[ResultT]], *, eager: bool = True) -> Iterator[ResultT]:
-        """Fetch what tasks give, in the order of the tasks, and let go of it there.
+        """Fetch the results of tasks in the order of the tasks, and release them on the workers.
 
-        What was logged is logged here, each message once.
+        Log messages of tasks are logged here, each text once.
 
         Args:
-            futures: Of the tasks; the list is emptied.
-            eager: Fetch at once what is ready, which then cannot be lost any more; else each only
-                in its turn, so that little is held here.
+            futures: The tasks. The list is emptied.
+            eager: Fetch results as soon as they are ready, so that they cannot be lost with a
+                worker. Else fetch each in its turn, which holds little here.
 
         Raises:
-            MorpheusError: A task could not be done; the first one in their order.
-            Unavailable: Workers were lost with it, again and again, or the scheduler was.
+            MorpheusError: A task failed; the first in the order of the tasks.
+            TransientError: Workers were lost with the same task repeatedly, or the scheduler was.
         """
-        place = {handle.key: at for at, handle in enumerate(futures)}
+        positions = {future.key: position for position, future in enumerate(futures)}
         arriving = self._iter_arriving(futures, eager=eager)
-        come: dict[int, TaskOutcome[ResultT]] = {}
-        for turn in range(len(place)):
-            while turn not in come:
-                key, told = next(arriving)
-                come[place[key]] = told
-            yield self._unwrap(come.pop(turn))
+        outcomes: dict[int, TaskOutcome[ResultT]] = {}
+        for position in range(len(positions)):
+            while position not in outcomes:
+                key, outcome = next(arriving)
+                outcomes[positions[key]] = outcome
+            yield self._unwrap(outcomes.pop(position))
 
     def map_shared(
         self, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]
     ) -> Iterator[ResultT]:
-        """Do the jobs side by side, as a `WorkerPool` does; workers are given the work once each.
+        """Run jobs in parallel, as `WorkerPool.map_shared` does; workers receive the work once.
 
-        Results come in the jobs' order.
+        Results come in the order of the jobs.
         """
-        given = self.scatter(work)
-        begun = (self.submit(_apply, given, job) for job in jobs)
-        waiting = deque(islice(begun, self.parallelism * MAX_IN_FLIGHT))
+        shared = self.scatter(work)
+        futures = (self.submit(_apply, shared, job) for job in jobs)
+        waiting = deque(islice(futures, self.parallelism * MAX_IN_FLIGHT))
         while waiting:
             yield from self.results([waiting.popleft()])
-            waiting += islice(begun, 1)
+            waiting += islice(futures, 1)
 
     def _client_submit(
-        self, function: Callable[..., Any], *needs: object, **task_options: Any
-    ) -> Future[Any]:  # noqa: ANN401 - Dask's
-        handle = self._client.submit(
-            function, *needs, retries=MAX_RETRIES, pure=False, **task_options
+        self, function: Callable[..., Any], *arguments: object, **task_options: object
+    ) -> Future[Any]:
+        future = self._client.submit(
+            function, *arguments, retries=MAX_RETRIES, pure=False, **task_options
         )
-        return cast("Future[Any]", handle)
+        return cast("Future[Any]", future)
 
     def _iter_arriving(
         self, futures: list[Future[ResultT]], *, eager: bool
     ) -> Iterator[tuple[Any, TaskOutcome[ResultT]]]:
         from distributed import as_completed  # noqa: PLC0415 - slow, and an extra
-        from distributed.scheduler import KilledWorker  # noqa: PLC0415 - the same
+        from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow, and an extra
 
         try:
             if eager:
                 ready = as_completed(futures, with_results=True)
                 futures.clear()
-                for handle, told in ready:
-                    if isinstance(told, CancelledError):
-                        raise told
-                    yield handle.key, told
+                for future, outcome in ready:
+                    if isinstance(outcome, CancelledError):
+                        raise outcome
+                    yield future.key, outcome
             while futures:
-                handle = futures.pop(0)
-                yield handle.key, handle.result()
+                next_future = futures.pop(0)
+                yield next_future.key, next_future.result()
         except CancelledError as error:
             raise _cancelled_error(error) from error
         except KilledWorker as error:
             raise TransientError(
-                f"Workers were lost {MAX_RETRIES + 1} times with the same task, most often for want of "
-                "memory. Give them more, or fewer threads: `dask worker --nthreads=1 "
-                "--memory-limit=...`, or here `morpheus run --num_threads=1 ...`."
+                f"Workers were lost {MAX_RETRIES + 1} times with the same task, most often because "
+                "memory ran out. Give them more memory, or fewer threads: `dask worker "
+                "--nthreads=1 --memory-limit=...`, or here `morpheus run --num_threads=1 ...`."
             ) from error
 
     def _unwrap(self, outcome: TaskOutcome[ResultT]) -> ResultT:
@@ -606,21 +641,21 @@ class Cluster:
 
 
 def _cancelled_error(error: CancelledError) -> UsageError | TransientError:
-    """What to say where the scheduler lets go of tasks that it was asked for."""
+    """Explain why the scheduler cancelled tasks."""
     if getattr(error, "reason", "") == "lost dependencies":
         return UsageError(
-            "--engine dask: the scheduler cannot read what it was given, most often because a "
-            "package, or the file of a --plugin, is here but not there. Install the same versions "
-            "on the scheduler and all workers; its log names what is missing."
+            "--engine dask: the scheduler cannot read the tasks, most often because a package, or "
+            "the file of a --plugin, is missing on it. Install the same versions on the scheduler "
+            "and all workers; the scheduler's log names what is missing."
         )
     return TransientError(
-        "The scheduler was lost, and with it all that was under way. Start it again, and "
-        "then the run: fingerprints that were in use before still are."
+        "The scheduler was lost, and with it all tasks of this run. Restart the scheduler, then "
+        "the run. Fingerprints that were in use before are unchanged."
     )
 
 
 def _function_name(work: Callable[..., Any]) -> str:
-    """The name of a function, or of the one that it is given to call."""
+    """Return the name of a function; of a partial, the name of the function that it calls."""
     while isinstance(work, partial):
         work = next(filter(callable, work.args), work.func)
     return str(getattr(work, "__name__", type(work).__name__))
@@ -639,9 +674,9 @@ def _identity(value: ResultT) -> ResultT:
 
 
 def _discard(_: object) -> None:
-    """What a task needs stays where it ran."""
+    """Do nothing: the argument stays on the worker of the task."""
 
 
 def _prefer_worker(worker: str) -> dict[str, Any]:
-    """Where a task is to run, if that worker is not lost meanwhile."""
+    """Return the task options that prefer a worker, but allow others if it is lost."""
     return {"workers": [worker], "allow_other_workers": True}

@@ -1,4 +1,9 @@
-"""Worker processes that give their results in the order of the work."""
+"""Worker processes that give results in the order of the jobs.
+
+`WorkerPool` adds to `concurrent.futures` what its executors lack: this process works too, few
+results wait in memory, large work is sent once to each worker, log messages come back, and Ctrl+C
+ends all processes at once. Why not a library: docs/decisions/013-libraries.md.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +28,24 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from morpheus.errors import TransientError
+from morpheus.storage.atomic import files_are_shared, set_file_policy
 
 MAX_IN_FLIGHT = 2
-"""Jobs begun for each worker whose results nobody has taken; more would only fill memory."""
+"""Started jobs per worker whose results have not been consumed. More would only fill memory."""
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
 
 class CallerRunsExecutor(Generic[JobT, ResultT]):
-    """Jobs, and what was done.
+    """Runs jobs in other processes, and in this one while it would wait for a result.
 
     Args:
-        there: What another process does with a job.
-        here: What this one does.
-        jobs: What is to be done.
+        run_remote: Runs a job in another process.
+        run_local: Runs a job in this process.
+        jobs: The jobs.
         pool: The other processes.
-        others: How many they are.
+        num_remote: Number of other processes.
     """
 
     def __init__(
@@ -54,12 +60,12 @@ class CallerRunsExecutor(Generic[JobT, ResultT]):
         self._pool, self._num_remote = pool, num_remote
         self._futures: deque[Future[ResultT]] = deque()
         self._busy = 0
-        # A process that has done a job is given the next by a thread of the pool.
+        # A thread of the pool calls `_on_done`, which submits the next job.
         self._lock = RLock()
         self._fill()
 
     def __iter__(self) -> Iterator[Future[ResultT]]:
-        """What was done, in the order of the jobs."""
+        """Yield a finished future for each job, in the order of the jobs."""
         while self._futures or self._jobs:
             while self._run_one_here():
                 pass
@@ -69,8 +75,8 @@ class CallerRunsExecutor(Generic[JobT, ResultT]):
             yield first
 
     def _fill(self) -> None:
-        """Give each other process a job."""
-        with self._lock, suppress(RuntimeError):  # where the pool is shut down, or a process died
+        """Submit jobs until every other process has one."""
+        with self._lock, suppress(RuntimeError):  # the pool is shut down, or a process died
             while self._busy < self._num_remote and self._can_start():
                 future = self._pool.submit(self._run_remote, self._jobs[0])
                 self._futures.append(future)
@@ -87,7 +93,7 @@ class CallerRunsExecutor(Generic[JobT, ResultT]):
         return bool(self._jobs) and len(self._futures) < MAX_IN_FLIGHT * (self._num_remote + 1)
 
     def _run_one_here(self) -> bool:
-        """Do a job here, if there is one and the first result is not there yet."""
+        """Run a job here if one is left and the next result is not ready; return whether it ran."""
         with self._lock:
             if not self._can_start() or (self._futures and self._futures[0].done()):
                 return False
@@ -95,16 +101,16 @@ class CallerRunsExecutor(Generic[JobT, ResultT]):
             self._futures.append(future)
         try:
             future.set_result(self._run_local(job))
-        except Exception as error:  # noqa: BLE001 - raised in its turn, as that of another process
+        except Exception as error:  # noqa: BLE001 - raised in order, like an error of another process
             future.set_exception(error)
         return True
 
 
 class BufferedLogHandler(logging.Handler):
-    """Keeps what this thread logs: others may do other things.
+    """Keeps the log records of the thread that created it.
 
     Attributes:
-        records: What was logged, as text.
+        records: The records. Messages are formatted, and arguments and tracebacks dropped.
     """
 
     def __init__(self) -> None:
@@ -113,7 +119,7 @@ class BufferedLogHandler(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record; what it was made of may be large, or stay behind in a process."""
+        """Keep a record as text: its arguments may be large, or tied to this process."""
         if record.thread != self._thread:
             return
         record.msg, record.args = record.getMessage(), None
@@ -123,27 +129,28 @@ class BufferedLogHandler(logging.Handler):
 
 SINGLE_THREAD_ENV = {
     "POLARS_MAX_THREADS": "1",
-    # What one thread has freed, the next one takes. Freed memory goes back to the system after a
-    # second: later would be too much of it, sooner takes a tenth of the time, as the next portion
-    # asks for it again.
+    # One arena for all threads: memory that one thread frees is reused by the next. Freed memory
+    # returns to the system after a second. Later would hold too much of it; sooner costs a tenth
+    # of the time, because the next partition asks for it again.
     "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:1000",
-    # Those of numpy take a tenth of a second to start, and networks are too small to gain by them.
+    # Threads of numpy take a tenth of a second to start; our networks are too small to gain.
     "OPENBLAS_NUM_THREADS": "1",
 }
-"""What polars and numpy read in the environment when they are imported: each process of a run does
-its work in one thread, for there are as many processes as are asked for."""
+"""Environment of a worker, read by polars and numpy when they are imported.
+
+Each process works in one thread, because the number of processes is the requested parallelism."""
 
 TaskResult = tuple[ResultT, list[logging.LogRecord]]
 TaskFuture = Future[TaskResult[ResultT]]
 
 
 class WorkerPool:
-    """Some worker processes, started with the first jobs; with fewer than two, this process.
+    """Worker processes, started with the first jobs.
 
-    Leaving the `with` block ends them; leaving it with an exception ends them at once.
+    Leaving the `with` block ends them; leaving it with an exception kills them.
 
     Args:
-        parallelism: How many.
+        parallelism: Number of processes, this one included. With 1, all work is done here.
     """
 
     def __init__(self, parallelism: int) -> None:
@@ -169,55 +176,60 @@ class WorkerPool:
                 child.terminate()
 
     def map(self, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]) -> Iterator[ResultT]:
-        """Do the jobs side by side; results, and the first error, come in the jobs' order.
+        """Run jobs in parallel; results and the first error come in the order of the jobs.
 
-        This process is one of the workers: it does a job where it would wait for a result. The
-        first jobs are begun at once, before a result is asked for. What is logged on the way is
-        logged here, each message once.
+        This process is one of the workers: it runs a job instead of waiting for a result. The first
+        jobs start at once, before a result is consumed. Log messages of workers are logged here,
+        each text once.
 
         Args:
-            work: What is done.
-            jobs: To what.
+            work: Function to call. It must be picklable.
+            jobs: Its arguments.
 
         Raises:
-            Unavailable: A worker was killed from outside, most often for want of memory.
+            TransientError: A worker was killed, most often because memory ran out.
         """
         if self.parallelism < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
-        others = self.parallelism - 1
-        pool = self._pool or self._start_pool(others, None)
-        there, here = partial(_run_job, work, _log_level()), partial(_run_job_inline, work)
-        return map(self._unwrap, CallerRunsExecutor(there, here, jobs, pool, others))
+        num_remote = self.parallelism - 1
+        pool = self._pool or self._start_pool(num_remote, None)
+        remote, local = partial(_run_job, work, _log_level()), partial(_run_job_inline, work)
+        return map(self._unwrap, CallerRunsExecutor(remote, local, jobs, pool, num_remote))
 
     def map_shared(
         self, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]
     ) -> Iterator[ResultT]:
-        """As `map`, where the work is large: workers are started anew, and given it once each.
+        """Run jobs in parallel as `map` does, for a function that is large when pickled.
 
-        This process is none of them. Jobs are taken from their iterator as they are begun.
+        Workers are restarted and each receives the function once. This process does not work.
+        Jobs are taken from the iterator as they start.
         """
         if self.parallelism < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
         self._shut_down(wait=True)
         pool = self._start_pool(self.parallelism, bytes(ForkingPickler.dumps(work)))
-        begun = (pool.submit(_run_shared_job, _log_level(), job) for job in jobs)
-        return self._iter_results(deque(islice(begun, self.parallelism * MAX_IN_FLIGHT)), begun)
+        futures = (pool.submit(_run_shared_job, _log_level(), job) for job in jobs)
+        first = deque(islice(futures, self.parallelism * MAX_IN_FLIGHT))
+        return self._iter_results(first, futures)
 
     def _iter_results(
         self, waiting: deque[TaskFuture[ResultT]], futures: Iterator[TaskFuture[ResultT]]
     ) -> Iterator[ResultT]:
-        for job in futures:
-            waiting.append(job)
+        for future in futures:
+            waiting.append(future)
             yield self._unwrap(waiting.popleft())
         while waiting:
             yield self._unwrap(waiting.popleft())
 
     def _start_pool(self, workers: int, shared_work: bytes | None) -> ProcessPoolExecutor:
-        # Spawned, never forked: polars runs threads that a fork would leave half-alive.
+        # Spawned, never forked: a fork would copy the locks of polars, but not its threads.
         self._other_children = set(active_children())
         context = get_context("spawn")
         self._pool = ProcessPoolExecutor(
-            workers, context, initializer=_init_worker, initargs=(shared_work,)
+            workers,
+            context,
+            initializer=_init_worker,
+            initargs=(shared_work, files_are_shared()),
         )
         return self._pool
 
@@ -231,7 +243,7 @@ class WorkerPool:
             result, records = future.result()
         except BrokenProcessPool as error:
             raise TransientError(
-                "A worker process was killed, most often for want of memory. "
+                "A worker process was killed, most often because memory ran out. "
                 "Use fewer workers: `morpheus run --num_threads=1 ...`."
             ) from error
         for record in records:
@@ -242,25 +254,26 @@ class WorkerPool:
 
 
 _SHARED_WORK: list[Callable[..., Any]] = []
-"""In a worker: what it was given to do when it was started."""
+"""In a worker: the function that it received when it started; see `WorkerPool.map_shared`."""
 
 
-def _init_worker(shared_work: bytes | None) -> None:
-    atexit.register(gc.freeze)  # as in `morpheus.__main__`
-    # The terminal sends Ctrl+C to every process of the job; the parent decides what it means.
+def _init_worker(shared_work: bytes | None, shared_files: bool) -> None:  # noqa: FBT001 - sent by position
+    atexit.register(gc.freeze)  # a faster exit, as in `morpheus.__main__`
+    # The terminal sends Ctrl+C to every process of the job; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(SINGLE_THREAD_ENV)
+    set_file_policy(shared=shared_files)
     if shared_work is not None:
-        # As `multiprocessing` would, but not before the lines above.
+        # Not unpickled by `multiprocessing`: it would import polars before the environment is set.
         _SHARED_WORK.append(ForkingPickler.loads(shared_work))
 
 
 def _run_job(work: Callable[[JobT], ResultT], level: int, job: JobT) -> TaskResult[ResultT]:
-    kept = BufferedLogHandler()
+    handler = BufferedLogHandler()
     logger = logging.getLogger("morpheus")
-    logger.handlers, logger.propagate = [kept], False
+    logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
-    return work(job), kept.records
+    return work(job), handler.records
 
 
 def _run_shared_job(level: int, job: JobT) -> TaskResult[Any]:

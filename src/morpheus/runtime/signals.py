@@ -1,4 +1,4 @@
-"""Ctrl+C on a stream that has no end of its own."""
+"""Graceful shutdown of an unbounded run by Ctrl+C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ ItemT = TypeVar("ItemT")
 
 
 class GracefulShutdown(Generic[ItemT]):
-    """A stream that the first Ctrl+C (or SIGTERM) ends, so that what was read is finished.
+    """An iterator that the first Ctrl+C or SIGTERM ends, so that work in progress is finished.
 
-    What is in work behind the stream goes on to its end; a second Ctrl+C stops that too. Outside
-    the main thread, where Python delivers no signals, the stream is left as it is.
+    A second signal raises `KeyboardInterrupt`. Outside the main thread, where Python delivers no
+    signals, the iterator is passed through.
 
     Attributes:
-        stopped: Whether it was ended so.
+        stream: The items.
+        stopped: Whether a signal ended it.
     """
 
     def __init__(self, stream: Iterator[ItemT]) -> None:
@@ -56,9 +57,11 @@ def _install_handler(handler: Callable[[int, FrameType | None], None]) -> Iterat
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number, old_handler in previous.items():
+            signal.signal(number, old_handler)

@@ -74,8 +74,8 @@ def _open_socket(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"--port: cannot listen on {HOST}:{port}: {error.strerror}. Give another port, or 0 for "
-            "any free port."
+            f"--port: cannot listen on {HOST}:{port}: {error.strerror}. Give another port, or 0 "
+            "for any free port."
         ) from error
     return listener
 

@@ -1,1 +1,1 @@
-"""Room 7: Rows -> the world."""
+"""Sinks: files, the console, the report page, HTTP servers and Kafka."""

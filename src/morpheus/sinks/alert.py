@@ -1,4 +1,4 @@
-"""What the columns of the logs we know mean, whatever each log calls them."""
+"""`Alert`: one event with its scores, explanation and normalised fields, for alert formats."""
 
 from __future__ import annotations
 
@@ -35,18 +35,17 @@ FIELD_MAP = {
     "message": ("errorMessage", "statusfailureReason"),
     "result": ("result", "responseElementsConsoleLogin"),
 }
-"""Flat columns of CloudTrail, Entra ID and Duo that tell each trait; the first that does counts."""
+"""Columns of CloudTrail, Entra ID and Duo of each normalised field; the first value wins."""
 
 CLOUD_PROVIDERS = {"from-cloudtrail": "aws", "from-azure": "azure"}
-"""Whose cloud a source's logs are of."""
+"""Cloud provider of the logs of a source."""
 SOURCES_WITH_EVENT_IDS = {"from-cloudtrail", "from-azure", "from-duo"}
-"""Sources of logs in which `event` tells events apart, at one moment and of one user."""
+"""Sources whose `event` identifies an event among those of one user at one time."""
 SIGN_IN_SOURCES = {"from-azure", "from-duo"}
-"""Sources of logs of people signing in."""
+"""Sources of sign-in logs."""
 
-_ACCOUNT_PREFIX = (
-    "Account-"  # how the lessons' tables, and our reading of CSV, begin an account's number
-)
+# Begins account numbers in the lessons' tables, and in what we read from CSV.
+_ACCOUNT_PREFIX = "Account-"
 _NO_ERROR_CODES = {"0"}
 _FAILURE_RESULTS = {"failure", "failed", "denied", "deny", "fraud", "error"}
 _SUCCESS_RESULTS = {"success", "allow"}
@@ -54,21 +53,21 @@ _SUCCESS_RESULTS = {"success", "allow"}
 
 @dataclass(frozen=True)
 class NormalisedFields:
-    """What an event says of itself; None where it does not.
+    """Fields of an event under names that are the same for all logs; None if missing.
 
     Attributes:
-        event: Its id in its own log.
-        operation: What was asked for.
-        service: Of whom.
-        address: From where: an IP address, or the name of a service.
-        country: Where that is.
-        city: The same.
-        agent: With which program.
-        account: In which account, by its number alone.
-        region: In which region of a cloud.
-        error: Code of an error.
-        message: What the log says of the error.
-        result: How it ended, in the log's own word.
+        event: Id of the event in its log.
+        operation: Name of the operation.
+        service: Service that was called.
+        address: Source: an IP address, or the name of a service.
+        country: Country of the source.
+        city: City of the source.
+        agent: User agent.
+        account: Account number.
+        region: Cloud region.
+        error: Error code.
+        message: Error message.
+        result: Result, in the log's own word.
     """
 
     event: str | None = None
@@ -86,14 +85,14 @@ class NormalisedFields:
 
     @classmethod
     def from_event(cls, event: Mapping[str, str]) -> Self:
-        """Find the traits in an event's columns.
+        """Read the fields from the columns of an event.
 
-        >>> NormalisedFields.of({"eventName": "GetUser", "errorCode": "AccessDenied"}).failed
+        >>> NormalisedFields.from_event({"errorCode": "AccessDenied"}).failed
         True
         """
         found = {
-            trait: next((event[name] for name in names if event.get(name)), None)
-            for trait, names in FIELD_MAP.items()
+            field_name: next((event[name] for name in names if event.get(name)), None)
+            for field_name, names in FIELD_MAP.items()
         }
         if found["error"] in _NO_ERROR_CODES:
             found |= {"error": None, "result": found["result"] or "success"}
@@ -103,10 +102,10 @@ class NormalisedFields:
 
     @property
     def ip(self) -> str | None:
-        """The address, where it is one.
+        """The source address, if it is an IP address.
 
-        >>> NormalisedFields(address="203.0.113.7").ip, NormalisedFields(address="s3.amazonaws.com").ip
-        ('203.0.113.7', None)
+        >>> [NormalisedFields(address=text).ip for text in ("203.0.113.7", "s3.amazonaws.com")]
+        ['203.0.113.7', None]
         """
         try:
             return str(ip_address(self.address or ""))
@@ -115,7 +114,7 @@ class NormalisedFields:
 
     @property
     def failed(self) -> bool | None:
-        """Whether what was asked for was refused; None where the event does not say."""
+        """Whether the operation failed; None if the event does not say."""
         if self.error or (self.result or "").lower() in _FAILURE_RESULTS:
             return True
         return False if (self.result or "").lower() in _SUCCESS_RESULTS else None
@@ -124,28 +123,29 @@ class NormalisedFields:
 VENDOR = PRODUCT = "morpheus"
 VERSION = version(PRODUCT)
 HIGH_PVALUE, MEDIUM_PVALUE = 0.02, 0.1
-"""Share of a user's held-out events at least as risky, up to which an alert is so severe."""
+"""Largest p-values of alerts of high and of medium severity."""
 
 _ID_DIGITS = 32  # hexadecimal digits of an id: 128 bits
-_MAX_TITLE_NAME = 128  # signs of a user's name in a title
+_MAX_TITLE_NAME = 128  # characters of a user's name in a title
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One event, why it is strange, and who caused it.
+    """One event, its scores, and why it is unusual.
 
     Attributes:
-        id: The same for the same event in each run, whatever the fingerprint says of it.
-        user: Whose event it is; None where the log names nobody.
-        time: When it happened.
-        source: Word of the source it was read by.
-        event: Its own columns, as text, without those that are empty.
-        scores: What `add-scores` says of it, by label, without what is no number.
-        reason: Why it is strange, in one sentence; None without `explain`.
-        columns: The columns named in it.
-        explanation: All that `explain` says.
-        ts_anomaly: Whether it breaks its user's rhythm; None where nothing looked at it.
-        training_data_scope: Whose history it is compared with; None without a fingerprint.
+        id: The same for the same event in each run, whatever its scores.
+        user: User of the event; None if the log names none.
+        time: Time of the event.
+        source: Name of the source stage.
+        event: Columns of the log, as text, without empty ones.
+        scores: Finite scores of `add-scores`, by label.
+        reason: Reason in one sentence; None without `explain`.
+        columns: Columns named in the reason.
+        explanation: The full explanation; None without `explain`.
+        ts_anomaly: Whether it is a time-series anomaly; None without `timeseries`.
+        training_data_scope: Whose history the model was trained on (`own`, `peers`, `everyone`);
+            None without a model.
     """
 
     id: str
@@ -162,58 +162,59 @@ class Alert:
 
     @cached_property
     def fields(self) -> NormalisedFields:
-        """What the event says of itself."""
+        """The normalised fields of the event."""
         return NormalisedFields.from_event(self.event)
 
     @property
     def provider(self) -> str | None:
-        """Whose cloud it happened in, `aws` or `azure`; None outside."""
+        """Cloud provider, `aws` or `azure`; None for other logs."""
         return CLOUD_PROVIDERS.get(self.source)
 
     @property
     def title(self) -> str:
-        """A line that names the user and the columns, fit to be shown."""
-        who = display_value(self.user, _MAX_TITLE_NAME) if self.user is not None else "no user"
+        """A line with the user and the unusual columns, safe to display."""
+        user = display_value(self.user, _MAX_TITLE_NAME) if self.user is not None else "no user"
         if self.columns:
-            return f"{who}: unusual {', '.join(display_value(name) for name in self.columns)}"
-        return f"{who}: {'break of rhythm' if self.ts_anomaly else 'unusual event'}"
+            return f"{user}: unusual {', '.join(display_value(name) for name in self.columns)}"
+        return f"{user}: {'break of rhythm' if self.ts_anomaly else 'unusual event'}"
 
     @property
     def message(self) -> str:
-        """The reason, or else the title."""
+        """The reason; the title without one."""
         return self.reason or self.title
 
     @property
     def risk(self) -> float | None:
-        """Its risk; None where it has none."""
+        """The score `risk`; None without it."""
         return self.scores.get(RISK)
 
     @property
     def severity(self) -> int:
-        """4 high, 3 medium, 2 low, 1 without a score, 0 where scores do not say.
+        """Severity as in OCSF: 4 high, 3 medium, 2 low, 1 informational, 0 unknown.
 
-        It goes by `pvalue`; the numbers are those of OCSF.
+        It follows from the score `pvalue`. Events without scores are informational; scores without
+        `pvalue` are unknown.
         """
         if not self.scores:
             return 1
-        chance = self.scores.get("pvalue")
-        if chance is None:
+        pvalue = self.scores.get("pvalue")
+        if pvalue is None:
             return 0
-        return 4 if chance <= HIGH_PVALUE else 3 if chance <= MEDIUM_PVALUE else 2
+        return 4 if pvalue <= HIGH_PVALUE else 3 if pvalue <= MEDIUM_PVALUE else 2
 
     @property
     def raw_event(self) -> str:
-        """The event's own columns, as JSON text."""
+        """The columns of the log, as JSON."""
         return msgspec.json.encode(self.event).decode()
 
 
 @dataclass
 class AlertBuilder:
-    """Makes alerts of events, and tells apart events that are alike.
+    """Builds alerts from events, and gives identical events different ids.
 
     Args:
-        stage: The word of the sink, for messages.
-        source: The word of the source.
+        stage: Name of the sink, for messages.
+        source: Name of the source stage.
     """
 
     stage: str
@@ -222,19 +223,19 @@ class AlertBuilder:
     _counts: Counter[str] = field(default_factory=Counter)
 
     def build(self, batch: Batch) -> Iterator[Alert]:
-        """Make an alert of each event.
+        """Build an alert from each event of a batch.
 
         Raises:
-            UsageError: `serialize` has left out the time.
+            UsageError: The events have no time, because `serialize` excludes it.
         """
         frame = batch.frame
         if TIME not in frame.columns:
             raise UsageError(
-                f"{self.stage}: events have no column `{TIME}` here: `serialize` left it out. Put "
-                f"`{self.stage}` before `serialize`, or choose the column too: "
+                f"{self.stage}: events have no column `{TIME}`, because `serialize` excludes it. "
+                f"Put `{self.stage}` before `serialize`, or include the column: "
                 f"`serialize --include={TIME}`."
             )
-        words = ExplanationColumns.find_in(frame.columns)
+        explanation_columns = ExplanationColumns.find_in(frame.columns)
         for row in frame.iter_rows(named=True):
             event = {name: str(row[name]) for name in batch.log_columns if row[name] is not None}
             yield Alert(
@@ -245,13 +246,15 @@ class AlertBuilder:
                 event=event,
                 scores=_finite_scores(batch.scores, row),
                 ts_anomaly=row.get(TS_ANOMALY),
-                training_data_scope=batch.card.rung if batch.card is not None else None,
-                **_explanation_fields(row, words),
+                training_data_scope=batch.card.training_data_scope
+                if batch.card is not None
+                else None,
+                **_explanation_fields(row, explanation_columns),
             )
 
     def _make_id(self, user: str | None, time: datetime, event: Mapping[str, str]) -> str:
-        """A digest of who, when and what; of events alike in all of it, their number as well."""
-        known = (
+        """Return a digest of user, time and content; identical events are numbered."""
+        event_id = (
             NormalisedFields.from_event(event).event
             if self.source in SOURCES_WITH_EVENT_IDS
             else None
@@ -259,13 +262,13 @@ class AlertBuilder:
         if self._last_key != (user, time):
             self._last_key = user, time
             self._counts.clear()
-        what = stable_id(self.source, user, time.isoformat(), known or sorted(event.items()))
-        self._counts[what] += 1
-        return what if self._counts[what] == 1 else stable_id(what, self._counts[what])
+        digest = stable_id(self.source, user, time.isoformat(), event_id or sorted(event.items()))
+        self._counts[digest] += 1
+        return digest if self._counts[digest] == 1 else stable_id(digest, self._counts[digest])
 
 
 def stable_id(*parts: object) -> str:
-    """A short checksum of anything that is JSON.
+    """Return a digest of values that JSON can hold: 128 bits of SHA-256, in hexadecimal.
 
     >>> stable_id("ann", 1) == stable_id("ann", 1) != stable_id("ann", 2)
     True
@@ -274,10 +277,10 @@ def stable_id(*parts: object) -> str:
 
 
 def _finite_scores(labels: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    found = {label: row.get(label) for label in labels}
+    scores = {label: row.get(label) for label in labels}
     return {
         label: value
-        for label, value in found.items()
+        for label, value in scores.items()
         if isinstance(value, float) and math.isfinite(value)
     }
 
@@ -287,9 +290,9 @@ def _explanation_fields(
 ) -> dict[str, Any]:
     if columns is None:
         return {}
-    named, why = row.get(columns.top_columns), row.get(columns.explanation)
+    named, explanation = row.get(columns.top_columns), row.get(columns.explanation)
     return {
         "reason": row.get(columns.reason),
         "columns": tuple(named.split(", ")) if named else (),
-        "explanation": msgspec.json.decode(why, type=Explanation) if why else None,
+        "explanation": msgspec.json.decode(explanation, type=Explanation) if explanation else None,
     }

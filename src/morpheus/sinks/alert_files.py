@@ -1,4 +1,4 @@
-"""Alerts in files: JSON lines or Parquet, and the folders of a security lake."""
+"""Files of alerts: JSON lines, Parquet, and the partitions of Amazon Security Lake."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ import polars as pl
 from morpheus.errors import UsageError
 from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION, open_compressed
 from morpheus.sinks.to_file import ToFile
-from morpheus.storage.atomic import AtomicWriter, atomic_write
+from morpheus.storage.atomic import AtomicWriter, atomic_write, make_folders
 from morpheus.storage.folder import Store
 from morpheus.storage.object_store import is_s3_url
 
 
 class LineWriter(Protocol):
-    """Takes JSON objects, one a line."""
+    """Writes JSON objects, one per line."""
 
     def write(self, line: bytes) -> object:
-        """Take an object, with the line's end."""
+        """Write an object that ends with a line break."""
 
 
 def detect_format(stage_name: str, filename: str, *formats: str) -> tuple[str, str]:
-    """Format and packing that a file's name asks for.
+    """Return format and compression suffix of a file name.
 
     Args:
-        stage_name: The word of the sink.
-        filename: The file.
-        formats: Those that it can write: `json`, `parquet`.
+        stage_name: Name of the sink, for messages.
+        filename: The file name.
+        formats: Formats that the sink writes: `json`, `parquet`.
 
     Raises:
-        UsageError: It asks for another.
+        UsageError: The extension is that of another format.
     """
     name = Path(filename).name.lower()
-    packing = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
-    extension = Path(name.removesuffix(packing)).suffix
-    known = [one for one, kind in FORMAT_BY_EXTENSION.items() if kind in formats]
-    if extension not in known or (packing and FORMAT_BY_EXTENSION[extension] == "parquet"):
+    compression = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
+    extension = Path(name.removesuffix(compression)).suffix
+    known = [known for known, kind in FORMAT_BY_EXTENSION.items() if kind in formats]
+    if extension not in known or (compression and FORMAT_BY_EXTENSION[extension] == "parquet"):
         raise UsageError(
-            f"{stage_name}: --filename: `{filename}` is of no format that it writes. Use "
-            f"{', '.join(known)}; JSON lines may be packed, `.jsonl.gz` or `.jsonl.zst`."
+            f"{stage_name}: --filename: `{filename}` has an unsupported extension. Use "
+            f"{', '.join(known)}; JSON lines may be compressed, `.jsonl.gz` or `.jsonl.zst`."
         )
-    return FORMAT_BY_EXTENSION[extension], packing
+    return FORMAT_BY_EXTENSION[extension], compression
 
 
 def validate_alert_path(stage_name: str, filename: str, *, overwrite: bool) -> None:
-    """Refuse a place that no file can be written to.
+    """Reject a path where no file can be written.
 
     Raises:
-        UsageError: Says what to type.
+        UsageError: The message says what to type.
     """
     if not filename or is_s3_url(filename):
         raise UsageError(
-            f"{stage_name}: `{filename}` names no file on disk. Give `--filename alerts.jsonl`."
+            f"{stage_name}: `{filename}` is not a file on disk. Give `--filename alerts.jsonl`."
         )
     try:
         ToFile(filename=filename, overwrite=overwrite).validate()
@@ -69,65 +69,65 @@ def validate_alert_path(stage_name: str, filename: str, *, overwrite: bool) -> N
 
 @contextmanager
 def open_json_lines(path: Path, compression: str) -> Iterator[LineWriter]:
-    """A file of JSON lines, which appears whole or not at all.
+    """Open a file of JSON lines that is written atomically.
 
     Raises:
-        Unavailable: The disk refuses.
+        TransientError: The file cannot be written.
     """
-    with AtomicWriter(path) as draft:
-        file = open_compressed(draft.file, compression)
-        yield _ErrorTranslatingWriter(draft, file)
-        if file is not draft.file:
-            with draft.guard_io():
+    with AtomicWriter(path) as writer:
+        file = open_compressed(writer.file, compression)
+        yield _ErrorTranslatingWriter(writer, file)
+        if file is not writer.file:
+            with writer.guard_io():
                 file.close()
 
 
 @dataclass(frozen=True)
 class _ErrorTranslatingWriter:
-    """Tells of the disk what it refuses."""
+    """Turns errors of the disk into errors that say what to do."""
 
-    draft: AtomicWriter
+    writer: AtomicWriter
     file: BinaryIO
 
     def write(self, line: bytes) -> object:
-        with self.draft.guard_io():
+        with self.writer.guard_io():
             return self.file.write(line)
 
 
 @contextmanager
 def open_parquet(path: Path, schema: pl.Schema) -> Iterator[LineWriter]:
-    """A Parquet file of the objects written to it, in order of `time`, whole or not at all."""
+    """Open a Parquet file of JSON objects, sorted by `time` and written atomically."""
     with _temp_dir_beside(path.parent) as folder:
-        spilt = folder / "lines"
-        with spilt.open("wb") as lines:
+        spill_file = folder / "lines"
+        with spill_file.open("wb") as lines:
             yield lines
         with atomic_write(path) as file:
-            file.write(_to_parquet(spilt, schema))
+            file.write(_to_parquet(spill_file, schema))
 
 
 @contextmanager
 def security_lake(folder: Store, schema: pl.Schema) -> Iterator[SecurityLakeWriter]:
-    """Parquet files of the objects written to their partitions, all of them at the end."""
-    with TemporaryDirectory(prefix="morpheus-") as spilt:
-        made = SecurityLakeWriter(Path(spilt))
-        yield made
-        made.commit(folder, schema)
+    """Open a writer of partitioned Parquet files. They appear when the block ends."""
+    with TemporaryDirectory(prefix="morpheus-") as spill_dir:
+        writer = SecurityLakeWriter(Path(spill_dir))
+        yield writer
+        writer.commit(folder, schema)
 
 
 @dataclass
 class SecurityLakeWriter:
-    """Objects by partition, aside until all are there.
+    """Spills JSON objects by partition, and writes the partitions at the end.
 
     Attributes:
-        spill_dir: Where they lie.
-        files: The files being written, by partition.
+        spill_dir: Folder of the spilled objects.
+        partition_files: File of spilled objects of each partition.
     """
 
     spill_dir: Path
     partition_files: dict[str, Path] = field(default_factory=dict)
 
     def write(self, partition: str, line: bytes) -> None:
-        """Lay an object aside."""
+        """Spill an object."""
         path = self.partition_files.setdefault(
             partition, self.spill_dir / f"{len(self.partition_files):06}"
         )
@@ -135,14 +135,14 @@ class SecurityLakeWriter:
             file.write(line)
 
     def commit(self, folder: Store, schema: pl.Schema) -> None:
-        """Write one file a partition; the same objects make the same file of the same name."""
-        for partition, spilt in sorted(self.partition_files.items()):
-            name = hashlib.sha256(spilt.read_bytes()).hexdigest()[:16]
-            folder.write(f"{partition}/morpheus-{name}.parquet", _to_parquet(spilt, schema))
+        """Write one file per partition. The same objects give the same file of the same name."""
+        for partition, spill_file in sorted(self.partition_files.items()):
+            name = hashlib.sha256(spill_file.read_bytes()).hexdigest()[:16]
+            folder.write(f"{partition}/morpheus-{name}.parquet", _to_parquet(spill_file, schema))
 
 
 def _to_parquet(lines: Path, schema: pl.Schema) -> bytes:
-    """A Parquet file of JSON lines, in order of `time`."""
+    """Return the content of a Parquet file of JSON lines, sorted by `time`."""
     frame = pl.DataFrame(schema=schema)
     if lines.stat().st_size:
         frame = pl.read_ndjson(lines, schema=schema)
@@ -153,7 +153,7 @@ def _to_parquet(lines: Path, schema: pl.Schema) -> bytes:
 
 @contextmanager
 def _temp_dir_beside(folder: Path) -> Iterator[Path]:
-    """A folder to work in, gone afterwards, on the same disk."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create a hidden temporary folder on the same disk, and remove it afterwards."""
+    make_folders(folder)
     with TemporaryDirectory(prefix=".morpheus-", dir=folder) as name:
         yield Path(name)

@@ -1,4 +1,8 @@
-"""An alert as a Detection Finding of the Open Cybersecurity Schema Framework (OCSF) 1.8."""
+"""Formats of alerts: OCSF Detection Findings, Elastic Common Schema, CloudEvents, rows.
+
+References: Open Cybersecurity Schema Framework 1.8, class Detection Finding; Elastic Common Schema
+8.17; CloudEvents 1.0. See docs/decisions/006-ocsf.md.
+"""
 
 from __future__ import annotations
 
@@ -52,27 +56,21 @@ from morpheus.sinks.ocsf_schema import (
 OCSF_VERSION = "1.8.0"
 CLASS_UID, CATEGORY_UID, ACTIVITY_CREATE = 2004, 2, 1
 RARE_PROBABILITY = 0.01
-"""Probability below which a known value is called rare."""
+"""Probability below which a known value counts as rare."""
 
 _SEVERITY_NAMES = ("Unknown", "Informational", "Low", "Medium", "High")
 _CONFIDENCE_IDS = {"own": 2, "peers": 1, "everyone": 1}
 _PROVIDER_NAMES = {"aws": "AWS", "azure": "Azure"}
-_OBSERVABLE_IP, _OBSERVABLE_USER_NAME, _OBSERVABLE_COUNTRY, _OBSERVABLE_USER_AGENT = (
-    2,
-    4,
-    14,
-    16,
-)  # types of observables
-_ANALYTIC_LEARNING = 4  # type of analytic
+# Types of observables, and a type of analytic, by their numbers in OCSF.
+_OBSERVABLE_IP, _OBSERVABLE_USER_NAME = 2, 4
+_OBSERVABLE_COUNTRY, _OBSERVABLE_USER_AGENT = 14, 16
+_ANALYTIC_LEARNING = 4
 
 
 def make_detection_finding(alert: Alert) -> DetectionFinding:
-    """Make the finding of an alert: that it was found is all its life so far."""
-    moment, cloud, evidence = (
-        int(alert.time.timestamp() * 1000),
-        _make_cloud(alert),
-        _make_evidence(alert),
-    )
+    """Return the Detection Finding of an alert, as newly created."""
+    milliseconds = int(alert.time.timestamp() * 1000)
+    cloud, evidence = _make_cloud(alert), _make_evidence(alert)
     return DetectionFinding(
         activity_id=ACTIVITY_CREATE,
         activity_name="Create",
@@ -82,9 +80,9 @@ def make_detection_finding(alert: Alert) -> DetectionFinding:
         class_name="Detection Finding",
         type_uid=CLASS_UID * 100 + ACTIVITY_CREATE,
         type_name="Detection Finding: Create",
-        time=moment,
-        start_time=moment,
-        end_time=moment,
+        time=milliseconds,
+        start_time=milliseconds,
+        end_time=milliseconds,
         severity_id=alert.severity,
         severity=_SEVERITY_NAMES[alert.severity],
         status_id=1,
@@ -92,7 +90,7 @@ def make_detection_finding(alert: Alert) -> DetectionFinding:
         is_alert=True,
         message=alert.message,
         metadata=_make_metadata(alert, cloud),
-        finding_info=_make_finding_info(alert, moment),
+        finding_info=_make_finding_info(alert, milliseconds),
         anomaly_analyses=(_make_analysis(alert),),
         confidence_id=_CONFIDENCE_IDS.get(alert.training_data_scope or ""),
         risk_score=None if alert.risk is None else max(0, round(alert.risk)),
@@ -115,7 +113,7 @@ def _make_metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
     )
 
 
-def _make_finding_info(alert: Alert, moment: int) -> FindingInfo:
+def _make_finding_info(alert: Alert, milliseconds: int) -> FindingInfo:
     event = alert.fields.event
     return FindingInfo(
         uid=alert.id,
@@ -128,21 +126,21 @@ def _make_finding_info(alert: Alert, moment: int) -> FindingInfo:
             type_id=_ANALYTIC_LEARNING,
             version=VERSION,
         ),
-        first_seen_time=moment,
-        last_seen_time=moment,
+        first_seen_time=milliseconds,
+        last_seen_time=milliseconds,
         related_events=(RelatedEvent(uid=event),) if event else (),
     )
 
 
 def _make_analysis(alert: Alert) -> AnomalyAnalysis:
-    """Each column that is strange, with the values that were likelier."""
+    """Return the unusual columns, with the values that were expected."""
     named = set(alert.columns)
-    facts = [
-        fact
-        for fact in (alert.explanation.columns if alert.explanation else ())
-        if fact.column in named
+    reasons = [
+        reason
+        for reason in (alert.explanation.columns if alert.explanation else ())
+        if reason.column in named
     ]
-    anomalies = [_make_anomaly(fact) for fact in facts]
+    anomalies = [_make_anomaly(reason) for reason in reasons]
     if alert.ts_anomaly:
         anomalies.append(
             _make_pattern("events over time", "Time Pattern Analysis", "SURGE", "true")
@@ -154,7 +152,7 @@ def _make_analysis(alert: Alert) -> AnomalyAnalysis:
     return AnomalyAnalysis(
         analysis_targets=(Target(name=alert.user or "no user", type="User"),),
         anomalies=tuple(anomalies),
-        baselines=tuple(_make_baseline(fact) for fact in facts if fact.expected),
+        baselines=tuple(_make_baseline(reason) for reason in reasons if reason.expected),
     )
 
 
@@ -191,48 +189,48 @@ def _format_value(value: str | float | None) -> str:
 
 
 def _make_evidence(alert: Alert) -> Evidence:
-    told = alert.fields
-    response = Response(error=told.error, error_message=told.message)
-    service = None if told.service is None else Service(name=told.service)
+    fields = alert.fields
+    response = Response(error=fields.error, error_message=fields.message)
+    service = None if fields.service is None else Service(name=fields.service)
     api = None
-    if told.operation is not None:
-        failed = response if told.failed else None
-        api = Api(operation=told.operation, service=service, response=failed)
+    if fields.operation is not None:
+        failure = response if fields.failed else None
+        api = Api(operation=fields.operation, service=service, response=failure)
     return Evidence(
         actor=None if alert.user is None else Actor(user=User(name=alert.user)),
         api=api,
         src_endpoint=_make_endpoint_object(alert),
-        http_request=None if told.agent is None else HttpRequest(user_agent=told.agent),
+        http_request=None if fields.agent is None else HttpRequest(user_agent=fields.agent),
     )
 
 
 def _make_endpoint_object(alert: Alert) -> Endpoint | None:
-    told = alert.fields
-    if told.address is None:
+    fields = alert.fields
+    if fields.address is None:
         return None
-    place = Location(city=told.city, country=told.country)
+    location = Location(city=fields.city, country=fields.country)
     return Endpoint(
-        ip=told.ip,
-        svc_name=None if told.ip else told.address,
-        location=place if place != Location() else None,
+        ip=fields.ip,
+        svc_name=None if fields.ip else fields.address,
+        location=location if location != Location() else None,
     )
 
 
 def _make_observables(alert: Alert) -> tuple[Observable, ...]:
-    told, place = alert.fields, "evidences[0]."
-    found = (
+    fields, prefix = alert.fields, "evidences[0]."
+    observables = (
         ("actor.user.name", _OBSERVABLE_USER_NAME, alert.user),
-        ("src_endpoint.ip", _OBSERVABLE_IP, told.ip),
+        ("src_endpoint.ip", _OBSERVABLE_IP, fields.ip),
         (
             "src_endpoint.location.country",
             _OBSERVABLE_COUNTRY,
-            told.country if told.address else None,
+            fields.country if fields.address else None,
         ),
-        ("http_request.user_agent", _OBSERVABLE_USER_AGENT, told.agent),
+        ("http_request.user_agent", _OBSERVABLE_USER_AGENT, fields.agent),
     )
     return tuple(
-        Observable(name=place + name, type_id=kind, value=value)
-        for name, kind, value in found
+        Observable(name=prefix + name, type_id=kind, value=value)
+        for name, kind, value in observables
         if value is not None
     )
 
@@ -243,11 +241,11 @@ def _make_unmapped(alert: Alert) -> Unmapped | None:
 
 
 def _make_cloud(alert: Alert) -> Cloud | None:
-    told, provider = alert.fields, alert.provider
+    fields, provider = alert.fields, alert.provider
     if provider is None:
         return None
-    account = None if told.account is None else Account(uid=told.account)
-    return Cloud(provider=_PROVIDER_NAMES[provider], account=account, region=told.region)
+    account = None if fields.account is None else Account(uid=fields.account)
+    return Cloud(provider=_PROVIDER_NAMES[provider], account=account, region=fields.region)
 
 
 ECS_VERSION = "8.17.0"
@@ -257,24 +255,27 @@ _ECS_OUTCOMES = {True: "failure", False: "success", None: "unknown"}
 
 
 def make_ecs_document(alert: Alert) -> dict[str, Any]:
-    """Make the document of an alert; what is not known is left out."""
-    told = alert.fields
-    made = {
+    """Return the ECS document of an alert, without empty fields."""
+    fields = alert.fields
+    document = {
         "@timestamp": alert.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "message": alert.message,
         "ecs": {"version": ECS_VERSION},
         "event": _make_ecs_event(alert),
         "user": {"name": alert.user},
         "source": _make_ecs_source(alert),
-        "user_agent": {"original": told.agent},
+        "user_agent": {"original": fields.agent},
         "cloud": {
             "provider": alert.provider,
-            "account": {"id": told.account},
-            "region": told.region,
+            "account": {"id": fields.account},
+            "region": fields.region,
         },
-        "error": {"code": told.error, "message": told.message if told.failed else None},
+        "error": {"code": fields.error, "message": fields.message if fields.failed else None},
         "rule": {"name": alert.title, "category": "behavioral anomaly"},
-        "related": {"user": [alert.user] if alert.user else [], "ip": [told.ip] if told.ip else []},
+        "related": {
+            "user": [alert.user] if alert.user else [],
+            "ip": [fields.ip] if fields.ip else [],
+        },
         "observer": {
             "vendor": VENDOR,
             "product": PRODUCT,
@@ -284,11 +285,11 @@ def make_ecs_document(alert: Alert) -> dict[str, Any]:
         "labels": _make_ecs_labels(alert),
         "tags": list(alert.columns),
     }
-    return _drop_empty(made)
+    return _drop_empty(document)
 
 
 def _make_ecs_event(alert: Alert) -> dict[str, Any]:
-    told = alert.fields
+    fields = alert.fields
     categories = ["intrusion_detection"]
     return {
         "id": alert.id,
@@ -297,9 +298,9 @@ def _make_ecs_event(alert: Alert) -> dict[str, Any]:
         if alert.source in SIGN_IN_SOURCES
         else categories,
         "type": ["info"],
-        "action": told.operation,
-        "provider": told.service,
-        "outcome": _ECS_OUTCOMES[told.failed],
+        "action": fields.operation,
+        "provider": fields.service,
+        "outcome": _ECS_OUTCOMES[fields.failed],
         "module": PRODUCT,
         "dataset": f"{PRODUCT}.alert",
         "reason": alert.reason,
@@ -310,34 +311,34 @@ def _make_ecs_event(alert: Alert) -> dict[str, Any]:
 
 
 def _make_ecs_source(alert: Alert) -> dict[str, Any]:
-    told = alert.fields
-    place = told.country or ""
-    code = place.upper() if len(place) == COUNTRY_CODE_LENGTH and place.isalpha() else None
+    fields = alert.fields
+    country = fields.country or ""
+    is_code = len(country) == COUNTRY_CODE_LENGTH and country.isalpha()
     return {
-        "address": told.address,
-        "ip": told.ip,
+        "address": fields.address,
+        "ip": fields.ip,
         "geo": {
-            "country_iso_code": code,
-            "country_name": None if code else told.country,
-            "city_name": told.city,
+            "country_iso_code": country.upper() if is_code else None,
+            "country_name": None if is_code else fields.country,
+            "city_name": fields.city,
         },
     }
 
 
 def _make_ecs_labels(alert: Alert) -> dict[str, str]:
-    """Words and numbers to look for, all as text: the type of every label."""
-    rhythm = None if alert.ts_anomaly is None else str(alert.ts_anomaly).lower()
-    words = {
+    """Return the labels, all as text: ECS allows keywords only."""
+    ts_anomaly = None if alert.ts_anomaly is None else str(alert.ts_anomaly).lower()
+    labels = {
         "rung": alert.training_data_scope,
         "event_id": alert.fields.event,
-        "ts_anomaly": rhythm,
+        "ts_anomaly": ts_anomaly,
     }
     scores = {label: str(value) for label, value in alert.scores.items()}
-    return scores | {name: word for name, word in words.items() if word is not None}
+    return scores | {name: text for name, text in labels.items() if text is not None}
 
 
 def _drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is not there, at every depth."""
+    """Drop empty fields at every depth."""
     kept = {
         name: _drop_empty(value) if isinstance(value, Mapping) else value
         for name, value in fields.items()
@@ -350,17 +351,17 @@ CLOUDEVENTS = "cloudevents"
 
 
 def encode_ocsf(alert: Alert) -> bytes:
-    """A Detection Finding of OCSF."""
+    """Return an OCSF Detection Finding."""
     return msgspec.json.encode(make_detection_finding(alert))
 
 
 def encode_ecs(alert: Alert) -> bytes:
-    """A document of the Elastic Common Schema."""
+    """Return a document of the Elastic Common Schema."""
     return msgspec.json.encode(make_ecs_document(alert))
 
 
 def encode_cloudevents(alert: Alert) -> bytes:
-    """A CloudEvent (CNCF, version 1.0) in structured form, with a Detection Finding in it."""
+    """Return a CloudEvent 1.0 in structured mode, with a Detection Finding in it."""
     envelope = {
         "specversion": "1.0",
         "id": alert.id,
@@ -380,33 +381,33 @@ SERIALIZERS: Mapping[str, Callable[[Alert], bytes]] = {
     CLOUDEVENTS: encode_cloudevents,
 }
 FORMATS = (ROW_FORMAT, *SERIALIZERS)
-"""What `--content` can be."""
+"""Values of `--content`."""
 
 
 @dataclass
 class AlertSerializer:
-    """Writes a letter of each event.
+    """Encodes the events of batches.
 
     Args:
         format: One of `FORMATS`.
-        builder: Makes alerts of events.
+        builder: Builds alerts from events.
     """
 
     format: str
     builder: AlertBuilder
 
     def serialize(self, batch: Batch) -> Iterator[OutboundEvent]:
-        """Write the letters of a batch, in its order."""
+        """Encode the events of a batch, in order."""
         if self.format == ROW_FORMAT:
             yield from _serialize_rows(batch)
             return
-        form = SERIALIZERS[self.format]
+        encode = SERIALIZERS[self.format]
         for alert in self.builder.build(batch):
-            yield OutboundEvent(alert.id, alert.user, alert.time.timestamp(), form(alert))
+            yield OutboundEvent(alert.id, alert.user, alert.time.timestamp(), encode(alert))
 
 
 def _serialize_rows(batch: Batch) -> Iterator[OutboundEvent]:
-    """Rows as `to-file` writes them to JSON lines."""
+    """Encode rows as `to-file` writes them to JSON lines."""
     text = io.BytesIO()
     write_json_rows(batch.frame, text)
     seconds = [None] * batch.frame.height

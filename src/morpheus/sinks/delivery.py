@@ -1,4 +1,9 @@
-"""Letters: events on their way to a receiver, who carries them, and what is answered."""
+"""Delivery of events to a server or broker: retries, splitting, dead letters, counts.
+
+Every event is accepted, rejected, or kept in the dead-letter file, and counted. A `Transport` sends
+events once; `Delivery` decides what happens next. Events carry stable ids, so that a receiver can
+recognise one that is sent twice: delivery is at least once.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +20,39 @@ from typing import Protocol, Self, TypeVar
 import msgspec
 
 from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.storage.atomic import create_file, make_folders, sync_folder
 from morpheus.storage.object_store import is_s3_url
 from morpheus.text import display_value
+
+logger = logging.getLogger(__name__)
+
+_MAX_REASON_LENGTH = 300  # characters of a receiver's response in a message
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time; tests replace it.
+
+    Attributes:
+        now: Returns the seconds since 1970.
+        sleep: Waits for a number of seconds.
+    """
+
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
 class OutboundEvent:
-    """One event, as its receiver is to have it.
+    """One event, encoded for its receiver.
 
     Attributes:
-        id: The same for the same event, however often it is sent.
-        user: Whose event it is.
-        time: When it happened, in seconds since 1970; None where that is not known.
-        body: A JSON object.
+        id: The same each time the event is sent.
+        user: User of the event.
+        time: Time of the event in seconds since 1970; None if it is unknown.
+        body: The event as a JSON object.
     """
 
     id: str
@@ -38,14 +63,15 @@ class OutboundEvent:
 
 @dataclass(frozen=True)
 class SendResult:
-    """What became of letters that were handed over together; those not named here were taken.
+    """Result of one attempt to send some events. Events that it does not list were accepted.
 
     Attributes:
-        rejected: Why letters are not taken and never will be, by their place.
-        retryable: Why letters were not taken this time, by their place.
-        retry_after: Seconds that the receiver wants to be left alone.
-        fatal: Trying again would not help: somebody has to mend something.
-        split_reason: Why all were refused together, where fewer at a time may be taken; else nothing.
+        rejected: Reasons why events will never be accepted, by position.
+        retryable: Reasons why events were not accepted this time, by position.
+        retry_after: Seconds to wait before a retry, as the receiver asks.
+        fatal: A retry would not help: a person must fix something.
+        split_reason: Why the receiver rejected all events together, when it may accept fewer at a
+            time; else empty.
     """
 
     rejected: Mapping[int, str] = field(default_factory=dict)
@@ -63,47 +89,47 @@ class SendResult:
         retry_after: float = 0.0,
         fatal: bool = False,
     ) -> Self:
-        """No letter was taken, for a reason that is not theirs."""
-        later = dict.fromkeys(range(len(events)), reason)
-        return cls(retryable=later, retry_after=retry_after, fatal=fatal)
+        """Return the result that no event was accepted, for a reason that is not theirs."""
+        retryable = dict.fromkeys(range(len(events)), reason)
+        return cls(retryable=retryable, retry_after=retry_after, fatal=fatal)
 
 
 class Transport(Protocol):
-    """Hands letters over."""
+    """Sends events to one destination."""
 
     @property
     def destination(self) -> str:
-        """Whom to, for messages; no secret in it."""
+        """Name of the receiver, for messages. It contains no secret."""
 
     def send(self, events: Sequence[OutboundEvent]) -> SendResult:
-        """Hand letters over once, and wait for the answer."""
+        """Send events once, and wait for the result."""
 
     def close(self) -> None:
-        """Let go of what is held open."""
+        """Close connections."""
 
 
 class DeadLetterQueue(Protocol):
-    """Where letters go that could not be delivered."""
+    """Keeps events that could not be delivered."""
 
     def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
-        """Keep letters, each with the reason."""
+        """Keep events, each with the reason."""
 
     def replay(self) -> Iterator[list[OutboundEvent]]:
-        """Letters from earlier, in lots; a lot is let go of when the next is asked for."""
+        """Yield events of earlier runs in batches. Requesting the next batch removes one."""
 
 
-_REPLAY_BATCH = 500  # letters sent together
+_REPLAY_BATCH = 500  # dead letters sent together
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A line of the file.
+    """A line of the dead-letter file.
 
     Attributes:
-        id: As in `OutboundEvent`.
-        user: The same.
-        time: The same.
-        reason: Why it was not taken.
-        body: The event, as it would have been sent.
+        id: Id of the event.
+        user: User of the event.
+        time: Time of the event in seconds since 1970; None if it is unknown.
+        reason: Why the event was not accepted.
+        body: The event as a JSON object.
     """
 
     id: str
@@ -115,10 +141,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class DeadLetterFile:
-    """JSON lines, each on disk before the run goes on.
+    """A JSON lines file of undelivered events, synced before the run continues.
 
-    While a file's letters are sent again it has another name, `.again` behind its own, so that new
-    ones are not mixed with them; a run that breaks off leaves it, and the next one begins with it.
+    While its events are sent again, the file is renamed to end in `.again`, so that new ones are
+    not mixed with them. If the run is interrupted, the next run starts with that file.
     """
 
     path: Path
@@ -127,114 +153,96 @@ class DeadLetterFile:
         return str(self.path)
 
     def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
-        """Keep letters, each with the reason.
+        """Append events, each with the reason.
 
         Raises:
-            Unavailable: The disk refuses.
+            TransientError: The file cannot be written.
         """
         lines = [
             msgspec.json.encode(
-                DeadLetter(letter.id, letter.user, letter.time, reason, msgspec.Raw(letter.body))
+                DeadLetter(event.id, event.user, event.time, reason, msgspec.Raw(event.body))
             )
-            for letter, reason in events
+            for event, reason in events
         ]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
+            make_folders(self.path.parent)
+            with create_file(self.path, append=True) as file:
                 file.write(b"".join(line + b"\n" for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
+            sync_folder(self.path.parent)
         except OSError as error:
             raise TransientError(
-                f"--dead_letters: cannot write `{self.path}`: {error.strerror or error}. Make room "
-                "or mend the folder, or give another place."
+                f"--dead_letters: cannot write `{self.path}`: {error.strerror or error}. Free disk "
+                "space, fix the folder's permissions, or choose another path."
             ) from error
 
     def replay(self) -> Iterator[list[OutboundEvent]]:
-        """Letters from earlier runs, some at a time.
+        """Yield the events of earlier runs in batches.
 
         Raises:
-            BadRecord: A line is no letter.
+            RecordError: A line is not a dead letter.
         """
-        begun = self.path.with_name(f"{self.path.name}.again")
-        if begun.exists():
-            yield from _drain(begun)
+        in_progress = self.path.with_name(f"{self.path.name}.again")
+        if in_progress.exists():
+            yield from _drain(in_progress)
         if self.path.exists():
-            self.path.replace(begun)
-            yield from _drain(begun)
+            self.path.replace(in_progress)
+            sync_folder(self.path.parent)
+            yield from _drain(in_progress)
 
 
 def validate_dlq_path(path: str | None) -> None:
-    """Refuse a file of dead letters that is not on disk.
+    """Reject a dead-letter file that is not on disk.
 
     Raises:
-        UsageError: Says what to type.
+        UsageError: The message says what to type.
     """
     if path is not None and (not path or is_s3_url(path) or Path(path).is_dir()):
         raise UsageError(
-            f"--dead_letters: `{path}` names no file on disk. Give `--dead_letters letters.jsonl`."
+            f"--dead_letters: `{path}` is not a file on disk. Give `--dead_letters letters.jsonl`."
         )
 
 
 def open_dlq(path: str | None) -> DeadLetterFile | None:
-    """The file that an option names; None where it names none."""
+    """Return the dead-letter file of an option; None without one."""
     return None if path is None else DeadLetterFile(Path(path))
 
 
 def _drain(path: Path) -> Iterator[list[OutboundEvent]]:
-    """The letters of a file, which goes when all are dealt with."""
+    """Yield the events of a file in batches, then remove the file."""
     with path.open("rb") as file:
-        letters = (
+        events = (
             _parse_dead_letter(line, path, number) for number, line in enumerate(file, start=1)
         )
-        while lot := list(islice(letters, _REPLAY_BATCH)):
-            yield lot
+        while batch := list(islice(events, _REPLAY_BATCH)):
+            yield batch
     path.unlink()
 
 
 def _parse_dead_letter(line: bytes, path: Path, number: int) -> OutboundEvent:
     try:
-        kept = msgspec.json.decode(line, type=DeadLetter)
+        letter = msgspec.json.decode(line, type=DeadLetter)
     except msgspec.MsgspecError as error:
         raise RecordError(
-            f"this line is no letter of `--dead_letters` ({error}); take it out of the file, or "
+            f"this line is not an event of `--dead_letters` ({error}); remove it from the file, or "
             "move the file away",
             file=path,
             line=number,
         ) from error
-    return OutboundEvent(kept.id, kept.user, kept.time, bytes(kept.body))
-
-
-logger = logging.getLogger(__name__)
-
-_MAX_REASON_LENGTH = 300  # signs of a receiver's answer in a message
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The time, and how to let it pass.
-
-    Attributes:
-        now: Seconds since 1970.
-        sleep: Waits for so many seconds.
-    """
-
-    now: Callable[[], float] = time.time
-    sleep: Callable[[float], None] = time.sleep
+    return OutboundEvent(letter.id, letter.user, letter.time, bytes(letter.body))
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often to try again, and how long to wait before.
+    """Number of retries, and the delays before them (exponential backoff).
 
     Attributes:
-        max_retries: Tries after the first.
-        initial_delay: Seconds before the second try; they double with each.
-        max_delay: Seconds that are never exceeded, not even if the receiver asks for it.
+        max_retries: Number of retries after the first attempt.
+        initial_delay: Seconds before the first retry. They double with each retry.
+        max_delay: Maximum delay in seconds, even if the receiver asks for more.
 
-    >>> [RetryPolicy(retries=4, first=1, most=5).pause(n, 0) for n in range(4)]
+    >>> [RetryPolicy(max_retries=4, initial_delay=1, max_delay=5).delay(n, 0) for n in range(4)]
     [1.0, 2.0, 4.0, 5.0]
     """
 
@@ -243,20 +251,20 @@ class RetryPolicy:
     max_delay: float = 60.0
 
     def delay(self, attempt: int, retry_after: float) -> float:
-        """Seconds to wait after so many tries that came to nothing, counted from 0."""
+        """Return the seconds to wait after failed attempt number `attempt`, counted from 0."""
         return float(min(self.max_delay, max(retry_after, self.initial_delay * 2**attempt)))
 
 
 @dataclass
 class DeliveryStats:
-    """What became of all letters of a run.
+    """Counts of the events of a run.
 
     Attributes:
-        received: How many there were.
-        accepted: How many the receiver has taken.
-        rejected: How many it will not take.
-        first_error: Why the first was not taken.
-        error_message: At the end, what to say of those that were not; empty if all were.
+        received: Events that came.
+        accepted: Events that the receiver accepted.
+        rejected: Events that the receiver rejected for good.
+        first_error: Reason of the first failure.
+        error_message: Error message at the end of the run; empty if all events were accepted.
     """
 
     received: int = 0
@@ -267,41 +275,41 @@ class DeliveryStats:
 
     @property
     def unsent(self) -> int:
-        """How many were not handed over."""
+        """Events that were neither accepted nor rejected."""
         return self.received - self.accepted - self.rejected
 
     def raise_if_undelivered(self) -> None:
-        """Fail if anything was not taken.
+        """Fail if any event was not accepted.
 
         Raises:
-            Unavailable: Says how many events were not taken, and why.
+            TransientError: The message says how many, and why.
         """
         if self.error_message:
             raise TransientError(self.error_message)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all counts to 0."""
         self.received = self.accepted = self.rejected = 0
         self.first_error = self.error_message = ""
 
     def record_first_error(self, reasons: Iterable[str]) -> None:
-        """Remember the first reason."""
+        """Keep the first reason, made safe to display."""
         self.first_error = self.first_error or display_value(
             next(iter(reasons), ""), _MAX_REASON_LENGTH
         )
 
 
 class Delivery:
-    """Hands letters to a carrier, and tries again, until each is taken, refused or kept.
+    """Sends events through a transport until each is accepted, rejected or kept.
 
     Args:
-        stage: The word of the sink, for messages.
-        transport: Hands them over.
-        stats: Counts what becomes of them.
-        batch_size: Letters handed over together, at most.
-        retry_policy: How often to try again.
-        dead_letters: Where letters go that could not be delivered; without one, the first of them that
-            no patience helps ends the run.
+        stage: Name of the sink, for messages.
+        transport: Sends events.
+        stats: Counts what happens to them.
+        batch_size: Maximum number of events sent together.
+        retry_policy: Number of retries and delays.
+        dead_letters: Keeps events that could not be delivered. Without it, the first event whose
+            retries are exhausted ends the run.
         clock: Tells the time.
     """
 
@@ -344,7 +352,9 @@ class Delivery:
         level = logging.WARNING if self.stats.error_message else logging.INFO
         counts = self.stats.accepted, self.stats.received
         logger.log(
-            level, "%s: %s took %d of %d events.", self.stage, self.transport.destination, *counts
+            level,
+            "%s: %s accepted %d of %d events.",
+            *(self.stage, self.transport.destination, *counts),
         )
 
     def send(self, events: Iterable[OutboundEvent], *, at_once: bool) -> None:
@@ -366,31 +376,33 @@ class Delivery:
         self.stats.error_message = self._make_error_message()
 
     def _make_error_message(self) -> str:
-        tally = self.stats
-        parts = {"refused": tally.rejected, "not handed over": tally.unsent}
-        counts = [f"{number:,} {what}" for what, number in parts.items() if number]
+        stats = self.stats
+        parts = {"rejected": stats.rejected, "not delivered": stats.unsent}
+        counts = [f"{number:,} {outcome}" for outcome, number in parts.items() if number]
         if not counts:
             return ""
         return (
-            f"{self.stage}: {self.transport.destination} took {tally.accepted:,} of {tally.received:,} events; "
-            f"{', '.join(counts)}. The first reason: {tally.first_error}. {self._suggest_fix()}"
+            f"{self.stage}: {self.transport.destination} accepted {stats.accepted:,} of "
+            f"{stats.received:,} events; {', '.join(counts)}. The first reason: "
+            f"{stats.first_error}. {self._suggest_fix()}"
         )
 
     def _suggest_fix(self) -> str:
         if self.dead_letters is not None:
             return (
-                f"They are kept in `{self.dead_letters}`. Mend that and run again: they go first."
+                f"The events are kept in `{self.dead_letters}`. Fix the cause and run again: "
+                "queued events are sent first."
             )
         return (
-            f"Mend that and run again. With `{self.stage} --dead_letters=letters.jsonl`, events "
-            "that are not taken are kept, and the next run sends them first."
+            f"Fix the cause and run again. With `{self.stage} --dead_letters=letters.jsonl`, "
+            "events that are not accepted are kept, and the next run sends them first."
         )
 
     def _replay_dead_letters(self) -> None:
-        """Send what an earlier run had to keep."""
-        for letters in self.dead_letters.replay() if self.dead_letters else ():
-            self.stats.received += len(letters)
-            self._deliver(letters)
+        """Send the events that earlier runs kept."""
+        for events in self.dead_letters.replay() if self.dead_letters else ():
+            self.stats.received += len(events)
+            self._deliver(events)
 
     def _enqueue(self, events: Iterable[OutboundEvent]) -> None:
         before = len(self._buffer)
@@ -398,46 +410,42 @@ class Delivery:
         self.stats.received += len(self._buffer) - before
 
     def _flush(self, max_buffered: int) -> None:
-        """Deliver what is held, until no more than so many are."""
+        """Deliver batches until at most `max_buffered` events are left."""
         while len(self._buffer) > max_buffered:
             self._deliver(self._buffer[: self.batch_size])
             del self._buffer[: self.batch_size]
 
     def _deliver(self, events: list[OutboundEvent]) -> None:
-        """Deliver letters, over and over; once patience was lost, each gets a single try."""
+        """Deliver events with retries. Once retries were exhausted, batches get one attempt."""
         retries = 0 if self._circuit_open else self.retry_policy.max_retries
-        for tries in range(retries + 1):
-            answer = self.transport.send(events)
-            if answer.split_reason:
-                self._split(events, answer.split_reason)
+        for attempt in range(retries + 1):
+            result = self.transport.send(events)
+            if result.split_reason:
+                self._split(events, result.split_reason)
                 return
-            self._record_result(events, answer)
-            if not answer.retryable:
+            self._record_result(events, result)
+            if not result.retryable:
                 self._circuit_open = False
                 return
-            left = [(events[place], reason) for place, reason in answer.retryable.items()]
-            events = [letter for letter, _ in left]
-            if answer.fatal or tries == retries:
+            failed = [(events[position], reason) for position, reason in result.retryable.items()]
+            events = [event for event, _ in failed]
+            if result.fatal or attempt == retries:
                 break
-            self._wait_before_retry(tries, answer.retry_after, left[0][1])
+            self._wait_before_retry(attempt, result.retry_after, failed[0][1])
         self._circuit_open = True
-        self._handle_exhausted(left)
+        self._handle_exhausted(failed)
 
     def _wait_before_retry(self, attempt: int, retry_after: float, reason: str) -> None:
-        pause = self.retry_policy.delay(attempt, retry_after)
+        delay = self.retry_policy.delay(attempt, retry_after)
+        shown = display_value(reason, _MAX_REASON_LENGTH)
         logger.warning(
-            "%s: %s: %s. Trying again in %.1f seconds.",
-            *(
-                self.stage,
-                self.transport.destination,
-                display_value(reason, _MAX_REASON_LENGTH),
-                pause,
-            ),
+            "%s: %s: %s. Retrying in %.1f seconds.",
+            *(self.stage, self.transport.destination, shown, delay),
         )
-        self.clock.sleep(pause)
+        self.clock.sleep(delay)
 
     def _split(self, events: list[OutboundEvent], reason: str) -> None:
-        """Deliver halves; a single letter that is refused is refused."""
+        """Deliver two halves; a single event is rejected. Finds the event that spoils a batch."""
         if len(events) == 1:
             self._record_result(events, SendResult(rejected={0: reason}))
             return
@@ -446,10 +454,11 @@ class Delivery:
         self._deliver(events[middle:])
 
     def _record_result(self, events: Sequence[OutboundEvent], result: SendResult) -> None:
-        """Count what was taken and what was refused."""
+        """Count accepted and rejected events, and keep the rejected ones."""
         self.stats.accepted += len(events) - len(result.rejected) - len(result.retryable)
         self.stats.rejected += len(result.rejected)
-        self._store_dead_letters([(events[place], why) for place, why in result.rejected.items()])
+        rejected = [(events[position], reason) for position, reason in result.rejected.items()]
+        self._store_dead_letters(rejected)
 
     def _handle_exhausted(self, events: list[tuple[OutboundEvent, str]]) -> None:
         self._store_dead_letters(events)
@@ -464,12 +473,12 @@ class Delivery:
             self.dead_letters.add(events)
 
     def _log_interrupted(self) -> None:
-        """Say what had arrived, unless the error that stops the run says it."""
+        """Log how many events arrived, unless the error that ends the run says so."""
         if self.stats.error_message:
             return
         logger.warning(
-            "%s: stopped: %s took %d events; %d more had come, and are not known to have arrived. "
-            "Run again to send them.",
+            "%s: stopped: %s accepted %d events; %d more may not have arrived. Run again to send "
+            "them.",
             *(self.stage, self.transport.destination, self.stats.accepted, self.stats.unsent),
         )
-        self._store_dead_letters([(letter, "the run was stopped") for letter in self._buffer])
+        self._store_dead_letters([(event, "the run was stopped") for event in self._buffer])

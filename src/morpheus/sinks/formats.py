@@ -1,4 +1,8 @@
-"""Rows as text or Parquet: what a cell looks like in each format."""
+"""Writers of rows as CSV, JSON lines and Parquet.
+
+The bytes do not depend on how rows are cut into batches. Text of logs is hostile: CSV cells that a
+spreadsheet would run as a formula are escaped.
+"""
 
 from __future__ import annotations
 
@@ -30,35 +34,36 @@ FORMAT_BY_EXTENSION = {
 }
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 PARQUET_ROW_NAME = "Unnamed: 0"
-"""Name of the unnamed first column in Parquet, where columns need one: pandas' name for it in a
-CSV file, so that the same code reads both."""
+"""Name of the unnamed first column in Parquet, where columns need names.
 
-ENCODE_CHUNK_ROWS = 1 << 15  # rows turned into text at a time
+Pandas gives it the same name when it reads a CSV file, so that the same code reads both."""
+
+ENCODE_CHUNK_ROWS = 1 << 15  # rows encoded at a time
 _COPY_BYTES = 1 << 18  # bytes copied at a time
-_SENDFILE_BYTES = 1 << 30  # bytes that the kernel copies at a time, at most
-_SPILL_ROWS = 1 << 17  # rows held before a part of a Parquet file goes to disk
+_SENDFILE_BYTES = 1 << 30  # maximum number of bytes that the kernel copies at a time
+_SPILL_ROWS = 1 << 17  # rows in memory before a part of a Parquet file is spilled
 _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
 
-# What spreadsheets take for a formula (OWASP, "CSV Injection"), behind any blanks that some of them
-# skip. Regular expressions cost; the comparison finds the few columns that need one.
-_FORMULA_PATTERN = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"  # noqa: RUF001 - full-width signs are meant
+# Text that spreadsheets take for a formula (OWASP, "CSV Injection"), after blanks that some of them
+# skip. Regular expressions are slow: `_starts_with_symbol` first finds the few columns to check.
+_FORMULA_PATTERN = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"  # noqa: RUF001 - full-width characters are intended
 _NUMBER_PATTERN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
 class RowWriter(Protocol):
-    """A format being written; its `with` block lets go of all that it holds but the file."""
+    """Writes rows in a format. Its `with` block releases everything but the file."""
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Write rows; the first call, with rows or without, decides the columns."""
+        """Write rows. The first call, with rows or without, decides the columns."""
 
     def append(self, path: Path) -> None:
-        """Take over a file of rows that are spelt already."""
+        """Append a file of encoded rows, and remove it."""
 
     def flush(self) -> None:
-        """Hand all rows so far to the operating system."""
+        """Pass all rows so far to the operating system."""
 
     def finish(self) -> None:
-        """Write what is left; the file below stays open."""
+        """Write buffered rows. The file stays open."""
 
     def __enter__(self) -> Self: ...
 
@@ -66,13 +71,13 @@ class RowWriter(Protocol):
 
 
 class TextWriter:
-    """CSV or JSON lines, plain or packed.
+    """Writes CSV or JSON lines, plain or compressed.
 
     Args:
-        file: Written to, and left open.
-        packing: `.gz`, `.zst`, or nothing.
-        rows: Turns a few rows into bytes.
-        head: Turns the columns into the bytes before the first row.
+        file: File to write to. It stays open.
+        compression: `.gz`, `.zst`, or empty.
+        write_rows: Encodes rows.
+        encode_header: Encodes the column names; by default there is no header.
     """
 
     def __init__(
@@ -89,19 +94,19 @@ class TextWriter:
         self._buffer: list[pl.DataFrame] = []
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Write rows, after the head the first time; small batches are joined, which is faster."""
+        """Write rows, after the header the first time. Small batches are joined, for speed."""
         if not self._header_written:
             self._output.write(self._encode_header(frame.columns))
             self._header_written = True
         if self._buffer and schema_key(self._buffer[0]) != schema_key(frame):
-            # What rows look like does not depend on those beside them.
+            # Joining batches of different schemas would change how rows are encoded.
             self._write_buffer()
         self._buffer.append(frame)
-        if sum(each.height for each in self._buffer) >= ENCODE_CHUNK_ROWS:
+        if sum(buffered.height for buffered in self._buffer) >= ENCODE_CHUNK_ROWS:
             self._write_buffer()
 
     def append(self, path: Path) -> None:
-        """Take over a file of rows that are spelt already."""
+        """Append a file of encoded rows, and remove it."""
         self._write_buffer()
         if self._output is self._file and sys.platform == "linux":
             _sendfile_append(path, self._file)
@@ -111,13 +116,13 @@ class TextWriter:
         path.unlink()
 
     def flush(self) -> None:
-        """Hand all rows so far to the operating system."""
+        """Pass all rows so far to the operating system."""
         self._write_buffer()
         self._output.flush()
         self._file.flush()
 
     def finish(self) -> None:
-        """Write what is held, and end the packing."""
+        """Write buffered rows, and end the compressed stream."""
         self._write_buffer()
         if self._output is not self._file:
             self._output.close()
@@ -126,7 +131,7 @@ class TextWriter:
         return self
 
     def __exit__(self, *about: object) -> None:
-        # After a failure the packing still wants to write its end, into a file that is to go.
+        # After a failure the compressor still writes its end, into a file that is discarded.
         self._buffer = []
         with suppress(OSError):
             self.finish()
@@ -134,37 +139,37 @@ class TextWriter:
     def _write_buffer(self) -> None:
         if not self._buffer:
             return
-        for some in pl.concat(self._buffer).iter_slices(ENCODE_CHUNK_ROWS):
+        for chunk in pl.concat(self._buffer).iter_slices(ENCODE_CHUNK_ROWS):
             if self._output is self._file:
-                self._write_rows(some, self._file)
+                self._write_rows(chunk, self._file)
             else:
-                # polars would end each piece with a flush, which makes a packed file larger.
+                # polars flushes after each chunk, which would make a compressed file larger.
                 text = io.BytesIO()
-                self._write_rows(some, text)
+                self._write_rows(chunk, text)
                 self._output.write(text.getbuffer())
         self._buffer = []
 
 
 def _sendfile_append(path: Path, file: BinaryIO) -> None:
-    """Append a file to another within the kernel, in less than half the time of a copy."""
+    """Append a file to another inside the kernel, in less than half the time of a copy."""
     file.flush()
     with path.open("rb") as rows:
         while os.sendfile(file.fileno(), rows.fileno(), None, _SENDFILE_BYTES):
             pass
     file.seek(0, os.SEEK_END)
-    # It begins to go to the disk while the next rows are made, not when the last are there.
+    # Start writing to disk while the next rows are computed, not at the end.
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def schema_key(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
-    """Columns and types of rows; a fraction of what a polars schema costs."""
+    """Return columns and types of rows, at a fraction of the cost of a polars schema."""
     return frame.columns, frame.dtypes
 
 
 def open_compressed(file: BinaryIO, compression: str) -> BinaryIO:
-    """A file that packs what is written to it; the same bytes whatever the size of the writes."""
+    """Open a compressing file. Its bytes do not depend on the size of the writes."""
     if compression == ".gz":
-        # Neither name nor time: the same rows are the same bytes.
+        # Without name and time, so that the same rows give the same bytes.
         return cast("BinaryIO", gzip.GzipFile("", "wb", 6, file, mtime=0))
     if compression == ".zst":
         return cast("BinaryIO", zstandard.ZstdCompressor().stream_writer(file, closefd=False))
@@ -172,7 +177,7 @@ def open_compressed(file: BinaryIO, compression: str) -> BinaryIO:
 
 
 def encode_csv_header(columns: list[str]) -> bytes:
-    r"""Head of a CSV file; the row number has no name there, as pandas writes it.
+    r"""Return the header of a CSV file. The row number has no name, as in pandas.
 
     >>> encode_csv_header(["", "_index_", "a,b", "=c"]).decode()
     ',_index_,"a,b",\'=c\n'
@@ -185,10 +190,11 @@ def encode_csv_header(columns: list[str]) -> bytes:
 
 
 def write_csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
-    """Rows as CSV, as pandas writes them.
+    """Write rows as CSV, in the format of pandas.
 
-    True and False; empty for null and NaN; times like `2021-10-09 06:00:00+00:00`. Text that a
-    spreadsheet would run as a formula gets a `'` before it; numbers, negative ones too, do not.
+    Booleans are True and False; null and NaN are empty; times look like
+    `2021-10-09 06:00:00+00:00`. Text that a spreadsheet would run as a formula is prefixed with
+    `'`; numbers, negative ones included, are not.
     """
     frame = frame.with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
     shown = frame.with_columns(
@@ -201,50 +207,55 @@ def write_csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
 
 
 def escape_formulas(text: pl.Series) -> pl.Series:
-    """Text with a `'` before it where a spreadsheet would run it.
+    """Prefix text that a spreadsheet would run as a formula with `'`.
 
     >>> escape_formulas(pl.Series(["=1+1", "-5", " @sum", "a=b"])).to_list()
     ["'=1+1", '-5', "' @sum", 'a=b']
     """
-    odd = (
+    suspects = (
         text.to_frame("")
         .select(pl.first().filter(_starts_with_symbol(pl.first())).unique())
         .to_series()
     )
-    formulas = odd.filter(odd.str.contains(_FORMULA_PATTERN) & ~odd.str.contains(_NUMBER_PATTERN))
+    is_formula = suspects.str.contains(_FORMULA_PATTERN) & ~suspects.str.contains(_NUMBER_PATTERN)
+    formulas = suspects.filter(is_formula)
     return text if formulas.is_empty() else text.replace(formulas, "'" + formulas)
 
 
 def _starts_with_symbol(text: pl.Expr) -> pl.Expr:
-    """Whether a text begins with something else than a letter, a digit, `.` or `/`."""
-    word = text.is_between(pl.lit("A"), pl.lit("\x7f"))
-    number = text.is_between(pl.lit("."), pl.lit("="), closed="left")
-    return ~(word | number) & (text != pl.lit(""))
+    """Return whether a text starts with anything but a letter, a digit or common punctuation.
+
+    Compares whole strings by code point: "A" to DEL, and "." to "<". This is much faster than a
+    regular expression, and `_FORMULA_PATTERN` checks what it finds.
+    """
+    letter = text.is_between(pl.lit("A"), pl.lit("\x7f"))
+    digit = text.is_between(pl.lit("."), pl.lit("="), closed="left")
+    return ~(letter | digit) & (text != pl.lit(""))
 
 
 def _columns_to_escape(frame: pl.DataFrame) -> list[str]:
-    """Text columns with such a text."""
-    # Many columns of a log are empty for hours; these cost nothing.
+    """Return the text columns in which a text starts with a symbol."""
+    # Many columns of a log are empty for hours; skipping them is free.
     filled = [text for text in frame.select(cs.string()) if text.null_count() < len(text)]
-    found = pl.DataFrame(filled).select(_starts_with_symbol(pl.all()).any())
-    return [column.name for column in found if column[0]]
+    flags = pl.DataFrame(filled).select(_starts_with_symbol(pl.all()).any())
+    return [column.name for column in flags if column[0]]
 
 
 def _format_times(times: pl.Series) -> pl.Series:
-    """Times as pandas writes them: microseconds only where there are any."""
+    """Format times as pandas does: microseconds only if there are any."""
     zone = "%:z" if getattr(times.dtype, "time_zone", None) else ""
     if times.dtype == pl.Datetime(time_zone="UTC"):
-        # In two thirds of the time.
+        # Takes two thirds of the time.
         zone, times = "+00:00", times.dt.replace_time_zone(None)
     whole = times.dt.strftime(f"%Y-%m-%d %H:%M:%S{zone}")
-    broken = times.dt.nanosecond() != 0
-    if not broken.any():
+    fractional = times.dt.nanosecond() != 0
+    if not fractional.any():
         return whole
-    return whole.zip_with(~broken, times.dt.strftime(f"%Y-%m-%d %H:%M:%S%.6f{zone}"))
+    return whole.zip_with(~fractional, times.dt.strftime(f"%Y-%m-%d %H:%M:%S%.6f{zone}"))
 
 
 def write_json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
-    """One object a row: times as milliseconds since 1970, null for NaN; no row number."""
+    """Write a JSON object per row: times in ms since 1970, null for NaN, no row number."""
     floats = cs.float()
     frame.select(cs.exclude(ROW) if ROW in frame.columns else cs.all()).with_columns(
         cs.datetime().dt.epoch("ms"),
@@ -253,10 +264,10 @@ def write_json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
 
 
 class ParquetWriter:
-    """Parquet, in bounded memory: parts on disk, joined at the end.
+    """Writes Parquet in bounded memory: parts are spilled, and joined at the end.
 
     Args:
-        path: Replaced as a whole by `finish`.
+        path: File to write. It must exist; `finish` replaces its content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -269,7 +280,7 @@ class ParquetWriter:
         self._spilled_files: list[Path] = []
 
     def write(self, frame: pl.DataFrame) -> None:
-        """Hold rows until there are enough for a part."""
+        """Buffer rows until there are enough for a part."""
         if self._schema is None:
             text = pl.String()
             types = frame.schema.items()
@@ -277,15 +288,15 @@ class ParquetWriter:
         self._buffer.append(
             frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW_NAME}, strict=False)
         )
-        if sum(each.height for each in self._buffer) >= _SPILL_ROWS:
+        if sum(buffered.height for buffered in self._buffer) >= _SPILL_ROWS:
             self._spill()
 
     def append(self, path: Path) -> None:
-        """Nothing can be appended: see `ToFile.beforehand`."""
+        """Not supported: `ToFile.encoder` returns None for Parquet."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Nothing: a Parquet file is read from its end."""
+        """Do nothing: a Parquet file can be read only when it is complete."""
 
     def finish(self) -> None:
         """Join the parts."""

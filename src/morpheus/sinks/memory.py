@@ -1,4 +1,4 @@
-"""`CollectSink`: what came through a chain, for Python to look at."""
+"""`CollectSink`: keeps batches in memory, for tests and the Python API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from morpheus.core.stage import Requirements, Sink
 
 @dataclass(frozen=True)
 class CollectSink(Sink):
-    """Keep what comes, in `kept`."""
+    """Keep all batches in `batches`, and pass them on."""
 
     name = "keep"
     takes = (Scored, OutputRows)

@@ -1,4 +1,7 @@
-"""The parts of OCSF 1.8 that our findings are made of."""
+"""Objects of OCSF 1.8 used in Detection Findings, and their Polars schema.
+
+Names and types follow https://schema.ocsf.io/1.8.0/classes/detection_finding.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import polars as pl
 
 
 class OcsfObject(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An object of OCSF; attributes that are None are left out."""
+    """An object of OCSF. Attributes with default values are not written."""
 
 
 class Product(OcsfObject, frozen=True):
-    """Who found it."""
+    """The product that reports the finding."""
 
     name: str
     vendor_name: str
@@ -22,7 +25,7 @@ class Product(OcsfObject, frozen=True):
 
 
 class Metadata(OcsfObject, frozen=True):
-    """About the finding as a record."""
+    """Metadata of the finding as a record."""
 
     version: str
     product: Product
@@ -33,7 +36,7 @@ class Metadata(OcsfObject, frozen=True):
 
 
 class Analytic(OcsfObject, frozen=True):
-    """What found it."""
+    """The method that detected the finding."""
 
     name: str
     type: str
@@ -42,13 +45,13 @@ class Analytic(OcsfObject, frozen=True):
 
 
 class RelatedEvent(OcsfObject, frozen=True):
-    """The event in its own log."""
+    """The event in its log."""
 
     uid: str
 
 
 class FindingInfo(OcsfObject, frozen=True):
-    """What was found."""
+    """Description of the finding."""
 
     uid: str
     title: str
@@ -61,13 +64,13 @@ class FindingInfo(OcsfObject, frozen=True):
 
 
 class Observation(OcsfObject, frozen=True):
-    """A value."""
+    """An observed value."""
 
     value: str
 
 
 class OcsfPattern(OcsfObject, frozen=True):
-    """An anomaly, or the baseline that it departs from."""
+    """An anomaly, or the baseline that it deviates from."""
 
     observation_parameter: str
     observation_type: str
@@ -76,14 +79,14 @@ class OcsfPattern(OcsfObject, frozen=True):
 
 
 class Target(OcsfObject, frozen=True):
-    """Whose behaviour was looked at."""
+    """The user whose behaviour was analysed."""
 
     name: str
     type: str
 
 
 class AnomalyAnalysis(OcsfObject, frozen=True):
-    """What is unusual, and what would have been usual."""
+    """Anomalies and the expected values."""
 
     analysis_targets: tuple[Target, ...]
     anomalies: tuple[OcsfPattern, ...]
@@ -91,32 +94,32 @@ class AnomalyAnalysis(OcsfObject, frozen=True):
 
 
 class User(OcsfObject, frozen=True):
-    """A user, a role, a service."""
+    """A user, role or service."""
 
     name: str
 
 
 class Actor(OcsfObject, frozen=True):
-    """Who did it."""
+    """The actor of the event."""
 
     user: User
 
 
 class Service(OcsfObject, frozen=True):
-    """What was called."""
+    """The service that was called."""
 
     name: str
 
 
 class Response(OcsfObject, frozen=True):
-    """What it answered."""
+    """The response of the service."""
 
     error: str | None = None
     error_message: str | None = None
 
 
 class Api(OcsfObject, frozen=True):
-    """A call."""
+    """An API call."""
 
     operation: str
     service: Service | None = None
@@ -124,14 +127,14 @@ class Api(OcsfObject, frozen=True):
 
 
 class Location(OcsfObject, frozen=True):
-    """A place."""
+    """A geographic location."""
 
     city: str | None = None
     country: str | None = None
 
 
 class Endpoint(OcsfObject, frozen=True):
-    """Where it came from."""
+    """The source of the event."""
 
     ip: str | None = None
     svc_name: str | None = None
@@ -139,13 +142,13 @@ class Endpoint(OcsfObject, frozen=True):
 
 
 class HttpRequest(OcsfObject, frozen=True):
-    """How it was asked for."""
+    """The HTTP request of the event."""
 
     user_agent: str
 
 
 class Evidence(OcsfObject, frozen=True):
-    """What the event says of itself."""
+    """The event itself."""
 
     actor: Actor | None = None
     api: Api | None = None
@@ -154,7 +157,7 @@ class Evidence(OcsfObject, frozen=True):
 
 
 class Observable(OcsfObject, frozen=True):
-    """A value to search for elsewhere."""
+    """A value to search for in other logs."""
 
     name: str
     type_id: int
@@ -162,13 +165,13 @@ class Observable(OcsfObject, frozen=True):
 
 
 class Account(OcsfObject, frozen=True):
-    """An account in a cloud."""
+    """A cloud account."""
 
     uid: str
 
 
 class Cloud(OcsfObject, frozen=True):
-    """Where in which cloud."""
+    """The cloud environment of the event."""
 
     provider: str
     account: Account | None = None
@@ -176,7 +179,7 @@ class Cloud(OcsfObject, frozen=True):
 
 
 class Unmapped(OcsfObject, frozen=True):
-    """Scores, for which the schema has no place."""
+    """Scores, which have no attribute in the schema."""
 
     ae_anomaly_score: float | None = None
     risk: float | None = None
@@ -185,7 +188,7 @@ class Unmapped(OcsfObject, frozen=True):
 
 
 class DetectionFinding(OcsfObject, frozen=True):
-    """An alert; times are milliseconds since 1970."""
+    """An alert. Times are milliseconds since 1970."""
 
     activity_id: int
     activity_name: str
@@ -217,7 +220,7 @@ class DetectionFinding(OcsfObject, frozen=True):
 
 
 def to_polars_schema(kind: type[msgspec.Struct]) -> pl.Schema:
-    """Columns and types of a table of such objects, the same whatever they hold.
+    """Return the schema of a table of such objects. It does not depend on their values.
 
     >>> to_polars_schema(Endpoint)["location"]
     Struct({'city': String, 'country': String})
@@ -225,9 +228,9 @@ def to_polars_schema(kind: type[msgspec.Struct]) -> pl.Schema:
     return pl.Schema({name: _to_polars_type(hint) for name, hint in get_type_hints(kind).items()})
 
 
-def _to_polars_type(hint: Any) -> pl.DataType:  # noqa: ANN401 - a type or what stands for one
+def _to_polars_type(hint: Any) -> pl.DataType:  # noqa: ANN401 - a type or a type form
     if get_origin(hint) in {Union, UnionType}:
-        return _to_polars_type(next(one for one in get_args(hint) if one is not NoneType))
+        return _to_polars_type(next(arm for arm in get_args(hint) if arm is not NoneType))
     if get_origin(hint) is tuple:
         return pl.List(_to_polars_type(get_args(hint)[0]))
     if issubclass(hint, msgspec.Struct):

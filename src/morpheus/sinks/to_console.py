@@ -1,4 +1,4 @@
-"""`to-console`: alerts on stdout, as they come."""
+"""`to-console`: rows on stdout, as a table on a terminal, else one line each."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCORE_COLUMNS = (RISK, "zscore", SCORE)
-"""Scores, the best first."""
+"""Scores to show; the first that exists is shown."""
 ACTION_COLUMNS = ("eventName", "operationName", "appDisplayName", "integration")
-"""Columns that say what was done, the first that there is."""
+"""Columns of the operation; the first that exists is shown."""
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 NO_USER = "(no user)"
 SCORE_WIDTH = 8
-"""Width of a score."""
+"""Width of a score, in characters."""
+_COLUMN_WIDTHS = {"time": len("2021-10-09"), **dict.fromkeys(SCORE_COLUMNS, SCORE_WIDTH)}
 
 
 @dataclass(frozen=True)
 class ToConsole(Sink):
-    """Show each row on stdout, as it comes: when, who, how unusual, what was done, and why.
+    """Show each row on stdout: time, user, score, operation and reason.
 
-    Takes rows and hands them on. On a terminal they are a table; anywhere else one line each, with
-    a tab between cells. What a log says cannot command the terminal: control characters, and marks
-    that turn text around, are shown as escapes. Put it behind `filter`, or every event is shown.
+    Takes rows and passes them on. On a terminal, rows are a table; elsewhere they are lines with
+    tabs between cells. Text of the log cannot control the terminal: control characters, and
+    characters that reverse text, are shown as escapes. Put `filter` before it, or every event is
+    shown.
 
     Example: `explain filter --alerts_per_day=2 serialize to-console`
     """
@@ -45,8 +47,8 @@ class ToConsole(Sink):
 
     column: tuple[str, ...] = option(
         (),
-        "Column to show behind time and user; repeat for more.",
-        default_display="the best score, what was done, and the reason, where there are such columns",
+        "Column to show after time and user; repeat for more.",
+        default_display="the best score, the operation and the reason, if they exist",
     )
 
     def open(self, context: StageContext) -> _PlainOutput | _TableOutput:  # noqa: ARG002 - prints
@@ -81,7 +83,7 @@ def _first_present(names: Sequence[str], frame: pl.DataFrame) -> str | None:
 
 
 def _format_rows(batch: OutputRows, columns: Sequence[str]) -> Iterator[list[str]]:
-    """The cells of each row, safe to be shown."""
+    """Yield the cells of each row, safe to display."""
     user = escape_control(NO_USER if batch.user is None else batch.user)
     frame = batch.frame
     times = frame[TIME].dt.strftime(TIME_FORMAT) if TIME in frame.columns else [""] * frame.height
@@ -91,7 +93,7 @@ def _format_rows(batch: OutputRows, columns: Sequence[str]) -> Iterator[list[str
 
 
 def _format_cell(value: object) -> str:
-    r"""A value as text.
+    r"""Format a value as text that is safe to display.
 
     >>> _format_cell(3.14159), _format_cell(None), _format_cell("a\tb")
     ('3.14', '', 'a\\tb')
@@ -102,45 +104,42 @@ def _format_cell(value: object) -> str:
 
 
 class _PlainOutput:
-    """One line a row, for whatever reads them."""
+    """Writes one line per row, for other programs."""
 
-    def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: ARG002 - lines have no head
-        """Write rows at once."""
+    def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: ARG002 - lines have no header
+        """Write rows and flush."""
         sys.stdout.write("".join("\t".join(cells) + "\n" for cells in rows))
         sys.stdout.flush()
 
 
 class _TableOutput:
-    """A table that grows at its end.
+    """Writes a table that grows at its end.
 
-    It is drawn in parts, all of the same widths. What is drawn goes through `sys.stdout`, which
-    `monitor` keeps clear of its own line.
+    It is drawn in parts of equal widths. The output goes through `sys.stdout`, which `monitor`
+    keeps clear of its progress line.
     """
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - 40 ms that only a terminal needs
+        from rich.console import Console  # noqa: PLC0415 - 40 ms, needed on terminals only
 
         self.console: Console = Console()
         self.header: Sequence[str] | None = None
 
     def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Draw rows, under a head where the columns are others than before."""
-        from rich.table import Table  # noqa: PLC0415 - as above
-        from rich.text import Text  # noqa: PLC0415 - as above
+        """Draw rows, with a header if the columns have changed."""
+        from rich.table import Table  # noqa: PLC0415 - as in `__init__`
+        from rich.text import Text  # noqa: PLC0415 - as in `__init__`
 
         table = Table(
             box=None, show_header=columns != self.header, padding=(0, 2, 0, 0), expand=True
         )
-        some = max(self.console.width // 6, SCORE_WIDTH)
+        default_width = max(self.console.width // 6, SCORE_WIDTH)
         for name in ("time", "user", *columns):
-            width = {"time": len("2021-10-09"), **dict.fromkeys(SCORE_COLUMNS, SCORE_WIDTH)}.get(
-                name, some
-            )
-            last = name == columns[-1]
+            is_last = name == columns[-1]
             table.add_column(
                 Text(escape_control(name).upper()),
-                width=None if last else width,
-                ratio=1 if last else None,
+                width=None if is_last else _COLUMN_WIDTHS.get(name, default_width),
+                ratio=1 if is_last else None,
                 overflow="fold",
             )
         for cells in rows:

@@ -24,9 +24,9 @@ from morpheus.sinks.alert_formats import make_ecs_document
 class ToEcs(Sink):
     """Write alerts as documents of the Elastic Common Schema (ECS), one a line.
 
-    Takes events with scores, or rows, and hands them on; all that reach it are written, so put
-    `filter` in front of it. `event.id` is the same for the same event in each run. Filebeat or
-    Elastic Agent ship such a file; `to-http --receiver=elasticsearch` sends the same.
+    Takes events with scores, or rows, and passes them on. It writes every event that reaches it, so
+    put `filter` before it. `event.id` is the same for the same event in each run. Filebeat or
+    Elastic Agent can ship such a file; `to-http --receiver=elasticsearch` sends the same documents.
 
     Example: `to-ecs --filename=alerts.jsonl`
     """
@@ -34,13 +34,15 @@ class ToEcs(Sink):
     name = "to-ecs"
     takes = (Scored, OutputRows)
 
-    filename: str = option("", "File to write: JSON lines, plain or packed.", required=True)
+    filename: str = option(
+        "", "File to write: JSON lines, plain or compressed (`.gz`, `.zst`).", required=True
+    )
     overwrite: bool = option(
-        False, "Replace a file of that name, which stays until the new one is whole.", flag=True
+        False, "Replace an existing file. It stays until the new one is complete.", flag=True
     )
 
     def validate(self) -> None:
-        """Refuse what cannot be written."""
+        """Reject a file that cannot be written."""
         validate_alert_path(self.name, self.filename, overwrite=self.overwrite)
         detect_format(self.name, self.filename, "json")
 

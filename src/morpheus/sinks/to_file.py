@@ -1,4 +1,7 @@
-"""Where a sink's file is to appear."""
+"""`to-file`: rows as CSV, JSON lines or Parquet, written atomically.
+
+Also what other file sinks share: checks of the output path, and the fixed list of columns.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,19 @@ from morpheus.sinks.formats import (
 from morpheus.storage.atomic import AtomicWriter
 from morpheus.storage.spill import SpillDir, open_temp_file
 
+logger = logging.getLogger(__name__)
+
 
 def validate_output_path(path: Path, *, overwrite: bool, stage_name: str) -> None:
-    """Refuse, before any file is opened, a place that a sink cannot write to.
+    """Reject an output path that a sink cannot write to, before any file is opened.
+
+    Args:
+        path: Output file.
+        overwrite: An existing file may be replaced.
+        stage_name: Name of the sink, for messages.
 
     Raises:
-        UsageError: It is a folder or no regular file, is there already, or cannot be made.
+        UsageError: The path is a folder or not a regular file, exists, or cannot be created.
     """
     if path.is_dir():
         raise UsageError(
@@ -44,7 +54,7 @@ def validate_output_path(path: Path, *, overwrite: bool, stage_name: str) -> Non
             f"`--filename {path / 'detections.csv'}`."
         )
     if path.exists() and not path.is_file():
-        raise UsageError(f"--filename: `{path}` is no regular file. Give the name of a file.")
+        raise UsageError(f"--filename: `{path}` is not a regular file. Give the name of a file.")
     if path.exists() and not overwrite:
         raise UsageError(
             f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
@@ -54,7 +64,7 @@ def validate_output_path(path: Path, *, overwrite: bool, stage_name: str) -> Non
 
 
 def _validate_folder(path: Path) -> None:
-    """Refuse a folder that a file cannot be made in."""
+    """Reject a path in a folder where no file can be created."""
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -64,23 +74,20 @@ def _validate_folder(path: Path) -> None:
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(
-            f"--filename: folder `{folder}` cannot be written to. Give another --filename, or "
+            f"--filename: folder `{folder}` is not writable. Give another --filename, or "
             f"`chmod u+w` the folder."
         )
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass
 class FixedColumns:
-    """The columns of what a sink writes: those of its first rows.
+    """Columns of a file: those of the first rows.
 
     Attributes:
-        sink: Its word, for the log.
-        include_row_number: Whether the rows' running number is one of them.
-        columns: The columns, once there are rows.
-        warned: Whether it has been told that others were left out.
+        sink: Name of the sink, for messages.
+        include_row_number: Include the running number of rows.
+        columns: The columns; None before the first rows.
+        warned: Whether dropped columns were logged.
     """
 
     sink: str
@@ -89,7 +96,7 @@ class FixedColumns:
     warned: bool = False
 
     def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Give rows the file's columns: those they lack are empty, others are left out."""
+        """Give rows the columns of the file. Missing columns are empty, others are dropped."""
         if not self.include_row_number and ROW in frame.columns:
             frame = frame.drop(ROW)
         if self.columns is None:
@@ -97,9 +104,9 @@ class FixedColumns:
         if frame.columns == self.columns:
             return frame
         self._warn(frame.columns)
-        there = set(frame.columns)
+        existing = set(frame.columns)
         return frame.select(
-            frame[name] if name in there else pl.Series(name, [None] * frame.height)
+            frame[name] if name in existing else pl.Series(name, [None] * frame.height)
             for name in self.columns
         )
 
@@ -108,8 +115,8 @@ class FixedColumns:
         if new and not self.warned:
             self.warned = True
             logger.warning(
-                "%s: %s came after the first rows, whose columns the file has, and is left out. "
-                "Use `serialize --include` to choose the columns.",
+                "%s: %s is dropped, because the first rows, which decide the columns of the file, "
+                "do not have it. Use `serialize --include` to choose the columns.",
                 self.sink,
                 ", ".join(repr(name) for name in new),
             )
@@ -117,13 +124,13 @@ class FixedColumns:
 
 @dataclass(frozen=True)
 class EncodeRows(Transform):
-    """Turns rows into text, as `to-file` writes them; rows of another kind are handed on.
+    """Encodes rows for `to-file` where they are scored; rows of another schema are passed on.
 
     Attributes:
-        write_rows: Turns a few rows into bytes.
-        schema: Columns and types of the rows that are spelt.
-        temp_dir: Where the text lies until it is written.
-        include_index: Whether the unnamed first column is written.
+        write_rows: Encodes rows.
+        schema: Columns and types of the rows to encode.
+        temp_dir: Folder of the encoded rows, until `to-file` appends them to its file.
+        include_index: Write the unnamed first column.
     """
 
     name = "to-file"
@@ -156,23 +163,23 @@ class EncodeRows(Transform):
         state.clear()
 
     def _encode(self, batches: list[OutputRows]) -> Iterator[EncodedChunk]:
-        """The text of all goes with the last."""
+        """Encode batches together; the text is attached to the last one."""
         for batch in batches[:-1]:
             yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame))
         for batch in batches[-1:]:
-            frames = [each.frame for each in batches]
-            text = self._write_temp_file(pl.concat(frames))
-            yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame), path=text)
+            frames = [encoded.frame for encoded in batches]
+            path = self._write_temp_file(pl.concat(frames))
+            yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame), path=path)
 
     def _write_temp_file(self, frame: pl.DataFrame) -> Path:
         with open_temp_file(self.temp_dir) as file:
-            for some in frame.iter_slices(ENCODE_CHUNK_ROWS):
-                self.write_rows(some if self.include_index else some.drop(ROW, strict=False), file)
+            for rows in frame.iter_slices(ENCODE_CHUNK_ROWS):
+                self.write_rows(rows if self.include_index else rows.drop(ROW, strict=False), file)
         return Path(file.name)
 
 
 def _keep_row_count(frame: pl.DataFrame) -> pl.DataFrame:
-    """As many rows, with no more than `RunMetrics` looks at."""
+    """Return as many rows, with only the columns that `RunMetrics` counts."""
     if TS_ANOMALY in frame.columns:
         return frame.select(TS_ANOMALY)
     return pl.Series(ROW, [None] * frame.height, dtype=pl.Null).to_frame()
@@ -195,12 +202,12 @@ class _OpenFile:
 
 @dataclass(frozen=True)
 class ToFile(Sink):
-    """Write the rows to a file, which appears whole or not at all.
+    """Write the rows to a file, atomically.
 
-    Takes rows and hands them on. The extension decides the format: `.csv`; `.json`, `.jsonl`,
-    `.jsonlines` or `.ndjson`, one object a line; `.parquet`. With `.gz` or `.zst` behind it, text
-    is packed. In CSV, text that a spreadsheet would run as a formula gets a `'` before it. The
-    first rows decide the columns.
+    Takes rows and passes them on. The extension decides the format: `.csv`; `.json`, `.jsonl`,
+    `.jsonlines` or `.ndjson`, one object per line; `.parquet`. With `.gz` or `.zst` after it, text
+    is compressed. In CSV, text that a spreadsheet would run as a formula is prefixed with `'`. The
+    first rows decide the columns. Only you can read the file, unless `run --shared_files` is set.
 
     Example: `to-file --filename=detections.csv --overwrite`
     """
@@ -209,39 +216,39 @@ class ToFile(Sink):
     takes = (OutputRows,)
     gives = OutputRows
 
-    filename: str = option("", "File to write; its folder is made if there is none.", required=True)
+    filename: str = option("", "File to write. Missing folders are created.", required=True)
     overwrite: bool = option(
         False,
-        "Replace a file of that name, which stays until the new one is whole.",
+        "Replace an existing file. It stays until the new one is complete.",
         flag=True,
     )
     include_index_col: bool = option(
         True,
-        "Write the unnamed first column, a running number for each user. JSON never has it.",
+        "Write the unnamed first column, a running number per user. JSON never has it.",
         names=("--include-index-col", "--include_index_col"),
     )
     file_type: str = option(
         "auto",
-        "Format, whatever the extension is.",
+        "File format. Default: by the extension.",
         choices=("auto", "csv", "json", "parquet"),
     )
     flush_rows: bool = option(
         False,
-        "Let rows be seen under the file's name as they come. The file is then not whole until the "
-        "run ends, and stays if the run fails. Not for Parquet.",
+        "Write rows to the file as they come. The file is then incomplete until the run ends, and "
+        "stays if the run fails. Not for Parquet.",
         names=("--flush",),
         flag=True,
     )
 
     def validate(self) -> None:
-        """Refuse a name that cannot be written to, and a format that there is none of."""
+        """Reject a file that cannot be written, and an unknown format."""
         if not self.filename:
-            raise UsageError("to-file: no file is named. Give `--filename detections.csv`.")
+            raise UsageError("to-file: no file given. Give `--filename detections.csv`.")
         kind, _ = self._detect_format()
         if self.flush_rows and kind == "parquet":
             raise UsageError(
-                f"--flush: `{self.filename}` is Parquet, which can be read only when it is whole. "
-                f"Leave out --flush, or write `.csv` or `.jsonl`."
+                f"--flush: `{self.filename}` is Parquet, which is only readable when complete. "
+                f"Remove --flush, or write `.csv` or `.jsonl`."
             )
         path = Path(self.filename)
         validate_output_path(path, overwrite=self.overwrite, stage_name=self.name)
@@ -286,39 +293,40 @@ class ToFile(Sink):
         )
 
     def _detect_format(self) -> tuple[str, str]:
-        """Format and packing."""
+        """Return format and compression suffix."""
         name = Path(self.filename).name.lower()
-        packing = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
-        extension = Path(name.removesuffix(packing)).suffix
+        compression = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
+        extension = Path(name.removesuffix(compression)).suffix
         kind = FORMAT_BY_EXTENSION.get(extension, "") if self._is_auto else self.file_type.lower()
         if not kind:
             raise UsageError(
                 f"--filename: Unsupported extension '{extension}' with 'auto' type, in "
                 f"`{self.filename}`. Use {', '.join(FORMAT_BY_EXTENSION)}, or `--file_type csv`."
             )
-        if kind == "parquet" and packing:
+        if kind == "parquet" and compression:
             raise UsageError(
-                f"--filename: `{self.filename}`: Parquet is packed already. Leave out `{packing}`."
+                f"--filename: `{self.filename}`: Parquet is already compressed. Remove "
+                f"`{compression}`."
             )
-        return kind, packing
+        return kind, compression
 
     @property
     def _is_auto(self) -> bool:
         return self.file_type.lower() == "auto"
 
-    def _make_writer(self, draft: AtomicWriter) -> RowWriter:
-        kind, packing = self._detect_format()
+    def _make_writer(self, output: AtomicWriter) -> RowWriter:
+        kind, compression = self._detect_format()
         if kind == "parquet":
-            return ParquetWriter(draft.temp_path)
+            return ParquetWriter(output.temp_path)
         if kind == "json":
-            return TextWriter(draft.file, packing, write_rows=write_json_rows)
+            return TextWriter(output.file, compression, write_rows=write_json_rows)
         return TextWriter(
-            draft.file, packing, write_rows=write_csv_rows, encode_header=encode_csv_header
+            output.file, compression, write_rows=write_csv_rows, encode_header=encode_csv_header
         )
 
 
-def _publish(draft: AtomicWriter, writer: RowWriter) -> None:
-    """Let all rows so far be seen under the file's name."""
+def _publish(output: AtomicWriter, writer: RowWriter) -> None:
+    """Make all rows so far visible under the file's name."""
     writer.flush()
-    if not draft.committed:
-        draft.commit()
+    if not output.committed:
+        output.commit()

@@ -1,9 +1,12 @@
-"""A request to an HTTP server, and what its answer says."""
+"""`to-http`: alerts to a webhook, Splunk, OpenSearch or Elasticsearch.
+
+`HttpClient` sends one request through urllib3, `HttpEndpoint` knows a kind of server,
+`HttpTransport` joins the two for `Delivery`, which retries.
+"""
 
 from __future__ import annotations
 
 import base64
-import http.client
 import logging
 import os
 import ssl
@@ -11,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import ClassVar, Protocol
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, ClassVar, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
@@ -32,16 +36,21 @@ from morpheus.sinks.delivery import (
     validate_dlq_path,
 )
 
-MAX_RESPONSE_BYTES = 1 << 24  # bytes of an answer that are read
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+logger = logging.getLogger(__name__)
+
+MAX_RESPONSE_BYTES = 1 << 24  # bytes of a response that are read
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
 class RequestError(Exception):
-    """No answer came.
+    """A request got no response.
 
     Args:
-        reason: Why.
-        fatal: Trying again would not help.
+        reason: The reason, for a message.
+        fatal: A retry would not help.
     """
 
     def __init__(self, reason: str, *, fatal: bool = False) -> None:
@@ -51,13 +60,13 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """An answer.
+    """A response.
 
     Attributes:
-        status: HTTP status.
-        reason: Its name.
-        retry_after: Seconds after which to come again; 0 where it says nothing of that.
-        body: What else was said.
+        status: HTTP status code.
+        reason: Reason phrase.
+        retry_after: Seconds to wait before a retry, from `Retry-After`; 0 without it.
+        body: The body, at most `MAX_RESPONSE_BYTES`.
     """
 
     status: int
@@ -66,18 +75,22 @@ class HttpResponse:
     body: bytes
 
     def __str__(self) -> str:
-        said = self.body.decode(errors="replace").strip()
-        return f"{self.status} {self.reason}" + (f": {said}" if said else "")
+        text = self.body.decode(errors="replace").strip()
+        return f"{self.status} {self.reason}" + (f": {text}" if text else "")
 
 
 @dataclass(frozen=True)
 class HttpClient:
-    """Posts to one address.
+    """Posts to one URL.
+
+    Proxies come from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`). Certificates are
+    verified against the system's, or `SSL_CERT_FILE`. Redirects are not followed, since they would
+    carry the secret elsewhere. Nothing is retried here: that is the task of `Delivery`.
 
     Attributes:
-        url: Where to.
-        headers: Sent with each request.
-        timeout: Seconds without a word from the server after which there is no answer.
+        url: URL to post to.
+        headers: Headers of each request.
+        timeout: Seconds of silence after which a request has failed.
         clock: Tells the time.
     """
 
@@ -87,52 +100,79 @@ class HttpClient:
     clock: Clock = field(default_factory=Clock)
 
     def __call__(self, body: bytes, content_type: str) -> HttpResponse:
-        """Post a body of a kind, such as `application/json`.
+        """Post a body.
+
+        Args:
+            body: The body.
+            content_type: Its media type, such as `application/json`.
 
         Raises:
-            Unanswered: There is no connection, or no answer within the time.
+            RequestError: There is no connection, or no response within the timeout.
         """
-        connection = self._connect()
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - slow, and only this sink needs it
+
+        headers = {**self.headers, "Content-Type": content_type, "User-Agent": "morpheus"}
         try:
-            headers = {**self.headers, "Content-Type": content_type, "User-Agent": "morpheus"}
-            connection.request("POST", self._request_target, body=body, headers=headers)
-            answer = connection.getresponse()
-            wait = self._parse_retry_after(answer.getheader("Retry-After", ""))
-            return HttpResponse(answer.status, answer.reason, wait, answer.read(MAX_RESPONSE_BYTES))
-        except ssl.SSLCertVerificationError as error:
-            said = f"its certificate is not trusted: {error.verify_message}"
-            raise RequestError(said, fatal=True) from error
-        except TimeoutError:
-            raise RequestError(f"no answer within {self.timeout:g} seconds") from None
-        except (OSError, http.client.HTTPException) as error:
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise RequestError(f"no answer: {said}") from error
-        finally:
-            connection.close()
+            response = self._pool.request(
+                "POST",
+                self._url_parts.geturl(),
+                body=body,
+                headers=headers,
+                timeout=self.timeout,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            return self._read(response)
+        except (HTTPError, OSError) as error:
+            raise _translate_request_error(error, self.timeout) from error
+
+    def close(self) -> None:
+        """Close the connections that are kept open between requests."""
+        self._pool.clear()
 
     @property
     def host(self) -> str:
-        """Server and port, without what may be a secret in the path."""
+        """Server and port, without the path, which may contain a secret."""
         return self._url_parts.netloc
 
     @cached_property
     def _url_parts(self) -> SplitResult:
-        return urlsplit(self.url)
+        parts = urlsplit(self.url)
+        return parts._replace(path=parts.path or "/")
 
-    @property
-    def _request_target(self) -> str:
-        query = f"?{self._url_parts.query}" if self._url_parts.query else ""
-        return (self._url_parts.path or "/") + query
+    @cached_property
+    def _pool(self) -> PoolManager:
+        from urllib3 import PoolManager, ProxyManager, make_headers  # noqa: PLC0415 - as above
 
-    def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._url_parts.hostname or "", self._url_parts.port
-        if self._url_parts.scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
-        return http.client.HTTPConnection(host, port, timeout=self.timeout)
+        context = ssl.create_default_context()
+        proxy = _find_proxy(self._url_parts)
+        if proxy is None:
+            return PoolManager(ssl_context=context)
+        parts = urlsplit(proxy)
+        login = (
+            f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        )
+        return ProxyManager(
+            proxy, proxy_headers=make_headers(proxy_basic_auth=login), ssl_context=context
+        )
+
+    def _read(self, response: BaseHTTPResponse) -> HttpResponse:
+        """Read a response, but no more of its body than the limit."""
+        try:
+            body = response.read(MAX_RESPONSE_BYTES)
+            wait = self._parse_retry_after(response.headers.get("Retry-After", ""))
+            return HttpResponse(response.status, response.reason or "", wait, body)
+        finally:
+            # A connection with an unread rest cannot be used again.
+            if response.closed:
+                response.release_conn()
+            else:
+                response.close()
 
     def _parse_retry_after(self, value: str) -> float:
-        """Seconds of `Retry-After`, which may be a number or a date."""
+        """Return the seconds of `Retry-After`, which may be a number or a date."""
         try:
             return max(0.0, float(value))
         except ValueError:
@@ -143,11 +183,40 @@ class HttpClient:
             return 0.0
 
 
+def _find_proxy(url: SplitResult) -> str | None:
+    """Return the proxy for a URL from the environment; None to connect directly."""
+    if proxy_bypass(url.netloc):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return None if proxy is None else proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _translate_request_error(error: Exception, timeout: float) -> RequestError:
+    """Explain an error of urllib3, by its cause. The URL, which may hold a secret, is left out."""
+    from urllib3 import exceptions  # noqa: PLC0415 - slow, and only this sink needs it
+
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RequestError(f"its certificate is not trusted: {cause.verify_message}", fatal=True)
+    if isinstance(cause, TimeoutError):
+        return RequestError(f"no answer within {timeout:g} seconds")
+    reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    through = " from the proxy" if isinstance(error, exceptions.ProxyError) else ""
+    return RequestError(f"no answer{through}: {reason}")
+
+
 def validate_url(option: str, url: str) -> None:
-    """Refuse what is no address of a server, and one with a secret in it.
+    """Reject a text that is not an HTTP URL, and one with a user or password in it.
+
+    Args:
+        option: Option that gives the URL, for the message.
+        url: The URL.
 
     Raises:
-        UsageError: Says what to type.
+        UsageError: The message says what to type.
     """
     try:
         parts = urlsplit(url)
@@ -156,31 +225,32 @@ def validate_url(option: str, url: str) -> None:
         known = False
     if not known or not url.isascii() or not url.isprintable() or " " in url:
         raise UsageError(
-            f"{option}: `{url}` is no address of a server. Give one such as "
-            f"`{option} https://siem.example.com:8088`, with `%20` and the like for odd signs."
+            f"{option}: `{url}` is not the address of a server. Give one such as "
+            f"`{option} https://siem.example.com:8088`. Write special characters as `%20` and the "
+            "like."
         )
     if parts.username or parts.password:
         raise UsageError(
-            f"{option}: there is a user or a password in the address, where everybody on this "
-            "machine can read it. Leave it out, and put it into the environment: "
-            "MORPHEUS_HTTP_USER and MORPHEUS_HTTP_PASSWORD."
+            f"{option}: the address contains a user or a password, which everybody on this machine "
+            "can read. Set them in the environment instead: MORPHEUS_HTTP_USER and "
+            "MORPHEUS_HTTP_PASSWORD."
         )
 
 
 HTTP_OK, HTTP_OK_END, HTTP_CONFLICT = 200, 300, 409
 _RETRYABLE_STATUSES = {408, 425, 429}
 _SPLIT_STATUSES = {400, 413, 422}
-_SERVER_ERRORS = {*range(500, 600)} - {501, 505}  # these two fail each time
-_SPLUNK_CONFIG_ERRORS = {7, 10, 11}  # Splunk: wrong index, no data channel, wrong data channel
+_SERVER_ERRORS = {*range(500, 600)} - {501, 505}  # these two would fail again
+_SPLUNK_CONFIG_ERRORS = {7, 10, 11}  # wrong index, no data channel, wrong data channel
 
 
 class HttpEndpoint(Protocol):
     """A kind of server.
 
     Attributes:
-        default_path: Where it takes alerts, unless told otherwise.
-        default_format: What it is sent, unless told otherwise.
-        auth_scheme: Word before a token in the header `Authorization`.
+        default_path: Path that receives alerts by default.
+        default_format: Format of alerts by default.
+        auth_scheme: Scheme before a token in the header `Authorization`.
     """
 
     default_path: ClassVar[str]
@@ -188,41 +258,41 @@ class HttpEndpoint(Protocol):
     auth_scheme: ClassVar[str]
 
     def content_type(self, content_format: str) -> str:
-        """Type of the body."""
+        """Return the media type of a body of alerts in a format."""
 
     def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
-        """One request for some letters."""
+        """Return the body of a request with some events."""
 
     def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:
-        """What became of the letters, by an answer that is neither an error nor a delay."""
+        """Return what happened to each event, from a response with a status of 2xx."""
 
     def is_fatal(self, response: HttpResponse) -> bool:
-        """Whether an answer of 400 is due to something else than the letters."""
+        """Return whether the configuration, not the events, caused a response of 400."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """A server that takes a JSON array of alerts, and says no more than a status."""
+    """A server that takes a JSON array of alerts and answers with a status alone."""
 
     default_path: ClassVar[str] = ""
     default_format: ClassVar[str] = ROW_FORMAT
     auth_scheme: ClassVar[str] = "Bearer"
 
     def content_type(self, content_format: str) -> str:
-        """CloudEvents in an array have a type of their own."""
+        """Return the type of JSON, or that of an array of CloudEvents."""
         batch = "application/cloudevents-batch+json"
         return batch if content_format == CLOUDEVENTS else "application/json"
 
     def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
-        """An array."""
-        return b"[" + b",".join(letter.body for letter in events) + b"]"
+        """Return a JSON array."""
+        return b"[" + b",".join(event.body for event in events) + b"]"
 
-    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status says all
-        """All were taken."""
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status is enough
+        """All events were accepted."""
         return SendResult()
 
-    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - the status does not say
-        """Nobody knows."""
+    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - the status does not tell
+        """Blame the events: the server does not say more."""
         return False
 
 
@@ -231,7 +301,7 @@ class Splunk:
     """Splunk's HTTP Event Collector.
 
     Attributes:
-        index: Where events go; by default where the token says.
+        index: Index of the events. By default the token decides.
     """
 
     index: str | None = None
@@ -239,24 +309,24 @@ class Splunk:
     default_format: ClassVar[str] = "ocsf"
     auth_scheme: ClassVar[str] = "Splunk"
 
-    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - whatever is in it
-        """JSON."""
+    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - the same for all formats
+        """Return the type of JSON."""
         return "application/json"
 
     def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
-        """Objects, one behind the other."""
-        return b"\n".join(self._wrap_event(letter) for letter in events)
+        """Return JSON objects, one per event."""
+        return b"\n".join(self._wrap_event(event) for event in events)
 
-    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status says all
-        """All were taken."""
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status is enough
+        """All events were accepted."""
         return SendResult()
 
     def is_fatal(self, response: HttpResponse) -> bool:
-        """Some codes are about the token or the index."""
+        """Some error codes are about the token or the index."""
         return decode_response(response).get("code") in _SPLUNK_CONFIG_ERRORS
 
     def _wrap_event(self, event: OutboundEvent) -> bytes:
-        made = {
+        envelope = {
             "time": None if event.time is None else round(event.time, 3),
             "source": "morpheus",
             "sourcetype": "morpheus:alert",
@@ -264,17 +334,17 @@ class Splunk:
             "event": msgspec.Raw(event.body),
             "fields": {"alert_id": event.id},
         }
-        return msgspec.json.encode({n: value for n, value in made.items() if value is not None})
+        return msgspec.json.encode({n: value for n, value in envelope.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class ElasticsearchBulk:
-    """The bulk interface of OpenSearch and Elasticsearch.
+    """The bulk API of OpenSearch and Elasticsearch.
 
-    An alert is created under its own id: one that is there already is left as it is.
+    Each alert is created under its own id, so that an alert sent twice is stored once.
 
     Attributes:
-        index: Where documents go: an index, an alias or a data stream.
+        index: Index, alias or data stream of the documents.
     """
 
     index: str = "morpheus-alerts"
@@ -282,48 +352,47 @@ class ElasticsearchBulk:
     default_format: ClassVar[str] = "ecs"
     auth_scheme: ClassVar[str] = "ApiKey"
 
-    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - whatever is in it
-        """JSON lines."""
+    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - the same for all formats
+        """Return the type of JSON lines."""
         return "application/x-ndjson"
 
     def encode_body(self, events: Sequence[OutboundEvent]) -> bytes:
-        """Two lines each: what to do, and with what."""
+        """Return two lines per event: the action and the document."""
         return b"".join(
-            msgspec.json.encode({"create": {"_index": self.index, "_id": letter.id}})
+            msgspec.json.encode({"create": {"_index": self.index, "_id": event.id}})
             + b"\n"
-            + letter.body
+            + event.body
             + b"\n"
-            for letter in events
+            for event in events
         )
 
     def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:
-        """Each letter has a status of its own."""
-        said = decode_response(response)
-        items = said.get("items")
+        """Read the status of each document."""
+        items = decode_response(response).get("items")
         if not isinstance(items, list) or len(items) != len(events):
-            return SendResult.from_failure(events, f"an answer that is none: {response}")
-        refused, later = {}, {}
-        for place, item in enumerate(items):
+            return SendResult.from_failure(events, f"an invalid response: {response}")
+        rejected, retryable = {}, {}
+        for position, item in enumerate(items):
             status, reason = _parse_bulk_item(item)
             if status in _RETRYABLE_STATUSES or status in _SERVER_ERRORS:
-                later[place] = reason
+                retryable[position] = reason
             elif not HTTP_OK <= status < HTTP_OK_END and status != HTTP_CONFLICT:
-                refused[place] = reason
-        return SendResult(rejected=refused, retryable=later)
+                rejected[position] = reason
+        return SendResult(rejected=rejected, retryable=retryable)
 
-    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - nothing else is answered so
-        """A document that is refused is not answered with 400."""
+    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - only whole requests get this status
+        """Blame the events: rejected documents have a status of their own."""
         return False
 
 
 RECEIVERS = ("webhook", "splunk", "elasticsearch", "opensearch")
-"""What `--receiver` can be."""
+"""Values of `--receiver`."""
 
 
 def make_endpoint(name: str, index: str | None) -> HttpEndpoint:
-    """Make the receiver of a name.
+    """Return the endpoint for a value of `--receiver`.
 
-    >>> make_endpoint("opensearch", None).endpoint
+    >>> make_endpoint("opensearch", None).default_path
     '/_bulk'
     """
     if name == "splunk":
@@ -335,12 +404,12 @@ def make_endpoint(name: str, index: str | None) -> HttpEndpoint:
 
 @dataclass(frozen=True)
 class HttpTransport:
-    """Carries letters to a receiver by HTTP.
+    """Sends events to a server by HTTP.
 
     Attributes:
-        endpoint: How they are wrapped, and how answers are read.
-        client: Sends a request.
-        format: What the letters hold.
+        endpoint: Encodes requests and reads responses.
+        client: Sends requests.
+        format: Format of the events; one of `FORMATS`.
     """
 
     endpoint: HttpEndpoint
@@ -349,31 +418,33 @@ class HttpTransport:
 
     @property
     def destination(self) -> str:
-        """The server."""
+        """Name of the server."""
         return f"`{self.client.host}`"
 
     def send(self, events: Sequence[OutboundEvent]) -> SendResult:
-        """Send one request."""
+        """Send one request with some events."""
         try:
-            reply = self.client(
+            response = self.client(
                 self.endpoint.encode_body(events), self.endpoint.content_type(self.format)
             )
         except RequestError as error:
             return SendResult.from_failure(events, str(error), fatal=error.fatal)
-        if HTTP_OK <= reply.status < HTTP_OK_END:
-            return self.endpoint.parse_response(events, reply)
-        if reply.status in _RETRYABLE_STATUSES or reply.status in _SERVER_ERRORS:
-            return SendResult.from_failure(events, str(reply), retry_after=reply.retry_after)
-        if reply.status in _SPLIT_STATUSES and not self.endpoint.is_fatal(reply):
-            return SendResult(split_reason=str(reply))
-        return SendResult.from_failure(events, str(reply), fatal=True)
+        status, reason = response.status, str(response)
+        if HTTP_OK <= status < HTTP_OK_END:
+            return self.endpoint.parse_response(events, response)
+        if status in _RETRYABLE_STATUSES or status in _SERVER_ERRORS:
+            return SendResult.from_failure(events, reason, retry_after=response.retry_after)
+        if status in _SPLIT_STATUSES and not self.endpoint.is_fatal(response):
+            return SendResult(split_reason=reason)
+        return SendResult.from_failure(events, reason, fatal=True)
 
     def close(self) -> None:
-        """Nothing is held open: each request has a connection of its own."""
+        """Close the connections."""
+        self.client.close()
 
 
 def decode_response(response: HttpResponse) -> Mapping[str, object]:
-    """The JSON object that a server said; empty where it said none."""
+    """Return the JSON object in a response; empty if there is none."""
     try:
         return msgspec.json.decode(response.body, type=dict[str, object])
     except msgspec.MsgspecError:
@@ -381,16 +452,14 @@ def decode_response(response: HttpResponse) -> Mapping[str, object]:
 
 
 def _parse_bulk_item(item: object) -> tuple[int, str]:
-    """Status and reason of one document; 500 where none can be found."""
-    done = next(iter(item.values()), None) if isinstance(item, dict) else None
-    if not isinstance(done, dict) or not isinstance(done.get("status"), int):
+    """Return status and reason of one document; 500 if it has no status."""
+    result = next(iter(item.values()), None) if isinstance(item, dict) else None
+    if not isinstance(result, dict) or not isinstance(result.get("status"), int):
         return 500, "an item without a status"
-    error = done.get("error")
+    error = result.get("error")
     reason = error.get("reason") if isinstance(error, dict) else error
-    return done["status"], f"{done['status']}: {reason or 'no reason given'}"
+    return result["status"], f"{result['status']}: {reason or 'no reason given'}"
 
-
-logger = logging.getLogger(__name__)
 
 TOKEN_VAR, USER_VAR, PASSWORD_VAR, AUTHORIZATION_VAR = (
     f"MORPHEUS_HTTP_{name}" for name in ("TOKEN", "USER", "PASSWORD", "AUTHORIZATION")
@@ -402,11 +471,11 @@ AUTO = "auto"
 class ToHttp(Sink):
     """Send alerts to a server: a webhook, Splunk, OpenSearch or Elasticsearch.
 
-    Takes events with scores, or rows, and hands them on; all that reach it are sent, so put
-    `filter` in front of it. What the server does not take is tried again, and is an error in the
-    end; an event has the same id each time it is sent. Secrets come from the environment:
-    MORPHEUS_HTTP_TOKEN, or MORPHEUS_HTTP_USER and MORPHEUS_HTTP_PASSWORD, or the whole header in
-    MORPHEUS_HTTP_AUTHORIZATION.
+    Takes events with scores, or rows, and passes them on. It sends every event that reaches it, so
+    put `filter` before it. Events that the server does not accept are retried; if they fail again,
+    the run ends with an error. An event has the same id each time it is sent. Secrets come from the
+    environment: MORPHEUS_HTTP_TOKEN, or MORPHEUS_HTTP_USER and MORPHEUS_HTTP_PASSWORD, or the whole
+    header in MORPHEUS_HTTP_AUTHORIZATION. Proxies do too: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
     Example: `to-http --receiver=splunk --base_url=https://siem.example.com:8088`
     """
@@ -417,46 +486,46 @@ class ToHttp(Sink):
     base_url: str = option("", "Address of the server.", required=True)
     receiver: str = option(
         "webhook",
-        "What it is: any server that takes a JSON array; Splunk's HTTP Event Collector; the bulk "
-        "interface of Elasticsearch or OpenSearch.",
+        "Kind of server: any server that takes a JSON array (webhook); Splunk's HTTP Event "
+        "Collector; the bulk API of Elasticsearch or OpenSearch.",
         choices=RECEIVERS,
     )
     endpoint: str | None = option(
-        None, "Path on the server. By default that of --base_url, or else the usual one."
+        None, "Path on the server. Default: the path of --base_url, or else the usual path."
     )
     content: str = option(
         AUTO,
-        "What is sent of an event: its row; a Detection Finding (ocsf); an Elastic Common Schema "
-        "document (ecs); a CloudEvent with a Detection Finding in it. By default the row to a "
-        "webhook, ocsf to Splunk, ecs to the others.",
+        "Format of an event: its row; a Detection Finding (ocsf); an Elastic Common Schema "
+        "document (ecs); a CloudEvent with a Detection Finding in it. Default: row for a webhook, "
+        "ocsf for Splunk, ecs for the others.",
         choices=(AUTO, *FORMATS),
     )
     index: str | None = option(
         None,
-        "Index that alerts go to. By default `morpheus-alerts`; Splunk: the token's own.",
+        "Index for alerts. Default: `morpheus-alerts`; for Splunk, the token's own index.",
     )
-    max_rows_per_payload: int = option(500, "Events sent together, at most.", min=1)
-    max_retries: int = option(5, "Tries after the first, before giving up.", min=0)
+    max_rows_per_payload: int = option(500, "Maximum number of events in a request.", min=1)
+    max_retries: int = option(5, "Maximum number of retries of a request.", min=0)
     error_sleep_time: float = option(
         0.5,
-        "Seconds before the second try; they double with each, up to a minute. The server's "
-        "`Retry-After` is heeded.",
+        "Seconds before the first retry. They double with each retry, up to a minute. A "
+        "`Retry-After` of the server is respected.",
         min=0,
     )
     request_timeout_secs: float = option(
-        30.0, "Seconds without a word from the server after which a try has failed.", min=0.001
+        30.0, "Seconds without any data from the server after which a request fails.", min=0.001
     )
     dead_letters: str | None = option(
         None,
-        "JSON lines file for events that are not taken. The next run sends them first. Without it, "
-        "a server that takes nothing ends the run.",
+        "JSON lines file for events that were not accepted. The next run sends them first. Without "
+        "it, a server that accepts nothing ends the run.",
     )
 
     stats: DeliveryStats = field(default_factory=DeliveryStats, repr=False, compare=False)
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def validate(self) -> None:
-        """Refuse what is no address, and secrets where they can be read."""
+        """Reject an invalid address, and secrets that others can read."""
         validate_url("--base_url", self.base_url)
         validate_dlq_path(self.dead_letters)
         validate_url("--endpoint", self._make_client().url)
@@ -467,11 +536,11 @@ class ToHttp(Sink):
             and server.hostname not in LOCAL_HOSTS
         ):
             logger.warning(
-                "to-http: the secret travels to `%s` in the clear. Use https.", server.netloc
+                "to-http: the secret is sent to `%s` unencrypted. Use https.", server.netloc
             )
         if server.query:
             raise UsageError(
-                f"--base_url: `{self.base_url}` has a `?` in it. Put what comes behind the server "
+                f"--base_url: `{self.base_url}` contains a `?`. Put everything after the server "
                 "into `--endpoint`."
             )
 
@@ -526,23 +595,26 @@ class ToHttp(Sink):
         return HttpClient(url, headers, self.request_timeout_secs, self.clock)
 
     def _authorization_header(self) -> str | None:
-        """The header that says who we are, out of the environment."""
-        given = {
+        """Return the header `Authorization` from the environment; None without a secret."""
+        secrets = {
             name: os.environ.get(name, "")
             for name in (AUTHORIZATION_VAR, TOKEN_VAR, USER_VAR, PASSWORD_VAR)
         }
-        if bad := [name for name, value in given.items() if not _is_valid_header(value)]:
-            raise UsageError(f"{bad[0]}: there is a line break or an odd sign in it. Set it anew.")
-        if given[AUTHORIZATION_VAR]:
-            return given[AUTHORIZATION_VAR]
-        if given[TOKEN_VAR]:
-            return f"{self._http_endpoint.auth_scheme} {given[TOKEN_VAR]}"
-        if given[USER_VAR]:
-            pair = f"{given[USER_VAR]}:{given[PASSWORD_VAR]}"
+        if invalid := [name for name, value in secrets.items() if not _is_valid_header(value)]:
+            raise UsageError(
+                f"{invalid[0]}: it contains a line break or another character that a header cannot "
+                "have. Set it again."
+            )
+        if secrets[AUTHORIZATION_VAR]:
+            return secrets[AUTHORIZATION_VAR]
+        if secrets[TOKEN_VAR]:
+            return f"{self._http_endpoint.auth_scheme} {secrets[TOKEN_VAR]}"
+        if secrets[USER_VAR]:
+            pair = f"{secrets[USER_VAR]}:{secrets[PASSWORD_VAR]}"
             return f"Basic {base64.b64encode(pair.encode()).decode()}"
         return None
 
 
 def _is_valid_header(value: str) -> bool:
-    """Whether a header can hold a text."""
+    """Return whether a header can contain a text."""
     return value.isascii() and value.isprintable()

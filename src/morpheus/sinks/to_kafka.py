@@ -1,4 +1,7 @@
-"""Letters to the brokers of a Kafka topic, each confirmed before it counts."""
+"""`to-kafka`: events to a Kafka topic, each acknowledged by the brokers before it counts.
+
+The client is an extra (`kafka`), so that it is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +33,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ACK_TIMEOUT_REASON = "no broker has confirmed it in time"
+ACK_TIMEOUT_REASON = "no broker acknowledged it in time"
 ENV_PREFIX = "MORPHEUS_KAFKA_"
-"""Begins the environment variables that are settings of the client."""
+"""Prefix of environment variables that configure the client."""
 
-_POLL_INTERVAL = 0.005  # seconds between two looks at what brokers have confirmed
-_ACK_GRACE = 5.0  # seconds beyond the client's own limit before it is given up
+_POLL_INTERVAL = 0.005  # seconds between two checks for acknowledgements
+_ACK_GRACE = 5.0  # seconds to wait beyond the client's own timeout
 
 
 class KafkaTransport:
-    """Carries letters to a topic.
+    """Sends events to a topic.
 
     Args:
-        servers: Brokers to begin with.
-        topic: Topic to send to.
-        client_id: Name by which they know this client.
-        timeout: Seconds after which an unconfirmed letter is given up.
+        servers: Initial brokers, `host:port`, separated by commas.
+        topic: Topic.
+        client_id: Client name shown by the brokers.
+        timeout: Seconds after which an event without acknowledgement has failed.
 
     Raises:
-        UsageError: The client is not installed, or refuses a setting.
+        UsageError: The client is not installed, or rejects a setting.
     """
 
     def __init__(self, servers: str, topic: str, *, client_id: str | None, timeout: float) -> None:
@@ -61,7 +64,7 @@ class KafkaTransport:
             "bootstrap.servers": servers,
             "client.id": client_id or "morpheus",
             "delivery.timeout.ms": round(timeout * 1000),
-            # Neither lost nor doubled nor out of order, as far as the brokers can see to it.
+            # No loss, duplicates or reordering, as far as the brokers can guarantee it.
             "enable.idempotence": True,
             "compression.type": "zstd",
             **settings_from_env(os.environ),
@@ -70,29 +73,29 @@ class KafkaTransport:
             self._producer = Producer(settings, logger=logger)
         except KafkaException as error:
             raise UsageError(
-                f"to-kafka: the client refuses its settings: {error.args[0].str()}. Mend the "
+                f"to-kafka: the client rejects its settings: {error.args[0].str()}. Fix the "
                 f"environment variables that begin with {ENV_PREFIX}."
             ) from error
 
     def send(self, events: Sequence[OutboundEvent]) -> SendResult:
-        """Send letters, and wait until brokers have confirmed or refused each of them."""
-        sent = _PendingDeliveries(set(range(len(events))))
-        for place, letter in enumerate(events):
-            self._produce(letter, partial(sent.on_delivery, place))
+        """Send events, and wait until each is acknowledged or rejected."""
+        deliveries = _PendingDeliveries(set(range(len(events))))
+        for position, event in enumerate(events):
+            self._produce(event, partial(deliveries.on_delivery, position))
         deadline = time.monotonic() + self._timeout + _ACK_GRACE
-        while sent.pending and time.monotonic() < deadline:
+        while deliveries.pending and time.monotonic() < deadline:
             self._poll()
-        return sent.result()
+        return deliveries.result()
 
     def close(self) -> None:
-        """Drop what nobody waits for any more."""
+        """Drop events that are still in the client's queue."""
         self._producer.purge()
         self._producer.poll(0)
 
     def _poll(self) -> None:
-        """Hear what was confirmed.
+        """Process acknowledgements, then sleep.
 
-        Not within the client's own `poll`, which loses a Ctrl+C that comes while it waits.
+        The client's own `poll` with a timeout would lose a Ctrl+C while it waits.
         """
         self._producer.poll(0)
         time.sleep(_POLL_INTERVAL)
@@ -116,10 +119,10 @@ class KafkaTransport:
 
 
 class _PendingDeliveries:
-    """Letters on their way.
+    """Events that were sent together.
 
     Args:
-        pending: Places of those that nothing is known of yet.
+        pending: Positions of the events without acknowledgement.
     """
 
     def __init__(self, pending: set[int]) -> None:
@@ -127,22 +130,24 @@ class _PendingDeliveries:
         self._rejected: dict[int, str] = {}
         self._retryable: dict[int, str] = {}
 
-    def on_delivery(self, place: int, error: KafkaError | None, _message: Message | None) -> None:
-        """Take note of what became of a letter."""
-        self.pending.discard(place)
+    def on_delivery(
+        self, position: int, error: KafkaError | None, _message: Message | None
+    ) -> None:
+        """Record the acknowledgement or error of an event. Called by the client."""
+        self.pending.discard(position)
         if error is not None:
             reasons = self._rejected if error.code() in _rejection_codes() else self._retryable
-            reasons[place] = _describe_error(error)
+            reasons[position] = _describe_error(error)
 
     def result(self) -> SendResult:
-        """What became of all of them."""
-        silent = dict.fromkeys(self.pending, ACK_TIMEOUT_REASON)
-        later = dict(sorted((self._retryable | silent).items()))
-        return SendResult(rejected=self._rejected, retryable=later)
+        """Return the result; events without acknowledgement can be retried."""
+        timed_out = dict.fromkeys(self.pending, ACK_TIMEOUT_REASON)
+        retryable = dict(sorted((self._retryable | timed_out).items()))
+        return SendResult(rejected=self._rejected, retryable=retryable)
 
 
 def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
-    """Settings of the client, by its own names, that the environment holds.
+    """Return the settings of the client in the environment, by the client's own names.
 
     >>> settings_from_env({"MORPHEUS_KAFKA_SASL_PASSWORD": "s3cret", "HOME": "/root"})
     {'sasl.password': 's3cret'}
@@ -155,10 +160,10 @@ def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def require_client() -> None:
-    """Refuse to go on without the client.
+    """Check that the client is installed.
 
     Raises:
-        UsageError: Says what to install.
+        UsageError: It is not; the message says what to install.
     """
     try:
         import confluent_kafka  # noqa: F401, PLC0415 - an extra
@@ -169,17 +174,17 @@ def require_client() -> None:
 
 
 def _rejection_codes() -> set[int]:
-    """Codes of errors that are the letter's own fault."""
+    """Return the codes of errors that an event itself causes."""
     from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
     return {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
 
 
 def _describe_error(error: KafkaError) -> str:
-    """The client's own words, but for its time limit."""
+    """Return the client's description of an error; timeouts have one of our own."""
     from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
-    return ACK_TIMEOUT_REASON if error.code() == KafkaError._MSG_TIMED_OUT else error.str()  # noqa: SLF001 - the client names its own errors so
+    return ACK_TIMEOUT_REASON if error.code() == KafkaError._MSG_TIMED_OUT else error.str()  # noqa: SLF001 - the client's public name of the error
 
 
 def _kafka_exception() -> type[Exception]:
@@ -188,17 +193,17 @@ def _kafka_exception() -> type[Exception]:
     return KafkaException
 
 
-_BATCH_EVENTS = 5000  # events whose arrival is waited for together
+_BATCH_EVENTS = 5000  # events sent before waiting for acknowledgements
 
 
 @dataclass(frozen=True)
 class ToKafka(Sink):
     """Send events to a Kafka topic, a JSON object each.
 
-    Takes events with scores, or rows, and hands them on; the message's key is the user. The run
-    ends well only if the brokers have confirmed every event. Settings of the client, secrets among
-    them, come from the environment: MORPHEUS_KAFKA_SASL_PASSWORD is its `sasl.password`. Needs the
-    extra `kafka`.
+    Takes events with scores, or rows, and passes them on. The key of a message is the user. The run
+    succeeds only if the brokers acknowledge every event. Settings of the client, secrets included,
+    come from the environment: MORPHEUS_KAFKA_SASL_PASSWORD is its `sasl.password`. Needs the extra
+    `kafka`.
 
     Example: `to-kafka --bootstrap_servers=localhost:9092 --output_topic=alerts`
     """
@@ -208,37 +213,37 @@ class ToKafka(Sink):
 
     output_topic: str = option("", "Topic to send to.", required=True)
     bootstrap_servers: str = option(
-        "", "Brokers to begin with, `host:port`, separated by commas.", required=True
+        "", "Initial brokers, `host:port`, separated by commas.", required=True
     )
-    client_id: str | None = option(None, "Name by which brokers know this client.")
+    client_id: str | None = option(None, "Client name shown by the brokers. Default: morpheus.")
     content: str = option(
         ROW_FORMAT,
-        "What is sent of an event: its row; a Detection Finding (ocsf); an Elastic Common Schema "
+        "Format of an event: its row; a Detection Finding (ocsf); an Elastic Common Schema "
         "document (ecs); a CloudEvent with a Detection Finding in it.",
         choices=FORMATS,
     )
     delivery_timeout: float = option(
-        30.0, "Seconds after which an event that no broker has confirmed is given up.", min=1
+        30.0, "Seconds after which an event without acknowledgement has failed.", min=1
     )
     dead_letters: str | None = option(
         None,
-        "JSON lines file for events that are not taken. The next run sends them first. Without it, "
-        "brokers that take nothing end the run.",
+        "JSON lines file for events that were not accepted. The next run sends them first. Without "
+        "it, brokers that accept nothing end the run.",
     )
 
     stats: DeliveryStats = field(default_factory=DeliveryStats, repr=False, compare=False)
 
     def validate(self) -> None:
-        """Refuse to begin without the client, and without brokers.
+        """Reject a missing client, and `auto` in place of brokers.
 
         Raises:
-            UsageError: Says what to install or to type.
+            UsageError: The message says what to install or to type.
         """
         require_client()
         validate_dlq_path(self.dead_letters)
         if self.bootstrap_servers.lower() == "auto":
             raise UsageError(
-                "--bootstrap_servers: `auto` looked for brokers in Docker, which is not done here. "
+                "--bootstrap_servers: `auto`, which finds brokers in Docker, is not supported. "
                 "Give `--bootstrap_servers=localhost:9092`."
             )
 
@@ -274,7 +279,7 @@ class ToKafka(Sink):
             ),
             self.stats,
             batch_size=_BATCH_EVENTS,
-            # The client has tried again all the time that it had.
+            # The client itself retries until its timeout.
             retry_policy=RetryPolicy(max_retries=0),
             dead_letters=open_dlq(self.dead_letters),
         )

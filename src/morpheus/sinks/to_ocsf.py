@@ -26,7 +26,7 @@ from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
 from morpheus.storage.folder import open_store
 
 EXTERNAL_ACCOUNT = "external"
-"""Partition of alerts from outside any AWS account, as Security Lake wants it."""
+"""Partition of alerts without an AWS account, as Security Lake names it."""
 
 _ACCOUNT_PATTERN = re.compile(r"\d{12}")
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -35,12 +35,12 @@ WriteAlert = Callable[[Alert], object]
 
 @dataclass(frozen=True)
 class ToOcsf(Sink):
-    """Write alerts as OCSF Detection Findings, to a file or into the folders of Security Lake.
+    """Write alerts as OCSF Detection Findings, to a file or to Amazon Security Lake.
 
-    Takes events with scores, or rows, and hands them on; all that reach it are written, so put
-    `filter` in front of it. With `explain` before it, a finding says which columns are unusual and
-    what would have been usual (`anomaly_analyses`). Its severity goes by `pvalue`: ask for that
-    with `add-scores --label`. The schema's version is 1.8.
+    Takes events with scores, or rows, and passes them on. It writes every event that reaches it, so
+    put `filter` before it. With `explain` before it, a finding contains the unusual columns and the
+    expected values (`anomaly_analyses`). The severity follows from `pvalue`: request it with
+    `add-scores --label`. The schema version is 1.8.
 
     Example: `to-ocsf --filename=findings.jsonl`, or `to-ocsf --lake_folder=lake --region=eu-west-1`
     """
@@ -48,24 +48,26 @@ class ToOcsf(Sink):
     name = "to-ocsf"
     takes = (Scored, OutputRows)
 
-    filename: str | None = option(None, "File to write: JSON lines, plain or packed, or Parquet.")
+    filename: str | None = option(
+        None, "File to write: JSON lines, plain or compressed (`.gz`, `.zst`), or Parquet."
+    )
     overwrite: bool = option(
-        False, "Replace a file of that name, which stays until the new one is whole.", flag=True
+        False, "Replace an existing file. It stays until the new one is complete.", flag=True
     )
     lake_folder: str | None = option(
         None,
-        "Instead of a file: folder, or `s3://bucket`, for Parquet files as Security Lake wants "
-        "them, `ext/SOURCE/region=.../accountId=.../eventDay=.../`.",
+        "Folder, or `s3://bucket`, instead of a file: for Parquet files partitioned as Security "
+        "Lake requires, `ext/SOURCE/region=.../accountId=.../eventDay=.../`.",
     )
-    lake_source: str = option("morpheus", "SOURCE: name of the custom source.")
-    region: str | None = option(None, "AWS region that the lake is in.")
+    lake_source: str = option("morpheus", "Name of the custom source (SOURCE).")
+    region: str | None = option(None, "AWS region of the lake. Required with --lake_folder.")
 
     def validate(self) -> None:
-        """Refuse neither and both of a file and a lake, and what cannot be written."""
+        """Require either a file or a lake, and reject what cannot be written."""
         if (self.filename is None) == (self.lake_folder is None):
             raise UsageError(
-                "to-ocsf: where to? Give either `--filename findings.jsonl`, or "
-                "`--lake_folder lake --region eu-west-1`."
+                "to-ocsf: give either `--filename findings.jsonl`, or `--lake_folder lake --region "
+                "eu-west-1`."
             )
         if self.filename is not None:
             detect_format(self.name, self.filename, "json", "parquet")
@@ -93,28 +95,28 @@ class ToOcsf(Sink):
 
     @contextmanager
     def _open_output(self) -> Iterator[WriteAlert]:
-        """Where alerts are written to."""
+        """Open the output; yields a function that writes an alert."""
         schema = to_polars_schema(DetectionFinding)
         if self.lake_folder is not None:
-            with security_lake(open_store(self.lake_folder), schema) as parts:
-                yield lambda alert: parts.write(self._partition_path(alert), _encode_line(alert))
+            with security_lake(open_store(self.lake_folder), schema) as lake:
+                yield lambda alert: lake.write(self._partition_path(alert), _encode_line(alert))
             return
         path = Path(self.filename or "")
-        kind, packing = detect_format(self.name, path.name, "json", "parquet")
+        kind, compression = detect_format(self.name, path.name, "json", "parquet")
         with (
             open_parquet(path, schema)
             if kind == "parquet"
-            else open_json_lines(path, packing) as file
+            else open_json_lines(path, compression) as file
         ):
             yield lambda alert: file.write(_encode_line(alert))
 
     def _partition_path(self, alert: Alert) -> str:
-        """Folder of an alert, below the lake's."""
+        """Return the partition of an alert, relative to the folder of the lake."""
         account = alert.fields.account or ""
-        known = _ACCOUNT_PATTERN.fullmatch(account)
+        is_account = _ACCOUNT_PATTERN.fullmatch(account)
         return (
             f"ext/{self.lake_source}/region={self.region}"
-            f"/accountId={account if known else EXTERNAL_ACCOUNT}/eventDay={alert.time:%Y%m%d}"
+            f"/accountId={account if is_account else EXTERNAL_ACCOUNT}/eventDay={alert.time:%Y%m%d}"
         )
 
 
@@ -125,6 +127,6 @@ def _encode_line(alert: Alert) -> bytes:
 def _validate_name(option_name: str, value: str, example: str) -> None:
     if not _NAME_PATTERN.fullmatch(value):
         raise UsageError(
-            f"to-ocsf: {option_name} is `{value}`, which cannot be part of a folder's name. Give one "
-            f"such as `{option_name} {example}`."
+            f"to-ocsf: {option_name} is `{value}`, which is not valid in a folder's name. Give a "
+            f"name such as `{option_name} {example}`."
         )

@@ -1,4 +1,4 @@
-"""A data set: Parquet files in folders that name their partition, which appear all or none."""
+"""`to-parquet`: a dataset of Parquet files in Hive partitions, published as a whole."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from morpheus.core.batch import OutputRows
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_file import FixedColumns
+from morpheus.storage.atomic import create_file, make_folders, sync_folder
 from morpheus.storage.object_store import (
     S3Path,
     delete_objects,
@@ -31,22 +32,25 @@ from morpheus.storage.object_store import (
 from morpheus.storage.spill import SpillDir
 
 SUCCESS_MARKER = "_SUCCESS"
-"""An empty file, written last: where it is, the data set is whole."""
+"""Name of an empty file that is written last: with it, the dataset is complete."""
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 USER_KEY = "user"
 TIME_KEYS = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
-"""What partitions of time are called, and how they are written."""
+"""Partition keys derived from the event's time, and their formats."""
 
 _KEY_COLUMN = "_partition_{}_"
 _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
-_MAX_FOLDER_NAME = 200  # bytes of a folder's name; file systems end at 255
-_MAX_UPLOADS = 8
+_MAX_FOLDER_NAME = 200  # maximum bytes of a folder's name; file systems end at 255
+_MAX_UPLOADS = 8  # uploads at the same time
 
 
 def add_partition_keys(frame: pl.DataFrame, user: str | None, keys: Sequence[str]) -> pl.DataFrame:
-    """Add the partition of each row, as text, under names that `split_by_partition` knows.
+    """Add the partition values of each row as text columns, for `split_by_partition`.
 
-    A key is a column, or `USER_KEY`, or one of `TIME_KEYS`, which is told by the event's time.
+    Args:
+        frame: The rows.
+        user: User of the rows.
+        keys: Partition keys: a column, `USER_KEY`, or one of `TIME_KEYS`.
 
     Raises:
         UsageError: A key is none of these.
@@ -64,17 +68,24 @@ def _key_expr(frame: pl.DataFrame, user: str | None, key: str) -> pl.Expr:
     if key in TIME_KEYS and TIME in frame.columns:
         return pl.col(TIME).dt.strftime(TIME_KEYS[key])
     known = ", ".join(f"`{name}`" for name in [*frame.columns[:10], USER_KEY, *TIME_KEYS] if name)
-    wanted = f" for which the rows need `{TIME}`" if key in TIME_KEYS else ""
+    needed = f", which needs the column `{TIME}`" if key in TIME_KEYS else ""
     raise UsageError(
-        f"to-parquet: --partition_by: rows have no column `{key}`{wanted}. Name one of {known}; "
-        "`serialize --include` decides which columns there are."
+        f"to-parquet: --partition_by: rows have no column `{key}`{needed}. Choose one of {known}; "
+        "`serialize --include` decides the columns."
     )
 
 
 def split_by_partition(
     frame: pl.DataFrame, keys: Sequence[str]
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Divide rows with keys by folder; columns that the folder's name tells are left out.
+    """Split rows by partition. Columns that the folder names contain are dropped.
+
+    Args:
+        frame: Rows with partition values; see `add_partition_keys`.
+        keys: Partition keys.
+
+    Yields:
+        Relative folder and rows of each partition, in order of the partition values.
 
     Raises:
         UsageError: A value is too long for a folder's name.
@@ -84,12 +95,12 @@ def split_by_partition(
         return
     names = [_KEY_COLUMN.format(n) for n in range(len(keys))]
     kept = [name for name in frame.columns if name not in {*keys, *names}]
-    for values, some in sorted(
+    for values, rows in sorted(
         frame.partition_by(names, as_dict=True, maintain_order=True).items(),
-        key=lambda one: tuple((value is None, str(value)) for value in one[0]),
+        key=lambda item: tuple((value is None, str(value)) for value in item[0]),
     ):
         folders = (_folder_name(key, value) for key, value in zip(keys, values, strict=True))
-        yield "/".join(folders), some.select(kept)
+        yield "/".join(folders), rows.select(kept)
 
 
 def _folder_name(key: str, value: object) -> str:
@@ -97,60 +108,60 @@ def _folder_name(key: str, value: object) -> str:
     if len(name) > _MAX_FOLDER_NAME:
         raise UsageError(
             f"to-parquet: --partition_by {key}: a value is too long for the name of a folder: "
-            f"{str(value)[:60]!r}... Choose a column of shorter values, such as `date`."
+            f"{str(value)[:60]!r}... Choose a column with shorter values, such as `date`."
         )
     return name
 
 
 def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -> None:
-    """Write one file into each partition of some rows with keys.
+    """Write one file to each partition.
 
     Args:
-        folder: That of the data set.
-        frame: The rows.
-        keys: What the data set is partitioned by.
-        number: Of these files; two with the same number would be one.
+        folder: Folder of the dataset.
+        frame: Rows with partition values; see `add_partition_keys`.
+        keys: Partition keys.
+        number: Number in the file names, unique within the dataset.
     """
-    for place, some in split_by_partition(frame, keys):
-        path = folder / place / f"part-{number:05}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        some.write_parquet(path, row_group_size=_ROW_GROUP_SIZE)
+    for partition, rows in split_by_partition(frame, keys):
+        path = folder / partition / f"part-{number:05}.parquet"
+        make_folders(path.parent)
+        with create_file(path) as file:
+            rows.write_parquet(file, row_group_size=_ROW_GROUP_SIZE)
 
 
 @contextmanager
 def atomic_dataset(target: str) -> Iterator[Path]:
-    """A folder on disk to write a data set to; leaving the block puts it in its place, whole.
+    """Provide a folder for a dataset, and publish it when the block ends.
 
-    Any exception removes it, and what stood there before stays. On disk, it is renamed. In a
-    bucket, which cannot rename, its objects are written once all are there; `SUCCESS_MARKER` is removed
-    first and written last.
+    An exception removes the folder, and an older dataset stays. On disk, the folder is synced and
+    renamed. S3 cannot rename: the objects are written when all are complete, and `SUCCESS_MARKER`
+    is removed first and written last.
 
     Args:
-        target: Where the data set is to appear: a path, or `s3://bucket/folder`.
+        target: Destination: a path, or `s3://bucket/folder`.
 
     Raises:
-        Unavailable: The disk is full or does not let it be written, or S3 does not answer.
-        UsageError: There is no such bucket, or it must not be written to.
+        TransientError: The folder cannot be written, the disk is full, or S3 does not answer.
+        UsageError: The bucket does not exist, or access is denied.
     """
     if is_s3_url(target):
-        with SpillDir() as scratch:
-            draft = scratch.folder / "draft"
+        with SpillDir() as spill_dir:
+            temp_folder = spill_dir.folder / "dataset"
             with _translate_write_errors(target):
-                draft.mkdir()
-                yield draft
-                (draft / SUCCESS_MARKER).touch()
-            _upload_dataset(draft, S3Path.parse(target))
+                make_folders(temp_folder)
+                yield temp_folder
+            _upload_dataset(temp_folder, S3Path.parse(target))
         return
     path = Path(os.path.realpath(target))
-    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    temp_folder = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with _translate_write_errors(target):
-            draft.mkdir(parents=True)
-            yield draft
-            (draft / SUCCESS_MARKER).touch()
-            _replace_folder(draft, path)
+            make_folders(temp_folder)
+            yield temp_folder
+            create_file(temp_folder / SUCCESS_MARKER).close()
+            _replace_folder(temp_folder, path)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(temp_folder, ignore_errors=True)
 
 
 @contextmanager
@@ -161,55 +172,62 @@ def _translate_write_errors(target: str) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error)
         raise TransientError(
             f"Cannot write `{target}`: {reason}. Nothing is left behind. "
-            "Make room or mend the folder, or give another place."
+            "Free disk space, fix the folder's permissions, or choose another path."
         ) from error
 
 
-def _replace_folder(draft: Path, path: Path) -> None:
-    """Put a folder in the place of another, if there is one."""
-    for file in filter(Path.is_file, draft.rglob("*")):
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    old = path.with_name(f"{draft.name}.old")
+def _replace_folder(temp_folder: Path, path: Path) -> None:
+    """Sync a folder with all that it contains, and rename it to replace another."""
+    _sync_tree(temp_folder)
+    old = path.with_name(f"{temp_folder.name}.old")
     if path.exists():
         path.rename(old)
     try:
-        draft.rename(path)
+        temp_folder.rename(path)
     except OSError:
         if old.exists():
             old.rename(path)
         raise
+    sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _upload_dataset(draft: Path, base: S3Path) -> None:
-    """Write objects in the place of all that a folder of a bucket has."""
-    files = sorted(
-        path for path in draft.rglob("*") if path.is_file() and path.name != SUCCESS_MARKER
-    )
-    names = {path: base / path.relative_to(draft).as_posix() for path in files}
-    before = list(list_recursive(base))
-    delete_objects(one for one in before if one == base / SUCCESS_MARKER)
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _upload_dataset(folder: Path, base: S3Path) -> None:
+    """Write the files of a folder as objects, replacing all objects below `base`."""
+    files = sorted(filter(Path.is_file, folder.rglob("*")))
+    names = {path: base / path.relative_to(folder).as_posix() for path in files}
+    marker, old_objects = base / SUCCESS_MARKER, list(list_recursive(base))
+    delete_objects(path for path in old_objects if path == marker)
     with ThreadPoolExecutor(_MAX_UPLOADS) as pool:
         list(pool.map(lambda path: write_object(names[path], path), files))
-    kept = set(names.values())
-    delete_objects(one for one in before if one not in kept and one != base / SUCCESS_MARKER)
-    write_object(base / SUCCESS_MARKER, b"")
+    kept = {marker, *names.values()}
+    delete_objects(path for path in old_objects if path not in kept)
+    write_object(marker, b"")
 
 
 ROWS_PER_FILE = 1 << 17
-"""Rows that are in memory at a time, and then in a file of each partition."""
+"""Rows in memory at a time. They become one file in each partition."""
 
 
 @dataclass(frozen=True)
 class ToParquet(Sink):
-    """Write the rows to a folder of Parquet files, which appear all or none.
+    """Write the rows to a folder of Parquet files, published as a whole.
 
-    Takes rows and hands them on. With --partition_by, each value has a folder of its own, named as
-    Hive, Spark, Athena and Polars know it: `date=2024-05-31/user=ann/part-00000.parquet`. A
-    partition is a column, or `user`, or `date`, `year`, `month`, `day` or `hour` of the event, in
-    UTC. The folder is on disk or, as `s3://bucket/folder`, in S3; a file `_SUCCESS` is written
-    last. The first rows decide the columns; the running number is left out.
+    Takes rows and passes them on. With --partition_by, each value has its own folder, in the layout
+    of Hive, Spark, Athena and Polars: `date=2024-05-31/user=ann/part-00000.parquet`. A partition is
+    a column, or `user`, or `date`, `year`, `month`, `day` or `hour` of the event, in UTC. The
+    folder is on disk or, as `s3://bucket/folder`, in S3. A file `_SUCCESS` is written last. The
+    first rows decide the columns. The running number is not written.
 
     Example: `to-parquet --folder=detections/ --partition_by=date`
     """
@@ -218,29 +236,31 @@ class ToParquet(Sink):
     takes = (OutputRows,)
     gives = OutputRows
 
-    folder: str = option("", "Folder to write, which must not be there yet.", required=True)
-    partition_by: tuple[str, ...] = option(
-        (), "What rows are divided by; repeat for folders in folders."
+    folder: str = option(
+        "", "Folder to write. It must be new or empty, unless --overwrite is set.", required=True
     )
+    partition_by: tuple[str, ...] = option((), "Partition key; repeat for nested folders.")
     overwrite: bool = option(
         False,
-        "Replace all that the folder holds, which stays until the new files are whole.",
+        "Replace the content of the folder. It stays until the new files are complete.",
         flag=True,
     )
 
     def validate(self) -> None:
-        """Refuse a folder that cannot be written to, or holds something."""
+        """Reject a folder that cannot be written, or that is not empty."""
         if not self.folder:
-            raise UsageError("to-parquet: no folder is named. Give `--folder detections/`.")
-        twice = {name for name in self.partition_by if self.partition_by.count(name) > 1}
-        if twice:
-            raise UsageError(f"--partition_by: `{min(twice)}` is named twice. Name it once.")
+            raise UsageError("to-parquet: no folder given. Give `--folder detections/`.")
+        repeated = {name for name in self.partition_by if self.partition_by.count(name) > 1}
+        if repeated:
+            raise UsageError(f"--partition_by: `{min(repeated)}` is given twice. Give it once.")
         if _is_file(self.folder):
-            raise UsageError(f"--folder: `{self.folder}` is a file. Name a folder, or move it.")
+            raise UsageError(
+                f"--folder: `{self.folder}` is a file. Give a folder, or move the file."
+            )
         if _is_not_empty(self.folder) and not self.overwrite:
             raise UsageError(
-                f"--folder: `{self.folder}` holds something already. Give `to-parquet --overwrite` "
-                "to replace all of it, or another --folder."
+                f"--folder: `{self.folder}` is not empty. Give `to-parquet --overwrite` to replace "
+                "its content, or another --folder."
             )
 
     def open(self, context: StageContext) -> _PartitionWriter:
@@ -261,7 +281,7 @@ class ToParquet(Sink):
 
 @dataclass
 class _PartitionWriter:
-    """Rows held until they are enough for a file in each partition."""
+    """Buffers rows until there are enough for a file in each partition."""
 
     folder: Path
     keys: tuple[str, ...]
@@ -274,7 +294,7 @@ class _PartitionWriter:
     files_written: int = 0
 
     def add(self, batch: OutputRows) -> None:
-        """Hold rows; what is written does not depend on how they are cut into batches."""
+        """Add rows. The files do not depend on how rows are cut into batches."""
         self.buffer.append(self._conform(add_partition_keys(batch.frame, batch.user, self.keys)))
         self.buffered_rows += batch.frame.height
         if self.buffered_rows >= ROWS_PER_FILE:
@@ -285,7 +305,7 @@ class _PartitionWriter:
             self.buffer, self.buffered_rows = [joined.slice(whole)], joined.height - whole
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self.buffered_rows:
             self._write_files(pl.concat(self.buffer))
 

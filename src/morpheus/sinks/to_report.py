@@ -1,4 +1,4 @@
-"""`to-report`: one page that shows what came."""
+"""`to-report`: a report of the run as one HTML page."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ToReport(Sink):
-    """Write a report: one HTML file to look at, which asks the network for nothing.
+    """Write a report: one HTML file that loads nothing from the network.
 
-    Takes rows and hands them on. The page shows the alerts, those of one user that are close in
-    time together, with what `explain` says of them; everybody's events over time; each user's
-    fingerprint. Alerts are the events that `filter` lets pass; the others are shown as numbers.
-    Without `filter`, they are the highest events, as many as --alerts_per_day. What the page lacks
-    because a stage is not in the chain, it says.
+    Takes rows and passes them on. The page shows incidents (alerts of one user that are close in
+    time) with their explanations, all events over time, and the fingerprint of each user. Alerts
+    are the events that `filter` keeps; the others are shown as counts. Without `filter`, the
+    highest events are alerts, limited by --alerts_per_day. If a stage is missing, the page says
+    what it cannot show.
 
     Example: `explain filter --alerts_per_day=2 serialize to-report --filename=report.html`
     """
@@ -41,19 +41,19 @@ class ToReport(Sink):
     gives = OutputRows
     needs = Requirements(dropped_stats=True)
 
-    filename: str = option("", "Page to write; its folder is made if there is none.", required=True)
+    filename: str = option("", "HTML file to write. Missing folders are created.", required=True)
     overwrite: bool = option(
-        False, "Replace a file of that name, which stays until the new one is whole.", flag=True
+        False, "Replace an existing file. It stays until the new one is complete.", flag=True
     )
     alerts_per_day: float = option(
-        5.0, "Where there is no `filter`: incidents a day that are shown, at most.", min=0
+        5.0, "Without `filter`: maximum number of incidents shown per day.", min=0
     )
     aggregators: list[ReportAggregator] = field(default_factory=list, repr=False, compare=False)
 
     def validate(self) -> None:
-        """Refuse a place that cannot be written to."""
+        """Reject a file that cannot be written."""
         if not self.filename:
-            raise UsageError("to-report: no file is named. Give `--filename report.html`.")
+            raise UsageError("to-report: no file given. Give `--filename report.html`.")
         validate_output_path(Path(self.filename), overwrite=self.overwrite, stage_name=self.name)
 
     def outputs(self) -> Outputs:
@@ -80,8 +80,8 @@ class ToReport(Sink):
             file.write(render_page(data))
 
     def make_report_data(self, metrics: RunMetrics) -> ReportData:
-        """All that the page says, as far as the run has come."""
-        from morpheus.report.view import build_report_data  # noqa: PLC0415 - the same
+        """Return the data of the page, for the events seen so far."""
+        from morpheus.report.view import build_report_data  # noqa: PLC0415 - only where a page is written
 
         findings = self.aggregators[0] if self.aggregators else ReportAggregator()
         return build_report_data(
@@ -103,19 +103,19 @@ class ToReport(Sink):
             return
         if TIME not in batch.frame.columns:
             raise UsageError(
-                f"to-report: events come without their time, the column `{TIME}`. Let `serialize` "
-                f"keep it: `--include={TIME}`."
+                f"to-report: events have no column `{TIME}`, because `serialize` excludes it. "
+                f"Include it: `serialize --include={TIME}`."
             )
         aggregator.add(batch.user, batch.frame)
 
 
 def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCounts:
-    """What became of the events of a run, those that `filter` has left out among them."""
+    """Return the counts of the events of a run, filtered events included."""
     reasons, scored = Counter[str](), 0
-    for user, seen in aggregator.users.items():
+    for user, statistics in aggregator.users.items():
         events = aggregator.count_events(user)
-        if seen.unscored_reason is not None:
-            reasons[seen.unscored_reason] += events
+        if statistics.unscored_reason is not None:
+            reasons[statistics.unscored_reason] += events
         elif aggregator.ranking is not None:
             scored += events
     return RunCounts(
@@ -125,7 +125,9 @@ def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCou
         scored=scored,
         unscored=dict(reasons.most_common()),
         training=metrics.training.read,
-        rungs=dict(Counter(card.rung for card in metrics.cards.values()).most_common()),
+        rungs=dict(
+            Counter(card.training_data_scope for card in metrics.cards.values()).most_common()
+        ),
         forecast=_forecast_interval(metrics),
         refusals=metrics.input.refusals,
     )
@@ -134,5 +136,5 @@ def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCou
 def _forecast_interval(metrics: RunMetrics) -> tuple[float, float, float] | None:
     if metrics.budget_report is None:
         return None
-    stated = metrics.budget_report.forecast
-    return stated.alerts, stated.low, stated.high
+    forecast = metrics.budget_report.forecast
+    return forecast.alerts, forecast.low, forecast.high

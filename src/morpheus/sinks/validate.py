@@ -1,4 +1,4 @@
-"""Two tables compared, row by row."""
+"""`validate`: compares the events of a run with a file, row by row."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _FOUND = "_other_"
 
 
 class DataFrameDiff:
-    """Two tables of text, row by row.
+    """Compares two tables of text, row by row.
 
-    Rows find each other by the value of a column, the first of some value the first, and so on.
+    Rows are matched by the value of a column. Rows with equal values are matched in order.
 
     Args:
-        expected: What should be.
-        found: What is.
-        index: Column by whose value rows find each other; None for the running number of events
-            within their user, or where there is none, the place in the table.
-        numeric_columns: Columns that hold numbers, which may differ a little.
-        abs_tol: By how much, whatever their size.
-        rel_tol: And by what share of the number found.
+        expected: Expected rows.
+        found: Rows to check.
+        index: Column to match rows by. None: the running number of events of a user, or, if there
+            is none, the position in the table.
+        numeric_columns: Columns of numbers, for which the tolerances apply.
+        abs_tol: Absolute tolerance.
+        rel_tol: Relative tolerance, as a share of the number found.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - two tables, and how they are compared
+    def __init__(  # noqa: PLR0913, PLR0917 - two tables, and how to compare them
         self,
         expected: pl.DataFrame,
         found: pl.DataFrame,
@@ -59,11 +59,11 @@ class DataFrameDiff:
         for frame in (expected, found) if index is not None else ():
             if index not in frame.columns:
                 raise UsageError(
-                    f"--index_col: there is no column `{index}`; there are "
+                    f"--index_col: there is no column `{index}`. The columns are "
                     f"{', '.join(name or '(the unnamed first)' for name in frame.columns)}."
                 )
-        both = ROW in expected.columns and ROW in found.columns
-        self.index = index if index is not None else (ROW if both else None)
+        numbered = ROW in expected.columns and ROW in found.columns
+        self.index = index if index is not None else (ROW if numbered else None)
         self.columns = [n for n in expected.columns if n in found.columns and n != ROW]
         self.extra = [n for n in found.columns if n not in expected.columns and n != ROW]
         self.missing = [n for n in expected.columns if n not in found.columns and n != ROW]
@@ -76,11 +76,11 @@ class DataFrameDiff:
 
     @property
     def differing_rows(self) -> pl.DataFrame:
-        """Rows expected that are not found as they should be."""
+        """Expected rows that are missing or different."""
         return self.rows.filter(~pl.col(_EQUAL))
 
     def summarise(self) -> dict[str, Any]:
-        """The outcome, with the keys of NVIDIA Morpheus."""
+        """Return the outcome under the keys of NVIDIA Morpheus."""
         unequal = self.differing_rows.height
         return {
             "total_rows": self.rows.height,
@@ -93,12 +93,12 @@ class DataFrameDiff:
         }
 
     def log(self) -> None:
-        """Log the outcome, and the first rows that are not equal."""
+        """Log the outcome and the first different rows, in the words of NVIDIA Morpheus."""
         unequal, total = self.differing_rows, self.rows.height
         if unequal.is_empty():
             logger.info("Results match validation dataset")
             return
-        named = "\n".join(
+        described = "\n".join(
             map(self._describe_row, unequal.head(MAX_SHOWN_ROWS).iter_rows(named=True))
         )
         share = 100 * unequal.height / total
@@ -108,7 +108,7 @@ class DataFrameDiff:
             total,
             share,
             MAX_SHOWN_ROWS,
-            named,
+            described,
         )
 
     def _describe_row(self, row: dict[str, Any]) -> str:
@@ -129,26 +129,26 @@ class DataFrameDiff:
         rows = left.join(
             right, on=[_KEY, _OCCURRENCE], how="left", nulls_equal=True, maintain_order="left"
         )
-        there = pl.col(_FOUND).fill_null(value=False)
-        same = [self._compare_column(name).alias(f"{_EQUAL}{name}") for name in self.columns]
-        every = [pl.col(f"{_EQUAL}{name}") for name in self.columns]
-        return rows.with_columns(*same, there).with_columns(
-            pl.all_horizontal(pl.col(_FOUND), *every).alias(_EQUAL)
+        is_found = pl.col(_FOUND).fill_null(value=False)
+        equal = [self._compare_column(name).alias(f"{_EQUAL}{name}") for name in self.columns]
+        all_equal = [pl.col(f"{_EQUAL}{name}") for name in self.columns]
+        return rows.with_columns(*equal, is_found).with_columns(
+            pl.all_horizontal(pl.col(_FOUND), *all_equal).alias(_EQUAL)
         )
 
     def _add_row_keys(self, frame: pl.DataFrame) -> pl.DataFrame:
-        places = frame.select(self.columns).with_row_index(_POSITION)
+        rows = frame.select(self.columns).with_row_index(_POSITION)
         key = pl.col(_POSITION).cast(pl.String) if self.index is None else frame[self.index]
-        return places.with_columns(key.alias(_KEY)).with_columns(
+        return rows.with_columns(key.alias(_KEY)).with_columns(
             pl.int_range(pl.len()).over(_KEY).alias(_OCCURRENCE)
         )
 
     def _compare_column(self, name: str) -> pl.Expr:
-        one, other = pl.col(name), pl.col(f"{_FOUND}{name}")
-        equal = one.eq_missing(other)
+        expected, found = pl.col(name), pl.col(f"{_FOUND}{name}")
+        equal = expected.eq_missing(found)
         if name not in self.numeric_columns:
             return equal
-        a, b = (value.cast(pl.Float64, strict=False) for value in (one, other))
+        a, b = (value.cast(pl.Float64, strict=False) for value in (expected, found))
         close = (a - b).abs() <= self.abs_tol + self.rel_tol * b.abs()
         return equal | close.fill_null(value=False)
 
@@ -193,9 +193,9 @@ def _to_text(value: object) -> str | None:
 class Validate(Transform):
     """Compare the events with those of a file, such as `to-file` wrote in an earlier run.
 
-    Takes events with scores, or rows, and hands them on. At the end it is told how many rows are
-    equal, and which are not; numbers that a stage has added may differ by `--abs_tol` and
-    `--rel_tol`. The run's exit code does not depend on it.
+    Takes events with scores, or rows, and passes them on. At the end it logs how many rows are
+    equal, and the first different ones. Numbers that a stage has added may differ by `--abs_tol`
+    and `--rel_tol`. The outcome does not affect the exit code.
 
     Example: `validate --val_file_name=expected.csv --results_file_name=results.json --overwrite`
     """
@@ -207,25 +207,25 @@ class Validate(Transform):
     val_file_name: str = option(
         "", "File to compare with: CSV, JSON lines or Parquet.", required=True
     )
-    results_file_name: str | None = option(None, "JSON file to write the outcome to.")
-    overwrite: bool = option(False, "Replace a file of outcomes of that name.", flag=True)
+    results_file_name: str | None = option(None, "JSON file for the outcome.")
+    overwrite: bool = option(False, "Replace an existing results file.", flag=True)
     include: tuple[str, ...] = option(
-        (), "Pattern of columns to compare; repeat for more. By default all."
+        (), "Regular expression of columns to compare; repeat for more. Default: all."
     )
     exclude: tuple[str, ...] = option(
-        ("^ID$", "^_ts_"), "Pattern of columns to leave out, of those; repeat for more."
+        ("^ID$", "^_ts_"), "Regular expression of columns to exclude; repeat for more."
     )
     index_col: str | None = option(
-        None, "Column by whose value rows find each other; by default their place within the user."
+        None, "Column to match rows by. Default: the running number of events of a user."
     )
-    abs_tol: float = option(0.001, "Difference of numbers that is none.", min=0)
-    rel_tol: float = option(0.05, "Difference of numbers that is none, as a share.", min=0)
+    abs_tol: float = option(0.001, "Absolute tolerance for numbers.", min=0)
+    rel_tol: float = option(0.05, "Relative tolerance for numbers, as a share.", min=0)
 
     def validate(self) -> None:
-        """Refuse files that are not there, or are there already, and an input without end."""
+        """Reject a missing file, an existing results file, and an unbounded input."""
         if not Path(self.val_file_name).is_file():
             raise UsageError(
-                f"--val_file_name: there is no file `{self.val_file_name}`. Give one that "
+                f"--val_file_name: there is no file `{self.val_file_name}`. Give a file that "
                 "`to-file` wrote."
             )
         results = self.results_file_name
@@ -235,7 +235,7 @@ class Validate(Transform):
                 "False. Give `validate --overwrite`, or another --results_file_name."
             )
         if self.options.unbounded:
-            raise UsageError("validate: the input has no end. Leave out --watch_directory.")
+            raise UsageError("validate: the input is unbounded. Remove --watch_directory.")
         for pattern in (*self.include, *self.exclude):
             _compile_column_pattern(pattern)
 
@@ -310,6 +310,6 @@ def _compile_column_pattern(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"validate: {pattern!r} is not a regular expression: {error}. Write a backslash before "
-            "a sign that is meant as itself."
+            f"validate: {pattern!r} is not a regular expression: {error}. Put a backslash before a "
+            "special character that stands for itself."
         ) from error

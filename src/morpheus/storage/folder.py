@@ -1,7 +1,7 @@
-"""A folder, on disk or in S3, by the same few verbs.
+"""`Store`: a folder on disk or in S3 with one interface.
 
-What is written appears whole or not at all. A folder is told by a text, so that it can be named on
-a command line and in a message to another process; each process opens it for itself.
+Files are written atomically. A store is identified by text, so that a command line or a message to
+another process can name it; each process opens it for itself.
 """
 
 from __future__ import annotations
@@ -28,54 +28,59 @@ from morpheus.storage.object_store import (
 )
 
 Location = str | PathLike[str]
-"""What tells a folder: a path, or `s3://bucket/folder`."""
+"""A folder: a path, or `s3://bucket/folder`."""
 
 
 class Store(Protocol):
-    """Files by their names, which are relative and have forward slashes.
+    """Files by name. Names are relative and have forward slashes.
 
-    Its text is what tells it.
+    `str(store)` is its location; see `open_store`.
     """
 
     def check_access(self) -> None:
-        """Find out whether it can be reached at all; on disk it need not be there yet.
+        """Check that the store can be reached. A folder on disk need not exist yet.
 
         Raises:
-            UsageError: There is no such bucket, or it must not be used.
-            Unavailable: S3 does not answer.
+            UsageError: The bucket does not exist, or access is denied.
+            TransientError: S3 does not answer.
         """
 
     def read(self, name: str) -> bytes:
         """Read a file.
 
         Raises:
-            OSError: It is not there, or cannot be read.
+            OSError: It does not exist, or cannot be read.
         """
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, in the place of one of that name.
+        """Write a file, replacing one of that name.
 
         Raises:
-            Unavailable: The disk is full, or S3 does not answer.
+            TransientError: The disk is full, or S3 does not answer.
         """
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
-        """Read a file, and a mark of its present state; nothing and None where there is none."""
+        """Read a file and its ETag. Returns `(b"", None)` if there is no file."""
 
     def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:
-        """Write a file unless it has changed since it was marked; say whether it is written.
+        """Write a file unless it has changed since it was read, and return whether it was written.
 
-        On disk, and with servers that cannot tell, it is written.
+        Disks, and servers without conditional writes, always write.
+
+        Args:
+            name: Name of the file.
+            content: New content.
+            etag: ETag of the state that was read; None if there was no file.
 
         Raises:
-            Unavailable: The disk is full, or S3 does not answer.
+            TransientError: The disk is full, or S3 does not answer.
         """
 
     def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Names of the files in a folder in it, and when each was written."""
+        """List the names of the files in a folder of the store, and their modification times."""
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, gone ones too."""
+        """Remove files. Missing files are ignored."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class LocalStore:
         return str(self.path)
 
     def check_access(self) -> None:
-        """Refuse what is a file."""
+        """Reject a path that is a file."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"`{self.path}` is a file, not a folder. Give another name.")
 
@@ -102,13 +107,13 @@ class LocalStore:
             file.write(content)
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
-        """Read a file; there are no marks on disk."""
+        """Read a file; disks have no ETags."""
         try:
             return self.read(name), None
         except FileNotFoundError:
             return b"", None
 
-    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:  # noqa: ARG002 - there are no marks on disk
+    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:  # noqa: ARG002 - disks have no ETags
         """Write a file."""
         self.write(name, content)
         return True
@@ -116,8 +121,8 @@ class LocalStore:
     def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List a folder."""
         for path in (self.path / prefix).glob("*"):
-            written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            yield path.relative_to(self.path).as_posix(), written
+            modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            yield path.relative_to(self.path).as_posix(), modified
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files."""
@@ -135,7 +140,7 @@ class ObjectStore:
         return str(self.base)
 
     def check_access(self) -> None:
-        """List it."""
+        """List the folder once."""
         list_dir(self.base)
 
     def read(self, name: str) -> bytes:
@@ -147,7 +152,7 @@ class ObjectStore:
         write_object(self.base / name, content)
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
-        """Read an object, and its mark."""
+        """Read an object and its ETag."""
         try:
             return get_with_etag(self.base / name)
         except FileNotFoundError:
@@ -160,8 +165,8 @@ class ObjectStore:
     def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List objects."""
         start = len((self.base / "").key)
-        for one in list_recursive(self.base / prefix):
-            yield one.key[start:], one.modified or datetime.now(UTC)
+        for path in list_recursive(self.base / prefix):
+            yield path.key[start:], path.modified or datetime.now(UTC)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects."""
@@ -169,10 +174,10 @@ class ObjectStore:
 
 
 def open_store(location: Location) -> Store:
-    """The folder that a text tells.
+    """Return the store at a location.
 
     Raises:
-        UsageError: It is an address without a bucket.
+        UsageError: The location is an S3 URL without a bucket.
 
     >>> str(open_store("s3://soc/models/")), str(open_store("models/"))
     ('s3://soc/models/', 'models')

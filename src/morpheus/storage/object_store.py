@@ -1,4 +1,8 @@
-"""What an object is called: `s3://bucket/key`."""
+"""Objects in S3 and servers like it: addresses, credentials, requests and errors.
+
+Requests go through obstore, an extra. It is imported where it is used, so that local runs do not
+need it.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,13 @@ S3_SCHEME = "s3://"
 
 @dataclass(frozen=True, order=True)
 class S3Path:
-    """An object, or what names of objects begin with.
+    """An object, or a prefix of objects: `s3://bucket/key`.
 
     Attributes:
-        bucket: Where it lies.
-        key: Its name there.
-        size: Bytes, where it was listed.
-        modified: When it was written, where it was listed.
+        bucket: Bucket.
+        key: Key in the bucket.
+        size: Size in bytes, if it was listed.
+        modified: Modification time, if it was listed.
     """
 
     bucket: str
@@ -38,12 +42,12 @@ class S3Path:
 
     @classmethod
     def parse(cls, address: str) -> Self:
-        """Take an address apart.
+        """Parse an `s3://bucket/key` URL.
 
         Raises:
             UsageError: It names no bucket.
 
-        >>> S3Path.named("s3://logs/AWSLogs/").key
+        >>> S3Path.parse("s3://logs/AWSLogs/").key
         'AWSLogs/'
         """
         bucket, _, key = address.removeprefix(S3_SCHEME).partition("/")
@@ -59,28 +63,28 @@ class S3Path:
 
     @property
     def name(self) -> str:
-        """The last part of its key."""
+        """Last part of the key."""
         return self._path.name
 
     @property
     def parent(self) -> S3Path:
-        """The folder that it lies in."""
+        """Folder that contains it."""
         above = str(self._path.parent)
         return S3Path(self.bucket, "" if above == "." else above)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of its key."""
+        """Parts of the key."""
         return self._path.parts
 
     @property
     def suffix(self) -> str:
-        """The last suffix of its name, with the dot."""
+        """Last suffix of the name, with the dot."""
         return self._path.suffix
 
     @property
     def suffixes(self) -> list[str]:
-        """The suffixes of its name."""
+        """Suffixes of the name."""
         return self._path.suffixes
 
     @property
@@ -89,7 +93,7 @@ class S3Path:
 
 
 def is_s3_url(text: str) -> bool:
-    """Whether a text names something in S3.
+    """Return whether a text is an S3 URL.
 
     >>> is_s3_url("s3://logs/may"), is_s3_url("logs/may")
     (True, False)
@@ -105,59 +109,57 @@ _OTHER_REGION_CODES = {
     "IllegalLocationConstraint",
 }
 _METADATA_PATH = "/latest/api/token"
-"""Where a machine of AWS asks for its role: the last that is tried."""
+"""Path of the AWS metadata service, which obstore asks for credentials last."""
 
 _BUCKET_HINT = (
-    "Give `s3://BUCKET/FOLDER/`; `aws s3 ls` lists yours, and AWS_ENDPOINT_URL names a server that "
-    "is not AWS's."
+    "Give `s3://BUCKET/FOLDER/`; `aws s3 ls` lists your buckets. AWS_ENDPOINT_URL selects a server "
+    "other than AWS."
 )
 _CREDENTIALS_HINT = (
-    "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where there is a "
-    "role; for a public bucket set AWS_SKIP_SIGNATURE=true."
+    "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run on a machine with an "
+    "IAM role; for a public bucket set AWS_SKIP_SIGNATURE=true."
 )
-_SERVER_HINT = "Try again, or set AWS_ENDPOINT_URL to the server that has the bucket."
+_SERVER_HINT = "Try again, or set AWS_ENDPOINT_URL to the server of the bucket."
 
 
 @contextmanager
 def translate_s3_errors(path: S3Path, permission: str) -> Iterator[None]:
-    """Turn what S3 refuses into an error that says what to do.
+    """Turn errors of obstore into errors that say what to do.
 
     Args:
-        path: What is asked for.
-        permission: What one must be allowed to do there, as AWS calls it.
+        path: Object or folder of the request.
+        permission: Permission that the request needs, by its AWS name.
 
     Raises:
         FileNotFoundError: There is no such object.
-        NotSupportedError: The server cannot do that.
-        UsageError: The extra is not installed, the bucket is not there, or not for us.
-        Unavailable: S3 does not answer.
+        NotSupportedError: The server does not support the request.
+        UsageError: The extra is not installed, the bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
     try:
-        import obstore.exceptions  # noqa: PLC0415 - only who has an address needs the extra
+        import obstore.exceptions  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise UsageError(
-            f"{path}: S3 is read and written by an extra. {S3_INSTALL_HINT}."
-        ) from error
-    excused = (
+        raise UsageError(f"{path}: S3 needs an extra. {S3_INSTALL_HINT}.") from error
+    passed_on = (
         obstore.exceptions.AlreadyExistsError,
         obstore.exceptions.PreconditionError,
         obstore.exceptions.NotSupportedError,
     )
     try:
         yield
-    except excused:
+    except passed_on:
         raise
     except (obstore.exceptions.BaseError, OSError) as error:
         if "status code: 501" in str(error):
             raise obstore.exceptions.NotSupportedError(str(path)) from error
-        told = _to_morpheus_error(str(error), path, permission)
-        if told is None:
+        translated = _to_morpheus_error(str(error), path, permission)
+        if translated is None:
             raise FileNotFoundError(2, "no such object", str(path)) from error
-        raise told from error
+        raise translated from error
 
 
 def _to_morpheus_error(text: str, path: S3Path, permission: str) -> MorpheusError | None:
-    """What to say of obstore's message; None where only the object is not there."""
+    """Translate a message of obstore; None if the object does not exist."""
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
     server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
     first = text.strip().split("\n", 1)[0]
@@ -171,20 +173,20 @@ def _to_morpheus_error(text: str, path: S3Path, permission: str) -> MorpheusErro
         ),
         (
             _METADATA_PATH in text,
-            UsageError(f"{path}: no credentials were found. {_CREDENTIALS_HINT}"),
+            UsageError(f"{path}: found no credentials. {_CREDENTIALS_HINT}"),
         ),
         (
             denied,
             UsageError(
-                f"{path}: access denied ({code or 'status 403'}): the credentials need `{permission}` "
-                f"there. {_CREDENTIALS_HINT}"
+                f"{path}: access denied ({code or 'status 403'}): the credentials need "
+                f"`{permission}`. {_CREDENTIALS_HINT}"
             ),
         ),
         (
             code in _OTHER_REGION_CODES or "redirect" in text,
             UsageError(
-                f"{path}: the bucket lies in another region. Set AWS_REGION to it; "
-                f"`aws s3api get-bucket-location --bucket {path.bucket}` tells."
+                f"{path}: the bucket is in another region. Set AWS_REGION to that region; "
+                f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
             ),
         ),
         (code == "NoSuchKey" or "status code: 404" in text, None),
@@ -194,7 +196,7 @@ def _to_morpheus_error(text: str, path: S3Path, permission: str) -> MorpheusErro
         ),
         (True, TransientError(f"{path}: S3 answered with an error ({first}). Try again later.")),
     ]
-    return next(told for fits, told in reasons if fits)
+    return next(error for applies, error in reasons if applies)
 
 
 _RETRY_CONFIG = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
@@ -205,45 +207,45 @@ _CREDENTIAL_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-"""Where one of these is set, obstore finds the credentials by itself."""
+"""If one of these is set, obstore finds the credentials by itself."""
 
 
 def get_s3_store(path: S3Path) -> S3Store:
-    """The connection to an object's bucket."""
-    settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    return _cached_s3_store(path.bucket, tuple(sorted(settings.items())))
+    """Return the connection to an object's bucket; connections are reused."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return _cached_s3_store(path.bucket, tuple(sorted(environment.items())))
 
 
 def storage_options() -> dict[str, str]:
-    """What readers other than obstore, which find the credentials themselves, have to be told."""
+    """Return the options for readers other than obstore, which find credentials themselves."""
     return {"AWS_ALLOW_HTTP": "true"} if _is_plain_http(os.environ) else {}
 
 
 def _is_plain_http(env: Mapping[str, str]) -> bool:
-    """Whether the server is reached without encryption, such as one on this machine."""
+    """Return whether the server is reached without encryption, such as one on this machine."""
     return env.get("AWS_ENDPOINT_URL", env.get("AWS_ENDPOINT", "")).startswith("http://")
 
 
 @lru_cache(maxsize=16)
-def _cached_s3_store(bucket: str, settings: tuple[tuple[str, str], ...]) -> S3Store:
-    from obstore.store import S3Store  # noqa: PLC0415 - only who has an address needs the extra
+def _cached_s3_store(bucket: str, variables: tuple[tuple[str, str], ...]) -> S3Store:
+    from obstore.store import S3Store  # noqa: PLC0415 - an extra
 
-    given = dict(settings)
-    more: dict[str, Any] = _load_profile(given)
+    environment = dict(variables)
+    profile: dict[str, Any] = _load_profile(environment)
     return S3Store(
         bucket,
         client_options={
-            "allow_http": _is_plain_http(given),
+            "allow_http": _is_plain_http(environment),
             "connect_timeout": timedelta(seconds=10),
             "timeout": timedelta(minutes=10),
         },
         retry_config=_RETRY_CONFIG,  # type: ignore[arg-type] # a dict of the type that obstore has when types are checked
-        **more,
+        **profile,
     )
 
 
 def _load_profile(env: Mapping[str, str]) -> dict[str, Any]:
-    """The credentials and the region of a profile, where obstore finds none by itself."""
+    """Load the credentials and region of a profile, unless obstore finds credentials itself."""
     name = env.get("AWS_PROFILE")
     file = Path(env.get("AWS_SHARED_CREDENTIALS_FILE", Path.home() / ".aws" / "credentials"))
     if any(key in env for key in _CREDENTIAL_VARIABLES) or (name is None and not file.exists()):
@@ -254,61 +256,64 @@ def _load_profile(env: Mapping[str, str]) -> dict[str, Any]:
         from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - the same
     except ImportError as error:
         raise UsageError(
-            f"The credentials of profile `{name or 'default'}` are read by boto3, which is not "
+            f"Reading the credentials of profile `{name or 'default'}` needs boto3, which is not "
             "installed. `pip install boto3`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         ) from error
     try:
         session = boto3.Session(profile_name=name)
-        found: dict[str, Any] = {"credential_provider": Boto3CredentialProvider(session)}
+        options: dict[str, Any] = {"credential_provider": Boto3CredentialProvider(session)}
     except (BotoCoreError, ValueError) as error:
         raise UsageError(
             f"AWS_PROFILE: profile `{name or 'default'}` has no credentials ({error}). "
-            "`aws configure list-profiles` lists those that there are."
+            "`aws configure list-profiles` lists the profiles."
         ) from error
     if session.region_name and "AWS_REGION" not in env:
-        found["region"] = session.region_name
-    return found
+        options["region"] = session.region_name
+    return options
 
 
 def list_recursive(folder: S3Path) -> Iterator[S3Path]:
-    """List all objects whose keys begin with a folder's, however deep.
+    """List all objects below a folder, at any depth.
 
     Raises:
-        UsageError: There is no such bucket, or it must not be listed.
-        Unavailable: S3 does not answer.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
     with translate_s3_errors(folder, "s3:ListBucket"):
-        import obstore  # noqa: PLC0415 - only who has an address needs the extra
+        import obstore  # noqa: PLC0415 - an extra
 
         for page in obstore.list(get_s3_store(folder), folder.key.rstrip("/") or None):
-            yield from (_from_listing(folder, one) for one in page)
+            yield from (_from_listing(folder, entry) for entry in page)
 
 
 def list_dir(folder: S3Path) -> tuple[list[S3Path], list[S3Path]]:
-    """List a folder: the folders in it, and the objects in it itself.
+    """List a folder, without what is below its subfolders.
+
+    Returns:
+        Its subfolders, and its objects.
 
     Raises:
-        UsageError: There is no such bucket, or it must not be listed.
-        Unavailable: S3 does not answer.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
     with translate_s3_errors(folder, "s3:ListBucket"):
-        import obstore  # noqa: PLC0415 - only who has an address needs the extra
+        import obstore  # noqa: PLC0415 - an extra
 
         page = obstore.list_with_delimiter(get_s3_store(folder), folder.key.rstrip("/") or None)
     folders = [S3Path(folder.bucket, prefix) for prefix in page["common_prefixes"]]
-    return folders, [_from_listing(folder, one) for one in page["objects"]]
+    return folders, [_from_listing(folder, entry) for entry in page["objects"]]
 
 
 def head_object(path: S3Path) -> S3Path | None:
-    """Look for an object of exactly this name.
+    """Return an object with its size and time; None if it does not exist.
 
     Raises:
-        UsageError: There is no such bucket, or it must not be read.
-        Unavailable: S3 does not answer.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
     try:
         with translate_s3_errors(path, "s3:GetObject"):
-            import obstore  # noqa: PLC0415 - only who has an address needs the extra
+            import obstore  # noqa: PLC0415 - an extra
 
             return _from_listing(path, obstore.head(get_s3_store(path), path.key))
     except FileNotFoundError:
@@ -316,59 +321,59 @@ def head_object(path: S3Path) -> S3Path | None:
 
 
 def read_object(path: S3Path) -> bytes:
-    """Read an object whole.
+    """Read an object.
 
     Raises:
-        FileNotFoundError: There is none of that name.
-        UsageError: There is no such bucket, or it must not be read.
-        Unavailable: S3 does not answer.
+        FileNotFoundError: It does not exist.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
     return get_with_etag(path)[0]
 
 
 def get_with_etag(path: S3Path) -> tuple[bytes, str | None]:
-    """Read an object whole, and the mark of this state of it; raises as `read_object` does."""
+    """Read an object and its ETag; raises as `read_object` does."""
     with translate_s3_errors(path, "s3:GetObject"):
-        import obstore  # noqa: PLC0415 - only who has an address needs the extra
+        import obstore  # noqa: PLC0415 - an extra
 
-        got = obstore.get(get_s3_store(path), path.key)
-        return bytes(got.bytes()), got.meta["e_tag"]
+        response = obstore.get(get_s3_store(path), path.key)
+        return bytes(response.bytes()), response.meta["e_tag"]
 
 
 def stream_object(path: S3Path, size: int) -> Iterator[bytes]:
-    """Read an object in blocks of some `size` bytes; raises as `read_object` does."""
+    """Read an object in blocks of about `size` bytes; raises as `read_object` does."""
     with translate_s3_errors(path, "s3:GetObject"):
-        import obstore  # noqa: PLC0415 - only who has an address needs the extra
+        import obstore  # noqa: PLC0415 - an extra
 
         for block in obstore.get(get_s3_store(path), path.key).stream(min_chunk_size=size):
             yield bytes(block)
 
 
 def write_object(path: S3Path, content: bytes | Path) -> None:
-    """Write an object, which appears whole or not at all, in the place of one of that name.
+    """Write an object atomically, replacing one of that name.
 
     Raises:
-        UsageError: There is no such bucket, or it must not be written to.
-        Unavailable: S3 does not answer.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
     _put(path, content, "overwrite")
 
 
 def put_if_match(path: S3Path, content: bytes, etag: str | None) -> bool:
-    """Write an object unless another has done so since it was read, and say whether it is written.
+    """Write an object unless it has changed since it was read, and return whether it was written.
 
-    Where the server knows no such condition, it is written.
+    Servers without conditional writes always write.
 
     Args:
-        path: Which.
-        content: What it is to hold.
-        etag: That of the state which was read; None where there was none.
+        path: Object to write.
+        content: New content.
+        etag: ETag of the state that was read; None if there was no object.
 
     Raises:
-        UsageError: There is no such bucket, or it must not be written to.
-        Unavailable: S3 does not answer.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: S3 does not answer.
     """
-    from obstore import exceptions  # noqa: PLC0415 - only who has an address needs the extra
+    from obstore import exceptions  # noqa: PLC0415 - an extra
 
     try:
         _put(path, content, "create" if etag is None else {"e_tag": etag})
@@ -380,25 +385,25 @@ def put_if_match(path: S3Path, content: bytes, etag: str | None) -> bool:
 
 
 def delete_objects(paths: Iterable[S3Path]) -> None:
-    """Remove objects; those that are gone already are no error.
+    """Remove objects. Missing objects are ignored.
 
     Raises:
-        UsageError: They must not be removed.
-        Unavailable: S3 does not answer.
+        UsageError: Access is denied.
+        TransientError: S3 does not answer.
     """
     by_bucket: dict[str, list[S3Path]] = {}
-    for one in paths:
-        by_bucket.setdefault(one.bucket, []).append(one)
-    for some in by_bucket.values():
-        with translate_s3_errors(some[0], "s3:DeleteObject"):
-            import obstore  # noqa: PLC0415 - only who has an address needs the extra
+    for path in paths:
+        by_bucket.setdefault(path.bucket, []).append(path)
+    for objects in by_bucket.values():
+        with translate_s3_errors(objects[0], "s3:DeleteObject"):
+            import obstore  # noqa: PLC0415 - an extra
 
-            obstore.delete(get_s3_store(some[0]), [one.key for one in some])
+            obstore.delete(get_s3_store(objects[0]), [path.key for path in objects])
 
 
 def _put(path: S3Path, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
     with translate_s3_errors(path, "s3:PutObject"):
-        import obstore  # noqa: PLC0415 - only who has an address needs the extra
+        import obstore  # noqa: PLC0415 - an extra
 
         obstore.put(get_s3_store(path), path.key, content, mode=mode)
 

@@ -1,4 +1,8 @@
-"""Room on disk for what a run lays aside: a temporary folder that goes when the run ends."""
+"""Tables spilled to disk or compressed in memory, and the temporary folder that holds them.
+
+Spilled tables are Parquet with the time range kept beside them, so that a reader can skip a table
+without opening it.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,16 @@ import polars.selectors as cs
 
 from morpheus.columns import TIME
 from morpheus.errors import TransientError
+from morpheus.storage.atomic import make_folders
 
 
 class SpillDir:
-    """A temporary folder, made when it is first asked for, removed with all that is in it.
+    """A temporary folder, created when first used and removed with its content at the end.
 
-    Nobody else may read it.
+    Only its owner may read it (mode 0700).
 
     Args:
-        beside: The folder that it lies in, hidden; by default where TMPDIR says.
+        parent: Folder to create it in, as a hidden folder. By default TMPDIR decides.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
@@ -46,16 +51,16 @@ class SpillDir:
 
     @property
     def folder(self) -> Path:
-        """Where it is.
+        """Path of the folder.
 
         Raises:
-            Unavailable: No folder can be made there.
+            TransientError: The folder cannot be created.
         """
         if self._temp_dir is None:
             hidden = "." if self._parent else ""
             try:
                 if self._parent is not None:
-                    self._parent.mkdir(parents=True, exist_ok=True)
+                    make_folders(self._parent)
                 self._temp_dir = tempfile.TemporaryDirectory(
                     prefix=f"{hidden}morpheus-", dir=self._parent, ignore_cleanup_errors=True
                 )
@@ -68,34 +73,34 @@ class SpillDir:
 
 @contextmanager
 def open_temp_file(folder: Path) -> Iterator[IO[bytes]]:
-    """Make a file in a folder, which stays when it is written.
+    """Create a file with a new name in a folder (mode 0600). It stays after the block.
 
     Raises:
-        Unavailable: The disk is full, or the folder is gone.
+        TransientError: The disk is full, or the folder is gone.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            yield file.file  # without what surrounds it, polars writes to it from its own code
+            yield file.file  # a plain file: polars then writes to its descriptor directly
     except OSError as error:
         raise _disk_full_error(folder, error) from error
 
 
 def _disk_full_error(folder: Path, error: OSError) -> TransientError:
     return TransientError(
-        f"{folder}: events cannot be laid aside there ({error.strerror or error}). "
-        "Make room, some 200 MB for a million events, or name another folder: "
+        f"{folder}: events cannot be spilled there ({error.strerror or error}). "
+        "Free disk space, about 200 MB for a million events, or choose another folder: "
         "`TMPDIR=/folder morpheus ...`."
     )
 
 
 @dataclass(frozen=True)
 class SpilledTable:
-    """A table laid aside.
+    """A table outside the working set.
 
     Attributes:
-        data: Its file, or what would be in it.
-        num_rows: Its rows.
-        time_range: Its first and last time; None where it has no rows, or no times.
+        data: Path of its Parquet file, or the content of such a file.
+        num_rows: Number of rows.
+        time_range: First and last time; None without rows or without times.
     """
 
     data: Path | bytes
@@ -103,25 +108,30 @@ class SpilledTable:
     time_range: tuple[datetime, datetime] | None
 
     def __sizeof__(self) -> int:
-        """Bytes, for the worker that holds it."""
-        held = 0 if isinstance(self.data, Path) else len(self.data)
-        return object.__sizeof__(self) + held
+        """Size in bytes, for the memory limits of a Dask worker."""
+        in_memory = 0 if isinstance(self.data, Path) else len(self.data)
+        return object.__sizeof__(self) + in_memory
 
     def read(
         self, predicate: pl.Expr | None = None, columns: Collection[str] | None = None
     ) -> pl.DataFrame:
-        """Read it back, or only the rows of which something holds, or some of its columns."""
-        place = self.data if isinstance(self.data, Path) else BytesIO(self.data)
+        """Read the table.
+
+        Args:
+            predicate: Keep only the rows for which it holds. By default all.
+            columns: Columns to read; missing ones are ignored. By default all. Needs `predicate`.
+        """
+        source = self.data if isinstance(self.data, Path) else BytesIO(self.data)
         if predicate is None:
-            return pl.read_parquet(place, glob=False)
-        # By its path: polars then looks at no more of the file than it needs.
-        rows = pl.scan_parquet(place, glob=False).filter(predicate)
+            return pl.read_parquet(source, glob=False)
+        # A lazy scan reads only the parts of the file that it needs.
+        rows = pl.scan_parquet(source, glob=False).filter(predicate)
         if columns is not None:
             rows = rows.select(cs.by_name(*columns, require_all=False))
         return rows.collect()
 
     def overlaps(self, start: datetime | None, end: datetime | None) -> bool:
-        """Whether it may have rows from a time on, and before another; None for no bound."""
+        """Return whether it may have rows with start <= time < end; None is no bound."""
         if self.time_range is None:
             return True
         first, last = self.time_range
@@ -129,16 +139,16 @@ class SpilledTable:
 
 
 def spill_to_disk(folder: Path, frames: Iterable[pl.DataFrame]) -> list[SpilledTable]:
-    """Write tables into new files of a folder, in their order.
+    """Write each table to a new file in a folder.
 
     Raises:
-        Unavailable: The disk is full, or the folder is gone.
+        TransientError: The disk is full, or the folder is gone.
     """
     return [_spill_frame(folder, frame) for frame in frames]
 
 
 def spill_to_memory(frame: pl.DataFrame) -> SpilledTable:
-    """Lay a table aside in memory, as small as it can be moved or kept."""
+    """Compress a table in memory, to keep it or to send it to another process."""
     data = BytesIO()
     frame.write_parquet(data, compression="lz4", statistics=False)
     return SpilledTable(data.getvalue(), frame.height, _find_time_range(frame))
@@ -159,7 +169,7 @@ def _find_time_range(frame: pl.DataFrame) -> tuple[datetime, datetime] | None:
 
 
 def delete_spilled(tables: Iterable[SpilledTable]) -> None:
-    """Remove from disk what is no longer needed."""
-    for blob in tables:
-        if isinstance(blob.data, Path):
-            blob.data.unlink(missing_ok=True)
+    """Remove the files of tables that are no longer needed."""
+    for table in tables:
+        if isinstance(table.data, Path):
+            table.data.unlink(missing_ok=True)

@@ -2,7 +2,7 @@ import polars as pl
 
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.batch import Events
-from morpheus.replay.evaluation import TimeSplit, select_before_split, find_split_time
+from morpheus.replay.evaluation import TimeSplit, find_split_time, select_before_split
 from morpheus.testing import make_events
 
 DAY = 86400
@@ -16,43 +16,45 @@ def batch(frame, user="ann", history=None):
     return Events(user=user, frame=frame, history=history)
 
 
-def held_out(*batches):
-    known = [one.frame.select(TIME, pl.lit(one.user).alias(POPULATION_USER)) for one in batches]
-    return list(TimeSplit().with_population(pl.concat(known))(iter(batches)))
+def split(*batches):
+    population = [
+        batch.frame.select(TIME, pl.lit(batch.user).alias(POPULATION_USER)) for batch in batches
+    ]
+    return list(TimeSplit().with_population(pl.concat(population))(iter(batches)))
 
 
-def test_history_is_what_came_before_the_first_event_held_out():
+def test_history_is_what_came_before_the_first_event_split():
     whole = days(*range(12))
-    [out] = held_out(batch(whole, history=whole))
+    [out] = split(batch(whole, history=whole))
     assert out.history[TIME].max() < out.frame[TIME].min()
     assert out.history.height + out.frame.height == whole.height
     assert out.frame[TIME].dt.date().n_unique() == 3
 
 
-def test_a_quarter_of_the_days_that_have_events_is_held_out_at_least_one():
+def test_the_last_quarter_of_days_with_events_is_kept_at_least_one_day():
     for active, late in (((0,), 1), ((0, 9), 1), ((0, 1, 2, 3, 50, 51, 52, 90), 2)):
         frame = days(*active)
         after = frame.filter(pl.col(TIME) >= find_split_time(frame[TIME]))
         assert after[TIME].dt.date().n_unique() == late
 
 
-def test_all_users_and_all_their_batches_are_cut_at_one_time():
+def test_all_batches_of_all_users_are_split_at_the_same_time():
     early, whole = days(*range(4)), days(*range(8))
-    ann, *bob = held_out(
+    ann, *bob = split(
         batch(early, "ann", early), batch(whole[:19], "bob", whole), batch(whole[19:], "bob")
     )
     assert ann.frame.is_empty()
     assert ann.history.height == early.height
-    assert [one.frame.height for one in bob] == [1, 5]
+    assert [part.frame.height for part in bob] == [1, 5]
     assert bob[0].history.height == 18
     assert bob[1].history is None
 
 
-def test_what_is_known_of_everybody_ends_where_the_held_out_days_begin():
+def test_the_population_sample_ends_at_the_split_time():
     whole = days(*range(12))
     assert select_before_split(whole)[TIME].max() < find_split_time(whole[TIME])
     assert select_before_split(whole).height == 27
 
 
-def test_without_any_events_there_is_nothing_to_divide():
+def test_an_empty_input_gives_no_batches():
     assert list(TimeSplit().with_population(None)(iter([]))) == []
