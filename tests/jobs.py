@@ -12,7 +12,7 @@ import polars as pl
 
 from morpheus.columns import INDEX, TIME, TS_ANOMALY
 from morpheus.core.batch import Batch, Events, RunMetrics
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Requirements, Transform
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.group_by_user import USER, USER_RANK, EventKey
@@ -107,33 +107,30 @@ class Dying(Transform):
     """A stage whose process is killed."""
 
     name = "dying"
+    needs = Requirements(cpu_bound=True)
 
-    def is_cpu_bound(self):
-        return True
-
-    def __call__(self, batches):
+    def process(self, batch, state):
         os.kill(os.getpid(), signal.SIGKILL)
-        yield from batches
+        yield batch
 
 
 @dataclass(frozen=True)
 class Counting(Transform):
-    """A stage worth a process, that sees up to five users at a time, and says how many it saw."""
+    """A stage worth a process, that prepares up to five users at a time, and says how many."""
 
     name = "counting"
+    needs = Requirements(cpu_bound=True, users_per_bundle=5)
 
-    def is_cpu_bound(self):
-        return True
+    def open(self, context):
+        return {"users": 0}
 
-    def users_per_bundle(self):
-        return 5
+    def prepare(self, users):
+        for state, _ in users:
+            state["users"] = len(users)
 
-    def __call__(self, batches):
-        seen = list(batches)
-        users = len({batch.user for batch in seen})
-        for batch in reversed(seen):
-            counted = batch.frame.with_columns(users=users, process=os.getpid())
-            yield replace(batch, frame=counted)
+    def process(self, batch, state):
+        counted = batch.frame.with_columns(users=state["users"], process=os.getpid())
+        yield replace(batch, frame=counted)
 
 
 @dataclass(frozen=True)
@@ -165,11 +162,10 @@ class Narrow(Transform):
 
     most: int = 1
 
-    def __call__(self, batches):
-        for batch in batches:
-            if batch.frame.height > self.most:
-                raise UsageError(f"{batch.frame.height} events of {batch.user} at once")
-            yield batch
+    def process(self, batch, state):
+        if batch.frame.height > self.most:
+            raise UsageError(f"{batch.frame.height} events of {batch.user} at once")
+        yield batch
 
 
 def peak_in_pieces(rows: int, piece: int | None = 20_000) -> float:
@@ -209,14 +205,13 @@ class Moody(Transform):
     name = "moody"
     takes = (Events,)
 
-    def __call__(self, batches):
-        for batch in batches:
-            number = int(batch.user)
-            columns = [pl.lit(number % 5 == 0).alias(TS_ANOMALY)]
-            if number % 3:
-                kind = pl.Float64 if number % 2 else pl.Int64
-                columns.append(pl.lit(number, kind).alias("mood"))
-            yield replace(batch, frame=batch.frame.with_columns(columns))
+    def process(self, batch, state):
+        number = int(batch.user)
+        columns = [pl.lit(number % 5 == 0).alias(TS_ANOMALY)]
+        if number % 3:
+            kind = pl.Float64 if number % 2 else pl.Int64
+            columns.append(pl.lit(number, kind).alias("mood"))
+        yield replace(batch, frame=batch.frame.with_columns(columns))
 
 
 @dataclass(frozen=True)
@@ -229,12 +224,11 @@ class Falling(Transform):
     user: str = ""
     mark: str = ""
 
-    def __call__(self, batches):
-        for batch in batches:
-            if batch.user == self.user and not Path(self.mark).exists():
-                Path(self.mark).touch()
-                os.killpg(0, signal.SIGKILL)
-            yield batch
+    def process(self, batch, state):
+        if batch.user == self.user and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.killpg(0, signal.SIGKILL)
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -250,14 +244,17 @@ class Clocked(Transform):
     seconds: float = 0.001
     folder: str = ""
 
-    def is_cpu_bound(self):
-        return True
+    needs = Requirements(cpu_bound=True)
 
-    def __call__(self, batches):
-        begun, user = time.monotonic(), None
-        for batch in batches:
-            time.sleep(self.seconds * batch.frame.height)
-            user = batch.user
-            yield batch
+    def open(self, context):
+        return context.user, time.monotonic()
+
+    def process(self, batch, state):
+        time.sleep(self.seconds * batch.frame.height)
+        yield batch
+
+    def flush(self, state):
+        user, begun = state
         note = f"{os.getpid()} {begun:018.6f} {time.monotonic():018.6f}"
         Path(self.folder, str(user)).write_text(note)
+        return ()

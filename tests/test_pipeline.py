@@ -12,7 +12,6 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.models.fit import UserHistory
 from morpheus.pipeline import Pipeline, Plan
-from morpheus.runtime.local import chain_by_scope
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate
@@ -26,7 +25,7 @@ from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
-from morpheus.testing import make_events, make_scored
+from morpheus.testing import make_events, make_scored, run_stage
 from people import day, times
 
 
@@ -73,10 +72,9 @@ class Collect(Serialize):
     scope = "global"
     rows: list = field(default_factory=list)
 
-    def __call__(self, batches):
-        for batch in batches:
-            self.rows.append(batch)
-            yield batch
+    def process(self, batch, state):
+        self.rows.append(batch)
+        yield batch
 
 
 def run(people, settings, *stages, **options):
@@ -243,21 +241,29 @@ def test_a_stage_that_looks_at_the_whole_stream_stays_where_it_is():
     assert [s.name for s in plan.segment][::3] == ["train-ae", "add-scores"]
     assert [s.name for s in plan.tail] == ["validate", "monitor", "serialize", "collect"]
     plan = Plan.from_stages([FromPeople(), Validate(), TrainAe(), Collect()])
-    assert [s.name for s in plan.segment] == ["train-ae", "light"]
+    assert [s.name for s in plan.segment] == ["train-ae"]
 
 
 def test_a_users_stage_behind_it_is_still_called_anew_for_each_user():
     class Count(Serialize):
-        def __call__(self, batches):
-            calls.append([batch.user for batch in batches])
+        def open(self, context):
+            return [context.user]
+
+        def process(self, batch, state):
+            state.append(batch.user)
             yield from ()
 
-    calls = []
+        def flush(self, state):
+            states.append(state)
+            yield from ()
+
+    states = []
     batches = [make_scored(make_events([0]), user=user) for user in ("ann", "ann", "bob")]
-    assert not list(chain_by_scope([Count()], iter(batches), unbounded=False))
-    assert calls == [["ann", "ann"], ["bob"]]
-    assert not list(chain_by_scope([Count()], iter(batches), unbounded=True))
-    assert calls[2:] == [["ann", "ann", "bob"]]
+    assert not run_stage(Count(), batches)
+    assert states == [["ann", "ann", "ann"], ["bob", "bob"]]
+    mixed = [batches[0], batches[2], batches[1]]
+    assert not run_stage(Count(), mixed, unbounded=True)
+    assert states[2:] == states[:2]
 
 
 def test_the_source_of_the_training_files_is_that_of_the_chain():

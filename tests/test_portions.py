@@ -16,6 +16,7 @@ from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.monitor import Monitor
 from morpheus.stages.serialize import Serialize
 from morpheus.storage.spill import SpillDir
+from morpheus.testing import run_stage
 
 USERS, EVENTS = 23, 300
 
@@ -73,9 +74,9 @@ def test_rows_are_text_before_they_reach_the_sink(logs, tmp_path):
     read = source.partitions(None, RunMetrics(), WorkerPool(1))
     with SpillDir() as scratch, read as portions:
         [*_, last] = portions
-        batches = list(Serialize()(last.events(RunMetrics())))
-        spelt = list(sink.encoder(batches[0], scratch)(iter(batches)))
-        text = spelt[-1].text.read_bytes()
+        batches = run_stage(Serialize(), last.events(RunMetrics()))
+        spelt = run_stage(sink.encoder(batches[0], scratch), batches)
+        text = spelt[-1].path.read_bytes()
     assert len(portions) > 3
     assert all(isinstance(batch, EncodedChunk) for batch in spelt)
     assert [batch.frame.height for batch in spelt] == [batch.frame.height for batch in batches]

@@ -10,7 +10,7 @@ from morpheus.errors import UsageError
 
 STAGE = """
 from dataclasses import dataclass
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Stage
 
 @dataclass(frozen=True)
 class Own(Stage):
@@ -72,10 +72,10 @@ def test_the_same_class_offered_twice_is_one(site: Path) -> None:
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("1 / 0", "ZeroDivisionError"),
         ("", "AttributeError: .*Own"),
-        ("class Own: name = 'own'", "not a `morpheus.core.stage.Transform` of the name `own`"),
+        ("class Own: name = 'own'", "not a `morpheus.core.stage.Stage` of the name `own`"),
         (
             STAGE.replace('"own"', '"other"'),
-            "not a `morpheus.core.stage.Transform` of the name `own`",
+            "not a `morpheus.core.stage.Stage` of the name `own`",
         ),
     ],
 )

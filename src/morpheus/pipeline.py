@@ -40,8 +40,8 @@ from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.signals import GracefulShutdown
 from morpheus.runtime.states import SqliteStateStore, StateStore
 from morpheus.sources.base import Source
+from morpheus.sources.source_state import PartitionState
 from morpheus.status import StatusFile
-from morpheus.storage.atomic import set_file_policy
 from morpheus.storage.atomic import set_file_policy
 from morpheus.storage.spill import SpillDir
 
@@ -168,7 +168,6 @@ class Pipeline:
         if not self._validated:
             self.validate()
         set_file_policy(shared=self.options.shared_files)
-        set_file_policy(shared=self.options.shared_files)
         stages = self._resolve_options()
         plan = Plan.from_stages(_expand(stages))
         metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))
@@ -243,14 +242,16 @@ class Pipeline:
         store: StateStore | None,
     ) -> Iterator[Batch]:
         training_input = _find_training_input(plan.segment)
-        state = None if store is None else restore_source(store.load_stage(SOURCE))
+        state = PartitionState.restore({})
+        if store is not None:
+            state = restore_source(store.load_stage(SOURCE))
         events = GracefulShutdown(plan.source.events(training_input, metrics, state))
         stream = Segment.from_stages(plan.head, unbounded=True).open().run(iter(events))
         # Once the first batch is there, the population has been sampled.
         stream = chain(list(islice(stream, 1)), stream)
         yield from runner.run(plan.make_segment(metrics, saves=store is not None), stream)
         metrics.interrupted = events.stopped
-        if store is not None and state is not None:
+        if store is not None:
             save_source(store, state, list(state.row_offsets))
 
     def _run_bounded(

@@ -26,8 +26,8 @@ STAGES = '''
 
     import polars as pl
 
-    from morpheus.errors import BadRecord, UsageError
-    from morpheus.core.batch import Events, Rows
+    from morpheus.errors import RecordError, UsageError
+    from morpheus.core.batch import Events, OutputRows
     from morpheus.sources.base import Source
     from morpheus.core.stage import Transform, option
 
@@ -47,49 +47,48 @@ STAGES = '''
             """Make events."""
             for who in self.who:
                 summary.input.read += 1
-                column = {self.settings.userid_column_name: [who]}
+                column = {self.options.userid_column_name: [who]}
                 index = {"": [0], "_index_": [0]}
                 time_ = {"event_dt": [datetime(2024, 1, 1, tzinfo=UTC)]}
                 yield Events(user=who, frame=pl.DataFrame({**index, **column, **time_}))
 
 
     @dataclass(frozen=True)
-    class Fail(Stage):
+    class Fail(Transform):
         """Fail in the way asked for."""
 
         name = "fail"
         takes = (Events,)
-        gives = Rows
+        gives = OutputRows
         how: str = option("not", "The way to fail.")
 
-        def __call__(self, batches):
+        def process(self, batch, state):
             """Fail."""
-            for batch in batches:
-                if self.how == "usage":
-                    raise UsageError("The option `--how` is wrong.")
-                if self.how == "record":
-                    raise BadRecord("`eventTime` is \\x1b[2J", file="a.json", line=3)
-                if self.how == "bug":
-                    raise KeyError("lost")
-                if self.how == "disk":
-                    open("/nowhere/at/all")
-                if self.how == "pipe":
-                    raise BrokenPipeError(32, "Broken pipe")
-                if self.how in ("INT", "TERM"):
-                    os.kill(os.getpid(), getattr(signal, "SIG" + self.how))
+            if self.how == "usage":
+                raise UsageError("The option `--how` is wrong.")
+            if self.how == "record":
+                raise RecordError("`eventTime` is \\x1b[2J", file="a.json", line=3)
+            if self.how == "bug":
+                raise KeyError("lost")
+            if self.how == "disk":
+                open("/nowhere/at/all")
+            if self.how == "pipe":
+                raise BrokenPipeError(32, "Broken pipe")
+            if self.how in ("INT", "TERM"):
+                os.kill(os.getpid(), getattr(signal, "SIG" + self.how))
+                time.sleep(10)
+            if self.how == "disguised":
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
                     time.sleep(10)
-                if self.how == "disguised":
-                    try:
-                        os.kill(os.getpid(), signal.SIGINT)
-                        time.sleep(10)
-                    except KeyboardInterrupt:
-                        raise TypeError("no data type") from None
-                if self.how == "twice":
-                    try:
-                        os.kill(os.getpid(), signal.SIGINT)
-                    finally:
-                        os.kill(os.getpid(), signal.SIGINT)
-                yield Rows(user=batch.user, frame=batch.frame)
+                except KeyboardInterrupt:
+                    raise TypeError("no data type") from None
+            if self.how == "twice":
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                finally:
+                    os.kill(os.getpid(), signal.SIGINT)
+            yield OutputRows(user=batch.user, frame=batch.frame)
 '''
 
 

@@ -13,9 +13,9 @@ from click.exceptions import Exit
 
 from morpheus.cli.main import morpheus
 from morpheus.cli.reference import (
+    ABSENCE_REASONS,
     ABSENT,
     ACCEPTED,
-    ABSENCE_REASONS,
     REFUSED,
     UpstreamOption,
     find_command,

@@ -16,27 +16,25 @@ if TYPE_CHECKING:
 AE = ("run", "--num_threads=1", "pipeline-ae")
 OWN = """
 from dataclasses import dataclass
-from morpheus.core.batch import Events, Rows
-from morpheus.core.stage import Transform, option
+from morpheus.core.batch import Events, OutputRows
+from morpheus.core.stage import Requirements, Transform, option
 
 @dataclass(frozen=True)
-class Shout(Stage):
+class Shout(Transform):
     "Make rows, and shout the user's name."
 
     name = "shout"
     takes = (Events,)
-    gives = Rows
+    gives = OutputRows
     loud: bool = option(False, "With a sign.", flag=True)
     seed: int = option(0, "A number.")
 
-    def costly(self):
-        return True
+    needs = Requirements(cpu_bound=True)
 
-    def __call__(self, batches):
-        for batch in batches:
-            sign = "!" if self.loud else "."
-            print(f"{batch.user}{sign}{self.settings.num_threads}{self.settings.userid_filter}")
-            yield batch.become(Rows)
+    def process(self, batch, state):
+        sign = "!" if self.loud else "."
+        print(f"{batch.user}{sign}{self.options.num_threads}{self.options.userid_filter}")
+        yield batch.evolve(OutputRows)
 """
 
 
@@ -78,7 +76,7 @@ def test_plugins_are_named_by_the_environment_too(own: Run) -> None:
         ("missing.py", "`missing.py` cannot be loaded"),
         (
             "json",
-            "`json` has no stages. Give a module with a subclass of `morpheus.core.stage.Transform`",
+            "`json` has no stages. Give a module with a subclass of `morpheus.core.stage.Stage`",
         ),
         ("bad/json.py", "there is another module `json` already"),
     ],

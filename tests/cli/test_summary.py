@@ -62,7 +62,9 @@ def test_a_chain_that_does_not_score_says_so() -> None:
 
 def test_names_out_of_a_log_do_not_command_the_terminal() -> None:
     name = "\x1b[2Jann\nScored 0"
-    lines = format_metrics(summary(users=Counter({name: 1}), unscored={name: "no\tmodel"}, scored=0))
+    lines = format_metrics(
+        summary(users=Counter({name: 1}), unscored={name: "no\tmodel"}, scored=0)
+    )
     assert r"Not scored  1 event: no\tmodel (\x1b[2Jann\nScored 0)" in lines
 
 

@@ -173,8 +173,8 @@ class Mine(Transform):
     name = "mine"
     takes = (Batch,)
 
-    def __call__(self, batches):
-        yield from batches
+    def process(self, batch, state):
+        yield batch
 '''
 
 

@@ -3,7 +3,7 @@ import polars as pl
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.batch import Events
 from morpheus.replay.evaluation import TimeSplit, find_split_time, select_before_split
-from morpheus.testing import make_events
+from morpheus.testing import make_events, run_stage
 
 DAY = 86400
 
@@ -20,7 +20,7 @@ def split(*batches):
     population = [
         batch.frame.select(TIME, pl.lit(batch.user).alias(POPULATION_USER)) for batch in batches
     ]
-    return list(TimeSplit().with_population(pl.concat(population))(iter(batches)))
+    return run_stage(TimeSplit(), batches, population=pl.concat(population))
 
 
 def test_history_is_what_came_before_the_first_event_split():
@@ -57,4 +57,4 @@ def test_the_population_sample_ends_at_the_split_time():
 
 
 def test_an_empty_input_gives_no_batches():
-    assert list(TimeSplit().with_population(None)(iter([]))) == []
+    assert run_stage(TimeSplit(), []) == []

@@ -14,7 +14,7 @@ from morpheus.columns import RISK, ROW, SCORE
 from morpheus.errors import RecordError, UsageError
 from morpheus.report_cli import ReportRequest, build_report, write_report
 from morpheus.sinks.to_file import ToFile
-from morpheus.testing import make_output_rows
+from morpheus.testing import make_output_rows, run_stage
 from people import COLUMNS, day, times
 from report_pages import HOUR, alerts, normal_events
 
@@ -31,7 +31,7 @@ def output(path: Path, *frames: pl.DataFrame) -> Path:
         counted[user] += frame.height
         named = frame.with_columns(numbers.alias(ROW), pl.lit(user).alias("username"))
         batches.append(make_output_rows(named.drop("_index_"), user=user))
-    list(ToFile(str(path))(iter(batches)))
+    list(run_stage(ToFile(str(path)), batches))
     return path
 
 

@@ -76,8 +76,10 @@ def deliver(receiver, batches, *, size=3, dead_letters=None, flush_each=False):
         dead_letters=dead_letters,
         clock=Clock(clock.now, clock.sleep),
     )
-    for _ in delivery.deliver_through(iter(batches), lambda batch: batch, flush_each=flush_each):
-        pass
+    with delivery.open():
+        for batch in batches:
+            delivery.send(batch, at_once=flush_each)
+        delivery.finish()
     assert receiver.closed
     return stats, clock.slept
 

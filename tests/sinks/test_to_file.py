@@ -19,7 +19,7 @@ from morpheus.columns import INDEX, ROW, SCORE, TIME, TS_ANOMALY
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import TextWriter, encode_csv_header, write_csv_rows
 from morpheus.sinks.to_file import ToFile
-from morpheus.testing import make_events, make_output_rows, split_frame
+from morpheus.testing import make_events, make_output_rows, run_stage, split_frame
 
 TEXTS = ["csv", "json", "jsonl", "jsonlines", "ndjson", "csv.gz", "json.gz", "csv.zst", "JSON"]
 
@@ -37,7 +37,7 @@ def table(count=5):
 def write(path, *frames, **options):
     stage = ToFile(str(path), **options)
     stage.validate()
-    return list(stage(make_output_rows(frame) for frame in frames))
+    return list(run_stage(stage, (make_output_rows(frame) for frame in frames)))
 
 
 def decompress(path):
@@ -256,13 +256,15 @@ def test_failed_run_leaves_nothing_and_keeps_the_old_file(tmp_path, name, error)
     (tmp_path / name).write_bytes(b"old")
     stage = ToFile(str(tmp_path / name), overwrite=True)
     with pytest.raises(error):
-        list(stage(failing(error(), table())))
+        list(run_stage(stage, failing(error(), table())))
     assert names_in(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == b"old"
 
 
 def test_abandoned_run_leaves_nothing(tmp_path):
-    chain = ToFile(str(tmp_path / "out.csv"))(make_output_rows(table()) for _ in range(3))
+    chain = run_stage(
+        ToFile(str(tmp_path / "out.csv")), (make_output_rows(table()) for _ in range(3))
+    )
     next(chain)
     assert [name.endswith(".part") for name in names_in(tmp_path)] == [True]
     chain.close()
@@ -272,7 +274,9 @@ def test_abandoned_run_leaves_nothing(tmp_path):
 def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")
-    for _ in ToFile(str(path), overwrite=True)(make_output_rows(table()) for _ in range(2)):
+    for _ in run_stage(
+        ToFile(str(path), overwrite=True), (make_output_rows(table()) for _ in range(2))
+    ):
         assert path.read_text() == "old"
     assert path.read_text().startswith(",_index_")
 
@@ -288,7 +292,7 @@ def test_symbolic_link_is_kept(tmp_path):
 @pytest.mark.parametrize("name", ["out.csv", "out.json.gz", "out.csv.zst"])
 def test_flushed_rows_are_visible_at_once_and_stay_when_the_run_fails(tmp_path, name):
     path = tmp_path / name
-    chain = ToFile(str(path), flush_rows=True)(failing(RuntimeError(), table(3)))
+    chain = run_stage(ToFile(str(path), flush_rows=True), failing(RuntimeError(), table(3)))
     next(chain)
     assert path.stat().st_size > 20
     with pytest.raises(RuntimeError):

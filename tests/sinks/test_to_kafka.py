@@ -16,6 +16,7 @@ from morpheus.core.batch import OutputRows
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_kafka import ToKafka
+from morpheus.testing import run_stage
 from schema_check import ocsf_faults
 from services.noida import free_port, noida
 from strange import TRAIL, explained, many, plain, sent
@@ -96,7 +97,7 @@ def test_unbounded_input_is_acknowledged_before_it_is_passed_on(broker, topic):
     stage = ToKafka(
         bootstrap_servers=broker, output_topic=topic, options=PipelineOptions(unbounded=True)
     )
-    for n, _ in enumerate(stage(iter([many(3), many(2)]))):
+    for n, _ in enumerate(run_stage(stage, [many(3), many(2)])):
         assert stage.stats.accepted == [3, 5][n]
 
 
@@ -154,7 +155,7 @@ def test_broker_that_dies_during_the_run_is_an_error_with_counts():
         with pytest.raises(
             TransientError, match="accepted 5,000 of 6,010 events; 1,010 not delivered"
         ):
-            list(stage(stream()))
+            list(run_stage(stage, stream()))
 
 
 def test_ctrl_c_while_brokers_are_silent_ends_at_once(caplog):

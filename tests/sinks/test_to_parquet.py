@@ -13,6 +13,7 @@ from morpheus.errors import TransientError, UsageError
 from morpheus.sinks import to_parquet
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.testing import run_stage
 
 START = datetime(2024, 5, 30, 12, tzinfo=UTC)
 
@@ -36,7 +37,7 @@ def write(folder: Path, *batches: OutputRows, **options: object) -> list[str]:
     """Write, and list all files."""
     sink = ToParquet(folder=str(folder), **options)  # type: ignore[arg-type] # options of several types
     sink.validate()
-    assert list(sink(iter(batches))) == list(batches)
+    assert list(run_stage(sink, batches)) == list(batches)
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
@@ -114,7 +115,7 @@ def test_failed_run_keeps_the_old_dataset(tmp_path: Path) -> None:
 
     sink = ToParquet(folder=str(folder), overwrite=True)
     with pytest.raises(TransientError, match="gone"):
-        list(sink(failing()))
+        list(run_stage(sink, failing()))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert write(folder, rows("bob", 4), overwrite=True) == before
     assert pl.read_parquet(folder / before[1]).height == 4
@@ -122,7 +123,7 @@ def test_failed_run_keeps_the_old_dataset(tmp_path: Path) -> None:
 
 
 def test_abandoned_run_leaves_nothing(tmp_path: Path) -> None:
-    stream = ToParquet(folder=str(tmp_path / "out"))(iter([rows("ann", 3), rows("bob", 3)]))
+    stream = run_stage(ToParquet(folder=str(tmp_path / "out")), [rows("ann", 3), rows("bob", 3)])
     next(stream)
     stream.close()  # type: ignore[attr-defined] # it is a generator
     assert list(tmp_path.iterdir()) == []

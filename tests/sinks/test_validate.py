@@ -7,7 +7,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.validate import Validate
-from morpheus.testing import make_events, make_output_rows, make_scored
+from morpheus.testing import make_events, make_output_rows, make_scored, run_stage
 
 KEYS = {
     "total_rows",
@@ -28,7 +28,7 @@ def batch(scores=(1.0, 2.0, 3.0), names=("a", None, "=c"), user="ann"):
 
 
 def write(path, *batches):
-    list(ToFile(filename=str(path))(iter(batches)))
+    list(run_stage(ToFile(filename=str(path)), batches))
     return path
 
 
@@ -38,7 +38,7 @@ def outcome(tmp_path, file, *batches, **options):
         val_file_name=str(file), results_file_name=str(report), overwrite=True, **options
     )
     stage.validate()
-    assert list(stage(iter(batches))) == list(batches)
+    assert list(run_stage(stage, batches)) == list(batches)
     return json.loads(report.read_text())
 
 

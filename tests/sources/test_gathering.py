@@ -20,7 +20,6 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources import compression
-from morpheus.sources import compression
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.compression import is_large, read_blocks
 from morpheus.sources.discovery import FileDiscovery

@@ -29,7 +29,7 @@ from morpheus.status import StatusFile
 from morpheus.storage import atomic
 from morpheus.storage.atomic import AtomicWriter, atomic_write, make_folders, set_file_policy
 from morpheus.storage.spill import SpillDir, open_temp_file
-from morpheus.testing import make_events, make_output_rows
+from morpheus.testing import make_events, make_output_rows, run_stage
 from people import fingerprint
 
 
@@ -38,7 +38,7 @@ def rows() -> OutputRows:
 
 
 def pass_through(stage: object) -> None:
-    list(stage(iter([rows()])))  # type: ignore[operator] # any sink
+    run_stage(stage, [rows()])  # type: ignore[arg-type] # any sink
     stage.commit(RunMetrics())  # type: ignore[attr-defined] # any sink
 
 

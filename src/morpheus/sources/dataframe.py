@@ -13,7 +13,6 @@ from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.base import Source
-from morpheus.sources.source_state import PartitionState
 from morpheus.sources.group_by_user import (
     EventKey,
     UserGroups,
@@ -22,6 +21,7 @@ from morpheus.sources.group_by_user import (
     plan_partitions,
 )
 from morpheus.sources.partitioning import SampleSpec
+from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import SpilledDataset
 from morpheus.sources.tabular import to_text_columns
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
