@@ -122,6 +122,9 @@ def _report_data(page: bytes) -> bytes:
     data: dict[str, Any] = json.loads(gzip.decompress(b64decode(found[1])))
     data["rule"] = "*"
     data["lacks"] = len(data["lacks"])
+    for person in data["people"]:
+        if person["profile"]:
+            person["profile"]["weak"] = len(person["profile"]["weak"])
     return json.dumps(data, ensure_ascii=False, indent=1).encode()
 
 

@@ -326,7 +326,7 @@ def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> Sel
 def _merge_candidate_events(
     aggregator: ReportAggregator, population_scale: ScoreScale | None
 ) -> pl.DataFrame:
-    """Return the candidate events. A time-series anomaly has at least level 1."""
+    """Return the candidate events. The level of a time-series anomaly is at least 1."""
     parts = [aggregator.top_events.to_frame(), aggregator.ts_anomalies.to_frame()]
     events = pl.concat([part for part in parts if part.height] or parts[:1], how="diagonal_relaxed")
     if not events.height:

@@ -86,7 +86,7 @@ class MissingFeature(msgspec.Struct, frozen=True):
 
 
 class IncidentTimeline(msgspec.Struct, frozen=True):
-    """All events of a user around an incident.
+    """All events of a user before, during and after an incident.
 
     Attributes:
         start: Start of the first cell, in seconds since 1970.
@@ -130,7 +130,7 @@ class TimeAxis(msgspec.Struct, frozen=True):
 
 
 class IncidentView(msgspec.Struct, frozen=True):
-    """An incident, and the user's activity around it."""
+    """An incident, and the user's activity before and after it."""
 
     incident: Incident
     around: IncidentTimeline
