@@ -137,15 +137,11 @@ def _infer_json_lines(lines: Sequence[bytes]) -> pl.DataFrame:
 def _sort_fields(kind: pl.DataType) -> pl.DataType:
     """Return a type with the fields of its structs in alphabetical order."""
     if isinstance(kind, pl.Struct):
-        fields = sorted(kind.fields, key=lambda field: field.name)
-        return pl.Struct({field.name: _sort_fields(_instance(field.dtype)) for field in fields})
-    if isinstance(kind, pl.List):
-        return pl.List(_sort_fields(_instance(kind.inner)))
+        fields = sorted(kind.to_schema().items())
+        return pl.Struct({name: _sort_fields(field) for name, field in fields})
+    if isinstance(kind, pl.List) and isinstance(kind.inner, pl.DataType):
+        return pl.List(_sort_fields(kind.inner))
     return kind
-
-
-def _instance(kind: pl.DataType | type[pl.DataType]) -> pl.DataType:
-    return kind() if isinstance(kind, type) else kind
 
 
 def _decode_object(line: bytes) -> dict[str, msgspec.Raw]:
