@@ -1,6 +1,6 @@
-"""The hot functions, one by one, for `make bench`; nothing here asserts a time.
+"""The hot functions, for `make bench`. No test asserts a time.
 
-pytest benchmarks/test_hot.py --benchmark-compare      beside an earlier --benchmark-autosave
+pytest benchmarks/test_hot.py --benchmark-compare      compare with an earlier --benchmark-autosave
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVENTS = 1000
 
 @pytest.fixture
 def encoder() -> Encoder:
-    """Ann's."""
+    """Return the events of the user ann."""
     return Encoder.fit(day(EVENTS), COLUMNS)
 
 

@@ -1,7 +1,7 @@
-"""Show it happening: learn two users, score their newer events, say what is unusual and why.
+"""Demonstration: train a model per user, score new events, and explain the most unusual ones.
 
-Runs the command of `000_all_users.ipynb` on the data beside this file, saves the fingerprints as
-well, has `explain` say which columns made the most unusual events so, and writes a report.
+Runs the command of `000_all_users.ipynb` on the data in this folder. In addition, it saves the
+fingerprints, explains the events with `explain`, and writes a report.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ HERE = Path(__file__).resolve().parent
 OUTPUT, MODELS = "data/output/output.csv", "data/output/models"
 REPORT = "data/output/report.html"
 USER = "userIdentitysessionContextsessionIssueruserName"
-SHOWN = 10
+NUM_SHOWN = 10
 WIDTH = 100
-GROUPS = "^(userIdentity|requestParameters|responseElements|tlsDetails)"
+GROUP_PREFIX = "^(userIdentity|requestParameters|responseElements|tlsDetails)"
 
 COMMAND = f"""\
 morpheus run --num_threads=1
@@ -47,56 +47,59 @@ morpheus run --num_threads=1
 
 
 def main() -> None:
-    """Run the lesson's command, then show what it found."""
+    """Run the first notebook's command, then show the result."""
     console = Console(width=WIDTH, highlight=False)
     console.print(Text(f"$ {COMMAND}", style="bold"), "")
     sys.stdout.flush()
-    done = subprocess.run([program(), *shlex.split(COMMAND)[1:]], cwd=HERE, check=False)  # noqa: S603 - our own command
-    if done.returncode:
-        sys.exit(done.returncode)
-    events = with_z(pl.read_csv(HERE / OUTPUT, infer_schema=False))
-    worst = unusual(events)
+    process = subprocess.run([morpheus_path(), *shlex.split(COMMAND)[1:]], cwd=HERE, check=False)  # noqa: S603 - our own command
+    if process.returncode:
+        sys.exit(process.returncode)
+    events = add_zscore(pl.read_csv(HERE / OUTPUT, infer_schema=False))
+    worst = most_unusual(events)
     console.print(
-        "", table(worst), "", Text(escape_control(f"The first: {worst['reason'][0]}")), ""
+        "",
+        make_table(worst),
+        "",
+        Text(escape_control(f"Reason for the first: {worst['reason'][0]}")),
+        "",
     )
-    console.print(Text(closing(events)))
+    console.print(Text(summarise(events)))
 
 
-def program() -> str:
-    """The `morpheus` that is installed beside this Python."""
+def morpheus_path() -> str:
+    """Return the path of the `morpheus` command in the folder of this Python."""
     return str(Path(sys.executable).with_name("morpheus"))
 
 
-def with_z(events: pl.DataFrame) -> pl.DataFrame:
-    """Add how many standard deviations each event lies above its own user's mean."""
+def add_zscore(events: pl.DataFrame) -> pl.DataFrame:
+    """Add the z-score: standard deviations above the mean of the event's own user."""
     score = pl.col(SCORE).cast(pl.Float64)
     z = (score - score.mean().over(USER)) / score.std().over(USER)
     return events.with_columns(score, z.alias("z"))
 
 
-def unusual(events: pl.DataFrame) -> pl.DataFrame:
-    """The most unusual events, whoever they belong to."""
-    return events.sort("z", descending=True, nulls_last=True, maintain_order=True).head(SHOWN)
+def most_unusual(events: pl.DataFrame) -> pl.DataFrame:
+    """Return the most unusual events of all users."""
+    return events.sort("z", descending=True, nulls_last=True, maintain_order=True).head(NUM_SHOWN)
 
 
-def table(events: pl.DataFrame) -> Table:
-    """Draw events with the columns that made them so."""
-    drawn = Table(title="The most unusual events", title_justify="left", box=None, padding=(0, 1))
+def make_table(events: pl.DataFrame) -> Table:
+    """Make a table of events and the columns that explain them."""
+    result = Table(title="The most unusual events", title_justify="left", box=None, padding=(0, 1))
     for name in ("user", "time (UTC)", "event"):
-        drawn.add_column(name)
+        result.add_column(name)
     for name in ("z", "score"):
-        drawn.add_column(name, justify="right")
-    drawn.add_column("strangest columns")
+        result.add_column(name, justify="right")
+    result.add_column("most unusual columns")
     for event in events.iter_rows(named=True):
-        drawn.add_row(*(Text(escape_control(cell)) for cell in cells(event)))
-    return drawn
+        result.add_row(*(Text(escape_control(cell)) for cell in make_cells(event)))
+    return result
 
 
-def cells(event: dict[str, Any]) -> Sequence[str]:
-    """Say who, when, what, how unusual, and why.
+def make_cells(event: dict[str, Any]) -> Sequence[str]:
+    """Return the user, time, event name, z-score, score and columns.
 
-    The groups that CloudTrail puts columns into are left out: `userAgent`, but `accessKeyId`
-    for `userIdentityaccessKeyId`.
+    Prefixes of CloudTrail's groups are removed: `accessKeyId` for `userIdentityaccessKeyId`.
     """
     columns = (event["top_columns"] or "").split(", ")
     return (
@@ -105,21 +108,21 @@ def cells(event: dict[str, Any]) -> Sequence[str]:
         event["eventName"],
         f"{event['z']:.1f}",
         f"{event[SCORE]:.2f}",
-        ", ".join(re.sub(GROUPS, "", name) for name in columns),
+        ", ".join(re.sub(GROUP_PREFIX, "", name) for name in columns),
     )
 
 
-def closing(events: pl.DataFrame) -> str:
-    """Where everything lies, and what to do next."""
+def summarise(events: pl.DataFrame) -> str:
+    """Return where the output files are, and what to do next."""
     flagged = events.filter(pl.col("ts_anomaly") == "True")
-    who = ", ".join(sorted(set(flagged[USER])))
+    users = ", ".join(sorted(set(flagged[USER])))
     return escape_control(
-        f"Out of rhythm: {len(flagged)} events ({who or 'nobody'}).\n"
+        f"Time-series anomalies: {len(flagged)} events ({users or 'no user'}).\n"
         f"All events with their scores: examples/{OUTPUT}\n"
-        f"The fingerprints:             examples/{MODELS}\n"
-        f"To look at in a browser:      examples/{REPORT}\n"
-        "Next: read examples/000_all_users.ipynb, or point the command at your own logs:\n"
-        "  --input_glob and --train_data_glob take CloudTrail's own .json.gz files too.",
+        f"Fingerprints:                 examples/{MODELS}\n"
+        f"Report, for a browser:        examples/{REPORT}\n"
+        "Next: read examples/000_all_users.ipynb, or run the command on your own logs.\n"
+        "--input_glob and --train_data_glob also accept CloudTrail's .json.gz files.",
         keep="\n",
     )
 

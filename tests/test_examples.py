@@ -170,24 +170,24 @@ def test_the_demonstration_shows_the_intruder_in_100_columns(demo):
     lines = demo.shown.splitlines()
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith(" user123  2024-05-18 11:5") for line in lines) == 8
-    assert "Out of rhythm: 8 events (user123)." in lines
+    assert "Time-series anomalies: 8 events (user123)." in lines
     assert "examples/data/output/output.csv" in demo.shown
 
 
 def test_the_demonstration_names_the_columns_and_says_why_the_first_event_is_unusual(demo):
-    events = demo.with_z(pl.read_csv(demo.HERE / demo.OUTPUT, infer_schema=False))
-    first = demo.unusual(events).row(0, named=True)
+    events = demo.add_zscore(pl.read_csv(demo.HERE / demo.OUTPUT, infer_schema=False))
+    first = demo.most_unusual(events).row(0, named=True)
     shown = " ".join(demo.shown.split())
-    assert " ".join(f"The first: {first['reason']}".split()) in shown
-    assert f"{demo.cells(first)[-1].split(', ')[0]}, " in shown
+    assert " ".join(f"Reason for the first: {first['reason']}".split()) in shown
+    assert f"{demo.make_cells(first)[-1].split(', ')[0]}, " in shown
     assert first["top_columns"].split(", ")[0] in first["reason"]
 
 
 def test_the_demonstration_escapes_what_a_log_says(demo):
-    events = demo.with_z(pl.read_csv(demo.HERE / demo.OUTPUT, infer_schema=False)).head(1)
+    events = demo.add_zscore(pl.read_csv(demo.HERE / demo.OUTPUT, infer_schema=False)).head(1)
     hostile = events.with_columns(pl.lit("\x1b[2J[red]Get").alias("eventName"))
     console = demo.Console(width=100, record=True, file=io.StringIO())
-    console.print(demo.table(hostile))
+    console.print(demo.make_table(hostile))
     shown = console.export_text()
     assert "\x1b" not in shown
     assert r"\x1b[2J[red]Get" in shown

@@ -1,1 +1,1 @@
-"""Figures: how they are reckoned, and the pages that they are written on."""
+"""Compute figures, and write them to pages."""

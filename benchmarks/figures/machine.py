@@ -1,4 +1,4 @@
-"""The machine and the versions that figures hang on; no names of hosts, no paths."""
+"""The machine and the versions that figures depend on, without host names or paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIBRARIES = ("torch", "polars", "msgspec", "numpy", "isal", "pandas")
 
 
 def described() -> str:
-    """One line."""
+    """Return one line."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
@@ -21,7 +21,7 @@ def described() -> str:
 
 
 def processor() -> str:
-    """The model of the processor."""
+    """Return the processor's model."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

@@ -1,4 +1,4 @@
-"""A page of sections, one a part of a benchmark; parts that do not run keep theirs."""
+"""A page with a section per part of a benchmark. Sections of parts that do not run are kept."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Page:
     """A page.
 
     Attributes:
-        path: Where it is.
-        head: What it begins with.
-        parts: The title of each section, by the part's word, in their order.
+        path: File of the page.
+        head: Text at the start.
+        parts: Title of each section, by the part's name, in order.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class Page:
     parts: Mapping[str, str]
 
     def measure(self, part: str, tables: Callable[[], Iterable[Table]], kind: str) -> None:
-        """Run a part, print its section, and write it."""
+        """Run a part, print its section and write it."""
         print(f"\n## {self.parts[part]}\n", flush=True)
         begin, texts = time.perf_counter(), []
         for table in tables():
@@ -42,14 +42,14 @@ class Page:
     def measure_each(
         self, parts: Iterable[str], package: str, size: object, *, quick: bool
     ) -> None:
-        """Run the parts that are modules of a package, each with `tables` of a size."""
+        """Run the parts, which are modules of a package with a function `tables`."""
         kind = "Quick run: small sizes" if quick else "Run"
         for part in parts:
             tables = importlib.import_module(f"{package}.{part}").tables
             self.measure(part, partial(tables, size), kind)
 
     def read(self) -> dict[str, str]:
-        """The sections that the page has."""
+        """Return the sections of the page."""
         if not self.path.exists():
             return {}
         text = self.path.read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ class Page:
         return {names[title]: body.rstrip("\n") + "\n" for title, body in found if title in names}
 
     def write(self, sections: Mapping[str, str]) -> None:
-        """Write the whole page."""
+        """Write the page."""
         texts = [
             f"## {title}\n\n{sections[part]}"
             for part, title in self.parts.items()

@@ -1,4 +1,4 @@
-"""How well a ranking puts what is marked first; equal scores are one step, in every figure."""
+"""Quality of a ranking: are marked events ranked first? Equal scores count as one step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Marks = NDArray[np.bool_]
 
 
 def curve(scores: Floats, marked: Marks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Benign and marked events at or above each score there is, from the highest down, from 0."""
+    """Count benign and marked events at or above each score, from the highest, starting at 0."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = marked[order].cumsum()[ends]
@@ -18,7 +18,7 @@ def curve(scores: Floats, marked: Marks) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def area(scores: Floats, marked: Marks) -> float:
-    """Area under the curve: the chance that a marked event is above a benign one; NaN of one kind.
+    """Return the ROC AUC; NaN if all events are of one kind.
 
     >>> area(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, False, True, False]))
     0.875
@@ -29,7 +29,7 @@ def area(scores: Floats, marked: Marks) -> float:
 
 
 def average_precision(scores: Floats, marked: Marks) -> float:
-    """Precision at each recall, averaged.
+    """Return the average precision.
 
     >>> average_precision(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, False, True, False]))
     0.8333333333333333
@@ -40,9 +40,9 @@ def average_precision(scores: Floats, marked: Marks) -> float:
 
 
 def recall(scores: Floats, marked: Marks, alarms: float) -> float:
-    """Share of marked events above the score that so many of the benign events are above.
+    """Return the recall at a false-positive rate.
 
-    Within equal scores the recall grows with the alarms, as by drawing lots.
+    Within equal scores, the recall grows linearly with the false positives.
 
     >>> recall(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, False, True, False]), 0.25)
     0.75

@@ -1,4 +1,4 @@
-"""Tables of figures, as they are printed and written."""
+"""Tables of figures for the console and for pages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Cell = str | float | int | None
 
 @dataclass
 class Table:
-    """Figures of one kind, each row beside its rival.
+    """A table of figures.
 
     Attributes:
         title: What was measured.
-        header: Names of the columns, with their units.
-        rows: One row a measurement.
-        note: How to read it.
+        header: Names and units of the columns.
+        rows: One row per measurement.
+        note: How to read the table.
     """
 
     title: str
@@ -29,14 +29,14 @@ class Table:
         self.rows.append(cells)
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Return the table in Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         body = "\n".join("| " + " | ".join(map(shown, line)) + " |" for line in lines)
         return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
 
 
 def shown(cell: Cell) -> str:
-    """A cell as text: three digits of a number, all of a count, a dash for nothing.
+    """Format a cell: three digits of a number, all digits of a count, a dash for None.
 
     >>> [shown(cell) for cell in (0.12345, 12.345, 1234567.8, 1000000, None)]
     ['0.123', '12.3', '1,234,568', '1,000,000', '-']

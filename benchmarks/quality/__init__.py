@@ -1,1 +1,1 @@
-"""Detection, measured beside rivals on logs whose incidents are known."""
+"""Detection quality on labelled logs, compared with other detectors."""

@@ -1,6 +1,6 @@
 """Measure detection quality: `python benchmarks/quality [--quick] [--only PART]`.
 
-Prints tables and writes them to docs/quality.md; sections of parts that do not run are kept.
+Prints tables and writes them to docs/quality.md. Sections of parts that do not run are kept.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page  # noqa: E402 - the line above finds it
+from figures.page import Page  # noqa: E402 - after the change of the path
 
-import morpheus  # noqa: E402 - the line above comes first
+import morpheus  # noqa: E402 - after the line above
 from quality.judge import FIGURES  # noqa: E402 - the same
 from quality.parts import PARTS, Run  # noqa: E402 - the same
 from quality.scorers import RIVALS  # noqa: E402 - the same
@@ -48,7 +48,7 @@ best rival", is our first score minus that of the best other detector in that co
 
 
 def main() -> None:
-    """Read the command line, measure, print and write."""
+    """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description="Measure detection quality next to competitors.")
     parser.add_argument(
         "--only", choices=PARTS, action="append", help="part to run; can be repeated"
@@ -57,8 +57,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few users: about a minute")
     words = ", ".join(RIVALS)
     quick = ", ".join(word for word in RIVALS if word != "dfencoder")
-    told = f"comma-separated, of {words}; default: all except the slow one, which has its own part"
-    parser.add_argument("--rivals", default=quick, help=told)
+    rivals_help = (
+        f"comma-separated, of {words}; default: all except the slow one, which has its own part"
+    )
+    parser.add_argument("--rivals", default=quick, help=rivals_help)
     parser.add_argument("--threads", type=int, default=1, help="users trained in parallel")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def foreign(package: Path) -> str | None:
-    """Why a package must not be measured here; None for this checkout's own."""
+    """Return why this package cannot be measured; None if it is this checkout's."""
     if package.is_relative_to(ROOT):
         return None
     return (
@@ -86,7 +88,7 @@ def foreign(package: Path) -> str | None:
 
 
 def meanings() -> str:
-    """What the figures mean."""
+    """Return how to read the figures."""
     return "".join(f"- **{name}**: {meaning}.\n" for name, meaning in FIGURES.items())
 
 

@@ -1,7 +1,7 @@
-"""Which parts of `risk` earn their place: the same fingerprints, read in other ways.
+"""Ablation of `risk`: scores of the same fingerprints with parts left out.
 
-On the trials that settings are chosen on, half A of the commits' users and the companies of seeds
-1 to 3; nothing here looks at those that are printed beside rivals.
+Uses the trials for choosing settings: half A of the commits' users, and the companies of seeds 1
+to 3. The trials that are compared with other detectors are not used.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from quality.trial import Case, Trial, times
 
 Floats = NDArray[np.float64]
 Attacked = Sequence[tuple[Trial, list[Case]]]
-"""Trials, and the cases of each that count."""
+"""Trials and their cases."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A user's events, and what the fingerprint has to say of them."""
+    """A user's events and the fingerprint's results for them."""
 
     known: Fingerprint
     case: Case
 
     @cached_property
     def evidence(self) -> tuple[Floats, Floats]:
-        """Habit and company of each event's columns, above the usual, each (rows, C)."""
+        """Marginal and conditional surprisal above the typical value, each (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
         found = self.known.surprise_model
-        assert found is not None and self.known.oov_rates is not None  # noqa: S101, PT018 - compact
-        guesses = MaskedPredictions.predict(self.known.net, rows)  # type: ignore[arg-type]  # compact has it
-        habit, company = guesses.compute_surprise(found.likelihoods, self.known.oov_rates, rows)
+        assert found is not None and self.known.oov_rates is not None  # noqa: S101, PT018 - always present here
+        predictions = MaskedPredictions.predict(self.known.net, rows)  # type: ignore[arg-type]  # always present here
+        habit, company = predictions.compute_surprise(found.likelihoods, self.known.oov_rates, rows)
         above = (
             found.marginal_baseline.excess_z(habit, MARGINAL_STD_FLOOR),
             found.conditional_baseline.excess_z(company, CONDITIONAL_STD_FLOOR),
@@ -63,7 +63,7 @@ class Read:
 
     @cached_property
     def plain(self) -> Floats:
-        """Losses of plain reconstruction above the usual, (rows, C)."""
+        """Reconstruction losses above the typical value, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
         return np.asarray(
             self.known.baseline.excess_z(self.known.losses(rows), STD_FLOOR)[rows.inverse]
@@ -77,21 +77,21 @@ class Read:
 
     @cached_property
     def shared(self) -> Floats:
-        """Whether others have each event's values too, (rows, C)."""
+        """Whether other users have the values, too, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        assert self.known.surprise_model is not None  # noqa: S101 - compact has it
+        assert self.known.surprise_model is not None  # noqa: S101 - always present here
         chances = self.known.surprise_model.likelihoods
         return np.asarray(
             chances.seen_by_others[rows.codes + chances.offsets][rows.inverse], dtype=float
         )
 
     def remembered(self, strange: Floats, *, hour: bool = True, month: str = "shared") -> Floats:
-        """Strangeness, (rows, C) or (rows,), with what came before.
+        """Return column or event anomaly, (rows, C) or (rows,), with earlier events.
 
         Args:
-            strange: Of each event.
-            hour: Remember the last hour.
-            month: What to remember of the last month: `shared` values, `all`, or `nothing`.
+            strange: Anomaly of each event.
+            hour: Include the last hour.
+            month: What to include of the last month: `shared` values, `all`, or `nothing`.
         """
         columns = strange.reshape(len(strange), -1).astype(float)
         risk = total = columns.sum(1)
@@ -112,7 +112,7 @@ class Read:
         )
 
     def strange(self) -> Floats:
-        """Strangeness of each column, (rows, C)."""
+        """Return the column anomaly, (rows, C)."""
         return np.asarray((sum(self.evidence) / 2) ** ANOMALY_EXPONENT)
 
 
@@ -138,7 +138,7 @@ WAYS: Mapping[str, Callable[[Read], Floats]] = {
 
 
 def table(kinds: Mapping[str, Attacked]) -> Table:
-    """A row a way, and `risk` where each user is compared with nobody."""
+    """Return a row per variant, and `risk` without a comparison with other users."""
     found: dict[str, list[str]] = {}
     header = ["variant"]
     for kind, trials in kinds.items():
@@ -168,19 +168,19 @@ def _figures(trials: Attacked) -> dict[str, Floats]:
 def learnt(
     trial: Trial, cases: list[Case], *, alone: bool = False, **options: Unpack[FitOptions]
 ) -> list[Fingerprint]:
-    """Learn the users of some cases, compared with everybody unless each is alone."""
+    """Train the users of some cases, compared with all users unless `alone`."""
     columns = trial.history.select(trial.columns)
-    everybody = Population(trial.history[trial.user], times(trial.history), columns)
+    population_of_all = Population(trial.history[trial.user], times(trial.history), columns)
     histories = [
         UserHistory(case.user, case.history.select(trial.columns), times(case.history))
         for case in cases
     ]
-    population = None if alone else everybody
+    population = None if alone else population_of_all
     return fit_fingerprints(histories, trial.columns, population=population, **options)
 
 
 def attacked(trial: Trial, users: Iterable[str]) -> list[Case]:
-    """Cases of these users that have both kinds of events, and history enough."""
+    """Return the cases of users with both kinds of events and enough history."""
     wanted = set(users)
     return [
         case

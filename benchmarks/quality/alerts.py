@@ -1,4 +1,4 @@
-"""What `filter --alerts_per_day` promises, beside what comes: on benign days alone."""
+"""Alert budgets of `filter --alerts_per_day`, compared with alerts on benign days."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
 from quality.chain import LEAST, written
-from quality.trial import NOBODY, Trial
+from quality.trial import BENIGN, Trial
 
 ALERTS = (1.0, 5.0)
-"""Budgets, in alerts a day among all users."""
+"""Budgets in alerts per day, over all users."""
 
 
 def table() -> Table:
-    """An empty table."""
+    """Return an empty table."""
     header = ["logs", "alerts per day", "seed", "expected", "interval", "actual", "within"]
     return Table("Alerts on benign days", header)
 
 
 def add(table: Table, trial: Trial, seed: int) -> None:
-    """Add a row for each budget."""
+    """Add a row per budget."""
     for alerts in ALERTS:
         found = spent(trial, seed, alerts)
         stated = found.forecast
@@ -44,8 +44,8 @@ def add(table: Table, trial: Trial, seed: int) -> None:
 
 
 def spent(trial: Trial, seed: int, alerts: float) -> AlertBudgetReport:
-    """Run the chain on what a trial has of benign days, and read its account."""
-    benign = trial.scored.filter(pl.Series(trial.incident == NOBODY))
+    """Run the pipeline on the benign days of a trial, and return the budget report."""
+    benign = trial.scored.filter(pl.Series(trial.incident == BENIGN))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         written(trial, folder)
@@ -63,16 +63,16 @@ def spent(trial: Trial, seed: int, alerts: float) -> AlertBudgetReport:
             userid_column_name=trial.user,
             columns_file=str(folder / "columns.txt"),
         )
-        spending = Pipeline(stages, settings).run().budget_report
-    assert spending is not None  # noqa: S101 - the filter brings it
-    return spending
+        report = Pipeline(stages, settings).run().budget_report
+    assert report is not None  # noqa: S101 - the filter adds it
+    return report
 
 
 def _before_incidents(trial: Trial, benign: pl.DataFrame) -> pl.Expr:
-    """Events of users to whom nothing ever happens, and of others those before it did."""
-    marked = trial.scored.filter(pl.Series(trial.incident != NOBODY))
+    """Return the events of users without an incident, and earlier events of the others."""
+    marked = trial.scored.filter(pl.Series(trial.incident != BENIGN))
     first = dict(marked.group_by(trial.user).agg(pl.col("eventTime").min()).iter_rows())
     last = benign["eventTime"].max()
-    assert isinstance(last, str)  # noqa: S101 - the trial's times are text
+    assert isinstance(last, str)  # noqa: S101 - times are text
     limit = pl.col(trial.user).replace_strict(first, default=last + "~", return_dtype=pl.String)
     return pl.col("eventTime") < limit

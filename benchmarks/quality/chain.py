@@ -1,4 +1,4 @@
-"""Our own scores of a trial: by the chain that a user runs, from files to a file."""
+"""Scores of a trial by the pipeline that users run, from files to a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from morpheus.stages.train_ae import TrainAe
 from quality.trial import EVENT, Trial
 
 LEAST = 50
-"""Events of history that are enough: trials have no user with less."""
+"""Minimum number of training events. All users of trials have more."""
 
 
 def output(
@@ -31,20 +31,20 @@ def output(
     seed: int = 0,
     threads: int = 1,
     behind: Sequence[Transform] = (),
-    **options: Any,  # noqa: ANN401 - whatever `train-ae` takes
+    **options: Any,  # noqa: ANN401 - options of `train-ae`
 ) -> pl.DataFrame:
-    """Run the chain on a trial.
+    """Run the pipeline on a trial.
 
     Args:
         trial: The logs.
         labels: Columns that `add-scores` adds.
-        seed: Of `train-ae`.
-        threads: Users learnt side by side; no result depends on it.
+        seed: Random seed of `train-ae`.
+        threads: Number of parallel workers; does not affect results.
         behind: Stages between `add-scores` and `serialize`.
-        options: Others of `train-ae`.
+        options: Other options of `train-ae`.
 
     Returns:
-        What the chain writes, one row for each of `trial.scored`, in that order.
+        The output of the pipeline, one row per row of `trial.scored`, in that order.
     """
     options = {"train_min_history": LEAST, "seed": seed} | options
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +68,7 @@ def output(
 
 
 def written(trial: Trial, folder: Path) -> None:
-    """Write a trial's logs, and the list of its columns."""
+    """Write the logs of a trial and its feature list."""
     trial.history.write_parquet(folder / "history.parquet")
     trial.scored.write_parquet(folder / "scored.parquet")
     (folder / "columns.txt").write_text("\n".join(trial.columns), encoding="utf-8")

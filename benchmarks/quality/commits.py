@@ -1,8 +1,8 @@
-"""Commits of real people: from a date on, a peer of the same repository commits as the user.
+"""Commits of real people. From a date on, a peer of the same repository commits as the user.
 
-Nothing else is made up. The peer's events keep their order, their spacing, their hours and their
-weekdays: they are moved by whole weeks, to begin when the user's own events have ended. Columns
-that name the repository or the e-mail address are left out.
+Nothing else is changed. The peer's events keep their order, intervals, hours and weekdays: they are
+moved by whole weeks, and start when the user's own events end. Columns with the name of the
+repository or the e-mail address are left out.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import polars as pl
 from quality.trial import EVENT, STAMP, WHEN, Trial
 
 LEAST_EVENTS, LEAST_DAYS = 300, 40
-"""What a user has to have to take part."""
+"""Minimum numbers for a user to be included."""
 LEARNT, MOST_LEARNT = 0.7, 2_000
-"""Share of a user's events that are history, and the latest of these that are learnt."""
+"""Share of a user's events that are history, and how many of the latest are used for training."""
 MOST_OWN, MOST_SWAPPED = 1_000, 300
 COLUMNS = ("action", "dir", "top", "ext", "block", "weekday", "via", "mail_kind", "files")
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -29,7 +29,7 @@ WEEK = timedelta(weeks=1)
 
 
 class Person(NamedTuple):
-    """A user's events, divided."""
+    """A user's events, split by time."""
 
     name: str
     history: pl.DataFrame
@@ -37,7 +37,7 @@ class Person(NamedTuple):
 
 
 def trial(path: Path) -> Trial:
-    """Make the trial out of `commits.jsonl.gz`."""
+    """Make the trial from `commits.jsonl.gz`."""
     frame = read(path)
     histories, scored = [], []
     incidents: dict[str, int] = {}
@@ -57,7 +57,7 @@ def trial(path: Path) -> Trial:
 
 
 def read(path: Path) -> pl.DataFrame:
-    """The events of those who take part, with their features, in the order of commit time."""
+    """Return the events of included users with features, by commit time."""
     frame = pl.read_ndjson(path).with_columns(
         pl.col("commit_time").str.to_datetime(ZONED, time_unit="us", time_zone="UTC").alias(WHEN),
         day=pl.col("time").str.slice(0, 10).str.to_date(),
@@ -71,7 +71,7 @@ def read(path: Path) -> pl.DataFrame:
 
 
 def features() -> list[pl.Expr]:
-    """The columns that say what was done and when, by the author's own clock."""
+    """Return columns of the action and of the author's local time."""
     begin = pl.col("hour") // 3 * 3
     bits = (pl.col("files_in_commit") + 1).log(2).floor().cast(pl.Int32)
     return [
@@ -83,7 +83,7 @@ def features() -> list[pl.Expr]:
 
 
 def pairs(frame: pl.DataFrame) -> Iterator[tuple[Person, Person | None]]:
-    """Everybody with the next of their repository, in a ring; who is alone there has no peer."""
+    """Pair each user with the next of the same repository, in a ring. A single user has no peer."""
     rings: dict[str, list[Person]] = {}
     for events in frame.partition_by("user", maintain_order=True):
         usual = events["repo"].mode().sort()[0]
@@ -96,16 +96,16 @@ def pairs(frame: pl.DataFrame) -> Iterator[tuple[Person, Person | None]]:
 
 
 def split(events: pl.DataFrame, cut: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What is before and what is behind."""
+    """Split events by time."""
     return events[:cut], events[cut:]
 
 
 def moved(events: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
-    """Events moved by whole weeks to begin when the user's own have ended."""
+    """Move events by whole weeks, to start when the user's own events end."""
     weeks = ceil((own[WHEN][-1] - events[WHEN][0]) / WEEK)
     return events.with_columns(pl.col(WHEN) + weeks * WEEK)
 
 
 def stamped(events: pl.DataFrame) -> pl.DataFrame:
-    """Events with their times as text."""
+    """Return events with times as text."""
     return events.with_columns(pl.col(WHEN).dt.strftime(STAMP))

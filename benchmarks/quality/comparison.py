@@ -1,4 +1,4 @@
-"""Scorers side by side: each figure's mean over the seeds, and its spread."""
+"""Comparison of scorers: mean and standard deviation of each figure over seeds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from figures.table import Table
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
 
-AHEAD = "ahead of the best rival"
+LEAD = "ahead of the best rival"
 Figures = Mapping[str, float]
 
 
 @dataclass
 class Comparison:
-    """Figures of scorers, a row each.
+    """Figures of scorers, one row each.
 
     Attributes:
-        title: Which trial, and whose users.
-        figures: Those that are shown.
-        ours: How many of the first scorers are ours; the very first is compared with the others.
-        found: Of each scorer, its figures, seed by seed.
+        title: The trial and its users.
+        figures: Figures to show.
+        ours: Number of our scorers, which are first. The first one is compared with the others.
+        found: Figures of each scorer, by seed.
     """
 
     title: str
@@ -32,14 +32,14 @@ class Comparison:
     found: dict[str, list[Figures]] = field(default_factory=dict)
 
     def add(self, judged: Sequence[tuple[Verdict, Mapping[str, Floats]]]) -> None:
-        """Add a seed: trials, of equal weight, and what the scorers say of each."""
+        """Add a seed: trials of equal weight, with the scores of each scorer."""
         for name in judged[0][1]:
             each = [verdict.figures(scores[name]) for verdict, scores in judged]
             mean = {figure: float(np.mean([one[figure] for one in each])) for figure in each[0]}
             self.found.setdefault(name, []).append(mean)
 
     def table(self) -> Table:
-        """One row a scorer, the best of each column in bold, and how far ahead ours is."""
+        """Return one row per scorer with the best figures in bold, and the lead of ours."""
         table = Table(self.title, ["score", *self.figures])
         means = {name: self._values(name).mean(axis=0) for name in self.found}
         best = np.max([mean.round(3) for mean in means.values()], axis=0)
@@ -48,15 +48,15 @@ class Comparison:
             tops = mean.round(3) == best
             table.add(name, *(f"**{c}**" if top else c for c, top in zip(cells, tops, strict=True)))
         if len(self.found) > self.ours:
-            table.add(AHEAD, *self._ahead())
+            table.add(LEAD, *self._ahead())
         return table
 
     def _values(self, name: str) -> Floats:
-        """A scorer's figures, shape (seeds, figures)."""
+        """Return a scorer's figures, shape (seeds, figures)."""
         return np.array([[one[figure] for figure in self.figures] for one in self.found[name]])
 
     def _ahead(self) -> list[str]:
-        """Of each figure the difference to the rival with the best mean, seed by seed."""
+        """Return each figure's difference to the best other detector, by seed."""
         first, *_ = names = list(self.found)
         rivals = np.array([self._values(name) for name in names[self.ours :]])
         best = rivals.mean(axis=1).argmax(axis=0)
@@ -69,16 +69,16 @@ class Comparison:
 
 
 def spread(values: Floats) -> Floats:
-    """Standard deviation over seeds; 0 of one seed."""
+    """Return the standard deviation over seeds; 0 for one seed."""
     wide: Floats = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
     return wide
 
 
 def shown(mean: float, wide: float, sign: str = "") -> str:
-    """A figure with its spread, which is left out where there is none.
+    """Format a figure with its standard deviation, unless that is 0.
 
     >>> shown(0.75, 0.0123), shown(0.75, 0.0), shown(0.01, 0.002, "+")
     ('.750 ± .012', '.750', '+.010 ± .002')
     """
     text = f"{mean:{sign}.3f}".replace("0.", ".", 1)
-    return text if wide < 0.0005 else f"{text} ± {wide:.3f}".replace("± 0.", "± .")  # noqa: PLR2004 - what three digits show
+    return text if wide < 0.0005 else f"{text} ± {wide:.3f}".replace("± 0.", "± .")  # noqa: PLR2004 - three digits

@@ -1,9 +1,9 @@
-"""Real console sessions of one user, with recorded attack techniques among the later days.
+"""Real console sessions of one user, with recorded attack techniques in the later days.
 
-The sessions lie on 28 days; the last quarter of these is scored, the rest learnt from. Techniques
-go in rounds, one of each round a day, so that none is the neighbour of another; the recorded attack
-on an account has a round of its own. Identity and address were taken out of the sessions by their
-publisher, so `agent` hides all there is of the client.
+The sessions are on 28 days. The last quarter of them is scored, the rest is used for training.
+Techniques are divided into rounds, one technique per day, so that they do not affect each other.
+The recorded attack on an account has a round of its own. The publisher removed identity and address
+from the sessions, so `agent` hides everything about the client.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ GRADES = {
 
 
 def scenes(data: Path, seed: int, *, few: bool = False) -> Mapping[str, Sequence[Trial]]:
-    """The rounds of each grade.
+    """Return the rounds of each evasion level.
 
     Args:
         data: Folder of the public logs.
-        seed: Of where in its day each technique begins.
-        few: One round only.
+        seed: Random seed of each technique's start.
+        few: Only one round.
     """
     events = flat(data / "cloudtrail-console")
     history, later = divided(events)
@@ -56,7 +56,12 @@ def scenes(data: Path, seed: int, *, few: bool = False) -> Mapping[str, Sequence
     return {
         grade: [
             scene(
-                history, later, [retold(*pair, victim, grade, seed) for pair in dealt(some, later)]
+                history,
+                later,
+                [
+                    rewrite_technique(*pair, victim, grade, seed)
+                    for pair in pair_with_days(some, later)
+                ],
             )
             for some in rounds
         ]
@@ -64,46 +69,46 @@ def scenes(data: Path, seed: int, *, few: bool = False) -> Mapping[str, Sequence
     }
 
 
-def scene(history: pl.DataFrame, later: pl.DataFrame, told: Sequence[pl.DataFrame]) -> Trial:
-    """A trial with some techniques among the later events."""
-    scored = pl.concat([later, *told]).sort(TIME, maintain_order=True).drop(TIME)
-    kinds = {n: each[EVENT][0].partition("/")[0] for n, each in enumerate(told)}
-    incidents = {name: n for n, each in enumerate(told) for name in each[EVENT].to_list()}
+def scene(history: pl.DataFrame, later: pl.DataFrame, recordings: Sequence[pl.DataFrame]) -> Trial:
+    """Return a trial with some techniques in the later events."""
+    scored = pl.concat([later, *recordings]).sort(TIME, maintain_order=True).drop(TIME)
+    kinds = {n: each[EVENT][0].partition("/")[0] for n, each in enumerate(recordings)}
+    incidents = {name: n for n, each in enumerate(recordings) for name in each[EVENT].to_list()}
     columns = tuple(name for name in COLUMNS if name in scored.columns)
     return Trial(NAME, USER, columns, history.drop(TIME), scored, incidents, kinds)
 
 
-def dealt(
+def pair_with_days(
     techniques: Sequence[Technique], later: pl.DataFrame
 ) -> Iterator[tuple[Technique, pl.DataFrame]]:
-    """Each technique with the events of a day of its own."""
+    """Pair each technique with the events of a day."""
     return zip(techniques, by_day(later), strict=False)
 
 
-def retold(
+def rewrite_technique(
     technique: Technique, day: pl.DataFrame, victim: TargetUser, grade: str, seed: int
 ) -> pl.DataFrame:
-    """A technique's events as the victim's, with names of their own."""
-    told = inject(day, technique, victim, grade, seed).filter(INJECTED).drop(INJECTED)
+    """Return a technique's events as the victim's, with their own names."""
+    recordings = inject(day, technique, victim, grade, seed).filter(INJECTED).drop(INJECTED)
     name = pl.format("{}/{}/{}", pl.lit(technique.name), pl.lit(grade), pl.int_range(pl.len()))
-    return told.with_columns(name.alias(EVENT)).select(day.columns)
+    return recordings.with_columns(name.alias(EVENT)).select(day.columns)
 
 
 def divided(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The earlier days, and the later ones."""
+    """Split the earlier days from the later ones."""
     later = pl.col(TIME) >= find_split_time(events[TIME])
     return events.filter(~later), events.filter(later)
 
 
 def by_day(events: pl.DataFrame) -> list[pl.DataFrame]:
-    """The events of each day."""
+    """Return the events of each day."""
     day = pl.col(TIME).dt.truncate("1d").alias("day")
     return events.with_columns(day).partition_by("day", maintain_order=True, include_key=False)
 
 
 @cache
 def flat(folder: Path) -> pl.DataFrame:
-    """The events of a folder, flattened by our own source, in the order of time."""
+    """Return the events of a folder, flattened by `from-cloudtrail`, by time."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "flat.parquet")
         stages = [FromCloudtrail(input_glob=str(folder)), Serialize(), ToFile(filename=str(path))]
@@ -115,7 +120,7 @@ def flat(folder: Path) -> pl.DataFrame:
 
 
 def attack(folder: Path) -> Technique:
-    """What the one who did most on an attacked account did there."""
+    """Return the events of the most active identity on an attacked account."""
     files = sorted(folder.rglob("*.json.gz"))
     records = [one for file in files for one in read(file)]
     [(busiest, _)] = Counter(map(actor, records)).most_common(1)
@@ -124,12 +129,12 @@ def attack(folder: Path) -> Technique:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """A log file's records."""
+    """Return the records of a log file."""
     records: list[dict[str, Any]] = msgspec.json.decode(read_bytes(path))["Records"]
     return records
 
 
 def actor(record: Mapping[str, Any]) -> str | None:
-    """Who did it."""
+    """Return the identity of a record."""
     name: str | None = record["userIdentity"].get("arn")
     return name

@@ -1,6 +1,6 @@
-"""How long to train: what more epochs cost, and what they find.
+"""Number of epochs: cost and detection of longer training.
 
-On the trials that settings are chosen on, as in `ablation`.
+Uses the trials for choosing settings, as in `ablation`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from quality.ablation import WAYS, Attacked, Read, learnt
 
 TRIED = 8, 12, 16, 25, 40
 SHOWN = {"`risk`": "`risk`", "`ae_anomaly_score`": "mean loss, no context"}
-"""Score -> the way to read it."""
+"""Variant of each score."""
 
 
 def table(kinds: Mapping[str, Attacked], seeds: int) -> Table:
-    """A row a number of epochs, means over seeds."""
+    """Return a row per number of epochs, with means over seeds."""
     header = ["maximum epochs"]
     for kind in kinds:
         header += [f"{kind}: {shown} {what}" for shown in SHOWN for what in ("AP", "recall at 1 %")]

@@ -1,4 +1,4 @@
-"""A made-up company: fifty members, sixty days, incidents of nine kinds in the last eighteen."""
+"""A made-up company: fifty members, sixty days, nine kinds of incidents in the last eighteen."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from quality.trial import EVENT, WHEN, Trial
 USER = "userIdentitysessionContextsessionIssueruserName"
 COLUMNS = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
 CHOOSING, PRINTED = range(1, 6), range(11, 16)
-"""Seeds of the companies on which settings are chosen, and of those in the tables."""
+"""Seeds of the companies for choosing settings, and of those in the tables."""
 
 
 def trial(seed: int, users: int = 50, **options: float) -> Trial:
-    """Make up a company.
+    """Generate a company.
 
     Args:
-        seed: Decides everything.
-        users: Members.
-        options: Others of `generator.fleet.Fleet`: `days`, `training`, `rate`, `attacked`.
+        seed: Random seed.
+        users: Number of members.
+        options: Other fields of `generator.fleet.Fleet`: `days`, `training`, `rate`, `attacked`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        Writer(Fleet(users, seed=seed, **options), folder, ("parquet",)).write()  # type: ignore[arg-type]  # days are whole
+        Writer(Fleet(users, seed=seed, **options), folder, ("parquet",)).write()  # type: ignore[arg-type]  # days are integers
         history, scored = (read(folder / "parquet" / part) for part in ("training", "scored"))
         with (folder / "labels.csv").open(encoding="utf-8", newline="") as lines:
             labels = list(csv.DictReader(lines))
@@ -44,5 +44,5 @@ def trial(seed: int, users: int = 50, **options: float) -> Trial:
 
 
 def read(folder: Path) -> pl.DataFrame:
-    """Flat events, by user, then time."""
+    """Return flattened events, by user, then time."""
     return pl.read_parquet(folder / "*.parquet").sort(USER, WHEN, EVENT, maintain_order=True)

@@ -1,8 +1,8 @@
-"""Counting, the rival to beat: how rare each value is among the user's own, smoothed.
+"""Value frequencies as a baseline: how rare each value is for the user, with smoothing.
 
-Two scores. `sum`: minus the logarithms of the values' probabilities, added up. `z`: of each column
-its distance above what is usual on later events, in their spreads, the largest: the history's first
-two thirds are counted, and its last third says what is usual.
+There are two scores. `sum` is the sum of the negative log probabilities of the values. `z` is the
+maximum z-score over columns: the first two thirds of the history are counted, and the last third
+gives the mean and the standard deviation.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from quality.trial import Case, Trial
 
 COUNTED = 2 / 3
 PRIOR = 0.5
-"""Events that each value, and all that were never seen together, are counted beforehand."""
+"""Pseudo-count of each value, and of all unseen values together."""
 FLOOR = 0.05
-"""Least spread that a distance is measured in."""
+"""Minimum standard deviation of a z-score."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each value of each column was there; null is a value."""
+    """Counts of each column's values; null is a value."""
 
     columns: Sequence[pl.DataFrame]
     rows: int
 
     @classmethod
     def of(cls, events: pl.DataFrame) -> Counts:
-        """Count."""
+        """Count the values."""
         return cls([events.group_by(name).len() for name in events.columns], events.height)
 
     def losses(self, events: pl.DataFrame) -> Floats:
-        """Minus the logarithm of each value's probability, shape (rows, columns)."""
+        """Return the negative log probability of each value, shape (rows, columns)."""
         return np.stack(list(self._losses(events)), axis=1)
 
     def _losses(self, events: pl.DataFrame) -> Iterator[Floats]:
@@ -50,13 +50,13 @@ class Counts:
 
 
 def summed(case: Case, columns: Sequence[str]) -> Floats:
-    """The sum over columns."""
+    """Return the sum over columns."""
     history = case.history.select(columns)
     return np.asarray(Counts.of(history).losses(case.scored.select(columns)).sum(axis=1))
 
 
 def largest(case: Case, columns: Sequence[str]) -> Floats:
-    """The largest held-out distance of a column."""
+    """Return the maximum z-score over columns, from validation events."""
     history = case.history.select(columns)
     cut = int(history.height * COUNTED)
     usual = Counts.of(history[:cut]).losses(history[cut:])
@@ -66,6 +66,6 @@ def largest(case: Case, columns: Sequence[str]) -> Floats:
 
 
 def scores(trial: Trial, seed: int, *, of: Callable[[Case, Sequence[str]], Floats]) -> Floats:
-    """One of the two, of each row of `trial.scored`; nothing is random."""
+    """Return one of the two scores per row of `trial.scored`. It is deterministic."""
     del seed
     return np.concatenate([of(case, trial.columns) for case in trial.cases])

@@ -1,4 +1,4 @@
-"""What a scorer's scores of a trial are worth: the same figures, the same way, for every scorer."""
+"""Detection figures of a scorer's scores, computed in the same way for every scorer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from figures.ranking import area, average_precision, recall
 from numpy.typing import NDArray
 
 from morpheus.models.calibration import SESSION_GAP
-from quality.trial import NOBODY, Trial, times
+from quality.trial import BENIGN, Trial, times
 
 Floats = NDArray[np.float64]
 FIGURES = {
@@ -37,19 +37,19 @@ IN_TIME = np.timedelta64(7, "D")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A trial, and when and whose its events are, as far as some of the users are concerned."""
+    """Times and users of a trial's events, for some of the users."""
 
     trial: Trial
     users: Collection[str]
 
     @cached_property
     def rows(self) -> NDArray[np.bool_]:
-        """Rows of `scored` that count."""
+        """Rows of `scored` that are evaluated."""
         return self.trial.scored[self.trial.user].is_in(list(self.users)).to_numpy()
 
     @cached_property
     def calendar(self) -> pl.DataFrame:
-        """Run, day and week of each row that counts, as numbers that no two users share."""
+        """Session, day and week of each row, as numbers that are unique to a user."""
         when = times(self.trial.scored)
         user = pl.col("user").rank("dense").cast(pl.Int64)
         day = pl.col("when").dt.epoch("d").cast(pl.Int64)
@@ -64,22 +64,22 @@ class Verdict:
 
     @cached_property
     def incident(self) -> NDArray[np.int64]:
-        """The incident of each row that counts."""
+        """The incident of each row."""
         return self.trial.incident[self.rows]
 
     @cached_property
     def in_time(self) -> NDArray[np.bool_]:
-        """Whether each row is an incident's, and of its first week."""
+        """Whether each row belongs to an incident and to its first week."""
         when = self.calendar["when"].to_numpy()
         early = np.zeros(len(when), dtype=np.bool_)
-        for number in np.unique(self.incident[self.incident != NOBODY]):
+        for number in np.unique(self.incident[self.incident != BENIGN]):
             its = self.incident == number
             early |= its & (when < when[its].min() + IN_TIME)
         return early
 
     @cached_property
     def budget(self) -> int:
-        """One alert for each week in which a user did something; part of a week is part of one."""
+        """One alert per user and active week; a part of a week counts in proportion."""
         date = self.calendar["date"].to_numpy()
         first, last = date.min(), date.max()
         week = (date + 3) // 7
@@ -89,13 +89,13 @@ class Verdict:
         return int(weeks["inside"].sum() / 7)
 
     def figures(self, scores: Floats) -> Mapping[str, float]:
-        """All figures of the scores of `trial.scored`; an event without a score comes last.
+        """Return all figures of the scores of `trial.scored`. Events without a score rank last.
 
-        A user without a benign event is left out of the means of users, and one without a benign
-        day out of that of the days.
+        Users without a benign event are left out of means over users. Users without a benign day
+        are left out of the mean over days.
 
         Raises:
-            ValueError: No user has an incident.
+            ValueError: If no user has an incident.
         """
         known = np.where(np.isnan(scores), np.nanmin(scores) - 1, scores)
         users = list(self._attacked())
@@ -103,7 +103,7 @@ class Verdict:
             raise ValueError(f"{self.trial.name}: none of {len(self.users)} users has an incident")
         each = np.ma.masked_invalid([self._of_user(known, user) for user in users])
         means = each.mean(axis=0).filled(np.nan)
-        mine, marked = known[self.rows], self.incident != NOBODY
+        mine, marked = known[self.rows], self.incident != BENIGN
         rest = [
             average_precision(mine, marked),
             self.caught(mine),
@@ -112,26 +112,26 @@ class Verdict:
         return dict(zip(FIGURES, [*means.tolist(), *rest], strict=True))
 
     def caught(self, scores: Floats) -> float:
-        """Share of incidents caught where everybody shares one threshold."""
+        """Return the share of detected incidents with one threshold for all users."""
         return self._share(self.alerts(scores).astype(np.float64))
 
     def alerts(self, scores: Floats) -> NDArray[np.bool_]:
-        """Which rows are alerts where everybody shares one threshold."""
-        ranked = self.calendar.select("run", score=scores, benign=self.incident == NOBODY)
+        """Return which rows are alerts with one threshold for all users."""
+        ranked = self.calendar.select("run", score=scores, benign=self.incident == BENIGN)
         peaks = ranked.filter("benign").group_by("run").agg(pl.col("score").max())["score"]
         limits = np.concatenate([[np.inf], np.sort(peaks.to_numpy())[::-1], [-np.inf]])
         return np.asarray(scores > limits[min(self.budget, len(peaks) + 1)])
 
     def caught_by_user(self, scores: Floats) -> float:
-        """Share of incidents caught by the top of each user's weeks; of equal tops, their share."""
+        """Return the share of incidents that rank first in a user's week; ties count in part."""
         top = pl.col("score") == pl.col("score").max().over("week")
         ranked = self.calendar.select("week", score=scores).with_columns(top=top)
         chance = ranked.select(pl.col("top") / pl.col("top").sum().over("week"))
         return self._share(chance.to_series().to_numpy())
 
     def _share(self, alerted: Floats) -> float:
-        """Share of incidents with an alert in time, given the chance that each row is one."""
-        numbers = np.unique(self.incident[self.incident != NOBODY])
+        """Return the share of incidents with a timely alert, given each row's alert probability."""
+        numbers = np.unique(self.incident[self.incident != BENIGN])
         found = [alerted[(self.incident == n) & self.in_time].sum() for n in numbers]
         return float(np.minimum(found, 1).mean())
 
@@ -142,7 +142,7 @@ class Verdict:
 
     def _of_user(self, scores: Floats, user: str) -> list[float]:
         span = self.trial.spans[user]
-        mine, marked = scores[span], self.trial.incident[span] != NOBODY
+        mine, marked = scores[span], self.trial.incident[span] != BENIGN
         days = times(self.trial.scored[span]).dt.date()
         by_day = pl.DataFrame({"day": days, "score": mine, "marked": marked}).group_by("day").max()
         return [

@@ -1,4 +1,4 @@
-"""The lessons' two users, and the eight calls of the night on which one was not themselves."""
+"""The two users of the notebooks, and the eight calls of the intruder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from quality.trial import EVENT, Trial
 DATA = Path(__file__).parents[2] / "examples" / "data"
 USERS = ("user123", "role-g")
 INTRUDER = range(314, 322)
-"""Rows of user123's input that are the intruder's, counted from 0."""
+"""Rows of user123's input that are the intruder's, from 0."""
 
 
 def trial() -> Trial:
-    """Read the lessons' data."""
+    """Read the data of the notebooks."""
     history, scored = (
         pl.concat([read(DATA / part / f"{user}.csv") for user in USERS], how="diagonal")
         for part in ("training-data", "input-data")
@@ -28,6 +28,6 @@ def trial() -> Trial:
 
 
 def read(path: Path) -> pl.DataFrame:
-    """A user's events, named after the user, since each file numbers its own."""
+    """Return a user's events, named after the user, because each file has its own numbers."""
     frame = pl.read_csv(path, infer_schema=False).drop("")
     return frame.with_columns(pl.format("{}-{}", pl.lit(path.stem), EVENT).alias(EVENT))

@@ -1,8 +1,8 @@
-"""What a score gains by memory alone: weighed with the user's last hour and month.
+"""Effect of temporal context alone: a score combined with the user's last hour and month.
 
-`risk` remembers what came before an event. A rival that looks at one event at a time has no such
-help, so what memory is worth has to be told from what the model is worth. The memory is that of
-`risk` itself, as far as it needs no columns and no usual hour; nothing is chosen here.
+`risk` includes earlier events. Detectors that score single events do not. So the effect of the
+context must be separated from the effect of the model. The context is that of `risk`, without the
+parts that need columns or a typical hour. It has no settings here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Floats = NDArray[np.float64]
 
 
 def weighed(trial: Trial, plain: Floats) -> Floats:
-    """A score of each row of `trial.scored`, weighed with those of its user before it.
+    """Return each row's score combined with the user's earlier scores.
 
-    What is below 0 counts as 0: memory is of what is unusual.
+    Scores below 0 count as 0, because only unusual events add to the context.
 
     Raises:
-        ValueError: The events of a user are not in the order of time.
+        ValueError: If a user's events are not sorted by time.
     """
     found, seconds = np.empty(len(plain)), times(trial.scored).dt.epoch("us").to_numpy() / 1e6
     for user, span in trial.spans.items():

@@ -1,4 +1,4 @@
-"""The parts of the benchmark: which trials, of whose users the figures are, and what they say."""
+"""The parts of the benchmark: their trials, users and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quality import ablation, alerts, commits, epochs, fleet, lessons, reasons, 
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
-from quality.trial import Trial, half, of_part, together
+from quality.trial import Trial, half, merge_trials, of_part
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
@@ -22,14 +22,14 @@ EVERYBODY = "all users"
 
 @dataclass(frozen=True)
 class Run:
-    """What is asked for.
+    """Options of the benchmark.
 
     Attributes:
         data: Folder of the public logs.
-        seeds: How many seeds.
-        quick: Few users, to see that all runs.
-        rivals: Words of `scorers.RIVALS`.
-        threads: Users learnt side by side.
+        seeds: Number of seeds.
+        quick: Few users, for a quick check.
+        rivals: Keys of `scorers.RIVALS`.
+        threads: Number of parallel workers.
     """
 
     data: Path
@@ -40,7 +40,7 @@ class Run:
 
 
 def of_commits(run: Run) -> Iterator[Table]:
-    """One trial, whose halves are shown apart."""
+    """One trial, with separate figures for its halves."""
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     if run.quick:
         few = [users[:3] for users in halves(trial).values()]
@@ -50,12 +50,12 @@ def of_commits(run: Run) -> Iterator[Table]:
 
 
 def halves(trial: Trial) -> dict[str, list[str]]:
-    """The users of each half."""
+    """Return the users of each half."""
     return {name: [user for user in trial.spans if half(user) == name] for name in "AB"}
 
 
 def of_fleet(run: Run) -> Iterator[Table]:
-    """A company a seed."""
+    """One company per seed."""
     small = partial(fleet.trial, users=8, days=20, training=14, attacked=1.0)
     trials = map(small if run.quick else fleet.trial, fleet.PRINTED)
     yield from compared(run, trials)
@@ -67,25 +67,25 @@ def of_lessons(run: Run) -> Iterator[Table]:
 
 
 def of_console(run: Run) -> Iterator[Table]:
-    """Rounds of a few techniques each, so that those of a round are days apart; a table a grade.
+    """Rounds of a few techniques, days apart, with a table per evasion level.
 
     No day of a round is benign, so days are not ranked.
 
-    A rival looks at one event at a time, so it scores those of all rounds at once.
+    Other detectors score single events, so they score the events of all rounds at once.
     """
     from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
 
     tables: dict[str, Comparison] = {}
     for seed in range(1, run.seeds + 1):
         scenes = console.scenes(run.data, seed, few=run.quick)
-        whole = together([trial for rounds in scenes.values() for trial in rounds])
+        whole = merge_trials([trial for rounds in scenes.values() for trial in rounds])
         known = scorers.theirs(whole, seed, run.rivals)
         for grade, rounds in scenes.items():
             judged = [
                 (
                     Verdict(trial, tuple(trial.spans)),
                     scorers.ours(trial, seed, run.threads)
-                    | scorers.shown(trial, parted(whole, known, trial)),
+                    | scorers.shown(trial, select_part(whole, known, trial)),
                 )
                 for trial in rounds
             ]
@@ -95,15 +95,15 @@ def of_console(run: Run) -> Iterator[Table]:
         yield each.table()
 
 
-def parted(whole: Trial, known: Mapping[str, Floats], part: Trial) -> dict[str, Floats]:
-    """What is known of a whole's rows, of those of a part."""
+def select_part(whole: Trial, known: Mapping[str, Floats], part: Trial) -> dict[str, Floats]:
+    """Select values of a part's rows from those of the whole."""
     return {word: of_part(whole, each, part) for word, each in known.items()}
 
 
 def compared(
     run: Run, trials: Iterable[Trial], groups: Groups | None = None, title: str = EVERYBODY
 ) -> Iterator[Table]:
-    """Score a trial with each seed, and judge the scores for each group of users."""
+    """Score a trial with each seed, and compute the figures of each group of users."""
     titles = [title] if groups is None else list(groups)
     tables = {name: comparison(run, name) for name in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
@@ -117,14 +117,14 @@ def compared(
 
 
 def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
-    """An empty table."""
+    """Return an empty table."""
     figures = tuple(name for name in FIGURES if name not in without)
-    remembered = sum(word in run.rivals for word in scorers.REMEMBERED)
+    remembered = sum(word in run.rivals for word in scorers.WITH_CONTEXT)
     return Comparison(title, figures, len(scorers.labels()) + remembered)
 
 
 def of_reference(run: Run) -> Iterator[Table]:
-    """The rival that is as slow as the reference was: half an hour for each seed, once."""
+    """The detector as slow as the reference: half an hour per seed, once."""
     alone = replace(run, rivals=["dfencoder"])
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     yield from compared(alone, repeat(trial), {"commits": tuple(trial.spans)})
@@ -134,7 +134,7 @@ def of_reference(run: Run) -> Iterator[Table]:
 
 
 def of_alerts(run: Run) -> Iterator[Table]:
-    """The budget of alerts, on benign days."""
+    """The alert budget on benign days."""
     table = alerts.table()
     for seed, number in zip(range(1, run.seeds + 1), fleet.PRINTED, strict=False):
         alerts.add(table, fleet.trial(number), seed)
@@ -143,7 +143,7 @@ def of_alerts(run: Run) -> Iterator[Table]:
 
 
 def of_reasons(run: Run) -> Iterator[Table]:
-    """What explanations say of incidents caught."""
+    """Explanations of detected incidents."""
     from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
 
     table = reasons.table()
@@ -154,17 +154,17 @@ def of_reasons(run: Run) -> Iterator[Table]:
 
 
 def of_risk(run: Run) -> Iterator[Table]:
-    """What each part of `risk` is worth."""
+    """The effect of each part of `risk`."""
     yield ablation.table(choosing(run))
 
 
 def of_epochs(run: Run) -> Iterator[Table]:
-    """What longer training is worth."""
+    """The effect of longer training."""
     yield epochs.table(choosing(run), run.seeds)
 
 
 def choosing(run: Run) -> Mapping[str, ablation.Attacked]:
-    """The trials that settings are chosen on."""
+    """The trials for choosing settings."""
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     companies = [fleet.trial(seed) for seed in list(fleet.CHOOSING)[:3]]
     return {

@@ -1,4 +1,4 @@
-"""Do explanations name what an incident changed? Counted without the model that explains."""
+"""Do explanations name what an incident changed? Counted independently of the model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from figures.table import Table
 from morpheus.stages.explain import Explain
 from quality import chain
 from quality.judge import Verdict
-from quality.trial import NOBODY, Trial
+from quality.trial import BENIGN, Trial
 
 SELDOM = 0.01
-"""A value that fewer of the user's events to learn from had is seldom."""
+"""A value with a smaller share of the user's training events is rare."""
 READ = 2
-"""Reasons that an analyst reads."""
+"""Number of columns in a reason."""
 NEARLY = 0.9
-"""Share of the largest change from which another column counts as changed nearly as much."""
+"""A column with this share of the largest change counts as changed nearly as much."""
 
 
 def table() -> Table:
-    """An empty table."""
+    """Return an empty table."""
     return Table(
         f"Do the first {READ} reasons name what the incident changed?",
         [
@@ -39,7 +39,7 @@ def table() -> Table:
 
 
 def add(table: Table, name: str, trials: Iterable[Trial], label: str = "risk") -> None:
-    """Explain trials, and add a row: in how many incidents caught the reasons name it."""
+    """Explain trials, and add a row: how many reasons of detected incidents name the change."""
     found: list[tuple[bool, bool, bool, float]] = []
     for seed, trial in enumerate(trials, start=1):
         output = chain.output(trial, [label], seed=seed, behind=[Explain(top=READ)])
@@ -50,12 +50,12 @@ def add(table: Table, name: str, trials: Iterable[Trial], label: str = "risk") -
 
 @dataclass(frozen=True)
 class Explained:
-    """A trial that was scored and explained.
+    """A trial with scores and explanations.
 
     Attributes:
         trial: The logs.
-        output: What the chain wrote, one row for each of `trial.scored`.
-        label: The score that alerts are made of.
+        output: Output of the pipeline, one row per row of `trial.scored`.
+        label: The score for alerts.
     """
 
     trial: Trial
@@ -64,20 +64,20 @@ class Explained:
 
     @cached_property
     def caught(self) -> list[int]:
-        """Incidents caught as the judge says, where everybody shares one threshold."""
+        """Return the detected incidents with one threshold for all users."""
         verdict = Verdict(self.trial, tuple(self.trial.spans))
         scores = self.output[self.label].cast(pl.Float64).to_numpy()[verdict.rows]
         alerted = verdict.incident[verdict.alerts(scores) & verdict.in_time]
-        return [int(incident) for incident in np.unique(alerted[alerted != NOBODY])]
+        return [int(incident) for incident in np.unique(alerted[alerted != BENIGN])]
 
     def named(self, number: int) -> tuple[bool, bool, bool, float]:
-        """Whether the first reasons name what an incident changed.
+        """Say whether the first reasons name what an incident changed.
 
         Returns:
-            Whether they name the column that changed most, or one of those equal to it; whether
-            they name one that changed nearly as much; whether they name one whose value in that
-            very event is of the incident's making; and the chance that as many columns drawn at
-            random name one of those that changed nearly as much.
+            Whether they name the column that changed most, or one with an equal change. Whether
+            they name one that changed nearly as much. Whether they name one with a value of that
+            event that is due to the incident. The probability that as many random columns
+            include one that changed nearly as much.
         """
         changes = self.changes(number)
         most = max(changes.values())
@@ -90,33 +90,32 @@ class Explained:
         return bool(reasons & first), bool(reasons & nearly), bool(reasons & here), chance
 
     def reasons(self, number: int) -> list[str]:
-        """Columns that the explanation of an incident's highest event names first."""
+        """Return the first columns of the explanation of an incident's highest event."""
         highest = self.output["top_columns"][self.highest(number)]
         return highest.split(", ")[:READ] if highest else []
 
     def highest(self, number: int) -> int:
-        """Row of an incident's highest event."""
+        """Return the row of an incident's highest event."""
         scores = self.output[self.label].cast(pl.Float64).fill_null(-np.inf).to_numpy()
         return int(np.argmax(np.where(self.trial.incident == number, scores, -np.inf)))
 
     def brought(self, number: int) -> list[str]:
-        """Columns of an incident's highest event with a value that its user seldom had."""
+        """Return columns of an incident's highest event with a value that is rare for the user."""
         event = self.trial.scored[self.highest(number)]
         user = pl.col(self.trial.user) == event[self.trial.user][0]
         history = self.trial.history.filter(user)
         return [name for name in self.trial.columns if _seldom(event[name], history[name])]
 
     def changes(self, number: int) -> Mapping[str, float]:
-        """How much oftener an incident brings values that its user seldom had than the user does.
+        """Return how much more often an incident has rare values than the user, per column.
 
-        Shares of the incident's events less those of the user's own events in the part that is
-        scored, for each column.
+        The share of the incident's events minus the share of the user's own scored events.
         """
         trial, its = self.trial, pl.Series(self.trial.incident == number)
         events = trial.scored.filter(its)
         user = pl.col(trial.user) == events[trial.user][0]
         history = trial.history.filter(user)
-        own = trial.scored.filter(user & pl.Series(trial.incident == NOBODY))
+        own = trial.scored.filter(user & pl.Series(trial.incident == BENIGN))
         return {
             name: _seldom(events[name], history[name]) - _seldom(own[name], history[name])
             for name in trial.columns
@@ -124,7 +123,7 @@ class Explained:
 
 
 def _seldom(values: pl.Series, history: pl.Series) -> float:
-    """Share of values that are seldom in a history."""
+    """Return the share of values that are rare in a history."""
     shares = dict(history.cast(pl.String).value_counts(normalize=True).iter_rows())
     seldom = [shares.get(value, 0) < SELDOM for value in values.cast(pl.String)]
     return float(sum(seldom) / max(len(seldom), 1))

@@ -1,7 +1,7 @@
-"""Scores of the rivals that live in an environment of their own, each computed once.
+"""Scores of detectors in a separate environment, each computed once.
 
-What a rival says of a user depends on the user's rows, the seed, and the rival alone; so it is kept
-under a name made of these, outside git, and a later run finds it.
+The scores depend only on the user's rows, the seed and the detector. So they are cached under a
+name made of these, outside git, for later runs.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from rivals.environment import HOME, PINS, answers
 
 from quality.trial import Case, Trial
 
-KEPT = HOME.parent / "scores"
+CACHE_DIR = HOME.parent / "scores"
 EDITION = 1
-"""To be raised when the worker gives other scores than before."""
+"""Increase this when the worker's scores change."""
 SEEDED = {"dfencoder": True, "forest": True, "ecod": False}
-"""Each rival, and whether its scores depend on a seed."""
+"""Detectors, and whether their scores depend on a seed."""
 Floats = NDArray[np.float64]
 
 
 def scores(trial: Trial, seed: int, *, rival: str) -> Floats:
-    """A rival's score of each row of `trial.scored`."""
+    """Return a detector's score of each row of `trial.scored`."""
     seed = seed if SEEDED[rival] else 0
     places = [place(case, trial.columns, rival, seed) for case in trial.cases]
     compute(trial, rival, seed, places)
@@ -34,15 +34,15 @@ def scores(trial: Trial, seed: int, *, rival: str) -> Floats:
 
 
 def place(case: Case, columns: Sequence[str], rival: str, seed: int) -> Path:
-    """Where the scores of a user are kept."""
+    """Return the cache file of a user's scores."""
     name = sha256(repr((EDITION, rival, seed, PINS, columns)).encode())
     for frame in (case.history, case.scored):
         name.update(frame.select(columns).write_csv().encode())
-    return KEPT / rival / f"{name.hexdigest()[:32]}.npy"
+    return CACHE_DIR / rival / f"{name.hexdigest()[:32]}.npy"
 
 
 def compute(trial: Trial, rival: str, seed: int, places: Sequence[Path]) -> None:
-    """Have the scores computed that are not kept yet."""
+    """Compute the scores that are not in the cache."""
     pairs = zip(trial.cases, places, strict=True)
     missing = [(case, path) for case, path in pairs if not path.exists()]
     if not missing:
@@ -54,7 +54,7 @@ def compute(trial: Trial, rival: str, seed: int, places: Sequence[Path]) -> None
 
 
 def jobs(cases: Sequence[Case], columns: Sequence[str], folder: Path) -> Iterator[dict[str, str]]:
-    """Users as the rivals read them."""
+    """Return users as input for the detectors."""
     for number, case in enumerate(cases):
         frames = {"training": case.history, "scored": case.scored}
         paths = {name: str(folder / f"{name}-{number}.csv") for name in frames}
@@ -64,7 +64,7 @@ def jobs(cases: Sequence[Case], columns: Sequence[str], folder: Path) -> Iterato
 
 
 def keep(found: Floats, path: Path) -> None:
-    """Write a file, which appears whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     with draft.open("wb") as file:

@@ -1,4 +1,4 @@
-"""A trial: what everybody did, what they did next, and where somebody else did it for them."""
+"""A trial: training events, scored events, and the incidents in the latter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 EVENT = "eventID"
-"""Column of an event's name, no two of a trial alike."""
+"""Column of an event's name, unique in a trial."""
 WHEN = "eventTime"
-"""Column of an event's time, as CloudTrail writes it, in UTC."""
+"""Column of an event's time, in UTC, in CloudTrail's format."""
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
-NOBODY = -1
-"""Number of the incident that a benign event belongs to."""
+BENIGN = -1
+"""Incident number of benign events."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Case:
     """One user of a trial.
 
     Attributes:
-        user: Whose events.
-        history: To learn from, in the order of time.
-        scored: To score, in the order of time.
-        incident: Of each event to score, the number of its incident; `NO_USER` if it is benign.
+        user: The user.
+        history: Training events, by time.
+        scored: Events to score, by time.
+        incident: Incident number of each event to score; `BENIGN` for a benign event.
     """
 
     user: str
@@ -38,25 +38,25 @@ class Case:
 
     @property
     def marked(self) -> NDArray[np.bool_]:
-        """Whether each event to score belongs to an incident."""
-        return np.asarray(self.incident != NOBODY)
+        """Whether each scored event belongs to an incident."""
+        return np.asarray(self.incident != BENIGN)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The logs of a population, and the incidents in the part that is scored.
+    """The logs of a population, and the incidents in the scored part.
 
-    All users are learnt and scored in one run: what a scorer knows of the population, it may know
-    from `history` alone.
+    All users are trained and scored in one run. A scorer may only use `history` to learn about the
+    population.
 
     Attributes:
-        name: Which trial.
-        user: Column that says whose event it is.
-        columns: Feature columns, text, null where there is no value.
-        history: Events to learn from, by user, then time.
+        name: Name of the trial.
+        user: Column of the user.
+        columns: Feature columns: text, or null for no value.
+        history: Training events, by user, then time.
         scored: Events to score, by user, then time.
-        incidents: Number of the incident of each event that belongs to one, by the event's name.
-        kinds: What sort of incident each is.
+        incidents: Incident number of each event of an incident, by the event's name.
+        kinds: Kind of each incident.
     """
 
     name: str
@@ -69,18 +69,18 @@ class Trial:
 
     @cached_property
     def incident(self) -> NDArray[np.int64]:
-        """The incident of each row of `scored`; `NO_USER` if it is benign."""
+        """Incident number of each row of `scored`; `BENIGN` for a benign event."""
         names = self.scored[EVENT].to_list()
-        return np.array([self.incidents.get(name, NOBODY) for name in names], dtype=np.int64)
+        return np.array([self.incidents.get(name, BENIGN) for name in names], dtype=np.int64)
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """Each user who has events to score, in the order of `scored`."""
+        """Each user with events to score, in the order of `scored`."""
         return tuple(self._cases())
 
     @cached_property
     def spans(self) -> Mapping[str, slice]:
-        """Where each user's rows of `scored` are."""
+        """Positions of each user's rows in `scored`."""
         counts = self.scored.group_by(self.user, maintain_order=True).len()
         ends = counts["len"].cum_sum().to_list()
         starts = [0, *ends[:-1]]
@@ -88,7 +88,7 @@ class Trial:
         return {user: slice(*ends) for user, *ends in zip(users, starts, ends, strict=True)}
 
     def only(self, users: Collection[str]) -> Trial:
-        """The same logs, of some of the users."""
+        """Return the logs of some of the users."""
         its = pl.col(self.user).is_in(list(users))
         return replace(self, history=self.history.filter(its), scored=self.scored.filter(its))
 
@@ -100,8 +100,8 @@ class Trial:
             yield Case(user, histories.get((user,), none), scored, self.incident[span])
 
 
-def together(trials: Sequence[Trial]) -> Trial:
-    """One trial with all events of trials that share their history."""
+def merge_trials(trials: Sequence[Trial]) -> Trial:
+    """Merge trials with the same history into one."""
     first = trials[0]
     scored = pl.concat([trial.scored for trial in trials])
     scored = scored.unique(EVENT, keep="first", maintain_order=True).sort(
@@ -112,18 +112,18 @@ def together(trials: Sequence[Trial]) -> Trial:
 
 
 def of_part(whole: Trial, scores: NDArray[np.float64], part: Trial) -> NDArray[np.float64]:
-    """The scores of a part's rows, out of those of the whole's."""
+    """Select the scores of a part's rows from those of the whole."""
     place = {name: n for n, name in enumerate(whole.scored[EVENT].to_list())}
     return scores[[place[name] for name in part.scored[EVENT].to_list()]]
 
 
 def times(frame: pl.DataFrame) -> pl.Series:
-    """The events' times as datetimes, in UTC."""
+    """Return the times of events as datetimes in UTC."""
     return frame[WHEN].str.to_datetime(STAMP, time_unit="us", time_zone="UTC")
 
 
 def half(user: str) -> str:
-    """Which half of the users one is in, `A` or `B`: settings are chosen on A, never on B.
+    """Return the half of a user, `A` or `B`. Settings are chosen on A, never on B.
 
     >>> half("u_08fc6b22")
     'A'

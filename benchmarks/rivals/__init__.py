@@ -1,1 +1,1 @@
-"""What morpheus is measured beside, in an environment of its own."""
+"""Other detectors for comparison, in a separate environment."""

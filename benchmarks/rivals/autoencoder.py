@@ -1,4 +1,4 @@
-"""dfencoder 0.0.42, trained as `train-ae` of Morpheus 22.09 does."""
+"""dfencoder 0.0.42, trained as by `train-ae` of Morpheus 22.09."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ ARGUMENTS = {
 
 
 def learn(history: pd.DataFrame, seed: int, epochs: int) -> Callable[[pd.DataFrame], np.ndarray]:
-    """Train a network; its anomaly score. It draws from numpy's and torch's own generators."""
+    """Train a network; return its scoring function. Uses global random generators."""
     del seed
     return fitted(history, epochs).get_anomaly_score
 
 
-def fitted(history: pd.DataFrame, epochs: int) -> Any:  # noqa: ANN401 - dfencoder's, which has no types
+def fitted(history: pd.DataFrame, epochs: int) -> Any:  # noqa: ANN401 - dfencoder has no types
     """A trained network."""
     mend()
-    from dfencoder import AutoEncoder  # noqa: PLC0415 - after it has been mended
+    from dfencoder import AutoEncoder  # noqa: PLC0415 - after the functions are restored
 
     model = AutoEncoder(**ARGUMENTS)
     model.fit(history, epochs=epochs)
@@ -43,13 +43,13 @@ def fitted(history: pd.DataFrame, epochs: int) -> Any:  # noqa: ANN401 - dfencod
 
 
 def mend() -> None:
-    """Give back what pandas and numpy have dropped since 2022."""
+    """Restore functions that pandas and numpy have removed since 2022."""
     for name in ("iteritems", "append"):
         if not hasattr(pd.Series, name):
             setattr(pd.Series, name, _series(name))
 
 
-def _series(name: str):  # type: ignore[no-untyped-def]  # pandas' own types are not at hand  # noqa: ANN202 - the same
+def _series(name: str):  # type: ignore[no-untyped-def]  # no types of pandas here  # noqa: ANN202 - the same
     if name == "iteritems":
         return pd.Series.items
     return lambda self, other: pd.concat([self, other])

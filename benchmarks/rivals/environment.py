@@ -1,4 +1,4 @@
-"""The rivals, in an environment of their own that is made when first needed."""
+"""Other detectors in a separate environment, which is created when first needed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PINS = (
 
 
 def ready() -> Path:
-    """The rivals' Python; torch and pandas are borrowed from this one, so that all run the same.
+    """Return the Python of that environment. It shares torch and pandas with this one.
 
     Raises:
-        RuntimeError: It could not be installed.
+        RuntimeError: If the installation fails.
     """
     mark, wanted = HOME / ".ready", "\n".join(PINS)
     if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
@@ -59,19 +59,19 @@ def ready() -> Path:
 def answers(
     rival: str, users: Sequence[dict[str, Any]], *, seed: int = 1, epochs: int = 25
 ) -> Iterator[dict[str, Any]]:
-    """Let a rival learn and score each user, in one thread.
+    """Train and score each user with a detector, in one thread.
 
     Args:
         rival: One of `worker.RIVALS`.
         users: Paths of CSV files, `training` and `scored`; `warm` to do it once before the clock.
-        seed: Of all that is random.
-        epochs: Passes over a history, for a rival that takes several.
+        seed: Random seed.
+        epochs: Number of epochs, if the detector has any.
 
     Yields:
-        CPU seconds of `training` and of `scoring`, and the `scores`, as soon as a user is done.
+        CPU seconds of `training` and of `scoring`, and the `scores`, after each user.
 
     Raises:
-        RuntimeError: The rival failed.
+        RuntimeError: If the detector fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         job = Path(scratch, "job.json")

@@ -1,4 +1,4 @@
-"""Detectors of outliers as their libraries ship them, on the one-hot codes of a history."""
+"""Outlier detectors of libraries, on the one-hot codes of a history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 Score = Callable[[pd.DataFrame], np.ndarray]
 UNSEEN = "\U0010ffff"
-"""Sorts behind all values, as the encoder wants it."""
+"""Sorts after all values, as the encoder requires."""
 
 
 def forest(history: pd.DataFrame, seed: int, epochs: int) -> Score:
@@ -33,7 +33,7 @@ def ecod(history: pd.DataFrame, seed: int, epochs: int) -> Score:
 
 
 class Codes:
-    """One column a value of the history, and one for all values that it does not have."""
+    """One column per value of the history, and one for all other values."""
 
     def __init__(self, history: pd.DataFrame) -> None:
         values = [np.array([*sorted(set(history[name])), UNSEEN]) for name in history]
@@ -44,7 +44,7 @@ class Codes:
         self.known = [set(each) for each in values]
 
     def of(self, events: pd.DataFrame) -> np.ndarray:
-        """The codes of events, shape (rows, values)."""
+        """Return the codes of events, shape (rows, values)."""
         pairs = zip(events, self.known, strict=True)
         named = {
             name: events[name].where(events[name].isin(known), UNSEEN) for name, known in pairs

@@ -1,6 +1,6 @@
-"""`preprocess` and `inf-pytorch` as Morpheus does them, told anew, around dfencoder's network.
+"""`preprocess` and `inf-pytorch` of Morpheus, re-implemented with dfencoder's network.
 
-What they do stands in Morpheus' sources; only the network's own functions are used here.
+Written from the behaviour of Morpheus. Only the functions of the network are reused.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import pandas as pd
 import torch
 
 MESSAGE = 1024
-"""Rows of a message; Morpheus has 256 unless it is told otherwise."""
+"""Rows of a message; the default of Morpheus is 256."""
 
 
 class Inference(Protocol):
-    """What a release says of some rows of a message."""
+    """The output of a release for rows of a message."""
 
     def __init__(self, model: Any, history: pd.DataFrame) -> None: ...  # noqa: ANN401 - dfencoder's
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Columns that are added to them; the first is the score."""
+        """Added columns; the first is the score."""
 
 
 def learn(
     inference: type[Inference], rows: int
 ) -> Callable[[pd.DataFrame, int, int], Callable[[pd.DataFrame], np.ndarray]]:
-    """A rival that answers as the stages of a release, so many rows at a time."""
+    """A detector with the output of a release's stages, for some rows per call."""
 
     def learnt(
         history: pd.DataFrame, seed: int, epochs: int
@@ -45,7 +45,7 @@ def learn(
 
 
 def passed(model: Any, infer: Inference, message: pd.DataFrame, rows: int) -> np.ndarray:  # noqa: ANN401 - dfencoder's
-    """Let a message pass both stages; its scores."""
+    """Process a message by both stages, and return its scores."""
     preprocess(model, message)
     added = pd.concat([infer.of(some) for some in slices(message, rows)])
     for name in added:
@@ -54,20 +54,20 @@ def passed(model: Any, infer: Inference, message: pd.DataFrame, rows: int) -> np
 
 
 def slices(frame: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
-    """So many rows at a time, as frames of their own."""
+    """Split rows into frames of `count` rows."""
     for begin in range(0, len(frame), rows):
         yield frame.iloc[begin : begin + rows].copy()
 
 
 def preprocess(model: Any, message: pd.DataFrame) -> torch.Tensor:  # noqa: ANN401 - dfencoder's
-    """The network's input for a message, which nothing reads: inference builds it again."""
+    """Build the network's input. Nothing reads it, because inference builds it again."""
     with torch.no_grad():
         parts = model.encode_input(model.prepare_df(message))
         return torch.cat([tensor for part in parts for tensor in part], dim=1)
 
 
 class Scores:
-    """22.04 to 22.08: one score a row."""
+    """22.04 to 22.08: one score per row."""
 
     def __init__(self, model: Any, history: pd.DataFrame) -> None:  # noqa: ANN401 - dfencoder's
         del history
@@ -80,12 +80,12 @@ class Scores:
 
 
 class Losses:
-    """From 22.09 on: score, z-score, and the z-score of each column's loss."""
+    """From 22.09: score, z-score, and the z-score of each column's loss."""
 
     def __init__(self, model: Any, history: pd.DataFrame) -> None:  # noqa: ANN401 - dfencoder's
         self.model = model
         for feature in model.binary_fts.values():
-            # 0.0.42 takes a column of one value for a yes or no, and then misses the other one.
+            # 0.0.42 treats a column with one value as binary, then lacks the second value.
             feature["cats"] = [*feature["cats"], *feature["cats"]][:2]
         scores, losses = model.get_anomaly_score(history), self.losses(history)
         self.mean, self.spread = scores.mean(), scores.std()
@@ -101,7 +101,7 @@ class Losses:
         return added.join(results[["max_abs_z", "mean_abs_z"]])
 
     def results(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """A column's value, what was expected, its loss and the z-score of that, for each."""
+        """Value, expected value, loss and its z-score, for each column."""
         expected, losses = self.model.df_predict(rows), self.losses(rows)
         strange = ((losses - self.means) / self.spreads).abs()
         parts = {}
@@ -112,7 +112,7 @@ class Losses:
         return pd.DataFrame(parts | {"max_abs_z": highest, "mean_abs_z": mean})
 
     def losses(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The loss of each column."""
+        """Return the loss of each column."""
         model = self.model
         model.eval()
         data = model.prepare_df(rows)

@@ -1,9 +1,9 @@
-"""Run by the rivals' own Python: lets one of them learn and score each user of a job.
+"""Train and score each user of a job with a detector. Run by the Python of that environment.
 
     python worker.py JOB.json
 
-The job names CSV files; each line of the answer, a user's, has CPU seconds of training and of
-scoring, and the scores. Nothing here knows morpheus.
+The job lists CSV files. Each line of the output is for one user: CPU seconds of training and of
+scoring, and the scores. This module does not use morpheus.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 import stages
 
 NULL = "nan"
-"""Nulls are this word in training and in scoring: in Morpheus they differ, and scores are noise."""
+"""Replaces null in training and scoring. In Morpheus they differ, which makes scores random."""
 RIVALS = {
     "dfencoder": autoencoder.learn,
     "forest": outliers.forest,
@@ -34,7 +34,7 @@ RIVALS = {
     "stages of 22.11, 1024 rows a call": stages.learn(stages.Losses, rows=1024),
     "stages of 22.11, 8 rows a call": stages.learn(stages.Losses, rows=8),
 }
-"""From a history, a seed and epochs to a function from events to scores."""
+"""Takes a history, a seed and epochs; returns a function from events to scores."""
 
 
 def read(path: str) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def read(path: str) -> pd.DataFrame:
 
 
 def answer(user: dict, job: dict) -> dict:
-    """Learn and score one user; columns that the history has no value in are left out."""
+    """Train and score one user, without columns that have no value in the history."""
     history = read(user["training"])
     history = history.loc[:, [(history[name] != NULL).any() for name in history]]
     learn = RIVALS[job["rival"]]
@@ -60,14 +60,14 @@ def answer(user: dict, job: dict) -> dict:
 
 
 def main() -> None:
-    """Do the job."""
+    """Run the job."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     out, sys.stdout = sys.stdout, sys.stderr
     for user in job["users"]:
         random.seed(job["seed"])
-        np.random.seed(job["seed"])  # noqa: NPY002 - what dfencoder draws from
+        np.random.seed(job["seed"])  # noqa: NPY002 - dfencoder uses the global generator
         torch.manual_seed(job["seed"])
         print(json.dumps(answer(user, job)), file=out, flush=True)
 

@@ -1,1 +1,1 @@
-"""How far it goes: one machine beside clusters of workers, and what a larger cluster would take."""
+"""Scaling: one machine compared with clusters, and estimates for larger clusters."""

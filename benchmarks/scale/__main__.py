@@ -1,8 +1,8 @@
 """Measure how it scales: `python benchmarks/scale [--quick] [--only PART]`.
 
-All parts take about twenty minutes on two idle cores, quick ones four.
+All parts take about twenty minutes on two idle cores; quick sizes take four.
 
-Prints tables and writes them to docs/scaling.md; sections of parts that do not run are kept.
+Prints tables and writes them to docs/scaling.md. Sections of parts that do not run are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page  # noqa: E402 - the line above finds it
+from figures.page import Page  # noqa: E402 - after the change of the path
 
 from scale.runs import Size  # noqa: E402 - the same
 
@@ -30,7 +30,7 @@ HEAD = (Path(__file__).parent / "head.md").read_text(encoding="utf-8")
 
 
 def main() -> None:
-    """Read the command line, measure, print and write."""
+    """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description="Measure how it scales.")
     parser.add_argument("--only", choices=PARTS, action="append", help="repeat for more parts")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What a user and an event cost, from runs of different sizes; and what many of them would cost."""
+"""Cost per user and per event, from runs of different sizes, and projections."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from morpheus.storage.spill import spill_to_memory
 from scale.runs import Size, both, dask
 
 SHAPES = {"few": (10, 11.0), "broad": (160, 11.0), "deep": (20, 220.0)}
-"""Users, and events of each a day."""
+"""Number of users, and events per user and day."""
 USERS, EVENTS, DAYS = 1_000_000, 10_000_000_000, 14
-"""What is asked for: users, events a day, and days that are learnt from."""
+"""Projections: users, events per day, and training days."""
 CORES, BUSY, PRICE = 16, 0.7, 0.04
-"""Cores of a node, their share that is used, and dollars for one core and hour, a list price."""
+"""Cores of a node, the share in use, and the list price in dollars per core and hour."""
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of a run, whatever its size, of a user, and of an event."""
+    """CPU seconds per run, per user and per event."""
 
     run: float
     user: float
@@ -38,7 +38,7 @@ class Cost:
 
     @classmethod
     def of(cls, users: list[int], events: list[int], seconds: list[float]) -> Cost:
-        """What runs of as many different sizes as there are costs take.
+        """Solve for the costs, from as many runs of different sizes as there are costs.
 
         >>> Cost.of([0, 10, 0], [0, 0, 100], [1.0, 2.0, 3.0])
         Cost(run=1.0, user=0.1, event=0.02)
@@ -53,7 +53,7 @@ class Cost:
 
 
 def tables(size: Size) -> Iterator[Table]:
-    """Measure, check on other numbers of workers, and reckon."""
+    """Measure, check with other numbers of workers, and project."""
     logs = {name: size.fleet(*shape) for name, shape in SHAPES.items()}
     models = {name: size.scratch / f"models-{name}" for name in SHAPES}
     out = size.scratch / "out.csv"
@@ -100,7 +100,7 @@ def _costs(logs: Logs, models: Path, out: Path, costs: dict[str, Cost]) -> Table
 
 
 def _moved(logs: Logs) -> float:
-    """Bytes of an event on its way from one worker to the other."""
+    """Return the bytes of an event that is sent to another worker."""
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
     settings = PipelineOptions(columns=columns, userid_column_name=USER, num_threads=1)
     source = FromCloudtrail(input_glob=str(logs.folder / "json/scored"), options=settings)
@@ -130,8 +130,8 @@ def _checked(size: Size, logs: Logs, users: int, scored: Cost, learnt: Cost) -> 
     )
     for workers in (1, 2, 4):
         run = both(logs, size.scratch / "checked.csv", *dask(workers))
-        told = scored.seconds(users, logs.scored) + learnt.seconds(users, logs.training)
-        table.add(workers, run.wall, run.cpu, told, run.cpu / told)
+        predicted = scored.seconds(users, logs.scored) + learnt.seconds(users, logs.training)
+        table.add(workers, run.wall, run.cpu, predicted, run.cpu / predicted)
     return table
 
 

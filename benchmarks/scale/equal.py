@@ -1,4 +1,4 @@
-"""The same rows from one machine and from a cluster, on a whole company."""
+"""Equality of the output of one machine and of a cluster, for a company."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scale.runs import Size, both, dask
 
 
 def tables(size: Size) -> Iterator[Table]:
-    """Learn and score a company on one machine and on a cluster, two processes each."""
+    """Train and score a company on one machine and on a cluster, with two processes each."""
     logs = size.fleet(2000, 8.0)
     table = Table(
         f"{size.users(2000):,} users, {logs.training:,} training events and {logs.scored:,} "
@@ -25,11 +25,11 @@ def tables(size: Size) -> Iterator[Table]:
     ):
         into = first if not table.rows else size.scratch / "again.csv"
         run = both(logs, into, *options)
-        same = "reference" if into is first else told(into.read_bytes() == first.read_bytes())
+        same = "reference" if into is first else equality(into.read_bytes() == first.read_bytes())
         table.add(name, run.wall, run.cpu, run.peak, same)
     yield table
 
 
-def told(same: bool) -> str:  # noqa: FBT001 - the one thing it is about
-    """Whether outputs are the same."""
+def equality(same: bool) -> str:  # noqa: FBT001 - the only argument
+    """Return whether two outputs are equal."""
     return "identical" if same else "DIFFERENT"

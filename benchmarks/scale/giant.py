@@ -1,4 +1,4 @@
-"""One user with 30 % of all events: measure whether all other users have to wait."""
+"""One user with 30 % of all events: do the other users have to wait?"""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from scale.runs import Size, chain, dask
 from scale.turns import in_turns
 
 SHARE = 0.3
-"""Of all events, the giant's."""
+"""The giant's share of all events."""
 WORKERS = (4, 8)
-"""Too few for the others to be done with everybody else while one is with the giant, and enough."""
+"""Numbers of workers: too few to finish all other users during the giant's training, and enough."""
 GIANT = "giant"
 
 
 def tables(size: Size) -> Iterator[Table]:
-    """Learn and score a giant alone, then among everybody."""
+    """Train and score a giant alone, then with all users."""
     users = size.users(200)
     logs = fleet(size.scratch, users, rate=44.0, forms=("parquet",)).folder / "parquet"
     members = _members(logs)
@@ -56,14 +56,14 @@ def _run(logs: Path, into: Path, workers: int) -> Run:
 
 
 def _members(logs: Path) -> list[str]:
-    """The first people who together have the giant's share of all events."""
+    """Return the first people who together have the giant's share of all events."""
     users = pl.scan_parquet(logs / "*/*.parquet").group_by(USER).len().collect().sort(USER)
     before = pl.col("len").cum_sum() - pl.col("len")
     return users.filter(before < SHARE * pl.col("len").sum())[USER].to_list()
 
 
 def _written(logs: Path, into: Path, members: list[str], *, others: bool) -> int:
-    """Write the same logs with these people as one, with or without the others; how many events."""
+    """Write the logs with these people as one user; return the number of events."""
     events = 0
     for path in logs.rglob("*.parquet"):
         frame = pl.read_parquet(path)

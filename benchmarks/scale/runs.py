@@ -1,4 +1,4 @@
-"""The chain that is measured, on one machine or on a cluster, learning and scoring."""
+"""The pipeline to measure, on one machine or on a cluster, with training and scoring."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from morpheus.columns import read_lines
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Sizes to measure.
 
     Attributes:
-        scratch: Folder for logs and output, gone afterwards.
-        quick: Small sizes, to see that all runs.
+        scratch: Temporary folder for logs and output.
+        quick: Small sizes, for a quick check.
     """
 
     scratch: Path
     quick: bool = False
 
     def users(self, many: int) -> int:
-        """So many users, or few of them."""
+        """Return the number of users; fewer in a quick run."""
         return max(4, many // 20) if self.quick else many
 
     def fleet(self, users: int, rate: float) -> Logs:
-        """The logs of a company: so many users, so many events of each a day, for 56 days."""
+        """Write the logs of a company for 56 days."""
         return fleet(self.scratch, self.users(users), rate=rate, forms=("json",))
 
 
 def chain(
     logs: Path, into: Path, *run: str, history: Path | None = None, train: tuple[str, ...] = ()
 ) -> Run:
-    """Learn from some logs, or from the input itself, and score the input."""
+    """Train on some logs, or on the input itself, and score the input."""
     learnt = (f"--train_data_glob={history}",) if history else ()
     return morpheus(
         *("run", *run, "pipeline-ae", "--columns_file=columns_ae_cloudtrail.txt"),
@@ -49,23 +49,23 @@ def chain(
 def both(
     logs: Logs, into: Path, *run: str, train: tuple[str, ...] = (), more: tuple[str, ...] = ()
 ) -> Run:
-    """Learn from a company's first days, unless fingerprints are loaded, and score the others."""
+    """Train on a company's first days, unless fingerprints are loaded, and score the other days."""
     past = None if train else logs.folder / "json/training"
     return chain(logs.folder / "json/scored", into, *run, history=past, train=(*train, *more))
 
 
 def dask(workers: int) -> tuple[str, ...]:
-    """Options of a run on so many workers of this machine."""
+    """Return options of a run with some workers on this machine."""
     return ("--engine=dask", f"--num_threads={workers}")
 
 
 def alone() -> tuple[str, ...]:
-    """Options of a run in one process."""
+    """Return options of a run in one process."""
     return ("--num_threads=1",)
 
 
 def flat(users: list[str], folder: Path) -> int:
-    """Write flat events, one for each name, a second apart; how many."""
+    """Write flattened events, one per name and second; return their number."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
     ends = pl.int_range(len(users), eager=True)
@@ -80,7 +80,7 @@ def flat(users: list[str], folder: Path) -> int:
 
 
 def _values(name: str, ends: pl.Series) -> pl.Series:
-    """A column of few values, some of them rare."""
+    """Return a column of few values, some of them rare."""
     scattered = ends * (7919 + 2 * len(name)) % 97
     rare = (scattered * scattered // 700).cast(pl.String)
     return (name[-6:] + rare).alias(name)

@@ -1,4 +1,4 @@
-"""Many users with few events: what a cluster costs when tasks are smallest."""
+"""Many users with few events: the overhead of a cluster with the smallest tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TINY = 30
 
 
 def tables(size: Size) -> Iterator[Table]:
-    """Learn and score tiny users on one machine, and on one worker."""
+    """Train and score tiny users on one machine, and on one worker."""
     users = size.users(5000)
     folder = size.scratch / "tiny"
     names = [f"user-{n:05}" for n in range(users)]

@@ -1,8 +1,8 @@
-"""Workers in turns, each as fast as if it had a slow core of its own, however few cores there are.
+"""Workers that run in turns, each as fast as on a slow core of its own.
 
-On two cores four workers are in each other's way: a task that runs alone is faster than one in
-company, which says nothing of a cluster whose workers have a core each. Here one worker runs at a
-time, whether the others have work or not.
+Four workers on two cores slow each other down: a task that runs alone is faster. A cluster with a
+core per worker does not behave like this. So only one worker runs at a time, even if the others
+have no work.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from speed.meter import family
 
 TURN = 0.02
-"""Seconds that a worker runs before the next one does."""
+"""Seconds per turn."""
 
 
 @contextmanager
 def in_turns(workers: int) -> Iterator[None]:
-    """Let the workers that this process starts run in turns, until the block ends.
+    """Run the workers that this process starts in turns, until the block ends.
 
     Args:
-        workers: How many there will be: each runs for so much of the time.
+        workers: Number of workers. Each runs for an equal share of the time.
     """
     over = threading.Event()
     thread = threading.Thread(target=_rotate, args=(workers, over), daemon=True)
@@ -42,18 +42,18 @@ def _rotate(workers: int, over: threading.Event) -> None:
     while not over.wait(TURN):
         turn = (turn + 1) % workers
         for place, worker in enumerate(filter(_is_worker, family(os.getpid()))):
-            _tell(worker, signal.SIGCONT if place % workers == turn else signal.SIGSTOP)
+            _send_signal(worker, signal.SIGCONT if place % workers == turn else signal.SIGSTOP)
     for worker in filter(_is_worker, family(os.getpid())):
-        _tell(worker, signal.SIGCONT)
+        _send_signal(worker, signal.SIGCONT)
 
 
-def _tell(process: int, number: signal.Signals) -> None:
+def _send_signal(process: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, number)
 
 
 def _is_worker(process: int) -> bool:
-    """Whether Python has spawned it; the scheduler is in the process at the prompt."""
+    """Return whether a process was spawned by Python. The scheduler is in the main process."""
     with suppress(OSError):
         return b"multiprocessing.spawn" in Path(f"/proc/{process}/cmdline").read_bytes()
     return False

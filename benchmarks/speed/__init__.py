@@ -1,1 +1,1 @@
-"""Speed, measured beside the rivals: `python benchmarks/speed`."""
+"""Speed, compared with other detectors: `python benchmarks/speed`."""

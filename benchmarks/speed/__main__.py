@@ -1,6 +1,6 @@
 """Measure speed: `python benchmarks/speed [--quick | --full] [--only PART]`.
 
-Prints tables and writes them to docs/benchmarks.md; sections of parts that do not run are kept.
+Prints tables and writes them to docs/benchmarks.md. Sections of parts that do not run are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page  # noqa: E402 - the line above finds it
+from figures.page import Page  # noqa: E402 - after the change of the path
 
 from speed.scale import Scale  # noqa: E402 - the same
 
@@ -41,7 +41,7 @@ made-up companies (`examples/make_fleet.py`).
 
 
 def main() -> None:
-    """Read the command line, measure, print and write."""
+    """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description="Measure morpheus next to its competitors.")
     parser.add_argument(
         "--only", choices=PARTS, action="append", help="part to run; can be repeated"

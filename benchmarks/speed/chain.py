@@ -1,4 +1,4 @@
-"""The command lines that are measured."""
+"""The command lines to measure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from speed.meter import Run, morpheus
 
 
 def learn(logs: Logs, models: Path, *, threads: int = 2, form: str = "json") -> Run:
-    """Learn everybody's fingerprint, and score a few events, as a run has to score some."""
+    """Train all users, and score a few events, because a run must score some."""
     suffix = "json.gz" if form == "json" else form
     few = min((logs.folder / form / "scored").rglob(f"*.{suffix}"))
     trained = [
@@ -20,7 +20,7 @@ def learn(logs: Logs, models: Path, *, threads: int = 2, form: str = "json") -> 
 
 
 def score(source: Path | str, models: Path, *, threads: int, release: str = "22.08") -> Run:
-    """Score with fingerprints loaded, from files to CSV, with the columns of a release."""
+    """Score with loaded fingerprints, from files to CSV, with the columns of a release."""
     loaded = [f"--pretrained_filename={models}"]
     output = models.with_suffix(".csv")
     return pipeline(str(source), loaded, output, threads=threads, release=release)
@@ -29,14 +29,14 @@ def score(source: Path | str, models: Path, *, threads: int, release: str = "22.
 def pipeline(
     source: str, train: list[str], output: Path, *, threads: int, release: str = "22.08"
 ) -> Run:
-    """Run the chain on as many cores as it has threads."""
+    """Run the pipeline on as many cores as it has threads."""
     return morpheus(*words(source, train, output, threads, release), cores=threads)
 
 
 def words(
     source: str, train: list[str], output: Path, threads: int, release: str = "22.08"
 ) -> list[str]:
-    """The chain's words."""
+    """Return the command line."""
     return [
         *("run", f"--num_threads={threads}"),
         *("pipeline-ae", f"--userid_column_name={USER}", f"--compat={release}"),

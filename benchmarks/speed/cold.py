@@ -1,4 +1,4 @@
-"""What a person waits for: the lesson's command, the help, and what an import takes."""
+"""Waiting times: the first notebook's command, the help, and the import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from speed.scale import Scale
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PUBLISHED = 3.36
-"""Seconds that upstream published for the lesson's job, on a Quadro RTX 8000 (22.11 to 24.06)."""
+"""Seconds that upstream published for the same job, on a Quadro RTX 8000 (22.11 to 24.06)."""
 LESSON = """
 run pipeline-ae --userid_column_name=userIdentitysessionContextsessionIssueruserName
 from-cloudtrail --input_glob=data/input-data/*.csv
@@ -27,7 +27,7 @@ IMPORTS = ("morpheus.cli.main", "polars", "torch")
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Cold processes."""
+    """Measure new processes."""
     folder = scale.scratch / "lesson"
     shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("output"))
     times = 1 if scale.quick else 9
@@ -48,7 +48,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def add(table: Table, what: str, command: list[str], times: int, folder: Path) -> float:
-    """Run a command so often, and add the medians."""
+    """Run a command `repeats` times, and add the medians."""
     runs: list[Run] = [run(command, folder=folder) for _ in range(times)]
     wall = median(run.wall for run in runs)
     cpu, peak = median(run.cpu for run in runs), median(run.peak for run in runs)

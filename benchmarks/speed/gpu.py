@@ -1,4 +1,4 @@
-"""Users trained stacked on a GPU, beside the same users one after the other on a processor."""
+"""Batched training on a GPU, compared with one user at a time on a CPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Trainer = Callable[[Sequence[TrainJob]], Sequence[TrainResult]]
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Seconds by users, or that there is no GPU."""
+    """Return seconds by number of users, or a note that there is no GPU."""
     header = [
         *("users", "cpu, one thread, s", "cuda, s", "times faster"),
         "difference of losses, median",
@@ -53,7 +53,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def trials(scale: Scale) -> list[TrainJob]:
-    """The training that finds out how many epochs are best, of each user of a fleet."""
+    """Return the training job of each user that finds the best number of epochs."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     users = [UserHistory(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
     encode = partial(Encoder.fit, names=COLUMNS)
@@ -64,13 +64,13 @@ def trials(scale: Scale) -> list[TrainJob]:
 
 
 def beside(stacked: Trainer, tasks: Sequence[TrainJob]) -> tuple[int, float, float, float, float]:
-    """A row of the table: users stacked, beside the same ones on the processor."""
-    (alone, slow), (together, fast) = timed(train_sequentially, tasks), timed(stacked, tasks)
-    return len(tasks), slow, fast, slow / fast, apart(tasks, alone, together)
+    """Return a table row: batched users compared with the same users on the CPU."""
+    (alone, slow), (batched, fast) = timed(train_sequentially, tasks), timed(stacked, tasks)
+    return len(tasks), slow, fast, slow / fast, apart(tasks, alone, batched)
 
 
 def timed(trainer: Trainer, tasks: Sequence[TrainJob]) -> tuple[Sequence[TrainResult], float]:
-    """Train; and the seconds that it took."""
+    """Train, and return the seconds."""
     begin = time.perf_counter()
     trained = trainer(tasks)
     return trained, time.perf_counter() - begin
@@ -79,7 +79,7 @@ def timed(trainer: Trainer, tasks: Sequence[TrainJob]) -> tuple[Sequence[TrainRe
 def apart(
     tasks: Sequence[TrainJob], one: Sequence[TrainResult], other: Sequence[TrainResult]
 ) -> float:
-    """How far the losses of two trainings differ, in shares of the first's, at the median user."""
+    """Return the relative difference of two trainings' losses, for the median user."""
     shares = []
     for task, *trained in zip(tasks, one, other, strict=True):
         codes, numbers = task.rows.codes.astype(np.int64), task.rows.numbers

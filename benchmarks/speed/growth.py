@@ -1,4 +1,4 @@
-"""How cost grows with users and with events."""
+"""Growth of the cost with users and with events."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from speed.meter import Run
 from speed.scale import Scale
 
 RATE = 56.0
-"""Events of a user and day, so that a hundred users have about 100,000 in the scored days."""
+"""Events per user and day: a hundred users have about 100,000 in the scored days."""
 HEAVY = 100 * RATE
-"""Events a day of somebody who has as many as those hundred."""
+"""Events per day of a single user with as many as those hundred."""
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """By users, then by events, then by the events of one user."""
+    """Measure by users, then by events, then by the events of one user."""
     yield by_users(scale)
     yield by_events(scale)
     yield of_one_user(scale)
 
 
 def by_users(scale: Scale) -> Table:
-    """Learning and scoring from nothing."""
+    """Train and score."""
     table = Table(
         "Training and scoring, by number of users (42 days of training, 18 days of scoring; "
         "two threads)",
@@ -43,7 +43,7 @@ def by_users(scale: Scale) -> Table:
 
 
 def by_events(scale: Scale) -> Table:
-    """Scoring with fingerprints loaded."""
+    """Score with loaded fingerprints."""
     users = 20 if scale.quick else 100
     table = Table(
         f"Scoring with {users} loaded fingerprints, by number of events (two threads, from "
@@ -63,7 +63,7 @@ def by_events(scale: Scale) -> Table:
 
 
 def of_one_user(scale: Scale) -> Table:
-    """Scoring somebody whose events do not fit into memory."""
+    """Score a user whose events do not fit in memory."""
     table = Table(
         "Scoring one user with a loaded fingerprint, by number of events (one thread, from "
         "`.json.gz`)",
@@ -78,7 +78,7 @@ def of_one_user(scale: Scale) -> Table:
 
 
 def report(table: Table, run: Run) -> None:
-    """Add a run, with the number of events that it says it has read."""
+    """Add a run, with the number of events that it reports."""
     line = next(line for line in run.shown.splitlines() if line.startswith("Input"))
     events = int(line.split()[1].replace(",", ""))
     table.add(events, run.wall, run.cpu, run.cpu / events * 1e6, run.peak)

@@ -1,4 +1,4 @@
-"""The logs that are measured on: made-up companies, written once a run."""
+"""Logs of made-up companies, written once per run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Logs:
     """A fleet on disk.
 
     Attributes:
-        folder: Where.
-        training: Events to learn from.
-        scored: Events to score.
+        folder: Folder of the logs.
+        training: Number of training events.
+        scored: Number of events to score.
     """
 
     folder: Path
@@ -37,29 +37,29 @@ class Logs:
 
     @cached_property
     def history(self) -> pl.DataFrame:
-        """All events to learn from, flat, in the order of time."""
+        """All training events, flattened, by time."""
         return read(self.folder / "parquet/training")
 
     @cached_property
     def later(self) -> pl.DataFrame:
-        """All events to score."""
+        """All events to score, flattened, by time."""
         return read(self.folder / "parquet/scored")
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """The kind of incident of each event that belongs to one."""
+        """The kind of incident of each labelled event."""
         with (self.folder / "labels.csv").open(encoding="utf-8", newline="") as lines:
             return {row["eventID"]: row["kind"] for row in csv.DictReader(lines)}
 
 
 def read(folder: Path) -> pl.DataFrame:
-    """Flat events with their time."""
+    """Return flattened events with their time."""
     frame = pl.read_parquet(folder / "*.parquet").sort("eventTime", maintain_order=True)
     return frame.with_columns(pl.col("eventTime").str.to_datetime(time_zone="UTC").alias(TIME))
 
 
 @cache
-def fleet(  # noqa: PLR0913 - what a fleet depends on
+def fleet(  # noqa: PLR0913 - parameters of a fleet
     scratch: Path,
     users: int,
     *,

@@ -1,4 +1,4 @@
-"""Wall time, CPU time and memory of commands, all their processes together."""
+"""Wall time, CPU time and memory of commands, over all their processes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 from statistics import median
 
 EVERY = 0.05
-"""Seconds from one look at the memory to the next."""
-HELD = "RssAnon", "RssFile", "RssShmem"
-"""Counters of a process's pages: its own, of files, and shared ones that are of no file."""
+"""Seconds between memory samples."""
+MEMORY_FIELDS = "RssAnon", "RssFile", "RssShmem"
+"""Page counters of a process: anonymous, file-backed and shared memory."""
 MORPHEUS = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command took.
+    """Cost of a command.
 
     Attributes:
-        wall: Seconds.
-        cpu: Seconds of all its processes.
-        peak: Most memory of all its processes at one time, in MB; pages of files count once.
-        shown: What it printed.
+        wall: Wall seconds.
+        cpu: CPU seconds of all its processes.
+        peak: Peak memory of all its processes, in MB; pages of files count once.
+        shown: Its output.
     """
 
     wall: float
@@ -37,13 +37,13 @@ class Run:
 
 
 def run(command: Sequence[str], *, folder: Path | None = None, cores: int | None = None) -> Run:
-    """Run a command to its end, on so many cores.
+    """Run a command on some cores.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: If it fails.
     """
     allowed = sorted(os.sched_getaffinity(0))[:cores]
-    # As it is with users: what was compiled once is not compiled again by every process.
+    # As for users: compiled files are reused by later processes.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
     with subprocess.Popen(  # noqa: S603 - our own commands
@@ -52,7 +52,7 @@ def run(command: Sequence[str], *, folder: Path | None = None, cores: int | None
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: os.sched_setaffinity(0, allowed),  # noqa: PLW1509 - no threads of ours hold locks
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),  # noqa: PLW1509 - no thread holds a lock
         text=True,
     ) as process:
         watch = Watch(process.pid)
@@ -68,36 +68,36 @@ def run(command: Sequence[str], *, folder: Path | None = None, cores: int | None
 
 
 def morpheus(*words: str, cores: int | None = None) -> Run:
-    """Run our own command."""
+    """Run `morpheus`."""
     return run([*MORPHEUS, *words], cores=cores)
 
 
 class Watch(threading.Thread):
-    """Looks at the memory of a process and all below it until it is told to stop."""
+    """Samples the memory of a process tree until it is stopped."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pid, self.peak, self.over = pid, 0.0, threading.Event()
 
     def run(self) -> None:
-        """Look, and look again."""
+        """Take samples until stopped."""
         while not self.over.wait(EVERY):
             self.peak = max(self.peak, memory(self.pid))
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self.over.set()
         self.join()
 
 
 def memory(pid: int) -> float:
-    """MB that a process and all below it hold, pages of files once: about those of the largest."""
+    """Return the memory of a process tree in MB; pages of files count once."""
     held = [pages(one) for one in family(pid)]
     return sum(own for own, _ in held) + max(of_files for _, of_files in held)
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and its descendants."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         below = [int(one) for task in tasks for one in (task / "children").read_text().split()]
@@ -107,22 +107,22 @@ def family(pid: int) -> list[int]:
 
 
 def pages(pid: int) -> tuple[float, float]:
-    """MB that a process holds of its own, and of files.
+    """Return the anonymous and the file-backed memory of a process, in MB.
 
-    The kernel keeps count of these. To have it look through the pages, for what is shared with
-    whom, stops the process meanwhile, and takes time from what is measured.
+    Reads the kernel's counters. Counting shared pages exactly would stop the process and affect the
+    measurement.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0, 0.0
     values = dict(line.split(":", 1) for line in lines)
-    own, of_files, shared = (int(values.get(name, "0").split()[0]) / 1024 for name in HELD)
+    own, of_files, shared = (int(values.get(name, "0").split()[0]) / 1024 for name in MEMORY_FIELDS)
     return own + shared, of_files
 
 
 def cpu_seconds(action: Callable[[], object], times: int = 1) -> float:
-    """Median CPU seconds of something done in this process."""
+    """Return the median CPU seconds of a function in this process."""
     spent = []
     for _ in range(times):
         begin = time.process_time()
@@ -132,7 +132,7 @@ def cpu_seconds(action: Callable[[], object], times: int = 1) -> float:
 
 
 def wall_seconds(action: Callable[[], object], times: int = 1) -> float:
-    """Median wall seconds of something done in this process."""
+    """Return the median wall seconds of a function in this process."""
     spent = []
     for _ in range(times):
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where the time goes, and how far that is from what the machine can do."""
+"""Profiles, and the distance to the machine's peak speed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ finally:
     profiler.dump_stats(kept)
 """
 ROWS = 128
-"""Rows of the products that are measured, about those of a step."""
+"""Rows of the measured matrix products, about those of a training step."""
 PASSES = 1.75
-"""Learning goes over three quarters of a history to choose the epochs, then over all of it."""
+"""Training uses three quarters of a history to choose the epochs, then all of it."""
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Training, reading and scoring."""
+    """Measure training, reading and scoring."""
     rich = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     users = histories(rich, 1000)[: 3 if scale.quick else 8]
     yield profile("training users with 1,000 rows", lambda: [learnt(user) for user in users])
@@ -56,12 +56,12 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def learnt(user: pl.DataFrame) -> Fingerprint:
-    """A user's fingerprint."""
+    """Train a user's fingerprint."""
     return fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
 
 
 def profile(what: str, action: Callable[[], object]) -> Table:
-    """Profile something done in this process."""
+    """Profile a function in this process."""
     action()
     profiler = cProfile.Profile(time.process_time)
     profiler.runcall(action)
@@ -69,8 +69,8 @@ def profile(what: str, action: Callable[[], object]) -> Table:
 
 
 def ranking(what: str, stats: pstats.Stats) -> Table:
-    """The functions that took the most time by themselves."""
-    total = stats.total_tt  # type: ignore[attr-defined]  # undocumented, and there since Python 2
+    """Return the functions with the most time of their own."""
+    total = stats.total_tt  # type: ignore[attr-defined]  # undocumented, since Python 2
     table = Table(f"Profile (cProfile): {what}", ["function", "calls", "own s", "share"])
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])  # type: ignore[attr-defined]  # the same
     for (file, _, name), (_, calls, own, _, _) in rows[:LINES]:
@@ -90,7 +90,7 @@ def scoring_profile(logs: Logs, models: Path, scale: Scale) -> Table:
 
 
 def left_of_training(users: list[pl.DataFrame]) -> Table:
-    """CPU seconds of learning beside those of its matrix products alone."""
+    """Return CPU seconds of training compared with those of its matrix products."""
     table = Table(
         "Training a user with 1,000 rows: overhead above the matrix products",
         [
@@ -121,7 +121,7 @@ def left_of_training(users: list[pl.DataFrame]) -> Table:
 
 
 def gflops(rows: int, words: int, hidden: int) -> float:
-    """Measured speed of the largest product of a step."""
+    """Measure the speed of the largest product of a step."""
     random = np.random.default_rng(0)
     one = random.standard_normal((rows, words), dtype=np.float32)
     two = random.standard_normal((words, hidden), dtype=np.float32)
@@ -132,7 +132,7 @@ def gflops(rows: int, words: int, hidden: int) -> float:
 
 
 def left_of_scoring(logs: Logs) -> Table:
-    """What the libraries need by themselves to inflate and to decode."""
+    """Measure the libraries' time to decompress and to decode."""
     files = sorted((logs.folder / "json/scored").rglob("*.json.gz"))[:20]
     packed = [path.read_bytes() for path in files]
     inflate: Callable[[bytes], bytes] = igzip.decompress

@@ -1,4 +1,4 @@
-"""`--model reference` beside the reference: what it says on the golden logs, and what it costs."""
+"""`--model reference` compared with the reference: scores on the golden logs, and cost."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from speed.scale import Scale
 GOLDEN = Path(__file__).parents[3] / "shared/data/golden"
 COLUMNS = read_lines("columns_ae.txt", option="")
 TOP = 20
-"""The highest scores, which are compared as a set."""
+"""Number of highest scores that are compared as a set."""
 TIMES = 50
-"""Products that their speed is measured on."""
+"""Number of matrix products to measure."""
 Floats = NDArray[np.float64]
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """User by user, means over seeds on both sides."""
+    """Compare user by user, with means over seeds."""
     seeds = range(1 if scale.quick else 5)
     table = Table(
         "`--model reference` compared with the reference's own scores, means over seeds",
@@ -74,7 +74,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def golden_scores() -> Iterator[tuple[str, Floats]]:
-    """Each user, and the reference's mean score of each event."""
+    """Return each user with the reference's mean score of each event."""
     path = GOLDEN / "anomaly_scores_nv2209.csv"
     if path.exists():
         for part in pl.read_csv(path).sort("user", "row").partition_by("user"):
@@ -82,7 +82,7 @@ def golden_scores() -> Iterator[tuple[str, Floats]]:
 
 
 def scored(user: str, seeds: range) -> tuple[Floats, Fingerprint, float]:
-    """The mean score of each event over seeds, a fingerprint, and median CPU seconds to learn."""
+    """Return mean scores over seeds, a fingerprint, and median CPU seconds of training."""
     history, later = (events(part, user) for part in ("training", "validation"))
     scores, spent = [], []
     for seed in seeds:
@@ -95,14 +95,14 @@ def scored(user: str, seeds: range) -> tuple[Floats, Fingerprint, float]:
 
 
 def learnt(user: str, history: pl.DataFrame, seed: int) -> Fingerprint:
-    """Learn a user as `--model reference` does; times say nothing to it."""
+    """Train a user as `--model reference` does. It ignores times."""
     when = pl.Series([datetime(2026, 1, 1, tzinfo=UTC)] * history.height)
     alone = UserHistory(user, history, when)
     return fit_dfencoder_fingerprints([alone], COLUMNS, seed=seed)[0]
 
 
 def gflop(known: Fingerprint) -> float:
-    """What the products of training take: forward, to the weights, and back."""
+    """Measure the matrix products of training: forward, weights and backward."""
     shape = DfencoderConfig(
         known.net.config.code_counts,
         known.net.config.number_columns,
@@ -114,7 +114,7 @@ def gflop(known: Fingerprint) -> float:
 
 
 def gflops() -> float:
-    """Measured speed of a product of a step."""
+    """Measure the speed of a product of a step."""
     one, two = (
         torch.randn(BATCH_SIZE, HIDDEN_UNITS).to(TRAIN_DTYPE),
         torch.randn(HIDDEN_UNITS, BOTTLENECK_UNITS).to(TRAIN_DTYPE),
@@ -125,12 +125,12 @@ def gflops() -> float:
 
 
 def events(part: str, user: str) -> pl.DataFrame:
-    """A user's events as the reference read them."""
+    """Return a user's events as the reference read them."""
     path = GOLDEN / part / f"cloudtrail-{user}-{part}.csv"
     account = pl.format("Account-{}", "userIdentityaccountId")
     return pl.read_csv(path, infer_schema=False).with_columns(userIdentityaccountId=account)
 
 
 def highest(scores: Floats) -> list[int]:
-    """Places of the highest scores."""
+    """Return the positions of the highest scores."""
     return [int(place) for place in np.argsort(-scores)[:TOP]]

@@ -1,8 +1,8 @@
-"""The page of `to-report`: what writing it costs, how large it is, and how soon it is seen.
+"""The page of `to-report`: cost of writing, size, and time until it is visible.
 
-1,000 users with 1,000 events each over thirty days pass through the sink, two alerts a user among
-them. The alerts are events of the examples' users as `explain` explains them, with ids and
-addresses of their own, for a page of repetitions would pack too well.
+The sink gets 1,000 users with 1,000 events each over thirty days, with two alerts per user. The
+alerts are explained events of the examples' users with new ids and addresses, because repetitions
+would compress too well.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ EXPLAINED = ("reason", "top_columns", "explanation")
 CHROMIUM = "/usr/bin/chromium"
 EVENTS, ALERTS, DAYS = 1000, 2, 30
 START = 1_740_960_000
-MOST = 4.0
-"""The highest risk of anybody's held-out events."""
+MAX_RISK = 4.0
+"""The highest risk of any user's validation events."""
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Seconds and bytes by users."""
+    """Return seconds and bytes by number of users."""
     table = Table(
         "`to-report`, 1,000 events and 2 alerts per user",
         ["users", "events", "incidents", "CPU s", "page MB", "first paint s", "fully drawn s"],
@@ -64,7 +64,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def cost(users: int, path: Path) -> tuple[int, float]:
-    """Write the report of so many users: its incidents, and CPU seconds."""
+    """Write the report of some users; return its incidents and CPU seconds."""
     batches = [company(number) for number in range(users)]
     found: list[int] = []
     spent = cpu_seconds(lambda: found.append(written(batches, path)))
@@ -72,7 +72,7 @@ def cost(users: int, path: Path) -> tuple[int, float]:
 
 
 def written(batches: list[OutputRows], path: Path) -> int:
-    """Pass batches through the sink, and count the incidents."""
+    """Run batches through the sink, and count the incidents."""
     sink = ToReport(str(path), overwrite=True, alerts_per_day=1000.0)
     summary = RunMetrics()
     for batch in Segment.from_stages([sink]).open().run(batches):
@@ -82,16 +82,16 @@ def written(batches: list[OutputRows], path: Path) -> int:
 
 
 def company(number: int) -> OutputRows:
-    """A user's month."""
+    """Return a user's events of a month."""
     dice = np.random.default_rng(number)
     seconds = np.sort(dice.uniform(0, DAYS * 86400, EVENTS)) + START
     frame = examples()[dice.integers(examples().height, size=EVENTS)]
     risks, alerts = (
-        dice.exponential(0.6, EVENTS).clip(0, 0.99 * MOST),
+        dice.exponential(0.6, EVENTS).clip(0, 0.99 * MAX_RISK),
         np.zeros(EVENTS, dtype=np.bool_),
     )
     alerts[dice.choice(EVENTS, ALERTS, replace=False)] = True
-    risks[alerts] = dice.uniform(1.1, 6, ALERTS) * MOST
+    risks[alerts] = dice.uniform(1.1, 6, ALERTS) * MAX_RISK
     name = f"user{number:04}"
     frame = frame.with_columns(
         pl.lit(name).alias(USER),
@@ -105,19 +105,19 @@ def company(number: int) -> OutputRows:
 
 
 def card(user: str, dice: np.random.Generator) -> ModelCard:
-    """A fingerprint's card."""
+    """Return a model card."""
     hours = dice.poisson(dice.uniform(0, 30, HOURS_PER_WEEK)).tolist()
     curve = tuple((dice.random(12) * 9).round(3).tolist())
-    risks = tuple(np.linspace(0.5, MOST, len(EXCEEDANCE_LEVELS)).tolist())
-    lively = tuple((name, 0.5) for name in ("eventID", "userAgent", "requestParametersname"))
-    portrait = ModelSummary(tuple(hours), 6.0, curve, risks, 1.0, 0.4, 400, 10, lively)
+    risks = tuple(np.linspace(0.5, MAX_RISK, len(EXCEEDANCE_LEVELS)).tolist())
+    high_novelty = tuple((name, 0.5) for name in ("eventID", "userAgent", "requestParametersname"))
+    portrait = ModelSummary(tuple(hours), 6.0, curve, risks, 1.0, 0.4, 400, 10, high_novelty)
     days = "2025-01-15T00:00:00+00:00", "2025-03-01T00:00:00+00:00"
     return ModelCard(user, 1600, 400, *days, 9, 42, portrait=portrait)
 
 
 @cache
 def examples() -> pl.DataFrame:
-    """The examples' events, all explained."""
+    """Return the examples' events with explanations."""
     keep = CollectSink()
     stages = [
         FromCloudtrail(input_glob=str(DATA / "input-data" / "*.csv")),
@@ -133,7 +133,7 @@ def examples() -> pl.DataFrame:
 
 
 def seen(path: Path) -> tuple[float | None, float | None]:
-    """Seconds until something is seen, and until all is drawn; nothing without a browser."""
+    """Return seconds until something is visible and until all is drawn; None without a browser."""
     if not Path(CHROMIUM).exists():
         return None, None
     with browser() as chromium:
@@ -143,8 +143,8 @@ def seen(path: Path) -> tuple[float | None, float | None]:
 
 @contextmanager
 def browser() -> Iterator[object]:
-    """Chromium, without a window."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where a browser is
+    """Start Chromium without a window."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only with a browser
 
     with sync_playwright() as driver:
         arguments = ["--no-sandbox"]  # benchmarks may run as root
@@ -154,14 +154,14 @@ def browser() -> Iterator[object]:
 
 
 def look(chromium: object, path: Path) -> tuple[float, float]:
-    """Open a page once."""
-    view = chromium.new_page(viewport={"width": 1920, "height": 1080})  # type: ignore[attr-defined]  # playwright's
+    """Open a page."""
+    view = chromium.new_page(viewport={"width": 1920, "height": 1080})  # type: ignore[attr-defined]  # of playwright
     begin = time.perf_counter()
     view.goto(path.as_uri())
     view.wait_for_selector("body[data-ready]")
     drawn = time.perf_counter() - begin
     paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-    view.wait_for_timeout(100)  # a paint is told of a little later
+    view.wait_for_timeout(100)  # the paint event arrives a little later
     first = view.evaluate(paint) / 1000
     view.close()
     return first, drawn

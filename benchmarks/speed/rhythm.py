@@ -1,4 +1,4 @@
-"""The `timeseries` stage on one user's many events, beside upstream's algorithm."""
+"""The `timeseries` stage on many events of one user, compared with upstream's algorithm."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from speed.upstream_rhythm import flags
 
 DAY = 86_400
 A_DAY = 1_000
-"""Events of the user a day."""
+"""Events per day of the user."""
 START = 1_740_960_000
 BATCH = 1 << 15
-"""Rows that our sources hand out at a time."""
+"""Rows per batch of our sources."""
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """CPU seconds by events."""
+    """Return CPU seconds by number of events."""
     table = Table(
         "`timeseries --resolution 10m`, one user, CPU seconds",
         [
@@ -46,7 +46,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def lived(events: int) -> NDArray[np.int64]:
-    """Times of a user's events, in seconds: by day more than by night, with bursts."""
+    """Draw event times in seconds: more by day than by night, with bursts."""
     random = np.random.default_rng(1)
     days = random.integers(0, max(events // A_DAY, 1), events)
     hours = np.clip(random.normal(13, 3, events), 0, 23.99)
@@ -56,14 +56,14 @@ def lived(events: int) -> NDArray[np.int64]:
 
 
 def judged(times: NDArray[np.int64]) -> int:
-    """Let our stage judge them."""
+    """Process them with our stage."""
     stage = Timeseries(resolution="10m")
     batches = (batch(times[n : n + BATCH], n) for n in range(0, len(times), BATCH))
     return sum(out.frame.height for out in Segment.from_stages([stage]).open().run(batches))
 
 
 def batch(times: NDArray[np.int64], first: int) -> Scored:
-    """Some events as the stage takes them."""
+    """Return events as a batch."""
     numbers = pl.Series(ROW, np.arange(first, first + len(times)))
     when = pl.Series(TIME, times * 1_000_000).cast(pl.Datetime("us", "UTC"))
     frame = pl.DataFrame([numbers, numbers.alias(INDEX), when])

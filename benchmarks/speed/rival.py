@@ -1,4 +1,4 @@
-"""The path of the reference from log files to CSV, part by part."""
+"""The reference's path from log files to CSV, measured in parts."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from speed.scale import Scale
 from speed.training import features, histories, job
 
 OLD, NEW = "22.08", "22.11"
-"""Releases: one whose stages give a score, and one whose stages give the loss of each column."""
+"""Releases: one that outputs a score, and one that outputs the loss of each column."""
 WIDE, NARROW = 1024, 8
-"""Rows a call of the network: as many as a message has, and as many as unless it is told."""
+"""Rows per call of the network: those of a message, and the default."""
 SAMPLE = 20_000
-"""Events that the rival is measured on."""
+"""Number of events to measure."""
 FEW = 2_000
-"""Where it takes eight rows at a time."""
+"""Number of events with eight rows per call."""
 HISTORY = 1000
-"""Rows that its network knows, and is measured on again and again."""
+"""Number of rows that are reused for the network."""
 ASKED = 50
-"""Users whose rows are looked for."""
+"""Number of users to select rows of."""
 PARTS = ("reading", "splitting", "stages", "writing")
 
 
 @dataclass(frozen=True)
 class Rival:
-    """How a release of Morpheus scores, and what that takes it.
+    """Cost of scoring by a release of Morpheus.
 
     Attributes:
-        release: With this release's columns.
-        rows: Rows a call of the network.
-        reading: CPU seconds an event.
-        splitting: The same, of bringing all events into the order of time and parting the users.
-        stages: The same, of `preprocess` and `inf-pytorch`.
-        writing: The same, of `to-file`.
+        release: The release, which determines the columns.
+        rows: Rows per call of the network.
+        reading: CPU seconds per event of reading.
+        splitting: CPU seconds per event of sorting by time and splitting by user.
+        stages: CPU seconds per event of `preprocess` and `inf-pytorch`.
+        writing: CPU seconds per event of `to-file`.
     """
 
     release: str
@@ -58,17 +58,17 @@ class Rival:
 
     @property
     def parts(self) -> list[float]:
-        """CPU seconds an event, in the order of the path."""
+        """CPU seconds per event, in the order of the path."""
         return [self.reading, self.splitting, self.stages, self.writing]
 
     @property
     def speed(self) -> float:
-        """Events a CPU second."""
+        """Events per CPU second."""
         return 1 / sum(self.parts)
 
 
 def table(paths: Sequence[Rival]) -> Table:
-    """What the reference's path takes, part by part."""
+    """Measure the parts of the reference's path."""
     table = Table(
         "The reference's path from JSON to CSV, CPU µs per event",
         ["columns of", "rows per call", *PARTS, "total", "events per CPU s"],
@@ -88,7 +88,7 @@ def table(paths: Sequence[Rival]) -> Table:
 
 
 def measured(logs: Logs, scale: Scale) -> Iterator[Rival]:
-    """What the reference's path takes, for the columns of each release."""
+    """Measure the reference's path for the columns of each release."""
     texts = sample(logs)
     frames: list[Any] = []
     reading = cpu_seconds(lambda: frames.extend(map(read_slowly, texts)))
@@ -107,7 +107,7 @@ def measured(logs: Logs, scale: Scale) -> Iterator[Rival]:
 
 
 def sample(logs: Logs) -> list[bytes]:
-    """Texts of the first log files."""
+    """Return the text of the first log files."""
     files = iter(sorted((logs.folder / "json/scored").rglob("*.json.gz")))
     texts: list[bytes] = []
     events = 0
@@ -119,9 +119,9 @@ def sample(logs: Logs) -> list[bytes]:
     return texts
 
 
-def read_slowly(packed: bytes) -> Any:  # noqa: ANN401 - pandas', the rival's
-    """Read a log file as the reference does: as JSON lines, and once more if that is one record."""
-    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+def read_slowly(packed: bytes) -> Any:  # noqa: ANN401 - pandas, of the reference
+    """Read a log file as the reference does: as JSON lines, then again if that gives one record."""
+    import pandas as pd  # noqa: PLC0415 - for the reference only
 
     text = gzip.decompress(packed)
     frame = pd.read_json(io.BytesIO(text), lines=True)
@@ -131,17 +131,17 @@ def read_slowly(packed: bytes) -> Any:  # noqa: ANN401 - pandas', the rival's
     return frame
 
 
-def in_order(frames: Sequence[Any]) -> Any:  # noqa: ANN401 - pandas', the rival's
-    """All events in the order of time, and at one moment in that of their rows."""
-    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+def in_order(frames: Sequence[Any]) -> Any:  # noqa: ANN401 - pandas, of the reference
+    """Return all events by time; ties keep the order of rows."""
+    import pandas as pd  # noqa: PLC0415 - for the reference only
 
     timed = [frame.assign(event_dt=pd.to_datetime(frame["eventTime"])) for frame in frames]
     return pd.concat(timed).reset_index().sort_values(["event_dt", "index"], kind="stable")
 
 
 def searching(logs: Logs) -> float:
-    """CPU seconds an event, to look for the rows of each user among those of all."""
-    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+    """Return CPU seconds per event of selecting each user's rows."""
+    import pandas as pd  # noqa: PLC0415 - for the reference only
 
     scanned = pl.scan_parquet(logs.folder / "parquet/scored/*.parquet").select(USER).collect()
     names = pd.Series(scanned[USER].to_list())
@@ -152,8 +152,8 @@ def searching(logs: Logs) -> float:
 
 
 def write_slowly(frames: Sequence[Any], names: Sequence[str]) -> None:
-    """Write messages as the reference does, with scores and so many columns more."""
-    import pandas as pd  # noqa: PLC0415 - the rival's, not ours
+    """Write messages as the reference does, with scores and more columns."""
+    import pandas as pd  # noqa: PLC0415 - for the reference only
 
     for frame in frames:
         numbers = np.random.default_rng(0).lognormal(size=(len(frame), 1 + len(names)))

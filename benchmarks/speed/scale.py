@@ -1,4 +1,4 @@
-"""How much is measured: quick to see that all runs, usual for the figures, full for the largest."""
+"""Sizes: quick for a check, normal for the figures, full for the largest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Scale:
     """Sizes of a run.
 
     Attributes:
-        scratch: Folder for logs and models, gone afterwards.
+        scratch: Temporary folder for logs and models.
         quick: Small sizes.
-        full: The largest too.
+        full: Include the largest size.
     """
 
     scratch: Path
@@ -22,20 +22,20 @@ class Scale:
 
     @property
     def runs(self) -> int:
-        """Cold runs of a command; their median counts."""
+        """Runs of a command; the median is reported."""
         return 1 if self.quick else 3
 
     @property
     def users(self) -> int:
-        """Users of the large fleet."""
+        """Number of users of the large fleet."""
         return 20 if self.quick else 1000
 
     @property
     def rich(self) -> float:
-        """Events of a user and day where users have long histories."""
+        """Events per user and day, for users with long histories."""
         return 60.0 if self.quick else 190.0
 
     @property
     def copies(self) -> int:
-        """Copies of the large fleet's scored days: a million events, but for a quick run."""
+        """Copies of the large fleet's scored days: a million events, except in a quick run."""
         return 1 if self.quick else 3

@@ -1,4 +1,4 @@
-"""Scoring with fingerprints loaded, from files to CSV, beside the path of the reference."""
+"""Scoring with loaded fingerprints, from files to CSV, compared with the reference's path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from speed.scale import Scale
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Events a second, with one and two threads, from JSON and from Parquet."""
+    """Return events per second, with one and two threads, from JSON and from Parquet."""
     logs = fleet(scale.scratch, scale.users, copies=scale.copies)
     models = fingerprints(logs, scale)
     paths = list(rival.measured(logs, scale))
@@ -51,7 +51,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def fingerprints(logs: Logs, scale: Scale) -> Path:
-    """The fleet's fingerprints; learnt now if they are not yet."""
+    """Return the fleet's fingerprints; train them if needed."""
     models = scale.scratch / f"models-{scale.users}"
     if not (models / "index.json").exists():
         chain.learn(logs, models)

@@ -1,4 +1,4 @@
-"""Fingerprints on disk: their size, and how fast a store of many is opened."""
+"""Fingerprints on disk: size, and time to open a large model store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(opened - begin, loaded - opened, int(status.split("VmHWM:")[1].split()[0])
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Bytes, then seconds."""
+    """Return bytes, then seconds."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     sizes = Table("Size of a fingerprint", ["rows", "users", "median bytes", "largest, bytes"])
     folder = scale.scratch / "store"

@@ -1,4 +1,4 @@
-"""What it costs to learn a user, and what is learnt for it."""
+"""Training: cost per user, and detection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RIVAL = "dfencoder 0.0.42"
 def learn_reference(
     user: str, history: pl.DataFrame, columns: Sequence[str], *, times: pl.Series, seed: int
 ) -> Fingerprint:
-    """Learn one user as `--model reference` does."""
+    """Train one user as `--model reference` does."""
     alone = UserHistory(user, history, times)
     return fit_dfencoder_fingerprints([alone], columns, seed=seed)[0]
 
@@ -41,19 +41,19 @@ OURS: Mapping[str, Learn] = {"morpheus": fit_fingerprint, "reference": learn_ref
 
 
 def tables(scale: Scale) -> Iterator[Table]:
-    """Cost by rows, then detection on labelled incidents, then many users by the command."""
+    """Measure cost by rows, then detection on labelled incidents, then many users."""
     yield cost(scale)
     yield detection(scale)
     yield many(scale)
 
 
 def learnt(learn: Learn, history: pl.DataFrame) -> Fingerprint:
-    """A user's fingerprint."""
+    """Train a user's fingerprint."""
     return learn(history[USER][0], history, COLUMNS, times=history[TIME], seed=1)
 
 
 def cost(scale: Scale) -> Table:
-    """CPU seconds a user, by how many rows the user has."""
+    """Return CPU seconds per user, by number of rows."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     table = Table(
         "Training one user, CPU seconds (median of users, one thread)",
@@ -79,18 +79,18 @@ def cost(scale: Scale) -> Table:
 
 
 def histories(logs: Logs, rows: int) -> list[pl.DataFrame]:
-    """The last so many events of each user who has as many."""
+    """Return the last `rows` events of each user with as many."""
     users = logs.history.partition_by(USER, maintain_order=True)
     return [user.tail(rows) for user in users if user.height >= rows]
 
 
 def features(frame: pl.DataFrame) -> list[str]:
-    """The feature columns that a frame has."""
+    """Return the feature columns of a frame."""
     return [name for name in COLUMNS if name in frame.columns]
 
 
 def their_cost(scale: Scale, users: Sequence[pl.DataFrame]) -> float:
-    """CPU seconds that the rival takes a user."""
+    """Return CPU seconds per user of the reference."""
     given = [job(scale, n, user, user) | {"warm": not n} for n, user in enumerate(users)]
     return float(median(answer["training"] for answer in answers("dfencoder", given)))
 
@@ -98,7 +98,7 @@ def their_cost(scale: Scale, users: Sequence[pl.DataFrame]) -> float:
 def job(
     scale: Scale, number: int, history: pl.DataFrame, scored: pl.DataFrame
 ) -> dict[str, object]:
-    """A user's events as the rival reads them."""
+    """Return a user's events as input of the reference."""
     paths = [scale.scratch / f"{name}-{number}.csv" for name in ("training", "scored")]
     for frame, path in zip((history, scored), paths, strict=True):
         frame.select(features(frame)).write_csv(path)
@@ -107,10 +107,10 @@ def job(
 
 @dataclass
 class Found:
-    """Scores of the events of several users, with what they were.
+    """Scores of the events of several users, with labels.
 
     Attributes:
-        scores: Of each user, higher is more unusual.
+        scores: Scores of each user; higher is more unusual.
         marked: Whether each event belongs to an incident.
     """
 
@@ -124,18 +124,18 @@ class Found:
 
     @property
     def by_user(self) -> float:
-        """Mean over users of their average precision."""
+        """Return the mean over users of the average precision."""
         pairs = zip(self.scores, self.marked, strict=True)
         return float(np.mean([average_precision(*pair) for pair in pairs if pair[1].any()]))
 
     @property
     def pooled(self) -> float:
-        """Average precision of one ranking of everybody's events."""
+        """Return the average precision of one ranking of all users' events."""
         return average_precision(np.concatenate(self.scores), np.concatenate(self.marked))
 
 
 def detection(scale: Scale) -> Table:
-    """Average precision on labelled incidents, ours beside the rival's."""
+    """Return the average precision on labelled incidents, ours and the reference's."""
     users = 5 if scale.quick else 40
     attacked = 1.0 if scale.quick else 0.5
     logs = fleet(scale.scratch, users, rate=24.0, attacked=attacked, forms=("parquet",))
@@ -161,7 +161,7 @@ def detection(scale: Scale) -> Table:
 def judged(
     pairs: Sequence[tuple[pl.DataFrame, pl.DataFrame]], labels: Mapping[str, str], scale: Scale
 ) -> dict[str, Found]:
-    """The scores of all users, by each score."""
+    """Return the scores of all users, by kind of score."""
     names = ["morpheus, mean loss", "morpheus, sum of z-scores", "reference, mean loss", RIVAL]
     found = {name: Found() for name in names}
     given = []
@@ -179,7 +179,7 @@ def judged(
 
 
 def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[Floats, Floats]:
-    """Losses of each event's columns, and the sum of what is above the usual, in spreads."""
+    """Return the columns' losses, and the sum of z-scores above the baseline."""
     known = learnt(learn, history)
     rows = known.encoder.encode(scored)
     each = known.losses(rows)[rows.inverse]
@@ -188,7 +188,7 @@ def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[F
 
 
 def many(scale: Scale) -> Table:
-    """Everybody of a large fleet, by the command."""
+    """Train all users of a large fleet with the command."""
     logs = fleet(scale.scratch, scale.users, copies=scale.copies)
     models = scale.scratch / f"models-{scale.users}"
     table = Table(

@@ -1,8 +1,8 @@
-"""Upstream's time series algorithm of 22.11, stated anew: for its cost, message by message.
+"""Re-implementation of upstream's time-series algorithm of 22.11, to measure its cost per message.
 
-Per user there is a table of events. Each message is added to it, the table is put in order and all
-its bins are computed again; then every message whose window is complete is judged by Fourier
-analysis of the counts in the window, and older rows are let go.
+Each user has a table of events. Each message is appended, the table is sorted and all bins are
+computed again. Then every message with a complete window is evaluated by Fourier analysis of the
+counts in the window, and older rows are removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DAY = 86_400
 
 
 def flags(times: NDArray[np.int64], rows: int) -> int:
-    """How many events are flagged, in messages of so many rows."""
+    """Return the number of flagged events, with messages of `rows` rows."""
     start = int(times[0]) // DAY * DAY
     table = pd.DataFrame({"row": [], "time": []}, dtype="int64")
     waiting: deque[pd.DataFrame] = deque()
@@ -48,7 +48,7 @@ def flags(times: NDArray[np.int64], rows: int) -> int:
 
 
 def unusual(bins: NDArray[np.int64], low: int, high: int) -> NDArray[np.int64]:
-    """Bins of a window that its strongest frequencies do not explain."""
+    """Return the bins of a window that its strongest frequencies do not explain."""
     signal, _ = np.histogram(bins, np.arange(low - 1, high + 1))
     size = len(signal)
     power = np.abs(np.fft.fft((signal - signal.mean()) / (signal.std() or 1))) ** 2 / size

@@ -1,1 +1,1 @@
-"""Life-like logs of a cloud account: models of behaviour, and the users made of them."""
+"""Generator of realistic cloud logs: behaviour models, and the users that are built from them."""

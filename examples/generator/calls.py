@@ -1,4 +1,4 @@
-"""Calls to the cloud, as CloudTrail names them, and the errors that they meet."""
+"""Calls to the cloud and their errors, as CloudTrail names them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from generator.events import Call, Error
 
 REGION = "us-west-2"
 PARTNER = "210987654321"
-"""The account whose roles are borrowed."""
+"""The account whose roles are assumed."""
 
 DENIED = Error("AccessDenied", "User: {arn} is not authorized to perform: {action}")
 NOT_FOUND = Error("Client.InvalidInstanceID.NotFound", "The instance ID does not exist")
@@ -18,22 +18,22 @@ THROTTLED = Error("ThrottlingException", "Rate exceeded")
 
 
 def ec2(name: str, **details: tuple[str, ...]) -> Call:
-    """A call to EC2."""
+    """Return a call to EC2."""
     return Call("ec2", name, "2016-11-15", details=tuple(details.items()))
 
 
 def iam(name: str, **details: tuple[str, ...]) -> Call:
-    """A call to IAM."""
+    """Return a call to IAM."""
     return Call("iam", name, "2010-05-08", details=tuple(details.items()))
 
 
 def s3(name: str) -> Call:
-    """A call to S3, which has no versions in its log."""
+    """Return a call to S3, which does not log an API version."""
     return Call("s3", name, host=f"photos-{REGION}.s3.amazonaws.com")
 
 
 def regional(service: str, name: str, version: str = "", **details: tuple[str, ...]) -> Call:
-    """A call to a service that logs the name of its regional host."""
+    """Return a call to a service that logs its regional host name."""
     return Call(service, name, version, f"{service}.{REGION}.amazonaws.com", tuple(details.items()))
 
 
@@ -42,7 +42,7 @@ ITEMS = {"requestParametersmaxItems": ("100", "1000")}
 
 
 def instances(count: int) -> tuple[str, ...]:
-    """Identifiers of so many instances; the smaller lists are parts of the larger."""
+    """Return ids of `count` instances. A shorter list is the start of a longer one."""
     random = Random("instances")  # noqa: S311 - made-up names, not secrets
     return tuple(f"i-0{random.getrandbits(64):016x}" for _ in range(count))
 
@@ -58,7 +58,7 @@ LAUNCH = ec2(
 
 
 def assume(role: str) -> Call:
-    """A call that borrows another role; each session has a name of its own."""
+    """Return a call that assumes a role. Each session has a new name."""
     return regional(
         "sts",
         "AssumeRole",

@@ -1,9 +1,9 @@
-"""What happens in a cloud account: calls, from somewhere, with their answers.
+"""Events in a cloud account.
 
-A *call* is what is asked of the cloud, an *origin* is where and with what it is asked, an *event*
-is a call from an origin at a time, with the answer. A *task* is a few calls that belong together.
-Times are in UTC. Whatever is drawn comes from the random generator that is handed in: the same
-generator, the same events.
+A *call* is a request to the cloud. An *origin* is the address, program and session that a call
+comes from. An *event* is a call from an origin at a time, with its result. A *task* is a group of
+calls that belong together. Times are in UTC. All random values come from the random generator
+that is passed in, so the same generator gives the same events.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from random import Random
 
 @dataclass(frozen=True)
 class Error:
-    """An answer other than success.
+    """An error that a call returns.
 
-    In the message `{action}` stands for `service:Name`, and `{arn}` for whoever asked.
+    In the message, `{action}` is replaced by `service:Name`, and `{arn}` by the caller.
     """
 
     code: str
@@ -27,17 +27,17 @@ class Error:
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of the cloud.
+    """A request to the cloud.
 
     Attributes:
         service: First word of the event source: `iam` of `iam.amazonaws.com`.
         name: The event's name.
-        version: Version of the service's API; empty where the service has none.
-        host: What the client says it talks to; empty where it says nothing.
-        details: Further columns, each with the values that it takes, one picked for each call;
-            `{new}` in a value stands for an identifier that no other call has.
-        error: The error that the call meets at times.
-        fails: Share of the calls that meet it.
+        version: API version of the service; empty if it has none.
+        host: Host name that the client sends; empty if it sends none.
+        details: Further columns and their values. Each call picks one value per column. `{new}`
+            in a value is replaced by a new identifier.
+        error: The error of failed calls.
+        fails: Share of calls that fail.
     """
 
     service: str
@@ -49,17 +49,17 @@ class Call:
     fails: float = 0.0
 
     def failing(self, error: Error, share: float) -> Call:
-        """The same call where it fails at times."""
+        """Return the same call with an error that occurs in a share of calls."""
         return replace(self, error=error, fails=share)
 
-    def answer(self, random: Random) -> Error | None:
-        """Pick the error, or mostly none."""
+    def draw_error(self, random: Random) -> Error | None:
+        """Draw the result: the error, or None for success."""
         return self.error if random.random() < self.fails else None
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A program and the credentials that it was given."""
+    """A program and its access key."""
 
     agent: str
     key: str
@@ -70,9 +70,9 @@ class Origin:
     """Where a call comes from.
 
     Attributes:
-        address: Of the network.
-        tool: The program.
-        session: The name that whoever asks has logged in under.
+        address: IP address.
+        tool: Program and key.
+        session: Session name of the caller.
     """
 
     address: str
@@ -82,7 +82,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Event:
-    """A call from somewhere, with its answer; `details` holds the values that were picked."""
+    """A call from an origin, with its result. `details` holds the values that were drawn."""
 
     when: datetime
     call: Call
@@ -96,11 +96,11 @@ class Task:
     """Calls that belong together.
 
     Attributes:
-        calls: Calls, and how often each comes up beside the others.
-        length: Fewest and most calls in one go, where they are picked by weight.
-        pause: Mean seconds from one call to the next.
-        retry: Whether a call that failed is made once more.
-        in_order: Whether `calls` are all made, one after the other.
+        calls: Calls and their weights.
+        length: Minimum and maximum number of calls, if they are drawn by weight.
+        pause: Mean seconds between calls.
+        retry: Whether a failed call is repeated once.
+        in_order: Whether all `calls` are made in order, without a draw.
     """
 
     calls: Mapping[Call, float]
@@ -110,41 +110,43 @@ class Task:
     in_order: bool = False
 
     def plan(self, random: Random) -> list[Call]:
-        """Pick the calls of one go."""
+        """Draw the calls of one run of the task."""
         if self.in_order:
             return list(self.calls)
         weights = list(self.calls.values())
         return random.choices(list(self.calls), weights, k=random.randint(*self.length))
 
     def events(self, start: datetime, origin: Origin, random: Random) -> Iterator[Event]:
-        """Do the task once, from `start` on."""
+        """Run the task once, starting at `start`."""
         when = start
         for call in self.plan(random):
-            error = call.answer(random)
-            yield made(call, when, origin, error, random)
+            error = call.draw_error(random)
+            yield make_event(call, when, origin, error, random)
             when += wait(self.pause, random)
             if error is not None and self.retry:
-                yield made(call, when, origin, None, random)
+                yield make_event(call, when, origin, None, random)
                 when += wait(self.pause, random)
 
 
-def made(call: Call, when: datetime, origin: Origin, error: Error | None, random: Random) -> Event:
-    """Make a call: pick its details."""
+def make_event(
+    call: Call, when: datetime, origin: Origin, error: Error | None, random: Random
+) -> Event:
+    """Make an event: draw the details of its call."""
     new = f"{random.getrandbits(64):016x}"
     details = {column: random.choice(values).format(new=new) for column, values in call.details}
     return Event(when.replace(microsecond=0), call, origin, error, details)
 
 
 def wait(mean: float, random: Random) -> timedelta:
-    """How long until the next call: from half the mean to three times the mean."""
+    """Draw the time until the next call: from half the mean to three times the mean."""
     return timedelta(seconds=mean * min(0.5 + random.expovariate(2), 3))
 
 
 def at(day: date, hour: float) -> datetime:
-    """That hour of that day."""
+    """Return the time at this hour of this day."""
     return datetime.combine(day, time(tzinfo=UTC)) + timedelta(hours=hour)
 
 
-def in_time(events: Iterable[Event]) -> list[Event]:
-    """Order events by time; those of one second keep their order."""
+def sort_by_time(events: Iterable[Event]) -> list[Event]:
+    """Sort events by time. Events of the same second keep their order."""
     return sorted(events, key=lambda event: event.when)

@@ -1,7 +1,7 @@
-"""A company's account: its members, what they do day by day, and the incidents among it.
+"""A company's cloud account: its members, their events of each day, and the incidents.
 
-The seed decides everything. Each member, and each day of a member, is drawn from a generator of its
-own, so that a fleet of ten members is the beginning of the fleet of ten thousand.
+The seed determines everything. Each member and each day of a member has a separate random
+generator. So a fleet of ten members is the start of a fleet of ten thousand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIRST_DAY = date(2025, 3, 3)
 
 
 class Logged(NamedTuple):
-    """An event with whose it is, and the number of the incident that it belongs to, if any."""
+    """An event, its member, and the number of its incident, if any."""
 
     when: datetime
     member: int
@@ -32,15 +32,15 @@ class Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class Fleet:
-    """A company of so many members, over so many days.
+    """A company.
 
     Attributes:
-        users: Members, 1 and up.
-        days: Days in all.
-        training: Days at the beginning that hold no incident.
-        rate: Events of a member and day, about, in the mean.
-        attacked: Share of members to whom something happens.
-        seed: Decides everything.
+        users: Number of members, at least 1.
+        days: Number of days.
+        training: Number of days at the start without incidents.
+        rate: Approximate mean number of events per member and day.
+        attacked: Share of members with an incident.
+        seed: Random seed.
     """
 
     users: int
@@ -52,17 +52,17 @@ class Fleet:
 
     @property
     def span(self) -> Span:
-        """The days looked at."""
+        """All days."""
         return Span(FIRST_DAY, self.days)
 
     @cached_property
     def members(self) -> Sequence[Member]:
-        """Everybody."""
+        """All members."""
         return [member(n, self.span, self.rate, self.seed) for n in range(self.users)]
 
     @cached_property
     def incidents(self) -> Sequence[Incident]:
-        """What happens, in the scored days: at least one of each kind, dealt to the attacked."""
+        """The incidents, all in scored days: at least one of each kind."""
         if not self.attacked:
             return []
         random = Random(f"{self.seed} incidents {self.users}")  # noqa: S311 - made-up logs, not secrets
@@ -72,27 +72,26 @@ class Fleet:
         return [self._happen(kind, victims[n % count], random) for n, kind in enumerate(kinds)]
 
     def _happen(self, kind: str, victim: int, random: Random) -> Incident:
-        last = max(self.days - 1, self.training + 1)  # what begins late has a day to end in
+        last = max(self.days - 1, self.training + 1)  # leave a day for an incident to end
         day = FIRST_DAY + timedelta(days=random.randrange(self.training, last))
         return happen(kind, victim, self.members[victim].habits, day, random)
 
     def by_day(self) -> Iterator[tuple[date, list[Logged]]]:
-        """Live day after day; each day's events come in the order of time, ties by member.
+        """Generate the events of each day, by time; ties are ordered by member.
 
-        What is begun on one day and ends after midnight lies in the next; the last day's rest is
-        left out.
+        Events after midnight belong to the next day. Those after the last day are left out.
         """
         rest: list[Logged] = []
         for day in (FIRST_DAY + timedelta(days=n) for n in range(self.days)):
-            lived = sorted([*rest, *self._day(day)], key=lambda logged: logged[:2])
-            midnight = sum(logged.when.date() <= day for logged in lived)
-            rest = lived[midnight:]
-            yield day, lived[:midnight]
+            events = sorted([*rest, *self._day(day)], key=lambda logged: logged[:2])
+            midnight = sum(logged.when.date() <= day for logged in events)
+            rest = events[midnight:]
+            yield day, events[:midnight]
 
     def _day(self, day: date) -> Iterator[Logged]:
-        for number, somebody in enumerate(self.members):
+        for number, person in enumerate(self.members):
             random = Random(f"{self.seed} {number} {day}")  # noqa: S311 - made-up logs, not secrets
-            for event in somebody.day(day, random):
+            for event in person.day(day, random):
                 yield Logged(event.when, number, event, None)
         for number, incident in enumerate(self.incidents):
             if incident.events[0].when.date() == day:

@@ -1,4 +1,4 @@
-"""Intruders: somebody with stolen credentials."""
+"""Intruders with stolen credentials."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 
-from generator.events import Call, Error, Event, Origin, made, wait
+from generator.events import Call, Error, Event, Origin, make_event, wait
 
 
 @dataclass(frozen=True)
 class Intruder:
-    """Somebody with stolen credentials, who knows what they want.
+    """An intruder with stolen credentials and a plan.
 
     Attributes:
-        steps: The calls in order, each with its answer.
-        pause: Mean seconds between them.
+        steps: The calls in order, each with its result.
+        origin: Where the calls come from.
+        pause: Mean seconds between calls.
     """
 
     steps: Sequence[tuple[Call, Error | None]]
@@ -24,9 +25,9 @@ class Intruder:
     pause: float = 20.0
 
     def events(self, start: datetime, random: Random) -> list[Event]:
-        """Take the steps, from `start` on."""
+        """Generate the events of all steps, starting at `start`."""
         events, when = [], start
         for call, error in self.steps:
-            events.append(made(call, when, self.origin, error, random))
+            events.append(make_event(call, when, self.origin, error, random))
             when += wait(self.pause, random)
         return events

@@ -1,4 +1,4 @@
-"""Machines: programs that act under a role, by the clock."""
+"""Machines: programs that use a role on a schedule."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from random import Random
 
-from generator.events import Event, Origin, Task, Tool, at, in_time
+from generator.events import Event, Origin, Task, Tool, at, sort_by_time
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task that a machine does by the clock.
+    """A scheduled task of a machine.
 
     Attributes:
-        hours: Hours of the day (UTC) at which it starts, parts of hours included.
-        minute: Minute of the hour at which it starts.
-        jitter: Most seconds by which it starts late.
+        hours: Start times in hours of the day (UTC), with fractions.
+        minute: Minutes to add to each start time.
+        jitter: Maximum delay of a start, in seconds.
         weekdays: Days of the week on which it runs; Monday is 0.
-        missed: Share of its runs that do not happen.
+        missed: Share of runs that are skipped.
     """
 
     task: Task
@@ -31,7 +31,7 @@ class Job:
     missed: float = 0.0
 
     def starts(self, day: date, random: Random) -> Iterator[datetime]:
-        """When it runs on this day."""
+        """Generate the start times on this day."""
         if day.weekday() not in self.weekdays:
             return
         for hour in self.hours:
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Host:
-    """A computer that acts for a machine: its address and the name of its session."""
+    """A computer of a machine: its address and its session name."""
 
     address: str
     session: str
@@ -50,14 +50,14 @@ class Host:
 
 @dataclass(frozen=True)
 class Machine:
-    """A role that programs act under, by the clock; each host takes its turn by weight."""
+    """A role that programs use on a schedule. The host of each run is drawn by weight."""
 
     jobs: Sequence[Job]
     hosts: Mapping[Host, float]
 
     def events(self, first: date, days: int, random: Random) -> list[Event]:
-        """Run for some days; the events come in the order of time."""
-        return in_time(
+        """Return the events of `days` days, by time."""
+        return sort_by_time(
             event
             for n in range(days)
             for job in self.jobs
@@ -66,7 +66,7 @@ class Machine:
         )
 
     def run(self, job: Job, start: datetime, random: Random) -> Iterator[Event]:
-        """Do a job on one of the hosts."""
+        """Run a job on one of the hosts."""
         [host] = random.choices(list(self.hosts), list(self.hosts.values()))
         origin = Origin(host.address, job.tool, host.session)
         return job.task.events(start, origin, random)

@@ -1,8 +1,7 @@
-"""Who works in a made-up company: people by trade, build roles, services and schedulers.
+"""The members of a made-up company: people of several trades, build roles, services, schedulers.
 
-Everybody is drawn from a random generator of their own, so that one can be added without changing
-the others. A member's *habits* are what incidents are told apart by: their tools, their addresses,
-their hours and the services that they use.
+Each member has a separate random generator, so you can add one without changing the others. A
+member's *habits* are tools, addresses, hours and services. Incidents deviate from them.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from generator.person import Errand, Person, Stay, Work
 
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")
 OFFSETS = {"us-east-1": (-5.0, -8.0), "eu-west-1": (0.0, 1.0), "ap-south-1": (5.5,)}
-"""Hours ahead of UTC of the people who work in each region."""
+"""UTC offsets, in hours, of the people in each region."""
 HOLIDAYS = {
     "us-east-1": frozenset({date(2025, 5, 26), date(2025, 6, 19), date(2025, 7, 4)}),
     "eu-west-1": frozenset({date(2025, 4, 18), date(2025, 4, 21), date(2025, 5, 1)}),
     "ap-south-1": frozenset({date(2025, 3, 14), date(2025, 4, 14), date(2025, 8, 15)}),
 }
 CALLS_OF_A_TASK = 2.5
-"""Mean number of calls of a task of 1 to 4."""
+"""Mean number of calls of a task with 1 to 4 calls."""
 
 DENIED = Error("AccessDenied", "User: {arn} is not authorized to perform: {action}")
 THROTTLED = Error("ThrottlingException", "Rate exceeded")
@@ -96,16 +95,16 @@ SIZES = ("t3.micro", "t3.medium", "m5.large", "c6i.xlarge")
 
 @dataclass(frozen=True)
 class Habits:
-    """What anybody could have learnt of a member by watching.
+    """The observable habits of a member.
 
     Attributes:
-        region: Where they work.
-        opens: Hour of the day, in UTC, at which a person starts; None for a machine.
-        tools: Their programs.
-        addresses: Where they mostly come from.
-        services: The services that they use.
-        calls: The calls that they make.
-        session: The name of their session.
+        region: The region of their work.
+        opens: Hour of the day (UTC) at which a person starts; None for a machine.
+        tools: Programs and keys.
+        addresses: Usual addresses.
+        services: Services in use.
+        calls: Usual calls.
+        session: Session name.
     """
 
     region: str
@@ -122,11 +121,11 @@ class Member:
     """One user of the account.
 
     Attributes:
-        name: The role that they act under, which is who they are in the log.
+        name: Name of the role, which identifies the member in the log.
         kind: `person`, `build`, `service` or `scheduler`.
-        life: What they do.
-        habits: What is known of them.
-        lease: Days until their keys are replaced; None for keys that stay.
+        life: The behaviour model.
+        habits: The observable habits.
+        lease: Days until keys are replaced; None if they never are.
     """
 
     name: str
@@ -136,7 +135,7 @@ class Member:
     lease: int | None
 
     def day(self, day: date, random: Random) -> Iterator[Event]:
-        """Live one day."""
+        """Generate the events of one day."""
         if isinstance(self.life, Machine):
             yield from self.life.events(day, 1, random)
             return
@@ -148,38 +147,38 @@ class Member:
 
 @dataclass(frozen=True)
 class Span:
-    """The days that a company is looked at."""
+    """A range of days."""
 
     first: date
     days: int
 
     def some(self, random: Random, since: float = 0.0) -> date:
-        """Draw a day from the part after `since`, a share of the span."""
+        """Draw a day from the part after `since`, given as a share of the range."""
         return self.first + timedelta(days=int(random.uniform(since, 1) * self.days))
 
 
 @cache
 def call(service: str, name: str, region: str, details: tuple = (), fails: float = 0.0) -> Call:  # type: ignore[type-arg]  # columns and values, as in `Call`
-    """A call to a service of a region; equal calls are one object."""
+    """Return a call to a service in a region. Equal calls are the same object."""
     host = f"{service}.{region}.amazonaws.com"
     error = DENIED if fails >= 1 else MISSING if name.startswith("Get") else THROTTLED
     return Call(service, name, VERSIONS.get(service, ""), host, details, error, fails)
 
 
 def task(service: str, region: str, own: Mapping[str, tuple[str, ...]], random: Random) -> Task:
-    """Calls to one service, some of them often; some fail at times."""
+    """Draw a task: calls to one service with weights and error rates."""
     names = SERVICES[service].split()
     chosen = random.sample(names, random.randint(2, len(names)))
     calls: dict[Call, float] = {}
     for name in chosen:
-        details = tuple((column, own[column]) for column in asked(service, name))
+        details = tuple((column, own[column]) for column in detail_columns(service, name))
         fails = random.choice((0.0, 0.0, 0.0, 0.03, 0.15))
         calls[call(service, name, region, details, fails)] = random.lognormvariate(0, 1)
     return Task(calls, pause=random.choice((20.0, 60.0, 150.0)), retry=chance(0.5, random))
 
 
-def asked(service: str, name: str) -> Sequence[str]:
-    """Columns of what a call asks for and gets."""
+def detail_columns(service: str, name: str) -> Sequence[str]:
+    """Return the request and response columns of a call."""
     if name == "RunInstances":
         return (
             "requestParametersinstanceType",
@@ -197,8 +196,8 @@ def asked(service: str, name: str) -> Sequence[str]:
     return ("requestParametersmaxResults",) if name.startswith(("Describe", "List")) else ()
 
 
-def owned(name: str, random: Random) -> dict[str, tuple[str, ...]]:
-    """The things that a member works with, by column."""
+def draw_resources(name: str, random: Random) -> dict[str, tuple[str, ...]]:
+    """Draw the resources of a member, by column."""
     instances = (f"i-0{random.getrandbits(64):016x}" for _ in range(random.randint(1, 8)))
     few = random.randint(1, 3)
     return {
@@ -214,29 +213,29 @@ def owned(name: str, random: Random) -> dict[str, tuple[str, ...]]:
 
 
 def chance(share: float, random: Random) -> bool:
-    """Let something happen in that share of cases."""
+    """Return True with this probability."""
     return random.random() < share
 
 
 def key(random: Random) -> str:
-    """An access key's identifier."""
+    """Draw an access key id."""
     return "ASIA" + "".join(random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", k=16))
 
 
 def address(random: Random, block: str = "") -> str:
-    """An address, within a block if one is given."""
+    """Draw an IP address, within `block` if given."""
     block = block or f"{random.randint(11, 223)}.{random.randint(0, 255)}"
     return f"{block}.{random.randint(0, 255)}.{random.randint(1, 254)}"
 
 
 def member(number: int, span: Span, rate: float, seed: int) -> Member:
-    """The member of that number.
+    """Draw the member with this number.
 
     Args:
-        number: 0 and up; it alone, and the seed, decide who they are.
-        span: The days looked at.
-        rate: Events a day, in the mean over all members and days.
-        seed: The company's seed.
+        number: Number of the member, from 0. With `seed`, it determines the member.
+        span: All days.
+        rate: Mean number of events per day, over all members and days.
+        seed: Random seed of the company.
     """
     random = Random(f"{seed} member {number}")  # noqa: S311 - made-up logs, not secrets
     kind = "person" if number == 0 else random.choice(KINDS)
@@ -250,17 +249,17 @@ def member(number: int, span: Span, rate: float, seed: int) -> Member:
     return machine(name, kind=kind, region=region, rate=rate, lease=lease, random=random)
 
 
-def person(  # noqa: PLR0913 - what tells one person from another
+def person(  # noqa: PLR0913 - properties of a person
     name: str, *, region: str, span: Span, rate: float, lease: int | None, random: Random
 ) -> Member:
-    """Somebody with a trade, a laptop, an office, and days off."""
+    """Draw a person with a trade, a laptop, an office and days off."""
     trade = random.choice(list(TRADES))
     services = random.sample(TRADES[trade], random.randint(3, len(TRADES[trade])))
     opens = random.gauss(8.8, 0.7) - random.choice(OFFSETS[region])
     office = f"203.0.{113 + REGIONS.index(region)}.{random.randint(1, 30)}"
     home, trip = address(random), address(random)
     console, laptop, newer = laptop_tools(random)
-    work = habits_of_work(
+    work = draw_work(
         services, (console, laptop, newer), span=span, random=random, name=name, region=region
     )
     life = Person(
@@ -277,18 +276,24 @@ def person(  # noqa: PLR0913 - what tells one person from another
         late=random.choice((0.0, 0.05, 0.15, 0.3)),
     )
     known = Habits(
-        region, opens, (console, laptop), (office, home), tuple(services), usual(work), life.session
+        region,
+        opens,
+        (console, laptop),
+        (office, home),
+        tuple(services),
+        all_calls(work),
+        life.session,
     )
     return Member(name, "person", life, known, lease)
 
 
-def usual(work: Sequence[Work | Job]) -> tuple[Call, ...]:
-    """The calls of all tasks."""
-    return tuple(call for one in work for call in one.task.calls)
+def all_calls(work: Sequence[Work | Job]) -> tuple[Call, ...]:
+    """Return the calls of all tasks."""
+    return tuple(call for item in work for call in item.task.calls)
 
 
 def laptop_tools(random: Random) -> tuple[Tool, Tool, Tool]:
-    """A browser, a program on the laptop, and the same after the laptop is replaced."""
+    """Draw a browser, a program on the laptop, and a program on the next laptop."""
     system, agent = random.choice(DARWIN), random.choice(AGENTS)
     browser = CONSOLE_AGENT.format(
         system="Macintosh; Intel Mac OS X 10_15_7", version=random.randint(119, 134)
@@ -301,7 +306,7 @@ def laptop_tools(random: Random) -> tuple[Tool, Tool, Tool]:
     )
 
 
-def habits_of_work(  # noqa: PLR0913 - what a person's work depends on
+def draw_work(  # noqa: PLR0913 - properties of a person's work
     services: Sequence[str],
     tools: tuple[Tool, Tool, Tool],
     *,
@@ -310,9 +315,9 @@ def habits_of_work(  # noqa: PLR0913 - what a person's work depends on
     name: str,
     region: str,
 ) -> tuple[Work, ...]:
-    """What a person does with what: one new project, and perhaps a new laptop."""
+    """Draw a person's work, with a temporary project and perhaps a new laptop."""
     console, laptop, newer = tools
-    own = owned(name, random)
+    own = draw_resources(name, random)
     replaced = span.some(random) if chance(0.25, random) else date.max
     work = []
     for service in services:
@@ -322,14 +327,14 @@ def habits_of_work(  # noqa: PLR0913 - what a person's work depends on
         work.append(Work(todo, newer, weight, first=replaced))
     project = random.choice(list(SERVICES))
     begins = span.some(random, 0.2)
-    todo = task(project, region, owned(f"{name}-new", random), random)
+    todo = task(project, region, draw_resources(f"{name}-new", random), random)
     ends = begins + timedelta(days=random.randint(5, 40))
     work.append(Work(todo, laptop, random.uniform(0.1, 1.0), first=begins, last=ends))
     return tuple(work)
 
 
 def travels(span: Span, trip: str, moved: str, random: Random) -> tuple[Stay, ...]:
-    """A business trip, and perhaps a new home."""
+    """Draw a business trip and perhaps a new home."""
     stays = []
     if chance(0.4, random):
         first = span.some(random)
@@ -342,10 +347,10 @@ def travels(span: Span, trip: str, moved: str, random: Random) -> tuple[Stay, ..
 def errands(
     span: Span, place: tuple[float, str], tool: Tool, region: str, random: Random
 ) -> tuple[Errand, ...]:
-    """Tasks that come once: the yearly review, an outage in the evening."""
+    """Draw tasks that are done once: a yearly review, an outage in the evening."""
     opens, home = place
     service = random.choice(list(SERVICES))
-    once = task(service, region, owned("shared", random), random)
+    once = task(service, region, draw_resources("shared", random), random)
     starts: list[datetime] = []
     if chance(0.5, random):
         starts.append(at(span.some(random), opens + random.uniform(0, 8)))
@@ -355,7 +360,7 @@ def errands(
 
 
 def days_off(span: Span, region: str, random: Random) -> frozenset[date]:
-    """The region's holidays, and perhaps a week or two."""
+    """Draw days off: the region's holidays and perhaps leave."""
     leave: frozenset[date] = frozenset()
     if chance(0.4, random):
         first = span.some(random)
@@ -363,12 +368,12 @@ def days_off(span: Span, region: str, random: Random) -> frozenset[date]:
     return HOLIDAYS[region] | leave
 
 
-def machine(  # noqa: PLR0913 - what tells one machine from another
+def machine(  # noqa: PLR0913 - properties of a machine
     name: str, *, kind: str, region: str, rate: float, lease: int | None, random: Random
 ) -> Member:
-    """A role that programs act under: builds on working days, services all day, jobs at night."""
+    """Draw a role that programs use: builds on working days, services all day, jobs at night."""
     services = random.sample(MACHINES[kind], random.randint(2, 4))
-    own, block = owned(name, random), f"10.{random.randint(0, 255)}"
+    own, block = draw_resources(name, random), f"10.{random.randint(0, 255)}"
     tools = tuple(Tool(agent, key(random)) for agent in random.sample(PROGRAMS, 2))
     shares = [random.lognormvariate(0, 1) for _ in services]
     jobs = []
@@ -379,12 +384,14 @@ def machine(  # noqa: PLR0913 - what tells one machine from another
     hosts = [Host(address(random, block), f"{kind}-{n}") for n in range(random.randint(1, 5))]
     life = Machine(jobs, {host: random.uniform(1, 4) for host in hosts})
     addresses = tuple(host.address for host in hosts)
-    known = Habits(region, None, tools, addresses, tuple(services), usual(jobs), hosts[0].session)
+    known = Habits(
+        region, None, tools, addresses, tuple(services), all_calls(jobs), hosts[0].session
+    )
     return Member(name, kind, life, known, lease)
 
 
 def timetable(kind: str, todo: Task, tool: Tool, runs: float, random: Random) -> Job:
-    """When a machine does a task, so many times a day in the mean."""
+    """Return the schedule of a task with a mean of `runs` runs per day."""
     often = max(round(runs), 1)
     missed = max(0.0, 1 - runs / often) * 0.9
     if kind == "build":

@@ -1,4 +1,4 @@
-"""role-g, a role that programs act under."""
+"""role-g, a role that programs use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""CloudTrail's own form of a fleet's events, and the flat form of their feature columns.
+"""The events of a fleet as CloudTrail records, and as flattened feature columns.
 
-A record is put together from pieces of JSON text that many records share: who, with what, and the
-call. Only the time, the identifiers and a few details are an event's own.
+A record is built from pieces of JSON text that many records share: the identity, the program and
+the call. Only the time, the identifiers and a few details differ in each event.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ EMPTY: dict[str, str] = {}
 Cells = tuple[str | None, ...]
 
 
-class Who(NamedTuple):
-    """A member with a key in force: the JSON text up to the time, and the flat cells."""
+class Identity(NamedTuple):
+    """A member with a key: the JSON text before the time, and the flat cells."""
 
     json: bytes
     cells: Cells
@@ -63,7 +63,7 @@ class Who(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record in pieces: what a copy of it needs anew is the date and the two identifiers."""
+    """A record in pieces. A copy only needs a new date and two new identifiers."""
 
     before: bytes
     clock: bytes
@@ -74,19 +74,19 @@ class Record(NamedTuple):
 
 
 def text(value: object) -> bytes:
-    """JSON text."""
+    """Encode a value as JSON."""
     return msgspec.json.encode(value)
 
 
-def lease_of(somebody: Member, day: date) -> str:
-    """What tells the keys of one lease from those of the next."""
-    return "" if somebody.lease is None else f"{day.toordinal() // somebody.lease % 4096:03X}"
+def key_suffix(member: Member, day: date) -> str:
+    """Return the part of a key that changes when keys are replaced."""
+    return "" if member.lease is None else f"{day.toordinal() // member.lease % 4096:03X}"
 
 
 @lru_cache(1 << 16)
-def who(somebody: int, name: str, session: str, tool: Tool, lease: str) -> Who:
-    """Whoever acts, with their tool's key."""
-    role = f"AROAU4X{somebody:014d}"
+def identity_of(number: int, name: str, session: str, tool: Tool, lease: str) -> Identity:
+    """Return the identity of a member with the key of a tool."""
+    role = f"AROAU4X{number:014d}"
     arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/{name}/{session}"
     key = tool.key[: len(tool.key) - len(lease)] + lease
     issuer = {
@@ -106,13 +106,13 @@ def who(somebody: int, name: str, session: str, tool: Tool, lease: str) -> Who:
     }
     json = b'{"eventVersion":"1.09","userIdentity":' + text(identity) + b',"eventTime":"'
     cells = (f"{role}:{session}", arn, ACCOUNT, key, role, name)
-    return Who(json, cells, arn)
+    return Identity(json, cells, arn)
 
 
 @cache
-def what(call: int, asked: Call) -> tuple[bytes, bytes, str, str]:
-    """A call: the JSON text behind the time, the end of the record, its source and its region."""
-    del call  # equal calls are one object; its number is looked up faster than it is hashed
+def call_parts(call: int, asked: Call) -> tuple[bytes, bytes, str, str]:
+    """Return the JSON text after the time, the end of the record, the source and the region."""
+    del call  # equal calls are the same object, and its id is hashed faster
     source, region = f"{asked.service}.amazonaws.com", region_of(asked)
     begin = {"eventSource": source, "eventName": asked.name, "awsRegion": region}
     version = {"apiVersion": asked.version} if asked.version else {}
@@ -133,18 +133,18 @@ def what(call: int, asked: Call) -> tuple[bytes, bytes, str, str]:
 
 
 @cache
-def where(address: str, agent: str) -> bytes:
-    """A place and a program."""
+def origin_part(address: str, agent: str) -> bytes:
+    """Return the JSON text of an address and a program."""
     return b"," + text({"sourceIPAddress": address, "userAgent": agent})[1:-1]
 
 
 def region_of(asked: Call) -> str:
-    """The region that a call goes to."""
+    """Return the region of a call."""
     return asked.host.split(".")[1]
 
 
 def nested(details: Mapping[str, str], branch: str) -> bytes:
-    """The details of one branch of the record, as CloudTrail nests them; null if none."""
+    """Return the details of one branch as nested JSON, as in CloudTrail; null if there are none."""
     found = {}
     for column, value in details.items():
         if column.startswith(branch):
@@ -156,15 +156,15 @@ def nested(details: Mapping[str, str], branch: str) -> bytes:
 
 
 def cell(details: Mapping[str, str], column: str) -> str | None:
-    """A detail as it is when the record has been flattened."""
+    """Return a detail as in the flattened record."""
     value = details.get(column)
     if value is None or not column.endswith("instancesSetitems"):
         return value
     return text([{"instanceId": value}]).decode()
 
 
-def refusal(error: Error | None, asked: Call, arn: str) -> tuple[bytes, str | None, str | None]:
-    """An error as JSON text and as cells; nothing for success."""
+def error_parts(error: Error | None, asked: Call, arn: str) -> tuple[bytes, str | None, str | None]:
+    """Return an error as JSON text and as cells; empty for success."""
     if error is None:
         return b"", None, None
     message = error.message.format(arn=arn, action=f"{asked.service}:{asked.name}")
@@ -176,20 +176,20 @@ def refusal(error: Error | None, asked: Call, arn: str) -> tuple[bytes, str | No
 
 
 def record(logged: Logged, members: Sequence[Member]) -> Record:
-    """Put an event's record together."""
+    """Build the record of an event."""
     when, number, event, _ = logged
-    somebody, origin, asked = members[number], event.origin, event.call
-    lease = lease_of(somebody, when.date())
-    acts = who(number, somebody.name, origin.session, origin.tool, lease)
-    begin, end, source, region = what(id(asked), asked)
-    wrong, code, message = refusal(event.error, asked, acts.arn)
-    details = event.details if event.error is None else asked_only(event.details)
+    member, origin, asked = members[number], event.origin, event.call
+    lease = key_suffix(member, when.date())
+    acts = identity_of(number, member.name, origin.session, origin.tool, lease)
+    begin, end, source, region = call_parts(id(asked), asked)
+    wrong, code, message = error_parts(event.error, asked, acts.arn)
+    details = event.details if event.error is None else request_only(event.details)
     asks, gets = b"null", b"null"
     tail: Cells = (None,) * len(DETAILS)
     if details:
         asks, gets = nested(details, "requestParameters"), nested(details, RESPONSE)
         tail = tuple(cell(details, column) for column in DETAILS)
-    place = where(origin.address, origin.tool.agent)
+    place = origin_part(origin.address, origin.tool.agent)
     between = b"".join((
         begin, place, wrong, b',"requestParameters":', asks, b',"responseElements":', gets,
         b',"requestID":"',
@@ -204,28 +204,29 @@ def record(logged: Logged, members: Sequence[Member]) -> Record:
     return Record(acts.json, clock, between, end, region, cells)
 
 
-def asked_only(details: Mapping[str, str]) -> Mapping[str, str]:
-    """What was asked for; a refused call gets nothing."""
+def request_only(details: Mapping[str, str]) -> Mapping[str, str]:
+    """Keep the request only: a failed call has no response."""
     return {c: v for c, v in details.items() if not c.startswith(RESPONSE)} if details else EMPTY
 
 
 def document(records: Sequence[Record], day: date, ids: Sequence[str]) -> bytes:
-    """A log file's text: so many records of one day, with these identifiers, two for each."""
+    """Return the text of a log file: records of one day, with two identifiers each."""
     dated = day.isoformat().encode()
-    named = [one.encode() for one in ids]
+    encoded = [id_.encode() for id_ in ids]
     texts = [
         b"".join((
-            one.before, dated, one.clock, one.between, named[2 * n + 1],
-            b'","eventID":"', named[2 * n], one.after,
+            item.before, dated, item.clock, item.between, encoded[2 * n + 1],
+            b'","eventID":"', encoded[2 * n], item.after,
         ))
-        for n, one in enumerate(records)
+        for n, item in enumerate(records)
     ]  # fmt: skip
     return b'{"Records":[' + b",".join(texts) + b"]}"
 
 
 def rows(records: Sequence[Record], day: date, ids: Sequence[str]) -> list[Cells]:
-    """The flat rows of the same, in the order of `FEATURES`."""
+    """Return the records as flat rows, in the order of `FEATURES`."""
     dated = day.isoformat()
     return [
-        (ids[2 * n], f"{dated}{one.clock.decode()}Z", *one.cells) for n, one in enumerate(records)
+        (ids[2 * n], f"{dated}{item.clock.decode()}Z", *item.cells)
+        for n, item in enumerate(records)
     ]

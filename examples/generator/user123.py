@@ -1,4 +1,4 @@
-"""user123, who builds and runs a photo service in California, and the intruder."""
+"""user123, an engineer who runs a photo service in California, and the intruder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from generator.intruder import Intruder
 from generator.person import Errand, Person, Stay, Work
 
 BREAK_IN = datetime(2024, 5, 18, 11, 52, tzinfo=UTC)
-"""A Saturday; in California, where user123 lives, it is not yet five in the morning."""
+"""A Saturday. In California, where user123 lives, it is 04:52."""
 
 CONSOLE = Tool("console.amazonaws.com", "ASIAU4XCONSOLE000001")
 CLI = Tool("aws-cli/2.15.30 Python/3.11.8 Darwin/23.4.0 exe/x86_64", "ASIAU4XLAPTOP0000001")
@@ -111,7 +111,7 @@ DETACH = iam("DetachRolePolicy")
 LIST_POLICIES = iam("ListAttachedRolePolicies")
 DELETE_ROLE = iam("DeleteRole")
 SUBNETS = ec2("DescribeSubnets")
-# The company's own tool for taking down sandboxes writes into the same trail.
+# The company's own tool to delete sandboxes logs to the same trail.
 DELETE_EVERYTHING = Call("sandbox", "DeleteEverything")
 CLEAN_UP = Task(
     {LIST_POLICIES: 1, DETACH: 1, DELETE_ROLE: 1, SUBNETS: 1, DELETE_EVERYTHING: 1},
@@ -128,7 +128,7 @@ USER123 = Person(
     session="user123",
     addresses={OFFICE: 6, HOME: 4, PHONE: 2},
     late_address=HOME,
-    hours=(15.5, 24.5),  # from half past eight in the morning, in California
+    hours=(15.5, 24.5),  # from 08:30 in California
     goes=25,
     work=(
         Work(LOOK_AROUND, CONSOLE, 4),

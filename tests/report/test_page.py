@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from morpheus.columns import RISK
-from morpheus.report.page import page, served
-from report_pages import DAY_START, HOUR, alarming, gathered, quiet
+from morpheus.report.page import render_live_page, render_page
+from report_pages import DAY_START, HOUR, alerts, build_data, normal_events
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -23,7 +23,7 @@ HOSTILE = [
 
 
 def users_of(view):
-    return view.locator("#inbox tbody button.user").all_inner_texts()
+    return view.locator("#queue tbody button.user").all_inner_texts()
 
 
 def cell_of(view, row, second):
@@ -77,7 +77,7 @@ def test_the_inbox_is_filtered_by_text_and_by_severity(opened, company):
 
 def test_a_cell_of_the_swimlane_filters_the_inbox_and_once_more_gives_it_back(opened, company):
     view = opened(company)
-    names = view.evaluate("lanesShown().map((person) => person.name)")
+    names = view.evaluate("visibleUsers().map((person) => person.name)")
     spot = cell_of(view, names.index("user11"), 44 * HOUR)
     view.locator("#swimlane").click(position=spot)
     assert users_of(view) == ["user11"]
@@ -89,11 +89,11 @@ def test_a_cell_of_the_swimlane_filters_the_inbox_and_once_more_gives_it_back(op
 
 def test_lanes_are_searched_and_turned(opened, company):
     view = opened(company)
-    assert view.evaluate("lanesShown().length") == 15
-    view.click("[aria-label='Users after']")
-    assert view.evaluate("lanesShown().length") == 5
+    assert view.evaluate("visibleUsers().length") == 15
+    view.click("[aria-label='Next users']")
+    assert view.evaluate("visibleUsers().length") == 5
     view.fill("#lanes-search", "user1")
-    assert len(view.evaluate("lanesShown()")) == 10
+    assert len(view.evaluate("visibleUsers()")) == 10
     assert view.evaluate("document.activeElement.id") == "lanes-search"
 
 
@@ -108,7 +108,7 @@ def test_keys_walk_the_inbox_mark_judge_and_search(opened, company):
     view.keyboard.press("j")
     view.keyboard.press("x")
     view.keyboard.press("2")
-    judged = view.locator("tr.judged button.user").all_inner_texts()
+    judged = view.locator("tr.reviewed button.user").all_inner_texts()
     assert judged == ["user07", "user11"]
     for _ in range(9):
         view.keyboard.press("k")
@@ -123,7 +123,7 @@ def test_the_swimlane_is_walked_with_arrows(opened, company):
     view.focus("#swimlane")
     for key in ("ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
         view.keyboard.press(key)
-    name = view.evaluate("lanesShown()[1].name")
+    name = view.evaluate("visibleUsers()[1].name")
     assert f"Only {name}" in view.locator(".scope").inner_text()
     assert name in view.locator("#status").inner_text()
 
@@ -162,9 +162,9 @@ def test_verdicts_stay_in_the_browser_and_are_exported(opened, company, tmp_path
 def test_a_verdict_given_twice_is_taken_back(opened, company):
     view = opened(company)
     view.keyboard.press("1")
-    assert view.locator("tr.judged").count() == 1
+    assert view.locator("tr.reviewed").count() == 1
     view.keyboard.press("1")
-    assert view.locator("tr.judged").count() == 0
+    assert view.locator("tr.reviewed").count() == 0
 
 
 def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_ordinary(
@@ -173,7 +173,7 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
     view = opened(company)
     card = view.locator("#detail").inner_text()
     for told in (
-        "level 10",
+        "severity 10",
         "DeleteTrail",
         "p=.0004",
         "11.3",
@@ -181,16 +181,17 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
         "p=.60",
         "Compared with 400 events of 58 days",
         "eventName\nGetObject",
-        "Surprise 9 would be 2; up to 5 is ordinary.",
-        "agrees in 25 of 26 columns",
+        "Excess surprisal falls from 9 to 2. Up to 5 is normal.",
+        "25 of 26 columns match",
     ):
         assert told in card, card
 
 
 def test_a_query_quotes_what_the_log_says(opened):
-    view = opened(gathered({"o'brien\"\\": [quiet(), alarming([HOUR])]}))
-    asked = "Object.values(QUERIES).map((write) => lines(write(wanted(current()))))"
-    athena, lake, splunk, kusto = view.evaluate(asked)
+    view = opened(build_data({"o'brien\"\\": [normal_events(), alerts([HOUR])]}))
+    parameters = "queryParameters(selectedIncident())"
+    queries = f"Object.values(QUERIES).map((write) => joinLines(write({parameters})))"
+    athena, lake, splunk, kusto = view.evaluate(queries)
     assert "= 'o''brien\"\\'" in athena
     assert "= 'o''brien\"\\'" in lake
     assert '"o\'brien\\"\\\\"' in splunk
@@ -205,23 +206,23 @@ def test_a_user_has_a_page_with_their_week_and_their_fingerprint(opened, company
     view = opened(company)
     view.keyboard.press("u")
     told = view.locator("#detail").inner_text()
-    for part in ("1,600 events", "300 distinct rows", "3 epochs, of 4 tried", "eventID (90%)"):
+    for part in ("1,600 events", "300 distinct rows", "3 used, 4 tried", "eventID (90%)"):
         assert part in told, told
     assert view.locator("#detail rect.hour").count() == 168
     assert view.locator("#detail canvas").count() == 1
     view.keyboard.press("u")
-    assert "Seen, and expected".upper() in view.locator("#detail").inner_text().upper()
+    assert "Observed and expected".upper() in view.locator("#detail").inner_text().upper()
     assert view.trouble == []
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_what_a_log_says_never_runs_and_is_shown_as_it_is(opened, value):
-    strange = alarming([HOUR * 20, HOUR * 20 + 5], value=value, userAgent=value)
-    view = opened(gathered({value: [quiet(), strange], "ann": [quiet(seed=1)]}))
+    strange = alerts([HOUR * 20, HOUR * 20 + 5], value=value, userAgent=value)
+    view = opened(build_data({value: [normal_events(), strange], "ann": [normal_events(seed=1)]}))
     view.keyboard.press("u")
     view.keyboard.press("u")
     view.click("summary:has-text('Raw event')")
-    assert view.locator("#detail img, #detail script, #inbox img").count() == 0
+    assert view.locator("#detail img, #detail script, #queue img").count() == 0
     shown = view.locator("#detail").inner_text()
     assert "\u202e" not in shown
     assert "\x1b" not in shown
@@ -230,32 +231,32 @@ def test_what_a_log_says_never_runs_and_is_shown_as_it_is(opened, value):
 
 
 def test_a_value_of_a_megabyte_is_cut_and_says_so(opened):
-    strange = alarming([HOUR], value="x" * 10, requestParameters="y" * 1_000_000)
-    contents = gathered({"ann": [quiet(), strange]})
+    strange = alerts([HOUR], value="x" * 10, requestParameters="y" * 1_000_000)
+    contents = build_data({"ann": [normal_events(), strange]})
     assert len(msgspec.json.encode(contents)) < 100_000
     view = opened(contents)
     view.click("summary:has-text('Raw event')")
-    assert "(cut, 1,000,000 signs in all)" in view.locator("#detail").inner_text()
+    assert "(cut, 1,000,000 characters in all)" in view.locator("#detail").inner_text()
     assert view.trouble == []
 
 
 def test_a_page_without_explanations_says_what_to_add(opened):
     bare = [
         frame.drop("reason", "top_columns", "explanation", "ts_anomaly").rename({RISK: "zscore"})
-        for frame in (quiet(), alarming([HOUR], 9.0))
+        for frame in (normal_events(), alerts([HOUR], 9.0))
     ]
-    view = opened(gathered({"ann": bare}, cards=False))
+    view = opened(build_data({"ann": bare}, cards=False))
     strip = view.locator("#strip")
     strip.locator("summary").click()
-    for added in ("explain (behind add-scores)", "--label risk", "timeseries", "--models=FOLDER"):
+    for added in ("explain (after add-scores)", "--label risk", "timeseries", "--models=FOLDER"):
         assert added in strip.inner_text()
     assert "DeleteTrail" in view.locator("#detail").inner_text()
     assert view.trouble == []
 
 
 def test_a_page_of_no_events_opens(opened):
-    view = opened(gathered({}))
-    assert "Nothing stands out." in view.locator("#detail").inner_text()
+    view = opened(build_data({}))
+    assert "No incidents." in view.locator("#detail").inner_text()
     assert view.trouble == []
 
 
@@ -294,11 +295,11 @@ def test_on_paper_there_are_no_buttons_to_press(opened, company):
 
 def test_the_same_data_make_the_same_page(company):
     data = msgspec.json.encode(company)
-    assert page(data) == page(data)
+    assert render_page(data) == render_page(data)
 
 
 def test_a_served_page_may_ask_its_server_and_brings_no_data(company):
-    text = served("/report.json").decode()
+    text = render_live_page("/report.json").decode()
     assert "connect-src &#39;self&#39;" in text or "connect-src 'self'" in text
     assert 'data-feed="/report.json"' in text
     assert len(text) < 200_000

@@ -169,7 +169,7 @@ def test_a_folder_that_is_not_there_and_a_port_that_is_taken_are_told(tmp_path):
         port = taken.getsockname()[1]
         done = run("serve", str(tmp_path), f"--port={port}")
     assert done.returncode == 2
-    assert f"--port: 127.0.0.1:{port} cannot be listened to: " in done.stderr
+    assert f"--port: cannot listen on 127.0.0.1:{port}: " in done.stderr
 
 
 def test_without_its_extra_the_command_says_what_to_install(tmp_path):
@@ -177,7 +177,7 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path):
     command = [sys.executable, "-c", code, "serve", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert "`uvicorn` is not installed. Get it by `pip install 'morpheus[serve]'`." in done.stderr
+    assert "`uvicorn` is not installed. Get it by `pip install 'morpheus-dfp[serve]'`." in done.stderr
     assert morpheus.commands["serve"].get_short_help_str()
 
 
@@ -200,17 +200,17 @@ def view(browser, served, tmp_path):
 
 
 def users_of(view):
-    return view.locator("#inbox tbody button.user").all_inner_texts()
+    return view.locator("#queue tbody button.user").all_inner_texts()
 
 
 def test_an_alert_appears_without_a_reload_and_the_reader_stays_where_they_are(view):
     assert users_of(view) == ["ann", "bob"]
     assert view.url == f"http://127.0.0.1:{view.server.port}/", "no token in the address"
-    view.locator("#inbox tbody tr", has_text="bob").click()
+    view.locator("#queue tbody tr", has_text="bob").click()
     view.locator("#search").fill("bob")
     visits = len(view.visits)
     append(view.folder / "alerts.jsonl", row("bob", 20000, risk=30.0), row("eve", 20000))
-    view.locator("#inbox tbody tr").nth(1).wait_for()
+    view.locator("#queue tbody tr").nth(1).wait_for()
     assert users_of(view) == ["bob", "bob"], "the search holds"
     assert view.locator("#search:focus").input_value() == "bob"
     assert "bob" in view.locator("#detail h2").first.inner_text()
@@ -223,7 +223,7 @@ def test_an_alert_appears_without_a_reload_and_the_reader_stays_where_they_are(v
 
 def test_what_a_log_says_runs_nothing_on_the_live_page(view):
     append(view.folder / "new.jsonl", row(HOSTILE, 90000, risk=50.0, eventName=HOSTILE))
-    view.locator("#inbox tbody tr").nth(2).wait_for()
+    view.locator("#queue tbody tr").nth(2).wait_for()
     shown = '</script><img src=x onerror="alert(1)">\\u{202e}'
     view.locator("#leaders button").nth(2).wait_for()
     assert shown in view.locator("#leaders").inner_text()
@@ -231,12 +231,12 @@ def test_what_a_log_says_runs_nothing_on_the_live_page(view):
 
 
 def test_a_note_that_is_being_written_stays(view):
-    view.locator("#inbox tbody tr", has_text="ann").click()
+    view.locator("#queue tbody tr", has_text="ann").click()
     view.keyboard.press("1")
     note = view.locator("#detail input[type=text]")
     note.press_sequentially("asked her, ")
     append(view.folder / "alerts.jsonl", row("ann", 60, risk=6.0), row("eve", 20000))
-    view.locator("#inbox tbody tr").nth(2).wait_for()
+    view.locator("#queue tbody tr").nth(2).wait_for()
     note.press_sequentially("fine")
     assert note.input_value() == "asked her, fine"
     assert view.trouble == []
@@ -246,4 +246,4 @@ def test_that_the_server_is_gone_is_said(view):
     view.wait_for_selector("#live-facts div")
     view.server.process.terminate()
     view.wait_for_selector("#live .late")
-    assert "lost: trying again" in view.locator("#live").inner_text()
+    assert "connection lost, retrying" in view.locator("#live").inner_text()

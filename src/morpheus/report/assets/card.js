@@ -1,78 +1,99 @@
-/** The incident's card: what decides, from top to bottom. */
+/** Incident details, the most important facts first. */
 
-const MAIN = 6;
+const MAX_ROWS = 6;
+const FACT_HEADS = [
+  "Column",
+  "Observed",
+  "Probability",
+  "Surprisal (bits)",
+  "Expected",
+  "Share of risk",
+];
 
 function renderDetail() {
-  forgetCharts();
-  if (state.profile !== undefined) {
-    refill("detail", personPage(data.byUser.get(state.profile)));
+  destroyCharts();
+  if (state.userPage !== undefined) {
+    replaceContent("detail", userPage(data.byUser.get(state.userPage)));
     return;
   }
-  const incident = current();
-  if (incident) refill("detail", incidentCard(incident));
-  else refill("detail", element("p", { class: "faint pad" }, "Nothing stands out."));
+  const incident = selectedIncident();
+  if (incident) replaceContent("detail", incidentDetails(incident));
+  else replaceContent("detail", element("p", { class: "faint pad" }, "No incidents."));
 }
 
-function incidentCard(incident) {
+function incidentDetails(incident) {
   const event = incident.events[state.event ?? incident.worst];
   const person = data.byUser.get(incident.user);
   return [
-    cardHead(incident, person),
+    detailsHead(incident, person),
     verdictButtons(incident),
-    element("p", { class: "sentence" }, sentence(incident)),
+    element("p", { class: "sentence" }, reasonText(incident)),
     eventStrip(incident, event),
-    event.why ? comparison(event) : unexplained(event),
-    event.why?.usual?.length ? asUsual(event) : null,
-    panel("Around it", timeline(incident, person?.rhythm), usualNote(incident, person)),
-    event.why ? element("div", { class: "pair" }, change(event), nearest(event)) : null,
+    event.why ? observedAndExpected(event) : unexplainedEvent(event),
+    event.why?.usual?.length ? normalValues(event) : null,
+    panel(
+      "Activity around the incident",
+      timeline(incident, person?.rhythm),
+      activityNote(incident, person),
+    ),
+    event.why
+      ? element("div", { class: "pair" }, smallestChange(event), nearestNormalEvents(event))
+      : null,
     evidence(incident, event),
   ];
+}
+
+function faint(text) {
+  return element("p", { class: "faint" }, text);
 }
 
 function panel(title, ...children) {
   return element("section", { class: "panel" }, element("h3", {}, title), children);
 }
 
-function cardHead(incident, person) {
+function detailsHead(incident, person) {
   return element(
     "div",
-    { class: "card-head" },
+    { class: "details-head" },
     severityChip(incident),
     element(
       "h2",
       {},
-      button(who(incident.user), () => openPerson(incident.user), { class: "link" }),
+      button(userLabel(incident.user), () => openUserPage(incident.user), { class: "link" }),
     ),
-    element("span", {}, `${moment(incident.since)}, ${count(incident.count, "event")}`),
+    element("span", {}, `${formatTime(incident.since)}, ${count(incident.count, "event")}`),
     incident.count > 1
-      ? element("span", { class: "faint" }, `in ${span(incident.until - incident.since)}`)
+      ? element("span", { class: "faint" }, `in ${formatDuration(incident.until - incident.since)}`)
       : null,
     element("span", { class: "grow" }),
-    standing(incident, person),
+    severityFacts(incident, person),
   );
 }
 
-/** How high this is, for everybody and for this user. */
-function standing(incident, person) {
-  const parts = [`level ${short(incident.level)}`];
+/** Give the severity on the scale of all users, and compared with this user's own. */
+function severityFacts(incident, person) {
+  const parts = [`severity ${formatNumber(incident.level)}`];
   const own = person?.profile?.calibration;
   const score = incident.events[incident.worst].score;
   if (own && data.reach && score) {
-    const times = short(score / own.risks.at(-1));
-    parts.push(`${times} × the highest of their ${count(own.days, "held-out day")}`);
+    const times = formatNumber(score / own.risks.at(-1));
+    parts.push(`${times} × the maximum of the user's ${count(own.days, "validation day")}`);
   }
-  if (incident.pvalue != null) parts.push(`p-value ${short(incident.pvalue)}`);
+  if (incident.pvalue != null) parts.push(`p-value ${formatNumber(incident.pvalue)}`);
   return element("span", { class: "faint" }, parts.join(" · "));
 }
 
-/** The incident's events, of which one is looked at. */
+/** List the incident's events; one of them is open. */
 function eventStrip(incident, open) {
   if (incident.events.length === 1) return null;
   const hidden = incident.count - incident.events.length;
   const items = incident.events.map((event, place) =>
     element("li", {}, eventButton(event, place, event === open)),
   );
-  if (hidden > 0) items.push(element("li", { class: "faint" }, `and ${hidden} lower ones`));
+  if (hidden > 0) {
+    const text = `and ${count(hidden, "less severe event")}`;
+    items.push(element("li", { class: "faint" }, text));
+  }
   return element("ol", { class: "events", "aria-label": "Events of the incident" }, items);
 }
 
@@ -83,11 +104,11 @@ function eventButton(event, place, open) {
   };
   return button(
     [
-      element("i", { class: `swatch ${tone(event.level * 100)}` }),
-      `${second(event.at)} ${legible(action(event), 40)}`,
+      element("i", { class: `swatch ${severityColour(event.level * 100)}` }),
+      `${formatSecond(event.at)} ${displayText(action(event), 40)}`,
     ],
     show,
-    { "aria-pressed": String(open), title: `level ${short(event.level)}` },
+    { "aria-pressed": String(open), title: `severity ${formatNumber(event.level)}` },
   );
 }
 
@@ -95,50 +116,49 @@ const ACTIONS = ["eventName", "operationName", "appDisplayName", "application", 
 
 function action(event) {
   const name = ACTIONS.find((column) => event.raw[column] != null);
-  return name ? event.raw[name] : `level ${short(event.level)}`;
+  return name ? event.raw[name] : `severity ${formatNumber(event.level)}`;
 }
 
-function unexplained(event) {
+function unexplainedEvent(event) {
   const columns = Object.entries(event.raw).slice(0, 12);
   return panel(
     "The event",
-    element("p", { class: "faint" }, "No explanation in this run: add explain behind add-scores."),
+    element("p", { class: "faint" }, "This run has no explanations. Add explain after add-scores."),
     element(
       "dl",
       { class: "columns" },
-      columns.map(([name, value]) => pairOf(name, shown(value))),
+      columns.map(([name, value]) => pairOf(name, displayValue(value))),
     ),
   );
 }
 
 function pairOf(name, ...value) {
-  return element("div", {}, element("dt", {}, legible(name, 60)), element("dd", {}, value));
+  return element("div", {}, element("dt", {}, displayText(name, 60)), element("dd", {}, value));
 }
 
-/** Actual against expected, a row a column, the largest part of the risk first. */
-function comparison(event) {
+/** Compare observed and expected values, one row per column, by share of the risk. */
+function observedAndExpected(event) {
   const { why } = event;
   const facts = why.columns.filter((fact) => fact.strangeness > 0 || fact.risk > 0);
-  const [first, rest] = [facts.slice(0, MAIN), facts.slice(MAIN)];
-  const most = {
+  const [first, rest] = [facts.slice(0, MAX_ROWS), facts.slice(MAX_ROWS)];
+  const max = {
     bits: Math.max(...facts.map((fact) => fact.bits), 1),
     risk: why.preceding.risk || 1,
   };
-  const head = ["Column", "Seen", "Probability", "Bits", "Expected instead", "Part of the risk"];
   return panel(
-    "Seen, and expected",
+    "Observed and expected",
     table(
       "facts wide",
-      head,
-      first.map((fact) => factRow(fact, most)),
+      FACT_HEADS,
+      first.map((fact) => factRow(fact, max)),
     ),
     rest.length
       ? moreColumns(
-          head,
-          rest.map((fact) => factRow(fact, most)),
+          FACT_HEADS,
+          rest.map((fact) => factRow(fact, max)),
         )
       : null,
-    madeOf(why),
+    riskBreakdown(why),
   );
 }
 
@@ -153,13 +173,13 @@ function table(kind, head, rows) {
 }
 
 function moreColumns(head, rows) {
-  const summary = element("summary", {}, `${count(rows.length, "column")} more`);
+  const summary = element("summary", {}, count(rows.length, "more column"));
   return element("details", {}, summary, table("facts wide", head, rows));
 }
 
-function factRow(fact, most) {
-  const twins = fact.twins.length
-    ? `with it ${fact.twins.map((name) => legible(name, 40)).join(", ")}`
+function factRow(fact, max) {
+  const redundant = fact.twins.length
+    ? `always changes with ${fact.twins.map((name) => displayText(name, 40)).join(", ")}`
     : "";
   return element(
     "tr",
@@ -167,31 +187,35 @@ function factRow(fact, most) {
     element(
       "th",
       { scope: "row" },
-      legible(fact.column, 60),
-      twins ? element("small", {}, twins) : null,
+      displayText(fact.column, 60),
+      redundant ? element("small", {}, redundant) : null,
     ),
     element(
       "td",
       { class: "value" },
-      shown(fact.value),
+      displayValue(fact.value),
       fact.new ? element("em", {}, "new") : null,
     ),
-    element("td", { class: "number" }, likeliness(fact)),
-    element("td", {}, meter(fact.bits / most.bits, fact.usual_bits / most.bits, short(fact.bits))),
-    element("td", { class: "value" }, instead(fact)),
-    element("td", {}, meter(fact.risk / most.risk, null, percent(fact.risk / most.risk))),
+    element("td", { class: "number" }, probabilityCell(fact)),
+    element(
+      "td",
+      {},
+      meter(fact.bits / max.bits, fact.usual_bits / max.bits, formatNumber(fact.bits)),
+    ),
+    element("td", { class: "value" }, expectedValues(fact)),
+    element("td", {}, meter(fact.risk / max.risk, null, formatPercent(fact.risk / max.risk))),
   );
 }
 
-function likeliness(fact) {
-  if (fact.distance != null) return `${short(Math.abs(fact.distance))} sd off`;
+function probabilityCell(fact) {
+  if (fact.distance != null) return `${formatNumber(Math.abs(fact.distance))} SD off`;
   const times = 2 ** Math.min(fact.habit_bits, 40);
   const others =
-    fact.habit && times >= 2 ? element("small", {}, `${short(times)}× with others`) : null;
-  return [chance(fact.probability), others];
+    fact.habit && times >= 2 ? element("small", {}, `${formatNumber(times)}× for others`) : null;
+  return [formatProbability(fact.probability), others];
 }
 
-const TELLING = [
+const KEY_COLUMNS = [
   "userAgent",
   "sourceIPAddress",
   "userIdentityaccessKeyId",
@@ -201,46 +225,52 @@ const TELLING = [
   "awsRegion",
 ];
 
-/** What is nothing strange: as telling as what is. */
-function asUsual({ why, raw }) {
+/** List the columns with normal values; they help to judge the event, too. */
+function normalValues({ why, raw }) {
   const usual = why.usual.filter((name) => raw[name] != null);
-  const first = TELLING.filter((name) => usual.includes(name));
-  const pairs = first.map((name) => pairOf(name, legible(raw[name], 80)));
-  const others = usual.filter((name) => !first.includes(name)).map((name) => legible(name, 60));
+  const first = KEY_COLUMNS.filter((name) => usual.includes(name));
+  const pairs = first.map((name) => pairOf(name, displayText(raw[name], 80)));
+  const others = usual.filter((name) => !first.includes(name)).map((name) => displayText(name, 60));
   return panel(
-    "As usual",
+    "Normal values",
     pairs.length ? element("dl", { class: "columns" }, pairs) : null,
     others.length ? element("p", { class: "faint" }, others.join(", ")) : null,
   );
 }
 
-function instead(fact) {
-  if (!fact.expected.length) return element("span", { class: "faint" }, "nothing likelier");
-  return fact.expected.map((one) =>
+function expectedValues(fact) {
+  if (!fact.expected.length) return element("span", { class: "faint" }, "no likelier value");
+  return fact.expected.map((expected) =>
     element(
       "span",
-      { class: "likelier", title: one.value == null ? null : legible(one.value) },
-      one.value == null
-        ? element("i", {}, one.new ? "a new value" : "no value")
-        : element("span", {}, legible(one.value, 80)),
-      element("small", {}, fact.distance == null ? chance(one.probability) : "about"),
+      { class: "expected", title: expected.value == null ? null : displayText(expected.value) },
+      expected.value == null
+        ? element("i", {}, expected.new ? "a new value" : "no value")
+        : element("span", {}, displayText(expected.value, 80)),
+      element(
+        "small",
+        {},
+        fact.distance == null ? formatProbability(expected.probability) : "about",
+      ),
     ),
   );
 }
 
-/** A bar, with a mark where it usually ends. */
-function meter(share, usual, label) {
+/** Draw a bar, with a tick at the typical value. */
+function meter(share, typical, label) {
   const width = (part) => Math.max(Math.min(part, 1), 0) * 100;
-  const marks = [drawing("rect", { class: "bar", x: 0, y: 2, width: width(share), height: 8 })];
-  if (usual != null) {
-    marks.push(drawing("rect", { class: "usual", x: width(usual), y: 0, width: 1.5, height: 12 }));
+  const marks = [svgElement("rect", { class: "bar", x: 0, y: 2, width: width(share), height: 8 })];
+  if (typical != null) {
+    const tick = { class: "typical", x: width(typical), y: 0, width: 1.5, height: 12 };
+    marks.push(svgElement("rect", tick));
   }
   const size = { viewBox: "0 0 102 12", preserveAspectRatio: "none", "aria-hidden": "true" };
-  return element("span", { class: "meter" }, drawing("svg", size, marks), element("b", {}, label));
+  const bar = svgElement("svg", size, marks);
+  return element("span", { class: "meter" }, bar, element("b", {}, label));
 }
 
-/** What the risk is made of: the event itself, and what came before it. */
-function madeOf({ preceding, background, others_risk: rest }) {
+/** Divide the risk between the event itself and earlier events. */
+function riskBreakdown({ preceding, background, others_risk: rest }) {
   const spans = ["hour", "day", "week", "month"].filter((name) => preceding[name] !== undefined);
   const parts = [
     ["this event", preceding.own, null],
@@ -250,81 +280,85 @@ function madeOf({ preceding, background, others_risk: rest }) {
       preceding[`strange_in_${name}`],
     ]),
   ];
-  const told = parts
+  const shares = parts
     .filter(([, risk]) => risk > 0)
-    .map(([name, risk, strange]) => {
-      const events = strange ? ` (${count(strange, "strange event")})` : "";
-      return `${name}${events} ${percent(risk / (preceding.risk || 1))}`;
+    .map(([name, risk, unusual]) => {
+      const events = unusual ? ` (${count(unusual, "unusual event")})` : "";
+      return `${name}${events} ${formatPercent(risk / (preceding.risk || 1))}`;
     });
-  const others = rest > 0 ? ` Columns not listed: ${percent(rest / (preceding.risk || 1))}.` : "";
+  const unlisted = formatPercent(rest / (preceding.risk || 1));
+  const others = rest > 0 ? ` Columns not listed: ${unlisted}.` : "";
   const own = background.days ? `${background.days} days` : "no days";
   const compared =
     background.rung === "own"
       ? `${count(background.own_events, "event")} of ${own}`
-      : `${count(background.events, "event")}, ${background.own_events} of them their own (${background.rung})`;
+      : `${count(background.events, "event")}, ${background.own_events} of them of this user`;
   return element(
     "p",
     { class: "faint" },
-    `Risk ${short(preceding.risk)}: ${told.join(", ")}.${others} Compared with ${compared}. `,
-    "The mark on a bar of bits is what is usual in that column.",
+    `Risk ${formatNumber(preceding.risk)}: ${shares.join(", ")}.${others} `,
+    `Compared with ${compared}. `,
+    "The tick marks the typical surprisal.",
   );
 }
 
-function usualNote(incident, person) {
-  if (!person?.rhythm) return element("p", { class: "faint" }, "No history of this user's hours.");
+function activityNote(incident, person) {
+  if (!person?.rhythm) return faint("No activity history for this user.");
   const { hours, weeks, learnt } = person.rhythm;
   const all = hours.reduce((sum, events) => sum + events, 0);
   const share = hours[hourOfWeek(incident.since)] / Math.max(all, 1);
-  const since = learnt ? `${span(weeks * WEEK)} of history` : "this run";
-  const hour = moment(Math.floor(incident.since / HOUR) * HOUR).replace(/ .* /, " ");
+  const source = learnt ? `${formatDuration(weeks * WEEK)} of training data` : "this run";
+  const hour = formatTime(Math.floor(incident.since / HOUR) * HOUR).replace(/ .* /, " ");
   return element(
     "p",
     { class: "faint" },
-    `Pale: usual at these hours of the week, by ${since}. ${percent(share)} of their events fall `,
-    `into the hour from ${hour}. Ticks above are the alerts.`,
+    `Light bars: typical volume at these hours of the week, from ${source}. `,
+    `${formatPercent(share)} of the user's events are in the hour from ${hour}. `,
+    "Ticks at the top: alerts.",
   );
 }
 
-function change({ why }) {
-  return panel("Smallest change that would have made it normal", changeText(why));
+function smallestChange({ why }) {
+  return panel("Smallest change that makes the event normal", changeText(why));
 }
 
 function changeText(why) {
-  if (!why.change) return element("p", { class: "faint" }, "Not in this run's explanations.");
+  if (!why.change) return faint("This run's explanations do not include it.");
   const { columns, before, after, limit } = why.change;
-  const numbers = `Surprise ${short(before)} would be ${short(after)}; up to ${short(limit)} is ordinary.`;
+  const drop = `from ${formatNumber(before)} to ${formatNumber(after)}`;
+  const numbers = `Excess surprisal falls ${drop}. Up to ${formatNumber(limit)} is normal.`;
   if (!columns.length) {
     const text =
-      "None is needed: the event itself is ordinary, its risk comes from events before it.";
+      "No change is needed. The event itself is normal; its risk comes from earlier events.";
     return element("p", {}, text);
   }
-  const parts = columns.map(({ column, value }) => pairOf(column, shown(value)));
-  const verdict = after <= limit ? null : element("p", {}, "Even so it would not be ordinary:");
+  const parts = columns.map(({ column, value }) => pairOf(column, displayValue(value)));
+  const notEnough = element("p", {}, "Even this change does not make the event normal:");
   return [
-    verdict,
+    after <= limit ? null : notEnough,
     element("dl", { class: "columns" }, parts),
     element("p", { class: "faint" }, numbers),
   ];
 }
 
-function nearest({ why }) {
+function nearestNormalEvents({ why }) {
   const near = why.nearest ?? [];
   if (!near.length) {
-    const text = "No earlier normal event of this user in this run.";
+    const text = "This run has no earlier normal event of this user.";
     return panel("Nearest normal events", element("p", { class: "faint" }, text));
   }
-  const items = near.map((one) =>
+  const items = near.map((normal) =>
     element(
       "li",
       {},
-      element("b", {}, moment(one.at)),
-      ` agrees in ${one.same} of ${one.columns} columns, not in `,
-      one.differs.map(({ column, value, new: unseen }) =>
+      element("b", {}, formatTime(normal.at)),
+      ` ${normal.same} of ${normal.columns} columns match; different: `,
+      normal.differs.map(({ column, value, new: unseen }) =>
         element(
           "span",
           { class: "differs" },
-          `${legible(column, 40)}: `,
-          unseen ? element("i", {}, "another new value") : shown(value),
+          `${displayText(column, 40)}: `,
+          unseen ? element("i", {}, "another new value") : displayValue(value),
         ),
       ),
     ),
@@ -334,7 +368,7 @@ function nearest({ why }) {
 
 function evidence(incident, event) {
   const raw = JSON.stringify(event.raw, null, 1);
-  const copyRaw = button("Copy event", (pressed) => copy(raw, pressed.target));
+  const copyRaw = button("Copy event", (event) => copy(raw, event.target));
   return panel(
     "Evidence",
     queryButtons(incident),
@@ -349,5 +383,5 @@ function evidence(incident, event) {
 }
 
 function rawPair([name, value]) {
-  return pairOf(name, value == null ? shown(value) : legible(value, 5000));
+  return pairOf(name, value == null ? displayValue(value) : displayText(value, 5000));
 }

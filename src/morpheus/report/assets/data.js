@@ -1,14 +1,14 @@
-/** The page's data: embedded and packed, or fetched from whoever serves the page. */
+/** Load the data: embedded in the page and compressed, or fetched from the server. */
 
 async function load() {
-  const packed = document.getElementById("data").textContent.trim();
-  if (packed) return unpacked(packed);
-  const answer = await fetch(document.body.dataset.feed);
-  if (!answer.ok) throw new Error(`The data did not come: ${answer.status}.`);
-  return answer.json();
+  const embedded = document.getElementById("data").textContent.trim();
+  if (embedded) return decompress(embedded);
+  const response = await fetch(document.body.dataset.feed);
+  if (!response.ok) throw new Error(`Cannot load the data: HTTP status ${response.status}.`);
+  return response.json();
 }
 
-async function unpacked(base64) {
+async function decompress(base64) {
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
@@ -16,8 +16,8 @@ async function unpacked(base64) {
   return new Response(stream).json();
 }
 
-/** What is looked up again and again. */
-function indexed(data) {
+/** Add maps for fast look-ups. */
+function addIndexes(data) {
   data.byUser = new Map(data.people.map((person) => [person.name, person]));
   data.incidents = data.incidents.map(({ incident, around }) => ({ ...incident, around }));
   data.byId = new Map(data.incidents.map((incident) => [incident.id, incident]));

@@ -1,18 +1,18 @@
-/** Elements: whatever comes from a log becomes a text node, never markup. */
+/** Helpers for elements. Log text always becomes a text node, never markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Make an element; attributes that begin with `on` are listeners, null children are left out. */
+/** Create an element. Attributes that start with `on` are listeners; null children are skipped. */
 function element(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
+  return populate(document.createElement(tag), attributes, children);
 }
 
-/** The same for a drawing. */
-function drawing(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
+/** Create an SVG element. */
+function svgElement(tag, attributes = {}, ...children) {
+  return populate(document.createElementNS(SVG, tag), attributes, children);
 }
 
-function filled(node, attributes, children) {
+function populate(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value === true) node.setAttribute(name, "");
@@ -22,13 +22,13 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** A button that says what it does. */
+/** Create a button with a text label. */
 function button(label, onclick, attributes = {}) {
   return element("button", { type: "button", onclick, ...attributes }, label);
 }
 
-/** Put children in place of those there are. */
-function refill(id, ...children) {
+/** Replace the children of the element with this id. */
+function replaceContent(id, ...children) {
   const node = document.getElementById(id);
   node.replaceChildren(
     ...children.flat(Infinity).filter((child) => child != null && child !== false),
@@ -36,12 +36,12 @@ function refill(id, ...children) {
   return node;
 }
 
-/** Say something to those who do not see it. */
+/** Announce a text to screen readers. */
 function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
-/** A colour of the style sheet. */
+/** Return a colour of the style sheet. */
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }

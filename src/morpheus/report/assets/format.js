@@ -1,26 +1,26 @@
-/** Numbers, times and hostile text, made fit to be read. Times are UTC. */
+/** Format numbers, times and untrusted text. Times are UTC. */
 
 const HOUR = 3600;
 const DAY = 24 * HOUR;
 const WEEK = 7 * DAY;
-const LONGEST = 160;
-const HIDDEN = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029\u115f\u1160\u3164\uffa0]/gu;
+const MAX_LENGTH = 160;
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029\u115f\u1160\u3164\uffa0]/gu;
 const WEEKDAYS = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 
-/** Show what cannot be seen, marks that turn text around among it, as escapes. */
-function legible(value, most = LONGEST) {
+/** Shorten a text, and escape invisible characters, including those that change its direction. */
+function displayText(value, maxLength = MAX_LENGTH) {
   const text = String(value);
-  const cut = text.length > most ? `${text.slice(0, most)}…` : text;
-  return cut.replace(HIDDEN, (sign) => `\\u{${sign.codePointAt(0).toString(16)}}`);
+  const cut = text.length > maxLength ? `${text.slice(0, maxLength)}…` : text;
+  return cut.replace(INVISIBLE, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
 }
 
-/** A value that may be missing. */
-function shown(value) {
-  return value == null ? element("i", { class: "faint" }, "no value") : legible(value);
+/** Show a value, or say that it is missing. */
+function displayValue(value) {
+  return value == null ? element("i", { class: "faint" }, "no value") : displayText(value);
 }
 
-function who(name) {
-  return name == null ? "(no user)" : legible(name, 80);
+function userLabel(name) {
+  return name == null ? "(no user)" : displayText(name, 80);
 }
 
 const COUNTS = new Intl.NumberFormat("en-US");
@@ -29,20 +29,20 @@ function count(number, noun) {
   return `${COUNTS.format(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-function short(number) {
+function formatNumber(number) {
   if (number == null) return "–";
   if (Math.abs(number) >= 1000) return COUNTS.format(Math.round(number));
   return String(Number(number.toPrecision(3)));
 }
 
-function percent(share) {
+function formatPercent(share) {
   if (share == null) return "–";
   if (share > 0 && share < 0.0001) return "<0.01 %";
   return `${Number((share * 100).toPrecision(2))} %`;
 }
 
-/** A probability, as short as it can be told. */
-function chance(value) {
+/** Format a probability: `p=.60`, `p<.0001`. */
+function formatProbability(value) {
   if (value == null) return "–";
   if (value > 0.99) return "p>.99";
   if (value < 0.0001) return "p<.0001";
@@ -50,36 +50,36 @@ function chance(value) {
   return `p=${value.toFixed(digits).replace("0.", ".")}`;
 }
 
-function iso(seconds) {
+function toIso(seconds) {
   return new Date(seconds * 1000).toISOString();
 }
 
-function day(seconds) {
-  return iso(seconds).slice(0, 10);
+function formatDay(seconds) {
+  return toIso(seconds).slice(0, 10);
 }
 
-function minute(seconds) {
-  return iso(seconds).slice(0, 16).replace("T", " ");
+function formatMinute(seconds) {
+  return toIso(seconds).slice(0, 16).replace("T", " ");
 }
 
-function second(seconds) {
-  return iso(seconds).slice(11, 19);
+function formatSecond(seconds) {
+  return toIso(seconds).slice(11, 19);
 }
 
-/** Weekday and time: what an analyst asks first. */
-function moment(seconds) {
+/** Format a time with its weekday. */
+function formatTime(seconds) {
   const when = new Date(seconds * 1000);
-  return `${WEEKDAYS[when.getUTCDay()]} ${minute(seconds)}`;
+  return `${WEEKDAYS[when.getUTCDay()]} ${formatMinute(seconds)}`;
 }
 
-function span(seconds) {
+function formatDuration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 90 * 60) return `${Math.round(seconds / 60)} min`;
   if (seconds < 36 * HOUR) return `${Math.round(seconds / HOUR)} h`;
   return `${Math.round(seconds / DAY)} days`;
 }
 
-/** Hours since Monday, midnight. */
+/** Return the hour of the week, 0 to 167. 0 starts at midnight on Monday. */
 function hourOfWeek(seconds) {
   return Math.floor(((((seconds - 4 * DAY) % WEEK) + WEEK) % WEEK) / HOUR);
 }

@@ -1,14 +1,18 @@
-/** The strip on top: what was looked at, and what was not. */
+/** The header: what the run read and scored, and what is missing. */
 
-const RUNGS = { own: "own history", peers: "filled up with peers'", everyone: "everyone's" };
+const TRAINING_SOURCES = {
+  own: "trained with own data",
+  peers: "trained with peer data",
+  everyone: "global model",
+};
 
 function renderHeader() {
   const { account } = data;
   const facts = [period(), events(account), users(account), alerts(account)];
-  refill(
+  replaceContent(
     "strip",
     element("h1", {}, "Morpheus"),
-    element("dl", {}, facts.map(fact)),
+    element("dl", {}, facts.map(factItem)),
     element(
       "div",
       { class: "actions" },
@@ -19,7 +23,7 @@ function renderHeader() {
   );
 }
 
-function fact([name, value, detail]) {
+function factItem([name, value, detail]) {
   return element(
     "div",
     {},
@@ -32,23 +36,25 @@ function period() {
   const { axis } = data;
   if (!axis) return ["Period", "no events", ""];
   const end = axis.start + axis.cells * axis.step;
-  return ["Period", `${day(axis.start)} – ${day(end - 1)}`, `${span(end - axis.start)}, UTC`];
+  const days = `${formatDay(axis.start)} – ${formatDay(end - 1)}`;
+  return ["Period", days, `${formatDuration(end - axis.start)}, UTC`];
 }
 
 function events(account) {
-  const unscored = Object.values(account.unscored ?? {}).reduce((sum, one) => sum + one, 0);
+  const unscored = Object.values(account.unscored ?? {}).reduce((sum, events) => sum + events, 0);
   const parts = [
     account.read ? `${COUNTS.format(account.read)} read` : null,
     unscored ? `${COUNTS.format(unscored)} not scored` : null,
-    account.refused ? `${COUNTS.format(account.refused)} refused` : null,
-    account.duplicates ? `${COUNTS.format(account.duplicates)} twice` : null,
+    account.refused ? `${count(account.refused, "record")} refused` : null,
+    account.duplicates ? `${count(account.duplicates, "duplicate")}` : null,
   ];
   return ["Events scored", COUNTS.format(account.scored ?? 0), parts.filter(Boolean).join(", ")];
 }
 
 function users(account) {
-  const rungs = Object.entries(account.rungs ?? {});
-  const detail = rungs.map(([rung, number]) => `${COUNTS.format(number)} ${RUNGS[rung] ?? rung}`);
+  const detail = Object.entries(account.rungs ?? {}).map(
+    ([source, users]) => `${COUNTS.format(users)} ${TRAINING_SOURCES[source] ?? source}`,
+  );
   return ["Users", COUNTS.format(data.people.length + data.others), detail.join(", ")];
 }
 
@@ -59,35 +65,37 @@ function alerts(account) {
   return ["Incidents", incidents, account.forecast ? expected : ""];
 }
 
-/** What a reader has to know before believing the rest. */
+/** Return the notes below the header: how alerts were chosen, and what is missing. */
 function notes() {
-  const found = [element("p", {}, legible(data.rule, 400))];
+  const found = [element("p", {}, displayText(data.rule, 400))];
   if (data.reach) {
-    const one = `Level 1: risk ${short(data.reach)}, the highest of the median user's held-out days`;
-    found.push(element("p", {}, `${one}; high from 2, critical from 4.`));
+    const unit = `Severity 1 is risk ${formatNumber(data.reach)}`;
+    const text = `${unit}: the median user's highest risk on validation days.`;
+    found.push(element("p", {}, `${text} High starts at 2, critical at 4.`));
   }
   if (data.hidden) {
-    const many = count(data.hidden, "more alert event");
-    found.push(element("p", { class: "warning" }, `${many} not in this page: too many.`));
+    const more = count(data.hidden, "more alert event");
+    found.push(element("p", { class: "warning" }, `${more} not shown, to limit the page's size.`));
   }
   for (const [start, end] of data.gaps.slice(0, 5)) {
-    const text = `No events at all from ${minute(start)} to ${minute(end)} (${span(end - start)}).`;
-    found.push(element("p", { class: "warning" }, text));
+    const length = formatDuration(end - start);
+    const period = `${formatMinute(start)} to ${formatMinute(end)} (${length})`;
+    found.push(element("p", { class: "warning" }, `No events from ${period}.`));
   }
   for (const refusal of data.account.refusals ?? []) {
-    found.push(element("p", { class: "warning" }, `Refused: ${legible(refusal, 300)}`));
+    found.push(element("p", { class: "warning" }, `Record refused: ${displayText(refusal, 300)}`));
   }
-  return data.lacks.length ? [...found, lacking()] : found;
+  return data.lacks.length ? [...found, missingFeatures()] : found;
 }
 
-function lacking() {
+function missingFeatures() {
   const lines = data.lacks.map(({ what, add }) =>
-    element("li", {}, `${legible(what)}: `, element("code", {}, legible(add))),
+    element("li", {}, `${displayText(what)}: `, element("code", {}, displayText(add))),
   );
   return element(
     "details",
     {},
-    element("summary", {}, `Not shown: ${count(lines.length, "thing")}. What to add`),
+    element("summary", {}, `Not shown: ${count(lines.length, "item")}. How to add them`),
     element("ul", {}, lines),
   );
 }

@@ -1,35 +1,35 @@
-/** The inbox: one row an incident. */
+/** The alert queue: one row per incident. */
 
-const HEADS = [
+const COLUMNS = [
   ["level", "Severity"],
   ["user", "User and reason"],
   ["count", "Events"],
-  ["since", "When, UTC"],
+  ["since", "Time (UTC)"],
 ];
 
-function renderInbox() {
-  const incidents = chosen();
-  const rows = incidents.slice(0, state.rows);
+function renderQueue() {
+  const incidents = filteredIncidents();
+  const rows = incidents.slice(0, state.maxRows);
   const more = incidents.length - rows.length;
-  refill(
-    "inbox",
-    inboxBar(incidents.length),
+  replaceContent(
+    "queue",
+    queueBar(incidents.length),
     element(
       "div",
       { class: "scroll", id: "rows", tabindex: 0, role: "region", "aria-label": "Incidents" },
-      element("table", {}, heads(), element("tbody", {}, rows.map(row))),
-      rows.length ? null : element("p", { class: "faint pad" }, "No incident passes the filters."),
+      element("table", {}, columnHeads(), element("tbody", {}, rows.map(row))),
+      rows.length ? null : element("p", { class: "faint pad" }, "No incident matches the filters."),
       more > 0 ? button(`Show ${Math.min(more, 100)} of ${more} more`, showMore) : null,
     ),
   );
 }
 
 function showMore() {
-  state.rows += 100;
-  renderInbox();
+  state.maxRows += 100;
+  renderQueue();
 }
 
-function inboxBar(passed) {
+function queueBar(matching) {
   const search = element("input", {
     type: "search",
     id: "search",
@@ -37,16 +37,16 @@ function inboxBar(passed) {
     "aria-label": "Search incidents",
     oninput: (event) => searchFor(event.target.value),
   });
-  search.value = state.text;
+  search.value = state.searchText;
   return element(
     "div",
     { class: "bar" },
-    element("h2", { id: "inbox-title" }, `Inbox: ${passed} of ${data.incidents.length}`),
+    element("h2", { id: "queue-title" }, `Alert queue: ${matching} of ${data.incidents.length}`),
     search,
     SEVERITIES.toReversed().map(severityToggle),
-    toggle("Without verdict", state.open, (on) => refilter({ open: on })),
-    filters() ? button("Clear", () => refilter(clearFilters()), { id: "clear" }) : null,
-    scope(),
+    toggle("Unreviewed", state.unreviewed, (on) => refilter({ unreviewed: on })),
+    hasFilters() ? button("Clear filters", () => refilter(clearFilters()), { id: "clear" }) : null,
+    scopeNote(),
   );
 }
 
@@ -60,31 +60,31 @@ function severityToggle(name) {
   return button(name, flip, { class: `chip ${name}`, "aria-pressed": String(on) });
 }
 
-/** Whose incidents, and when, where the swimlane says so. */
-function scope() {
+/** Name the user and the time that were selected in the swim lanes. */
+function scopeNote() {
   if (state.user === undefined) return null;
-  const when = state.window ? `, ${moment(state.window.start)}` : "";
-  return element("p", { class: "scope" }, `Only ${who(state.user)}${when}`);
+  const when = state.window ? `, ${formatTime(state.window.start)}` : "";
+  return element("p", { class: "scope" }, `Only ${userLabel(state.user)}${when}`);
 }
 
-function searchFor(text) {
-  refilter({ text });
+function searchFor(searchText) {
+  refilter({ searchText });
   const search = document.getElementById("search");
   search.focus();
-  search.setSelectionRange(text.length, text.length);
+  search.setSelectionRange(searchText.length, searchText.length);
 }
 
 function refilter(changes = {}) {
-  Object.assign(state, changes, { rows: 100 });
-  renderInbox();
+  Object.assign(state, changes, { maxRows: 100 });
+  renderQueue();
   paintLanes();
 }
 
-function heads() {
-  const cells = HEADS.map(([key, label]) => {
+function columnHeads() {
+  const cells = COLUMNS.map(([key, label]) => {
     const sorted = state.sort === key;
-    const order = state.down ? "descending" : "ascending";
-    const arrow = sorted ? (state.down ? " ▾" : " ▴") : "";
+    const order = state.descending ? "descending" : "ascending";
+    const arrow = sorted ? (state.descending ? " ▾" : " ▴") : "";
     return element(
       "th",
       { scope: "col", "aria-sort": sorted ? order : "none", class: `head-${key}` },
@@ -95,79 +95,85 @@ function heads() {
 }
 
 function sortBy(key) {
-  refilter({ sort: key, down: state.sort === key ? !state.down : key !== "user" });
+  const descending = state.sort === key ? !state.descending : key !== "user";
+  refilter({ sort: key, descending });
   document.querySelector(`[data-sort=${key}]`).focus();
 }
 
 function row(incident) {
-  const open = incident.id === state.incident && state.profile === undefined;
-  const verdict = verdicts.of(incident);
-  const marked = state.marked.has(incident.id);
+  const open = incident.id === state.incident && state.userPage === undefined;
+  const verdict = verdicts.get(incident);
+  const selected = state.selected.has(incident.id);
+  const classes = [open && "open", verdict && "reviewed", selected && "selected"];
+  const note = selected ? element("span", {}, " ✓ selected") : null;
   return element(
     "tr",
     {
       "data-id": incident.id,
-      class: [open && "open", verdict && "judged", marked && "marked"].filter(Boolean).join(" "),
+      class: classes.filter(Boolean).join(" "),
       "aria-current": open ? "true" : null,
       onclick: () => openIncident(incident.id),
     },
-    element("td", {}, severityChip(incident), marked ? element("span", {}, " ✓ marked") : null),
-    element("td", {}, rowTitle(incident, verdict), element("p", {}, sentence(incident))),
+    element("td", {}, severityChip(incident), note),
+    element("td", {}, rowTitle(incident, verdict), element("p", {}, reasonText(incident))),
     element("td", { class: "number" }, COUNTS.format(incident.count), sparkline(incident)),
-    element("td", { class: "when" }, moment(incident.since)),
+    element("td", { class: "when" }, formatTime(incident.since)),
   );
 }
 
 function rowTitle(incident, verdict) {
-  const label = `Open: ${who(incident.user)}, ${incident.severity}${verdict ? `, ${verdict}` : ""}`;
+  const parts = [userLabel(incident.user), incident.severity, verdict && verdictLabel(verdict)];
+  const label = `Open: ${parts.filter(Boolean).join(", ")}`;
   const open = () => openIncident(incident.id);
-  const name = button(who(incident.user), open, { class: "user", "aria-label": label });
-  return element("div", { class: "title" }, name, element("span", {}, actions(incident)));
+  const name = button(userLabel(incident.user), open, { class: "user", "aria-label": label });
+  return element("div", { class: "title" }, name, element("span", {}, actionList(incident)));
 }
 
-/** What was done, the most frequent first. */
-function actions(incident) {
-  const told = ([name, n]) => (n > 1 ? `${legible(name, 40)} ×${n}` : legible(name, 40));
-  return incident.actions.map(told).join(", ");
+/** List the actions, the most frequent first. */
+function actionList(incident) {
+  const label = ([name, n]) => (n > 1 ? `${displayText(name, 40)} ×${n}` : displayText(name, 40));
+  return incident.actions.map(label).join(", ");
 }
 
 function severityChip(incident) {
+  const verdict = verdicts.get(incident);
   return element(
     "span",
     { class: `severity ${incident.severity}` },
     element("b", {}, incident.severity),
-    element("span", { class: "faint" }, short(incident.level)),
-    verdicts.of(incident) ? element("em", {}, verdicts.of(incident)) : null,
+    element("span", { class: "faint" }, formatNumber(incident.level)),
+    verdict ? element("em", {}, verdictLabel(verdict)) : null,
   );
 }
 
-/** The reason of the highest event, or what else is known. */
-function sentence(incident) {
+/** Return the reason of the most severe event, or else the anomalies and actions. */
+function reasonText(incident) {
   const reason = incident.events[incident.worst]?.reason;
-  if (reason) return legible(reason, 400);
-  const rhythm = incident.flagged ? `${count(incident.flagged, "event")} out of rhythm` : "";
-  return [rhythm, actions(incident)].filter(Boolean).join(": ") || "No reason is known.";
+  if (reason) return displayText(reason, 400);
+  const events = count(incident.flagged, "event");
+  const anomalies = incident.flagged ? `${events} with a time-series anomaly` : "";
+  return [anomalies, actionList(incident)].filter(Boolean).join(": ") || "No reason available.";
 }
 
-/** Events in the hours around, those of the incident in its colour. */
+/** Draw the activity around an incident; the incident has the colour of its severity. */
 function sparkline({ around, since, until, severity }) {
   const { n, start, step } = around;
   const top = Math.max(...n, 1);
   const bars = n.map((events, i) => {
     const from = start + i * step;
     const inside = from + step > since && from <= until;
-    const tall = Math.max((events / top) * 16, events ? 1.5 : 0);
-    const place = { x: i * 2, y: 16 - tall, width: 1.6, height: tall };
-    return drawing("rect", { ...place, class: inside ? `bar ${severity}` : "bar" });
+    const height = Math.max((events / top) * 16, events ? 1.5 : 0);
+    const place = { x: i * 2, y: 16 - height, width: 1.6, height };
+    return svgElement("rect", { ...place, class: inside ? `bar ${severity}` : "bar" });
   });
   const size = { viewBox: `0 0 ${n.length * 2} 16`, preserveAspectRatio: "none" };
-  return drawing("svg", { ...size, class: "sparkline", "aria-hidden": "true" }, bars);
+  return svgElement("svg", { ...size, class: "sparkline", "aria-hidden": "true" }, bars);
 }
 
 function openIncident(id) {
-  Object.assign(state, { incident: id, event: null, profile: undefined });
+  Object.assign(state, { incident: id, event: null, userPage: undefined });
   location.replace(`#${id}`);
-  renderInbox();
+  renderQueue();
   renderDetail();
   document.querySelector("#rows tr.open")?.scrollIntoView({ block: "nearest" });
 }

@@ -1,68 +1,68 @@
-/** Keys: everything that the mouse can do to the inbox. */
+/** Keyboard shortcuts. */
 
 const KEYS = [
-  ["j, ↓", "next incident", () => step(1)],
-  ["k, ↑", "incident before", () => step(-1)],
-  ["x", "mark the incident: verdicts then go to all marked", mark],
-  ["1 2 3 4", `verdict: ${VERDICTS.join(", ")}`, null],
-  ["u", "user's page, and back", flipPerson],
-  ["/", "search", () => document.getElementById("search").focus()],
-  ["Esc", "clear filters and marks", clearAll],
-  ["e", "export verdicts", exportVerdicts],
-  ["?", "this list", () => document.getElementById("help").showModal()],
+  ["j, ↓", "next incident"],
+  ["k, ↑", "previous incident"],
+  ["x", "select the incident; a verdict then applies to all selected incidents"],
+  ["1 2 3 4", `verdict: ${VERDICTS.map(verdictLabel).join("; ")}`],
+  ["u", "user page and back"],
+  ["/", "search"],
+  ["Esc", "clear filters and selection"],
+  ["e", "export verdicts"],
+  ["?", "list of keys"],
 ];
-const DOES = {
-  j: step.bind(null, 1),
-  ArrowDown: step.bind(null, 1),
-  k: step.bind(null, -1),
-  ArrowUp: step.bind(null, -1),
-  x: mark,
-  u: flipPerson,
+const KEY_HANDLERS = {
+  j: moveSelection.bind(null, 1),
+  ArrowDown: moveSelection.bind(null, 1),
+  k: moveSelection.bind(null, -1),
+  ArrowUp: moveSelection.bind(null, -1),
+  x: toggleSelection,
+  u: toggleUserPage,
   e: exportVerdicts,
   Escape: clearAll,
   "/": () => document.getElementById("search").focus(),
   "?": () => document.getElementById("help").showModal(),
 };
 
-function step(by) {
-  const incidents = chosen();
-  const at = incidents.findIndex((incident) => incident.id === state.incident);
-  const next = Math.min(Math.max(at + by, 0), incidents.length - 1);
+function moveSelection(step) {
+  const incidents = filteredIncidents();
+  const position = incidents.findIndex((incident) => incident.id === state.incident);
+  const next = Math.min(Math.max(position + step, 0), incidents.length - 1);
   if (next < 0) return;
-  if (next >= state.rows) state.rows += 100;
+  if (next >= state.maxRows) state.maxRows += 100;
   openIncident(incidents[next].id);
-  announce(`${incidents[next].severity}: ${who(incidents[next].user)}`);
+  announce(`${incidents[next].severity}: ${userLabel(incidents[next].user)}`);
 }
 
-function mark() {
+function toggleSelection() {
   if (!state.incident) return;
-  if (!state.marked.delete(state.incident)) state.marked.add(state.incident);
-  announce(`${count(state.marked.size, "incident")} marked.`);
-  renderInbox();
+  if (!state.selected.delete(state.incident)) state.selected.add(state.incident);
+  announce(`${count(state.selected.size, "incident")} selected.`);
+  renderQueue();
 }
 
-function flipPerson() {
-  if (state.profile !== undefined) closePerson();
-  else if (current()) openPerson(current().user);
+function toggleUserPage() {
+  if (state.userPage !== undefined) closeUserPage();
+  else if (selectedIncident()) openUserPage(selectedIncident().user);
 }
 
 function clearAll() {
   clearFilters();
-  state.marked.clear();
-  renderInbox();
+  state.selected.clear();
+  renderQueue();
   paintLanes();
 }
 
-function pressed(event) {
+function onKeyDown(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("dialog")) return;
   const typing = event.target.matches("input, textarea, select");
   if (typing && event.key !== "Escape") return;
   if (typing) event.target.blur();
   const verdict = VERDICTS[Number(event.key) - 1];
-  const does = verdict ? () => judge(verdict) : DOES[event.key];
-  if (!does) return;
+  const handler = verdict ? () => giveVerdict(verdict) : KEY_HANDLERS[event.key];
+  if (!handler) return;
   event.preventDefault();
-  does();
+  handler();
 }
 
 function renderHelp() {
@@ -70,7 +70,7 @@ function renderHelp() {
     element("dt", {}, element("kbd", {}, key)),
     element("dd", {}, text),
   ]);
-  refill(
+  replaceContent(
     "help",
     element("h2", { id: "help-title" }, "Keys"),
     element("dl", {}, rows.flat()),

@@ -1,14 +1,14 @@
-/** How a run is doing that has not ended: news from whoever serves the page. */
+/** Live status of a run: updates from the server that serves the page. */
 
-const LEADERS = 5;
-const PATIENCE = 2000;
+const MAX_LEADERS = 5;
+const MIN_PAUSE = 2000;
 
-const live = { health: null, version: null, wanted: null, loading: false, lost: false };
+const live = { health: null, version: null, newest: null, loading: false, lost: false };
 
 function renderLive() {
   const { health } = live;
   if (!health || !data) return;
-  refill("live-facts", ingest(health), left(health), budget(health));
+  replaceContent("live-facts", ingestGauge(health), refusedRecords(health), budgetGauge(health));
 }
 
 function gauge(name, value, detail, attributes = {}) {
@@ -20,68 +20,80 @@ function gauge(name, value, detail, attributes = {}) {
   );
 }
 
-/** How far behind the clock the latest event is, and when rows last came. */
-function ingest({ now, latest, grown, told, running, rows }) {
-  if (live.lost) return gauge("Server", element("b", {}, "lost: trying again"), "", { class: "late" });
-  const lag = latest === null ? "no event yet" : `${span(Math.max(now - latest, 0))} behind`;
+/** Show how far the latest event is behind the clock, and when rows last arrived. */
+function ingestGauge({ now, latest, grown, told, running, rows }) {
+  if (live.lost) {
+    const status = element("b", {}, "connection lost, retrying");
+    return gauge("Server", status, "", { class: "late" });
+  }
+  const ago = (time) => formatDuration(Math.max(now - time, 0));
+  const lag = latest === null ? "no event yet" : `${ago(latest)} behind`;
   const parts = [
     count(rows, "row"),
-    grown === null ? null : `last ${span(Math.max(now - grown, 0))} ago`,
-    told === null ? null : running ? `run heard ${span(Math.max(now - told, 0))} ago` : "run ended",
+    grown === null ? null : `last row ${ago(grown)} ago`,
+    runStatus(now, told, running),
   ];
   return gauge("Ingest", element("b", {}, lag), parts.filter(Boolean).join(", "));
 }
 
-/** What could not be read, by the run and by this page, and what was held back. */
-function left({ read, refused, unread, timeless, held }) {
-  const parts = [
-    refused ? `${COUNTS.format(refused)} of ${COUNTS.format(read)} events` : null,
-    unread ? `${COUNTS.format(unread)} rows` : null,
-    timeless ? `${COUNTS.format(timeless)} rows without time` : null,
-  ].filter(Boolean);
-  const detail = held ? `${count(held, "event")} held back by suppressions` : "";
-  const late = { class: parts.length ? "late" : null };
-  return gauge("Refused", element("b", {}, parts.join(", ") || "none"), detail, late);
+function runStatus(now, told, running) {
+  if (told === null) return null;
+  return running ? `run active ${formatDuration(Math.max(now - told, 0))} ago` : "run ended";
 }
 
-/** Incidents of the latest day against those that one is ready to look at. */
-function budget({ latest, allowed }) {
+/** Show what the run and this page could not read, and what was suppressed. */
+function refusedRecords({ read, refused, unread, timeless, held }) {
+  const parts = [
+    refused ? `${COUNTS.format(refused)} of ${COUNTS.format(read)} events` : null,
+    unread ? count(unread, "row") : null,
+    timeless ? `${count(timeless, "row")} without a time` : null,
+  ].filter(Boolean);
+  const detail = held ? `${count(held, "event")} suppressed` : "";
+  const late = { class: parts.length ? "late" : null };
+  return gauge("Refused records", element("b", {}, parts.join(", ") || "none"), detail, late);
+}
+
+/** Compare the number of incidents of the latest day with the alert budget. */
+function budgetGauge({ latest, allowed }) {
   const today = latest === null ? null : Math.floor(latest / DAY) * DAY;
-  const spent = data.incidents.filter((one) => today !== null && one.until >= today).length;
-  const text = `${COUNTS.format(spent)} of ${short(allowed)}`;
+  const spent = data.incidents.filter(({ until }) => today !== null && until >= today).length;
+  const text = `${COUNTS.format(spent)} of ${formatNumber(allowed)}`;
   const meter = { min: 0, max: Math.max(allowed, 1e-9), value: Math.min(spent, allowed) };
   return gauge(
-    today === null ? "Budget" : `Budget, ${day(today)}`,
-    [element("meter", { ...meter, "aria-label": `Incidents: ${text}` }), element("b", {}, ` ${text}`)],
+    today === null ? "Budget" : `Budget, ${formatDay(today)}`,
+    [
+      element("meter", { ...meter, "aria-label": `Incidents: ${text}` }),
+      element("b", {}, ` ${text}`),
+    ],
     "incidents",
     { class: spent > allowed ? "spent" : null, id: "budget" },
   );
 }
 
-/** Users by their highest level; a click shows their incidents alone. */
+/** List users by highest severity; a click shows only their incidents. */
 function renderLeaders() {
-  const people = data.people.filter((person) => data.alerts.has(person.name)).slice(0, LEADERS);
+  const people = data.people.filter((person) => data.alerts.has(person.name)).slice(0, MAX_LEADERS);
   const lines = people.map((person) => {
-    const label = `${who(person.name)} ${short(person.worst)}`;
+    const label = `${userLabel(person.name)} ${formatNumber(person.worst)}`;
     return element("li", {}, button(label, () => refilter({ user: person.name })));
   });
-  refill("leaders", element("li", {}, "By risk:"), lines);
+  replaceContent("leaders", element("li", {}, "By risk:"), lines);
 }
 
-/** Take newer data, a while after the last; the reader stays where they are. */
+/** Load newer data, at most once per pause. The reader's place is kept. */
 async function refresh() {
-  if (!data || live.loading || live.wanted === live.version) return;
+  if (!data || live.loading || live.newest === live.version) return;
   live.loading = true;
-  const [version, began] = [live.wanted, performance.now()];
+  const [version, startTime] = [live.newest, performance.now()];
   try {
-    renderNews(await load());
+    renderUpdate(await load());
     live.version = version;
   } catch (error) {
     console.error(error);
     live.lost = true;
   }
-  // What takes long is asked for seldom.
-  const pause = Math.max(PATIENCE, 3 * (performance.now() - began));
+  // Slow updates are requested less often.
+  const pause = Math.max(MIN_PAUSE, 3 * (performance.now() - startTime));
   setTimeout(() => {
     live.loading = false;
     refresh();
@@ -89,32 +101,32 @@ async function refresh() {
   renderLive();
 }
 
-/** Draw what has changed; what the reader is in the middle of stays as it is. */
-function renderNews(contents) {
-  const place = placeOfReader();
-  const before = JSON.stringify(inDetail());
-  data = indexed(contents);
-  if (!current()) state.incident = chosen()[0]?.id ?? null;
+/** Redraw what has changed. A note that is being written is left alone. */
+function renderUpdate(contents) {
+  const view = saveView();
+  const before = JSON.stringify(shownDetails());
+  data = addIndexes(contents);
+  if (!selectedIncident()) state.incident = filteredIncidents()[0]?.id ?? null;
   renderHeader();
   renderLanes();
-  renderInbox();
+  renderQueue();
   renderLeaders();
-  if (!place.typing && JSON.stringify(inDetail()) !== before) renderDetail();
-  returnReader(place);
+  if (!view.typing && JSON.stringify(shownDetails()) !== before) renderDetail();
+  restoreView(view);
 }
 
-function inDetail() {
-  return state.profile === undefined ? current() : data.byUser.get(state.profile);
+function shownDetails() {
+  return state.userPage === undefined ? selectedIncident() : data.byUser.get(state.userPage);
 }
 
-function placeOfReader() {
+function saveView() {
   const { id, selectionStart, selectionEnd } = document.activeElement ?? {};
   const top = document.getElementById("rows")?.scrollTop ?? 0;
   const typing = document.querySelector("#detail input:focus") !== null;
   return { id, selectionStart, selectionEnd, top, typing, y: window.scrollY };
 }
 
-function returnReader({ id, selectionStart, selectionEnd, top, y }) {
+function restoreView({ id, selectionStart, selectionEnd, top, y }) {
   const rows = document.getElementById("rows");
   if (rows) rows.scrollTop = top;
   window.scrollTo(window.scrollX, y);
@@ -124,24 +136,24 @@ function returnReader({ id, selectionStart, selectionEnd, top, y }) {
   if (selectionStart != null) focused.setSelectionRange(selectionStart, selectionEnd);
 }
 
-function follow() {
+function connect() {
   const facts = element("dl", { id: "live-facts" });
   const people = element("ol", { id: "leaders", "aria-label": "Users by risk" });
   document.getElementById("strip").after(
     element("section", { id: "live", "aria-label": "Live" }, facts, people),
   );
-  const news = new EventSource("updates");
-  news.addEventListener("health", (event) => {
+  const updates = new EventSource("updates");
+  updates.addEventListener("health", (event) => {
     live.health = JSON.parse(event.data);
     live.lost = false;
-    live.wanted = live.health.version;
+    live.newest = live.health.version;
     renderLive();
     refresh();
   });
-  news.addEventListener("error", () => {
+  updates.addEventListener("error", () => {
     live.lost = true;
     renderLive();
   });
 }
 
-follow();
+connect();

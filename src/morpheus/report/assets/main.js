@@ -1,11 +1,11 @@
-/** Begin: take the data, draw everything. `render` may be called again with newer data. */
+/** Load the data and draw the page. `render` can be called again with newer data. */
 
 function render(contents) {
-  data = indexed(contents);
-  if (!current()) state.incident = chosen()[0]?.id ?? null;
+  data = addIndexes(contents);
+  if (!selectedIncident()) state.incident = filteredIncidents()[0]?.id ?? null;
   renderHeader();
   renderLanes();
-  renderInbox();
+  renderQueue();
   renderDetail();
 }
 
@@ -19,13 +19,13 @@ async function start() {
   verdicts.restore();
   state.incident = location.hash.slice(1) || null;
   renderHelp();
-  document.addEventListener("keydown", pressed);
+  document.addEventListener("keydown", onKeyDown);
   window.addEventListener("resize", redraw);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   try {
     render(await load());
   } catch (error) {
-    refill(
+    replaceContent(
       "strip",
       element("h1", {}, "Morpheus"),
       element("p", { class: "warning" }, String(error)),

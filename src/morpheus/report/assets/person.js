@@ -1,39 +1,39 @@
-/** A user's page: their incidents, their week, and their fingerprint's card. */
+/** The user page: the user's incidents, typical week and model card. */
 
-function openPerson(name) {
-  state.profile = name;
+function openUserPage(name) {
+  state.userPage = name;
   renderDetail();
-  renderInbox();
+  renderQueue();
   document.getElementById("detail").focus({ preventScroll: true });
 }
 
-function closePerson() {
-  state.profile = undefined;
+function closeUserPage() {
+  state.userPage = undefined;
   renderDetail();
-  renderInbox();
+  renderQueue();
 }
 
-function personPage(person) {
-  if (!person) return element("p", { class: "faint pad" }, "This user is not in the page.");
+function userPage(person) {
+  if (!person) return element("p", { class: "faint pad" }, "This report has no data on this user.");
   return [
     element(
       "div",
-      { class: "card-head" },
-      element("h2", {}, who(person.name)),
+      { class: "details-head" },
+      element("h2", {}, userLabel(person.name)),
       element("span", {}, count(person.events, "event")),
       element("span", { class: "grow" }),
-      current() ? button("Back to the incident", closePerson) : null,
+      selectedIncident() ? button("Back to the incident", closeUserPage) : null,
     ),
     person.unscored
-      ? element("p", { class: "warning" }, `Not scored: ${legible(person.unscored)}`)
+      ? element("p", { class: "warning" }, `Not scored: ${displayText(person.unscored)}`)
       : null,
-    theirIncidents(person),
-    panel("Usual week (UTC)", week(person.rhythm)),
-    person.profile ? fingerprint(person.profile) : lackingCard(),
+    userIncidents(person),
+    panel("Typical week (UTC)", weekHeatmap(person.rhythm)),
+    person.profile ? modelCard(person.profile) : noModelCard(),
   ];
 }
 
-function theirIncidents(person) {
+function userIncidents(person) {
   const incidents = data.incidents.filter((incident) => incident.user === person.name);
   if (!incidents.length) return null;
   const items = incidents.slice(0, 20).map((incident) =>
@@ -43,7 +43,7 @@ function theirIncidents(person) {
       severityChip(incident),
       " ",
       button(
-        `${moment(incident.since)}, ${count(incident.count, "event")}`,
+        `${formatTime(incident.since)}, ${count(incident.count, "event")}`,
         () => openIncident(incident.id),
         {
           class: "link",
@@ -54,16 +54,16 @@ function theirIncidents(person) {
   return panel("Incidents", element("ul", { class: "plain" }, items));
 }
 
-function lackingCard() {
-  const text = "No fingerprint's card came with this run: the header says what to add.";
-  return panel("Fingerprint", element("p", { class: "faint" }, text));
+function noModelCard() {
+  const text = "This report has no model card. The header says how to add it.";
+  return panel("Model card", element("p", { class: "faint" }, text));
 }
 
-/** Seven rows of 24 hours, the livelier the darker. */
-function week(rhythm) {
-  if (!rhythm) return element("p", { class: "faint" }, "Nothing is known of their hours.");
-  const top = Math.max(...rhythm.hours, 1);
-  const cells = rhythm.hours.map((events, hour) => {
+/** Draw seven rows of 24 hours. Darker cells have more events. */
+function weekHeatmap(weekly) {
+  if (!weekly) return element("p", { class: "faint" }, "No activity history for this user.");
+  const top = Math.max(...weekly.hours, 1);
+  const cells = weekly.hours.map((events, hour) => {
     const place = {
       x: 34 + (hour % 24) * 22,
       y: Math.floor(hour / 24) * 15,
@@ -71,43 +71,44 @@ function week(rhythm) {
       height: 14,
     };
     const shade = events ? 0.12 + 0.88 * Math.sqrt(events / top) : 0;
-    const cell = drawing("rect", { ...place, class: "hour", "fill-opacity": shade.toFixed(2) });
-    return [drawing("rect", { ...place, class: "hour-off" }), cell];
+    const cell = svgElement("rect", { ...place, class: "hour", "fill-opacity": shade.toFixed(2) });
+    return [svgElement("rect", { ...place, class: "hour-off" }), cell];
   });
   const names = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].map((name, row) =>
-    drawing("text", { x: 0, y: row * 15 + 11 }, name),
+    svgElement("text", { x: 0, y: row * 15 + 11 }, name),
   );
   const clock = [0, 6, 12, 18].map((hour) =>
-    drawing("text", { x: 34 + hour * 22, y: 118 }, `${hour}:00`),
+    svgElement("text", { x: 34 + hour * 22, y: 118 }, `${hour}:00`),
   );
-  const said = `Events by hour of the week, of ${span(rhythm.weeks * WEEK)}`;
-  const size = { viewBox: "0 0 564 122", class: "week", role: "img", "aria-label": said };
-  const source = rhythm.learnt ? "the history that was learnt from" : "this run";
+  const label = `Events by hour of the week, over ${formatDuration(weekly.weeks * WEEK)}`;
+  const size = { viewBox: "0 0 564 122", class: "week", role: "img", "aria-label": label };
+  const source = weekly.learnt ? "the training data" : "this run";
   return [
-    drawing("svg", size, cells.flat(), names, clock),
-    element("p", { class: "faint" }, `${said}: ${source}.`),
+    svgElement("svg", size, cells.flat(), names, clock),
+    element("p", { class: "faint" }, `${label} of ${source}.`),
   ];
 }
 
-function fingerprint(profile) {
+function modelCard(profile) {
   const days = profile.first
     ? `${profile.first.slice(0, 10)} to ${profile.last.slice(0, 10)}`
     : "unknown";
+  const source = TRAINING_SOURCES[profile.rung] ?? profile.rung;
   const rows = [
     [
-      "Learnt from",
-      `${count(profile.events, "event")} of their own, ${COUNTS.format(profile.distinct)} distinct rows`,
+      "Training data",
+      `${count(profile.events, "event")} of this user, ${count(profile.distinct, "distinct row")}`,
     ],
-    ["History", days],
+    ["Training period", days],
     [
-      "Whose",
-      `${RUNGS[profile.rung] ?? profile.rung}; ${count(profile.borrowed, "borrowed event")}`,
+      "Training source",
+      profile.borrowed ? `${source}; ${count(profile.borrowed, "event")} of other users` : source,
     ],
-    ["Training", `${count(profile.epochs, "epoch")}, of ${profile.curve.length || "?"} tried`],
+    ["Epochs", `${profile.epochs} used, ${profile.curve.length || "?"} tried`],
   ];
   return [
     panel(
-      "Fingerprint",
+      "Model card",
       element(
         "dl",
         { class: "columns" },
@@ -117,43 +118,44 @@ function fingerprint(profile) {
     element(
       "div",
       { class: "pair" },
-      profile.curve.length > 1 ? panel("Loss on held-out events", lossCurve(profile)) : null,
+      profile.curve.length > 1 ? panel("Validation loss", lossCurve(profile)) : null,
       profile.calibration ? panel("Calibration", calibration(profile.calibration)) : null,
     ),
-    panel("Weak spots", weak(profile.weak)),
+    panel("Detection gaps", detectionGaps(profile.weak)),
   ];
 }
 
-function calibration({ risks, stated, realised, events, held_out: heldOut, days }) {
+function calibration({ risks, stated, realised, events, held_out: validation, days }) {
   const rows = stated
     .map((share, i) => [share, risks[i], realised[i]])
-    .filter(([share]) => share === 0 || share * heldOut >= 1)
-    .map(([share, risk, came]) =>
+    .filter(([share]) => share === 0 || share * validation >= 1)
+    .map(([share, risk, observed]) =>
       element(
         "tr",
         {},
-        element("th", { scope: "row" }, share === 0 ? "none" : percent(share)),
-        element("td", { class: "number" }, short(risk)),
-        element("td", { class: "number" }, percent(came)),
+        element("th", { scope: "row" }, share === 0 ? "none" : formatPercent(share)),
+        element("td", { class: "number" }, formatNumber(risk)),
+        element("td", { class: "number" }, formatPercent(observed)),
       ),
     );
-  const head = ["Held out above", "Risk", "This run above"];
+  const head = ["Validation events above", "Risk", "This run's events above"];
   return [
     table("facts narrow", head, rows),
     element(
       "p",
       { class: "faint" },
-      `${count(heldOut, "held-out event")} of ${count(days, "day")}; ${count(events, "event")} of this run. `,
-      "Equal shares mean that risks still say what they said.",
+      `${count(validation, "validation event")} of ${count(days, "day")}; `,
+      `${count(events, "event")} of this run. `,
+      "If both shares are equal, the model is still calibrated.",
     ),
   ];
 }
 
-function weak(spots) {
-  if (!spots.length) return element("p", { class: "faint" }, "None is known.");
+function detectionGaps(gaps) {
+  if (!gaps.length) return element("p", { class: "faint" }, "None known.");
   return element(
     "ul",
     {},
-    spots.map((spot) => element("li", {}, legible(spot, 400))),
+    gaps.map((gap) => element("li", {}, displayText(gap, 400))),
   );
 }

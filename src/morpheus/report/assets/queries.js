@@ -1,6 +1,6 @@
-/** The incident as a query, for those who keep the logs elsewhere. Values are quoted for each. */
+/** The incident as a query for other tools. Values are quoted by the rules of each language. */
 
-const NESTED = {
+const NESTED_NAMES = {
   userIdentitysessionContextsessionIssueruserName:
     "userIdentity.sessionContext.sessionIssuer.userName",
   userIdentityarn: "userIdentity.arn",
@@ -10,25 +10,25 @@ const NESTED = {
   userIdentityaccessKeyId: "userIdentity.accessKeyId",
 };
 
-const MARGIN = 60;
-const MOST_IDS = 50;
+const MARGIN_SECONDS = 60;
+const MAX_IDS = 50;
 
 const sql = (value) => `'${String(value).replaceAll("'", "''")}'`;
-const backslashed = (value) => `"${String(value).replace(/[\\"]/g, "\\$&")}"`;
+const quoteWithBackslash = (value) => `"${String(value).replace(/[\\"]/g, "\\$&")}"`;
 
-/** What a query needs: who, from when to when, and which events. */
-function wanted(incident) {
+/** Return what a query needs: the user, the period and the event ids. */
+function queryParameters(incident) {
   const ids = incident.events.map((event) => event.raw.eventID).filter(isId);
   return {
-    column: NESTED[data.user_column] ?? data.user_column,
+    column: NESTED_NAMES[data.user_column] ?? data.user_column,
     user: incident.user,
-    from: `${iso(incident.since - MARGIN).slice(0, 19)}Z`,
-    to: `${iso(incident.until + MARGIN).slice(0, 19)}Z`,
-    ids: ids.slice(0, MOST_IDS),
+    from: `${toIso(incident.since - MARGIN_SECONDS).slice(0, 19)}Z`,
+    to: `${toIso(incident.until + MARGIN_SECONDS).slice(0, 19)}Z`,
+    ids: ids.slice(0, MAX_IDS),
   };
 }
 
-/** AWS's own ids tell events apart everywhere; the running numbers of a file do not. */
+/** Accept ids from AWS only: the row numbers of a file do not identify events elsewhere. */
 const isId = (id) => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(id);
 
 function athena({ column, user, from, to }) {
@@ -42,7 +42,7 @@ function athena({ column, user, from, to }) {
   ];
 }
 
-function lake({ column, user, from, to }) {
+function cloudTrailLake({ column, user, from, to }) {
   return [
     "SELECT eventTime, eventName, eventSource, sourceIPAddress, userAgent, errorCode,",
     "       requestParameters, eventID",
@@ -58,8 +58,8 @@ function splunk({ column, user, from, to, ids }) {
   const epoch = (time) => Date.parse(time) / 1000;
   return [
     `search index=* earliest=${epoch(from)} latest=${epoch(to)}`,
-    user == null ? null : `  ${backslashed(column)}=${backslashed(user)}`,
-    ids.length ? `  eventID IN (${ids.map(backslashed).join(", ")})` : null,
+    user == null ? null : `  ${quoteWithBackslash(column)}=${quoteWithBackslash(user)}`,
+    ids.length ? `  eventID IN (${ids.map(quoteWithBackslash).join(", ")})` : null,
     "| sort 0 _time",
     "| table _time eventName eventSource sourceIPAddress userAgent errorCode eventID",
   ];
@@ -84,43 +84,44 @@ function kusto({ column, user, from, to, ids }) {
   return [
     table,
     `| where TimeGenerated between (datetime(${from}) .. datetime(${to}))`,
-    user == null ? null : `| where ${field} == ${backslashed(user)}`,
+    user == null ? null : `| where ${field} == ${quoteWithBackslash(user)}`,
     ids.length && table === "AWSCloudTrail"
-      ? `| where AwsEventId in (${ids.map(backslashed).join(", ")})`
+      ? `| where AwsEventId in (${ids.map(quoteWithBackslash).join(", ")})`
       : null,
     "| order by TimeGenerated asc",
   ];
 }
 
-const QUERIES = { Athena: athena, "CloudTrail Lake": lake, Splunk: splunk, KQL: kusto };
+const QUERIES = { Athena: athena, "CloudTrail Lake": cloudTrailLake, Splunk: splunk, KQL: kusto };
 
 function queryButtons(incident) {
-  const asked = wanted(incident);
+  const parameters = queryParameters(incident);
   const buttons = Object.entries(QUERIES).map(([name, write]) =>
-    button(`Copy ${name}`, (event) => copy(lines(write(asked)), event.target), {
-      title: lines(write(asked)),
+    button(`Copy ${name}`, (event) => copy(joinLines(write(parameters)), event.target), {
+      title: joinLines(write(parameters)),
     }),
   );
-  return element("div", { class: "queries", role: "group", "aria-label": "Queries" }, buttons);
+  const attributes = { class: "queries", role: "group", "aria-label": "Copy as a query" };
+  return element("div", attributes, buttons);
 }
 
-const lines = (parts) => parts.filter((part) => part != null).join("\n");
+const joinLines = (parts) => parts.filter((part) => part != null).join("\n");
 
-async function copy(text, pressed) {
+async function copy(text, target) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
     copyBySelection(text);
   }
-  const label = pressed.textContent;
-  pressed.textContent = "Copied";
+  const label = target.textContent;
+  target.textContent = "Copied";
   announce("Copied.");
   setTimeout(() => {
-    pressed.textContent = label;
+    target.textContent = label;
   }, 1200);
 }
 
-/** For pages from a disk, which some browsers keep from the clipboard. */
+/** Copy without the clipboard API, which some browsers deny to pages opened from disk. */
 function copyBySelection(text) {
   const area = element("textarea", { class: "unseen" });
   area.value = text;

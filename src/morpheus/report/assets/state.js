@@ -1,7 +1,8 @@
-/** What the reader has chosen; `data` is what there is to choose from. */
+/** The state of the page: filters, order, selection. `data` holds the report. */
 
 const SEVERITIES = ["low", "medium", "high", "critical"];
 const VERDICTS = ["expected", "benign-new", "suspicious", "malicious"];
+const VERDICT_LABELS = { "benign-new": "benign, new behaviour" };
 
 let data = null;
 
@@ -9,46 +10,46 @@ const state = {
   incident: null,
   event: null,
   user: undefined,
-  profile: undefined,
+  userPage: undefined,
   window: null,
-  text: "",
+  searchText: "",
   severities: new Set(SEVERITIES),
-  open: false,
+  unreviewed: false,
   sort: "level",
-  down: true,
-  rows: 100,
-  marked: new Set(),
+  descending: true,
+  maxRows: 100,
+  selected: new Set(),
   lanes: { text: "", page: 0, alerts: false },
 };
 
-const ORDERS = {
+const SORT_KEYS = {
   level: (incident) => incident.level,
-  user: (incident) => who(incident.user).toLowerCase(),
+  user: (incident) => userLabel(incident.user).toLowerCase(),
   since: (incident) => incident.since,
   count: (incident) => incident.count,
 };
 
-/** The incidents that pass the filters, in the order asked for. */
-function chosen() {
-  const key = ORDERS[state.sort];
-  const sign = state.down ? -1 : 1;
-  const passed = data.incidents.filter(passes);
-  return passed.sort((a, b) => {
+/** Return the incidents that match the filters, in the selected order. */
+function filteredIncidents() {
+  const key = SORT_KEYS[state.sort];
+  const sign = state.descending ? -1 : 1;
+  const matching = data.incidents.filter(matchesFilters);
+  return matching.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
     return x === y ? b.level - a.level : sign * (x < y ? -1 : 1);
   });
 }
 
-function passes(incident) {
+function matchesFilters(incident) {
   if (!state.severities.has(incident.severity)) return false;
-  if (state.open && verdicts.of(incident)) return false;
+  if (state.unreviewed && verdicts.get(incident)) return false;
   if (state.user !== undefined && incident.user !== state.user) return false;
   const { window } = state;
   if (window && (incident.until < window.start || incident.since >= window.end)) return false;
-  return !state.text || searched(incident).includes(state.text.toLowerCase());
+  return !state.searchText || searchableText(incident).includes(state.searchText.toLowerCase());
 }
 
-function searched(incident) {
+function searchableText(incident) {
   const reasons = incident.events.map((event) => event.reason ?? "");
   const actions = incident.actions.map(([name]) => name);
   return [incident.user, incident.start, incident.severity, ...actions, ...reasons]
@@ -56,22 +57,23 @@ function searched(incident) {
     .toLowerCase();
 }
 
-/** The incident that is open: the one asked for, or the first in the inbox. */
-function current() {
+/** Return the open incident, or null. */
+function selectedIncident() {
   return data.byId.get(state.incident) ?? null;
 }
 
-function filters() {
+/** Say whether any filter is active. */
+function hasFilters() {
   return (
     state.user !== undefined ||
     state.window !== null ||
-    state.text !== "" ||
-    state.open ||
+    state.searchText !== "" ||
+    state.unreviewed ||
     state.severities.size < SEVERITIES.length
   );
 }
 
 function clearFilters() {
-  Object.assign(state, { user: undefined, window: null, text: "", open: false });
+  Object.assign(state, { user: undefined, window: null, searchText: "", unreviewed: false });
   state.severities = new Set(SEVERITIES);
 }

@@ -1,62 +1,68 @@
-/** Verdicts stay in this browser until they are exported. */
+/** Verdicts, stored in this browser until they are exported. */
+
+function verdictLabel(verdict) {
+  return VERDICT_LABELS[verdict] ?? verdict;
+}
 
 const verdicts = {
   key: "morpheus-verdicts",
-  known: new Map(),
+  stored: new Map(),
 
-  /** Read what was kept; a browser that keeps nothing is no error. */
+  /** Load stored verdicts. A browser without storage is not an error. */
   restore() {
     try {
-      this.known = new Map(JSON.parse(localStorage.getItem(this.key) ?? "[]"));
+      this.stored = new Map(JSON.parse(localStorage.getItem(this.key) ?? "[]"));
     } catch {
-      this.known = new Map();
+      this.stored = new Map();
     }
   },
 
-  keep() {
+  save() {
     try {
-      localStorage.setItem(this.key, JSON.stringify([...this.known]));
+      localStorage.setItem(this.key, JSON.stringify([...this.stored]));
     } catch {
-      announce("This browser keeps no verdicts: export them before you close the page.");
+      announce("This browser cannot store verdicts. Export them before you close the page.");
     }
   },
 
-  of(incident) {
-    return this.known.get(incident.id)?.verdict ?? null;
+  get(incident) {
+    return this.stored.get(incident.id)?.verdict ?? null;
   },
 
   note(incident) {
-    return this.known.get(incident.id)?.note ?? "";
+    return this.stored.get(incident.id)?.note ?? "";
   },
 
-  /** Give a verdict; the same one again takes it back. */
-  give(incident, verdict) {
-    if (this.of(incident) === verdict) this.known.delete(incident.id);
-    else this.known.set(incident.id, { verdict, note: this.note(incident) });
-    this.keep();
+  /** Set a verdict, or remove it if it is set already. */
+  toggle(incident, verdict) {
+    if (this.get(incident) === verdict) this.stored.delete(incident.id);
+    else this.stored.set(incident.id, { verdict, note: this.note(incident) });
+    this.save();
   },
 
-  write(incident, note) {
-    const verdict = this.of(incident);
-    if (verdict) this.known.set(incident.id, { verdict, note });
-    this.keep();
+  setNote(incident, note) {
+    const verdict = this.get(incident);
+    if (verdict) this.stored.set(incident.id, { verdict, note });
+    this.save();
   },
 
-  /** Those on the incidents of this page, in the form that `morpheus tools suppress` reads. */
-  exported() {
+  /** Return the verdicts of this page's incidents, as `morpheus tools suppress` reads them. */
+  toExport() {
     return {
       format: "morpheus-verdicts",
       version: 1,
       made: new Date().toISOString(),
-      verdicts: data.incidents.filter((one) => this.of(one)).map((one) => this.line(one)),
+      verdicts: data.incidents
+        .filter((incident) => this.get(incident))
+        .map((incident) => this.entry(incident)),
     };
   },
 
-  line(incident) {
+  entry(incident) {
     return {
       incident: incident.id,
       user: incident.user,
-      verdict: this.of(incident),
+      verdict: this.get(incident),
       note: this.note(incident),
       start: incident.start,
       end: incident.end,
@@ -67,29 +73,28 @@ const verdicts = {
 };
 
 function exportVerdicts() {
-  const text = `${JSON.stringify(verdicts.exported(), null, 1)}\n`;
+  const text = `${JSON.stringify(verdicts.toExport(), null, 1)}\n`;
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   element("a", { href: url, download: "verdicts.json" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
   announce("Verdicts exported.");
 }
 
-/** Judge what is marked, or else what is open. */
-function judge(verdict) {
-  const open = current();
-  const marked = data.incidents.filter((incident) => state.marked.has(incident.id));
-  const judged = marked.length ? marked : [open].filter(Boolean);
-  for (const incident of judged) verdicts.give(incident, verdict);
-  state.marked.clear();
-  announce(`${count(judged.length, "incident")}: ${verdict}.`);
-  renderInbox();
+/** Give a verdict to the selected incidents, or else to the open one. */
+function giveVerdict(verdict) {
+  const selected = data.incidents.filter((incident) => state.selected.has(incident.id));
+  const incidents = selected.length ? selected : [selectedIncident()].filter(Boolean);
+  for (const incident of incidents) verdicts.toggle(incident, verdict);
+  state.selected.clear();
+  announce(`${count(incidents.length, "incident")}: ${verdictLabel(verdict)}.`);
+  renderQueue();
   renderDetail();
 }
 
 function verdictButtons(incident) {
-  const given = verdicts.of(incident);
+  const given = verdicts.get(incident);
   const buttons = VERDICTS.map((verdict, place) =>
-    button(verdict, () => judge(verdict), {
+    button(verdictLabel(verdict), () => giveVerdict(verdict), {
       class: `verdict ${verdict}`,
       "aria-pressed": String(given === verdict),
       title: `Key ${place + 1}`,
@@ -98,10 +103,10 @@ function verdictButtons(incident) {
   const note = element("input", {
     type: "text",
     "aria-label": "Note on the verdict",
-    placeholder: given ? "Note: why, and who says so" : "Note: first a verdict",
+    placeholder: given ? "Note: the reason, and who confirmed it" : "Choose a verdict first",
     disabled: !given,
     maxlength: 500,
-    onchange: (event) => verdicts.write(incident, event.target.value),
+    onchange: (event) => verdicts.setNote(incident, event.target.value),
   });
   note.value = verdicts.note(incident);
   const label = { class: "verdicts", role: "group", "aria-label": "Verdict" };
