@@ -82,134 +82,136 @@ class PipelineOptions:
 
     num_threads: int = option(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "Users trained and scored side by side, at most. No result depends on it.",
+        "Maximum number of parallel workers. Does not affect results.",
         min=1,
         command="run",
-        default_display="the cores at hand",
+        default_display="the number of cores",
     )
     pipeline_batch_size: int = option(
         256,
-        "Events of one user that travel together, at least; batches are joined where that is "
-        "faster. No result depends on it.",
+        "Minimum number of events of one user in a batch. Batches may be merged for speed. Does "
+        "not affect results.",
         min=1,
         command="run",
     )
     model_max_batch_size: int = option(
         8,
-        "Events in one pass through the network, at least; joined where that is faster. "
-        "No result depends on it.",
+        "Minimum number of events in one pass through the network. Passes may be merged for speed. "
+        "Does not affect results.",
         min=1,
         command="run",
     )
     engine: str = option(
         "local",
-        "Where users are trained and scored: in processes of this machine, or by the workers of a "
-        "Dask cluster. No result depends on it.",
+        "Where users are trained and scored: in worker processes of this machine, or on a Dask "
+        "cluster. Does not affect results.",
         choices=("local", "dask"),
         command="run",
     )
     scheduler: str | None = option(
         None,
-        "With --engine=dask: the scheduler's address, `tcp://host:8786`; or `kubernetes`, `slurm`, "
-        "`pbs`, `yarn`, `gateway`, `fargate`, `ec2`, or a cluster class, `package.module:Class`, "
-        "which is started with --num_threads workers. By default workers are started here.",
+        "Dask cluster for --engine=dask: the address of a scheduler, `tcp://host:8786`. Or a "
+        "cluster to start with --num_threads workers: `kubernetes`, `slurm`, `pbs`, `yarn`, "
+        "`gateway`, `fargate`, `ec2`, or a cluster class `package.module:Class`. By default "
+        "workers start on this machine.",
         command="run",
     )
     edge_buffer_size: int = option(
         128,
-        "Accepted for old command lines. Stages pull from each other here, so nothing is buffered.",
+        "Accepted for old command lines. Stages pull from each other, so there is no buffer.",
         min=2,
         command="run",
     )
     use_cpp: bool = option(
         True,
-        "Accepted for old command lines. There is one implementation here.",
+        "Accepted for old command lines. There is only one implementation.",
         command="run",
     )
     manual_seed: int | None = option(
         None,
-        "Seed of everything random, where a stage is given none of its own.",
+        "Random seed for stages without a seed of their own.",
         min=1,
         command="run",
     )
     status_file: str | None = option(
         None,
-        "JSON file that says every second how far the run is. For `morpheus serve`, "
-        "`status.json` in the folder of the output.",
+        "JSON file for the progress of the run, written every second. `morpheus serve` expects it "
+        "as `status.json` in the output folder.",
         command="run",
     )
     state: str | None = option(
         None,
-        "File that keeps what stages remember about each user, so that several runs, one after "
-        "the other, give what one run over all their input gives. It is created if it is missing.",
+        "File that keeps the state of each user between runs. Consecutive runs then give the same "
+        "output as one run over all their input. It is created if it does not exist.",
         command="pipeline-ae",
     )
     shared_files: bool = option(
         False,
-        "Make output and model files readable for the group, as the umask allows. By default only "
-        "you can read them.",
+        "Make output and model files readable by the group, as far as the umask allows. By default "
+        "only you can read them.",
         flag=True,
         command="run",
     )
     columns_file: str | None = option(
         None,
-        "File of feature columns, one name a line, by default the list shipped for the source; for "
-        "`from-file`, a schema (`.toml`).",
+        "Feature list: a file of column names, one per line. By default the list shipped for the "
+        "source. For `from-file`, a schema (`.toml`).",
         command="pipeline-ae",
     )
     labels_file: str | None = option(
         None,
-        f"File of score columns, one name a line. By default `{SCORE}`, or what --compat says.",
+        f"File of names of score columns, one per line. By default `{SCORE}`, or as for --compat.",
         command="pipeline-ae",
     )
     compat: str = option(
         COMPAT_RELEASES[0],
-        "Score columns as this release of NVIDIA Morpheus gave them. 22.04 to 22.08 gave "
-        f"`{SCORE}`; 22.11, as from 22.09 on, gives `reconstruct_loss`, `zscore`, "
-        "`<column>_z_loss`, `max_abs_z` and `mean_abs_z`, all of which count both ways.",
+        "Write the score columns of this release of NVIDIA Morpheus. 22.04 to 22.08 write "
+        f"`{SCORE}`. 22.09 and later write `reconstruct_loss`, `zscore`, `<column>_z_loss`, "
+        "`max_abs_z` and `mean_abs_z`, of which both high and low values are unusual.",
         choices=COMPAT_RELEASES,
         command="pipeline-ae",
     )
     userid_column_name: str = option(
         "",
-        f"Column that says whose event it is; `{ACTOR_OPTION}` finds out who acted, by rules for "
-        "each kind of log.",
+        f"User column. `{ACTOR_OPTION}` finds the actor of each event, by the rules of the log "
+        "format.",
         command="pipeline-ae",
-        default_display="`userIdentityaccountId`, `userPrincipalName` or `username`, by the source",
+        default_display="`userIdentityaccountId`, `userPrincipalName` or `username`, depending on "
+        "the source",
     )
     userid_filter: str | None = option(
         None,
-        "Keep the events of this user only.",
+        "Keep only the events of this user.",
         command="pipeline-ae",
     )
     feature_scaler: str = option(
         "standard",
-        "How number columns are scaled. Category columns need none.",
+        "Scaling of number columns. Category columns are not scaled.",
         choices=("none", "standard", "gauss_rank", "gaussrank"),
         command="pipeline-ae",
     )
     timestamp_column_name: str = option(
         "",
-        "Column of the time of an event, for logs in which it is another than usual.",
+        "Time column, for logs with an unusual one.",
         command="pipeline-ae",
-        default_display="`eventTime`, `createdDateTime` or `isotimestamp`, by the source",
+        default_display="`eventTime`, `createdDateTime` or `isotimestamp`, depending on the source",
     )
     use_generic_model: bool = option(
         False,
-        "Learn users of too little history from everyone's alone, not from their peers' and their "
-        "own.",
+        "For users with too little history, use the global model only, without data of similar "
+        "users.",
         flag=True,
         command="pipeline-ae",
     )
     viz_file: str | None = option(
         None,
-        "Draw the chain into this file: a picture (`.svg`), or for other tools to draw, in the "
-        "language of Graphviz (`.dot`, `.gv`) or of Mermaid (`.mmd`).",
+        "File for a diagram of the pipeline: an image (`.svg`), or a text for Graphviz (`.dot`, "
+        "`.gv`) or Mermaid (`.mmd`).",
         command="pipeline-ae",
     )
     viz_direction: str = option(
         "LR",
-        "Where the drawn chain runs to: BT is from bottom to top, RL from right to left.",
+        "Direction of the diagram. BT is bottom to top, RL is right to left.",
         choices=("BT", "LR", "RL", "TB"),
         command="pipeline-ae",
     )
