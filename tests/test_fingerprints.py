@@ -223,7 +223,8 @@ def test_an_error_names_a_missing_column(trained: Fingerprints) -> None:
 
 def test_an_error_names_an_event_without_a_time(trained: Fingerprints) -> None:
     odd = people().with_columns(at=pl.lit("yesterday"))
-    with pytest.raises(RecordError, match=r"frame:1: `at` is 'yesterday', which is not a valid time"):
+    message = r"frame:1: `at` is 'yesterday', which is not a valid time"
+    with pytest.raises(RecordError, match=message):
         trained.score(odd)
 
 

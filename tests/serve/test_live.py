@@ -129,7 +129,9 @@ def test_an_empty_folder_gives_a_page_without_incidents(tmp_path):
 def test_model_cards_of_a_store_are_shown(tmp_path):
     card = ModelCard("ann", 400, 90, "", "", 3, 0)
     store = ModelStore(
-        tmp_path, {"ann": card}, ModelCard("", 900, 90, "", "", 3, 0, training_data_scope="everyone")
+        tmp_path,
+        {"ann": card},
+        ModelCard("", 900, 90, "", "", 3, 0, training_data_scope="everyone"),
     )
     append(tmp_path / "a.jsonl", row("ann"), row("bob"))
     page = page_of(LiveReport(tmp_path, store=store))
