@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
-# Its doctests need what it is written for. All other files must be there to be imported: a test
-# that cannot be is an error, not a test less.
-collect_ignore = [] if find_spec("sklearn") else ["src/morpheus/estimator.py"]
+# Doctests of these modules need an optional package. Any other module that cannot be imported is an
+# error.
+NEEDS = {"src/morpheus/sklearn.py": "sklearn", "src/morpheus/models/reference.py": "torch"}
+collect_ignore = [path for path, package in NEEDS.items() if find_spec(package) is None]

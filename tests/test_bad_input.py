@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
@@ -103,9 +102,11 @@ def test_an_unknown_feature_column_is_a_warning(place):
     assert "`eventNam`" in result.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.usefixtures("place")
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read():
+    torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
     refused(run("nothing/*.csv", train=("--device=cuda",)), 2, "--device: no CUDA device is")
 
 

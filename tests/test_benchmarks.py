@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from jobs import busy
 from morpheus.models.batched_training import train_batched
@@ -55,6 +54,7 @@ def test_a_command_that_fails_is_not_measured(speed):
 
 
 def test_the_gpu_benchmark_runs_on_any_device(speed, tmp_path):
+    torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
     gpu, scale = speed("gpu"), speed("scale").Scale(tmp_path, quick=True)
     tasks = gpu.trials(scale)
     on_processor = partial(train_batched, device=torch.device("cpu"))

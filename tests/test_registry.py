@@ -41,7 +41,7 @@ def test_a_plugin_comes_through_the_same_door(site: Path) -> None:
     assert "own" in stage_names()
     assert load_stage("own").name == "own"
     assert distribution_of("own") == "reg_good"
-    assert distribution_of("train-ae") == "morpheus"
+    assert distribution_of("train-ae") == "morpheus-dfp"
 
 
 def test_an_unknown_word_is_refused_with_those_close_to_it() -> None:
@@ -56,7 +56,7 @@ def test_a_word_offered_twice_names_both_packages(site: Path) -> None:
     install(site, "reg_b", STAGE, "own = reg_b:Own")
     with pytest.raises(UsageError, match=r"`reg_a` \(`reg_a:Own`\) and `reg_b` \(`reg_b:Own`\)"):
         load_stage("own")
-    with pytest.raises(UsageError, match=r"`train-ae`: offered by `morpheus`.* and `reg_a`"):
+    with pytest.raises(UsageError, match=r"`train-ae`: offered by `morpheus-dfp`.* and `reg_a`"):
         load_stage("train-ae")
 
 

@@ -1,4 +1,4 @@
-"""Measure speed: `python benchmarks/speed [--quick | --full] [--only PART]`.
+"""Measure speed: `python benchmarks/speed [--quick | --full] [--only PART] [--old TREE]`.
 
 Prints tables and writes them to docs/benchmarks.md. Sections of parts that do not run are kept.
 """
@@ -26,6 +26,7 @@ PARTS = {
     "rhythm": "Time-series anomalies",
     "stores": "Fingerprints on disk",
     "cold": "Cold starts",
+    "install": "Install",
     "gpu": "On a GPU",
     "report": "The report page",
     "profiles": "Where the time goes",
@@ -50,10 +51,13 @@ def main() -> None:
     size.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
     size.add_argument("--full", action="store_true", help="also ten thousand users")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
+    parser.add_argument(
+        "--old", type=Path, help="tree of version 0.1, whose installation is compared"
+    )
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)
     with tempfile.TemporaryDirectory() as scratch:
-        scale = Scale(Path(scratch), given.quick, given.full)
+        scale = Scale(Path(scratch), given.quick, given.full, given.old)
         page.measure_each(given.only or PARTS, "speed", scale, quick=given.quick)
 
 

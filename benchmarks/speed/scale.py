@@ -14,11 +14,13 @@ class Scale:
         scratch: Temporary folder for logs and models.
         quick: Small sizes.
         full: Include the largest size.
+        old: A tree of an earlier version, whose installation is compared.
     """
 
     scratch: Path
     quick: bool = False
     full: bool = False
+    old: Path | None = None
 
     @property
     def runs(self) -> int:

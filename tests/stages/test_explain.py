@@ -17,7 +17,6 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.fit import TrainingDataBackoff, UserHistory, fit_fingerprint, fit_fingerprints
 from morpheus.models.population import Population
-from morpheus.models.reference import fit_dfencoder_fingerprints
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.testing import make_events, make_scored, run_stage
@@ -274,7 +273,8 @@ def test_users_without_a_fingerprint_get_nulls():
 
 
 def test_what_the_reference_network_learnt_is_refused():
-    [known] = fit_dfencoder_fingerprints(
+    reference = pytest.importorskip("morpheus.models.reference", reason="torch is not installed")
+    [known] = reference.fit_dfencoder_fingerprints(
         [UserHistory("ann", day(60), times(60))], COLUMNS, epochs=1
     )
     frame = make_events(range(3), **day(3).to_dict(as_series=False))

@@ -85,7 +85,7 @@ def distribution_of(word: str) -> str:
     """Name the package that offers a word, or those that do.
 
     >>> distribution_of("train-ae")
-    'morpheus'
+    'morpheus-dfp'
     """
     return ", ".join(_distribution_name(one) for one in _entry_points_by_name()[word])
 

@@ -234,7 +234,7 @@ def check_scheduler(scheduler: str | None) -> None:
         import_module("distributed")
     except ImportError as error:
         raise UsageError(
-            "--engine dask: Dask is not installed. Type `pip install 'morpheus[dask]'`, on every "
+            "--engine dask: Dask is not installed. Type `pip install 'morpheus-dfp[dask]'`, on every "
             "machine of the cluster."
         ) from error
     if scheduler is not None and not is_scheduler_address(scheduler):
@@ -370,7 +370,7 @@ def _check_workers(client: Client, scheduler: str | None) -> None:
     except (ImportError, AttributeError) as error:
         raise TransientError(
             f"--scheduler: a worker of `{scheduler}` does not have morpheus ({error}). "
-            "Type `pip install 'morpheus[dask]'` on every machine of the cluster."
+            "Type `pip install 'morpheus-dfp[dask]'` on every machine of the cluster."
         ) from error
     for worker, version in versions.items():
         if version != installed_version():
@@ -384,7 +384,7 @@ def _check_workers(client: Client, scheduler: str | None) -> None:
 def installed_version() -> str:
     """Return the version of morpheus that is installed here."""
     try:
-        return version_of("morpheus")
+        return version_of("morpheus-dfp")
     except PackageNotFoundError:
         return "not installed"
 

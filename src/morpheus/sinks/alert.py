@@ -121,7 +121,7 @@ class NormalisedFields:
 
 
 VENDOR = PRODUCT = "morpheus"
-VERSION = version(PRODUCT)
+VERSION = version("morpheus-dfp")
 HIGH_PVALUE, MEDIUM_PVALUE = 0.02, 0.1
 """Largest p-values of alerts of high and of medium severity."""
 

@@ -169,7 +169,7 @@ def require_client() -> None:
         import confluent_kafka  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise UsageError(
-            "to-kafka: the Kafka client is not installed. Type `pip install 'morpheus[kafka]'`."
+            "to-kafka: the Kafka client is not installed. Type `pip install 'morpheus-dfp[kafka]'`."
         ) from error
 
 
