@@ -281,7 +281,7 @@ def test_missing_credentials_are_reported_with_what_to_do(
 
 def test_missing_extra_is_reported_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(UsageError, match=r"needs an extra. `pip install 'morpheus\[s3\]'`"):
+    with pytest.raises(UsageError, match=r"needs an extra. `pip install 'morpheus-dfp\[s3\]'`"):
         FileDiscovery("s3://lake/AWSLogs/").require()
 
 

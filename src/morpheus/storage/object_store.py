@@ -101,7 +101,7 @@ def is_s3_url(text: str) -> bool:
     return text.startswith(S3_SCHEME)
 
 
-S3_INSTALL_HINT = "`pip install 'morpheus[s3]'`"
+S3_INSTALL_HINT = "`pip install 'morpheus-dfp[s3]'`"
 _DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _OTHER_REGION_CODES = {
     "PermanentRedirect",
