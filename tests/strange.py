@@ -1,9 +1,11 @@
 """Batches as sinks receive them: scored, explained, of several users and kinds of log."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 from morpheus.core.batch import Losses, OutputRows, RunMetrics
 from morpheus.core.stage import PipelineOptions
+from morpheus.runtime.chain import Segment
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.testing import make_events, make_scored, run_stage
@@ -57,6 +59,13 @@ def many(number, *, user="ann"):
     """A batch of `number` rows with different ids, after `serialize`."""
     frame = make_events(range(number), eventID=[f"{user}-{n}" for n in range(number)])
     return OutputRows(user=user, frame=frame)
+
+
+def iterate(stage, batches, *, unbounded=False):
+    """Run a stage lazily: yield each batch before the next one is requested."""
+    with ExitStack() as resources:
+        segment = Segment.from_stages([stage], unbounded=unbounded).open(resources=resources)
+        yield from segment.run(iter(batches))
 
 
 def sent(stage, batches, options=CLOUDTRAIL):

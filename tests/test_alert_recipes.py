@@ -150,7 +150,7 @@ def test_other_sinks_get_their_rows_though_a_server_takes_none(typed):
     place, done = typed(f"{blocks()[0]}{text} serialize to-file --filename=rows.jsonl\n")
     assert done.returncode == 1
     rows = len((place / "rows.jsonl").read_bytes().splitlines())
-    assert f"took 0 of {rows} events; {rows} not handed over" in done.stderr
+    assert f"accepted 0 of {rows} events; {rows} not delivered" in done.stderr
     assert len((place / "dead").read_bytes().splitlines()) == rows
     # What was read and written is said all the same, before the complaint.
     assert re.search(

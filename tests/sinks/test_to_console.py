@@ -10,6 +10,7 @@ from morpheus.errors import UsageError
 from morpheus.sinks.to_console import ToConsole
 from morpheus.stages.monitor import Monitor
 from morpheus.testing import make_events, make_output_rows, run_stage
+from strange import iterate
 
 HOSTILE = "x\x1b[2J\r\t\u202e[bold]x[/bold]\n"
 SAFE = r"x\x1b[2J\r\t\u202e[bold]x[/bold]\n"
@@ -84,7 +85,7 @@ def test_rows_are_shown_before_the_next_batch_is_requested(capsys):
         assert capsys.readouterr().out.endswith("one\n")
         yield alerts("two")
 
-    assert len(list(run_stage(ToConsole(), batches()))) == 2
+    assert len(list(iterate(ToConsole(), batches()))) == 2
 
 
 def test_text_of_the_log_stays_in_its_cell(capsys):
@@ -113,11 +114,8 @@ def test_terminal_shows_a_table_with_one_header(monkeypatch):
 
 def test_table_and_progress_line_share_a_terminal(monkeypatch):
     with Terminal(monkeypatch, "stdout", "stderr") as terminal:
-        list(
-            run_stage(
-                Monitor(description="Rate"), run_stage(ToConsole(), [alerts("one"), alerts("two")])
-            )
-        )
+        rows = iterate(ToConsole(), [alerts("one"), alerts("two")])
+        list(iterate(Monitor(description="Rate"), rows))
     lines = [line for line in terminal.lines if line]
     assert [line.split()[-1] for line in lines if "ann" in line] == ["one", "two"]
     assert lines[-1].startswith("Rate[Complete]: 2 messages")
@@ -125,6 +123,6 @@ def test_table_and_progress_line_share_a_terminal(monkeypatch):
 
 def test_progress_line_does_not_mix_with_a_pipe(monkeypatch, capsys):
     with Terminal(monkeypatch, "stderr") as terminal:
-        list(run_stage(Monitor(), run_stage(ToConsole(), [alerts("one")])))
+        list(iterate(Monitor(), iterate(ToConsole(), [alerts("one")])))
     assert capsys.readouterr().out.endswith("ann\t2.50\tone\n")
     assert "one" not in terminal.text.decode()

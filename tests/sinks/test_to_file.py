@@ -20,6 +20,7 @@ from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import TextWriter, encode_csv_header, write_csv_rows
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import make_events, make_output_rows, run_stage, split_frame
+from strange import iterate
 
 TEXTS = ["csv", "json", "jsonl", "jsonlines", "ndjson", "csv.gz", "json.gz", "csv.zst", "JSON"]
 
@@ -262,19 +263,19 @@ def test_failed_run_leaves_nothing_and_keeps_the_old_file(tmp_path, name, error)
 
 
 def test_abandoned_run_leaves_nothing(tmp_path):
-    chain = run_stage(
+    stream = iterate(
         ToFile(str(tmp_path / "out.csv")), (make_output_rows(table()) for _ in range(3))
     )
-    next(chain)
+    next(stream)
     assert [name.endswith(".part") for name in names_in(tmp_path)] == [True]
-    chain.close()
+    stream.close()
     assert names_in(tmp_path) == []
 
 
 def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")
-    for _ in run_stage(
+    for _ in iterate(
         ToFile(str(path), overwrite=True), (make_output_rows(table()) for _ in range(2))
     ):
         assert path.read_text() == "old"
@@ -292,11 +293,11 @@ def test_symbolic_link_is_kept(tmp_path):
 @pytest.mark.parametrize("name", ["out.csv", "out.json.gz", "out.csv.zst"])
 def test_flushed_rows_are_visible_at_once_and_stay_when_the_run_fails(tmp_path, name):
     path = tmp_path / name
-    chain = run_stage(ToFile(str(path), flush_rows=True), failing(RuntimeError(), table(3)))
-    next(chain)
+    stream = iterate(ToFile(str(path), flush_rows=True), failing(RuntimeError(), table(3)))
+    next(stream)
     assert path.stat().st_size > 20
     with pytest.raises(RuntimeError):
-        next(chain)
+        next(stream)
     assert names_in(tmp_path) == [name]
     assert decompress(path).count(b"n1") == 1
 

@@ -19,10 +19,10 @@ from morpheus.sinks.to_kafka import ToKafka
 from morpheus.testing import run_stage
 from schema_check import ocsf_faults
 from services.noida import free_port, noida
-from strange import TRAIL, explained, many, plain, sent
+from strange import TRAIL, explained, iterate, many, plain, sent
 
 kafka = pytest.importorskip(
-    "confluent_kafka", reason="the extra is not installed: pip install 'morpheus[kafka]'"
+    "confluent_kafka", reason="the extra is not installed: pip install 'morpheus-dfp[kafka]'"
 )
 
 
@@ -97,7 +97,7 @@ def test_unbounded_input_is_acknowledged_before_it_is_passed_on(broker, topic):
     stage = ToKafka(
         bootstrap_servers=broker, output_topic=topic, options=PipelineOptions(unbounded=True)
     )
-    for n, _ in enumerate(run_stage(stage, [many(3), many(2)])):
+    for n, _ in enumerate(iterate(stage, [many(3), many(2)], unbounded=True)):
         assert stage.stats.accepted == [3, 5][n]
 
 
@@ -180,7 +180,7 @@ def test_settings_of_the_client_come_from_the_environment(monkeypatch):
 def test_missing_client_is_reported_with_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     stage = ToKafka(bootstrap_servers="127.0.0.1:1", output_topic="alerts")
-    with pytest.raises(UsageError, match=r"not installed. Type `pip install 'morpheus\[kafka\]'`"):
+    with pytest.raises(UsageError, match=r"Type `pip install 'morpheus-dfp\[kafka\]'`"):
         stage.validate()
 
 

@@ -15,6 +15,7 @@ from morpheus.core.batch import OutputRows
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_ocsf import ToOcsf
+from morpheus.testing import run_stage
 from schema_check import ocsf_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 
@@ -170,7 +171,7 @@ def test_failed_run_leaves_no_file(tmp_path):
         raise OSError(5, "the input's disk")
 
     with pytest.raises(OSError, match="the input's disk"):
-        list(ToOcsf(filename=str(path), options=CLOUDTRAIL)(failing()))
+        run_stage(ToOcsf(filename=str(path), options=CLOUDTRAIL), failing())
     assert list(tmp_path.iterdir()) == []
 
 
