@@ -91,8 +91,8 @@ def write_file(path: Path) -> int:
     return os.getpid()
 
 
-def lay_aside_on_a_full_disk(folder: Path) -> str:
-    """What is said where no file of this process may have more than 4,000 bytes."""
+def spill_on_a_full_disk(folder: Path) -> str:
+    """Spill with a limit of 4,000 bytes per file; return the error message."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
     frame = pl.DataFrame({"text": [f"{n:064}" for n in range(1000)]})
     try:
@@ -134,10 +134,10 @@ class Counting(Transform):
 
 
 @dataclass(frozen=True)
-class SmallRooms(FromCloudtrail):
-    """Reads logs in portions of a few events, all laid aside."""
+class SmallMemory(FromCloudtrail):
+    """Reads logs in partitions of a few events, all spilled to disk."""
 
-    room: MemoryBudget = field(
+    memory_budget: MemoryBudget = field(
         default_factory=lambda: MemoryBudget(
             max_cells_in_memory=200,
             partition_cells=300,
@@ -150,7 +150,7 @@ class SmallRooms(FromCloudtrail):
     )
 
     def _make_ingest(self):
-        return replace(super()._make_ingest(), memory_budget=self.room)
+        return replace(super()._make_ingest(), memory_budget=self.memory_budget)
 
 
 @dataclass(frozen=True)

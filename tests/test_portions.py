@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs import Moody, SmallRooms
+from jobs import Moody, SmallMemory
 from morpheus.core.batch import EncodedChunk, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError
@@ -42,7 +42,7 @@ def record(number):
 
 
 def written(logs, path, threads, *between, **options):
-    source = SmallRooms(input_glob=str(logs))
+    source = SmallMemory(input_glob=str(logs))
     sink = ToFile(filename=str(path), overwrite=True, **options)
     chain = [source, *between, Serialize(fixed_columns=False), sink]
     summary = Pipeline(chain, PipelineOptions(num_threads=threads)).run()
@@ -69,7 +69,7 @@ def test_without_the_first_column_too(logs, tmp_path):
 
 def test_rows_are_text_before_they_reach_the_sink(logs, tmp_path):
     settings = PipelineOptions(num_threads=2)
-    source = SmallRooms(input_glob=str(logs), options=settings)
+    source = SmallMemory(input_glob=str(logs), options=settings)
     sink = ToFile(filename=str(tmp_path / "a.csv"))
     read = source.partitions(None, RunMetrics(), WorkerPool(1))
     with SpillDir() as scratch, read as portions:

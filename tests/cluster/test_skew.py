@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 from distributed import Client
 
-from jobs import Clocked, Narrow, SmallRooms
+from jobs import Clocked, Narrow, SmallMemory
 from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
 from morpheus.runtime import dask
@@ -22,7 +22,7 @@ from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
 from nodes import cluster
 
-GIANT, OTHERS, EACH = 60_000, 100, 1000  # events of the giant; other users; events of each
+GIANT, OTHERS, PER_USER = 60_000, 100, 1000  # events of the giant; other users; events of each
 SECONDS_PER_EVENT = 0.0001
 START = datetime(2024, 5, 31, tzinfo=UTC)
 
@@ -45,7 +45,7 @@ def write_logs(folder, giant, others, each=100):
 
 
 def test_largest_user_starts_first_and_others_run_beside_it(tmp_path):
-    logs = write_logs(tmp_path / "logs", GIANT, OTHERS, EACH)
+    logs = write_logs(tmp_path / "logs", GIANT, OTHERS, PER_USER)
     (tmp_path / "clock").mkdir()
     chain = [
         FromCloudtrail(input_glob=str(logs)),
@@ -56,7 +56,7 @@ def test_largest_user_starts_first_and_others_run_beside_it(tmp_path):
         with Client(address) as client:
             client.wait_for_workers(4)
         metrics = Pipeline(chain, PipelineOptions(engine="dask", scheduler=address)).run()
-    assert metrics.users.total() == GIANT + EACH * OTHERS
+    assert metrics.users.total() == GIANT + PER_USER * OTHERS
     assert metrics.cluster_stats.slowest_users[0][0] == "giant"
     clock = {path.name: path.read_text().split() for path in (tmp_path / "clock").iterdir()}
     worker, start, end = clock.pop("giant")
@@ -72,7 +72,7 @@ def run_in_pieces(logs, out, engine, address):
     budget = MemoryBudget(max_cells_in_memory=20_000, partition_cells=8_000)
     score = [Preprocess(), InfPytorch(), AddScores(), Timeseries()]
     chain = [
-        SmallRooms(input_glob=str(logs), room=budget),
+        SmallMemory(input_glob=str(logs), memory_budget=budget),
         Narrow(most=8_000 // 3),
         TrainAe(train_data_glob=str(logs / "0.csv"), train_max_history=300, train_epochs=2),
         *score,

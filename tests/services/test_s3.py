@@ -212,7 +212,9 @@ def test_missing_object_is_a_record_error(lake: Lake) -> None:
     [path] = FileDiscovery("s3://lake/").require().paths
     delete_objects([S3Path("lake", "a.json")])
     for read_object in (read_bytes, lambda path: list(read_blocks(path))):
-        with pytest.raises(RecordError, match=r"s3://lake/a.json: the file was deleted during the run"):
+        with pytest.raises(
+            RecordError, match=r"s3://lake/a.json: the file was deleted during the run"
+        ):
             read_object(path)
 
 

@@ -50,10 +50,10 @@ def test_only_active_objects_are_fetched(table: Lake, pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["x/t/date=*/*.parquet", "x/t/date=2024-05-30/", "", "x/*"])
 def test_objects_of_a_table_are_not_read_alone(table: Lake, pattern: str) -> None:
-    told = (
+    message = (
         r"`s3://lake/x/t` is a table of Delta.*Give the table itself, --input_glob=s3://lake/x/t;"
     )
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         read(f"s3://lake/{pattern}")
     assert not [key for key in table.fetched if key.endswith(".parquet")]
 

@@ -1,4 +1,4 @@
-"""`to-report`, behind a chain that learns, scores and explains."""
+"""`to-report`, after a pipeline that trains, scores and explains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PEOPLE = {f"user{n}": 200 for n in range(5)} | {None: 3}
 
 
 def run(path, settings, *between, **options):
-    """Run a chain with a report at its end."""
+    """Run a pipeline that ends with a report."""
     scores = AddScores(label=(RISK, "pvalue"))
     stages = [
         FromPeople(people=PEOPLE),
@@ -42,8 +42,8 @@ def run(path, settings, *between, **options):
     return Pipeline(stages, settings).run()
 
 
-def said(path) -> ReportData:
-    """What a page says."""
+def read_data(path) -> ReportData:
+    """Data of a page."""
     packed = re.search(r'id="data">([^<]*)<', path.read_text(encoding="utf-8"))[1]
     return msgspec.json.decode(decompress(b64decode(packed)), type=ReportData)
 
@@ -52,22 +52,22 @@ def said(path) -> ReportData:
 def full(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "report.html"
     stages = (Explain(), Timeseries(resolution="10m"), Filter(alerts_per_day=2.0))
-    return run(path, columns, *stages), said(path)
+    return run(path, columns, *stages), read_data(path)
 
 
-def test_alerts_are_what_filter_lets_pass_and_all_other_events_are_in_the_lanes(full):
-    summary, found = full
+def test_alerts_are_what_filter_keeps_and_all_events_are_in_the_lanes(full):
+    summary, data = full
     written = summary.users.total()
-    assert sum(one.incident.count for one in found.incidents) == written
-    assert sum(one.events for one in found.people) == sum(PEOPLE.values())
-    assert sum(sum(one.lane.n) for one in found.people) == sum(PEOPLE.values())
-    assert found.rule == "Alerts are the events that filter kept."
-    assert found.lacks == []
+    assert sum(entry.incident.count for entry in data.incidents) == written
+    assert sum(entry.events for entry in data.people) == sum(PEOPLE.values())
+    assert sum(sum(entry.lane.n) for entry in data.people) == sum(PEOPLE.values())
+    assert data.rule == "Alerts are the events that filter kept."
+    assert data.lacks == []
 
 
-def test_the_strip_accounts_for_every_event(full):
-    summary, found = full
-    account = found.account
+def test_counts_account_for_every_event(full):
+    summary, data = full
+    account = data.account
     assert account.read == summary.input.read == sum(PEOPLE.values())
     assert account.scored == account.read - PEOPLE[None]
     assert sum(account.unscored.values()) == PEOPLE[None]
@@ -75,26 +75,26 @@ def test_the_strip_accounts_for_every_event(full):
     assert account.forecast[0] == pytest.approx(summary.budget_report.forecast.alerts)
 
 
-def test_a_card_tells_what_explain_found(full):
-    _, found = full
-    for told in found.incidents:
-        worst = told.incident.events[told.incident.worst]
+def test_incident_details_show_the_explanation(full):
+    _, data = full
+    for view in data.incidents:
+        worst = view.incident.events[view.incident.worst]
         assert isinstance(worst.why, Explanation)
-        assert [column.column for column in told.incident.columns] == [
-            fact.column for fact in worst.why.top_columns(3)
+        assert [column.column for column in view.incident.columns] == [
+            reason.column for reason in worst.why.top_columns(3)
         ]
 
 
-def test_a_user_brings_their_fingerprints_card(full):
-    _, found = full
-    person = next(one for one in found.people if one.name == "user1")
+def test_user_view_shows_the_model(full):
+    _, data = full
+    person = next(entry for entry in data.people if entry.name == "user1")
     assert person.profile.events == sum(person.rhythm.hours)
     assert len(person.profile.curve) >= person.profile.epochs
     assert min(person.profile.curve) == person.profile.curve[person.profile.epochs - 1]
     assert person.profile.calibration.events == 200
 
 
-def test_the_page_does_not_depend_on_the_number_of_threads_or_the_batch_size(columns, tmp_path):  # noqa: F811 - the fixture
+def test_page_does_not_depend_on_threads_or_batch_size(columns, tmp_path):  # noqa: F811 - the fixture
     pages = []
     for threads, size in ((1, 256), (2, 7)):
         path = tmp_path / f"{threads}.html"
@@ -104,17 +104,17 @@ def test_the_page_does_not_depend_on_the_number_of_threads_or_the_batch_size(col
     assert pages[0] == pages[1]
 
 
-def test_without_filter_and_explain_the_page_says_so(columns, tmp_path):  # noqa: F811 - the fixture
+def test_page_reports_missing_stages(columns, tmp_path):  # noqa: F811 - the fixture
     run(tmp_path / "r.html", columns, sink={"alerts_per_day": 1.0})
-    found = said(tmp_path / "r.html")
-    assert "1 highest incidents per day" in found.rule
-    assert [one.add for one in found.lacks] == [
+    data = read_data(tmp_path / "r.html")
+    assert "1 highest incidents per day" in data.rule
+    assert [entry.add for entry in data.lacks] == [
         "explain (after add-scores)",
         "timeseries --resolution=10m",
     ]
 
 
-def test_without_the_time_there_is_no_page_and_the_old_one_stays(columns, tmp_path):  # noqa: F811 - the fixture
+def test_without_the_time_the_run_fails_and_the_old_page_stays(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "r.html"
     path.write_text("old")
     hide = [Serialize(exclude=(f"^{TIME}$",))]
@@ -123,7 +123,7 @@ def test_without_the_time_there_is_no_page_and_the_old_one_stays(columns, tmp_pa
     assert path.read_text() == "old"
 
 
-def test_a_page_replaces_another_one_only_if_it_may(tmp_path):
+def test_existing_page_is_replaced_only_with_overwrite(tmp_path):
     (tmp_path / "r.html").touch()
     with pytest.raises(UsageError, match="Give `to-report --overwrite`"):
         ToReport(str(tmp_path / "r.html")).validate()

@@ -212,13 +212,15 @@ def escape_formulas(text: pl.Series) -> pl.Series:
     >>> escape_formulas(pl.Series(["=1+1", "-5", " @sum", "a=b"])).to_list()
     ["'=1+1", '-5', "' @sum", 'a=b']
     """
-    suspects = (
+    candidates = (
         text.to_frame("")
         .select(pl.first().filter(_starts_with_symbol(pl.first())).unique())
         .to_series()
     )
-    is_formula = suspects.str.contains(_FORMULA_PATTERN) & ~suspects.str.contains(_NUMBER_PATTERN)
-    formulas = suspects.filter(is_formula)
+    is_formula = candidates.str.contains(_FORMULA_PATTERN) & ~candidates.str.contains(
+        _NUMBER_PATTERN
+    )
+    formulas = candidates.filter(is_formula)
     return text if formulas.is_empty() else text.replace(formulas, "'" + formulas)
 
 

@@ -6,26 +6,25 @@ import pytest
 
 from jobs import Counting, Dying
 from morpheus.core.batch import Events
-from morpheus.core.stage import Transform
+from morpheus.core.stage import Requirements, Transform
 from morpheus.errors import TransientError
+from morpheus.runtime.chain import Segment
 from morpheus.runtime.local import LocalRunner
 from morpheus.runtime.pool import WorkerPool
 
 
 @dataclass(frozen=True)
-class Reversing(Transform):
-    """Processes several users together, and returns them in reverse order."""
+class Bundling(Transform):
+    """Prepares several users together."""
 
-    name = "reversing"
-    users: int = 3
+    name = "bundling"
+    needs = Requirements(users_per_bundle=3)
 
-    def users_per_bundle(self):
-        return self.users
+    def prepare(self, users):
+        assert 1 <= len(users) <= self.needs.users_per_bundle
 
-    def __call__(self, batches):
-        together = list(batches)
-        assert len({batch.user for batch in together}) <= self.users
-        yield from reversed(together)
+    def process(self, batch, state):
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class InParent(Transform):
     name = "in-parent"
     parent: int = field(default_factory=os.getpid)
 
-    def __call__(self, batches):
+    def process(self, batch, state):
         assert os.getpid() == self.parent
-        yield from batches
+        yield batch
 
 
 def events(users, batches=1):
@@ -46,9 +45,9 @@ def events(users, batches=1):
             yield Events(user=f"user{user}", frame=pl.DataFrame({"a": [user]}))
 
 
-def test_users_keep_their_order_when_a_stage_processes_several_together():
+def test_users_keep_their_order_when_a_stage_prepares_several_together():
     with WorkerPool(2) as pool:
-        batches = list(LocalRunner(pool).run([Reversing()], events(7), unbounded=False))
+        batches = list(LocalRunner(pool).run(Segment.from_stages([Bundling()]), events(7)))
     assert [batch.user for batch in batches] == [f"user{n}" for n in range(7)]
 
 
@@ -56,7 +55,7 @@ def test_users_keep_their_order_when_a_stage_processes_several_together():
 def test_users_are_bundled_in_workers_too(users):
     with WorkerPool(2) as pool:
         batches = list(
-            LocalRunner(pool).run([Counting()], events(users, batches=2), unbounded=False)
+            LocalRunner(pool).run(Segment.from_stages([Counting()]), events(users, batches=2))
         )
     assert [batch.user for batch in batches[::2]] == [f"user{n}" for n in range(users)]
     rows = pl.concat(batch.frame for batch in batches)
@@ -68,20 +67,20 @@ def test_bundles_do_not_depend_on_the_number_of_workers():
     bundles = []
     for workers in (1, 2):
         with WorkerPool(workers) as pool:
-            batches = list(LocalRunner(pool).run([Counting()], events(23), unbounded=False))
+            batches = list(LocalRunner(pool).run(Segment.from_stages([Counting()]), events(23)))
         bundles.append([batch.frame["users"].item() for batch in batches])
     assert bundles[0] == bundles[1]
 
 
 def test_cheap_stages_run_in_this_process():
     with WorkerPool(2) as pool:
-        assert len(list(LocalRunner(pool).run([InParent()], events(20), unbounded=False))) == 20
+        assert len(list(LocalRunner(pool).run(Segment.from_stages([InParent()]), events(20)))) == 20
 
 
 def test_killed_worker_is_reported_with_what_to_type():
     error = pytest.raises(TransientError, match=r"memory ran out.*--num_threads=1")
     with error, WorkerPool(2) as pool:
-        list(LocalRunner(pool).run([Dying()], events(20), unbounded=False))
+        list(LocalRunner(pool).run(Segment.from_stages([Dying()]), events(20)))
 
 
 def test_unbounded_input_is_not_read_ahead():
@@ -92,6 +91,6 @@ def test_unbounded_input_is_not_read_ahead():
             read.append(batch.user)
             yield batch
 
-    batches = LocalRunner(WorkerPool(2)).run([], stream(), unbounded=True)
+    batches = LocalRunner(WorkerPool(2)).run(Segment.from_stages([], unbounded=True), stream())
     next(iter(batches))
     assert read == ["user0"]
