@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import lay_aside_on_a_full_disk, peak_in_pieces
+from jobs import spill_on_a_full_disk, peak_in_pieces
 from morpheus.columns import TIME, read_lines
 from morpheus.core.batch import Events, ReadStats, RunMetrics
 from morpheus.core.stage import PipelineOptions
@@ -182,7 +182,7 @@ def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
 def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "golden/training"
     (tmp_path / "x.jsonl").write_text('{"eventName": "no time"}\n')
-    options = {"everything": True, "skip": True, "settings": {"userid_filter": "123837551234"}}
+    options = {"all_columns": True, "skip_bad_records": True, "settings": {"userid_filter": "123837551234"}}
     room = replace(
         TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0
     )
@@ -208,10 +208,10 @@ def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
         (tmp_path / f"{n}.csv").write_text(
             "eventTime,userIdentityaccountId,a.b,ab\n2024-05-31T09:30:01Z,x,1,2\nx,x,1,2\n"
         )
-    one = read(tmp_path, MemoryBudget(), skip=True)
+    one = read(tmp_path, MemoryBudget(), skip_bad_records=True)
     alone, caplog.records[:] = len(caplog.records), []
     other = read(
-        tmp_path, MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0), threads=2, skip=True
+        tmp_path, MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0), threads=2, skip_bad_records=True
     )
     assert_same(one, other)
     assert other[1].input.refused == 6
@@ -246,13 +246,13 @@ def test_few_events_are_never_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     with WorkerPool(2) as crew:
-        [told] = crew.map_shared(lay_aside_on_a_full_disk, [tmp_path])
-    expected = r"events cannot be laid aside there \(File too large\)\. Make room, .*TMPDIR"
+        [told] = crew.map_shared(spill_on_a_full_disk, [tmp_path])
+    expected = r"events cannot be spilled there \(File too large\)\. Free disk space, .*TMPDIR"
     assert re.search(expected, told), told
 
 
 def test_a_folder_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(TransientError, match=r"gone: events cannot be laid aside .*TMPDIR"):
+    with pytest.raises(TransientError, match=r"gone: events cannot be spilled .*TMPDIR"):
         spill_to_disk(tmp_path / "gone", [pl.DataFrame({"text": ["a"]})])
 
 
@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_made_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(TransientError, match="name another folder"), SpillDir() as scratch:
+    with pytest.raises(TransientError, match="choose another folder"), SpillDir() as scratch:
         assert scratch.folder
 
 
