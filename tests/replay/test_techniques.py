@@ -86,7 +86,7 @@ def test_calls_of_services_are_left_out(tmp_path):
         ('[{"eventTime": "2024-05-31T09:30:00Z"}]', "a CloudTrail record is an object with"),
         ("[3]", "a record is an object with `eventTime`"),
         (json.dumps([RECORD | {"eventTime": "noon"}]), "`eventTime` is 'noon', which is not a"),
-        ('[{"eventTime": ', "not whole JSON"),
+        ('[{"eventTime": ', "not complete JSON"),
     ],
 )
 def test_a_file_that_is_not_cloudtrail_is_rejected_by_name(tmp_path, text, message):

@@ -229,11 +229,11 @@ def test_missing_bucket_is_reported(lake: Lake) -> None:
 
 def test_no_match_reports_what_the_bucket_contains(lake: Lake) -> None:
     month(lake)
-    with pytest.raises(UsageError, match=r"no log file matches .*`s3://lake/` holds `AWSLogs/`"):
+    with pytest.raises(UsageError, match=r"no log file matches .*`s3://lake/` contains `AWSLogs/`"):
         FileDiscovery("s3://lake/*.csv").require()
-    with pytest.raises(UsageError, match=r"There is nothing below `s3://lake/june`"):
+    with pytest.raises(UsageError, match=r"`s3://lake/june` is empty"):
         FileDiscovery("s3://lake/june/*.csv").require()
-    with pytest.raises(UsageError, match=r"The period is from 2025-01-01.*2 folders lie outside"):
+    with pytest.raises(UsageError, match=r"The time range is from 2025-01-01.*2 folders are outside"):
         read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*", start_time="2025-01-01")
 
 

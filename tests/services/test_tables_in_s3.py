@@ -51,7 +51,7 @@ def test_only_active_objects_are_fetched(table: Lake, pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["x/t/date=*/*.parquet", "x/t/date=2024-05-30/", "", "x/*"])
 def test_objects_of_a_table_are_not_read_alone(table: Lake, pattern: str) -> None:
     message = (
-        r"`s3://lake/x/t` is a table of Delta.*Give the table itself, --input_glob=s3://lake/x/t;"
+        r"`s3://lake/x/t` is a Delta table.*Give the table itself, --input_glob=s3://lake/x/t,"
     )
     with pytest.raises(UsageError, match=message):
         read(f"s3://lake/{pattern}")
@@ -62,7 +62,7 @@ def test_iceberg_table_is_rejected(lake: Lake) -> None:
     lake.put("x/metadata/00000-a.metadata.json", b"{}")
     lake.put("x/data/eventDay=20240531/0.parquet", b"")
     for pattern in ("x/", "x/data/", "x/data/*/*.parquet"):
-        with pytest.raises(UsageError, match=r"`s3://lake/x` is a table of Iceberg"):
+        with pytest.raises(UsageError, match=r"`s3://lake/x` is an Iceberg table"):
             read(f"s3://lake/{pattern}")
 
 
@@ -70,6 +70,6 @@ def test_dataset_is_checked_for_a_table_log_once(table: Lake) -> None:
     for day in DAYS:
         table.put(f"plain/date={day}/0.parquet", b"")
     table.forget()
-    with pytest.raises(RecordError, match="not a whole Parquet file"):
+    with pytest.raises(RecordError, match="not a complete Parquet file"):
         read("s3://lake/plain/")
     assert len(table.listings) == 2

@@ -25,7 +25,9 @@ SSO = "AWSReservedSSO_Admin_0123456789abcdef"
 def called(log, event):
     cells = {"nothing": ["x"], **{name: [value] for name, value in event.items()}}
     frame = pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String))
-    return resolve_actors(frame, log.rules).item(), resolve_actor_types(frame, log.rules).item()
+    return resolve_actors(frame, log.actor_rules).item(), resolve_actor_types(
+        frame, log.actor_rules
+    ).item()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_every_kind_of_duo_identity_has_an_actor(event, actor, kind):
     "log", [CLOUDTRAIL_FORMAT, AZURE_FORMAT, DUO_FORMAT], ids=lambda log: log.name
 )
 def test_rules_look_at_columns_that_the_log_has(log):
-    assert set(collect_rule_columns(log.rules)) <= set(log.columns)
+    assert set(collect_rule_columns(log.actor_rules)) <= set(log.columns)
 
 
 def of_files(pattern, **options):

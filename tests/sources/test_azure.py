@@ -170,7 +170,7 @@ def test_a_record_that_is_no_sign_in_is_refused_with_its_place(tmp_path: Path) -
 def test_a_wrong_user_column_is_answered_with_the_right_one(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([sign_in(1)]))
     source = FromAzure(input_glob=str(file), options=PipelineOptions(userid_column_name="userName"))
-    with pytest.raises(UsageError, match=r"no column `userName`.*`userPrincipalName`"):
+    with pytest.raises(UsageError, match=r"no user column `userName`.*`userPrincipalName`"):
         list(source.events(None, RunMetrics()))
 
 

@@ -207,12 +207,12 @@ def test_bad_records_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
         (
             "a.json",
             '{"Records": [{"eventTime": "2024-05',
-            r"a\.json: not whole JSON .*fetch it again",
+            r"a\.json: not complete JSON .*download it again",
         ),
         (
             "a.csv",
             "eventTime,x\n2024-05-31T09:30:01Z,1\n",
-            r"a\.csv has no column `userIdentityaccountId`",
+            r"a\.csv has no user column `userIdentityaccountId`",
         ),
         (
             "a.csv",
@@ -221,7 +221,7 @@ def test_bad_records_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
         ),
         ("a.csv", "eventTime,userIdentityaccountId\n1,2,3\n", r"a\.csv:2: the row has 3 cells"),
         ("a.csv", "", r"a\.csv: the file is empty"),
-        ("a.parquet", "x", r"a\.parquet: not a whole Parquet file"),
+        ("a.parquet", "x", r"a\.parquet: not a complete Parquet file"),
     ],
 )
 def test_a_bad_file_is_named_with_what_is_wrong(
@@ -235,7 +235,7 @@ def test_a_bad_file_is_named_with_what_is_wrong(
 def test_a_mistyped_user_column_is_told_with_what_may_be_meant(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1))
     with pytest.raises(
-        UsageError, match=r"no column `userIdentityArn`.*--userid_column_name=userIdentityarn"
+        UsageError, match=r"no user column `userIdentityArn`.*--userid_column_name=userIdentityarn"
     ):
         read(path, settings=user("userIdentityArn"))
 
@@ -300,9 +300,9 @@ def test_no_match_is_told_for_history_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"max_files": 0}, "--max_files: 0 files"),
+        ({"max_files": 0}, "--max_files: 0 would read no files"),
         ({"input_glob": ""}, "--input_glob: no files given"),
-        ({"watch_directory": True, "repeat": 2}, "Give only one"),
+        ({"watch_directory": True, "repeat": 2}, "Use only one"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:

@@ -75,8 +75,8 @@ def test_a_document_cut_in_half_is_one_broken_thing(indent: int | None) -> None:
     assert list(found.raw_records) == []
     [(place, reason)] = found.errors
     assert place is None
-    assert "not whole JSON" in reason
-    assert "fetch it again" in reason
+    assert "not complete JSON" in reason
+    assert "download it again" in reason
 
 
 def test_of_json_lines_cut_in_half_all_whole_lines_are_there() -> None:

@@ -72,7 +72,7 @@ def test_a_wanted_branch_is_text_beside_its_leaves() -> None:
 
 
 def test_all_columns_come_sorted_behind_the_wanted_ones() -> None:
-    got = rows({"z": 1, "user": {"id": "i"}}, {"b": {"a": []}, "name": "n"}, everything=True)
+    got = rows({"z": 1, "user": {"id": "i"}}, {"b": {"a": []}, "name": "n"}, all_columns=True)
     assert list(got[0]) == [*WANTED, "ba", "userid", "z"]
     assert [row["z"] for row in got] == ["1", None]
 
@@ -103,7 +103,9 @@ def test_what_is_no_record_is_refused_by_row(record: bytes) -> None:
 
 def test_a_leaf_may_be_given_a_meaning_of_its_own() -> None:
     [row] = rows(
-        {"request": {"owners": [1, 2]}}, wanted=("requestowners",), leaves={"requestowners": len}
+        {"request": {"owners": [1, 2]}},
+        wanted=("requestowners",),
+        transforms={"requestowners": len},
     )
     assert row == {"requestowners": "2"}
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import spill_on_a_full_disk, peak_in_pieces
+from jobs import peak_in_pieces, spill_on_a_full_disk
 from morpheus.columns import TIME, read_lines
 from morpheus.core.batch import Events, ReadStats, RunMetrics
 from morpheus.core.stage import PipelineOptions
@@ -182,7 +182,11 @@ def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
 def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "golden/training"
     (tmp_path / "x.jsonl").write_text('{"eventName": "no time"}\n')
-    options = {"all_columns": True, "skip_bad_records": True, "settings": {"userid_filter": "123837551234"}}
+    options = {
+        "all_columns": True,
+        "skip_bad_records": True,
+        "settings": {"userid_filter": "123837551234"},
+    }
     room = replace(
         TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0
     )
@@ -211,7 +215,10 @@ def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
     one = read(tmp_path, MemoryBudget(), skip_bad_records=True)
     alone, caplog.records[:] = len(caplog.records), []
     other = read(
-        tmp_path, MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0), threads=2, skip_bad_records=True
+        tmp_path,
+        MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0),
+        threads=2,
+        skip_bad_records=True,
     )
     assert_same(one, other)
     assert other[1].input.refused == 6

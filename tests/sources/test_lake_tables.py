@@ -88,7 +88,7 @@ def test_a_checkpoint_is_as_good_as_the_commits_before(table):
     ["", "**/*.parquet", "trail/*.parquet", "trail/date=2024-05-30", "trail/date=*/**/*.parquet"],
 )
 def test_files_of_a_table_are_not_read_as_loose_ones(table, pattern):
-    told = rf"`{table}` is a table of Delta.*Give the table itself, --input_glob={table};"
+    told = rf"`{table}` is a Delta table.*Give the table itself, --input_glob={table},"
     with pytest.raises(UsageError, match=told):
         read(table.parent / pattern)
 
@@ -101,7 +101,7 @@ def test_files_of_a_table_are_read_as_they_lie_where_that_is_asked_for(table):
 def test_without_the_extra_it_is_told_how_to_install_it(table, monkeypatch):
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(
-        UsageError, match=r"trail` is a table of Delta.*pip install 'morpheus\[delta\]"
+        UsageError, match=r"trail` is a Delta table.*pip install 'morpheus-dfp\[delta\]"
     ):
         read(table)
 
@@ -150,31 +150,31 @@ def with_column_mapping(line):
     ("change", "told"),
     [
         (with_deletion_vector, "rows in its files are deleted"),
-        (with_column_mapping, "its columns are called otherwise"),
+        (with_column_mapping, "its columns have other names"),
         (
             lambda line: line.get("add", {}).update(path="s3://other/x.parquet"),
-            "its files lie else",
+            "its files are stored else",
         ),
     ],
 )
 def test_a_table_that_is_more_than_its_files_is_refused(tmp_path, change, told):
     write_deltalake(tmp_path / "t", events(["ann"] * 20))
     changed(tmp_path / "t", change)
-    with pytest.raises(UsageError, match=rf"t` is a table of Delta, but {told}.*plain copy"):
+    with pytest.raises(UsageError, match=rf"t` is a Delta table, but {told}.*plain copy"):
         read(tmp_path / "t")
 
 
 def test_a_broken_log_is_told(tmp_path):
     write_deltalake(tmp_path / "t", events())
     (tmp_path / "t/_delta_log" / f"{0:020}.json").write_text('{"metaData": ')
-    with pytest.raises(UsageError, match=r"t` is a table of Delta, but its log cannot be read"):
+    with pytest.raises(UsageError, match=r"t` is a Delta table, but its log cannot be read"):
         read(tmp_path / "t")
 
 
 def test_a_table_cannot_be_followed(table):
     source = FromCloudtrail(input_glob=str(table), watch_directory=True)
     with pytest.raises(
-        UsageError, match=r"--watch_directory: `.*trail` is a table of Delta.*--duration"
+        UsageError, match=r"--watch_directory: `.*trail` is a Delta table.*--duration"
     ):
         source.validate()
 
@@ -187,7 +187,7 @@ def test_a_table_of_iceberg_is_refused(tmp_path, pattern):
     (tmp_path / "trail" / "metadata").mkdir()
     (tmp_path / "trail" / "metadata" / "v1.metadata.json").write_text("{}")
     with pytest.raises(
-        UsageError, match=r"trail` is a table of Iceberg.*UNLOAD.*data/\*\*/\*.parquet"
+        UsageError, match=r"trail` is an Iceberg table.*UNLOAD.*data/\*\*/\*.parquet"
     ):
         read(tmp_path / "trail" / pattern)
     assert len(read(data.parent, file_type="parquet")[0]) == 8

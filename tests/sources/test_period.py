@@ -52,13 +52,13 @@ def test_a_duration_alone_ends_now() -> None:
     [
         (
             ("yesterday", None, None, None),
-            r"--start_time: 'yesterday' is no time. Give `2024-05-31`",
+            r"--start_time: 'yesterday' is not a valid time. Use `2024-05-31`",
         ),
-        ((None, "31.5.", None, None), "--end_time: '31.5.' is no time"),
+        ((None, "31.5.", None, None), "--end_time: '31.5.' is not a valid time"),
         ((None, None, "a while", None), "--duration: 'a while' is not a duration"),
-        (("2024-05-02", "2024-05-01", None, None), "ends at 2024-05-01.*Give an end that is later"),
+        (("2024-05-02", "2024-05-01", None, None), "ends at 2024-05-01.*Give a later end"),
         (("2024-05-01", "2024-05-02", "1d", None), "Give two of the three"),
-        ((None, None, None, "15m"), "--delivery_delay: it goes with a period. Give --start_time"),
+        ((None, None, None, "15m"), "--delivery_delay: needs a time range. Add --start_time"),
     ],
 )
 def test_options_that_are_no_period_are_refused(
@@ -178,5 +178,5 @@ def test_a_repeated_file_is_cut_before_it_is_repeated(tmp_path: Path) -> None:
 
 def test_history_before_the_period_needs_a_beginning() -> None:
     source = FromDuo(input_glob="x", end_time="2024-05-03", train_duration="2d")
-    with pytest.raises(UsageError, match="--train_duration: the period has no beginning"):
+    with pytest.raises(UsageError, match="--train_duration: the time range has no start"):
         source.validate()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
 import zstandard
 
 from morpheus.columns import ACTOR, TIME
-from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.batch import Events, RunMetrics, WithModel
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
@@ -209,11 +209,11 @@ size.kind = "number"
         for n in range(400)
     ]
     source = FromFile(input_glob=written(tmp_path / "a.jsonl", lines(records)))
-    chain = [source, TrainAe(train_epochs=1), Caught()]
+    chain = [source, TrainAe(train_epochs=1), CaptureEncoder()]
     Pipeline(
         chain, PipelineOptions(columns_file=written(tmp_path / "d.toml", about), num_threads=1)
     ).run()
-    kinds = {column.name: type(column).__name__ for column in Caught.encoder.columns}
+    kinds = {column.name: type(column).__name__ for column in CaptureEncoder.encoder.columns}
     assert kinds == {
         "port": "Category",
         "size": "Number",
@@ -230,17 +230,15 @@ def test_a_plain_list_will_do_where_user_and_time_are_named(tmp_path: Path) -> N
 
 
 def test_what_nothing_says_is_asked_for() -> None:
-    with pytest.raises(
-        UsageError, match=r"a shipped one \(azure\.toml.*or else give --columns_file"
-    ):
+    with pytest.raises(UsageError, match=r"a built-in one \(azure\.toml.*or give --columns_file"):
         FromFile(input_glob="a").with_defaults(PipelineOptions())
-    told = r"or else give --userid_column_name and --timestamp_column_name\."
+    told = r"or give --userid_column_name and --timestamp_column_name\."
     with pytest.raises(UsageError, match=told):
         FromFile(input_glob="a").with_defaults(PipelineOptions(columns_file="a.txt"))
 
 
 def test_a_schema_is_for_from_file_only() -> None:
-    with pytest.raises(UsageError, match=r"`okta\.toml` describes a log, for `from-file`"):
+    with pytest.raises(UsageError, match=r"`okta\.toml` is a schema, which only `from-file` reads"):
         FromAzure(input_glob="a").with_defaults(PipelineOptions(columns_file="okta.toml"))
 
 
@@ -255,18 +253,18 @@ def test_a_schema_that_is_not_there_is_answered_with_those_shipped() -> None:
         ('time = "at"', 'time = "at', r":3: not TOML: "),
         ('time = "at"', "", r": `time` is missing\."),
         ('user = "who', 'usr = "who', r":4: there is no key `usr`\. Did you mean `user`\?"),
-        ('time = "at"', "time = 5", r":3: `time` is to be text in quotes, not a number\."),
+        ('time = "at"', "time = 5", r":3: `time` must be text in quotes, not a number\."),
         (
             'features = ["what", ',
             'features = [5, "what", ',
-            r":6: `features` is to be text in quotes",
+            r":6: `features` must be text in quotes",
         ),
         (
             'features = ["what", "who.card", "logcount"]',
             "features = []",
-            ":6: `features`: name the",
+            ":6: `features`: give at least one column",
         ),
-        ('["what", ', '["tags[0]", ', r":6: `features`: `tags\[0\]` is within a column"),
+        ('["what", ', '["tags[0]", ', r":6: `features`: `tags\[0\]` is inside a column"),
         (
             "$",
             "[columns]\nsize.kind = 'numbr'",
@@ -285,28 +283,28 @@ def test_a_schema_that_is_not_there_is_answered_with_those_shipped() -> None:
         (
             "$",
             "[columns]\nx = { derive = 'agent' }",
-            r":8: `columns\.x\.of`: one column to derive it of",
+            r":8: `columns\.x\.of`: give one column",
         ),
         (
             "$",
             "[columns]\nx = { derive = 'agent', of = 'what', path = 'y' }",
-            ":8: .*either derived or",
+            ":8: .*a derived column cannot have a `path`",
         ),
         (
             "$",
             "[columns]\nx = { of = 'what', families = [['(', 'y']] }",
-            r":8: .*\( is no regular exp",
+            r":8: .*\( is not a valid regular exp",
         ),
         (
             "$",
             "[columns]\ntags.path = 'tags[0]'",
-            r":8: `columns\.tags`: it is made of a column `tags`",
+            r":8: `columns\.tags`: it comes from a column `tags`",
         ),
         ("$", "[columns]\nx.path = [{ path = 'y', part = 'town' }]", ":8: .*no `town`"),
         (
             "$",
             "[[actors]]\nname = '{what/(/}'",
-            r":7: `actors\.0`: a pattern is no regular expression",
+            r":7: `actors\.0`: a pattern is not a valid regular expression",
         ),
         ("$", "[[actors]]\nname = 'a'\n[[actors]]\nnme = 'b'", r":10: there is no key `nme`"),
     ],
@@ -320,13 +318,13 @@ def test_a_mistake_is_named_with_its_line_and_what_would_do(
         load_schema(written(tmp_path / "bad.toml", text))
 
 
-class Caught(Preprocess):
-    """Keeps the encoder that comes by."""
+class CaptureEncoder(Preprocess):
+    """Keeps the encoder of the last batch."""
 
-    name = "caught"
-    encoder: Any = None
+    name = "capture-encoder"
+    gives = WithModel
+    encoder: ClassVar[Any] = None
 
-    def __call__(self, batches: Any) -> Any:
-        for batch in batches:
-            Caught.encoder = batch.fingerprint.encoder
-            yield batch
+    def process(self, batch: Any, state: None) -> Any:  # noqa: ARG002 - no state
+        CaptureEncoder.encoder = batch.fingerprint.encoder
+        yield batch

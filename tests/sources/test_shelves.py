@@ -47,7 +47,7 @@ def shelves(crew, tmp_path):
 
 
 def test_nothing_is_lost_or_doubled(shelves):
-    frames = [blob.read() for blobs in shelves.tables.values() for blob in blobs]
+    frames = [blob.read() for blobs in shelves.tables_by_bucket.values() for blob in blobs]
     before, after = (
         pl.concat(some, how="diagonal").sort(INDEX) for some in (map(events, range(60)), frames)
     )
@@ -55,18 +55,20 @@ def test_nothing_is_lost_or_doubled(shelves):
 
 
 def test_the_events_of_a_user_lie_in_one_place(shelves):
-    for place, blobs in shelves.tables.items():
+    for place, blobs in shelves.tables_by_bucket.items():
         found = {user for blob in blobs for user in blob.read()["who"]}
         assert found == set(USERS[place * 10 : place * 10 + 10])
-        assert shelves.of(pl.DataFrame({USER: [USERS[place * 10 + 3]]})) == blobs
+        assert shelves.find_tables(pl.DataFrame({USER: [USERS[place * 10 + 3]]})) == blobs
 
 
 def test_many_small_tables_become_few(shelves):
     # Sorting makes 12 of 50 rows in each place.
-    assert [len(blobs) for blobs in shelves.tables.values()] == [600 // ROWS] * 4
-    assert all(blob.rows <= ROWS for blobs in shelves.tables.values() for blob in blobs)
+    assert [len(blobs) for blobs in shelves.tables_by_bucket.values()] == [600 // ROWS] * 4
+    assert all(
+        blob.num_rows <= ROWS for blobs in shelves.tables_by_bucket.values() for blob in blobs
+    )
 
 
 def test_what_was_sorted_is_removed(shelves, tmp_path):
-    there = {blob.partitions_per_bucket for blobs in shelves.tables.values() for blob in blobs}
+    there = {blob.data for blobs in shelves.tables_by_bucket.values() for blob in blobs}
     assert set(Path(tmp_path).iterdir()) == there

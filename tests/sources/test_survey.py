@@ -44,8 +44,8 @@ def test_a_sample_does_not_depend_on_how_events_were_read(
         write_files(tmp_path / "logs", RECORDS, 20),
         SampleSpec(target_events=70, min_events_per_user=5),
     )
-    whole = sample(folder, MemoryBudget(), 1, survey=few)
-    assert_frame_equal(sample(folder, room, threads, survey=few), whole)
+    whole = sample(folder, MemoryBudget(), 1, sample_spec=few)
+    assert_frame_equal(sample(folder, room, threads, sample_spec=few), whole)
     assert whole.height == 70
     assert whole.columns == [POPULATION_USER, TIME, *COLUMNS]
 

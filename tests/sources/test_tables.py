@@ -105,7 +105,7 @@ def test_a_header_alone_is_a_table_of_no_rows() -> None:
 
 
 def test_an_empty_file_is_told() -> None:
-    with pytest.raises(RecordError, match=r"x\.csv: the file is empty; a CSV file needs a line of"):
+    with pytest.raises(RecordError, match=r"x\.csv: the file is empty; a CSV file needs a header"):
         csv("")
 
 
@@ -147,7 +147,7 @@ def test_parquet_becomes_text() -> None:
 
 
 def test_damaged_parquet_is_told() -> None:
-    with pytest.raises(RecordError, match=r"not a whole Parquet file .*fetch it again"):
+    with pytest.raises(RecordError, match=r"not a complete Parquet file .*download it again"):
         read_parquet(b"PAR1 and no more", PATH)
 
 
@@ -185,5 +185,7 @@ def test_parquet_in_blocks_is_as_parquet_read_whole(tmp_path: Path) -> None:
 
 def test_damaged_parquet_in_blocks_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(RecordError, match=r"a\.parquet: not a whole Parquet file .*fetch it again"):
+    with pytest.raises(
+        RecordError, match=r"a\.parquet: not a complete Parquet file .*download it again"
+    ):
         list(read_parquet_blocks(tmp_path / "a.parquet", 64))

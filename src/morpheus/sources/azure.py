@@ -1,4 +1,4 @@
-"""from-azure: Entra ID (Azure AD) sign-ins in every form that one has them."""
+"""from-azure: reads Entra ID (Azure AD) sign-in logs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ AZURE_FORMAT = load_builtin_schema("azure.toml").log_format
 class FromAzure(FileSource):
     """Read Entra ID (Azure AD) sign-ins.
 
-    Any form is read: JSON lines of diagnostic settings, Microsoft Graph's `signIns`, the portal's
-    CSV and JSON, flat CSV and Parquet. Nested names are joined: `deviceDetail.browser` is
-    `deviceDetailbrowser`. Without --userid_column_name the user is `userPrincipalName`.
+    Reads JSON lines of diagnostic settings, Microsoft Graph's `signIns`, CSV and JSON from the
+    portal, flat CSV and Parquet. Nested names are joined: `deviceDetail.browser` becomes
+    `deviceDetailbrowser`. The default user column is `userPrincipalName`.
 
     Example: `from-azure --input_glob='signins/*.json'`
     """

@@ -1,4 +1,4 @@
-"""What a source has to be: the first link of a chain, which opens the files."""
+"""Base classes of sources: `Source`, and `FileSource` for sources that read log files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from morpheus.storage.object_store import is_s3_url
 
 @dataclass(frozen=True)
 class Source(Stage):
-    """The first link of a chain: bytes -> Events.
+    """First stage of a pipeline: bytes -> Events.
 
-    `default_columns` names the shipped list of feature columns that fits this kind of log,
-    `default_user` the column that says whose event it is.
+    Attributes:
+        default_columns: Name of the built-in feature list that fits this kind of log.
+        default_user: Name of the column that identifies the user.
     """
 
     gives = Events
@@ -36,16 +37,16 @@ class Source(Stage):
     default_user: ClassVar[str] = "userIdentityaccountId"
 
     def with_defaults(self, options: PipelineOptions) -> PipelineOptions:
-        """Settings, with what is usual of this kind of log where they leave it open.
+        """Fill options that are not given with the defaults for this kind of log.
 
         Raises:
-            UsageError: A columns file is not there, or not for this source.
+            UsageError: The feature list does not exist, or is not for this source.
         """
         named = options.columns_file or self.default_columns
         if named.lower().endswith(".toml"):
             raise UsageError(
-                f"--columns_file: `{named}` describes a log, for `from-file`. `{self.name}` knows "
-                "its log: give a text file of feature columns, one name a line."
+                f"--columns_file: `{named}` is a schema, which only `from-file` reads. For "
+                f"`{self.name}`, give a text file with one feature column per line."
             )
         return replace(
             options,
@@ -54,11 +55,11 @@ class Source(Stage):
         )
 
     def is_unbounded(self) -> bool:
-        """Whether the input may go on for ever, so that no user's events are ever all there."""
+        """Return whether the input has no end, so that a user's events are never complete."""
         return False
 
     def overlaps_input(self, path: Path, training_input: str | None) -> bool:  # noqa: ARG002 - for sources of files
-        """Whether a file is one of those to be read, or with `history` to be learnt from."""
+        """Return whether a file is part of the input, or of the training input."""
         return False
 
     def events(
@@ -67,21 +68,21 @@ class Source(Stage):
         metrics: RunMetrics,
         state: PartitionState | None = None,
     ) -> Iterator[Events]:
-        """Read the input, user after user, each in time order.
+        """Read the input, one user at a time, each in time order.
 
-        The order of users is that of their first events, and nothing in the result depends on the
-        order in which files are found.
+        Users come in the order of their first events. The result does not depend on the order in
+        which files are found.
 
         Args:
-            training_input: Glob of the files to learn from, read as the input is. The first batch of each
-                user carries that user's; users with history and no events come last, by name, as
-                batches of no rows. None for no history.
-            metrics: Counted into as files are read.
+            training_input: Glob of the training files. The first batch of each user has the user's
+                history. Users who have history but no events come last, by name, as batches
+                without rows. None for no history.
+            metrics: Counts what happens to the records.
             state: What is remembered of the users' earlier events; updated. None for nothing.
 
         Raises:
             UsageError: No file matches, or none has the user column.
-            BadRecord: A record cannot be read, and is not to be left out.
+            RecordError: A record cannot be read, and bad records are not skipped.
         """
         raise NotImplementedError
 
@@ -89,56 +90,57 @@ class Source(Stage):
         self,
         training_input: str | None,
         metrics: RunMetrics,
-        pool: WorkerPool | Cluster,  # noqa: ARG002 - for sources that let others read too
+        pool: WorkerPool | Cluster,  # noqa: ARG002 - for sources that read in parallel
     ) -> AbstractContextManager[Sequence[Partition]]:
-        """Give the same events in portions, which stay readable until the `with` block ends.
+        """Divide the events into partitions, which are readable until the `with` block ends.
 
-        Users come in the portions' order. By default it is one portion, read by this process.
+        Users come in the order of the partitions. The default is one partition that only this
+        process can read.
 
         Args:
             training_input: As in `events`.
-            metrics: As in `events`; portions count into the one that they are given.
-            pool: Processes that may help to read, or the workers that are to.
+            metrics: As in `events`. A partition counts into the metrics passed to it.
+            pool: Local processes or cluster workers to read with.
         """
         events = self.events(training_input, metrics)
-        # Once the first user is there, everybody has been looked at.
+        # The first batch is read here, because the population sample is ready only after it.
         return nullcontext([StreamPartition(chain(list(islice(events, 1)), events))])
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A source that reads files of one kind of log, which is all that a subclass has to name."""
+    """A source that reads files of one kind of log. A subclass only has to name the log format."""
 
     log_format: ClassVar[LogFormat]
 
     input_glob: str = option(
         "",
-        "Files to read: a glob in quotes, a file or a folder; in S3, `s3://bucket/...`.",
+        "Files to read: a glob in quotes, a file or a folder, local or in S3 (`s3://bucket/...`).",
         required=True,
     )
     watch_directory: bool = option(
         False,
-        "Go on for ever, reading files that come later.",
+        "Watch the directory for new files.",
     )
     max_files: int | None = option(
         None,
-        "Read so many files at most, the first in sorted order; -1 for all.",
+        "Maximum number of files to read, in sorted order; -1 reads all files.",
         min=-1,
     )
     file_type: str = option(
         "auto",
-        "How to read the files, whatever their suffix.",
+        "File format. The default goes by the suffix of each file.",
         names=("--file_type", "--file-type"),
         choices=("auto", "csv", "json", "parquet"),
     )
     repeat: int = option(
         1,
-        "Read each file so many times, each time later by as long as the file lasts.",
+        "Number of times to read each file, each time shifted by the time span of the file.",
         min=1,
     )
     sort_glob: bool = option(
         False,
-        "Accepted for old command lines. Files are always read in sorted order here.",
+        "Accepted for old command lines. Files are always read in sorted order.",
     )
     recursive: bool = option(
         True,
@@ -146,74 +148,80 @@ class FileSource(Source):
     )
     queue_max_size: int = option(
         128,
-        "Accepted for old command lines. Stages pull from each other here, so nothing is queued.",
+        "Accepted for old command lines. There are no queues between stages.",
         min=1,
     )
     batch_timeout: float = option(
         5.0,
-        "With --watch_directory: seconds without a new file after which those that came are read.",
+        "With --watch_directory: seconds to wait for more new files before reading them.",
         min=0.0,
     )
     start_time: str | None = option(
         None,
-        "Read the events of this time and later: `2024-05-31`, or `2024-05-31T09:30:00Z`; without "
-        "a zone it is in UTC.",
+        "Start of the time range, inclusive: `2024-05-31` or `2024-05-31T09:30:00Z`. UTC unless a "
+        "zone is given.",
     )
-    end_time: str | None = option(None, "Read the events before this time; as --start_time.")
+    end_time: str | None = option(
+        None, "End of the time range, exclusive. Written like --start_time."
+    )
     duration: str | None = option(
         None,
-        "Read the events of so long, such as `60d` or `12h`: from --start_time on, or up to "
-        "--end_time, or up to now.",
+        "Length of the time range, such as `60d` or `12h`: from --start_time, or up to --end_time, "
+        "or up to now.",
     )
     delivery_delay: str | None = option(
         None,
-        "Open also what was delivered up to so long after the period, such as `15m`. Without it, "
-        "the folders and partitions of its own days are opened.",
+        "Late-delivery allowance, such as `15m`: also open files delivered up to this long after "
+        "the time range. Default: open the folders and partitions of the days in the range.",
     )
     train_duration: str | None = option(
         None,
-        "Of training files, read the events of so long before --start_time. Without it, the period "
-        "does not concern them.",
+        "Length of the training time range, which ends at --start_time. Default: read all events "
+        "of the training files.",
     )
     bad_record: str = option(
         "fail",
-        "What becomes of a record that cannot be read: the run fails, or it is left out and "
-        "counted in the summary.",
+        "What to do with a record that cannot be read: fail the run, or skip the record and count "
+        "it in the summary.",
         choices=("fail", "skip"),
     )
     all_columns: bool = option(
         False,
-        "Pass on all columns of JSON records, not only the features and what helps to judge them.",
+        "Keep all columns of JSON records, not only features and context columns.",
         flag=True,
     )
 
     def validate(self) -> None:
-        """Refuse options that contradict each other."""
+        """Reject options that contradict each other."""
         if self.max_files == 0:
-            raise UsageError("--max_files: 0 files hold no events. Give a number, or -1 for all.")
+            raise UsageError(
+                "--max_files: 0 would read no files. Give a positive number, or -1 for all files."
+            )
         if not self.input_glob:
             raise UsageError("--input_glob: no files given. Give a glob in quotes.")
         if self.watch_directory and self.repeat > 1:
-            told = "--repeat reads files again, --watch_directory waits for new ones. Give only one"
-            raise UsageError(f"{told} of the two.")
+            raise UsageError(
+                "--repeat reads files again and --watch_directory waits for new ones. Use only one "
+                "of them."
+            )
         if self.watch_directory and is_s3_url(self.input_glob):
             raise UsageError(
-                "--watch_directory: it follows folders on disk. For a bucket, start a run every "
-                "hour, with `--duration 1h`."
+                "--watch_directory: only local folders can be watched. For a bucket, start a run "
+                "every hour with `--duration 1h`."
             )
         if self.watch_directory and is_delta_table(Path(self.input_glob)):
             raise UsageError(
-                f"--watch_directory: `{self.input_glob}` is a table of Delta, whose files are "
-                "rewritten now and then. Start a run every hour, with `--duration 1h`."
+                f"--watch_directory: `{self.input_glob}` is a Delta table, whose files may be "
+                "rewritten. Start a run every hour with `--duration 1h`."
             )
         self._make_training_range(self._make_time_range())
 
     def is_unbounded(self) -> bool:
-        """Whether a folder is followed."""
+        """Return whether a directory is watched."""
         return self.watch_directory
 
     def overlaps_input(self, path: Path, training_input: str | None) -> bool:
-        """Whether a glob stands for a file on disk."""
+        """Return whether one of the globs matches a file on disk."""
         globs = [one for one in (self.input_glob, training_input) if one and not is_s3_url(one)]
         return path.exists() and any(
             isinstance(found, Path) and found.name == path.name and found.samefile(path)
@@ -227,19 +235,19 @@ class FileSource(Source):
         metrics: RunMetrics,
         state: PartitionState | None = None,
     ) -> Iterator[Events]:
-        """Read the input, user after user, each in time order; see `Source.events`."""
+        """Read the input, one user at a time, each in time order; see `Source.events`."""
         return self._make_ingest().events(training_input, metrics, state)
 
     def partitions(
         self, training_input: str | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> AbstractContextManager[Sequence[Partition]]:
-        """Read the input, and divide the users; see `Source.partitions`."""
+        """Read the input and divide the users into partitions; see `Source.partitions`."""
         if self.watch_directory:
             return super().partitions(training_input, metrics, pool)
         return self._make_ingest().partitions(training_input, metrics, pool)
 
     def get_log_format(self) -> LogFormat:
-        """Of which kind of log the files are."""
+        """Return the format of the log files."""
         return self.log_format
 
     def _make_time_range(self) -> TimeRange | None:

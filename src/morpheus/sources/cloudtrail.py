@@ -1,4 +1,7 @@
-"""Who acted in a CloudTrail event, by type of identity."""
+"""from-cloudtrail: reads AWS CloudTrail logs.
+
+Also defines the CloudTrail log format: its fields, actor rules and derived columns.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from morpheus.sources.json_records import RawJson, encode_json
 from morpheus.sources.log_format import ActorRule, LogFormat
 
 HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
-"""What AWS writes for a name that may be a mistyped password."""
+"""What AWS writes in place of a user name that may be a mistyped password."""
 
 _SESSION = "userIdentitysessionContext"
 _ISSUER = f"{_SESSION}sessionIssueruserName"
@@ -37,7 +40,7 @@ _RECIPIENT = "{recipientAccountId/(.+)/}"
 
 
 def _make_rule(actor_type: str, identity_type: str, name_template: str) -> ActorRule:
-    """A rule for one `userIdentity.type`."""
+    """Make a rule for one `userIdentity.type`."""
     return ActorRule(actor_type, name_template, {"userIdentitytype": f"^{identity_type}$"})
 
 
@@ -107,11 +110,11 @@ ACTOR_RULES = (
     ActorRule("unknown", f"unknown@{_RECIPIENT}"),
     ActorRule("unknown", "unknown"),
 )
-"""Who acted, by type of identity; people by a name that they keep from role to role."""
+"""Rules that name the actor, by identity type. People keep one name across roles."""
 
 
 EMBEDDED_JSON_COLUMNS = ("eventJson", "CloudTrailEvent")
-"""Where CloudTrail Lake and LookupEvents keep the whole record, as text."""
+"""Columns in which CloudTrail Lake and LookupEvents store the whole record as text."""
 
 FIELD_PATHS = (
     "eventVersion",
@@ -213,10 +216,16 @@ CONTEXT_COLUMNS = (
 
 
 def classify_aws_error(code: str | None, login: str | None) -> str | None:
-    """Class of an error; None for none.
+    """Return the class of an error; None if there is no error.
 
-    >>> classify_aws_error("AccessDenied", None), classify_aws_error(None, "Failure"), classify_aws_error(None, "Success")
-    ('denied', 'login', None)
+    Args:
+        code: `errorCode`.
+        login: `responseElements.ConsoleLogin`, which reports failed sign-ins.
+
+    >>> classify_aws_error("AccessDenied", None), classify_aws_error(None, "Failure")
+    ('denied', 'login')
+    >>> classify_aws_error(None, "Success") is None
+    True
     """
     return AWS_ERROR_CLASSIFIER(code) or ("login" if login == "Failure" else None)
 
@@ -237,7 +246,7 @@ DERIVED_COLUMNS = {
 
 
 def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
-    """The records in what AWS hands out: log files, LookupEvents, CloudTrail Lake.
+    """Return the records of an object: a log file, LookupEvents or CloudTrail Lake.
 
     >>> [bytes(record) for record in unwrap({"Records": msgspec.Raw(b'[{"eventName":"Ls"}]')})]
     [b'{"eventName":"Ls"}']
@@ -262,7 +271,7 @@ def _parse_embedded(value: msgspec.Raw) -> RawJson:
 
 
 def get_first_owner(owners: object) -> object:
-    """Of a list of owners the first value of the first one, as the lessons have it.
+    """Return the first value of the first owner in a list, as the lessons' data has it.
 
     >>> get_first_owner([{"owner": "amazon"}, {"owner": "self"}])
     'amazon'
@@ -275,7 +284,7 @@ def get_first_owner(owners: object) -> object:
 
 
 def format_account(cell: pl.Expr) -> pl.Expr:
-    """Name an account whose number stands in a CSV cell as the lessons name it."""
+    """Prefix an account number in a CSV cell with `Account-`, as the lessons' data does."""
     return pl.when(cell.str.contains("^[0-9]+$")).then("Account-" + cell).otherwise(cell)
 
 
@@ -302,9 +311,9 @@ CLOUDTRAIL_FORMAT = LogFormat(
 class FromCloudtrail(FileSource):
     """Read AWS CloudTrail logs.
 
-    Any form is read: AWS's own files and folders, plain, gzip or zstd; JSON lines; LookupEvents and
-    CloudTrail Lake exports; flat CSV and Parquet. Nested names are joined: `userIdentity.arn` is
-    `userIdentityarn`. Digests and Insights are left out.
+    Reads the files that CloudTrail delivers (plain, gzip or zstd), JSON lines, LookupEvents and
+    CloudTrail Lake exports, flat CSV and Parquet. Nested names are joined: `userIdentity.arn`
+    becomes `userIdentityarn`. Digests and Insights are skipped.
 
     Example: `from-cloudtrail --input_glob='AWSLogs/**/*.json.gz'`
     """

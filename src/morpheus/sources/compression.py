@@ -1,4 +1,7 @@
-"""What log files hold, inflated: the one door to the disk, and to S3."""
+"""Reads log files from disk or S3, decompressed.
+
+All sources read files through this module. Compression is recognised by the first bytes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from morpheus.storage.object_store import S3Path, read_object, stream_object
 from morpheus.storage.spill import SpillDir, open_temp_file
 
 LogPath = Path | S3Path
-"""A file, on disk or in a bucket."""
+"""A file on disk or in a bucket."""
 FILE_TYPES = {
     ".csv": "csv",
     ".json": "json",
@@ -30,14 +33,14 @@ FILE_TYPES = {
 }
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
-"""Bytes, inflated: of a file that is not read whole, about, and of what is read of it at a time."""
+"""Decompressed bytes above which a file is read in blocks, and the size of a block."""
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def detect_file_type(path: LogPath) -> str | None:
-    """Say what a file holds by its suffix; None if that is no log.
+    """Return the file type by its suffix; None if the file is not a log.
 
-    >>> detect_file_type(Path("CloudTrail/us-east-1/x.json.gz")), detect_file_type(Path("notes.txt"))
+    >>> detect_file_type(Path("us-east-1/x.json.gz")), detect_file_type(Path("notes.txt"))
     ('json', None)
     """
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
@@ -47,12 +50,12 @@ def detect_file_type(path: LogPath) -> str | None:
 
 
 def read_bytes(path: LogPath) -> bytes:
-    """Read a file whole, inflated if it is gzip or zstd by its first bytes, whatever its name.
+    """Read a whole file, decompressed if its first bytes are those of gzip or zstd.
 
     Raises:
-        UsageError: The file must not be read.
-        BadRecord: The file is gone, or its compression is broken.
-        Unavailable: S3 does not answer.
+        UsageError: Access to the file is denied.
+        RecordError: The file does not exist any more, or its compression is damaged.
+        TransientError: S3 does not respond.
     """
     try:
         data = path.read_bytes() if isinstance(path, Path) else read_object(path)
@@ -62,7 +65,7 @@ def read_bytes(path: LogPath) -> bytes:
 
 
 def get_file_size(path: LogPath) -> int:
-    """Bytes of a file as it lies there; 0 for one that is gone."""
+    """Return the size of a file as stored, in bytes; 0 if it does not exist any more."""
     if isinstance(path, S3Path):
         return path.size
     try:
@@ -72,7 +75,7 @@ def get_file_size(path: LogPath) -> int:
 
 
 def is_large(path: LogPath) -> bool:
-    """Whether a file is better read block by block."""
+    """Return whether a file should be read in blocks."""
     return get_file_size(path) > (
         STREAMING_THRESHOLD // 8
         if path.suffix.lower() in COMPRESSED_SUFFIXES
@@ -82,18 +85,18 @@ def is_large(path: LogPath) -> bool:
 
 @contextmanager
 def as_local_file(path: LogPath) -> Iterator[Path]:
-    """A file where it can be read in any order: itself, or a copy of an object for as long.
+    """Provide a file that can be read in any order: the file itself, or a copy of an object.
 
     Raises:
-        UsageError: The object must not be read.
-        BadRecord: The object is gone.
-        Unavailable: S3 does not answer, or the disk is full.
+        UsageError: Access to the object is denied.
+        RecordError: The object does not exist any more.
+        TransientError: S3 does not respond, or the disk is full.
     """
     if isinstance(path, Path):
         yield path
         return
-    with SpillDir() as scratch:
-        with open_temp_file(scratch.folder) as file:
+    with SpillDir() as spill_dir:
+        with open_temp_file(spill_dir.folder) as file:
             try:
                 for block in stream_object(path, BLOCK_SIZE):
                     file.write(block)
@@ -103,20 +106,20 @@ def as_local_file(path: LogPath) -> Iterator[Path]:
 
 
 def read_blocks(path: LogPath, size: int = BLOCK_SIZE) -> Iterator[bytes]:
-    """Read a file in blocks of some `size` bytes, inflated as `read_bytes` does.
+    """Read a file in blocks of about `size` bytes, decompressed as `read_bytes` does.
 
     Raises:
-        UsageError: The file must not be read.
-        BadRecord: The file is gone, or its compression is broken.
-        Unavailable: S3 does not answer.
+        UsageError: Access to the file is denied.
+        RecordError: The file does not exist any more, or its compression is damaged.
+        TransientError: S3 does not respond.
     """
     try:
-        with as_local_file(path) as here, here.open("rb") as file:
+        with as_local_file(path) as local, local.open("rb") as file:
             start = file.read(4)
             file.seek(0)
             stream: IO[bytes] = file
             if start.startswith(GZIP_MAGIC):
-                stream = igzip.open(file)  # type: ignore[no-untyped-call] # isal has no types here
+                stream = igzip.open(file)  # type: ignore[no-untyped-call] # untyped in isal
             elif start.startswith(ZSTD_MAGIC):
                 yield from _decompress_zstd_blocks(file, size)
             while block := stream.read(size):
@@ -142,27 +145,33 @@ def _decompress_zstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _damaged_error(error: Exception, path: LogPath) -> RecordError:
-    reason = f"the compressed file is cut off or damaged ({error}); fetch it again"
+    reason = f"the compressed file is truncated or damaged ({error}); download it again"
     return RecordError(reason, file=path)
 
 
 def make_read_error(error: OSError, path: LogPath) -> RecordError | UsageError:
-    """Say why a file, or a folder, cannot be read."""
+    """Make the error for a file or folder that cannot be read."""
     if isinstance(error, FileNotFoundError):
-        reason = "the file was there and is gone; start again, or leave it out of the glob"
+        reason = "the file was deleted during the run; start again, or exclude it from the glob"
         return RecordError(reason, file=path)
-    told = f"{path}: cannot be read ({error.strerror}). Give yourself read access to it"
-    return UsageError(f"{told}, or leave it out of the glob.")
+    return UsageError(
+        f"{path}: cannot be read ({error.strerror}). Get read access to it, or exclude it from the "
+        "glob."
+    )
 
 
 def decompress(data: bytes, path: LogPath) -> bytes:
-    """Inflate gzip or zstd; anything else is plain.
+    """Decompress gzip or zstd; other data is returned unchanged.
+
+    Args:
+        data: Contents of the file.
+        path: The file, for messages.
 
     Raises:
-        BadRecord: The compression is broken.
+        RecordError: The compression is damaged.
     """
     if not data and path.suffix.lower() in COMPRESSED_SUFFIXES:
-        raise RecordError("the compressed file is empty; fetch it again", file=path)
+        raise RecordError("the compressed file is empty; download it again", file=path)
     try:
         if data.startswith(GZIP_MAGIC):
             return _decompress_gzip(data)
@@ -182,8 +191,8 @@ def _decompress_gzip(data: bytes) -> bytes:
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     whole = member.decompress(data)
     if not member.eof or member.unused_data:
-        # Several members behind each other, or padding, or cut off: the slower way knows them all.
-        return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # isal has no types here
+        # Several members, padding, or a truncated file: the slower function handles all three.
+        return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # untyped in isal
     return whole
 
 
@@ -199,7 +208,7 @@ def _decompress_zstd(data: bytes) -> bytes:
 
 
 def to_utf8(data: bytes) -> bytes:
-    """Drop a byte order mark, and re-encode UTF-16, which PowerShell's `>` writes.
+    """Remove a byte order mark, and convert UTF-16, which PowerShell's `>` writes.
 
     >>> to_utf8("été".encode("utf-16")).decode()
     'été'
@@ -210,20 +219,20 @@ def to_utf8(data: bytes) -> bytes:
 
 
 def is_utf16(data: bytes) -> bool:
-    """Whether text begins with the mark of UTF-16."""
+    """Return whether text begins with a UTF-16 byte order mark."""
     return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 MAX_CONCURRENCY = 16
-"""Objects on their way at a time."""
+"""Maximum number of parallel downloads."""
 PREFETCH_BYTES = 1 << 26
-"""Bytes, as they lie in the bucket, that are fetched and not yet read, about."""
+"""Approximate maximum of stored bytes that are downloaded ahead."""
 
 
 class Prefetcher:
-    """Reads files one after the other, in the order given; objects of a bucket come ahead of that.
+    """Reads files in order, and downloads objects ahead of use.
 
-    Large ones do not: they are read block by block, see `read_blocks`.
+    Large objects are not downloaded ahead: they are read in blocks, see `read_blocks`.
 
     Args:
         paths: The files that will be read, in order.
@@ -242,16 +251,16 @@ class Prefetcher:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, path: LogPath) -> bytes:
-        """Read a file whole; see `read_bytes`, which also says what can go wrong."""
+        """Read a whole file; see `read_bytes`, also for the errors."""
         if self._pool is None:
             return read_bytes(path)
         self._submit_ahead(self._pool)
-        begun = self._futures.pop(path, None)
-        return read_bytes(path) if begun is None else begun.result()
+        future = self._futures.pop(path, None)
+        return read_bytes(path) if future is None else future.result()
 
     def _submit_ahead(self, pool: ThreadPoolExecutor) -> None:
-        held = sum(one.size for one in self._futures if isinstance(one, S3Path))
-        while self._pending and len(self._futures) < 2 * MAX_CONCURRENCY and held < PREFETCH_BYTES:
-            one = self._pending.popleft()
-            self._futures[one] = pool.submit(read_bytes, one)
-            held += one.size
+        size = sum(path.size for path in self._futures if isinstance(path, S3Path))
+        while self._pending and len(self._futures) < 2 * MAX_CONCURRENCY and size < PREFETCH_BYTES:
+            path = self._pending.popleft()
+            self._futures[path] = pool.submit(read_bytes, path)
+            size += path.size

@@ -1,4 +1,4 @@
-"""Events in memory: a frame of Polars, of pandas, or of whoever hands out Arrow's columns."""
+"""The source of events in memory: data frames of Polars, pandas or any Arrow library."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from morpheus.sources.tabular import to_text_columns
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
 
 INTERNAL_COLUMNS = {ROW, INDEX, TIME, "Unnamed: 0"}
-"""Columns that say nothing of an event: numbers of rows, and what the chain adds by itself."""
+"""Columns that do not describe the event: row numbers, and columns that the pipeline adds."""
 _BATCH_ROWS = 1 << 15
 
 
 class ArrowStream(Protocol):
-    """A frame that hands its columns over as Arrow does, as those of pandas and pyarrow."""
+    """A data frame with the Arrow PyCapsule interface, such as those of pandas and pyarrow."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Hand the columns over, without a copy where that can be."""
+        """Export the columns, without a copy if possible."""
 
 
 FrameLike = pl.DataFrame | ArrowStream
 
 
 def as_polars(frame: FrameLike) -> pl.DataFrame:
-    """Make a frame one of Polars, without copying its columns where that can be.
+    """Convert a data frame to Polars, without copying its columns if possible.
 
-    pandas needs pyarrow to hand text over without a copy; where it is not installed, it is copied.
+    Text columns of pandas are copied if pyarrow is not installed.
 
     Raises:
-        UsageError: It is no frame.
+        UsageError: The object is not a data frame.
     """
     if isinstance(frame, pl.DataFrame):
         return frame
     if not hasattr(frame, "__arrow_c_stream__"):
         raise UsageError(
-            f"A frame of Polars, pandas or Arrow is needed, not {type(frame).__name__}. "
-            "Make one with `polars.DataFrame(...)`."
+            f"A data frame of Polars, pandas or Arrow is required, not {type(frame).__name__}. "
+            "Create one with `polars.DataFrame(...)`."
         )
     try:
         return pl.DataFrame(frame)
@@ -64,14 +64,14 @@ def as_polars(frame: FrameLike) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class FromFrame(Source):
-    """Take events from a frame, one row an event.
+    """Read events from a data frame, one event per row.
 
-    Each row is an event, and keeps its place as `INDEX_FILE`; events of one time stay in the frame's
-    order. Times without a zone are in UTC; text is read as in logs.
+    Each event keeps its row number as `INDEX_FILE`. Events with the same time stay in the order of
+    the frame. Times without a zone are UTC. Text is read as in log files.
 
     Attributes:
         frame: The events.
-        time: Column of the time.
+        time: Name of the time column.
     """
 
     name = "from-frame"
@@ -81,7 +81,7 @@ class FromFrame(Source):
     time: str = TIME
 
     def validate(self) -> None:
-        """Refuse columns of the user and the time that the frame does not have."""
+        """Reject a user or time column that the frame does not have."""
         require_columns(self.frame, "user", [self.options.userid_column_name])
         require_columns(self.frame, "time", [self.time])
 
@@ -91,34 +91,34 @@ class FromFrame(Source):
         metrics: RunMetrics,
         state: PartitionState | None = None,  # noqa: ARG002 - a frame is read once
     ) -> Iterator[Events]:
-        """Hand out the events of each user; see `Source.events`.
+        """Yield the events of each user; see `Source.events`.
 
         Raises:
-            UsageError: Training files are asked for.
-            BadRecord: An event has no time.
+            UsageError: Training files are given.
+            RecordError: An event has no time.
         """
         if training_input is not None:
             raise UsageError(
-                "train-ae: --train_data_glob goes with a source of files. "
-                "Learn from a frame with `Fingerprints.train(frame, ...)`."
+                "train-ae: --train_data_glob needs a source that reads files. "
+                "To train on a frame, use `Fingerprints.train(frame, ...)`."
             )
         user, frame = self.options.userid_column_name, self._to_event_frame()
         metrics.input.read += frame.height
-        gathered = SpilledDataset(
+        dataset = SpilledDataset(
             user, UserStats.from_frame(frame, user), frame.columns, [frame], []
         )
         if self.options.needs_population:
-            metrics.population_sample = SampleSpec().take_sample(gathered, self.options.columns)
+            metrics.population_sample = SampleSpec().take_sample(dataset, self.options.columns)
         users = plan_partitions(
-            gathered.user_stats, None, frame.height * frame.width + 1, include_history_only=True
+            dataset.user_stats, None, frame.height * frame.width + 1, include_history_only=True
         )
-        # No column is an id here: each row of a frame is an event, and gets its scores.
+        # Every row of a frame is scored, so no column is used as an event id.
         by_user = UserGroups.from_frame(frame, users, EventKey(user, ROW), metrics.input)
         by_user.feature_columns = self.options.columns
         yield from iter_batches(users, by_user, None, batch_size=_BATCH_ROWS)
 
     def _to_event_frame(self) -> pl.DataFrame:
-        """`INDEX_FILE`, text columns and `TIME`."""
+        """Return `INDEX_FILE`, text columns and `TIME`."""
         kept = [name for name in self.frame.columns if name not in INTERNAL_COLUMNS]
         index = pl.int_range(self.frame.height, dtype=pl.Int64, eager=True).alias(INDEX)
         moments = _parse_time_column(self.frame[self.time])
@@ -126,21 +126,26 @@ class FromFrame(Source):
 
 
 def require_columns(frame: pl.DataFrame, argument: str, names: list[str]) -> None:
-    """Refuse names of columns that a frame does not have.
+    """Reject column names that a frame does not have.
+
+    Args:
+        frame: The frame.
+        argument: Name of the argument, for the message.
+        names: The column names.
 
     Raises:
-        UsageError: Says which, and what may have been meant.
+        UsageError: A column is missing. The message suggests a similar name.
     """
     for name in names:
         if name not in frame.columns:
             close = get_close_matches(name, frame.columns, n=1)
-            there = ", ".join(f"`{column}`" for column in frame.columns[:10]) or "none"
-            meant = f"Did you mean `{close[0]}`?" if close else f"Its columns are {there}."
-            raise UsageError(f"{argument}: the frame has no column `{name}`. {meant}")
+            existing = ", ".join(f"`{column}`" for column in frame.columns[:10]) or "none"
+            hint = f"Did you mean `{close[0]}`?" if close else f"Its columns are {existing}."
+            raise UsageError(f"{argument}: the frame has no column `{name}`. {hint}")
 
 
 def _parse_time_column(column: pl.Series) -> pl.Series:
-    """`TIME` of each event."""
+    """Return `TIME` of each event, in UTC."""
     if column.dtype.is_temporal() and column.dtype != pl.Time:
         zoned = column.cast(pl.Datetime("us")) if column.dtype == pl.Date else column
         naive = getattr(zoned.dtype, "time_zone", None) is None
@@ -151,16 +156,18 @@ def _parse_time_column(column: pl.Series) -> pl.Series:
     missing = moments.is_null().arg_true()
     if len(missing):
         row = int(missing[0])
-        reason = f"`{column.name}` is {column[row]!r}, which is no time; write ISO 8601 in UTC"
+        reason = (
+            f"`{column.name}` is {column[row]!r}, which is not a valid time; use ISO 8601 in UTC"
+        )
         raise RecordError(reason, file="frame", line=row + 1)
     return moments.alias(TIME)
 
 
-def _convert_pandas(frame: Any) -> pl.DataFrame:  # noqa: ANN401 - a frame of pandas, which is not imported here
+def _convert_pandas(frame: Any) -> pl.DataFrame:  # noqa: ANN401 - a pandas frame, which is not imported here
     return pl.DataFrame({str(name): _convert_pandas_column(frame[name]) for name in frame.columns})
 
 
-def _convert_pandas_column(column: Any) -> pl.Series:  # noqa: ANN401 - a column of pandas
+def _convert_pandas_column(column: Any) -> pl.Series:  # noqa: ANN401 - a pandas column
     values = column.to_numpy()
     if values.dtype != object:
         return pl.Series(values, nan_to_null=True)

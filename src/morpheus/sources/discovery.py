@@ -1,4 +1,8 @@
-"""Which files to read: those that a glob, a file or a folder stands for, on disk or in S3."""
+"""Finds the log files of a glob, a file or a folder, on disk or in S3.
+
+`FileDiscovery` is the entry point. `S3Glob` lists buckets without visiting folders outside the time
+range. `LakeTable` handles Delta and Iceberg tables, whose files may not be read one by one.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,19 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 ANY_DEPTH = "**"
+"""Part of a glob that matches any number of folders."""
 _MAX_CONCURRENCY = 16
 _SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True)
 class GlobNode:
-    """A folder of a bucket, and what is looked for in it: parts of a glob, the last for objects."""
+    """A folder of a bucket, and the pattern to match in it.
+
+    Attributes:
+        folder: The folder.
+        pattern: Parts of a glob; the last one matches objects.
+    """
 
     folder: S3Path
     pattern: tuple[str, ...]
@@ -47,7 +57,12 @@ class GlobNode:
 
 @dataclass
 class GlobResult:
-    """What a walk has come by: objects, and how many folders it has passed by for their dates."""
+    """Result of an `S3Glob`.
+
+    Attributes:
+        objects: The objects found.
+        outside_folders: Number of folders that were not visited because of their dates.
+    """
 
     objects: list[S3Path] = field(default_factory=list)
     outside_folders: int = 0
@@ -55,16 +70,16 @@ class GlobResult:
 
 @dataclass(frozen=True)
 class S3Glob:
-    """Finds the objects that match, folder by folder where something can be passed by.
+    """Finds the objects of a bucket that match a glob.
 
-    A folder's dates may say that it holds nothing of the period; then it is never listed. As soon
-    as nothing more can be passed by, all that is below a folder is listed in one go.
+    It lists folder by folder as long as folders may be skipped for their names or dates. Below that
+    it lists everything in one request sequence, which is faster.
 
     Attributes:
         pattern: A glob that begins with `s3://`, a folder, or an object.
-        recursive: Also match, in every subfolder, what the last part of the glob matches.
-        skip_dirs: Folders that are passed by.
-        time_range: The period whose events are wanted; None for all.
+        recursive: Also match the last part of the glob in every subfolder.
+        skip_dirs: Names of folders to skip.
+        time_range: Time range of the events; None for all.
     """
 
     pattern: str
@@ -76,56 +91,56 @@ class S3Glob:
         """Find the objects.
 
         Raises:
-            UsageError: There is no such bucket, or it must not be listed.
-            Unavailable: S3 does not answer.
+            UsageError: The bucket does not exist, or listing it is denied.
+            TransientError: S3 does not respond.
         """
         exact = None if self.pattern.endswith("/") else self._find_exact()
         if exact is not None:
             return GlobResult([exact])
-        done, start = GlobResult(), self.get_root_node()
-        places, ignored = [start], self._base_depth(start.folder)
+        result, root = GlobResult(), self.get_root_node()
+        level, base_depth = [root], self._base_depth(root.folder)
         with ThreadPoolExecutor(_MAX_CONCURRENCY) as pool:
-            while places:
-                following: list[GlobNode] = []
-                for deeper, objects in pool.map(partial(self._expand_node, ignored), places):
-                    done.objects += objects
-                    wanted = [place for place in deeper if self._may_overlap(place.folder, ignored)]
-                    done.outside_folders += len(deeper) - len(wanted)
-                    following += wanted
-                places = following
-        return done
+            while level:
+                next_level: list[GlobNode] = []
+                for children, objects in pool.map(partial(self._expand_node, base_depth), level):
+                    result.objects += objects
+                    wanted = [n for n in children if self._may_overlap(n.folder, base_depth)]
+                    result.outside_folders += len(children) - len(wanted)
+                    next_level += wanted
+                level = next_level
+        return result
 
     def _find_exact(self) -> S3Path | None:
-        whole = S3Path.parse(self.pattern)
-        return None if has_magic(whole.key) or not whole.key else head_object(whole)
+        path = S3Path.parse(self.pattern)
+        return None if has_magic(path.key) or not path.key else head_object(path)
 
     def get_root_node(self) -> GlobNode:
-        """The folder above the first wildcard, and what is looked for in it."""
-        whole = S3Path.parse(self.pattern)
-        parts = [part for part in whole.key.split("/") if part]
+        """Return the folder above the first wildcard, and the pattern below it."""
+        path = S3Path.parse(self.pattern)
+        parts = [part for part in path.key.split("/") if part]
         first = next((at for at, part in enumerate(parts) if has_magic(part)), len(parts))
         rest = parts[first:] or [ANY_DEPTH, "*"]
         if self.recursive and rest[-1] != ANY_DEPTH and rest[-2:-1] != [ANY_DEPTH]:
             rest = [*rest[:-1], ANY_DEPTH, rest[-1]]
         if rest[-1] == ANY_DEPTH:
             rest.append("*")
-        return GlobNode(S3Path(whole.bucket, "/".join(parts[:first])), tuple(rest))
+        return GlobNode(S3Path(path.bucket, "/".join(parts[:first])), tuple(rest))
 
     def _base_depth(self, base: S3Path) -> int:
         return 0 if self.time_range is None else self.time_range.base_depth(base.parts)
 
     def _expand_node(self, base_depth: int, node: GlobNode) -> tuple[list[GlobNode], list[S3Path]]:
-        """The places in a place, and the objects in it."""
+        """Return the child nodes of a node, and the matching objects in it."""
         head, *rest = node.pattern
         if rest and head != ANY_DEPTH and not has_magic(head):
             return [GlobNode(node.folder / head, tuple(rest))], []
         if head == ANY_DEPTH and not self._can_prune(node.folder, base_depth):
             return [], [
-                one for one in list_recursive(node.folder) if self._matches_below(node, one)
+                path for path in list_recursive(node.folder) if self._matches_below(node, path)
             ]
         folders, objects = list_dir(node.folder)
-        deeper = [next_ for folder in folders for next_ in self._iter_child_nodes(node, folder)]
-        return deeper, [one for one in objects if matches_glob([one.name], node.pattern)]
+        children = [child for folder in folders for child in self._iter_child_nodes(node, folder)]
+        return children, [path for path in objects if matches_glob([path.name], node.pattern)]
 
     def _iter_child_nodes(self, node: GlobNode, folder: S3Path) -> Iterator[GlobNode]:
         head, *rest = node.pattern
@@ -137,10 +152,13 @@ class S3Glob:
             yield GlobNode(folder, tuple(rest))
 
     def _can_prune(self, folder: S3Path, base_depth: int) -> bool:
-        """Whether folders below one may be passed by for their dates."""
-        span = None if self.time_range is None else parse_interval(folder.parts[base_depth:])
-        whole_day = span is not None and (span.end - span.start).total_seconds() <= _SECONDS_PER_DAY
-        return self.time_range is not None and not whole_day
+        """Return whether folders below may be skipped for their dates."""
+        if self.time_range is None:
+            return False
+        interval = parse_interval(folder.parts[base_depth:])
+        if interval is None:
+            return True
+        return (interval.end - interval.start).total_seconds() > _SECONDS_PER_DAY
 
     def _may_overlap(self, folder: S3Path, base_depth: int) -> bool:
         return self.time_range is None or self.time_range.may_overlap_dir(folder.parts[base_depth:])
@@ -150,21 +168,23 @@ class S3Glob:
 
 
 def matches_glob(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a name match those of a glob; `**` is any number of folders, or none.
+    """Return whether the parts of a path match those of a glob; `**` matches zero or more folders.
 
-    >>> matches_glob(["2024", "05", "a.json"], ["**", "*.json"]), matches_glob([".git", "a"], ["**", "*"])
-    (True, False)
+    >>> matches_glob(["2024", "05", "a.json"], ["**", "*.json"])
+    True
+    >>> matches_glob([".git", "a"], ["**", "*"])
+    False
     """
     if not pattern:
         return not parts
     if pattern[0] == ANY_DEPTH:
-        here = matches_glob(parts, pattern[1:])
-        return here or (_matches_part(parts[:1]) and matches_glob(parts[1:], pattern))
+        without = matches_glob(parts, pattern[1:])
+        return without or (_matches_part(parts[:1]) and matches_glob(parts[1:], pattern))
     return _matches_part(parts[:1], pattern[0]) and matches_glob(parts[1:], pattern[1:])
 
 
 def _matches_part(part: Sequence[str], pattern: str = "*") -> bool:
-    """Whether a part is there and matches; hidden ones match only what begins with a dot."""
+    """Return whether a part exists and matches. A hidden part needs a pattern with a dot."""
     hidden = bool(part) and part[0].startswith(".") and not pattern.startswith(".")
     return bool(part) and not hidden and fnmatchcase(part[0], pattern)
 
@@ -175,10 +195,10 @@ _DELTA_LOG, _ICEBERG_LOG, _ICEBERG_STATE = "_delta_log", "metadata", ".metadata.
 
 @dataclass(frozen=True)
 class LakeTable:
-    """A table.
+    """A Delta or Iceberg table.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the table.
         table_format: `Delta` or `Iceberg`.
     """
 
@@ -186,39 +206,48 @@ class LakeTable:
     table_format: str
 
     def make_error(self, option: str) -> UsageError:
-        """What to say where its files would be read as loose ones."""
-        told = f"{option}: `{self.folder}` is a table of {self.table_format}: files that lie there may be "
-        told += "deleted or rewritten, which only its log tells."
-        loose = "`--file_type=parquet` reads its files as they lie"
+        """Make the error for reading files of the table one by one.
+
+        Args:
+            option: The option that named the files.
+        """
+        article = "a" if self.table_format == DELTA else "an"
+        problem = (
+            f"{option}: `{self.folder}` is {article} {self.table_format} table. Only its log shows "
+            "which of its files are deleted or rewritten."
+        )
         if self.table_format == DELTA:
-            return UsageError(f"{told} Give the table itself, {option}={self.folder}; {loose}.")
+            return UsageError(
+                f"{problem} Give the table itself, {option}={self.folder}, or use "
+                "`--file_type=parquet` to read all files."
+            )
         return UsageError(
-            f"{told} Iceberg's log is not read here. Export the table to Parquet, such as with "
-            f"Athena's UNLOAD; or, if nothing in it is ever deleted or rewritten, {loose}: "
+            f"{problem} Iceberg's log is not supported. Export the table to Parquet, for example "
+            "with Athena's UNLOAD. If its rows are never deleted or rewritten, read all files: "
             f"{option}='{self.folder}/data/**/*.parquet' --file_type=parquet."
         )
 
 
 def is_delta_table(folder: Path | S3Path) -> bool:
-    """Whether a folder has a log as a table of Delta has."""
+    """Return whether a folder has a Delta log."""
     return any(_iter_dir(folder / _DELTA_LOG))
 
 
 def detect_tables(paths: Iterable[Path | S3Path]) -> set[LakeTable]:
-    """The tables that files are of.
+    """Find the tables that some files belong to.
 
-    Tables are found by their log, among the files or beside folders of Parquet; in a bucket that
-    takes a request or two for each such folder, partitions not counted.
+    A table is found by its log, among the files or next to folders of Parquet files. In a bucket
+    this takes one or two requests per such folder, not counting partitions.
     """
     found, roots = set[LakeTable](), set[Path | S3Path]()
-    for path in paths:
-        here = path.absolute() if isinstance(path, Path) else path
-        if _DELTA_LOG in here.parts:
-            found.add(LakeTable(_find_parent_of(here, _DELTA_LOG), DELTA))
-        elif here.parts[-2:-1] == (_ICEBERG_LOG,) and here.name.endswith(_ICEBERG_STATE):
-            found.add(LakeTable(here.parent.parent, ICEBERG))
-        elif here.suffix.lower() == ".parquet":
-            roots.add(_find_partition_root(here.parent))
+    for relative in paths:
+        path = relative.absolute() if isinstance(relative, Path) else relative
+        if _DELTA_LOG in path.parts:
+            found.add(LakeTable(_find_parent_of(path, _DELTA_LOG), DELTA))
+        elif path.parts[-2:-1] == (_ICEBERG_LOG,) and path.name.endswith(_ICEBERG_STATE):
+            found.add(LakeTable(path.parent.parent, ICEBERG))
+        elif path.suffix.lower() == ".parquet":
+            roots.add(_find_partition_root(path.parent))
     known = {table.folder for table in found}
     for root in roots - known:
         found |= {table for table in _find_adjacent_table(root) if table.folder not in known}
@@ -232,21 +261,21 @@ def _find_parent_of(path: Path | S3Path, name: str) -> Path | S3Path:
 
 
 def _find_partition_root(folder: Path | S3Path) -> Path | S3Path:
-    """The folder that partitions lie in."""
+    """Return the folder that contains the partition folders."""
     while "=" in folder.name:
         folder = folder.parent
     return folder
 
 
 def _find_adjacent_table(folder: Path | S3Path) -> Iterator[LakeTable]:
-    """The table whose log lies beside some Parquet files."""
+    """Find the table whose log is next to some Parquet files."""
     if is_delta_table(folder):
         yield LakeTable(folder, DELTA)
-    above = folder.parent
+    parent = folder.parent
     if folder.name == "data" and any(
-        one.name.endswith(_ICEBERG_STATE) for one in _iter_dir(above / _ICEBERG_LOG)
+        path.name.endswith(_ICEBERG_STATE) for path in _iter_dir(parent / _ICEBERG_LOG)
     ):
-        yield LakeTable(above, ICEBERG)
+        yield LakeTable(parent, ICEBERG)
 
 
 def _iter_dir(folder: Path | S3Path) -> Iterator[Path | S3Path]:
@@ -257,50 +286,50 @@ def _iter_dir(folder: Path | S3Path) -> Iterator[Path | S3Path]:
 
 
 def list_active_files(folder: Path | S3Path, option: str) -> list[Path | S3Path]:
-    """The files that a Delta table consists of now, by its log.
+    """List the current files of a Delta table, by its log.
 
     Args:
-        folder: The table.
+        folder: Folder of the table.
         option: The option that named it, for messages.
 
     Raises:
-        UsageError: The extra is not installed, or files alone do not say what is in the table.
+        UsageError: The extra is not installed, or the table uses a feature that is not supported.
     """
     try:
         from deltalake import DeltaTable  # noqa: PLC0415 - an extra
-        from deltalake.exceptions import DeltaError  # noqa: PLC0415 - the same
+        from deltalake.exceptions import DeltaError  # noqa: PLC0415 - as above
     except ImportError as error:
         raise UsageError(
-            f"{option}: `{folder}` is a table of Delta, which is read by an extra. "
-            "`pip install 'morpheus[delta]'`."
+            f"{option}: `{folder}` is a Delta table, which needs an extra: "
+            "`pip install 'morpheus-dfp[delta]'`."
         ) from error
     try:
-        # In a bucket it finds the credentials by itself.
-        more = storage_options() if isinstance(folder, S3Path) else None
-        table = DeltaTable(str(folder), storage_options=more)
+        # deltalake finds the credentials for a bucket itself.
+        options = storage_options() if isinstance(folder, S3Path) else None
+        table = DeltaTable(str(folder), storage_options=options)
         files = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes")
         reason = _find_unreadable_reason(table, files["path"].to_list())
     except (DeltaError, OSError) as error:
         reason = f"its log cannot be read ({str(error).strip().splitlines()[0]})"
     if reason:
         raise UsageError(
-            f"{option}: `{folder}` is a table of Delta, but {reason}. Write a plain copy of it, "
-            "such as with Spark's INSERT OVERWRITE DIRECTORY ... USING parquet, and read that."
+            f"{option}: `{folder}` is a Delta table, but {reason}. Write a plain copy, for example "
+            "with Spark's INSERT OVERWRITE DIRECTORY ... USING parquet, and read the copy."
         )
     return [_join_path(folder, unquote(path), size) for path, size in files.iter_rows()]
 
 
 def _find_unreadable_reason(table: DeltaTable, paths: list[str]) -> str | None:
-    """Why the files that are live are not the table; None if they are."""
-    about = table.metadata()
-    if about.configuration.get("delta.columnMapping.mode", "none") != "none":
-        return "its columns are called otherwise in its files (column mapping)"
+    """Return why the active files do not represent the table; None if they do."""
+    metadata = table.metadata()
+    if metadata.configuration.get("delta.columnMapping.mode", "none") != "none":
+        return "its columns have other names in its files (column mapping)"
     if any(batch.num_rows for batch in table.deletion_vectors()):
-        return "rows in its files are deleted (deletion vectors; REORG TABLE ... APPLY (PURGE))"
+        return "rows in its files are deleted (deletion vectors; use REORG TABLE ... APPLY (PURGE))"
     if any("://" in path for path in paths):
-        return "its files lie elsewhere (a shallow clone)"
-    if any(f"{name}=" not in path for name in about.partition_columns for path in paths):
-        return "its folders are not called after its partitions"
+        return "its files are stored elsewhere (a shallow clone)"
+    if any(f"{name}=" not in path for name in metadata.partition_columns for path in paths):
+        return "its folders are not named after its partitions"
     return None
 
 
@@ -311,17 +340,18 @@ def _join_path(folder: Path | S3Path, name: str, size: int) -> Path | S3Path:
 
 
 UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload")
+"""Suffixes of files that are still being written or downloaded."""
 
 
 @dataclass(frozen=True)
 class DiscoveredFiles:
-    """The files that match, in sorted order, and what was left out.
+    """The matching files, and counts of what was skipped.
 
     Attributes:
-        paths: The files.
-        skipped_files: Files left out by their folder.
-        outside_files: Files left out by the dates of their folder, or by their own.
-        outside_folders: Folders left out so, of which nobody has looked how many files they hold.
+        paths: The files, in sorted order.
+        skipped_files: Number of files skipped for the name of their folder.
+        outside_files: Number of files outside the time range, by the dates in their path.
+        outside_folders: Number of folders outside the time range. Their files are not counted.
     """
 
     paths: list[LogPath]
@@ -332,16 +362,16 @@ class DiscoveredFiles:
 
 @dataclass(frozen=True)
 class FileDiscovery:
-    """The files that a pattern stands for.
+    """Finds the files of a pattern.
 
     Attributes:
-        pattern: A glob, a file or a folder, on disk or, as `s3://bucket/...`, in a bucket.
-        option: The option that gave it, named in messages.
-        recursive: Also match, in every subfolder, what follows the first wildcard's folder.
-        max_files: Take the first so many in sorted order; None or -1 for all.
-        file_type: `csv`, `json`, `parquet`, or `auto` to go by suffix, leaving out other files.
-        skip_dirs: Folders whose files are left out, and counted.
-        time_range: The period whose events are wanted; None for all.
+        pattern: A glob, a file or a folder, on disk or in a bucket (`s3://bucket/...`).
+        option: The option that gave the pattern, for messages.
+        recursive: Also match the part of the glob from its first wildcard in every subfolder.
+        max_files: Maximum number of files, in sorted order; None or -1 for all.
+        file_type: `csv`, `json`, `parquet`, or `auto` to go by suffix and skip other files.
+        skip_dirs: Names of folders whose files are skipped and counted.
+        time_range: Time range of the events; None for all.
     """
 
     pattern: str
@@ -353,58 +383,60 @@ class FileDiscovery:
     time_range: TimeRange | None = None
 
     def find(self) -> DiscoveredFiles:
-        """List the files there are now; hidden and unfinished ones are none.
+        """List the current files, without hidden and unfinished ones.
 
         Raises:
-            UsageError: There is no such bucket, or it must not be listed.
-            Unavailable: S3 does not answer.
+            UsageError: The bucket does not exist, or listing it is denied.
+            TransientError: S3 does not respond.
         """
-        matching, passed_by = self._find_matching()
+        matching, outside_folders = self._find_matching()
         if self._is_lake_table(matching):
-            logs, passed_by = sorted(list_active_files(self._pattern_path(), self.option)), 0
+            logs, outside_folders = sorted(list_active_files(self._pattern_path(), self.option)), 0
         else:
             logs = sorted(path for path in matching if self._is_log(path))
-        others = [path for path in logs if not set(self.skip_dirs) & set(path.parts)]
+        kept = [path for path in logs if not set(self.skip_dirs) & set(path.parts)]
         limit = None if self.max_files in {None, -1} else self.max_files
-        paths = (
-            others if self.time_range is None else self._filter_time_range(others, self.time_range)
-        )
-        outside = len(others) - len(paths)
-        return DiscoveredFiles(paths[:limit], len(logs) - len(others), outside, passed_by)
+        paths = kept if self.time_range is None else self._filter_time_range(kept, self.time_range)
+        outside_files = len(kept) - len(paths)
+        return DiscoveredFiles(paths[:limit], len(logs) - len(kept), outside_files, outside_folders)
 
     def _is_lake_table(self, matching: set[LogPath]) -> bool:
-        """Whether the pattern names a table that is read by its log; refuses what else is one."""
-        found, named = detect_tables(matching), self._pattern_path()
-        mine = LakeTable(named.absolute() if isinstance(named, Path) else named, DELTA)
-        others = sorted(found - {mine}, key=lambda one: str(one.folder))
+        """Return whether the pattern names a Delta table.
+
+        Raises:
+            UsageError: The pattern matches files of other tables.
+        """
+        found, path = detect_tables(matching), self._pattern_path()
+        mine = LakeTable(path.absolute() if isinstance(path, Path) else path, DELTA)
+        others = sorted(found - {mine}, key=lambda table: str(table.folder))
         if others and self.file_type == "auto":
             raise others[0].make_error(self.option)
         return mine in found
 
     def _pattern_path(self) -> LogPath:
-        """What the pattern names, which may be a folder; or a glob, which is none."""
+        """Return the pattern as a path, which does not exist if it is a glob."""
         if is_s3_url(self.pattern):
             return S3Path.parse(self.pattern.rstrip("/"))
         return Path(self.pattern).expanduser()
 
     def _filter_time_range(self, paths: list[LogPath], time_range: TimeRange) -> list[LogPath]:
-        ignored = time_range.base_depth(self._base_parts())
+        depth = time_range.base_depth(self._base_parts())
         return [
-            path for path in paths if time_range.may_contain_file(path.parts[ignored:-1], path.name)
+            path for path in paths if time_range.may_contain_file(path.parts[depth:-1], path.name)
         ]
 
     def _base_parts(self) -> tuple[str, ...]:
-        """The folders that the glob names before its first wildcard."""
+        """Return the folders of the glob before its first wildcard."""
         if is_s3_url(self.pattern):
             return self._make_s3_glob().get_root_node().folder.parts
         return self._base_dir().parts
 
     def _base_dir(self) -> Path:
-        whole = Path(self.pattern).expanduser()
-        return whole if whole.is_dir() else _split_glob(whole)[0]
+        path = Path(self.pattern).expanduser()
+        return path if path.is_dir() else _split_glob(path)[0]
 
     def require(self) -> DiscoveredFiles:
-        """List the files there are now, at least one.
+        """List the current files, at least one.
 
         Raises:
             UsageError: No file matches.
@@ -416,7 +448,7 @@ class FileDiscovery:
         return found
 
     def detect_type(self, path: LogPath) -> str:
-        """Say how to read a file: `csv`, `json` or `parquet`."""
+        """Return how to read a file: `csv`, `json` or `parquet`."""
         return detect_file_type(path) or "json" if self.file_type == "auto" else self.file_type
 
     def _is_log(self, path: LogPath) -> bool:
@@ -427,29 +459,29 @@ class FileDiscovery:
         return self.file_type != "auto" or detect_file_type(path) is not None
 
     def _find_matching(self) -> tuple[set[LogPath], int]:
-        """What matches, and how many folders were passed by."""
+        """Return the matching files, and the number of folders outside the time range."""
         if is_s3_url(self.pattern):
-            walked = self._make_s3_glob().find_objects()
-            return set(walked.objects), walked.outside_folders
+            result = self._make_s3_glob().find_objects()
+            return set(result.objects), result.outside_folders
         return set(self._glob_local()), 0
 
     def _make_s3_glob(self) -> S3Glob:
         return S3Glob(self.pattern, self.recursive, self.skip_dirs, self.time_range)
 
     def _glob_local(self) -> set[Path]:
-        whole = Path(self.pattern).expanduser()
-        if whole.is_dir():
-            return _expand_glob(whole, "*", recursive=self.recursive)
-        if whole.exists() or not glob.has_magic(self.pattern):
-            return {whole}
-        base, rest = _split_glob(whole)
+        path = Path(self.pattern).expanduser()
+        if path.is_dir():
+            return _expand_glob(path, "*", recursive=self.recursive)
+        if path.exists() or not glob.has_magic(self.pattern):
+            return {path}
+        base, rest = _split_glob(path)
         return _expand_glob(base, rest, recursive=self.recursive)
 
     def _make_hint(self, found: DiscoveredFiles) -> str:
         if found.outside_files or found.outside_folders:
             return (
-                f"The period is {self.time_range}; by their dates {found.outside_files:,} files and "
-                f"{found.outside_folders:,} folders lie outside. Give another --start_time, "
+                f"The time range is {self.time_range}; by their dates, {found.outside_files:,} "
+                f"files and {found.outside_folders:,} folders are outside it. Change --start_time, "
                 "--end_time or --duration."
             )
         if is_s3_url(self.pattern):
@@ -457,43 +489,44 @@ class FileDiscovery:
         base = self._base_dir()
         if not base.is_dir():
             return f"There is no folder `{base}`. Give a glob in quotes, a file or a folder."
-        others = Counter(
+        matching = Counter(
             "".join(path.suffixes[-2:]) for path in self._glob_local() if path.is_file()
         )
-        if others:
+        if matching:
             return (
-                f"What matches ends in {_format_suffixes(others)}; what is read by its suffix ends in "
-                f"{', '.join(FILE_TYPES)}, also .gz and .zst. Give `--file_type json`, csv or parquet."
+                f"Matching files have the suffixes {_format_suffixes(matching)}; log files have "
+                f"{', '.join(FILE_TYPES)}, also with .gz or .zst. Give `--file_type json`, csv or "
+                "parquet."
             )
         try:
-            held = sorted({one.suffix for one in base.iterdir() if one.is_file() and one.suffix})
+            suffixes = sorted({p.suffix for p in base.iterdir() if p.is_file() and p.suffix})
         except PermissionError as error:
             raise make_read_error(error, base) from error
-        holds = f"files ending in {', '.join(held[:8])}" if held else "no files of its own"
-        return f"The folder `{base}` holds {holds}. Give a glob in quotes, a file or a folder."
+        content = f"files ending in {', '.join(suffixes[:8])}" if suffixes else "no files"
+        return f"The folder `{base}` has {content}. Give a glob in quotes, a file or a folder."
 
     def _make_bucket_hint(self) -> str:
         base = self._make_s3_glob().get_root_node().folder
         folders, objects = list_dir(base)
-        names = [*(f"{one.name}/" for one in folders), *(one.name for one in objects)]
+        names = [*(f"{folder.name}/" for folder in folders), *(path.name for path in objects)]
         if not names:
-            return f"There is nothing below `{base}`. `aws s3 ls` shows what a bucket holds."
+            return f"`{base}` is empty. `aws s3 ls` lists the contents of a bucket."
         shown = ", ".join(f"`{name}`" for name in names[:8])
-        return f"`{base}` holds {shown}. Give a glob in quotes, a folder or an object."
+        return f"`{base}` contains {shown}. Give a glob in quotes, a folder or an object."
 
 
 def _format_suffixes(counts: Counter[str]) -> str:
-    """The most frequent endings; of equals, by name."""
-    most = sorted(counts, key=lambda end: (-counts[end], end))
-    shown = [end or "no suffix" for end in most[:8]]
-    return ", ".join([*shown, *(["others"] if len(most) > len(shown) else [])])
+    """List the most frequent suffixes, by name where equally frequent."""
+    ordered = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
+    shown = [suffix or "no suffix" for suffix in ordered[:8]]
+    return ", ".join([*shown, *(["others"] if len(ordered) > len(shown) else [])])
 
 
 def _split_glob(pattern: Path) -> tuple[Path, str]:
-    """Cut a glob before its first component with a wildcard."""
+    """Split a glob before its first part with a wildcard."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[:first]), os.path.join(*parts[first:])  # noqa: PTH118 - a glob is no path
+    return Path(*parts[:first]), os.path.join(*parts[first:])  # noqa: PTH118 - a glob is not a path
 
 
 def _expand_glob(base: Path, rest: str, *, recursive: bool) -> set[Path]:

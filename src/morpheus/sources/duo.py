@@ -1,4 +1,4 @@
-"""from-duo: Duo authentication logs in every form that one has them."""
+"""from-duo: reads Duo authentication logs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DUO_FORMAT = load_builtin_schema("duo.toml").log_format
 class FromDuo(FileSource):
     """Read Duo authentication logs.
 
-    Any form is read: answers of the Admin API, versions 1 and 2, as lists or lines; the admin
-    panel's CSV; flat CSV and Parquet. Nested names are joined: `access_device.browser` is
-    `accessdevicebrowser`. Without --userid_column_name the user is `username`.
+    Reads responses of the Admin API (versions 1 and 2, as lists or lines), CSV of the admin
+    panel, flat CSV and Parquet. Nested names are joined: `access_device.browser` becomes
+    `accessdevicebrowser`. The default user column is `username`.
 
     Example: `from-duo --input_glob='authentications/*.json'`
     """

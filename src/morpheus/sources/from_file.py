@@ -1,4 +1,4 @@
-"""from-file: any log that has a user and a time."""
+"""from-file: reads any log that has a user and a time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from morpheus.sources.schema_file import (
 class FromFile(FileSource):
     """Read any log that has a user and a time: JSON lines, JSON lists, CSV or Parquet.
 
-    What its columns, users and times are is said by a schema, a TOML file that `pipeline-ae` is
-    given as --columns_file: one of your own, or one of those shipped, such as `okta.toml`,
-    `gcp.toml`, `github.toml` and `kubernetes.toml`. A plain list of feature columns will do where
-    --userid_column_name and --timestamp_column_name are given too.
+    A schema describes the columns, the user and the time of the log. It is a TOML file, given to
+    `pipeline-ae` as --columns_file: your own, or a built-in one such as `okta.toml`, `gcp.toml`,
+    `github.toml` and `kubernetes.toml`. With --userid_column_name and --timestamp_column_name, a
+    plain feature list is enough.
 
     Example: `from-file --input_glob='okta/*.json.gz'` after `pipeline-ae --columns_file=okta.toml`
     """
@@ -34,35 +34,35 @@ class FromFile(FileSource):
 
     input_glob: str = option(
         "",
-        "Files to read: a glob in quotes, a file or a folder; in S3, `s3://bucket/...`.",
+        "Files to read: a glob in quotes, a file or a folder, local or in S3 (`s3://bucket/...`).",
         names=("--input_glob", "--filename"),
         required=True,
     )
 
     def with_defaults(self, options: PipelineOptions) -> PipelineOptions:
-        """Take from the schema what the command line does not say."""
+        """Fill options that are not given from the schema; see `Source.with_defaults`."""
         name = options.columns_file
         if not is_schema_file(name):
             return super().with_defaults(self._require_columns(options))
-        described = load_schema(name or "")
+        schema = load_schema(name or "")
         return replace(
             options,
-            columns=options.columns or described.features,
-            column_types=described.column_types,
-            userid_column_name=options.userid_column_name or described.log_format.user_column,
+            columns=options.columns or schema.features,
+            column_types=schema.column_types,
+            userid_column_name=options.userid_column_name or schema.log_format.user_column,
         )
 
     def get_log_format(self) -> LogFormat:
-        """The format that the schema describes."""
-        told = self.options
-        if is_schema_file(told.columns_file):
-            return load_schema(told.columns_file or "").log_format
+        """Return the format that the schema describes."""
+        options = self.options
+        if is_schema_file(options.columns_file):
+            return load_schema(options.columns_file or "").log_format
         return make_minimal_format(
-            told.columns, told.userid_column_name, told.timestamp_column_name
+            options.columns, options.userid_column_name, options.timestamp_column_name
         )
 
     def _require_columns(self, options: PipelineOptions) -> PipelineOptions:
-        """Refuse settings that leave open what a schema would say."""
+        """Reject options that lack what a schema would provide."""
         needed = {
             "--columns_file": options.columns_file or options.columns,
             "--userid_column_name": options.userid_column_name,
@@ -71,8 +71,8 @@ class FromFile(FileSource):
         missing = [name for name, value in needed.items() if not value]
         if missing:
             raise UsageError(
-                "from-file: nothing says what the log's columns are. Give --columns_file a schema, "
-                f"your own or a shipped one ({', '.join(list_builtin_schemas())}); or else give "
+                "from-file: the columns of the log are not known. Give a schema as --columns_file, "
+                f"your own or a built-in one ({', '.join(list_builtin_schemas())}); or give "
                 f"{' and '.join(missing)}."
             )
         return options

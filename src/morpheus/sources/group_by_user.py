@@ -1,4 +1,9 @@
-"""Who is in the events read so far: enough to plan by, and small."""
+"""Groups events by user: statistics, ranks, partitions, order, deduplication and batches.
+
+`UserStats` counts who is in the events while they are read. `plan_partitions` ranks the users and
+divides them into partitions that fit into memory. `UserGroups` sorts the events of a partition and
+drops duplicates, and `iter_batches` yields them one user at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from morpheus.core.batch import Events, ReadStats
 from morpheus.features.encoder import DictionaryEncoder, EncodedSlice
 
 USER, USER_RANK, PARTITION, NUM_EVENTS = "user", "_rank_", "part", "rows"
+"""Columns of frames with one row per user."""
 _USER_STATS_SCHEMA: dict[str, Any] = {
     USER: pl.String,
     "first": pl.Datetime("us", "UTC"),
@@ -23,18 +29,21 @@ _USER_STATS_SCHEMA: dict[str, Any] = {
     NUM_EVENTS: pl.Int64,
 }
 _MAX_UNMERGED_ROWS = 1 << 18
+"""Rows of user statistics above which the rows of one user are merged."""
 FIRST_PARTITION_DIVISOR = 16
-"""The first part is so many times smaller than the others."""
+"""The first partition is smaller by this factor, so that the first output comes early."""
 
 
 @dataclass
 class UserStats:
-    """What is known of the events read so far.
+    """Statistics of the events read so far, by user.
 
     Attributes:
-        users: A row a user: time and index of the first event, time of the last, and how many.
-        headers: The different lists of columns that they came in.
-        non_null_columns: The columns in which any event has a value, be it one that was not kept.
+        users: One or more rows per user: time and index of the first event, time of the last event,
+            number of events.
+        headers: The distinct column lists of the frames.
+        non_null_columns: Columns with at least one value, including values of events that were
+            filtered out.
     """
 
     users: pl.DataFrame
@@ -43,12 +52,17 @@ class UserStats:
 
     @classmethod
     def empty(cls) -> UserStats:
-        """Before the first event."""
+        """Return the statistics of no events."""
         return cls(pl.DataFrame(schema=_USER_STATS_SCHEMA))
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, user: str) -> UserStats:
-        """Look at some events."""
+        """Count the events of a frame.
+
+        Args:
+            frame: The events.
+            user: Name of the user column.
+        """
         seen = frame.select(pl.col(user).alias(USER), INDEX, TIME).sort(TIME, INDEX)
         users = seen.group_by(USER).agg(
             pl.col(TIME).first().alias("first"),
@@ -59,7 +73,7 @@ class UserStats:
         return cls(users, frozenset([tuple(frame.columns)]), find_non_null_columns(frame))
 
     def add(self, other: UserStats) -> None:
-        """Add what is known of other events."""
+        """Add the statistics of other events."""
         self.users = pl.concat([self.users, other.users])
         self.headers |= other.headers
         self.non_null_columns |= other.non_null_columns
@@ -67,7 +81,7 @@ class UserStats:
             self.users = self.merge_users().rechunk()
 
     def merge_users(self) -> pl.DataFrame:
-        """One row a user."""
+        """Return `users` with one row per user."""
         ordered = self.users.sort("first", "index")
         return ordered.group_by(USER, maintain_order=True).agg(
             pl.col("first", "index").first(), pl.col("last").max(), pl.col(NUM_EVENTS).sum()
@@ -75,22 +89,27 @@ class UserStats:
 
     @property
     def num_events(self) -> int:
-        """How many events."""
+        """Return the number of events."""
         return int(self.users[NUM_EVENTS].sum())
 
     @property
     def num_columns(self) -> int:
-        """The columns that have a value, which are what takes room; at least one."""
+        """Return the number of columns with values, which take memory; at least one."""
         return max(1, len(self.non_null_columns))
 
 
 def find_non_null_columns(frame: pl.DataFrame) -> frozenset[str]:
-    """The columns that have a value."""
+    """Return the columns that have a value."""
     return frozenset(column.name for column in frame if column.null_count() < frame.height)
 
 
 def drop_null_columns(frame: pl.DataFrame, user: str) -> pl.DataFrame:
-    """Some events without the columns that have no value; those that are always asked for stay."""
+    """Drop columns without values, except those that are always needed.
+
+    Args:
+        frame: The events.
+        user: Name of the user column.
+    """
     kept = find_non_null_columns(frame) | {INDEX, TIME, user}
     return frame.select(name for name in frame.columns if name in kept)
 
@@ -98,25 +117,26 @@ def drop_null_columns(frame: pl.DataFrame, user: str) -> pl.DataFrame:
 def rank_users(
     events: UserStats, history: UserStats | None, *, include_history_only: bool
 ) -> pl.DataFrame:
-    """Give each user a rank.
+    """Rank the users.
 
-    Users come by the time and index of their first event, then by name; then, by name, those who
-    only have history.
+    The order is by time and index of the first event, then by name. Users who only have history
+    come last, by name.
 
     Args:
-        events: Whose events come.
-        history: Whose history there is.
-        include_history_only: Whether users who only have history come too.
+        events: Statistics of the input.
+        history: Statistics of the history; None for no history.
+        include_history_only: Whether to include users who only have history.
 
     Returns:
-        `USER`, `USER_RANK` and `NUM_EVENTS`, history included, of each, in the order of ranks.
+        `USER`, `USER_RANK` and `NUM_EVENTS` (with history) of each user, by rank.
     """
     users = events.merge_users().sort("first", "index", USER).select(USER, NUM_EVENTS)
     if history is not None:
         past = history.merge_users().select(USER, past=NUM_EVENTS)
-        others = past.join(users, on=USER, how="anti").sort(USER)
+        history_only = past.join(users, on=USER, how="anti").sort(USER)
         users = users.join(past, on=USER, how="left", maintain_order="left")
-        users = pl.concat([users, others] if include_history_only else [users], how="diagonal")
+        if include_history_only:
+            users = pl.concat([users, history_only], how="diagonal")
         users = users.select(USER, pl.sum_horizontal(NUM_EVENTS, "past").alias(NUM_EVENTS))
     return users.with_row_index(USER_RANK).select(USER, USER_RANK, NUM_EVENTS)
 
@@ -124,19 +144,19 @@ def rank_users(
 def plan_partitions(
     events: UserStats, history: UserStats | None, max_cells: int, *, include_history_only: bool
 ) -> pl.DataFrame:
-    """Give each user a rank, and a part of the events that is handled at once.
+    """Rank the users, and divide them into partitions.
 
-    Parts follow the ranks, so that one part after the other gives the users in order.
+    Partitions follow the ranks, so that reading one after the other gives the users in order.
 
     Args:
-        events: Whose events come.
-        history: Whose history there is.
-        max_cells: Cells that a part has at most, and the first a fraction of them, so that something
-            comes out soon; a user is in one part, and one who has more cells is alone in it.
-        include_history_only: Whether users who only have history come too.
+        events: Statistics of the input.
+        history: Statistics of the history; None for no history.
+        max_cells: Maximum number of cells of a partition. The first one has a fraction of them. A
+            user is in one partition; a user with more cells has a partition alone.
+        include_history_only: Whether to include users who only have history.
 
     Returns:
-        `USER`, `USER_RANK`, `MIN_CONTEXT_SHARE` and `NUM_EVENTS` of each, in the order of ranks.
+        `USER`, `USER_RANK`, `NUM_EVENTS` and `PARTITION` of each user, by rank.
     """
     users = rank_users(events, history, include_history_only=include_history_only)
     width = max(events.num_columns, 1 if history is None else history.num_columns)
@@ -148,32 +168,35 @@ def plan_partitions(
 
 
 def bin_pack(weights: Sequence[int], capacity: int, first_capacity: int | None = None) -> list[int]:
-    """The part of each of some weights, in their order.
+    """Pack weights into bins, in order (next-fit).
 
     Args:
-        weights: What each weighs.
-        capacity: What a part weighs at most, but for a weight that is larger alone.
-        first_capacity: What the first part weighs at most, if less.
+        weights: The weights.
+        capacity: Maximum weight of a bin. A single larger weight has a bin alone.
+        first_capacity: Maximum weight of the first bin; None for the same.
 
-    >>> bin_pack([5, 900, 7, 7, 1], room=14)
+    Returns:
+        The bin of each weight.
+
+    >>> bin_pack([5, 900, 7, 7, 1], capacity=14)
     [0, 1, 2, 2, 3]
     """
-    parts, part, load = [], 0, 0
-    most = capacity if first_capacity is None else first_capacity
+    bins, current, load = [], 0, 0
+    limit = capacity if first_capacity is None else first_capacity
     for weight in weights:
-        if load and load + weight > most:
-            part, load, most = part + 1, 0, capacity
+        if load and load + weight > limit:
+            current, load, limit = current + 1, 0, capacity
         load += weight
-        parts.append(part)
-    return parts
+        bins.append(current)
+    return bins
 
 
 REPLAY_NO = "_copy_"
-"""Which repetition of its file a row is; only there while events are gathered."""
+"""Column with the repetition of the file (`--repeat`), only while events are read."""
 UUID_PATTERN = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
-"""Ids that no two events have. Others may be numbers that begin anew in each file."""
+"""Pattern of globally unique ids. Other ids may be numbers that restart in each file."""
 _MAX_SEEN_KEYS = 250_000
-"""Event keys that are remembered of a user."""
+"""Maximum number of event keys remembered per user."""
 DIGEST, DIGEST_SIZE = "digest", 16
 _POSITION = "_at_"
 _EVENT_KEY = "_key_"
@@ -181,13 +204,16 @@ _EVENT_KEY = "_key_"
 
 @dataclass(frozen=True)
 class EventKey:
-    """What tells whose event it is, and that two records are one event.
+    """Columns that identify the user and the event.
+
+    Two records with the same id, account, user and repetition are one event.
 
     Attributes:
         user_column: Column of the user.
-        id_column: Column of the event's id; empty for none.
-        account_columns: Columns of the account in which the id is one; the first that has a value.
-        id_pattern: What an id looks like; any other value is none.
+        id_column: Column of the event id; empty for none.
+        account_columns: Columns of the account in which the id is unique. The first one with a
+            value is used.
+        id_pattern: Regular expression of valid ids. Other values are not ids.
     """
 
     user_column: str
@@ -197,7 +223,7 @@ class EventKey:
 
     @property
     def columns(self) -> frozenset[str]:
-        """All that is looked at."""
+        """Return all columns that are needed."""
         return frozenset({self.user_column, self.id_column, REPLAY_NO, TIME, *self.account_columns})
 
 
@@ -264,12 +290,12 @@ def _compute_digests(keys: pl.Series) -> pl.Series:
 
 @dataclass
 class UserGroups:
-    """Events in order, to be taken user by user; an event without a user is of user None.
+    """Events sorted by user and time. Events without a user belong to user None.
 
     Attributes:
         frame: The events.
-        row_ranges: The first of each user's rows, and how many there are.
-        feature_columns: The columns that will be encoded.
+        row_ranges: First row and number of rows of each user.
+        feature_columns: Columns that will be encoded.
     """
 
     frame: pl.DataFrame
@@ -285,12 +311,12 @@ class UserGroups:
         stats: ReadStats,
         dedup_windows: Sequence[DedupWindow] = (),
     ) -> UserGroups:
-        """Order events by user, then time, then index, then what they say; each once.
+        """Sort events by user, time, index and content, and drop duplicates.
 
         Args:
             frame: All events of some users, in any order.
-            users: `USER` and `USER_RANK` of each of these.
-            event_key: The columns that tell users and events apart.
+            users: `USER` and `USER_RANK` of these users.
+            event_key: Columns that identify users and events.
             stats: Counts duplicates.
             dedup_windows: Events of earlier reads, which count as duplicates; updated.
         """
@@ -312,25 +338,26 @@ class UserGroups:
         return cls(frame.drop(USER_RANK, REPLAY_NO, strict=False)[order], spans)
 
     def take(self, user: str | None, first_row: int = 0) -> pl.DataFrame:
-        """A user's events, numbered from `start`."""
+        """Return the events of a user, with row numbers from `first_row` in `ROW`."""
         frame = self.frame.slice(*self.row_ranges.get(user, (0, 0)))
         numbers = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
         return frame.insert_column(0, numbers.alias(ROW))
 
 
 def _sort_rows(frame: pl.DataFrame, event_id: str) -> pl.Series:
-    """Positions of the rows in their total order."""
+    """Return the positions of the rows in their total order."""
     keys = (
         frame.select(USER_RANK, TIME, INDEX).with_row_index(_POSITION).sort(USER_RANK, TIME, INDEX)
     )
     same = pl.all_horizontal(
         pl.col(name) == pl.col(name).shift() for name in (USER_RANK, TIME, INDEX)
     )
-    after = keys.select(same.alias("after")).to_series().fill_null(value=False)
+    repeated = keys.select(same.alias("repeated")).to_series().fill_null(value=False)
     order = keys[_POSITION]
-    if not after.any():
+    if not repeated.any():
         return order
-    tied = (after | after.shift(-1, fill_value=False)).arg_true()
+    # Only tied rows are compared by content, which takes all columns.
+    tied = (repeated | repeated.shift(-1, fill_value=False)).arg_true()
     rows = order.gather(tied)
     names = sorted(frame.columns, key=lambda name: (name != event_id, name))
     rest = [name for name in names if name not in {USER_RANK, TIME, INDEX}]
@@ -344,11 +371,11 @@ def _find_duplicates(
     event_key: EventKey,
     dedup_windows: Sequence[DedupWindow],
 ) -> pl.Series | None:
-    """Which rows, in that order, are events seen before; None for none."""
+    """Return which rows, in the given order, are duplicates; None if there are none."""
     if event_key.id_column not in frame.columns:
         return None
     if not dedup_windows:
-        # Where all hashes differ, so do all ids; this is quicker to see.
+        # Distinct hashes mean distinct ids, and are faster to compare than keys.
         ids = frame[event_key.id_column].drop_nulls()
         if ids.hash().n_unique() == len(ids):
             return None
@@ -361,17 +388,17 @@ def _find_duplicates(
 
 
 def compute_event_keys(frame: pl.DataFrame, event_key: EventKey) -> pl.Series:
-    """What is equal for two deliveries of one event; null for an event without an id of its own."""
+    """Return a key that is equal for two deliveries of one event; null without a valid id."""
     accounts = [pl.col(name) for name in event_key.account_columns if name in frame.columns]
     account = pl.coalesce([*accounts, pl.lit("")])
-    copy = pl.col(REPLAY_NO).cast(pl.String) if REPLAY_NO in frame.columns else pl.lit("0")
+    repetition = pl.col(REPLAY_NO).cast(pl.String) if REPLAY_NO in frame.columns else pl.lit("0")
     user = pl.coalesce(pl.lit("=") + pl.col(event_key.user_column), pl.lit("-"))
-    own = pl.col(event_key.id_column).str.contains(event_key.id_pattern)
-    key = pl.concat_str(event_key.id_column, account, copy, user, separator=" ")
-    return frame.select(pl.when(own).then(key).alias(_EVENT_KEY)).to_series()
+    is_valid = pl.col(event_key.id_column).str.contains(event_key.id_pattern)
+    key = pl.concat_str(event_key.id_column, account, repetition, user, separator=" ")
+    return frame.select(pl.when(is_valid).then(key).alias(_EVENT_KEY)).to_series()
 
 
-def iter_batches(
+def iter_batches(  # noqa: PLR0913 - two of them are state, which is optional
     users: pl.DataFrame,
     events: UserGroups,
     history: UserGroups | None,
@@ -380,15 +407,15 @@ def iter_batches(
     row_offsets: Counter[str | None] | None = None,
     history_given: set[str | None] | None = None,
 ) -> Iterator[Events]:
-    """Hand out events user after user, with the history of each.
+    """Yield batches of events, one user at a time, the first batch with the user's history.
 
     Args:
-        users: `USER` of each, in order.
-        events: What is to be scored.
-        history: What is to be learnt from, with the same columns; None for nothing.
-        batch_size: Rows of a batch, at most.
-        row_offsets: Rows handed out so far, by user; counted on. None for no rows yet.
-        history_given: Users whose history was handed out before; added to. None for nobody.
+        users: `USER` of each user, in order.
+        events: The input.
+        history: The history, with the same columns; None for no history.
+        batch_size: Maximum number of rows of a batch.
+        row_offsets: Number of rows yielded before, by user; updated. None for no rows.
+        history_given: Users whose history was yielded before; updated. None for no users.
     """
     row_offsets = Counter() if row_offsets is None else row_offsets
     history_given = set() if history_given is None else history_given
@@ -402,9 +429,9 @@ def iter_batches(
         row_offsets[user] += frame.height
         if not frame.height and not (past is not None and past.height):
             continue
-        begin, _ = events.row_ranges.get(user, (0, 0))
+        first_row, _ = events.row_ranges.get(user, (0, 0))
         for start in range(0, frame.height or 1, batch_size):
             batch = frame if frame.height <= batch_size else frame.slice(start, batch_size)
-            excerpt = EncodedSlice(batch, dictionary, begin + start)
-            yield Events(user=user, frame=batch, history=past, dict_codes=excerpt)
+            codes = EncodedSlice(batch, dictionary, first_row + start)
+            yield Events(user=user, frame=batch, history=past, dict_codes=codes)
             past = None

@@ -1,7 +1,7 @@
-"""From the text of a JSON file to its records, still undecoded, each with its place.
+"""Reads JSON files: splits them into records, unwraps envelopes, and flattens records into tables.
 
-A file is one document (an object that holds records, or a list of them), JSON lines, or several
-documents in a row. What an object that holds records looks like is the log format's knowledge.
+A file is one document (an object that contains records, or a list of records), JSON lines, or
+several documents in a row. The log format knows what an object that contains records looks like.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from morpheus.sources.compression import is_utf16, to_utf8
 RawJson = bytes | msgspec.Raw
 """The JSON text of one value."""
 ParseErrors = Sequence[tuple[int | None, str]]
-"""What is no record: its place, or None for the file, and why."""
+"""What could not be read: its line or number, or None for the file, and the reason."""
 UnwrapFunction = Callable[[dict[str, msgspec.Raw]], Sequence[RawJson] | None]
-"""The records that an object holds; None if the object is itself a record."""
+"""Returns the records that an object contains; None if the object itself is a record."""
 
 _LIST_DECODER = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
 _MAX_PROBE_LINES = 20
-"""Lines looked at to see whether a file is JSON lines."""
+"""Maximum number of lines checked to detect JSON lines."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Records:
     """The records of one file.
 
     Attributes:
-        raw_records: The JSON of each; not yet known to be whole where they are lines.
-        line_numbers: Line (JSON lines) or number (documents) of each, from 1.
-        errors: What could not be split into records.
+        raw_records: The JSON of each record. Lines of JSON lines are not validated yet.
+        line_numbers: Line (JSON lines) or number (documents) of each record, from 1.
+        errors: Parts of the file that could not be split into records.
     """
 
     raw_records: Sequence[RawJson]
@@ -51,14 +51,19 @@ class Records:
 
 
 def split_records(data: bytes, unwrap: UnwrapFunction) -> Records:
-    """Split the text of a file into its records.
+    """Split the contents of a file into its records.
+
+    Args:
+        data: Contents of the file, in UTF-8.
+        unwrap: Finds the records in an object.
 
     >>> def unwrap(fields):
     ...     if "all" in fields:
     ...         return msgspec.json.decode(fields["all"], type=list[msgspec.Raw])
-    >>> [bytes(text) for text in split_records(b'{"all": [{"a": 1}, {"a": 2}]}', unwrap).texts]
+    >>> records = split_records(b'{"all": [{"a": 1}, {"a": 2}]}', unwrap)
+    >>> [bytes(record) for record in records.raw_records]
     [b'{"a": 1}', b'{"a": 2}']
-    >>> split_records(b'{"a": 1}' + bytes([10, 10]) + b'{"a": 2}', unwrap).places
+    >>> split_records(b'{"a": 1}' + bytes([10, 10]) + b'{"a": 2}', unwrap).line_numbers
     [1, 3]
     """
     if not data or data.isspace():
@@ -75,7 +80,14 @@ def split_records(data: bytes, unwrap: UnwrapFunction) -> Records:
 
 
 def split_record_blocks(blocks: Iterable[bytes], unwrap: UnwrapFunction) -> Iterator[Records]:
-    """Split the text of a file that comes block by block: JSON lines as they come, others whole."""
+    """Split a file that is read in blocks.
+
+    JSON lines are split block by block. Any other file is collected first.
+
+    Args:
+        blocks: Contents of the file.
+        unwrap: Finds the records in an object.
+    """
     rest, line = b"", 1
     blocks = iter(blocks)
     first = next(blocks, b"")
@@ -87,12 +99,12 @@ def split_record_blocks(blocks: Iterable[bytes], unwrap: UnwrapFunction) -> Iter
         end = data.rfind(b"\n") + 1
         data, rest = data[:end], data[end:]
         records = _split_lines(data.split(b"\n"), unwrap)
-        yield Records(records.raw_records, [line - 1 + place for place in records.line_numbers])
+        yield Records(records.raw_records, [line - 1 + number for number in records.line_numbers])
         line += data.count(b"\n")
 
 
 def _starts_with_lines(block: bytes) -> bool:
-    """Whether a block is the beginning of JSON lines, the last of which may be cut."""
+    """Return whether a block is the beginning of JSON lines. Its last line may be incomplete."""
     if is_utf16(block):
         return False
     lines = to_utf8(block).split(b"\n")[:-1]
@@ -100,10 +112,10 @@ def _starts_with_lines(block: bytes) -> bool:
 
 
 def _split_single_list(data: bytes, unwrap: UnwrapFunction) -> Sequence[RawJson] | None:
-    """The records of an object that holds nothing but one list of them, as AWS writes its files.
+    """Return the records of an object that only contains one list of records, as AWS writes it.
 
-    It is read once, where any other document is read once to see that it is whole, and once more at
-    each level.
+    Such a file is decoded once. Any other document is decoded once to validate it, and once more
+    at each level.
     """
     try:
         [(name, items)] = _LIST_DECODER.decode(data).items()
@@ -123,9 +135,9 @@ def _is_valid_json(text: RawJson) -> bool:
 
 
 def _are_json_lines(lines: list[bytes]) -> bool:
-    """Whether one of the first lines is a whole object, which no line of a long document is."""
-    written = (line.strip() for line in lines)
-    first = list(islice(filter(None, written), _MAX_PROBE_LINES))
+    """Return whether one of the first lines is a complete object."""
+    stripped = (line.strip() for line in lines)
+    first = list(islice(filter(None, stripped), _MAX_PROBE_LINES))
     return first[0] != b"[" and any(
         _is_nonempty_container(line) and _is_valid_json(line) for line in first
     )
@@ -144,7 +156,7 @@ def _split_lines(lines: list[bytes], unwrap: UnwrapFunction) -> Records:
 
 
 def _expand(text: RawJson, unwrap: UnwrapFunction) -> list[RawJson]:
-    """The records in a value, however deep; the value itself if it is one, or is broken."""
+    """Return the records in a value, at any depth; the value itself if it is one or is invalid."""
     try:
         items = _list_records(text, unwrap)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -163,7 +175,7 @@ def _list_records(text: RawJson, unwrap: UnwrapFunction) -> Sequence[RawJson] | 
 
 
 def _split_concatenated(data: bytes, unwrap: UnwrapFunction) -> Records:
-    """Split documents in a row, and what only the standard library can read."""
+    """Split documents in a row, and JSON that only the standard library can read."""
     text = data.decode("utf-8", "replace")
     decode, at, values = json.JSONDecoder().raw_decode, _skip_whitespace(text, 0), []
     broken: list[tuple[int | None, str]] = []
@@ -189,23 +201,23 @@ def _skip_whitespace(text: str, at: int) -> int:
 
 def _describe_error(error: Exception) -> str:
     if not isinstance(error, json.JSONDecodeError):
-        return f"not readable as JSON ({error})"
+        return f"not valid JSON ({error})"
     where = f"{error.msg} at line {error.lineno}, column {error.colno}"
-    return f"not whole JSON ({where}); if it was cut off on its way, fetch it again"
+    return f"not complete JSON ({where}); if the file is truncated, download it again"
 
 
 def decode_leniently(text: RawJson) -> object:
-    """Decode JSON with what the standard forbids: half surrogates, bytes that are no UTF-8, NaN.
+    """Decode JSON that violates the standard: lone surrogates, invalid UTF-8, NaN.
 
     Raises:
-        ValueError: It is not JSON even so.
-        RecursionError: It is nested too deep.
+        ValueError: The text is not JSON even so.
+        RecursionError: The value is nested too deeply.
     """
     return replace_surrogates(json.loads(bytes(text).decode("utf-8", "replace")))
 
 
 def replace_surrogates(value: object) -> object:
-    """Replace half surrogates, which no UTF-8 text can hold, by the replacement character."""
+    """Replace lone surrogates, which UTF-8 cannot represent, with the replacement character."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
@@ -218,7 +230,7 @@ def replace_surrogates(value: object) -> object:
 
 
 def encode_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """Encode as JSON text: compact, Unicode as it is, keys sorted, so that equal values are equal.
+    """Encode as compact JSON with sorted keys, so that equal values give equal text.
 
     >>> encode_json({"b": 1, "a": [True, "é"]}).decode()
     '{"a":[true,"é"],"b":1}'
@@ -228,15 +240,14 @@ def encode_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
 
 @dataclass(frozen=True)
 class EnvelopeUnwrapper:
-    """Where the records are in a JSON object that is not itself a record.
+    """Finds the records in a JSON object that is not a record itself.
 
     Attributes:
-        list_fields: Names under which an object has records: a list of them, or an object that holds such
-            a list in turn.
-        record_field: Name under which an envelope has its one record, as an object or as text; empty for
-            no envelopes.
-        envelope_fields: What stands in the envelope beside it and belongs to the record: its name there, and
-            in the record. What the record says of itself counts for more.
+        list_fields: Fields that contain a list of records, or an object with such a list.
+        record_field: Field of an envelope that contains one record, as an object or as text; empty
+            for no envelopes.
+        envelope_fields: Fields of an envelope that belong to the record, with their name in the
+            record. A field of the record itself takes precedence.
     """
 
     list_fields: tuple[str, ...] = ()
@@ -244,7 +255,7 @@ class EnvelopeUnwrapper:
     envelope_fields: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, fields: Mapping[str, msgspec.Raw]) -> Sequence[RawJson] | None:
-        """The records in an object; None if it is one.
+        """Return the records in an object; None if the object itself is a record.
 
         >>> unwrap = EnvelopeUnwrapper(("value",), "properties", {"time": "at"})
         >>> unwrap({"time": msgspec.Raw(b'"2024-05-31"'), "properties": msgspec.Raw(b'{"id": 1}')})
@@ -266,14 +277,14 @@ class EnvelopeUnwrapper:
             text = msgspec.json.decode(inner, type=str).encode().lstrip()
         if text[:1] != b"{":
             return text
-        around = b",".join(
+        added = b",".join(
             b"%s:%s" % (msgspec.json.encode(name), memoryview(fields[outer]))
             for outer, name in self.envelope_fields.items()
             if outer in fields
         )
         rest = text[1:].lstrip()
-        # Of a name given twice JSON readers take the last: what a record says of itself.
-        return b"{" + around + (b"," if around and rest[:1] != b"}" else b"") + rest
+        # JSON decoders keep the last of two equal names: here the record's own.
+        return b"{" + added + (b"," if added and rest[:1] != b"}" else b"") + rest
 
 
 def _list_or_single(value: msgspec.Raw) -> Sequence[RawJson] | None:
@@ -286,11 +297,14 @@ def _list_or_single(value: msgspec.Raw) -> Sequence[RawJson] | None:
 logger = logging.getLogger(__name__)
 
 _BLOCK_RECORDS = 1 << 9
-"""Records decoded and made columns of in one go: few enough to stay in the processor's cache."""
+"""Records decoded together: few enough to stay in the processor's cache."""
 
 ValueTransform = Callable[[Any], Any]
+"""Changes a JSON value before it becomes text."""
 ColumnValues = Sequence[Any]
+"""JSON values of one column, one per record."""
 FlatRecord = dict[str, Any]
+"""JSON values of one record, by flat name."""
 _TEXT_WRITERS: dict[type, Callable[[Any], str | None]] = {
     str: lambda value: value,
     type(None): lambda _: None,
@@ -302,7 +316,7 @@ _BOOLEAN_TEXT = {True: "True", False: "False", None: None}
 
 
 def to_text(value: object) -> str | None:
-    """Write a JSON value as the text of a cell.
+    """Convert a JSON value to the text of a cell.
 
     >>> [to_text(value) for value in ("007", True, 12, 1.50, None, [{"b": 1, "a": 2}])]
     ['007', 'True', '12', '1.5', None, '[{"a":2,"b":1}]']
@@ -312,7 +326,7 @@ def to_text(value: object) -> str | None:
 
 
 def flatten_name(name: str, drop_characters: str = ".") -> str:
-    """Join a dotted name.
+    """Join the parts of a dotted name.
 
     >>> flatten_name("userIdentity.sessionContext.sessionIssuer.userName")
     'userIdentitysessionContextsessionIssueruserName'
@@ -323,9 +337,9 @@ def flatten_name(name: str, drop_characters: str = ".") -> str:
 
 
 def to_text_values(values: ColumnValues) -> ColumnValues:
-    """Write the JSON values of a column, mostly of one type, as the texts of its cells.
+    """Convert the JSON values of a column to text.
 
-    Columns that look like text are left as they are, be it that some other value hides in them.
+    A column whose first value is text is returned unchanged, even if other types follow.
     """
     first = next((value for value in values if value is not None), None)
     if first is None or type(first) is str:
@@ -336,7 +350,7 @@ def to_text_values(values: ColumnValues) -> ColumnValues:
 
 
 def to_string_series(values: ColumnValues) -> pl.Series:
-    """Make a column of text of JSON values."""
+    """Make a text column from JSON values."""
     try:
         return pl.Series(to_text_values(values), dtype=pl.String)
     except (TypeError, OverflowError):
@@ -345,25 +359,25 @@ def to_string_series(values: ColumnValues) -> pl.Series:
 
 @lru_cache(maxsize=2)
 def _make_null_column(rows: int) -> pl.Series:
-    """A column without a value; all but the last block of a table share one."""
+    """Make a column of nulls; all blocks of the same size share one."""
     return pl.repeat(None, rows, dtype=pl.String, eager=True)
 
 
 def _convert_to_text(values: ColumnValues) -> ColumnValues:
-    # Most cells of such columns are empty, and a call costs more than a comparison.
+    # Most of these cells are empty, and a comparison is cheaper than a call.
     return [None if value is None else to_text(value) for value in values]
 
 
 @dataclass
 class Flattener:
-    """Flattens the records of one kind of log.
+    """Flattens the records of one kind of log into a table of text columns.
 
     Args:
-        wanted_columns: Flat names of the columns to pass on, in order.
-        paths: Dotted names that such records are known to have.
-        transforms: By flat name, what becomes of a value before it is text.
-        drop_characters: Characters left out of names; the dot joins.
-        all_columns: Pass on all other columns too, behind the wanted ones.
+        wanted_columns: Flat names of the columns to return, in order.
+        paths: Dotted names of the fields that the log format knows.
+        transforms: Changes to values before they become text, by flat name.
+        drop_characters: Characters removed from names. The dot separates the parts of a path.
+        all_columns: Also return all other columns, after the wanted ones.
     """
 
     wanted_columns: tuple[str, ...]
@@ -380,7 +394,7 @@ class Flattener:
         """Flatten records.
 
         Returns:
-            One row a record, every column text; and, by row, why a record was refused.
+            One row per record, all columns text; and the rejected rows, with the reasons.
         """
         step = len(records) if self.all_columns else _BLOCK_RECORDS
         blocks: list[dict[str, pl.Series]] = []
@@ -392,41 +406,47 @@ class Flattener:
                 refused |= {start + at: reason for at, reason in bad.items()}
         if not blocks:
             return pl.DataFrame(schema=dict.fromkeys(self.wanted_columns, pl.String)), {}
-        # Not made one piece of memory here: whoever joins tables does it, once.
+        # No rechunk here: the tables are rechunked once, when they are joined.
         columns = {name: pl.concat([b[name] for b in blocks]) for name in blocks[0]}
         return pl.DataFrame(columns), refused
 
     def _flatten_block(
         self, records: Sequence[RawJson]
     ) -> tuple[dict[str, pl.Series], dict[int, str]]:
-        typed, walked, refused = self._decode(records)
+        typed, untyped, refused = self._decode(records)
         cells = self._decoder.to_columns(typed) if self._decoder else {}
-        if walked:
-            cells = _merge_rows(cells, walked, len(records))
+        if untyped:
+            cells = _merge_rows(cells, untyped, len(records))
         for name in self.transforms.keys() & cells.keys():
             cells[name] = list(map(self.transforms[name], cells[name]))
         names = [*self.wanted_columns, *sorted(cells.keys() - set(self.wanted_columns))]
-        nothing = _make_null_column(len(records))
-        return {n: to_string_series(cells[n]) if n in cells else nothing for n in names}, refused
+        nulls = _make_null_column(len(records))
+        return {n: to_string_series(cells[n]) if n in cells else nulls for n in names}, refused
 
     def _decode(
         self, records: Sequence[RawJson]
     ) -> tuple[list[Any], dict[int, FlatRecord], dict[int, str]]:
-        shape = self._decoder
-        typed = shape.decode_all(records) if shape else None
+        """Decode records.
+
+        Returns:
+            The records that the compiled type can decode; by row, the other records; by row, the
+            reasons for rejecting a record.
+        """
+        decoder = self._decoder
+        typed = decoder.decode_all(records) if decoder else None
         if typed is not None:
             return typed, {}, {}
-        typed, walked, refused = [], {}, {}
-        for at, record in enumerate(records):
-            event = shape.decode_or_none(record) if shape else None
-            if shape:
-                typed.append(event or shape.empty)
+        typed, untyped, refused = [], {}, {}
+        for row, record in enumerate(records):
+            event = decoder.decode_or_none(record) if decoder else None
+            if decoder:
+                typed.append(event or decoder.empty)
             if event is None:
                 try:
-                    walked[at] = self._flatten_record(record)
+                    untyped[row] = self._flatten_record(record)
                 except (ValueError, RecursionError) as error:
-                    refused[at] = str(error)
-        return typed, walked, refused
+                    refused[row] = str(error)
+        return typed, untyped, refused
 
     def _compile_decoder(self) -> StructDecoder | None:
         known = {
@@ -444,7 +464,7 @@ class Flattener:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             value = decode_leniently(record)
         if not isinstance(value, dict):
-            raise ValueError("a record must be a JSON object")  # noqa: TRY004 - one kind of refusal
+            raise ValueError("a record must be a JSON object")  # noqa: TRY004 - the callers catch one error
         row: FlatRecord = {}
         for name, leaf in self._iter_leaves(value, ""):
             if row.get(name) is None:
@@ -456,10 +476,10 @@ class Flattener:
     def _iter_leaves(self, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             name = prefix + flatten_name(key, self.drop_characters)
-            branch = isinstance(inner, dict) and bool(inner)
-            if branch:
+            is_branch = isinstance(inner, dict) and bool(inner)
+            if is_branch:
                 yield from self._iter_leaves(inner, name)
-            if name in self.wanted_columns or (self.all_columns and not branch):
+            if name in self.wanted_columns or (self.all_columns and not is_branch):
                 yield name, inner
 
     def _warn_same_name(self, name: str, value: Mapping[str, Any]) -> None:
@@ -470,7 +490,7 @@ class Flattener:
             path for path in _iter_paths(value) if flatten_name(path, self.drop_characters) == name
         ][:2]
         logger.warning(
-            "%s are the same column `%s`, the dots left out; the first that has a value is kept.",
+            "%s are the same column `%s` without dots; the first one with a value is used.",
             " and ".join(f"`{path}`" for path in both),
             name,
         )
@@ -485,7 +505,7 @@ def _iter_paths(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 @contextmanager
 def _pause_gc() -> Iterator[None]:
-    """Look for no cycles of garbage; none is made here, and looking takes a sixth of the time."""
+    """Disable garbage collection: nothing here has cycles, and it takes a sixth of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -498,7 +518,7 @@ def _pause_gc() -> Iterator[None]:
 def _merge_rows(
     cells: Mapping[str, ColumnValues], rows: Mapping[int, FlatRecord], height: int
 ) -> dict[str, ColumnValues]:
-    """Columns, with some of their rows filled in."""
+    """Fill some rows of columns from records."""
     columns = {name: list(values) for name, values in cells.items()}
     for at, row in rows.items():
         for name, value in row.items():
@@ -508,13 +528,13 @@ def _merge_rows(
 
 @dataclass(frozen=True)
 class StructDecoder:
-    """The wanted part of a record as a type, compiled once, and its columns.
+    """Decodes the wanted fields of records into a struct type that is compiled once.
 
     Attributes:
-        decode: Decodes one record into that type.
-        empty: The record that has nothing.
-        leaf_columns: Flat name by field.
-        nested_decoders: The shape below each field.
+        decode: Decodes one record into the type.
+        empty: A record without values.
+        leaf_columns: Flat names, by struct field.
+        nested_decoders: Decoders of nested objects, by struct field.
     """
 
     decode: Callable[[RawJson], Any]
@@ -524,7 +544,11 @@ class StructDecoder:
 
     @classmethod
     def from_paths(cls, column_by_path: Mapping[tuple[str, ...], str]) -> StructDecoder:
-        """Compile the type of records with these paths, which are given their flat names."""
+        """Compile the type of records with these paths.
+
+        Args:
+            column_by_path: Flat name of each path.
+        """
         keys = dict.fromkeys(path[0] for path in column_by_path)
         fields = {key: f"f{n}" for n, key in enumerate(keys)}
         leaves = {fields[path[0]]: name for path, name in column_by_path.items() if len(path) == 1}
@@ -539,12 +563,12 @@ class StructDecoder:
             (name, type(branches[name].empty) | None if name in branches else Any, None)
             for name in fields.values()
         ]
-        # Events point at nothing that points back, so the garbage collector need not look at them.
+        # Events have no reference cycles, so the garbage collector can ignore them.
         kind = msgspec.defstruct("Event", types, rename={v: k for k, v in fields.items()}, gc=False)
         return cls(msgspec.json.Decoder(kind).decode, kind(), leaves, branches)
 
     def decode_all(self, records: Sequence[RawJson]) -> list[Any] | None:
-        """Decode records in one go; None if one of them must be looked at by itself."""
+        """Decode records together; None if one of them needs `decode_or_none`."""
         try:
             events = list(map(self.decode, records))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -553,7 +577,7 @@ class StructDecoder:
         return events if every or all(map(self.has_nested, events)) else None
 
     def decode_or_none(self, record: RawJson) -> Any | None:  # noqa: ANN401 - a type compiled at run time
-        """Decode a record; None if it is not of this shape."""
+        """Decode a record; None if it does not have this structure."""
         try:
             event = self.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -561,33 +585,33 @@ class StructDecoder:
         return event if self.has_nested(event) else None
 
     def has_nested(self, event: object) -> bool:
-        """Whether an event has any branch; a flat record has none, or null ones beside it."""
-        for name in self.nested_decoders:  # noqa: SIM110 - any() of a generator takes thrice as long
+        """Return whether an event has a nested object. A flat record has none."""
+        for name in self.nested_decoders:  # noqa: SIM110 - any() of a generator takes three times as long
             if getattr(event, name):
                 return True
         return False
 
     def to_columns(self, events: Sequence[Any]) -> dict[str, ColumnValues]:
-        """The values of each column that has any, by flat name."""
+        """Return the values of each column that has any, by flat name."""
         if not events:
             return {}
-        every = zip(*map(astuple, events), strict=True)
-        values = dict(zip(self.empty.__struct_fields__, every, strict=True))
+        fields = zip(*map(astuple, events), strict=True)
+        values = dict(zip(self.empty.__struct_fields__, fields, strict=True))
         cells: dict[str, ColumnValues] = {}
-        nothing = (None,) * len(events)
+        nulls = (None,) * len(events)
         for name, column in self.leaf_columns.items():
-            if values[name] != nothing:
+            if values[name] != nulls:
                 cells[column] = _coalesce_columns(cells.get(column), values[name])
-        for name, shape in self.nested_decoders.items():
-            if values[name] != nothing:
-                filled = [event or shape.empty for event in values[name]]
-                for column, inner in shape.to_columns(filled).items():
+        for name, decoder in self.nested_decoders.items():
+            if values[name] != nulls:
+                filled = [event or decoder.empty for event in values[name]]
+                for column, inner in decoder.to_columns(filled).items():
                     cells[column] = _coalesce_columns(cells.get(column), inner)
         return cells
 
 
 def _coalesce_columns(first: ColumnValues | None, second: ColumnValues) -> ColumnValues:
-    """One column of two, of a name that stands in two places in records."""
+    """Combine two columns of one flat name; the first with a value counts."""
     if first is None:
         return second
-    return [other if one is None else one for one, other in zip(first, second, strict=True)]
+    return [b if a is None else a for a, b in zip(first, second, strict=True)]

@@ -1,4 +1,8 @@
-"""From a place in one cell, `City, State, Country`, to its parts."""
+"""Describes log formats: `LogFormat`, and its parts for locations, actors and derived columns.
+
+`ActorRule` names the actor of an event. `DerivedFeatures` computes columns that no log has, from
+the events of each user.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,12 @@ from morpheus.sources.json_records import UnwrapFunction, ValueTransform, flatte
 
 
 def extract_city(column: str) -> pl.Expr:
-    """The city, where anything stands before the country."""
+    """Return the city of `City, State, Country` or `City, Country`; else null."""
     return _extract_part(column, 0, min_parts=2)
 
 
 def extract_state(column: str) -> pl.Expr:
-    """The state, where one stands between city and country.
+    """Return the state of `City, State, Country`; null without a state.
 
     >>> places = pl.DataFrame({"at": ["Dublin, Leinster, IE", "Dublin, IE", "IE", None]})
     >>> places.select(extract_state("at"), extract_country("at").alias("extract_country")).rows()
@@ -32,7 +36,7 @@ def extract_state(column: str) -> pl.Expr:
 
 
 def extract_country(column: str) -> pl.Expr:
-    """The country."""
+    """Return the country, which comes last."""
     return _extract_part(column, -1, min_parts=1)
 
 
@@ -42,20 +46,21 @@ def _extract_part(column: str, index: int, *, min_parts: int) -> pl.Expr:
 
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
-"""`{column}`, or `{column/pattern/}` for what the pattern's group finds in it."""
+"""`{column}`, or `{column/pattern/}` for the match of the pattern's group."""
+_RESULT = "_result_"
 
 
 @dataclass(frozen=True)
 class ActorRule:
-    r"""How one kind of actor is recognised, and called.
+    r"""Rule that recognises and names one type of actor.
 
     Attributes:
-        actor_type: What such an actor is: person, role, service, ...
-        name_template: What it is called, of columns in braces: `{userName}@{accountId}`. A pattern between
-            slashes takes a part of a value: `{arn/role\/(.+)/}`.
-        match: By column, the pattern that its value must match.
-        exclude: By column, the pattern that its value must not match.
-        lowercase: Whether the name is written in lower case, since case tells nobody apart.
+        actor_type: Type of the actor: person, role, service, ...
+        name_template: Template of the name, with columns in braces: `{userName}@{accountId}`. A
+            pattern between slashes extracts a part of a value: `{arn/role\/(.+)/}`.
+        match: Patterns that values must match, by column.
+        exclude: Patterns that values must not match, by column.
+        lowercase: Whether to write the name in lower case, for names that ignore case.
     """
 
     actor_type: str
@@ -66,28 +71,29 @@ class ActorRule:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it looks at."""
-        named = [column for column, _ in _PLACEHOLDER.findall(self.name_template)]
-        return tuple(dict.fromkeys([*self.match, *self.exclude, *named]))
+        """Return the columns that the rule uses."""
+        in_name = [column for column, _ in _PLACEHOLDER.findall(self.name_template)]
+        return tuple(dict.fromkeys([*self.match, *self.exclude, *in_name]))
 
     def to_expr(self) -> pl.Expr:
-        """The actor's name; null where the rule does not hold, or a part of the name is missing."""
-        holds = [_match_expr(name, pattern) for name, pattern in self.match.items()]
-        holds += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
+        """Return the name; null if the rule does not apply or a part of the name is missing."""
+        conditions = [_match_expr(name, pattern) for name, pattern in self.match.items()]
+        conditions += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
         name = pl.concat_str(list(_parse_template(self.name_template)))
         name = name.str.to_lowercase() if self.lowercase else name
-        return pl.when(pl.all_horizontal(pl.lit(value=True), *holds)).then(name)
+        return pl.when(pl.all_horizontal(pl.lit(value=True), *conditions)).then(name)
 
 
 def collect_rule_columns(rules: Iterable[ActorRule]) -> tuple[str, ...]:
-    """The columns that rules look at."""
+    """Return the columns that some rules use."""
     return tuple(dict.fromkeys(name for rule in rules for name in rule.columns))
 
 
 def resolve_actors(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
-    """Name the actor of each event by the first rule that can.
+    """Name the actor of each event by the first rule that applies.
 
-    >>> rules = [ActorRule("root", "root@{account}", {"type": "^Root$"}), ActorRule("user", "{name}")]
+    >>> root = ActorRule("root", "root@{account}", {"type": "^Root$"})
+    >>> rules = [root, ActorRule("user", "{name}")]
     >>> frame = pl.DataFrame({"type": ["Root", None], "account": ["1", "1"], "name": ["x", "ann"]})
     >>> resolve_actors(frame, rules).to_list()
     ['root@1', 'ann']
@@ -96,24 +102,23 @@ def resolve_actors(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series
 
 
 def resolve_actor_types(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
-    """Name the kind of each event's actor."""
-    held = [pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)) for rule in rules]
-    return _apply_first_rule(frame, rules, held)
+    """Return the type of the actor of each event."""
+    types = [pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)) for rule in rules]
+    return _apply_first_rule(frame, rules, types)
 
 
 def _apply_first_rule(
     frame: pl.DataFrame, rules: Sequence[ActorRule], candidates: Sequence[pl.Expr]
 ) -> pl.Series:
     absent = [name for name in collect_rule_columns(rules) if name not in frame.columns]
-    whole = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
-    # Events repeat their actors, and patterns cost.
+    complete = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+    # Patterns are expensive, and few combinations of values are distinct.
     names = collect_rule_columns(rules)
-    distinct = whole.select(names).unique(maintain_order=True)
-    told = distinct.with_columns(pl.coalesce(candidates).alias("_told_"))
-    both = whole.select(names).join(
-        told, on=names, nulls_equal=True, how="left", maintain_order="left"
-    )
-    return both["_told_"]
+    distinct = complete.select(names).unique(maintain_order=True)
+    results = distinct.with_columns(pl.coalesce(candidates).alias(_RESULT))
+    return complete.select(names).join(
+        results, on=names, nulls_equal=True, how="left", maintain_order="left"
+    )[_RESULT]
 
 
 def _match_expr(name: str, pattern: str) -> pl.Expr:
@@ -121,51 +126,55 @@ def _match_expr(name: str, pattern: str) -> pl.Expr:
 
 
 def _parse_template(template: str) -> Iterable[pl.Expr]:
-    at = 0
-    for place in _PLACEHOLDER.finditer(template):
-        yield pl.lit(template[at : place.start()])
-        column, pattern = place.groups()
+    start = 0
+    for placeholder in _PLACEHOLDER.finditer(template):
+        yield pl.lit(template[start : placeholder.start()])
+        column, pattern = placeholder.groups()
         value = pl.col(column)
         yield value.str.extract(pattern.replace(r"\/", "/"), 1) if pattern else value
-        at = place.end()
-    yield pl.lit(template[at:])
+        start = placeholder.end()
+    yield pl.lit(template[start:])
 
 
 _POSITION = "_at_"
 _FIRST_TIME = "_earlier_"
 _LATE_WINDOW = timedelta(days=2)
-"""Late events may still come for so long; what counts within a day is remembered meanwhile."""
+"""How late events may arrive. The rows of this time are kept for counts within a day."""
 _MAX_RECENT_ROWS = 250_000
-"""Rows that are remembered of a user, beside the first."""
+"""Maximum number of rows kept per user, in addition to the first."""
 
 
 def resolve_derived(
     names: Iterable[str], available: Mapping[str, DerivedColumn]
 ) -> dict[str, DerivedColumn]:
-    """The derived columns among some names, each behind those that it is made of."""
+    """Find the derived columns among some names, each one after its inputs.
+
+    Args:
+        names: Names of features.
+        available: Derived columns of the log format, by name. `new:` columns need no entry.
+    """
     found: dict[str, DerivedColumn] = {}
     for name in names:
-        one = available.get(name)
-        if one is None and name.startswith(NOVELTY_PREFIX):
-            one = is_new_value(name.removeprefix(NOVELTY_PREFIX))
-        if one is not None:
-            found |= {**resolve_derived(one.inputs, available), name: one}
+        column = available.get(name)
+        if column is None and name.startswith(NOVELTY_PREFIX):
+            column = is_new_value(name.removeprefix(NOVELTY_PREFIX))
+        if column is not None:
+            found |= {**resolve_derived(column.inputs, available), name: column}
     return found
 
 
 def list_input_columns(derived: Mapping[str, DerivedColumn]) -> tuple[str, ...]:
-    """The columns of the log that derived columns are made of."""
-    needs = dict.fromkeys(need for one in derived.values() for need in one.inputs)
-    return tuple(need for need in needs if need not in derived)
+    """List the columns of the log from which derived columns are computed."""
+    inputs = dict.fromkeys(name for column in derived.values() for name in column.inputs)
+    return tuple(name for name in inputs if name not in derived)
 
 
 @dataclass
 class RecentRows:
-    """Earlier events that derived columns look back on.
+    """Earlier events that derived columns depend on.
 
     Attributes:
-        frame: `USER`, `TIME` and the columns needed, those of each user in time order; None before
-            the first event.
+        frame: `USER`, `TIME` and the input columns, in time order per user; None for no events.
     """
 
     frame: pl.DataFrame | None = None
@@ -173,11 +182,11 @@ class RecentRows:
 
 @dataclass(frozen=True)
 class DerivedFeatures:
-    """Derives columns of the events of some users after the others.
+    """Computes derived columns.
 
     Attributes:
-        user: Column of the user.
-        derived_columns: What to derive, in this order.
+        user: Name of the user column.
+        derived_columns: The columns to compute, in this order.
     """
 
     user: str
@@ -189,19 +198,23 @@ class DerivedFeatures:
         history: pl.DataFrame | None = None,
         recent: RecentRows | None = None,
     ) -> pl.DataFrame:
-        """Add the derived columns to events, in front of `TIME`.
+        """Add the derived columns to events, before `TIME`.
 
-        A day that begins in the history goes on in the events. Of the history only what lies
-        before a user's first event counts: files may be learnt from and scored.
+        A day that begins in the history continues in the events. Only history before a user's
+        first event counts, because files may be used for both training and scoring.
 
         Args:
-            events: Of some users, those of each in time order.
-            history: Of the same users; may overlap. Not looked at for a user with recent rows.
-            recent: Events of earlier calls; updated. None where all events of the users are here.
+            events: Events of some users, in time order per user.
+            history: History of the same users; may overlap with the events. It is ignored for users
+                with recent rows.
+            recent: Events of earlier calls; updated. None if there are no other calls.
+
+        Returns:
+            The events, with the derived columns.
         """
         derived = {
-            name: one
-            for name, one in self.derived_columns.items()
+            name: column
+            for name, column in self.derived_columns.items()
             if self._can_derive(name, events)
         }
         if not derived:
@@ -210,24 +223,24 @@ class DerivedFeatures:
         before = None if recent is None or recent.frame is None else _align(recent.frame, now)
         earlier = self._select_earlier_rows(events, history, before)
         rows = pl.concat([earlier, now]).with_row_index(_POSITION).sort(TIME, maintain_order=True)
-        for name, one in derived.items():
-            rows = rows.with_columns(one.compute(rows).alias(name))
+        for name, column in derived.items():
+            rows = rows.with_columns(column.compute(rows).alias(name))
         if recent is not None:
             recent.frame = self._keep_recent(rows, now.columns, before)
-        mine = rows.filter(pl.col(_POSITION) >= earlier.height).sort(_POSITION)
+        computed = rows.filter(pl.col(_POSITION) >= earlier.height).sort(_POSITION)
         names = [name for name in events.columns if name not in derived and name != TIME]
-        return events.select(names).hstack(mine.select(*derived, TIME))
+        return events.select(names).hstack(computed.select(*derived, TIME))
 
     def _can_derive(self, name: str, events: pl.DataFrame) -> bool:
-        """Whether a column can be derived; else one of that name in the log stays as it is."""
-        needs = self.derived_columns[name].inputs
-        there = {*events.columns, *self.derived_columns}
-        return name not in events.columns or not needs or not there.isdisjoint(needs)
+        """Return whether a column can be computed. If not, a log column of that name is kept."""
+        inputs = self.derived_columns[name].inputs
+        existing = {*events.columns, *self.derived_columns}
+        return name not in events.columns or not inputs or not existing.isdisjoint(inputs)
 
     def _select_inputs(self, frame: pl.DataFrame) -> pl.DataFrame:
         def column(name: str) -> pl.Expr:
-            there = name in frame.columns
-            return pl.col(name) if there else pl.lit(None, pl.String).alias(name)
+            exists = name in frame.columns
+            return pl.col(name) if exists else pl.lit(None, pl.String).alias(name)
 
         return frame.select(
             pl.col(self.user).alias(USER),
@@ -259,10 +272,10 @@ class DerivedFeatures:
     def _keep_recent(
         self, rows: pl.DataFrame, names: list[str], recent: pl.DataFrame | None
     ) -> pl.DataFrame:
-        """Keep what later events may be compared with.
+        """Select the rows that later events depend on.
 
-        That is each user's first event, the events of the last two days (counts within a day), and
-        the latest event with each value (new values).
+        These are each user's first event, the events of the last two days (for counts within a
+        day), and the latest event with each value (for novelty).
 
         Args:
             rows: All events of some users, with their derived columns.
@@ -270,7 +283,8 @@ class DerivedFeatures:
             recent: Events of earlier calls, of these users and of others.
         """
         age = pl.col(TIME).max().over(USER) - pl.col(TIME)
-        inputs = dict.fromkeys(name for one in self.derived_columns.values() for name in one.inputs)
+        columns = self.derived_columns.values()
+        inputs = dict.fromkeys(name for column in columns for name in column.inputs)
         values = [pl.col(TIME).max().over(USER, name) for name in inputs if name in rows.columns]
         latest = [(last == pl.col(TIME)) & (age <= NOVELTY_TTL) for last in values]
         first = pl.col(TIME) == pl.col(TIME).min().over(USER)
@@ -286,7 +300,7 @@ class DerivedFeatures:
 
 
 def _align(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """Give a frame another one's columns; a saved state may have others."""
+    """Give a frame the columns of another one. A saved state may have other columns."""
     if frame.columns == like.columns:
         return frame
     absent = [pl.lit(None, pl.String).alias(n) for n in like.columns if n not in frame.columns]
@@ -295,31 +309,34 @@ def _align(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class LogFormat:
-    """What tells one kind of log from another.
+    """Everything that is specific to one kind of log.
+
+    Flat columns are field paths without dots: `userIdentity.arn` is `userIdentityarn`.
 
     Attributes:
-        name: As people call it.
-        unwrap: The records that a JSON object holds.
-        paths: Dotted names of its records, in the order in which they are mostly written.
-        leading_columns: Flat columns that come first, before the features.
-        context_columns: Flat columns that come after them: what one wants to see beside an alert.
+        name: Name of the log.
+        unwrap: Finds the records in a JSON object.
+        paths: Dotted names of the fields of a record, in their usual order.
+        leading_columns: Flat columns that come before the features.
+        context_columns: Flat columns that come after the features, as context for an alert.
         time_column: Flat column of the time.
-        id_column: Flat column of an event's id; empty for none.
-        user_column: Flat column of the user, unless another is asked for.
-        account_columns: Flat columns of the account in which that id is one.
-        id_pattern: What an id looks like that no two events have.
-        time_format: How its times are written, as `strftime` has it; empty for ISO 8601 and numbers
-            of seconds.
-        json_converters: By flat column, what becomes of a JSON value before it is text.
-        csv_converters: By flat column, what becomes of the text of a CSV cell.
-        embedded_json_columns: Columns of a table that hold a whole record as JSON.
-        drop_characters: Characters left out of names.
-        skip_dirs: Folders that hold something else.
-        column_aliases: By a table's name of a column, letters and digits in lower case, its flat name.
-        fallbacks: By flat column, what tells it in records that do not have it.
-        actor_rules: Who an event's actor is.
-        derived_columns: The columns that can be derived, by name.
-        event_class_filter: A flat column, and what it says of the records that are wanted; others are left out.
+        id_column: Flat column of the event id; empty for none.
+        user_column: Flat column of the user, by default.
+        account_columns: Flat columns of the account in which the event id is unique.
+        id_pattern: Regular expression of globally unique event ids.
+        time_format: Format of the times, for `strftime`; empty for ISO 8601 and epoch numbers.
+        json_converters: Conversions of JSON values before they become text, by flat column.
+        csv_converters: Conversions of CSV cells, by flat column.
+        embedded_json_columns: Columns of a table that contain a whole record as JSON.
+        drop_characters: Characters removed from names.
+        skip_dirs: Names of folders that contain other data.
+        column_aliases: Flat columns, by the normalized column name of a table (see
+            `normalize_name`).
+        fallbacks: Expressions that replace missing values, by flat column.
+        actor_rules: Rules that name the actor of an event.
+        derived_columns: Columns that can be computed, by name.
+        event_class_filter: A flat column and its values in wanted records; other records are
+            skipped. None for no filter.
     """
 
     name: str
@@ -346,7 +363,7 @@ class LogFormat:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns that its records tell."""
+        """Return the columns that records can have."""
         return tuple(
             dict.fromkeys(
                 [
@@ -358,65 +375,76 @@ class LogFormat:
 
     @cached_property
     def _flat_paths(self) -> frozenset[str]:
-        """The flat names of its paths."""
+        """Return the flat names of the paths."""
         return frozenset(flatten_name(path, self.drop_characters) for path in self.paths)
 
     def columns_to_read(self, features: Iterable[str], user: str) -> tuple[str, ...]:
-        """The columns that pass from JSON into the chain, in order."""
+        """Return the columns to read from JSON records, in order.
+
+        Args:
+            features: Names of the features.
+            user: Name of the user column.
+        """
         derived = resolve_derived(features, self.derived_columns)
         names = [name for name in features if name not in derived]
         names.append(self.user_column if user == ACTOR else user)
-        needs = list_input_columns(derived)
-        return tuple(dict.fromkeys([*self.leading_columns, *names, *needs, *self.context_columns]))
+        inputs = list_input_columns(derived)
+        return tuple(dict.fromkeys([*self.leading_columns, *names, *inputs, *self.context_columns]))
 
     def columns_to_decode(self, wanted_columns: Iterable[str], user: str) -> tuple[str, ...]:
-        """The columns to decode, for those wanted and the user to be had."""
+        """Return the columns to decode, to get the wanted columns and the user."""
         names = dict.fromkeys(
             [*wanted_columns, *(collect_rule_columns(self.actor_rules) if user == ACTOR else ())]
         )
-        others = (root for name in names for root in self._fallback_roots(name))
-        # What only others tell is no part of a record: looking for it would take a slower way.
+        roots = (root for name in names for root in self._fallback_roots(name))
+        # Columns that only fallbacks provide are not fields of a record; decoding them is slow.
         own = [name for name in names if name in self._flat_paths or name not in self.fallbacks]
-        return tuple(dict.fromkeys([*own, *(name for name in others if name in self._flat_paths)]))
+        return tuple(dict.fromkeys([*own, *(name for name in roots if name in self._flat_paths)]))
 
     def _fallback_roots(self, name: str) -> Iterable[str]:
-        return (root for told in self.fallbacks.get(name, ()) for root in told.meta.root_names())
+        return (root for expr in self.fallbacks.get(name, ()) for root in expr.meta.root_names())
 
     def fill_fallbacks(
         self, frame: pl.DataFrame, user: str, *, keep: Iterable[str]
     ) -> pl.DataFrame:
-        """Fill columns in from others that tell the same, which then go, and name the actor."""
-        gone: set[str] = set()
-        for name, others in self.fallbacks.items():
-            for other in others:
-                roots = set(other.meta.root_names())
+        """Fill missing values from fallback columns, drop these, and add the actor.
+
+        Args:
+            frame: Events.
+            user: Name of the user column.
+            keep: Fallback columns to keep.
+        """
+        used: set[str] = set()
+        for name, fallbacks in self.fallbacks.items():
+            for fallback in fallbacks:
+                roots = set(fallback.meta.root_names())
                 if not roots <= set(frame.columns):
                     continue
-                gone |= roots
-                empty = any(frame[root].null_count() == frame.height for root in roots)
+                used |= roots
+                is_empty = any(frame[root].null_count() == frame.height for root in roots)
                 if name not in frame.columns:
-                    frame = frame.with_columns(other.alias(name))
-                elif not empty:
-                    frame = frame.with_columns(pl.coalesce(name, other))
+                    frame = frame.with_columns(fallback.alias(name))
+                elif not is_empty:
+                    frame = frame.with_columns(pl.coalesce(name, fallback))
         if user == ACTOR:
             frame = frame.with_columns(resolve_actors(frame, self.actor_rules).alias(ACTOR))
-            gone.discard(ACTOR)
-        gone -= set(keep)
-        # Not where there is nothing to do: it would make each column one piece of memory.
-        return frame.drop(gone, strict=False) if gone else frame
+            used.discard(ACTOR)
+        used -= set(keep)
+        # Dropping nothing would still rechunk every column.
+        return frame.drop(used, strict=False) if used else frame
 
     def rename_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Give a table's columns their flat names."""
+        """Rename the columns of a table to their flat names."""
         names: dict[str, str] = {}
         for name in frame.columns:
-            known = self.column_aliases.get(normalize_name(name))
-            if known and known not in {*frame.columns, *names.values()}:
-                names[name] = known
+            flat_name = self.column_aliases.get(normalize_name(name))
+            if flat_name and flat_name not in {*frame.columns, *names.values()}:
+                names[name] = flat_name
         return frame.rename(names)
 
 
 def normalize_name(name: str) -> str:
-    """Letters and digits of a name, in lower case.
+    """Return the letters and digits of a name, in lower case.
 
     >>> normalize_name("Sign-in error code")
     'signinerrorcode'

@@ -1,4 +1,7 @@
-"""from-ocsf: events in the Open Cybersecurity Schema Framework, as Security Lake keeps them."""
+"""from-ocsf: reads events in the Open Cybersecurity Schema Framework (OCSF).
+
+Amazon Security Lake stores this format.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ from morpheus.sources.log_format import ActorRule, LogFormat
 
 CLASS_COLUMN = "class_uid"
 DEFAULT_CLASSES = ("3001", "3002", "3003", "3004", "3005", "3006", "6003")
-"""Of the classes of events those that say what somebody did: account changes, authentications,
-changes of entities, rights and groups, and calls of interfaces."""
+"""Event classes that describe user activity: account changes, authentications, changes of
+entities, privileges and groups, and API calls."""
 
 FIELD_PATHS = (
     "metadata.uid",
@@ -156,14 +159,16 @@ ACTOR_RULES = (
     ActorRule("unknown", "unknown@{cloudaccountuid/(.+)/}"),
     ActorRule("unknown", "unknown"),
 )
-"""Who acted; where an authentication names no actor, whoever authenticated."""
+"""Rules that name the actor. An authentication without an actor is by its user."""
 
 
 def classify_error(code: str | None, status: str | None) -> str | None:
-    """Class of an error; None for none.
+    """Return the class of an error; None if there is no error.
 
-    >>> classify_error("AccessDenied", None), classify_error(None, "Failure"), classify_error(None, "Success")
-    ('denied', 'failure', None)
+    >>> classify_error("AccessDenied", None), classify_error(None, "Failure")
+    ('denied', 'failure')
+    >>> classify_error(None, "Success") is None
+    True
     """
     return AWS_ERROR_CLASSIFIER(code) or ("failure" if status == "Failure" else None)
 
@@ -184,7 +189,7 @@ DERIVED_COLUMNS = {
 
 
 def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
-    """The event in an envelope of CloudEvents or of EventBridge.
+    """Return the event in an envelope of CloudEvents or EventBridge; None without an envelope.
 
     >>> outer = {"specversion": msgspec.Raw(b'"1.0"'), "data": msgspec.Raw(b'{"class_uid":6003}')}
     >>> [bytes(event) for event in unwrap(outer)]
@@ -220,12 +225,12 @@ OCSF_FORMAT = LogFormat(
 
 @dataclass(frozen=True)
 class FromOcsf(FileSource):
-    """Read events in OCSF, such as Amazon Security Lake's.
+    """Read OCSF events, such as those of Amazon Security Lake.
 
-    Parquet and JSON are read, of API Activity (6003), Authentication (3002), Account Change (3001)
-    and the other classes of who did what; others are left out, and counted. Nested names are
-    joined: `actor.user.uid` is `actoruseruid`. Without --userid_column_name that is the user;
-    `@actor` knows roles, people and services by name.
+    Reads Parquet and JSON of API Activity (6003), Authentication (3002), Account Change (3001) and
+    the other classes of user activity. Other classes are skipped and counted. Nested names are
+    joined: `actor.user.uid` becomes `actoruseruid`, which is the default user column. `@actor`
+    names roles, people and services.
 
         from-ocsf --input_glob="s3://aws-security-data-lake-.../aws/CLOUD_TRAIL_MGMT/" --duration=1d
     """
@@ -236,7 +241,7 @@ class FromOcsf(FileSource):
     log_format: ClassVar[LogFormat] = OCSF_FORMAT
 
     class_uid: tuple[str, ...] = option(
-        DEFAULT_CLASSES, "Class of events to read, by its number; repeat for more."
+        DEFAULT_CLASSES, "Event class to read, by number. Repeat the option for more classes."
     )
 
     def _configure_log_format(self) -> LogFormat:

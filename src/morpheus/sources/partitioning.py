@@ -1,4 +1,9 @@
-"""A portion of what was gathered: all events of some users, which any process can read."""
+"""Divides events into partitions of users, on this machine or on a Dask cluster.
+
+`UserPartition` has all events of some users, and any process can read it. `LocalPartitionStore`
+and `DistributedPartitionStore` read files, rank the users and make the partitions. `SampleSpec`
+draws a sample of all users for the population model.
+"""
 
 from __future__ import annotations
 
@@ -63,17 +68,18 @@ _HASH, _CHUNK = "_hash_", "_piece_"
 
 @dataclass(frozen=True)
 class UserPartition:
-    """The events of some users, and their history.
+    """The events and the history of some users.
 
     Attributes:
-        users: `USER` and `USER_RANK` of each, in order.
-        event_slice: Where their events are.
-        history_slice: Where their history is; None for no history.
-        event_key: The columns that tell users and events apart.
-        derived_features: Derives the columns that are derived.
-        batch_size: Rows of a batch, at most.
-        chunk_rows: Events in memory at a time, about; None for all.
-        feature_columns: The columns that will be encoded.
+        users: `USER` and `USER_RANK` of the users, in order.
+        event_slice: Location of the events.
+        history_slice: Location of the history; None for no history.
+        event_key: Columns that identify users and events.
+        derived_features: Computes the derived columns.
+        batch_size: Maximum number of rows of a batch.
+        chunk_rows: Approximate number of events to read at a time; None to read all at once.
+            Only a partition of one user is read in chunks.
+        feature_columns: Columns that will be encoded.
     """
 
     users: pl.DataFrame
@@ -90,11 +96,11 @@ class UserPartition:
         return self.users[USER].to_list()
 
     def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Events]:
-        """Read the users' events, all at once, or one time piece after the other.
+        """Read the events, one user at a time.
 
         Args:
             metrics: Counts duplicates.
-            state: What is remembered of earlier events; updated. None where there are no others.
+            state: What is remembered of the users' earlier events; updated. None for nothing.
         """
         state = state or self.create_state()
         past: UserGroups | None = None
@@ -120,11 +126,11 @@ class UserPartition:
             past = None
 
     def create_state(self) -> PartitionState:
-        """Remember nothing yet, and later only what one piece has to know of another."""
+        """Make an empty state that only keeps what one chunk needs to know about another."""
         return PartitionState(None if self.chunk_rows is None else RecentRows())
 
     def iter_chunks(self, stats: ReadStats, state: PartitionState) -> Iterator[UserGroups]:
-        """The events as they were logged, in pieces of their time.
+        """Read the events, without derived columns, in chunks by time.
 
         Args:
             stats: Counts duplicates.
@@ -134,13 +140,11 @@ class UserPartition:
         if self.chunk_rows is None:
             yield self._group_by_user(self.event_slice.read(self.users), stats, windows)
             return
-        cuts = TimeSplits.from_partition(self, self.chunk_rows)
-        if len(cuts.possible_duplicates):
-            windows.append(DedupWindow(cuts.possible_duplicates))
-        for since, until in pairwise([None, *cuts.starts, None]):
-            yield self._group_by_user(
-                self.event_slice.read(self.users, since, until), stats, windows
-            )
+        splits = TimeSplits.from_partition(self, self.chunk_rows)
+        if len(splits.possible_duplicates):
+            windows.append(DedupWindow(splits.possible_duplicates))
+        for start, end in pairwise([None, *splits.starts, None]):
+            yield self._group_by_user(self.event_slice.read(self.users, start, end), stats, windows)
 
     def _group_by_user(
         self, frame: pl.DataFrame, stats: ReadStats, dedup_windows: Sequence[DedupWindow] = ()
@@ -150,12 +154,12 @@ class UserPartition:
 
 @dataclass(frozen=True)
 class TimeSplits:
-    """Where a user's events are cut into pieces that fit into memory.
+    """Times at which a user's events are split into chunks that fit into memory.
 
     Attributes:
-        starts: The first time of each piece but the first; events of one time are never cut apart.
-        possible_duplicates: Hashes of what may be one event on both sides of a cut; see `DedupWindow`. One event
-            has one time, and so this is nothing in logs as they should be.
+        starts: Start of each chunk except the first. Events with the same time are never split.
+        possible_duplicates: Hashes of event keys that occur in several chunks; see `DedupWindow`.
+            Normally none, because two deliveries of an event have the same time.
     """
 
     starts: list[datetime]
@@ -163,19 +167,17 @@ class TimeSplits:
 
     @classmethod
     def from_partition(cls, partition: UserPartition, chunk_rows: int) -> TimeSplits:
-        """Look at the time and the identity of each event: some 16 bytes of it are held."""
+        """Find the splits from the time and the key hash of each event, 16 bytes per event."""
         tables = partition.event_slice.iter_frames(
             partition.users, columns=partition.event_key.columns
         )
-        nothing = pl.DataFrame(schema={TIME: pl.Datetime("us", "UTC"), _HASH: pl.UInt64})
-        marks = pl.concat(
-            [nothing, *(_hash_events(table, partition.event_key) for table in tables)]
-        )
-        starts = marks[TIME].sort().gather_every(chunk_rows).unique().sort()[1:]
-        twice = marks.drop_nulls().filter(pl.col(_HASH).is_duplicated())
-        piece = twice.select(_HASH, starts.search_sorted(twice[TIME], side="right").alias(_CHUNK))
-        apart = piece.group_by(_HASH).agg(pl.col(_CHUNK).n_unique() > 1).filter(_CHUNK)
-        return cls(starts.to_list(), apart[_HASH])
+        empty = pl.DataFrame(schema={TIME: pl.Datetime("us", "UTC"), _HASH: pl.UInt64})
+        events = pl.concat([empty, *(_hash_events(table, partition.event_key) for table in tables)])
+        starts = events[TIME].sort().gather_every(chunk_rows).unique().sort()[1:]
+        equal = events.drop_nulls().filter(pl.col(_HASH).is_duplicated())
+        chunks = equal.select(_HASH, starts.search_sorted(equal[TIME], side="right").alias(_CHUNK))
+        split = chunks.group_by(_HASH).agg(pl.col(_CHUNK).n_unique() > 1).filter(_CHUNK)
+        return cls(starts.to_list(), split[_HASH])
 
 
 def _hash_events(table: pl.DataFrame, event_key: EventKey) -> pl.DataFrame:
@@ -187,14 +189,14 @@ def _hash_events(table: pl.DataFrame, event_key: EventKey) -> pl.DataFrame:
 
 
 def _select_or_add_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """Exactly these columns; what is learnt from need not be written as the events are."""
-    there = set(frame.columns)
-    absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in there]
+    """Select columns, and add missing ones: history and input may have different columns."""
+    existing = set(frame.columns)
+    absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in existing]
     return frame.with_columns(absent).select(names)
 
 
 MIN_MERGE_EVENTS = 10_000
-"""Events that are drawn of together, at least."""
+"""Minimum number of sampled events to merge at a time."""
 _SAMPLE_KEY = "_key_"
 _SAMPLE_SCHEMA: dict[str, Any] = {
     POPULATION_USER: pl.String,
@@ -207,12 +209,14 @@ _HASH_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """How large a sample is. No result hangs on how its events were read.
+    """Size of the population sample. The sample does not depend on how events were read.
+
+    Users and events are drawn by the lowest hash (bottom-k sampling), stratified by user.
 
     Attributes:
-        max_users: Users that it is of, at most.
-        target_events: Events in it, about.
-        min_events_per_user: Events of each user, at least, where there are so many.
+        max_users: Maximum number of users.
+        target_events: Approximate number of events.
+        min_events_per_user: Minimum number of events per user, if the user has that many.
     """
 
     max_users: int = 2000
@@ -227,16 +231,20 @@ class SampleSpec:
         derived_columns: Collection[str] = (),
         frames: Iterable[pl.DataFrame] | None = None,
     ) -> pl.DataFrame:
-        """Take a sample: `POPULATION_USER`, `TIME` and the feature columns, by owner, then time.
+        """Draw a sample.
 
         Args:
             dataset: All events.
             columns: The feature columns.
             derived_columns: Those of them that are not in the log.
-            frames: All events once more, with these; by default as they were gathered.
+            frames: All events with the derived columns; None for the events of the dataset.
+
+        Returns:
+            `POPULATION_USER`, `TIME` and the feature columns, sorted by user, then time.
         """
-        draw = self.make_sampler(dataset, columns, derived_columns=derived_columns)
-        return draw.finish(draw.sample(_iter_all_frames(dataset) if frames is None else frames))
+        sampler = self.make_sampler(dataset, columns, derived_columns=derived_columns)
+        frames = _iter_all_frames(dataset) if frames is None else frames
+        return sampler.finish(sampler.sample(frames))
 
     def make_sampler(
         self,
@@ -245,12 +253,12 @@ class SampleSpec:
         *,
         derived_columns: Collection[str] = (),
     ) -> StratifiedSampler:
-        """Decide what is drawn; see `of`."""
-        chosen = self._choose_users(dataset.user_stats)
-        each = max(self.min_events_per_user, self.target_events // max(1, len(chosen)))
+        """Choose the users, and make a sampler; see `take_sample`."""
+        users = self._choose_users(dataset.user_stats)
+        per_user = max(self.min_events_per_user, self.target_events // max(1, len(users)))
         known = {*dataset.column_names, *derived_columns}
-        there = [name for name in dict.fromkeys(columns) if name in known]
-        return StratifiedSampler(dataset.user, chosen, each, there)
+        existing = [name for name in dict.fromkeys(columns) if name in known]
+        return StratifiedSampler(dataset.user, users, per_user, existing)
 
     def _choose_users(self, user_stats: UserStats) -> list[str]:
         users = user_stats.users[USER].unique().drop_nulls().to_list()
@@ -260,7 +268,7 @@ class SampleSpec:
 
 
 class HasUserStats(Protocol):
-    """Events of which it is known who is in them, and which columns there are."""
+    """Events with known users and columns."""
 
     user: str
     column_names: list[str]
@@ -269,13 +277,13 @@ class HasUserStats(Protocol):
 
 @dataclass(frozen=True)
 class StratifiedSampler:
-    """What of each frame of events is in a sample.
+    """Draws events of chosen users, frame by frame.
 
     Attributes:
-        user: Column of the user.
-        users: Users that it is of.
-        events_per_user: Events of each user.
-        columns: Columns of these.
+        user: Name of the user column.
+        users: The chosen users.
+        events_per_user: Maximum number of events per user.
+        columns: Columns of the sample.
     """
 
     user: str
@@ -284,32 +292,32 @@ class StratifiedSampler:
     columns: list[str]
 
     def sample(self, frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-        """Draw of these events alone."""
+        """Draw a sample of some events."""
         return self.merge(
             _sample_frame(frame, self.user, self.users, self.columns) for frame in frames
         )
 
     def merge(self, samples: Iterable[pl.DataFrame]) -> pl.DataFrame:
-        """Join what was drawn of some events and of others."""
-        sample, more = pl.DataFrame(schema=_SAMPLE_SCHEMA), list[pl.DataFrame]()
-        for some in samples:
-            more.append(some)
-            # As much again: of many small tables, most would pass without a change.
-            if sum(each.height for each in more) >= max(sample.height, MIN_MERGE_EVENTS):
-                sample, more = self._keep_lowest([sample, *more]), []
-        return self._keep_lowest([sample, *more])
+        """Merge samples of different events into a sample of all of them."""
+        merged, pending = pl.DataFrame(schema=_SAMPLE_SCHEMA), list[pl.DataFrame]()
+        for sample in samples:
+            pending.append(sample)
+            # Merge once the pending events double the sample: merging each table would be slow.
+            if sum(frame.height for frame in pending) >= max(merged.height, MIN_MERGE_EVENTS):
+                merged, pending = self._keep_lowest([merged, *pending]), []
+        return self._keep_lowest([merged, *pending])
 
     def _keep_lowest(self, samples: Sequence[pl.DataFrame]) -> pl.DataFrame:
-        """Of each user those events whose numbers are the lowest."""
-        whole = pl.concat(samples, how="diagonal")
-        return whole.filter(
+        """Keep the events of each user with the lowest keys."""
+        events = pl.concat(samples, how="diagonal")
+        return events.filter(
             pl.col(_SAMPLE_KEY).rank("min").over(POPULATION_USER) <= self.events_per_user
         )
 
     def finish(self, sample: pl.DataFrame) -> pl.DataFrame:
-        """The sample, once all events have been drawn of."""
+        """Return the columns of the sample, once it is merged."""
         names = (POPULATION_USER, TIME, *self.columns)
-        # Where every record was refused, there was no frame to bring the columns.
+        # If every record was rejected, no frame had the columns.
         absent = [pl.lit(None, pl.String).alias(n) for n in names if n not in sample.columns]
         return sample.with_columns(absent).select(names).sort(names, nulls_last=True)
 
@@ -317,27 +325,27 @@ class StratifiedSampler:
 def _iter_all_frames(dataset: SpilledDataset) -> Iterator[pl.DataFrame]:
     yield from dataset.frames_in_memory
     sorted_ = () if dataset.buckets is None else chain(*dataset.buckets.tables_by_bucket.values())
-    yield from (blob.read() for blob in (*dataset.spilled_tables, *sorted_))
+    yield from (table.read() for table in (*dataset.spilled_tables, *sorted_))
 
 
 def _sample_frame(
     frame: pl.DataFrame, user: str, users: list[str], columns: list[str]
 ) -> pl.DataFrame:
-    there = [name for name in columns if name in frame.columns]
-    some = frame.filter(pl.col(user).is_in(users)).select(
+    existing = [name for name in columns if name in frame.columns]
+    events = frame.filter(pl.col(user).is_in(users)).select(
         pl.col(user).alias(POPULATION_USER),
         INDEX,
         TIME,
-        *(name for name in there if name != POPULATION_USER),
+        *(name for name in existing if name != POPULATION_USER),
     )
-    return some.with_columns(pl.Series(_SAMPLE_KEY, _compute_sample_keys(some)))
+    return events.with_columns(pl.Series(_SAMPLE_KEY, _compute_sample_keys(events)))
 
 
 def _compute_sample_keys(frame: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Numbers that scatter events at random, and the same ones every time."""
+    """Hash time and index of each event, to pseudo-random but reproducible keys, (rows,)."""
     parts = (frame[TIME].to_physical(), frame[INDEX])
-    times, places = (part.fill_null(0).to_numpy().astype(np.uint64) for part in parts)
-    mixed = (times * np.uint64(_HASH_MULTIPLIERS[0])) ^ (places * np.uint64(_HASH_MULTIPLIERS[1]))
+    times, indices = (part.fill_null(0).to_numpy().astype(np.uint64) for part in parts)
+    mixed = (times * np.uint64(_HASH_MULTIPLIERS[0])) ^ (indices * np.uint64(_HASH_MULTIPLIERS[1]))
     return np.asarray(
         (mixed ^ (mixed >> np.uint64(29))) * np.uint64(_HASH_MULTIPLIERS[0]), dtype=np.uint64
     )
@@ -348,37 +356,37 @@ PartitionT = TypeVar("PartitionT", bound=Partition)
 
 
 class PartitionStore(Protocol[DatasetT, PartitionT]):
-    """Where events lie from when they were read until they are handed out."""
+    """Stores events between reading files and reading partitions."""
 
     def read(self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats) -> DatasetT:
-        """Read files, and see who is in them."""
+        """Read files, and count the users in them."""
 
     def partition_users(
         self, events: DatasetT, training: DatasetT | None, *, unbounded: bool
     ) -> list[PartitionT]:
-        """Rank the users, and divide them into portions.
+        """Rank the users, and divide them into partitions.
 
         Args:
-            events: What is to be scored.
-            training: What is to be learnt from; None for nothing.
-            unbounded: Whether it is to be learnt from again with other events.
+            events: The input.
+            training: The history; None for no history.
+            unbounded: Whether more input follows, so that the history is used again.
         """
 
     def sample(
         self, dataset: DatasetT, columns: Sequence[str], *, is_training: bool
     ) -> pl.DataFrame:
-        """Take a sample of everybody; see `SampleSpec`.
+        """Draw a sample of all users; see `SampleSpec`.
 
         Args:
-            dataset: Of which events.
+            dataset: The events.
             columns: The feature columns.
-            is_training: Whether these are to be learnt from, not to be scored.
+            is_training: Whether the events are the history, not the input.
         """
 
 
 @dataclass(frozen=True)
 class PartitionSpec:
-    """What portions have in common; see `UserPartition`."""
+    """What all partitions have in common; see `UserPartition` for the attributes."""
 
     event_key: EventKey
     derived_features: DerivedFeatures
@@ -392,37 +400,36 @@ class PartitionSpec:
         history_slice: PartitionSlice | None,
         chunk_rows: int | None = None,
     ) -> UserPartition:
-        """A portion of some users."""
-        rows, features = self.batch_size, self.feature_columns
+        """Make a partition of some users."""
         return UserPartition(
             users,
             event_slice,
             history_slice,
             self.event_key,
             self.derived_features,
-            rows,
+            self.batch_size,
             chunk_rows,
-            features,
+            self.feature_columns,
         )
 
 
 def iter_derived(partition: UserPartition) -> Iterator[pl.DataFrame]:
-    """All events of a portion, with their derived columns."""
-    known = partition.create_state()
-    for piece in partition.iter_chunks(ReadStats(), known):
-        yield partition.derived_features.add(piece.frame, recent=known.recent_rows)
+    """Read all events of a partition, with their derived columns."""
+    state = partition.create_state()
+    for chunk in partition.iter_chunks(ReadStats(), state):
+        yield partition.derived_features.add(chunk.frame, recent=state.recent_rows)
 
 
 @dataclass
 class LocalPartitionStore:
-    """This machine: few events stay in memory, many are laid aside on disk.
+    """Stores events on this machine: in memory up to the budget, and else on disk.
 
     Attributes:
-        partition_spec: What portions have in common.
-        memory_budget: How much is held.
-        sample_spec: How large a sample of everybody is.
-        spill_dir: Where the rest is laid aside.
-        pool: Processes that help.
+        partition_spec: What all partitions have in common.
+        memory_budget: Limits of what is in memory.
+        sample_spec: Size of the population sample.
+        spill_dir: Folder for events on disk.
+        pool: Processes that read and sort files.
     """
 
     partition_spec: PartitionSpec
@@ -434,21 +441,23 @@ class LocalPartitionStore:
     def read(
         self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats
     ) -> SpilledDataset:
-        """Read files, and lay aside what does not fit."""
-        gathering = SpillBuffer(read_task.user, self.memory_budget, self.spill_dir)
-        read_into_buffer(gathering, read_task, paths, stats, self.pool)
-        return gathering.finish(read_task.wanted_columns if read_task.all_columns else ())
+        """Read files, and spill to disk what does not fit into memory."""
+        buffer = SpillBuffer(read_task.user, self.memory_budget, self.spill_dir)
+        read_into_buffer(buffer, read_task, paths, stats, self.pool)
+        return buffer.finish(read_task.wanted_columns if read_task.all_columns else ())
 
     def partition_users(
         self, events: SpilledDataset, training: SpilledDataset | None, *, unbounded: bool
     ) -> list[UserPartition]:
-        """Rank and divide the users, and lay what is on disk down accordingly."""
-        past = None if training is None else training.user_stats
-        room = self._count_partition_cells(events, training)
-        users = plan_partitions(events.user_stats, past, room, include_history_only=not unbounded)
+        """Rank and divide the users, and sort events on disk by partition."""
+        history = None if training is None else training.user_stats
+        max_cells = self._count_partition_cells(events, training)
+        users = plan_partitions(
+            events.user_stats, history, max_cells, include_history_only=not unbounded
+        )
         self._sort_into_buckets(events, users)
         if training is not None:
-            whole = (
+            training_users = (
                 plan_partitions(
                     training.user_stats,
                     None,
@@ -458,26 +467,30 @@ class LocalPartitionStore:
                 if unbounded
                 else users
             )
-            self._sort_into_buckets(training, whole)
+            self._sort_into_buckets(training, training_users)
         return [
-            self._make_partition(some, events, training, None if unbounded else room)
-            for some in users.partition_by(PARTITION, maintain_order=True)
+            self._make_partition(part, events, training, None if unbounded else max_cells)
+            for part in users.partition_by(PARTITION, maintain_order=True)
         ]
 
     def sample(
-        self, dataset: SpilledDataset, columns: Sequence[str], *, is_training: bool
+        self,
+        dataset: SpilledDataset,
+        columns: Sequence[str],
+        *,
+        is_training: bool,  # noqa: ARG002 - a dataset of its own here
     ) -> pl.DataFrame:
-        """Draw it of all events, wherever they lie."""
+        """Draw a sample of all users; see `PartitionStore.sample`."""
         names = self.partition_spec.derived_features.derived_columns
         frames = self._iter_derived(dataset) if names else None
         return self.sample_spec.take_sample(dataset, columns, derived_columns=names, frames=frames)
 
     def _iter_derived(self, dataset: SpilledDataset) -> Iterator[pl.DataFrame]:
-        """All events with their derived columns, some users after the others."""
-        room = self._count_partition_cells(dataset)
-        users = plan_partitions(dataset.user_stats, None, room, include_history_only=True)
-        for some in users.partition_by(PARTITION, maintain_order=True):
-            yield from iter_derived(self._make_partition(some, dataset, None, room))
+        """Read all events with their derived columns, one partition at a time."""
+        max_cells = self._count_partition_cells(dataset)
+        users = plan_partitions(dataset.user_stats, None, max_cells, include_history_only=True)
+        for part in users.partition_by(PARTITION, maintain_order=True):
+            yield from iter_derived(self._make_partition(part, dataset, None, max_cells))
 
     def _make_partition(
         self,
@@ -486,28 +499,29 @@ class LocalPartitionStore:
         training: SpilledDataset | None,
         max_cells: int | None,
     ) -> UserPartition:
-        """Some users; one who is larger than half the room comes in pieces of that size.
+        """Make a partition. A single user with more than half of `max_cells` is read in chunks.
 
-        Pieces as large as parts would take more memory, and no less time: `benchmarks/speed --only
-        growth`.
+        Larger chunks take more memory and no less time: `benchmarks/speed --only growth`.
         """
-        piece = (
+        chunk_rows = (
             None
             if max_cells is None
             else max(1, max_cells // (2 * (events.user_stats.num_columns or 1)))
         )
-        if piece is not None and (users.height > 1 or users[NUM_EVENTS].sum() <= piece):
-            piece = None
-        past = None if training is None else training.slice_users(users)
-        return self.partition_spec.make_partition(users, events.slice_users(users), past, piece)
+        if chunk_rows is not None and (users.height > 1 or users[NUM_EVENTS].sum() <= chunk_rows):
+            chunk_rows = None
+        history = None if training is None else training.slice_users(users)
+        return self.partition_spec.make_partition(
+            users, events.slice_users(users), history, chunk_rows
+        )
 
     def _sort_into_buckets(self, dataset: SpilledDataset, users: pl.DataFrame) -> None:
         if dataset.spilled_tables:
             dataset.sort_into_buckets(users, self.pool, self.memory_budget, self.spill_dir.folder)
 
     def _count_partition_cells(self, *datasets: SpilledDataset | None) -> int:
-        """Cells of a part; all of them where they fit."""
-        cells = sum(one.num_cells for one in datasets if one is not None)
+        """Return the maximum number of cells of a partition: all cells, if they fit."""
+        cells = sum(dataset.num_cells for dataset in datasets if dataset is not None)
         return (
             FIRST_PARTITION_DIVISOR * (cells + 1)
             if cells <= self.memory_budget.max_cells_in_memory
@@ -517,40 +531,46 @@ class LocalPartitionStore:
 
 ResultT = TypeVar("ResultT")
 ShuffleBlock = tuple[bool, list[SpilledTable]] | None
-"""Tables of one part that one job of files has, and whether they are history; None for none."""
+"""Tables of one partition from one read task, and whether they are history; None for no tables."""
 
 USER_OVERHEAD = 1_000
-"""A user costs as much as so many events: a network is trained, however few they are."""
+"""Fixed cost of a user, in events: every user needs a network to be trained."""
 MIN_PARTITION_EVENTS, MAX_PARTITION_EVENTS = 20_000, 200_000
-"""What a part of several users weighs, at least and at most, in events."""
+"""Minimum and maximum weight of a partition of several users, in events."""
 PARTITIONS_PER_WORKER = 6
-"""Parts for each worker: the last ones to be done should be small beside the whole."""
+"""Number of partitions per worker, so that workers finish at about the same time."""
 MIN_TASK_BYTES = 2_000_000
-"""Bytes of text that are worth a task."""
+"""Minimum bytes of text of a read task."""
 
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What a job of files has become: tables, packed."""
+    """Result of a read task.
+
+    Attributes:
+        tables: The events, compressed.
+        user_stats: Statistics of the users.
+        stats: Counts of the records.
+    """
 
     tables: list[SpilledTable] = field(repr=False)
     user_stats: UserStats
     stats: ReadStats
 
     def __sizeof__(self) -> int:
-        """Bytes, for the worker that holds it."""
+        """Return the size in bytes, for the memory management of Dask."""
         return object.__sizeof__(self) + sum(map(getsizeof, self.tables))
 
 
 @dataclass
 class DistributedDataset:
-    """Events of one set of files, on the workers that have read them.
+    """Events of one set of files, on the workers that read them.
 
     Attributes:
-        user: Column of the user.
-        user_stats: Who is in them.
+        user: Name of the user column.
+        user_stats: Statistics of the users.
         column_names: All columns, in order.
-        read_futures: The tasks that read them.
+        read_futures: Futures of the read tasks.
     """
 
     user: str
@@ -561,13 +581,13 @@ class DistributedDataset:
 
 @dataclass(frozen=True)
 class DistributedPartition:
-    """All events of some users, on the worker where Dask's shuffle has brought them together.
+    """All events of some users, on the worker to which Dask's shuffle moved them.
 
     Attributes:
-        cluster: The workers.
-        partition: The users, and what is done with their events.
-        blocks: The events, an array of `ColumnValue`.
-        weight: How much work it is, in events.
+        cluster: The cluster.
+        partition: The users, without their events.
+        blocks: Future of the events, an array of `ShuffleBlock`.
+        weight: Amount of work, in events; the priority of its tasks.
     """
 
     cluster: Cluster
@@ -577,34 +597,42 @@ class DistributedPartition:
 
     def submit(
         self,
-        work: Callable[..., ResultT],
-        *needs: object,
+        func: Callable[..., ResultT],
+        *args: object,
         resources: Mapping[str, float] | None = None,
     ) -> Future[ResultT]:
-        """Begin a task on the portion, where it lies; see `Cluster.submit`."""
-        there, weight = partial(_run_on_partition, work, self.partition), self.weight
-        return self.cluster.submit(there, self.blocks, *needs, priority=weight, resources=resources)
+        """Start a task on the worker that has the partition; see `Cluster.submit`.
+
+        Args:
+            func: Called with the partition and `args`.
+            *args: More arguments, which may be futures.
+            resources: Resources that the task needs.
+        """
+        task = partial(_run_on_partition, func, self.partition)
+        return self.cluster.submit(
+            task, self.blocks, *args, priority=self.weight, resources=resources
+        )
 
     def user_names(self) -> list[str | None]:
         """Name the users, in order; None for events without a user."""
         return self.partition.user_names()
 
     def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Events]:
-        """Fetch the events, for stages that have to see everybody's."""
-        for whole in self.cluster.results([self.submit(_identity)]):
-            yield from whole.events(metrics, state)
+        """Fetch the events to this process, for stages that need the events of all users."""
+        for partition in self.cluster.results([self.submit(_identity)]):
+            yield from partition.events(metrics, state)
 
 
 @dataclass
 class DistributedPartitionStore:
-    """The workers of a cluster, as a place where events lie.
+    """Stores events on the workers of a cluster.
 
     Attributes:
-        partition_spec: What portions have in common.
-        memory_budget: How much is in memory at a time.
-        sample_spec: How large a sample of everybody is.
-        cluster: The workers.
-        partitions: What the users were divided into.
+        partition_spec: What all partitions have in common.
+        memory_budget: Limits of what is in memory.
+        sample_spec: Size of the population sample.
+        cluster: The cluster.
+        partitions: The partitions, once `partition_users` has made them.
     """
 
     partition_spec: PartitionSpec
@@ -616,67 +644,74 @@ class DistributedPartitionStore:
     def read(
         self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats
     ) -> DistributedDataset:
-        """Read files, each job by whatever worker is free."""
+        """Read files on the workers."""
         sizes = [estimate_text_bytes(path) for path in paths]
-        least = min(
+        min_bytes = min(
             self.memory_budget.min_task_bytes,
             max(MIN_TASK_BYTES, sum(sizes) // (2 * self.cluster.parallelism)),
         )
-        places = [path.absolute() if isinstance(path, Path) else path for path in paths]
+        absolute = [path.absolute() if isinstance(path, Path) else path for path in paths]
         task = partial(run_read_task, read_task, self.memory_budget.spill_table_cells)
-        jobs = [self.cluster.submit(task, job) for job in group_files(places, sizes, least)]
-        census = UserStats.empty()
-        for seen, became in self.cluster.results(
-            [self.cluster.submit(_get_read_stats, one) for one in jobs]
+        futures = [
+            self.cluster.submit(task, group) for group in group_files(absolute, sizes, min_bytes)
+        ]
+        user_stats = UserStats.empty()
+        for task_users, task_stats in self.cluster.results(
+            [self.cluster.submit(_get_read_stats, future) for future in futures]
         ):
-            census.add(seen)
-            stats.add(became)
+            user_stats.add(task_users)
+            stats.add(task_stats)
         first = read_task.wanted_columns if read_task.all_columns else ()
-        return DistributedDataset(read_task.user, census, list_columns(census, first), jobs)
+        columns = list_columns(user_stats, first)
+        return DistributedDataset(read_task.user, user_stats, columns, futures)
 
     def partition_users(
         self,
         events: DistributedDataset,
         training: DistributedDataset | None,
         *,
-        unbounded: bool,  # noqa: ARG002 - a cluster reads what ends
+        unbounded: bool,  # noqa: ARG002 - a cluster reads bounded inputs only
     ) -> list[DistributedPartition]:
-        """Rank the users, pack them into parts, and bring each part together."""
-        past = None if training is None else training.user_stats
-        users = rank_users(events.user_stats, past, include_history_only=True)
+        """Rank the users, assign them to partitions, and shuffle the events."""
+        history = None if training is None else training.user_stats
+        users = rank_users(events.user_stats, history, include_history_only=True)
         users = users.with_columns(
             assign_partitions(users[NUM_EVENTS].to_list(), self.cluster.parallelism)
         )
         columns = self._shuffle(events, training, users.select(USER, PARTITION))
-        for some, cells in zip(
+        for part, blocks in zip(
             users.partition_by(PARTITION, maintain_order=True), columns, strict=True
         ):
-            present = PartitionSlice(events.user, events.column_names, [], [])
-            before = (
+            event_slice = PartitionSlice(events.user, events.column_names, [], [])
+            history_slice = (
                 None
                 if training is None
                 else PartitionSlice(training.user, training.column_names, [], [])
             )
-            piece = self._get_chunk_rows(some, events.user_stats.num_columns)
-            portion = self.partition_spec.make_partition(
-                some.select(USER, USER_RANK), present, before, piece
+            partition = self.partition_spec.make_partition(
+                part.select(USER, USER_RANK),
+                event_slice,
+                history_slice,
+                self._get_chunk_rows(part, events.user_stats.num_columns),
             )
-            weight = int(some[NUM_EVENTS].sum()) + USER_OVERHEAD * some.height
-            self.partitions.append(DistributedPartition(self.cluster, portion, cells, weight))
+            weight = int(part[NUM_EVENTS].sum()) + USER_OVERHEAD * part.height
+            self.partitions.append(DistributedPartition(self.cluster, partition, blocks, weight))
         return self.partitions
 
     def sample(
         self, dataset: DistributedDataset, columns: Sequence[str], *, is_training: bool
     ) -> pl.DataFrame:
-        """Draw it of each portion, where it lies."""
+        """Draw a sample of all users; see `PartitionStore.sample`."""
         names = self.partition_spec.derived_features.derived_columns
-        draw = self.sample_spec.make_sampler(dataset, columns, derived_columns=names)
-        task = partial(_sample_partition, draw, is_training, bool(names))
-        samples = self.cluster.results([portion.submit(task) for portion in self.partitions])
-        return draw.finish(draw.merge(samples))
+        sampler = self.sample_spec.make_sampler(dataset, columns, derived_columns=names)
+        task = partial(
+            _sample_partition, sampler, is_training=is_training, with_derived=bool(names)
+        )
+        samples = self.cluster.results([partition.submit(task) for partition in self.partitions])
+        return sampler.finish(sampler.merge(samples))
 
     def _get_chunk_rows(self, users: pl.DataFrame, num_columns: int) -> int | None:
-        """Events at a time, of a user who is larger than the room; None for all."""
+        """Return the events per chunk for a user who does not fit into memory; None for all."""
         fits = (
             users.height > 1
             or users[NUM_EVENTS].sum() * num_columns <= self.memory_budget.max_cells_in_memory
@@ -689,61 +724,66 @@ class DistributedPartitionStore:
         training: DistributedDataset | None,
         user_partitions: pl.DataFrame,
     ) -> list[Future[Any]]:
-        """The cells of each part."""
-        number = user_partitions[PARTITION].n_unique()
-        if not number:
+        """Move the events of each partition to one worker."""
+        num_partitions = user_partitions[PARTITION].n_unique()
+        if not num_partitions:
             return []
         plan = self.cluster.scatter(user_partitions)
-        both = [(events, False), *([] if training is None else [(training, True)])]
+        datasets = [(events, False), *([] if training is None else [(training, True)])]
         rows = [
-            self.cluster.submit(_split_into_blocks, one, plan, known.user, number, history)
-            for known, history in both
-            for one in known.read_futures
+            self.cluster.submit(
+                _split_into_blocks, future, plan, dataset.user, num_partitions, is_history
+            )
+            for dataset, is_history in datasets
+            for future in dataset.read_futures
         ]
-        for known, _ in both:
-            known.read_futures.clear()
-        return self.cluster.shuffle(rows, number)
+        for dataset, _ in datasets:
+            dataset.read_futures.clear()
+        return self.cluster.shuffle(rows, num_partitions)
 
 
 def assign_partitions(event_counts: Sequence[int], workers: int) -> pl.Series:
-    """The part of each user: a user too heavy for company has one alone.
+    """Assign users to partitions; a user with many events has a partition alone.
+
+    Args:
+        event_counts: Number of events of each user.
+        workers: Number of workers.
+
+    Returns:
+        The partition of each user.
 
     >>> assign_partitions([5, 900_000, 7, 7], workers=2).to_list()
     [0, 1, 2, 2]
     """
-    weights = [USER_OVERHEAD + each for each in event_counts]
-    room = min(
+    weights = [USER_OVERHEAD + count for count in event_counts]
+    capacity = min(
         MAX_PARTITION_EVENTS,
         max(MIN_PARTITION_EVENTS, sum(weights) // (PARTITIONS_PER_WORKER * workers)),
     )
-    return pl.Series(PARTITION, bin_pack(weights, room), dtype=pl.Int64)
+    return pl.Series(PARTITION, bin_pack(weights, capacity), dtype=pl.Int64)
 
 
 def run_read_task(read_task: ReadTask, table_cells: int, paths: Sequence[LogPath]) -> ReadResult:
-    """Read the files of a job, and keep what is in them.
+    """Read files on a worker.
 
     Args:
-        read_task: How.
-        table_cells: Cells of a table, about.
+        read_task: How to read them.
+        table_cells: Approximate number of cells of a table.
         paths: The files.
 
     Raises:
-        UsageError: One of them is not seen here.
+        UsageError: A file does not exist on this worker.
     """
-    gone = next((one for one in paths if isinstance(one, Path) and not one.exists()), None)
-    if gone is not None:
+    missing = next((path for path in paths if isinstance(path, Path) and not path.exists()), None)
+    if missing is not None:
         raise UsageError(
-            f"--engine dask: `{gone}` is here, but not on worker {platform.node()}. Put the files "
-            "where all machines see them under the same path."
+            f"--engine dask: `{missing}` does not exist on worker {platform.node()}. Put the files "
+            "where all machines can read them under the same path."
         )
-    reading, census = ReadStats(), UserStats.empty()
-    made = [
-        spill_to_memory(frame)
-        for frame in coalesce_frames(
-            read_with_stats(read_task, paths, reading, census), table_cells
-        )
-    ]
-    return ReadResult(made, census, reading)
+    stats, user_stats = ReadStats(), UserStats.empty()
+    frames = coalesce_frames(read_with_stats(read_task, paths, stats, user_stats), table_cells)
+    tables = [spill_to_memory(frame) for frame in frames]
+    return ReadResult(tables, user_stats, stats)
 
 
 def _get_read_stats(result: ReadResult) -> tuple[UserStats, ReadStats]:
@@ -755,54 +795,59 @@ def _split_into_blocks(
     user_partitions: pl.DataFrame,
     user: str,
     num_partitions: int,
-    is_history: bool,  # noqa: FBT001 - a task's needs
+    is_history: bool,  # noqa: FBT001 - tasks take positional arguments
 ) -> list[ShuffleBlock]:
-    """The cells of one job's events, one a part."""
-    cells: list[list[SpilledTable]] = [[] for _ in range(num_partitions)]
+    """Split the events of a read task into one block per partition."""
+    blocks: list[list[SpilledTable]] = [[] for _ in range(num_partitions)]
     for table in result.tables:
-        for part, piece in zip(
+        for partition, frame in zip(
             *split_by_partition(table.read(), user, user_partitions), strict=True
         ):
-            cells[part].append(spill_to_memory(piece))
-    return [(is_history, made) if made else None for made in cells]
+            blocks[partition].append(spill_to_memory(frame))
+    return [(is_history, tables) if tables else None for tables in blocks]
 
 
 def _run_on_partition(
     func: Callable[..., ResultT],
     partition: UserPartition,
-    blocks: Any,  # noqa: ANN401 - a numpy array of cells
+    blocks: Any,  # noqa: ANN401 - a numpy array of blocks
     *args: object,
 ) -> ResultT:
-    """Do something with a portion whose events are there."""
-    there: Mapping[bool, list[SpilledTable]] = {True: [], False: []}
-    for history, made in filter(None, blocks.flat):
-        there[history] += made
-    present, past = (
-        _attach_tables(partition.event_slice, there[False], partition),
-        partition.history_slice,
-    )
-    past = None if past is None else _attach_tables(past, there[True], partition)
-    return func(replace(partition, event_slice=present, history_slice=past), *args)
+    """Call a function with a partition and its events."""
+    tables: Mapping[bool, list[SpilledTable]] = {True: [], False: []}
+    for is_history, block in filter(None, blocks.flat):
+        tables[is_history] += block
+    events = _attach_tables(partition.event_slice, tables[False], partition)
+    history = partition.history_slice
+    history = None if history is None else _attach_tables(history, tables[True], partition)
+    return func(replace(partition, event_slice=events, history_slice=history), *args)
 
 
 def _attach_tables(
     partition_slice: PartitionSlice, tables: list[SpilledTable], partition: UserPartition
 ) -> PartitionSlice:
-    """Unpack all there is, or nothing yet of a user who comes in pieces."""
+    """Add tables to a slice, decompressed unless they are read in chunks."""
     if partition.chunk_rows is not None:
         return replace(partition_slice, spilled_tables=tables)
-    return replace(partition_slice, frames_in_memory=[blob.read() for blob in tables])
+    return replace(partition_slice, frames_in_memory=[table.read() for table in tables])
 
 
 def _sample_partition(
-    sampler: StratifiedSampler, is_training: bool, with_derived: bool, partition: UserPartition
+    sampler: StratifiedSampler,
+    partition: UserPartition,
+    *,
+    is_training: bool,
+    with_derived: bool,
 ) -> pl.DataFrame:
-    """What a sample has of a portion, of its history or of its events."""
-    where = partition.history_slice if is_training else partition.event_slice
-    assert where is not None  # noqa: S101 - there is history where history is asked for
-    whole = replace(partition, event_slice=where, history_slice=None)
-    lying = chain(where.frames_in_memory, (blob.read() for blob in where.spilled_tables))
-    return sampler.sample(iter_derived(whole) if with_derived else lying)
+    """Sample the history or the events of a partition."""
+    events = partition.history_slice if is_training else partition.event_slice
+    assert events is not None  # noqa: S101 - a partition has history if the dataset is training
+    frames = chain(events.frames_in_memory, (table.read() for table in events.spilled_tables))
+    if with_derived:
+        return sampler.sample(
+            iter_derived(replace(partition, event_slice=events, history_slice=None))
+        )
+    return sampler.sample(frames)
 
 
 def _identity(partition: UserPartition) -> UserPartition:

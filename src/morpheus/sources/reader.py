@@ -1,4 +1,8 @@
-"""Files of one kind of log, read into tables with a time, every record accounted for."""
+"""Reads log files into frames with a time, and accounts for every record.
+
+`Reader` turns files into frames. `ReadTask` also filters and counts events; it is all that a worker
+needs to know. `read_into_buffer` reads files in parallel where that is faster.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +63,21 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_BYTES = 1 << 24
 _FLUSH_RECORDS = 1 << 15
+"""Bytes and records of small files that are collected into one frame."""
 
 
 @dataclass(frozen=True)
 class RecordChunk:
-    """Records of one file: undecoded, or as a table."""
+    """Records of one file, undecoded or as a table.
+
+    Attributes:
+        path: The file.
+        line_numbers: Line or number of each record, from 1.
+        row_index: `INDEX_FILE` of each record.
+        records: The JSON of each record; empty for a table.
+        num_bytes: Size of the records, in bytes.
+        errors: Parts of the file that could not be read.
+    """
 
     path: LogPath
     line_numbers: Sequence[int]
@@ -73,7 +87,7 @@ class RecordChunk:
     errors: ParseErrors = ()
 
     def slice(self, start: int, stop: int) -> RecordChunk:
-        """Some of its records."""
+        """Return a range of the records."""
         records = self.records[start:stop]
         return RecordChunk(
             self.path, self.line_numbers[start:stop], self.row_index[start:stop], records
@@ -82,16 +96,16 @@ class RecordChunk:
 
 @dataclass
 class Reader:
-    """Reads files of one kind of log.
+    """Reads files of one log format.
 
-    Args:
-        log_format: Of which kind.
-        flattener: Flattens its JSON records.
-        user: The column that every table must have.
-        wanted_columns: The columns that pass from JSON; None for all.
-        skip_bad_records: Leave bad records out, and count them; else the first ends the run.
-        stats: Counted into.
-        one_frame_per_file: Give each file a frame of its own; else small files share one.
+    Attributes:
+        log_format: Format of the files.
+        flattener: Flattens JSON records.
+        user: Name of the user column, which every table must have.
+        skip_bad_records: Whether to skip and count bad records; otherwise the first one fails.
+        stats: Counts what happens to the records.
+        one_frame_per_file: Whether each file gets its own frame; otherwise small files share one.
+        wanted_columns: Columns to keep of JSON records; None for all.
     """
 
     log_format: LogFormat
@@ -103,40 +117,40 @@ class Reader:
     wanted_columns: tuple[str, ...] | None = None
 
     def read_frames(self, paths: Sequence[LogPath], files: FileDiscovery) -> Iterator[pl.DataFrame]:
-        """Read files, in their order, into frames of `INDEX_FILE`, text columns and `TIME`.
+        """Read files, in order, into frames of `INDEX_FILE`, text columns and `TIME`.
 
         Raises:
-            UsageError: A table lacks the user's column, or a file must not be read.
-            BadRecord: A record cannot be read, and bad ones are not left out.
+            UsageError: A table lacks the user column, or access to a file is denied.
+            RecordError: A record cannot be read, and bad records are not skipped.
         """
-        with Prefetcher(paths) as fetching:
-            yield from self._read_files(paths, files, fetching)
+        with Prefetcher(paths) as prefetcher:
+            yield from self._read_files(paths, files, prefetcher)
 
     def _read_files(
         self, paths: Sequence[LogPath], files: FileDiscovery, prefetcher: Prefetcher
     ) -> Iterator[pl.DataFrame]:
-        held: list[RecordChunk] = []
+        pending: list[RecordChunk] = []
         for path in paths:
             self.stats.files += 1
-            for part, table in self._read_chunks(path, files.detect_type(path), prefetcher):
-                if table is not None or part.errors:
-                    # What comes first is refused first.
-                    yield from self._flatten_chunks(held)
-                    held = []
-                    self._refuse_errors(part)
+            for chunk, table in self._read_chunks(path, files.detect_type(path), prefetcher):
+                if table is not None or chunk.errors:
+                    # Flatten earlier records first, so that the first error is reported first.
+                    yield from self._flatten_chunks(pending)
+                    pending = []
+                    self._refuse_errors(chunk)
                 if table is not None:
-                    yield self._add_timestamps(table, [part])
+                    yield self._add_timestamps(table, [chunk])
                     continue
-                held.append(part)
-                if self.one_frame_per_file or _flush_needed(held):
-                    yield from self._flatten_chunks(held)
-                    held = []
-        yield from self._flatten_chunks(held)
+                pending.append(chunk)
+                if self.one_frame_per_file or _flush_needed(pending):
+                    yield from self._flatten_chunks(pending)
+                    pending = []
+        yield from self._flatten_chunks(pending)
 
     def _read_chunks(
         self, path: LogPath, file_type: str, prefetcher: Prefetcher
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
-        """The records of a file, in one piece or block by block; it may turn out to be broken."""
+        """Read the records of a file, whole or in blocks. A damaged file gives an error chunk."""
         try:
             if not self.one_frame_per_file and (
                 _is_readable_in_parts(path, file_type) or is_large(path)
@@ -155,62 +169,63 @@ class Reader:
             return _make_chunk(
                 path, split_records(to_utf8(data), self.log_format.unwrap), 0, len(data)
             ), None
-        dropped = self.log_format.drop_characters
+        drop = self.log_format.drop_characters
         if file_type == "csv":
-            return self._from_table(path, read_csv(data, path, dropped), file_type)
-        return self._from_table(
-            path, read_parquet(data, path, dropped, self._nested_columns), file_type
-        )
+            return self._from_table(path, read_csv(data, path, drop), file_type)
+        table = read_parquet(data, path, drop, self._nested_columns)
+        return self._from_table(path, table, file_type)
 
     def _read_in_blocks(
         self, path: LogPath, file_type: str, prefetcher: Prefetcher
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         if file_type == "json":
-            before = 0
+            first_index = 0
             for records in split_record_blocks(read_blocks(path), self.log_format.unwrap):
-                yield _make_chunk(path, records, before, BLOCK_SIZE), None
-                before += len(records.raw_records)
+                yield _make_chunk(path, records, first_index, BLOCK_SIZE), None
+                first_index += len(records.raw_records)
         elif file_type == "csv":
             for table in read_csv_blocks(read_blocks(path), path, self.log_format.drop_characters):
                 yield self._from_table(path, table, file_type)
         elif path.suffix.lower() in COMPRESSED_SUFFIXES:
             yield self._read_whole(path, file_type, prefetcher)
         else:
-            dropped = self.log_format.drop_characters
-            for table in read_parquet_blocks(path, _FLUSH_RECORDS, dropped, self._nested_columns):
+            drop = self.log_format.drop_characters
+            for table in read_parquet_blocks(path, _FLUSH_RECORDS, drop, self._nested_columns):
                 yield self._from_table(path, table, file_type)
 
     @property
     def _nested_columns(self) -> tuple[str, ...] | None:
-        """The columns wanted of nested tables, which are those wanted of JSON."""
+        """Return the columns to keep of nested tables, as of JSON records; None for all."""
         return None if self.wanted_columns is None else self.flattener.wanted_columns
 
     def _from_table(
         self, path: LogPath, table: Table, file_type: str
     ) -> tuple[RecordChunk, pl.DataFrame | None]:
         rows = range(table.frame.height)
-        numbers = rows if table.row_index is None else table.row_index
-        text = next(
+        row_index = rows if table.row_index is None else table.row_index
+        embedded = next(
             (n for n in self.log_format.embedded_json_columns if n in table.frame.columns), None
         )
-        if text is not None:
-            texts = [cell.encode() for cell in table.frame[text].fill_null("").to_list()]
+        if embedded is not None:
+            records = [cell.encode() for cell in table.frame[embedded].fill_null("").to_list()]
             return RecordChunk(
-                path, table.line_numbers, numbers, texts, sum(map(len, texts)), table.errors
+                path, table.line_numbers, row_index, records, sum(map(len, records)), table.errors
             ), None
         files = [(path, table.frame.height)]
-        whole = add_partition_columns(
+        frame = add_partition_columns(
             table.frame, files, self.log_format.drop_characters, add_missing=True
         )
-        frame = self._fix_cells(self.log_format.rename_columns(whole), file_type)
+        frame = self._fix_cells(self.log_format.rename_columns(frame), file_type)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
         self._check_header(path, replace(table, frame=frame))
-        return RecordChunk(path, table.line_numbers, numbers, errors=table.errors), frame
+        return RecordChunk(path, table.line_numbers, row_index, errors=table.errors), frame
 
     def _check_header(self, path: LogPath, table: Table) -> None:
         for name, names in table.duplicate_columns.items():
-            both = " and ".join(f"`{double}`" for double in names)
-            logger.warning("%s: %s are one column `%s`; the first value is kept.", path, both, name)
+            quoted = " and ".join(f"`{original}`" for original in names)
+            logger.warning(
+                "%s: %s are one column `%s`; the first value is used.", path, quoted, name
+            )
         names = table.frame.columns
         if self.log_format.time_column not in names and not self.skip_bad_records:
             reason = (
@@ -225,14 +240,14 @@ class Reader:
             return frame
         cells = self.log_format.csv_converters.items()
         return frame.with_columns(
-            mend(pl.col(n)).alias(n) for n, mend in cells if n in frame.columns
+            convert(pl.col(n)).alias(n) for n, convert in cells if n in frame.columns
         )
 
     def _flatten_chunks(self, chunks: list[RecordChunk]) -> Iterator[pl.DataFrame]:
-        for chunk in [chunks] if self.one_frame_per_file and chunks else _regroup_chunks(chunks):
-            records = [record for part in chunk for record in part.records]
+        for group in [chunks] if self.one_frame_per_file and chunks else _regroup_chunks(chunks):
+            records = [record for chunk in group for record in chunk.records]
             frame, refused = self.flattener.flatten(records)
-            files = [(part.path, len(part.records)) for part in chunk]
+            files = [(chunk.path, len(chunk.records)) for chunk in group]
             frame = add_partition_columns(
                 frame,
                 files,
@@ -245,7 +260,7 @@ class Reader:
             names = [*(self.wanted_columns or ()), *([ACTOR] if self.user == ACTOR else [])]
             if self.wanted_columns is not None and frame.columns != names:
                 frame = frame.select(names)
-            yield self._add_timestamps(frame, chunk, refused, records)
+            yield self._add_timestamps(frame, group, refused, records)
 
     def _add_timestamps(
         self,
@@ -254,43 +269,48 @@ class Reader:
         refused: Mapping[int, str] | None = None,
         records: Sequence[RawJson] = (),
     ) -> pl.DataFrame:
-        """Add `INDEX_FILE` and `TIME`, and refuse the rows that have none."""
+        """Add `INDEX_FILE` and `TIME`, and drop rows without a time.
+
+        Args:
+            frame: The records.
+            chunks: The chunks of the records.
+            refused: Reasons for rejected records, by row.
+            records: The JSON of the records; empty for a table.
+        """
         self.stats.read += frame.height
-        index = pl.concat([pl.Series(INDEX, part.row_index, dtype=pl.Int64) for part in chunks])
+        index = pl.concat([pl.Series(INDEX, chunk.row_index, dtype=pl.Int64) for chunk in chunks])
         texts = frame.get_column(self.log_format.time_column, default=None)
         if texts is None:
             texts = pl.Series(self.log_format.time_column, [None] * frame.height, dtype=pl.String)
         time = parse_times(texts, self.log_format.time_format)
         bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
         starts = [0]
-        for part in chunks:
-            starts.append(starts[-1] + len(part.line_numbers))
-        for row, why in sorted(bad.items()):
+        for chunk in chunks:
+            starts.append(starts[-1] + len(chunk.line_numbers))
+        for row, known_reason in sorted(bad.items()):
             at = bisect_right(starts, row) - 1
-            reason = why or self._missing_time_reason(texts[row], records[row : row + 1])
-            place = chunks[at].line_numbers[row - starts[at]]
-            self._refuse(RecordError(reason, file=chunks[at].path, line=place))
-        ours = [name for name in frame.columns if name in {INDEX, TIME}]
-        timed = frame.drop(ours).with_columns(index, time.alias(TIME))
+            reason = known_reason or self._missing_time_reason(texts[row], records[row : row + 1])
+            line = chunks[at].line_numbers[row - starts[at]]
+            self._refuse(RecordError(reason, file=chunks[at].path, line=line))
+        reserved = [name for name in frame.columns if name in {INDEX, TIME}]
+        timed = frame.drop(reserved).with_columns(index, time.alias(TIME))
         return timed.filter(time.is_not_null()) if bad else timed
 
     def _missing_time_reason(self, found: str | None, record: Sequence[RawJson]) -> str:
-        name, usual = (
-            self.log_format.time_column,
-            self.log_format.time_format or "2024-05-31T09:30:00Z",
-        )
+        name = self.log_format.time_column
+        example = self.log_format.time_format or "2024-05-31T09:30:00Z"
         if found is not None:
-            return f"`{name}` is {found!r}, which is not a time like {usual}"
-        has = f"; it has {', '.join(_list_field_names(record[0]))}" if record else ""
-        return f"the record has no `{name}`{has}"
+            return f"`{name}` is {found!r}, which is not a time like {example}"
+        fields = f"; it has {', '.join(_list_field_names(record[0]))}" if record else ""
+        return f"the record has no `{name}`{fields}"
 
     def _refuse_errors(self, chunk: RecordChunk) -> None:
-        for place, reason in chunk.errors:
-            self._refuse(RecordError(reason, file=chunk.path, line=place), read=1)
+        for line, reason in chunk.errors:
+            self._refuse(RecordError(reason, file=chunk.path, line=line), read=1)
 
     def _refuse(self, error: RecordError, read: int = 0) -> None:
         if not self.skip_bad_records:
-            hint = "to leave such records out, counted, give `--bad_record skip`"
+            hint = "use `--bad_record skip` to skip and count such records"
             raise RecordError(
                 f"{error.reason}; {hint}", file=error.file, line=error.line
             ) from error
@@ -299,7 +319,7 @@ class Reader:
 
 
 def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
-    """Whether a file can be read from the disk in parts, whatever its size."""
+    """Return whether a file of any size can be read from disk in parts."""
     return file_type == "parquet" and isinstance(path, Path)
 
 
@@ -311,64 +331,68 @@ def _make_chunk(path: LogPath, records: Records, first_index: int, num_bytes: in
 
 
 def _flush_needed(chunks: Sequence[RecordChunk]) -> bool:
-    records = sum(len(part.records) for part in chunks)
-    return records >= _FLUSH_RECORDS or sum(part.num_bytes for part in chunks) >= _FLUSH_BYTES
+    records = sum(len(chunk.records) for chunk in chunks)
+    return records >= _FLUSH_RECORDS or sum(chunk.num_bytes for chunk in chunks) >= _FLUSH_BYTES
 
 
 def _regroup_chunks(chunks: Iterable[RecordChunk]) -> Iterator[list[RecordChunk]]:
-    """Cut and join parts, so that a frame is neither small nor large."""
-    chunk: list[RecordChunk] = []
-    room = _FLUSH_RECORDS
-    for part in chunks:
+    """Split and join chunks into groups of `_FLUSH_RECORDS` records."""
+    group: list[RecordChunk] = []
+    free = _FLUSH_RECORDS
+    for chunk in chunks:
         start = 0
-        while start < len(part.records):
-            piece = part.slice(start, start + room)
-            chunk.append(piece)
-            start, room = start + len(piece.records), room - len(piece.records)
-            if not room:
-                yield chunk
-                chunk, room = [], _FLUSH_RECORDS
-    if chunk:
-        yield chunk
+        while start < len(chunk.records):
+            part = chunk.slice(start, start + free)
+            group.append(part)
+            start, free = start + len(part.records), free - len(part.records)
+            if not free:
+                yield group
+                group, free = [], _FLUSH_RECORDS
+    if group:
+        yield group
 
 
 def _list_field_names(record: RawJson) -> list[str]:
     try:
         return list(msgspec.json.decode(record, type=dict[str, msgspec.Raw]))
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return ["what cannot be decoded"]
+        return ["fields that cannot be decoded"]
 
 
 def missing_user_error(user: str, names: Iterable[str], where: str) -> UsageError:
-    """Say that nothing has the user's column, and which one may be meant."""
+    """Make the error for a missing user column, with similar names.
+
+    Args:
+        user: Name of the user column.
+        names: The existing columns.
+        where: What has no such column; begins the message.
+    """
     close = get_close_matches(user.replace(".", ""), names, n=3, cutoff=0.5)
-    meant = f"Is it {' or '.join(f'`{name}`' for name in close)}? " if close else ""
-    type_it = (
-        f"Give the column that names the user, as `--userid_column_name={(close or ['NAME'])[0]}`."
-    )
+    hint = f"Is it {' or '.join(f'`{name}`' for name in close)}? " if close else ""
     return UsageError(
-        f"{where} no column `{user}`, which is to say whose event it is. {meant}{type_it}"
+        f"{where} no user column `{user}`. {hint}Give the user column with "
+        f"`--userid_column_name={(close or ['NAME'])[0]}`."
     )
 
 
 _COMPRESSION_RATIO = 8
-"""What compression saves, about; what is not that small is only read in larger pieces."""
+"""Approximate compression ratio of log files."""
 
 
 @dataclass(frozen=True)
 class ReadTask:
-    """How files become frames: all that a worker has to know.
+    """How to read files into frames: everything that a worker needs to know.
 
     Attributes:
-        log_format: Of which kind of log they are.
-        files: How each is read.
-        user: Column of the user.
-        wanted_columns: The columns that pass from JSON, in order.
-        only_user: Keep the events of this user; None for all.
-        require_user: Keep only events that have a user.
-        skip_bad_records: Leave bad records out, and count them.
-        all_columns: Pass on all columns of JSON.
-        repeat: How often each file is read, later each time; see `replicate`.
+        log_format: Format of the files.
+        files: File type and time range.
+        user: Name of the user column.
+        wanted_columns: Columns to keep of JSON records, in order.
+        only_user: The only user whose events are kept; None for all users.
+        require_user: Whether to skip events without a user.
+        skip_bad_records: Whether to skip and count bad records.
+        all_columns: Whether to keep all columns of JSON records.
+        repeat: Number of times to read each file; see `replicate`.
     """
 
     log_format: LogFormat
@@ -384,26 +408,29 @@ class ReadTask:
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
     ) -> Iterator[pl.DataFrame]:
-        """Read files, in their order, into frames of `INDEX_FILE`, text columns and `TIME`.
+        """Read files, in order, into frames of `INDEX_FILE`, text columns and `TIME`.
 
         Args:
             paths: The files.
-            stats: Counts what becomes of the records.
-            user_stats: Told which columns have values.
+            stats: Counts what happens to the records.
+            user_stats: Gets the columns that have values.
         """
-        form = self.log_format
-        names, everything = form.columns_to_decode(self.wanted_columns, self.user), self.all_columns
+        log_format = self.log_format
         flattener = Flattener(
-            names, form.paths, form.json_converters, form.drop_characters, all_columns=everything
+            log_format.columns_to_decode(self.wanted_columns, self.user),
+            log_format.paths,
+            log_format.json_converters,
+            log_format.drop_characters,
+            all_columns=self.all_columns,
         )
         reader = Reader(
-            form,
+            log_format,
             flattener,
             self.user,
             self.skip_bad_records,
             stats,
             one_frame_per_file=self.repeat > 1,
-            wanted_columns=None if everything else self.wanted_columns,
+            wanted_columns=None if self.all_columns else self.wanted_columns,
         )
         for frame in reader.read_frames(paths, self.files):
             user_stats.non_null_columns |= find_non_null_columns(frame)
@@ -412,7 +439,7 @@ class ReadTask:
             )
 
     def _filter_time_range(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
-        """Leave out, and count, what is outside the period."""
+        """Skip and count events outside the time range."""
         if self.files.time_range is None:
             return frame
         kept = self.files.time_range.filter(frame)
@@ -454,81 +481,87 @@ def read_into_buffer(
     stats: ReadStats,
     pool: WorkerPool,
 ) -> None:
-    """Read files into a gathering, by workers where there is much to read.
+    """Read files into a buffer, in parallel if there is much to read.
+
+    Args:
+        buffer: Gets the events.
+        read_task: How to read the files.
+        paths: The files.
+        stats: Counts what happens to the records.
+        pool: Processes that read.
 
     Raises:
-        UsageError: A table lacks the user's column, or a file must not be read.
-        BadRecord: A record cannot be read, and bad ones are not left out; the first in the order
-            of files.
-        Unavailable: The disk is full, or a worker was killed.
+        UsageError: A table lacks the user column, or access to a file is denied.
+        RecordError: A record cannot be read, and bad records are not skipped. It is the first one
+            in the order of the files.
+        TransientError: The disk is full, or a worker was killed.
     """
-    room = buffer.memory_budget
+    budget = buffer.memory_budget
     sizes = [estimate_text_bytes(path) for path in paths]
-    if pool.parallelism == 1 or sum(sizes) < room.serial_threshold_bytes:
+    if pool.parallelism == 1 or sum(sizes) < budget.serial_threshold_bytes:
         for frame in read_task.read_frames(paths, stats, buffer.user_stats):
             buffer.add(frame)
         return
-    read = partial(_read_and_spill, read_task, room.spill_table_cells, buffer.spill_dir.folder)
-    for blobs, census, counted in pool.map(read, group_files(paths, sizes, room.min_task_bytes)):
-        stats.add(counted)
-        buffer.add_spilled(blobs, census)
+    read = partial(_read_and_spill, read_task, budget.spill_table_cells, buffer.spill_dir.folder)
+    groups = group_files(paths, sizes, budget.min_task_bytes)
+    for tables, user_stats, task_stats in pool.map(read, groups):
+        stats.add(task_stats)
+        buffer.add_spilled(tables, user_stats)
 
 
 def estimate_text_bytes(path: LogPath) -> int:
-    """Bytes of text that a file holds, about."""
+    """Return the approximate size of a file as text, in bytes."""
     size = get_file_size(path)
-    packed = path.suffix.lower() in {*COMPRESSED_SUFFIXES, ".parquet"}
-    return size * _COMPRESSION_RATIO if packed else size
+    is_compressed = path.suffix.lower() in {*COMPRESSED_SUFFIXES, ".parquet"}
+    return size * _COMPRESSION_RATIO if is_compressed else size
 
 
 def group_files(
     paths: Sequence[LogPath], sizes: Sequence[int], min_bytes: int
 ) -> Iterator[list[LogPath]]:
-    """Put files together until they hold so many bytes."""
-    job: list[LogPath] = []
+    """Group files, in order, into groups of at least `min_bytes` bytes, except the last."""
+    group: list[LogPath] = []
     total = 0
     for path, size in zip(paths, sizes, strict=True):
-        job.append(path)
+        group.append(path)
         total += size
         if total >= min_bytes:
-            yield job
-            job, total = [], 0
-    if job:
-        yield job
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
 
 
 def _read_and_spill(
     read_task: ReadTask, table_cells: int, folder: Path, paths: Sequence[LogPath]
 ) -> tuple[list[SpilledTable], UserStats, ReadStats]:
-    reading, census = ReadStats(), UserStats.empty()
-    blobs = spill_to_disk(
-        folder, coalesce_frames(read_with_stats(read_task, paths, reading, census), table_cells)
-    )
-    return blobs, census, reading
+    stats, user_stats = ReadStats(), UserStats.empty()
+    frames = coalesce_frames(read_with_stats(read_task, paths, stats, user_stats), table_cells)
+    return spill_to_disk(folder, frames), user_stats, stats
 
 
 def read_with_stats(
     read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
 ) -> Iterator[pl.DataFrame]:
-    """Read files into frames, of the columns with values; and add who is in them to a census."""
+    """Read files into frames of the columns with values, and count records and users."""
     for frame in read_task.read_frames(paths, stats, user_stats):
         user_stats.add(UserStats.from_frame(frame, read_task.user))
         yield drop_null_columns(frame, read_task.user)
 
 
 def replicate(frame: pl.DataFrame, count: int, time_column: str) -> pl.DataFrame:
-    """Put later copies below the events of a file, each as long after the last as the file lasts.
+    """Repeat the events of a file, each repetition shifted by the time span of the file.
 
     Args:
-        frame: Events with `TIME` and, as text, the time as logged.
-        count: How often the events are there in the end.
-        time_column: Column of the time as logged, rewritten in the copies.
+        frame: Events with `TIME` and the time as text.
+        count: Number of repetitions, including the original.
+        time_column: Column with the time as text, which is rewritten in the repetitions.
     """
     span = pl.col(TIME).max() - pl.col(TIME).min()
-    copies = [frame.with_columns(pl.lit(0).alias(REPLAY_NO))]
-    for copy in range(1, count):
-        later = frame.with_columns(pl.col(TIME) + span * copy, pl.lit(copy).alias(REPLAY_NO))
-        copies.append(
-            later.with_columns(pl.col(TIME).dt.strftime(DEFAULT_TIME_FORMAT).alias(time_column))
+    repetitions = [frame.with_columns(pl.lit(0).alias(REPLAY_NO))]
+    for number in range(1, count):
+        shifted = frame.with_columns(pl.col(TIME) + span * number, pl.lit(number).alias(REPLAY_NO))
+        repetitions.append(
+            shifted.with_columns(pl.col(TIME).dt.strftime(DEFAULT_TIME_FORMAT).alias(time_column))
         )
-    return pl.concat(copies)
+    return pl.concat(repetitions)

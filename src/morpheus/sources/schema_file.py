@@ -1,4 +1,9 @@
-"""A TOML file, and where in it each key is, so that a mistake can be pointed at."""
+"""Reads schemas: TOML files that describe a log.
+
+`load_schema` gives the `LogFormat` and the features of a log. `TomlFile` finds the line of a key,
+for error messages. The structs `SchemaSpec`, `ColumnSpec`, ... define the keys of a schema; see
+docs/schemas.md.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +50,7 @@ from morpheus.sources.log_format import (
 )
 
 TomlKey = str | int
-"""A name in a table, or a place in an array of tables."""
+"""A key of a table, or an index in an array of tables."""
 ModelT = TypeVar("ModelT")
 _TABLE_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(
@@ -63,18 +68,18 @@ _TYPE_WORDS = {
     "float": "a number",
     "bool": "true or false",
 }
-"""What msgspec calls a value, and what people do."""
+"""Names of types in messages, by msgspec's name."""
 _ERROR_PATH = re.compile(r" - at `\$\.?(.*)`$")
 
 
 @dataclass(frozen=True)
 class TomlFile:
-    """The text of a TOML file.
+    """A TOML file with the lines of its keys.
 
     Attributes:
-        text: All of it.
-        path: What messages call it.
-        option: The option that it was given by.
+        text: Contents of the file.
+        path: Its path, for messages.
+        option: The option that gave it, for messages.
     """
 
     text: str
@@ -83,28 +88,33 @@ class TomlFile:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """All that it says.
+        """Return the parsed file.
 
         Raises:
-            UsageError: It is not TOML.
+            UsageError: The file is not valid TOML.
         """
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-            said = str(error).partition(" (at ")[0]
+            problem = str(error).partition(" (at ")[0]
             line = int(found[1]) if found else None
-            raise UsageError(f"{self._format_location(line)}: not TOML: {said}.") from error
+            raise UsageError(f"{self._format_location(line)}: not TOML: {problem}.") from error
 
     def error_at(self, keys: Sequence[TomlKey], problem: str) -> UsageError:
-        """Say what is wrong with a key, and in which line it is."""
+        """Make the error for a key, with its line."""
         return UsageError(f"{self._format_location(self.find_line(keys))}: {problem}")
 
     def convert(self, value: object, model: type[ModelT], keys: Sequence[TomlKey] = ()) -> ModelT:
-        """Make a value of the file one of a type.
+        """Convert a value of the file to a type.
+
+        Args:
+            value: The value.
+            model: The type.
+            keys: Keys of the value.
 
         Raises:
-            UsageError: It is none; names the key, and what may have been meant.
+            UsageError: The value has another type. The message has the key and its line.
         """
         try:
             return msgspec.convert(value, model)
@@ -112,7 +122,7 @@ class TomlFile:
             raise self._translate_error(str(error), model, keys) from error
 
     def find_line(self, keys: Sequence[TomlKey]) -> int | None:
-        """The line of a key, or of the innermost table around it that has one."""
+        """Return the line of a key, or of the innermost table around it that has a line."""
         best, length = None, 0
         for number, path in self._iter_key_lines():
             same = 0
@@ -123,7 +133,7 @@ class TomlFile:
         return best
 
     def _iter_key_lines(self) -> Iterator[tuple[int, list[TomlKey]]]:
-        """Each line that names a key, and which."""
+        """Yield the number and the keys of each line that sets a key or begins a table."""
         table: list[TomlKey] = []
         tables = Counter[str]()
         for number, line in enumerate(self.text.splitlines(), 1):
@@ -138,23 +148,23 @@ class TomlFile:
 
     def _translate_error(self, message: str, model: type, keys: Sequence[TomlKey]) -> UsageError:
         inner = [part for part in (_ERROR_PATH.search(message) or ["", ""])[1].split(".") if part]
-        here = [*keys, *(part.partition("[")[0] for part in inner)]
+        path = [*keys, *(part.partition("[")[0] for part in inner)]
         if unknown := _UNKNOWN_FIELD.search(message):
             known = getattr(model, "__struct_fields__", ())
             return self.error_at(
-                [*here, unknown[1]], f"there is no key {did_you_mean(unknown[1], known)}"
+                [*path, unknown[1]], f"there is no key {did_you_mean(unknown[1], known)}"
             )
         if missing := _MISSING_FIELD.search(message):
-            return self.error_at(here, f"`{missing[1]}` is missing.")
-        return self.error_at(here, f"`{'.'.join(map(str, here))}` {_describe_mismatch(message)}.")
+            return self.error_at(path, f"`{missing[1]}` is missing.")
+        return self.error_at(path, f"`{'.'.join(map(str, path))}` {_describe_mismatch(message)}.")
 
     def _format_location(self, line: int | None) -> str:
-        place = self.path if line is None else f"{self.path}:{line}"
-        return f"{self.option}: {place}"
+        location = self.path if line is None else f"{self.path}:{line}"
+        return f"{self.option}: {location}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A name that is none, and what may have been meant by it.
+    """Quote an unknown name, and suggest a known one.
 
     >>> did_you_mean("usr", ["time", "user"])
     '`usr`. Did you mean `user`?'
@@ -164,14 +174,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _describe_mismatch(message: str) -> str:
-    """What msgspec says of a value, in the words of TOML."""
+    """Describe a wrong type in the terms of TOML."""
     found = _TYPE_MISMATCH.match(message)
     if found is None:
         return f"is wrong: {_ERROR_PATH.sub('', message)}"
     wanted = " or ".join(
-        _TYPE_WORDS.get(one, one) for one in found[1].split(" | ") if one != "null"
+        _TYPE_WORDS.get(name, name) for name in found[1].split(" | ") if name != "null"
     )
-    return f"is to be {wanted}, not {_TYPE_WORDS.get(found[2], found[2])}"
+    return f"must be {wanted}, not {_TYPE_WORDS.get(found[2], found[2])}"
 
 
 def _split_key(dotted: str) -> Iterator[str]:
@@ -180,18 +190,18 @@ def _split_key(dotted: str) -> Iterator[str]:
 
 
 JSON_PATH_PATTERN = re.compile(r"""^([^\[]+)(\[(?:\d+|'[^']*'|"[^"]*")\].*)$""")
-"""`sourceIPs[0]`: a column of JSON, and the way to what is meant in it."""
+"""`sourceIPs[0]`: a column of JSON, and a path inside its values."""
 
 
 class LocationPart(msgspec.Struct, forbid_unknown_fields=True):
-    """A part of a place that stands whole in one column."""
+    """A part of a location that one column has as `City, State, Country`."""
 
     path: str
     part: str
 
 
 class ColumnSpec(msgspec.Struct, forbid_unknown_fields=True):
-    """A column that has more to it than a path."""
+    """A column: its source, its type, or how it is derived."""
 
     path: str | list[str | LocationPart] = ""
     header: str | list[str] = ""
@@ -203,19 +213,19 @@ class ColumnSpec(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def is_derived(self) -> bool:
-        """Whether no log holds it."""
+        """Return whether the column is computed from other columns."""
         return bool(self.derive or self.families or self.of)
 
 
 class EnvelopeSpec(msgspec.Struct, forbid_unknown_fields=True):
-    """What stands around each record."""
+    """An envelope around each record."""
 
     record: str
     names: dict[str, str] = {}
 
 
 class ActorSpec(msgspec.Struct, forbid_unknown_fields=True):
-    """How one kind of actor is recognised, and called."""
+    """A rule that recognises and names one type of actor."""
 
     name: str
     kind: str = "person"
@@ -225,7 +235,7 @@ class ActorSpec(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a schema's file says."""
+    """The keys of a schema."""
 
     name: str = "log"
     time: str
@@ -244,12 +254,12 @@ class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def as_list(value: str | list[Any]) -> list[Any]:
-    """One or many, as many."""
+    """Return a list of one or several values; an empty text gives an empty list."""
     return value if isinstance(value, list) else [value] if value else []
 
 
 def get_root_column(source: str | LocationPart) -> str:
-    """The path of the column that something is taken of."""
+    """Return the column of a path, without the path inside its values."""
     path = source.path if isinstance(source, LocationPart) else source
     inside = JSON_PATH_PATTERN.match(path)
     return inside[1] if inside else path
@@ -265,7 +275,7 @@ COMMON_DERIVED = {
     "hourofweek": hour_of_week(),
     "hourkind": hour_kind(),
 }
-"""Derived columns that every log has, since they need no more than its times."""
+"""Derived columns of every log: they only need the time."""
 DERIVE_FUNCTIONS: dict[str, Callable[..., DerivedColumn]] = {
     "distinct": lambda *of: distinct_count_today(*of, joined=len(of) > 1),
     "agent": partial(map_values, classify_user_agent),
@@ -275,27 +285,27 @@ DERIVE_FUNCTIONS: dict[str, Callable[..., DerivedColumn]] = {
     "sign-in error": partial(map_values, SIGN_IN_ERROR_CLASSIFIER),
     "duo error": partial(map_values, classify_duo_error),
 }
-"""What is derived of other columns, by the word that asks for it."""
+"""Functions of derived columns, by their name in a schema."""
 DERIVE_ARITY = {"distinct": None, "duo error": 2}
-"""Of how many columns, where it is not one; None for any number."""
+"""Number of inputs of functions that do not have one input; None for any number."""
 LOCATION_PARTS: dict[str, Callable[[str], pl.Expr]] = {
     "city": extract_city,
     "state": extract_state,
     "country": extract_country,
 }
-"""What can be taken of `City, State, Country`."""
+"""Parts of `City, State, Country`, by their name in a schema."""
 _COLUMN_PLACEHOLDER = re.compile(r"(?<=\{)[^{}/]+(?=[/}])")
-"""A column, in the name of an actor."""
+"""A column in the name of an actor."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a file says of a log.
+    """Description of a log.
 
     Attributes:
-        log_format: How its records are read.
-        features: The columns that are learnt, in order.
-        column_types: `category` or `number`, by column, where its values are not to tell.
+        log_format: Format of its records.
+        features: The feature columns, in order.
+        column_types: `category` or `number`, by column, for columns with a fixed type.
     """
 
     log_format: LogFormat
@@ -304,33 +314,33 @@ class Schema:
 
 
 def is_schema_file(name: str | None) -> bool:
-    """Whether a columns file describes a whole log, and is no plain list."""
+    """Return whether a columns file is a schema, not a plain feature list."""
     return name is not None and name.lower().endswith(SCHEMA_SUFFIX)
 
 
 def list_builtin_schemas() -> tuple[str, ...]:
-    """The files of the schemas that come with the package.
+    """List the file names of the built-in schemas.
 
     >>> "okta.toml" in list_builtin_schemas()
     True
     """
-    return tuple(sorted(one.name for one in _BUILTIN_DIR.iterdir() if is_schema_file(one.name)))
+    return tuple(sorted(p.name for p in _BUILTIN_DIR.iterdir() if is_schema_file(p.name)))
 
 
 def load_builtin_schema(name: str) -> Schema:
-    """Read a schema that comes with the package, whatever lies in the working directory.
+    """Read a built-in schema, even if the working directory has a file of that name.
 
-    >>> load_builtin_schema("duo.toml").format.time
+    >>> load_builtin_schema("duo.toml").log_format.time_column
     'isotimestamp'
     """
     return _parse_schema((_BUILTIN_DIR / name).read_text(encoding="utf-8"), name)
 
 
 def load_schema(name: str) -> Schema:
-    """Read a schema: a file, or else one of those shipped.
+    """Read a schema: a file or, if it does not exist, a built-in schema.
 
     Raises:
-        UsageError: There is no such file, or something is wrong with it; says what, and where.
+        UsageError: The file does not exist or has an error. The message has the line.
     """
     file = Path(name)
     if file.is_file():
@@ -338,13 +348,13 @@ def load_schema(name: str) -> Schema:
     if name in list_builtin_schemas():
         return load_builtin_schema(name)
     raise UsageError(
-        f"{SCHEMA_OPTION}: there is no file `{name}`. Give a schema of your own, or one of those shipped: "
-        f"{', '.join(list_builtin_schemas())}."
+        f"{SCHEMA_OPTION}: there is no file `{name}`. Give a schema of your own, or a built-in "
+        f"one: {', '.join(list_builtin_schemas())}."
     )
 
 
 def make_minimal_format(features: Sequence[str], user: str, time: str) -> LogFormat:
-    """The format of a log of which no more than the features, the user and the time are known."""
+    """Make the format of a log with known features, user and time only."""
     names = tuple(dict.fromkeys([time, user, *features]))
     return LogFormat(
         name="log",
@@ -368,60 +378,62 @@ def _make_user_rule(user: str) -> ActorRule:
 @lru_cache(maxsize=32)
 def _parse_schema(text: str, path: str) -> Schema:
     file = TomlFile(text, path, SCHEMA_OPTION)
-    about = file.convert(file.data, SchemaSpec)
+    spec = file.convert(file.data, SchemaSpec)
     columns: dict[str, ColumnSpec] = {}
-    for name, value in about.columns.items():
-        told = {"path": value} if isinstance(value, str | list) else value
-        column = file.convert(told, ColumnSpec, ("columns", name))
+    for name, value in spec.columns.items():
+        table = {"path": value} if isinstance(value, str | list) else value
+        column = file.convert(table, ColumnSpec, ("columns", name))
         if not column.path and not column.is_derived:
             column.path = name
-        columns[flatten_name(name, about.drop)] = column
-    return _SchemaBuilder(file, about, columns).build()
+        columns[flatten_name(name, spec.drop)] = column
+    return _SchemaBuilder(file, spec, columns).build()
 
 
 @dataclass(frozen=True)
 class _SchemaBuilder:
-    """A schema that is being made of its file."""
+    """Builds a schema from the contents of a file."""
 
     file: TomlFile
     spec: SchemaSpec
     columns: Mapping[str, ColumnSpec]
 
     def build(self) -> Schema:
-        about, features = self.spec, self._read_features()
-        user, time, event_id = map(self._to_column, (about.user, about.time, about.id))
+        spec, features = self.spec, self._read_features()
+        user, time, event_id = map(self._to_column, (spec.user, spec.time, spec.id))
         log = LogFormat(
-            name=about.name,
+            name=spec.name,
             unwrap=self._make_unwrapper(),
             paths=tuple(dict.fromkeys(self._iter_paths(features))),
             leading_columns=tuple(filter(None, (event_id, time))),
-            context_columns=self._to_columns("context", about.context),
+            context_columns=self._to_columns("context", spec.context),
             time_column=time,
-            time_format=about.time_format,
+            time_format=spec.time_format,
             id_column=event_id,
             id_pattern=".",
             user_column=user,
-            account_columns=self._to_columns("account", as_list(about.account)),
-            drop_characters=about.drop,
+            account_columns=self._to_columns("account", as_list(spec.account)),
+            drop_characters=spec.drop,
             column_aliases=dict(self._iter_aliases(features)),
             fallbacks={
-                name: others for name in self.columns if (others := self._make_fallbacks(name))
+                name: sources for name in self.columns if (sources := self._make_fallbacks(name))
             },
             actor_rules=tuple(self._iter_actor_rules()) or (_make_user_rule(user),),
             derived_columns=COMMON_DERIVED | dict(self._iter_derived()),
         )
-        kinds = {
-            name: self._get_column_type(name) for name, one in self.columns.items() if one.kind
+        types = {
+            name: self._get_column_type(name)
+            for name, column in self.columns.items()
+            if column.kind
         }
-        return Schema(log, self._to_columns("features", features), kinds)
+        return Schema(log, self._to_columns("features", features), types)
 
     def _read_features(self) -> list[str]:
-        named = self.spec.features
-        if isinstance(named, str):
-            return list(read_lines(named, option=SCHEMA_OPTION))
-        if not named:
-            raise self._make_error(("features",), "name the columns to learn")
-        return named
+        features = self.spec.features
+        if isinstance(features, str):
+            return list(read_lines(features, option=SCHEMA_OPTION))
+        if not features:
+            raise self._make_error(("features",), "give at least one column")
+        return features
 
     def _make_unwrapper(self) -> EnvelopeUnwrapper:
         lists, envelope = tuple(as_list(self.spec.records)), self.spec.envelope
@@ -432,7 +444,7 @@ class _SchemaBuilder:
         )
 
     def _to_column(self, path: str) -> str:
-        """The column that a name or a path means."""
+        """Return the flat column of a name or path."""
         return (
             flatten_name(path, self.spec.drop)
             if NOVELTY_PREFIX not in path
@@ -440,34 +452,34 @@ class _SchemaBuilder:
         )
 
     def _to_columns(self, key: str, paths: Iterable[str]) -> tuple[str, ...]:
-        for one in paths:
-            if JSON_PATH_PATTERN.match(one) and one not in self.columns:
-                said = f"`{one}` is within a column, and needs a name of its own: [columns.NAME] "
-                raise self._make_error((key,), f"{said}path = {one!r}")
+        for path in paths:
+            if JSON_PATH_PATTERN.match(path) and path not in self.columns:
+                problem = f"`{path}` is inside a column and needs a name: [columns.NAME] "
+                raise self._make_error((key,), f"{problem}path = {path!r}")
         return tuple(dict.fromkeys(map(self._to_column, paths)))
 
     def _iter_paths(self, features: Iterable[str]) -> Iterator[str]:
-        """All paths that the file speaks of; of names those that are no column's otherwise."""
-        about, columns = self.spec, self.columns.values()
+        """Yield all paths in the file, and the names that are not columns of their own."""
+        spec, columns = self.spec, self.columns.values()
         paths = [
-            *about.fields,
-            *(get_root_column(one) for column in columns for one in as_list(column.path)),
+            *spec.fields,
+            *(get_root_column(source) for column in columns for source in as_list(column.path)),
         ]
         yield from paths
         known = {*map(self._to_column, paths), *self.columns, *COMMON_DERIVED}
-        told = [
-            about.id,
-            about.time,
-            about.user,
-            *as_list(about.account),
+        names = [
+            spec.id,
+            spec.time,
+            spec.user,
+            *as_list(spec.account),
             *features,
-            *about.context,
+            *spec.context,
         ]
-        told += [of for column in columns for of in as_list(column.of)]
+        names += [name for column in columns for name in as_list(column.of)]
         yield from (
-            one
-            for one in map(_strip_novelty_prefix, told)
-            if one and self._to_column(one) not in known
+            name
+            for name in map(_strip_novelty_prefix, names)
+            if name and self._to_column(name) not in known
         )
 
     def _iter_aliases(self, features: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -478,15 +490,15 @@ class _SchemaBuilder:
                 yield normalize_name(header), name
 
     def _make_fallbacks(self, name: str) -> tuple[pl.Expr, ...]:
-        """What tells a column, but for the path whose name it bears."""
+        """Make expressions for the sources of a column, except the path of the same name."""
         found = []
-        for one in as_list(self.columns[name].path):
-            root = self._to_column(get_root_column(one))
+        for source in as_list(self.columns[name].path):
+            root = self._to_column(get_root_column(source))
             if root != name:
-                found.append(self._make_fallback(name, one, root))
-            elif get_root_column(one) != one:
-                said = f"it is made of a column `{root}`; call it otherwise than that"
-                raise self._make_error(("columns", name), said)
+                found.append(self._make_fallback(name, source, root))
+            elif get_root_column(source) != source:
+                problem = f"it comes from a column `{root}` and needs another name"
+                raise self._make_error(("columns", name), problem)
         return tuple(found)
 
     def _make_fallback(self, name: str, path: str | LocationPart, root: str) -> pl.Expr:
@@ -500,7 +512,7 @@ class _SchemaBuilder:
             if column.is_derived:
                 keys = ("columns", name)
                 if column.path:
-                    raise self._make_error(keys, "it is either derived or has a `path`")
+                    raise self._make_error(keys, "a derived column cannot have a `path`")
                 of = self._to_columns("of", as_list(column.of))
                 yield name, self._make_derived(keys, column, of)
 
@@ -510,7 +522,7 @@ class _SchemaBuilder:
         number = DERIVE_ARITY.get(column.derive, 1)
         if not inputs or (number is not None and len(inputs) != number):
             needed = {None: "one column or more", 1: "one column", 2: "two columns"}[number]
-            raise self._make_error((*keys, "of"), f"{needed} to derive it of")
+            raise self._make_error((*keys, "of"), f"give {needed}")
         if column.families:
             return map_values(self._make_classifier(keys, column), *inputs)
         return self._look_up(DERIVE_FUNCTIONS, column.derive, (*keys, "derive"))(*inputs)
@@ -525,14 +537,14 @@ class _SchemaBuilder:
         return RegexClassifier(tuple(pairs), column.otherwise or None)
 
     def _iter_actor_rules(self) -> Iterator[ActorRule]:
-        for n, told in enumerate(self.spec.actors):
-            one = self.file.convert(told, ActorSpec, ("actors", n))
-            when, unless = (
+        for n, table in enumerate(self.spec.actors):
+            actor = self.file.convert(table, ActorSpec, ("actors", n))
+            match, exclude = (
                 {self._to_column(name): pattern for name, pattern in patterns.items()}
-                for patterns in (one.when, one.unless)
+                for patterns in (actor.when, actor.unless)
             )
-            name = _COLUMN_PLACEHOLDER.sub(lambda found: self._to_column(found[0]), one.name)
-            rule = ActorRule(one.kind, name, when, unless, one.lower)
+            name = _COLUMN_PLACEHOLDER.sub(lambda found: self._to_column(found[0]), actor.name)
+            rule = ActorRule(actor.kind, name, match, exclude, actor.lower)
             try:
                 pl.DataFrame({column: [""] for column in rule.columns}).select(rule.to_expr())
             except pl.exceptions.PolarsError as error:
@@ -541,18 +553,19 @@ class _SchemaBuilder:
 
     def _get_column_type(self, name: str) -> str:
         kind = self.columns[name].kind
-        return self._look_up({one: one for one in COLUMN_TYPES}, kind, ("columns", name, "kind"))
+        types = {name: name for name in COLUMN_TYPES}
+        return self._look_up(types, kind, ("columns", name, "kind"))
 
     def _look_up(self, known: Mapping[str, ValueT], word: str, keys: Sequence[TomlKey]) -> ValueT:
-        """What a word means."""
+        """Return the value of a word; an unknown word is an error of the schema."""
         if word not in known:
             name = ".".join(map(str, keys))
             raise self.file.error_at(keys, f"`{name}`: there is no {did_you_mean(word, known)}")
         return known[word]
 
     def _pattern_error(self, keys: Sequence[TomlKey], pattern: str, error: Exception) -> UsageError:
-        why = " ".join(str(error).split())
-        return self._make_error(keys, f"{pattern} is no regular expression: {why}")
+        reason = " ".join(str(error).split())
+        return self._make_error(keys, f"{pattern} is not a valid regular expression: {reason}")
 
     def _make_error(self, keys: Sequence[TomlKey], problem: str) -> UsageError:
         return self.file.error_at(keys, f"`{'.'.join(map(str, keys))}`: {problem}.")

@@ -1,4 +1,9 @@
-"""Events below each other, of files that do not all have the same columns."""
+"""Collects events in memory, spills them to disk, and sorts them by user.
+
+`SpillBuffer` takes events until all files are read, and `SpilledDataset` is the result. Events on
+disk are sorted into buckets of partitions (`BucketedSpill`), if they would be read too often.
+`PartitionSlice` reads the events of some users.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +23,12 @@ from morpheus.storage.spill import SpillDir, SpilledTable, delete_spilled, spill
 
 
 def coalesce_frames(frames: Iterable[pl.DataFrame], min_cells: int) -> Iterator[pl.DataFrame]:
-    """Join small frames, so that each is of so many cells at least, but for the last."""
+    """Join small frames, so that each except the last has at least `min_cells` cells."""
     held: list[pl.DataFrame] = []
     for frame in frames:
         held.append(frame)
-        if sum(one.height * one.width for one in held) >= min_cells:
-            # What is yielded is held no longer here.
+        if sum(part.height * part.width for part in held) >= min_cells:
+            # Drop all references before the yield, so that the caller can free the memory.
             held, joined = [], [concat_frames(held)]
             yield joined.pop()
     if held:
@@ -33,7 +38,12 @@ def coalesce_frames(frames: Iterable[pl.DataFrame], min_cells: int) -> Iterator[
 def concat_frames(
     frames: list[pl.DataFrame], column_names: list[str] | None = None
 ) -> pl.DataFrame:
-    """Put frames below each other, in an order of columns that does not depend on theirs."""
+    """Concatenate frames vertically, in an order of columns that does not depend on theirs.
+
+    Args:
+        frames: The frames.
+        column_names: Order of the columns; None to derive it.
+    """
     column_names = column_names or _merge_headers(
         frozenset(tuple(frame.columns) for frame in frames)
     )
@@ -41,39 +51,38 @@ def concat_frames(
         texts = {name: pl.String for name in column_names if name not in {INDEX, TIME}}
         return pl.DataFrame(schema={INDEX: pl.Int64, **texts, TIME: pl.Datetime("us", "UTC")})
     whole = pl.concat(frames, how="diagonal", rechunk=True)
-    there = set(whole.columns)
-    absent = [pl.lit(None, pl.String).alias(n) for n in column_names if n not in there]
-    copy = {REPLAY_NO} & there
-    return whole.with_columns(absent).select(INDEX, *column_names, TIME, *copy)
+    existing = set(whole.columns)
+    absent = [pl.lit(None, pl.String).alias(n) for n in column_names if n not in existing]
+    return whole.with_columns(absent).select(INDEX, *column_names, TIME, *({REPLAY_NO} & existing))
 
 
 def list_columns(user_stats: UserStats, leading_columns: tuple[str, ...] = ()) -> list[str]:
-    """All columns; those that come first, then the others by name, or as the files have them."""
+    """List all columns: the leading ones, then the others by name, or in the order of the files."""
     names = _merge_headers(user_stats.headers)
     return list(dict.fromkeys([*leading_columns, *sorted(names)])) if leading_columns else names
 
 
 def _merge_headers(headers: frozenset[tuple[str, ...]]) -> list[str]:
-    """Those of the widest header, in its order, then those that others add."""
-    known = sorted(headers, key=lambda header: (-len(header), header))
-    names = dict.fromkeys(name for header in known for name in header)
+    """List the columns of the widest header, then the columns that other headers add."""
+    ordered = sorted(headers, key=lambda header: (-len(header), header))
+    names = dict.fromkeys(name for header in ordered for name in header)
     return [name for name in names if name not in {INDEX, TIME, REPLAY_NO}]
 
 
 @dataclass(frozen=True)
 class BucketedSpill:
-    """Tables on disk, sorted by user.
+    """Tables on disk, sorted into buckets of users.
 
     Attributes:
-        user_buckets: The place, `MIN_CONTEXT_SHARE`, of each `USER`.
-        tables_by_bucket: What lies in each place.
+        user_buckets: The bucket, in `PARTITION`, of each `USER`.
+        tables_by_bucket: The tables of each bucket.
     """
 
     user_buckets: pl.DataFrame
     tables_by_bucket: Mapping[int, list[SpilledTable]]
 
     @classmethod
-    def partition_by_bucket(  # noqa: PLR0913 - what is sorted, and with what
+    def partition_by_bucket(  # noqa: PLR0913 - input, limits and resources
         cls,
         spilled_tables: list[SpilledTable],
         user: str,
@@ -84,35 +93,39 @@ class BucketedSpill:
         pool: WorkerPool,
         folder: Path,
     ) -> Self:
-        """Sort tables, which go.
+        """Sort tables into buckets, and delete them.
 
         Args:
             spilled_tables: The tables.
-            user: Column of the user.
-            user_buckets: The place, `MIN_CONTEXT_SHARE`, of each `USER`.
-            max_rows_in_memory: Rows that are in memory together, at most, or those of one table.
-            max_table_rows: Rows of a sorted table, at most.
-            pool: Processes that help.
-            folder: Where the sorted tables are written.
+            user: Name of the user column.
+            user_buckets: The bucket, in `PARTITION`, of each `USER`.
+            max_rows_in_memory: Maximum number of rows in memory, or those of one table.
+            max_table_rows: Maximum number of rows of a sorted table.
+            pool: Processes that sort.
+            folder: Folder for the sorted tables.
         """
         tables: dict[int, list[SpilledTable]] = {
-            place: [] for place in user_buckets[PARTITION].unique()
+            bucket: [] for bucket in user_buckets[PARTITION].unique()
         }
-        jobs = list(_group_tables(spilled_tables, max_rows_in_memory))
-        sort = partial(_split_tables, user, user_buckets, folder)
-        for job, pieces in zip(jobs, pool.map(sort, jobs), strict=True):
-            delete_spilled(job)
-            for place, piece in pieces:
-                tables[place].append(piece)
+        groups = list(_group_tables(spilled_tables, max_rows_in_memory))
+        split = partial(_split_tables, user, user_buckets, folder)
+        for group, parts in zip(groups, pool.map(split, groups), strict=True):
+            delete_spilled(group)
+            for bucket, table in parts:
+                tables[bucket].append(table)
         return cls(user_buckets, _merge_buckets(tables, max_table_rows, pool, folder))
 
     def find_tables(self, users: pl.DataFrame) -> list[SpilledTable]:
-        """The tables in which some users' events are, each `USER` of whom is known."""
-        mine = self.user_buckets.join(users, on=USER, how="semi", nulls_equal=True)
+        """Return the tables that contain the events of some users.
+
+        Args:
+            users: `USER` of each user.
+        """
+        found = self.user_buckets.join(users, on=USER, how="semi", nulls_equal=True)
         return [
             table
-            for place in mine[PARTITION].unique().sort()
-            for table in self.tables_by_bucket[place]
+            for bucket in found[PARTITION].unique().sort()
+            for table in self.tables_by_bucket[bucket]
         ]
 
 
@@ -122,69 +135,82 @@ def _merge_buckets(
     pool: WorkerPool,
     folder: Path,
 ) -> dict[int, list[SpilledTable]]:
-    """Join small tables of a place: to open one takes longer than to pass over its few rows."""
-    jobs = {
-        place: list(_group_tables(blobs, max_rows)) for place, blobs in tables_by_bucket.items()
+    """Merge small tables of a bucket: opening a table takes longer than reading a few rows."""
+    groups = {
+        bucket: list(_group_tables(tables, max_rows)) for bucket, tables in tables_by_bucket.items()
     }
-    made = pool.map(partial(_merge_tables, folder), [job for some in jobs.values() for job in some])
-    return {place: [next(made) for _ in some] for place, some in jobs.items()}
+    merged = pool.map(
+        partial(_merge_tables, folder), [g for parts in groups.values() for g in parts]
+    )
+    return {bucket: [next(merged) for _ in parts] for bucket, parts in groups.items()}
 
 
 def _merge_tables(folder: Path, tables: Sequence[SpilledTable]) -> SpilledTable:
     if len(tables) == 1:
         return tables[0]
-    [blob] = spill_to_disk(folder, [concat_frames([blob.read() for blob in tables])])
+    [merged] = spill_to_disk(folder, [concat_frames([table.read() for table in tables])])
     delete_spilled(tables)
-    return blob
+    return merged
 
 
 def _group_tables(tables: list[SpilledTable], max_rows: int) -> Iterator[list[SpilledTable]]:
-    """Tables that are taken together, in their order: of so many rows at most, or one alone."""
-    job: list[SpilledTable] = []
-    for blob in tables:
-        if job and sum(one.num_rows for one in job) + blob.num_rows > max_rows:
-            yield job
-            job = []
-        job.append(blob)
-    if job:
-        yield job
+    """Group tables, in order, up to `max_rows` rows; a larger table is a group alone."""
+    group: list[SpilledTable] = []
+    for table in tables:
+        if group and sum(t.num_rows for t in group) + table.num_rows > max_rows:
+            yield group
+            group = []
+        group.append(table)
+    if group:
+        yield group
 
 
 def _split_tables(
     user: str, user_buckets: pl.DataFrame, folder: Path, tables: list[SpilledTable]
 ) -> list[tuple[int, SpilledTable]]:
-    frame = concat_frames([blob.read() for blob in tables])
-    parts, pieces = split_by_partition(frame, user, user_buckets)
-    return list(zip(parts, spill_to_disk(folder, pieces), strict=True))
+    frame = concat_frames([table.read() for table in tables])
+    buckets, frames = split_by_partition(frame, user, user_buckets)
+    return list(zip(buckets, spill_to_disk(folder, frames), strict=True))
 
 
 def split_by_partition(
     frame: pl.DataFrame, user: str, user_partitions: pl.DataFrame
 ) -> tuple[list[int], Iterator[pl.DataFrame]]:
-    """Divide events by the `MIN_CONTEXT_SHARE` of each `USER`: which parts there are, and what is of each."""
+    """Split events by partition.
+
+    Args:
+        frame: The events.
+        user: Name of the user column.
+        user_partitions: `PARTITION` of each `USER`.
+
+    Returns:
+        The partitions that have events, and the events of each.
+    """
     names = frame.select(pl.col(user).alias(USER))
-    parts = names.join(
+    partitions = names.join(
         user_partitions, on=USER, how="left", nulls_equal=True, maintain_order="left"
     )[PARTITION]
-    order = parts.arg_sort()
-    frame, runs = frame[order], parts.gather(order).rle().struct.unnest()
+    order = partitions.arg_sort()
+    frame, runs = frame[order], partitions.gather(order).rle().struct.unnest()
     starts = runs["len"].cum_sum() - runs["len"]
-    pieces = (frame.slice(at, length) for at, length in zip(starts, runs["len"], strict=True))
-    return runs["value"].to_list(), pieces
+    frames = (frame.slice(start, length) for start, length in zip(starts, runs["len"], strict=True))
+    return runs["value"].to_list(), frames
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """How much is in memory at a time. No result depends on it.
+    """Limits of what is in memory. Does not affect results.
 
     Attributes:
-        max_cells_in_memory: Cells of events that are held before the first are laid aside.
-        partition_cells: Cells of the users that are handed out together, about, or sorted together.
-        spill_table_cells: Cells of a table on disk, about.
-        max_scan_passes: Parts up to which all that is on disk is passed over for each.
-        partitions_per_bucket: Parts whose events are sorted into one place, where there are more.
-        min_task_bytes: Bytes of text that a worker reads in one go, at least.
-        serial_threshold_bytes: Bytes of text that are read before workers would have started.
+        max_cells_in_memory: Maximum number of cells before events are spilled to disk.
+        partition_cells: Approximate number of cells of a partition.
+        spill_table_cells: Approximate number of cells of a table on disk.
+        max_scan_passes: Maximum number of partitions for which all tables on disk are scanned once
+            per partition. With more partitions, the tables are sorted into buckets first.
+        partitions_per_bucket: Number of partitions per bucket.
+        min_task_bytes: Minimum bytes of text that a worker reads at a time.
+        serial_threshold_bytes: Bytes of text up to which reading serially is faster than starting
+            workers.
     """
 
     max_cells_in_memory: int = 8_000_000
@@ -198,15 +224,19 @@ class MemoryBudget:
 
 @dataclass
 class SpillBuffer:
-    """Events of one run, or of one round of a run, until all are there.
+    """Collects the events of one run or micro-batch.
 
-    Nothing depends on the order in which they are added. Columns without a value, of which logs
-    have many, are left out until the events are handed out: the census knows their names.
+    The order in which events are added does not matter. Columns without values, of which logs have
+    many, are dropped and restored when the events are read: `user_stats` has their names.
 
-    Args:
-        user: Column of the user.
-        memory_budget: How much is held.
-        spill_dir: Where the rest is laid aside.
+    Attributes:
+        user: Name of the user column.
+        memory_budget: Limits of what is in memory.
+        spill_dir: Folder for events on disk.
+        user_stats: Statistics of the users.
+        frames_in_memory: Events in memory.
+        spilled_tables: Events on disk.
+        num_cells: Number of cells in memory.
     """
 
     user: str
@@ -218,7 +248,7 @@ class SpillBuffer:
     num_cells: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Add events: `INDEX_FILE`, text columns, `TIME`, in any order of columns and rows."""
+        """Add events: `INDEX_FILE`, text columns and `TIME`, in any order."""
         self.user_stats.add(UserStats.from_frame(frame, self.user))
         frame = drop_null_columns(frame, self.user)
         self.frames_in_memory.append(frame)
@@ -231,28 +261,29 @@ class SpillBuffer:
             self._spill()
 
     def add_spilled(self, tables: Iterable[SpilledTable], user_stats: UserStats) -> None:
-        """Add events that lie on disk."""
+        """Add events that are on disk."""
         self.user_stats.add(user_stats)
         self.spilled_tables += tables
 
     def finish(self, leading_columns: tuple[str, ...] = ()) -> SpilledDataset:
-        """All that was added; begins anew.
+        """Return all events, and reset the buffer.
 
         Args:
-            leading_columns: Columns that come first, all others then by name; none to keep the files' order.
+            leading_columns: Columns that come first; the others follow by name. Empty to keep the
+                order of the files.
         """
         if (
             self.spilled_tables
             and self.user_stats.num_events * self.user_stats.num_columns
             <= self.memory_budget.max_cells_in_memory
         ):
-            self.frames_in_memory += [blob.read() for blob in self.spilled_tables]
+            self.frames_in_memory += [table.read() for table in self.spilled_tables]
             delete_spilled(self.spilled_tables)
             self.spilled_tables = []
         if self.spilled_tables and self.frames_in_memory:
             self._spill()
         names = list_columns(self.user_stats, leading_columns)
-        done = SpilledDataset(
+        dataset = SpilledDataset(
             self.user, self.user_stats, names, self.frames_in_memory, self.spilled_tables
         )
         self.user_stats, self.frames_in_memory, self.spilled_tables, self.num_cells = (
@@ -261,32 +292,32 @@ class SpillBuffer:
             [],
             0,
         )
-        return done
+        return dataset
 
     def _spill(self) -> None:
-        pieces = [
+        slices = [
             frame.slice(start, step)
             for frame in self.frames_in_memory
             for step in [max(1, self.memory_budget.spill_table_cells // frame.width)]
             for start in range(0, frame.height, step)
         ]
         self.spilled_tables += spill_to_disk(
-            self.spill_dir.folder, coalesce_frames(pieces, self.memory_budget.spill_table_cells)
+            self.spill_dir.folder, coalesce_frames(slices, self.memory_budget.spill_table_cells)
         )
         self.frames_in_memory, self.num_cells = [], 0
 
 
 @dataclass
 class SpilledDataset:
-    """Events that are all there, of which those of some users can be had.
+    """All events of a run or micro-batch.
 
     Attributes:
-        user: Column of the user.
-        user_stats: Who is in them.
+        user: Name of the user column.
+        user_stats: Statistics of the users.
         column_names: All columns, in order.
         frames_in_memory: Events in memory.
         spilled_tables: Events on disk.
-        buckets: What was on disk, once it is sorted.
+        buckets: Events on disk, sorted; None if they are not sorted.
     """
 
     user: str
@@ -298,44 +329,57 @@ class SpilledDataset:
 
     @property
     def num_cells(self) -> int:
-        """Size, in cells."""
+        """Return the number of cells with values."""
         return self.user_stats.num_events * self.user_stats.num_columns
 
     def sort_into_buckets(
         self, plan: pl.DataFrame, pool: WorkerPool, memory_budget: MemoryBudget, folder: Path
     ) -> None:
-        """Sort what is on disk, given the `MIN_CONTEXT_SHARE` of each `USER`, unless it is read but a few times.
+        """Sort the tables on disk into buckets, unless there are few partitions.
 
-        To read it over and over, for some users each time, is quicker than to write it once more.
-        So it is sorted into few places only, of as many parts as are worth it.
+        Scanning all tables for each of a few partitions is faster than writing them again. For the
+        same reason a bucket has several partitions.
+
+        Args:
+            plan: `PARTITION` of each `USER`.
+            pool: Processes that sort.
+            memory_budget: Limits of what is in memory.
+            folder: Folder for the sorted tables.
         """
         if not self.spilled_tables or plan[PARTITION].n_unique() <= memory_budget.max_scan_passes:
             return
-        places = plan.select(USER, pl.col(PARTITION) // memory_budget.partitions_per_bucket)
-        blobs, self.spilled_tables = self.spilled_tables, []
-        held, table = (
+        user_buckets = plan.select(USER, pl.col(PARTITION) // memory_budget.partitions_per_bucket)
+        tables, self.spilled_tables = self.spilled_tables, []
+        rows_in_memory, table_rows = (
             max(1, cells // self.user_stats.num_columns)
             for cells in (memory_budget.partition_cells, memory_budget.spill_table_cells)
         )
         self.buckets = BucketedSpill.partition_by_bucket(
-            blobs,
+            tables,
             self.user,
-            places,
-            max_rows_in_memory=held,
-            max_table_rows=table,
+            user_buckets,
+            max_rows_in_memory=rows_in_memory,
+            max_table_rows=table_rows,
             pool=pool,
             folder=folder,
         )
 
     def slice_users(self, users: pl.DataFrame) -> PartitionSlice:
-        """Where the events of these users are."""
-        blobs = self.spilled_tables if self.buckets is None else self.buckets.find_tables(users)
-        return PartitionSlice(self.user, self.column_names, self.frames_in_memory, blobs)
+        """Return the location of the events of some users.
+
+        Args:
+            users: `USER` of each user.
+        """
+        tables = self.spilled_tables if self.buckets is None else self.buckets.find_tables(users)
+        return PartitionSlice(self.user, self.column_names, self.frames_in_memory, tables)
 
 
 @dataclass(frozen=True)
 class PartitionSlice:
-    """Where events of some users are, and of others beside them; see `SpilledDataset`."""
+    """Location of the events of some users, among those of others.
+
+    See `SpilledDataset` for the attributes.
+    """
 
     user: str
     column_names: list[str]
@@ -345,7 +389,13 @@ class PartitionSlice:
     def read(
         self, users: pl.DataFrame, start: datetime | None = None, end: datetime | None = None
     ) -> pl.DataFrame:
-        """The events of these users, in no order; from a time on, and before another, if given."""
+        """Read the events of some users, in no particular order.
+
+        Args:
+            users: `USER` of each user.
+            start: First time, inclusive; None for no limit.
+            end: Last time, exclusive; None for no limit.
+        """
         return concat_frames(list(self.iter_frames(users, start, end)), self.column_names)
 
     def iter_frames(
@@ -356,18 +406,18 @@ class PartitionSlice:
         *,
         columns: Collection[str] | None = None,
     ) -> Iterator[pl.DataFrame]:
-        """The same, or some columns of it, table after table as they lie."""
+        """Read the same events, optionally only some columns, one table at a time."""
         wanted = pl.col(self.user).is_in(users[USER].implode(), nulls_equal=True)
         if start is not None:
             wanted &= pl.col(TIME) >= start
         if end is not None:
             wanted &= pl.col(TIME) < end
         for frame in self.frames_in_memory:
-            some = _filter_rows(frame, wanted)
-            yield some.select(n for n in some.columns if columns is None or n in columns)
-        for blob in self.spilled_tables:
-            if blob.overlaps(start, end):
-                yield blob.read(wanted, columns)
+            events = _filter_rows(frame, wanted)
+            yield events.select(n for n in events.columns if columns is None or n in columns)
+        for table in self.spilled_tables:
+            if table.overlaps(start, end):
+                yield table.read(wanted, columns)
 
 
 def _filter_rows(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:

@@ -1,4 +1,7 @@
-"""From CSV and Parquet to a table of text, with the line of each row."""
+"""Reads CSV and Parquet files into tables of text, with the line number of each row.
+
+Also adds columns from the names of Hive partition folders.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from morpheus.sources.compression import LogPath, as_local_file, is_utf16, to_ut
 from morpheus.sources.json_records import ParseErrors, encode_json, flatten_name
 
 _SCAN_BYTES = 1 << 22
+"""Bytes that are scanned for quotes at a time."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,12 @@ class Table:
     """The rows of one file.
 
     Attributes:
-        frame: Every column text; names as in the file, without the dropped characters.
-        row_index: The file's own numbering of its rows, from an unnamed first column of integers.
+        frame: Text columns, with the names of the file without the dropped characters.
+        row_index: Row numbers of the file, from an unnamed first column of integers; None if there
+            is no such column.
         line_numbers: Line of each row, from 1.
-        errors: Rows that are none: line, and reason.
-        duplicate_columns: Names of columns that became equal, each with its original names.
+        errors: Line and reason of each bad row.
+        duplicate_columns: Original names of columns that have the same flat name.
     """
 
     frame: pl.DataFrame
@@ -39,16 +44,23 @@ class Table:
 
 
 def read_csv(data: bytes, path: LogPath, drop_characters: str = ".") -> Table:
-    """Read CSV with a header; an empty cell is null, and nothing is taken for a number.
+    """Read CSV with a header. Empty cells are null, and all values are text.
+
+    Args:
+        data: Contents of the file.
+        path: The file, for messages.
+        drop_characters: Characters removed from names.
 
     Raises:
-        BadRecord: The file has no header.
+        RecordError: The file has no header.
     """
     data = to_utf8(data)
     header = _read_header(data)
     if not header:
-        raise RecordError("the file is empty; a CSV file needs a line of column names", file=path)
-    frame, places, broken = _read_fast(data, len(header)) or _read_exactly(data, len(header))
+        raise RecordError(
+            "the file is empty; a CSV file needs a header with column names", file=path
+        )
+    frame, lines, errors = _read_fast(data, len(header)) or _read_exactly(data, len(header))
     frame = frame.with_columns(pl.all().replace("", None))
     index, first = None, frame.to_series(0)
     if header[0] in {"", "Unnamed: 0"}:
@@ -56,13 +68,13 @@ def read_csv(data: bytes, path: LogPath, drop_characters: str = ".") -> Table:
         header[0] = "Unnamed: 0"
     if index is not None:
         header, frame = header[1:], frame.drop(first.name)
-    return _flatten_names(Table(frame, index, places, broken), header, drop_characters)
+    return _flatten_names(Table(frame, index, lines, errors), header, drop_characters)
 
 
 def read_csv_blocks(
     blocks: Iterable[bytes], path: LogPath, drop_characters: str = "."
 ) -> Iterator[Table]:
-    """Read CSV that comes block by block, as `read_csv` would read it whole."""
+    """Read CSV in blocks, with the same result as `read_csv`."""
     blocks = iter(blocks)
     header, rest = _split_header(blocks)
     lines, rows = 0, 0
@@ -77,7 +89,7 @@ def read_csv_blocks(
 
 
 def _split_header(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
-    """The line of column names, and what is read already of what follows."""
+    """Return the header line, and the part of the first block after it."""
     data = next(blocks, b"")
     if is_utf16(data):
         data += b"".join(blocks)
@@ -88,19 +100,25 @@ def _split_header(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
 
 
 def _find_row_end(data: bytes, at: int, step: int) -> int:
-    """The next place behind a line break that is outside quotes, on or back; 0 for nowhere."""
+    """Find the position after the next line break outside quotes; 0 if there is none.
+
+    Args:
+        data: CSV text.
+        at: Position of a line break.
+        step: Direction: 1 for forwards, -1 for backwards.
+    """
     while at >= 0 and data.count(b'"', 0, at) % 2:
         at = data.find(b"\n", at + 1) if step > 0 else data.rfind(b"\n", 0, at)
     return at + 1
 
 
 def _shift_rows(table: Table, rows: int, lines: int) -> Table:
-    """The same table, further down in its file."""
+    """Shift row and line numbers of a table that is not at the start of its file."""
     numbers = pl.int_range(rows, rows + table.frame.height, eager=True)
-    broken = [(None if line is None else line + lines, why) for line, why in table.errors]
-    places = [line + lines for line in table.line_numbers]
+    errors = [(None if line is None else line + lines, reason) for line, reason in table.errors]
+    line_numbers = [line + lines for line in table.line_numbers]
     index = numbers if table.row_index is None else table.row_index
-    return replace(table, row_index=index, line_numbers=places, errors=broken)
+    return replace(table, row_index=index, line_numbers=line_numbers, errors=errors)
 
 
 def read_parquet_blocks(
@@ -109,16 +127,16 @@ def read_parquet_blocks(
     drop_characters: str = ".",
     wanted_columns: Sequence[str] | None = None,
 ) -> Iterator[Table]:
-    """Read Parquet some rows at a time, as `read_parquet` does.
+    """Read Parquet in blocks of rows, with the same result as `read_parquet`.
 
     Raises:
-        BadRecord: It is not Parquet, or is damaged.
+        RecordError: The file is not Parquet, or is damaged.
     """
     start = 0
     try:
-        with as_local_file(path) as here:
+        with as_local_file(path) as local:
             scan = _select_wanted(
-                pl.scan_parquet(here, glob=False), drop_characters, wanted_columns
+                pl.scan_parquet(local, glob=False), drop_characters, wanted_columns
             )
             for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
                 yield _shift_rows(
@@ -135,17 +153,16 @@ def read_parquet(
     drop_characters: str = ".",
     wanted_columns: Sequence[str] | None = None,
 ) -> Table:
-    """Read Parquet; nested columns are flattened as JSON is.
+    """Read Parquet. Nested columns are flattened like JSON.
 
     Args:
-        data: The file.
-        path: Where it lies.
-        drop_characters: Characters left out of names.
-        wanted_columns: Flat names of the columns to read where some are nested, which are many; None for
-            all.
+        data: Contents of the file.
+        path: The file, for messages.
+        drop_characters: Characters removed from names.
+        wanted_columns: Flat names of the columns to read, if any column is nested; None for all.
 
     Raises:
-        BadRecord: It is not Parquet, or is damaged.
+        RecordError: The file is not Parquet, or is damaged.
     """
     try:
         scan = _select_wanted(pl.scan_parquet(io.BytesIO(data)), drop_characters, wanted_columns)
@@ -155,14 +172,14 @@ def read_parquet(
 
 
 def _parquet_error(error: Exception, path: LogPath) -> RecordError:
-    reason = f"not a whole Parquet file ({_first_line(error)}); fetch it again"
+    reason = f"not a complete Parquet file ({_first_line(error)}); download it again"
     return RecordError(reason, file=path)
 
 
 def _select_wanted(
     scan: pl.LazyFrame, drop_characters: str, wanted_columns: Sequence[str] | None
 ) -> pl.LazyFrame:
-    """The columns in which, nested or not, something wanted may be."""
+    """Select the columns that may contain wanted columns."""
     schema = scan.collect_schema()
     if wanted_columns is None or not any(kind.is_nested() for kind in schema.dtypes()):
         return scan
@@ -172,7 +189,7 @@ def _select_wanted(
 
 
 def _is_prefix(name: str, wanted_columns: Sequence[str]) -> bool:
-    return any(one.startswith(name) for one in wanted_columns)
+    return any(wanted.startswith(name) for wanted in wanted_columns)
 
 
 def _from_parquet(
@@ -192,12 +209,12 @@ def _from_parquet(
         index = _to_integers(columns[0])
     if index is not None:
         names, numbered = names[1:], numbered[1:]
-    places = range(1, frame.height + 1)
-    return _flatten_names(Table(pl.DataFrame(numbered), index, places), names, drop_characters)
+    lines = range(1, frame.height + 1)
+    return _flatten_names(Table(pl.DataFrame(numbered), index, lines), names, drop_characters)
 
 
 def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
-    """Columns as text, one for each leaf of nested ones, whose names are then joined with dots.
+    """Convert columns to text. Nested columns become one column per leaf, with a dotted name.
 
     >>> [column.name for column in to_text_columns(pl.DataFrame({"a": [{"b": 1}], "c": [True]}))]
     ['a.b', 'c']
@@ -206,13 +223,13 @@ def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
 
 
 def _read_header(data: bytes) -> list[str]:
-    # A quoted name may hold a line break, so the first line need not be the whole header.
+    # A quoted name may contain a line break, so the header may have several lines.
     head = io.StringIO(data[: 1 << 20].decode("utf-8", "replace"), newline="")
     return next((row for row in csv.reader(head) if row), [])
 
 
 def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], ParseErrors] | None:
-    """Read with Polars; None if it cannot, or if it would fill short rows in silence."""
+    """Read with Polars; None if Polars fails, or if it would silently fill short rows."""
     try:
         frame = pl.read_csv(data, infer_schema=False)
     except pl.exceptions.PolarsError:
@@ -229,21 +246,21 @@ def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], Pa
 
 
 def _find_line_numbers(data: bytes) -> list[int]:
-    """The lines behind each line break outside quotes."""
-    places: list[int] = []
+    """Return the number of the line after each line break outside quotes."""
+    found: list[int] = []
     quotes, line = 0, 1
     for start in range(0, len(data), _SCAN_BYTES):
         block = np.frombuffer(data, np.uint8, min(_SCAN_BYTES, len(data) - start), start)
         quoted = (np.cumsum(block == ord('"'), dtype=np.int32) + quotes) & 1
         breaks = block == ord("\n")
         lines = np.cumsum(breaks, dtype=np.int32) + line
-        places += lines[breaks & (quoted == 0)].tolist()
+        found += lines[breaks & (quoted == 0)].tolist()
         quotes, line = int(quoted[-1]), int(lines[-1])
-    return places
+    return found
 
 
 def _count_separators(data: bytes) -> tuple[int, int]:
-    """Commas, and lines, outside quotes."""
+    """Count commas and lines outside quotes."""
     ends = int(not data.endswith(b"\n"))
     if b'"' not in data:
         return data.count(b","), data.count(b"\n") + ends
@@ -259,26 +276,26 @@ def _count_separators(data: bytes) -> tuple[int, int]:
 
 
 def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], ParseErrors]:
-    """Read row by row with the standard library, to tell the good rows from the bad."""
+    """Read row by row with the standard library, to separate good rows from bad ones."""
     rows: list[list[str]] = []
-    places: list[int] = []
-    broken: list[tuple[int | None, str]] = []
+    lines: list[int] = []
+    errors: list[tuple[int | None, str]] = []
     numbered = _iter_rows(data)
     next(numbered)
     for line, row in numbered:
         if isinstance(row, str):
-            broken.append((line, row))
+            errors.append((line, row))
         elif len(row) != width:
-            broken.append((line, f"the row has {len(row)} cells, and the header {width}"))
+            errors.append((line, f"the row has {len(row)} cells, and the header has {width}"))
         else:
             rows.append(row)
-            places.append(line)
+            lines.append(line)
     schema = {str(n): pl.String for n in range(width)}
-    return pl.DataFrame(rows, schema=schema, orient="row"), places, broken
+    return pl.DataFrame(rows, schema=schema, orient="row"), lines, errors
 
 
 def _iter_rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
-    """The first line of each row that is not blank, and its cells, or why it has none."""
+    """Yield the first line of each row that is not blank, and its cells or an error."""
     reader = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), strict=True)
     line = 1
     while True:
@@ -287,9 +304,10 @@ def _iter_rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            opened = "unexpected end" in str(error)
-            rest = "; all up to the end of the file is in it" if opened else ""
-            yield line, f"a quote is not closed{rest}" if opened else f"not CSV ({error})"
+            if "unexpected end" in str(error):
+                yield line, "a quote is not closed; it extends to the end of the file"
+            else:
+                yield line, f"not CSV ({error})"
         else:
             if row:
                 yield line, row
@@ -302,7 +320,7 @@ def _to_integers(column: pl.Series) -> pl.Series | None:
 
 
 def _flatten_names(table: Table, names: list[str], drop_characters: str) -> Table:
-    """Give columns their flat names; of those that become equal the first with a value counts."""
+    """Rename columns to their flat names. Of columns with one name the first value counts."""
     originals: dict[str, list[str]] = {}
     columns: dict[str, pl.Series] = {}
     for name, column in zip(names, table.frame, strict=True):
@@ -310,9 +328,9 @@ def _flatten_names(table: Table, names: list[str], drop_characters: str) -> Tabl
         originals.setdefault(joined, []).append(name)
         kept = columns.get(joined)
         columns[joined] = column if kept is None else kept.zip_with(kept.is_not_null(), column)
-    doubles = {joined: both for joined, both in originals.items() if len(both) > 1}
+    duplicates = {joined: several for joined, several in originals.items() if len(several) > 1}
     frame = pl.DataFrame([column.alias(joined) for joined, column in columns.items()])
-    return replace(table, frame=frame, duplicate_columns=doubles)
+    return replace(table, frame=frame, duplicate_columns=duplicates)
 
 
 def _iter_leaf_columns(column: pl.Series) -> Iterator[pl.Series]:
@@ -341,25 +359,25 @@ def _first_line(error: Exception) -> str:
 
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""What a folder is called whose rows have no value."""
+"""Name of a partition folder for missing values."""
 
 
 def parse_hive_partitions(path: LogPath, drop_characters: str = "") -> dict[str, str | None]:
-    """The columns that a file's folders name, and its value in each.
+    """Return the columns and values in the folder names of a file.
 
     Args:
         path: The file.
-        drop_characters: Characters left out of names.
+        drop_characters: Characters removed from names.
 
     >>> from pathlib import Path
     >>> parse_hive_partitions(Path("lake/user=a%2Fb/date=2024-05-31/0.parquet"))
     {'user': 'a/b', 'date': '2024-05-31'}
     """
-    cut = (folder.partition("=") for folder in path.parts[:-1] if "=" in folder)
-    named = ((name, unquote(value)) for name, _, value in cut if name and value)
+    pairs = (folder.partition("=") for folder in path.parts[:-1] if "=" in folder)
+    values = ((name, unquote(value)) for name, _, value in pairs if name and value)
     return {
         flatten_name(name, drop_characters): None if value == HIVE_NULL else value
-        for name, value in named
+        for name, value in values
     }
 
 
@@ -370,26 +388,26 @@ def add_partition_columns(
     *,
     add_missing: bool,
 ) -> pl.DataFrame:
-    """Fill in what only folders tell.
+    """Fill missing values from the names of partition folders.
 
     Args:
-        frame: Rows of some files, one behind the other.
-        files: The files, and how many of the rows each has.
-        drop_characters: Characters left out of names.
+        frame: Rows of some files, one file after the other.
+        files: The files, and the number of rows of each.
+        drop_characters: Characters removed from names.
         add_missing: Also add columns that the rows do not have.
     """
     found = [(parse_hive_partitions(path, drop_characters), rows) for path, rows in files]
     for name in dict.fromkeys(name for values, _ in found for name in values):
         if add_missing or name in frame.columns:
-            told = [
+            parts = [
                 pl.repeat(values.get(name), n, dtype=pl.String, eager=True) for values, n in found
             ]
-            frame = frame.with_columns(_fill_from_partition(frame, name, pl.concat(told)))
+            frame = frame.with_columns(_fill_from_partition(frame, name, pl.concat(parts)))
     return frame
 
 
 def _fill_from_partition(frame: pl.DataFrame, name: str, partition_values: pl.Series) -> pl.Series:
-    """What rows say themselves, and else what their folders tell."""
+    """Return the values of a column, filled with the values of the folders."""
     if name not in frame.columns:
         return partition_values.alias(name)
     own = frame[name]

@@ -1,4 +1,8 @@
-"""From the text of a time to a datetime, in UTC."""
+"""Parses times, and limits the input to a time range.
+
+`TimeRange` filters events by time. It also skips files and folders by the dates in their names
+(partition pruning).
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,18 @@ _EPOCH_PATTERN = r"^\s*(?<seconds>\d{9,10})(?:(?<parts>\d{3}|\d{6}|\d{9})|\.(?<f
 
 
 def parse_times(texts: pl.Series, time_format: str = "") -> pl.Series:
-    """Read ISO 8601 times: `T` or a space, with or without fraction and zone; without is UTC.
+    """Parse ISO 8601 times and epoch numbers.
 
-    A number is seconds since 1970; of 13, 16 or 19 digits, milliseconds, micro- or nanoseconds.
+    The separator may be `T` or a space. Fraction and zone are optional; times without a zone are
+    UTC. A number is seconds since 1970; with 13, 16 or 19 digits it is milliseconds, microseconds
+    or nanoseconds.
 
     Args:
         texts: The times.
-        time_format: How they are written otherwise, as `strftime` has it; without a zone is UTC.
+        time_format: Another format to try first, for `strftime`; empty for none.
 
     Returns:
-        Datetimes in UTC, to the microsecond; null where there is no text, or it is no time.
+        Datetimes in UTC with microseconds; null for a missing or invalid time.
 
     >>> texts = pl.Series(["2021-10-01T01:54:25Z", "2021-10-01 03:54:25.5+02:00", "yesterday"])
     >>> [str(time) for time in parse_times(texts)]
@@ -42,17 +48,18 @@ def parse_times(texts: pl.Series, time_format: str = "") -> pl.Series:
     '2021-10-01 01:54:25.500000+00:00'
     """
     if time_format:
-        told = texts.str.to_datetime(time_format, strict=False, time_unit="us", time_zone="UTC")
-        return told.zip_with(told.is_not_null(), parse_times(texts))
+        times = texts.str.to_datetime(time_format, strict=False, time_unit="us", time_zone="UTC")
+        return times.zip_with(times.is_not_null(), parse_times(texts))
     times = texts.str.to_datetime(
         DEFAULT_TIME_FORMAT, strict=False, time_unit="us"
     ).dt.replace_time_zone("UTC")
-    odd = times.is_null() & texts.is_not_null()
-    if not odd.any():
+    # Most logs have one format, which Polars parses fast; regular expressions parse the rest.
+    unparsed = times.is_null() & texts.is_not_null()
+    if not unparsed.any():
         return times
-    rest = texts.filter(odd)
+    rest = texts.filter(unparsed)
     return times.scatter(
-        odd.arg_true(), _parse_iso(rest).zip_with(~_is_epoch(rest), _parse_epoch(rest))
+        unparsed.arg_true(), _parse_iso(rest).zip_with(~_is_epoch(rest), _parse_epoch(rest))
     )
 
 
@@ -61,7 +68,7 @@ def _is_epoch(texts: pl.Series) -> pl.Series:
 
 
 def _parse_epoch(texts: pl.Series) -> pl.Series:
-    """Read times that are numbers."""
+    """Parse epoch numbers."""
     part = texts.str.extract_groups(_EPOCH_PATTERN).struct.unnest()
     fraction = pl.coalesce("parts", "fraction", pl.lit("")).str.slice(0, 6).str.pad_end(6, "0")
     microseconds = pl.concat_str("seconds", fraction).cast(pl.Int64, strict=False)
@@ -103,11 +110,11 @@ DATE_KEYS = {
     "event_date",
     "event_dt",
 }
-"""Names of partitions that say when the events in them were, or were delivered."""
+"""Names of partitions whose value is the time of the events, or of their delivery."""
 
 _DATE_PATTERN = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])")
 _DELIVERY_TIME_PATTERN = re.compile(r"_(20\d{6}T\d{4})Z_")
-"""How CloudTrail's own files are named: by the minute of their delivery."""
+"""The minute of delivery in the names of CloudTrail's files."""
 _YEAR_PATTERN = re.compile(r"20\d\d")
 _DATE_PARTS = (
     (YEAR_KEYS, _YEAR_PATTERN),
@@ -119,7 +126,7 @@ _DATE_PARTS = (
 
 @dataclass(frozen=True)
 class Interval:
-    """A time from its first moment to the one behind its last."""
+    """A half-open time interval [start, end)."""
 
     start: datetime
     end: datetime
@@ -127,13 +134,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class TimeRange:
-    """A time whose events are read; all others are left out, and counted.
+    """Time range of the events to read. Other events are skipped and counted.
 
     Attributes:
-        start: Its first moment, in UTC; None for no beginning.
-        end: The moment behind its last; None for no end.
-        allowed_lateness: How much later its events may have been delivered, so that what was delivered by then
-            is read too; None to go by whole days, those that it touches.
+        start: Start, inclusive, in UTC; None for no limit.
+        end: End, exclusive; None for no limit.
+        allowed_lateness: How long after the range its events may be delivered: files delivered
+            until then are read. None to read the files of the days in the range.
     """
 
     start: datetime | None = None
@@ -144,25 +151,34 @@ class TimeRange:
     def from_options(
         cls, start: str | None, end: str | None, duration: str | None, allowed_lateness: str | None
     ) -> TimeRange | None:
-        """Read the options; None where none is given.
+        """Make a time range from options.
 
-        A duration is counted from `start`, or else back from `end`, or else back from now.
+        A duration counts from `start`; without one, back from `end`; without either, back from now.
+
+        Args:
+            start: `--start_time`.
+            end: `--end_time`.
+            duration: `--duration`.
+            allowed_lateness: `--delivery_delay`.
+
+        Returns:
+            The time range; None if no option is given.
 
         Raises:
-            UsageError: One cannot be read, or they contradict each other.
+            UsageError: An option cannot be parsed, or options contradict each other.
 
-        >>> period = TimeRange.of("2024-05-31", None, "1d", None)
-        >>> period.end.isoformat()
+        >>> time_range = TimeRange.from_options("2024-05-31", None, "1d", None)
+        >>> time_range.end.isoformat()
         '2024-06-01T00:00:00+00:00'
         """
         given = [text for text in (start, end, duration) if text is not None]
         if not given:
             if allowed_lateness is not None:
-                raise UsageError("--delivery_delay: it goes with a period. Give --start_time, too.")
+                raise UsageError("--delivery_delay: needs a time range. Add --start_time.")
             return None
         if len(given) > 2:  # noqa: PLR2004 - all three
             raise UsageError(
-                "--duration: the period has a start and an end. Give two of the three."
+                "--duration: the time range has a start and an end already. Give two of the three."
             )
         first, last = _parse_moment(start, "--start_time"), _parse_moment(end, "--end_time")
         if duration is not None:
@@ -171,8 +187,8 @@ class TimeRange:
             first = first or last - length
         if first and last and first >= last:
             raise UsageError(
-                f"--end_time: the period ends at {_format_moment(last)}, and begins at "
-                f"{_format_moment(first)}. Give an end that is later."
+                f"--end_time: the time range ends at {_format_moment(last)}, but starts at "
+                f"{_format_moment(first)}. Give a later end."
             )
         late = (
             None
@@ -182,46 +198,50 @@ class TimeRange:
         return cls(first, last, None if late is None else timedelta(seconds=late))
 
     def preceding(self, duration: str, option: str) -> TimeRange:
-        """The time of some length just before this one.
+        """Return the time range of a given length that ends where this one starts.
+
+        Args:
+            duration: The length.
+            option: The option that gave it, for messages.
 
         Raises:
-            UsageError: It has no beginning, or that is no duration.
+            UsageError: This range has no start, or the duration is not valid.
         """
         length = timedelta(seconds=parse_duration(duration, option=option))
         if self.start is None:
-            raise UsageError(f"{option}: the period has no beginning. Give --start_time, too.")
+            raise UsageError(f"{option}: the time range has no start. Add --start_time.")
         return TimeRange(self.start - length, self.start, self.allowed_lateness)
 
     def base_depth(self, base: Sequence[str]) -> int:
-        """How many folders of a base say nothing of what is below it.
+        """Return how many folders of a base path to ignore when looking for dates.
 
-        None do, unless by their dates the base would lie outside: it has been asked for, and may
-        be called after the day on which somebody put the logs there.
+        This is zero unless the dates in the base are outside the range. Such a base was given
+        explicitly; its date may be the day on which the logs were copied.
         """
         date = _find_last_date(base)
         return 0 if date is None or self.may_overlap_dir(base) else date.end_index
 
     def may_overlap_dir(self, folders: Sequence[str]) -> bool:
-        """Whether a folder may hold some of its events, by the dates in its name and those above.
+        """Return whether a folder may contain events of the range, by the dates in its path.
 
-        >>> day = TimeRange.of("2024-05-31", None, "1d", None)
-        >>> day.may_overlap_dir(["us-east-1", "2024", "05"]), day.may_overlap_dir(["us-east-1", "2024", "06", "01"])
+        >>> day = TimeRange.from_options("2024-05-31", None, "1d", None)
+        >>> day.may_overlap_dir(["2024", "05"]), day.may_overlap_dir(["2024", "06", "01"])
         (True, False)
         """
-        span = parse_interval(folders)
-        return span is None or (
-            (self.start is None or span.end > self.start)
-            and (
-                self.end is None or span.start < self.end + (self.allowed_lateness or timedelta(0))
-            )
+        interval = parse_interval(folders)
+        if interval is None:
+            return True
+        lateness = self.allowed_lateness or timedelta(0)
+        return (self.start is None or interval.end > self.start) and (
+            self.end is None or interval.start < self.end + lateness
         )
 
     def may_contain_file(self, folders: Sequence[str], name: str) -> bool:
-        """Whether a file may hold some of its events, by its folders and its own name."""
+        """Return whether a file may contain events of the range, by its folders and its name."""
         delivered = _DELIVERY_TIME_PATTERN.search(name)
         if delivered:
             time = datetime.strptime(delivered[1] + "Z", "%Y%m%dT%H%M%z")
-            # A file holds nothing that was later than its delivery, but what was long before it.
+            # A file has no events after its delivery, but may have events from long before.
             if self.start is not None and time + timedelta(minutes=1) <= self.start:
                 return False
             if (
@@ -233,7 +253,7 @@ class TimeRange:
         return self.may_overlap_dir(folders)
 
     def filter(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The events in it."""
+        """Return the events in the range."""
         inside = [
             *([pl.col(TIME) >= self.start] if self.start else []),
             *([pl.col(TIME) < self.end] if self.end else []),
@@ -247,11 +267,11 @@ class TimeRange:
 
 
 def parse_interval(folders: Sequence[str]) -> Interval | None:
-    """The time that folders name, at least to the month or to the year of a partition.
+    """Return the time interval in folder names; None if there is no date.
 
-    Known are days (`2024/05/31`, as CloudTrail's, or `2024-05-31`) and partitions (`year=2024`,
-    `month=05`, `day=31`, `hour=07`; or `date=2024-05-31`, `eventDay=20240531` and the like). Of
-    several dates the last counts, which is nearest to the files.
+    Supports days (`2024/05/31`, as in CloudTrail, or `2024-05-31`) and partitions (`year=2024`,
+    `month=05`, `day=31`, `hour=07`; or `date=2024-05-31`, `eventDay=20240531` and similar). A year
+    alone must be a partition. The last date counts, because it is nearest to the files.
 
     >>> parse_interval(["region=us-east-1", "eventDay=20240531"]).start.isoformat()
     '2024-05-31T00:00:00+00:00'
@@ -261,23 +281,23 @@ def parse_interval(folders: Sequence[str]) -> Interval | None:
     date = _find_last_date(folders)
     if date is None:
         return None
-    numbers = date.parts
-    year, month, day, hour = [*numbers, *(1, 1, 1, 0)[len(numbers) :]]
+    parts = date.parts
+    year, month, day, hour = [*parts, *(1, 1, 1, 0)[len(parts) :]]
     try:
         start = datetime(year, month, day, hour, tzinfo=UTC)
     except ValueError:
         return None
-    return Interval(start, _get_interval_end(start, len(numbers)))
+    return Interval(start, _get_interval_end(start, len(parts)))
 
 
 @dataclass
 class _PartialDate:
-    """Year, month, day, hour, as far as folders name them.
+    """Year, month, day and hour, as far as folder names give them.
 
     Attributes:
-        parts: These.
-        is_partition: Whether partitions name them.
-        end_index: The place behind the last of them.
+        parts: The numbers.
+        is_partition: Whether the folders are partitions (`year=2024`).
+        end_index: Index after the last folder of the date.
     """
 
     parts: list[int]
@@ -285,10 +305,10 @@ class _PartialDate:
     end_index: int
 
     def extend(self, name: str, value: str, index: int) -> bool:
-        """Take over the next number, if it is that."""
-        names, form = _DATE_PARTS[min(len(self.parts), len(_DATE_PARTS) - 1)]
+        """Add the next part of the date, and return whether the folder has it."""
+        names, pattern = _DATE_PARTS[min(len(self.parts), len(_DATE_PARTS) - 1)]
         fits = name in names if self.is_partition else not name and index == self.end_index
-        if not fits or len(self.parts) == len(_DATE_PARTS) or not form.fullmatch(value):
+        if not fits or len(self.parts) == len(_DATE_PARTS) or not pattern.fullmatch(value):
             return False
         self.parts.append(int(value))
         self.end_index = index + 1
@@ -296,33 +316,33 @@ class _PartialDate:
 
 
 def _find_last_date(folders: Sequence[str]) -> _PartialDate | None:
-    """The last date that folders name; a year alone is none, unless it says so."""
+    """Return the last date in folder names. A year alone must be a partition."""
     dates = [date for date in _find_dates(folders) if len(date.parts) > 1 or date.is_partition]
     return dates[-1] if dates else None
 
 
 def _find_dates(folders: Sequence[str]) -> list[_PartialDate]:
-    """The dates that folders name, one after the other."""
+    """Return all dates in folder names, in order."""
     found: list[_PartialDate] = []
-    for place, folder in enumerate(folders):
+    for index, folder in enumerate(folders):
         name, equals, value = folder.rpartition("=")
         name = name.lower()
         whole = _DATE_PATTERN.match(value)
         if whole and (name in DATE_KEYS if equals else value == whole[0]):
             found.append(
                 _PartialDate(
-                    [int(part) for part in whole.groups()], is_partition=True, end_index=place + 1
+                    [int(part) for part in whole.groups()], is_partition=True, end_index=index + 1
                 )
             )
-        elif found and found[-1].extend(name, value, place):
+        elif found and found[-1].extend(name, value, index):
             continue
         elif _YEAR_PATTERN.fullmatch(value) and (name in YEAR_KEYS if equals else True):
-            found.append(_PartialDate([int(value)], is_partition=bool(equals), end_index=place + 1))
+            found.append(_PartialDate([int(value)], is_partition=bool(equals), end_index=index + 1))
     return found
 
 
 def _get_interval_end(start: datetime, num_parts: int) -> datetime:
-    """The moment behind a year, a month, a day or an hour."""
+    """Return the end of a year, month, day or hour, exclusive."""
     if num_parts == 1:
         return start.replace(year=start.year + 1)
     if num_parts == 2:  # noqa: PLR2004 - year and month
@@ -337,8 +357,8 @@ def _parse_moment(text: str | None, option: str) -> datetime | None:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise UsageError(
-            f"{option}: {text!r} is no time. Give `2024-05-31`, or `2024-05-31T09:30:00Z`; "
-            "without a zone it is in UTC."
+            f"{option}: {text!r} is not a valid time. Use `2024-05-31` or "
+            "`2024-05-31T09:30:00Z`; times without a zone are UTC."
         ) from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
