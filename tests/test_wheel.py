@@ -18,9 +18,9 @@ NO_INDEX = re.compile(
 )
 
 
-def pip(python, *words):
+def pip(*words):
     """Run pip. Skip the test if pip cannot find or download a package."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", *map(str, words)]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and NO_INDEX.search(done.stderr):
         pytest.skip(f"pip cannot reach a package index: {done.stderr.strip().splitlines()[-1]}")
@@ -30,11 +30,13 @@ def pip(python, *words):
 @pytest.fixture
 def run(tmp_path):
     """Install the wheel into a fresh environment. Return a function that runs a command there."""
-    pip(sys.executable, "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
     [wheel] = tmp_path.glob("morpheus_dfp-*.whl")
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True
+    )
     scripts = tmp_path / "environment" / "bin"
-    pip(scripts / "python", "install", "--quiet", wheel)
+    pip("--python", scripts / "python", "install", "--quiet", "--no-compile", wheel)
     shutil.copytree(ROOT / "examples" / "data", tmp_path / "data")
     path = os.pathsep.join([str(scripts), os.environ["PATH"]])
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
