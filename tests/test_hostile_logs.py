@@ -125,8 +125,8 @@ def test_every_record_is_written_or_counted_and_outputs_are_valid(folder, more):
     summary = result.stderr[result.stderr.index("\nInput") :]
     read, written = count(r"^Input +([\d,]+)", summary), count(r"^Written +([\d,]+)", summary)
     rejected, duplicates = (
-        count(r"([\d,]+) refused", summary),
-        count(r"([\d,]+) delivered twice", summary),
+        count(r"([\d,]+) rejected", summary),
+        count(r"([\d,]+) duplicate", summary),
     )
     assert read == written + rejected + duplicates
     assert read >= len(RECORDS) + 20 * 5

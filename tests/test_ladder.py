@@ -76,7 +76,7 @@ def test_nobody_is_blind_everyone_is_scored_by_the_rung_their_history_reaches(co
     rungs = {(row["who"], row["rung"], row["own_share"]) for row in rows.values()}
     assert rungs == {("clerk0", "own", 1.0), ("clerk8", "peers", 0.2), ("clerk9", "everyone", 0.0)}
     assert all(math.isfinite(row["risk"]) for row in rows.values())
-    assert "1 by their own history, 1 with their peers', 1 by everyone's" in told
+    assert "1 trained on own history, 1 with data of similar users, 1 global" in told
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads(company):

@@ -1,4 +1,4 @@
-"""Learns what each user in your logs usually does, and tells when one stops being themselves."""
+"""Learns how each user in audit logs behaves, and alerts when one behaves unusually."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ if TYPE_CHECKING:
     from morpheus.api import Fingerprints
     from morpheus.pipeline import Pipeline
 
-__all__ = ["Fingerprints", "Pipeline"]
+    __version__: str
 
+__all__ = ["Fingerprints", "Pipeline", "__version__"]
+
+_DISTRIBUTION = "morpheus-dfp"
 _LAZY_IMPORTS = {"Fingerprints": "morpheus.api", "Pipeline": "morpheus.pipeline"}
 
 
 def __getattr__(name: str) -> object:
-    # Polars is loaded when it is needed: `morpheus --help` does without.
+    # Names are loaded when they are used, so that `morpheus --help` does not load polars.
+    if name == "__version__":
+        return _find_version()
     if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY_IMPORTS[name]), name)
@@ -23,3 +28,13 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+def _find_version() -> str:
+    """Return the version of the installed distribution; `0+unknown` if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to import
+
+    try:
+        return version(_DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0+unknown"

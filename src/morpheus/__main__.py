@@ -1,4 +1,4 @@
-"""The command `morpheus`, also as `python -m morpheus`, where scripts are not on the PATH."""
+"""`python -m morpheus`: the command `morpheus`, also where scripts are not on the PATH."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from morpheus.errors import EXIT_INTERRUPTED
 
 
 def main() -> None:
-    """Be the command; a Ctrl+C before it has begun ends it as quietly as one later."""
-    # What is there at the end goes with the process; to look for garbage in it takes a tenth of a
-    # second.
+    """Run the command. Ctrl+C during its imports ends it without a traceback, too."""
+    # The exit of the process frees everything. A garbage collection before takes 0.1 s.
     atexit.register(gc.freeze)
     try:
-        from morpheus.cli.main import main as command  # noqa: PLC0415 - what is waited for
+        from morpheus.cli.main import main as command  # noqa: PLC0415 - Ctrl+C is handled by now
 
         command()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 
 
-if __name__ == "__main__":  # processes that are spawned import this module again
+if __name__ == "__main__":  # spawned processes import this module again
     main()

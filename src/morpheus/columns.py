@@ -1,37 +1,36 @@
-"""The columns that have a meaning of their own, and the lists of feature columns.
+"""Reserved column names, and files that list columns.
 
-A columns file holds one feature name a line. Names are those of the flat table: nested names joined
-with the dots removed (`userIdentity.arn` is `userIdentityarn`).
+Column names are those of the flat table: the names of nested fields, joined without dots
+(`userIdentity.arn` is `userIdentityarn`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from morpheus.errors import UsageError
 
 ROW = ""
-"""Running number of an event within its user, from 0: the unnamed first column of the output."""
+"""Number of an event among those of its user, from 0: the unnamed first column of the output."""
 INDEX = "_index_"
-"""Position of an event in its file: the file's own index column if it has one."""
+"""Position of an event in its file, or the value of the file's own index column."""
 ACTOR_OPTION = "@actor"
-"""Asks, in place of a column of the user, for the one that the log's rules find out."""
+"""Given in place of a user column, it selects `ACTOR`."""
 ACTOR = "actor"
-"""Who acted, by those rules."""
+"""Column of the actor of each event, by the rules of the log format."""
 TIME = "event_dt"
 """Time of an event, in UTC, as a datetime."""
 POPULATION_USER = "_owner_"
-"""Whose each event of a sample of everybody's is."""
+"""User column of a sample of all users' events."""
 SCORE = "ae_anomaly_score"
 """Mean reconstruction loss of an event over its columns."""
 RISK = "risk"
-"""How much an event and what came just before it speak against their user, over all columns."""
+"""How unusual an event and the events just before it are, over all columns."""
 TS_ANOMALY = "ts_anomaly"
-"""Whether an event lies in a time bin that breaks its user's rhythm."""
+"""Whether an event is in a time bin with a time-series anomaly."""
 
 
 class ExplanationColumns(NamedTuple):
@@ -42,45 +41,51 @@ class ExplanationColumns(NamedTuple):
     explanation: str = "explanation"
 
     def with_prefix(self, prefix: str) -> Self:
-        """The same names behind a prefix."""
+        """Return the same names with a prefix."""
         return type(self)(*(prefix + name for name in self))
 
     @classmethod
     def find_in(cls, columns: Iterable[str]) -> Self | None:
-        """Find them among a frame's columns, whatever their prefix; None if they are not there.
+        """Find them among the columns of a frame, with any prefix; None if they are missing.
 
-        One of the three alone is the log's own: Duo's and Kubernetes' logs have a `reason`, too.
+        Two of the three are needed. Logs of Duo and Kubernetes have a `reason` of their own.
 
-        >>> ExplanationColumns.find_in(["reason", "event_dt", "why_reason", "why_top_columns"])
-        ExplanationColumns(reason='why_reason', top_columns='why_top_columns', explanation='why_explanation')
+        >>> columns = ["reason", "event_dt", "why_reason", "why_top_columns"]
+        >>> ExplanationColumns.find_in(columns)[0]
+        'why_reason'
         >>> ExplanationColumns.find_in(["reason", "event_dt"]) is None
         True
         """
-        found = Counter(
+        prefixes = Counter(
             column.removesuffix(name)
             for column in columns
             for name in cls()
             if column.endswith(name)
         )
-        last = next((prefix for prefix in reversed(found) if found[prefix] > 1), None)
+        last = next((prefix for prefix in reversed(prefixes) if prefixes[prefix] > 1), None)
         return None if last is None else cls().with_prefix(last)
 
 
 def read_lines(name: str, *, option: str) -> tuple[str, ...]:
-    """Read a list, one entry a line; empty lines are left out.
+    """Read a file with one entry per line. Empty lines and repeated entries are dropped.
 
-    The working directory is looked in first, then the lists shipped with the package, with or
-    without their leading `data/`.
+    Args:
+        name: A path, or the name of a list shipped with the package, with or without `data/`.
+        option: The option that names the file, for the error message.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file does not exist.
 
     >>> read_lines("data/columns_ae_azure.txt", option="--columns_file")[:2]
     ('appDisplayName', 'clientAppUsed')
     """
+    from importlib import resources  # noqa: PLC0415 - slow, and not for `--help`
+
     shipped = resources.files("morpheus") / "data" / name.removeprefix("data/")
     for place in (Path(name), shipped):
         if place.is_file():
             lines = place.read_text(encoding="utf-8").splitlines()
             return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    raise UsageError(f"{option}: there is no file `{name}`. Give a text file with one name a line.")
+    raise UsageError(
+        f"{option}: there is no file `{name}`. Give a text file with one name per line."
+    )

@@ -1,39 +1,39 @@
-"""Every exception, by who must act.
+"""Exceptions of the package, by who can fix the cause.
 
     MorpheusError
-    ├── UsageError    the person at the prompt: a wrong option, path or chain    exit code 2
-    ├── BadRecord     the owner of the log: not JSON, no time, cut in half       exit code 1
-    ├── Unavailable   nobody, or the operator: try again later                   exit code 1
-    └── BrokenModel   whoever keeps the models: restore the file, or retrain     exit code 1
+    ├── UsageError            the user: a wrong option, path or pipeline          exit code 2
+    ├── RecordError           the owner of the log: not JSON, no time, truncated  exit code 1
+    ├── TransientError        nobody, or the operator: try again later            exit code 1
+    └── ModelCorruptedError   the owner of the models: restore, or train again    exit code 1
 
-A message says where, what was found, what would do, and what to type.
+A message says what failed, where, what was found, and what to do.
 """
 
 from __future__ import annotations
 
 EXIT_INTERRUPTED = 130
-"""Exit code of a command that somebody has stopped, which is no error."""
+"""Exit code of a command stopped by Ctrl+C or SIGTERM."""
 
 
 class MorpheusError(Exception):
-    """Something a person can act on; shown without a traceback."""
+    """An error that a person can fix. It is shown without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(MorpheusError):
-    """The command line, a path or the chain is wrong."""
+    """The command line, a path or the pipeline is wrong."""
 
     exit_code = 2
 
 
 class RecordError(MorpheusError):
-    """A log record, or a whole log file, that cannot be read.
+    """A log record, or a whole log file, cannot be read.
 
     Args:
-        reason: What was found and what would do, in one sentence without a full stop.
-        file: The file that holds it: a path, or what else names one by its text.
-        line: Line (JSON lines, CSV) or record number (JSON documents), from 1; None for the file.
+        reason: What was found and what to do, without the full stop at the end.
+        file: The file: a path, or an object whose text is one.
+        line: Line (JSON lines, CSV) or record number (JSON documents), from 1. None for the file.
     """
 
     def __init__(self, reason: str, *, file: object, line: int | None = None) -> None:
@@ -50,13 +50,13 @@ class RecordError(MorpheusError):
 
 
 class TransientError(MorpheusError):
-    """A service or a disk did not answer; the same call may succeed later."""
+    """A service or a disk did not respond. The same call may succeed later."""
 
 
 class ModelCorruptedError(MorpheusError):
-    """A model file that is not what its index says it is."""
+    """A model file does not match the index of its store."""
 
 
 def _make_record_error(reason: str, file: str, line: int | None) -> RecordError:
-    # Lets the error cross from a worker process to its parent.
+    # For pickle: workers send the error to the main process.
     return RecordError(reason, file=file, line=line)

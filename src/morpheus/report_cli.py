@@ -1,4 +1,8 @@
-"""Files that runs wrote, user by user."""
+"""Reports on files of results: what `morpheus report` does, without the command.
+
+`ResultFiles` reads the output of earlier runs user by user. `build_report` makes the data of the
+report page, `write_report` the page.
+"""
 
 from __future__ import annotations
 
@@ -40,18 +44,19 @@ USER_COLUMNS = (
     "username",
     "userIdentityaccountId",
 )
-"""Columns that may say whose event it is, the first that there is."""
+"""Known user columns. The first that exists is used."""
 _USER = "_owner_"
+"""Temporary column of users."""
 
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """Files that runs wrote.
+    """Output files of earlier runs.
 
     Attributes:
-        files: The files, at least one.
-        user_column: Column that says whose event it is.
-        ranking: The best score that they hold.
+        files: The files, one or more.
+        user_column: The user column.
+        ranking: The best score column to rank events by; None if there is none.
     """
 
     files: Sequence[Path]
@@ -60,41 +65,45 @@ class ResultFiles:
 
     @classmethod
     def from_files(cls, files: Sequence[Path], user_column: str) -> Self:
-        """Look into the first of them; `user` may be empty, if the column is a usual one."""
+        """Find the columns in the first file.
+
+        Args:
+            files: The files, one or more.
+            user_column: The user column; empty to use a known one.
+
+        Raises:
+            UsageError: The first file has no rows or no such column, or cannot be read.
+        """
         rows = next(read_results(files[0]), None)
         if rows is None:
-            raise UsageError(f"`{files[0]}` holds no rows. Give the output of an earlier run.")
-        found = user_column or next((one for one in USER_COLUMNS if one in rows.columns), "")
-        if not found or found not in rows.columns:
-            there = ", ".join(f"`{one}`" for one in rows.columns[:12] if one)
-            what = (
-                f"no column `{user_column}`"
-                if user_column
-                else "none of the usual columns of users"
-            )
+            raise UsageError(f"`{files[0]}` has no rows. Give the output of an earlier run.")
+        chosen = user_column or next((name for name in USER_COLUMNS if name in rows.columns), "")
+        if not chosen or chosen not in rows.columns:
+            existing = ", ".join(f"`{name}`" for name in rows.columns[:12] if name)
+            missing = f"no column `{user_column}`" if user_column else "no known user column"
             raise UsageError(
-                f"--userid_column_name: `{files[0]}` has {what}. Name one of its own, such as "
-                f"{there}."
+                f"--userid_column_name: `{files[0]}` has {missing}. Give one of its columns, such "
+                f"as {existing}."
             )
-        return cls(files, found, choose_ranking(rows.columns))
+        return cls(files, chosen, choose_ranking(rows.columns))
 
     def iter_by_user(self) -> Iterator[tuple[str | None, pl.DataFrame]]:
-        """Rows of one user at a time, in the files' order."""
+        """Yield rows of one user at a time, in the order of the files. Users may repeat."""
         for rows in chain.from_iterable(map(read_results, self.files)):
             column = pl.col(self.user_column) if self.user_column in rows.columns else pl.lit(None)
-            owned = rows.with_columns(column.cast(pl.String).alias(_USER))
-            for some in owned.partition_by(_USER, maintain_order=True):
-                yield some[_USER][0], some.drop(_USER)
+            keyed = rows.with_columns(column.cast(pl.String).alias(_USER))
+            for part in keyed.partition_by(_USER, maintain_order=True):
+                yield part[_USER][0], part.drop(_USER)
 
     def fit_scales(self) -> Mapping[str | None, ScoreScale]:
-        """How high is high by the files alone: by the mean and the spread of each user's scores."""
+        """Return the score scale of each user, from the mean and spread of their scores."""
         sums: dict[str | None, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = {}
-        for owner, rows in self.iter_by_user():
+        for user, rows in self.iter_by_user():
             scores = EventArrays.from_frame(rows).scores
-            known = scores[~np.isnan(scores)]
-            more = np.array([len(known), known.sum(), (known**2).sum()])
-            sums[owner] = sums.get(owner, np.zeros(3)) + more
-        return {owner: _fit_scale(*each.tolist()) for owner, each in sums.items()}
+            valid = scores[~np.isnan(scores)]
+            moments = np.array([len(valid), valid.sum(), (valid**2).sum()])
+            sums[user] = sums.get(user, np.zeros(3)) + moments
+        return {user: _fit_scale(*moments.tolist()) for user, moments in sums.items()}
 
 
 def _fit_scale(count: float, total: float, squares: float) -> ScoreScale:
@@ -105,35 +114,41 @@ def _fit_scale(count: float, total: float, squares: float) -> ScoreScale:
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Write a page from what earlier runs wrote to files: CSV, JSON lines or Parquet.
+    """Write a report page from the output files of earlier runs.
 
-    It is the page of the stage `to-report`, as far as the files know. Where they hold scores of all
-    events, alerts are the highest; where `filter` has left events out, all that are there.
+    The files are CSV, JSON lines or Parquet. The page is that of the stage `to-report`, with the
+    data that the files have. If they have the scores of all events, the alerts are the highest. If
+    `filter` has dropped events, all events in the files are alerts.
 
     Example: `morpheus report output.csv --filename=report.html`
     """
 
-    filename: str = option("report.html", "Page to write; its folder is made if there is none.")
+    filename: str = option(
+        "report.html", "Page to write. Its folder is created if it does not exist."
+    )
     overwrite: bool = option(
-        False, "Replace a file of that name, which stays until the new one is whole.", flag=True
+        False, "Replace an existing page, when the new one is complete.", flag=True
     )
     userid_column_name: str = option(
-        "", "Column that says whose event it is.", default_display="the first that is known to"
+        "", "User column of the rows.", default_display="the first known one"
     )
     models: str | None = option(
         None,
-        "Folder of the fingerprints that scored: the page shows them, and measures by them.",
+        "Model store that the events were scored with. The page shows the models, and measures "
+        "severity by them.",
     )
     replay: str | None = option(
         None,
-        "File that `morpheus tools replay --filename=trials.csv` wrote: what would have raised no "
-        "alert stands among each user's weak spots. With --models.",
+        "File that `morpheus tools replay --filename=trials.csv` wrote. The page lists techniques "
+        "that raised no alert as detection gaps of the user. Needs --models.",
     )
     alerts_per_day: float = option(
-        5.0, "Where nothing was left out: incidents a day that are shown, at most.", min=0
+        5.0, "Maximum number of incidents per day, if the files have all events.", min=0
     )
     all_alerts: bool = option(
-        False, "Every event of the files is an alert. Found out by itself, but in JSON.", flag=True
+        False,
+        "Every event in the files is an alert. Detected automatically, except in JSON files.",
+        flag=True,
     )
 
 
@@ -144,14 +159,14 @@ def read_replay(path: Path) -> Mapping[str | None, ReplayResult]:
     """Read the trials of `morpheus tools replay`, by user.
 
     Raises:
-        UsageError: It is not a file of trials.
+        UsageError: It cannot be read, or is not a file of trials.
     """
     try:
         trials = _read_trials(path)
     except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(
-            f"--replay: `{path}` cannot be read: {reason}. Give the file that "
+            f"--replay: `{path}` cannot be read: {reason}. Give a file that "
             "`morpheus tools replay --filename=trials.csv` wrote."
         ) from error
     injected = trials.filter(pl.col("caught").is_not_null())
@@ -178,27 +193,27 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """Read the files, and write the page.
 
     Raises:
-        UsageError: There is nothing to read, or the page cannot be written there.
-        BadRecord: A row has no time.
+        UsageError: A file cannot be read, or the page cannot be written.
+        RecordError: A row has no time.
     """
     validate_output_path(
         Path(request.filename), overwrite=request.overwrite, stage_name="morpheus report"
     )
-    found = build_report(request, files)
-    text = render_page(msgspec.json.encode(found))
+    data = build_report(request, files)
+    text = render_page(msgspec.json.encode(data))
     with atomic_write(Path(request.filename)) as file:
         file.write(text)
-    return found
+    return data
 
 
 def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
-    """All that the page says."""
-    outputs = ResultFiles.from_files(files, request.userid_column_name)
-    findings = _aggregate_results(request, outputs)
-    events = sum(seen.events for seen in findings.users.values())
-    cards = [seen.card for seen in findings.users.values() if seen.card is not None]
+    """Return the data of the page."""
+    results = ResultFiles.from_files(files, request.userid_column_name)
+    aggregator = _aggregate_results(request, results)
+    events = sum(user.events for user in aggregator.users.values())
+    cards = [user.card for user in aggregator.users.values() if user.card is not None]
     return build_report_data(
-        findings,
+        aggregator,
         RunCounts(
             read=events,
             scored=events,
@@ -206,31 +221,32 @@ def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         ),
         request.alerts_per_day,
         models_hint="--models=FOLDER (which train-ae --models_output_filename wrote)",
-        origin=("", outputs.user_column),
+        origin=("", results.user_column),
     )
 
 
 def _aggregate_results(request: ReportRequest, results: ResultFiles) -> ReportAggregator:
-    """Look at all rows; twice where users have to be measured first."""
+    """Aggregate all rows. They are read twice if there are no models to take scales from."""
     store = None if request.models is None else ModelStore.open(request.models)
     if request.replay is not None and store is None:
-        raise UsageError("--replay: weak spots are those of fingerprints. Give --models, too.")
+        raise UsageError("--replay: detection gaps belong to models. Give --models, too.")
     trials = {} if request.replay is None else read_replay(Path(request.replay))
-    measure = store is None and results.ranking == SCORE
-    findings = ReportAggregator(scales=results.fit_scales() if measure else {})
-    last = Counter[str | None]()
-    for owner, rows in results.iter_by_user():
-        findings.register_user(owner, _find_card(store, owner), None)
-        findings.add(owner, rows)
+    fit_scales = store is None and results.ranking == SCORE
+    aggregator = ReportAggregator(scales=results.fit_scales() if fit_scales else {})
+    last_rows = Counter[str | None]()
+    for user, rows in results.iter_by_user():
+        aggregator.register_user(user, _find_card(store, user), None)
+        aggregator.add(user, rows)
         if ROW in rows.columns:
             numbers = rows[ROW].cast(pl.Int64, strict=False).drop_nulls().to_list()
-            last[owner] = max(last[owner], *numbers, 0)
-    fewer = any(findings.users[owner].events <= row for owner, row in last.items())
-    findings.filtered = request.all_alerts or fewer
-    for owner, found in trials.items():
-        if owner in findings.users:
-            findings.users[owner].replay_result = found
-    return findings
+            last_rows[user] = max(last_rows[user], *numbers, 0)
+    # Fewer events than row numbers: `filter` has dropped some.
+    dropped = any(aggregator.users[user].events <= row for user, row in last_rows.items())
+    aggregator.filtered = request.all_alerts or dropped
+    for user, replay_result in trials.items():
+        if user in aggregator.users:
+            aggregator.users[user].replay_result = replay_result
+    return aggregator
 
 
 def _find_card(store: ModelStore | None, user: str | None) -> ModelCard | None:

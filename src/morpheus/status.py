@@ -1,4 +1,7 @@
-"""How far a run is, in a file that others can read while it runs."""
+"""Status file of a run, which `morpheus serve` and other programs read while it runs.
+
+The runtime writes it with `StatusFile`. Readers decode it as `Status`.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,22 @@ from morpheus.report.view import RunCounts
 from morpheus.storage.atomic import atomic_write
 
 WRITE_INTERVAL = 1.0
-"""Seconds between two writings, at least."""
+"""Minimum number of seconds between two writes."""
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        format: Says that it is this.
-        version: Of the format.
-        running: The run has not come to its end.
-        source: Word of the source that reads the logs.
-        user_column: Column that says whose event it is.
-        filtered: A `filter` stands in the chain: what is written are alerts.
-        alerts_per_day: Its budget, where it has one.
-        account: What has become of the events so far.
-        held: Events that each suppression has held back, by its title.
+        format: Name of the format.
+        version: Version of the format.
+        running: The run has not ended.
+        source: Word of the source.
+        user_column: The user column.
+        filtered: The pipeline has a `filter`, so its output rows are alerts.
+        alerts_per_day: The alert budget of the filter; None without one.
+        account: Counts of events so far.
+        held: Suppressed events by label of the suppression.
     """
 
     format: Literal["morpheus-status"]
@@ -48,12 +51,13 @@ class Status(msgspec.Struct, frozen=True):
 
 @dataclass
 class StatusFile:
-    """Writes the status of a run, now and then.
+    """Writes the status of a run to a file.
 
     Attributes:
-        path: The file; it is replaced as a whole.
-        options: Those of the chain.
-        filters: Its filters.
+        path: The file. It is replaced atomically.
+        options: Options of the pipeline.
+        filters: Its `filter` stages.
+        clock: Returns the time in seconds.
     """
 
     path: Path
@@ -66,16 +70,16 @@ class StatusFile:
 
     @classmethod
     def from_stages(cls, path: str, stages: Sequence[Stage]) -> Self:
-        """Write the status of a chain, whose stages have their settings."""
+        """Make the status file of a pipeline whose stages have their options."""
         filters = [stage for stage in stages if stage.name == "filter"]
         return cls(Path(path), stages[0].options, filters)
 
     def write(self, metrics: RunMetrics, *, running: bool) -> None:
-        """Write the status; while it runs, only if some time has passed."""
+        """Write the status. A running run writes at most every `WRITE_INTERVAL` seconds."""
         if running and self.clock() < self._due:
             return
         budgets = [
-            budget for one in self.filters if (budget := getattr(one, "alerts_per_day", None))
+            budget for stage in self.filters if (budget := getattr(stage, "alerts_per_day", None))
         ]
         status = Status(
             "morpheus-status",
@@ -94,12 +98,12 @@ class StatusFile:
 
 
 def _count_run(metrics: RunMetrics) -> RunCounts:
-    reasons, stated = Counter[str](), None
+    reasons, alert_forecast = Counter[str](), None
     for user, reason in metrics.unscored_reasons.items():
         reasons[reason] += metrics.users[user]
     if metrics.budget_report is not None:
         forecast = metrics.budget_report.forecast
-        stated = forecast.alerts, forecast.low, forecast.high
+        alert_forecast = forecast.alerts, forecast.low, forecast.high
     return RunCounts(
         read=metrics.input.read,
         refused=metrics.input.refused,
@@ -107,7 +111,9 @@ def _count_run(metrics: RunMetrics) -> RunCounts:
         scored=metrics.scored + metrics.filtered,
         unscored=dict(reasons.most_common()),
         training=metrics.training.read,
-        rungs=dict(Counter(card.rung for card in metrics.cards.values()).most_common()),
-        forecast=stated,
+        rungs=dict(
+            Counter(card.training_data_scope for card in metrics.cards.values()).most_common()
+        ),
+        forecast=alert_forecast,
         refusals=metrics.input.refusals,
     )

@@ -1,18 +1,20 @@
-"""Text out of a log, made fit to be read: it is hostile until then."""
+"""Sanitize text from logs before it is shown. Such text is untrusted."""
 
 from __future__ import annotations
 
 MAX_LENGTH = 64
-"""Signs of a quoted value that are kept."""
+"""Maximum number of characters of a quoted value."""
 ELLIPSIS = "…"
 
 
 def escape_control(text: str, *, keep: str = "") -> str:
-    r"""Show what cannot be seen as escapes: control characters, and marks that turn text around.
+    r"""Replace characters that are not printable by escapes.
+
+    Control characters could command a terminal. Marks of direction could reverse the text.
 
     Args:
-        text: Anything.
-        keep: Characters to leave as they are.
+        text: Any text.
+        keep: Characters that stay as they are.
 
     >>> print(escape_control("ann\x1b[2J\n"))
     ann\x1b[2J\n
@@ -22,13 +24,13 @@ def escape_control(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode()
-        for one in text
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 
 def elide_middle(text: str, max_length: int = MAX_LENGTH) -> str:
-    """Cut the middle out of a long text: beginnings and ends tell values apart.
+    """Remove the middle of a long text. Long values differ at their start and end.
 
     >>> elide_middle("arn:aws:sts::123456789012:assumed-role/ops/ann", 24)
     'arn:aws:sts:…ole/ops/ann'
@@ -40,12 +42,12 @@ def elide_middle(text: str, max_length: int = MAX_LENGTH) -> str:
 
 
 def display_value(text: str, max_length: int = MAX_LENGTH) -> str:
-    """Make a value safe to show: short, and nothing hidden in it."""
+    """Return a value for display: short, and without hidden characters."""
     return escape_control(elide_middle(text, max_length))
 
 
 def quote_backtick(text: str, max_length: int = MAX_LENGTH) -> str:
-    r"""Put a value between backticks, which no value can close.
+    r"""Return a value between backticks. Backticks in the value become escapes.
 
     >>> print(quote_backtick("aws-cli` p=.99"))
     `aws-cli\x60 p=.99`

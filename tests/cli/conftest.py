@@ -1,4 +1,4 @@
-"""A plugin package on disk, and the real command run with it."""
+"""Fixtures: a plugin package on disk, and the real command that uses it."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ STAGES = '''
 
 @pytest.fixture
 def install(tmp_path: Path) -> Install:
-    """Install a package of one module that offers stages."""
+    """Install a package of one module with stages."""
 
-    def install(package: str, source: str, offers: Mapping[str, str]) -> None:
+    def install(package: str, source: str, entry_points: Mapping[str, str]) -> None:
         site = tmp_path / "site"
         info = site / f"{package}-1.0.dist-info"
         info.mkdir(parents=True)
         (site / f"{package}.py").write_text(dedent(source))
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = (f"{word} = {place}" for word, place in offers.items())
+        lines = (f"{word} = {place}" for word, place in entry_points.items())
         (info / "entry_points.txt").write_text("\n".join(["[morpheus.stages]", *lines]))
 
     return install
@@ -110,7 +110,7 @@ def install(tmp_path: Path) -> Install:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run the command, with what is installed, in the test's folder."""
+    """Run the command in the test's folder, with the installed packages."""
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
 
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -129,7 +129,9 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def chain(install: Install, run: Run) -> Run:
-    """Run the command with the test's own stages installed."""
-    install("shelf", STAGES, {"from-names": "shelf:FromNames", "fail": "shelf:Fail"})
+def pipeline(install: Install, run: Run) -> Run:
+    """Run the command with the stages of this file installed."""
+    install(
+        "own_package", STAGES, {"from-names": "own_package:FromNames", "fail": "own_package:Fail"}
+    )
     return run

@@ -1,4 +1,4 @@
-"""The shell completes commands, stages and options."""
+"""Shell completion of commands, stages and options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.mark.parametrize("shell", SHELL_FILES)
-def test_what_is_shown_is_code_alone(run: Run, shell: str) -> None:
+def test_show_prints_only_the_script_to_stdout(run: Run, shell: str) -> None:
     done = run("tools", "autocomplete", "show", "--shell", shell)
     assert done.stdout.startswith(BLOCK_BEGIN)
     assert done.stdout.endswith(f"{BLOCK_END}\n")
@@ -24,7 +24,7 @@ def test_what_is_shown_is_code_alone(run: Run, shell: str) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELL_FILES)
-def test_installing_again_replaces_and_spares_the_rest(
+def test_installing_again_replaces_the_script_and_keeps_the_rest_of_the_file(
     run: Run, tmp_path: Path, shell: str
 ) -> None:
     file = tmp_path / "home" / Path(SHELL_FILES[shell]).relative_to("~")
@@ -41,21 +41,21 @@ def test_installing_again_replaces_and_spares_the_rest(
     assert text.count(BLOCK_BEGIN) == text.count(BLOCK_END) == 1
 
 
-def test_an_old_block_is_replaced_where_it_stands() -> None:
+def test_an_old_block_is_replaced_in_its_place() -> None:
     old, new = f"{BLOCK_BEGIN}\nold \\1\n{BLOCK_END}\n", f"{BLOCK_BEGIN}\nnew \\1\n{BLOCK_END}\n"
     assert insert_block(f"a\n{old}b\n", new) == f"a\n{new}b\n"
 
 
-def test_another_shell_than_the_three_is_taken_for_bash(run: Run) -> None:
+def test_an_unknown_shell_is_treated_as_bash(run: Run) -> None:
     done = run("tools", "autocomplete", "show", SHELL="/bin/dash")
     assert "To add bash completion" in done.stderr
 
 
-def test_a_path_that_is_no_text_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_rejected(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xff")
     done = run("tools", "autocomplete", "install", "--path=a")
     assert done.returncode == 2
-    assert "--path: `a` cannot be read" in done.stderr
+    assert "--path: cannot read `a`" in done.stderr
     assert (tmp_path / "a").read_bytes() == b"\xff"
 
 

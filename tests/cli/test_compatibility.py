@@ -1,4 +1,4 @@
-"""Each stage and option that NVIDIA Morpheus had does what the table says of it."""
+"""Each stage and option of NVIDIA Morpheus works as the table of compatibility says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from morpheus.cli.reference import (
     ABSENCE_REASONS,
     ABSENT,
     ACCEPTED,
-    REFUSED,
+    REJECTED,
     UpstreamOption,
     find_command,
     find_option,
@@ -40,8 +40,8 @@ NEEDED = {
 BELOW = {"morpheus": "tools", "tools": "show", "run": "pipeline-ae", "pipeline-ae": "from-duo"}
 
 
-def typed(row: UpstreamOption, tmp_path: Path) -> list[str]:
-    """A command line with the row's example, and what else the command needs."""
+def build_arguments(row: UpstreamOption, tmp_path: Path) -> list[str]:
+    """A command line with the row's example, and the options that the command requires."""
     (tmp_path / "file").write_text('{"version": 1}')
     example = row.example.format(file=tmp_path / "file", new=tmp_path / "new")
     words = [*shlex.split(NEEDED.get(row.command, "")), *([example] if example else [])]
@@ -49,49 +49,49 @@ def typed(row: UpstreamOption, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name} {row.releases}")
-def test_a_row_does_what_the_table_says(
+def test_a_stage_or_option_works_as_the_table_says(
     row: UpstreamOption, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = find_support(row, morpheus)
+    support = find_support(row, morpheus)
     command = find_command(row, morpheus)
-    if told.status == ABSENT:
-        assert told.note, f"REASONS does not say why there is no `{row.name}`"
+    if support.status == ABSENT:
+        assert support.note, f"ABSENCE_REASONS has no `{row.name}`"
         assert command is None or find_option(row, command) is None
         return
     if command is None:
         line = click.testing.CliRunner().invoke(morpheus, ["run", "pipeline-ae", row.command])
-        assert (told.status, line.exit_code) == (REFUSED, 2)
-        said = " ".join(line.stderr.split())
-        assert f"There is no stage `{row.command}` here: {told.note}." in said
+        assert (support.status, line.exit_code) == (REJECTED, 2)
+        message = " ".join(line.stderr.split())
+        assert f"There is no stage `{row.command}`: {support.note}." in message
         return
     if row.option in {"--help", "--version"}:
         with pytest.raises(Exit, match="0"):
-            command.make_context(row.command, typed(row, tmp_path))
+            command.make_context(row.command, build_arguments(row, tmp_path))
         return
-    context = command.make_context(row.command, typed(row, tmp_path))
-    given(row, command, context)
+    context = command.make_context(row.command, build_arguments(row, tmp_path))
+    check_is_read(row, command, context)
     if row.command not in stage_names():
         return
     with context:
         stage = command.invoke(context)
-    if told.status == REFUSED:
+    if support.status == REJECTED:
         with pytest.raises(UsageError, match=f"{row.command}: .*(Write|Leave)"):
-            stage.check()
+            stage.validate()
     elif row.command in {"buffer", "delay", "trigger"}:
-        stage.check()
-        assert told.status == ACCEPTED
+        stage.validate()
+        assert support.status == ACCEPTED
         assert "pass through stage" in caplog.text
 
 
-def given(row: UpstreamOption, command: click.Command, context: click.Context) -> None:
-    """The option was read from the command line."""
+def check_is_read(row: UpstreamOption, command: click.Command, context: click.Context) -> None:
+    """Check that the option was read from the command line."""
     option = find_option(row, command) if row.option.startswith("-") else None
     if option is not None:
         assert context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
 
 
-def test_nothing_is_absent_without_need() -> None:
+def test_every_absence_reason_is_needed() -> None:
     absent = {row for row in ROWS if find_command(row, morpheus) is None}
     absent |= {row for row in ROWS if find_support(row, morpheus).status == ABSENT}
     stale = set(ABSENCE_REASONS) - {row.name for row in absent} - {row.command for row in absent}
-    assert not stale, "these are there now: take them out of REASONS"
+    assert not stale, "these exist now: remove them from ABSENCE_REASONS"

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given as forall
+from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.chain import explicit_values, options_from_dataclass
@@ -14,7 +14,7 @@ from morpheus.core.stage import PipelineOptions, option
 
 
 @dataclass(frozen=True)
-class Everything:
+class AllKinds:
     """One option of each kind."""
 
     count: int = option(3, "A number.", min=1, max=9)
@@ -27,63 +27,61 @@ class Everything:
     names: tuple[str, ...] = option((), "Names.")
     watch: bool = option(True, "Takes a value.")
     overwrite: bool = option(False, "Takes none.", flag=True)
-    machine: int = option(7, "Differs.", default_display="what is there")
+    machine: int = option(7, "Differs.", default_display="of the machine")
     other: int = option(1, "Of another command.", command="run")
     plain: int = 5
 
 
 @dataclass(frozen=True)
-class Needy:
+class WithRequired:
     """A required option."""
 
     filename: str = option("", "A file.", required=True)
 
 
-def invoke(owner: type, *words: str, **environment: str) -> tuple[dict[str, Any], str]:
-    """Values that were given, and the screen."""
-    seen: dict[str, Any] = {}
+def invoke(options_class: type, *words: str, **environment: str) -> tuple[dict[str, Any], str]:
+    """Return the explicit values, and the output."""
+    explicit: dict[str, Any] = {}
 
     @click.pass_context
     def callback(context: click.Context, /, **_: object) -> None:
-        seen.update(explicit_values(context))
+        explicit.update(explicit_values(context))
 
-    command = click.Command("x", params=options_from_dataclass(owner), callback=callback)
+    command = click.Command("x", params=options_from_dataclass(options_class), callback=callback)
     result = CliRunner().invoke(command, words, auto_envvar_prefix="X", env=environment)
-    return seen, result.output
+    return explicit, result.output
 
 
-def test_what_is_not_given_is_left_to_the_default_of_the_field() -> None:
-    assert invoke(Everything) == ({}, "")
+def test_an_option_that_is_not_given_keeps_the_default_of_its_field() -> None:
+    assert invoke(AllKinds) == ({}, "")
 
 
-def test_a_value_is_given_with_or_without_an_equals_sign() -> None:
-    assert (
-        invoke(Everything, "--count=4")[0] == invoke(Everything, "--count", "4")[0] == {"count": 4}
-    )
+def test_a_value_follows_an_equals_sign_or_a_space() -> None:
+    assert invoke(AllKinds, "--count=4")[0] == invoke(AllKinds, "--count", "4")[0] == {"count": 4}
 
 
 @pytest.mark.parametrize("word", ["true", "T", "yes", "Y", "on", "1"])
-def test_every_word_for_yes(word: str) -> None:
-    assert invoke(Everything, "--watch", word)[0] == {"watch": True}
+def test_words_for_true(word: str) -> None:
+    assert invoke(AllKinds, "--watch", word)[0] == {"watch": True}
 
 
 @pytest.mark.parametrize("word", ["false", "F", "no", "N", "off", "0"])
-def test_every_word_for_no(word: str) -> None:
-    assert invoke(Everything, f"--watch={word}")[0] == {"watch": False}
+def test_words_for_false(word: str) -> None:
+    assert invoke(AllKinds, f"--watch={word}")[0] == {"watch": False}
 
 
 def test_a_flag_takes_no_value() -> None:
-    assert invoke(Everything, "--overwrite")[0] == {"overwrite": True}
-    assert "does not take a value" in invoke(Everything, "--overwrite=true")[1]
+    assert invoke(AllKinds, "--overwrite")[0] == {"overwrite": True}
+    assert "does not take a value" in invoke(AllKinds, "--overwrite=true")[1]
 
 
 def test_a_tuple_is_a_repeatable_option() -> None:
-    assert invoke(Everything, "--names=a", "--names", "b")[0] == {"names": ("a", "b")}
+    assert invoke(AllKinds, "--names=a", "--names", "b")[0] == {"names": ("a", "b")}
 
 
 @pytest.mark.parametrize("spelling", ["--file-type", "--file_type"])
-def test_each_spelling_works_and_choices_ignore_case(spelling: str) -> None:
-    assert invoke(Everything, f"{spelling}=CSV")[0] == {"kind": "csv"}
+def test_all_names_of_an_option_work_and_choices_ignore_case(spelling: str) -> None:
+    assert invoke(AllKinds, f"{spelling}=CSV")[0] == {"kind": "csv"}
 
 
 @pytest.mark.parametrize(
@@ -102,44 +100,44 @@ def test_each_spelling_works_and_choices_ignore_case(spelling: str) -> None:
         ("--names", "requires an argument"),
     ],
 )
-def test_a_wrong_value_or_name_is_refused(word: str, message: str) -> None:
-    values, screen = invoke(Everything, word)
+def test_a_wrong_value_or_name_is_rejected(word: str, message: str) -> None:
+    values, output = invoke(AllKinds, word)
     assert values == {}
-    assert message in screen.replace(":", "")
+    assert message in output.replace(":", "")
 
 
-def test_a_required_option_must_be_given_and_not_as_nothing() -> None:
-    assert "Missing option '--filename'" in invoke(Needy)[1]
-    assert "Missing option '--filename'" in invoke(Needy, "--filename=")[1]
-    assert invoke(Needy, "--filename=f")[0] == {"filename": "f"}
+def test_a_required_option_needs_a_value_that_is_not_empty() -> None:
+    assert "Missing option '--filename'" in invoke(WithRequired)[1]
+    assert "Missing option '--filename'" in invoke(WithRequired, "--filename=")[1]
+    assert invoke(WithRequired, "--filename=f")[0] == {"filename": "f"}
 
 
-def test_nothing_means_not_given() -> None:
-    assert invoke(Everything, "--text=")[0] == {}
+def test_an_empty_value_counts_as_not_given() -> None:
+    assert invoke(AllKinds, "--text=")[0] == {}
 
 
 def test_the_environment_gives_values_and_the_command_line_overrides_them() -> None:
-    assert invoke(Everything, X_COUNT="4")[0] == {"count": 4}
-    assert invoke(Everything, "--count=5", X_COUNT="4")[0] == {"count": 5}
+    assert invoke(AllKinds, X_COUNT="4")[0] == {"count": 4}
+    assert invoke(AllKinds, "--count=5", X_COUNT="4")[0] == {"count": 5}
 
 
-def test_help_shows_defaults_and_names_those_of_the_machine() -> None:
-    screen = invoke(Everything, "--help")[1]
-    assert "[default: 3; 1<=x<=9]" in screen
-    assert "[default: (what is there)]" in screen
-    assert "[default: True]" in screen
+def test_help_shows_defaults() -> None:
+    output = invoke(AllKinds, "--help")[1]
+    assert "[default: 3; 1<=x<=9]" in output
+    assert "[default: (of the machine)]" in output
+    assert "[default: True]" in output
 
 
-def test_every_option_of_the_settings_belongs_to_a_command() -> None:
-    declared = {one.name for one in fields(PipelineOptions) if "text" in one.metadata}
-    made = [
+def test_every_pipeline_option_belongs_to_a_command() -> None:
+    declared = {field.name for field in fields(PipelineOptions) if "text" in field.metadata}
+    options = [
         *options_from_dataclass(PipelineOptions, command="run"),
         *options_from_dataclass(PipelineOptions, command="pipeline-ae"),
     ]
-    assert sorted(one.name or "" for one in made) == sorted(declared)
+    assert sorted(option.name or "" for option in options) == sorted(declared)
 
 
-@forall(st.integers(1, 9), st.floats(0, 1), st.text(min_size=1))
-def test_what_was_typed_is_what_arrives(count: int, share: float, text: str) -> None:
-    values, _ = invoke(Everything, f"--count={count}", f"--share={share}", f"--text={text}")
+@given(st.integers(1, 9), st.floats(0, 1), st.text(min_size=1))
+def test_a_typed_value_arrives_unchanged(count: int, share: float, text: str) -> None:
+    values, _ = invoke(AllKinds, f"--count={count}", f"--share={share}", f"--text={text}")
     assert values == {"count": count, "share": share, "text": text}

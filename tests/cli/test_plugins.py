@@ -1,4 +1,4 @@
-"""Stages of one's own, the environment, and the spellings of other releases."""
+"""Plugins, options from the environment, and flags as in other releases."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from morpheus.core.stage import Requirements, Transform, option
 
 @dataclass(frozen=True)
 class Shout(Transform):
-    "Make rows, and shout the user's name."
+    "Make rows, and print the user's name."
 
     name = "shout"
     takes = (Events,)
     gives = OutputRows
-    loud: bool = option(False, "With a sign.", flag=True)
+    loud: bool = option(False, "With an exclamation mark.", flag=True)
     seed: int = option(0, "A number.")
 
     needs = Requirements(cpu_bound=True)
@@ -39,20 +39,20 @@ class Shout(Transform):
 
 
 @pytest.fixture
-def own(chain: Run, tmp_path: Path) -> Run:
-    """The command, with a file of stages beside it that nobody installed."""
+def own(pipeline: Run, tmp_path: Path) -> Run:
+    """The command, in a folder with a file of stages that is not installed."""
     (tmp_path / "own_stages.py").write_text(OWN)
-    return chain
+    return pipeline
 
 
-@pytest.mark.parametrize("source", ["own_stages.py", "./own_stages.py", "shelf"])
-def test_a_plugin_brings_its_stages(own: Run, source: str) -> None:
-    word = "fail" if source == "shelf" else "shout"
+@pytest.mark.parametrize("source", ["own_stages.py", "./own_stages.py", "own_package"])
+def test_a_plugin_adds_its_stages(own: Run, source: str) -> None:
+    word = "fail" if source == "own_package" else "shout"
     done = own(f"--plugin={source}", *AE, "from-names", word)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_plugin_lies_anywhere_and_works_in_worker_processes(own: Run, tmp_path: Path) -> None:
+def test_a_plugin_in_any_folder_works_in_worker_processes(own: Run, tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far/away.py").write_text(OWN)
     users = [f"--who=user{n}" for n in range(9)]
@@ -62,8 +62,8 @@ def test_a_plugin_lies_anywhere_and_works_in_worker_processes(own: Run, tmp_path
     assert sorted(done.stdout.splitlines()) == [f"user{n}.2None" for n in range(9)]
 
 
-def test_plugins_are_named_by_the_environment_too(own: Run) -> None:
-    done = own(*AE, "from-names", "shout", MORPHEUS_PLUGINS=" own_stages.py , shelf")
+def test_the_environment_adds_plugins(own: Run) -> None:
+    done = own(*AE, "from-names", "shout", MORPHEUS_PLUGINS=" own_stages.py , own_package")
     assert done.stdout == "ann.1None\n", done.stderr
     listed = own("tools", "stages", MORPHEUS_PLUGINS="own_stages.py")
     assert "plugin own_stages" in listed.stdout
@@ -78,10 +78,12 @@ def test_plugins_are_named_by_the_environment_too(own: Run) -> None:
             "json",
             "`json` has no stages. Give a module with a subclass of `morpheus.core.stage.Stage`",
         ),
-        ("bad/json.py", "there is another module `json` already"),
+        ("bad/json.py", "there is already a module `json`"),
     ],
 )
-def test_what_is_no_plugin_is_refused(own: Run, tmp_path: Path, source: str, reason: str) -> None:
+def test_a_source_that_is_not_a_plugin_is_rejected(
+    own: Run, tmp_path: Path, source: str, reason: str
+) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/json.py").write_text(OWN)
     done = own("--plugin", source, *AE, "from-names", "shout")
@@ -90,19 +92,19 @@ def test_what_is_no_plugin_is_refused(own: Run, tmp_path: Path, source: str, rea
 
 
 def test_every_option_is_read_from_the_environment(own: Run) -> None:
-    told = {
+    environment = {
         "MORPHEUS_PLUGIN": "own_stages.py",
         "MORPHEUS_RUN_NUM_THREADS": "3",
         "MORPHEUS_RUN_PIPELINE_AE_USERID_FILTER": "ann",
         "MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOUD": "true",
     }
-    done = own("run", "pipeline-ae", "from-names", "shout", **told)
+    done = own("run", "pipeline-ae", "from-names", "shout", **environment)
     assert done.stdout == "ann!3ann\n", done.stderr
-    done = own("run", "--num_threads=2", "pipeline-ae", "from-names", "shout", **told)
+    done = own("run", "--num_threads=2", "pipeline-ae", "from-names", "shout", **environment)
     assert done.stdout == "ann!2ann\n", done.stderr
 
 
-def test_a_variable_that_no_option_is_read_from_is_told(own: Run) -> None:
+def test_an_unknown_variable_is_a_warning(own: Run) -> None:
     done = own(
         "--plugin=own_stages.py",
         *AE,
@@ -110,11 +112,11 @@ def test_a_variable_that_no_option_is_read_from_is_told(own: Run) -> None:
         "shout",
         MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD="true",
         MORPHEUS_RUN_NUM_THREADS="1",
-        MORPHEUS_TEST_SERVER="not ours",
+        MORPHEUS_TEST_SERVER="of tests",
     )
-    [told] = [line for line in done.stderr.splitlines() if "MORPHEUS_" in line]
-    assert told == (
-        "MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD is set, but no option is read from it. "
+    [message] = [line for line in done.stderr.splitlines() if "MORPHEUS_" in line]
+    assert message == (
+        "MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD is set, but it is not an option. "
         "Did you mean MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOUD?"
     )
 
@@ -127,12 +129,12 @@ def test_a_variable_that_no_option_is_read_from_is_told(own: Run) -> None:
         ("MORPHEUS_TOOLS_REPLAY_SEED", ("tools", "replay", "--input_glob=a")),
     ],
 )
-def test_a_wrong_value_out_of_the_environment_is_told_with_its_variable(
+def test_the_error_of_a_wrong_value_names_its_variable(
     run: Run, variable: str, words: tuple[str, ...]
 ) -> None:
     done = run(*words, **{variable: "many"})
     assert done.returncode == 2
-    assert f"It comes from the environment, {variable}." in done.stderr
+    assert f"The value comes from the environment, {variable}." in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -146,14 +148,14 @@ def test_a_wrong_value_out_of_the_environment_is_told_with_its_variable(
         (("--seed", "1", "--loud=on", "--seed=2"), "!"),
     ],
 )
-def test_a_flag_may_have_a_value_as_some_releases_wanted(
+def test_a_flag_may_have_a_boolean_value_as_in_some_releases(
     own: Run, flag: tuple[str, ...], sign: str
 ) -> None:
     done = own("--plugin=own_stages.py", *AE, "from-names", "shout", *flag, "monitor")
     assert done.stdout == f"ann{sign}1None\n", done.stderr
 
 
-def test_a_flag_with_another_value_is_refused(own: Run) -> None:
+def test_a_flag_with_another_value_is_rejected(own: Run) -> None:
     done = own("--plugin=own_stages.py", *AE, "from-names", "shout", "--loud=very")
     assert done.returncode == 2
-    assert "Option '--loud': 'very' is no true or false." in done.stderr
+    assert "Option '--loud': 'very' is not a boolean." in done.stderr

@@ -1,4 +1,4 @@
-"""`morpheus tools replay` as a person, and a CI job, meet it."""
+"""`morpheus tools replay`: its output, its files and its exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = ["technique", "user", "grade", "caught", "rank", "events_of_day", "second
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> Path:
+def techniques(tmp_path: Path) -> Path:
     """A folder of one technique."""
     shipped = Path(__file__).parents[2] / "src" / "morpheus" / "data" / "techniques"
     folder = tmp_path / "techniques"
@@ -32,8 +32,8 @@ def replay(*words: str, glob: object = TRAINING / "role-g.csv") -> Result:
     return CliRunner().invoke(morpheus, [*command, *words], prog_name="morpheus")
 
 
-def test_stdout_has_the_share_caught_and_stderr_what_it_rests_on(few: Path) -> None:
-    done = replay(f"--techniques={few}")
+def test_stdout_has_the_shares_caught_and_stderr_the_counts(techniques: Path) -> None:
+    done = replay(f"--techniques={techniques}")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
         "TECHNIQUE   RECORDED  AGENT  HOURS",
@@ -47,14 +47,14 @@ def test_stdout_has_the_share_caught_and_stderr_what_it_rests_on(few: Path) -> N
     ]
     assert done.stderr.startswith(
         "Caught   3 of 3 trials, recall 1.000\n"
-        "Budget   2 alerts on the users' own events, which raise "
+        "Budget   2 alerts for the users' own events, which raise "
     )
 
 
-def test_csv_and_json_have_a_line_for_each_trial(few: Path) -> None:
-    lines = replay(f"--techniques={few}", "--output_format=csv").stdout.splitlines()
+def test_csv_and_json_have_a_line_per_trial(techniques: Path) -> None:
+    lines = replay(f"--techniques={techniques}", "--output_format=csv").stdout.splitlines()
     rows = list(csv.DictReader(lines))
-    text = replay(f"--techniques={few}", "--output_format=json").stdout
+    text = replay(f"--techniques={techniques}", "--output_format=json").stdout
     objects = [json.loads(line) for line in text.splitlines()]
     assert list(objects[0])[:7] == HEAD
     assert [row["grade"] for row in objects] == ["recorded", "agent", "hours"]
@@ -62,51 +62,55 @@ def test_csv_and_json_have_a_line_for_each_trial(few: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["trials.csv", "trials.json"])
-def test_a_file_has_the_trials_and_stdout_the_table(few: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_has_the_trials_and_stdout_the_table(
+    techniques: Path, tmp_path: Path, name: str
+) -> None:
     file = tmp_path / name
-    file.write_text("what was there")
-    done = replay(f"--techniques={few}", f"--filename={file}", "--grade=agent")
+    file.write_text("old")
+    done = replay(f"--techniques={techniques}", f"--filename={file}", "--grade=agent")
     assert done.stdout.startswith("TECHNIQUE   AGENT\nstop-trail  1/1")
-    only = replay(f"--techniques={few}", f"--output_format={file.suffix[1:]}", "--grade=agent")
+    only = replay(
+        f"--techniques={techniques}", f"--output_format={file.suffix[1:]}", "--grade=agent"
+    )
     assert file.read_text() == only.stdout
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_another_extension_is_rejected(tmp_path: Path) -> None:
     done = replay(f"--filename={tmp_path / 'trials.txt'}")
     assert done.exit_code == 2
-    assert "trials.txt` is to be `.csv` or `.json`. Name it so, or give" in done.stderr
+    assert "trials.txt` must end in `.csv` or `.json`. Rename it, or give" in done.stderr
 
 
-@pytest.mark.parametrize(("least", "code"), [("0.5", 0), ("0.51", 1), ("1", 1)])
-def test_too_small_a_recall_is_exit_code_1(few: Path, least: str, code: int) -> None:
-    # What the role does all day, done once more by a stranger: nobody can tell.
-    usual = json.loads((few / "stop-trail.json").read_text())["Records"][0]
+@pytest.mark.parametrize(("min_recall", "code"), [("0.5", 0), ("0.51", 1), ("1", 1)])
+def test_a_low_recall_is_exit_code_1(techniques: Path, min_recall: str, code: int) -> None:
+    # The most frequent action of the role. As the role, it is not unusual.
+    usual = json.loads((techniques / "stop-trail.json").read_text())["Records"][0]
     usual |= {"eventSource": "ssm.amazonaws.com", "eventName": "GetParameter"}
-    (few / "usual.json").write_text(json.dumps([usual]))
-    done = replay(f"--techniques={few}", "--grade=agent", f"--min_recall={least}")
+    (techniques / "usual.json").write_text(json.dumps([usual]))
+    done = replay(f"--techniques={techniques}", "--grade=agent", f"--min_recall={min_recall}")
     assert done.exit_code == code, done.output
-    said = f"Error: recall 0.500 is under --min_recall {least}.\n"
-    assert (said in done.stderr) == (code == 1)
+    message = f"Error: recall 0.500 is below --min_recall {min_recall}.\n"
+    assert (message in done.stderr) == (code == 1)
 
 
-def test_where_nothing_can_be_tried_the_command_fails_and_says_why(few: Path) -> None:
-    done = replay(f"--techniques={few}", "--train_min_history=5000")
+def test_the_command_fails_if_nothing_can_be_tried(techniques: Path) -> None:
+    done = replay(f"--techniques={techniques}", "--train_min_history=5000")
     assert done.exit_code == 1
     assert "Not tried  1 user: role-g (" in done.stderr
     assert "Error: nothing was tried. Give users more history, or lower" in done.stderr
 
 
-def test_a_folder_that_is_not_there_is_exit_code_2(tmp_path: Path) -> None:
+def test_a_missing_folder_is_exit_code_2(tmp_path: Path) -> None:
     done = replay(f"--techniques={tmp_path / 'nowhere'}")
     assert done.exit_code == 2
     assert "--techniques: there is no folder `" in done.stderr
     assert done.stdout == ""
 
 
-def test_names_out_of_a_log_cannot_command_the_terminal(few: Path, tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(techniques: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text((TRAINING / "role-g.csv").read_text().replace("role-g", "role\x1b[2Jg"))
-    done = replay(f"--techniques={few}", glob=log)
+    done = replay(f"--techniques={techniques}", glob=log)
     assert done.exit_code == 0, done.output
     assert "role\\x1b[2Jg" in done.stdout
     assert "\x1b" not in done.output

@@ -13,14 +13,14 @@ from morpheus.models.profile import ModelCard
 USERS = st.one_of(st.none(), st.text(max_size=5))
 
 
-def summary(**changes: object) -> RunMetrics:
-    """A run over one file of 10 events of ann."""
-    usual = {"input": ReadStats(files=1, read=10), "users": Counter({"ann": 10}), "scored": 10}
-    return RunMetrics(**(usual | changes))  # type: ignore[arg-type]  # a builder of any field
+def metrics_of(**changes: object) -> RunMetrics:
+    """Metrics of a run over one file with 10 events of ann."""
+    defaults = {"input": ReadStats(files=1, read=10), "users": Counter({"ann": 10}), "scored": 10}
+    return RunMetrics(**(defaults | changes))  # type: ignore[arg-type]  # a builder of any field
 
 
-def test_a_run_in_which_all_went_well_is_a_line_a_fact() -> None:
-    assert format_metrics(summary(seconds=1.25, flagged=1)) == [
+def test_the_summary_has_one_fact_per_line() -> None:
+    assert format_metrics(metrics_of(seconds=1.25, flagged=1)) == [
         "Input    10 events in 1 file",
         "Written  10 events of 1 user",
         "Scored   10 events, with 0 models",
@@ -29,47 +29,47 @@ def test_a_run_in_which_all_went_well_is_a_line_a_fact() -> None:
     ]
 
 
-def test_events_left_out_are_counted_by_reason_and_the_first_refusals_named() -> None:
-    reading = ReadStats(files=2, skipped_files=1, read=20, duplicates=3, other_users=4, no_user=5)
-    reading.refuse("a.json:7: no time")
-    text = "\n".join(format_metrics(summary(input=reading)))
-    assert "1 refused, 3 delivered twice, 4 of other users, 5 of no user, 1 file of" in text
-    assert "refused   a.json:7: no time" in text
+def test_events_left_out_are_counted_by_reason() -> None:
+    stats = ReadStats(files=2, skipped_files=1, read=20, duplicates=3, other_users=4, no_user=5)
+    stats.refuse("a.json:7: no time")
+    text = "\n".join(format_metrics(metrics_of(input=stats)))
+    assert "1 rejected, 3 duplicate, 4 of other users, 5 without a user, 1 file of" in text
+    assert "rejected  a.json:7: no time" in text
 
 
-def test_users_without_a_score_are_named_the_first_few_and_the_rest_counted() -> None:
+def test_the_first_users_without_a_score_are_named_and_the_rest_are_counted() -> None:
     users = Counter({None: 9, "ann": 1, "bob": 2, "cy": 3, "dee": 4})
     lines = format_metrics(
-        summary(users=users, unscored=dict.fromkeys(users, "no history"), scored=0)
+        metrics_of(users=users, unscored_reasons=dict.fromkeys(users, "no history"), scored=0)
     )
     assert "Not scored  19 events: no history ((no user), dee, cy, 2 more)" in lines
 
 
-def test_users_scored_by_the_history_of_others_are_counted() -> None:
+def test_models_are_counted_by_the_scope_of_their_training_data() -> None:
     cards = {
-        user: ModelCard(user, 10, 5, "", "", 3, 0, rung)
-        for user, rung in {"ann": "own", "bob": "peers", "eve": "everyone"}.items()
+        user: ModelCard(user, 10, 5, "", "", 3, 0, scope)
+        for user, scope in {"ann": "own", "bob": "peers", "eve": "everyone"}.items()
     }
-    lines = format_metrics(summary(cards=cards))
-    assert "  users  1 by their own history, 1 with their peers', 1 by everyone's" in lines
+    lines = format_metrics(metrics_of(cards=cards))
+    assert "  models  1 trained on own history, 1 with data of similar users, 1 global" in lines
 
 
-def test_a_chain_that_does_not_score_says_so() -> None:
-    assert "Not scored  10 events: no stage of this chain scores" in format_metrics(
-        summary(scored=0)
+def test_a_pipeline_that_does_not_score_says_so() -> None:
+    assert "Not scored  10 events: no stage of this pipeline scores" in format_metrics(
+        metrics_of(scored=0)
     )
 
 
-def test_names_out_of_a_log_do_not_command_the_terminal() -> None:
+def test_control_characters_in_names_are_escaped() -> None:
     name = "\x1b[2Jann\nScored 0"
     lines = format_metrics(
-        summary(users=Counter({name: 1}), unscored={name: "no\tmodel"}, scored=0)
+        metrics_of(users=Counter({name: 1}), unscored_reasons={name: "no\tmodel"}, scored=0)
     )
     assert r"Not scored  1 event: no\tmodel (\x1b[2Jann\nScored 0)" in lines
 
 
 @given(st.dictionaries(USERS, st.tuples(st.integers(1, 99), st.text(max_size=4))))
-def test_every_written_event_is_scored_or_not_scored_and_lines_are_printable(
+def test_every_written_event_is_counted_as_scored_or_not_scored(
     users: dict[str | None, tuple[int, str]],
 ) -> None:
     lines = format_metrics(
@@ -83,14 +83,16 @@ def test_every_written_event_is_scored_or_not_scored_and_lines_are_printable(
     assert all(line.isprintable() for line in lines)
 
 
-def test_what_suppressions_held_back_is_told_by_suppression_and_what_they_no_longer_hold() -> None:
-    held, ended = Counter({"a rule": 1200, "another": 1}), Counter({"an old rule": 2})
-    spending = AlertBudgetReport(AlertForecast(5.0, 1.0, 9.0), 3, suppressed=2)
-    lines = format_metrics(summary(filtered=1300, held=held, ended=ended, spending=spending))
+def test_suppressed_and_expired_events_are_counted_by_suppression() -> None:
+    suppressed, expired = Counter({"a rule": 1200, "another": 1}), Counter({"an old rule": 2})
+    report = AlertBudgetReport(AlertForecast(5.0, 1.0, 9.0), 3, suppressed=2)
+    lines = format_metrics(
+        metrics_of(filtered=1300, suppressed=suppressed, expired=expired, budget_report=report)
+    )
     assert lines[1:6] == [
-        "Filtered     1,300 events out",
-        "  held back  1,200 events by a rule",
-        "  held back  1 event by another",
-        "  not held   2 events, for the suppression has ended: an old rule",
-        "Alerts       3, and 2 held back, 5 expected (1 to 9)",
+        "Filtered      1,300 events",
+        "  suppressed  1,200 events by a rule",
+        "  suppressed  1 event by another",
+        "  expired     2 events no longer suppressed: an old rule",
+        "Alerts        3, plus 2 suppressed, 5 expected (1 to 9)",
     ]

@@ -1,4 +1,4 @@
-"""`morpheus tools suppress` as a person meets it: from verdicts to a run that holds alerts back."""
+"""`morpheus tools suppress`: from verdicts to suppressions and their preview."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USER = "userIdentitysessionContextsessionIssueruserName"
 
 
 def verdict(number: int, judged: str = "expected", **values: str) -> dict[str, object]:
-    """What somebody thinks of role-g's morning."""
+    """A verdict on an incident of role-g."""
     return {
         "incident": f"{number:016x}",
         "user": "role-g",
@@ -30,8 +30,8 @@ def verdict(number: int, judged: str = "expected", **values: str) -> dict[str, o
     }
 
 
-def exported(folder: Path, *verdicts: dict[str, object]) -> Path:
-    """A file as the report writes it."""
+def write_verdicts(folder: Path, *verdicts: dict[str, object]) -> Path:
+    """Write a file as the report exports it."""
     file = {"format": "morpheus-verdicts", "version": 1, "made": "2024-04-03T00:00:00Z"}
     path = folder / "verdicts.json"
     path.write_text(json.dumps({**file, "verdicts": verdicts}))
@@ -57,59 +57,65 @@ def suppress(*words: object) -> Result:
     return CliRunner().invoke(morpheus, command, prog_name="morpheus")
 
 
-def test_a_file_is_written_and_what_it_would_have_hidden_is_shown(
-    tmp_path: Path, alerts: Path
-) -> None:
-    verdicts, file = exported(tmp_path, verdict(1, eventName="StopLogging")), tmp_path / "s.toml"
-    look = (f"--preview={alerts}", f"--userid_column_name={USER}")
-    done = suppress(verdicts, f"--filename={file}", *look)
+def test_suppressions_are_written_and_previewed(tmp_path: Path, alerts: Path) -> None:
+    verdicts, file = (
+        write_verdicts(tmp_path, verdict(1, eventName="StopLogging")),
+        tmp_path / "s.toml",
+    )
+    preview = (f"--preview={alerts}", f"--userid_column_name={USER}")
+    done = suppress(verdicts, f"--filename={file}", *preview)
     assert done.exit_code == 0, done.output
-    title = "eventName = `StopLogging`, of role-g, until 2024-05-03"
+    label = "eventName = `StopLogging`, of role-g, until 2024-05-03"
     assert done.stdout.splitlines()[1].split("  ") == [
-        title,
+        label,
         "1 judged harmless, 1 not judged",
         "-",
     ]
-    warned = f"{title}: 1 past event would be hidden that nobody has judged"
-    assert f"Warning: {warned}." in done.stderr
-    assert f"1 suppression in {file}. Read them, then: filter --suppressions={file}" in done.stderr
-    assert "# Look: 1 past event would be hidden that nobody has judged" in file.read_text()
-    again = suppress(file, *look)
-    assert again.stdout.splitlines()[1].startswith(f"{title}  2 not judged")
+    warning = "it would hide 1 past event without a verdict"
+    assert f"Warning: {label}: {warning}." in done.stderr
+    assert (
+        f"1 suppression in {file}. Review them, then use: filter --suppressions={file}"
+        in done.stderr
+    )
+    assert f"# Check: {warning}" in file.read_text()
+    again = suppress(file, *preview)
+    assert again.stdout.splitlines()[1].startswith(f"{label}  2 not judged")
 
 
 def test_the_same_verdicts_give_the_same_bytes(tmp_path: Path) -> None:
-    verdicts = exported(tmp_path, verdict(1, b="1", a="2"), verdict(2, "benign-new", c="3"))
+    verdicts = write_verdicts(tmp_path, verdict(1, b="1", a="2"), verdict(2, "benign-new", c="3"))
     for name in ("one", "two"):
         assert suppress(verdicts, f"--filename={tmp_path / name}").exit_code == 0
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_a_refusal_is_told_and_is_exit_code_1(tmp_path: Path, alerts: Path) -> None:
-    verdicts = exported(
+def test_a_rejected_suppression_is_exit_code_1(tmp_path: Path, alerts: Path) -> None:
+    verdicts = write_verdicts(
         tmp_path, verdict(1, eventName="StopLogging"), verdict(2, "malicious", agent="x")
     )
     file = tmp_path / "s.toml"
-    assert suppress(verdicts, f"--filename={file}").exit_code == 0, "nothing is known against it"
-    look = (f"--preview={alerts}", f"--userid_column_name={USER}", "--overwrite")
-    done = suppress(verdicts, f"--filename={file}", *look)
+    assert suppress(verdicts, f"--filename={file}").exit_code == 0, (
+        "no conflict without past alerts"
+    )
+    preview = (f"--preview={alerts}", f"--userid_column_name={USER}", "--overwrite")
+    done = suppress(verdicts, f"--filename={file}", *preview)
     assert done.exit_code == 1
     assert "it would hide incident 0000000000000002, judged malicious." in done.stderr
     assert "0 suppressions in" in done.stderr
     assert "\n[[suppression]]" not in file.read_text()
 
 
-def test_a_file_that_somebody_may_have_changed_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_that_may_have_been_edited_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text("mine")
-    done = suppress(exported(tmp_path, verdict(1, a="1")), f"--filename={file}")
+    done = suppress(write_verdicts(tmp_path, verdict(1, a="1")), f"--filename={file}")
     assert done.exit_code == 2
-    assert f"there is a file `{file}` already, which somebody may have changed" in done.stderr
+    assert f"`{file}` already exists, and may have been edited" in done.stderr
     assert file.read_text() == "mine"
 
 
-def test_verdicts_and_suppressions_do_not_go_together(tmp_path: Path) -> None:
-    done = suppress(exported(tmp_path), tmp_path / "s.toml")
+def test_verdicts_and_suppressions_cannot_be_mixed(tmp_path: Path) -> None:
+    done = suppress(write_verdicts(tmp_path), tmp_path / "s.toml")
     assert done.exit_code == 2
     assert "give files of verdicts, or of suppressions, not both" in done.stderr
 
@@ -117,54 +123,56 @@ def test_verdicts_and_suppressions_do_not_go_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"event_dt": ["2026-01-01T00:00:00Z"]}, "has none of the usual columns of users"),
+        ({"event_dt": ["2026-01-01T00:00:00Z"]}, "has no known user column"),
         ({"actor": ["ann"]}, "has no time column"),
     ],
 )
-def test_past_alerts_have_to_say_whose_and_when(
+def test_past_alerts_need_a_user_and_a_time(
     tmp_path: Path, columns: dict[str, list[str]], message: str
 ) -> None:
     path = tmp_path / "alerts.csv"
     pl.DataFrame(columns).write_csv(path)
     done = suppress(
-        exported(tmp_path, verdict(1, a="1")), f"--preview={path}", f"--filename={tmp_path / 's'}"
+        write_verdicts(tmp_path, verdict(1, a="1")),
+        f"--preview={path}",
+        f"--filename={tmp_path / 's'}",
     )
     assert done.exit_code == 2
     assert message in done.stderr
     assert not (tmp_path / "s").exists()
 
 
-def test_past_alerts_without_a_column_are_told(tmp_path: Path, alerts: Path) -> None:
+def test_a_column_missing_from_past_alerts_is_a_warning(tmp_path: Path, alerts: Path) -> None:
     done = suppress(
-        exported(tmp_path, verdict(1, agent="1")),
+        write_verdicts(tmp_path, verdict(1, agent="1")),
         f"--preview={alerts}",
         f"--userid_column_name={USER}",
         f"--filename={tmp_path / 's'}",
     )
-    assert "Warning: the past alerts lack `agent`, by which suppressions go." in done.stderr
-    assert "none of the past alerts would be hidden" in done.stderr
+    assert "Warning: the past alerts do not have `agent`, which suppressions use." in done.stderr
+    assert "it would hide none of the past alerts" in done.stderr
 
 
 def test_attacks_that_a_suppression_would_hide_are_named(tmp_path: Path) -> None:
     folder, file = tmp_path / "techniques", tmp_path / "s.toml"
     folder.mkdir()
     (folder / "stop-trail.json").write_text((TECHNIQUES / "stop-trail.json").read_text())
-    drill = (f"--userid_column_name={USER}", f"--techniques={folder}", "--num_threads=1")
-    both, one = verdict(1), verdict(2, eventName="StopLogging")
+    options = (f"--userid_column_name={USER}", f"--techniques={folder}", "--num_threads=1")
+    both, single = verdict(1), verdict(2, eventName="StopLogging")
     both["columns"] = [
         {"column": "eventName", "value": value} for value in ("StopLogging", "DescribeTrails")
     ]
     done = suppress(
-        exported(tmp_path, both, one),
+        write_verdicts(tmp_path, both, single),
         f"--filename={file}",
         f"--replay_glob={ROLE}",
         "--days=366",
-        *drill,
+        *options,
     )
     assert done.exit_code == 0, done.output
     assert [line.split("  ")[-1] for line in done.stdout.splitlines()[1:]] == ["1 hidden", "none"]
-    assert "replayed attacks would be hidden: stop-trail (as role-g)." in done.stderr
-    replay = ["tools", "replay", f"--input_glob={ROLE}", *drill, "--output_format=json"]
+    assert "it would hide replayed attacks: stop-trail (as role-g)." in done.stderr
+    replay = ["tools", "replay", f"--input_glob={ROLE}", *options, "--output_format=json"]
     after = CliRunner().invoke(morpheus, [*replay, f"--suppressions={file}"], prog_name="morpheus")
     trials = [json.loads(line) for line in after.stdout.splitlines()]
     assert {trial["caught"] for trial in trials} == {False}

@@ -1,4 +1,9 @@
-"""Fields of a dataclass, made by `morpheus.stage.option`, as options of a command."""
+"""Commands made from dataclasses: options, groups, and `morpheus run pipeline-ae`.
+
+An option is declared once, as a field of a dataclass by `morpheus.core.stage.option`. This module
+turns such fields into click's options, and stages into the commands of a pipeline. It also explains
+words and options typed in the wrong place.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +14,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
+from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
 from click.exceptions import Exit
 
-from morpheus.cli.drawing import render_diagram
-from morpheus.cli.output import echo, interruptible
+from morpheus.cli.output import echo, format_metrics, interruptible
 from morpheus.core.registry import load_stage, stage_names, unknown_stage_message
 from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
-from morpheus.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     from morpheus.core.batch import RunMetrics
     from morpheus.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+
+# Options.
 
 CLICK_TYPES: dict[type, click.ParamType[Any]] = {
     bool: click.BOOL,
@@ -38,60 +46,68 @@ CLICK_TYPES: dict[type, click.ParamType[Any]] = {
 
 
 def options_from_dataclass(options_class: type, *, command: str = "") -> list[click.Parameter]:
-    """Make the options of a stage, or those of `PipelineOptions` that a command owns."""
+    """Return the options that the fields of a dataclass declare.
+
+    Args:
+        options_class: A stage, the options of a command, or `PipelineOptions`.
+        command: For `PipelineOptions`: the command whose options are wanted.
+    """
     hints = get_type_hints(options_class)
-    return [_build_option(one, hints[one.name]) for one in _select_fields(options_class, command)]
+    return [
+        _build_option(field, hints[field.name]) for field in _select_fields(options_class, command)
+    ]
 
 
 def explicit_values(context: click.Context) -> dict[str, Any]:
-    """Values that were given, on the command line or by the environment.
+    """Return the values given on the command line or by the environment.
 
-    What was not given, or given as nothing, is left to the default of the field.
+    Other options, and those with an empty value, keep the default of their field.
 
     Raises:
-        click.MissingParameter: A required option was given as nothing.
+        click.MissingParameter: The value of a required option is empty.
     """
     values = {}
-    for one in context.command.params:
-        name, value = one.name or "", context.params.get(one.name or "")
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
         if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
         if value not in (None, "", ()):
             values[name] = value
-        elif one.required:
-            raise click.MissingParameter(ctx=context, param=one)
+        elif parameter.required:
+            raise click.MissingParameter(ctx=context, param=parameter)
     return values
 
 
 def _select_fields(options_class: type, command: str) -> Iterator[Field[Any]]:
-    """Fields that are options of this command."""
-    for one in fields(options_class):
-        if "text" in one.metadata and one.metadata["command"] == command:
-            yield one
+    """Yield the fields that are options of this command."""
+    for field in fields(options_class):
+        if "text" in field.metadata and field.metadata["command"] == command:
+            yield field
 
 
-def _build_option(declared: Field[Any], hint: object) -> click.Option:
-    """One field as an option."""
-    about = declared.metadata
-    kind, many = _unwrap_optional(hint)
-    default: dict[str, Any] = {} if about["required"] else {"default": declared.default}
+def _build_option(field: Field[Any], hint: object) -> click.Option:
+    """Make the option of one field, whose type is `hint`."""
+    declared = field.metadata
+    kind, repeatable = _unwrap_optional(hint)
+    default: dict[str, Any] = {} if declared["required"] else {"default": field.default}
     return click.Option(
-        [declared.name, *(about["names"] or (f"--{declared.name}",))],
-        type=_to_click_type(kind, about),
-        is_flag=about["flag"],
-        multiple=many,
-        required=about["required"],
-        help=about["text"],
-        show_default=about["shown"] or True,
+        [field.name, *(declared["names"] or (f"--{field.name}",))],
+        type=_to_click_type(kind, declared),
+        is_flag=declared["flag"],
+        multiple=repeatable,
+        required=declared["required"],
+        help=declared["text"],
+        show_default=declared["shown"] or True,
         show_envvar=False,
         **default,
     )
 
 
 def _unwrap_optional(hint: object) -> tuple[type, bool]:
-    """The type of one value, without None; and whether the option is repeatable."""
+    """Return the type of one value, without None, and whether the option is repeatable."""
     if get_origin(hint) in (Union, UnionType):
-        [hint] = (one for one in get_args(hint) if one is not type(None))
+        [hint] = (kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) is tuple:
         return get_args(hint)[0], True
     if isinstance(hint, type):
@@ -99,47 +115,53 @@ def _unwrap_optional(hint: object) -> tuple[type, bool]:
     raise TypeError(f"an option cannot be a {hint}")
 
 
-def _to_click_type(kind: type, about: Mapping[str, Any]) -> click.ParamType[Any]:
-    """How click reads a value of this type."""
-    if about["choices"]:
-        return click.Choice(about["choices"], case_sensitive=False)
-    low, high = about["low"], about["high"]
+def _to_click_type(kind: type, declared: Mapping[str, Any]) -> click.ParamType[Any]:
+    """Return click's type for a value of this type, with its choices or its range."""
+    if declared["choices"]:
+        return click.Choice(declared["choices"], case_sensitive=False)
+    low, high = declared["low"], declared["high"]
     if low is not None or high is not None:
         return click.IntRange(low, high) if kind is int else click.FloatRange(low, high)
     return CLICK_TYPES[kind]
 
 
+# Words and options typed in the wrong place.
+
 MAX_PLACES = 4
-"""Places that are named, at most."""
+"""Maximum number of commands that an error message names."""
 
 
 @contextmanager
 def locate_option(root: click.Group, argv: Sequence[str]) -> Iterator[None]:
-    """Let the error of an unknown option say to which words it belongs, those typed if any is."""
+    """Add to the error of an unknown option the commands that have this option.
+
+    Args:
+        root: The outermost command.
+        argv: The command line. If it has some of these commands, only those are named.
+    """
     try:
         yield
     except click.NoSuchOption as error:
-        every = [
+        owners = [
             words[-1]
-            for words, one in _iter_commands(root)
-            if error.option_name in _option_names(one)
+            for words, command in _iter_commands(root)
+            if error.option_name in _option_names(command)
         ]
-        places = [word for word in every if word in argv] or every
+        places = [word for word in owners if word in argv] or owners
         if places:
-            raise click.NoSuchOption(
-                error.option_name, f"{error.message} {_describe_places(places)}", ctx=error.ctx
-            ) from error
+            message = f"{error.message} {_describe_places(places)}"
+            raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from error
         raise
 
 
 def suggest_command(word: str, context: click.Context) -> str | None:
-    """What to type for a word that is a command elsewhere; None if it is none.
+    """Return what to type for a command that belongs elsewhere; None for an unknown word.
 
     >>> @click.group()
     ... def tool(): pass
     >>> @tool.command()
     ... def dig(): pass
-    >>> suggest_command("dig", click.TemporalContext(tool, info_name="tool"))
+    >>> suggest_command("dig", click.Context(tool, info_name="tool"))
     'There is no `dig` here. Type `tool dig`.'
     """
     top = context.find_root()
@@ -155,19 +177,20 @@ def suggest_command(word: str, context: click.Context) -> str | None:
 def _iter_commands(
     group: click.Group, above: tuple[str, ...] = ()
 ) -> Iterator[tuple[list[str], click.Command]]:
-    """Every command below a group, by the words that lead to it."""
+    """Yield every command below a group, with the words that lead to it."""
     context = click.Context(group)
     for word in group.list_commands(context):
-        one = group.get_command(context, word)
-        if one is None:
+        command = group.get_command(context, word)
+        if command is None:
             continue
-        yield [*above, word], one
-        if isinstance(one, click.Group):
-            yield from _iter_commands(one, (*above, word))
+        yield [*above, word], command
+        if isinstance(command, click.Group):
+            yield from _iter_commands(command, (*above, word))
 
 
 def _option_names(command: click.Command) -> set[str]:
-    return {name for one in command.params if isinstance(one, click.Option) for name in one.opts}
+    options = (param for param in command.params if isinstance(param, click.Option))
+    return {name for option in options for name in option.opts}
 
 
 def _describe_places(places: Sequence[str]) -> str:
@@ -175,34 +198,82 @@ def _describe_places(places: Sequence[str]) -> str:
     more = ["others"] if len(names) > MAX_PLACES else []
     *first, last = [*names[:MAX_PLACES], *more]
     listed = f"{', '.join(first)} and {last}" if first else last
-    these = "these words" if first else "that word"
-    return f"It is an option of {listed}: put it behind {'one of ' if first else ''}{these}."
+    return f"It is an option of {listed}. Put it after {'one of these words' if first else 'it'}."
 
+
+# Groups and commands.
 
 _DOCSTRING_SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
 
 
+class LazyCommand(NamedTuple):
+    """A command whose module is imported when the command is used, not for the help of its group.
+
+    Attributes:
+        location: Where it is: `module:attribute`.
+        summary: First line of its help.
+    """
+
+    location: str
+    summary: str
+
+    def load(self) -> click.Command:
+        """Import the command."""
+        module, _, attribute = self.location.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
 class CommandGroup(click.Group):
-    """A group that says of each of its commands, in whole sentences, what it does."""
+    """A group that shows whole sentences in its list of commands, and may load commands lazily.
+
+    Args:
+        lazy: Commands by name, to load when they are used.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's own
+        lazy: Mapping[str, LazyCommand] | None = None,
+        **attributes: Any,  # noqa: ANN401 - click's own
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self.lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *self.lazy])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None if there is none of this name."""
+        if cmd_name in self.lazy:
+            return self.lazy[cmd_name].load()
+        return super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the next command, or say where it is one."""
+        """Find the next command, or say where the word is a command."""
         word = args[0]
         known = word in self.list_commands(ctx)
         if not (known or ctx.resilient_parsing or word.startswith("-")):
-            home = suggest_command(word, ctx)
-            if home is not None:
-                ctx.fail(home)
+            suggestion = suggest_command(word, ctx)
+            if suggestion is not None:
+                ctx.fail(suggestion)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands."""
-        found = ((word, self.get_command(ctx, word)) for word in self.list_commands(ctx))
-        rows = [(word, first_line(one.help or "")) for word, one in found if one is not None]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(
+                [(word, self._summary(ctx, word)) for word in self.list_commands(ctx)]
+            )
+
+    def _summary(self, ctx: click.Context, word: str) -> str:
+        if word in self.lazy:
+            return self.lazy[word].summary
+        command = self.get_command(ctx, word)
+        return first_line(command.help or "") if command is not None else ""
 
 
 def command_from_dataclass(
@@ -212,27 +283,27 @@ def command_from_dataclass(
 
     Args:
         name: Its name.
-        options_class: A dataclass: its fields are the options, its docstring the help.
-        callback: Is given the dataclass, and then the value of each argument.
-        arguments: What is typed beside options.
+        options_class: A dataclass. Its fields are the options, its docstring is the help.
+        callback: Is called with the dataclass and then the value of each argument.
+        arguments: Arguments beside the options.
     """
 
     @click.pass_context
-    def called(context: click.Context, /, **_: object) -> object:
+    def call(context: click.Context, /, **_: object) -> object:
         values = explicit_values(context)
-        typed = [values.pop(one.name or "") for one in arguments]
-        return callback(options_class(**values), *typed)
+        positional = [values.pop(argument.name or "") for argument in arguments]
+        return callback(options_class(**values), *positional)
 
     return click.Command(
         name,
         params=[*arguments, *options_from_dataclass(options_class)],
-        callback=called,
+        callback=call,
         help=help_from_docstring(options_class),
     )
 
 
 def help_from_docstring(documented: type) -> str:
-    """The prose of a docstring, without its sections; indented lines stay lines."""
+    """Return the prose of a docstring, without its sections. Indented lines keep their breaks."""
     prose = _DOCSTRING_SECTION.split(inspect.getdoc(documented) or "", maxsplit=1)[0].strip()
     return "\n\n".join(
         f"\b\n{part}" if re.search(r"^\s", part, re.MULTILINE) else part
@@ -241,15 +312,15 @@ def help_from_docstring(documented: type) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line of a help."""
+    """Return the first line of a help text."""
     return text.partition("\n")[0]
 
 
-logger = logging.getLogger(__name__)
+# `morpheus run pipeline-ae`.
 
-PIPELINE_HELP = """Learn each user's habits with an autoencoder, and score events by them.
+PIPELINE_HELP = """Train an autoencoder per user, and score events by how unusual they are.
 
-The stages follow, in the order in which events pass through them, each with its options:
+The stages follow in the order in which events pass through them, each with its own options:
 
 \b
 morpheus run pipeline-ae --userid_column_name=userIdentityarn \\
@@ -263,56 +334,57 @@ BOOLEAN_WORDS |= dict.fromkeys(("false", "f", "no", "n", "off", "0"), False)
 
 
 class PipelineGroup(CommandGroup):
-    """A group whose commands are the registry's stages, loaded when their word is used."""
+    """A group whose commands are the registered stages, each loaded when its word is used."""
 
     def __init__(self, name: str, **attributes: Any) -> None:  # noqa: ANN401 - click's own
         super().__init__(
             name,
             chain=True,
             help=PIPELINE_HELP,
-            invoke_without_command=True,  # the pipeline has its own word for an empty chain
+            invoke_without_command=True,  # the pipeline has a better message for no stages
             no_args_is_help=True,
             subcommand_metavar="STAGE...",
             **attributes,
         )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every stage, sorted."""
+        """Return the words of all stages, sorted."""
         del ctx
         return list(stage_names())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Make the command of a stage; None where no stage has the name."""
+        """Return the command of a stage; None if there is no such stage."""
         del ctx
         return build_stage_command(cmd_name) if cmd_name in stage_names() else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the next stage, or say what was meant."""
+        """Find the next stage, or explain the word."""
         word = args[0]
         if not ctx.resilient_parsing and word[:1] != "-" and word not in stage_names():
             ctx.fail(_explain_unexpected_word(word, ctx))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the stages; one that cannot be loaded does not hide the others."""
+        """List the stages. A stage that cannot be loaded does not hide the others."""
         rows = [(word, describe_stage(word)[1]) for word in self.list_commands(ctx)]
         with formatter.section("Stages"):
             formatter.write_dl(rows)
 
 
 class StageCommand(click.Command):
-    """The command of one stage. Its flags may be given a value, as some releases wanted."""
+    """The command of one stage. Flags may have a value, because some releases required one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the words of this stage, and leave those of the stages behind it."""
+        """Parse the words of this stage. Those of the next stages stay."""
         return super().parse_args(ctx, list(self._normalise_flags(args)))
 
     def _normalise_flags(self, args: list[str]) -> Iterator[str]:
-        options = [one for one in self.params if isinstance(one, click.Option)]
-        flags = {name for one in options if one.is_flag for name in one.opts}
-        valued = {name for one in options if not one.is_flag for name in one.opts}
+        """Yield the words, with `--flag`, or nothing, in place of `--flag=true` or `--flag no`."""
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        flags = {name for option in options if option.is_flag for name in option.opts}
+        valued = {name for option in options if not option.is_flag for name in option.opts}
         words = deque(args)
         while words and words[0].startswith("-"):
             word = words.popleft()
@@ -322,7 +394,7 @@ class StageCommand(click.Command):
             if name not in flags or not value:
                 yield word
             elif value.lower() not in BOOLEAN_WORDS:
-                raise click.BadOptionUsage(name, f"Option '{name}': {value!r} is no true or false.")
+                raise click.BadOptionUsage(name, f"Option '{name}': {value!r} is not a boolean.")
             elif BOOLEAN_WORDS[value.lower()]:
                 yield name
             if name in valued and not equals and words:
@@ -331,7 +403,7 @@ class StageCommand(click.Command):
 
 
 def build_stage_command(word: str) -> click.Command:
-    """Make a stage's command: called, it gives the stage."""
+    """Make the command of a stage. The command returns the stage."""
     stage = load_stage(word)
 
     @click.pass_context
@@ -348,14 +420,14 @@ def build_stage_command(word: str) -> click.Command:
 
 
 def describe_flow(stage_class: type[Stage]) -> str:
-    """Say what a stage takes and gives."""
-    takes = " or ".join(one.__name__ for one in stage_class.takes)
-    gives = stage_class.gives.__name__ if stage_class.gives is not None else "what it took"
-    return f"Takes {takes}, gives {gives}." if takes else f"A source: gives {gives}."
+    """Return what batches a stage accepts and outputs, as a sentence."""
+    accepts = " or ".join(kind.__name__ for kind in stage_class.takes)
+    outputs = stage_class.gives.__name__ if stage_class.gives is not None else "the same"
+    return f"Accepts {accepts}, outputs {outputs}." if accepts else f"Source, outputs {outputs}."
 
 
 def describe_stage(word: str) -> tuple[str, str]:
-    """What a stage takes and gives, and the first line of its help, or why it has none."""
+    """Return a stage's flow and the first line of its help; why there is none if it fails."""
     try:
         stage = load_stage(word)
     except UsageError as error:
@@ -365,68 +437,67 @@ def describe_stage(word: str) -> tuple[str, str]:
 
 @click.pass_context
 def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
-    """Check the chain, run it, and say what became of the events."""
-    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
+    """Validate the pipeline, run it, and print the summary."""
+    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` does not load polars
 
     echo("Configuring Pipeline via CLI", fg="green")
-    above = context.parent
-    settings = PipelineOptions(
-        **(explicit_values(above) if above is not None else {}), **explicit_values(context)
-    )
-    pipeline = Pipeline(stages, settings)
+    parent = context.parent
+    run_values = explicit_values(parent) if parent is not None else {}
+    pipeline = Pipeline(stages, PipelineOptions(**run_values, **explicit_values(context)))
     with interruptible():
         pipeline.validate()
         _announce_run(pipeline)
-        summary = pipeline.run(_print_metrics)
-    if summary.interrupted:
+        metrics = pipeline.run(_print_metrics)
+    if metrics.interrupted:
         raise Exit(EXIT_INTERRUPTED)
 
 
 def _print_metrics(metrics: RunMetrics) -> None:
-    from morpheus.cli.output import format_metrics  # noqa: PLC0415 - `--help` runs nothing
-
     echo("\n".join(format_metrics(metrics)))
 
 
 def _announce_run(pipeline: Pipeline) -> None:
-    """Say what is about to run, in the words that old notebooks show."""
-    settings = pipeline.options
-    if settings.use_cpp:
+    """Log what is about to run, in the words of NVIDIA Morpheus, which old notebooks show."""
+    options = pipeline.options
+    if options.use_cpp:
         logger.warning("C++ is disabled for AutoEncoder pipelines at this time.")
-    logger.debug("Loaded columns. Current columns: [%r]", list(settings.columns))
-    if settings.labels_file is not None:
-        logger.debug("Loaded labels file. Current labels: [%r]", list(settings.labels))
-    if settings.userid_filter is not None:
-        logger.info("Filtering all users except ID: '%s'", settings.userid_filter)
-    if settings.viz_file is not None:
-        _write_diagram(pipeline, Path(settings.viz_file))
+    logger.debug("Loaded columns. Current columns: [%r]", list(options.columns))
+    if options.labels_file is not None:
+        logger.debug("Loaded labels file. Current labels: [%r]", list(options.labels))
+    if options.userid_filter is not None:
+        logger.info("Filtering all users except ID: '%s'", options.userid_filter)
+    if options.viz_file is not None:
+        _write_diagram(pipeline, Path(options.viz_file))
     echo("Starting pipeline via CLI... Ctrl+C to Quit", fg="red")
 
 
-def _write_diagram(pipeline: Pipeline, file: Path) -> None:
-    """Write the chain's drawing, whole or not at all."""
-    drawing = render_diagram(pipeline.links(), file, pipeline.options.viz_direction)
-    with atomic_write(file) as drawn:
-        drawn.write(drawing.encode())
-    echo(f"Pipeline visualization saved to {file}", fg="yellow")
+def _write_diagram(pipeline: Pipeline, path: Path) -> None:
+    """Write the diagram of a pipeline atomically."""
+    from morpheus.cli.drawing import render_diagram  # noqa: PLC0415 - for `--viz_file` only
+    from morpheus.storage.atomic import atomic_write  # noqa: PLC0415 - as above
+
+    diagram = render_diagram(pipeline.links(), path, pipeline.options.viz_direction)
+    with atomic_write(path) as file:
+        file.write(diagram.encode())
+    echo(f"Pipeline visualization saved to {path}", fg="yellow")
 
 
 def _explain_unexpected_word(word: str, context: click.Context) -> str:
-    """What to say of a word where a stage should stand."""
-    if home := suggest_command(word, context):
-        return home
+    """Return the error message for a word that is not a stage."""
+    if suggestion := suggest_command(word, context):
+        return suggestion
     if Path(word).is_dir():
         return (
-            f"`{word}` is a folder, where a stage should stand. Give the source the folder whose "
-            f"files it is to read, as in `from-cloudtrail --input_glob={word}`."
+            f"`{word}` is a folder, but a stage is expected. Give it to the source, as in "
+            f"`from-cloudtrail --input_glob={word}`."
         )
     if Path(word).exists():
         return (
-            f"`{word}` is a file, where a stage should stand. If the shell has spread out a "
-            f"pattern, put it in quotes, as in --input_glob='data/*.csv'."
+            f"`{word}` is a file, but a stage is expected. If the shell expanded a glob, quote it, "
+            "as in --input_glob='data/*.csv'."
         )
-    from morpheus.cli.reference import ABSENCE_REASONS  # noqa: PLC0415 - read for a wrong word alone
+    from morpheus.cli.reference import ABSENCE_REASONS  # noqa: PLC0415 - for unknown words only
 
     if word in ABSENCE_REASONS:
-        return f"There is no stage `{word}` here: {ABSENCE_REASONS[word]}."
+        return f"There is no stage `{word}`: {ABSENCE_REASONS[word]}."
     return unknown_stage_message(word)

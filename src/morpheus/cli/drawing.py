@@ -1,4 +1,4 @@
-"""The chain, drawn: its stages, and what flows between them."""
+"""Diagrams of a pipeline: its stages, and the batches between them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from pathlib import Path
 from morpheus.errors import UsageError
 
 Links = Sequence[tuple[str, str]]
-"""The word of each stage, and the name of what it gives; of the last, nothing takes it."""
+"""The word of each stage, and the class of the batches it outputs."""
 
 _BOX_WIDTH, _BOX_HEIGHT = 150, 40
+"""Size in pixels."""
 _BOX_GAP = {"LR": 110, "RL": 110, "TB": 60, "BT": 60}
 
 
 def render_diagram(links: Links, file: Path, direction: str = "LR") -> str:
-    """Draw a chain in the language of a file's extension.
+    """Return a diagram in the language of a file's extension.
 
     Args:
-        links: The chain.
-        file: Its name decides.
-        direction: LR, RL, TB or BT: from left to right, and so on.
+        links: The pipeline.
+        file: The file that the diagram is for. It is not written.
+        direction: LR (left to right), RL, TB (top to bottom) or BT.
 
     Raises:
-        UsageError: The extension is of a language that there is none of.
+        UsageError: The extension is unknown.
     """
     try:
-        language = RENDERERS[file.suffix.lower()]
+        render = RENDERERS[file.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"--viz_file: `{file}` cannot be drawn: `{file.suffix}` is none of "
+            f"--viz_file: `{file}` cannot be drawn: `{file.suffix}` is not one of "
             f"{', '.join(filter(None, RENDERERS))}. Give `--viz_file={file.with_suffix('.svg')}`, "
-            f"or write `.dot` and let Graphviz draw it: `dot -Tpng chain.dot`."
+            f"or write a `.dot` file and let Graphviz draw it: `dot -Tpng chain.dot`."
         ) from None
-    return language(links, direction.upper())
+    return render(links, direction.upper())
 
 
 def render_dot(links: Links, direction: str) -> str:
-    """Draw a chain in Graphviz' language.
+    """Return a diagram in the language of Graphviz.
 
-    >>> print(render_dot([("from-duo", "Events"), ("train-ae", "Fingerprinted")], "LR"), end="")
+    >>> print(render_dot([("from-duo", "Events"), ("train-ae", "WithModel")], "LR"), end="")
     digraph morpheus {
       rankdir=LR; node [shape=box];
       0 [label="from-duo"];
@@ -49,48 +50,55 @@ def render_dot(links: Links, direction: str) -> str:
     }
     """
     lines = [f"  rankdir={direction}; node [shape=box];"]
-    lines += [f'  {at} [label="{word}"];' for at, (word, _) in enumerate(links)]
-    lines += [f'  {at} -> {at + 1} [label="{kind}"];' for at, (_, kind) in enumerate(links[:-1])]
+    lines += [f'  {i} [label="{word}"];' for i, (word, _) in enumerate(links)]
+    lines += [f'  {i} -> {i + 1} [label="{kind}"];' for i, (_, kind) in enumerate(links[:-1])]
     return "\n".join(["digraph morpheus {", *lines, "}", ""])
 
 
 def render_mermaid(links: Links, direction: str) -> str:
-    """Draw a chain in Mermaid's language, which many wikis show.
+    """Return a diagram in the language of Mermaid, which many wikis render.
 
-    >>> print(render_mermaid([("from-duo", "Events"), ("train-ae", "Fingerprinted")], "LR"), end="")
+    >>> print(render_mermaid([("from-duo", "Events"), ("train-ae", "WithModel")], "LR"), end="")
     flowchart LR
       0["from-duo"]
       1["train-ae"]
       0 -->|Events| 1
     """
-    lines = [f'  {at}["{word}"]' for at, (word, _) in enumerate(links)]
-    lines += [f"  {at} -->|{kind}| {at + 1}" for at, (_, kind) in enumerate(links[:-1])]
+    lines = [f'  {i}["{word}"]' for i, (word, _) in enumerate(links)]
+    lines += [f"  {i} -->|{kind}| {i + 1}" for i, (_, kind) in enumerate(links[:-1])]
     return "\n".join([f"flowchart {direction}", *lines, ""])
 
 
 def render_svg(links: Links, direction: str) -> str:
-    """Draw a chain as a picture."""
-    across = direction in {"LR", "RL"}
-    step = _BOX_GAP[direction] + (_BOX_WIDTH if across else _BOX_HEIGHT)
-    places = [10 + step * at for at in range(len(links))]
+    """Return a diagram as an SVG image."""
+    horizontal = direction in {"LR", "RL"}
+    step = _BOX_GAP[direction] + (_BOX_WIDTH if horizontal else _BOX_HEIGHT)
+    places = [10 + step * i for i in range(len(links))]
     if direction in {"RL", "BT"}:
         places.reverse()
-    corners = [(place, 20) if across else (10, place) for place in places]
+    corners = [(place, 20) if horizontal else (10, place) for place in places]
     width, height = (
-        (canvas_size(places, _BOX_WIDTH), 80) if across else (170, canvas_size(places, _BOX_HEIGHT))
+        (canvas_size(places, _BOX_WIDTH), 80)
+        if horizontal
+        else (170, canvas_size(places, _BOX_HEIGHT))
     )
     shapes = [
         *(_svg_box(corner, word) for corner, (word, _) in zip(corners, links, strict=True)),
         *(
-            _svg_arrow(corners[at], corners[at + 1], kind, across=across)
-            for at, (_, kind) in enumerate(links[:-1])
+            _svg_arrow(corners[i], corners[i + 1], kind, horizontal=horizontal)
+            for i, (_, kind) in enumerate(links[:-1])
         ),
     ]
     return "\n".join([_SVG_HEADER.format(width=width, height=height), *shapes, "</svg>", ""])
 
 
 def canvas_size(places: Sequence[int], size: int) -> int:
-    """Where the drawing ends, with a margin."""
+    """Return the width or height of the image, with a margin, in pixels.
+
+    Args:
+        places: Start of each box.
+        size: Size of a box.
+    """
     return max(places, default=0) + size + 10
 
 
@@ -108,20 +116,22 @@ def _svg_box(corner: tuple[int, int], word: str) -> str:
     )
 
 
-def _svg_arrow(start: tuple[int, int], stop: tuple[int, int], kind: str, *, across: bool) -> str:
-    forth = stop > start
-    if across:
+def _svg_arrow(
+    start: tuple[int, int], stop: tuple[int, int], kind: str, *, horizontal: bool
+) -> str:
+    forward = stop > start
+    if horizontal:
         y = start[1] + _BOX_HEIGHT // 2
-        ends = (start[0] + _BOX_WIDTH, stop[0]) if forth else (start[0], stop[0] + _BOX_WIDTH)
+        ends = (start[0] + _BOX_WIDTH, stop[0]) if forward else (start[0], stop[0] + _BOX_WIDTH)
         (x1, y1), (x2, y2) = (ends[0], y), (ends[1], y)
     else:
         x = start[0] + _BOX_WIDTH // 2
-        ends = (start[1] + _BOX_HEIGHT, stop[1]) if forth else (start[1], stop[1] + _BOX_HEIGHT)
+        ends = (start[1] + _BOX_HEIGHT, stop[1]) if forward else (start[1], stop[1] + _BOX_HEIGHT)
         (x1, y1), (x2, y2) = (x, ends[0]), (x, ends[1])
-    at = ((x1 + x2) // 2 + (0 if across else 50), (y1 + y2) // 2 - (6 if across else -4))
+    x, y = ((x1 + x2) // 2 + (0 if horizontal else 50), (y1 + y2) // 2 - (6 if horizontal else -4))
     return (
         f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#345" marker-end="url(#tip)"/>'
-        f'<text x="{at[0]}" y="{at[1]}" fill="#567">{escape(kind)}</text>'
+        f'<text x="{x}" y="{y}" fill="#567">{escape(kind)}</text>'
     )
 
 
@@ -132,4 +142,4 @@ RENDERERS: dict[str, Callable[[Links, str], str]] = {
     ".mmd": render_mermaid,
     "": render_dot,
 }
-"""By extension."""
+"""Renderers by extension; without one, Graphviz."""

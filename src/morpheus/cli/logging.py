@@ -1,7 +1,7 @@
-"""Logging configuration files, read without running anything that they say.
+"""Logging of the command: to the console, or as a configuration file says.
 
-Python's own readers evaluate an ini file's `args` as code, and import and call whatever class a
-JSON file names. Here a file may use the handlers below, and nothing else.
+Python's own readers of such files evaluate the `args` of an ini file as code, and import and call
+any class that a JSON file names. Here a file may use only `ALLOWED_HANDLERS` and `ALLOWED_STREAMS`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LoggingConfig = dict[str, Any]
 
 
 def read_config(name: str) -> LoggingConfig:
-    """Read a logging configuration, in the form that `dictConfig` takes.
+    """Read a logging configuration for `logging.config.dictConfig`.
 
     Args:
         name: A file that ends in `.json`, or one in ini format.
 
     Raises:
-        UsageError: It is neither, or uses what is not allowed here.
+        UsageError: It is neither, or uses what is not allowed.
     """
     try:
         text = Path(name).read_text(encoding="utf-8")
@@ -50,13 +50,13 @@ def read_config(name: str) -> LoggingConfig:
     except (OSError, ValueError, KeyError, ParserError, SyntaxError) as error:
         _reject_config(name, f"cannot be read: {_describe_error(error)}")
     if not isinstance(config, dict):
-        _reject_config(name, "is no logging configuration: it should be a JSON object")
+        _reject_config(name, "is not a logging configuration: it must be a JSON object")
     _validate_config(name, config)
     return {"disable_existing_loggers": False, **config}
 
 
 def _validate_config(name: str, config: LoggingConfig) -> None:
-    """Refuse whatever would make `dictConfig` import or call what the file says."""
+    """Reject entries by which `dictConfig` would import or call anything else."""
     for key, value in _iter_entries(config):
         if key in {"()", ".", "factory"}:
             _reject_config(name, f"the entry `{key}` would run code, which is not allowed")
@@ -64,23 +64,23 @@ def _validate_config(name: str, config: LoggingConfig) -> None:
             _reject_config(
                 name, f"`{value}`: only {' and '.join(sorted(ALLOWED_STREAMS))} are allowed"
             )
-    for part, known in (("handlers", set(ALLOWED_HANDLERS)), ("formatters", {"Formatter"})):
-        for one in _iter_children(config.get(part)):
-            kind = one.get("class", "Formatter" if part == "formatters" else None)
-            if str(kind).removeprefix("logging.") not in known:
-                allowed = ", ".join(f"logging.{x}" for x in sorted(known))
+    for part, classes in (("handlers", set(ALLOWED_HANDLERS)), ("formatters", {"Formatter"})):
+        for entry in _iter_children(config.get(part)):
+            kind = entry.get("class", "Formatter" if part == "formatters" else None)
+            if str(kind).removeprefix("logging.") not in classes:
+                allowed = ", ".join(f"logging.{x}" for x in sorted(classes))
                 _reject_config(name, f"class `{kind}` is not allowed; these are: {allowed}")
 
 
 def _iter_children(part: object) -> Iterator[LoggingConfig]:
-    """The entries of one part of a configuration."""
-    for one in part.values() if isinstance(part, dict) else ():
-        if isinstance(one, dict):
-            yield one
+    """Yield the entries of one part of a configuration."""
+    for entry in part.values() if isinstance(part, dict) else ():
+        if isinstance(entry, dict):
+            yield entry
 
 
 def _iter_entries(config: object) -> Iterator[tuple[str, object]]:
-    """Every key and value, however deep; the items of a list have no key."""
+    """Yield every key and value at any depth. Items of a list have an empty key."""
     if isinstance(config, dict):
         for key, value in config.items():
             yield key, value
@@ -92,68 +92,74 @@ def _iter_entries(config: object) -> Iterator[tuple[str, object]]:
 
 
 def _parse_ini(text: str) -> LoggingConfig:
-    """The same configuration as a dict."""
+    """Return the configuration of an ini file as for `dictConfig`."""
     parser = RawConfigParser()
     parser.read_string(text)
-    loggers = {one: _parse_logger(parser[f"logger_{one}"]) for one in _read_keys(parser, "loggers")}
+    loggers = {
+        name: _parse_logger(parser[f"logger_{name}"]) for name in _read_keys(parser, "loggers")
+    }
     return {
         "version": 1,
         "root": loggers.pop("root", {}),
-        "loggers": {parser[f"logger_{one}"]["qualname"]: made for one, made in loggers.items()},
+        "loggers": {
+            parser[f"logger_{name}"]["qualname"]: logger for name, logger in loggers.items()
+        },
         "handlers": {
-            one: _parse_handler(parser[f"handler_{one}"]) for one in _read_keys(parser, "handlers")
+            name: _parse_handler(parser[f"handler_{name}"])
+            for name in _read_keys(parser, "handlers")
         },
         "formatters": {
-            one: dict(parser[f"formatter_{one}"]) for one in _read_keys(parser, "formatters")
+            name: dict(parser[f"formatter_{name}"]) for name in _read_keys(parser, "formatters")
         },
     }
 
 
 def _read_keys(parser: RawConfigParser, section: str) -> list[str]:
-    """The names listed in a section."""
+    """Return the names that the `keys` of a section list."""
     listed = parser[section].get("keys", "") if section in parser else ""
     return _split_names(listed)
 
 
 def _split_names(listed: str) -> list[str]:
-    """Names between commas."""
-    return [one.strip() for one in listed.split(",") if one.strip()]
+    """Return the names in a list with commas."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _parse_logger(section: SectionProxy) -> LoggingConfig:
-    """One logger."""
-    made: LoggingConfig = {"handlers": _split_names(section.get("handlers", ""))}
+    logger: LoggingConfig = {"handlers": _split_names(section.get("handlers", ""))}
     if "level" in section:
-        made["level"] = section["level"]
+        logger["level"] = section["level"]
     if "propagate" in section:
-        made["propagate"] = section.getboolean("propagate")
-    return made
+        logger["propagate"] = section.getboolean("propagate")
+    return logger
 
 
 def _parse_handler(section: SectionProxy) -> LoggingConfig:
-    """One handler: its positional arguments get their names."""
+    """Return a handler. Its positional arguments get the names that `dictConfig` needs."""
     kind = section["class"].removeprefix("logging.")
-    made: LoggingConfig = {"class": f"logging.{kind}"}
-    made |= {key: section[key] for key in ("level", "formatter") if section.get(key)}
+    handler: LoggingConfig = {"class": f"logging.{kind}"}
+    handler |= {key: section[key] for key in ("level", "formatter") if section.get(key)}
     positional = _parse_literal(section.get("args", "()"))
     if not isinstance(positional, tuple):
-        raise ValueError(f"args = {section['args']}: should be a tuple, as in ('file.log', 'a')")  # noqa: TRY004 - it is the file's value that is wrong
-    named = _parse_literal(section.get("kwargs", "{}"))
+        raise ValueError(f"args = {section['args']}: must be a tuple, as in ('file.log', 'a')")  # noqa: TRY004 - the file has a wrong value
+    keywords = _parse_literal(section.get("kwargs", "{}"))
     if kind in ALLOWED_HANDLERS:
         try:
-            made |= inspect.signature(ALLOWED_HANDLERS[kind]).bind(*positional, **named).arguments
+            handler |= (
+                inspect.signature(ALLOWED_HANDLERS[kind]).bind(*positional, **keywords).arguments
+            )
         except TypeError as error:
             raise ValueError(f"{kind}: {error}") from error
-    return made
+    return handler
 
 
 def _parse_literal(text: str) -> Any:  # noqa: ANN401 - whatever a literal can be
-    """The value of a Python literal; `sys.stdout` and `sys.stderr` are literals too."""
+    """Return the value of a Python literal. `sys.stdout` and `sys.stderr` count as literals."""
     return ast.literal_eval(_StreamTransformer().visit(ast.parse(text.strip(), mode="eval")))
 
 
 class _StreamTransformer(ast.NodeTransformer):
-    """Replaces `sys.stdout` and `sys.stderr` by the names that `dictConfig` knows."""
+    """Replaces `sys.stdout` and `sys.stderr` by their names in `dictConfig`."""
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         stream = f"ext://{ast.unparse(node)}"
@@ -161,13 +167,11 @@ class _StreamTransformer(ast.NodeTransformer):
 
 
 def _describe_error(error: Exception) -> str:
-    """What a reader found wrong."""
-    missing = f"there is no section or entry {error}" if isinstance(error, KeyError) else ""
-    return missing or str(error)
+    # The text of a KeyError is only the key.
+    return f"there is no section or entry {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _reject_config(name: str, reason: str) -> NoReturn:
-    """Refuse the file."""
     raise UsageError(f"--log_config_file: {name}: {reason}.")
 
 
@@ -180,10 +184,10 @@ LEVEL_STYLES: dict[str, dict[str, Any]] = {
 
 
 class SafeLogRecord(logging.LogRecord):
-    """A log record whose arguments, which may come out of a log, stay on their line."""
+    """A record whose arguments, which may be text of a user's log, cannot break the line."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's own name
-        """The message, with control characters as escapes."""
+        """Return the message, with control characters as escapes."""
         arguments = self.args
         if isinstance(arguments, tuple):
             arguments = tuple(escape_control(x) if isinstance(x, str) else x for x in arguments)
@@ -193,22 +197,22 @@ class SafeLogRecord(logging.LogRecord):
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows messages on stderr, and nothing but the message."""
+    """Writes messages to stderr, without time and level."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a message in the colour of its level."""
+        """Write a message in the colour of its level."""
         echo(self.format(record), **LEVEL_STYLES.get(record.levelname, {}))
 
 
 def configure_logging(level: str, config_file: str | None) -> None:
-    """Log from here on to the screen, or as the file says.
+    """Set up logging to the console, or as a file says.
 
     Args:
-        level: Least level of what the screen shows; a file has its own.
-        config_file: Configuration in JSON or ini; None for the screen.
+        level: Minimum level on the console. A file has its own.
+        config_file: Configuration in JSON or ini; None for the console.
 
     Raises:
-        UsageError: The file is no logging configuration, or asks for code to be run.
+        UsageError: The file is not a logging configuration, or would run code.
     """
     logging.setLogRecordFactory(SafeLogRecord)
     if config_file is None:
@@ -217,10 +221,10 @@ def configure_logging(level: str, config_file: str | None) -> None:
         root.setLevel(level.upper())
         return
     try:
-        # Python's default silences whoever has a logger already: this package.
+        # Python's default disables the loggers that exist, which are those of this package.
         logging.config.dictConfig({"disable_existing_loggers": False} | read_config(config_file))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        # dictConfig's own message is mostly "Unable to configure handler"; its cause says why.
+        # The message is mostly "Unable to configure handler". Its cause says why.
         raise UsageError(
             f"--log_config_file: {config_file}: {error.__cause__ or error}."
         ) from error

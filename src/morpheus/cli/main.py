@@ -1,4 +1,4 @@
-"""Options from the environment: which variables there are, and what to say of wrong ones."""
+"""The command `morpheus`: its groups, its general options, and options from the environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -14,12 +13,12 @@ from click.core import ParameterSource
 
 from morpheus.cli.chain import (
     CommandGroup,
+    LazyCommand,
     PipelineGroup,
     locate_option,
     options_from_dataclass,
     run_pipeline,
 )
-from morpheus.cli.commands import report, serve, tools
 from morpheus.cli.output import handle_errors
 from morpheus.core.registry import register_plugin
 from morpheus.core.stage import PipelineOptions
@@ -29,11 +28,14 @@ logger = logging.getLogger(__name__)
 ENV_PREFIX = "MORPHEUS"
 PLUGINS_VARIABLE = f"{ENV_PREFIX}_PLUGINS"
 OPTION_PREFIXES = (f"{ENV_PREFIX}_RUN_", f"{ENV_PREFIX}_TOOLS_")
-"""How variables begin that can only be meant as options of commands."""
+"""Prefixes of variables that can only be options of commands."""
+ARGV_KEY = "morpheus.argv"
+"""Key of the whole command line in the metadata of click's context."""
+LOG_LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG")
 
 
 def iter_variables(command: click.Command, prefix: str = ENV_PREFIX) -> Iterator[str]:
-    """The variables that the options of a command, and of those below it, are read from.
+    """Yield the environment variables of the options of a command and of those below it.
 
     >>> @click.command(params=[click.Option(["--num_threads"])])
     ... def run(): pass
@@ -41,9 +43,9 @@ def iter_variables(command: click.Command, prefix: str = ENV_PREFIX) -> Iterator
     ['MORPHEUS_RUN_NUM_THREADS']
     """
     context = click.Context(command)
-    for one in command.params:
-        if isinstance(one, click.Option) and one.name:
-            yield f"{prefix}_{one.name.upper()}"
+    for param in command.params:
+        if isinstance(param, click.Option) and param.name:
+            yield f"{prefix}_{param.name.upper()}"
     if isinstance(command, click.Group):
         for word in command.list_commands(context):
             below = command.get_command(context, word)
@@ -52,23 +54,30 @@ def iter_variables(command: click.Command, prefix: str = ENV_PREFIX) -> Iterator
 
 
 def warn_unknown(root: click.Command) -> None:
-    """Warn of variables that are meant as options, and are none."""
-    set_ = sorted(name for name in os.environ if name.startswith(OPTION_PREFIXES))
-    known = set(iter_variables(root)) if set_ else set()
-    for name in set_:
+    """Log a warning for each variable that looks like an option but is none."""
+    candidates = sorted(name for name in os.environ if name.startswith(OPTION_PREFIXES))
+    if not candidates:
+        return
+    from difflib import get_close_matches  # noqa: PLC0415 - only if such variables are set
+
+    known = set(iter_variables(root))
+    for name in candidates:
         if name not in known:
             close = get_close_matches(name, known, n=1)
-            meant = (
+            hint = (
                 f"Did you mean {close[0]}?"
                 if close
-                else "`morpheus --help` says how they are named."
+                else "`morpheus --help` describes the names of variables."
             )
-            logger.warning("%s is set, but no option is read from it. %s", name, meant)
+            logger.warning("%s is set, but it is not an option. %s", name, hint)
 
 
 @contextmanager
 def env_error_context() -> Iterator[None]:
-    """Name the variable that a wrong value comes from: whoever is told may not have typed it."""
+    """Add the name of the variable to the error of a value from the environment.
+
+    The user may not know that the variable is set.
+    """
     try:
         yield
     except click.BadParameter as error:
@@ -77,33 +86,76 @@ def env_error_context() -> Iterator[None]:
             source = context.get_parameter_source(option.name)
             if source is ParameterSource.ENVIRONMENT:
                 variable = f"{context.auto_envvar_prefix}_{option.name.upper()}"
-                told = f"{error.message} It comes from the environment, {variable}."
-                raise click.BadParameter(told, context, option) from error
+                message = f"{error.message} The value comes from the environment, {variable}."
+                raise click.BadParameter(message, context, option) from error
         raise
 
 
-ARGV_KEY = "morpheus.typed"
-"""Where the context keeps all that was typed."""
-LOG_LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG")
-
-
 class RootGroup(CommandGroup):
-    """The outermost group: whatever goes wrong below it ends here."""
+    """The outermost group. It turns errors of all commands into messages and exit codes."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse what stands before the first command."""
+        """Parse the options before the first command."""
         ctx.meta[ARGV_KEY] = list(args)
         with locate_option(self, ctx.meta[ARGV_KEY]):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
-        """Run a command; its failures become messages and exit codes."""
+        """Run a command."""
         with handle_errors(), env_error_context(), locate_option(self, ctx.meta[ARGV_KEY]):
             return super().invoke(ctx)
 
 
+def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - as click calls it
+    if value and not context.resilient_parsing:
+        from morpheus import __version__  # noqa: PLC0415 - reads the installed metadata
+
+        click.echo(f"morpheus {__version__}")
+        context.exit()
+
+
+COMMANDS = {
+    "report": LazyCommand(
+        "morpheus.cli.commands:report",
+        "Write a report page from the output files of earlier runs.",
+    ),
+    "serve": LazyCommand(
+        "morpheus.cli.commands:serve",
+        "Serve a live report page for a folder that a run writes to.",
+    ),
+}
+TOOLS = {
+    "autocomplete": LazyCommand(
+        "morpheus.cli.commands:autocomplete",
+        "Set up shell completion of commands, stages and options.",
+    ),
+    "compatibility": LazyCommand(
+        "morpheus.cli.commands:compatibility",
+        "Print what is supported of each stage and option of NVIDIA Morpheus, in Markdown.",
+    ),
+    "reference": LazyCommand(
+        "morpheus.cli.commands:reference",
+        "Print the reference of the command line, in Markdown.",
+    ),
+    "replay": LazyCommand(
+        "morpheus.cli.commands:replay",
+        "Replay attack techniques as each user, and count how many raise an alert.",
+    ),
+    "stages": LazyCommand(
+        "morpheus.cli.commands:stages",
+        "List the stages: what each accepts and outputs, and its package.",
+    ),
+    "suppress": LazyCommand(
+        "morpheus.cli.suppress:suppress",
+        "Create suppressions from the verdicts that people gave in the report.",
+    ),
+}
+"""Modules of these commands import polars, which takes longer than all of `--help`."""
+
+
 @click.group(
     cls=RootGroup,
+    lazy=COMMANDS,
     context_settings={
         "auto_envvar_prefix": ENV_PREFIX,
         "help_option_names": ["-h", "--help"],
@@ -114,29 +166,38 @@ class RootGroup(CommandGroup):
 @click.option(
     "--debug/--no-debug",
     default=False,
-    help="Log all there is to log, tracebacks of errors included.",
+    help="Verbose logging, with tracebacks of errors.",
 )
 @click.option(
     "--log_level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="WARNING",
-    help="Least level of what is logged on the screen.",
+    help="Minimum console log level.",
 )
 @click.option(
     "--log_config_file",
     type=click.Path(exists=True, dir_okay=False),
     default=None,
-    help="Where to log to, and what, in place of the screen: Python's `logging` configuration, as "
-    "JSON (dictConfig) or ini (fileConfig).",
+    help="Configuration of Python's `logging`, in place of the console: JSON (dictConfig) or ini "
+    "(fileConfig).",
 )
 @click.option(
     "--plugin",
     multiple=True,
     default=(),
-    help="Python module, or file, that brings stages of its own; repeat for more. MORPHEUS_PLUGINS "
-    "names some too, with commas between them.",
+    help="Python module or file with additional stages; repeat for several. The environment "
+    "variable MORPHEUS_PLUGINS adds more, separated by commas.",
 )
-@click.version_option(package_name="morpheus")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    show_default=False,
+    allow_from_autoenv=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def morpheus(
     context: click.Context,
@@ -146,11 +207,11 @@ def morpheus(
     log_config_file: str | None,
     plugin: tuple[str, ...],
 ) -> None:
-    """Learn what each user in your logs usually does, and tell when one stops being themselves.
+    """Learn how each user in your audit logs behaves, and alert when one behaves unusually.
 
-    Every option is also read from the environment: --num_threads of `run` from
-    MORPHEUS_RUN_NUM_THREADS, --seed of `train-ae` from MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED,
-    --seed of `tools replay` from MORPHEUS_TOOLS_REPLAY_SEED. What is typed counts for more.
+    Every option can also be set in the environment: --num_threads of `run` by
+    MORPHEUS_RUN_NUM_THREADS, --seed of `train-ae` by MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED, --seed
+    of `tools replay` by MORPHEUS_TOOLS_REPLAY_SEED. The command line overrides the environment.
     """
     from morpheus.cli.logging import configure_logging  # noqa: PLC0415 - `--help` logs nothing
 
@@ -163,7 +224,7 @@ def morpheus(
 
 @morpheus.group(cls=CommandGroup, params=options_from_dataclass(PipelineOptions, command="run"))
 def run(**_: object) -> None:
-    """Run a chain of stages."""
+    """Run a pipeline of stages."""
     from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
 
     for name, value in SINGLE_THREAD_ENV.items():
@@ -177,13 +238,15 @@ run.add_command(
         result_callback=run_pipeline,
     )
 )
-morpheus.add_command(report)
-morpheus.add_command(serve)
-morpheus.add_command(tools)
+
+
+@morpheus.group(cls=CommandGroup, lazy=TOOLS)
+def tools() -> None:
+    """Utilities: attack replay, suppressions, shell completion, lists of stages and options."""
 
 
 def main() -> None:
-    """Be the command `morpheus`."""
-    # Read by numpy when it is imported; see `processes.ONE_THREAD`.
+    """Run the command `morpheus`."""
+    # numpy reads this when it is imported. See `runtime.pool.SINGLE_THREAD_ENV`.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     morpheus(prog_name="morpheus")

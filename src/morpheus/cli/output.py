@@ -1,4 +1,4 @@
-"""What is said to the person at the terminal: on stderr, stdout being for results."""
+"""What the command prints: messages and the summary to stderr, tables to stdout; exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,16 +24,27 @@ if TYPE_CHECKING:
 
 
 def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
-    """Write lines to stderr, coloured only on a terminal, and not where NO_COLOR is set."""
+    """Write lines to stderr. They have colours only on a terminal, and not if NO_COLOR is set."""
     color = False if os.environ.get("NO_COLOR") else None
     click.secho(escape_control(text, keep="\n"), err=True, color=color, **style)
 
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> format_count(1, "event"), format_count(1161, "event")
+    ('1 event', '1,161 events')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+# Tables.
 
 TableRow = Sequence[str]
 
 
 def align_columns(header: TableRow, rows: Sequence[TableRow]) -> str:
-    """Aligned columns.
+    """Return a table with aligned columns.
 
     >>> print(align_columns(("WORD", "MEANING"), [("a", "the first"), ("beta", "")]))
     WORD  MEANING
@@ -47,7 +58,7 @@ def align_columns(header: TableRow, rows: Sequence[TableRow]) -> str:
 
 
 def print_table(header: TableRow, rows: Sequence[TableRow]) -> None:
-    """Write a table to stdout; text out of a log cannot command the terminal."""
+    """Write a table to stdout, with control characters as escapes."""
     rows = [[escape_control(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         click.echo(align_columns(header, rows))
@@ -63,19 +74,21 @@ def print_table(header: TableRow, rows: Sequence[TableRow]) -> None:
     Console().print(table)
 
 
+# Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+
 EXIT_FAILURE = 1
 BUG_MESSAGE = (
     "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
 )
-OUTPUT_CLOSED_MESSAGE = "Whatever reads this command's output has closed it."
+OUTPUT_CLOSED_MESSAGE = "The program that reads this command's output has closed it."
 STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
 
 
 @contextmanager
 def handle_errors() -> Iterator[None]:
-    """Turn what goes wrong into a message on stderr and an exit code.
+    """Turn errors into a message on stderr and an exit code.
 
-    Click's own errors pass: click shows them. The traceback is logged at DEBUG.
+    Click shows its own errors. The traceback is logged at level DEBUG.
     """
     try:
         yield
@@ -87,90 +100,90 @@ def handle_errors() -> Iterator[None]:
         _exit_with_error(str(error), error.exit_code)
     except OSError as error:
         _exit_with_error(_describe_os_error(error), EXIT_FAILURE)
-    except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
+    except Exception as error:  # noqa: BLE001 - the outermost handler
         _exit_with_error(f"{type(error).__name__}: {error}. {BUG_MESSAGE}", EXIT_FAILURE)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl+C and SIGTERM stop what runs here; the second one kills."""
+    """Let Ctrl+C and SIGTERM raise KeyboardInterrupt in the block. The second one kills."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    stop = _SignalHandler()
-    before = [signal.signal(one, stop) for one in signals]
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handler = _SignalHandler()
+    previous = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     except BaseException as error:
-        # Where Rust calls Python, polars makes an error of its own of the interrupt.
-        if stop.received and not isinstance(error, KeyboardInterrupt):
+        # In a Python callback of polars, the interrupt becomes an exception of polars.
+        if handler.received and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
     finally:
-        for one, handler in zip(signals, before, strict=True):
-            signal.signal(one, handler)
+        for number, old in zip(numbers, previous, strict=True):
+            signal.signal(number, old)
 
 
 class _SignalHandler:
-    """Unwinds, which takes away what is half written; the next signal ends the process.
+    """Unwinds the stack, which removes half-written files. The next signal ends the process.
 
     Attributes:
-        received: Whether a signal has come.
+        received: Whether a signal has been received.
     """
 
     received = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> NoReturn:
         self.received = True
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         echo(STOPPING_MESSAGE)
         raise KeyboardInterrupt
 
 
 def _exit_with_error(message: str, code: int) -> NoReturn:
-    """Say why, and end."""
     _log_traceback()
     echo(f"Error: {message}")
     raise Exit(code) from None
 
 
 def _log_traceback() -> None:
-    """Log the exception at hand, unless nothing can have asked for it."""
+    # If logging is not imported, nobody has asked for tracebacks.
     logging = sys.modules.get("logging")
     if logging is not None:
         logging.getLogger("morpheus.cli").debug("Traceback:", exc_info=True)
 
 
 def _describe_os_error(error: OSError) -> str:
-    """What the operating system refused, and where."""
     if error.errno == errno.EPIPE:
         return OUTPUT_CLOSED_MESSAGE
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror or error}."
 
 
-MAX_USERS_SHOWN = 3
-NO_USER = "(no user)"
-NO_SCORE_REASON = "no stage of this chain scores"
+# The summary of a run.
 
+MAX_USERS_SHOWN = 3
+"""Maximum number of users that a line of the summary names."""
+NO_USER = "(no user)"
+NO_SCORE_REASON = "no stage of this pipeline scores"
 SCOPE_TEXT = {
-    "own": "by their own history",
-    "peers": "with their peers'",
-    "everyone": "by everyone's",
+    "own": "trained on own history",
+    "peers": "with data of similar users",
+    "everyone": "global",
 }
-"""What it is called to be scored by a fingerprint of each rung."""
+"""How models are counted, by the scope of their training data."""
 
 
 def format_metrics(metrics: RunMetrics) -> list[str]:
-    """Say what became of every event of a run, one fact a line, aligned.
+    """Return the summary of a run: one fact per line, aligned.
 
-    >>> from morpheus.records import ClusterStats, ReadStats, AlertBudgetReport, RunMetrics
-    >>> summary = RunMetrics(input=ReadStats(files=1, read=4), seconds=1.5)
-    >>> summary.users["ann"] = 4
-    >>> summary.unscored_reason["ann"] = "300 events of history are needed, 12 found"
-    >>> for line in format_metrics(summary):
+    >>> from morpheus.core.batch import ReadStats, RunMetrics
+    >>> metrics = RunMetrics(input=ReadStats(files=1, read=4), seconds=1.5)
+    >>> metrics.users["ann"] = 4
+    >>> metrics.unscored_reasons["ann"] = "300 events of history are needed, 12 found"
+    >>> for line in format_metrics(metrics):
     ...     print(line)
     Input       4 events in 1 file
     Written     4 events of 1 user
@@ -184,32 +197,22 @@ def format_metrics(metrics: RunMetrics) -> list[str]:
 
 
 def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
-    """Names and values of the summary's lines."""
+    """Yield name and value of each line of the summary."""
     yield from _read_lines("Training", metrics.training)
     yield from _read_lines("Input", metrics.input)
-    if metrics.filtered or metrics.expired:
-        yield "Filtered", f"{format_count(metrics.filtered, 'event')} out"
-    for title, number in _sort_counts(metrics.suppressed):
-        yield "  held back", f"{format_count(number, 'event')} by {title}"
-    for title, number in _sort_counts(metrics.expired):
-        yield (
-            "  not held",
-            f"{format_count(number, 'event')}, for the suppression has ended: {title}",
-        )
-    if metrics.budget_report is not None:
-        yield "Alerts", _format_alerts(metrics.budget_report)
+    yield from _filter_lines(metrics)
     written = format_count(metrics.users.total(), "event")
-    named = format_count(len(metrics.users.keys() - {None}), "user")
-    nobody = f", {metrics.users[None]:,} of no user" if metrics.users[None] else ""
-    yield "Written" if metrics.has_sink else "Passed", f"{written} of {named}{nobody}"
+    users = format_count(len(metrics.users.keys() - {None}), "user")
+    no_user = f", {metrics.users[None]:,} without a user" if metrics.users[None] else ""
+    yield "Written" if metrics.has_sink else "Passed", f"{written} of {users}{no_user}"
     models = format_count(len(metrics.cards), "model")
     yield "Scored", f"{format_count(metrics.scored, 'event')}, with {models}"
-    rungs = Counter(card.rung for card in metrics.cards.values())
-    if rungs.keys() - {"own"}:
-        by = ", ".join(
-            f"{rungs[rung]:,} {whose}" for rung, whose in SCOPE_TEXT.items() if rungs[rung]
+    scopes = Counter(card.training_data_scope for card in metrics.cards.values())
+    if scopes.keys() - {"own"}:
+        counts = (
+            f"{scopes[scope]:,} {text}" for scope, text in SCOPE_TEXT.items() if scopes[scope]
         )
-        yield "  users", by
+        yield "  models", ", ".join(counts)
     for text in _unscored_lines(metrics):
         yield "Not scored", text
     if metrics.flagged is not None:
@@ -219,35 +222,28 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     yield "Seconds", f"{metrics.seconds:.1f}"
 
 
-def _cluster_lines(stats: ClusterStats) -> Iterator[tuple[str, str]]:
-    """What a cluster had to do."""
-    lost = f", {stats.lost_workers:,} lost on the way" if stats.lost_workers else ""
-    again = f", {stats.retries:,} begun again" if stats.retries else ""
-    tasks = format_count(stats.tasks, "task")
-    yield "Cluster", f"{tasks} on {format_count(stats.workers, 'worker')}{lost}{again}"
-    if stats.slowest_users:
-        slowest = (
-            f"{NO_USER if user is None else user} {took:.1f} s"
-            for user, took in stats.slowest_users
-        )
-        yield "  slowest", ", ".join(slowest)
+def _filter_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
+    """Yield what filters and suppressions have removed, and the alerts that are left."""
+    if metrics.filtered or metrics.expired:
+        yield "Filtered", format_count(metrics.filtered, "event")
+    for label, number in _sort_counts(metrics.suppressed):
+        yield "  suppressed", f"{format_count(number, 'event')} by {label}"
+    for label, number in _sort_counts(metrics.expired):
+        yield "  expired", f"{format_count(number, 'event')} no longer suppressed: {label}"
+    if metrics.budget_report is not None:
+        yield "Alerts", _format_alerts(metrics.budget_report)
 
 
 def _format_alerts(report: AlertBudgetReport) -> str:
-    """Alerts stated beside those that came."""
-    stated = report.forecast
-    held = f", and {report.suppressed:,} held back" if report.suppressed else ""
-    expected = f"{stated.alerts:.0f} expected ({stated.low:.0f} to {stated.high:.0f})"
-    return f"{report.alerts:,}{held}, {expected}"
-
-
-def _sort_counts(numbers: Counter[str]) -> list[tuple[str, int]]:
-    """The largest first; of equals, by name."""
-    return sorted(numbers.items(), key=lambda one: (-one[1], one[0]))
+    """Return the number of alerts beside the number that the budget expects."""
+    forecast = report.forecast
+    suppressed = f", plus {report.suppressed:,} suppressed" if report.suppressed else ""
+    expected = f"{forecast.alerts:.0f} expected ({forecast.low:.0f} to {forecast.high:.0f})"
+    return f"{report.alerts:,}{suppressed}, {expected}"
 
 
 def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
-    """What became of the records of one set of files; nothing where none was read."""
+    """Yield what was read from one set of files, and what was left out; nothing without files."""
     if not stats.files and not stats.skipped_files and not stats.read:
         return
     yield name, f"{format_count(stats.read, 'event')} in {format_count(stats.files, 'file')}"
@@ -255,49 +251,61 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
         yield "  period", stats.time_range
     left_out = {
         "outside the period": stats.outside_range,
-        "refused": stats.refused,
-        "delivered twice": stats.duplicates,
-        "of other kinds": stats.other_classes,
+        "rejected": stats.refused,
+        "duplicate": stats.duplicates,
+        "of other event classes": stats.other_classes,
         "of other users": stats.other_users,
-        "of no user": stats.no_user,
+        "without a user": stats.no_user,
     }
-    parts = [f"{number:,} {why}" for why, number in left_out.items() if number]
+    parts = [f"{number:,} {reason}" for reason, number in left_out.items() if number]
     if stats.skipped_files:
-        parts.append(f"{format_count(stats.skipped_files, 'file')} of another kind")
-    unopened = {"file": stats.outside_files, "folder": stats.outside_folders}
-    parts += [f"{format_count(n, what)} outside the period" for what, n in unopened.items() if n]
+        parts.append(f"{format_count(stats.skipped_files, 'file')} of another format")
+    not_opened = {"file": stats.outside_files, "folder": stats.outside_folders}
+    parts += [f"{format_count(n, what)} outside the period" for what, n in not_opened.items() if n]
     if parts:
         yield "  left out", ", ".join(parts)
     for reason in stats.refusals:
-        yield "  refused", reason
+        yield "  rejected", reason
 
 
 def _unscored_lines(metrics: RunMetrics) -> Iterator[str]:
-    """Events without a score, and why: one line a reason, the most events first."""
-    users: dict[str, list[str | None]] = {}
+    """Yield a line for each reason why events have no score, the most events first."""
+    users_by_reason: dict[str, list[str | None]] = {}
     for user, reason in metrics.unscored_reasons.items():
-        users.setdefault(reason, []).append(user)
-    numbers = Counter({reason: sum(metrics.users[x] for x in who) for reason, who in users.items()})
-    for reason, number in sorted(numbers.items(), key=lambda one: (-one[1], one[0])):
-        who = sorted(users[reason], key=lambda user: (-metrics.users[user], user or ""))
-        whose = f" ({_format_users(who)})" if who != [None] else ""
-        yield f"{format_count(number, 'event')}: {reason}{whose}"
-    rest = metrics.users.total() - metrics.scored - numbers.total()
+        users_by_reason.setdefault(reason, []).append(user)
+    counts = Counter(
+        {reason: sum(metrics.users[x] for x in users) for reason, users in users_by_reason.items()}
+    )
+    for reason, number in _sort_counts(counts):
+        users = sorted(users_by_reason[reason], key=lambda x: (-metrics.users[x], x or ""))
+        names = f" ({_format_users(users)})" if users != [None] else ""
+        yield f"{format_count(number, 'event')}: {reason}{names}"
+    rest = metrics.users.total() - metrics.scored - counts.total()
     if rest > 0:
         yield f"{format_count(rest, 'event')}: {NO_SCORE_REASON}"
 
 
+def _cluster_lines(stats: ClusterStats) -> Iterator[tuple[str, str]]:
+    """Yield what ran on a cluster."""
+    lost = f", {stats.lost_workers:,} lost" if stats.lost_workers else ""
+    retried = f", {format_count(stats.retries, 'task')} restarted" if stats.retries else ""
+    tasks = format_count(stats.tasks, "task")
+    yield "Cluster", f"{tasks} on {format_count(stats.workers, 'worker')}{lost}{retried}"
+    if stats.slowest_users:
+        slowest = (
+            f"{NO_USER if user is None else user} {seconds:.1f} s"
+            for user, seconds in stats.slowest_users
+        )
+        yield "  slowest", ", ".join(slowest)
+
+
+def _sort_counts(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return counts, the largest first; equal ones by name."""
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
 def _format_users(users: Sequence[str | None]) -> str:
-    """The first few users by name, the others by number."""
-    names: Iterable[str] = (NO_USER if user is None else user for user in users[:MAX_USERS_SHOWN])
+    """Return the names of the first few users, and the number of others."""
+    names = [NO_USER if user is None else user for user in users[:MAX_USERS_SHOWN]]
     more = [f"{len(users) - MAX_USERS_SHOWN:,} more"] if len(users) > MAX_USERS_SHOWN else []
     return ", ".join([*names, *more])
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> format_count(1, "event"), format_count(1161, "event")
-    ('1 event', '1,161 events')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,9 +1,14 @@
-"""The reference of the command line, in Markdown, made from the commands themselves."""
+"""Pages of the docs that are generated from the commands, in Markdown.
+
+`render_reference` makes docs/cli.md. `render_compatibility` makes docs/compatibility.md: what is
+supported of each stage and option of NVIDIA Morpheus, which `data/upstream.csv` lists.
+"""
 
 from __future__ import annotations
 
 import csv
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,19 +18,19 @@ import click
 
 REFERENCE_TITLE = """# Command line
 
-Made by `make docs` from the stages themselves; edit those, not this page.
+`make docs` generates this page from the commands and stages. Edit those, not this page.
 """
 
 
 def render_reference(command: click.Command, name: str) -> str:
-    """The reference: this command, then those below it."""
+    """Return the reference of a command and of those below it."""
     return "\n".join(
         [REFERENCE_TITLE, *_render_command(click.Context(command, info_name=name))]
     ).rstrip()
 
 
 def _render_command(context: click.Context) -> Iterator[str]:
-    """A command: what it does, its options, then its own commands."""
+    """Yield a command's help, its options, then its own commands."""
     command = context.command
     yield f"## {context.command_path}\n"
     yield from _render_prose(command.help or "")
@@ -39,7 +44,7 @@ def _render_command(context: click.Context) -> Iterator[str]:
 
 
 def _render_prose(text: str) -> Iterator[str]:
-    """Paragraphs; those that keep their lines become blocks of code."""
+    """Yield paragraphs. Those that keep their line breaks become code blocks."""
     for part in inspect.cleandoc(text).split("\n\n"):
         if part.startswith("\b\n"):
             yield f"```sh\n{dedent(part[2:]).rstrip()}\n```\n"
@@ -48,26 +53,26 @@ def _render_prose(text: str) -> Iterator[str]:
 
 
 def _render_options(context: click.Context) -> Iterator[str]:
-    """A table of the options."""
-    options = [one for one in context.command.params if isinstance(one, click.Option)]
+    """Yield a table of the options."""
+    options = [param for param in context.command.params if isinstance(param, click.Option)]
     if not options:
         return
     yield "| Option | Value | Default | Meaning |"
     yield "|---|---|---|---|"
-    for one in options:
-        names = ", ".join(f"`{name}`" for name in [*one.opts, *one.secondary_opts])
-        cells = (names, describe_value(one), describe_default(one), one.help or "")
+    for option in options:
+        names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+        cells = (names, describe_value(option), describe_default(option), option.help or "")
         yield "| " + " | ".join(map(escape_cell, cells)) + " |"
     yield ""
 
 
 def escape_cell(text: str) -> str:
-    """Text as a cell of a table: on one line."""
+    """Return text for a cell of a table: on one line, with bars escaped."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def describe_value(option: click.Option) -> str:
-    """What an option takes."""
+    """Return the type, choices or range of an option's value; empty for a flag."""
     if option.is_flag:
         return ""
     kind = option.type
@@ -82,7 +87,7 @@ def describe_value(option: click.Option) -> str:
 
 
 def describe_default(option: click.Option) -> str:
-    """What holds where an option is not given."""
+    """Return the default of an option; empty if there is none."""
     if option.required:
         return "required"
     if isinstance(option.show_default, str):
@@ -91,37 +96,44 @@ def describe_default(option: click.Option) -> str:
     if option.is_flag or default is None or default in ((), ""):
         return ""
     values = default if isinstance(default, tuple) else (default,)
-    return ", ".join(f"`{one}`" for one in values)
+    return ", ".join(f"`{value}`" for value in values)
 
 
 COMPATIBILITY_TITLE = """# Compatibility
 
-Every stage and option that NVIDIA Morpheus had in its autoencoder mode, in any release from 22.04
-to 24.06, and what becomes of it here. Made by `morpheus tools compatibility` from
-`morpheus/data/upstream.csv` and from the commands themselves; `make docs` writes it to this page.
-What differs in the outcome is in [differences.md](differences.md).
+This page lists every stage and option of the autoencoder mode of NVIDIA Morpheus, in any release
+from 22.04 to 24.06, and whether it works here. `morpheus tools compatibility` generates it from
+`morpheus/data/upstream.csv` and from the commands. `make docs` writes it to this page.
+[differences.md](differences.md) lists differences in results.
 """
-WORKS, ACCEPTED, REFUSED, ABSENT = "works", "accepted, without effect", "refused", "absent"
+WORKS, ACCEPTED, REJECTED, ABSENT = "works", "accepted, no effect", "rejected", "absent"
 _REMOTE_SOURCE_REASON = (
-    "logs are read from files; fetch them, or bring a source of your own (`--plugin`)"
+    "logs are read from files; download them, or write your own source (`--plugin`)"
 )
 ABSENCE_REASONS = {
-    "tools onnx-to-trt": "TensorRT needs a GPU, and there is no ONNX model here",
-    "from-cm-kafka": "its control messages were of no use to the stages behind it",
+    "tools onnx-to-trt": "TensorRT needs a GPU and an ONNX model; neither is used here",
+    "from-cm-kafka": "the stages after it did not use its control messages",
     "from-arxiv": _REMOTE_SOURCE_REASON,
     "from-databricks-deltalake": _REMOTE_SOURCE_REASON,
     "from-http": _REMOTE_SOURCE_REASON,
     "from-http-client": _REMOTE_SOURCE_REASON,
     "from-rss": _REMOTE_SOURCE_REASON,
-    "to-elasticsearch": "`to-http --receiver=elasticsearch` sends to its bulk interface",
-    "to-http --respect_retry_after_header": "`Retry-After` is always heeded",
-    "to-http --accept_status_codes": "what a receiver answers is understood, event by event",
-    "to-http --static_endpoint": "the address is always the same",
-    "to-http --method": "alerts are always posted",
-    "to-http --lines": "each receiver gets the form that it reads; a webhook gets an array",
-    "to-http-server": "who waits to be asked can lose what nobody asks for; `to-http` sends",
+    "to-elasticsearch": "`to-http --receiver=elasticsearch` uses its bulk API",
+    "to-http --respect_retry_after_header": "`Retry-After` is always respected",
+    "to-http --accept_status_codes": "responses are parsed for each event",
+    "to-http --static_endpoint": "the address is always static",
+    "to-http --method": "the method is always POST",
+    "to-http --lines": "the receiver decides the format; a webhook gets an array",
+    "to-http-server": "a server loses the events that no client requests; use `to-http`",
 }
-"""Why something is not here, by command, or by command and option; a stage's is told when typed."""
+"""Why a command, or an option of a command, is absent. Errors quote the reason of a stage."""
+
+
+# The first words of a help text that say whether a stage or option works.
+_REJECTED_HELP = re.compile(r"(?:Removed|Refused)[.:;] ")
+_NO_EFFECT_HELP = re.compile(
+    r"(?:Accepted for old command lines|Deprecated|Do nothing)(?:[;,:] no effect)?[.:;] ?"
+)
 
 
 @dataclass(frozen=True)
@@ -129,11 +141,11 @@ class UpstreamOption:
     """A stage or option of NVIDIA Morpheus.
 
     Attributes:
-        command: The command that had it: `run`, `train-ae`.
-        option: As typed; a command's name for one below `tools`; empty for a stage without any.
-        releases: The first and the last that had it.
-        default: What held there without it.
-        example: How it was typed.
+        command: Its command: `run`, `train-ae`.
+        option: As typed. The name of the command for those of `tools`. Empty for the stage itself.
+        releases: The first and the last release with it.
+        default: Its default there.
+        example: How it was used.
     """
 
     command: str
@@ -144,29 +156,29 @@ class UpstreamOption:
 
     @property
     def name(self) -> str:
-        """Command and option."""
+        """Command and option, as a key of `ABSENCE_REASONS`."""
         return f"{self.command} {self.option}".strip()
 
     @property
     def command_path(self) -> list[str]:
-        """The words that lead to the command, behind `morpheus`."""
+        """The words that lead to the command, after `morpheus`."""
         if self.command == "morpheus":
             return []
         if self.command == "run" or self.command.startswith("tools"):
             words = self.command.split()
             return words if self.option.startswith("-") else [*words, self.option]
-        above = ["run", "pipeline-ae"]
-        return above if self.command == "pipeline-ae" else [*above, self.command]
+        group = ["run", "pipeline-ae"]
+        return group if self.command == "pipeline-ae" else [*group, self.command]
 
 
 @dataclass(frozen=True)
 class Support:
-    """What becomes of it here.
+    """Whether a stage or option works here.
 
     Attributes:
-        status: `WORKS`, `ACCEPTED`, `REFUSED` or `ABSENT`.
-        default: What holds here without it.
-        note: What is to be said of it.
+        status: `WORKS`, `ACCEPTED`, `REJECTED` or `ABSENT`.
+        default: Its default here.
+        note: The type of its value, or why it is rejected or absent.
     """
 
     status: str
@@ -175,34 +187,32 @@ class Support:
 
 
 def read_upstream_options() -> list[UpstreamOption]:
-    """What NVIDIA Morpheus had."""
+    """Return every stage and option of NVIDIA Morpheus."""
     text = (resources.files("morpheus") / "data" / "upstream.csv").read_text(encoding="utf-8")
     return [UpstreamOption(**row) for row in csv.DictReader(text.splitlines())]
 
 
 def find_support(upstream: UpstreamOption, root: click.Command) -> Support:
-    """What becomes of a row, as the commands themselves have it."""
+    """Look up a stage or option in the commands and their help."""
     command = find_command(upstream, root)
     if command is None:
         return _explain_absence(upstream)
-    help_ = command.help or ""
-    if help_.startswith("Refused:"):
-        return Support(REFUSED, note=help_.partition("\n\n")[0].removeprefix("Refused: "))
+    command_help = command.help or ""
+    if rejected := _REJECTED_HELP.match(command_help):
+        return Support(REJECTED, note=command_help[rejected.end() :].partition("\n\n")[0])
     if not upstream.option.startswith("-"):
-        does_nothing = help_.startswith("Do nothing")
-        return Support(ACCEPTED if does_nothing else WORKS)
+        return Support(ACCEPTED if _NO_EFFECT_HELP.match(command_help) else WORKS)
     option = find_option(upstream, command)
     if option is None:
         return _explain_absence(upstream)
-    about = option.help or ""
-    before, _, after = about.partition("Accepted for old command lines")
-    if after and not before:
-        return Support(ACCEPTED, describe_default(option), after.lstrip(".: "))
+    if accepted := _NO_EFFECT_HELP.match(option.help or ""):
+        note = (option.help or "")[accepted.end() :]
+        return Support(ACCEPTED, describe_default(option), note)
     return Support(WORKS, describe_default(option), describe_value(option))
 
 
 def find_command(upstream: UpstreamOption, root: click.Command) -> click.Command | None:
-    """The command that a row is about; None where there is none."""
+    """Return the command with this stage or option; None if there is none."""
     command: click.Command | None = root
     context = click.Context(root)
     for word in upstream.command_path:
@@ -213,13 +223,14 @@ def find_command(upstream: UpstreamOption, root: click.Command) -> click.Command
 
 
 def find_option(upstream: UpstreamOption, command: click.Command) -> click.Option | None:
-    """The option of a command that a row is about; None where there is none."""
+    """Return this option of a command; None if there is none."""
     context = click.Context(command)
     return next(
         (
-            one
-            for one in command.get_params(context)
-            if isinstance(one, click.Option) and upstream.option in {*one.opts, *one.secondary_opts}
+            param
+            for param in command.get_params(context)
+            if isinstance(param, click.Option)
+            and upstream.option in {*param.opts, *param.secondary_opts}
         ),
         None,
     )
@@ -227,12 +238,12 @@ def find_option(upstream: UpstreamOption, command: click.Command) -> click.Optio
 
 def _explain_absence(upstream: UpstreamOption) -> Support:
     if upstream.command in ABSENCE_REASONS:
-        return Support(REFUSED, note=ABSENCE_REASONS[upstream.command])
+        return Support(REJECTED, note=ABSENCE_REASONS[upstream.command])
     return Support(ABSENT, note=ABSENCE_REASONS.get(upstream.name, ""))
 
 
 def render_compatibility(root: click.Command) -> str:
-    """The table, in Markdown: a section for each command."""
+    """Return the page: a table for each command."""
     return "\n".join(
         [COMPATIBILITY_TITLE, *_render_sections(read_upstream_options(), root)]
     ).rstrip()
@@ -241,20 +252,23 @@ def render_compatibility(root: click.Command) -> str:
 def _render_sections(
     upstream_options: Sequence[UpstreamOption], root: click.Command
 ) -> Iterator[str]:
-    done = [(row, find_support(row, root)) for row in upstream_options]
-    numbers = (
-        f"{sum(one.status == status for _, one in done)} {status}"
-        for status in (WORKS, ACCEPTED, REFUSED, ABSENT)
+    rows = [(upstream, find_support(upstream, root)) for upstream in upstream_options]
+    counts = (
+        f"{sum(support.status == status for _, support in rows)} {status}"
+        for status in (WORKS, ACCEPTED, REJECTED, ABSENT)
     )
-    yield f"{len(done)} rows: {'; '.join(numbers)}.\n"
-    for command in dict.fromkeys(row.command for row in upstream_options):
+    yield f"{len(rows)} rows: {'; '.join(counts)}.\n"
+    for command in dict.fromkeys(upstream.command for upstream in upstream_options):
         yield f"## {command}\n"
-        yield "| Option | Releases | Here | Default there | Default here | |"
+        yield "| Option | Releases | Here | Default there | Default here | Notes |"
         yield "|---|---|---|---|---|---|"
-        for row, one in done:
-            if row.command == command:
-                name = f"`{row.option}`" if row.option else "(the stage)"
-                there = f"`{row.default}`" if row.default else ""
-                cells = (name, row.releases, one.status, there, one.default, one.note)
+        for upstream, support in rows:
+            if upstream.command == command:
+                name = f"`{upstream.option}`" if upstream.option else "(the stage)"
+                default = f"`{upstream.default}`" if upstream.default else ""
+                cells = (
+                    *(name, upstream.releases, support.status),
+                    *(default, support.default, support.note),
+                )
                 yield "| " + " | ".join(map(escape_cell, cells)) + " |"
         yield ""

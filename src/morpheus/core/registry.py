@@ -1,29 +1,32 @@
-"""Word on the command line -> stage class; built-ins and plugins come through the same door.
+"""Registry of stages: from the word on the command line to the class.
 
-A package offers stages by the entry-point group `morpheus.stages`, each as `word = "module:Class"`.
-A module is loaded when its word is used, not before. `register_plugin` adds the stages of a single module.
+A package registers stages in the entry-point group `morpheus.stages`, each as
+`word = "module:Class"`. The stages of this package are registered in the same way. The module of a
+stage is imported when its word is used. `register_plugin` adds the stages of a single module.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from morpheus.core.stage import Stage
 from morpheus.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "morpheus.stages"
 _PLUGINS: list[EntryPoint] = []
 
 
 def stage_names() -> tuple[str, ...]:
-    """Every word that names a stage, sorted.
+    """Return the words of all stages, sorted.
 
     >>> "train-ae" in stage_names()
     True
@@ -32,120 +35,126 @@ def stage_names() -> tuple[str, ...]:
 
 
 def register_plugin(source: str) -> None:
-    """Add the stages of a module: each subclass of `Transform` in it that has a name.
+    """Add the stages of a module: each subclass of `Stage` in it with a name.
 
     Args:
-        source: The module's dotted name, or a file that ends in `.py`.
+        source: The dotted name of the module, or a file that ends in `.py`.
 
     Raises:
-        UsageError: It cannot be loaded, or has no stages.
+        UsageError: The module cannot be loaded, or has no stages.
     """
+    from importlib.metadata import EntryPoint  # noqa: PLC0415 - slow, and not for `--help`
+
     module = _import_plugin(source)
-    found = [
-        EntryPoint(one.name, f"{module.__name__}:{one.__qualname__}", ENTRY_POINT_GROUP)
-        for one in _find_stages(module)
+    entries = [
+        EntryPoint(stage.name, f"{module.__name__}:{stage.__qualname__}", ENTRY_POINT_GROUP)
+        for stage in _find_stages(module)
     ]
-    if not found:
+    if not entries:
         raise UsageError(
             f"--plugin: `{source}` has no stages. Give a module with a subclass of "
             "`morpheus.core.stage.Stage` that has a `name`."
         )
-    _PLUGINS.extend(one for one in found if one not in _PLUGINS)
+    _PLUGINS.extend(entry for entry in entries if entry not in _PLUGINS)
     _entry_points_by_name.cache_clear()
 
 
 def load_stage(word: str) -> type[Stage]:
-    """Load the stage class that a word names.
+    """Load the class of a stage.
 
     Raises:
-        UsageError: No package offers the word, two do, or the one that does cannot be loaded.
+        UsageError: No package has the word, several have it, or it cannot be loaded.
 
     >>> load_stage("train-a")
     Traceback (most recent call last):
     morpheus.errors.UsageError: There is no stage `train-a`. Did you mean `train-ae`?
     """
-    offer = _find_entry_point(word)
+    entry = _find_entry_point(word)
+    origin = f"stage `{word}`: `{entry.value}` of package `{_distribution_name(entry)}`"
     try:
-        stage = offer.load()
-    except Exception as error:  # a plugin may fail in any way, and only it is to blame
+        stage = entry.load()
+    except Exception as error:  # a plugin may fail in any way
         raise UsageError(
-            f"stage `{word}`: package `{_distribution_name(offer)}` brings it as `{offer.value}`, which "
-            f"cannot be loaded: {type(error).__name__}: {error}. Repair that package, or "
-            f"uninstall it."
+            f"{origin} cannot be loaded: {type(error).__name__}: {error}. Repair the package, or "
+            "uninstall it."
         ) from error
     if isinstance(stage, type) and issubclass(stage, Stage) and stage.name == word:
         return stage
     raise UsageError(
-        f"stage `{word}`: package `{_distribution_name(offer)}` brings it as `{offer.value}`, which is not a "
-        f"`morpheus.core.stage.Stage` of the name `{word}`. Repair that package, or uninstall it."
+        f"{origin} is not a `morpheus.core.stage.Stage` with the name `{word}`. Repair the "
+        "package, or uninstall it."
     )
 
 
 def distribution_of(word: str) -> str:
-    """Name the package that offers a word, or those that do.
+    """Return the name of the package that has a word. Several names are joined by commas.
 
     >>> distribution_of("train-ae")
     'morpheus-dfp'
     """
-    return ", ".join(_distribution_name(one) for one in _entry_points_by_name()[word])
+    return ", ".join(_distribution_name(entry) for entry in _entry_points_by_name()[word])
 
 
 def unknown_stage_message(word: str) -> str:
-    """Say that no stage has this name, and which are close to it."""
-    close = " or ".join(f"`{one}`" for one in get_close_matches(word, stage_names()))
+    """Return the error message for an unknown word, with similar words."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for errors only
+
+    close = " or ".join(f"`{name}`" for name in get_close_matches(word, stage_names()))
     hint = f"Did you mean {close}?" if close else "`morpheus tools stages` lists them."
     return f"There is no stage `{word}`. {hint}"
 
 
 def _find_entry_point(word: str) -> EntryPoint:
-    """The one offer of a word."""
-    offers = _entry_points_by_name().get(word)
-    if offers is None:
+    entries = _entry_points_by_name().get(word)
+    if entries is None:
         raise UsageError(unknown_stage_message(word))
-    first, *others = offers
-    if not others:
-        return first
-    rivals = " and ".join(f"`{_distribution_name(one)}` (`{one.value}`)" for one in offers)
-    raise UsageError(f"stage `{word}`: offered by {rivals}. Uninstall all but one of them.")
+    if len(entries) == 1:
+        return entries[0]
+    packages = " and ".join(f"`{_distribution_name(each)}` (`{each.value}`)" for each in entries)
+    raise UsageError(
+        f"stage `{word}`: several packages have it: {packages}. Uninstall all but one of them."
+    )
 
 
 @cache
 def _entry_points_by_name() -> Mapping[str, tuple[EntryPoint, ...]]:
-    """Offers by word; the same class offered twice is one offer."""
-    found: dict[str, dict[str, EntryPoint]] = {}
-    offers = [*entry_points(group=ENTRY_POINT_GROUP), *_PLUGINS]
-    for one in sorted(offers, key=lambda one: (_distribution_name(one), one.value)):
-        found.setdefault(one.name, {}).setdefault(one.value, one)
-    return {word: tuple(offers.values()) for word, offers in found.items()}
+    """Return the entry points of each word. The same class registered twice counts once."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and not for `--help`
+
+    by_name: dict[str, dict[str, EntryPoint]] = {}
+    entries = [*entry_points(group=ENTRY_POINT_GROUP), *_PLUGINS]
+    for entry in sorted(entries, key=lambda entry: (_distribution_name(entry), entry.value)):
+        by_name.setdefault(entry.name, {}).setdefault(entry.value, entry)
+    return {name: tuple(by_value.values()) for name, by_value in by_name.items()}
 
 
-def _distribution_name(offer: EntryPoint) -> str:
-    """The distribution that an entry point is installed with."""
-    return offer.dist.name if offer.dist is not None else f"plugin {offer.module}"
+def _distribution_name(entry: EntryPoint) -> str:
+    """Return the distribution of an entry point; for a plugin, its module."""
+    return entry.dist.name if entry.dist is not None else f"plugin {entry.module}"
 
 
 def _import_plugin(source: str) -> ModuleType:
     file = Path(source)
     if file.suffix == ".py":
-        # Worker processes find it there too: they get this path.
+        # Worker processes get the same path, so they can import the module, too.
         sys.path.append(str(file.resolve().parent))
     try:
         module = import_module(file.stem if file.suffix == ".py" else source)
-    except Exception as error:  # a plugin may fail in any way, and only it is to blame
+    except Exception as error:  # a plugin may fail in any way
         raise UsageError(
             f"--plugin: `{source}` cannot be loaded: {type(error).__name__}: {error}. Give the "
             "name of an importable module, or the path of a `.py` file."
         ) from error
     if file.suffix == ".py" and Path(module.__file__ or "").resolve() != file.resolve():
         raise UsageError(
-            f"--plugin: `{source}`: there is another module `{file.stem}` already, "
-            f"`{module.__file__}`. Give the file a name of its own."
+            f"--plugin: `{source}`: there is already a module `{file.stem}`, `{module.__file__}`. "
+            "Rename the file."
         )
     return module
 
 
 def _find_stages(module: ModuleType) -> Iterator[type[Stage]]:
-    for one in vars(module).values():
-        ours = isinstance(one, type) and issubclass(one, Stage)
-        if ours and one.__module__ == module.__name__ and hasattr(one, "name"):
-            yield one
+    for value in vars(module).values():
+        is_stage = isinstance(value, type) and issubclass(value, Stage)
+        if is_stage and value.__module__ == module.__name__ and hasattr(value, "name"):
+            yield value

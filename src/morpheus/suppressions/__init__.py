@@ -1,1 +1,1 @@
-"""Suppressions: rules that people have written, by which alerts are held back for a while."""
+"""Suppressions: rules by which people hide harmless alerts until an end date."""

@@ -1,4 +1,8 @@
-"""Verdicts that people gave in the report, and what they propose to hold back."""
+"""Suppressions proposed from verdicts: what `morpheus tools suppress` does, without the command.
+
+`Proposals.from_files` reads the verdicts that people gave in the report. `preview_rule` finds what
+a suppression would have hidden of past alerts. `render_suppressions` writes the file.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +22,34 @@ from morpheus.suppressions.rules import MISSING, SUPPRESSIONS_FORMAT, Suppressio
 from morpheus.text import display_value, escape_control, quote_backtick
 
 BENIGN = ("expected", "benign-new")
-"""Verdicts that propose a suppression; the others forbid it."""
+"""Verdicts that lead to a suppression. The other verdicts prevent one."""
 VERDICTS_FORMAT = "morpheus-verdicts"
 END_TOLERANCE = timedelta(seconds=1)
-"""What the end of an incident may have lost when it was spelt."""
+"""Maximum loss when the end of an incident was rounded to text."""
 
 
 AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class ColumnValue(msgspec.Struct, frozen=True):
-    """A column of an incident that made it strange, and its value there."""
+    """A column that made an incident unusual, and its value."""
 
     column: str
     value: str | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a person thinks of an incident.
+    """A person's verdict on an incident.
 
     Attributes:
-        incident: Its id.
-        user: Whose events they were; None for nobody's, which nothing can be proposed for.
-        verdict: What it was.
-        note: In the person's words.
-        start: Time of its first event.
-        end: Time of its last event.
-        events: How many there were.
-        columns: What made them strange.
+        incident: Id of the incident.
+        user: Its user. None for events without a user, for which there can be no suppression.
+        verdict: The verdict.
+        note: The person's note.
+        start: Time of the first event.
+        end: Time of the last event.
+        events: Number of events.
+        columns: Values that made it unusual.
     """
 
     incident: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
@@ -59,14 +63,14 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def values(self) -> dict[str, tuple[str, ...]]:
-        """Values by column, each once, in order."""
-        found: dict[str, set[str]] = {}
+        """Distinct values by column, sorted."""
+        by_column: dict[str, set[str]] = {}
         for cell in self.columns:
-            found.setdefault(cell.column, set()).add(cell.value or MISSING)
-        return {column: tuple(sorted(values)) for column, values in found.items()}
+            by_column.setdefault(cell.column, set()).add(cell.value or MISSING)
+        return {column: tuple(sorted(values)) for column, values in by_column.items()}
 
     def covers(self, events: pl.DataFrame) -> pl.Series:
-        """Which events are the incident's, by `POPULATION_USER` and `TIME`, (rows,)."""
+        """Return which events belong to the incident, by user and time. Shape (rows,)."""
         start, end = self.start.astimezone(UTC), self.end.astimezone(UTC) + END_TOLERANCE
         return events[TIME].is_between(start, end) & (events[POPULATION_USER] == self.user)
 
@@ -82,13 +86,13 @@ class _VerdictFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A suppression that somebody may want.
+    """A proposed suppression.
 
     Attributes:
-        rule: What would be held back.
-        verdicts: Those that it comes from.
-        conflicts: Why it must not be; nothing if it may.
-        warnings: What a person should look at before it is used.
+        rule: The suppression.
+        verdicts: The verdicts that it comes from.
+        conflicts: Why it must be rejected; empty if it need not be.
+        warnings: What a person should check before using it.
     """
 
     rule: Suppression
@@ -99,13 +103,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What files of verdicts propose.
+    """The suppressions proposed from files of verdicts.
 
     Attributes:
-        proposals: A proposal for each combination of values judged harmless, in the verdicts' order.
-        dangerous: What was judged suspicious or malicious.
-        unactionable: Harmless incidents that name no user, or no value, that one could go by.
-        exported_at: When the latest file was made.
+        proposals: One for each combination of values judged harmless, in the order of the verdicts.
+        dangerous: Verdicts `suspicious` and `malicious`.
+        unactionable: Harmless incidents without a user, or without a value to match.
+        exported_at: When the latest file was exported.
     """
 
     proposals: tuple[Proposal, ...]
@@ -115,61 +119,66 @@ class Proposals:
 
     @classmethod
     def from_files(cls, paths: Sequence[str], days: int) -> Proposals:
-        """Make proposals, which end so many days after the verdicts were exported.
+        """Read verdicts, and propose suppressions.
+
+        Args:
+            paths: The files.
+            days: Days from the export to the end of the suppressions.
 
         Raises:
-            UsageError: A file is not there, or holds something else.
+            UsageError: A file cannot be read, or is not a file of verdicts.
         """
         files = [_read_verdicts(path) for path in paths]
-        verdicts = [one for file in files for one in file.verdicts]
-        made = max(file.made for file in files).astimezone(UTC)
-        until = datetime.combine(made.date() + timedelta(days=days), time.min, tzinfo=UTC)
-        dangerous = tuple(one for one in verdicts if one.verdict not in BENIGN)
-        harmless = [one for one in verdicts if one.verdict in BENIGN]
-        spoken = [one for one in harmless if one.user and any(map(any, one.values.values()))]
-        each = tuple(_check_conflicts(one, dangerous) for one in _merge_verdicts(spoken, until))
-        return cls(each, dangerous, tuple(x for x in harmless if x not in spoken), made)
+        verdicts = [verdict for file in files for verdict in file.verdicts]
+        exported = max(file.made for file in files).astimezone(UTC)
+        until = datetime.combine(exported.date() + timedelta(days=days), time.min, tzinfo=UTC)
+        dangerous = tuple(x for x in verdicts if x.verdict not in BENIGN)
+        benign = [x for x in verdicts if x.verdict in BENIGN]
+        actionable = [x for x in benign if x.user and any(map(any, x.values.values()))]
+        proposals = (_check_conflicts(x, dangerous) for x in _merge_verdicts(actionable, until))
+        unactionable = tuple(x for x in benign if x not in actionable)
+        return cls(tuple(proposals), dangerous, unactionable, exported)
 
     def with_objections(
         self, objections: Sequence[tuple[Sequence[str], Sequence[str]]]
     ) -> Proposals:
-        """Hold more against the proposals, and doubt more: each in its place."""
-        each = tuple(
+        """Add conflicts and warnings to the proposals, a pair for each proposal."""
+        proposals = tuple(
             replace(
-                one,
-                conflicts=tuple(dict.fromkeys([*one.conflicts, *against])),
-                warnings=(*one.warnings, *doubts),
+                proposal,
+                conflicts=tuple(dict.fromkeys([*proposal.conflicts, *conflicts])),
+                warnings=(*proposal.warnings, *warnings),
             )
-            for one, (against, doubts) in zip(self.proposals, objections, strict=True)
+            for proposal, (conflicts, warnings) in zip(self.proposals, objections, strict=True)
         )
-        return replace(self, proposals=each)
+        return replace(self, proposals=proposals)
 
 
 def _merge_verdicts(verdicts: Iterable[Verdict], until: datetime) -> Iterator[Proposal]:
-    """One proposal for all users of whom the same was judged harmless."""
-    alike: dict[frozenset[tuple[str, tuple[str, ...]]], list[Verdict]] = {}
-    for one in verdicts:
-        alike.setdefault(frozenset(one.values.items()), []).append(one)
-    for some in alike.values():
-        users = dict.fromkeys(one.user for one in some if one.user)
-        reasons = dict.fromkeys(
-            f"{one.verdict}: {one.note.strip()}" if one.note.strip() else one.verdict
-            for one in some
-        )
-        rule = Suppression(some[0].values, tuple(users), until, "; ".join(reasons))
-        yield Proposal(rule, tuple(some))
+    """Yield one proposal for all users with the same values."""
+    groups: dict[frozenset[tuple[str, tuple[str, ...]]], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(frozenset(verdict.values.items()), []).append(verdict)
+    for group in groups.values():
+        users = dict.fromkeys(verdict.user for verdict in group if verdict.user)
+        notes = ((verdict.verdict, verdict.note.strip()) for verdict in group)
+        reasons = dict.fromkeys(f"{judged}: {note}" if note else judged for judged, note in notes)
+        rule = Suppression(group[0].values, tuple(users), until, "; ".join(reasons))
+        yield Proposal(rule, tuple(group))
 
 
 def _check_conflicts(proposal: Proposal, dangerous: Sequence[Verdict]) -> Proposal:
-    """Hold against a proposal what was judged otherwise."""
-    against, doubts = [], []
-    for one in dangerous:
-        fits = one.user in proposal.rule.users and proposal.rule.matches_values(one.values)
-        if fits:
-            against.append(f"it would hide incident {one.incident}, judged {one.verdict}")
-        if fits is None:
-            doubts.append(f"it may hide incident {one.incident}, judged {one.verdict}")
-    return replace(proposal, conflicts=tuple(against), warnings=tuple(doubts))
+    """Add the dangerous incidents that the proposal would hide, or may hide."""
+    conflicts, warnings = [], []
+    for verdict in dangerous:
+        applies = verdict.user in proposal.rule.users
+        matching = applies and proposal.rule.matches_values(verdict.values)
+        incident = f"incident {verdict.incident}, judged {verdict.verdict}"
+        if matching:
+            conflicts.append(f"it would hide {incident}")
+        if matching is None:
+            warnings.append(f"it may hide {incident}")
+    return replace(proposal, conflicts=tuple(conflicts), warnings=tuple(warnings))
 
 
 def _read_verdicts(path: str) -> _VerdictFile:
@@ -184,17 +193,17 @@ def _read_verdicts(path: str) -> _VerdictFile:
 
 
 MIN_UNIQUE_FOR_ID = 5
-"""Values, none twice, that make a column one of ids."""
+"""Minimum number of values, all different, for a column to count as an id."""
 
 
 @dataclass(frozen=True)
 class SuppressionPreview:
-    """What a suppression would have held back of past events.
+    """The past alerts that a suppression would have suppressed.
 
     Attributes:
-        events: The events, as in `preview_rule`.
+        events: The events, with the columns of `past_alerts` in `preview_rule`.
         num_benign: How many of them were judged harmless.
-        dangerous: What was judged otherwise and has events among them.
+        dangerous: Verdicts `suspicious` and `malicious` with events among them.
         id_columns: Columns of the suppression in which no two past alerts have the same value.
     """
 
@@ -205,7 +214,7 @@ class SuppressionPreview:
 
     @property
     def num_unjudged(self) -> int:
-        """Events that nobody has judged harmless."""
+        """Number of events that were not judged harmless."""
         return self.events.height - self.num_benign
 
 
@@ -215,23 +224,24 @@ def preview_rule(
     benign: Sequence[Verdict] = (),
     dangerous: Sequence[Verdict] = (),
 ) -> SuppressionPreview:
-    """Look at what a suppression would have held back.
+    """Return what a suppression would have suppressed of past alerts.
 
     Args:
         rule: The suppression.
-        past_alerts: Events that have become alerts: columns as text, `POPULATION_USER`, and `TIME` as a datetime.
+        past_alerts: Events of past alerts: columns as text, `POPULATION_USER`, and `TIME` as a
+            datetime.
         benign: The verdicts that the suppression comes from.
-        dangerous: Verdicts that forbid it.
+        dangerous: Verdicts that prevent it.
     """
-    theirs = past_alerts.filter(
+    in_scope = past_alerts.filter(
         pl.col(POPULATION_USER).is_in(rule.users) & (pl.col(TIME) < rule.until)
     )
-    events = theirs.filter(pl.Series(rule.matches(theirs), dtype=pl.Boolean))
-    within = [one.covers(events) for one in benign]
-    judged = events.filter(pl.any_horizontal(*within)).height if within else 0
-    met = tuple(one for one in dangerous if one.covers(events).any())
+    events = in_scope.filter(pl.Series(rule.matches(in_scope), dtype=pl.Boolean))
+    covered = [verdict.covers(events) for verdict in benign]
+    num_benign = events.filter(pl.any_horizontal(*covered)).height if covered else 0
+    hidden = tuple(verdict for verdict in dangerous if verdict.covers(events).any())
     ids = tuple(column for column in rule.where if _is_id_column(column, past_alerts))
-    return SuppressionPreview(events, judged, met, ids)
+    return SuppressionPreview(events, num_benign, hidden, ids)
 
 
 def _is_id_column(column: str, past_alerts: pl.DataFrame) -> bool:
@@ -240,43 +250,42 @@ def _is_id_column(column: str, past_alerts: pl.DataFrame) -> bool:
 
 
 FILE_HEADER = """\
-# Suppressions: what `filter --suppressions` holds back, and until when.
-# Made by `morpheus tools suppress` from {verdicts}, exported {made}.
+# Suppressions for `filter --suppressions`.
+# Created by `morpheus tools suppress` from {verdicts}, exported {made}.
 #
-# Read each before you use it. An event is held back if it is of one of `users`, lies before `until`
-# (UTC, that day not included), and has a value of every `where`; "" stands for no value. A line of
-# `where` taken out makes a suppression wider, one added makes it narrower. The summary of each run
-# says how many events every suppression has held back.
+# Review each before you use it. An event is suppressed if its user is one of `users`, its time is
+# before `until` (UTC, the day itself excluded), and it matches every `where`. "" matches no value.
+# If you remove a line of `where`, the suppression hides more; if you add one, it hides less. The
+# summary of each run counts the events by suppression.
 format = "{format}"
 version = 1
 """
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_NOTE_LENGTH = 120
-"""Signs of a reason or a name that a comment shows."""
+"""Maximum number of characters of a note or a name in a comment."""
 
 
 def render_suppressions(proposals: Proposals, files: Sequence[str]) -> str:
-    """Write the file.
+    """Return the text of the file.
 
     Args:
-        proposals: What is proposed; those that something speaks against become comments.
-        files: What the verdicts were read from.
-        notes: More to be said of a proposal, by its place.
+        proposals: The proposals. Those with conflicts become comments.
+        files: The files that the verdicts were read from.
     """
     verdicts = ", ".join(quote_backtick(file) for file in files)
-    head = FILE_HEADER.format(
+    header = FILE_HEADER.format(
         verdicts=verdicts, made=_format_time(proposals.exported_at), format=SUPPRESSIONS_FORMAT
     )
-    parts = ["\n".join(_render_lines(one)) + "\n" for one in proposals.proposals]
-    silent = "".join(
-        f"# No suppression: {_describe_verdict(one)}; it names no user, or no value.\n"
-        for one in proposals.unactionable
+    parts = ["\n".join(_render_lines(proposal)) + "\n" for proposal in proposals.proposals]
+    unactionable = "".join(
+        f"# No suppression: {_describe_verdict(verdict)}; it has no user, or no value.\n"
+        for verdict in proposals.unactionable
     )
-    return "\n".join([head, *parts, *([silent] if silent else [])])
+    return "\n".join([header, *parts, *([unactionable] if unactionable else [])])
 
 
 def toml_string(value: str) -> str:
-    r"""A basic string of TOML; what cannot be seen is an escape.
+    r"""Return a basic string of TOML. Characters that are not printable become escapes.
 
     >>> print(toml_string('say "hi"\n\u202e'))
     "say \"hi\"\u000a\u202e"
@@ -294,20 +303,21 @@ def _escape_char(char: str) -> str:
 
 def _render_lines(proposal: Proposal) -> Iterator[str]:
     rule = proposal.rule
-    for one in proposal.verdicts:
-        yield f"# {_describe_verdict(one)}"
-    for doubt in proposal.warnings:
-        yield f"# Look: {escape_control(doubt)}"
-    for reason in proposal.conflicts:
-        yield f"# Refused: {escape_control(reason)}"
-    mark = "# " if proposal.conflicts else ""
-    yield f"{mark}[[suppression]]"
+    for verdict in proposal.verdicts:
+        yield f"# {_describe_verdict(verdict)}"
+    for warning in proposal.warnings:
+        yield f"# Check: {escape_control(warning)}"
+    for conflict in proposal.conflicts:
+        yield f"# Rejected: {escape_control(conflict)}"
+    prefix = "# " if proposal.conflicts else ""
+    yield f"{prefix}[[suppression]]"
     for column, values in rule.where.items():
         key = column if _BARE_KEY.fullmatch(column) else toml_string(column)
-        yield f"{mark}where.{key} = {toml_string(values[0]) if len(values) == 1 else _toml_list(values)}"
-    yield f"{mark}users = {_toml_list(rule.users)}"
-    yield f"{mark}until = {format_end(rule.until)}"
-    yield f"{mark}reason = {toml_string(rule.reason)}"
+        value = toml_string(values[0]) if len(values) == 1 else _toml_list(values)
+        yield f"{prefix}where.{key} = {value}"
+    yield f"{prefix}users = {_toml_list(rule.users)}"
+    yield f"{prefix}until = {format_end(rule.until)}"
+    yield f"{prefix}reason = {toml_string(rule.reason)}"
 
 
 def _toml_list(values: Sequence[str]) -> str:

@@ -1,4 +1,8 @@
-"""What a suppression is, and which events it holds back."""
+"""Suppressions, their file, and the events that they match.
+
+A suppression names values of an event, users, an end date and a reason. `Suppressions.read` reads
+a TOML file of them. `filter` and the attack replay match events against them.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,13 @@ from morpheus.text import display_value, quote_backtick
 
 SUPPRESSIONS_FORMAT = "morpheus-suppressions"
 MISSING = ""
-"""Stands for no value at all."""
+"""Means no value in a rule: null, or the column does not exist."""
 NO_MATCH = -1
+"""Place of a rule if none matches."""
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """A suppression as its file has it."""
+    """A suppression in its file."""
 
     where: dict[str, str | list[str]]
     users: list[str]
@@ -45,14 +50,14 @@ class _SuppressionFile(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Suppression:
-    """A rule by which events are held back.
+    """A rule that suppresses events.
 
     Attributes:
-        where: Values by column. An event must have one of them in every column; `MISSING` is meant
-            by an event without a value.
-        users: Whose events, by name.
-        until: Events from then on are no longer held back.
-        reason: Why, in a person's words.
+        where: Values by column. An event matches if it has one of the values in every column.
+            `MISSING` matches an event without a value.
+        users: The users it applies to.
+        until: Its end. Events from then on are not suppressed.
+        reason: Why people wrote it.
     """
 
     where: Mapping[str, tuple[str, ...]]
@@ -62,10 +67,10 @@ class Suppression:
 
     @property
     def label(self) -> str:
-        """What it holds back, in a line that is fit to be shown.
+        """The rule on one line, without control characters. It identifies the rule in results.
 
         >>> end = datetime(2026, 3, 1, tzinfo=UTC)
-        >>> print(Suppression({"eventName": ("DeleteTrail",)}, ("ann",), end, "asked").title)
+        >>> print(Suppression({"eventName": ("DeleteTrail",)}, ("ann",), end, "asked").label)
         eventName = `DeleteTrail`, of ann, until 2026-03-01
         """
         conditions = " and ".join(
@@ -77,7 +82,7 @@ class Suppression:
         return f"{conditions}, of {whose}, until {format_end(self.until)}"
 
     def matches(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
-        """Which events have the values, whoever's and whenever they are, (rows,)."""
+        """Return which events have the values, for any user and time. Shape (rows,)."""
         return reduce(
             and_,
             (
@@ -87,25 +92,28 @@ class Suppression:
         )
 
     def matches_values(self, values: Mapping[str, Sequence[str]]) -> bool | None:
-        """Whether something of which some columns are known would be held back.
+        """Return whether an incident with these values would be suppressed.
+
+        Args:
+            values: Values by column, of some of the columns.
 
         Returns:
-            None if the columns that are known agree, and others would have to be known.
+            None if the given columns match, but other columns of the rule are not given.
         """
-        known = [column for column in self.where if column in values]
-        agree = all(set(self.where[column]) & set(values[column]) for column in known)
-        if not known or not agree:
+        given = [column for column in self.where if column in values]
+        matching = all(set(self.where[column]) & set(values[column]) for column in given)
+        if not given or not matching:
             return False
-        return True if len(known) == len(self.where) else None
+        return True if len(given) == len(self.where) else None
 
 
 @dataclass(frozen=True)
 class SuppressionCounts:
-    """Events that suppressions have met, counted by the title of the suppression.
+    """Events that suppressions match, by the label of the suppression.
 
     Attributes:
-        suppressed: Those that each has held back.
-        expired: Those that each would have held back, had it not ended; they stay.
+        suppressed: Events that it suppresses.
+        expired: Events that it matches after its end. They are not suppressed.
     """
 
     suppressed: Mapping[str, int]
@@ -114,10 +122,10 @@ class SuppressionCounts:
 
 @dataclass(frozen=True)
 class Suppressions:
-    """Rules, in their order.
+    """Several suppressions.
 
     Attributes:
-        rules: An event that several hold back counts for the first.
+        rules: The suppressions. An event that several match counts for the first.
     """
 
     rules: tuple[Suppression, ...] = ()
@@ -127,48 +135,50 @@ class Suppressions:
         """Read files of suppressions.
 
         Raises:
-            UsageError: A file is not there, or holds something else.
+            UsageError: A file cannot be read, or is not a file of suppressions.
         """
         return cls(tuple(rule for path in paths for rule in _read_rules(path)))
 
     def match(
         self, user: str | None, frame: pl.DataFrame
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Look which of a user's events meet a rule.
+        """Match a user's events against the rules.
 
         Returns:
-            The place of the rule that holds each event back, and of the one that would have, had it
-            not ended; `NO_MATCH` where there is none; both (rows,).
+            The place of the rule that suppresses each event, and the place of a rule that would,
+            but has ended. `NO_MATCH` if there is none. An event that is suppressed has no ended
+            rule. Both of shape (rows,).
         """
-        held, ended = np.full((2, frame.height), NO_MATCH, dtype=np.intp)
+        suppressed_by, expired_rule = np.full((2, frame.height), NO_MATCH, dtype=np.intp)
         for place, rule in enumerate(self.rules):
             if user in rule.users:
-                fits, late = rule.matches(frame), (frame[TIME] >= rule.until).to_numpy()
-                held[(held == NO_MATCH) & fits & ~late] = place
-                ended[(ended == NO_MATCH) & fits & late] = place
-        ended[held != NO_MATCH] = NO_MATCH
-        return held, ended
+                matching, late = rule.matches(frame), (frame[TIME] >= rule.until).to_numpy()
+                suppressed_by[(suppressed_by == NO_MATCH) & matching & ~late] = place
+                expired_rule[(expired_rule == NO_MATCH) & matching & late] = place
+        expired_rule[suppressed_by != NO_MATCH] = NO_MATCH
+        return suppressed_by, expired_rule
 
     def find_labels(self, user: str | None, frame: pl.DataFrame) -> list[str | None]:
-        """What holds each of a user's events back; None where nothing does."""
-        held, _ = self.match(user, frame)
-        return [None if place == NO_MATCH else self.rules[place].label for place in held.tolist()]
+        """Return the label of the rule that suppresses each event; None if none does."""
+        places, _ = self.match(user, frame)
+        return [None if place == NO_MATCH else self.rules[place].label for place in places.tolist()]
 
     def count(
         self, suppressed_by: NDArray[np.intp], expired_rule: NDArray[np.intp]
     ) -> tuple[SuppressionCounts, ...]:
-        """Count what `met` found of some events; nothing where it found nothing."""
-        back, late = self._count_by_label(suppressed_by), self._count_by_label(expired_rule)
-        return (SuppressionCounts(back, late),) if back or late else ()
+        """Count the results of `match` for some events. Empty if no rule matches."""
+        suppressed = self._count_by_label(suppressed_by)
+        expired = self._count_by_label(expired_rule)
+        return (SuppressionCounts(suppressed, expired),) if suppressed or expired else ()
 
-    def _count_by_label(self, rules: NDArray[np.intp]) -> dict[str, int]:
-        places, numbers = np.unique(rules[rules != NO_MATCH], return_counts=True)
-        pairs = zip(places.tolist(), numbers.tolist(), strict=True)
-        return {self.rules[place].label: number for place, number in pairs}
+    def _count_by_label(self, places: NDArray[np.intp]) -> dict[str, int]:
+        distinct, counts = np.unique(places[places != NO_MATCH], return_counts=True)
+        pairs = zip(distinct.tolist(), counts.tolist(), strict=True)
+        return {self.rules[place].label: count for place, count in pairs}
 
 
 def format_end(end: datetime) -> str:
-    """An end: the day alone, where it is the day's first moment."""
+    """Return an end as text: the date only, if it is at midnight."""
     return end.date().isoformat() if end.time() == time.min else end.isoformat()
 
 
@@ -200,17 +210,17 @@ def _parse_entry(entry: _Entry, location: str) -> Suppression:
     }
     if not any(value for values in where.values() for value in values):
         raise UsageError(
-            f"{location} names no value, so that it would hold back nearly everything. Name one, as "
-            'in `where.eventName = "GetObject"`.'
+            f"{location} has no value, so it would suppress almost all events. Add one, as in "
+            '`where.eventName = "GetObject"`.'
         )
     if not all(where.values()):
         raise UsageError(
-            f"{location} has an empty list in `where`. Name a value in it, or remove it."
+            f"{location} has an empty list in `where`. Add a value to it, or remove it."
         )
     if not entry.users or not all(entry.users):
-        raise UsageError(f'{location} names no user. Name whom it is for: `users = ["ann"]`.')
+        raise UsageError(f'{location} has no user. Add the users it applies to: `users = ["ann"]`.')
     if not entry.reason.strip():
-        raise UsageError(f'{location} gives no reason. Say why: `reason = "..."`.')
+        raise UsageError(f'{location} has no reason. Add one: `reason = "..."`.')
     return Suppression(where, tuple(entry.users), _parse_end(entry.until, location), entry.reason)
 
 
@@ -220,6 +230,6 @@ def _parse_end(until: object, location: str) -> datetime:
     if isinstance(until, date):
         return datetime.combine(until, time.min, tzinfo=UTC)
     raise UsageError(
-        f"{location}: `until` is {until!r}, which is no date. Write it without quotes: "
+        f"{location}: `until` is {until!r}, which is not a date. Write it without quotes: "
         "`until = 2026-03-01`."
     )

@@ -45,7 +45,7 @@ function events(account) {
   const parts = [
     account.read ? `${COUNTS.format(account.read)} read` : null,
     unscored ? `${COUNTS.format(unscored)} not scored` : null,
-    account.refused ? `${count(account.refused, "record")} refused` : null,
+    account.refused ? `${count(account.refused, "record")} rejected` : null,
     account.duplicates ? `${count(account.duplicates, "duplicate")}` : null,
   ];
   return ["Events scored", COUNTS.format(account.scored ?? 0), parts.filter(Boolean).join(", ")];
@@ -83,7 +83,7 @@ function notes() {
     found.push(element("p", { class: "warning" }, `No events from ${period}.`));
   }
   for (const refusal of data.account.refusals ?? []) {
-    found.push(element("p", { class: "warning" }, `Record refused: ${displayText(refusal, 300)}`));
+    found.push(element("p", { class: "warning" }, `Record rejected: ${displayText(refusal, 300)}`));
   }
   return data.lacks.length ? [...found, missingFeatures()] : found;
 }

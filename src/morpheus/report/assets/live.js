@@ -8,7 +8,7 @@ const live = { health: null, version: null, newest: null, loading: false, lost: 
 function renderLive() {
   const { health } = live;
   if (!health || !data) return;
-  replaceContent("live-facts", ingestGauge(health), refusedRecords(health), budgetGauge(health));
+  replaceContent("live-facts", ingestGauge(health), rejectedRecords(health), budgetGauge(health));
 }
 
 function gauge(name, value, detail, attributes = {}) {
@@ -42,7 +42,7 @@ function runStatus(now, told, running) {
 }
 
 /** Show what the run and this page could not read, and what was suppressed. */
-function refusedRecords({ read, refused, unread, timeless, held }) {
+function rejectedRecords({ read, refused, unread, timeless, held }) {
   const parts = [
     refused ? `${COUNTS.format(refused)} of ${COUNTS.format(read)} events` : null,
     unread ? count(unread, "row") : null,
@@ -50,7 +50,7 @@ function refusedRecords({ read, refused, unread, timeless, held }) {
   ].filter(Boolean);
   const detail = held ? `${count(held, "event")} suppressed` : "";
   const late = { class: parts.length ? "late" : null };
-  return gauge("Refused records", element("b", {}, parts.join(", ") || "none"), detail, late);
+  return gauge("Rejected records", element("b", {}, parts.join(", ") || "none"), detail, late);
 }
 
 /** Compare the number of incidents of the latest day with the alert budget. */

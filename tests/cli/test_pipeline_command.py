@@ -3,11 +3,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from morpheus import __version__
 from morpheus.cli.main import LOG_LEVELS, main, morpheus
 
 from .conftest import Run
@@ -15,8 +17,8 @@ from .conftest import Run
 AE = ("run", "pipeline-ae")
 
 
-def test_a_run_says_what_it_does_on_stderr_and_ends_with_the_summary(chain: Run) -> None:
-    done = chain(*AE, "from-names", "--who=ann", "--who", "bob", "fail")
+def test_a_run_announces_itself_on_stderr_and_ends_with_the_summary(pipeline: Run) -> None:
+    done = pipeline(*AE, "from-names", "--who=ann", "--who", "bob", "fail")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.splitlines()[:3] == [
         "Configuring Pipeline via CLI",
@@ -27,13 +29,11 @@ def test_a_run_says_what_it_does_on_stderr_and_ends_with_the_summary(chain: Run)
     assert "\x1b" not in done.stderr
 
 
-def test_at_debug_the_columns_and_the_filter_are_shown_as_old_notebooks_show_them(
-    chain: Run, tmp_path: Path
-) -> None:
+def test_debug_logs_columns_and_user_filter_in_nvidias_words(pipeline: Run, tmp_path: Path) -> None:
     (tmp_path / "columns.txt").write_text("eventName\nerrorCode\n")
     (tmp_path / "labels.txt").write_text("ae_anomaly_score\n")
     words = ("--columns_file=columns.txt", "--labels_file=labels.txt", "--userid_filter=ann")
-    done = chain("--log_level=debug", *AE, *words, "from-names", "fail")
+    done = pipeline("--log_level=debug", *AE, *words, "from-names", "fail")
     lines = [line for line in done.stderr.splitlines() if "oad" in line or "ilter" in line]
     assert lines[:3] == [
         "Loaded columns. Current columns: [['eventName', 'errorCode']]",
@@ -42,8 +42,8 @@ def test_at_debug_the_columns_and_the_filter_are_shown_as_old_notebooks_show_the
     ]
 
 
-def test_the_environment_sets_options_of_every_level(chain: Run) -> None:
-    done = chain(
+def test_the_environment_sets_options_of_all_commands(pipeline: Run) -> None:
+    done = pipeline(
         "run",
         "pipeline-ae",
         "from-names",
@@ -54,7 +54,7 @@ def test_the_environment_sets_options_of_every_level(chain: Run) -> None:
     )
     assert "Filtering all users except ID: 'ann'" in done.stderr
     assert "3 users" in done.stderr
-    assert chain(*AE, MORPHEUS_RUN_NUM_THREADS="0").returncode == 2
+    assert pipeline(*AE, MORPHEUS_RUN_NUM_THREADS="0").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,23 @@ def test_the_environment_sets_options_of_every_level(chain: Run) -> None:
         (("--userid_filter=x",), "The chain is empty. Begin with a source"),
         (("from-name",), "There is no stage `from-name`. Did you mean `from-names`"),
         (("zzz",), "There is no stage `zzz`. `morpheus tools stages` lists them."),
-        (("from-names", "b.csv"), "`b.csv` is a file, where a stage should stand"),
+        (("from-names", "b.csv"), "`b.csv` is a file, but a stage is expected"),
         (("from-names", "--wh=x"), "No such option '--wh'"),
         (("fail", "from-names"), "Stage 1 `fail` stands before the source `from-names`"),
         (("fail",), "The chain begins with `fail`, which reads no logs"),
         (("from-names", "from-names"), "more than one source"),
-        (("from-names", "fail", "fail"), "`fail` takes Events, but stage 2 `fail` gives Rows"),
+        (
+            ("from-names", "fail", "fail"),
+            "`fail` takes Events, but stage 2 `fail` gives OutputRows",
+        ),
         (("--columns_file=gone.txt", "from-names"), "there is no file `gone.txt`"),
     ],
 )
-def test_a_wrong_chain_is_refused_with_the_fix(
-    chain: Run, tmp_path: Path, words: tuple[str, ...], message: str
+def test_a_wrong_pipeline_is_rejected_with_the_fix(
+    pipeline: Run, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "b.csv").touch()
-    done = chain(*AE, *words)
+    done = pipeline(*AE, *words)
     assert done.returncode == 2
     assert message in done.stderr.replace(":", "") or message in done.stderr
     assert "Traceback" not in done.stderr
@@ -90,51 +93,51 @@ def test_a_wrong_chain_is_refused_with_the_fix(
         ("record", 1, r"Error: a.json:3: `eventTime` is \x1b[2J."),
         ("bug", 1, "Error: KeyError: 'lost'. This is a bug in morpheus, not in your logs."),
         ("disk", 1, "Error: /nowhere/at/all: No such file or directory."),
-        ("pipe", 1, "Error: Whatever reads this command's output has closed it."),
+        ("pipe", 1, "Error: The program that reads this command's output has closed it."),
         ("INT", 130, "Stopping pipeline. Please wait... Press Ctrl+C again to kill."),
         ("TERM", 130, "Stopping pipeline. Please wait... Press Ctrl+C again to kill."),
     ],
 )
-def test_a_failure_is_a_message_and_an_exit_code(
-    chain: Run, how: str, code: int, message: str
+def test_a_failure_gives_a_message_and_an_exit_code(
+    pipeline: Run, how: str, code: int, message: str
 ) -> None:
-    done = chain(*AE, "from-names", "fail", f"--how={how}")
+    done = pipeline(*AE, "from-names", "fail", f"--how={how}")
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_signal_kills(chain: Run) -> None:
-    done = chain(*AE, "from-names", "fail", "--how=twice")
+def test_a_second_signal_kills(pipeline: Run) -> None:
+    done = pipeline(*AE, "from-names", "fail", "--how=twice")
     assert done.returncode == -signal.SIGINT
     assert "Stopping pipeline." in done.stderr
 
 
 @pytest.mark.parametrize("words", [("--debug",), ("--log_level=DEBUG",)])
-def test_the_traceback_is_there_for_who_asks(chain: Run, words: tuple[str, ...]) -> None:
-    done = chain(*words, *AE, "from-names", "fail", "--how=bug")
+def test_debug_shows_the_traceback(pipeline: Run, words: tuple[str, ...]) -> None:
+    done = pipeline(*words, *AE, "from-names", "fail", "--how=bug")
     assert 'raise KeyError("lost")' in done.stderr
     assert done.stderr.splitlines()[-1].startswith("Error: KeyError")
 
 
-def test_the_chain_is_drawn_whole_or_not_at_all(chain: Run, tmp_path: Path) -> None:
-    done = chain(*AE, "--viz_file=chain.dot", "from-names", "fail")
+def test_the_diagram_is_written_atomically(pipeline: Run, tmp_path: Path) -> None:
+    done = pipeline(*AE, "--viz_file=chain.dot", "from-names", "fail")
     assert "Pipeline visualization saved to chain.dot" in done.stderr
-    drawing = (tmp_path / "chain.dot").read_text()
-    assert drawing.startswith("digraph")
-    assert "from-names" in drawing
+    diagram = (tmp_path / "chain.dot").read_text()
+    assert diagram.startswith("digraph")
+    assert "from-names" in diagram
     (tmp_path / "taken").touch()
-    done = chain(*AE, "--viz_file=taken/chain.dot", "from-names", "fail")
+    done = pipeline(*AE, "--viz_file=taken/chain.dot", "from-names", "fail")
     assert done.returncode == 1
     assert "taken/chain.dot" in done.stderr
 
 
-def test_a_log_file_takes_the_place_of_the_screen(chain: Run, tmp_path: Path) -> None:
+def test_a_log_file_replaces_the_console(pipeline: Run, tmp_path: Path) -> None:
     (tmp_path / "log.json").write_text(
         '{"version": 1, "root": {"level": "DEBUG", "handlers": ["h"]}, "handlers":'
         ' {"h": {"class": "logging.FileHandler", "filename": "out.log"}}}'
     )
-    done = chain("--log_config_file=log.json", *AE, "from-names", "fail", "--how=bug")
+    done = pipeline("--log_config_file=log.json", *AE, "from-names", "fail", "--how=bug")
     assert "C++" not in done.stderr
     assert "Traceback" in (tmp_path / "out.log").read_text()
 
@@ -142,50 +145,60 @@ def test_a_log_file_takes_the_place_of_the_screen(chain: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "words", [(), ("run",), AE, ("tools",), (*AE, "train-ae"), (*AE, "from-names")]
 )
-def test_every_level_has_help(chain: Run, words: tuple[str, ...]) -> None:
-    done = chain(*words, "--help")
+def test_all_commands_have_help(pipeline: Run, words: tuple[str, ...]) -> None:
+    done = pipeline(*words, "--help")
     assert done.returncode == 0
     assert "--help" in done.stdout
 
 
-def test_a_stage_helps_with_its_docstring_and_what_it_takes(chain: Run) -> None:
-    screen = chain(*AE, "fail", "--help").stdout
-    assert "Fail in the way asked for." in screen
-    assert "Takes Events, gives Rows." in screen
-    assert "Not for the screen" not in chain(*AE, "from-names", "--help").stdout
+def test_help_of_a_stage_is_its_docstring_and_its_flow(pipeline: Run) -> None:
+    help_text = pipeline(*AE, "fail", "--help").stdout
+    assert "Fail in the way asked for." in help_text
+    assert "Accepts Events, outputs OutputRows." in help_text
+    assert "Not for the screen" not in pipeline(*AE, "from-names", "--help").stdout
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    assert CliRunner().invoke(morpheus, ["--version"]).output.startswith("morpheus, version 0")
+def test_the_version_is_that_of_the_installed_distribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert __version__ == version("morpheus-dfp")
+    assert CliRunner().invoke(morpheus, ["--version"]).output == f"morpheus {__version__}\n"
+    monkeypatch.setattr("morpheus._DISTRIBUTION", "not-installed")
+    assert CliRunner().invoke(morpheus, ["--version"]).output == "morpheus 0+unknown\n"
+
+
+def test_no_variable_of_the_environment_asks_for_the_version(pipeline: Run) -> None:
+    done = pipeline("tools", "--help", MORPHEUS_VERSION="0.1.0")
+    assert (done.returncode, done.stdout[:6]) == (0, "Usage:")
 
 
 @pytest.mark.parametrize("level", LOG_LEVELS)
-def test_levels_are_accepted_in_either_case(level: str) -> None:
+def test_log_levels_ignore_case(level: str) -> None:
     for word in (level, level.lower()):
         result = CliRunner().invoke(morpheus, [f"--log_level={word}", "tools", "stages", "--help"])
         assert result.exit_code == 0
 
 
-def test_the_command_of_the_package_is_main(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["morpheus", "--version"])
     with pytest.raises(SystemExit, match="0"):
         main()
 
 
-def test_the_package_runs_as_the_command(chain: Run) -> None:
+def test_python_m_runs_the_command(pipeline: Run) -> None:
     words = (sys.executable, "-m", "morpheus", "--version")
-    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert said.stdout == chain("--version").stdout
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == pipeline("--version").stdout
 
 
-def test_stages_are_listed_with_their_package(chain: Run) -> None:
-    lines = chain("tools", "stages").stdout.splitlines()
-    assert any(x.split()[:2] == ["fail", "shelf"] for x in lines)
-    assert any("A source: gives Events." in x for x in lines if x.startswith("from-names"))
+def test_stages_are_listed_with_their_package(pipeline: Run) -> None:
+    lines = pipeline("tools", "stages").stdout.splitlines()
+    assert any(line.split()[:2] == ["fail", "own_package"] for line in lines)
+    assert any("Source, outputs Events." in line for line in lines if line.startswith("from-names"))
 
 
-def test_an_interrupt_that_another_library_disguises_still_ends_as_stopped(chain: Run) -> None:
-    done = chain(*AE, "from-names", "fail", "--how=disguised")
+def test_an_interrupt_that_another_library_converts_is_still_an_interrupt(pipeline: Run) -> None:
+    done = pipeline(*AE, "from-names", "fail", "--how=disguised")
     assert done.returncode == 130
     assert "Error" not in done.stderr
 
@@ -200,27 +213,27 @@ def test_an_interrupt_that_another_library_disguises_still_ends_as_stopped(chain
         ((*AE, "help"), "Type `morpheus run pipeline-ae --help`."),
         (
             ("--userid_column_name=a", *AE, "from-names"),
-            "No such option '--userid_column_name'. It is an option of `pipeline-ae`: put",
+            "No such option '--userid_column_name'. It is an option of `pipeline-ae`. Put",
         ),
         (
             (*AE, "from-names", "--num_threads=2", "fail"),
-            "It is an option of `run`: put it behind that word.",
+            "It is an option of `run`. Put it after it.",
         ),
-        ((*AE, "--who=ann"), "It is an option of `from-names`: put it behind that word."),
-        ((*AE, "--seed=1"), "It is an option of `train-ae` and `replay`: put it behind one of"),
-        ((*AE, "--filename=1"), " and others: put it behind one of these words."),
-        ((*AE, "."), "`.` is a folder, where a stage should stand. Give the source the folder"),
+        ((*AE, "--who=ann"), "It is an option of `from-names`. Put it after it."),
+        ((*AE, "--seed=1"), "It is an option of `train-ae` and `replay`. Put it after one of"),
+        ((*AE, "--filename=1"), " and others. Put it after one of these words."),
+        ((*AE, "."), "`.` is a folder, but a stage is expected. Give it to the source, as in"),
     ],
 )
-def test_what_is_typed_in_the_wrong_place_is_sent_home(
-    chain: Run, words: tuple[str, ...], message: str
+def test_a_word_or_option_in_the_wrong_place_is_rejected_with_its_place(
+    pipeline: Run, words: tuple[str, ...], message: str
 ) -> None:
-    done = chain(*words)
+    done = pipeline(*words)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_help_has_a_short_name_and_whole_sentences(chain: Run) -> None:
-    assert chain("-h").stdout == chain("--help").stdout
+def test_help_has_a_short_option_and_whole_sentences(pipeline: Run) -> None:
+    assert pipeline("-h").stdout == pipeline("--help").stdout
     for words in ((), ("run",), ("tools",)):
-        assert "..." not in chain(*words, "-h").stdout.partition("\nCommands:")[2]
+        assert "..." not in pipeline(*words, "-h").stdout.partition("\nCommands:")[2]
