@@ -1,8 +1,8 @@
-"""Pages are true: the reference is what the command prints, and what a page shows to run, runs.
+"""The docs are correct: their commands run, their links exist, and generated pages are current.
 
-In README.md and under docs/, the lines of a block ```console that begin with `$ ` are run by bash,
-and a block ```python by Python, in one copy of examples/ for each page, from top to bottom. Blocks
-of any other language are for the eye.
+In README.md and under docs/, bash runs the lines of ```console blocks that begin with `$ `, and
+Python runs ```python blocks: from top to bottom, in one copy of examples/ per page. Blocks of other
+languages are not run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from morpheus.cli.main import morpheus
-from morpheus.cli.reference import render_compatibility as page_of
-from morpheus.cli.reference import render_reference
+from morpheus.cli.reference import render_compatibility, render_reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,47 +25,49 @@ _BLOCK = re.compile(r"^( *)```(console|python)\n(.*?)^\1```$", re.MULTILINE | re
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
-def blocks(text: str) -> list[tuple[list[str], str]]:
-    """What a page has to run: an interpreter, and its program.
+def find_programs(text: str) -> list[tuple[list[str], str]]:
+    """Return the programs of a page, each with its interpreter.
 
-    >>> blocks("```console\\n$ ls \\\\\\n    -l\\ntotal 0\\n$ pwd\\n```\\n")
+    >>> find_programs("```console\\n$ ls \\\\\\n    -l\\ntotal 0\\n$ pwd\\n```\\n")
     [(['bash', '-euo', 'pipefail'], 'ls \\\\\\n    -l\\npwd')]
     """
-    found = []
+    programs = []
     for _, language, body in _BLOCK.findall(text):
         if language == "python":
-            found.append(([sys.executable, "-"], body))
+            programs.append(([sys.executable, "-"], body))
         else:
-            typed = re.findall(r"^\s*\$ ((?:.*\\\n)*.*)$", body, re.MULTILINE)
-            found.append((["bash", "-euo", "pipefail"], "\n".join(typed)))
-    return found
+            commands = re.findall(r"^\s*\$ ((?:.*\\\n)*.*)$", body, re.MULTILINE)
+            programs.append((["bash", "-euo", "pipefail"], "\n".join(commands)))
+    return programs
 
 
-def with_blocks() -> list[Path]:
-    """The pages that have something to run."""
-    return [page for page in PAGES if page.exists() and blocks(page.read_text(encoding="utf-8"))]
+def pages_with_programs() -> list[Path]:
+    """Return the pages with programs."""
+    return [
+        page for page in PAGES if page.exists() and find_programs(page.read_text(encoding="utf-8"))
+    ]
 
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def test_what_a_page_has_to_run_is_found() -> None:
-    typed = "```console\n$ a \\\n    b\nout\n$ c | d\n```\n"
-    page = f"```sh\nmake\n```\n\n{typed}\n```python\nx = 1\n```\n"
-    assert [program for _, program in blocks(page)] == ["a \\\n    b\nc | d", "x = 1\n"]
+def test_programs_of_a_page_are_found() -> None:
+    console = "```console\n$ a \\\n    b\nout\n$ c | d\n```\n"
+    page = f"```sh\nmake\n```\n\n{console}\n```python\nx = 1\n```\n"
+    assert [program for _, program in find_programs(page)] == ["a \\\n    b\nc | d", "x = 1\n"]
 
 
-@pytest.mark.parametrize("page", with_blocks(), ids=name_of)
-def test_what_a_page_shows_to_run_runs(page: Path, tmp_path: Path) -> None:
-    place = tmp_path / "examples"
-    shutil.copytree(ROOT / "examples", place, ignore=shutil.ignore_patterns("output"))
+@pytest.mark.parametrize("page", pages_with_programs(), ids=name_of)
+def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "examples"
+    shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("output"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for interpreter, program in blocks(page.read_text(encoding="utf-8")):
+    for interpreter, program in find_programs(page.read_text(encoding="utf-8")):
         done = subprocess.run(
             interpreter,
             input=program,
-            cwd=place,
+            cwd=folder,
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
@@ -77,26 +78,26 @@ def test_what_a_page_shows_to_run_runs(page: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=name_of)
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    gone = [
+def test_links_between_pages_exist(page: Path) -> None:
+    broken = [
         link
         for link in _LINK.findall(page.read_text(encoding="utf-8"))
         if not (page.parent / link).exists()
     ]
-    assert gone == []
+    assert broken == []
 
 
-def test_the_reference_is_what_the_command_prints() -> None:
+def test_the_reference_is_current() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == render_reference(morpheus, "morpheus") + "\n", "run `make docs`"
 
 
-def test_the_table_of_compatibility_is_what_the_command_prints() -> None:
-    written = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
-    assert written == page_of(morpheus) + "\n", "run `make docs`"
+def test_the_table_of_compatibility_is_current() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    assert page == render_compatibility(morpheus) + "\n", "run `make docs`"
 
 
-def test_the_changelog_knows_the_version() -> None:
+def test_the_changelog_has_the_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None

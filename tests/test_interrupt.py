@@ -9,21 +9,21 @@ import pytest
 from morpheus.runtime.signals import GracefulShutdown
 
 
-def numbers(until_interrupted_at):
+def numbers(interrupted_at):
     for number in range(10):
-        if number == until_interrupted_at:
+        if number == interrupted_at:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         yield number
 
 
-def test_ctrl_c_while_waiting_ends_the_stream_and_keeps_what_came():
+def test_ctrl_c_while_waiting_ends_the_stream_after_the_last_item():
     stream = GracefulShutdown(numbers(3))
     assert list(stream) == [0, 1, 2]
     assert stream.stopped
 
 
-def test_ctrl_c_while_an_item_is_in_work_lets_the_work_finish():
+def test_ctrl_c_during_work_on_an_item_lets_the_work_finish():
     stream, done = GracefulShutdown(numbers(None)), []
     for number in stream:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -32,15 +32,15 @@ def test_ctrl_c_while_an_item_is_in_work_lets_the_work_finish():
     assert stream.stopped
 
 
-def test_a_second_ctrl_c_stops_the_work_too():
+def test_a_second_ctrl_c_stops_the_work():
     stream = GracefulShutdown(numbers(None))
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the second is the point
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - both signals belong to the block
         for _ in stream:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_afterwards_ctrl_c_means_what_it_meant_before():
+def test_the_signal_handler_is_restored_at_the_end():
     before = signal.getsignal(signal.SIGINT)
     assert list(GracefulShutdown(iter([1, 2]))) == [1, 2]
     assert signal.getsignal(signal.SIGINT) is before
@@ -59,11 +59,11 @@ sys.argv = ["morpheus", "run", "pipeline-ae", "from-cloudtrail"]
 from morpheus.__main__ import main
 main()
 """
-"""Ctrl+C as the command imports something."""
+"""Ctrl+C while the command imports a module."""
 
 
 @pytest.mark.parametrize("module", ["click", "polars"])
-def test_ctrl_c_before_the_command_has_begun_shows_no_traceback(module):
+def test_ctrl_c_during_imports_shows_no_traceback(module):
     code = EARLY.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 130

@@ -1,10 +1,11 @@
-"""The command lines of the starter example of NVIDIA Morpheus 22.09 to 24.06, unchanged."""
+"""Command lines of the starter example of NVIDIA Morpheus 22.09 to 24.06, unchanged."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -46,7 +47,7 @@ RECIPES = {
         --userid_column_name=userPrincipalName --feature_scaler=standard
         from-azure --input_glob="input/*.json" --max_files=200 {TRAIN["azure"]}""",
 }
-DICE = random.Random(7)  # noqa: S311 - no secret
+RANDOM = random.Random(7)  # noqa: S311 - no secret
 
 
 def duo(time: datetime) -> dict[str, Any]:
@@ -54,53 +55,53 @@ def duo(time: datetime) -> dict[str, Any]:
         "isotimestamp": time.isoformat(),
         "user": {"name": "ann"},
         "access_device": {
-            "browser": DICE.choice(["Chrome", "Safari"]),
+            "browser": RANDOM.choice(["Chrome", "Safari"]),
             "os": "Mac OS X",
-            "location": {"city": DICE.choice(["Cork", "Dublin"]), "state": "", "country": "IE"},
+            "location": {"city": RANDOM.choice(["Cork", "Dublin"]), "state": "", "country": "IE"},
         },
         "auth_device": {"name": "phone"},
-        "result": DICE.choice(["success", "success", "denied"]),
+        "result": RANDOM.choice(["success", "success", "denied"]),
         "reason": "user_approved",
     }
 
 
 def azure(time: datetime) -> dict[str, Any]:
-    signed_in = {
+    properties = {
         "createdDateTime": time.isoformat(),
         "userPrincipalName": "ann@x.org",
-        "appDisplayName": DICE.choice(["Mail", "Chat", "Files"]),
+        "appDisplayName": RANDOM.choice(["Mail", "Chat", "Files"]),
         "clientAppUsed": "Browser",
         "deviceDetail": {"browser": "Edge", "displayName": "PC", "operatingSystem": "Linux"},
-        "location": {"city": DICE.choice(["Cork", "Dublin"]), "countryOrRegion": "IE"},
+        "location": {"city": RANDOM.choice(["Cork", "Dublin"]), "countryOrRegion": "IE"},
         "status": {"failureReason": "Other."},
     }
-    return {"time": time.isoformat(), "category": "SignInLogs", "properties": signed_in}
+    return {"time": time.isoformat(), "category": "SignInLogs", "properties": properties}
 
 
 def cloudtrail(time: datetime) -> dict[str, Any]:
     return {
         "eventTime": f"{time:%Y-%m-%dT%H:%M:%SZ}",
         "userIdentitysessionContextsessionIssueruserName": "user123",
-        "eventName": DICE.choice(["GetUser", "ListRoles"]),
+        "eventName": RANDOM.choice(["GetUser", "ListRoles"]),
         "sourceIPAddress": "203.0.113.9",
     }
 
 
-MAKERS: dict[str, Callable[[datetime], dict[str, Any]]] = {
+RECORD_MAKERS: dict[str, Callable[[datetime], dict[str, Any]]] = {
     "cloudtrail": cloudtrail,
     "duo": duo,
     "azure": azure,
 }
 
 
-def logs(folder: Path, log: str, events: int, day: int) -> None:
+def write_logs(folder: Path, log: str, events: int, day: int) -> None:
     folder.mkdir()
     start = datetime(2024, 5, day, tzinfo=UTC)
-    made = [MAKERS[log](start + timedelta(minutes=3 * n)) for n in range(events)]
+    records = [RECORD_MAKERS[log](start + timedelta(minutes=3 * n)) for n in range(events)]
     if log == "cloudtrail":
-        pl.DataFrame(made).write_csv(folder / "a.csv")
+        pl.DataFrame(records).write_csv(folder / "a.csv")
     else:
-        (folder / "a.json").write_text(json.dumps(made))
+        (folder / "a.json").write_text(json.dumps(records))
 
 
 def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
@@ -117,8 +118,8 @@ def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("log", RECIPES)
 def test_a_recipe_runs_unchanged(tmp_path: Path, log: str) -> None:
-    logs(tmp_path / "train", log, 320, day=1)
-    logs(tmp_path / "input", log, 40, day=3)
+    write_logs(tmp_path / "train", log, 320, day=1)
+    write_logs(tmp_path / "input", log, 40, day=3)
     done = run(tmp_path, RECIPES[log])
     assert done.returncode == 0, done.stderr
     output = pl.read_csv(tmp_path / f"{log}-detections.csv")
@@ -141,9 +142,9 @@ def test_a_recipe_runs_unchanged(tmp_path: Path, log: str) -> None:
     assert (tmp_path / "again.csv").read_bytes() == detections
 
 
-def test_an_altered_cell_is_named_by_validate(tmp_path: Path) -> None:
-    logs(tmp_path / "train", "duo", 320, day=1)
-    logs(tmp_path / "input", "duo", 40, day=3)
+def test_validate_names_a_changed_cell(tmp_path: Path) -> None:
+    write_logs(tmp_path / "train", "duo", 320, day=1)
+    write_logs(tmp_path / "input", "duo", 40, day=3)
     assert run(tmp_path, RECIPES["duo"]).returncode == 0
     expected = tmp_path / "duo-detections.csv"
     lines = expected.read_text().splitlines()
@@ -158,21 +159,20 @@ def test_an_altered_cell_is_named_by_validate(tmp_path: Path) -> None:
     assert "row 18 (event 17): accessdeviceos: 'Plan 9', not 'Mac OS X'" in done.stderr
 
 
-def test_what_filter_leaves_out_is_counted_in_the_summary(tmp_path: Path) -> None:
-    logs(tmp_path / "train", "duo", 320, day=1)
-    logs(tmp_path / "input", "duo", 40, day=3)
+def test_the_summary_counts_filtered_events(tmp_path: Path) -> None:
+    write_logs(tmp_path / "train", "duo", 320, day=1)
+    write_logs(tmp_path / "input", "duo", 40, day=3)
     line = RECIPES["duo"].replace("add-scores", "add-scores filter --threshold=1e9")
     done = run(tmp_path, line)
     assert done.returncode == 0, done.stderr
-    assert "Filtered" in done.stderr
-    assert "40 events out" in done.stderr
+    assert re.search(r"^Filtered +40 events$", done.stderr, re.MULTILINE)
     assert pl.read_csv(tmp_path / "duo-detections.csv").height == 0
 
 
 @pytest.mark.parametrize("log", RECIPES)
-def test_one_switch_gives_a_recipe_the_columns_of_its_release(tmp_path: Path, log: str) -> None:
-    logs(tmp_path / "train", log, 320, day=1)
-    logs(tmp_path / "input", log, 40, day=3)
+def test_compat_gives_the_columns_of_a_release(tmp_path: Path, log: str) -> None:
+    write_logs(tmp_path / "train", log, 320, day=1)
+    write_logs(tmp_path / "input", log, 40, day=3)
     done = run(tmp_path, RECIPES[log].replace("pipeline-ae", "pipeline-ae --compat 22.11"))
     assert done.returncode == 0, done.stderr
     output = pl.read_csv(tmp_path / f"{log}-detections.csv", null_values=["NaN", "nan"])
@@ -180,7 +180,7 @@ def test_one_switch_gives_a_recipe_the_columns_of_its_release(tmp_path: Path, lo
     z_losses = [f"{name}_z_loss" for name in features]
     added = [*z_losses, "max_abs_z", "mean_abs_z", "reconstruct_loss", "zscore"]
     assert output.columns[-len(added) :] == added
-    known = [name for name in z_losses if not output[name].has_nulls()]
-    largest = output.select(pl.max_horizontal(known).alias("max_abs_z"))["max_abs_z"]
+    complete = [name for name in z_losses if not output[name].has_nulls()]
+    largest = output.select(pl.max_horizontal(complete).alias("max_abs_z"))["max_abs_z"]
     assert largest.to_list() == output["max_abs_z"].to_list()
     assert "ae_anomaly_score" not in output.columns

@@ -10,32 +10,32 @@ from morpheus.status import Status, StatusFile
 from test_pipeline import columns, run, scoring  # noqa: F401 - a fixture, and what goes with it
 
 
-def read(path):
+def read_status(path):
     return msgspec.json.decode(path.read_bytes(), type=Status)
 
 
-def test_the_status_of_a_run_that_has_ended_says_what_became_of_its_events(columns, tmp_path):  # noqa: F811 - the fixture
+def test_the_status_of_an_ended_run_counts_its_events(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "out" / "status.json"
-    settings = replace(columns, status_file=str(path))
-    summary, _ = run({"ann": 50, "bob": 7}, settings, train_data_glob="x")
-    status = read(path)
+    options = replace(columns, status_file=str(path))
+    metrics, _ = run({"ann": 50, "bob": 7}, options, train_data_glob="x")
+    status = read_status(path)
     assert (status.running, status.filtered, status.source) == (False, False, "from-people")
-    assert status.account.read == 57 == summary.input.read
+    assert status.account.read == 57 == metrics.input.read
     assert status.account.scored == 57
 
 
-def test_it_is_written_now_and_then_while_the_run_goes_on(tmp_path):
+def test_a_running_run_writes_its_status_once_per_second(tmp_path):
     times = iter([0.0, 0.0, 0.0, 0.5, 1.5, 1.5])
     path = tmp_path / "status.json"
     file = StatusFile(path, PipelineOptions(source="x"), [], clock=lambda: next(times))
     for read_so_far in (1, 2, 3):
         file.write(RunMetrics(input=ReadStats(read=read_so_far)), running=True)
-        assert read(path).account.read == {1: 1, 2: 1, 3: 3}[read_so_far]
+        assert read_status(path).account.read == {1: 1, 2: 1, 3: 3}[read_so_far]
 
 
-@pytest.mark.parametrize(("budget", "told"), [(2.0, 2.0), (None, None)])
-def test_a_filter_and_its_budget_are_told(tmp_path, budget, told):
+@pytest.mark.parametrize(("budget", "expected"), [(2.0, 2.0), (None, None)])
+def test_the_status_has_the_filter_and_its_budget(tmp_path, budget, expected):
     path = tmp_path / "status.json"
     stages = [Filter(options=PipelineOptions(source="x")), Filter(alerts_per_day=budget)]
     StatusFile.from_stages(str(path), stages).write(RunMetrics(), running=False)
-    assert (read(path).filtered, read(path).alerts_per_day) == (True, told)
+    assert (read_status(path).filtered, read_status(path).alerts_per_day) == (True, expected)

@@ -1,4 +1,4 @@
-"""`morpheus report`: a page from the files that runs wrote."""
+"""`morpheus report`: a page from the output files of earlier runs."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ from morpheus.testing import make_output_rows, run_stage
 from people import COLUMNS, day, times
 from report_pages import HOUR, alerts, normal_events
 
-FORMS = ["csv", "csv.gz", "csv.zst", "jsonl", "json.gz", "jsonl.zst", "parquet"]
+FORMATS = ["csv", "csv.gz", "csv.zst", "jsonl", "json.gz", "jsonl.zst", "parquet"]
 
 
-def output(path: Path, *frames: pl.DataFrame) -> Path:
-    """What `to-file` writes of the events of two users."""
+def write_output(path: Path, *frames: pl.DataFrame) -> Path:
+    """Write events of two users as `to-file` does."""
     users = [(user, frame) for user in ("ann", "bob") for frame in frames]
-    counted = {user: 0 for user, _ in users}
+    row_counts = {user: 0 for user, _ in users}
     batches = []
     for user, frame in users:
-        numbers = pl.int_range(counted[user], counted[user] + frame.height, eager=True)
-        counted[user] += frame.height
-        named = frame.with_columns(numbers.alias(ROW), pl.lit(user).alias("username"))
-        batches.append(make_output_rows(named.drop("_index_"), user=user))
+        numbers = pl.int_range(row_counts[user], row_counts[user] + frame.height, eager=True)
+        row_counts[user] += frame.height
+        rows = frame.with_columns(numbers.alias(ROW), pl.lit(user).alias("username"))
+        batches.append(make_output_rows(rows.drop("_index_"), user=user))
     list(run_stage(ToFile(str(path)), batches))
     return path
 
 
-def shape(found):
-    return [
-        (one.incident.id, one.incident.user, one.incident.count, one.incident.level)
-        for one in found.incidents
-    ]
+def list_incidents(data):
+    incidents = [view.incident for view in data.incidents]
+    return [(each.id, each.user, each.count, each.level) for each in incidents]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_output_makes_the_same_page(tmp_path, form):
-    file = output(tmp_path / f"out.{form}", normal_events(), alerts([HOUR * 50, HOUR * 50 + 9]))
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_output_format_gives_the_same_page(tmp_path, file_format):
+    file = write_output(
+        tmp_path / f"out.{file_format}", normal_events(), alerts([HOUR * 50, HOUR * 50 + 9])
+    )
     found = build_report(ReportRequest(alerts_per_day=1), [file])
-    first = output(tmp_path / "first.csv", normal_events(), alerts([HOUR * 50, HOUR * 50 + 9]))
-    assert shape(found) == shape(build_report(ReportRequest(alerts_per_day=1), [first]))
-    assert {user for _, user, *_ in shape(found)} == {"ann", "bob"}
+    first = write_output(
+        tmp_path / "first.csv", normal_events(), alerts([HOUR * 50, HOUR * 50 + 9])
+    )
+    assert list_incidents(found) == list_incidents(
+        build_report(ReportRequest(alerts_per_day=1), [first])
+    )
+    assert {user for _, user, *_ in list_incidents(found)} == {"ann", "bob"}
     event = found.incidents[0].incident.events[0]
     assert event.why.columns[0].value == "DeleteTrail"
     assert found.account.read == 2 * (normal_events().height + 2)
@@ -56,17 +60,17 @@ def test_every_form_of_output_makes_the_same_page(tmp_path, form):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    each = day(400).with_columns(times(400).alias("time"))
-    history = pl.concat(each.with_columns(who=pl.lit(user)) for user in ("ann", "bob"))
-    known = Fingerprints.train(history, user="who", time="time", columns=COLUMNS, epochs=1)
-    folder = tmp_path_factory.mktemp("known") / "models"
-    known.save(folder)
+    days = day(400).with_columns(times(400).alias("time"))
+    history = pl.concat(days.with_columns(who=pl.lit(user)) for user in ("ann", "bob"))
+    fingerprints = Fingerprints.train(history, user="who", time="time", columns=COLUMNS, epochs=1)
+    folder = tmp_path_factory.mktemp("models") / "models"
+    fingerprints.save(folder)
     return str(folder)
 
 
-@pytest.mark.parametrize("form", ["csv", "json"])
-def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, form):
-    file = output(tmp_path / "out.csv", normal_events(), alerts([HOUR * 50]))
+@pytest.mark.parametrize("file_format", ["csv", "json"])
+def test_techniques_that_replay_did_not_catch_are_detection_gaps(tmp_path, models, file_format):
+    file = write_output(tmp_path / "out.csv", normal_events(), alerts([HOUR * 50]))
     rows = [
         ("stop-trail", "ann", "recorded", True),
         ("stop-trail", "ann", "hours", False),
@@ -78,8 +82,8 @@ def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, for
         ("stop-trail", "eve", "hours", False),
     ]
     trials = pl.DataFrame(rows, ["technique", "user", "grade", "caught"], orient="row")
-    path = tmp_path / f"trials.{form}"
-    path.write_text(trials.write_csv() if form == "csv" else trials.write_ndjson())
+    path = tmp_path / f"trials.{file_format}"
+    path.write_text(trials.write_csv() if file_format == "csv" else trials.write_ndjson())
     found = build_report(ReportRequest(models=models, replay=str(path)), [file])
     weak = {person.name: person.profile.weak for person in found.people}
     assert weak["ann"][0] == (
@@ -89,40 +93,43 @@ def test_what_replay_did_not_catch_is_among_the_weak_spots(tmp_path, models, for
     assert not any("replayed" in spot for spot in weak["bob"])
 
 
-def test_replay_wants_fingerprints_and_a_file_of_trials(tmp_path, models):
-    file = output(tmp_path / "out.csv", normal_events())
-    with pytest.raises(UsageError, match=r"--replay: weak spots .* Give --models, too"):
+def test_replay_needs_models_and_a_file_of_trials(tmp_path, models):
+    file = write_output(tmp_path / "out.csv", normal_events())
+    with pytest.raises(UsageError, match=r"--replay: detection gaps .* Give --models, too"):
         build_report(ReportRequest(replay="trials.csv"), [file])
     for wrong in ("nowhere.csv", file):
         with pytest.raises(UsageError, match=r"--replay: .* cannot be read: .* tools replay --fil"):
             build_report(ReportRequest(models=models, replay=str(wrong)), [file])
 
 
-def test_numbers_that_are_missing_between_rows_show_that_filter_has_run(tmp_path):
+def test_missing_row_numbers_show_that_filter_dropped_events(tmp_path):
     frame = alerts([HOUR * n for n in range(0, 20, 2)])
-    path = output(tmp_path / "all.csv", frame)
+    path = write_output(tmp_path / "all.csv", frame)
     assert "No filter" in build_report(ReportRequest(), [path]).rule
-    kept = pl.read_csv(path, infer_schema=False).gather_every(2)
-    kept.rename({kept.columns[0]: ""}, strict=False).write_csv(tmp_path / "few.csv")
+    rest = pl.read_csv(path, infer_schema=False).gather_every(2)
+    rest.rename({rest.columns[0]: ""}, strict=False).write_csv(tmp_path / "few.csv")
     found = build_report(ReportRequest(), [tmp_path / "few.csv"])
     assert found.rule == "Alerts are the events that filter kept."
     assert len(found.incidents) == 10
 
 
-def test_by_ae_anomaly_score_alone_a_user_is_measured_by_their_own_mean(tmp_path):
-    calm = normal_events().drop(RISK).with_columns(pl.lit(1.0).alias(SCORE))
-    calm = calm.with_columns(
+def test_without_risk_a_users_scale_is_the_mean_of_their_scores(tmp_path):
+    normal = normal_events().drop(RISK).with_columns(pl.lit(1.0).alias(SCORE))
+    normal = normal.with_columns(
         pl.when(pl.int_range(pl.len()) % 2 == 0).then(0.9).otherwise(1.1).alias(SCORE)
     )
-    loud = alerts([HOUR * 60]).drop(RISK).with_columns(pl.lit(3.0).alias(SCORE))
-    file = output(tmp_path / "out.csv", calm, loud)
+    unusual = alerts([HOUR * 60]).drop(RISK).with_columns(pl.lit(3.0).alias(SCORE))
+    file = write_output(tmp_path / "out.csv", normal, unusual)
     found = build_report(ReportRequest(), [file])
-    assert [(user, count) for _, user, count, _ in shape(found)] == [("ann", 1), ("bob", 1)]
+    assert [(user, count) for _, user, count, _ in list_incidents(found)] == [
+        ("ann", 1),
+        ("bob", 1),
+    ]
     assert found.reach is None
 
 
-def test_the_command_writes_the_page_and_names_it(tmp_path):
-    file = output(tmp_path / "out.csv", normal_events(), alerts([HOUR * 50]))
+def test_the_command_writes_the_page_and_prints_its_name(tmp_path):
+    file = write_output(tmp_path / "out.csv", normal_events(), alerts([HOUR * 50]))
     page = tmp_path / "pages" / "page.html"
     done = CliRunner().invoke(morpheus, ["report", str(file), "--filename", str(page)])
     assert done.exit_code == 0, done.output
@@ -130,7 +137,7 @@ def test_the_command_writes_the_page_and_names_it(tmp_path):
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_what_is_wrong_with_the_files_is_said(tmp_path):
+def test_errors_say_what_is_wrong_with_a_file(tmp_path):
     with pytest.raises(UsageError, match="There is no file"):
         build_report(ReportRequest(), [tmp_path / "nothing.csv"])
     broken = tmp_path / "broken.parquet"
@@ -142,14 +149,14 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
     with pytest.raises(RecordError, match=r"odd.csv:2: `eventTime` is 'yesterday'"):
         build_report(ReportRequest(), [odd])
     odd.write_text("who,eventTime,risk\nann,2026-01-01T00:00:00Z,1\n")
-    with pytest.raises(UsageError, match="Name one of its own, such as `who`"):
+    with pytest.raises(UsageError, match="Give one of its columns, such as `who`"):
         build_report(ReportRequest(), [odd])
     odd.write_text("username,risk\nann,1\n")
     with pytest.raises(UsageError, match="no time column"):
         build_report(ReportRequest(), [odd])
 
 
-def test_lines_whose_columns_change_their_type_are_text(tmp_path):
+def test_a_column_whose_type_changes_is_text(tmp_path):
     file = tmp_path / "out.jsonl"
     file.write_text(
         '{"username": "ann", "eventTime": "2026-01-01T00:00:00Z", "risk": 4.5, "x": 1}\n'
@@ -159,8 +166,8 @@ def test_lines_whose_columns_change_their_type_are_text(tmp_path):
     assert [event.raw["x"] for event in found.incidents[0].incident.events] == ["1", '{"y":2}']
 
 
-def test_a_page_that_is_there_stays_without_overwrite(tmp_path):
-    file = output(tmp_path / "out.csv", normal_events())
+def test_an_existing_page_stays_without_overwrite(tmp_path):
+    file = write_output(tmp_path / "out.csv", normal_events())
     page = tmp_path / "page.html"
     page.write_text("old")
     with pytest.raises(UsageError, match="morpheus report --overwrite"):
