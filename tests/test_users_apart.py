@@ -1,4 +1,4 @@
-"""Users do not affect each other: a followed folder gives what one run over its files gives."""
+"""Users do not affect each other: a watched directory gives the output of one run."""
 
 from __future__ import annotations
 

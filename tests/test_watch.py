@@ -1,4 +1,4 @@
-"""A folder that is followed: what comes later is scored, and Ctrl+C ends it without a loss."""
+"""A watched directory: new files are scored, and Ctrl+C keeps the output."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def rows_in(path):
     return pl.read_csv(path).height if path.exists() else 0
 
 
-def test_later_files_are_scored_and_the_first_ctrl_c_ends_the_run_with_its_output(tmp_path):
+def test_watched_directory_scores_new_files_and_first_ctrl_c_keeps_the_output(tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "a.jsonl", 1, 60)
     words = [
@@ -45,11 +45,11 @@ def test_later_files_are_scored_and_the_first_ctrl_c_ends_the_run_with_its_outpu
             until(lambda: rows_in(tmp_path / "out.csv") > 60)
         finally:
             process.send_signal(signal.SIGINT)
-            said = process.communicate(timeout=20)[1]
-    assert process.returncode == 130, said
-    assert "100 events of 1 user" in said
-    assert "Stopping pipeline. Please wait..." in said
-    assert "Traceback" not in said
+            message = process.communicate(timeout=20)[1]
+    assert process.returncode == 130, message
+    assert "100 events of 1 user" in message
+    assert "Stopping pipeline. Please wait..." in message
+    assert "Traceback" not in message
     frame = pl.read_csv(tmp_path / "out.csv")
     assert frame[""].to_list() == list(range(100)), "numbers of a user's events go on"
     assert frame["ae_anomaly_score"].is_not_nan().all()

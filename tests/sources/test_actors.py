@@ -1,4 +1,4 @@
-"""Who acted, by the rules of each kind of log."""
+"""Actor rules of each log format."""
 
 import json
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_every_type_of_cloudtrail_identity_has_an_actor(event, actor, kind):
         ({}, "unknown", "unknown"),
     ],
 )
-def test_every_kind_of_entra_identity_has_an_actor(event, actor, kind):
+def test_every_type_of_entra_identity_has_an_actor(event, actor, kind):
     assert called(AZURE_FORMAT, event) == (actor, kind)
 
 
@@ -161,14 +161,14 @@ def test_every_kind_of_entra_identity_has_an_actor(event, actor, kind):
         ({}, "unknown", "unknown"),
     ],
 )
-def test_every_kind_of_duo_identity_has_an_actor(event, actor, kind):
+def test_every_type_of_duo_identity_has_an_actor(event, actor, kind):
     assert called(DUO_FORMAT, event) == (actor, kind)
 
 
 @pytest.mark.parametrize(
     "log", [CLOUDTRAIL_FORMAT, AZURE_FORMAT, DUO_FORMAT], ids=lambda log: log.name
 )
-def test_rules_look_at_columns_that_the_log_has(log):
+def test_rules_only_use_columns_of_the_log(log):
     assert set(collect_rule_columns(log.actor_rules)) <= set(log.columns)
 
 
@@ -210,7 +210,7 @@ def test_all_events_of_the_rule_tests_have_an_actor(tmp_path):
     }
 
 
-def test_the_actor_is_the_user_everywhere(tmp_path):
+def test_the_actor_can_be_the_user(tmp_path):
     (tmp_path / "a.csv").write_text(
         "eventTime,userIdentitytype,userIdentityaccountId,userIdentityuserName\n"
         "2024-05-31T09:30:00Z,IAMUser,12,ann\n2024-05-31T09:31:00Z,Root,12,\n"

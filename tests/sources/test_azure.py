@@ -1,4 +1,4 @@
-"""from-azure: every form of a sign-in gives the same event."""
+"""from-azure: every format of a sign-in gives the same event."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from morpheus.columns import POPULATION_USER, ROW, TIME, read_lines
+from morpheus.columns import POPULATION_USER, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.errors import RecordError, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.sources.azure import AZURE_FORMAT, FromAzure
@@ -55,10 +55,10 @@ def diagnostic(record: dict[str, Any]) -> dict[str, Any]:
 def read(
     pattern: Path, *, columns: Any = FEATURES, **options: Any
 ) -> tuple[list[Events], RunMetrics]:
-    summary = RunMetrics()
+    metrics = RunMetrics()
     source = FromAzure(input_glob=str(pattern), options=PipelineOptions(columns=columns), **options)
     source.validate()
-    return list(source.events(None, summary)), summary
+    return list(source.events(None, metrics)), metrics
 
 
 def written(path: Path, text: str) -> Path:
@@ -70,7 +70,7 @@ def lines(records: Any) -> str:
     return "\n".join(map(json.dumps, records))
 
 
-def test_the_columns_are_upstreams_and_what_helps_to_judge_them(tmp_path: Path) -> None:
+def test_columns_are_the_features_and_the_context(tmp_path: Path) -> None:
     [batch], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
     assert set(FEATURES) | set(AZURE_FORMAT.context_columns) < set(batch.frame.columns)
     assert batch.frame.columns[-4:] == ["appincrement", "locincrement", "logcount", TIME]
@@ -103,20 +103,20 @@ def test_every_form_of_json_gives_the_same_events(tmp_path: Path, text: str) -> 
     ],
     ids=["diagnostic settings", "event hub", "properties as text"],
 )
-def test_what_stands_around_properties_gives_way_to_them(tmp_path: Path, text: str) -> None:
+def test_properties_take_precedence_over_their_envelope(tmp_path: Path, text: str) -> None:
     [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
     [batch], _ = read(written(tmp_path / "b.json", text))
     assert batch.frame.drop("category").equals(expected.frame.drop("category"))
     assert batch.frame["category"].to_list() == ["SignInLogs"] * 3
 
 
-def test_a_sign_in_without_a_time_of_its_own_has_that_of_its_record(tmp_path: Path) -> None:
+def test_sign_in_without_a_time_uses_the_time_of_its_record(tmp_path: Path) -> None:
     record = {name: value for name, value in sign_in(1).items() if name != "createdDateTime"}
     [batch], _ = read(written(tmp_path / "a.json", lines([diagnostic(record)])))
     assert batch.frame["createdDateTime"].to_list() == ["2024-05-31T10:00:00Z"]
 
 
-def test_the_portals_csv_has_the_columns_of_json(tmp_path: Path) -> None:
+def test_csv_of_the_portal_has_the_columns_of_json(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "Date (UTC),Request ID,User,Username,Application,Client app,Failure reason,"
         "Sign-in error code,Browser,Operating System,Location,Status\n"
@@ -135,7 +135,7 @@ def test_the_portals_csv_has_the_columns_of_json(tmp_path: Path) -> None:
     assert not {"Location", "Date (UTC)"} & set(batch.frame.columns)
 
 
-def test_flat_csv_has_upstreams_names(tmp_path: Path) -> None:
+def test_flat_csv_has_the_names_of_upstream(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         ",createdDateTime,userPrincipalName,appDisplayName,deviceDetail.browser,location.city\n"
         "0,2024-05-31 09:01:00,ann@x.org,Mail,Edge 99,Cork\n"
@@ -145,29 +145,31 @@ def test_flat_csv_has_upstreams_names(tmp_path: Path) -> None:
     assert batch.frame.row(0, named=True)["locincrement"] == 1
 
 
-def test_our_own_columns_are_had_by_naming_them(tmp_path: Path) -> None:
+def test_derived_columns_can_be_features(tmp_path: Path) -> None:
     columns = ("hourofweek", "hourkind", "agentfamily", "addresskind", "errorclass", "new:appId")
     record = sign_in(1, userAgent="python-requests/2.31", ipAddress="10.0.0.1")
     [batch], _ = read(written(tmp_path / "a.json", lines([record])), columns=columns)
-    told = batch.frame.select(columns).row(0)
-    assert told == ("Fri 09", "weekday 09", "python", "private", "password", None)
+    values = batch.frame.select(columns).row(0)
+    assert values == ("Fri 09", "weekday 09", "python", "private", "password", None)
 
 
-def test_a_derived_column_of_what_no_event_has_is_named(tmp_path: Path, caplog: Any) -> None:
+def test_derived_column_without_inputs_is_reported(tmp_path: Path, caplog: Any) -> None:
     read(written(tmp_path / "a.json", lines([sign_in(1)])), columns=("new:appName",))
-    [told] = caplog.messages
-    assert told == "--columns_file: no event has a column `appName`. Did you mean `appDisplayName`?"
+    [message] = caplog.messages
+    assert (
+        message == "--columns_file: no event has a column `appName`. Did you mean `appDisplayName`?"
+    )
 
 
-def test_a_record_that_is_no_sign_in_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_record_of_another_log_is_rejected_with_its_line(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([sign_in(1), {"properties": {"id": "1"}}]))
     with pytest.raises(RecordError, match=r"a\.json:2: the record has no `createdDateTime`"):
         read(file)
-    _, summary = read(file, bad_record="skip")
-    assert (summary.input.accepted, summary.input.refused) == (1, 1)
+    _, metrics = read(file, bad_record="skip")
+    assert (metrics.input.accepted, metrics.input.refused) == (1, 1)
 
 
-def test_a_wrong_user_column_is_answered_with_the_right_one(tmp_path: Path) -> None:
+def test_wrong_user_column_gets_a_suggestion(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([sign_in(1)]))
     source = FromAzure(input_glob=str(file), options=PipelineOptions(userid_column_name="userName"))
     with pytest.raises(UsageError, match=r"no user column `userName`.*`userPrincipalName`"):
@@ -175,30 +177,30 @@ def test_a_wrong_user_column_is_answered_with_the_right_one(tmp_path: Path) -> N
 
 
 @real
-def test_the_real_sign_ins_derived_columns_equal_a_plain_recomputation() -> None:
-    batches, summary = read(DATA / "azure-signins")
-    assert (len(batches), summary.input.accepted) == (17, 323)
+def test_derived_columns_of_real_sign_ins_equal_a_plain_recomputation() -> None:
+    batches, metrics = read(DATA / "azure-signins")
+    assert (len(batches), metrics.input.accepted) == (17, 323)
     for batch in batches:
-        for row, told in zip(batch.frame.to_dicts(), plainly(batch.frame), strict=True):
-            assert (row["logcount"], row["locincrement"], row["appincrement"]) == told
+        for row, expected in zip(batch.frame.to_dicts(), plainly(batch.frame), strict=True):
+            assert (row["logcount"], row["locincrement"], row["appincrement"]) == expected
 
 
 def plainly(frame: pl.DataFrame) -> list[tuple[int, int, int]]:
     """Upstream's three columns, by a loop over events."""
-    told: list[tuple[int, int, int]] = []
+    counts: list[tuple[int, int, int]] = []
     days: dict[Any, tuple[list[Any], set[Any], set[Any]]] = {}
     place = ("locationcity", "locationstate", "locationcountryOrRegion")
     for row in frame.to_dicts():
         passed, places, apps = days.setdefault(row[TIME].date(), ([], set(), set()))
         places.add(tuple(row[name] for name in place))
         apps.update({row["appDisplayName"]} - {None})
-        told.append((len(passed), len(places), len(apps)))
+        counts.append((len(passed), len(places), len(apps)))
         passed.append(row)
-    return told
+    return counts
 
 
 @real
-def test_two_days_are_learnt_and_the_third_is_scored(tmp_path: Path) -> None:
+def test_model_of_two_days_scores_the_third(tmp_path: Path) -> None:
     records = (DATA / "azure-signins/signins.jsonl").read_text().splitlines()
     days = sorted({json.loads(line)["properties"]["createdDateTime"][:10] for line in records})
     for line in records:
@@ -214,28 +216,28 @@ def test_two_days_are_learnt_and_the_third_is_scored(tmp_path: Path) -> None:
         InfPytorch(),
         AddScores(label=("ae_anomaly_score", "risk")),
     ]
-    summary = Pipeline(chain, PipelineOptions(num_threads=1)).run()
-    assert summary.input.accepted + summary.training.accepted == 323
-    assert summary.scored > 0
-    assert {card.last[:10] for card in summary.cards.values()} <= set(days[:-1])
+    metrics = Pipeline(chain, PipelineOptions(num_threads=1)).run()
+    assert metrics.input.accepted + metrics.training.accepted == 323
+    assert metrics.scored > 0
+    assert {card.last[:10] for card in metrics.cards.values()} <= set(days[:-1])
 
 
-def test_everybody_is_surveyed_with_derived_columns_in_memory_and_on_disk(tmp_path: Path) -> None:
+def test_population_sample_has_derived_columns_in_memory_and_on_disk(tmp_path: Path) -> None:
     records = [sign_in(n, userPrincipalName=f"user{n % 3}@x.org") for n in range(60)]
     chosen = PipelineOptions(
         columns=("appDisplayName", "logcount", "new:appDisplayName"), needs_population=True
     )
     files = FileDiscovery(str(written(tmp_path / "a.json", lines(records))))
     surveys = []
-    for room in (
+    for budget in (
         MemoryBudget(),
         MemoryBudget(max_cells_in_memory=100, partition_cells=100, spill_table_cells=50),
     ):
-        summary = RunMetrics()
+        metrics = RunMetrics()
         assert list(
-            FileIngest(AZURE_FORMAT, files, chosen, memory_budget=room).events(None, summary)
+            FileIngest(AZURE_FORMAT, files, chosen, memory_budget=budget).events(None, metrics)
         )
-        surveys.append(summary.population_sample)
+        surveys.append(metrics.population_sample)
     [held, laid_aside] = surveys
     assert held is not None
     assert held.columns == [POPULATION_USER, TIME, *chosen.columns]
@@ -245,15 +247,15 @@ def test_everybody_is_surveyed_with_derived_columns_in_memory_and_on_disk(tmp_pa
 
 @real
 @pytest.mark.parametrize("name", ["Azure.Audit.jsonl", "Azure.MonitorActivity.jsonl"])
-def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, name: str) -> None:
+def test_rule_tests_are_read_and_rejected_records_are_reported(tmp_path: Path, name: str) -> None:
     lines_ = (DATA / "rule-tests" / name).read_text().splitlines()
     file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
-    batches, summary = read(file, bad_record="skip")
-    assert summary.input.read == len(lines_)
-    assert sum(batch.frame.height for batch in batches) == summary.input.accepted
-    assert bool(summary.input.refused) == bool(summary.input.refusals)
+    batches, metrics = read(file, bad_record="skip")
+    assert metrics.input.read == len(lines_)
+    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted
+    assert bool(metrics.input.refused) == bool(metrics.input.refusals)
 
 
-def test_every_column_of_the_context_is_one_of_the_logs() -> None:
+def test_every_context_column_is_a_column_of_the_log() -> None:
     assert set(AZURE_FORMAT.context_columns) <= set(AZURE_FORMAT.columns)
     assert ROW not in AZURE_FORMAT.columns

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 import zstandard
 
-from morpheus.columns import INDEX, ROW, TIME, read_lines
+from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.errors import MorpheusError, RecordError, UsageError
 from morpheus.sources.cloudtrail import CONTEXT_COLUMNS, FromCloudtrail, get_first_owner
 
@@ -44,27 +44,27 @@ def read(
     settings: Any = None,
     **options: Any,
 ) -> tuple[list[Events], RunMetrics]:
-    summary = RunMetrics()
+    metrics = RunMetrics()
     chosen = PipelineOptions(columns=FEATURES, **(settings or {}))
     source = FromCloudtrail(input_glob=str(pattern), options=chosen, **options)
     source.validate()
-    batches = list(source.events(None if history is None else str(history), summary))
-    assert sum(batch.frame.height for batch in batches) == summary.input.accepted
-    return batches, summary
+    batches = list(source.events(None if history is None else str(history), metrics))
+    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted
+    return batches, metrics
 
 
 def user(column: str) -> dict[str, str]:
     return {"userid_column_name": column}
 
 
-def test_native_json_has_the_features_and_the_context_in_a_fixed_order(tmp_path: Path) -> None:
+def test_json_has_features_and_context_in_a_fixed_order(tmp_path: Path) -> None:
     [batch], _ = read(write(tmp_path / "a.json", record(1)))
     wanted = dict.fromkeys(["eventID", "eventTime", *FEATURES, *CONTEXT_COLUMNS])
     assert batch.frame.columns == [ROW, INDEX, *wanted, TIME]
     assert set(batch.frame.dtypes[2:-1]) == {pl.String}
 
 
-def test_account_ids_keep_their_zeros_and_in_csv_are_named(tmp_path: Path) -> None:
+def test_account_ids_keep_leading_zeros_and_have_a_prefix_in_csv(tmp_path: Path) -> None:
     write(tmp_path / "a.json", record(1))
     (tmp_path / "b.csv").write_text(
         "eventTime,userIdentityaccountId\n2024-05-31T09:31:00Z,001\n2024-05-31T09:32:00Z,x\n"
@@ -92,7 +92,7 @@ def test_every_form_gives_the_same_events(tmp_path: Path, name: str, pack: Any) 
         assert batch.frame.equals(expected.frame)
 
 
-def test_records_within_csv_are_read_as_json_is(tmp_path: Path) -> None:
+def test_records_embedded_in_csv_are_read_like_json(tmp_path: Path) -> None:
     [expected], _ = read(write(tmp_path / "a.json", record(1), record(2)))
     cells = pl.DataFrame({"eventJson": [json.dumps(record(s)) for s in (1, 2)]})
     cells.write_csv(tmp_path / "lake.csv")
@@ -111,25 +111,25 @@ def test_dotted_csv_has_the_same_names_as_json(tmp_path: Path) -> None:
     assert batch.frame[TIME].dt.to_string("%F %T").to_list() == ["2023-07-10 11:42:36"]
 
 
-def test_csv_keeps_its_own_numbering_and_columns_in_order(tmp_path: Path) -> None:
+def test_csv_keeps_its_row_numbers_and_column_order(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         ",eventID,eventTime,userIdentityaccountId,zeta,alpha\n"
         "5,1,2024-05-31T09:30:01Z,x,,q\n4,1,2024-05-31T09:30:01Z,x,p,\n"
     )
-    [batch], summary = read(tmp_path / "a.csv")
+    [batch], metrics = read(tmp_path / "a.csv")
     names = ["eventID", "eventTime", "userIdentityaccountId", "zeta", "alpha"]
     assert batch.frame.columns == [ROW, INDEX, *names, TIME]
     assert batch.frame[INDEX].to_list() == [4, 5]
     assert batch.frame["zeta"].to_list() == ["p", None]
-    assert summary.input.duplicates == 0
+    assert metrics.input.duplicates == 0
 
 
-def test_all_columns_pass_when_asked_for(tmp_path: Path) -> None:
+def test_all_columns_keeps_all_columns(tmp_path: Path) -> None:
     [batch], _ = read(write(tmp_path / "a.json", record(1, odd={"b": [1]})), all_columns=True)
     assert batch.frame["oddb"].to_list() == ["[1]"]
 
 
-def test_nothing_depends_on_names_and_number_of_files(tmp_path: Path) -> None:
+def test_names_and_number_of_files_do_not_matter(tmp_path: Path) -> None:
     records = [record(s, account=f"{s % 3}", odd=s) for s in range(40)]
     for n, part in enumerate((records[:20], records[20:])):
         write(tmp_path / f"one/{n}.json", *part)
@@ -141,30 +141,30 @@ def test_nothing_depends_on_names_and_number_of_files(tmp_path: Path) -> None:
     assert all(a.frame.equals(b.frame) for a, b in zip(one, two, strict=True))
 
 
-def test_digests_and_insights_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_digests_and_insights_are_skipped_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "AWSLogs/1/CloudTrail/us/a.json", record(1))
     write(tmp_path / "AWSLogs/1/CloudTrail-Digest/us/d.json")
     write(tmp_path / "AWSLogs/1/CloudTrail-Insight/us/i.json")
-    _, summary = read(tmp_path / "AWSLogs")
-    assert (summary.input.files, summary.input.skipped_files, summary.input.read) == (1, 2, 1)
+    _, metrics = read(tmp_path / "AWSLogs")
+    assert (metrics.input.files, metrics.input.skipped_files, metrics.input.read) == (1, 2, 1)
 
 
-def test_copies_are_later_by_as_long_as_the_file_lasts_and_no_duplicates(tmp_path: Path) -> None:
-    [batch], summary = read(write(tmp_path / "a.json", record(0), record(10)), repeat=3)
+def test_repetitions_are_shifted_by_the_span_and_are_no_duplicates(tmp_path: Path) -> None:
+    [batch], metrics = read(write(tmp_path / "a.json", record(0), record(10)), repeat=3)
     seconds = batch.frame[TIME].dt.second().to_list()
     assert seconds == [0, 10, 10, 20, 20, 30]
     assert batch.frame["eventTime"].to_list()[-1] == "2024-05-31T09:30:30Z"
-    assert (summary.input.read, summary.input.duplicates) == (6, 0)
+    assert (metrics.input.read, metrics.input.duplicates) == (6, 0)
 
 
-def test_history_is_read_like_the_input_and_not_repeated(tmp_path: Path) -> None:
+def test_history_is_read_like_the_input_but_not_repeated(tmp_path: Path) -> None:
     write(tmp_path / "old/a.json", record(0), record(1, account="2"), record(2, account=None))
     new = write(tmp_path / "new.json", record(9))
-    batches, summary = read(new, tmp_path / "old/*.json", repeat=2)
+    batches, metrics = read(new, tmp_path / "old/*.json", repeat=2)
     assert [
         (b.user, b.frame.height, b.history is not None and b.history.height) for b in batches
     ] == [("001", 2, 1), ("2", 0, 1)]
-    assert (summary.training.read, summary.training.no_user) == (3, 1)
+    assert (metrics.training.read, metrics.training.no_user) == (3, 1)
 
 
 BAD_LINES = [
@@ -178,31 +178,31 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "says"), BAD_LINES)
-def test_a_bad_record_names_file_and_line_and_what_to_type(
-    tmp_path: Path, line: str, says: str
+@pytest.mark.parametrize(("line", "expected"), BAD_LINES)
+def test_bad_record_is_reported_with_file_line_and_fix(
+    tmp_path: Path, line: str, expected: str
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{json.dumps(record(1))}\n\n{line}\n")
-    with pytest.raises(RecordError, match=rf"a\.jsonl:3: .*({says}).*`--bad_record skip`"):
+    with pytest.raises(RecordError, match=rf"a\.jsonl:3: .*({expected}).*`--bad_record skip`"):
         read(path)
 
 
-def test_bad_records_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
+def test_bad_records_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     lines = [json.dumps(record(1)), *(line for line, _ in BAD_LINES), json.dumps(record(2))]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     (tmp_path / "b.json").write_text(json.dumps({"Records": [record(3)] * 9})[:300])
     (tmp_path / "c.json.gz").write_bytes(gzip.compress(b"[]" * 99)[:-4])
     (tmp_path / "d.csv").write_text("eventTime,userIdentityaccountId\n2024-05-31T09:30:09Z\n")
     (tmp_path / "e.csv").write_text("time,userIdentityaccountId\n1,x\n2,y\n")
-    [batch], summary = read(tmp_path, bad_record="skip")
+    [batch], metrics = read(tmp_path, bad_record="skip")
     assert batch.frame.height == 2
-    assert (summary.input.files, summary.input.read, summary.input.refused) == (5, 11, 9)
-    assert summary.input.refusals[0].startswith(f"{tmp_path / 'a.jsonl'}:2: ")
+    assert (metrics.input.files, metrics.input.read, metrics.input.refused) == (5, 11, 9)
+    assert metrics.input.refusals[0].startswith(f"{tmp_path / 'a.jsonl'}:2: ")
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "expected"),
     [
         (
             "a.json",
@@ -224,15 +224,15 @@ def test_bad_records_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
         ("a.parquet", "x", r"a\.parquet: not a complete Parquet file"),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong(
-    tmp_path: Path, name: str, text: str, says: str
+def test_bad_file_is_reported_with_the_reason(
+    tmp_path: Path, name: str, text: str, expected: str
 ) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(MorpheusError, match=says):
+    with pytest.raises(MorpheusError, match=expected):
         read(tmp_path / name)
 
 
-def test_a_mistyped_user_column_is_told_with_what_may_be_meant(tmp_path: Path) -> None:
+def test_mistyped_user_column_gets_a_suggestion(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1))
     with pytest.raises(
         UsageError, match=r"no user column `userIdentityArn`.*--userid_column_name=userIdentityarn"
@@ -240,7 +240,7 @@ def test_a_mistyped_user_column_is_told_with_what_may_be_meant(tmp_path: Path) -
         read(path, settings=user("userIdentityArn"))
 
 
-def test_events_without_a_user_belong_to_nobody_and_that_is_told(
+def test_events_without_a_user_cause_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     [batch], _ = read(write(tmp_path / "a.json", record(1, account=None)))
@@ -248,18 +248,16 @@ def test_events_without_a_user_belong_to_nobody_and_that_is_told(
     assert "no event has a `userIdentityaccountId`" in caplog.text
 
 
-def test_a_feature_that_no_event_has_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_feature_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.json", record(1, odd={"x": 1}))
     source = FromCloudtrail(input_glob=str(path), options=PipelineOptions(columns=("oddx", "oddy")))
     [batch] = source.events(None, RunMetrics())
     assert batch.frame["oddx"].to_list() == ["1"]
-    told = "--columns_file: no event has a column `oddy`. Did you mean `oddx`?"
-    assert caplog.messages == [told]
+    message = "--columns_file: no event has a column `oddy`. Did you mean `oddx`?"
+    assert caplog.messages == [message]
 
 
-def test_features_of_which_no_event_has_any_are_refused(tmp_path: Path) -> None:
+def test_features_that_are_all_missing_are_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1))
     columns = ("x" * 100, "other")
     source = FromCloudtrail(input_glob=str(path), options=PipelineOptions(columns=columns))
@@ -267,50 +265,50 @@ def test_features_of_which_no_event_has_any_are_refused(tmp_path: Path) -> None:
         list(source.events(None, RunMetrics()))
 
 
-def test_a_user_that_nobody_is_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_user_filter_without_matches_causes_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write(tmp_path / "a.json", record(1))
-    batches, summary = read(path, settings={"userid_filter": "nobody"})
-    assert (batches, summary.input.other_users) == ([], 1)
-    [told] = caplog.messages
-    assert told.startswith("--userid_filter: no event in ")
-    assert told.endswith(" has `nobody` as its `userIdentityaccountId`.")
+    batches, metrics = read(path, settings={"userid_filter": "nobody"})
+    assert (batches, metrics.input.other_users) == ([], 1)
+    [message] = caplog.messages
+    assert message.startswith("--userid_filter: no event in ")
+    assert message.endswith(" has `nobody` as its `userIdentityaccountId`.")
 
 
 def test_only_the_filtered_user_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1), record(2, account="2"))
-    batches, summary = read(path, path, settings={"userid_filter": "2"})
+    batches, metrics = read(path, path, settings={"userid_filter": "2"})
     assert [batch.user for batch in batches] == ["2"]
-    assert summary.input.other_users == summary.training.other_users == 1
+    assert metrics.input.other_users == metrics.training.other_users == 1
 
 
-def test_the_size_of_what_was_read_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_number_of_events_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="morpheus"):
         read(write(tmp_path / "a.json", record(0), record(9)))
     assert "CloudTrail loading complete. Total rows: 2. Timespan: 0:00:09" in caplog.messages
 
 
-def test_no_match_is_told_for_history_too(tmp_path: Path) -> None:
+def test_history_without_matching_files_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", record(1))
     with pytest.raises(UsageError, match="--train_data_glob: no log file matches"):
         read(path, tmp_path / "*.csv")
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected"),
     [
         ({"max_files": 0}, "--max_files: 0 would read no files"),
         ({"input_glob": ""}, "--input_glob: no files given"),
         ({"watch_directory": True, "repeat": 2}, "Use only one"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_contradicting_options_are_rejected(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         FromCloudtrail(**{"input_glob": "x.json", **options}).validate()
 
 
-def test_a_folder_followed_gives_what_comes_later_and_numbers_on(tmp_path: Path) -> None:
+def test_watched_directory_continues_row_numbers(tmp_path: Path) -> None:
     source = FromCloudtrail(
         input_glob=str(tmp_path / "*.json"),
         watch_directory=True,
@@ -327,16 +325,16 @@ def test_a_folder_followed_gives_what_comes_later_and_numbers_on(tmp_path: Path)
     assert later["eventTime"].to_list() == ["2024-05-31T09:30:02Z"]
 
 
-def test_owners_are_the_first_value_of_the_first() -> None:
+def test_owners_are_the_first_value_of_the_first_owner() -> None:
     cells: list[Any] = [[{"owner": "a", "x": "b"}, {}], [], None, "self", [{}], ["a"]]
     assert [get_first_owner(cell) for cell in cells] == ["a", None, None, "self", None, ["a"]]
 
 
 @real
 @pytest.mark.parametrize("column", ["userIdentityaccountId", "userIdentityarn"])
-def test_real_logs_in_the_layout_of_aws(column: str) -> None:
-    batches, summary = read(DATA / "cloudtrail-attack", settings=user(column))
-    assert (summary.input.files, summary.input.accepted) == (55, 2900)
+def test_real_logs_in_the_folder_layout_of_aws_are_read(column: str) -> None:
+    batches, metrics = read(DATA / "cloudtrail-attack", settings=user(column))
+    assert (metrics.input.files, metrics.input.accepted) == (55, 2900)
     plain = [
         json.loads(gzip.decompress(p.read_bytes())) for p in DATA.glob("cloudtrail-attack/**/*.gz")
     ]
@@ -349,9 +347,9 @@ def test_real_logs_in_the_layout_of_aws(column: str) -> None:
 
 
 @real
-def test_real_console_sessions_hold_56_events_twice() -> None:
-    _, summary = read(DATA / "cloudtrail-console", DATA / "cloudtrail-attack/*.json.gz")
-    assert (summary.input.read, summary.input.duplicates, summary.input.accepted) == (
+def test_real_console_sessions_have_56_duplicates() -> None:
+    _, metrics = read(DATA / "cloudtrail-console", DATA / "cloudtrail-attack/*.json.gz")
+    assert (metrics.input.read, metrics.input.duplicates, metrics.input.accepted) == (
         8226,
         56,
         8170,
@@ -359,20 +357,20 @@ def test_real_console_sessions_hold_56_events_twice() -> None:
 
 
 @real
-def test_recorded_techniques_are_read_whole() -> None:
-    _, summary = read(DATA / "cloudtrail-techniques/*.json", settings=user("userIdentityarn"))
-    assert (summary.input.files, summary.input.accepted) == (35, 310)
+def test_recorded_techniques_are_read_completely() -> None:
+    _, metrics = read(DATA / "cloudtrail-techniques/*.json", settings=user("userIdentityarn"))
+    assert (metrics.input.files, metrics.input.accepted) == (35, 310)
 
 
 @real
-def test_records_within_something_else_are_refused_and_counted() -> None:
+def test_records_inside_other_objects_are_rejected_and_counted() -> None:
     path = DATA / "rule-tests/AWS.CloudTrail.jsonl"
     with pytest.raises(
         RecordError, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"
     ):
         read(path)
-    batches, summary = read(path, bad_record="skip")
-    assert (batches, summary.input.refused) == ([], 463)
+    batches, metrics = read(path, bad_record="skip")
+    assert (batches, metrics.input.refused) == ([], 463)
 
 
 @real
@@ -387,7 +385,7 @@ def test_csv_and_json_of_the_same_users_agree() -> None:
         assert one.frame.select(shared).sort(shared).equals(other.frame.select(shared).sort(shared))
 
 
-def test_the_time_may_be_another_column(tmp_path: Path) -> None:
+def test_time_can_be_another_column(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", record(1, seen="2024-06-01T00:00:00Z"))
     for name, day in (("", "31"), ("event_dt", "31"), ("eventTime", "31"), ("seen", "01")):
         [batch], _ = read(file, settings={"timestamp_column_name": name})

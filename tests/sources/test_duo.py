@@ -1,4 +1,4 @@
-"""from-duo: every form of an authentication gives the same event."""
+"""from-duo: every format of an authentication gives the same event."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from morpheus.columns import TIME, read_lines
+from morpheus.columns import TIME
 from morpheus.core.batch import Events, RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.sources.duo import DUO_FORMAT, FromDuo
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -64,10 +64,10 @@ FIRST = [first(1), first(2), first(3, "Iasi")]
 def read(
     pattern: Path, *, columns: Any = FEATURES, **options: Any
 ) -> tuple[list[Events], RunMetrics]:
-    summary = RunMetrics()
+    metrics = RunMetrics()
     source = FromDuo(input_glob=str(pattern), options=PipelineOptions(columns=columns), **options)
     source.validate()
-    return list(source.events(None, summary)), summary
+    return list(source.events(None, metrics)), metrics
 
 
 def written(path: Path, text: str) -> Path:
@@ -110,7 +110,7 @@ def test_every_form_of_version_2_gives_the_same_events(tmp_path: Path, text: str
     [json.dumps(FIRST), lines(FIRST), answer(FIRST, 1)],
     ids=["list", "lines", "answer"],
 )
-def test_version_1_tells_the_same_under_other_names(tmp_path: Path, text: str) -> None:
+def test_version_1_gives_the_same_events_as_version_2(tmp_path: Path, text: str) -> None:
     [expected], _ = read(written(tmp_path / "a.json", json.dumps(SECOND)))
     [batch], _ = read(written(tmp_path / "b.json", text))
     same = ["txid", *FEATURES, "username", "applicationname", "accessdeviceip", *PLACE, "eventtype"]
@@ -118,20 +118,20 @@ def test_version_1_tells_the_same_under_other_names(tmp_path: Path, text: str) -
     assert batch.frame.columns == expected.frame.columns
 
 
-def test_both_versions_may_stand_in_one_file(tmp_path: Path) -> None:
+def test_both_versions_can_be_in_one_file(tmp_path: Path) -> None:
     [batch], _ = read(written(tmp_path / "a.json", lines([first(1), second(2), first(3)])))
     assert batch.frame["username"].to_list() == ["ann"] * 3
     assert batch.frame["accessdevicelocationcity"].to_list() == ["Cork"] * 3
 
 
-def test_a_time_may_be_a_number_of_seconds_or_milliseconds(tmp_path: Path) -> None:
+def test_time_can_be_seconds_or_milliseconds(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([first(1), {**first(2), "timestamp": 1581616940500}]))
     [batch], _ = read(file)
-    told = batch.frame[TIME].dt.strftime("%F %T%.3f").to_list()
-    assert told == ["2020-02-13 18:01:20.000", "2020-02-13 18:02:20.500"]
+    times = batch.frame[TIME].dt.strftime("%F %T%.3f").to_list()
+    assert times == ["2020-02-13 18:01:20.000", "2020-02-13 18:02:20.500"]
 
 
-def test_the_panels_csv_has_the_columns_of_json(tmp_path: Path) -> None:
+def test_csv_of_the_admin_panel_has_the_columns_of_json(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "Timestamp (UTC),User,Application,Result,Reason,Factor,Browser,Operating System,"
         "Auth Device Name,Access Device IP,Location\n"
@@ -144,25 +144,25 @@ def test_the_panels_csv_has_the_columns_of_json(tmp_path: Path) -> None:
     assert batch.frame.select(same).equals(expected.frame.select(same))
 
 
-def test_our_own_columns_are_had_by_naming_them(tmp_path: Path) -> None:
+def test_derived_columns_can_be_features(tmp_path: Path) -> None:
     columns = ("hourofweek", "addressnetwork", "errorclass", "appincrement", "new:factor")
     record = second(1, result="denied", reason="no_response")
     [batch], _ = read(written(tmp_path / "a.json", lines([record])), columns=columns)
-    told = batch.frame.select(columns).row(0)
-    assert told == ("Thu 18", "203.0.113.0/24", "no answer", 1, "False")
+    values = batch.frame.select(columns).row(0)
+    assert values == ("Thu 18", "203.0.113.0/24", "no answer", 1, "False")
 
 
 @real
 @pytest.mark.parametrize("name", ["Duo.Authentication.jsonl", "Duo.Administrator.jsonl"])
-def test_the_rule_tests_go_through_and_what_is_refused_is_named(tmp_path: Path, name: str) -> None:
+def test_rule_tests_are_read_and_rejected_records_are_reported(tmp_path: Path, name: str) -> None:
     lines_ = (DATA / "rule-tests" / name).read_text().splitlines()
     file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
-    batches, summary = read(file, bad_record="skip")
-    assert summary.input.read == len(lines_)
-    assert sum(batch.frame.height for batch in batches) == summary.input.accepted
-    assert summary.input.refused == (0 if "Admin" in name else len(lines_))
-    assert all("has no `isotimestamp`" in reason for reason in summary.input.refusals)
+    batches, metrics = read(file, bad_record="skip")
+    assert metrics.input.read == len(lines_)
+    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted
+    assert metrics.input.refused == (0 if "Admin" in name else len(lines_))
+    assert all("has no `isotimestamp`" in reason for reason in metrics.input.refusals)
 
 
-def test_every_column_of_the_context_is_one_of_the_logs() -> None:
+def test_every_context_column_is_a_column_of_the_log() -> None:
     assert set(DUO_FORMAT.context_columns) <= set(DUO_FORMAT.columns)

@@ -38,70 +38,80 @@ def test_flat_records_give_the_same_columns(record: object) -> None:
     ]
 
 
-def test_known_and_unknown_names_are_flattened_alike() -> None:
+def test_known_and_unknown_names_are_flattened_the_same_way() -> None:
     record = {"name": "n", "user": {"arn": "a"}, "request": {"count": 3, "deep": {"er": True}}}
     [walked] = rows(record, wanted=(*WANTED, "requestdeeper"))
     assert walked == {**rows(record)[0], "requestdeeper": "True"}
 
 
-def test_values_are_text_as_they_are_written() -> None:
+def test_values_become_text() -> None:
     cells = ["007", True, False, 10**30, 1.5, None, {"b": 1, "a": [None]}, [], "é\n"]
     [*got] = (rows({"request": {"count": cell}})[0]["requestcount"] for cell in cells)
-    told = ["007", "True", "False", "1" + "0" * 30, "1.5", None, '{"a":[null],"b":1}', "[]", "é\n"]
-    assert got == told
+    expected = [
+        "007",
+        "True",
+        "False",
+        "1" + "0" * 30,
+        "1.5",
+        None,
+        '{"a":[null],"b":1}',
+        "[]",
+        "é\n",
+    ]
+    assert got == expected
 
 
-def test_a_column_of_mixed_types_is_text_and_no_error() -> None:
+def test_column_of_mixed_types_becomes_text() -> None:
     cells: list[Any] = ["05", 1, True, None, [1], {"x": 1}, 2.5, 10**400]
     for column in (cells, cells[::-1]):
         got = [row["requestcount"] for row in rows(*({"request": {"count": c}} for c in column))]
-        told = ["05", "1", "True", None, "[1]", '{"x":1}', "2.5", "1" + "0" * 400]
-        assert got == (told if column is cells else told[::-1])
+        expected = ["05", "1", "True", None, "[1]", '{"x":1}', "2.5", "1" + "0" * 400]
+        assert got == (expected if column is cells else expected[::-1])
 
 
-def test_a_branch_that_is_text_does_not_hide_the_rest() -> None:
+def test_text_in_place_of_an_object_does_not_hide_other_values() -> None:
     assert rows({"name": "n", "user": "root"}, {"name": "m", "user": {"arn": "a"}}) == [
         {"name": "n", "userarn": None, "userissuername": None, "requestcount": None},
         {"name": "m", "userarn": "a", "userissuername": None, "requestcount": None},
     ]
 
 
-def test_a_wanted_branch_is_text_beside_its_leaves() -> None:
+def test_wanted_object_is_text_next_to_its_leaves() -> None:
     [row] = rows({"user": {"arn": "a"}}, wanted=("user", "userarn"))
     assert row == {"user": '{"arn":"a"}', "userarn": "a"}
 
 
-def test_all_columns_come_sorted_behind_the_wanted_ones() -> None:
+def test_other_columns_come_sorted_after_the_wanted_ones() -> None:
     got = rows({"z": 1, "user": {"id": "i"}}, {"b": {"a": []}, "name": "n"}, all_columns=True)
     assert list(got[0]) == [*WANTED, "ba", "userid", "z"]
     assert [row["z"] for row in got] == ["1", None]
 
 
-def test_names_that_become_equal_are_told_and_the_first_value_is_kept(
+def test_equal_flat_names_cause_a_warning_and_the_first_value_is_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     records = [{"user": {"id": None}, "userid": "b", "us": {"erid": "c"}}] * 2
     with caplog.at_level(logging.WARNING):
         got = rows(*records, wanted=("userid",))
     assert got == [{"userid": "b"}] * 2
-    [told] = caplog.messages
-    assert told.startswith("`user.id` and `userid` are the same column `userid`")
+    [message] = caplog.messages
+    assert message.startswith("`user.id` and `userid` are the same column `userid`")
 
 
-def test_half_surrogates_and_broken_utf8_are_replaced() -> None:
+def test_lone_surrogates_and_invalid_utf8_are_replaced() -> None:
     got = rows(rb'{"name":"\ud800","user":{"arn":"a"}}', b'{"name":"\xff","user":{"arn":"b"}}')
     assert [row["name"] for row in got] == ["\N{REPLACEMENT CHARACTER}"] * 2
     assert [row["userarn"] for row in got] == ["a", "b"]
 
 
 @pytest.mark.parametrize("record", [b'{"a":', b"[1]", b'"x"', b"", b"[" * 100_000])
-def test_what_is_no_record_is_refused_by_row(record: bytes) -> None:
+def test_invalid_records_are_rejected_by_row(record: bytes) -> None:
     frame, refused = Flattener(WANTED, PATHS).flatten([b'{"name":"n"}', record, b'{"name":"m"}'])
     assert frame["name"].to_list() == ["n", None, "m"]
     assert list(refused) == [1]
 
 
-def test_a_leaf_may_be_given_a_meaning_of_its_own() -> None:
+def test_values_can_be_transformed() -> None:
     [row] = rows(
         {"request": {"owners": [1, 2]}},
         wanted=("requestowners",),
@@ -119,7 +129,7 @@ RECORDS = st.recursive(
 
 
 @given(st.lists(RECORDS, max_size=5))
-def test_the_fast_path_and_the_walk_agree(records: list[Any]) -> None:
+def test_typed_and_untyped_decoding_agree(records: list[Any]) -> None:
     fast = rows(*records)
     walked = [{n: row[n] for n in WANTED} for row in rows(*records, wanted=(*WANTED, "unknown"))]
     assert fast == walked

@@ -1,4 +1,4 @@
-"""A folder with a log of its own is read by it, or refused; its files are never read as loose."""
+"""Delta tables are read by their log; Iceberg tables are rejected."""
 
 import base64
 import json
@@ -50,33 +50,33 @@ def table(tmp_path):
 
 
 def read(pattern, **options):
-    summary = RunMetrics()
+    metrics = RunMetrics()
     source = FromCloudtrail(input_glob=str(pattern), **options)
     source = replace(source, options=source.with_defaults(PipelineOptions()))
     found = [
         (time[:10], batch.user)
-        for batch in source.events(None, summary)
+        for batch in source.events(None, metrics)
         for time in batch.frame["eventTime"]
     ]
-    return sorted(found), summary
+    return sorted(found), metrics
 
 
 WHOLE = sorted([*((DAYS[0], name) for name in NAMES), (DAYS[1], "late")])
 
 
-def test_only_the_files_that_are_live_are_read(table):
+def test_only_active_files_are_read(table):
     assert len(list(table.rglob("*.parquet"))) == 11
     assert read(table)[0] == WHOLE
     assert read(f"{table}/", file_type="parquet")[0] == WHOLE
 
 
-def test_days_outside_the_period_are_not_opened(table):
-    found, summary = read(table, start_time=DAYS[1])
+def test_days_outside_the_time_range_are_not_opened(table):
+    found, metrics = read(table, start_time=DAYS[1])
     assert found == [(DAYS[1], "late")]
-    assert (summary.input.files, summary.input.outside_files) == (1, 4)
+    assert (metrics.input.files, metrics.input.outside_files) == (1, 4)
 
 
-def test_a_checkpoint_is_as_good_as_the_commits_before(table):
+def test_checkpoint_replaces_earlier_commits(table):
     DeltaTable(table).create_checkpoint()
     for commit in table.glob("_delta_log/*.json"):
         commit.unlink()
@@ -87,18 +87,18 @@ def test_a_checkpoint_is_as_good_as_the_commits_before(table):
     "pattern",
     ["", "**/*.parquet", "trail/*.parquet", "trail/date=2024-05-30", "trail/date=*/**/*.parquet"],
 )
-def test_files_of_a_table_are_not_read_as_loose_ones(table, pattern):
-    told = rf"`{table}` is a Delta table.*Give the table itself, --input_glob={table},"
-    with pytest.raises(UsageError, match=told):
+def test_files_of_a_table_are_not_read_one_by_one(table, pattern):
+    message = rf"`{table}` is a Delta table.*Give the table itself, --input_glob={table},"
+    with pytest.raises(UsageError, match=message):
         read(table.parent / pattern)
 
 
-def test_files_of_a_table_are_read_as_they_lie_where_that_is_asked_for(table):
+def test_file_type_parquet_reads_all_files_of_a_table(table):
     found, _ = read(table / "**/*.parquet", file_type="parquet")
     assert (DAYS[0], "gone") in found
 
 
-def test_without_the_extra_it_is_told_how_to_install_it(table, monkeypatch):
+def test_missing_extra_is_reported_with_the_install_command(table, monkeypatch):
     monkeypatch.setitem(sys.modules, "deltalake", None)
     with pytest.raises(
         UsageError, match=r"trail` is a Delta table.*pip install 'morpheus-dfp\[delta\]"
@@ -147,7 +147,7 @@ def with_column_mapping(line):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (with_deletion_vector, "rows in its files are deleted"),
         (with_column_mapping, "its columns have other names"),
@@ -157,21 +157,21 @@ def with_column_mapping(line):
         ),
     ],
 )
-def test_a_table_that_is_more_than_its_files_is_refused(tmp_path, change, told):
+def test_unsupported_table_features_are_rejected(tmp_path, change, message):
     write_deltalake(tmp_path / "t", events(["ann"] * 20))
     changed(tmp_path / "t", change)
-    with pytest.raises(UsageError, match=rf"t` is a Delta table, but {told}.*plain copy"):
+    with pytest.raises(UsageError, match=rf"t` is a Delta table, but {message}.*plain copy"):
         read(tmp_path / "t")
 
 
-def test_a_broken_log_is_told(tmp_path):
+def test_damaged_log_is_reported(tmp_path):
     write_deltalake(tmp_path / "t", events())
     (tmp_path / "t/_delta_log" / f"{0:020}.json").write_text('{"metaData": ')
     with pytest.raises(UsageError, match=r"t` is a Delta table, but its log cannot be read"):
         read(tmp_path / "t")
 
 
-def test_a_table_cannot_be_followed(table):
+def test_table_cannot_be_watched(table):
     source = FromCloudtrail(input_glob=str(table), watch_directory=True)
     with pytest.raises(
         UsageError, match=r"--watch_directory: `.*trail` is a Delta table.*--duration"
@@ -180,7 +180,7 @@ def test_a_table_cannot_be_followed(table):
 
 
 @pytest.mark.parametrize("pattern", ["", "data/*.parquet", "data/date=2024-05-31"])
-def test_a_table_of_iceberg_is_refused(tmp_path, pattern):
+def test_iceberg_table_is_rejected(tmp_path, pattern):
     data = tmp_path / "trail" / "data" / "date=2024-05-31"
     data.mkdir(parents=True)
     events().write_parquet(data / "0.parquet")
@@ -194,12 +194,12 @@ def test_a_table_of_iceberg_is_refused(tmp_path, pattern):
 
 
 @pytest.mark.usefixtures("table")
-def test_a_table_passes_the_whole_chain_under_the_name_it_was_given(tmp_path, monkeypatch):
+def test_table_runs_through_the_pipeline_with_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert {path.parts[:2] for path in FileDiscovery("lake/trail").require().paths} == {
         ("lake", "trail")
     }
     sink = ToFile(filename="out.csv")
-    summary = Pipeline([FromCloudtrail(input_glob="lake/trail"), Serialize(), sink]).run()
-    assert summary.input.files == 5
+    metrics = Pipeline([FromCloudtrail(input_glob="lake/trail"), Serialize(), sink]).run()
+    assert metrics.input.files == 5
     assert set(pl.read_csv("out.csv")["date"]) == set(DAYS)

@@ -5,9 +5,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from morpheus.columns import ACTOR_OPTION, TIME, read_lines
+from morpheus.columns import ACTOR_OPTION, TIME
 from morpheus.core.batch import RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.sources.ocsf import OCSF_FORMAT, FromOcsf
 
 FEATURES = read_lines("columns_ae_ocsf.txt", option="--columns_file")
@@ -55,9 +55,9 @@ def user(**about: Any) -> dict[str, Any]:
 def read(path: Path, **options: Any) -> tuple[pl.DataFrame, RunMetrics]:
     named = options.pop("user", OCSF_FORMAT.user_column)
     settings = PipelineOptions(userid_column_name=named, columns=FEATURES, num_threads=1)
-    summary = RunMetrics()
+    metrics = RunMetrics()
     source = FromOcsf(input_glob=str(path), options=settings, **options)
-    return pl.concat(batch.frame for batch in source.events(None, summary)), summary
+    return pl.concat(batch.frame for batch in source.events(None, metrics)), metrics
 
 
 def parquet(folder: Path, *events: dict[str, Any]) -> Path:
@@ -72,7 +72,7 @@ def lines(path: Path, *events: dict[str, Any]) -> Path:
     return path
 
 
-def test_parquet_and_json_are_read_alike(tmp_path: Path) -> None:
+def test_parquet_and_json_give_the_same_events(tmp_path: Path) -> None:
     events = [event(minute) for minute in range(5)]
     packed, _ = read(parquet(tmp_path / "lake", *events))
     plain, _ = read(lines(tmp_path / "a.json", *events))
@@ -82,7 +82,7 @@ def test_parquet_and_json_are_read_alike(tmp_path: Path) -> None:
     assert packed["actorsessionis_mfa"].to_list() == plain["actorsessionis_mfa"].to_list()
 
 
-def test_a_table_passes_what_json_passes_and_its_partitions(tmp_path: Path) -> None:
+def test_table_has_the_columns_of_json_and_its_partitions(tmp_path: Path) -> None:
     packed, _ = read(parquet(tmp_path / "lake", event()))
     plain, _ = read(lines(tmp_path / "a.json", event()))
     partitions = {"region", "accountId", "eventDay"}
@@ -91,25 +91,25 @@ def test_a_table_passes_what_json_passes_and_its_partitions(tmp_path: Path) -> N
     assert "unmapped" not in packed.columns
 
 
-def test_only_the_days_asked_for_are_opened(tmp_path: Path) -> None:
+def test_only_days_in_the_time_range_are_opened(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "lake", event())
     other = folder / "region=eu-west-1" / "accountId=000000000001" / "eventDay=20240530"
     other.mkdir()
     (other / "b.parquet").write_bytes(b"not opened")
-    frame, summary = read(folder, start_time="2024-05-31", duration="1d")
-    assert frame.height == summary.input.outside_files == 1
+    frame, metrics = read(folder, start_time="2024-05-31", duration="1d")
+    assert frame.height == metrics.input.outside_files == 1
 
 
-def test_other_classes_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_other_classes_are_skipped_and_counted(tmp_path: Path) -> None:
     path = lines(tmp_path / "a.json", event(0), event(1, 4001), event(2, 3002), event(3, 3001))
-    frame, summary = read(path)
+    frame, metrics = read(path)
     assert frame["class_uid"].to_list() == ["6003", "3002", "3001"]
-    assert (summary.input.other_classes, summary.input.accepted) == (1, 3)
-    frame, summary = read(path, class_uid=("3002",))
-    assert (frame.height, summary.input.other_classes) == (1, 3)
+    assert (metrics.input.other_classes, metrics.input.accepted) == (1, 3)
+    frame, metrics = read(path, class_uid=("3002",))
+    assert (frame.height, metrics.input.other_classes) == (1, 3)
 
 
-def test_events_of_the_first_schema_are_read_as_those_of_later_ones(tmp_path: Path) -> None:
+def test_first_schema_version_is_read_like_later_ones(tmp_path: Path) -> None:
     old = event(
         actor={
             "user": {
@@ -127,14 +127,14 @@ def test_events_of_the_first_schema_are_read_as_those_of_later_ones(tmp_path: Pa
     assert frame["actorusercredential_uid"].to_list() == ["AKIA1"]
 
 
-def test_envelopes_are_opened(tmp_path: Path) -> None:
+def test_envelopes_are_unwrapped(tmp_path: Path) -> None:
     cloud = {"specversion": "1.0", "id": "1", "data": event(0)}
     bridge = {"detail-type": "Event", "source": "own", "detail": event(1)}
     frame, _ = read(lines(tmp_path / "a.json", cloud, bridge))
     assert frame.height == 2
 
 
-def test_an_event_without_a_time_in_milliseconds_has_one_in_words(tmp_path: Path) -> None:
+def test_text_time_replaces_a_missing_time_in_milliseconds(tmp_path: Path) -> None:
     frame, _ = read(lines(tmp_path / "a.json", event(time=None, time_dt="2024-05-31T01:02:03.5Z")))
     assert str(frame[TIME][0]) == "2024-05-31 01:02:03.500000+00:00"
 
@@ -156,10 +156,10 @@ def test_an_event_without_a_time_in_milliseconds_has_one_in_words(tmp_path: Path
         ({"actor": {}, "cloud": {"account": {"uid": "2"}}}, "unknown@2"),
     ],
 )
-def test_who_acted_is_found_out(tmp_path: Path, parts: dict[str, Any], name: str) -> None:
+def test_actor_is_resolved(tmp_path: Path, parts: dict[str, Any], name: str) -> None:
     path = lines(tmp_path / "a.json", event(**parts))
     assert read(path, user=ACTOR_OPTION)[0]["actor"].to_list() == [name]
 
 
-def test_every_feature_is_a_field_of_the_schema_that_we_know() -> None:
+def test_every_feature_is_a_known_field() -> None:
     assert set(FEATURES) <= {*OCSF_FORMAT.columns, *OCSF_FORMAT.derived_columns}

@@ -204,14 +204,14 @@ def test_users_do_not_affect_each_other(events: list[Event], hours: list[int]) -
 
 @settings(deadline=None, max_examples=50)
 @given(EVENTS, st.integers(0, 3000))
-def test_a_snapshot_of_a_restored_state_is_the_same(events: list[Event], hour: int) -> None:
+def test_snapshot_of_a_restored_state_is_unchanged(events: list[Event], hour: int) -> None:
     handed, saved = read_in_runs([partition_of(p) for p in cut(events, [hour])], RunMetrics())
     assert save(restore(saved), list(saved)) == saved
     assert saved.keys() == handed.keys()
     assert not restore(saved).snapshot(["nobody"])
 
 
-def test_history_is_handed_out_once_a_run_and_not_counted_again() -> None:
+def test_history_is_given_once_per_run_and_not_counted_again() -> None:
     past = [Event(0, "ann", "x", "get", 1)]
     events = [Event(hour, "ann", "y", "get", hour) for hour in (2, 3)]
     saved: Saved = {}
@@ -230,7 +230,7 @@ def test_history_is_handed_out_once_a_run_and_not_counted_again() -> None:
         saved = save(state, ["ann"])
 
 
-def test_a_state_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_by_user, "_MAX_SEEN_KEYS", 20)
     monkeypatch.setattr(log_format, "_MAX_RECENT_ROWS", 30)
     events = [Event(n // 20, "ann", f"{n}" * 9, "get", n + 1) for n in range(200)]
@@ -244,7 +244,7 @@ def test_a_state_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("limit", [5_000, 8_000, 12_000])
-def test_recent_rows_give_way_where_their_text_is_long(
+def test_recent_rows_are_dropped_if_their_text_is_long(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     events = [Event(n // 20, "ann", f"{n} " * 50, "get", n + 1) for n in range(100)]
@@ -257,7 +257,7 @@ def test_recent_rows_give_way_where_their_text_is_long(
     assert one.recent_times[0] == int(START.timestamp() * 1e6)
 
 
-def test_a_single_run_remembers_nothing() -> None:
+def test_run_without_state_remembers_nothing() -> None:
     partition = partition_of([Event(0, "ann", "x", "get", 1)])
     state = partition.create_state()
     list(partition.events(RunMetrics(), state))
@@ -265,7 +265,7 @@ def test_a_single_run_remembers_nothing() -> None:
     assert state.dedup_window is None
 
 
-def test_a_partition_names_its_users() -> None:
+def test_partition_names_its_users() -> None:
     events = [Event(0, user, "x", "get", 1) for user in ("bob", None, "ann")]
     assert partition_of(events).user_names() == ["bob", None, "ann"]
     assert StreamPartition(iter(())).user_names() == []
@@ -304,7 +304,7 @@ def test_files_read_on_two_days_give_what_one_run_gives(tmp_path: Any) -> None:
     assert_equal({user: pl.concat([first[user], second[user]]) for user in first}, whole)
 
 
-def test_a_watched_directory_goes_on_from_a_saved_state(tmp_path: Any) -> None:
+def test_watched_directory_continues_from_a_saved_state(tmp_path: Any) -> None:
     for name, numbers in {"a": range(100), "b": range(90, 200), "c": range(200, 300)}.items():
         text = json.dumps({"Records": [record(n) for n in numbers]})
         (tmp_path / f"{name}.json").write_text(text)

@@ -32,22 +32,22 @@ def one(text: str | None) -> datetime | None:
         "1717147800000",
     ],
 )
-def test_one_moment_in_every_spelling(text: str) -> None:
+def test_all_formats_give_the_same_time(text: str) -> None:
     assert one(text) == datetime(2024, 5, 31, 9, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
     "text", ["", "2024-13-01T00:00:00Z", "2024-02-30T00:00:00Z", "17171478", "May 31", None]
 )
-def test_what_is_no_time_is_null(text: str | None) -> None:
+def test_invalid_time_is_null(text: str | None) -> None:
     assert one(text) is None
 
 
-def test_a_time_is_kept_to_the_microsecond() -> None:
+def test_time_keeps_microseconds() -> None:
     assert one("2024-05-31T09:30:00.1234567Z") == datetime(2024, 5, 31, 9, 30, 0, 123456, UTC)
 
 
-def test_usual_and_odd_times_stand_in_one_column() -> None:
+def test_column_can_have_several_time_formats() -> None:
     texts = pl.Series(["2024-05-31T09:30:00Z", "nonsense", "2024-05-31 09:30:01", None])
     times = parse_times(texts)
     assert times.dtype == UTC_DATETIME

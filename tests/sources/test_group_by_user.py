@@ -45,23 +45,23 @@ class Taken:
     """What was gathered, ordered, and how it is handed out."""
 
     gathered: SpilledDataset
-    reading: ReadStats
+    stats: ReadStats
 
     def by_user(self, users: pl.DataFrame, memory: DedupWindow | None = None) -> UserGroups:
         return UserGroups.from_frame(
             self.gathered.slice_users(users).read(users),
             users,
             IDENTITY,
-            self.reading,
+            self.stats,
             [] if memory is None else [memory],
         )
 
 
-def gather(*frames: pl.DataFrame, reading: ReadStats | None = None) -> Taken:
+def gather(*frames: pl.DataFrame, stats: ReadStats | None = None) -> Taken:
     gathering = SpillBuffer("user", MemoryBudget(), SpillDir())
     for part in frames:
         gathering.add(part)
-    return Taken(gathering.finish(), reading or ReadStats())
+    return Taken(gathering.finish(), stats or ReadStats())
 
 
 def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[Events]:
@@ -76,13 +76,13 @@ def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[
     return list(iter_batches(users, events.by_user(users), before, batch_size=rows))
 
 
-def test_users_come_in_order_of_their_first_event_and_events_in_order_of_time() -> None:
+def test_users_are_ordered_by_first_event_and_events_by_time() -> None:
     out = handed(gather(frame(event(3, "ann"), event(2, "bob"), event(1, "ann"), event(0, None))))
     assert [batch.user for batch in out] == [None, "ann", "bob"]
     assert out[1].frame[TIME].to_list() == [NOON + timedelta(seconds=s) for s in (1, 3)]
 
 
-def test_a_frame_starts_with_row_and_index_and_ends_with_the_time() -> None:
+def test_frame_starts_with_row_and_index_and_ends_with_time() -> None:
     [batch] = handed(gather(frame(event(1, index=4), event(0, index=9))))
     assert batch.frame.columns == [ROW, INDEX, "id", "user", "account", TIME]
     assert batch.frame[ROW].to_list() == [0, 1]
@@ -90,7 +90,7 @@ def test_a_frame_starts_with_row_and_index_and_ends_with_the_time() -> None:
     assert batch.frame.schema[ROW] == batch.frame.schema[INDEX] == pl.Int64
 
 
-def test_ties_in_time_go_by_index_then_by_id_then_by_the_rest() -> None:
+def test_ties_in_time_are_ordered_by_index_then_id_then_content() -> None:
     events = [
         event(0, index=1),
         event(0, name="b"),
@@ -117,7 +117,7 @@ EVENTS = st.builds(
 
 
 @given(st.lists(EVENTS, min_size=1), st.randoms(use_true_random=False), st.integers(1, 4))
-def test_neither_order_nor_cut_of_the_frames_matters(
+def test_order_and_split_of_frames_do_not_matter(
     events: list[tuple[Any, ...]],
     random: Any,
     cut: int,
@@ -131,12 +131,12 @@ def test_neither_order_nor_cut_of_the_frames_matters(
 
 @given(st.lists(EVENTS))
 def test_every_event_is_kept_or_counted(events: list[tuple[Any, ...]]) -> None:
-    reading = ReadStats(read=len(events))
-    out = handed(gather(frame(*events), reading=reading))
-    assert sum(batch.frame.height for batch in out) == reading.accepted
+    stats = ReadStats(read=len(events))
+    out = handed(gather(frame(*events), stats=stats))
+    assert sum(batch.frame.height for batch in out) == stats.accepted
 
 
-def test_columns_do_not_depend_on_the_order_of_the_frames() -> None:
+def test_columns_do_not_depend_on_the_order_of_frames() -> None:
     wide, narrow = frame(event(0)), frame(event(1)).drop("account").with_columns(extra=pl.lit("x"))
     columns = [INDEX, "id", "user", "account", "extra", TIME]
     wide = wide.with_columns(more=pl.lit("y"))
@@ -148,16 +148,16 @@ def test_columns_do_not_depend_on_the_order_of_the_frames() -> None:
     assert set(columns) < {INDEX, *one, TIME}
 
 
-def test_an_event_delivered_twice_counts_once() -> None:
-    name, reading = str(uuid.uuid4()), ReadStats()
+def test_event_delivered_twice_counts_once() -> None:
+    name, stats = str(uuid.uuid4()), ReadStats()
     parts = [frame(event(0, name=name, index=i)) for i in (3, 1)]
-    [batch] = handed(gather(*parts, reading=reading))
+    [batch] = handed(gather(*parts, stats=stats))
     assert batch.frame[INDEX].to_list() == [1]
-    assert reading.duplicates == 1
+    assert stats.duplicates == 1
 
 
-def test_equal_numbers_other_accounts_and_other_users_are_no_duplicates() -> None:
-    name, reading = str(uuid.uuid4()), ReadStats()
+def test_same_number_in_other_accounts_or_users_is_no_duplicate() -> None:
+    name, stats = str(uuid.uuid4()), ReadStats()
     events = [
         event(0),
         event(1),
@@ -165,30 +165,30 @@ def test_equal_numbers_other_accounts_and_other_users_are_no_duplicates() -> Non
         event(3, name=name, account="2"),
         event(4, "bob", name=name),
     ]
-    handed(gather(frame(*events), reading=reading))
-    assert reading.duplicates == 0
+    handed(gather(frame(*events), stats=stats))
+    assert stats.duplicates == 0
 
 
-def test_a_later_round_remembers_what_was_seen_but_not_for_ever() -> None:
-    memory, reading = DedupWindow(), ReadStats()
+def test_later_batch_recognises_earlier_events() -> None:
+    memory, stats = DedupWindow(), ReadStats()
     names = [str(uuid.UUID(int=n)) for n in (1, 1, 2)]
     for name in names:
-        taken = gather(frame(event(0, name=name)), reading=reading)
+        taken = gather(frame(event(0, name=name)), stats=stats)
         taken.by_user(
             plan_partitions(taken.gathered.user_stats, None, 99, include_history_only=True), memory
         )
-    assert reading.duplicates == 1
+    assert stats.duplicates == 1
     assert memory.seen_events is not None
     assert memory.seen_events.height == 2
 
 
-def test_long_users_are_cut_and_their_rows_numbered_on() -> None:
+def test_users_are_split_into_batches_with_continuous_row_numbers() -> None:
     out = handed(gather(frame(*(event(s) for s in range(5)))), gather(frame(event(-1))), rows=2)
     assert [batch.frame[ROW].to_list() for batch in out] == [[0, 1], [2, 3], [4]]
     assert [batch.history is not None for batch in out] == [True, False, False]
 
 
-def test_history_comes_with_the_first_batch_and_users_without_events_last_by_name() -> None:
+def test_history_is_in_the_first_batch_and_users_without_events_come_last() -> None:
     history = gather(frame(event(0, "zoe"), event(1, "ann"), event(2, "bob"), event(3, "ann")))
     out = handed(gather(frame(event(9, "eve"), event(9, "ann", index=1))), history)
     assert [(b.user, b.frame.height, b.history is not None and b.history.height) for b in out] == [
@@ -206,7 +206,7 @@ def test_history_has_the_columns_of_the_events() -> None:
     assert batch.history.schema == batch.frame.schema
 
 
-def test_history_alone_is_handed_out_too() -> None:
+def test_user_with_history_only_has_an_empty_batch() -> None:
     [batch] = handed(gather(), gather(frame(event(0))))
     assert (batch.user, batch.frame.height) == ("ann", 0)
     assert batch.history is not None

@@ -29,11 +29,11 @@ def parquet(frame: pl.DataFrame) -> Table:
     return read_parquet(file.getvalue(), PATH)
 
 
-def test_nothing_in_csv_is_taken_for_a_number() -> None:
+def test_csv_values_are_never_numbers() -> None:
     assert csv("a,b\n001,NA\n1e3,true\n").frame.rows() == [("001", "NA"), ("1e3", "true")]
 
 
-def test_an_empty_cell_is_null_quoted_or_not() -> None:
+def test_empty_cell_is_null() -> None:
     assert csv('a,b\n,x\n"",y\n').frame["a"].to_list() == [None, None]
 
 
@@ -42,20 +42,20 @@ def test_quoted_commas_quotes_and_line_breaks_are_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
-def test_an_unnamed_first_column_of_integers_numbers_the_rows(name: str) -> None:
+def test_unnamed_first_column_of_integers_is_the_row_index(name: str) -> None:
     table = csv(f"{name},a\n7,x\n3,y\n")
     assert table.frame.columns == ["a"]
     assert table.row_index is not None
     assert table.row_index.to_list() == [7, 3]
 
 
-def test_an_unnamed_first_column_of_text_is_a_column() -> None:
+def test_unnamed_first_column_of_text_is_a_column() -> None:
     table = csv(",a\nq,x\n")
     assert table.row_index is None
     assert table.frame.columns == ["Unnamed: 0", "a"]
 
 
-def test_dots_are_left_out_of_names_and_what_becomes_equal_is_joined() -> None:
+def test_dots_are_removed_from_names_and_equal_columns_are_combined() -> None:
     table = csv("user.arn,userarn,b\n,x,1\ny,z,2\n")
     assert table.frame["userarn"].to_list() == ["x", "y"]
     assert table.duplicate_columns == {"userarn": ["user.arn", "userarn"]}
@@ -71,14 +71,15 @@ def test_dots_are_left_out_of_names_and_what_becomes_equal_is_joined() -> None:
         ('a,b\n1,"x"y\n4,5\n', [("4", "5")], [(2, "not CSV")]),
     ],
 )
-def test_a_row_that_does_not_fit_is_told_with_its_line(
+def test_row_with_wrong_width_is_reported_with_its_line(
     text: str, kept: list[tuple[str, ...]], broken: list[tuple[int, str]]
 ) -> None:
     table = csv(text)
     assert table.frame.rows() == kept
     assert [line for line, _ in table.errors] == [line for line, _ in broken]
     assert all(
-        why.startswith(told) for (_, why), (_, told) in zip(table.errors, broken, strict=True)
+        why.startswith(expected)
+        for (_, why), (_, expected) in zip(table.errors, broken, strict=True)
     )
 
 
@@ -88,23 +89,23 @@ def test_line_ends_and_blank_lines_do_not_matter(text: str) -> None:
     assert (table.frame.rows(), table.errors) == ([("1", "2")], [])
 
 
-def test_a_bare_quote_within_a_cell_is_a_quote() -> None:
+def test_bare_quote_inside_a_cell_is_a_quote() -> None:
     assert csv('a,b\n1,x"y\n').frame.rows() == [("1", 'x"y')]
 
 
-def test_bytes_that_are_no_utf8_are_replaced() -> None:
+def test_invalid_utf8_is_replaced() -> None:
     assert read_csv(b"a,b\n1,\xff\n", PATH).frame.rows() == [("1", "\N{REPLACEMENT CHARACTER}")]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name() -> None:
+def test_byte_order_mark_is_removed() -> None:
     assert read_csv("a,b\n1,2\n".encode("utf-16"), PATH).frame.columns == ["a", "b"]
 
 
-def test_a_header_alone_is_a_table_of_no_rows() -> None:
+def test_header_alone_is_an_empty_table() -> None:
     assert csv("a,b\n").frame.shape == (0, 2)
 
 
-def test_an_empty_file_is_told() -> None:
+def test_empty_file_is_reported() -> None:
     with pytest.raises(RecordError, match=r"x\.csv: the file is empty; a CSV file needs a header"):
         csv("")
 
@@ -113,7 +114,7 @@ CELLS = st.text(st.sampled_from('ab ,"\n1'), max_size=4)
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=6))
-def test_what_polars_writes_is_read_back(rows: list[tuple[str, str]]) -> None:
+def test_csv_of_polars_is_read_back(rows: list[tuple[str, str]]) -> None:
     frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
     table = csv(frame.write_csv(quote_style="always"))
     assert table.errors == []
@@ -146,13 +147,13 @@ def test_parquet_becomes_text() -> None:
     ]
 
 
-def test_damaged_parquet_is_told() -> None:
+def test_damaged_parquet_is_reported() -> None:
     with pytest.raises(RecordError, match=r"not a complete Parquet file .*download it again"):
         read_parquet(b"PAR1 and no more", PATH)
 
 
 @given(st.binary(max_size=60), st.integers(1, 9))
-def test_csv_in_blocks_is_as_csv_read_whole(noise: bytes, size: int) -> None:
+def test_csv_in_blocks_equals_csv_read_at_once(noise: bytes, size: int) -> None:
     text = csv_text(noise)
     whole = read_csv(text, PATH)
     first = text.find(b"\n") + 1
@@ -172,7 +173,7 @@ def blocks_of(text: bytes, size: int) -> list[bytes]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def test_parquet_in_blocks_is_as_parquet_read_whole(tmp_path: Path) -> None:
+def test_parquet_in_blocks_equals_parquet_read_at_once(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [f"{n}" for n in range(1000)], "b": [{"c": n} for n in range(1000)]})
     frame.write_parquet(tmp_path / "a.parquet", row_group_size=300)
     tables = list(read_parquet_blocks(tmp_path / "a.parquet", 64))
@@ -183,7 +184,7 @@ def test_parquet_in_blocks_is_as_parquet_read_whole(tmp_path: Path) -> None:
     assert [place for one in tables for place in one.line_numbers] == list(range(1, 1001))
 
 
-def test_damaged_parquet_in_blocks_is_told(tmp_path: Path) -> None:
+def test_damaged_parquet_in_blocks_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(
         RecordError, match=r"a\.parquet: not a complete Parquet file .*download it again"

@@ -1,4 +1,4 @@
-"""Derived columns go on from file to file, from history to input, and from round to round."""
+"""Derived columns continue across files, history, input and batches."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,14 +42,14 @@ def deriving(*, names=NAMES):
     return DerivedFeatures("who", resolve_derived(names, KNOWN))
 
 
-def test_what_a_derived_column_is_made_of_is_derived_before_it():
+def test_inputs_are_derived_before_a_derived_column():
     assert list(resolve_derived(["new:family"], KNOWN)) == ["family", "new:family"]
     assert list_input_columns(resolve_derived(NAMES, KNOWN)) == ("city",)
 
 
 @settings(deadline=None)
 @given(EVENTS, st.integers(0, 400))
-def test_a_day_that_begins_in_the_history_goes_on_in_the_input(events, cut):
+def test_day_that_begins_in_the_history_continues_in_the_input(events, cut):
     whole = deriving().add(frame(events))
     past, now = (
         frame([event for event in events if (event[0] < cut) == earlier])
@@ -63,14 +63,14 @@ def test_a_day_that_begins_in_the_history_goes_on_in_the_input(events, cut):
 
 @settings(deadline=None)
 @given(EVENTS, st.integers(1, 399))
-def test_rounds_of_an_endless_input_are_as_one(events, cut):
+def test_batches_of_an_unbounded_input_give_the_same_columns_as_one(events, cut):
     whole, rounds, recent = deriving().add(frame(events)), deriving(), RecentRows()
     parts = [frame([e for e in events if (e[0] < cut) == early]) for early in (True, False)]
     joined = pl.concat([rounds.add(part, frame([]), recent) for part in parts])
     assert joined.sort("who", TIME, maintain_order=True).equals(whole)
 
 
-def test_derived_columns_stand_before_the_time_and_replace_those_of_the_log():
+def test_derived_columns_come_before_the_time_and_replace_log_columns():
     events = frame([(0, "ann", "x"), (1, "ann", "y")])
     logged_already = events.with_columns(pl.lit("9").alias("logcount"))
     out = deriving(names=("logcount",)).add(logged_already)
@@ -78,12 +78,12 @@ def test_derived_columns_stand_before_the_time_and_replace_those_of_the_log():
     assert out["logcount"].to_list() == [0, 1]
 
 
-def test_a_column_of_the_log_stays_where_nothing_is_there_to_derive_it_of():
+def test_log_column_is_kept_if_its_inputs_are_missing():
     events = frame([(0, "ann", "x")]).drop("city").with_columns(pl.lit("9").alias("locincrement"))
     out = deriving(names=("locincrement",)).add(events)
     assert out["locincrement"].to_list() == ["9"]
 
 
-def test_without_derived_features_events_stay_as_they_are():
+def test_events_without_derived_features_are_unchanged():
     events = frame([(0, "ann", "x")])
     assert deriving(names=("city",)).add(events) is events

@@ -29,7 +29,7 @@ from morpheus.sources.time_range import TimeRange, parse_interval
         ),
     ],
 )
-def test_two_of_start_end_and_duration_are_a_period(
+def test_two_of_start_end_and_duration_give_a_time_range(
     options: tuple[str | None, str | None, str | None], start: str | None, end: str | None
 ) -> None:
     period = TimeRange.from_options(*options, None)
@@ -38,7 +38,7 @@ def test_two_of_start_end_and_duration_are_a_period(
     assert found == [start, end]
 
 
-def test_a_duration_alone_ends_now() -> None:
+def test_duration_alone_ends_now() -> None:
     period = TimeRange.from_options(None, None, "60d", None)
     assert period is not None
     assert period.start is not None
@@ -48,7 +48,7 @@ def test_a_duration_alone_ends_now() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (
             ("yesterday", None, None, None),
@@ -61,10 +61,10 @@ def test_a_duration_alone_ends_now() -> None:
         ((None, None, None, "15m"), "--delivery_delay: needs a time range. Add --start_time"),
     ],
 )
-def test_options_that_are_no_period_are_refused(
-    options: tuple[str | None, str | None, str | None, str | None], says: str
+def test_invalid_time_ranges_are_rejected(
+    options: tuple[str | None, str | None, str | None, str | None], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         TimeRange.from_options(*options)
 
 
@@ -87,7 +87,7 @@ def test_options_that_are_no_period_are_refused(
         ("year=2024/team=red/month=5", "2024-05-01", "2024-06-01"),
     ],
 )
-def test_folders_that_are_dates_are_known(folder: str, start: str, end: str) -> None:
+def test_dates_in_folder_names_are_recognised(folder: str, start: str, end: str) -> None:
     span = parse_interval(folder.split("/"))
     assert span is not None
     assert span.start == datetime.fromisoformat(start).replace(tzinfo=UTC)
@@ -106,11 +106,11 @@ def test_folders_that_are_dates_are_known(folder: str, start: str, end: str) -> 
         "31/05/2024",
     ],
 )
-def test_folders_that_may_be_something_else_are_no_dates(folder: str) -> None:
+def test_ambiguous_folder_names_are_no_dates(folder: str) -> None:
     assert parse_interval(folder.split("/")) is None
 
 
-def test_a_file_delivered_before_the_period_holds_nothing_of_it() -> None:
+def test_file_delivered_before_the_time_range_is_skipped() -> None:
     period = TimeRange.from_options("2024-05-31T12:00:00Z", None, None, None)
     assert period is not None
     assert not period.may_contain_file(
@@ -135,7 +135,7 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_that_was_asked_for_may_be_called_after_another_day(tmp_path: Path) -> None:
+def test_date_in_the_given_folder_is_ignored_if_outside(tmp_path: Path) -> None:
     folder = written(tmp_path / "cases" / "2025-01-31")
     period = TimeRange.from_options("2024-05-02", None, "1d", None)
     for pattern in (folder, folder / "*.json", folder / "2024" / "**" / "*"):
@@ -145,7 +145,7 @@ def test_a_folder_that_was_asked_for_may_be_called_after_another_day(tmp_path: P
     assert len(found.paths) == 1, "its events are left out, and counted"
 
 
-def test_events_outside_the_period_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_events_outside_the_time_range_are_skipped_and_counted(tmp_path: Path) -> None:
     settings = PipelineOptions(userid_column_name="userIdentityaccountId", num_threads=1)
     source = FromCloudtrail(
         input_glob=str(written(tmp_path)),
@@ -153,30 +153,30 @@ def test_events_outside_the_period_are_left_out_and_counted(tmp_path: Path) -> N
         duration="12h",
         options=settings,
     )
-    summary = RunMetrics()
-    frame = pl.concat(batch.frame for batch in source.events(None, summary))
+    metrics = RunMetrics()
+    frame = pl.concat(batch.frame for batch in source.events(None, metrics))
     assert frame[TIME].dt.hour().to_list() == list(range(6, 18))
-    reading = summary.input
-    assert (reading.read, reading.outside_range, reading.accepted, reading.outside_files) == (
+    stats = metrics.input
+    assert (stats.read, stats.outside_range, stats.accepted, stats.outside_files) == (
         24,
         12,
         12,
         2,
     )
-    assert reading.time_range == "from 2024-05-02T06:00:00Z until before 2024-05-02T18:00:00Z"
+    assert stats.time_range == "from 2024-05-02T06:00:00Z until before 2024-05-02T18:00:00Z"
 
 
-def test_a_repeated_file_is_cut_before_it_is_repeated(tmp_path: Path) -> None:
+def test_time_range_applies_before_repetition(tmp_path: Path) -> None:
     settings = PipelineOptions(userid_column_name="userIdentityaccountId", num_threads=1)
     source = FromCloudtrail(
         input_glob=str(written(tmp_path)), start_time="2024-05-03", repeat=2, options=settings
     )
-    summary = RunMetrics()
-    frame = pl.concat(batch.frame for batch in source.events(None, summary))
-    assert (frame.height, summary.input.accepted, summary.input.outside_range) == (48, 48, 0)
+    metrics = RunMetrics()
+    frame = pl.concat(batch.frame for batch in source.events(None, metrics))
+    assert (frame.height, metrics.input.accepted, metrics.input.outside_range) == (48, 48, 0)
 
 
-def test_history_before_the_period_needs_a_beginning() -> None:
+def test_train_duration_needs_a_start() -> None:
     source = FromDuo(input_glob="x", end_time="2024-05-03", train_duration="2d")
     with pytest.raises(UsageError, match="--train_duration: the time range has no start"):
         source.validate()

@@ -23,33 +23,31 @@ def found(folder: Path, pattern: str, **given: object) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_files_come_in_sorted_order(tmp_path: Path) -> None:
+def test_files_are_sorted(tmp_path: Path) -> None:
     touch(tmp_path, "b.csv", "a.csv", "c.csv")
     assert found(tmp_path, "*.csv") == ["a.csv", "b.csv", "c.csv"]
 
 
-def test_a_glob_also_matches_in_subfolders_unless_told_not_to(tmp_path: Path) -> None:
+def test_glob_matches_in_subfolders_by_default(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv", "may/b.csv", "may/1/c.csv")
     assert found(tmp_path, "*.csv") == ["a.csv", "may/1/c.csv", "may/b.csv"]
     assert found(tmp_path, "*.csv", recursive=False) == ["a.csv"]
 
 
 @pytest.mark.parametrize("pattern", ["AWSLogs", "AWSLogs/", "AWSLogs/*.json.gz", "AWSLogs/**/*.gz"])
-def test_a_bucket_folder_is_read_whole_without_digests_and_insights(
-    tmp_path: Path, pattern: str
-) -> None:
+def test_folder_is_read_without_digests_and_insights(tmp_path: Path, pattern: str) -> None:
     touch(tmp_path, "AWSLogs/1/CloudTrail/us/a.json.gz", "AWSLogs/1/CloudTrail-Digest/us/d.json.gz")
     files = FileDiscovery(str(tmp_path / pattern), skip_dirs=("CloudTrail-Digest",)).require()
     assert [path.name for path in files.paths] == ["a.json.gz"]
     assert files.skipped_files == 1
 
 
-def test_a_plain_name_is_that_file_even_with_wildcard_characters(tmp_path: Path) -> None:
+def test_existing_file_with_wildcards_in_its_name_is_found(tmp_path: Path) -> None:
     touch(tmp_path, "a[1].csv", "a1.csv")
     assert found(tmp_path, "a[1].csv") == ["a[1].csv"]
 
 
-def test_a_glob_without_a_folder_is_one_in_the_working_directory(
+def test_glob_without_a_folder_is_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a.csv", "sub/b.csv")
@@ -57,27 +55,25 @@ def test_a_glob_without_a_folder_is_one_in_the_working_directory(
     assert [str(path) for path in FileDiscovery("*.csv").require().paths] == ["a.csv", "sub/b.csv"]
 
 
-def test_hidden_unfinished_and_foreign_files_are_left_out(tmp_path: Path) -> None:
+def test_hidden_unfinished_and_other_files_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv", ".b.csv", ".git/c.csv", "d.csv.part", "notes.txt")
     assert found(tmp_path, "*") == ["a.csv"]
 
 
-def test_a_given_file_type_takes_files_of_any_suffix(tmp_path: Path) -> None:
+def test_file_type_accepts_any_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "events.log", "events.log.part")
     files = FileDiscovery(str(tmp_path / "events.*"), file_type="json")
     assert [files.detect_type(path) for path in files.require().paths] == ["json"]
 
 
 @pytest.mark.parametrize(("most", "left"), [(2, 2), (None, 3), (-1, 3), (9, 3)])
-def test_max_files_takes_the_first_in_sorted_order(
-    tmp_path: Path, most: int | None, left: int
-) -> None:
+def test_max_files_limits_the_sorted_files(tmp_path: Path, most: int | None, left: int) -> None:
     touch(tmp_path, "c.csv", "a.csv", "b.csv")
     assert found(tmp_path, "*.csv", max_files=most) == ["a.csv", "b.csv", "c.csv"][:left]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"),
+    ("pattern", "message"),
     [
         ("nowhere/*.csv", "There is no folder"),
         ("*.json", r"has files ending in \.csv, \.txt"),
@@ -88,28 +84,30 @@ def test_max_files_takes_the_first_in_sorted_order(
         ("e*", r"Matching files have the suffixes no suffix, \.txt; log files have"),
     ],
 )
-def test_no_match_says_what_is_there_instead(tmp_path: Path, pattern: str, says: str) -> None:
+def test_no_match_reports_the_existing_files(tmp_path: Path, pattern: str, message: str) -> None:
     touch(tmp_path, "a.csv", "notes.txt", "extra.txt", "extra")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=f"--input_glob: no log file matches .*{says}"):
+    with pytest.raises(UsageError, match=f"--input_glob: no log file matches .*{message}"):
         FileDiscovery(str(tmp_path / pattern)).require()
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
-def test_compression_is_told_by_content_not_by_name(tmp_path: Path, name: str) -> None:
+def test_compression_is_detected_by_content(tmp_path: Path, name: str) -> None:
     for data in (b"[1]", gzip.compress(b"[1]"), zstandard.compress(b"[1]")):
         (tmp_path / name).write_bytes(data)
         assert read_bytes(tmp_path / name) == b"[1]"
 
 
-def test_zstd_frames_in_a_row_are_read_to_the_end(tmp_path: Path) -> None:
+def test_several_zstd_frames_are_all_read(tmp_path: Path) -> None:
     (tmp_path / "a.zst").write_bytes(zstandard.compress(b"one") + zstandard.compress(b"two"))
     assert read_bytes(tmp_path / "a.zst") == b"onetwo"
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
 @pytest.mark.parametrize("cut", [1, 9])
-def test_cut_off_compression_names_the_file(tmp_path: Path, pack: object, cut: int) -> None:
+def test_truncated_compression_is_reported_with_the_file(
+    tmp_path: Path, pack: object, cut: int
+) -> None:
     path = tmp_path / "a.json.gz"
     path.write_bytes(pack(bytes(range(256)) * 99)[:-cut])  # type: ignore[operator] # either packer
     with pytest.raises(
@@ -118,7 +116,7 @@ def test_cut_off_compression_names_the_file(tmp_path: Path, pack: object, cut: i
         read_bytes(path)
 
 
-def test_a_damaged_gzip_names_the_file(tmp_path: Path) -> None:
+def test_damaged_gzip_is_reported_with_the_file(tmp_path: Path) -> None:
     data = bytearray(gzip.compress(b"abc" * 999))
     data[12:14] = b"\xff\xff"
     (tmp_path / "a.gz").write_bytes(data)
@@ -126,7 +124,7 @@ def test_a_damaged_gzip_names_the_file(tmp_path: Path) -> None:
         read_bytes(tmp_path / "a.gz")
 
 
-def test_an_empty_compressed_file_and_a_vanished_one_are_named(tmp_path: Path) -> None:
+def test_empty_and_deleted_files_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.gz").touch()
     with pytest.raises(RecordError, match=r"a\.gz: the compressed file is empty"):
         read_bytes(tmp_path / "a.gz")
@@ -134,16 +132,16 @@ def test_an_empty_compressed_file_and_a_vanished_one_are_named(tmp_path: Path) -
         read_bytes(tmp_path / "b.gz")
 
 
-def test_a_file_that_must_not_be_read_is_named(tmp_path: Path) -> None:
+def test_file_without_read_access_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(.*\)\. Get read access"):
         read_bytes(tmp_path)
 
 
-def test_text_of_powershell_is_utf_8_in_the_end() -> None:
+def test_utf16_of_powershell_becomes_utf8() -> None:
     assert to_utf8("[1]".encode("utf-16")) == to_utf8("[1]".encode("utf-8-sig")) == b"[1]"
 
 
-def test_suffixes_say_what_a_file_holds() -> None:
+def test_suffix_gives_the_file_type() -> None:
     names = ["a.CSV", "a.jsonl.zst", "a.parquet", "a.gz", "gz", "a.txt.gz"]
     assert [detect_file_type(Path(name)) for name in names] == [
         "csv",
@@ -156,7 +154,7 @@ def test_suffixes_say_what_a_file_holds() -> None:
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
-def test_blocks_of_a_file_are_the_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_blocks_give_the_whole_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     text = bytes(range(256)) * 400
     path = tmp_path / "a.json"
     path.write_bytes(pack(text) + pack(text))
@@ -166,13 +164,15 @@ def test_blocks_of_a_file_are_the_file(tmp_path: Path, pack: Callable[[bytes], b
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
-def test_a_cut_file_in_blocks_is_told(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_truncated_file_in_blocks_is_reported(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(pack(os.urandom(9000))[:-300])
     with pytest.raises(RecordError, match=r"a\.json: the compressed file is truncated or damaged"):
         list(read_blocks(path, 1000))
 
 
-def test_a_missing_file_in_blocks_is_told(tmp_path: Path) -> None:
+def test_missing_file_in_blocks_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="was deleted during the run"):
         list(read_blocks(tmp_path / "a.json"))

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import peak_in_pieces, spill_on_a_full_disk
-from morpheus.columns import TIME, read_lines
+from morpheus.columns import TIME
 from morpheus.core.batch import Events, ReadStats, RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.errors import RecordError, TransientError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources import compression
@@ -57,21 +57,21 @@ def write_files(folder: Path, records: list[dict[str, Any]], size: int) -> Path:
 
 def read(
     pattern: Path | str,
-    room: MemoryBudget,
+    budget: MemoryBudget,
     history: Path | None = None,
     threads: int = 1,
     **options: Any,
 ) -> tuple[list[Events], RunMetrics]:
     chosen = {"columns": FEATURES, "num_threads": threads, **options.pop("settings", {})}
-    intake = FileIngest(
+    file_ingest = FileIngest(
         CLOUDTRAIL_FORMAT,
         FileDiscovery(str(pattern)),
         PipelineOptions(**chosen),
-        memory_budget=room,
+        memory_budget=budget,
         **options,
     )
-    summary = RunMetrics()
-    return list(intake.events(None if history is None else str(history), summary)), summary
+    metrics = RunMetrics()
+    return list(file_ingest.events(None if history is None else str(history), metrics)), metrics
 
 
 def whole(batches: list[Events]) -> list[Events]:
@@ -105,7 +105,7 @@ RECORDS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(RECORDS, RECORDS, st.integers(1, 20))
-def test_what_was_laid_aside_comes_back_as_if_it_had_been_held(
+def test_spilled_events_equal_events_in_memory(
     records: list[dict[str, Any]], before: list[dict[str, Any]], size: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def test_what_was_laid_aside_comes_back_as_if_it_had_been_held(
         assert_same(read(new, MemoryBudget(), old), read(new, TINY, old))
 
 
-def test_what_is_learnt_from_may_be_a_table_of_fewer_columns(tmp_path: Path) -> None:
+def test_history_can_be_a_table_with_fewer_columns(tmp_path: Path) -> None:
     new = write_files(tmp_path / "new", [record(1, "ann", 9)], 9)
     old = tmp_path / "old.csv"
     old.write_text("eventTime,userIdentityaccountId,eventName\n2024-05-30T09:30:00Z,ann,Ls\n")
@@ -124,7 +124,7 @@ def test_what_is_learnt_from_may_be_a_table_of_fewer_columns(tmp_path: Path) -> 
     assert batch.history["userIdentityarn"].to_list() == [None]
 
 
-def test_users_are_many_and_files_in_any_order(tmp_path: Path) -> None:
+def test_order_of_files_does_not_matter_with_many_users(tmp_path: Path) -> None:
     records = [record(n, f"{n * 7 % 23}", n * 11 % 60) for n in range(600)]
     new = write_files(tmp_path / "new", records, 50)
     parts = [records[i : i + 50] for i in range(0, 600, 50)]
@@ -141,9 +141,7 @@ DERIVED = (*FEATURES, "logcount", "locincrement", "new:agentfamily")
 
 
 @pytest.mark.parametrize("derived", [False, True])
-def test_one_user_larger_than_memory_comes_in_pieces_of_time(
-    tmp_path: Path, *, derived: bool
-) -> None:
+def test_user_larger_than_memory_is_read_in_chunks(tmp_path: Path, *, derived: bool) -> None:
     records = [record(n % 530, "giant" if n % 9 else "small", n * 7 % 60) for n in range(600)]
     for n, one in enumerate(records):
         day = f"2024-05-{1 + n * 13 % 30:02}"
@@ -152,17 +150,17 @@ def test_one_user_larger_than_memory_comes_in_pieces_of_time(
     new = write_files(tmp_path / "new", records, 50)
     old = write_files(tmp_path / "old", records[:90], 50)
     chosen = {"columns": DERIVED} if derived else {}
-    batches, summary = read(new, TINY, old, settings=dict(chosen))
-    assert_same(read(new, MemoryBudget(), old, settings=dict(chosen)), (batches, summary))
+    batches, metrics = read(new, TINY, old, settings=dict(chosen))
+    assert_same(read(new, MemoryBudget(), old, settings=dict(chosen)), (batches, metrics))
     assert max(batch.frame.height for batch in batches) < 50
-    assert summary.input.duplicates == 54
+    assert metrics.input.duplicates == 54
 
 
-def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
+def test_memory_of_a_chunked_user_does_not_grow_with_events() -> None:
     found = []
     for rows in (200_000, 400_000):
-        with WorkerPool(2) as crew:
-            found += crew.map_shared(peak_in_pieces, [rows])
+        with WorkerPool(2) as pool:
+            found += pool.map_shared(peak_in_pieces, [rows])
     assert found[1] < 1.3 * found[0]
 
 
@@ -171,11 +169,11 @@ def test_a_user_in_pieces_takes_no_more_memory_however_many_events() -> None:
 def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "cloudtrail-console"
     chosen = {"userid_column_name": "userIdentityarn"}
-    room = replace(
+    budget = replace(
         TINY, spill_table_cells=20_000, min_task_bytes=2_000_000, serial_threshold_bytes=0
     )
     held = read(new, MemoryBudget(), old, settings=chosen)
-    assert_same(held, read(new, room, old, threads=threads, settings=chosen))
+    assert_same(held, read(new, budget, old, threads=threads, settings=chosen))
 
 
 @real
@@ -187,25 +185,25 @@ def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
         "skip_bad_records": True,
         "settings": {"userid_filter": "123837551234"},
     }
-    room = replace(
+    budget = replace(
         TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0
     )
     assert_same(
         read(new, MemoryBudget(), old, **{**options, "settings": dict(options["settings"])}),  # type: ignore[call-overload] # options of several types
-        read(new, room, old, threads=2, **options),
+        read(new, budget, old, threads=2, **options),
     )
 
 
-def test_the_first_bad_record_is_told_whoever_reads_it(tmp_path: Path) -> None:
+def test_first_bad_record_is_reported_with_any_number_of_workers(tmp_path: Path) -> None:
     folder = write_files(tmp_path, [record(n, "1", 1) for n in range(40)], 10)
     for name in ("001.json", "003.json"):
         (folder / name).write_text('{"Records": [{"eventName": "Ls"}]}')
-    room = MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0)
+    budget = MemoryBudget(min_task_bytes=1, serial_threshold_bytes=0)
     with pytest.raises(RecordError, match=r"001\.json:1: the record has no `eventTime`"):
-        read(folder, room, threads=2)
+        read(folder, budget, threads=2)
 
 
-def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
+def test_counts_and_warnings_do_not_depend_on_workers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for n in range(6):
@@ -226,53 +224,53 @@ def test_bad_records_are_counted_and_warnings_told_once_whoever_reads_them(
     assert len(caplog.records) == alone == 6
 
 
-def test_nothing_is_left_on_disk_however_it_ends(
+def test_interrupted_read_leaves_nothing_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    spill_dir = tmp_path / "spill_dir"
+    spill_dir.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spill_dir))
     folder = write_files(tmp_path / "new", [record(n, f"{n % 9}", n % 60) for n in range(99)], 9)
     logs, chosen = FileDiscovery(str(folder)), PipelineOptions(columns=FEATURES, num_threads=1)
     events = FileIngest(CLOUDTRAIL_FORMAT, logs, chosen, memory_budget=TINY).events(
         None, RunMetrics()
     )
     next(events)
-    [made] = scratch.iterdir()
+    [made] = spill_dir.iterdir()
     assert made.stat().st_mode & 0o077 == 0
     with pytest.raises(KeyboardInterrupt):
         events.throw(KeyboardInterrupt)  # type: ignore[attr-defined] # a generator in truth
-    assert list(scratch.iterdir()) == []
+    assert list(spill_dir.iterdir()) == []
 
 
-def test_few_events_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_events_are_never_spilled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_files(tmp_path / "new", [record(1, "1", 1)], 9)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert len(read(folder, MemoryBudget())[0]) == 1
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with WorkerPool(2) as crew:
-        [told] = crew.map_shared(spill_on_a_full_disk, [tmp_path])
+def test_full_disk_is_reported_with_the_fix(tmp_path: Path) -> None:
+    with WorkerPool(2) as pool:
+        [message] = pool.map_shared(spill_on_a_full_disk, [tmp_path])
     expected = r"events cannot be spilled there \(File too large\)\. Free disk space, .*TMPDIR"
-    assert re.search(expected, told), told
+    assert re.search(expected, message), message
 
 
-def test_a_folder_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_deleted_spill_folder_is_reported_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(TransientError, match=r"gone: events cannot be spilled .*TMPDIR"):
         spill_to_disk(tmp_path / "gone", [pl.DataFrame({"text": ["a"]})])
 
 
-def test_a_folder_that_cannot_be_made_is_told(
+def test_missing_temporary_folder_is_reported_with_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(TransientError, match="choose another folder"), SpillDir() as scratch:
-        assert scratch.folder
+    with pytest.raises(TransientError, match="choose another folder"), SpillDir() as spill_dir:
+        assert spill_dir.folder
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "csv.gz", "parquet"])
-def test_large_files_in_blocks_are_as_files_read_whole(
+def test_large_files_in_blocks_equal_files_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     records = [record(n, f"{n % 5}", n % 60) for n in range(3000)]
@@ -298,7 +296,7 @@ def test_large_files_in_blocks_are_as_files_read_whole(
     assert_same(held, read(path, MemoryBudget()))
 
 
-def test_counts_of_several_readers_add_up() -> None:
+def test_read_stats_add_up() -> None:
     one, other = ReadStats(files=1, read=9, duplicates=2), ReadStats(files=2, read=5, no_user=1)
     for n in range(4):
         one.refuse(f"{n}")

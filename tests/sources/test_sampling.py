@@ -1,4 +1,4 @@
-"""The sample of everybody is the same however the events were read."""
+"""The population sample does not depend on how events were read."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from morpheus.sources.ingest import FileIngest
 from morpheus.sources.partitioning import SampleSpec
 from morpheus.sources.spill_sort import MemoryBudget, SpilledDataset
 from morpheus.testing import make_events
-from sources.test_gathering import TINY, record, write_files
+from sources.test_ingest import TINY, record, write_files
 
 COLUMNS = ("userIdentityarn", "userIdentityaccountId")
 RECORDS = [record(n, f"{n % 7}", n % 60) for n in range(300)]
 
 
-def sample(folder: Path, room: MemoryBudget, threads: int, **options: Any) -> pl.DataFrame:
+def sample(folder: Path, budget: MemoryBudget, threads: int, **options: Any) -> pl.DataFrame:
     settings = PipelineOptions(columns=COLUMNS, num_threads=threads, needs_population=True)
-    intake = FileIngest(
-        CLOUDTRAIL_FORMAT, FileDiscovery(str(folder)), settings, memory_budget=room, **options
+    file_ingest = FileIngest(
+        CLOUDTRAIL_FORMAT, FileDiscovery(str(folder)), settings, memory_budget=budget, **options
     )
-    summary = RunMetrics()
-    next(intake.events(None, summary))
-    assert summary.population_sample is not None
-    return summary.population_sample
+    metrics = RunMetrics()
+    next(file_ingest.events(None, metrics))
+    assert metrics.population_sample is not None
+    return metrics.population_sample
 
 
-@pytest.mark.parametrize(("room", "threads"), [(TINY, 1), (TINY, 2), (MemoryBudget(), 2)])
-def test_a_sample_does_not_depend_on_how_events_were_read(
-    tmp_path: Path, room: MemoryBudget, threads: int
+@pytest.mark.parametrize(("budget", "threads"), [(TINY, 1), (TINY, 2), (MemoryBudget(), 2)])
+def test_sample_does_not_depend_on_how_events_were_read(
+    tmp_path: Path, budget: MemoryBudget, threads: int
 ) -> None:
     folder, few = (
         write_files(tmp_path / "logs", RECORDS, 20),
         SampleSpec(target_events=70, min_events_per_user=5),
     )
     whole = sample(folder, MemoryBudget(), 1, sample_spec=few)
-    assert_frame_equal(sample(folder, room, threads, sample_spec=few), whole)
+    assert_frame_equal(sample(folder, budget, threads, sample_spec=few), whole)
     assert whole.height == 70
     assert whole.columns == [POPULATION_USER, TIME, *COLUMNS]
 
@@ -56,7 +56,7 @@ def gathered(users: dict[str, int]) -> SpilledDataset:
     return SpilledDataset("who", UserStats.from_frame(frame, "who"), ["who"], [frame], [])
 
 
-def test_few_events_of_each_user_are_in_a_sample_of_many() -> None:
+def test_sample_has_few_events_of_each_of_many_users() -> None:
     found = SampleSpec(target_events=100, min_events_per_user=5).take_sample(
         gathered({"ann": 1000, "bob": 1000, "eve": 3}), ["who"]
     )
@@ -67,7 +67,7 @@ def test_few_events_of_each_user_are_in_a_sample_of_many() -> None:
     }
 
 
-def test_a_sample_of_more_users_than_fit_is_of_the_same_ones_every_time() -> None:
+def test_sample_of_too_many_users_is_reproducible() -> None:
     users = {f"user{n}": 30 for n in range(50)}
     found = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(
         gathered(users), ["who"]
@@ -80,22 +80,22 @@ def test_a_sample_of_more_users_than_fit_is_of_the_same_ones_every_time() -> Non
     assert_frame_equal(found, again)
 
 
-def test_a_log_of_which_every_record_is_refused_has_a_sample_of_nobody(tmp_path: Path) -> None:
+def test_sample_is_empty_if_every_record_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"eventName": "Ls"}\n{"eventName": "Get"}')
     settings = PipelineOptions(
         columns=("eventName", "logcount"), num_threads=1, needs_population=True
     )
-    summary = RunMetrics()
+    metrics = RunMetrics()
     files = FileDiscovery(str(tmp_path / "a.json"))
     assert (
         list(
             FileIngest(CLOUDTRAIL_FORMAT, files, settings, skip_bad_records=True).events(
-                None, summary
+                None, metrics
             )
         )
         == []
     )
-    assert summary.population_sample is not None
-    assert summary.population_sample.columns[:2] == [POPULATION_USER, TIME]
-    assert summary.population_sample.height == 0
-    assert summary.input.refused == 2
+    assert metrics.population_sample is not None
+    assert metrics.population_sample.columns[:2] == [POPULATION_USER, TIME]
+    assert metrics.population_sample.height == 0
+    assert metrics.input.refused == 2

@@ -7,18 +7,18 @@ weights = st.lists(st.integers(0, 30), max_size=40)
 
 
 @given(weights, st.integers(1, 50), st.integers(0, 10))
-def test_no_part_is_larger_than_the_room_but_for_one_weight_alone(each, room, first):
-    parts = bin_pack(each, room, first)
+def test_no_bin_exceeds_the_capacity_except_a_single_weight(each, budget, first):
+    parts = bin_pack(each, budget, first)
     for part in set(parts):
         inside = [weight for weight, at in zip(each, parts, strict=True) if at == part and weight]
-        assert len(inside) < 2 or sum(inside) <= (room if part else first)
+        assert len(inside) < 2 or sum(inside) <= (budget if part else first)
 
 
 @given(weights, st.integers(1, 50))
-def test_parts_follow_the_order_and_none_is_closed_early(each, room):
-    parts = bin_pack(each, room)
+def test_bins_follow_the_order_and_are_filled(each, budget):
+    parts = bin_pack(each, budget)
     assert parts == sorted(parts)
     assert sorted(set(parts)) == list(range(len(set(parts))))
     for part in range(1, len(set(parts))):
         before = sum(w for w, at in zip(each, parts, strict=True) if at == part - 1)
-        assert before + each[parts.index(part)] > room
+        assert before + each[parts.index(part)] > budget

@@ -1,4 +1,4 @@
-"""A schema says what a log's columns, users and times are; its mistakes are pointed at."""
+"""Schemas describe a log; mistakes are reported with their line."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def lines(records: Any) -> str:
 
 
 def read(columns_file: str | None, path: Path | str, **settings: Any) -> list[Events]:
-    told = FromFile(input_glob=str(path)).with_defaults(
+    defaults = FromFile(input_glob=str(path)).with_defaults(
         PipelineOptions(columns_file=columns_file, **settings)
     )
-    source = FromFile(input_glob=str(path), options=told)
+    source = FromFile(input_glob=str(path), options=defaults)
     source.validate()
     return list(source.events(None, RunMetrics()))
 
 
-def test_a_schema_says_which_columns_are_learnt_and_who_the_user_is(tmp_path: Path) -> None:
+def test_schema_defines_features_and_user(tmp_path: Path) -> None:
     door = written(tmp_path / "door.toml", SMALL)
     [batch] = read(door, written(tmp_path / "a.jsonl", lines(RECORDS)))
     assert batch.user == "ann"
@@ -101,14 +101,14 @@ def test_every_form_of_a_log_gives_the_same_events(tmp_path: Path) -> None:
         assert batch.frame.select(expected.frame.columns).equals(expected.frame), name
 
 
-def test_an_event_delivered_twice_counts_once_whatever_its_id_looks_like(tmp_path: Path) -> None:
+def test_event_delivered_twice_counts_once_with_any_id(tmp_path: Path) -> None:
     door = written(tmp_path / "door.toml", SMALL)
     [batch] = read(door, written(tmp_path / "a.jsonl", lines([*RECORDS, RECORDS[1]])))
     assert batch.frame.height == 3
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "expected"),
     [
         ('"tags[0]"', "x"),
         ('"tags[1].deep"', "y"),
@@ -117,17 +117,17 @@ def test_an_event_delivered_twice_counts_once_whatever_its_id_looks_like(tmp_pat
         ('[{ path = "place", part = "city" }]', "Cork"),
     ],
 )
-def test_a_column_is_taken_from_where_its_path_leads(tmp_path: Path, path: str, told: str) -> None:
+def test_column_is_read_from_its_path(tmp_path: Path, path: str, expected: str) -> None:
     about = SMALL.replace('"what"', '"found"') + f"[columns]\nfound.path = {path}\n"
     record = RECORDS[0] | {"tags": ["x", {"deep": "y"}], "notes": {"a.b/c": "z"}}
     record |= {"place": "Cork, Munster, IE"}
     [batch] = read(
         written(tmp_path / "door.toml", about), written(tmp_path / "a.jsonl", lines([record]))
     )
-    assert batch.frame["found"].to_list() == [told]
+    assert batch.frame["found"].to_list() == [expected]
 
 
-def test_columns_are_derived_as_the_schema_says(tmp_path: Path) -> None:
+def test_schema_defines_derived_columns(tmp_path: Path) -> None:
     about = (
         SMALL.replace('"what"', '"kind", "agent", "doors", "new:what"')
         + """
@@ -149,7 +149,7 @@ doors = { derive = "distinct", of = ["what", "who.card"] }
     ]
 
 
-def test_the_rules_of_a_schema_name_the_actor(tmp_path: Path) -> None:
+def test_schema_defines_actor_rules(tmp_path: Path) -> None:
     about = (
         SMALL
         + """
@@ -168,7 +168,7 @@ lower = true
     assert {batch.user: batch.frame[ACTOR].len() for batch in batches} == {"ann": 2, None: 1}
 
 
-def test_without_rules_the_actor_is_the_user(tmp_path: Path) -> None:
+def test_actor_is_the_user_without_rules(tmp_path: Path) -> None:
     door = written(tmp_path / "door.toml", SMALL)
     file = written(tmp_path / "a.jsonl", lines(RECORDS))
     [batch] = read(door, file, userid_column_name="@actor")
@@ -186,7 +186,7 @@ def test_without_rules_the_actor_is_the_user(tmp_path: Path) -> None:
         (1717147800000000, ""),
     ],
 )
-def test_a_time_is_read_as_the_schema_says_or_as_usual(
+def test_time_format_of_the_schema_or_the_default_is_used(
     tmp_path: Path, time: Any, written_as: str
 ) -> None:
     door = written(tmp_path / "door.toml", f'time_format = "{written_as}"\n{SMALL}')
@@ -194,7 +194,7 @@ def test_a_time_is_read_as_the_schema_says_or_as_usual(
     assert str(batch.frame[TIME][0]) == "2024-05-31 09:30:00+00:00"
 
 
-def test_a_kind_is_obeyed_whatever_the_values_look_like(tmp_path: Path) -> None:
+def test_kind_overrides_the_type_of_the_values(tmp_path: Path) -> None:
     about = (
         SMALL.replace('"what"', '"port", "size"')
         + """
@@ -222,33 +222,33 @@ size.kind = "number"
     }
 
 
-def test_a_plain_list_will_do_where_user_and_time_are_named(tmp_path: Path) -> None:
+def test_feature_list_is_enough_with_user_and_time(tmp_path: Path) -> None:
     listed = written(tmp_path / "columns.txt", "what\nlogcount\n")
     file = written(tmp_path / "a.csv", "at,name,what\n2024-05-31T09:00:00Z,ann,in\n")
     [batch] = read(listed, file, userid_column_name="name", timestamp_column_name="at")
     assert (batch.user, batch.frame["what"].to_list()) == ("ann", ["in"])
 
 
-def test_what_nothing_says_is_asked_for() -> None:
+def test_missing_options_are_reported() -> None:
     with pytest.raises(UsageError, match=r"a built-in one \(azure\.toml.*or give --columns_file"):
         FromFile(input_glob="a").with_defaults(PipelineOptions())
-    told = r"or give --userid_column_name and --timestamp_column_name\."
-    with pytest.raises(UsageError, match=told):
+    message = r"or give --userid_column_name and --timestamp_column_name\."
+    with pytest.raises(UsageError, match=message):
         FromFile(input_glob="a").with_defaults(PipelineOptions(columns_file="a.txt"))
 
 
-def test_a_schema_is_for_from_file_only() -> None:
+def test_schema_is_only_accepted_by_from_file() -> None:
     with pytest.raises(UsageError, match=r"`okta\.toml` is a schema, which only `from-file` reads"):
         FromAzure(input_glob="a").with_defaults(PipelineOptions(columns_file="okta.toml"))
 
 
-def test_a_schema_that_is_not_there_is_answered_with_those_shipped() -> None:
+def test_missing_schema_is_reported_with_the_built_in_ones() -> None:
     with pytest.raises(UsageError, match=r"no file `otka\.toml`.*okta\.toml"):
         load_schema("otka.toml")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ('time = "at"', 'time = "at', r":3: not TOML: "),
         ('time = "at"', "", r": `time` is missing\."),
@@ -309,12 +309,12 @@ def test_a_schema_that_is_not_there_is_answered_with_those_shipped() -> None:
         ("$", "[[actors]]\nname = 'a'\n[[actors]]\nnme = 'b'", r":10: there is no key `nme`"),
     ],
 )
-def test_a_mistake_is_named_with_its_line_and_what_would_do(
-    tmp_path: Path, old: str, new: str, said: str
+def test_mistake_is_reported_with_its_line_and_fix(
+    tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     text = SMALL + new if old == "$" else SMALL.replace(old, new, 1)
     assert text != SMALL
-    with pytest.raises(UsageError, match=rf"--columns_file: .*bad\.toml{said}"):
+    with pytest.raises(UsageError, match=rf"--columns_file: .*bad\.toml{expected}"):
         load_schema(written(tmp_path / "bad.toml", text))
 
 

@@ -25,13 +25,13 @@ def follow(
     return night, DirectoryWatcher(night.find, idle_timeout=quiet, sleep=night.sleep)
 
 
-def test_the_first_round_is_what_is_there_even_nothing(tmp_path: Path) -> None:
+def test_first_batch_has_the_existing_files_or_none(tmp_path: Path) -> None:
     assert next(follow(tmp_path, {})[1].iter_micro_batches()) == []
     (tmp_path / "a").write_text("x")
     assert next(follow(tmp_path, {})[1].iter_micro_batches()) == [tmp_path / "a"]
 
 
-def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path) -> None:
+def test_new_files_are_read_once_after_the_idle_timeout(tmp_path: Path) -> None:
     plan = {
         3: lambda: (tmp_path / "b").write_text("x"),
         5: lambda: (tmp_path / "a").write_text("x"),
@@ -45,7 +45,7 @@ def test_files_that_come_later_are_released_once_when_it_is_quiet(tmp_path: Path
     assert next(rounds) == [tmp_path / "c"]
 
 
-def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
+def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / "a").write_text("x" * n) for n in range(1, 6)}
     night, arrivals = follow(tmp_path, plan, quiet=0.5)
     rounds = arrivals.iter_micro_batches()
@@ -55,7 +55,7 @@ def test_a_file_still_being_written_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "xxxxx"
 
 
-def test_a_round_is_released_although_files_keep_coming(tmp_path: Path) -> None:
+def test_batch_is_released_while_files_keep_coming(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}
     _, arrivals = follow(tmp_path, plan)
     rounds = arrivals.iter_micro_batches()
@@ -63,7 +63,7 @@ def test_a_round_is_released_although_files_keep_coming(tmp_path: Path) -> None:
     assert 10 < len(next(rounds)) < 30
 
 
-def test_following_ends_after_as_many_files_as_were_asked_for(tmp_path: Path) -> None:
+def test_watching_ends_after_max_files(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_text("x")
     night = Night(tmp_path, {})
@@ -71,7 +71,7 @@ def test_following_ends_after_as_many_files_as_were_asked_for(tmp_path: Path) ->
     assert list(arrivals.iter_micro_batches()) == [[tmp_path / "a", tmp_path / "b"]]
 
 
-def test_what_is_remembered_is_no_more_than_what_is_there(tmp_path: Path) -> None:
+def test_watcher_forgets_deleted_files(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     plan: dict[int, Callable[[], object]] = {
         3: (tmp_path / "a").unlink,

@@ -1,4 +1,4 @@
-"""The schemas that come with the package, and those of examples/, read what such logs look like."""
+"""Built-in schemas and those of examples/ read the logs that they describe."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/123.0.0.0 Sa
 
 
 def settled(schema: str, path: Path, **settings: Any) -> FromFile:
-    told = FromFile(input_glob=str(path)).with_defaults(
+    options = FromFile(input_glob=str(path)).with_defaults(
         PipelineOptions(columns_file=schema, **settings)
     )
-    return FromFile(input_glob=str(path), options=told, bad_record="skip")
+    return FromFile(input_glob=str(path), options=options, bad_record="skip")
 
 
 def only(schema: str, folder: Path, record: dict[str, Any], **settings: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def has(event: dict[str, Any], **expected: Any) -> bool:
 
 
 @pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])
-def test_every_feature_is_had_from_the_log_or_derived(schema: str) -> None:
+def test_every_feature_is_a_log_or_derived_column(schema: str) -> None:
     about = load_schema(schema)
     known = {
         *about.log_format.columns,
@@ -67,21 +67,21 @@ def test_every_feature_is_had_from_the_log_or_derived(schema: str) -> None:
 
 
 @pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])
-def test_records_are_decoded_the_fast_way(schema: str) -> None:
+def test_records_are_decoded_by_the_compiled_type(schema: str) -> None:
     about, form = load_schema(schema), load_schema(schema).log_format
     for user in (form.user_column, ACTOR):
         decoded = form.columns_to_decode(form.columns_to_read(about.features, user), user)
         assert set(decoded) <= {flatten_name(path, form.drop_characters) for path in form.paths}
 
 
-def test_azures_and_duos_schemas_are_their_sources(tmp_path: Path) -> None:
+def test_schemas_of_azure_and_duo_equal_their_sources(tmp_path: Path) -> None:
     assert load_schema("azure.toml").log_format is FromAzure.log_format
     assert load_schema("duo.toml").log_format is FromDuo.log_format
     event = {"isotimestamp": "2024-05-31T09:00:00Z", "user": {"name": "ann"}, "result": "denied"}
     assert has(only("duo.toml", tmp_path, event), username="ann", logcount=0)
 
 
-def test_an_event_of_okta(tmp_path: Path) -> None:
+def test_okta_event_is_read(tmp_path: Path) -> None:
     record = {
         "uuid": "44aeb388-08b4-11ef-9cec-73ffcb6f9fdd",
         "published": "2024-05-02T18:46:21.121Z",
@@ -113,7 +113,7 @@ def test_an_event_of_okta(tmp_path: Path) -> None:
     )
 
 
-def test_an_entry_of_google_cloud(tmp_path: Path) -> None:
+def test_google_cloud_entry_is_read(tmp_path: Path) -> None:
     payload = {
         "@type": "type.googleapis.com/google.cloud.audit.AuditLog",
         "serviceName": "iam.googleapis.com",
@@ -160,12 +160,12 @@ def test_an_entry_of_google_cloud(tmp_path: Path) -> None:
         ("google.pubsub.v1.Publisher.UpdateTopic", "change"),
     ],
 )
-def test_a_method_of_google_cloud_has_its_verb(tmp_path: Path, method: str, verb: str) -> None:
+def test_google_cloud_method_has_a_verb(tmp_path: Path, method: str, verb: str) -> None:
     record = {"timestamp": "2024-05-31T09:00:00Z", "protoPayload": {"methodName": method}}
     assert has(only("gcp.toml", tmp_path, record), verbclass=verb)
 
 
-def test_an_event_of_github(tmp_path: Path) -> None:
+def test_github_event_is_read(tmp_path: Path) -> None:
     record = {
         "@timestamp": 1717146000123,
         "_document_id": "x-Y_z",
@@ -185,7 +185,7 @@ def test_an_event_of_github(tmp_path: Path) -> None:
     assert has(only("github.toml", tmp_path, record), login="Ann")
 
 
-def test_an_event_of_kubernetes(tmp_path: Path) -> None:
+def test_kubernetes_event_is_read(tmp_path: Path) -> None:
     record = {
         "kind": "Event",
         "auditID": "44aeb388-08b4-11ef-9cec-73ffcb6f9fdd",
@@ -215,21 +215,21 @@ def test_an_event_of_kubernetes(tmp_path: Path) -> None:
 
 
 @real
-def test_the_rule_tests_of_okta_go_through_and_what_is_refused_is_named(tmp_path: Path) -> None:
+def test_rule_tests_of_okta_are_read_and_rejected_records_are_reported(tmp_path: Path) -> None:
     tests = (DATA / "rule-tests/Okta.SystemLog.jsonl").read_text().splitlines()
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps(json.loads(line)["log"]) for line in tests))
-    summary = RunMetrics()
+    metrics = RunMetrics()
     source = settled("okta.toml", file, userid_column_name="@actor")
-    batches: list[Events] = list(source.events(None, summary))
-    assert summary.input.read == len(tests)
-    assert sum(batch.frame.height for batch in batches) == summary.input.accepted > 0
-    assert summary.input.refused == 8
-    assert all("published" in reason for reason in summary.input.refusals)
+    batches: list[Events] = list(source.events(None, metrics))
+    assert metrics.input.read == len(tests)
+    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted > 0
+    assert metrics.input.refused == 8
+    assert all("published" in reason for reason in metrics.input.refusals)
 
 
 @real
-def test_the_commits_of_many_people_go_through_the_chain(tmp_path: Path) -> None:
+def test_commits_of_many_people_run_through_the_pipeline(tmp_path: Path) -> None:
     with gzip.open(DATA / "commits/commits.jsonl.gz", "rt") as packed:
         records = [line for line, _ in zip(packed, range(1000), strict=False)]
     file = tmp_path / "commits.jsonl"
@@ -242,18 +242,18 @@ def test_the_commits_of_many_people_go_through_the_chain(tmp_path: Path) -> None
         AddScores(label=("ae_anomaly_score", "risk")),
     ]
     schema = str(ROOT / "examples/schemas/commits.toml")
-    told = PipelineOptions(columns_file=schema, userid_column_name="@actor", num_threads=1)
-    summary = Pipeline(chain, told).run()
-    assert summary.scored == summary.input.accepted == len(records)
+    options = PipelineOptions(columns_file=schema, userid_column_name="@actor", num_threads=1)
+    metrics = Pipeline(chain, options).run()
+    assert metrics.scored == metrics.input.accepted == len(records)
 
 
-def test_the_page_shows_the_schema_that_it_runs() -> None:
+def test_docs_page_shows_the_tested_schema() -> None:
     page = (ROOT / "docs/schemas.md").read_text()
     assert (ROOT / "examples/schemas/vpn.toml").read_text() in page
     assert all(f"`{name}`" in page for name in list_builtin_schemas())
 
 
-def test_a_spreadsheet_of_sessions(tmp_path: Path) -> None:
+def test_spreadsheet_of_sessions_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "Session,Account,Connected at,Gateway,Source IP,Client OS,Duration (min),Reason\n"
         "1,CORP\\Ann,31.05.2024 09:30,gw1,203.0.113.9,Linux,31,User logout\n"

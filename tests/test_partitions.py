@@ -1,4 +1,4 @@
-"""What comes out when workers take portions of the users is what comes out of one process."""
+"""Workers that process partitions of users give the output of one process."""
 
 import json
 from dataclasses import replace
@@ -45,13 +45,13 @@ def written(logs, path, threads, *between, **options):
     source = SmallMemory(input_glob=str(logs))
     sink = ToFile(filename=str(path), overwrite=True, **options)
     chain = [source, *between, Serialize(fixed_columns=False), sink]
-    summary = Pipeline(chain, PipelineOptions(num_threads=threads)).run()
-    return path.read_bytes(), replace(summary, seconds=0.0)
+    metrics = Pipeline(chain, PipelineOptions(num_threads=threads)).run()
+    return path.read_bytes(), replace(metrics, seconds=0.0)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz", "a.jsonl.zst", "a.parquet"])
 @pytest.mark.parametrize("between", [(), (Moody(), Monitor())])
-def test_a_file_does_not_depend_on_who_wrote_its_rows(logs, tmp_path, name, between):
+def test_output_does_not_depend_on_workers(logs, tmp_path, name, between):
     one, alone = written(logs, tmp_path / name, 1, *between)
     two, together = written(logs, tmp_path / name, 2, *between)
     assert one == two
@@ -61,36 +61,36 @@ def test_a_file_does_not_depend_on_who_wrote_its_rows(logs, tmp_path, name, betw
     assert len(alone.users) == USERS
 
 
-def test_without_the_first_column_too(logs, tmp_path):
+def test_output_without_the_index_column_does_not_depend_on_workers(logs, tmp_path):
     one, _ = written(logs, tmp_path / "a.csv", 1, include_index_col=False)
     assert one == written(logs, tmp_path / "a.csv", 2, include_index_col=False)[0]
     assert one.startswith(b"_index_,")
 
 
-def test_rows_are_text_before_they_reach_the_sink(logs, tmp_path):
+def test_rows_are_encoded_before_they_reach_the_sink(logs, tmp_path):
     settings = PipelineOptions(num_threads=2)
     source = SmallMemory(input_glob=str(logs), options=settings)
     sink = ToFile(filename=str(tmp_path / "a.csv"))
     read = source.partitions(None, RunMetrics(), WorkerPool(1))
-    with SpillDir() as scratch, read as portions:
-        [*_, last] = portions
+    with SpillDir() as spill_dir, read as parts:
+        [*_, last] = parts
         batches = run_stage(Serialize(), last.events(RunMetrics()))
-        spelt = run_stage(sink.encoder(batches[0], scratch), batches)
+        spelt = run_stage(sink.encoder(batches[0], spill_dir), batches)
         text = spelt[-1].path.read_bytes()
-    assert len(portions) > 3
+    assert len(parts) > 3
     assert all(isinstance(batch, EncodedChunk) for batch in spelt)
     assert [batch.frame.height for batch in spelt] == [batch.frame.height for batch in batches]
     assert text.count(b"\n") == sum(batch.frame.height for batch in batches)
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_events_that_fit_in_memory_are_one_portion_so_that_no_process_is_started(logs, history):
+def test_events_that_fit_in_memory_are_one_partition(logs, history):
     source = FromCloudtrail(input_glob=str(logs), options=PipelineOptions(num_threads=2))
-    with source.partitions(str(logs) if history else None, RunMetrics(), WorkerPool(2)) as portions:
-        assert len(portions) == 1
+    with source.partitions(str(logs) if history else None, RunMetrics(), WorkerPool(2)) as parts:
+        assert len(parts) == 1
 
 
-def test_what_goes_wrong_elsewhere_is_told_here(tmp_path):
+def test_error_in_a_worker_is_raised_here(tmp_path):
     for n in range(3):
         text = json.dumps({"Records": [record(n)]})
         (tmp_path / f"{n}.json").write_text(text if n < 2 else text.replace("eventTime", "time"))

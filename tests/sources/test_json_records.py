@@ -52,24 +52,24 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_holds_the_same_records(form: str) -> None:
+def test_every_form_gives_the_same_records(form: str) -> None:
     assert records(FORMS[form]) == [A, B]
 
 
-def test_lines_have_their_line_and_documents_their_record_number() -> None:
+def test_json_lines_have_line_numbers_and_documents_record_numbers() -> None:
     assert list(split_records(b'{"a":1}\n\n{"a":2}\n', unwrap).line_numbers) == [1, 3]
     assert list(split_records(b'[{"a":1},\n\n{"a":2}]', unwrap).line_numbers) == [1, 2]
 
 
 @pytest.mark.parametrize("data", [b"", b" \n", b"[]", b'{"Records": []}', b'{"Events":[]}'])
-def test_nothing_is_no_record_and_no_error(data: bytes) -> None:
+def test_empty_file_has_no_records_and_no_errors(data: bytes) -> None:
     found = split_records(data, unwrap)
     assert not found.raw_records
     assert not found.errors
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_document_cut_in_half_is_one_broken_thing(indent: int | None) -> None:
+def test_truncated_document_is_one_error(indent: int | None) -> None:
     text = json.dumps({"Records": [A, B] * 9}, indent=indent)
     found = split_records(text[: len(text) // 2].encode(), unwrap)
     assert list(found.raw_records) == []
@@ -79,28 +79,28 @@ def test_a_document_cut_in_half_is_one_broken_thing(indent: int | None) -> None:
     assert "download it again" in reason
 
 
-def test_of_json_lines_cut_in_half_all_whole_lines_are_there() -> None:
+def test_truncated_json_lines_keep_all_complete_lines() -> None:
     found = split_records(json.dumps(A).encode() + b"\n" + json.dumps(B).encode()[:9], unwrap)
     assert len(found.raw_records) == 2
     assert records(json.dumps(A)) == [json.loads(bytes(found.raw_records[0]))]
 
 
-def test_a_broken_first_line_does_not_hide_the_others() -> None:
+def test_invalid_first_line_does_not_hide_the_others() -> None:
     assert list(split_records(b'{"a": \n{"a":1}\n{"a":2}', unwrap).line_numbers) == [1, 2, 3]
 
 
-def test_a_document_with_half_a_surrogate_is_read_all_the_same() -> None:
+def test_document_with_a_lone_surrogate_is_read() -> None:
     assert records(r'{"Records":[{"a":"\ud800x"},{"b":1}]}') == [
         {"a": "\N{REPLACEMENT CHARACTER}x"},
         {"b": 1},
     ]
 
 
-def test_bytes_that_are_no_utf8_are_replaced() -> None:
+def test_invalid_utf8_is_replaced() -> None:
     assert decode_leniently(b'{"a":"\xff"}') == {"a": "\N{REPLACEMENT CHARACTER}"}
 
 
-def test_very_deep_nesting_is_refused_not_fatal() -> None:
+def test_very_deep_nesting_is_rejected() -> None:
     found = split_records(b"[" * 100_000, unwrap)
     assert len(found.errors) == 1
 
@@ -122,7 +122,7 @@ def test_encoding_keeps_the_value(value: object) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_make_splitting_fail(data: bytes) -> None:
+def test_splitting_never_fails(data: bytes) -> None:
     found = split_records(data, unwrap)
     assert len(found.raw_records) == len(found.line_numbers)
 
@@ -131,7 +131,7 @@ def test_no_bytes_make_splitting_fail(data: bytes) -> None:
     st.lists(st.sampled_from(['{"a":1}', "", '{"Records":[{"b":1},{"b":2}]}', '{"cut'])),
     st.integers(1, 40),
 )
-def test_json_lines_in_blocks_are_as_read_whole(lines: list[str], size: int) -> None:
+def test_json_lines_in_blocks_equal_json_lines_read_at_once(lines: list[str], size: int) -> None:
     text = "\n".join(['{"x":"first"}', *lines]).encode()
     blocks = [text[:14], *(text[i : i + size] for i in range(14, len(text), size))]
     plain = [part for one in split_record_blocks(blocks, lambda _: None) for part in pairs(one)]
@@ -145,7 +145,7 @@ def pairs(records: Records) -> list[tuple[int, bytes]]:
     ]
 
 
-def test_a_document_in_blocks_is_read_whole() -> None:
+def test_document_in_blocks_is_read_completely() -> None:
     text = json.dumps({"Records": [{"a": n} for n in range(9)]}, indent=1)
     for data in (text.encode(), text.encode("utf-16")):
         blocks = [data[i : i + 20] for i in range(0, len(data), 20)]
