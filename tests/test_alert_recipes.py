@@ -137,7 +137,7 @@ def test_findings_and_ids_do_not_depend_on_threads_and_batches(run_shell):
     start = shell_blocks()[0]
     runs = {"a": "--num_threads=1", "b": "--num_threads=2 --pipeline_batch_size=7"}
     text = "".join(
-        f'"${{CHAIN[@]:0:2}}" {options} "${{CHAIN[@]:2}}" to-ocsf --filename={name}.jsonl\n'
+        f'"${{PIPELINE[@]:0:2}}" {options} "${{PIPELINE[@]:2}}" to-ocsf --filename={name}.jsonl\n'
         for name, options in runs.items()
     )
     folder, done = run_shell(start + text)
@@ -146,7 +146,9 @@ def test_findings_and_ids_do_not_depend_on_threads_and_batches(run_shell):
 
 
 def test_other_sinks_get_their_rows_if_a_server_fails(run_shell):
-    text = '"${CHAIN[@]}" to-http --base_url=http://127.0.0.1:9 --max_retries=0 --dead_letters=dead'
+    text = (
+        '"${PIPELINE[@]}" to-http --base_url=http://127.0.0.1:9 --max_retries=0 --dead_letters=dead'
+    )
     folder, done = run_shell(f"{shell_blocks()[0]}{text} serialize to-file --filename=rows.jsonl\n")
     assert done.returncode == 1
     rows = len((folder / "rows.jsonl").read_bytes().splitlines())

@@ -156,7 +156,7 @@ def test_an_input_file_is_never_overwritten(folder, how):
     (Path("other") / "a.csv").write_bytes(before)
     more = {"glob": "other/*.csv", "train": ("--train_data_glob=input",)}
     result = run(sink=sink, **(more if how == "history" else {}))
-    assert_fails(result, 2, r"to-file: .* is one of the logs that are read, and would be replaced")
+    assert_fails(result, 2, r"to-file: .* is one of the input logs, and would be replaced")
     assert log.read_bytes() == before
 
 

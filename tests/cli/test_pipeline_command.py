@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from morpheus import __version__
-from morpheus.cli.main import LOG_LEVELS, main, morpheus
+from morpheus.cli.chain import LazyCommand, first_line
+from morpheus.cli.main import COMMANDS, LOG_LEVELS, TOOLS, main, morpheus
 
 from .conftest import Run
 
@@ -237,3 +238,11 @@ def test_help_has_a_short_option_and_whole_sentences(pipeline: Run) -> None:
     assert pipeline("-h").stdout == pipeline("--help").stdout
     for words in ((), ("run",), ("tools",)):
         assert "..." not in pipeline(*words, "-h").stdout.partition("\nCommands:")[2]
+
+
+@pytest.mark.parametrize(("word", "command"), [*COMMANDS.items(), *TOOLS.items()])
+def test_the_summary_of_a_lazy_command_is_the_first_line_of_its_help(
+    word: str, command: LazyCommand
+) -> None:
+    loaded = command.load()
+    assert (loaded.name, first_line(loaded.help or "")) == (word, command.summary)

@@ -94,14 +94,14 @@ class ServeOptions:
 def _run_server(options: ServeOptions, folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(
-            f"FOLDER: `{folder}` is not a folder. Give the folder that `to-file` writes to."
+            f"FOLDER: there is no folder `{folder}`. Give the folder that `to-file` writes to."
         )
     try:
         from morpheus.serve.app import serve  # noqa: PLC0415 - the extra `serve` may be missing
         from morpheus.serve.live import LiveReport  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"serve: `{error.name}` is not installed. Run `pip install 'morpheus-dfp[serve]'`."
+            f"serve: `{error.name}` is not installed. Type `pip install 'morpheus-dfp[serve]'`."
         ) from error
     store = None if options.models is None else ModelStore.open(options.models)
     live = LiveReport(folder, options.userid_column_name, options.alerts_per_day, store)
