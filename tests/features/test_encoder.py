@@ -138,13 +138,13 @@ def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, ro
     past = pl.DataFrame(history, schema=frame.schema, orient="row")
     scale = Number("n", (0.0, 1.0), (0.0, 1.0))
     encoder = Encoder((Category.fit("a", past["a"]), Category.fit("n", past["n"]), scale))
-    start = data.make_sampler(st.integers(0, frame.height))
-    some = frame.slice(start, data.make_sampler(st.integers(0, frame.height - start)))
+    start = data.draw(st.integers(0, frame.height))
+    some = frame.slice(start, data.draw(st.integers(0, frame.height - start)))
     alone = encoder.encode(some)
     within = encoder.encode(
         some, EncodedSlice(some, DictionaryEncoder(frame, frame.columns), start)
     )
-    for name in ("codes", "numbers", "row_of"):
+    for name in ("codes", "numbers", "inverse"):
         assert np.array_equal(getattr(alone, name), getattr(within, name)), name
 
 
@@ -178,7 +178,7 @@ def test_an_excerpt_stays_in_its_process():
     frame = pl.DataFrame({"a": ["x"]})
     batch = Events(user="ann", frame=frame, dict_codes=EncodedSlice.from_frame(frame, ["a"]))
     travelled = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
-    assert travelled.excerpt is None
+    assert travelled.dict_codes is None
     assert travelled.frame.equals(frame)
 
 

@@ -36,7 +36,7 @@ def test_more_to_spend_never_raises_a_threshold(levels, alerts):
 @given(LEVELS, st.floats(0.1, 5), st.integers(1, 60))
 def test_what_is_an_alert_for_all_is_a_candidate_of_its_user(levels, alerts, days):
     limit = global_margin(levels, [days] * len(levels), alerts)
-    assert all(level.serial_threshold_bytes(alerts) <= limit for level in levels)
+    assert all(level.threshold_for(alerts) <= limit for level in levels)
 
 
 def test_nothing_to_spend_is_no_alert_on_held_out_days():

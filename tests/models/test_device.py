@@ -2,19 +2,22 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from morpheus.errors import UsageError
-from morpheus.models.batched_training import MIN_USERS_FOR_GPU, gpu_possible, select_trainer
-from morpheus.models.training import train_sequentially
+from morpheus.models.batched_training import select_trainer
+from morpheus.models.training import MIN_USERS_FOR_GPU, gpu_possible, train_sequentially
+
+torch = pytest.importorskip(
+    "torch", reason="the extra is not installed: pip install 'morpheus-dfp[torch]'"
+)
 
 SEEMS_TO_HAVE_ONE = """
 import sys
 from pathlib import Path
-from morpheus.models import device
-device.GPU_DRIVERS = (Path(sys.executable),)
-assert device.may_be_gpu("auto")
-device.trainer_on("auto", {users})
+from morpheus.models import batched_training, training
+training.GPU_DRIVERS = (Path(sys.executable),)
+assert training.gpu_possible("auto")
+batched_training.select_trainer("auto", {users})
 print("torch" in sys.modules)
 """
 
@@ -37,7 +40,7 @@ def test_users_are_trained_one_by_one_on_a_processor():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_asked_for_and_not_there_is_told_with_what_to_type():
-    with pytest.raises(UsageError, match=r"--device: no CUDA device .*make setup TORCH_INDEX="):
+    with pytest.raises(UsageError, match=r"--device: no CUDA device .*install torch for CUDA"):
         select_trainer("cuda", 1)
 
 

@@ -21,12 +21,12 @@ USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
 
 def strangeness(known, **changes):
     rows = known.encoder.encode(pl.DataFrame([USUAL | changes]))
-    return known.strangeness(rows)[0][rows.inverse][0]
+    return known.column_anomaly(rows)[0][rows.inverse][0]
 
 
 def remembered(context, columns, seconds):
     halves = columns * (np.arange(columns.shape[1]) % 2 == 0)
-    return context.weighed(
+    return context.compute_contributions(
         EventAnomaly.from_columns(columns), EventAnomaly.from_columns(halves), seconds, 0.5
     )
 
@@ -57,9 +57,9 @@ def test_a_value_that_everybody_has_and_the_user_seldom_is_stranger_than_one_onl
     everybody = Population(owner, pl.concat([times(400), times(400)]), both)
     known = fingerprint(frame, population=everybody)
     place = COLUMNS.index("kind")
-    habit = known.evidence.chances.habit
-    words = known.encoder.columns[place].words
-    start = sum(column.codes for column in known.encoder.columns[:place])
+    habit = known.surprise_model.likelihoods.log_likelihood_ratio
+    words = known.encoder.columns[place].vocabulary
+    start = sum(column.n_codes for column in known.encoder.columns[:place])
     nats = {word: habit[start + 2 + at] for at, word in enumerate(words)}
     assert nats["b"] > nats["c"] + 1
     assert nats["c"] > nats["a"]
@@ -141,9 +141,9 @@ def test_only_values_that_others_have_too_are_remembered_for_a_month():
 
 def test_risk_is_calibrated_on_events_that_neither_the_trial_nor_its_measures_met():
     known = fingerprint()
-    assert known.held_out.events == len(known.held_out.risks) == 67
-    assert (np.diff(known.held_out.risks) >= 0).all()
-    assert known.held_out.days == 1
+    assert known.calibration.events == len(known.calibration.risks) == 67
+    assert (np.diff(known.calibration.risks) >= 0).all()
+    assert known.calibration.days == 1
 
 
 @given(
@@ -157,9 +157,9 @@ def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened
     weighed, alone = (
         remembered(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet)
     )
-    before = weighed.parts[1:, at].sum()
+    before = weighed.contributions[1:, at].sum()
     assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
-    assert (weighed.parts >= 0).all()
+    assert (weighed.contributions >= 0).all()
 
 
 @given(st.integers(0, 99), st.integers(0, 40))
@@ -168,12 +168,12 @@ def test_columns_divide_the_risk_whatever_the_batches(seed, cut):
     columns = dice.exponential(size=(40, 3)) * dice.choice([0, 1], (40, 3))
     seconds = np.cumsum(dice.exponential(1e4, 40))
     whole, pieces = remembered(TemporalContext(), columns, seconds), TemporalContext()
-    assert whole.parts.sum(0).sum(1) == pytest.approx(whole.risk)
+    assert whole.contributions.sum(0).sum(1) == pytest.approx(whole.risk)
     parts = [
-        remembered(pieces, columns[piece], seconds[piece]).parts
+        remembered(pieces, columns[piece], seconds[piece]).contributions
         for piece in (slice(0, cut), slice(cut, 40))
     ]
-    assert np.concatenate(parts, axis=1) == pytest.approx(whole.parts)
+    assert np.concatenate(parts, axis=1) == pytest.approx(whole.contributions)
 
 
 @given(

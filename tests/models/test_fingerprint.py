@@ -47,7 +47,7 @@ def test_what_is_said_of_a_row_does_not_depend_on_the_rows_beside_it(strange):
 
     def each(events):
         rows = known.encoder.encode(events)
-        return (known.strangeness(rows)[0] if strange else known.losses(rows))[rows.inverse]
+        return (known.column_anomaly(rows)[0] if strange else known.losses(rows))[rows.inverse]
 
     whole = each(frame)
     for start in range(0, 700, 100):

@@ -41,24 +41,32 @@ def climbed(events, **options):
 
 def test_enough_history_is_the_users_own_alone():
     found = climbed(NEEDED)
-    assert (found.rung, found.borrowed, found.events.height) == ("own", 0, NEEDED)
+    assert (found.training_data_scope, found.borrowed_events, found.events.height) == (
+        "own",
+        0,
+        NEEDED,
+    )
 
 
 def test_a_short_history_is_filled_up_with_that_of_those_who_do_alike():
     found = climbed(40)
-    assert (found.rung, found.borrowed, found.events.height) == ("peers", NEEDED - 40, NEEDED)
+    assert (found.training_data_scope, found.borrowed_events, found.events.height) == (
+        "peers",
+        NEEDED - 40,
+        NEEDED,
+    )
     assert found.events["agent"].unique().sort().to_list() == ["cli", "web"]
 
 
 @pytest.mark.parametrize("events", [0, 1, 19])
 def test_who_has_next_to_no_history_is_learnt_from_everyone(events):
     found = climbed(events)
-    assert found.rung == "everyone"
+    assert found.training_data_scope == "everyone"
     assert set(found.events["agent"]) == {"cli", "web", "ci"}
 
 
 def test_the_generic_model_is_everyones_also_for_those_who_have_peers():
-    assert climbed(40, generic=True).rung == "everyone"
+    assert climbed(40, global_only=True).training_data_scope == "everyone"
 
 
 def test_nobody_borrows_from_themselves():
@@ -77,7 +85,7 @@ def test_everyone_of_too_little_history_stands_for_nobody():
 
 def test_the_card_says_how_much_of_a_fingerprint_is_the_users_own():
     [known] = fit_fingerprints([climbed(40)], COLUMNS, epochs=1)
-    assert (known.card.rung, known.card.own_share) == ("peers", 0.4)
+    assert (known.card.training_data_scope, known.card.own_share) == ("peers", 0.4)
     assert known.card.first.startswith("2026-03-01")
 
 

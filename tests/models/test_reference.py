@@ -4,15 +4,23 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
-from morpheus.columns import TIME, read_lines
+from morpheus.columns import TIME
 from morpheus.core.batch import Events
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.features.encoder import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.models.autoencoder import Autoencoder, unflatten
 from morpheus.models.fit import UserHistory
-from morpheus.models.reference import (
+from morpheus.models.store import ModelStore, commit_index, put_model
+from morpheus.stages.train_ae import TrainAe
+from morpheus.testing import run_stage
+from people import COLUMNS, day, times
+
+torch = pytest.importorskip(
+    "torch", reason="the extra is not installed: pip install 'morpheus-dfp[torch]'"
+)
+
+from morpheus.models.reference import (  # noqa: E402 - torch may be missing
     LAYER_NAMES,
     DfencoderConfig,
     DfencoderNetwork,
@@ -23,10 +31,6 @@ from morpheus.models.reference import (
     swap_values,
     weighted_minibatches,
 )
-from morpheus.models.store import ModelStore, commit_index, put_model
-from morpheus.stages.train_ae import TrainAe
-from morpheus.testing import run_stage
-from people import COLUMNS, day, times
 
 GOLDEN = Path(__file__).parents[2] / "../shared/data/golden"
 SHAPE = DfencoderConfig(code_counts=(3, 5, 3, 4), number_columns=(2,), hidden=6, bottleneck=4)
@@ -65,7 +69,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
     codes, numbers = events()
     share = torch.linspace(0.5, 2, 9, dtype=torch.float64)
     model, slope = net(), torch.zeros(SHAPE.n_parameters, dtype=torch.float64)
-    words = model.words(codes)
+    words = model.to_category_codes(codes)
     model.compute_gradient((words, numbers), (words, numbers), share, unflatten(SHAPE, slope))
     step = 1e-6
     for at in range(SHAPE.n_parameters):

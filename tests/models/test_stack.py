@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from morpheus.features.encoder import Encoder
 from morpheus.models.autoencoder import unflatten
@@ -19,6 +18,10 @@ from morpheus.models.training import (
     validation_loss,
 )
 from people import COLUMNS, day
+
+torch = pytest.importorskip(
+    "torch", reason="the extra is not installed: pip install 'morpheus-dfp[torch]'"
+)
 
 CPU = torch.device("cpu")
 
@@ -52,24 +55,24 @@ def test_users_trained_side_by_side_become_what_they_become_alone(validated):
 
 
 def test_filling_up_keeps_the_columns_and_makes_sizes_equal():
-    shape = tasks(validated=False)[0].shape
+    shape = tasks(validated=False)[0].config
     filled = pad_config(shape)
     assert sum(filled.code_counts) % 128 == 0
-    assert filled.code_counts[:-1] == shape.codes[:-1]
+    assert filled.code_counts[:-1] == shape.code_counts[:-1]
 
 
 def test_a_step_stays_on_the_device_of_the_weights():
     # torch refuses to mix this device with the CPU, as it would a GPU.
     device = torch.device("meta")
-    shape = tasks(validated=False)[0].shape
+    shape = tasks(validated=False)[0].config
     weights = torch.empty(2, pad_config(shape).n_parameters, device=device)
     net, optimizer, slope = (
         BatchedAutoencoder([shape, shape], weights),
         BatchedAdam(weights),
         weights.clone(),
     )
-    codes = torch.ones(2, 5, len(shape.codes), dtype=torch.int64, device=device)
-    numbers = torch.ones(2, 5, len(shape.numbers), device=device)
+    codes = torch.ones(2, 5, len(shape.code_counts), dtype=torch.int64, device=device)
+    numbers = torch.ones(2, 5, len(shape.number_columns), device=device)
     share = torch.ones(2, 5, device=device)
     net.compute_gradient((codes, numbers), (codes, numbers), share, unflatten(net.config, slope))
     optimizer.step(slope, active=share.sum(1, keepdim=True) > 0, rate=weights.new_ones(2, 1))

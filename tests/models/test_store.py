@@ -35,7 +35,7 @@ def test_a_fingerprint_comes_back_as_it_was(folder, ann):
     rows = ann.encoder.encode(day())
     assert np.array_equal(back.losses(rows), ann.losses(rows))
     assert np.array_equal(back.net.weights, ann.net.weights)
-    assert replace(back.card, size=0, sha256="") == ann.card
+    assert msgspec.structs.replace(back.card, size=0, sha256="") == ann.card
     assert back.encoder == ann.encoder
 
 
@@ -78,14 +78,14 @@ def test_a_missing_file_and_a_missing_index_are_named(folder):
 def test_a_name_like_a_path_stays_a_name(tmp_path, ann):
     path = tmp_path / "deep" / "models"
     name = "../../../etc/x"
-    card = put_model(path, replace(ann, card=replace(ann.card, user=name)))
+    card = put_model(path, replace(ann, card=msgspec.structs.replace(ann.card, user=name)))
     commit_index(path, {name: card})
     assert ModelStore.open(path).load(name) is not None
     assert {p.parent for p in tmp_path.rglob("*.safetensors")} == {path / "fingerprints"}
 
 
 def test_an_index_cannot_lead_out_of_the_folder(folder):
-    card = replace(ModelStore.open(folder).cards["ann"], sha256="../../secret")
+    card = msgspec.structs.replace(ModelStore.open(folder).cards["ann"], sha256="../../secret")
     commit_index(folder, {"ann": card})
     with pytest.raises(ModelCorruptedError, match=r"card of 'ann'.*sha256.*Train again"):
         ModelStore.open(folder).load("ann")
@@ -96,7 +96,7 @@ def test_an_index_cannot_lead_out_of_the_folder(folder):
 
 def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
     [old] = (folder / "fingerprints").iterdir()
-    bob = put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
+    bob = put_model(folder, replace(ann, card=msgspec.structs.replace(ann.card, user="bob")))
     assert set(ModelStore.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
     begun = ModelStore.open(folder)
     os.utime(old, (0, 0))
@@ -108,7 +108,7 @@ def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
 
 
 def test_publishing_leaves_alone_what_another_run_is_writing(folder, ann):
-    card = put_model(folder, replace(ann, card=replace(ann.card, user="bob")))
+    card = put_model(folder, replace(ann, card=msgspec.structs.replace(ann.card, user="bob")))
     commit_index(folder, ModelStore.open(folder).cards)
     commit_index(folder, ModelStore.open(folder).cards)
     commit_index(folder, {"bob": card})
@@ -134,7 +134,7 @@ def test_an_index_of_another_version_says_so(folder):
 def test_a_card_is_decoded_when_somebody_asks_for_it_and_named_if_it_is_none(folder, ann):
     cards = ModelStore.open(folder).cards
     assert (list(cards), len(cards), "ann" in cards, "bob" in cards) == (["ann"], 1, True, False)
-    assert replace(cards["ann"], size=0, sha256="") == ann.card
+    assert msgspec.structs.replace(cards["ann"], size=0, sha256="") == ann.card
     assert cards.get("bob") is None
     broken = LazyModelCards({"bob": msgspec.Raw(b'{"user":7}')})
     with pytest.raises(

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -48,7 +49,7 @@ def ann() -> Fingerprint:
 
 
 def for_user(ann: Fingerprint, user: str) -> Fingerprint:
-    return replace(ann, card=replace(ann.card, user=user))
+    return replace(ann, card=msgspec.structs.replace(ann.card, user=user))
 
 
 def test_model_survives_the_store(lake: Lake, ann: Fingerprint) -> None:

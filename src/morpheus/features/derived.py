@@ -1,4 +1,8 @@
-"""What kind of thing a value is: its family, where the value itself is too rare to be a habit."""
+"""Derived columns: classes of values, and counters over a user's events.
+
+A class, such as the family of a user agent, is frequent even if each single value is rare. The
+classifiers cover AWS, Entra ID and Duo logs; log formats select them by name in their schema.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,141 @@ import polars as pl
 
 from morpheus.columns import TIME
 
+USER = "_user_"
+"""Column of the user in the frames that columns are derived from."""
+NOVELTY_PREFIX = "new:"
+"""Prefix of columns that say whether a value is new to its user, as in `new:userAgent`."""
+NOVELTY_TTL = timedelta(days=90)
+"""A value that a user has not had for this time is new again."""
+NOVELTY_WARMUP = timedelta(days=7)
+"""Time after a user's first event in which no value is new, because all of them would be."""
+
+_DAY = pl.col(TIME).dt.date()
+_SATURDAY = 6
+
+
+@dataclass(frozen=True)
+class DerivedColumn:
+    """A column that is computed from other columns.
+
+    Attributes:
+        inputs: Columns that it is computed from.
+        compute: Computes it from a frame of events in time order.
+    """
+
+    inputs: tuple[str, ...]
+    compute: Callable[[pl.DataFrame], pl.Series]
+
+
+def log_count() -> DerivedColumn:
+    """Count the user's events of that day before each event."""
+    return DerivedColumn((), _log_count)
+
+
+def distinct_count_today(*columns: str, joined: bool = False) -> DerivedColumn:
+    """Count the different values that the user has had that day, up to each event.
+
+    Args:
+        columns: One column, whose missing values do not count; or with `joined` several columns
+            that are one value together, which counts even if all of them are missing.
+        joined: Whether the columns are one value.
+    """
+    return DerivedColumn(columns, partial(_distinct_count_today, columns=columns, joined=joined))
+
+
+def hour_of_week() -> DerivedColumn:
+    """Weekday and hour, such as `Mon 09`: one of 168 values."""
+    return DerivedColumn((), _hour_of_week)
+
+
+def hour_kind() -> DerivedColumn:
+    """Hour of a weekday or of the weekend, such as `weekend 23`: one of 48 values."""
+    return DerivedColumn((), _hour_kind)
+
+
+def map_values(function: Callable[..., str | None], *columns: str) -> DerivedColumn:
+    """Apply a function to the values of some columns, once for equal values."""
+    return DerivedColumn(columns, partial(_map_values, columns=columns, function=function))
+
+
+def is_new_value(column: str) -> DerivedColumn:
+    """Return whether a value is new to its user: "True" or "False", null for a missing value.
+
+    A value is new if the user has not had it for `NOVELTY_TTL`; see also `NOVELTY_WARMUP`.
+    """
+    return DerivedColumn((column,), partial(_is_new_value, column=column))
+
+
+def _log_count(frame: pl.DataFrame) -> pl.Series:
+    return frame.select(pl.int_range(pl.len(), dtype=pl.Int64).over(USER, _DAY)).to_series()
+
+
+def _distinct_count_today(
+    frame: pl.DataFrame, columns: tuple[str, ...], *, joined: bool
+) -> pl.Series:
+    known = pl.lit(joined) | pl.col(columns[0]).is_not_null()
+    value = pl.concat_str([pl.col(name).fill_null("nan") for name in columns], separator=", ")
+    first = pl.struct(USER, _DAY, value.alias("value")).is_first_distinct() & known
+    return frame.select(first.cast(pl.Int64).cum_sum().over(USER, _DAY)).to_series()
+
+
+def _hour_of_week(frame: pl.DataFrame) -> pl.Series:
+    return frame[TIME].dt.strftime("%a %H")
+
+
+def _hour_kind(frame: pl.DataFrame) -> pl.Series:
+    weekend = pl.col(TIME).dt.weekday() >= _SATURDAY
+    kind = pl.when(weekend).then(pl.lit("weekend ")).otherwise(pl.lit("weekday "))
+    return frame.select(kind + pl.col(TIME).dt.strftime("%H")).to_series()
+
+
+def _map_values(
+    frame: pl.DataFrame, columns: tuple[str, ...], function: Callable[..., str | None]
+) -> pl.Series:
+    distinct = frame.select(columns).unique(maintain_order=True)
+    mapped = pl.Series("mapped", [function(*row) for row in distinct.iter_rows()], dtype=pl.String)
+    joined = frame.select(columns).join(
+        distinct.with_columns(mapped),
+        on=columns,
+        nulls_equal=True,
+        how="left",
+        maintain_order="left",
+    )
+    return joined["mapped"]
+
+
+def _is_new_value(frame: pl.DataFrame, column: str) -> pl.Series:
+    last_seen = pl.col(TIME).shift().over(USER, column)
+    forgotten = (pl.col(TIME) - last_seen > NOVELTY_TTL).fill_null(value=True)
+    warmed_up = pl.col(TIME) - pl.col(TIME).first().over(USER) > NOVELTY_WARMUP
+    new = (forgotten & warmed_up).cast(pl.String).str.to_titlecase()
+    return frame.select(pl.when(pl.col(column).is_not_null()).then(new)).to_series()
+
 
 @dataclass(frozen=True)
 class RegexClassifier:
-    """A family for each value, by the first pattern that is found in it, whatever its case.
+    """Maps a value to the class of the first pattern that occurs in it, ignoring case.
 
     Attributes:
-        patterns: Pattern and family, in order; no family for values of which nothing is to be said.
-        default: Family of all other values.
+        patterns: Patterns with their classes, in order; the class is None if the value has no
+            meaning.
+        default: Class of all other values.
     """
 
     patterns: tuple[tuple[str, str | None], ...]
     default: str | None = "other"
 
     def __call__(self, value: str | None) -> str | None:
-        """Name a value's family.
+        """Return the class of a value; None for an empty one.
 
         >>> RegexClassifier((("^get|^list", "read"),))("ListUsers")
         'read'
         """
         if not value:
             return None
-        for pattern, family in self.patterns:
+        for pattern, label in self.patterns:
             if re.search(pattern, value, re.IGNORECASE):
-                return family
+                return label
         return self.default
 
 
@@ -77,7 +192,7 @@ USER_AGENT_CLASSIFIER = RegexClassifier(
         (r"mozilla", "other browser"),
     )
 )
-"""By user agent."""
+"""Classes of user agents."""
 ACTION_CLASSIFIER = RegexClassifier(
     (
         (
@@ -112,7 +227,7 @@ ACTION_CLASSIFIER = RegexClassifier(
         (r"^(?:activate|resume|apply|configure|rotate|renew|move|reboot|upgrade|attach)", "change"),
     )
 )
-"""By the name of an action, as AWS forms them."""
+"""Classes of actions, by their names in AWS."""
 AWS_ERROR_CLASSIFIER = RegexClassifier(
     (
         (r"dryrun", "dry run"),
@@ -126,7 +241,7 @@ AWS_ERROR_CLASSIFIER = RegexClassifier(
         (r"internal|unavailable|server|timeout|failure", "failed"),
     )
 )
-"""By `errorCode` of CloudTrail."""
+"""Classes of `errorCode` in CloudTrail."""
 SIGN_IN_ERROR_CLASSIFIER = RegexClassifier(
     (
         (r"^0$", None),
@@ -143,11 +258,11 @@ SIGN_IN_ERROR_CLASSIFIER = RegexClassifier(
         (r"^(?:50058|50097|50125|50129|50140|50143|50199|51006|16000|16003|65001)$", "interrupted"),
     )
 )
-"""By the error code of an Entra ID sign-in."""
+"""Classes of error codes of Entra ID sign-ins."""
 
 
 def classify_duo_error(result: str | None, reason: str | None) -> str | None:
-    """Class of a Duo authentication's failure; None for success.
+    """Return the class of a failed Duo authentication; None for a successful one.
 
     >>> classify_duo_error("denied", "No response"), classify_duo_error("SUCCESS", "User approved")
     ('no answer', None)
@@ -172,54 +287,55 @@ _DUO_ERROR_CLASSIFIER = RegexClassifier(
 
 
 def classify_user_agent(agent: str | None) -> str | None:
-    """Family of a user agent; of an unknown one its first word.
+    """Return the class of a user agent; for an unknown agent its first word.
 
-    >>> classify_user_agent("aws-cli/2.13.5 Python/3.11.4"), classify_user_agent("s5cmd/2.0"), classify_user_agent(None)
-    ('aws-cli', 's5cmd', None)
+    >>> agents = ("aws-cli/2.13.5 Python/3.11.4", "s5cmd/2.0", None)
+    >>> [classify_user_agent(agent) for agent in agents]
+    ['aws-cli', 's5cmd', None]
     """
-    family = USER_AGENT_CLASSIFIER(agent)
-    if family != "other" or agent is None:
-        return family
+    label = USER_AGENT_CLASSIFIER(agent)
+    if label != "other" or agent is None:
+        return label
     word = re.match(r"\s*\[?([A-Za-z][\w.-]{0,30})", agent)
     return word[1].lower() if word else "other"
 
 
 def classify_address(address: str | None) -> str | None:
-    """Kind of an address: private, public (of which version), of a service, or a name.
+    """Return the kind of an address: private, public, public v6, service, or name.
 
     >>> [classify_address(a) for a in ("10.1.2.3", "203.0.113.9", "2a00::1", "ec2.amazonaws.com")]
     ['private', 'public', 'public v6', 'service']
     """
-    number = _parse_address(address)
-    if number is None:
+    parsed = _parse_address(address)
+    if parsed is None:
         service = r"\.amazonaws\.com$|^aws internal"
         kind = "service" if re.search(service, address or "", re.IGNORECASE) else "name"
         return kind if address else None
-    if number.is_private and number not in _DOCUMENTATION_NETWORKS:
+    if parsed.is_private and parsed not in _DOCUMENTATION_NETWORKS:
         return "private"
-    return "public" if number.version == 4 else "public v6"  # noqa: PLR2004 - of the protocol
+    return "public" if parsed.version == 4 else "public v6"  # noqa: PLR2004 - IP version
 
 
 def address_to_network(address: str | None) -> str | None:
-    """The network of an address, /24 or /48; what is no address stays as it is.
+    """Return the network of an address, /24 or /48. Other text is returned as it is.
 
     >>> address_to_network("203.0.113.9"), address_to_network("2a00:1:2:3::9")
     ('203.0.113.0/24', '2a00:1:2::/48')
     """
-    number = _parse_address(address)
-    if number is None:
+    parsed = _parse_address(address)
+    if parsed is None:
         return address or None
-    width = 24 if number.version == 4 else 48  # noqa: PLR2004 - of the protocol
-    return str(ip_network(f"{number}/{width}", strict=False))
+    width = 24 if parsed.version == 4 else 48  # noqa: PLR2004 - IP version
+    return str(ip_network(f"{parsed}/{width}", strict=False))
 
 
 class _DocumentationNetworks:
-    """Addresses for examples, which the standard library calls private; logs are full of them."""
+    """Networks for examples. Python calls them private, but logs use them as public ones."""
 
     networks = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))
 
-    def __contains__(self, number: IPv4Address | IPv6Address) -> bool:
-        return any(number in net for net in self.networks)
+    def __contains__(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self.networks)
 
 
 _DOCUMENTATION_NETWORKS = _DocumentationNetworks()
@@ -230,110 +346,3 @@ def _parse_address(text: str | None) -> IPv4Address | IPv6Address | None:
         return ip_address((text or "").strip().partition("%")[0])
     except ValueError:
         return None
-
-
-USER = "_user_"
-"""Column of the user, in the frames that are derived from."""
-NOVELTY_PREFIX = "new:"
-"""`new:userAgent` says whether an event's `userAgent` is new to its user."""
-NOVELTY_TTL = timedelta(days=90)
-"""A value that a user has not had for so long is new again."""
-NOVELTY_WARMUP = timedelta(days=7)
-"""So long after a user's first event nothing is called new: all of it would be."""
-
-_DAY = pl.col(TIME).dt.date()
-_SATURDAY = 6
-
-
-@dataclass(frozen=True)
-class DerivedColumn:
-    """A column that no log holds.
-
-    Attributes:
-        inputs: Columns that it is made of.
-        compute: Makes it of events in time order.
-    """
-
-    inputs: tuple[str, ...]
-    compute: Callable[[pl.DataFrame], pl.Series]
-
-
-def log_count() -> DerivedColumn:
-    """How many events the user has had that day, before this one."""
-    return DerivedColumn((), _log_count)
-
-
-def distinct_count_today(*columns: str, joined: bool = False) -> DerivedColumn:
-    """How many different values the user has had that day, this one included.
-
-    Args:
-        columns: One column, whose missing values do not count; or, `joined`, several that are one
-            value together, and count even if all are missing.
-        joined: Whether they are.
-    """
-    return DerivedColumn(columns, partial(_distinct_count_today, columns=columns, joined=joined))
-
-
-def hour_of_week() -> DerivedColumn:
-    """Day and hour, `Mon 09`: one of 168."""
-    return DerivedColumn((), _hour_of_week)
-
-
-def hour_kind() -> DerivedColumn:
-    """Hour of a weekday or of the weekend, `weekend 23`: one of 48."""
-    return DerivedColumn((), _hour_kind)
-
-
-def map_values(function: Callable[..., str | None], *columns: str) -> DerivedColumn:
-    """What a function says of the values of some columns, called once for equal ones."""
-    return DerivedColumn(columns, partial(_map_values, columns=columns, function=function))
-
-
-def is_new_value(column: str) -> DerivedColumn:
-    """Whether a value is new to its user: "True" or "False", nothing where there is no value.
-
-    New is what the user has not had for `NOVELTY_TTL`; see `NOVELTY_WARMUP` too.
-    """
-    return DerivedColumn((column,), partial(_is_new_value, column=column))
-
-
-def _log_count(frame: pl.DataFrame) -> pl.Series:
-    return frame.select(pl.int_range(pl.len(), dtype=pl.Int64).over(USER, _DAY)).to_series()
-
-
-def _distinct_count_today(
-    frame: pl.DataFrame, columns: tuple[str, ...], *, joined: bool
-) -> pl.Series:
-    known = pl.lit(joined) | pl.col(columns[0]).is_not_null()
-    value = pl.concat_str([pl.col(name).fill_null("nan") for name in columns], separator=", ")
-    first = pl.struct(USER, _DAY, value.alias("value")).is_first_distinct() & known
-    return frame.select(first.cast(pl.Int64).cum_sum().over(USER, _DAY)).to_series()
-
-
-def _hour_of_week(frame: pl.DataFrame) -> pl.Series:
-    return frame[TIME].dt.strftime("%a %H")
-
-
-def _hour_kind(frame: pl.DataFrame) -> pl.Series:
-    weekend = pl.col(TIME).dt.weekday() >= _SATURDAY
-    kind = pl.when(weekend).then(pl.lit("weekend ")).otherwise(pl.lit("weekday "))
-    return frame.select(kind + pl.col(TIME).dt.strftime("%H")).to_series()
-
-
-def _map_values(
-    frame: pl.DataFrame, columns: tuple[str, ...], function: Callable[..., str | None]
-) -> pl.Series:
-    distinct = frame.select(columns).unique(maintain_order=True)
-    told = pl.Series("told", [function(*row) for row in distinct.iter_rows()], dtype=pl.String)
-    both = frame.select(columns).join(
-        distinct.with_columns(told), on=columns, nulls_equal=True, how="left", maintain_order="left"
-    )
-    return both["told"]
-
-
-def _is_new_value(frame: pl.DataFrame, column: str) -> pl.Series:
-    before = pl.col(TIME).shift().over(USER, column)
-    forgotten = (pl.col(TIME) - before > NOVELTY_TTL).fill_null(value=True)
-    old = pl.col(TIME) - pl.col(TIME).first().over(USER) > NOVELTY_WARMUP
-    new = (forgotten & old).cast(pl.String).str.to_titlecase()
-    return frame.select(pl.when(pl.col(column).is_not_null()).then(new)).to_series()

@@ -1,12 +1,18 @@
-"""Number columns: values to spreads from the mean."""
+"""Encoding of events: table columns to codes and scaled numbers.
+
+An `Encoder` is fitted to one user's history. It has a `Category` or a `Number` for each column. A
+`DictionaryEncoder` codes the distinct values of a larger table once, for all encoders that read
+parts of it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cache, cached_property
+from hashlib import blake2b
 from statistics import NormalDist
 
 import numpy as np
@@ -14,21 +20,27 @@ import polars as pl
 from numpy.typing import NDArray
 
 MISSING, UNKNOWN, FIRST_CODE = 0, 1, 2
-"""Codes: an event has no value here; one that the history did not hold twice; the first word."""
+"""Codes of a column: no value; a value not known from the history; the first known value."""
 
 MAX_VOCABULARY = 4096
-"""Words kept a column, the most frequent; the bound on a fingerprint's size."""
+"""Maximum number of values kept per column, most frequent first; it bounds the size of a
+fingerprint."""
 
 
 @dataclass(frozen=True)
 class Category:
-    """A column of words, each with a code.
+    """A column of values that have a code each.
 
-    A value seen once in the history is not a habit yet: it stays unseen, so that columns of
-    identifiers, where every value is new, cost nothing and surprise nobody.
+    A value that occurs once in the history does not get a code. So columns of identifiers, in which
+    every value is new, cost little memory and raise no alert.
+
+    Attributes:
+        name: Name of the column.
+        vocabulary: The known values, in the order of their codes.
+        missing: Value that stands for a missing one; None if a missing value has the code MISSING.
 
     >>> column = Category.fit("agent", pl.Series(["cli", "cli", "web", None, "cli", "web", "x"]))
-    >>> column.words
+    >>> column.vocabulary
     ('cli', 'web')
     >>> column.encode(np.array([1, -1, 0]), {"kali": 0, "web": 1}).tolist()
     [3, 0, 1]
@@ -42,32 +54,32 @@ class Category:
     def fit(
         cls, name: str, values: pl.Series, *, min_count: int = 2, missing: str | None = None
     ) -> Category:
-        """Learn the words of a column, most frequent first, equal ones by name.
+        """Learn the values of a column, most frequent first, then by name.
 
         Args:
-            name: The column's name.
+            name: Name of the column.
             values: Its values in the history.
-            min_count: How often a value must be seen to become a word.
-            missing: The word that a missing value is read as. By default it is read as none, and
-                its code is MISSING.
+            min_count: Minimum number of occurrences of a value that gets a code.
+            missing: Value that stands for a missing one. By default a missing value has the code
+                MISSING.
         """
         text = values if values.dtype == pl.String else values.cast(pl.String)
         counts = Counter((text if missing is None else text.fill_null(missing)).to_list())
-        habits = [
-            (-count, word)
-            for word, count in counts.items()
-            if word is not None and count >= min_count
+        frequent = [
+            (-count, value)
+            for value, count in counts.items()
+            if value is not None and count >= min_count
         ]
-        return cls(name, tuple(word for _, word in sorted(habits)[:MAX_VOCABULARY]), missing)
+        return cls(name, tuple(value for _, value in sorted(frequent)[:MAX_VOCABULARY]), missing)
 
     @property
     def n_codes(self) -> int:
-        """How many codes there are: the words, missing and unseen."""
+        """Number of codes: the known values, missing and unknown."""
         return len(self.vocabulary) + FIRST_CODE
 
     @property
     def missing_code(self) -> int:
-        """The code of an event that has no value."""
+        """Code of an event without a value."""
         if self.missing is None:
             return MISSING
         return (
@@ -79,37 +91,42 @@ class Category:
     def encode(
         self, values: NDArray[np.int32], value_codes: Mapping[str, int]
     ) -> NDArray[np.int32]:
-        """Give each value its code, (rows,).
+        """Return the code of each value, (rows,).
 
         Args:
-            values: Values as codes of a `DictionaryEncoder`, (rows,); -1 for a missing one.
-            value_codes: All the values that this has, and the code of each there.
+            values: Codes of a `DictionaryEncoder`, (rows,); -1 for a missing value.
+            value_codes: The code of each value there.
         """
         table = np.full(len(value_codes) + 1, UNKNOWN, dtype=np.int32)
         table[-1] = self.missing_code
-        for code, word in enumerate(self.vocabulary, start=FIRST_CODE):
-            if word in value_codes:
-                table[value_codes[word]] = code
+        for code, value in enumerate(self.vocabulary, start=FIRST_CODE):
+            if value in value_codes:
+                table[value_codes[value]] = code
         return table[values]
 
 
 MIN_DISTINCT_NUMBERS = 32
-"""Distinct numbers from which a column of text is a quantity; below, they are words."""
+"""A text column with more distinct numbers than this is a number column."""
 N_QUANTILES = 101
-"""Quantiles that describe a distribution to the rank scaler."""
+"""Number of quantiles that the gauss_rank scaler keeps."""
 MAX_ABS_Z = 1e6
 """Bound on a scaled value, in standard deviations, so that its square stays finite."""
 NUMBER_PATTERN = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?$"
-"""No leading zeros and at most 15 digits: account ids and other identifiers are no quantities."""
+"""Text that is a number: no leading zeros and at most 15 digits, so that account ids are not
+numbers."""
 
 
 @dataclass(frozen=True)
 class Number:
     """A column of quantities.
 
-    The scale is a line through knots, (KNOTS,) or (2,): `at` in the column's units, `to` in
-    standard deviations; beyond the outermost knots it goes on as a line ("standard", "none") or
-    stays level ("gauss_rank").
+    The scale is a line through points, (N_QUANTILES,) or (2,). Outside of the points it continues
+    as a line ("standard", "none") or stays constant ("gauss_rank").
+
+    Attributes:
+        name: Name of the column.
+        quantiles: The points in the column's unit, ascending.
+        z: The same points in standard deviations.
     """
 
     name: str
@@ -118,39 +135,48 @@ class Number:
 
     @classmethod
     def fit(cls, name: str, values: pl.Series, scaler: str) -> Number:
-        """Learn the scale of a column; a constant column has spread 1."""
+        """Learn the scale of a column. A constant column has a standard deviation of 1.
+
+        Args:
+            name: Name of the column.
+            values: Its values in the history.
+            scaler: "none", "standard" or "gauss_rank".
+        """
         numbers = _parse_numbers(values).drop_nulls().to_numpy()
         if scaler == "none":
             return cls(name, (0.0, 1.0), (0.0, 1.0))
         if scaler == "standard":
-            mean, spread = float(numbers.mean()), float(numbers.std()) or 1.0
-            return cls(name, (mean, mean + spread), (0.0, 1.0))
-        levels = np.linspace(0, 1, N_QUANTILES)
-        at, first = np.unique(np.quantile(numbers, levels), return_index=True)
-        to = [NormalDist().inv_cdf(min(max(p, 1e-7), 1 - 1e-7)) for p in levels[first]]
-        return cls(name, tuple(at.tolist()), tuple(to))
+            mean, std = float(numbers.mean()), float(numbers.std()) or 1.0
+            return cls(name, (mean, mean + std), (0.0, 1.0))
+        shares = np.linspace(0, 1, N_QUANTILES)
+        quantiles, first = np.unique(np.quantile(numbers, shares), return_index=True)
+        z = [NormalDist().inv_cdf(min(max(p, 1e-7), 1 - 1e-7)) for p in shares[first]]
+        return cls(name, tuple(quantiles.tolist()), tuple(z))
 
     @property
     def n_codes(self) -> int:
-        """Missing, unseen, and there."""
+        """Number of codes: missing, unknown and a number."""
         return FIRST_CODE + 1
 
     @property
     def missing_code(self) -> int:
-        """The code of an event that has no value."""
+        """Code of an event without a value."""
         return MISSING
 
     def encode(self, values: pl.Series) -> NDArray[np.int32]:
-        """Say whether each value is there, (rows,); what is no number is unseen."""
-        there = _parse_numbers(values).is_not_null().to_numpy()
-        codes = np.where(there, FIRST_CODE, UNKNOWN).astype(np.int32)
+        """Return a code for each value, (rows,).
+
+        FIRST_CODE for a number, UNKNOWN for other text, MISSING for no value.
+        """
+        is_number = _parse_numbers(values).is_not_null().to_numpy()
+        codes = np.where(is_number, FIRST_CODE, UNKNOWN).astype(np.int32)
         codes[values.is_null().to_numpy()] = MISSING
         return codes
 
     def scale(self, values: pl.Series) -> NDArray[np.float32]:
-        """Scale each value, (rows,), in standard deviations; 0 where there is none."""
+        """Scale each value to standard deviations, (rows,); 0 for values that are not numbers."""
         numbers = _parse_numbers(values).fill_null(float("nan")).to_numpy()
-        if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
+        if len(self.quantiles) == 2:  # noqa: PLR2004 - two points are a line
             width = self.quantiles[1] - self.quantiles[0]
             scaled = self.z[0] + (numbers - self.quantiles[0]) / width * (self.z[1] - self.z[0])
         else:
@@ -158,23 +184,26 @@ class Number:
         return np.nan_to_num(np.clip(scaled, -MAX_ABS_Z, MAX_ABS_Z)).astype(np.float32)
 
     def inverse_scale(self, z: float) -> float:
-        """The value, in the column's units, that is scaled to a number of standard deviations.
+        """Return the value, in the column's unit, that is scaled to `z` standard deviations.
 
         >>> Number("bytes", (100.0, 150.0), (0.0, 1.0)).inverse_scale(-0.5)
         75.0
         """
-        if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
+        if len(self.quantiles) == 2:  # noqa: PLR2004 - two points are a line
             share = (z - self.z[0]) / (self.z[1] - self.z[0])
             return self.quantiles[0] + share * (self.quantiles[1] - self.quantiles[0])
         return float(np.interp(z, self.z, self.quantiles))
 
 
 def is_number(values: pl.Series, kind: str | None = None) -> bool:
-    """Whether a column holds quantities: numbers by type, or text that is many plain numbers.
+    """Return whether a column holds quantities.
+
+    It does if its type is a number, or if it is text with many different plain numbers.
 
     Args:
         values: The column.
-        kind: `category` if it is said to hold none, `number` if any number will do.
+        kind: Type given by the user: `category` for no, `number` for yes if there is any number;
+            None to decide by the values.
     """
     if kind is not None:
         return kind == "number" and not _parse_numbers(values).is_null().all()
@@ -182,12 +211,12 @@ def is_number(values: pl.Series, kind: str | None = None) -> bool:
         return True
     if values.dtype != pl.String:
         return False
-    # Nearly every column of text is told by its first value, or has none.
+    # The first value decides nearly every text column, without a look at the others.
     if values.null_count() == len(values) or not re.match(NUMBER_PATTERN, values[0] or "0"):
         return False
-    known = values.drop_nulls()
-    return known.n_unique() > MIN_DISTINCT_NUMBERS and bool(
-        known.str.contains(NUMBER_PATTERN).all()
+    present = values.drop_nulls()
+    return present.n_unique() > MIN_DISTINCT_NUMBERS and bool(
+        present.str.contains(NUMBER_PATTERN).all()
     )
 
 
@@ -197,25 +226,25 @@ def _parse_numbers(values: pl.Series) -> pl.Series:
 
 
 MAX_PYTHON_ROWS = 4096
-"""Rows up to which polars' calls cost more than they save."""
+"""Number of rows up to which plain Python is faster than Polars calls."""
 
 
 @dataclass(frozen=True)
 class DictionaryEncoder:
-    """Each column of a table as codes of its own, made when they are first asked for.
+    """Dictionary encoding of the columns of a table, computed when first used.
 
-    Equal values have equal codes, which say nothing else. Columns without a value, of which logs
-    have many, have none.
+    Equal values have equal codes; the codes have no other meaning. Columns without any value, which
+    are common in logs, are left out.
 
     Attributes:
         frame: The table.
-        names: The columns; those that the table does not have are left out.
+        names: The columns to encode; those that the table does not have are left out.
 
     >>> frame = pl.DataFrame({"action": ["get", "put", None, "get"], "none": [None] * 4})
     >>> dictionary = DictionaryEncoder(frame, ("action", "none"))
-    >>> dictionary.codes.tolist(), dictionary.places
+    >>> dictionary.codes.tolist(), dictionary.column_positions
     ([[0, 1, -1, 0]], {'action': 0})
-    >>> dictionary.words("action")
+    >>> dictionary.value_codes("action")
     {'get': 0, 'put': 1}
     """
 
@@ -225,43 +254,44 @@ class DictionaryEncoder:
 
     @cached_property
     def column_positions(self) -> dict[str, int]:
-        """Where the codes of each column with a value are."""
-        there = self.frame.get_columns()
-        filled = {column.name for column in there if column.null_count() < len(column)}
+        """Position of each column with values in `codes`."""
+        columns = self.frame.get_columns()
+        with_values = {column.name for column in columns if column.null_count() < len(column)}
         return {
-            name: c for c, name in enumerate(n for n in dict.fromkeys(self.names) if n in filled)
+            name: c
+            for c, name in enumerate(n for n in dict.fromkeys(self.names) if n in with_values)
         }
 
     @cached_property
     def codes(self) -> NDArray[np.int32]:
-        """Codes of the columns that have a place, (columns, rows); -1 for no value."""
+        """Codes of the columns with values, (columns, rows); -1 for a missing value."""
         codes = np.empty((len(self.column_positions), self.frame.height), dtype=np.int32)
-        look = _encode_in_python if self.frame.height <= MAX_PYTHON_ROWS else _encode_in_polars
-        for into, name in zip(codes, self.column_positions, strict=True):
+        encode = _encode_in_python if self.frame.height <= MAX_PYTHON_ROWS else _encode_in_polars
+        for row, name in zip(codes, self.column_positions, strict=True):
             values = self.frame.get_column(name)
             text = values if values.dtype == pl.String else values.cast(pl.String)
-            self._value_codes[name] = look(text, into)
+            self._value_codes[name] = encode(text, row)
         return codes
 
     @cached_property
     def row_hashes(self) -> NDArray[np.uint64]:
-        """A number for each row, equal where all its codes are, and hardly ever elsewhere."""
+        """Hash of each row, equal for rows with equal codes, (rows,)."""
         return hash_rows(self.codes)
 
     def value_codes(self, name: str) -> Mapping[str, int]:
-        """The code of each value of a column that has a place."""
-        self.codes  # noqa: B018 - finds the words, too
+        """Return the code of each value of a column with values."""
+        self.codes  # noqa: B018 - fills _value_codes
         return self._value_codes[name]
 
 
 @dataclass(frozen=True)
 class EncodedSlice:
-    """Consecutive rows of a table, to be read with its dictionary.
+    """Consecutive rows of a table, with the dictionary encoding of the table.
 
     Attributes:
-        frame: The rows, and no others.
-        dictionary: Of the table.
-        start: The first of them in the table.
+        frame: These rows.
+        dictionary: Encoding of the table.
+        start: Position of the first row in the table.
     """
 
     frame: pl.DataFrame
@@ -270,43 +300,43 @@ class EncodedSlice:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, names: Sequence[str]) -> EncodedSlice:
-        """A whole table, with a dictionary of these columns."""
+        """Encode some columns of a whole table."""
         return cls(frame, DictionaryEncoder(frame, names))
 
     def covers(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
-        """Whether these are that very table's rows, and all these columns are in the dictionary."""
-        unknown = set(names).difference(self.dictionary.names)
-        return frame is self.frame and unknown.isdisjoint(frame.columns)
+        """Return whether the slice has exactly these rows, and encodes these columns."""
+        not_encoded = set(names).difference(self.dictionary.names)
+        return frame is self.frame and not_encoded.isdisjoint(frame.columns)
 
     def deduplicate(self) -> UniqueRows:
-        """Take equal rows once.
+        """Return the distinct rows.
 
-        Where different rows have an equal sum, by chance or by somebody who wants to hide an event,
-        all rows are taken.
+        If two different rows have the same hash, by chance or because somebody wants to hide an
+        event, all rows are returned.
         """
         span = slice(self.start, self.start + self.frame.height)
-        codes, marks = self.dictionary.codes[:, span], self.dictionary.row_hashes[span]
-        _, first, row_of = np.unique(marks, return_index=True, return_inverse=True)
-        once = codes[:, first]
-        if not np.array_equal(once[:, row_of], codes):
-            once, first = codes, np.arange(self.frame.height)
-            row_of = first
-        return UniqueRows(self, once, first, row_of)
+        codes, hashes = self.dictionary.codes[:, span], self.dictionary.row_hashes[span]
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        unique = codes[:, first]
+        if not np.array_equal(unique[:, inverse], codes):
+            unique, first = codes, np.arange(self.frame.height)
+            inverse = first
+        return UniqueRows(self, unique, first, inverse)
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
-        """Nothing of it goes to another process: the table stays here, and so does this."""
+        """Pickle as None: the table stays in its process, and so does its encoding."""
         return type(None), ()
 
 
 @dataclass(frozen=True)
 class UniqueRows:
-    """Rows of an excerpt, equal ones once.
+    """The distinct rows of a slice.
 
     Attributes:
-        encoded_slice: What they are of.
+        encoded_slice: The slice.
         codes: Their codes, (columns, distinct).
-        first_index: The first row of the excerpt that each of them is, (distinct,).
-        inverse: Which of them each row of the excerpt is, (rows,).
+        first_index: First row of the slice that equals each of them, (distinct,).
+        inverse: Distinct row of each row of the slice, (rows,).
     """
 
     encoded_slice: EncodedSlice
@@ -315,51 +345,56 @@ class UniqueRows:
     inverse: NDArray[np.intp]
 
     def has_values(self, name: str) -> bool:
-        """Whether any event of the table has a value in a column."""
+        """Return whether any row of the table has a value in a column."""
         return name in self.encoded_slice.dictionary.column_positions
 
     def column_codes(self, name: str) -> NDArray[np.int32]:
-        """Codes of a column that has values, (distinct,); see `DictionaryEncoder.value_codes`."""
+        """Return the codes of a column with values, (distinct,).
+
+        They are those of `DictionaryEncoder.value_codes`.
+        """
         return np.asarray(self.codes[self.encoded_slice.dictionary.column_positions[name]])
 
     def column_values(self, name: str) -> pl.Series:
-        """Values of a column, (distinct,)."""
+        """Return the values of a column, (distinct,)."""
         return self.encoded_slice.frame[name][self.first_index]
 
 
 def hash_rows(codes: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """A number for each row of (columns, rows) codes, equal for equal rows, (rows,)."""
-    found = np.zeros(codes.shape[1], dtype=np.uint64)
+    """Hash each row of (columns, rows) codes, (rows,). Equal rows have equal hashes."""
+    hashes = np.zeros(codes.shape[1], dtype=np.uint64)
     for factor, column in zip(_hash_factors(len(codes)), codes, strict=True):
-        found += factor * column.astype(np.uint64)
-    return found
+        hashes += factor * column.astype(np.uint64)
+    return hashes
 
 
 @cache
 def _hash_factors(columns: int) -> NDArray[np.uint64]:
-    """Odd numbers, one a column."""
-    random = np.random.Generator(np.random.PCG64(columns))
-    return 2 * random.integers(1 << 63, size=columns, dtype=np.uint64) + 1
+    """Odd random numbers, one per column."""
+    rng = np.random.Generator(np.random.PCG64(columns))
+    return 2 * rng.integers(1 << 63, size=columns, dtype=np.uint64) + 1
 
 
 def _encode_in_python(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, int]:
-    """Write the code of each text; gives the texts with their codes."""
+    """Fill in the code of each text, and return the code of each distinct text."""
     values = text.to_list()
-    words = dict.fromkeys(values)
-    words.pop(None, None)
-    known = {word: code for code, word in enumerate(words)}
-    codes[:] = np.fromiter(map((known | {None: -1}).__getitem__, values), np.int32, len(values))
-    return known
+    distinct = dict.fromkeys(values)
+    distinct.pop(None, None)
+    value_codes = {value: code for code, value in enumerate(distinct)}
+    codes[:] = np.fromiter(
+        map((value_codes | {None: -1}).__getitem__, values), np.int32, len(values)
+    )
+    return value_codes
 
 
 def _encode_in_polars(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, int]:
-    """The same, where many rows are worth some calls."""
-    # Categories of their own, for the codes to begin at 0.
-    known = text.cast(pl.Categorical(pl.Categories.random()))
-    codes[:] = known.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
-    distinct = known.unique().drop_nulls()
-    words = distinct.cast(pl.String).to_list()
-    return dict(zip(words, distinct.to_physical().to_list(), strict=True))
+    """The same for many rows."""
+    # A new set of categories, so that the codes start at 0.
+    categories = text.cast(pl.Categorical(pl.Categories.random()))
+    codes[:] = categories.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+    distinct = categories.unique().drop_nulls()
+    values = distinct.cast(pl.String).to_list()
+    return dict(zip(values, distinct.to_physical().to_list(), strict=True))
 
 
 Column = Category | Number
@@ -367,12 +402,12 @@ Column = Category | Number
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The distinct rows among some events: log rows repeat, and are computed once.
+    """The distinct rows among some events. Log rows repeat, and each is computed once.
 
     Attributes:
         codes: Code of each column, (distinct, columns), int32.
         numbers: Scaled value of each number column, (distinct, number columns), float32.
-        inverse: Which distinct row each event is, (events,).
+        inverse: Distinct row of each event, (events,).
     """
 
     codes: NDArray[np.int32]
@@ -381,13 +416,17 @@ class EncodedRows:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """How many events each distinct row stands for, (distinct,)."""
+        """Number of events for each distinct row, (distinct,)."""
         return np.bincount(self.inverse, minlength=len(self.codes))
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How the columns of one user's events become codes and numbers."""
+    """Encodes the columns of one user's events as codes and numbers.
+
+    Attributes:
+        columns: The columns, in order.
+    """
 
     columns: tuple[Column, ...]
 
@@ -399,21 +438,23 @@ class Encoder:
         scaler: str = "standard",
         kinds: Mapping[str, str] | None = None,
     ) -> Encoder:
-        """Learn the columns of a history; names that the frame does not have are left out.
+        """Learn the columns of a history.
 
         Args:
             frame: The history.
-            names: The columns.
-            scaler: How numbers are scaled.
-            kinds: `category` or `number`, by column; by default the values tell.
+            names: The columns; those that the history does not have are left out.
+            scaler: Scale of number columns: "none", "standard" or "gauss_rank".
+            kinds: `category` or `number` by column; by default the values decide.
 
         >>> frame = pl.DataFrame({"action": ["get", "get", "put", "put"], "bytes": [1, 2, 3, 4]})
         >>> [type(c).__name__ for c in Encoder.fit(frame, ["action", "bytes", "no"]).columns]
         ['Category', 'Number']
         """
-        there = [name for name in names if name in frame.columns]
+        present = [name for name in names if name in frame.columns]
         return cls(
-            tuple(_fit_column(name, frame[name], scaler, (kinds or {}).get(name)) for name in there)
+            tuple(
+                _fit_column(name, frame[name], scaler, (kinds or {}).get(name)) for name in present
+            )
         )
 
     @property
@@ -421,31 +462,37 @@ class Encoder:
         """Names of the columns, in order."""
         return tuple(column.name for column in self.columns)
 
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the encoder: encoders with the same digest give the same codes."""
+        columns = ascii([astuple(column) for column in self.columns])
+        return blake2b(columns.encode(), digest_size=16).hexdigest()
+
     def encode(self, frame: pl.DataFrame, encoded_slice: EncodedSlice | None = None) -> EncodedRows:
-        """Encode events; a column that the frame does not have is missing in every event.
+        """Encode events. A column that the frame does not have is missing in every event.
 
         Args:
             frame: The events.
-            encoded_slice: What the dictionary of a larger table says of them. Without it, or if it is of
-                other events or columns, they get one of their own.
+            encoded_slice: These events in the dictionary encoding of a larger table. If it is not
+                given, or is of other events or columns, the events are encoded by themselves.
         """
         if encoded_slice is None or not encoded_slice.covers(frame, self.names):
             encoded_slice = EncodedSlice.from_frame(frame, self.names)
-        once = encoded_slice.deduplicate()
-        codes = np.empty((len(once.first_index), len(self.columns)), dtype=np.int32)
+        unique = encoded_slice.deduplicate()
+        codes = np.empty((len(unique.first_index), len(self.columns)), dtype=np.int32)
         for c, column in enumerate(self.columns):
-            codes[:, c] = _encode_column(column, once)
-        quantities = [column for column in self.columns if isinstance(column, Number)]
-        scaled = np.zeros((len(once.first_index), len(quantities)), dtype=np.float32)
-        for n, column in enumerate(quantities):
-            if once.has_values(column.name):
-                scaled[:, n] = column.scale(once.column_values(column.name))
+            codes[:, c] = _encode_column(column, unique)
+        number_columns = [column for column in self.columns if isinstance(column, Number)]
+        scaled = np.zeros((len(unique.first_index), len(number_columns)), dtype=np.float32)
+        for n, column in enumerate(number_columns):
+            if unique.has_values(column.name):
+                scaled[:, n] = column.scale(unique.column_values(column.name))
         distinct = deduplicate_rows(codes, scaled)
-        return replace(distinct, inverse=distinct.inverse[once.inverse])
+        return replace(distinct, inverse=distinct.inverse[unique.inverse])
 
 
 def _encode_column(column: Column, unique: UniqueRows) -> NDArray[np.int32] | int:
-    """The code of a column in each distinct row."""
+    """Return the code of a column in each distinct row."""
     name = column.name
     if not unique.has_values(name):
         return column.missing_code
@@ -457,13 +504,13 @@ def _encode_column(column: Column, unique: UniqueRows) -> NDArray[np.int32] | in
 
 
 def deduplicate_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:
-    """Find the distinct rows of (rows, columns) codes and (rows, number columns) numbers."""
+    """Return the distinct rows of (rows, columns) codes and (rows, number columns) numbers."""
     cells = np.concatenate([codes, numbers.view(np.int32)], axis=1)
-    # Rows are told apart by a 64-bit sum; equal sums of different rows are caught just below.
-    _, first, row_of = np.unique(hash_rows(cells.T), return_index=True, return_inverse=True)
-    if not np.array_equal(cells[first][row_of], cells):
-        _, first, row_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    return EncodedRows(codes[first], numbers[first], row_of)
+    # Fast path by a 64-bit hash; the comparison below catches different rows with one hash.
+    _, first, inverse = np.unique(hash_rows(cells.T), return_index=True, return_inverse=True)
+    if not np.array_equal(cells[first][inverse], cells):
+        _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    return EncodedRows(codes[first], numbers[first], inverse)
 
 
 def _fit_column(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:

@@ -1,14 +1,24 @@
-"""What a fingerprint says of single columns: how strange they are, and what would be likelier."""
+"""Attribution of an event's anomaly to its columns.
+
+Four parts, each an input of `explain`:
+
+- `ColumnAttribution`: how anomalous each column is, and which values the model expected. -
+`find_counterfactuals`: the smallest change found that would make an event normal. -
+`NormalEventIndex`: the most similar normal events before an event. - `HistoryState`: how earlier
+events raise the risk of an event.
+
+Sizes in shapes: D distinct rows, C columns, B rows in a batch.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from math import exp, log
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,23 +63,34 @@ from morpheus.models.training import iter_fixed_batches
 from morpheus.text import display_value
 
 MAX_EXPECTED_VALUES = 3
-"""Likelier values that are named, at most."""
+"""Maximum number of expected values per column."""
+MAX_CHANGED_COLUMNS = 5
+"""Maximum number of columns that a counterfactual changes."""
+MAX_NORMAL_EVENTS = 500
+"""Number of latest normal events that `NormalEventIndex` searches."""
+MAX_NEAREST = 3
+"""Maximum number of similar normal events per event."""
+MAX_DIFFERENCES = 5
+"""Maximum number of differing columns per similar event."""
 NATS_PER_BIT = log(2)
+
 Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ColumnAttribution:
-    """What a fingerprint says of the columns of some distinct rows.
+    """The anomaly of each column of some distinct rows, by one fingerprint.
 
     Attributes:
-        encoder: How columns became codes.
+        encoder: Encoder of the columns.
         net: The network.
-        oov_rates: Share of events that bring a new value, for each column, (C,).
-        surprise_model: What is usual.
+        oov_rates: Share of events with a new value, for each column, (C,).
+        surprise_model: Baselines of the surprise of each column.
         rows: The distinct rows.
-        marginal_surprise: Evidence of habit, in nats, (D, C).
-        conditional_surprise: Evidence of company, in nats, (D, C).
+        marginal_surprise: How much more likely each value is among all users than for this user, ln
+            of the ratio, (D, C).
+        conditional_surprise: -ln of the probability of each value given the event's other values,
+            (D, C).
     """
 
     encoder: Encoder
@@ -82,92 +103,102 @@ class ColumnAttribution:
 
     @classmethod
     def from_fingerprint(cls, fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAttribution:
-        """Ask a fingerprint.
+        """Score rows with a fingerprint.
 
         Raises:
-            ValueError: It was learnt with the reference network.
+            ValueError: The fingerprint has a reference network, which cannot attribute.
         """
-        net, novelty, evidence = fingerprint.net, fingerprint.oov_rates, fingerprint.surprise_model
-        if evidence is None or novelty is None or not isinstance(net, Autoencoder):
-            raise ValueError("the reference network says nothing of columns")
-        found = MaskedPredictions.predict(net, rows).compute_surprise(
-            evidence.likelihoods, novelty, rows
+        net, oov_rates, model = fingerprint.compact_parts()
+        surprise = MaskedPredictions.predict(net, rows).compute_surprise(
+            model.likelihoods, oov_rates, rows
         )
-        return cls(fingerprint.encoder, net, novelty, evidence, rows, *found)
+        return cls(fingerprint.encoder, net, oov_rates, model, rows, *surprise)
 
     @property
     def event_anomaly(self) -> NDArray[np.float64]:
-        """Strangeness of all columns together, (D,)."""
+        """Anomaly of all columns together, (D,)."""
         return np.asarray(self.column_anomaly.sum(1))
 
     def normal_columns(self, row: int) -> tuple[str, ...]:
-        """Columns of a row that have a value, which is nothing strange."""
-        calm = (self.column_anomaly[row] < MIN_REPORTED) & (self.rows.codes[row] != MISSING)
-        return tuple(self.encoder.names[c] for c in np.flatnonzero(calm))
+        """Names of the columns of a row that have a value with a normal score."""
+        normal = (self.column_anomaly[row] < MIN_REPORTED) & (self.rows.codes[row] != MISSING)
+        return tuple(self.encoder.names[c] for c in np.flatnonzero(normal))
 
     @cached_property
     def column_anomaly(self) -> NDArray[np.float64]:
-        """How strange each column is, with six decimals, (D, C)."""
+        """Anomaly of each column, rounded to `ANOMALY_DECIMALS`, (D, C)."""
         return self.surprise_model.column_anomaly(self.marginal_surprise, self.conditional_surprise)
 
     @property
     def shared_anomaly(self) -> NDArray[np.float64]:
-        """The same, by way of values that others have too, (D, C)."""
-        chances = self.surprise_model.likelihoods
+        """The part of the anomaly in values that other users have too, (D, C)."""
+        likelihoods = self.surprise_model.likelihoods
         return np.asarray(
-            self.column_anomaly * chances.seen_by_others[self.rows.codes + chances.offsets]
+            self.column_anomaly * likelihoods.seen_by_others[self.rows.codes + likelihoods.offsets]
         )
 
     def iter_reasons(
         self, shown: NDArray[np.bool_]
     ) -> Iterator[tuple[tuple[int, int], ColumnReason]]:
-        """Say what there is to say of some columns, (D, C), by row and column.
+        """Explain some columns.
 
-        The values seen are left out, for events with different new values are one distinct row;
-        and so is what came before, in which these events differ.
+        The observed value and the context are left out: events with different new values, or with a
+        different context, share one distinct row.
+
+        Args:
+            shown: Which columns of which rows to explain, (D, C).
+
+        Yields: Row and column, and the reason without value and context.
         """
-        for row, c, guess, place in self._iter_predictions(shown):
-            yield (row, c), self._build_reason(row, c, guess, place)
+        for row, c, prediction, position in self._iter_predictions(shown):
+            yield (row, c), self._build_reason(row, c, prediction, position)
 
     def iter_typical_values(
         self, shown: NDArray[np.bool_]
     ) -> Iterator[tuple[int, int, TypicalValue]]:
-        """Say what is likeliest in some columns, (D, C), by row and column."""
-        for row, c, guess, place in self._iter_predictions(shown):
-            yield row, c, guess.typical_value(place)
+        """Find the most likely value of some columns.
+
+        Args:
+            shown: Which columns of which rows, (D, C).
+
+        Yields: Row, column and value.
+        """
+        for row, c, prediction, position in self._iter_predictions(shown):
+            yield row, c, prediction.typical_value(position)
 
     def _iter_predictions(
         self, shown: NDArray[np.bool_]
     ) -> Iterator[tuple[int, int, ColumnPrediction, int]]:
-        """Of each place that is shown: row, column, the guess at it, and which of its rows."""
+        """Yield row, column, the column's prediction, and the row's position in the prediction."""
         rows = np.flatnonzero(shown.any(1))
-        some = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
-        for block, codes, numbers in iter_fixed_batches(some):
-            here, company = rows[block], MaskedPredictor.from_codes(self.net, codes, numbers)
-            for c in np.flatnonzero(shown[here].any(0)).tolist():
-                guess = self._predict_column(company, c)
-                for place in np.flatnonzero(shown[here, c]).tolist():
-                    yield int(here[place]), c, guess, place
+        encoded = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
+        for block, codes, numbers in iter_fixed_batches(encoded):
+            batch, predictor = rows[block], MaskedPredictor.from_codes(self.net, codes, numbers)
+            for c in np.flatnonzero(shown[batch].any(0)).tolist():
+                prediction = self._predict_column(predictor, c)
+                for position in np.flatnonzero(shown[batch, c]).tolist():
+                    yield int(batch[position]), c, prediction, position
 
     def _predict_column(self, predictor: MaskedPredictor, c: int) -> ColumnPrediction:
         start, size = int(self.net.offsets[c]), self.net.config.code_counts[c]
-        others = self.surprise_model.likelihoods.population_prior[start : start + size]
-        chances = mixture_probability(
-            np.arange(size), predictor.predict_probabilities(c), self.oov_rates[c], others
+        prior = self.surprise_model.likelihoods.population_prior[start : start + size]
+        probabilities = mixture_probability(
+            np.arange(size), predictor.predict_probabilities(c), self.oov_rates[c], prior
         )
-        chances[:, UNKNOWN] = 0
-        chances[:, UNKNOWN] = np.maximum(1 - chances.sum(1), 0)
+        # All new values together get what the known ones leave.
+        probabilities[:, UNKNOWN] = 0
+        probabilities[:, UNKNOWN] = np.maximum(1 - probabilities.sum(1), 0)
         numbers = predictor.predict_numbers(c) if c in self.net.number_columns else None
-        return ColumnPrediction(self.encoder.columns[c], chances, numbers)
+        return ColumnPrediction(self.encoder.columns[c], probabilities, numbers)
 
     def _build_reason(
-        self, row: int, c: int, prediction: ColumnPrediction, place: int
+        self, row: int, c: int, prediction: ColumnPrediction, position: int
     ) -> ColumnReason:
-        code, chance = int(self.rows.codes[row, c]), exp(-self.conditional_surprise[row, c])
+        code, probability = int(self.rows.codes[row, c]), exp(-self.conditional_surprise[row, c])
         distance = None
         if prediction.numbers is not None and code == FIRST_CODE:
             number = self.rows.numbers[row, self.net.number_columns.index(c)]
-            distance = float(number - prediction.numbers[place])
+            distance = float(number - prediction.numbers[position])
         return ColumnReason(
             column=self.encoder.columns[c].name,
             value=None,
@@ -177,37 +208,34 @@ class ColumnAttribution:
             twins=(),
             new=code == UNKNOWN,
             strangeness=float(self.column_anomaly[row, c]),
-            probability=round_significant(chance) if distance is None else None,
+            probability=round_significant(probability) if distance is None else None,
             bits=_to_bits(self.conditional_surprise[row, c]),
             usual_bits=_to_bits(self.surprise_model.conditional_baseline.mean[c]),
             habit_bits=_to_bits(self.marginal_surprise[row, c]),
             habit=bool(self._marginal_dominates[row, c]),
             distance=None if distance is None else round(distance, 2),
-            expected=prediction.expected_values(place, code),
+            expected=prediction.expected_values(position, code),
         )
 
     @cached_property
     def _marginal_dominates(self) -> NDArray[np.bool_]:
-        """Where habit speaks louder than company, (D, C)."""
-        habit, company = (
-            self.surprise_model.marginal_baseline,
-            self.surprise_model.conditional_baseline,
+        """Where the marginal surprise exceeds its baseline by more, (D, C)."""
+        model = self.surprise_model
+        marginal = model.marginal_baseline.excess_z(self.marginal_surprise, MARGINAL_STD_FLOOR)
+        conditional = model.conditional_baseline.excess_z(
+            self.conditional_surprise, CONDITIONAL_STD_FLOOR
         )
-        said = (
-            habit.excess_z(self.marginal_surprise, MARGINAL_STD_FLOOR),
-            company.excess_z(self.conditional_surprise, CONDITIONAL_STD_FLOOR),
-        )
-        return said[0] > said[1]
+        return marginal > conditional
 
 
 @dataclass(frozen=True)
 class TypicalValue:
-    """The likeliest of the known values of a column.
+    """The most likely known value of a column.
 
     Attributes:
         code: Its code.
-        number: In a column of numbers, the number, in standard deviations.
-        value: The same for people; None where that is no value.
+        number: In a number column, the number in standard deviations.
+        value: The value for display; None for a missing value.
     """
 
     code: int
@@ -217,62 +245,69 @@ class TypicalValue:
 
 @dataclass(frozen=True)
 class ColumnPrediction:
-    """One column of a block of rows, guessed from the others.
+    """Predictions of one column of a batch of rows, from their other columns.
 
     Attributes:
         column: The column.
-        probabilities: Probability of each code, (B, codes); at UNSEEN, of all new values together. They
-            add up to one.
-        numbers: The number guessed, in standard deviations, (B,); None in a column of categories.
+        probabilities: Probability of each code, (B, codes). The entry at UNKNOWN is the probability
+            of all new values together, and a row adds up to one.
+        numbers: The predicted number, in standard deviations, (B,); None in a category column.
     """
 
     column: Column
     probabilities: Float32Array
     numbers: Float32Array | None
 
-    def expected_values(self, place: int, code: int) -> tuple[ExpectedValue, ...]:
-        """Name what is likelier than a code.
+    def expected_values(self, position: int, code: int) -> tuple[ExpectedValue, ...]:
+        """Return the values that were more likely than the observed one, most likely first.
 
-        For a number that is the one expected. A new value is measured by the chance of all new
-        ones together; where that is the highest, it is named.
+        For a number that is the predicted number. A new value is compared with the probability of
+        all new values together; if that is the most likely outcome, it is the only entry.
+
+        Args:
+            position: Position of the row in the batch.
+            code: The observed code.
         """
         if self.numbers is not None and code == FIRST_CODE:
-            return (self._expected_value(place, code),)
-        likeliest = self._top_codes[place].tolist()
-        if code == likeliest[0] == UNKNOWN:
-            return (self._expected_value(place, code),)
-        chance = self.probabilities[place, code]
-        better = [one for one in likeliest if self.probabilities[place, one] > chance]
-        return tuple(self._expected_value(place, one) for one in better)
+            return (self._expected_value(position, code),)
+        top_codes = self._top_codes[position].tolist()
+        if code == top_codes[0] == UNKNOWN:
+            return (self._expected_value(position, code),)
+        observed = self.probabilities[position, code]
+        better = [top for top in top_codes if self.probabilities[position, top] > observed]
+        return tuple(self._expected_value(position, top) for top in better)
 
-    def typical_value(self, place: int) -> TypicalValue:
-        """The likeliest of the values that are known."""
-        chances = self.probabilities[place].round(ANOMALY_DECIMALS)
-        chances[UNKNOWN] = -1
-        code = int(chances.argmax())
-        number = 0.0 if self.numbers is None else float(self.numbers[place])
-        return TypicalValue(code, number, self._expected_value(place, code).value)
+    def typical_value(self, position: int) -> TypicalValue:
+        """Return the most likely known value of the row at a position."""
+        probabilities = self.probabilities[position].round(ANOMALY_DECIMALS)
+        probabilities[UNKNOWN] = -1
+        code = int(probabilities.argmax())
+        number = 0.0 if self.numbers is None else float(self.numbers[position])
+        return TypicalValue(code, number, self._expected_value(position, code).value)
 
     @cached_property
     def _top_codes(self) -> NDArray[np.intp]:
-        """The likeliest codes, (B, LIKELIER)."""
+        """The most likely codes, (B, MAX_EXPECTED_VALUES)."""
         order = np.argsort(-self.probabilities.round(ANOMALY_DECIMALS), axis=1, kind="stable")
         return order[:, :MAX_EXPECTED_VALUES]
 
-    def _expected_value(self, place: int, code: int) -> ExpectedValue:
-        chance = round_significant(float(self.probabilities[place, code]))
+    def _expected_value(self, position: int, code: int) -> ExpectedValue:
+        probability = round_significant(float(self.probabilities[position, code]))
         if code in {MISSING, UNKNOWN}:
-            return ExpectedValue(None, chance, new=code == UNKNOWN)
+            return ExpectedValue(None, probability, new=code == UNKNOWN)
         if isinstance(self.column, Number):
             assert self.numbers is not None  # noqa: S101 - number columns have one
             return ExpectedValue(
-                round_significant(self.column.inverse_scale(float(self.numbers[place]))), chance
+                round_significant(self.column.inverse_scale(float(self.numbers[position]))),
+                probability,
             )
-        return ExpectedValue(display_value(self.column.vocabulary[code - FIRST_CODE]), chance)
+        return ExpectedValue(display_value(self.column.vocabulary[code - FIRST_CODE]), probability)
 
 
 def round_significant(value: float) -> float:
-    """Round to four digits, which hide how products were grouped.
+    """Round to four significant digits.
+
+    They do not depend on how the matrix products were grouped.
 
     >>> round_significant(0.00123456)
     0.001235
@@ -284,18 +319,14 @@ def _to_bits(nats: np.float32) -> float:
     return round(float(nats) / NATS_PER_BIT, 2) + 0.0
 
 
-MAX_CHANGED_COLUMNS = 5
-"""Columns that are changed, at most."""
-
-
 @dataclass
 class CounterfactualSearch:
-    """Distinct rows, with some of their values replaced by likelier ones.
+    """Distinct rows in which some values are replaced by more likely ones.
 
     Attributes:
-        fingerprint: The fingerprint.
-        original: The rows as they were.
-        replacements: What was put into each column, by row and column.
+        fingerprint: The user's fingerprint.
+        original: The rows before any replacement.
+        replacements: The new value by row and column, in the order of replacement.
     """
 
     fingerprint: Fingerprint
@@ -303,51 +334,54 @@ class CounterfactualSearch:
     replacements: dict[tuple[int, int], TypicalValue]
 
     def attribute_columns(self) -> ColumnAttribution:
-        """What the fingerprint says of the rows as they are now."""
+        """Score the rows with their replacements."""
         codes, numbers = self.original.codes.copy(), self.original.numbers.copy()
         columns = self.fingerprint.encoder.columns
-        places = [c for c, column in enumerate(columns) if isinstance(column, Number)]
+        number_columns = [c for c, column in enumerate(columns) if isinstance(column, Number)]
         for (row, c), value in self.replacements.items():
             codes[row, c] = value.code
-            if c in places:
-                numbers[row, places.index(c)] = value.number
+            if c in number_columns:
+                numbers[row, number_columns.index(c)] = value.number
         return ColumnAttribution.from_fingerprint(
             self.fingerprint, EncodedRows(codes, numbers, np.arange(len(codes)))
         )
 
     def changed_columns(self, row: int) -> list[int]:
-        """The columns of a row that are no longer as they were."""
-        return [c for at, c in self.replacements if at == row]
+        """Columns of a row that were replaced, in order."""
+        return [c for changed_row, c in self.replacements if changed_row == row]
 
 
 def find_counterfactuals(
     fingerprint: Fingerprint, rows: EncodedRows, limit: float
 ) -> Iterator[Counterfactual]:
-    """Find for each distinct row a change after which its surprise is within a limit.
+    """Find a small change that makes the anomaly of each distinct row at most `limit`.
 
-    The strangest column becomes what is likeliest beside the others, then the next strangest, until
-    the row is ordinary or `MAX_CHANGED_COLUMNS` columns are changed; then each change that was not needed is taken
-    back. No change that is a part of the one found would do; another one may be as small.
+    The search is greedy. The most anomalous column gets its most likely value, then the next one,
+    until the row is normal or `MAX_CHANGED_COLUMNS` columns are changed. Then each change that is
+    not needed is undone. No part of the change found is enough by itself; another change can be as
+    small.
 
     Args:
         fingerprint: The user's fingerprint.
         rows: Distinct rows.
-        limit: The highest surprise that is ordinary.
+        limit: The highest normal anomaly.
+
+    Yields: One counterfactual for each row, in order.
     """
-    remedy = CounterfactualSearch(fingerprint, rows, {})
-    before = witness = remedy.attribute_columns()
+    search = CounterfactualSearch(fingerprint, rows, {})
+    before = after = search.attribute_columns()
     for _ in range(MAX_CHANGED_COLUMNS):
-        strange = np.flatnonzero(witness.event_anomaly > limit)
-        if not len(strange):
+        anomalous = np.flatnonzero(after.event_anomaly > limit)
+        if not len(anomalous):
             break
-        remedy.replacements |= _next_replacements(remedy, witness, strange)
-        witness = remedy.attribute_columns()
-    witness = _drop_unneeded(remedy, witness, limit)
+        search.replacements |= _next_replacements(search, after, anomalous)
+        after = search.attribute_columns()
+    after = _drop_unneeded(search, after, limit)
     names = fingerprint.encoder.names
-    for row, (was, now) in enumerate(zip(before.event_anomaly, witness.event_anomaly, strict=True)):
+    for row, (was, now) in enumerate(zip(before.event_anomaly, after.event_anomaly, strict=True)):
         columns = (
-            ReplacedValue(names[c], remedy.replacements[row, c].value)
-            for c in remedy.changed_columns(row)
+            ReplacedValue(names[c], search.replacements[row, c].value)
+            for c in search.changed_columns(row)
         )
         yield Counterfactual(
             tuple(columns), round_decimals(was), round_decimals(now), round_decimals(limit)
@@ -357,52 +391,55 @@ def find_counterfactuals(
 def _next_replacements(
     search: CounterfactualSearch, attribution: ColumnAttribution, rows: NDArray[np.intp]
 ) -> dict[tuple[int, int], TypicalValue]:
-    """What to put into the strangest column of each of some rows that is as it was."""
-    strangeness = attribution.column_anomaly.copy()
+    """Return the most likely value for the most anomalous unchanged column of each of some rows."""
+    anomaly = attribution.column_anomaly.copy()
     for row, c in search.replacements:
-        strangeness[row, c] = -1
-    shown = np.zeros(strangeness.shape, dtype=np.bool_)
-    shown[rows, strangeness[rows].argmax(1)] = True
+        anomaly[row, c] = -1
+    shown = np.zeros(anomaly.shape, dtype=np.bool_)
+    shown[rows, anomaly[rows].argmax(1)] = True
     return {(row, c): value for row, c, value in attribution.iter_typical_values(shown)}
 
 
 def _drop_unneeded(
     search: CounterfactualSearch, attribution: ColumnAttribution, limit: float
 ) -> ColumnAttribution:
-    """Take back what was not needed, the first change first; a row that is strange stays so."""
+    """Undo changes that are not needed, the first change first.
+
+    A row that stays anomalous keeps all its changes.
+    """
     order = {row: search.changed_columns(row) for row in range(len(search.original.codes))}
-    for nth in range(MAX_CHANGED_COLUMNS):
+    for n in range(MAX_CHANGED_COLUMNS):
         tried = {
-            (row, columns[nth])
+            (row, columns[n])
             for row, columns in order.items()
-            if len(columns) > max(nth, 1) and len(search.changed_columns(row)) > 1
+            if len(columns) > max(n, 1) and len(search.changed_columns(row)) > 1
         }
         if tried:
             kept = {key: value for key, value in search.replacements.items() if key not in tried}
             without = CounterfactualSearch(
                 search.fingerprint, search.original, kept
             ).attribute_columns()
-            back = {key for key in tried if without.event_anomaly[key[0]] <= limit}
+            undone = {key for key in tried if without.event_anomaly[key[0]] <= limit}
             search.replacements = {
-                key: one for key, one in search.replacements.items() if key not in back
+                key: value for key, value in search.replacements.items() if key not in undone
             }
-            attribution = search.attribute_columns() if back else attribution
+            attribution = search.attribute_columns() if undone else attribution
     return attribution
 
 
-MAX_NORMAL_EVENTS = 500
-"""Latest ordinary events that are looked through."""
-MAX_NEAREST = 3
-"""Events that are named, at most."""
-MAX_DIFFERENCES = 5
-"""Columns in which one of them differs that are named, at most."""
+class NormalEventIndex(msgspec.Struct):
+    """The latest normal events of one user.
 
+    It holds at most `MAX_NORMAL_EVENTS` rows: for C columns, 4 C + 8 bytes each.
 
-@dataclass
-class NormalEventIndex:
-    """The latest ordinary events of one user; fed in time order, in pieces of any size."""
+    Attributes:
+        encoder_id: Identity of the encoder that made the codes (`Encoder.digest`); empty before the
+            first event.
+        codes: Codes of the events, in time order, (events, C); None before the first event.
+        seconds: Their times, (events,); None before the first event.
+    """
 
-    fingerprint: Fingerprint | None = None
+    encoder_id: str = ""
     codes: NDArray[np.int32] | None = None
     seconds: NDArray[np.float64] | None = None
 
@@ -413,40 +450,42 @@ class NormalEventIndex:
         anomalous: NDArray[np.bool_],
         seconds: NDArray[np.float64],
     ) -> NearestNormal:
-        """Remember some events, and get ready to be asked about them.
+        """Add a batch of events, and prepare queries about them.
 
         Args:
-            fingerprint: The user's fingerprint; what another one encoded is forgotten.
+            fingerprint: The user's fingerprint. Events that another encoder encoded are forgotten.
             rows: The events, encoded by it.
-            anomalous: Which are not ordinary, (rows,).
-            seconds: When they happened, since 1970, (rows,).
+            anomalous: Which events are not normal, (rows,).
+            seconds: Time of each event, in seconds since 1970, (rows,).
+
+        Returns:
+            The normal events up to each event of the batch.
         """
-        ordinary = np.flatnonzero(~anomalous)
-        codes, times = rows.codes[rows.inverse[ordinary]], seconds[ordinary]
-        before = 0
-        if self.fingerprint is fingerprint and self.codes is not None and self.seconds is not None:
+        normal = np.flatnonzero(~anomalous)
+        codes, times = rows.codes[rows.inverse[normal]], seconds[normal]
+        encoder_id, before = fingerprint.encoder.digest, 0
+        if self.encoder_id == encoder_id and self.codes is not None and self.seconds is not None:
             before = len(self.codes)
             codes = np.concatenate([self.codes, codes])
             times = np.concatenate([self.seconds, times])
-        self.fingerprint, self.codes, self.seconds = (
-            fingerprint,
-            codes[-MAX_NORMAL_EVENTS:],
-            times[-MAX_NORMAL_EVENTS:],
-        )
-        until = before + np.concatenate([[0], np.cumsum(~anomalous)])
-        return NearestNormal(fingerprint, rows, codes, times, until)
+        self.encoder_id = encoder_id
+        # Copies: a view would keep the whole batch in memory.
+        self.codes = codes[-MAX_NORMAL_EVENTS:].copy()
+        self.seconds = times[-MAX_NORMAL_EVENTS:].copy()
+        counts_before = before + np.concatenate([[0], np.cumsum(~anomalous)])
+        return NearestNormal(fingerprint, rows, codes, times, counts_before)
 
 
 @dataclass(frozen=True)
 class NearestNormal:
-    """Ordinary events, and some events that may be asked about.
+    """Normal events, and a batch of events to compare with them.
 
     Attributes:
         fingerprint: The user's fingerprint.
-        rows: The events that may be asked about.
-        codes: The ordinary ones, in time order, (O, C).
-        seconds: When they happened, (O,).
-        counts_before: How many of them came before each event, (rows + 1,).
+        rows: The batch.
+        codes: Codes of the normal events, in time order, (events, C).
+        seconds: Their times, (events,).
+        counts_before: Number of normal events before each event of the batch, (rows + 1,).
     """
 
     fingerprint: Fingerprint
@@ -458,25 +497,23 @@ class NearestNormal:
     def query(
         self, event: int, column_anomaly: NDArray[np.float64]
     ) -> tuple[NearestNormalEvent, ...]:
-        """The ordinary events before an event that are most like it, the likest first.
+        """Return the most similar normal events before an event, most similar first.
 
-        Columns count the less the more often they bring new values; of equals, the latest is taken.
+        The weight of a column falls with its rate of new values. Of equally similar events the
+        latest comes first.
 
         Args:
-            event: Its place.
-            column_anomaly: How strange each of its columns is, (C,).
+            event: Position of the event in the batch.
+            column_anomaly: Anomaly of each of its columns, (C,).
         """
         end = int(self.counts_before[event])
-        looked = slice(max(end - MAX_NORMAL_EVENTS, 0), end)
-        own, codes = self.rows.codes[self.rows.inverse[event]], self.codes[looked]
-        agree = (codes == own) & (own != UNKNOWN)
+        latest = slice(max(end - MAX_NORMAL_EVENTS, 0), end)
+        own, codes = self.rows.codes[self.rows.inverse[event]], self.codes[latest]
+        agree = (codes == own) & (own != UNKNOWN)  # Two new values are not the same value.
         order = np.lexsort((np.arange(len(codes)), agree @ self._column_weights))[::-1]
-        places = islice(_iter_unique(codes, order), MAX_NEAREST)
         return tuple(
-            self._make_nearest(
-                float(self.seconds[looked][place]), codes[place], agree[place], column_anomaly
-            )
-            for place in places
+            self._make_nearest(float(self.seconds[latest][i]), codes[i], agree[i], column_anomaly)
+            for i in islice(_iter_unique(codes, order), MAX_NEAREST)
         )
 
     @property
@@ -506,24 +543,30 @@ class NearestNormal:
 
 
 def _iter_unique(codes: NDArray[np.int32], order: NDArray[np.intp]) -> Iterator[int]:
-    """Each different row once, the first in an order."""
+    """Yield the first position of each different row, in an order."""
     seen: set[bytes] = set()
-    for place in order.tolist():
-        row = codes[place].tobytes()
+    for position in order.tolist():
+        row = codes[position].tobytes()
         if row not in seen:
             seen.add(row)
-            yield place
+            yield position
 
 
-@dataclass
-class HistoryState:
-    """What is remembered of a user's earlier events; fed in time order, in pieces of any size."""
+class HistoryState(msgspec.Struct):
+    """What `explain` remembers about the earlier events of one user.
 
-    context: TemporalContext = field(default_factory=TemporalContext)
-    recent_anomalies: RecentCounter = field(default_factory=RecentCounter)
-    recent_by_column: defaultdict[int, RecentCounter] = field(
-        default_factory=lambda: defaultdict(RecentCounter)
-    )
+    Its size is bounded by C + 1 counters for C columns; see `RecentCounter` and `TemporalContext`.
+
+    Attributes:
+        context: Moving averages of the anomaly.
+        recent_anomalies: Anomalous events.
+        recent_by_column: Anomalous events in which a column was anomalous, by position of the
+            column.
+    """
+
+    context: TemporalContext = msgspec.field(default_factory=TemporalContext)
+    recent_anomalies: RecentCounter = msgspec.field(default_factory=RecentCounter)
+    recent_by_column: dict[int, RecentCounter] = msgspec.field(default_factory=dict)
 
     def update(
         self,
@@ -533,38 +576,37 @@ class HistoryState:
         seconds: FloatArray,
         short_ema_baseline: float,
     ) -> PrecedingContext:
-        """Look back from some events.
+        """Add a batch of events, and return the context of each.
 
         Args:
-            anomaly: How strange they are.
-            shared_anomaly: The same, by way of values that others have too.
-            marked: Which of them are strange enough to be counted, (rows,).
-            seconds: When they happened, since any fixed moment, (rows,).
+            anomaly: Anomaly of the events.
+            shared_anomaly: The part of it in values that other users have too.
+            marked: Which events are anomalous enough to be counted, (rows,).
+            seconds: Time of each event, since any fixed moment, (rows,).
             short_ema_baseline: As in `TemporalContext.compute_contributions`.
         """
         columns = marked[:, None] & (anomaly.columns >= MIN_REPORTED)
-        each = [
-            self.recent_by_column[c].count_before(column, seconds)
+        column_counts = [
+            self.recent_by_column.setdefault(c, RecentCounter()).count_before(column, seconds)
             for c, column in enumerate(columns.T)
         ]
-        weighed = self.context.compute_contributions(
+        risk = self.context.compute_contributions(
             anomaly, shared_anomaly, seconds, short_ema_baseline
         )
-        return PrecedingContext(
-            weighed, self.recent_anomalies.count_before(marked, seconds), np.stack(each, axis=-1)
-        )
+        counts = self.recent_anomalies.count_before(marked, seconds)
+        return PrecedingContext(risk, counts, np.stack(column_counts, axis=-1))
 
 
 @dataclass(frozen=True)
 class ColumnContribution:
-    """What a column adds to the risk of an event; as in `explanation.Fact`.
+    """Contribution of a column to the risk of an event; see `explanation.ColumnReason`.
 
     Attributes:
-        column: Its place.
+        column: Position of the column.
         risk: Its part of the event's risk.
         dominant_contribution: Its part of the largest of own, hour and month.
-        anomalous_before: Strange events before in which it was strange.
-        redundant_columns: Columns that say the same.
+        anomalous_before: Number of earlier anomalous events in which it was anomalous.
+        redundant_columns: Columns with the same information.
     """
 
     column: int
@@ -576,12 +618,12 @@ class ColumnContribution:
 
 @dataclass(frozen=True)
 class PrecedingContext:
-    """What came before each of some events.
+    """The context of each event of a batch.
 
     Attributes:
-        contextual_risk: The risk, and what each column, now and before, adds to it.
-        anomaly_counts: Strange events in the hour and in the month before, (2, rows).
-        column_counts: Those in which each column was strange, (2, rows, C).
+        contextual_risk: The risk, and the contributions of each column now and earlier.
+        anomaly_counts: Anomalous events in the hour and in the thirty days before, (2, rows).
+        column_counts: Those in which each column was anomalous, (2, rows, C).
     """
 
     contextual_risk: ContextualRisk
@@ -589,38 +631,39 @@ class PrecedingContext:
     column_counts: NDArray[np.int64]
 
     def summarise_event(self, event: int) -> ContextContribution:
-        """The same of one event; what it is made of adds up in decimals."""
+        """Return the context of one event; the rounded parts add up to the rounded risk."""
         risk = round_decimals(self.contextual_risk.risk[event])
         hour, month = (
             round_decimals(part.sum()) for part in self.contextual_risk.contributions[1:, event]
         )
-        own, strange = round_decimals(risk - (hour + month)), self.anomaly_counts[:, event].tolist()
-        return ContextContribution(risk, own, hour, month, *strange)
+        own, counts = round_decimals(risk - (hour + month)), self.anomaly_counts[:, event].tolist()
+        return ContextContribution(risk, own, hour, month, *counts)
 
     def rank_columns(
         self, event: int, redundant_columns: Sequence[int], max_columns: int | None
     ) -> list[ColumnContribution]:
-        """What the columns add to an event, the largest part first.
+        """Return the contributions of the columns to an event, largest first.
 
         Args:
-            event: Its place.
-            redundant_columns: For each column the first one that says the same.
-            max_columns: So many columns, as far as they add anything and leaving out those that say the
-                same as one before; None for all columns.
+            event: Position of the event.
+            redundant_columns: For each column the first column with the same information.
+            max_columns: Maximum number of columns, of those that contribute and are not redundant;
+                None for all columns.
         """
-        loudest = self.summarise_event(event).dominant_index
-        parts = self.contextual_risk.contributions[:, event].round(ANOMALY_DECIMALS)
-        order = np.argsort(-parts[loudest], kind="stable").tolist()
+        dominant = self.summarise_event(event).dominant_index
+        contributions = self.contextual_risk.contributions[:, event]  # (3, C)
+        parts = contributions.round(ANOMALY_DECIMALS)
+        order = np.argsort(-parts[dominant], kind="stable").tolist()
         leads = dict(
-            deduplicate_columns([c for c in order if parts[loudest, c] > 0], redundant_columns)
+            deduplicate_columns([c for c in order if parts[dominant, c] > 0], redundant_columns)
         )
-        risks = self.contextual_risk.contributions[:, event].sum(0)
+        risks = contributions.sum(0)
         return [
             ColumnContribution(
                 column=c,
                 risk=round_decimals(risks[c]),
-                dominant_contribution=float(parts[loudest, c]),
-                anomalous_before=int(self.column_counts[loudest - 1, event, c]) if loudest else 0,
+                dominant_contribution=float(parts[dominant, c]),
+                anomalous_before=int(self.column_counts[dominant - 1, event, c]) if dominant else 0,
                 redundant_columns=tuple(leads.get(c, ())),
             )
             for c in (order if max_columns is None else islice(leads, max_columns))

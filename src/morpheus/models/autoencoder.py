@@ -1,10 +1,16 @@
-"""The network: guess every column of an event back through a narrow middle."""
+"""The network: an autoencoder over the columns of an event, with a narrow middle layer.
+
+Sizes in shapes: B events, C columns, N number columns, V codes of all columns together, H hidden
+and M bottleneck units.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -12,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = Any
-"""A numpy array; in a stack, a torch tensor, which answers to the same calls."""
+"""A numpy array. In `BatchedAutoencoder`, a torch tensor, which has the same operations."""
 
 MAX_LOGIT = 30.0
-"""Bound on a logit, so that its exponential stays finite without looking for a maximum."""
+"""Bound on a logit, so that its exponential is finite without subtracting a maximum."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,8 @@ class NetworkConfig:
     """Sizes of a network.
 
     Attributes:
-        code_counts: How many codes each column has, (C,).
-        number_columns: Which columns are number columns, as positions, (N,).
+        code_counts: Number of codes of each column, (C,).
+        number_columns: Positions of the number columns, (N,).
         hidden: Width of the outer layers, H.
         bottleneck: Width of the middle layer, M.
     """
@@ -36,7 +42,7 @@ class NetworkConfig:
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every weight's name and shape, in the order in which they lie in memory."""
+        """Name and shape of each parameter, in memory order."""
         vocabulary, count = sum(self.code_counts), len(self.number_columns)
         return {
             "look_up": (vocabulary, self.hidden),
@@ -54,48 +60,76 @@ class NetworkConfig:
 
     @property
     def n_parameters(self) -> int:
-        """How many weights there are."""
+        """Number of weights."""
         return sum(math.prod(size) for size in self.parameter_shapes.values())
 
 
 class Autoencoder:
-    """Guess every column of an event back through a narrow middle.
+    """Reconstructs every column of an event through a narrow middle layer.
 
-    Sizes: B events, C columns, N of them number columns, V codes of all columns together, H hidden,
-    M middle. A column's codes lie side by side in one vocabulary, so that all guesses are one
-    product, and all weights lie in one vector, so that a step of training is a few operations.
-    Everything also works on a stack of users, with U before each of the sizes: `models.stack`.
+    The codes of all columns share one vocabulary, so that all predictions are one matrix product.
+    All weights are one vector, so that a training step is few operations. Everything also works on
+    a batch of users, with a dimension U before each of the shapes:
+    `batched_training.BatchedAutoencoder`.
 
-    >>> shape = NetworkConfig(codes=(3, 5, 3), numbers=(2,), hidden=8, middle=4)
-    >>> net = Autoencoder(shape, np.zeros(shape.size, dtype=np.float32))
+    Args:
+        config: Sizes of the network.
+        weights: All weights, (P,).
+
+    Attributes:
+        parameters: Views of the weights, by name.
+        offsets: First code of each column in the vocabulary, (C,).
+        column_one_hot: Which column each code belongs to, (V, C).
+        number_columns: Positions of the number columns, (N,).
+
+    >>> config = NetworkConfig((3, 5, 3), number_columns=(2,), hidden=8, bottleneck=4)
+    >>> net = Autoencoder(config, np.zeros(config.n_parameters, dtype=np.float32))
     >>> net.losses(np.zeros((7, 3), dtype=np.int64), np.zeros((7, 1))).shape    # 7 events
     (7, 3)
     """
 
     array_module: ModuleType = np
-    """What computes: numpy, which at this size is faster than torch and imported sooner."""
+    """Module with the array functions: numpy, which is faster than torch at this size."""
+    product: Callable[[Array, Array], Array] = staticmethod(operator.matmul)
+    """Product of rows, (B, K), and weights, (K, N)."""
 
     def __init__(self, config: NetworkConfig, weights: Array) -> None:
         self.config, self.weights = config, weights
         self.parameters = unflatten(config, weights)
         sizes = np.array(config.code_counts)
-        owner = np.arange(len(sizes)).repeat(sizes)
+        column = np.arange(len(sizes)).repeat(sizes)
         self.offsets: Array = sizes.cumsum() - sizes  # (C,)
-        self.column_one_hot: Array = np.equal.outer(owner, np.arange(len(sizes))).astype(np.float32)
+        self.column_one_hot: Array = np.equal.outer(column, np.arange(len(sizes))).astype(
+            np.float32
+        )
         self.number_columns = list(config.number_columns)  # (N,)
 
-    def losses(self, codes: Array, numbers: Array) -> Array:
-        """Loss of each column of (B, C) codes and (B, N) numbers, (B, C).
+    def for_scoring(self) -> Autoencoder:
+        """Return the same network with results that do not depend on where a row stands.
 
-        Nats for the code; in number columns the squared distance, in squared standard deviations,
-        is added where there is a number.
+        Batches of 32 rows give a row the same result wherever it stands, on most processors. On
+        others, its last digit differs from one position to the next; there `row_product` is used.
         """
-        places = self._flat_positions(codes)  # (B, C)
-        *_, wide = self._forward(self._one_hot(places), numbers)
+        if products_ignore_position():
+            return self
+        net = type(self)(self.config, self.weights)
+        net.product = row_product
+        return net
+
+    def losses(self, codes: Array, numbers: Array) -> Array:
+        """Compute the loss of each column of (B, C) codes and (B, N) numbers, (B, C).
+
+        In nats for the code. Number columns add the squared error in squared standard deviations if
+        there is a number.
+        """
+        positions = self._flat_positions(codes)  # (B, C)
+        *_, wide = self._forward(self._one_hot(positions), numbers)
         logits = self._logits(wide)  # (B, V)
-        picked = logits.reshape(-1)[places]  # (B, C)
+        observed = logits.reshape(-1)[positions]  # (B, C)
         exponentials = self.array_module.exp(logits, out=logits)
-        loss = self.array_module.log(exponentials @ self.column_one_hot) - picked  # (B, C)
+        loss = (
+            self.array_module.log(self.product(exponentials, self.column_one_hot)) - observed
+        )  # (B, C)
         if self.number_columns:
             loss[..., self.number_columns] += self._number_errors(wide, codes, numbers) ** 2
         return loss
@@ -107,48 +141,50 @@ class Autoencoder:
         sample_weight: Array,
         grad: Mapping[str, Array],
     ) -> None:
-        """Fill `slope` with the gradient of the summed losses of `target` when `seen` is shown.
+        """Compute the gradient of the summed losses of `target` given `inputs`.
 
         Args:
-            inputs: (B, C) codes and (B, N) numbers, corrupted.
-            target: The same, as they are.
+            inputs: Corrupted codes, (B, C), and numbers, (B, N).
+            target: The original codes and numbers.
             sample_weight: Weight of each event, (B,).
-            grad: The parts of a vector that is laid out as the weights are; see `unflatten`.
+            grad: Parts of a vector in the layout of the weights, which are overwritten; see
+                `unflatten`.
         """
-        arrays, part = self.array_module, self.parameters
+        xp, parameters = self.array_module, self.parameters
         codes, numbers = target
         shown = self._one_hot(self._flat_positions(inputs[0]))  # (B, V)
         hidden, middle, wide = self._forward(shown, inputs[1])
         guess = self._logits(wide)  # (B, V)
-        arrays.exp(guess, out=guess)
+        # Softmax minus target, column by column; the logits are bounded, so exp is finite.
+        xp.exp(guess, out=guess)
         sample_weight = sample_weight[..., None]  # (B, 1)
         guess *= (sample_weight / (guess @ self.column_one_hot)) @ self.column_one_hot.mT
         guess.reshape(-1)[self._flat_positions(codes)] -= sample_weight
-        back = guess @ part["guess_codes"].mT  # (B, H)
+        back = guess @ parameters["guess_codes"].mT  # (B, H)
         if self.number_columns:
-            off = self._number_errors(wide, codes, numbers) * (2 * sample_weight)  # (B, N)
-            arrays.matmul(wide.mT, off, out=grad["guess_numbers"])
-            arrays.sum(off, -2, out=grad["number_bias"])
-            back += off @ part["guess_numbers"].mT
+            number_grad = self._number_errors(wide, codes, numbers) * (2 * sample_weight)  # (B, N)
+            xp.matmul(wide.mT, number_grad, out=grad["guess_numbers"])
+            xp.sum(number_grad, -2, out=grad["number_bias"])
+            back += number_grad @ parameters["guess_numbers"].mT
 
-        arrays.matmul(wide.mT, guess, out=grad["guess_codes"])
-        arrays.sum(guess, -2, out=grad["code_bias"])
+        xp.matmul(wide.mT, guess, out=grad["guess_codes"])
+        xp.sum(guess, -2, out=grad["code_bias"])
         back *= wide > 0
-        arrays.matmul(middle.mT, back, out=grad["widen"])
-        arrays.sum(back, -2, out=grad["wide_bias"])
-        back = back @ part["widen"].mT  # (B, M)
+        xp.matmul(middle.mT, back, out=grad["widen"])
+        xp.sum(back, -2, out=grad["wide_bias"])
+        back = back @ parameters["widen"].mT  # (B, M)
         back *= middle > 0
-        arrays.matmul(hidden.mT, back, out=grad["squeeze"])
-        arrays.sum(back, -2, out=grad["middle_bias"])
-        back = back @ part["squeeze"].mT  # (B, H)
+        xp.matmul(hidden.mT, back, out=grad["squeeze"])
+        xp.sum(back, -2, out=grad["middle_bias"])
+        back = back @ parameters["squeeze"].mT  # (B, H)
         back *= hidden > 0
-        arrays.matmul(shown.mT, back, out=grad["look_up"])
+        xp.matmul(shown.mT, back, out=grad["look_up"])
         if self.number_columns:
-            arrays.matmul(inputs[1].mT, back, out=grad["read_numbers"])
-        arrays.sum(back, -2, out=grad["hidden_bias"])
+            xp.matmul(inputs[1].mT, back, out=grad["read_numbers"])
+        xp.sum(back, -2, out=grad["hidden_bias"])
 
     def _flat_positions(self, codes: Array) -> Array:
-        """Where in a flat (B, V) array the codes lie, (B, C)."""
+        """Positions of codes in a flat (B, V) array, (B, C)."""
         vocabulary, rows = sum(self.config.code_counts), math.prod(codes.shape[:-1])
         starts = (np.arange(rows) * vocabulary).reshape(*codes.shape[:-1], 1)
         return codes + self.offsets + starts
@@ -167,7 +203,7 @@ class Autoencoder:
     def _forward(self, shown: Array, numbers: Array) -> tuple[Array, Array, Array]:
         hidden = self._linear("hidden_bias", shown, "look_up")  # (B, H)
         if self.number_columns:
-            hidden += numbers @ self.parameters["read_numbers"]
+            hidden += self.product(numbers, self.parameters["read_numbers"])
         self._relu(hidden)
         middle = self._relu(self._linear("middle_bias", hidden, "squeeze"))  # (B, M)
         wide = self._relu(self._linear("wide_bias", middle, "widen"))  # (B, H)
@@ -182,41 +218,75 @@ class Autoencoder:
         return (guessed - numbers) * (codes[..., self.number_columns] > 1)
 
     def _linear(self, bias: str, rows: Array, weights: str) -> Array:
-        out = rows @ self.parameters[weights]
+        out = self.product(rows, self.parameters[weights])
         out += self.parameters[bias][..., None, :]
         return out
 
 
+ROWS_PER_PRODUCT = 8
+"""Rows of one matrix product in `row_product`: so few that BLAS treats all of them alike."""
+
+
+def row_product(rows: Array, weights: Array) -> Array:
+    """Multiply rows by weights, each row with the same result wherever it stands.
+
+    BLAS cuts a product into tiles, and some kernels (OpenBLAS for AVX2) add up the rows of
+    different tiles in different orders.
+
+    Args:
+        rows: The rows, (B, K); B is a multiple of 8.
+        weights: The weights, (K, N) or (K,).
+
+    >>> rows = np.tile(np.arange(3, dtype=np.float32) / 7, (32, 1))
+    >>> row_product(rows, np.eye(3, dtype=np.float32)).shape
+    (32, 3)
+    """
+    parts = rows.reshape(-1, ROWS_PER_PRODUCT, rows.shape[-1])
+    return np.matmul(parts, weights).reshape(len(rows), *weights.shape[1:])
+
+
+@cache
+def products_ignore_position() -> bool:
+    """Return whether the rows of a product of 32 rows have the same result at every position."""
+    rng = np.random.default_rng(0)
+    for inner, outer in ((8, 16), (16, 8), (33, 17), (64, 200)):
+        row, weights = (rng.standard_normal((size, inner), dtype=np.float32) for size in (1, outer))
+        product = np.repeat(row, 32, axis=0) @ weights.T
+        if (product != product[0]).any():
+            return False
+    return True
+
+
 def unflatten(config: NetworkConfig, vector: Array) -> dict[str, Array]:
-    """Name the parts of a vector, or of a stack of them, that is laid out as the weights are."""
-    parts, start = {}, 0
+    """Return views of the named parameters of a weight vector, or of a batch of them."""
+    views, start = {}, 0
     for name, size in config.parameter_shapes.items():
         end = start + math.prod(size)
-        parts[name] = vector[..., start:end].reshape(*vector.shape[:-1], *size)
+        views[name] = vector[..., start:end].reshape(*vector.shape[:-1], *size)
         start = end
-    return parts
+    return views
 
 
 def init_weights(
     config: NetworkConfig, frequencies: Sequence[NDArray[np.float64]], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Start where counting ends: each column is guessed by its own frequencies.
+    """Return initial weights, (P,), with which the network predicts the frequencies of each column.
 
     Args:
         config: Sizes of the network.
-        frequencies: How often each code was seen, for each column, (codes,).
-        rng: Source of the small random numbers in all other places.
+        frequencies: Count of each code, for each column, (codes,).
+        rng: Source of the small random numbers in all other parameters.
     """
     weights = rng.standard_normal(config.n_parameters, dtype=np.float32)
-    part = unflatten(config, weights)
+    parameters = unflatten(config, weights)
     for name in ("hidden_bias", "middle_bias", "wide_bias", "number_bias"):
-        part[name][:] = 0
-    part["look_up"] *= len(config.code_counts) ** -0.5
-    part["read_numbers"] *= len(config.code_counts) ** -0.5
-    part["squeeze"] *= (2 / config.hidden) ** 0.5
-    part["widen"] *= (2 / config.bottleneck) ** 0.5
-    part["guess_codes"] *= 0.01
-    part["guess_numbers"] *= 0.01
+        parameters[name][:] = 0
+    parameters["look_up"] *= len(config.code_counts) ** -0.5
+    parameters["read_numbers"] *= len(config.code_counts) ** -0.5
+    parameters["squeeze"] *= (2 / config.hidden) ** 0.5
+    parameters["widen"] *= (2 / config.bottleneck) ** 0.5
+    parameters["guess_codes"] *= 0.01
+    parameters["guess_numbers"] *= 0.01
     shares = [(seen + 0.1) / (seen + 0.1).sum() for seen in frequencies]
-    part["code_bias"][:] = np.log(np.concatenate(shares))
+    parameters["code_bias"][:] = np.log(np.concatenate(shares))
     return weights

@@ -1,4 +1,10 @@
-"""Where networks are trained: on the processor one after the other, or side by side on a GPU."""
+"""Training of many networks at once on a GPU, and the choice between CPU and GPU.
+
+torch is imported only when a network is trained on a GPU or the device is checked: the import takes
+a second, and torch is an optional dependency.
+
+Sizes in shapes: U users, P weights of a padded network; else as in `autoencoder`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import zip_longest
-from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from morpheus.errors import UsageError
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
@@ -26,88 +32,110 @@ from morpheus.models.training import (
     TrainJob,
     TrainResult,
     code_frequencies,
+    gpu_possible,
     iter_minibatches,
     round_to_float16,
     train_sequentially,
     validation_loss,
 )
 
-GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""Where there is none of these, `auto` need not ask torch, whose import takes a second."""
-MIN_USERS_FOR_GPU = 16
-"""Users from which `auto` asks torch for a GPU: fewer are trained before that is imported."""
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+VOCABULARY_MULTIPLE = 128
+"""Vocabularies are padded to a multiple of this size, so that the networks of a batch are equally
+large."""
+PAD_LOGIT = -1e4
+"""Bias of a padding code, which is therefore never predicted."""
+TrainBatch = tuple[Array, Array, Array, Array]
+"""Corrupted codes, original codes, numbers, and the weight of each row."""
 
 
-def gpu_possible(name: str) -> bool:
-    """Whether `auto`, `cpu` or `cuda` may mean a GPU here."""
-    return name == "cuda" or (name == "auto" and any(map(Path.exists, GPU_DRIVERS)))
+def require_torch(needed_by: str) -> None:
+    """Check that torch, an optional dependency, is installed.
 
-
-def resolve_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here.
+    Args:
+        needed_by: The option that needs it, for the error message.
 
     Raises:
-        UsageError: It is not there.
+        UsageError: torch is not installed.
     """
-    import torch  # noqa: PLC0415 - takes a second to import
-
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    if find_spec("torch") is None:
         raise UsageError(
-            "--device: no CUDA device is at hand, or torch is its CPU build. Leave the option out, "
-            "or install torch for CUDA: `make setup TORCH_INDEX=...`, see the README."
+            f"{needed_by}: needs torch, which is not installed. Install it with "
+            "`pip install 'morpheus-dfp[torch]'`."
         )
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def import_torch(needed_by: str) -> ModuleType:
+    """Import torch. Importing it takes a second: `require_torch` only looks for it.
+
+    Raises:
+        UsageError: torch is not installed.
+    """
+    require_torch(needed_by)
+    return import_module("torch")
+
+
+def resolve_device(name: str) -> torch.device | None:
+    """Return the GPU that `auto`, `cpu` or `cuda` means on this machine; None for the CPU.
+
+    Raises:
+        UsageError: `cuda` is asked for, and torch or a GPU is missing.
+    """
+    if name == "cpu" or (name == "auto" and find_spec("torch") is None):
+        return None
+    module = import_torch("--device=cuda")
+    if module.cuda.is_available():
+        device: torch.device = module.device("cuda")
+        return device
+    if name == "cuda":
+        raise UsageError(
+            "--device: no CUDA device is available, or torch is its CPU build. Leave the option "
+            "out, or install torch for CUDA: https://pytorch.org/get-started/locally/."
+        )
+    return None
 
 
 def select_trainer(name: str, n_users: int) -> Trainer:
-    """What trains the networks of so many users on `auto`, `cpu` or `cuda`.
+    """Return the trainer for a number of users on `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageError: The device is not there.
+        UsageError: The device is not available.
     """
-    if not gpu_possible(name) or (name == "auto" and n_users < MIN_USERS_FOR_GPU):
+    if not gpu_possible(name, n_users):
         return train_sequentially
     device = resolve_device(name)
-    if device.type == "cpu":
-        return train_sequentially
-
-    return partial(train_batched, device=device)
-
-
-VOCABULARY_MULTIPLE = 128
-"""Vocabularies are filled up to a multiple of this, so that networks of a stack are of one size."""
-TrainBatch = tuple[Array, Array, Array, Array]
-"""What is shown, what it was (both codes), numbers, and the share of each row."""
-PAD_LOGIT = -1e4
-"""Bias of a code that only fills up."""
+    return train_sequentially if device is None else partial(train_batched, device=device)
 
 
 class BatchedAutoencoder(Autoencoder):
-    """Networks of users whose columns have different codes, filled up to one size.
+    """The networks of several users, padded to one size.
 
     Args:
-        shapes: Each user's own sizes; with the same columns, and one size of vocabulary when filled
-            up.
-        weights: Each user's, filled up, (U, P).
+        configs: Each user's own sizes, with the same number columns and, when padded, the same
+            vocabulary size.
+        weights: Each user's padded weights, (U, P).
     """
 
-    array_module = torch
-
     def __init__(self, configs: Sequence[NetworkConfig], weights: Tensor) -> None:
-        padded = [pad_config(shape) for shape in configs]
+        self.array_module = torch = import_torch("--device=cuda")
+        padded = [pad_config(config) for config in configs]
         super().__init__(padded[0], weights)
         singles = [
-            Autoencoder(shape, np.empty(shape.n_parameters, dtype=np.float32)) for shape in padded
+            Autoencoder(config, np.empty(config.n_parameters, dtype=np.float32))
+            for config in padded
         ]
         offsets = np.stack([single.offsets for single in singles])[:, None]  # (U, 1, C)
-        column_of = np.stack([single.column_one_hot for single in singles])  # (U, V, C)
+        column_one_hot = np.stack([single.column_one_hot for single in singles])  # (U, V, C)
         self.offsets = torch.from_numpy(offsets).to(weights.device)
-        self.column_one_hot = torch.from_numpy(column_of).to(weights.device)
+        self.column_one_hot = torch.from_numpy(column_one_hot).to(weights.device)
 
     def _flat_positions(self, codes: Array) -> Array:
-        rows = torch.arange(codes[..., 0].numel(), device=codes.device).view(*codes.shape[:-1], 1)
-        return codes + self.offsets + rows * sum(self.config.code_counts)
+        rows = self.array_module.arange(codes[..., 0].numel(), device=codes.device)
+        starts = rows.view(*codes.shape[:-1], 1) * sum(self.config.code_counts)
+        return codes + self.offsets + starts
 
     def _zeros(self, *shape: int) -> Array:
         return self.weights.new_zeros(shape)
@@ -118,7 +146,18 @@ class BatchedAutoencoder(Autoencoder):
 
 @dataclass
 class JobState:
-    """One user of a stack: what it is trained on, and how far it has come."""
+    """Progress of one job in a batch.
+
+    Attributes:
+        job: The job.
+        rng: Its random numbers.
+        data: Its training data.
+        weights: Its initial weights, not padded.
+        best_loss: Lowest validation loss so far.
+        best_epoch: Epoch of that loss.
+        done: Whether its training has stopped.
+        loss_curve: Validation loss after each epoch.
+    """
 
     job: TrainJob
     rng: np.random.Generator
@@ -131,28 +170,36 @@ class JobState:
 
     @classmethod
     def from_job(cls, job: TrainJob) -> JobState:
-        """Begin as `training.train` does, with the same random numbers."""
-        random = np.random.default_rng(job.seed)
+        """Start as `training.train_network` does, with the same random numbers."""
+        rng = np.random.default_rng(job.seed)
         data = TrainingSet.from_rows(job.rows).repeat()
-        weights = init_weights(job.config, code_frequencies(data, job.config), random)
-        return cls(job, random, data, weights, math.inf, job.epochs)
+        weights = init_weights(job.config, code_frequencies(data, job.config), rng)
+        return cls(job, rng, data, weights, math.inf, job.epochs)
 
     def iter_batches(self) -> Iterator[TrainBatch]:
-        """An epoch's batches; none for a user who is done."""
+        """Yield the batches of an epoch; none for a job that is done."""
         if self.done:
             return
-        seen, numbers = self.data.corrupt(self.rng)
-        for batch in iter_minibatches(len(seen), self.rng):
-            share = self.data.sample_weight[batch]
-            yield seen[batch], self.data.codes[batch], numbers[batch], share / share.sum()
+        corrupted, numbers = self.data.corrupt(self.rng)
+        for batch in iter_minibatches(len(corrupted), self.rng):
+            weight = self.data.sample_weight[batch]
+            yield corrupted[batch], self.data.codes[batch], numbers[batch], weight / weight.sum()
 
     def empty_batch(self) -> TrainBatch:
-        """A batch of no rows."""
+        """Return a batch without rows."""
         codes = self.data.codes[:0]
         return codes, codes, self.data.numbers[:0], self.data.sample_weight[:0]
 
     def record_epoch(self, epoch: int, loss: float | None) -> bool:
-        """Judge an epoch: whether its weights are the best so far, and whether it is the last."""
+        """Record the end of an epoch.
+
+        Args:
+            epoch: The epoch, from 1.
+            loss: Validation loss; None without validation rows.
+
+        Returns:
+            Whether its weights are the best so far.
+        """
         if self.done:
             return False
         better = loss is None or loss < self.best_loss
@@ -164,7 +211,7 @@ class JobState:
         return better
 
     def to_result(self, weights: NDArray[np.float32]) -> TrainResult:
-        """The outcome, from weights that were filled up."""
+        """Return the result, given padded weights, (P,)."""
         own = round_to_float16(_unpad_weights(self.job.config, weights))
         return TrainResult(
             Autoencoder(self.job.config, own), self.best_epoch, tuple(self.loss_curve)
@@ -172,49 +219,57 @@ class JobState:
 
 
 class BatchedAdam:
-    """`training.Adam` for a stack: a user without a batch in a step stays as it was.
+    """`training.Adam` for several users. A user without rows in a step does not change.
 
     Args:
-        weights: (U, P).
+        weights: The weights, (U, P); they are updated in place.
     """
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
         self.steps = weights.new_zeros(len(weights), 1)
-        self.mean, self.square = torch.zeros_like(weights), torch.zeros_like(weights)
+        self.mean = weights.new_zeros(weights.shape)
+        self.square = weights.new_zeros(weights.shape)
 
     def step(self, grad: Tensor, active: Tensor, rate: Tensor) -> None:
-        """Move the weights of the busy users, at the rate of each, (U, 1), against a gradient."""
+        """Update the weights of active users by a gradient.
+
+        Args:
+            grad: The gradient, (U, P).
+            active: Which users have rows in this step, (U, 1).
+            rate: Learning rate of each user, (U, 1).
+        """
         self.steps += active
         self.mean += 0.1 * active * (grad - self.mean)
         self.square += 0.001 * active * (grad.square() - self.square)
         steps = self.steps.clamp_min(1)
-        spread = (self.square / (1 - 0.999**steps)).sqrt() + 1e-8
-        self.weights -= rate * active / (1 - 0.9**steps) * self.mean / spread
+        root = (self.square / (1 - 0.999**steps)).sqrt() + 1e-8
+        self.weights -= rate * active / (1 - 0.9**steps) * self.mean / root
 
 
 def train_batched(jobs: Sequence[TrainJob], device: torch.device) -> list[TrainResult]:
-    """Train networks side by side, as `training.train` does one after the other.
+    """Train many networks at once, with the algorithm of `training.train_network`.
 
-    The result is that of `train` up to rounding: sums are taken in another order on the device.
+    Results equal those of `train_network` up to rounding: a GPU adds in another order.
     """
     groups: dict[object, list[int]] = defaultdict(list)
-    for at, task in enumerate(jobs):
-        filled = pad_config(task.config)
-        groups[len(filled.code_counts), filled.number_columns, sum(filled.code_counts)].append(at)
-    trained: dict[int, TrainResult] = {}
-    for places in groups.values():
-        for start in range(0, len(places), MAX_BATCHED_USERS):
-            some = places[start : start + MAX_BATCHED_USERS]
-            results = _train_group([JobState.from_job(jobs[at]) for at in some], device)
-            trained |= dict(zip(some, results, strict=True))
-    return [trained[at] for at in range(len(jobs))]
+    for number, job in enumerate(jobs):
+        config = pad_config(job.config)
+        sizes = len(config.code_counts), config.number_columns, sum(config.code_counts)
+        groups[sizes].append(number)
+    results: dict[int, TrainResult] = {}
+    for group in groups.values():
+        for start in range(0, len(group), MAX_BATCHED_USERS):
+            numbers = group[start : start + MAX_BATCHED_USERS]
+            trained = _train_group([JobState.from_job(jobs[n]) for n in numbers], device)
+            results |= dict(zip(numbers, trained, strict=True))
+    return [results[number] for number in range(len(jobs))]
 
 
 def pad_config(config: NetworkConfig) -> NetworkConfig:
-    """The same sizes with the vocabulary filled up: the last column's is the longer.
+    """Return the sizes with a padded vocabulary; the padding codes belong to the last column.
 
-    >>> pad_config(NetworkConfig((3, 5), (), 8, 4)).codes
+    >>> pad_config(NetworkConfig((3, 5), (), 8, 4)).code_counts
     (3, 125)
     """
     missing = -sum(config.code_counts) % VOCABULARY_MULTIPLE
@@ -222,50 +277,53 @@ def pad_config(config: NetworkConfig) -> NetworkConfig:
 
 
 def _train_group(states: Sequence[JobState], device: torch.device) -> list[TrainResult]:
-    weights = np.stack([_pad_weights(pupil.job.config, pupil.weights) for pupil in states])
+    torch = import_torch("--device=cuda")
+    weights = np.stack([_pad_weights(state.job.config, state.weights) for state in states])
     net = BatchedAutoencoder(
-        [pupil.job.config for pupil in states], torch.from_numpy(weights).to(device)
+        [state.job.config for state in states], torch.from_numpy(weights).to(device)
     )
-    optimizer, slope = BatchedAdam(net.weights), torch.empty_like(net.weights)
-    slopes, best = unflatten(net.config, slope), net.weights.clone()
+    optimizer, grad = BatchedAdam(net.weights), torch.empty_like(net.weights)
+    grad_parts, best = unflatten(net.config, grad), net.weights.clone()
     valid = _validation_set(states, device)
-    for epoch in range(1, max(pupil.job.epochs for pupil in states) + 1):
-        rates = [[pupil.job.learning_rate(epoch)] for pupil in states]
+    for epoch in range(1, max(state.job.epochs for state in states) + 1):
+        rates = [[state.job.learning_rate(epoch)] for state in states]
         rate = net.weights.new_tensor(rates)  # (U, 1)
-        for seen, codes, numbers, share in _iter_steps(states, device):
-            net.compute_gradient((seen, numbers), (codes, numbers), share, slopes)
-            optimizer.step(slope, active=share.sum(1, keepdim=True) > 0, rate=rate)
+        for inputs, codes, numbers, weight in _iter_steps(states, device):
+            net.compute_gradient((inputs, numbers), (codes, numbers), weight, grad_parts)
+            optimizer.step(grad, active=weight.sum(1, keepdim=True) > 0, rate=rate)
         losses = None if valid is None else validation_loss(net, valid).tolist()
-        for at, pupil in enumerate(states):
-            if pupil.record_epoch(epoch, None if losses is None else losses[at]):
-                best[at] = net.weights[at]
-        if all(pupil.done for pupil in states):
+        for user, state in enumerate(states):
+            if state.record_epoch(epoch, None if losses is None else losses[user]):
+                best[user] = net.weights[user]
+        if all(state.done for state in states):
             break
     finished = zip(states, best.cpu().numpy(), strict=True)
-    return [pupil.to_result(weights) for pupil, weights in finished]
+    return [state.to_result(weights) for state, weights in finished]
 
 
 def _iter_steps(states: Sequence[JobState], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """An epoch's batches of all users at once; rows that only fill up have no share."""
-    for step in zip_longest(*(pupil.iter_batches() for pupil in states)):
-        batches = [batch or pupil.empty_batch() for batch, pupil in zip(step, states, strict=True)]
+    """Yield the steps of an epoch for all users; padding rows have the weight 0."""
+    for step in zip_longest(*(state.iter_batches() for state in states)):
+        batches = [batch or state.empty_batch() for batch, state in zip(step, states, strict=True)]
         yield _stack_padded(batches, device)
 
 
 def _validation_set(states: Sequence[JobState], device: torch.device) -> TrainingSet | None:
-    held_out = [p.job.validation for p in states if p.job.validation is not None]
-    if not held_out:
+    validation = [state.job.validation for state in states if state.job.validation is not None]
+    if not validation:
         return None
     parts = [
         (rows.codes, rows.numbers, rows.sample_weight)
-        for rows in map(TrainingSet.from_rows, held_out)
+        for rows in map(TrainingSet.from_rows, validation)
     ]
-    codes, numbers, share = _stack_padded(parts, device)
-    return TrainingSet(codes, numbers, share, inverse=torch.empty(0))
+    codes, numbers, weight = _stack_padded(parts, device)
+    return TrainingSet(codes, numbers, weight, inverse=np.empty(0))
 
 
 def _stack_padded(users: Sequence[tuple[Array, ...]], device: torch.device) -> tuple[Tensor, ...]:
-    """Stack each part of what users have, filled up with rows of zeros to the longest."""
+    """Stack each array of several users, padded with zero rows to the longest."""
+    torch = import_torch("--device=cuda")
+    pad_sequence = torch.nn.utils.rnn.pad_sequence
     return tuple(
         pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True).to(device)
         for parts in zip(*users, strict=True)
@@ -273,20 +331,20 @@ def _stack_padded(users: Sequence[tuple[Array, ...]], device: torch.device) -> t
 
 
 def _pad_weights(config: NetworkConfig, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weights with those of the codes that only fill up: they are never guessed."""
-    filled = pad_config(config)
-    wide = np.zeros(filled.n_parameters, dtype=np.float32)
-    own, part = unflatten(config, weights), unflatten(filled, wide)
-    for name, values in own.items():
-        part[name][tuple(slice(0, size) for size in values.shape)] = values
-    part["code_bias"][sum(config.code_counts) :] = PAD_LOGIT
-    return wide
+    """Add the weights of padding codes, which are never predicted, (P,)."""
+    padded_config = pad_config(config)
+    padded = np.zeros(padded_config.n_parameters, dtype=np.float32)
+    parameters, views = unflatten(config, weights), unflatten(padded_config, padded)
+    for name, values in parameters.items():
+        views[name][tuple(slice(0, size) for size in values.shape)] = values
+    views["code_bias"][sum(config.code_counts) :] = PAD_LOGIT
+    return padded
 
 
 def _unpad_weights(config: NetworkConfig, padded: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A user's own weights out of those that were filled up."""
+    """Extract a user's own weights."""
     own = np.empty(config.n_parameters, dtype=np.float32)
-    wide = unflatten(pad_config(config), padded)
+    views = unflatten(pad_config(config), padded)
     for name, values in unflatten(config, own).items():
-        values[:] = wide[name][tuple(slice(0, size) for size in values.shape)]
+        values[:] = views[name][tuple(slice(0, size) for size in values.shape)]
     return own

@@ -134,7 +134,7 @@ class Baseline(msgspec.Struct, frozen=True):
         if card.first and card.last:
             span = datetime.fromisoformat(card.last) - datetime.fromisoformat(card.first)
             days = max(1, round(span.total_seconds() / SECONDS_PER_DAY))
-        return cls(card.rung, card.events, card.events + card.borrowed, days)
+        return cls(card.training_data_scope, card.events, card.events + card.borrowed_events, days)
 
 
 class Counterfactual(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypedDict, Unpack
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -352,9 +353,9 @@ class TrainValidationSplit:
         own = self.history.seconds[self.history.borrowed_events :]
         card = self.history.make_card(len(self.rows.codes), final.epochs, self.seed)
         return Fingerprint(
-            replace(
+            msgspec.structs.replace(
                 card,
-                portrait=ModelSummary.from_calibration(
+                summary=ModelSummary.from_calibration(
                     own, validated.loss_curve, calibration, novelty
                 ),
             ),

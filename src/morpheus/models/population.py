@@ -1,4 +1,8 @@
-"""Who has which values of a column, and how often."""
+"""The population: a sample of all users' histories, with which each user is compared.
+
+`ValueUsage` counts who uses which values of a column. `Population` gives probabilities of codes
+from it.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,28 @@ from numpy.typing import NDArray
 from morpheus.features.encoder import FIRST_CODE, MISSING, UNKNOWN
 
 MULTIPLE_OWNERS = -1
-"""Stands for the owner of a value that more than one has."""
+"""Owner of a value that several users have."""
+SMOOTHING = 0.1
+"""Share of the probability that is spread equally over all values, also values never seen."""
+_UNKNOWN_OWNER = -2
+"""Number of a user without events in the sample."""
 
 
 @dataclass(frozen=True)
 class ValueUsage:
-    """How often each owner of a sample has each value of a column.
+    """How often each user of a sample has each value of a column.
 
-    Sizes: O owners, V values, P pairs of an owner and a value that the owner has.
+    Sizes: O users, V values, P pairs of a user and a value that the user has.
 
     Attributes:
         codes: Number of each value.
-        owner: Owner of each pair, (P,).
-        value: Its value, (P,).
-        share: Share of the owner's events that have it, (P,).
+        owner: User of each pair, (P,).
+        value: Value of each pair, (P,).
+        share: Share of the user's events with the value, (P,).
         n_owners: O.
 
-    >>> owned = ValueUsage.of(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
-    >>> owned.codes, owned.mean.round(2).tolist(), owned.only.tolist()
+    >>> usage = ValueUsage.from_values(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
+    >>> usage.codes, usage.mean_share.round(2).tolist(), usage.exclusive_owner.tolist()
     ({'a': 0, 'b': 1}, [0.33, 0.67], [0, -1])
     """
 
@@ -43,9 +51,14 @@ class ValueUsage:
 
     @classmethod
     def from_values(cls, values: pl.Series, owners: NDArray[np.intp]) -> ValueUsage:
-        """Count the values, (S,), of each owner, by number, (S,)."""
+        """Count values.
+
+        Args:
+            values: Value of each event, (S,).
+            owners: Number of the user of each event, (S,).
+        """
         text = values.cast(pl.String).to_list()
-        codes = {word: code for code, word in enumerate(dict.fromkeys(text))}
+        codes = {known: code for code, known in enumerate(dict.fromkeys(text))}
         coded = np.fromiter(map(codes.__getitem__, text), np.intp, len(text))
         pairs, counts = np.unique(owners * len(codes) + coded, return_counts=True)
         owner, value = np.divmod(pairs, max(len(codes), 1))
@@ -54,49 +67,52 @@ class ValueUsage:
 
     @cached_property
     def mean_share(self) -> NDArray[np.float64]:
-        """Share of each value with the mean owner, (V,)."""
+        """Mean over users of each value's share, (V,)."""
         return np.asarray(np.bincount(self.value, self.share, len(self.codes)) / self.n_owners)
 
     def mean_share_of(self, value: str | None) -> float:
-        """Share of a value with the mean owner; 0 if nobody has it."""
+        """Mean over users of a value's share; 0 for a value that nobody has."""
         code = self.codes.get(value)
         return 0.0 if code is None else float(self.mean_share[code])
 
     @cached_property
     def exclusive_owner(self) -> NDArray[np.intp]:
-        """The owner who alone has each value, or `MULTIPLE_OWNERS`, (V,)."""
-        found = np.zeros(len(self.codes), dtype=np.intp)
-        found[self.value] = self.owner
-        found[np.bincount(self.value, minlength=len(found)) > 1] = MULTIPLE_OWNERS
-        return found
+        """The only user of each value, or `MULTIPLE_OWNERS`, (V,)."""
+        owners = np.zeros(len(self.codes), dtype=np.intp)
+        owners[self.value] = self.owner
+        owners[np.bincount(self.value, minlength=len(owners)) > 1] = MULTIPLE_OWNERS
+        return owners
 
     @cached_property
     def shared_rate(self) -> float:
-        """Share of events, with the mean owner, whose value somebody else has too."""
+        """Mean over users of the share of events with a value that another user has too."""
         shared = self.share * (self.exclusive_owner[self.value] == MULTIPLE_OWNERS)
         return float(np.bincount(self.owner, shared, self.n_owners).mean())
 
     def used_by_others(self, value: str | None, owner: int) -> bool:
-        """Whether anybody but an owner has a value."""
+        """Return whether any user except `owner` has a value."""
         code = self.codes.get(value)
         return code is not None and self.exclusive_owner[code] != owner
 
     def similarity(self, own: pl.Series) -> NDArray[np.float64]:
-        """Share of a user's values, (events,), that the mean event of each owner has, (O,)."""
+        """Compare a user with each user of the sample.
+
+        Args:
+            own: Values of the user's events, (events,).
+
+        Returns:
+            Overlap of the shares of values, (O,).
+        """
         shares = np.zeros(len(self.codes))
-        for word, count in Counter(own.cast(pl.String).to_list()).items():
-            if word in self.codes:
-                shares[self.codes[word]] = count / len(own)
-        found = np.bincount(self.owner, self.share * shares[self.value], self.n_owners)
-        return np.asarray(found, dtype=np.float64)
+        for value, count in Counter(own.cast(pl.String).to_list()).items():
+            if value in self.codes:
+                shares[self.codes[value]] = count / len(own)
+        overlap = np.bincount(self.owner, self.share * shares[self.value], self.n_owners)
+        return np.asarray(overlap, dtype=np.float64)
 
 
-SMOOTHING = 0.1
-"""Share of the population's guess that is spread over all values alike, also those never seen."""
-_UNKNOWN_OWNER = -2
-"""Number of a user of whom nothing is in the sample."""
 _EMPTY_USAGE = ValueUsage.from_values(pl.Series([None]), np.zeros(1, dtype=np.intp))
-"""A column that the sample does not have."""
+"""Usage of a column that the sample does not have."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +120,8 @@ class Population:
     """A sample of all users' histories.
 
     Attributes:
-        users: Whose each event is, (S,).
-        times: When it was, (S,).
+        users: User of each event, (S,).
+        times: Time of each event, (S,).
         events: Feature columns, (S, columns), user after user, each in time order.
     """
 
@@ -115,55 +131,55 @@ class Population:
 
     @classmethod
     def from_single_user(cls, user: str, events: pl.DataFrame, times: pl.Series) -> Population:
-        """A population of one user, who is then compared with nobody else."""
+        """Return a population of one user, who is then compared with nobody else."""
         return cls(pl.repeat(user, events.height, eager=True), times, events)
 
     def prior(self, name: str, vocabulary: Sequence[str] | None) -> NDArray[np.float64]:
-        """Probability that the population gives each code of a column, (codes,).
+        """Return the probability of each code of a column in the population, (codes,).
 
-        Each user weighs alike. A little is kept for values that nobody had; an unseen value gets
-        that of one of them.
+        All users have the same weight. A part of the probability is kept for values that nobody
+        had; UNKNOWN gets the probability of one such value.
 
         Args:
             name: The column.
-            vocabulary: Its words, in the order of their codes; None for a column of numbers.
+            vocabulary: Its values in the order of their codes; None for a number column.
         """
-        owned = self.value_usage.get(name, _EMPTY_USAGE)
-        found = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
-        found[MISSING] = owned.mean_share_of(None)
+        usage = self.value_usage.get(name, _EMPTY_USAGE)
+        shares = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
+        shares[MISSING] = usage.mean_share_of(None)
         if vocabulary is None:
-            found[FIRST_CODE] = 1 - found[MISSING]
+            shares[FIRST_CODE] = 1 - shares[MISSING]
         else:
-            found[FIRST_CODE:] = list(map(owned.mean_share_of, vocabulary))
-        return np.asarray((1 - SMOOTHING) * found + SMOOTHING / (len(owned.codes) + 1))
+            shares[FIRST_CODE:] = list(map(usage.mean_share_of, vocabulary))
+        return np.asarray((1 - SMOOTHING) * shares + SMOOTHING / (len(usage.codes) + 1))
 
     def seen_by_others(
         self, name: str, vocabulary: Sequence[str] | None, user: str
     ) -> NDArray[np.float64]:
-        """Whether others than a user have each code of a column too, 0 or 1, (codes,).
+        """Return whether other users have each code of a column too, 0 or 1, (codes,).
 
-        Of a value that the user never had nobody can say; it gets the share of events, with the
-        mean user, whose value somebody else has too.
+        For UNKNOWN this is a probability: the mean share of events with a value that another user
+        has too.
 
         Args:
             name: The column.
-            vocabulary: Its words, in the order of their codes; None for a column of numbers.
-            user: Who is not one of the others.
+            vocabulary: Its values in the order of their codes; None for a number column.
+            user: The user; all others are other users.
         """
-        owned, owner = self.value_usage.get(name), self._number_by_user.get(user, _UNKNOWN_OWNER)
-        found = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
-        if owned is None:
-            return found
-        found[UNKNOWN] = owned.shared_rate
-        found[MISSING] = owned.used_by_others(None, owner)
-        known = vocabulary if vocabulary is not None else [word for word in owned.codes if word]
-        there = [owned.used_by_others(word, owner) for word in known]
-        found[FIRST_CODE:] = any(there) if vocabulary is None else there
-        return found
+        usage, owner = self.value_usage.get(name), self._number_by_user.get(user, _UNKNOWN_OWNER)
+        seen = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
+        if usage is None:
+            return seen
+        seen[UNKNOWN] = usage.shared_rate
+        seen[MISSING] = usage.used_by_others(None, owner)
+        values = vocabulary if vocabulary is not None else [value for value in usage.codes if value]
+        used = [usage.used_by_others(value, owner) for value in values]
+        seen[FIRST_CODE:] = any(used) if vocabulary is None else used
+        return seen
 
     @cached_property
     def value_usage(self) -> Mapping[str, ValueUsage]:
-        """Who has which values, by column."""
+        """Usage of values, by column."""
         return {
             column.name: ValueUsage.from_values(column, self.owner_numbers)
             for column in self.events
@@ -171,7 +187,7 @@ class Population:
 
     @cached_property
     def owner_numbers(self) -> NDArray[np.intp]:
-        """Number of the owner of each event, (S,)."""
+        """Number of the user of each event, (S,)."""
         numbers = self._number_by_user
         return np.fromiter(map(numbers.__getitem__, self.users.to_list()), np.intp, len(self.users))
 

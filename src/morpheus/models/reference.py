@@ -91,8 +91,8 @@ class DfencoderNetwork:
     Sizes: B events, C columns, N of them number columns, K category columns, V codes of all
     categories together, E numbers that stand for an event's codes.
 
-    >>> shape = DfencoderConfig(codes=(3, 5, 3), numbers=(2,), hidden=8, middle=4)
-    >>> net = DfencoderNetwork(shape, torch.zeros(shape.size))
+    >>> shape = DfencoderConfig((3, 5, 3), number_columns=(2,), hidden=8, bottleneck=4)
+    >>> net = DfencoderNetwork(shape, torch.zeros(shape.n_parameters))
     >>> loss = net.losses(torch.ones(7, 3, dtype=torch.long), torch.zeros(7, 1))
     >>> loss[0].exp().round().tolist()          # 2 codes, 4 codes, and a number guessed right
     [2.0, 4.0, 1.0]

@@ -1,8 +1,11 @@
-"""What the values of an event say against its user: two kinds of evidence, column by column.
+"""Column scores: how surprising each value of an event is for its user.
 
-Habit asks whose value this is: how much rather everybody's than this user's. Company asks how well
-it goes with the event's other values. Each is measured against what was usual on held-out events,
-and only what is unusually high counts.
+Two kinds of surprise are measured. The marginal one compares how likely a value is among all users
+and for this user. The conditional one is the surprisal of the value given the event's other values.
+Each is compared with its baseline on validation events, and only the excess counts.
+
+Sizes in shapes: D distinct rows, B rows in a batch, C columns, N number columns, V codes of all
+columns together.
 """
 
 from __future__ import annotations
@@ -20,18 +23,19 @@ from morpheus.models.population import Population
 from morpheus.models.training import iter_fixed_batches
 
 STD_FLOOR = 0.05
-"""Least spread, so that a column that never changed is not divided by zero."""
+"""Minimum standard deviation, so that a column that never changed does not divide by zero."""
 MARGINAL_STD_FLOOR, CONDITIONAL_STD_FLOOR = 0.5, 1.0
-"""Nats that evidence of habit and of company is off by anyhow, whatever the held-out events say."""
+"""Standard deviation, in nats, that is always added to the marginal and to the conditional
+surprise."""
 ANOMALY_EXPONENT = 2 / 3
-"""Keeps one wholly new identifier from drowning several columns that are half as strange each."""
+"""Exponent below one, so that one new identifier does not outweigh several less surprising columns."""
 ANOMALY_DECIMALS = 6
-"""Of strangeness: they hide how the products in a network were grouped."""
+"""Decimals of an anomaly. Rounding hides how the matrix products were grouped."""
 
 
 @dataclass(frozen=True)
 class BaselineStats:
-    """What is usual of a quantity that each column of an event has.
+    """Normal values of a quantity that each column of an event has.
 
     Attributes:
         mean: Mean over events, (C,).
@@ -43,33 +47,38 @@ class BaselineStats:
 
     @classmethod
     def fit(cls, values: NDArray[np.float32], counts: NDArray[np.int64]) -> BaselineStats:
-        """Measure distinct rows, (D, C), each of which stands for some events, (D,)."""
+        """Measure distinct rows, (D, C), with their numbers of events, (D,)."""
         share = (counts / counts.sum())[:, None]
         mean = (share * values).sum(0)
-        spread = np.sqrt((share * (values - mean) ** 2).sum(0))
-        return cls(mean.astype(np.float32), spread.astype(np.float32))
+        std = np.sqrt((share * (values - mean) ** 2).sum(0))
+        return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def zscore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Spreads above the mean, negative below it, (rows, C)."""
-        spread = np.maximum(self.std, STD_FLOOR)
-        return np.asarray((values - self.mean) / spread, dtype=np.float32)
+        """Return the distance from the mean in standard deviations, (rows, C)."""
+        std = np.maximum(self.std, STD_FLOOR)
+        return np.asarray((values - self.mean) / std, dtype=np.float32)
 
     def excess_z(self, values: NDArray[np.float32], std_floor: float) -> NDArray[np.float32]:
-        """Spreads above the mean, 0 below it, (rows, C); `floor` squared adds to the variance."""
-        spread = np.hypot(self.std, std_floor)
-        return np.asarray(np.maximum(values - self.mean, 0) / spread, dtype=np.float32)
+        """Return the distance above the mean in standard deviations, 0 below the mean, (rows, C).
+
+        The square of `std_floor` is added to the variance.
+        """
+        std = np.hypot(self.std, std_floor)
+        return np.asarray(np.maximum(values - self.mean, 0) / std, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """What counting says of each code of each column, all columns side by side, (V,).
+    """Probabilities by frequency, for each code of all columns, (V,).
 
     Attributes:
-        log_likelihood_ratio: ln of how much likelier the code is among everybody than with this user.
-        population_prior: Probability of the code with this user by way of the population alone: the rate of
-            new values, times the population's share of this one.
-        seen_by_others: Whether others have the code too, 0 or 1; of a new value, how likely that is.
-        offsets: Where the codes of each column begin, (C,).
+        log_likelihood_ratio: ln of how much more likely the code is among all users than for this
+            user.
+        population_prior: Probability of the code for this user through the population alone: the
+            rate of new values times the population's share of the code.
+        seen_by_others: Whether other users have the code too, 0 or 1; for UNKNOWN, the probability
+            of it.
+        offsets: First code of each column, (C,).
     """
 
     log_likelihood_ratio: NDArray[np.float32]
@@ -88,38 +97,37 @@ class Likelihoods:
     ) -> Likelihoods:
         """Count codes.
 
-        The user's own share f of a value and the population's P are mixed by the column's rate n
-        of new values: p = (1 - n) f + n P. A value that is no habit has no share of its own; which
-        one it is makes no difference, for P is in both p and the comparison with it.
+        The user's own share f of a value and the population's share P are mixed by the column's
+        rate n of new values: p = (1 - n) f + n P. A value without a code has no share of its own.
 
         Args:
-            encoder: Of the user's columns.
+            encoder: Encoder of the user's columns.
             rows: The user's history, encoded.
             oov_rates: Rate of new values of each column, (C,).
-            population: Everybody's history.
-            user: Whose history; the others are the rest of the population.
+            population: Sample of all users' histories.
+            user: The user.
         """
-        counts, habit, others, shared = rows.counts, [], [], []
+        counts, ratios, priors, seen = rows.counts, [], [], []
         for c, column in enumerate(encoder.columns):
             own = np.bincount(rows.codes[:, c], weights=counts, minlength=column.n_codes)
             own[UNKNOWN] = 0
-            words = None if isinstance(column, Number) else column.vocabulary
-            everybody = population.prior(column.name, words)
-            backed = oov_rates[c] * everybody
+            vocabulary = None if isinstance(column, Number) else column.vocabulary
+            population_share = population.prior(column.name, vocabulary)
+            prior = oov_rates[c] * population_share
             share = (1 - oov_rates[c]) * own / counts.sum()
-            habit.append(np.log(everybody) - np.log(share + backed))
-            others.append(backed)
-            shared.append(population.seen_by_others(column.name, words, user))
+            ratios.append(np.log(population_share) - np.log(share + prior))
+            priors.append(prior)
+            seen.append(population.seen_by_others(column.name, vocabulary, user))
         return cls(
-            np.concatenate(habit).astype(np.float32),
-            np.concatenate(others).astype(np.float32),
-            np.concatenate(shared).astype(np.float32),
+            np.concatenate(ratios).astype(np.float32),
+            np.concatenate(priors).astype(np.float32),
+            np.concatenate(seen).astype(np.float32),
             compute_offsets([column.n_codes for column in encoder.columns]),
         )
 
 
 def compute_offsets(code_counts: Sequence[int]) -> NDArray[np.int64]:
-    """Where the codes of each column begin, when all lie side by side, (C,).
+    """Return the first code of each column when all columns share one vocabulary, (C,).
 
     >>> compute_offsets([3, 5, 3]).tolist()
     [0, 3, 8]
@@ -130,12 +138,12 @@ def compute_offsets(code_counts: Sequence[int]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class SurpriseModel:
-    """What speaks against a user, and how much of it is usual.
+    """Turns surprise into an anomaly from 0 up.
 
     Attributes:
-        likelihoods: What counting says of each code.
-        marginal_baseline: What is usual of the evidence of habit.
-        conditional_baseline: What is usual of the evidence of company.
+        likelihoods: Probabilities by frequency.
+        marginal_baseline: Normal marginal surprise.
+        conditional_baseline: Normal conditional surprise.
     """
 
     likelihoods: Likelihoods
@@ -145,30 +153,34 @@ class SurpriseModel:
     def column_anomaly(
         self, marginal: NDArray[np.float32], conditional: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """How strange each column is, (rows, C), from its evidence in nats, each (rows, C).
+        """Return the anomaly of each column, (rows, C).
 
-        The mean of both, in spreads above the usual, to a power below one.
+        It is the mean of both excesses in standard deviations, to the power of ANOMALY_EXPONENT.
+
+        Args:
+            marginal: Marginal surprise in nats, (rows, C).
+            conditional: Conditional surprise in nats, (rows, C).
         """
-        both = self.marginal_baseline.excess_z(
+        excess = self.marginal_baseline.excess_z(
             marginal, MARGINAL_STD_FLOOR
         ) + self.conditional_baseline.excess_z(conditional, CONDITIONAL_STD_FLOOR)
         return np.asarray(
-            ((both / 2) ** ANOMALY_EXPONENT).astype(np.float64).round(ANOMALY_DECIMALS)
+            ((excess / 2) ** ANOMALY_EXPONENT).astype(np.float64).round(ANOMALY_DECIMALS)
         )
 
 
 @dataclass(frozen=True)
 class MaskedPredictor:
-    """Some events, of which one column at a time is hidden from a network.
+    """Predicts each column of some events from their other columns.
 
-    Only what the hidden column had added to the first layer is taken away. All columns pass the
-    layers behind it in one product each; sizes as in `autoencoder.Autoencoder`.
+    One column at a time is hidden from the network. Only its contribution to the first layer is
+    removed, and the later layers process all columns in one matrix product each.
 
     Attributes:
         net: The network.
         codes: Code of each column, (B, C).
         numbers: Scaled numbers, (B, N).
-        decoder_hidden: The last layer but one, with each column hidden in turn, (C, B, H).
+        decoder_hidden: Last hidden layer with each column hidden in turn, (C, B, H).
     """
 
     net: Autoencoder
@@ -180,58 +192,64 @@ class MaskedPredictor:
     def from_codes(
         cls, net: Autoencoder, codes: NDArray[np.int64], numbers: NDArray[np.float32]
     ) -> MaskedPredictor:
-        """Look at events."""
-        part, words = net.parameters, net.parameters["look_up"]
-        shown = words[(codes + net.offsets).T]  # (C, B, H)
-        first = shown.sum(0) + part["hidden_bias"]  # (B, H)
+        """Run the network on some events."""
+        part, look_up = net.parameters, net.parameters["look_up"]
+        embedded = look_up[(codes + net.offsets).T]  # (C, B, H)
+        first = embedded.sum(0) + part["hidden_bias"]  # (B, H)
         if net.number_columns:
-            first += numbers @ part["read_numbers"]
-        hidden = first - shown
-        hidden += words[UNKNOWN + net.offsets][:, None]
-        for place, column in enumerate(net.number_columns):
-            hidden[column] -= np.outer(numbers[:, place], part["read_numbers"][place])
+            first += net.product(numbers, part["read_numbers"])
+        # Replace each column in turn by UNKNOWN.
+        hidden = first - embedded
+        hidden += look_up[UNKNOWN + net.offsets][:, None]
+        for n, column in enumerate(net.number_columns):
+            hidden[column] -= np.outer(numbers[:, n], part["read_numbers"][n])
         rows = np.maximum(hidden, 0, out=hidden).reshape(-1, net.config.hidden)
-        middle = rows @ part["squeeze"] + part["middle_bias"]
-        wide = np.maximum(middle, 0, out=middle) @ part["widen"] + part["wide_bias"]
+        middle = net.product(rows, part["squeeze"]) + part["middle_bias"]
+        wide = net.product(np.maximum(middle, 0, out=middle), part["widen"]) + part["wide_bias"]
         return cls(net, codes, numbers, np.maximum(wide, 0, out=wide).reshape(hidden.shape))
 
     def predict_probabilities(self, column: int) -> NDArray[np.float32]:
-        """Probability of each code of a column, given the others, (B, codes)."""
+        """Return the probability of each code of a column, given the other columns, (B, codes)."""
         part, block = self.net.parameters, self._code_slice(column)
         logits = (
-            self.decoder_hidden[column] @ part["guess_codes"][:, block] + part["code_bias"][block]
+            self.net.product(self.decoder_hidden[column], part["guess_codes"][:, block])
+            + part["code_bias"][block]
         )
-        chances = np.exp(np.clip(logits, -MAX_LOGIT, MAX_LOGIT))
-        return np.asarray(chances / chances.sum(1, keepdims=True))
+        exponentials = np.exp(np.clip(logits, -MAX_LOGIT, MAX_LOGIT))
+        return np.asarray(exponentials / exponentials.sum(1, keepdims=True))
 
     def score_observed(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probability of the codes that each event has, and how far its numbers are off, (B, C).
+        """Compare the predictions with the events.
 
-        The distance is in standard deviations; 0 where there is no number.
+        Returns:
+            Probability of each observed code, and the error of each number in standard deviations,
+            0 without a number, (B, C) each.
         """
         part = self.net.parameters
         logits = np.empty((len(self.codes), sum(self.net.config.code_counts)), dtype=np.float32)
-        for column, wide in enumerate(self.decoder_hidden):
+        for column, hidden in enumerate(self.decoder_hidden):
             block = self._code_slice(column)
-            np.matmul(wide, part["guess_codes"][:, block], out=logits[:, block])
+            logits[:, block] = self.net.product(hidden, part["guess_codes"][:, block])
         logits += part["code_bias"]
-        chances = np.exp(np.clip(logits, -MAX_LOGIT, MAX_LOGIT, out=logits), out=logits)
-        picked = np.take_along_axis(chances, self.codes + self.net.offsets, axis=1)
-        return picked / (chances @ self.net.column_one_hot), self._number_errors()
+        exponentials = np.exp(np.clip(logits, -MAX_LOGIT, MAX_LOGIT, out=logits), out=logits)
+        observed = np.take_along_axis(exponentials, self.codes + self.net.offsets, axis=1)
+        return observed / self.net.product(
+            exponentials, self.net.column_one_hot
+        ), self._number_errors()
 
     def predict_numbers(self, column: int) -> NDArray[np.float32]:
-        """Number that a number column is guessed to have, in standard deviations, (B,)."""
-        place = self.net.number_columns.index(column)
+        """Return the predicted number of a number column, in standard deviations, (B,)."""
+        n = self.net.number_columns.index(column)
         part = self.net.parameters
-        guessed = self.decoder_hidden[column] @ part["guess_numbers"][:, place]
-        return np.asarray(guessed + part["number_bias"][place])
+        guessed = self.net.product(self.decoder_hidden[column], part["guess_numbers"][:, n])
+        return np.asarray(guessed + part["number_bias"][n])
 
     def _number_errors(self) -> NDArray[np.float32]:
-        off = np.zeros(self.codes.shape, dtype=np.float32)
-        for place, column in enumerate(self.net.number_columns):
-            there = self.codes[:, column] > UNKNOWN
-            off[:, column] = (self.predict_numbers(column) - self.numbers[:, place]) * there
-        return off
+        errors = np.zeros(self.codes.shape, dtype=np.float32)
+        for n, column in enumerate(self.net.number_columns):
+            present = self.codes[:, column] > UNKNOWN
+            errors[:, column] = (self.predict_numbers(column) - self.numbers[:, n]) * present
+        return errors
 
     def _code_slice(self, column: int) -> slice:
         start = int(self.net.offsets[column])
@@ -240,11 +258,11 @@ class MaskedPredictor:
 
 @dataclass(frozen=True)
 class MaskedPredictions:
-    """Each column of some events guessed from the others, by a network.
+    """Predictions of each column of some events from their other columns.
 
     Attributes:
-        probability: Probability of the code that it has, (D, C).
-        number_error: How far its number is off, in standard deviations; 0 where there is none, (D, C).
+        probability: Probability of the observed code, (D, C).
+        number_error: Error of the number in standard deviations; 0 without a number, (D, C).
     """
 
     probability: NDArray[np.float32]
@@ -252,35 +270,36 @@ class MaskedPredictions:
 
     @classmethod
     def predict(cls, net: Autoencoder, rows: EncodedRows) -> MaskedPredictions:
-        """Hide each column in turn."""
-        chance, off = np.empty((2, *rows.codes.shape), dtype=np.float32)
+        """Hide each column in turn from a network."""
+        probability, number_error = np.empty((2, *rows.codes.shape), dtype=np.float32)
         for block, codes, numbers in iter_fixed_batches(rows):
-            there = len(chance[block])
-            chance[block], off[block] = (
-                p[:there] for p in MaskedPredictor.from_codes(net, codes, numbers).score_observed()
+            size = len(probability[block])
+            probability[block], number_error[block] = (
+                part[:size]
+                for part in MaskedPredictor.from_codes(net, codes, numbers).score_observed()
             )
-        return cls(chance, off)
+        return cls(probability, number_error)
 
     def compute_surprise(
         self, likelihoods: Likelihoods, oov_rates: NDArray[np.float32], rows: EncodedRows
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Evidence of habit and of company of each column, each (D, C).
+        """Return the marginal and the conditional surprise of each column, (D, C) each, in nats.
 
-        Both in nats. Company is -ln of the chance of a value given the event's other values: the
-        network knows it of one that is a habit, any may come by way of the population; in number
-        columns the squared distance in standard deviations is added.
+        The conditional surprise is -ln of the probability of a value given the event's other
+        values. The network gives it for known values, and the population for any value. Number
+        columns add the squared error in standard deviations.
 
         Args:
-            likelihoods: What counting says of each code.
-            oov_rates: How often each column brings a new value, (C,).
-            rows: The events, as they were guessed.
+            likelihoods: Probabilities by frequency.
+            oov_rates: Rate of new values of each column, (C,).
+            rows: The events of these predictions.
         """
-        places = rows.codes + likelihoods.offsets
-        chance = mixture_probability(
-            rows.codes, self.probability, oov_rates, likelihoods.population_prior[places]
+        positions = rows.codes + likelihoods.offsets
+        probability = mixture_probability(
+            rows.codes, self.probability, oov_rates, likelihoods.population_prior[positions]
         )
-        return likelihoods.log_likelihood_ratio[places], np.asarray(
-            self.number_error**2 - np.log(chance)
+        return likelihoods.log_likelihood_ratio[positions], np.asarray(
+            self.number_error**2 - np.log(probability)
         )
 
 
@@ -290,13 +309,15 @@ def mixture_probability(
     oov_rates: NDArray[np.float32],
     population_prior: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Probability of codes given the event's other values; of one shape, or made so by numpy.
+    """Return the probability of codes given the event's other values.
+
+    All arguments have one shape, or are broadcast to it.
 
     Args:
         codes: The codes.
-        probability: What the network says of them; it knows nothing of new values.
-        oov_rates: How often their column brings a new value.
-        population_prior: Their probability by way of the population.
+        probability: Their probability by the network, which does not know new values.
+        oov_rates: Rate of new values of their column.
+        population_prior: Their probability through the population.
     """
     return np.asarray(
         np.where(codes == UNKNOWN, 0, (1 - oov_rates) * probability) + population_prior

@@ -7,7 +7,7 @@ code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 from morpheus.errors import ModelCorruptedError, TransientError
 from morpheus.features.encoder import Category, Column, Encoder, Number
 from morpheus.models.autoencoder import Autoencoder, NetworkConfig
+from morpheus.models.batched_training import require_torch
 from morpheus.models.calibration import CalibrationSet
 from morpheus.models.profile import Fingerprint, ModelCard, Network, make_network_config
 from morpheus.models.scoring import BaselineStats, Likelihoods, SurpriseModel, compute_offsets
@@ -113,6 +114,7 @@ def _network_types(
 ) -> tuple[type[NetworkConfig], Callable[[NetworkConfig, NDArray[np.float32]], Network]]:
     if kind == "compact":
         return NetworkConfig, Autoencoder
+    require_torch("a fingerprint that was trained with --model=reference")
     from morpheus.models.reference import DfencoderConfig, DfencoderNetwork  # noqa: PLC0415 - torch takes a second to import
 
     return DfencoderConfig, DfencoderNetwork
@@ -369,7 +371,7 @@ def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
     """
     content = dump_fingerprint(fingerprint)
     digest = sha256(content).hexdigest()
-    card = replace(fingerprint.card, size=len(content), sha256=digest)
+    card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
     open_store(location).write(_model_path(card.sha256), content)
     return card
 

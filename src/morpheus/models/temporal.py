@@ -1,40 +1,66 @@
-"""What came just before: somebody else at the keyboard stays there for a while."""
+"""How earlier events of a user raise the risk of an event.
+
+An intruder who has taken over an account is usually active for a while. Two exponential moving
+averages of the anomaly, one with a half-life of an hour and one of thirty days, are added to the
+anomaly of the event itself: docs/decisions/005-risk.md.
+
+The classes that are fed batch by batch (`ExponentialMovingAverage`, `TemporalContext` and
+`RecentCounter`) are a user's state. They are msgspec structs of numbers and arrays, so that a
+checkpoint can store them, and their result does not depend on how the events are cut into batches.
+Times are seconds since any fixed moment, and ascending; an earlier time counts as the latest so
+far.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 SHORT_HALF_LIFE, LONG_HALF_LIFE = 3600.0, 30 * 86400.0
-"""Seconds after which an event counts half in the mean."""
+"""Half-lives of the two averages, in seconds."""
 SHORT_EMA_WEIGHT, LONG_EMA_WEIGHT = 6.0, 4.0
-"""Weights of these means, where that of the event itself is 1; see docs/decisions/005-risk.md."""
+"""Weights of the two averages in the risk. The weight of the event itself is 1; see
+docs/decisions/005-risk.md."""
 CHUNK_HALF_LIVES = 40.0
-"""Half-lives computed at a time: so far, powers of two are exact enough in a double."""
+"""Half-lives computed in one pass. Within this range powers of two are exact enough in a double."""
+
+MAX_COUNTED = 100_000
+"""Largest number of marked events that `RecentCounter` counts and remembers."""
 
 FloatArray = NDArray[np.float64]
 
 
-@dataclass
-class ExponentialMovingAverage:
-    """Mean of the events so far, each of which counts half as much after every `half` seconds."""
+class ExponentialMovingAverage(msgspec.Struct):
+    """Average of the events so far. The weight of an event halves every `half_life` seconds.
+
+    Its size is one number for each averaged quantity, and three more.
+
+    Attributes:
+        half_life: Seconds in which a weight halves.
+        weighted_sum: Sum of the weighted values at `last_time`, (quantities,); (1,) before the
+            first event.
+        total_weight: Sum of the weights at `last_time`.
+        last_time: Time of the last event, in half-lives; -inf before the first.
+    """
 
     half_life: float
-    weighted_sum: FloatArray | float = 0.0
+    weighted_sum: FloatArray = msgspec.field(default_factory=lambda: np.zeros(1))
     total_weight: float = 0.0
-    last_time: float = -np.inf
+    last_time: float = float("-inf")
 
     def update(self, values: FloatArray, seconds: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The means as each event found them, itself included, and its weight in them.
+        """Add events, and return the average at each event.
 
         Args:
-            values: Of each event, (rows, quantities).
-            seconds: When it happened, (rows,).
+            values: Values of each event, (rows, quantities).
+            seconds: Time of each event, (rows,).
 
         Returns:
-            The means, (rows, quantities), and the weights, (rows,).
+            The average at each event, that event included, (rows, quantities), and the share of
+            that event's weight in it, (rows,).
         """
         clock = (
             np.maximum.accumulate(np.maximum(seconds, self.last_time * self.half_life))
@@ -43,27 +69,30 @@ class ExponentialMovingAverage:
         means, weights, start = np.empty(values.shape), np.empty(len(values)), 0
         while start < len(values):
             end = int(np.searchsorted(clock, clock[start] + CHUNK_HALF_LIVES, side="right"))
-            piece = slice(start, end)
-            means[piece], weights[piece] = self._update_chunk(values[piece], clock[piece])
+            chunk = slice(start, end)
+            means[chunk], weights[chunk] = self._update_chunk(values[chunk], clock[chunk])
             start = end
         return means, weights
 
     def _update_chunk(self, values: FloatArray, clock: FloatArray) -> tuple[FloatArray, FloatArray]:
-        fade, growth = 0.5 ** (clock[0] - self.last_time), 2.0 ** (clock - clock[0])
-        totals = fade * self.weighted_sum + np.cumsum(values * growth[:, None], axis=0)
-        weights = fade * self.total_weight + np.cumsum(growth)
-        self.weighted_sum, self.total_weight = totals[-1] / growth[-1], weights[-1] / growth[-1]
-        self.last_time = clock[-1]
+        # Weights relative to the first event of the chunk: later events have larger ones.
+        decay, growth = 0.5 ** (clock[0] - self.last_time), 2.0 ** (clock - clock[0])
+        totals = decay * self.weighted_sum + np.cumsum(values * growth[:, None], axis=0)
+        weights = decay * self.total_weight + np.cumsum(growth)
+        self.weighted_sum = totals[-1] / growth[-1]
+        self.total_weight = float(weights[-1] / growth[-1])
+        self.last_time = float(clock[-1])
         return totals / weights[:, None], growth / weights
 
 
 @dataclass(frozen=True)
 class EventAnomaly:
-    """How strange events are.
+    """Anomaly of some events.
 
     Attributes:
-        total: Each event, (rows,).
-        columns: What each column adds to it, (rows, C); with C = 0 nothing is divided.
+        total: Anomaly of each event, (rows,).
+        columns: Part of each column in it, (rows, C). With C = 0 risks are not divided among
+            columns.
     """
 
     total: FloatArray
@@ -71,42 +100,47 @@ class EventAnomaly:
 
     @classmethod
     def from_columns(cls, columns: FloatArray) -> EventAnomaly:
-        """Add up columns, (rows, C)."""
+        """Add up the anomaly of columns, (rows, C)."""
         return cls(columns.sum(1), columns)
 
     @classmethod
     def from_totals(cls, total: FloatArray) -> EventAnomaly:
-        """Say nothing of columns."""
+        """Use the anomaly of events, (rows,), without columns."""
         return cls(total, np.empty((len(total), 0)))
 
     def take(self, rows: NDArray[np.intp]) -> EventAnomaly:
-        """Some of the events, or some of them several times."""
+        """Select events by position; a position can occur several times."""
         return EventAnomaly(self.total[rows], self.columns[rows])
 
 
 @dataclass(frozen=True)
 class ContextualRisk:
-    """Events, weighed with what came before them.
+    """Risk of some events, with their context.
 
     Attributes:
-        risk: Of each event, (rows,).
-        contributions: What each column adds to it, (3, rows, C): first by way of the event itself, as if
-            nothing strange had happened before; then by way of earlier events, in the mean of the
-            last hour and of the last month.
+        risk: Risk of each event, (rows,).
+        contributions: Contribution of each column, (3, rows, C): first of the event itself, as if
+            nothing anomalous had happened before; then of earlier events through the short average,
+            and through the long one.
     """
 
     risk: FloatArray
     contributions: FloatArray
 
 
-@dataclass
-class TemporalContext:
-    """The decayed past of one user; fed in time order, in pieces of any size."""
+class TemporalContext(msgspec.Struct):
+    """The moving averages of one user. Its size is 2 (C + 1) numbers for C columns.
 
-    short_ema: ExponentialMovingAverage = field(
+    Attributes:
+        short_ema: Average over about an hour, of the square roots of the anomaly.
+        long_ema: Average over about thirty days, of the square roots of the anomaly in values that
+            other users have too.
+    """
+
+    short_ema: ExponentialMovingAverage = msgspec.field(
         default_factory=lambda: ExponentialMovingAverage(SHORT_HALF_LIFE)
     )
-    long_ema: ExponentialMovingAverage = field(
+    long_ema: ExponentialMovingAverage = msgspec.field(
         default_factory=lambda: ExponentialMovingAverage(LONG_HALF_LIFE)
     )
 
@@ -117,29 +151,30 @@ class TemporalContext:
         seconds: FloatArray,
         short_ema_baseline: float = 0.0,
     ) -> FloatArray:
-        """Weigh each event with what came before it, (rows,).
+        """Compute the risk of each event with its context, (rows,).
 
-        Roots are averaged, and the mean is squared, so that what lasts weighs more than what is
-        over: ten odd events in an hour count for more than a single one of ten times the oddness.
-        Of the hour, only what is above the user's usual one counts: some always come in bursts. Of
-        the month, only what others have too: new things that nobody else has are rather a change
-        of habits than somebody else.
+        The averages are of square roots, and are squared. So anomaly that continues counts for more
+        than a single peak: ten anomalous events in an hour have a higher risk than one event with
+        ten times the anomaly. Of the short average, only the excess over the user's baseline
+        counts, because some users always work in bursts. The long average covers only values that
+        other users have too, because a new value that nobody else has is more often a change of the
+        user's own habits.
 
         Args:
-            event_anomaly: Of each event, (rows,).
-            shared_anomaly: The same, by way of values that others have too, (rows,).
-            seconds: When it happened, since any fixed moment, (rows,).
-            short_ema_baseline: What the hour's mean of roots usually stays below.
+            event_anomaly: Anomaly of each event, (rows,).
+            shared_anomaly: The part of it in values that other users have too, (rows,).
+            seconds: Time of each event, (rows,).
+            short_ema_baseline: Level that the short average usually stays below.
 
-        >>> nothing, seconds = np.zeros(3), np.array([0.0, 1.0, 1e9])
-        >>> TemporalContext().risk(np.array([9.0, 0.0, 0.0]), nothing, seconds).round(2).tolist()
+        >>> anomaly, seconds = np.array([9.0, 0.0, 0.0]), np.array([0.0, 1.0, 1e9])
+        >>> TemporalContext().compute_risk(anomaly, np.zeros(3), seconds).round(2).tolist()
         [63.0, 13.5, 0.0]
         """
-        strange, lasting = (
+        anomaly, shared = (
             EventAnomaly.from_totals(event_anomaly),
             EventAnomaly.from_totals(shared_anomaly),
         )
-        return self.compute_contributions(strange, lasting, seconds, short_ema_baseline).risk
+        return self.compute_contributions(anomaly, shared, seconds, short_ema_baseline).risk
 
     def compute_contributions(
         self,
@@ -148,33 +183,34 @@ class TemporalContext:
         seconds: FloatArray,
         short_ema_baseline: float = 0.0,
     ) -> ContextualRisk:
-        """The same, divided among columns.
+        """Compute the risk of each event, and the contribution of each column to it.
 
-        Each event divides its root among its columns as they divide its surprise; the means divide
-        like the events in them, and the square of a mean like the mean.
+        The square root of an event's anomaly is divided among its columns in proportion to their
+        anomaly. An average divides like the events in it, and the square of an average divides like
+        the average.
 
         Args:
-            anomaly: Events.
-            shared_anomaly: The same, by way of values that others have too.
-            seconds: When they happened, since any fixed moment, (rows,).
-            short_ema_baseline: What the hour's mean of roots usually stays below.
+            anomaly: Anomaly of the events.
+            shared_anomaly: The part of it in values that other users have too.
+            seconds: Time of each event, (rows,).
+            short_ema_baseline: Level that the short average usually stays below.
         """
-        hour = EmaContribution.from_ema(self.short_ema, anomaly, seconds, short_ema_baseline)
-        month = EmaContribution.from_ema(self.long_ema, shared_anomaly, seconds, 0.0)
-        own = anomaly.columns + SHORT_EMA_WEIGHT * hour.current + LONG_EMA_WEIGHT * month.current
-        past = SHORT_EMA_WEIGHT * hour.earlier, LONG_EMA_WEIGHT * month.earlier
-        risk = anomaly.total + SHORT_EMA_WEIGHT * hour.total + LONG_EMA_WEIGHT * month.total
-        return ContextualRisk(risk, np.stack([own, *past]))
+        short = EmaContribution.from_ema(self.short_ema, anomaly, seconds, short_ema_baseline)
+        long = EmaContribution.from_ema(self.long_ema, shared_anomaly, seconds, 0.0)
+        own = anomaly.columns + SHORT_EMA_WEIGHT * short.current + LONG_EMA_WEIGHT * long.current
+        earlier = SHORT_EMA_WEIGHT * short.earlier, LONG_EMA_WEIGHT * long.earlier
+        risk = anomaly.total + SHORT_EMA_WEIGHT * short.total + LONG_EMA_WEIGHT * long.total
+        return ContextualRisk(risk, np.stack([own, *earlier]))
 
 
 @dataclass(frozen=True)
 class EmaContribution:
-    """What a mean of the last events adds to each.
+    """Contribution of one moving average to the risk.
 
     Attributes:
-        total: In all, (rows,).
-        current: By way of the event itself, as if nothing had come before, (rows, C).
-        earlier: By way of those before it, (rows, C).
+        total: Contribution to each event, (rows,).
+        current: The part due to the event itself, as if nothing had come before, (rows, C).
+        earlier: The part due to earlier events, (rows, C).
     """
 
     total: FloatArray
@@ -189,46 +225,58 @@ class EmaContribution:
         seconds: FloatArray,
         baseline: float,
     ) -> EmaContribution:
-        """Feed a mean with roots, and square what it is above the usual."""
+        """Add events to an average, and square its excess over a baseline."""
         roots = np.sqrt(anomaly.total)[:, None]
-        divided = np.hstack([roots, anomaly.columns / np.where(roots > 0, roots, 1)])
-        means, share = ema.update(divided, seconds)
-        alone = share[:, None] * divided
-        whole, own = (
-            _excess_square_per_unit(one[:, :1], baseline) * one[:, 1:] for one in (means, alone)
+        values = np.hstack([roots, anomaly.columns / np.where(roots > 0, roots, 1)])
+        means, weight = ema.update(values, seconds)
+        alone = weight[:, None] * values  # The average if all earlier events were 0.
+        whole, current = (
+            _excess_square_per_unit(level[:, :1], baseline) * level[:, 1:]
+            for level in (means, alone)
         )
-        return cls(np.maximum(means[:, 0] - baseline, 0) ** 2, own, np.maximum(whole - own, 0))
+        total = np.maximum(means[:, 0] - baseline, 0) ** 2
+        return cls(total, current, np.maximum(whole - current, 0))
 
 
 def _excess_square_per_unit(level: FloatArray, baseline: float) -> FloatArray:
-    """The square of what a level is above the usual, for each unit of the level."""
+    """Return the squared excess of a level over a baseline, per unit of the level."""
     return np.asarray(np.maximum(level - baseline, 0) ** 2 / np.where(level > 0, level, 1))
 
 
-@dataclass
-class RecentCounter:
-    """Marked events of the last month; fed in time order, in pieces of any size."""
+class RecentCounter(msgspec.Struct):
+    """Times of the marked events in the last thirty days, to count them.
 
-    seconds: FloatArray = field(default_factory=lambda: np.empty(0))
+    It holds at most `MAX_COUNTED` times of 8 bytes; counts stop at that number.
+
+    Attributes:
+        seconds: Times of the marked events, ascending, (events,).
+    """
+
+    seconds: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
 
     def count_before(self, marked: NDArray[np.bool_], seconds: FloatArray) -> NDArray[np.int64]:
-        """How many marked events came in the hour and in the month before each, (2, rows).
+        """Count the marked events in the hour and in the thirty days before each event.
 
         Args:
-            marked: Which of these events are to be counted, (rows,).
-            seconds: When they happened, since any fixed moment, (rows,).
+            marked: Which events are counted, (rows,).
+            seconds: Time of each event, (rows,).
 
-        >>> RecentCounter().before(np.array([True, True, False]), np.array([0.0, 9.0, 4000.0])).tolist()
+        Returns:
+            Counts, (2, rows).
+
+        >>> marked, seconds = np.array([True, True, False]), np.array([0.0, 9.0, 4000.0])
+        >>> RecentCounter().count_before(marked, seconds).tolist()
         [[0, 1, 0], [0, 1, 2]]
         """
         if not len(seconds):
             return np.zeros((2, 0), dtype=np.int64)
         clock = np.maximum.accumulate(np.maximum(seconds, self.seconds[-1:].max(initial=-np.inf)))
-        known = np.concatenate([self.seconds, clock[marked]])
-        upto = len(self.seconds) + np.cumsum(marked) - marked
+        times = np.concatenate([self.seconds, clock[marked]])
+        n_before = len(self.seconds) + np.cumsum(marked) - marked
         counts = [
-            upto - np.searchsorted(known, clock - span)
+            n_before - np.searchsorted(times, clock - span)
             for span in (SHORT_HALF_LIFE, LONG_HALF_LIFE)
         ]
-        self.seconds = known[known >= clock[-1] - LONG_HALF_LIFE]
-        return np.stack(counts)
+        # The latest MAX_COUNTED are enough for counts that stop there, wherever batches are cut.
+        self.seconds = times[times >= clock[-1] - LONG_HALF_LIFE][-MAX_COUNTED:].copy()
+        return np.minimum(np.stack(counts), MAX_COUNTED)

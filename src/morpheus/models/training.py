@@ -1,4 +1,9 @@
-"""Encoded rows in blocks of one size, so that a row's result does not hang on its neighbours."""
+"""Training of networks on the CPU, and passes through a network in batches of one size.
+
+Results do not depend on the number of threads, on other users, or on the other rows of a batch.
+
+Sizes in shapes: D distinct rows, C columns, N number columns, E events, P weights.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,32 +24,41 @@ from morpheus.features.encoder import UNKNOWN, EncodedRows
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
 
 NOISE = 0.2
-"""Share of cells that are corrupted: half become unseen, half another event's value."""
+"""Share of cells that are corrupted: half become UNKNOWN, half get another event's value."""
 LEARNING_RATE, FINAL_RATE_SHARE = 0.015, 0.05
-"""Rate of the first epoch, and the share of it that is left at the end; it falls along a line."""
+"""Learning rate of the first epoch, and the share of it that is left in the last; it falls
+linearly."""
 EPOCHS = 12
-"""Passes over the distinct rows, by default and at most."""
+"""Default number of passes over the distinct rows; validation can stop earlier."""
 MAX_BATCHED_USERS = 128
-"""Users whose networks are trained in one stack, at most, where that is faster; see `stack`."""
+"""Maximum number of users whose networks are trained in one batch on a GPU."""
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""Files of GPU drivers. Without any of them `auto` means the CPU, and torch is not imported."""
+MIN_USERS_FOR_GPU = 16
+"""Number of users from which `auto` looks for a GPU. Fewer users are trained before torch is
+imported."""
 PATIENCE = 5
-"""Epochs without a better validation loss before training stops."""
+"""Epochs without a lower validation loss after which training stops."""
 MIN_STEPS = 4
-"""Steps in an epoch, at least."""
+"""Minimum number of steps in an epoch."""
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 32, 256
-"""Bounds on the distinct rows in a batch of training; see `TrainingSet.repeat`."""
+"""Bounds on the distinct rows in a training batch; see `TrainingSet.repeat`."""
+FIXED_BATCH_SIZE = 32
+"""Rows in a pass through the network. Batches are padded to it, so that a row has the same result
+in any batch."""
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a network is trained on.
-
-    Sizes: D distinct rows, C columns, N number columns, E events.
+    """Training data of one network.
 
     Attributes:
         codes: Code of each column, (D, C).
         numbers: Scaled numbers, (D, N).
         sample_weight: Share of all events, (D,).
-        inverse: Which distinct row each event is, (E,).
+        inverse: Distinct row of each event, (E,).
     """
 
     codes: Array
@@ -53,12 +68,15 @@ class TrainingSet:
 
     @classmethod
     def from_rows(cls, rows: EncodedRows) -> TrainingSet:
-        """Weigh encoded rows."""
-        share = (rows.counts / len(rows.inverse)).astype(np.float32)
-        return cls(rows.codes.astype(np.int64), rows.numbers, share, rows.inverse)
+        """Weight encoded rows by their number of events."""
+        sample_weight = (rows.counts / len(rows.inverse)).astype(np.float32)
+        return cls(rows.codes.astype(np.int64), rows.numbers, sample_weight, rows.inverse)
 
     def repeat(self) -> TrainingSet:
-        """Repeat few rows, each time to be corrupted anew, so that an epoch has STEPS steps."""
+        """Repeat few rows so that an epoch has MIN_STEPS steps.
+
+        Each copy is corrupted by itself.
+        """
         copies = -(-MIN_STEPS * MIN_BATCH_SIZE // len(self.codes))
         codes, numbers = (np.tile(part, (copies, 1)) for part in (self.codes, self.numbers))
         return TrainingSet(
@@ -66,25 +84,25 @@ class TrainingSet:
         )
 
     def corrupt(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Corrupt NOISE of the cells, as codes (D, C) and numbers (D, N)."""
+        """Corrupt NOISE of the cells, and return codes, (D, C), and numbers, (D, N)."""
         events = rng.integers(len(self.inverse), size=self.codes.shape)
         swapped = np.take_along_axis(self.codes, self.inverse[events], axis=0)
         dice = rng.random(self.codes.shape, dtype=np.float32)
-        seen = np.where(dice < NOISE, swapped, self.codes)
-        seen[dice < NOISE / 2] = UNKNOWN
-        return seen, self.numbers
+        corrupted = np.where(dice < NOISE, swapped, self.codes)
+        corrupted[dice < NOISE / 2] = UNKNOWN
+        return corrupted, self.numbers
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A network to train, and on what.
+    """A network to train, and its data.
 
     Attributes:
-        rows: Distinct rows, weighted by how many events each stands for.
+        rows: Distinct rows, weighted by their number of events.
         config: Sizes of the network.
-        epochs: Passes over the rows, at most.
-        seed: Decides everything random.
-        validation: Rows whose loss says when to stop; without them, all epochs are run.
+        epochs: Maximum number of passes over the rows.
+        seed: Seed of all random numbers.
+        validation: Rows whose loss decides when to stop; without them all epochs are run.
     """
 
     rows: EncodedRows
@@ -94,13 +112,19 @@ class TrainJob:
     validation: EncodedRows | None = None
 
     def learning_rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, from 1: large steps first, then ever smaller ones."""
+        """Return the learning rate of an epoch, from 1; it falls linearly."""
         return LEARNING_RATE * max(FINAL_RATE_SHARE, 1 - (epoch - 1) / self.epochs)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A network, after how many epochs it was best, and its validation loss after each."""
+    """A trained network.
+
+    Attributes:
+        net: The network.
+        epochs: The best epoch, from which the weights are.
+        loss_curve: Validation loss after each epoch.
+    """
 
     net: Autoencoder
     epochs: int
@@ -108,11 +132,15 @@ class TrainResult:
 
 
 Trainer = Callable[[Sequence[TrainJob]], list[TrainResult]]
-"""Trains networks: one after the other, or side by side."""
+"""Trains networks, one after the other or several at once."""
 
 
 class Adam:
-    """The optimiser of Kingma and Ba (2014), on one vector of weights, (P,)."""
+    """The optimiser of Kingma and Ba (2014), on one vector of weights.
+
+    Args:
+        weights: The weights, (P,); they are updated in place.
+    """
 
     def __init__(self, weights: NDArray[np.float32]) -> None:
         self.weights, self.steps = weights, 0
@@ -120,7 +148,7 @@ class Adam:
         self.scratch = np.empty_like(weights)
 
     def step(self, grad: NDArray[np.float32], rate: float) -> None:
-        """Move the weights against a gradient, which is used up."""
+        """Update the weights by a gradient, which is overwritten."""
         self.steps += 1
         scratch = np.multiply(grad, grad, out=self.scratch)
         scratch *= 0.001
@@ -129,70 +157,85 @@ class Adam:
         self.mean *= 0.9
         grad *= 0.1
         self.mean += grad
-        spread = np.sqrt(self.square, out=scratch)
-        spread *= 1 / math.sqrt(1 - 0.999**self.steps)
-        spread += 1e-8
-        move = np.divide(self.mean, spread, out=spread)
-        move *= rate / (1 - 0.9**self.steps)
-        self.weights -= move
+        root = np.sqrt(self.square, out=scratch)
+        root *= 1 / math.sqrt(1 - 0.999**self.steps)
+        root += 1e-8
+        update = np.divide(self.mean, root, out=root)
+        update *= rate / (1 - 0.9**self.steps)
+        self.weights -= update
+
+
+def gpu_possible(name: str, n_users: int = MAX_BATCHED_USERS) -> bool:
+    """Return whether `auto`, `cpu` or `cuda` can mean a GPU on this machine.
+
+    Args:
+        name: The device.
+        n_users: Number of users that are trained together.
+    """
+    if name == "auto":
+        return n_users >= MIN_USERS_FOR_GPU and any(map(Path.exists, GPU_DRIVERS))
+    return name == "cuda"
 
 
 def train_sequentially(jobs: Sequence[TrainJob]) -> list[TrainResult]:
     """Train networks one after the other, on one thread."""
     with single_thread():
-        return [train_network(task) for task in jobs]
+        return [train_network(job) for job in jobs]
 
 
 def train_network(job: TrainJob) -> TrainResult:
     """Train a network.
 
-    With validation rows, training stops when their loss has not improved for PATIENCE epochs, and
-    the best weights are kept; without, it runs for all epochs.
+    With validation rows, training stops after PATIENCE epochs without a lower validation loss, and
+    the best weights are kept. Without them it runs for all epochs.
     """
-    random = np.random.default_rng(job.seed)
+    rng = np.random.default_rng(job.seed)
     data = TrainingSet.from_rows(job.rows).repeat()
     valid = None if job.validation is None else TrainingSet.from_rows(job.validation)
-    weights = init_weights(job.config, code_frequencies(data, job.config), random)
+    weights = init_weights(job.config, code_frequencies(data, job.config), rng)
     net = Autoencoder(job.config, weights)
-    optimizer, slope = Adam(weights), np.empty_like(weights)
-    slopes = unflatten(job.config, slope)
+    optimizer, grad = Adam(weights), np.empty_like(weights)
+    grad_parts = unflatten(job.config, grad)
     best_loss, best_epoch, best_weights = math.inf, job.epochs, weights
-    curve: list[float] = []
+    loss_curve: list[float] = []
     for epoch in range(1, job.epochs + 1):
-        seen = data.corrupt(random)
-        for batch in iter_minibatches(len(data.codes), random):
-            share = data.sample_weight[batch]
+        corrupted = data.corrupt(rng)
+        for batch in iter_minibatches(len(data.codes), rng):
+            weight = data.sample_weight[batch]
             target = (data.codes[batch], data.numbers[batch])
             net.compute_gradient(
-                (seen[0][batch], seen[1][batch]), target, share / share.sum(), slopes
+                (corrupted[0][batch], corrupted[1][batch]),
+                target,
+                weight / weight.sum(),
+                grad_parts,
             )
-            optimizer.step(slope, job.learning_rate(epoch))
+            optimizer.step(grad, job.learning_rate(epoch))
         if valid is None:
             continue
         loss = float(validation_loss(net, valid))
-        curve.append(loss)
+        loss_curve.append(loss)
         if loss < best_loss:
             best_loss, best_epoch, best_weights = loss, epoch, weights.copy()
         elif epoch - best_epoch >= PATIENCE:
             break
     return TrainResult(
-        Autoencoder(job.config, round_to_float16(best_weights)), best_epoch, tuple(curve)
+        Autoencoder(job.config, round_to_float16(best_weights)), best_epoch, tuple(loss_curve)
     )
 
 
 def round_to_float16(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round to 16 bits, so that a fingerprint scores alike before and after it was saved."""
+    """Round to 16 bits, so that scores are equal before and after a fingerprint is saved."""
     return weights.astype(np.float16).astype(np.float32)
 
 
 def validation_loss(net: Autoencoder, valid: TrainingSet) -> Array:
-    """Mean over events of the summed losses of the columns whose value is not unseen, ()."""
+    """Mean over events of the summed losses of columns with a known or missing value, ()."""
     losses = net.losses(valid.codes, valid.numbers) * (valid.codes != UNKNOWN)
     return (losses.sum(-1) * valid.sample_weight).sum(-1)
 
 
 def iter_minibatches(rows: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """Cut a random order of rows into batches, of which none is much smaller than the others.
+    """Split a random order of the rows into batches of nearly the same size.
 
     >>> [len(batch) for batch in iter_minibatches(1030, np.random.default_rng(1))]
     [206, 206, 206, 206, 206]
@@ -204,7 +247,7 @@ def iter_minibatches(rows: int, rng: np.random.Generator) -> Iterator[NDArray[np
 
 
 def code_frequencies(data: TrainingSet, config: NetworkConfig) -> list[NDArray[np.float64]]:
-    """How often each code of each column was seen, in events of a thousand."""
+    """Count each code of each column, per thousand events."""
     return [
         np.bincount(data.codes[:, c], weights=data.sample_weight, minlength=size).astype(np.float64)
         * 1000
@@ -213,7 +256,7 @@ def code_frequencies(data: TrainingSet, config: NetworkConfig) -> list[NDArray[n
 
 
 def derive_user_seed(seed: int, user: str) -> int:
-    """Derive a user's own seed, so that no other user's presence changes a result.
+    """Derive the seed of a user, which does not depend on the other users.
 
     >>> derive_user_seed(42, "ann") != derive_user_seed(42, "bob")
     True
@@ -224,38 +267,38 @@ def derive_user_seed(seed: int, user: str) -> int:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Multiply on one thread: users are the unit of parallel work, and results must not vary."""
-    libraries = _threadpool_controller()
-    # To ask takes a tenth of the time of telling.
-    alone = all(library.num_threads == 1 for library in libraries.lib_controllers)
-    with nullcontext() if alone else libraries.limit(limits=1):
+    """Run matrix products on one thread.
+
+    Users are the unit of parallel work, and results must not depend on the number of threads.
+    """
+    controller = _threadpool_controller()
+    # Reading the number of threads takes a tenth of the time of setting it.
+    is_single = all(library.num_threads == 1 for library in controller.lib_controllers)
+    with nullcontext() if is_single else controller.limit(limits=1):
         yield
 
 
 @cache
 def _threadpool_controller() -> ThreadpoolController:
-    # Looking for the loaded libraries takes milliseconds.
+    # Cached: the search for loaded libraries takes milliseconds.
     return ThreadpoolController()
-
-
-ScalarT = TypeVar("ScalarT", bound=np.generic)
-
-FIXED_BATCH_SIZE = 32
-"""Rows in one pass through the network; always filled up, so that a row's result is its own."""
 
 
 def iter_fixed_batches(
     rows: EncodedRows,
 ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
-    """Where each block of rows lies, its codes (BLOCK, C) and its numbers (BLOCK, N).
+    """Split rows into batches of FIXED_BATCH_SIZE, the last one padded with zeros.
 
-    The last is filled up with rows of zeros. Everything is computed on one thread meanwhile.
+    Everything in the loop is computed on one thread.
+
+    Yields: Position of the batch in the rows, its codes, (FIXED_BATCH_SIZE, C), and its numbers,
+    (FIXED_BATCH_SIZE, N).
     """
     codes, numbers = _pad_rows(rows.codes.astype(np.int64)), _pad_rows(rows.numbers)
     with single_thread():
         for start in range(0, len(codes), FIXED_BATCH_SIZE):
-            block = slice(start, start + FIXED_BATCH_SIZE)
-            yield block, codes[block], numbers[block]
+            batch = slice(start, start + FIXED_BATCH_SIZE)
+            yield batch, codes[batch], numbers[batch]
 
 
 def _pad_rows(rows: NDArray[ScalarT]) -> NDArray[ScalarT]:

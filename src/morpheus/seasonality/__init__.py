@@ -1,1 +1,1 @@
-"""Time-series anomalies: counts per time bin and their periodic pattern."""
+"""Seasonality: counts of events per time bin, and anomalies in their periodic pattern."""

@@ -1,4 +1,9 @@
-"""Time as numbered bins: durations as people type them, and which bin an event falls into."""
+"""Time-series anomalies: event counts that the periodic pattern does not explain.
+
+The rule is upstream's. The strongest frequencies of a window of counts are kept, the window is
+rebuilt from them, and a bin is anomalous if its distance from the rebuilt window has a high
+z-score. This module also reads durations and assigns events to bins.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,17 @@ from numpy.typing import NDArray
 
 from morpheus.errors import UsageError
 
+FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 """Microseconds in a day."""
+
+_MAX_SECONDS = MICROSECONDS_PER_DAY  # 2,700 years: times in microseconds stay within 64 bits.
+# Bins in one pass over many windows, so that their arrays stay within the processor's cache.
+_CELLS_PER_PASS = 1 << 15
+# Share of the highest count below which a standard deviation is only rounding error.
+_ROUNDING_TOLERANCE = 1e-12
 
 _MICROSECONDS_PER_SECOND = 1_000_000
 _SECONDS_PER_UNIT = {
@@ -45,13 +57,13 @@ _CLOCK_PATTERN = re.compile(r"\s*(\d{1,4}):([0-5]\d)(?::([0-5]\d))?\s*", re.ASCI
 
 
 def parse_duration(text: str, *, option: str) -> int:
-    """Read a duration, in pandas' spelling, as whole seconds.
+    """Parse a duration in the syntax of pandas, as whole seconds.
 
-    Parts of a second are rounded; there is no bin shorter than a second.
+    Fractions of a second are rounded. The shortest duration is one second.
 
     Args:
-        text: Numbers with units (`10m`, `1h30m`, `2 days`), or a clock (`01:30:00`).
-        option: The option that it was given to, for the message.
+        text: Numbers with units (`10m`, `1h30m`, `2 days`), or a clock time (`01:30:00`).
+        option: Name of the option, for the error message.
 
     Raises:
         UsageError: `text` is not a duration, or it is shorter than a second.
@@ -65,9 +77,7 @@ def parse_duration(text: str, *, option: str) -> int:
             f"{option}: {text!r} is not a duration. "
             f"Give a number with a unit, such as `{option} 10m`, `1h30m` or `12 h`."
         )
-    if (
-        not 1 <= total <= MICROSECONDS_PER_DAY
-    ):  # as many seconds as a day has microseconds: 2,700 years
+    if not 1 <= total <= _MAX_SECONDS:
         raise UsageError(
             f"{option}: {text!r} is {'shorter' if total < 1 else 'longer'} than can be counted. "
             f"Give a second or more, such as `{option} 10m`."
@@ -76,10 +86,10 @@ def parse_duration(text: str, *, option: str) -> int:
 
 
 def _parse_seconds(text: str) -> float | None:
-    """Seconds, None for what is not a duration."""
+    """Return the seconds, or None if `text` is not a duration."""
     if clock := _CLOCK_PATTERN.fullmatch(text):
-        hours, minutes, rest = (int(part or 0) for part in clock.groups())
-        return float(hours * 3600 + minutes * 60 + rest)
+        hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return float(hours * 3600 + minutes * 60 + seconds)
     parts = _PART_PATTERN.findall(text)
     if not parts or "".join(match[0] for match in _PART_PATTERN.finditer(text)) != text:
         return None
@@ -90,28 +100,29 @@ def _parse_seconds(text: str) -> float | None:
 
 
 def _unit_seconds(word: str) -> float | None:
-    """Seconds in a unit; `M` is a month to pandas, which has no fixed length."""
+    """Return the seconds in a unit. `M` is a month in pandas, which has no fixed length."""
     word = "" if word == "M" else word.lower()
-    return _SECONDS_PER_UNIT.get(
-        word, _SECONDS_PER_UNIT.get(word.removesuffix("s")) if len(word) > 2 else None
-    )  # noqa: PLR2004 - `ds` is no plural
+    singular = word.removesuffix("s") if len(word) > len("ms") else word
+    return _SECONDS_PER_UNIT.get(word, _SECONDS_PER_UNIT.get(singular))
 
 
 def start_of_day(microseconds: int) -> int:
-    """Start of the day, in UTC, both in microseconds since 1970."""
+    """Return the start of the day in UTC, in microseconds since 1970."""
     return microseconds // MICROSECONDS_PER_DAY * MICROSECONDS_PER_DAY
 
 
 def assign_bins(microseconds: IntArray, *, start: int, resolution: int) -> IntArray:
-    """Bin of each event. Bins are half-open: an event at 10:00:00 opens the 10 o'clock bin.
+    """Return the bin of each event.
+
+    Bins are half-open: an event at 10:00:00 is in the bin that starts then.
 
     Args:
-        microseconds: Times since 1970, shape (N,); rounded to whole seconds, as upstream does.
+        microseconds: Times since 1970, (N,); rounded to whole seconds, as upstream does.
         start: Start of bin 0, in microseconds since 1970.
-        resolution: Seconds in a bin.
+        resolution: Length of a bin in seconds.
 
     Returns:
-        Bin numbers, shape (N,); negative before `start`.
+        Bin numbers, (N,); negative before `start`.
 
     >>> assign_bins(np.array([0, 599_499_999, 599_500_000]), start=0, resolution=600).tolist()
     [0, 0, 1]
@@ -123,27 +134,19 @@ def assign_bins(microseconds: IntArray, *, start: int, resolution: int) -> IntAr
     )
 
 
-FloatArray = NDArray[np.float64]
-
-# Cells in one pass over many windows: their arrays stay within a processor's cache.
-_CELLS_PER_PASS = 1 << 15
-# Share of the highest count that rounding leaves where all cells are equally far.
-_ROUNDING_TOLERANCE = 1e-12
-
-
 def detect_anomalous_bins(
     counts: NDArray[np.number], *, filter_percent: float = 90.0, zscore: float = 8.0
 ) -> IntArray:
-    """Find the cells of one window that its own rhythm does not explain.
+    """Find the bins of one window that its periodic pattern does not explain.
 
     Args:
-        counts: Events per bin, shape (n,), in time order. An empty bin is 0, never missing.
-        filter_percent: Share of frequencies to leave out, the weakest first, 0 to 100.
-        zscore: Threshold, in standard deviations of the distance from the rebuilt window.
+        counts: Events per bin, (n,), in time order. An empty bin is 0, never left out.
+        filter_percent: Percentage of frequencies to drop, the weakest first, 0 to 100.
+        zscore: Threshold in standard deviations of the distance from the rebuilt window.
 
     Returns:
-        Positions in `counts`, shape (K,), ascending; none where all cells are equally far from
-        the rebuilt window.
+        Positions in `counts`, (K,), ascending; none if all bins have the same distance from the
+        rebuilt window.
 
     >>> weeks = np.tile([0, 5, 9, 5], 42)
     >>> weeks[50] = 90
@@ -157,7 +160,7 @@ def detect_anomalous_bins(
     return np.flatnonzero(zscores(distance, window)[0] >= zscore)
 
 
-def detect_anomalous_centres(  # noqa: PLR0913 - the window's cells, and the rule's settings
+def detect_anomalous_centres(  # noqa: PLR0913 - the window's bins, and the rule's parameters
     bins: IntArray,
     counts: IntArray,
     centres: IntArray,
@@ -166,42 +169,43 @@ def detect_anomalous_centres(  # noqa: PLR0913 - the window's cells, and the rul
     filter_percent: float = 90.0,
     zscore: float = 8.0,
 ) -> IntArray:
-    """Find the bins that break the rhythm of the window around them.
+    """Find the bins that do not fit the periodic pattern of the window around them.
 
-    Each bin is judged as the centre of 2 * half + 1 cells, by the rule of `detect_anomalous_bins`. The cost
-    grows with the number of centres, not with the time they span.
+    Each bin is judged as the centre of 2 * half_width + 1 bins, by the rule of
+    `detect_anomalous_bins`. The cost grows with the number of centres, not with the time that they
+    span.
 
     Args:
-        bins: Numbers of the bins that hold events, shape (B,), ascending.
-        counts: Events in each, shape (B,).
-        centres: Bins to judge, shape (C,), ascending, each one of `bins`.
-        half_width: Cells on either side.
+        bins: Numbers of the bins with events, (B,), ascending.
+        counts: Events in each, (B,).
+        centres: Bins to judge, (C,), ascending, each one of `bins`.
+        half_width: Bins on either side.
         filter_percent: As for `detect_anomalous_bins`.
         zscore: As for `detect_anomalous_bins`.
 
     Returns:
-        Those of `centres` that stand out, ascending.
+        The anomalous ones of `centres`, ascending.
 
     >>> bins, counts = np.arange(200), np.tile([3, 7], 100)
     >>> counts[120] = 60
-    >>> detect_anomalous_centres(bins, counts, bins[50:150], half=50).tolist()
+    >>> detect_anomalous_centres(bins, counts, bins[50:150], half_width=50).tolist()
     [120]
     """
     step = max(1, _CELLS_PER_PASS // (2 * half_width + 1))
     hits = [centres[:0]]
-    for at in range(0, len(centres), step):
-        some = centres[at : at + step]
-        windows = extract_windows(bins, counts, some, half_width=half_width)
-        hits.append(some[_centre_zscores(windows, filter_percent) >= zscore])
+    for start in range(0, len(centres), step):
+        batch = centres[start : start + step]
+        windows = extract_windows(bins, counts, batch, half_width=half_width)
+        hits.append(batch[_centre_zscores(windows, filter_percent) >= zscore])
     return np.concatenate(hits)
 
 
 def _centre_zscores(windows: FloatArray, filter_percent: float) -> FloatArray:
-    """Z-score of the middle cell of each window, shape (W,)."""
+    """Z-score of the middle bin of each window, (W,)."""
     half = windows.shape[1] // 2
     z = zscores(compute_distances(windows, filter_percent=filter_percent), windows)[:, half]
-    # In a window with one filled cell all frequencies are equally strong, and rounding would choose
-    # among them. Nothing recurs there, so nothing explains the cell.
+    # In a window with one non-empty bin all frequencies are equally strong, and rounding would
+    # select some of them. Nothing recurs there, so the bin has the highest z-score.
     z[np.count_nonzero(windows, axis=1) == 1] = max_zscore(half)
     return z
 
@@ -209,22 +213,29 @@ def _centre_zscores(windows: FloatArray, filter_percent: float) -> FloatArray:
 def extract_windows(
     bins: IntArray, counts: IntArray, centres: IntArray, *, half_width: int
 ) -> FloatArray:
-    """Lay out the window around each centre.
+    """Return the window around each centre.
+
+    Args:
+        bins: Numbers of the bins with events, (B,), ascending.
+        counts: Events in each, (B,).
+        centres: The centres, (C,), ascending, each one of `bins`.
+        half_width: Bins on either side.
 
     Returns:
-        Events per cell, shape (C, 2 * half + 1); 0 where a bin holds none.
+        Events per bin, (C, 2 * half_width + 1); 0 for a bin without events.
 
-    >>> extract_windows(np.array([3, 4, 9]), np.array([2, 5, 1]), np.array([4]), half=1).tolist()
+    >>> bins, counts = np.array([3, 4, 9]), np.array([2, 5, 1])
+    >>> extract_windows(bins, counts, np.array([4]), half_width=1).tolist()
     [[2.0, 5.0, 0.0]]
     """
     first, last = np.searchsorted(bins, (centres[0] - half_width, centres[-1] + half_width + 1))
     bins, counts = bins[first:last], counts[first:last]
-    # Gaps wider than a window are shrunk to one: no window sees across them.
+    # Shorten gaps to the width of a window: no window reaches across them.
     gaps = np.minimum(np.diff(bins, prepend=bins[0]), 2 * half_width + 1)
-    place = np.cumsum(gaps) + half_width
-    cells = np.zeros(place[-1] + half_width + 1)
-    cells[place] = counts
-    starts = place[np.searchsorted(bins, centres)] - half_width
+    positions = np.cumsum(gaps) + half_width
+    cells = np.zeros(positions[-1] + half_width + 1)
+    cells[positions] = counts
+    starts = positions[np.searchsorted(bins, centres)] - half_width
     windows: FloatArray = np.lib.stride_tricks.sliding_window_view(cells, 2 * half_width + 1)[
         starts
     ]
@@ -232,14 +243,14 @@ def extract_windows(
 
 
 def compute_distances(windows: FloatArray, *, filter_percent: float) -> FloatArray:
-    """Return the distance of each cell from its rebuilt window.
+    """Return the distance of each bin from its window as rebuilt from the strongest frequencies.
 
     Args:
-        windows: Events per cell, shape (W, n).
-        filter_percent: Share of frequencies to drop, the weakest first, 0 to 100.
+        windows: Events per bin, (W, n).
+        filter_percent: Percentage of frequencies to drop, the weakest first, 0 to 100.
 
     Returns:
-        Absolute distances in events, shape (W, n).
+        Absolute distances in events, (W, n).
     """
     return np.abs(rebuild_windows(windows, filter_percent=filter_percent) - windows)
 
@@ -262,38 +273,38 @@ def rebuild_windows(windows: FloatArray, *, filter_percent: float) -> FloatArray
 
 
 def _power_spectrum(windows: FloatArray) -> FloatArray:
-    """Power of each frequency, the mean taken away, shape (W, n // 2 + 1)."""
+    """Power of each frequency of the standardised windows, (W, n // 2 + 1)."""
     width = windows.shape[1]
-    spread = windows.std(axis=1, keepdims=True)
-    spread[spread == 0] = 1.0
-    flat = (windows - windows.mean(axis=1, keepdims=True)) / spread
-    # A full transform where half would do: the two round differently, and where frequencies tie
-    # upstream's result hangs on the rounding.
-    spectrum = np.fft.fft(flat, axis=1)[:, : width // 2 + 1]
+    std = windows.std(axis=1, keepdims=True)
+    std[std == 0] = 1.0
+    standardised = (windows - windows.mean(axis=1, keepdims=True)) / std
+    # A full transform although half is enough: the two round differently, and if frequencies
+    # tie, upstream's result depends on the rounding.
+    spectrum = np.fft.fft(standardised, axis=1)[:, : width // 2 + 1]
     power: FloatArray = np.abs(spectrum) ** 2 / width
     return power
 
 
 def _percentile(power: FloatArray, percent: float) -> FloatArray:
-    """Percentile of each row, linear between neighbours, shape (W, 1): two places, not a sort."""
-    place = percent / 100 * (power.shape[1] - 1)
-    low, high = math.floor(place), math.ceil(place)
-    near = np.partition(power, (low, high), axis=1)
-    below, above = near[:, low, None], near[:, high, None]
-    between: FloatArray = below + (place - low) * (above - below)
-    return between
+    """Percentile of each row, linearly interpolated, (W, 1), without a full sort."""
+    position = percent / 100 * (power.shape[1] - 1)
+    low, high = math.floor(position), math.ceil(position)
+    partitioned = np.partition(power, (low, high), axis=1)
+    below, above = partitioned[:, low, None], partitioned[:, high, None]
+    interpolated: FloatArray = below + (position - low) * (above - below)
+    return interpolated
 
 
 def zscores(distance: FloatArray, windows: FloatArray) -> FloatArray:
-    """Z-score of each cell's distance within its window, shape (W, n); NaN where all are alike."""
-    spread = distance.std(axis=1, keepdims=True)
-    spread[spread <= _ROUNDING_TOLERANCE * windows.max(axis=1, keepdims=True)] = np.nan
-    z: FloatArray = (distance - distance.mean(axis=1, keepdims=True)) / spread
+    """Z-score of each bin's distance within its window, (W, n); NaN if all distances are equal."""
+    std = distance.std(axis=1, keepdims=True)
+    std[std <= _ROUNDING_TOLERANCE * windows.max(axis=1, keepdims=True)] = np.nan
+    z: FloatArray = (distance - distance.mean(axis=1, keepdims=True)) / std
     return z
 
 
 def max_zscore(half_width: int) -> float:
-    """Highest z that one of 2 * half + 1 cells can have, all the others being alike.
+    """Highest z-score that one of 2 * half_width + 1 bins can have if all other bins are equal.
 
     >>> round(max_zscore(12), 2)
     4.9

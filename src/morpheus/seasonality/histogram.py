@@ -1,4 +1,7 @@
-"""Events over time in a few numbers: how many there were in each cell, and how high they scored."""
+"""Histograms of events over time, in bounded memory.
+
+A bucket holds the number of events, the highest score, and the number of time-series anomalies.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SECONDS_PER_HOUR = 3600
-"""Seconds of a cell, to begin with."""
+"""Width of a bucket at first, in seconds."""
 
 
 @dataclass(frozen=True)
 class TimeHistogram:
-    """One user's events, cell by cell; cells without events are left out.
+    """Events of one user per bucket. Buckets without events are left out.
 
     Attributes:
-        buckets: Which cells, counted from 1970, ascending, (cells,).
-        events: Events in each, (cells,).
-        max_scores: The highest score in each, -inf where none has a score, (cells,).
-        flagged: Events in each that break the user's rhythm, (cells,).
+        buckets: Numbers of the buckets, counted from 1970, ascending, (buckets,).
+        events: Events in each, (buckets,).
+        max_scores: Highest score in each, -inf without a score, (buckets,).
+        flagged: Time-series anomalies in each, (buckets,).
     """
 
     buckets: NDArray[np.int64]
@@ -39,26 +42,29 @@ class TimeHistogram:
         """Count events, (rows,) each.
 
         Args:
-            seconds: When they happened, since 1970.
-            scores: How unusual they are; NaN without a score.
-            flagged: Whether they break the rhythm.
-            bucket_seconds: Seconds of a cell.
+            seconds: Times, in seconds since 1970.
+            scores: Scores; NaN for an event without one.
+            flagged: Whether an event is a time-series anomaly.
+            bucket_seconds: Width of a bucket.
 
-        >>> cells = TimeHistogram.of(np.array([0.0, 10, 7300]), np.array([1, 5, np.nan]), np.zeros(3, bool))
-        >>> cells.at.tolist(), cells.events.tolist(), cells.worst.tolist()
+        >>> seconds, scores = np.array([0.0, 10, 7300]), np.array([1, 5, np.nan])
+        >>> histogram = TimeHistogram.from_events(seconds, scores, np.zeros(3, bool))
+        >>> histogram.buckets.tolist(), histogram.events.tolist(), histogram.max_scores.tolist()
         ([0, 2], [2, 1], [5.0, -inf])
         """
-        at = np.floor_divide(seconds, bucket_seconds).astype(np.int64)
-        worst = np.where(np.isnan(scores), -np.inf, scores)
-        return _merge_buckets(at, np.ones(len(at), np.int64), worst, flagged.astype(np.int64))
+        buckets = np.floor_divide(seconds, bucket_seconds).astype(np.int64)
+        known = np.where(np.isnan(scores), -np.inf, scores)
+        return _merge_buckets(
+            buckets, np.ones(len(buckets), np.int64), known, flagged.astype(np.int64)
+        )
 
     @classmethod
     def empty(cls) -> TimeHistogram:
-        """No events."""
+        """Return a histogram without events."""
         return cls.from_events(np.empty(0), np.empty(0), np.empty(0, np.bool_))
 
     def merge(self, other: TimeHistogram) -> TimeHistogram:
-        """These events and others of the same user, in cells as wide."""
+        """Add the events of another histogram of the same user and bucket width."""
         return _merge_buckets(
             np.concatenate([self.buckets, other.buckets]),
             np.concatenate([self.events, other.events]),
@@ -67,7 +73,7 @@ class TimeHistogram:
         )
 
     def downsample(self, factor: int) -> TimeHistogram:
-        """The same events in cells so many times as wide."""
+        """Return the same events in buckets that are `factor` times as wide."""
         return _merge_buckets(self.buckets // factor, self.events, self.max_scores, self.flagged)
 
 
@@ -77,13 +83,13 @@ def _merge_buckets(
     max_scores: NDArray[np.float64],
     flagged: NDArray[np.int64],
 ) -> TimeHistogram:
-    """Put together what lies in the same cell."""
+    """Combine entries of the same bucket."""
     if not len(buckets):
         return TimeHistogram(buckets, events, max_scores, flagged)
     order = np.argsort(buckets, kind="stable")
-    cells, starts = np.unique(buckets[order], return_index=True)
+    merged, starts = np.unique(buckets[order], return_index=True)
     return TimeHistogram(
-        cells,
+        merged,
         np.add.reduceat(events[order], starts),
         np.maximum.reduceat(max_scores[order], starts),
         np.add.reduceat(flagged[order], starts),
@@ -92,12 +98,14 @@ def _merge_buckets(
 
 @dataclass
 class UserHistograms:
-    """The cells of many users, in bounded memory: where there are too many, all become wider.
+    """The histograms of many users, in bounded memory.
+
+    If there are too many buckets, all of them become wider.
 
     Attributes:
-        max_buckets: Cells kept, about, of all users together.
-        bucket_seconds: Seconds of a cell.
-        users: The cells of each user.
+        max_buckets: Approximate maximum number of buckets of all users together.
+        bucket_seconds: Width of a bucket.
+        users: Histogram of each user.
     """
 
     max_buckets: int = 2_000_000
@@ -109,40 +117,43 @@ class UserHistograms:
         self._n_buckets = 0
 
     def add(self, user: str | None, histogram: TimeHistogram) -> None:
-        """Add events of a user, counted in cells of an hour."""
+        """Add events of a user, counted in buckets of an hour."""
         if not len(histogram.buckets):
             return
-        wide = (
+        resampled = (
             histogram
             if self.bucket_seconds == SECONDS_PER_HOUR
             else histogram.downsample(self.bucket_seconds // SECONDS_PER_HOUR)
         )
-        self._pending.setdefault(user, []).append(wide)
-        self._n_buckets += len(wide.buckets)
+        self._pending.setdefault(user, []).append(resampled)
+        self._n_buckets += len(resampled.buckets)
         if self._n_buckets > self.max_buckets:
             self.compact()
 
     def compact(self) -> None:
-        """Join what was added; widen all cells until they are few enough."""
+        """Merge what was added, and widen all buckets until there are few enough."""
         if not self._pending:
             return
-        for user, some in self._pending.items():
-            known = [self.users[user]] if user in self.users else []
-            self.users[user] = reduce(TimeHistogram.merge, [*known, *some])
+        for user, histograms in self._pending.items():
+            merged = [self.users[user]] if user in self.users else []
+            self.users[user] = reduce(TimeHistogram.merge, [*merged, *histograms])
         self._pending.clear()
-        while (
-            held := sum(len(cells.buckets) for cells in self.users.values())
-        ) > self.max_buckets // 2:
+        self._n_buckets = self._count_buckets()
+        # Half of the maximum, so that the next events do not widen the buckets again at once.
+        while self._n_buckets > self.max_buckets // 2:
             self.bucket_seconds *= 2
-            self.users = {user: cells.downsample(2) for user, cells in self.users.items()}
-        self._n_buckets = held
+            self.users = {user: histogram.downsample(2) for user, histogram in self.users.items()}
+            self._n_buckets = self._count_buckets()
+
+    def _count_buckets(self) -> int:
+        return sum(len(histogram.buckets) for histogram in self.users.values())
 
     @property
     def bucket_range(self) -> tuple[int, int] | None:
-        """The first cell of anybody, and the one behind the last; call `settle` before."""
+        """First bucket of all users, and the one after the last; call `compact` before."""
         if not self.users:
             return None
         return (
-            min(int(cells.buckets[0]) for cells in self.users.values()),
-            max(int(cells.buckets[-1]) for cells in self.users.values()) + 1,
+            min(int(histogram.buckets[0]) for histogram in self.users.values()),
+            max(int(histogram.buckets[-1]) for histogram in self.users.values()) + 1,
         )

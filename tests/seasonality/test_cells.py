@@ -14,7 +14,7 @@ def cells(hours, scores=None):
 
 
 def shown(some):
-    return some.at.tolist(), some.events.tolist(), some.worst.tolist()
+    return some.buckets.tolist(), some.events.tolist(), some.max_scores.tolist()
 
 
 def test_cells_are_the_same_however_the_events_are_cut():
