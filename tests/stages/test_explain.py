@@ -195,7 +195,7 @@ def test_the_sentence_says_that_a_user_is_compared_with_peers():
 
 
 def test_the_sentence_says_how_long_the_history_is(ann):
-    assert ann.card.rung == "own"
+    assert ann.card.training_data_scope == "own"
     assert "new in 1 day" in chain(ann, [USUAL | {"agent": "kali"}])["reason"][0]
 
 
