@@ -53,11 +53,11 @@ def written(logs, path, threads, *between, **options):
 @pytest.mark.parametrize("between", [(), (Moody(), Monitor())])
 def test_output_does_not_depend_on_workers(logs, tmp_path, name, between):
     one, alone = written(logs, tmp_path / name, 1, *between)
-    two, together = written(logs, tmp_path / name, 2, *between)
+    two, parallel = written(logs, tmp_path / name, 2, *between)
     assert one == two
-    assert alone == together
+    assert alone == parallel
     assert alone.input.duplicates == 25
-    assert list(alone.users) == list(together.users)
+    assert list(alone.users) == list(parallel.users)
     assert len(alone.users) == USERS
 
 
@@ -75,11 +75,11 @@ def test_rows_are_encoded_before_they_reach_the_sink(logs, tmp_path):
     with SpillDir() as spill_dir, read as parts:
         [*_, last] = parts
         batches = run_stage(Serialize(), last.events(RunMetrics()))
-        spelt = run_stage(sink.encoder(batches[0], spill_dir), batches)
-        text = spelt[-1].path.read_bytes()
+        encoded = run_stage(sink.encoder(batches[0], spill_dir), batches)
+        text = encoded[-1].path.read_bytes()
     assert len(parts) > 3
-    assert all(isinstance(batch, EncodedChunk) for batch in spelt)
-    assert [batch.frame.height for batch in spelt] == [batch.frame.height for batch in batches]
+    assert all(isinstance(batch, EncodedChunk) for batch in encoded)
+    assert [batch.frame.height for batch in encoded] == [batch.frame.height for batch in batches]
     assert text.count(b"\n") == sum(batch.frame.height for batch in batches)
 
 

@@ -238,11 +238,11 @@ def test_population_sample_has_derived_columns_in_memory_and_on_disk(tmp_path: P
             FileIngest(AZURE_FORMAT, files, chosen, memory_budget=budget).events(None, metrics)
         )
         surveys.append(metrics.population_sample)
-    [held, laid_aside] = surveys
+    [held, spilled] = surveys
     assert held is not None
     assert held.columns == [POPULATION_USER, TIME, *chosen.columns]
     assert held["logcount"].to_list() == list(range(20)) * 3
-    assert held.equals(laid_aside)
+    assert held.equals(spilled)
 
 
 @real

@@ -31,7 +31,7 @@ EXAMPLES = sorted((ROOT / "examples" / "schemas").glob("*.toml"))
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/123.0.0.0 Safari/537.36"
 
 
-def settled(schema: str, path: Path, **settings: Any) -> FromFile:
+def make_source(schema: str, path: Path, **settings: Any) -> FromFile:
     options = FromFile(input_glob=str(path)).with_defaults(
         PipelineOptions(columns_file=schema, **settings)
     )
@@ -41,7 +41,7 @@ def settled(schema: str, path: Path, **settings: Any) -> FromFile:
 def only(schema: str, folder: Path, record: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """The one event that a record becomes."""
     (folder / "a.json").write_text(json.dumps(record))
-    [batch] = settled(schema, folder / "a.json", **settings).events(None, RunMetrics())
+    [batch] = make_source(schema, folder / "a.json", **settings).events(None, RunMetrics())
     return batch.frame.row(0, named=True)
 
 
@@ -220,7 +220,7 @@ def test_rule_tests_of_okta_are_read_and_rejected_records_are_reported(tmp_path:
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps(json.loads(line)["log"]) for line in tests))
     metrics = RunMetrics()
-    source = settled("okta.toml", file, userid_column_name="@actor")
+    source = make_source("okta.toml", file, userid_column_name="@actor")
     batches: list[Events] = list(source.events(None, metrics))
     assert metrics.input.read == len(tests)
     assert sum(batch.frame.height for batch in batches) == metrics.input.accepted > 0
@@ -259,7 +259,7 @@ def test_spreadsheet_of_sessions_is_read(tmp_path: Path) -> None:
         "1,CORP\\Ann,31.05.2024 09:30,gw1,203.0.113.9,Linux,31,User logout\n"
     )
     schema = str(ROOT / "examples/schemas/vpn.toml")
-    source = settled(schema, tmp_path / "a.csv", userid_column_name="@actor")
+    source = make_source(schema, tmp_path / "a.csv", userid_column_name="@actor")
     [batch] = source.events(None, RunMetrics())
     event = batch.frame.row(0, named=True)
     assert has(

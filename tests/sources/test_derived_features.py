@@ -38,7 +38,7 @@ def frame(events):
     return pl.DataFrame({**cells, TIME: times}, schema=schema)
 
 
-def deriving(*, names=NAMES):
+def make_derived_features(*, names=NAMES):
     return DerivedFeatures("who", resolve_derived(names, KNOWN))
 
 
@@ -50,21 +50,25 @@ def test_inputs_are_derived_before_a_derived_column():
 @settings(deadline=None)
 @given(EVENTS, st.integers(0, 400))
 def test_day_that_begins_in_the_history_continues_in_the_input(events, cut):
-    whole = deriving().add(frame(events))
+    whole = make_derived_features().add(frame(events))
     past, now = (
         frame([event for event in events if (event[0] < cut) == earlier])
         for earlier in (True, False)
     )
     late = whole.filter(pl.col(TIME) >= START + timedelta(hours=cut))
-    assert deriving().add(now, past).equals(late)
+    assert make_derived_features().add(now, past).equals(late)
     # Files may be learnt from and scored: what is in both counts once.
-    assert deriving().add(frame(events), frame(events)).equals(whole)
+    assert make_derived_features().add(frame(events), frame(events)).equals(whole)
 
 
 @settings(deadline=None)
 @given(EVENTS, st.integers(1, 399))
 def test_batches_of_an_unbounded_input_give_the_same_columns_as_one(events, cut):
-    whole, rounds, recent = deriving().add(frame(events)), deriving(), RecentRows()
+    whole, rounds, recent = (
+        make_derived_features().add(frame(events)),
+        make_derived_features(),
+        RecentRows(),
+    )
     parts = [frame([e for e in events if (e[0] < cut) == early]) for early in (True, False)]
     joined = pl.concat([rounds.add(part, frame([]), recent) for part in parts])
     assert joined.sort("who", TIME, maintain_order=True).equals(whole)
@@ -73,17 +77,17 @@ def test_batches_of_an_unbounded_input_give_the_same_columns_as_one(events, cut)
 def test_derived_columns_come_before_the_time_and_replace_log_columns():
     events = frame([(0, "ann", "x"), (1, "ann", "y")])
     logged_already = events.with_columns(pl.lit("9").alias("logcount"))
-    out = deriving(names=("logcount",)).add(logged_already)
+    out = make_derived_features(names=("logcount",)).add(logged_already)
     assert out.columns == ["who", "city", "logcount", TIME]
     assert out["logcount"].to_list() == [0, 1]
 
 
 def test_log_column_is_kept_if_its_inputs_are_missing():
     events = frame([(0, "ann", "x")]).drop("city").with_columns(pl.lit("9").alias("locincrement"))
-    out = deriving(names=("locincrement",)).add(events)
+    out = make_derived_features(names=("locincrement",)).add(events)
     assert out["locincrement"].to_list() == ["9"]
 
 
 def test_events_without_derived_features_are_unchanged():
     events = frame([(0, "ann", "x")])
-    assert deriving(names=("city",)).add(events) is events
+    assert make_derived_features(names=("city",)).add(events) is events

@@ -37,8 +37,8 @@ def test_new_files_are_read_once_after_the_idle_timeout(tmp_path: Path) -> None:
         5: lambda: (tmp_path / "a").write_text("x"),
         20: lambda: (tmp_path / "c").write_text("x"),
     }
-    night, arrivals = follow(tmp_path, plan)
-    rounds = arrivals.iter_micro_batches()
+    night, watcher = follow(tmp_path, plan)
+    rounds = watcher.iter_micro_batches()
     assert next(rounds) == []
     assert next(rounds) == [tmp_path / "a", tmp_path / "b"]
     assert night.looks == 8  # a is whole at the sixth look; two more without news are 1 s
@@ -47,8 +47,8 @@ def test_new_files_are_read_once_after_the_idle_timeout(tmp_path: Path) -> None:
 
 def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / "a").write_text("x" * n) for n in range(1, 6)}
-    night, arrivals = follow(tmp_path, plan, quiet=0.5)
-    rounds = arrivals.iter_micro_batches()
+    night, watcher = follow(tmp_path, plan, quiet=0.5)
+    rounds = watcher.iter_micro_batches()
     assert next(rounds) == []
     assert next(rounds) == [tmp_path / "a"]
     assert night.looks >= 6
@@ -57,8 +57,8 @@ def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
 
 def test_batch_is_released_while_files_keep_coming(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}
-    _, arrivals = follow(tmp_path, plan)
-    rounds = arrivals.iter_micro_batches()
+    _, watcher = follow(tmp_path, plan)
+    rounds = watcher.iter_micro_batches()
     assert next(rounds) == []
     assert 10 < len(next(rounds)) < 30
 
@@ -67,8 +67,8 @@ def test_watching_ends_after_max_files(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_text("x")
     night = Night(tmp_path, {})
-    arrivals = DirectoryWatcher(night.find, idle_timeout=1.0, max_files=2, sleep=night.sleep)
-    assert list(arrivals.iter_micro_batches()) == [[tmp_path / "a", tmp_path / "b"]]
+    watcher = DirectoryWatcher(night.find, idle_timeout=1.0, max_files=2, sleep=night.sleep)
+    assert list(watcher.iter_micro_batches()) == [[tmp_path / "a", tmp_path / "b"]]
 
 
 def test_watcher_forgets_deleted_files(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_watcher_forgets_deleted_files(tmp_path: Path) -> None:
         3: (tmp_path / "a").unlink,
         4: lambda: (tmp_path / "b").write_text("x"),
     }
-    _, arrivals = follow(tmp_path, plan)
-    rounds = arrivals.iter_micro_batches()
+    _, watcher = follow(tmp_path, plan)
+    rounds = watcher.iter_micro_batches()
     assert next(rounds) == [tmp_path / "a"]
     assert next(rounds) == [tmp_path / "b"]
-    assert arrivals.taken_files == {tmp_path / "b"}
+    assert watcher.taken_files == {tmp_path / "b"}

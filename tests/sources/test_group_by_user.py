@@ -42,14 +42,14 @@ def frame(*events: tuple[Any, ...]) -> pl.DataFrame:
 
 @dataclass
 class Taken:
-    """What was gathered, ordered, and how it is handed out."""
+    """What was dataset, ordered, and how it is handed out."""
 
-    gathered: SpilledDataset
+    dataset: SpilledDataset
     stats: ReadStats
 
     def by_user(self, users: pl.DataFrame, memory: DedupWindow | None = None) -> UserGroups:
         return UserGroups.from_frame(
-            self.gathered.slice_users(users).read(users),
+            self.dataset.slice_users(users).read(users),
             users,
             IDENTITY,
             self.stats,
@@ -58,20 +58,20 @@ class Taken:
 
 
 def gather(*frames: pl.DataFrame, stats: ReadStats | None = None) -> Taken:
-    gathering = SpillBuffer("user", MemoryBudget(), SpillDir())
+    buffer = SpillBuffer("user", MemoryBudget(), SpillDir())
     for part in frames:
-        gathering.add(part)
-    return Taken(gathering.finish(), stats or ReadStats())
+        buffer.add(part)
+    return Taken(buffer.finish(), stats or ReadStats())
 
 
 def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[Events]:
-    past = None if history is None else history.gathered.user_stats
-    users = plan_partitions(events.gathered.user_stats, past, 10**9, include_history_only=True)
-    events.gathered.column_names = (
-        events.gathered.column_names or (history or events).gathered.column_names
+    past = None if history is None else history.dataset.user_stats
+    users = plan_partitions(events.dataset.user_stats, past, 10**9, include_history_only=True)
+    events.dataset.column_names = (
+        events.dataset.column_names or (history or events).dataset.column_names
     )
     if history is not None:
-        history.gathered.column_names = events.gathered.column_names
+        history.dataset.column_names = events.dataset.column_names
     before = None if history is None else history.by_user(users)
     return list(iter_batches(users, events.by_user(users), before, batch_size=rows))
 
@@ -141,8 +141,8 @@ def test_columns_do_not_depend_on_the_order_of_frames() -> None:
     columns = [INDEX, "id", "user", "account", "extra", TIME]
     wide = wide.with_columns(more=pl.lit("y"))
     one, other = (
-        gather(wide, narrow).gathered.column_names,
-        gather(narrow, wide).gathered.column_names,
+        gather(wide, narrow).dataset.column_names,
+        gather(narrow, wide).dataset.column_names,
     )
     assert one == other
     assert set(columns) < {INDEX, *one, TIME}
@@ -175,7 +175,7 @@ def test_later_batch_recognises_earlier_events() -> None:
     for name in names:
         taken = gather(frame(event(0, name=name)), stats=stats)
         taken.by_user(
-            plan_partitions(taken.gathered.user_stats, None, 99, include_history_only=True), memory
+            plan_partitions(taken.dataset.user_stats, None, 99, include_history_only=True), memory
         )
     assert stats.duplicates == 1
     assert memory.seen_events is not None

@@ -30,7 +30,7 @@ def lookup(record: object) -> dict[str, Any]:
     return {"EventId": "1", "CloudTrailEvent": json.dumps(record)}
 
 
-FORMS = {
+FORMATS = {
     "records": json.dumps({"Records": [A, B]}),
     "pretty": json.dumps({"Records": [A, B]}, indent=2),
     "list": json.dumps([A, B]),
@@ -51,9 +51,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_form_gives_the_same_records(form: str) -> None:
-    assert records(FORMS[form]) == [A, B]
+    assert records(FORMATS[form]) == [A, B]
 
 
 def test_json_lines_have_line_numbers_and_documents_record_numbers() -> None:

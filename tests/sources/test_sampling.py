@@ -50,7 +50,7 @@ def test_sample_does_not_depend_on_how_events_were_read(
     assert whole.columns == [POPULATION_USER, TIME, *COLUMNS]
 
 
-def gathered(users: dict[str, int]) -> SpilledDataset:
+def make_dataset(users: dict[str, int]) -> SpilledDataset:
     frames = [make_events(range(n), who=[user] * n).drop("") for user, n in users.items()]
     frame = pl.concat(frames)
     return SpilledDataset("who", UserStats.from_frame(frame, "who"), ["who"], [frame], [])
@@ -58,7 +58,7 @@ def gathered(users: dict[str, int]) -> SpilledDataset:
 
 def test_sample_has_few_events_of_each_of_many_users() -> None:
     found = SampleSpec(target_events=100, min_events_per_user=5).take_sample(
-        gathered({"ann": 1000, "bob": 1000, "eve": 3}), ["who"]
+        make_dataset({"ann": 1000, "bob": 1000, "eve": 3}), ["who"]
     )
     assert dict(found[POPULATION_USER].value_counts().iter_rows()) == {
         "ann": 33,
@@ -70,11 +70,11 @@ def test_sample_has_few_events_of_each_of_many_users() -> None:
 def test_sample_of_too_many_users_is_reproducible() -> None:
     users = {f"user{n}": 30 for n in range(50)}
     found = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(
-        gathered(users), ["who"]
+        make_dataset(users), ["who"]
     )
     backwards = dict(reversed(users.items()))
     again = SampleSpec(max_users=10, target_events=100, min_events_per_user=5).take_sample(
-        gathered(backwards), ["who"]
+        make_dataset(backwards), ["who"]
     )
     assert found[POPULATION_USER].n_unique() == 10
     assert_frame_equal(found, again)

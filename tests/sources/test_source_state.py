@@ -194,8 +194,8 @@ def test_events_given_again_are_counted_as_duplicates(events: list[Event], hour:
 @settings(deadline=None, max_examples=50)
 @given(EVENTS, st.lists(st.integers(0, 3000), max_size=2))
 def test_users_do_not_affect_each_other(events: list[Event], hours: list[int]) -> None:
-    together, saved = read_in_runs([partition_of(p) for p in cut(events, hours)], RunMetrics())
-    for user, frame in together.items():
+    interleaved, saved = read_in_runs([partition_of(p) for p in cut(events, hours)], RunMetrics())
+    for user, frame in interleaved.items():
         own = [event for event in events if event.user == user]
         alone, saved_alone = read_in_runs([partition_of(p) for p in cut(own, hours)], RunMetrics())
         assert_equal(alone, {user: frame})

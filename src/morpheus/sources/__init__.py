@@ -1,1 +1,1 @@
-"""Room 1: bytes -> Events."""
+"""Sources: read bytes, and give batches of events, one user at a time."""

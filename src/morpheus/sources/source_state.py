@@ -89,7 +89,7 @@ class PartitionState:
 
     @classmethod
     def restore(cls, saved: Mapping[str | None, SourceState]) -> Self:
-        """Continue from what `snapshot` returned; an empty mapping begins anew.
+        """Continue from what `snapshot` returned; an empty mapping starts without state.
 
         Args:
             saved: The state of each user who has one.
