@@ -33,16 +33,16 @@ def explanation(column="eventName", value="DeleteTrail"):
         column=column,
         value=value,
         new=True,
-        strangeness=9.0,
+        anomaly=9.0,
         risk=9.0,
-        loudest=9.0,
-        strange_before=0,
-        twins=(),
+        dominant_contribution=9.0,
+        anomalous_before=0,
+        redundant_columns=(),
         probability=0.0004,
         bits=11.3,
-        usual_bits=1.2,
-        habit_bits=4.0,
-        habit=True,
+        typical_bits=1.2,
+        likelihood_ratio_bits=4.0,
+        marginal_dominates=True,
         distance=None,
         expected=(ExpectedValue("GetObject", 0.6), ExpectedValue(None, 0.1, new=True)),
     )
@@ -51,7 +51,7 @@ def explanation(column="eventName", value="DeleteTrail"):
     change = Counterfactual((ReplacedValue(column, "GetObject"),), 9.0, 2.0, 5.0)
     near = NearestNormalEvent(float(DAY_START), 25, 26, (ReplacedValue(column, "GetObject"),))
     return msgspec.json.encode(
-        msgspec.structs.replace(why, change=change, nearest=(near,), usual=("username",))
+        msgspec.structs.replace(why, change=change, nearest=(near,), normal_columns=("username",))
     ).decode()
 
 

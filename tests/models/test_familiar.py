@@ -33,7 +33,7 @@ def asked(ann, events, strange, pieces=None):
 def test_the_likest_come_first_of_equals_the_latest_and_each_once(ann):
     events = [{}, {"address": "home"}, {}, {"action": "deploy", "agent": "cli"}, {"agent": "kali"}]
     found = asked(ann, events, [False, False, False, False, True])
-    assert [(near.at, near.same, near.columns) for near in found] == [
+    assert [(near.seconds, near.same, near.columns) for near in found] == [
         (2.0, 3, 4),
         (3.0, 2, 4),
         (1.0, 2, 4),

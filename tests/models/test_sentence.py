@@ -20,16 +20,16 @@ def fact(**changes):
         "column": "agent",
         "value": "kali",
         "new": False,
-        "strangeness": 9.0,
+        "anomaly": 9.0,
         "risk": 9.0,
-        "loudest": 9.0,
-        "strange_before": 0,
-        "twins": (),
+        "dominant_contribution": 9.0,
+        "anomalous_before": 0,
+        "redundant_columns": (),
         "probability": 0.25,
         "bits": 2.0,
-        "usual_bits": 0.1,
-        "habit_bits": 0.0,
-        "habit": False,
+        "typical_bits": 0.1,
+        "likelihood_ratio_bits": 0.0,
+        "marginal_dominates": False,
         "distance": None,
         "expected": (),
     }
@@ -41,7 +41,7 @@ def said(*facts, preceding=ALONE, background=OWN, most=3):
 
 
 def test_what_is_hardly_strange_is_left_out_and_nothing_is_nothing_unusual():
-    assert said(fact(strangeness=0.4)) == "nothing unusual"
+    assert said(fact(anomaly=0.4)) == "nothing unusual"
     assert said() == "nothing unusual"
     assert said(preceding=ContextContribution(0, 0, 0, 0, 0, 0)) == "nothing unusual"
 
@@ -55,7 +55,9 @@ def test_no_more_columns_are_named_than_asked_for():
     [(4.3, "20 times"), (30.0, "over 1,000 times"), (1e6, "over 1,000 times")],
 )
 def test_a_value_of_others_is_said_to_be_so(bits, words):
-    assert f", {words} as likely with others" in said(fact(habit=True, habit_bits=bits))
+    assert f", {words} as likely with others" in said(
+        fact(marginal_dominates=True, likelihood_ratio_bits=bits)
+    )
 
 
 def test_a_new_value_where_new_ones_are_usual_is_said_to_be_expected():
@@ -92,7 +94,7 @@ def test_what_came_before_comes_first_where_it_is_most_of_the_risk(preceding, wo
 
 def test_a_column_that_was_strange_before_is_said_to_have_been_so_although_it_is_usual_now():
     past = ContextContribution(11, 4, 1, 6, 0, 14)
-    column = fact(strangeness=0.0, strange_before=14)
+    column = fact(anomaly=0.0, anomalous_before=14)
     assert said(column, preceding=past).endswith("strange in 14 events of the month before")
 
 

@@ -1,8 +1,10 @@
-"""Why an event is strange: the columns that are most of its risk, and what came before it.
+"""Explanations of events: the columns that cause the risk, the context, and one sentence for people.
 
-Two numbers are additive, in decimals and to the last of six. The `strangeness` of the columns and
-of the `others` adds up to the event's `surprise`. Its `risk` is what `own`, `hour` and
-`month` add up to, and what the `risk` of the columns and `others_risk` add up to.
+Two sums are exact to the last of six decimals. The `anomaly` of the columns and of the `others`
+adds up to the event's anomaly. The event's `risk` is the sum of `own`, `hour` and `month`, and also
+the sum of the `risk` of the columns and `others_risk`.
+
+The structs are encoded as JSON; a field with another name in JSON has it in `name=`.
 """
 
 from __future__ import annotations
@@ -20,21 +22,27 @@ from morpheus.text import escape_control, quote_backtick
 
 SECONDS_PER_DAY = 86400
 MIN_REPORTED = 0.5
-"""Strangeness from which a column is worth a word."""
+"""Minimum anomaly of a column that is reported."""
+MIN_CONTEXT_SHARE = 0.25
+"""Share of the risk from which the context is part of the reason."""
+MAIN_CONTEXT_SHARE = 0.5
+"""Share of the risk from which the context is the main reason."""
+MAX_TIMES = 1000
+"""Largest likelihood ratio that is printed."""
 
 
 def round_decimals(value: float) -> float:
-    """Round to what is additive, without a minus before nothing."""
+    """Round to `ANOMALY_DECIMALS`, without a negative zero."""
     return round(float(value), ANOMALY_DECIMALS) + 0.0
 
 
 class ExpectedValue(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A value that was likelier than the one seen.
+    """A value that was more likely than the observed one.
 
     Attributes:
-        value: The value; None where that is no value at all, or any new one.
-        probability: Given the event's other values.
-        new: It stands for all new values together.
+        value: The value; None for a missing value, or for any new one.
+        probability: Its probability given the event's other values.
+        new: Whether it stands for all new values together.
     """
 
     value: str | float | None
@@ -43,93 +51,96 @@ class ExpectedValue(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ColumnReason(msgspec.Struct, frozen=True):
-    """What there is to say of one column of an event.
+    """Explanation of one column of an event.
 
     Attributes:
-        column: Its name.
-        value: What was seen, made fit to be shown; None where there was nothing.
-        new: The history did not hold this value twice.
-        strangeness: Its part of the event's surprise, in spreads above the usual.
-        risk: Its part of the event's risk, what came before included.
-        loudest: Its part of the largest of own, hour and month: columns are in this order.
-        strange_before: Strange events before in which it was strange too, in the hour or the
-            month, whichever part is the largest; 0 where that is the event's own.
-        twins: Columns that say the same: each value goes with one of theirs, all through the
-            history. They are as strange as this one, or less.
-        probability: Of the value, given the event's other values; None for a number.
-        bits: -log2 of it; for a number, its squared distance as nats on top.
-        usual_bits: What bits usually are in this column, on held-out events.
-        habit_bits: log2 of how much likelier the value is among everybody than with this user.
-        habit: Habit speaks louder than company.
-        distance: Of a number from the expected one, in standard deviations; None without one.
-        expected: Likelier values, the likeliest first; for a number the expected one.
+        column: Name of the column.
+        value: The observed value, ready for display; None for a missing value.
+        new: Whether the value is new: it occurs at most once in the history.
+        anomaly: Its part of the event's anomaly, in standard deviations above normal.
+        risk: Its part of the event's risk, with the context.
+        dominant_contribution: Its part of the largest of own, hour and month. Columns are sorted by
+            it.
+        anomalous_before: Number of earlier anomalous events in which the column was anomalous too,
+            in the hour or the thirty days, whichever contributes most; 0 if the event itself does.
+        redundant_columns: Columns with the same information throughout the history, which are at
+            most as anomalous.
+        probability: Probability of the value given the event's other values; None for a number.
+        bits: -log2 of it; for a number, with its squared error in nats added.
+        typical_bits: Mean of `bits` in this column on validation events.
+        likelihood_ratio_bits: log2 of how much more likely the value is among all users than for
+            this user.
+        marginal_dominates: Whether the likelihood ratio is more unusual than the probability.
+        distance: Distance of a number from the expected one, in standard deviations; None without a
+            number.
+        expected: More likely values, most likely first; for a number the expected one.
     """
 
     column: str
     value: str | None
     new: bool
-    strangeness: float
+    anomaly: float = msgspec.field(name="strangeness")
     risk: float
-    loudest: float
-    strange_before: int
-    twins: tuple[str, ...]
+    dominant_contribution: float = msgspec.field(name="loudest")
+    anomalous_before: int = msgspec.field(name="strange_before")
+    redundant_columns: tuple[str, ...] = msgspec.field(name="twins")
     probability: float | None
     bits: float
-    usual_bits: float
-    habit_bits: float
-    habit: bool
+    typical_bits: float = msgspec.field(name="usual_bits")
+    likelihood_ratio_bits: float = msgspec.field(name="habit_bits")
+    marginal_dominates: bool = msgspec.field(name="habit")
     distance: float | None
     expected: tuple[ExpectedValue, ...]
 
 
 class ContextContribution(msgspec.Struct, frozen=True):
-    """How much of an event's risk is due to what came before it.
+    """The context of an event: how earlier events contribute to its risk.
 
     Attributes:
-        risk: The event's surprise, weighed with what came before.
-        own: What it would be had nothing strange come before.
-        hour: What earlier events add by way of the mean that halves in an hour.
-        month: The same, of the mean that halves in thirty days, by values that others have too.
-        strange_in_hour: Strange events in the hour before.
-        strange_in_month: Strange events in the thirty days before.
+        risk: The event's risk.
+        own: The risk if nothing anomalous had come before.
+        hour: Contribution of earlier events through the short moving average.
+        month: The same through the long moving average, of values that other users have too.
+        anomalous_in_hour: Anomalous events in the hour before.
+        anomalous_in_month: Anomalous events in the thirty days before.
     """
 
     risk: float
     own: float
     hour: float
     month: float
-    strange_in_hour: int
-    strange_in_month: int
+    anomalous_in_hour: int = msgspec.field(name="strange_in_hour")
+    anomalous_in_month: int = msgspec.field(name="strange_in_month")
 
     @property
     def contributions(self) -> tuple[float, float, float]:
-        """What the risk is made of: own, hour and month."""
+        """The parts of the risk: own, hour and month."""
         return self.own, self.hour, self.month
 
     @property
     def dominant_index(self) -> int:
-        """Which of these is the largest."""
+        """Position of the largest part."""
         return self.contributions.index(max(self.contributions))
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """What the event is compared with.
+    """The history that the event is compared with.
 
     Attributes:
-        rung: Whose history: `own`, `peers` or `everyone`.
-        own_events: Events of it that are the user's own.
-        events: All events of it.
-        days: Days that the user's own span; None where there are none.
+        training_data_scope: Whose history: `own`, `peers` or `everyone`.
+        own_events: Events in it that are the user's own.
+        events: All events in it.
+        days: Days that the user's own events span; None without any.
     """
 
-    rung: str
+    training_data_scope: str = msgspec.field(name="rung")
     own_events: int
     events: int
     days: int | None
 
     @classmethod
     def from_card(cls, card: ModelCard) -> Self:
-        """Read a fingerprint's card."""
+        """Read the history from the card of a fingerprint."""
         days = None
         if card.first and card.last:
             span = datetime.fromisoformat(card.last) - datetime.fromisoformat(card.first)
@@ -138,13 +149,13 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 class Counterfactual(msgspec.Struct, frozen=True):
-    """What would have made an event ordinary.
+    """A small change that would make an event normal.
 
     Attributes:
-        columns: The values that it would have had; none if it is ordinary as it is.
-        before: Its surprise.
-        after: What its surprise would have been.
-        limit: The highest surprise that is ordinary.
+        columns: Values that the event would have; empty for a normal event.
+        before: Its anomaly.
+        after: Its anomaly with the change.
+        limit: The highest normal anomaly.
     """
 
     columns: tuple[ReplacedValue, ...]
@@ -154,12 +165,12 @@ class Counterfactual(msgspec.Struct, frozen=True):
 
 
 class ReplacedValue(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A value that a column has in another event.
+    """Value of a column in another event.
 
     Attributes:
-        column: Its name.
-        value: The value; None where that is no value at all, or any new one.
-        new: It is one of those that were new then.
+        column: Name of the column.
+        value: The value; None for a missing value, or for any new one.
+        new: Whether it was a new value.
     """
 
     column: str
@@ -168,37 +179,38 @@ class ReplacedValue(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NearestNormalEvent(msgspec.Struct, frozen=True):
-    """An ordinary event of the same user that came before, and is like this one.
+    """An earlier normal event of the same user that is similar to this one.
 
     Attributes:
-        at: When it happened, in seconds since 1970.
-        same: Columns in which both agree.
-        columns: Columns there are.
-        differs: Those in which they do not, the strangest first, with the other event's values.
+        seconds: Its time, in seconds since 1970.
+        same: Number of columns with equal values.
+        columns: Number of all columns.
+        differs: Columns with other values, most anomalous first, with the values of the normal
+            event.
     """
 
-    at: float
+    seconds: float = msgspec.field(name="at")
     same: int
     columns: int
     differs: tuple[ReplacedValue, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Why an event is strange.
+    """Explanation of an event.
 
     Attributes:
-        surprise: The strangeness of all columns.
-        columns: The columns shown, the largest part of the risk first.
-        others: The strangeness of those not shown.
+        event_anomaly: Anomaly of all columns.
+        columns: Columns that are shown, by contribution to the risk.
+        others: Anomaly of the other columns.
         others_risk: Their part of the risk.
-        preceding: What came before.
-        background: What it is compared with.
-        change: What would have made it ordinary; None if it was not asked for.
-        nearest: The ordinary events before that are most like it.
-        usual: Columns that have a value, which is nothing strange.
+        preceding: The context.
+        background: The history that the event is compared with.
+        change: A change that would make it normal; None if it was not computed.
+        nearest: The most similar normal events before it.
+        normal_columns: Columns with a normal value.
     """
 
-    surprise: float
+    event_anomaly: float = msgspec.field(name="surprise")
     columns: tuple[ColumnReason, ...]
     others: float
     others_risk: float
@@ -206,92 +218,89 @@ class Explanation(msgspec.Struct, frozen=True):
     background: Baseline
     change: Counterfactual | None = None
     nearest: tuple[NearestNormalEvent, ...] = ()
-    usual: tuple[str, ...] = ()
+    normal_columns: tuple[str, ...] = msgspec.field(default=(), name="usual")
 
     @classmethod
     def from_columns(
         cls,
-        surprise: float,
+        event_anomaly: float,
         columns: tuple[ColumnReason, ...],
         preceding: ContextContribution,
         background: Baseline,
     ) -> Self:
-        """Leave to the others what the columns shown do not explain."""
-        others = round_decimals(surprise - sum(fact.strangeness for fact in columns))
-        others_risk = round_decimals(preceding.risk - sum(fact.risk for fact in columns))
-        return cls(surprise, columns, others, others_risk, preceding, background)
+        """Compute what the columns that are shown leave to the others."""
+        others = round_decimals(event_anomaly - sum(column.anomaly for column in columns))
+        others_risk = round_decimals(preceding.risk - sum(column.risk for column in columns))
+        return cls(event_anomaly, columns, others, others_risk, preceding, background)
 
     def top_columns(self, max_columns: int) -> tuple[ColumnReason, ...]:
-        """The first of the columns shown, as far as they are strange, without twins of others."""
-        twins = {name for fact in self.columns for name in fact.twins}
-        told = (fact for fact in self.columns if fact.loudest > 0 and fact.column not in twins)
-        return tuple(islice(told, max_columns))
-
-
-MIN_CONTEXT_SHARE = 0.25
-"""Share of the risk from which what came before is part of the reason."""
-MAIN_CONTEXT_SHARE = 0.5
-"""Share of the risk from which it is the main reason."""
-MAX_TIMES = 1000
-"""How many times as likely is no longer counted."""
+        """Return the first of the columns with a contribution, without redundant ones."""
+        redundant = {name for reason in self.columns for name in reason.redundant_columns}
+        top = (
+            reason
+            for reason in self.columns
+            if reason.dominant_contribution > 0 and reason.column not in redundant
+        )
+        return tuple(islice(top, max_columns))
 
 
 def render_reason(explanation: Explanation, max_columns: int) -> str:
-    """Say why an event is strange, by so many columns at most.
+    """Return the reason for an event's risk as one sentence.
 
-    >>> about = {"probability": 0.002, "bits": 8.97, "usual_bits": 0.2, "habit_bits": 3.0}
-    >>> parts = {"strangeness": 9, "risk": 9, "loudest": 9, "strange_before": 0, "twins": ()}
-    >>> rest = {"new": True, "habit": False, "distance": None, "expected": ()}
-    >>> agent = ColumnReason("userAgent", "Boto3 on Kali", **about, **parts, **rest)
+    Args:
+        explanation: The explanation.
+        max_columns: Maximum number of columns in the sentence.
+
+    >>> bits = {"bits": 8.97, "typical_bits": 0.2, "likelihood_ratio_bits": 3.0}
+    >>> parts = {"anomaly": 9, "risk": 9, "dominant_contribution": 9, "anomalous_before": 0}
+    >>> rest = {"redundant_columns": (), "probability": 0.002, "marginal_dominates": False}
+    >>> value = {"column": "userAgent", "value": "Boto3 on Kali", "new": True}
+    >>> agent = ColumnReason(**value, **bits, **parts, **rest, distance=None, expected=())
     >>> alone, own = ContextContribution(9, 9, 0, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
     >>> render_reason(Explanation.from_columns(9.0, (agent,), alone, own), 3)
     'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
     """
-    past = explanation.preceding
-    worth = [
-        fact
-        for fact in explanation.top_columns(max_columns)
-        if fact.strangeness >= MIN_REPORTED or fact.strange_before
+    context = explanation.preceding
+    columns = [
+        _describe_column(reason, explanation)
+        for reason in explanation.top_columns(max_columns)
+        if reason.anomaly >= MIN_REPORTED or reason.anomalous_before
     ]
-    columns = [_describe_column(fact, explanation) for fact in worth]
-    before, share = _describe_context(past), (past.risk - past.own) / (past.risk or 1)
+    share = (context.risk - context.own) / (context.risk or 1)
     if share >= MAIN_CONTEXT_SHARE:
-        columns = [f"mostly what came before: {before}", *columns]
+        columns = [f"mostly what came before: {_describe_context(context)}", *columns]
     elif share >= MIN_CONTEXT_SHARE:
-        columns = [*columns, f"and {before}"]
+        columns = [*columns, f"and {_describe_context(context)}"]
     return "; ".join(
         [*(columns or ["nothing unusual"]), *_describe_baseline(explanation.background)]
     )
 
 
 def format_probability(value: float) -> str:
-    """Write a probability.
+    """Format a probability.
 
     >>> [format_probability(p) for p in (0.934, 0.0021, 0.00001, 0.999)]
     ['p=.93', 'p=.002', 'p<.0001', 'p>.99']
     """
-    if value > 0.99:  # noqa: PLR2004 - it would be rounded to one
+    if value > 0.99:  # noqa: PLR2004 - would be rounded to 1
         return "p>.99"
-    for digits, least in ((2, 0.095), (2, 0.0095), (3, 0.00095), (4, 0.0001)):
-        if value >= least:
+    for digits, minimum in ((2, 0.095), (2, 0.0095), (3, 0.00095), (4, 0.0001)):
+        if value >= minimum:
             return f"p={value:.{digits}f}".replace("0.", ".", 1)
     return "p<.0001"
 
 
 def _describe_column(reason: ColumnReason, explanation: Explanation) -> str:
-    named, seen = (
-        escape_control(reason.column),
-        "no value" if reason.value is None else quote_backtick(reason.value),
-    )
-    if reason.twins:
-        named += f" (with it {', '.join(map(escape_control, reason.twins))})"
-    said = [seen, *_column_details(reason, explanation.background)]
-    if reason.strange_before:
+    name = escape_control(reason.column)
+    if reason.redundant_columns:
+        name += f" (with it {', '.join(map(escape_control, reason.redundant_columns))})"
+    value = "no value" if reason.value is None else quote_backtick(reason.value)
+    details = [value, *_column_details(reason, explanation.background)]
+    if reason.anomalous_before:
         _, span, _ = _context_spans(explanation.preceding)[explanation.preceding.dominant_index - 1]
-        said.append(
-            f"strange in {_format_count(reason.strange_before, 'event')} of the {span} before"
-        )
-    return f"{named}: saw {', '.join(said)}"
+        count = _format_count(reason.anomalous_before, "event")
+        details.append(f"strange in {count} of the {span} before")
+    return f"{name}: saw {', '.join(details)}"
 
 
 def _column_details(reason: ColumnReason, baseline: Baseline) -> Iterator[str]:
@@ -302,12 +311,12 @@ def _column_details(reason: ColumnReason, baseline: Baseline) -> Iterator[str]:
     if reason.probability is not None:
         yield format_probability(reason.probability)
         yield f"{reason.bits:.1f} bits"
-    if reason.habit and not reason.new and reason.habit_bits >= 1:
-        yield f"{_format_times(reason.habit_bits)} as likely with others"
+    if reason.marginal_dominates and not reason.new and reason.likelihood_ratio_bits >= 1:
+        yield f"{_format_times(reason.likelihood_ratio_bits)} as likely with others"
     if reason.expected:
         yield f"expected {_describe_expected(reason.expected[0])}"
     if reason.new:
-        own = baseline.rung == SCOPE_OWN and baseline.days
+        own = baseline.training_data_scope == SCOPE_OWN and baseline.days
         yield f"new in {_format_count(baseline.days, 'day')}" if own else "new"
 
 
@@ -326,23 +335,23 @@ def _format_times(bits: float) -> str:
 
 
 def _describe_context(context: ContextContribution) -> str:
-    _, span, strange = max(_context_spans(context))
-    if not strange:
+    _, span, count = max(_context_spans(context))
+    if not count:
         return f"events a little unusual all through the {span} before"
-    return f"{_format_count(strange, 'strange event')} in the {span} before"
+    return f"{_format_count(count, 'strange event')} in the {span} before"
 
 
 def _context_spans(context: ContextContribution) -> Sequence[tuple[float, str, int]]:
     return (
-        (context.hour, "hour", context.strange_in_hour),
-        (context.month, "month", context.strange_in_month),
+        (context.hour, "hour", context.anomalous_in_hour),
+        (context.month, "month", context.anomalous_in_month),
     )
 
 
 def _describe_baseline(baseline: Baseline) -> Iterator[str]:
-    if baseline.rung != SCOPE_OWN:
+    if baseline.training_data_scope != SCOPE_OWN:
         own, events = baseline.own_events, _format_count(baseline.events, "event")
-        yield f"compared with {baseline.rung}: {own:,} of {events} are their own"
+        yield f"compared with {baseline.training_data_scope}: {own:,} of {events} are their own"
 
 
 def _format_count(number: int | None, noun: str) -> str:

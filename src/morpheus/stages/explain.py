@@ -48,7 +48,7 @@ class ExplainState(State):
         normal_events: The latest normal events, to compare an unusual one with.
     """
 
-    max_bytes = 1 << 20
+    max_bytes = 1 << 25
 
     history: HistoryState = msgspec.field(default_factory=HistoryState)
     normal_events: NormalEventIndex = msgspec.field(default_factory=NormalEventIndex)
@@ -174,7 +174,10 @@ class Explain(Transform):
             change = remedies.get(row, Counterfactual((), total, total, round_decimals(limit)))
             nearest = near.query(event, witness.column_anomaly[row])
             usual = witness.normal_columns(row)
-            yield event, msgspec.structs.replace(why, change=change, nearest=nearest, usual=usual)
+            yield (
+                event,
+                msgspec.structs.replace(why, change=change, nearest=nearest, normal_columns=usual),
+            )
 
     def _select_events(self, batch: Scored) -> NDArray[np.intp]:
         """Places of the events to explain."""
@@ -234,9 +237,9 @@ class EventAttributions:
                 self.reasons[row, part.column],
                 value=_display_optional(self.values[part.column][event]),
                 risk=part.risk,
-                loudest=part.dominant_contribution,
-                strange_before=part.anomalous_before,
-                twins=tuple(self.names[twin] for twin in part.redundant_columns),
+                dominant_contribution=part.dominant_contribution,
+                anomalous_before=part.anomalous_before,
+                redundant_columns=tuple(self.names[c] for c in part.redundant_columns),
             )
             for part in contributions
         )
