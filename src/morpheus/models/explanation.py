@@ -1,4 +1,4 @@
-"""Explanations of events: the columns that cause the risk, the context, and one sentence for people.
+"""Explanations of events: the columns that cause the risk, the context, and one sentence.
 
 Two sums are exact to the last of six decimals. The `anomaly` of the columns and of the `others`
 adds up to the event's anomaly. The event's `risk` is the sum of `own`, `hour` and `month`, and also

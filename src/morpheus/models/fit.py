@@ -1,4 +1,11 @@
-"""From histories to fingerprints."""
+"""Training of fingerprints from histories.
+
+A history is split in time. A first network learns the earlier part. The later part gives the best
+number of epochs, the rates of new values, and the calibration. Then a second network learns the
+whole history. `TrainingDataBackoff` extends short histories with those of other users.
+
+Sizes in shapes: D distinct rows, C columns, S events of the population sample.
+"""
 
 from __future__ import annotations
 
@@ -45,158 +52,30 @@ from morpheus.models.training import (
     train_sequentially,
 )
 
-BASELINE_FRACTION = 1 / 3
-"""Share of the held-out events, the first, that say what is usual of those that follow."""
-BASELINE_QUANTILE = 0.9
-"""Share of the others whose last hour is as strange as it usually may be."""
-
-
-@dataclass(frozen=True)
-class BaselineEstimates:
-    """What some held-out events say is usual.
-
-    Attributes:
-        oov_rates: How often each column brings a new value, (C,).
-        baseline: Of the loss of each column.
-        surprise_model: Of the evidence of each column.
-    """
-
-    oov_rates: NDArray[np.float32]
-    baseline: BaselineStats
-    surprise_model: SurpriseModel
-
-
-@dataclass(frozen=True)
-class ValidationRun:
-    """Held-out events, as a network found them that had learnt the earlier ones.
-
-    Attributes:
-        encoder: Knows the earlier events.
-        train_rows: These, encoded.
-        validation_rows: The later ones, encoded.
-        seconds: When they happened, (events,); a step back in time is another user.
-        population: With whom the user is compared.
-        user: Who that is.
-        losses: Plain loss of each column of each distinct row, (D, C).
-        predictions: Each column of these guessed from the others.
-    """
-
-    encoder: Encoder
-    train_rows: EncodedRows
-    validation_rows: EncodedRows
-    seconds: NDArray[np.float64]
-    population: Population
-    user: str
-    losses: NDArray[np.float32]
-    predictions: MaskedPredictions
-
-    @classmethod
-    def from_network(  # noqa: PLR0913 - what a trial is, and nothing else
-        cls,
-        net: Autoencoder,
-        encoder: Encoder,
-        parts: tuple[EncodedRows, EncodedRows],
-        seconds: NDArray[np.float64],
-        population: Population,
-        *,
-        user: str,
-    ) -> ValidationRun:
-        """Try a network; `parts` are the earlier and the later events, encoded."""
-        early, later = parts
-        found = raw_losses(net, later), MaskedPredictions.predict(net, later)
-        return cls(encoder, early, later, seconds, population, user, *found)
-
-    def estimate_baseline(self, events: NDArray[np.intp] | None = None) -> BaselineEstimates:
-        """What some of the held-out events, by number, or all say is usual."""
-        rows = self.validation_rows
-        row_of = rows.inverse if events is None else rows.inverse[events]
-        counts = np.bincount(row_of, minlength=len(rows.codes))
-        novelty = measure_oov_rates(rows.codes, counts)
-        chances = Likelihoods.fit(
-            self.encoder, self.train_rows, novelty, self.population, self.user
-        )
-        habit, company = self.predictions.compute_surprise(chances, novelty, rows)
-        usual = BaselineStats.fit(apply_oov_penalty(self.losses, novelty, rows), counts)
-        evidence = SurpriseModel(
-            chances, BaselineStats.fit(habit, counts), BaselineStats.fit(company, counts)
-        )
-        return BaselineEstimates(novelty, usual, evidence)
-
-    def calibrate(self) -> CalibrationSet:
-        """What is usual of whole events: the first of them say what is usual of the others.
-
-        What an hour usually is, is told to each half of these by the other half, as it will be told
-        to events to come by events before them.
-        """
-        row_of = self.validation_rows.inverse
-        first = np.arange(max(1, int(len(row_of) * BASELINE_FRACTION)))
-        start = len(first) if len(row_of) > len(first) else 0
-        scores, surprise, shared = (
-            part[row_of] for part in self._score_rows(self.estimate_baseline(first))
-        )
-        events = [part[:, None] for part in (surprise, shared, self.seconds)]
-        users = np.split(np.hstack(events), np.flatnonzero(np.diff(self.seconds) < 0) + 1)
-        levels = np.concatenate([_short_emas(user[:, 0], user[:, 2]) for user in users])[start:]
-        halves = levels[: len(levels) // 2], levels[len(levels) // 2 :]
-        others = (
-            _baseline_quantile(halves[1]),
-            _baseline_quantile(halves[0] if len(halves[0]) else halves[1]),
-        )
-        early, late = (
-            np.concatenate([_compute_risks(u, hour) for u in users])[start:] for hour in others
-        )
-        risks = np.concatenate([early[: len(halves[0])], late[len(halves[0]) :]])
-        return CalibrationSet.from_scores(
-            scores[start:], risks, self.seconds[start:], _baseline_quantile(levels)
-        )
-
-    def _score_rows(self, estimates: BaselineEstimates) -> tuple[NDArray[np.float64], ...]:
-        """Of each distinct row: mean loss, surprise, and surprise by shared values, each (D,)."""
-        losses = apply_oov_penalty(self.losses, estimates.oov_rates, self.validation_rows)
-        chances = estimates.surprise_model.likelihoods
-        found = self.predictions.compute_surprise(
-            chances, estimates.oov_rates, self.validation_rows
-        )
-        strangeness = estimates.surprise_model.column_anomaly(*found)
-        shared = strangeness * chances.seen_by_others[self.validation_rows.codes + chances.offsets]
-        return losses.mean(1, dtype=np.float64), strangeness.sum(1), shared.sum(1)
-
-
-def _short_emas(
-    event_anomaly: NDArray[np.float64], seconds: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Mean root of surprise in the last hour of each event of a user, (events,)."""
-    means, _ = ExponentialMovingAverage(SHORT_HALF_LIFE).update(
-        np.sqrt(event_anomaly)[:, None], seconds
-    )
-    return np.asarray(means[:, 0])
-
-
-def _baseline_quantile(levels: NDArray[np.float64]) -> float:
-    """What levels stay below, most of the time."""
-    return float(np.quantile(levels, BASELINE_QUANTILE).round(ANOMALY_DECIMALS))
-
-
-def _compute_risks(events: NDArray[np.float64], short_ema_baseline: float) -> NDArray[np.float64]:
-    """Risk of each event of a user, of columns surprise, shared and seconds, (events, 3)."""
-    surprise, shared, seconds = events.T
-    return TemporalContext().compute_risk(surprise, shared, seconds, short_ema_baseline)
-
-
 VALIDATION_FRACTION = 0.25
-"""Share of the history, its end, that is held out to choose the epochs and to calibrate on."""
+"""Share of the history, at its end, that validates and calibrates."""
+BASELINE_FRACTION = 1 / 3
+"""Share of the validation events, at their start, that give the baseline for the others."""
+BASELINE_QUANTILE = 0.9
+"""Quantile of the short moving average that is its baseline."""
+MAX_POOL = 2000
+"""Maximum number of events of all users in the history of the global model."""
+MIN_PEERS = 2
+"""Minimum number of other users from whom a history is borrowed."""
+MIN_EVENTS_FOR_PEERS = 20
+"""Minimum number of own events to select similar users by."""
 
 
 @dataclass(frozen=True)
 class UserHistory:
-    """What there is to learn of a user.
+    """History of a user.
 
     Attributes:
-        user: Whose it is.
-        events: One row an event, at least one, in time order.
+        user: The user; empty for the global model.
+        events: One row per event, at least one, in time order.
         times: Time of each event.
         training_data_scope: Whose history this is.
-        borrowed_events: How many of the first events are others', user after user.
+        borrowed_events: Number of events of other users; they come first, user after user.
     """
 
     user: str
@@ -206,11 +85,11 @@ class UserHistory:
     borrowed_events: int = 0
 
     def make_card(self, distinct: int, epochs: int, seed: int) -> ModelCard:
-        """Describe a fingerprint learnt from it."""
+        """Describe a fingerprint that is trained on it."""
         own = self.times[self.borrowed_events :]
         first, last = ("", "") if own.is_empty() else (own[0].isoformat(), own[-1].isoformat())
-        learnt = (len(own), distinct, first, last, epochs, seed)
-        return ModelCard(self.user, *learnt, self.training_data_scope, self.borrowed_events)
+        facts = (len(own), distinct, first, last, epochs, seed)
+        return ModelCard(self.user, *facts, self.training_data_scope, self.borrowed_events)
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -218,7 +97,7 @@ class UserHistory:
         return self.times.dt.epoch("ms").to_numpy() / 1000.0
 
 
-def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
+def fit_fingerprints(  # noqa: PLR0913 - all that fingerprints depend on
     histories: Sequence[UserHistory],
     columns: Sequence[str],
     *,
@@ -229,31 +108,32 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
     population: Population | None = None,
     kinds: Mapping[str, str] | None = None,
 ) -> list[Fingerprint]:
-    """Learn the fingerprint of each user from its history alone.
-
-    The earlier part is learnt first: how many epochs are best, how often each column brings new
-    values, and what its losses usually are, is seen on the later part, which that network never
-    met. Then the whole history is learnt anew, for as many epochs.
+    """Train the fingerprint of each user on the user's own history.
 
     Args:
-        histories: Those of the users.
+        histories: Histories of the users.
         columns: Feature columns; those that a history does not have are left out.
-        scaler: How number columns are scaled: "none", "standard" or "gauss_rank".
-        epochs: Passes over the distinct rows, at most.
-        seed: Seed of the run; each user's own is derived from it.
+        scaler: Scale of number columns: "none", "standard" or "gauss_rank".
+        epochs: Maximum number of passes over the distinct rows.
+        seed: Random seed of the run; each user's seed is derived from it.
         trainer: Trains the networks.
-        population: Everybody, with whom each user is compared; None to compare with nobody.
-        kinds: `category` or `number`, by column; by default the values tell.
+        population: Sample of all users, with which each user is compared; None for no comparison.
+        kinds: `category` or `number` by column; by default the values decide.
+
+    Returns:
+        One fingerprint for each history, in order.
     """
     encode = partial(Encoder.fit, names=columns, scaler=scaler, kinds=kinds)
-    studies = [
+    splits = [
         TrainValidationSplit.from_history(history, encode, seed, population)
         for history in histories
     ]
-    tried = trainer([study.make_validation_job(epochs) for study in studies])
-    wholes = [study.make_final_job(best.epochs) for study, best in zip(studies, tried, strict=True)]
-    outcomes = zip(studies, tried, trainer(wholes), strict=True)
-    return [study.build_fingerprint(best, final) for study, best, final in outcomes]
+    validated = trainer([split.make_validation_job(epochs) for split in splits])
+    jobs = [
+        split.make_final_job(best.epochs) for split, best in zip(splits, validated, strict=True)
+    ]
+    results = zip(splits, validated, trainer(jobs), strict=True)
+    return [split.build_fingerprint(best, final) for split, best, final in results]
 
 
 def fit_fingerprint(
@@ -264,13 +144,13 @@ def fit_fingerprint(
     times: pl.Series,
     **options: Unpack[FitOptions],
 ) -> Fingerprint:
-    """Learn one user's fingerprint; see `fit_fingerprints`."""
+    """Train the fingerprint of one user; see `fit_fingerprints`."""
     [fingerprint] = fit_fingerprints([UserHistory(user, history, times)], columns, **options)
     return fingerprint
 
 
 class FitOptions(TypedDict, total=False):
-    """How fingerprints are learnt; see `fit_fingerprints`."""
+    """Options of training; see `fit_fingerprints`."""
 
     scaler: str
     epochs: int
@@ -279,17 +159,17 @@ class FitOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class TrainValidationSplit:
-    """A history, encoded twice: its earlier part with the later one held out, and the whole.
+    """A history, encoded twice: split into an earlier and a later part, and as a whole.
 
     Attributes:
-        history: What is learnt.
-        train_encoder: Knows the earlier part.
+        history: The history.
+        train_encoder: Encoder fitted to the earlier part.
         train_rows: The earlier part, encoded by it.
         validation_rows: The later part, encoded by it.
-        encoder: Knows the whole.
+        encoder: Encoder fitted to the whole.
         rows: The whole, encoded by it.
-        seed: Seed of the run.
-        population: With whom the user is compared.
+        seed: Random seed of the run.
+        population: Sample of all users.
     """
 
     history: UserHistory
@@ -309,62 +189,65 @@ class TrainValidationSplit:
         seed: int,
         population: Population | None = None,
     ) -> TrainValidationSplit:
-        """Divide and encode a history.
+        """Split and encode a history.
 
         Args:
-            history: What is learnt.
-            encode: Learns how to encode some events.
-            seed: Seed of the run.
-            population: With whom the user is compared; None to compare with nobody.
+            history: The history.
+            encode: Fits an encoder to events.
+            seed: Random seed of the run.
+            population: Sample of all users; None for no comparison.
         """
         events = history.events
-        later = max(1, int(events.height * VALIDATION_FRACTION))
-        early, held_out = events.head(max(1, events.height - later)), events.tail(later)
-        trial, whole = (encode(part) for part in (early, events))
-        dictionary = DictionaryEncoder(events, whole.names)
-        cut = events.height - held_out.height
-        earlier = trial.encode(early, EncodedSlice(early, dictionary))
-        later_on = trial.encode(held_out, EncodedSlice(held_out, dictionary, cut))
-        rows = whole.encode(events, EncodedSlice(events, dictionary))
-        everybody = population or Population.from_single_user(history.user, events, history.times)
-        return cls(history, trial, earlier, later_on, whole, rows, seed, everybody)
+        n_validation = max(1, int(events.height * VALIDATION_FRACTION))
+        early, late = events.head(max(1, events.height - n_validation)), events.tail(n_validation)
+        train_encoder, encoder = (encode(part) for part in (early, events))
+        dictionary = DictionaryEncoder(events, encoder.names)
+        start = events.height - late.height
+        train_rows = train_encoder.encode(early, EncodedSlice(early, dictionary))
+        validation_rows = train_encoder.encode(late, EncodedSlice(late, dictionary, start))
+        rows = encoder.encode(events, EncodedSlice(events, dictionary))
+        sample = population or Population.from_single_user(history.user, events, history.times)
+        return cls(history, train_encoder, train_rows, validation_rows, encoder, rows, seed, sample)
 
     def make_validation_job(self, epochs: int) -> TrainJob:
-        """The training that finds out how many epochs are best."""
-        shape = make_network_config(self.train_encoder)
-        return TrainJob(self.train_rows, shape, epochs, self._user_seed, self.validation_rows)
+        """Return the training that finds the best number of epochs."""
+        config = make_network_config(self.train_encoder)
+        return TrainJob(self.train_rows, config, epochs, self._user_seed, self.validation_rows)
 
     def make_final_job(self, epochs: int) -> TrainJob:
-        """The training on all that there is."""
+        """Return the training on the whole history."""
         return TrainJob(self.rows, make_network_config(self.encoder), epochs, self._user_seed)
 
     def build_fingerprint(self, validated: TrainResult, final: TrainResult) -> Fingerprint:
-        """Put together what was learnt; the network that was tried says what is usual."""
+        """Build the fingerprint.
+
+        Args:
+            validated: Result of the validation job, which gives the baselines and the calibration.
+            final: Result of the final job.
+        """
         user = self.history.user
         seconds = self.history.seconds[-len(self.validation_rows.inverse) :]
         parts = self.train_rows, self.validation_rows
-        trial = ValidationRun.from_network(
+        run = ValidationRun.from_network(
             validated.net, self.train_encoder, parts, seconds, self.population, user=user
         )
-        usual = trial.estimate_baseline()
-        chances = Likelihoods.fit(self.encoder, self.rows, usual.oov_rates, self.population, user)
-        calibration = trial.calibrate()
-        novelty = dict(zip(self.encoder.names, usual.oov_rates.tolist(), strict=True))
-        own = self.history.seconds[self.history.borrowed_events :]
+        estimates, calibration = run.estimate_baseline(), run.calibrate()
+        oov_rates = estimates.oov_rates
+        likelihoods = Likelihoods.fit(self.encoder, self.rows, oov_rates, self.population, user)
+        own_seconds = self.history.seconds[self.history.borrowed_events :]
+        rate_by_column = dict(zip(self.encoder.names, oov_rates.tolist(), strict=True))
+        summary = ModelSummary.from_calibration(
+            own_seconds, validated.loss_curve, calibration, rate_by_column
+        )
         card = self.history.make_card(len(self.rows.codes), final.epochs, self.seed)
         return Fingerprint(
-            msgspec.structs.replace(
-                card,
-                summary=ModelSummary.from_calibration(
-                    own, validated.loss_curve, calibration, novelty
-                ),
-            ),
+            msgspec.structs.replace(card, summary=summary),
             self.encoder,
             final.net,
-            usual.oov_rates,
-            usual.baseline,
+            oov_rates,
+            estimates.baseline,
             calibration,
-            replace(usual.surprise_model, likelihoods=chances),
+            replace(estimates.surprise_model, likelihoods=likelihoods),
             find_redundant_columns(self.encoder, self.rows),
         )
 
@@ -373,26 +256,166 @@ class TrainValidationSplit:
         return derive_user_seed(self.seed, self.history.user)
 
 
-MAX_POOL = 2000
-"""Events of everyone that stand for a user of whom nothing is known, at most."""
-MIN_PEERS = 2
-"""Others that stand for a user, at least: one alone is nobody's measure."""
-MIN_EVENTS_FOR_PEERS = 20
-"""Events of a user from which one can say who is alike."""
+@dataclass(frozen=True)
+class BaselineEstimates:
+    """Baselines from some validation events.
+
+    Attributes:
+        oov_rates: Rate of new values of each column, (C,).
+        baseline: Normal loss of each column.
+        surprise_model: Normal surprise of each column.
+    """
+
+    oov_rates: NDArray[np.float32]
+    baseline: BaselineStats
+    surprise_model: SurpriseModel
+
+
+@dataclass(frozen=True)
+class ValidationRun:
+    """Validation events, as seen by a network that was trained on earlier events.
+
+    Attributes:
+        encoder: Encoder fitted to the earlier events.
+        train_rows: The earlier events, encoded.
+        validation_rows: The validation events, encoded.
+        seconds: Their times, (events,); a step back in time starts another user's events.
+        population: Sample of all users.
+        user: The user.
+        losses: Raw loss of each column of each distinct row, (D, C).
+        predictions: Predictions of each column from the other columns.
+    """
+
+    encoder: Encoder
+    train_rows: EncodedRows
+    validation_rows: EncodedRows
+    seconds: NDArray[np.float64]
+    population: Population
+    user: str
+    losses: NDArray[np.float32]
+    predictions: MaskedPredictions
+
+    @classmethod
+    def from_network(  # noqa: PLR0913 - the fields of a run
+        cls,
+        net: Autoencoder,
+        encoder: Encoder,
+        parts: tuple[EncodedRows, EncodedRows],
+        seconds: NDArray[np.float64],
+        population: Population,
+        *,
+        user: str,
+    ) -> ValidationRun:
+        """Run a network on the validation events.
+
+        Args:
+            net: The network.
+            encoder: Encoder fitted to the earlier events.
+            parts: The earlier and the validation events, encoded.
+            seconds: Times of the validation events, (events,).
+            population: Sample of all users.
+            user: The user.
+        """
+        train_rows, rows = parts
+        results = raw_losses(net, rows), MaskedPredictions.predict(net, rows)
+        return cls(encoder, train_rows, rows, seconds, population, user, *results)
+
+    def estimate_baseline(self, events: NDArray[np.intp] | None = None) -> BaselineEstimates:
+        """Compute baselines.
+
+        Args:
+            events: Positions of the validation events to use; None for all.
+        """
+        rows = self.validation_rows
+        inverse = rows.inverse if events is None else rows.inverse[events]
+        counts = np.bincount(inverse, minlength=len(rows.codes))
+        oov_rates = measure_oov_rates(rows.codes, counts)
+        likelihoods = Likelihoods.fit(
+            self.encoder, self.train_rows, oov_rates, self.population, self.user
+        )
+        marginal, conditional = self.predictions.compute_surprise(likelihoods, oov_rates, rows)
+        baseline = BaselineStats.fit(apply_oov_penalty(self.losses, oov_rates, rows), counts)
+        surprise_model = SurpriseModel(
+            likelihoods, BaselineStats.fit(marginal, counts), BaselineStats.fit(conditional, counts)
+        )
+        return BaselineEstimates(oov_rates, baseline, surprise_model)
+
+    def calibrate(self) -> CalibrationSet:
+        """Score the validation events, with baselines from the first of them.
+
+        The baseline of the short moving average for one half of the events comes from the other
+        half, because the baseline for new events also comes from other events.
+        """
+        inverse = self.validation_rows.inverse
+        first = np.arange(max(1, int(len(inverse) * BASELINE_FRACTION)))
+        start = len(first) if len(inverse) > len(first) else 0
+        scores, anomaly, shared = (
+            part[inverse] for part in self._score_rows(self.estimate_baseline(first))
+        )
+        events = np.stack([anomaly, shared, self.seconds], axis=1)
+        users = np.split(events, np.flatnonzero(np.diff(self.seconds) < 0) + 1)
+        emas = np.concatenate([_short_emas(user[:, 0], user[:, 2]) for user in users])[start:]
+        half = len(emas) // 2
+        baselines = (
+            _baseline_quantile(emas[half:]),
+            _baseline_quantile(emas[:half] if half else emas[half:]),
+        )
+        early, late = (
+            np.concatenate([_compute_risks(user, baseline) for user in users])[start:]
+            for baseline in baselines
+        )
+        risks = np.concatenate([early[:half], late[half:]])
+        return CalibrationSet.from_scores(
+            scores[start:], risks, self.seconds[start:], _baseline_quantile(emas)
+        )
+
+    def _score_rows(self, estimates: BaselineEstimates) -> tuple[NDArray[np.float64], ...]:
+        """Return mean loss, anomaly, and shared anomaly of each distinct row, (D,) each."""
+        losses = apply_oov_penalty(self.losses, estimates.oov_rates, self.validation_rows)
+        likelihoods = estimates.surprise_model.likelihoods
+        surprise = self.predictions.compute_surprise(
+            likelihoods, estimates.oov_rates, self.validation_rows
+        )
+        anomaly = estimates.surprise_model.column_anomaly(*surprise)
+        shared = (
+            anomaly * likelihoods.seen_by_others[self.validation_rows.codes + likelihoods.offsets]
+        )
+        return losses.mean(1, dtype=np.float64), anomaly.sum(1), shared.sum(1)
+
+
+def _short_emas(
+    event_anomaly: NDArray[np.float64], seconds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the short moving average of the root of the anomaly, (events,)."""
+    means, _ = ExponentialMovingAverage(SHORT_HALF_LIFE).update(
+        np.sqrt(event_anomaly)[:, None], seconds
+    )
+    return np.asarray(means[:, 0])
+
+
+def _baseline_quantile(emas: NDArray[np.float64]) -> float:
+    """Return the level that the short moving average stays below most of the time."""
+    return float(np.quantile(emas, BASELINE_QUANTILE).round(ANOMALY_DECIMALS))
+
+
+def _compute_risks(events: NDArray[np.float64], short_ema_baseline: float) -> NDArray[np.float64]:
+    """Return the risk of each event, given anomaly, shared anomaly and seconds, (events, 3)."""
+    anomaly, shared, seconds = events.T
+    return TemporalContext().compute_risk(anomaly, shared, seconds, short_ema_baseline)
 
 
 @dataclass(frozen=True)
 class TrainingDataBackoff:
-    """Fills short histories up with those of others.
+    """Extends short histories with events of other users.
 
-    The others' events come first, user after user, so that the later part, which says what is
-    usual, holds users that the earlier one has not: what tells one user from another is then new
-    in it, and surprises nobody in a user who is new.
+    The other users' events come first, user after user. So the later part, which validates, has
+    users that the earlier part does not have. What distinguishes users is then new in it, and is
+    not anomalous for a new user.
 
     Attributes:
-        population: A sample of everybody's history.
-        min_events: Events of history that a fingerprint is learnt from.
-        global_only: Leave the peers out: everyone alone stands for a user of little history.
+        population: Sample of all users' histories.
+        min_events: Minimum number of events to train on.
+        global_only: Whether to skip similar users, and use all users for every short history.
     """
 
     population: Population
@@ -400,7 +423,7 @@ class TrainingDataBackoff:
     global_only: bool = False
 
     def resolve(self, history: UserHistory) -> UserHistory | None:
-        """The history that a user is learnt from; None where even everyone's is too short."""
+        """Return the history to train a user on; None if that of all users is too short too."""
         own = history.events.height
         if own >= self.min_events:
             return history
@@ -410,14 +433,14 @@ class TrainingDataBackoff:
             return None
         if self.global_only or own < MIN_EVENTS_FOR_PEERS:
             return self._fill(history, _sample_evenly(others, MAX_POOL), SCOPE_GLOBAL)
-        alike = others[np.argsort(-self._similarity(history)[others], kind="stable")]
-        peers = np.sort(alike[: max(self.min_events - own, 0)])
+        by_similarity = others[np.argsort(-self._similarity(history)[others], kind="stable")]
+        peers = np.sort(by_similarity[: max(self.min_events - own, 0)])
         return self._fill(history, peers, SCOPE_PEER_GROUP)
 
     def resolve_global(self) -> UserHistory | None:
-        """The history that stands for a user of whom nothing is known."""
-        nothing = self.population.events.clear()
-        return self.resolve(UserHistory("", nothing, self.population.times.clear()))
+        """Return the history of the global model, for users without a history."""
+        no_events = self.population.events.clear()
+        return self.resolve(UserHistory("", no_events, self.population.times.clear()))
 
     def _other_users(self, user: str) -> NDArray[np.intp]:
         return np.flatnonzero((self.population.users != user).to_numpy())
@@ -428,18 +451,18 @@ class TrainingDataBackoff:
         return UserHistory(history.user, events, times, scope, len(borrowed))
 
     def _similarity(self, history: UserHistory) -> NDArray[np.float64]:
-        """How alike the owner of each event of the sample is to a user, (S,).
+        """Return the similarity of the user of each sample event to a user, (S,).
 
-        The share of the user's own values that the owner's mean event has, over all columns.
+        It is the overlap of the shares of values, added up over all columns.
         """
-        alike = np.zeros(self.population.owner_numbers.max(initial=-1) + 1)
-        for name, owned in self.population.value_usage.items():
+        similarity = np.zeros(self.population.owner_numbers.max(initial=-1) + 1)
+        for name, usage in self.population.value_usage.items():
             own = history.events.get_column(name, default=None)
             if own is not None:
-                alike += owned.similarity(own)
-        return np.asarray(alike[self.population.owner_numbers])
+                similarity += usage.similarity(own)
+        return np.asarray(similarity[self.population.owner_numbers])
 
 
 def _sample_evenly(rows: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
-    places = np.linspace(0, len(rows) - 1, min(len(rows), limit)).round().astype(int)
-    return np.asarray(rows[places])
+    positions = np.linspace(0, len(rows) - 1, min(len(rows), limit)).round().astype(int)
+    return np.asarray(rows[positions])

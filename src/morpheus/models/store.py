@@ -1,7 +1,8 @@
-"""A fingerprint as bytes, and back.
+"""The model store: a folder of fingerprints, local or in an object store.
 
-Its numbers are tensors, its words JSON in one more tensor: no raw rows, and nothing that can run
-code.
+Each fingerprint is a safetensors file, named by its SHA-256: numbers are tensors, and text is JSON
+in one more tensor. No file has raw rows or can run code. `index.json` has the card of each user,
+and is replaced in one step.
 """
 
 from __future__ import annotations
@@ -27,36 +28,204 @@ from morpheus.models.profile import Fingerprint, ModelCard, Network, make_networ
 from morpheus.models.scoring import BaselineStats, Likelihoods, SurpriseModel, compute_offsets
 from morpheus.storage.folder import Location, Store, open_store
 
+INDEX_FILE = "index.json"
+INDEX_VERSION = 3
+MODEL_DIR = "fingerprints"
+GC_GRACE = timedelta(days=1)
+"""Minimum age of a file that is removed because no index has it: a run in progress may have written
+it."""
+MAX_CAS_RETRIES = 5
+"""How often an index is written again because another run replaced it at the same time."""
+RETRAIN_HINT = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
+
+_CARD_DECODER = msgspec.json.Decoder(ModelCard)
+
+
+@dataclass(frozen=True)
+class ModelStore:
+    """A folder of fingerprints whose index was read; files are read when a user needs them.
+
+    Attributes:
+        folder: The folder.
+        cards: Cards of the users.
+        global_card: Card of the global model, if there is one.
+    """
+
+    folder: Store
+    cards: Mapping[str, ModelCard]
+    global_card: ModelCard | None = None
+
+    @classmethod
+    def open(cls, location: Location) -> ModelStore:
+        """Read and check the index.
+
+        Raises:
+            ModelCorruptedError: There is no index, or it is damaged.
+            UsageError: The bucket does not exist, or access is denied.
+            TransientError: The object store does not answer.
+        """
+        folder = open_store(location)
+        path = _display_path(folder, INDEX_FILE)
+        try:
+            index = load_index(folder.read(INDEX_FILE))
+        except OSError as error:
+            message = f"{path}: cannot be read ({error.strerror}). Give the folder that `train-ae "
+            raise ModelCorruptedError(message + "--models_output_filename=...` wrote.") from error
+        except msgspec.DecodeError as error:
+            raise ModelCorruptedError(
+                f"{path}: is no index of fingerprints. {RETRAIN_HINT}."
+            ) from error
+        if index is None:
+            raise ModelCorruptedError(
+                f"{path}: does not match its checksum, or another version of morpheus wrote it. "
+                f"{RETRAIN_HINT}."
+            )
+        return cls(folder, index.cards, index.global_card)
+
+    def load(self, user: str) -> Fingerprint | None:
+        """Load the fingerprint of a user, or the global model; None if there is neither.
+
+        Raises:
+            ModelCorruptedError: Its file is missing or damaged.
+        """
+        card = self.cards.get(user, self.global_card)
+        if card is None:
+            return None
+        content, name = self._read_content(card, user), self._describe(card, user)
+        try:
+            return load_fingerprint(content, card)
+        except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
+            raise ModelCorruptedError(f"{name} is damaged. {RETRAIN_HINT}.") from error
+
+    def copy(self, location: Location) -> None:
+        """Copy all fingerprints to another folder, whose index is replaced in one step.
+
+        Raises:
+            ModelCorruptedError: A file is missing or damaged.
+            TransientError: The folder cannot be written.
+        """
+        cards = list(self.cards.items())
+        if self.global_card is not None:
+            cards.append(("", self.global_card))
+        for user, card in cards:
+            open_store(location).write(_model_path(card.sha256), self._read_content(card, user))
+        commit_index(location, self.cards, self.global_card)
+
+    def _read_content(self, card: ModelCard, user: str) -> bytes:
+        """Read the file of a card, and check its size and checksum."""
+        name = self._describe(card, user)
+        try:
+            content = self.folder.read(_model_path(card.sha256))
+        except OSError as error:
+            raise ModelCorruptedError(
+                f"{name} cannot be read ({error.strerror}). {RETRAIN_HINT}."
+            ) from error
+        if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
+            raise ModelCorruptedError(f"{name} does not match its checksum. {RETRAIN_HINT}.")
+        return content
+
+    def _describe(self, card: ModelCard, user: str) -> str:
+        return f"{_display_path(self.folder, _model_path(card.sha256))}: fingerprint of {user!r}"
+
+
+def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
+    """Write a fingerprint's file.
+
+    Returns:
+        The card for the index: the fingerprint is used once an index has it (`commit_index`).
+
+    Raises:
+        TransientError: The folder cannot be written.
+    """
+    content = dump_fingerprint(fingerprint)
+    digest = sha256(content).hexdigest()
+    card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
+    open_store(location).write(_model_path(card.sha256), content)
+    return card
+
+
+def commit_index(
+    location: Location, cards: Mapping[str, ModelCard], global_card: ModelCard | None = None
+) -> None:
+    """Replace the index of a folder in one step.
+
+    Files that neither this index nor the one before it has are removed once they are `GC_GRACE`
+    old.
+
+    Args:
+        location: The folder.
+        cards: Cards of the users.
+        global_card: Card of the global model, for users without their own.
+
+    Raises:
+        TransientError: The folder cannot be written.
+    """
+    folder = open_store(location)
+    content = dump_index(cards, global_card)
+    before = _swap_index(folder, content)
+    kept = set(map(_model_path, find_referenced_digests(content) | find_referenced_digests(before)))
+    cutoff = datetime.now(UTC) - GC_GRACE
+    listed = folder.list_files(MODEL_DIR)
+    folder.remove([name for name, modified in listed if name not in kept and modified < cutoff])
+
+
+def _swap_index(folder: Store, content: bytes) -> bytes:
+    """Write the index, and return the one before it."""
+    for _ in range(MAX_CAS_RETRIES):
+        before, etag = folder.get_with_etag(INDEX_FILE)
+        if folder.put_if_match(INDEX_FILE, content, etag):
+            return before
+    path = _display_path(folder, INDEX_FILE)
+    raise TransientError(
+        f"{path}: other runs keep writing it. Train again, or give this run a folder of its own "
+        "with `--models_output_filename=...`."
+    )
+
+
+def _model_path(digest: str) -> str:
+    return f"{MODEL_DIR}/{digest}.safetensors"
+
+
+def _display_path(folder: Store, name: str) -> str:
+    return f"{str(folder).rstrip('/')}/{name}"
+
 
 class CategorySpec(msgspec.Struct, frozen=True, tag="category", omit_defaults=True):
-    """A category column of a fingerprint."""
+    """A category column in a file; see `features.encoder.Category`."""
 
     name: str
-    words: tuple[str, ...]
+    vocabulary: tuple[str, ...] = msgspec.field(name="words")
     missing: str | None = None
 
     def to_column(self) -> Category:
-        """The column it describes."""
-        return Category(self.name, self.words, self.missing)
+        """Return the column."""
+        return Category(self.name, self.vocabulary, self.missing)
 
 
 class NumberSpec(msgspec.Struct, frozen=True, tag="number"):
-    """A number column of a fingerprint."""
+    """A number column in a file; see `features.encoder.Number`."""
 
     name: str
-    at: tuple[float, ...]
-    to: tuple[float, ...]
+    quantiles: tuple[float, ...] = msgspec.field(name="at")
+    z: tuple[float, ...] = msgspec.field(name="to")
 
     def to_column(self) -> Number:
-        """The column it describes."""
-        return Number(self.name, self.at, self.to)
+        """Return the column."""
+        return Number(self.name, self.quantiles, self.z)
 
 
 class ModelHeader(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a fingerprint's file says in words and whole numbers.
+    """Text and whole numbers of a fingerprint's file.
 
-    `events`, `days` and `hour` are those of the held-out part; `network` is `compact` or
-    `reference`; files written before there were `twins` have none.
+    Attributes:
+        card: The card, before the file had a size and a checksum.
+        columns: The columns.
+        widths: Width of the hidden layers and of the bottleneck.
+        events: Number of validation events.
+        days: Days that they span.
+        short_ema_p90: See `CalibrationSet`.
+        network: `compact` or `reference`.
+        redundant_columns: See `Fingerprint`; empty in files of old versions.
     """
 
     card: ModelCard
@@ -64,18 +233,18 @@ class ModelHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     widths: tuple[int, int]
     events: int
     days: int
-    hour: float
+    short_ema_p90: float = msgspec.field(name="hour")
     network: str = "compact"
-    twins: tuple[int, ...] = ()
+    redundant_columns: tuple[int, ...] = msgspec.field(default=(), name="twins")
 
 
 def dump_fingerprint(fingerprint: Fingerprint) -> bytes:
-    """Write a fingerprint; the same one is the same bytes."""
-    shape = fingerprint.net.config
+    """Encode a fingerprint. Equal fingerprints give equal bytes."""
+    config = fingerprint.net.config
     header = ModelHeader(
         fingerprint.card,
         tuple(_to_spec(column) for column in fingerprint.encoder.columns),
-        (shape.hidden, shape.bottleneck),
+        (config.hidden, config.bottleneck),
         fingerprint.calibration.events,
         fingerprint.calibration.days,
         fingerprint.calibration.short_ema_p90,
@@ -115,7 +284,7 @@ def _network_types(
     if kind == "compact":
         return NetworkConfig, Autoencoder
     require_torch("a fingerprint that was trained with --model=reference")
-    from morpheus.models.reference import DfencoderConfig, DfencoderNetwork  # noqa: PLC0415 - torch takes a second to import
+    from morpheus.models.reference import DfencoderConfig, DfencoderNetwork  # noqa: PLC0415 - imports torch
 
     return DfencoderConfig, DfencoderNetwork
 
@@ -127,59 +296,85 @@ def _to_spec(column: Column) -> CategorySpec | NumberSpec:
 
 
 def load_fingerprint(content: bytes, card: ModelCard) -> Fingerprint:
-    """Read a fingerprint, given its card.
+    """Decode a fingerprint.
+
+    Args:
+        content: What `dump_fingerprint` returned.
+        card: The card from the index, with size and checksum.
 
     Raises:
-        SafetensorError, DecodeError, KeyError, ValueError: The bytes are not what `dump_fingerprint` wrote.
+        SafetensorError, DecodeError, KeyError, ValueError: The bytes are not such a file.
     """
     tensors = load(content)
     header = msgspec.json.decode(tensors["header"].tobytes(), type=ModelHeader)
     encoder = Encoder(tuple(column.to_column() for column in header.columns))
-    sizes, network = _network_types(header.network)
-    shape = make_network_config(encoder, *header.widths, sizes)
+    config_type, network_type = _network_types(header.network)
+    config = make_network_config(encoder, *header.widths, config_type)
     weights = tensors["weights"].astype(np.float32)
-    vocabulary, columns = (sum(shape.code_counts),), (len(shape.code_counts),)
-    if weights.shape != (shape.n_parameters,):
+    if weights.shape != (config.n_parameters,):
         raise ValueError("weights do not fit the columns")
-    if len(header.twins) not in {0, len(shape.code_counts)}:
-        raise ValueError("twins do not fit the columns")
+    if len(header.redundant_columns) not in {0, len(config.code_counts)}:
+        raise ValueError("redundant columns do not fit the columns")
 
-    def part(name: str, size: tuple[int, ...] | None = None) -> NDArray[np.float32]:
-        tensor: NDArray[np.float32] = tensors[name]
-        if tensor.dtype != np.float32 or tensor.ndim != 1 or size not in {None, tensor.shape}:
-            raise ValueError(f"{name} does not fit the columns")
-        return tensor
-
-    def usual(name: str) -> BaselineStats:
-        return BaselineStats(part(f"{name}_mean", columns), part(f"{name}_spread", columns))
-
-    measured = part("scores"), part("risks"), part("peaks")
-    held_out = CalibrationSet(*measured, header.events, header.days, header.hour)
+    reader = _TensorReader(tensors, config)
+    scores = reader.read("scores"), reader.read("risks"), reader.read("peaks")
+    calibration = CalibrationSet(*scores, header.events, header.days, header.short_ema_p90)
+    baseline, net = reader.read_baseline("usual"), network_type(config, weights)
     if header.network != "compact":
-        return Fingerprint(card, encoder, network(shape, weights), None, usual("usual"), held_out)
-    tables = [part(f"chances_{name}", vocabulary) for name in ("habit", "others", "shared")]
-    chances = Likelihoods(tables[0], tables[1], tables[2], compute_offsets(shape.code_counts))
+        return Fingerprint(card, encoder, net, None, baseline, calibration)
     return Fingerprint(
         card,
         encoder,
-        network(shape, weights),
-        part("novelty", columns),
-        usual("usual"),
-        held_out,
-        SurpriseModel(chances, usual("habit"), usual("company")),
-        header.twins,
+        net,
+        reader.read("novelty", len(config.code_counts)),
+        baseline,
+        calibration,
+        reader.read_surprise_model(),
+        header.redundant_columns,
     )
 
 
-INDEX_VERSION = 3
-_CARD_DECODER = msgspec.json.Decoder(ModelCard)
+@dataclass(frozen=True)
+class _TensorReader:
+    """Reads the tensors of a file, and checks their shapes.
+
+    Attributes:
+        tensors: The tensors.
+        config: Sizes of the network.
+    """
+
+    tensors: Mapping[str, NDArray[Any]]
+    config: NetworkConfig
+
+    def read(self, name: str, size: int | None = None) -> NDArray[np.float32]:
+        tensor: NDArray[np.float32] = self.tensors[name]
+        if tensor.dtype != np.float32 or tensor.ndim != 1 or size not in {None, len(tensor)}:
+            raise ValueError(f"{name} does not fit the columns")
+        return tensor
+
+    def read_baseline(self, name: str) -> BaselineStats:
+        columns = len(self.config.code_counts)
+        return BaselineStats(
+            self.read(f"{name}_mean", columns), self.read(f"{name}_spread", columns)
+        )
+
+    def read_surprise_model(self) -> SurpriseModel:
+        codes = sum(self.config.code_counts)
+        likelihoods = Likelihoods(
+            self.read("chances_habit", codes),
+            self.read("chances_others", codes),
+            self.read("chances_shared", codes),
+            compute_offsets(self.config.code_counts),
+        )
+        marginal, conditional = self.read_baseline("habit"), self.read_baseline("company")
+        return SurpriseModel(likelihoods, marginal, conditional)
 
 
 class LazyModelCards(Mapping[str, ModelCard]):
-    """Cards by user.
+    """Cards by user, decoded when used: a folder can have many users.
 
     Args:
-        texts: The JSON text of each.
+        texts: JSON text of each card.
     """
 
     def __init__(self, texts: dict[str, msgspec.Raw]) -> None:
@@ -209,14 +404,19 @@ class LazyModelCards(Mapping[str, ModelCard]):
 
 
 class ModelIndex(msgspec.Struct, frozen=True):
-    """The text of each user's card, and everyone's card if there is one."""
+    """The content of an index.
+
+    Attributes:
+        users: JSON text of each user's card.
+        global_card: Card of the global model, if there is one.
+    """
 
     users: dict[str, msgspec.Raw]
-    everyone: ModelCard | None = None
+    global_card: ModelCard | None = msgspec.field(default=None, name="everyone")
 
     @property
     def cards(self) -> LazyModelCards:
-        """Those of users."""
+        """Cards of the users."""
         return LazyModelCards(self.users)
 
 
@@ -226,11 +426,11 @@ class _Digest(msgspec.Struct, frozen=True):
 
 class _DigestIndex(msgspec.Struct, frozen=True):
     users: dict[str, _Digest]
-    everyone: _Digest | None = None
+    global_card: _Digest | None = msgspec.field(default=None, name="everyone")
 
 
 class _IndexFile(msgspec.Struct, frozen=True):
-    """The file: `cards` as JSON text, and its SHA-256."""
+    """The file: the cards as JSON text, and the SHA-256 of the text."""
 
     version: int
     sha256: str
@@ -238,7 +438,7 @@ class _IndexFile(msgspec.Struct, frozen=True):
 
 
 def dump_index(cards: Mapping[str, ModelCard], global_card: ModelCard | None) -> bytes:
-    """Write an index, users in order."""
+    """Encode an index, with users in alphabetical order."""
     users = {user: msgspec.Raw(msgspec.json.encode(card)) for user, card in sorted(cards.items())}
     text = msgspec.json.encode(ModelIndex(users, global_card))
     return msgspec.json.encode(
@@ -247,174 +447,28 @@ def dump_index(cards: Mapping[str, ModelCard], global_card: ModelCard | None) ->
 
 
 def load_index(content: bytes) -> ModelIndex | None:
-    """Read an index; None if it is not as it was written, or by another version.
+    """Decode an index; None if its checksum is wrong, or another version wrote it.
 
     Raises:
-        msgspec.DecodeError: It is no index.
+        msgspec.DecodeError: The content is not an index.
     """
     text = _extract_cards(content)
     return None if text is None else msgspec.json.decode(text, type=ModelIndex)
 
 
 def find_referenced_digests(content: bytes) -> set[str]:
-    """The checksums of all fingerprints that an index has; none if it is no index."""
+    """Return the checksums of all fingerprints in an index; none if it is not an index."""
     try:
         text = _extract_cards(content)
-        names = _DigestIndex({}) if text is None else msgspec.json.decode(text, type=_DigestIndex)
+        digests = _DigestIndex({}) if text is None else msgspec.json.decode(text, type=_DigestIndex)
     except msgspec.DecodeError:
         return set()
-    return {one.sha256 for one in (*names.users.values(), names.everyone) if one is not None}
+    return {
+        card.sha256 for card in (*digests.users.values(), digests.global_card) if card is not None
+    }
 
 
 def _extract_cards(content: bytes) -> msgspec.Raw | None:
     file = msgspec.json.decode(content, type=_IndexFile)
-    whole = sha256(file.cards).hexdigest() == file.sha256 and file.version == INDEX_VERSION
-    return file.cards if whole else None
-
-
-INDEX_FILE = "index.json"
-MODEL_DIR = "fingerprints"
-GC_GRACE = timedelta(days=1)
-"""How long files stay that no index has: a run that is still learning may have written them."""
-MAX_CAS_RETRIES = 5
-"""How often an index is written anew because another run has written one meanwhile."""
-RETRAIN_HINT = "Restore it from a copy, or train again with `train-ae --train_data_glob=...`"
-
-
-@dataclass(frozen=True)
-class ModelStore:
-    """A folder of fingerprints, opened: the index is read, files only when a user needs one."""
-
-    folder: Store
-    cards: Mapping[str, ModelCard]
-    global_card: ModelCard | None = None
-
-    @classmethod
-    def open(cls, location: Location) -> ModelStore:
-        """Read and check the index.
-
-        Raises:
-            BrokenModel: There is no index, or it is not as it was written.
-            UsageError: There is no such bucket, or it must not be read.
-            Unavailable: S3 does not answer.
-        """
-        folder = open_store(location)
-        named = _display_path(folder, INDEX_FILE)
-        try:
-            found = load_index(folder.read(INDEX_FILE))
-        except OSError as error:
-            message = f"{named}: cannot be read ({error.strerror}). Give the folder that `train-ae "
-            raise ModelCorruptedError(message + "--models_output_filename=...` wrote.") from error
-        except msgspec.DecodeError as error:
-            raise ModelCorruptedError(
-                f"{named}: is no index of fingerprints. {RETRAIN_HINT}."
-            ) from error
-        if found is None:
-            raise ModelCorruptedError(
-                f"{named}: does not match its checksum, or another version of morpheus wrote it. "
-                f"{RETRAIN_HINT}."
-            )
-        return cls(folder, found.cards, found.everyone)
-
-    def load(self, user: str) -> Fingerprint | None:
-        """Read a user's fingerprint, or that of everyone; None where there is neither.
-
-        Raises:
-            BrokenModel: Its file is missing or is not as it was written.
-        """
-        card = self.cards.get(user, self.global_card)
-        if card is None:
-            return None
-        content, named = self._read_content(card, user), self._describe(card, user)
-        try:
-            return load_fingerprint(content, card)
-        except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
-            raise ModelCorruptedError(f"{named} is damaged. {RETRAIN_HINT}.") from error
-
-    def copy(self, location: Location) -> None:
-        """Write all fingerprints to another folder, whose own they replace in one step.
-
-        Raises:
-            BrokenModel: A file is missing or is not as it was written.
-            Unavailable: The folder cannot be written.
-        """
-        whose = [
-            *self.cards.items(),
-            *([] if self.global_card is None else [("", self.global_card)]),
-        ]
-        for user, card in whose:
-            open_store(location).write(_model_path(card.sha256), self._read_content(card, user))
-        commit_index(location, self.cards, self.global_card)
-
-    def _read_content(self, card: ModelCard, user: str) -> bytes:
-        """What a card's file holds, checked against it."""
-        named = self._describe(card, user)
-        try:
-            content = self.folder.read(_model_path(card.sha256))
-        except OSError as error:
-            raise ModelCorruptedError(
-                f"{named} cannot be read ({error.strerror}). {RETRAIN_HINT}."
-            ) from error
-        if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
-            raise ModelCorruptedError(f"{named} does not match its checksum. {RETRAIN_HINT}.")
-        return content
-
-    def _describe(self, card: ModelCard, user: str) -> str:
-        return f"{_display_path(self.folder, _model_path(card.sha256))}: fingerprint of {user!r}"
-
-
-def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
-    """Write a fingerprint's file; it takes effect when an index has the card that is returned.
-
-    Raises:
-        Unavailable: The folder cannot be written.
-    """
-    content = dump_fingerprint(fingerprint)
-    digest = sha256(content).hexdigest()
-    card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
-    open_store(location).write(_model_path(card.sha256), content)
-    return card
-
-
-def commit_index(
-    location: Location, cards: Mapping[str, ModelCard], global_card: ModelCard | None = None
-) -> None:
-    """Make these the folder's fingerprints, in one step.
-
-    Files are removed that neither this index nor the one before it has, once they are a day old.
-
-    Args:
-        location: The folder.
-        cards: Those of users.
-        global_card: That of everyone, for users who have none.
-
-    Raises:
-        Unavailable: The folder cannot be written.
-    """
-    folder = open_store(location)
-    content = dump_index(cards, global_card)
-    before = _swap_index(folder, content)
-    kept = set(map(_model_path, find_referenced_digests(content) | find_referenced_digests(before)))
-    old = datetime.now(UTC) - GC_GRACE
-    listed = folder.list_files(MODEL_DIR)
-    folder.remove([name for name, written in listed if name not in kept and written < old])
-
-
-def _swap_index(folder: Store, content: bytes) -> bytes:
-    """Write the index, and give what was there before."""
-    for _ in range(MAX_CAS_RETRIES):
-        before, mark = folder.get_with_etag(INDEX_FILE)
-        if folder.put_if_match(INDEX_FILE, content, mark):
-            return before
-    raise TransientError(
-        f"{_display_path(folder, INDEX_FILE)}: other runs keep writing it. Train again, or give this run a "
-        "folder of its own with `--models_output_filename=...`."
-    )
-
-
-def _model_path(digest: str) -> str:
-    return f"{MODEL_DIR}/{digest}.safetensors"
-
-
-def _display_path(folder: Store, name: str) -> str:
-    return f"{str(folder).rstrip('/')}/{name}"
+    intact = sha256(file.cards).hexdigest() == file.sha256 and file.version == INDEX_VERSION
+    return file.cards if intact else None
