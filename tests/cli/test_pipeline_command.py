@@ -61,13 +61,13 @@ def test_the_environment_sets_options_of_all_commands(pipeline: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--userid_filter=x",), "The chain is empty. Begin with a source"),
+        (("--userid_filter=x",), "The pipeline is empty. Start with a source"),
         (("from-name",), "There is no stage `from-name`. Did you mean `from-names`"),
         (("zzz",), "There is no stage `zzz`. `morpheus tools stages` lists them."),
         (("from-names", "b.csv"), "`b.csv` is a file, but a stage is expected"),
         (("from-names", "--wh=x"), "No such option '--wh'"),
-        (("fail", "from-names"), "Stage 1 `fail` stands before the source `from-names`"),
-        (("fail",), "The chain begins with `fail`, which reads no logs"),
+        (("fail", "from-names"), "Stage 1 `fail` is in front of the source `from-names`"),
+        (("fail",), "The pipeline starts with `fail`, which does not read logs"),
         (("from-names", "from-names"), "more than one source"),
         (
             ("from-names", "fail", "fail"),

@@ -129,11 +129,9 @@ ABSENCE_REASONS = {
 """Why a command, or an option of a command, is absent. Errors quote the reason of a stage."""
 
 
-# The first words of a help text that say whether a stage or option works.
-_REJECTED_HELP = re.compile(r"(?:Removed|Refused)[.:;] ")
-_NO_EFFECT_HELP = re.compile(
-    r"(?:Accepted for old command lines|Deprecated|Do nothing)(?:[;,:] no effect)?[.:;] ?"
-)
+# How the help of a stage or option starts if it does not work.
+_REJECTED_HELP = re.compile(r"Removed\. ")
+_NO_EFFECT_HELP = re.compile(r"(?:Accepted for old command lines|Deprecated)(?:; no effect)?[.:] ?")
 
 
 @dataclass(frozen=True)
