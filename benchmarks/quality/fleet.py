@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from generator.fleet import Fleet
 from make_fleet import Writer
 
-from morpheus.columns import read_lines
+from morpheus.core.stage import read_lines
 from quality.trial import EVENT, WHEN, Trial
 
 USER = "userIdentitysessionContextsessionIssueruserName"

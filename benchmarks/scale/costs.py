@@ -12,9 +12,8 @@ from figures.table import Table
 from speed.logs import USER, Logs
 from speed.meter import Run
 
-from morpheus.columns import read_lines
 from morpheus.core.batch import RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.storage.spill import spill_to_memory
 from scale.runs import Size, both, dask

@@ -9,7 +9,7 @@ import polars as pl
 from speed.logs import USER, Logs, fleet
 from speed.meter import Run, morpheus
 
-from morpheus.columns import read_lines
+from morpheus.core.stage import read_lines
 
 
 @dataclass(frozen=True)

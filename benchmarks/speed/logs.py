@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from generator.fleet import Fleet
 from make_fleet import Writer
 
-from morpheus.columns import TIME, read_lines
+from morpheus.columns import TIME
+from morpheus.core.stage import read_lines
 
 USER = "userIdentitysessionContextsessionIssueruserName"
 COLUMNS = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")

@@ -15,7 +15,7 @@ import torch
 from figures.table import Table
 from numpy.typing import NDArray
 
-from morpheus.columns import read_lines
+from morpheus.core.stage import read_lines
 from morpheus.models.fit import UserHistory
 from morpheus.models.profile import Fingerprint
 from morpheus.models.reference import (

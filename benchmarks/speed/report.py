@@ -112,7 +112,7 @@ def card(user: str, dice: np.random.Generator) -> ModelCard:
     high_novelty = tuple((name, 0.5) for name in ("eventID", "userAgent", "requestParametersname"))
     portrait = ModelSummary(tuple(hours), 6.0, curve, risks, 1.0, 0.4, 400, 10, high_novelty)
     days = "2025-01-15T00:00:00+00:00", "2025-03-01T00:00:00+00:00"
-    return ModelCard(user, 1600, 400, *days, 9, 42, portrait=portrait)
+    return ModelCard(user, 1600, 400, *days, 9, 42, summary=portrait)
 
 
 @cache

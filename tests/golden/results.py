@@ -60,6 +60,12 @@ def ran_at(command: Command, prepared: Path) -> Path:
     return prepared.with_name(command.name)
 
 
+def _with_old_products() -> str:
+    """PYTHONPATH with the module that brings the matrix products of 0.1 back; see there."""
+    folder = Path(__file__).with_name("products_of_0_1")
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 def run(command: Command, prepared: Path, folder: Path) -> None:
     """Run a command's lines in a new folder that has copies of its inputs."""
     folder.mkdir()
@@ -69,7 +75,7 @@ def run(command: Command, prepared: Path, folder: Path) -> None:
     codes = command.exit_codes or (0,) * len(command.lines)
     for line, code in zip(command.lines, codes, strict=True):
         words = [sys.executable, "-m", "morpheus", *shlex.split(line)]
-        environment = {**kept, **PINNED}
+        environment = {**kept, **PINNED, "PYTHONPATH": _with_old_products()}
         done = subprocess.run(
             words, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
