@@ -14,7 +14,8 @@ import pytest
 import morpheus
 from morpheus import Fingerprints, Pipeline
 from morpheus.cli.main import morpheus as command
-from morpheus.columns import SCORE, ExplanationColumns, read_lines
+from morpheus.columns import SCORE, ExplanationColumns
+from morpheus.core.stage import read_lines
 from morpheus.errors import ModelCorruptedError, RecordError, UsageError
 from morpheus.sources.dataframe import FromFrame
 from morpheus.stages.train_ae import TrainAe

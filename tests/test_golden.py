@@ -1,8 +1,8 @@
 """Commands write the bytes that they wrote when `tests/golden/expected` was recorded.
 
-They were recorded with version 0.1. Only what may change is left out: the product's name and version
-in alerts, the sentences of the report's page, comments in suppressions, and the folder that a command
-ran in. Scoring uses the matrix products of 0.1 here; see `golden/products_of_0_1`.
+They were recorded with version 0.1. Only what may change is left out: the product's name and
+version in alerts, the sentences of the report's page, comments in suppressions, and the folder that
+a command ran in. Scoring uses the matrix products of 0.1 here; see `golden/products_of_0_1`.
 """
 
 import json

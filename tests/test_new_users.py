@@ -16,12 +16,12 @@ HABITS = {"clerk": ["GetObject", "ListObjects", "PutObject"], "builder": ["RunJo
 
 
 def events(user, count, seed, start):
-    dice, trade = np.random.default_rng(seed), user.rstrip("0123456789")
+    rng, trade = np.random.default_rng(seed), user.rstrip("0123456789")
     return [
         {
             "eventID": f"{user}-{start:%m%d}-{n}",
             "eventTime": (start + timedelta(minutes=7 * n)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "eventName": str(dice.choice(HABITS[trade])),
+            "eventName": str(rng.choice(HABITS[trade])),
             "sourceIPAddress": f"house of {user}",
             "userAgent": f"{trade}'s tool",
             "who": user,
@@ -60,35 +60,35 @@ def morpheus(folder, train, threads=1, labels=LABELS, options=()):
         *("preprocess", "inf-pytorch", "add-scores", *chosen, "serialize"),
         *("to-file", "--filename=out.jsonlines", "--overwrite"),
     ]
-    done = subprocess.run(
+    result = subprocess.run(
         command, check=False, cwd=folder, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     lines = (folder / "out.jsonlines").read_text().splitlines()
-    return {row["eventID"]: row for row in map(json.loads, lines)}, done.stderr
+    return {row["eventID"]: row for row in map(json.loads, lines)}, result.stderr
 
 
 TRAIN = ["--train_data_glob=history.csv", "--train_epochs=8"]
 
 
-def test_nobody_is_blind_everyone_is_scored_by_the_rung_their_history_reaches(company):
-    rows, told = morpheus(company, TRAIN)
+def test_every_user_is_scored_with_the_training_data_of_its_history(company):
+    rows, log = morpheus(company, TRAIN)
     rungs = {(row["who"], row["rung"], row["own_share"]) for row in rows.values()}
     assert rungs == {("clerk0", "own", 1.0), ("clerk8", "peers", 0.2), ("clerk9", "everyone", 0.0)}
     assert all(math.isfinite(row["risk"]) for row in rows.values())
-    assert "1 trained on own history, 1 with data of similar users, 1 global" in told
+    assert "1 trained on own history, 1 with data of similar users, 1 global" in log
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads(company):
     assert morpheus(company, TRAIN)[0] == morpheus(company, TRAIN, threads=2)[0]
 
 
-def test_saved_fingerprints_hold_everyones_for_those_whom_nobody_knows(company):
+def test_saved_models_have_the_global_model_for_unknown_users(company):
     first, _ = morpheus(company, [*TRAIN, "--models_output_filename=models"])
     again, _ = morpheus(company, ["--pretrained_filename=models"])
     assert again == first
 
 
-def test_the_generic_model_is_everyones_alone(company):
+def test_use_generic_model_skips_similar_users(company):
     rows, _ = morpheus(company, TRAIN, options=["--use_generic_model"])
     assert {row["rung"] for row in rows.values() if row["who"] == "clerk8"} == {"everyone"}

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from morpheus.columns import read_lines
+from morpheus.core.stage import read_lines
 
 COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 RUN = """--log_level=DEBUG run --num_threads=1 --pipeline_batch_size=1024
@@ -47,7 +47,7 @@ RECIPES = {
         --userid_column_name=userPrincipalName --feature_scaler=standard
         from-azure --input_glob="input/*.json" --max_files=200 {TRAIN["azure"]}""",
 }
-RANDOM = random.Random(7)  # noqa: S311 - no secret
+RANDOM = random.Random(7)
 
 
 def duo(time: datetime) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page  # noqa: E402 - after the change of the path
+from figures.page import Page
 
-import morpheus  # noqa: E402 - after the line above
-from quality.judge import FIGURES  # noqa: E402 - the same
-from quality.parts import PARTS, Run  # noqa: E402 - the same
-from quality.scorers import RIVALS  # noqa: E402 - the same
+import morpheus
+from quality.judge import FIGURES
+from quality.parts import PARTS, Run
+from quality.scorers import RIVALS
 
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {

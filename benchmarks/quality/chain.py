@@ -31,7 +31,7 @@ def output(
     seed: int = 0,
     threads: int = 1,
     behind: Sequence[Transform] = (),
-    **options: Any,  # noqa: ANN401 - options of `train-ae`
+    **options: Any,
 ) -> pl.DataFrame:
     """Run the pipeline on a trial.
 

@@ -60,7 +60,7 @@ def read(folder: Path) -> pl.DataFrame:
 
 
 @cache
-def fleet(  # noqa: PLR0913 - parameters of a fleet
+def fleet(
     scratch: Path,
     users: int,
     *,

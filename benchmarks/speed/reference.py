@@ -56,7 +56,8 @@ def tables(scale: Scale) -> Iterator[Table]:
         note=f"{len(seeds)} seeds of ours and five of the reference, which ran on another machine: "
         "on the columns of its filled rows, with nulls treated equally in training and scoring. "
         "Mean score: ours as a share of the reference's. GFLOP/s is measured on matrix products of "
-        f"{BATCH_SIZE} rows x {HIDDEN_UNITS} x {BOTTLENECK_UNITS}, one thread, in the number format of training.",
+        f"{BATCH_SIZE} rows x {HIDDEN_UNITS} x {BOTTLENECK_UNITS}, one "
+        "thread, in the number format of training.",
     )
     if not GOLDEN.is_dir():
         table.note = "Not measured: the golden logs (`../shared/data/golden`) are missing."

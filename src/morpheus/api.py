@@ -77,7 +77,7 @@ class Fingerprints:
     store: ModelStore
 
     @classmethod
-    def train(  # noqa: PLR0913 - keyword options of training
+    def train(
         cls,
         frame: FrameLike,
         *,

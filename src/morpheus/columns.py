@@ -1,4 +1,4 @@
-"""Reserved column names, and files that list columns.
+"""Reserved column names.
 
 Column names are those of the flat table: the names of nested fields, joined without dots
 (`userIdentity.arn` is `userIdentityarn`).
@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple, Self
-
-from morpheus.errors import UsageError
 
 ROW = ""
 """Number of an event among those of its user, from 0: the unnamed first column of the output."""
@@ -64,28 +61,3 @@ class ExplanationColumns(NamedTuple):
         )
         last = next((prefix for prefix in reversed(prefixes) if prefixes[prefix] > 1), None)
         return None if last is None else cls().with_prefix(last)
-
-
-def read_lines(name: str, *, option: str) -> tuple[str, ...]:
-    """Read a file with one entry per line. Empty lines and repeated entries are dropped.
-
-    Args:
-        name: A path, or the name of a list shipped with the package, with or without `data/`.
-        option: The option that names the file, for the error message.
-
-    Raises:
-        UsageError: The file does not exist.
-
-    >>> read_lines("data/columns_ae_azure.txt", option="--columns_file")[:2]
-    ('appDisplayName', 'clientAppUsed')
-    """
-    from importlib import resources  # noqa: PLC0415 - slow, and not for `--help`
-
-    shipped = resources.files("morpheus") / "data" / name.removeprefix("data/")
-    for place in (Path(name), shipped):
-        if place.is_file():
-            lines = place.read_text(encoding="utf-8").splitlines()
-            return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    raise UsageError(
-        f"{option}: there is no file `{name}`. Give a text file with one name per line."
-    )

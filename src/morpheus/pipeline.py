@@ -1,17 +1,20 @@
-"""A chain of stages: check it before the first byte is read, then run it."""
+"""Pipelines: validate all stages before anything is opened, then run them.
+
+`Pipeline.run` divides the stages with `Plan`. The keyed part runs where a runner puts it: in this
+process, in worker processes, or on a cluster. The rest sees the whole stream in this process.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from morpheus.columns import read_lines
 from morpheus.core.batch import Batch, OutputRows, Partition, RunMetrics, StreamPartition
 from morpheus.core.stage import (
     Expands,
@@ -23,6 +26,7 @@ from morpheus.core.stage import (
     WritesOutputs,
     find_output_folders,
     make_paths_absolute,
+    read_lines,
 )
 from morpheus.errors import MorpheusError, UsageError
 from morpheus.runtime.chain import Segment, name_stages
@@ -33,7 +37,6 @@ from morpheus.runtime.local import (
     LocalRunner,
     read_partitions,
     restore_source,
-    run_chain,
     save_source,
 )
 from morpheus.runtime.pool import WorkerPool
@@ -55,16 +58,23 @@ DEFAULT_PRODUCER = {
     "Scored": "`add-scores`",
     "OutputRows": "`serialize`",
 }
-"""Who usually gives each kind of record: the fix for a chain that lacks one."""
+"""The stage that usually gives each class of batch, for messages about a missing stage."""
+
+Runner = LocalRunner | DaskRunner
 
 
 @dataclass(frozen=True)
 class Plan:
     """Where each stage of a pipeline runs.
 
-    `head` and `tail` see the whole stream; `segment` sees the batches of one user at a time, so it
-    can run anywhere. A global stage within the segment moves to the front of the tail: it changes
-    nothing, and users come out whole.
+    A global stage between keyed stages moves to the front of the tail. This does not change its
+    results, and lets each user pass the whole segment at once.
+
+    Attributes:
+        source: Reads the events.
+        head: Stages in front of the first keyed stage; they see the whole stream.
+        segment: Keyed stages; they see one user at a time, so they can run anywhere.
+        tail: Stages after the segment; they see the whole stream.
     """
 
     source: Source
@@ -75,19 +85,24 @@ class Plan:
     @classmethod
     def from_stages(cls, stages: Sequence[Stage]) -> Plan:
         """Divide a validated pipeline."""
-        source, *others = stages
-        rest = [stage for stage in others if isinstance(stage, Transform)]
+        source = stages[0]
+        rest = [stage for stage in stages[1:] if isinstance(stage, Transform)]
         first = next((i for i, stage in enumerate(rest) if stage.scope == "keyed"), len(rest))
         ends = (i for i, stage in enumerate(rest) if i >= first and _ends_segment(stage))
         last = next(ends, len(rest))
         middle = rest[first:last]
-        watchers = tuple(stage for stage in middle if stage.scope != "keyed")
+        moved = tuple(stage for stage in middle if stage.scope != "keyed")
         segment = tuple(stage for stage in middle if stage.scope == "keyed")
-        assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-        return cls(source, tuple(rest[:first]), segment, (*watchers, *rest[last:]))
+        assert isinstance(source, Source)
+        return cls(source, tuple(rest[:first]), segment, (*moved, *rest[last:]))
 
     def make_segment(self, metrics: RunMetrics, *, saves: bool) -> Segment:
-        """Return the keyed stages as a value for the runner, with the population sample."""
+        """Return the keyed stages as a value for the runner, with the population sample.
+
+        Args:
+            metrics: Has the population sample, if the source has drawn one.
+            saves: Encode changed states, so that they can be saved.
+        """
         options = self.source.options
         return Segment(
             self.segment,
@@ -99,17 +114,22 @@ class Plan:
         )
 
     def make_tail(self, *, saves: bool) -> Segment:
-        """Return the stages that see the whole stream of what comes out of the segment."""
+        """Return the stages after the segment."""
         before = (*self.head, *self.segment)
         names = name_stages((*before, *self.tail))[len(before) :]
         return Segment(self.tail, names, unbounded=self.source.options.unbounded, saves=saves)
 
     def output_dir(self) -> Path | None:
-        """Return the folder that the pipeline writes into, which all machines share."""
+        """Return a folder that the pipeline writes into, which the machines of a cluster share."""
         return next(iter(find_output_folders(self.tail)), None)
 
     def make_encoder(self, first: Batch, spill_dir: SpillDir) -> Segment | None:
-        """Return what formats rows for the last sink, if no stage before it reads them."""
+        """Return the encoder of the last sink, if no stage in front of the sink reads the rows.
+
+        Args:
+            first: The first batch that leaves the segment.
+            spill_dir: Folder for formatted rows.
+        """
         if not self.tail or any(stage.needs.rows for stage in self.tail[:-1]):
             return None
         sink = self.tail[-1]
@@ -118,16 +138,16 @@ class Plan:
 
 
 def _ends_segment(stage: Transform) -> bool:
-    """Whether a stage cannot be within the part that sees one user at a time."""
+    """Return whether a stage, though not the first one, cannot be part of the segment."""
     return OutputRows in stage.takes or stage.scope == "barrier"
 
 
 class Pipeline:
-    """Stages in the order in which events pass them.
+    """A source, the stages after it, and the options that apply to all of them.
 
     Args:
-        stages: A source, then stages, then usually a sink.
-        options: What holds for all of them.
+        stages: The source and the stages, in order; usually the last one is a sink.
+        options: Options of the whole pipeline.
     """
 
     def __init__(self, stages: Sequence[Stage], options: PipelineOptions | None = None) -> None:
@@ -136,34 +156,36 @@ class Pipeline:
         self._validated = False
 
     def validate(self) -> None:
-        """Refuse what cannot work, before any log is opened.
+        """Check the stages, their order and all options, before any log is opened.
 
         Raises:
-            UsageError: The chain, an option, or a columns file is wrong; says what to type.
+            UsageError: The order, an option, or a feature list is wrong; says what to type.
         """
         if not self.stages:
             raise UsageError(
-                "The chain is empty. Begin with a source: `from-cloudtrail --input_glob=...`."
+                "The pipeline is empty. Start with a source: `from-cloudtrail --input_glob=...`."
             )
         self._check_source()
         self._check_links()
         self._check_engine()
-        settled = self._resolve_options()
-        self.options = settled[0].options
-        for stage in settled:
+        stages = self._resolve_options()
+        self.options = stages[0].options
+        for stage in stages:
             stage.validate()
-        _check_output_files(settled)
+        _check_output_files(stages)
+        if self.options.state is not None:
+            _warn_per_run(_expand(stages))
         self._validated = True
 
     def run(self, on_complete: Callable[[RunMetrics], None] | None = None) -> RunMetrics:
-        """Run the chain to its end.
+        """Run the pipeline to the end of its input.
 
         Args:
-            on_complete: Is given the summary once all events have passed, also where a sink then fails
-                with what it had left to do.
+            on_complete: Called with the metrics when all events have passed, even if a sink then
+                fails to finish its output.
 
         Raises:
-            MorpheusError: What the person at the prompt can act on.
+            MorpheusError: The input, an option or an output is at fault; says what to do.
         """
         if not self._validated:
             self.validate()
@@ -171,15 +193,16 @@ class Pipeline:
         stages = self._resolve_options()
         plan = Plan.from_stages(_expand(stages))
         metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))
-        begin = time.perf_counter()
+        start = time.perf_counter()
         path = self.options.status_file
         status = None if path is None else StatusFile.from_stages(path, stages)
         if status is not None:
             status.write(metrics, running=True)
         with self._open_store(plan) as store, self._open_runner(store) as runner:
-            # Closed at once, not when the garbage is collected: sinks then remove their drafts.
-            with closing(self._execute(plan, metrics, runner, store)) as batches:
-                for batch in batches:
+            with ExitStack() as resources:
+                tail = plan.make_tail(saves=store is not None).open(resources=resources)
+                opened = self._open_segment(plan, metrics, runner, store)
+                for batch in tail.run(resources.enter_context(opened), store):
                     metrics.add(batch)
                     if status is not None:
                         status.write(metrics, running=True)
@@ -188,32 +211,19 @@ class Pipeline:
                 store.commit()
         if status is not None:
             status.write(metrics, running=False)
-        metrics.seconds = time.perf_counter() - begin
+        metrics.seconds = time.perf_counter() - start
         if on_complete is not None:
             on_complete(metrics)
         _raise_first(failures)
         return metrics
 
     def links(self) -> list[tuple[str, str]]:
-        """The word of each stage, and the name of what it gives."""
-        names = [kind.__name__ for kind in self._record_types()]
+        """Return the word of each stage, and the name of the class of batches it gives."""
+        names = [kind.__name__ for kind in self._batch_types()]
         return list(zip((stage.name for stage in self.stages), names, strict=True))
 
-    def _execute(
-        self,
-        plan: Plan,
-        metrics: RunMetrics,
-        runner: LocalRunner | DaskRunner,
-        store: StateStore | None,
-    ) -> Generator[Batch, None, None]:
-        """Run the head, the segment and the tail."""
-        run = self._run_unbounded if plan.source.is_unbounded() else self._run_bounded
-        with ExitStack() as resources:
-            tail = plan.make_tail(saves=store is not None).open(resources=resources)
-            yield from run_chain(tail, run(plan, metrics, runner, store), store)
-
     @contextmanager
-    def _open_runner(self, store: StateStore | None) -> Iterator[LocalRunner | DaskRunner]:
+    def _open_runner(self, store: StateStore | None) -> Iterator[Runner]:
         options = self.options
         if options.engine.lower() == "dask":
             with Cluster(options.scheduler, options.num_threads) as cluster:
@@ -224,7 +234,7 @@ class Pipeline:
 
     @contextmanager
     def _open_store(self, plan: Plan) -> Iterator[StateStore | None]:
-        """Open the state file, if there is one; what a failed run has changed is dropped."""
+        """Open the state file, if there is one. The changes of a failed run are dropped."""
         if self.options.state is None:
             yield None
             return
@@ -234,33 +244,39 @@ class Pipeline:
         finally:
             store.close()
 
+    def _open_segment(
+        self, plan: Plan, metrics: RunMetrics, runner: Runner, store: StateStore | None
+    ) -> AbstractContextManager[Iterator[Batch]]:
+        """Read the input and run head and segment; gives the batches that leave the segment.
+
+        On exit, whatever reads the input is closed at once, also after an error.
+        """
+        run = self._run_unbounded if plan.source.is_unbounded() else self._run_bounded
+        return run(plan, metrics, runner, store)
+
+    @contextmanager
     def _run_unbounded(
-        self,
-        plan: Plan,
-        metrics: RunMetrics,
-        runner: LocalRunner | DaskRunner,
-        store: StateStore | None,
-    ) -> Iterator[Batch]:
+        self, plan: Plan, metrics: RunMetrics, runner: Runner, store: StateStore | None
+    ) -> Iterator[Iterator[Batch]]:
         training_input = _find_training_input(plan.segment)
         state = PartitionState.restore({})
         if store is not None:
             state = restore_source(store.load_stage(SOURCE))
         events = GracefulShutdown(plan.source.events(training_input, metrics, state))
-        stream = Segment.from_stages(plan.head, unbounded=True).open().run(iter(events))
-        # Once the first batch is there, the population has been sampled.
-        stream = chain(list(islice(stream, 1)), stream)
-        yield from runner.run(plan.make_segment(metrics, saves=store is not None), stream)
+        head = Segment.from_stages(plan.head, unbounded=True).open().run(iter(events))
+        # The source draws the population sample before it returns the first batch.
+        stream = chain(list(islice(head, 1)), head)
+        segment = plan.make_segment(metrics, saves=store is not None)
+        with closing(runner.run(segment, stream)) as batches:
+            yield batches
         metrics.interrupted = events.stopped
         if store is not None:
             save_source(store, state, list(state.row_offsets))
 
+    @contextmanager
     def _run_bounded(
-        self,
-        plan: Plan,
-        metrics: RunMetrics,
-        runner: LocalRunner | DaskRunner,
-        store: StateStore | None,
-    ) -> Iterator[Batch]:
+        self, plan: Plan, metrics: RunMetrics, runner: Runner, store: StateStore | None
+    ) -> Iterator[Iterator[Batch]]:
         training_input = _find_training_input(plan.segment)
         read = plan.source.partitions(training_input, metrics, runner.executor)
         shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
@@ -273,75 +289,80 @@ class Pipeline:
                 parts = [StreamPartition(Segment.from_stages(plan.head).open().run(events))]
             make_encoder = partial(plan.make_encoder, spill_dir=spill_dir)
             segment = plan.make_segment(metrics, saves=store is not None)
-            yield from runner.run_partitions(segment, parts, metrics, make_encoder)
+            run = runner.run_partitions(segment, parts, metrics, make_encoder)
+            with closing(run) as batches:
+                yield batches
 
     def _resolve_options(self) -> tuple[Stage, ...]:
+        """Return the stages with the options of the whole pipeline filled in."""
         source = self.stages[0]
-        assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-        settings = source.with_defaults(self.options)
-        labels = settings.labels
-        if settings.labels_file is not None:
-            labels = read_lines(settings.labels_file, option="--labels_file")
-        settled = replace(
-            settings,
+        assert isinstance(source, Source)
+        options = source.with_defaults(self.options)
+        labels = options.labels
+        if options.labels_file is not None:
+            labels = read_lines(options.labels_file, option="--labels_file")
+        options = replace(
+            options,
             labels=labels,
             unbounded=source.is_unbounded(),
             source=source.name,
         )
-        # What stages need may depend on the options, so they get them first.
-        stages = [replace(stage, options=settled) for stage in self.stages]
-        settled = replace(
-            settled,
-            needs_population=any(needs.population for needs in _list_requirements(stages)),
-            keeps_dropped_stats=any(needs.dropped_stats for needs in _list_requirements(stages)),
+        # What a stage needs can depend on the options, so the stages get them first.
+        needs = _list_requirements([replace(stage, options=options) for stage in self.stages])
+        options = replace(
+            options,
+            needs_population=any(each.population for each in needs),
+            keeps_dropped_stats=any(each.dropped_stats for each in needs),
         )
-        if settled.engine.lower() == "dask":
-            stages = [make_paths_absolute(stage) for stage in stages]
-        return tuple(replace(stage, options=settled) for stage in stages)
+        stages = self.stages
+        if options.engine.lower() == "dask":
+            stages = tuple(make_paths_absolute(stage) for stage in stages)
+        return tuple(replace(stage, options=options) for stage in stages)
 
     def _check_source(self) -> None:
-        places = [i for i, stage in enumerate(self.stages) if isinstance(stage, Source)]
+        positions = [i for i, stage in enumerate(self.stages) if isinstance(stage, Source)]
         first = self.stages[0].name
-        if not places:
+        if not positions:
             raise UsageError(
-                f"The chain begins with `{first}`, which reads no logs. Put a source such as "
-                "`from-cloudtrail --input_glob=...` in front of it."
+                f"The pipeline starts with `{first}`, which does not read logs. Put a source such "
+                "as `from-cloudtrail --input_glob=...` in front of it."
             )
-        if len(places) > 1:
-            names = " and ".join(f"`{self.stages[i].name}`" for i in places)
-            raise UsageError(f"The chain has more than one source: {names}. Keep the first.")
-        if places[0] != 0:
+        if len(positions) > 1:
+            names = " and ".join(f"`{self.stages[i].name}`" for i in positions)
+            raise UsageError(f"The pipeline has more than one source: {names}. Keep the first.")
+        if positions[0] != 0:
             raise UsageError(
-                f"Stage 1 `{first}` stands before the source `{self.stages[places[0]].name}`. "
+                f"Stage 1 `{first}` is in front of the source `{self.stages[positions[0]].name}`. "
                 "Put the source first."
             )
 
     def _check_engine(self) -> None:
-        settings = self.options
-        if settings.engine.lower() == "dask":
+        options = self.options
+        if options.engine.lower() == "dask":
             self._check_bounded()
-            check_scheduler(settings.scheduler)
-        elif settings.scheduler is not None:
+            check_scheduler(options.scheduler)
+        elif options.scheduler is not None:
             raise UsageError(
-                "--scheduler: only a cluster has one. Give `morpheus run --engine=dask "
-                f"--scheduler={settings.scheduler} ...`, or leave it out."
+                "--scheduler: needs --engine=dask. Type `morpheus run --engine=dask "
+                f"--scheduler={options.scheduler} ...`, or leave --scheduler out."
             )
 
     def _check_bounded(self) -> None:
         source = self.stages[0]
         if isinstance(source, Source) and source.is_unbounded():
             raise UsageError(
-                "--engine dask: this input never ends, and a cluster takes what is there. Leave "
-                "--engine out, or --watch_directory."
+                "--engine=dask: the input has no end, and a cluster needs all input at the start. "
+                "Leave out --engine or --watch_directory."
             )
 
     def _check_links(self) -> None:
-        kinds = self._record_types()
+        kinds = self._batch_types()
         for i, stage in enumerate(self.stages[1:], start=1):
             if not issubclass(kinds[i - 1], stage.takes):
                 raise UsageError(_mismatch_message(i, self.stages[i - 1], kinds[i - 1], stage))
 
-    def _record_types(self) -> list[type]:
+    def _batch_types(self) -> list[type]:
+        """Return the class of the batches that each stage gives."""
         kinds: list[type] = []
         for stage in self.stages:
             kinds.append(stage.gives or kinds[-1])
@@ -349,11 +370,11 @@ class Pipeline:
 
 
 def _check_output_files(stages: Sequence[Stage]) -> None:
-    """Refuse to write a file twice, or into the place of a log."""
+    """Reject an output file that is an input file, or that two stages write."""
     source, *rest = stages
-    assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
-    history = _find_training_input(rest)
-    written: dict[Path, Stage] = {}
+    assert isinstance(source, Source)
+    training_input = _find_training_input(rest)
+    writers: dict[Path, Stage] = {}
     files = [
         (stage, path)
         for stage in rest
@@ -361,24 +382,23 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
         for path in stage.outputs().files
     ]
     for stage, path in files:
-        if source.overlaps_input(path, history):
+        if source.overlaps_input(path, training_input):
             raise UsageError(
-                f"{stage.name}: `{path}` is one of the logs that are read, and would be replaced. "
-                "Give another --filename, or a glob that leaves it out."
+                f"{stage.name}: `{path}` is one of the input logs, and would be replaced. Give "
+                "another --filename, or a glob that does not match it."
             )
-        other = written.setdefault(path.resolve(), stage)
+        other = writers.setdefault(path.resolve(), stage)
         if other is not stage:
             raise UsageError(
-                f"{stage.name}: `{path}` is written by `{other.name}` already. Give another "
+                f"{stage.name}: `{path}` is also written by `{other.name}`. Give another "
                 "--filename."
             )
 
 
 def _find_training_input(stages: Sequence[Stage]) -> str | None:
-    """The files that are learnt from, if any."""
-    return next(
-        (glob for needs in _list_requirements(stages) if (glob := needs.training_input)), None
-    )
+    """Return the glob of the training files, if there is one."""
+    globs = (needs.training_input for needs in _list_requirements(stages))
+    return next((glob for glob in globs if glob), None)
 
 
 def _list_requirements(stages: Sequence[Stage]) -> list[Requirements]:
@@ -386,13 +406,20 @@ def _list_requirements(stages: Sequence[Stage]) -> list[Requirements]:
 
 
 def _expand(stages: Sequence[Stage]) -> list[Stage]:
-    """Replace words that stand for several stages."""
+    """Replace each word that stands for several stages by these stages."""
     parts = [stage.expand() if isinstance(stage, Expands) else (stage,) for stage in stages]
     return [part for expanded in parts for part in expanded]
 
 
+def _warn_per_run(stages: Sequence[Stage]) -> None:
+    """Warn about stages whose results depend on how the input is divided into runs."""
+    for stage in stages:
+        if isinstance(stage, Transform) and stage.needs.per_run:
+            logger.warning("--state: `%s` works per run: %s", stage.name, stage.needs.per_run)
+
+
 def _describe_state(plan: Plan) -> dict[str, object]:
-    """Return the options that shape states: a state file of others is rejected."""
+    """Return the options that determine what states mean; see `SqliteStateStore`."""
     options = plan.source.options
     return {
         "source": plan.source.name,
@@ -403,7 +430,7 @@ def _describe_state(plan: Plan) -> dict[str, object]:
 
 
 def _commit_all(stages: Sequence[Stage], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:
-    """Let every stage do what it has left; gives why some could not."""
+    """Let every stage finish its output, and yield the errors of those that fail."""
     for stage in stages:
         if not isinstance(stage, WritesOutputs):
             continue
@@ -414,20 +441,21 @@ def _commit_all(stages: Sequence[Stage], metrics: RunMetrics) -> Iterator[Morphe
 
 
 def _raise_first(failures: Sequence[MorpheusError | OSError]) -> None:
-    """Raise the first failure; the others are logged."""
-    for other in failures[1:]:
-        logger.error("%s", other)
+    """Raise the first failure, and log the others."""
+    for failure in failures[1:]:
+        logger.error("%s", failure)
     if failures:
         raise failures[0]
 
 
-def _mismatch_message(position: int, before: Stage, given_type: type, stage: Stage) -> str:
-    wanted = [kind.__name__ for kind in stage.takes]
+def _mismatch_message(position: int, previous: Stage, given: type, stage: Stage) -> str:
+    """Return the error for a stage that cannot take what the previous stage gives."""
+    taken = [kind.__name__ for kind in stage.takes]
     order = list(DEFAULT_PRODUCER)
-    said = (
-        f"Stage {position + 1} `{stage.name}` takes {' or '.join(wanted)}, but stage {position} "
-        f"`{before.name}` gives {given_type.__name__}. "
+    problem = (
+        f"Stage {position + 1} `{stage.name}` takes {' or '.join(taken)}, but stage {position} "
+        f"`{previous.name}` gives {given.__name__}. "
     )
-    if order.index(given_type.__name__) > order.index(wanted[0]):
-        return said + f"Put `{stage.name}` before `{before.name}`, or leave it out."
-    return said + f"Put {DEFAULT_PRODUCER[wanted[0]]} between them."
+    if order.index(given.__name__) > order.index(taken[0]):
+        return problem + f"Put `{stage.name}` before `{previous.name}`, or leave it out."
+    return problem + f"Put {DEFAULT_PRODUCER[taken[0]]} between them."

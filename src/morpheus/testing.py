@@ -1,4 +1,4 @@
-"""Builders for tests, of ours and of plugin authors, and the laws that every stage obeys."""
+"""For tests of stages, also of plugins: builders of batches, and the laws of stages."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from morpheus.runtime.chain import Segment
 BatchT = TypeVar("BatchT", bound=Batch)
 
 DAY = datetime(2021, 10, 9, tzinfo=UTC)
-"""The day on which built events happen."""
+"""Day of the built events."""
 
 
 def make_events(seconds: Sequence[float], **columns: Sequence[object]) -> pl.DataFrame:
-    """Events at those seconds of `DAY`, with the columns that every event has, and more.
+    """Build events with the columns that every event has.
+
+    Args:
+        seconds: Time of each event, in seconds after the start of `DAY`.
+        columns: Additional columns.
 
     >>> make_events([0, 90], eventName=["GetUser", None]).rows()[1]
     (1, 1, None, datetime.datetime(2021, 10, 9, 0, 1, 30, tzinfo=zoneinfo.ZoneInfo(key='UTC')))
     """
     start = int(DAY.timestamp() * 1e6)
-    times = np.array([start + round(each * 1e6) for each in seconds], dtype=np.int64)
+    times = np.array([start + round(second * 1e6) for second in seconds], dtype=np.int64)
     return pl.DataFrame(
         {
             ROW: np.arange(len(times)),
@@ -44,7 +48,12 @@ def make_events(seconds: Sequence[float], **columns: Sequence[object]) -> pl.Dat
 def make_losses(
     frame: pl.DataFrame, rows: Sequence[Sequence[float]] | None = None, *, user: str | None = "ann"
 ) -> Losses:
-    """Events with the losses of their columns; NaN where there are none, as without a fingerprint.
+    """Build events with losses.
+
+    Args:
+        frame: The events.
+        rows: Losses of the columns, for each event. None for NaN, as without a fingerprint.
+        user: The user.
 
     >>> make_losses(make_events([0, 1]), [[1.0, 3.0], [0.5, 0.5]]).losses.shape
     (2, 2)
@@ -62,7 +71,13 @@ def make_losses(
 def make_scored(
     frame: pl.DataFrame, scores: Sequence[float] | None = None, *, user: str | None = "ann"
 ) -> Scored:
-    """Events with their scores; all of them 1 by default."""
+    """Build events with scores.
+
+    Args:
+        frame: The events.
+        scores: Score of each event; 1 by default.
+        user: The user.
+    """
     values = np.array([1.0] * frame.height if scores is None else scores, dtype=np.float64)
     return Scored(
         user=user,
@@ -73,21 +88,21 @@ def make_scored(
 
 
 def make_output_rows(frame: pl.DataFrame, *, user: str | None = "ann") -> OutputRows:
-    """Events as a sink takes them."""
+    """Build events as sinks get them."""
     return OutputRows(user=user, frame=frame)
 
 
 def split_frame(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
-    """Cut a frame into consecutive frames of those heights, the last taking what is left.
+    """Split a frame into consecutive frames of these heights, and one with the remaining rows.
 
     >>> [part.height for part in split_frame(make_events(range(7)), [2, 0, 3])]
     [2, 0, 3, 2]
     """
-    at = 0
+    start = 0
     for size in sizes:
-        yield frame[at : at + size]
-        at += size
-    yield frame[at:]
+        yield frame[start : start + size]
+        start += size
+    yield frame[start:]
 
 
 def run_stage(
@@ -97,13 +112,13 @@ def run_stage(
     unbounded: bool = False,
     population: pl.DataFrame | None = None,
 ) -> list[Batch]:
-    """Run a stage on batches as the runtime does, each with its user's state.
+    """Run a stage on batches as the runtime does, each with the state of its user.
 
     Args:
         stage: The stage, with its options.
         batches: The batches, in the order in which they arrive.
-        unbounded: Users may come again, so states are kept until the end.
-        population: A sample of all users' histories, for stages that need one.
+        unbounded: A user's batches can arrive at any time, so states are kept until the end.
+        population: Sample of all users' histories, for stages that need one.
 
     >>> from morpheus.stages.add_class import AddClass
     >>> [out] = run_stage(AddClass(), [make_scored(make_events([0, 1]), [0.0, 1.0])])
@@ -119,28 +134,28 @@ def run_stage(
 def check_stage(stage: Transform, batch: Batch) -> None:
     """Check a stage against the laws that every stage obeys.
 
-    - It takes and gives the classes it declares, and does not change the batch it is given.
-    - It loses no event that it does not count in `filtered`.
-    - Users do not affect each other: a user's rows are the same when another user's batches come
+    - It takes and gives the classes that it declares, and does not change its input.
+    - It counts each dropped event in `filtered`.
+    - Users do not affect each other: a user's rows are the same when batches of another user come
       in between.
-    - Cutting does not matter: however events are cut into batches, the same rows come out; so they
-      do when the state is encoded and decoded between two batches, as between two runs.
+    - Cutting does not matter: for any division into batches the rows are the same, also if the
+      state is encoded and decoded between two batches, as between two runs.
 
     Args:
         stage: The stage, validated and with its options.
-        batch: All events of one user; at least three, so that they can be cut.
+        batch: All events of one user, at least three.
 
     Raises:
-        AssertionError: Says which law is broken.
+        AssertionError: The stage breaks a law; the message says which.
 
     >>> from morpheus.stages.add_class import AddClass
     >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
     before, gives = batch.frame.clone(), stage.gives or type(batch)
-    out = run_stage(stage, [batch])
-    whole, filtered = _concat_frames(out), sum(each.filtered for each in out)
+    outputs = run_stage(stage, [batch])
+    whole, filtered = _concat_frames(outputs), sum(each.filtered for each in outputs)
     _require(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
-    _require(all(isinstance(each, gives) for each in out), f"gives {gives.__name__}")
+    _require(all(isinstance(each, gives) for each in outputs), f"gives {gives.__name__}")
     _require(whole.height + filtered == batch.frame.height, "loses no event that it does not count")
     _require(batch.frame.equals(before), "does not change the batch it is given")
     _require(_concat_frames(run_stage(stage, [batch])).equals(whole), "gives the same again")
@@ -153,33 +168,32 @@ def check_stage(stage: Transform, batch: Batch) -> None:
 
 
 def _check_users_apart(stage: Transform, parts: Sequence[Batch], whole: pl.DataFrame) -> None:
-    """Interleave the batches of two users."""
+    """Check that interleaved batches of two users give the same rows as each user alone."""
     if stage.scope != "keyed":
         return
-    others = [replace(part, user="another user") for part in parts]
-    mixed = [batch for pair in zip(others, parts, strict=True) for batch in pair]
-    out = run_stage(stage, mixed, unbounded=True)
-    for user, alone in ((parts[0].user, whole), (others[0].user, None)):
-        rows = _concat_frames([each for each in out if each.user == user])
-        if alone is None:
-            alone = _concat_frames(run_stage(stage, others))
-        _require(rows.equals(alone), "keeps users apart")
+    other = [replace(part, user="another user") for part in parts]
+    mixed = [batch for pair in zip(other, parts, strict=True) for batch in pair]
+    outputs = run_stage(stage, mixed, unbounded=True)
+    expected = {parts[0].user: whole, "another user": _concat_frames(run_stage(stage, other))}
+    for user, rows in expected.items():
+        mine = _concat_frames([batch for batch in outputs if batch.user == user])
+        _require(mine.equals(rows), "keeps users apart")
 
 
 def _check_restart(stage: Transform, parts: Sequence[Batch], whole: pl.DataFrame) -> None:
-    """Run each batch in a run of its own, with the states that the run before has saved."""
+    """Check that runs of one batch each, with saved states, give the same rows as one run."""
     if stage.scope != "keyed" or stage.needs.per_run:
         return
     segment = replace(Segment.from_stages([stage]), saves=True)
     saved: dict[StateKey, bytes] = {}
-    out: list[Batch] = []
+    outputs: list[Batch] = []
     for part in parts:
         opened = segment.open(saved)
-        out += opened.run([part])
+        outputs += opened.run([part])
         for key, data in opened.changed.items():
             _require(len(data) <= _max_bytes(stage), "has a state of bounded size")
             saved[key] = data
-    _require(_concat_frames(out).equals(whole), "continues from a saved state")
+    _require(_concat_frames(outputs).equals(whole), "continues from a saved state")
 
 
 def _max_bytes(stage: Transform) -> int:
@@ -188,16 +202,16 @@ def _max_bytes(stage: Transform) -> int:
 
 
 def split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
-    """Cut a batch into consecutive batches of those sizes, the last taking what is left."""
-    at = 0
+    """Split a batch into consecutive batches of these sizes, and one with the remaining events."""
+    start = 0
     for frame in split_frame(batch.frame, sizes):
-        rows = slice(at, at + frame.height)
+        rows = slice(start, start + frame.height)
         codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[rows])
         part = replace(batch, frame=frame, encoded=codes)
         if isinstance(part, Losses | Scored):
             part = replace(part, losses=part.losses[rows])
         yield part
-        at += frame.height
+        start += frame.height
 
 
 def _concat_frames(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
@@ -205,6 +219,6 @@ def _concat_frames(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
     return pl.concat([frame for frame in frames if frame.height] or frames[:1])
 
 
-def _require(holds: bool, law: str) -> None:  # noqa: FBT001 - what is claimed, as of `assert`
+def _require(holds: bool, law: str) -> None:
     if not holds:
         raise AssertionError(f"A stage {law}; this one does not.")

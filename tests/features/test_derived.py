@@ -50,29 +50,29 @@ def frame(rows):
     return pl.DataFrame(cells, schema=schema).with_columns(times.dt.cast_time_unit("us"))
 
 
-def before_that_day(rows, at):
+def events_of_the_day(rows, at):
     """The events of the same user and day up to a row, that row included."""
-    mine = [row for row in rows[: at + 1] if row[USER] == rows[at][USER]]
-    return [row for row in mine if row[TIME].date() == rows[at][TIME].date()]
+    own = [row for row in rows[: at + 1] if row[USER] == rows[at][USER]]
+    return [row for row in own if row[TIME].date() == rows[at][TIME].date()]
 
 
 @settings(deadline=None)
 @given(EVENTS)
-def test_counts_within_the_day_are_those_of_a_plain_loop(events):
+def test_daily_counts_equal_those_of_a_plain_loop(events):
     rows = frame(events).to_dicts()
-    passed = [before_that_day(rows, at) for at in range(len(rows))]
-    places = [{f"{row['city'] or 'nan'}, {row['country'] or 'nan'}" for row in p} for p in passed]
-    cities = [{row["city"] for row in past} - {None} for past in passed]
+    earlier = [events_of_the_day(rows, at) for at in range(len(rows))]
+    places = [{f"{row['city'] or 'nan'}, {row['country'] or 'nan'}" for row in p} for p in earlier]
+    cities = [{row["city"] for row in day_rows} - {None} for day_rows in earlier]
     count = log_count().compute(frame(events))
     place = distinct_count_today("city", "country", joined=True).compute(frame(events))
     city = distinct_count_today("city").compute(frame(events))
-    assert count.to_list() == [len(past) - 1 for past in passed]
+    assert count.to_list() == [len(day_rows) - 1 for day_rows in earlier]
     assert place.to_list() == list(map(len, places))
     assert city.to_list() == list(map(len, cities))
     assert {count.dtype, place.dtype, city.dtype} == {pl.Int64}
 
 
-def test_a_value_is_new_the_first_time_and_when_it_was_forgotten():
+def test_value_is_new_the_first_time_and_after_its_time_to_live():
     young, month = NOVELTY_WARMUP // timedelta(hours=1), 24 * 30
     forgotten = NOVELTY_TTL // timedelta(hours=1)
     hours = [0, 1, young + 1, young + 2, month, month + forgotten, month + forgotten + 1]
@@ -82,28 +82,28 @@ def test_a_value_is_new_the_first_time_and_when_it_was_forgotten():
     assert new.to_list() == ["False", "False", "True", "False", None, "True", "True"]
 
 
-def test_what_is_usual_for_one_user_is_new_to_another():
+def test_known_value_of_one_user_is_new_for_another():
     later = NOVELTY_WARMUP // timedelta(hours=1) + 1
     events = [(0, "ann", "x", None), (0, "bob", "y", None), (later, "bob", "x", None)]
     assert is_new_value("city").compute(frame(events)).to_list()[-1] == "True"
 
 
-def test_hours_have_names_so_that_they_are_no_quantity():
+def test_hours_are_text_and_not_numbers():
     events = frame([(0, "ann", None, None), (5, "ann", None, None)])
     assert hour_of_week().compute(events).to_list() == ["Fri 20", "Sat 01"]
     assert hour_kind().compute(events).to_list() == ["weekday 20", "weekend 01"]
 
 
-def test_a_value_is_judged_once_however_often_it_comes():
-    asked = []
+def test_function_is_called_once_per_distinct_value():
+    calls = []
 
-    def loud(city):
-        asked.append(city)
+    def upper(city):
+        calls.append(city)
         return city and city.upper()
 
     events = frame([(n, "ann", city, None) for n, city in enumerate(["x", None, "x", "y"])])
-    assert map_values(loud, "city").compute(events).to_list() == ["X", None, "X", "Y"]
-    assert asked == ["x", None, "y"]
+    assert map_values(upper, "city").compute(events).to_list() == ["X", None, "X", "Y"]
+    assert calls == ["x", None, "y"]
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_value_is_judged_once_however_often_it_comes():
         (ACTION_CLASSIFIER, "ModifyInstanceAttribute", "change"),
     ],
 )
-def test_values_have_their_family(told, value, family):
-    assert told(value) == family
+def test_value_has_its_class(classify, value, label):
+    assert classify(value) == label
 
 
 @pytest.mark.parametrize(
@@ -165,5 +165,5 @@ def test_values_have_their_family(told, value, family):
         (None, None, None),
     ],
 )
-def test_duo_failures_have_their_class(result, reason, family):
-    assert classify_duo_error(result, reason) == family
+def test_duo_failure_has_its_class(result, reason, label):
+    assert classify_duo_error(result, reason) == label

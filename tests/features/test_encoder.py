@@ -30,11 +30,11 @@ def codes_of(column, values):
     return column.encode(dictionary.codes[0], dictionary.value_codes("c")).tolist()
 
 
-words = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)
+values_strategy = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)
 
 
-@given(words)
-def test_every_word_seen_twice_has_a_code_of_its_own_and_all_others_are_unseen(values):
+@given(values_strategy)
+def test_value_seen_twice_has_a_code_and_others_are_unknown(values):
     column = Category.fit("c", pl.Series(values, dtype=pl.String))
     for value, code in zip(values, codes_of(column, values), strict=True):
         if value is None:
@@ -45,19 +45,19 @@ def test_every_word_seen_twice_has_a_code_of_its_own_and_all_others_are_unseen(v
             assert code == UNKNOWN
 
 
-@given(words)
+@given(values_strategy)
 def test_codes_do_not_depend_on_the_order_of_the_history(values):
     series = pl.Series(values, dtype=pl.String)
     assert Category.fit("c", series) == Category.fit("c", series.reverse())
 
 
-def test_an_empty_text_is_a_word_and_no_missing_value():
+def test_empty_text_is_not_a_missing_value():
     column = Category.fit("c", pl.Series(["", "", "a", "a", None]))
     assert codes_of(column, ["", None]) == [2, MISSING]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
-def test_distinct_rows_give_back_every_row(rows):
+def test_distinct_rows_restore_every_row(rows):
     codes = np.array(rows, dtype=np.int32)
     numbers = codes[:, :1].astype(np.float32) / 3
     found = deduplicate_rows(codes, numbers)
@@ -67,14 +67,14 @@ def test_distinct_rows_give_back_every_row(rows):
     assert found.counts.sum() == len(rows)
 
 
-def test_distinct_rows_come_in_the_same_order_whatever_the_order_of_events():
+def test_order_of_distinct_rows_does_not_depend_on_the_order_of_events():
     codes = np.arange(40, dtype=np.int32).reshape(20, 2) % 7
     none = np.zeros((20, 0), dtype=np.float32)
     forward, backward = deduplicate_rows(codes, none), deduplicate_rows(codes[::-1].copy(), none)
     assert np.array_equal(forward.codes, backward.codes)
 
 
-def test_text_is_a_number_only_when_it_is_many_plain_quantities():
+def test_text_column_is_numeric_only_with_many_plain_numbers():
     assert is_number(pl.Series([str(n) for n in range(100)]))
     assert not is_number(pl.Series(["1", "2"] * 50)), "two values are words"
     assert not is_number(pl.Series([f"{n:012}" for n in range(100)])), "leading zeros"
@@ -89,7 +89,7 @@ def test_numbers_are_scaled_by_the_history(scaler, expected):
     assert column.scale(pl.Series([0, 2, 4])).tolist() == pytest.approx(expected)
 
 
-def test_gauss_rank_maps_the_median_to_zero_and_goes_no_further_than_the_history():
+def test_gauss_rank_maps_the_median_to_zero_and_is_bounded():
     column = Number.fit("n", pl.Series(list(range(101))), "gauss_rank")
     low, middle, high = column.scale(pl.Series([-5, 50, 10_000])).tolist()
     assert middle == pytest.approx(0)
@@ -97,19 +97,19 @@ def test_gauss_rank_maps_the_median_to_zero_and_goes_no_further_than_the_history
     assert high == pytest.approx(5.199, abs=0.001)
 
 
-def test_a_missing_number_is_a_code_of_its_own_and_no_value():
+def test_missing_number_has_its_own_code_and_no_value():
     column = Number.fit("n", pl.Series([1, 2, 3, None]), "standard")
     values = pl.Series(["2", None, "x", "inf"])
     assert column.encode(values).tolist() == [FIRST_CODE, MISSING, UNKNOWN, UNKNOWN]
     assert column.scale(values).tolist() == [0, 0, 0, 0]
 
 
-def test_a_constant_number_has_spread_one():
+def test_constant_number_column_has_standard_deviation_one():
     column = Number.fit("n", pl.Series([7.0, 7.0]), "standard")
     assert column.scale(pl.Series([8.0])).tolist() == [1.0]
 
 
-def test_a_column_that_an_event_frame_lacks_is_missing_in_every_event():
+def test_absent_column_is_missing_in_every_event():
     frame = pl.DataFrame({"a": ["x", "x"], "b": ["y", "y"]})
     encoder = Encoder.fit(frame, ["a", "b"])
     rows = encoder.encode(frame.drop("b"))
@@ -117,92 +117,92 @@ def test_a_column_that_an_event_frame_lacks_is_missing_in_every_event():
 
 
 @pytest.mark.parametrize("marks", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
-def test_rows_with_equal_sums_stay_apart_where_they_differ(marks):
-    cells = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
-    dictionary = DictionaryEncoder(cells, cells.columns)
-    dictionary.__dict__["row_hashes"] = np.array(marks, dtype=np.uint64)
-    found = EncodedSlice(cells, dictionary).deduplicate()
-    assert cells[found.first_index][found.inverse].equals(cells)
+def test_different_rows_with_equal_hashes_stay_apart(hashes):
+    rows_strategy = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
+    dictionary = DictionaryEncoder(rows_strategy, rows_strategy.columns)
+    dictionary.__dict__["row_hashes"] = np.array(hashes, dtype=np.uint64)
+    found = EncodedSlice(rows_strategy, dictionary).deduplicate()
+    assert rows_strategy[found.first_index][found.inverse].equals(rows_strategy)
 
 
-cells = st.lists(
+rows_strategy = st.lists(
     st.tuples(st.sampled_from(["x", "y", "", None]), st.sampled_from(["1.5", "n", None])),
     min_size=1,
     max_size=30,
 )
 
 
-@given(cells, cells, st.data())
-def test_an_excerpt_of_a_larger_table_is_encoded_as_if_it_were_alone(history, rows, data):
+@given(rows_strategy, rows_strategy, st.data())
+def test_slice_of_a_table_is_encoded_as_if_it_were_alone(history, rows, data):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
     past = pl.DataFrame(history, schema=frame.schema, orient="row")
     scale = Number("n", (0.0, 1.0), (0.0, 1.0))
     encoder = Encoder((Category.fit("a", past["a"]), Category.fit("n", past["n"]), scale))
     start = data.draw(st.integers(0, frame.height))
-    some = frame.slice(start, data.draw(st.integers(0, frame.height - start)))
-    alone = encoder.encode(some)
-    within = encoder.encode(
-        some, EncodedSlice(some, DictionaryEncoder(frame, frame.columns), start)
+    part = frame.slice(start, data.draw(st.integers(0, frame.height - start)))
+    alone = encoder.encode(part)
+    in_table = encoder.encode(
+        part, EncodedSlice(part, DictionaryEncoder(frame, frame.columns), start)
     )
     for name in ("codes", "numbers", "inverse"):
-        assert np.array_equal(getattr(alone, name), getattr(within, name)), name
+        assert np.array_equal(getattr(alone, name), getattr(in_table, name)), name
 
 
-@given(cells)
-def test_codes_say_the_same_of_few_rows_and_of_many(rows):
+@given(rows_strategy)
+def test_codes_of_few_and_of_many_rows_restore_the_same_values(rows):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
-    few = DictionaryEncoder(frame, frame.columns)
-    many = DictionaryEncoder(
+    small = DictionaryEncoder(frame, frame.columns)
+    large = DictionaryEncoder(
         pl.concat([frame] * (MAX_PYTHON_ROWS // frame.height + 1)), frame.columns
     )
-    assert few.column_positions == many.column_positions
-    for name, place in few.column_positions.items():
-        for dictionary in (few, many):
+    assert small.column_positions == large.column_positions
+    for name, position in small.column_positions.items():
+        for dictionary in (small, large):
             texts = {code: word for word, code in dictionary.value_codes(name).items()} | {-1: None}
-            read = [texts[code] for code in dictionary.codes[place][: frame.height].tolist()]
-            assert read == frame[name].to_list()
-        assert len(few.value_codes(name)) == len(many.value_codes(name))
+            restored = [texts[code] for code in dictionary.codes[position][: frame.height].tolist()]
+            assert restored == frame[name].to_list()
+        assert len(small.value_codes(name)) == len(large.value_codes(name))
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a",)])
-def test_an_excerpt_of_other_rows_or_of_fewer_columns_is_not_believed(names):
+def test_slice_of_other_rows_or_fewer_columns_is_not_used(names):
     frame = pl.DataFrame({"a": ["x", "y", "y"], "b": ["u", "u", "v"]})
     encoder = Encoder.fit(pl.concat([frame, frame]), ["a", "b"])
     others = frame if names == ("a",) else frame.reverse()
-    excerpt = EncodedSlice(others, DictionaryEncoder(others, names))
-    right, found = encoder.encode(frame), encoder.encode(frame, excerpt)
+    encoded_slice = EncodedSlice(others, DictionaryEncoder(others, names))
+    right, found = encoder.encode(frame), encoder.encode(frame, encoded_slice)
     assert np.array_equal(found.codes[found.inverse], right.codes[right.inverse])
 
 
-def test_an_excerpt_stays_in_its_process():
+def test_slice_is_not_sent_to_other_processes():
     frame = pl.DataFrame({"a": ["x"]})
     batch = Events(user="ann", frame=frame, dict_codes=EncodedSlice.from_frame(frame, ["a"]))
-    travelled = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
-    assert travelled.dict_codes is None
-    assert travelled.frame.equals(frame)
+    unpickled = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
+    assert unpickled.dict_codes is None
+    assert unpickled.frame.equals(frame)
 
 
-def test_encoding_once_is_encoding_each():
+def test_encoding_together_equals_encoding_one_by_one():
     frame = pl.DataFrame({"a": [*"xyxyxxz"], "n": [f"{n % 3}.5" for n in range(7)], "c": ["w"] * 7})
     encoder = Encoder.fit(frame, ["a", "n", "c"])
-    together = encoder.encode(frame)
+    encoded = encoder.encode(frame)
     for at in range(frame.height):
         alone = encoder.encode(frame[at : at + 1])
-        assert alone.codes[0].tolist() == together.codes[together.inverse[at]].tolist()
+        assert alone.codes[0].tolist() == encoded.codes[encoded.inverse[at]].tolist()
 
 
-def test_a_column_without_a_value_is_as_one_that_is_not_there():
+def test_column_without_values_equals_an_absent_column():
     history = pl.DataFrame(
         {"verb": ["get", "get", "put", "put"], "of": ["a", "a", None, None], "size": [1, 2, 3, 4]}
     )
     fitted = Encoder.fit(history, history.columns)
-    told = Category.fit("of", history["of"], missing="nothing")
-    encoder = Encoder((fitted.columns[0], told, fitted.columns[2]))
+    with_missing = Category.fit("of", history["of"], missing="nothing")
+    encoder = Encoder((fitted.columns[0], with_missing, fitted.columns[2]))
     events = history.select("verb").with_columns(of=pl.lit(None, pl.String), size=pl.lit(None))
     empty, absent = encoder.encode(events), encoder.encode(events.select("verb"))
     assert np.array_equal(empty.codes, absent.codes)
     assert np.array_equal(empty.inverse, absent.inverse)
     assert not empty.numbers.any()
-    word = FIRST_CODE + told.vocabulary.index("nothing")
-    assert [told.missing_code, fitted.columns[2].missing_code] == [word, MISSING]
+    word = FIRST_CODE + with_missing.vocabulary.index("nothing")
+    assert [with_missing.missing_code, fitted.columns[2].missing_code] == [word, MISSING]
     assert set(empty.codes[:, 1].tolist()) == {word}

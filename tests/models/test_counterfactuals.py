@@ -17,51 +17,58 @@ def ann():
     return fingerprint()
 
 
-def change(ann, limit=None, **odd):
+def change(ann, limit=None, **unusual):
     """What would have made one event ordinary, and the event as it would have been."""
-    rows = ann.encoder.encode(pl.DataFrame([USUAL | odd]).select(COLUMNS))
+    rows = ann.encoder.encode(pl.DataFrame([USUAL | unusual]).select(COLUMNS))
     limit = float(np.quantile(ann.calibration.risks, 0.99)) if limit is None else limit
-    [found] = find_counterfactuals(ann, rows, limit)
-    values = {each.column: each.value for each in found.columns}
-    mended = ann.encoder.encode(pl.DataFrame([USUAL | odd | values]).select(COLUMNS))
-    return found, values, float(ColumnAttribution.from_fingerprint(ann, mended).event_anomaly[0])
+    [counterfactual] = find_counterfactuals(ann, rows, limit)
+    values = {replaced.column: replaced.value for replaced in counterfactual.columns}
+    changed_rows = ann.encoder.encode(pl.DataFrame([USUAL | unusual | values]).select(COLUMNS))
+    return (
+        counterfactual,
+        values,
+        float(ColumnAttribution.from_fingerprint(ann, changed_rows).event_anomaly[0]),
+    )
 
 
-def test_an_ordinary_event_needs_no_change(ann):
-    found, values, _ = change(ann)
+def test_normal_event_needs_no_change(ann):
+    counterfactual, values, _ = change(ann)
     assert values == {}
-    assert found.before == found.after <= found.limit
+    assert counterfactual.before == counterfactual.after <= counterfactual.limit
 
 
-def test_a_strange_value_becomes_the_likeliest_beside_the_others(ann):
-    found, values, surprise = change(ann, agent="kali")
+def test_anomalous_value_becomes_the_most_likely_one(ann):
+    counterfactual, values, surprise = change(ann, agent="kali")
     assert values == {"agent": "web"}
-    assert found.after == pytest.approx(surprise, abs=1e-3)
-    assert found.after <= found.limit < found.before
+    assert counterfactual.after == pytest.approx(surprise, abs=1e-3)
+    assert counterfactual.after <= counterfactual.limit < counterfactual.before
 
 
-def test_two_strange_values_become_two_others(ann):
-    found, values, _ = change(ann, agent="kali", address="elsewhere")
+def test_two_anomalous_values_are_both_replaced(ann):
+    counterfactual, values, _ = change(ann, agent="kali", address="elsewhere")
     assert set(values) == {"agent", "address"}
-    assert found.after <= found.limit
+    assert counterfactual.after <= counterfactual.limit
 
 
-def test_no_part_of_the_change_would_do(ann):
-    odd = {"agent": "kali", "address": "elsewhere", "action": "destroy"}
-    found, values, _ = change(ann, **odd)
+def test_part_of_the_change_is_not_enough(ann):
+    unusual = {"agent": "kali", "address": "elsewhere", "action": "destroy"}
+    counterfactual, values, _ = change(ann, **unusual)
     for column in values:
         part = {name: value for name, value in values.items() if name != column}
-        rows = ann.encoder.encode(pl.DataFrame([USUAL | odd | part]).select(COLUMNS))
-        assert float(ColumnAttribution.from_fingerprint(ann, rows).event_anomaly[0]) > found.limit
+        rows = ann.encoder.encode(pl.DataFrame([USUAL | unusual | part]).select(COLUMNS))
+        assert (
+            float(ColumnAttribution.from_fingerprint(ann, rows).event_anomaly[0])
+            > counterfactual.limit
+        )
 
 
-def test_what_nothing_would_help_says_so(ann):
-    found, values, _ = change(ann, limit=-1.0, agent="kali")
-    assert found.after > found.limit
+def test_unreachable_limit_is_reported(ann):
+    counterfactual, values, _ = change(ann, limit=-1.0, agent="kali")
+    assert counterfactual.after > counterfactual.limit
     assert len(values) == min(MAX_CHANGED_COLUMNS, len(COLUMNS))
 
 
-def test_a_row_is_changed_alike_whatever_the_rows_beside_it(ann):
+def test_change_of_a_row_does_not_depend_on_other_rows(ann):
     frame = pl.concat([day(200, seed=5), pl.DataFrame([USUAL | {"agent": "kali"}]).select(COLUMNS)])
     rows = ann.encoder.encode(frame)
     many = list(find_counterfactuals(ann, rows, 5.0))[int(rows.inverse[-1])]

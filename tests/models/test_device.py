@@ -22,28 +22,28 @@ print("torch" in sys.modules)
 """
 
 
-def asks_torch(users):
+def imports_torch(users):
     code = SEEMS_TO_HAVE_ONE.format(users=users)
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return shown.stdout.strip() == "True"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.strip() == "True"
 
 
-def test_torch_is_not_imported_for_few_users_also_where_a_gpu_may_be():
-    assert not asks_torch(MIN_USERS_FOR_GPU - 1)
-    assert asks_torch(MIN_USERS_FOR_GPU)
+def test_torch_is_not_imported_for_few_users():
+    assert not imports_torch(MIN_USERS_FOR_GPU - 1)
+    assert imports_torch(MIN_USERS_FOR_GPU)
 
 
-def test_users_are_trained_one_by_one_on_a_processor():
+def test_cpu_trains_users_one_after_the_other():
     assert select_trainer("cpu", 1000) is train_sequentially
     assert not gpu_possible("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_asked_for_and_not_there_is_told_with_what_to_type():
+def test_missing_gpu_error_says_what_to_do():
     with pytest.raises(UsageError, match=r"--device: no CUDA device .*install torch for CUDA"):
         select_trainer("cuda", 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-def test_a_gpu_that_is_there_trains_many_users():
+def test_available_gpu_trains_many_users():
     assert select_trainer("auto", MIN_USERS_FOR_GPU) is not train_sequentially

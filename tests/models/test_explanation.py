@@ -15,8 +15,8 @@ OWN = Baseline("own", 400, 400, 58)
 ALONE = ContextContribution(1, 1, 0, 0, 0, 0)
 
 
-def fact(**changes):
-    about = {
+def make_reason(**changes):
+    fields = {
         "column": "agent",
         "value": "kali",
         "new": False,
@@ -33,36 +33,39 @@ def fact(**changes):
         "distance": None,
         "expected": (),
     }
-    return ColumnReason(**(about | changes))
+    return ColumnReason(**(fields | changes))
 
 
-def said(*facts, preceding=ALONE, background=OWN, most=3):
-    return render_reason(Explanation.from_columns(9.0, facts, preceding, background), most)
+def reason_for(*reasons, preceding=ALONE, background=OWN, max_columns=3):
+    return render_reason(Explanation.from_columns(9.0, reasons, preceding, background), max_columns)
 
 
-def test_what_is_hardly_strange_is_left_out_and_nothing_is_nothing_unusual():
-    assert said(fact(anomaly=0.4)) == "nothing unusual"
-    assert said() == "nothing unusual"
-    assert said(preceding=ContextContribution(0, 0, 0, 0, 0, 0)) == "nothing unusual"
+def test_small_anomaly_is_left_out_and_no_column_reads_nothing_unusual():
+    assert reason_for(make_reason(anomaly=0.4)) == "nothing unusual"
+    assert reason_for() == "nothing unusual"
+    assert reason_for(preceding=ContextContribution(0, 0, 0, 0, 0, 0)) == "nothing unusual"
 
 
-def test_no_more_columns_are_named_than_asked_for():
-    assert said(fact(), fact(column="address"), most=1) == "agent: saw `kali`, p=.25, 2.0 bits"
+def test_reason_names_at_most_the_given_number_of_columns():
+    assert (
+        reason_for(make_reason(), make_reason(column="address"), most=1)
+        == "agent: saw `kali`, p=.25, 2.0 bits"
+    )
 
 
 @pytest.mark.parametrize(
     ("bits", "words"),
     [(4.3, "20 times"), (30.0, "over 1,000 times"), (1e6, "over 1,000 times")],
 )
-def test_a_value_of_others_is_said_to_be_so(bits, words):
-    assert f", {words} as likely with others" in said(
-        fact(marginal_dominates=True, likelihood_ratio_bits=bits)
+def test_reason_gives_the_likelihood_ratio_with_others(bits, words):
+    assert f", {words} as likely with others" in reason_for(
+        make_reason(marginal_dominates=True, likelihood_ratio_bits=bits)
     )
 
 
-def test_a_new_value_where_new_ones_are_usual_is_said_to_be_expected():
+def test_expected_new_value_is_reported():
     usual = ExpectedValue(None, 0.94, new=True)
-    assert said(fact(new=True, expected=(usual,))).endswith(
+    assert reason_for(make_reason(new=True, expected=(usual,))).endswith(
         "expected a new value p=.94, new in 58 days"
     )
 
@@ -88,22 +91,26 @@ def test_a_new_value_where_new_ones_are_usual_is_said_to_be_expected():
         ),
     ],
 )
-def test_what_came_before_comes_first_where_it_is_most_of_the_risk(preceding, words):
-    assert words in said(fact(), preceding=preceding)
+def test_dominant_context_comes_first(preceding, words):
+    assert words in reason_for(make_reason(), preceding=preceding)
 
 
-def test_a_column_that_was_strange_before_is_said_to_have_been_so_although_it_is_usual_now():
-    past = ContextContribution(11, 4, 1, 6, 0, 14)
-    column = fact(anomaly=0.0, anomalous_before=14)
-    assert said(column, preceding=past).endswith("strange in 14 events of the month before")
+def test_column_with_anomalous_events_before_is_reported_even_if_normal_now():
+    context = ContextContribution(11, 4, 1, 6, 0, 14)
+    column = make_reason(anomaly=0.0, anomalous_before=14)
+    assert reason_for(column, preceding=context).endswith(
+        "strange in 14 events of the month before"
+    )
 
 
-def test_what_came_before_is_not_said_where_it_is_little():
-    assert "before" not in said(fact(), preceding=ContextContribution(10, 8, 1, 1, 1, 1))
+def test_small_context_is_left_out():
+    assert "before" not in reason_for(
+        make_reason(), preceding=ContextContribution(10, 8, 1, 1, 1, 1)
+    )
 
 
-def test_a_user_without_a_history_is_compared_with_everyone():
+def test_user_without_history_is_compared_with_all_users():
     nobody = Baseline("everyone", 0, 2000, None)
-    assert said(fact(new=True), background=nobody).endswith(
+    assert reason_for(make_reason(new=True), background=nobody).endswith(
         ", new; compared with everyone: 0 of 2,000 events are their own"
     )

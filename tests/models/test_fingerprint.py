@@ -8,67 +8,67 @@ from threadpoolctl import threadpool_limits
 from people import COLUMNS, day, fingerprint
 
 
-def scores(known, **changes):
+def scores(model, **changes):
     usual = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
-    rows = known.encoder.encode(pl.DataFrame([usual | changes]))
-    return float(known.losses(rows)[rows.inverse].mean())
+    rows = model.encoder.encode(pl.DataFrame([usual | changes]))
+    return float(model.losses(rows)[rows.inverse].mean())
 
 
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
 @settings(max_examples=8, deadline=None)
-def test_a_value_never_seen_raises_the_score_in_every_column_also_in_a_constant_one(seed, column):
-    known = fingerprint(seed=seed)
-    assert scores(known, **{column: "never"}) > scores(known) + 0.3
+def test_new_value_raises_the_score_in_every_column(seed, column):
+    model = fingerprint(seed=seed)
+    assert scores(model, **{column: "never"}) > scores(model) + 0.3
 
 
 @given(seed=st.integers(0, 50))
 @settings(max_examples=5, deadline=None)
-def test_a_usual_value_in_unusual_company_raises_the_score(seed):
-    known = fingerprint(seed=seed)
-    assert scores(known, agent="cli") > scores(known) + 0.1
+def test_unusual_combination_of_known_values_raises_the_score(seed):
+    model = fingerprint(seed=seed)
+    assert scores(model, agent="cli") > scores(model) + 0.1
 
 
-def test_same_history_and_seed_give_the_same_fingerprint_whatever_the_threads():
+def test_fingerprint_does_not_depend_on_the_number_of_threads():
     with threadpool_limits(2):
-        one = fingerprint(seed=3)
+        first = fingerprint(seed=3)
     with threadpool_limits(1):
-        other = fingerprint(seed=3)
-    assert np.array_equal(one.net.weights, other.net.weights)
-    assert one.card == other.card
+        second = fingerprint(seed=3)
+    assert np.array_equal(first.net.weights, second.net.weights)
+    assert first.card == second.card
 
 
-def test_another_seed_gives_another_network():
+def test_seeds_give_different_networks():
     assert not np.array_equal(fingerprint(seed=1).net.weights, fingerprint(seed=2).net.weights)
 
 
 @pytest.mark.parametrize("strange", [False, True])
-def test_what_is_said_of_a_row_does_not_depend_on_the_rows_beside_it(strange):
-    known, frame = fingerprint(), day(700, seed=9)
+def test_score_of_a_row_does_not_depend_on_other_rows(columns):
+    model, frame = fingerprint(), day(700, seed=9)
 
-    def each(events):
-        rows = known.encoder.encode(events)
-        return (known.column_anomaly(rows)[0] if strange else known.losses(rows))[rows.inverse]
+    def score_rows(events):
+        rows = model.encoder.encode(events)
+        return (model.column_anomaly(rows)[0] if columns else model.losses(rows))[rows.inverse]
 
-    whole = each(frame)
+    whole = score_rows(frame)
     for start in range(0, 700, 100):
-        assert np.array_equal(each(frame[start : start + 100]), whole[start : start + 100])
+        assert np.array_equal(score_rows(frame[start : start + 100]), whole[start : start + 100])
 
 
-def test_a_missing_column_is_a_value_and_no_crash():
-    known = fingerprint()
-    rows = known.encoder.encode(day().drop("agent"))
-    assert np.isfinite(known.losses(rows)).all()
+def test_missing_column_is_scored_as_a_missing_value():
+    model = fingerprint()
+    rows = model.encoder.encode(day().drop("agent"))
+    assert np.isfinite(model.losses(rows)).all()
 
 
-def test_novelty_is_the_share_of_later_events_with_a_new_value():
+def test_oov_rate_is_the_share_of_validation_events_with_a_new_value():
     frame = day(400).with_columns(kind=pl.Series([f"request-{n}" for n in range(400)]))
-    known = fingerprint(frame)
-    assert known.oov_rates[3] == pytest.approx(1, abs=0.01)
-    assert known.oov_rates[1] == pytest.approx(0, abs=0.01)
+    model = fingerprint(frame)
+    assert model.oov_rates[3] == pytest.approx(1, abs=0.01)
+    assert model.oov_rates[1] == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("events", [1, 2, 3, 7])
-def test_a_tiny_history_is_learnt_without_a_crash(events):
-    known = fingerprint(day(events))
-    rows = known.encoder.encode(day())
-    assert np.isfinite(known.losses(rows)).all()
+def test_tiny_history_can_be_trained_on(events):
+    model = fingerprint(day(events))
+    rows = model.encoder.encode(day())
+    assert np.isfinite(model.losses(rows)).all()

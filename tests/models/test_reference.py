@@ -20,7 +20,7 @@ torch = pytest.importorskip(
     "torch", reason="the extra is not installed: pip install 'morpheus-dfp[torch]'"
 )
 
-from morpheus.models.reference import (  # noqa: E402 - torch may be missing
+from morpheus.models.reference import (
     LAYER_NAMES,
     DfencoderConfig,
     DfencoderNetwork,
@@ -59,13 +59,13 @@ def events(rows=9):
     return torch.stack(codes, 1), torch.randn(rows, 1, generator=generator).double()
 
 
-def test_a_category_of_w_words_has_w_plus_one_logits_and_a_number_none():
+def test_category_of_w_values_has_w_plus_one_logits_and_a_number_none():
     assert SHAPE.category_sizes == (2, 4, 3)
     assert SHAPE.parameter_shapes["guess"] == (6, 1 + 2 + 4 + 3)
     assert SHAPE.parameter_shapes["squeeze_in"] == (1 + sum(SHAPE.embedding_widths), 6)
 
 
-def test_the_gradient_is_the_slope_of_the_loss():
+def test_gradient_equals_finite_differences_of_the_loss():
     codes, numbers = events()
     share = torch.linspace(0.5, 2, 9, dtype=torch.float64)
     model, slope = net(), torch.zeros(SHAPE.n_parameters, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
         assert abs(float(slope[at]) - (moved[0] - moved[1]) / (2 * step)) < 1e-4, at
 
 
-def test_many_number_columns_weigh_as_much_as_one_category():
+def test_all_number_columns_together_weigh_as_much_as_one_category():
     shape = DfencoderConfig(code_counts=(3, 3), number_columns=(0, 1), hidden=6, bottleneck=4)
     model = DfencoderNetwork(shape, init_dfencoder_weights(shape, torch.Generator()).double())
     words, numbers = torch.zeros(1, 0, dtype=torch.long), torch.tensor([[3.0, -1.0]]).double()
@@ -90,17 +90,17 @@ def test_many_number_columns_weigh_as_much_as_one_category():
     seen, share = (words, numbers), torch.ones(1).double()
     model.compute_gradient(seen, seen, share, unflatten(shape, slope))
     # The slope of a mean of two squares at the guess is the distance itself.
-    guess = model._forward(words, numbers)[-1]  # noqa: SLF001 - the guess has no other door
+    guess = model._forward(words, numbers)[-1]
     assert torch.allclose(unflatten(shape, slope)["guess_bias"], (guess - numbers)[0])
 
 
-def test_a_missing_and_an_unseen_value_are_the_same_and_a_missing_number_is_the_mean():
+def test_missing_and_unknown_values_are_equal_and_a_missing_number_is_the_mean():
     codes = torch.tensor([[MISSING, 2, 2, 2], [UNKNOWN, 2, MISSING, 2]])
     losses = net().losses(codes, torch.zeros(2, 1).double())
     assert torch.equal(losses[0], losses[1])
 
 
-def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_normal():
+def test_initial_weights_have_the_distributions_of_torch_layers():
     shape = DfencoderConfig(code_counts=(800, 400), number_columns=(), hidden=512, bottleneck=500)
     part = unflatten(shape, init_dfencoder_weights(shape, torch.Generator().manual_seed(0)))
     for name in LAYER_NAMES:
@@ -110,7 +110,7 @@ def test_layers_start_within_one_over_the_root_of_their_inputs_and_embeddings_no
     assert abs(float(part["embedding"].std()) - 1) < 0.02
 
 
-def test_swaps_change_the_share_of_cells_that_draws_with_replacement_hit():
+def test_swaps_change_the_expected_share_of_cells():
     cells = torch.arange(10_000).view(5_000, 2)
     generator = torch.Generator().manual_seed(0)
     swapped = swap_values(cells, torch.arange(5_000), generator)
@@ -118,7 +118,7 @@ def test_swaps_change_the_share_of_cells_that_draws_with_replacement_hit():
     assert torch.equal(swapped % 2, cells % 2), "values stay in their column"
 
 
-def test_every_row_is_dealt_once_and_batches_weigh_the_same():
+def test_every_row_is_in_one_batch_and_batches_weigh_the_same():
     copy_of, share = replicate_rows(np.random.default_rng(0).geometric(0.2, size=300))
     assert set(copy_of) == set(range(300))
     assert float(share.sum()) == pytest.approx(1)
@@ -142,12 +142,12 @@ def test_every_row_is_dealt_once_and_batches_weigh_the_same():
         ([True, False], "Category"),
     ],
 )
-def test_a_column_is_of_numbers_when_every_cell_is_one_as_pandas_reads_it(values, kind):
+def test_column_is_a_number_column_if_pandas_reads_every_cell_as_a_number(values, kind):
     [column] = fit_encoder(pl.DataFrame({"c": values}), ["c", "no"], "standard").columns
     assert type(column).__name__ == kind
 
 
-def test_every_value_is_a_word_and_a_missing_one_is_the_word_nan_if_the_history_had_any():
+def test_every_value_has_a_code_and_a_missing_one_is_nan_if_the_history_had_any():
     frame = pl.DataFrame({"gaps": ["a", "b", None], "full": ["a", "b", "b"]})
     encoder = fit_encoder(frame, frame.columns, "standard")
     assert [column.n_codes for column in encoder.columns] == [FIRST_CODE + 3, FIRST_CODE + 2]
@@ -158,7 +158,7 @@ def test_every_value_is_a_word_and_a_missing_one_is_the_word_nan_if_the_history_
     assert full.tolist() == [UNKNOWN] * 3
 
 
-def test_same_history_and_seed_give_the_same_fingerprint_whatever_the_threads():
+def test_fingerprint_does_not_depend_on_the_number_of_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     one = ann(seed=3)
@@ -169,7 +169,7 @@ def test_same_history_and_seed_give_the_same_fingerprint_whatever_the_threads():
     assert not torch.equal(one.net.weights, ann(seed=4).net.weights)
 
 
-def test_a_rows_loss_does_not_depend_on_the_rows_beside_it():
+def test_loss_of_a_row_does_not_depend_on_other_rows():
     known, frame = ann(), day(700, seed=9).with_columns(size=pl.lit("2"))
     together = known.encoder.encode(frame)
     whole = known.losses(together)[together.inverse]
@@ -178,7 +178,7 @@ def test_a_rows_loss_does_not_depend_on_the_rows_beside_it():
         assert np.array_equal(known.losses(alone)[alone.inverse], whole[start : start + 100])
 
 
-def test_a_reference_fingerprint_comes_back_as_it_was(tmp_path):
+def test_saved_reference_fingerprint_loads_unchanged(tmp_path):
     known = ann()
     commit_index(tmp_path, {"ann": put_model(tmp_path, known)})
     back = ModelStore.open(tmp_path).load("ann")
@@ -189,7 +189,7 @@ def test_a_reference_fingerprint_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("events", [1, 2, 513])
-def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
+def test_history_of_any_length_and_of_numbers_only_can_be_trained_on(events):
     frame = pl.DataFrame({"n": [str(n) for n in range(events)]})
     known = learn("ann", frame, ["n"], times(events), epochs=2)
     rows = known.encoder.encode(pl.DataFrame({"n": ["1e300", None, "0"]}))
@@ -199,7 +199,7 @@ def test_a_history_of_any_length_is_learnt_also_of_numbers_only(events):
 @pytest.mark.parametrize(
     ("model", "network"), [("reference", DfencoderNetwork), ("compact", Autoencoder)]
 )
-def test_train_ae_learns_with_the_model_it_is_told_to(model, network):
+def test_train_ae_trains_the_chosen_model(model, network):
     settings = PipelineOptions(columns=tuple(COLUMNS))
     stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, options=settings)
     frame = day().with_columns(times(400).alias(TIME))
@@ -215,7 +215,7 @@ def golden(part, user):
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the reference's scores are not at hand")
 @pytest.mark.parametrize("user", ["role-0000", "role-0001", "svc-0002"])
-def test_scores_over_five_seeds_are_those_of_the_reference_over_five_seeds(user):
+def test_mean_scores_of_five_seeds_equal_those_of_upstream(user):
     history, later = golden("training", user), golden("validation", user)
     scores = pl.read_csv(GOLDEN / "anomaly_scores_nv2209.csv").filter(pl.col("user") == user)
     expected = scores.sort("row")["score_mean"].to_numpy()

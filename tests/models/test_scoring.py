@@ -19,12 +19,12 @@ from people import COLUMNS, day, fingerprint, times
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
 
 
-def strangeness(known, **changes):
-    rows = known.encoder.encode(pl.DataFrame([USUAL | changes]))
-    return known.column_anomaly(rows)[0][rows.inverse][0]
+def column_anomaly_of(fingerprint_, **changes):
+    rows = fingerprint_.encoder.encode(pl.DataFrame([USUAL | changes]))
+    return fingerprint_.column_anomaly(rows)[0][rows.inverse][0]
 
 
-def remembered(context, columns, seconds):
+def contextual_risk(context, columns, seconds):
     halves = columns * (np.arange(columns.shape[1]) % 2 == 0)
     return context.compute_contributions(
         EventAnomaly.from_columns(columns), EventAnomaly.from_columns(halves), seconds, 0.5
@@ -33,44 +33,49 @@ def remembered(context, columns, seconds):
 
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
 @settings(max_examples=8, deadline=None)
-def test_a_value_never_seen_is_strange_in_its_own_column_also_in_a_constant_one(seed, column):
-    found = strangeness(fingerprint(seed=seed), **{column: "never"})
+def test_new_value_is_anomalous_in_its_own_column(seed, column):
+    found = column_anomaly_of(fingerprint(seed=seed), **{column: "never"})
     assert np.argmax(found) == COLUMNS.index(column)
-    assert found.sum() > strangeness(fingerprint(seed=seed)).sum() + 1
+    assert found.sum() > column_anomaly_of(fingerprint(seed=seed)).sum() + 1
 
 
 @given(seed=st.integers(0, 50))
 @settings(max_examples=5, deadline=None)
-def test_a_usual_value_in_unusual_company_is_strange(seed):
-    known = fingerprint(seed=seed)
-    assert strangeness(known, agent="cli").sum() > strangeness(known).sum() + 1
+def test_unusual_combination_of_known_values_is_anomalous(seed):
+    fingerprint_ = fingerprint(seed=seed)
+    assert (
+        column_anomaly_of(fingerprint_, agent="cli").sum()
+        > column_anomaly_of(fingerprint_).sum() + 1
+    )
 
 
-def test_a_value_that_everybody_has_and_the_user_seldom_is_stranger_than_one_only_the_user_has():
-    dice = np.random.default_rng(3)
+def test_rare_value_is_more_surprising_if_other_users_have_it_often():
+    rng = np.random.default_rng(3)
     frame = day().with_columns(
-        kind=pl.Series(dice.choice(["a", "b", "c"], 400, p=[0.9, 0.05, 0.05]))
+        kind=pl.Series(rng.choice(["a", "b", "c"], 400, p=[0.9, 0.05, 0.05]))
     )
     others = day(400, seed=7).with_columns(kind=pl.lit("b"))
     both = pl.concat([frame, others])
     owner = pl.Series(["ann"] * 400 + ["bob"] * 400)
-    everybody = Population(owner, pl.concat([times(400), times(400)]), both)
-    known = fingerprint(frame, population=everybody)
+    population = Population(owner, pl.concat([times(400), times(400)]), both)
+    fingerprint_ = fingerprint(frame, population=population)
     place = COLUMNS.index("kind")
-    habit = known.surprise_model.likelihoods.log_likelihood_ratio
-    words = known.encoder.columns[place].vocabulary
-    start = sum(column.n_codes for column in known.encoder.columns[:place])
-    nats = {word: habit[start + 2 + at] for at, word in enumerate(words)}
+    log_ratios = fingerprint_.surprise_model.likelihoods.log_likelihood_ratio
+    words = fingerprint_.encoder.columns[place].vocabulary
+    start = sum(column.n_codes for column in fingerprint_.encoder.columns[:place])
+    nats = {value: log_ratios[start + 2 + at] for at, value in enumerate(words)}
     assert nats["b"] > nats["c"] + 1
     assert nats["c"] > nats["a"]
 
 
-def test_what_others_have_too_is_known_of_each_value_and_guessed_of_new_ones():
+def test_seen_by_others_is_exact_for_known_values_and_a_rate_for_new_ones():
     frame = pl.DataFrame({"kind": ["a"] * 8 + ["b"] * 2 + ["a", "c", None, None]})
     owner = pl.Series(["ann"] * 10 + ["bob"] * 4)
-    everybody = Population(owner, times(14), frame)
-    missing, unseen, *known = everybody.seen_by_others("kind", ("a", "b", "c"), "ann").tolist()
-    assert (missing, known) == (1, [1, 0, 1])
+    population = Population(owner, times(14), frame)
+    missing, unseen, *fingerprint_ = population.seen_by_others(
+        "kind", ("a", "b", "c"), "ann"
+    ).tolist()
+    assert (missing, fingerprint_) == (1, [1, 0, 1])
     assert unseen == pytest.approx((8 / 10 + 1 / 4) / 2)
     assert (
         Population.from_single_user("ann", frame, times(14))
@@ -80,7 +85,7 @@ def test_what_others_have_too_is_known_of_each_value_and_guessed_of_new_ones():
     )
 
 
-def test_only_what_is_above_the_usual_counts():
+def test_only_the_excess_over_the_baseline_counts():
     usual = BaselineStats.fit(np.array([[1.0], [3.0]], dtype=np.float32), np.array([1, 1]))
     assert usual.excess_z(np.array([[0.0], [2.0], [4.0]]), 0.0).ravel().tolist() == [0, 0, 2]
     assert usual.excess_z(np.array([[4.0]]), 3**0.5).item() == pytest.approx(1)
@@ -92,7 +97,7 @@ def test_only_what_is_above_the_usual_counts():
     st.integers(1, 39),
     st.floats(0, 100),
 )
-def test_more_surprise_never_lowers_any_risk(events, at, more):
+def test_higher_anomaly_never_lowers_any_risk(events, at, more):
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     raised = surprise.copy()
@@ -124,14 +129,14 @@ def test_risk_fades_as_time_passes():
     assert risk[-1] < 0.01
 
 
-def test_an_hour_no_stranger_than_the_user_s_usual_one_adds_nothing():
+def test_short_average_below_its_baseline_adds_nothing():
     seconds, surprise = np.arange(20) * 60.0, np.full(20, 4.0)
     nothing = np.zeros(20)
     assert np.allclose(TemporalContext().compute_risk(surprise, nothing, seconds, 2.0), surprise)
     assert (TemporalContext().compute_risk(surprise, nothing, seconds, 1.9) > surprise).all()
 
 
-def test_only_values_that_others_have_too_are_remembered_for_a_month():
+def test_long_average_covers_only_values_that_others_have_too():
     surprise, seconds = np.array([9.0, 1.0]), np.array([0.0, 86400.0])
     alone = TemporalContext().compute_risk(surprise, np.zeros(2), seconds)
     shared = TemporalContext().compute_risk(surprise, surprise, seconds)
@@ -139,23 +144,23 @@ def test_only_values_that_others_have_too_are_remembered_for_a_month():
     assert alone[1] < shared[1] / 2
 
 
-def test_risk_is_calibrated_on_events_that_neither_the_trial_nor_its_measures_met():
-    known = fingerprint()
-    assert known.calibration.events == len(known.calibration.risks) == 67
-    assert (np.diff(known.calibration.risks) >= 0).all()
-    assert known.calibration.days == 1
+def test_risk_is_calibrated_on_events_after_the_baseline_events():
+    fingerprint_ = fingerprint()
+    assert fingerprint_.calibration.events == len(fingerprint_.calibration.risks) == 67
+    assert (np.diff(fingerprint_.calibration.risks) >= 0).all()
+    assert fingerprint_.calibration.days == 1
 
 
 @given(
     st.lists(st.tuples(st.floats(0, 50), st.floats(0, 1e5)), min_size=1, max_size=40),
     st.integers(0, 40),
 )
-def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened(events, at):
+def test_context_is_the_risk_minus_the_risk_without_earlier_anomalies(events, at):
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     quiet = np.where(np.arange(len(steps)) < at, 0, surprise)
     weighed, alone = (
-        remembered(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet)
+        contextual_risk(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet)
     )
     before = weighed.contributions[1:, at].sum()
     assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
@@ -163,14 +168,14 @@ def test_what_came_before_is_the_risk_less_what_it_would_be_had_nothing_happened
 
 
 @given(st.integers(0, 99), st.integers(0, 40))
-def test_columns_divide_the_risk_whatever_the_batches(seed, cut):
-    dice = np.random.default_rng(seed)
-    columns = dice.exponential(size=(40, 3)) * dice.choice([0, 1], (40, 3))
-    seconds = np.cumsum(dice.exponential(1e4, 40))
-    whole, pieces = remembered(TemporalContext(), columns, seconds), TemporalContext()
+def test_contributions_of_columns_add_up_to_the_risk_for_any_batches(seed, cut):
+    rng = np.random.default_rng(seed)
+    columns = rng.exponential(size=(40, 3)) * rng.choice([0, 1], (40, 3))
+    seconds = np.cumsum(rng.exponential(1e4, 40))
+    whole, pieces = contextual_risk(TemporalContext(), columns, seconds), TemporalContext()
     assert whole.contributions.sum(0).sum(1) == pytest.approx(whole.risk)
     parts = [
-        remembered(pieces, columns[piece], seconds[piece]).contributions
+        contextual_risk(pieces, columns[piece], seconds[piece]).contributions
         for piece in (slice(0, cut), slice(cut, 40))
     ]
     assert np.concatenate(parts, axis=1) == pytest.approx(whole.contributions)
@@ -180,7 +185,7 @@ def test_columns_divide_the_risk_whatever_the_batches(seed, cut):
     st.lists(st.tuples(st.booleans(), st.floats(0, 1e5)), min_size=1, max_size=40),
     st.integers(0, 40),
 )
-def test_strange_events_before_are_counted_whatever_the_batches(events, cut):
+def test_counts_do_not_depend_on_how_events_are_cut_into_batches(events, cut):
     marked, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, recent = np.cumsum(steps), RecentCounter()
     parts = [recent.count_before(marked[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
@@ -191,9 +196,9 @@ def test_strange_events_before_are_counted_whatever_the_batches(events, cut):
     assert np.array_equal(np.concatenate(parts, axis=1), np.transpose(counted))
 
 
-def test_memory_is_the_mean_of_what_came_before_each_half_as_much_after_a_half_life():
-    dice = np.random.default_rng(5)
-    values, seconds = dice.random(60), np.sort(dice.random(60) * 1000)
+def test_moving_average_halves_weights_after_a_half_life():
+    rng = np.random.default_rng(5)
+    values, seconds = rng.random(60), np.sort(rng.random(60) * 1000)
     found = ExponentialMovingAverage(7.0).update(values[:, None], seconds)[0][:, 0]
     for row, now in enumerate(seconds):
         weights = 0.5 ** ((now - seconds[: row + 1]) / 7)

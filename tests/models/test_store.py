@@ -30,7 +30,7 @@ def flipped(path, at):
     path.write_bytes(bytes(content))
 
 
-def test_a_fingerprint_comes_back_as_it_was(folder, ann):
+def test_saved_fingerprint_loads_unchanged(folder, ann):
     back = ModelStore.open(folder).load("ann")
     rows = ann.encoder.encode(day())
     assert np.array_equal(back.losses(rows), ann.losses(rows))
@@ -39,11 +39,11 @@ def test_a_fingerprint_comes_back_as_it_was(folder, ann):
     assert back.encoder == ann.encoder
 
 
-def test_a_user_without_a_fingerprint_is_none(folder):
+def test_user_without_a_fingerprint_gives_none(folder):
     assert ModelStore.open(folder).load("bob") is None
 
 
-def test_any_flipped_byte_in_a_fingerprint_is_found(folder):
+def test_flipped_byte_in_a_fingerprint_is_detected(folder):
     [path] = (folder / "fingerprints").iterdir()
     for at in (0, 9, 100, path.stat().st_size // 2, path.stat().st_size - 1):
         flipped(path, at)
@@ -55,7 +55,7 @@ def test_any_flipped_byte_in_a_fingerprint_is_found(folder):
     assert ModelStore.open(folder).load("ann") is not None
 
 
-def test_any_flipped_byte_in_the_index_is_found(folder):
+def test_flipped_byte_in_the_index_is_detected(folder):
     path = folder / "index.json"
     for at in range(0, path.stat().st_size, 3):
         flipped(path, at)
@@ -64,7 +64,7 @@ def test_any_flipped_byte_in_the_index_is_found(folder):
         flipped(path, at)
 
 
-def test_a_missing_file_and_a_missing_index_are_named(folder):
+def test_error_names_a_missing_file_or_index(folder):
     [path] = (folder / "fingerprints").iterdir()
     path.unlink()
     with pytest.raises(ModelCorruptedError, match=rf"{path.name}.*cannot be read"):
@@ -75,7 +75,7 @@ def test_a_missing_file_and_a_missing_index_are_named(folder):
         ModelStore.open(folder.parent)
 
 
-def test_a_name_like_a_path_stays_a_name(tmp_path, ann):
+def test_user_name_never_becomes_a_path(tmp_path, ann):
     path = tmp_path / "deep" / "models"
     name = "../../../etc/x"
     card = put_model(path, replace(ann, card=msgspec.structs.replace(ann.card, user=name)))
@@ -84,7 +84,7 @@ def test_a_name_like_a_path_stays_a_name(tmp_path, ann):
     assert {p.parent for p in tmp_path.rglob("*.safetensors")} == {path / "fingerprints"}
 
 
-def test_an_index_cannot_lead_out_of_the_folder(folder):
+def test_index_cannot_point_outside_the_folder(folder):
     card = msgspec.structs.replace(ModelStore.open(folder).cards["ann"], sha256="../../secret")
     commit_index(folder, {"ann": card})
     with pytest.raises(ModelCorruptedError, match=r"card of 'ann'.*sha256.*Train again"):
@@ -94,7 +94,7 @@ def test_an_index_cannot_lead_out_of_the_folder(folder):
         ModelStore.open(folder)
 
 
-def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
+def test_commit_keeps_the_files_of_the_index_before(folder, ann):
     [old] = (folder / "fingerprints").iterdir()
     bob = put_model(folder, replace(ann, card=msgspec.structs.replace(ann.card, user="bob")))
     assert set(ModelStore.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
@@ -107,7 +107,7 @@ def test_publishing_removes_nothing_that_a_run_may_still_want(folder, ann):
     assert not old.exists(), "no index has it, nor had the last, and it is old"
 
 
-def test_publishing_leaves_alone_what_another_run_is_writing(folder, ann):
+def test_commit_keeps_young_files_of_other_runs(folder, ann):
     card = put_model(folder, replace(ann, card=msgspec.structs.replace(ann.card, user="bob")))
     commit_index(folder, ModelStore.open(folder).cards)
     commit_index(folder, ModelStore.open(folder).cards)
@@ -122,7 +122,7 @@ def test_files_hold_no_raw_rows_and_no_pickle(folder):
     assert json.loads((folder / "index.json").read_text())["version"] == INDEX_VERSION
 
 
-def test_an_index_of_another_version_says_so(folder):
+def test_index_of_another_version_is_rejected(folder):
     path = folder / "index.json"
     path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
     with pytest.raises(
@@ -131,7 +131,7 @@ def test_an_index_of_another_version_says_so(folder):
         ModelStore.open(folder)
 
 
-def test_a_card_is_decoded_when_somebody_asks_for_it_and_named_if_it_is_none(folder, ann):
+def test_card_is_decoded_when_used_and_a_broken_card_is_named(folder, ann):
     cards = ModelStore.open(folder).cards
     assert (list(cards), len(cards), "ann" in cards, "bob" in cards) == (["ann"], 1, True, False)
     assert msgspec.structs.replace(cards["ann"], size=0, sha256="") == ann.card
@@ -143,7 +143,7 @@ def test_a_card_is_decoded_when_somebody_asks_for_it_and_named_if_it_is_none(fol
         broken["bob"]
 
 
-def test_what_is_no_index_is_replaced(folder, ann):
+def test_file_that_is_not_an_index_is_replaced(folder, ann):
     (folder / "index.json").write_bytes(b"no index")
     commit_index(folder, {"ann": put_model(folder, ann)})
     assert ModelStore.open(folder).load("ann") is not None

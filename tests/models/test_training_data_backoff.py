@@ -9,94 +9,96 @@ from morpheus.models.fit import TrainingDataBackoff, UserHistory, fit_fingerprin
 from morpheus.models.population import Population
 from people import COLUMNS, day, times
 
-NEEDED = 100
+MIN_EVENTS = 100
 BUILDERS = {"get": "put", "list": "put", "deploy": "build", "copy": "build"}
 
 
-def everybody(each=60):
+def make_population(events_each=60):
     """Three who do as Ann does, three who build, each at an address of their own."""
     names = [f"clerk{n}" for n in range(3)] + [f"builder{n}" for n in range(3)]
     frames = []
     for seed, name in enumerate(names):
-        frame = day(each, seed=seed).with_columns(address=pl.lit(f"house of {name}"))
+        frame = day(events_each, seed=seed).with_columns(address=pl.lit(f"house of {name}"))
         if name.startswith("builder"):
             frame = frame.with_columns(pl.col("action").replace(BUILDERS), agent=pl.lit("ci"))
         frames.append(frame)
-    owner = pl.Series([name for name in names for _ in range(each)])
-    when = pl.concat([times(each)] * len(names))
-    return Population(owner, when, pl.concat(frames))
+    users = pl.Series([name for name in names for _ in range(events_each)])
+    event_times = pl.concat([times(events_each)] * len(names))
+    return Population(users, event_times, pl.concat(frames))
 
 
 def history(events, user="ann"):
     start = datetime(2026, 3, 1, tzinfo=UTC)
-    when = pl.Series(
+    event_times = pl.Series(
         [start + timedelta(minutes=n) for n in range(events)], dtype=pl.Datetime("us", "UTC")
     )
-    return UserHistory(user, day(max(events, 1), seed=9).head(events), when)
+    return UserHistory(user, day(max(events, 1), seed=9).head(events), event_times)
 
 
-def climbed(events, **options):
-    return TrainingDataBackoff(everybody(), NEEDED, **options).resolve(history(events))
+def resolve(events, **options):
+    return TrainingDataBackoff(make_population(), MIN_EVENTS, **options).resolve(history(events))
 
 
-def test_enough_history_is_the_users_own_alone():
-    found = climbed(NEEDED)
-    assert (found.training_data_scope, found.borrowed_events, found.events.height) == (
+def test_long_history_borrows_nothing():
+    resolved = resolve(MIN_EVENTS)
+    assert (resolved.training_data_scope, resolved.borrowed_events, resolved.events.height) == (
         "own",
         0,
-        NEEDED,
+        MIN_EVENTS,
     )
 
 
-def test_a_short_history_is_filled_up_with_that_of_those_who_do_alike():
-    found = climbed(40)
-    assert (found.training_data_scope, found.borrowed_events, found.events.height) == (
+def test_short_history_borrows_from_similar_users():
+    resolved = resolve(40)
+    assert (resolved.training_data_scope, resolved.borrowed_events, resolved.events.height) == (
         "peers",
-        NEEDED - 40,
-        NEEDED,
+        MIN_EVENTS - 40,
+        MIN_EVENTS,
     )
-    assert found.events["agent"].unique().sort().to_list() == ["cli", "web"]
+    assert resolved.events["agent"].unique().sort().to_list() == ["cli", "web"]
 
 
 @pytest.mark.parametrize("events", [0, 1, 19])
-def test_who_has_next_to_no_history_is_learnt_from_everyone(events):
-    found = climbed(events)
-    assert found.training_data_scope == "everyone"
-    assert set(found.events["agent"]) == {"cli", "web", "ci"}
+def test_very_short_history_borrows_from_all_users(events):
+    resolved = resolve(events)
+    assert resolved.training_data_scope == "everyone"
+    assert set(resolved.events["agent"]) == {"cli", "web", "ci"}
 
 
-def test_the_generic_model_is_everyones_also_for_those_who_have_peers():
-    assert climbed(40, global_only=True).training_data_scope == "everyone"
+def test_global_only_skips_similar_users():
+    assert resolve(40, global_only=True).training_data_scope == "everyone"
 
 
-def test_nobody_borrows_from_themselves():
-    found = TrainingDataBackoff(everybody(), NEEDED).resolve(history(40, user="clerk1"))
-    assert "house of clerk1" not in set(found.events["address"])
+def test_user_never_borrows_own_events():
+    resolved = TrainingDataBackoff(make_population(), MIN_EVENTS).resolve(
+        history(40, user="clerk1")
+    )
+    assert "house of clerk1" not in set(resolved.events["address"])
 
 
-def test_one_other_user_is_nobodys_measure():
+def test_single_other_user_is_not_enough():
     alone = Population(pl.Series(["bob"] * 400), times(400), day(400))
-    assert TrainingDataBackoff(alone, NEEDED).resolve(history(40)) is None
+    assert TrainingDataBackoff(alone, MIN_EVENTS).resolve(history(40)) is None
 
 
-def test_everyone_of_too_little_history_stands_for_nobody():
-    assert TrainingDataBackoff(everybody(each=10), NEEDED).resolve(history(5)) is None
+def test_short_histories_of_all_users_give_no_model():
+    assert TrainingDataBackoff(make_population(each=10), MIN_EVENTS).resolve(history(5)) is None
 
 
-def test_the_card_says_how_much_of_a_fingerprint_is_the_users_own():
-    [known] = fit_fingerprints([climbed(40)], COLUMNS, epochs=1)
-    assert (known.card.training_data_scope, known.card.own_share) == ("peers", 0.4)
-    assert known.card.first.startswith("2026-03-01")
+def test_card_gives_the_share_of_own_events():
+    [model] = fit_fingerprints([resolve(40)], COLUMNS, epochs=1)
+    assert (model.card.training_data_scope, model.card.own_share) == ("peers", 0.4)
+    assert model.card.first.startswith("2026-03-01")
 
 
-def test_what_tells_one_user_from_another_surprises_nobody_in_a_new_user():
-    people = everybody()
-    [known] = fit_fingerprints(
-        [TrainingDataBackoff(people, NEEDED).resolve_global()], COLUMNS, population=people
+def test_values_that_identify_users_are_normal_for_a_new_user():
+    people = make_population()
+    [model] = fit_fingerprints(
+        [TrainingDataBackoff(people, MIN_EVENTS).resolve_global()], COLUMNS, population=people
     )
     new = day(20, seed=5).with_columns(address=pl.lit("house of somebody new"))
-    rows = known.encoder.encode(new)
+    rows = model.encoder.encode(new)
     place = COLUMNS.index("address")
-    assert known.column_anomaly(rows)[0][:, place].max() < 1
-    odd = known.encoder.encode(new.with_columns(kind=pl.lit("root")))
-    assert known.column_anomaly(odd)[0][:, COLUMNS.index("kind")].min() > 3
+    assert model.column_anomaly(rows)[0][:, place].max() < 1
+    odd = model.encoder.encode(new.with_columns(kind=pl.lit("root")))
+    assert model.column_anomaly(odd)[0][:, COLUMNS.index("kind")].min() > 3

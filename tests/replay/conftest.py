@@ -12,9 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from morpheus.columns import read_lines
 from morpheus.core.batch import RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.replay.injection import TargetUser
 from morpheus.sources.cloudtrail import FromCloudtrail
 

@@ -30,18 +30,18 @@ from morpheus.seasonality.detector import (
         ("1w", 604800),
     ],
 )
-def test_durations_are_read_as_pandas_spells_them(text, expected):
+def test_duration_has_the_syntax_of_pandas(text, expected):
     assert parse_duration(text, option="--resolution") == expected
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "ten m", "10 parsecs", "1M", "-1h", "1h x", "nan"])
-def test_what_is_no_duration_is_refused_with_an_example(text):
+def test_error_for_an_invalid_duration_has_an_example(text):
     with pytest.raises(UsageError, match=r"--resolution: .* is not a duration.*--resolution 10m"):
         parse_duration(text, option="--resolution")
 
 
 @pytest.mark.parametrize("text", ["500ms", "0s", "0.2s", "99999999999999 d"])
-def test_durations_that_cannot_be_counted_are_refused(text):
+def test_duration_out_of_range_is_rejected(text):
     with pytest.raises(UsageError, match=r"--min_window: .* than can be counted"):
         parse_duration(text, option="--min_window")
 

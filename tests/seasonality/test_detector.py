@@ -30,7 +30,7 @@ def plain_centre_is_unusual(counts, *, percent, threshold):
 
 @pytest.mark.skipif(not CASES, reason="the reference's cases are not here (shared/data/golden)")
 @pytest.mark.parametrize("case", range(24))
-def test_one_window_is_judged_as_the_reference_judges_it(case):
+def test_anomalies_of_a_window_equal_those_of_upstream(case):
     about = CASES[case]
     found = detect_anomalous_bins(
         np.array(about["signal"]),
@@ -40,14 +40,14 @@ def test_one_window_is_judged_as_the_reference_judges_it(case):
     assert found.tolist() == about["flagged"]
 
 
-def test_with_all_frequencies_left_out_the_distance_is_the_count():
+def test_strongest_frequency_alone_explains_a_cosine():
     # Of the powers 0, P1 .. P4, only the strongest stays at 100 %. The signal is one cosine of
     # period 8 with amplitude 4 around 10, and that cosine explains it: distances are all 10.
     wave = 10 + 4 * np.cos(np.arange(8) * 2 * np.pi / 8)
     assert detect_anomalous_bins(wave, filter_percent=100, zscore=0).tolist() == []
 
 
-def test_a_spike_in_a_beat_of_two_is_found_by_hand():
+def test_spike_in_a_period_of_two_equals_a_calculation_by_hand():
     # 0 2 0 2 ... (16 cells) has all its power at frequency 8. The spike of 12 in cell 5 adds the
     # same to every frequency, so at 100 % only frequency 8 stays: it rebuilds, with the mean left
     # out, -+(1 + 10/16) = -+1.625. Distances: 1.625 in 8 cells of 0, .375 in 7 cells of 2, and
@@ -60,7 +60,7 @@ def test_a_spike_in_a_beat_of_two_is_found_by_hand():
 
 
 @pytest.mark.parametrize("counts", [[], [5], [0] * 50, [7] * 50, [0, 3] * 50])
-def test_a_window_that_its_rhythm_explains_has_no_unusual_bin(counts):
+def test_window_explained_by_its_periodic_pattern_has_no_anomaly(counts):
     for percent in (0, 50, 90, 100):
         assert (
             detect_anomalous_bins(np.array(counts), filter_percent=percent, zscore=0.5).tolist()
@@ -72,7 +72,7 @@ def test_a_window_that_its_rhythm_explains_has_no_unusual_bin(counts):
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=2, max_size=60),
     st.integers(2, 20),
 )
-def test_many_windows_are_judged_as_each_alone(steps, half):
+def test_many_windows_give_the_results_of_single_windows(steps, half):
     bins = np.cumsum([step for step, _ in steps])
     counts = np.array([count for _, count in steps])
     found = detect_anomalous_centres(bins, counts, bins, half_width=half, zscore=3)
@@ -84,7 +84,7 @@ def test_many_windows_are_judged_as_each_alone(steps, half):
 
 
 @given(st.integers(0, 2**32), st.integers(5, 30))
-def test_windows_of_random_counts_agree_with_the_rule_said_plainly(seed, half):
+def test_random_counts_give_the_results_of_a_plain_implementation(seed, half):
     counts = np.random.default_rng(seed).poisson(5.0, 200) + 1
     counts[100] += 40
     bins = np.arange(200)
@@ -101,13 +101,13 @@ def test_windows_of_random_counts_agree_with_the_rule_said_plainly(seed, half):
     assert found == expected
 
 
-def test_windows_show_empty_bins_as_zero_however_wide_the_gap():
+def test_empty_bins_are_zero_for_any_width_of_the_gap():
     bins, counts = np.array([0, 2, 10**12]), np.array([4, 5, 6])
     windows = extract_windows(bins, counts, bins, half_width=2)
     assert windows.tolist() == [[0, 0, 4, 0, 5], [4, 0, 5, 0, 0], [0, 0, 6, 0, 0]]
 
 
-def test_a_burst_alone_in_its_window_stands_out_whatever_its_size():
+def test_burst_alone_in_its_window_is_anomalous_at_any_size():
     for size in range(2, 300):
         found = detect_anomalous_centres(
             np.array([7]), np.array([size]), np.array([7]), half_width=48, zscore=max_zscore(48)

@@ -233,7 +233,9 @@ def test_no_match_reports_what_the_bucket_contains(lake: Lake) -> None:
         FileDiscovery("s3://lake/*.csv").require()
     with pytest.raises(UsageError, match=r"`s3://lake/june` is empty"):
         FileDiscovery("s3://lake/june/*.csv").require()
-    with pytest.raises(UsageError, match=r"The time range is from 2025-01-01.*2 folders are outside"):
+    with pytest.raises(
+        UsageError, match=r"The time range is from 2025-01-01.*2 folders are outside"
+    ):
         read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*", start_time="2025-01-01")
 
 

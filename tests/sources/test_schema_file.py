@@ -325,6 +325,6 @@ class CaptureEncoder(Preprocess):
     gives = WithModel
     encoder: ClassVar[Any] = None
 
-    def process(self, batch: Any, state: None) -> Any:  # noqa: ARG002 - no state
+    def process(self, batch: Any, state: None) -> Any:
         CaptureEncoder.encoder = batch.fingerprint.encoder
         yield batch

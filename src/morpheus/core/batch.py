@@ -1,7 +1,8 @@
-"""What flows through a chain: Events -> Fingerprinted -> Encoded -> Losses -> Scored -> Rows.
+"""Batches, partitions, and the metrics of a run.
 
-Each is a frozen value: some consecutive events of one user, in time order, with what is known of
-them so far. `RunMetrics` counts what happened to every event of a run.
+A batch is a frozen value: consecutive events of one user, in time order. Its class says which
+stages it has passed: `Events`, `WithModel`, `Encoded`, `Losses`, `Scored`, `OutputRows`.
+`RunMetrics` counts what happened to every event of a run.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ BatchT = TypeVar("BatchT", bound="Batch")
 
 @dataclass(frozen=True)
 class AlertCandidates:
-    """Events that may become alerts.
+    """What `filter --alerts_per_day` knows about events that can become alerts.
 
     Attributes:
-        threshold: How risky their user's held-out days were.
-        margins: How far each is above the user's usual risk, (rows,).
-        session_ids: Number of the run of events that each is in, (rows,).
-        time_range: When the first and the last of all the user's events were.
-        suppressed_by: The suppression that holds each back, or `NO_MATCH`, (rows,).
-        expired_rule: The suppression that would have, had it not ended, (rows,).
+        threshold: Threshold of the user, from the risks of validation events.
+        margins: Risk of each event above the user's mean risk, shape (rows,).
+        session_ids: Number of the session of each event, shape (rows,).
+        time_range: Time of the first and the last of all the user's events, in seconds since 1970.
+        suppressed_by: Index of the suppression of each event, or `NO_MATCH`, shape (rows,).
+        expired_rule: Index of the expired suppression of each event, or `NO_MATCH`, shape (rows,).
     """
 
     threshold: UserThreshold
@@ -50,28 +51,33 @@ class AlertCandidates:
     expired_rule: NDArray[np.intp]
 
     def filter(self, rows: NDArray[np.bool_]) -> AlertCandidates:
-        """Leave events out."""
-        each = {
+        """Keep some events.
+
+        Args:
+            rows: Which events to keep, shape (rows,).
+        """
+        arrays = {
             name: getattr(self, name)[rows]
             for name in ("margins", "session_ids", "suppressed_by", "expired_rule")
         }
-        return replace(self, **each)
+        return replace(self, **arrays)
 
 
 @dataclass(frozen=True)
 class DroppedStats:
-    """What events were like that `filter` has left out.
+    """Statistics of the events of one user that `filter` has dropped.
 
     Attributes:
-        histogram: How many there were, and when.
-        exceedances: How many of them were riskier than held-out events, as `portrait.tally` counts.
+        histogram: Number of events over time.
+        exceedances: Number of events above each risk level; see
+            `morpheus.models.calibration.count_exceedances`.
     """
 
     histogram: TimeHistogram
     exceedances: NDArray[np.int64]
 
     def merge(self, other: DroppedStats) -> DroppedStats:
-        """These events and others of the same user."""
+        """Return the statistics of these events and of others of the same user."""
         return DroppedStats(
             self.histogram.merge(other.histogram), self.exceedances + other.exceedances
         )
@@ -79,12 +85,12 @@ class DroppedStats:
 
 @dataclass(frozen=True)
 class AlertBudgetReport:
-    """What was to be spent on alerts, and what was.
+    """Expected and actual number of alerts.
 
     Attributes:
-        forecast: How many alerts were to be expected.
-        alerts: Runs of events that became alerts.
-        suppressed: Runs that did not, because suppressions hold all their events back.
+        forecast: Expected number of alerts.
+        alerts: Sessions that became alerts.
+        suppressed: Sessions that did not, because all their events are suppressed.
     """
 
     forecast: AlertForecast
@@ -97,23 +103,22 @@ class Batch:
     """Consecutive events of one user, in time order.
 
     Attributes:
-        user: Whoever the user column names; None where it names nobody.
-        frame: One row an event. The first columns are `ROW` and `INDEX_FILE` (integers), then the
-            input's columns as text, null where an event has none, then `TIME` (datetime, UTC) and
-            what stages have added.
-        fingerprint: What was learnt of the user, once `train-ae` has run.
-        card: The fingerprint's description; stays when the fingerprint itself has been let go.
-        unscored_reason: Why these events get no score, for a user without a fingerprint.
-        scores: The score columns that `add-scores` has added to `frame`.
-        dict_codes: What the dictionary of all events read with these says of them; see
-            `Encoder.encode`. None where there is none, and once they are encoded.
-        encoded: The events as numbers, once `preprocess` has run; None without a fingerprint to
-            encode with.
-        filtered: How many events beside these `filter` has left out.
-        dropped_stats: What these were like, if `PipelineOptions.keeps_dropped_stats` asks for it.
-        suppressed: Those among them that suppressions hold back; nothing where none met any.
-        candidates: What `filter --alerts_per_day` knows of these events before it has seen everybody.
-        budget_report: The account of the whole run's alerts; the last batch brings it.
+        user: Value of the user column; None for events without a user.
+        frame: The events, one row each. The first columns are `ROW` and `INDEX` (integers), then
+            the columns of the log as text, null if an event has no value, then `TIME` (datetime,
+            UTC), then the columns that stages have added.
+        fingerprint: Fingerprint of the user, after `train-ae`.
+        card: Description of the fingerprint; kept when the fingerprint has been released.
+        unscored_reason: Why the events get no score, for a user without a fingerprint.
+        scores: Names of the score columns that `add-scores` has added to `frame`.
+        dict_codes: Dictionary codes of the events, from reading to `preprocess`; see
+            `Encoder.encode`. None without a dictionary.
+        encoded: The events as numbers, after `preprocess`; None without a fingerprint.
+        filtered: Number of events that `filter` has dropped from this batch.
+        dropped_stats: Statistics of these, if `PipelineOptions.keeps_dropped_stats`.
+        suppressed: Counts of suppressed events among these.
+        candidates: The events as alert candidates, until `filter` has seen all users.
+        budget_report: Alerts of the whole run; only the last batch has it.
     """
 
     user: str | None
@@ -132,22 +137,31 @@ class Batch:
 
     @property
     def log_columns(self) -> list[str]:
-        """The log's columns; all of `frame`, where `serialize` has left `TIME` out."""
-        every = self.frame.columns
-        before = every[: every.index(TIME)] if TIME in every else every
-        return [name for name in before if name not in {ROW, INDEX}]
+        """The columns of the log; all columns of `frame` if `serialize` has removed `TIME`."""
+        names = self.frame.columns
+        if TIME in names:
+            names = names[: names.index(TIME)]
+        return [name for name in names if name not in {ROW, INDEX}]
 
     def evolve(self, kind: type[BatchT], **changes: object) -> BatchT:
-        """Make the record that follows: all that every batch has, and what is new."""
+        """Return a batch of another class, with all fields of `Batch` and some changes.
+
+        Args:
+            kind: The class.
+            changes: Values of changed and additional fields.
+        """
         common = {each.name: getattr(self, each.name) for each in fields(Batch)}
         return kind(**(common | changes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Events(Batch):
-    """Events as read; the user's first batch brings the history asked for, with the same columns.
+    """Events as read.
 
-    A user with history and no events is one batch of no rows.
+    A user with history but without events has one batch without rows.
+
+    Attributes:
+        history: Training events of the user, with the same columns; only the first batch has them.
     """
 
     history: pl.DataFrame | None = None
@@ -155,12 +169,12 @@ class Events(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class WithModel(Batch):
-    """Events whose user's fingerprint is known, or known to be missing."""
+    """Events with the fingerprint of their user, or with the reason why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded(Batch):
-    """Events as numbers."""
+    """Events with their encoded values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +182,9 @@ class Losses(Batch):
     """Events with the loss of each column.
 
     Attributes:
-        losses: How badly each column was reconstructed, (rows, columns) in the order of the
-            fingerprint's columns: nats for categories, squared standard deviations for numbers;
-            NaN, of one column, for a user without a fingerprint.
+        losses: Reconstruction errors, shape (rows, columns), in the order of the fingerprint's
+            columns: in nats for categories, in squared standard deviations for numbers. One column
+            of NaN for a user without a fingerprint.
     """
 
     losses: NDArray[np.float32]
@@ -178,23 +192,27 @@ class Losses(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Batch):
-    """Events with their scores, as columns of `frame`; `losses` as in `Losses`."""
+    """Events with their scores, as columns of `frame`.
+
+    Attributes:
+        losses: As in `Losses`.
+    """
 
     losses: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputRows(Batch):
-    """Events with the columns that a sink is to write, and no other."""
+    """Events with only the columns that sinks write."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedChunk(OutputRows):
-    """Rows that are text already; `frame` has no more than what is counted.
+    """Rows that are already formatted. `frame` has only the columns that are counted.
 
     Attributes:
-        path: A file with what a sink writes for them, and for rows spelt with them that came
-            before; whoever has taken it over removes it.
+        path: File with the formatted rows of this batch, and of earlier ones without a path. The
+            sink that takes the rows over deletes it.
     """
 
     path: Path | None = None
@@ -202,11 +220,24 @@ class EncodedChunk(OutputRows):
 
 @dataclass
 class ReadStats:
-    """What became of the records of one set of files.
+    """Counts of the records of one set of files.
 
-    `read` counts every record found; those not refused, outside the period, duplicate, of another
-    kind, of another user or, where there is only to be learnt from, of no user go on. `period` says
-    which period was asked for; files and folders outside it were not opened.
+    Every record is counted in `read`, and in one other field if it is not accepted.
+
+    Attributes:
+        time_range: The time range of the options, as text; empty if there is none.
+        files: Files that were read.
+        skipped_files: Files in folders of other formats, which were not opened.
+        outside_files: Files that were not opened, because they are outside the time range.
+        outside_folders: Folders that were not opened, for the same reason.
+        read: Records found.
+        outside_range: Records outside the time range.
+        refused: Records that cannot be read.
+        duplicates: Records that were read before.
+        other_classes: Records of other event classes.
+        other_users: Records that --userid_filter excludes.
+        no_user: Training records without a user.
+        refusals: Reasons for the first few records that cannot be read.
     """
 
     time_range: str = ""
@@ -224,36 +255,36 @@ class ReadStats:
     refusals: list[str] = field(default_factory=list)
 
     def refuse(self, reason: str) -> None:
-        """Count a refused record; the first few reasons are kept to be shown."""
+        """Count a record that cannot be read. The first few reasons are kept."""
         self.refused += 1
         self.refusals = [*self.refusals, reason][:5]
 
     def add(self, other: ReadStats) -> None:
-        """Add what became of the records of more files."""
+        """Add the counts of other files."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.refusals = [*self.refusals, *other.refusals][:5]
 
     @property
     def accepted(self) -> int:
-        """Events that went on into the chain."""
-        left_out = self.refused + self.outside_range + self.duplicates + self.other_classes
-        return self.read - left_out - self.other_users - self.no_user
+        """Records that became events of the pipeline."""
+        dropped = self.refused + self.outside_range + self.duplicates + self.other_classes
+        return self.read - dropped - self.other_users - self.no_user
 
 
-_COUNTS = tuple(one.name for one in fields(ReadStats) if one.type == "int")
+_COUNTS = tuple(each.name for each in fields(ReadStats) if each.type == "int")
 
 
 @dataclass(frozen=True)
 class ClusterStats:
-    """What a run took of a cluster.
+    """How a run used a cluster.
 
     Attributes:
-        workers: How many there were at the end.
-        lost_workers: Workers that were lost.
-        tasks: Tasks of some users each.
-        retries: How often one of them had to be begun again.
-        slowest_users: Users who took longest, and their seconds, from the slowest.
+        workers: Number of workers at the end.
+        lost_workers: Number of lost workers.
+        tasks: Number of tasks, each for some users.
+        retries: Number of restarted tasks.
+        slowest_users: The slowest users and their seconds, the slowest first.
     """
 
     workers: int
@@ -265,26 +296,27 @@ class ClusterStats:
 
 @dataclass
 class RunMetrics:
-    """What became of every event of a run.
+    """What happened to every event of a run.
 
     Attributes:
-        input: The files that were scored.
-        training: The files that were learnt from.
-        users: Events that came through the chain, by user.
-        has_sink: Whether a sink stood there, so that they are written.
-        cards: The fingerprints used, by user; None for a user without one.
-        unscored_reasons: Users whose events got no score, with the reason.
-        scored: Events with a score.
-        filtered: Events that `filter` has left out.
-        suppressed: Events that each suppression has held back, by its title; `filtered` counts them, too.
-        expired: Events that each would have held back, had it not ended.
-        budget_report: The account of alerts, where `filter` had a budget.
-        flagged: Events that break their user's rhythm; None where nothing looked at it.
-        seconds: Wall time of the run.
-        cluster_stats: What the run took of a cluster, where there was one.
-        interrupted: Whether Ctrl+C ended an input that has no end of its own.
-        population_sample: A sample of all users' histories, which the source takes before it hands out the
-            first user if `PipelineOptions.needs_population` asks for it.
+        input: Counts of the input files.
+        training: Counts of the training files.
+        users: Number of events that left the pipeline, by user.
+        has_sink: Whether the pipeline has a sink.
+        cards: Description of each fingerprint that was used, by user.
+        unscored_reasons: Why events got no score, by user.
+        scored: Number of events with a score.
+        filtered: Number of events that `filter` has dropped.
+        suppressed: Number of events that each suppression has dropped, by label. They are also
+            counted in `filtered`.
+        expired: Number of events that each expired suppression would have dropped, by label.
+        budget_report: Expected and actual alerts, if `filter` had a budget.
+        flagged: Number of events with a time-series anomaly; None without `timeseries`.
+        seconds: Wall-clock time of the run.
+        cluster_stats: How the run used a cluster, if there was one.
+        interrupted: Whether Ctrl+C or SIGTERM ended an unbounded input.
+        population_sample: Sample of all users' histories. The source draws it before it returns the
+            first batch, if `PipelineOptions.needs_population`.
     """
 
     input: ReadStats = field(default_factory=ReadStats)
@@ -305,13 +337,13 @@ class RunMetrics:
     population_sample: pl.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def add(self, batch: Batch) -> None:
-        """Count a batch that has come out of the chain."""
+        """Count a batch that has left the pipeline."""
         if batch.card is not None and batch.user is not None:
             self.cards[batch.user] = batch.card
         self.filtered += batch.filtered
-        for held in batch.suppressed:
-            self.suppressed.update(held.suppressed)
-            self.expired.update(held.expired)
+        for counts in batch.suppressed:
+            self.suppressed.update(counts.suppressed)
+            self.expired.update(counts.expired)
         self.budget_report = batch.budget_report or self.budget_report
         if batch.frame.is_empty():
             return
@@ -324,7 +356,7 @@ class RunMetrics:
             self.flagged = (self.flagged or 0) + int(batch.frame[TS_ANOMALY].sum())
 
     def add_read_stats(self, other: RunMetrics) -> None:
-        """Add what was counted elsewhere while events were read."""
+        """Add the counts of records that another process has read."""
         self.input.add(other.input)
         self.training.add(other.training)
 
@@ -333,31 +365,31 @@ class Partition(Protocol):
     """All events of some users: a value, from which any process can read them."""
 
     def user_names(self) -> list[str | None]:
-        """Name the users, in order; None for events without a user, no names where unknown."""
+        """Return the users in order, None for events without a user; empty if not known."""
 
     def events(self, metrics: RunMetrics, state: PartitionState | None = None) -> Iterator[Batch]:
         """Read the events, user after user.
 
         Args:
-            metrics: Counts what is found on the way.
-            state: What is remembered of the users' earlier events; updated. None for nothing.
+            metrics: Counts the records that are read.
+            state: State of the source for the users; updated. None if it is not saved.
         """
 
 
 @dataclass(frozen=True)
 class StreamPartition:
-    """A portion that is being read already, which only this process can do."""
+    """A partition that only this process can read, because reading has started."""
 
     batches: Iterator[Batch]
 
     def user_names(self) -> list[str | None]:
-        """Name nobody: the users are not known beforehand."""
+        """Return no users, because they are not known before they are read."""
         return []
 
     def events(
         self,
-        metrics: RunMetrics,  # noqa: ARG002 - the reader counts
-        state: PartitionState | None = None,  # noqa: ARG002 - the reader has it
+        metrics: RunMetrics,
+        state: PartitionState | None = None,
     ) -> Iterator[Batch]:
-        """The events, once."""
+        """Return the events; can be called once."""
         return self.batches

@@ -1,8 +1,8 @@
-"""The stage protocol: transforms and sinks, their options, and what they ask of the runtime.
+"""The stage protocol: transforms and sinks, their options, and their requirements.
 
-A stage is declared once: a frozen dataclass whose fields are its Python arguments, its command-line
-options and its help. The runtime calls `open` once for each user, `process` with each batch, and
-`flush` at the end; it owns the state and passes it back with each call.
+A stage is a frozen dataclass whose fields are its Python arguments, its command-line options and
+their help. The runtime calls `open` once for each user, `process` with each batch, and `flush` at
+the end. It owns the state and passes it back with each call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from morpheus.columns import ACTOR_OPTION, SCORE
+from morpheus.errors import UsageError
 
 if TYPE_CHECKING:
     from morpheus.storage.spill import SpillDir
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 StageT = TypeVar("StageT", bound="Stage")
 
 
-def option(  # noqa: PLR0913 - one argument for each thing an option can be
+def option(
     default: object,
     help: str,
     *,
@@ -35,23 +36,23 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
     command: str = "",
     default_display: str = "",
     path: bool = False,
-) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
-    """Declare a field that is also an option on the command line.
+) -> Any:
+    """Declare a field that is also a command-line option.
 
     Args:
         default: Value when the option is absent; a tuple makes the option repeatable.
-        help: Help, a sentence or two.
-        names: Spellings, `--userid_filter`; by default the field's own name behind two dashes.
-        choices: Allowed values, compared without regard to case.
-        min: Smallest number allowed.
-        max: Largest number allowed.
-        flag: For a boolean: the option takes no value.
+        help: Help text, one or two sentences.
+        names: Names such as `--userid_filter`; by default the name of the field after two dashes.
+        choices: Allowed values; case does not matter.
+        min: Minimum value.
+        max: Maximum value.
+        flag: The option is a boolean without a value.
         required: The option must be given.
-        command: For `PipelineOptions`: the command that owns the option.
-        path: The value is a path, which a cluster needs as an absolute one.
-        default_display: What help says of a default that differs from machine to machine.
+        command: The command that has the option; for `PipelineOptions` only.
+        path: The value is a path; it is made absolute for a cluster.
+        default_display: Text in the help for a default that depends on the machine.
     """
-    about = {
+    metadata = {
         "text": help,
         "names": tuple(names),
         "choices": tuple(choices),
@@ -63,21 +64,27 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
         "shown": default_display,
         "path": path,
     }
-    return field(default=default, metadata=about)
+    return field(default=default, metadata=metadata)
 
 
 COMPAT_RELEASES = ("22.08", "22.11")
-"""Releases of NVIDIA Morpheus whose score columns can be had."""
+"""Values of `--compat`: releases of NVIDIA Morpheus, one for each set of score columns."""
 
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """What holds for the whole chain: the options of `run` and of `pipeline-ae`.
+    """Options of the whole pipeline: those of `run` and of `pipeline-ae`.
 
-    The fields that are no options are filled by the pipeline: the feature columns, and the kinds of
-    those whose values are not to tell; the names of the score columns; whether the input may go on
-    for ever; the source's word; and whether a stage wants to meet everybody,
-    or to know of events that were left out.
+    The pipeline fills the fields that are not options.
+
+    Attributes:
+        columns: Names of the feature columns.
+        column_types: Types of feature columns whose values do not show their type, by name.
+        labels: Names of the score columns.
+        unbounded: The input has no end.
+        needs_population: A stage needs a sample of all users' histories.
+        keeps_dropped_stats: A stage needs statistics of the events that `filter` drops.
+        source: Word of the source.
     """
 
     num_threads: int = option(
@@ -224,22 +231,49 @@ class PipelineOptions:
     source: str = ""
 
 
+def read_lines(name: str, *, option: str) -> tuple[str, ...]:
+    """Read a file with one entry per line. Empty lines and repeated entries are dropped.
+
+    Args:
+        name: A path, or the name of a list shipped with the package, with or without `data/`.
+        option: The option that names the file, for the error message.
+
+    Raises:
+        UsageError: The file does not exist.
+
+    >>> read_lines("data/columns_ae_azure.txt", option="--columns_file")[:2]
+    ('appDisplayName', 'clientAppUsed')
+    """
+    from importlib import resources
+
+    shipped = resources.files("morpheus") / "data" / name.removeprefix("data/")
+    for place in (Path(name), shipped):
+        if place.is_file():
+            lines = place.read_text(encoding="utf-8").splitlines()
+            return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    raise UsageError(
+        f"{option}: there is no file `{name}`. Give a text file with one name per line."
+    )
+
+
 @dataclass(frozen=True)
 class Requirements:
-    """What a stage asks of the runtime.
+    """What a stage needs from the runtime.
 
     Attributes:
-        model: It reads `batch.fingerprint` or `batch.encoded`. Where no later stage does, both are
-            released.
-        rows: It reads the rows; otherwise it only counts them.
-        cpu_bound: A user's events cost more than handing them to a worker process.
-        population: `open` gets a sample of all users' histories.
-        users_per_bundle: How many users it prefers to prepare together; see `PreparesUsers`.
-        dropped_stats: It reads what the events were like that `filter` has dropped.
-        per_run: It sees one run as a whole, so its state is not kept between runs.
-        training_input: Glob of the files whose events the first batch of each user carries as
-            history; None for none.
-        resources: What a task with this stage takes of the resources that cluster workers declare.
+        model: The stage reads `batch.fingerprint` or `batch.encoded`. They are released after the
+            last stage that does.
+        rows: The stage reads the rows. If not, it only counts them.
+        cpu_bound: A user's events cost more than passing them to a worker process.
+        population: `open` needs a sample of all users' histories.
+        users_per_bundle: How many users the stage prefers to prepare together; see `PreparesUsers`.
+        dropped_stats: The stage reads the statistics of events that `filter` has dropped.
+        per_run: Why its results depend on how the input is divided into runs, and what to use
+            instead, for a warning with `--state`; empty if they do not. Its state is not saved.
+        training_input: Glob of the training files. The first batch of each user then has the
+            user's events in them as history. None for no training files.
+        resources: Amounts of the resources that cluster workers declare, for a task with this
+            stage.
     """
 
     model: bool = False
@@ -248,22 +282,22 @@ class Requirements:
     population: bool = False
     users_per_bundle: int = 1
     dropped_stats: bool = False
-    per_run: bool = False
+    per_run: str = ""
     training_input: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What the runtime tells a stage when it is opened.
+    """What a stage gets when a state is opened.
 
     Attributes:
-        user: The user whose state is opened; None for stages that see all users.
-        unbounded: The input has no end, so users come again and again.
-        population: A sample of all users' histories, if `Requirements.population` asks for it: a
-            frame of `POPULATION_USER`, `TIME` and the feature columns. None if there is none.
-        cache: Values that a stage computes once for all users of a process, by the stage's name.
-        resources: Closes what a sink opens, also when the run fails.
+        user: The user of the state; None for stages that see all users.
+        unbounded: The input has no end, so a user's batches can arrive at any time.
+        population: Sample of all users' histories, if `Requirements.population`: a frame of
+            `POPULATION_USER`, `TIME` and the feature columns. None if there is none.
+        cache: Values that stages compute once for all users of a process, by name of the stage.
+        resources: Closes what a sink has opened, also after an error.
     """
 
     user: str | None = None
@@ -278,13 +312,13 @@ class Stage:
     """A word of the pipeline: a source, a transform or a sink.
 
     A stage is a frozen dataclass whose fields are its Python arguments, its command-line options
-    and its help.
+    and their help. The docstring is the help of the command.
 
     Attributes:
         name: The word on the command line.
-        takes: Classes of the batches it accepts.
-        gives: Class of the batches it returns; None for the class it was given.
-        options: The options of the whole pipeline, filled in by the pipeline.
+        takes: Classes of batches that it accepts.
+        gives: Class of batches that it returns; None for the class that it gets.
+        options: Options of the whole pipeline; the pipeline fills them in.
     """
 
     name: ClassVar[str]
@@ -295,14 +329,14 @@ class Stage:
 
     @property
     def needs(self) -> Requirements:
-        """What this stage asks of the runtime."""
+        """What this stage needs from the runtime."""
         return Requirements()
 
     def validate(self) -> None:
-        """Reject options that cannot work, before any file is opened.
+        """Check the options, before any file is opened.
 
         Raises:
-            UsageError: An option is wrong; says what to type.
+            UsageError: An option is wrong. The message says what to type.
         """
 
 
@@ -310,36 +344,36 @@ class Stage:
 class Transform(Stage):
     """A stage that maps batches to batches.
 
-    It has no state of its own: `open` makes the state of one user, and the runtime passes it back
-    with each batch of that user.
+    A transform has no state of its own. `open` returns the state of one user, and the runtime
+    passes it back with each batch of that user.
 
     Attributes:
-        scope: `keyed` sees the batches of one user at a time; `global` sees all users and may be
-            moved; `barrier` sees all users at its place in the pipeline.
+        scope: A `keyed` transform sees the batches of one user at a time. A `global` one sees all
+            users, and can be moved behind keyed ones. A `barrier` sees all users at its place.
     """
 
     scope: ClassVar[Literal["keyed", "global", "barrier"]] = "keyed"
 
-    def open(self, context: StageContext) -> Any:  # noqa: ANN401, ARG002 - each stage has a state of its own
-        """Return the state of a new user: a `State`, or None if nothing is remembered."""
+    def open(self, context: StageContext) -> Any:
+        """Return the state of a new user: a `State`, or None for a stage without state."""
         return None
 
-    def process(self, batch: Any, state: Any) -> Iterable[Any]:  # noqa: ANN401 - each stage has its own
-        """Map a batch; the state is changed in place."""
+    def process(self, batch: Any, state: Any) -> Iterable[Any]:
+        """Return the output for a batch. The state is changed in place."""
         raise NotImplementedError
 
-    def flush(self, state: Any) -> Iterable[Any]:  # noqa: ANN401, ARG002 - each stage has its own
-        """Return what was held back, at the end of a user's events or of the input."""
+    def flush(self, state: Any) -> Iterable[Any]:
+        """Return the remaining batches, at the end of a user's events or of the input."""
         return ()
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a stage writes: checked before the run, and shared by the machines of a cluster.
+    """Files and folders that a stage writes. They are checked before the run.
 
     Attributes:
-        files: Files that are replaced.
-        folders: Folders that files are written into.
+        files: Files that it replaces.
+        folders: Folders that it writes files into; the machines of a cluster share them.
     """
 
     files: tuple[Path, ...] = ()
@@ -348,41 +382,41 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Sink(Transform):
-    """The end of a pipeline: brings rows out, and returns them for the count."""
+    """A stage that writes rows. It returns the batches, so that they are counted."""
 
     scope: ClassVar[Literal["keyed", "global", "barrier"]] = "global"
 
     def outputs(self) -> Outputs:
-        """Files and folders that it writes."""
+        """Return the files and folders that it writes."""
         return Outputs()
 
-    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:  # noqa: ANN401, ARG002 - a batch, which lies above
+    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:
         """Return a stage that formats rows where they are scored; None if there is none.
 
         Args:
-            first: The first batch that is to come.
-            spill: Where formatted rows are kept until this sink takes them over.
+            first: The first batch.
+            spill: Folder for formatted rows, until this sink takes them over.
         """
         return None
 
-    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
-        """Do what is left once every sink has its rows."""
+    def commit(self, metrics: Any) -> None:
+        """Finish the output, after all sinks have all rows."""
 
 
 @runtime_checkable
 class WritesOutputs(Protocol):
-    """A stage that writes files, and finishes them at the end of the run; every sink is one."""
+    """A stage that writes files, and finishes them at the end of the run. Every sink is one."""
 
     def outputs(self) -> Outputs:
-        """Files and folders that it writes."""
+        """Return the files and folders that it writes."""
 
-    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
-        """Do what is left once every sink has its rows."""
+    def commit(self, metrics: Any) -> None:
+        """Finish the output, after all sinks have all rows."""
 
 
 @runtime_checkable
 class Expands(Protocol):
-    """A word that stands for several stages, one after the other."""
+    """A word that stands for several consecutive stages."""
 
     def expand(self) -> tuple[Transform, ...]:
         """Return the stages."""
@@ -390,26 +424,30 @@ class Expands(Protocol):
 
 @runtime_checkable
 class PreparesUsers(Protocol):
-    """A stage that works faster on several users at a time, as training on a GPU does."""
+    """A stage that is faster for several users together, such as training on a GPU."""
 
     def prepare(self, users: Sequence[tuple[Any, Sequence[Any]]]) -> None:
-        """Do the work of some users before their batches are processed.
+        """Do the work of several users before their batches are processed.
 
         Args:
-            users: State and batches of each.
+            users: State and batches of each user.
         """
 
 
 def find_output_folders(stages: Iterable[Stage]) -> list[Path]:
     """Return the folders that stages write into."""
-    outputs = [stage.outputs() for stage in stages if isinstance(stage, WritesOutputs)]
-    return [folder for each in outputs for folder in each.folders]
+    return [
+        folder
+        for stage in stages
+        if isinstance(stage, WritesOutputs)
+        for folder in stage.outputs().folders
+    ]
 
 
 def make_paths_absolute(stage: StageT) -> StageT:
-    """Return the same stage for processes that run in other folders.
+    """Return the stage for processes that run in other folders.
 
-    Only options declared with `option(path=True)` are paths; addresses such as `s3://` stay.
+    Options declared with `option(path=True)` are paths. URLs such as `s3://` do not change.
     """
     changes: dict[str, Any] = {}
     for each in fields(stage):

@@ -97,7 +97,7 @@ class UserHistory:
         return self.times.dt.epoch("ms").to_numpy() / 1000.0
 
 
-def fit_fingerprints(  # noqa: PLR0913 - all that fingerprints depend on
+def fit_fingerprints(
     histories: Sequence[UserHistory],
     columns: Sequence[str],
     *,
@@ -296,7 +296,7 @@ class ValidationRun:
     predictions: MaskedPredictions
 
     @classmethod
-    def from_network(  # noqa: PLR0913 - the fields of a run
+    def from_network(
         cls,
         net: Autoencoder,
         encoder: Encoder,

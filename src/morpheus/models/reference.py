@@ -1,8 +1,11 @@
-"""The reference: the network that NVIDIA Morpheus 22.09 trains, for comparison.
+"""The reference network for comparison: the dfencoder autoencoder of NVIDIA Morpheus 22.09.
 
-Its sizes, losses and scores are those of its `train-ae`: two hidden layers of 512 around one of
-500. What differs is how it is computed: one pass for all columns, over distinct rows. How it is
-trained: `reference_training`.
+Its sizes, losses and scores are those of upstream's `train-ae`: two hidden layers of 512 units
+around one of 500. Only the computation differs: one pass for all columns, over distinct rows. This
+module imports torch, so it is imported only when a reference network is trained or loaded.
+
+Sizes in shapes: B events, C columns, N number columns, K category columns, V codes of all
+categories together, E embedding values of an event.
 """
 
 from __future__ import annotations
@@ -29,18 +32,42 @@ from morpheus.models.training import derive_user_seed
 
 HIDDEN_UNITS, BOTTLENECK_UNITS = 512, 500
 LAYER_NAMES = ("squeeze_in", "squeeze", "widen", "guess")
+NOISE = 0.2
+"""Swaps per epoch and column, as a share of the rows. Several can hit the same cell."""
+EPOCHS = 25
+"""Default number of passes over the rows."""
+LEARNING_RATE, LEARNING_RATE_DECAY = 0.01, 0.99
+"""Learning rate of the first epoch, and the factor after each epoch."""
+BATCH_SIZE = 512
+"""Events in a step."""
+MAX_WEIGHT = 8
+"""Maximum number of events that one training row represents.
+
+Equal events in one row are corrupted alike, which makes seeds differ more. At 8 an event's score
+varies by 4 % from seed to seed, and by 3 % with one row per event, which takes twice as long; the
+means over seeds agree to 1 %.
+"""
+NAN = "nan"
+"""Value that stands for a missing one."""
+HAS_FAST_BF16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+TRAIN_DTYPE = torch.bfloat16 if HAS_FAST_BF16 else torch.float32
+"""Type of training: bfloat16 if the processor multiplies it twice as fast as float32.
+
+Weights are kept and updated in float32, and scores are computed in float32. So scores differ in the
+third digit between processors, which is far less than between seeds.
+"""
 
 
 @dataclass(frozen=True)
 class DfencoderConfig(NetworkConfig):
     """Sizes of a reference network.
 
-    A category of w words has w + 1 codes here: there is no code for a missing value.
+    A category of w values has w + 1 codes here: there is no code for a missing value.
     """
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every weight's name and shape, in the order in which they lie in memory."""
+        """Name and shape of each parameter, in memory order."""
         outputs = len(self.number_columns) + sum(self.category_sizes)
         widths = [
             len(self.number_columns) + sum(self.embedding_widths),
@@ -67,17 +94,17 @@ class DfencoderConfig(NetworkConfig):
 
     @cached_property
     def category_sizes(self) -> tuple[int, ...]:
-        """How many codes each category has: its words, and one for all others, (K,)."""
+        """Number of codes of each category: its values, and one for all others, (K,)."""
         return tuple(self.code_counts[c] - 1 for c in self.category_columns)
 
     @cached_property
     def embedding_widths(self) -> tuple[int, ...]:
-        """How many numbers stand for a code of each category, (K,)."""
+        """Width of the embedding of each category, (K,)."""
         return tuple(embedding_width(size) for size in self.category_sizes)
 
 
 def embedding_width(codes: int) -> int:
-    """How many numbers stand for one of so many codes.
+    """Return the width of the embedding of a category.
 
     >>> [embedding_width(codes) for codes in (0, 5, 20, 40_000)]
     [0, 4, 9, 600]
@@ -86,15 +113,16 @@ def embedding_width(codes: int) -> int:
 
 
 class DfencoderNetwork:
-    """Guess every column of an event back through layers of 512, 500 and 512.
+    """Reconstructs every column of an event through layers of 512, 500 and 512 units.
 
-    Sizes: B events, C columns, N of them number columns, K category columns, V codes of all
-    categories together, E numbers that stand for an event's codes.
+    Args:
+        config: Sizes of the network.
+        weights: All weights, (P,).
 
-    >>> shape = DfencoderConfig((3, 5, 3), number_columns=(2,), hidden=8, bottleneck=4)
-    >>> net = DfencoderNetwork(shape, torch.zeros(shape.n_parameters))
+    >>> config = DfencoderConfig((3, 5, 3), number_columns=(2,), hidden=8, bottleneck=4)
+    >>> net = DfencoderNetwork(config, torch.zeros(config.n_parameters))
     >>> loss = net.losses(torch.ones(7, 3, dtype=torch.long), torch.zeros(7, 1))
-    >>> loss[0].exp().round().tolist()          # 2 codes, 4 codes, and a number guessed right
+    >>> loss[0].exp().round().tolist()      # 2 codes, 4 codes, and a correct number
     [2.0, 4.0, 1.0]
     """
 
@@ -112,7 +140,7 @@ class DfencoderNetwork:
         self.column_one_hot = (
             columns.repeat_interleave(sizes)[:, None] == columns
         ).float()  # (V, K)
-        # Cell e of an event lies in the embedding at its column's word * width + start.
+        # Embedding value e of an event is at its column's code * width + start.
         self.embedding_columns = columns.repeat_interleave(widths)  # (E,)
         before = (sizes * widths).cumsum(0) - sizes * widths - (widths.cumsum(0) - widths)
         self.embedding_widths = widths[self.embedding_columns][:, None]  # (E, 1)
@@ -121,28 +149,28 @@ class DfencoderNetwork:
         )[:, None]  # (E, 1)
 
     def losses(self, codes: Array, numbers: Array) -> Tensor:
-        """Loss of each column of (B, C) codes and (B, N) numbers, (B, C).
+        """Compute the loss of each column of (B, C) codes and (B, N) numbers, (B, C).
 
-        Nats for a category, squared standard deviations for a number; one that is missing counts
-        as the mean.
+        Nats for a category, squared standard deviations for a number. A missing number counts as
+        the mean.
         """
         codes, numbers = torch.as_tensor(codes), torch.as_tensor(numbers)
-        words = self.to_category_codes(codes)  # (B, K)
-        places = words + self.offsets
-        *_, guess = self._forward(words, numbers)
-        guessed, logits = self._split_output(guess)
+        category_codes = self.to_category_codes(codes)  # (B, K)
+        positions = category_codes + self.offsets
+        *_, guess = self._forward(category_codes, numbers)
+        predicted, logits = self._split_output(guess)
         nats = (logits.exp() @ self.column_one_hot.to(logits.dtype)).log() - logits.gather(
-            1, places
+            1, positions
         )
         loss = guess.new_empty(codes.shape)
         loss[:, self.config.category_columns] = nats
-        loss[:, self.config.number_columns] = (guessed - numbers).square()
+        loss[:, self.config.number_columns] = (predicted - numbers).square()
         return loss
 
     def to_category_codes(self, codes: Tensor) -> Tensor:
-        """Which of a category's own codes each of (B, C) codes is, (B, K); 0 for all others.
+        """Convert (B, C) codes to the codes of the categories, (B, K); 0 for all other values.
 
-        A missing value is one of these: where the history had any, NAN is a word.
+        A missing value is another value, unless the history had some: then NAN is a value.
         """
         return codes.index_select(1, self.category_columns).clamp_(min=UNKNOWN).sub_(UNKNOWN)
 
@@ -153,58 +181,65 @@ class DfencoderNetwork:
         sample_weight: Tensor,
         grad: Mapping[str, Tensor],
     ) -> None:
-        """Fill `slope` with the gradient of the loss of `target` when `seen` is shown.
+        """Compute the gradient of the loss of `target` given `inputs`.
 
-        The loss is that of all number columns together, as a mean, and of each category.
+        The loss is the mean over the number columns, plus the loss of each category.
 
         Args:
-            inputs: (B, K) `words` and (B, N) numbers, corrupted.
-            target: The same, as they are.
+            inputs: Corrupted category codes, (B, K), and numbers, (B, N).
+            target: The original codes and numbers.
             sample_weight: Weight of each event, (B,).
-            grad: The parts of a vector that is laid out as the weights are; see `unflatten`.
+            grad: Parts of a vector in the layout of the weights, which are overwritten; see
+                `unflatten`.
         """
-        *shown, guess = self._forward(*inputs)
+        *layers, guess = self._forward(*inputs)
         back = self._output_gradient(guess, target, sample_weight).to(
             self.weights.dtype
         )  # (B, N + V)
-        for name, layer in zip(reversed(LAYER_NAMES), reversed(shown), strict=True):
+        for name, layer in zip(reversed(LAYER_NAMES), reversed(layers), strict=True):
             torch.mm(layer.T, back, out=grad[name])
             torch.sum(back, 0, out=grad[f"{name}_bias"])
             back = back @ self.parameters[name].T
             if name != LAYER_NAMES[0]:
-                back *= layer.sign()  # 1 where the layer is awake; a comparison is slower
-        # Sums of many small numbers, for which a short type is too coarse.
-        wide = torch.zeros(grad["embedding"].shape, dtype=sample_weight.dtype)
-        read = back[:, len(self.config.number_columns) :].T.to(sample_weight.dtype)  # (E, B)
-        wide.index_add_(0, self._embedding_positions(inputs[0]).flatten(), read.flatten())
-        grad["embedding"].copy_(wide)
+                back *= layer.sign()  # 1 where ReLU passes; faster than a comparison
+        # Sums of many small numbers need more precision than bfloat16 has.
+        embedding_grad = torch.zeros(grad["embedding"].shape, dtype=sample_weight.dtype)
+        values_grad = back[:, len(self.config.number_columns) :].T.to(sample_weight.dtype)  # (E, B)
+        embedding_grad.index_add_(
+            0, self._embedding_positions(inputs[0]).flatten(), values_grad.flatten()
+        )
+        grad["embedding"].copy_(embedding_grad)
 
     def _output_gradient(
         self, guess: Tensor, target: tuple[Tensor, Tensor], sample_weight: Tensor
     ) -> Tensor:
-        guessed, chance = self._split_output(guess)
-        column_of = self.column_one_hot.to(chance.dtype)
-        chance.exp_()
-        chance /= (chance @ column_of) @ column_of.T
-        places = target[0] + self.offsets  # (B, K)
-        chance.scatter_add_(1, places, chance.new_tensor(-1.0).expand(places.shape))
-        guessed -= target[1]
-        guessed *= 2 / max(len(self.config.number_columns), 1)
+        predicted, probabilities = self._split_output(guess)
+        one_hot = self.column_one_hot.to(probabilities.dtype)
+        probabilities.exp_()
+        probabilities /= (probabilities @ one_hot) @ one_hot.T
+        positions = target[0] + self.offsets  # (B, K)
+        probabilities.scatter_add_(
+            1, positions, probabilities.new_tensor(-1.0).expand(positions.shape)
+        )
+        predicted -= target[1]
+        predicted *= 2 / max(len(self.config.number_columns), 1)
         return guess.mul_(sample_weight[:, None])
 
-    def _embedding_positions(self, words: Tensor) -> Tensor:
-        """Where in the embedding an event's numbers lie, (E, B); rows are copied fastest."""
+    def _embedding_positions(self, category_codes: Tensor) -> Tensor:
+        """Return the positions of an event's embedding values, (E, B)."""
         return (
-            words.T.contiguous()
+            category_codes.T.contiguous()
             .index_select(0, self.embedding_columns)
             .mul_(self.embedding_widths)
             .add_(self.embedding_starts)
         )
 
-    def _forward(self, words: Tensor, numbers: Tensor) -> list[Tensor]:
-        cells = self._embedding_positions(words)  # (E, B)
-        read = self.parameters["embedding"].index_select(0, cells.flatten()).view(cells.shape)
-        layers = [torch.cat([numbers.T.to(read.dtype), read]).T]  # (B, N + E)
+    def _forward(self, category_codes: Tensor, numbers: Tensor) -> list[Tensor]:
+        positions = self._embedding_positions(category_codes)  # (E, B)
+        embedded = (
+            self.parameters["embedding"].index_select(0, positions.flatten()).view(positions.shape)
+        )
+        layers = [torch.cat([numbers.T.to(embedded.dtype), embedded]).T]  # (B, N + E)
         for name in LAYER_NAMES:
             bias = self.parameters[f"{name}_bias"]
             layers.append(torch.addmm(bias, layers[-1], self.parameters[name]))
@@ -219,32 +254,6 @@ class DfencoderNetwork:
         return guess[:, :numbers], logits
 
 
-NOISE = 0.2
-"""Swaps in an epoch, for each column, as a share of the rows; some hit the same cell."""
-EPOCHS = 25
-"""Passes over the rows, by default."""
-LEARNING_RATE, LEARNING_RATE_DECAY = 0.01, 0.99
-"""Rate of the first epoch, and what it is multiplied by after each."""
-BATCH_SIZE = 512
-"""Events in a step."""
-MAX_WEIGHT = 8
-"""Events that one row of training stands for, at most.
-
-Equal events are corrupted alike where they are one row, which makes seeds differ more. At 8 an
-event's score varies by 4 % from seed to seed, and by 3 % with one row an event, which takes twice
-as long; the means over seeds agree to 1 %.
-"""
-NAN = "nan"
-"""The word that stands where there is no value."""
-HAS_FAST_BF16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
-TRAIN_DTYPE = torch.bfloat16 if HAS_FAST_BF16 else torch.float32
-"""What training multiplies in: half as wide where the processor does so at twice the speed.
-
-Weights are kept and moved in float32, and scores are computed in it, so that scores differ in the
-third digit between processors, far less than between seeds.
-"""
-
-
 def fit_dfencoder_fingerprints(
     histories: Sequence[UserHistory],
     columns: Sequence[str],
@@ -253,10 +262,10 @@ def fit_dfencoder_fingerprints(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> list[Fingerprint]:
-    """Learn fingerprints as the reference does, from all of a history at once.
+    """Train reference fingerprints on whole histories.
 
-    Nothing is held out: the usual losses are those of the events that the network was trained on,
-    and training runs for all epochs. The arguments are those of `morpheus.models.learning`.
+    There are no validation events: the baseline is the loss of the training events, and training
+    runs for all epochs. The arguments are those of `fit.fit_fingerprints`.
     """
     return [_fit_fingerprint(history, columns, scaler, epochs, seed) for history in histories]
 
@@ -273,17 +282,17 @@ def _fit_fingerprint(
         losses = raw_losses(net, rows)
     scores = losses.mean(1, dtype=np.float64)[rows.inverse]
     card, seconds = history.make_card(len(rows.codes), epochs, seed), history.seconds
-    # It has no risk of its own to calibrate: the mean loss stands for it.
-    usual, held_out = (
+    # It has no risk: the mean loss is calibrated in its place.
+    baseline, calibration = (
         BaselineStats.fit(losses, rows.counts),
         CalibrationSet.from_scores(scores, scores, seconds),
     )
-    return Fingerprint(card, encoder, net, None, usual, held_out)
+    return Fingerprint(card, encoder, net, None, baseline, calibration)
 
 
 @contextmanager
 def single_torch_thread() -> Iterator[None]:
-    """Compute on one of torch's threads, as `training.one_thread` does for numpy's."""
+    """Run torch on one thread, as `training.single_thread` does for numpy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -293,18 +302,18 @@ def single_torch_thread() -> Iterator[None]:
 
 
 def fit_encoder(history: pl.DataFrame, columns: Sequence[str], scaler: str) -> Encoder:
-    """Learn the columns of a history as the reference types them.
+    """Learn the columns of a history with upstream's types.
 
-    It reads them with pandas, puts the word `nan` where there is no value, and takes a column for
-    one of numbers when every cell of it is one. All others are categories, of which every value
-    seen is a word.
+    Upstream reads logs with pandas, replaces missing values by the text `nan`, and makes a number
+    column only if every cell is a number. All other columns are categories, in which every value
+    has a code.
 
     >>> history = pl.DataFrame({"size": ["1", "20"], "code": ["1", None], "name": ["a", "b"]})
     >>> [type(c).__name__ for c in fit_encoder(history, history.columns, "standard").columns]
     ['Number', 'Category', 'Category']
     """
-    there = [history[name] for name in columns if name in history.columns]
-    return Encoder(tuple(_fit_column(values, scaler) for values in there))
+    columns_present = [history[name] for name in columns if name in history.columns]
+    return Encoder(tuple(_fit_column(values, scaler) for values in columns_present))
 
 
 def _fit_column(values: pl.Series, scaler: str) -> Column:
@@ -320,7 +329,7 @@ def _is_numeric(values: pl.Series) -> bool:
         values
     ):
         return False
-    # Whole numbers that 64 bits cannot hold stay text in pandas.
+    # pandas keeps integers as text if 64 bits cannot hold them.
     return not values.str.contains(r"^[+-]?\d{19,}$").any()
 
 
@@ -329,81 +338,89 @@ def train_dfencoder(
 ) -> DfencoderNetwork:
     """Train a reference network.
 
-    In each epoch every row is met once, in as many steps as batches of BATCH events make.
+    In each epoch every row is used once, in as many steps as there are batches of BATCH_SIZE
+    events.
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = make_network_config(encoder, HIDDEN_UNITS, BOTTLENECK_UNITS, DfencoderConfig)
-    weights = init_dfencoder_weights(shape, generator)
-    short = weights.to(TRAIN_DTYPE)
-    net, move = DfencoderNetwork(shape, short), torch.empty_like(short)
-    slope = unflatten(shape, move)
-    copy_of, share = replicate_rows(rows.counts)
-    words = net.to_category_codes(torch.from_numpy(rows.codes[copy_of].astype(np.int64)))
+    config = make_network_config(encoder, HIDDEN_UNITS, BOTTLENECK_UNITS, DfencoderConfig)
+    weights = init_dfencoder_weights(config, generator)
+    working = weights.to(TRAIN_DTYPE)
+    net, update = DfencoderNetwork(config, working), torch.empty_like(working)
+    grad = unflatten(config, update)
+    copy_of, sample_weight = replicate_rows(rows.counts)
+    codes = net.to_category_codes(torch.from_numpy(rows.codes[copy_of].astype(np.int64)))
     numbers = torch.from_numpy(rows.numbers[copy_of])
     events = torch.from_numpy(np.searchsorted(copy_of, rows.inverse))
     steps = -(-len(events) // BATCH_SIZE)
     for epoch in range(epochs):
-        seen_words = swap_values(words, events, generator)
-        seen_numbers = swap_values(numbers, events, generator)
-        for batch in weighted_minibatches(share, steps, generator):
-            seen, target = (seen_words[batch], seen_numbers[batch]), (words[batch], numbers[batch])
-            net.compute_gradient(seen, target, share[batch] * steps, slope)
-            weights.sub_(move, alpha=LEARNING_RATE * LEARNING_RATE_DECAY**epoch)
-            short.copy_(weights)
-    return DfencoderNetwork(shape, weights.half().float())
+        corrupted_codes = swap_values(codes, events, generator)
+        corrupted_numbers = swap_values(numbers, events, generator)
+        for batch in weighted_minibatches(sample_weight, steps, generator):
+            inputs, target = (
+                (corrupted_codes[batch], corrupted_numbers[batch]),
+                (codes[batch], numbers[batch]),
+            )
+            net.compute_gradient(inputs, target, sample_weight[batch] * steps, grad)
+            weights.sub_(update, alpha=LEARNING_RATE * LEARNING_RATE_DECAY**epoch)
+            working.copy_(weights)
+    return DfencoderNetwork(config, weights.half().float())
 
 
 def replicate_rows(counts: NDArray[np.int64]) -> tuple[NDArray[np.intp], Tensor]:
-    """Repeat distinct rows until none stands for more than STANDS_FOR events.
+    """Repeat distinct rows until each represents at most MAX_WEIGHT events.
+
+    Args:
+        counts: Number of events for each distinct row, (D,).
 
     Returns:
-        Which distinct row each row of training is, ascending, and its share of all events.
+        Distinct row of each training row, ascending, and its share of all events.
 
-    >>> copy_of, share = replicate_rows(np.array([3, 12, 1]))
-    >>> copy_of.tolist(), share.tolist()
+    >>> copy_of, weight = replicate_rows(np.array([3, 12, 1]))
+    >>> copy_of.tolist(), weight.tolist()
     ([0, 1, 1, 2], [0.1875, 0.375, 0.375, 0.0625])
     """
     times = -(-counts // MAX_WEIGHT)
     copy_of = np.repeat(np.arange(len(counts)), times)
-    share = (counts / times / counts.sum())[copy_of]
-    return copy_of, torch.from_numpy(share.astype(np.float32))
+    weight = (counts / times / counts.sum())[copy_of]
+    return copy_of, torch.from_numpy(weight.astype(np.float32))
 
 
 def weighted_minibatches(
     sample_weight: Tensor, steps: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Deal the rows out at random, light ones first, so that all batches weigh about the same.
+    """Split the rows at random into batches of about the same weight.
 
-    Batches come in random order: a row that always came last would be remembered best.
+    Rows are dealt out by weight, lightest first. The batches are in random order, because a row
+    that always came last would be remembered best.
     """
     order = torch.randperm(len(sample_weight), generator=generator)
     by_weight = order[sample_weight[order].argsort(stable=True)]
-    steps_at_random = torch.randperm(steps, generator=generator).tolist()
-    return [by_weight[step::steps] for step in steps_at_random]
+    random_steps = torch.randperm(steps, generator=generator).tolist()
+    return [by_weight[step::steps] for step in random_steps]
 
 
 def init_dfencoder_weights(config: NetworkConfig, generator: torch.Generator) -> Tensor:
-    """Start where torch's own layers do.
+    """Return initial weights, (P,), as torch's own layers have them.
 
-    Embeddings are normal, weights and biases of a layer of n inputs uniform within 1/sqrt(n).
+    Embeddings are normal. Weights and biases of a layer with n inputs are uniform within 1/sqrt(n).
     """
     weights = torch.rand(config.n_parameters, generator=generator)
-    part = unflatten(config, weights)
-    part["embedding"].normal_(generator=generator)
+    parameters = unflatten(config, weights)
+    parameters["embedding"].normal_(generator=generator)
     for name in LAYER_NAMES:
-        bound = max(part[name].shape[0], 1) ** -0.5
-        for weight in (part[name], part[f"{name}_bias"]):
+        bound = max(parameters[name].shape[0], 1) ** -0.5
+        for weight in (parameters[name], parameters[f"{name}_bias"]):
             weight.mul_(2 * bound).sub_(bound)
     return weights
 
 
 def swap_values(cells: Tensor, events: Tensor, generator: torch.Generator) -> Tensor:
-    """Put other events' values into some cells of each column of (R, columns) cells.
+    """Replace some cells of each column by values of other events.
 
     Args:
-        cells: Words or numbers of each row.
-        events: A row that each event equals.
-        generator: Source of the draws. A cell may be drawn twice, and its own value may be put in.
+        cells: Codes or numbers of each row, (R, columns).
+        events: Row of each event.
+        generator: Random numbers. A cell can be drawn twice, and can get its own value.
     """
     rows, columns = cells.shape
     swaps = round(rows * NOISE)

@@ -25,10 +25,9 @@ from morpheus.models.training import iter_fixed_batches
 STD_FLOOR = 0.05
 """Minimum standard deviation, so that a column that never changed does not divide by zero."""
 MARGINAL_STD_FLOOR, CONDITIONAL_STD_FLOOR = 0.5, 1.0
-"""Standard deviation, in nats, that is always added to the marginal and to the conditional
-surprise."""
+"""Standard deviations, in nats, added to the marginal and to the conditional surprise."""
 ANOMALY_EXPONENT = 2 / 3
-"""Exponent below one, so that one new identifier does not outweigh several less surprising columns."""
+"""Exponent below one: one new identifier does not outweigh several less surprising columns."""
 ANOMALY_DECIMALS = 6
 """Decimals of an anomaly. Rounding hides how the matrix products were grouped."""
 

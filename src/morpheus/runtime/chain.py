@@ -1,17 +1,21 @@
-"""A chain of transforms: batches are pushed through, each with its user's state."""
+"""Chains of transforms: batches are pushed through, each with the state of its user.
+
+A `Segment` is the value that crosses to worker processes; a `Chain` is a segment that is open in
+one process, with the live states of its stages.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from morpheus.core.batch import Batch
 from morpheus.core.stage import PreparesUsers, StageContext, Transform
-from morpheus.core.state import State, StateKey, encode_state
-from morpheus.runtime.states import KeyedStates, SavedStates
+from morpheus.core.state import State, StateKey, decode_state, encode_state
+from morpheus.runtime.states import SavedStates, StateStore
 
 _NO_USER_YET = object()
 
@@ -24,11 +28,11 @@ def name_stages(stages: Iterable[Transform]) -> tuple[str, ...]:
 
     The names key states, so they stay the same when other stages are added to a pipeline.
     """
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     names = []
     for stage in stages:
-        seen[stage.name] += 1
-        names.append(f"{stage.name}#{seen[stage.name]}")
+        counts[stage.name] += 1
+        names.append(f"{stage.name}#{counts[stage.name]}")
     return tuple(names)
 
 
@@ -39,10 +43,10 @@ class Segment:
     Attributes:
         stages: The stages, in order.
         names: Name of each stage, which keys its states; see `name_stages`.
-        population: A sample of all users' histories, for stages that need it.
-        unbounded: The input has no end, so users come again and again.
-        drops_model: Batches leave without fingerprint and codes, which no later stage needs.
-        saves: Changed states are wanted.
+        population: Sample of all users' histories, for stages that need it.
+        unbounded: The input has no end, so a user's batches can arrive at any time.
+        drops_model: Batches leave without fingerprint and codes, because no later stage needs them.
+        saves: Encode the states of finished users, so that they can be saved.
         cache: Values that stages compute once for all users of a process.
     """
 
@@ -56,21 +60,21 @@ class Segment:
 
     @classmethod
     def from_stages(cls, stages: Sequence[Transform], *, unbounded: bool = False) -> Segment:
-        """Make a segment of stages alone."""
+        """Make a segment with the default names."""
         return cls(tuple(stages), name_stages(stages), unbounded=unbounded)
 
     @property
     def is_cpu_bound(self) -> bool:
-        """Whether its users are worth a worker process each."""
+        """Whether a user's events cost more than passing them to a worker process."""
         return any(stage.needs.cpu_bound for stage in self.stages)
 
     @property
     def users_per_bundle(self) -> int:
-        """How many users its stages prefer to prepare together."""
+        """How many users the stages prefer to prepare together."""
         return max((stage.needs.users_per_bundle for stage in self.stages), default=1)
 
     def open(self, saved: SavedStates | None = None, resources: ExitStack | None = None) -> Chain:
-        """Open the chain of its stages in this process.
+        """Open the chain of the stages in this process.
 
         Args:
             saved: States to restore.
@@ -82,22 +86,68 @@ class Segment:
             cache=self.cache,
             resources=resources or ExitStack(),
         )
-        return Chain(self, context, KeyedStates(saved or {}))
+        return Chain(self, context, KeyedStates(dict(saved or {})))
+
+
+@dataclass
+class KeyedStates:
+    """The live states of one process.
+
+    Attributes:
+        saved: Encoded states to restore from.
+        live: States in use, by user and stage.
+    """
+
+    saved: dict[StateKey, bytes] = field(default_factory=dict)
+    live: dict[str | None, dict[str, Any]] = field(default_factory=dict)
+
+    def get(self, key: StateKey, open_state: Callable[[], Any]) -> Any:
+        """Return the state of a key: the live one, the saved one, or a new one.
+
+        Args:
+            key: Stage and user.
+            open_state: Makes the state of a new user. Its class decodes a saved state.
+        """
+        states = self.live.setdefault(key.user, {})
+        if key.stage not in states:
+            state = open_state()
+            data = self.saved.pop(key, None)
+            if data is not None and isinstance(state, State):
+                state = decode_state(type(state), data)
+            states[key.stage] = state
+        return states[key.stage]
+
+    def has(self, key: StateKey) -> bool:
+        """Return whether a key has a live state."""
+        return key.stage in self.live.get(key.user, {})
+
+    def pop(self, key: StateKey) -> Any:
+        """Remove a live state and return it."""
+        states = self.live.get(key.user, {})
+        state = states.pop(key.stage, None)
+        if not states:
+            self.live.pop(key.user, None)
+        return state
+
+    def users(self, stage: str) -> list[str | None]:
+        """Return the users with a live state of a stage, in the order of their first batch."""
+        return [user for user, states in self.live.items() if stage in states]
 
 
 @dataclass
 class Chain:
-    """Pushes batches through the stages of a segment, and keeps the state of each stage and user.
+    """Pushes batches through the stages of a segment, and holds the state of each stage and user.
 
-    On a bounded input a user's batches come together: when the next user comes, the states of the
-    last one are flushed, encoded if `Segment.saves`, and released. On an unbounded input users come
-    again and again, and states stay live until the input ends.
+    On a bounded input a user's batches are consecutive: when the next user's first batch arrives,
+    the states of the last user are flushed, encoded if `Segment.saves`, and released. On an
+    unbounded input a user's batches can arrive at any time, so states stay live until the input
+    ends.
 
     Attributes:
         segment: The stages.
-        context: What stages are told when they are opened.
+        context: What stages get when they are opened.
         states: The live states.
-        changed: Encoded states of the users who are done, if `Segment.saves`.
+        changed: Encoded states of finished users, if `Segment.saves`.
     """
 
     segment: Segment
@@ -108,7 +158,12 @@ class Chain:
     def __post_init__(self) -> None:
         self._stages = self.segment.stages
         self._users: list[object] = [_NO_USER_YET] * len(self._stages)
-        # What a sink cannot open is told before anything is read.
+        self._saved_names = {
+            name
+            for name, stage in zip(self.segment.names, self._stages, strict=True)
+            if stage.scope == "keyed" and not stage.needs.per_run
+        }
+        # Open sinks now, so that an output that cannot be written fails before anything is read.
         for position, stage in enumerate(self._stages):
             if stage.scope != "keyed":
                 self._state(position, None)
@@ -119,68 +174,91 @@ class Chain:
             users = [(self._state(0, group[0].user), group) for group in groups]
             self._stages[0].prepare(users)
 
-    def push(self, batch: Batch) -> list[Batch]:
-        """Push one batch through all stages; returns what comes out at the end."""
+    def push(self, batch: Batch, start: int = 0) -> list[Batch]:
+        """Push a batch through the stages, and return the batches that leave the last one.
+
+        Args:
+            batch: The batch.
+            start: Position of the first stage that processes it.
+        """
         batches = [batch]
-        for position in range(len(self._stages)):
-            batches = [out for each in batches for out in self._process(position, each)]
-        return self._drop_models(batches)
+        for position, stage in enumerate(self._stages[start:], start):
+            outputs: list[Batch] = []
+            for each in batches:
+                if stage.scope == "keyed":
+                    outputs += self._switch_user(position, each.user)
+                outputs += stage.process(each, self._state(position, each.user))
+            batches = outputs
+        if self.segment.drops_model:
+            return [replace(each, fingerprint=None, encoded=None) for each in batches]
+        return batches
 
     def flush_user(self, user: str | None) -> list[Batch]:
-        """End a user's events: flush all stages, from the first to the last."""
-        return self._flush_all([user])
+        """End the events of a user: flush all stages, from the first to the last."""
+        return self._flush([user])
 
     def flush(self) -> list[Batch]:
         """End the input: flush all stages for all users, from the first to the last."""
-        return self._flush_all(None)
+        return self._flush(None)
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Push batches through, then flush."""
+    def run(
+        self, batches: Iterable[Batch], store: StateStore | None = None
+    ) -> Generator[Batch, None, None]:
+        """Push a whole stream through, then flush.
+
+        Args:
+            batches: The stream.
+            store: Gives the saved states of each user, and takes over the changed ones.
+        """
+        restored: set[str | None] = set()
         for batch in batches:
+            if store is not None and batch.user not in restored:
+                restored.add(batch.user)
+                # A stage may hold batches back, so a later stage may need a state much later.
+                self.states.saved.update(
+                    (key, data)
+                    for key, data in store.load([batch.user]).items()
+                    if key.stage in self._saved_names
+                )
             yield from self.push(batch)
         yield from self.flush()
+        if store is not None:
+            store.save(self.changed)
 
-    def _flush_all(self, users: list[str | None] | None) -> list[Batch]:
-        batches: list[Batch] = []
-        for position in range(len(self._stages)):
-            batches = [out for each in batches for out in self._process(position, each)]
-            batches += self._flush_stage(position, users)
-        return self._drop_models(batches)
+    def _switch_user(self, position: int, user: str | None) -> list[Batch]:
+        """Flush the last user's state of a stage when another user's batch arrives."""
+        last, outputs = self._users[position], list[Batch]()
+        if not self.context.unbounded and last is not _NO_USER_YET and last != user:
+            outputs = self._flush_stage(position, [last])  # type: ignore[list-item]  # a user
+        self._users[position] = user
+        return outputs
 
-    def _process(self, position: int, batch: Batch) -> Iterable[Batch]:
-        stage, user = self._stages[position], batch.user
-        out: list[Batch] = []
-        if stage.scope == "keyed":
-            last = self._users[position]
-            if not self.context.unbounded and last is not _NO_USER_YET and last != user:
-                out += self._flush_stage(position, [last])  # type: ignore[list-item]  # a user
-            self._users[position] = user
-        out += stage.process(batch, self._state(position, user))
-        return out
-
-    def _state(self, position: int, user: str | None) -> Any:  # noqa: ANN401 - each stage has its own
-        stage = self._stages[position]
-        key = StateKey(self.segment.names[position], user if stage.scope == "keyed" else None)
-        return self.states.get(key, lambda: stage.open(replace(self.context, user=key.user)))
+    def _flush(self, users: list[str | None] | None) -> list[Batch]:
+        return [
+            output
+            for position in range(len(self._stages))
+            for batch in self._flush_stage(position, users)
+            for output in self.push(batch, position + 1)
+        ]
 
     def _flush_stage(self, position: int, users: list[str | None] | None) -> list[Batch]:
-        """Flush the states of a stage and release them; of all users with a state for None."""
+        """Flush the states of a stage and release them; for None, of all users with a state."""
         stage, name = self._stages[position], self.segment.names[position]
         if stage.scope != "keyed":
             return list(stage.flush(self._state(position, None)))
-        out: list[Batch] = []
+        outputs: list[Batch] = []
         for user in self.states.users(name) if users is None else users:
             key = StateKey(name, user)
             if not self.states.has(key):
                 continue
             state = self.states.pop(key)
-            out += stage.flush(state)
+            outputs += stage.flush(state)
             if self.segment.saves and isinstance(state, State) and not stage.needs.per_run:
                 self.changed[key] = encode_state(state)
         self._users[position] = _NO_USER_YET
-        return out
+        return outputs
 
-    def _drop_models(self, batches: list[Batch]) -> list[Batch]:
-        if not self.segment.drops_model:
-            return batches
-        return [replace(batch, fingerprint=None, encoded=None) for batch in batches]
+    def _state(self, position: int, user: str | None) -> Any:
+        stage = self._stages[position]
+        key = StateKey(self.segment.names[position], user if stage.scope == "keyed" else None)
+        return self.states.get(key, lambda: stage.open(replace(self.context, user=key.user)))

@@ -1,10 +1,13 @@
-"""The Dask runner: the users of each partition pass the pipeline on a worker of a cluster."""
+"""The Dask runner: the users of each partition pass through the segment on a cluster worker.
+
+Also the progress line of such a run.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
@@ -36,27 +39,38 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MAX_SLOWEST = 3
+"""Number of slowest users to report."""
+GPU, MEMORY = "GPU", "MEMORY"
+"""Resources that workers can declare: `dask worker --resources "GPU=1 MEMORY=16e9"`."""
+INLINE_ROWS = 250_000
+"""Rows of a task's output that are kept as they are; later ones are compressed."""
+BYTES_PER_EVENT = 10_000
+"""Approximate memory per event during a task; measured in docs/scaling.md."""
+# Tasks with this priority release memory, so they run before all others.
+_HIGH_PRIORITY = 1 << 40
+
+ResultT = TypeVar("ResultT")
 Clock = Callable[[], float]
 
 
 @dataclass
 class Progress:
-    """How far a cluster has come.
+    """Progress of a run on a cluster.
 
     Attributes:
-        tasks: How many there are.
-        retries: Tells how often one had to be begun again.
-        clock: Tells the time.
-        tasks_done: How many tasks are done.
-        users: How many users are done.
-        events: How many events of theirs came out.
-        slowest_users: Users who took longest, and their seconds.
+        tasks: Number of tasks.
+        retries: Returns the number of restarted tasks.
+        clock: Returns the time in seconds.
+        tasks_done: Number of finished tasks.
+        users: Number of finished users.
+        events: Number of events in the output.
+        slowest_users: The slowest users and their seconds.
 
     >>> clock = iter([0.0, 2.0]).__next__
     >>> progress = Progress(3, lambda: 1, clock)
     >>> progress.add({"ann": 0.25, "bob": 1.5}, events=300)
-    >>> progress.line()
-    '1 of 3 tasks, 2 users, 150 events/s, 1 begun again; slowest: bob 1.5 s, ann 0.2 s'
+    >>> progress.status_line()
+    '1 of 3 tasks, 2 users, 150 events/s, 1 restarted; slowest: bob 1.5 s, ann 0.2 s'
     """
 
     tasks: int
@@ -71,34 +85,42 @@ class Progress:
         self.started = self.clock()
 
     def add(self, seconds: Mapping[str | None, float], events: int) -> None:
-        """Count a task's users and events."""
+        """Count the users and events of a finished task.
+
+        Args:
+            seconds: Time of each user.
+            events: Number of events in the output.
+        """
         self.tasks_done += 1
         self.users += len(seconds)
         self.events += events
-        known = [*self.slowest_users, *seconds.items()]
-        self.slowest_users = nlargest(MAX_SLOWEST, known, key=lambda one: (one[1], one[0] or ""))
+        candidates = [*self.slowest_users, *seconds.items()]
+        self.slowest_users = nlargest(
+            MAX_SLOWEST, candidates, key=lambda item: (item[1], item[0] or "")
+        )
 
     def status_line(self) -> str:
-        """The line shown: control characters are written out, none reaches the terminal."""
+        """Return the progress line, with control characters escaped."""
         elapsed = self.clock() - self.started
         pace = self.events / elapsed if elapsed else 0.0
-        again = f", {self.retries():,} begun again" if self.retries() else ""
-        text = f"{self.tasks_done:,} of {self.tasks:,} tasks, {self.users:,} users, {pace:,.0f} events/s"
+        retries = f", {self.retries():,} restarted" if self.retries() else ""
+        tasks = f"{self.tasks_done:,} of {self.tasks:,} tasks"
+        text = f"{tasks}, {self.users:,} users, {pace:,.0f} events/s{retries}"
         names = ", ".join(
             f"{user or '(no user)'} {took:.1f} s" for user, took in self.slowest_users
         )
-        return escape_control(f"{text}{again}" + (f"; slowest: {names}" if names else ""))
+        return escape_control(text + (f"; slowest: {names}" if names else ""))
 
     def __rich__(self) -> Text:
-        from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
+        from rich.text import Text
 
         return Text(self.status_line(), no_wrap=True, overflow="ellipsis")
 
     @contextmanager
     def display(self) -> Iterator[None]:
-        """Show the line on a terminal, and nowhere else, until the block ends."""
-        from rich.console import Console  # noqa: PLC0415 - as above
-        from rich.live import Live  # noqa: PLC0415 - as above
+        """Show the line until the block ends, if standard error is a terminal."""
+        from rich.console import Console
+        from rich.live import Live
 
         console = Console(stderr=True)
         if not console.is_terminal:
@@ -108,24 +130,13 @@ class Progress:
             yield
 
 
-ResultT = TypeVar("ResultT")
-GPU, MEMORY = "GPU", "MEMORY"
-"""Resources that workers may declare: `dask worker --resources "GPU=1 MEMORY=16e9"`."""
-_HIGH_PRIORITY = 1 << 40
-"""Weight of what lets go of memory: it is done before anything else."""
-INLINE_ROWS = 250_000
-"""Rows that a task holds as they come out; those after them are packed."""
-BYTES_PER_EVENT = 10_000
-"""Memory that an event takes while it is in work, about; measured in docs/scaling.md."""
-
-
 @runtime_checkable
 class RemotePartition(Partition, Protocol):
-    """A portion that lies on a worker."""
+    """A partition whose events are on a worker."""
 
     @property
     def weight(self) -> int:
-        """How much work it is, in events."""
+        """Amount of work, in events."""
 
     def submit(
         self,
@@ -133,16 +144,16 @@ class RemotePartition(Partition, Protocol):
         *needs: object,
         resources: Mapping[str, float] | None = None,
     ) -> Future[ResultT]:
-        """Begin a task on it, where it lies; see `Cluster.submit`."""
+        """Submit a task on the partition to its worker; see `Cluster.submit`."""
 
 
 @dataclass(frozen=True)
 class CompressedBatch:
-    """A batch that takes as little room as it can: what comes out of a giant is held, too.
+    """A compressed batch, so that the output of a very large user fits into memory.
 
     Attributes:
         header: The batch without its rows.
-        rows: These.
+        rows: The rows.
     """
 
     header: Batch
@@ -150,23 +161,23 @@ class CompressedBatch:
 
     @classmethod
     def from_batch(cls, batch: Batch) -> CompressedBatch:
-        """Pack a batch."""
+        """Compress a batch."""
         return cls(replace(batch, frame=batch.frame.clear()), spill_to_memory(batch.frame))
 
     def to_batch(self) -> Batch:
-        """It, unpacked."""
+        """Decompress the batch."""
         return replace(self.header, frame=self.rows.read())
 
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """Users who have passed the chain.
+    """The result of a partition.
 
     Attributes:
-        outputs: What came out.
-        metrics: What was counted while they were read.
-        user_seconds: How long each took.
-        changed: States of the users, if they are saved.
+        outputs: Output batches, in the order of the users.
+        metrics: Counts of the records that were read.
+        user_seconds: Time of each user.
+        changed: Encoded states of the users, if `Segment.saves`.
     """
 
     outputs: list[Batch | CompressedBatch] = field(repr=False)
@@ -175,20 +186,24 @@ class PartitionResult:
     changed: dict[StateKey, bytes] = field(default_factory=dict, repr=False)
 
     def __sizeof__(self) -> int:
-        """Bytes, for the worker that holds it."""
+        """Return the size in bytes; Dask asks for it."""
         return object.__sizeof__(self) + sum(map(_size_in_bytes, self.outputs))
 
     def iter_batches(self) -> Iterator[Batch]:
-        """What came out."""
-        return (one.to_batch() if isinstance(one, CompressedBatch) else one for one in self.outputs)
+        """Yield the output batches, decompressed."""
+        for output in self.outputs:
+            yield output.to_batch() if isinstance(output, CompressedBatch) else output
 
 
 @dataclass(frozen=True)
 class DaskRunner:
-    """Runs a segment of a chain for every user, on the workers of a cluster.
+    """Runs a segment for each user on the workers of a cluster. The order of users is kept.
 
-    The heaviest portions are begun first, so that none is waited for alone at the end; what comes
-    out keeps the users' order.
+    The largest partitions start first, so that the run does not end with one long task.
+
+    Attributes:
+        executor: The cluster.
+        store: Keeps states between runs; None to keep none.
     """
 
     executor: Cluster
@@ -200,43 +215,45 @@ class DaskRunner:
         partitions: Sequence[Partition],
         metrics: RunMetrics,
         encoder_factory: EncoderFactory,
-    ) -> Iterator[Batch]:
-        """Pass the users of each portion through the segment, where the portion lies.
+    ) -> Generator[Batch, None, None]:
+        """Run the segment for the users of each partition, on the worker that has the partition.
 
         Args:
-            segment: What is done with each user.
-            partitions: All users, in the order in which they come out.
-            metrics: Counted into as portions are done.
-            encoder_factory: What else can be done where a portion lies; see `Transform.encoder`.
+            segment: The stages.
+            partitions: Partitions with all users, in output order.
+            metrics: Counts the records that are read.
+            encoder_factory: Makes the encoder of the sink; see `Sink.encoder`.
         """
-        lying = [one for one in partitions if isinstance(one, RemotePartition)]
-        if len(lying) < len(partitions):
+        remote = [each for each in partitions if isinstance(each, RemotePartition)]
+        if len(remote) < len(partitions):
             yield from self.run(segment, read_partitions(partitions, metrics, self.store))
             return
         for folder in find_output_folders(segment.stages):
             with SpillDir(folder) as probe:
                 self.executor.check_shared_folder(probe.folder)
-        begun = self._submit_all(segment, lying)
-        progress = Progress(len(begun), lambda: self.executor.events.retries)
+        futures = self._submit_all(segment, remote)
+        progress = Progress(len(futures), lambda: self.executor.events.retries)
         with progress.display():
-            first = self._peek_first(begun)
+            first = self._peek_first(futures)
             encoder = None if first is None else encoder_factory(first)
             if first is not None and encoder is not None:
-                # The sink has to know the columns before it gets formatted rows.
+                # The sink needs the columns before it gets formatted rows.
                 yield first
-                given = self.executor.scatter(encoder)
-                begun = [
-                    self.executor.submit(encode_on_worker, one, given, priority=_HIGH_PRIORITY)
-                    for one in begun
+                scattered = self.executor.scatter(encoder)
+                futures = [
+                    self.executor.submit(
+                        encode_on_worker, future, scattered, priority=_HIGH_PRIORITY
+                    )
+                    for future in futures
                 ]
-            for passed in self.executor.results(begun, eager=encoder is not None):
-                metrics.add_read_stats(passed.metrics)
-                save_states(self.store, passed.changed)
-                progress.add(passed.user_seconds, sum(map(_num_rows, passed.outputs)))
-                yield from passed.iter_batches()
+            for result in self.executor.results(futures, eager=encoder is not None):
+                metrics.add_read_stats(result.metrics)
+                save_states(self.store, result.changed)
+                progress.add(result.user_seconds, sum(map(_num_rows, result.outputs)))
+                yield from result.iter_batches()
         metrics.cluster_stats = self._cluster_stats(progress)
 
-    def run(self, segment: Segment, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def run(self, segment: Segment, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
         """Run the segment for the users of a stream that this process reads, on the workers."""
         groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
         return run_in_workers(self.executor, segment, groups, self.store)
@@ -244,58 +261,64 @@ class DaskRunner:
     def _submit_all(
         self, segment: Segment, partitions: Sequence[RemotePartition]
     ) -> list[Future[PartitionResult]]:
-        many = len(partitions) >= self.executor.parallelism
-        given = self.executor.scatter(segment, broadcast=many)
-        long = sum(portion.weight for portion in partitions) / (2 * self.executor.parallelism)
-        begun: dict[int, Future[PartitionResult]] = {}
-        for number in sorted(range(len(partitions)), key=lambda at: -partitions[at].weight):
-            portion = partitions[number]
-            wanted = self._task_resources(segment, portion.weight)
-            saved = load_states(self.store, portion)
-            begun[number] = portion.submit(
-                process_partition, given, number, INLINE_ROWS, saved, resources=wanted
+        broadcast = len(partitions) >= self.executor.parallelism
+        scattered = self.executor.scatter(segment, broadcast=broadcast)
+        total = sum(partition.weight for partition in partitions)
+        futures: dict[int, Future[PartitionResult]] = {}
+        for number in sorted(range(len(partitions)), key=lambda i: -partitions[i].weight):
+            partition = partitions[number]
+            resources = self._task_resources(segment, partition.weight)
+            saved = load_states(self.store, partition)
+            futures[number] = partition.submit(
+                process_partition, scattered, number, INLINE_ROWS, saved, resources=resources
             )
-            if portion.weight > long:
-                # While its events are fetched, a worker would begin with what it has there. One
-                # that is half of what a worker has to do must not be late.
-                self.executor.wait_started(number, begun[number])
-        return [begun[number] for number in range(len(partitions))]
+            if partition.weight > total / (2 * self.executor.parallelism):
+                # While the events of a large partition are transferred, its worker would start a
+                # partition that it already has. A partition of half a worker's share must not be
+                # late, so wait for its start.
+                self.executor.wait_started(number, futures[number])
+        return [futures[number] for number in range(len(partitions))]
 
     def _task_resources(self, segment: Segment, weight: int) -> dict[str, float]:
-        """What a task takes: what its stages say, and memory where workers say what they have."""
-        wanted = dict(ChainMap(*(dict(stage.needs.resources) for stage in segment.stages)))
-        for name in wanted:
+        """Return the resources of a task: those of its stages, and memory if workers declare it."""
+        resources = dict(ChainMap(*(dict(stage.needs.resources) for stage in segment.stages)))
+        for name in resources:
             if not self.executor.resource_capacity(name):
                 raise UsageError(
-                    f"--engine dask: no worker says that it has a {name}. Start those that have "
-                    f'one with `dask worker --resources "{name}=1" ...`, or give --device=auto.'
+                    f"--engine=dask: no worker declares the resource {name}. Start workers that "
+                    f'have one with `dask worker --resources "{name}=1" ...`, or use '
+                    "--device=auto."
                 )
-        memory = self.executor.resource_capacity(MEMORY)
-        return wanted | ({MEMORY: min(memory, float(weight * BYTES_PER_EVENT))} if memory else {})
+        if memory := self.executor.resource_capacity(MEMORY):
+            resources[MEMORY] = min(memory, float(weight * BYTES_PER_EVENT))
+        return resources
 
     def _peek_first(self, futures: Sequence[Future[PartitionResult]]) -> Batch | None:
-        """What the first rows will look like."""
-        looks = (self.executor.submit(peek_schema, one, priority=_HIGH_PRIORITY) for one in futures)
-        found = chain.from_iterable(self.executor.results([one]) for one in looks)
-        return next((first for first in found if first is not None), None)
+        """Return the first output batch without its rows; None if there is no output."""
+        for future in futures:
+            peek = self.executor.submit(peek_schema, future, priority=_HIGH_PRIORITY)
+            for batch in self.executor.results([peek]):
+                if batch is not None:
+                    return batch
+        return None
 
     def _cluster_stats(self, progress: Progress) -> ClusterStats:
-        heard, slowest = self.executor.events, tuple(progress.slowest_users)
+        events, slowest = self.executor.events, tuple(progress.slowest_users)
         return ClusterStats(
-            self.executor.num_workers, heard.lost_workers, progress.tasks, heard.retries, slowest
+            self.executor.num_workers, events.lost_workers, progress.tasks, events.retries, slowest
         )
 
 
 def process_partition(
     partition: Partition, segment: Segment, number: int, inline_rows: int, saved: SavedStates
 ) -> PartitionResult:
-    """Pass a portion's users through the segment, as on one machine.
+    """Run the segment for the users of a partition, as on one machine.
 
     Args:
-        partition: The users.
-        segment: What is done with each.
-        number: Of the task.
-        inline_rows: Rows that are held as they come out; those after them are compressed.
+        partition: The partition.
+        segment: The stages.
+        number: Number of the task.
+        inline_rows: Rows of the output that are kept as they are; later ones are compressed.
         saved: Saved states of the users.
     """
     log_task_started(number)
@@ -314,7 +337,7 @@ def encode_on_worker(result: PartitionResult, encoder: Segment) -> PartitionResu
 
 
 def peek_schema(result: PartitionResult) -> Batch | None:
-    """What the first rows look like: a batch of none that counts for nothing."""
+    """Return the first output batch without rows and counts; None if there is no output."""
     for batch in result.iter_batches():
         return replace(batch, frame=batch.frame.clear(), card=None, filtered=0, candidates=None)
     return None
@@ -342,10 +365,10 @@ def _size_in_bytes(batch: Batch | CompressedBatch) -> int:
 
 
 def _time_users(batches: Iterator[Batch], seconds: dict[str | None, float]) -> Iterator[Batch]:
-    """Take the time from one batch to the next."""
-    begin = time.perf_counter()
+    """Add the time from one batch to the next to the time of its user."""
+    start = time.perf_counter()
     for batch in batches:
-        took = time.perf_counter() - begin
-        seconds[batch.user] = seconds.get(batch.user, 0.0) + took
+        elapsed = time.perf_counter() - start
+        seconds[batch.user] = seconds.get(batch.user, 0.0) + elapsed
         yield batch
-        begin = time.perf_counter()
+        start = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby, islice, repeat
@@ -11,37 +11,38 @@ from operator import attrgetter
 
 from morpheus.core.batch import Batch, Partition, RunMetrics
 from morpheus.core.state import StateKey, decode_state, encode_state
-from morpheus.runtime.chain import Chain, Segment, UserBatches
+from morpheus.runtime.chain import Segment, UserBatches
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.states import MemoryStateStore, SavedStates, StateStore
 from morpheus.sources.source_state import PartitionState, SourceState
 
 FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25
-"""Events of the first bundle, of the largest, and how much each is larger than the last.
+"""Events in the first bundle and in the largest, and the growth from one bundle to the next.
 
-Small users travel together, because a task costs messages. The first bundles are small, or few
-users would keep few workers busy.
+Small users share a bundle, because each task costs messages. The first bundles are small, so that
+a few users keep all workers busy.
 """
 BUNDLE_EVENTS = 50_000
-"""Events of a bundle where a stage prepares several users together."""
+"""Events in a bundle if a stage prepares several users together."""
 MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
-"""Below both, the work is done before worker processes would have started."""
+"""With fewer users and events, the work is done before worker processes have started."""
 
 SOURCE = "source"
-"""Name of the source, which keys its states."""
+"""Name of the source in the keys of its states."""
 
 EncoderFactory = Callable[[Batch], Segment | None]
-"""Given the first batch that comes out: what else can be done with all of them where they are."""
+"""Takes the first output batch; returns stages to run on all output where it is produced, or None.
+"""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Users who are passed to a worker together.
+    """Users that are passed to a worker together.
 
     Attributes:
-        groups: Batches of each.
-        saved: Their saved states.
+        groups: Batches of each user.
+        saved: Saved states of the users.
     """
 
     groups: list[UserBatches]
@@ -50,11 +51,11 @@ class Bundle:
 
 @dataclass(frozen=True)
 class BundleResult:
-    """What a bundle of users has become.
+    """The result of a bundle.
 
     Attributes:
-        batches: What came out, in the order of the users.
-        changed: Their states, if they are saved.
+        batches: Output batches, in the order of the users.
+        changed: Encoded states of the users, if `Segment.saves`.
     """
 
     batches: list[Batch]
@@ -66,8 +67,8 @@ class PartitionJob:
     """A partition for a worker to read.
 
     Attributes:
-        partition: The users.
-        saved: Their saved states.
+        partition: The partition.
+        saved: Saved states of the users.
     """
 
     partition: Partition
@@ -76,12 +77,12 @@ class PartitionJob:
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """What a partition has become.
+    """The result of a partition.
 
     Attributes:
-        batches: What came out, in the order of the users.
-        metrics: What was counted while the partition was read.
-        changed: States of its users, if they are saved.
+        batches: Output batches, in the order of the users.
+        metrics: Counts of the records that were read.
+        changed: Encoded states of the users, if `Segment.saves`.
     """
 
     batches: list[Batch]
@@ -91,7 +92,7 @@ class PartitionResult:
 
 @dataclass(frozen=True)
 class LocalRunner:
-    """Runs a segment for every user on this machine, in the order in which users come.
+    """Runs a segment for each user on this machine. The order of users is kept.
 
     Attributes:
         executor: The worker processes.
@@ -107,24 +108,24 @@ class LocalRunner:
         partitions: Sequence[Partition],
         metrics: RunMetrics,
         encoder_factory: EncoderFactory,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Run the segment for the users of each partition.
 
         Args:
             segment: The stages.
-            partitions: All users, in the order in which they come out.
-            metrics: Counts what is found while partitions are read.
-            encoder_factory: What else can be done where a partition is read; see `Sink.encoder`.
+            partitions: Partitions with all users, in output order.
+            metrics: Counts the records that are read.
+            encoder_factory: Makes the encoder of the sink; see `Sink.encoder`.
         """
         cheap = not segment.is_cpu_bound and segment.users_per_bundle == 1
         if cheap and len(partitions) > 1 and self.executor.parallelism > 1:
             return self._run_by_partition(segment, partitions, metrics, encoder_factory)
         return self.run(segment, read_partitions(partitions, metrics, self.store))
 
-    def run(self, segment: Segment, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def run(self, segment: Segment, batches: Iterator[Batch]) -> Generator[Batch, None, None]:
         """Run the segment for each user of a stream that this process reads."""
         if segment.unbounded:
-            return run_chain(segment.open(), batches, self.store)
+            return segment.open().run(batches, self.store)
         groups = (list(group) for _, group in groupby(batches, key=attrgetter("user")))
         if self.executor.parallelism > 1 and segment.is_cpu_bound:
             return self._run_parallel(segment, groups)
@@ -132,14 +133,17 @@ class LocalRunner:
             return run_inline(segment, groups, self.store)
         return run_by_user(segment, batches, self.store)
 
-    def _run_parallel(self, segment: Segment, groups: Iterator[UserBatches]) -> Iterator[Batch]:
+    def _run_parallel(
+        self, segment: Segment, groups: Iterator[UserBatches]
+    ) -> Generator[Batch, None, None]:
+        """Run a few users in this process, and more in worker processes."""
         first = list(_take_few(groups))
         following = next(groups, None)
         if following is None:
             yield from run_inline(segment, first, self.store)
         else:
-            every = chain(first, [following], groups)
-            yield from run_in_workers(self.executor, segment, every, self.store)
+            groups = chain(first, [following], groups)
+            yield from run_in_workers(self.executor, segment, groups, self.store)
 
     def _run_by_partition(
         self,
@@ -147,24 +151,25 @@ class LocalRunner:
         partitions: Sequence[Partition],
         metrics: RunMetrics,
         encoder_factory: EncoderFactory,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Run the segment where each partition is read.
 
-        The first partition is read here, to see what comes out, while workers read the others.
+        This process reads the first partition, because the encoder needs the columns of its
+        output. Workers read the other partitions at the same time.
 
         Raises:
             TransientError: A worker was killed from outside, most often for lack of memory.
         """
-        first, *others = partitions
+        first, *rest = partitions
         batches = run_by_user(segment, read_partitions([first], metrics, self.store), self.store)
-        begun = list(islice(batches, 1))
-        encoders = [encoder for batch in begun if (encoder := encoder_factory(batch))]
+        head = list(islice(batches, 1))
+        encoders = [encoder for batch in head if (encoder := encoder_factory(batch))]
         work = partial(run_partition, segment, encoders)
-        jobs = (PartitionJob(each, load_states(self.store, each)) for each in others)
+        jobs = (PartitionJob(each, load_states(self.store, each)) for each in rest)
         results = self.executor.map(work, jobs)
-        # Each batch is released when it has been passed on.
-        while begun:
-            yield begun.pop()
+        # The list must not keep a batch alive that has been passed on.
+        while head:
+            yield head.pop()
         yield from batches
         for result in results:
             metrics.add_read_stats(result.metrics)
@@ -172,25 +177,15 @@ class LocalRunner:
             yield from result.batches
 
 
-def run_chain(opened: Chain, batches: Iterable[Batch], store: StateStore | None) -> Iterator[Batch]:
-    """Run an open chain over a whole stream in this process."""
-    restored: set[str | None] = set()
-    for batch in batches:
-        if store is not None and batch.user not in restored:
-            restored.add(batch.user)
-            opened.states.saved = store.load([batch.user])
-        yield from opened.push(batch)
-    yield from opened.flush()
-    save_states(store, opened.changed)
-
-
 def run_by_user(
     segment: Segment, batches: Iterable[Batch], store: StateStore | None
-) -> Iterator[Batch]:
-    """Run the segment for one user after the other in this process, batch by batch."""
+) -> Generator[Batch, None, None]:
+    """Run the segment for each user in this process, batch by batch."""
     for user, group in groupby(batches, key=attrgetter("user")):
         opened = segment.open(None if store is None else store.load([user]))
-        yield from opened.run(group)
+        for batch in group:
+            yield from opened.push(batch)
+        yield from opened.flush()
         save_states(store, opened.changed)
 
 
@@ -199,8 +194,8 @@ def run_in_workers(
     segment: Segment,
     groups: Iterable[UserBatches],
     store: StateStore | None,
-) -> Iterator[Batch]:
-    """Run the segment for each user in worker processes; the order of users is kept.
+) -> Generator[Batch, None, None]:
+    """Run the segment for each user in worker processes. The order of users is kept.
 
     Raises:
         TransientError: A worker was killed from outside, most often for lack of memory.
@@ -213,7 +208,7 @@ def run_in_workers(
 
 def run_inline(
     segment: Segment, groups: Iterable[UserBatches], store: StateStore | None
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Run the segment for each user in this process, bundle by bundle."""
     for bundle in make_bundles(groups, segment.users_per_bundle, store):
         result = run_bundle(segment, bundle)
@@ -224,7 +219,7 @@ def run_inline(
 def run_bundle(segment: Segment, bundle: Bundle) -> BundleResult:
     """Run the segment for the users of a bundle, one after the other.
 
-    Where a stage prefers several users together, it prepares them all first.
+    If a stage prefers several users together, it prepares all of them first.
     """
     opened = segment.open(bundle.saved)
     if segment.users_per_bundle > 1:
@@ -252,20 +247,20 @@ def run_partition(
 def make_bundles(
     groups: Iterable[UserBatches], max_users: int, store: StateStore | None = None
 ) -> Iterator[Bundle]:
-    """Put users into bundles: ever more of them, or as many as a stage prepares together.
+    """Put users into bundles: of growing size, or as many as a stage prepares together.
 
     Args:
         groups: Batches of each user.
-        max_users: How many users a stage prepares together. Its results may depend on who they are,
-            so bundles are the same with one process and with several.
-        store: Gives the users' saved states.
+        max_users: How many users a stage prepares together. Its results can depend on which users
+            these are, so the bundles are the same for every number of workers.
+        store: Gives the saved states of the users.
     """
-    coming = iter(groups)
+    remaining = iter(groups)
     most = math.inf if max_users == 1 else max_users
-    for enough in bundle_sizes() if max_users == 1 else repeat(BUNDLE_EVENTS):
+    for size in bundle_sizes() if max_users == 1 else repeat(BUNDLE_EVENTS):
         bundle: list[UserBatches] = []
         events = 0
-        while events < enough and len(bundle) < most and (group := next(coming, None)) is not None:
+        while events < size and len(bundle) < most and (group := next(remaining, None)) is not None:
             bundle.append(group)
             events += sum(num_events(batch) for batch in group)
         if not bundle:
@@ -275,7 +270,7 @@ def make_bundles(
 
 
 def bundle_sizes() -> Iterator[float]:
-    """Sizes of bundles, in events."""
+    """Yield the sizes of bundles, in events."""
     size = float(FIRST_BUNDLE_EVENTS)
     while True:
         yield size
@@ -283,7 +278,7 @@ def bundle_sizes() -> Iterator[float]:
 
 
 def num_events(batch: Batch) -> int:
-    """Events of a batch, its history included."""
+    """Count the events of a batch and of its history."""
     history = getattr(batch, "history", None)
     return batch.frame.height + (0 if history is None else history.height)
 
@@ -302,7 +297,7 @@ def save_states(store: StateStore | None, changed: SavedStates) -> None:
 def read_partitions(
     partitions: Iterable[Partition], metrics: RunMetrics, store: StateStore | None
 ) -> Iterator[Batch]:
-    """Read the events of partitions, with the state of the source where there is a store."""
+    """Read the events of partitions. With a store, restore and save the state of the source."""
     for partition in partitions:
         if store is None:
             yield from partition.events(metrics)
@@ -313,7 +308,7 @@ def read_partitions(
 
 
 def restore_source(saved: SavedStates) -> PartitionState:
-    """Restore what a source remembers of some users."""
+    """Restore the state of a source for some users."""
     states = {
         key.user: decode_state(SourceState, data)
         for key, data in saved.items()
@@ -323,12 +318,13 @@ def restore_source(saved: SavedStates) -> PartitionState:
 
 
 def save_source(store: StateStore, state: PartitionState, users: Iterable[str | None]) -> None:
-    """Save what a source remembers of some users."""
+    """Save the state of a source for some users."""
     states = state.snapshot(users)
     store.save({StateKey(SOURCE, user): encode_state(each) for user, each in states.items()})
 
 
 def _take_few(groups: Iterator[UserBatches]) -> Iterator[UserBatches]:
+    """Yield as many users as are not worth starting worker processes."""
     users = events = 0
     while users < MIN_PARALLEL_USERS and events < MIN_PARALLEL_EVENTS:
         group = next(groups, None)

@@ -1,8 +1,8 @@
 """Time-series anomalies judged by the past alone, as a stream has to.
 
-The two-sided detector compares a bin with the time before and after it, so it cannot decide about an
-event before the future is known. This one decides about each event when it arrives: it compares the
-events of the bin so far with the bins before it. Cutting the input does not change its flags.
+The two-sided detector compares a bin with the time before and after it, so it cannot decide about
+an event before the future is known. This one decides about each event when it arrives: it compares
+the events of the bin so far with the bins before it. Cutting the input does not change its flags.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from morpheus.seasonality.detector import (
     start_of_day,
     zscores,
 )
+import itertools
 
 IntArray = NDArray[np.int64]
 
@@ -197,5 +198,5 @@ class CausalCounts(msgspec.Struct):
 def _ascending_parts(where: IntArray) -> Iterator[slice]:
     """Cut positions where the bins descend, which late events cause."""
     edges = [0, *(np.flatnonzero(np.diff(where) < 0) + 1).tolist(), len(where)]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         yield slice(start, end)

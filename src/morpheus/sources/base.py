@@ -9,9 +9,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar
 
-from morpheus.columns import TIME, read_lines
+from morpheus.columns import TIME
 from morpheus.core.batch import Events, Partition, RunMetrics, StreamPartition
-from morpheus.core.stage import PipelineOptions, Stage, option
+from morpheus.core.stage import PipelineOptions, Stage, option, read_lines
 from morpheus.errors import UsageError
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
@@ -20,7 +20,7 @@ from morpheus.sources.ingest import DirectoryWatcher, FileIngest
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.time_range import TimeRange
-from morpheus.storage.object_store import is_s3_url
+from morpheus.storage.object_store import S3_SCHEME
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Source(Stage):
         """Return whether the input has no end, so that a user's events are never complete."""
         return False
 
-    def overlaps_input(self, path: Path, training_input: str | None) -> bool:  # noqa: ARG002 - for sources of files
+    def overlaps_input(self, path: Path, training_input: str | None) -> bool:
         """Return whether a file is part of the input, or of the training input."""
         return False
 
@@ -90,7 +90,7 @@ class Source(Stage):
         self,
         training_input: str | None,
         metrics: RunMetrics,
-        pool: WorkerPool | Cluster,  # noqa: ARG002 - for sources that read in parallel
+        pool: WorkerPool | Cluster,
     ) -> AbstractContextManager[Sequence[Partition]]:
         """Divide the events into partitions, which are readable until the `with` block ends.
 
@@ -129,7 +129,7 @@ class FileSource(Source):
     )
     file_type: str = option(
         "auto",
-        "File format. The default goes by the suffix of each file.",
+        "File format. The default depends on the suffix of each file.",
         names=("--file_type", "--file-type"),
         choices=("auto", "csv", "json", "parquet"),
     )
@@ -204,7 +204,7 @@ class FileSource(Source):
                 "--repeat reads files again and --watch_directory waits for new ones. Use only one "
                 "of them."
             )
-        if self.watch_directory and is_s3_url(self.input_glob):
+        if self.watch_directory and self.input_glob.startswith(S3_SCHEME):
             raise UsageError(
                 "--watch_directory: only local folders can be watched. For a bucket, start a run "
                 "every hour with `--duration 1h`."
@@ -222,11 +222,12 @@ class FileSource(Source):
 
     def overlaps_input(self, path: Path, training_input: str | None) -> bool:
         """Return whether one of the globs matches a file on disk."""
-        globs = [one for one in (self.input_glob, training_input) if one and not is_s3_url(one)]
+        given = (self.input_glob, training_input or "")
+        patterns = [glob for glob in given if glob and not glob.startswith(S3_SCHEME)]
         return path.exists() and any(
             isinstance(found, Path) and found.name == path.name and found.samefile(path)
-            for one in globs
-            for found in replace(self._make_discovery(), pattern=one).find().paths
+            for pattern in patterns
+            for found in replace(self._make_discovery(), pattern=pattern).find().paths
         )
 
     def events(

@@ -25,9 +25,9 @@ from morpheus.errors import UsageError
 from morpheus.sources.compression import FILE_TYPES, LogPath, detect_file_type, make_read_error
 from morpheus.sources.time_range import TimeRange, parse_interval
 from morpheus.storage.object_store import (
+    S3_SCHEME,
     S3Path,
     head_object,
-    is_s3_url,
     list_dir,
     list_recursive,
     storage_options,
@@ -296,8 +296,8 @@ def list_active_files(folder: Path | S3Path, option: str) -> list[Path | S3Path]
         UsageError: The extra is not installed, or the table uses a feature that is not supported.
     """
     try:
-        from deltalake import DeltaTable  # noqa: PLC0415 - an extra
-        from deltalake.exceptions import DeltaError  # noqa: PLC0415 - as above
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
     except ImportError as error:
         raise UsageError(
             f"{option}: `{folder}` is a Delta table, which needs an extra: "
@@ -415,7 +415,7 @@ class FileDiscovery:
 
     def _pattern_path(self) -> LogPath:
         """Return the pattern as a path, which does not exist if it is a glob."""
-        if is_s3_url(self.pattern):
+        if self.pattern.startswith(S3_SCHEME):
             return S3Path.parse(self.pattern.rstrip("/"))
         return Path(self.pattern).expanduser()
 
@@ -427,7 +427,7 @@ class FileDiscovery:
 
     def _base_parts(self) -> tuple[str, ...]:
         """Return the folders of the glob before its first wildcard."""
-        if is_s3_url(self.pattern):
+        if self.pattern.startswith(S3_SCHEME):
             return self._make_s3_glob().get_root_node().folder.parts
         return self._base_dir().parts
 
@@ -460,7 +460,7 @@ class FileDiscovery:
 
     def _find_matching(self) -> tuple[set[LogPath], int]:
         """Return the matching files, and the number of folders outside the time range."""
-        if is_s3_url(self.pattern):
+        if self.pattern.startswith(S3_SCHEME):
             result = self._make_s3_glob().find_objects()
             return set(result.objects), result.outside_folders
         return set(self._glob_local()), 0
@@ -484,7 +484,7 @@ class FileDiscovery:
                 f"files and {found.outside_folders:,} folders are outside it. Change --start_time, "
                 "--end_time or --duration."
             )
-        if is_s3_url(self.pattern):
+        if self.pattern.startswith(S3_SCHEME):
             return self._make_bucket_hint()
         base = self._base_dir()
         if not base.is_dir():
@@ -526,10 +526,10 @@ def _split_glob(pattern: Path) -> tuple[Path, str]:
     """Split a glob before its first part with a wildcard."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[:first]), os.path.join(*parts[first:])  # noqa: PTH118 - a glob is not a path
+    return Path(*parts[:first]), os.path.join(*parts[first:])
 
 
 def _expand_glob(base: Path, rest: str, *, recursive: bool) -> set[Path]:
     deep = recursive and not rest.startswith("**")
     pattern = f"**{os.sep}{rest}" if deep else rest
-    return {base / name for name in glob.glob(pattern, root_dir=base, recursive=True)}  # noqa: PTH207 - Path.glob would find hidden files
+    return {base / name for name in glob.glob(pattern, root_dir=base, recursive=True)}

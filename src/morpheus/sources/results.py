@@ -17,6 +17,7 @@ from typing import IO, cast
 import msgspec
 import polars as pl
 import zstandard
+from polars._typing import PolarsDataType
 from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, TIME
@@ -134,12 +135,12 @@ def _infer_json_lines(lines: Sequence[bytes]) -> pl.DataFrame:
     return inferred.select(list(names))
 
 
-def _sort_fields(kind: pl.DataType) -> pl.DataType:
+def _sort_fields(kind: PolarsDataType) -> PolarsDataType:
     """Return a type with the fields of its structs in alphabetical order."""
     if isinstance(kind, pl.Struct):
         fields = sorted(kind.to_schema().items())
         return pl.Struct({name: _sort_fields(field) for name, field in fields})
-    if isinstance(kind, pl.List) and isinstance(kind.inner, pl.DataType):
+    if isinstance(kind, pl.List):
         return pl.List(_sort_fields(kind.inner))
     return kind
 

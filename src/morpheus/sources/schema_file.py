@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 import polars as pl
 
-from morpheus.columns import read_lines
+from morpheus.core.stage import read_lines
 from morpheus.errors import UsageError
 from morpheus.features.derived import (
     ACTION_CLASSIFIER,
@@ -122,7 +122,7 @@ class TomlFile:
             raise self._translate_error(str(error), model, keys) from error
 
     def find_line(self, keys: Sequence[TomlKey]) -> int | None:
-        """Return the line of a key, or of the innermost table around it that has a line."""
+        """Return the line of a key, or of the innermost enclosing table that has a line."""
         best, length = None, 0
         for number, path in self._iter_key_lines():
             same = 0

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from morpheus.core.batch import Losses, Scored
 from morpheus.core.stage import Requirements, StageContext, Transform, option
-from morpheus.stages.add_scores import ScoreState
-from morpheus.stages.score_outputs import compute_scores, exceeds, validate_labels
+from morpheus.stages.add_scores import ScoreState, compute_scores, exceeds, validate_labels
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class AddClass(Transform):
         """Reject unknown labels; warn about labels that are ignored."""
         validate_labels(self.name, self.label, self.options)
 
-    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> ScoreState:
         """Start without earlier events."""
         return ScoreState()
 

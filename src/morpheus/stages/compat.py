@@ -1,4 +1,4 @@
-"""What stages have in common that do nothing, and are there for old command lines."""
+"""Stages of old command lines: they pass batches through, or fail and say what to use instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PassThrough(Transform):
-    """A stage that hands batches on, with a warning: `told`, in which `%s` is its word."""
+    """A stage without effect.
+
+    Attributes:
+        warning: Warning at the start, in which `%s` is the word of the stage.
+    """
 
     takes = (Batch,)
     warning: ClassVar[str] = (
@@ -25,48 +29,50 @@ class PassThrough(Transform):
     )
 
     def validate(self) -> None:
-        """Warn that the stage does nothing."""
+        """Warn that the stage has no effect."""
         logger.warning(self.warning.replace("%s", self.name))
 
-    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:
         """Return the batch as it is."""
         yield batch
 
 
 @dataclass(frozen=True)
 class Buffer(PassThrough):
-    """Do nothing: it was there to hold events back until there are some.
+    """Deprecated; no effect. It collected events before passing them on.
 
-    Takes and gives anything, with a warning. Leave it out.
+    Passes batches through with a warning. Leave it out.
 
     Example: `buffer --count=1000`
     """
 
     name = "buffer"
 
-    count: int = option(1000, "Accepted for old command lines. Nothing is buffered here.", min=1)
+    count: int = option(
+        1000, "Accepted for old command lines; no effect. There is no buffer.", min=1
+    )
 
 
 @dataclass(frozen=True)
 class Delay(PassThrough):
-    """Do nothing: it was there to hold events back for a while.
+    """Deprecated; no effect. It delayed events.
 
-    Takes and gives anything, with a warning. Leave it out.
+    Passes batches through with a warning. Leave it out.
 
     Example: `delay --duration=5s`
     """
 
     name = "delay"
 
-    duration: str = option("", "Accepted for old command lines. Nothing is delayed here.")
+    duration: str = option("", "Accepted for old command lines; no effect. There is no delay.")
 
 
 @dataclass(frozen=True)
 class Trigger(PassThrough):
-    """Do nothing: it was there to hold every event back until the source had finished.
+    """Deprecated; no effect. It delayed all events until the source had finished.
 
-    Takes and gives anything, with a warning. Each stage waits by itself for what it needs: leave
-    this one out.
+    Passes batches through with a warning. Each stage waits by itself for the events that it needs.
+    Leave it out.
 
     Example: `trigger`
     """
@@ -80,9 +86,9 @@ class Trigger(PassThrough):
 
 @dataclass(frozen=True)
 class GenViz(Transform):
-    """Refused: its viewer is gone. `to-file` writes the scores, `--viz_file` draws the chain.
+    """Removed. Use `to-file` for scores, and `--viz_file` for a diagram of the pipeline.
 
-    It wrote frames of network packets, and was never made for logs.
+    It wrote frames of network packets for a viewer that no longer exists.
 
     Example: `to-file --filename=scores.csv`
     """
@@ -90,23 +96,23 @@ class GenViz(Transform):
     name = "gen-viz"
     takes = (Batch,)
 
-    out_dir: str = option("./viz_frames", "Folder of the frames.")
-    overwrite: bool = option(False, "Replace frames that are there.", flag=True)
+    out_dir: str = option("./viz_frames", "Folder for the frames.")
+    overwrite: bool = option(False, "Overwrite existing frames.", flag=True)
 
     def validate(self) -> NoReturn:
-        """Refuse."""
+        """Fail, and say what to use instead."""
         raise UsageError(
-            "gen-viz: its viewer of network packets is no longer to be had, and was never made for "
-            "logs. Leave the stage out: `to-file --filename=scores.csv` writes the scores, "
-            "`pipeline-ae --viz_file=chain.svg` draws the chain."
+            "gen-viz: removed, because its viewer of network packets no longer exists. Leave the "
+            "stage out. `to-file --filename=scores.csv` writes the scores, and `pipeline-ae "
+            "--viz_file=pipeline.svg` draws the pipeline."
         )
 
 
 @dataclass(frozen=True)
 class InfTriton(Transform):
-    """Refused: no server holds a network for each user. Use `inf-pytorch`.
+    """Removed. Use `inf-pytorch`: no inference server has the networks of all users.
 
-    Takes and gives what `inf-pytorch` does. NVIDIA Morpheus offered the stage without a model.
+    NVIDIA Morpheus had the stage in this pipeline, but no model for it.
 
     Example: `inf-pytorch`
     """
@@ -118,11 +124,11 @@ class InfTriton(Transform):
     model_name: str = option("", "Name of the model.", required=True)
     server_url: str = option("", "Address of the server.", required=True)
     force_convert_inputs: bool = option(False, "Convert inputs to the model's types.")
-    use_shared_memory: bool = option(False, "Hand inputs over in shared memory.", flag=True)
+    use_shared_memory: bool = option(False, "Pass inputs in shared memory.", flag=True)
 
     def validate(self) -> NoReturn:
-        """Refuse."""
+        """Fail, and say what to use instead."""
         raise UsageError(
-            "inf-triton: there is one network for each user, and none of them is on a server. "
-            "Write `inf-pytorch` in its place, without options."
+            "inf-triton: not supported. Each user has a network of their own, and no server has "
+            "them. Use `inf-pytorch`, without options."
         )

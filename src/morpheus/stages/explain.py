@@ -1,4 +1,8 @@
-"""`explain`: why an event is strange for its user."""
+"""`explain`: why an event is unusual for its user.
+
+The numbers come from `morpheus.models.attribution`; `EventAttributions` turns those of a batch into
+the reasons of its events. `morpheus.models.explanation` has the JSON format and the sentences.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +40,17 @@ from morpheus.models.temporal import EventAnomaly
 from morpheus.text import display_value
 
 ANOMALY_QUANTILE = 0.99
-"""An event before is strange if its surprise is above this share of the held-out risks."""
+"""An event is anomalous if its surprisal is above this quantile of the validation risks."""
 ExplanationTexts = tuple[str | None, str | None, str | None]
+"""Values of the columns `reason`, `top_columns` and `explanation` for one event."""
 
 
 class ExplainState(State):
     """What explanations remember about one user.
 
     Attributes:
-        history: Earlier events that add to the risk of the next ones.
-        normal_events: The latest normal events, to compare an unusual one with.
+        history: Earlier events that add to the risk of the next events.
+        normal_events: The latest normal events, to compare unusual ones with.
     """
 
     max_bytes = 1 << 25
@@ -56,17 +61,21 @@ class ExplainState(State):
 
 @dataclass(frozen=True)
 class Explain(Transform):
-    """Say why events are strange: which columns, what would have been likelier, what came before.
+    """Explain why events are unusual: columns, more likely values, and earlier events.
 
-    Takes events with scores and adds three columns. `reason` is one sentence for whoever looks into
-    the event. `top_columns` are those that are most of its risk, now or in what came before.
-    `explanation` is JSON text: of each of these columns the value seen, its probability given the
-    event's other values, the likelier values with theirs, and its part of the event's surprise and
-    `risk`; of the event, how much of its `risk` is its own, and how much is due to the hour, the
-    day and the week before. Events of a user without a fingerprint, and those below --threshold,
-    get none of the three.
+    Takes events with scores and adds three columns. `reason` is one sentence for an analyst.
+    `top_columns` are the columns that contribute most to the risk, now or in earlier events.
+    `explanation` is JSON with details.
 
-    Example: `add-scores --label risk`, then `explain --threshold 30`
+    For each of these columns it has the observed value, its probability given the other values of
+    the event, more likely values with their probabilities, and the contribution to the surprisal
+    and the `risk` of the event. It also has the share of the `risk` that is due to the event
+    itself, and to the hour, the day and the week before it.
+
+    The three columns are empty for events of a user without a fingerprint, and for events below
+    `--threshold`.
+
+    Example: `add-scores --label=risk`, then `explain --threshold=30`
     """
 
     name = "explain"
@@ -74,32 +83,32 @@ class Explain(Transform):
     gives = Scored
     needs = Requirements(model=True)
 
-    top: int = option(3, "Columns that are named, at most.", min=1)
+    top: int = option(3, "Maximum number of columns to name.", min=1)
     all_columns: bool = option(
-        False, "Put every column into `explanation`, not only those named.", flag=True
+        False, "Put all columns into `explanation`, not only the named ones.", flag=True
     )
     label: str = option(
-        RISK, "Score that --threshold is compared with, under the name that `add-scores` gave it."
+        RISK, "Score to compare with --threshold: the name of a column that `add-scores` added."
     )
     threshold: float | None = option(
-        None, "Explain only events whose --label is at least this. By default all."
+        None, "Explain only events with at least this score. Default: all events."
     )
     prefix: str = option(
         "",
-        "Put before the names of the three columns. Needed where the log has a column of such a "
-        "name, as Duo's `reason`; sinks and reports find them under any.",
+        "Prefix of the names of the three columns. Needed if the log has a column of the same "
+        "name, such as `reason` of Duo. Sinks and reports find the columns with any prefix.",
     )
 
     @property
     def output_columns(self) -> ExplanationColumns:
-        """Names of the columns."""
+        """Names of the added columns."""
         return ExplanationColumns().with_prefix(self.prefix)
 
     def validate(self) -> None:
-        """Refuse names that feature columns have."""
+        """Reject column names that feature columns have."""
         self._check_column_clash(self.options.columns)
 
-    def open(self, context: StageContext) -> ExplainState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> ExplainState:
         """Start without earlier events."""
         return ExplainState()
 
@@ -107,7 +116,7 @@ class Explain(Transform):
         """Add the columns, and remember the events."""
         self._check_column_clash(batch.log_columns)
         texts: list[ExplanationTexts] = [(None, None, None)] * batch.frame.height
-        for event, explanation in self._explain_events(batch, state.history, state.normal_events):
+        for event, explanation in self._explain_events(batch, state):
             texts[event] = self._render_texts(explanation)
         columns = [
             pl.Series(name, [row[position] for row in texts], pl.String)
@@ -117,90 +126,86 @@ class Explain(Transform):
         yield batch.evolve(Scored, frame=frame, losses=batch.losses)
 
     def _check_column_clash(self, columns: Iterable[str]) -> None:
-        lost = next((name for name in columns if name in self.output_columns), None)
-        if lost is not None:
+        clash = next((name for name in columns if name in self.output_columns), None)
+        if clash is not None:
             raise UsageError(
-                f"explain: the log has a column `{lost}` of its own, which would be lost. Give "
+                f"explain: the log has a column `{clash}`, which would be replaced. Use "
                 f"`explain --prefix={self.prefix}why_`."
             )
 
     def _render_texts(self, explanation: Explanation) -> ExplanationTexts:
-        named = ", ".join(fact.column for fact in explanation.top_columns(self.top))
         return (
             render_reason(explanation, self.top),
-            named,
+            ", ".join(reason.column for reason in explanation.top_columns(self.top)),
             msgspec.json.encode(explanation).decode(),
         )
 
     def _explain_events(
-        self, batch: Scored, user_state: HistoryState, normal_events: NormalEventIndex
+        self, batch: Scored, state: ExplainState
     ) -> Iterator[tuple[int, Explanation]]:
-        """Explain the events that are wanted, by their place in the batch."""
-        known, rows = batch.fingerprint, batch.encoded
-        if known is None or rows is None:
+        """Explain the selected events of a batch, by position. All its events are remembered."""
+        fingerprint, rows = batch.fingerprint, batch.encoded
+        if fingerprint is None or rows is None:
             return
-        witness = _attribute_columns(known, rows)
-        strange, shared = (
-            EventAnomaly.from_columns(witness.column_anomaly),
-            EventAnomaly.from_columns(witness.shared_anomaly),
-        )
-        limit = float(np.quantile(known.calibration.risks, ANOMALY_QUANTILE))
-        marked = (strange.total > limit)[rows.inverse]
-        each = strange.take(rows.inverse), shared.take(rows.inverse), marked
+        attribution = _attribute_columns(fingerprint, rows)
+        anomaly = EventAnomaly.from_columns(attribution.column_anomaly)
+        shared = EventAnomaly.from_columns(attribution.shared_anomaly)
+        calibration = fingerprint.calibration
+        limit = float(np.quantile(calibration.risks, ANOMALY_QUANTILE))
+        anomalous = (anomaly.total > limit)[rows.inverse]
+        of_events = anomaly.take(rows.inverse), shared.take(rows.inverse), anomalous
         seconds = batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
-        before = user_state.update(*each, seconds, known.calibration.short_ema_p90)
-        near = normal_events.update(known, rows, marked, seconds)
+        preceding = state.history.update(*of_events, seconds, calibration.short_ema_p90)
+        near = state.normal_events.update(fingerprint, rows, anomalous, seconds)
         most = None if self.all_columns else self.top
         events = self._select_events(batch).tolist()
-        parts = {
-            event: before.rank_columns(event, known.redundant_columns, most) for event in events
+        contributions = {
+            event: preceding.rank_columns(event, fingerprint.redundant_columns, most)
+            for event in events
         }
-        facts, background = (
-            EventAttributions.from_attribution(witness, parts, batch.frame),
-            Baseline.from_card(known.card),
-        )
-        remedies = _find_counterfactuals(
-            known, rows, [event for event in events if marked[event]], limit
-        )
+        reasons = EventAttributions.from_attribution(attribution, contributions, batch.frame)
+        baseline = Baseline.from_card(fingerprint.card)
+        unusual = [event for event in events if anomalous[event]]
+        counterfactuals = _find_counterfactuals(fingerprint, rows, unusual, limit)
         for event in events:
             row = int(rows.inverse[event])
-            columns, total = (
-                facts.for_event(event, parts[event]),
-                round_decimals(strange.total[row]),
-            )
-            why = Explanation.from_columns(
-                total, columns, before.summarise_event(event), background
-            )
-            change = remedies.get(row, Counterfactual((), total, total, round_decimals(limit)))
-            nearest = near.query(event, witness.column_anomaly[row])
-            usual = witness.normal_columns(row)
+            total = round_decimals(anomaly.total[row])
+            columns = reasons.for_event(event, contributions[event])
+            summary = preceding.summarise_event(event)
+            explanation = Explanation.from_columns(total, columns, summary, baseline)
+            unchanged = Counterfactual((), total, total, round_decimals(limit))
             yield (
                 event,
-                msgspec.structs.replace(why, change=change, nearest=nearest, normal_columns=usual),
+                msgspec.structs.replace(
+                    explanation,
+                    change=counterfactuals.get(row, unchanged),
+                    nearest=near.query(event, attribution.column_anomaly[row]),
+                    normal_columns=attribution.normal_columns(row),
+                ),
             )
 
     def _select_events(self, batch: Scored) -> NDArray[np.intp]:
-        """Places of the events to explain."""
+        """Return the positions of the events to explain."""
         if self.threshold is None:
             return np.arange(batch.frame.height)
         if self.label not in batch.scores or not batch.frame[self.label].dtype.is_numeric():
             raise UsageError(
                 f"explain: --threshold needs numbers in `{self.label}`, but `add-scores` added "
-                f"{', '.join(f'`{name}`' for name in batch.scores)}. Name one of these by --label, "
-                f"or say `add-scores --label {self.label}`."
+                f"{', '.join(f'`{name}`' for name in batch.scores)}. Use one of these as --label, "
+                f"or add `add-scores --label {self.label}`."
             )
         return np.flatnonzero(batch.frame[self.label].to_numpy() >= self.threshold)
 
 
 @dataclass(frozen=True)
 class EventAttributions:
-    """What is said of the columns of a batch's events.
+    """Attributions of the columns of a batch.
 
     Attributes:
         names: Names of all columns.
-        inverse: Which distinct row each event is, (rows,).
-        reasons: What is known of a column of a distinct row.
-        values: Of each column that is shown, the text in each event.
+        inverse: Distinct row of each event, shape (rows,).
+        reasons: Attribution by distinct row and column.
+        values: Text of each event, by column; only columns that are shown.
     """
 
     names: Sequence[str]
@@ -215,22 +220,28 @@ class EventAttributions:
         contributions: Mapping[int, Sequence[ColumnContribution]],
         frame: pl.DataFrame,
     ) -> EventAttributions:
-        """Ask a witness of the columns that are part of some events."""
-        names, row_of = attribution.encoder.names, attribution.rows.inverse
+        """Compute the attributions that the contributions of some events refer to.
+
+        Args:
+            attribution: Attributions of all distinct rows.
+            contributions: Contributing columns of each event, by position.
+            frame: The events.
+        """
+        names, inverse = attribution.encoder.names, attribution.rows.inverse
         shown = np.zeros(attribution.column_anomaly.shape, dtype=np.bool_)
         for event, columns in contributions.items():
-            shown[row_of[event], [part.column for part in columns]] = True
-        nothing = pl.Series([None] * frame.height, dtype=pl.String)
+            shown[inverse[event], [part.column for part in columns]] = True
+        empty = pl.Series([None] * frame.height, dtype=pl.String)
         values = {
-            c: frame.get_column(names[c], default=nothing).cast(pl.String).to_list()
-            for c in np.flatnonzero(shown.any(0)).tolist()
+            column: frame.get_column(names[column], default=empty).cast(pl.String).to_list()
+            for column in np.flatnonzero(shown.any(0)).tolist()
         }
-        return cls(names, row_of, dict(attribution.iter_reasons(shown)), values)
+        return cls(names, inverse, dict(attribution.iter_reasons(shown)), values)
 
     def for_event(
         self, event: int, contributions: Sequence[ColumnContribution]
     ) -> tuple[ColumnReason, ...]:
-        """The facts of an event, with its values and what its columns add to its risk."""
+        """Return the reasons of an event, with its values and the risk that each column adds."""
         row = int(self.inverse[event])
         return tuple(
             msgspec.structs.replace(
@@ -248,10 +259,11 @@ class EventAttributions:
 def _find_counterfactuals(
     fingerprint: Fingerprint, rows: EncodedRows, events: Sequence[int], limit: float
 ) -> dict[int, Counterfactual]:
-    """What would have made the rows of some events ordinary, by row."""
-    strange = np.unique(rows.inverse[events]) if events else np.empty(0, np.intp)
-    some = EncodedRows(rows.codes[strange], rows.numbers[strange], np.arange(len(strange)))
-    return dict(zip(strange.tolist(), find_counterfactuals(fingerprint, some, limit), strict=True))
+    """Return the values that would have made events normal, by distinct row."""
+    distinct = np.unique(rows.inverse[events]) if events else np.empty(0, np.intp)
+    unusual = EncodedRows(rows.codes[distinct], rows.numbers[distinct], np.arange(len(distinct)))
+    found = find_counterfactuals(fingerprint, unusual, limit)
+    return dict(zip(distinct.tolist(), found, strict=True))
 
 
 def _display_optional(value: str | None) -> str | None:
@@ -263,6 +275,6 @@ def _attribute_columns(fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAtt
         return ColumnAttribution.from_fingerprint(fingerprint, rows)
     except ValueError as error:
         raise UsageError(
-            "explain: what `train-ae --model=reference` learns says nothing of single columns. "
-            "Leave `explain` out, or learn with `--model=compact`."
+            "explain: fingerprints of `train-ae --model=reference` cannot explain single columns. "
+            "Leave `explain` out, or train with `--model=compact`."
         ) from error

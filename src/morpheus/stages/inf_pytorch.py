@@ -26,13 +26,13 @@ class InfPytorch(Transform):
     gives = Losses
     needs = Requirements(model=True)
 
-    def process(self, batch: Encoded, state: None) -> Iterator[Losses]:  # noqa: ARG002 - no state
-        """Compute the losses of a batch; each distinct row passes the network once."""
+    def process(self, batch: Encoded, state: None) -> Iterator[Losses]:
+        """Compute the losses of a batch. Each distinct row passes through the network once."""
         yield batch.evolve(Losses, losses=_compute_losses(batch))
 
 
 def _compute_losses(batch: Encoded) -> NDArray[np.float32]:
-    """Losses of the events, shape (rows, columns); one column of NaN without a fingerprint."""
+    """Return the losses, shape (rows, columns); one column of NaN without a fingerprint."""
     if batch.fingerprint is None or batch.encoded is None:
         return np.full((batch.frame.height, 1), np.nan, dtype=np.float32)
     return batch.fingerprint.losses(batch.encoded)[batch.encoded.inverse]

@@ -1,4 +1,4 @@
-"""`monitor`: how many events have passed, and how fast."""
+"""`monitor`: show how many events have passed, and how fast."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TimeSource = Callable[[], float]
 class Monitor(Transform):
     """Show how many events pass here, and how fast.
 
-    Takes and gives anything. The line is shown on a terminal only: in files and pipes it would be
-    noise.
+    Takes and gives events at any point of the pipeline. The line is shown on a terminal only, not
+    in files and pipes.
 
     Example: `monitor --description="Scoring rate" --unit=inf`
     """
@@ -33,20 +33,20 @@ class Monitor(Transform):
     scope = "global"
     needs = Requirements(rows=False)
 
-    description: str = option("Progress", "What the line begins with.")
+    description: str = option("Progress", "Text at the start of the line.")
     smoothing: float = option(
         0.05,
-        "Weight of the latest batch in the speed shown: 0 for the average since the start, 1 for "
-        "the latest batch alone.",
+        "Weight of the latest batch in the rate: 0 is the average since the start, 1 is the latest "
+        "batch only.",
         min=0,
         max=1,
     )
-    unit: str = option("messages", "What the events are called.")
+    unit: str = option("messages", "Name of the events.")
     delayed_start: bool = option(
-        False, "Start the clock with the first batch, not with the run.", flag=True
+        False, "Start the clock at the first batch, not at the start of the run.", flag=True
     )
     log_level: str = option(
-        "INFO", "Accepted for old command lines. The line is shown at every level here."
+        "INFO", "Accepted for old command lines; no effect. The line is shown at every log level."
     )
 
     def open(self, context: StageContext) -> RateMeter | None:
@@ -54,12 +54,12 @@ class Monitor(Transform):
         console = _stderr_console()
         if not console.is_terminal:
             return None
-        from rich.live import Live  # noqa: PLC0415 - 40 ms that only a terminal needs
+        from rich.live import Live
 
         meter = RateMeter(self.description, self.unit, self.smoothing)
         if not self.delayed_start:
             meter.start()
-        # Output of others to the same terminal is printed above the line.
+        # Print other output to the same terminal above the line.
         shared = sys.stdout.isatty()
         live = Live(meter, console=console, refresh_per_second=4, redirect_stdout=shared)
         context.resources.enter_context(live)
@@ -80,14 +80,14 @@ class Monitor(Transform):
 
 @dataclass
 class RateMeter:
-    """Counts events and tells their speed.
+    """Counts events and measures their rate.
 
     >>> clock = iter([0.0, 2.0, 2.0]).__next__
     >>> meter = RateMeter("Rate", "inf", clock=clock)
     >>> meter.start()
     >>> meter.add(314)
     >>> meter.complete = True
-    >>> meter.line()
+    >>> meter.render()
     'Rate[Complete]: 314 inf [00:02, 157.0 inf/s]'
     """
 
@@ -106,19 +106,19 @@ class RateMeter:
         self.started_at = self.updated_at = self.clock()
 
     def add(self, events: int) -> None:
-        """Count events that have just passed."""
+        """Count events that have passed since the last call."""
         if self.started_at is None:
             self.start()
         now = self.clock()
         self.count += events
         if now > self.updated_at:
-            speed = events / (now - self.updated_at)
-            old = speed if self.rate is None else self.rate
-            self.rate = old + self.smoothing * (speed - old)
+            rate = events / (now - self.updated_at)
+            old = rate if self.rate is None else self.rate
+            self.rate = old + self.smoothing * (rate - old)
         self.updated_at = now
 
     def render(self) -> str:
-        """The line shown: control characters are written out, none reaches the terminal."""
+        """Return the line, with control characters escaped."""
         now = self.clock()
         elapsed = now - (now if self.started_at is None else self.started_at)
         average = self.count / elapsed if elapsed > 0 else 0.0
@@ -128,26 +128,26 @@ class RateMeter:
             f"{self.description}{done}: {self.count} {self.unit} "
             f"[{_format_duration(elapsed)}, {smoothed or average:.1f} {self.unit}/s]"
         )
-        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
     def __rich__(self) -> Text:
-        from rich.text import Text  # noqa: PLC0415 - as above
+        from rich.text import Text
 
         return Text(self.render(), no_wrap=True, overflow="ellipsis")
 
 
 def _format_duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any.
+    """Format a duration as minutes and seconds, or as hours, minutes and seconds.
 
     >>> _format_duration(61), _format_duration(3661)
     ('01:01', '1:01:01')
     """
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, seconds_left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes:02}:{seconds_left:02}"
 
 
 def _stderr_console() -> Console:
-    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.console import Console
 
     return Console(stderr=True)

@@ -23,8 +23,8 @@ class Preprocess(Transform):
     gives = Encoded
     needs = Requirements(model=True)
 
-    def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:  # noqa: ARG002 - no state
-        """Encode a batch; without a fingerprint there is nothing to encode with."""
+    def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:
+        """Encode a batch, if its user has a fingerprint."""
         fingerprint = batch.fingerprint
         encoded = None
         if fingerprint is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
 import polars as pl
 
 from morpheus.columns import ROW
@@ -20,17 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 class SerializeState(State):
-    """The columns that a user's first events have.
+    """What `serialize` remembers about one user.
 
     Attributes:
-        columns: Names of the columns; None before the first batch.
-        dropped: Columns that came later, of which a warning was logged.
+        columns: Columns of the first batch; None before it.
+        dropped: Later columns, for which a warning was logged.
     """
 
     max_bytes = 1 << 20
 
     columns: list[str] | None = None
-    dropped: list[str] = []
+    dropped: list[str] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Serialize(Transform):
             for pattern in patterns:
                 _compile_pattern(pattern, option=name)
 
-    def open(self, context: StageContext) -> SerializeState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> SerializeState:
         """Start without columns."""
         return SerializeState()
 
@@ -101,8 +102,8 @@ def _compile_pattern(pattern: str, *, option: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UsageError(
-            f"serialize: {option} {pattern!r} is not a regular expression: {error}. Put a backslash "
-            f"before a character that has to match itself, as in `{option} 'a\\(b'`."
+            f"serialize: {option} {pattern!r} is not a regular expression: {error}. Put a "
+            f"backslash before a character that is meant literally, as in `{option} 'a\\(b'`."
         ) from error
 
 
@@ -110,9 +111,10 @@ def _select_columns(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Select columns in order; a column that the frame lacks is empty."""
     if columns == frame.columns:
         return frame
-    there = set(frame.columns)
+    existing = set(frame.columns)
     return frame.select(
-        pl.col(name) if name in there else pl.lit(None, pl.String).alias(name) for name in columns
+        pl.col(name) if name in existing else pl.lit(None, pl.String).alias(name)
+        for name in columns
     )
 
 

@@ -1,4 +1,7 @@
-"""`train-ae`: find or train the fingerprint of each user."""
+"""`train-ae`: load or train the fingerprint of each user.
+
+`TrainAe` is the stage. A `ModelProvider`, one per process, loads and trains fingerprints for it.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,28 @@ from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.batch import Events, RunMetrics, WithModel
 from morpheus.core.stage import Outputs, Requirements, StageContext, Transform, option
 from morpheus.errors import UsageError
-from morpheus.models.batched_training import gpu_possible, resolve_device, select_trainer
+from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
 from morpheus.models.fit import FitOptions, TrainingDataBackoff, UserHistory, fit_fingerprints
 from morpheus.models.population import Population
 from morpheus.models.profile import Fingerprint, ModelCard
 from morpheus.models.store import ModelStore, commit_index, put_model
-from morpheus.models.training import EPOCHS, MAX_BATCHED_USERS
+from morpheus.models.training import (
+    EPOCHS,
+    MAX_BATCHED_USERS,
+    gpu_possible,
+    train_sequentially,
+)
 from morpheus.storage.folder import open_store
 from morpheus.storage.object_store import is_s3_url
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_HISTORY = 1000
-"""Events of each user learnt from, at most, where there are no training files."""
+"""Maximum number of events to train on, per user, if there are no training files."""
+_PER_RUN = (
+    "it trains on the input of each run. Give `--train_data_glob` or `--pretrained_filename`, the "
+    "same in each run."
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +57,16 @@ class ModelLookup:
 
 @dataclass
 class UserTraining:
-    """What `train-ae` keeps of one user during a run.
+    """What `train-ae` remembers about one user during a run.
 
     Attributes:
-        trainer: Finds and trains fingerprints.
-        lookup: The fingerprint, once it is known.
+        provider: Loads and trains fingerprints.
+        lookup: The fingerprint or the reason why there is none; None before the lookup.
         waiting: Batches that wait for the user's last event, when users are trained on the input.
         recent_events: The latest events, when users are trained on an unbounded input.
     """
 
-    trainer: ModelProvider
+    provider: ModelProvider
     lookup: ModelLookup | None = None
     waiting: list[Events] = field(default_factory=list)
     recent_events: pl.DataFrame | None = None
@@ -62,11 +74,11 @@ class UserTraining:
 
 @dataclass
 class ModelProvider:
-    """Finds or trains the fingerprints of users.
+    """Loads or trains the fingerprints of users.
 
     Attributes:
-        stage: The options.
-        backoff: Fills short histories up with those of similar users; None without a population.
+        stage: The stage, with the options.
+        backoff: Extends short histories with events of similar users; None without a population.
     """
 
     stage: TrainAe
@@ -74,7 +86,7 @@ class ModelProvider:
 
     @classmethod
     def from_population(cls, stage: TrainAe, population: pl.DataFrame | None) -> ModelProvider:
-        """Compare users with a sample of all users' histories, if there is one."""
+        """Make a provider that compares users with a sample of all users' histories."""
         if population is None or population.is_empty():
             return cls(stage, None)
         features = population.drop(POPULATION_USER, TIME, strict=False)
@@ -84,15 +96,15 @@ class ModelProvider:
 
     @cached_property
     def global_model(self) -> ModelLookup | None:
-        """The fingerprint of users without history; None if all of it is too short."""
+        """The fingerprint for users without history; None if the whole population is too small."""
         history = None if self.backoff is None else self.backoff.resolve_global()
         return None if history is None else ModelLookup.from_fingerprint(self.train([history])[0])
 
     def look_up(self, users: Sequence[tuple[UserTraining, Sequence[Events]]]) -> None:
-        """Find or train the fingerprints of some users, together.
+        """Load or train the fingerprints of several users together.
 
         Args:
-            users: State of each, which takes the fingerprint, and batches of each.
+            users: State and batches of each user. The result is put into the state.
         """
         pending: dict[str, UserHistory] = {}
         waiting: dict[str, UserTraining] = {}
@@ -110,14 +122,16 @@ class ModelProvider:
             waiting[user].lookup = ModelLookup.from_fingerprint(self._save(fingerprint))
 
     def train(self, histories: Sequence[UserHistory]) -> list[Fingerprint]:
-        """Train the fingerprints of users, as the options say."""
+        """Train the fingerprints of users with the options of the stage."""
         stage = self.stage
         columns, options = stage.options.columns, stage.fit_options()
         if stage.model == "reference":
-            from morpheus.models.reference import fit_dfencoder_fingerprints  # noqa: PLC0415 - torch takes a second to import
+            from morpheus.models.reference import fit_dfencoder_fingerprints
 
             return fit_dfencoder_fingerprints(histories, columns, **options)
-        trainer = select_trainer(stage.device.lower(), len(histories))
+        device, n_users = stage.device.lower(), len(histories)
+        may_use_gpu = gpu_possible(device, n_users)
+        trainer = select_trainer(device, n_users) if may_use_gpu else train_sequentially
         population = None if self.backoff is None else self.backoff.population
         kinds = stage.options.column_types
         return fit_fingerprints(
@@ -127,15 +141,16 @@ class ModelProvider:
     def _find(
         self, state: UserTraining, batches: Sequence[Events], pending: dict[str, UserHistory]
     ) -> ModelLookup | None:
-        """Return what is known of a user; None if the history put into `pending` will tell."""
+        """Return the fingerprint of a user, or the reason why there is none.
+
+        If the fingerprint must be trained, put the training history into `pending`, and return
+        None.
+        """
         user, stage = batches[0].user, self.stage
         if user is None:
             return ModelLookup(reason=f"no value in `{stage.options.userid_column_name}`")
         if stage.pretrained_filename:
-            fingerprint = stage.model_store.load(user)
-            if fingerprint is None:
-                return ModelLookup(reason="no fingerprint")
-            return ModelLookup.from_fingerprint(fingerprint)
+            return self._load(user)
         if batches[0].frame.is_empty() and stage.models_output_filename is None:
             return ModelLookup()
         events = self._training_history(state, batches)
@@ -147,6 +162,12 @@ class ModelProvider:
             return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
         pending[user] = history
         return None
+
+    def _load(self, user: str) -> ModelLookup:
+        fingerprint = self.stage.model_store.load(user)
+        if fingerprint is None:
+            return ModelLookup(reason="no fingerprint")
+        return ModelLookup.from_fingerprint(fingerprint)
 
     def _with_backoff(self, history: UserHistory) -> UserHistory | None:
         if self.backoff is not None:
@@ -174,8 +195,8 @@ class ModelProvider:
     def _check_columns(self, columns: Sequence[str]) -> None:
         if not set(self.stage.options.columns) & set(columns):
             raise UsageError(
-                "None of the feature columns is in the logs. Name columns of the logs with "
-                "`--columns_file=...`, one a line: " + ", ".join(columns[2:12]) + ", ..."
+                "None of the feature columns is in the logs. Give a feature list with "
+                "`--columns_file=...`, one column per line: " + ", ".join(columns[2:12]) + ", ..."
             )
 
 
@@ -185,19 +206,22 @@ SOURCE_STAGE_CLASSES = {
     "DuoSourceStage": "from-duo",
     "FileSourceStage": "from-file",
 }
-"""Words for the classes that old command lines name."""
+"""Words of the source classes in old command lines."""
 
 
 @dataclass(frozen=True)
 class TrainAe(Transform):
-    """Learn each user's fingerprint, from training files, from a saved run, or from the input.
+    """Train or load the fingerprint of each user: an autoencoder of the user's normal behaviour.
 
-    Takes what a source gives. Put `preprocess` behind it. A user of too little history is learnt
-    from it filled up with that of peers, who do alike, or without any from everyone's; the labels
-    `rung` and `own_share` of `add-scores` say so. Where even everyone's is too short, events go
-    through without a score, and the summary says so.
+    Takes events of a source; put `preprocess` after it. Fingerprints are trained on
+    `--train_data_glob`, loaded from `--pretrained_filename`, or trained on the input itself.
 
-        train-ae --train_data_glob="data/training-data/*.csv" --seed 42
+    A user with too little history is trained with additional events of similar users. A user
+    without history gets the global model, which is trained on events of all users. The labels
+    `rung` and `own_share` of `add-scores` show this. If even all users together have too little
+    history, events get no score, and the summary says so.
+
+    Example: `train-ae --train_data_glob="data/training-data/*.csv" --seed=42`
     """
 
     name = "train-ae"
@@ -206,60 +230,68 @@ class TrainAe(Transform):
 
     pretrained_filename: str | None = option(
         None,
-        "Folder of fingerprints that an earlier run saved, on disk or as `s3://bucket/folder`; "
-        "nothing is trained.",
+        "Folder of fingerprints to load, on disk or as `s3://bucket/folder`. Nothing is trained.",
         path=True,
     )
     train_data_glob: str | None = option(
         None,
-        "Files to learn from, read as the input is. Without it, users are learnt from the input.",
+        "Glob of the training files, in the format of the input. By default users are trained on "
+        "the input.",
     )
     source_stage_class: str | None = option(
         None,
-        "Source that reads the training files, as old command lines name it: that of the chain.",
+        "Accepted for old command lines. The source of the pipeline reads the training files.",
     )
     model: str = option(
         "compact",
-        "Network to learn with: `compact` is small, and trained until it is best on later events; "
-        "`reference` is that of NVIDIA Morpheus 22.09, trained for all epochs, for comparison.",
+        "Network: `compact` is small, and training stops when it is best on validation events. "
+        "`reference` is the network of NVIDIA Morpheus 22.09, trained for all epochs, for "
+        "comparison; it needs torch.",
         choices=("compact", "reference"),
     )
     device: str = option(
         "auto",
-        "Where networks are trained: `cuda` trains many users side by side, `cpu` one on each of "
-        "--num_threads; `auto` takes the GPU where there is one.",
+        "Device for training: `cuda` trains many users at a time, `cpu` trains --num_threads users "
+        "at a time. `auto` uses a GPU if there is one.",
         choices=("auto", "cpu", "cuda"),
     )
     train_epochs: int | None = option(
         None,
-        "Passes over a user's distinct rows, at most; training stops when it is best. "
-        f"[default: {EPOCHS}; 25 of the reference]",
+        "Maximum number of passes over a user's distinct rows; training stops earlier when it is "
+        f"best. [default: {EPOCHS}; 25 for the reference]",
         min=1,
     )
     train_min_history: int = option(
-        300, "Events of history that a user needs; fewer are filled up with others'.", min=1
+        300,
+        "Minimum number of training events of a user. Fewer are extended with events of similar "
+        "users.",
+        min=1,
     )
     train_max_history: int | None = option(
         None,
-        f"Latest events of each user to learn from. [default: all of the training files; "
-        f"{DEFAULT_MAX_HISTORY} of the input]",
+        "Maximum number of training events of a user; the latest are used. [default: all events of "
+        f"the training files; {DEFAULT_MAX_HISTORY} events of the input]",
         min=1,
     )
     seed: int | None = option(
-        None, "Seed of everything random. Without it, the seed is 0: runs always repeat."
+        None, "Random seed. Default: --manual_seed of `run`, or 0. Equal seeds give equal results."
     )
     sort_glob: bool = option(
-        False, "Accepted for old command lines: files are always read in sorted order.", flag=True
+        False,
+        "Accepted for old command lines; no effect. Files are always read in sorted order.",
+        flag=True,
     )
     models_output_filename: str | None = option(
         None,
-        "Folder to save the fingerprints in, on disk or as `s3://bucket/folder`, for "
-        "--pretrained_filename of later runs.",
+        "Folder for the fingerprints, on disk or as `s3://bucket/folder`. Later runs load them "
+        "with --pretrained_filename.",
         path=True,
     )
 
     def validate(self) -> None:
-        """Refuse options that exclude each other, a missing GPU, and a broken index."""
+        """Check that options fit together, and that torch, a GPU and the index are there."""
+        if self.model == "reference":
+            require_torch("--model=reference")
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
         elif self.models_output_filename is not None:
@@ -270,15 +302,15 @@ class TrainAe(Transform):
 
     @property
     def needs(self) -> Requirements:
-        """Training needs the training files, a population, and processor time."""
+        """Training needs the training files, a population sample, and CPU time."""
         if self.pretrained_filename:
-            return Requirements(per_run=True)
+            return Requirements()
         on_gpu = self.device.lower() == "cuda"
         return Requirements(
             cpu_bound=True,
             population=self.model == "compact",
             users_per_bundle=self._users_per_bundle(),
-            per_run=True,
+            per_run=_PER_RUN if self._trains_on_input() else "",
             training_input=self.train_data_glob,
             resources={"GPU": 1.0} if on_gpu else {},
         )
@@ -292,9 +324,9 @@ class TrainAe(Transform):
         return UserTraining(provider)
 
     def prepare(self, users: Sequence[tuple[UserTraining, Sequence[Events]]]) -> None:
-        """Train several users together, as a GPU does best."""
+        """Train several users together, which is faster on a GPU."""
         if users:
-            users[0][0].trainer.look_up(users)
+            users[0][0].provider.look_up(users)
 
     def process(self, batch: Events, state: UserTraining) -> Iterator[WithModel]:
         """Attach the fingerprint to a batch."""
@@ -302,23 +334,23 @@ class TrainAe(Transform):
             state.waiting.append(batch)
             return
         if state.lookup is None or self._trains_again():
-            state.trainer.look_up([(state, [batch])])
+            state.provider.look_up([(state, [batch])])
         yield self._attach(batch, state)
 
     def flush(self, state: UserTraining) -> Iterator[WithModel]:
-        """Train on all events of the user, where they are the training data."""
+        """Train on all events of the user, if the input is the training data."""
         if state.waiting:
-            state.trainer.look_up([(state, state.waiting)])
+            state.provider.look_up([(state, state.waiting)])
             for batch in state.waiting:
                 yield self._attach(batch, state)
 
     def outputs(self) -> Outputs:
-        """The folder of the fingerprints."""
+        """Return the folder of the fingerprints, if it is on disk."""
         folder = self.models_output_filename
         return Outputs() if folder is None or "://" in folder else Outputs(folders=(Path(folder),))
 
     def commit(self, metrics: RunMetrics) -> None:
-        """Publish the index of the saved fingerprints, with the global model."""
+        """Write the index of the saved fingerprints, with the global model."""
         if self.models_output_filename is None:
             return
         folder = self.models_output_filename
@@ -332,7 +364,7 @@ class TrainAe(Transform):
         commit_index(folder, cards, card)
 
     def fit_options(self) -> FitOptions:
-        """Options of training that both kinds of network share."""
+        """Return the training options that both networks have."""
         seed = self.options.manual_seed if self.seed is None else self.seed
         scaler = self.options.feature_scaler.replace("gaussrank", "gauss_rank")
         options = FitOptions(scaler=scaler, seed=seed or 0)
@@ -344,57 +376,57 @@ class TrainAe(Transform):
         return ModelStore.open(self.pretrained_filename or "")
 
     def _attach(self, batch: Events, state: UserTraining) -> WithModel:
-        found = state.lookup or ModelLookup()
+        lookup = state.lookup or ModelLookup()
         return batch.evolve(
             WithModel,
-            fingerprint=found.fingerprint,
-            card=found.card,
-            unscored_reason=found.reason,
+            fingerprint=lookup.fingerprint,
+            card=lookup.card,
+            unscored_reason=lookup.reason,
         )
 
     def _trains_on_input(self) -> bool:
         return not self.pretrained_filename and not self.train_data_glob
 
     def _waits_for_all_events(self) -> bool:
-        # On an unbounded input there is no last event, so the events so far have to do.
+        # An unbounded input has no last event, so users are trained on their events so far.
         return self._trains_on_input() and not self.options.unbounded
 
     def _trains_again(self) -> bool:
         return self._trains_on_input() and self.options.unbounded
 
     def _users_per_bundle(self) -> int:
-        """As many users as a GPU trains together, where there may be one."""
+        """Return how many users a GPU trains together, if there can be one."""
         together = self.model == "compact" and not self.options.unbounded
         return MAX_BATCHED_USERS if together and gpu_possible(self.device.lower()) else 1
 
     def _check_source(self) -> None:
-        named = (self.source_stage_class or "").rsplit(".", 1)[-1]
-        source, ours = SOURCE_STAGE_CLASSES.get(named, named), self.options.source
-        leave = "Leave the option out: training files are read by the chain's own source."
-        if named and source not in {*SOURCE_STAGE_CLASSES.values(), ours}:
+        class_name = (self.source_stage_class or "").rsplit(".", 1)[-1]
+        source, expected = SOURCE_STAGE_CLASSES.get(class_name, class_name), self.options.source
+        fix = "Leave the option out: the source of the pipeline reads the training files."
+        if class_name and source not in {*SOURCE_STAGE_CLASSES.values(), expected}:
             raise UsageError(
-                f"--source_stage_class: there is no source `{self.source_stage_class}`. {leave}"
+                f"--source_stage_class: there is no source `{self.source_stage_class}`. {fix}"
             )
-        if named and ours and source != ours:
+        if class_name and expected and source != expected:
             raise UsageError(
-                f"--source_stage_class: `{self.source_stage_class}` is `{source}`, but the chain "
-                f"begins with `{ours}`: what is learnt from one log says nothing about the other. "
-                f"{leave}"
+                f"--source_stage_class: `{self.source_stage_class}` is `{source}`, but the "
+                f"pipeline starts with `{expected}`. Training and input must be the same kind of "
+                f"log. {fix}"
             )
 
     def _check_gpu(self) -> None:
         if self.model == "reference" or self.options.unbounded:
-            what = "on an endless input" if self.options.unbounded else "with `--model=reference`"
+            case = "on an unbounded input" if self.options.unbounded else "with --model=reference"
             raise UsageError(
-                f"--device: {what} users are learnt one by one, which a GPU does not make faster. "
-                "Leave the option out: they are learnt on the CPU."
+                f"--device: {case} users are trained one at a time, and a GPU is not faster. "
+                "Leave the option out to train on the CPU."
             )
         if self.options.engine.lower() != "dask":  # Its workers have GPUs of their own.
             resolve_device("cuda")
 
     def _check_pretrained(self, folder: str) -> None:
         if self.train_data_glob is not None:
-            logger.warning("--train_data_glob will be ignored: --pretrained_filename is given.")
+            logger.warning("--train_data_glob is ignored, because --pretrained_filename is given.")
         if self.models_output_filename is not None:
             raise UsageError(
                 "--models_output_filename: with --pretrained_filename nothing is trained, so there "
@@ -402,8 +434,8 @@ class TrainAe(Transform):
             )
         if not is_s3_url(folder) and not Path(folder).is_dir():
             raise UsageError(
-                f"--pretrained_filename: there is no folder `{folder}`. Give the folder that "
-                "`train-ae --models_output_filename=...` wrote. Files of other programs (pickle, "
-                "dill) are never read: they can run code."
+                f"--pretrained_filename: there is no folder `{folder}`. Give a folder that "
+                "`train-ae --models_output_filename=...` has written. Model files of other "
+                "programs (pickle, dill) are never read: they can run code."
             )
-        self.model_store  # noqa: B018 - reads and checks the index
+        self.model_store

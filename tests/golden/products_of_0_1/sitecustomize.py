@@ -2,8 +2,8 @@
 
 Python imports this module at start when its folder is on PYTHONPATH. Version 0.1 scored rows with
 products whose last digits, on processors without AVX-512, depend on a row's position in its batch.
-Scoring does so no longer (`Autoencoder.for_scoring`), so only with these products can the outputs of
-0.1 be compared byte for byte.
+Scoring does so no longer (`Autoencoder.for_scoring`), so only with these products can the outputs
+of 0.1 be compared byte for byte.
 """
 
 from __future__ import annotations
