@@ -41,7 +41,7 @@ from morpheus.testing import make_events, make_scored
 ROOT = Path(__file__).parents[1]
 ROLE = "userIdentitysessionContextsessionIssueruserName"
 ATTACK = ROOT.parent / "shared" / "data" / "cloudtrail-attack"
-FLEET = ("--users=40", "--days=13", "--training=9", "--rate=6", "--seed=7", "--form=json")
+FLEET = ("--users=40", "--days=10", "--training=7", "--rate=4", "--seed=7", "--form=json")
 FEATURES = "\n".join(
     (
         *("eventName", "eventSource", "sourceIPAddress", "userAgent", "logcount"),

@@ -21,7 +21,7 @@ HALVES = (
 )
 
 
-def run(fleet, train, output, state, *, engine, scheduler=None, **period):  # noqa: PLR0913 - the run
+def run(fleet, train, output, state, *, engine, scheduler=None, **period):  # noqa: PLR0913 - what runs differ in  # noqa: PLR0913 - the run
     """Score a part of the fleet's days."""
     stages = [
         FromCloudtrail(input_glob=str(fleet / "scored"), **period),
