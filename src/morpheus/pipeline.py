@@ -93,7 +93,7 @@ class Plan:
         middle = rest[first:last]
         moved = tuple(stage for stage in middle if stage.scope != "keyed")
         segment = tuple(stage for stage in middle if stage.scope == "keyed")
-        assert isinstance(source, Source)
+        assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
         return cls(source, tuple(rest[:first]), segment, (*moved, *rest[last:]))
 
     def make_segment(self, metrics: RunMetrics, *, saves: bool) -> Segment:
@@ -296,7 +296,7 @@ class Pipeline:
     def _resolve_options(self) -> tuple[Stage, ...]:
         """Return the stages with the options of the whole pipeline filled in."""
         source = self.stages[0]
-        assert isinstance(source, Source)
+        assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
         options = source.with_defaults(self.options)
         labels = options.labels
         if options.labels_file is not None:
@@ -372,7 +372,7 @@ class Pipeline:
 def _check_output_files(stages: Sequence[Stage]) -> None:
     """Reject an output file that is an input file, or that two stages write."""
     source, *rest = stages
-    assert isinstance(source, Source)
+    assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
     training_input = _find_training_input(rest)
     writers: dict[Path, Stage] = {}
     files = [

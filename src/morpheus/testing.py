@@ -219,6 +219,6 @@ def _concat_frames(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
     return pl.concat([frame for frame in frames if frame.height] or frames[:1])
 
 
-def _require(holds: bool, law: str) -> None:
+def _require(holds: bool, law: str) -> None:  # noqa: FBT001 - what is claimed, as of `assert`
     if not holds:
         raise AssertionError(f"A stage {law}; this one does not.")

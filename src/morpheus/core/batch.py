@@ -388,8 +388,8 @@ class StreamPartition:
 
     def events(
         self,
-        metrics: RunMetrics,
-        state: PartitionState | None = None,
+        metrics: RunMetrics,  # noqa: ARG002 - the reader counts
+        state: PartitionState | None = None,  # noqa: ARG002 - the reader has it
     ) -> Iterator[Batch]:
         """Return the events; can be called once."""
         return self.batches

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 StageT = TypeVar("StageT", bound="Stage")
 
 
-def option(
+def option(  # noqa: PLR0913 - one argument for each thing an option can be
     default: object,
     help: str,
     *,
@@ -36,7 +36,7 @@ def option(
     command: str = "",
     default_display: str = "",
     path: bool = False,
-) -> Any:
+) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
     """Declare a field that is also a command-line option.
 
     Args:
@@ -354,15 +354,15 @@ class Transform(Stage):
 
     scope: ClassVar[Literal["keyed", "global", "barrier"]] = "keyed"
 
-    def open(self, context: StageContext) -> Any:
+    def open(self, context: StageContext) -> Any:  # noqa: ANN401, ARG002 - each stage has a state of its own
         """Return the state of a new user: a `State`, or None for a stage without state."""
         return None
 
-    def process(self, batch: Any, state: Any) -> Iterable[Any]:
+    def process(self, batch: Any, state: Any) -> Iterable[Any]:  # noqa: ANN401 - each stage has its own
         """Return the output for a batch. The state is changed in place."""
         raise NotImplementedError
 
-    def flush(self, state: Any) -> Iterable[Any]:
+    def flush(self, state: Any) -> Iterable[Any]:  # noqa: ANN401, ARG002 - each stage has its own
         """Return the remaining batches, at the end of a user's events or of the input."""
         return ()
 
@@ -390,7 +390,7 @@ class Sink(Transform):
         """Return the files and folders that it writes."""
         return Outputs()
 
-    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:
+    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:  # noqa: ANN401, ARG002 - a batch, which lies above
         """Return a stage that formats rows where they are scored; None if there is none.
 
         Args:
@@ -399,7 +399,7 @@ class Sink(Transform):
         """
         return None
 
-    def commit(self, metrics: Any) -> None:
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
         """Finish the output, after all sinks have all rows."""
 
 
@@ -410,7 +410,7 @@ class WritesOutputs(Protocol):
     def outputs(self) -> Outputs:
         """Return the files and folders that it writes."""
 
-    def commit(self, metrics: Any) -> None:
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
         """Finish the output, after all sinks have all rows."""
 
 

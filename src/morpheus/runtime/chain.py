@@ -258,7 +258,7 @@ class Chain:
         self._users[position] = _NO_USER_YET
         return outputs
 
-    def _state(self, position: int, user: str | None) -> Any:
+    def _state(self, position: int, user: str | None) -> Any:  # noqa: ANN401 - each stage has its own
         stage = self._stages[position]
         key = StateKey(self.segment.names[position], user if stage.scope == "keyed" else None)
         return self.states.get(key, lambda: stage.open(replace(self.context, user=key.user)))

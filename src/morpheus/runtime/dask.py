@@ -36,7 +36,7 @@ from morpheus.storage.spill import SpillDir, SpilledTable, spill_to_memory
 from morpheus.text import escape_control
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
 
 MAX_SLOWEST = 3
 """Number of slowest users to report."""
@@ -112,15 +112,15 @@ class Progress:
         return escape_control(text + (f"; slowest: {names}" if names else ""))
 
     def __rich__(self) -> Text:
-        from rich.text import Text
+        from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
 
         return Text(self.status_line(), no_wrap=True, overflow="ellipsis")
 
     @contextmanager
     def display(self) -> Iterator[None]:
         """Show the line until the block ends, if standard error is a terminal."""
-        from rich.console import Console
-        from rich.live import Live
+        from rich.console import Console  # noqa: PLC0415 - as above
+        from rich.live import Live  # noqa: PLC0415 - as above
 
         console = Console(stderr=True)
         if not console.is_terminal:

@@ -58,7 +58,7 @@ class Source(Stage):
         """Return whether the input has no end, so that a user's events are never complete."""
         return False
 
-    def overlaps_input(self, path: Path, training_input: str | None) -> bool:
+    def overlaps_input(self, path: Path, training_input: str | None) -> bool:  # noqa: ARG002 - for sources of files
         """Return whether a file is part of the input, or of the training input."""
         return False
 
@@ -90,7 +90,7 @@ class Source(Stage):
         self,
         training_input: str | None,
         metrics: RunMetrics,
-        pool: WorkerPool | Cluster,
+        pool: WorkerPool | Cluster,  # noqa: ARG002 - for sources that let others read too
     ) -> AbstractContextManager[Sequence[Partition]]:
         """Divide the events into partitions, which are readable until the `with` block ends.
 
@@ -220,7 +220,7 @@ class FileSource(Source):
         """Return whether a directory is watched."""
         return self.watch_directory
 
-    def overlaps_input(self, path: Path, training_input: str | None) -> bool:
+    def overlaps_input(self, path: Path, training_input: str | None) -> bool:  # noqa: ARG002 - for sources of files
         """Return whether one of the globs matches a file on disk."""
         given = (self.input_glob, training_input or "")
         patterns = [glob for glob in given if glob and not glob.startswith(S3_SCHEME)]

@@ -34,7 +34,7 @@ from morpheus.storage.object_store import (
 )
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable  # noqa: PLC0415 - an extra
 
 ANY_DEPTH = "**"
 """Part of a glob that matches any number of folders."""
@@ -296,8 +296,8 @@ def list_active_files(folder: Path | S3Path, option: str) -> list[Path | S3Path]
         UsageError: The extra is not installed, or the table uses a feature that is not supported.
     """
     try:
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
+        from deltalake import DeltaTable  # noqa: PLC0415 - an extra
+        from deltalake.exceptions import DeltaError  # noqa: PLC0415 - the same
     except ImportError as error:
         raise UsageError(
             f"{option}: `{folder}` is a Delta table, which needs an extra: "
@@ -526,10 +526,10 @@ def _split_glob(pattern: Path) -> tuple[Path, str]:
     """Split a glob before its first part with a wildcard."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[:first]), os.path.join(*parts[first:])
+    return Path(*parts[:first]), os.path.join(*parts[first:])  # noqa: PTH118 - a glob is no path
 
 
 def _expand_glob(base: Path, rest: str, *, recursive: bool) -> set[Path]:
     deep = recursive and not rest.startswith("**")
     pattern = f"**{os.sep}{rest}" if deep else rest
-    return {base / name for name in glob.glob(pattern, root_dir=base, recursive=True)}
+    return {base / name for name in glob.glob(pattern, root_dir=base, recursive=True)}  # noqa: PTH207 - Path.glob would find hidden files

@@ -42,7 +42,7 @@ class AddClass(Transform):
         """Reject unknown labels; warn about labels that are ignored."""
         validate_labels(self.name, self.label, self.options)
 
-    def open(self, context: StageContext) -> ScoreState:
+    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
         return ScoreState()
 

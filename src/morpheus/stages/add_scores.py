@@ -229,7 +229,7 @@ class AddScores(Transform):
                 f"Use one of {', '.join(f'`--label {label}`' for label in functions)}."
             )
 
-    def open(self, context: StageContext) -> ScoreState:
+    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
         return ScoreState()
 

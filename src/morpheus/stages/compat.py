@@ -32,7 +32,7 @@ class PassThrough(Transform):
         """Warn that the stage has no effect."""
         logger.warning(self.warning.replace("%s", self.name))
 
-    def process(self, batch: Batch, state: None) -> Iterator[Batch]:
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
         """Return the batch as it is."""
         yield batch
 

@@ -108,7 +108,7 @@ class Explain(Transform):
         """Reject column names that feature columns have."""
         self._check_column_clash(self.options.columns)
 
-    def open(self, context: StageContext) -> ExplainState:
+    def open(self, context: StageContext) -> ExplainState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
         return ExplainState()
 

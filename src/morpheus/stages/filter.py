@@ -120,7 +120,7 @@ class Filter(Transform):
         elif not self._uses_column:
             validate_labels(self.name, self.label, self.options)
 
-    def open(self, context: StageContext) -> ScoreState:
+    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
         return ScoreState()
 
@@ -217,7 +217,7 @@ class CandidateFilter(Transform):
     alerts_per_day: float = 1.0
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def open(self, context: StageContext) -> SessionState:
+    def open(self, context: StageContext) -> SessionState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
         return SessionState()
 
@@ -257,7 +257,7 @@ class BudgetFilter(Transform):
     alerts_per_day: float = 1.0
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def open(self, context: StageContext) -> _BudgetState:
+    def open(self, context: StageContext) -> _BudgetState:  # noqa: ARG002 - starts empty
         """Start without users."""
         return _BudgetState(self.rules)
 

@@ -26,7 +26,7 @@ class InfPytorch(Transform):
     gives = Losses
     needs = Requirements(model=True)
 
-    def process(self, batch: Encoded, state: None) -> Iterator[Losses]:
+    def process(self, batch: Encoded, state: None) -> Iterator[Losses]:  # noqa: ARG002 - no state
         """Compute the losses of a batch. Each distinct row passes through the network once."""
         yield batch.evolve(Losses, losses=_compute_losses(batch))
 

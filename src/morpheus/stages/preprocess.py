@@ -23,7 +23,7 @@ class Preprocess(Transform):
     gives = Encoded
     needs = Requirements(model=True)
 
-    def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:
+    def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:  # noqa: ARG002 - no state
         """Encode a batch, if its user has a fingerprint."""
         fingerprint = batch.fingerprint
         encoded = None

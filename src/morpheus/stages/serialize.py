@@ -67,7 +67,7 @@ class Serialize(Transform):
             for pattern in patterns:
                 _compile_pattern(pattern, option=name)
 
-    def open(self, context: StageContext) -> SerializeState:
+    def open(self, context: StageContext) -> SerializeState:  # noqa: ARG002 - starts empty
         """Start without columns."""
         return SerializeState()
 

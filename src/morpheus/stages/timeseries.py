@@ -148,7 +148,7 @@ class Timeseries(Transform):
         """Two-sided windows need the end of the input, so their state is not kept between runs."""
         return Requirements(per_run="" if self.causal else _PER_RUN)
 
-    def open(self, context: StageContext) -> TimeseriesState | _UserSeasonalityState:
+    def open(self, context: StageContext) -> TimeseriesState | _UserSeasonalityState:  # noqa: ARG002 - starts empty
         """Start without events."""
         if self.causal:
             return TimeseriesState()
