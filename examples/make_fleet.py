@@ -128,7 +128,7 @@ def log_path(region: str, day: date, clock: bytes, number: int) -> Path:
 
 def identifiers(count: int, seed: str) -> list[str]:
     """Return random UUIDs."""
-    digits = Random(f"ids {seed}").randbytes(16 * count).hex()
+    digits = Random(f"ids {seed}").randbytes(16 * count).hex()  # noqa: S311 - made-up logs, not secrets
     return [
         f"{part[:8]}-{part[8:12]}-4{part[13:16]}-a{part[17:20]}-{part[20:]}"
         for part in (digits[at : at + 32] for at in range(0, len(digits), 32))

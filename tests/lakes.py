@@ -71,7 +71,7 @@ class Lake:
             "lake",
             endpoint=self.address,
             access_key_id="key",
-            secret_access_key="secret",
+            secret_access_key="secret",  # noqa: S106 - the server accepts any
             region="us-east-1",
             client_options={"allow_http": True},
         )

@@ -15,7 +15,7 @@ from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
-from test_pipeline import Collect, FromPeople, columns
+from test_pipeline import Collect, FromPeople, columns  # noqa: F401 - a fixture
 
 PEOPLE = {f"user{n}": 200 for n in range(12)} | {None: 3}
 
@@ -35,25 +35,25 @@ def run(settings, alerts, threads=1, **options):
     return summary, pl.concat(frames, how="diagonal_relaxed")
 
 
-def test_every_event_is_an_alerts_or_counted_as_left_out(columns):
+def test_every_event_is_an_alerts_or_counted_as_left_out(columns):  # noqa: F811 - the fixture
     summary, rows = run(columns, 1.0)
     assert rows.height + summary.filtered == sum(PEOPLE.values())
     assert summary.budget_report.forecast.low <= summary.budget_report.forecast.alerts
 
 
-def test_more_to_spend_gives_the_same_alerts_and_more(columns):
+def test_more_to_spend_gives_the_same_alerts_and_more(columns):  # noqa: F811 - the fixture
     few, many = (run(columns, alerts)[1] for alerts in (0.5, 4.0))
     assert few.height < many.height
     assert set(few.rows()) < set(many.rows())
 
 
-def test_alerts_do_not_depend_on_the_number_of_threads(columns):
+def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 - the fixture
     one, two = (run(columns, 2.0, threads)[1] for threads in (1, 2))
     assert_frame_equal(one, two)
     assert np.isfinite(one[RISK].to_numpy()).all()
 
 
-def test_suppressions_hold_alerts_back_and_leave_all_others_as_they_were(columns, tmp_path):
+def test_suppressions_hold_alerts_back_and_leave_all_others_as_they_were(columns, tmp_path):  # noqa: F811 - the fixture
     whole, all_ = run(columns, 4.0)
     user, action = all_.row(0, named=True)["user"], all_["action"][0]
     path = tmp_path / "suppressions.toml"

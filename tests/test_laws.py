@@ -1,49 +1,146 @@
-"""The laws of stages hold for ours, and a stage that breaks one is found out."""
+"""Every stage obeys the laws of stages, and a stage that breaks a law is found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from tempfile import mkdtemp
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from morpheus.columns import TIME
-from morpheus.core.batch import Batch, Encoded, Losses, OutputRows, Scored, WithModel
-from morpheus.core.stage import StageContext, Transform
-from morpheus.core.state import State
+from morpheus.core.batch import Batch, Events, OutputRows, Scored, WithModel
+from morpheus.core.registry import load_stage, stage_names
+from morpheus.core.stage import Sink, Stage, StageContext, Transform
+from morpheus.core.state import State, StateKey
+from morpheus.models.store import commit_index, put_model
+from morpheus.runtime.chain import Segment
 from morpheus.stages.add_class import AddClass
 from morpheus.stages.add_scores import AddScores
+from morpheus.stages.compat import Buffer, Delay, Trigger
 from morpheus.stages.explain import Explain
-from morpheus.stages.filter import Filter
+from morpheus.stages.filter import CandidateFilter, Filter
 from morpheus.stages.inf_pytorch import InfPytorch
 from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
-from morpheus.testing import check_stage, make_events, make_scored, run_stage
+from morpheus.stages.timeseries import Timeseries
+from morpheus.stages.train_ae import TrainAe
+from morpheus.testing import check_stage, make_events, make_scored, run_stage, split_batch
 from people import COLUMNS, day, fingerprint, times
 
+REMOVED = {"gen-viz", "inf-triton"}
+"""Stages that only say what to use instead."""
+USERS = ("ann", "bob", None)
 
-def batches() -> list[WithModel | Encoded | Losses | Scored]:
-    """Ann's events, behind each stage that says more of them."""
+
+@dataclass(frozen=True)
+class Case:
+    """A stage, and a batch that it takes."""
+
+    stage: Transform
+    batch: Batch
+
+
+@cache
+def cases() -> dict[str, Case]:
+    """Every keyed stage with the events of a user, by a name that begins with the stage's word."""
     known = fingerprint()
     events = day(12, seed=3)
     frame = make_events([0] * 12, **{name: events[name] for name in COLUMNS})
     frame = frame.with_columns(times(12).alias(TIME))
-    batch = WithModel(user="ann", frame=frame, fingerprint=known, card=known.card)
-    chain = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]
-    made = [batch]
-    for stage in chain:
-        made += list(run_stage(stage, made[-1:]))
-    return made
+    models = mkdtemp()
+    commit_index(models, {"ann": put_model(models, known)})
+    with_model = WithModel(user="ann", frame=frame, fingerprint=known, card=known.card)
+    [encoded] = run_stage(Preprocess(), [with_model])
+    [losses] = run_stage(InfPytorch(), [encoded])
+    [scored] = run_stage(AddScores(label=("ae_anomaly_score", "risk")), [losses])
+    new = Events(user="ann", frame=frame)
+    return {
+        "train-ae": Case(TrainAe(train_min_history=6, train_epochs=1), new),
+        "train-ae --pretrained_filename": Case(TrainAe(pretrained_filename=models), new),
+        "preprocess": Case(Preprocess(), with_model),
+        "inf-pytorch": Case(InfPytorch(), encoded),
+        "add-scores": Case(AddScores(label=("ae_anomaly_score", "risk", "pvalue")), losses),
+        "add-class": Case(AddClass(), scored),
+        "filter": Case(Filter(threshold=1.0), scored),
+        "filter --alerts_per_day": Case(CandidateFilter(alerts_per_day=2.0), scored),
+        "timeseries": Case(Timeseries(resolution="1m", min_window="3m", hot_start=True), scored),
+        "timeseries --causal": Case(
+            Timeseries(causal=True, resolution="3m", min_window="6m", zscore_threshold=0.5), scored
+        ),
+        "explain": Case(Explain(), scored),
+        "serialize": Case(Serialize(), scored),
+        "trigger": Case(Trigger(), scored),
+        "buffer": Case(Buffer(), scored),
+        "delay": Case(Delay(), scored),
+    }
 
 
-def test_our_stages_obey() -> None:
-    known, encoded, losses, rated = batches()
-    check_stage(Preprocess(), known)
-    check_stage(InfPytorch(), encoded)
-    check_stage(AddScores(label=("ae_anomaly_score", "risk", "pvalue")), losses)
-    for stage in (AddClass(), Filter(threshold=1.0), Explain(), Serialize()):
-        check_stage(stage, rated)
+NAMES = (
+    *("train-ae", "train-ae --pretrained_filename", "preprocess", "inf-pytorch", "add-scores"),
+    *("add-class", "filter", "filter --alerts_per_day", "timeseries", "timeseries --causal"),
+    *("explain", "serialize", "trigger", "buffer", "delay"),
+)
+
+
+def is_keyed(stage: type[Stage]) -> bool:
+    return issubclass(stage, Transform) and not issubclass(stage, Sink) and stage.scope == "keyed"
+
+
+def test_every_keyed_stage_has_a_case() -> None:
+    keyed = {word for word in stage_names() if is_keyed(load_stage(word))}
+    assert {name.split()[0] for name in cases()} == keyed - REMOVED
+    assert tuple(cases()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_obeys_the_laws(name: str) -> None:
+    case = cases()[name]
+    check_stage(case.stage, case.batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_users_cuts_and_restarts_do_not_matter(name: str, data: st.DataObject) -> None:
+    case = cases()[name]
+    batches: list[Batch] = []
+    queues = []
+    for user in USERS:
+        sizes = data.draw(st.lists(st.integers(0, 5), max_size=5))
+        queues.append(list(split_batch(replace(case.batch, user=user), sizes)))
+    turns = [number for number, queue in enumerate(queues) for _ in queue]
+    for number in data.draw(st.permutations(turns)):
+        batches.append(queues[number].pop(0))
+    ends = data.draw(st.sets(st.integers(1, max(1, len(batches) - 1)), max_size=3))
+    if case.stage.needs.per_run:
+        ends = set()
+    out = run_in_parts(case.stage, batches, sorted(ends))
+    for user in USERS:
+        alone = run_stage(case.stage, [replace(case.batch, user=user)])
+        assert join([each for each in out if each.user == user]).equals(join(alone))
+
+
+def run_in_parts(stage: Transform, batches: Sequence[Batch], ends: Sequence[int]) -> list[Batch]:
+    """Run batches in consecutive runs, each with the states that the runs before have saved."""
+    segment = replace(Segment.from_stages([stage], unbounded=True), saves=True)
+    saved: dict[StateKey, bytes] = {}
+    out: list[Batch] = []
+    for start, end in zip([0, *ends], [*ends, None], strict=True):
+        opened = segment.open(saved)
+        out += opened.run(batches[start:end])
+        saved |= opened.changed
+    return out
+
+
+def join(batches: Sequence[Batch]) -> pl.DataFrame:
+    """All rows of some batches."""
+    frames = [batch.frame for batch in batches]
+    return pl.concat([frame for frame in frames if frame.height] or frames[:1])
 
 
 class Count(State):

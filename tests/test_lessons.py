@@ -169,7 +169,7 @@ def test_lesson_000_both_users_exceed_2_and_only_user123_exceeds_4(all_users):
 
 def test_lesson_000_only_user123_has_time_series_anomalies(all_users):
     output = pd.read_csv(all_users)
-    flagged = output[output["ts_anomaly"] == True]
+    flagged = output[output["ts_anomaly"] == True]  # noqa: E712 - as the lesson's cell has it
     assert list(flagged[USER].unique()) == ["user123"]
     assert flagged["Unnamed: 0"].tolist() == list(INTRUDER)
 

@@ -1,4 +1,4 @@
-"""New users, end to end: events of people of little history, or none, are scored by others'."""
+"""New users, end to end: users with little or no history are scored with others' models."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def write(path: Path, parts):
 
 @pytest.fixture
 def company(tmp_path):
-    """Ten people with history; clerk8 has 60 events of it, and clerk9 none."""
+    """Twelve users with history; clerk8 has 60 events of history, and clerk9 none."""
     before, now = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 2, 2, tzinfo=UTC)
     people = [f"clerk{n}" for n in range(8)] + [f"builder{n}" for n in range(4)]
     history = [events(user, 320, n, before) for n, user in enumerate(people)]

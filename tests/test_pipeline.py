@@ -143,7 +143,7 @@ def test_users_with_history_and_no_events_are_learnt_only_to_be_saved(columns, t
 def test_worker_processes_give_what_one_process_gives(columns):
     people = {f"user{n}": 30 + n for n in range(12)}
     one, rows = run(people, columns, train_data_glob="x", train_epochs=2)
-    from dataclasses import replace
+    from dataclasses import replace  # noqa: PLC0415 - only here
 
     two, others = run(people, replace(columns, num_threads=2), train_data_glob="x", train_epochs=2)
     assert [batch.user for batch in others] == list(people)

@@ -569,7 +569,7 @@ class CountEvents(Transform):
 
 @pytest.mark.parametrize("unbounded", [False, True])
 def test_a_state_is_restored_for_a_stage_whose_batches_are_held_back(
-    unbounded: bool,
+    unbounded: bool,  # noqa: FBT001 - a case
 ) -> None:
     segment = Segment.from_stages([Hold(), CountEvents()], unbounded=unbounded)
     store = MemoryStateStore()

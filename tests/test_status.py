@@ -7,14 +7,14 @@ from morpheus.core.batch import ReadStats, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.stages.filter import Filter
 from morpheus.status import Status, StatusFile
-from test_pipeline import columns, run, scoring
+from test_pipeline import columns, run, scoring  # noqa: F401 - a fixture, and what goes with it
 
 
 def read_status(path):
     return msgspec.json.decode(path.read_bytes(), type=Status)
 
 
-def test_the_status_of_an_ended_run_counts_its_events(columns, tmp_path):
+def test_the_status_of_an_ended_run_counts_its_events(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "out" / "status.json"
     options = replace(columns, status_file=str(path))
     metrics, _ = run({"ann": 50, "bob": 7}, options, train_data_glob="x")

@@ -45,6 +45,6 @@ def shown(cell: Cell) -> str:
         return "-"
     if isinstance(cell, str):
         return cell
-    if isinstance(cell, int) or cell >= 100:
+    if isinstance(cell, int) or cell >= 100:  # noqa: PLR2004 - three digits
         return f"{cell:,.0f}"
     return f"{cell:.3g}"

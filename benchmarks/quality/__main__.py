@@ -13,12 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page
+from figures.page import Page  # noqa: E402 - the line above finds it
 
-import morpheus
-from quality.judge import FIGURES
-from quality.parts import PARTS, Run
-from quality.scorers import RIVALS
+import morpheus  # noqa: E402 - the line above comes first
+from quality.judge import FIGURES  # noqa: E402 - the same
+from quality.parts import PARTS, Run  # noqa: E402 - the same
+from quality.scorers import RIVALS  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {

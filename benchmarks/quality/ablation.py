@@ -52,7 +52,7 @@ class Read:
         """Marginal and conditional surprisal above the typical value, each (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
         found = self.known.surprise_model
-        assert found is not None and self.known.oov_rates is not None
+        assert found is not None and self.known.oov_rates is not None  # noqa: S101, PT018 - compact
         predictions = MaskedPredictions.predict(self.known.net, rows)  # type: ignore[arg-type]  # always present here
         habit, company = predictions.compute_surprise(found.likelihoods, self.known.oov_rates, rows)
         above = (
@@ -79,7 +79,7 @@ class Read:
     def shared(self) -> Floats:
         """Whether other users have the values, too, (rows, C)."""
         rows = self.known.encoder.encode(self.case.scored)
-        assert self.known.surprise_model is not None
+        assert self.known.surprise_model is not None  # noqa: S101 - compact has it
         chances = self.known.surprise_model.likelihoods
         return np.asarray(
             chances.seen_by_others[rows.codes + chances.offsets][rows.inverse], dtype=float

@@ -31,7 +31,7 @@ def output(
     seed: int = 0,
     threads: int = 1,
     behind: Sequence[Transform] = (),
-    **options: Any,
+    **options: Any,  # noqa: ANN401 - whatever `train-ae` takes
 ) -> pl.DataFrame:
     """Run the pipeline on a trial.
 

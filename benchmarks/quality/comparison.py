@@ -81,4 +81,4 @@ def shown(mean: float, wide: float, sign: str = "") -> str:
     ('.750 ± .012', '.750', '+.010 ± .002')
     """
     text = f"{mean:{sign}.3f}".replace("0.", ".", 1)
-    return text if wide < 0.0005 else f"{text} ± {wide:.3f}".replace("± 0.", "± .")
+    return text if wide < 0.0005 else f"{text} ± {wide:.3f}".replace("± 0.", "± .")  # noqa: PLR2004 - what three digits show

@@ -73,7 +73,7 @@ def of_console(run: Run) -> Iterator[Table]:
 
     Other detectors score single events, so they score the events of all rounds at once.
     """
-    from quality import console
+    from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
 
     tables: dict[str, Comparison] = {}
     for seed in range(1, run.seeds + 1):
@@ -144,7 +144,7 @@ def of_alerts(run: Run) -> Iterator[Table]:
 
 def of_reasons(run: Run) -> Iterator[Table]:
     """Explanations of detected incidents."""
-    from quality import console
+    from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
 
     table = reasons.table()
     reasons.add(table, "companies", map(fleet.trial, list(fleet.PRINTED)[: run.seeds]))

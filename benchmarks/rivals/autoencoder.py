@@ -32,10 +32,10 @@ def learn(history: pd.DataFrame, seed: int, epochs: int) -> Callable[[pd.DataFra
     return fitted(history, epochs).get_anomaly_score
 
 
-def fitted(history: pd.DataFrame, epochs: int) -> Any:
+def fitted(history: pd.DataFrame, epochs: int) -> Any:  # noqa: ANN401 - dfencoder's, which has no types
     """A trained network."""
     mend()
-    from dfencoder import AutoEncoder
+    from dfencoder import AutoEncoder  # noqa: PLC0415 - after it has been mended
 
     model = AutoEncoder(**ARGUMENTS)
     model.fit(history, epochs=epochs)
@@ -49,7 +49,7 @@ def mend() -> None:
             setattr(pd.Series, name, _series(name))
 
 
-def _series(name: str):  # type: ignore[no-untyped-def]  # no types of pandas here
+def _series(name: str):  # type: ignore[no-untyped-def]  # no types of pandas here  # noqa: ANN202 - the same
     if name == "iteritems":
         return pd.Series.items
     return lambda self, other: pd.concat([self, other])

@@ -47,7 +47,7 @@ def ready() -> Path:
     library = HOME / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     (library / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - pip, with names of our own
         [PYTHON, "-m", "pip", "install", *quiet, *PINS], check=False, capture_output=True, text=True
     )
     if done.returncode:
@@ -84,7 +84,7 @@ def _lines(command: Sequence[str], shown: Path) -> Iterator[dict[str, Any]]:
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with (
         shown.open("w", encoding="utf-8") as errors,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | one
         ) as process,
     ):

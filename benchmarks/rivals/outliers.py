@@ -25,7 +25,7 @@ def forest(history: pd.DataFrame, seed: int, epochs: int) -> Score:
 def ecod(history: pd.DataFrame, seed: int, epochs: int) -> Score:
     """PyOD's ECOD with its defaults; it has no seed."""
     del seed, epochs
-    from pyod.models.ecod import ECOD
+    from pyod.models.ecod import ECOD  # noqa: PLC0415 - numba takes seconds to import
 
     codes = Codes(history)
     model = ECOD().fit(codes.of(history))

@@ -20,7 +20,7 @@ MESSAGE = 1024
 class Inference(Protocol):
     """The output of a release for rows of a message."""
 
-    def __init__(self, model: Any, history: pd.DataFrame) -> None: ...
+    def __init__(self, model: Any, history: pd.DataFrame) -> None: ...  # noqa: ANN401 - dfencoder's
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Added columns; the first is the score."""
@@ -44,7 +44,7 @@ def learn(
     return learnt
 
 
-def passed(model: Any, infer: Inference, message: pd.DataFrame, rows: int) -> np.ndarray:
+def passed(model: Any, infer: Inference, message: pd.DataFrame, rows: int) -> np.ndarray:  # noqa: ANN401 - dfencoder's
     """Process a message by both stages, and return its scores."""
     preprocess(model, message)
     added = pd.concat([infer.of(some) for some in slices(message, rows)])
@@ -59,7 +59,7 @@ def slices(frame: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
         yield frame.iloc[begin : begin + rows].copy()
 
 
-def preprocess(model: Any, message: pd.DataFrame) -> torch.Tensor:
+def preprocess(model: Any, message: pd.DataFrame) -> torch.Tensor:  # noqa: ANN401 - dfencoder's
     """Build the network's input. Nothing reads it, because inference builds it again."""
     with torch.no_grad():
         parts = model.encode_input(model.prepare_df(message))
@@ -69,7 +69,7 @@ def preprocess(model: Any, message: pd.DataFrame) -> torch.Tensor:
 class Scores:
     """22.04 to 22.08: one score per row."""
 
-    def __init__(self, model: Any, history: pd.DataFrame) -> None:
+    def __init__(self, model: Any, history: pd.DataFrame) -> None:  # noqa: ANN401 - dfencoder's
         del history
         self.model = model
 
@@ -82,7 +82,7 @@ class Scores:
 class Losses:
     """From 22.09: score, z-score, and the z-score of each column's loss."""
 
-    def __init__(self, model: Any, history: pd.DataFrame) -> None:
+    def __init__(self, model: Any, history: pd.DataFrame) -> None:  # noqa: ANN401 - dfencoder's
         self.model = model
         for feature in model.binary_fts.values():
             # 0.0.42 treats a column with one value as binary, then lacks the second value.

@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page
+from figures.page import Page  # noqa: E402 - the line above finds it
 
-from scale.runs import Size
+from scale.runs import Size  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "scaling.md"
 PARTS = {

@@ -30,6 +30,6 @@ def tables(size: Size) -> Iterator[Table]:
     yield table
 
 
-def equality(same: bool) -> str:
+def equality(same: bool) -> str:  # noqa: FBT001 - the only argument
     """Return whether two outputs are equal."""
     return "identical" if same else "DIFFERENT"

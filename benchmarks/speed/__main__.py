@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
-from figures.page import Page
+from figures.page import Page  # noqa: E402 - the line above finds it
 
-from speed.scale import Scale
+from speed.scale import Scale  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PARTS = {

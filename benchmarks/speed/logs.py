@@ -60,7 +60,7 @@ def read(folder: Path) -> pl.DataFrame:
 
 
 @cache
-def fleet(
+def fleet(  # noqa: PLR0913 - what a fleet depends on
     scratch: Path,
     users: int,
     *,

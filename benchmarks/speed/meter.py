@@ -46,13 +46,13 @@ def run(command: Sequence[str], *, folder: Path | None = None, cores: int | None
     # As for users: compiled files are reused by later processes.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - our own commands
         command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),  # noqa: PLW1509 - no threads of ours hold locks
         text=True,
     ) as process:
         watch = Watch(process.pid)

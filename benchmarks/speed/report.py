@@ -144,7 +144,7 @@ def seen(path: Path) -> tuple[float | None, float | None]:
 @contextmanager
 def browser() -> Iterator[object]:
     """Start Chromium without a window."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where a browser is
 
     with sync_playwright() as driver:
         arguments = ["--no-sandbox"]  # benchmarks may run as root

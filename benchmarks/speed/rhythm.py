@@ -50,7 +50,7 @@ def lived(events: int) -> NDArray[np.int64]:
     random = np.random.default_rng(1)
     days = random.integers(0, max(events // A_DAY, 1), events)
     hours = np.clip(random.normal(13, 3, events), 0, 23.99)
-    burst = random.random(events) < 0.01
+    burst = random.random(events) < 0.01  # noqa: PLR2004 - one in a hundred
     hours[burst] = 3 + random.random(int(burst.sum())) / 60
     return np.sort(START + days * DAY + (hours * 3600).astype(np.int64))
 

@@ -43,7 +43,7 @@ ITEMS = {"requestParametersmaxItems": ("100", "1000")}
 
 def instances(count: int) -> tuple[str, ...]:
     """Return ids of `count` instances. A shorter list is the start of a longer one."""
-    random = Random("instances")
+    random = Random("instances")  # noqa: S311 - made-up names, not secrets
     return tuple(f"i-0{random.getrandbits(64):016x}" for _ in range(count))
 
 

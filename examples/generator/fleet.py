@@ -65,7 +65,7 @@ class Fleet:
         """The incidents, all in scored days: at least one of each kind."""
         if not self.attacked:
             return []
-        random = Random(f"{self.seed} incidents {self.users}")
+        random = Random(f"{self.seed} incidents {self.users}")  # noqa: S311 - made-up logs, not secrets
         count = max(round(self.attacked * self.users), 1)
         victims = random.sample(range(self.users), count)
         kinds = [list(KINDS)[n % len(KINDS)] for n in range(max(count, len(KINDS)))]
@@ -90,7 +90,7 @@ class Fleet:
 
     def _day(self, day: date) -> Iterator[Logged]:
         for number, person in enumerate(self.members):
-            random = Random(f"{self.seed} {number} {day}")
+            random = Random(f"{self.seed} {number} {day}")  # noqa: S311 - made-up logs, not secrets
             for event in person.day(day, random):
                 yield Logged(event.when, number, event, None)
         for number, incident in enumerate(self.incidents):

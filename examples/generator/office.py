@@ -237,7 +237,7 @@ def member(number: int, span: Span, rate: float, seed: int) -> Member:
         rate: Mean number of events per day, over all members and days.
         seed: Random seed of the company.
     """
-    random = Random(f"{seed} member {number}")
+    random = Random(f"{seed} member {number}")  # noqa: S311 - made-up logs, not secrets
     kind = "person" if number == 0 else random.choice(KINDS)
     name = f"{kind}-{number:05d}"
     region = random.choice(REGIONS)
@@ -249,7 +249,7 @@ def member(number: int, span: Span, rate: float, seed: int) -> Member:
     return machine(name, kind=kind, region=region, rate=rate, lease=lease, random=random)
 
 
-def person(
+def person(  # noqa: PLR0913 - what tells one person from another
     name: str, *, region: str, span: Span, rate: float, lease: int | None, random: Random
 ) -> Member:
     """Draw a person with a trade, a laptop, an office and days off."""
@@ -306,7 +306,7 @@ def laptop_tools(random: Random) -> tuple[Tool, Tool, Tool]:
     )
 
 
-def draw_work(
+def draw_work(  # noqa: PLR0913 - properties of a person's work
     services: Sequence[str],
     tools: tuple[Tool, Tool, Tool],
     *,
@@ -368,7 +368,7 @@ def days_off(span: Span, region: str, random: Random) -> frozenset[date]:
     return HOLIDAYS[region] | leave
 
 
-def machine(
+def machine(  # noqa: PLR0913 - what tells one machine from another
     name: str, *, kind: str, region: str, rate: float, lease: int | None, random: Random
 ) -> Member:
     """Draw a role that programs use: builds on working days, services all day, jobs at night."""

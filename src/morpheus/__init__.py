@@ -32,7 +32,7 @@ def __dir__() -> list[str]:
 
 def _find_version() -> str:
     """Return the version of the installed distribution; `0+unknown` if it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to import
 
     try:
         return version(_DISTRIBUTION)

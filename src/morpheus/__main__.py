@@ -14,7 +14,7 @@ def main() -> None:
     # The exit of the process frees everything. A garbage collection before takes 0.1 s.
     atexit.register(gc.freeze)
     try:
-        from morpheus.cli.main import main as command
+        from morpheus.cli.main import main as command  # noqa: PLC0415 - what is waited for
 
         command()
     except KeyboardInterrupt:

@@ -77,7 +77,7 @@ class Fingerprints:
     store: ModelStore
 
     @classmethod
-    def train(
+    def train(  # noqa: PLR0913 - keyword options of training
         cls,
         frame: FrameLike,
         *,

@@ -55,7 +55,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         self.scaler = scaler
         self.random_state = random_state
 
-    def fit(self, X: object, y: object = None) -> Self:
+    def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
         """Train on an array of shape (rows, columns). `y` is ignored."""
         rows = _to_frame(self._validate_rows(X, reset=True))
         times = pl.int_range(rows.height, dtype=pl.Int64, eager=True).cast(UTC_DATETIME)
@@ -71,20 +71,20 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         self.offset_ = float(np.quantile(self._score_rows(rows), self.contamination))
         return self
 
-    def score_samples(self, X: object) -> NDArray[np.float64]:
+    def score_samples(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Return minus the `ae_anomaly_score` of each row, shape (rows,). Low is unusual."""
         check_is_fitted(self)
         return self._score_rows(_to_frame(self._validate_rows(X, reset=False)))
 
-    def decision_function(self, X: object) -> NDArray[np.float64]:
+    def decision_function(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Return `score_samples` minus `offset_`, shape (rows,). Outliers are negative."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: object) -> NDArray[np.int64]:
+    def predict(self, X: object) -> NDArray[np.int64]:  # noqa: N803 - scikit-learn's name
         """Return -1 for outliers and 1 for other rows, shape (rows,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - a class and a name of scikit-learn
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         return tags

@@ -26,7 +26,7 @@ DATA = ROOT.parent / "shared" / "data"
 ROLE = "userIdentitysessionContextsessionIssueruserName"
 
 
-def run(source, train, into, *, failing=(None, None), between=(), user=ROLE, **options):
+def run(source, train, into, *, failing=(None, None), between=(), user=ROLE, **options):  # noqa: PLR0913 - what tests differ in
     """Run a pipeline, with stages that kill their node during training or scoring."""
     training, scoring = ([stage] if stage else [] for stage in failing)
     scored = [Preprocess(), InfPytorch(), AddScores(label=("ae_anomaly_score", "risk"))]

@@ -107,7 +107,7 @@ def test_function_is_called_once_per_distinct_value():
 
 
 @pytest.mark.parametrize(
-    ("told", "value", "family"),
+    ("classify", "value", "label"),
     [
         (classify_user_agent, "Boto3/1.26 Python/3.10.6 Linux/5.19 Botocore/1.29", "boto"),
         (classify_user_agent, "aws-sdk-go-v2/1.17.0 os/linux lang/go/1.18.10", "aws-sdk-go"),
@@ -154,7 +154,7 @@ def test_value_has_its_class(classify, value, label):
 
 
 @pytest.mark.parametrize(
-    ("result", "reason", "family"),
+    ("result", "reason", "label"),
     [
         ("success", "user_approved", None),
         ("SUCCESS", None, None),

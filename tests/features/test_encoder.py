@@ -116,7 +116,7 @@ def test_absent_column_is_missing_in_every_event():
     assert rows.codes[rows.inverse].tolist() == [[2, MISSING]] * 2
 
 
-@pytest.mark.parametrize("marks", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
+@pytest.mark.parametrize("hashes", [[0, 1, 2, 0], [7, 7, 7, 7], [5, 5, 9, 5]])
 def test_different_rows_with_equal_hashes_stay_apart(hashes):
     rows_strategy = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
     dictionary = DictionaryEncoder(rows_strategy, rows_strategy.columns)

@@ -147,7 +147,7 @@ def _messy(fleet: Path, folder: Path) -> None:
 def _signs_in() -> Iterator[tuple[int, Random, str, datetime, bool]]:
     """Who signs in, and when: users take turns. True in the last part, to be scored."""
     for number in range((TRAINING + SCORED) * len(USERS)):
-        dice = Random(f"sign-in {number}")
+        dice = Random(f"sign-in {number}")  # noqa: S311 - made-up logs, not secrets
         turn, user = divmod(number, len(USERS))
         time = START + timedelta(hours=5 * turn, minutes=11 * user + dice.randrange(10))
         yield number, dice, USERS[user], time, turn >= TRAINING

@@ -46,8 +46,9 @@ def test_losses_are_log_probabilities_that_add_up_to_one():
         for code in range(size):
             target = codes.copy()
             target[0, column] = code
-            *_, decoder = model._forward(model._one_hot(model._flat_positions(codes)), numbers)
-            logits = model._logits(decoder)[0]
+            positions = model._one_hot(model._flat_positions(codes))  # noqa: SLF001 - its parts
+            *_, decoder = model._forward(positions, numbers)  # noqa: SLF001 - its parts
+            logits = model._logits(decoder)[0]  # noqa: SLF001 - its parts
             probabilities.append(logits[model.offsets[column] + code])
         probabilities = np.exp(probabilities) / np.exp(probabilities).sum()
         loss = model.losses(codes, numbers)[0, column]
@@ -82,5 +83,5 @@ def test_initial_weights_predict_the_frequencies_of_each_column():
 def test_parameters_fill_the_vector_and_do_not_overlap():
     vector = np.zeros(CONFIG.n_parameters)
     for part in unflatten(CONFIG, vector).values():
-        part += 1
+        part += 1  # noqa: PLW2901 - in place
     assert (vector == 1).all()

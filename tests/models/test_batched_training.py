@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def make_jobs(*, validated):
-    """Users whose histories differ in length, words and epochs."""
+    """Jobs of users with different lengths of history, values and epochs."""
     jobs = []
     for user, events in enumerate((60, 400, 1500)):
         frame = day(events, seed=user)
@@ -71,7 +71,7 @@ def test_padding_keeps_the_columns_and_makes_sizes_equal():
 
 
 def test_training_step_stays_on_the_device_of_the_weights():
-    # torch refuses to mix this device with the CPU, as it would a GPU.
+    # torch fails if this device is mixed with the CPU, as with a GPU.
     device = torch.device("meta")
     config = make_jobs(validated=False)[0].config
     weights = torch.empty(2, pad_config(config).n_parameters, device=device)

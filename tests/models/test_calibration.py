@@ -1,4 +1,4 @@
-"""Laws of the alert budget, on calibrations made by hand."""
+"""Laws of the alert budget, on constructed calibrations."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The smallest change that would have made an event ordinary."""
+"""The smallest change that makes an event normal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ann():
 
 
 def change(ann, limit=None, **unusual):
-    """What would have made one event ordinary, and the event as it would have been."""
+    """The change for one event, its values, and the anomaly after it."""
     rows = ann.encoder.encode(pl.DataFrame([USUAL | unusual]).select(COLUMNS))
     limit = float(np.quantile(ann.calibration.risks, 0.99)) if limit is None else limit
     [counterfactual] = find_counterfactuals(ann, rows, limit)

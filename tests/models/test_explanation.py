@@ -1,4 +1,4 @@
-"""What a sentence says, and when."""
+"""Text of the reason."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_small_anomaly_is_left_out_and_no_column_reads_nothing_unusual():
 
 def test_reason_names_at_most_the_given_number_of_columns():
     assert (
-        reason_for(make_reason(), make_reason(column="address"), most=1)
+        reason_for(make_reason(), make_reason(column="address"), max_columns=1)
         == "agent: saw `kali`, p=.25, 2.0 bits"
     )
 

@@ -41,13 +41,13 @@ def test_seeds_give_different_networks():
     assert not np.array_equal(fingerprint(seed=1).net.weights, fingerprint(seed=2).net.weights)
 
 
-@pytest.mark.parametrize("strange", [False, True])
-def test_score_of_a_row_does_not_depend_on_other_rows(columns):
+@pytest.mark.parametrize("by_column", [False, True])
+def test_score_of_a_row_does_not_depend_on_other_rows(by_column):
     model, frame = fingerprint(), day(700, seed=9)
 
     def score_rows(events):
         rows = model.encoder.encode(events)
-        return (model.column_anomaly(rows)[0] if columns else model.losses(rows))[rows.inverse]
+        return (model.column_anomaly(rows)[0] if by_column else model.losses(rows))[rows.inverse]
 
     whole = score_rows(frame)
     for start in range(0, 700, 100):

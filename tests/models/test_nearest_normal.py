@@ -1,4 +1,4 @@
-"""Ordinary events before a strange one."""
+"""The most similar normal events before an anomalous one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ann():
 
 
 def query_last(ann, events, anomalous, pieces=None):
-    """What is near the last of some events, which come in pieces."""
+    """Query for the last of some events, which come in batches."""
     frame = pl.DataFrame([USUAL | event for event in events]).select(COLUMNS)
     flags, index, start = np.array(anomalous), NormalEventIndex(), 0
     seconds = np.arange(len(events), dtype=np.float64)

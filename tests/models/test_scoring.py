@@ -1,4 +1,4 @@
-"""Laws of the evidence that speaks against a user, on real fingerprints."""
+"""Laws of column scores and of temporal context, on trained fingerprints."""
 
 import numpy as np
 import polars as pl
@@ -19,9 +19,9 @@ from people import COLUMNS, day, fingerprint, times
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
 
 
-def column_anomaly_of(fingerprint_, **changes):
-    rows = fingerprint_.encoder.encode(pl.DataFrame([USUAL | changes]))
-    return fingerprint_.column_anomaly(rows)[0][rows.inverse][0]
+def column_anomaly_of(model, **changes):
+    rows = model.encoder.encode(pl.DataFrame([USUAL | changes]))
+    return model.column_anomaly(rows)[0][rows.inverse][0]
 
 
 def contextual_risk(context, columns, seconds):
@@ -42,11 +42,8 @@ def test_new_value_is_anomalous_in_its_own_column(seed, column):
 @given(seed=st.integers(0, 50))
 @settings(max_examples=5, deadline=None)
 def test_unusual_combination_of_known_values_is_anomalous(seed):
-    fingerprint_ = fingerprint(seed=seed)
-    assert (
-        column_anomaly_of(fingerprint_, agent="cli").sum()
-        > column_anomaly_of(fingerprint_).sum() + 1
-    )
+    model = fingerprint(seed=seed)
+    assert column_anomaly_of(model, agent="cli").sum() > column_anomaly_of(model).sum() + 1
 
 
 def test_rare_value_is_more_surprising_if_other_users_have_it_often():
@@ -58,11 +55,11 @@ def test_rare_value_is_more_surprising_if_other_users_have_it_often():
     both = pl.concat([frame, others])
     owner = pl.Series(["ann"] * 400 + ["bob"] * 400)
     population = Population(owner, pl.concat([times(400), times(400)]), both)
-    fingerprint_ = fingerprint(frame, population=population)
+    model = fingerprint(frame, population=population)
     place = COLUMNS.index("kind")
-    log_ratios = fingerprint_.surprise_model.likelihoods.log_likelihood_ratio
-    words = fingerprint_.encoder.columns[place].vocabulary
-    start = sum(column.n_codes for column in fingerprint_.encoder.columns[:place])
+    log_ratios = model.surprise_model.likelihoods.log_likelihood_ratio
+    words = model.encoder.columns[place].vocabulary
+    start = sum(column.n_codes for column in model.encoder.columns[:place])
     nats = {value: log_ratios[start + 2 + at] for at, value in enumerate(words)}
     assert nats["b"] > nats["c"] + 1
     assert nats["c"] > nats["a"]
@@ -72,10 +69,8 @@ def test_seen_by_others_is_exact_for_known_values_and_a_rate_for_new_ones():
     frame = pl.DataFrame({"kind": ["a"] * 8 + ["b"] * 2 + ["a", "c", None, None]})
     owner = pl.Series(["ann"] * 10 + ["bob"] * 4)
     population = Population(owner, times(14), frame)
-    missing, unseen, *fingerprint_ = population.seen_by_others(
-        "kind", ("a", "b", "c"), "ann"
-    ).tolist()
-    assert (missing, fingerprint_) == (1, [1, 0, 1])
+    missing, unseen, *model = population.seen_by_others("kind", ("a", "b", "c"), "ann").tolist()
+    assert (missing, model) == (1, [1, 0, 1])
     assert unseen == pytest.approx((8 / 10 + 1 / 4) / 2)
     assert (
         Population.from_single_user("ann", frame, times(14))
@@ -145,10 +140,10 @@ def test_long_average_covers_only_values_that_others_have_too():
 
 
 def test_risk_is_calibrated_on_events_after_the_baseline_events():
-    fingerprint_ = fingerprint()
-    assert fingerprint_.calibration.events == len(fingerprint_.calibration.risks) == 67
-    assert (np.diff(fingerprint_.calibration.risks) >= 0).all()
-    assert fingerprint_.calibration.days == 1
+    model = fingerprint()
+    assert model.calibration.events == len(model.calibration.risks) == 67
+    assert (np.diff(model.calibration.risks) >= 0).all()
+    assert model.calibration.days == 1
 
 
 @given(
@@ -159,12 +154,12 @@ def test_context_is_the_risk_minus_the_risk_without_earlier_anomalies(events, at
     surprise, steps = (np.array(part) for part in zip(*events, strict=True))
     seconds, at = np.cumsum(steps), min(at, len(steps) - 1)
     quiet = np.where(np.arange(len(steps)) < at, 0, surprise)
-    weighed, alone = (
+    contextual, alone = (
         contextual_risk(TemporalContext(), each[:, None], seconds) for each in (surprise, quiet)
     )
-    before = weighed.contributions[1:, at].sum()
-    assert before == pytest.approx(weighed.risk[at] - alone.risk[at], abs=1e-6)
-    assert (weighed.contributions >= 0).all()
+    before = contextual.contributions[1:, at].sum()
+    assert before == pytest.approx(contextual.risk[at] - alone.risk[at], abs=1e-6)
+    assert (contextual.contributions >= 0).all()
 
 
 @given(st.integers(0, 99), st.integers(0, 40))

@@ -1,4 +1,4 @@
-"""Laws of the ladder: the user's own history, then the peers', then everyone's."""
+"""Laws of the backoff: the user's own history, then similar users, then all users."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ BUILDERS = {"get": "put", "list": "put", "deploy": "build", "copy": "build"}
 
 
 def make_population(events_each=60):
-    """Three who do as Ann does, three who build, each at an address of their own."""
+    """Three users similar to Ann and three builders, each at their own address."""
     names = [f"clerk{n}" for n in range(3)] + [f"builder{n}" for n in range(3)]
     frames = []
     for seed, name in enumerate(names):
@@ -82,7 +82,9 @@ def test_single_other_user_is_not_enough():
 
 
 def test_short_histories_of_all_users_give_no_model():
-    assert TrainingDataBackoff(make_population(each=10), MIN_EVENTS).resolve(history(5)) is None
+    assert (
+        TrainingDataBackoff(make_population(events_each=10), MIN_EVENTS).resolve(history(5)) is None
+    )
 
 
 def test_card_gives_the_share_of_own_events():

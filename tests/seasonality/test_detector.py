@@ -17,8 +17,8 @@ GOLDEN = Path(__file__).parents[2] / "../shared/data/golden/fftad_cases.json"
 CASES = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else []
 
 
-def plain_centre_is_unusual(counts, *, percent, threshold):
-    """The rule, said plainly: one window, one frequency and one cell at a time."""
+def plain_centre_is_anomalous(counts, *, percent, threshold):
+    """Plain implementation of the rule for the centre of one window."""
     n = len(counts)
     turns = np.exp(-2j * np.pi * np.outer(np.arange(n // 2 + 1), np.arange(n)) / n)
     spectrum = turns @ counts
@@ -28,7 +28,7 @@ def plain_centre_is_unusual(counts, *, percent, threshold):
     return distance[n // 2] - distance.mean() >= threshold * distance.std()
 
 
-@pytest.mark.skipif(not CASES, reason="the reference's cases are not here (shared/data/golden)")
+@pytest.mark.skipif(not CASES, reason="upstream's cases are missing (shared/data/golden)")
 @pytest.mark.parametrize("case", range(24))
 def test_anomalies_of_a_window_equal_those_of_upstream(case):
     about = CASES[case]
@@ -94,7 +94,7 @@ def test_random_counts_give_the_results_of_a_plain_implementation(seed, half):
     expected = [
         centre
         for centre in range(95, 105)
-        if plain_centre_is_unusual(
+        if plain_centre_is_anomalous(
             counts[centre - half : centre + half + 1], percent=90, threshold=2.5
         )
     ]

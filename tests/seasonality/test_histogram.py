@@ -1,4 +1,4 @@
-"""Events over time in a few numbers."""
+"""Histograms of events over time."""
 
 from __future__ import annotations
 

@@ -387,9 +387,9 @@ def test_second_run_does_not_duplicate_documents_in_a_real_index(to):
         batch = plain([TRAIL | {"eventID": str(n)} for n in range(20)])
         for _ in range(2):
             sent(to(url, receiver="elasticsearch", max_rows_per_payload=7), [batch])
-        refresh = Request(f"{url}/morpheus-alerts/_refresh", method="POST")
-        urlopen(refresh).close()
-        with urlopen(f"{url}/morpheus-alerts/_search?size=100") as response:
+        refresh = Request(f"{url}/morpheus-alerts/_refresh", method="POST")  # noqa: S310 - our own server
+        urlopen(refresh).close()  # noqa: S310 - our own server
+        with urlopen(f"{url}/morpheus-alerts/_search?size=100") as response:  # noqa: S310 - our own server
             hits = json.load(response)["hits"]["hits"]
     assert len(hits) == 20
     assert all(hit["_id"] == hit["_source"]["event"]["id"] for hit in hits)

@@ -34,7 +34,7 @@ def broker():
 
 @pytest.fixture
 def topic(broker, request):
-    from confluent_kafka.admin import AdminClient, NewTopic
+    from confluent_kafka.admin import AdminClient, NewTopic  # noqa: PLC0415 - an extra
 
     name = re.sub(r"\W", "-", request.node.name)
     admin = AdminClient({"bootstrap.servers": broker})

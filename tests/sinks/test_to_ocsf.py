@@ -208,8 +208,8 @@ def test_existing_file_is_not_replaced(tmp_path):
 def test_full_disk_is_reported():
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
-    from morpheus.sinks.alert_files import _ErrorTranslatingWriter
-    from morpheus.storage.atomic import AtomicWriter
+    from morpheus.sinks.alert_files import _ErrorTranslatingWriter  # noqa: PLC0415 - private
+    from morpheus.storage.atomic import AtomicWriter  # noqa: PLC0415 - only this test needs it
 
     draft = AtomicWriter(Path("/nowhere/findings.jsonl"))
     with (

@@ -24,7 +24,7 @@ from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
-from test_pipeline import FromPeople, columns
+from test_pipeline import FromPeople, columns  # noqa: F401 - a fixture
 
 PEOPLE = {f"user{n}": 200 for n in range(5)} | {None: 3}
 
@@ -49,7 +49,7 @@ def read_data(path) -> ReportData:
 
 
 @pytest.fixture
-def full(columns, tmp_path):
+def full(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "report.html"
     stages = (Explain(), Timeseries(resolution="10m"), Filter(alerts_per_day=2.0))
     return run(path, columns, *stages), read_data(path)
@@ -94,7 +94,7 @@ def test_user_view_shows_the_model(full):
     assert person.profile.calibration.events == 200
 
 
-def test_page_does_not_depend_on_threads_or_batch_size(columns, tmp_path):
+def test_page_does_not_depend_on_threads_or_batch_size(columns, tmp_path):  # noqa: F811 - the fixture
     pages = []
     for threads, size in ((1, 256), (2, 7)):
         path = tmp_path / f"{threads}.html"
@@ -104,7 +104,7 @@ def test_page_does_not_depend_on_threads_or_batch_size(columns, tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_page_reports_missing_stages(columns, tmp_path):
+def test_page_reports_missing_stages(columns, tmp_path):  # noqa: F811 - the fixture
     run(tmp_path / "r.html", columns, sink={"alerts_per_day": 1.0})
     data = read_data(tmp_path / "r.html")
     assert "1 highest incidents per day" in data.rule
@@ -114,7 +114,7 @@ def test_page_reports_missing_stages(columns, tmp_path):
     ]
 
 
-def test_without_the_time_the_run_fails_and_the_old_page_stays(columns, tmp_path):
+def test_without_the_time_the_run_fails_and_the_old_page_stays(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "r.html"
     path.write_text("old")
     hide = [Serialize(exclude=(f"^{TIME}$",))]

@@ -145,7 +145,7 @@ def test_existing_folders_keep_their_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_option_of_the_run_sets_the_mode(tmp_path: Path, shared: bool) -> None:
+def test_option_of_the_run_sets_the_mode(tmp_path: Path, shared: bool) -> None:  # noqa: FBT001 - a parameter
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.json").write_text(
         '{"Records": [{"eventTime": "2024-05-31T09:30:00Z", "userIdentity": {"accountId": "1"}}]}'
@@ -159,7 +159,7 @@ def test_option_of_the_run_sets_the_mode(tmp_path: Path, shared: bool) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_workers_follow_the_policy_of_the_run(tmp_path: Path, shared: bool) -> None:
+def test_workers_follow_the_policy_of_the_run(tmp_path: Path, shared: bool) -> None:  # noqa: FBT001 - a parameter
     set_file_policy(shared=shared)
     with WorkerPool(2) as pool:
         writers = set(pool.map_shared(write_file, [tmp_path / "a" / "x", tmp_path / "b" / "x"]))
@@ -169,7 +169,7 @@ def test_workers_follow_the_policy_of_the_run(tmp_path: Path, shared: bool) -> N
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_tasks_of_a_cluster_follow_the_policy_of_the_run(tmp_path: Path, shared: bool) -> None:
+def test_tasks_of_a_cluster_follow_the_policy_of_the_run(tmp_path: Path, shared: bool) -> None:  # noqa: FBT001 - a parameter
     outcome = run_task(write_file, TaskContext(30, shared_files=shared), tmp_path / "a" / "x")
     assert outcome == TaskOutcome(os.getpid(), [])
     assert modes(tmp_path) == (({0o640}, {0o750}) if shared else ({0o600}, {0o700}))

@@ -167,7 +167,7 @@ def suggest_command(word: str, context: click.Context) -> str | None:
     top = context.find_root()
     if word == "help":
         return f"Type `{context.command_path} --help`."
-    assert isinstance(top.command, click.Group)
+    assert isinstance(top.command, click.Group)  # noqa: S101 - only a group resolves words
     found = next((words for words, _ in _iter_commands(top.command) if words[-1:] == [word]), None)
     if found is None:
         return None
@@ -233,9 +233,9 @@ class CommandGroup(click.Group):
 
     def __init__(
         self,
-        *args: Any,
+        *args: Any,  # noqa: ANN401 - click's own
         lazy: Mapping[str, LazyCommand] | None = None,
-        **attributes: Any,
+        **attributes: Any,  # noqa: ANN401 - click's own
     ) -> None:
         super().__init__(*args, **attributes)
         self.lazy = dict(lazy or {})
@@ -336,7 +336,7 @@ BOOLEAN_WORDS |= dict.fromkeys(("false", "f", "no", "n", "off", "0"), False)
 class PipelineGroup(CommandGroup):
     """A group whose commands are the registered stages, each loaded when its word is used."""
 
-    def __init__(self, name: str, **attributes: Any) -> None:
+    def __init__(self, name: str, **attributes: Any) -> None:  # noqa: ANN401 - click's own
         super().__init__(
             name,
             chain=True,
@@ -438,7 +438,7 @@ def describe_stage(word: str) -> tuple[str, str]:
 @click.pass_context
 def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
     """Validate the pipeline, run it, and print the summary."""
-    from morpheus.pipeline import Pipeline
+    from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
 
     echo("Configuring Pipeline via CLI", fg="green")
     parent = context.parent
@@ -473,8 +473,8 @@ def _announce_run(pipeline: Pipeline) -> None:
 
 def _write_diagram(pipeline: Pipeline, path: Path) -> None:
     """Write the diagram of a pipeline atomically."""
-    from morpheus.cli.drawing import render_diagram
-    from morpheus.storage.atomic import atomic_write
+    from morpheus.cli.drawing import render_diagram  # noqa: PLC0415 - for `--viz_file` only
+    from morpheus.storage.atomic import atomic_write  # noqa: PLC0415 - as above
 
     diagram = render_diagram(pipeline.links(), path, pipeline.options.viz_direction)
     with atomic_write(path) as file:
@@ -496,7 +496,7 @@ def _explain_unexpected_word(word: str, context: click.Context) -> str:
             f"`{word}` is a file, but a stage is expected. If the shell expanded a glob, quote it, "
             "as in --input_glob='data/*.csv'."
         )
-    from morpheus.cli.reference import ABSENCE_REASONS
+    from morpheus.cli.reference import ABSENCE_REASONS  # noqa: PLC0415 - read for a wrong word alone
 
     if word in ABSENCE_REASONS:
         return f"There is no stage `{word}`: {ABSENCE_REASONS[word]}."

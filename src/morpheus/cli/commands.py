@@ -97,8 +97,8 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
             f"FOLDER: there is no folder `{folder}`. Give the folder that `to-file` writes to."
         )
     try:
-        from morpheus.serve.app import serve
-        from morpheus.serve.live import LiveReport
+        from morpheus.serve.app import serve  # noqa: PLC0415 - `--help` serves nothing
+        from morpheus.serve.live import LiveReport  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise UsageError(
             f"serve: `{error.name}` is not installed. Type `pip install 'morpheus-dfp[serve]'`."
@@ -307,7 +307,7 @@ def install(context: click.Context, *, append: bool, shell: str | None, path: st
 def render_completion(root: click.Command, shell: str) -> str:
     """Return the completion script of a shell, between two marker lines."""
     complete = get_completion_class(shell)
-    assert complete is not None, shell
+    assert complete is not None, shell  # noqa: S101 - click knows all of PATHS
     script = complete(root, {}, "morpheus", "_MORPHEUS_COMPLETE").source()
     return f"{BLOCK_BEGIN}\n{script.strip()}\n{BLOCK_END}\n"
 

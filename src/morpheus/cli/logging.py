@@ -141,7 +141,7 @@ def _parse_handler(section: SectionProxy) -> LoggingConfig:
     handler |= {key: section[key] for key in ("level", "formatter") if section.get(key)}
     positional = _parse_literal(section.get("args", "()"))
     if not isinstance(positional, tuple):
-        raise ValueError(f"args = {section['args']}: must be a tuple, as in ('file.log', 'a')")
+        raise ValueError(f"args = {section['args']}: must be a tuple, as in ('file.log', 'a')")  # noqa: TRY004 - the file has a wrong value
     keywords = _parse_literal(section.get("kwargs", "{}"))
     if kind in ALLOWED_HANDLERS:
         try:
@@ -153,7 +153,7 @@ def _parse_handler(section: SectionProxy) -> LoggingConfig:
     return handler
 
 
-def _parse_literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:  # noqa: ANN401 - whatever a literal can be
     """Return the value of a Python literal. `sys.stdout` and `sys.stderr` count as literals."""
     return ast.literal_eval(_StreamTransformer().visit(ast.parse(text.strip(), mode="eval")))
 
@@ -186,7 +186,7 @@ LEVEL_STYLES: dict[str, dict[str, Any]] = {
 class SafeLogRecord(logging.LogRecord):
     """A record whose arguments, which may be text of a user's log, cannot break the line."""
 
-    def getMessage(self) -> str:
+    def getMessage(self) -> str:  # noqa: N802 - logging's own name
         """Return the message, with control characters as escapes."""
         arguments = self.args
         if isinstance(arguments, tuple):

@@ -58,7 +58,7 @@ def warn_unknown(root: click.Command) -> None:
     candidates = sorted(name for name in os.environ if name.startswith(OPTION_PREFIXES))
     if not candidates:
         return
-    from difflib import get_close_matches
+    from difflib import get_close_matches  # noqa: PLC0415 - only if such variables are set
 
     known = set(iter_variables(root))
     for name in candidates:
@@ -100,15 +100,15 @@ class RootGroup(CommandGroup):
         with locate_option(self, ctx.meta[ARGV_KEY]):
             return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
         """Run a command."""
         with handle_errors(), env_error_context(), locate_option(self, ctx.meta[ARGV_KEY]):
             return super().invoke(ctx)
 
 
-def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:
+def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - as click calls it
     if value and not context.resilient_parsing:
-        from morpheus import __version__
+        from morpheus import __version__  # noqa: PLC0415 - reads the installed metadata
 
         click.echo(f"morpheus {__version__}")
         context.exit()
@@ -213,7 +213,7 @@ def morpheus(
     MORPHEUS_RUN_NUM_THREADS, --seed of `train-ae` by MORPHEUS_RUN_PIPELINE_AE_TRAIN_AE_SEED, --seed
     of `tools replay` by MORPHEUS_TOOLS_REPLAY_SEED. The command line overrides the environment.
     """
-    from morpheus.cli.logging import configure_logging
+    from morpheus.cli.logging import configure_logging  # noqa: PLC0415 - `--help` logs nothing
 
     configure_logging("DEBUG" if debug else log_level, log_config_file)
     plugins = os.environ.get(PLUGINS_VARIABLE, "").split(",")
@@ -225,7 +225,7 @@ def morpheus(
 @morpheus.group(cls=CommandGroup, params=options_from_dataclass(PipelineOptions, command="run"))
 def run(**_: object) -> None:
     """Run a pipeline of stages."""
-    from morpheus.runtime.pool import SINGLE_THREAD_ENV
+    from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
 
     for name, value in SINGLE_THREAD_ENV.items():
         os.environ.setdefault(name, value)

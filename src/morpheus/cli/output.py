@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics
 
 
-def echo(text: str, **style: Any) -> None:
+def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
     """Write lines to stderr. They have colours only on a terminal, and not if NO_COLOR is set."""
     color = False if os.environ.get("NO_COLOR") else None
     click.secho(escape_control(text, keep="\n"), err=True, color=color, **style)
@@ -63,10 +63,10 @@ def print_table(header: TableRow, rows: Sequence[TableRow]) -> None:
     if not sys.stdout.isatty():
         click.echo(align_columns(header, rows))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich import box  # noqa: PLC0415 - 40 ms that only a terminal needs
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
 
     table = Table(*header, box=box.SIMPLE_HEAD)
     for row in rows:
@@ -100,7 +100,7 @@ def handle_errors() -> Iterator[None]:
         _exit_with_error(str(error), error.exit_code)
     except OSError as error:
         _exit_with_error(_describe_os_error(error), EXIT_FAILURE)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
         _exit_with_error(f"{type(error).__name__}: {error}. {BUG_MESSAGE}", EXIT_FAILURE)
 
 

@@ -43,7 +43,7 @@ def register_plugin(source: str) -> None:
     Raises:
         UsageError: The module cannot be loaded, or has no stages.
     """
-    from importlib.metadata import EntryPoint
+    from importlib.metadata import EntryPoint  # noqa: PLC0415 - slow, and not for `--help`
 
     module = _import_plugin(source)
     entries = [
@@ -97,7 +97,7 @@ def distribution_of(word: str) -> str:
 
 def unknown_stage_message(word: str) -> str:
     """Return the error message for an unknown word, with similar words."""
-    from difflib import get_close_matches
+    from difflib import get_close_matches  # noqa: PLC0415 - for errors only
 
     close = " or ".join(f"`{name}`" for name in get_close_matches(word, stage_names()))
     hint = f"Did you mean {close}?" if close else "`morpheus tools stages` lists them."
@@ -119,7 +119,7 @@ def _find_entry_point(word: str) -> EntryPoint:
 @cache
 def _entry_points_by_name() -> Mapping[str, tuple[EntryPoint, ...]]:
     """Return the entry points of each word. The same class registered twice counts once."""
-    from importlib.metadata import entry_points
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and not for `--help`
 
     by_name: dict[str, dict[str, EntryPoint]] = {}
     entries = [*entry_points(group=ENTRY_POINT_GROUP), *_PLUGINS]

@@ -25,12 +25,12 @@ StageT = TypeVar("StageT", bound="Stage")
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
     default: object,
-    help: str,
+    help: str,  # noqa: A002 - click's name
     *,
     names: Sequence[str] = (),
     choices: Sequence[str] = (),
-    min: float | None = None,
-    max: float | None = None,
+    min: float | None = None,  # noqa: A002 - click's name
+    max: float | None = None,  # noqa: A002 - click's name
     flag: bool = False,
     required: bool = False,
     command: str = "",
@@ -244,7 +244,7 @@ def read_lines(name: str, *, option: str) -> tuple[str, ...]:
     >>> read_lines("data/columns_ae_azure.txt", option="--columns_file")[:2]
     ('appDisplayName', 'clientAppUsed')
     """
-    from importlib import resources
+    from importlib import resources  # noqa: PLC0415 - `--help` reads no list
 
     shipped = resources.files("morpheus") / "data" / name.removeprefix("data/")
     for place in (Path(name), shipped):

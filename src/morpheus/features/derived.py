@@ -313,7 +313,7 @@ def classify_address(address: str | None) -> str | None:
         return kind if address else None
     if parsed.is_private and parsed not in _DOCUMENTATION_NETWORKS:
         return "private"
-    return "public" if parsed.version == 4 else "public v6"
+    return "public" if parsed.version == 4 else "public v6"  # noqa: PLR2004 - IP version
 
 
 def address_to_network(address: str | None) -> str | None:
@@ -325,7 +325,7 @@ def address_to_network(address: str | None) -> str | None:
     parsed = _parse_address(address)
     if parsed is None:
         return address or None
-    width = 24 if parsed.version == 4 else 48
+    width = 24 if parsed.version == 4 else 48  # noqa: PLR2004 - IP version
     return str(ip_network(f"{parsed}/{width}", strict=False))
 
 

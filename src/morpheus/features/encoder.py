@@ -176,7 +176,7 @@ class Number:
     def scale(self, values: pl.Series) -> NDArray[np.float32]:
         """Scale each value to standard deviations, (rows,); 0 for values that are not numbers."""
         numbers = _parse_numbers(values).fill_null(float("nan")).to_numpy()
-        if len(self.quantiles) == 2:
+        if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
             width = self.quantiles[1] - self.quantiles[0]
             scaled = self.z[0] + (numbers - self.quantiles[0]) / width * (self.z[1] - self.z[0])
         else:
@@ -189,7 +189,7 @@ class Number:
         >>> Number("bytes", (100.0, 150.0), (0.0, 1.0)).inverse_scale(-0.5)
         75.0
         """
-        if len(self.quantiles) == 2:
+        if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
             share = (z - self.z[0]) / (self.z[1] - self.z[0])
             return self.quantiles[0] + share * (self.quantiles[1] - self.quantiles[0])
         return float(np.interp(z, self.z, self.quantiles))
@@ -280,7 +280,7 @@ class DictionaryEncoder:
 
     def value_codes(self, name: str) -> Mapping[str, int]:
         """Return the code of each value of a column with values."""
-        self.codes
+        self.codes  # noqa: B018 - finds the words, too
         return self._value_codes[name]
 
 

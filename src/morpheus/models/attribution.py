@@ -296,7 +296,7 @@ class ColumnPrediction:
         if code in {MISSING, UNKNOWN}:
             return ExpectedValue(None, probability, new=code == UNKNOWN)
         if isinstance(self.column, Number):
-            assert self.numbers is not None
+            assert self.numbers is not None  # noqa: S101 - number columns have one
             return ExpectedValue(
                 round_significant(self.column.inverse_scale(float(self.numbers[position]))),
                 probability,

@@ -282,7 +282,7 @@ def format_probability(value: float) -> str:
     >>> [format_probability(p) for p in (0.934, 0.0021, 0.00001, 0.999)]
     ['p=.93', 'p=.002', 'p<.0001', 'p>.99']
     """
-    if value > 0.99:
+    if value > 0.99:  # noqa: PLR2004 - it would be rounded to one
         return "p>.99"
     for digits, minimum in ((2, 0.095), (2, 0.0095), (3, 0.00095), (4, 0.0001)):
         if value >= minimum:

@@ -97,7 +97,7 @@ class UserHistory:
         return self.times.dt.epoch("ms").to_numpy() / 1000.0
 
 
-def fit_fingerprints(
+def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
     histories: Sequence[UserHistory],
     columns: Sequence[str],
     *,
@@ -296,7 +296,7 @@ class ValidationRun:
     predictions: MaskedPredictions
 
     @classmethod
-    def from_network(
+    def from_network(  # noqa: PLR0913 - what a trial is, and nothing else
         cls,
         net: Autoencoder,
         encoder: Encoder,

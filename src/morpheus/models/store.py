@@ -284,7 +284,7 @@ def _network_types(
     if kind == "compact":
         return NetworkConfig, Autoencoder
     require_torch("a fingerprint that was trained with --model=reference")
-    from morpheus.models.reference import DfencoderConfig, DfencoderNetwork
+    from morpheus.models.reference import DfencoderConfig, DfencoderNetwork  # noqa: PLC0415 - torch takes a second to import
 
     return DfencoderConfig, DfencoderNetwork
 

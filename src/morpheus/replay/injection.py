@@ -401,7 +401,7 @@ def is_public_ip(address: str) -> bool:
         return False
 
 
-def rewrite_texts(value: Any, transform: Callable[[str], str]) -> Any:
+def rewrite_texts(value: Any, transform: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value
     """Apply a function to every text in a JSON value. Names of fields stay.
 
     >>> rewrite_texts({"a": ["x", 1, {"b": "y"}]}, str.upper)
@@ -561,7 +561,7 @@ def draw_start(
     return start
 
 
-def build_events(
+def build_events(  # noqa: PLR0913 - all that injected events depend on
     events: pl.DataFrame,
     technique: Technique,
     victim: TargetUser,

@@ -307,7 +307,7 @@ class UserView(msgspec.Struct, frozen=True):
     unscored: str | None
 
     @classmethod
-    def from_aggregate(
+    def from_aggregate(  # noqa: PLR0913, PLR0917 - the user's data, and the scales to show it by
         cls,
         name: str | None,
         aggregate: UserAggregate,

@@ -101,7 +101,7 @@ class KeyedStates:
     saved: dict[StateKey, bytes] = field(default_factory=dict)
     live: dict[str | None, dict[str, Any]] = field(default_factory=dict)
 
-    def get(self, key: StateKey, open_state: Callable[[], Any]) -> Any:
+    def get(self, key: StateKey, open_state: Callable[[], Any]) -> Any:  # noqa: ANN401 - each stage has its own
         """Return the state of a key: the live one, the saved one, or a new one.
 
         Args:
@@ -121,7 +121,7 @@ class KeyedStates:
         """Return whether a key has a live state."""
         return key.stage in self.live.get(key.user, {})
 
-    def pop(self, key: StateKey) -> Any:
+    def pop(self, key: StateKey) -> Any:  # noqa: ANN401 - each stage has its own
         """Remove a live state and return it."""
         states = self.live.get(key.user, {})
         state = states.pop(key.stage, None)

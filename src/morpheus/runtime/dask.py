@@ -36,7 +36,7 @@ from morpheus.storage.spill import SpillDir, SpilledTable, spill_to_memory
 from morpheus.text import escape_control
 
 if TYPE_CHECKING:
-    from rich.text import Text  # noqa: PLC0415 - only a terminal needs it
+    from rich.text import Text
 
 MAX_SLOWEST = 3
 """Number of slowest users to report."""

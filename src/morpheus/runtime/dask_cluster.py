@@ -103,14 +103,14 @@ def run_task(
     return TaskOutcome(result, records)
 
 
-def unwrap(value: Any) -> Any:
+def unwrap(value: Any) -> Any:  # noqa: ANN401 - any argument of a task
     """Return the result of an outcome; any other value is returned as it is."""
     return value.result if isinstance(value, TaskOutcome) else value
 
 
-def to_cell_row(cells: TaskOutcome[Sequence[Any]]) -> Any:
+def to_cell_row(cells: TaskOutcome[Sequence[Any]]) -> Any:  # noqa: ANN401 - numpy, imported where it is used
     """Return the cells of an outcome as an array of objects, shape (1, cells)."""
-    import numpy as np
+    import numpy as np  # noqa: PLC0415 - this module is imported before numpy's threads are set
 
     row = np.empty((1, len(cells.result or ())), dtype=object)
     row[0, :] = cells.result
@@ -119,12 +119,12 @@ def to_cell_row(cells: TaskOutcome[Sequence[Any]]) -> Any:
 
 def log_task_started(number: int) -> None:
     """Publish on the cluster that a task has started; see `ClusterEvents`."""
-    from distributed import get_worker
+    from distributed import get_worker  # noqa: PLC0415 - slow, and an extra
 
     get_worker().log_event(TOPIC, {"begun": number})
 
 
-def dask_setup(worker: object) -> None:
+def dask_setup(worker: object) -> None:  # noqa: ARG001 - the signature that Dask expects of a preload module
     """Ignore Ctrl+C in a worker: the process at the prompt decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -158,7 +158,7 @@ def _capture_log(level: int) -> Iterator[list[logging.LogRecord]]:
 
 
 def _dask_sizeof(value: object) -> int:
-    from dask.sizeof import sizeof
+    from dask.sizeof import sizeof  # noqa: PLC0415 - an extra
 
     return int(sizeof(value))
 
@@ -261,8 +261,8 @@ def connect(scheduler: str | None, num_workers: int) -> Iterator[Client]:
         TransientError: The scheduler does not answer, no worker registers, or a worker has another
             version of morpheus.
     """
-    import dask
-    import distributed
+    import dask  # noqa: PLC0415 - slow, and an extra
+    import distributed  # noqa: PLC0415 - slow, and an extra
 
     _silence_logs()
     with dask.config.set(_DASK_CONFIG), _open_scheduler(scheduler, num_workers) as target:
@@ -327,8 +327,8 @@ def _open_scheduler(scheduler: str | None, num_workers: int) -> Iterator[Any]:
                 cluster.close(timeout=SHUTDOWN_TIMEOUT)
 
 
-def _start_local_cluster(num_workers: int, spill_dir: Path) -> Any:
-    import distributed
+def _start_local_cluster(num_workers: int, spill_dir: Path) -> Any:  # noqa: ANN401 - untyped in Dask
+    import distributed  # noqa: PLC0415 - slow, and an extra
 
     return distributed.LocalCluster(
         n_workers=num_workers,
@@ -343,7 +343,7 @@ def _start_local_cluster(num_workers: int, spill_dir: Path) -> Any:
     )
 
 
-def _start_cluster(scheduler: str, num_workers: int) -> Any:
+def _start_cluster(scheduler: str, num_workers: int) -> Any:  # noqa: ANN401 - untyped in Dask
     try:
         cluster = find_cluster_class(scheduler)()
         cluster.scale(num_workers)
@@ -414,7 +414,7 @@ class Future(Protocol[T_co]):
     def done(self) -> bool:
         """Return whether the task has ended, with a result or an error."""
 
-    def result(self) -> Any:
+    def result(self) -> Any:  # noqa: ANN401 - the outcome of the task
         """Wait for the task, and fetch its outcome."""
 
 
@@ -523,7 +523,7 @@ class Cluster:
 
     def wait(self, futures: Sequence[Future[Any]]) -> None:
         """Wait until tasks have ended. Errors are raised when their results are fetched."""
-        from distributed import wait
+        from distributed import wait  # noqa: PLC0415 - slow, and an extra
 
         with suppress(CancelledError):
             wait(list(futures))
@@ -545,10 +545,10 @@ class Cluster:
         Returns:
             A future per column: an array of shape (rows, 1), in the order of the rows.
         """
-        import dask.array as da
-        import numpy as np
-        from dask import delayed
-        from distributed import futures_of
+        import dask.array as da  # noqa: PLC0415 - slow, and an extra
+        import numpy as np  # noqa: PLC0415 - this module is imported before numpy's threads are set
+        from dask import delayed  # noqa: PLC0415 - slow, and an extra
+        from distributed import futures_of  # noqa: PLC0415 - slow, and an extra
 
         shape, empty = (1, num_columns), np.empty((0, 0), dtype=object)
         cells = [delayed(self._client_submit(to_cell_row, row)) for row in rows]
@@ -607,8 +607,8 @@ class Cluster:
     def _iter_arriving(
         self, futures: list[Future[ResultT]], *, eager: bool
     ) -> Iterator[tuple[Any, TaskOutcome[ResultT]]]:
-        from distributed import as_completed
-        from distributed.scheduler import KilledWorker
+        from distributed import as_completed  # noqa: PLC0415 - slow, and an extra
+        from distributed.scheduler import KilledWorker  # noqa: PLC0415 - slow, and an extra
 
         try:
             if eager:

@@ -101,7 +101,7 @@ class CallerRunsExecutor(Generic[JobT, ResultT]):
             self._futures.append(future)
         try:
             future.set_result(self._run_local(job))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised in order, like an error of another process
             future.set_exception(error)
         return True
 
@@ -189,7 +189,7 @@ class WorkerPool:
         Raises:
             TransientError: A worker was killed, most often because memory ran out.
         """
-        if self.parallelism < 2:
+        if self.parallelism < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
         num_remote = self.parallelism - 1
         pool = self._pool or self._start_pool(num_remote, None)
@@ -204,7 +204,7 @@ class WorkerPool:
         Workers are restarted and each receives the function once. This process does not work.
         Jobs are taken from the iterator as they start.
         """
-        if self.parallelism < 2:
+        if self.parallelism < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
         self._shut_down(wait=True)
         pool = self._start_pool(self.parallelism, bytes(ForkingPickler.dumps(work)))
@@ -257,7 +257,7 @@ _SHARED_WORK: list[Callable[..., Any]] = []
 """In a worker: the function that it received when it started; see `WorkerPool.map_shared`."""
 
 
-def _init_worker(shared_work: bytes | None, shared_files: bool) -> None:
+def _init_worker(shared_work: bytes | None, shared_files: bool) -> None:  # noqa: FBT001 - sent by position
     atexit.register(gc.freeze)  # a faster exit, as in `morpheus.__main__`
     # The terminal sends Ctrl+C to every process of the job; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,6 +7,7 @@ the events of the bin so far with the bins before it. Cutting the input does not
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,7 +23,6 @@ from morpheus.seasonality.detector import (
     start_of_day,
     zscores,
 )
-import itertools
 
 IntArray = NDArray[np.int64]
 

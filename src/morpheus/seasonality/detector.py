@@ -160,7 +160,7 @@ def detect_anomalous_bins(
     return np.flatnonzero(zscores(distance, window)[0] >= zscore)
 
 
-def detect_anomalous_centres(
+def detect_anomalous_centres(  # noqa: PLR0913 - the window's cells, and the rule's settings
     bins: IntArray,
     counts: IntArray,
     centres: IntArray,

@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 25
 """Bytes of a file that are read at a time."""
 STATUS_FILE = "status.json"
 DEFAULT_ALERTS_PER_DAY = 5.0
-NO_STATUS = Status("morpheus-status", 1, True, "", "", False, None, RunCounts())
+NO_STATUS = Status("morpheus-status", 1, True, "", "", False, None, RunCounts())  # noqa: FBT003 - fields in order
 """Status of a run without a status file."""
 NO_STATUS_RULE = (
     "Shown are the {:g} highest incidents per day. This run has no status file, which would tell "

@@ -313,7 +313,7 @@ class Delivery:
         clock: Tells the time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a delivery is made of
         self,
         stage: str,
         transport: Transport,

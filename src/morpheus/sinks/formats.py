@@ -46,7 +46,7 @@ _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
 
 # Text that spreadsheets take for a formula (OWASP, "CSV Injection"), after blanks that some of them
 # skip. Regular expressions are slow: `_starts_with_symbol` first finds the few columns to check.
-_FORMULA_PATTERN = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"
+_FORMULA_PATTERN = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[\t\r\n]"  # noqa: RUF001 - full-width characters are intended
 _NUMBER_PATTERN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 

@@ -19,7 +19,7 @@ class CollectSink(Sink):
 
     batches: list[Batch] = field(default_factory=list)
 
-    def process(self, batch: Batch, state: None) -> Iterator[Batch]:
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
         """Keep a batch."""
         self.batches.append(batch)
         yield batch

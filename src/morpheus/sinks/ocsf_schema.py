@@ -228,7 +228,7 @@ def to_polars_schema(kind: type[msgspec.Struct]) -> pl.Schema:
     return pl.Schema({name: _to_polars_type(hint) for name, hint in get_type_hints(kind).items()})
 
 
-def _to_polars_type(hint: Any) -> pl.DataType:
+def _to_polars_type(hint: Any) -> pl.DataType:  # noqa: ANN401 - a type or a type form
     if get_origin(hint) in {Union, UnionType}:
         return _to_polars_type(next(arm for arm in get_args(hint) if arm is not NoneType))
     if get_origin(hint) is tuple:

@@ -51,7 +51,7 @@ class ToConsole(Sink):
         default_display="the best score, the operation and the reason, if they exist",
     )
 
-    def open(self, context: StageContext) -> _PlainOutput | _TableOutput:
+    def open(self, context: StageContext) -> _PlainOutput | _TableOutput:  # noqa: ARG002 - prints
         """Print a table on a terminal, and plain lines elsewhere."""
         return _TableOutput() if sys.stdout.isatty() else _PlainOutput()
 
@@ -106,7 +106,7 @@ def _format_cell(value: object) -> str:
 class _PlainOutput:
     """Writes one line per row, for other programs."""
 
-    def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: ARG002 - lines have no header
         """Write rows and flush."""
         sys.stdout.write("".join("\t".join(cells) + "\n" for cells in rows))
         sys.stdout.flush()
@@ -120,15 +120,15 @@ class _TableOutput:
     """
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from rich.console import Console  # noqa: PLC0415 - 40 ms, needed on terminals only
 
         self.console: Console = Console()
         self.header: Sequence[str] | None = None
 
     def show(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Draw rows, with a header if the columns have changed."""
-        from rich.table import Table
-        from rich.text import Text
+        from rich.table import Table  # noqa: PLC0415 - as in `__init__`
+        from rich.text import Text  # noqa: PLC0415 - as in `__init__`
 
         table = Table(
             box=None, show_header=columns != self.header, padding=(0, 2, 0, 0), expand=True

@@ -143,7 +143,7 @@ class EncodeRows(Transform):
     temp_dir: Path
     include_index: bool = True
 
-    def open(self, context: StageContext) -> list[OutputRows]:
+    def open(self, context: StageContext) -> list[OutputRows]:  # noqa: ARG002 - starts empty
         """Start without batches."""
         return []
 

@@ -109,7 +109,7 @@ class HttpClient:
         Raises:
             RequestError: There is no connection, or no response within the timeout.
         """
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - slow, and only this sink needs it
 
         headers = {**self.headers, "Content-Type": content_type, "User-Agent": "morpheus"}
         try:
@@ -144,7 +144,7 @@ class HttpClient:
 
     @cached_property
     def _pool(self) -> PoolManager:
-        from urllib3 import PoolManager, ProxyManager, make_headers
+        from urllib3 import PoolManager, ProxyManager, make_headers  # noqa: PLC0415 - as above
 
         context = ssl.create_default_context()
         proxy = _find_proxy(self._url_parts)
@@ -194,7 +194,7 @@ def _find_proxy(url: SplitResult) -> str | None:
 
 def _translate_request_error(error: Exception, timeout: float) -> RequestError:
     """Explain an error of urllib3, by its cause. The URL, which may hold a secret, is left out."""
-    from urllib3 import exceptions
+    from urllib3 import exceptions  # noqa: PLC0415 - slow, and only this sink needs it
 
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
@@ -287,11 +287,11 @@ class Webhook:
         """Return a JSON array."""
         return b"[" + b",".join(event.body for event in events) + b"]"
 
-    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status is enough
         """All events were accepted."""
         return SendResult()
 
-    def is_fatal(self, response: HttpResponse) -> bool:
+    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - the status does not tell
         """Blame the events: the server does not say more."""
         return False
 
@@ -309,7 +309,7 @@ class Splunk:
     default_format: ClassVar[str] = "ocsf"
     auth_scheme: ClassVar[str] = "Splunk"
 
-    def content_type(self, content_format: str) -> str:
+    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - the same for all formats
         """Return the type of JSON."""
         return "application/json"
 
@@ -317,7 +317,7 @@ class Splunk:
         """Return JSON objects, one per event."""
         return b"\n".join(self._wrap_event(event) for event in events)
 
-    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:
+    def parse_response(self, events: Sequence[OutboundEvent], response: HttpResponse) -> SendResult:  # noqa: ARG002 - the status is enough
         """All events were accepted."""
         return SendResult()
 
@@ -352,7 +352,7 @@ class ElasticsearchBulk:
     default_format: ClassVar[str] = "ecs"
     auth_scheme: ClassVar[str] = "ApiKey"
 
-    def content_type(self, content_format: str) -> str:
+    def content_type(self, content_format: str) -> str:  # noqa: ARG002 - the same for all formats
         """Return the type of JSON lines."""
         return "application/x-ndjson"
 
@@ -380,7 +380,7 @@ class ElasticsearchBulk:
                 rejected[position] = reason
         return SendResult(rejected=rejected, retryable=retryable)
 
-    def is_fatal(self, response: HttpResponse) -> bool:
+    def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - the status does not tell
         """Blame the events: rejected documents have a status of their own."""
         return False
 
@@ -561,7 +561,7 @@ class ToHttp(Sink):
         state[1].finish()
         return iter(())
 
-    def commit(self, metrics: RunMetrics) -> None:
+    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""
         self.stats.raise_if_undelivered()
 

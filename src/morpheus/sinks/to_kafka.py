@@ -56,7 +56,7 @@ class KafkaTransport:
 
     def __init__(self, servers: str, topic: str, *, client_id: str | None, timeout: float) -> None:
         require_client()
-        from confluent_kafka import KafkaException, Producer
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
         self.destination = f"`{topic}` at `{servers}`"
         self._topic, self._timeout = topic, timeout
@@ -166,7 +166,7 @@ def require_client() -> None:
         UsageError: It is not; the message says what to install.
     """
     try:
-        import confluent_kafka
+        import confluent_kafka  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise UsageError(
             "to-kafka: the Kafka client is not installed. Type `pip install 'morpheus-dfp[kafka]'`."
@@ -175,20 +175,20 @@ def require_client() -> None:
 
 def _rejection_codes() -> set[int]:
     """Return the codes of errors that an event itself causes."""
-    from confluent_kafka import KafkaError
+    from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
     return {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
 
 
 def _describe_error(error: KafkaError) -> str:
     """Return the client's description of an error; timeouts have one of our own."""
-    from confluent_kafka import KafkaError
+    from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
 
-    return ACK_TIMEOUT_REASON if error.code() == KafkaError._MSG_TIMED_OUT else error.str()
+    return ACK_TIMEOUT_REASON if error.code() == KafkaError._MSG_TIMED_OUT else error.str()  # noqa: SLF001 - the client's public name of the error
 
 
 def _kafka_exception() -> type[Exception]:
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
 
     return KafkaException
 
@@ -264,7 +264,7 @@ class ToKafka(Sink):
         state[1].finish()
         return iter(())
 
-    def commit(self, metrics: RunMetrics) -> None:
+    def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""
         self.stats.raise_if_undelivered()
 

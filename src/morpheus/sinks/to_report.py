@@ -60,7 +60,7 @@ class ToReport(Sink):
         """The file."""
         return Outputs(files=(Path(self.filename),))
 
-    def open(self, context: StageContext) -> ReportAggregator:
+    def open(self, context: StageContext) -> ReportAggregator:  # noqa: ARG002 - written by `commit`
         """Start with an empty page."""
         aggregator = ReportAggregator()
         self.aggregators[:] = [aggregator]
@@ -73,7 +73,7 @@ class ToReport(Sink):
 
     def commit(self, metrics: RunMetrics) -> None:
         """Write the page."""
-        from morpheus.report.page import render_page
+        from morpheus.report.page import render_page  # noqa: PLC0415 - only where a page is written
 
         data = msgspec.json.encode(self.make_report_data(metrics))
         with atomic_write(Path(self.filename)) as file:
@@ -81,7 +81,7 @@ class ToReport(Sink):
 
     def make_report_data(self, metrics: RunMetrics) -> ReportData:
         """Return the data of the page, for the events seen so far."""
-        from morpheus.report.view import build_report_data
+        from morpheus.report.view import build_report_data  # noqa: PLC0415 - only where a page is written
 
         findings = self.aggregators[0] if self.aggregators else ReportAggregator()
         return build_report_data(

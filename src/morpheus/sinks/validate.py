@@ -47,7 +47,7 @@ class DataFrameDiff:
         rel_tol: Relative tolerance, as a share of the number found.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - two tables, and how to compare them
         self,
         expected: pl.DataFrame,
         found: pl.DataFrame,

@@ -220,7 +220,7 @@ class FileSource(Source):
         """Return whether a directory is watched."""
         return self.watch_directory
 
-    def overlaps_input(self, path: Path, training_input: str | None) -> bool:  # noqa: ARG002 - for sources of files
+    def overlaps_input(self, path: Path, training_input: str | None) -> bool:
         """Return whether one of the globs matches a file on disk."""
         given = (self.input_glob, training_input or "")
         patterns = [glob for glob in given if glob and not glob.startswith(S3_SCHEME)]

@@ -89,7 +89,7 @@ class FromFrame(Source):
         self,
         training_input: str | None,
         metrics: RunMetrics,
-        state: PartitionState | None = None,
+        state: PartitionState | None = None,  # noqa: ARG002 - a frame is read once
     ) -> Iterator[Events]:
         """Yield the events of each user; see `Source.events`.
 
@@ -163,11 +163,11 @@ def _parse_time_column(column: pl.Series) -> pl.Series:
     return moments.alias(TIME)
 
 
-def _convert_pandas(frame: Any) -> pl.DataFrame:
+def _convert_pandas(frame: Any) -> pl.DataFrame:  # noqa: ANN401 - a frame of pandas, which is not imported here
     return pl.DataFrame({str(name): _convert_pandas_column(frame[name]) for name in frame.columns})
 
 
-def _convert_pandas_column(column: Any) -> pl.Series:
+def _convert_pandas_column(column: Any) -> pl.Series:  # noqa: ANN401 - a column of pandas
     values = column.to_numpy()
     if values.dtype != object:
         return pl.Series(values, nan_to_null=True)

@@ -34,7 +34,7 @@ from morpheus.storage.object_store import (
 )
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable  # noqa: PLC0415 - an extra
+    from deltalake import DeltaTable
 
 ANY_DEPTH = "**"
 """Part of a glob that matches any number of folders."""

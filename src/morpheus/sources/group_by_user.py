@@ -265,10 +265,10 @@ class DedupWindow:
                 DIGEST: _compute_digests(keys.gather(rows)),
             }
         )
-        seen = pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)
+        seen = pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
         if self.seen_events is not None:
             known = events[DIGEST].is_in(self.seen_events[DIGEST].implode())
-            seen = seen.scatter(rows.filter(known), True)
+            seen = seen.scatter(rows.filter(known), True)  # noqa: FBT003 - as above
             events = events.filter(~known)
         self._remember(events.unique(DIGEST, keep="first", maintain_order=True))
         return seen
@@ -398,7 +398,7 @@ def compute_event_keys(frame: pl.DataFrame, event_key: EventKey) -> pl.Series:
     return frame.select(pl.when(is_valid).then(key).alias(_EVENT_KEY)).to_series()
 
 
-def iter_batches(
+def iter_batches(  # noqa: PLR0913 - two of them are state, which is optional
     users: pl.DataFrame,
     events: UserGroups,
     history: UserGroups | None,

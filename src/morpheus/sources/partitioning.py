@@ -478,7 +478,7 @@ class LocalPartitionStore:
         dataset: SpilledDataset,
         columns: Sequence[str],
         *,
-        is_training: bool,
+        is_training: bool,  # noqa: ARG002 - a dataset of its own here
     ) -> pl.DataFrame:
         """Draw a sample of all users; see `PartitionStore.sample`."""
         names = self.partition_spec.derived_features.derived_columns
@@ -670,7 +670,7 @@ class DistributedPartitionStore:
         events: DistributedDataset,
         training: DistributedDataset | None,
         *,
-        unbounded: bool,
+        unbounded: bool,  # noqa: ARG002 - a cluster reads what ends
     ) -> list[DistributedPartition]:
         """Rank the users, assign them to partitions, and shuffle the events."""
         history = None if training is None else training.user_stats
@@ -795,7 +795,7 @@ def _split_into_blocks(
     user_partitions: pl.DataFrame,
     user: str,
     num_partitions: int,
-    is_history: bool,
+    is_history: bool,  # noqa: FBT001 - a task's needs
 ) -> list[ShuffleBlock]:
     """Split the events of a read task into one block per partition."""
     blocks: list[list[SpilledTable]] = [[] for _ in range(num_partitions)]
@@ -810,7 +810,7 @@ def _split_into_blocks(
 def _run_on_partition(
     func: Callable[..., ResultT],
     partition: UserPartition,
-    blocks: Any,
+    blocks: Any,  # noqa: ANN401 - a numpy array of cells
     *args: object,
 ) -> ResultT:
     """Call a function with a partition and its events."""
@@ -841,7 +841,7 @@ def _sample_partition(
 ) -> pl.DataFrame:
     """Sample the history or the events of a partition."""
     events = partition.history_slice if is_training else partition.event_slice
-    assert events is not None
+    assert events is not None  # noqa: S101 - a partition has history if the dataset is training
     frames = chain(events.frames_in_memory, (table.read() for table in events.spilled_tables))
     if with_derived:
         return sampler.sample(

@@ -82,7 +82,7 @@ class BucketedSpill:
     tables_by_bucket: Mapping[int, list[SpilledTable]]
 
     @classmethod
-    def partition_by_bucket(
+    def partition_by_bucket(  # noqa: PLR0913 - what is sorted, and with what
         cls,
         spilled_tables: list[SpilledTable],
         user: str,

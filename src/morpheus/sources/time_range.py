@@ -176,7 +176,7 @@ class TimeRange:
             if allowed_lateness is not None:
                 raise UsageError("--delivery_delay: needs a time range. Add --start_time.")
             return None
-        if len(given) > 2:
+        if len(given) > 2:  # noqa: PLR2004 - all three
             raise UsageError(
                 "--duration: the time range has a start and an end already. Give two of the three."
             )
@@ -345,9 +345,9 @@ def _get_interval_end(start: datetime, num_parts: int) -> datetime:
     """Return the end of a year, month, day or hour, exclusive."""
     if num_parts == 1:
         return start.replace(year=start.year + 1)
-    if num_parts == 2:
+    if num_parts == 2:  # noqa: PLR2004 - year and month
         return (start + timedelta(days=31)).replace(day=1)
-    return start + (timedelta(days=1) if num_parts == 3 else timedelta(hours=1))
+    return start + (timedelta(days=1) if num_parts == 3 else timedelta(hours=1))  # noqa: PLR2004 - year, month and day
 
 
 def _parse_moment(text: str | None, option: str) -> datetime | None:

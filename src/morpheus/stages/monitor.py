@@ -12,8 +12,8 @@ from morpheus.core.batch import Batch
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 
 if TYPE_CHECKING:
-    from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
+    from rich.console import Console
+    from rich.text import Text
 
 TimeSource = Callable[[], float]
 

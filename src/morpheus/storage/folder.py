@@ -113,7 +113,7 @@ class LocalStore:
         except FileNotFoundError:
             return b"", None
 
-    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:
+    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:  # noqa: ARG002 - disks have no ETags
         """Write a file."""
         self.write(name, content)
         return True

@@ -137,7 +137,7 @@ def translate_s3_errors(path: S3Path, permission: str) -> Iterator[None]:
         TransientError: S3 does not answer.
     """
     try:
-        import obstore.exceptions
+        import obstore.exceptions  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise UsageError(f"{path}: S3 needs an extra. {S3_INSTALL_HINT}.") from error
     passed_on = (
@@ -228,7 +228,7 @@ def _is_plain_http(env: Mapping[str, str]) -> bool:
 
 @lru_cache(maxsize=16)
 def _cached_s3_store(bucket: str, variables: tuple[tuple[str, str], ...]) -> S3Store:
-    from obstore.store import S3Store
+    from obstore.store import S3Store  # noqa: PLC0415 - an extra
 
     environment = dict(variables)
     profile: dict[str, Any] = _load_profile(environment)
@@ -251,9 +251,9 @@ def _load_profile(env: Mapping[str, str]) -> dict[str, Any]:
     if any(key in env for key in _CREDENTIAL_VARIABLES) or (name is None and not file.exists()):
         return {}
     try:
-        import boto3
-        from botocore.exceptions import BotoCoreError
-        from obstore.auth.boto3 import Boto3CredentialProvider
+        import boto3  # noqa: PLC0415 - half a second, and only profiles need it
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - the same
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - the same
     except ImportError as error:
         raise UsageError(
             f"Reading the credentials of profile `{name or 'default'}` needs boto3, which is not "
@@ -280,7 +280,7 @@ def list_recursive(folder: S3Path) -> Iterator[S3Path]:
         TransientError: S3 does not answer.
     """
     with translate_s3_errors(folder, "s3:ListBucket"):
-        import obstore
+        import obstore  # noqa: PLC0415 - an extra
 
         for page in obstore.list(get_s3_store(folder), folder.key.rstrip("/") or None):
             yield from (_from_listing(folder, entry) for entry in page)
@@ -297,7 +297,7 @@ def list_dir(folder: S3Path) -> tuple[list[S3Path], list[S3Path]]:
         TransientError: S3 does not answer.
     """
     with translate_s3_errors(folder, "s3:ListBucket"):
-        import obstore
+        import obstore  # noqa: PLC0415 - an extra
 
         page = obstore.list_with_delimiter(get_s3_store(folder), folder.key.rstrip("/") or None)
     folders = [S3Path(folder.bucket, prefix) for prefix in page["common_prefixes"]]
@@ -313,7 +313,7 @@ def head_object(path: S3Path) -> S3Path | None:
     """
     try:
         with translate_s3_errors(path, "s3:GetObject"):
-            import obstore
+            import obstore  # noqa: PLC0415 - an extra
 
             return _from_listing(path, obstore.head(get_s3_store(path), path.key))
     except FileNotFoundError:
@@ -334,7 +334,7 @@ def read_object(path: S3Path) -> bytes:
 def get_with_etag(path: S3Path) -> tuple[bytes, str | None]:
     """Read an object and its ETag; raises as `read_object` does."""
     with translate_s3_errors(path, "s3:GetObject"):
-        import obstore
+        import obstore  # noqa: PLC0415 - an extra
 
         response = obstore.get(get_s3_store(path), path.key)
         return bytes(response.bytes()), response.meta["e_tag"]
@@ -343,7 +343,7 @@ def get_with_etag(path: S3Path) -> tuple[bytes, str | None]:
 def stream_object(path: S3Path, size: int) -> Iterator[bytes]:
     """Read an object in blocks of about `size` bytes; raises as `read_object` does."""
     with translate_s3_errors(path, "s3:GetObject"):
-        import obstore
+        import obstore  # noqa: PLC0415 - an extra
 
         for block in obstore.get(get_s3_store(path), path.key).stream(min_chunk_size=size):
             yield bytes(block)
@@ -373,7 +373,7 @@ def put_if_match(path: S3Path, content: bytes, etag: str | None) -> bool:
         UsageError: The bucket does not exist, or access is denied.
         TransientError: S3 does not answer.
     """
-    from obstore import exceptions
+    from obstore import exceptions  # noqa: PLC0415 - an extra
 
     try:
         _put(path, content, "create" if etag is None else {"e_tag": etag})
@@ -396,14 +396,14 @@ def delete_objects(paths: Iterable[S3Path]) -> None:
         by_bucket.setdefault(path.bucket, []).append(path)
     for objects in by_bucket.values():
         with translate_s3_errors(objects[0], "s3:DeleteObject"):
-            import obstore
+            import obstore  # noqa: PLC0415 - an extra
 
             obstore.delete(get_s3_store(objects[0]), [path.key for path in objects])
 
 
-def _put(path: S3Path, content: bytes | Path, mode: Any) -> None:
+def _put(path: S3Path, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
     with translate_s3_errors(path, "s3:PutObject"):
-        import obstore
+        import obstore  # noqa: PLC0415 - an extra
 
         obstore.put(get_s3_store(path), path.key, content, mode=mode)
 
