@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import TIME
+from morpheus.columns import TIME, TS_ANOMALY
 from morpheus.core.batch import Batch, Events, OutputRows, Scored, WithModel
 from morpheus.core.registry import load_stage, stage_names
-from morpheus.core.stage import Sink, Stage, StageContext, Transform
+from morpheus.core.stage import PipelineOptions, Sink, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey
 from morpheus.models.store import commit_index, put_model
 from morpheus.runtime.chain import Segment
@@ -59,18 +59,25 @@ def cases() -> dict[str, Case]:
     [losses] = run_stage(InfPytorch(), [encoded])
     [scored] = run_stage(AddScores(label=("ae_anomaly_score", "risk")), [losses])
     new = Events(user="ann", frame=frame)
+    columns = PipelineOptions(columns=tuple(COLUMNS))
+    burst = make_scored(make_events([*range(0, 1800, 60), *range(1810, 1820), 1900]))
     return {
-        "train-ae": Case(TrainAe(train_min_history=6, train_epochs=1), new),
-        "train-ae --pretrained_filename": Case(TrainAe(pretrained_filename=models), new),
+        "train-ae": Case(TrainAe(train_min_history=6, train_epochs=1, options=columns), new),
+        "train-ae --pretrained_filename": Case(
+            TrainAe(pretrained_filename=models, options=columns), new
+        ),
         "preprocess": Case(Preprocess(), with_model),
         "inf-pytorch": Case(InfPytorch(), encoded),
         "add-scores": Case(AddScores(label=("ae_anomaly_score", "risk", "pvalue")), losses),
         "add-class": Case(AddClass(), scored),
         "filter": Case(Filter(threshold=1.0), scored),
         "filter --alerts_per_day": Case(CandidateFilter(alerts_per_day=2.0), scored),
-        "timeseries": Case(Timeseries(resolution="1m", min_window="3m", hot_start=True), scored),
+        "timeseries": Case(
+            Timeseries(resolution="1m", min_window="6m", hot_start=True, zscore_threshold=2.0),
+            burst,
+        ),
         "timeseries --causal": Case(
-            Timeseries(causal=True, resolution="3m", min_window="6m", zscore_threshold=0.5), scored
+            Timeseries(causal=True, resolution="1m", min_window="6m", zscore_threshold=2.0), burst
         ),
         "explain": Case(Explain(), scored),
         "serialize": Case(Serialize(), scored),
@@ -97,6 +104,12 @@ def test_every_keyed_stage_has_a_case() -> None:
     assert tuple(cases()) == NAMES
 
 
+def test_cases_have_something_to_find() -> None:
+    for name in ("timeseries", "timeseries --causal"):
+        flags = join(run_stage(cases()[name].stage, [cases()[name].batch]))[TS_ANOMALY]
+        assert 0 < flags.sum() < len(flags), name
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stage_obeys_the_laws(name: str) -> None:
     case = cases()[name]
@@ -108,14 +121,12 @@ def test_a_stage_obeys_the_laws(name: str) -> None:
 @given(data=st.data())
 def test_users_cuts_and_restarts_do_not_matter(name: str, data: st.DataObject) -> None:
     case = cases()[name]
-    batches: list[Batch] = []
     queues = []
     for user in USERS:
         sizes = data.draw(st.lists(st.integers(0, 5), max_size=5))
         queues.append(list(split_batch(replace(case.batch, user=user), sizes)))
     turns = [number for number, queue in enumerate(queues) for _ in queue]
-    for number in data.draw(st.permutations(turns)):
-        batches.append(queues[number].pop(0))
+    batches = [queues[number].pop(0) for number in data.draw(st.permutations(turns))]
     ends = data.draw(st.sets(st.integers(1, max(1, len(batches) - 1)), max_size=3))
     if case.stage.needs.per_run:
         ends = set()
