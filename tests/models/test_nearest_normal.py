@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
+from morpheus.features.encoder import Encoder
 from morpheus.models.attribution import MAX_NEAREST, MAX_NORMAL_EVENTS, NormalEventIndex
 from people import COLUMNS, fingerprint
 
@@ -70,3 +73,14 @@ def test_result_does_not_depend_on_how_events_are_cut_into_batches(ann, pieces):
     anomalous[-1] = True
     assert query_last(ann, events, anomalous, pieces) == query_last(ann, events, anomalous)
     assert MAX_NORMAL_EVENTS < 700
+
+
+def test_codes_of_another_encoder_are_forgotten(ann):
+    index, seconds, normal = NormalEventIndex(), np.zeros(1), np.array([False])
+    rows = ann.encoder.encode(pl.DataFrame([USUAL]).select(COLUMNS))
+    index.update(ann, rows, normal, seconds)
+    other = Encoder(ann.encoder.columns[::-1])
+    index.update(replace(ann, encoder=Encoder(ann.encoder.columns)), rows, normal, seconds)
+    assert len(index.codes) == 2
+    index.update(replace(ann, encoder=other), rows, normal, seconds)
+    assert len(index.codes) == 1

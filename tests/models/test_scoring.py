@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from morpheus.core.state import decode_state, encode_state
+from morpheus.models import temporal
+from morpheus.models.attribution import HistoryState
 from morpheus.models.population import Population
 from morpheus.models.scoring import BaselineStats
 from morpheus.models.temporal import (
@@ -14,6 +17,7 @@ from morpheus.models.temporal import (
     RecentCounter,
     TemporalContext,
 )
+from morpheus.stages.explain import ExplainState
 from people import COLUMNS, day, fingerprint, times
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
@@ -58,9 +62,9 @@ def test_rare_value_is_more_surprising_if_other_users_have_it_often():
     model = fingerprint(frame, population=population)
     place = COLUMNS.index("kind")
     log_ratios = model.surprise_model.likelihoods.log_likelihood_ratio
-    words = model.encoder.columns[place].vocabulary
+    vocabulary = model.encoder.columns[place].vocabulary
     start = sum(column.n_codes for column in model.encoder.columns[:place])
-    nats = {value: log_ratios[start + 2 + at] for at, value in enumerate(words)}
+    nats = {value: log_ratios[start + 2 + at] for at, value in enumerate(vocabulary)}
     assert nats["b"] > nats["c"] + 1
     assert nats["c"] > nats["a"]
 
@@ -69,9 +73,9 @@ def test_seen_by_others_is_exact_for_known_values_and_a_rate_for_new_ones():
     frame = pl.DataFrame({"kind": ["a"] * 8 + ["b"] * 2 + ["a", "c", None, None]})
     owner = pl.Series(["ann"] * 10 + ["bob"] * 4)
     population = Population(owner, times(14), frame)
-    missing, unseen, *model = population.seen_by_others("kind", ("a", "b", "c"), "ann").tolist()
-    assert (missing, model) == (1, [1, 0, 1])
-    assert unseen == pytest.approx((8 / 10 + 1 / 4) / 2)
+    missing, unknown, *known = population.seen_by_others("kind", ("a", "b", "c"), "ann").tolist()
+    assert (missing, known) == (1, [1, 0, 1])
+    assert unknown == pytest.approx((8 / 10 + 1 / 4) / 2)
     assert (
         Population.from_single_user("ann", frame, times(14))
         .seen_by_others("kind", ("a",), "ann")
@@ -189,6 +193,34 @@ def test_counts_do_not_depend_on_how_events_are_cut_into_batches(events, cut):
         ((seconds[:at] >= seconds[at] - spans) & marked[:at]).sum(1) for at in range(len(steps))
     ]
     assert np.array_equal(np.concatenate(parts, axis=1), np.transpose(counted))
+
+
+@pytest.mark.parametrize("cut", [0, 3, 7, 12])
+def test_counts_stop_at_the_maximum_wherever_events_are_cut(cut, monkeypatch):
+    monkeypatch.setattr(temporal, "MAX_COUNTED", 5)
+    marked, seconds, counter = np.ones(12, dtype=np.bool_), np.arange(12.0), RecentCounter()
+    parts = [counter.count_before(marked[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
+    assert np.concatenate(parts, axis=1).tolist() == [[*range(5), *[5] * 7]] * 2
+    assert len(counter.seconds) == 5
+
+
+@pytest.mark.parametrize("cut", [0, 20, 40])
+def test_saved_and_restored_history_gives_the_same_context(cut):
+    rng = np.random.default_rng(1)
+    anomaly = EventAnomaly.from_columns(rng.exponential(size=(40, 3)))
+    shared = EventAnomaly.from_columns(anomaly.columns / 2)
+    marked, seconds = rng.random(40) < 0.3, np.cumsum(rng.exponential(1e4, 40))
+    whole = HistoryState().update(anomaly, shared, marked, seconds, 0.5)
+    state = ExplainState()
+    parts = []
+    for rows in (np.arange(cut), np.arange(cut, 40)):
+        state = decode_state(ExplainState, encode_state(state))
+        part = anomaly.take(rows), shared.take(rows), marked[rows], seconds[rows]
+        parts.append(state.history.update(*part, 0.5))
+    risk = np.concatenate([part.contextual_risk.risk for part in parts])
+    counts = np.concatenate([part.column_counts for part in parts], axis=1)
+    assert risk == pytest.approx(whole.contextual_risk.risk)
+    assert np.array_equal(counts, whole.column_counts)
 
 
 def test_moving_average_halves_weights_after_a_half_life():
