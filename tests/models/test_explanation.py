@@ -110,7 +110,7 @@ def test_small_context_is_left_out():
 
 
 def test_user_without_history_is_compared_with_all_users():
-    nobody = Baseline("everyone", 0, 2000, None)
-    assert reason_for(make_reason(new=True), background=nobody).endswith(
+    baseline = Baseline("everyone", 0, 2000, None)
+    assert reason_for(make_reason(new=True), background=baseline).endswith(
         ", new; compared with everyone: 0 of 2,000 events are their own"
     )

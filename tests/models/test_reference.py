@@ -171,8 +171,8 @@ def test_fingerprint_does_not_depend_on_the_number_of_threads():
 
 def test_loss_of_a_row_does_not_depend_on_other_rows():
     known, frame = ann(), day(700, seed=9).with_columns(size=pl.lit("2"))
-    together = known.encoder.encode(frame)
-    whole = known.losses(together)[together.inverse]
+    encoded = known.encoder.encode(frame)
+    whole = known.losses(encoded)[encoded.inverse]
     for start in range(0, 700, 100):
         alone = known.encoder.encode(frame[start : start + 100])
         assert np.array_equal(known.losses(alone)[alone.inverse], whole[start : start + 100])

@@ -1,1 +1,1 @@
-"""Workshop of room 3: the only place where a value becomes a number."""
+"""Features: values of log columns as codes and numbers."""

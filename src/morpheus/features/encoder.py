@@ -256,10 +256,9 @@ class DictionaryEncoder:
     def column_positions(self) -> dict[str, int]:
         """Position of each column with values in `codes`."""
         columns = self.frame.get_columns()
-        with_values = {column.name for column in columns if column.null_count() < len(column)}
+        non_empty = {column.name for column in columns if column.null_count() < len(column)}
         return {
-            name: c
-            for c, name in enumerate(n for n in dict.fromkeys(self.names) if n in with_values)
+            name: c for c, name in enumerate(n for n in dict.fromkeys(self.names) if n in non_empty)
         }
 
     @cached_property

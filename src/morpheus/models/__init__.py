@@ -1,1 +1,1 @@
-"""Workshop of rooms 2 and 4: the network, its training, what it learnt, and its files."""
+"""Models: training, scoring, calibration, attribution and the store. They work on arrays."""

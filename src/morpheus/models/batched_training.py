@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from itertools import zip_longest
 from types import ModuleType
@@ -75,7 +74,9 @@ def import_torch(needed_by: str) -> ModuleType:
         UsageError: torch is not installed.
     """
     require_torch(needed_by)
-    return import_module("torch")
+    import torch  # noqa: PLC0415 - takes a second
+
+    return torch
 
 
 def resolve_device(name: str) -> torch.device | None:

@@ -153,7 +153,7 @@ class TemporalContext(msgspec.Struct):
     ) -> FloatArray:
         """Compute the risk of each event with its context, (rows,).
 
-        The averages are of square roots, and are squared. So anomaly that continues counts for more
+        The averages are of square roots, and are squared. So lasting anomaly has a larger effect
         than a single peak: ten anomalous events in an hour have a higher risk than one event with
         ten times the anomaly. Of the short average, only the excess over the user's baseline
         counts, because some users always work in bursts. The long average covers only values that
