@@ -116,10 +116,10 @@ def test_a_missing_gpu_is_an_error_before_reading():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"train": ("--device=cuda", "--model=reference")}, "with `--model=reference` users are"),
+        ({"train": ("--device=cuda", "--model=reference")}, "with --model=reference users are"),
         (
             {"train": ("--device=cuda",), "source": ("--watch_directory=true",)},
-            "on an endless input",
+            "on an unbounded input",
         ),
     ],
 )

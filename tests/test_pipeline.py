@@ -1,4 +1,4 @@
-"""The chain: what is refused before anything is read, and what comes out when it runs."""
+"""Pipelines: what is rejected before anything is read, and the output of a run."""
 
 from dataclasses import dataclass, field, replace
 
@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.core.batch import Events
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.batch import Batch, Events, RunMetrics
+from morpheus.core.stage import PipelineOptions, Sink
 from morpheus.errors import TransientError, UsageError
 from morpheus.models.fit import UserHistory
 from morpheus.pipeline import Pipeline, Plan
@@ -19,12 +19,11 @@ from morpheus.sources.base import Source
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
-from morpheus.stages.inf_pytorch import InfPytorch
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.monitor import Monitor
-from morpheus.stages.preprocess import Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
-from morpheus.stages.train_ae import TrainAe
+from morpheus.stages.train_ae import ModelProvider, TrainAe
 from morpheus.testing import make_events, make_scored, run_stage
 from people import day, times
 
@@ -38,7 +37,7 @@ def events(count, seed=0):
 
 @dataclass(frozen=True)
 class FromPeople(Source):
-    """Events of people held in memory: a user's events, and the history of all."""
+    """Events of people in memory, each with the same length of history."""
 
     name = "from-people"
     default_columns = "columns_ae.txt"
@@ -49,8 +48,8 @@ class FromPeople(Source):
     def events(self, training_input, metrics):
         for number, (user, count) in enumerate(self.people.items()):
             metrics.input.read += count
-            past = events(self.history_events, 100 + number) if training_input else None
-            yield Events(user=user, frame=events(count, number), history=past)
+            history = events(self.history_events, 100 + number) if training_input else None
+            yield Events(user=user, frame=events(count, number), history=history)
 
 
 @pytest.fixture
@@ -65,11 +64,11 @@ def scoring(**options):
 
 
 @dataclass(frozen=True)
-class Collect(Serialize):
-    """A sink into a list."""
+class Collect(Sink):
+    """A sink that appends batches to a list."""
 
     name = "collect"
-    scope = "global"
+    takes = (Batch,)
     rows: list = field(default_factory=list)
 
     def process(self, batch, state):
@@ -77,130 +76,129 @@ class Collect(Serialize):
         yield batch
 
 
-def run(people, settings, *stages, **options):
+def run(people, pipeline_options, *stages, **options):
     sink = []
-    stages = stages or scoring(**options)
-    summary = Pipeline([FromPeople(people=people), *stages, Collect(rows=sink)], settings).run()
-    return summary, sink
+    stages = [FromPeople(people=people), *(stages or scoring(**options)), Collect(rows=sink)]
+    return Pipeline(stages, pipeline_options).run(), sink
 
 
-def test_a_user_without_a_model_is_scored_nan_counted_and_named_never_dropped(columns):
-    summary, rows = run({"ann": 50, None: 7}, columns, train_data_glob="x", train_min_history=401)
+def test_events_of_a_user_without_a_model_get_nan_and_are_counted_with_a_reason(columns):
+    metrics, rows = run({"ann": 50, None: 7}, columns, train_data_glob="x", train_min_history=401)
     assert sum(batch.frame.height for batch in rows) == 57
     assert all(batch.frame[SCORE].is_nan().all() for batch in rows)
-    assert summary.unscored == {
+    assert metrics.unscored_reasons == {
         "ann": "400 events of history, 401 needed",
         None: "no value in `userIdentityaccountId`",
     }
-    assert summary.users == {"ann": 50, None: 7}
+    assert metrics.users == {"ann": 50, None: 7}
 
 
 def test_all_events_are_scored_once_and_in_order(columns):
-    summary, rows = run({"ann": 50, "bob": 60}, columns, train_data_glob="x")
-    assert summary.scored == 110
+    metrics, rows = run({"ann": 50, "bob": 60}, columns, train_data_glob="x")
+    assert metrics.scored == 110
     assert [batch.user for batch in rows] == ["ann", "bob"]
-    assert set(summary.cards) == {"ann", "bob"}
+    assert set(metrics.cards) == {"ann", "bob"}
     assert np.isfinite(rows[0].frame[SCORE].to_numpy()).all()
 
 
-def test_without_training_files_users_are_learnt_from_the_input(columns):
-    summary, rows = run({"ann": 350, "bob": 20}, columns)
-    assert summary.scored == 350
-    assert summary.unscored == {"bob": "20 events of history, 300 needed"}
+def test_users_are_trained_on_the_input_without_training_files(columns):
+    metrics, rows = run({"ann": 350, "bob": 20}, columns)
+    assert metrics.scored == 350
+    assert metrics.unscored_reasons == {"bob": "20 events of history, 300 needed"}
     assert rows[0].card.events == 350
 
 
-def test_only_the_latest_events_are_learnt_when_asked(columns):
+def test_train_max_history_selects_the_latest_events(columns):
     _, rows = run({"ann": 10}, columns, train_data_glob="x", train_max_history=333)
     assert rows[0].card.events == 333
 
 
-def test_saved_fingerprints_score_as_the_run_that_saved_them(columns, tmp_path):
+def test_saved_fingerprints_give_the_scores_of_the_run_that_saved_them(columns, tmp_path):
     folder = str(tmp_path / "models")
     people = {"ann": 50, "bob": 60}
     first, rows = run(people, columns, train_data_glob="x", models_output_filename=folder)
-    second, again = run(people, columns, pretrained_filename=folder)
-    assert [b.frame.equals(a.frame) for b, a in zip(rows, again, strict=True)] == [True, True]
+    second, loaded = run(people, columns, pretrained_filename=folder)
+    assert all(a.frame.equals(b.frame) for a, b in zip(rows, loaded, strict=True))
     assert first.cards == second.cards
 
 
-def test_a_user_unknown_to_saved_fingerprints_is_named(columns, tmp_path):
+def test_user_without_a_saved_fingerprint_is_counted_with_a_reason(columns, tmp_path):
     folder = str(tmp_path / "models")
     run({"ann": 5}, columns, train_data_glob="x", models_output_filename=folder)
-    summary, _ = run({"eve": 5}, columns, pretrained_filename=folder)
-    assert summary.unscored == {"eve": "no fingerprint"}
+    metrics, _ = run({"eve": 5}, columns, pretrained_filename=folder)
+    assert metrics.unscored_reasons == {"eve": "no fingerprint"}
 
 
-def test_users_with_history_and_no_events_are_learnt_only_to_be_saved(columns, tmp_path):
+def test_users_without_events_are_trained_only_if_fingerprints_are_saved(columns, tmp_path):
     folder = str(tmp_path / "models")
-    quiet, _ = run({"ann": 0}, columns, train_data_glob="x")
+    discarded, _ = run({"ann": 0}, columns, train_data_glob="x")
     saved, _ = run({"ann": 0}, columns, train_data_glob="x", models_output_filename=folder)
-    assert set(quiet.cards) == set()
+    assert set(discarded.cards) == set()
     assert set(saved.cards) == {"ann"}
     assert saved.users == {}
 
 
-def test_worker_processes_give_what_one_process_gives(columns):
+def test_worker_processes_give_the_same_output_as_one_process(columns):
     people = {f"user{n}": 30 + n for n in range(12)}
-    one, rows = run(people, columns, train_data_glob="x", train_epochs=2)
-    from dataclasses import replace  # noqa: PLC0415 - only here
-
-    two, others = run(people, replace(columns, num_threads=2), train_data_glob="x", train_epochs=2)
-    assert [batch.user for batch in others] == list(people)
-    assert all(b.frame.equals(a.frame) for b, a in zip(rows, others, strict=True))
-    assert one.cards == two.cards
-    assert one.scored == two.scored
+    training = {"train_data_glob": "x", "train_epochs": 2}
+    inline, rows = run(people, columns, **training)
+    parallel, worker_rows = run(people, replace(columns, num_threads=2), **training)
+    assert [batch.user for batch in worker_rows] == list(people)
+    assert all(a.frame.equals(b.frame) for a, b in zip(rows, worker_rows, strict=True))
+    assert inline.cards == parallel.cards
+    assert inline.scored == parallel.scored
 
 
 @dataclass(frozen=True)
-class Last(Collect):
-    """A sink that has something left to do, and cannot."""
+class FailsToCommit(Collect):
+    """A sink that cannot finish its output."""
 
-    error: Exception = field(default_factory=lambda: TransientError("nobody there"))
+    error: Exception = field(default_factory=lambda: TransientError("no answer"))
 
     def commit(self, metrics):
         self.rows.append(metrics.users.total())
         raise self.error
 
 
-def test_events_that_no_sink_takes_are_not_called_written(columns, tmp_path):
+def test_metrics_say_whether_there_is_a_sink(columns, tmp_path):
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize()]
     assert not Pipeline(chain, columns).run().has_sink
     sink = ToFile(filename=str(tmp_path / "rows.csv"))
     assert Pipeline([*chain, sink], columns).run().has_sink
 
 
-def test_one_file_is_not_written_by_two_sinks(columns, tmp_path):
+def test_two_sinks_with_the_same_file_are_rejected(columns, tmp_path):
     sinks = [ToFile(filename=f"{tmp_path}/rows.csv"), ToReport(filename=f"{tmp_path}/./rows.csv")]
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
-    with pytest.raises(UsageError, match=r"to-report: .*rows.csv` is written by `to-file` already"):
+    with pytest.raises(UsageError, match=r"to-report: .*rows.csv` is also written by `to-file`"):
         Pipeline(chain, columns).validate()
 
 
-def test_a_sink_that_fails_at_the_end_takes_neither_the_summary_nor_the_other_sinks_end(
-    columns, caplog
-):
-    told, ended = [], []
-    sinks = [Last(rows=ended), Last(rows=ended, error=OSError("disk full"))]
+def test_sink_that_fails_to_commit_stops_neither_the_summary_nor_other_sinks(columns, caplog):
+    completed, committed = [], []
+    sinks = [
+        FailsToCommit(rows=committed),
+        FailsToCommit(rows=committed, error=OSError("disk full")),
+    ]
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
-    with pytest.raises(TransientError, match="nobody there"):
-        Pipeline(chain, columns).run(told.append)
-    [summary] = told
-    assert (summary.input.read, summary.users.total()) == (4, 4)
-    assert summary.seconds > 0
-    assert ended[-2:] == [4, 4]
+    with pytest.raises(TransientError, match="no answer"):
+        Pipeline(chain, columns).run(completed.append)
+    [metrics] = completed
+    assert (metrics.input.read, metrics.users.total()) == (4, 4)
+    assert metrics.seconds > 0
+    assert committed[-2:] == [4, 4]
     assert caplog.messages == ["disk full"]
 
 
 WRONG = [
-    ([], r"The chain is empty. Begin with a source"),
-    ([TrainAe()], r"begins with `train-ae`, which reads no logs. Put a source such as"),
-    ([TrainAe(), FromPeople()], r"Stage 1 `train-ae` stands before the source `from-people`"),
+    ([], r"The pipeline is empty. Start with a source"),
+    ([TrainAe()], r"starts with `train-ae`, which does not read logs. Put a source such as"),
+    ([TrainAe(), FromPeople()], r"Stage 1 `train-ae` is in front of the source `from-people`"),
     ([FromPeople(), FromPeople()], r"more than one source: `from-people` and `from-people`"),
     (
         [FromPeople(), Preprocess()],
         (
-            r"Stage 2 `preprocess` takes Fingerprinted, but stage 1 `from-people` gives Events. "
+            r"Stage 2 `preprocess` takes WithModel, but stage 1 `from-people` gives Events. "
             r"Put `train-ae` between them."
         ),
     ),
@@ -221,13 +219,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("chain", "message"), WRONG)
-def test_a_wrong_chain_is_refused_naming_the_stages_and_the_fix(chain, message):
+@pytest.mark.parametrize(("stages", "message"), WRONG)
+def test_wrong_order_is_rejected_with_the_stages_and_the_fix(stages, message):
     with pytest.raises(UsageError, match=message):
-        Pipeline(chain).validate()
+        Pipeline(stages).validate()
 
 
-def test_a_stage_that_watches_moves_behind_the_users_segment_and_sinks_see_the_whole_stream():
+def test_global_stage_moves_behind_the_segment():
     chain = [FromPeople(), Monitor(), TrainAe(), Monitor(), Preprocess(), InfPytorch()]
     plan = Plan.from_stages([*chain, AddScores(), Timeseries(), Serialize(), Collect()])
     assert [s.name for s in plan.head] == ["monitor"]
@@ -235,7 +233,7 @@ def test_a_stage_that_watches_moves_behind_the_users_segment_and_sinks_see_the_w
     assert [s.name for s in plan.tail] == ["monitor", "collect"]
 
 
-def test_a_stage_that_looks_at_the_whole_stream_stays_where_it_is():
+def test_barrier_stays_in_its_place():
     chain = [FromPeople(), TrainAe(), Preprocess(), InfPytorch(), AddScores()]
     plan = Plan.from_stages([*chain, Validate(), Monitor(), Serialize(), Collect()])
     assert [s.name for s in plan.segment][::3] == ["train-ae", "add-scores"]
@@ -244,7 +242,7 @@ def test_a_stage_that_looks_at_the_whole_stream_stays_where_it_is():
     assert [s.name for s in plan.segment] == ["train-ae"]
 
 
-def test_a_users_stage_behind_it_is_still_called_anew_for_each_user():
+def test_each_user_has_a_state_of_its_own():
     class Count(Serialize):
         def open(self, context):
             return [context.user]
@@ -266,52 +264,55 @@ def test_a_users_stage_behind_it_is_still_called_anew_for_each_user():
     assert states[2:] == states[:2]
 
 
-def test_the_source_of_the_training_files_is_that_of_the_chain():
-    upstream = "morpheus.stages.input.duo_source_stage.DuoSourceStage"
-    TrainAe(source_stage_class=upstream, options=PipelineOptions(source="from-duo")).validate()
+def test_source_of_the_training_files_is_that_of_the_pipeline():
+    class_name = "morpheus.stages.input.duo_source_stage.DuoSourceStage"
+    TrainAe(source_stage_class=class_name, options=PipelineOptions(source="from-duo")).validate()
     TrainAe(source_stage_class="from-duo", options=PipelineOptions(source="from-duo")).validate()
-    with pytest.raises(UsageError, match="is `from-duo`, but the chain begins with `from-azure`"):
+    with pytest.raises(
+        UsageError, match="is `from-duo`, but the pipeline starts with `from-azure`"
+    ):
         TrainAe(
-            source_stage_class=upstream, options=PipelineOptions(source="from-azure")
+            source_stage_class=class_name, options=PipelineOptions(source="from-azure")
         ).validate()
     with pytest.raises(UsageError, match=r"there is no source `a\.Other`"):
         TrainAe(source_stage_class="a.Other").validate()
 
 
-def test_the_runs_seed_is_that_of_a_stage_that_has_none():
+def test_manual_seed_is_the_default_of_seed():
     frame = make_events(range(40), action=["get", "put"] * 20)
     history = UserHistory("ann", frame, frame[TIME])
 
-    def trained(**seeds):
-        settings = PipelineOptions(columns=("action",), manual_seed=seeds.pop("manual_seed", None))
-        [fingerprint] = TrainAe(options=settings, **seeds).train([history])
+    def train(manual_seed=None, seed=None):
+        options = PipelineOptions(columns=("action",), manual_seed=manual_seed)
+        provider = ModelProvider.from_population(TrainAe(options=options, seed=seed), None)
+        [fingerprint] = provider.train([history])
         return fingerprint.card.seed
 
-    assert trained() == 0
-    assert trained(manual_seed=7) == 7
-    assert trained(manual_seed=7, seed=3) == 3
-    assert trained(manual_seed=7, seed=0) == 0
+    assert train() == 0
+    assert train(manual_seed=7) == 7
+    assert train(manual_seed=7, seed=3) == 3
+    assert train(manual_seed=7, seed=0) == 0
 
 
-def test_the_chain_tells_what_flows_between_its_stages():
+def test_links_name_the_class_of_batches_after_each_stage():
     chain = [FromPeople(), TrainAe(), Preprocess()]
-    given = ["Events", "Fingerprinted", "Encoded"]
-    assert Pipeline(chain).links() == list(zip((s.name for s in chain), given, strict=True))
+    links = [("from-people", "Events"), ("train-ae", "WithModel"), ("preprocess", "Encoded")]
+    assert Pipeline(chain).links() == links
 
 
-def test_pretrained_and_saving_exclude_each_other(tmp_path):
+def test_pretrained_and_saved_models_exclude_each_other(tmp_path):
     with pytest.raises(UsageError, match="Leave one of the two out"):
         TrainAe(pretrained_filename=str(tmp_path), models_output_filename="m").validate()
 
 
-def test_a_model_file_of_another_program_is_never_read(tmp_path):
+def test_model_file_of_another_program_is_never_read(tmp_path):
     path = tmp_path / "models.pkl"
     path.write_bytes(b"\x80\x04.")
     with pytest.raises(UsageError, match="never read: they can run code"):
         TrainAe(pretrained_filename=str(path)).validate()
 
 
-def test_logs_with_none_of_the_feature_columns_are_refused(tmp_path):
+def test_logs_without_any_feature_column_are_rejected(tmp_path):
     path = tmp_path / "columns.txt"
     path.write_text("nothing\n")
     with pytest.raises(UsageError, match=r"None of the feature columns .* action, address"):
@@ -319,7 +320,7 @@ def test_logs_with_none_of_the_feature_columns_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "behind",
+    "stages",
     [
         (AddScores(label=("risk", "zscore"), prefix="again_"),),
         (Explain(),),
@@ -327,26 +328,24 @@ def test_logs_with_none_of_the_feature_columns_are_refused(tmp_path):
     ],
     ids=["add-scores", "explain", "filter"],
 )
-def test_what_comes_behind_a_look_at_the_whole_stream_knows_the_users_still(
-    columns, tmp_path, behind
-):
+def test_stages_after_a_barrier_have_the_models_of_the_users(columns, tmp_path, stages):
     expected = tmp_path / "any.csv"
     expected.write_text("a\n1\n")
-    people, outcomes = {f"user{n}": 5 for n in range(12)}, []
-    looked = Validate(val_file_name=str(expected))
-    for threads, stages in ((1, (looked, *behind)), (2, (looked, *behind)), (1, behind)):
-        chain = [*scoring(train_data_glob="x", train_epochs=1)[:-1], *stages]
+    people, outputs = {f"user{n}": 5 for n in range(12)}, []
+    barrier = Validate(val_file_name=str(expected))
+    for threads, added in ((1, (barrier, *stages)), (2, (barrier, *stages)), (1, stages)):
+        chain = [*scoring(train_data_glob="x", train_epochs=1)[:-1], *added]
         _, rows = run(people, replace(columns, num_threads=threads), *chain)
-        outcomes.append(pl.concat(batch.frame for batch in rows))
-    assert outcomes[0].equals(outcomes[1])
-    assert outcomes[0].equals(outcomes[2])
-    assert outcomes[0].height
-    assert not any(column.is_nan().any() for column in outcomes[0] if column.dtype.is_float())
+        outputs.append(pl.concat(batch.frame for batch in rows))
+    assert outputs[0].equals(outputs[1])
+    assert outputs[0].equals(outputs[2])
+    assert outputs[0].height
+    assert not any(column.is_nan().any() for column in outputs[0] if column.dtype.is_float())
 
 
-def test_fingerprints_are_let_go_of_once_nobody_needs_them():
+def test_models_are_released_after_the_last_stage_that_needs_them():
     chain = scoring(train_data_glob="x")[:-1]
-    batches = Plan.from_stages([FromPeople(), *chain, Serialize(), Monitor(), ToFile()])
-    assert [stage.name for stage in batches.segment][-2:] == ["serialize", "light"]
-    explained = Plan.from_stages([FromPeople(), *chain, Validate(), Explain(), ToFile()])
-    assert explained.segment[-1].name == "add-scores"
+    plan = Plan.from_stages([FromPeople(), *chain, Serialize(), Monitor(), ToFile()])
+    assert plan.make_segment(RunMetrics(), saves=False).drops_model
+    plan = Plan.from_stages([FromPeople(), *chain, Validate(), Explain(), ToFile()])
+    assert not plan.make_segment(RunMetrics(), saves=False).drops_model

@@ -21,8 +21,7 @@ from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.partitioning import run_read_task
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
 
@@ -56,7 +55,7 @@ def test_invalid_scheduler_is_rejected_before_the_run(tmp_path, name, message):
 
 
 def test_scheduler_without_dask_engine_is_rejected(tmp_path):
-    with pytest.raises(UsageError, match=r"only a cluster has one.*--engine=dask --scheduler=tcp:"):
+    with pytest.raises(UsageError, match=r"needs --engine=dask.*--engine=dask --scheduler=tcp:"):
         validate(tmp_path, scheduler="tcp://10.0.0.7:8786")
 
 

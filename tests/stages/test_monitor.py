@@ -9,27 +9,27 @@ from morpheus.stages.monitor import Monitor, RateMeter
 from morpheus.testing import make_events, make_scored, run_stage
 
 
-def test_batches_pass_unchanged_and_in_silence_where_there_is_no_terminal(capfd):
+def test_nothing_is_shown_without_a_terminal_and_batches_do_not_change(capfd):
     batches = [make_scored(make_events(range(n))) for n in (3, 0, 2)]
     assert list(run_stage(Monitor(), batches)) == batches
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal_shows_the_count_at_the_end(monkeypatch):
-    ours, theirs = pty.openpty()
+def test_final_count_is_shown_on_a_terminal(monkeypatch):
+    reading, writing = pty.openpty()
     shown = []
-    reader = threading.Thread(target=lambda: shown.append(read_all(ours)))
+    reader = threading.Thread(target=lambda: shown.append(read_all(reading)))
     reader.start()
-    with os.fdopen(theirs, "w") as terminal:
+    with os.fdopen(writing, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
         batches = [make_scored(make_events(range(300))), make_scored(make_events(range(14)))]
-        passed = list(run_stage(Monitor(description="Rate", unit="inf"), batches))
+        output = list(run_stage(Monitor(description="Rate", unit="inf"), batches))
         monkeypatch.undo()
     reader.join()
-    os.close(ours)
-    assert passed == batches
+    os.close(reading)
+    assert output == batches
     assert "Rate[Complete]: 314 inf [00:0" in shown[0]
 
 
@@ -38,17 +38,17 @@ def read_all(descriptor):
     try:
         while part := os.read(descriptor, 4096):
             text += part
-    except OSError:  # Linux says so when the other side has closed
+    except OSError:  # on Linux, when the other side is closed
         pass
     return text.decode()
 
 
-def test_control_characters_are_written_out():
+def test_control_characters_are_escaped():
     meter = RateMeter("\x1b[31mred\r\n", "\u202einf")
     assert meter.render().startswith(r"\x1b[31mred\r\n: 0 \u202einf [00:00")
 
 
-def test_the_speed_leans_to_the_latest_batch_by_the_smoothing():
+def test_rate_is_smoothed_over_batches():
     clock = iter([0.0, 1.0, 2.0, 2.0]).__next__
     meter = RateMeter("Rate", "inf", 0.5, clock)
     meter.start()
@@ -57,7 +57,7 @@ def test_the_speed_leans_to_the_latest_batch_by_the_smoothing():
     assert meter.render() == "Rate: 400 inf [00:02, 200.0 inf/s]"
 
 
-def test_a_delayed_clock_starts_with_the_first_batch():
+def test_delayed_clock_starts_at_the_first_batch():
     clock = iter([10.0, 10.0, 12.0, 14.0]).__next__
     meter = RateMeter("Rate", "inf", clock=clock, complete=True)
     meter.add(2)

@@ -27,25 +27,25 @@ def flagged_seconds(stage, seconds):
 
 
 def every_minute(minutes):
-    """Two events a minute, so that a minute without any would be the odd one."""
-    return [60 * minute + half for minute in minutes for half in (0, 30)]
+    """Two events a minute, so that only a minute without events is unusual."""
+    return [60 * minute + second for minute in minutes for second in (0, 30)]
 
 
 def burst(minute, events=40):
-    return [60 * minute + each for each in range(events)]
+    return [60 * minute + second for second in range(events)]
 
 
 def with_burst(minutes, minute):
     return sorted(every_minute(minutes) + burst(minute))
 
 
-def test_all_events_of_an_unusual_bin_are_flagged_and_no_other():
+def test_all_events_of_an_anomalous_bin_are_flagged_and_no_others():
     seconds = with_burst(range(300), 150)
     found = flagged_seconds(MINUTES, seconds)
     assert found == [second for second in seconds if second // 60 == 150]
 
 
-def test_checks_begin_one_window_after_the_first_event():
+def test_checks_start_one_window_after_the_first_event():
     for minute, expected in ((59, False), (60, True)):
         assert bool(flagged_seconds(MINUTES, with_burst(range(300), minute))) == expected
 
@@ -55,7 +55,7 @@ def test_hot_start_checks_from_the_first_event_on():
     assert flagged_seconds(hot, with_burst(range(300), 3))
 
 
-def test_checks_go_on_to_the_last_event():
+def test_checks_continue_to_the_last_event():
     assert flagged_seconds(MINUTES, with_burst(range(300), 299))
 
 
@@ -71,7 +71,7 @@ def test_a_single_event_is_never_flagged():
 
 
 def test_bins_count_from_midnight_of_the_first_day():
-    # With bins of 7 minutes from midnight, 00:13 and 00:14 fall apart; from 00:13 they would not.
+    # Bins of 7 minutes from midnight separate 00:13 and 00:14; bins from 00:13 would not.
     stage = Timeseries(resolution="7m", min_window="7 h", hot_start=True)
     assert flagged_seconds(stage, [13 * 60, 14 * 60]) == []
     assert flagged_seconds(stage, [14 * 60, 15 * 60]) == [840, 900]
@@ -84,7 +84,7 @@ def test_bins_count_from_midnight_of_the_first_day():
     st.booleans(),
     st.booleans(),
 )
-def test_flags_do_not_depend_on_how_events_are_cut_into_batches(seconds, sizes, hot, cold):
+def test_flags_do_not_depend_on_the_division_into_batches(seconds, sizes, hot, cold):
     stage = Timeseries(
         resolution="5m",
         min_window="1 h",
@@ -98,14 +98,14 @@ def test_flags_do_not_depend_on_how_events_are_cut_into_batches(seconds, sizes, 
         out.frame
         for out in run_stage(stage, (make_scored(part) for part in split_frame(frame, sizes)))
     ]
-    together = pl.concat(parts)
-    assert together[TS_ANOMALY].to_list() == whole
-    assert together.drop(TS_ANOMALY).equals(make_scored(frame).frame)
+    joined = pl.concat(parts)
+    assert joined[TS_ANOMALY].to_list() == whole
+    assert joined.drop(TS_ANOMALY).equals(make_scored(frame).frame)
     assert [part.height for part in parts] == [part.height for part in split_frame(frame, sizes)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_a_bin_is_judged_only_when_the_last_bin_of_its_window_is_over(size):
+def test_bin_is_evaluated_only_after_the_last_bin_of_its_window(size):
     times = np.sort(np.random.default_rng(size).integers(0, 4 * 3600, 1500)).tolist()
     stage = Timeseries(resolution="5m", min_window="30m", zscore_threshold=1.5)
     frame = make_events(times)
@@ -119,19 +119,19 @@ def test_a_bin_is_judged_only_when_the_last_bin_of_its_window_is_over(size):
 
 def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
     stage = Timeseries(resolution="1m", min_window="10m")
-    taken = []
+    read = []
 
     def source():
         for part in split_frame(make_events(every_minute(range(60))), [20] * 5):  # ten minutes each
-            taken.append(part)
+            read.append(part)
             yield make_scored(part)
 
     first = next(Segment.from_stages([stage]).open().run(source()))
-    # Minute 9 is judged in minutes -1 to 19, and they are over once minute 20 is seen.
-    assert (first.frame.height, len(taken)) == (20, 3)
+    # The window of minute 9 is minutes -1 to 19. It is complete at the first event of minute 20.
+    assert (first.frame.height, len(read)) == (20, 3)
 
 
-def test_users_of_one_stream_are_judged_apart():
+def test_users_of_one_stream_do_not_affect_each_other():
     ann, bob = (
         make_events(with_burst(range(300), 150)),
         make_events(with_burst(range(300), 200)),
@@ -155,15 +155,15 @@ def test_late_events_are_counted_and_never_dropped():
     assert not any(out[:520])
 
 
-def test_batches_without_events_pass_in_their_place():
-    nothing = make_scored(make_events([]))
-    some = make_scored(make_events([0, 1]))
-    out = list(run_stage(MINUTES, [nothing, some, nothing]))
+def test_empty_batches_keep_their_place():
+    empty = make_scored(make_events([]))
+    batch = make_scored(make_events([0, 1]))
+    out = list(run_stage(MINUTES, [empty, batch, empty]))
     assert [batch.frame.height for batch in out] == [0, 2, 0]
     assert all(batch.frame[TS_ANOMALY].dtype == pl.Boolean for batch in out)
 
 
-def test_users_without_scores_are_judged_too_and_input_stays_as_it_was():
+def test_users_without_scores_are_flagged_too_and_the_input_does_not_change():
     frame = make_events(with_burst(range(300), 150)).with_columns(pl.lit("kept").alias(TS_ANOMALY))
     batch = make_losses(frame)
     before = frame.clone()
@@ -174,13 +174,13 @@ def test_users_without_scores_are_judged_too_and_input_stays_as_it_was():
     assert batch.frame.equals(before)
 
 
-def test_unusual_bins_are_logged_with_their_start(caplog):
+def test_anomalous_bins_are_logged_with_their_start(caplog):
     with caplog.at_level(logging.DEBUG, "morpheus"):
         flagged_seconds(MINUTES, with_burst(range(300), 150))
     assert "Found anomalies: ['2021-10-09 02:30:00+00:00']" in caplog.text
 
 
-def test_settings_that_can_flag_nothing_are_warned_of(caplog):
+def test_options_that_cannot_flag_any_event_give_a_warning(caplog):
     Timeseries().validate()
     assert "in a window of 25 bins" in caplog.text
     assert "no z-score exceeds 4.9, and --zscore_threshold is 8" in caplog.text
@@ -191,42 +191,42 @@ def test_settings_that_can_flag_nothing_are_warned_of(caplog):
     assert not caplog.text
 
 
-def test_what_is_no_duration_is_refused_before_the_run():
+def test_invalid_duration_is_rejected_before_the_run():
     with pytest.raises(UsageError, match="--min_window: 'soon' is not a duration"):
         Timeseries(min_window="soon").validate()
 
 
-def test_a_window_of_too_many_bins_is_refused():
-    with pytest.raises(UsageError, match=r"63,072,001 bins of 1s .*--resolution 10m"):
+def test_window_with_too_many_bins_is_rejected():
+    with pytest.raises(UsageError, match=r"63,072,001 bins of 1s, .*--resolution 10m"):
         Timeseries(resolution="1s", min_window="365d").validate()
 
 
 def test_state_is_bounded_by_the_window():
     stage = Timeseries(resolution="1m", min_window="30m")
-    held = 0
+    waiting = 0
     most = 0
 
     def source():
-        nonlocal held, most
+        nonlocal waiting, most
         for day in range(20):
             for part in split_frame(
                 make_events([86400 * day + s for s in range(0, 86400, 60)]), [144] * 9
             ):
-                held += 1
-                most = max(most, held)
+                waiting += 1
+                most = max(most, waiting)
                 yield make_scored(part)
 
     for _ in Segment.from_stages([stage]).open().run(source()):
-        held -= 1
+        waiting -= 1
     assert most <= 3
 
 
-def test_ten_times_the_events_take_no_more_than_some_ten_times_the_time():
+def test_time_grows_about_linearly_with_the_number_of_events():
     def cost(events):
         times = np.sort(np.random.default_rng(0).integers(0, events * 30, events))
         batch = make_scored(make_events(times.tolist()))
-        began = time.process_time()
+        start = time.process_time()
         list(run_stage(Timeseries(resolution="10m"), [batch]))
-        return time.process_time() - began
+        return time.process_time() - start
 
     assert cost(200_000) < 30 * max(cost(20_000), 0.01)
