@@ -184,11 +184,11 @@ def peak_in_pieces(rows: int, piece: int | None = 20_000) -> float:
         )
     users = pl.DataFrame({USER: ["giant"], USER_RANK: [0]}, schema_overrides={USER_RANK: pl.UInt32})
     where = PartitionSlice("user", ["user", *texts], [], blobs)
-    portion = UserPartition(
+    partition_value = UserPartition(
         users, where, None, EventKey("user", "id"), DerivedFeatures("user", {}), 20_000, piece
     )
     before = most_memory()
-    assert sum(batch.frame.height for batch in portion.events(RunMetrics())) == rows
+    assert sum(batch.frame.height for batch in partition_value.events(RunMetrics())) == rows
     return most_memory() - before
 
 

@@ -38,8 +38,8 @@ def people(events: int = 400) -> pl.DataFrame:
         day(events, seed=seed).with_columns(who=pl.lit(who), at=times(events))
         for seed, who in enumerate(["ann", "bob"])
     ]
-    nobody = users[0].head(1).with_columns(who=pl.lit(None, pl.String))
-    return pl.concat([*users, nobody]).sort("at", maintain_order=True)
+    no_users = users[0].head(1).with_columns(who=pl.lit(None, pl.String))
+    return pl.concat([*users, no_users]).sort("at", maintain_order=True)
 
 
 def train(frame: object = None, **options: object) -> Fingerprints:

@@ -24,8 +24,7 @@ from morpheus.stages.add_scores import AddScores
 from morpheus.stages.compat import Buffer, Delay, Trigger
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import CandidateFilter, Filter
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe

@@ -14,8 +14,7 @@ from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
 
@@ -241,9 +240,9 @@ def test_lesson_001_scores_847_events_and_ranks_the_intruder_first(one_user_run)
 
 
 def test_a_users_scores_do_not_depend_on_other_users(all_users, one_user_run):
-    together = pd.read_csv(all_users).query(f"{USER} == 'user123'")["ae_anomaly_score"]
+    combined = pd.read_csv(all_users).query(f"{USER} == 'user123'")["ae_anomaly_score"]
     alone = pd.read_csv(one_user_run[0])["ae_anomaly_score"]
-    assert together.tolist() == alone.tolist()
+    assert combined.tolist() == alone.tolist()
 
 
 def test_the_command_for_role_g_has_no_score_above_4(tmp_path):

@@ -31,8 +31,7 @@ from morpheus.sources.ingest import DirectoryWatcher
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe
@@ -158,9 +157,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Case:
     for day, found in groupby(files, key=day_of):
         paths = list(found)
         record = json.loads(gzip.decompress(paths[0].read_bytes()))["Records"][0]
-        nobody = {**record, "userIdentity": {}, "eventID": f"{record['eventID'][:-2]}ff"}
+        no_user = {**record, "userIdentity": {}, "eventID": f"{record['eventID'][:-2]}ff"}
         paths.append(folder / f"nobody-{day}.jsonl")
-        paths[-1].write_text(json.dumps(nobody))
+        paths[-1].write_text(json.dumps(no_user))
         days.append(tuple(paths))
     train = TrainAe(train_data_glob=str(folder / "json" / "training"), seed=7, train_epochs=2)
     case = Case(tuple(days), train, columns_file=str(folder / "features.txt"))
@@ -476,17 +475,17 @@ def test_a_store_keeps_what_was_committed(
 ) -> None:
     is_memory = not isinstance(store_of, type)
     store = store_of(tmp_path / "s.db") if is_memory else store_of(tmp_path / "s.db", CONFIG)
-    nobody, empty, ann = (StateKey("count#1", user) for user in (None, "", "ann"))
-    store.save({nobody: b"1", empty: b"2", ann: b"3"})
+    no_user, empty, ann = (StateKey("count#1", user) for user in (None, "", "ann"))
+    store.save({no_user: b"1", empty: b"2", ann: b"3"})
     store.save({ann: b"4", StateKey("source", "ann"): b"5"})
     store.commit()
     store.save({ann: b"dropped"})
     store.close()
     if not is_memory:
         store = store_of(tmp_path / "s.db", CONFIG)
-    assert store.load([None, ""]) == {nobody: b"1", empty: b"2"}
+    assert store.load([None, ""]) == {no_user: b"1", empty: b"2"}
     assert store.load(["ann", "bob"]) == {ann: b"4", StateKey("source", "ann"): b"5"}
-    assert store.load_stage("count#1") == {nobody: b"1", empty: b"2", ann: b"4"}
+    assert store.load_stage("count#1") == {no_user: b"1", empty: b"2", ann: b"4"}
     store.close()
 
 

@@ -23,7 +23,7 @@ PARTS = {
     "reference": "The reference model",
     "scoring": "Scoring",
     "growth": "How cost grows",
-    "rhythm": "Time-series anomalies",
+    "seasonality": "Time-series anomalies",
     "stores": "Fingerprints on disk",
     "cold": "Cold starts",
     "install": "Install",

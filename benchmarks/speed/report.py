@@ -23,15 +23,13 @@ from morpheus.core.batch import OutputRows, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.models.calibration import EXCEEDANCE_LEVELS, HOURS_PER_WEEK, ModelSummary
 from morpheus.models.profile import ModelCard
-from morpheus.pipeline import Pipeline
+from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.runtime.chain import Segment
-from morpheus.sinks.memory import CollectSink
 from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe

@@ -24,8 +24,7 @@ from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
 from morpheus.models.training import EPOCHS
-from morpheus.pipeline import Pipeline
-from morpheus.sinks.memory import CollectSink
+from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.sources.dataframe import (
     INTERNAL_COLUMNS,
     FrameLike,
@@ -35,8 +34,7 @@ from morpheus.sources.dataframe import (
 )
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
 
 logger = logging.getLogger(__name__)

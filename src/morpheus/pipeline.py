@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from morpheus.core.batch import Batch, OutputRows, Partition, RunMetrics, StreamPartition
+from morpheus.core.batch import Batch, OutputRows, Partition, RunMetrics, Scored, StreamPartition
 from morpheus.core.stage import (
     Expands,
     PipelineOptions,
@@ -459,3 +459,19 @@ def _mismatch_message(position: int, previous: Stage, given: type, stage: Stage)
     if order.index(given.__name__) > order.index(taken[0]):
         return problem + f"Put `{stage.name}` before `{previous.name}`, or leave it out."
     return problem + f"Put {DEFAULT_PRODUCER[taken[0]]} between them."
+
+
+@dataclass(frozen=True)
+class CollectSink(Sink):
+    """Keep all batches in `batches`, and pass them on."""
+
+    name = "keep"
+    takes = (Scored, OutputRows)
+    needs = Requirements(model=True)
+
+    batches: list[Batch] = field(default_factory=list)
+
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
+        """Keep a batch."""
+        self.batches.append(batch)
+        yield batch

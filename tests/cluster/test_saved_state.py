@@ -8,8 +8,7 @@ from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe

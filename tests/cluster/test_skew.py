@@ -15,8 +15,7 @@ from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.partitioning import MAX_PARTITION_EVENTS, USER_OVERHEAD, assign_partitions
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
 from morpheus.stages.train_ae import TrainAe

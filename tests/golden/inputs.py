@@ -23,7 +23,7 @@ FLEET = ("--users=40", "--days=18", "--training=14", "--rate=6", "--seed=7")
 START = datetime(2024, 5, 6, 8, tzinfo=UTC)
 """A Monday."""
 USERS = ("ann", "bob", "carl", "dora", "emil")
-PLACES = (("Cork", "Munster", "IE"), ("Iasi", None, "RO"), ("Lyon", "Rhone", "FR"))
+LOCATIONS = (("Cork", "Munster", "IE"), ("Iasi", None, "RO"), ("Lyon", "Rhone", "FR"))
 APPS = ("Mail", "Chat", "Wiki", "Payroll", "VPN")
 BROWSERS = ("Edge 99", "Chrome 123", "Firefox 115")
 TRAINING, SCORED = 70, 30
@@ -164,7 +164,7 @@ def _azure(folder: Path) -> None:
     """Entra ID sign-ins: diagnostic settings to learn from, and Microsoft Graph's form to score."""
     parts: dict[bool, list[Record]] = {False: [], True: []}
     for number, dice, user, time, scored in _signs_in():
-        city, state, country = _habit(dice, PLACES, user)
+        city, state, country = _habit(dice, LOCATIONS, user)
         failed = dice.random() < RARELY
         parts[scored].append(
             {
@@ -196,7 +196,7 @@ def _duo(folder: Path) -> None:
     """Duo authentications: lines to learn from, and a list to score."""
     parts: dict[bool, list[Record]] = {False: [], True: []}
     for number, dice, user, time, scored in _signs_in():
-        city, state, country = _habit(dice, PLACES, user)
+        city, state, country = _habit(dice, LOCATIONS, user)
         denied = dice.random() < RARELY
         parts[scored].append(
             {
@@ -226,7 +226,7 @@ def _okta(folder: Path) -> None:
     kinds = ("user.session.start", "user.authentication.sso", "user.mfa.factor.update")
     events = []
     for number, dice, user, time, _ in _signs_in():
-        city, state, country = _habit(dice, PLACES, user)
+        city, state, country = _habit(dice, LOCATIONS, user)
         failed = dice.random() < RARELY
         events.append(
             {
@@ -299,7 +299,7 @@ def _lists(folder: Path) -> None:
 
 def _verdicts(folder: Path) -> None:
     """What an analyst says of three incidents of the lessons, and suppressions written by hand."""
-    told = (
+    record_value = (
         ("52f0c9d1a7b3e846", "role-g", "expected", "09T20:26:45Z", "09T20:26:45Z", 1,
          {"requestParametersinstanceType": "t3.micro", "eventName": "RunInstances"}),
         ("0b1d63e8f2a94c75", "user123", "benign-new", "18T11:54:00Z", "18T11:55:00Z", 1,
@@ -318,7 +318,7 @@ def _verdicts(folder: Path) -> None:
             "events": events,
             "columns": [{"column": name, "value": value} for name, value in columns.items()],
         }
-        for incident, user, verdict, start, end, events, columns in told
+        for incident, user, verdict, start, end, events, columns in record_value
     ]
     about = {"format": "morpheus-verdicts", "version": 1, "made": "2024-05-20T10:00:00Z"}
     folder.mkdir()

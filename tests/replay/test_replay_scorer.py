@@ -60,13 +60,13 @@ def test_injected_events_score_above_the_users_own(ann_log, few):
 
 
 def test_the_score_of_a_technique_does_not_depend_on_other_techniques(ann_log, few, tmp_path):
-    [together] = score(ann_log, few).values()
+    [combined] = score(ann_log, few).values()
     for name in NAMES:
         folder = tmp_path / name
         folder.mkdir()
         (folder / f"{name}.json").write_text((few / f"{name}.json").read_text())
         [alone] = score(ann_log, folder).values()
-        assert injected(alone, name).equals(injected(together, name))
+        assert injected(alone, name).equals(injected(combined, name))
 
 
 def test_the_score_of_a_level_does_not_depend_on_other_levels(ann_log, few):

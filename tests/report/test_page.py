@@ -47,9 +47,9 @@ def test_the_pages_own_policy_forbids_the_network_and_any_other_program(opened, 
     view.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
     view.evaluate("document.body.append(element('script', {}, 'window.ran = 1'))")
     assert view.evaluate("window.ran") is None
-    assert any("connect-src 'none'" in told for told in view.trouble)
-    assert any("script-src 'sha256-" in told for told in view.trouble)
-    assert all("Content Security Policy" in told for told in view.trouble)
+    assert any("connect-src 'none'" in shown_value for shown_value in view.trouble)
+    assert any("script-src 'sha256-" in shown_value for shown_value in view.trouble)
+    assert all("Content Security Policy" in shown_value for shown_value in view.trouble)
 
 
 def test_a_head_sorts_the_inbox_and_sorts_it_the_other_way_when_pressed_again(opened, company):
@@ -172,7 +172,7 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
 ):
     view = opened(company)
     card = view.locator("#detail").inner_text()
-    for told in (
+    for shown_value in (
         "severity 10",
         "DeleteTrail",
         "p=.0004",
@@ -184,7 +184,7 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
         "Excess surprisal falls from 9 to 2. Up to 5 is normal.",
         "25 of 26 columns match",
     ):
-        assert told in card, card
+        assert shown_value in card, card
 
 
 def test_a_query_quotes_what_the_log_says(opened):
@@ -205,9 +205,9 @@ def test_a_query_quotes_what_the_log_says(opened):
 def test_a_user_has_a_page_with_their_week_and_their_fingerprint(opened, company):
     view = opened(company)
     view.keyboard.press("u")
-    told = view.locator("#detail").inner_text()
+    shown_value = view.locator("#detail").inner_text()
     for part in ("1,600 events", "300 distinct rows", "3 used, 4 tried", "eventID (90%)"):
-        assert part in told, told
+        assert part in shown_value, shown_value
     assert view.locator("#detail rect.hour").count() == 168
     assert view.locator("#detail canvas").count() == 1
     view.keyboard.press("u")

@@ -35,7 +35,7 @@ def test_new_rows_are_on_the_page_and_counted(tmp_path):
     append(path, row("bob", 7200))
     assert sorted(users_of(page_of(live))) == ["ann", "bob"]
     health = live.get_health()
-    assert (health.rows, health.latest, health.grown) == (3, DAY + 7200.0, 1e9)
+    assert (health.rows, health.latest, health.last_growth) == (3, DAY + 7200.0, 1e9)
 
 
 def test_the_version_changes_only_with_the_data(tmp_path):
@@ -113,7 +113,7 @@ def test_rows_without_a_time_are_counted(tmp_path):
     append(tmp_path / "a.jsonl", row(event_dt=None), row(event_dt="soon"), row())
     live = LiveReport(tmp_path)
     live.refresh()
-    assert (live.get_health().rows, live.get_health().timeless) == (1, 2)
+    assert (live.get_health().rows, live.get_health().rows_without_time) == (1, 2)
 
 
 def test_the_user_column_can_be_chosen(tmp_path):

@@ -30,7 +30,7 @@ def server(served, folder):
     return served(folder)
 
 
-def told(server, wanted, seconds=20):
+def health_value(server, wanted, seconds=20):
     """The first news for which something holds."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
         lines = (
@@ -127,9 +127,9 @@ def test_the_token_is_told_once_and_is_long(server):
 def test_rows_that_come_are_told_to_whoever_listens(served, tmp_path):
     append(tmp_path / "a.jsonl", row())
     server = served(tmp_path, "--alerts_per_day=3")
-    first = told(server, lambda health: health["rows"] == 1)
+    first = health_value(server, lambda health: health["rows"] == 1)
     append(tmp_path / "b.jsonl", row("eve", 7200), "no json\n")
-    later = told(server, lambda health: health["rows"] == 2)
+    later = health_value(server, lambda health: health["rows"] == 2)
     assert later["version"] > first["version"]
     assert (later["allowed"], later["unread"]) == (3.0, 1)
     users = [one["incident"]["user"] for one in json.loads(server.ask("/data")[1])["incidents"]]
@@ -145,7 +145,7 @@ def test_without_a_token_everybody_on_this_machine_can_read(served, folder):
 
 def test_ctrl_c_ends_it_while_somebody_listens(served, folder):
     server = served(folder)
-    told(server, lambda health: health["rows"] == 2)
+    health_value(server, lambda health: health["rows"] == 2)
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         lines = ("GET /updates HTTP/1.1", f"Host: 127.0.0.1:{server.port}")
         text = "\r\n".join([*lines, f"Authorization: Bearer {server.token}", "", ""])

@@ -5,7 +5,7 @@ import pytest
 
 from lakes import Lake
 from morpheus.errors import MorpheusError
-from morpheus.sinks.to_ocsf import ToOcsf
+from morpheus.sinks.alert_files import ToOcsf
 from morpheus.storage.object_store import S3Path, list_recursive, read_object
 from strange import TRAIL, plain, sent
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from morpheus.core.batch import OutputRows
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.sinks.to_ecs import ToEcs
+from morpheus.sinks.alert_files import ToEcs
 from schema_check import ecs_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent
 

@@ -14,7 +14,7 @@ from morpheus.columns import TS_ANOMALY
 from morpheus.core.batch import OutputRows
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.sinks.to_ocsf import ToOcsf
+from morpheus.sinks.alert_files import ToOcsf
 from morpheus.testing import run_stage
 from schema_check import ocsf_faults
 from strange import CLOUDTRAIL, SIGN_IN, TRAIL, explained, plain, sent

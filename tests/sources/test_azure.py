@@ -12,13 +12,12 @@ from morpheus.core.batch import Events, RunMetrics
 from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.errors import RecordError, UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.sources.azure import AZURE_FORMAT, FromAzure
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.ingest import FileIngest
+from morpheus.sources.sign_ins import AZURE_FORMAT, FromAzure
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
 
 DATA = Path(__file__).parents[2] / "../shared/data"

@@ -16,10 +16,10 @@ from morpheus.core.batch import Events, RunMetrics, WithModel
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.sources.azure import FromAzure
 from morpheus.sources.from_file import FromFile
 from morpheus.sources.schema_file import load_schema
-from morpheus.stages.preprocess import Preprocess
+from morpheus.sources.sign_ins import FromAzure
+from morpheus.stages.infer import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
 SMALL = """

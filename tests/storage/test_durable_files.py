@@ -16,10 +16,9 @@ from morpheus.models.store import commit_index, put_model
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.dask_cluster import TaskContext, TaskOutcome, run_task
 from morpheus.runtime.pool import WorkerPool
+from morpheus.sinks.alert_files import ToEcs, ToOcsf
 from morpheus.sinks.delivery import DeadLetterFile, OutboundEvent
-from morpheus.sinks.to_ecs import ToEcs
 from morpheus.sinks.to_file import ToFile
-from morpheus.sinks.to_ocsf import ToOcsf
 from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate

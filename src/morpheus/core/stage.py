@@ -390,7 +390,7 @@ class Sink(Transform):
         """Return the files and folders that it writes."""
         return Outputs()
 
-    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:  # noqa: ANN401, ARG002 - a batch, which lies above
+    def encoder(self, first: Any, spill: SpillDir) -> Transform | None:  # noqa: ANN401, ARG002 - a batch, of a higher layer
         """Return a stage that formats rows where they are scored; None if there is none.
 
         Args:
@@ -399,7 +399,7 @@ class Sink(Transform):
         """
         return None
 
-    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, of a higher layer
         """Finish the output, after all sinks have all rows."""
 
 
@@ -410,7 +410,7 @@ class WritesOutputs(Protocol):
     def outputs(self) -> Outputs:
         """Return the files and folders that it writes."""
 
-    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, which lies above
+    def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, of a higher layer
         """Finish the output, after all sinks have all rows."""
 
 

@@ -17,7 +17,7 @@ import polars as pl
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
 from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, WithModel
 from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
-from morpheus.pipeline import Pipeline
+from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.injection import (
     INJECTED,
     ReplayConfig,
@@ -29,12 +29,10 @@ from morpheus.replay.injection import (
 )
 from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.runtime.chain import Segment
-from morpheus.sinks.memory import CollectSink
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT
 from morpheus.stages.add_scores import AddScores
-from morpheus.stages.inf_pytorch import InfPytorch
-from morpheus.stages.preprocess import Preprocess
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe, UserTraining
 from morpheus.suppressions.rules import Suppressions
 

@@ -29,7 +29,7 @@ IntArray = NDArray[np.int64]
 # Cells in one pass over many windows: their arrays stay within a processor's cache.
 _CELLS = 1 << 15
 _EXACT_COUNTS = 16
-_GROWTH = 8
+_GROWTH_DIVISOR = 8
 
 
 def _check_counts() -> IntArray:
@@ -40,7 +40,7 @@ def _check_counts() -> IntArray:
     """
     counts = list(range(2, _EXACT_COUNTS + 1))
     while counts[-1] < 1 << 40:
-        counts.append(counts[-1] + max(1, counts[-1] // _GROWTH))
+        counts.append(counts[-1] + max(1, counts[-1] // _GROWTH_DIVISOR))
     return np.array(counts, dtype=np.int64)
 
 

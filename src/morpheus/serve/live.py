@@ -188,20 +188,24 @@ def _detect_format(path: Path) -> str:
     return detect_file_type(path) or ""
 
 
-class Health(msgspec.Struct, frozen=True):
-    """The state of a run. Field names are those of the page's JSON.
+class Health(
+    msgspec.Struct,
+    frozen=True,
+    rename={"last_growth": "grown", "status_time": "told", "rows_without_time": "timeless"},
+):
+    """The state of a run, as the page reads it.
 
     Attributes:
         version: Number of the page's data. It changes when the data changes.
         now: This machine's clock, in seconds since 1970.
         latest: Time of the latest event, in seconds since 1970. None before the first.
-        grown: When rows were last added, by the clock. None before the first.
-        told: When the run last wrote its status. None without a status file.
+        last_growth: When rows were last added, by the clock. None before the first.
+        status_time: When the run last wrote its status. None without a status file.
         running: Whether the run is still running.
         files: Number of files.
         rows: Number of rows with a time.
         unread: Number of rows and files that could not be read.
-        timeless: Number of rows without a time, which are left out.
+        rows_without_time: Number of rows without a time, which are left out.
         read: Number of events that the run read.
         refused: Number of events that the run could not read.
         refusals: The first reasons for that.
@@ -212,13 +216,13 @@ class Health(msgspec.Struct, frozen=True):
     version: int
     now: float
     latest: float | None
-    grown: float | None
-    told: float | None
+    last_growth: float | None
+    status_time: float | None
     running: bool
     files: int
     rows: int
     unread: int
-    timeless: int
+    rows_without_time: int
     read: int
     refused: int
     refusals: list[str]
@@ -280,13 +284,13 @@ class LiveReport:
             version=self._version,
             now=self.clock(),
             latest=self._latest,
-            grown=self._last_growth,
-            told=status_mtime,
+            last_growth=self._last_growth,
+            status_time=status_mtime,
             running=status.running,
             files=len(self._tail.files),
             rows=self._rows,
             unread=self._tail.num_unreadable,
-            timeless=self._rows_without_time,
+            rows_without_time=self._rows_without_time,
             read=status.account.read,
             refused=status.account.refused,
             refusals=status.account.refusals,

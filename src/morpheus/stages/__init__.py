@@ -1,1 +1,1 @@
-"""Rooms 2 to 6, one file a word of the command line."""
+"""The transforms of the pipeline."""

@@ -246,7 +246,7 @@ class TrainAe(Transform):
         "compact",
         "Network: `compact` is small, and training stops when it is best on validation events. "
         "`reference` is the network of NVIDIA Morpheus 22.09, trained for all epochs, for "
-        "comparison; it needs torch.",
+        "comparison. It needs torch.",
         choices=("compact", "reference"),
     )
     device: str = option(
@@ -396,8 +396,8 @@ class TrainAe(Transform):
 
     def _users_per_bundle(self) -> int:
         """Return how many users a GPU trains together, if there can be one."""
-        together = self.model == "compact" and not self.options.unbounded
-        return MAX_BATCHED_USERS if together and gpu_possible(self.device.lower()) else 1
+        batches = self.model == "compact" and not self.options.unbounded
+        return MAX_BATCHED_USERS if batches and gpu_possible(self.device.lower()) else 1
 
     def _check_source(self) -> None:
         class_name = (self.source_stage_class or "").rsplit(".", 1)[-1]

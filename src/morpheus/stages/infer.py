@@ -1,4 +1,4 @@
-"""`inf-pytorch`: compute the reconstruction losses of encoded events."""
+"""`preprocess` and `inf-pytorch`: encode events, and compute their reconstruction losses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.core.batch import Encoded, Losses
+from morpheus.core.batch import Encoded, Losses, WithModel
 from morpheus.core.stage import Requirements, Transform
+
+
+@dataclass(frozen=True)
+class Preprocess(Transform):
+    """Encode each event as numbers, with the encoder of its user's fingerprint.
+
+    Takes the output of `train-ae`. Put `inf-pytorch` after it.
+
+    Example: `preprocess`
+    """
+
+    name = "preprocess"
+    takes = (WithModel,)
+    gives = Encoded
+    needs = Requirements(model=True)
+
+    def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:  # noqa: ARG002 - no state
+        """Encode a batch, if its user has a fingerprint."""
+        fingerprint = batch.fingerprint
+        encoded = None
+        if fingerprint is not None:
+            encoded = fingerprint.encoder.encode(batch.frame, batch.dict_codes)
+        yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)
 
 
 @dataclass(frozen=True)
