@@ -176,8 +176,8 @@ def _check_users_apart(stage: Transform, parts: Sequence[Batch], whole: pl.DataF
     outputs = run_stage(stage, mixed, unbounded=True)
     expected = {parts[0].user: whole, "another user": _concat_frames(run_stage(stage, other))}
     for user, rows in expected.items():
-        mine = _concat_frames([batch for batch in outputs if batch.user == user])
-        _require(mine.equals(rows), "keeps users apart")
+        mixed_rows = _concat_frames([batch for batch in outputs if batch.user == user])
+        _require(mixed_rows.equals(rows), "keeps users apart")
 
 
 def _check_restart(stage: Transform, parts: Sequence[Batch], whole: pl.DataFrame) -> None:

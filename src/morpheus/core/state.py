@@ -26,7 +26,7 @@ class State(msgspec.Struct):
 
     Attributes:
         version: Version of the fields; raise it when their meaning changes. A saved state of
-            another version is refused.
+            another version is rejected.
         max_bytes: Upper bound of the encoded size, which keeps memory level on a stream.
     """
 

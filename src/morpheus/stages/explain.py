@@ -262,8 +262,8 @@ def _find_counterfactuals(
     """Return the values that would have made events normal, by distinct row."""
     distinct = np.unique(rows.inverse[events]) if events else np.empty(0, np.intp)
     unusual = EncodedRows(rows.codes[distinct], rows.numbers[distinct], np.arange(len(distinct)))
-    found = find_counterfactuals(fingerprint, unusual, limit)
-    return dict(zip(distinct.tolist(), found, strict=True))
+    counterfactuals = find_counterfactuals(fingerprint, unusual, limit)
+    return dict(zip(distinct.tolist(), counterfactuals, strict=True))
 
 
 def _display_optional(value: str | None) -> str | None:
