@@ -263,7 +263,7 @@ def test_help_loads_neither_torch_nor_polars_nor_numpy(words: str) -> None:
     assert not loaded_by(code) & {"torch", "polars", "numpy", "rich"}
 
 
-@pytest.mark.parametrize("module", ["stages.train_ae", "stages.inf_pytorch", "pipeline", "testing"])
+@pytest.mark.parametrize("module", ["stages.train_ae", "stages.infer", "pipeline", "testing"])
 def test_a_stage_can_be_imported_without_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"import morpheus.{module}")
 
