@@ -90,7 +90,7 @@ def days(part, users=2, weeks=2, incidents=None):
     ]
     logs, incidents = pl.concat(frames), incidents or {"u0-3": 0}
     kinds = dict.fromkeys(incidents.values(), "swap")
-    return part("quality.trial").ValidationRun(
+    return part("quality.trial").Trial(
         "t", "user", ("action",), logs, logs, incidents, kinds
     )
 
@@ -155,7 +155,7 @@ def test_each_group_is_evaluated_with_its_own_users(part):
 
 
 def test_ours_is_compared_with_the_best_rival_seed_by_seed(part):
-    comparison = part("quality.comparison").DataFrameDiff("t", ("AP",), ours=1)
+    comparison = part("quality.comparison").Comparison("t", ("AP",), ours=1)
     comparison.found = {
         "`risk`": [{"AP": 0.6}, {"AP": 0.8}],
         "worse": [{"AP": 0.1}, {"AP": 0.9}],
@@ -192,7 +192,7 @@ def test_the_benchmark_scores_a_small_company_by_pipeline_and_by_counts(part):
         scorers.ours(trial, 1, 1),
         scorers.shown(trial, scorers.theirs(trial, 1, ["frequencies-z"])),
     )
-    comparison = part("quality.comparison").DataFrameDiff("t", ours=len(ours))
+    comparison = part("quality.comparison").Comparison("t", ours=len(ours))
     comparison.add([(part("quality.judge").Verdict(trial, tuple(trial.spans)), ours | theirs)])
     assert all(len(each) == trial.scored.height for each in (ours | theirs).values())
     assert "column frequencies, largest held-out z" in comparison.table().markdown()
@@ -270,7 +270,7 @@ def explained(part):
         }
     )
     incidents, columns = {"2": 0, "3": 0}, ("address", "agent")
-    trial = part("quality.trial").ValidationRun(
+    trial = part("quality.trial").Trial(
         "one", "user", columns, history, scored, incidents, {0: "theft"}
     )
     output = scored.with_columns(
