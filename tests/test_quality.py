@@ -201,7 +201,7 @@ def test_the_benchmark_scores_a_small_company_by_pipeline_and_by_counts(part):
 def test_scores_of_all_events_are_assigned_to_the_events_of_each_part(part):
     module, trial = part("quality.trial"), days(part)
     parts = [trial.only(["u1"]), trial.only(["u0"])]
-    whole = module.users_per_bundle(parts)
+    whole = module.merge_trials(parts)
     scores = np.arange(whole.scored.height, dtype=float)
     for each in parts:
         found = module.of_part(whole, scores, each).astype(int).tolist()
@@ -212,7 +212,7 @@ def test_scores_of_a_rival_are_cached_by_their_inputs(part):
     rivals, trial = part("quality.rivals"), days(part)
     other = trial.cases[0].history.with_columns(action=pl.lit("write"))
     places = {
-        rivals.partitions_per_bucket(case, ("action",), rival, seed)
+        rivals.place(case, ("action",), rival, seed)
         for case in (trial.cases[0], replace(trial.cases[0], history=other))
         for rival in ("forest", "dfencoder")
         for seed in (1, 2)
@@ -277,7 +277,7 @@ def explained(part):
         risk=pl.Series([0.0, 5.0, 9.0, 1.0]),
         top_columns=pl.Series([None, "address", "agent, address, more", None]),
     )
-    return part("quality.reasons").ExplanationColumns(trial, output)
+    return part("quality.reasons").Explained(trial, output)
 
 
 def test_an_incident_changes_columns_to_values_rare_for_the_user(explained):
