@@ -90,9 +90,7 @@ def days(part, users=2, weeks=2, incidents=None):
     ]
     logs, incidents = pl.concat(frames), incidents or {"u0-3": 0}
     kinds = dict.fromkeys(incidents.values(), "swap")
-    return part("quality.trial").Trial(
-        "t", "user", ("action",), logs, logs, incidents, kinds
-    )
+    return part("quality.trial").Trial("t", "user", ("action",), logs, logs, incidents, kinds)
 
 
 def judged(part, trial, top, users=("u0", "u1")):
