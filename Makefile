@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-TORCH := $(shell sed -n 's/^torch = \["\(.*\)"\]/\1/p' pyproject.toml)
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 .PHONY: setup dev demo test test-dask scale format docs bench quality
 
@@ -29,7 +29,7 @@ dev: .venv/.dev-ready
 .venv/.dev-ready: .venv/.ready
 	@echo 'Installing development tools and torch. The first time takes a few minutes.'
 	@$(if $(TORCH_INDEX),$(PIP) --index-url '$(TORCH_INDEX)' '$(TORCH)')
-	@$(PIP) --editable '.[dev,torch]'
+	@$(PIP) --editable '.[dev]'
 	@touch $@
 
 demo: setup

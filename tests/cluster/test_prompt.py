@@ -71,7 +71,7 @@ def test_scheduler_that_does_not_answer_is_reported(monkeypatch, tmp_path):
 
 def test_unbounded_input_is_rejected(tmp_path):
     source = FromCloudtrail(input_glob=str(tmp_path), watch_directory=True)
-    with pytest.raises(UsageError, match=r"this input never ends.*Leave --engine out"):
+    with pytest.raises(UsageError, match=r"the input has no end.*Leave out --engine"):
         Pipeline([source], PipelineOptions(engine="dask")).validate()
 
 
@@ -148,7 +148,7 @@ def test_large_values_are_sent_once_to_each_worker(nodes):
 
 
 def test_files_missing_on_a_worker_are_reported(tmp_path):
-    with pytest.raises(UsageError, match=r"`.*a\.json` is here, but not on worker .*same path"):
+    with pytest.raises(UsageError, match=r"`.*a\.json` does not exist on worker .*same path"):
         run_read_task(None, 1, [tmp_path / "a.json"])
 
 
