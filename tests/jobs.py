@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from morpheus.columns import INDEX, TIME, TS_ANOMALY
-from morpheus.core.batch import Batch, Events, RunMetrics
+from morpheus.core.batch import Batch, Events, RunMetrics, Table
 from morpheus.core.stage import Requirements, Transform
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.sources.cloudtrail import FromCloudtrail
@@ -129,8 +129,8 @@ class Counting(Transform):
             state["users"] = len(users)
 
     def process(self, batch, state):
-        counted = batch.frame.with_columns(users=state["users"], process=os.getpid())
-        yield replace(batch, frame=counted)
+        counted = batch.table.to_frame().with_columns(users=state["users"], process=os.getpid())
+        yield replace(batch, table=Table(counted))
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ class Narrow(Transform):
     most: int = 1
 
     def process(self, batch, state):
-        if batch.frame.height > self.most:
-            raise UsageError(f"{batch.frame.height} events of {batch.user} at once")
+        if batch.table.height > self.most:
+            raise UsageError(f"{batch.table.height} events of {batch.user} at once")
         yield batch
 
 
@@ -188,7 +188,7 @@ def peak_in_pieces(rows: int, piece: int | None = 20_000) -> float:
         users, where, None, EventKey("user", "id"), DerivedFeatures("user", {}), 20_000, piece
     )
     before = most_memory()
-    assert sum(batch.frame.height for batch in partition_value.events(RunMetrics())) == rows
+    assert sum(batch.table.height for batch in partition_value.events(RunMetrics())) == rows
     return most_memory() - before
 
 
@@ -211,7 +211,7 @@ class Moody(Transform):
         if number % 3:
             kind = pl.Float64 if number % 2 else pl.Int64
             columns.append(pl.lit(number, kind).alias("mood"))
-        yield replace(batch, frame=batch.frame.with_columns(columns))
+        yield replace(batch, table=Table(batch.table.to_frame().with_columns(columns)))
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Clocked(Transform):
         return context.user, time.monotonic()
 
     def process(self, batch, state):
-        time.sleep(self.seconds * batch.frame.height)
+        time.sleep(self.seconds * batch.table.height)
         yield batch
 
     def flush(self, state):

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import replace
 
-from morpheus.core.batch import Losses, OutputRows, RunMetrics
+from morpheus.core.batch import Losses, OutputRows, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.runtime.chain import Segment
 from morpheus.stages.add_scores import AddScores
@@ -45,7 +45,7 @@ def explained(rows, *, seconds=None, user="ann", labels=("risk", "pvalue"), pref
     encoded = model.encoder.encode(frame)
     losses = model.losses(encoded)[encoded.inverse]
     context = {"user": user, "fingerprint": model, "card": model.card, "encoded": encoded}
-    batch = Losses(frame=frame, losses=losses, **context)
+    batch = Losses(table=Table(frame), losses=losses, **context)
     return run_stage(Explain(prefix=prefix), run_stage(AddScores(label=labels), [batch]))[0]
 
 
@@ -58,7 +58,7 @@ def plain(rows, *, seconds=None, user="ann"):
 def many(number, *, user="ann"):
     """A batch of `number` rows with different ids, after `serialize`."""
     frame = make_events(range(number), eventID=[f"{user}-{n}" for n in range(number)])
-    return OutputRows(user=user, frame=frame)
+    return OutputRows(user=user, table=Table(frame))
 
 
 def iterate(stage, batches, *, unbounded=False):
@@ -73,8 +73,11 @@ def sent(stage, batches, options=CLOUDTRAIL):
     stage = replace(stage, options=options)
     stage.validate()
     out = run_stage(stage, batches)
-    assert [batch.frame for batch in out] == [batch.frame for batch in batches] or all(
-        after.frame.equals(before.frame) for after, before in zip(out, batches, strict=True)
+    assert [batch.table.to_frame() for batch in out] == [
+        batch.table.to_frame() for batch in batches
+    ] or all(
+        after.table.to_frame().equals(before.table.to_frame())
+        for after, before in zip(out, batches, strict=True)
     )
     stage.commit(RunMetrics())
     return out

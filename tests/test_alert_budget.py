@@ -28,7 +28,9 @@ def run(base, alerts, threads=1, **options):
     ]
     options = PipelineOptions(columns_file=base.columns_file, num_threads=threads, labels=(RISK,))
     metrics = Pipeline(stages, options).run()
-    frames = [batch.frame.with_columns(pl.lit(batch.user).alias("user")) for batch in sink]
+    frames = [
+        batch.table.to_frame().with_columns(pl.lit(batch.user).alias("user")) for batch in sink
+    ]
     return metrics, pl.concat(frames, how="diagonal_relaxed")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TIME, TS_ANOMALY
-from morpheus.core.batch import Batch, Events, OutputRows, Scored, WithModel
+from morpheus.core.batch import Batch, Events, OutputRows, Scored, Table, WithModel
 from morpheus.core.registry import load_stage, stage_names
 from morpheus.core.stage import PipelineOptions, Sink, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey
@@ -53,11 +53,11 @@ def cases() -> dict[str, Case]:
     frame = frame.with_columns(times(12).alias(TIME))
     models = mkdtemp()
     commit_index(models, {"ann": put_model(models, known)})
-    with_model = WithModel(user="ann", frame=frame, fingerprint=known, card=known.card)
+    with_model = WithModel(user="ann", table=Table(frame), fingerprint=known, card=known.card)
     [encoded] = run_stage(Preprocess(), [with_model])
     [losses] = run_stage(InfPytorch(), [encoded])
     [scored] = run_stage(AddScores(label=("ae_anomaly_score", "risk")), [losses])
-    new = Events(user="ann", frame=frame)
+    new = Events(user="ann", table=Table(frame))
     columns = PipelineOptions(columns=tuple(COLUMNS))
     burst = make_scored(make_events([*range(0, 1800, 60), *range(1810, 1820), 1900]))
     return {
@@ -149,7 +149,7 @@ def run_in_parts(stage: Transform, batches: Sequence[Batch], ends: Sequence[int]
 
 def join(batches: Sequence[Batch]) -> pl.DataFrame:
     """All rows of some batches."""
-    frames = [batch.frame for batch in batches]
+    frames = [batch.table.to_frame() for batch in batches]
     return pl.concat([frame for frame in frames if frame.height] or frames[:1])
 
 
@@ -171,7 +171,7 @@ class Odd(Transform):
         return context.cache.setdefault("count", Count()) if self.breaks == "users" else Count()
 
     def process(self, batch: Scored, state: Count) -> Iterator[Batch]:
-        frame = batch.frame
+        frame = batch.table.to_frame()
         numbers = range(state.events, state.events + frame.height)
         frame = frame.with_columns(pl.Series("number", numbers, dtype=pl.Int64))
         state.events += frame.height
@@ -182,11 +182,11 @@ class Odd(Transform):
         if self.breaks == "cut":
             frame = frame.with_columns(pl.lit(frame.height).alias("rows"))
         if self.breaks == "change":
-            batch.frame.insert_column(0, pl.Series("new", range(frame.height)))
+            batch.table.to_frame().insert_column(0, pl.Series("new", range(frame.height)))
         if self.breaks == "gives":
-            yield OutputRows(user=batch.user, frame=frame)
+            yield OutputRows(user=batch.user, table=Table(frame))
         else:
-            yield replace(batch, frame=frame)
+            yield replace(batch, table=Table(frame))
 
 
 @pytest.mark.parametrize(

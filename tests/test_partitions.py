@@ -79,8 +79,8 @@ def test_rows_are_encoded_before_they_reach_the_sink(logs, tmp_path):
         text = encoded[-1].path.read_bytes()
     assert len(parts) > 3
     assert all(isinstance(batch, EncodedChunk) for batch in encoded)
-    assert [batch.frame.height for batch in encoded] == [batch.frame.height for batch in batches]
-    assert text.count(b"\n") == sum(batch.frame.height for batch in batches)
+    assert [batch.table.height for batch in encoded] == [batch.table.height for batch in batches]
+    assert text.count(b"\n") == sum(batch.table.height for batch in batches)
 
 
 @pytest.mark.parametrize("history", [False, True])

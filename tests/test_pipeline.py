@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.core.batch import Batch, Events, RunMetrics
+from morpheus.core.batch import Batch, Events, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions, Sink
 from morpheus.errors import TransientError, UsageError
 from morpheus.models.fit import UserHistory
@@ -48,8 +48,9 @@ class FromPeople(Source):
     def events(self, training_input, metrics):
         for number, (user, count) in enumerate(self.people.items()):
             metrics.input.read += count
-            history = events(self.history_events, 100 + number) if training_input else None
-            yield Events(user=user, frame=events(count, number), history=history)
+            past = Table(events(self.history_events, 100 + number))
+            history = past if training_input else None
+            yield Events(user=user, table=Table(events(count, number)), history=history)
 
 
 @pytest.fixture
@@ -84,8 +85,8 @@ def run(people, pipeline_options, *stages, **options):
 
 def test_events_of_a_user_without_a_model_get_nan_and_are_counted_with_a_reason(columns):
     metrics, rows = run({"ann": 50, None: 7}, columns, train_data_glob="x", train_min_history=401)
-    assert sum(batch.frame.height for batch in rows) == 57
-    assert all(batch.frame[SCORE].is_nan().all() for batch in rows)
+    assert sum(batch.table.height for batch in rows) == 57
+    assert all(batch.table[SCORE].is_nan().all() for batch in rows)
     assert metrics.unscored_reasons == {
         "ann": "400 events of history, 401 needed",
         None: "no value in `userIdentityaccountId`",
@@ -98,7 +99,7 @@ def test_all_events_are_scored_once_and_in_order(columns):
     assert metrics.scored == 110
     assert [batch.user for batch in rows] == ["ann", "bob"]
     assert set(metrics.cards) == {"ann", "bob"}
-    assert np.isfinite(rows[0].frame[SCORE].to_numpy()).all()
+    assert np.isfinite(rows[0].table[SCORE].to_numpy()).all()
 
 
 def test_users_are_trained_on_the_input_without_training_files(columns):
@@ -118,7 +119,7 @@ def test_saved_fingerprints_give_the_scores_of_the_run_that_saved_them(columns, 
     people = {"ann": 50, "bob": 60}
     first, rows = run(people, columns, train_data_glob="x", models_output_filename=folder)
     second, loaded = run(people, columns, pretrained_filename=folder)
-    assert all(a.frame.equals(b.frame) for a, b in zip(rows, loaded, strict=True))
+    assert all(a.table.equals(b.table) for a, b in zip(rows, loaded, strict=True))
     assert first.cards == second.cards
 
 
@@ -144,7 +145,7 @@ def test_worker_processes_give_the_same_output_as_one_process(columns):
     inline, rows = run(people, columns, **training)
     parallel, worker_rows = run(people, replace(columns, num_threads=2), **training)
     assert [batch.user for batch in worker_rows] == list(people)
-    assert all(a.frame.equals(b.frame) for a, b in zip(rows, worker_rows, strict=True))
+    assert all(a.table.equals(b.table) for a, b in zip(rows, worker_rows, strict=True))
     assert inline.cards == parallel.cards
     assert inline.scored == parallel.scored
 
@@ -336,7 +337,7 @@ def test_stages_after_a_barrier_have_the_models_of_the_users(columns, tmp_path, 
     for threads, added in ((1, (barrier, *stages)), (2, (barrier, *stages)), (1, stages)):
         chain = [*scoring(train_data_glob="x", train_epochs=1)[:-1], *added]
         _, rows = run(people, replace(columns, num_threads=threads), *chain)
-        outputs.append(pl.concat(batch.frame for batch in rows))
+        outputs.append(pl.concat(batch.table.to_frame() for batch in rows))
     assert outputs[0].equals(outputs[1])
     assert outputs[0].equals(outputs[2])
     assert outputs[0].height

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from morpheus.core.batch import Batch, RunMetrics, Scored
+from morpheus.core.batch import Batch, RunMetrics, Scored, Table
 from morpheus.core.stage import PipelineOptions, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey
 from morpheus.errors import RecordError, TransientError, UsageError
@@ -561,9 +561,9 @@ class CountEvents(Transform):
         return Count()
 
     def process(self, batch: Batch, state: Count) -> Iterator[Batch]:
-        state.events += batch.frame.height
+        state.events += batch.table.height
         number = pl.lit(state.events).alias("number")
-        yield replace(batch, frame=batch.frame.with_columns(number))
+        yield replace(batch, table=Table(batch.table.to_frame().with_columns(number)))
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
@@ -576,7 +576,7 @@ def test_a_state_is_restored_for_a_stage_whose_batches_are_held_back(
     for events in (2, 4):
         batches = [make_scored(make_events([0, 1]), user=user) for user in users]
         out = list(replace(segment, saves=True).open().run(batches, store))
-        assert [(each.user, each.frame["number"][0]) for each in out] == [
+        assert [(each.user, each.table["number"][0]) for each in out] == [
             (user, events) for user in users
         ]
         store.commit()

@@ -103,7 +103,7 @@ def _moved(logs: Logs) -> float:
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
     settings = PipelineOptions(columns=columns, userid_column_name=USER, num_threads=1)
     source = FromCloudtrail(input_glob=str(logs.folder / "json/scored"), options=settings)
-    frames = [batch.frame for batch in source.events(None, RunMetrics())]
+    frames = [batch.table.to_frame() for batch in source.events(None, RunMetrics())]
     return sum(getsizeof(spill_to_memory(frame)) for frame in frames) / sum(
         one.height for one in frames
     )

@@ -20,6 +20,7 @@ from figures.table import Table
 
 from morpheus.columns import RISK, TIME, TS_ANOMALY
 from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.batch import Table as EventTable
 from morpheus.core.stage import PipelineOptions
 from morpheus.models.calibration import EXCEEDANCE_LEVELS, HOURS_PER_WEEK, ModelSummary
 from morpheus.models.profile import ModelCard
@@ -99,7 +100,7 @@ def company(number: int) -> OutputRows:
         pl.Series((seconds * 1e6).astype(np.int64)).cast(pl.Datetime("us", "UTC")).alias(TIME),
         *(pl.when(pl.Series(alerts)).then(pl.col(column)).alias(column) for column in EXPLAINED),
     )
-    return OutputRows(user=name, frame=frame, card=card(name, dice), scores=(RISK,))
+    return OutputRows(user=name, table=EventTable(frame), card=card(name, dice), scores=(RISK,))
 
 
 def card(user: str, dice: np.random.Generator) -> ModelCard:
@@ -124,7 +125,7 @@ def examples() -> pl.DataFrame:
         *(Timeseries(resolution="10m"), Serialize(), keep),
     ]
     Pipeline(stages, PipelineOptions(userid_column_name=USER, num_threads=1)).run()
-    frames = [batch.frame for batch in keep.batches]
+    frames = [batch.table.to_frame() for batch in keep.batches]
     return pl.concat(frames, how="diagonal_relaxed").with_columns(
         pl.lit(value=False).alias(TS_ANOMALY)
     )

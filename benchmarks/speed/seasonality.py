@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Scored
+from morpheus.core.batch import Table as EventTable
 from morpheus.runtime.chain import Segment
 from morpheus.stages.timeseries import Timeseries
 from speed.meter import cpu_seconds
@@ -59,7 +60,7 @@ def judged(times: NDArray[np.int64]) -> int:
     """Process them with our stage."""
     stage = Timeseries(resolution="10m")
     batches = (batch(times[n : n + BATCH], n) for n in range(0, len(times), BATCH))
-    return sum(out.frame.height for out in Segment.from_stages([stage]).open().run(batches))
+    return sum(out.table.height for out in Segment.from_stages([stage]).open().run(batches))
 
 
 def batch(times: NDArray[np.int64], first: int) -> Scored:
@@ -67,4 +68,4 @@ def batch(times: NDArray[np.int64], first: int) -> Scored:
     numbers = pl.Series(ROW, np.arange(first, first + len(times)))
     when = pl.Series(TIME, times * 1_000_000).cast(pl.Datetime("us", "UTC"))
     frame = pl.DataFrame([numbers, numbers.alias(INDEX), when])
-    return Scored(user="one", frame=frame, losses=np.zeros((len(times), 1), np.float32))
+    return Scored(user="one", table=EventTable(frame), losses=np.zeros((len(times), 1), np.float32))

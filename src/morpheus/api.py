@@ -215,7 +215,10 @@ class Fingerprints:
         indexed = pl.Schema({INDEX: pl.Int64(), **schema})
         rows = [
             pl.DataFrame(schema=indexed),
-            *(batch.frame.select(indexed.names()).cast(indexed) for batch in sink.batches),
+            *(
+                batch.table.select(indexed.names()).to_frame().cast(indexed)
+                for batch in sink.batches
+            ),
         ]
         in_order = pl.concat(rows).sort(INDEX).select(schema.names())
         numeric = [name for name, kind in schema.items() if kind.is_float()]

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
-from morpheus.core.batch import Batch, Losses, OutputRows, Scored
+from morpheus.core.batch import Batch, Losses, OutputRows, Scored, Table
 from morpheus.core.stage import StageContext, Transform
 from morpheus.core.state import State, StateKey
 from morpheus.runtime.chain import Segment
@@ -62,7 +62,7 @@ def make_losses(
     array = np.full((frame.height, 1), np.nan) if rows is None else np.array(rows)
     return Losses(
         user=user,
-        frame=frame,
+        table=Table(frame),
         unscored_reason=unscored,
         losses=array.astype(np.float32, copy=False),
     )
@@ -81,7 +81,7 @@ def make_scored(
     values = np.array([1.0] * frame.height if scores is None else scores, dtype=np.float64)
     return Scored(
         user=user,
-        frame=frame.with_columns(pl.Series(SCORE, values)),
+        table=Table(frame.with_columns(pl.Series(SCORE, values))),
         scores=(SCORE,),
         losses=values.reshape(-1, 1).astype(np.float32),
     )
@@ -89,7 +89,7 @@ def make_scored(
 
 def make_output_rows(frame: pl.DataFrame, *, user: str | None = "ann") -> OutputRows:
     """Build events as sinks get them."""
-    return OutputRows(user=user, frame=frame)
+    return OutputRows(user=user, table=Table(frame))
 
 
 def split_frame(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
@@ -122,7 +122,7 @@ def run_stage(
 
     >>> from morpheus.stages.add_class import AddClass
     >>> [out] = run_stage(AddClass(), [make_scored(make_events([0, 1]), [0.0, 1.0])])
-    >>> out.frame["ae_anomaly_score"].to_list()
+    >>> out.table["ae_anomaly_score"].to_list()
     [False, True]
     """
     segment = Segment.from_stages([stage], unbounded=unbounded)
@@ -151,15 +151,15 @@ def check_stage(stage: Transform, batch: Batch) -> None:
     >>> from morpheus.stages.add_class import AddClass
     >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
-    before, gives = batch.frame.clone(), stage.gives or type(batch)
+    before, gives = batch.table.to_frame().clone(), stage.gives or type(batch)
     outputs = run_stage(stage, [batch])
     whole, filtered = _concat_frames(outputs), sum(each.filtered for each in outputs)
     _require(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
     _require(all(isinstance(each, gives) for each in outputs), f"gives {gives.__name__}")
-    _require(whole.height + filtered == batch.frame.height, "loses no event that it does not count")
-    _require(batch.frame.equals(before), "does not change the batch it is given")
+    _require(whole.height + filtered == batch.table.height, "loses no event that it does not count")
+    _require(batch.table.to_frame().equals(before), "does not change the batch it is given")
     _require(_concat_frames(run_stage(stage, [batch])).equals(whole), "gives the same again")
-    for sizes in ([1] * batch.frame.height, [1, 0], [batch.frame.height - 1]):
+    for sizes in ([1] * batch.table.height, [1, 0], [batch.table.height - 1]):
         parts = list(split_batch(batch, sizes))
         again = _concat_frames(run_stage(stage, parts))
         _require(again.equals(whole), f"gives the same rows for batches of {sizes} and the rest")
@@ -204,10 +204,10 @@ def _max_bytes(stage: Transform) -> int:
 def split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
     """Split a batch into consecutive batches of these sizes, and one with the remaining events."""
     start = 0
-    for frame in split_frame(batch.frame, sizes):
+    for frame in split_frame(batch.table.to_frame(), sizes):
         rows = slice(start, start + frame.height)
         codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[rows])
-        part = replace(batch, frame=frame, encoded=codes)
+        part = replace(batch, table=Table(frame), encoded=codes)
         if isinstance(part, Losses | Scored):
             part = replace(part, losses=part.losses[rows])
         yield part
@@ -215,7 +215,7 @@ def split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
 
 
 def _concat_frames(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
-    frames = [batch.frame for batch in batches]
+    frames = [batch.table.to_frame() for batch in batches]
     return pl.concat([frame for frame in frames if frame.height] or frames[:1])
 
 

@@ -27,7 +27,7 @@ STAGES = '''
     import polars as pl
 
     from morpheus.errors import RecordError, UsageError
-    from morpheus.core.batch import Events, OutputRows
+    from morpheus.core.batch import Events, OutputRows, Table
     from morpheus.sources.base import Source
     from morpheus.core.stage import Transform, option
 
@@ -50,7 +50,7 @@ STAGES = '''
                 column = {self.options.userid_column_name: [who]}
                 index = {"": [0], "_index_": [0]}
                 time_ = {"event_dt": [datetime(2024, 1, 1, tzinfo=UTC)]}
-                yield Events(user=who, frame=pl.DataFrame({**index, **column, **time_}))
+                yield Events(user=who, table=Table(pl.DataFrame({**index, **column, **time_})))
 
 
     @dataclass(frozen=True)
@@ -88,7 +88,7 @@ STAGES = '''
                     os.kill(os.getpid(), signal.SIGINT)
                 finally:
                     os.kill(os.getpid(), signal.SIGINT)
-            yield OutputRows(user=batch.user, frame=batch.frame)
+            yield OutputRows(user=batch.user, table=batch.table)
 '''
 
 

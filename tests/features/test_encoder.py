@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.core.batch import Events
+from morpheus.core.batch import Events, Table
 from morpheus.features.encoder import (
     FIRST_CODE,
     MAX_PYTHON_ROWS,
@@ -176,10 +176,10 @@ def test_slice_of_other_rows_or_fewer_columns_is_not_used(names):
 
 def test_slice_is_not_sent_to_other_processes():
     frame = pl.DataFrame({"a": ["x"]})
-    batch = Events(user="ann", frame=frame, dict_codes=EncodedSlice.from_frame(frame, ["a"]))
+    batch = Events(user="ann", table=Table(frame), dict_codes=EncodedSlice.from_frame(frame, ["a"]))
     unpickled = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
     assert unpickled.dict_codes is None
-    assert unpickled.frame.equals(frame)
+    assert unpickled.table.to_frame().equals(frame)
 
 
 def test_encoding_together_equals_encoding_one_by_one():

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from morpheus.columns import TIME
-from morpheus.core.batch import Events
+from morpheus.core.batch import Events, Table
 from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.features.encoder import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.models.autoencoder import Autoencoder, unflatten
@@ -203,7 +203,7 @@ def test_train_ae_trains_the_chosen_model(model, network):
     settings = PipelineOptions(columns=tuple(COLUMNS))
     stage = TrainAe(model=model, train_data_glob="*", train_epochs=1, options=settings)
     frame = day().with_columns(times(400).alias(TIME))
-    [batch] = run_stage(stage, [Events(user="ann", frame=frame, history=frame)])
+    [batch] = run_stage(stage, [Events(user="ann", table=Table(frame), history=Table(frame))])
     assert isinstance(batch.fingerprint.net, network)
 
 

@@ -66,7 +66,7 @@ def read(glob: str, user_column: str) -> pl.DataFrame:
     columns = read_lines("columns_ae_cloudtrail.txt", option="--columns_file")
     options = PipelineOptions(userid_column_name=user_column, columns=columns, num_threads=1)
     batches = FromCloudtrail(input_glob=glob, options=options).events(None, RunMetrics())
-    return pl.concat([batch.frame for batch in batches])
+    return pl.concat([batch.table.to_frame() for batch in batches])
 
 
 @pytest.fixture(scope="session")

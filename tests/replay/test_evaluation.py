@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.replay.evaluation import SCORED_EVENT_SCHEMA, evaluate, find_threshold
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -26,7 +26,7 @@ def rows(own, *trials, user="ann", interval=timedelta(days=1), suppressed=()):
             for time, score in zip(times, scores, strict=True)
         ]
     return OutputRows(
-        user=user, frame=pl.DataFrame(events, schema=SCORED_EVENT_SCHEMA, orient="row")
+        user=user, table=Table(pl.DataFrame(events, schema=SCORED_EVENT_SCHEMA, orient="row"))
     )
 
 
@@ -113,7 +113,7 @@ def test_a_larger_budget_never_catches_less(own, injected):
 def test_skipped_users_are_reported_and_get_no_budget():
     skipped = OutputRows(
         user="bob",
-        frame=SCORED_EVENT_SCHEMA.to_frame(),
+        table=Table(SCORED_EVENT_SCHEMA.to_frame()),
         unscored_reason="40 events of history, 300 needed",
     )
     report = evaluate([rows([1.0] * 10, ("stop", 0, [2.0])), skipped], alerts_per_day=0.2)
@@ -126,7 +126,9 @@ def test_a_technique_without_a_time_that_fits_is_neither_caught_nor_missed():
     unplaced = pl.DataFrame(
         [("long", "hours", None, None, None)], schema=SCORED_EVENT_SCHEMA, orient="row"
     )
-    report = evaluate([OutputRows(user="ann", frame=pl.concat([batch.frame, unplaced]))])
+    report = evaluate(
+        [OutputRows(user="ann", table=Table(pl.concat([batch.table.to_frame(), unplaced])))]
+    )
     assert trial(report, "long")["caught"] is None
     assert report.recall == 1.0
     shares = report.count_caught("technique").rows()

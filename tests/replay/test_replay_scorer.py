@@ -39,22 +39,22 @@ def score(glob, few, **options):
 
 
 def injected(batch, name):
-    return batch.frame.filter(technique=name)
+    return batch.table.to_frame().filter(technique=name)
 
 
 def test_each_technique_is_injected_at_each_level_into_days_not_trained_on(ann_log, few):
     [batch] = score(ann_log, few).values()
-    own = batch.frame.filter(pl.col("technique").is_null())
+    own = batch.table.to_frame().filter(pl.col("technique").is_null())
     assert own[TIME].dt.date().n_unique() == 7
-    tried = batch.frame.drop_nulls("technique").select("technique", "grade").unique()
+    tried = batch.table.to_frame().drop_nulls("technique").select("technique", "grade").unique()
     assert set(tried.rows()) == {(name, grade) for name in NAMES for grade in EVASION_LEVELS}
-    assert not batch.frame["score"].has_nulls()
-    assert batch.frame["score"].is_finite().all()
+    assert not batch.table["score"].has_nulls()
+    assert batch.table["score"].is_finite().all()
 
 
 def test_injected_events_score_above_the_users_own(ann_log, few):
     [batch] = score(ann_log, few, grade=("recorded",)).values()
-    own = batch.frame.filter(pl.col("technique").is_null())["score"]
+    own = batch.table.to_frame().filter(pl.col("technique").is_null())["score"]
     for name in NAMES:
         assert injected(batch, name)["score"].max() > own.max()
 
@@ -72,8 +72,8 @@ def test_the_score_of_a_technique_does_not_depend_on_other_techniques(ann_log, f
 def test_the_score_of_a_level_does_not_depend_on_other_levels(ann_log, few):
     [all_levels] = score(ann_log, few).values()
     [hours] = score(ann_log, few, grade=("hours",)).values()
-    scored = hours.frame.drop_nulls("technique")
-    assert scored.equals(all_levels.frame.filter(grade="hours"))
+    scored = hours.table.to_frame().drop_nulls("technique")
+    assert scored.equals(all_levels.table.to_frame().filter(grade="hours"))
 
 
 def test_training_files_are_trained_on_and_the_input_is_injected_into(ann_log, few, tmp_path):
@@ -82,12 +82,12 @@ def test_training_files_are_trained_on_and_the_input_is_injected_into(ann_log, f
         (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
     before, after = (str(tmp_path / f"{name}.jsonl") for name in ("before", "after"))
     [batch] = score(after, few, train_data_glob=before).values()
-    assert batch.frame["technique"].null_count() == len(lines) - 600
+    assert batch.table["technique"].null_count() == len(lines) - 600
 
 
 def test_a_user_without_enough_history_is_skipped_with_a_reason(ann_log, few):
     [batch] = score(ann_log, few, train_min_history=5000).values()
-    assert batch.frame.is_empty()
+    assert batch.table.to_frame().is_empty()
     assert batch.unscored_reason == "630 events of history, 5000 needed"
 
 
@@ -121,12 +121,12 @@ def test_the_population_sample_has_no_event_of_the_injected_days(ann_log, few, t
     [split] = score(tmp_path / "all.jsonl", few).values()
     [apart] = score(after, few, train_data_glob=before).values()
     own = pl.col("technique").is_null()
-    assert split.frame.filter(own).equals(apart.frame.filter(own))
+    assert split.table.to_frame().filter(own).equals(apart.table.to_frame().filter(own))
 
 
 def test_equal_seeds_give_equal_scores_and_different_seeds_different_times(ann_log, few):
     first, again, other = (score(ann_log, few, seed=seed).popitem()[1] for seed in (1, 1, 2))
-    assert first.frame.equals(again.frame)
+    assert first.table.to_frame().equals(again.table.to_frame())
     times, other_times = (injected(batch, "stop-trail")[TIME].to_list() for batch in (first, other))
     assert times != other_times
     assert times[1] - times[0] == other_times[1] - other_times[0] == timedelta(seconds=33)
@@ -140,7 +140,10 @@ def test_worker_processes_give_the_same_scores(ann_log, few, tmp_path):
     single, parallel = (score(tmp_path, few, num_threads=n, **options) for n in (1, 2))
     assert len(single) == 10
     assert single.keys() == parallel.keys()
-    assert all(parallel[user].frame.equals(batch.frame) for user, batch in single.items())
+    assert all(
+        parallel[user].table.to_frame().equals(batch.table.to_frame())
+        for user, batch in single.items()
+    )
 
 
 def test_saved_models_are_used_without_training(ann_log, few, tmp_path):
@@ -154,8 +157,8 @@ def test_saved_models_are_used_without_training(ann_log, few, tmp_path):
     [trained] = score(after, few, train_data_glob=str(before)).values()
     [loaded] = score(after, few, pretrained_filename=str(models)).values()
     own = pl.col("technique").is_null()
-    assert loaded.frame.filter(own).equals(trained.frame.filter(own))
-    assert loaded.frame.height == trained.frame.height
+    assert loaded.table.to_frame().filter(own).equals(trained.table.to_frame().filter(own))
+    assert loaded.table.height == trained.table.height
 
 
 def test_actors_and_derived_columns_can_be_used(ann_log, few, tmp_path):
@@ -164,5 +167,5 @@ def test_actors_and_derived_columns_can_be_used(ann_log, few, tmp_path):
     options = {"userid_column_name": "@actor", "columns_file": str(columns)}
     [batch] = score(ann_log, few, grade=("hours",), **options).values()
     assert batch.user == "ann@999988887777"
-    own = batch.frame.filter(pl.col("technique").is_null())["score"]
+    own = batch.table.to_frame().filter(pl.col("technique").is_null())["score"]
     assert injected(batch, "stop-trail")["score"].max() > own.max()

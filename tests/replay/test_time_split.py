@@ -1,7 +1,7 @@
 import polars as pl
 
 from morpheus.columns import POPULATION_USER, TIME
-from morpheus.core.batch import Events
+from morpheus.core.batch import Events, Table
 from morpheus.replay.evaluation import TimeSplit, find_split_time, select_before_split
 from morpheus.testing import make_events, run_stage
 
@@ -13,12 +13,15 @@ def days(*numbers):
 
 
 def batch(frame, user="ann", history=None):
-    return Events(user=user, frame=frame, history=history)
+    return Events(
+        user=user, table=Table(frame), history=None if history is None else Table(history)
+    )
 
 
 def split(*batches):
     population = [
-        batch.frame.select(TIME, pl.lit(batch.user).alias(POPULATION_USER)) for batch in batches
+        batch.table.to_frame().select(TIME, pl.lit(batch.user).alias(POPULATION_USER))
+        for batch in batches
     ]
     return run_stage(TimeSplit(), batches, population=pl.concat(population))
 
@@ -26,9 +29,9 @@ def split(*batches):
 def test_history_is_what_came_before_the_first_event_split():
     whole = days(*range(12))
     [out] = split(batch(whole, history=whole))
-    assert out.history[TIME].max() < out.frame[TIME].min()
-    assert out.history.height + out.frame.height == whole.height
-    assert out.frame[TIME].dt.date().n_unique() == 3
+    assert out.history[TIME].max() < out.table[TIME].min()
+    assert out.history.height + out.table.height == whole.height
+    assert out.table[TIME].dt.date().n_unique() == 3
 
 
 def test_the_last_quarter_of_days_with_events_is_kept_at_least_one_day():
@@ -43,9 +46,9 @@ def test_all_batches_of_all_users_are_split_at_the_same_time():
     ann, *bob = split(
         batch(early, "ann", early), batch(whole[:19], "bob", whole), batch(whole[19:], "bob")
     )
-    assert ann.frame.is_empty()
+    assert ann.table.to_frame().is_empty()
     assert ann.history.height == early.height
-    assert [part.frame.height for part in bob] == [1, 5]
+    assert [part.table.height for part in bob] == [1, 5]
     assert bob[0].history.height == 18
     assert bob[1].history is None
 

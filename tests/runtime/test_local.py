@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from jobs import Counting, Dying
-from morpheus.core.batch import Events
+from morpheus.core.batch import Events, Table
 from morpheus.core.stage import Requirements, Transform
 from morpheus.errors import TransientError
 from morpheus.runtime.chain import Segment
@@ -42,7 +42,7 @@ class InParent(Transform):
 def events(users, batches=1):
     for user in range(users):
         for _ in range(batches):
-            yield Events(user=f"user{user}", frame=pl.DataFrame({"a": [user]}))
+            yield Events(user=f"user{user}", table=Table(pl.DataFrame({"a": [user]})))
 
 
 def test_users_keep_their_order_when_a_stage_prepares_several_together():
@@ -58,7 +58,7 @@ def test_users_are_bundled_in_workers_too(users):
             LocalRunner(pool).run(Segment.from_stages([Counting()]), events(users, batches=2))
         )
     assert [batch.user for batch in batches[::2]] == [f"user{n}" for n in range(users)]
-    rows = pl.concat(batch.frame for batch in batches)
+    rows = pl.concat(batch.table.to_frame() for batch in batches)
     assert rows["users"].to_list() == [5] * (users // 5 * 10) + [users % 5] * (users % 5 * 2)
     assert (os.getpid() in rows["process"]) == (users == 7)
 
@@ -68,7 +68,7 @@ def test_bundles_do_not_depend_on_the_number_of_workers():
     for workers in (1, 2):
         with WorkerPool(workers) as pool:
             batches = list(LocalRunner(pool).run(Segment.from_stages([Counting()]), events(23)))
-        bundles.append([batch.frame["users"].item() for batch in batches])
+        bundles.append([batch.table["users"].item() for batch in batches])
     assert bundles[0] == bundles[1]
 
 

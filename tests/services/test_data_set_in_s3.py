@@ -10,7 +10,7 @@ import pytest
 
 from lakes import Lake
 from morpheus.columns import ROW, TIME
-from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.batch import OutputRows, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_parquet import ToParquet
@@ -23,7 +23,7 @@ OUT = "s3://lake/out"
 def rows(user: str, days: int) -> OutputRows:
     times = [datetime(2024, 5, day, tzinfo=UTC) for day in range(1, days + 1)]
     frame = pl.DataFrame({ROW: range(days), "eventTime": [str(t) for t in times], TIME: times})
-    return OutputRows(user=user, frame=frame)
+    return OutputRows(user=user, table=Table(frame))
 
 
 def write(*batches: OutputRows, **options: object) -> None:

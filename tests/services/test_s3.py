@@ -14,7 +14,7 @@ import pytest
 
 from lakes import Lake
 from morpheus.columns import TIME
-from morpheus.core.batch import RunMetrics
+from morpheus.core.batch import RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
@@ -58,7 +58,8 @@ def read(history: str | None = None, **options: object) -> tuple[pl.DataFrame, R
     metrics = RunMetrics()
     batches = list(source.events(history, metrics))
     past = [batch.history for batch in batches if batch.history is not None]
-    return pl.concat(past if history else [batch.frame for batch in batches]), metrics
+    tables = past if history else [batch.table for batch in batches]
+    return Table.concat(tables).to_frame(), metrics
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,9 @@ def test_workers_do_not_change_the_events(lake: Lake) -> None:
         )
         ingest = FileIngest(CLOUDTRAIL_FORMAT, files, pipeline_options, memory_budget=budget)
         lake.forget()
-        frames.append(pl.concat(batch.frame for batch in ingest.events(None, RunMetrics())))
+        frames.append(
+            pl.concat(batch.table.to_frame() for batch in ingest.events(None, RunMetrics()))
+        )
         assert len(lake.fetched) == 4
     assert frames[0].equals(frames[1])
 

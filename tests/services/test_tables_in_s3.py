@@ -36,7 +36,7 @@ def read(pattern: str, **options: str) -> list[tuple[str, str | None]]:
     pipeline_options = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
     source = FromCloudtrail(input_glob=pattern, options=pipeline_options, **options)
     return sorted(
-        (batch.frame["date"][0], batch.user) for batch in source.events(None, RunMetrics())
+        (batch.table["date"][0], batch.user) for batch in source.events(None, RunMetrics())
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from morpheus.columns import TIME
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import AlertBuilder
 from strange import TRAIL, explained, plain
@@ -50,7 +50,9 @@ def test_column_id_of_an_unknown_log_is_not_an_event_id():
 
 def test_ids_do_not_depend_on_batches():
     whole = plain([{"action": "get"}] * 4, seconds=[7, 7, 8, 8])
-    parts = [OutputRows(user="ann", frame=whole.frame[at : at + 1]) for at in range(4)]
+    parts = [
+        OutputRows(user="ann", table=Table(whole.table.to_frame()[at : at + 1])) for at in range(4)
+    ]
     assert ids(*parts) == ids(whole)
 
 
@@ -71,8 +73,8 @@ def test_severity_follows_from_the_pvalue():
 
 
 def test_event_without_scores_is_informational():
-    frame = plain([TRAIL]).frame
-    [alert] = alerts(OutputRows(user=None, frame=frame))
+    frame = plain([TRAIL]).table.to_frame()
+    [alert] = alerts(OutputRows(user=None, table=Table(frame)))
     assert (alert.severity, alert.title) == (1, "no user: unusual event")
 
 
@@ -95,6 +97,6 @@ def test_reason_of_duo_stays_beside_ours():
 
 def test_missing_time_is_explained():
     batch = plain([TRAIL])
-    rows = OutputRows(user="ann", frame=batch.frame.drop(TIME))
+    rows = OutputRows(user="ann", table=Table(batch.table.to_frame().drop(TIME)))
     with pytest.raises(UsageError, match=r"to-ocsf: .*`serialize` excludes it.*before `serialize`"):
         alerts(rows)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.sinks.alert_files import ToEcs
@@ -42,7 +42,7 @@ def test_sign_in_is_an_authentication_event(tmp_path):
 
 
 def test_missing_fields_are_dropped(tmp_path):
-    rows = OutputRows(user=None, frame=plain([{"message": "hello"}]).frame)
+    rows = OutputRows(user=None, table=Table(plain([{"message": "hello"}]).table.to_frame()))
     [document] = write(tmp_path, rows, options=PipelineOptions())
     assert ecs_faults(document) == []
     assert {"user", "source", "cloud", "error", "related"}.isdisjoint(document)

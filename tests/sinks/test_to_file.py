@@ -194,7 +194,7 @@ def test_bytes_do_not_depend_on_batches(tmp_path, extension, flush):
 def test_rows_are_passed_on_unchanged(tmp_path):
     frame = table()
     [out] = write(tmp_path / "out.csv", frame)
-    assert out.frame is frame
+    assert out.table.to_frame() is frame
     assert frame.equals(table())
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from morpheus.columns import ROW
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_kafka import ToKafka
@@ -64,7 +64,14 @@ def received(broker, topic, number):
 
 def test_every_event_arrives_with_its_user_as_key(broker, topic):
     stage = ToKafka(bootstrap_servers=broker, output_topic=topic, client_id="dfp")
-    sent(stage, [many(300), many(200, user="bob"), OutputRows(user=None, frame=many(1).frame)])
+    sent(
+        stage,
+        [
+            many(300),
+            many(200, user="bob"),
+            OutputRows(user=None, table=Table(many(1).table.to_frame())),
+        ],
+    )
     messages = received(broker, topic, 501)
     assert len(messages) == 501
     by_key = {}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import TS_ANOMALY
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.alert_files import ToOcsf
@@ -74,7 +74,10 @@ def test_anomalies_and_baselines_name_the_same_column(tmp_path):
         (plain([TRAIL]), CLOUDTRAIL),
         (plain([SIGN_IN]), AZURE),
         (plain([{"message": "hello"}]), PipelineOptions()),
-        (OutputRows(user=None, frame=plain([{"message": "hello"}]).frame), PipelineOptions()),
+        (
+            OutputRows(user=None, table=Table(plain([{"message": "hello"}]).table.to_frame())),
+            PipelineOptions(),
+        ),
         (plain([TRAIL | {"sourceIPAddress": "cloudformation.amazonaws.com"}]), CLOUDTRAIL),
     ],
     ids=["cloudtrail", "azure", "unknown log", "no user and no score", "a service"],
@@ -86,7 +89,7 @@ def test_findings_with_few_fields_follow_the_schema(tmp_path, batch, options):
 
 def test_time_series_anomaly_is_an_anomaly(tmp_path):
     batch = plain([TRAIL])
-    batch = replace(batch, frame=batch.frame.with_columns(pl.Series(TS_ANOMALY, [True])))
+    batch = replace(batch, table=batch.table.with_columns([pl.Series(TS_ANOMALY, [True])]))
     [finding] = write(tmp_path, batch)
     assert ocsf_faults(finding) == []
     [anomaly] = finding["anomaly_analyses"][0]["anomalies"]

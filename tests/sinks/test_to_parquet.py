@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from morpheus.columns import ROW, TIME
-from morpheus.core.batch import OutputRows, RunMetrics
+from morpheus.core.batch import OutputRows, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks import to_parquet
@@ -31,7 +31,7 @@ def rows(user: str | None, count: int, first: int = 0) -> OutputRows:
             "ae_anomaly_score": [n / 3 for n in numbers],
         }
     )
-    return OutputRows(user=user, frame=frame)
+    return OutputRows(user=user, table=Table(frame))
 
 
 def write(folder: Path, *batches: OutputRows, **options: object) -> list[str]:
@@ -46,7 +46,7 @@ def test_without_partitions_all_rows_are_in_one_file(tmp_path: Path) -> None:
     batch = rows("ann", 5)
     assert write(tmp_path / "out", batch) == ["_SUCCESS", "part-00000.parquet"]
     back = pl.read_parquet(tmp_path / "out" / "part-00000.parquet")
-    assert back.equals(batch.frame.drop(ROW))
+    assert back.equals(batch.table.to_frame().drop(ROW))
 
 
 def test_each_value_has_a_folder_in_hive_layout(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_source_reads_the_dataset_back(tmp_path: Path) -> None:
     )
     metrics = RunMetrics()
     batches = list(source.events(None, metrics))
-    assert [(batch.user, batch.frame.height) for batch in batches] == [("ann", 18)]
+    assert [(batch.user, batch.table.height) for batch in batches] == [("ann", 18)]
     assert (metrics.input.outside_files, metrics.input.outside_range) == (2, 0)
-    assert batches[0].frame["date"].unique().to_list() == ["2024-05-31"]
+    assert batches[0].table["date"].unique().to_list() == ["2024-05-31"]
 
 
 def test_bytes_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_invalid_options_are_rejected(tmp_path: Path) -> None:
 def test_missing_partition_column_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"rows have no column `team`. Choose one of `eventTime`"):
         write(tmp_path / "out", rows("ann", 1), partition_by=("team",))
-    untimed = OutputRows(user="ann", frame=rows("ann", 1).frame.drop(TIME))
+    untimed = OutputRows(user="ann", table=Table(rows("ann", 1).table.to_frame().drop(TIME)))
     with pytest.raises(UsageError, match=r"no column `date`, which needs the column `event_dt`"):
         write(tmp_path / "out", untimed, partition_by=("date",))
     with pytest.raises(UsageError, match=r"too long for the name of a folder: 'xxx.*`date`"):

@@ -23,7 +23,7 @@ KEYS = {
 def batch(scores=(1.0, 2.0, 3.0), names=("a", None, "=c"), user="ann"):
     numbers = range(len(scores))
     return make_output_rows(
-        make_scored(make_events(numbers, eventName=list(names)), scores).frame, user=user
+        make_scored(make_events(numbers, eventName=list(names)), scores).table.to_frame(), user=user
     )
 
 
@@ -73,7 +73,7 @@ def test_scores_have_a_tolerance_and_text_has_none(tmp_path):
 
 def test_columns_can_be_excluded_and_extra_ones_are_reported(tmp_path):
     file = write(tmp_path / "a.csv", batch())
-    fewer = make_output_rows(batch().frame.drop("eventName").rename({SCORE: "zscore"}))
+    fewer = make_output_rows(batch().table.to_frame().drop("eventName").rename({SCORE: "zscore"}))
     report = outcome(tmp_path, file, fewer, exclude=("event_dt",))
     assert report["matching_cols"] == ["_index_"]
     assert report["extra_cols"] == ["zscore"]
@@ -83,13 +83,13 @@ def test_columns_can_be_excluded_and_extra_ones_are_reported(tmp_path):
 
 def test_rows_are_matched_by_the_index_column(tmp_path):
     file = write(tmp_path / "a.csv", batch(names=("a", "b", "c")))
-    frame = batch(names=("a", "b", "c")).frame.reverse()
+    frame = batch(names=("a", "b", "c")).table.to_frame().reverse()
     assert outcome(tmp_path, file, make_output_rows(frame), index_col="eventName")["diff_rows"] == 0
 
 
 def test_missing_row_is_reported(tmp_path, caplog):
     file = write(tmp_path / "a.csv", batch())
-    report = outcome(tmp_path, file, make_output_rows(batch().frame[:2]))
+    report = outcome(tmp_path, file, make_output_rows(batch().table.to_frame()[:2]))
     assert report["diff_rows"] == 1
     assert caplog.messages[0].endswith("row 3 (event 2): not found")
 

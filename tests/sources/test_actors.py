@@ -174,7 +174,7 @@ def test_rules_only_use_columns_of_the_log(log):
 def of_files(pattern, **options):
     settings = PipelineOptions(userid_column_name="@actor", columns=(TYPE,), **options)
     source = FromCloudtrail(input_glob=str(pattern), bad_record="skip", options=settings)
-    return {batch.user: batch.frame for batch in source.events(None, RunMetrics())}
+    return {batch.user: batch.table.to_frame() for batch in source.events(None, RunMetrics())}
 
 
 @real

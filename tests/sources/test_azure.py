@@ -71,9 +71,9 @@ def lines(records: Any) -> str:
 
 def test_columns_are_the_features_and_the_context(tmp_path: Path) -> None:
     [batch], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
-    assert set(FEATURES) | set(AZURE_FORMAT.context_columns) < set(batch.frame.columns)
-    assert batch.frame.columns[-4:] == ["appincrement", "locincrement", "logcount", TIME]
-    counts = batch.frame.select("logcount", "locincrement", "appincrement").rows()
+    assert set(FEATURES) | set(AZURE_FORMAT.context_columns) < set(batch.table.names)
+    assert batch.table.names[-4:] == ["appincrement", "locincrement", "logcount", TIME]
+    counts = batch.table.to_frame().select("logcount", "locincrement", "appincrement").rows()
     assert counts == [(0, 1, 1), (1, 1, 2), (2, 2, 2)]
 
 
@@ -90,7 +90,7 @@ def test_every_form_of_json_gives_the_same_events(tmp_path: Path, text: str) -> 
     [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
     [batch], _ = read(written(tmp_path / "b.json", text))
     assert batch.user == "ann@x.org"
-    assert batch.frame.equals(expected.frame)
+    assert batch.table.to_frame().equals(expected.table.to_frame())
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,16 @@ def test_every_form_of_json_gives_the_same_events(tmp_path: Path, text: str) -> 
 def test_properties_take_precedence_over_their_envelope(tmp_path: Path, text: str) -> None:
     [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
     [batch], _ = read(written(tmp_path / "b.json", text))
-    assert batch.frame.drop("category").equals(expected.frame.drop("category"))
-    assert batch.frame["category"].to_list() == ["SignInLogs"] * 3
+    assert (
+        batch.table.to_frame().drop("category").equals(expected.table.to_frame().drop("category"))
+    )
+    assert batch.table["category"].to_list() == ["SignInLogs"] * 3
 
 
 def test_sign_in_without_a_time_uses_the_time_of_its_record(tmp_path: Path) -> None:
     record = {name: value for name, value in sign_in(1).items() if name != "createdDateTime"}
     [batch], _ = read(written(tmp_path / "a.json", lines([diagnostic(record)])))
-    assert batch.frame["createdDateTime"].to_list() == ["2024-05-31T10:00:00Z"]
+    assert batch.table["createdDateTime"].to_list() == ["2024-05-31T10:00:00Z"]
 
 
 def test_csv_of_the_portal_has_the_columns_of_json(tmp_path: Path) -> None:
@@ -127,11 +129,15 @@ def test_csv_of_the_portal_has_the_columns_of_json(tmp_path: Path) -> None:
     [batch], _ = read(tmp_path / "a.csv")
     assert batch.user == "ann@x.org"
     same = [n for n in FEATURES if n != "deviceDetaildisplayName"]
-    assert batch.frame[:1].select(same).equals(expected.frame[:1].select(same))
-    places = batch.frame.select("locationcity", "locationstate", "locationcountryOrRegion").rows()
+    assert batch.table[:1].select(same).equals(expected.table[:1].select(same))
+    places = (
+        batch.table.to_frame()
+        .select("locationcity", "locationstate", "locationcountryOrRegion")
+        .rows()
+    )
     assert places == [("Cork", "Munster", "IE"), ("Iasi", None, "RO")]
-    assert batch.frame["Status"].to_list() == ["Failure", "Success"]
-    assert not {"Location", "Date (UTC)"} & set(batch.frame.columns)
+    assert batch.table["Status"].to_list() == ["Failure", "Success"]
+    assert not {"Location", "Date (UTC)"} & set(batch.table.names)
 
 
 def test_flat_csv_has_the_names_of_upstream(tmp_path: Path) -> None:
@@ -140,15 +146,15 @@ def test_flat_csv_has_the_names_of_upstream(tmp_path: Path) -> None:
         "0,2024-05-31 09:01:00,ann@x.org,Mail,Edge 99,Cork\n"
     )
     [batch], _ = read(tmp_path / "a.csv")
-    assert batch.frame.row(0, named=True)["deviceDetailbrowser"] == "Edge 99"
-    assert batch.frame.row(0, named=True)["locincrement"] == 1
+    assert batch.table.to_frame().row(0, named=True)["deviceDetailbrowser"] == "Edge 99"
+    assert batch.table.to_frame().row(0, named=True)["locincrement"] == 1
 
 
 def test_derived_columns_can_be_features(tmp_path: Path) -> None:
     columns = ("hourofweek", "hourkind", "agentfamily", "addresskind", "errorclass", "new:appId")
     record = sign_in(1, userAgent="python-requests/2.31", ipAddress="10.0.0.1")
     [batch], _ = read(written(tmp_path / "a.json", lines([record])), columns=columns)
-    values = batch.frame.select(columns).row(0)
+    values = batch.table.to_frame().select(columns).row(0)
     assert values == ("Fri 09", "weekday 09", "python", "private", "password", None)
 
 
@@ -180,7 +186,9 @@ def test_derived_columns_of_real_sign_ins_equal_a_plain_recomputation() -> None:
     batches, metrics = read(DATA / "azure-signins")
     assert (len(batches), metrics.input.accepted) == (17, 323)
     for batch in batches:
-        for row, expected in zip(batch.frame.to_dicts(), plainly(batch.frame), strict=True):
+        for row, expected in zip(
+            batch.table.to_frame().to_dicts(), plainly(batch.table.to_frame()), strict=True
+        ):
             assert (row["logcount"], row["locincrement"], row["appincrement"]) == expected
 
 
@@ -251,7 +259,7 @@ def test_rule_tests_are_read_and_rejected_records_are_reported(tmp_path: Path, n
     file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
     batches, metrics = read(file, bad_record="skip")
     assert metrics.input.read == len(lines_)
-    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted
+    assert sum(batch.table.height for batch in batches) == metrics.input.accepted
     assert bool(metrics.input.refused) == bool(metrics.input.refusals)
 
 

@@ -40,7 +40,7 @@ def only(schema: str, folder: Path, record: dict[str, Any], **settings: Any) -> 
     """The one event that a record becomes."""
     (folder / "a.json").write_text(json.dumps(record))
     [batch] = make_source(schema, folder / "a.json", **settings).events(None, RunMetrics())
-    return batch.frame.row(0, named=True)
+    return batch.table.to_frame().row(0, named=True)
 
 
 def has(event: dict[str, Any], **expected: Any) -> bool:
@@ -221,7 +221,7 @@ def test_rule_tests_of_okta_are_read_and_rejected_records_are_reported(tmp_path:
     source = make_source("okta.toml", file, userid_column_name="@actor")
     batches: list[Events] = list(source.events(None, metrics))
     assert metrics.input.read == len(tests)
-    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted > 0
+    assert sum(batch.table.height for batch in batches) == metrics.input.accepted > 0
     assert metrics.input.refused == 8
     assert all("published" in reason for reason in metrics.input.refusals)
 
@@ -259,8 +259,8 @@ def test_spreadsheet_of_sessions_is_read(tmp_path: Path) -> None:
     schema = str(ROOT / "examples/schemas/vpn.toml")
     source = make_source(schema, tmp_path / "a.csv", userid_column_name="@actor")
     [batch] = source.events(None, RunMetrics())
-    event = batch.frame.row(0, named=True)
+    event = batch.table.to_frame().row(0, named=True)
     assert has(
         event, actor="ann", os="Linux", minutes="31", ending="by the user", hourkind="weekday 09"
     )
-    assert batch.frame[ACTOR].dtype == pl.String
+    assert batch.table[ACTOR].dtype == pl.String

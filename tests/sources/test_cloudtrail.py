@@ -49,7 +49,7 @@ def read(
     source = FromCloudtrail(input_glob=str(pattern), options=chosen, **options)
     source.validate()
     batches = list(source.events(None if history is None else str(history), metrics))
-    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted
+    assert sum(batch.table.height for batch in batches) == metrics.input.accepted
     return batches, metrics
 
 
@@ -60,8 +60,8 @@ def user(column: str) -> dict[str, str]:
 def test_json_has_features_and_context_in_a_fixed_order(tmp_path: Path) -> None:
     [batch], _ = read(write(tmp_path / "a.json", record(1)))
     wanted = dict.fromkeys(["eventID", "eventTime", *FEATURES, *CONTEXT_COLUMNS])
-    assert batch.frame.columns == [ROW, INDEX, *wanted, TIME]
-    assert set(batch.frame.dtypes[2:-1]) == {pl.String}
+    assert batch.table.names == [ROW, INDEX, *wanted, TIME]
+    assert set(batch.table.to_frame().dtypes[2:-1]) == {pl.String}
 
 
 def test_account_ids_keep_leading_zeros_and_have_a_prefix_in_csv(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_every_form_gives_the_same_events(tmp_path: Path, name: str, pack: Any) 
     for form in forms:
         (tmp_path / name).write_bytes(pack(form.encode()))
         [batch], _ = read(tmp_path / name)
-        assert batch.frame.equals(expected.frame)
+        assert batch.table.to_frame().equals(expected.table.to_frame())
 
 
 def test_records_embedded_in_csv_are_read_like_json(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_records_embedded_in_csv_are_read_like_json(tmp_path: Path) -> None:
     cells.write_parquet(tmp_path / "lake.parquet")
     for name in ("lake.csv", "lake.parquet"):
         [batch], _ = read(tmp_path / name)
-        assert batch.frame.equals(expected.frame)
+        assert batch.table.to_frame().equals(expected.table.to_frame())
 
 
 def test_dotted_csv_has_the_same_names_as_json(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_dotted_csv_has_the_same_names_as_json(tmp_path: Path) -> None:
     )
     [batch], _ = read(tmp_path / "lake.csv")
     assert batch.user == "x"
-    assert batch.frame[TIME].dt.to_string("%F %T").to_list() == ["2023-07-10 11:42:36"]
+    assert batch.table[TIME].dt.to_string("%F %T").to_list() == ["2023-07-10 11:42:36"]
 
 
 def test_csv_keeps_its_row_numbers_and_column_order(tmp_path: Path) -> None:
@@ -118,15 +118,15 @@ def test_csv_keeps_its_row_numbers_and_column_order(tmp_path: Path) -> None:
     )
     [batch], metrics = read(tmp_path / "a.csv")
     names = ["eventID", "eventTime", "userIdentityaccountId", "zeta", "alpha"]
-    assert batch.frame.columns == [ROW, INDEX, *names, TIME]
-    assert batch.frame[INDEX].to_list() == [4, 5]
-    assert batch.frame["zeta"].to_list() == ["p", None]
+    assert batch.table.names == [ROW, INDEX, *names, TIME]
+    assert batch.table[INDEX].to_list() == [4, 5]
+    assert batch.table["zeta"].to_list() == ["p", None]
     assert metrics.input.duplicates == 0
 
 
 def test_all_columns_keeps_all_columns(tmp_path: Path) -> None:
     [batch], _ = read(write(tmp_path / "a.json", record(1, odd={"b": [1]})), all_columns=True)
-    assert batch.frame["oddb"].to_list() == ["[1]"]
+    assert batch.table["oddb"].to_list() == ["[1]"]
 
 
 def test_names_and_number_of_files_do_not_matter(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_names_and_number_of_files_do_not_matter(tmp_path: Path) -> None:
         read(tmp_path / name, settings={"pipeline_batch_size": 64})[0] for name in ("one", "two")
     )
     assert [batch.user for batch in one] == [batch.user for batch in two] == ["0", "1", "2"]
-    assert all(a.frame.equals(b.frame) for a, b in zip(one, two, strict=True))
+    assert all(a.table.equals(b.table) for a, b in zip(one, two, strict=True))
 
 
 def test_digests_and_insights_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_digests_and_insights_are_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_repetitions_are_shifted_by_the_span_and_are_no_duplicates(tmp_path: Path) -> None:
     [batch], metrics = read(write(tmp_path / "a.json", record(0), record(10)), repeat=3)
-    seconds = batch.frame[TIME].dt.second().to_list()
+    seconds = batch.table[TIME].dt.second().to_list()
     assert seconds == [0, 10, 10, 20, 20, 30]
-    assert batch.frame["eventTime"].to_list()[-1] == "2024-05-31T09:30:30Z"
+    assert batch.table["eventTime"].to_list()[-1] == "2024-05-31T09:30:30Z"
     assert (metrics.input.read, metrics.input.duplicates) == (6, 0)
 
 
@@ -162,7 +162,7 @@ def test_history_is_read_like_the_input_but_not_repeated(tmp_path: Path) -> None
     new = write(tmp_path / "new.json", record(9))
     batches, metrics = read(new, tmp_path / "old/*.json", repeat=2)
     assert [
-        (b.user, b.frame.height, b.history is not None and b.history.height) for b in batches
+        (b.user, b.table.height, b.history is not None and b.history.height) for b in batches
     ] == [("001", 2, 1), ("2", 0, 1)]
     assert (metrics.training.read, metrics.training.no_user) == (3, 1)
 
@@ -196,7 +196,7 @@ def test_bad_records_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("eventTime,userIdentityaccountId\n2024-05-31T09:30:09Z\n")
     (tmp_path / "e.csv").write_text("time,userIdentityaccountId\n1,x\n2,y\n")
     [batch], metrics = read(tmp_path, bad_record="skip")
-    assert batch.frame.height == 2
+    assert batch.table.height == 2
     assert (metrics.input.files, metrics.input.read, metrics.input.refused) == (5, 11, 9)
     assert metrics.input.refusals[0].startswith(f"{tmp_path / 'a.jsonl'}:2: ")
 
@@ -252,7 +252,7 @@ def test_missing_feature_causes_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     path = write(tmp_path / "a.json", record(1, odd={"x": 1}))
     source = FromCloudtrail(input_glob=str(path), options=PipelineOptions(columns=("oddx", "oddy")))
     [batch] = source.events(None, RunMetrics())
-    assert batch.frame["oddx"].to_list() == ["1"]
+    assert batch.table["oddx"].to_list() == ["1"]
     message = "--columns_file: no event has a column `oddy`. Did you mean `oddx`?"
     assert caplog.messages == [message]
 
@@ -318,9 +318,9 @@ def test_watched_directory_continues_row_numbers(tmp_path: Path) -> None:
     write(tmp_path / "a.json", record(1))
     events = source.events(None, RunMetrics())
     assert source.is_unbounded()
-    assert next(events).frame[ROW].to_list() == [0]
+    assert next(events).table[ROW].to_list() == [0]
     write(tmp_path / "b.json", record(2), record(1))
-    later = next(events).frame
+    later = next(events).table.to_frame()
     assert later[ROW].to_list() == [1]
     assert later["eventTime"].to_list() == ["2024-05-31T09:30:02Z"]
 
@@ -339,7 +339,7 @@ def test_real_logs_in_the_folder_layout_of_aws_are_read(column: str) -> None:
         json.loads(gzip.decompress(p.read_bytes())) for p in DATA.glob("cloudtrail-attack/**/*.gz")
     ]
     events = {r["eventID"]: r for document in plain for r in document["Records"]}
-    rows = [row for batch in batches for row in batch.frame.iter_rows(named=True)]
+    rows = [row for batch in batches for row in batch.table.to_frame().iter_rows(named=True)]
     for row in rows:
         identity = events[row["eventID"]].get("userIdentity", {})
         assert row["userIdentityarn"] == identity.get("arn")
@@ -382,13 +382,18 @@ def test_csv_and_json_of_the_same_users_agree() -> None:
     )
     shared = ["eventTime", "eventName", "userAgent", "sourceIPAddress", "errorCode"]
     for one, other in zip(csv, native, strict=True):
-        assert one.frame.select(shared).sort(shared).equals(other.frame.select(shared).sort(shared))
+        assert (
+            one.table.to_frame()
+            .select(shared)
+            .sort(shared)
+            .equals(other.table.to_frame().select(shared).sort(shared))
+        )
 
 
 def test_time_can_be_another_column(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", record(1, seen="2024-06-01T00:00:00Z"))
     for name, day in (("", "31"), ("event_dt", "31"), ("eventTime", "31"), ("seen", "01")):
         [batch], _ = read(file, settings={"timestamp_column_name": name})
-        assert batch.frame[TIME].dt.strftime("%d").to_list() == [day]
+        assert batch.table[TIME].dt.strftime("%d").to_list() == [day]
     with pytest.raises(RecordError, match="the record has no `saw`"):
         read(file, settings={"timestamp_column_name": "saw"})

@@ -92,7 +92,7 @@ def answer(records: Any, version: int) -> str:
 def test_every_form_of_version_2_gives_the_same_events(tmp_path: Path, text: str) -> None:
     [batch], _ = read(written(tmp_path / "a.json", text))
     assert batch.user == "ann"
-    features = batch.frame.select(FEATURES).rows(named=True)[2]
+    features = batch.table.to_frame().select(FEATURES).rows(named=True)[2]
     assert features == {
         "accessdevicebrowser": "Chrome",
         "accessdeviceos": "Mac OS X",
@@ -102,7 +102,7 @@ def test_every_form_of_version_2_gives_the_same_events(tmp_path: Path, text: str
         "locincrement": 2,
         "logcount": 2,
     }
-    assert set(DUO_FORMAT.context_columns) < set(batch.frame.columns)
+    assert set(DUO_FORMAT.context_columns) < set(batch.table.names)
 
 
 @pytest.mark.parametrize(
@@ -114,20 +114,20 @@ def test_version_1_gives_the_same_events_as_version_2(tmp_path: Path, text: str)
     [expected], _ = read(written(tmp_path / "a.json", json.dumps(SECOND)))
     [batch], _ = read(written(tmp_path / "b.json", text))
     same = ["txid", *FEATURES, "username", "applicationname", "accessdeviceip", *PLACE, "eventtype"]
-    assert batch.frame.select(same).equals(expected.frame.select(same))
-    assert batch.frame.columns == expected.frame.columns
+    assert batch.table.to_frame().select(same).equals(expected.table.to_frame().select(same))
+    assert batch.table.names == expected.table.names
 
 
 def test_both_versions_can_be_in_one_file(tmp_path: Path) -> None:
     [batch], _ = read(written(tmp_path / "a.json", lines([first(1), second(2), first(3)])))
-    assert batch.frame["username"].to_list() == ["ann"] * 3
-    assert batch.frame["accessdevicelocationcity"].to_list() == ["Cork"] * 3
+    assert batch.table["username"].to_list() == ["ann"] * 3
+    assert batch.table["accessdevicelocationcity"].to_list() == ["Cork"] * 3
 
 
 def test_time_can_be_seconds_or_milliseconds(tmp_path: Path) -> None:
     file = written(tmp_path / "a.json", lines([first(1), {**first(2), "timestamp": 1581616940500}]))
     [batch], _ = read(file)
-    times = batch.frame[TIME].dt.strftime("%F %T%.3f").to_list()
+    times = batch.table[TIME].dt.strftime("%F %T%.3f").to_list()
     assert times == ["2020-02-13 18:01:20.000", "2020-02-13 18:02:20.500"]
 
 
@@ -141,14 +141,14 @@ def test_csv_of_the_admin_panel_has_the_columns_of_json(tmp_path: Path) -> None:
     [expected], _ = read(written(tmp_path / "a.json", lines(SECOND[:1])))
     [batch], _ = read(tmp_path / "a.csv")
     same = [*FEATURES, "username", "applicationname", "accessdeviceip", *PLACE]
-    assert batch.frame.select(same).equals(expected.frame.select(same))
+    assert batch.table.to_frame().select(same).equals(expected.table.to_frame().select(same))
 
 
 def test_derived_columns_can_be_features(tmp_path: Path) -> None:
     columns = ("hourofweek", "addressnetwork", "errorclass", "appincrement", "new:factor")
     record = second(1, result="denied", reason="no_response")
     [batch], _ = read(written(tmp_path / "a.json", lines([record])), columns=columns)
-    values = batch.frame.select(columns).row(0)
+    values = batch.table.to_frame().select(columns).row(0)
     assert values == ("Thu 18", "203.0.113.0/24", "no answer", 1, "False")
 
 
@@ -159,7 +159,7 @@ def test_rule_tests_are_read_and_rejected_records_are_reported(tmp_path: Path, n
     file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
     batches, metrics = read(file, bad_record="skip")
     assert metrics.input.read == len(lines_)
-    assert sum(batch.frame.height for batch in batches) == metrics.input.accepted
+    assert sum(batch.table.height for batch in batches) == metrics.input.accepted
     assert metrics.input.refused == (0 if "Admin" in name else len(lines_))
     assert all("has no `isotimestamp`" in reason for reason in metrics.input.refusals)
 

@@ -79,15 +79,15 @@ def handed(events: Taken, history: Taken | None = None, rows: int = 99) -> list[
 def test_users_are_ordered_by_first_event_and_events_by_time() -> None:
     out = handed(gather(frame(event(3, "ann"), event(2, "bob"), event(1, "ann"), event(0, None))))
     assert [batch.user for batch in out] == [None, "ann", "bob"]
-    assert out[1].frame[TIME].to_list() == [NOON + timedelta(seconds=s) for s in (1, 3)]
+    assert out[1].table[TIME].to_list() == [NOON + timedelta(seconds=s) for s in (1, 3)]
 
 
 def test_frame_starts_with_row_and_index_and_ends_with_time() -> None:
     [batch] = handed(gather(frame(event(1, index=4), event(0, index=9))))
-    assert batch.frame.columns == [ROW, INDEX, "id", "user", "account", TIME]
-    assert batch.frame[ROW].to_list() == [0, 1]
-    assert batch.frame[INDEX].to_list() == [9, 4]
-    assert batch.frame.schema[ROW] == batch.frame.schema[INDEX] == pl.Int64
+    assert batch.table.names == [ROW, INDEX, "id", "user", "account", TIME]
+    assert batch.table[ROW].to_list() == [0, 1]
+    assert batch.table[INDEX].to_list() == [9, 4]
+    assert batch.table.schema[ROW] == batch.table.schema[INDEX] == pl.Int64
 
 
 def test_ties_in_time_are_ordered_by_index_then_id_then_content() -> None:
@@ -98,7 +98,7 @@ def test_ties_in_time_are_ordered_by_index_then_id_then_content() -> None:
         event(0, name="a"),
     ]
     [batch] = handed(gather(frame(*events)))
-    assert batch.frame.select(INDEX, "id", "account").rows() == [
+    assert batch.table.to_frame().select(INDEX, "id", "account").rows() == [
         (0, "a", "1"),
         (0, "a", "2"),
         (0, "b", "1"),
@@ -126,14 +126,14 @@ def test_order_and_split_of_frames_do_not_matter(
     parts = [frame(*shuffled[i : i + cut]) for i in range(0, len(shuffled), cut)]
     one, other = handed(gather(frame(*events))), handed(gather(*parts))
     assert [batch.user for batch in one] == [batch.user for batch in other]
-    assert all(a.frame.equals(b.frame) for a, b in zip(one, other, strict=True))
+    assert all(a.table.equals(b.table) for a, b in zip(one, other, strict=True))
 
 
 @given(st.lists(EVENTS))
 def test_every_event_is_kept_or_counted(events: list[tuple[Any, ...]]) -> None:
     stats = ReadStats(read=len(events))
     out = handed(gather(frame(*events), stats=stats))
-    assert sum(batch.frame.height for batch in out) == stats.accepted
+    assert sum(batch.table.height for batch in out) == stats.accepted
 
 
 def test_columns_do_not_depend_on_the_order_of_frames() -> None:
@@ -152,7 +152,7 @@ def test_event_delivered_twice_counts_once() -> None:
     name, stats = str(uuid.uuid4()), ReadStats()
     parts = [frame(event(0, name=name, index=i)) for i in (3, 1)]
     [batch] = handed(gather(*parts, stats=stats))
-    assert batch.frame[INDEX].to_list() == [1]
+    assert batch.table[INDEX].to_list() == [1]
     assert stats.duplicates == 1
 
 
@@ -184,14 +184,14 @@ def test_later_batch_recognises_earlier_events() -> None:
 
 def test_users_are_split_into_batches_with_continuous_row_numbers() -> None:
     out = handed(gather(frame(*(event(s) for s in range(5)))), gather(frame(event(-1))), rows=2)
-    assert [batch.frame[ROW].to_list() for batch in out] == [[0, 1], [2, 3], [4]]
+    assert [batch.table[ROW].to_list() for batch in out] == [[0, 1], [2, 3], [4]]
     assert [batch.history is not None for batch in out] == [True, False, False]
 
 
 def test_history_is_in_the_first_batch_and_users_without_events_come_last() -> None:
     history = gather(frame(event(0, "zoe"), event(1, "ann"), event(2, "bob"), event(3, "ann")))
     out = handed(gather(frame(event(9, "eve"), event(9, "ann", index=1))), history)
-    assert [(b.user, b.frame.height, b.history is not None and b.history.height) for b in out] == [
+    assert [(b.user, b.table.height, b.history is not None and b.history.height) for b in out] == [
         ("eve", 1, 0),
         ("ann", 1, 2),
         ("bob", 0, 1),
@@ -203,11 +203,11 @@ def test_history_has_the_columns_of_the_events() -> None:
     other = frame(event(0)).drop("account").with_columns(old=pl.lit("x"))
     [batch] = handed(gather(frame(event(1))), gather(other))
     assert batch.history is not None
-    assert batch.history.schema == batch.frame.schema
+    assert batch.history.schema == batch.table.schema
 
 
 def test_user_with_history_only_has_an_empty_batch() -> None:
     [batch] = handed(gather(), gather(frame(event(0))))
-    assert (batch.user, batch.frame.height) == ("ann", 0)
+    assert (batch.user, batch.table.height) == ("ann", 0)
     assert batch.history is not None
-    assert batch.history.schema == batch.frame.schema
+    assert batch.history.schema == batch.table.schema

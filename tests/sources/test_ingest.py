@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jobs import peak_in_pieces, spill_on_a_full_disk
 from morpheus.columns import TIME
-from morpheus.core.batch import Events, ReadStats, RunMetrics
+from morpheus.core.batch import Events, ReadStats, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.errors import RecordError, TransientError
 from morpheus.runtime.pool import WorkerPool
@@ -77,7 +77,10 @@ def read(
 def whole(batches: list[Events]) -> list[Events]:
     """One batch a user, however many their events came in."""
     users = [list(group) for _, group in groupby(batches, key=attrgetter("user"))]
-    return [replace(user[0], frame=pl.concat(one.frame for one in user)) for user in users]
+    return [
+        replace(user[0], table=Table(pl.concat(one.table.to_frame() for one in user)))
+        for user in users
+    ]
 
 
 def assert_same(
@@ -85,7 +88,7 @@ def assert_same(
 ) -> None:
     assert [batch.user for batch in whole(one[0])] == [batch.user for batch in whole(other[0])]
     for a, b in zip(whole(one[0]), whole(other[0]), strict=True):
-        assert a.frame.equals(b.frame)
+        assert a.table.to_frame().equals(b.table.to_frame())
         assert (a.history is None) == (b.history is None)
         assert a.history is None or b.history is None or a.history.equals(b.history)
     assert one[1] == other[1]
@@ -120,7 +123,7 @@ def test_history_can_be_a_table_with_fewer_columns(tmp_path: Path) -> None:
     old.write_text("eventTime,userIdentityaccountId,eventName\n2024-05-30T09:30:00Z,ann,Ls\n")
     [batch], _ = read(new, MemoryBudget(), old)
     assert batch.history is not None
-    assert batch.history.columns == batch.frame.columns
+    assert batch.history.names == batch.table.names
     assert batch.history["userIdentityarn"].to_list() == [None]
 
 
@@ -132,7 +135,7 @@ def test_order_of_files_does_not_matter_with_many_users(tmp_path: Path) -> None:
     other = write_files(tmp_path / "other", [one for part in shuffled for one in part], 50)
     batches = read(new, TINY)
     assert_same(batches, read(other, MemoryBudget()))
-    firsts = [batch.frame[TIME].min() for batch in whole(batches[0])]
+    firsts = [batch.table[TIME].min() for batch in whole(batches[0])]
     assert len(firsts) == 23
     assert firsts == sorted(firsts, key=str)
 
@@ -152,7 +155,7 @@ def test_user_larger_than_memory_is_read_in_chunks(tmp_path: Path, *, derived: b
     chosen = {"columns": DERIVED} if derived else {}
     batches, metrics = read(new, TINY, old, settings=dict(chosen))
     assert_same(read(new, MemoryBudget(), old, settings=dict(chosen)), (batches, metrics))
-    assert max(batch.frame.height for batch in batches) < 50
+    assert max(batch.table.height for batch in batches) < 50
     assert metrics.input.duplicates == 54
 
 

@@ -56,7 +56,7 @@ def read(pattern, **options):
     found = [
         (time[:10], batch.user)
         for batch in source.events(None, metrics)
-        for time in batch.frame["eventTime"]
+        for time in batch.table["eventTime"]
     ]
     return sorted(found), metrics
 

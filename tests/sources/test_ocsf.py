@@ -57,7 +57,7 @@ def read(path: Path, **options: Any) -> tuple[pl.DataFrame, RunMetrics]:
     settings = PipelineOptions(userid_column_name=named, columns=FEATURES, num_threads=1)
     metrics = RunMetrics()
     source = FromOcsf(input_glob=str(path), options=settings, **options)
-    return pl.concat(batch.frame for batch in source.events(None, metrics)), metrics
+    return pl.concat(batch.table.to_frame() for batch in source.events(None, metrics)), metrics
 
 
 def parquet(folder: Path, *events: dict[str, Any]) -> Path:

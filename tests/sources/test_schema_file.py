@@ -57,7 +57,7 @@ def test_schema_defines_features_and_user(tmp_path: Path) -> None:
     door = written(tmp_path / "door.toml", SMALL)
     [batch] = read(door, written(tmp_path / "a.jsonl", lines(RECORDS)))
     assert batch.user == "ann"
-    assert batch.frame.columns[2:] == [
+    assert batch.table.names[2:] == [
         "number",
         "at",
         "what",
@@ -66,8 +66,8 @@ def test_schema_defines_features_and_user(tmp_path: Path) -> None:
         "logcount",
         TIME,
     ]
-    assert batch.frame["what"].to_list() == ["in", "out", "in"]
-    assert batch.frame["logcount"].to_list() == [0, 1, 2]
+    assert batch.table["what"].to_list() == ["in", "out", "in"]
+    assert batch.table["logcount"].to_list() == [0, 1, 2]
 
 
 def test_every_form_of_a_log_gives_the_same_events(tmp_path: Path) -> None:
@@ -93,18 +93,22 @@ def test_every_form_of_a_log_gives_the_same_events(tmp_path: Path) -> None:
     }
     for name, text in forms.items():
         [batch] = read(door, written(tmp_path / name, text))
-        assert batch.frame.select(expected.frame.columns).equals(expected.frame), name
+        assert (
+            batch.table.to_frame().select(expected.table.names).equals(expected.table.to_frame())
+        ), name
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(lines(RECORDS).encode()))
     (tmp_path / "a.csv.zst").write_bytes(zstandard.compress(csv.encode()))
     for name in ("a.json.gz", "a.csv.zst"):
         [batch] = read(door, tmp_path / name)
-        assert batch.frame.select(expected.frame.columns).equals(expected.frame), name
+        assert (
+            batch.table.to_frame().select(expected.table.names).equals(expected.table.to_frame())
+        ), name
 
 
 def test_event_delivered_twice_counts_once_with_any_id(tmp_path: Path) -> None:
     door = written(tmp_path / "door.toml", SMALL)
     [batch] = read(door, written(tmp_path / "a.jsonl", lines([*RECORDS, RECORDS[1]])))
-    assert batch.frame.height == 3
+    assert batch.table.height == 3
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_column_is_read_from_its_path(tmp_path: Path, path: str, expected: str) 
     [batch] = read(
         written(tmp_path / "door.toml", about), written(tmp_path / "a.jsonl", lines([record]))
     )
-    assert batch.frame["found"].to_list() == [expected]
+    assert batch.table["found"].to_list() == [expected]
 
 
 def test_schema_defines_derived_columns(tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ doors = { derive = "distinct", of = ["what", "who.card"] }
     [batch] = read(
         written(tmp_path / "door.toml", about), written(tmp_path / "a.jsonl", lines(records))
     )
-    assert batch.frame.select("kind", "agent", "doors", "new:what").rows() == [
+    assert batch.table.to_frame().select("kind", "agent", "doors", "new:what").rows() == [
         ("inward", "curl", 1, "False"),
         (None, "curl", 2, "False"),
         ("odd", "curl", 3, "False"),
@@ -165,7 +169,7 @@ lower = true
         for r, n in zip(RECORDS, ["x-Ann", "x-ANN", "y"], strict=True)
     ]
     batches = read(door, written(tmp_path / "a.jsonl", lines(records)), userid_column_name="@actor")
-    assert {batch.user: batch.frame[ACTOR].len() for batch in batches} == {"ann": 2, None: 1}
+    assert {batch.user: batch.table[ACTOR].len() for batch in batches} == {"ann": 2, None: 1}
 
 
 def test_actor_is_the_user_without_rules(tmp_path: Path) -> None:
@@ -191,7 +195,7 @@ def test_time_format_of_the_schema_or_the_default_is_used(
 ) -> None:
     door = written(tmp_path / "door.toml", f'time_format = "{written_as}"\n{SMALL}')
     [batch] = read(door, written(tmp_path / "a.jsonl", lines([RECORDS[0] | {"at": time}])))
-    assert str(batch.frame[TIME][0]) == "2024-05-31 09:30:00+00:00"
+    assert str(batch.table[TIME][0]) == "2024-05-31 09:30:00+00:00"
 
 
 def test_kind_overrides_the_type_of_the_values(tmp_path: Path) -> None:
@@ -226,7 +230,7 @@ def test_feature_list_is_enough_with_user_and_time(tmp_path: Path) -> None:
     listed = written(tmp_path / "columns.txt", "what\nlogcount\n")
     file = written(tmp_path / "a.csv", "at,name,what\n2024-05-31T09:00:00Z,ann,in\n")
     [batch] = read(listed, file, userid_column_name="name", timestamp_column_name="at")
-    assert (batch.user, batch.frame["what"].to_list()) == ("ann", ["in"])
+    assert (batch.user, batch.table["what"].to_list()) == ("ann", ["in"])
 
 
 def test_missing_options_are_reported() -> None:

@@ -109,7 +109,7 @@ def read(
 ) -> Handed:
     frames = defaultdict(list)
     for batch in partition.events(metrics, state):
-        frames[batch.user].append(batch.frame.drop(INDEX))
+        frames[batch.user].append(batch.table.to_frame().drop(INDEX))
     whole = {user: pl.concat(parts) for user, parts in frames.items()}
     return {user: frame for user, frame in whole.items() if frame.height}
 
@@ -221,7 +221,7 @@ def test_history_is_given_once_per_run_and_not_counted_again() -> None:
         [batch] = partition.events(RunMetrics(), state)
         assert batch.history is not None
         assert batch.history.height == 1
-        assert batch.frame["logcount"].to_list() == [count]
+        assert batch.table["logcount"].to_list() == [count]
         [batch] = partition_of([Event(5, "ann", "y", "get", 9)], past).events(RunMetrics(), state)
         assert batch.history is not None
         assert batch.history.height == 0
@@ -293,7 +293,7 @@ def test_files_read_on_two_days_give_what_one_run_gives(tmp_path: Any) -> None:
         with source.partitions(None, metrics, WorkerPool(1)) as partitions:
             for partition in partitions:
                 for batch in partition.events(metrics, state):
-                    frames[batch.user].append(batch.frame.drop(INDEX))
+                    frames[batch.user].append(batch.table.to_frame().drop(INDEX))
         return {user: pl.concat(parts) for user, parts in frames.items()}, metrics
 
     whole, _ = handed("*.json", None)
@@ -329,7 +329,7 @@ def test_watched_directory_continues_from_a_saved_state(tmp_path: Any) -> None:
         ingest = FileIngest(source.get_log_format(), files, options, watcher=watcher)
         frames = defaultdict(list)
         for batch in ingest.events(None, RunMetrics(), state):
-            frames[batch.user].append(batch.frame.drop(INDEX))
+            frames[batch.user].append(batch.table.to_frame().drop(INDEX))
         return {user: pl.concat(parts) for user, parts in frames.items()}
 
     whole = handed("abc", None)

@@ -154,7 +154,7 @@ def test_events_outside_the_time_range_are_skipped_and_counted(tmp_path: Path) -
         options=settings,
     )
     metrics = RunMetrics()
-    frame = pl.concat(batch.frame for batch in source.events(None, metrics))
+    frame = pl.concat(batch.table.to_frame() for batch in source.events(None, metrics))
     assert frame[TIME].dt.hour().to_list() == list(range(6, 18))
     stats = metrics.input
     assert (stats.read, stats.outside_range, stats.accepted, stats.outside_files) == (
@@ -172,7 +172,7 @@ def test_time_range_applies_before_repetition(tmp_path: Path) -> None:
         input_glob=str(written(tmp_path)), start_time="2024-05-03", repeat=2, options=settings
     )
     metrics = RunMetrics()
-    frame = pl.concat(batch.frame for batch in source.events(None, metrics))
+    frame = pl.concat(batch.table.to_frame() for batch in source.events(None, metrics))
     assert (frame.height, metrics.input.accepted, metrics.input.outside_range) == (48, 48, 0)
 
 

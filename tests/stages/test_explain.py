@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import RISK, ExplanationColumns
-from morpheus.core.batch import Losses, Scored
+from morpheus.core.batch import Losses, Scored, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.fit import TrainingDataBackoff, UserHistory, fit_fingerprint, fit_fingerprints
@@ -47,7 +47,10 @@ def explain(model, frames, *, added=(RISK,), **options):
     stage = Explain(**options)
     stage.validate()
     return pl.concat(
-        [out.frame for out in run_stage(stage, run_stage(AddScores(label=added), batches))]
+        [
+            out.table.to_frame()
+            for out in run_stage(stage, run_stage(AddScores(label=added), batches))
+        ]
     )
 
 
@@ -55,7 +58,7 @@ def losses(model, frame):
     """A batch of Ann's events with the losses of their columns."""
     rows = model.encoder.encode(frame)
     fields = {"user": "ann", "fingerprint": model, "card": model.card, "encoded": rows}
-    return Losses(frame=frame, losses=model.losses(rows)[rows.inverse], **fields)
+    return Losses(table=Table(frame), losses=model.losses(rows)[rows.inverse], **fields)
 
 
 def parse_explanation(frame, position=-1):
@@ -292,14 +295,14 @@ def test_second_explain_replaces_the_columns_of_the_first(ann):
         ),
     )
     [second] = run_stage(Explain(top=1), first)
-    assert ", " not in second.frame["top_columns"][0]
+    assert ", " not in second.table["top_columns"][0]
 
 
 def test_users_without_a_fingerprint_get_nulls():
     batch = make_scored(make_events([0, 1]), [math.nan, math.nan])
     [out] = run_stage(Explain(), [batch])
-    assert out.frame.select(ExplanationColumns()).null_count().row(0) == (2, 2, 2)
-    assert out.frame.select(ExplanationColumns()).dtypes == [pl.String] * 3
+    assert out.table.to_frame().select(ExplanationColumns()).null_count().row(0) == (2, 2, 2)
+    assert out.table.to_frame().select(ExplanationColumns()).dtypes == [pl.String] * 3
 
 
 def test_fingerprint_of_the_reference_network_is_rejected():
@@ -310,7 +313,9 @@ def test_fingerprint_of_the_reference_network_is_rejected():
     frame = make_events(range(3), **day(3).to_dict(as_series=False))
     rows = model.encoder.encode(frame)
     fields = {"fingerprint": model, "card": model.card, "encoded": rows}
-    batch = Scored(user="ann", frame=frame, losses=model.losses(rows)[rows.inverse], **fields)
+    batch = Scored(
+        user="ann", table=Table(frame), losses=model.losses(rows)[rows.inverse], **fields
+    )
     with pytest.raises(
         UsageError, match=r"explain: fingerprints of `train-ae --model=reference`.*compact"
     ):

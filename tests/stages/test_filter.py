@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import SCORE
-from morpheus.core.batch import RunMetrics, Scored, WithModel
+from morpheus.core.batch import RunMetrics, Scored, Table, WithModel
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.stages.add_scores import AddScores
@@ -36,7 +36,7 @@ def run_filter(batch, **options):
 
 def test_events_above_the_threshold_are_kept_with_their_losses():
     out = run_filter(make_losses(make_events(range(3)), [[1.0], [3.0], [2.0]]), threshold=2)
-    assert out.frame[""].to_list() == [1]
+    assert out.table[""].to_list() == [1]
     assert out.losses.tolist() == [[3.0]]
     assert out.filtered == 2
 
@@ -58,7 +58,7 @@ def test_batch_without_remaining_events_carries_the_count():
 
 def test_events_without_a_score_are_dropped():
     out = run_filter(make_losses(make_events([0, 1])), threshold=0)
-    assert (out.frame.height, out.filtered) == (0, 2)
+    assert (out.table.height, out.filtered) == (0, 2)
 
 
 def test_counts_of_several_filters_add_up():
@@ -69,7 +69,7 @@ def test_counts_of_several_filters_add_up():
 def test_column_can_be_compared_instead_of_scores():
     batch = make_scored(make_events(range(3), probs=[0.1, float("nan"), 0.9]))
     out = run_filter(batch, filter_source="DATAFRAME")
-    assert out.frame["probs"].to_list() == [0.9]
+    assert out.table["probs"].to_list() == [0.9]
 
 
 def test_missing_column_is_rejected_with_the_existing_ones():
@@ -87,14 +87,14 @@ def test_timeseries_can_follow():
     batch = run_filter(make_losses(make_events(range(3)), [[1.0], [3.0], [2.0]]), threshold=1.5)
     [out] = run_stage(Timeseries(), [batch])
     assert out.user == "ann"
-    assert (out.frame.height, out.filtered) == (2, 1)
+    assert (out.table.height, out.filtered) == (2, 1)
 
 
 def test_class_of_the_batch_is_kept():
     batch = make_scored(make_events([0, 1]), [0.0, 1.0])
     out = run_filter(batch, options=PipelineOptions())
     assert isinstance(out, Scored)
-    assert out.frame[SCORE].to_list() == [1.0]
+    assert out.table[SCORE].to_list() == [1.0]
     assert out.losses.dtype == np.float32
 
 
@@ -106,7 +106,7 @@ def test_result_does_not_depend_on_the_division_into_batches():
 
     def run(*sizes):
         parts = (
-            WithModel(user="ann", frame=part, fingerprint=model, card=model.card)
+            WithModel(user="ann", table=Table(part), fingerprint=model, card=model.card)
             for part in split_frame(frame, sizes)
         )
         filtered = run_stage(
@@ -114,7 +114,7 @@ def test_result_does_not_depend_on_the_division_into_batches():
             run_stage(InfPytorch(), run_stage(Preprocess(), parts)),
         )
         scored = run_stage(AddScores(label=(SCORE, "risk")), filtered)
-        return pl.concat([out.frame.select("", SCORE, "risk") for out in scored])
+        return pl.concat([out.table.to_frame().select("", SCORE, "risk") for out in scored])
 
     whole = run()
     assert 0 < whole.height < 300
@@ -149,7 +149,7 @@ def test_suppressed_events_are_dropped_and_counted_by_suppression(suppressions):
     batch = make_losses(make_events(range(4), eventName=NAMES), [[1.0], [3.0], [2.0], [0.0]])
     metrics, out = RunMetrics(), run_filter(batch, threshold=0.5, suppressions=(suppressions(),))
     metrics.add(out)
-    assert out.frame["eventName"].to_list() == ["Get"]
+    assert out.table["eventName"].to_list() == ["Get"]
     assert out.losses.tolist() == [[3.0]]
     assert metrics.suppressed == {"eventName = `Delete`, of ann, until 2021-10-10": 2}, (
         "the fourth event is below the threshold"
@@ -164,7 +164,7 @@ def test_expired_suppression_drops_no_events_and_gives_a_warning(suppressions, c
         run_filter(batch, threshold=0.5, suppressions=(suppressions("2021-10-09"),)),
     )
     metrics.add(out)
-    assert out.frame.height == 3
+    assert out.table.height == 3
     assert metrics.suppressed == {}
     assert metrics.expired == {"eventName = `Delete`, of ann, until 2021-10-09": 2}
     assert "of ann, until 2021-10-09, has expired: later events are kept" in caplog.text
@@ -194,4 +194,4 @@ def test_expanded_filter_does_not_need_the_suppressions_file(suppressions):
     [part] = Filter(threshold=0.5, suppressions=(path,)).expand()
     Path(path).unlink()
     [out] = run_stage(part, [make_losses(make_events([0], eventName=["Delete"]), [[1.0]])])
-    assert out.frame.height == 0
+    assert out.table.height == 0

@@ -17,7 +17,9 @@ MINUTES = Timeseries(resolution="1m", min_window="60m")  # windows of 121 bins
 
 
 def flags(stage, *batches):
-    return pl.concat([out.frame for out in run_stage(stage, batches)])[TS_ANOMALY].to_list()
+    return pl.concat([out.table.to_frame() for out in run_stage(stage, batches)])[
+        TS_ANOMALY
+    ].to_list()
 
 
 def flagged_seconds(stage, seconds):
@@ -95,12 +97,12 @@ def test_flags_do_not_depend_on_the_division_into_batches(seconds, sizes, hot, c
     frame = make_events(sorted(seconds))
     whole = flags(stage, make_scored(frame))
     parts = [
-        out.frame
+        out.table.to_frame()
         for out in run_stage(stage, (make_scored(part) for part in split_frame(frame, sizes)))
     ]
     joined = pl.concat(parts)
     assert joined[TS_ANOMALY].to_list() == whole
-    assert joined.drop(TS_ANOMALY).equals(make_scored(frame).frame)
+    assert joined.drop(TS_ANOMALY).equals(make_scored(frame).table.to_frame())
     assert [part.height for part in parts] == [part.height for part in split_frame(frame, sizes)]
 
 
@@ -128,7 +130,7 @@ def test_batches_are_emitted_as_soon_as_their_windows_are_complete():
 
     first = next(Segment.from_stages([stage]).open().run(source()))
     # The window of minute 9 is minutes -1 to 19. It is complete at the first event of minute 20.
-    assert (first.frame.height, len(read)) == (20, 3)
+    assert (first.table.height, len(read)) == (20, 3)
 
 
 def test_users_of_one_stream_do_not_affect_each_other():
@@ -143,7 +145,7 @@ def test_users_of_one_stream_do_not_affect_each_other():
     ]
     out = run_stage(MINUTES, mixed, unbounded=True)
     for user, frame in (("ann", ann), ("bob", bob)):
-        mine = pl.concat([batch.frame for batch in out if batch.user == user])
+        mine = pl.concat([batch.table.to_frame() for batch in out if batch.user == user])
         assert mine[TS_ANOMALY].to_list() == flags(MINUTES, make_scored(frame))
 
 
@@ -159,8 +161,8 @@ def test_empty_batches_keep_their_place():
     empty = make_scored(make_events([]))
     batch = make_scored(make_events([0, 1]))
     out = list(run_stage(MINUTES, [empty, batch, empty]))
-    assert [batch.frame.height for batch in out] == [0, 2, 0]
-    assert all(batch.frame[TS_ANOMALY].dtype == pl.Boolean for batch in out)
+    assert [batch.table.height for batch in out] == [0, 2, 0]
+    assert all(batch.table[TS_ANOMALY].dtype == pl.Boolean for batch in out)
 
 
 def test_users_without_scores_are_flagged_too_and_the_input_does_not_change():
@@ -169,9 +171,9 @@ def test_users_without_scores_are_flagged_too_and_the_input_does_not_change():
     before = frame.clone()
     [out] = run_stage(MINUTES, [batch])
     assert type(out) is type(batch)
-    assert out.frame.columns == frame.columns
-    assert out.frame[TS_ANOMALY].sum() == 42
-    assert batch.frame.equals(before)
+    assert out.table.names == frame.columns
+    assert out.table[TS_ANOMALY].sum() == 42
+    assert batch.table.to_frame().equals(before)
 
 
 def test_anomalous_bins_are_logged_with_their_start(caplog):

@@ -8,7 +8,7 @@ stages it has passed: `Events`, `WithModel`, `Encoded`, `Losses`, `Scored`, `Out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -98,19 +98,133 @@ class AlertBudgetReport:
     suppressed: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of named columns. How a column is held is known to this class alone.
+
+    A table is not modified; methods return new tables, which share columns.
+
+    >>> table = Table(pl.DataFrame({"action": ["Get", "Put", "Get"], "bytes": [1, 2, 3]}))
+    >>> values, codes = table.distinct("action")
+    >>> values.to_list(), codes.tolist()
+    (['Get', 'Put'], [0, 1, 0])
+    >>> table.filter(codes == 0)["bytes"].to_list()
+    [1, 3]
+    """
+
+    _frame: pl.DataFrame
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self._frame.height
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns, in order."""
+        return self._frame.columns
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Names and types of the columns. A text column is `String`, however it is held."""
+        return self._frame.schema
+
+    @property
+    def schema_key(self) -> tuple[list[str], list[pl.DataType]]:
+        """Names and types of the columns, to compare; cheaper than `schema`."""
+        return self._frame.columns, self._frame.dtypes
+
+    @property
+    def size(self) -> int:
+        """Approximate size in memory, in bytes."""
+        return int(self._frame.estimated_size())
+
+    @property
+    def times_us(self) -> NDArray[np.int64]:
+        """Times of the rows, in microseconds since 1970, shape (rows,).
+
+        Raises:
+            KeyError: `serialize` has removed the times.
+        """
+        if TIME not in self:
+            raise KeyError(TIME)
+        return self._frame[TIME].dt.epoch("us").to_numpy()
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a column of this name."""
+        return name in self._frame.columns
+
+    def __getitem__(self, name: str) -> pl.Series:
+        """Return the values of a column, one for each row."""
+        return self._frame[name]
+
+    def distinct(self, name: str) -> tuple[pl.Series, NDArray[np.intp]]:
+        """Return the distinct values of a column, in the order of their first rows.
+
+        Work on text belongs on these values, because most columns repeat a few of them.
+
+        Returns:
+            The values, null included; and the index of each row's value, shape (rows,).
+        """
+        column = self._frame[name]
+        values = column.unique(maintain_order=True)
+        index = pl.DataFrame([values.alias(name)]).with_row_index("code")
+        codes = self._frame.select(name).join(
+            index, on=name, how="left", nulls_equal=True, maintain_order="left"
+        )["code"]
+        return values, codes.to_numpy().astype(np.intp)
+
+    def with_columns(self, columns: Iterable[pl.Series]) -> Table:
+        """Return a table with columns added, or replaced in place where the name exists."""
+        added = list(columns)
+        if any(column.name in self._frame.columns for column in added):
+            return Table(self._frame.with_columns(added))
+        # hstack, because with_columns costs ten times as much on a batch of a thousand events.
+        return Table(self._frame.hstack(added))
+
+    def filter(self, rows: NDArray[np.bool_]) -> Table:
+        """Return a table of some rows.
+
+        Args:
+            rows: Which rows to keep, shape (rows,).
+        """
+        return Table(self._frame.filter(pl.Series(rows, dtype=pl.Boolean)))
+
+    def select(self, names: Iterable[str]) -> Table:
+        """Return a table of some columns, in the given order."""
+        return Table(self._frame.select(names))
+
+    def clear(self) -> Table:
+        """Return a table of the same columns without rows."""
+        return Table(self._frame.clear())
+
+    def equals(self, other: Table) -> bool:
+        """Return whether names, types and values are equal; null equals null."""
+        return self._frame.equals(other.to_frame())
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return the rows with plain columns: text as text. It may copy."""
+        return self._frame
+
+    @classmethod
+    def concat(cls, tables: Iterable[Table]) -> Table:
+        """Join tables of the same columns, one below the other."""
+        return cls(pl.concat(table.to_frame() for table in tables))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Consecutive events of one user, in time order.
 
     Attributes:
         user: Value of the user column; None for events without a user.
-        frame: The events, one row each. The first columns are `ROW` and `INDEX` (integers), then
+        table: The events, one row each. The first columns are `ROW` and `INDEX` (integers), then
             the columns of the log as text, null if an event has no value, then `TIME` (datetime,
             UTC), then the columns that stages have added.
         fingerprint: Fingerprint of the user, after `train-ae`.
         card: Description of the fingerprint; kept when the fingerprint has been released.
         unscored_reason: Why the events get no score, for a user without a fingerprint.
-        scores: Names of the score columns that `add-scores` has added to `frame`.
+        scores: Names of the score columns that `add-scores` has added to `table`.
         dict_codes: Dictionary codes of the events, from reading to `preprocess`; see
             `Encoder.encode`. None without a dictionary.
         encoded: The events as numbers, after `preprocess`; None without a fingerprint.
@@ -122,7 +236,7 @@ class Batch:
     """
 
     user: str | None
-    frame: pl.DataFrame
+    table: Table
     fingerprint: Fingerprint | None = None
     card: ModelCard | None = None
     unscored_reason: str | None = None
@@ -137,8 +251,8 @@ class Batch:
 
     @property
     def log_columns(self) -> list[str]:
-        """The columns of the log; all columns of `frame` if `serialize` has removed `TIME`."""
-        names = self.frame.columns
+        """The columns of the log; all columns of `table` if `serialize` has removed `TIME`."""
+        names = self.table.names
         if TIME in names:
             names = names[: names.index(TIME)]
         return [name for name in names if name not in {ROW, INDEX}]
@@ -164,7 +278,7 @@ class Events(Batch):
         history: Training events of the user, with the same columns; only the first batch has them.
     """
 
-    history: pl.DataFrame | None = None
+    history: Table | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +306,7 @@ class Losses(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Batch):
-    """Events with their scores, as columns of `frame`.
+    """Events with their scores, as columns of `table`.
 
     Attributes:
         losses: As in `Losses`.
@@ -208,7 +322,7 @@ class OutputRows(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedChunk(OutputRows):
-    """Rows that are already formatted. `frame` has only the columns that are counted.
+    """Rows that are already formatted. `table` has only the columns that are counted.
 
     Attributes:
         path: File with the formatted rows of this batch, and of earlier ones without a path. The
@@ -345,15 +459,15 @@ class RunMetrics:
             self.suppressed.update(counts.suppressed)
             self.expired.update(counts.expired)
         self.budget_report = batch.budget_report or self.budget_report
-        if batch.frame.is_empty():
+        if not batch.table.height:
             return
-        self.users[batch.user] += batch.frame.height
+        self.users[batch.user] += batch.table.height
         if batch.unscored_reason is not None:
             self.unscored_reasons[batch.user] = batch.unscored_reason
         elif batch.scores:
-            self.scored += batch.frame.height
-        if TS_ANOMALY in batch.frame.columns:
-            self.flagged = (self.flagged or 0) + int(batch.frame[TS_ANOMALY].sum())
+            self.scored += batch.table.height
+        if TS_ANOMALY in batch.table:
+            self.flagged = (self.flagged or 0) + int(batch.table[TS_ANOMALY].sum())
 
     def add_read_stats(self, other: RunMetrics) -> None:
         """Add the counts of records that another process has read."""

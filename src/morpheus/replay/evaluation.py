@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
-from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, WithModel
+from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, Table, WithModel
 from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.injection import (
@@ -153,9 +153,11 @@ class TimeSplit(Transform):
         """Split a batch. The first batch of a user has the user's history."""
         if state is None:
             return
-        history = None if batch.history is None else batch.history.filter(pl.col(TIME) < state)
-        events = batch.frame.filter(pl.col(TIME) >= state)
-        yield replace(batch, frame=events, history=history)
+        history, table = batch.history, batch.table
+        if history is not None:
+            history = history.filter((history[TIME] < state).to_numpy())
+        table = table.filter((table[TIME] >= state).to_numpy())
+        yield replace(batch, table=table, history=history)
 
 
 def find_split_time(times: pl.Series) -> datetime:
@@ -252,14 +254,16 @@ class ReplayScorer(Transform):
         trainer, batches = self._bind_trainer(), state.batches
         with_model = [out for each in batches for out in trainer.process(each, state.training)]
         with_model += trainer.flush(state.training)
-        events = pl.concat([batch.frame for batch in with_model])
-        batch = replace(with_model[0], frame=events)
+        table = Table.concat(batch.table for batch in with_model)
+        batch, events = replace(with_model[0], table=table), table.to_frame()
         if batch.fingerprint is None or batch.user is None or events.is_empty():
             reason = batch.unscored_reason or "no event to inject among"
-            empty = SCORED_EVENT_SCHEMA.to_frame()
-            return batch.evolve(OutputRows, frame=empty, fingerprint=None, unscored_reason=reason)
+            empty = Table(SCORED_EVENT_SCHEMA.to_frame())
+            return batch.evolve(OutputRows, table=empty, fingerprint=None, unscored_reason=reason)
         history = batches[0].history
-        known_events = events if history is None else pl.concat([history, events], how="diagonal")
+        known_events = events
+        if history is not None:
+            known_events = pl.concat([history.to_frame(), events], how="diagonal")
         column = self.options.userid_column_name
         victim = TargetUser.from_events(
             batch.user, ACTOR if column == ACTOR_OPTION else column, known_events
@@ -271,7 +275,8 @@ class ReplayScorer(Transform):
             for technique in self.techniques
             for evasion_level in self.evasion_levels
         )
-        return batch.evolve(OutputRows, frame=pl.concat([own, *trials]), fingerprint=None)
+        rows = Table(pl.concat([own, *trials]))
+        return batch.evolve(OutputRows, table=rows, fingerprint=None)
 
     def _score_trial(
         self,
@@ -286,18 +291,19 @@ class ReplayScorer(Transform):
             pl.lit(technique.name).alias(TECHNIQUE),
             pl.lit(evasion_level).alias(EVASION_LEVEL),
         )
-        start = draw_start(batch.frame, technique, victim, evasion_level, self.seed)
+        events = batch.table.to_frame()
+        start = draw_start(events, technique, victim, evasion_level, self.seed)
         if start is None:
             null = {TIME: [None], SCORE: [None], SUPPRESSED: [None]}
             return pl.DataFrame(null, schema_overrides=SCORED_EVENT_SCHEMA).select(*keys, *null)
         injected = build_events(
-            batch.frame, technique, victim, evasion_level, start=start, seed=self.seed
+            events, technique, victim, evasion_level, start=start, seed=self.seed
         )
-        context = _select_context(batch.frame, start, start + technique.duration)
+        context = _select_context(events, start, start + technique.duration)
         window = recompute_derived(
             merge_events(context, injected), known_events, victim.user_column
         )
-        scored = self._score_events(replace(batch, frame=window)).filter(INJECTED)
+        scored = self._score_events(replace(batch, table=Table(window))).filter(INJECTED)
         return scored.select(*keys, TIME, SCORE, SUPPRESSED)
 
     def _score_events(self, batch: WithModel) -> pl.DataFrame:
@@ -305,8 +311,9 @@ class ReplayScorer(Transform):
         stages = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
         bound = [replace(stage, options=self.options) for stage in stages]
         [scored] = Segment.from_stages(bound).open().run([batch])
-        labels = self.suppressions.find_labels(scored.user, scored.frame)
-        return scored.frame.with_columns(
+        rows = scored.table.to_frame()
+        labels = self.suppressions.find_labels(scored.user, rows)
+        return rows.with_columns(
             pl.col(self.label).cast(pl.Float64).alias(SCORE),
             pl.Series(SUPPRESSED, labels, pl.String),
         )
@@ -366,9 +373,9 @@ def evaluate(batches: Iterable[Batch], alerts_per_day: float | None = None) -> R
         alerts_per_day: Alert budget of all users together. None for one alert per user and week.
     """
     batches = list(batches)
-    tried = [batch for batch in batches if batch.frame.height]
+    tried = [batch for batch in batches if batch.table.height]
     skipped = {
-        batch.user: batch.unscored_reason or "" for batch in batches if not batch.frame.height
+        batch.user: batch.unscored_reason or "" for batch in batches if not batch.table.height
     }
     if alerts_per_day is None:
         user_budget = ALERTS_PER_USER_DAY
@@ -396,7 +403,8 @@ def find_threshold(scores: pl.Series, allowed: int) -> float:
 
 def _evaluate_user(batch: Batch, alerts_per_day: float) -> ReplayReport:
     is_own = pl.col(TECHNIQUE).is_null()
-    own, injected = batch.frame.filter(is_own), batch.frame.filter(~is_own)
+    rows = batch.table.to_frame()
+    own, injected = rows.filter(is_own), rows.filter(~is_own)
     # A budget of 1/7 for 7 days must give 1, whatever its last binary digit.
     allowed = math.floor(alerts_per_day * _count_days(own[TIME].to_list()) + 1e-9)
     threshold = find_threshold(own[SCORE], allowed)

@@ -16,7 +16,7 @@ from operator import attrgetter
 from sys import getsizeof
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
-from morpheus.core.batch import Batch, ClusterStats, Partition, RunMetrics
+from morpheus.core.batch import Batch, ClusterStats, Partition, RunMetrics, Table
 from morpheus.core.stage import find_output_folders
 from morpheus.core.state import StateKey
 from morpheus.errors import UsageError
@@ -162,11 +162,13 @@ class CompressedBatch:
     @classmethod
     def from_batch(cls, batch: Batch) -> CompressedBatch:
         """Compress a batch."""
-        return cls(replace(batch, frame=batch.frame.clear()), spill_to_memory(batch.frame))
+        return cls(
+            replace(batch, table=batch.table.clear()), spill_to_memory(batch.table.to_frame())
+        )
 
     def to_batch(self) -> Batch:
         """Decompress the batch."""
-        return replace(self.header, frame=self.rows.read())
+        return replace(self.header, table=Table(self.rows.read()))
 
 
 @dataclass(frozen=True)
@@ -339,7 +341,7 @@ def encode_on_worker(result: PartitionResult, encoder: Segment) -> PartitionResu
 def peek_schema(result: PartitionResult) -> Batch | None:
     """Return the first output batch without rows and counts; None if there is no output."""
     for batch in result.iter_batches():
-        return replace(batch, frame=batch.frame.clear(), card=None, filtered=0, candidates=None)
+        return replace(batch, table=batch.table.clear(), card=None, filtered=0, candidates=None)
     return None
 
 
@@ -348,20 +350,16 @@ def _compress_large(
 ) -> Iterator[Batch | CompressedBatch]:
     rows = 0
     for batch in batches:
-        rows += batch.frame.height
+        rows += batch.table.height
         yield CompressedBatch.from_batch(batch) if rows > inline_rows else batch
 
 
 def _num_rows(batch: Batch | CompressedBatch) -> int:
-    return batch.rows.num_rows if isinstance(batch, CompressedBatch) else batch.frame.height
+    return batch.rows.num_rows if isinstance(batch, CompressedBatch) else batch.table.height
 
 
 def _size_in_bytes(batch: Batch | CompressedBatch) -> int:
-    return (
-        getsizeof(batch.rows)
-        if isinstance(batch, CompressedBatch)
-        else int(batch.frame.estimated_size())
-    )
+    return getsizeof(batch.rows) if isinstance(batch, CompressedBatch) else batch.table.size
 
 
 def _time_users(batches: Iterator[Batch], seconds: dict[str | None, float]) -> Iterator[Batch]:

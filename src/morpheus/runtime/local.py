@@ -280,7 +280,7 @@ def bundle_sizes() -> Iterator[float]:
 def num_events(batch: Batch) -> int:
     """Count the events of a batch and of its history."""
     history = getattr(batch, "history", None)
-    return batch.frame.height + (0 if history is None else history.height)
+    return batch.table.height + (0 if history is None else history.height)
 
 
 def load_states(store: StateStore | None, partition: Partition) -> SavedStates:

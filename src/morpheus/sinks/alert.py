@@ -228,15 +228,14 @@ class AlertBuilder:
         Raises:
             UsageError: The events have no time, because `serialize` excludes it.
         """
-        frame = batch.frame
-        if TIME not in frame.columns:
+        if TIME not in batch.table:
             raise UsageError(
                 f"{self.stage}: events have no column `{TIME}`, because `serialize` excludes it. "
                 f"Put `{self.stage}` before `serialize`, or include the column: "
                 f"`serialize --include={TIME}`."
             )
-        explanation_columns = ExplanationColumns.find_in(frame.columns)
-        for row in frame.iter_rows(named=True):
+        explanation_columns = ExplanationColumns.find_in(batch.table.names)
+        for row in batch.table.to_frame().iter_rows(named=True):
             event = {name: str(row[name]) for name in batch.log_columns if row[name] is not None}
             yield Alert(
                 id=self._make_id(batch.user, row[TIME], event),

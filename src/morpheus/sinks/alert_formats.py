@@ -409,9 +409,9 @@ class AlertSerializer:
 def _serialize_rows(batch: Batch) -> Iterator[OutboundEvent]:
     """Encode rows as `to-file` writes them to JSON lines."""
     text = io.BytesIO()
-    write_json_rows(batch.frame, text)
-    seconds = [None] * batch.frame.height
-    if TIME in batch.frame.columns:
-        seconds = (batch.frame[TIME].dt.epoch("us") / 1e6).to_list()
+    write_json_rows(batch.table.to_frame(), text)
+    seconds = [None] * batch.table.height
+    if TIME in batch.table:
+        seconds = (batch.table[TIME].dt.epoch("us") / 1e6).to_list()
     for line, time in zip(text.getvalue().splitlines(), seconds, strict=True):
         yield OutboundEvent(stable_id(batch.user, line.decode()), batch.user, time, line)

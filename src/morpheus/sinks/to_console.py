@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import polars as pl
-
 from morpheus.columns import RISK, SCORE, TIME, ExplanationColumns
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.text import escape_control
@@ -59,35 +57,35 @@ class ToConsole(Sink):
         self, batch: OutputRows, state: _PlainOutput | _TableOutput
     ) -> Iterator[OutputRows]:
         """Print the rows of a batch."""
-        if batch.frame.height:
-            chosen = self._choose_columns(batch.frame)
+        if batch.table.height:
+            chosen = self._choose_columns(batch.table)
             state.show(chosen, list(_format_rows(batch, chosen)))
         yield batch
 
-    def _choose_columns(self, frame: pl.DataFrame) -> list[str]:
-        missing = [name for name in self.column if name not in frame.columns]
+    def _choose_columns(self, table: Table) -> list[str]:
+        missing = [name for name in self.column if name not in table]
         if missing:
             raise UsageError(
                 f"to-console: --column: rows have no column `{missing[0]}`. They have "
-                f"{', '.join(map(escape_control, frame.columns))}."
+                f"{', '.join(map(escape_control, table.names))}."
             )
-        reason = (ExplanationColumns.find_in(frame.columns) or ExplanationColumns()).reason
+        reason = (ExplanationColumns.find_in(table.names) or ExplanationColumns()).reason
         found = (
-            _first_present(names, frame) for names in (SCORE_COLUMNS, ACTION_COLUMNS, (reason,))
+            _first_present(names, table) for names in (SCORE_COLUMNS, ACTION_COLUMNS, (reason,))
         )
         return list(dict.fromkeys(self.column)) or [name for name in found if name is not None]
 
 
-def _first_present(names: Sequence[str], frame: pl.DataFrame) -> str | None:
-    return next((name for name in names if name in frame.columns), None)
+def _first_present(names: Sequence[str], table: Table) -> str | None:
+    return next((name for name in names if name in table), None)
 
 
 def _format_rows(batch: OutputRows, columns: Sequence[str]) -> Iterator[list[str]]:
     """Yield the cells of each row, safe to display."""
     user = escape_control(NO_USER if batch.user is None else batch.user)
-    frame = batch.frame
-    times = frame[TIME].dt.strftime(TIME_FORMAT) if TIME in frame.columns else [""] * frame.height
-    rows = frame.select(columns).iter_rows()
+    table = batch.table
+    times = table[TIME].dt.strftime(TIME_FORMAT) if TIME in table else [""] * table.height
+    rows = table.select(columns).to_frame().iter_rows()
     for time, row in zip(times, rows, strict=True):
         yield [time or "", user, *map(_format_cell, row)]
 

@@ -16,7 +16,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, TS_ANOMALY
-from morpheus.core.batch import EncodedChunk, OutputRows
+from morpheus.core.batch import EncodedChunk, OutputRows, Table
 from morpheus.core.stage import Outputs, Sink, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.formats import (
@@ -27,7 +27,6 @@ from morpheus.sinks.formats import (
     RowWriter,
     TextWriter,
     encode_csv_header,
-    schema_key,
     write_csv_rows,
     write_json_rows,
 )
@@ -149,10 +148,10 @@ class EncodeRows(Transform):
 
     def process(self, batch: OutputRows, state: list[OutputRows]) -> Iterator[OutputRows]:
         """Join small batches, which is faster to format."""
-        matches = schema_key(batch.frame) == self.schema
+        matches = batch.table.schema_key == self.schema
         if matches:
             state.append(batch)
-        if not matches or sum(each.frame.height for each in state) >= ENCODE_CHUNK_ROWS:
+        if not matches or sum(each.table.height for each in state) >= ENCODE_CHUNK_ROWS:
             yield from self.flush(state)
         if not matches:
             yield batch
@@ -165,11 +164,11 @@ class EncodeRows(Transform):
     def _encode(self, batches: list[OutputRows]) -> Iterator[EncodedChunk]:
         """Encode batches together; the text is attached to the last one."""
         for batch in batches[:-1]:
-            yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame))
+            yield batch.evolve(EncodedChunk, table=_keep_row_count(batch.table))
         for batch in batches[-1:]:
-            frames = [encoded.frame for encoded in batches]
-            path = self._write_temp_file(pl.concat(frames))
-            yield batch.evolve(EncodedChunk, frame=_keep_row_count(batch.frame), path=path)
+            table = Table.concat(encoded.table for encoded in batches)
+            path = self._write_temp_file(table.to_frame())
+            yield batch.evolve(EncodedChunk, table=_keep_row_count(batch.table), path=path)
 
     def _write_temp_file(self, frame: pl.DataFrame) -> Path:
         with open_temp_file(self.temp_dir) as file:
@@ -178,11 +177,11 @@ class EncodeRows(Transform):
         return Path(file.name)
 
 
-def _keep_row_count(frame: pl.DataFrame) -> pl.DataFrame:
+def _keep_row_count(table: Table) -> Table:
     """Return as many rows, with only the columns that `RunMetrics` counts."""
-    if TS_ANOMALY in frame.columns:
-        return frame.select(TS_ANOMALY)
-    return pl.Series(ROW, [None] * frame.height, dtype=pl.Null).to_frame()
+    if TS_ANOMALY in table:
+        return table.select([TS_ANOMALY])
+    return Table(pl.Series(ROW, [None] * table.height, dtype=pl.Null).to_frame())
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ class ToFile(Sink):
         """Write the rows of a batch."""
         with state.draft.guard_io():
             if not isinstance(batch, EncodedChunk):
-                state.writer.write(state.columns.conform(batch.frame))
+                state.writer.write(state.columns.conform(batch.table.to_frame()))
             elif batch.path is not None:
                 state.writer.append(batch.path)
             if self.flush_rows:
@@ -289,7 +288,7 @@ class ToFile(Sink):
             return None
         rows = write_csv_rows if kind == "csv" else write_json_rows
         return EncodeRows(
-            rows, schema_key(first.frame), spill.folder, include_index=self.include_index_col
+            rows, first.table.schema_key, spill.folder, include_index=self.include_index_col
         )
 
     def _detect_format(self) -> tuple[str, str]:

@@ -295,8 +295,9 @@ class _PartitionWriter:
 
     def add(self, batch: OutputRows) -> None:
         """Add rows. The files do not depend on how rows are cut into batches."""
-        self.buffer.append(self._conform(add_partition_keys(batch.frame, batch.user, self.keys)))
-        self.buffered_rows += batch.frame.height
+        rows = add_partition_keys(batch.table.to_frame(), batch.user, self.keys)
+        self.buffer.append(self._conform(rows))
+        self.buffered_rows += rows.height
         if self.buffered_rows >= ROWS_PER_FILE:
             joined = pl.concat(self.buffer)
             whole = joined.height - joined.height % ROWS_PER_FILE

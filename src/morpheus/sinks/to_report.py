@@ -99,14 +99,14 @@ class ToReport(Sink):
             aggregator.add_histogram(
                 batch.user, batch.dropped_stats.histogram, batch.dropped_stats.exceedances
             )
-        if batch.frame.is_empty():
+        if not batch.table.height:
             return
-        if TIME not in batch.frame.columns:
+        if TIME not in batch.table:
             raise UsageError(
                 f"to-report: events have no column `{TIME}`, because `serialize` excludes it. "
                 f"Include it: `serialize --include={TIME}`."
             )
-        aggregator.add(batch.user, batch.frame)
+        aggregator.add(batch.user, batch.table.to_frame())
 
 
 def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCounts:

@@ -292,7 +292,7 @@ class _WrittenEvents:
 
     def write(self, batch: Batch) -> None:
         """Write a batch."""
-        schema = batch.frame.schema
+        schema = batch.table.schema
         self.numeric_columns.update(name for name, kind in schema.items() if kind.is_numeric())
         rows = batch.evolve(OutputRows, fingerprint=None)
         for _ in self._sink.process(rows, self._state):

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
-from morpheus.core.batch import Events, ReadStats
+from morpheus.core.batch import Events, ReadStats, Table
 from morpheus.features.encoder import DictionaryEncoder, EncodedSlice
 
 USER, USER_RANK, PARTITION, NUM_EVENTS = "user", "_rank_", "part", "rows"
@@ -423,7 +423,7 @@ def iter_batches(  # noqa: PLR0913 - two of them are state, which is optional
     for user in users[USER]:
         past = None
         if history is not None:
-            past = history.take(None if user in history_given else user)
+            past = Table(history.take(None if user in history_given else user))
             history_given.add(user)
         frame = events.take(user, row_offsets[user])
         row_offsets[user] += frame.height
@@ -433,5 +433,5 @@ def iter_batches(  # noqa: PLR0913 - two of them are state, which is optional
         for start in range(0, frame.height or 1, batch_size):
             batch = frame if frame.height <= batch_size else frame.slice(start, batch_size)
             codes = EncodedSlice(batch, dictionary, first_row + start)
-            yield Events(user=user, frame=batch, history=past, dict_codes=codes)
+            yield Events(user=user, table=Table(batch), history=past, dict_codes=codes)
             past = None

@@ -53,4 +53,4 @@ class AddClass(Transform):
             exceeds(values, self.threshold).alias(self.prefix + label)
             for label, values in scores.items()
         ]
-        yield replace(batch, frame=batch.frame.with_columns(classes))
+        yield replace(batch, table=batch.table.with_columns(classes))

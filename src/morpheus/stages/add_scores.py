@@ -69,7 +69,7 @@ class ScoreContext:
     def inverse(self) -> NDArray[np.intp]:
         """Distinct row of each event, shape (rows,)."""
         encoded = self.batch.encoded
-        return np.arange(self.batch.frame.height) if encoded is None else encoded.inverse
+        return np.arange(self.batch.table.height) if encoded is None else encoded.inverse
 
     @cached_property
     def losses(self) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ class ScoreContext:
         """
         fingerprint, rows = self.batch.fingerprint, self.batch.encoded
         if fingerprint is None or rows is None:
-            return np.full(self.batch.frame.height, np.nan)
+            return np.full(self.batch.table.height, np.nan)
         if fingerprint.surprise_model is None:
             raise UsageError(
                 "add-scores: fingerprints of `train-ae --model=reference` have no `risk` and no "
@@ -127,7 +127,7 @@ class ScoreContext:
             )
         columns = fingerprint.column_anomaly(rows)
         anomaly, shared = (part.sum(1)[rows.inverse] for part in columns)
-        seconds = self.batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
+        seconds = self.batch.table[TIME].dt.epoch("ms").to_numpy() / 1000
         hour = fingerprint.calibration.short_ema_p90
         return self.temporal_context.compute_risk(anomaly, shared, seconds, hour).round(DECIMALS)
 
@@ -141,18 +141,18 @@ class ScoreContext:
     def own_share(self) -> FloatArray:
         """Share of the training data that is the user's own, shape (rows,)."""
         card = self.batch.card
-        return np.full(self.batch.frame.height, np.nan if card is None else card.own_share)
+        return np.full(self.batch.table.height, np.nan if card is None else card.own_share)
 
     @property
     def training_data_scope(self) -> pl.Series:
         """Whose events the fingerprint was trained on, shape (rows,)."""
-        card, rows = self.batch.card, self.batch.frame.height
+        card, rows = self.batch.card, self.batch.table.height
         return pl.repeat(None if card is None else card.training_data_scope, rows, eager=True)
 
     def column_z_loss(self, name: str, *, signed: bool = True) -> FloatArray | pl.Series:
         """Return the z-loss of one column, shape (rows,); NaN if there is no such column."""
         if name not in self.column_positions:
-            return np.full(self.batch.frame.height, np.nan)
+            return np.full(self.batch.table.height, np.nan)
         values = self.z_losses if signed else self.abs_z_losses
         return pl.Series(values[self.column_positions[name]].round(DECIMALS)[self.inverse])
 
@@ -243,7 +243,7 @@ class AddScores(Transform):
         scores = [_to_series(name, function(context)) for name, function in columns.items()]
         yield batch.evolve(
             Scored,
-            frame=_add_columns(batch.frame, scores),
+            table=batch.table.with_columns(scores),
             scores=tuple(dict.fromkeys((*batch.scores, *columns))),
             losses=batch.losses,
         )
@@ -340,11 +340,3 @@ def _to_series(name: str, values: FloatArray | pl.Series) -> pl.Series:
     if isinstance(values, pl.Series):
         return values.alias(name)
     return pl.Series(name, values.round(DECIMALS))
-
-
-def _add_columns(frame: pl.DataFrame, scores: list[pl.Series]) -> pl.DataFrame:
-    """Add columns. A column that exists is replaced in its place."""
-    if any(score.name in frame.columns for score in scores):
-        return frame.with_columns(scores)
-    # hstack, because with_columns costs ten times as much on a batch of a thousand events.
-    return frame.hstack(scores)

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RISK, TIME, ExplanationColumns
-from morpheus.core.batch import Scored
+from morpheus.core.batch import Scored, Table
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
@@ -115,15 +115,15 @@ class Explain(Transform):
     def process(self, batch: Scored, state: ExplainState) -> Iterator[Scored]:
         """Add the columns, and remember the events."""
         self._check_column_clash(batch.log_columns)
-        texts: list[ExplanationTexts] = [(None, None, None)] * batch.frame.height
+        texts: list[ExplanationTexts] = [(None, None, None)] * batch.table.height
         for event, explanation in self._explain_events(batch, state):
             texts[event] = self._render_texts(explanation)
         columns = [
             pl.Series(name, [row[position] for row in texts], pl.String)
             for position, name in enumerate(self.output_columns)
         ]
-        frame = batch.frame.with_columns(columns)
-        yield batch.evolve(Scored, frame=frame, losses=batch.losses)
+        table = batch.table.with_columns(columns)
+        yield batch.evolve(Scored, table=table, losses=batch.losses)
 
     def _check_column_clash(self, columns: Iterable[str]) -> None:
         clash = next((name for name in columns if name in self.output_columns), None)
@@ -154,7 +154,7 @@ class Explain(Transform):
         limit = float(np.quantile(calibration.risks, ANOMALY_QUANTILE))
         anomalous = (anomaly.total > limit)[rows.inverse]
         of_events = anomaly.take(rows.inverse), shared.take(rows.inverse), anomalous
-        seconds = batch.frame[TIME].dt.epoch("ms").to_numpy() / 1000
+        seconds = batch.table[TIME].dt.epoch("ms").to_numpy() / 1000
         preceding = state.history.update(*of_events, seconds, calibration.short_ema_p90)
         near = state.normal_events.update(fingerprint, rows, anomalous, seconds)
         most = None if self.all_columns else self.top
@@ -163,7 +163,7 @@ class Explain(Transform):
             event: preceding.rank_columns(event, fingerprint.redundant_columns, most)
             for event in events
         }
-        reasons = EventAttributions.from_attribution(attribution, contributions, batch.frame)
+        reasons = EventAttributions.from_attribution(attribution, contributions, batch.table)
         baseline = Baseline.from_card(fingerprint.card)
         unusual = [event for event in events if anomalous[event]]
         counterfactuals = _find_counterfactuals(fingerprint, rows, unusual, limit)
@@ -187,14 +187,14 @@ class Explain(Transform):
     def _select_events(self, batch: Scored) -> NDArray[np.intp]:
         """Return the positions of the events to explain."""
         if self.threshold is None:
-            return np.arange(batch.frame.height)
-        if self.label not in batch.scores or not batch.frame[self.label].dtype.is_numeric():
+            return np.arange(batch.table.height)
+        if self.label not in batch.scores or not batch.table[self.label].dtype.is_numeric():
             raise UsageError(
                 f"explain: --threshold needs numbers in `{self.label}`, but `add-scores` added "
                 f"{', '.join(f'`{name}`' for name in batch.scores)}. Use one of these as --label, "
                 f"or add `add-scores --label {self.label}`."
             )
-        return np.flatnonzero(batch.frame[self.label].to_numpy() >= self.threshold)
+        return np.flatnonzero(batch.table[self.label].to_numpy() >= self.threshold)
 
 
 @dataclass(frozen=True)
@@ -218,22 +218,23 @@ class EventAttributions:
         cls,
         attribution: ColumnAttribution,
         contributions: Mapping[int, Sequence[ColumnContribution]],
-        frame: pl.DataFrame,
+        table: Table,
     ) -> EventAttributions:
         """Compute the attributions that the contributions of some events refer to.
 
         Args:
             attribution: Attributions of all distinct rows.
             contributions: Contributing columns of each event, by position.
-            frame: The events.
+            table: The events.
         """
         names, inverse = attribution.encoder.names, attribution.rows.inverse
         shown = np.zeros(attribution.column_anomaly.shape, dtype=np.bool_)
         for event, columns in contributions.items():
             shown[inverse[event], [part.column for part in columns]] = True
-        empty = pl.Series([None] * frame.height, dtype=pl.String)
         values = {
-            column: frame.get_column(names[column], default=empty).cast(pl.String).to_list()
+            column: table[names[column]].cast(pl.String).to_list()
+            if names[column] in table
+            else [None] * table.height
             for column in np.flatnonzero(shown.any(0)).tolist()
         }
         return cls(names, inverse, dict(attribution.iter_reasons(shown)), values)

@@ -129,7 +129,7 @@ class Filter(Transform):
         rules = self._load_suppressions()
         values = self._values(batch, state)
         rows = reduce(or_, (exceeds(each, self.threshold) for each in values)).to_numpy()
-        suppressed_by, expired_rule = rules.match(batch.user, batch.frame)
+        suppressed_by, expired_rule = rules.match(batch.user, batch.table.to_frame())
         counts = rules.count(suppressed_by[rows], expired_rule[rows])
         mask = rows & (suppressed_by == NO_MATCH)
         yield mask_batch(batch, mask, counts, collect_stats=self.options.keeps_dropped_stats)
@@ -170,14 +170,14 @@ class Filter(Transform):
         return list(compute_scores(batch, state, self.label, self.options).values())
 
     def _column_values(self, batch: Losses | Scored) -> pl.Series:
-        if self.field_name not in batch.frame.columns:
-            numbers = [name for name, kind in batch.frame.schema.items() if kind.is_float()]
+        if self.field_name not in batch.table:
+            numbers = [name for name, kind in batch.table.schema.items() if kind.is_float()]
             hint = f" Number columns are {', '.join(numbers)}." if numbers else ""
             raise UsageError(
                 f"filter: --field_name: events have no column `{self.field_name}` here.{hint} "
                 "Put the stage that adds it in front of `filter`."
             )
-        return batch.frame[self.field_name]
+        return batch.table[self.field_name]
 
 
 class SessionState(ScoreState):
@@ -225,14 +225,14 @@ class CandidateFilter(Transform):
         """Drop and count events that cannot be alerts."""
         collect_stats = self.options.keeps_dropped_stats
         scores = compute_scores(batch, state, (RISK,), self.options)
-        sessions, time_range = state.assign_sessions(batch.frame[TIME])
+        sessions, time_range = state.assign_sessions(batch.table[TIME])
         if batch.fingerprint is None or time_range is None:
-            nothing = np.zeros(batch.frame.height, dtype=np.bool_)
+            nothing = np.zeros(batch.table.height, dtype=np.bool_)
             yield mask_batch(batch, nothing, collect_stats=collect_stats)
             return
         threshold = UserThreshold.from_calibration(batch.fingerprint.calibration)
         margins = scores[RISK].to_numpy() - threshold.mean_risk
-        matches = self.rules.match(batch.user, batch.frame)
+        matches = self.rules.match(batch.user, batch.table.to_frame())
         candidates = AlertCandidates(threshold, margins, sessions, time_range, *matches)
         rows = margins > threshold.threshold_for(self.alerts_per_day)
         yield mask_batch(replace(batch, candidates=candidates), rows, collect_stats=collect_stats)
@@ -357,7 +357,7 @@ def mask_batch(
     codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[mask])
     kept = replace(
         batch,
-        frame=batch.frame.filter(pl.Series(mask, dtype=pl.Boolean)),
+        table=batch.table.filter(mask),
         encoded=codes,
         filtered=batch.filtered + int((~mask).sum()),
         dropped_stats=_summarise_dropped(batch, ~mask) if collect_stats else batch.dropped_stats,
@@ -374,7 +374,7 @@ def _summarise_dropped(batch: Batch, dropped: NDArray[np.bool_]) -> DroppedStats
         batch: The events, dropped ones included.
         dropped: Which events are dropped, shape (rows,).
     """
-    arrays = EventArrays.from_frame(batch.frame.filter(pl.Series(dropped)))
+    arrays = EventArrays.from_frame(batch.table.filter(dropped).to_frame())
     summary = None if batch.card is None else batch.card.summary
     stats = DroppedStats(arrays.histogram, count_exceedances(summary, arrays.risks))
     return stats if batch.dropped_stats is None else batch.dropped_stats.merge(stats)

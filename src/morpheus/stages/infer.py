@@ -31,7 +31,7 @@ class Preprocess(Transform):
         fingerprint = batch.fingerprint
         encoded = None
         if fingerprint is not None:
-            encoded = fingerprint.encoder.encode(batch.frame, batch.dict_codes)
+            encoded = fingerprint.encoder.encode(batch.table.to_frame(), batch.dict_codes)
         yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)
 
 
@@ -57,5 +57,5 @@ class InfPytorch(Transform):
 def _compute_losses(batch: Encoded) -> NDArray[np.float32]:
     """Return the losses, shape (rows, columns); one column of NaN without a fingerprint."""
     if batch.fingerprint is None or batch.encoded is None:
-        return np.full((batch.frame.height, 1), np.nan, dtype=np.float32)
+        return np.full((batch.table.height, 1), np.nan, dtype=np.float32)
     return batch.fingerprint.losses(batch.encoded)[batch.encoded.inverse]

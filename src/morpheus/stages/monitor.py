@@ -68,7 +68,7 @@ class Monitor(Transform):
     def process(self, batch: Batch, state: RateMeter | None) -> Iterator[Batch]:
         """Count the events of a batch."""
         if state is not None:
-            state.add(batch.frame.height)
+            state.add(batch.table.height)
         yield batch
 
     def flush(self, state: RateMeter | None) -> Iterator[Batch]:

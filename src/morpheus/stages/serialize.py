@@ -12,7 +12,7 @@ import msgspec
 import polars as pl
 
 from morpheus.columns import ROW
-from morpheus.core.batch import Batch, OutputRows
+from morpheus.core.batch import Batch, OutputRows, Table
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
@@ -73,13 +73,13 @@ class Serialize(Transform):
 
     def process(self, batch: Batch, state: SerializeState) -> Iterator[OutputRows]:
         """Keep the chosen columns, and release the fingerprint."""
-        columns = list(_choose_columns(self.include, self.exclude, tuple(batch.frame.columns)))
+        columns = list(_choose_columns(self.include, self.exclude, tuple(batch.table.names)))
         if self.fixed_columns and state.columns is not None:
             _warn_dropped_columns(columns, state)
             columns = state.columns
         state.columns = columns
-        frame = _select_columns(batch.frame, columns)
-        yield batch.evolve(OutputRows, frame=frame, fingerprint=None)
+        table = _select_columns(batch.table, columns)
+        yield batch.evolve(OutputRows, table=table, fingerprint=None)
 
 
 @lru_cache(maxsize=16)
@@ -107,15 +107,17 @@ def _compile_pattern(pattern: str, *, option: str) -> re.Pattern[str]:
         ) from error
 
 
-def _select_columns(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Select columns in order; a column that the frame lacks is empty."""
-    if columns == frame.columns:
-        return frame
-    existing = set(frame.columns)
-    return frame.select(
-        pl.col(name) if name in existing else pl.lit(None, pl.String).alias(name)
+def _select_columns(table: Table, columns: list[str]) -> Table:
+    """Select columns in order; a column that the table lacks is empty."""
+    if columns == table.names:
+        return table
+    existing = set(table.names)
+    empty = [
+        pl.repeat(None, table.height, dtype=pl.String, eager=True).alias(name)
         for name in columns
-    )
+        if name not in existing
+    ]
+    return table.with_columns(empty).select(columns)
 
 
 def _warn_dropped_columns(columns: list[str], state: SerializeState) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import TIME, TS_ANOMALY
+from morpheus.columns import TS_ANOMALY
 from morpheus.core.batch import Batch, Losses, Scored
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
@@ -161,7 +161,7 @@ class Timeseries(Transform):
         if isinstance(state, _UserSeasonalityState):
             yield from state.add(batch)
             return
-        times, rule = batch.frame[TIME].dt.epoch("us").to_numpy(), self._causal_rule()
+        times, rule = batch.table.times_us, self._causal_rule()
         if state.resolution not in {0, rule.resolution}:
             raise UsageError(
                 f"timeseries: the state file has counts of bins of {state.resolution} seconds, and "
@@ -171,7 +171,7 @@ class Timeseries(Transform):
         state.resolution = rule.resolution
         flags = state.counts.add(times, rule)
         column = pl.Series(TS_ANOMALY, flags, dtype=pl.Boolean)
-        yield replace(batch, frame=batch.frame.with_columns(column))
+        yield replace(batch, table=batch.table.with_columns([column]))
 
     def flush(self, state: TimeseriesState | _UserSeasonalityState) -> Iterator[Losses | Scored]:
         """Evaluate the remaining bins, as if no events came after them."""
@@ -286,7 +286,7 @@ class _UserSeasonalityState:
 
     def _assign_bins(self, batch: Batch) -> IntArray:
         """Return the bin of each event."""
-        times = batch.frame[TIME].dt.epoch("us").to_numpy()
+        times = batch.table.times_us
         if not times.size:
             return times.astype(np.int64)
         first = self.start is None
@@ -348,7 +348,7 @@ class _UserSeasonalityState:
         ):
             batch, bins = self.pending.popleft()
             flags = pl.Series(TS_ANOMALY, np.isin(bins, self.flagged), dtype=pl.Boolean)
-            yield replace(batch, frame=batch.frame.with_columns(flags))
+            yield replace(batch, table=batch.table.with_columns([flags]))
         if self.flagged.size:
             self.flagged = self.flagged[self.flagged >= self._oldest_needed_bin()]
 

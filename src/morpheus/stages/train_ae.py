@@ -151,7 +151,7 @@ class ModelProvider:
             return ModelLookup(reason=f"no value in `{stage.options.userid_column_name}`")
         if stage.pretrained_filename:
             return self._load(user)
-        if batches[0].frame.is_empty() and stage.models_output_filename is None:
+        if not batches[0].table.height and stage.models_output_filename is None:
             return ModelLookup()
         events = self._training_history(state, batches)
         if events.is_empty() and self.global_model is not None:
@@ -178,11 +178,13 @@ class ModelProvider:
     def _training_history(self, state: UserTraining, batches: Sequence[Events]) -> pl.DataFrame:
         limit = self.stage.train_max_history
         if self.stage.train_data_glob:
-            history = batches[0].history
-            history = batches[0].frame.clear() if history is None else history
+            given = batches[0].history
+            history = (batches[0].table.clear() if given is None else given).to_frame()
             return history if limit is None else history.tail(limit)
         frames = [] if state.recent_events is None else [state.recent_events]
-        joined = pl.concat([*frames, *(batch.frame for batch in batches)], how="diagonal")
+        joined = pl.concat(
+            [*frames, *(batch.table.to_frame() for batch in batches)], how="diagonal"
+        )
         state.recent_events = joined.tail(limit or DEFAULT_MAX_HISTORY)
         return state.recent_events
 
