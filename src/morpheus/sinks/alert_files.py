@@ -25,7 +25,7 @@ from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
 from morpheus.sinks.to_file import ToFile
 from morpheus.storage.atomic import AtomicWriter, atomic_write, make_folders
 from morpheus.storage.folder import Store, open_store
-from morpheus.storage.object_store import is_s3_url
+from morpheus.storage.object_store import is_object_url
 
 
 class LineWriter(Protocol):
@@ -64,7 +64,7 @@ def validate_alert_path(stage_name: str, filename: str, *, overwrite: bool) -> N
     Raises:
         UsageError: The message says what to type.
     """
-    if not filename or is_s3_url(filename):
+    if not filename or is_object_url(filename):
         raise UsageError(
             f"{stage_name}: `{filename}` is not a file on disk. Give `--filename alerts.jsonl`."
         )

@@ -22,9 +22,9 @@ from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_file import FixedColumns
 from morpheus.storage.atomic import create_file, make_folders, sync_folder
 from morpheus.storage.object_store import (
-    S3Path,
+    ObjectPath,
     delete_objects,
-    is_s3_url,
+    is_object_url,
     list_dir,
     list_recursive,
     write_object,
@@ -144,13 +144,13 @@ def atomic_dataset(target: str) -> Iterator[Path]:
         TransientError: The folder cannot be written, the disk is full, or S3 does not answer.
         UsageError: The bucket does not exist, or access is denied.
     """
-    if is_s3_url(target):
+    if is_object_url(target):
         with SpillDir() as spill_dir:
             temp_folder = spill_dir.folder / "dataset"
             with _translate_write_errors(target):
                 make_folders(temp_folder)
                 yield temp_folder
-            _upload_dataset(temp_folder, S3Path.parse(target))
+            _upload_dataset(temp_folder, ObjectPath.parse(target))
         return
     path = Path(os.path.realpath(target))
     temp_folder = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
@@ -202,7 +202,7 @@ def _sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _upload_dataset(folder: Path, base: S3Path) -> None:
+def _upload_dataset(folder: Path, base: ObjectPath) -> None:
     """Write the files of a folder as objects, replacing all objects below `base`."""
     files = sorted(filter(Path.is_file, folder.rglob("*")))
     names = {path: base / path.relative_to(folder).as_posix() for path in files}
@@ -322,10 +322,10 @@ class _PartitionWriter:
 
 
 def _is_file(target: str) -> bool:
-    return not is_s3_url(target) and Path(target).is_file()
+    return not is_object_url(target) and Path(target).is_file()
 
 
 def _is_not_empty(target: str) -> bool:
-    if is_s3_url(target):
-        return any(list_dir(S3Path.parse(target)))
+    if is_object_url(target):
+        return any(list_dir(ObjectPath.parse(target)))
     return Path(target).is_dir() and any(Path(target).iterdir())
