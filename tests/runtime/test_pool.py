@@ -95,13 +95,12 @@ def test_workers_end_when_the_process_at_the_prompt_is_killed(work: str, tmp_pat
     script.write_text(PROMPT)
     notes.mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    prompt = subprocess.Popen([sys.executable, script, work, notes], env=environment)
-    deadline = time.monotonic() + 30
-    while len(workers := [int(path.name) for path in notes.iterdir()]) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    prompt.kill()
-    prompt.wait()
+    with subprocess.Popen([sys.executable, script, work, notes], env=environment) as prompt:
+        deadline = time.monotonic() + 30
+        while len(workers := [int(path.name) for path in notes.iterdir()]) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        prompt.kill()
     deadline = time.monotonic() + 2
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "a worker outlives its parent"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,13 @@ from morpheus.core.batch import OutputRows
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_file import FixedColumns
-from morpheus.storage.atomic import create_file, make_folders, sync_folder
+from morpheus.storage.atomic import (
+    TempFolder,
+    create_file,
+    hold_folder,
+    make_folders,
+    sync_folder,
+)
 from morpheus.storage.object_store import (
     ObjectPath,
     delete_objects,
@@ -153,15 +158,12 @@ def atomic_dataset(target: str) -> Iterator[Path]:
             _upload_dataset(temp_folder, ObjectPath.parse(target))
         return
     path = Path(os.path.realpath(target))
-    temp_folder = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with _translate_write_errors(target):
-            make_folders(temp_folder)
+    with _translate_write_errors(target):
+        make_folders(path.parent)
+        with TempFolder(path.parent, path.name, published=True) as temp_folder:
             yield temp_folder
             create_file(temp_folder / SUCCESS_MARKER).close()
             _replace_folder(temp_folder, path)
-    finally:
-        shutil.rmtree(temp_folder, ignore_errors=True)
 
 
 @contextmanager
@@ -180,16 +182,17 @@ def _replace_folder(temp_folder: Path, path: Path) -> None:
     """Sync a folder with all that it contains, and rename it to replace another."""
     _sync_tree(temp_folder)
     old = path.with_name(f"{temp_folder.name}.old")
-    if path.exists():
-        path.rename(old)
-    try:
-        temp_folder.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        raise
-    sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with hold_folder(path):
+        if path.exists():
+            path.rename(old)
+        try:
+            temp_folder.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
