@@ -70,6 +70,46 @@ def fatal(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class DiesWhenRead:
+    """Work that kills the worker that receives it."""
+
+    def __init__(self, ballast: bytes) -> None:
+        self.ballast = ballast
+
+    def __setstate__(self, state: dict[str, bytes]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+class Panic(BaseException):
+    """An error like those of polars, which are no `Exception`."""
+
+
+def panic(parent: int) -> None:
+    if os.getpid() != parent:
+        raise Panic("at the disco")
+
+
+def unreadable(parent: int) -> object:
+    return None if os.getpid() == parent else (number for number in range(3))
+
+
+def sleep_and_note(folder: str) -> None:
+    """Leave the number of the process in a folder, and wait."""
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def spin_and_note(folder: str) -> None:
+    """Leave the number of the process in a folder, and work."""
+    Path(folder, str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        pass
+
+
 def first_is_slow(number: int) -> tuple[float, int]:
     """When the job was done, and by whom."""
     time.sleep(0 if number else 1)

@@ -7,13 +7,10 @@ stages that the command line runs, with the same results.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
 import polars as pl
 
@@ -36,6 +33,7 @@ from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
+from morpheus.storage.atomic import TempFolder
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +112,8 @@ class Fingerprints:
                 name for name in events.columns if name not in {*INTERNAL_COLUMNS, user, time}
             ]
         require_columns(events, "columns", list(columns))
-        folder = Path(tempfile.mkdtemp(prefix="morpheus-"))
+        temp_folder = TempFolder()
+        folder = temp_folder.path
         trainer = TrainAe(
             train_epochs=epochs,
             train_min_history=min_history,
@@ -133,9 +132,9 @@ class Fingerprints:
             fingerprints = cls(user, time, ModelStore.open(folder))
             _check_trained(fingerprints.store, metrics)
         except BaseException:  # an interrupt, too, must not leave the folder
-            shutil.rmtree(folder, ignore_errors=True)
+            temp_folder.close()
             raise
-        weakref.finalize(fingerprints, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(fingerprints, temp_folder.close)
         return fingerprints
 
     @classmethod

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from morpheus.cli.drawing import RENDERERS, render_diagram
+from morpheus.cli.output import RENDERERS, render_diagram
 from morpheus.errors import UsageError
 
 LINKS = [("from-duo", "Events"), ("train-ae", "WithModel"), ("<b>", "OutputRows")]

@@ -19,7 +19,7 @@ from morpheus.runtime import dask_cluster
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.partitioning import run_read_task
+from morpheus.sources.cluster_partitioning import run_read_task
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize

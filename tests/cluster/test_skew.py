@@ -12,7 +12,11 @@ from morpheus.pipeline import Pipeline
 from morpheus.runtime import dask
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.partitioning import MAX_PARTITION_EVENTS, USER_OVERHEAD, assign_partitions
+from morpheus.sources.cluster_partitioning import (
+    MAX_PARTITION_EVENTS,
+    USER_OVERHEAD,
+    assign_partitions,
+)
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from morpheus.report.view import find_gaps
-from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
+from morpheus.seasonality.detector import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
 def histograms(*users):

@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from jobs import Large, bad, fatal, first_is_slow, late, stopped
+from jobs import DiesWhenRead, Large, bad, fatal, first_is_slow, late, panic, stopped, unreadable
 from morpheus.errors import RecordError, TransientError
 from morpheus.runtime.pool import MAX_IN_FLIGHT, WorkerPool
 
@@ -59,3 +62,54 @@ def test_shared_work_is_sent_once_to_each_worker_which_has_one_thread() -> None:
 def test_killed_worker_with_shared_work_is_reported() -> None:
     with pytest.raises(TransientError, match="A worker process was killed"), WorkerPool(2) as pool:
         list(pool.map_shared(fatal, [os.getpid()] * 4))
+
+
+@pytest.mark.parametrize("size", [0, 10_000_000])
+def test_a_worker_that_dies_while_it_starts_fails_the_run_and_does_not_block_it(size: int) -> None:
+    message = r"A worker process ended while it started \(signal 9\).*--num_threads=1"
+    with pytest.raises(TransientError, match=message), WorkerPool(2) as pool:
+        list(pool.map_shared(DiesWhenRead(b"x" * size), range(8)))
+
+
+def test_a_panic_and_a_result_that_cannot_be_read_are_errors_of_their_job() -> None:
+    with pytest.raises(RuntimeError, match="Panic: at the disco"), WorkerPool(2) as pool:
+        list(pool.map(panic, [os.getpid()] * 4))
+    with pytest.raises(TypeError, match="cannot pickle"), WorkerPool(2) as pool:
+        list(pool.map(unreadable, [os.getpid()] * 4))
+
+
+PROMPT = """
+import sys
+from jobs import sleep_and_note, spin_and_note
+from morpheus.runtime.pool import WorkerPool
+if __name__ == "__main__":
+    with WorkerPool(3) as pool:
+        work = {"busy": spin_and_note, "idle": sleep_and_note}[sys.argv[1]]
+        list(pool.map_shared(work, [sys.argv[2]] * 4))
+"""
+
+
+@pytest.mark.parametrize("work", ["busy", "idle"])
+def test_workers_end_when_the_process_at_the_prompt_is_killed(work: str, tmp_path: Path) -> None:
+    script, notes = tmp_path / "prompt.py", tmp_path / "notes"
+    script.write_text(PROMPT)
+    notes.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, script, work, notes], env=environment) as prompt:
+        deadline = time.monotonic() + 30
+        while len(workers := [int(path.name) for path in notes.iterdir()]) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        prompt.kill()
+    deadline = time.monotonic() + 2
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.01)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
+from morpheus.seasonality.detector import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 
 def make_histogram(hours, scores=None):

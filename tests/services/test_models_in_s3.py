@@ -31,7 +31,7 @@ from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
 from morpheus.storage.folder import ObjectStore
 from morpheus.storage.object_store import (
-    S3Path,
+    ObjectPath,
     delete_objects,
     put_if_match,
     read_object,
@@ -89,7 +89,7 @@ def simulate_concurrent_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> N
     read, left = ObjectStore.get_with_etag, iter(range(times))
 
     def read_late(where: ObjectStore, name: str) -> tuple[bytes, str | None]:
-        state, index = read(where, name), S3Path("lake", "models/index.json")
+        state, index = read(where, name), ObjectPath("lake", "models/index.json")
         for _ in islice(left, 1):
             write_object(index, read_object(index) + b" ")
         return state
@@ -150,7 +150,7 @@ def test_server_without_conditional_writes_is_written_unconditionally(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     for etag in (None, '"1"'):
-        assert put_if_match(S3Path("lake", "index.json"), b"new", etag)
+        assert put_if_match(ObjectPath("lake", "index.json"), b"new", etag)
         assert Old.kept.pop("/lake/index.json") == b"new"
     server.shutdown()
     server.server_close()
@@ -164,7 +164,7 @@ def test_changed_and_missing_objects_are_reported(lake: Lake, ann: Fingerprint) 
         ModelCorruptedError, match=rf"s3://lake/{key}: fingerprint of 'ann' does not match"
     ):
         ModelStore.open(MODELS).load("ann")
-    delete_objects([S3Path("lake", key)])
+    delete_objects([ObjectPath("lake", key)])
     with pytest.raises(ModelCorruptedError, match=r"'ann' cannot be read \(no such object\)"):
         ModelStore.open(MODELS).load("ann")
     with pytest.raises(ModelCorruptedError, match=r"s3://lake/other/index.json: cannot be read"):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from morpheus.sources.compression import MAX_CONCURRENCY, PREFETCH_BYTES, Prefetcher
-from morpheus.storage.object_store import S3Path
+from morpheus.storage.object_store import ObjectPath
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Slow]]:
 
 
 def test_objects_are_fetched_in_parallel_and_read_in_order(slow: type[Slow]) -> None:
-    objects = [S3Path("lake", f"{n:03}.json", size=8) for n in range(64)]
+    objects = [ObjectPath("lake", f"{n:03}.json", size=8) for n in range(64)]
     with Prefetcher(objects) as prefetcher:
         texts = [prefetcher.read(path) for path in objects]
     assert texts == [f"/lake/{n:03}.json".encode() for n in range(64)]
@@ -63,7 +63,7 @@ def test_objects_are_fetched_in_parallel_and_read_in_order(slow: type[Slow]) -> 
 
 
 def test_prefetching_is_bounded_by_bytes(slow: type[Slow]) -> None:
-    objects = [S3Path("lake", f"{n:03}.json", size=PREFETCH_BYTES // 4) for n in range(12)]
+    objects = [ObjectPath("lake", f"{n:03}.json", size=PREFETCH_BYTES // 4) for n in range(12)]
     with Prefetcher(objects) as prefetcher:
         prefetcher.read(objects[0])
         time.sleep(0.3)
@@ -74,7 +74,7 @@ def test_prefetching_is_bounded_by_bytes(slow: type[Slow]) -> None:
 
 
 def test_leaving_early_stops_prefetching(slow: type[Slow]) -> None:
-    objects = [S3Path("lake", f"{n:03}.json", size=8) for n in range(500)]
+    objects = [ObjectPath("lake", f"{n:03}.json", size=8) for n in range(500)]
     with Prefetcher(objects) as prefetcher:
         prefetcher.read(objects[0])
     time.sleep(0.2)

@@ -23,7 +23,7 @@ from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.ingest import FileIngest
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.time_range import TimeRange
-from morpheus.storage.object_store import S3Path, delete_objects
+from morpheus.storage.object_store import ObjectPath, delete_objects
 
 REGIONS = ("eu-west-1", "us-east-1")
 USERS = ("ann", "bob")
@@ -213,7 +213,7 @@ def test_large_and_small_parquet_objects_are_read(
 def test_missing_object_is_a_record_error(lake: Lake) -> None:
     lake.put("a.json", b"{}")
     [path] = FileDiscovery("s3://lake/").require().paths
-    delete_objects([S3Path("lake", "a.json")])
+    delete_objects([ObjectPath("lake", "a.json")])
     for read_object in (read_bytes, lambda path: list(read_blocks(path))):
         with pytest.raises(
             RecordError, match=r"s3://lake/a.json: the file was deleted during the run"
@@ -247,7 +247,7 @@ def test_rejected_credentials_are_reported(guarded: Lake) -> None:
     with pytest.raises(UsageError, match=r"access denied \(\w+\).*`s3:ListBucket`.*AWS_PROFILE"):
         FileDiscovery("s3://lake/AWSLogs/*").require()
     with pytest.raises(UsageError, match=r"s3://lake/a: access denied \(\w+\).*`s3:GetObject`"):
-        read_bytes(S3Path("lake", "a"))
+        read_bytes(ObjectPath("lake", "a"))
 
 
 def test_public_bucket_needs_no_credentials(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def test_lake_has_a_folder_per_account_and_day(tmp_path):
         "accountId=012345678901/eventDay=20211010",
         "accountId=external/eventDay=20211009",
     ]
-    assert not list(tmp_path.rglob(".morpheus-*"))
+    assert not list(tmp_path.rglob("*.part"))
     rows = pl.read_parquet(tmp_path / "lake" / "**" / "*.parquet", hive_partitioning=True)
     assert rows.height == 3
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +28,15 @@ from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.serialize import Serialize
 from morpheus.status import StatusFile
 from morpheus.storage import atomic
-from morpheus.storage.atomic import AtomicWriter, atomic_write, make_folders, set_file_policy
+from morpheus.storage.atomic import (
+    AtomicWriter,
+    TempFolder,
+    atomic_write,
+    make_folders,
+    make_temp_name,
+    set_file_policy,
+    start_cleanup,
+)
 from morpheus.storage.spill import SpillDir, open_temp_file
 from morpheus.testing import make_events, make_output_rows, run_stage
 from people import fingerprint
@@ -282,3 +292,92 @@ def test_file_system_that_cannot_sync_folders_is_accepted(
     with AtomicWriter(tmp_path / "out") as writer:
         writer.file.write(b"x")
     assert (tmp_path / "out").read_bytes() == b"x"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import polars as pl
+from morpheus.sinks.formats import ParquetWriter
+from morpheus.sinks.to_parquet import atomic_dataset
+from morpheus.storage.atomic import AtomicWriter
+from morpheus.storage.spill import SpillDir
+folder = Path(sys.argv[1])
+with AtomicWriter(folder / "out.csv") as writer, atomic_dataset(str(folder / "data")) as data:
+    (data / "part-00000.parquet").touch()
+    with SpillDir() as one, SpillDir(folder) as two, ParquetWriter(writer.temp_path) as rows:
+        (one.folder / "x").touch(), (two.folder / "x").touch()
+        print("open", flush=True)
+        sys.stdin.read()
+"""
+"""Has every kind of temporary file and folder until it is killed."""
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".part"))
+
+
+def test_a_run_removes_what_dead_runs_left_and_nothing_of_a_live_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temp, out = tmp_path / "temp", tmp_path / "out"
+    temp.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temp))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    command = [sys.executable, "-c", KILLED, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
+        assert live.stdout is not None
+        live.stdout.readline()
+        before = leftovers(temp), leftovers(out)
+        run_again(out)
+        assert (leftovers(temp), leftovers(out)) == before
+        live.kill()
+    assert (len(before[0]), len(before[1])) == (1, 4)
+    run_again(out)
+    assert (leftovers(temp), leftovers(out)) == ([], [])
+    assert [path.name for path in out.iterdir()] == ["other.csv"]
+
+
+def run_again(out: Path) -> None:
+    start_cleanup()
+    with atomic_write(out / "other.csv") as file:
+        file.write(b"x")
+
+
+def test_a_data_set_comes_back_if_its_run_died_between_two_renames(tmp_path: Path) -> None:
+    old = tmp_path / f"{make_temp_name('data')}.old"
+    old.mkdir()
+    (old / "part-00000.parquet").write_bytes(b"old")
+    start_cleanup()
+    with TempFolder(tmp_path):
+        assert (tmp_path / "data" / "part-00000.parquet").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_replaced_data_set_of_a_dead_run_is_removed(tmp_path: Path) -> None:
+    old = tmp_path / f"{make_temp_name('data')}.old"
+    old.mkdir()
+    (tmp_path / "data").mkdir()
+    start_cleanup()
+    with TempFolder(tmp_path):
+        assert not old.exists()
+
+
+def test_files_of_other_programs_machines_and_links_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "HOST_TAG", "0123")
+    foreign = make_temp_name("a")
+    monkeypatch.setattr(atomic, "HOST_TAG", "4567")
+    names = ["a.part", ".a.12345678.part", ".b.crdownload", foreign]
+    for name in names:
+        (tmp_path / name).touch()
+    link = tmp_path / make_temp_name("link")
+    link.symlink_to(tmp_path / "a.part")
+    start_cleanup()
+    with TempFolder(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} >= {*names, link.name}
+    os.utime(tmp_path / foreign, (0, 0))
+    start_cleanup()
+    with TempFolder(tmp_path):
+        assert not (tmp_path / foreign).exists()

@@ -23,7 +23,7 @@ import click
 from click.core import ParameterSource
 from click.exceptions import Exit
 
-from morpheus.cli.output import echo, format_metrics, interruptible
+from morpheus.cli.output import echo, format_metrics, interruptible, render_diagram
 from morpheus.core.registry import load_stage, stage_names, unknown_stage_message
 from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
@@ -473,8 +473,7 @@ def _announce_run(pipeline: Pipeline) -> None:
 
 def _write_diagram(pipeline: Pipeline, path: Path) -> None:
     """Write the diagram of a pipeline atomically."""
-    from morpheus.cli.drawing import render_diagram  # noqa: PLC0415 - for `--viz_file` only
-    from morpheus.storage.atomic import atomic_write  # noqa: PLC0415 - as above
+    from morpheus.storage.atomic import atomic_write  # noqa: PLC0415 - for `--viz_file` only
 
     diagram = render_diagram(pipeline.links(), path, pipeline.options.viz_direction)
     with atomic_write(path) as file:

@@ -8,9 +8,14 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import polars as pl
@@ -31,12 +36,15 @@ from morpheus.cli.reference import render_compatibility, render_reference
 from morpheus.core.registry import distribution_of, stage_names
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
-from morpheus.models.store import ModelStore
+from morpheus.models.store import INDEX_FILE, MODEL_DIR, ModelStore
 from morpheus.replay.evaluation import ReplayReport, evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
 from morpheus.report_cli import ReportRequest, write_report
+from morpheus.runtime.states import SqliteStateStore
+from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
-from morpheus.storage.atomic import atomic_write
+from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
+from morpheus.storage.atomic import atomic_write, create_file
 
 # `morpheus report`.
 
@@ -82,6 +90,7 @@ class ServeOptions:
         None,
         "Model store that the events were scored with. The page shows the models, and measures "
         "severity by them.",
+        location="any",
     )
     alerts_per_day: float | None = option(
         None,
@@ -230,6 +239,285 @@ def _check_recall(result: ReplayReport, min_recall: float | None) -> None:
     if min_recall is not None and result.recall < min_recall:
         echo(f"Error: recall {result.recall:.3f} is below --min_recall {min_recall:g}.")
         raise Exit(EXIT_FAILURE)
+
+
+# `morpheus tools pseudonym` and `morpheus tools pseudonym-key`.
+
+
+@dataclass(frozen=True)
+class PseudonymOptions:
+    r"""Show the pseudonyms of names, or find the names behind pseudonyms.
+
+    NAMES are names or pseudonyms. A pseudonym cannot be decoded, even with the key. It is compared
+    with the pseudonyms of the names in --names_file. Write names as the log has them.
+
+        morpheus tools pseudonym --pseudonym_key_file=morpheus.key ann@example.com
+        morpheus tools pseudonym --pseudonym_key_file=morpheus.key \
+            --names_file=staff.txt ps-1f0c-k3v7q2mzx4w5b6n7
+    """
+
+    pseudonym_key_file: str = option("", "File with the secret key.", required=True)
+    names_file: str | None = option(
+        None,
+        "Candidate names, one per line; `-` reads standard input. Each name is also tried in lower "
+        "case. Without NAMES, all their pseudonyms are shown.",
+    )
+
+
+def _run_pseudonym(options: PseudonymOptions, words: Sequence[str] = ()) -> None:
+    key = PseudonymKey.read(Path(options.pseudonym_key_file))
+    candidates = _read_names(options.names_file)
+    if not words and not candidates:
+        raise UsageError("NAMES: no name given. Give names, pseudonyms, or --names_file.")
+    names = {key.pseudonym(name): name for name in candidates}
+    asked = [word for word in words if is_pseudonym(word)]
+    for word in asked:
+        check_key_id(word, key.id)
+    given = {key.pseudonym(word): word for word in words if word not in asked}
+    shown = given | ({each: names[each] for each in asked if each in names} if words else names)
+    if shown:
+        print_table(("NAME", "PSEUDONYM"), [(name, text) for text, name in shown.items()])
+    unknown = [word for word in asked if word not in names]
+    if unknown:
+        hint = "Give more candidates with --names_file"
+        echo(f"Error: no candidate has the pseudonym {', '.join(unknown)}. {hint}.")
+        raise Exit(EXIT_FAILURE)
+
+
+def _read_names(file: str | None) -> list[str]:
+    """Return the lines of a file, each also in lower case."""
+    if file is None:
+        return []
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(
+            f"--names_file: `{file}` cannot be read: {reason}. Give a text file with one name per "
+            "line."
+        ) from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    return list(dict.fromkeys([*names, *map(str.lower, names)]))
+
+
+pseudonym = command_from_dataclass(
+    "pseudonym", PseudonymOptions, _run_pseudonym, click.Argument(["names"], nargs=-1)
+)
+
+
+@click.command("pseudonym-key")
+@click.argument("file", type=click.Path(path_type=Path))
+def pseudonym_key(file: Path) -> None:
+    """Create a key for `pipeline-ae --pseudonymize`: 256 random bits, in a file with mode 0600.
+
+    Keep the file apart from the outputs, with a copy: without it, no pseudonym can be resolved.
+    """
+    try:
+        with create_file(file) as out:
+            out.write(f"{secrets.token_hex(32)}\n".encode())
+    except FileExistsError:
+        raise UsageError(
+            f"FILE: `{file}` exists, and may be the only copy of a key. Give another name."
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"FILE: `{file}` cannot be created: {error.strerror}. Give a file in a folder that "
+            "exists and can be written."
+        ) from error
+    echo(f"{file}: key {PseudonymKey.read(file).id}")
+
+
+# `morpheus tools prune` and `morpheus tools erase`.
+
+DAY_FOLDER = re.compile(r"[\w-]+=(\d{4})-?(\d\d)-?(\d\d)")
+"""Name of a folder with the rows of one day: `date=2026-01-05`, `eventDay=20260105`."""
+OUTPUT_SUFFIXES = {".csv", ".json", ".jsonl", ".parquet", ".html"}
+"""Suffixes of files that `prune` removes, without that of a compression."""
+_SQLITE_HEADER = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    r"""List old outputs and old state; with --delete, remove them.
+
+    PATHS are output files, folders of outputs and state files. A file in the folder of a day, such
+    as `date=2026-01-05` or `eventDay=20260105`, has the age of that day. Any other file has the age
+    of its last change. The state of a user has the age of the last run that changed it.
+
+    Of a folder, only CSV, JSON, Parquet and HTML files are listed. Links, hidden files, Delta
+    tables and model stores are left alone.
+
+        morpheus tools prune --older_than=90d out state.db
+    """
+
+    older_than: str = option("", "Minimum age, such as `90d`.", required=True)
+    delete: bool = option(
+        False, "Remove what is listed. Without it, nothing is removed.", flag=True
+    )
+
+
+@dataclass(frozen=True)
+class EraseOptions:
+    r"""List what is stored about users; with --delete, remove it.
+
+    USERS are names as the log has them, or pseudonyms. Output files are not changed: remove them,
+    or the rows of these users. Fingerprints of similar users and the global model have learned from
+    these users' events too, and forget them when they are trained again.
+
+        morpheus tools erase --state=state.db --models=models ann@example.com
+    """
+
+    state: str | None = option(None, "State file.")
+    models: str | None = option(None, "Model store.")
+    models_key_file: str | None = option(None, "Key that signs the model store.")
+    pseudonym_key_file: str | None = option(
+        None, "Key of the pseudonyms. Names are then also removed under their pseudonyms."
+    )
+    delete: bool = option(
+        False, "Remove what is listed. Without it, nothing is removed.", flag=True
+    )
+
+
+class StoredItem(NamedTuple):
+    """Something that can be removed.
+
+    Attributes:
+        place: The file, or the model store.
+        what: A file, or the state or the fingerprint of a user.
+        dated: When it was last changed, or the day that it is about; None if that is not known.
+    """
+
+    place: str
+    what: str
+    dated: datetime | None = None
+
+
+def _run_prune(options: PruneOptions, paths: Sequence[Path]) -> None:
+    age = timedelta(seconds=parse_duration(options.older_than, option="--older_than"))
+    cutoff = datetime.now(UTC) - age
+    items: list[StoredItem] = []
+    for path in paths:
+        if "://" in os.fspath(path) or not path.exists():
+            raise UsageError(
+                f"PATHS: there is no `{path}` on this machine. Give files and folders. For an "
+                "object store, set up its own lifecycle rules."
+            )
+        if path.is_file() and _is_state_file(path):
+            items += _prune_state(path, cutoff, delete=options.delete)
+            continue
+        found = list(_find_old_files(path, cutoff))
+        items += [StoredItem(str(file), "file", dated) for file, dated in found]
+        if options.delete:
+            _remove_files(file for file, _ in found)
+    _report_items(items, delete=options.delete)
+
+
+def _is_state_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
+
+
+def _prune_state(path: Path, cutoff: datetime, *, delete: bool) -> list[StoredItem]:
+    with closing(SqliteStateStore(path, {})) as store:
+        old = {user: time for user, time in store.list_users().items() if time < cutoff}
+        if delete and old:
+            store.remove(old)
+    return [StoredItem(str(path), _describe_state_of(user), time) for user, time in old.items()]
+
+
+def _describe_state_of(user: str | None) -> str:
+    return f"state of {NO_USER if user is None else user}"
+
+
+def _find_old_files(path: Path, cutoff: datetime) -> Iterator[tuple[Path, datetime]]:
+    """Yield output files that are older than a time, each with its day or its last change."""
+    one_file = [(str(path.parent), list[str](), [path.name])]
+    for place, folders, names in os.walk(path) if path.is_dir() else one_file:
+        special = "_delta_log" in folders or (INDEX_FILE in names and MODEL_DIR in folders)
+        if special:
+            kind = "Delta table" if "_delta_log" in folders else "model store"
+            echo(f"{place}: this {kind} is left alone.")
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
+            if file.is_symlink() or not file.is_file() or not _is_output(file):
+                continue
+            end, dated = _find_age(file)
+            if end < cutoff:
+                yield file, dated
+
+
+def _is_output(file: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    plain = [suffix for suffix in suffixes if suffix not in {".gz", ".zst"}]
+    return bool(plain) and plain[-1] in OUTPUT_SUFFIXES
+
+
+def _find_age(file: Path) -> tuple[datetime, datetime]:
+    """Return until when a file can have been about something, and the date to show."""
+    for part in reversed(file.absolute().parent.parts):
+        if found := DAY_FOLDER.fullmatch(part):
+            with suppress(ValueError):
+                year, month, number = map(int, found.groups())
+                day = datetime(year, month, number, tzinfo=UTC)
+                return day + timedelta(days=1), day
+    changed = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+    return changed, changed
+
+
+def _remove_files(files: Iterable[Path]) -> None:
+    """Remove files, and folders of partitions that become empty."""
+    for file in files:
+        file.unlink(missing_ok=True)
+        for folder in file.parents:
+            if "=" not in folder.name or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+
+def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
+    if options.state is None and options.models is None:
+        raise UsageError("Give --state, --models or both: where to remove the users from.")
+    names = set(users)
+    if options.pseudonym_key_file is not None:
+        key = PseudonymKey.read(Path(options.pseudonym_key_file))
+        names |= {key.pseudonym(user) for user in users if not is_pseudonym(user)}
+    items: list[StoredItem] = []
+    if options.state is not None:
+        if not Path(options.state).is_file():
+            raise UsageError(f"--state: there is no file `{options.state}`.")
+        with closing(SqliteStateStore(Path(options.state), {})) as store:
+            found = {user: time for user, time in store.list_users().items() if user in names}
+            items += [
+                StoredItem(options.state, _describe_state_of(user), time)
+                for user, time in found.items()
+            ]
+            if options.delete and found:
+                store.remove(found)
+    _report_items(items, delete=options.delete)
+
+
+def _report_items(items: Sequence[StoredItem], *, delete: bool) -> None:
+    if items:
+        rows = [
+            (item.place, item.what, "" if item.dated is None else f"{item.dated:%Y-%m-%d}")
+            for item in items
+        ]
+        print_table(("PLACE", "WHAT", "DATE"), rows)
+    number = format_count(len(items), "item")
+    if not items:
+        echo("Nothing found.")
+    elif delete:
+        echo(f"Removed {number}.")
+    else:
+        echo(f"Found {number}. Nothing was removed: to remove, add --delete.")
+
+
+PATHS_ARGUMENT = click.Argument(["paths"], nargs=-1, required=True, type=click.Path(path_type=Path))
+prune = command_from_dataclass("prune", PruneOptions, _run_prune, PATHS_ARGUMENT)
+USERS_ARGUMENT = click.Argument(["users"], nargs=-1, required=True)
+erase = command_from_dataclass("erase", EraseOptions, _run_erase, USERS_ARGUMENT)
 
 
 # `morpheus tools autocomplete`.

@@ -133,6 +133,22 @@ TOOLS = {
         "morpheus.cli.commands:compatibility",
         "Print what is supported of each stage and option of NVIDIA Morpheus, in Markdown.",
     ),
+    "erase": LazyCommand(
+        "morpheus.cli.commands:erase",
+        "Remove users from a state file and a model store.",
+    ),
+    "prune": LazyCommand(
+        "morpheus.cli.commands:prune",
+        "Remove old outputs and old state.",
+    ),
+    "pseudonym": LazyCommand(
+        "morpheus.cli.commands:pseudonym",
+        "Show the pseudonyms of names, or find the names behind pseudonyms.",
+    ),
+    "pseudonym-key": LazyCommand(
+        "morpheus.cli.commands:pseudonym_key",
+        "Create a key for `pipeline-ae --pseudonymize`.",
+    ),
     "reference": LazyCommand(
         "morpheus.cli.commands:reference",
         "Print the reference of the command line, in Markdown.",

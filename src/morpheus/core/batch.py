@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, TS_ANOMALY
-from morpheus.seasonality.histogram import TimeHistogram
+from morpheus.seasonality.detector import TimeHistogram
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from morpheus.columns import RISK, SCORE, TIME, TS_ANOMALY, ExplanationColumns
 from morpheus.models.calibration import EXCEEDANCE_LEVELS, ModelSummary, count_exceedances
 from morpheus.models.profile import ModelCard
-from morpheus.seasonality.histogram import TimeHistogram, UserHistograms
+from morpheus.seasonality.detector import TimeHistogram, UserHistograms
 
 RANKING_SCORES = (RISK, "zscore", SCORE)
 """Scores that a page can rank by, best first."""

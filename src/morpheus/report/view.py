@@ -23,7 +23,7 @@ from morpheus.models.calibration import (
 from morpheus.models.profile import SCOPE_OWN, ModelCard
 from morpheus.report.aggregate import ReplayResult, ReportAggregator, ScoreScale, UserAggregate
 from morpheus.report.incidents import Incident, round_sig, select_incidents
-from morpheus.seasonality.histogram import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
+from morpheus.seasonality.detector import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 MAX_USERS = 2000
 """Maximum number of users on a page: those with the highest levels."""

@@ -1,8 +1,9 @@
 """Worker processes that give results in the order of the jobs.
 
-`WorkerPool` adds to `concurrent.futures` what its executors lack: this process works too, few
-results wait in memory, large work is sent once to each worker, log messages come back, and Ctrl+C
-ends all processes at once. Why not a library: docs/decisions/013-libraries.md.
+This process works too, few results wait in memory, large work is sent once to each worker, log
+messages come back, and Ctrl+C ends all processes at once. A worker ends when this process ends,
+even if this process is killed. A worker that is killed at any moment fails the run and never blocks
+it. Why not a library: docs/decisions/013-libraries.md.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ import atexit
 import gc
 import logging
 import os
+import queue
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from multiprocessing import active_children, get_context
-from multiprocessing.process import BaseProcess
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 from threading import RLock
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from morpheus.errors import TransientError
 from morpheus.storage.atomic import files_are_shared, set_file_policy
@@ -53,7 +56,7 @@ class CallerRunsExecutor(Generic[JobT, ResultT]):
         run_remote: Callable[[JobT], ResultT],
         run_local: Callable[[JobT], ResultT],
         jobs: Iterable[JobT],
-        pool: ProcessPoolExecutor,
+        pool: WorkerGroup,
         num_remote: int,
     ) -> None:
         self._run_remote, self._run_local, self._jobs = run_remote, run_local, deque(jobs)
@@ -143,6 +146,188 @@ Each process works in one thread, because the number of processes is the request
 TaskResult = tuple[ResultT, list[logging.LogRecord]]
 TaskFuture = Future[TaskResult[ResultT]]
 
+_END_SECONDS = 5
+"""Time that a worker has to end by itself before it is killed."""
+
+
+class WorkerLostError(Exception):
+    """A worker process ended before it returned a result.
+
+    Args:
+        started: Whether it had started, so that it may have been working.
+        exit_code: Its exit code; negative for a signal, None if it is unknown.
+    """
+
+    def __init__(self, *, started: bool, exit_code: int | None) -> None:
+        self.started = started
+        killed = exit_code is not None and exit_code < 0
+        super().__init__(f"signal {-(exit_code or 0)}" if killed else f"exit code {exit_code}")
+
+
+class Task(NamedTuple):
+    """A call for a worker process.
+
+    Attributes:
+        future: Gets the result.
+        function: Function to call. It must be picklable.
+        arguments: Its arguments.
+    """
+
+    future: Future[Any]
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class WorkerGroup:
+    """Worker processes. A thread for each process sends it tasks and receives the results.
+
+    Each process has its own connection, so that the death of a process ends the connection even in
+    the middle of a message. What is given to a process when it starts is small: the system buffers
+    it, and nothing waits for a process that dies before it reads.
+
+    Args:
+        workers: Number of processes.
+        shared_work: Pickled function that each process receives once; None for none.
+
+    Raises:
+        TransientError: The system cannot start another process.
+    """
+
+    def __init__(self, workers: int, shared_work: bytes | None) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._lost: WorkerLostError | None = None
+        self._closed = False
+        # Spawned, never forked: a fork would copy the locks of polars, but not its threads.
+        context = get_context("spawn")
+        self._processes: list[SpawnProcess] = []
+        self._threads: list[threading.Thread] = []
+        try:
+            for _ in range(workers):
+                self._start_worker(context, shared_work)
+        except OSError as error:
+            self.kill()
+            raise TransientError(
+                f"A worker process cannot be started ({error.strerror or error}). "
+                "Use fewer workers: `morpheus run --num_threads=1 ...`."
+            ) from error
+
+    def submit(self, function: Callable[..., ResultT], *arguments: object) -> Future[ResultT]:
+        """Call a function in a worker process.
+
+        Raises:
+            RuntimeError: A process was lost, or the group is closed.
+        """
+        if self._closed or self._lost is not None:
+            raise RuntimeError("the worker processes have ended")
+        future: Future[ResultT] = Future()
+        self._tasks.put(Task(future, function, arguments))
+        if self._lost is not None:
+            self._fail_waiting()  # the process was lost after the check above
+        return future
+
+    def close(self) -> None:
+        """Let the processes finish the tasks that they have, and end them."""
+        self._closed = True
+        self._cancel_waiting()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+        for process in self._processes:
+            process.join(_END_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the processes at once, whatever they do."""
+        self._closed = True
+        self._cancel_waiting()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join(_END_SECONDS)
+
+    def _start_worker(self, context: SpawnContext, shared_work: bytes | None) -> None:
+        connection, other_end = context.Pipe()
+        process = context.Process(
+            target=_serve_tasks,
+            args=(other_end, files_are_shared(), shared_work is not None),
+            daemon=True,
+        )
+        process.start()
+        # Only the process holds its end now, so the connection closes when the process dies.
+        other_end.close()
+        self._processes.append(process)
+        thread = threading.Thread(
+            target=self._run_tasks, args=(process, connection, shared_work), daemon=True
+        )
+        thread.start()
+        self._threads.append(thread)
+
+    def _run_tasks(
+        self, process: SpawnProcess, connection: Connection, shared_work: bytes | None
+    ) -> None:
+        """Run tasks in a process until the group is closed or the process dies."""
+        started = False
+        with connection:
+            while (task := self._tasks.get()) is not None:
+                future = task.future
+                try:
+                    if not started:
+                        if shared_work is not None:
+                            connection.send_bytes(shared_work)
+                        connection.recv_bytes()
+                        started = True
+                    _exchange(connection, task)
+                except (EOFError, OSError):
+                    process.join(_END_SECONDS)
+                    self._lost = WorkerLostError(started=started, exit_code=process.exitcode)
+                    future.set_exception(self._lost)
+                    self._fail_waiting()
+                    return
+                del task, future  # the result must not stay in memory until the next task
+
+    def _fail_waiting(self) -> None:
+        for task in self._take_waiting():
+            task.future.set_exception(self._lost)
+
+    def _cancel_waiting(self) -> None:
+        for task in self._take_waiting():
+            task.future.cancel()
+
+    def _take_waiting(self) -> Iterator[Task]:
+        with suppress(queue.Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                if task is not None:
+                    yield task
+
+
+def _exchange(connection: Connection, task: Task) -> None:
+    """Send a task to a worker, and receive its result.
+
+    Raises:
+        EOFError, OSError: The worker has died.
+    """
+    try:
+        message = ForkingPickler.dumps((task.function, task.arguments))
+    except Exception as error:  # noqa: BLE001 - raised where the result is used
+        task.future.set_exception(error)
+        return
+    connection.send_bytes(message)
+    del message
+    answer = connection.recv_bytes()
+    try:
+        result, failure = ForkingPickler.loads(answer)
+    except Exception as error:  # noqa: BLE001 - as above
+        result, failure = None, error
+    del answer
+    if failure is None:
+        task.future.set_result(result)
+    else:
+        task.future.set_exception(failure)
+
 
 class WorkerPool:
     """Worker processes, started with the first jobs.
@@ -155,8 +340,7 @@ class WorkerPool:
 
     def __init__(self, parallelism: int) -> None:
         self.parallelism = parallelism
-        self._pool: ProcessPoolExecutor | None = None
-        self._other_children: set[BaseProcess] = set()
+        self._pool: WorkerGroup | None = None
         self._logged_messages: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -168,12 +352,12 @@ class WorkerPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._pool is None:
-            return
-        self._shut_down(wait=kind is None)
-        if kind is not None:
-            for child in set(active_children()) - self._other_children:
-                child.terminate()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            if kind is None:
+                pool.close()
+            else:
+                pool.kill()
 
     def map(self, work: Callable[[JobT], ResultT], jobs: Iterable[JobT]) -> Iterator[ResultT]:
         """Run jobs in parallel; results and the first error come in the order of the jobs.
@@ -192,7 +376,7 @@ class WorkerPool:
         if self.parallelism < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
         num_remote = self.parallelism - 1
-        pool = self._pool or self._start_pool(num_remote, None)
+        self._pool = pool = self._pool or WorkerGroup(num_remote, None)
         remote, local = partial(_run_job, work, _log_level()), partial(_run_job_inline, work)
         return map(self._unwrap, CallerRunsExecutor(remote, local, jobs, pool, num_remote))
 
@@ -206,8 +390,10 @@ class WorkerPool:
         """
         if self.parallelism < 2:  # noqa: PLR2004 - one worker is this process
             return map(work, jobs)
-        self._shut_down(wait=True)
-        pool = self._start_pool(self.parallelism, bytes(ForkingPickler.dumps(work)))
+        if self._pool is not None:
+            self._pool.close()
+        shared_work = bytes(ForkingPickler.dumps(work))
+        self._pool = pool = WorkerGroup(self.parallelism, shared_work)
         futures = (pool.submit(_run_shared_job, _log_level(), job) for job in jobs)
         first = deque(islice(futures, self.parallelism * MAX_IN_FLIGHT))
         return self._iter_results(first, futures)
@@ -221,29 +407,13 @@ class WorkerPool:
         while waiting:
             yield self._unwrap(waiting.popleft())
 
-    def _start_pool(self, workers: int, shared_work: bytes | None) -> ProcessPoolExecutor:
-        # Spawned, never forked: a fork would copy the locks of polars, but not its threads.
-        self._other_children = set(active_children())
-        context = get_context("spawn")
-        self._pool = ProcessPoolExecutor(
-            workers,
-            context,
-            initializer=_init_worker,
-            initargs=(shared_work, files_are_shared()),
-        )
-        return self._pool
-
-    def _shut_down(self, *, wait: bool) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=wait, cancel_futures=True)
-
     def _unwrap(self, future: TaskFuture[ResultT]) -> ResultT:
         try:
             result, records = future.result()
-        except BrokenProcessPool as error:
+        except WorkerLostError as error:
+            when = "was killed" if error.started else "ended while it started"
             raise TransientError(
-                "A worker process was killed, most often because memory ran out. "
+                f"A worker process {when} ({error}), most often because memory ran out. "
                 "Use fewer workers: `morpheus run --num_threads=1 ...`."
             ) from error
         for record in records:
@@ -257,15 +427,65 @@ _SHARED_WORK: list[Callable[..., Any]] = []
 """In a worker: the function that it received when it started; see `WorkerPool.map_shared`."""
 
 
-def _init_worker(shared_work: bytes | None, shared_files: bool) -> None:  # noqa: FBT001 - sent by position
+def _serve_tasks(connection: Connection, shared_files: bool, has_shared_work: bool) -> None:  # noqa: FBT001 - sent by position
+    """Run in a worker process: answer tasks until the connection closes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     atexit.register(gc.freeze)  # a faster exit, as in `morpheus.__main__`
     # The terminal sends Ctrl+C to every process of the job; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(SINGLE_THREAD_ENV)
     set_file_policy(shared=shared_files)
-    if shared_work is not None:
-        # Not unpickled by `multiprocessing`: it would import polars before the environment is set.
-        _SHARED_WORK.append(ForkingPickler.loads(shared_work))
+    with suppress(EOFError, OSError):  # the other process has closed the connection
+        failed = _receive_shared_work(connection) if has_shared_work else None
+        connection.send_bytes(b"")  # started
+        while True:
+            connection.send_bytes(_answer(connection.recv_bytes(), failed))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, however the parent ends and whatever runs here."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _receive_shared_work(connection: Connection) -> Exception | None:
+    """Receive the function of `WorkerPool.map_shared`; return the error if that fails."""
+    # Not an argument of the process: it would be unpickled before the environment is set.
+    message = connection.recv_bytes()
+    try:
+        _SHARED_WORK.append(ForkingPickler.loads(message))
+    except Exception as error:  # noqa: BLE001 - sent to the parent with the first task
+        return error
+    return None
+
+
+def _answer(message: bytes, failed: Exception | None) -> memoryview:
+    """Run a task, and return its pickled result and error."""
+    result: object = None
+    if failed is None:
+        try:
+            function, arguments = ForkingPickler.loads(message)
+            result = function(*arguments)
+        except BaseException as error:  # noqa: BLE001 - polars panics with a BaseException
+            failed = _make_picklable(error)
+    try:
+        return ForkingPickler.dumps((result, failed))
+    except Exception as error:  # noqa: BLE001 - sent in place of the result
+        return ForkingPickler.dumps((None, _make_picklable(error)))
+
+
+def _make_picklable(error: BaseException) -> Exception:
+    """Return an error that can be sent, with the traceback of this process as a note."""
+    trace = traceback.format_exc()
+    copied: object = None
+    with suppress(Exception):  # any class of a plugin or a library
+        copied = ForkingPickler.loads(ForkingPickler.dumps(error))
+    if not isinstance(copied, Exception):
+        copied = RuntimeError(f"{type(error).__name__}: {error}")
+    copied.add_note(f"In a worker process:\n{trace}")
+    return copied
 
 
 def _run_job(work: Callable[[JobT], ResultT], level: int, job: JobT) -> TaskResult[ResultT]:

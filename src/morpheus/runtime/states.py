@@ -7,9 +7,11 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from zlib import crc32
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 SavedStates = Mapping[StateKey, bytes]
 """Encoded states by stage and user: the form in which stores keep them and workers get them."""
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 500  # SQLite allows 32,766 variables in a statement; short statements plan faster.
 _CHECKSUM_SIZE = 4
 _LOCK_SECONDS = 5.0
@@ -157,11 +159,29 @@ class SqliteStateStore:
 
     def save(self, states: SavedStates) -> None:
         """Save changed states in the transaction of this run."""
+        now = int(time.time())
         rows = (
-            (key.stage, _user_key(key.user), _checksum(data) + data) for key, data in states.items()
+            (key.stage, _user_key(key.user), _checksum(data) + data, now)
+            for key, data in states.items()
         )
         with self._translate_errors():
-            self._db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", rows)
+
+    def list_users(self) -> dict[str | None, datetime]:
+        """Return the time of the latest save of each user, in UTC."""
+        with self._translate_errors():
+            rows = self._db.execute("SELECT user, MAX(saved) FROM states GROUP BY user")
+            return {_parse_user(user): datetime.fromtimestamp(saved, UTC) for user, saved in rows}
+
+    def remove(self, users: Iterable[str | None]) -> None:
+        """Remove all states of some users at once, also from the free space of the file."""
+        with self._translate_errors():
+            self._db.execute("PRAGMA secure_delete=ON")
+            keys = [(_user_key(user),) for user in users]
+            self._db.executemany("DELETE FROM states WHERE user = ?", keys)
+            self._db.execute("COMMIT")
+            self._db.execute("VACUUM")
+            self._db.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """Make all saved states durable, and begin the next transaction."""
@@ -202,7 +222,8 @@ class SqliteStateStore:
         self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS states "
-            "(stage TEXT, user TEXT, data BLOB, PRIMARY KEY (user, stage)) WITHOUT ROWID"
+            "(stage TEXT, user TEXT, data BLOB, saved INTEGER, PRIMARY KEY (user, stage)) "
+            "WITHOUT ROWID"
         )
         wanted = {name: json.dumps(value) for name, value in config.items()}
         wanted["format"] = json.dumps(_FORMAT)

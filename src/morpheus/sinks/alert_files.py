@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO, Protocol
 
 import msgspec
@@ -23,9 +22,9 @@ from morpheus.sinks.alert_formats import make_detection_finding, make_ecs_docume
 from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION, open_compressed
 from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
 from morpheus.sinks.to_file import ToFile
-from morpheus.storage.atomic import AtomicWriter, atomic_write, make_folders
+from morpheus.storage.atomic import AtomicWriter, TempFolder, atomic_write, make_folders
 from morpheus.storage.folder import Store, open_store
-from morpheus.storage.object_store import is_s3_url
+from morpheus.storage.object_store import is_object_url
 
 
 class LineWriter(Protocol):
@@ -64,7 +63,7 @@ def validate_alert_path(stage_name: str, filename: str, *, overwrite: bool) -> N
     Raises:
         UsageError: The message says what to type.
     """
-    if not filename or is_s3_url(filename):
+    if not filename or is_object_url(filename):
         raise UsageError(
             f"{stage_name}: `{filename}` is not a file on disk. Give `--filename alerts.jsonl`."
         )
@@ -104,7 +103,8 @@ class _ErrorTranslatingWriter:
 @contextmanager
 def open_parquet(path: Path, schema: pl.Schema) -> Iterator[LineWriter]:
     """Open a Parquet file of JSON objects, sorted by `time` and written atomically."""
-    with _temp_dir_beside(path.parent) as folder:
+    make_folders(path.parent)
+    with TempFolder(path.parent) as folder:
         spill_file = folder / "lines"
         with spill_file.open("wb") as lines:
             yield lines
@@ -115,8 +115,8 @@ def open_parquet(path: Path, schema: pl.Schema) -> Iterator[LineWriter]:
 @contextmanager
 def security_lake(folder: Store, schema: pl.Schema) -> Iterator[SecurityLakeWriter]:
     """Open a writer of partitioned Parquet files. They appear when the block ends."""
-    with TemporaryDirectory(prefix="morpheus-") as spill_dir:
-        writer = SecurityLakeWriter(Path(spill_dir))
+    with TempFolder() as spill_dir:
+        writer = SecurityLakeWriter(spill_dir)
         yield writer
         writer.commit(folder, schema)
 
@@ -156,14 +156,6 @@ def _to_parquet(lines: Path, schema: pl.Schema) -> bytes:
     file = io.BytesIO()
     frame.sort("time", maintain_order=True).write_parquet(file, compression="zstd")
     return file.getvalue()
-
-
-@contextmanager
-def _temp_dir_beside(folder: Path) -> Iterator[Path]:
-    """Create a hidden temporary folder on the same disk, and remove it afterwards."""
-    make_folders(folder)
-    with TemporaryDirectory(prefix=".morpheus-", dir=folder) as name:
-        yield Path(name)
 
 
 EXTERNAL_ACCOUNT = "external"

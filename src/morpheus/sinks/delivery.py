@@ -21,7 +21,7 @@ import msgspec
 
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.storage.atomic import create_file, make_folders, sync_folder
-from morpheus.storage.object_store import is_s3_url
+from morpheus.storage.object_store import is_object_url
 from morpheus.text import display_value
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def validate_dlq_path(path: str | None) -> None:
     Raises:
         UsageError: The message says what to type.
     """
-    if path is not None and (not path or is_s3_url(path) or Path(path).is_dir()):
+    if path is not None and (not path or is_object_url(path) or Path(path).is_dir()):
         raise UsageError(
             f"--dead_letters: `{path}` is not a file on disk. Give `--dead_letters letters.jsonl`."
         )

@@ -12,7 +12,6 @@ import io
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ import polars.selectors as cs
 import zstandard
 
 from morpheus.columns import ROW
+from morpheus.storage.atomic import TempFolder
 
 FORMAT_BY_EXTENSION = {
     ".csv": "csv",
@@ -274,9 +274,7 @@ class ParquetWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._spill_dir = tempfile.TemporaryDirectory(
-            prefix=f"{path.stem}.", suffix=".parts", dir=path.parent
-        )
+        self._spill_dir = TempFolder(path.parent)
         self._schema: dict[str, pl.DataType] | None = None
         self._buffer: list[pl.DataFrame] = []
         self._spilled_files: list[Path] = []
@@ -313,11 +311,11 @@ class ParquetWriter:
         return self
 
     def __exit__(self, *about: object) -> None:
-        self._spill_dir.cleanup()
+        self._spill_dir.close()
 
     def _spill(self) -> None:
         if self._buffer:
-            part = Path(self._spill_dir.name, f"{len(self._spilled_files):09}.arrow")
+            part = Path(self._spill_dir.path, f"{len(self._spilled_files):09}.arrow")
             pl.concat(self._buffer).write_ipc(part)
             self._spilled_files.append(part)
             self._buffer = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,17 @@ from morpheus.core.batch import OutputRows
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.to_file import FixedColumns
-from morpheus.storage.atomic import create_file, make_folders, sync_folder
+from morpheus.storage.atomic import (
+    TempFolder,
+    create_file,
+    hold_folder,
+    make_folders,
+    sync_folder,
+)
 from morpheus.storage.object_store import (
-    S3Path,
+    ObjectPath,
     delete_objects,
-    is_s3_url,
+    is_object_url,
     list_dir,
     list_recursive,
     write_object,
@@ -144,24 +149,21 @@ def atomic_dataset(target: str) -> Iterator[Path]:
         TransientError: The folder cannot be written, the disk is full, or S3 does not answer.
         UsageError: The bucket does not exist, or access is denied.
     """
-    if is_s3_url(target):
+    if is_object_url(target):
         with SpillDir() as spill_dir:
             temp_folder = spill_dir.folder / "dataset"
             with _translate_write_errors(target):
                 make_folders(temp_folder)
                 yield temp_folder
-            _upload_dataset(temp_folder, S3Path.parse(target))
+            _upload_dataset(temp_folder, ObjectPath.parse(target))
         return
     path = Path(os.path.realpath(target))
-    temp_folder = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with _translate_write_errors(target):
-            make_folders(temp_folder)
+    with _translate_write_errors(target):
+        make_folders(path.parent)
+        with TempFolder(path.parent, path.name, published=True) as temp_folder:
             yield temp_folder
             create_file(temp_folder / SUCCESS_MARKER).close()
             _replace_folder(temp_folder, path)
-    finally:
-        shutil.rmtree(temp_folder, ignore_errors=True)
 
 
 @contextmanager
@@ -180,16 +182,17 @@ def _replace_folder(temp_folder: Path, path: Path) -> None:
     """Sync a folder with all that it contains, and rename it to replace another."""
     _sync_tree(temp_folder)
     old = path.with_name(f"{temp_folder.name}.old")
-    if path.exists():
-        path.rename(old)
-    try:
-        temp_folder.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        raise
-    sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with hold_folder(path):
+        if path.exists():
+            path.rename(old)
+        try:
+            temp_folder.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -202,7 +205,7 @@ def _sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _upload_dataset(folder: Path, base: S3Path) -> None:
+def _upload_dataset(folder: Path, base: ObjectPath) -> None:
     """Write the files of a folder as objects, replacing all objects below `base`."""
     files = sorted(filter(Path.is_file, folder.rglob("*")))
     names = {path: base / path.relative_to(folder).as_posix() for path in files}
@@ -323,10 +326,10 @@ class _PartitionWriter:
 
 
 def _is_file(target: str) -> bool:
-    return not is_s3_url(target) and Path(target).is_file()
+    return not is_object_url(target) and Path(target).is_file()
 
 
 def _is_not_empty(target: str) -> bool:
-    if is_s3_url(target):
-        return any(list_dir(S3Path.parse(target)))
+    if is_object_url(target):
+        return any(list_dir(ObjectPath.parse(target)))
     return Path(target).is_dir() and any(Path(target).iterdir())

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -23,7 +22,7 @@ from morpheus.core.batch import Batch, OutputRows, Scored
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile
-from morpheus.storage.atomic import atomic_write
+from morpheus.storage.atomic import TempFolder, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -241,8 +240,8 @@ class Validate(Transform):
 
     def open(self, context: StageContext) -> _WrittenEvents:
         """Write the events to a temporary file of the same kind as the expected one."""
-        folder = context.resources.enter_context(TemporaryDirectory(prefix="morpheus-"))
-        path = Path(folder) / f"events{''.join(Path(self.val_file_name).suffixes[-2:])}"
+        folder = context.resources.enter_context(TempFolder())
+        path = folder / f"events{''.join(Path(self.val_file_name).suffixes[-2:])}"
         return _WrittenEvents(path, context.resources.enter_context(ExitStack()))
 
     def process(self, batch: Batch, state: _WrittenEvents) -> Iterator[Batch]:

@@ -18,10 +18,10 @@ import zstandard
 from isal import igzip, igzip_lib
 
 from morpheus.errors import RecordError, UsageError
-from morpheus.storage.object_store import S3Path, read_object, stream_object
+from morpheus.storage.object_store import ObjectPath, read_object, stream_object
 from morpheus.storage.spill import SpillDir, open_temp_file
 
-LogPath = Path | S3Path
+LogPath = Path | ObjectPath
 """A file on disk or in a bucket."""
 FILE_TYPES = {
     ".csv": "csv",
@@ -66,7 +66,7 @@ def read_bytes(path: LogPath) -> bytes:
 
 def get_file_size(path: LogPath) -> int:
     """Return the size of a file as stored, in bytes; 0 if it does not exist any more."""
-    if isinstance(path, S3Path):
+    if isinstance(path, ObjectPath):
         return path.size
     try:
         return path.stat().st_size
@@ -239,7 +239,7 @@ class Prefetcher:
     """
 
     def __init__(self, paths: Iterable[LogPath]) -> None:
-        self._pending = deque(p for p in paths if isinstance(p, S3Path) and not is_large(p))
+        self._pending = deque(p for p in paths if isinstance(p, ObjectPath) and not is_large(p))
         self._futures: dict[LogPath, Future[bytes]] = {}
         self._pool = ThreadPoolExecutor(MAX_CONCURRENCY) if self._pending else None
 
@@ -259,7 +259,7 @@ class Prefetcher:
         return read_bytes(path) if future is None else future.result()
 
     def _submit_ahead(self, pool: ThreadPoolExecutor) -> None:
-        size = sum(path.size for path in self._futures if isinstance(path, S3Path))
+        size = sum(path.size for path in self._futures if isinstance(path, ObjectPath))
         while self._pending and len(self._futures) < 2 * MAX_CONCURRENCY and size < PREFETCH_BYTES:
             path = self._pending.popleft()
             self._futures[path] = pool.submit(read_bytes, path)

@@ -1,7 +1,7 @@
 """Finds the log files of a glob, a file or a folder, on disk or in S3.
 
-`FileDiscovery` is the entry point. `S3Glob` lists buckets without visiting folders outside the time
-range. `LakeTable` handles Delta and Iceberg tables, whose files may not be read one by one.
+`FileDiscovery` is the entry point. `ObjectGlob` lists buckets without visiting folders outside the
+time range. `LakeTable` handles Delta and Iceberg tables, whose files may not be read one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from morpheus.sources.compression import FILE_TYPES, LogPath, detect_file_type, 
 from morpheus.sources.time_range import TimeRange, parse_interval
 from morpheus.storage.object_store import (
     S3_SCHEME,
-    S3Path,
+    ObjectPath,
     head_object,
     list_dir,
     list_recursive,
@@ -51,25 +51,25 @@ class GlobNode:
         pattern: Parts of a glob; the last one matches objects.
     """
 
-    folder: S3Path
+    folder: ObjectPath
     pattern: tuple[str, ...]
 
 
 @dataclass
 class GlobResult:
-    """Result of an `S3Glob`.
+    """Result of an `ObjectGlob`.
 
     Attributes:
         objects: The objects found.
         outside_folders: Number of folders that were not visited because of their dates.
     """
 
-    objects: list[S3Path] = field(default_factory=list)
+    objects: list[ObjectPath] = field(default_factory=list)
     outside_folders: int = 0
 
 
 @dataclass(frozen=True)
-class S3Glob:
+class ObjectGlob:
     """Finds the objects of a bucket that match a glob.
 
     It lists folder by folder as long as folders may be skipped for their names or dates. Below that
@@ -110,13 +110,13 @@ class S3Glob:
                 level = next_level
         return result
 
-    def _find_exact(self) -> S3Path | None:
-        path = S3Path.parse(self.pattern)
+    def _find_exact(self) -> ObjectPath | None:
+        path = ObjectPath.parse(self.pattern)
         return None if has_magic(path.key) or not path.key else head_object(path)
 
     def get_root_node(self) -> GlobNode:
         """Return the folder above the first wildcard, and the pattern below it."""
-        path = S3Path.parse(self.pattern)
+        path = ObjectPath.parse(self.pattern)
         parts = [part for part in path.key.split("/") if part]
         first = next((at for at, part in enumerate(parts) if has_magic(part)), len(parts))
         rest = parts[first:] or [ANY_DEPTH, "*"]
@@ -124,12 +124,14 @@ class S3Glob:
             rest = [*rest[:-1], ANY_DEPTH, rest[-1]]
         if rest[-1] == ANY_DEPTH:
             rest.append("*")
-        return GlobNode(S3Path(path.bucket, "/".join(parts[:first])), tuple(rest))
+        return GlobNode(ObjectPath(path.bucket, "/".join(parts[:first])), tuple(rest))
 
-    def _base_depth(self, base: S3Path) -> int:
+    def _base_depth(self, base: ObjectPath) -> int:
         return 0 if self.time_range is None else self.time_range.base_depth(base.parts)
 
-    def _expand_node(self, base_depth: int, node: GlobNode) -> tuple[list[GlobNode], list[S3Path]]:
+    def _expand_node(
+        self, base_depth: int, node: GlobNode
+    ) -> tuple[list[GlobNode], list[ObjectPath]]:
         """Return the child nodes of a node, and the matching objects in it."""
         head, *rest = node.pattern
         if rest and head != ANY_DEPTH and not has_magic(head):
@@ -142,7 +144,7 @@ class S3Glob:
         children = [child for folder in folders for child in self._iter_child_nodes(node, folder)]
         return children, [path for path in objects if matches_glob([path.name], node.pattern)]
 
-    def _iter_child_nodes(self, node: GlobNode, folder: S3Path) -> Iterator[GlobNode]:
+    def _iter_child_nodes(self, node: GlobNode, folder: ObjectPath) -> Iterator[GlobNode]:
         head, *rest = node.pattern
         if folder.name in self.skip_dirs:
             return
@@ -151,7 +153,7 @@ class S3Glob:
         elif rest and head != ANY_DEPTH and fnmatchcase(folder.name, head):
             yield GlobNode(folder, tuple(rest))
 
-    def _can_prune(self, folder: S3Path, base_depth: int) -> bool:
+    def _can_prune(self, folder: ObjectPath, base_depth: int) -> bool:
         """Return whether folders below may be skipped for their dates."""
         if self.time_range is None:
             return False
@@ -160,10 +162,10 @@ class S3Glob:
             return True
         return (interval.end - interval.start).total_seconds() > _SECONDS_PER_DAY
 
-    def _may_overlap(self, folder: S3Path, base_depth: int) -> bool:
+    def _may_overlap(self, folder: ObjectPath, base_depth: int) -> bool:
         return self.time_range is None or self.time_range.may_overlap_dir(folder.parts[base_depth:])
 
-    def _matches_below(self, node: GlobNode, path: S3Path) -> bool:
+    def _matches_below(self, node: GlobNode, path: ObjectPath) -> bool:
         return matches_glob(path.parts[len(node.folder.parts) :], node.pattern)
 
 
@@ -202,7 +204,7 @@ class LakeTable:
         table_format: `Delta` or `Iceberg`.
     """
 
-    folder: Path | S3Path
+    folder: Path | ObjectPath
     table_format: str
 
     def make_error(self, option: str) -> UsageError:
@@ -228,18 +230,18 @@ class LakeTable:
         )
 
 
-def is_delta_table(folder: Path | S3Path) -> bool:
+def is_delta_table(folder: Path | ObjectPath) -> bool:
     """Return whether a folder has a Delta log."""
     return any(_iter_dir(folder / _DELTA_LOG))
 
 
-def detect_tables(paths: Iterable[Path | S3Path]) -> set[LakeTable]:
+def detect_tables(paths: Iterable[Path | ObjectPath]) -> set[LakeTable]:
     """Find the tables that some files belong to.
 
     A table is found by its log, among the files or next to folders of Parquet files. In a bucket
     this takes one or two requests per such folder, not counting partitions.
     """
-    found, roots = set[LakeTable](), set[Path | S3Path]()
+    found, roots = set[LakeTable](), set[Path | ObjectPath]()
     for relative in paths:
         path = relative.absolute() if isinstance(relative, Path) else relative
         if _DELTA_LOG in path.parts:
@@ -254,20 +256,20 @@ def detect_tables(paths: Iterable[Path | S3Path]) -> set[LakeTable]:
     return found
 
 
-def _find_parent_of(path: Path | S3Path, name: str) -> Path | S3Path:
+def _find_parent_of(path: Path | ObjectPath, name: str) -> Path | ObjectPath:
     while path.name != name:
         path = path.parent
     return path.parent
 
 
-def _find_partition_root(folder: Path | S3Path) -> Path | S3Path:
+def _find_partition_root(folder: Path | ObjectPath) -> Path | ObjectPath:
     """Return the folder that contains the partition folders."""
     while "=" in folder.name:
         folder = folder.parent
     return folder
 
 
-def _find_adjacent_table(folder: Path | S3Path) -> Iterator[LakeTable]:
+def _find_adjacent_table(folder: Path | ObjectPath) -> Iterator[LakeTable]:
     """Find the table whose log is next to some Parquet files."""
     if is_delta_table(folder):
         yield LakeTable(folder, DELTA)
@@ -278,14 +280,14 @@ def _find_adjacent_table(folder: Path | S3Path) -> Iterator[LakeTable]:
         yield LakeTable(parent, ICEBERG)
 
 
-def _iter_dir(folder: Path | S3Path) -> Iterator[Path | S3Path]:
-    if isinstance(folder, S3Path):
+def _iter_dir(folder: Path | ObjectPath) -> Iterator[Path | ObjectPath]:
+    if isinstance(folder, ObjectPath):
         yield from list_recursive(folder)
     elif folder.is_dir():
         yield from folder.iterdir()
 
 
-def list_active_files(folder: Path | S3Path, option: str) -> list[Path | S3Path]:
+def list_active_files(folder: Path | ObjectPath, option: str) -> list[Path | ObjectPath]:
     """List the current files of a Delta table, by its log.
 
     Args:
@@ -305,7 +307,7 @@ def list_active_files(folder: Path | S3Path, option: str) -> list[Path | S3Path]
         ) from error
     try:
         # deltalake finds the credentials for a bucket itself.
-        options = storage_options() if isinstance(folder, S3Path) else None
+        options = storage_options() if isinstance(folder, ObjectPath) else None
         table = DeltaTable(str(folder), storage_options=options)
         files = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes")
         reason = _find_unreadable_reason(table, files["path"].to_list())
@@ -333,10 +335,10 @@ def _find_unreadable_reason(table: DeltaTable, paths: list[str]) -> str | None:
     return None
 
 
-def _join_path(folder: Path | S3Path, name: str, size: int) -> Path | S3Path:
+def _join_path(folder: Path | ObjectPath, name: str, size: int) -> Path | ObjectPath:
     if isinstance(folder, Path):
         return folder / name
-    return S3Path(folder.bucket, (folder / name).key, size)
+    return ObjectPath(folder.bucket, (folder / name).key, size)
 
 
 UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload")
@@ -416,7 +418,7 @@ class FileDiscovery:
     def _pattern_path(self) -> LogPath:
         """Return the pattern as a path, which does not exist if it is a glob."""
         if self.pattern.startswith(S3_SCHEME):
-            return S3Path.parse(self.pattern.rstrip("/"))
+            return ObjectPath.parse(self.pattern.rstrip("/"))
         return Path(self.pattern).expanduser()
 
     def _filter_time_range(self, paths: list[LogPath], time_range: TimeRange) -> list[LogPath]:
@@ -428,7 +430,7 @@ class FileDiscovery:
     def _base_parts(self) -> tuple[str, ...]:
         """Return the folders of the glob before its first wildcard."""
         if self.pattern.startswith(S3_SCHEME):
-            return self._make_s3_glob().get_root_node().folder.parts
+            return self._make_object_glob().get_root_node().folder.parts
         return self._base_dir().parts
 
     def _base_dir(self) -> Path:
@@ -461,12 +463,12 @@ class FileDiscovery:
     def _find_matching(self) -> tuple[set[LogPath], int]:
         """Return the matching files, and the number of folders outside the time range."""
         if self.pattern.startswith(S3_SCHEME):
-            result = self._make_s3_glob().find_objects()
+            result = self._make_object_glob().find_objects()
             return set(result.objects), result.outside_folders
         return set(self._glob_local()), 0
 
-    def _make_s3_glob(self) -> S3Glob:
-        return S3Glob(self.pattern, self.recursive, self.skip_dirs, self.time_range)
+    def _make_object_glob(self) -> ObjectGlob:
+        return ObjectGlob(self.pattern, self.recursive, self.skip_dirs, self.time_range)
 
     def _glob_local(self) -> set[Path]:
         path = Path(self.pattern).expanduser()
@@ -506,7 +508,7 @@ class FileDiscovery:
         return f"The folder `{base}` has {content}. Give a glob in quotes, a file or a folder."
 
     def _make_bucket_hint(self) -> str:
-        base = self._make_s3_glob().get_root_node().folder
+        base = self._make_object_glob().get_root_node().folder
         folders, objects = list_dir(base)
         names = [*(f"{folder.name}/" for folder in folders), *(path.name for path in objects)]
         if not names:

@@ -23,6 +23,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
+from morpheus.sources.cluster_partitioning import DistributedPartition, DistributedPartitionStore
 from morpheus.sources.compression import LogPath
 from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery
 from morpheus.sources.group_by_user import EventKey
@@ -34,8 +35,6 @@ from morpheus.sources.log_format import (
 )
 from morpheus.sources.partitioning import (
     DatasetT,
-    DistributedPartition,
-    DistributedPartitionStore,
     HasUserStats,
     LocalPartitionStore,
     PartitionSpec,

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import polars as pl
 
@@ -18,28 +19,100 @@ from morpheus.errors import UsageError
 from morpheus.seasonality.detector import parse_duration
 
 UTC_DATETIME = pl.Datetime("us", "UTC")
+_NAIVE_DATETIME = pl.Datetime("us")
 DEFAULT_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+_FRACTION_FORMAT = "%Y-%m-%dT%H:%M:%S%.fZ"
 
-_ISO_PATTERN = (
-    r"^\s*(?<date>\d{4}-\d{2}-\d{2})[Tt ](?<clock>\d{2}:\d{2})(?<second>:\d{2})?"
-    r"(?:[.,](?<fraction>\d+))?\s*(?:[Zz]|UTC|(?<sign>[+-])(?<hours>\d{2}):?(?<minutes>\d{2})?)?\s*$"
+_CLOCK = (
+    r"(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d+))?)?"
+    r"\s*(?<half>[AaPp])?(?:\.?[Mm]\.?)?"
 )
-_EPOCH_PATTERN = r"^\s*(?<seconds>\d{9,10})(?:(?<parts>\d{3}|\d{6}|\d{9})|\.(?<fraction>\d+))?\s*$"
+_ZONE = (
+    r"\s*(?:(?:[Zz]|\(?(?:UTC|GMT)\)?|\(?(?:UTC|GMT)?(?<sign>[+-])(?<hours>\d{1,2}):?(?<minutes>\d{2})?\)?)"
+    r"(?:\[[\w/+-]+\]|\s*\([A-Za-z ]+\))?)?"
+)
+_WEEKDAY = r"^\s*(?:(?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
+_MONTHS = (
+    "jan(?:uary)?",
+    "feb(?:ruary)?",
+    "mar(?:ch)?",
+    "apr(?:il)?",
+    "may",
+    "june?",
+    "july?",
+    "aug(?:ust)?",
+    "sept?(?:ember)?",
+    "oct(?:ober)?",
+    "nov(?:ember)?",
+    "dec(?:ember)?",
+)
+_MONTH_NUMBERS = {name[:3]: f"{number:02}" for number, name in enumerate(_MONTHS, 1)}
+_MONTH = rf"(?<name>(?i:{'|'.join(_MONTHS)}))\.?"
+_YEAR = r"(?<year>\d{4})"
+_DAY = r"(?<day>\d{1,2})"
+_DIGITS = rf"{_YEAR}(?<month>\d{{2}})(?<day>\d{{2}})"
+_CLOCK_DIGITS = r"(?<hour>\d{2})(?<minute>\d{2})"
+_SECOND = r"(?<second>\d{2})"
+_CALENDAR_PATTERNS = (
+    # 2026-10-06T08:03:00Z, 2026/10/06 08:03:00 +0200
+    rf"^\s*{_YEAR}[-/](?<month>\d{{1,2}})[-/]{_DAY}(?:[Tt]|,?\s+){_CLOCK}{_ZONE}\s*$",
+    # 20261006T080300Z
+    rf"^\s*{_DIGITS}[Tt ]{_CLOCK_DIGITS}(?:{_SECOND}(?:[.,](?<fraction>\d+))?)?{_ZONE}\s*$",
+    # 20261006080300
+    rf"^\s*{_DIGITS}{_CLOCK_DIGITS}{_SECOND}\s*$",
+    # Oct 6, 2026 8:03:00 AM; October 06, 2026, 08:03:00 (UTC+00:00)
+    rf"{_WEEKDAY}{_MONTH}\s+{_DAY}(?:st|nd|rd|th)?,?\s+{_YEAR},?\s+(?:at\s+)?{_CLOCK}{_ZONE}\s*$",
+    # Tue, 06 Oct 2026 08:03:00 +0000 (RFC 2822); 06/Oct/2026:08:03:00 +0000
+    rf"{_WEEKDAY}{_DAY}[\s/-]{_MONTH}[\s/-]{_YEAR}(?::|,?\s+)(?:at\s+)?{_CLOCK}{_ZONE}\s*$",
+    # Tue Oct  6 08:03:00 UTC 2026
+    rf"{_WEEKDAY}{_MONTH}\s+{_DAY}\s+{_CLOCK}{_ZONE}\s+{_YEAR}\s*$",
+)
+"""Times that have one meaning. A time without a zone is UTC."""
+_CALENDAR_PARTS = (
+    "year",
+    "month",
+    "name",
+    "day",
+    "hour",
+    "minute",
+    "second",
+    "fraction",
+    "half",
+    "sign",
+    "hours",
+    "minutes",
+)
+_EPOCH_PATTERN = r"^\s*(?<whole>\d{9,10}|\d{12,13}|\d{15,16}|\d{18,19})(?:\.(?<fraction>\d*))?\s*$"
+_EPOCH_DIGITS = ((10, 0), (13, 3), (16, 6), (19, 9))
+"""Maximum length of an epoch number, and the number of its digits after the seconds."""
+_EXPONENT_PATTERN = r"^\s*\d\.\d{7,}[eE]\+?(?:9|1[0-8])\s*$"
+"""Numbers such as 1.79127378E12. Shorter ones are rounded, as in spreadsheets."""
+_WRAPPED_PATTERNS = (
+    (r"""/Date\((\d{1,15})(?:[+-]\d{4})?\)""", 1_000),
+    (r"""^\{"\$date":(?:\{"\$numberLong":)?"?([^"{}]+)"?\}{1,2}$""", 0),
+    (r"""^\{(?:"nanos":\d+,)?"seconds":"?(\d+)"?\}$""", 1_000_000),
+)
+"""Times inside other text, as PowerShell, MongoDB and Protocol Buffers write them, with the number
+of microseconds of a unit; 0 for a time in another form."""
+_FIRST_MICROSECOND, _LAST_MICROSECOND = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The years 1 to 9999, in microseconds since 1970."""
 
 
 def parse_times(texts: pl.Series, time_format: str = "") -> pl.Series:
-    """Parse ISO 8601 times and epoch numbers.
+    """Parse times that have one meaning: ISO 8601, epoch numbers, and names of months.
 
     The separator may be `T` or a space. Fraction and zone are optional; times without a zone are
-    UTC. A number is seconds since 1970; with 13, 16 or 19 digits it is milliseconds, microseconds
-    or nanoseconds.
+    UTC. A number is seconds since 1970, with any fraction; with 12 or 13 digits before the point it
+    is milliseconds, with 15 or 16 microseconds, with 18 or 19 nanoseconds. `/Date(...)/` is read
+    too. Days and months as two numbers (`10/1/2026`) need a `time_format`.
 
     Args:
         texts: The times.
         time_format: Another format to try first, for `strftime`; empty for none.
 
     Returns:
-        Datetimes in UTC with microseconds; null for a missing or invalid time.
+        Datetimes in UTC with microseconds; null for a missing or invalid time, and for years
+        outside 1 to 9999.
 
     >>> texts = pl.Series(["2021-10-01T01:54:25Z", "2021-10-01 03:54:25.5+02:00", "yesterday"])
     >>> [str(time) for time in parse_times(texts)]
@@ -49,48 +122,227 @@ def parse_times(texts: pl.Series, time_format: str = "") -> pl.Series:
     """
     if time_format:
         times = texts.str.to_datetime(time_format, strict=False, time_unit="us", time_zone="UTC")
+        times = _limit_years(times)
         return times.zip_with(times.is_not_null(), parse_times(texts))
-    times = texts.str.to_datetime(
-        DEFAULT_TIME_FORMAT, strict=False, time_unit="us"
-    ).dt.replace_time_zone("UTC")
+    times = texts.str.to_datetime(DEFAULT_TIME_FORMAT, strict=False, time_unit="us")
+    # Polars moves a leap second to the next minute, and accepts the year 0, which Python does not.
+    moved = (times.dt.second() == 0) & texts.str.ends_with(":60Z")
+    times = _limit_years(
+        times.zip_with(~moved.fill_null(value=False), times - timedelta(seconds=1))
+    )
     # Most logs have one format, which Polars parses fast; regular expressions parse the rest.
     unparsed = times.is_null() & texts.is_not_null()
     if not unparsed.any():
-        return times
-    rest = texts.filter(unparsed)
-    return times.scatter(
-        unparsed.arg_true(), _parse_iso(rest).zip_with(~_is_epoch(rest), _parse_epoch(rest))
-    )
+        return times.dt.replace_time_zone("UTC")
+    rest = _parse_other_forms(texts.filter(unparsed))
+    return times.scatter(unparsed.arg_true(), rest).dt.replace_time_zone("UTC")
 
 
-def _is_epoch(texts: pl.Series) -> pl.Series:
-    return texts.str.contains(_EPOCH_PATTERN)
+def _parse_other_forms(texts: pl.Series) -> pl.Series:
+    times = texts.str.to_datetime(_FRACTION_FORMAT, strict=False, time_unit="us")
+    times = times.set((times.dt.second() == 0) & texts.str.contains(":60.", literal=True), None)
+    parsers: list[Callable[[pl.Series], pl.Series]] = [
+        _parse_epoch,
+        *(partial(_parse_calendar, pattern=pattern) for pattern in _CALENDAR_PATTERNS),
+        _parse_exponent,
+        *(partial(_parse_wrapped, pattern=p, unit=unit) for p, unit in _WRAPPED_PATTERNS),
+    ]
+    for parse in parsers:
+        unparsed = times.is_null()
+        if not unparsed.any():
+            break
+        times = times.scatter(unparsed.arg_true(), parse(texts.filter(unparsed)))
+    return _limit_years(times)
+
+
+def _limit_years(times: pl.Series) -> pl.Series:
+    """Replace times that Python cannot represent with null."""
+    number = times.to_physical()
+    possible = number.is_between(_FIRST_MICROSECOND, _LAST_MICROSECOND)
+    return times if possible.all() else times.set(~possible.fill_null(value=True), None)
 
 
 def _parse_epoch(texts: pl.Series) -> pl.Series:
-    """Parse epoch numbers."""
+    """Parse epoch numbers exactly, digit by digit."""
     part = texts.str.extract_groups(_EPOCH_PATTERN).struct.unnest()
-    fraction = pl.coalesce("parts", "fraction", pl.lit("")).str.slice(0, 6).str.pad_end(6, "0")
-    microseconds = pl.concat_str("seconds", fraction).cast(pl.Int64, strict=False)
-    return part.select(microseconds.cast(UTC_DATETIME).alias(texts.name)).to_series()
+    length = pl.col("whole").str.len_chars()
+    digits = pl.lit(0)
+    for longest, after in reversed(_EPOCH_DIGITS):
+        digits = pl.when(length <= longest).then(after).otherwise(digits)
+    fraction = pl.concat_str(
+        pl.col("whole").str.tail(digits), pl.col("fraction").fill_null("")
+    ).str.slice(0, 6)
+    seconds = pl.col("whole").str.head(length.cast(pl.Int64) - digits)
+    microseconds = pl.concat_str(seconds, fraction.str.pad_end(6, "0"))
+    return part.select(_from_microseconds(microseconds).alias(texts.name)).to_series()
 
 
-def _parse_iso(texts: pl.Series) -> pl.Series:
-    part = texts.str.extract_groups(_ISO_PATTERN).struct.unnest()
-    second = pl.col("second").fill_null(":00")
-    clock = pl.concat_str("date", pl.lit("T"), "clock", second)
+def _from_microseconds(number: pl.Expr) -> pl.Expr:
+    return number.cast(pl.Int64, strict=False).cast(_NAIVE_DATETIME)
+
+
+def _parse_exponent(texts: pl.Series) -> pl.Series:
+    """Parse numbers with an exponent, such as 1.79127378E12."""
+    number = pl.when(texts.str.contains(_EXPONENT_PATTERN)).then(
+        pl.col(texts.name).str.strip_chars().cast(pl.Float64, strict=False)
+    )
+    whole = texts.to_frame().select(number.round().cast(pl.Int64, strict=False).cast(pl.String))
+    return _parse_epoch(whole.to_series())
+
+
+def _parse_wrapped(texts: pl.Series, pattern: str, unit: int) -> pl.Series:
+    """Parse times inside other text, such as `/Date(1790841600000)/`."""
+    inner = texts.str.extract(pattern, 1)
+    if not unit:
+        return parse_times(inner).dt.replace_time_zone(None)
+    return (inner.cast(pl.Int64, strict=False) * unit).cast(_NAIVE_DATETIME)
+
+
+def _parse_calendar(texts: pl.Series, pattern: str) -> pl.Series:
+    """Parse dates with a time of day."""
+    part = texts.str.extract_groups(pattern).struct.unnest()
+    absent = [name for name in _CALENDAR_PARTS if name not in part.columns]
+    part = part.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+    month = pl.coalesce(
+        "month", pl.col("name").str.to_lowercase().str.head(3).replace(_MONTH_NUMBERS)
+    )
+    numbers = (month, "day", _hour_of_day(), "minute", _second())
+    date_parts = (pl.col(x) if isinstance(x, str) else x for x in numbers)
+    text = pl.concat_str("year", *(each.str.zfill(2) for each in date_parts), separator=" ")
     fraction = pl.col("fraction").fill_null("").str.slice(0, 6).str.pad_end(6, "0")
     hours, minutes = (pl.col(unit).fill_null("0").cast(pl.Int64) for unit in ("hours", "minutes"))
     east = pl.when(pl.col("sign") == "-").then(-1).otherwise(1)
     return part.select(
         (
-            clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="us")
+            text.str.to_datetime("%Y %m %d %H %M %S", strict=False, time_unit="us")
             + pl.duration(microseconds=fraction.cast(pl.Int64))
             - pl.duration(minutes=east * (hours * 60 + minutes))
-        )
-        .dt.replace_time_zone("UTC")
-        .alias(texts.name)
+        ).alias(texts.name)
     ).to_series()
+
+
+def _second() -> pl.Expr:
+    """Return the second; a leap second stays in its minute."""
+    second = pl.col("second").fill_null("00")
+    return pl.when(second == "60").then(pl.lit("59")).otherwise(second)
+
+
+def _hour_of_day() -> pl.Expr:
+    """Return the hour from 0 to 23, of a clock with 12 or 24 hours."""
+    hour = pl.col("hour").cast(pl.Int64, strict=False)
+    afternoon = pl.when(pl.col("half").str.to_lowercase() == "p").then(12).otherwise(0)
+    twelve = pl.when(hour.is_between(1, 12)).then(hour % 12 + afternoon)
+    return pl.when(pl.col("half").is_null()).then(hour).otherwise(twelve).cast(pl.String)
+
+
+_TWO_NUMBERS = re.compile(
+    r"^\s*(\d{1,2})([/.-])(\d{1,2})[/.-](\d{2}|\d{4})(?:(,?\s+|T)(\d{1,2}):\d{2}(:\d{2})?(\s*[AaPp][Mm])?)?\s*$"
+)
+"""A date whose day and month are numbers, in either order."""
+_EXAMPLE_MOMENT = datetime(2024, 5, 31, 9, 30, 17, tzinfo=UTC)
+
+
+def suggest_time_formats(text: str) -> list[str]:
+    """Suggest formats of a time whose day and month may be in either order; the likely one first.
+
+    >>> suggest_time_formats("10/1/2026, 8:00:00 AM")
+    ['%m/%d/%Y, %I:%M:%S %p', '%d/%m/%Y, %I:%M:%S %p']
+    >>> suggest_time_formats("31.05.2024 09:30"), suggest_time_formats("yesterday")
+    (['%d.%m.%Y %H:%M'], [])
+    """
+    found = _TWO_NUMBERS.match(text)
+    if not found:
+        return []
+    first, mark, second, year, between, hour, seconds, half = found.groups()
+    clock = ("%I" if half else "%H") + ":%M" + (":%S" if seconds else "")
+    clock += half[:-2].replace("\u202f", " ") + "%p" if half else ""
+    rest = f"{mark}{'%Y' if len(year) == 4 else '%y'}" + (f"{between}{clock}" if hour else "")  # noqa: PLR2004 - digits
+    day_first, month_first = f"%d{mark}%m{rest}", f"%m{mark}%d{rest}"
+    if int(first) > 12:  # noqa: PLR2004 - months
+        return [day_first]
+    if int(second) > 12:  # noqa: PLR2004 - months
+        return [month_first]
+    return [day_first, month_first] if mark == "." else [month_first, day_first]
+
+
+def check_time_format(time_format: str, option: str) -> None:
+    """Check that a format for `strftime` describes a complete time.
+
+    Args:
+        time_format: The format; empty for none.
+        option: The option that gave it, for messages.
+
+    Raises:
+        UsageError: The format is not valid, or lacks a part of the date.
+    """
+    if not time_format:
+        return
+    if "%Z" in time_format:
+        raise UsageError(
+            f"{option}: `%Z`, the name of a time zone, has no fixed meaning and cannot be read. "
+            "Use `%z` for offsets such as +0200."
+        )
+    try:
+        text = pl.Series([_EXAMPLE_MOMENT]).dt.strftime(time_format)
+        parsed = text.str.to_datetime(time_format, strict=False, time_unit="us", time_zone="UTC")[0]
+    except pl.exceptions.PolarsError:
+        parsed = None
+    if parsed is None or parsed.date() != _EXAMPLE_MOMENT.date():
+        raise UsageError(
+            f"{option}: `{time_format}` is not the format of a time with year, month and day. "
+            "Write it as for `strftime`: `%d.%m.%Y %H:%M:%S`, or `%m/%d/%Y, %I:%M:%S %p`."
+        )
+
+
+EARLIEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""Earlier events are implausible: no log of this kind is older."""
+CLOCK_TOLERANCE = timedelta(days=1)
+"""Events that are this much later than the clock are implausible."""
+
+
+@dataclass(frozen=True)
+class PlausibleTimes:
+    """The times that events can have. Other times come from wrong clocks, or are damaged.
+
+    Attributes:
+        latest: Latest plausible time; None for no limit.
+        action: What happens to other events: `fail`, `skip` or `keep`.
+    """
+
+    latest: datetime | None = None
+    action: str = "keep"
+
+    @classmethod
+    def from_option(cls, action: str) -> PlausibleTimes:
+        """Make the limits for this moment.
+
+        Args:
+            action: `--implausible_time`.
+        """
+        return cls(datetime.now(UTC) + CLOCK_TOLERANCE, action.lower())
+
+    def find_implausible(self, times: pl.Series) -> pl.Series | None:
+        """Return which events have an implausible time; None if none has.
+
+        Args:
+            times: Times of events.
+        """
+        if self.action == "keep" or times.is_empty():
+            return None
+        low, high = times.min(), times.max()
+        too_late = self.latest is not None and high is not None and high > self.latest  # type: ignore[operator] # datetimes
+        if low is None or (low >= EARLIEST_TIME and not too_late):  # type: ignore[operator] # datetimes
+            return None
+        implausible = times < EARLIEST_TIME
+        if self.latest is not None:
+            implausible |= times > self.latest
+        return implausible.fill_null(value=False)
+
+    def describe(self, time: datetime) -> str:
+        """Return why a time is implausible."""
+        if time < EARLIEST_TIME:
+            return f"is before {EARLIEST_TIME.year}"
+        return "is more than a day after the clock of this machine"
 
 
 YEAR_KEYS, MONTH_KEYS, DAY_KEYS, HOUR_KEYS = (

@@ -29,7 +29,7 @@ from morpheus.models.training import (
     train_sequentially,
 )
 from morpheus.storage.folder import open_store
-from morpheus.storage.object_store import is_s3_url
+from morpheus.storage.object_store import is_object_url
 
 logger = logging.getLogger(__name__)
 
@@ -434,7 +434,7 @@ class TrainAe(Transform):
                 "--models_output_filename: with --pretrained_filename nothing is trained, so there "
                 "is nothing to save. Leave one of the two out."
             )
-        if not is_s3_url(folder) and not Path(folder).is_dir():
+        if not is_object_url(folder) and not Path(folder).is_dir():
             raise UsageError(
                 f"--pretrained_filename: there is no folder `{folder}`. Give a folder that "
                 "`train-ae --models_output_filename=...` has written. Model files of other "

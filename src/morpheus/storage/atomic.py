@@ -4,21 +4,38 @@ A file is written under a hidden name beside its destination, synced, renamed, a
 synced. Without the last step, a rename can be undone by power loss. By default files are created
 with mode 0600 and folders with mode 0700, whatever the umask: results and models name users.
 `set_file_policy` makes them readable for the group.
+
+A process that is killed leaves its temporary files and folders behind. They are locked while their
+process lives, and the system releases the lock when it dies. So the next run that writes into the
+folder removes exactly those of dead runs.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import secrets
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import BinaryIO, Self
 
 from morpheus.errors import TransientError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and nothing of dead runs is removed
+    fcntl = None
 
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 """Errors of file systems that cannot sync a folder; some network file systems are of this kind."""
@@ -114,6 +131,154 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+HOST_TAG = blake2b(platform.node().encode(), digest_size=2).hexdigest()
+"""This machine, in temporary names."""
+_TEMP_NAME = re.compile(r"\.?(?P<target>.+)\.(?P<host>[0-9a-f]{4})[0-9a-f]{8}\.part(?P<old>\.old)?")
+_FOREIGN_SECONDS = 24 * 3600
+"""Age of another machine's leftovers. Some network file systems do not share locks."""
+_CLEANED: set[Path] = set()
+"""Folders whose leftovers this run has removed."""
+
+
+def make_temp_name(name: str, *, hidden: bool = True) -> str:
+    """Return a new temporary name for a file or folder, by which a later run recognises it.
+
+    >>> make_temp_name("out.csv").startswith(".out.csv.")
+    True
+    """
+    name = os.fsdecode(os.fsencode(name)[:_MAX_NAME_BYTES])
+    return f"{'.' if hidden else ''}{name}.{HOST_TAG}{secrets.token_hex(4)}.part"
+
+
+def start_cleanup() -> None:
+    """Begin a run: remove what dead runs left in TMPDIR now, and later in the folders it writes."""
+    _CLEANED.clear()
+    _remove_leftovers(Path(tempfile.gettempdir()))
+
+
+class TempFolder:
+    """A temporary folder, removed with its content by `close`, or by a later run.
+
+    Args:
+        parent: Folder to create it in, as a hidden folder; it must exist. By default TMPDIR.
+        name: Name of what is written in it.
+        published: The folder will be renamed to its destination, so the file policy applies. Else
+            only the owner may read it.
+
+    Attributes:
+        path: Path of the folder.
+
+    Raises:
+        OSError: The folder cannot be created.
+    """
+
+    def __init__(
+        self, parent: Path | None = None, name: str = "morpheus", *, published: bool = False
+    ) -> None:
+        if parent is not None:
+            _remove_leftovers(parent)
+        mode = _POLICY.folder_mode if published else 0o700
+        folder = Path(tempfile.gettempdir()) if parent is None else parent
+        number: int | None = None
+        while number is None:
+            self.path = folder / make_temp_name(name, hidden=parent is not None)
+            self.path.mkdir(mode)
+            number = _hold_folder(self.path)
+        self._number = number
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *about: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the folder, if it is still there."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._number >= 0:
+            os.close(self._number)
+            self._number = -1
+
+
+@contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Keep a folder with a temporary name from being removed by another run."""
+    number = _hold_folder(path)
+    try:
+        yield
+    finally:
+        if number is not None and number >= 0:
+            os.close(number)
+
+
+def _hold_folder(path: Path) -> int | None:
+    """Open and lock a folder. Returns -1 if that is not possible, None if it was removed."""
+    if fcntl is None:
+        return -1
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if _lock(path, number):
+        return number
+    os.close(number)
+    return None
+
+
+def _lock(path: Path, number: int) -> bool:
+    """Lock an open file or folder, and return whether it still has its name.
+
+    Another run may have removed it, because it was not locked yet.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks, where nothing is removed
+    try:
+        return path.stat().st_ino == os.fstat(number).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what dead runs left in a folder. Once in each run, because folders may be large."""
+    if fcntl is None or folder in _CLEANED:
+        return
+    _CLEANED.add(folder)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMP_NAME.fullmatch(entry.name)
+            if match:
+                with suppress(OSError):  # a live run holds it, or another user owns it
+                    _remove_if_dead(Path(entry.path), match)
+
+
+def _remove_if_dead(path: Path, match: re.Match[str]) -> None:
+    assert fcntl is not None  # noqa: S101 - the caller has seen to it
+    about = path.lstat()
+    is_folder = stat.S_ISDIR(about.st_mode)
+    is_foreign = match["host"] != HOST_TAG and time.time() - about.st_mtime < _FOREIGN_SECONDS
+    if about.st_uid != os.geteuid() or is_foreign or not (is_folder or stat.S_ISREG(about.st_mode)):
+        return
+    flags = os.O_RDONLY | os.O_DIRECTORY if is_folder else os.O_RDWR
+    number = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        target = path.with_name(match["target"])
+        if match["old"] and not target.exists():
+            path.rename(target)  # the run died between two renames, see `replace_folder`
+        elif is_folder:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(number)
+
+
 class AtomicWriter:
     """Writes a file under a hidden name, and renames it once it is complete.
 
@@ -139,8 +304,7 @@ class AtomicWriter:
 
     def __init__(self, path: Path, *extra_errors: type[Exception], private: bool = True) -> None:
         self.path = Path(os.path.realpath(path))
-        name = os.fsdecode(os.fsencode(self.path.name)[:_MAX_NAME_BYTES])
-        self.temp_path = self.path.with_name(f".{name}.{secrets.token_hex(4)}.part")
+        self.temp_path = self.path.with_name(make_temp_name(self.path.name))
         self._private = private
         self._committed = False
         self._io_errors: tuple[type[Exception], ...] = (OSError, *extra_errors)
@@ -148,7 +312,12 @@ class AtomicWriter:
     def __enter__(self) -> Self:
         with self.guard_io():
             make_folders(self.path.parent)
+            _remove_leftovers(self.path.parent)
             self.file = create_file(self.temp_path, private=self._private)
+            while not _lock(self.temp_path, self.file.fileno()):
+                self.file.close()
+                self.temp_path = self.path.with_name(make_temp_name(self.path.name))
+                self.file = create_file(self.temp_path, private=self._private)
         return self
 
     def __exit__(

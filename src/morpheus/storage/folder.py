@@ -16,10 +16,10 @@ from typing import Protocol
 from morpheus.errors import UsageError
 from morpheus.storage.atomic import atomic_write
 from morpheus.storage.object_store import (
-    S3Path,
+    ObjectPath,
     delete_objects,
     get_with_etag,
-    is_s3_url,
+    is_object_url,
     list_dir,
     list_recursive,
     put_if_match,
@@ -134,7 +134,7 @@ class LocalStore:
 class ObjectStore:
     """A folder in S3; see `Store`."""
 
-    base: S3Path
+    base: ObjectPath
 
     def __str__(self) -> str:
         return str(self.base)
@@ -183,4 +183,4 @@ def open_store(location: Location) -> Store:
     ('s3://soc/models/', 'models')
     """
     text = fspath(location)
-    return ObjectStore(S3Path.parse(text)) if is_s3_url(text) else LocalStore(Path(text))
+    return ObjectStore(ObjectPath.parse(text)) if is_object_url(text) else LocalStore(Path(text))

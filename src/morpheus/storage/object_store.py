@@ -25,7 +25,7 @@ S3_SCHEME = "s3://"
 
 
 @dataclass(frozen=True, order=True)
-class S3Path:
+class ObjectPath:
     """An object, or a prefix of objects: `s3://bucket/key`.
 
     Attributes:
@@ -47,7 +47,7 @@ class S3Path:
         Raises:
             UsageError: It names no bucket.
 
-        >>> S3Path.parse("s3://logs/AWSLogs/").key
+        >>> ObjectPath.parse("s3://logs/AWSLogs/").key
         'AWSLogs/'
         """
         bucket, _, key = address.removeprefix(S3_SCHEME).partition("/")
@@ -58,8 +58,8 @@ class S3Path:
     def __str__(self) -> str:
         return f"{S3_SCHEME}{self.bucket}/{self.key}"
 
-    def __truediv__(self, name: str) -> S3Path:
-        return S3Path(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
 
     @property
     def name(self) -> str:
@@ -67,10 +67,10 @@ class S3Path:
         return self._path.name
 
     @property
-    def parent(self) -> S3Path:
+    def parent(self) -> ObjectPath:
         """Folder that contains it."""
         above = str(self._path.parent)
-        return S3Path(self.bucket, "" if above == "." else above)
+        return ObjectPath(self.bucket, "" if above == "." else above)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -92,10 +92,10 @@ class S3Path:
         return PurePosixPath(self.key)
 
 
-def is_s3_url(text: str) -> bool:
+def is_object_url(text: str) -> bool:
     """Return whether a text is an S3 URL.
 
-    >>> is_s3_url("s3://logs/may"), is_s3_url("logs/may")
+    >>> is_object_url("s3://logs/may"), is_object_url("logs/may")
     (True, False)
     """
     return text.startswith(S3_SCHEME)
@@ -123,7 +123,7 @@ _SERVER_HINT = "Try again, or set AWS_ENDPOINT_URL to the server of the bucket."
 
 
 @contextmanager
-def translate_s3_errors(path: S3Path, permission: str) -> Iterator[None]:
+def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
     """Turn errors of obstore into errors that say what to do.
 
     Args:
@@ -158,7 +158,7 @@ def translate_s3_errors(path: S3Path, permission: str) -> Iterator[None]:
         raise translated from error
 
 
-def _to_morpheus_error(text: str, path: S3Path, permission: str) -> MorpheusError | None:
+def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> MorpheusError | None:
     """Translate a message of obstore; None if the object does not exist."""
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
     server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
@@ -210,7 +210,7 @@ _CREDENTIAL_VARIABLES = (
 """If one of these is set, obstore finds the credentials by itself."""
 
 
-def get_s3_store(path: S3Path) -> S3Store:
+def get_object_store(path: ObjectPath) -> S3Store:
     """Return the connection to an object's bucket; connections are reused."""
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     return _cached_s3_store(path.bucket, tuple(sorted(environment.items())))
@@ -272,21 +272,21 @@ def _load_profile(env: Mapping[str, str]) -> dict[str, Any]:
     return options
 
 
-def list_recursive(folder: S3Path) -> Iterator[S3Path]:
+def list_recursive(folder: ObjectPath) -> Iterator[ObjectPath]:
     """List all objects below a folder, at any depth.
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
         TransientError: S3 does not answer.
     """
-    with translate_s3_errors(folder, "s3:ListBucket"):
+    with translate_errors(folder, "s3:ListBucket"):
         import obstore  # noqa: PLC0415 - an extra
 
-        for page in obstore.list(get_s3_store(folder), folder.key.rstrip("/") or None):
+        for page in obstore.list(get_object_store(folder), folder.key.rstrip("/") or None):
             yield from (_from_listing(folder, entry) for entry in page)
 
 
-def list_dir(folder: S3Path) -> tuple[list[S3Path], list[S3Path]]:
+def list_dir(folder: ObjectPath) -> tuple[list[ObjectPath], list[ObjectPath]]:
     """List a folder, without what is below its subfolders.
 
     Returns:
@@ -296,15 +296,15 @@ def list_dir(folder: S3Path) -> tuple[list[S3Path], list[S3Path]]:
         UsageError: The bucket does not exist, or access is denied.
         TransientError: S3 does not answer.
     """
-    with translate_s3_errors(folder, "s3:ListBucket"):
+    with translate_errors(folder, "s3:ListBucket"):
         import obstore  # noqa: PLC0415 - an extra
 
-        page = obstore.list_with_delimiter(get_s3_store(folder), folder.key.rstrip("/") or None)
-    folders = [S3Path(folder.bucket, prefix) for prefix in page["common_prefixes"]]
+        page = obstore.list_with_delimiter(get_object_store(folder), folder.key.rstrip("/") or None)
+    folders = [ObjectPath(folder.bucket, prefix) for prefix in page["common_prefixes"]]
     return folders, [_from_listing(folder, entry) for entry in page["objects"]]
 
 
-def head_object(path: S3Path) -> S3Path | None:
+def head_object(path: ObjectPath) -> ObjectPath | None:
     """Return an object with its size and time; None if it does not exist.
 
     Raises:
@@ -312,15 +312,15 @@ def head_object(path: S3Path) -> S3Path | None:
         TransientError: S3 does not answer.
     """
     try:
-        with translate_s3_errors(path, "s3:GetObject"):
+        with translate_errors(path, "s3:GetObject"):
             import obstore  # noqa: PLC0415 - an extra
 
-            return _from_listing(path, obstore.head(get_s3_store(path), path.key))
+            return _from_listing(path, obstore.head(get_object_store(path), path.key))
     except FileNotFoundError:
         return None
 
 
-def read_object(path: S3Path) -> bytes:
+def read_object(path: ObjectPath) -> bytes:
     """Read an object.
 
     Raises:
@@ -331,25 +331,25 @@ def read_object(path: S3Path) -> bytes:
     return get_with_etag(path)[0]
 
 
-def get_with_etag(path: S3Path) -> tuple[bytes, str | None]:
+def get_with_etag(path: ObjectPath) -> tuple[bytes, str | None]:
     """Read an object and its ETag; raises as `read_object` does."""
-    with translate_s3_errors(path, "s3:GetObject"):
+    with translate_errors(path, "s3:GetObject"):
         import obstore  # noqa: PLC0415 - an extra
 
-        response = obstore.get(get_s3_store(path), path.key)
+        response = obstore.get(get_object_store(path), path.key)
         return bytes(response.bytes()), response.meta["e_tag"]
 
 
-def stream_object(path: S3Path, size: int) -> Iterator[bytes]:
+def stream_object(path: ObjectPath, size: int) -> Iterator[bytes]:
     """Read an object in blocks of about `size` bytes; raises as `read_object` does."""
-    with translate_s3_errors(path, "s3:GetObject"):
+    with translate_errors(path, "s3:GetObject"):
         import obstore  # noqa: PLC0415 - an extra
 
-        for block in obstore.get(get_s3_store(path), path.key).stream(min_chunk_size=size):
+        for block in obstore.get(get_object_store(path), path.key).stream(min_chunk_size=size):
             yield bytes(block)
 
 
-def write_object(path: S3Path, content: bytes | Path) -> None:
+def write_object(path: ObjectPath, content: bytes | Path) -> None:
     """Write an object atomically, replacing one of that name.
 
     Raises:
@@ -359,7 +359,7 @@ def write_object(path: S3Path, content: bytes | Path) -> None:
     _put(path, content, "overwrite")
 
 
-def put_if_match(path: S3Path, content: bytes, etag: str | None) -> bool:
+def put_if_match(path: ObjectPath, content: bytes, etag: str | None) -> bool:
     """Write an object unless it has changed since it was read, and return whether it was written.
 
     Servers without conditional writes always write.
@@ -384,41 +384,41 @@ def put_if_match(path: S3Path, content: bytes, etag: str | None) -> bool:
     return True
 
 
-def delete_objects(paths: Iterable[S3Path]) -> None:
+def delete_objects(paths: Iterable[ObjectPath]) -> None:
     """Remove objects. Missing objects are ignored.
 
     Raises:
         UsageError: Access is denied.
         TransientError: S3 does not answer.
     """
-    by_bucket: dict[str, list[S3Path]] = {}
+    by_bucket: dict[str, list[ObjectPath]] = {}
     for path in paths:
         by_bucket.setdefault(path.bucket, []).append(path)
     for objects in by_bucket.values():
-        with translate_s3_errors(objects[0], "s3:DeleteObject"):
+        with translate_errors(objects[0], "s3:DeleteObject"):
             import obstore  # noqa: PLC0415 - an extra
 
-            obstore.delete(get_s3_store(objects[0]), [path.key for path in objects])
+            obstore.delete(get_object_store(objects[0]), [path.key for path in objects])
 
 
-def _put(path: S3Path, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
-    with translate_s3_errors(path, "s3:PutObject"):
+def _put(path: ObjectPath, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
+    with translate_errors(path, "s3:PutObject"):
         import obstore  # noqa: PLC0415 - an extra
 
-        obstore.put(get_s3_store(path), path.key, content, mode=mode)
+        obstore.put(get_object_store(path), path.key, content, mode=mode)
 
 
-def _from_listing(folder: S3Path, entry: Mapping[str, Any]) -> S3Path:
-    return S3Path(folder.bucket, entry["path"], entry["size"], entry["last_modified"])
+def _from_listing(folder: ObjectPath, entry: Mapping[str, Any]) -> ObjectPath:
+    return ObjectPath(folder.bucket, entry["path"], entry["size"], entry["last_modified"])
 
 
 __all__ = [
     "S3_SCHEME",
-    "S3Path",
+    "ObjectPath",
     "delete_objects",
     "get_with_etag",
     "head_object",
-    "is_s3_url",
+    "is_object_url",
     "list_dir",
     "list_recursive",
     "put_if_match",

@@ -21,13 +21,13 @@ import polars.selectors as cs
 
 from morpheus.columns import TIME
 from morpheus.errors import TransientError
-from morpheus.storage.atomic import make_folders
+from morpheus.storage.atomic import TempFolder, make_folders
 
 
 class SpillDir:
     """A temporary folder, created when first used and removed with its content at the end.
 
-    Only its owner may read it (mode 0700).
+    Only its owner may read it (mode 0700). If the process is killed, a later run removes it.
 
     Args:
         parent: Folder to create it in, as a hidden folder. By default TMPDIR decides.
@@ -35,7 +35,7 @@ class SpillDir:
 
     def __init__(self, parent: Path | None = None) -> None:
         self._parent = parent
-        self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
+        self._temp_dir: TempFolder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +47,7 @@ class SpillDir:
         trace: TracebackType | None,
     ) -> None:
         if self._temp_dir is not None:
-            self._temp_dir.cleanup()
+            self._temp_dir.close()
 
     @property
     def folder(self) -> Path:
@@ -57,18 +57,15 @@ class SpillDir:
             TransientError: The folder cannot be created.
         """
         if self._temp_dir is None:
-            hidden = "." if self._parent else ""
             try:
                 if self._parent is not None:
                     make_folders(self._parent)
-                self._temp_dir = tempfile.TemporaryDirectory(
-                    prefix=f"{hidden}morpheus-", dir=self._parent, ignore_cleanup_errors=True
-                )
+                self._temp_dir = TempFolder(self._parent)
             except OSError as error:
                 raise _disk_full_error(
                     self._parent or Path(tempfile.gettempdir()), error
                 ) from error
-        return Path(self._temp_dir.name)
+        return self._temp_dir.path
 
 
 @contextmanager
