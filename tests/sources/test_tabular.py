@@ -1,5 +1,7 @@
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -66,7 +68,7 @@ def test_dots_are_removed_from_names_and_equal_columns_are_combined() -> None:
     [
         ("a,b\n1,2\n3,4,5\n6,7\n", [("1", "2"), ("6", "7")], [(3, "the row has 3 cells")]),
         ("a,b\n1\n2,3\n", [("2", "3")], [(2, "the row has 1 cells")]),
-        ('a,b\n1,2\n3,"x\n4,5\n', [("1", "2")], [(3, "a quote is not closed")]),
+        ('a,b\n1,2\n3,"x\n4,5\n', [("1", "2"), ("4", "5")], [(3, "a quote is not closed")]),
         ('a,b\n"1\n2",x\n3\n4,5\n', [("1\n2", "x"), ("4", "5")], [(4, "the row has 1 cells")]),
         ('a,b\n1,"x"y\n4,5\n', [("4", "5")], [(2, "not CSV")]),
     ],
@@ -113,12 +115,17 @@ def test_empty_file_is_reported() -> None:
 CELLS = st.text(st.sampled_from('ab ,"\n1'), max_size=4)
 
 
-@given(st.lists(st.tuples(CELLS, CELLS), max_size=6))
+HEADER = ("a", "b")
+
+
+@given(st.lists(st.tuples(CELLS, CELLS).filter(lambda row: row != HEADER), max_size=6))
 def test_csv_of_polars_is_read_back(rows: list[tuple[str, str]]) -> None:
     frame = pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row")
     table = csv(frame.write_csv(quote_style="always"))
     assert table.errors == []
-    assert table.frame.rows() == [(a or None, b or None) for a, b in rows]
+    assert table.frame.rows() == [
+        (a if a.strip() else None, b if b.strip() else None) for a, b in rows
+    ]
 
 
 def test_parquet_becomes_text() -> None:
@@ -190,3 +197,101 @@ def test_damaged_parquet_in_blocks_is_reported(tmp_path: Path) -> None:
         RecordError, match=r"a\.parquet: not a complete Parquet file .*download it again"
     ):
         list(read_parquet_blocks(tmp_path / "a.parquet", 64))
+
+
+ROWS = [f"2026-10-01T{n // 60:02}:{n % 60:02}:00Z,ann,list,{n}" for n in range(600)]
+
+
+@pytest.mark.parametrize("closing", ["", '"', 'x"', '"ann",list,7'], ids=range(4))
+@pytest.mark.parametrize("quoted", [False, True])
+def test_open_quote_costs_only_the_line_that_opens_it(closing: str, quoted: bool) -> None:  # noqa: FBT001 - a parameter
+    rows = ['"' + row.replace(",", '","') + '"' if quoted else row for row in ROWS]
+    rows[100] = '2026-10-01T01:40:00Z,ann,"list,100'
+    rows[400] = rows[400] if not closing else f"2026-10-01T06:40:00Z,{closing}"
+    table = csv("\n".join(["time,user,action,number", *rows]))
+    assert table.frame.height >= len(ROWS) - 2
+    assert table.frame.height + len(table.errors) == len(ROWS)
+    assert table.errors[0][0] == 102
+    assert "quote is not closed" in table.errors[0][1]
+
+
+def test_cells_with_many_lines_are_kept() -> None:
+    text = '{\n  ""a"": 1,\n  ""b"": 2,\n  ""c"": 3\n}'
+    table = csv(f'time,text\n2026,"{text}"\n2027,"x, 1\ny, 2\nz, 3\nx, 4"\n')
+    assert (table.frame.height, table.errors) == (2, [])
+
+
+def test_open_quote_in_a_large_table_does_not_collect_the_rest_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("morpheus.sources.tabular._MAX_ROW_BYTES", 1 << 16)
+    rows = "\n".join(ROWS).encode() + b"\n"
+    blocks = [b"time,user,action,number\n" + rows, b'2026,ann,"list,100\n', *[rows] * 50]
+    tables = list(read_csv_blocks(blocks, PATH))
+    assert sum(table.frame.height for table in tables) == len(ROWS) * 51
+    assert [line for table in tables for line, _ in table.errors] == [602]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+@pytest.mark.parametrize(
+    "first", ["", "{}sep={}\n", '{}"sep={}"\r\n', "#TYPE Selected.Object\n", "\n"]
+)
+def test_separator_and_first_lines_of_exports_are_recognised(separator: str, first: str) -> None:
+    lines = first.format("", separator) + 'a,b;c\n1,2\n3,"x,y"\n'.replace(",", separator)
+    expected = csv('a,b\n1,2\n3,"x,y"\n'.replace("x,y", f"x{separator}y"))
+    table = csv(lines.replace("b;c", "b"))
+    assert table.frame.equals(expected.frame)
+    assert list(table.line_numbers) == [
+        lines.count("\n"[:1], 0, lines.find("1")) + 1 + n for n in (0, 1)
+    ]
+    [block, *_] = read_csv_blocks([lines.replace("b;c", "b").encode()], PATH)
+    assert block.frame.equals(table.frame)
+    assert list(block.line_numbers) == list(table.line_numbers)
+
+
+def test_utf16_tables_of_powershell_are_read() -> None:
+    table = read_csv("#TYPE X\r\na\tb\r\n1\t2\r\n".encode("utf-16"), PATH)
+    assert table.frame.rows() == [("1", "2")]
+
+
+def test_repeated_headers_of_joined_files_are_no_rows() -> None:
+    table = csv("a,b\n1,2\na,b\n3,4\na,x\n")
+    assert table.frame.rows() == [("1", "2"), ("3", "4"), ("a", "x")]
+    assert list(table.line_numbers) == [2, 4, 5]
+
+
+@pytest.fixture(scope="module")
+def parquet_bytes() -> bytes:
+    rows = {"t": ROWS, "u": ["ann", "bob"] * 300, "x": [{"a": n % 7} for n in range(600)]}
+    file = BytesIO()
+    pl.DataFrame(rows).write_parquet(file, row_group_size=200)
+    return file.getvalue()
+
+
+def test_flipped_bits_in_parquet_are_refused_or_lose_no_row(
+    parquet_bytes: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, refused = tmp_path / "a.parquet", 0
+    for at in range(0, len(parquet_bytes), 23):
+        damaged = bytearray(parquet_bytes)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        rows = [count_rows_or_lost([read_parquet(bytes(damaged), PATH)] for _ in "1")]
+        rows += [
+            count_rows_or_lost(read_parquet_blocks(path, size) for _ in "1") for size in (64, 1000)
+        ]
+        assert all(number in {len(ROWS), None} for number in rows)
+        refused += None in rows
+    assert refused > 20
+    assert "panicked" not in capfd.readouterr().err
+
+
+def count_rows_or_lost(reads: Iterable[Iterable[Table]]) -> int | None:
+    """The number of rows that are read or named as lost; None if the file states no number."""
+    rows = 0
+    try:
+        for table in chain.from_iterable(reads):
+            rows += table.frame.height
+    except RecordError as error:
+        return None if error.records is None else rows + error.records
+    return rows

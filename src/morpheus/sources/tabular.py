@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
+from threading import Lock
+from typing import Self
 from urllib.parse import unquote
 
 import numpy as np
@@ -17,10 +23,25 @@ import polars as pl
 
 from morpheus.errors import RecordError
 from morpheus.sources.compression import LogPath, as_local_file, is_utf16, to_utf8
-from morpheus.sources.json_records import ParseErrors, encode_json, flatten_name
+from morpheus.sources.json_records import (
+    TABLE_MISSING_TEXTS,
+    ParseErrors,
+    clear_missing_texts,
+    encode_json,
+    flatten_name,
+)
 
 _SCAN_BYTES = 1 << 22
 """Bytes that are scanned for quotes at a time."""
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_ROW_BYTES = 1 << 25
+"""Bytes of a table after which a quote that is still open counts as not closed."""
+_MAX_STATED_ROWS = 1 << 40
+"""Number of lost rows above which what a damaged file states is not believed."""
+_FEW_COLUMNS = 3
+"""Number of columns up to which a line of text may have as many separators by chance."""
+_MIN_SIMILAR_LINES = 3
+_OPEN_QUOTE = "a quote is not closed; the rows after this line are read on their own"
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,7 @@ class Table:
 
 
 def read_csv(data: bytes, path: LogPath, drop_characters: str = ".") -> Table:
-    """Read CSV with a header. Empty cells are null, and all values are text.
+    """Read CSV with a header. All values are text; empty cells and `null` are no value.
 
     Args:
         data: Contents of the file.
@@ -55,13 +76,24 @@ def read_csv(data: bytes, path: LogPath, drop_characters: str = ".") -> Table:
         RecordError: The file has no header.
     """
     data = to_utf8(data)
-    header = _read_header(data)
+    dialect, start = _read_preamble(data)
+    table = _read_rows(data[start:] if start else data, dialect, path, drop_characters)
+    lines = data.count(b"\n", 0, start)
+    return _shift_lines(table, lines) if lines else table
+
+
+def _read_rows(data: bytes, dialect: Dialect, path: LogPath, drop_characters: str) -> Table:
+    """Read the header and the rows of a table."""
+    header = _read_header(data, dialect)
     if not header:
         raise RecordError(
             "the file is empty; a CSV file needs a header with column names", file=path
         )
-    frame, lines, errors = _read_fast(data, len(header)) or _read_exactly(data, len(header))
-    frame = frame.with_columns(pl.all().replace("", None))
+    frame, lines, errors = _read_fast(data, len(header), dialect) or _read_exactly(
+        data, len(header), dialect
+    )
+    frame, lines = _drop_repeated_headers(frame, lines, header)
+    frame = clear_missing_texts(frame, TABLE_MISSING_TEXTS)
     index, first = None, frame.to_series(0)
     if header[0] in {"", "Unnamed: 0"}:
         index = _to_integers(first)
@@ -76,49 +108,115 @@ def read_csv_blocks(
 ) -> Iterator[Table]:
     """Read CSV in blocks, with the same result as `read_csv`."""
     blocks = iter(blocks)
-    header, rest = _split_header(blocks)
-    lines, rows = 0, 0
+    dialect, skipped, header, rest = _split_header(blocks)
+    lines, rows = skipped, 0
     for block in chain(blocks, [None]):
         data = rest + (block or b"")
-        end = len(data) if block is None else _find_row_end(data, data.rfind(b"\n"), step=-1)
+        end = len(data) if block is None else _find_last_row_end(data)
+        if not end and len(data) > _MAX_ROW_BYTES:
+            # A quote is not closed. The exact reader finds where, and goes on after it.
+            end = data.rfind(b"\n") + 1
         data, rest = data[:end], data[end:]
         if data or (block is None and not rows):
-            table = read_csv(header + data, path, drop_characters)
+            table = _read_rows(header + data, dialect, path, drop_characters)
             yield _shift_rows(table, rows, lines)
             rows, lines = rows + table.frame.height, lines + data.count(b"\n")
 
 
-def _split_header(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
-    """Return the header line, and the part of the first block after it."""
+def _split_header(blocks: Iterator[bytes]) -> tuple[Dialect, int, bytes, bytes]:
+    """Read the beginning of a table.
+
+    Returns:
+        The dialect; the number of lines before the header; the header; the part of the first block
+        after it.
+    """
     data = next(blocks, b"")
     if is_utf16(data):
         data += b"".join(blocks)
     data = to_utf8(data)
-    blank = len(data) - len(data.lstrip(b"\r\n"))
-    end = _find_row_end(data, data.find(b"\n", blank), step=1)
-    return data[:end], data[end:]
+    dialect, start = _read_preamble(data)
+    end = data.find(b"\n", start)
+    while end >= 0 and data.count(b'"', start, end) % 2:
+        end = data.find(b"\n", end + 1)
+    end = len(data) if end < 0 else end + 1
+    return dialect, data.count(b"\n", 0, start), data[start:end], data[end:]
 
 
-def _find_row_end(data: bytes, at: int, step: int) -> int:
-    """Find the position after the next line break outside quotes; 0 if there is none.
+def _find_last_row_end(data: bytes) -> int:
+    """Find the position after the last line break outside quotes; 0 if there is none."""
+    quotes, end = data.count(b'"'), len(data)
+    while (at := data.rfind(b"\n", 0, end)) >= 0:
+        quotes -= data.count(b'"', at, end)
+        if not quotes % 2:
+            return at + 1
+        # No line break between this one and the quote before it is outside quotes either.
+        end = data.rfind(b'"', 0, at)
+        quotes -= 1
+    return 0
 
-    Args:
-        data: CSV text.
-        at: Position of a line break.
-        step: Direction: 1 for forwards, -1 for backwards.
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table separates its cells.
+
+    Attributes:
+        separator: Character between cells.
     """
-    while at >= 0 and data.count(b'"', 0, at) % 2:
-        at = data.find(b"\n", at + 1) if step > 0 else data.rfind(b"\n", 0, at)
-    return at + 1
+
+    separator: str = ","
+
+
+_SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?[,;\t]*\r?\n', re.IGNORECASE)
+"""First line for Excel, which names the separator."""
+_TYPE_LINE = re.compile(rb'"?#TYPE [^\r\n]*\r?\n')
+"""First line of PowerShell's `Export-Csv`."""
+
+
+def _read_preamble(data: bytes) -> tuple[Dialect, int]:
+    """Return the dialect of a table, and the position of its header."""
+    start, separator = 0, ""
+    while True:
+        start += len(data[start : start + 4096]) - len(data[start : start + 4096].lstrip(b"\r\n"))
+        if found := _SEPARATOR_LINE.match(data, start):
+            separator = found[1].decode("utf-8", "replace")
+        elif not (found := _TYPE_LINE.match(data, start)):
+            break
+        start = found.end()
+    if not separator:
+        line = data[start : start + _MAX_HEADER_BYTES].partition(b"\n")[0]
+        names = re.sub(rb'"[^"]*"', b"", line)
+        counts = {each: names.count(each.encode()) for each in _SEPARATORS}
+        separator = max(counts, key=lambda each: counts[each])
+    return Dialect(separator), start
+
+
+def _drop_repeated_headers(
+    frame: pl.DataFrame, lines: Sequence[int], header: Sequence[str]
+) -> tuple[pl.DataFrame, Sequence[int]]:
+    """Drop rows that repeat the header, as in several tables that were joined into one file."""
+    repeated = frame.to_series(0) == header[0]
+    if not repeated.any():
+        return frame, lines
+    for column, name in zip(frame, header, strict=True):
+        repeated &= (column if name else column.fill_null("")) == name
+    kept = ~repeated.fill_null(value=False)
+    if kept.all():
+        return frame, lines
+    return frame.filter(kept), [line for line, is_row in zip(lines, kept, strict=True) if is_row]
+
+
+def _shift_lines(table: Table, lines: int) -> Table:
+    """Shift the line numbers of a table that begins after some lines."""
+    errors = [(None if line is None else line + lines, reason) for line, reason in table.errors]
+    return replace(table, line_numbers=[line + lines for line in table.line_numbers], errors=errors)
 
 
 def _shift_rows(table: Table, rows: int, lines: int) -> Table:
     """Shift row and line numbers of a table that is not at the start of its file."""
     numbers = pl.int_range(rows, rows + table.frame.height, eager=True)
-    errors = [(None if line is None else line + lines, reason) for line, reason in table.errors]
-    line_numbers = [line + lines for line in table.line_numbers]
     index = numbers if table.row_index is None else table.row_index
-    return replace(table, row_index=index, line_numbers=line_numbers, errors=errors)
+    return replace(_shift_lines(table, lines), row_index=index)
 
 
 def read_parquet_blocks(
@@ -132,19 +230,21 @@ def read_parquet_blocks(
     Raises:
         RecordError: The file is not Parquet, or is damaged.
     """
-    start = 0
+    start, stated = 0, None
     try:
         with as_local_file(path) as local:
-            scan = _select_wanted(
-                pl.scan_parquet(local, glob=False), drop_characters, wanted_columns
-            )
-            for frame in scan.collect_batches(chunk_size=rows, maintain_order=True):
+            whole = pl.scan_parquet(local, glob=False)
+            stated = _count_stated_rows(whole)
+            scan = _select_wanted(whole, drop_characters, wanted_columns)
+            for frame in _collect_batches(scan, rows, stated):
                 yield _shift_rows(
                     _from_parquet(frame, drop_characters, wanted_columns), start, start
                 )
                 start += frame.height
+            if start != stated:
+                raise _wrong_row_number(start, stated)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _parquet_error(error, path) from error
+        raise _parquet_error(error, path, start, stated) from error
 
 
 def read_parquet(
@@ -164,16 +264,104 @@ def read_parquet(
     Raises:
         RecordError: The file is not Parquet, or is damaged.
     """
+    stated = None
     try:
-        scan = _select_wanted(pl.scan_parquet(io.BytesIO(data)), drop_characters, wanted_columns)
-        return _from_parquet(scan.collect(), drop_characters, wanted_columns)
+        whole = pl.scan_parquet(io.BytesIO(data))
+        stated = _count_stated_rows(whole)
+        scan = _select_wanted(whole, drop_characters, wanted_columns)
+        with _catch_panics():
+            frame = scan.collect()
+        if frame.height != stated:
+            raise _wrong_row_number(frame.height, stated)
+        return _from_parquet(frame, drop_characters, wanted_columns)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _parquet_error(error, path) from error
+        raise _parquet_error(error, path, 0, stated) from error
 
 
-def _parquet_error(error: Exception, path: LogPath) -> RecordError:
+def _count_stated_rows(scan: pl.LazyFrame) -> int:
+    """Return the number of rows that the end of a Parquet file states."""
+    with _catch_panics():
+        return int(scan.select(pl.len()).collect().item())
+
+
+def _collect_batches(scan: pl.LazyFrame, rows: int, stated: int) -> Iterator[pl.DataFrame]:
+    """Collect a table in batches. Polars ends early, without an error, where a file is damaged."""
+    if stated <= rows:
+        with _catch_panics():
+            frame = scan.collect()
+        yield frame
+        return
+    with _catch_panics():
+        batches = iter(scan.collect_batches(chunk_size=rows, maintain_order=True))
+    while True:
+        with _catch_panics():
+            frame = next(batches, None)
+        if frame is None:
+            return
+        yield frame
+
+
+_STDERR_LOCK = Lock()
+
+
+@contextmanager
+def _catch_panics() -> Iterator[None]:
+    """Turn panics of Polars, which damaged files cause, into errors, and hide their reports.
+
+    The reports go to the file descriptor of stderr, past Python.
+
+    Raises:
+        ComputeError: Polars panicked.
+    """
+    try:
+        if not _STDERR_LOCK.acquire(blocking=False):
+            yield
+            return
+        try:
+            with _hide_panic_reports():
+                yield
+        finally:
+            _STDERR_LOCK.release()
+    except pl.exceptions.PanicException as panic:
+        raise pl.exceptions.ComputeError(_first_line(panic)) from None
+
+
+@contextmanager
+def _hide_panic_reports() -> Iterator[None]:
+    """Hold back what is written to stderr, and write it at the end unless it reports a panic."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held, os.fdopen(saved, "wb", buffering=0) as stderr:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr.fileno(), 2)
+            held.seek(0)
+            text = held.read()
+            if text and b"panicked at" not in text:
+                stderr.write(text)
+
+
+def _wrong_row_number(found: int, stated: int) -> pl.exceptions.ComputeError:
+    return pl.exceptions.ComputeError(f"it states {stated:,} rows, but {found:,} can be read")
+
+
+def _parquet_error(error: Exception, path: LogPath, rows: int, stated: int | None) -> RecordError:
+    """Make the error for a damaged file.
+
+    Args:
+        error: What happened.
+        path: The file.
+        rows: Number of rows that were read.
+        stated: Number of rows that the file states; None if that cannot be read.
+    """
     reason = f"not a complete Parquet file ({_first_line(error)}); download it again"
-    return RecordError(reason, file=path)
+    lost = None if stated is None else max(1, min(stated - rows, _MAX_STATED_ROWS))
+    return RecordError(reason, file=path, records=lost)
 
 
 def _select_wanted(
@@ -210,7 +398,8 @@ def _from_parquet(
     if index is not None:
         names, numbered = names[1:], numbered[1:]
     lines = range(1, frame.height + 1)
-    return _flatten_names(Table(pl.DataFrame(numbered), index, lines), names, drop_characters)
+    cells = clear_missing_texts(pl.DataFrame(numbered))
+    return _flatten_names(Table(cells, index, lines), names, drop_characters)
 
 
 def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
@@ -222,27 +411,86 @@ def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
     return [_to_text_column(leaf) for column in frame for leaf in _iter_leaf_columns(column)]
 
 
-def _read_header(data: bytes) -> list[str]:
+def _read_header(data: bytes, dialect: Dialect) -> list[str]:
     # A quoted name may contain a line break, so the header may have several lines.
-    head = io.StringIO(data[: 1 << 20].decode("utf-8", "replace"), newline="")
-    return next((row for row in csv.reader(head) if row), [])
+    head = io.StringIO(data[:_MAX_HEADER_BYTES].decode("utf-8", "replace"), newline="")
+    return next((row for row in csv.reader(head, delimiter=dialect.separator) if row), [])
 
 
-def _read_fast(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], ParseErrors] | None:
-    """Read with Polars; None if Polars fails, or if it would silently fill short rows."""
+def _read_fast(
+    data: bytes, width: int, dialect: Dialect
+) -> tuple[pl.DataFrame, Sequence[int], ParseErrors] | None:
+    """Read with Polars; None if Polars fails, or if it would lose rows or fill short ones."""
     try:
-        frame = pl.read_csv(data, infer_schema=False)
+        frame = pl.read_csv(data, infer_schema=False, separator=dialect.separator)
     except pl.exceptions.PolarsError:
         return None
     rows = frame.height + 1
-    if frame.width != width or _count_separators(data) != (rows * (width - 1), rows):
+    separators, breaks = _count_separators(data, dialect.separator.encode())
+    if frame.width != width or (separators, breaks) != (rows * (width - 1), rows):
         return None
     one_line_each = rows <= data.count(b"\n") + 1 <= rows + 1
-    return (
-        frame,
-        range(2, rows + 1) if one_line_each else _find_line_numbers(data)[: frame.height],
-        [],
+    if one_line_each:
+        return frame, range(2, rows + 1), []
+    lines = _find_line_numbers(data)
+    if _swallows_any_row(data, lines, width, dialect):
+        return None
+    return frame, lines[: frame.height], []
+
+
+def _swallows_any_row(data: bytes, ends: Sequence[int], width: int, dialect: Dialect) -> bool:
+    """Return whether a quote that is not closed makes several rows look like one.
+
+    Args:
+        data: The table.
+        ends: Number of the line after each row, header first.
+        width: Number of columns.
+        dialect: How cells are separated.
+    """
+    texts = data.split(b"\n")
+    for begin, end in pairwise(ends):
+        if end - begin > 1:
+            lines = [text.decode("utf-8", "replace") for text in texts[begin - 1 : end - 1]]
+            if _swallows_rows(lines, width, dialect):
+                return True
+    return False
+
+
+_WORD, _NUMBER = re.compile(r"[A-Za-z]+"), re.compile(r"\d+")
+
+
+def _swallows_rows(lines: Sequence[str], width: int, dialect: Dialect) -> bool:
+    """Return whether the lines of one row look like several rows.
+
+    Half of the lines between the first and the last must have as many cells as the header. In a
+    table of few columns these must be several lines, and their first cells must be written like
+    that of the first line.
+    """
+    if width < 2:  # noqa: PLR2004 - rows of one cell cannot be told from lines of text
+        return False
+    shape = _get_shape(lines[0], dialect)
+    inner, is_wide = lines[1:-1], width > _FEW_COLUMNS
+    similar = sum(
+        line.count(dialect.separator) >= width - 1
+        and _count_cells(line, dialect) == width
+        and (is_wide or _get_shape(line, dialect) == shape)
+        for line in inner
     )
+    return similar >= (1 if is_wide else _MIN_SIMILAR_LINES) and 2 * similar >= len(inner)
+
+
+def _get_shape(line: str, dialect: Dialect) -> str:
+    """Return the first cell of a line with all words and numbers alike."""
+    cell = line.partition(dialect.separator)[0].strip('"\r\n')
+    return _NUMBER.sub("0", _WORD.sub("a", cell))
+
+
+def _count_cells(line: str, dialect: Dialect) -> int:
+    """Return the number of cells of a line; 0 if it is no row of its own."""
+    try:
+        return len(next(csv.reader([line], strict=True, delimiter=dialect.separator), []))
+    except csv.Error:
+        return 0
 
 
 def _find_line_numbers(data: bytes) -> list[int]:
@@ -259,28 +507,30 @@ def _find_line_numbers(data: bytes) -> list[int]:
     return found
 
 
-def _count_separators(data: bytes) -> tuple[int, int]:
-    """Count commas and lines outside quotes."""
+def _count_separators(data: bytes, separator: bytes) -> tuple[int, int]:
+    """Count separators and lines outside quotes."""
     ends = int(not data.endswith(b"\n"))
     if b'"' not in data:
-        return data.count(b","), data.count(b"\n") + ends
-    commas = lines = quotes = 0
+        return data.count(separator), data.count(b"\n") + ends
+    separators = lines = quotes = 0
     for start in range(0, len(data), _SCAN_BYTES):
         block = np.frombuffer(data, np.uint8, min(_SCAN_BYTES, len(data) - start), start)
         quoted = (np.cumsum(block == ord('"'), dtype=np.int32) + quotes) & 1
         outside = block[quoted == 0]
-        commas += int(np.count_nonzero(outside == ord(",")))
+        separators += int(np.count_nonzero(outside == ord(separator)))
         lines += int(np.count_nonzero(outside == ord("\n")))
         quotes = int(quoted[-1])
-    return commas, lines + ends
+    return separators, lines + ends
 
 
-def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int], ParseErrors]:
+def _read_exactly(
+    data: bytes, width: int, dialect: Dialect
+) -> tuple[pl.DataFrame, Sequence[int], ParseErrors]:
     """Read row by row with the standard library, to separate good rows from bad ones."""
     rows: list[list[str]] = []
     lines: list[int] = []
     errors: list[tuple[int | None, str]] = []
-    numbered = _iter_rows(data)
+    numbered = _iter_rows(data, width, dialect)
     next(numbered)
     for line, row in numbered:
         if isinstance(row, str):
@@ -294,24 +544,56 @@ def _read_exactly(data: bytes, width: int) -> tuple[pl.DataFrame, Sequence[int],
     return pl.DataFrame(rows, schema=schema, orient="row"), lines, errors
 
 
-def _iter_rows(data: bytes) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the first line of each row that is not blank, and its cells or an error."""
-    reader = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), strict=True)
-    line = 1
+class _Lines:
+    """The lines of a text, from which reading can start again at any line.
+
+    Args:
+        text: The text.
+
+    Attributes:
+        at: Index of the next line.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.lines = list(io.StringIO(text, newline=""))
+        self.at = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if self.at >= len(self.lines):
+            raise StopIteration
+        self.at += 1
+        return self.lines[self.at - 1]
+
+
+def _iter_rows(data: bytes, width: int, dialect: Dialect) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the first line of each row that is not blank, and its cells or an error.
+
+    A quote that is not closed only costs the line in which it is opened.
+    """
+    source = _Lines(data.decode("utf-8", "replace"))
+    reader = csv.reader(source, strict=True, delimiter=dialect.separator)
+    in_header = True
     while True:
+        start = source.at
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            if "unexpected end" in str(error):
-                yield line, "a quote is not closed; it extends to the end of the file"
-            else:
-                yield line, f"not CSV ({error})"
-        else:
-            if row:
-                yield line, row
-        line = reader.line_num + 1
+            unclosed = source.at - start > 1 or "unexpected end" in str(error)
+            yield start + 1, _OPEN_QUOTE if unclosed else f"not CSV ({error})"
+            source.at = start + 1
+            continue
+        lines = source.lines[start : source.at]
+        if not in_header and len(lines) > 1 and _swallows_rows(lines, width, dialect):
+            yield start + 1, _OPEN_QUOTE
+            source.at = start + 1
+        elif row:
+            yield start + 1, row
+            in_header = False
 
 
 def _to_integers(column: pl.Series) -> pl.Series | None:
@@ -348,13 +630,15 @@ def _to_text_column(column: pl.Series) -> pl.Series:
         return zoned.dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ")
     if kind == pl.Boolean:
         return column.cast(pl.String).str.to_titlecase()
+    if kind.is_float():
+        return column.fill_nan(None).cast(pl.String)
     if kind in {pl.Binary, pl.Object} or kind.is_nested():
         texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
         return pl.Series(column.name, texts, dtype=pl.String)
     return column.cast(pl.String)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
