@@ -6,16 +6,20 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from morpheus.cli.main import morpheus
 from morpheus.core.state import StateKey
+from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.sources.pseudonyms import PseudonymKey
+from people import day, fingerprint
 
 NOW = datetime.now(UTC)
 KEY = "k" * 32
@@ -135,6 +139,24 @@ def test_erase_removes_the_state_of_a_user_by_name_and_by_pseudonym(
     content = path.read_bytes()
     assert b"secret of ann" not in content
     assert hidden.encode() not in content
+
+
+def test_erase_removes_the_fingerprints_of_a_user_with_their_older_files(tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    cards = {}
+    for user, seed in (("ann", 0), ("ann", 1), ("bob", 2)):
+        learned = fingerprint(day(seed=seed))
+        named = replace(learned, card=msgspec.structs.replace(learned.card, user=user))
+        cards[user] = put_model(store, named)
+    commit_index(store, ModelIndex.from_cards(cards))
+    assert len(list((store / "fingerprints").iterdir())) == 3
+    listed = tools("erase", f"--models={store}", "ann", "carl")
+    assert "fingerprint of ann" in listed.output
+    assert "Found 1 item. Nothing was removed" in listed.output
+    assert "Removed 1 item." in tools("erase", f"--models={store}", "ann", "--delete").output
+    assert set(ModelStore.open(store).cards) == {"bob"}
+    assert [file.stem for file in (store / "fingerprints").iterdir()] == [cards["bob"].sha256]
+    assert "Nothing found." in tools("erase", f"--models={store}", "ann", "--delete").output
 
 
 def test_erase_needs_a_place_and_an_existing_file(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def read(logs: Path, options: PipelineOptions, source: Source | None = None) -> 
 
 
 def join(batches: Sequence[Batch]) -> pl.DataFrame:
-    frames = [batch.frame for batch in batches if batch.frame.height]
+    frames = [batch.table.to_frame() for batch in batches if batch.table.height]
     return pl.concat(frames, how="diagonal").sort("eventID")
 
 
@@ -228,7 +228,7 @@ def test_a_user_is_chosen_by_name_or_by_pseudonym(logs: Path, given: str) -> Non
     pseudonym = PseudonymKey(KEY.encode()).pseudonym(name)
     chosen = name if given == "original" else pseudonym
     batches = read(logs, make_options(logs, "@identity", userid_filter=chosen))
-    assert {batch.user for batch in batches if batch.frame.height} == {pseudonym}
+    assert {batch.user for batch in batches if batch.table.height} == {pseudonym}
 
 
 def test_a_frame_is_replaced_like_a_file(logs: Path) -> None:
@@ -345,6 +345,30 @@ def test_a_state_file_does_not_mix_pseudonyms(
         changed = {**changed, "pseudonym_key_file": str(logs / "other")}
     with pytest.raises(UsageError, match=f"was written with another {message}"):
         read(logs, replace(options, **changed))
+
+
+@pytest.mark.parametrize("given", ["another key", "other columns", "no pseudonyms"])
+def test_fingerprints_reject_events_with_other_pseudonyms(
+    logs: Path, tmp_path: Path, given: str
+) -> None:
+    def make_stages(trainer: TrainAe) -> list[Stage]:
+        source = FromCloudtrail(input_glob=str(logs / "input.json"))
+        return [source, trainer, Preprocess(), InfPytorch(), AddScores(), CollectSink()]
+
+    options = make_options(logs, "@identity")
+    store = str(tmp_path / "models")
+    learn = TrainAe(train_data_glob=str(logs / "train.json"), models_output_filename=store)
+    Pipeline(make_stages(learn), options).run()
+    load = TrainAe(pretrained_filename=store)
+    metrics = Pipeline(make_stages(load), options).run()
+    assert metrics.scored == metrics.input.read
+    changed = {
+        "another key": replace(options, pseudonym_key_file=str(logs / "other")),
+        "other columns": replace(options, pseudonymize=("@identity,sourceIPAddress",)),
+        "no pseudonyms": make_options(logs),
+    }[given]
+    with pytest.raises(UsageError, match="pseudonyms"):
+        Pipeline(make_stages(load), changed).run()
 
 
 FORMATS = {

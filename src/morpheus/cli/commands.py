@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ from morpheus.cli.reference import render_compatibility, render_reference
 from morpheus.core.registry import distribution_of, stage_names
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
-from morpheus.models.store import INDEX_FILE, MODEL_DIR, ModelStore
+from morpheus.models.store import INDEX_FILE, MODEL_DIR, ModelStore, read_key, remove_users
 from morpheus.replay.evaluation import ReplayReport, evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
 from morpheus.report_cli import ReportRequest, write_report
@@ -495,7 +495,25 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
             ]
             if options.delete and found:
                 store.remove(found)
+    if options.models is not None:
+        items += _erase_models(options.models, names, options)
     _report_items(items, delete=options.delete)
+
+
+def _erase_models(folder: str, names: Collection[str], options: EraseOptions) -> list[StoredItem]:
+    key = read_key(options.models_key_file)
+    store = ModelStore.open(folder, key)
+    found = {user: store.cards[user] for user in sorted(names) if user in store.cards}
+    if options.delete and found:
+        remove_users(folder, found, key)
+    return [
+        StoredItem(
+            folder,
+            f"fingerprint of {user}",
+            datetime.fromisoformat(card.last) if card.last else None,
+        )
+        for user, card in found.items()
+    ]
 
 
 def _report_items(items: Sequence[StoredItem], *, delete: bool) -> None:
