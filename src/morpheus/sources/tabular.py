@@ -288,8 +288,8 @@ def _collect_batches(scan: pl.LazyFrame, rows: int, stated: int) -> Iterator[pl.
     """Collect a table in batches. Polars ends early, without an error, where a file is damaged."""
     if stated <= rows:
         with _catch_panics():
-            frame = scan.collect()
-        yield frame
+            whole = scan.collect()
+        yield whole
         return
     with _catch_panics():
         batches = iter(scan.collect_batches(chunk_size=rows, maintain_order=True))

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import partial
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import polars as pl
 
@@ -292,6 +294,24 @@ def check_time_format(time_format: str, option: str) -> None:
             f"{option}: `{time_format}` is not the format of a time with year, month and day. "
             "Write it as for `strftime`: `%d.%m.%Y %H:%M:%S`, or `%m/%d/%Y, %I:%M:%S %p`."
         )
+
+
+def check_timezone(name: str, option: str) -> None:
+    """Check the name of a time zone.
+
+    Args:
+        name: Name in the IANA database, such as `Europe/Berlin`.
+        option: The option that gave it, for messages.
+
+    Raises:
+        UsageError: There is no such time zone.
+    """
+    try:
+        pl.Series([_EXAMPLE_MOMENT]).dt.convert_time_zone(ZoneInfo(name).key)
+    except (ZoneInfoNotFoundError, ValueError, OSError, pl.exceptions.PolarsError) as error:
+        close = get_close_matches(name, sorted(available_timezones()), n=1)
+        hint = f"Did you mean `{close[0]}`?" if close else "Give a name such as `Europe/Berlin`."
+        raise UsageError(f"{option}: there is no time zone `{name}`. {hint}") from error
 
 
 EARLIEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
