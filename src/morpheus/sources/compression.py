@@ -6,11 +6,15 @@ All sources read files through this module. Compression is recognised by the fir
 from __future__ import annotations
 
 import codecs
+import os
+import re
+import struct
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Self
 
@@ -32,6 +36,9 @@ FILE_TYPES = {
     ".parquet": "parquet",
 }
 COMPRESSED_SUFFIXES = (".gz", ".zst")
+_ROTATION_NUMBER = re.compile(r"\.\d{1,4}")
+_ROTATION_DATE = re.compile(r"-\d{8,14}$")
+"""What log rotation adds to a name: `audit.jsonl.1`, `audit.jsonl-20240531`."""
 STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
 """Decompressed bytes above which a file is read in blocks, and the size of a block."""
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -42,11 +49,15 @@ def detect_file_type(path: LogPath) -> str | None:
 
     >>> detect_file_type(Path("us-east-1/x.json.gz")), detect_file_type(Path("notes.txt"))
     ('json', None)
+    >>> detect_file_type(Path("audit.jsonl.2.gz")), detect_file_type(Path("audit.json-20240531"))
+    ('json', 'json')
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    suffixes = [suffix.lower() for suffix in path.suffixes[-3:]]
     if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
         suffixes.pop()
-    return FILE_TYPES.get(suffixes[-1]) if suffixes else None
+    if suffixes and _ROTATION_NUMBER.fullmatch(suffixes[-1]):
+        suffixes.pop()
+    return FILE_TYPES.get(_ROTATION_DATE.sub("", suffixes[-1])) if suffixes else None
 
 
 def read_bytes(path: LogPath) -> bytes:
@@ -264,3 +275,89 @@ class Prefetcher:
             path = self._pending.popleft()
             self._futures[path] = pool.submit(read_bytes, path)
             size += path.size
+
+
+_MIN_COPY_BYTES = 512
+"""Size of a file below which an equal one can be equal by chance, such as an empty delivery."""
+_HEAD_BYTES = 1 << 12
+
+
+def find_copies(
+    paths: Sequence[LogPath], place: Callable[[LogPath], Hashable] = lambda _: None
+) -> dict[LogPath, LogPath]:
+    """Find local files with the same contents, compressed or not, as an earlier one.
+
+    Only files of equal size are opened, and only those that begin alike are read.
+
+    Args:
+        paths: The files, in order.
+        place: What else must be equal, such as values in the names of folders.
+
+    Returns:
+        The earlier file, by copy.
+    """
+    copies: dict[LogPath, LogPath] = {}
+    contents = {path: _describe_content(path) for path in paths}
+    known = [path for path in paths if contents[path] is not None]
+    for same_size in _group(
+        known, lambda path: (contents[path] or (0,))[0], lambda path: str(place(path))
+    ):
+        sums = [(contents[path] or (0,))[1:] for path in same_size]
+        # A checksum in each file tells them apart without a look at the contents.
+        alike = _group(same_size, contents.__getitem__) if all(sums) else [same_size]
+        for candidates in alike:
+            for same_head in _group(candidates, _hash_head):
+                for first, *others in _group(same_head, _hash_content):
+                    copies |= dict.fromkeys(others, first)
+    return copies
+
+
+def _group(
+    paths: Iterable[LogPath], *keys: Callable[[LogPath], Hashable]
+) -> Iterator[list[LogPath]]:
+    """Yield groups of several files with equal keys. Files that cannot be read are left out."""
+    groups: dict[Hashable, list[LogPath]] = defaultdict(list)
+    for path in paths:
+        with suppress(OSError, EOFError, RecordError, UsageError):
+            groups[tuple(key(path) for key in keys)].append(path)
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _describe_content(path: LogPath) -> tuple[int, ...] | None:
+    """Return the decompressed size of a file, and the checksum that gzip stores.
+
+    None for an object, or a file too small to compare or that cannot be read.
+    """
+    if isinstance(path, ObjectPath):
+        return None
+    try:
+        content: tuple[int, ...] = (path.stat().st_size,)
+        if path.suffix.lower() in COMPRESSED_SUFFIXES:
+            with path.open("rb") as file:
+                content = _read_stated_size(file) or content
+    except OSError:
+        return None
+    return None if content[0] < _MIN_COPY_BYTES else content
+
+
+def _read_stated_size(file: IO[bytes]) -> tuple[int, ...] | None:
+    head = file.read(18)
+    if head.startswith(GZIP_MAGIC):
+        file.seek(-8, os.SEEK_END)
+        checksum, size = struct.unpack("<II", file.read(8))
+        return size, checksum
+    if head.startswith(ZSTD_MAGIC):
+        size = zstandard.frame_content_size(head)
+        return None if size < 0 else (size,)
+    return None
+
+
+def _hash_head(path: LogPath) -> bytes:
+    return blake2b(next(read_blocks(path, _HEAD_BYTES), b"")[:_HEAD_BYTES]).digest()
+
+
+def _hash_content(path: LogPath) -> bytes:
+    digest = blake2b()
+    for block in read_blocks(path):
+        digest.update(block)
+    return digest.digest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -44,11 +44,17 @@ class UserStats:
         headers: The distinct column lists of the frames.
         non_null_columns: Columns with at least one value, including values of events that were
             filtered out.
+        other_users: Users in the files, if `--userid_filter` or `--skip_user` leaves some out.
+        value_counts: Number of events with a value, by column.
+        actor_pairs: Number of sampled events by user and actor, if the user is not the actor.
     """
 
     users: pl.DataFrame
     headers: frozenset[tuple[str, ...]] = frozenset()
     non_null_columns: frozenset[str] = frozenset()
+    other_users: frozenset[str] = frozenset()
+    value_counts: Counter[str] = field(default_factory=Counter)
+    actor_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @classmethod
     def empty(cls) -> UserStats:
@@ -70,13 +76,18 @@ class UserStats:
             pl.col(TIME).last().alias("last"),
             pl.len().cast(pl.Int64).alias(NUM_EVENTS),
         )
-        return cls(users, frozenset([tuple(frame.columns)]), find_non_null_columns(frame))
+        counts = Counter({each.name: frame.height - each.null_count() for each in frame})
+        filled = frozenset(name for name, count in counts.items() if count)
+        return cls(users, frozenset([tuple(frame.columns)]), filled, value_counts=counts)
 
     def add(self, other: UserStats) -> None:
         """Add the statistics of other events."""
         self.users = pl.concat([self.users, other.users])
         self.headers |= other.headers
         self.non_null_columns |= other.non_null_columns
+        self.other_users |= other.other_users
+        self.value_counts.update(other.value_counts)
+        self.actor_pairs.update(other.actor_pairs)
         if self.users.height > _MAX_UNMERGED_ROWS:
             self.users = self.merge_users().rechunk()
 
@@ -200,6 +211,32 @@ _MAX_SEEN_KEYS = 250_000
 DIGEST, DIGEST_SIZE = "digest", 16
 _POSITION = "_at_"
 _EVENT_KEY = "_key_"
+_RANK = "_order_"
+
+
+@dataclass(frozen=True)
+class RecordOrder:
+    """Order of the records of one event, of which the last counts.
+
+    Attributes:
+        column: Column that tells the records apart.
+        values: Its values, in order. Records with other values come last.
+        adds_outcome: Whether later records tell what happened later. Such a record counts even if
+            an earlier run has had an earlier record of the event.
+    """
+
+    column: str
+    values: tuple[str, ...]
+    adds_outcome: bool = False
+
+    def rank(self, frame: pl.DataFrame) -> pl.Series | None:
+        """Return the position of each record in the order; None without the column."""
+        if self.column not in frame.columns:
+            return None
+        positions = {value: at for at, value in enumerate(self.values)}
+        return frame[self.column].replace_strict(
+            positions, default=len(positions), return_dtype=pl.Int64
+        )
 
 
 @dataclass(frozen=True)
@@ -214,17 +251,27 @@ class EventKey:
         account_columns: Columns of the account in which the id is unique. The first one with a
             value is used.
         id_pattern: Regular expression of valid ids. Other values are not ids.
+        shared_id_column: Column of an id that records of one request share, whatever their own id
+            and account; empty for none.
+        record_order: Which of several records of an event counts; None for the first.
     """
 
     user_column: str
     id_column: str
     account_columns: tuple[str, ...] = ()
     id_pattern: str = UUID_PATTERN
+    shared_id_column: str = ""
+    record_order: RecordOrder | None = None
 
     @property
     def columns(self) -> frozenset[str]:
         """Return all columns that are needed."""
-        return frozenset({self.user_column, self.id_column, REPLAY_NO, TIME, *self.account_columns})
+        ids = {self.id_column, self.shared_id_column}
+        return frozenset({self.user_column, *ids, REPLAY_NO, TIME, *self.account_columns})
+
+    def has_ids(self, frame: pl.DataFrame) -> bool:
+        """Return whether a frame has a column of ids."""
+        return not {self.id_column, self.shared_id_column}.isdisjoint(frame.columns)
 
 
 @dataclass
@@ -242,13 +289,20 @@ class DedupWindow:
     possible_duplicates: pl.Series | None = None
     seen_events: pl.DataFrame | None = None
 
-    def update(self, users: pl.Series, times: pl.Series, keys: pl.Series) -> pl.Series:
+    def update(
+        self,
+        users: pl.Series,
+        times: pl.Series,
+        keys: pl.Series,
+        better_keys: Sequence[pl.Series] = (),
+    ) -> pl.Series:
         """Find events of earlier calls, and remember the others.
 
         Args:
             users: The user of each event.
             times: The time of each event.
             keys: The key of each event; null for an event that has none.
+            better_keys: More keys by which an earlier call can have had each event.
 
         Returns:
             Whether an earlier call had the event.
@@ -267,7 +321,10 @@ class DedupWindow:
         )
         seen = pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
         if self.seen_events is not None:
-            known = events[DIGEST].is_in(self.seen_events[DIGEST].implode())
+            digests = self.seen_events[DIGEST].implode()
+            known = events[DIGEST].is_in(digests)
+            for better in better_keys:
+                known |= _compute_digests(better.gather(rows)).is_in(digests).fill_null(value=False)
             seen = seen.scatter(rows.filter(known), True)  # noqa: FBT003 - as above
             events = events.filter(~known)
         self._remember(events.unique(DIGEST, keep="first", maintain_order=True))
@@ -284,7 +341,10 @@ class DedupWindow:
 
 def _compute_digests(keys: pl.Series) -> pl.Series:
     # Stable from release to release, which the hash of Polars is not.
-    digests = [blake2b(key.encode(), digest_size=DIGEST_SIZE).digest() for key in keys]
+    digests = [
+        None if key is None else blake2b(key.encode(), digest_size=DIGEST_SIZE).digest()
+        for key in keys
+    ]
     return pl.Series(DIGEST, digests, dtype=pl.Binary)
 
 
@@ -372,29 +432,75 @@ def _find_duplicates(
     dedup_windows: Sequence[DedupWindow],
 ) -> pl.Series | None:
     """Return which rows, in the given order, are duplicates; None if there are none."""
-    if event_key.id_column not in frame.columns:
+    if not event_key.has_ids(frame):
         return None
     if not dedup_windows:
         # Distinct hashes mean distinct ids, and are faster to compare than keys.
-        ids = frame[event_key.id_column].drop_nulls()
+        ids = frame.select(_make_id(frame, event_key)).to_series().drop_nulls()
         if ids.hash().n_unique() == len(ids):
             return None
     keys = compute_event_keys(frame, event_key).gather(order)
-    again = ~keys.is_first_distinct()
+    ranks = None if event_key.record_order is None else event_key.record_order.rank(frame)
+    ranks = None if ranks is None else ranks.gather(order)
+    again = _find_other_records(keys, ranks)
     for window in dedup_windows:
         users, times = (frame[name].gather(order) for name in (event_key.user_column, TIME))
-        again |= window.update(users, times, keys)
+        remembered, better = keys, list[pl.Series]()
+        if ranks is not None and window.possible_duplicates is None and _adds_outcome(event_key):
+            remembered, better = _rank_keys(keys, ranks)
+        again |= window.update(users, times, remembered.set(again, None), better)
     return again & keys.is_not_null()
+
+
+def _find_other_records(keys: pl.Series, ranks: pl.Series | None) -> pl.Series:
+    """Return which records are not the one that counts of their event."""
+    if ranks is None:
+        return ~keys.is_first_distinct()
+    records = pl.DataFrame({_EVENT_KEY: keys, _RANK: ranks})
+    is_last = pl.col(_RANK) == pl.col(_RANK).max().over(_EVENT_KEY)
+    best = records.select(pl.when(is_last).then(_EVENT_KEY)).to_series()
+    return ~(best.is_not_null() & best.is_first_distinct())
+
+
+def _adds_outcome(event_key: EventKey) -> bool:
+    return event_key.record_order is not None and event_key.record_order.adds_outcome
+
+
+def _rank_keys(keys: pl.Series, ranks: pl.Series) -> tuple[pl.Series, list[pl.Series]]:
+    """Return keys of records, and the keys of each later record of the same event."""
+    parts = pl.DataFrame({_EVENT_KEY: keys, _RANK: ranks})
+    key, rank = pl.col(_EVENT_KEY), pl.col(_RANK)
+    last = int(ranks.max() or 0)  # type: ignore[arg-type]
+    own = parts.select(pl.concat_str(key, rank, separator=" ")).to_series()
+    later = [
+        parts.select(pl.when(rank < at).then(pl.concat_str(key, pl.lit(f" {at}")))).to_series()
+        for at in range(1, last + 1)
+    ]
+    return own, later
+
+
+def _make_id(frame: pl.DataFrame, event_key: EventKey) -> pl.Expr:
+    """Return the id of each event; the id of its request, if records share one."""
+    own = pl.col(event_key.id_column) if event_key.id_column in frame.columns else pl.lit(None)
+    if event_key.shared_id_column not in frame.columns:
+        return own
+    return pl.coalesce(event_key.shared_id_column, own)
 
 
 def compute_event_keys(frame: pl.DataFrame, event_key: EventKey) -> pl.Series:
     """Return a key that is equal for two deliveries of one event; null without a valid id."""
     accounts = [pl.col(name) for name in event_key.account_columns if name in frame.columns]
     account = pl.coalesce([*accounts, pl.lit("")])
+    is_valid = pl.lit(value=False)
+    if event_key.id_column in frame.columns:
+        is_valid = pl.col(event_key.id_column).str.contains(event_key.id_pattern)
+    if event_key.shared_id_column in frame.columns:
+        is_shared = pl.col(event_key.shared_id_column).is_not_null()
+        account = pl.when(is_shared).then(pl.lit("")).otherwise(account)
+        is_valid |= is_shared
     repetition = pl.col(REPLAY_NO).cast(pl.String) if REPLAY_NO in frame.columns else pl.lit("0")
     user = pl.coalesce(pl.lit("=") + pl.col(event_key.user_column), pl.lit("-"))
-    is_valid = pl.col(event_key.id_column).str.contains(event_key.id_pattern)
-    key = pl.concat_str(event_key.id_column, account, repetition, user, separator=" ")
+    key = pl.concat_str(_make_id(frame, event_key), account, repetition, user, separator=" ")
     return frame.select(pl.when(is_valid).then(key).alias(_EVENT_KEY)).to_series()
 
 
