@@ -363,14 +363,17 @@ def test_recorded_techniques_are_read_completely() -> None:
 
 
 @real
-def test_records_inside_other_objects_are_rejected_and_counted() -> None:
+def test_records_inside_other_objects_are_read_and_the_others_are_counted() -> None:
     path = DATA / "rule-tests/AWS.CloudTrail.jsonl"
     with pytest.raises(
-        RecordError, match=r"jsonl:1: .*no `eventTime`; it has rule, test, hit, log"
+        RecordError, match=r"jsonl:\d+: .*no `eventTime`; it has rule, test, hit, log"
     ):
         read(path)
     batches, metrics = read(path, bad_record="skip")
-    assert (batches, metrics.input.refused) == ([], 463)
+    stats = metrics.input
+    assert stats.read == 463
+    assert stats.refused > 0
+    assert stats.accepted == sum(batch.table.height for batch in batches) > 300
 
 
 @real

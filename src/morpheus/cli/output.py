@@ -26,6 +26,8 @@ from morpheus.text import escape_control
 
 if TYPE_CHECKING:
     from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics
+    from morpheus.models.input_check import ModelAge
+    from morpheus.models.store import SavedModels
 
 
 def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
@@ -210,6 +212,8 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     users = format_count(len(metrics.users.keys() - {None}), "user")
     no_user = f", {metrics.users[None]:,} without a user" if metrics.users[None] else ""
     yield "Written" if metrics.has_sink else "Passed", f"{written} of {users}{no_user}"
+    if reason := metrics.empty_reason:
+        yield "  no event", reason
     models = format_count(len(metrics.cards), "model")
     yield "Scored", f"{format_count(metrics.scored, 'event')}, with {models}"
     scopes = Counter(card.training_data_scope for card in metrics.cards.values())
@@ -218,6 +222,10 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
             f"{scopes[scope]:,} {text}" for scope, text in SCOPE_TEXT.items() if scopes[scope]
         )
         yield "  models", ", ".join(counts)
+    if metrics.model_age is not None:
+        yield "  models end", _format_age(metrics.model_age)
+    if metrics.saved_models is not None:
+        yield "Saved", _format_saved(metrics.saved_models)
     for text in _unscored_lines(metrics):
         yield "Not scored", text
     if metrics.flagged is not None:
@@ -225,6 +233,21 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     if metrics.cluster_stats is not None:
         yield from _cluster_lines(metrics.cluster_stats)
     yield "Seconds", f"{metrics.seconds:.1f}"
+
+
+def _format_age(age: ModelAge) -> str:
+    """Return when the training data of the models end, and how long before the events."""
+    newest, oldest = age.newest.date(), age.oldest.date()
+    end = f"{oldest}" if oldest == newest else f"{oldest} to {newest}"
+    if not age.days:
+        return end
+    return f"{end}, {format_count(age.days, 'day')} before the first event"
+
+
+def _format_saved(saved: SavedModels) -> str:
+    """Return how many models were trained, and how many of the folder were kept."""
+    kept = f", {saved.kept:,} kept" if saved.kept else ""
+    return f"{format_count(saved.trained, 'model')} in {saved.folder}{kept}"
 
 
 def _filter_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
@@ -249,7 +272,8 @@ def _format_alerts(report: AlertBudgetReport) -> str:
 
 def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     """Yield what was read from one set of files, and what was left out; nothing without files."""
-    if not stats.files and not stats.skipped_files and not stats.read:
+    not_read = stats.skipped_files or stats.outside_files or stats.outside_folders
+    if not stats.files and not not_read and not stats.read:
         return
     yield name, f"{format_count(stats.read, 'event')} in {format_count(stats.files, 'file')}"
     if stats.time_range:
@@ -257,12 +281,20 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     left_out = {
         "outside the period": stats.outside_range,
         "rejected": stats.refused,
+        "with an implausible time": stats.implausible,
         "duplicate": stats.duplicates,
+        "excluded by the schema": stats.unwanted_rows,
         "of other event classes": stats.other_classes,
         "of other users": stats.other_users,
+        "of skipped users": stats.skipped_users,
         "without a user": stats.no_user,
     }
     parts = [f"{number:,} {reason}" for reason, number in left_out.items() if number]
+    parts += [format_count(number, kind) for kind, number in sorted(stats.kinds.items())]
+    if stats.empty_files:
+        parts.append(f"{format_count(stats.empty_files, 'file')} without an event")
+    if stats.copied_files:
+        parts.append(f"{format_count(stats.copied_files, 'file')} with the contents of another")
     if stats.skipped_files:
         parts.append(f"{format_count(stats.skipped_files, 'file')} of another format")
     not_opened = {"file": stats.outside_files, "folder": stats.outside_folders}
@@ -271,6 +303,10 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
         yield "  left out", ", ".join(parts)
     for reason in stats.refusals:
         yield "  rejected", reason
+    for reason in stats.copies:
+        yield "  copy", reason
+    for reason in stats.implausible_times:
+        yield "  implausible", reason
 
 
 def _unscored_lines(metrics: RunMetrics) -> Iterator[str]:

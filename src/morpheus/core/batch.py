@@ -8,7 +8,7 @@ stages it has passed: `Events`, `WithModel`, `Encoded`, `Losses`, `Scored`, `Out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -23,7 +23,9 @@ from morpheus.seasonality.detector import TimeHistogram
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
     from morpheus.models.calibration import AlertForecast, UserThreshold
+    from morpheus.models.input_check import InputProfile, ModelAge
     from morpheus.models.profile import Fingerprint, ModelCard
+    from morpheus.models.store import SavedModels
     from morpheus.sources.source_state import PartitionState
     from morpheus.suppressions.rules import SuppressionCounts
 
@@ -341,6 +343,8 @@ class ReadStats:
     Attributes:
         time_range: The time range of the options, as text; empty if there is none.
         files: Files that were read.
+        empty_files: The files among them without a record.
+        copied_files: Files with the same contents as another one, which were not read.
         skipped_files: Files in folders of other formats, which were not opened.
         outside_files: Files that were not opened, because they are outside the time range.
         outside_folders: Folders that were not opened, for the same reason.
@@ -348,14 +352,24 @@ class ReadStats:
         outside_range: Records outside the time range.
         refused: Records that cannot be read.
         duplicates: Records that were read before.
+        implausible: Records whose time is implausible.
+        too_late: The implausible ones that are after the clock, not before 2000.
+        unwanted_rows: Records that the schema excludes.
+        other_records: What is no record of this log, such as digests.
         other_classes: Records of other event classes.
         other_users: Records that --userid_filter excludes.
+        skipped_users: Records that --skip_user excludes.
         no_user: Training records without a user.
+        kinds: Number of files and records of other kinds, by kind, in the singular.
         refusals: Reasons for the first few records that cannot be read.
+        copies: The first few copied files, each with the file that was read.
+        implausible_times: Places and times of the first few records with an implausible time.
     """
 
     time_range: str = ""
     files: int = 0
+    empty_files: int = 0
+    copied_files: int = 0
     skipped_files: int = 0
     outside_files: int = 0
     outside_folders: int = 0
@@ -363,27 +377,58 @@ class ReadStats:
     outside_range: int = 0
     refused: int = 0
     duplicates: int = 0
+    implausible: int = 0
+    too_late: int = 0
+    unwanted_rows: int = 0
+    other_records: int = 0
     other_classes: int = 0
     other_users: int = 0
+    skipped_users: int = 0
     no_user: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     refusals: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+    implausible_times: list[str] = field(default_factory=list)
 
     def refuse(self, reason: str) -> None:
         """Count a record that cannot be read. The first few reasons are kept."""
         self.refused += 1
         self.refusals = [*self.refusals, reason][:5]
 
+    def skip_copies(self, copies: Mapping[object, object]) -> None:
+        """Count files that are copies, by the file that is read. The first few are named."""
+        self.copied_files += len(copies)
+        names = [f"{copy} has the same contents as {file}" for copy, file in copies.items()]
+        self.copies = [*self.copies, *names][:5]
+
+    def leave_out(self, kind: str, number: int = 1, *, read: int = 1) -> None:
+        """Count what is no record of this log.
+
+        Args:
+            kind: What it is, in the singular.
+            number: How many.
+            read: 1 to count them as read too; 0 if they are already.
+        """
+        self.read += number * read
+        self.other_records += number
+        self.kinds[kind] += number
+
     def add(self, other: ReadStats) -> None:
         """Add the counts of other files."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.kinds.update(other.kinds)
         self.refusals = [*self.refusals, *other.refusals][:5]
+        self.copies = [*self.copies, *other.copies][:5]
+        self.implausible_times = [*self.implausible_times, *other.implausible_times][:5]
 
     @property
     def accepted(self) -> int:
         """Records that became events of the pipeline."""
         dropped = self.refused + self.outside_range + self.duplicates + self.other_classes
-        return self.read - dropped - self.other_users - self.no_user
+        dropped += self.other_records
+        unwanted = self.other_users + self.skipped_users + self.no_user
+        return self.read - dropped - unwanted - self.implausible - self.unwanted_rows
 
 
 _COUNTS = tuple(each.name for each in fields(ReadStats) if each.type == "int")
@@ -426,11 +471,16 @@ class RunMetrics:
         expired: Number of events that each expired suppression would have dropped, by label.
         budget_report: Expected and actual alerts, if `filter` had a budget.
         flagged: Number of events with a time-series anomaly; None without `timeseries`.
+        columns: Columns of the log that events have, or would have if there were any.
         seconds: Wall-clock time of the run.
         cluster_stats: How the run used a cluster, if there was one.
         interrupted: Whether Ctrl+C or SIGTERM ended an unbounded input.
         population_sample: Sample of all users' histories. The source draws it before it returns the
             first batch, if `PipelineOptions.needs_population`.
+        model_age: How old the fingerprints are; None if it is not known.
+        saved_models: The fingerprints that were saved; None if none were.
+        on_input: The source calls it with what it has read, before it returns the events. Raises an
+            error if they do not fit the fingerprints. None for no check.
     """
 
     input: ReadStats = field(default_factory=ReadStats)
@@ -445,10 +495,14 @@ class RunMetrics:
     expired: Counter[str] = field(default_factory=Counter)
     budget_report: AlertBudgetReport | None = None
     flagged: int | None = None
+    columns: tuple[str, ...] = ()
     seconds: float = 0.0
     cluster_stats: ClusterStats | None = field(default=None, compare=False)
     interrupted: bool = False
     population_sample: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    model_age: ModelAge | None = field(default=None, compare=False)
+    saved_models: SavedModels | None = field(default=None, compare=False)
+    on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has left the pipeline."""
@@ -468,6 +522,28 @@ class RunMetrics:
             self.scored += batch.table.height
         if TS_ANOMALY in batch.table:
             self.flagged = (self.flagged or 0) + int(batch.table[TS_ANOMALY].sum())
+
+    @property
+    def empty_reason(self) -> str:
+        """Why no event has left the pipeline; empty if any has.
+
+        >>> RunMetrics(input=ReadStats(files=1, read=4, outside_range=4)).empty_reason
+        'no event is in the period'
+        """
+        stats = self.input
+        if self.users.total():
+            return ""
+        if self.filtered:
+            return f"all {self.filtered:,} events were filtered"
+        if stats.read and stats.read == stats.outside_range:
+            return "no event is in the period"
+        if stats.read and stats.other_users + stats.skipped_users == stats.read:
+            return "no event is of a wanted user"
+        if stats.read:
+            return f"all {stats.read:,} events that were read are left out"
+        if stats.outside_files or stats.outside_folders:
+            return "no file is in the period, by the dates in their names"
+        return "the files have no event"
 
     def add_read_stats(self, other: RunMetrics) -> None:
         """Add the counts of records that another process has read."""

@@ -16,7 +16,7 @@ import polars as pl
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
 from morpheus.sources.compression import detect_file_type, read_bytes, to_utf8
-from morpheus.sources.json_records import split_records
+from morpheus.sources.envelopes import split_records
 from morpheus.sources.time_range import parse_times
 
 CloudTrailRecord = dict[str, Any]
@@ -101,7 +101,7 @@ def read_technique(path: Path) -> Technique:
         RecordError: The file does not hold CloudTrail records, or none of an intruder.
     """
     data = to_utf8(read_bytes(path))
-    split = split_records(data, CLOUDTRAIL_FORMAT.unwrap)
+    split = split_records(data, CLOUDTRAIL_FORMAT.record_finder)
     if split.errors:
         line, reason = split.errors[0]
         raise RecordError(reason, file=path, line=line)

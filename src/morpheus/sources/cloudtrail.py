@@ -5,13 +5,12 @@ Also defines the CloudTrail log format: its fields, actor rules and derived colu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import msgspec
 import polars as pl
 
+from morpheus.columns import EventFields, EvidenceQuery
 from morpheus.features.derived import (
     ACTION_CLASSIFIER,
     AWS_ERROR_CLASSIFIER,
@@ -25,7 +24,8 @@ from morpheus.features.derived import (
     map_values,
 )
 from morpheus.sources.base import FileSource
-from morpheus.sources.json_records import RawJson, encode_json
+from morpheus.sources.envelopes import Envelope, OtherKind
+from morpheus.sources.group_by_user import RecordOrder
 from morpheus.sources.log_format import ActorRule, LogFormat
 
 HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
@@ -42,6 +42,16 @@ _RECIPIENT = "{recipientAccountId/(.+)/}"
 def _make_rule(actor_type: str, identity_type: str, name_template: str) -> ActorRule:
     """Make a rule for one `userIdentity.type`."""
     return ActorRule(actor_type, name_template, {"userIdentitytype": f"^{identity_type}$"})
+
+
+def _make_name_rule(column: str) -> ActorRule:
+    """Make a rule for people of IAM Identity Center, whose type is often `Unknown`."""
+    return ActorRule(
+        "person",
+        f"{{{column}/(.+)/}}",
+        {"userIdentitytype": "^(?:Unknown|IdentityCenterUser)$"},
+        exclude={column: HIDDEN_USER_NAME},
+    )
 
 
 ACTOR_RULES = (
@@ -98,6 +108,14 @@ ACTOR_RULES = (
     ),
     _make_rule("person", "IdentityCenterUser", "{userIdentityonBehalfOfuserId/(.+)/}"),
     _make_rule("person", "Directory", "{userIdentityuserName/(.+)/}"),
+    _make_name_rule("userIdentityuserName"),
+    _make_name_rule("additionalEventDataUserName"),
+    ActorRule(
+        "person",
+        f"{{userIdentityprincipalId/(.+)/}}@{_ACCOUNT}",
+        {"userIdentitytype": "^Unknown$"},
+        exclude={"userIdentityprincipalId": r"^(?:\d{12}|(?i:anonymous))$"},
+    ),
     _make_rule("account", "AWSAccount", f"account:{_ACCOUNT}"),
     ActorRule(
         "user",
@@ -214,6 +232,30 @@ CONTEXT_COLUMNS = (
     "sharedEventID",
 )
 
+IDENTITY_COLUMNS = (
+    "userIdentityprincipalId",
+    "userIdentityarn",
+    "userIdentityaccessKeyId",
+    "userIdentityuserName",
+    "userIdentitycredentialId",
+    "userIdentityonBehalfOfuserId",
+    f"{_SESSION}sessionIssuerprincipalId",
+    f"{_SESSION}sessionIssuerarn",
+    _ISSUER,
+    f"{_SESSION}sourceIdentity",
+    "additionalEventDataUserName",
+    # In other fields, who is named is often the user, or a role that acts as one.
+    "errorMessage",
+    "requestParametersroleArn",
+    "requestParametersroleName",
+    "requestParametersroleSessionName",
+    "requestParametersuserName",
+    "responseElementsassumedRoleUserarn",
+    "responseElementsassumedRoleUserassumedRoleId",
+    "resources",
+)
+"""Columns that identify users."""
+
 
 def classify_aws_error(code: str | None, login: str | None) -> str | None:
     """Return the class of an error; None if there is no error.
@@ -245,29 +287,12 @@ DERIVED_COLUMNS = {
 }
 
 
-def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
-    """Return the records of an object: a log file, LookupEvents or CloudTrail Lake.
-
-    >>> [bytes(record) for record in unwrap({"Records": msgspec.Raw(b'[{"eventName":"Ls"}]')})]
-    [b'{"eventName":"Ls"}']
-    """
-    for name in ("Records", "Events"):
-        if name in fields:
-            return msgspec.json.decode(fields[name], type=list[msgspec.Raw])
-    if "QueryResultRows" in fields:
-        rows = msgspec.json.decode(fields["QueryResultRows"], type=list[list[dict[str, Any]]])
-        return [
-            encode_json({name: cell for pair in row for name, cell in pair.items()}) for row in rows
-        ]
-    for name in EMBEDDED_JSON_COLUMNS:
-        if name in fields:
-            return [_parse_embedded(fields[name])]
-    return None
-
-
-def _parse_embedded(value: msgspec.Raw) -> RawJson:
-    text = msgspec.json.decode(value)
-    return text.encode() if isinstance(text, str) else value
+OTHER_KINDS = (
+    OtherKind("CloudTrail Insights event", values={"eventCategory": "Insight"}),
+    OtherKind("CloudTrail Insights event", values={"eventType": "AwsCloudTrailInsight"}),
+    OtherKind("S3 notification", ("s3",), {"eventSource": "aws:s3"}),
+)
+"""What looks like an event and is none."""
 
 
 def get_first_owner(owners: object) -> object:
@@ -288,22 +313,123 @@ def format_account(cell: pl.Expr) -> pl.Expr:
     return pl.when(cell.str.contains("^[0-9]+$")).then("Account-" + cell).otherwise(cell)
 
 
+EVENT_FIELDS = EventFields(
+    event_id=("eventID",),
+    action=("eventName",),
+    service=("eventSource",),
+    resource=(
+        "requestParametersbucketName",
+        "requestParameterssecretId",
+        "requestParametersfunctionName",
+        "requestParametersroleName",
+        "requestParametersroleArn",
+        "requestParametersuserName",
+        "requestParametersgroupName",
+        "requestParameterspolicyArn",
+    ),
+    source_address=(_SOURCE_ADDRESS,),
+    user_agent=("userAgent",),
+    account=("recipientAccountId", "userIdentityaccountId"),
+    region=("awsRegion",),
+    session=("userIdentityaccessKeyId",),
+    error_code=("errorCode",),
+    error_message=("errorMessage",),
+    result=("responseElementsConsoleLogin",),
+)
+LABELS = {
+    _ISSUER: "Role",
+    "userIdentityarn": "Identity",
+    "userIdentitytype": "Identity type",
+    "userIdentityuserName": "User name",
+    "userIdentityaccountId": "Account of the user",
+    "userIdentityaccessKeyId": "Access key",
+    "userIdentityinvokedBy": "Invoked by",
+    f"{_SESSION}attributesmfaAuthenticated": "Multi-factor authentication",
+    f"{_SESSION}attributescreationDate": "Start of the session",
+    "requestParametersinstanceType": "Instance type",
+    "eventType": "Event type",
+    "eventCategory": "Event category",
+    "managementEvent": "Management event",
+    "readOnly": "Read-only",
+    "vpcEndpointId": "VPC endpoint",
+}
+
+ATHENA_QUERY = """
+SELECT eventtime, eventname, eventsource, sourceipaddress, useragent, errorcode,
+       requestparameters, eventid
+FROM cloudtrail_logs
+WHERE eventtime BETWEEN '{from}' AND '{to}'
+  AND {user_column} = {user}
+ORDER BY eventtime;
+"""
+LAKE_QUERY = """
+SELECT eventTime, eventName, eventSource, sourceIPAddress, userAgent, errorCode,
+       requestParameters, eventID
+FROM <event data store id>
+WHERE eventTime BETWEEN '{from}'
+  AND '{to}'
+  AND {user_column} = {user}
+ORDER BY eventTime
+"""
+SPLUNK_QUERY = """
+search index=* earliest={from} latest={to}
+  {user_column}={user}
+  eventID IN ({ids})
+| sort 0 _time
+| table _time eventName eventSource sourceIPAddress userAgent errorCode eventID
+"""
+KUSTO_QUERY = """
+AWSCloudTrail
+| where TimeGenerated between (datetime({from}) .. datetime({to}))
+| where {user_column} == {user}
+| where AwsEventId in ({ids})
+| order by TimeGenerated asc
+"""
+SENTINEL_COLUMNS = {
+    _ISSUER: "SessionIssuerUserName",
+    "userIdentityarn": "UserIdentityArn",
+    "userIdentityuserName": "UserIdentityUserName",
+    "userIdentityaccountId": "UserIdentityAccountId",
+    "userIdentityprincipalId": "UserIdentityPrincipalid",
+    "userIdentityaccessKeyId": "UserIdentityAccessKeyId",
+}
+"""Names of columns in the table `AWSCloudTrail` of Microsoft Sentinel."""
+EVIDENCE = (
+    EvidenceQuery(
+        "Athena",
+        ATHENA_QUERY,
+        columns={path.replace(".", ""): path.lower() for path in FIELD_PATHS},
+    ),
+    EvidenceQuery("CloudTrail Lake", LAKE_QUERY, time_format="sql"),
+    EvidenceQuery("Splunk", SPLUNK_QUERY, "splunk", "epoch"),
+    EvidenceQuery("KQL", KUSTO_QUERY, "kusto", columns=SENTINEL_COLUMNS),
+)
+
 CLOUDTRAIL_FORMAT = LogFormat(
     name="CloudTrail",
-    unwrap=unwrap,
     paths=FIELD_PATHS,
     leading_columns=("eventID", "eventTime"),
     context_columns=CONTEXT_COLUMNS,
     time_column="eventTime",
     id_column="eventID",
     user_column="userIdentityaccountId",
-    account_columns=("recipientAccountId", "userIdentityaccountId"),
+    shared_id_column="sharedEventID",
+    # The account that owns the resource logs less about the caller.
+    record_order=RecordOrder("userIdentitytype", ("AWSAccount",)),
     json_converters={"requestParametersownersSetitems": get_first_owner},
     csv_converters={"userIdentityaccountId": format_account},
     embedded_json_columns=EMBEDDED_JSON_COLUMNS,
+    envelopes=tuple(Envelope(name, is_declared=True) for name in EMBEDDED_JSON_COLUMNS),
+    other_kinds=OTHER_KINDS,
     skip_dirs=("CloudTrail-Digest", "CloudTrail-Insight"),
     actor_rules=ACTOR_RULES,
     derived_columns=DERIVED_COLUMNS,
+    identity_columns=IDENTITY_COLUMNS,
+    user_columns=(_ISSUER, "userIdentityarn", "userIdentityaccountId"),
+    event_fields=EVENT_FIELDS,
+    labels=LABELS,
+    evidence=EVIDENCE,
+    cloud_provider="aws",
 )
 
 

@@ -1,19 +1,14 @@
-"""Reads JSON files: splits them into records, unwraps envelopes, and flattens records into tables.
-
-A file is one document (an object that contains records, or a list of records), JSON lines, or
-several documents in a row. The log format knows what an object that contains records looks like.
-"""
+"""Flattens JSON records into tables of text columns."""
 
 from __future__ import annotations
 
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 
@@ -21,189 +16,10 @@ import msgspec
 import polars as pl
 from msgspec.structs import astuple
 
-from morpheus.sources.compression import is_utf16, to_utf8
-
 RawJson = bytes | msgspec.Raw
 """The JSON text of one value."""
 ParseErrors = Sequence[tuple[int | None, str]]
 """What could not be read: its line or number, or None for the file, and the reason."""
-UnwrapFunction = Callable[[dict[str, msgspec.Raw]], Sequence[RawJson] | None]
-"""Returns the records that an object contains; None if the object itself is a record."""
-
-_LIST_DECODER = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
-_MAX_PROBE_LINES = 20
-"""Maximum number of lines checked to detect JSON lines."""
-
-
-@dataclass(frozen=True)
-class Records:
-    """The records of one file.
-
-    Attributes:
-        raw_records: The JSON of each record. Lines of JSON lines are not validated yet.
-        line_numbers: Line (JSON lines) or number (documents) of each record, from 1.
-        errors: Parts of the file that could not be split into records.
-    """
-
-    raw_records: Sequence[RawJson]
-    line_numbers: Sequence[int]
-    errors: ParseErrors = ()
-
-
-def split_records(data: bytes, unwrap: UnwrapFunction) -> Records:
-    """Split the contents of a file into its records.
-
-    Args:
-        data: Contents of the file, in UTF-8.
-        unwrap: Finds the records in an object.
-
-    >>> def unwrap(fields):
-    ...     if "all" in fields:
-    ...         return msgspec.json.decode(fields["all"], type=list[msgspec.Raw])
-    >>> records = split_records(b'{"all": [{"a": 1}, {"a": 2}]}', unwrap)
-    >>> [bytes(record) for record in records.raw_records]
-    [b'{"a": 1}', b'{"a": 2}']
-    >>> split_records(b'{"a": 1}' + bytes([10, 10]) + b'{"a": 2}', unwrap).line_numbers
-    [1, 3]
-    """
-    if not data or data.isspace():
-        return Records([], [])
-    texts = _split_single_list(data, unwrap)
-    if texts is None and _is_valid_json(data):
-        texts = _expand(data, unwrap)
-    if texts is not None:
-        return Records(texts, range(1, len(texts) + 1))
-    lines = data.split(b"\n")
-    if _are_json_lines(lines):
-        return _split_lines(lines, unwrap)
-    return _split_concatenated(data, unwrap)
-
-
-def split_record_blocks(blocks: Iterable[bytes], unwrap: UnwrapFunction) -> Iterator[Records]:
-    """Split a file that is read in blocks.
-
-    JSON lines are split block by block. Any other file is collected first.
-
-    Args:
-        blocks: Contents of the file.
-        unwrap: Finds the records in an object.
-    """
-    rest, line = b"", 1
-    blocks = iter(blocks)
-    first = next(blocks, b"")
-    if not _starts_with_lines(first):
-        yield split_records(to_utf8(first + b"".join(blocks)), unwrap)
-        return
-    for block in chain([to_utf8(first)], blocks, [b"\n"]):
-        data = rest + block
-        end = data.rfind(b"\n") + 1
-        data, rest = data[:end], data[end:]
-        records = _split_lines(data.split(b"\n"), unwrap)
-        yield Records(records.raw_records, [line - 1 + number for number in records.line_numbers])
-        line += data.count(b"\n")
-
-
-def _starts_with_lines(block: bytes) -> bool:
-    """Return whether a block is the beginning of JSON lines. Its last line may be incomplete."""
-    if is_utf16(block):
-        return False
-    lines = to_utf8(block).split(b"\n")[:-1]
-    return any(line.strip() for line in lines) and _are_json_lines(lines)
-
-
-def _split_single_list(data: bytes, unwrap: UnwrapFunction) -> Sequence[RawJson] | None:
-    """Return the records of an object that only contains one list of records, as AWS writes it.
-
-    Such a file is decoded once. Any other document is decoded once to validate it, and once more
-    at each level.
-    """
-    try:
-        [(name, items)] = _LIST_DECODER.decode(data).items()
-        if unwrap({name: msgspec.Raw(b"[]")}) is None or not items:
-            return None
-        return items if _expand(items[0], unwrap) == [items[0]] else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
-        return None
-
-
-def _is_valid_json(text: RawJson) -> bool:
-    try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.MsgspecError, RecursionError):
-        return False
-    return True
-
-
-def _are_json_lines(lines: list[bytes]) -> bool:
-    """Return whether one of the first lines is a complete object."""
-    stripped = (line.strip() for line in lines)
-    first = list(islice(filter(None, stripped), _MAX_PROBE_LINES))
-    return first[0] != b"[" and any(
-        _is_nonempty_container(line) and _is_valid_json(line) for line in first
-    )
-
-
-def _is_nonempty_container(line: bytes) -> bool:
-    return line[:1] in b"{[" and line not in {b"{}", b"[]"}
-
-
-def _split_lines(lines: list[bytes], unwrap: UnwrapFunction) -> Records:
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line and not line.isspace()]
-    probe = next((line for _, line in numbered if _is_valid_json(line)), None)
-    if probe is not None and _expand(probe, unwrap) != [probe]:
-        numbered = [(n, text) for n, line in numbered for text in _expand(line, unwrap)]
-    return Records([text for _, text in numbered], [n for n, _ in numbered])
-
-
-def _expand(text: RawJson, unwrap: UnwrapFunction) -> list[RawJson]:
-    """Return the records in a value, at any depth; the value itself if it is one or is invalid."""
-    try:
-        items = _list_records(text, unwrap)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return [text]
-    if items is None:
-        return [text]
-    if not items or _expand(items[0], unwrap) == [items[0]]:
-        return list(items)
-    return [record for item in items for record in _expand(item, unwrap)]
-
-
-def _list_records(text: RawJson, unwrap: UnwrapFunction) -> Sequence[RawJson] | None:
-    if bytes(memoryview(text)[:64]).lstrip()[:1] == b"[":
-        return msgspec.json.decode(text, type=list[msgspec.Raw])
-    return unwrap(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
-
-
-def _split_concatenated(data: bytes, unwrap: UnwrapFunction) -> Records:
-    """Split documents in a row, and JSON that only the standard library can read."""
-    text = data.decode("utf-8", "replace")
-    decode, at, values = json.JSONDecoder().raw_decode, _skip_whitespace(text, 0), []
-    broken: list[tuple[int | None, str]] = []
-    while at < len(text):
-        try:
-            value, end = decode(text, at)
-        except (ValueError, RecursionError) as error:
-            broken.append((None, _describe_error(error)))
-            break
-        values.append(value)
-        at = _skip_whitespace(text, end)
-    texts = [
-        text for value in values for text in _expand(encode_json(replace_surrogates(value)), unwrap)
-    ]
-    return Records(texts, range(1, len(texts) + 1), broken)
-
-
-def _skip_whitespace(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _describe_error(error: Exception) -> str:
-    if not isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON ({error})"
-    where = f"{error.msg} at line {error.lineno}, column {error.colno}"
-    return f"not complete JSON ({where}); if the file is truncated, download it again"
 
 
 def decode_leniently(text: RawJson) -> object:
@@ -238,62 +54,6 @@ def encode_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     return msgspec.json.encode(value, order="deterministic")
 
 
-@dataclass(frozen=True)
-class EnvelopeUnwrapper:
-    """Finds the records in a JSON object that is not a record itself.
-
-    Attributes:
-        list_fields: Fields that contain a list of records, or an object with such a list.
-        record_field: Field of an envelope that contains one record, as an object or as text; empty
-            for no envelopes.
-        envelope_fields: Fields of an envelope that belong to the record, with their name in the
-            record. A field of the record itself takes precedence.
-    """
-
-    list_fields: tuple[str, ...] = ()
-    record_field: str = ""
-    envelope_fields: Mapping[str, str] = field(default_factory=dict)
-
-    def __call__(self, fields: Mapping[str, msgspec.Raw]) -> Sequence[RawJson] | None:
-        """Return the records in an object; None if the object itself is a record.
-
-        >>> unwrap = EnvelopeUnwrapper(("value",), "properties", {"time": "at"})
-        >>> unwrap({"time": msgspec.Raw(b'"2024-05-31"'), "properties": msgspec.Raw(b'{"id": 1}')})
-        [b'{"at":"2024-05-31","id": 1}']
-        >>> [bytes(record) for record in unwrap({"value": msgspec.Raw(b'[{"id": 1}]')})]
-        [b'{"id": 1}']
-        """
-        if self.record_field in fields:
-            return [self._open_envelope(fields)]
-        for name in self.list_fields:
-            if name in fields:
-                return _list_or_single(fields[name])
-        return None
-
-    def _open_envelope(self, fields: Mapping[str, msgspec.Raw]) -> RawJson:
-        inner = fields[self.record_field]
-        text = bytes(memoryview(inner)).lstrip()
-        if text[:1] == b'"':
-            text = msgspec.json.decode(inner, type=str).encode().lstrip()
-        if text[:1] != b"{":
-            return text
-        added = b",".join(
-            b"%s:%s" % (msgspec.json.encode(name), memoryview(fields[outer]))
-            for outer, name in self.envelope_fields.items()
-            if outer in fields
-        )
-        rest = text[1:].lstrip()
-        # JSON decoders keep the last of two equal names: here the record's own.
-        return b"{" + added + (b"," if added and rest[:1] != b"}" else b"") + rest
-
-
-def _list_or_single(value: msgspec.Raw) -> Sequence[RawJson] | None:
-    begin = bytes(memoryview(value)[:64]).lstrip()[:1]
-    if begin == b"[":
-        return msgspec.json.decode(value, type=list[msgspec.Raw])
-    return [value] if begin == b"{" else None
-
-
 logger = logging.getLogger(__name__)
 
 _BLOCK_RECORDS = 1 << 9
@@ -310,7 +70,7 @@ _TEXT_WRITERS: dict[type, Callable[[Any], str | None]] = {
     type(None): lambda _: None,
     bool: str,
     int: str,
-    float: repr,
+    float: lambda value: repr(value) if value == value else None,  # noqa: PLR0124 - only NaN differs from itself
 }
 _BOOLEAN_TEXT = {True: "True", False: "False", None: None}
 
@@ -325,6 +85,36 @@ def to_text(value: object) -> str | None:
     return write(value) if write else encode_json(value).decode()
 
 
+TABLE_MISSING_TEXTS = ("null", "NULL", r"\N")
+"""Texts for no value in CSV, which has no null: those of Athena, CloudTrail Lake, SQL and Hive."""
+
+
+def clear_missing_texts(frame: pl.DataFrame, missing: Sequence[str] = ()) -> pl.DataFrame:
+    """Replace texts that mean no value with null: empty text, white space, and given texts.
+
+    Args:
+        frame: A table. Columns that are not text are not changed.
+        missing: More texts that mean no value.
+
+    >>> clear_missing_texts(pl.DataFrame({"a": ["x", "", " ", "-"]}), ["-"])["a"].to_list()
+    ['x', None, None, None]
+    """
+    changed = []
+    for column in frame:
+        if column.dtype != pl.String:
+            continue
+        kept: pl.Series | None = None
+        # Nearly no column has a value that begins with white space, and this is fast to see.
+        if (column < "!").any():
+            kept = column.str.strip_chars() != ""
+        if missing:
+            other = ~column.is_in(missing)
+            kept = other if kept is None else kept & other
+        if kept is not None and not kept.all():
+            changed.append(column.set(~kept, None))
+    return frame.with_columns(changed) if changed else frame
+
+
 def flatten_name(name: str, drop_characters: str = ".") -> str:
     """Join the parts of a dotted name.
 
@@ -334,6 +124,15 @@ def flatten_name(name: str, drop_characters: str = ".") -> str:
     for character in drop_characters:
         name = name.replace(character, "")
     return name
+
+
+def normalize_name(name: str) -> str:
+    """Return the letters and digits of a name, in lower case.
+
+    >>> normalize_name("Sign-in error code")
+    'signinerrorcode'
+    """
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def to_text_values(values: ColumnValues) -> ColumnValues:
@@ -408,7 +207,7 @@ class Flattener:
             return pl.DataFrame(schema=dict.fromkeys(self.wanted_columns, pl.String)), {}
         # No rechunk here: the tables are rechunked once, when they are joined.
         columns = {name: pl.concat([b[name] for b in blocks]) for name in blocks[0]}
-        return pl.DataFrame(columns), refused
+        return clear_missing_texts(pl.DataFrame(columns)), refused
 
     def _flatten_block(
         self, records: Sequence[RawJson]
@@ -467,9 +266,9 @@ class Flattener:
             raise ValueError("a record must be a JSON object")  # noqa: TRY004 - one kind of refusal
         row: FlatRecord = {}
         for name, leaf in self._iter_leaves(value, ""):
-            if row.get(name) is None:
+            if _is_missing(row.get(name)):
                 row[name] = leaf
-            elif leaf is not None:
+            elif not _is_missing(leaf):
                 self._warn_same_name(name, value)
         return row
 
@@ -614,4 +413,8 @@ def _coalesce_columns(first: ColumnValues | None, second: ColumnValues) -> Colum
     """Combine two columns of one flat name; the first with a value counts."""
     if first is None:
         return second
-    return [b if a is None else a for a, b in zip(first, second, strict=True)]
+    return [b if _is_missing(a) else a for a, b in zip(first, second, strict=True)]
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (type(value) is str and not value.strip())

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 
 import polars as pl
 
-from morpheus.columns import ACTOR, TIME
+from morpheus.columns import (
+    ACTOR,
+    SPLUNK_QUERY,
+    TIME,
+    EventFields,
+    EvidenceQuery,
+    LogDescription,
+)
 from morpheus.features.derived import NOVELTY_PREFIX, NOVELTY_TTL, USER, DerivedColumn, is_new_value
-from morpheus.sources.group_by_user import UUID_PATTERN
-from morpheus.sources.json_records import UnwrapFunction, ValueTransform, flatten_name
+from morpheus.sources.envelopes import Envelope, OtherKind, RecordFinder
+from morpheus.sources.group_by_user import UUID_PATTERN, RecordOrder
+from morpheus.sources.json_records import (
+    ValueTransform,
+    clear_missing_texts,
+    flatten_name,
+    normalize_name,
+)
 
 
 def extract_city(column: str) -> pl.Expr:
@@ -47,7 +60,11 @@ def _extract_part(column: str, index: int, *, min_parts: int) -> pl.Expr:
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
 """`{column}`, or `{column/pattern/}` for the match of the pattern's group."""
+UNKNOWN_ACTOR = "unknown"
+"""Type of an actor that the record does not tell."""
 _RESULT = "_result_"
+_ADDRESS = r"^[^@\s:/]+@[^@\s:/]+\.[^@\s:/]+$"
+"""An e-mail address or a user principal name."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +92,28 @@ class ActorRule:
         in_name = [column for column, _ in _PLACEHOLDER.findall(self.name_template)]
         return tuple(dict.fromkeys([*self.match, *self.exclude, *in_name]))
 
+    @property
+    def name_columns(self) -> tuple[str, ...]:
+        """Return the columns whose values are in the name."""
+        return tuple(column for column, _ in _PLACEHOLDER.findall(self.name_template))
+
     def to_expr(self) -> pl.Expr:
         """Return the name; null if the rule does not apply or a part of the name is missing."""
         conditions = [_match_expr(name, pattern) for name, pattern in self.match.items()]
         conditions += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
         name = pl.concat_str(list(_parse_template(self.name_template)))
-        name = name.str.to_lowercase() if self.lowercase else name
+        name = name.str.to_lowercase() if self.lowercase else fold_addresses(name)
         return pl.when(pl.all_horizontal(pl.lit(value=True), *conditions)).then(name)
+
+
+def fold_addresses(name: pl.Expr) -> pl.Expr:
+    """Write e-mail addresses and user principal names in lower case: they ignore case.
+
+    >>> names = pl.DataFrame({"name": ["Ann@Example.org", "Ann@012", "Ann"]})
+    >>> names.select(fold_addresses(pl.col("name"))).to_series().to_list()
+    ['ann@example.org', 'Ann@012', 'Ann']
+    """
+    return pl.when(name.str.contains(_ADDRESS)).then(name.str.to_lowercase()).otherwise(name)
 
 
 def collect_rule_columns(rules: Iterable[ActorRule]) -> tuple[str, ...]:
@@ -187,10 +219,12 @@ class DerivedFeatures:
     Attributes:
         user: Name of the user column.
         derived_columns: The columns to compute, in this order.
+        timezone: Time zone of their hours and days.
     """
 
     user: str
     derived_columns: Mapping[str, DerivedColumn]
+    timezone: str = "UTC"
 
     def add(
         self,
@@ -223,13 +257,21 @@ class DerivedFeatures:
         before = None if recent is None or recent.frame is None else _align(recent.frame, now)
         earlier = self._select_earlier_rows(events, history, before)
         rows = pl.concat([earlier, now]).with_row_index(_POSITION).sort(TIME, maintain_order=True)
+        rows = self._convert_time_zone(rows, self.timezone)
         for name, column in derived.items():
             rows = rows.with_columns(column.compute(rows).alias(name))
+        rows = self._convert_time_zone(rows, "UTC")
         if recent is not None:
             recent.frame = self._keep_recent(rows, now.columns, before)
         computed = rows.filter(pl.col(_POSITION) >= earlier.height).sort(_POSITION)
         names = [name for name in events.columns if name not in derived and name != TIME]
         return events.select(names).hstack(computed.select(*derived, TIME))
+
+    def _convert_time_zone(self, rows: pl.DataFrame, timezone: str) -> pl.DataFrame:
+        """Change the time zone in which times are shown; they stay the same moments."""
+        if self.timezone == "UTC":
+            return rows
+        return rows.with_columns(pl.col(TIME).dt.convert_time_zone(timezone))
 
     def _can_derive(self, name: str, events: pl.DataFrame) -> bool:
         """Return whether a column can be computed. If not, a log column of that name is kept."""
@@ -315,7 +357,6 @@ class LogFormat:
 
     Attributes:
         name: Name of the log.
-        unwrap: Finds the records in a JSON object.
         paths: Dotted names of the fields of a record, in their usual order.
         leading_columns: Flat columns that come before the features.
         context_columns: Flat columns that come after the features, as context for an alert.
@@ -335,12 +376,25 @@ class LogFormat:
         fallbacks: Expressions that replace missing values, by flat column.
         actor_rules: Rules that name the actor of an event.
         derived_columns: Columns that can be computed, by name.
+        envelopes: Envelopes of this log, which are tried before the common ones.
+        other_kinds: What looks like a record of this log and is none, by top-level fields.
         event_class_filter: A flat column and its values in wanted records; other records are
             skipped. None for no filter.
+        identity_columns: Flat columns that identify users, for pseudonyms; empty for those in the
+            names of actors.
+        missing_texts: Texts that mean no value, beside empty text.
+        caseless_columns: Flat columns whose values ignore case; they are read in lower case.
+        shared_id_column: Flat column of an id that records of one request share; empty for none.
+        record_order: Which of several records of an event counts; None for the first.
+        user_columns: Usual user columns, the best one first; empty for `user_column` alone.
+        event_fields: Which columns hold what most logs have.
+        labels: Labels of other columns, for people.
+        evidence: Queries that fetch the events of an incident from other tools.
+        cloud_provider: Cloud provider of the log: `aws`, `azure`, `gcp`; None for other logs.
+        sign_ins: Whether all events are sign-ins.
     """
 
     name: str
-    unwrap: UnwrapFunction
     paths: tuple[str, ...]
     leading_columns: tuple[str, ...]
     context_columns: tuple[str, ...]
@@ -359,7 +413,20 @@ class LogFormat:
     fallbacks: Mapping[str, tuple[pl.Expr, ...]] = field(default_factory=dict)
     actor_rules: tuple[ActorRule, ...] = ()
     derived_columns: Mapping[str, DerivedColumn] = field(default_factory=dict)
+    envelopes: tuple[Envelope, ...] = ()
+    other_kinds: tuple[OtherKind, ...] = ()
     event_class_filter: tuple[str, tuple[str, ...]] | None = None
+    identity_columns: tuple[str, ...] = ()
+    missing_texts: tuple[str, ...] = ()
+    caseless_columns: tuple[str, ...] = ()
+    shared_id_column: str = ""
+    record_order: RecordOrder | None = None
+    user_columns: tuple[str, ...] = ()
+    event_fields: EventFields = field(default_factory=EventFields)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    evidence: tuple[EvidenceQuery, ...] = (SPLUNK_QUERY,)
+    cloud_provider: str | None = None
+    sign_ins: bool = False
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -371,6 +438,46 @@ class LogFormat:
                     *self.fallbacks,
                 ]
             )
+        )
+
+    def describe(self) -> LogDescription:
+        """Return what outputs need to know about the log."""
+        paths = {flatten_name(path, self.drop_characters): path for path in self.paths}
+        known = self.event_fields
+        if self.id_column and not known.event_id:
+            known = replace(known, event_id=(self.id_column,))
+        return LogDescription(
+            name=self.name,
+            time_column=self.time_column,
+            user_columns=self.user_columns or (self.user_column,),
+            event_fields=known,
+            labels=self.labels,
+            evidence=self.evidence,
+            cloud_provider=self.cloud_provider,
+            sign_ins=self.sign_ins,
+            paths={name: path for name, path in paths.items() if name != path},
+        )
+
+    @cached_property
+    def time_columns(self) -> tuple[str, ...]:
+        """Return the columns that may have the time of an event, in order of preference."""
+        return tuple(dict.fromkeys([self.time_column, *self._fallback_roots(self.time_column)]))
+
+    @cached_property
+    def record_finder(self) -> RecordFinder:
+        """Return what finds the records in JSON, and tells them from envelopes."""
+        times = set(self.time_columns)
+        paths = {flatten_name(path, self.drop_characters): path for path in self.paths}
+        roots = {paths[name].split(".")[0] for name in times & paths.keys()}
+        known = {*paths, *(path.split(".")[0] for path in self.paths)}
+        similar = {name for name, column in self.column_aliases.items() if column in times}
+        return RecordFinder(
+            time_fields=frozenset(times | roots),
+            known_fields=frozenset(known - times - roots),
+            similar_time_names=frozenset(similar | set(map(normalize_name, times))),
+            similar_names=frozenset({*map(normalize_name, known), *self.column_aliases}),
+            envelopes=self.envelopes,
+            other_kinds=self.other_kinds,
         )
 
     @cached_property
@@ -409,11 +516,15 @@ class LogFormat:
     ) -> pl.DataFrame:
         """Fill missing values from fallback columns, drop these, and add the actor.
 
+        Texts that mean no value are cleared first, and values that ignore case are folded.
+
         Args:
             frame: Events.
             user: Name of the user column.
             keep: Fallback columns to keep.
         """
+        if self.missing_texts:
+            frame = clear_missing_texts(frame, self.missing_texts)
         used: set[str] = set()
         for name, fallbacks in self.fallbacks.items():
             for fallback in fallbacks:
@@ -426,12 +537,27 @@ class LogFormat:
                     frame = frame.with_columns(fallback.alias(name))
                 elif not is_empty:
                     frame = frame.with_columns(pl.coalesce(name, fallback))
+        folded = [name for name in self.caseless_columns if name in frame.columns]
+        if folded:
+            frame = frame.with_columns(pl.col(folded).str.to_lowercase())
         if user == ACTOR:
             frame = frame.with_columns(resolve_actors(frame, self.actor_rules).alias(ACTOR))
             used.discard(ACTOR)
         used -= set(keep)
         # Dropping nothing would still rechunk every column.
         return frame.drop(used, strict=False) if used else frame
+
+    def normalize_user(self, user: str, name: str) -> str:
+        """Return a user's name as it is read.
+
+        Args:
+            user: Name of the user column.
+            name: The user, as a person writes it.
+        """
+        if user in self.caseless_columns:
+            return name.lower()
+        names = pl.DataFrame({user: [name]})
+        return names.select(fold_addresses(pl.col(user))).item() if user == ACTOR else name
 
     def rename_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Rename the columns of a table to their flat names."""
@@ -441,12 +567,3 @@ class LogFormat:
             if flat_name and flat_name not in {*frame.columns, *names.values()}:
                 names[name] = flat_name
         return frame.rename(names)
-
-
-def normalize_name(name: str) -> str:
-    """Return the letters and digits of a name, in lower case.
-
-    >>> normalize_name("Sign-in error code")
-    'signinerrorcode'
-    """
-    return "".join(filter(str.isalnum, name)).lower()

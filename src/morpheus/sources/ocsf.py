@@ -5,13 +5,12 @@ Amazon Security Lake stores this format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import msgspec
 import polars as pl
 
+from morpheus.columns import EventFields
 from morpheus.core.stage import option
 from morpheus.features.derived import (
     ACTION_CLASSIFIER,
@@ -26,7 +25,6 @@ from morpheus.features.derived import (
     map_values,
 )
 from morpheus.sources.base import FileSource
-from morpheus.sources.json_records import RawJson
 from morpheus.sources.log_format import ActorRule, LogFormat
 
 CLASS_COLUMN = "class_uid"
@@ -129,6 +127,23 @@ CONTEXT_COLUMNS = (
     "metadataproductfeaturename",
 )
 
+_USER_FIELDS = ("name", "uid", "uid_alt", "email_addr")
+IDENTITY_COLUMNS = (
+    *(f"{who}{name}" for who in ("actoruser", "user") for name in _USER_FIELDS),
+    "actorusercredential_uid",
+    "actorsessionuid",
+    "actorsessionissuer",
+    "actorsessioncredential_uid",
+    "sessionissuer",
+    "sessionuid",
+    "status_detail",
+    "message",
+    "apiresponsemessage",
+    "apirequestdata",
+    "resources",
+)
+"""Columns that identify users."""
+
 _ACCOUNT = "{actoruseraccountuid/(.+)/}"
 _EMAIL = r"[^@:\s]+@[^@:\s]+\.[^@:\s]+"
 _ASSUMED_ROLE = {"actorusertype": "^AssumedRole$"}
@@ -188,29 +203,42 @@ DERIVED_COLUMNS = {
 }
 
 
-def unwrap(fields: dict[str, msgspec.Raw]) -> Sequence[RawJson] | None:
-    """Return the event in an envelope of CloudEvents or EventBridge; None without an envelope.
-
-    >>> outer = {"specversion": msgspec.Raw(b'"1.0"'), "data": msgspec.Raw(b'{"class_uid":6003}')}
-    >>> [bytes(event) for event in unwrap(outer)]
-    [b'{"class_uid":6003}']
-    """
-    for mark, inner in (("specversion", "data"), ("detail-type", "detail")):
-        if mark in fields and inner in fields:
-            return [fields[inner]]
-    return None
-
+EVENT_FIELDS = EventFields(
+    event_id=("metadatauid",),
+    action=("apioperation", "activity_name"),
+    service=("apiservicename", "servicename", "dst_endpointsvc_name"),
+    resource=("resources", "groupname", "policyname"),
+    source_address=(_SOURCE_ADDRESS, "src_endpointsvc_name", "src_endpointdomain"),
+    country=("src_endpointlocationcountry",),
+    city=("src_endpointlocationcity",),
+    user_agent=("http_requestuser_agent",),
+    account=("cloudaccountuid", "actoruseraccountuid"),
+    region=("cloudregion",),
+    session=("actorusercredential_uid", "actorsessionuid", "sessionuid"),
+    error_code=("apiresponseerror",),
+    error_message=("apiresponsemessage", "status_detail"),
+    result=("status",),
+)
+LABELS = {
+    "actoruseruid": "Identity",
+    "actorusername": "User name",
+    "actorusertype": "Identity type",
+    "actorsessionissuer": "Role",
+    "actorinvoked_by": "Invoked by",
+    "actorsessionis_mfa": "Multi-factor authentication",
+    "class_name": "Event class",
+    "auth_protocol": "Authentication protocol",
+    "logon_type": "Logon type",
+}
 
 OCSF_FORMAT = LogFormat(
     name="OCSF",
-    unwrap=unwrap,
     paths=FIELD_PATHS,
     leading_columns=("metadatauid", "time", CLASS_COLUMN),
     context_columns=CONTEXT_COLUMNS,
     time_column="time",
     id_column="metadatauid",
     user_column="actoruseruid",
-    account_columns=("cloudaccountuid", "actoruseraccountuid"),
     fallbacks={
         "time": (pl.col("time_dt"),),
         "actoruseraccountuid": (pl.col("actoruseraccount_uid"),),
@@ -220,6 +248,9 @@ OCSF_FORMAT = LogFormat(
     event_class_filter=(CLASS_COLUMN, DEFAULT_CLASSES),
     actor_rules=ACTOR_RULES,
     derived_columns=DERIVED_COLUMNS,
+    identity_columns=IDENTITY_COLUMNS,
+    event_fields=EVENT_FIELDS,
+    labels=LABELS,
 )
 
 

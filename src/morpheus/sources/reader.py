@@ -7,11 +7,11 @@ needs to know. `read_into_buffer` reads files in parallel where that is faster.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -32,21 +32,21 @@ from morpheus.sources.compression import (
     to_utf8,
 )
 from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.envelopes import (
+    MIN_FIELDS,
+    Records,
+    split_record_blocks,
+    split_records,
+)
 from morpheus.sources.group_by_user import (
     REPLAY_NO,
     UserStats,
     drop_null_columns,
     find_non_null_columns,
 )
-from morpheus.sources.json_records import (
-    Flattener,
-    ParseErrors,
-    RawJson,
-    Records,
-    split_record_blocks,
-    split_records,
-)
-from morpheus.sources.log_format import LogFormat
+from morpheus.sources.json_records import Flattener, ParseErrors, RawJson
+from morpheus.sources.log_format import UNKNOWN_ACTOR, LogFormat, resolve_actor_types
+from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
     Table,
@@ -56,7 +56,12 @@ from morpheus.sources.tabular import (
     read_parquet,
     read_parquet_blocks,
 )
-from morpheus.sources.time_range import DEFAULT_TIME_FORMAT, parse_times
+from morpheus.sources.time_range import (
+    DEFAULT_TIME_FORMAT,
+    PlausibleTimes,
+    parse_times,
+    suggest_time_formats,
+)
 from morpheus.storage.spill import SpilledTable, spill_to_disk
 
 logger = logging.getLogger(__name__)
@@ -106,6 +111,7 @@ class Reader:
         stats: Counts what happens to the records.
         one_frame_per_file: Whether each file gets its own frame; otherwise small files share one.
         wanted_columns: Columns to keep of JSON records; None for all.
+        plausible_times: The times that events can have.
     """
 
     log_format: LogFormat
@@ -115,6 +121,13 @@ class Reader:
     stats: ReadStats
     one_frame_per_file: bool = False
     wanted_columns: tuple[str, ...] | None = None
+    _shift: tuple[LogPath | None, int] = field(default=(None, 0), init=False)
+    plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
+
+    @cached_property
+    def actor_sampler(self) -> ActorSampler:
+        """Compares the user column with the actors of some records."""
+        return ActorSampler(self.log_format, self.user)
 
     def read_frames(self, paths: Sequence[LogPath], files: FileDiscovery) -> Iterator[pl.DataFrame]:
         """Read files, in order, into frames of `INDEX_FILE`, text columns and `TIME`.
@@ -132,7 +145,9 @@ class Reader:
         pending: list[RecordChunk] = []
         for path in paths:
             self.stats.files += 1
+            rows = 0
             for chunk, table in self._read_chunks(path, files.detect_type(path), prefetcher):
+                rows += len(chunk.line_numbers) + len(chunk.errors)
                 if table is not None or chunk.errors:
                     # Flatten earlier records first, so that the first error is reported first.
                     yield from self._flatten_chunks(pending)
@@ -145,6 +160,7 @@ class Reader:
                 if self.one_frame_per_file or _flush_needed(pending):
                     yield from self._flatten_chunks(pending)
                     pending = []
+            self.stats.empty_files += not rows
         yield from self._flatten_chunks(pending)
 
     def _read_chunks(
@@ -167,7 +183,7 @@ class Reader:
         data = prefetcher.read(path)
         if file_type == "json":
             return _make_chunk(
-                path, split_records(to_utf8(data), self.log_format.unwrap), 0, len(data)
+                path, split_records(to_utf8(data), self.log_format.record_finder), 0, len(data)
             ), None
         drop = self.log_format.drop_characters
         if file_type == "csv":
@@ -180,7 +196,7 @@ class Reader:
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         if file_type == "json":
             first_index = 0
-            for records in split_record_blocks(read_blocks(path), self.log_format.unwrap):
+            for records in split_record_blocks(read_blocks(path), self.log_format.record_finder):
                 yield _make_chunk(path, records, first_index, BLOCK_SIZE), None
                 first_index += len(records.raw_records)
         elif file_type == "csv":
@@ -216,6 +232,7 @@ class Reader:
             table.frame, files, self.log_format.drop_characters, add_missing=True
         )
         frame = self._fix_cells(self.log_format.rename_columns(frame), file_type)
+        self.actor_sampler.add_table(frame)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
         self._check_header(path, replace(table, frame=frame))
         return RecordChunk(path, table.line_numbers, row_index, errors=table.errors), frame
@@ -247,6 +264,14 @@ class Reader:
         for group in [chunks] if self.one_frame_per_file and chunks else _regroup_chunks(chunks):
             records = [record for chunk in group for record in chunk.records]
             frame, refused = self.flattener.flatten(records)
+            doubtful = self._find_doubtful(frame) | refused.keys()
+            if doubtful or self._shift[1]:
+                group = self._open_envelopes(group, doubtful)  # noqa: PLW2901 - the same records
+                opened = [record for chunk in group for record in chunk.records]
+                if opened != records:
+                    records = opened
+                    frame, refused = self.flattener.flatten(records)
+            self.actor_sampler.add_records(records)
             files = [(chunk.path, len(chunk.records)) for chunk in group]
             frame = add_partition_columns(
                 frame,
@@ -261,6 +286,56 @@ class Reader:
             if self.wanted_columns is not None and frame.columns != names:
                 frame = frame.select(names)
             yield self._add_timestamps(frame, group, refused, records)
+
+    def _find_doubtful(self, frame: pl.DataFrame) -> set[int]:
+        """Find the rows that may be envelopes or no records of this log.
+
+        Such a row has no time, no id, or hardly a value. All others are records for sure, so that
+        looking for envelopes costs nothing in most files.
+        """
+        log, height = self.log_format, frame.height
+        found = pl.repeat(True, height, dtype=pl.Boolean, eager=True)  # noqa: FBT003 - a value
+        for name in log.time_columns:
+            if name in frame.columns:
+                found &= frame[name].is_null()
+        if log.id_column in frame.columns:
+            found |= frame[log.id_column].is_null()
+        name = log.user_column if self.user == ACTOR else self.user
+        if name not in frame.columns or frame[name].null_count():
+            values = frame.drop(*log.time_columns, log.id_column, strict=False)
+            number = values.select(pl.sum_horizontal(pl.all().is_not_null())).to_series()
+            found |= number < MIN_FIELDS
+        return set(found.arg_true())
+
+    def _open_envelopes(
+        self, group: Sequence[RecordChunk], doubtful: Container[int]
+    ) -> list[RecordChunk]:
+        """Open envelopes among records, and leave out and count what is not this kind of log.
+
+        Args:
+            group: The records.
+            doubtful: The records to examine, by number in the group.
+
+        Returns:
+            The records with their numbers in the files.
+        """
+        finder, opened, row = self.log_format.record_finder, list[RecordChunk](), 0
+        for chunk in group:
+            path, shift = self._shift
+            shift = shift if path == chunk.path else 0
+            numbered: list[tuple[RawJson, int, int]] = []
+            for at, record in enumerate(chunk.records):
+                found = finder.examine(record) if row + at in doubtful else [(record, "")]
+                for number, (text, kind) in enumerate(found, chunk.row_index[at] + shift):
+                    if kind:
+                        self.stats.leave_out(kind)
+                    else:
+                        numbered.append((text, chunk.line_numbers[at], number))
+                shift += len(found) - 1
+            self._shift, row = (chunk.path, shift), row + len(chunk.records)
+            texts, lines, index = zip(*numbered, strict=True) if numbered else ((), (), ())
+            opened.append(replace(chunk, records=texts, line_numbers=lines, row_index=index))
+        return opened
 
     def _add_timestamps(
         self,
@@ -284,22 +359,56 @@ class Reader:
             texts = pl.Series(self.log_format.time_column, [None] * frame.height, dtype=pl.String)
         time = parse_times(texts, self.log_format.time_format)
         bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
-        starts = [0]
-        for chunk in chunks:
-            starts.append(starts[-1] + len(chunk.line_numbers))
         for row, known_reason in sorted(bad.items()):
-            at = bisect_right(starts, row) - 1
             reason = known_reason or self._missing_time_reason(texts[row], records[row : row + 1])
-            line = chunks[at].line_numbers[row - starts[at]]
-            self._refuse(RecordError(reason, file=chunks[at].path, line=line))
+            self._refuse(_locate_error(reason, chunks, row))
         reserved = [name for name in frame.columns if name in {INDEX, TIME}]
         timed = frame.drop(reserved).with_columns(index, time.alias(TIME))
-        return timed.filter(time.is_not_null()) if bad else timed
+        keep = time.is_not_null() if bad else None
+        implausible = self.plausible_times.find_implausible(time)
+        if implausible is not None:
+            self._leave_out(implausible, time, texts, chunks)
+            keep = ~implausible if keep is None else keep & ~implausible
+        return timed if keep is None else timed.filter(keep)
+
+    def _leave_out(
+        self,
+        implausible: pl.Series,
+        times: pl.Series,
+        texts: pl.Series,
+        chunks: Sequence[RecordChunk],
+    ) -> None:
+        """Count events with an implausible time, or fail.
+
+        Args:
+            implausible: Which events have an implausible time.
+            times: The time of each event.
+            texts: The time of each event, as the log has it.
+            chunks: The chunks of the events.
+
+        Raises:
+            RecordError: Such events are not skipped.
+        """
+        limits, stats = self.plausible_times, self.stats
+        stats.implausible += int(implausible.sum())
+        if limits.latest is not None:
+            stats.too_late += int((times > limits.latest).sum())
+        for row in implausible.arg_true()[: MAX_EXAMPLES - len(stats.implausible_times)]:
+            time = texts.name, texts[row], limits.describe(times[row])
+            error = _locate_error("`{}` is {!r}, which {}".format(*time), chunks, row)
+            if limits.action == "fail":
+                hint = "use `--implausible_time` to skip and count such events, or to keep them"
+                raise RecordError(f"{error.reason}; {hint}", file=error.file, line=error.line)
+            stats.implausible_times = [*stats.implausible_times, str(error)]
 
     def _missing_time_reason(self, found: str | None, record: Sequence[RawJson]) -> str:
         name = self.log_format.time_column
         example = self.log_format.time_format or "2024-05-31T09:30:00Z"
         if found is not None:
+            options = suggest_time_formats(found)
+            if options:
+                several = " or ".join(f"`--time_format='{each}'`" for each in options)
+                return f"`{name}` is {found!r}: add {several}, as the log writes day and month"
             return f"`{name}` is {found!r}, which is not a time like {example}"
         fields = f"; it has {', '.join(_list_field_names(record[0]))}" if record else ""
         return f"the record has no `{name}`{fields}"
@@ -316,6 +425,69 @@ class Reader:
             ) from error
         self.stats.read += read
         self.stats.refuse(str(error))
+
+
+MAX_EXAMPLES = 5
+"""Number of events with an implausible time that the summary names."""
+
+
+def _locate_error(reason: str, chunks: Sequence[RecordChunk], row: int) -> RecordError:
+    """Make the error for a row of the frame that some chunks become."""
+    for chunk in chunks:
+        if row < len(chunk.line_numbers):
+            return RecordError(reason, file=chunk.path, line=chunk.line_numbers[row])
+        row -= len(chunk.line_numbers)
+    raise IndexError(row)
+
+
+_SAMPLED_RECORDS = 1000
+"""Number of records whose actors are compared with the user column."""
+
+
+@dataclass
+class ActorSampler:
+    """Compares the user column with the actors of some of the first records.
+
+    Attributes:
+        log_format: Format of the records.
+        user: Name of the user column.
+        pairs: Number of sampled records by user and actor. Records without either are left out.
+    """
+
+    log_format: LogFormat
+    user: str
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing more to compare."""
+        known = self.user == ACTOR or len(self.log_format.actor_rules) <= 1
+        return known or self.pairs.total() > 0
+
+    def add_records(self, records: Sequence[RawJson]) -> None:
+        """Add some of the records of a file."""
+        if self.is_complete or not records:
+            return
+        log = self.log_format
+        flattener = Flattener(
+            log.columns_to_decode([self.user], ACTOR),
+            log.paths,
+            log.json_converters,
+            log.drop_characters,
+        )
+        step = -(-len(records) // _SAMPLED_RECORDS)
+        self.add_table(flattener.flatten(records[::step])[0])
+
+    def add_table(self, frame: pl.DataFrame) -> None:
+        """Add some of the rows of a table, which has all columns of the log."""
+        if self.is_complete or self.user not in frame.columns:
+            return
+        rules = self.log_format.actor_rules
+        sample = frame.gather_every(max(1, -(-frame.height // _SAMPLED_RECORDS)))
+        sample = self.log_format.fill_fallbacks(sample, ACTOR, keep=frame.columns)
+        kinds = resolve_actor_types(sample, rules)
+        named = sample.filter((kinds != UNKNOWN_ACTOR).fill_null(value=False))
+        self.pairs.update(named.select(self.user, ACTOR).drop_nulls().iter_rows())
 
 
 def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
@@ -375,6 +547,8 @@ def missing_user_error(user: str, names: Iterable[str], where: str) -> UsageErro
     )
 
 
+_MAX_OTHER_USERS = 20_000
+"""Number of other users above which no more are remembered for a message."""
 _COMPRESSION_RATIO = 8
 """Approximate compression ratio of log files."""
 
@@ -388,22 +562,28 @@ class ReadTask:
         files: File type and time range.
         user: Name of the user column.
         wanted_columns: Columns to keep of JSON records, in order.
-        only_user: The only user whose events are kept; None for all users.
+        only_users: The users whose events are kept; empty for all users.
+        skip_users: The users whose events are left out.
         require_user: Whether to skip events without a user.
         skip_bad_records: Whether to skip and count bad records.
         all_columns: Whether to keep all columns of JSON records.
         repeat: Number of times to read each file; see `replicate`.
+        pseudonymizer: Replaces values by pseudonyms; None to keep them.
+        plausible_times: The times that events can have.
     """
 
     log_format: LogFormat
     files: FileDiscovery
     user: str
     wanted_columns: tuple[str, ...]
-    only_user: str | None = None
+    only_users: tuple[str, ...] = ()
+    skip_users: tuple[str, ...] = ()
     require_user: bool = False
     skip_bad_records: bool = False
     all_columns: bool = False
     repeat: int = 1
+    pseudonymizer: Pseudonymizer | None = None
+    plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
 
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
@@ -431,12 +611,16 @@ class ReadTask:
             stats,
             one_frame_per_file=self.repeat > 1,
             wanted_columns=None if self.all_columns else self.wanted_columns,
+            plausible_times=self.plausible_times,
         )
         for frame in reader.read_frames(paths, self.files):
             user_stats.non_null_columns |= find_non_null_columns(frame)
-            yield self._filter_events(
+            kept = self._filter_events(
                 self._replicate(self._filter_time_range(frame, stats), stats), stats
             )
+            self._note_users(frame, user_stats)
+            yield kept
+        user_stats.actor_pairs.update(reader.actor_sampler.pairs)
 
     def _filter_time_range(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         """Skip and count events outside the time range."""
@@ -445,6 +629,14 @@ class ReadTask:
         kept = self.files.time_range.filter(frame)
         stats.outside_range += frame.height - kept.height
         return kept
+
+    def _note_users(self, frame: pl.DataFrame, user_stats: UserStats) -> None:
+        """Remember users that may be left out, for messages about a name that none has."""
+        full = len(user_stats.other_users) >= _MAX_OTHER_USERS
+        if full or self.pseudonymizer is not None or not (self.only_users or self.skip_users):
+            return
+        users = frame[self.user].drop_nulls().unique()
+        user_stats.other_users |= frozenset(users.head(_MAX_OTHER_USERS))
 
     def _replicate(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         if self.repeat == 1:
@@ -455,17 +647,32 @@ class ReadTask:
 
     def _filter_events(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         user = pl.col(self.user)
+        for kind in self.log_format.other_kinds:
+            if kind.values.keys() <= set(frame.columns) and not kind.fields:
+                is_other = pl.all_horizontal(pl.col(n) == text for n, text in kind.values.items())
+                kept = frame.filter(~is_other.fill_null(value=False))
+                if kept.height < frame.height:
+                    stats.leave_out(kind.name, frame.height - kept.height, read=0)
+                    frame = kept
         if (
             self.log_format.event_class_filter is not None
             and self.log_format.event_class_filter[0] in frame.columns
         ):
             column, wanted = self.log_format.event_class_filter
-            kept = frame.filter(pl.col(column).is_in(wanted) | pl.col(column).is_null())
+            kept = frame.filter(
+                pl.col(column).str.strip_suffix(".0").is_in(wanted) | pl.col(column).is_null()
+            )
             stats.other_classes += frame.height - kept.height
             frame = kept
-        if self.only_user is not None:
-            kept = frame.filter(user == self.only_user)
+        if self.pseudonymizer is not None:
+            frame = self.pseudonymizer.apply(frame)
+        if self.only_users:
+            kept = frame.filter(user.is_in(self.only_users))
             stats.other_users += frame.height - kept.height
+            frame = kept
+        if self.skip_users:
+            kept = frame.filter(user.is_in(self.skip_users).not_() | user.is_null())
+            stats.skipped_users += frame.height - kept.height
             frame = kept
         if self.require_user:
             kept = frame.filter(user.is_not_null())

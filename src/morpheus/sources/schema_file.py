@@ -12,6 +12,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from difflib import get_close_matches
 from functools import cached_property, lru_cache, partial
 from importlib import resources
@@ -21,6 +22,13 @@ from typing import Any, TypeVar
 import msgspec
 import polars as pl
 
+from morpheus.columns import (
+    QUERY_LANGUAGES,
+    QUERY_TIME_FORMATS,
+    SPLUNK_QUERY,
+    EventFields,
+    EvidenceQuery,
+)
 from morpheus.core.stage import read_lines
 from morpheus.errors import UsageError
 from morpheus.features.derived import (
@@ -39,14 +47,15 @@ from morpheus.features.derived import (
     log_count,
     map_values,
 )
-from morpheus.sources.json_records import EnvelopeUnwrapper, flatten_name
+from morpheus.sources.envelopes import Envelope
+from morpheus.sources.group_by_user import RecordOrder
+from morpheus.sources.json_records import flatten_name, normalize_name
 from morpheus.sources.log_format import (
     ActorRule,
     LogFormat,
     extract_city,
     extract_country,
     extract_state,
-    normalize_name,
 )
 
 TomlKey = str | int
@@ -224,6 +233,24 @@ class EnvelopeSpec(msgspec.Struct, forbid_unknown_fields=True):
     names: dict[str, str] = {}
 
 
+class EvidenceSpec(msgspec.Struct, forbid_unknown_fields=True):
+    """A query that fetches the events of an incident from another tool."""
+
+    name: str
+    template: str
+    language: str = "sql"
+    time_format: str = "iso"
+    columns: dict[str, str] = {}
+
+
+EventFieldsSpec = msgspec.defstruct(
+    "EventFieldsSpec",
+    [(each.name, str | list[str], "") for each in dataclass_fields(EventFields)],
+    forbid_unknown_fields=True,
+)
+"""The columns of `EventFields`, as one name or several."""
+
+
 class ActorSpec(msgspec.Struct, forbid_unknown_fields=True):
     """A rule that recognises and names one type of actor."""
 
@@ -232,6 +259,13 @@ class ActorSpec(msgspec.Struct, forbid_unknown_fields=True):
     when: dict[str, str] = {}
     unless: dict[str, str] = {}
     lower: bool = False
+
+
+class DuplicatesSpec(msgspec.Struct, forbid_unknown_fields=True):
+    """Which of several records with the id of one event counts."""
+
+    column: str
+    order: list[str]
 
 
 class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -245,12 +279,21 @@ class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     account: str | list[str] = ""
     features: str | list[str]
     context: list[str] = []
+    identity: list[str] = []
+    missing: list[str] = []
+    ignore_case: list[str] = []
+    duplicates: DuplicatesSpec | None = None
     fields: list[str] = []
     drop: str = "."
     records: str | list[str] = ""
     envelope: EnvelopeSpec | None = None
     columns: dict[str, Any] = {}
     actors: list[Any] = []
+    event_fields: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    evidence: list[Any] = []
+    cloud_provider: str = ""
+    sign_ins: bool = False
 
 
 def as_list(value: str | list[Any]) -> list[Any]:
@@ -358,7 +401,6 @@ def make_minimal_format(features: Sequence[str], user: str, time: str) -> LogFor
     names = tuple(dict.fromkeys([time, user, *features]))
     return LogFormat(
         name="log",
-        unwrap=EnvelopeUnwrapper(),
         paths=names,
         leading_columns=(time,),
         context_columns=(),
@@ -402,10 +444,10 @@ class _SchemaBuilder:
         user, time, event_id = map(self._to_column, (spec.user, spec.time, spec.id))
         log = LogFormat(
             name=spec.name,
-            unwrap=self._make_unwrapper(),
+            envelopes=tuple(self._iter_envelopes()),
             paths=tuple(dict.fromkeys(self._iter_paths(features))),
             leading_columns=tuple(filter(None, (event_id, time))),
-            context_columns=self._to_columns("context", spec.context),
+            context_columns=self._list_context_columns(),
             time_column=time,
             time_format=spec.time_format,
             id_column=event_id,
@@ -419,6 +461,15 @@ class _SchemaBuilder:
             },
             actor_rules=tuple(self._iter_actor_rules()) or (_make_user_rule(user),),
             derived_columns=COMMON_DERIVED | dict(self._iter_derived()),
+            identity_columns=self._to_columns("identity", spec.identity),
+            missing_texts=tuple(spec.missing),
+            caseless_columns=self._read_caseless_columns(features),
+            record_order=self._make_record_order(),
+            event_fields=self._make_event_fields(),
+            labels={self._to_column(name): label for name, label in spec.labels.items()},
+            evidence=self._make_evidence(),
+            cloud_provider=spec.cloud_provider or None,
+            sign_ins=spec.sign_ins,
         )
         types = {
             name: self._get_column_type(name)
@@ -435,13 +486,12 @@ class _SchemaBuilder:
             raise self._make_error(("features",), "give at least one column")
         return features
 
-    def _make_unwrapper(self) -> EnvelopeUnwrapper:
-        lists, envelope = tuple(as_list(self.spec.records)), self.spec.envelope
-        return (
-            EnvelopeUnwrapper(lists, envelope.record, envelope.names)
-            if envelope
-            else EnvelopeUnwrapper(lists)
-        )
+    def _iter_envelopes(self) -> Iterator[Envelope]:
+        envelope = self.spec.envelope
+        if envelope is not None:
+            yield Envelope(envelope.record, is_declared=True, inherited=envelope.names)
+        for name in as_list(self.spec.records):
+            yield Envelope(name, is_declared=True)
 
     def _to_column(self, path: str) -> str:
         """Return the flat column of a name or path."""
@@ -457,6 +507,28 @@ class _SchemaBuilder:
                 problem = f"`{path}` is inside a column and needs a name: [columns.NAME] "
                 raise self._make_error((key,), f"{problem}path = {path!r}")
         return tuple(dict.fromkeys(map(self._to_column, paths)))
+
+    def _list_context_columns(self) -> tuple[str, ...]:
+        context, duplicates = self.spec.context, self.spec.duplicates
+        return self._to_columns("context", [*context, *([duplicates.column] if duplicates else [])])
+
+    def _read_caseless_columns(self, features: Iterable[str]) -> tuple[str, ...]:
+        known = {*map(self._to_column, self._iter_paths(features)), *self.columns}
+        for name in self.spec.ignore_case:
+            if self._to_column(name) not in known:
+                hint = did_you_mean(name, sorted(known))
+                raise self.file.error_at(("ignore_case",), f"`ignore_case`: there is no {hint}")
+        return self._to_columns("ignore_case", self.spec.ignore_case)
+
+    def _make_record_order(self) -> RecordOrder | None:
+        duplicates = self.spec.duplicates
+        if duplicates is None:
+            return None
+        if not self.spec.id:
+            problem = "records of one event have one id. Give its column as `id`"
+            raise self._make_error(("duplicates",), problem)
+        column = self._to_column(duplicates.column)
+        return RecordOrder(column, tuple(duplicates.order), adds_outcome=True)
 
     def _iter_paths(self, features: Iterable[str]) -> Iterator[str]:
         """Yield all paths in the file, and the names that are not columns of their own."""
@@ -474,6 +546,7 @@ class _SchemaBuilder:
             *as_list(spec.account),
             *features,
             *spec.context,
+            *([spec.duplicates.column] if spec.duplicates else []),
         ]
         names += [name for column in columns for name in as_list(column.of)]
         yield from (
@@ -503,9 +576,12 @@ class _SchemaBuilder:
 
     def _make_fallback(self, name: str, path: str | LocationPart, root: str) -> pl.Expr:
         if isinstance(path, LocationPart):
-            return self._look_up(LOCATION_PARTS, path.part, ("columns", name, "path"))(root)
+            part = self._look_up(LOCATION_PARTS, path.part, ("columns", name, "path"))
+            return _blank_to_null(part(root))
         inside = JSON_PATH_PATTERN.match(path)
-        return pl.col(root).str.json_path_match(f"${inside[2]}") if inside else pl.col(root)
+        if inside is None:
+            return pl.col(root)
+        return _blank_to_null(pl.col(root).str.json_path_match(f"${inside[2]}"))
 
     def _iter_derived(self) -> Iterator[tuple[str, DerivedColumn]]:
         for name, column in self.columns.items():
@@ -551,6 +627,29 @@ class _SchemaBuilder:
                 raise self._pattern_error(("actors", n), "a pattern", error) from error
             yield rule
 
+    def _make_event_fields(self) -> EventFields:
+        table = self.file.convert(self.spec.event_fields, EventFieldsSpec, ("event_fields",))
+        return EventFields(
+            **{
+                name: self._to_columns("event_fields", as_list(columns))
+                for name, columns in msgspec.structs.asdict(table).items()
+            }
+        )
+
+    def _make_evidence(self) -> tuple[EvidenceQuery, ...]:
+        """Make the queries of the schema, and the general one for Splunk if it has none."""
+        queries = {}
+        for n, table in enumerate(self.spec.evidence):
+            query = self.file.convert(table, EvidenceSpec, ("evidence", n))
+            for key, known in (("language", QUERY_LANGUAGES), ("time_format", QUERY_TIME_FORMATS)):
+                self._look_up(dict.fromkeys(known), getattr(query, key), ("evidence", n, key))
+            columns = {self._to_column(name): text for name, text in query.columns.items()}
+            queries[query.name] = EvidenceQuery(
+                query.name, query.template, query.language, query.time_format, columns
+            )
+        queries.setdefault(SPLUNK_QUERY.name, SPLUNK_QUERY)
+        return tuple(queries.values())
+
     def _get_column_type(self, name: str) -> str:
         kind = self.columns[name].kind
         types = {name: name for name in COLUMN_TYPES}
@@ -569,6 +668,10 @@ class _SchemaBuilder:
 
     def _make_error(self, keys: Sequence[TomlKey], problem: str) -> UsageError:
         return self.file.error_at(keys, f"`{'.'.join(map(str, keys))}`: {problem}.")
+
+
+def _blank_to_null(text: pl.Expr) -> pl.Expr:
+    return pl.when(text.str.strip_chars() != "").then(text)
 
 
 def _strip_novelty_prefix(path: str) -> str:

@@ -5,21 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.cloudtrail import unwrap
-from morpheus.sources.json_records import (
-    Records,
-    decode_leniently,
-    encode_json,
-    split_record_blocks,
-    split_records,
-)
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
+from morpheus.sources.envelopes import RecordFinder, Records, split_record_blocks, split_records
+from morpheus.sources.json_records import decode_leniently, encode_json
 
+FINDER = CLOUDTRAIL_FORMAT.record_finder
+
+PLAIN = RecordFinder()
 A: dict[str, Any] = {"eventName": "A", "userIdentity": {"arn": "a"}}
 B: dict[str, Any] = {"eventName": "B", "list": [{"x": "é"}]}
 
 
 def records(data: str | bytes) -> list[Any]:
-    return values(split_records(data.encode() if isinstance(data, str) else data, unwrap))
+    return values(split_records(data.encode() if isinstance(data, str) else data, FINDER))
 
 
 def values(found: Records) -> list[Any]:
@@ -57,13 +55,13 @@ def test_every_form_gives_the_same_records(form: str) -> None:
 
 
 def test_json_lines_have_line_numbers_and_documents_record_numbers() -> None:
-    assert list(split_records(b'{"a":1}\n\n{"a":2}\n', unwrap).line_numbers) == [1, 3]
-    assert list(split_records(b'[{"a":1},\n\n{"a":2}]', unwrap).line_numbers) == [1, 2]
+    assert list(split_records(b'{"a":1}\n\n{"a":2}\n', FINDER).line_numbers) == [1, 3]
+    assert list(split_records(b'[{"a":1},\n\n{"a":2}]', FINDER).line_numbers) == [1, 2]
 
 
 @pytest.mark.parametrize("data", [b"", b" \n", b"[]", b'{"Records": []}', b'{"Events":[]}'])
 def test_empty_file_has_no_records_and_no_errors(data: bytes) -> None:
-    found = split_records(data, unwrap)
+    found = split_records(data, FINDER)
     assert not found.raw_records
     assert not found.errors
 
@@ -71,7 +69,7 @@ def test_empty_file_has_no_records_and_no_errors(data: bytes) -> None:
 @pytest.mark.parametrize("indent", [None, 2])
 def test_truncated_document_is_one_error(indent: int | None) -> None:
     text = json.dumps({"Records": [A, B] * 9}, indent=indent)
-    found = split_records(text[: len(text) // 2].encode(), unwrap)
+    found = split_records(text[: len(text) // 2].encode(), FINDER)
     assert list(found.raw_records) == []
     [(place, reason)] = found.errors
     assert place is None
@@ -80,13 +78,13 @@ def test_truncated_document_is_one_error(indent: int | None) -> None:
 
 
 def test_truncated_json_lines_keep_all_complete_lines() -> None:
-    found = split_records(json.dumps(A).encode() + b"\n" + json.dumps(B).encode()[:9], unwrap)
+    found = split_records(json.dumps(A).encode() + b"\n" + json.dumps(B).encode()[:9], FINDER)
     assert len(found.raw_records) == 2
     assert records(json.dumps(A)) == [json.loads(bytes(found.raw_records[0]))]
 
 
 def test_invalid_first_line_does_not_hide_the_others() -> None:
-    assert list(split_records(b'{"a": \n{"a":1}\n{"a":2}', unwrap).line_numbers) == [1, 2, 3]
+    assert list(split_records(b'{"a": \n{"a":1}\n{"a":2}', FINDER).line_numbers) == [1, 2, 3]
 
 
 def test_document_with_a_lone_surrogate_is_read() -> None:
@@ -101,7 +99,7 @@ def test_invalid_utf8_is_replaced() -> None:
 
 
 def test_very_deep_nesting_is_rejected() -> None:
-    found = split_records(b"[" * 100_000, unwrap)
+    found = split_records(b"[" * 100_000, FINDER)
     assert len(found.errors) == 1
 
 
@@ -123,7 +121,7 @@ def test_encoding_keeps_the_value(value: object) -> None:
 
 @given(st.binary(max_size=60))
 def test_splitting_never_fails(data: bytes) -> None:
-    found = split_records(data, unwrap)
+    found = split_records(data, FINDER)
     assert len(found.raw_records) == len(found.line_numbers)
 
 
@@ -134,14 +132,15 @@ def test_splitting_never_fails(data: bytes) -> None:
 def test_json_lines_in_blocks_equal_json_lines_read_at_once(lines: list[str], size: int) -> None:
     text = "\n".join(['{"x":"first"}', *lines]).encode()
     blocks = [text[:14], *(text[i : i + size] for i in range(14, len(text), size))]
-    plain = [part for one in split_record_blocks(blocks, lambda _: None) for part in pairs(one)]
-    assert plain == pairs(split_records(text, lambda _: None))
+    plain = [part for one in split_record_blocks(blocks, PLAIN) for part in pairs(one)]
+    assert plain == pairs(split_records(text, PLAIN))
 
 
 def pairs(records: Records) -> list[tuple[int, bytes]]:
     return [
         (n, bytes(text).strip())
-        for n, text in zip(records.line_numbers, records.raw_records, strict=True)
+        for n, record in zip(records.line_numbers, records.raw_records, strict=True)
+        for text in PLAIN.find(record)
     ]
 
 
@@ -149,5 +148,5 @@ def test_document_in_blocks_is_read_completely() -> None:
     text = json.dumps({"Records": [{"a": n} for n in range(9)]}, indent=1)
     for data in (text.encode(), text.encode("utf-16")):
         blocks = [data[i : i + 20] for i in range(0, len(data), 20)]
-        [records] = split_record_blocks(blocks, unwrap)
+        [records] = split_record_blocks(blocks, FINDER)
         assert len(records.raw_records) == 9

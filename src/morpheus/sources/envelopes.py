@@ -1,0 +1,702 @@
+"""Finds the records in a file, whatever is wrapped around them.
+
+Cloud services, log shippers and people wrap records in envelopes: lists, fields of other records,
+text that holds JSON, base64. `ENVELOPES` lists them as data, and `RecordFinder` applies the list to
+each record. A record of the log is never opened: its format knows the fields of a record. What is
+not a record of the log is recognised by `OTHER_KINDS`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, islice
+from typing import Any
+
+import msgspec
+
+from morpheus.sources.compression import GZIP_MAGIC, is_utf16, to_utf8
+from morpheus.sources.json_records import (
+    ParseErrors,
+    RawJson,
+    decode_leniently,
+    encode_json,
+    normalize_name,
+    replace_surrogates,
+)
+
+Fields = Mapping[str, msgspec.Raw]
+"""The fields of an object, undecoded."""
+
+_MAX_DEPTH = 16
+"""Maximum number of envelopes around a record."""
+_MAX_PREFIX = 512
+"""Maximum length of what a shipper writes in front of a record, in bytes."""
+_MAX_UNPACKED = 1 << 26
+"""Maximum size of compressed data inside an envelope, unpacked, in bytes."""
+MIN_FIELDS, _MIN_SIMILAR_FIELDS = 2, 3
+"""Number of known fields, besides the time, that make an object a record: with exactly the names of
+the format, and with similar names (`EventName`, `event_name`)."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Where one kind of envelope has its content.
+
+    Attributes:
+        path: Name of the field with the content; dots lead into objects. A shipper may also write
+            the whole path as one name.
+        marks: Other fields that this kind of envelope has.
+        is_delivery: Whether an object with nothing but a list in this field is always an envelope,
+            even if the list is empty or none of its items is a record.
+        holds_record: Whether the content is opened even if the envelope looks like a record.
+        is_declared: Whether a log format or a schema names this envelope. Its content is always
+            opened.
+        is_base64: Whether the content may be base64, also of gzip.
+        inherited: Fields of the envelope that belong to the record, with their name in the record.
+            A field of the record itself takes precedence.
+    """
+
+    path: str
+    marks: tuple[str, ...] = ()
+    is_delivery: bool = False
+    holds_record: bool = False
+    is_declared: bool = False
+    is_base64: bool = False
+    inherited: Mapping[str, str] = field(default_factory=dict)
+
+    def get_content(self, fields: Fields) -> msgspec.Raw | None:
+        """Return the content of an object; None if it is not this kind of envelope."""
+        if not all(mark in fields for mark in self.marks):
+            return None
+        if self.path in fields:
+            return fields[self.path]
+        first, *rest = self.path.split(".")
+        content = fields.get(first) if rest else None
+        for name in rest:
+            inner = None if content is None else _decode_object(content)
+            content = None if inner is None else inner.get(name)
+        return content
+
+
+def _list_names(*names: str) -> tuple[Envelope, ...]:
+    return tuple(Envelope(name, is_delivery=True) for name in names)
+
+
+def _list_fields(*names: str) -> tuple[Envelope, ...]:
+    return tuple(Envelope(name) for name in names)
+
+
+ENVELOPES = (
+    # EventBridge, CloudWatch subscriptions, CloudEvents; Splunk, Elastic and their shippers.
+    Envelope("detail", ("detail-type",), holds_record=True),
+    Envelope("logEvents", ("messageType",), is_delivery=True, holds_record=True),
+    Envelope("data", ("specversion",), holds_record=True, is_base64=True),
+    Envelope("data_base64", ("specversion",), holds_record=True, is_base64=True),
+    Envelope("event.original", holds_record=True),
+    Envelope("_raw", holds_record=True),
+    Envelope("result._raw", holds_record=True),
+    # Files and answers that list records.
+    *_list_names(
+        "Records", "records", "Events", "events", "logEvents", "value", "entries", "items"
+    ),
+    *_list_names("QueryResultRows", "results", "result", "rows", "hits.hits", "hits"),
+    *_list_names("Messages", "messages", "receivedMessages", "data"),
+    # Queues and streams: SNS, SQS, Lambda, Kinesis, Firehose, Pub/Sub, Event Hubs, Kafka.
+    *_list_fields("Sns", "Message", "Body", "body"),
+    Envelope("message.data", is_base64=True),
+    Envelope("kinesis.data", is_base64=True),
+    Envelope("awslogs.data", is_base64=True),
+    Envelope("data", is_base64=True),
+    Envelope("payload", is_base64=True),
+    Envelope("Data", is_base64=True),
+    # Shippers: Filebeat, Logstash, Fluent Bit, Vector, Docker, journald, Elasticsearch.
+    *_list_fields("message", "log", "@message", "MESSAGE", "msg", "event", "json", "_source"),
+    *_list_fields("detail", "result", "record", "raw", "line", "textPayload", "jsonPayload"),
+)
+"""Known envelopes, in order of preference. Any other field is searched for records after these."""
+
+
+@dataclass(frozen=True)
+class OtherKind:
+    """Something that lies among the records of a log but is none.
+
+    Attributes:
+        name: What it is, in the singular, for the summary.
+        fields: Fields that it has.
+        values: Texts that fields have.
+        absent: Fields that it does not have.
+    """
+
+    name: str
+    fields: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+
+    def matches(self, fields: Fields) -> bool:
+        """Return whether an object is of this kind."""
+        return (
+            all(name in fields for name in (*self.fields, *self.values))
+            and not any(name in fields for name in self.absent)
+            and all(_decode_text(fields[name]) == text for name, text in self.values.items())
+        )
+
+
+OTHER_KINDS = (
+    OtherKind("CloudTrail digest", ("digestStartTime", "digestEndTime")),
+    OtherKind("CloudTrail delivery notice", ("s3Bucket", "s3ObjectKey")),
+    OtherKind("CloudWatch control message", values={"messageType": "CONTROL_MESSAGE"}),
+    OtherKind("AWS Config file", ("configurationItems", "fileVersion")),
+    OtherKind("AWS Config file", ("configSnapshotId", "fileVersion")),
+    OtherKind("AWS Config message", ("configurationItem",)),
+    OtherKind("AWS Config message", ("configurationItemSummary",)),
+    OtherKind("AWS Config test file", ("configWritabilityCheck",)),
+    OtherKind("GuardDuty finding", ("schemaVersion", "service", "severity", "type")),
+    OtherKind("Security Hub finding", ("SchemaVersion", "ProductArn", "GeneratorId")),
+    OtherKind("S3 test event", values={"Event": "s3:TestEvent"}),
+    OtherKind("S3 notification", ("s3", "eventSource", "eventName")),
+    OtherKind("SNS subscription message", ("TopicArn", "SubscribeURL")),
+    OtherKind("bulk action line", ("index",), absent=("message",)),
+    OtherKind("bulk action line", ("create",), absent=("message",)),
+    OtherKind("Splunk status line", ("preview",), absent=("result", "results")),
+    OtherKind("Kubernetes object event", ("involvedObject", "reason")),
+)
+"""What cloud services and tools write beside records. `RecordFinder` never calls a record so."""
+
+_TEXT_FIELDS = ("message", "log", "@message", "MESSAGE", "Message", "_raw", "textPayload")
+_TEXT_LINE = "line of text"
+"""What an envelope holds whose content is not JSON, such as the messages of other programs."""
+
+_BOM = codecs.BOM_UTF8
+_SEPARATORS = b" \t\r\n,\x1e" + _BOM
+"""What may stand between documents. The bytes of the byte order mark begin no JSON."""
+_SEPARATOR_CHARACTERS = " \t\r\n,\x1e\ufeff"
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{8,}={0,2}\s*")
+_DOCUMENT_BOUNDARY = re.compile(rb"(?<=\})[ \t\r\n\x1e]*(?:\xef\xbb\xbf)?[ \t\r\n\x1e]*(?=\{)")
+_NEXT_DOCUMENT = re.compile(r"\n[\x1e\ufeff]?(?=\{)")
+_CONTAINER_LINE = re.compile(rb"\S+ (?:stdout|stderr) ([FP])(?::\S*)? ")
+"""What container runtimes write in front of a line: time, stream, and whether the line is full."""
+_LIST_DECODER = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
+_OBJECT_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ARRAY_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
+_MAX_PROBE_LINES = 20
+"""Maximum number of lines checked to detect JSON lines."""
+_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+@dataclass
+class _Found:
+    """Records that were found.
+
+    Attributes:
+        records: The JSON of each record.
+        is_known: Whether one of them is a record of the log, or of a known other kind.
+    """
+
+    records: list[RawJson] = field(default_factory=list)
+    is_known: bool = False
+
+    @classmethod
+    def join(cls, several: Iterable[_Found]) -> _Found:
+        parts = list(several)
+        records = [record for part in parts for record in part.records]
+        return cls(records, any(part.is_known for part in parts))
+
+
+@dataclass(frozen=True)
+class RecordFinder:
+    """Finds the records of one kind of log.
+
+    Attributes:
+        time_fields: Fields with the time of a record, on the top level.
+        known_fields: Other fields of a record, on the top level.
+        similar_time_names: Other names of the time, normalized; see `normalize_name`.
+        similar_names: Other names of fields, normalized.
+        envelopes: Envelopes that the log format names.
+        other_kinds: What the log format knows not to be a record, even if it looks like one.
+    """
+
+    time_fields: frozenset[str] = frozenset()
+    known_fields: frozenset[str] = frozenset()
+    similar_time_names: frozenset[str] = frozenset()
+    similar_names: frozenset[str] = frozenset()
+    envelopes: tuple[Envelope, ...] = ()
+    other_kinds: tuple[OtherKind, ...] = ()
+
+    def find(self, text: RawJson) -> list[RawJson]:
+        """Return the records in a value, at any depth; the value itself if it is not an envelope.
+
+        >>> finder = RecordFinder(frozenset({"at"}), frozenset({"who"}))
+        >>> message = msgspec.json.encode('{"at": 1, "who": "ann"}')
+        >>> [bytes(record) for record in finder.find(b'{"log": %s, "stream": "stdout"}' % message)]
+        [b'{"at": 1, "who": "ann"}']
+        >>> finder.find(b'{"at": 1, "who": "ann", "log": "{}"}')
+        [b'{"at": 1, "who": "ann", "log": "{}"}']
+        """
+        return self._find(text, 0).records
+
+    def has_record(self, text: RawJson) -> bool:
+        """Return whether there is a record of the log, or of a known other kind, in a value."""
+        return self._find(text, 0).is_known
+
+    def examine(self, text: RawJson) -> list[tuple[RawJson, str]]:
+        """Return the records in a value as `find` does, each with the kind that it is instead.
+
+        The kind of a record is an empty text.
+        """
+        return [(record, self.classify(record)) for record in self.find(text)]
+
+    def classify(self, text: RawJson) -> str:
+        """Return what a value is instead of a record; an empty text if it may be a record."""
+        fields = _decode_object(text)
+        return "" if fields is None else self._classify(fields, self._is_record(fields))
+
+    def is_list_field(self, name: str) -> bool:
+        """Return whether an object with nothing but this field lists records."""
+        return name in self._list_fields
+
+    @cached_property
+    def _list_fields(self) -> frozenset[str]:
+        return frozenset(
+            each.path
+            for each in (*self.envelopes, *ENVELOPES)
+            if (each.is_delivery or each.is_declared) and not each.marks and not each.inherited
+        )
+
+    @cached_property
+    def _min_fields(self) -> int:
+        return min(MIN_FIELDS, len(self.known_fields))
+
+    def _is_record(self, fields: Fields) -> bool:
+        """Return whether an object looks like a record: it has a time and other known fields."""
+        known = self.known_fields.intersection(fields)
+        if len(known) >= self._min_fields and _has_value(fields, self.time_fields):
+            return True
+        names = {normalize_name(name): name for name in fields}
+        times = [names[name] for name in self.similar_time_names & names.keys()]
+        similar = (self.similar_names - self.similar_time_names) & names.keys()
+        return len(similar) >= _MIN_SIMILAR_FIELDS and _has_value(fields, times)
+
+    def _classify(self, fields: Fields, is_record: bool) -> str:  # noqa: FBT001 - a private helper
+        kinds = self.other_kinds if is_record else (*self.other_kinds, *OTHER_KINDS)
+        for kind in kinds:
+            if kind.matches(fields):
+                return kind.name
+        return "" if is_record or not self._holds_text_line(fields) else _TEXT_LINE
+
+    def _holds_text_line(self, fields: Fields) -> bool:
+        """Return whether an object without known fields holds text that is not JSON."""
+        name = next((name for name in _TEXT_FIELDS if name in fields), None)
+        if name is None or self.known_fields.intersection(fields) - {name}:
+            return False
+        text = _decode_text(fields[name])
+        return bool(text and text.strip()) and text.lstrip()[:1] not in set('{["')
+
+    def _find(self, text: RawJson, depth: int) -> _Found:
+        start = bytes(memoryview(text)[:64]).lstrip()[:1]
+        found: _Found | None = None
+        if depth > _MAX_DEPTH:
+            return _Found([text])
+        if start == b"[":
+            found = self._find_in_list(text, depth)
+        elif start == b"{":
+            fields = _decode_object(text)
+            found = None if fields is None else self._find_in_object(text, fields, depth)
+        elif start == b'"':
+            inner = _decode_text(text)
+            found = None if inner is None else self._find_in_text(inner.encode(), depth + 1)
+        elif bytes(text).strip() == b"null":
+            found = _Found()
+        if found is None and depth == 0:
+            found = self._find_in_damaged(bytes(text))
+        return found or _Found([text])
+
+    def _find_in_list(self, text: RawJson, depth: int) -> _Found | None:
+        items = _decode_list(text)
+        return None if items is None else _Found.join(self._find(item, depth) for item in items)
+
+    def _find_in_damaged(self, text: bytes) -> _Found | None:
+        """Find records in a line that is not JSON: with a prefix, or with several documents."""
+        stripped = text.strip(_SEPARATORS)
+        if stripped in {b"", b"[", b"]"}:
+            return _Found()
+        found = self._find_in_text(stripped, 1)
+        if found is not None or stripped[:1] != b"{":
+            return found
+        documents, broken = _split_documents(stripped)
+        whole = _Found.join(self._find(document, 1) for document in documents)
+        rest = [_Found([part]) for part, _ in broken]
+        return _Found.join([whole, *rest]) if whole.is_known else None
+
+    def _find_in_object(self, text: RawJson, fields: Fields, depth: int) -> _Found:
+        if not fields:
+            return _Found()
+        for envelope in self.envelopes:
+            if (opened := self._open(envelope, fields, depth)) is not None:
+                return opened
+        is_record = self._is_record(fields)
+        if self._classify(fields, is_record):
+            return _Found([text], is_known=True)
+        for envelope in ENVELOPES:
+            if envelope.holds_record or not is_record:
+                opened = self._open(envelope, fields, depth)
+                if opened is not None:
+                    return opened
+        inside = _Found() if is_record else self._search(fields, depth)
+        return inside if inside.is_known else _Found([text], is_record)
+
+    def _search(self, fields: Fields, depth: int) -> _Found:
+        """Search all fields for records of the log."""
+        found = (
+            self._find_in_value(value, depth + 1, is_base64=False) for value in fields.values()
+        )
+        return _Found.join(part for part in found if part is not None and part.is_known)
+
+    def _open(self, envelope: Envelope, fields: Fields, depth: int) -> _Found | None:
+        """Return the records in an envelope; None if the object is not this kind of envelope."""
+        content = envelope.get_content(fields)
+        if content is None:
+            return None
+        if envelope.inherited:
+            content = _add_inherited(content, envelope.inherited, fields)
+        found = self._find_in_value(content, depth + 1, is_base64=envelope.is_base64)
+        if found is None or found.is_known or (envelope.is_declared and found.records):
+            return found
+        begin = bytes(memoryview(content)[:64]).lstrip()[:1]
+        is_delivery = envelope.is_delivery or envelope.is_declared
+        lists_only = is_delivery and begin in {b"[", b"n"} and self.known_fields.isdisjoint(fields)
+        return found if lists_only else None
+
+    def _find_in_value(self, value: RawJson, depth: int, *, is_base64: bool) -> _Found | None:
+        """Find records in a value of an object; None if it cannot contain any."""
+        begin = bytes(memoryview(value)[:64]).lstrip()[:1]
+        if begin == b"[":
+            rows = _merge_rows(value)
+            return self._find(value, depth) if rows is None else self._find_in_list(rows, depth)
+        if begin in {b"{", b"n"}:
+            return self._find(value, depth)
+        if begin != b'"' or len(bytes(memoryview(value)[:3])) < 3:  # noqa: PLR2004 - empty text
+            return None
+        text = (_decode_text(value) or "").encode()
+        found = self._find_in_text(text, depth)
+        if found is None and is_base64:
+            found = self._find_in_text(_decode_base64(text), depth)
+        return found
+
+    def _find_in_text(self, text: bytes, depth: int) -> _Found | None:
+        """Find records in text that holds JSON, perhaps with a prefix; None if it does not."""
+        text = text.strip(_SEPARATORS)
+        if depth > _MAX_DEPTH or not text:
+            return None
+        if text[:1] not in b'{["':
+            at = text.find(b"{", 0, _MAX_PREFIX)
+            return None if at < 0 or not is_valid_json(text[at:]) else self._find(text[at:], depth)
+        if is_valid_json(text):
+            return self._find(text, depth)
+        documents, broken = _split_documents(text)
+        if broken or not documents:
+            return None
+        return _Found.join(self._find(document, depth) for document in documents)
+
+
+def _has_value(fields: Fields, names: Iterable[str]) -> bool:
+    return any(name in fields and bytes(fields[name]) not in {b"null", b'""'} for name in names)
+
+
+def _decode_object(text: RawJson) -> Fields | None:
+    """Return the fields of an object; None if the text is not an object."""
+    try:
+        return _OBJECT_DECODER.decode(text)
+    except _ERRORS:
+        pass
+    if bytes(memoryview(text)[:64]).lstrip()[:1] != b"{":
+        return None
+    try:
+        value = decode_leniently(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    return {name: msgspec.Raw(encode_json(inner)) for name, inner in value.items()}
+
+
+def _decode_list(text: RawJson) -> Sequence[RawJson] | None:
+    try:
+        return _ARRAY_DECODER.decode(text)
+    except _ERRORS:
+        pass
+    try:
+        value = decode_leniently(text)
+    except (ValueError, RecursionError):
+        return None
+    return [encode_json(item) for item in value] if isinstance(value, list) else None
+
+
+def _decode_text(text: RawJson) -> str | None:
+    try:
+        return msgspec.json.decode(text, type=str)
+    except _ERRORS:
+        pass
+    try:
+        value = decode_leniently(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _decode_base64(text: bytes) -> bytes:
+    """Decode base64, and unpack gzip in it; return nothing if it is not base64."""
+    if not _BASE64.fullmatch(text):
+        return b""
+    try:
+        data = base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")))
+        if not data.startswith(GZIP_MAGIC):
+            return data
+        unpacker = zlib.decompressobj(wbits=31)
+        unpacked = unpacker.decompress(data, _MAX_UNPACKED)
+    except (binascii.Error, zlib.error, ValueError):
+        return b""
+    return unpacked if unpacker.eof else b""
+
+
+def _add_inherited(content: RawJson, names: Mapping[str, str], fields: Fields) -> RawJson:
+    """Add fields of an envelope to the record in it."""
+    text = bytes(memoryview(content)).lstrip()
+    if text[:1] == b'"':
+        text = (_decode_text(content) or "").encode().lstrip()
+    if text[:1] != b"{" or not is_valid_json(text):
+        return content
+    added = b",".join(
+        b"%s:%s" % (msgspec.json.encode(name), memoryview(fields[outer]))
+        for outer, name in names.items()
+        if outer in fields
+    )
+    rest = text[1:].lstrip()
+    # JSON decoders keep the last of two equal names: here the record's own.
+    return b"{" + added + (b"," if added and rest[:1] != b"}" else b"") + rest
+
+
+def _merge_rows(value: RawJson) -> bytes | None:
+    """Join the cells of each row of a query's result; None if a list does not have such rows.
+
+    CloudTrail Lake and CloudWatch Logs Insights return rows as lists of cells.
+
+    >>> _merge_rows(b'[[{"field": "@message", "value": "a"}], [{"eventName": "Ls"}, {"n": 1}]]')
+    b'[{"@message":"a"},{"eventName":"Ls","n":1}]'
+    """
+    if bytes(memoryview(value)[:64]).replace(b" ", b"").replace(b"\n", b"")[:3] != b"[[{":
+        return None
+    try:
+        rows = msgspec.json.decode(value, type=list[list[dict[str, Any]]])
+    except _ERRORS:
+        return None
+    return b"[%s]" % b",".join(msgspec.json.encode(_merge_row(row)) for row in rows)
+
+
+def _merge_row(row: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if all(cell.keys() == {"field", "value"} for cell in row):
+        return {str(cell["field"]): cell["value"] for cell in row}
+    return {name: value for cell in row for name, value in cell.items()}
+
+
+# Files.
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one file.
+
+    Attributes:
+        raw_records: The JSON of each record. Lines of JSON lines are not validated yet, and may be
+            envelopes.
+        line_numbers: Line (JSON lines) or number (documents) of each record, from 1.
+        errors: Parts of the file that could not be split into records.
+    """
+
+    raw_records: Sequence[RawJson]
+    line_numbers: Sequence[int]
+    errors: ParseErrors = ()
+
+
+def split_records(data: bytes, finder: RecordFinder) -> Records:
+    """Split the contents of a file into its records.
+
+    A file is one document, JSON lines, or several documents in a row. Envelopes are opened if the
+    first record is in one. `RecordFinder.examine` opens the others, when the records are decoded.
+
+    Args:
+        data: Contents of the file, in UTF-8.
+        finder: Finds the records in a document.
+
+    >>> finder = RecordFinder()
+    >>> records = split_records(b'{"Records": [{"a": 1}, {"a": 2}]}', finder)
+    >>> [bytes(record) for record in records.raw_records]
+    [b'{"a": 1}', b'{"a": 2}']
+    >>> split_records(b'{"a": 1}' + bytes([10, 10]) + b'{"a": 2}', finder).line_numbers
+    [1, 3]
+    """
+    if not data or data.isspace():
+        return Records([], [])
+    texts = _split_single_list(data, finder)
+    if texts is None and is_valid_json(data):
+        texts = finder.find(data)
+    if texts is not None:
+        return Records(texts, range(1, len(texts) + 1))
+    lines = data.split(b"\n")
+    if _are_json_lines(lines) or _CONTAINER_LINE.match(lines[0]):
+        return _split_lines(lines, finder)
+    return _split_other(data, lines, finder)
+
+
+def split_record_blocks(blocks: Iterable[bytes], finder: RecordFinder) -> Iterator[Records]:
+    """Split a file that is read in blocks.
+
+    JSON lines are split block by block. Any other file is collected first.
+
+    Args:
+        blocks: Contents of the file.
+        finder: Finds the records in a document.
+    """
+    rest, line = b"", 1
+    blocks = iter(blocks)
+    first = next(blocks, b"")
+    if not _starts_with_lines(first):
+        yield split_records(to_utf8(first + b"".join(blocks)), finder)
+        return
+    for block in chain([to_utf8(first)], blocks, [b"\n"]):
+        data = rest + block
+        end = data.rfind(b"\n") + 1
+        data, rest = data[:end], data[end:]
+        records = _split_lines(data.split(b"\n"), finder)
+        yield Records(records.raw_records, [line - 1 + number for number in records.line_numbers])
+        line += data.count(b"\n")
+
+
+def _starts_with_lines(block: bytes) -> bool:
+    """Return whether a block is the beginning of JSON lines. Its last line may be incomplete."""
+    if is_utf16(block):
+        return False
+    lines = to_utf8(block).split(b"\n")[:-1]
+    return any(line.strip() for line in lines) and _are_json_lines(lines)
+
+
+def _split_single_list(data: bytes, finder: RecordFinder) -> Sequence[RawJson] | None:
+    """Return the records of an object that only contains one list of records, as AWS writes it.
+
+    Such a file is decoded once. Any other document is decoded once to validate it, and once more
+    at each level.
+    """
+    try:
+        [(name, items)] = _LIST_DECODER.decode(data).items()
+    except _ERRORS:
+        return None
+    if not items or not finder.is_list_field(name):
+        return None
+    first = finder.find(items[0])
+    return items if len(first) == 1 and first[0] is items[0] else None
+
+
+def is_valid_json(text: RawJson) -> bool:
+    """Return whether a text is one JSON value."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+def _are_json_lines(lines: list[bytes]) -> bool:
+    """Return whether one of the first lines is a complete object."""
+    stripped = (line.strip(b" \t\r\x1e" + _BOM) for line in lines)
+    first = list(islice(filter(None, stripped), _MAX_PROBE_LINES))
+    return bool(first) and first[0] != b"[" and any(map(_is_nonempty_container, first))
+
+
+def _is_nonempty_container(line: bytes) -> bool:
+    if line[:1] not in b"{[":
+        line = line[max(0, line.find(b"{", 0, _MAX_PREFIX)) :]
+    line = line.rstrip(b",")
+    return line[:1] in b"{[" and line not in {b"{}", b"[]"} and is_valid_json(line)
+
+
+def _split_lines(lines: list[bytes], finder: RecordFinder) -> Records:
+    if lines and _CONTAINER_LINE.match(lines[0]):
+        lines = _join_partial_lines(lines)
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line and not line.isspace()]
+    probe = next((line for _, line in numbered if is_valid_json(line)), b"")
+    found = finder.find(probe)
+    if len(found) != 1 or found[0] is not probe:
+        numbered = [(n, text) for n, line in numbered for text in finder.find(line)]
+    return Records([text for _, text in numbered], [n for n, _ in numbered])
+
+
+def _join_partial_lines(lines: list[bytes]) -> list[bytes]:
+    """Join the parts of long lines, which container runtimes cut, and remove their prefixes."""
+    joined: list[bytes] = []
+    start: list[bytes] = []
+    for line in lines:
+        prefix = _CONTAINER_LINE.match(line)
+        text = line[prefix.end() :] if prefix else line
+        if prefix and prefix[1] == b"P":
+            start.append(text)
+            text = b""
+        elif start:
+            text = b"".join([*start, text])
+            start = []
+        joined.append(text)
+    return [*joined, b"".join(start)] if start else joined
+
+
+def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Records:
+    """Split documents in a row, or lines if that finds more records of the log."""
+    documents, broken = _split_documents(data)
+    texts = [text for document in documents for text in finder.find(document)]
+    if broken and sum(finder.has_record(line) for line in lines if line) > len(texts):
+        return _split_lines(lines, finder)
+    errors = [(None, reason) for _, reason in broken]
+    return Records(texts, range(1, len(texts) + 1), errors)
+
+
+def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]]]:
+    """Split documents in a row, and JSON that only the standard library can read.
+
+    Returns:
+        The documents; and each part that is not JSON, with the reason.
+    """
+    pieces: list[RawJson] = list(_DOCUMENT_BOUNDARY.split(data.strip(_SEPARATORS)))
+    if len(pieces) > 1 and all(map(is_valid_json, pieces)):
+        return pieces, []
+    text = data.decode("utf-8", "replace")
+    decode, at = json.JSONDecoder().raw_decode, _skip_separators(text, 0)
+    documents: list[RawJson] = []
+    broken: list[tuple[bytes, str]] = []
+    while at < len(text):
+        try:
+            value, end = decode(text, at)
+            documents.append(encode_json(replace_surrogates(value)))
+        except (ValueError, RecursionError) as error:
+            after = _NEXT_DOCUMENT.search(text, at + 1)
+            end = after.end() if after else len(text)
+            broken.append((text[at:end].encode(), _describe_error(error)))
+        at = _skip_separators(text, end)
+    return documents, broken
+
+
+def _skip_separators(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SEPARATOR_CHARACTERS:
+        at += 1
+    return at
+
+
+def _describe_error(error: Exception) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error})"
+    where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    return f"not complete JSON ({where}); if the file is truncated, download it again"
