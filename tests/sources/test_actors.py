@@ -108,6 +108,29 @@ def called(log, event):
             "user",
         ),
         ({TYPE: "Unknown", "recipientAccountId": "012"}, "unknown@012", "unknown"),
+        ({TYPE: "Unknown", ACCOUNT: "012", NAME: "Ann@X.org"}, "ann@x.org", "person"),
+        ({TYPE: "Unknown", ACCOUNT: "012", NAME: "Ann"}, "Ann", "person"),
+        (
+            {TYPE: "Unknown", ACCOUNT: "012", "additionalEventDataUserName": "Ann@x.org"},
+            "ann@x.org",
+            "person",
+        ),
+        (
+            {TYPE: "IdentityCenterUser", ACCOUNT: "012", NAME: "ANN@x.org"},
+            "ann@x.org",
+            "person",
+        ),
+        (
+            {TYPE: "Unknown", ACCOUNT: "012", NAME: "HIDDEN_DUE_TO_SECURITY_REASONS"},
+            "unknown@012",
+            "unknown",
+        ),
+        ({TYPE: "Unknown", ACCOUNT: "012", PRINCIPAL: "906-b1"}, "906-b1@012", "person"),
+        (
+            {TYPE: "Unknown", ACCOUNT: "111122223333", PRINCIPAL: "111122223333"},
+            "unknown@111122223333",
+            "unknown",
+        ),
         ({}, "unknown", "unknown"),
     ],
 )

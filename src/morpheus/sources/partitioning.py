@@ -166,7 +166,7 @@ class TimeSplits:
 
 
 def _hash_events(table: pl.DataFrame, event_key: EventKey) -> pl.DataFrame:
-    if event_key.id_column not in table.columns:
+    if not event_key.has_ids(table):
         return table.select(TIME, pl.lit(None, pl.UInt64).alias(_HASH))
     keys = compute_event_keys(table, event_key).to_frame(_HASH)
     hashes = keys.select(pl.when(pl.col(_HASH).is_not_null()).then(pl.col(_HASH).hash()))
