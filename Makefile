@@ -6,13 +6,15 @@
 #   make quality QUALITY=--quick        few users, for a quick check
 #   make scale SCALE=--quick            small sizes
 #   make bench BENCH=--quick            small sizes, about two minutes; --full: ten thousand users
+#   make kills KILLS=200 SEED=7         more moments at which processes are killed, or other ones
+#   make fuzz N=10000 SEED=7            more hostile inputs, or other ones
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask scale format docs bench quality
+.PHONY: setup dev demo test test-dask kills fuzz scale format docs bench quality
 
 setup: .venv/.ready
 
@@ -44,6 +46,12 @@ test: dev
 
 test-dask: dev
 	$(BIN)/pytest -q tests/cluster
+
+kills: dev
+	@KILLS=$(or $(KILLS),50) SEED=$(or $(SEED),1) $(BIN)/pytest -q -p no:xdist tests/test_kills.py
+
+fuzz: dev
+	@N=$(or $(N),2000) SEED=$(or $(SEED),1) $(BIN)/pytest -q -p no:xdist tests/fuzz
 
 format: dev
 	$(BIN)/ruff format

@@ -328,19 +328,27 @@ def _open_scheduler(scheduler: str | None, num_workers: int) -> Iterator[Any]:
 
 
 def _start_local_cluster(num_workers: int, spill_dir: Path) -> Any:  # noqa: ANN401 - untyped in Dask
+    import dask  # noqa: PLC0415 - slow, and an extra
     import distributed  # noqa: PLC0415 - slow, and an extra
 
-    return distributed.LocalCluster(
-        n_workers=num_workers,
-        threads_per_worker=1,
-        dashboard_address=None,
+    try:
         # Private (mode 0700), unlike Dask's own choice: workers spill events there.
-        local_directory=str(spill_dir),
-        silence_logs=logging.CRITICAL,
-        preload=["morpheus.runtime.dask_cluster"],
-        # Polars reads it when it is imported: one thread per worker.
-        env={"POLARS_MAX_THREADS": "1"},
-    )
+        with dask.config.set({"temporary-directory": str(spill_dir)}):
+            return distributed.LocalCluster(
+                n_workers=num_workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                local_directory=str(spill_dir),
+                silence_logs=logging.CRITICAL,
+                preload=["morpheus.runtime.dask_cluster"],
+                # Polars reads it when it is imported: one thread per worker.
+                env={"POLARS_MAX_THREADS": "1"},
+            )
+    except (RuntimeError, OSError, TimeoutError) as error:
+        raise TransientError(
+            "--engine=dask: a worker process ended while it started, most often because memory ran "
+            f"out ({error}). Use fewer workers: `morpheus run --num_threads=1 ...`."
+        ) from error
 
 
 def _start_cluster(scheduler: str, num_workers: int) -> Any:  # noqa: ANN401 - untyped in Dask
