@@ -6,6 +6,7 @@ All sources read files through this module. Compression is recognised by the fir
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
 import re
 import struct
@@ -15,8 +16,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
+from io import BufferedReader, RawIOBase
+from itertools import chain
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import zstandard
 from isal import igzip, igzip_lib
@@ -24,6 +27,9 @@ from isal import igzip, igzip_lib
 from morpheus.errors import RecordError, UsageError
 from morpheus.storage.object_store import ObjectPath, read_object, stream_object
 from morpheus.storage.spill import SpillDir, open_temp_file
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 LogPath = Path | ObjectPath
 """A file on disk or in a bucket."""
@@ -39,6 +45,8 @@ COMPRESSED_SUFFIXES = (".gz", ".zst")
 _ROTATION_NUMBER = re.compile(r"\.\d{1,4}")
 _ROTATION_DATE = re.compile(r"-\d{8,14}$")
 """What log rotation adds to a name: `audit.jsonl.1`, `audit.jsonl-20240531`."""
+_MAX_LAYERS = 4
+"""How often a file may be compressed, such as by CloudWatch and again by Firehose."""
 STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
 """Decompressed bytes above which a file is read in blocks, and the size of a block."""
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -126,21 +134,66 @@ def read_blocks(path: LogPath, size: int = BLOCK_SIZE) -> Iterator[bytes]:
     """
     try:
         with as_local_file(path) as local, local.open("rb") as file:
-            start = file.read(4)
-            file.seek(0)
-            stream: IO[bytes] = file
-            if start.startswith(GZIP_MAGIC):
-                stream = igzip.open(file)  # type: ignore[no-untyped-call] # untyped in isal
-            elif start.startswith(ZSTD_MAGIC):
-                yield from _decompress_zstd_blocks(file, size)
-            while block := stream.read(size):
-                yield block
+            yield from _decompress_inner_blocks(_decompress_blocks(file, size), size)
     except (EOFError, zlib.error, igzip_lib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] # isal's types call IsalError a value
         raise _damaged_error(error, path) from error
     except OSError as error:
         if error.errno is None:
             raise _damaged_error(error, path) from error
         raise make_read_error(error, path) from error
+
+
+def _decompress_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    start = file.read(4)
+    file.seek(0)
+    stream: IO[bytes] = file
+    if start.startswith(GZIP_MAGIC):
+        stream = igzip.open(file)  # type: ignore[no-untyped-call] # untyped in isal
+    elif start.startswith(ZSTD_MAGIC):
+        yield from _decompress_zstd_blocks(file, size)
+    while block := stream.read(size):
+        yield block
+
+
+def _decompress_inner_blocks(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Decompress blocks again, as long as they begin like a compressed file."""
+    for _ in range(_MAX_LAYERS - 1):
+        first = b""
+        while len(first) < len(ZSTD_MAGIC) and (block := next(blocks, b"")):
+            first += block
+        blocks = chain([first] if first else [], blocks)
+        if not first.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
+            break
+        stream = BufferedReader(_BlockReader(blocks))
+        blocks = _decompress_blocks_of(stream, first, size)
+    yield from blocks
+
+
+def _decompress_blocks_of(stream: BufferedReader, start: bytes, size: int) -> Iterator[bytes]:
+    if start.startswith(ZSTD_MAGIC):
+        yield from _decompress_zstd_blocks(stream, size)
+        return
+    packed = gzip.GzipFile(fileobj=stream)
+    while block := packed.read(size):
+        yield block
+
+
+class _BlockReader(RawIOBase):
+    """Reads blocks as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._rest = blocks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer)
+        while not self._rest and (block := next(self._blocks, b"")):
+            self._rest = block
+        part, self._rest = self._rest[: len(view)], self._rest[len(view) :]
+        view[: len(part)] = part
+        return len(part)
 
 
 def _decompress_zstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -184,10 +237,11 @@ def decompress(data: bytes, path: LogPath) -> bytes:
     if not data and path.suffix.lower() in COMPRESSED_SUFFIXES:
         raise RecordError("the compressed file is empty; download it again", file=path)
     try:
-        if data.startswith(GZIP_MAGIC):
-            return _decompress_gzip(data)
-        if data.startswith(ZSTD_MAGIC):
-            return _decompress_zstd(data)
+        for _ in range(_MAX_LAYERS):
+            if data.startswith(GZIP_MAGIC):
+                data = _decompress_gzip(data)
+            elif data.startswith(ZSTD_MAGIC):
+                data = _decompress_zstd(data)
     except (  # type: ignore[misc] # isal's types call IsalError a value
         OSError,
         EOFError,
@@ -225,13 +279,16 @@ def to_utf8(data: bytes) -> bytes:
     'été'
     """
     if is_utf16(data):
-        return data.decode("utf-16", "replace").encode()
+        encoding = {b"{\0": "utf-16-le", b"[\0": "utf-16-le"}.get(data[:2], "utf-16")
+        encoding = {b"\0{": "utf-16-be", b"\0[": "utf-16-be"}.get(data[:2], encoding)
+        return data.decode(encoding, "replace").encode()
     return data.removeprefix(codecs.BOM_UTF8)
 
 
 def is_utf16(data: bytes) -> bool:
-    """Return whether text begins with a UTF-16 byte order mark."""
-    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    """Return whether text begins with a UTF-16 byte order mark, or is JSON in UTF-16."""
+    json = (b"{\0", b"[\0", b"\0{", b"\0[")
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, *json))
 
 
 MAX_CONCURRENCY = 16

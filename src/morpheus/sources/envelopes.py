@@ -132,6 +132,7 @@ class OtherKind:
         name: What it is, in the singular, for the summary.
         fields: Fields that it has.
         values: Texts that fields have.
+        is_alone: Whether it has no other fields.
         absent: Fields that it does not have.
     """
 
@@ -139,12 +140,14 @@ class OtherKind:
     fields: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    is_alone: bool = False
 
     def matches(self, fields: Fields) -> bool:
         """Return whether an object is of this kind."""
         return (
             all(name in fields for name in (*self.fields, *self.values))
             and not any(name in fields for name in self.absent)
+            and (not self.is_alone or len(fields) == len(self.fields))
             and all(_decode_text(fields[name]) == text for name, text in self.values.items())
         )
 
@@ -163,8 +166,8 @@ OTHER_KINDS = (
     OtherKind("S3 test event", values={"Event": "s3:TestEvent"}),
     OtherKind("S3 notification", ("s3", "eventSource", "eventName")),
     OtherKind("SNS subscription message", ("TopicArn", "SubscribeURL")),
-    OtherKind("bulk action line", ("index",), absent=("message",)),
-    OtherKind("bulk action line", ("create",), absent=("message",)),
+    OtherKind("bulk action line", ("index",), is_alone=True),
+    OtherKind("bulk action line", ("create",), is_alone=True),
     OtherKind("Splunk status line", ("preview",), absent=("result", "results")),
     OtherKind("Kubernetes object event", ("involvedObject", "reason")),
 )
@@ -175,12 +178,14 @@ _TEXT_LINE = "line of text"
 """What an envelope holds whose content is not JSON, such as the messages of other programs."""
 
 _BOM = codecs.BOM_UTF8
-_SEPARATORS = b" \t\r\n,\x1e" + _BOM
+_SEPARATORS = b" \t\r\n,\x1e\0" + _BOM
 """What may stand between documents. The bytes of the byte order mark begin no JSON."""
-_SEPARATOR_CHARACTERS = " \t\r\n,\x1e\ufeff"
+_SEPARATOR_CHARACTERS = " \t\r\n,\x1e\0\ufeff"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{8,}={0,2}\s*")
 _DOCUMENT_BOUNDARY = re.compile(rb"(?<=\})[ \t\r\n\x1e]*(?:\xef\xbb\xbf)?[ \t\r\n\x1e]*(?=\{)")
 _NEXT_DOCUMENT = re.compile(r"\n[\x1e\ufeff]?(?=\{)")
+_TIME_TEXT = re.compile(rb'"\d{10,19}"')
+_TRAILING_COMMA = re.compile(rb",(?=\s*[\]}])")
 _CONTAINER_LINE = re.compile(rb"\S+ (?:stdout|stderr) ([FP])(?::\S*)? ")
 """What container runtimes write in front of a line: time, stream, and whether the line is full."""
 _LIST_DECODER = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
@@ -197,17 +202,26 @@ class _Found:
 
     Attributes:
         records: The JSON of each record.
-        is_known: Whether one of them is a record of the log, or of a known other kind.
+        has_record: Whether one of them looks like a record of the log.
+        has_kind: Whether one of them is of a known other kind.
     """
 
     records: list[RawJson] = field(default_factory=list)
-    is_known: bool = False
+    has_record: bool = False
+    has_kind: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything in it that is known."""
+        return self.has_record or self.has_kind
 
     @classmethod
     def join(cls, several: Iterable[_Found]) -> _Found:
         parts = list(several)
         records = [record for part in parts for record in part.records]
-        return cls(records, any(part.is_known for part in parts))
+        return cls(
+            records, any(part.has_record for part in parts), any(part.has_kind for part in parts)
+        )
 
 
 @dataclass(frozen=True)
@@ -243,8 +257,8 @@ class RecordFinder:
         return self._find(text, 0).records
 
     def has_record(self, text: RawJson) -> bool:
-        """Return whether there is a record of the log, or of a known other kind, in a value."""
-        return self._find(text, 0).is_known
+        """Return whether there is a record of the log in a value."""
+        return self._find(text, 0).has_record
 
     def examine(self, text: RawJson) -> list[tuple[RawJson, str]]:
         """Return the records in a value as `find` does, each with the kind that it is instead.
@@ -256,7 +270,11 @@ class RecordFinder:
     def classify(self, text: RawJson) -> str:
         """Return what a value is instead of a record; an empty text if it may be a record."""
         fields = _decode_object(text)
-        return "" if fields is None else self._classify(fields, self._is_record(fields))
+        if fields is None:
+            return ""
+        is_record = self._is_record(fields)
+        kind = self._classify(fields, is_record)
+        return kind or ("" if is_record or not self._holds_text_line(fields) else _TEXT_LINE)
 
     def is_list_field(self, name: str) -> bool:
         """Return whether an object with nothing but this field lists records."""
@@ -289,7 +307,7 @@ class RecordFinder:
         for kind in kinds:
             if kind.matches(fields):
                 return kind.name
-        return "" if is_record or not self._holds_text_line(fields) else _TEXT_LINE
+        return ""
 
     def _holds_text_line(self, fields: Fields) -> bool:
         """Return whether an object without known fields holds text that is not JSON."""
@@ -320,6 +338,8 @@ class RecordFinder:
 
     def _find_in_list(self, text: RawJson, depth: int) -> _Found | None:
         items = _decode_list(text)
+        if items is not None and len(items) == 2 and _TIME_TEXT.fullmatch(bytes(items[0])):  # noqa: PLR2004 - a pair
+            items = items[1:]  # Loki writes a line as its time and its text.
         return None if items is None else _Found.join(self._find(item, depth) for item in items)
 
     def _find_in_damaged(self, text: bytes) -> _Found | None:
@@ -343,21 +363,21 @@ class RecordFinder:
                 return opened
         is_record = self._is_record(fields)
         if self._classify(fields, is_record):
-            return _Found([text], is_known=True)
+            return _Found([text], has_kind=True)
         for envelope in ENVELOPES:
             if envelope.holds_record or not is_record:
                 opened = self._open(envelope, fields, depth)
                 if opened is not None:
                     return opened
         inside = _Found() if is_record else self._search(fields, depth)
-        return inside if inside.is_known else _Found([text], is_record)
+        return inside if inside.has_record else _Found([text], has_record=is_record)
 
     def _search(self, fields: Fields, depth: int) -> _Found:
         """Search all fields for records of the log."""
         found = (
             self._find_in_value(value, depth + 1, is_base64=False) for value in fields.values()
         )
-        return _Found.join(part for part in found if part is not None and part.is_known)
+        return _Found.join(part for part in found if part is not None and part.has_record)
 
     def _open(self, envelope: Envelope, fields: Fields, depth: int) -> _Found | None:
         """Return the records in an envelope; None if the object is not this kind of envelope."""
@@ -395,15 +415,20 @@ class RecordFinder:
         text = text.strip(_SEPARATORS)
         if depth > _MAX_DEPTH or not text:
             return None
-        if text[:1] not in b'{["':
-            at = text.find(b"{", 0, _MAX_PREFIX)
-            return None if at < 0 or not is_valid_json(text[at:]) else self._find(text[at:], depth)
-        if is_valid_json(text):
-            return self._find(text, depth)
-        documents, broken = _split_documents(text)
-        if broken or not documents:
-            return None
-        return _Found.join(self._find(document, depth) for document in documents)
+        if text[:1] in b'{["':
+            if is_valid_json(text):
+                return self._find(text, depth)
+            documents, broken = _split_documents(text)
+            if documents and not broken:
+                return _Found.join(self._find(document, depth) for document in documents)
+        rest = _remove_prefix(text)
+        return self._find(rest, depth) if rest and is_valid_json(rest) else None
+
+
+def _remove_prefix(line: bytes) -> bytes:
+    """Return an object without what a shipper writes in front of it; nothing if there is none."""
+    at = line.find(b"{", 0, _MAX_PREFIX)
+    return line[at:] if at > 0 else b""
 
 
 def _has_value(fields: Fields, names: Iterable[str]) -> bool:
@@ -549,6 +574,10 @@ def split_records(data: bytes, finder: RecordFinder) -> Records:
         texts = finder.find(data)
     if texts is not None:
         return Records(texts, range(1, len(texts) + 1))
+    if _TRAILING_COMMA.search(data[-64:]) and is_valid_json(
+        mended := _TRAILING_COMMA.sub(b"", data)
+    ):
+        return split_records(mended, finder)
     lines = data.split(b"\n")
     if _are_json_lines(lines) or _CONTAINER_LINE.match(lines[0]):
         return _split_lines(lines, finder)
@@ -620,10 +649,9 @@ def _are_json_lines(lines: list[bytes]) -> bool:
 
 
 def _is_nonempty_container(line: bytes) -> bool:
-    if line[:1] not in b"{[":
-        line = line[max(0, line.find(b"{", 0, _MAX_PREFIX)) :]
     line = line.rstrip(b",")
-    return line[:1] in b"{[" and line not in {b"{}", b"[]"} and is_valid_json(line)
+    candidates = (line if line[:1] in b"{[" else b"", _remove_prefix(line))
+    return any(text not in {b"", b"{}", b"[]"} and is_valid_json(text) for text in candidates)
 
 
 def _split_lines(lines: list[bytes], finder: RecordFinder) -> Records:
@@ -658,7 +686,7 @@ def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Recor
     """Split documents in a row, or lines if that finds more records of the log."""
     documents, broken = _split_documents(data)
     texts = [text for document in documents for text in finder.find(document)]
-    if broken and sum(finder.has_record(line) for line in lines if line) > len(texts):
+    if broken and sum(finder.has_record(line) for line in lines if line) >= max(1, len(texts)):
         return _split_lines(lines, finder)
     errors = [(None, reason) for _, reason in broken]
     return Records(texts, range(1, len(texts) + 1), errors)
@@ -670,10 +698,15 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
     Returns:
         The documents; and each part that is not JSON, with the reason.
     """
-    pieces: list[RawJson] = list(_DOCUMENT_BOUNDARY.split(data.strip(_SEPARATORS)))
+    data = data.strip(_SEPARATORS)
+    pieces: list[RawJson] = list(_DOCUMENT_BOUNDARY.split(data))
     if len(pieces) > 1 and all(map(is_valid_json, pieces)):
         return pieces, []
+    if is_valid_json(mended := _TRAILING_COMMA.sub(b"", data)):
+        return [mended], []
     text = data.decode("utf-8", "replace")
+    # A log that is appended to as one list has no end.
+    text = text[1:] if text[:1] == "[" and not text.endswith("]") else text
     decode, at = json.JSONDecoder().raw_decode, _skip_separators(text, 0)
     documents: list[RawJson] = []
     broken: list[tuple[bytes, str]] = []

@@ -272,7 +272,7 @@ class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The keys of a schema."""
 
     name: str = "log"
-    time: str
+    time: str | list[str]
     time_format: str = ""
     user: str
     id: str = ""
@@ -441,7 +441,7 @@ class _SchemaBuilder:
 
     def build(self) -> Schema:
         spec, features = self.spec, self._read_features()
-        user, time, event_id = map(self._to_column, (spec.user, spec.time, spec.id))
+        user, time, event_id = map(self._to_column, (spec.user, self._times[0], spec.id))
         log = LogFormat(
             name=spec.name,
             envelopes=tuple(self._iter_envelopes()),
@@ -456,17 +456,15 @@ class _SchemaBuilder:
             account_columns=self._to_columns("account", as_list(spec.account)),
             drop_characters=spec.drop,
             column_aliases=dict(self._iter_aliases(features)),
-            fallbacks={
-                name: sources for name in self.columns if (sources := self._make_fallbacks(name))
-            },
+            fallbacks=dict(self._iter_fallbacks(time)),
             actor_rules=tuple(self._iter_actor_rules()) or (_make_user_rule(user),),
             derived_columns=COMMON_DERIVED | dict(self._iter_derived()),
             identity_columns=self._to_columns("identity", spec.identity),
             missing_texts=tuple(spec.missing),
             caseless_columns=self._read_caseless_columns(features),
             record_order=self._make_record_order(),
-            event_fields=self._make_event_fields(),
-            labels={self._to_column(name): label for name, label in spec.labels.items()},
+            event_fields=self._make_event_fields(features),
+            labels=self._read_labels(features),
             evidence=self._make_evidence(),
             cloud_provider=spec.cloud_provider or None,
             sign_ins=spec.sign_ins,
@@ -541,7 +539,7 @@ class _SchemaBuilder:
         known = {*map(self._to_column, paths), *self.columns, *COMMON_DERIVED}
         names = [
             spec.id,
-            spec.time,
+            *self._times,
             spec.user,
             *as_list(spec.account),
             *features,
@@ -561,6 +559,21 @@ class _SchemaBuilder:
         for name, column in self.columns.items():
             for header in as_list(column.header):
                 yield normalize_name(header), name
+
+    @property
+    def _times(self) -> list[str]:
+        """Return the columns that may have the time, the best one first."""
+        if not self.spec.time:
+            raise self._make_error(("time",), "give a column")
+        return as_list(self.spec.time)
+
+    def _iter_fallbacks(self, time: str) -> Iterator[tuple[str, tuple[pl.Expr, ...]]]:
+        others = tuple(pl.col(self._to_column(name)) for name in self._times[1:])
+        for name in dict.fromkeys([*self.columns, time]):
+            sources = self._make_fallbacks(name) if name in self.columns else ()
+            sources += others if name == time else ()
+            if sources:
+                yield name, sources
 
     def _make_fallbacks(self, name: str) -> tuple[pl.Expr, ...]:
         """Make expressions for the sources of a column, except the path of the same name."""
@@ -627,14 +640,29 @@ class _SchemaBuilder:
                 raise self._pattern_error(("actors", n), "a pattern", error) from error
             yield rule
 
-    def _make_event_fields(self) -> EventFields:
+    def _make_event_fields(self, features: Iterable[str]) -> EventFields:
         table = self.file.convert(self.spec.event_fields, EventFieldsSpec, ("event_fields",))
-        return EventFields(
-            **{
-                name: self._to_columns("event_fields", as_list(columns))
-                for name, columns in msgspec.structs.asdict(table).items()
-            }
-        )
+        known = self._list_known_columns(features)
+        found = {
+            name: tuple(
+                self._look_up(known, self._to_column(column), ("event_fields", name))
+                for column in as_list(columns)
+            )
+            for name, columns in msgspec.structs.asdict(table).items()
+        }
+        return EventFields(**found)
+
+    def _read_labels(self, features: Iterable[str]) -> dict[str, str]:
+        known = self._list_known_columns(features)
+        return {
+            self._look_up(known, self._to_column(name), ("labels", name)): label
+            for name, label in self.spec.labels.items()
+        }
+
+    def _list_known_columns(self, features: Iterable[str]) -> dict[str, str]:
+        """List the columns that events can have, each by its name."""
+        paths = map(self._to_column, self._iter_paths(features))
+        return {name: name for name in (*paths, *self.columns, *COMMON_DERIVED)}
 
     def _make_evidence(self) -> tuple[EvidenceQuery, ...]:
         """Make the queries of the schema, and the general one for Splunk if it has none."""
