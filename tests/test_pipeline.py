@@ -169,9 +169,10 @@ def test_metrics_say_whether_there_is_a_sink(columns, tmp_path):
 
 
 def test_two_sinks_with_the_same_file_are_rejected(columns, tmp_path):
-    sinks = [ToFile(filename=f"{tmp_path}/rows.csv"), ToReport(filename=f"{tmp_path}/./rows.csv")]
+    rows = ToFile(filename=f"{tmp_path}/rows.html", file_type="csv")
+    sinks = [rows, ToReport(filename=f"{tmp_path}/./rows.html")]
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
-    with pytest.raises(UsageError, match=r"to-report: .*rows.csv` is also written by `to-file`"):
+    with pytest.raises(UsageError, match=r"to-report: .*rows.html` is also written by `to-file`"):
         Pipeline(chain, columns).validate()
 
 

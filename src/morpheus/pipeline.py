@@ -15,20 +15,31 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from morpheus.core.batch import Batch, OutputRows, Partition, RunMetrics, Scored, StreamPartition
+from morpheus.core.batch import (
+    Batch,
+    OutputRows,
+    Partition,
+    RunMetrics,
+    Scored,
+    StreamPartition,
+)
 from morpheus.core.stage import (
+    ChecksInput,
     Expands,
     PipelineOptions,
     Requirements,
     Sink,
     Stage,
     Transform,
+    Values,
     WritesOutputs,
     find_output_folders,
     make_paths_absolute,
     read_lines,
+    resolve_locations,
 )
-from morpheus.errors import MorpheusError, UsageError
+from morpheus.errors import EmptyRunError, MorpheusError, UsageError
+from morpheus.models.input_check import InputProfile
 from morpheus.runtime.chain import Segment, name_stages
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
@@ -42,10 +53,12 @@ from morpheus.runtime.local import (
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.signals import GracefulShutdown
 from morpheus.runtime.states import SqliteStateStore, StateStore
+from morpheus.sinks.to_file import validate_output
 from morpheus.sources.base import Source
 from morpheus.sources.source_state import PartitionState
 from morpheus.status import StatusFile
-from morpheus.storage.atomic import set_file_policy
+from morpheus.storage.atomic import set_file_policy, start_cleanup
+from morpheus.storage.object_store import ObjectPath
 from morpheus.storage.spill import SpillDir
 
 logger = logging.getLogger(__name__)
@@ -165,6 +178,8 @@ class Pipeline:
             raise UsageError(
                 "The pipeline is empty. Start with a source: `from-cloudtrail --input_glob=...`."
             )
+        self.stages = tuple(map(resolve_locations, self.stages))
+        self.options = resolve_locations(self.options)
         self._check_source()
         self._check_links()
         self._check_engine()
@@ -172,7 +187,9 @@ class Pipeline:
         self.options = stages[0].options
         for stage in stages:
             stage.validate()
+        _check_pseudonyms(stages[0])
         _check_output_files(stages)
+        _check_option_files(self.options)
         if self.options.state is not None:
             _warn_per_run(_expand(stages))
         self._validated = True
@@ -190,9 +207,11 @@ class Pipeline:
         if not self._validated:
             self.validate()
         set_file_policy(shared=self.options.shared_files)
+        start_cleanup()
         stages = self._resolve_options()
         plan = Plan.from_stages(_expand(stages))
         metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))
+        metrics.on_input = partial(_check_input, _expand(stages), metrics)
         start = time.perf_counter()
         path = self.options.status_file
         status = None if path is None else StatusFile.from_stages(path, stages)
@@ -215,7 +234,15 @@ class Pipeline:
         if on_complete is not None:
             on_complete(metrics)
         _raise_first(failures)
+        self._check_empty(metrics)
         return metrics
+
+    def _check_empty(self, metrics: RunMetrics) -> None:
+        if self.options.fail_on_empty and metrics.empty_reason:
+            raise EmptyRunError(
+                f"No event was written: {metrics.empty_reason}. Leave out --fail_on_empty to "
+                "accept this."
+            )
 
     def links(self) -> list[tuple[str, str]]:
         """Return the word of each stage, and the name of the class of batches it gives."""
@@ -291,7 +318,20 @@ class Pipeline:
             segment = plan.make_segment(metrics, saves=store is not None)
             run = runner.run_partitions(segment, parts, metrics, make_encoder)
             with closing(run) as batches:
-                yield batches
+                yield self._ensure_batch(plan, metrics, batches)
+
+    def _ensure_batch(
+        self, plan: Plan, metrics: RunMetrics, batches: Iterator[Batch]
+    ) -> Iterator[Batch]:
+        """Yield batches; if there are none, one without events, so that outputs have columns."""
+        has_any = False
+        for batch in batches:
+            has_any = True
+            yield batch
+        empty = None if has_any else plan.source.make_empty_batch(metrics.columns)
+        if empty is not None:
+            segment = plan.make_segment(metrics, saves=False)
+            yield from segment.open().run(iter([empty]))
 
     def _resolve_options(self) -> tuple[Stage, ...]:
         """Return the stages with the options of the whole pipeline filled in."""
@@ -306,7 +346,9 @@ class Pipeline:
             labels=labels,
             unbounded=source.is_unbounded(),
             source=source.name,
+            log=replace(source, options=options).describe_log(),
         )
+        options = replace(options, inputs=replace(source, options=options).describe_input())
         # What a stage needs can depend on the options, so the stages get them first.
         needs = _list_requirements([replace(stage, options=options) for stage in self.stages])
         options = replace(
@@ -369,25 +411,37 @@ class Pipeline:
         return kinds
 
 
+def _check_pseudonyms(source: Stage) -> None:
+    """Check the key and the columns of pseudonyms, if there are any."""
+    assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
+    if source.get_pseudonymizer() is None and source.options.pseudonymize:
+        raise UsageError(
+            f"--pseudonymize: the source `{source.name}` cannot replace values. Leave the option "
+            "out, or use another source."
+        )
+
+
 def _check_output_files(stages: Sequence[Stage]) -> None:
     """Reject an output file that is an input file, or that two stages write."""
     source, *rest = stages
     assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
     training_input = _find_training_input(rest)
-    writers: dict[Path, Stage] = {}
-    files = [
-        (stage, path)
-        for stage in rest
-        if isinstance(stage, WritesOutputs)
-        for path in stage.outputs().files
-    ]
+    writers: dict[Path | ObjectPath, Stage] = {}
+    outputs = [(stage, stage.outputs()) for stage in rest if isinstance(stage, WritesOutputs)]
+    files = [(stage, path) for stage, written in outputs for path in written.files]
+    printers = [stage.name for stage, written in outputs if written.stdout]
+    if len(printers) > 1:
+        raise UsageError(
+            f"`{printers[0]}` and `{printers[1]}` both write to stdout. Give one of them a file."
+        )
     for stage, path in files:
         if source.overlaps_input(path, training_input):
             raise UsageError(
                 f"{stage.name}: `{path}` is one of the input logs, and would be replaced. Give "
                 "another --filename, or a glob that does not match it."
             )
-        other = writers.setdefault(path.resolve(), stage)
+        place = path.resolve() if isinstance(path, Path) else path
+        other = writers.setdefault(place, stage)
         if other is not stage:
             raise UsageError(
                 f"{stage.name}: `{path}` is also written by `{other.name}`. Give another "
@@ -395,8 +449,20 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
             )
 
 
-def _find_training_input(stages: Sequence[Stage]) -> str | None:
-    """Return the glob of the training files, if there is one."""
+def _check_option_files(options: PipelineOptions) -> None:
+    """Reject files of options that cannot be written."""
+    files = {
+        "--status_file": options.status_file,
+        "--state": options.state,
+        "--viz_file": options.viz_file,
+    }
+    for name, path in files.items():
+        if path is not None:
+            validate_output(path, overwrite=True, stage_name="run", option=name)
+
+
+def _find_training_input(stages: Sequence[Stage]) -> Values | None:
+    """Return the globs of the training files, if there are any."""
     globs = (needs.training_input for needs in _list_requirements(stages))
     return next((glob for glob in globs if glob), None)
 
@@ -420,13 +486,22 @@ def _warn_per_run(stages: Sequence[Stage]) -> None:
 
 def _describe_state(plan: Plan) -> dict[str, object]:
     """Return the options that determine what states mean; see `SqliteStateStore`."""
-    options = plan.source.options
+    options, pseudonymizer = plan.source.options, plan.source.get_pseudonymizer()
     return {
         "source": plan.source.name,
         "--userid_column_name": options.userid_column_name,
         "--timestamp_column_name": options.timestamp_column_name,
         "--columns_file": list(options.columns),
+        "--pseudonymize": list(pseudonymizer.columns) if pseudonymizer else [],
+        "--pseudonym_key_file": pseudonymizer.key_id if pseudonymizer else "",
     }
+
+
+def _check_input(stages: Sequence[Stage], metrics: RunMetrics, profile: InputProfile) -> None:
+    """Let stages check what the source has read."""
+    for stage in stages:
+        if isinstance(stage, ChecksInput):
+            stage.check_input(profile, metrics)
 
 
 def _commit_all(stages: Sequence[Stage], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:

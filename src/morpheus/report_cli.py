@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import ROW, SCORE
+from morpheus.columns import ROW, SCORE, LogDescription, to_user_column
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
@@ -31,20 +31,20 @@ from morpheus.report.aggregate import (
     choose_ranking,
 )
 from morpheus.report.page import render_page
-from morpheus.report.view import ReportData, RunCounts, build_report_data
-from morpheus.sinks.to_file import validate_output_path
-from morpheus.sources.results import READ_ERRORS, read_frames, read_results
-from morpheus.storage.atomic import atomic_write
-
-USER_COLUMNS = (
-    "actor",
-    "userIdentitysessionContextsessionIssueruserName",
-    "userIdentityarn",
-    "userPrincipalName",
-    "username",
-    "userIdentityaccountId",
+from morpheus.report.view import Origin, ReportData, RunCounts, build_log_view, build_report_data
+from morpheus.sinks.to_file import validate_output
+from morpheus.sinks.to_report import HTML_SUFFIXES
+from morpheus.sources.results import (
+    READ_ERRORS,
+    find_log,
+    find_user_column,
+    find_users,
+    read_frames,
+    read_results,
 )
-"""Known user columns. The first that exists is used."""
+from morpheus.storage.folder import open_output
+from morpheus.storage.object_store import parse_location
+
 _USER = "_owner_"
 """Temporary column of users."""
 
@@ -56,11 +56,13 @@ class ResultFiles:
     Attributes:
         files: The files, one or more.
         user_column: The user column.
+        log: Description of the log.
         ranking: The best score column to rank events by; None if there is none.
     """
 
     files: Sequence[Path]
     user_column: str
+    log: LogDescription
     ranking: str | None
 
     @classmethod
@@ -77,21 +79,27 @@ class ResultFiles:
         rows = next(read_results(files[0]), None)
         if rows is None:
             raise UsageError(f"`{files[0]}` has no rows. Give the output of an earlier run.")
-        chosen = user_column or next((name for name in USER_COLUMNS if name in rows.columns), "")
-        if not chosen or chosen not in rows.columns:
+        chosen = user_column or find_user_column(rows.columns) or ""
+        if not chosen or find_users(rows, chosen) is None:
             existing = ", ".join(f"`{name}`" for name in rows.columns[:12] if name)
             missing = f"no column `{user_column}`" if user_column else "no known user column"
             raise UsageError(
                 f"--userid_column_name: `{files[0]}` has {missing}. Give one of its columns, such "
                 f"as {existing}."
             )
-        return cls(files, chosen, choose_ranking(rows.columns))
+        return cls(files, chosen, find_log("", rows.columns), choose_ranking(rows.columns))
+
+    @property
+    def origin(self) -> Origin:
+        """Where the events come from."""
+        return Origin("", to_user_column(self.user_column), self.log)
 
     def iter_by_user(self) -> Iterator[tuple[str | None, pl.DataFrame]]:
         """Yield rows of one user at a time, in the order of the files. Users may repeat."""
         for rows in chain.from_iterable(map(read_results, self.files)):
-            column = pl.col(self.user_column) if self.user_column in rows.columns else pl.lit(None)
-            keyed = rows.with_columns(column.cast(pl.String).alias(_USER))
+            users = find_users(rows, self.user_column)
+            names = pl.lit(None, pl.String) if users is None else users
+            keyed = rows.with_columns(names.alias(_USER))
             for part in keyed.partition_by(_USER, maintain_order=True):
                 yield part[_USER][0], part.drop(_USER)
 
@@ -124,7 +132,9 @@ class ReportRequest:
     """
 
     filename: str = option(
-        "report.html", "Page to write. Its folder is created if it does not exist."
+        "report.html",
+        "Page to write, on this machine or in an object store. Missing folders are created.",
+        location="any",
     )
     overwrite: bool = option(
         False, "Replace an existing page, when the new one is complete.", flag=True
@@ -136,11 +146,13 @@ class ReportRequest:
         None,
         "Model store that the events were scored with. The page shows the models, and measures "
         "severity by them.",
+        location="any",
     )
     replay: str | None = option(
         None,
         "File that `morpheus tools replay --filename=trials.csv` wrote. The page lists techniques "
         "that raised no alert as detection gaps of the user. Needs --models.",
+        location="local",
     )
     alerts_per_day: float = option(
         5.0, "Maximum number of incidents per day, if the files have all events.", min=0
@@ -196,19 +208,27 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         UsageError: A file cannot be read, or the page cannot be written.
         RecordError: A row has no time.
     """
-    validate_output_path(
-        Path(request.filename), overwrite=request.overwrite, stage_name="morpheus report"
+    validate_output(
+        request.filename,
+        overwrite=request.overwrite,
+        stage_name="morpheus report",
+        suffixes=HTML_SUFFIXES,
     )
-    data = build_report(request, files)
-    text = render_page(msgspec.json.encode(data))
-    with atomic_write(Path(request.filename)) as file:
-        file.write(text)
+    results = ResultFiles.from_files(files, request.userid_column_name)
+    data = _build_report(request, results)
+    log = build_log_view(results.origin)
+    text = render_page(msgspec.json.encode(data), msgspec.json.encode(log))
+    with open_output(parse_location(request.filename)) as writer, writer.guard_io():
+        writer.file.write(text)
     return data
 
 
 def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """Return the data of the page."""
-    results = ResultFiles.from_files(files, request.userid_column_name)
+    return _build_report(request, ResultFiles.from_files(files, request.userid_column_name))
+
+
+def _build_report(request: ReportRequest, results: ResultFiles) -> ReportData:
     aggregator = _aggregate_results(request, results)
     events = sum(user.events for user in aggregator.users.values())
     cards = [user.card for user in aggregator.users.values() if user.card is not None]
@@ -221,7 +241,7 @@ def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         ),
         request.alerts_per_day,
         models_hint="--models=FOLDER (which train-ae --models_output_filename wrote)",
-        origin=("", results.user_column),
+        origin=results.origin,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 MAX_LENGTH = 64
 """Maximum number of characters of a quoted value."""
 ELLIPSIS = "…"
@@ -53,3 +55,46 @@ def quote_backtick(text: str, max_length: int = MAX_LENGTH) -> str:
     `aws-cli\x60 p=.99`
     """
     return "`" + display_value(text, max_length).replace("`", r"\x60") + "`"
+
+
+def find_similar(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Return the names that a misspelt name may mean, the likeliest first.
+
+    Names that differ only in case or punctuation come first, then names that contain the other
+    one, then names with many characters in common.
+
+    >>> find_similar("Event_Name", ["eventSource", "eventName"])
+    ['eventName', 'eventSource']
+    >>> find_similar("ann", ["bob@example.com", "ann@example.com"])
+    ['ann@example.com']
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 - for messages only
+
+    folded: dict[str, list[str]] = {}
+    for each in sorted({each for each in known if each and each != name}):
+        folded.setdefault(_fold_name(each), []).append(each)
+    wanted = _fold_name(name)
+    parts = [
+        each
+        for each in folded
+        if len(min(each, wanted, key=len)) >= _MIN_PART and (wanted in each or each in wanted)
+    ]
+    close = [wanted, *parts[:limit], *get_close_matches(wanted, folded, n=limit)]
+    return [each for fold in dict.fromkeys(close) for each in folded.get(fold, ())][:limit]
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a question with the names that a misspelt name may mean; empty if there are none.
+
+    >>> suggest("risc", ["risk", "zscore"])
+    ' Did you mean `risk`?'
+    """
+    similar = " or ".join(map(quote_backtick, find_similar(name, known)))
+    return f" Did you mean {similar}?" if similar else ""
+
+
+_MIN_PART = 3  # characters of a name that another name can contain by more than chance
+
+
+def _fold_name(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold() or name

@@ -236,10 +236,22 @@ def test_no_match_reports_what_the_bucket_contains(lake: Lake) -> None:
         FileDiscovery("s3://lake/*.csv").require()
     with pytest.raises(UsageError, match=r"`s3://lake/june` is empty"):
         FileDiscovery("s3://lake/june/*.csv").require()
+    time_range = TimeRange.from_options("2025-01-01", None, None, None)
+    pattern = "s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*"
     with pytest.raises(
         UsageError, match=r"The time range is from 2025-01-01.*2 folders are outside"
     ):
-        read(input_glob="s3://lake/AWSLogs/*/CloudTrail/*/2024/05/**/*", start_time="2025-01-01")
+        FileDiscovery(pattern, time_range=time_range).require()
+
+
+def test_folder_behind_a_wildcard_is_read_whole(lake: Lake) -> None:
+    month(lake)
+    whole = FileDiscovery("s3://lake/AWSLogs/").require().paths
+    for pattern in ("s3://lake/AWSLogs/*/CloudTrail/", "s3://lake/AWSLogs/*/CloudTrail"):
+        found = FileDiscovery(pattern).require().paths
+        assert set(found) == {path for path in whole if "CloudTrail" in path.parts}
+        day = TimeRange.from_options("2024-05-03", None, "1d", None)
+        assert len(FileDiscovery(pattern, time_range=day).require().paths) == 2 * 2
 
 
 def test_rejected_credentials_are_reported(guarded: Lake) -> None:

@@ -57,7 +57,7 @@ def test_document_of_any_text_follows_the_schema(tmp_path_factory, event):
 
 @pytest.mark.parametrize(
     ("filename", "message"),
-    [("", "to-ecs: `` is not a file on disk"), ("a.parquet", "unsupported extension")],
+    [("", "to-ecs: no file given"), ("a.parquet", "unsupported extension")],
 )
 def test_unwritable_file_is_rejected(filename, message):
     with pytest.raises(UsageError, match=message):

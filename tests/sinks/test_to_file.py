@@ -164,11 +164,16 @@ def test_json_has_one_object_per_row_as_in_pandas(tmp_path):
     assert first == {
         INDEX: 0,
         "name": None,
-        TIME: 1633737600000,
+        TIME: "2021-10-09T00:00:00Z",
         SCORE: 0.0,
         TS_ANOMALY: False,
     }
     assert second[SCORE] is None
+
+
+def test_json_can_have_times_in_milliseconds_as_in_pandas(tmp_path):
+    write(tmp_path / "out.jsonl", table(1), json_times="epoch_ms")
+    assert json.loads((tmp_path / "out.jsonl").read_text())[TIME] == 1633737600000
 
 
 def test_parquet_keeps_types_and_the_row_name_of_pandas(tmp_path):
@@ -206,9 +211,16 @@ def test_row_number_can_be_excluded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.csv", b",_index_,event_dt\n"), ("a.json", b""), ("a.parquet", None)]
+    ("name", "content"),
+    [
+        ("a.csv", b",_index_,event_dt\n"),
+        ("a.json", b"[]\n"),
+        ("a.jsonl", b"\n"),
+        ("a.ndjson", b"\n"),
+        ("a.parquet", None),
+    ],
 )
-def test_run_without_rows_writes_an_empty_file(tmp_path, name, content):
+def test_run_without_rows_writes_a_valid_empty_table(tmp_path, name, content):
     write(tmp_path / name, make_events([]))
     if content is None:
         assert pl.read_parquet(tmp_path / name).columns == ["Unnamed: 0", INDEX, TIME]
@@ -220,6 +232,7 @@ def test_run_without_rows_writes_an_empty_file(tmp_path, name, content):
 def test_run_without_batches_writes_a_file(tmp_path, name):
     write(tmp_path / name)
     assert names_in(tmp_path) == [name]
+    assert (tmp_path / name).stat().st_size
 
 
 def test_first_rows_decide_the_columns(tmp_path, caplog):

@@ -191,7 +191,7 @@ def test_lines_can_be_compressed(tmp_path):
         ({"filename": "a.jsonl", "lake_folder": "b"}, "give either"),
         ({"filename": "a.csv"}, r"`a.csv` has an unsupported extension. Use .json"),
         ({"filename": "a.parquet.gz"}, "unsupported extension"),
-        ({"filename": "s3://bucket/a.jsonl"}, "is not a file on disk"),
+        ({"filename": "ftp://bucket/a.jsonl"}, "`ftp://` is not supported here"),
         ({"lake_folder": "b"}, "--region is ``.*--region eu-west-1"),
         ({"lake_folder": "b", "region": "../x"}, "not valid in a folder"),
     ],

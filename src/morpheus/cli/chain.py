@@ -25,7 +25,13 @@ from click.exceptions import Exit
 
 from morpheus.cli.output import echo, format_metrics, interruptible, render_diagram
 from morpheus.core.registry import load_stage, stage_names, unknown_stage_message
-from morpheus.core.stage import PipelineOptions, Stage
+from morpheus.core.stage import (
+    PipelineOptions,
+    Stage,
+    Values,
+    list_values,
+    resolve_locations,
+)
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +64,14 @@ def options_from_dataclass(options_class: type, *, command: str = "") -> list[cl
     ]
 
 
+class TextValues(click.types.StringParamType):
+    """A text that may be given several times. In the environment, each has a line of its own."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Return the values of a variable. Paths and user names may contain blanks."""
+        return [line for line in rv.splitlines() if line.strip()]
+
+
 def explicit_values(context: click.Context) -> dict[str, Any]:
     """Return the values given on the command line or by the environment.
 
@@ -72,6 +86,9 @@ def explicit_values(context: click.Context) -> dict[str, Any]:
         value = context.params.get(name)
         if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
+        if isinstance(parameter.type, TextValues) and value:
+            texts = tuple(filter(None, value))
+            value = texts[0] if len(texts) == 1 else texts
         if value not in (None, "", ()):
             values[name] = value
         elif parameter.required:
@@ -82,7 +99,7 @@ def explicit_values(context: click.Context) -> dict[str, Any]:
 def _select_fields(options_class: type, command: str) -> Iterator[Field[Any]]:
     """Yield the fields that are options of this command."""
     for field in fields(options_class):
-        if "text" in field.metadata and field.metadata["command"] == command:
+        if "help" in field.metadata and field.metadata["command"] == command:
             yield field
 
 
@@ -90,22 +107,30 @@ def _build_option(field: Field[Any], hint: object) -> click.Option:
     """Make the option of one field, whose type is `hint`."""
     declared = field.metadata
     kind, repeatable = _unwrap_optional(hint)
+    one_or_more = _is_values(hint)
     default: dict[str, Any] = {} if declared["required"] else {"default": field.default}
     return click.Option(
         [field.name, *(declared["names"] or (f"--{field.name}",))],
-        type=_to_click_type(kind, declared),
+        type=TextValues() if one_or_more else _to_click_type(kind, declared),
         is_flag=declared["flag"],
         multiple=repeatable,
         required=declared["required"],
-        help=declared["text"],
-        show_default=declared["shown"] or True,
+        help=declared["help"],
+        show_default=declared["default_display"] or True,
         show_envvar=False,
         **default,
     )
 
 
+def _is_values(hint: object) -> bool:
+    """Return whether the type of a field is `Values`, with or without None."""
+    return set(get_args(Values)) <= set(get_args(hint))
+
+
 def _unwrap_optional(hint: object) -> tuple[type, bool]:
     """Return the type of one value, without None, and whether the option is repeatable."""
+    if _is_values(hint):
+        return str, True
     if get_origin(hint) in (Union, UnionType):
         [hint] = (kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) is tuple:
@@ -119,10 +144,55 @@ def _to_click_type(kind: type, declared: Mapping[str, Any]) -> click.ParamType[A
     """Return click's type for a value of this type, with its choices or its range."""
     if declared["choices"]:
         return click.Choice(declared["choices"], case_sensitive=False)
-    low, high = declared["low"], declared["high"]
+    low, high = declared["min"], declared["max"]
     if low is not None or high is not None:
         return click.IntRange(low, high) if kind is int else click.FloatRange(low, high)
     return CLICK_TYPES[kind]
+
+
+# Options given twice.
+
+
+class StrictCommand(click.Command):
+    """A command that rejects an option given twice, unless the option is repeatable.
+
+    Of two values, one would be lost in silence.
+    """
+
+    def make_parser(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's parser has no public type
+        """Return the parser of this command."""
+        parser = super().make_parser(ctx)
+        parse_args = parser.parse_args
+
+        def parse(args: list[str]) -> Any:  # noqa: ANN401 - as click declares it
+            values, rest, order = parse_args(args)
+            if not ctx.resilient_parsing:
+                _reject_repeated(order, ctx)
+            return values, rest, order
+
+        parser.parse_args = parse  # type: ignore[method-assign]  # click has no hook between
+        return parser
+
+
+def _reject_repeated(order: Sequence[click.Parameter], context: click.Context) -> None:
+    """Reject options that take one value and are given more than once.
+
+    Args:
+        order: Each parameter of the command line, once for each time that it is given.
+        context: Context of the command.
+    """
+    for option in dict.fromkeys(order):
+        takes_one = isinstance(option, click.Option) and not (
+            option.multiple or option.is_flag or option.count
+        )
+        if takes_one and order.count(option) > 1:
+            name = option.opts[0]
+            raise click.BadOptionUsage(
+                name,
+                f"Option '{name}' is given {order.count(option)} times, but takes one value. Give "
+                "it once.",
+                ctx=context,
+            )
 
 
 # Words and options typed in the wrong place.
@@ -224,12 +294,14 @@ class LazyCommand(NamedTuple):
         return command
 
 
-class CommandGroup(click.Group):
+class CommandGroup(StrictCommand, click.Group):
     """A group that shows whole sentences in its list of commands, and may load commands lazily.
 
     Args:
         lazy: Commands by name, to load when they are used.
     """
+
+    command_class = StrictCommand
 
     def __init__(
         self,
@@ -291,10 +363,10 @@ def command_from_dataclass(
     @click.pass_context
     def call(context: click.Context, /, **_: object) -> object:
         values = explicit_values(context)
-        positional = [values.pop(argument.name or "") for argument in arguments]
-        return callback(options_class(**values), *positional)
+        positional = [values.pop(argument.name or "", ()) for argument in arguments]
+        return callback(resolve_locations(options_class(**values)), *positional)
 
-    return click.Command(
+    return StrictCommand(
         name,
         params=[*arguments, *options_from_dataclass(options_class)],
         callback=call,
@@ -373,7 +445,7 @@ class PipelineGroup(CommandGroup):
             formatter.write_dl(rows)
 
 
-class StageCommand(click.Command):
+class StageCommand(StrictCommand):
     """The command of one stage. Flags may have a value, because some releases required one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -464,8 +536,9 @@ def _announce_run(pipeline: Pipeline) -> None:
     logger.debug("Loaded columns. Current columns: [%r]", list(options.columns))
     if options.labels_file is not None:
         logger.debug("Loaded labels file. Current labels: [%r]", list(options.labels))
-    if options.userid_filter is not None:
-        logger.info("Filtering all users except ID: '%s'", options.userid_filter)
+    users = list_values(options.userid_filter)
+    if users and not options.pseudonymize:
+        logger.info("Filtering all users except ID: '%s'", "', '".join(users))
     if options.viz_file is not None:
         _write_diagram(pipeline, Path(options.viz_file))
     echo("Starting pipeline via CLI... Ctrl+C to Quit", fg="red")

@@ -49,29 +49,34 @@ class SuppressOptions:
             --replay_glob="june/*.json.gz" --userid_column_name=userIdentityarn
     """
 
-    filename: str = option("suppressions.toml", "File to write, for you to edit.")
+    filename: str = option("suppressions.toml", "File to write, for you to edit.", location="local")
     overwrite: bool = option(False, "Replace an existing file.", flag=True)
     days: int = option(
         30, "Days until the suppressions end, from the day of the export.", min=1, max=366
     )
     preview: tuple[str, ...] = option(
-        (), "Past alerts: a file that `to-file` wrote after `filter`; repeat for several."
+        (),
+        "Past alerts: a file that `to-file` wrote after `filter`; repeat for several.",
+        location="local",
     )
     userid_column_name: str = option(
         "",
         "User column of the past alerts and of the logs.",
         default_display="the first known one",
     )
-    replay_glob: str | None = option(
+    replay_glob: str | tuple[str, ...] | None = option(
         None,
         "CloudTrail files to replay attacks in, as for `morpheus tools replay --input_glob`. This "
         "takes some time.",
+        location="any",
     )
-    train_data_glob: str | None = option(
-        None, "Training files for the replay, as for `morpheus tools replay`."
+    train_data_glob: str | tuple[str, ...] | None = option(
+        None, "Training files for the replay, as for `morpheus tools replay`.", location="any"
     )
     techniques: str | None = option(
-        None, "Folder of attack techniques to replay. By default the shipped techniques."
+        None,
+        "Folder of attack techniques to replay. By default the shipped techniques.",
+        location="local",
     )
     num_threads: int | None = option(
         None,

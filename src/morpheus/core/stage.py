@@ -14,13 +14,29 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from morpheus.columns import ACTOR_OPTION, SCORE
+from morpheus.columns import ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
+from morpheus.storage.object_store import ObjectPath, normalise_location
 
 if TYPE_CHECKING:
     from morpheus.storage.spill import SpillDir
 
 StageT = TypeVar("StageT", bound="Stage")
+DeclaredT = TypeVar("DeclaredT")
+
+Values = str | tuple[str, ...]
+"""Value of an option that may be given several times: one text, or all of them."""
+
+
+def list_values(value: Values | None) -> tuple[str, ...]:
+    """Return all values of an option that may be given several times.
+
+    >>> list_values("a"), list_values(("a", "b")), list_values(None)
+    (('a',), ('a', 'b'), ())
+    """
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(dict.fromkeys(value or ()))
 
 
 def option(  # noqa: PLR0913 - one argument for each thing an option can be
@@ -36,11 +52,13 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
     command: str = "",
     default_display: str = "",
     path: bool = False,
+    location: Literal["", "local", "any"] = "",
 ) -> Any:  # noqa: ANN401 - the type is the annotation of the field that this value is put in
     """Declare a field that is also a command-line option.
 
     Args:
-        default: Value when the option is absent; a tuple makes the option repeatable.
+        default: Value when the option is absent. The option is repeatable if the type of the field
+            is a tuple or `Values`.
         help: Help text, one or two sentences.
         names: Names such as `--userid_filter`; by default the name of the field after two dashes.
         choices: Allowed values; case does not matter.
@@ -51,18 +69,21 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
         command: The command that has the option; for `PipelineOptions` only.
         path: The value is a path; it is made absolute for a cluster.
         default_display: Text in the help for a default that depends on the machine.
+        location: The value is a path or a URL: of this machine (`local`), or also of an object
+            store (`any`). See `resolve_locations`.
     """
     metadata = {
-        "text": help,
+        "help": help,
         "names": tuple(names),
         "choices": tuple(choices),
-        "low": min,
-        "high": max,
+        "min": min,
+        "max": max,
         "flag": flag,
         "required": required,
         "command": command,
-        "shown": default_display,
+        "default_display": default_display,
         "path": path,
+        "location": location,
     }
     return field(default=default, metadata=metadata)
 
@@ -85,6 +106,9 @@ class PipelineOptions:
         needs_population: A stage needs a sample of all users' histories.
         keeps_dropped_stats: A stage needs statistics of the events that `filter` drops.
         source: Word of the source.
+        log: What outputs need to know about the log; None if the source does not say.
+        inputs: What fingerprints must fit; None for a stage outside of a pipeline.
+        feature_stages: Stages between the source and `train-ae` may add feature columns.
     """
 
     num_threads: int = option(
@@ -145,12 +169,14 @@ class PipelineOptions:
         "JSON file for the progress of the run, written every second. `morpheus serve` expects it "
         "as `status.json` in the output folder.",
         command="run",
+        location="local",
     )
     state: str | None = option(
         None,
         "File that keeps the state of each user between runs. Consecutive runs then give the same "
         "output as one run over all their input. It is created if it does not exist.",
         command="pipeline-ae",
+        location="local",
     )
     shared_files: bool = option(
         False,
@@ -159,16 +185,25 @@ class PipelineOptions:
         flag=True,
         command="run",
     )
+    fail_on_empty: bool = option(
+        False,
+        "Fail, with exit code 1, if no event is written: none in the period, none of the wanted "
+        "users, or none that passes the filters.",
+        flag=True,
+        command="run",
+    )
     columns_file: str | None = option(
         None,
         "Feature list: a file of column names, one per line. By default the list shipped for the "
         "source. For `from-file`, a schema (`.toml`).",
         command="pipeline-ae",
+        location="local",
     )
     labels_file: str | None = option(
         None,
         f"File of names of score columns, one per line. By default `{SCORE}`, or as for --compat.",
         command="pipeline-ae",
+        location="local",
     )
     compat: str = option(
         COMPAT_RELEASES[0],
@@ -183,12 +218,28 @@ class PipelineOptions:
         f"User column. `{ACTOR_OPTION}` finds the actor of each event, by the rules of the log "
         "format.",
         command="pipeline-ae",
-        default_display="`userIdentityaccountId`, `userPrincipalName` or `username`, depending on "
-        "the source",
+        default_display="the user column of the log format, such as `userIdentityaccountId`",
     )
-    userid_filter: str | None = option(
+    userid_filter: str | tuple[str, ...] | None = option(
         None,
-        "Keep only the events of this user.",
+        "Keep only the events of this user; repeat for more users.",
+        command="pipeline-ae",
+    )
+    skip_user: tuple[str, ...] = option(
+        (),
+        "Leave out the events of this user, in training files too; repeat for more users.",
+        command="pipeline-ae",
+    )
+    pseudonymize: tuple[str, ...] = option(
+        (),
+        "Replace the values of these columns by pseudonyms while the log is read: names separated "
+        f"by commas, or `{IDENTITY_OPTION}` for all columns of the log format that identify users. "
+        "The user column is always among them. Repeat for more. Needs --pseudonym_key_file.",
+        command="pipeline-ae",
+    )
+    pseudonym_key_file: str | None = option(
+        None,
+        "File with the secret key of the pseudonyms. `morpheus tools pseudonym-key` creates one.",
         command="pipeline-ae",
     )
     feature_scaler: str = option(
@@ -201,7 +252,13 @@ class PipelineOptions:
         "",
         "Time column, for logs with an unusual one.",
         command="pipeline-ae",
-        default_display="`eventTime`, `createdDateTime` or `isotimestamp`, depending on the source",
+        default_display="the time column of the log format, such as `eventTime`",
+    )
+    timezone: str = option(
+        "UTC",
+        "Time zone of the hours and days of derived columns, such as `Europe/Berlin`. Clock "
+        "changes are taken into account. Outputs and all other options stay in UTC.",
+        command="pipeline-ae",
     )
     use_generic_model: bool = option(
         False,
@@ -210,11 +267,19 @@ class PipelineOptions:
         flag=True,
         command="pipeline-ae",
     )
+    missing_features: str = option(
+        "fail",
+        "What to do if features that fingerprints depend on have no value in any event of the "
+        "input: fail the run, or warn and score the events without them.",
+        choices=("fail", "warn"),
+        command="pipeline-ae",
+    )
     viz_file: str | None = option(
         None,
         "File for a diagram of the pipeline: an image (`.svg`), or a text for Graphviz (`.dot`, "
         "`.gv`) or Mermaid (`.mmd`).",
         command="pipeline-ae",
+        location="local",
     )
     viz_direction: str = option(
         "LR",
@@ -229,13 +294,17 @@ class PipelineOptions:
     needs_population: bool = False
     keeps_dropped_stats: bool = False
     source: str = ""
+    log: LogDescription | None = None
+    inputs: Any = None
+    feature_stages: bool = False
 
 
 def read_lines(name: str, *, option: str) -> tuple[str, ...]:
     """Read a file with one entry per line. Empty lines and repeated entries are dropped.
 
     Args:
-        name: A path, or the name of a list shipped with the package, with or without `data/`.
+        name: A path, or the name of a list shipped with the package: alone, or in a folder of
+            NVIDIA Morpheus's repository (`data/`, `morpheus/data/`, `models/data/`).
         option: The option that names the file, for the error message.
 
     Raises:
@@ -246,14 +315,28 @@ def read_lines(name: str, *, option: str) -> tuple[str, ...]:
     """
     from importlib import resources  # noqa: PLC0415 - `--help` reads no list
 
-    shipped = resources.files("morpheus") / "data" / name.removeprefix("data/")
-    for place in (Path(name), shipped):
+    shipped = resources.files("morpheus") / "data"
+    places = [Path(name), *(shipped / each for each in [_shipped_name(name)] if each)]
+    for place in places:
         if place.is_file():
             lines = place.read_text(encoding="utf-8").splitlines()
             return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     raise UsageError(
         f"{option}: there is no file `{name}`. Give a text file with one name per line."
     )
+
+
+SHIPPED_FOLDERS = ("morpheus/data", "models/data")
+"""Folders with feature lists in NVIDIA Morpheus's repository, at any place."""
+
+
+def _shipped_name(name: str) -> str:
+    """Return the name of a shipped list that a path may mean; empty for other paths."""
+    folder, _, file = name.replace(os.sep, "/").removeprefix("./").rpartition("/")
+    known = folder in {"", "data"} or f"/{folder}".endswith(
+        tuple(f"/{each}" for each in SHIPPED_FOLDERS)
+    )
+    return file if known else ""
 
 
 @dataclass(frozen=True)
@@ -270,7 +353,7 @@ class Requirements:
         dropped_stats: The stage reads the statistics of events that `filter` has dropped.
         per_run: Why its results depend on how the input is divided into runs, and what to use
             instead, for a warning with `--state`; empty if they do not. Its state is not saved.
-        training_input: Glob of the training files. The first batch of each user then has the
+        training_input: Globs of the training files. The first batch of each user then has the
             user's events in them as history. None for no training files.
         resources: Amounts of the resources that cluster workers declare, for a task with this
             stage.
@@ -283,7 +366,7 @@ class Requirements:
     users_per_bundle: int = 1
     dropped_stats: bool = False
     per_run: str = ""
-    training_input: str | None = None
+    training_input: Values | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -372,12 +455,14 @@ class Outputs:
     """Files and folders that a stage writes. They are checked before the run.
 
     Attributes:
-        files: Files that it replaces.
+        files: Files that it replaces, on disk or in an object store.
         folders: Folders that it writes files into; the machines of a cluster share them.
+        stdout: It writes to stdout.
     """
 
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | ObjectPath, ...] = ()
     folders: tuple[Path, ...] = ()
+    stdout: bool = False
 
 
 @dataclass(frozen=True)
@@ -423,6 +508,18 @@ class Expands(Protocol):
 
 
 @runtime_checkable
+class ChecksInput(Protocol):
+    """A stage that checks what the source has read, before the first event."""
+
+    def check_input(self, profile: Any, metrics: Any) -> None:  # noqa: ANN401 - `InputProfile` and `RunMetrics`, of a higher layer
+        """Check the input.
+
+        Raises:
+            MorpheusError: The events do not fit; says what to do.
+        """
+
+
+@runtime_checkable
 class PreparesUsers(Protocol):
     """A stage that is faster for several users together, such as training on a GPU."""
 
@@ -442,6 +539,31 @@ def find_output_folders(stages: Iterable[Stage]) -> list[Path]:
         if isinstance(stage, WritesOutputs)
         for folder in stage.outputs().folders
     ]
+
+
+def resolve_locations(declared: DeclaredT) -> DeclaredT:
+    """Return options, or a stage, with every path and URL in its usual form.
+
+    `file:` URLs become paths. It is the one place where a location that an option cannot use is
+    rejected, so that no URL is ever taken for a local path.
+
+    Raises:
+        UsageError: An option names a location that it cannot use.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(declared):  # type: ignore[arg-type]  # callers pass dataclasses
+        kind, value = each.metadata.get("location"), getattr(declared, each.name)
+        if not kind or not value:
+            continue
+        name = (each.metadata["names"] or (f"--{each.name}",))[0]
+        texts = [
+            normalise_location(text, name, local_only=kind == "local")
+            for text in list_values(value)
+        ]
+        resolved = texts[0] if isinstance(value, str) else tuple(texts)
+        if resolved != value:
+            changes[each.name] = resolved
+    return replace(declared, **changes) if changes else declared  # type: ignore[type-var]
 
 
 def make_paths_absolute(stage: StageT) -> StageT:

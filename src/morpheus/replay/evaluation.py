@@ -119,6 +119,7 @@ def _build_options(config: ReplayConfig) -> PipelineOptions:
     options = PipelineOptions(
         userid_column_name=config.userid_column_name,
         userid_filter=config.userid_filter,
+        skip_user=config.skip_user,
         columns_file=config.columns_file,
         labels=(config.label,),
     )

@@ -107,27 +107,34 @@ class ReplayConfig:
             --userid_column_name=userIdentityarn --min_recall 0.8
     """
 
-    input_glob: str = option(
+    input_glob: str | tuple[str, ...] = option(
         "",
         "CloudTrail files to inject into, without attacks: a quoted glob, a file or a folder, as "
-        "for `from-cloudtrail`.",
+        "for `from-cloudtrail`. Repeat for more.",
         required=True,
+        location="any",
     )
-    train_data_glob: str | None = option(
+    train_data_glob: str | tuple[str, ...] | None = option(
         None,
-        "Training files, earlier than the input. By default, the last quarter of the input's days "
-        "is injected into, and the days before are the training data.",
+        "Training files, earlier than the input; repeat for more. By default, the last quarter of "
+        "the input's days is injected into, and the days before are the training data.",
+        location="any",
     )
     pretrained_filename: str | None = option(
-        None, "Model store that `train-ae` wrote. Nothing is trained."
+        None, "Model store that `train-ae` wrote. Nothing is trained.", location="any"
     )
     userid_column_name: str = option(
         "userIdentityaccountId",
         f"User column. `{ACTOR_OPTION}` finds the actor of each event.",
     )
-    userid_filter: str | None = option(None, "Replay as this user only.")
+    userid_filter: str | tuple[str, ...] | None = option(
+        None, "Replay as this user only; repeat for more users."
+    )
+    skip_user: tuple[str, ...] = option((), "Leave out this user; repeat for more users.")
     columns_file: str | None = option(
-        None, "Feature list: a file of column names, one per line. By default the shipped list."
+        None,
+        "Feature list: a file of column names, one per line. By default the shipped list.",
+        location="local",
     )
     train_min_history: int = option(
         300,
@@ -144,6 +151,7 @@ class ReplayConfig:
         None,
         "Folder of techniques: a JSON file of CloudTrail records for each. By default the shipped "
         "techniques.",
+        location="local",
     )
     grade: tuple[str, ...] = option(
         (),
@@ -169,6 +177,7 @@ class ReplayConfig:
         (),
         "File of suppressions, as for `filter`; repeat for several. A technique is not caught if "
         "they suppress all of its alerts.",
+        location="local",
     )
     seed: int = option(0, "Random seed of the injection and the training.", min=0)
     num_threads: int | None = option(
@@ -186,6 +195,7 @@ class ReplayConfig:
         None,
         "File for the trials, `.csv` or `.json`. An existing file is replaced. stdout then has the "
         "table.",
+        location="local",
     )
 
     @property

@@ -15,39 +15,24 @@ from typing import Any, Self
 
 import msgspec
 
-from morpheus.columns import RISK, TIME, TS_ANOMALY, ExplanationColumns
+from morpheus.columns import (
+    RISK,
+    TIME,
+    TS_ANOMALY,
+    EventFields,
+    ExplanationColumns,
+    LogDescription,
+)
 from morpheus.core.batch import Batch
 from morpheus.errors import UsageError
 from morpheus.models.explanation import Explanation
+from morpheus.sources.results import complete_log
 from morpheus.text import display_value
-
-FIELD_MAP = {
-    "event": ("eventID", "id", "txid"),
-    "operation": ("eventName", "operationName", "eventtype"),
-    "service": ("eventSource", "appDisplayName", "applicationname"),
-    "address": ("sourceIPAddress", "ipAddress", "accessdeviceip"),
-    "country": ("locationcountryOrRegion", "accessdevicelocationcountry"),
-    "city": ("locationcity", "accessdevicelocationcity"),
-    "agent": ("userAgent",),
-    "account": ("recipientAccountId", "userIdentityaccountId"),
-    "region": ("awsRegion",),
-    "error": ("errorCode", "statuserrorCode"),
-    "message": ("errorMessage", "statusfailureReason"),
-    "result": ("result", "responseElementsConsoleLogin"),
-}
-"""Columns of CloudTrail, Entra ID and Duo of each normalised field; the first value wins."""
-
-CLOUD_PROVIDERS = {"from-cloudtrail": "aws", "from-azure": "azure"}
-"""Cloud provider of the logs of a source."""
-SOURCES_WITH_EVENT_IDS = {"from-cloudtrail", "from-azure", "from-duo"}
-"""Sources whose `event` identifies an event among those of one user at one time."""
-SIGN_IN_SOURCES = {"from-azure", "from-duo"}
-"""Sources of sign-in logs."""
 
 # Begins account numbers in the lessons' tables, and in what we read from CSV.
 _ACCOUNT_PREFIX = "Account-"
 _NO_ERROR_CODES = {"0"}
-_FAILURE_RESULTS = {"failure", "failed", "denied", "deny", "fraud", "error"}
+_FAILURE_RESULTS = {"failure", "failed", "denied", "deny", "forbid", "fraud", "error"}
 _SUCCESS_RESULTS = {"success", "allow"}
 
 
@@ -55,47 +40,38 @@ _SUCCESS_RESULTS = {"success", "allow"}
 class NormalisedFields:
     """Fields of an event under names that are the same for all logs; None if missing.
 
-    Attributes:
-        event: Id of the event in its log.
-        operation: Name of the operation.
-        service: Service that was called.
-        address: Source: an IP address, or the name of a service.
-        country: Country of the source.
-        city: City of the source.
-        agent: User agent.
-        account: Account number.
-        region: Cloud region.
-        error: Error code.
-        message: Error message.
-        result: Result, in the log's own word.
+    The names are those of `EventFields`.
     """
 
-    event: str | None = None
-    operation: str | None = None
+    event_id: str | None = None
+    action: str | None = None
     service: str | None = None
-    address: str | None = None
+    resource: str | None = None
+    source_address: str | None = None
     country: str | None = None
     city: str | None = None
-    agent: str | None = None
+    user_agent: str | None = None
     account: str | None = None
     region: str | None = None
-    error: str | None = None
-    message: str | None = None
+    session: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
     result: str | None = None
 
     @classmethod
-    def from_event(cls, event: Mapping[str, str]) -> Self:
+    def from_event(cls, event: Mapping[str, str], event_fields: EventFields) -> Self:
         """Read the fields from the columns of an event.
 
-        >>> NormalisedFields.from_event({"errorCode": "AccessDenied"}).failed
+        >>> columns = EventFields(error_code=("code",))
+        >>> NormalisedFields.from_event({"code": "AccessDenied"}, columns).failed
         True
         """
         found = {
             field_name: next((event[name] for name in names if event.get(name)), None)
-            for field_name, names in FIELD_MAP.items()
+            for field_name, names in event_fields.items()
         }
-        if found["error"] in _NO_ERROR_CODES:
-            found |= {"error": None, "result": found["result"] or "success"}
+        if found["error_code"] in _NO_ERROR_CODES:
+            found |= {"error_code": None, "result": found["result"] or "success"}
         if found["account"]:
             found["account"] = found["account"].removeprefix(_ACCOUNT_PREFIX)
         return cls(**found)
@@ -104,18 +80,20 @@ class NormalisedFields:
     def ip(self) -> str | None:
         """The source address, if it is an IP address.
 
-        >>> [NormalisedFields(address=text).ip for text in ("203.0.113.7", "s3.amazonaws.com")]
-        ['203.0.113.7', None]
+        >>> NormalisedFields(source_address="203.0.113.7").ip
+        '203.0.113.7'
+        >>> NormalisedFields(source_address="s3.amazonaws.com").ip is None
+        True
         """
         try:
-            return str(ip_address(self.address or ""))
+            return str(ip_address(self.source_address or ""))
         except ValueError:
             return None
 
     @property
     def failed(self) -> bool | None:
         """Whether the operation failed; None if the event does not say."""
-        if self.error or (self.result or "").lower() in _FAILURE_RESULTS:
+        if self.error_code or (self.result or "").lower() in _FAILURE_RESULTS:
             return True
         return False if (self.result or "").lower() in _SUCCESS_RESULTS else None
 
@@ -138,6 +116,7 @@ class Alert:
         user: User of the event; None if the log names none.
         time: Time of the event.
         source: Name of the source stage.
+        log: What is known of the kind of log.
         event: Columns of the log, as text, without empty ones.
         scores: Finite scores of `add-scores`, by label.
         reason: Reason in one sentence; None without `explain`.
@@ -152,6 +131,7 @@ class Alert:
     user: str | None
     time: datetime
     source: str
+    log: LogDescription
     event: Mapping[str, str]
     scores: Mapping[str, float]
     reason: str | None = None
@@ -163,12 +143,12 @@ class Alert:
     @cached_property
     def fields(self) -> NormalisedFields:
         """The normalised fields of the event."""
-        return NormalisedFields.from_event(self.event)
+        return NormalisedFields.from_event(self.event, self.log.event_fields)
 
     @property
     def provider(self) -> str | None:
-        """Cloud provider, `aws` or `azure`; None for other logs."""
-        return CLOUD_PROVIDERS.get(self.source)
+        """Cloud provider: `aws`, `azure`, `gcp`; None for other logs."""
+        return self.log.cloud_provider
 
     @property
     def title(self) -> str:
@@ -215,10 +195,12 @@ class AlertBuilder:
     Args:
         stage: Name of the sink, for messages.
         source: Name of the source stage.
+        log: What the source says about the log. By default its columns tell.
     """
 
     stage: str
     source: str
+    log: LogDescription | None = None
     _last_key: tuple[str | None, datetime] | None = None
     _counts: Counter[str] = field(default_factory=Counter)
 
@@ -234,14 +216,16 @@ class AlertBuilder:
                 f"Put `{self.stage}` before `serialize`, or include the column: "
                 f"`serialize --include={TIME}`."
             )
+        log = complete_log(self.log, self.source, batch.log_columns)
         explanation_columns = ExplanationColumns.find_in(batch.table.names)
         for row in batch.table.to_frame().iter_rows(named=True):
             event = {name: str(row[name]) for name in batch.log_columns if row[name] is not None}
             yield Alert(
-                id=self._make_id(batch.user, row[TIME], event),
+                id=self._make_id(batch.user, row[TIME], event, log),
                 user=batch.user,
                 time=row[TIME],
                 source=self.source,
+                log=log,
                 event=event,
                 scores=_finite_scores(batch.scores, row),
                 ts_anomaly=row.get(TS_ANOMALY),
@@ -251,13 +235,12 @@ class AlertBuilder:
                 **_explanation_fields(row, explanation_columns),
             )
 
-    def _make_id(self, user: str | None, time: datetime, event: Mapping[str, str]) -> str:
+    def _make_id(
+        self, user: str | None, time: datetime, event: Mapping[str, str], log: LogDescription
+    ) -> str:
         """Return a digest of user, time and content; identical events are numbered."""
-        event_id = (
-            NormalisedFields.from_event(event).event
-            if self.source in SOURCES_WITH_EVENT_IDS
-            else None
-        )
+        names = log.event_fields.event_id if log.unique_event_ids else ()
+        event_id = next((event[name] for name in names if event.get(name)), None)
         if self._last_key != (user, time):
             self._last_key = user, time
             self._counts.clear()

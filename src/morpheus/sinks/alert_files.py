@@ -19,12 +19,17 @@ from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import Alert, AlertBuilder
 from morpheus.sinks.alert_formats import make_detection_finding, make_ecs_document
-from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION, open_compressed
+from morpheus.sinks.formats import (
+    COMPRESSED_SUFFIXES,
+    FORMAT_BY_EXTENSION,
+    empty_json,
+    open_compressed,
+)
 from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
-from morpheus.sinks.to_file import ToFile
-from morpheus.storage.atomic import AtomicWriter, TempFolder, atomic_write, make_folders
-from morpheus.storage.folder import Store, open_store
-from morpheus.storage.object_store import is_object_url
+from morpheus.sinks.to_file import list_outputs, validate_output
+from morpheus.storage.atomic import AtomicWriter, TempFolder, make_folders
+from morpheus.storage.folder import Store, open_output, open_store, parse_output
+from morpheus.storage.object_store import STDOUT, ObjectPath, parse_location
 
 
 class LineWriter(Protocol):
@@ -45,6 +50,8 @@ def detect_format(stage_name: str, filename: str, *formats: str) -> tuple[str, s
     Raises:
         UsageError: The extension is that of another format.
     """
+    if filename == STDOUT and "json" in formats:
+        return "json", ""
     name = Path(filename).name.lower()
     compression = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
     extension = Path(name.removesuffix(compression)).suffix
@@ -58,58 +65,61 @@ def detect_format(stage_name: str, filename: str, *formats: str) -> tuple[str, s
 
 
 def validate_alert_path(stage_name: str, filename: str, *, overwrite: bool) -> None:
-    """Reject a path where no file can be written.
+    """Reject an output that cannot be written.
 
     Raises:
         UsageError: The message says what to type.
     """
-    if not filename or is_object_url(filename):
-        raise UsageError(
-            f"{stage_name}: `{filename}` is not a file on disk. Give `--filename alerts.jsonl`."
-        )
-    try:
-        ToFile(filename=filename, overwrite=overwrite).validate()
-    except UsageError as error:
-        raise UsageError(str(error).replace("to-file", stage_name)) from error
+    if not filename:
+        raise UsageError(f"{stage_name}: no file given. Give `--filename alerts.jsonl`.")
+    validate_output(filename, overwrite=overwrite, stage_name=stage_name)
 
 
 @contextmanager
-def open_json_lines(path: Path, compression: str) -> Iterator[LineWriter]:
+def open_json_lines(filename: str, compression: str) -> Iterator[LineWriter]:
     """Open a file of JSON lines that is written atomically.
 
     Raises:
         TransientError: The file cannot be written.
     """
-    with AtomicWriter(path) as writer:
+    with open_output(parse_output(filename)) as writer:
         file = open_compressed(writer.file, compression)
-        yield _ErrorTranslatingWriter(writer, file)
+        lines = _ErrorTranslatingWriter(writer, file)
+        yield lines
+        if lines.empty:
+            lines.write(empty_json(filename))
         if file is not writer.file:
             with writer.guard_io():
                 file.close()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _ErrorTranslatingWriter:
     """Turns errors of the disk into errors that say what to do."""
 
     writer: AtomicWriter
     file: BinaryIO
+    empty: bool = True
 
     def write(self, line: bytes) -> object:
+        self.empty = False
         with self.writer.guard_io():
             return self.file.write(line)
 
 
 @contextmanager
-def open_parquet(path: Path, schema: pl.Schema) -> Iterator[LineWriter]:
+def open_parquet(path: Path | ObjectPath, schema: pl.Schema) -> Iterator[LineWriter]:
     """Open a Parquet file of JSON objects, sorted by `time` and written atomically."""
-    make_folders(path.parent)
-    with TempFolder(path.parent) as folder:
+    beside = None
+    if isinstance(path, Path):
+        beside = path.parent
+        make_folders(beside)
+    with TempFolder(beside) as folder:
         spill_file = folder / "lines"
         with spill_file.open("wb") as lines:
             yield lines
-        with atomic_write(path) as file:
-            file.write(_to_parquet(spill_file, schema))
+        with open_output(path) as writer, writer.guard_io():
+            writer.file.write(_to_parquet(spill_file, schema))
 
 
 @contextmanager
@@ -182,7 +192,10 @@ class ToOcsf(Sink):
     takes = (Scored, OutputRows)
 
     filename: str | None = option(
-        None, "File to write: JSON lines, plain or compressed (`.gz`, `.zst`), or Parquet."
+        None,
+        "File to write: JSON lines, plain or compressed (`.gz`, `.zst`), or Parquet; `-` for "
+        "stdout.",
+        location="any",
     )
     overwrite: bool = option(
         False, "Replace an existing file. It stays until the new one is complete.", flag=True
@@ -191,6 +204,7 @@ class ToOcsf(Sink):
         None,
         "Folder, or `s3://bucket`, instead of a file: for Parquet files partitioned as Security "
         "Lake requires, `ext/SOURCE/region=.../accountId=.../eventDay=.../`.",
+        location="any",
     )
     lake_source: str = option("morpheus", "Name of the custom source (SOURCE).")
     region: str | None = option(None, "AWS region of the lake. Required with --lake_folder.")
@@ -212,12 +226,12 @@ class ToOcsf(Sink):
 
     def outputs(self) -> Outputs:
         """The file."""
-        return Outputs() if self.filename is None else Outputs(files=(Path(self.filename),))
+        return Outputs() if self.filename is None else list_outputs(self.filename)
 
     def open(self, context: StageContext) -> tuple[AlertBuilder, WriteAlert]:
         """Open the file or the lake."""
         write = context.resources.enter_context(self._open_output())
-        return AlertBuilder(self.name, self.options.source), write
+        return AlertBuilder(self.name, self.options.source, self.options.log), write
 
     def process(self, batch: Batch, state: tuple[AlertBuilder, WriteAlert]) -> Iterator[Batch]:
         """Write one finding for each alert of a batch."""
@@ -234,12 +248,12 @@ class ToOcsf(Sink):
             with security_lake(open_store(self.lake_folder), schema) as lake:
                 yield lambda alert: lake.write(self._partition_path(alert), _encode_line(alert))
             return
-        path = Path(self.filename or "")
-        kind, compression = detect_format(self.name, path.name, "json", "parquet")
+        filename = self.filename or ""
+        kind, compression = detect_format(self.name, filename, "json", "parquet")
         with (
-            open_parquet(path, schema)
+            open_parquet(parse_location(filename), schema)
             if kind == "parquet"
-            else open_json_lines(path, compression) as file
+            else open_json_lines(filename, compression) as file
         ):
             yield lambda alert: file.write(_encode_line(alert))
 
@@ -280,7 +294,10 @@ class ToEcs(Sink):
     takes = (Scored, OutputRows)
 
     filename: str = option(
-        "", "File to write: JSON lines, plain or compressed (`.gz`, `.zst`).", required=True
+        "",
+        "File to write: JSON lines, plain or compressed (`.gz`, `.zst`); `-` for stdout.",
+        required=True,
+        location="any",
     )
     overwrite: bool = option(
         False, "Replace an existing file. It stays until the new one is complete.", flag=True
@@ -293,13 +310,13 @@ class ToEcs(Sink):
 
     def outputs(self) -> Outputs:
         """The file."""
-        return Outputs(files=(Path(self.filename),))
+        return list_outputs(self.filename)
 
     def open(self, context: StageContext) -> tuple[AlertBuilder, LineWriter]:
         """Open the file."""
         _, packing = detect_format(self.name, self.filename, "json")
-        file = context.resources.enter_context(open_json_lines(Path(self.filename), packing))
-        return AlertBuilder(self.name, self.options.source), file
+        file = context.resources.enter_context(open_json_lines(self.filename, packing))
+        return AlertBuilder(self.name, self.options.source, self.options.log), file
 
     def process(self, batch: Batch, state: tuple[AlertBuilder, LineWriter]) -> Iterator[Batch]:
         """Write one document for each alert of a batch."""

@@ -18,7 +18,6 @@ from morpheus.core.batch import Batch
 from morpheus.models.explanation import ColumnReason, ExpectedValue
 from morpheus.sinks.alert import (
     PRODUCT,
-    SIGN_IN_SOURCES,
     VENDOR,
     VERSION,
     Alert,
@@ -26,7 +25,7 @@ from morpheus.sinks.alert import (
     stable_id,
 )
 from morpheus.sinks.delivery import OutboundEvent
-from morpheus.sinks.formats import write_json_rows
+from morpheus.sinks.formats import ISO_TIMES, write_json_rows
 from morpheus.sinks.ocsf_schema import (
     Account,
     Actor,
@@ -60,7 +59,7 @@ RARE_PROBABILITY = 0.01
 
 _SEVERITY_NAMES = ("Unknown", "Informational", "Low", "Medium", "High")
 _CONFIDENCE_IDS = {"own": 2, "peers": 1, "everyone": 1}
-_PROVIDER_NAMES = {"aws": "AWS", "azure": "Azure"}
+_PROVIDER_NAMES = {"aws": "AWS", "azure": "Azure", "gcp": "GCP"}
 # Types of observables, and a type of analytic, by their numbers in OCSF.
 _OBSERVABLE_IP, _OBSERVABLE_USER_NAME = 2, 4
 _OBSERVABLE_COUNTRY, _OBSERVABLE_USER_AGENT = 14, 16
@@ -108,13 +107,13 @@ def _make_metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
         product=Product(name=PRODUCT, vendor_name=VENDOR, version=VERSION),
         uid=alert.id,
         profiles=("cloud",) if cloud is not None else (),
-        original_event_uid=alert.fields.event,
+        original_event_uid=alert.fields.event_id,
         source=alert.source.removeprefix("from-") or None,
     )
 
 
 def _make_finding_info(alert: Alert, milliseconds: int) -> FindingInfo:
-    event = alert.fields.event
+    event = alert.fields.event_id
     return FindingInfo(
         uid=alert.id,
         title=alert.title,
@@ -190,28 +189,30 @@ def _format_value(value: str | float | None) -> str:
 
 def _make_evidence(alert: Alert) -> Evidence:
     fields = alert.fields
-    response = Response(error=fields.error, error_message=fields.message)
+    response = Response(error=fields.error_code, error_message=fields.error_message)
     service = None if fields.service is None else Service(name=fields.service)
     api = None
-    if fields.operation is not None:
+    if fields.action is not None:
         failure = response if fields.failed else None
-        api = Api(operation=fields.operation, service=service, response=failure)
+        api = Api(operation=fields.action, service=service, response=failure)
     return Evidence(
         actor=None if alert.user is None else Actor(user=User(name=alert.user)),
         api=api,
         src_endpoint=_make_endpoint_object(alert),
-        http_request=None if fields.agent is None else HttpRequest(user_agent=fields.agent),
+        http_request=None
+        if fields.user_agent is None
+        else HttpRequest(user_agent=fields.user_agent),
     )
 
 
 def _make_endpoint_object(alert: Alert) -> Endpoint | None:
     fields = alert.fields
-    if fields.address is None:
+    if fields.source_address is None:
         return None
     location = Location(city=fields.city, country=fields.country)
     return Endpoint(
         ip=fields.ip,
-        svc_name=None if fields.ip else fields.address,
+        svc_name=None if fields.ip else fields.source_address,
         location=location if location != Location() else None,
     )
 
@@ -224,9 +225,9 @@ def _make_observables(alert: Alert) -> tuple[Observable, ...]:
         (
             "src_endpoint.location.country",
             _OBSERVABLE_COUNTRY,
-            fields.country if fields.address else None,
+            fields.country if fields.source_address else None,
         ),
-        ("http_request.user_agent", _OBSERVABLE_USER_AGENT, fields.agent),
+        ("http_request.user_agent", _OBSERVABLE_USER_AGENT, fields.user_agent),
     )
     return tuple(
         Observable(name=prefix + name, type_id=kind, value=value)
@@ -245,7 +246,9 @@ def _make_cloud(alert: Alert) -> Cloud | None:
     if provider is None:
         return None
     account = None if fields.account is None else Account(uid=fields.account)
-    return Cloud(provider=_PROVIDER_NAMES[provider], account=account, region=fields.region)
+    return Cloud(
+        provider=_PROVIDER_NAMES.get(provider, provider), account=account, region=fields.region
+    )
 
 
 ECS_VERSION = "8.17.0"
@@ -264,13 +267,16 @@ def make_ecs_document(alert: Alert) -> dict[str, Any]:
         "event": _make_ecs_event(alert),
         "user": {"name": alert.user},
         "source": _make_ecs_source(alert),
-        "user_agent": {"original": fields.agent},
+        "user_agent": {"original": fields.user_agent},
         "cloud": {
             "provider": alert.provider,
             "account": {"id": fields.account},
             "region": fields.region,
         },
-        "error": {"code": fields.error, "message": fields.message if fields.failed else None},
+        "error": {
+            "code": fields.error_code,
+            "message": fields.error_message if fields.failed else None,
+        },
         "rule": {"name": alert.title, "category": "behavioral anomaly"},
         "related": {
             "user": [alert.user] if alert.user else [],
@@ -294,11 +300,9 @@ def _make_ecs_event(alert: Alert) -> dict[str, Any]:
     return {
         "id": alert.id,
         "kind": "alert",
-        "category": [*categories, "authentication"]
-        if alert.source in SIGN_IN_SOURCES
-        else categories,
+        "category": [*categories, "authentication"] if alert.log.sign_ins else categories,
         "type": ["info"],
-        "action": fields.operation,
+        "action": fields.action,
         "provider": fields.service,
         "outcome": _ECS_OUTCOMES[fields.failed],
         "module": PRODUCT,
@@ -315,7 +319,7 @@ def _make_ecs_source(alert: Alert) -> dict[str, Any]:
     country = fields.country or ""
     is_code = len(country) == COUNTRY_CODE_LENGTH and country.isalpha()
     return {
-        "address": fields.address,
+        "address": fields.source_address,
         "ip": fields.ip,
         "geo": {
             "country_iso_code": country.upper() if is_code else None,
@@ -330,7 +334,7 @@ def _make_ecs_labels(alert: Alert) -> dict[str, str]:
     ts_anomaly = None if alert.ts_anomaly is None else str(alert.ts_anomaly).lower()
     labels = {
         "rung": alert.training_data_scope,
-        "event_id": alert.fields.event,
+        "event_id": alert.fields.event_id,
         "ts_anomaly": ts_anomaly,
     }
     scores = {label: str(value) for label, value in alert.scores.items()}
@@ -391,25 +395,27 @@ class AlertSerializer:
     Args:
         format: One of `FORMATS`.
         builder: Builds alerts from events.
+        times: Format of times in rows; one of `TIME_FORMATS`.
     """
 
     format: str
     builder: AlertBuilder
+    times: str = ISO_TIMES
 
     def serialize(self, batch: Batch) -> Iterator[OutboundEvent]:
         """Encode the events of a batch, in order."""
         if self.format == ROW_FORMAT:
-            yield from _serialize_rows(batch)
+            yield from _serialize_rows(batch, self.times)
             return
         encode = SERIALIZERS[self.format]
         for alert in self.builder.build(batch):
             yield OutboundEvent(alert.id, alert.user, alert.time.timestamp(), encode(alert))
 
 
-def _serialize_rows(batch: Batch) -> Iterator[OutboundEvent]:
+def _serialize_rows(batch: Batch, times: str) -> Iterator[OutboundEvent]:
     """Encode rows as `to-file` writes them to JSON lines."""
     text = io.BytesIO()
-    write_json_rows(batch.table.to_frame(), text)
+    write_json_rows(batch.table.to_frame(), text, times=times)
     seconds = [None] * batch.table.height
     if TIME in batch.table:
         seconds = (batch.table[TIME].dt.epoch("us") / 1e6).to_list()

@@ -20,6 +20,7 @@ from typing import Protocol, Self, TypeVar
 import msgspec
 
 from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.sinks.to_file import validate_output
 from morpheus.storage.atomic import create_file, make_folders, sync_folder
 from morpheus.storage.object_store import is_object_url
 from morpheus.text import display_value
@@ -192,16 +193,24 @@ class DeadLetterFile:
             yield from _drain(in_progress)
 
 
+JSON_SUFFIXES = (".jsonl", ".jsonlines", ".json", ".ndjson")
+
+
 def validate_dlq_path(path: str | None) -> None:
     """Reject a dead-letter file that is not on disk.
 
     Raises:
         UsageError: The message says what to type.
     """
-    if path is not None and (not path or is_object_url(path) or Path(path).is_dir()):
+    if path is None:
+        return
+    if not path or is_object_url(path) or Path(path).is_dir():
         raise UsageError(
             f"--dead_letters: `{path}` is not a file on disk. Give `--dead_letters letters.jsonl`."
         )
+    validate_output(
+        path, overwrite=True, stage_name="run", option="--dead_letters", suffixes=JSON_SUFFIXES
+    )
 
 
 def open_dlq(path: str | None) -> DeadLetterFile | None:

@@ -78,6 +78,7 @@ class TextWriter:
         compression: `.gz`, `.zst`, or empty.
         write_rows: Encodes rows.
         encode_header: Encodes the column names; by default there is no header.
+        empty: What a file without rows and header holds.
     """
 
     def __init__(
@@ -87,17 +88,21 @@ class TextWriter:
         *,
         write_rows: Callable[[pl.DataFrame, IO[bytes]], None],
         encode_header: Callable[[list[str]], bytes] = lambda _: b"",
+        empty: bytes = b"",
     ) -> None:
         self._file, self._output = file, open_compressed(file, compression)
         self._write_rows, self._encode_header = write_rows, encode_header
         self._header_written = False
+        self._empty = empty
         self._buffer: list[pl.DataFrame] = []
 
     def write(self, frame: pl.DataFrame) -> None:
         """Write rows, after the header the first time. Small batches are joined, for speed."""
         if not self._header_written:
-            self._output.write(self._encode_header(frame.columns))
+            header = self._encode_header(frame.columns)
+            self._output.write(header)
             self._header_written = True
+            self._empty = b"" if header else self._empty
         if self._buffer and schema_key(self._buffer[0]) != schema_key(frame):
             # Joining batches of different schemas would change how rows are encoded.
             self._write_buffer()
@@ -108,7 +113,8 @@ class TextWriter:
     def append(self, path: Path) -> None:
         """Append a file of encoded rows, and remove it."""
         self._write_buffer()
-        if self._output is self._file and sys.platform == "linux":
+        self._empty = b""
+        if self._output is self._file and sys.platform == "linux" and self._file.seekable():
             _sendfile_append(path, self._file)
         else:
             with path.open("rb") as rows:
@@ -124,6 +130,9 @@ class TextWriter:
     def finish(self) -> None:
         """Write buffered rows, and end the compressed stream."""
         self._write_buffer()
+        if self._empty:
+            self._output.write(self._empty)
+            self._empty = b""
         if self._output is not self._file:
             self._output.close()
 
@@ -132,7 +141,7 @@ class TextWriter:
 
     def __exit__(self, *about: object) -> None:
         # After a failure the compressor still writes its end, into a file that is discarded.
-        self._buffer = []
+        self._buffer, self._empty = [], b""
         with suppress(OSError):
             self.finish()
 
@@ -140,6 +149,7 @@ class TextWriter:
         if not self._buffer:
             return
         for chunk in pl.concat(self._buffer).iter_slices(ENCODE_CHUNK_ROWS):
+            self._empty = b""
             if self._output is self._file:
                 self._write_rows(chunk, self._file)
             else:
@@ -159,6 +169,16 @@ def _sendfile_append(path: Path, file: BinaryIO) -> None:
     file.seek(0, os.SEEK_END)
     # Start writing to disk while the next rows are computed, not at the end.
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def empty_json(filename: str) -> bytes:
+    r"""Return what a JSON file without rows holds: an empty list in `.json`, else an empty line.
+
+    >>> empty_json("alerts.json.gz"), empty_json("alerts.jsonl")
+    (b'[]\n', b'\n')
+    """
+    suffixes = Path(filename).suffixes[-2:]
+    return b"[]\n" if ".json" in (suffix.lower() for suffix in suffixes) else b"\n"
 
 
 def schema_key(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
@@ -256,13 +276,44 @@ def _format_times(times: pl.Series) -> pl.Series:
     return whole.zip_with(~fractional, times.dt.strftime(f"%Y-%m-%d %H:%M:%S%.6f{zone}"))
 
 
-def write_json_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
-    """Write a JSON object per row: times in ms since 1970, null for NaN, no row number."""
+ISO_TIMES, EPOCH_TIMES = "iso", "epoch_ms"
+TIME_FORMATS = (ISO_TIMES, EPOCH_TIMES)
+"""Formats of times in JSON: ISO 8601, or milliseconds since 1970, as NVIDIA Morpheus writes."""
+
+
+def write_json_rows(frame: pl.DataFrame, file: IO[bytes], *, times: str = ISO_TIMES) -> None:
+    """Write a JSON object per row: null for NaN, no row number.
+
+    Args:
+        frame: The rows.
+        file: File to write to.
+        times: Format of times; one of `TIME_FORMATS`.
+    """
     floats = cs.float()
-    frame.select(cs.exclude(ROW) if ROW in frame.columns else cs.all()).with_columns(
-        cs.datetime().dt.epoch("ms"),
-        pl.when(floats.is_finite()).then(floats),
-    ).write_ndjson(file)
+    rows = frame.select(cs.exclude(ROW) if ROW in frame.columns else cs.all())
+    columns = rows.select(cs.datetime())
+    shown = [
+        column.dt.epoch("ms") if times == EPOCH_TIMES else format_iso_times(column)
+        for column in columns
+    ]
+    rows.with_columns(*shown, pl.when(floats.is_finite()).then(floats)).write_ndjson(file)
+
+
+def format_iso_times(times: pl.Series) -> pl.Series:
+    """Format times as ISO 8601, with microseconds only if there are any.
+
+    >>> from datetime import UTC, datetime
+    >>> format_iso_times(pl.Series([datetime(2024, 5, 31, 9, 30, tzinfo=UTC), None])).to_list()
+    ['2024-05-31T09:30:00Z', None]
+    """
+    zone = "" if getattr(times.dtype, "time_zone", None) is None else "Z"
+    if zone:
+        times = times.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    whole = times.dt.strftime(f"%Y-%m-%dT%H:%M:%S{zone}")
+    fractional = times.dt.nanosecond() != 0
+    if not fractional.any():
+        return whole
+    return whole.zip_with(~fractional, times.dt.strftime(f"%Y-%m-%dT%H:%M:%S%.6f{zone}"))
 
 
 class ParquetWriter:
@@ -302,7 +353,7 @@ class ParquetWriter:
         """Join the parts."""
         self._spill()
         if not self._spilled_files:
-            pl.DataFrame().write_parquet(self._path)
+            pl.DataFrame().write_parquet(self._path)  # no stage has given columns
             return
         rows = pl.scan_ipc(self._spilled_files)
         rows.sink_parquet(self._path, row_group_size=_ROW_GROUP_SIZE, maintain_order=True)

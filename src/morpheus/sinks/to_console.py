@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from morpheus.columns import RISK, SCORE, TIME, ExplanationColumns
 from morpheus.core.batch import OutputRows, Table
-from morpheus.core.stage import Sink, StageContext, option
+from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
+from morpheus.sources.results import complete_log
 from morpheus.text import escape_control
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 SCORE_COLUMNS = (RISK, "zscore", SCORE)
 """Scores to show; the first that exists is shown."""
-ACTION_COLUMNS = ("eventName", "operationName", "appDisplayName", "integration")
-"""Columns of the operation; the first that exists is shown."""
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 NO_USER = "(no user)"
 SCORE_WIDTH = 8
@@ -49,6 +48,10 @@ class ToConsole(Sink):
         default_display="the best score, the operation and the reason, if they exist",
     )
 
+    def outputs(self) -> Outputs:
+        """Stdout."""
+        return Outputs(stdout=True)
+
     def open(self, context: StageContext) -> _PlainOutput | _TableOutput:  # noqa: ARG002 - prints
         """Print a table on a terminal, and plain lines elsewhere."""
         return _TableOutput() if sys.stdout.isatty() else _PlainOutput()
@@ -70,8 +73,12 @@ class ToConsole(Sink):
                 f"{', '.join(map(escape_control, table.names))}."
             )
         reason = (ExplanationColumns.find_in(table.names) or ExplanationColumns()).reason
+        log = complete_log(self.options.log, self.options.source, table.names)
+        actions = [name for name in log.summary_columns if name in table]
+        filled = [name for name in actions if table[name].null_count() < table.height]
         found = (
-            _first_present(names, table) for names in (SCORE_COLUMNS, ACTION_COLUMNS, (reason,))
+            _first_present(names, table)
+            for names in (SCORE_COLUMNS, (*filled, *actions), (reason,))
         )
         return list(dict.fromkeys(self.column)) or [name for name in found if name is not None]
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -23,57 +24,107 @@ from morpheus.sinks.formats import (
     COMPRESSED_SUFFIXES,
     ENCODE_CHUNK_ROWS,
     FORMAT_BY_EXTENSION,
+    ISO_TIMES,
+    TIME_FORMATS,
     ParquetWriter,
     RowWriter,
     TextWriter,
+    empty_json,
     encode_csv_header,
     write_csv_rows,
     write_json_rows,
 )
 from morpheus.storage.atomic import AtomicWriter
+from morpheus.storage.folder import open_output, parse_output
+from morpheus.storage.object_store import STDOUT, ObjectPath, head_object
 from morpheus.storage.spill import SpillDir, open_temp_file
 
 logger = logging.getLogger(__name__)
 
 
-def validate_output_path(path: Path, *, overwrite: bool, stage_name: str) -> None:
-    """Reject an output path that a sink cannot write to, before any file is opened.
+def validate_output(
+    filename: str,
+    *,
+    overwrite: bool,
+    stage_name: str,
+    option: str = "--filename",
+    suffixes: Sequence[str] = (),
+) -> None:
+    """Reject an output that cannot be written, before any file is opened.
 
     Args:
-        path: Output file.
+        filename: A path, a URL of an object, or `-` for stdout.
         overwrite: An existing file may be replaced.
         stage_name: Name of the sink, for messages.
+        option: The option that names the file, for messages.
+        suffixes: Suffixes that the name may have; empty if the caller checks it.
 
     Raises:
-        UsageError: The path is a folder or not a regular file, exists, or cannot be created.
+        UsageError: The output is not a regular file, exists, has another suffix, or cannot be
+            created.
+        TransientError: The object store does not answer.
     """
+    place = parse_output(filename, option)
+    if suffixes and (place is None or place.suffix.lower() not in suffixes):
+        raise UsageError(
+            f"{stage_name}: {option}: `{filename}` has an unsupported extension. Use "
+            f"{' or '.join(suffixes)}."
+        )
+    if isinstance(place, ObjectPath):
+        _validate_object(place, filename, overwrite=overwrite, stage_name=stage_name, option=option)
+    elif place is not None:
+        _validate_file(place, overwrite=overwrite, stage_name=stage_name, option=option)
+
+
+def list_outputs(filename: str) -> Outputs:
+    """Return the outputs of a sink that writes one file, one object, or stdout."""
+    place = parse_output(filename)
+    return Outputs(stdout=True) if place is None else Outputs(files=(place,))
+
+
+def _validate_object(
+    path: ObjectPath, filename: str, *, overwrite: bool, stage_name: str, option: str
+) -> None:
+    """Reject an object that cannot be written."""
+    if not path.key or filename.endswith("/"):
+        raise UsageError(
+            f"{option}: `{filename}` is a folder. Give an object in it, such as "
+            f"`{option} {path / 'detections.csv'}`."
+        )
+    if head_object(path) is not None and not overwrite:
+        raise UsageError(
+            f"Cannot output classifications to '{path}'. Object exists and overwrite = False. "
+            f"Give `{stage_name} --overwrite`, or another {option}."
+        )
+
+
+def _validate_file(path: Path, *, overwrite: bool, stage_name: str, option: str) -> None:
+    """Reject a file that cannot be written."""
     if path.is_dir():
         raise UsageError(
-            f"--filename: `{path}` is a folder. Give a file in it, such as "
-            f"`--filename {path / 'detections.csv'}`."
+            f"{option}: `{path}` is a folder. Give a file in it, such as "
+            f"`{option} {path / 'detections.csv'}`."
         )
     if path.exists() and not path.is_file():
-        raise UsageError(f"--filename: `{path}` is not a regular file. Give the name of a file.")
+        raise UsageError(f"{option}: `{path}` is not a regular file. Give the name of a file.")
     if path.exists() and not overwrite:
         raise UsageError(
             f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
-            f"Give `{stage_name} --overwrite`, or another --filename."
+            f"Give `{stage_name} --overwrite`, or another {option}."
         )
-    _validate_folder(path)
+    _validate_folder(path, option)
 
 
-def _validate_folder(path: Path) -> None:
+def _validate_folder(path: Path, option: str) -> None:
     """Reject a path in a folder where no file can be created."""
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        raise UsageError(
-            f"--filename: `{folder}` is a file, not a folder. Give another --filename."
-        )
+        raise UsageError(f"{option}: `{folder}` is a file, not a folder. Give another {option}.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(
-            f"--filename: folder `{folder}` is not writable. Give another --filename, or "
+            f"{option}: folder `{folder}` is not writable. Give another {option}, or "
             f"`chmod u+w` the folder."
         )
 
@@ -215,7 +266,13 @@ class ToFile(Sink):
     takes = (OutputRows,)
     gives = OutputRows
 
-    filename: str = option("", "File to write. Missing folders are created.", required=True)
+    filename: str = option(
+        "",
+        "File to write, on this machine or in an object store, or `-` for stdout. Missing folders "
+        "are created.",
+        required=True,
+        location="any",
+    )
     overwrite: bool = option(
         False,
         "Replace an existing file. It stays until the new one is complete.",
@@ -228,8 +285,14 @@ class ToFile(Sink):
     )
     file_type: str = option(
         "auto",
-        "File format. Default: by the extension.",
+        "File format. Default: by the extension; CSV for stdout.",
         choices=("auto", "csv", "json", "parquet"),
+    )
+    json_times: str = option(
+        ISO_TIMES,
+        "Format of times in JSON: ISO 8601, or milliseconds since 1970, as NVIDIA Morpheus writes "
+        "them.",
+        choices=TIME_FORMATS,
     )
     flush_rows: bool = option(
         False,
@@ -249,18 +312,24 @@ class ToFile(Sink):
                 f"--flush: `{self.filename}` is Parquet, which is only readable when complete. "
                 f"Remove --flush, or write `.csv` or `.jsonl`."
             )
-        path = Path(self.filename)
-        validate_output_path(path, overwrite=self.overwrite, stage_name=self.name)
+        if self.flush_rows and isinstance(parse_output(self.filename), ObjectPath):
+            raise UsageError(
+                f"--flush: `{self.filename}` is an object, which appears when it is complete. "
+                "Remove --flush, or write a file on this machine."
+            )
+        validate_output(self.filename, overwrite=self.overwrite, stage_name=self.name)
 
     def outputs(self) -> Outputs:
         """The file, and the folder in which it appears."""
-        folder = Path(os.path.realpath(self.filename)).parent
-        return Outputs(files=(Path(self.filename),), folders=(folder,))
+        written = list_outputs(self.filename)
+        folders = [Path(os.path.realpath(p)).parent for p in written.files if isinstance(p, Path)]
+        return replace(written, folders=tuple(folders))
 
     def open(self, context: StageContext) -> _OpenFile:
         """Open the file under a temporary name."""
         enter = context.resources.enter_context
-        draft = enter(AtomicWriter(Path(self.filename), PolarsError))
+        place = parse_output(self.filename)
+        draft = enter(open_output(place, PolarsError, streams=self.flush_rows))
         columns = FixedColumns(self.name, include_row_number=self.include_index_col)
         return _OpenFile(draft, enter(self._make_writer(draft)), columns)
 
@@ -284,9 +353,10 @@ class ToFile(Sink):
     def encoder(self, first: OutputRows, spill: SpillDir) -> Transform | None:
         """Rows can be formatted anywhere, if they have the columns of the first ones."""
         kind, _ = self._detect_format()
-        if kind == "parquet":
+        local = isinstance(parse_output(self.filename), Path)
+        if kind == "parquet" or (not local and self.options.engine.lower() == "dask"):
             return None
-        rows = write_csv_rows if kind == "csv" else write_json_rows
+        rows = write_csv_rows if kind == "csv" else self._write_json
         return EncodeRows(
             rows, first.table.schema_key, spill.folder, include_index=self.include_index_col
         )
@@ -297,6 +367,8 @@ class ToFile(Sink):
         compression = next((end for end in COMPRESSED_SUFFIXES if name.endswith(end)), "")
         extension = Path(name.removesuffix(compression)).suffix
         kind = FORMAT_BY_EXTENSION.get(extension, "") if self._is_auto else self.file_type.lower()
+        if self.filename == STDOUT and self._is_auto:
+            kind = "csv"
         if not kind:
             raise UsageError(
                 f"--filename: Unsupported extension '{extension}' with 'auto' type, in "
@@ -313,14 +385,27 @@ class ToFile(Sink):
     def _is_auto(self) -> bool:
         return self.file_type.lower() == "auto"
 
+    @property
+    def _write_json(self) -> Callable[[pl.DataFrame, IO[bytes]], None]:
+        return partial(write_json_rows, times=self.json_times.lower())
+
     def _make_writer(self, output: AtomicWriter) -> RowWriter:
         kind, compression = self._detect_format()
         if kind == "parquet":
             return ParquetWriter(output.temp_path)
         if kind == "json":
-            return TextWriter(output.file, compression, write_rows=write_json_rows)
+            return TextWriter(
+                output.file,
+                compression,
+                write_rows=self._write_json,
+                empty=empty_json(self.filename),
+            )
         return TextWriter(
-            output.file, compression, write_rows=write_csv_rows, encode_header=encode_csv_header
+            output.file,
+            compression,
+            write_rows=write_csv_rows,
+            encode_header=encode_csv_header,
+            empty=b"\n",
         )
 
 

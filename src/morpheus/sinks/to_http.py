@@ -35,6 +35,7 @@ from morpheus.sinks.delivery import (
     open_dlq,
     validate_dlq_path,
 )
+from morpheus.sinks.formats import ISO_TIMES, TIME_FORMATS
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -515,10 +516,17 @@ class ToHttp(Sink):
     request_timeout_secs: float = option(
         30.0, "Seconds without any data from the server after which a request fails.", min=0.001
     )
+    json_times: str = option(
+        ISO_TIMES,
+        "Format of times in rows: ISO 8601, or milliseconds since 1970, as NVIDIA Morpheus sends "
+        "them.",
+        choices=TIME_FORMATS,
+    )
     dead_letters: str | None = option(
         None,
         "JSON lines file for events that were not accepted. The next run sends them first. Without "
         "it, a server that accepts nothing ends the run.",
+        location="local",
     )
 
     stats: DeliveryStats = field(default_factory=DeliveryStats, repr=False, compare=False)
@@ -546,9 +554,9 @@ class ToHttp(Sink):
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""
-        alerts = AlertBuilder(self.name, self.options.source)
+        alerts = AlertBuilder(self.name, self.options.source, self.options.log)
         delivery = context.resources.enter_context(self._make_delivery().open())
-        return AlertSerializer(self._format, alerts), delivery
+        return AlertSerializer(self._format, alerts, self.json_times.lower()), delivery
 
     def process(self, batch: Batch, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
         """Send the events of a batch; on an unbounded input at once, otherwise some together."""

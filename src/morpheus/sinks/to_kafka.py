@@ -27,6 +27,7 @@ from morpheus.sinks.delivery import (
     open_dlq,
     validate_dlq_path,
 )
+from morpheus.sinks.formats import ISO_TIMES, TIME_FORMATS
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
@@ -225,10 +226,17 @@ class ToKafka(Sink):
     delivery_timeout: float = option(
         30.0, "Seconds after which an event without acknowledgement has failed.", min=1
     )
+    json_times: str = option(
+        ISO_TIMES,
+        "Format of times in rows: ISO 8601, or milliseconds since 1970, as NVIDIA Morpheus sends "
+        "them.",
+        choices=TIME_FORMATS,
+    )
     dead_letters: str | None = option(
         None,
         "JSON lines file for events that were not accepted. The next run sends them first. Without "
         "it, brokers that accept nothing end the run.",
+        location="local",
     )
 
     stats: DeliveryStats = field(default_factory=DeliveryStats, repr=False, compare=False)
@@ -249,9 +257,9 @@ class ToKafka(Sink):
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""
-        alerts = AlertBuilder(self.name, self.options.source)
+        alerts = AlertBuilder(self.name, self.options.source, self.options.log)
         delivery = context.resources.enter_context(self._make_delivery().open())
-        return AlertSerializer(self.content.lower(), alerts), delivery
+        return AlertSerializer(self.content.lower(), alerts, self.json_times.lower()), delivery
 
     def process(self, batch: Batch, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
         """Send the events of a batch; on an unbounded input at once, otherwise some together."""

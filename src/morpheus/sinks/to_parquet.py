@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import polars as pl
@@ -18,6 +18,7 @@ from morpheus.columns import TIME
 from morpheus.core.batch import OutputRows
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
+from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION
 from morpheus.sinks.to_file import FixedColumns
 from morpheus.storage.atomic import (
     TempFolder,
@@ -118,6 +119,10 @@ def _folder_name(key: str, value: object) -> str:
     return name
 
 
+def _part_name(number: int) -> str:
+    return f"part-{number:05}.parquet"
+
+
 def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -> None:
     """Write one file to each partition.
 
@@ -128,7 +133,7 @@ def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], num
         number: Number in the file names, unique within the dataset.
     """
     for partition, rows in split_by_partition(frame, keys):
-        path = folder / partition / f"part-{number:05}.parquet"
+        path = folder / partition / _part_name(number)
         make_folders(path.parent)
         with create_file(path) as file:
             rows.write_parquet(file, row_group_size=_ROW_GROUP_SIZE)
@@ -218,6 +223,8 @@ def _upload_dataset(folder: Path, base: ObjectPath) -> None:
     write_object(marker, b"")
 
 
+FILE_EXTENSIONS = {*FORMAT_BY_EXTENSION, *COMPRESSED_SUFFIXES, ".html", ".htm"} - {".parquet"}
+"""Extensions that a folder of Parquet files cannot have. Spark names such folders `.parquet`."""
 ROWS_PER_FILE = 1 << 17
 """Rows in memory at a time. They become one file in each partition."""
 
@@ -240,7 +247,11 @@ class ToParquet(Sink):
     gives = OutputRows
 
     folder: str = option(
-        "", "Folder to write. It must be new or empty, unless --overwrite is set.", required=True
+        "",
+        "Folder to write, on this machine or in an object store. It must be new or empty, unless "
+        "--overwrite is set.",
+        required=True,
+        location="any",
     )
     partition_by: tuple[str, ...] = option((), "Partition key; repeat for nested folders.")
     overwrite: bool = option(
@@ -253,6 +264,12 @@ class ToParquet(Sink):
         """Reject a folder that cannot be written, or that is not empty."""
         if not self.folder:
             raise UsageError("to-parquet: no folder given. Give `--folder detections/`.")
+        extension = PurePosixPath(self.folder).suffix.lower()
+        if extension in FILE_EXTENSIONS:
+            raise UsageError(
+                f"--folder: `{self.folder}` is named like a file, but `to-parquet` writes a folder "
+                f"of Parquet files. Give a folder, or `to-file --filename={self.folder}`."
+            )
         repeated = {name for name in self.partition_by if self.partition_by.count(name) > 1}
         if repeated:
             raise UsageError(f"--partition_by: `{min(repeated)}` is given twice. Give it once.")
@@ -309,9 +326,11 @@ class _PartitionWriter:
             self.buffer, self.buffered_rows = [joined.slice(whole)], joined.height - whole
 
     def finish(self) -> None:
-        """Write the remaining rows."""
+        """Write the remaining rows; without any row, one file with the columns."""
         if self.buffered_rows:
             self._write_files(pl.concat(self.buffer))
+        elif self.buffer and not self.files_written:
+            self._write_empty_file(self.buffer[0])
 
     def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
         rows = self.fixed_columns.conform(frame)
@@ -319,6 +338,15 @@ class _PartitionWriter:
             kinds = rows.schema.items()
             self.schema = pl.Schema({n: pl.String() if k == pl.Null else k for n, k in kinds})
         return rows.cast(self.schema)
+
+    def _write_empty_file(self, frame: pl.DataFrame) -> None:
+        values = [_KEY_COLUMN.format(n) for n in range(len(self.keys))]
+        named = frame.with_columns(
+            pl.col(value).alias(key) for key, value in zip(self.keys, values, strict=True)
+        )
+        make_folders(self.folder)
+        with create_file(self.folder / _part_name(0)) as file:
+            named.drop(values).write_parquet(file)
 
     def _write_files(self, frame: pl.DataFrame) -> None:
         write_partitions(self.folder, frame, self.keys, self.files_written)

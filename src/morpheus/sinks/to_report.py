@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,12 +14,17 @@ from morpheus.core.batch import OutputRows, RunMetrics
 from morpheus.core.stage import Outputs, Requirements, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import RunCounts
-from morpheus.sinks.to_file import validate_output_path
-from morpheus.storage.atomic import atomic_write
+from morpheus.report.view import Origin, RunCounts
+from morpheus.sinks.to_file import validate_output
+from morpheus.sources.results import complete_log
+from morpheus.storage.folder import open_output
+from morpheus.storage.object_store import parse_location
 
 if TYPE_CHECKING:
     from morpheus.report.view import ReportData
+
+
+HTML_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,12 @@ class ToReport(Sink):
     gives = OutputRows
     needs = Requirements(dropped_stats=True)
 
-    filename: str = option("", "HTML file to write. Missing folders are created.", required=True)
+    filename: str = option(
+        "",
+        "HTML file to write, on this machine or in an object store. Missing folders are created.",
+        required=True,
+        location="any",
+    )
     overwrite: bool = option(
         False, "Replace an existing file. It stays until the new one is complete.", flag=True
     )
@@ -54,11 +63,16 @@ class ToReport(Sink):
         """Reject a file that cannot be written."""
         if not self.filename:
             raise UsageError("to-report: no file given. Give `--filename report.html`.")
-        validate_output_path(Path(self.filename), overwrite=self.overwrite, stage_name=self.name)
+        validate_output(
+            self.filename,
+            overwrite=self.overwrite,
+            stage_name=self.name,
+            suffixes=HTML_SUFFIXES,
+        )
 
     def outputs(self) -> Outputs:
         """The file."""
-        return Outputs(files=(Path(self.filename),))
+        return Outputs(files=(parse_location(self.filename),))
 
     def open(self, context: StageContext) -> ReportAggregator:  # noqa: ARG002 - written by `commit`
         """Start with an empty page."""
@@ -74,23 +88,33 @@ class ToReport(Sink):
     def commit(self, metrics: RunMetrics) -> None:
         """Write the page."""
         from morpheus.report.page import render_page  # noqa: PLC0415 - only where a page is written
+        from morpheus.report.view import build_log_view  # noqa: PLC0415 - as above
 
         data = msgspec.json.encode(self.make_report_data(metrics))
-        with atomic_write(Path(self.filename)) as file:
-            file.write(render_page(data))
+        log = msgspec.json.encode(build_log_view(self._get_origin()))
+        with open_output(parse_location(self.filename)) as writer, writer.guard_io():
+            writer.file.write(render_page(data, log))
 
     def make_report_data(self, metrics: RunMetrics) -> ReportData:
         """Return the data of the page, for the events seen so far."""
         from morpheus.report.view import build_report_data  # noqa: PLC0415 - only where a page is written
 
-        findings = self.aggregators[0] if self.aggregators else ReportAggregator()
+        findings = self._get_findings()
         return build_report_data(
             findings,
             make_run_counts(findings, metrics),
             self.alerts_per_day,
             models_hint="train-ae (not --model=reference)",
-            origin=(self.options.source, self.options.userid_column_name),
+            origin=self._get_origin(),
         )
+
+    def _get_findings(self) -> ReportAggregator:
+        return self.aggregators[0] if self.aggregators else ReportAggregator()
+
+    def _get_origin(self) -> Origin:
+        options = self.options
+        log = complete_log(options.log, options.source, self._get_findings().columns)
+        return Origin(options.source, options.userid_column_name, log)
 
     def _aggregate(self, aggregator: ReportAggregator, batch: OutputRows) -> None:
         aggregator.register_user(batch.user, batch.card, batch.unscored_reason)

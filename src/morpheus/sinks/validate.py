@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import logging
 import re
@@ -14,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import zstandard
-from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW
 from morpheus.core.batch import Batch, OutputRows, Scored
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.errors import UsageError
-from morpheus.sinks.to_file import ToFile
+from morpheus.sinks.to_file import ToFile, validate_output
+from morpheus.sources.results import READ_ERRORS, read_as_text
 from morpheus.storage.atomic import TempFolder, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -152,42 +149,6 @@ class DataFrameDiff:
         return equal | close.fill_null(value=False)
 
 
-def read_as_text(path: Path) -> pl.DataFrame:
-    """Read CSV, JSON lines or Parquet as text.
-
-    Raises:
-        UsageError: It cannot be read.
-    """
-    kind = next((s for s in reversed(path.suffixes) if s not in {".gz", ".zst"}), "")
-    try:
-        data = _decompress(path)
-        if kind == ".parquet":
-            return pl.read_parquet(io.BytesIO(data)).cast(pl.String)
-        if kind == ".csv":
-            frame = pl.read_csv(io.BytesIO(data), infer_schema=False)
-            return frame.rename({"Unnamed: 0": ROW}, strict=False)
-        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
-        names = dict.fromkeys(name for line in lines for name in line)
-        return pl.DataFrame({name: [_to_text(line.get(name)) for line in lines] for name in names})
-    except (PolarsError, OSError, ValueError, zstandard.ZstdError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
-
-
-def _decompress(path: Path) -> bytes:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        return gzip.decompress(data)
-    if path.suffix == ".zst":
-        with zstandard.ZstdDecompressor().stream_reader(data) as stream:
-            return stream.read()
-    return data
-
-
-def _to_text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
 @dataclass(frozen=True)
 class Validate(Transform):
     """Compare the events with those of a file, such as `to-file` wrote in an earlier run.
@@ -204,9 +165,12 @@ class Validate(Transform):
     scope = "barrier"
 
     val_file_name: str = option(
-        "", "File to compare with: CSV, JSON lines or Parquet.", required=True
+        "",
+        "File to compare with: CSV, JSON lines or Parquet.",
+        required=True,
+        location="local",
     )
-    results_file_name: str | None = option(None, "JSON file for the outcome.")
+    results_file_name: str | None = option(None, "JSON file for the outcome.", location="local")
     overwrite: bool = option(False, "Replace an existing results file.", flag=True)
     include: tuple[str, ...] = option(
         (), "Regular expression of columns to compare; repeat for more. Default: all."
@@ -228,6 +192,14 @@ class Validate(Transform):
                 "`to-file` wrote."
             )
         results = self.results_file_name
+        if results is not None:
+            validate_output(
+                results,
+                overwrite=True,
+                stage_name=self.name,
+                option="--results_file_name",
+                suffixes=(".json",),
+            )
         if results is not None and Path(results).exists() and not self.overwrite:
             raise UsageError(
                 f"Cannot output validation results to '{results}'. File exists and overwrite = "
@@ -265,7 +237,11 @@ class Validate(Transform):
     def _read(self, path: Path) -> pl.DataFrame:
         include = [_compile_column_pattern(pattern) for pattern in self.include or ("",)]
         exclude = [_compile_column_pattern(pattern) for pattern in self.exclude]
-        frame = read_as_text(path)
+        try:
+            frame = read_as_text(path)
+        except READ_ERRORS as error:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
         return frame.select(
             name
             for name in frame.columns

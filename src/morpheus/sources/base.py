@@ -9,18 +9,32 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar
 
-from morpheus.columns import TIME
-from morpheus.core.batch import Events, Partition, RunMetrics, StreamPartition
-from morpheus.core.stage import PipelineOptions, Stage, option, read_lines
+from morpheus.columns import TIME, LogDescription
+from morpheus.core.batch import Events, Partition, RunMetrics, StreamPartition, Table
+from morpheus.core.stage import (
+    PipelineOptions,
+    Stage,
+    Values,
+    list_values,
+    option,
+    read_lines,
+)
 from morpheus.errors import UsageError
+from morpheus.models.profile import FeatureSpec, InputSpec
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.discovery import FileDiscovery, is_delta_table
 from morpheus.sources.ingest import DirectoryWatcher, FileIngest
 from morpheus.sources.log_format import LogFormat
+from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.source_state import PartitionState
-from morpheus.sources.time_range import TimeRange
-from morpheus.storage.object_store import S3_SCHEME
+from morpheus.sources.time_range import (
+    PlausibleTimes,
+    TimeRange,
+    check_time_format,
+    check_timezone,
+)
+from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
 
 
 @dataclass(frozen=True)
@@ -54,17 +68,45 @@ class Source(Stage):
             userid_column_name=options.userid_column_name or self.default_user,
         )
 
+    def describe_log(self) -> LogDescription | None:
+        """Return what outputs need to know about the log; None if it is not known."""
+        return None
+
+    def get_pseudonymizer(self) -> Pseudonymizer | None:
+        """Return what replaces values by pseudonyms; None if the options or the source have none.
+
+        Raises:
+            UsageError: An option is wrong, or the key file is not a key.
+        """
+        return None
+
+    def describe_input(self) -> InputSpec:
+        """Describe what fingerprints of this input depend on, once the options are filled in."""
+        options = self.options
+        features = tuple(
+            FeatureSpec(name, options.column_types.get(name, "auto")) for name in options.columns
+        )
+        return InputSpec(self.name, options.userid_column_name, features, source=self.name)
+
+    def make_empty_batch(self, columns: Sequence[str]) -> Events | None:  # noqa: ARG002 - for sources that know the columns
+        """Return a batch without events, which gives an empty output its columns.
+
+        Args:
+            columns: Columns of the log; see `RunMetrics.columns`.
+        """
+        return None
+
     def is_unbounded(self) -> bool:
         """Return whether the input has no end, so that a user's events are never complete."""
         return False
 
-    def overlaps_input(self, path: Path, training_input: str | None) -> bool:  # noqa: ARG002 - for sources of files
+    def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:  # noqa: ARG002 - for sources of files
         """Return whether a file is part of the input, or of the training input."""
         return False
 
     def events(
         self,
-        training_input: str | None,
+        training_input: Values | None,
         metrics: RunMetrics,
         state: PartitionState | None = None,
     ) -> Iterator[Events]:
@@ -88,7 +130,7 @@ class Source(Stage):
 
     def partitions(
         self,
-        training_input: str | None,
+        training_input: Values | None,
         metrics: RunMetrics,
         pool: WorkerPool | Cluster,  # noqa: ARG002 - for sources that let others read too
     ) -> AbstractContextManager[Sequence[Partition]]:
@@ -107,16 +149,23 @@ class Source(Stage):
         return nullcontext([StreamPartition(chain(list(islice(events, 1)), events))])
 
 
+INPUT_HELP = (
+    "Files to read: a glob in quotes, a file or a folder, on this machine or in an object store "
+    "(`s3://`, `gs://`, `az://`)."
+)
+
+
 @dataclass(frozen=True)
 class FileSource(Source):
     """A source that reads files of one kind of log. A subclass only has to name the log format."""
 
     log_format: ClassVar[LogFormat]
 
-    input_glob: str = option(
+    input_glob: str | tuple[str, ...] = option(
         "",
-        "Files to read: a glob in quotes, a file or a folder, local or in S3 (`s3://bucket/...`).",
+        f"{INPUT_HELP} Repeat for more.",
         required=True,
+        location="any",
     )
     watch_directory: bool = option(
         False,
@@ -179,6 +228,18 @@ class FileSource(Source):
         "Length of the training time range, which ends at --start_time. Default: read all events "
         "of the training files.",
     )
+    time_format: str = option(
+        "",
+        "Format of the times, as for `strftime`, such as `%m/%d/%Y, %I:%M:%S %p`. Needed for days "
+        "and months written as two numbers. Other forms are recognised.",
+    )
+    implausible_time: str = option(
+        "skip",
+        "What to do with events before 2000 or more than a day after the clock of this machine: "
+        "fail the run, skip and count them, or keep them. If most events are after the clock, all "
+        "are kept, because the clock is wrong.",
+        choices=("fail", "skip", "keep"),
+    )
     bad_record: str = option(
         "fail",
         "What to do with a record that cannot be read: fail the run, or skip the record and count "
@@ -204,35 +265,40 @@ class FileSource(Source):
                 "--repeat reads files again and --watch_directory waits for new ones. Use only one "
                 "of them."
             )
-        if self.watch_directory and self.input_glob.startswith(S3_SCHEME):
+        if self.watch_directory and any(map(is_object_url, self._globs)):
             raise UsageError(
                 "--watch_directory: only local folders can be watched. For a bucket, start a run "
                 "every hour with `--duration 1h`."
             )
-        if self.watch_directory and is_delta_table(Path(self.input_glob)):
-            raise UsageError(
-                f"--watch_directory: `{self.input_glob}` is a Delta table, whose files may be "
-                "rewritten. Start a run every hour with `--duration 1h`."
-            )
+        for folder in self._globs if self.watch_directory else ():
+            if is_delta_table(Path(folder)):
+                raise UsageError(
+                    f"--watch_directory: `{folder}` is a Delta table, whose files may be "
+                    "rewritten. Start a run every hour with `--duration 1h`."
+                )
         self._make_training_range(self._make_time_range())
+        check_time_format(self.time_format, "--time_format")
+        check_timezone(self.options.timezone, "--timezone")
 
     def is_unbounded(self) -> bool:
         """Return whether a directory is watched."""
         return self.watch_directory
 
-    def overlaps_input(self, path: Path, training_input: str | None) -> bool:
-        """Return whether one of the globs matches a file on disk."""
-        given = (self.input_glob, training_input or "")
-        patterns = [glob for glob in given if glob and not glob.startswith(S3_SCHEME)]
-        return path.exists() and any(
-            isinstance(found, Path) and found.name == path.name and found.samefile(path)
+    def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:
+        """Return whether one of the globs matches an existing file."""
+        remote = isinstance(path, ObjectPath)
+        given = (*self._globs, *list_values(training_input))
+        patterns = [glob for glob in given if is_object_url(glob) is remote]
+        exists = head_object(path) is not None if isinstance(path, ObjectPath) else path.exists()
+        return exists and any(
+            found == path or _is_same_file(found, path)
             for pattern in patterns
             for found in replace(self._make_discovery(), pattern=pattern).find().paths
         )
 
     def events(
         self,
-        training_input: str | None,
+        training_input: Values | None,
         metrics: RunMetrics,
         state: PartitionState | None = None,
     ) -> Iterator[Events]:
@@ -240,16 +306,36 @@ class FileSource(Source):
         return self._make_ingest().events(training_input, metrics, state)
 
     def partitions(
-        self, training_input: str | None, metrics: RunMetrics, pool: WorkerPool | Cluster
+        self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> AbstractContextManager[Sequence[Partition]]:
         """Read the input and divide the users into partitions; see `Source.partitions`."""
         if self.watch_directory:
             return super().partitions(training_input, metrics, pool)
         return self._make_ingest().partitions(training_input, metrics, pool)
 
+    def get_pseudonymizer(self) -> Pseudonymizer | None:
+        """Return what replaces values by pseudonyms; see `Source.get_pseudonymizer`."""
+        return self._make_ingest().pseudonymizer
+
+    def describe_input(self) -> InputSpec:
+        """Describe what fingerprints of this input depend on; see `Source.describe_input`."""
+        return self._make_ingest().describe_input()
+
+    def describe_log(self) -> LogDescription:
+        """Return what outputs need to know about the log."""
+        return self._configure_log_format().describe()
+
+    def make_empty_batch(self, columns: Sequence[str]) -> Events | None:
+        """Return a batch without events; see `Source.make_empty_batch`."""
+        return Events(user=None, table=Table(self._make_ingest().make_empty_frame(columns)))
+
     def get_log_format(self) -> LogFormat:
         """Return the format of the log files."""
         return self.log_format
+
+    @property
+    def _globs(self) -> tuple[str, ...]:
+        return list_values(self.input_glob)
 
     def _make_time_range(self) -> TimeRange | None:
         return TimeRange.from_options(
@@ -270,12 +356,15 @@ class FileSource(Source):
             options=self.options,
             repeat=self.repeat,
             skip_bad_records=self.bad_record.lower() == "skip",
+            plausible_times=PlausibleTimes.from_option(self.implausible_time),
             all_columns=self.all_columns,
             watcher=self._make_watcher() if self.watch_directory else None,
         )
 
     def _configure_log_format(self) -> LogFormat:
         log, time = self.get_log_format(), self.options.timestamp_column_name
+        if self.time_format:
+            log = replace(log, time_format=self.time_format)
         if time in {"", TIME, log.time_column}:
             return log
         return replace(log, time_column=time, leading_columns=(*log.leading_columns, time))
@@ -297,3 +386,9 @@ class FileSource(Source):
             idle_timeout=self.batch_timeout,
             max_files=limit,
         )
+
+
+def _is_same_file(found: Path | ObjectPath, path: Path | ObjectPath) -> bool:
+    if not isinstance(found, Path) or not isinstance(path, Path):
+        return False
+    return found.name == path.name and found.samefile(path)

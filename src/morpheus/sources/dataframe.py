@@ -9,9 +9,12 @@ from typing import Any, ClassVar, Protocol
 
 import polars as pl
 
-from morpheus.columns import INDEX, ROW, TIME
+from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME, to_user_column
 from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import Values
 from morpheus.errors import RecordError, UsageError
+from morpheus.models.input_check import DatasetProfile, InputProfile
+from morpheus.models.profile import FeatureSpec, InputSpec
 from morpheus.sources.base import Source
 from morpheus.sources.group_by_user import (
     EventKey,
@@ -20,7 +23,11 @@ from morpheus.sources.group_by_user import (
     iter_batches,
     plan_partitions,
 )
+from morpheus.sources.json_records import clear_missing_texts
 from morpheus.sources.partitioning import SampleSpec
+from morpheus.sources.pseudonyms import Pseudonymizer
+from morpheus.sources.results import find_users
+from morpheus.sources.schema_file import make_minimal_format
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import SpilledDataset
 from morpheus.sources.tabular import to_text_columns
@@ -82,12 +89,33 @@ class FromFrame(Source):
 
     def validate(self) -> None:
         """Reject a user or time column that the frame does not have."""
-        require_columns(self.frame, "user", [self.options.userid_column_name])
+        user = self.options.userid_column_name
+        if user != ACTOR_OPTION:
+            require_columns(self.frame, "user", [user])
+        elif find_users(self.frame.clear(), user) is None:
+            raise UsageError(
+                f"user: `{user}` needs the flat columns of a known log, such as "
+                "`userIdentitytype` and `userIdentityarn`, or a column `actor`."
+            )
         require_columns(self.frame, "time", [self.time])
+
+    def describe_input(self) -> InputSpec:
+        """Describe what fingerprints of this input depend on. Frames have no log format."""
+        names = self.frame.columns
+        features = tuple(FeatureSpec(name) for name in self.options.columns if name in names)
+        user = to_user_column(self.options.userid_column_name)
+        return InputSpec("", user, features, source=self.name)
+
+    def get_pseudonymizer(self) -> Pseudonymizer | None:
+        """Return what replaces values by pseudonyms; see `Source.get_pseudonymizer`."""
+        options = self.options
+        user = to_user_column(options.userid_column_name)
+        columns = make_minimal_format(options.columns, user, self.time)
+        return Pseudonymizer.from_options(options, columns, user)
 
     def events(
         self,
-        training_input: str | None,
+        training_input: Values | None,
         metrics: RunMetrics,
         state: PartitionState | None = None,  # noqa: ARG002 - a frame is read once
     ) -> Iterator[Events]:
@@ -102,13 +130,19 @@ class FromFrame(Source):
                 "train-ae: --train_data_glob needs a source that reads files. "
                 "To train on a frame, use `Fingerprints.train(frame, ...)`."
             )
-        user, frame = self.options.userid_column_name, self._to_event_frame()
+        user, frame = to_user_column(self.options.userid_column_name), self._to_event_frame()
         metrics.input.read += frame.height
         dataset = SpilledDataset(
             user, UserStats.from_frame(frame, user), frame.columns, [frame], []
         )
         if self.options.needs_population:
             metrics.population_sample = SampleSpec().take_sample(dataset, self.options.columns)
+        if metrics.on_input is not None and frame.height:
+            stats = dataset.user_stats
+            profile = DatasetProfile(stats.merge_users(), frame.height, stats.value_counts)
+            present = tuple(name for name in self.options.columns if name in frame.columns)
+            sample = metrics.population_sample
+            metrics.on_input(InputProfile(profile, None, sample, present))
         users = plan_partitions(
             dataset.user_stats, None, frame.height * frame.width + 1, include_history_only=True
         )
@@ -122,7 +156,13 @@ class FromFrame(Source):
         kept = [name for name in self.frame.columns if name not in INTERNAL_COLUMNS]
         index = pl.int_range(self.frame.height, dtype=pl.Int64, eager=True).alias(INDEX)
         moments = _parse_time_column(self.frame[self.time])
-        return pl.DataFrame([index, *to_text_columns(self.frame.select(kept)), moments])
+        texts = clear_missing_texts(pl.DataFrame(to_text_columns(self.frame.select(kept))))
+        if self.options.userid_column_name == ACTOR_OPTION:
+            actors = find_users(texts, ACTOR_OPTION)
+            texts = texts if actors is None else texts.with_columns(actors.alias(ACTOR))
+        frame = pl.DataFrame([index, *texts, moments])
+        pseudonymizer = self.get_pseudonymizer()
+        return frame if pseudonymizer is None else pseudonymizer.apply(frame)
 
 
 def require_columns(frame: pl.DataFrame, argument: str, names: list[str]) -> None:

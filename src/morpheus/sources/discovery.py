@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import has_magic
@@ -21,13 +21,14 @@ from urllib.parse import unquote
 
 import polars as pl
 
+from morpheus.core.stage import Values, list_values
 from morpheus.errors import UsageError
 from morpheus.sources.compression import FILE_TYPES, LogPath, detect_file_type, make_read_error
 from morpheus.sources.time_range import TimeRange, parse_interval
 from morpheus.storage.object_store import (
-    S3_SCHEME,
     ObjectPath,
     head_object,
+    is_object_url,
     list_dir,
     list_recursive,
     storage_options,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 ANY_DEPTH = "**"
 """Part of a glob that matches any number of folders."""
+_EVERYTHING_BELOW = (ANY_DEPTH, "*")
 _MAX_CONCURRENCY = 16
 _SECONDS_PER_DAY = 86_400
 
@@ -122,9 +124,11 @@ class ObjectGlob:
         rest = parts[first:] or [ANY_DEPTH, "*"]
         if self.recursive and rest[-1] != ANY_DEPTH and rest[-2:-1] != [ANY_DEPTH]:
             rest = [*rest[:-1], ANY_DEPTH, rest[-1]]
+        if self.pattern.endswith("/") and len(parts) > first:
+            rest = [*parts[first:], ANY_DEPTH, "*"]
         if rest[-1] == ANY_DEPTH:
             rest.append("*")
-        return GlobNode(ObjectPath(path.bucket, "/".join(parts[:first])), tuple(rest))
+        return GlobNode(path.with_key("/".join(parts[:first])), tuple(rest))
 
     def _base_depth(self, base: ObjectPath) -> int:
         return 0 if self.time_range is None else self.time_range.base_depth(base.parts)
@@ -148,7 +152,9 @@ class ObjectGlob:
         head, *rest = node.pattern
         if folder.name in self.skip_dirs:
             return
-        if head == ANY_DEPTH and not folder.name.startswith("."):
+        if self.recursive and self._names_folder(node.pattern, folder):
+            yield GlobNode(folder, _EVERYTHING_BELOW)
+        elif head == ANY_DEPTH and not folder.name.startswith("."):
             yield GlobNode(folder, node.pattern)
         elif rest and head != ANY_DEPTH and fnmatchcase(folder.name, head):
             yield GlobNode(folder, tuple(rest))
@@ -165,8 +171,18 @@ class ObjectGlob:
     def _may_overlap(self, folder: ObjectPath, base_depth: int) -> bool:
         return self.time_range is None or self.time_range.may_overlap_dir(folder.parts[base_depth:])
 
+    def _names_folder(self, pattern: tuple[str, ...], folder: ObjectPath) -> bool:
+        """Return whether the last part of a pattern, with a wildcard, names a folder."""
+        last = [part for part in pattern if part != ANY_DEPTH]
+        return last != ["*"] and len(last) == 1 and _matches_part([folder.name], last[0])
+
     def _matches_below(self, node: GlobNode, path: ObjectPath) -> bool:
-        return matches_glob(path.parts[len(node.folder.parts) :], node.pattern)
+        parts = path.parts[len(node.folder.parts) :]
+        patterns = [
+            node.pattern,
+            *([(*node.pattern, *_EVERYTHING_BELOW)] if self.recursive else []),
+        ]
+        return any(matches_glob(parts, pattern) for pattern in patterns)
 
 
 def matches_glob(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -338,7 +354,7 @@ def _find_unreadable_reason(table: DeltaTable, paths: list[str]) -> str | None:
 def _join_path(folder: Path | ObjectPath, name: str, size: int) -> Path | ObjectPath:
     if isinstance(folder, Path):
         return folder / name
-    return ObjectPath(folder.bucket, (folder / name).key, size)
+    return folder.with_key((folder / name).key, size)
 
 
 UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload")
@@ -361,13 +377,44 @@ class DiscoveredFiles:
     outside_files: int = 0
     outside_folders: int = 0
 
+    @property
+    def all_outside(self) -> bool:
+        """Whether there are files or folders, but only outside the time range."""
+        return not self.paths and bool(self.outside_files or self.outside_folders)
+
+    @classmethod
+    def merge(cls, parts: Sequence[DiscoveredFiles], limit: int | None) -> DiscoveredFiles:
+        """Join the files of several patterns. A file that several patterns match counts once.
+
+        Args:
+            parts: The files of each pattern.
+            limit: Maximum number of files, in sorted order.
+        """
+        found = {_absolute(path): path for part in reversed(parts) for path in part.paths}
+        totals = {
+            each.name: sum((getattr(part, each.name) for part in parts[1:]), start)
+            for each in fields(cls)
+            for start in [getattr(parts[0], each.name)]
+            if each.name != "paths"
+        }
+        return cls(paths=sorted(found.values(), key=_sort_key)[:limit], **totals)
+
+
+def _absolute(path: LogPath) -> LogPath:
+    return Path(os.path.abspath(path)) if isinstance(path, Path) else path  # noqa: PTH100 - links stay
+
+
+def _sort_key(path: LogPath) -> tuple[bool, LogPath]:
+    """Return the key of a path in an order of local files and objects."""
+    return isinstance(path, ObjectPath), path
+
 
 @dataclass(frozen=True)
 class FileDiscovery:
-    """Finds the files of a pattern.
+    """Finds the files of one or more patterns.
 
     Attributes:
-        pattern: A glob, a file or a folder, on disk or in a bucket (`s3://bucket/...`).
+        pattern: A glob, a file or a folder, on disk or in a bucket (`s3://bucket/...`); or several.
         option: The option that gave the pattern, for messages.
         recursive: Also match the part of the glob from its first wildcard in every subfolder.
         max_files: Maximum number of files, in sorted order; None or -1 for all.
@@ -376,7 +423,7 @@ class FileDiscovery:
         time_range: Time range of the events; None for all.
     """
 
-    pattern: str
+    pattern: Values
     option: str = "--input_glob"
     recursive: bool = True
     max_files: int | None = None
@@ -391,16 +438,41 @@ class FileDiscovery:
             UsageError: The bucket does not exist, or listing it is denied.
             TransientError: S3 does not respond.
         """
+        if isinstance(self.pattern, str):
+            return self._find_one()
+        unlimited = [replace(part, max_files=None).find() for part in self.split()]
+        return DiscoveredFiles.merge(unlimited, self._limit)
+
+    def split(self) -> list[FileDiscovery]:
+        """Return what finds the files of each pattern."""
+        return [replace(self, pattern=each) for each in list_values(self.pattern)]
+
+    def describe(self) -> str:
+        """Return the patterns, for a message."""
+        return ", ".join(list_values(self.pattern))
+
+    @property
+    def _glob(self) -> str:
+        """The only pattern."""
+        [pattern] = list_values(self.pattern)
+        return pattern
+
+    @property
+    def _limit(self) -> int | None:
+        return None if self.max_files in {None, -1} else self.max_files
+
+    def _find_one(self) -> DiscoveredFiles:
         matching, outside_folders = self._find_matching()
         if self._is_lake_table(matching):
             logs, outside_folders = sorted(list_active_files(self._pattern_path(), self.option)), 0
         else:
             logs = sorted(path for path in matching if self._is_log(path))
         kept = [path for path in logs if not set(self.skip_dirs) & set(path.parts)]
-        limit = None if self.max_files in {None, -1} else self.max_files
         paths = kept if self.time_range is None else self._filter_time_range(kept, self.time_range)
         outside_files = len(kept) - len(paths)
-        return DiscoveredFiles(paths[:limit], len(logs) - len(kept), outside_files, outside_folders)
+        return DiscoveredFiles(
+            paths[: self._limit], len(logs) - len(kept), outside_files, outside_folders
+        )
 
     def _is_lake_table(self, matching: set[LogPath]) -> bool:
         """Return whether the pattern names a Delta table.
@@ -417,9 +489,9 @@ class FileDiscovery:
 
     def _pattern_path(self) -> LogPath:
         """Return the pattern as a path, which does not exist if it is a glob."""
-        if self.pattern.startswith(S3_SCHEME):
-            return ObjectPath.parse(self.pattern.rstrip("/"))
-        return Path(self.pattern).expanduser()
+        if is_object_url(self._glob):
+            return ObjectPath.parse(self._glob.rstrip("/"))
+        return Path(self._glob).expanduser()
 
     def _filter_time_range(self, paths: list[LogPath], time_range: TimeRange) -> list[LogPath]:
         depth = time_range.base_depth(self._base_parts())
@@ -429,24 +501,35 @@ class FileDiscovery:
 
     def _base_parts(self) -> tuple[str, ...]:
         """Return the folders of the glob before its first wildcard."""
-        if self.pattern.startswith(S3_SCHEME):
+        if is_object_url(self._glob):
             return self._make_object_glob().get_root_node().folder.parts
         return self._base_dir().parts
 
     def _base_dir(self) -> Path:
-        path = Path(self.pattern).expanduser()
+        path = Path(self._glob).expanduser()
         return path if path.is_dir() else _split_glob(path)[0]
 
-    def require(self) -> DiscoveredFiles:
-        """List the current files, at least one.
+    def require(self, *, may_be_outside: bool = False) -> DiscoveredFiles:
+        """List the current files, at least one of each pattern.
+
+        Args:
+            may_be_outside: Accept that all files are outside the time range.
 
         Raises:
-            UsageError: No file matches.
+            UsageError: No file matches a pattern.
         """
-        found = self.find()
-        if not found.paths:
+        if not isinstance(self.pattern, str):
+            parts = [
+                replace(part, max_files=None).require(may_be_outside=True) for part in self.split()
+            ]
+            found = DiscoveredFiles.merge(parts, self._limit)
+            if found.paths or may_be_outside:
+                return found
+            return self.split()[0].require()
+        found = self._find_one()
+        if not found.paths and not (may_be_outside and found.all_outside):
             hint = self._make_hint(found)
-            raise UsageError(f"{self.option}: no log file matches `{self.pattern}`. {hint}")
+            raise UsageError(f"{self.option}: no log file matches `{self._glob}`. {hint}")
         return found
 
     def detect_type(self, path: LogPath) -> str:
@@ -462,22 +545,29 @@ class FileDiscovery:
 
     def _find_matching(self) -> tuple[set[LogPath], int]:
         """Return the matching files, and the number of folders outside the time range."""
-        if self.pattern.startswith(S3_SCHEME):
+        if is_object_url(self._glob):
             result = self._make_object_glob().find_objects()
             return set(result.objects), result.outside_folders
         return set(self._glob_local()), 0
 
     def _make_object_glob(self) -> ObjectGlob:
-        return ObjectGlob(self.pattern, self.recursive, self.skip_dirs, self.time_range)
+        return ObjectGlob(self._glob, self.recursive, self.skip_dirs, self.time_range)
 
     def _glob_local(self) -> set[Path]:
-        path = Path(self.pattern).expanduser()
+        path = Path(self._glob).expanduser()
         if path.is_dir():
             return _expand_glob(path, "*", recursive=self.recursive)
-        if path.exists() or not glob.has_magic(self.pattern):
+        if path.exists() or not glob.has_magic(self._glob):
             return {path}
         base, rest = _split_glob(path)
-        return _expand_glob(base, rest, recursive=self.recursive)
+        matching = _expand_glob(base, rest, recursive=self.recursive)
+        if not self.recursive and not self._glob.endswith(("/", os.sep)):
+            return matching
+        if self.recursive and Path(rest).name in {"*", ANY_DEPTH}:
+            return matching  # these match what is below, too
+        folders = [p for p in matching if detect_file_type(p) is None and p.is_dir()]
+        below = (_expand_glob(folder, "*", recursive=self.recursive) for folder in folders)
+        return matching.union(*below)
 
     def _make_hint(self, found: DiscoveredFiles) -> str:
         if found.outside_files or found.outside_folders:
@@ -486,7 +576,7 @@ class FileDiscovery:
                 f"files and {found.outside_folders:,} folders are outside it. Change --start_time, "
                 "--end_time or --duration."
             )
-        if self.pattern.startswith(S3_SCHEME):
+        if is_object_url(self._glob):
             return self._make_bucket_hint()
         base = self._base_dir()
         if not base.is_dir():

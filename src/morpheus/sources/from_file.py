@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from morpheus.core.stage import PipelineOptions, option
 from morpheus.errors import UsageError
-from morpheus.sources.base import FileSource
+from morpheus.sources.base import INPUT_HELP, FileSource
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.schema_file import (
     is_schema_file,
@@ -32,11 +32,12 @@ class FromFile(FileSource):
     name = "from-file"
     default_user: ClassVar[str] = ""
 
-    input_glob: str = option(
+    input_glob: str | tuple[str, ...] = option(
         "",
-        "Files to read: a glob in quotes, a file or a folder, local or in S3 (`s3://bucket/...`).",
+        f"{INPUT_HELP} Repeat for more.",
         names=("--input_glob", "--filename"),
         required=True,
+        location="any",
     )
 
     def with_defaults(self, options: PipelineOptions) -> PipelineOptions:

@@ -7,26 +7,33 @@ users into partitions. `DirectoryWatcher` waits for new files.
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Generic
 
 import polars as pl
 
-from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, TIME
+from morpheus.columns import ACTOR_OPTION, INDEX, ROW, TIME, to_user_column
 from morpheus.core.batch import Events, ReadStats, RunMetrics
-from morpheus.core.stage import PipelineOptions
+from morpheus.core.stage import PipelineOptions, Values, list_values
 from morpheus.errors import UsageError
+from morpheus.features.derived import DerivedColumn
+from morpheus.models.input_check import DatasetProfile, InputProfile
+from morpheus.models.profile import FeatureSpec, InputSpec
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.cluster_partitioning import DistributedPartition, DistributedPartitionStore
-from morpheus.sources.compression import LogPath
+from morpheus.sources.compression import LogPath, find_copies
 from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery
-from morpheus.sources.group_by_user import EventKey
+from morpheus.sources.group_by_user import NUM_EVENTS, USER, EventKey, UserStats
+from morpheus.sources.json_records import normalize_name
 from morpheus.sources.log_format import (
     DerivedFeatures,
     LogFormat,
@@ -43,12 +50,14 @@ from morpheus.sources.partitioning import (
     SampleSpec,
     UserPartition,
 )
+from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.reader import ReadTask, missing_user_error
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import MemoryBudget
-from morpheus.sources.time_range import TimeRange
+from morpheus.sources.tabular import parse_hive_partitions
+from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange
 from morpheus.storage.spill import SpillDir
-from morpheus.text import quote_backtick
+from morpheus.text import quote_backtick, suggest
 
 _MAX_WAIT_FACTOR = 10
 """A micro-batch waits at most this many idle timeouts, even while new files arrive."""
@@ -145,6 +154,7 @@ class FileIngest:
         all_columns: Whether to keep all columns of JSON records.
         watcher: Watches a directory for new files; None for a bounded input.
         training_range: Time range of the history; None for all of it.
+        plausible_times: The times that events can have.
         memory_budget: Limits of what is in memory.
         sample_spec: Size of the population sample.
     """
@@ -157,23 +167,55 @@ class FileIngest:
     all_columns: bool = False
     watcher: DirectoryWatcher | None = None
     training_range: TimeRange | None = None
+    plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
     sample_spec: SampleSpec = field(default_factory=SampleSpec)
 
     @property
     def user_column(self) -> str:
         """Return the name of the user column."""
-        name = self.options.userid_column_name or self.log_format.user_column
-        return ACTOR if name == ACTOR_OPTION else name
+        return to_user_column(self.options.userid_column_name or self.log_format.user_column)
+
+    @cached_property
+    def pseudonymizer(self) -> Pseudonymizer | None:
+        """Return what replaces values by pseudonyms, if that is wanted."""
+        return Pseudonymizer.from_options(self.options, self.log_format, self.user_column)
 
     def make_derived_features(self) -> DerivedFeatures:
         """Make what computes the features that are derived columns."""
         derived = resolve_derived(self.options.columns, self.log_format.derived_columns)
-        return DerivedFeatures(self.user_column, derived)
+        computed = {} if self.pseudonymizer is None else self.pseudonymizer.derived_columns
+        rest = {name: column for name, column in derived.items() if name not in computed}
+        return DerivedFeatures(self.user_column, rest, self.options.timezone)
+
+    def list_derived_columns(self) -> dict[str, DerivedColumn]:
+        """Return the derived columns among the features and their inputs, inputs first."""
+        return resolve_derived(self.options.columns, self.log_format.derived_columns)
+
+    def describe_input(self) -> InputSpec:
+        """Describe what fingerprints of this input depend on; see `Source.describe_input`."""
+        options, pseudonymizer = self.options, self.pseudonymizer
+        derived = self.list_derived_columns()
+        features = tuple(
+            FeatureSpec(
+                name, "derived" if name in derived else options.column_types.get(name, "auto")
+            )
+            for name in options.columns
+        )
+        return InputSpec(
+            self.log_format.name,
+            self.user_column,
+            features,
+            source=options.source,
+            timezone=options.timezone,
+            columns_file=Path(options.columns_file or "").name,
+            pseudonyms=() if pseudonymizer is None else tuple(sorted(pseudonymizer.columns)),
+            pseudonym_key_id="" if pseudonymizer is None else pseudonymizer.key_id,
+        )
 
     def events(
         self,
-        training_input: str | None,
+        training_input: Values | None,
         metrics: RunMetrics,
         state: PartitionState | None = None,
     ) -> Iterator[Events]:
@@ -197,10 +239,10 @@ class FileIngest:
 
     @contextmanager
     def partitions(
-        self, training_input: str | None, metrics: RunMetrics, pool: WorkerPool | Cluster
+        self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> Iterator[Sequence[UserPartition | DistributedPartition]]:
         """Read the current files; see `Source.partitions`."""
-        found = self.files.require()
+        found = self.files.require(may_be_outside=True)
         _record_skipped(metrics.input, self.files, found)
         spec = self.make_partition_spec()
         with SpillDir() as spill_dir:
@@ -216,7 +258,7 @@ class FileIngest:
     def _watch(
         self,
         watcher: DirectoryWatcher,
-        training_input: str | None,
+        training_input: Values | None,
         metrics: RunMetrics,
         state: PartitionState,
     ) -> Iterator[Events]:
@@ -246,10 +288,23 @@ class FileIngest:
             self.log_format.id_column,
             self.log_format.account_columns,
             self.log_format.id_pattern,
+            self.log_format.shared_id_column,
+            self.log_format.record_order,
         )
         return PartitionSpec(
             event_key, self.make_derived_features(), batch_size, self.options.columns
         )
+
+    def make_empty_frame(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Return a frame of events without rows, as partitions give it.
+
+        Args:
+            columns: Columns of the log.
+        """
+        names = [*columns, *([] if self.user_column in columns else [self.user_column])]
+        texts = {name: pl.String() for name in names if name not in {ROW, INDEX, TIME}}
+        schema = {ROW: pl.Int64(), INDEX: pl.Int64(), **texts, TIME: UTC_DATETIME}
+        return self.make_derived_features().add(pl.DataFrame(schema=pl.Schema(schema)))
 
     def make_read_task(self, files: FileDiscovery, repeat: int, *, require_user: bool) -> ReadTask:
         """Make the task that reads files into frames.
@@ -260,17 +315,27 @@ class FileIngest:
             require_user: Whether to skip events without a user.
         """
         user = self.user_column
+        _require_single_value(user, self.log_format)
         return ReadTask(
             self.log_format,
             files,
             user,
             self.log_format.columns_to_read(self.options.columns, user),
-            only_user=self.options.userid_filter,
+            only_users=self._translate_users(list_values(self.options.userid_filter)),
+            skip_users=self._translate_users(self.options.skip_user),
             require_user=require_user,
             skip_bad_records=self.skip_bad_records,
             all_columns=self.all_columns,
             repeat=repeat,
+            pseudonymizer=self.pseudonymizer,
+            plausible_times=self.plausible_times,
         )
+
+    def _translate_users(self, users: Iterable[str]) -> tuple[str, ...]:
+        """Return users as events have them: in lower case or as pseudonyms, if these apply."""
+        names = [self.log_format.normalize_user(self.user_column, user) for user in users]
+        pseudonymizer = self.pseudonymizer
+        return tuple(names if pseudonymizer is None else map(pseudonymizer.translate, names))
 
 
 @dataclass
@@ -282,25 +347,81 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         metrics: Counts what happens to the records.
         store: Stores the events until partitions are read.
         training: The history, once it is read.
+        users_checked: Whether the user column was compared with the actors.
     """
 
     ingest: FileIngest
     metrics: RunMetrics
     store: PartitionStore[DatasetT, PartitionT]
     training: DatasetT | None = None
+    users_checked: bool = False
 
-    def partitions(self, paths: Sequence[LogPath], training_input: str | None) -> list[PartitionT]:
+    def partitions(
+        self, paths: Sequence[LogPath], training_input: Values | None
+    ) -> list[PartitionT]:
         """Read files and, in the first call, the history; divide the users into partitions."""
         if training_input is not None:
             self.training = self._read_training(training_input)
         task = self.ingest.make_read_task(self.ingest.files, self.ingest.repeat, require_user=False)
         events = self._read_dataset(task, paths, self.metrics.input)
         warn_missing_features(self.ingest, events, self.training)
+        self._check_pseudonyms(events)
+        self._check_users(events)
         if self.training is not None:
             events.column_names = events.column_names or self.training.column_names
+        self.metrics.columns = tuple(events.column_names or task.wanted_columns)
         partitions = self.store.partition_users(events, self.training, unbounded=self._is_unbounded)
         self._draw_population_sample(events)
+        if self.metrics.on_input is not None and events.user_stats.num_events:
+            self.metrics.on_input(self._make_profile(events))
         return partitions
+
+    def _make_profile(self, events: DatasetT) -> InputProfile:
+        """Describe what was read, for the stages that check it."""
+        derived, form = self.ingest.list_derived_columns(), self.ingest.log_format
+        parts = [events.user_stats, *([] if self.training is None else [self.training.user_stats])]
+        profiles = [
+            DatasetProfile(part.merge_users(), part.num_events, add_derived_counts(part, derived))
+            for part in parts
+        ]
+        features = [
+            name
+            for name in self.ingest.options.columns
+            if (derived[name].inputs if name in derived else name != self.ingest.user_column)
+        ]
+        if self.ingest.options.feature_stages:
+            read = {
+                *form.columns,
+                *derived,
+                *(name for part in parts for name in part.value_counts),
+            }
+            features = [name for name in features if name in read]
+        return InputProfile(
+            profiles[0],
+            profiles[1] if len(profiles) > 1 else None,
+            self.metrics.population_sample,
+            tuple(features),
+        )
+
+    def _check_users(self, events: DatasetT) -> None:
+        """Warn once if the user column splits or joins actors."""
+        options = self.ingest.options
+        if self.users_checked or options.userid_filter or options.skip_user:
+            return
+        self.users_checked = True
+        stats = (events if self.training is None else self.training).user_stats
+        problem = describe_user_column(
+            self.ingest.user_column, stats.merge_users()[NUM_EVENTS], events.user_stats.actor_pairs
+        )
+        if problem:
+            logger.warning("%s", problem)
+
+    def _check_pseudonyms(self, events: DatasetT) -> None:
+        pseudonymizer = self.ingest.pseudonymizer
+        if pseudonymizer is not None:
+            datasets = [events, *([] if self.training is None else [self.training])]
+            filled = set[str]().union(*(each.user_stats.non_null_columns for each in datasets))
+            pseudonymizer.check_columns(filled, self.ingest.log_format)
 
     @property
     def _is_unbounded(self) -> bool:
@@ -316,11 +437,12 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             or self.metrics.population_sample is not None
         ):
             return
+        columns = dataset.column_names if options.feature_stages else options.columns
         self.metrics.population_sample = self.store.sample(
-            dataset, options.columns, is_training=self.training is not None
+            dataset, columns, is_training=self.training is not None
         )
 
-    def _read_training(self, pattern: str) -> DatasetT:
+    def _read_training(self, pattern: Values) -> DatasetT:
         stats = self.metrics.training
         files = replace(
             self.ingest.files,
@@ -337,20 +459,20 @@ class IngestRun(Generic[DatasetT, PartitionT]):
     def _read_dataset(
         self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats
     ) -> DatasetT:
+        copies = find_copies(paths, parse_hive_partitions)
+        stats.skip_copies(copies)
+        paths = [path for path in paths if path not in copies]
+        before = replace(stats)
         events = self.store.read(read_task, paths, stats)
+        if stats.too_late - before.too_late > count_plausible(stats) - count_plausible(before):
+            events = self._read_without_clock(read_task, paths, stats, before)
         users = events.user_stats.users
         if (
             events.user_stats.non_null_columns
             and read_task.user not in events.user_stats.non_null_columns
         ):
             self._check_user_column(read_task)
-        if stats.other_users and not events.user_stats.num_events:
-            logger.warning(
-                "--userid_filter: no event in %s has %s as its `%s`.",
-                read_task.files.pattern,
-                quote_backtick(read_task.only_user or ""),
-                read_task.user,
-            )
+        _warn_unknown_users(read_task, events.user_stats, stats)
         logger.debug(
             "%s loading complete. Total rows: %d. Timespan: %s",
             read_task.log_format.name,
@@ -358,6 +480,28 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             users.select(pl.col("last").max() - pl.col("first").min()).item(),
         )
         return events
+
+    def _read_without_clock(
+        self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats, before: ReadStats
+    ) -> DatasetT:
+        """Read again, with all events after the clock, because most of them are.
+
+        Args:
+            read_task: How to read the files.
+            paths: The files.
+            stats: Counts what happens to the records.
+            before: The counts before these files.
+        """
+        logger.warning(
+            "%s: most events are after the clock of this machine, %s UTC. They are kept. Is the "
+            "clock right?",
+            read_task.files.pattern,
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        )
+        for each in fields(ReadStats):
+            setattr(stats, each.name, getattr(before, each.name))
+        limits = replace(read_task.plausible_times, latest=None)
+        return self.store.read(replace(read_task, plausible_times=limits), paths, stats)
 
     def _check_user_column(self, read_task: ReadTask) -> None:
         """Warn if a known user column has no values; an unknown user column is an error."""
@@ -369,9 +513,91 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         logger.warning(
             "%s: no event has a `%s`, so no event has a user. Give the user column with "
             "`--userid_column_name=NAME`.",
-            files.pattern,
+            files.describe(),
             read_task.user,
         )
+
+
+def _warn_unknown_users(read_task: ReadTask, user_stats: UserStats, stats: ReadStats) -> None:
+    """Warn about users of --userid_filter and --skip_user without events, with similar names."""
+    if stats.read == stats.outside_range:
+        return  # the users are not known
+    seen = {*user_stats.other_users, *user_stats.users[USER].drop_nulls()}
+    unknown = [("--userid_filter", user) for user in read_task.only_users if user not in seen]
+    unknown += [("--skip_user", user) for user in read_task.skip_users if user not in seen]
+    for name, user in unknown:
+        logger.warning(
+            "%s: no event in %s has %s as its `%s`.%s",
+            *(name, read_task.files.describe(), quote_backtick(user), read_task.user),
+            suggest(user, seen),
+        )
+
+
+def _require_single_value(user: str, log: LogFormat) -> None:
+    """Reject a user column that is an object with many fields.
+
+    Raises:
+        UsageError: The user column is an object.
+    """
+    prefix = normalize_name(user)
+    if prefix in log.objects and user not in log.columns:
+        fields = [name for name in log.columns if normalize_name(name).startswith(prefix)][:6]
+        raise UsageError(
+            f"--userid_column_name: `{user}` is an object with many fields, not a name. Give one "
+            f"of its fields: {', '.join(map(quote_backtick, fields))}."
+        )
+
+
+def count_plausible(stats: ReadStats) -> int:
+    """Return the number of records that can be read and have a plausible time."""
+    return stats.read - stats.refused - stats.implausible
+
+
+_FEW_EVENTS = 100
+"""Median number of events per user below which users have too few to learn from."""
+_MIN_SPLIT, _MIN_SPLIT_USERS = 3, 12
+"""Users per actor, and number of users, from which the user column splits actors."""
+_MIN_JOINED = 3
+"""Actors per user from which the user column joins actors."""
+_ACCOUNT_SUFFIX = re.compile(r"@[^@.]+$")
+
+
+def describe_user_column(
+    column: str, events_per_user: pl.Series, pairs: Mapping[tuple[str, str], int]
+) -> str | None:
+    """Say if a user column splits actors into sessions, or joins many actors in one user.
+
+    Args:
+        column: Name of the user column.
+        events_per_user: Number of events of each user.
+        pairs: Number of sampled events by user and actor.
+
+    Returns:
+        What is wrong and what to do; None if nothing is.
+
+    >>> sessions = {(f"role/{n}", "role@1"): 2 for n in range(20)}
+    >>> describe_user_column("arn", pl.Series([2] * 20), sessions).partition(".")[0]
+    '`arn` splits 1 actor into 20 users, most with few events (median 2)'
+    """
+    users, actors = (len({pair[at] for pair in pairs}) for at in (0, 1))
+    advice = f"`--userid_column_name={ACTOR_OPTION}` makes each person, role and service one user."
+    median = events_per_user.median()
+    few = isinstance(median, int | float) and median < _FEW_EVENTS
+    if users >= max(_MIN_SPLIT_USERS, _MIN_SPLIT * actors) and few:
+        return (
+            f"`{column}` splits {actors:,} {'actor' if actors == 1 else 'actors'} into {users:,} "
+            f"users, most with few events (median {median:,.0f}). Such users may be sessions. "
+            f"{advice}"
+        )
+    # One name in several accounts, such as a role of an organization, may be one user on purpose.
+    names: dict[str, set[str]] = {}
+    for user, actor in pairs:
+        names.setdefault(user, set()).add(_ACCOUNT_SUFFIX.sub("", actor))
+    most = max((len(each) for each in names.values()), default=0)
+    joined = sum(n for (user, _), n in pairs.items() if len(names[user]) >= _MIN_JOINED)
+    if 2 * joined > sum(pairs.values()):
+        return f"`{column}` joins at least {most:,} actors in one user. {advice}"
+    return None
 
 
 def _record_skipped(stats: ReadStats, files: FileDiscovery, found: DiscoveredFiles) -> None:
@@ -382,8 +608,24 @@ def _record_skipped(stats: ReadStats, files: FileDiscovery, found: DiscoveredFil
         stats.outside_files, stats.outside_folders = found.outside_files, found.outside_folders
 
 
+def add_derived_counts(
+    user_stats: UserStats, derived: Mapping[str, DerivedColumn]
+) -> dict[str, int]:
+    """Count the events with a value, also in derived columns: those with a value in an input.
+
+    Args:
+        user_stats: Statistics of the events.
+        derived: The derived columns, inputs first.
+    """
+    counts = dict(user_stats.value_counts)
+    for name, column in derived.items():
+        inputs = [counts.get(each, 0) for each in column.inputs]
+        counts[name] = max([*inputs, counts.get(name, 0)]) if inputs else user_stats.num_events
+    return counts
+
+
 def warn_missing_features(ingest: FileIngest, *datasets: HasUserStats | None) -> None:
-    """Warn about features that no event has.
+    """Warn about features that no event has. With stages that add features, there is no warning.
 
     Raises:
         UsageError: No event has any of the features.
@@ -395,6 +637,8 @@ def warn_missing_features(ingest: FileIngest, *datasets: HasUserStats | None) ->
     known = {*ingest.log_format.columns, *filled, *ingest.log_format.derived_columns}
     wanted = (*ingest.options.columns, *list_input_columns(derived)) if filled else ()
     missing = [name for name in wanted if name not in known and name not in derived]
+    if ingest.options.feature_stages:
+        return
     if missing and len(missing) == len(wanted):
         existing = sorted(filled - {INDEX, TIME})[:8]
         raise UsageError(

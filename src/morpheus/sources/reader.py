@@ -49,8 +49,10 @@ from morpheus.sources.log_format import UNKNOWN_ACTOR, LogFormat, resolve_actor_
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
+    PROBED_CELLS,
     Table,
     add_partition_columns,
+    expand_objects,
     read_csv,
     read_csv_blocks,
     read_parquet,
@@ -219,9 +221,7 @@ class Reader:
     ) -> tuple[RecordChunk, pl.DataFrame | None]:
         rows = range(table.frame.height)
         row_index = rows if table.row_index is None else table.row_index
-        embedded = next(
-            (n for n in self.log_format.embedded_json_columns if n in table.frame.columns), None
-        )
+        embedded = self._find_record_column(table.frame)
         if embedded is not None:
             records = [cell.encode() for cell in table.frame[embedded].fill_null("").to_list()]
             return RecordChunk(
@@ -231,11 +231,45 @@ class Reader:
         frame = add_partition_columns(
             table.frame, files, self.log_format.drop_characters, add_missing=True
         )
-        frame = self._fix_cells(self.log_format.rename_columns(frame), file_type)
+        frame = self._fix_cells(frame, file_type)
+        frame, refused = expand_objects(
+            self.log_format.rename_columns(frame),
+            self.log_format,
+            self.flattener.wanted_columns,
+            self.wanted_columns or (),
+        )
         self.actor_sampler.add_table(frame)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
         self._check_header(path, replace(table, frame=frame))
-        return RecordChunk(path, table.line_numbers, row_index, errors=table.errors), frame
+        chunk = RecordChunk(path, table.line_numbers, row_index, errors=table.errors)
+        return self._refuse_rows(chunk, frame, refused)
+
+    def _find_record_column(self, frame: pl.DataFrame) -> str | None:
+        """Return the column of a table whose cells hold whole records as JSON, such as `_raw`."""
+        finder = self.log_format.record_finder
+        for column in frame:
+            if column.name in self.log_format.embedded_json_columns:
+                return column.name
+        for column in frame.select(pl.col(pl.String)):
+            cells = column.drop_nulls().head(PROBED_CELLS)
+            found = (cell for cell in cells if "{" in cell)
+            if any(finder.has_record(cell.encode()) for cell in found):
+                return column.name
+        return None
+
+    def _refuse_rows(
+        self, chunk: RecordChunk, frame: pl.DataFrame, refused: Mapping[int, str]
+    ) -> tuple[RecordChunk, pl.DataFrame]:
+        """Drop and count rows of a table that cannot be read."""
+        if not refused:
+            return chunk, frame
+        for row, reason in sorted(refused.items()):
+            self._refuse(_locate_error(reason, [chunk], row), read=1)
+        kept = ~pl.int_range(frame.height, eager=True).is_in(list(refused))
+        rows = kept.arg_true().to_list()
+        index = pl.Series(chunk.row_index, dtype=pl.Int64)
+        lines = [chunk.line_numbers[row] for row in rows]
+        return replace(chunk, line_numbers=lines, row_index=index.filter(kept)), frame.filter(kept)
 
     def _check_header(self, path: LogPath, table: Table) -> None:
         for name, names in table.duplicate_columns.items():
@@ -602,6 +636,8 @@ class ReadTask:
             log_format.json_converters,
             log_format.drop_characters,
             all_columns=self.all_columns,
+            other_names=log_format.other_names,
+            objects=log_format.objects,
         )
         reader = Reader(
             log_format,

@@ -1,15 +1,18 @@
 """Read the results of earlier runs: CSV, JSON lines or Parquet, as sinks write them.
 
 The one reader of our own outputs. `read_results` reads a file of events with their times,
-`read_frames` any file of rows. `parse_csv` and `parse_json_lines` read text that is still growing.
+`read_frames` any file of rows, and `read_as_text` a whole file as text. `parse_csv` and
+`parse_json_lines` read text that is still growing. `find_log` recognises the kind of log.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, cast
@@ -20,17 +23,142 @@ import zstandard
 from polars._typing import PolarsDataType
 from polars.exceptions import PolarsError
 
-from morpheus.columns import ROW, TIME
+from morpheus.columns import (
+    ACTOR,
+    ACTOR_OPTION,
+    ROW,
+    TIME,
+    LogDescription,
+    merge_descriptions,
+    to_user_column,
+)
+from morpheus.core.registry import load_stage, stage_names
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.compression import detect_file_type
+from morpheus.sources.json_records import clear_missing_texts
+from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_actors
+from morpheus.sources.schema_file import list_builtin_schemas, load_builtin_schema
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
 
-TIME_COLUMNS = (TIME, "eventTime", "createdDateTime", "time", "isotimestamp")
-"""Columns that can hold the time. The first one in the file is used."""
 READ_ERRORS = (PolarsError, OSError, EOFError, ValueError, zstandard.ZstdError)
 """What `read_frames` raises for a file that cannot be read."""
 _BATCH_ROWS = 1 << 15
-_PARQUET_ROW_NAMES = ("Unnamed: 0",)
+_ROW_NAMES = ("Unnamed: 0",)
+"""Other names of the column `ROW`, which pandas and our Parquet files use."""
+_SOURCE_PREFIX = "from-"
+_MIN_COLUMNS = 3
+"""Minimum number of columns with a known meaning for a log to be recognised."""
+
+
+def complete_log(
+    log: LogDescription | None, source: str, columns: Collection[str]
+) -> LogDescription:
+    """Return a description of a log; where it is silent, as `find_log` finds it.
+
+    Args:
+        log: What the source says about the log; None for nothing.
+        source: As in `find_log`.
+        columns: As in `find_log`.
+    """
+    if log is None:
+        return find_log(source, columns)
+    event_id = log.event_fields.event_id
+    if log.event_fields.columns.difference(event_id):
+        return log
+    found = find_log("", columns).event_fields
+    return replace(log, event_fields=replace(found, event_id=event_id or found.event_id))
+
+
+def find_log(source: str, columns: Collection[str]) -> LogDescription:
+    """Describe the log of some results.
+
+    Args:
+        source: Word of the source; empty if it is not known.
+        columns: Columns of the results. They tell the log if the source does not.
+
+    Returns:
+        The log; if it is not known, a description with the columns of all known sources.
+
+    >>> find_log("", ["createdDateTime", "userPrincipalName", "ipAddress", "id"]).name
+    'Azure'
+    """
+    logs = known_logs()
+    return logs.get(source) or logs.get(_recognize(columns)) or unknown_log()
+
+
+def _recognize(columns: Collection[str]) -> str:
+    """Return the name of the known log that has most of some columns; empty if none is alike."""
+    present = frozenset(columns)
+    matches = {
+        name: len(present & {log.time_column, *log.user_columns, *log.event_fields.columns})
+        for name, log in known_logs().items()
+        if log.time_column in present or not present.isdisjoint(log.user_columns)
+    }
+    best = max(matches, key=lambda name: matches[name], default="")
+    return best if matches.get(best, 0) >= _MIN_COLUMNS else ""
+
+
+def find_users(rows: pl.DataFrame, column: str) -> pl.Series | None:
+    """Return the user of each row; None if the rows do not tell.
+
+    Args:
+        rows: Events of one kind of log, flat.
+        column: The user column. `@actor` is the column `actor` or, without it, the actor by the
+            rules of the log that the columns are of.
+    """
+    name = to_user_column(column)
+    if name in rows.columns:
+        return rows[name].cast(pl.String)
+    log = _known_formats().get(_recognize(rows.columns)) if column == ACTOR_OPTION else None
+    if log is None:
+        return None
+    used = [name for name in collect_rule_columns(log.actor_rules) if name in rows.columns]
+    texts = clear_missing_texts(rows.select(pl.col(used).cast(pl.String)))
+    return resolve_actors(texts, log.actor_rules) if used else None
+
+
+def find_user_column(columns: Collection[str]) -> str | None:
+    """Return the best user column among the columns of some results; None if none is known.
+
+    >>> find_user_column(["eventTime", "userIdentityarn", "userIdentityaccountId"])
+    'userIdentityarn'
+    """
+    names = (ACTOR, *find_log("", columns).user_columns, *unknown_log().user_columns)
+    return next((name for name in names if name in columns), None)
+
+
+@cache
+def known_logs() -> Mapping[str, LogDescription]:
+    """Describe the logs of all sources, by word, and of all built-in schemas, by file name."""
+    return {name: log.describe() for name, log in _known_formats().items()}
+
+
+@cache
+def _known_formats() -> Mapping[str, LogFormat]:
+    formats = dict(_iter_source_formats())
+    return formats | {n: load_builtin_schema(n).log_format for n in list_builtin_schemas()}
+
+
+@cache
+def unknown_log() -> LogDescription:
+    """Describe a log of unknown kind: it may have the columns of any source's log.
+
+    The built-in schemas are left out: some of their names, such as `status`, mean other things in
+    other logs.
+    """
+    logs = known_logs()
+    return merge_descriptions([logs[name] for name in logs if name.startswith(_SOURCE_PREFIX)])
+
+
+def _iter_source_formats() -> Iterator[tuple[str, LogFormat]]:
+    for word in stage_names():
+        if not word.startswith(_SOURCE_PREFIX):
+            continue
+        # A package that is broken and not used must not stop this run.
+        with suppress(UsageError):
+            log = getattr(load_stage(word), "log_format", None)
+            if isinstance(log, LogFormat):
+                yield word, log
 
 
 def read_results(path: Path) -> Iterator[pl.DataFrame]:
@@ -50,7 +178,7 @@ def read_results(path: Path) -> Iterator[pl.DataFrame]:
     row = 2 if detect_file_type(path) == "csv" else 1
     try:
         for frame in read_frames(path):
-            renamed = frame.rename(dict.fromkeys(_PARQUET_ROW_NAMES, ROW), strict=False)
+            renamed = frame.rename(dict.fromkeys(_ROW_NAMES, ROW), strict=False)
             yield _add_time(renamed, path, row)
             row += frame.height
     except READ_ERRORS as error:
@@ -78,9 +206,36 @@ def read_frames(path: Path) -> Iterator[pl.DataFrame]:
             while part := list(islice(lines, _BATCH_ROWS)):
                 yield _infer_json_lines(part)
         return
-    is_csv = file_type == "csv"
-    scan = pl.scan_csv(path, infer_schema=False) if is_csv else pl.scan_parquet(path)
+    scan = _scan_table(path, file_type)
     yield from scan.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True)
+
+
+def read_as_text(path: Path) -> pl.DataFrame:
+    """Read a whole file of rows as text, so that files of different formats can be compared.
+
+    Returns:
+        The rows, in the order of the file. Values of JSON have one spelling: the fields of objects
+        are in alphabetical order, without white space.
+
+    Raises:
+        OSError: The file does not exist.
+        Exception: One of `READ_ERRORS`: the file cannot be read.
+    """
+    file_type = detect_file_type(path) or "json"
+    if file_type == "json":
+        with closing(_open_decompressed(path)) as lines:
+            rows = [_decode_object(line) for line in lines if line.strip()]
+        return _to_text_frame(
+            [{name: _sort_keys(raw) for name, raw in row.items()} for row in rows]
+        )
+    frame = _scan_table(path, file_type).collect().cast(pl.String)
+    return frame.rename(dict.fromkeys(_ROW_NAMES, ROW), strict=False)
+
+
+def _scan_table(path: Path, file_type: str) -> pl.LazyFrame:
+    """Scan CSV, as text, or Parquet."""
+    is_csv = file_type == "csv"
+    return pl.scan_csv(path, infer_schema=False) if is_csv else pl.scan_parquet(path)
 
 
 def parse_csv(data: bytes) -> pl.DataFrame:
@@ -104,7 +259,7 @@ def parse_json_lines(lines: Iterable[bytes]) -> tuple[pl.DataFrame, int]:
         try:
             rows.append(_decode_object(line))
         except msgspec.DecodeError:
-            num_unreadable += bool(line.strip())
+            num_unreadable += line.strip() not in _NO_ROW
     return _to_text_frame(rows), num_unreadable
 
 
@@ -120,7 +275,8 @@ def _open_decompressed(path: Path) -> IO[bytes]:
 
 def _infer_json_lines(lines: Sequence[bytes]) -> pl.DataFrame:
     """Parse lines of JSON objects with the types of their values, in a fixed order of columns."""
-    rows = [_decode_object(line) for line in lines if line.strip()]
+    lines = [line for line in lines if line.strip() not in _NO_ROW]
+    rows = [_decode_object(line) for line in lines]
     names = dict.fromkeys(name for row in rows for name in row)
     data = b"".join(lines)
     try:
@@ -145,12 +301,23 @@ def _sort_fields(kind: PolarsDataType) -> PolarsDataType:
     return kind
 
 
+_NO_ROW = (b"", b"[]")
+"""Lines without a row. A JSON file without any row is an empty list."""
+
+
 def _decode_object(line: bytes) -> dict[str, msgspec.Raw]:
     return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
 
 
 def _remove_white_space(row: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     return {n: msgspec.Raw(msgspec.json.format(bytes(raw), indent=-1)) for n, raw in row.items()}
+
+
+def _sort_keys(raw: msgspec.Raw) -> msgspec.Raw:
+    """Spell a value in one way. Strings stay as they are."""
+    if bytes(raw).startswith(b'"'):
+        return raw
+    return msgspec.Raw(msgspec.json.encode(msgspec.json.decode(raw), order="sorted"))
 
 
 def _to_text_frame(rows: Sequence[dict[str, msgspec.Raw]]) -> pl.DataFrame:
@@ -171,10 +338,11 @@ def _to_text(raw: msgspec.Raw | None) -> str | None:
 
 def _add_time(frame: pl.DataFrame, path: Path, row: int) -> pl.DataFrame:
     """Add the time of each row. `row` is the line number of the first row."""
-    name = next((name for name in TIME_COLUMNS if name in frame.columns), None)
+    names = list(dict.fromkeys([TIME, *(log.time_column for log in known_logs().values())]))
+    name = next((name for name in names if name in frame.columns), None)
     if name is None:
         raise UsageError(
-            f"`{path}` has no time column: none of {', '.join(TIME_COLUMNS)}. Let `serialize` keep "
+            f"`{path}` has no time column: none of {', '.join(names)}. Let `serialize` keep "
             f"`{TIME}`."
         )
     column = frame[name]

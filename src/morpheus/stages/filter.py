@@ -98,6 +98,7 @@ class Filter(Transform):
         (),
         "File of suppressions: events to drop although they are above the threshold; repeat for "
         "more.",
+        location="local",
     )
     rules: Suppressions | None = None
 

@@ -15,13 +15,36 @@ import polars as pl
 
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.batch import Events, RunMetrics, WithModel
-from morpheus.core.stage import Outputs, Requirements, StageContext, Transform, option
-from morpheus.errors import UsageError
+from morpheus.core.registry import stage_names
+from morpheus.core.stage import (
+    Outputs,
+    Requirements,
+    StageContext,
+    Transform,
+    option,
+)
+from morpheus.errors import ModelCorruptedError, UsageError
 from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
-from morpheus.models.fit import FitOptions, TrainingDataBackoff, UserHistory, fit_fingerprints
+from morpheus.models.fit import (
+    MIN_EVENTS_FOR_PEERS,
+    MIN_PEERS,
+    FitOptions,
+    TrainingDataBackoff,
+    UserHistory,
+    fit_fingerprints,
+)
+from morpheus.models.input_check import InputCheck, InputProfile
 from morpheus.models.population import Population
 from morpheus.models.profile import Fingerprint, ModelCard
-from morpheus.models.store import ModelStore, commit_index, put_model
+from morpheus.models.store import (
+    KEY_VARIABLE,
+    ModelIndex,
+    ModelStore,
+    SavedModels,
+    commit_index,
+    put_model,
+    read_key,
+)
 from morpheus.models.training import (
     EPOCHS,
     MAX_BATCHED_USERS,
@@ -35,6 +58,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_HISTORY = 1000
 """Maximum number of events to train on, per user, if there are no training files."""
+ALL, INDIVIDUAL, GENERIC, NONE = "all", "individual", "generic", "none"
+"""Values of `--train_users`."""
+_TOO_FEW_EVENTS = "all users together have too little history"
 _PER_RUN = (
     "it trains on the input of each run. Give `--train_data_glob` or `--pretrained_filename`, the "
     "same in each run."
@@ -97,8 +123,17 @@ class ModelProvider:
     @cached_property
     def global_model(self) -> ModelLookup | None:
         """The fingerprint for users without history; None if the whole population is too small."""
-        history = None if self.backoff is None else self.backoff.resolve_global()
-        return None if history is None else ModelLookup.from_fingerprint(self.train([history])[0])
+        stage = self.stage
+        if stage.prepared.global_model is not None:
+            return stage.prepared.global_model
+        history = None
+        if self.backoff is not None and not stage.prepared.keeps_global:
+            min_owners = 1 if stage.train_users == GENERIC else MIN_PEERS
+            history = self.backoff.resolve_global(min_owners)
+        if history is not None:
+            return ModelLookup.from_fingerprint(self.train([history])[0])
+        saved = stage.model_store.load_global() if stage.renews else None
+        return None if saved is None else ModelLookup.from_fingerprint(saved)
 
     def look_up(self, users: Sequence[tuple[UserTraining, Sequence[Events]]]) -> None:
         """Load or train the fingerprints of several users together.
@@ -149,25 +184,53 @@ class ModelProvider:
         user, stage = batches[0].user, self.stage
         if user is None:
             return ModelLookup(reason=f"no value in `{stage.options.userid_column_name}`")
-        if stage.pretrained_filename:
+        if not stage.trains:
             return self._load(user)
         if not batches[0].table.height and stage.models_output_filename is None:
             return ModelLookup()
+        if stage.train_users == GENERIC:
+            return self._load_own(user) or self.global_model or ModelLookup(reason=_TOO_FEW_EVENTS)
         events = self._training_history(state, batches)
-        if events.is_empty() and self.global_model is not None:
-            return self.global_model
-        history = self._with_backoff(UserHistory(user, events, events[TIME]))
-        if history is None:
-            needed = stage.train_min_history
-            return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
-        pending[user] = history
-        return None
+        found = self._find_untrained(user, events)
+        if found is None:
+            history = self._with_backoff(UserHistory(user, events, events[TIME]))
+            if history is None:
+                return self._explain_missing(events)
+            pending[user] = history
+        return found
+
+    def _find_untrained(self, user: str, events: pl.DataFrame) -> ModelLookup | None:
+        """Return what a user with too little history gets; None if the user is to be trained."""
+        stage = self.stage
+        saved = None if events.height >= stage.train_min_history else self._load_own(user)
+        if saved is not None:
+            return saved
+        if not self._needs_global(events.height):
+            return None
+        return (
+            self._explain_missing(events) if stage.train_users == INDIVIDUAL else self.global_model
+        )
+
+    def _explain_missing(self, events: pl.DataFrame) -> ModelLookup:
+        needed = self.stage.train_min_history
+        return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
 
     def _load(self, user: str) -> ModelLookup:
         fingerprint = self.stage.model_store.load(user)
         if fingerprint is None:
             return ModelLookup(reason="no fingerprint")
         return ModelLookup.from_fingerprint(fingerprint)
+
+    def _load_own(self, user: str) -> ModelLookup | None:
+        """Load the user's own fingerprint when a store is renewed; None if there is none."""
+        known = self.stage.renews and user in self.stage.model_store.cards
+        return self._load(user) if known else None
+
+    def _needs_global(self, events: int) -> bool:
+        """Return whether a user has too little history to be trained, even with similar users."""
+        if self.backoff is None or events >= self.stage.train_min_history:
+            return events == 0
+        return self.backoff.global_only or events < MIN_EVENTS_FOR_PEERS
 
     def _with_backoff(self, history: UserHistory) -> UserHistory | None:
         if self.backoff is not None:
@@ -202,13 +265,36 @@ class ModelProvider:
             )
 
 
-SOURCE_STAGE_CLASSES = {
-    "CloudTrailSourceStage": "from-cloudtrail",
-    "AzureSourceStage": "from-azure",
-    "DuoSourceStage": "from-duo",
-    "FileSourceStage": "from-file",
-}
-"""Words of the source classes in old command lines."""
+@dataclass
+class PreparedRun:
+    """What `TrainAe.check_input` has found out before the first event, for all processes.
+
+    Attributes:
+        global_model: The global model, if it is surely needed; it is trained once.
+        keeps_global: The global model of the renewed store is kept, because the training files have
+            too few of its users.
+        trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
+        empty_features: Features without a value in any training event.
+    """
+
+    global_model: ModelLookup | None = None
+    keeps_global: bool = False
+    trained_until: str = ""
+    empty_features: tuple[str, ...] = ()
+
+
+def find_source_word(class_name: str) -> str | None:
+    """Return the word of a source; None if there is no such source.
+
+    Args:
+        class_name: The word, or the class in old command lines, with or without its package.
+
+    >>> find_source_word("morpheus.stages.input.CloudTrailSourceStage")
+    'from-cloudtrail'
+    """
+    name = class_name.rsplit(".", 1)[-1]
+    word = name if name.startswith("from-") else f"from-{name.removesuffix('SourceStage').lower()}"
+    return word if word in stage_names() else None
 
 
 @dataclass(frozen=True)
@@ -223,6 +309,10 @@ class TrainAe(Transform):
     `rung` and `own_share` of `add-scores` show this. If even all users together have too little
     history, events get no score, and the summary says so.
 
+    Fingerprints are saved with the log format, the user column and the features. A run with others
+    is refused. To renew some of the fingerprints of a folder, give `--pretrained_filename`,
+    `--train_data_glob` and `--models_output_filename`. All others are kept.
+
     Example: `train-ae --train_data_glob="data/training-data/*.csv" --seed=42`
     """
 
@@ -232,13 +322,16 @@ class TrainAe(Transform):
 
     pretrained_filename: str | None = option(
         None,
-        "Folder of fingerprints to load, on disk or as `s3://bucket/folder`. Nothing is trained.",
+        "Folder of fingerprints to load, on disk or as `s3://bucket/folder`. Nothing is trained, "
+        "unless --train_data_glob and --models_output_filename are given too.",
         path=True,
+        location="any",
     )
-    train_data_glob: str | None = option(
+    train_data_glob: str | tuple[str, ...] | None = option(
         None,
-        "Glob of the training files, in the format of the input. By default users are trained on "
-        "the input.",
+        "Glob of the training files, in the format of the input. Repeat for more. By default users "
+        "are trained on the input.",
+        location="any",
     )
     source_stage_class: str | None = option(
         None,
@@ -286,26 +379,42 @@ class TrainAe(Transform):
     models_output_filename: str | None = option(
         None,
         "Folder for the fingerprints, on disk or as `s3://bucket/folder`. Later runs load them "
-        "with --pretrained_filename.",
+        "with --pretrained_filename. Fingerprints of other users in the folder are kept.",
         path=True,
+        location="any",
+    )
+    train_users: str = option(
+        ALL,
+        "What to train: individual fingerprints and the global (generic) model, only one of the "
+        "two, or nothing.",
+        choices=(ALL, INDIVIDUAL, GENERIC, NONE),
+    )
+    models_key_file: str | None = option(
+        None,
+        "File with a secret key of at least 16 bytes, which signs the folders of fingerprints. A "
+        "folder that was changed, or signed with another key, is refused. [default: "
+        f"${KEY_VARIABLE}]",
+        path=True,
+        location="local",
     )
 
     def validate(self) -> None:
         """Check that options fit together, and that torch, a GPU and the index are there."""
         if self.model == "reference":
             require_torch("--model=reference")
+        self._check_train_users()
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
-        elif self.models_output_filename is not None:
-            open_store(self.models_output_filename).check_access()
+        if self.models_output_filename is not None:
+            self._check_output(self.models_output_filename)
         self._check_source()
-        if self.device.lower() == "cuda" and not self.pretrained_filename:
+        if self.device.lower() == "cuda" and self.trains:
             self._check_gpu()
 
     @property
     def needs(self) -> Requirements:
         """Training needs the training files, a population sample, and CPU time."""
-        if self.pretrained_filename:
+        if not self.trains:
             return Requirements()
         on_gpu = self.device.lower() == "cuda"
         return Requirements(
@@ -355,15 +464,25 @@ class TrainAe(Transform):
         """Write the index of the saved fingerprints, with the global model."""
         if self.models_output_filename is None:
             return
-        folder = self.models_output_filename
-        provider = ModelProvider.from_population(self, metrics.population_sample)
-        model = provider.global_model
-        card = None
-        if model is not None and model.fingerprint is not None:
-            card = put_model(folder, model.fingerprint)
-        # A user without own events has no file.
-        cards = {user: card for user, card in metrics.cards.items() if card.events}
-        commit_index(folder, cards, card)
+        folder, prepared = self.models_output_filename, self.prepared
+        # A user of the global model has no file.
+        cards = {user: card for user, card in metrics.cards.items() if card.user == user}
+        index = ModelIndex.from_cards(
+            cards,
+            self._save_global(metrics),
+            self.options.inputs,
+            prepared.trained_until,
+            prepared.empty_features,
+        )
+        old = self.model_store if self.renews else ModelStore.find(folder, self.key)
+        known = {} if old is None else old.cards
+        trained = [user for user, card in cards.items() if known.get(user) != card]
+        if self.renews:
+            self.model_store.copy_files(folder, without=trained)
+            index = self.model_store.to_index().update(index)
+        commit_index(folder, index, key=self.key, keep=True)
+        kept = len({*known, *cards}) - len(trained)
+        metrics.saved_models = SavedModels(folder, len(trained), kept)
 
     def fit_options(self) -> FitOptions:
         """Return the training options that both networks have."""
@@ -375,7 +494,84 @@ class TrainAe(Transform):
     @cached_property
     def model_store(self) -> ModelStore:
         """The saved fingerprints."""
-        return ModelStore.open(self.pretrained_filename or "")
+        return ModelStore.open(self.pretrained_filename or "", self.key)
+
+    @cached_property
+    def key(self) -> bytes | None:
+        """The key that signs folders of fingerprints; None without one."""
+        return read_key(self.models_key_file)
+
+    @cached_property
+    def prepared(self) -> PreparedRun:
+        """What `check_input` has found out."""
+        return PreparedRun()
+
+    @property
+    def loads(self) -> bool:
+        """Whether saved fingerprints are loaded."""
+        return self.pretrained_filename is not None
+
+    @property
+    def renews(self) -> bool:
+        """Whether the fingerprints of some users are trained again, and the others are kept."""
+        given = (self.pretrained_filename, self.train_data_glob, self.models_output_filename)
+        return all(given) and self.train_users != NONE
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.renews or not (self.pretrained_filename or self.train_users == NONE)
+
+    def check_input(self, profile: InputProfile, metrics: RunMetrics) -> None:
+        """Check that the events fit the fingerprints, before anything is trained or scored.
+
+        Args:
+            profile: What was read.
+            metrics: Gets the age of the fingerprints.
+
+        Raises:
+            UsageError: Features that the fingerprints depend on have no value in any event, or new
+                features have a value in most events.
+        """
+        check = InputCheck(
+            profile,
+            self.options.columns,
+            store=self.model_store if self.loads else None,
+            uses_training=self.trains,
+            is_frame=self.options.inputs is not None and not self.options.inputs.log_format,
+        )
+        check.warn_unknown_users()
+        metrics.model_age = check.find_age()
+        check.check_features(fail=self.options.missing_features == "fail")
+        if self.trains:
+            self._prepare(profile)
+
+    def _prepare(self, profile: InputProfile) -> None:
+        """Note what the index will say of the training events; train the global model once."""
+        prepared, training = self.prepared, profile.training or profile.events
+        prepared.empty_features = tuple(training.find_empty(self.options.columns))
+        if training.time_range is not None:
+            prepared.trained_until = training.time_range[1].isoformat()
+        if self.renews:
+            users = len(training.events_by_user)
+            few = users * 2 < len(self.model_store.cards) and self.train_users == ALL
+            prepared.keeps_global = few and self.model_store.global_card is not None
+        needed = self.train_users == GENERIC or (
+            self.train_users == ALL and self.models_output_filename is not None
+        )
+        if needed and prepared.global_model is None and profile.population is not None:
+            provider = ModelProvider.from_population(self, profile.population)
+            prepared.global_model = provider.global_model
+
+    def _save_global(self, metrics: RunMetrics) -> ModelCard | None:
+        """Write the global model, unless it is that of the renewed store; return its card."""
+        if self.train_users == INDIVIDUAL:
+            return None
+        provider = ModelProvider.from_population(self, metrics.population_sample)
+        model = None if provider.global_model is None else provider.global_model.fingerprint
+        if model is None or model.card.sha256:
+            return None
+        return put_model(self.models_output_filename or "", model)
 
     def _attach(self, batch: Events, state: UserTraining) -> WithModel:
         lookup = state.lookup or ModelLookup()
@@ -387,11 +583,12 @@ class TrainAe(Transform):
         )
 
     def _trains_on_input(self) -> bool:
-        return not self.pretrained_filename and not self.train_data_glob
+        return self.trains and not self.train_data_glob
 
     def _waits_for_all_events(self) -> bool:
         # An unbounded input has no last event, so users are trained on their events so far.
-        return self._trains_on_input() and not self.options.unbounded
+        waits = self._trains_on_input() and not self.options.unbounded
+        return waits and self.train_users != GENERIC
 
     def _trains_again(self) -> bool:
         return self._trains_on_input() and self.options.unbounded
@@ -402,14 +599,16 @@ class TrainAe(Transform):
         return MAX_BATCHED_USERS if batches and gpu_possible(self.device.lower()) else 1
 
     def _check_source(self) -> None:
-        class_name = (self.source_stage_class or "").rsplit(".", 1)[-1]
-        source, expected = SOURCE_STAGE_CLASSES.get(class_name, class_name), self.options.source
+        expected = self.options.source
+        if not self.source_stage_class or self.source_stage_class == expected:
+            return
+        source = find_source_word(self.source_stage_class)
         fix = "Leave the option out: the source of the pipeline reads the training files."
-        if class_name and source not in {*SOURCE_STAGE_CLASSES.values(), expected}:
+        if source is None:
             raise UsageError(
                 f"--source_stage_class: there is no source `{self.source_stage_class}`. {fix}"
             )
-        if class_name and expected and source != expected:
+        if expected and source != expected:
             raise UsageError(
                 f"--source_stage_class: `{self.source_stage_class}` is `{source}`, but the "
                 f"pipeline starts with `{expected}`. Training and input must be the same kind of "
@@ -427,12 +626,16 @@ class TrainAe(Transform):
             resolve_device("cuda")
 
     def _check_pretrained(self, folder: str) -> None:
-        if self.train_data_glob is not None:
-            logger.warning("--train_data_glob is ignored, because --pretrained_filename is given.")
-        if self.models_output_filename is not None:
+        if self.train_data_glob is not None and not self.renews:
+            logger.warning(
+                "--train_data_glob is ignored, because --pretrained_filename is given. To train "
+                "these users again and keep the others, add --models_output_filename."
+            )
+        if self.models_output_filename is not None and not self.renews:
             raise UsageError(
                 "--models_output_filename: with --pretrained_filename nothing is trained, so there "
-                "is nothing to save. Leave one of the two out."
+                "is nothing to save. Leave one of the two out, or give the logs to train on with "
+                "--train_data_glob."
             )
         if not is_object_url(folder) and not Path(folder).is_dir():
             raise UsageError(
@@ -440,4 +643,53 @@ class TrainAe(Transform):
                 "`train-ae --models_output_filename=...` has written. Model files of other "
                 "programs (pickle, dill) are never read: they can run code."
             )
-        self.model_store  # noqa: B018 - reads and checks the index
+        self._check_inputs(self.model_store, f"--pretrained_filename: the models in `{folder}`")
+
+    def _check_output(self, folder: str) -> None:
+        """Check that the folder can be written, and that its models are of the same kind."""
+        open_store(folder).check_access()
+        try:
+            existing = ModelStore.find(folder, self.key)
+        except ModelCorruptedError as error:
+            raise UsageError(
+                f"--models_output_filename: {error} To start anew, give another folder or remove "
+                "this one."
+            ) from error
+        if existing is not None:
+            self._check_inputs(
+                existing,
+                f"--models_output_filename: `{folder}` has models already, which are kept. They",
+                "Or give another folder.",
+            )
+
+    def _check_inputs(
+        self, store: ModelStore, which: str, advice: str = "Or train new models."
+    ) -> None:
+        """Check that models fit the input of this run.
+
+        Raises:
+            UsageError: They do not. The message says why, and what to give.
+        """
+        if store.inputs is None or self.options.inputs is None:
+            return
+        differences = store.inputs.find_differences(self.options.inputs)
+        if differences:
+            raise UsageError(f"{which} do not fit this run. {'. '.join(differences)}. {advice}")
+
+    def _check_train_users(self) -> None:
+        """Check that what is trained fits the other options."""
+        if self.train_users == NONE and not self.pretrained_filename:
+            raise UsageError(
+                "--train_users=none: nothing is trained, so fingerprints must be loaded. Give "
+                "--pretrained_filename."
+            )
+        if self.train_users == GENERIC and self.model == "reference":
+            raise UsageError(
+                "--train_users=generic: the global model is trained with --model=compact only. "
+                "Leave --model out."
+            )
+        if self.train_users == GENERIC and self._trains_on_input() and self.options.unbounded:
+            raise UsageError(
+                "--train_users=generic: on an unbounded input, the global model needs training "
+                "files. Give --train_data_glob."
+            )

@@ -307,6 +307,7 @@ class AtomicWriter:
         self.temp_path = self.path.with_name(make_temp_name(self.path.name))
         self._private = private
         self._committed = False
+        self._shown = str(self.path)
         self._io_errors: tuple[type[Exception], ...] = (OSError, *extra_errors)
 
     def __enter__(self) -> Self:
@@ -355,7 +356,7 @@ class AtomicWriter:
             reason = getattr(error, "strerror", None) or str(error)
             left = "What was written stays" if self._committed else "Nothing is left behind"
             raise TransientError(
-                f"Cannot write `{self.path}`: {reason}. {left}. "
+                f"Cannot write `{self._shown}`: {reason}. {left}. "
                 f"Free disk space, fix the folder's permissions, or choose another path."
             ) from error
 

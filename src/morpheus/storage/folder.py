@@ -1,4 +1,4 @@
-"""`Store`: a folder on disk or in S3 with one interface.
+"""`Store`, a folder, and `open_output`, a file: on disk or in an object store.
 
 Files are written atomically. A store is identified by text, so that a command line or a message to
 another process can name it; each process opens it for itself.
@@ -6,29 +6,37 @@ another process can name it; each process opens it for itself.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from morpheus.errors import UsageError
-from morpheus.storage.atomic import atomic_write
+from morpheus.errors import TransientError, UsageError
+from morpheus.storage.atomic import AtomicWriter, atomic_write
 from morpheus.storage.object_store import (
+    STDOUT,
     ObjectPath,
     delete_objects,
     get_with_etag,
-    is_object_url,
     list_dir,
     list_recursive,
+    parse_location,
     put_if_match,
     read_object,
     write_object,
 )
 
 Location = str | PathLike[str]
-"""A folder: a path, or `s3://bucket/folder`."""
+"""A folder: a path, or a URL such as `s3://bucket/folder`."""
 
 
 class Store(Protocol):
@@ -42,7 +50,7 @@ class Store(Protocol):
 
         Raises:
             UsageError: The bucket does not exist, or access is denied.
-            TransientError: S3 does not answer.
+            TransientError: The object store does not answer.
         """
 
     def read(self, name: str) -> bytes:
@@ -56,7 +64,7 @@ class Store(Protocol):
         """Write a file, replacing one of that name.
 
         Raises:
-            TransientError: The disk is full, or S3 does not answer.
+            TransientError: The disk is full, or the object store does not answer.
         """
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
@@ -73,7 +81,7 @@ class Store(Protocol):
             etag: ETag of the state that was read; None if there was no file.
 
         Raises:
-            TransientError: The disk is full, or S3 does not answer.
+            TransientError: The disk is full, or the object store does not answer.
         """
 
     def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
@@ -93,13 +101,36 @@ class LocalStore:
         return str(self.path)
 
     def check_access(self) -> None:
-        """Reject a path that is a file."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"`{self.path}` is a file, not a folder. Give another name.")
+        """Reject a path that is a file, and a folder that cannot be written or created."""
+        for place in (self.path, *self.path.absolute().parents):
+            if not os.path.lexists(place):
+                continue
+            if not place.is_dir():
+                raise UsageError(f"`{place}` is a file, not a folder. Give another name.")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise UsageError(
+                    f"`{place}`: you may not write into this folder. Change its permissions, or "
+                    "give another folder."
+                )
+            return
 
     def read(self, name: str) -> bytes:
-        """Read a file."""
-        return (self.path / name).read_bytes()
+        """Read a file.
+
+        Links, pipes and devices are refused, in the folder and in its subfolders. They could lead
+        out of the folder, or block the reader.
+        """
+        path = self.path / name
+        between = [place for place in path.parents if self.path in place.parents]
+        for place in (path, *between):
+            if place.is_symlink():
+                raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(place))
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+            return file.read()
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -132,7 +163,7 @@ class LocalStore:
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A folder in S3; see `Store`."""
+    """A folder in an object store; see `Store`."""
 
     base: ObjectPath
 
@@ -177,10 +208,114 @@ def open_store(location: Location) -> Store:
     """Return the store at a location.
 
     Raises:
-        UsageError: The location is an S3 URL without a bucket.
+        UsageError: The location is a URL of another kind, or one without a bucket.
 
     >>> str(open_store("s3://soc/models/")), str(open_store("models/"))
     ('s3://soc/models/', 'models')
     """
-    text = fspath(location)
-    return ObjectStore(ObjectPath.parse(text)) if is_object_url(text) else LocalStore(Path(text))
+    place = parse_location(fspath(location))
+    return LocalStore(place) if isinstance(place, Path) else ObjectStore(place)
+
+
+class _StagedWriter(AtomicWriter):
+    """Writes a temporary file on disk, and hands it over when it is complete; see `AtomicWriter`.
+
+    Args:
+        target: Destination, for messages.
+        extra_errors: As in `AtomicWriter`.
+    """
+
+    def __init__(self, target: str, *extra_errors: type[Exception]) -> None:
+        super().__init__(Path(tempfile.gettempdir(), "morpheus-output"), *extra_errors)
+        self._shown = target
+
+    def commit(self) -> None:
+        """Hand the file over."""
+        self._sync()
+        self._hand_over()
+        self._committed = True
+        self.temp_path.unlink()
+
+    def _hand_over(self) -> None:
+        raise NotImplementedError
+
+
+class _UploadWriter(_StagedWriter):
+    """Writes an object at once."""
+
+    def __init__(self, target: ObjectPath, *extra_errors: type[Exception]) -> None:
+        super().__init__(str(target), *extra_errors)
+        self._target = target
+
+    def _hand_over(self) -> None:
+        write_object(self._target, self.temp_path)
+
+
+class _StdoutWriter(_StagedWriter):
+    """Writes to stdout: everything at the end, or as it comes.
+
+    Args:
+        streams: Write as it comes.
+        extra_errors: As in `AtomicWriter`.
+    """
+
+    def __init__(self, *extra_errors: type[Exception], streams: bool) -> None:
+        super().__init__(STDOUT, *extra_errors)
+        self._streams = streams
+
+    def __enter__(self) -> Self:
+        if not self._streams:
+            return super().__enter__()
+        self.file = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        self._committed = True
+        return self
+
+    @contextmanager
+    def guard_io(self) -> Iterator[None]:
+        """Turn errors of the disk into an error. That stdout is closed is no such error."""
+        try:
+            with super().guard_io():
+                yield
+        except TransientError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
+                raise cause from None
+            raise
+
+    def _hand_over(self) -> None:
+        sys.stdout.flush()
+        with self.temp_path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+    def _sync(self) -> None:
+        self.file.flush()
+
+
+def open_output(
+    location: Path | ObjectPath | None, *extra_errors: type[Exception], streams: bool = False
+) -> AtomicWriter:
+    """Return a writer of a file on disk, of an object, or of stdout.
+
+    Files and objects appear when they are complete. Stdout gets its content then, too, unless it
+    streams.
+
+    Args:
+        location: Destination; None for stdout.
+        extra_errors: Exceptions besides `OSError` that mean that the disk failed.
+        streams: Write to stdout as rows come.
+    """
+    if location is None:
+        return _StdoutWriter(*extra_errors, streams=streams)
+    if isinstance(location, ObjectPath):
+        return _UploadWriter(location, *extra_errors)
+    return AtomicWriter(location, *extra_errors)
+
+
+def parse_output(filename: str, option: str = "--filename") -> Path | ObjectPath | None:
+    """Return the destination of a file name; None for stdout.
+
+    >>> parse_output("-"), str(parse_output("gs://soc/alerts.csv"))
+    (None, 'gs://soc/alerts.csv')
+    """
+    return None if filename == STDOUT else parse_location(filename, option)

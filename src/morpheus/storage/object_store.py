@@ -1,4 +1,4 @@
-"""Objects in S3 and servers like it: addresses, credentials, requests and errors.
+"""Objects in S3, Google Cloud Storage and Azure: addresses, credentials, requests and errors.
 
 Requests go through obstore, an extra. It is imported where it is used, so that local runs do not
 need it.
@@ -15,13 +15,155 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote
 
 from morpheus.errors import MorpheusError, TransientError, UsageError
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import AzureStore, GCSStore, S3Store
 
-S3_SCHEME = "s3://"
+    ObjectClient = AzureStore | GCSStore | S3Store
+
+
+@dataclass(frozen=True)
+class Provider:
+    """What differs between the object stores.
+
+    Attributes:
+        name: Name of the service.
+        container: Its word for a bucket.
+        prefix: Prefix of the environment variables with its credentials.
+        permissions: Its name of each permission.
+        access_hint: How to name a bucket.
+        credentials_hint: How to give credentials.
+        server_hint: What to do when it does not answer.
+    """
+
+    name: str
+    container: str
+    prefix: str
+    permissions: Mapping[str, str]
+    access_hint: str
+    credentials_hint: str
+    server_hint: str
+
+
+LIST, READ, WRITE, DELETE = "list", "read", "write", "delete"
+"""Permissions that requests need."""
+PROVIDERS = {
+    "s3": Provider(
+        "S3",
+        "bucket",
+        "AWS_",
+        {
+            LIST: "s3:ListBucket",
+            READ: "s3:GetObject",
+            WRITE: "s3:PutObject",
+            DELETE: "s3:DeleteObject",
+        },
+        "Give `s3://BUCKET/FOLDER/`; `aws s3 ls` lists your buckets. AWS_ENDPOINT_URL selects a "
+        "server other than AWS.",
+        "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run on a machine with "
+        "an IAM role; for a public bucket set AWS_SKIP_SIGNATURE=true.",
+        "Try again, or set AWS_ENDPOINT_URL to the server of the bucket.",
+    ),
+    "gs": Provider(
+        "Google Cloud Storage",
+        "bucket",
+        "GOOGLE_",
+        {name: f"storage.objects.{name}" for name in (LIST, DELETE)}
+        | {READ: "storage.objects.get", WRITE: "storage.objects.create"},
+        "Give `gs://BUCKET/FOLDER/`; `gcloud storage ls` lists your buckets.",
+        "Set GOOGLE_APPLICATION_CREDENTIALS to a file of credentials, or run on a machine with a "
+        "service account; for a public bucket set GOOGLE_SKIP_SIGNATURE=true.",
+        "Try again, or set GOOGLE_BASE_URL to the server of the bucket.",
+    ),
+    "az": Provider(
+        "Azure Blob Storage",
+        "container",
+        "AZURE_",
+        dict.fromkeys((LIST, READ), "Storage Blob Data Reader")
+        | dict.fromkeys((WRITE, DELETE), "Storage Blob Data Contributor"),
+        "Give `az://CONTAINER/FOLDER/`, and set AZURE_STORAGE_ACCOUNT_NAME to the storage account.",
+        "Set AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY, "
+        "or run on a machine with a managed identity; for a public container set "
+        "AZURE_SKIP_SIGNATURE=true.",
+        "Try again, or set AZURE_STORAGE_ENDPOINT to the server of the container.",
+    ),
+}
+"""The object stores, by the scheme of their URLs."""
+_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
+"""Other spellings of the schemes, as Hadoop and other libraries use them."""
+_URL_PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_CUT_URL_PATTERN = re.compile(rf"(file|{'|'.join([*PROVIDERS, *_ALIASES])}):", re.IGNORECASE)
+STDOUT = "-"
+"""File name that stands for stdout."""
+
+
+def normalise_location(text: str, option: str = "", *, local_only: bool = False) -> str:
+    """Return a path or URL in its usual form: a local path, `s3://`, `gs://` or `az://`.
+
+    `file:` URLs become local paths. Globs stay as they are.
+
+    Args:
+        text: A path, a glob or a URL.
+        option: The option that gave it, for messages.
+        local_only: Reject object stores.
+
+    Raises:
+        UsageError: The URL is not of a kind that can be used here.
+
+    >>> normalise_location("file:///var/log/a%20b.json"), normalise_location("S3://logs/may/*.gz")
+    ('/var/log/a b.json', 's3://logs/may/*.gz')
+    """
+    where = f"{option}: " if option else ""
+    local = "a path on this machine"
+    kinds = local if local_only else f"{local}, or a URL with `s3://`, `gs://` or `az://`"
+    url = _URL_PATTERN.fullmatch(text)
+    if url is None:
+        cut = _CUT_URL_PATTERN.match(text)
+        if cut is None:
+            return text
+        if cut[1].lower() == "file" and text[cut.end() :].startswith("/"):
+            return unquote(text[cut.end() :])
+        raise UsageError(
+            f"{where}`{text}` is not a URL: two slashes are missing after `{cut[0]}`. Give "
+            f"`{cut[1].lower()}://...`, or `./{text}` for a local path."
+        )
+    scheme, rest = url[1].lower(), url[2]
+    scheme = _ALIASES.get(scheme, scheme)
+    if scheme == "file":
+        return _file_url_path(text, rest, where)
+    if scheme not in PROVIDERS or local_only:
+        raise UsageError(f"{where}`{text}`: `{url[1]}://` is not supported here. Give {kinds}.")
+    return f"{scheme}://{rest}"
+
+
+def _file_url_path(text: str, rest: str, where: str) -> str:
+    host, slash, path = rest.partition("/")
+    if not slash or host.lower() not in {"", "localhost"}:
+        raise UsageError(
+            f"{where}`{text}` names the machine `{host}`. Give `file:///` and the full path, or a "
+            "path without `file:`."
+        )
+    return unquote(f"/{path}")
+
+
+def parse_location(text: str, option: str = "") -> Path | ObjectPath:
+    """Return a local path, or a path in an object store.
+
+    Args:
+        text: A path or a URL.
+        option: The option that gave it, for messages.
+
+    Raises:
+        UsageError: The URL is of another kind, or names no bucket.
+
+    >>> parse_location("gs://soc/models").bucket
+    'soc'
+    """
+    location = normalise_location(text, option)
+    return ObjectPath.parse(location) if is_object_url(location) else Path(location)
 
 
 @dataclass(frozen=True, order=True)
@@ -29,20 +171,22 @@ class ObjectPath:
     """An object, or a prefix of objects: `s3://bucket/key`.
 
     Attributes:
-        bucket: Bucket.
+        bucket: Bucket, or container in Azure.
         key: Key in the bucket.
         size: Size in bytes, if it was listed.
         modified: Modification time, if it was listed.
+        scheme: The object store; one of `PROVIDERS`.
     """
 
     bucket: str
     key: str
     size: int = field(default=0, compare=False)
     modified: datetime | None = field(default=None, compare=False)
+    scheme: str = "s3"
 
     @classmethod
     def parse(cls, address: str) -> Self:
-        """Parse an `s3://bucket/key` URL.
+        """Parse a URL such as `s3://bucket/key`.
 
         Raises:
             UsageError: It names no bucket.
@@ -50,16 +194,30 @@ class ObjectPath:
         >>> ObjectPath.parse("s3://logs/AWSLogs/").key
         'AWSLogs/'
         """
-        bucket, _, key = address.removeprefix(S3_SCHEME).partition("/")
+        scheme, _, rest = address.partition("://")
+        bucket, _, key = rest.partition("/")
+        provider = PROVIDERS[scheme]
         if not bucket:
-            raise UsageError(f"`{address}` names no bucket. Give `s3://BUCKET/FOLDER/`.")
-        return cls(bucket, key)
+            word = provider.container
+            raise UsageError(
+                f"`{address}` names no {word}. Give `{scheme}://{word.upper()}/FOLDER/`."
+            )
+        return cls(bucket, key, scheme=scheme)
 
     def __str__(self) -> str:
-        return f"{S3_SCHEME}{self.bucket}/{self.key}"
+        return f"{self.scheme}://{self.bucket}/{self.key}"
 
     def __truediv__(self, name: str) -> ObjectPath:
-        return ObjectPath(self.bucket, f"{self.key.rstrip('/')}/{name}".lstrip("/"))
+        return self.with_key(f"{self.key.rstrip('/')}/{name}".lstrip("/"))
+
+    def with_key(self, key: str, size: int = 0, modified: datetime | None = None) -> ObjectPath:
+        """Return another object of the bucket."""
+        return ObjectPath(self.bucket, key, size, modified, self.scheme)
+
+    @property
+    def provider(self) -> Provider:
+        """The object store."""
+        return PROVIDERS[self.scheme]
 
     @property
     def name(self) -> str:
@@ -70,7 +228,7 @@ class ObjectPath:
     def parent(self) -> ObjectPath:
         """Folder that contains it."""
         above = str(self._path.parent)
-        return ObjectPath(self.bucket, "" if above == "." else above)
+        return self.with_key("" if above == "." else above)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -93,33 +251,38 @@ class ObjectPath:
 
 
 def is_object_url(text: str) -> bool:
-    """Return whether a text is an S3 URL.
+    """Return whether a text is a URL of an object store.
 
-    >>> is_object_url("s3://logs/may"), is_object_url("logs/may")
-    (True, False)
+    >>> is_object_url("s3://logs/may"), is_object_url("az://logs/may"), is_object_url("logs/may")
+    (True, True, False)
     """
-    return text.startswith(S3_SCHEME)
+    return text.partition("://")[0] in PROVIDERS and "://" in text
 
 
-S3_INSTALL_HINT = "`pip install 'morpheus-dfp[s3]'`"
-_DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+EXTRA_HINT = "`pip install 'morpheus-dfp[s3]'`"
+"""The extra has the client of all object stores."""
+_DENIED_CODES = {
+    "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "AuthorizationPermissionMismatch",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "NoAuthenticationInformation",
+    "PublicAccessNotPermitted",
+    "SignatureDoesNotMatch",
+}
+_NO_BUCKET_CODES = {"ContainerNotFound", "NoSuchBucket"}
+_NO_OBJECT_CODES = {"BlobNotFound", "NoSuchKey"}
 _OTHER_REGION_CODES = {
-    "PermanentRedirect",
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraint",
+    "PermanentRedirect",
 }
-_METADATA_PATH = "/latest/api/token"
-"""Path of the AWS metadata service, which obstore asks for credentials last."""
-
-_BUCKET_HINT = (
-    "Give `s3://BUCKET/FOLDER/`; `aws s3 ls` lists your buckets. AWS_ENDPOINT_URL selects a server "
-    "other than AWS."
+_METADATA_PATTERN = re.compile(
+    r"/latest/api/token|metadata\.google\.internal|169\.254\.169\.254|computeMetadata"
 )
-_CREDENTIALS_HINT = (
-    "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run on a machine with an "
-    "IAM role; for a public bucket set AWS_SKIP_SIGNATURE=true."
-)
-_SERVER_HINT = "Try again, or set AWS_ENDPOINT_URL to the server of the bucket."
+"""Addresses of the clouds' metadata services, which obstore asks for credentials last."""
 
 
 @contextmanager
@@ -128,18 +291,18 @@ def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
 
     Args:
         path: Object or folder of the request.
-        permission: Permission that the request needs, by its AWS name.
+        permission: Permission that the request needs.
 
     Raises:
         FileNotFoundError: There is no such object.
         NotSupportedError: The server does not support the request.
         UsageError: The extra is not installed, the bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
     try:
         import obstore.exceptions  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise UsageError(f"{path}: S3 needs an extra. {S3_INSTALL_HINT}.") from error
+        raise UsageError(f"{path}: {path.provider.name} needs an extra. {EXTRA_HINT}.") from error
     passed_on = (
         obstore.exceptions.AlreadyExistsError,
         obstore.exceptions.PreconditionError,
@@ -163,38 +326,50 @@ def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> Morpheus
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
     server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
     first = text.strip().split("\n", 1)[0]
+    provider = path.provider
+    word, bucket = provider.container, f"`{path.bucket}`"
     denied = code in _DENIED_CODES or re.search(
         r"status code: 40[13]|PermissionDenied|Unauth", text
     )
     reasons: list[tuple[object, MorpheusError | None]] = [
         (
-            code == "NoSuchBucket",
-            UsageError(f"{path}: there is no bucket `{path.bucket}`. {_BUCKET_HINT}"),
+            code in _NO_BUCKET_CODES,
+            UsageError(f"{path}: there is no {word} {bucket}. {provider.access_hint}"),
         ),
         (
-            _METADATA_PATH in text,
-            UsageError(f"{path}: found no credentials. {_CREDENTIALS_HINT}"),
+            _METADATA_PATTERN.search(text),
+            UsageError(f"{path}: found no credentials. {provider.credentials_hint}"),
+        ),
+        (
+            "Account must be specified" in text,
+            UsageError(f"{path}: the storage account is not known. {provider.access_hint}"),
         ),
         (
             denied,
             UsageError(
                 f"{path}: access denied ({code or 'status 403'}): the credentials need "
-                f"`{permission}`. {_CREDENTIALS_HINT}"
+                f"`{provider.permissions[permission]}`. {provider.credentials_hint}"
             ),
         ),
+        (code in _NO_OBJECT_CODES, None),
         (
-            code in _OTHER_REGION_CODES or "redirect" in text,
+            path.scheme == "s3" and (code in _OTHER_REGION_CODES or "redirect" in text),
             UsageError(
                 f"{path}: the bucket is in another region. Set AWS_REGION to that region; "
                 f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
             ),
         ),
-        (code == "NoSuchKey" or "status code: 404" in text, None),
+        ("status code: 404" in text, None),
         (
             "HTTP error" in text,
-            TransientError(f"{path}: {server} cannot be reached. {_SERVER_HINT}"),
+            TransientError(f"{path}: {server} cannot be reached. {provider.server_hint}"),
         ),
-        (True, TransientError(f"{path}: S3 answered with an error ({first}). Try again later.")),
+        (
+            True,
+            TransientError(
+                f"{path}: {provider.name} answered with an error ({first}). Try again later."
+            ),
+        ),
     ]
     return next(error for applies, error in reasons if applies)
 
@@ -210,10 +385,11 @@ _CREDENTIAL_VARIABLES = (
 """If one of these is set, obstore finds the credentials by itself."""
 
 
-def get_object_store(path: ObjectPath) -> S3Store:
+def get_object_store(path: ObjectPath) -> ObjectClient:
     """Return the connection to an object's bucket; connections are reused."""
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    return _cached_s3_store(path.bucket, tuple(sorted(environment.items())))
+    prefix = path.provider.prefix
+    environment = {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+    return _cached_client(path.scheme, path.bucket, tuple(sorted(environment.items())))
 
 
 def storage_options() -> dict[str, str]:
@@ -223,25 +399,33 @@ def storage_options() -> dict[str, str]:
 
 def _is_plain_http(env: Mapping[str, str]) -> bool:
     """Return whether the server is reached without encryption, such as one on this machine."""
-    return env.get("AWS_ENDPOINT_URL", env.get("AWS_ENDPOINT", "")).startswith("http://")
+    if env.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in {"1", "true"}:
+        return True
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
+    address = next((env[name] for name in names if env.get(name)), "")
+    return address.startswith("http://")
 
 
 @lru_cache(maxsize=16)
-def _cached_s3_store(bucket: str, variables: tuple[tuple[str, str], ...]) -> S3Store:
-    from obstore.store import S3Store  # noqa: PLC0415 - an extra
+def _cached_client(
+    scheme: str, bucket: str, variables: tuple[tuple[str, str], ...]
+) -> ObjectClient:
+    from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415 - an extra
 
     environment = dict(variables)
-    profile: dict[str, Any] = _load_profile(environment)
-    return S3Store(
-        bucket,
-        client_options={
+    common: dict[str, Any] = {
+        "client_options": {
             "allow_http": _is_plain_http(environment),
             "connect_timeout": timedelta(seconds=10),
             "timeout": timedelta(minutes=10),
         },
-        retry_config=_RETRY_CONFIG,  # type: ignore[arg-type] # a dict of the type that obstore has when types are checked
-        **profile,
-    )
+        "retry_config": _RETRY_CONFIG,
+    }
+    if scheme == "gs":
+        return GCSStore(bucket, **common)
+    if scheme == "az":
+        return AzureStore(bucket, **common)
+    return S3Store(bucket, **common, **_load_profile(environment))
 
 
 def _load_profile(env: Mapping[str, str]) -> dict[str, Any]:
@@ -277,9 +461,9 @@ def list_recursive(folder: ObjectPath) -> Iterator[ObjectPath]:
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
-    with translate_errors(folder, "s3:ListBucket"):
+    with translate_errors(folder, LIST):
         import obstore  # noqa: PLC0415 - an extra
 
         for page in obstore.list(get_object_store(folder), folder.key.rstrip("/") or None):
@@ -294,13 +478,13 @@ def list_dir(folder: ObjectPath) -> tuple[list[ObjectPath], list[ObjectPath]]:
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
-    with translate_errors(folder, "s3:ListBucket"):
+    with translate_errors(folder, LIST):
         import obstore  # noqa: PLC0415 - an extra
 
         page = obstore.list_with_delimiter(get_object_store(folder), folder.key.rstrip("/") or None)
-    folders = [ObjectPath(folder.bucket, prefix) for prefix in page["common_prefixes"]]
+    folders = [folder.with_key(prefix) for prefix in page["common_prefixes"]]
     return folders, [_from_listing(folder, entry) for entry in page["objects"]]
 
 
@@ -309,10 +493,10 @@ def head_object(path: ObjectPath) -> ObjectPath | None:
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
     try:
-        with translate_errors(path, "s3:GetObject"):
+        with translate_errors(path, READ):
             import obstore  # noqa: PLC0415 - an extra
 
             return _from_listing(path, obstore.head(get_object_store(path), path.key))
@@ -326,14 +510,14 @@ def read_object(path: ObjectPath) -> bytes:
     Raises:
         FileNotFoundError: It does not exist.
         UsageError: The bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
     return get_with_etag(path)[0]
 
 
 def get_with_etag(path: ObjectPath) -> tuple[bytes, str | None]:
     """Read an object and its ETag; raises as `read_object` does."""
-    with translate_errors(path, "s3:GetObject"):
+    with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
         response = obstore.get(get_object_store(path), path.key)
@@ -342,7 +526,7 @@ def get_with_etag(path: ObjectPath) -> tuple[bytes, str | None]:
 
 def stream_object(path: ObjectPath, size: int) -> Iterator[bytes]:
     """Read an object in blocks of about `size` bytes; raises as `read_object` does."""
-    with translate_errors(path, "s3:GetObject"):
+    with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
         for block in obstore.get(get_object_store(path), path.key).stream(min_chunk_size=size):
@@ -354,7 +538,7 @@ def write_object(path: ObjectPath, content: bytes | Path) -> None:
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
     _put(path, content, "overwrite")
 
@@ -371,7 +555,7 @@ def put_if_match(path: ObjectPath, content: bytes, etag: str | None) -> bool:
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
     from obstore import exceptions  # noqa: PLC0415 - an extra
 
@@ -389,31 +573,31 @@ def delete_objects(paths: Iterable[ObjectPath]) -> None:
 
     Raises:
         UsageError: Access is denied.
-        TransientError: S3 does not answer.
+        TransientError: The object store does not answer.
     """
-    by_bucket: dict[str, list[ObjectPath]] = {}
+    by_bucket: dict[tuple[str, str], list[ObjectPath]] = {}
     for path in paths:
-        by_bucket.setdefault(path.bucket, []).append(path)
+        by_bucket.setdefault((path.scheme, path.bucket), []).append(path)
     for objects in by_bucket.values():
-        with translate_errors(objects[0], "s3:DeleteObject"):
+        with translate_errors(objects[0], DELETE):
             import obstore  # noqa: PLC0415 - an extra
 
             obstore.delete(get_object_store(objects[0]), [path.key for path in objects])
 
 
 def _put(path: ObjectPath, content: bytes | Path, mode: Any) -> None:  # noqa: ANN401 - obstore has no such type at run time
-    with translate_errors(path, "s3:PutObject"):
+    with translate_errors(path, WRITE):
         import obstore  # noqa: PLC0415 - an extra
 
         obstore.put(get_object_store(path), path.key, content, mode=mode)
 
 
 def _from_listing(folder: ObjectPath, entry: Mapping[str, Any]) -> ObjectPath:
-    return ObjectPath(folder.bucket, entry["path"], entry["size"], entry["last_modified"])
+    return folder.with_key(entry["path"], entry["size"], entry["last_modified"])
 
 
 __all__ = [
-    "S3_SCHEME",
+    "STDOUT",
     "ObjectPath",
     "delete_objects",
     "get_with_etag",
@@ -421,6 +605,8 @@ __all__ = [
     "is_object_url",
     "list_dir",
     "list_recursive",
+    "normalise_location",
+    "parse_location",
     "put_if_match",
     "read_object",
     "storage_options",
