@@ -20,7 +20,8 @@ from morpheus.models.explanation import (
 )
 from morpheus.models.profile import ModelCard
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import ReportData, RunCounts, build_report_data
+from morpheus.report.view import Origin, ReportData, RunCounts, build_report_data
+from morpheus.sources.results import find_log
 from morpheus.testing import DAY, make_events
 
 HOUR = 3600
@@ -101,6 +102,11 @@ def card(user, **more):
     return ModelCard(user, 1600, 300, first, last, 3, 42, summary=summary, **more)
 
 
+def origin(source="from-cloudtrail", user_column="user") -> Origin:
+    """Where the invented users' events come from."""
+    return Origin(source, user_column, find_log(source, ()))
+
+
 def build_data(users, *, cards=True) -> ReportData:
     """Report data of the users' events."""
     aggregator = ReportAggregator()
@@ -109,6 +115,4 @@ def build_data(users, *, cards=True) -> ReportData:
         for frame in frames:
             aggregator.add(user, frame)
     counts = RunCounts(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
-    return build_report_data(
-        aggregator, counts, 5, models_hint="--models=FOLDER", origin=("from-cloudtrail", "user")
-    )
+    return build_report_data(aggregator, counts, 5, models_hint="--models=FOLDER", origin=origin())

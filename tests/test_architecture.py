@@ -48,7 +48,7 @@ def test_stage_and_its_options_have_help(word: str) -> None:
     assert re.fullmatch(r"[A-Z].+[.:]", first), first
     for option in fields(stage):
         if option.metadata:
-            assert option.metadata["text"].endswith((".", ")", "]")), option.name
+            assert option.metadata["help"].endswith((".", ")", "]")), option.name
 
 
 @pytest.mark.parametrize("word", BUILT_IN)

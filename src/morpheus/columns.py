@@ -1,4 +1,4 @@
-"""Reserved column names.
+"""Column names: the reserved ones, and what the columns of one kind of log mean.
 
 Column names are those of the flat table: the names of nested fields, joined without dots
 (`userIdentity.arn` is `userIdentityarn`).
@@ -7,7 +7,8 @@ Column names are those of the flat table: the names of nested fields, joined wit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Self
 
 ROW = ""
@@ -16,8 +17,21 @@ INDEX = "_index_"
 """Position of an event in its file, or the value of the file's own index column."""
 ACTOR_OPTION = "@actor"
 """Given in place of a user column, it selects `ACTOR`."""
+IDENTITY_OPTION = "@identity"
+"""Given in place of columns to pseudonymize, it selects those that identify users."""
 ACTOR = "actor"
 """Column of the actor of each event, by the rules of the log format."""
+
+
+def to_user_column(name: str) -> str:
+    """Return the column of the users that an option names.
+
+    >>> to_user_column("@actor"), to_user_column("userIdentityarn")
+    ('actor', 'userIdentityarn')
+    """
+    return ACTOR if name == ACTOR_OPTION else name
+
+
 TIME = "event_dt"
 """Time of an event, in UTC, as a datetime."""
 POPULATION_USER = "_owner_"
@@ -61,3 +75,187 @@ class ExplanationColumns(NamedTuple):
         )
         last = next((prefix for prefix in reversed(prefixes) if prefixes[prefix] > 1), None)
         return None if last is None else cls().with_prefix(last)
+
+
+@dataclass(frozen=True)
+class EventFields:
+    """Which columns of one kind of log hold what most logs have.
+
+    Each field names its columns, the best one first: the first one with a value counts. A field is
+    empty if the log has no such column.
+
+    Attributes:
+        event_id: Id of the event in its log.
+        action: What was done: the name of an operation, or the type of the event.
+        service: Service or application that was used.
+        resource: What the action was applied to.
+        source_address: Where it came from: an IP address, or the name of a service.
+        country: Country of the source.
+        city: City of the source.
+        user_agent: User agent.
+        account: Account, project or organisation.
+        region: Cloud region.
+        session: Session or credential.
+        error_code: Error code; empty or 0 if the action succeeded.
+        error_message: Error message.
+        result: Result in the log's own word, such as `success` or `denied`.
+    """
+
+    event_id: tuple[str, ...] = ()
+    action: tuple[str, ...] = ()
+    service: tuple[str, ...] = ()
+    resource: tuple[str, ...] = ()
+    source_address: tuple[str, ...] = ()
+    country: tuple[str, ...] = ()
+    city: tuple[str, ...] = ()
+    user_agent: tuple[str, ...] = ()
+    account: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
+    session: tuple[str, ...] = ()
+    error_code: tuple[str, ...] = ()
+    error_message: tuple[str, ...] = ()
+    result: tuple[str, ...] = ()
+
+    def items(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Yield the name and the columns of each field."""
+        return ((each.name, getattr(self, each.name)) for each in fields(self))
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """All columns of the fields."""
+        return frozenset(name for _, names in self.items() for name in names)
+
+
+QUERY_LANGUAGES = ("sql", "splunk", "kusto", "logging")
+"""Languages of queries, which determine how values are quoted."""
+QUERY_TIME_FORMATS = ("iso", "sql", "epoch")
+"""2026-05-31T09:30:00Z, 2026-05-31 09:30:00, and seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class EvidenceQuery:
+    """A query that fetches the events of an incident from another tool.
+
+    Attributes:
+        name: Name of the tool.
+        template: Text of the query. A line with a placeholder that has no value is left out.
+            Placeholders: `{user_column}`, `{user}`, `{from}`, `{to}`, `{ids}` (a list of event
+            ids). Values are quoted by the rules of the language.
+        language: One of `QUERY_LANGUAGES`.
+        time_format: One of `QUERY_TIME_FORMATS`.
+        columns: Names of columns in the tool, by flat column. The default is the path of the field.
+    """
+
+    name: str
+    template: str
+    language: str = "sql"
+    time_format: str = "iso"
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+SPLUNK_QUERY = EvidenceQuery(
+    "Splunk",
+    "search index=* earliest={from} latest={to}\n  {user_column}={user}\n| sort 0 _time",
+    "splunk",
+    "epoch",
+)
+"""Query for any log in Splunk."""
+
+FIELD_LABELS = {
+    "event_id": "Event id",
+    "action": "Action",
+    "service": "Service",
+    "resource": "Resource",
+    "source_address": "Source address",
+    "country": "Country",
+    "city": "City",
+    "user_agent": "User agent",
+    "account": "Account",
+    "region": "Region",
+    "session": "Session",
+    "error_code": "Error code",
+    "error_message": "Error message",
+    "result": "Result",
+}
+"""Label of each field of `EventFields`."""
+_KEY_FIELDS = (
+    "user_agent",
+    "source_address",
+    "session",
+    "service",
+    "action",
+    "error_code",
+    "region",
+)
+"""Fields that help most to judge an event, in this order."""
+
+
+@dataclass(frozen=True)
+class LogDescription:
+    """What outputs need to know about one kind of log.
+
+    Attributes:
+        name: Name of the log.
+        time_column: Column of the time.
+        user_columns: Usual user columns, the best one first.
+        event_fields: Which columns hold what most logs have.
+        labels: Labels of other columns, for people.
+        evidence: Queries that fetch the events of an incident.
+        cloud_provider: Cloud provider of the log: `aws`, `azure`, `gcp`; None for other logs.
+        sign_ins: Whether all events are sign-ins.
+        unique_event_ids: Whether `event_id` identifies an event among those of one user at one
+            time.
+        paths: Path of the field in a record, by flat column, where the two differ.
+    """
+
+    name: str = "log"
+    time_column: str = ""
+    user_columns: tuple[str, ...] = ()
+    event_fields: EventFields = field(default_factory=EventFields)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    evidence: tuple[EvidenceQuery, ...] = (SPLUNK_QUERY,)
+    cloud_provider: str | None = None
+    sign_ins: bool = False
+    unique_event_ids: bool = True
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def summary_columns(self) -> tuple[str, ...]:
+        """Columns that say in a word what was done; the first that exists is enough."""
+        known = self.event_fields
+        names = known.service + known.action if self.sign_ins else known.action + known.service
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Columns that help most to judge an event, in order."""
+        names = (name for field in _KEY_FIELDS for name in getattr(self.event_fields, field))
+        return tuple(dict.fromkeys(names))
+
+    def list_labels(self) -> dict[str, str]:
+        """Return the label of each column that has one.
+
+        >>> log = LogDescription(event_fields=EventFields(user_agent=("agent",)))
+        >>> log.list_labels()
+        {'agent': 'User agent'}
+        """
+        known = {
+            name: FIELD_LABELS[field]
+            for field, names in self.event_fields.items()
+            for name in names
+        }
+        return known | dict(self.labels)
+
+
+def merge_descriptions(logs: Collection[LogDescription]) -> LogDescription:
+    """Describe a log of unknown kind: each field has the columns of all known logs."""
+    merged = {
+        each.name: tuple(
+            dict.fromkeys(n for log in logs for n in getattr(log.event_fields, each.name))
+        )
+        for each in fields(EventFields)
+    }
+    users = dict.fromkeys(name for log in logs for name in log.user_columns)
+    return LogDescription(
+        user_columns=tuple(users), event_fields=EventFields(**merged), unique_event_ids=False
+    )

@@ -129,7 +129,7 @@ def test_help_shows_defaults() -> None:
 
 
 def test_every_pipeline_option_belongs_to_a_command() -> None:
-    declared = {field.name for field in fields(PipelineOptions) if "text" in field.metadata}
+    declared = {field.name for field in fields(PipelineOptions) if "help" in field.metadata}
     options = [
         *options_from_dataclass(PipelineOptions, command="run"),
         *options_from_dataclass(PipelineOptions, command="pipeline-ae"),

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from morpheus.report.page import render_page
-from morpheus.report.view import ReportData
-from report_pages import HOUR, alerts, build_data, normal_events
+from morpheus.report.view import ReportData, build_log_view
+from report_pages import HOUR, alerts, build_data, normal_events, origin
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +25,10 @@ def opened(browser, tmp_path):
     """Open report data as a file, and record errors and requests."""
     contexts = []
 
-    def open_page(data: ReportData, **options):
+    def open_page(data: ReportData, source="from-cloudtrail", user_column="user", **options):
         file = tmp_path / f"report{len(contexts)}.html"
-        file.write_bytes(render_page(msgspec.json.encode(data)))
+        log = build_log_view(origin(source, user_column))
+        file.write_bytes(render_page(msgspec.json.encode(data), msgspec.json.encode(log)))
         options = {"viewport": {"width": 1440, "height": 900}} | options
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)

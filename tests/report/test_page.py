@@ -189,8 +189,7 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
 
 def test_a_query_quotes_what_the_log_says(opened):
     view = opened(build_data({"o'brien\"\\": [normal_events(), alerts([HOUR])]}))
-    parameters = "queryParameters(selectedIncident())"
-    queries = f"Object.values(QUERIES).map((write) => joinLines(write({parameters})))"
+    queries = "data.log.queries.map((query) => writeQuery(query, selectedIncident()))"
     athena, lake, splunk, kusto = view.evaluate(queries)
     assert "= 'o''brien\"\\'" in athena
     assert "= 'o''brien\"\\'" in lake
@@ -200,6 +199,44 @@ def test_a_query_quotes_what_the_log_says(opened):
     view.click("text=Copy Athena")
     view.wait_for_selector("text=Copied")
     assert view.trouble == []
+
+
+def test_a_pseudonym_has_no_queries_and_the_page_says_which_key_resolves_it(opened):
+    view = opened(build_data({"ps-1f0c-k3v7q2mzx4w5b6n7": [normal_events(), alerts([HOUR])]}))
+    assert view.locator("text=Copy Athena").count() == 0
+    shown_value = view.locator("p.queries").inner_text()
+    assert "the user is a pseudonym" in shown_value
+    assert 'use "morpheus tools pseudonym" with key 1f0c' in shown_value
+    assert view.trouble == []
+
+
+def test_a_page_offers_the_queries_of_its_log_only(opened):
+    data = build_data({"ann": [normal_events(), alerts([HOUR])]})
+    view = opened(data, source="from-azure", user_column="userPrincipalName")
+    queries = "data.log.queries.map((query) => [query.name, writeQuery(query, selectedIncident())])"
+    written = dict(view.evaluate(queries))
+    assert list(written) == ["KQL", "Splunk"]
+    assert written["KQL"].splitlines()[0] == "SigninLogs"
+    assert '| where UserPrincipalName == "ann"' in written["KQL"]
+    assert view.locator("text=Copy Athena").count() == 0
+    assert view.trouble == []
+
+
+def test_a_query_without_a_user_leaves_the_line_out_and_a_strange_column_is_quoted(opened):
+    data = build_data({"ann": [normal_events(), alerts([HOUR])]})
+    queries = "data.log.queries.map((query) => writeQuery(query, selectedIncident()))"
+    athena, *_ = opened(data, user_column="actor").evaluate(queries)
+    assert "ann" not in athena
+    assert athena.splitlines()[-1] == "ORDER BY eventtime;"
+    athena, _, splunk, kusto = opened(data, user_column='a" b').evaluate(queries)
+    assert """AND "a\"\" b" = 'ann'""" in athena
+    assert '"a\\" b"="ann"' in splunk
+    assert '| where ["a\\" b"] == "ann"' in kusto
+
+
+def test_a_column_shows_its_label(opened):
+    view = opened(build_data({"ann": [normal_events(), alerts([HOUR])]}))
+    assert view.locator('#detail th[title="Action"]').inner_text().startswith("eventName")
 
 
 def test_a_user_has_a_page_with_their_week_and_their_fingerprint(opened, company):
@@ -295,7 +332,7 @@ def test_on_paper_there_are_no_buttons_to_press(opened, company):
 
 def test_the_same_data_make_the_same_page(company):
     data = msgspec.json.encode(company)
-    assert render_page(data) == render_page(data)
+    assert render_page(data, b"{}") == render_page(data, b"{}")
 
 
 def test_a_served_page_may_ask_its_server_and_brings_no_data(company):

@@ -9,7 +9,9 @@ import pytest
 
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
-from morpheus.sources.results import parse_json_lines, read_frames, read_results
+from morpheus.sinks.to_file import ToFile
+from morpheus.sources.results import parse_json_lines, read_as_text, read_frames, read_results
+from morpheus.testing import make_events, make_output_rows, run_stage
 
 ROWS = (
     '{"user":"ann","time":"2026-01-01T00:00:00Z","z":1}',
@@ -60,6 +62,27 @@ def test_lines_that_are_no_objects_are_counted_or_fail(tmp_path):
     path.write_text('{"time": 1}\n[1]\n')
     with pytest.raises(UsageError, match=r"out.jsonl` cannot be read: .* Give CSV, JSON lines"):
         list(read_results(path))
+
+
+def test_values_of_json_have_one_spelling_as_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": {"b": [1, 2], "a": 1.50}, "y": "4.50", "z": null}\n')
+    (tmp_path / "b.json").write_text('{"z":null,"y":"4.50","x":{"a":1.5,"b":[1,2]}}')
+    first, second = (read_as_text(tmp_path / name) for name in ("a.jsonl", "b.json"))
+    assert first.rows(named=True) == second.rows(named=True)
+    assert first.to_dict(as_series=False) == {
+        "x": ['{"a":1.5,"b":[1,2]}'],
+        "y": ["4.50"],
+        "z": [None],
+    }
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.parquet", "a.jsonl"])
+def test_a_file_of_any_format_is_read_as_the_same_text(tmp_path, name):
+    rows = make_output_rows(make_events([0, 60], eventName=["Get", None]))
+    list(run_stage(ToFile(filename=str(tmp_path / name)), [rows]))
+    frame = read_as_text(tmp_path / name)
+    assert set(frame.schema.values()) == {pl.String}
+    assert frame["eventName"].to_list() == ["Get", None]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".csv.gz"])

@@ -37,8 +37,6 @@ MAX_INCIDENTS = 2500
 """Maximum number of incidents on a page."""
 MAX_EVENTS_SHOWN = 25
 """Maximum number of events of an incident with all columns: those with the highest levels."""
-ACTION_COLUMNS = ("eventName", "operationName", "appDisplayName", "application", "integration")
-"""Columns that hold the action. The first one in the data counts."""
 MAX_ACTIONS = 6
 """Maximum number of different actions listed for an incident."""
 FILTER_RULE = "Alerts are the events that filter kept."
@@ -115,8 +113,14 @@ class Incident(msgspec.Struct, frozen=True):
     times: list[int]
 
     @classmethod
-    def from_events(cls, events: pl.DataFrame, ranking: str) -> Self:
-        """Describe the events of one incident: rows of `TopEvents.to_frame`, in time order."""
+    def from_events(cls, events: pl.DataFrame, ranking: str, actions: Sequence[str]) -> Self:
+        """Describe the events of one incident.
+
+        Args:
+            events: Rows of `TopEvents.to_frame`, in time order.
+            ranking: The score that levels are computed from.
+            actions: Columns that hold the action. The first one with a value counts.
+        """
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
         rows = np.sort(np.argsort(-levels, kind="stable")[:MAX_EVENTS_SHOWN])
         explained = ExplanationColumns.find_in(events.columns)
@@ -138,7 +142,7 @@ class Incident(msgspec.Struct, frozen=True):
             severity=classify_severity(float(levels.max())),
             pvalue=min(pvalues, default=None),
             flagged=int(events[FLAGGED].sum()),
-            actions=_count_actions(events),
+            actions=_count_actions(events, actions),
             columns=_find_top_columns(events.row(int(rows[worst]), named=True), explained),
             worst=worst,
             events=shown,
@@ -236,10 +240,10 @@ def _decode_explanation(text: str | None) -> Explanation | None:
         return None
 
 
-def _count_actions(events: pl.DataFrame) -> list[tuple[str, int]]:
-    column = next((name for name in ACTION_COLUMNS if name in events.columns), None)
-    actions = [] if column is None else events[column].drop_nulls().cast(pl.String).to_list()
-    return Counter(actions).most_common(MAX_ACTIONS)
+def _count_actions(events: pl.DataFrame, columns: Sequence[str]) -> list[tuple[str, int]]:
+    values = (events[name].drop_nulls() for name in columns if name in events.columns)
+    actions = next((found for found in values if len(found)), pl.Series(dtype=pl.String))
+    return Counter(actions.cast(pl.String).to_list()).most_common(MAX_ACTIONS)
 
 
 def _find_top_columns(
@@ -294,11 +298,14 @@ class SelectedIncidents:
         return replace(self, population_scale=scale, incidents=incidents)
 
 
-def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> SelectedIncidents:
+def select_incidents(
+    aggregator: ReportAggregator, alerts_per_day: float, actions: Sequence[str]
+) -> SelectedIncidents:
     """Choose the incidents to show.
 
     After `filter`, all of its alerts are shown. Without it, the events of level 1 and above are
-    alerts, and the highest incidents are shown, `alerts_per_day` of them for each day.
+    alerts, and the highest incidents are shown, `alerts_per_day` of them for each day. `actions`
+    are the columns that hold the action.
     """
     population_scale = aggregator.fit_population_scale()
     scales = [aggregator.find_scale(user) for user in aggregator.users]
@@ -308,7 +315,8 @@ def select_incidents(aggregator: ReportAggregator, alerts_per_day: float) -> Sel
     if has_scale and not aggregator.filtered:
         events = events.filter(pl.col(LEVEL) >= 1)
     ranking = aggregator.ranking or ""
-    incidents = [Incident.from_events(group, ranking) for group in group_incidents(events)]
+    groups = group_incidents(events)
+    incidents = [Incident.from_events(group, ranking, actions) for group in groups]
     incidents.sort(key=lambda incident: (-incident.level, incident.since, incident.user or ""))
     rule, hidden = FILTER_RULE, aggregator.top_events.dropped + aggregator.ts_anomalies.dropped
     if not aggregator.filtered:

@@ -36,7 +36,7 @@ LIVE_SCRIPTS, LIVE_STYLES = (*SCRIPTS, "live.js"), (*STYLES, "live.css")
 """The same, and what the live page adds: the state of the run."""
 
 
-def render_page(data: bytes, *, title: str = "Morpheus report") -> bytes:
+def render_page(data: bytes, log: bytes, *, title: str = "Morpheus report") -> bytes:
     """Render a page that works offline, from any folder.
 
     The data is compressed and embedded as base64, whose alphabet cannot close an HTML element. The
@@ -44,13 +44,14 @@ def render_page(data: bytes, *, title: str = "Morpheus report") -> bytes:
 
     Args:
         data: `view.ReportData` as JSON.
+        log: `view.LogView` as JSON.
         title: Title of the page, text without markup.
     """
-    embedded = b64encode(gzip.compress(data, mtime=0)).decode("ascii")
     script, style = _concat_assets(SCRIPTS), _concat_assets(STYLES)
     return fill_template(
         title=title,
-        data=embedded,
+        data=_embed(data),
+        log=_embed(log),
         feed="",
         script=script,
         style=style,
@@ -62,13 +63,13 @@ def render_live_page(data_path: str, *, title: str = "Morpheus") -> bytes:
     """Render the page of `morpheus serve`, which fetches its data from the server.
 
     Args:
-        data_path: Path of the data on the server, JSON as in `render_page`.
+        data_path: Path of the data on the server: JSON as in `render_page`, with the log as `log`.
         title: Title of the page, text without markup.
     """
     script, style = _concat_assets(LIVE_SCRIPTS), _concat_assets(LIVE_STYLES)
     policy = _build_policy(script, style, connect="'self'")
     return fill_template(
-        title=title, data="", feed=data_path, script=script, style=style, policy=policy
+        title=title, data="", log="", feed=data_path, script=script, style=style, policy=policy
     )
 
 
@@ -85,6 +86,10 @@ def build_live_policy() -> str:
 def fill_template(**parts: str) -> bytes:
     """Fill the page's template. Parts are inserted unescaped, so none may come from a log."""
     return Template(_read_asset("page.html")).substitute(parts).encode()
+
+
+def _embed(data: bytes) -> str:
+    return b64encode(gzip.compress(data, mtime=0)).decode("ascii")
 
 
 def _build_policy(script: str, style: str, connect: str = "'none'") -> str:

@@ -7,13 +7,13 @@ and stay as they are; page format version 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, TS_ANOMALY
+from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TS_ANOMALY, LogDescription
 from morpheus.models.calibration import (
     EXCEEDANCE_LEVELS,
     HOURS_PER_WEEK,
@@ -340,6 +340,87 @@ class UserView(msgspec.Struct, frozen=True):
         )
 
 
+class Origin(NamedTuple):
+    """Where the events of a report come from.
+
+    Attributes:
+        source: Name of the source stage. Empty if it is not known.
+        user_column: Name of the user column.
+        log: Description of the log.
+    """
+
+    source: str
+    user_column: str
+    log: LogDescription
+
+
+class QueryView(msgspec.Struct, frozen=True):
+    """A query that fetches the events of an incident; see `EvidenceQuery`.
+
+    Attributes:
+        name: Name of the tool.
+        language: Language of the query.
+        time_format: How times are written.
+        template: Text of the query, with placeholders.
+        user_column: Name of the user column in the tool. None if the tool has none.
+    """
+
+    name: str
+    language: str
+    time_format: str
+    template: str
+    user_column: str | None
+
+
+class LogView(msgspec.Struct, frozen=True):
+    """What a page knows about the kind of log.
+
+    Attributes:
+        name: Name of the log.
+        actions: Columns that hold the action; the first one with a value counts.
+        key_columns: Columns that help most to judge an event, in order.
+        labels: Labels of columns, for people.
+        event_ids: Columns that hold the id of an event.
+        queries: Queries that fetch the events of an incident.
+    """
+
+    name: str
+    actions: list[str]
+    key_columns: list[str]
+    labels: dict[str, str]
+    event_ids: list[str]
+    queries: list[QueryView]
+
+
+def build_log_view(origin: Origin) -> LogView:
+    """Build what a page knows about the kind of log.
+
+    >>> origin = Origin("from-file", "userid", LogDescription(paths={"userid": "user.id"}))
+    >>> build_log_view(origin).queries[0].user_column
+    'user.id'
+    """
+    _, user_column, log = origin
+    is_computed = user_column in {ACTOR, ACTOR_OPTION}
+    path = None if is_computed else log.paths.get(user_column, user_column)
+    return LogView(
+        name=log.name,
+        actions=list(log.summary_columns),
+        key_columns=list(log.key_columns),
+        labels=log.list_labels(),
+        event_ids=list(log.event_fields.event_id),
+        queries=[
+            QueryView(
+                query.name,
+                query.language,
+                query.time_format,
+                query.template.strip(),
+                query.columns.get(user_column, path),
+            )
+            for query in log.evidence
+        ],
+    )
+
+
 class ReportData(msgspec.Struct, frozen=True):
     """The data of a page.
 
@@ -384,7 +465,7 @@ def build_report_data(
     alerts_per_day: float,
     *,
     models_hint: str,
-    origin: tuple[str, str],
+    origin: Origin,
 ) -> ReportData:
     """Build the data of a page.
 
@@ -393,11 +474,11 @@ def build_report_data(
         counts: Number of events read, scored and not scored.
         alerts_per_day: Incidents to show per day if `filter` did not choose them.
         models_hint: What to add to the command to show model cards.
-        origin: Name of the source stage, and of the user column.
+        origin: Where the events come from.
     """
     histograms = aggregator.histograms
     histograms.compact()
-    selected = select_incidents(aggregator, alerts_per_day)
+    selected = select_incidents(aggregator, alerts_per_day, origin.log.summary_columns)
     axis, page_buckets = _build_time_axis(histograms)
     users = _build_user_views(
         aggregator,
@@ -412,7 +493,8 @@ def build_report_data(
     return ReportData(
         "morpheus-report",
         1,
-        *origin,
+        origin.source,
+        origin.user_column,
         counts,
         selected.rule,
         aggregator.ranking,

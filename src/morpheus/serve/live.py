@@ -17,15 +17,21 @@ import msgspec
 import polars as pl
 from polars.exceptions import PolarsError
 
-from morpheus.columns import POPULATION_USER, TIME
+from morpheus.columns import POPULATION_USER, TIME, to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import ReportData, RunCounts, build_report_data
-from morpheus.report_cli import USER_COLUMNS
+from morpheus.report.view import Origin, ReportData, RunCounts, build_log_view, build_report_data
 from morpheus.sources.compression import COMPRESSED_SUFFIXES, detect_file_type
-from morpheus.sources.results import parse_csv, parse_json_lines, read_results
+from morpheus.sources.results import (
+    find_log,
+    find_user_column,
+    find_users,
+    parse_csv,
+    parse_json_lines,
+    read_results,
+)
 from morpheus.sources.time_range import parse_times
 from morpheus.status import Status
 
@@ -236,8 +242,8 @@ class LiveReport:
 
     Attributes:
         folder: The folder.
-        user_column: The user column. By default the one in the status file, otherwise the first of
-            `USER_COLUMNS` in the data.
+        user_column: The user column. By default the one in the status file, otherwise a known
+            one in the data.
         alerts_per_day: The alert budget. None for the budget of the run's `filter`, or 5.
         store: The models that scored the events, if they are available.
         clock: Returns the time in seconds since 1970.
@@ -302,7 +308,9 @@ class LiveReport:
         """Return the page's data as JSON."""
         with self._lock:
             if self._encoded_data is None:
-                self._encoded_data = msgspec.json.encode(self._build_data())
+                data = msgspec.structs.asdict(self._build_data())
+                log = build_log_view(self._get_origin())
+                self._encoded_data = msgspec.json.encode(data | {"log": log})
             return self._encoded_data
 
     def _reset(self) -> None:
@@ -321,11 +329,16 @@ class LiveReport:
             status.account if self._timed_status else RunCounts(scored=self._rows),
             budget,
             models_hint="--models=FOLDER (which train-ae --models_output_filename wrote)",
-            origin=(status.source, self.user_column or status.user_column),
+            origin=self._get_origin(),
         )
         if self._timed_status is not None:
             return data
         return msgspec.structs.replace(data, rule=NO_STATUS_RULE.format(budget))
+
+    def _get_origin(self) -> Origin:
+        _, status = self._timed_status or (None, NO_STATUS)
+        log = find_log(status.source, self._aggregator.columns)
+        return Origin(status.source, to_user_column(self.user_column or status.user_column), log)
 
     def _find_alert_budget(self, status: Status) -> float:
         return self.alerts_per_day or status.alerts_per_day or DEFAULT_ALERTS_PER_DAY
@@ -384,11 +397,12 @@ class LiveReport:
     def _find_users(self, frame: pl.DataFrame) -> pl.Series:
         """Return the user of each row, shape (rows,)."""
         stated = self._timed_status[1].user_column if self._timed_status else ""
-        names = filter(None, (self.user_column, stated, *USER_COLUMNS))
-        column = next((name for name in names if name in frame.columns), None)
-        if column is None:
-            return pl.Series([None] * frame.height, dtype=pl.String)
-        return frame[column].cast(pl.String)
+        known = find_user_column(frame.columns) or ""
+        for column in filter(None, (self.user_column, stated, known)):
+            users = find_users(frame, column)
+            if users is not None:
+                return users
+        return pl.Series([None] * frame.height, dtype=pl.String)
 
 
 def _without_counts(status: Status) -> Status:

@@ -116,7 +116,7 @@ class Alert:
         user: User of the event; None if the log names none.
         time: Time of the event.
         source: Name of the source stage.
-        log: What is known of the kind of log.
+        log: Description of the kind of log.
         event: Columns of the log, as text, without empty ones.
         scores: Finite scores of `add-scores`, by label.
         reason: Reason in one sentence; None without `explain`.

@@ -26,6 +26,7 @@ from morpheus.features.derived import (
 from morpheus.sources.base import FileSource
 from morpheus.sources.envelopes import Envelope, OtherKind
 from morpheus.sources.group_by_user import RecordOrder
+from morpheus.sources.json_records import normalize_name
 from morpheus.sources.log_format import ActorRule, LogFormat
 
 HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
@@ -405,6 +406,50 @@ EVIDENCE = (
     EvidenceQuery("KQL", KUSTO_QUERY, "kusto", columns=SENTINEL_COLUMNS),
 )
 
+CONSOLE_NAMES = {
+    "User name": "userIdentityuserName",
+    "AWS access key": "userIdentityaccessKeyId",
+    "Access key ID": "userIdentityaccessKeyId",
+}
+"""Columns of the console's event history, and of LookupEvents."""
+SENTINEL_NAMES = {
+    "AwsEventId": "eventID",
+    "AwsRequestId": "requestID",
+    "EventTypeName": "eventType",
+    "SessionIssuerType": f"{_SESSION}sessionIssuertype",
+    "SessionIssuerPrincipalId": f"{_SESSION}sessionIssuerprincipalId",
+    "SessionIssuerArn": f"{_SESSION}sessionIssuerarn",
+    "SessionIssuerAccountId": f"{_SESSION}sessionIssueraccountId",
+    "SessionIssuerUserName": _ISSUER,
+    "SessionMfaAuthenticated": f"{_SESSION}attributesmfaAuthenticated",
+    "SessionCreationDate": f"{_SESSION}attributescreationDate",
+    "EC2RoleDelivery": f"{_SESSION}ec2RoleDelivery",
+    "TlsVersion": "tlsDetailstlsVersion",
+    "CipherSuite": "tlsDetailscipherSuite",
+    "ClientProvidedHostHeader": "tlsDetailsclientProvidedHostHeader",
+    "TimeGenerated": "eventTime",
+    "TimeGenerated [UTC]": "eventTime",
+}
+"""Columns of the table `AWSCloudTrail` of Microsoft Sentinel that have names of their own."""
+ECS_NAMES = {
+    "event.action": "eventName",
+    "event.provider": "eventSource",
+    "event.id": "eventID",
+    "source.address": _SOURCE_ADDRESS,
+    "source.ip": _SOURCE_ADDRESS,
+    "user_agent.original": "userAgent",
+    "cloud.region": "awsRegion",
+    "cloud.account.id": "recipientAccountId",
+    "@timestamp": "eventTime",
+    "_time": "eventTime",
+} | {f"aws.cloudtrail.{path}": path.replace(".", "") for path in FIELD_PATHS}
+"""Columns of the Elastic Common Schema, and the time of Splunk."""
+COLUMN_ALIASES = {
+    normalize_name(name): column
+    for names in (CONSOLE_NAMES, SENTINEL_NAMES, ECS_NAMES)
+    for name, column in names.items()
+}
+
 CLOUDTRAIL_FORMAT = LogFormat(
     name="CloudTrail",
     paths=FIELD_PATHS,
@@ -419,6 +464,7 @@ CLOUDTRAIL_FORMAT = LogFormat(
     json_converters={"requestParametersownersSetitems": get_first_owner},
     csv_converters={"userIdentityaccountId": format_account},
     embedded_json_columns=EMBEDDED_JSON_COLUMNS,
+    column_aliases=COLUMN_ALIASES,
     envelopes=tuple(Envelope(name, is_declared=True) for name in EMBEDDED_JSON_COLUMNS),
     other_kinds=OTHER_KINDS,
     skip_dirs=("CloudTrail-Digest", "CloudTrail-Insight"),

@@ -559,11 +559,35 @@ class LogFormat:
         names = pl.DataFrame({user: [name]})
         return names.select(fold_addresses(pl.col(user))).item() if user == ACTOR else name
 
-    def rename_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Rename the columns of a table to their flat names."""
+    @cached_property
+    def other_names(self) -> Mapping[str, str]:
+        """Return the flat columns by their normalized names: their own first, then others."""
         names: dict[str, str] = {}
-        for name in frame.columns:
-            flat_name = self.column_aliases.get(normalize_name(name))
-            if flat_name and flat_name not in {*frame.columns, *names.values()}:
+        for column in self.columns:
+            names.setdefault(normalize_name(column), column)
+        for name, column in self.column_aliases.items():
+            names.setdefault(name, column)
+        return names
+
+    @cached_property
+    def objects(self) -> frozenset[str]:
+        """Return the normalized paths of objects that contain columns."""
+        parts = (path.split(".") for path in self.paths)
+        return frozenset(
+            normalize_name("".join(path[:n])) for path in parts for n in range(1, len(path))
+        ) - frozenset(map(normalize_name, self._flat_paths))
+
+    def rename_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rename the columns of a table to their flat names.
+
+        If several columns are the same one, the first of `other_names` is renamed.
+        """
+        ranks = {name: rank for rank, name in enumerate(self.other_names)}
+        names: dict[str, str] = {}
+        found = [(ranks.get(normalize_name(name)), name) for name in frame.columns]
+        for _, name in sorted((rank, name) for rank, name in found if rank is not None):
+            flat_name = self.other_names[normalize_name(name)]
+            is_free = flat_name not in frame.columns and flat_name not in names.values()
+            if is_free and name not in self.columns:
                 names[name] = flat_name
         return frame.rename(names)

@@ -112,10 +112,8 @@ function eventButton(event, place, open) {
   );
 }
 
-const ACTIONS = ["eventName", "operationName", "appDisplayName", "application", "integration"];
-
 function action(event) {
-  const name = ACTIONS.find((column) => event.raw[column] != null);
+  const name = data.log.actions.find((column) => event.raw[column] != null);
   return name ? event.raw[name] : `severity ${formatNumber(event.level)}`;
 }
 
@@ -133,7 +131,13 @@ function unexplainedEvent(event) {
 }
 
 function pairOf(name, ...value) {
-  return element("div", {}, element("dt", {}, displayText(name, 60)), element("dd", {}, value));
+  const title = data.log.labels[name];
+  return element(
+    "div",
+    {},
+    element("dt", { title }, displayText(name, 60)),
+    element("dd", {}, value),
+  );
 }
 
 /** Compare observed and expected values, one row per column, by share of the risk. */
@@ -186,7 +190,7 @@ function factRow(fact, max) {
     {},
     element(
       "th",
-      { scope: "row" },
+      { scope: "row", title: data.log.labels[fact.column] },
       displayText(fact.column, 60),
       redundant ? element("small", {}, redundant) : null,
     ),
@@ -215,20 +219,10 @@ function probabilityCell(fact) {
   return [formatProbability(fact.probability), others];
 }
 
-const KEY_COLUMNS = [
-  "userAgent",
-  "sourceIPAddress",
-  "userIdentityaccessKeyId",
-  "eventSource",
-  "eventName",
-  "errorCode",
-  "awsRegion",
-];
-
 /** List the columns with normal values; they help to judge the event, too. */
 function normalValues({ why, raw }) {
   const usual = why.usual.filter((name) => raw[name] != null);
-  const first = KEY_COLUMNS.filter((name) => usual.includes(name));
+  const first = data.log.key_columns.filter((name) => usual.includes(name));
   const pairs = first.map((name) => pairOf(name, displayText(raw[name], 80)));
   const others = usual.filter((name) => !first.includes(name)).map((name) => displayText(name, 60));
   return panel(

@@ -1,11 +1,17 @@
-/** Load the data: embedded in the page and compressed, or fetched from the server. */
-
+/**
+ * Load the data: embedded in the page and compressed, or fetched from the server. `data.log` describes
+ * the kind of log.
+ */
 async function load() {
-  const embedded = document.getElementById("data").textContent.trim();
-  if (embedded) return decompress(embedded);
+  const [embedded, log] = ["data", "log"].map(readEmbedded);
+  if (embedded) return { ...(await decompress(embedded)), log: await decompress(log) };
   const response = await fetch(document.body.dataset.feed);
   if (!response.ok) throw new Error(`Cannot load the data: HTTP status ${response.status}.`);
   return response.json();
+}
+
+function readEmbedded(id) {
+  return document.getElementById(id).textContent.trim();
 }
 
 async function decompress(base64) {

@@ -1,111 +1,86 @@
 /** The incident as a query for other tools. Values are quoted by the rules of each language. */
 
-const NESTED_NAMES = {
-  userIdentitysessionContextsessionIssueruserName:
-    "userIdentity.sessionContext.sessionIssuer.userName",
-  userIdentityarn: "userIdentity.arn",
-  userIdentityuserName: "userIdentity.userName",
-  userIdentityaccountId: "userIdentity.accountId",
-  userIdentityprincipalId: "userIdentity.principalId",
-  userIdentityaccessKeyId: "userIdentity.accessKeyId",
-};
-
 const MARGIN_SECONDS = 60;
 const MAX_IDS = 50;
 
-const sql = (value) => `'${String(value).replaceAll("'", "''")}'`;
 const quoteWithBackslash = (value) => `"${String(value).replace(/[\\"]/g, "\\$&")}"`;
+const isPlainName = (name) => /^[\w.]+$/.test(name);
 
-/** Return what a query needs: the user, the period and the event ids. */
-function queryParameters(incident) {
-  const ids = incident.events.map((event) => event.raw.eventID).filter(isId);
+/** How each language quotes a value, and a column with an unusual name. */
+const LANGUAGES = {
+  sql: {
+    value: (text) => `'${String(text).replaceAll("'", "''")}'`,
+    column: (name) => (isPlainName(name) ? name : `"${name.replaceAll('"', '""')}"`),
+  },
+  splunk: { value: quoteWithBackslash, column: quoteWithBackslash },
+  kusto: {
+    value: quoteWithBackslash,
+    column: (name) => (isPlainName(name) ? name : `[${quoteWithBackslash(name)}]`),
+  },
+  logging: {
+    value: quoteWithBackslash,
+    column: (name) => (isPlainName(name) ? name : quoteWithBackslash(name)),
+  },
+};
+
+const TIME_FORMATS = {
+  iso: (time) => time,
+  sql: (time) => time.slice(0, 19).replace("T", " "),
+  epoch: (time) => Date.parse(time) / 1000,
+};
+
+/** Accept ids like those of AWS only: the row numbers of a file do not identify events elsewhere. */
+const isId = (id) => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(id);
+
+function eventIds(incident) {
+  const names = data.log.event_ids;
+  return incident.events.flatMap(({ raw }) => names.map((name) => raw[name]).filter(isId));
+}
+
+/** Return the values of a query's placeholders, quoted; null for those without a value. */
+function queryValues(query, incident) {
+  const { value, column } = LANGUAGES[query.language];
+  const formatTime = TIME_FORMATS[query.time_format];
+  const minute = (seconds) => formatTime(`${toIso(seconds).slice(0, 19)}Z`);
+  const ids = eventIds(incident).slice(0, MAX_IDS);
   return {
-    column: NESTED_NAMES[data.user_column] ?? data.user_column,
-    user: incident.user,
-    from: `${toIso(incident.since - MARGIN_SECONDS).slice(0, 19)}Z`,
-    to: `${toIso(incident.until + MARGIN_SECONDS).slice(0, 19)}Z`,
-    ids: ids.slice(0, MAX_IDS),
+    user_column: query.user_column == null ? null : column(query.user_column),
+    user: incident.user == null ? null : value(incident.user),
+    from: minute(incident.since - MARGIN_SECONDS),
+    to: minute(incident.until + MARGIN_SECONDS),
+    ids: ids.length ? ids.map(value).join(", ") : null,
   };
 }
 
-/** Accept ids from AWS only: the row numbers of a file do not identify events elsewhere. */
-const isId = (id) => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(id);
+const PLACEHOLDER = /\{(user_column|user|from|to|ids)\}/g;
 
-function athena({ column, user, from, to }) {
-  return [
-    "SELECT eventtime, eventname, eventsource, sourceipaddress, useragent, errorcode,",
-    "       requestparameters, eventid",
-    "FROM cloudtrail_logs",
-    `WHERE eventtime BETWEEN ${sql(from)} AND ${sql(to)}`,
-    user == null ? null : `  AND ${column.toLowerCase()} = ${sql(user)}`,
-    "ORDER BY eventtime;",
-  ];
+/** Write a query. A line with a placeholder that has no value is left out. */
+function writeQuery(query, incident) {
+  const values = queryValues(query, incident);
+  const hasValues = (line) =>
+    [...line.matchAll(PLACEHOLDER)].every(([, name]) => values[name] != null);
+  const lines = query.template.split("\n").filter(hasValues);
+  return lines.map((line) => line.replace(PLACEHOLDER, (_, name) => values[name])).join("\n");
 }
 
-function cloudTrailLake({ column, user, from, to }) {
-  return [
-    "SELECT eventTime, eventName, eventSource, sourceIPAddress, userAgent, errorCode,",
-    "       requestParameters, eventID",
-    "FROM <event data store id>",
-    `WHERE eventTime BETWEEN ${sql(from.slice(0, 19).replace("T", " "))}`,
-    `  AND ${sql(to.slice(0, 19).replace("T", " "))}`,
-    user == null ? null : `  AND ${column} = ${sql(user)}`,
-    "ORDER BY eventTime",
-  ];
-}
-
-function splunk({ column, user, from, to, ids }) {
-  const epoch = (time) => Date.parse(time) / 1000;
-  return [
-    `search index=* earliest=${epoch(from)} latest=${epoch(to)}`,
-    user == null ? null : `  ${quoteWithBackslash(column)}=${quoteWithBackslash(user)}`,
-    ids.length ? `  eventID IN (${ids.map(quoteWithBackslash).join(", ")})` : null,
-    "| sort 0 _time",
-    "| table _time eventName eventSource sourceIPAddress userAgent errorCode eventID",
-  ];
-}
-
-const TABLES = {
-  "from-azure": ["SigninLogs", { userPrincipalName: "UserPrincipalName" }],
-  "from-duo": ["Duo_CL", { username: "user_name_s" }],
-};
-const SENTINEL = {
-  "userIdentity.sessionContext.sessionIssuer.userName": "SessionIssuerUserName",
-  "userIdentity.arn": "UserIdentityArn",
-  "userIdentity.userName": "UserIdentityUserName",
-  "userIdentity.accountId": "UserIdentityAccountId",
-  "userIdentity.principalId": "UserIdentityPrincipalid",
-  "userIdentity.accessKeyId": "UserIdentityAccessKeyId",
-};
-
-function kusto({ column, user, from, to, ids }) {
-  const [table, names] = TABLES[data.source] ?? ["AWSCloudTrail", SENTINEL];
-  const field = names[column] ?? column;
-  return [
-    table,
-    `| where TimeGenerated between (datetime(${from}) .. datetime(${to}))`,
-    user == null ? null : `| where ${field} == ${quoteWithBackslash(user)}`,
-    ids.length && table === "AWSCloudTrail"
-      ? `| where AwsEventId in (${ids.map(quoteWithBackslash).join(", ")})`
-      : null,
-    "| order by TimeGenerated asc",
-  ];
-}
-
-const QUERIES = { Athena: athena, "CloudTrail Lake": cloudTrailLake, Splunk: splunk, KQL: kusto };
+const PSEUDONYM = /^ps-([0-9a-f]{4})-[a-z2-7]{16}$/;
 
 function queryButtons(incident) {
-  const parameters = queryParameters(incident);
-  const buttons = Object.entries(QUERIES).map(([name, write]) =>
-    button(`Copy ${name}`, (event) => copy(joinLines(write(parameters)), event.target), {
-      title: joinLines(write(parameters)),
-    }),
-  );
+  const pseudonym = PSEUDONYM.exec(incident.user ?? "");
+  if (pseudonym) {
+    const text =
+      "No queries: the user is a pseudonym, and other tools know the user by name. " +
+      `To find the name, use "morpheus tools pseudonym" with key ${pseudonym[1]}.`;
+    return element("p", { class: "queries" }, text);
+  }
+  const buttons = data.log.queries.map((query) => {
+    const text = writeQuery(query, incident);
+    const onclick = (event) => copy(text, event.target);
+    return button(`Copy ${query.name}`, onclick, { title: text });
+  });
   const attributes = { class: "queries", role: "group", "aria-label": "Copy as a query" };
   return element("div", attributes, buttons);
 }
-
-const joinLines = (parts) => parts.filter((part) => part != null).join("\n");
 
 async function copy(text, target) {
   try {
