@@ -17,6 +17,7 @@ from morpheus.cli.main import morpheus as command
 from morpheus.columns import SCORE, ExplanationColumns
 from morpheus.core.stage import read_lines
 from morpheus.errors import ModelCorruptedError, RecordError, UsageError
+from morpheus.models.store import ModelStore
 from morpheus.sources.dataframe import FromFrame
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
@@ -98,7 +99,11 @@ def test_the_api_and_the_command_line_write_the_same_models(
     files = [path for path in (cli_output / "models").rglob("*") if path.is_file()]
     assert len(files) == 1 + len(lesson.cards) + (lesson.store.global_card is not None)
     for path in files:
-        assert (tmp_path / path.relative_to(cli_output)).read_bytes() == path.read_bytes()
+        if path.suffix == ".safetensors":
+            assert (tmp_path / path.relative_to(cli_output)).read_bytes() == path.read_bytes()
+    saved = ModelStore.open(cli_output / "models")
+    assert lesson.cards == saved.cards
+    assert lesson.store.global_card == saved.global_card
 
 
 def test_models_of_the_command_line_score_a_frame(lesson: Fingerprints, cli_output: Path) -> None:
@@ -161,9 +166,10 @@ def test_pandas_and_arrow_frames_get_the_scores_of_polars_frames(trained: Finger
 
 
 def test_a_missing_value_of_pandas_is_null(trained: Fingerprints) -> None:
-    frame = people().with_columns(agent=pl.lit(None, pl.String))
+    missing = pl.int_range(pl.len()) % 2 == 0
+    frame = people().with_columns(pl.when(~missing).then("agent").alias("agent"))
     pandas = pd.DataFrame(frame.to_dict(as_series=False))
-    pandas["agent"] = float("nan")
+    pandas["agent"] = pandas["agent"].where(pandas["agent"].notna(), float("nan"))
     assert trained.score(pandas).equals(trained.score(frame))
 
 

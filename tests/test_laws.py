@@ -17,7 +17,7 @@ from morpheus.core.batch import Batch, Events, OutputRows, Scored, Table, WithMo
 from morpheus.core.registry import load_stage, stage_names
 from morpheus.core.stage import PipelineOptions, Sink, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey
-from morpheus.models.store import commit_index, put_model
+from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.runtime.chain import Segment
 from morpheus.stages.add_class import AddClass
 from morpheus.stages.add_scores import AddScores
@@ -52,7 +52,7 @@ def cases() -> dict[str, Case]:
     frame = make_events([0] * 12, **{name: events[name] for name in COLUMNS})
     frame = frame.with_columns(times(12).alias(TIME))
     models = mkdtemp()
-    commit_index(models, {"ann": put_model(models, known)})
+    commit_index(models, ModelIndex.from_cards({"ann": put_model(models, known)}))
     with_model = WithModel(user="ann", table=Table(frame), fingerprint=known, card=known.card)
     [encoded] = run_stage(Preprocess(), [with_model])
     [losses] = run_stage(InfPytorch(), [encoded])

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 
+import msgspec
 from figures.table import Table
 
 from morpheus.columns import TIME
 from morpheus.models.fit import fit_fingerprint
 from morpheus.models.profile import ModelCard
-from morpheus.models.store import commit_index, put_model
+from morpheus.models.store import ModelIndex, commit_index, put_model
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 from speed.scale import Scale
@@ -21,9 +22,9 @@ from speed.training import histories
 OPEN = """
 import sys, time
 from pathlib import Path
-from morpheus.models.store import Store
+from morpheus.models.store import ModelStore
 begin = time.perf_counter()
-store = Store.open(Path(sys.argv[1]))
+store = ModelStore.open(Path(sys.argv[1]))
 opened = time.perf_counter()
 store.load(sys.argv[2])
 loaded = time.perf_counter()
@@ -44,6 +45,7 @@ def tables(scale: Scale) -> Iterator[Table]:
             fit_fingerprint(user[USER][0], user, COLUMNS, times=user[TIME], seed=1)
             for user in users
         ]
+        last = learnt[-1]
         cards = [put_model(folder, each) for each in learnt]
         written = [card.size for card in cards]
         sizes.add(rows, len(users), int(median(written)), max(written))
@@ -55,10 +57,14 @@ def tables(scale: Scale) -> Iterator[Table]:
     )
     for many in (1_000, 100_000):
         names = [f"user-{number:06d}" for number in range(many)]
-        commit_index(
-            folder,
-            {name: replace(cards[n % len(cards)], user=name) for n, name in enumerate(names)},
-        )
+        known = {
+            name: msgspec.structs.replace(cards[n % len(cards)], user=name)
+            for n, name in enumerate(names)
+        }
+        # The file that is read must have the name of its user.
+        own = replace(last, card=msgspec.structs.replace(last.card, user=names[-1]))
+        known[names[-1]] = put_model(folder, own)
+        commit_index(folder, ModelIndex.from_cards(known))
         index = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6
         shown = [
             run([sys.executable, "-c", OPEN, str(folder), names[-1]]).shown

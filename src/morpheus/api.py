@@ -10,16 +10,16 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 
 import polars as pl
 
-from morpheus.columns import INDEX, RISK, SCORE, ExplanationColumns
+from morpheus.columns import INDEX, RISK, SCORE, ExplanationColumns, to_user_column
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions, Transform
 from morpheus.errors import UsageError
-from morpheus.models.profile import ModelCard
-from morpheus.models.store import ModelStore
+from morpheus.models.profile import InputSpec, ModelCard
+from morpheus.models.store import ModelStore, read_key
 from morpheus.models.training import EPOCHS
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.sources.dataframe import (
@@ -66,11 +66,13 @@ class Fingerprints:
         user: Name of the user column.
         time: Name of the time column: datetimes, or text as in logs. UTC without a time zone.
         store: The model store.
+        key_file: File with the key of a signed store; None for the key of the environment.
     """
 
     user: str
     time: str
     store: ModelStore
+    key_file: str | None = None
 
     @classmethod
     def train(  # noqa: PLR0913 - keyword options of training
@@ -90,7 +92,8 @@ class Fingerprints:
 
         Args:
             frame: The history of all users, in any order.
-            user: Name of the user column. Events without a user are not used.
+            user: Name of the user column. Events without a user are not used. `@actor` finds the
+                actor of each event if the frame has the flat columns of a known log.
             time: Name of the time column.
             columns: Feature columns. By default all columns except the user and the time.
             scaler: How to scale numeric columns: "none", "standard" or "gauss_rank".
@@ -109,7 +112,9 @@ class Fingerprints:
         events = as_polars(frame)
         if columns is None:
             columns = [
-                name for name in events.columns if name not in {*INTERNAL_COLUMNS, user, time}
+                name
+                for name in events.columns
+                if name not in {*INTERNAL_COLUMNS, to_user_column(user), time}
             ]
         require_columns(events, "columns", list(columns))
         temp_folder = TempFolder()
@@ -138,7 +143,14 @@ class Fingerprints:
         return fingerprints
 
     @classmethod
-    def load(cls, folder: str | PathLike[str], *, user: str, time: str) -> Fingerprints:
+    def load(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        user: str,
+        time: str,
+        key_file: str | PathLike[str] | None = None,
+    ) -> Fingerprints:
         """Open a model store that `save`, or `train-ae --models_output_filename`, wrote.
 
         A model is read and checked when it is first used.
@@ -148,10 +160,18 @@ class Fingerprints:
             user: Name of the user column of the frames to score.
             time: Name of their time column.
 
+            key_file: File with the key of a signed store. Default: the key of the environment.
+
         Raises:
             ModelCorruptedError: The index is missing or damaged.
+            UsageError: The models name users by another column, or the key is wrong or missing.
         """
-        return cls(user, time, ModelStore.open(folder))
+        key_path = None if key_file is None else fspath(key_file)
+        store = ModelStore.open(folder, read_key(key_path))
+        wrong = store.inputs and store.inputs.find_differences(InputSpec("", user, ()))
+        if wrong:
+            raise UsageError(f"load: the models in `{store.folder}` do not fit. {wrong[0]}.")
+        return cls(user, time, store, key_path)
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a model store for `load`, and for `train-ae --pretrained_filename`.
@@ -169,20 +189,34 @@ class Fingerprints:
         """The model card of each user."""
         return self.store.cards
 
-    def score(self, frame: FrameLike) -> pl.DataFrame:
+    def score(self, frame: FrameLike, *, missing_features: str = "fail") -> pl.DataFrame:
         """Score how unusual each event is for its user.
 
         `risk` depends on the user's earlier events in the frame, so pass a user's events together.
         Users without a model are scored by the global model. Without a global model, and for events
         without a user, all values are null.
 
+        Args:
+            frame: The events.
+            missing_features: What to do if columns that the models depend on have no value in any
+                event: `fail`, or `warn` and score without them.
+
         Returns:
             The columns of `SCORE_SCHEMA`, shape (rows,) each.
+
+        Raises:
+            UsageError: The frame lacks columns that the models depend on.
         """
-        return self._run_chain(frame, [AddScores(label=tuple(SCORE_SCHEMA))], SCORE_SCHEMA)
+        stages = [AddScores(label=tuple(SCORE_SCHEMA))]
+        return self._run_chain(frame, stages, SCORE_SCHEMA, missing_features)
 
     def explain(
-        self, frame: FrameLike, *, top: int = 3, threshold: float | None = None
+        self,
+        frame: FrameLike,
+        *,
+        top: int = 3,
+        threshold: float | None = None,
+        missing_features: str = "fail",
     ) -> pl.DataFrame:
         """Explain why events are unusual.
 
@@ -190,6 +224,7 @@ class Fingerprints:
             frame: As in `score`.
             top: Maximum number of columns to name.
             threshold: Minimum `risk` of an event to explain. By default, all are explained.
+            missing_features: As in `score`.
 
         Returns:
             The columns of `REASON_SCHEMA`, shape (rows,) each: a sentence, the most unusual
@@ -197,18 +232,26 @@ class Fingerprints:
         """
         explain = Explain(top=top, threshold=threshold, prefix=_EXPLAIN_PREFIX)
         prefixed = pl.Schema({_EXPLAIN_PREFIX + name: kind for name, kind in REASON_SCHEMA.items()})
-        reasons = self._run_chain(frame, [AddScores(label=(RISK,)), explain], prefixed)
+        stages = [AddScores(label=(RISK,)), explain]
+        reasons = self._run_chain(frame, stages, prefixed, missing_features)
         return reasons.rename(dict(zip(prefixed, REASON_SCHEMA, strict=True)))
 
     def _run_chain(
-        self, frame: FrameLike, stages: Sequence[Transform], schema: pl.Schema
+        self,
+        frame: FrameLike,
+        stages: Sequence[Transform],
+        schema: pl.Schema,
+        missing_features: str,
     ) -> pl.DataFrame:
         """Run stages on a frame. Return the columns of a schema, in the order of the frame."""
         events, sink = as_polars(frame), CollectSink()
-        models = TrainAe(pretrained_filename=str(self.store.folder))
+        models = TrainAe(pretrained_filename=str(self.store.folder), models_key_file=self.key_file)
         source = FromFrame(events, self.time)
         options = PipelineOptions(
-            userid_column_name=self.user, columns=tuple(events.columns), num_threads=1
+            userid_column_name=self.user,
+            columns=tuple(events.columns),
+            num_threads=1,
+            missing_features=missing_features,
         )
         Pipeline([source, models, Preprocess(), InfPytorch(), *stages, sink], options).run()
         indexed = pl.Schema({INDEX: pl.Int64(), **schema})

@@ -11,7 +11,7 @@ from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.features.encoder import FIRST_CODE, MISSING, UNKNOWN
 from morpheus.models.autoencoder import Autoencoder, unflatten
 from morpheus.models.fit import UserHistory
-from morpheus.models.store import ModelStore, commit_index, put_model
+from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
 from morpheus.stages.train_ae import TrainAe
 from morpheus.testing import run_stage
 from people import COLUMNS, day, times
@@ -180,7 +180,7 @@ def test_loss_of_a_row_does_not_depend_on_other_rows():
 
 def test_saved_reference_fingerprint_loads_unchanged(tmp_path):
     known = ann()
-    commit_index(tmp_path, {"ann": put_model(tmp_path, known)})
+    commit_index(tmp_path, ModelIndex.from_cards({"ann": put_model(tmp_path, known)}))
     back = ModelStore.open(tmp_path).load("ann")
     rows = known.encoder.encode(day())
     assert np.array_equal(back.losses(rows), known.losses(rows))

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from morpheus.errors import ModelCorruptedError
-from morpheus.models.store import INDEX_VERSION, LazyModelCards, ModelStore, commit_index, put_model
+from morpheus.models.store import (
+    INDEX_VERSION,
+    LazyModelCards,
+    ModelIndex,
+    ModelStore,
+    commit_index,
+    put_model,
+)
 from people import day, fingerprint
 
 
@@ -20,8 +27,12 @@ def ann():
 @pytest.fixture
 def folder(tmp_path, ann):
     path = tmp_path / "models"
-    commit_index(path, {"ann": put_model(path, ann)})
+    commit(path, {"ann": put_model(path, ann)})
     return path
+
+
+def commit(path, cards, global_card=None, **options):
+    commit_index(path, ModelIndex.from_cards(cards, global_card), **options)
 
 
 def flipped(path, at):
@@ -79,17 +90,17 @@ def test_user_name_never_becomes_a_path(tmp_path, ann):
     path = tmp_path / "deep" / "models"
     name = "../../../etc/x"
     card = put_model(path, replace(ann, card=msgspec.structs.replace(ann.card, user=name)))
-    commit_index(path, {name: card})
+    commit(path, {name: card})
     assert ModelStore.open(path).load(name) is not None
     assert {p.parent for p in tmp_path.rglob("*.safetensors")} == {path / "fingerprints"}
 
 
 def test_index_cannot_point_outside_the_folder(folder):
     card = msgspec.structs.replace(ModelStore.open(folder).cards["ann"], sha256="../../secret")
-    commit_index(folder, {"ann": card})
+    commit(folder, {"ann": card})
     with pytest.raises(ModelCorruptedError, match=r"card of 'ann'.*sha256.*Train again"):
         ModelStore.open(folder).load("ann")
-    commit_index(folder, {}, card)
+    commit(folder, {}, card)
     with pytest.raises(ModelCorruptedError, match=r"is no index of fingerprints.*train again"):
         ModelStore.open(folder)
 
@@ -100,18 +111,18 @@ def test_commit_keeps_the_files_of_the_index_before(folder, ann):
     assert set(ModelStore.open(folder).cards) == {"ann"}, "half a run leaves the last good index"
     begun = ModelStore.open(folder)
     os.utime(old, (0, 0))
-    commit_index(folder, {"bob": bob})
+    commit(folder, {"bob": bob})
     assert set(ModelStore.open(folder).cards) == {"bob"}
     assert begun.load("ann") is not None, "a run that began before goes on"
-    commit_index(folder, {"bob": bob})
+    commit(folder, {"bob": bob})
     assert not old.exists(), "no index has it, nor had the last, and it is old"
 
 
 def test_commit_keeps_young_files_of_other_runs(folder, ann):
     card = put_model(folder, replace(ann, card=msgspec.structs.replace(ann.card, user="bob")))
-    commit_index(folder, ModelStore.open(folder).cards)
-    commit_index(folder, ModelStore.open(folder).cards)
-    commit_index(folder, {"bob": card})
+    commit(folder, ModelStore.open(folder).cards)
+    commit(folder, ModelStore.open(folder).cards)
+    commit(folder, {"bob": card})
     assert ModelStore.open(folder).load("bob") is not None
 
 
@@ -124,11 +135,13 @@ def test_files_hold_no_raw_rows_and_no_pickle(folder):
 
 def test_index_of_another_version_is_rejected(folder):
     path = folder / "index.json"
-    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":2'))
-    with pytest.raises(
-        ModelCorruptedError, match=r"or another version of morpheus wrote it.*train again"
-    ):
-        ModelStore.open(folder)
+    content = path.read_bytes()
+    for version, age in ((3, "an older"), (5, "a newer")):
+        path.write_bytes(content.replace(b'"version":4', b'"version":%d' % version))
+        with pytest.raises(
+            ModelCorruptedError, match=rf"{age} version of morpheus wrote it.*Train again"
+        ):
+            ModelStore.open(folder)
 
 
 def test_card_is_decoded_when_used_and_a_broken_card_is_named(folder, ann):
@@ -145,5 +158,5 @@ def test_card_is_decoded_when_used_and_a_broken_card_is_named(folder, ann):
 
 def test_file_that_is_not_an_index_is_replaced(folder, ann):
     (folder / "index.json").write_bytes(b"no index")
-    commit_index(folder, {"ann": put_model(folder, ann)})
+    commit(folder, {"ann": put_model(folder, ann)})
     assert ModelStore.open(folder).load("ann") is not None

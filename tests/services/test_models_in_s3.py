@@ -21,7 +21,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.models import store
 from morpheus.models.profile import Fingerprint
-from morpheus.models.store import ModelStore, commit_index, put_model
+from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
@@ -53,7 +53,7 @@ def for_user(ann: Fingerprint, user: str) -> Fingerprint:
 
 def test_model_survives_the_store(lake: Lake, ann: Fingerprint) -> None:
     users = {user: put_model(MODELS, for_user(ann, user)) for user in ("ann", "bob")}
-    commit_index(MODELS, users)
+    commit_index(MODELS, ModelIndex.from_cards(users))
     lake.forget()
     models = ModelStore.open("s3://lake/models")
     loaded = models.load("bob")
@@ -66,7 +66,7 @@ def test_model_survives_the_store(lake: Lake, ann: Fingerprint) -> None:
 
 
 def test_interrupted_run_keeps_the_old_index(lake: Lake, ann: Fingerprint) -> None:
-    commit_index(MODELS, {"ann": put_model(MODELS, ann)})
+    commit_index(MODELS, ModelIndex.from_cards({"ann": put_model(MODELS, ann)}))
     put_model(MODELS, for_user(ann, "bob"))
     assert set(ModelStore.open(MODELS).cards) == {"ann"}
     assert len(lake.names("models/fingerprints")) == 2
@@ -75,12 +75,12 @@ def test_interrupted_run_keeps_the_old_index(lake: Lake, ann: Fingerprint) -> No
 def test_unreferenced_models_are_removed_after_the_grace_period(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit_index(MODELS, {"ann": put_model(MODELS, ann)})
+    commit_index(MODELS, ModelIndex.from_cards({"ann": put_model(MODELS, ann)}))
     bob = put_model(MODELS, for_user(ann, "bob"))
     monkeypatch.setattr(store, "GC_GRACE", timedelta(seconds=-60))
-    commit_index(MODELS, {"bob": bob})
+    commit_index(MODELS, ModelIndex.from_cards({"bob": bob}))
     assert len(lake.names("models/fingerprints")) == 2, "the previous index had ann"
-    commit_index(MODELS, {"bob": bob})
+    commit_index(MODELS, ModelIndex.from_cards({"bob": bob}))
     assert lake.names("models/fingerprints") == [f"models/fingerprints/{bob.sha256}.safetensors"]
 
 
@@ -101,10 +101,10 @@ def test_concurrent_runs_leave_a_complete_index(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, theirs = (put_model(MODELS, for_user(ann, user)) for user in ("ann", "bob"))
-    commit_index(MODELS, {"bob": theirs})
+    commit_index(MODELS, ModelIndex.from_cards({"bob": theirs}))
     lake.forget()
     simulate_concurrent_writes(monkeypatch, times=2)
-    commit_index(MODELS, {"ann": mine})
+    commit_index(MODELS, ModelIndex.from_cards({"ann": mine}))
     assert set(ModelStore.open(MODELS).cards) == {"ann"}
     puts = [path for method, path in lake.asked if method == "PUT"]
     assert len(puts) == 2 + 2 + 1, "two of the other run, two rejected, and the last"
@@ -114,13 +114,13 @@ def test_index_that_others_keep_writing_is_an_error(
     lake: Lake, ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = put_model(MODELS, ann)
-    commit_index(MODELS, {"ann": card})
+    commit_index(MODELS, ModelIndex.from_cards({"ann": card}))
     assert lake.address
     simulate_concurrent_writes(monkeypatch, times=99)
     with pytest.raises(
         TransientError, match=r"index.json: other runs keep writing it. Train again"
     ):
-        commit_index(MODELS, {"ann": card})
+        commit_index(MODELS, ModelIndex.from_cards({"ann": card}))
 
 
 class Old(BaseHTTPRequestHandler):
@@ -157,7 +157,7 @@ def test_server_without_conditional_writes_is_written_unconditionally(
 
 
 def test_changed_and_missing_objects_are_reported(lake: Lake, ann: Fingerprint) -> None:
-    commit_index(MODELS, {"ann": put_model(MODELS, ann)})
+    commit_index(MODELS, ModelIndex.from_cards({"ann": put_model(MODELS, ann)}))
     [key] = lake.names("models/fingerprints")
     lake.put(key, lake.read(key)[:-1] + b"?")
     with pytest.raises(

@@ -14,7 +14,7 @@ import pytest
 from jobs import write_file
 from morpheus.core.batch import OutputRows, RunMetrics
 from morpheus.core.stage import PipelineOptions, Sink, Transform
-from morpheus.models.store import commit_index, put_model
+from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.dask_cluster import TaskContext, TaskOutcome, run_task
 from morpheus.runtime.pool import WorkerPool
@@ -58,7 +58,10 @@ def write_dead_letters(folder: Path) -> None:
 
 
 def write_models(folder: Path) -> None:
-    commit_index(folder / "models", {"ann": put_model(folder / "models", fingerprint())})
+    commit_index(
+        folder / "models",
+        ModelIndex.from_cards({"ann": put_model(folder / "models", fingerprint())}),
+    )
 
 
 def write_status(folder: Path) -> None:

@@ -278,6 +278,20 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     yield name, f"{format_count(stats.read, 'event')} in {format_count(stats.files, 'file')}"
     if stats.time_range:
         yield "  period", stats.time_range
+    if parts := _list_left_out(stats):
+        yield "  left out", ", ".join(parts)
+    for text in stats.not_read:
+        yield "  not read", text
+    for reason in stats.refusals:
+        yield "  rejected", reason
+    for reason in stats.copies:
+        yield "  copy", reason
+    for reason in stats.implausible_times:
+        yield "  implausible", reason
+
+
+def _list_left_out(stats: ReadStats) -> list[str]:
+    """Return what was read and left out, by reason, and the files that were not opened."""
     left_out = {
         "outside the period": stats.outside_range,
         "rejected": stats.refused,
@@ -290,23 +304,20 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
         "without a user": stats.no_user,
     }
     parts = [f"{number:,} {reason}" for reason, number in left_out.items() if number]
-    parts += [format_count(number, kind) for kind, number in sorted(stats.kinds.items())]
+    kinds = {**stats.kinds, **stats.file_kinds}
+    parts += [format_count(number, kind) for kind, number in sorted(kinds.items())]
     if stats.empty_files:
         parts.append(f"{format_count(stats.empty_files, 'file')} without an event")
     if stats.copied_files:
         parts.append(f"{format_count(stats.copied_files, 'file')} with the contents of another")
-    if stats.skipped_files:
-        parts.append(f"{format_count(stats.skipped_files, 'file')} of another format")
+    others = stats.skipped_files - stats.file_kinds.total()
+    if others:
+        parts.append(f"{format_count(others, 'file')} of another format")
     not_opened = {"file": stats.outside_files, "folder": stats.outside_folders}
-    parts += [f"{format_count(n, what)} outside the period" for what, n in not_opened.items() if n]
-    if parts:
-        yield "  left out", ", ".join(parts)
-    for reason in stats.refusals:
-        yield "  rejected", reason
-    for reason in stats.copies:
-        yield "  copy", reason
-    for reason in stats.implausible_times:
-        yield "  implausible", reason
+    return [
+        *parts,
+        *(f"{format_count(n, what)} outside the period" for what, n in not_opened.items() if n),
+    ]
 
 
 def _unscored_lines(metrics: RunMetrics) -> Iterator[str]:

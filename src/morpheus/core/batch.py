@@ -360,7 +360,9 @@ class ReadStats:
         other_users: Records that --userid_filter excludes.
         skipped_users: Records that --skip_user excludes.
         no_user: Training records without a user.
-        kinds: Number of files and records of other kinds, by kind, in the singular.
+        kinds: Number of records of other kinds, by kind, in the singular.
+        file_kinds: The same of the files in `skipped_files`.
+        not_read: Files and folders that match and were not read, in words.
         refusals: Reasons for the first few records that cannot be read.
         copies: The first few copied files, each with the file that was read.
         implausible_times: Places and times of the first few records with an implausible time.
@@ -386,6 +388,8 @@ class ReadStats:
     skipped_users: int = 0
     no_user: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    file_kinds: Counter[str] = field(default_factory=Counter)
+    not_read: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     implausible_times: list[str] = field(default_factory=list)

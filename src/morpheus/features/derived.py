@@ -25,6 +25,9 @@ NOVELTY_TTL = timedelta(days=90)
 """A value that a user has not had for this time is new again."""
 NOVELTY_WARMUP = timedelta(days=7)
 """Time after a user's first event in which no value is new, because all of them would be."""
+DERIVED_VERSION = 1
+"""Version of the derived columns. Raise it when events of a log get other values than before:
+fingerprints that were trained on the old values no longer fit."""
 
 _DAY = pl.col(TIME).dt.date()
 _SATURDAY = 6
@@ -37,10 +40,12 @@ class DerivedColumn:
     Attributes:
         inputs: Columns that it is computed from.
         compute: Computes it from a frame of events in time order.
+        per_value: Whether it only depends on the values of its inputs in the same event.
     """
 
     inputs: tuple[str, ...]
     compute: Callable[[pl.DataFrame], pl.Series]
+    per_value: bool = False
 
 
 def log_count() -> DerivedColumn:
@@ -71,7 +76,8 @@ def hour_kind() -> DerivedColumn:
 
 def map_values(function: Callable[..., str | None], *columns: str) -> DerivedColumn:
     """Apply a function to the values of some columns, once for equal values."""
-    return DerivedColumn(columns, partial(_map_values, columns=columns, function=function))
+    compute = partial(_map_values, columns=columns, function=function)
+    return DerivedColumn(columns, compute, per_value=True)
 
 
 def is_new_value(column: str) -> DerivedColumn:

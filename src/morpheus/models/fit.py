@@ -30,6 +30,7 @@ from morpheus.models.profile import (
     Fingerprint,
     ModelCard,
     apply_oov_penalty,
+    find_filled_columns,
     find_redundant_columns,
     make_network_config,
     measure_oov_rates,
@@ -84,12 +85,16 @@ class UserHistory:
     training_data_scope: str = SCOPE_OWN
     borrowed_events: int = 0
 
-    def make_card(self, distinct: int, epochs: int, seed: int) -> ModelCard:
-        """Describe a fingerprint that is trained on it."""
+    def make_card(
+        self, distinct: int, epochs: int, seed: int, columns: Sequence[str] = ()
+    ) -> ModelCard:
+        """Describe a fingerprint that is trained on the feature columns of this history."""
         own = self.times[self.borrowed_events :]
         first, last = ("", "") if own.is_empty() else (own[0].isoformat(), own[-1].isoformat())
         facts = (len(own), distinct, first, last, epochs, seed)
-        return ModelCard(self.user, *facts, self.training_data_scope, self.borrowed_events)
+        card = ModelCard(self.user, *facts, self.training_data_scope, self.borrowed_events)
+        filled = find_filled_columns(self.events, columns)
+        return msgspec.structs.replace(card, filled_columns=filled)
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -239,7 +244,9 @@ class TrainValidationSplit:
         summary = ModelSummary.from_calibration(
             own_seconds, validated.loss_curve, calibration, rate_by_column
         )
-        card = self.history.make_card(len(self.rows.codes), final.epochs, self.seed)
+        card = self.history.make_card(
+            len(self.rows.codes), final.epochs, self.seed, self.encoder.names
+        )
         return Fingerprint(
             msgspec.structs.replace(card, summary=summary),
             self.encoder,
@@ -437,10 +444,19 @@ class TrainingDataBackoff:
         peers = np.sort(by_similarity[: max(self.min_events - own, 0)])
         return self._fill(history, peers, SCOPE_PEER_GROUP)
 
-    def resolve_global(self) -> UserHistory | None:
-        """Return the history of the global model, for users without a history."""
+    def resolve_global(self, min_owners: int = MIN_PEERS) -> UserHistory | None:
+        """Return the history of the global model; None if all users have too little history.
+
+        Args:
+            min_owners: Minimum number of users.
+        """
+        everybody = self._other_users("")
+        owners = self.population.users[everybody].n_unique()
+        if owners < min_owners or len(everybody) < self.min_events:
+            return None
         no_events = self.population.events.clear()
-        return self.resolve(UserHistory("", no_events, self.population.times.clear()))
+        history = UserHistory("", no_events, self.population.times.clear())
+        return self._fill(history, _sample_evenly(everybody, MAX_POOL), SCOPE_GLOBAL)
 
     def _other_users(self, user: str) -> NDArray[np.intp]:
         return np.flatnonzero((self.population.users != user).to_numpy())

@@ -11,13 +11,17 @@ from typing import Annotated, Protocol
 
 import msgspec
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from morpheus.columns import ACTOR, ACTOR_OPTION
+from morpheus.features.derived import DERIVED_VERSION
 from morpheus.features.encoder import UNKNOWN, EncodedRows, Encoder, Number
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig
 from morpheus.models.calibration import CalibrationSet, ModelSummary
 from morpheus.models.scoring import BaselineStats, MaskedPredictions, SurpriseModel
 from morpheus.models.training import iter_fixed_batches
+from morpheus.text import quote_backtick
 
 SCOPE_OWN, SCOPE_PEER_GROUP, SCOPE_GLOBAL = "own", "peers", "everyone"
 """Whose history a fingerprint is trained on: the user's own, also that of similar users, or that of
@@ -40,7 +44,9 @@ class ModelCard(msgspec.Struct, frozen=True):
         borrowed_events: Events of other users that were added.
         size: Size of its file in bytes; 0 before it is written.
         sha256: Checksum of its file; empty before it is written.
-        summary: Summary for reports; None for the reference network and in files of old versions.
+        summary: Summary for reports; None for the reference network.
+        filled_columns: Columns that had a value in nearly all training events; see
+            `find_filled_columns`.
     """
 
     user: str
@@ -55,11 +61,177 @@ class ModelCard(msgspec.Struct, frozen=True):
     size: int = 0
     sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     summary: ModelSummary | None = msgspec.field(default=None, name="portrait")
+    filled_columns: tuple[str, ...] = msgspec.field(default=(), name="filled")
 
     @property
     def own_share(self) -> float:
         """Share of the training events that are the user's own."""
         return self.events / ((self.events + self.borrowed_events) or 1)
+
+
+class FeatureSpec(msgspec.Struct, frozen=True):
+    """A feature column as the options and the schema give it.
+
+    Attributes:
+        name: Name of the column.
+        kind: `category`, `number` or `derived`; `auto` if the values decide.
+    """
+
+    name: str
+    kind: str = "auto"
+
+
+class InputSpec(msgspec.Struct, frozen=True):
+    """Everything about a run's input that its fingerprints depend on.
+
+    Attributes:
+        log_format: Name of the log format; empty for data frames.
+        user_column: Name of the user column.
+        features: The feature columns.
+        timezone: Time zone of derived columns.
+        derived_version: Version of the derived columns; see `features.derived.DERIVED_VERSION`.
+        source: Word of the source, for messages.
+        columns_file: Name of the feature list, for messages.
+        pseudonyms: Columns whose values are pseudonyms.
+        pseudonym_key_id: Identifies the key of the pseudonyms.
+    """
+
+    log_format: str
+    user_column: str
+    features: tuple[FeatureSpec, ...]
+    timezone: str = "UTC"
+    derived_version: int = DERIVED_VERSION
+    source: str = ""
+    columns_file: str = ""
+    pseudonyms: tuple[str, ...] = ()
+    pseudonym_key_id: str = ""
+
+    def find_differences(self, other: InputSpec) -> list[str]:
+        """Return why events of another input do not fit, each with what to do; empty if they do.
+
+        Args:
+            other: The input of a run that loads the fingerprints. For a data frame, only the user
+                column counts, because a frame has other columns too.
+
+        >>> learned = InputSpec("Okta", "actor", (FeatureSpec("city"),), source="from-file")
+        >>> learned.find_differences(msgspec.structs.replace(learned, user_column="name"))
+        ['They name users by `actor`, not by `name`: give `--userid_column_name=actor`']
+        """
+        if "" in {self.log_format, other.log_format}:
+            return list(self._compare_users(other))
+        return [
+            *self._compare_formats(other),
+            *self._compare_users(other),
+            *self._compare_columns(other),
+            *self._compare_kinds(other),
+            *self._compare_derived(other),
+            *self._compare_pseudonyms(other),
+        ]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def _compare_formats(self, other: InputSpec) -> Iterator[str]:
+        if self.log_format != other.log_format:
+            yield (
+                f"They were trained on {self.log_format} events of `{self.source}`, not on "
+                f"{other.log_format} events: start with `{self.source}`, with the same "
+                "`--columns_file`"
+            )
+
+    def _compare_users(self, other: InputSpec) -> Iterator[str]:
+        if self.user_column == other.user_column:
+            return
+        option = "--userid_column_name=" if other.log_format else "user="
+        value = ACTOR_OPTION if self.user_column == ACTOR and other.log_format else self.user_column
+        yield (
+            f"They name users by `{self.user_column}`, not by `{other.user_column}`: give "
+            f"`{option}{value}`"
+        )
+
+    def _compare_columns(self, other: InputSpec) -> Iterator[str]:
+        missing = [name for name in self.feature_names if name not in other.feature_names]
+        added = [name for name in other.feature_names if name not in self.feature_names]
+        parts = []
+        if missing:
+            parts.append(f"this run does not read {len(missing)} of them: {list_names(missing)}")
+        if added:
+            parts.append(f"this run reads {len(added)} others: {list_names(added)}")
+        if parts:
+            file = f" of `{self.columns_file}`" if self.columns_file else ""
+            fix = (
+                f"give `--columns_file={self.columns_file}`"
+                if self.columns_file
+                else "leave --columns_file out"
+            )
+            number = len(self.features)
+            yield (
+                f"They were trained on {number} feature columns{file}; {'; '.join(parts)}: {fix}"
+            )
+
+    def _compare_kinds(self, other: InputSpec) -> Iterator[str]:
+        kinds = {feature.name: feature.kind for feature in other.features}
+        for name, kind in ((each.name, each.kind) for each in self.features):
+            if kinds.get(name, kind) != kind:
+                yield (
+                    f"For them `{name}` was a column of the type `{kind}`, and here it is "
+                    f"`{kinds[name]}`: give the same `--columns_file`"
+                )
+
+    def _compare_derived(self, other: InputSpec) -> Iterator[str]:
+        if not any(feature.kind == "derived" for feature in self.features):
+            return
+        if self.timezone != other.timezone:
+            yield (
+                f"Their derived columns have the time zone `{self.timezone}`, not "
+                f"`{other.timezone}`: give `--timezone={self.timezone}`"
+            )
+        if self.derived_version != other.derived_version:
+            yield "Another version of morpheus computed their derived columns: train again"
+
+    def _compare_pseudonyms(self, other: InputSpec) -> Iterator[str]:
+        if self.pseudonyms != other.pseudonyms:
+            columns = list_names(self.pseudonyms) if self.pseudonyms else "no columns"
+            yield f"They were trained with pseudonyms in {columns}: give the same `--pseudonymize`"
+        elif self.pseudonym_key_id != other.pseudonym_key_id:
+            yield (
+                "Their pseudonyms were made with another key: give the same `--pseudonym_key_file`"
+            )
+
+
+MAX_LISTED_NAMES = 8
+"""Maximum number of names that a message lists."""
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return names for a message, the first few of many.
+
+    >>> list_names(["city", "country"])
+    '`city`, `country`'
+    """
+    quoted = ", ".join(quote_backtick(name) for name in names[:MAX_LISTED_NAMES])
+    more = len(names) - MAX_LISTED_NAMES
+    return f"{quoted} and {more} more" if more > 0 else quoted
+
+
+MIN_FILLED = 0.95
+"""Minimum share of training events with a value, for a column in which an event without a value is
+unusual."""
+
+
+def find_filled_columns(events: pl.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that have a value in nearly all events, in order.
+
+    Args:
+        events: The events.
+        names: The columns; those that the events do not have are left out.
+    """
+    allowed = (1 - MIN_FILLED) * events.height
+    return tuple(
+        name for name in names if name in events.columns and events[name].null_count() <= allowed
+    )
 
 
 class Network(Protocol):

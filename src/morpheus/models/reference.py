@@ -281,11 +281,11 @@ def _fit_fingerprint(
         )
         losses = raw_losses(net, rows)
     scores = losses.mean(1, dtype=np.float64)[rows.inverse]
-    card, seconds = history.make_card(len(rows.codes), epochs, seed), history.seconds
+    card = history.make_card(len(rows.codes), epochs, seed, encoder.names)
     # It has no risk: the mean loss is calibrated in its place.
     baseline, calibration = (
         BaselineStats.fit(losses, rows.counts),
-        CalibrationSet.from_scores(scores, scores, seconds),
+        CalibrationSet.from_scores(scores, scores, history.seconds),
     )
     return Fingerprint(card, encoder, net, None, baseline, calibration)
 

@@ -1,16 +1,20 @@
 """The model store: a folder of fingerprints, local or in an object store.
 
 Each fingerprint is a safetensors file, named by its SHA-256: numbers are tensors, and text is JSON
-in one more tensor. No file has raw rows or can run code. `index.json` has the card of each user,
-and is replaced in one step.
+in one more tensor. No file has raw rows or can run code. `index.json` has the card of each user and
+the description of the input, and is replaced in one step. With a key, the index is signed by
+HMAC-SHA256; it has the checksum of each file, so the files are signed too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import hmac
+import os
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,17 +23,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from morpheus.errors import ModelCorruptedError, TransientError
+from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.features.encoder import Category, Column, Encoder, Number
 from morpheus.models.autoencoder import Autoencoder, NetworkConfig
 from morpheus.models.batched_training import require_torch
 from morpheus.models.calibration import CalibrationSet
-from morpheus.models.profile import Fingerprint, ModelCard, Network, make_network_config
+from morpheus.models.profile import (
+    Fingerprint,
+    InputSpec,
+    ModelCard,
+    Network,
+    make_network_config,
+)
 from morpheus.models.scoring import BaselineStats, Likelihoods, SurpriseModel, compute_offsets
 from morpheus.storage.folder import Location, Store, open_store
 
 INDEX_FILE = "index.json"
-INDEX_VERSION = 3
+INDEX_VERSION = 4
+KEY_VARIABLE = "MORPHEUS_MODELS_KEY"
+"""Environment variable with the key that signs model stores."""
+MIN_KEY_BYTES = 16
 MODEL_DIR = "fingerprints"
 GC_GRACE = timedelta(days=1)
 """Minimum age of a file that is removed because no index has it: a run in progress may have written
@@ -41,6 +54,35 @@ RETRAIN_HINT = "Restore it from a copy, or train again with `train-ae --train_da
 _CARD_DECODER = msgspec.json.Decoder(ModelCard)
 
 
+def read_key(path: str | None = None) -> bytes | None:
+    """Return the key that signs model stores: from a file or from `KEY_VARIABLE`; None without one.
+
+    White space around the key does not count.
+
+    Raises:
+        UsageError: The file cannot be read, or the key is too short.
+    """
+    name = f"${KEY_VARIABLE}" if path is None else f"`{path}`"
+    if path is None:
+        key = os.environ.get(KEY_VARIABLE, "").encode()
+        if not key:
+            return None
+    else:
+        try:
+            key = Path(path).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"--models_key_file: {name} cannot be read ({error.strerror}). Give a file with "
+                f"at least {MIN_KEY_BYTES} random bytes."
+            ) from error
+    if len(key.strip()) < MIN_KEY_BYTES:
+        raise UsageError(
+            f"{name} holds no key: a key has at least {MIN_KEY_BYTES} bytes. Make one with "
+            "`openssl rand -hex 32`."
+        )
+    return key.strip()
+
+
 @dataclass(frozen=True)
 class ModelStore:
     """A folder of fingerprints whose index was read; files are read when a user needs them.
@@ -49,38 +91,54 @@ class ModelStore:
         folder: The folder.
         cards: Cards of the users.
         global_card: Card of the global model, if there is one.
+        inputs: The input that the fingerprints fit; None if it is not known.
+        trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
+        empty_features: Features without a value in any training event.
+        key: The key that signs the store; None without one.
     """
 
     folder: Store
     cards: Mapping[str, ModelCard]
     global_card: ModelCard | None = None
+    inputs: InputSpec | None = None
+    trained_until: str = ""
+    empty_features: tuple[str, ...] = ()
+    key: bytes | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, location: Location) -> ModelStore:
+    def open(cls, location: Location, key: bytes | None = None) -> ModelStore:
         """Read and check the index.
 
+        Args:
+            location: The folder.
+            key: The key of a signed store; by default that of the environment.
+
         Raises:
-            ModelCorruptedError: There is no index, or it is damaged.
-            UsageError: The bucket does not exist, or access is denied.
+            ModelCorruptedError: There is no index, it is damaged, or another version wrote it.
+            UsageError: The key is missing or wrong, the bucket does not exist, or access is denied.
             TransientError: The object store does not answer.
         """
-        folder = open_store(location)
+        folder, key = open_store(location), key or read_key()
         path = _display_path(folder, INDEX_FILE)
         try:
-            index = load_index(folder.read(INDEX_FILE))
+            content = folder.read(INDEX_FILE)
         except OSError as error:
             message = f"{path}: cannot be read ({error.strerror}). Give the folder that `train-ae "
             raise ModelCorruptedError(message + "--models_output_filename=...` wrote.") from error
-        except msgspec.DecodeError as error:
-            raise ModelCorruptedError(
-                f"{path}: is no index of fingerprints. {RETRAIN_HINT}."
-            ) from error
-        if index is None:
-            raise ModelCorruptedError(
-                f"{path}: does not match its checksum, or another version of morpheus wrote it. "
-                f"{RETRAIN_HINT}."
-            )
-        return cls(folder, index.cards, index.global_card)
+        index = load_index(content, path, key)
+        facts = (index.inputs, index.trained_until, index.empty_features)
+        return cls(folder, index.cards, index.global_card, *facts, key)
+
+    @classmethod
+    def find(cls, location: Location, key: bytes | None = None) -> ModelStore | None:
+        """Open a folder as `open` does; None if it has no index yet."""
+        try:
+            open_store(location).read(INDEX_FILE)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            pass  # `open` says what is wrong
+        return cls.open(location, key)
 
     def load(self, user: str) -> Fingerprint | None:
         """Load the fingerprint of a user, or the global model; None if there is neither.
@@ -88,14 +146,27 @@ class ModelStore:
         Raises:
             ModelCorruptedError: Its file is missing or damaged.
         """
-        card = self.cards.get(user, self.global_card)
-        if card is None:
-            return None
+        return self._load_file(user) if user in self.cards else self.load_global()
+
+    def load_global(self) -> Fingerprint | None:
+        """Load the global model; None if there is none.
+
+        Raises:
+            ModelCorruptedError: Its file is missing or damaged.
+        """
+        return None if self.global_card is None else self._load_file("")
+
+    def _load_file(self, user: str) -> Fingerprint:
+        card = self.cards[user] if user else self.global_card
+        assert card is not None  # noqa: S101 - the callers have seen to it
         content, name = self._read_content(card, user), self._describe(card, user)
         try:
-            return load_fingerprint(content, card)
+            fingerprint, owner = load_fingerprint(content, card)
         except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
-            raise ModelCorruptedError(f"{name} is damaged. {RETRAIN_HINT}.") from error
+            raise ModelCorruptedError(f"{name} is damaged ({error}). {RETRAIN_HINT}.") from error
+        if not owner == card.user == user:
+            raise ModelCorruptedError(f"{name} is that of another user, {owner!r}. {RETRAIN_HINT}.")
+        return fingerprint
 
     def copy(self, location: Location) -> None:
         """Copy all fingerprints to another folder, whose index is replaced in one step.
@@ -104,12 +175,30 @@ class ModelStore:
             ModelCorruptedError: A file is missing or damaged.
             TransientError: The folder cannot be written.
         """
-        cards = list(self.cards.items())
+        self.copy_files(location)
+        commit_index(location, self.to_index(), key=self.key)
+
+    def copy_files(self, location: Location, without: Container[str] = ()) -> None:
+        """Copy the files of all fingerprints, except those of some users, to another folder.
+
+        Raises:
+            ModelCorruptedError: A file is missing or damaged.
+            TransientError: The folder cannot be written.
+        """
+        target = open_store(location)
+        if str(target) == str(self.folder):
+            return
+        cards = [(user, card) for user, card in self.cards.items() if user not in without]
         if self.global_card is not None:
             cards.append(("", self.global_card))
         for user, card in cards:
-            open_store(location).write(_model_path(card.sha256), self._read_content(card, user))
-        commit_index(location, self.cards, self.global_card)
+            target.write(_model_path(card.sha256), self._read_content(card, user))
+
+    def to_index(self) -> ModelIndex:
+        """Return the index of all fingerprints."""
+        users = {user: _encode_card(self.cards, user) for user in self.cards}
+        facts = (self.inputs, self.trained_until, self.empty_features)
+        return ModelIndex(users, self.global_card, *facts)
 
     def _read_content(self, card: ModelCard, user: str) -> bytes:
         """Read the file of a card, and check its size and checksum."""
@@ -126,6 +215,21 @@ class ModelStore:
 
     def _describe(self, card: ModelCard, user: str) -> str:
         return f"{_display_path(self.folder, _model_path(card.sha256))}: fingerprint of {user!r}"
+
+
+@dataclass(frozen=True)
+class SavedModels:
+    """The fingerprints that a run has saved.
+
+    Attributes:
+        folder: The folder.
+        trained: Number of users that were trained in this run.
+        kept: Number of users whose older fingerprints were kept.
+    """
+
+    folder: str
+    trained: int
+    kept: int
 
 
 def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
@@ -145,7 +249,7 @@ def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
 
 
 def commit_index(
-    location: Location, cards: Mapping[str, ModelCard], global_card: ModelCard | None = None
+    location: Location, index: ModelIndex, *, key: bytes | None = None, keep: bool = False
 ) -> None:
     """Replace the index of a folder in one step.
 
@@ -154,28 +258,71 @@ def commit_index(
 
     Args:
         location: The folder.
-        cards: Cards of the users.
-        global_card: Card of the global model, for users without their own.
+        index: The new index.
+        key: Signs the index; by default the key of the environment. None without one.
+        keep: Keep the users and the global model of the index before it that `index` does not have.
 
     Raises:
         TransientError: The folder cannot be written.
     """
-    folder = open_store(location)
-    content = dump_index(cards, global_card)
-    before = _swap_index(folder, content)
+    folder, key = open_store(location), key or read_key()
+    path = _display_path(folder, INDEX_FILE)
+
+    def merge(before: bytes) -> ModelIndex:
+        return load_index(before, path, key).update(index) if keep and before else index
+
+    content, before = _swap_index(folder, merge, key)
     kept = set(map(_model_path, find_referenced_digests(content) | find_referenced_digests(before)))
     cutoff = datetime.now(UTC) - GC_GRACE
     listed = folder.list_files(MODEL_DIR)
     folder.remove([name for name, modified in listed if name not in kept and modified < cutoff])
 
 
-def _swap_index(folder: Store, content: bytes) -> bytes:
-    """Write the index, and return the one before it."""
+def remove_users(location: Location, users: Collection[str], key: bytes | None = None) -> None:
+    """Remove the fingerprints of some users: from the index, and at once all their files.
+
+    Args:
+        location: The folder.
+        users: The users. Those who have no fingerprint are ignored.
+        key: The key of a signed store; by default that of the environment.
+
+    Raises:
+        ModelCorruptedError: The index is damaged.
+        TransientError: The folder cannot be written.
+    """
+    folder, key = open_store(location), key or read_key()
+    path = _display_path(folder, INDEX_FILE)
+
+    def drop(before: bytes) -> ModelIndex:
+        index = load_index(before, path, key)
+        rest = {user: card for user, card in index.users.items() if user not in users}
+        return msgspec.structs.replace(index, users=rest)
+
+    content, _ = _swap_index(folder, drop, key)
+    kept = set(map(_model_path, find_referenced_digests(content)))
+    listed = [name for name, _ in folder.list_files(MODEL_DIR) if name not in kept]
+    folder.remove([name for name in listed if _read_user(folder.read(name)) in users])
+
+
+def _read_user(content: bytes) -> str | None:
+    """Return the user whose name a fingerprint's file has; None for another file."""
+    try:
+        header = load(content)["header"].tobytes()
+        return msgspec.json.decode(header, type=ModelHeader).card.user
+    except (SafetensorError, msgspec.DecodeError, KeyError):
+        return None
+
+
+def _swap_index(
+    folder: Store, change: Callable[[bytes], ModelIndex], key: bytes | None
+) -> tuple[bytes, bytes]:
+    """Write the index that follows from the present one, and return both, the new one first."""
+    path = _display_path(folder, INDEX_FILE)
     for _ in range(MAX_CAS_RETRIES):
         before, etag = folder.get_with_etag(INDEX_FILE)
+        content = dump_index(change(before), key)
         if folder.put_if_match(INDEX_FILE, content, etag):
-            return before
-    path = _display_path(folder, INDEX_FILE)
+            return content, before
     raise TransientError(
         f"{path}: other runs keep writing it. Train again, or give this run a folder of its own "
         "with `--models_output_filename=...`."
@@ -295,12 +442,15 @@ def _to_spec(column: Column) -> CategorySpec | NumberSpec:
     return NumberSpec(column.name, column.quantiles, column.z)
 
 
-def load_fingerprint(content: bytes, card: ModelCard) -> Fingerprint:
+def load_fingerprint(content: bytes, card: ModelCard) -> tuple[Fingerprint, str]:
     """Decode a fingerprint.
 
     Args:
         content: What `dump_fingerprint` returned.
         card: The card from the index, with size and checksum.
+
+    Returns:
+        The fingerprint, and the user whose name the file has.
 
     Raises:
         SafetensorError, DecodeError, KeyError, ValueError: The bytes are not such a file.
@@ -313,6 +463,8 @@ def load_fingerprint(content: bytes, card: ModelCard) -> Fingerprint:
     weights = tensors["weights"].astype(np.float32)
     if weights.shape != (config.n_parameters,):
         raise ValueError("weights do not fit the columns")
+    if not np.isfinite(weights).all():
+        raise ValueError("a weight is not a number")
     if len(header.redundant_columns) not in {0, len(config.code_counts)}:
         raise ValueError("redundant columns do not fit the columns")
 
@@ -321,8 +473,9 @@ def load_fingerprint(content: bytes, card: ModelCard) -> Fingerprint:
     calibration = CalibrationSet(*scores, header.events, header.days, header.short_ema_p90)
     baseline, net = reader.read_baseline("usual"), network_type(config, weights)
     if header.network != "compact":
-        return Fingerprint(card, encoder, net, None, baseline, calibration)
-    return Fingerprint(
+        plain = Fingerprint(card, encoder, net, None, baseline, calibration)
+        return plain, header.card.user
+    fingerprint = Fingerprint(
         card,
         encoder,
         net,
@@ -332,6 +485,7 @@ def load_fingerprint(content: bytes, card: ModelCard) -> Fingerprint:
         reader.read_surprise_model(),
         header.redundant_columns,
     )
+    return fingerprint, header.card.user
 
 
 @dataclass(frozen=True)
@@ -350,6 +504,8 @@ class _TensorReader:
         tensor: NDArray[np.float32] = self.tensors[name]
         if tensor.dtype != np.float32 or tensor.ndim != 1 or size not in {None, len(tensor)}:
             raise ValueError(f"{name} does not fit the columns")
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"a value of {name} is not a number")
         return tensor
 
     def read_baseline(self, name: str) -> BaselineStats:
@@ -378,10 +534,10 @@ class LazyModelCards(Mapping[str, ModelCard]):
     """
 
     def __init__(self, texts: dict[str, msgspec.Raw]) -> None:
-        self._texts = texts
+        self.texts = texts
 
     def __getitem__(self, user: str) -> ModelCard:
-        text = self._texts[user]
+        text = self.texts[user]
         try:
             return _CARD_DECODER.decode(text)
         except msgspec.DecodeError as error:
@@ -391,13 +547,13 @@ class LazyModelCards(Mapping[str, ModelCard]):
             ) from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
+        return iter(self.texts)
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self.texts)
 
     def __contains__(self, user: object) -> bool:
-        return user in self._texts
+        return user in self.texts
 
     def __repr__(self) -> str:
         return f"<cards of {len(self):,} users>"
@@ -409,15 +565,51 @@ class ModelIndex(msgspec.Struct, frozen=True):
     Attributes:
         users: JSON text of each user's card.
         global_card: Card of the global model, if there is one.
+        inputs: The input that the fingerprints fit; None if it is not known.
+        trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
+        empty_features: Features without a value in any training event.
     """
 
     users: dict[str, msgspec.Raw]
     global_card: ModelCard | None = msgspec.field(default=None, name="everyone")
+    inputs: InputSpec | None = None
+    trained_until: str = ""
+    empty_features: tuple[str, ...] = ()
+
+    @classmethod
+    def from_cards(
+        cls,
+        cards: Mapping[str, ModelCard],
+        global_card: ModelCard | None = None,
+        inputs: InputSpec | None = None,
+        trained_until: str = "",
+        empty_features: tuple[str, ...] = (),
+    ) -> ModelIndex:
+        """Make the index of some cards; see above."""
+        until = max([trained_until, *(card.last for card in cards.values())])
+        users = {user: _encode_card(cards, user) for user in cards}
+        return cls(users, global_card, inputs, until, empty_features)
 
     @property
     def cards(self) -> LazyModelCards:
         """Cards of the users."""
         return LazyModelCards(self.users)
+
+    def update(self, newer: ModelIndex) -> ModelIndex:
+        """Return an index with the cards of both; those of `newer` replace the others."""
+        return ModelIndex(
+            self.users | newer.users,
+            newer.global_card or self.global_card,
+            newer.inputs or self.inputs,
+            max(self.trained_until, newer.trained_until),
+            tuple(name for name in self.empty_features if name in newer.empty_features),
+        )
+
+
+def _encode_card(cards: Mapping[str, ModelCard], user: str) -> msgspec.Raw:
+    if isinstance(cards, LazyModelCards):
+        return cards.texts[user]
+    return msgspec.Raw(msgspec.json.encode(cards[user]))
 
 
 class _Digest(msgspec.Struct, frozen=True):
@@ -429,46 +621,91 @@ class _DigestIndex(msgspec.Struct, frozen=True):
     global_card: _Digest | None = msgspec.field(default=None, name="everyone")
 
 
-class _IndexFile(msgspec.Struct, frozen=True):
-    """The file: the cards as JSON text, and the SHA-256 of the text."""
+class _IndexFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The file: the index as JSON text, the SHA-256 of the text, and its signature, if any."""
 
     version: int
     sha256: str
     cards: msgspec.Raw
+    signature: str = ""
 
 
-def dump_index(cards: Mapping[str, ModelCard], global_card: ModelCard | None) -> bytes:
-    """Encode an index, with users in alphabetical order."""
-    users = {user: msgspec.Raw(msgspec.json.encode(card)) for user, card in sorted(cards.items())}
-    text = msgspec.json.encode(ModelIndex(users, global_card))
+def dump_index(index: ModelIndex, key: bytes | None = None) -> bytes:
+    """Encode an index, with users in alphabetical order, and sign it if there is a key."""
+    users = dict(sorted(index.users.items()))
+    text = msgspec.json.encode(msgspec.structs.replace(index, users=users))
+    signature = "" if key is None else _sign(text, key)
     return msgspec.json.encode(
-        _IndexFile(INDEX_VERSION, sha256(text).hexdigest(), msgspec.Raw(text))
+        _IndexFile(INDEX_VERSION, sha256(text).hexdigest(), msgspec.Raw(text), signature)
     )
 
 
-def load_index(content: bytes) -> ModelIndex | None:
-    """Decode an index; None if its checksum is wrong, or another version wrote it.
+def load_index(content: bytes, path: str = INDEX_FILE, key: bytes | None = None) -> ModelIndex:
+    """Decode an index.
+
+    Args:
+        content: What `dump_index` returned.
+        path: The file, for messages.
+        key: The key of a signed index; None without one.
 
     Raises:
-        msgspec.DecodeError: The content is not an index.
+        ModelCorruptedError: It is damaged, or another version of morpheus wrote it.
+        UsageError: The key is missing or wrong, or the index is not signed.
     """
-    text = _extract_cards(content)
-    return None if text is None else msgspec.json.decode(text, type=ModelIndex)
+    try:
+        version = msgspec.json.decode(content, type=_IndexVersion).version
+        if version != INDEX_VERSION:
+            age = "an older" if version < INDEX_VERSION else "a newer"
+            raise ModelCorruptedError(
+                f"{path}: {age} version of morpheus wrote it (format {version}; this version reads "
+                f"format {INDEX_VERSION}). Train again into a new folder with `train-ae "
+                "--train_data_glob=... --models_output_filename=...`."
+            )
+        file = msgspec.json.decode(content, type=_IndexFile)
+        if sha256(file.cards).hexdigest() != file.sha256:
+            raise ModelCorruptedError(f"{path}: does not match its checksum. {RETRAIN_HINT}.")
+        _check_signature(file, path, key)
+        return msgspec.json.decode(file.cards, type=ModelIndex)
+    except msgspec.DecodeError as error:
+        raise ModelCorruptedError(
+            f"{path}: is no index of fingerprints. {RETRAIN_HINT}."
+        ) from error
+
+
+class _IndexVersion(msgspec.Struct, frozen=True):
+    version: int
+
+
+def _sign(text: bytes | msgspec.Raw, key: bytes) -> str:
+    return hmac.new(key, b"morpheus model index\n" + bytes(text), sha256).hexdigest()
+
+
+def _check_signature(file: _IndexFile, path: str, key: bytes | None) -> None:
+    """Reject a wrong signature, a signed index without a key, and a key without a signature."""
+    give = f"with `--models_key_file=...` or ${KEY_VARIABLE}"
+    if key is None and file.signature:
+        raise UsageError(f"{path}: is signed, and no key was given. Give the key {give}.")
+    if key is not None and not file.signature:
+        raise UsageError(
+            f"{path}: is not signed, but a key was given. Leave the key out if you trust the "
+            "folder, or train again with the key into a new folder."
+        )
+    if key is not None and not hmac.compare_digest(_sign(file.cards, key), file.signature):
+        raise UsageError(
+            f"{path}: was signed with another key, or has been changed. Give the right key {give}, "
+            "or restore the folder from a copy."
+        )
 
 
 def find_referenced_digests(content: bytes) -> set[str]:
     """Return the checksums of all fingerprints in an index; none if it is not an index."""
     try:
-        text = _extract_cards(content)
-        digests = _DigestIndex({}) if text is None else msgspec.json.decode(text, type=_DigestIndex)
+        file = msgspec.json.decode(content, type=_IndexFile)
+        if sha256(file.cards).hexdigest() != file.sha256 or file.version != INDEX_VERSION:
+            return set()
+        digests = msgspec.json.decode(file.cards, type=_DigestIndex)
     except msgspec.DecodeError:
         return set()
     return {
         card.sha256 for card in (*digests.users.values(), digests.global_card) if card is not None
     }
-
-
-def _extract_cards(content: bytes) -> msgspec.Raw | None:
-    file = msgspec.json.decode(content, type=_IndexFile)
-    intact = sha256(file.cards).hexdigest() == file.sha256 and file.version == INDEX_VERSION
-    return file.cards if intact else None

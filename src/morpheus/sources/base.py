@@ -376,6 +376,7 @@ class FileSource(Source):
             max_files=self.max_files,
             file_type=self.file_type.lower(),
             skip_dirs=self.get_log_format().skip_dirs,
+            other_files=self.get_log_format().other_files,
         )
 
     def _make_watcher(self) -> DirectoryWatcher:

@@ -26,7 +26,7 @@ from morpheus.sources.group_by_user import (
 from morpheus.sources.json_records import clear_missing_texts
 from morpheus.sources.partitioning import SampleSpec
 from morpheus.sources.pseudonyms import Pseudonymizer
-from morpheus.sources.results import find_users
+from morpheus.sources.results import find_log_format, find_users
 from morpheus.sources.schema_file import make_minimal_format
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import SpilledDataset
@@ -157,6 +157,9 @@ class FromFrame(Source):
         index = pl.int_range(self.frame.height, dtype=pl.Int64, eager=True).alias(INDEX)
         moments = _parse_time_column(self.frame[self.time])
         texts = clear_missing_texts(pl.DataFrame(to_text_columns(self.frame.select(kept))))
+        log = find_log_format(texts.columns)
+        folded = [] if log is None else [n for n in log.caseless_columns if n in texts.columns]
+        texts = texts.with_columns(pl.col(folded).str.to_lowercase()) if folded else texts
         if self.options.userid_column_name == ACTOR_OPTION:
             actors = find_users(texts, ACTOR_OPTION)
             texts = texts if actors is None else texts.with_columns(actors.alias(ACTOR))

@@ -603,6 +603,8 @@ def describe_user_column(
 def _record_skipped(stats: ReadStats, files: FileDiscovery, found: DiscoveredFiles) -> None:
     """Count the files that are not read."""
     stats.skipped_files = found.skipped_files
+    stats.file_kinds = found.kinds
+    stats.not_read = [str(each) for each in found.not_read]
     if files.time_range is not None:
         stats.time_range = str(files.time_range)
         stats.outside_files, stats.outside_folders = found.outside_files, found.outside_folders

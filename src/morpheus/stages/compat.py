@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
 from morpheus.core.batch import Batch, Encoded, Losses
-from morpheus.core.stage import Transform, option
+from morpheus.core.stage import Requirements, Transform, option
 from morpheus.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ class PassThrough(Transform):
     """
 
     takes = (Batch,)
+    needs = Requirements(rows=False)
     warning: ClassVar[str] = (
         "The '%s' stage ('%s') is no longer required to manage backpressure and has been "
         "deprecated. It has no effect and acts as a pass through stage."

@@ -1,0 +1,349 @@
+"""Checks that the events of a run fit the fingerprints that score them.
+
+A source describes what it has read as an `InputProfile`. `InputCheck` compares it with the saved
+fingerprints, or with the training events of the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from morpheus.columns import POPULATION_USER
+from morpheus.errors import UsageError
+from morpheus.models.profile import MIN_FILLED, list_names
+from morpheus.models.store import ModelStore
+from morpheus.text import quote_backtick, suggest
+
+logger = logging.getLogger(__name__)
+
+MAX_MODEL_AGE = timedelta(days=60)
+"""Maximum time between the end of a fingerprint's training data and the events, without a warning.
+The production workflow of NVIDIA Morpheus trains on 60 days: older data would have left its window.
+"""
+MAX_HINTS = 3
+"""Maximum number of suggestions in a warning."""
+MIN_EVENTS_TO_CHECK = 10
+"""Minimum number of events from which a missing feature is inferred."""
+
+
+@dataclass(frozen=True)
+class DatasetProfile:
+    """What is in some events, once they are read.
+
+    Attributes:
+        users: One row per user: `user` (null for events without one), the times `first` and `last`,
+            and `rows`, the number of events.
+        num_events: Number of events.
+        value_counts: Number of events with a value, by feature. A derived feature has a value if
+            its inputs have.
+    """
+
+    users: pl.DataFrame
+    num_events: int
+    value_counts: Mapping[str, int]
+
+    @property
+    def events_by_user(self) -> dict[str, int]:
+        """Number of events of each user."""
+        return dict(self.users.drop_nulls("user").select("user", "rows").iter_rows())
+
+    @property
+    def time_range(self) -> tuple[datetime, datetime] | None:
+        """Time of the first and of the last event; None without events."""
+        first, last = self.users["first"].min(), self.users["last"].max()
+        return (first, last) if isinstance(first, datetime) and isinstance(last, datetime) else None
+
+    def find_empty(self, features: Iterable[str]) -> list[str]:
+        """Return the features without a value in any event."""
+        return [name for name in features if not self.value_counts.get(name)]
+
+
+@dataclass(frozen=True)
+class InputProfile:
+    """What is in the input and in the training events of a run.
+
+    Attributes:
+        events: The input; for a watched directory, the new files.
+        training: The training events; None without training files.
+        population: Sample of all users' histories, as `RunMetrics.population_sample`.
+        log_features: The features that come from the log. Derived columns that only depend on the
+            time, the user column, and features that other stages add are not among them.
+    """
+
+    events: DatasetProfile
+    training: DatasetProfile | None = None
+    population: pl.DataFrame | None = None
+    log_features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelAge:
+    """How old the fingerprints of a run are.
+
+    Attributes:
+        oldest: Time of the latest training event of the oldest fingerprint.
+        newest: The same of the newest fingerprint.
+        first_event: Time of the first event of the input.
+    """
+
+    oldest: datetime
+    newest: datetime
+    first_event: datetime
+
+    @property
+    def days(self) -> int:
+        """Days between the end of the newest fingerprint and the first event; 0 if they overlap."""
+        return max(0, (self.first_event - self.newest).days)
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """Compares events with the fingerprints that score them, or with the training events.
+
+    Attributes:
+        profile: What was read.
+        columns: The feature columns of the run.
+        store: The fingerprints that are loaded; None for none.
+        uses_training: Whether the training events are used.
+        is_frame: Whether the events are in a data frame, for messages.
+    """
+
+    profile: InputProfile
+    columns: Sequence[str]
+    store: ModelStore | None = None
+    uses_training: bool = True
+    is_frame: bool = False
+
+    def warn_unknown_users(self) -> None:
+        """Warn if not one user of the input has a fingerprint, or training events."""
+        users, known = self.profile.events.events_by_user, self._known_users()
+        if not users or not known or not known.keys().isdisjoint(users):
+            return
+        where = "the training events" if self._training is not None else "the models"
+        logger.warning(
+            "train-ae: not one of the %d users of the input is among the %d users of %s. The input "
+            "has %s; there they are %s. Check --userid_column_name: users may be named by another "
+            "column.",
+            len(users),
+            len(known),
+            where,
+            list_names(sorted(users)[:3]),
+            list_names(sorted(known)[:3]),
+        )
+
+    def find_age(self) -> ModelAge | None:
+        """Return how old the fingerprints of the input's users are, and warn if they are too old.
+
+        Training events that are part of the run count only if they end a day or more before it.
+        """
+        events = self.profile.events.time_range
+        first = dict(self.profile.events.users.select("user", "first").iter_rows())
+        known = self._known_users()
+        ends = {user: known[user] for user in first.keys() & known.keys() if known[user]}
+        times = {user: _parse_time(text) for user, text in ends.items()}
+        until = [_parse_time(text) for text in [self._trained_until] if text]
+        if events is None or not (times or until):
+            return None
+        ends_of_all = [*times.values()] or until
+        oldest, newest = min(ends_of_all), max(ends_of_all)
+        age = ModelAge(oldest, newest, events[0])
+        old = [user for user, end in times.items() if first[user] - end > MAX_MODEL_AGE]
+        if old or (not times and events[0] - newest > MAX_MODEL_AGE):
+            logger.warning(
+                "train-ae: the training data of %s end more than %d days before the events; the "
+                "oldest end on %s, %d days before. Behaviour changes: train on newer logs.",
+                f"{len(old):,} of {len(times):,} users" if times else "the global model",
+                MAX_MODEL_AGE.days,
+                oldest.date(),
+                (events[0] - oldest).days,
+            )
+        return age if self._training is None or age.days else None
+
+    def check_features(self, *, fail: bool) -> None:
+        """Look for features that have values in the training events or in the input, but not both.
+
+        Args:
+            fail: Raise an error. Else warn.
+
+        Raises:
+            UsageError: There are such features.
+        """
+        self._check_empty(fail=fail)
+        lost, new = self._find_lost_features(), self._find_new_features()
+        problems = []
+        if lost:
+            problems.append(
+                f"no event of the input has a value in {list_names(lost)}, but nearly all training "
+                "events of its users had one, so that every event would look unusual"
+            )
+        if new:
+            problems.append(
+                f"no training event had a value in {list_names(new)}, but most events of the input "
+                "have one, so that every event would look new"
+            )
+        if not problems:
+            return
+        message = f"train-ae: {'; and '.join(problems)}. Training and input must have the same "
+        message += f"columns: check how the logs are exported, or give {self._list} without them"
+        if fail:
+            raise UsageError(f"{message}. `{self._continue}` continues.")
+        logger.warning("%s.", message)
+
+    def _check_empty(self, *, fail: bool) -> None:
+        """Name the features that have no value in any event of the input or of the training files.
+
+        Raises:
+            UsageError: All features of the log are among them, and `fail` is set.
+        """
+        features, training = self._log_features, self._training
+        empty = self.profile.events.find_empty(features)
+        self._report_empty(empty, "event of the input", self.profile.events, fail=fail)
+        if training is not None and training.num_events:
+            names = training.find_empty(features)
+            if names != empty or len(names) == len(features):
+                self._report_empty(names, "training event", training, fail=fail)
+
+    def _report_empty(
+        self, names: Sequence[str], what: str, dataset: DatasetProfile, *, fail: bool
+    ) -> None:
+        if not names:
+            return
+        others = [
+            name
+            for name, count in dataset.value_counts.items()
+            if count and name not in self.columns and not name.startswith("_")
+        ]
+        features = self._log_features
+        if len(names) == len(features):
+            message = (
+                f"{self._list}: no {what} has a value in any of the {len(features)} features of "
+                f"the log: {list_names(names)}. The events have {list_names(others) or 'no others'}"
+                ". Is it another kind of log? Give a feature list with columns of these events"
+            )
+            if fail:
+                raise UsageError(f"{message}. `{self._continue}` continues.")
+            logger.warning("%s.", message)
+            return
+        suggestions = {name: suggest(name, others) for name in names}
+        hints = [f"{quote_backtick(name)}:{hint}" for name, hint in suggestions.items() if hint]
+        logger.warning(
+            "%s: no %s has a value in %d of %d features: %s.%s",
+            self._list,
+            what,
+            len(names),
+            len(features),
+            list_names(names),
+            "".join(f" {hint}" for hint in hints[:MAX_HINTS]),
+        )
+
+    @property
+    def _list(self) -> str:
+        return "columns" if self.is_frame else "--columns_file"
+
+    @property
+    def _continue(self) -> str:
+        return "missing_features='warn'" if self.is_frame else "--missing_features=warn"
+
+    @property
+    def _log_features(self) -> list[str]:
+        """The features that come from the log, also those that a data frame lacks."""
+        if self.store is None or self.store.inputs is None:
+            return list(self.profile.log_features)
+        from_log, present = set(self.profile.log_features), set(self.columns)
+        return [name for name in self._learned_features if name in from_log or name not in present]
+
+    @property
+    def _training(self) -> DatasetProfile | None:
+        return self.profile.training if self.uses_training else None
+
+    @property
+    def _trained_until(self) -> str:
+        if self._training is not None and self._training.time_range is not None:
+            return self._training.time_range[1].isoformat()
+        return "" if self.store is None else self.store.trained_until
+
+    def _known_users(self) -> dict[str, str]:
+        """Return the end of each known user's training events, ISO 8601, by user."""
+        users = self.profile.events.events_by_user
+        known = {}
+        if self.store is not None:
+            cards = self.store.cards
+            known = {user: cards[user].last if user in users else "" for user in cards}
+        if self._training is not None:
+            ends = self._training.users.drop_nulls("user").select("user", "last")
+            known |= {user: last.isoformat() for user, last in ends.iter_rows()}
+        return known
+
+    def _find_lost_features(self) -> list[str]:
+        """Return the features that the users' training events had, and no event of the input has.
+
+        A single user can change, so half of the input's events must be of such users.
+        """
+        events = self.profile.events
+        empty = events.find_empty(self._learned_features)
+        if not empty:
+            return []
+        filled = self._filled_by_user(empty)
+        counts = Counter[str]()
+        for user, number in events.events_by_user.items():
+            for name in filled.get(user, filled.get("", ())):
+                counts[name] += number
+        least = max(MIN_EVENTS_TO_CHECK, sum(events.events_by_user.values()) / 2)
+        return [name for name in empty if counts[name] >= least]
+
+    def _find_new_features(self) -> list[str]:
+        """Return the features that no training event had, and most events of the input have."""
+        events, training = self.profile.events, self._training
+        if training is not None:
+            enough = training.num_events >= MIN_EVENTS_TO_CHECK
+            empty = training.find_empty(self.columns) if enough else []
+        else:
+            empty = [] if self.store is None else list(self.store.empty_features)
+        least = max(MIN_EVENTS_TO_CHECK, events.num_events / 2)
+        return [name for name in empty if events.value_counts.get(name, 0) >= least]
+
+    @property
+    def _learned_features(self) -> tuple[str, ...]:
+        inputs = None if self.store is None else self.store.inputs
+        return tuple(self.columns) if inputs is None else inputs.feature_names
+
+    def _filled_by_user(self, names: Sequence[str]) -> dict[str, Sequence[str]]:
+        """Return which features nearly all training events had, by user; "" is all other users."""
+        filled: dict[str, Sequence[str]] = {}
+        store = self.store
+        if store is not None:
+            users = self.profile.events.events_by_user.keys() & set(store.cards)
+            cards = {user: store.cards[user] for user in users}
+            shared = {} if store.global_card is None else {"": store.global_card}
+            filled = {user: card.filled_columns for user, card in (cards | shared).items()}
+        if self._training is not None and self.profile.population is not None:
+            filled |= _filled_in_sample(self.profile.population, names)
+        wanted = set(names)
+        return {
+            user: [name for name in columns if name in wanted] for user, columns in filled.items()
+        }
+
+
+def _filled_in_sample(sample: pl.DataFrame, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return which columns nearly all events of each user of a sample have; "" is all users."""
+    present = [name for name in names if name in sample.columns]
+    if not present or sample.is_empty():
+        return {}
+    shares = pl.col(present).is_not_null().mean()
+    everybody = sample.select(pl.lit("").alias(POPULATION_USER), shares)
+    users = pl.concat([everybody, sample.group_by(POPULATION_USER).agg(shares)])
+    return {
+        row[POPULATION_USER]: [name for name in present if row[name] >= MIN_FILLED]
+        for row in users.iter_rows(named=True)
+    }
+
+
+def _parse_time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
