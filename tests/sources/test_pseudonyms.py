@@ -152,7 +152,7 @@ def test_no_output_state_model_or_message_names_a_user(
         status_file=str(tmp_path / "status.json"),
     )
     stages: Sequence[Stage] = [
-        FromCloudtrail(input_glob=str(logs / "input.json")),
+        FromCloudtrail(input_glob=str(logs / "input.json"), all_columns=True),
         TrainAe(
             train_data_glob=str(logs / "train.json"),
             models_output_filename=str(tmp_path / "models"),

@@ -176,7 +176,6 @@ class SqliteStateStore:
     def remove(self, users: Iterable[str | None]) -> None:
         """Remove all states of some users at once, also from the free space of the file."""
         with self._translate_errors():
-            self._db.execute("PRAGMA secure_delete=ON")
             keys = [(_user_key(user),) for user in users]
             self._db.executemany("DELETE FROM states WHERE user = ?", keys)
             self._db.execute("COMMIT")
