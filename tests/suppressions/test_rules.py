@@ -135,3 +135,13 @@ def test_numbers_match_as_text(tmp_path):
     rules = read_rules(tmp_path, with_entry(where='{ logcount = "3" }'))
     frame = make_events([0, 1]).with_columns(pl.Series("logcount", [3, 4]))
     assert rules.match("ann", frame)[0].tolist() == [0, -1]
+
+
+def test_the_case_of_an_address_does_not_matter(tmp_path):
+    rules = read_rules(tmp_path, with_entry(users='["Ann@Example.org", "Bob"]'))
+    for user, suppressed in {
+        "ann@example.org": True,
+        "Ann@Example.org": True,
+        "bob": False,
+    }.items():
+        assert find_suppressed(rules, user, ["DeleteTrail"]) == [suppressed]

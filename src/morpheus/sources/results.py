@@ -98,6 +98,11 @@ def _recognize(columns: Collection[str]) -> str:
     return best if matches.get(best, 0) >= _MIN_COLUMNS else ""
 
 
+def find_log_format(columns: Collection[str]) -> LogFormat | None:
+    """Return the format of the log that some flat columns are of; None if it is not known."""
+    return _known_formats().get(_recognize(columns))
+
+
 def find_users(rows: pl.DataFrame, column: str) -> pl.Series | None:
     """Return the user of each row; None if the rows do not tell.
 
@@ -109,7 +114,7 @@ def find_users(rows: pl.DataFrame, column: str) -> pl.Series | None:
     name = to_user_column(column)
     if name in rows.columns:
         return rows[name].cast(pl.String)
-    log = _known_formats().get(_recognize(rows.columns)) if column == ACTOR_OPTION else None
+    log = find_log_format(rows.columns) if column == ACTOR_OPTION else None
     if log is None:
         return None
     used = [name for name in collect_rule_columns(log.actor_rules) if name in rows.columns]

@@ -171,7 +171,7 @@ def _check_conflicts(proposal: Proposal, dangerous: Sequence[Verdict]) -> Propos
     """Add the dangerous incidents that the proposal would hide, or may hide."""
     conflicts, warnings = [], []
     for verdict in dangerous:
-        applies = verdict.user in proposal.rule.users
+        applies = verdict.user in proposal.rule.all_spellings
         matching = applies and proposal.rule.matches_values(verdict.values)
         incident = f"incident {verdict.incident}, judged {verdict.verdict}"
         if matching:
@@ -234,7 +234,7 @@ def preview_rule(
         dangerous: Verdicts that prevent it.
     """
     in_scope = past_alerts.filter(
-        pl.col(POPULATION_USER).is_in(rule.users) & (pl.col(TIME) < rule.until)
+        pl.col(POPULATION_USER).is_in(list(rule.all_spellings)) & (pl.col(TIME) < rule.until)
     )
     events = in_scope.filter(pl.Series(rule.matches(in_scope), dtype=pl.Boolean))
     covered = [verdict.covers(events) for verdict in benign]

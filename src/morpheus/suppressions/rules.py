@@ -81,6 +81,17 @@ class Suppression:
         whose = f"{first} and {others:,} more" if others else first
         return f"{conditions}, of {whose}, until {format_end(self.until)}"
 
+    @property
+    def all_spellings(self) -> frozenset[str]:
+        """The users, and their addresses in lower case, as events have them.
+
+        >>> end = datetime(2026, 3, 1, tzinfo=UTC)
+        >>> rule = Suppression({"eventName": ("Ls",)}, ("Ann@Example.org", "Bob"), end, "asked")
+        >>> sorted(rule.all_spellings)
+        ['Ann@Example.org', 'Bob', 'ann@example.org']
+        """
+        return frozenset([*self.users, *(name.lower() for name in self.users if "@" in name)])
+
     def matches(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
         """Return which events have the values, for any user and time. Shape (rows,)."""
         return reduce(
@@ -151,7 +162,7 @@ class Suppressions:
         """
         suppressed_by, expired_rule = np.full((2, frame.height), NO_MATCH, dtype=np.intp)
         for place, rule in enumerate(self.rules):
-            if user in rule.users:
+            if user in rule.all_spellings:
                 matching, late = rule.matches(frame), (frame[TIME] >= rule.until).to_numpy()
                 suppressed_by[(suppressed_by == NO_MATCH) & matching & ~late] = place
                 expired_rule[(expired_rule == NO_MATCH) & matching & late] = place
