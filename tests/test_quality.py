@@ -290,3 +290,44 @@ def test_the_reasons_for_an_incident_are_the_first_of_its_highest_event(explaine
 def test_reasons_that_miss_the_most_changed_column_do_not_count(explained):
     output = explained.output.with_columns(top_columns=pl.lit("agent, more, address"))
     assert replace(explained, output=output).named(0)[:3] == (False, False, True)
+
+
+def with_actions(trial, *actions):
+    """Give the users of a trial actions, each user some that repeat."""
+    parts = zip(trial.history.partition_by("user", maintain_order=True), actions, strict=True)
+    logs = pl.concat(
+        part.with_columns(pl.Series("action", (each * part.height)[: part.height]))
+        for part, each in parts
+    )
+    return replace(trial, history=logs, scored=logs)
+
+
+def test_naive_bayes_compares_a_users_share_of_a_value_with_the_others_share(part):
+    bayes = part("quality.bayes")
+    trial = with_actions(days(part), ["read"], ["write"])
+    foreign = trial.scored.with_columns(action=pl.lit("write"))[:1]
+    # Two values and all unseen ones have half an event each, beside 14 events of each user.
+    expected = np.log(14.5 / 15.5) - np.log(0.5 / 15.5)
+    assert bayes.events(replace(trial, scored=foreign)) == pytest.approx([expected])
+    assert bayes.events(trial) == pytest.approx([-expected] * 28)
+
+
+def test_the_mean_of_a_session_uses_its_earlier_events_only(part):
+    bayes = part("quality.bayes")
+    trial = with_actions(days(part), ["read"], ["write"])
+    early = trial.scored[:2].with_columns(action=pl.Series(["read", "write"]))
+    apart = replace(trial, scored=early)
+    together = replace(trial, scored=early.with_columns(pl.col("eventTime").first()))
+    usual, foreign = bayes.events(apart)
+    assert bayes.sessions(apart) == pytest.approx([usual, foreign])
+    assert bayes.sessions(together) == pytest.approx([usual, (usual + foreign) / 2])
+
+
+def test_a_pair_of_actions_counts_even_if_both_actions_are_usual(part):
+    bayes = part("quality.bayes")
+    trial = with_actions(days(part), ["read", "write"], ["read", "read", "write", "write"])
+    twice = trial.scored[:3].with_columns(action=pl.Series(["read", "read", "write"]))
+    first, *pairs = bayes.bigrams(replace(trial, scored=twice))
+    assert pairs[0] > 1  # only the other user reads twice
+    assert abs(first) < pairs[0]
+    assert pairs[1] < 0

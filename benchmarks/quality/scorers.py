@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.stages.add_scores import SCORE_FUNCTIONS
-from quality import chain, frequencies, memory, rivals
+from quality import bayes, chain, frequencies, memory, rivals
 from quality.trial import Trial
 
 Floats = NDArray[np.float64]
@@ -24,13 +24,20 @@ RIVALS: Mapping[str, tuple[str, Callable[[Trial, int], Floats]]] = {
         "column frequencies, largest held-out z",
         partial(frequencies.scores, of=frequencies.largest),
     ),
+    "bayes": ("naive Bayes, self against others", partial(bayes.scores, of=bayes.events)),
+    "bayes-session": (
+        "naive Bayes, mean of the session so far",
+        partial(bayes.scores, of=bayes.sessions),
+    ),
+    "bigrams": ("action pairs, self against others", partial(bayes.scores, of=bayes.bigrams)),
     "dfencoder": ("dfencoder 0.0.42", partial(rivals.scores, rival="dfencoder")),
     "forest": ("IsolationForest, one-hot", partial(rivals.scores, rival="forest")),
     "ecod": ("ECOD, one-hot", partial(rivals.scores, rival="ecod")),
 }
 """Command line name -> title, and scores of a trial by seed.
 
-Each scores single events: no score depends on other scored events, except the ranks of `ecod`.
+Each scores single events: no score depends on other scored events, except the ranks of `ecod`,
+`bayes-session` and `bigrams`.
 """
 WITH_CONTEXT = ("frequencies-sum", "frequencies-z")
 """Detectors that are also shown with the temporal context of `risk`."""
