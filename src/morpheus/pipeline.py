@@ -40,7 +40,7 @@ from morpheus.core.stage import (
 )
 from morpheus.errors import EmptyRunError, MorpheusError, UsageError
 from morpheus.models.input_check import InputProfile
-from morpheus.runtime.chain import Segment, name_stages
+from morpheus.runtime.chain import GracefulShutdown, Segment, name_stages
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
 from morpheus.runtime.local import (
@@ -51,7 +51,6 @@ from morpheus.runtime.local import (
     save_source,
 )
 from morpheus.runtime.pool import WorkerPool
-from morpheus.runtime.signals import GracefulShutdown
 from morpheus.runtime.states import SqliteStateStore, StateStore
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.base import Source
@@ -295,7 +294,7 @@ class Pipeline:
         stream = chain(list(islice(head, 1)), head)
         segment = plan.make_segment(metrics, saves=store is not None)
         with closing(runner.run(segment, stream)) as batches:
-            yield batches
+            yield self._ensure_batch(plan, metrics, batches)
         metrics.interrupted = events.stopped
         if store is not None:
             save_source(store, state, list(state.row_offsets))

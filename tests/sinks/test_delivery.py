@@ -168,16 +168,62 @@ def test_with_dead_letters_the_run_continues_and_nothing_is_lost(tmp_path):
     }
     assert "accepted 0 of 7 events; 7 not delivered. The first reason" in stats.error_message
     assert f"kept in `{dead_letters.path}`" in stats.error_message
-    # Once retries were exhausted, the rest gets one attempt.
-    assert receiver.attempts == [3, 3, 3, 3, 1]
+    # Once retries were exhausted, the rest gets one attempt, and the first events one at the end.
+    assert receiver.attempts == [3, 3, 3, 3, 1, 3]
     assert len(slept) == 2
 
 
-def test_retries_resume_when_the_receiver_recovers(tmp_path):
-    receiver = Receiver(in_turn(busy, busy, busy, accept, busy, accept))
+def test_kept_events_are_sent_again_when_the_receiver_recovers(tmp_path):
+    receiver = Receiver(in_turn(busy, busy, busy, accept, accept, accept))
     stats, _ = deliver(receiver, [make_events(9)], dead_letters=DeadLetterFile(tmp_path / "a"))
-    assert receiver.accepted == ids(6, 3)
-    assert stats.unsent == 3
+    assert receiver.accepted == [*ids(3, 3), *ids(3), *ids(3, 6)]
+    assert (stats.accepted, stats.received, stats.error_message) == (9, 9, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kept_events_are_sent_again_at_the_end_of_the_run(tmp_path):
+    receiver = Receiver(in_turn(busy, busy, busy, accept))
+    stats, _ = deliver(receiver, [make_events(3)], dead_letters=DeadLetterFile(tmp_path / "a"))
+    assert receiver.accepted == ids(3)
+    assert (stats.accepted, stats.error_message) == (3, "")
+
+
+def test_events_rejected_for_good_are_kept_but_not_sent_again_in_the_run(tmp_path):
+    def reject(_events):
+        return SendResult(rejected={0: "400"}, retryable={1: "503"})
+
+    receiver = Receiver(in_turn(reject, busy, busy, accept))
+    dead_letters = DeadLetterFile(tmp_path / "a")
+    stats, _ = deliver(receiver, [make_events(2)], size=2, dead_letters=dead_letters)
+    assert receiver.accepted == ids(1, 1)
+    assert (stats.accepted, stats.rejected, stats.unsent) == (1, 1, 0)
+    [kept] = [json.loads(line) for line in dead_letters.path.read_text().splitlines()]
+    assert (kept["id"], kept["rejected"]) == ("id-0", True)
+
+
+def test_retries_end_with_the_total_time_even_if_the_receiver_asks_for_more():
+    clock, stats = FakeClock(), DeliveryStats()
+    receiver = Receiver(lambda events: busy(events, retry_after=40.0))
+    allowed, send = [], receiver.send
+
+    def send_in_time(events, seconds):
+        allowed.append(seconds)
+        return send(events)
+
+    receiver.send = send_in_time
+    delivery = Delivery(
+        "to-http",
+        receiver,
+        stats,
+        batch_size=3,
+        retry_policy=RetryPolicy(9, 1.0, 60.0),
+        clock=Clock(lambda: sum(clock.slept), clock.sleep),
+        total_timeout=100.0,
+    )
+    with pytest.raises(TransientError), delivery.open():
+        delivery.send(make_events(1), at_once=True)
+    assert clock.slept == [40.0, 40.0]
+    assert allowed == [100.0, 60.0, 20.0]
 
 
 def test_next_run_sends_dead_letters_first(tmp_path):

@@ -15,7 +15,7 @@ from morpheus.columns import ROW
 from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
-from morpheus.sinks.to_kafka import ToKafka
+from morpheus.sinks.to_kafka import KafkaTransport, ToKafka
 from morpheus.testing import run_stage
 from schema_check import ocsf_faults
 from services.noida import free_port, noida
@@ -88,7 +88,7 @@ def test_message_is_a_row_as_to_file_writes_it(broker, topic):
     row = json.loads(message.value())
     assert ROW not in row
     assert row["eventName"] == "CreateAccessKey"
-    assert row["event_dt"] == 1633737600000
+    assert row["event_dt"] == "2021-10-09T00:00:00Z"
 
 
 def test_findings_can_be_sent(broker, topic):
@@ -195,3 +195,16 @@ def test_auto_brokers_are_rejected():
     stage = ToKafka(bootstrap_servers="auto", output_topic="alerts")
     with pytest.raises(UsageError, match="`auto`, which finds brokers in Docker, is not supported"):
         stage.validate()
+
+
+@pytest.mark.parametrize(("variable", "compression"), [(None, "gzip"), ("zstd", "zstd")])
+def test_messages_are_compressed_so_that_every_consumer_can_read_them(
+    monkeypatch, variable, compression
+):
+    confluent_kafka = pytest.importorskip("confluent_kafka")
+    given = {}
+    monkeypatch.setattr(confluent_kafka, "Producer", lambda settings, **_: given.update(settings))
+    if variable is not None:
+        monkeypatch.setenv("MORPHEUS_KAFKA_COMPRESSION_TYPE", variable)
+    KafkaTransport("localhost:9092", "alerts", client_id=None, timeout=30)
+    assert given["compression.type"] == compression

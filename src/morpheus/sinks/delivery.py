@@ -63,6 +63,21 @@ class OutboundEvent:
 
 
 @dataclass(frozen=True)
+class KeptEvent:
+    """An event that was not accepted.
+
+    Attributes:
+        event: The event.
+        reason: Why it was not accepted.
+        rejected: The receiver rejected it for good.
+    """
+
+    event: OutboundEvent
+    reason: str
+    rejected: bool = False
+
+
+@dataclass(frozen=True)
 class SendResult:
     """Result of one attempt to send some events. Events that it does not list were accepted.
 
@@ -102,8 +117,13 @@ class Transport(Protocol):
     def destination(self) -> str:
         """Name of the receiver, for messages. It contains no secret."""
 
-    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
-        """Send events once, and wait for the result."""
+    def send(self, events: Sequence[OutboundEvent], seconds: float | None = None) -> SendResult:
+        """Send events once, and wait for the result.
+
+        Args:
+            events: The events.
+            seconds: Maximum number of seconds to wait; None for no limit.
+        """
 
     def close(self) -> None:
         """Close connections."""
@@ -112,17 +132,22 @@ class Transport(Protocol):
 class DeadLetterQueue(Protocol):
     """Keeps events that could not be delivered."""
 
-    def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
-        """Keep events, each with the reason."""
+    def add(self, events: Iterable[tuple[OutboundEvent, str]], *, rejected: bool = False) -> None:
+        """Keep events, each with the reason.
 
-    def replay(self) -> Iterator[list[OutboundEvent]]:
-        """Yield events of earlier runs in batches. Requesting the next batch removes one."""
+        Args:
+            events: The events and the reasons.
+            rejected: The receiver rejected them for good.
+        """
+
+    def replay(self) -> Iterator[list[KeptEvent]]:
+        """Yield the kept events in batches. Requesting the next batch removes one."""
 
 
 _REPLAY_BATCH = 500  # dead letters sent together
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line of the dead-letter file.
 
     Attributes:
@@ -131,6 +156,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         time: Time of the event in seconds since 1970; None if it is unknown.
         reason: Why the event was not accepted.
         body: The event as a JSON object.
+        rejected: The receiver rejected it for good.
     """
 
     id: str
@@ -138,6 +164,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     time: float | None
     reason: str
     body: msgspec.Raw
+    rejected: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,18 +180,22 @@ class DeadLetterFile:
     def __str__(self) -> str:
         return str(self.path)
 
-    def add(self, events: Iterable[tuple[OutboundEvent, str]]) -> None:
-        """Append events, each with the reason.
+    def add(self, events: Iterable[tuple[OutboundEvent, str]], *, rejected: bool = False) -> None:
+        """Append events, each with the reason; see `DeadLetterQueue.add`.
 
         Raises:
             TransientError: The file cannot be written.
         """
         lines = [
             msgspec.json.encode(
-                DeadLetter(event.id, event.user, event.time, reason, msgspec.Raw(event.body))
+                DeadLetter(
+                    event.id, event.user, event.time, reason, msgspec.Raw(event.body), rejected
+                )
             )
             for event, reason in events
         ]
+        if not lines:
+            return
         try:
             make_folders(self.path.parent)
             with create_file(self.path, append=True) as file:
@@ -178,8 +209,8 @@ class DeadLetterFile:
                 "space, fix the folder's permissions, or choose another path."
             ) from error
 
-    def replay(self) -> Iterator[list[OutboundEvent]]:
-        """Yield the events of earlier runs in batches.
+    def replay(self) -> Iterator[list[KeptEvent]]:
+        """Yield the kept events in batches.
 
         Raises:
             RecordError: A line is not a dead letter.
@@ -218,7 +249,7 @@ def open_dlq(path: str | None) -> DeadLetterFile | None:
     return None if path is None else DeadLetterFile(Path(path))
 
 
-def _drain(path: Path) -> Iterator[list[OutboundEvent]]:
+def _drain(path: Path) -> Iterator[list[KeptEvent]]:
     """Yield the events of a file in batches, then remove the file."""
     with path.open("rb") as file:
         events = (
@@ -229,7 +260,7 @@ def _drain(path: Path) -> Iterator[list[OutboundEvent]]:
     path.unlink()
 
 
-def _parse_dead_letter(line: bytes, path: Path, number: int) -> OutboundEvent:
+def _parse_dead_letter(line: bytes, path: Path, number: int) -> KeptEvent:
     try:
         letter = msgspec.json.decode(line, type=DeadLetter)
     except msgspec.MsgspecError as error:
@@ -239,7 +270,8 @@ def _parse_dead_letter(line: bytes, path: Path, number: int) -> OutboundEvent:
             file=path,
             line=number,
         ) from error
-    return OutboundEvent(letter.id, letter.user, letter.time, bytes(letter.body))
+    event = OutboundEvent(letter.id, letter.user, letter.time, bytes(letter.body))
+    return KeptEvent(event, letter.reason, letter.rejected)
 
 
 @dataclass(frozen=True)
@@ -320,6 +352,7 @@ class Delivery:
         dead_letters: Keeps events that could not be delivered. Without it, the first event whose
             retries are exhausted ends the run.
         clock: Tells the time.
+        total_timeout: Seconds to send events, with all retries and waits; None for no limit.
     """
 
     def __init__(  # noqa: PLR0913 - what a delivery is made of
@@ -332,6 +365,7 @@ class Delivery:
         retry_policy: RetryPolicy,
         dead_letters: DeadLetterQueue | None = None,
         clock: Clock | None = None,
+        total_timeout: float | None = None,
     ) -> None:
         self.stage, self.transport, self.stats = stage, transport, stats
         self.batch_size, self.retry_policy, self.dead_letters = (
@@ -340,6 +374,9 @@ class Delivery:
             dead_letters,
         )
         self.clock = clock or Clock()
+        self.total_timeout = total_timeout
+        self._kept = 0
+        self._replaying = False
         self._buffer: list[OutboundEvent] = []
         self._circuit_open = False
 
@@ -380,8 +417,9 @@ class Delivery:
         self._flush(0 if at_once else self.batch_size - 1)
 
     def finish(self) -> None:
-        """Deliver the events that wait."""
+        """Deliver the events that wait, and those that were kept in this run."""
         self._flush(0)
+        self._retry_kept()
         self.stats.error_message = self._make_error_message()
 
     def _make_error_message(self) -> str:
@@ -409,9 +447,41 @@ class Delivery:
 
     def _replay_dead_letters(self) -> None:
         """Send the events that earlier runs kept."""
-        for events in self.dead_letters.replay() if self.dead_letters else ():
-            self.stats.received += len(events)
-            self._deliver(events)
+        for letters in self._replay():
+            self.stats.received += len(letters)
+            for part in self._cut(letters):
+                self._deliver([letter.event for letter in part])
+
+    def _retry_kept(self) -> None:
+        """Send the events again that this run kept, except those that were rejected for good.
+
+        It stops when the receiver does not take some of them.
+        """
+        if not self._kept or self.dead_letters is None or self._replaying:
+            return
+        self._kept, failed = 0, False
+        for letters in self._replay():
+            rejected = [letter for letter in letters if letter.rejected]
+            self.dead_letters.add([(each.event, each.reason) for each in rejected], rejected=True)
+            for part in self._cut([letter for letter in letters if not letter.rejected]):
+                if failed:
+                    self.dead_letters.add((each.event, each.reason) for each in part)
+                    continue
+                self._deliver([letter.event for letter in part])
+                failed = self._circuit_open
+
+    def _cut(self, letters: list[KeptEvent]) -> Iterator[list[KeptEvent]]:
+        """Yield kept events in parts that can be sent together."""
+        for start in range(0, len(letters), self.batch_size):
+            yield letters[start : start + self.batch_size]
+
+    def _replay(self) -> Iterator[list[KeptEvent]]:
+        """Yield the kept events, and let no delivery of them start this again."""
+        self._replaying = True
+        try:
+            yield from self.dead_letters.replay() if self.dead_letters else ()
+        finally:
+            self._replaying = False
 
     def _enqueue(self, events: Iterable[OutboundEvent]) -> None:
         before = len(self._buffer)
@@ -427,25 +497,38 @@ class Delivery:
     def _deliver(self, events: list[OutboundEvent]) -> None:
         """Deliver events with retries. Once retries were exhausted, batches get one attempt."""
         retries = 0 if self._circuit_open else self.retry_policy.max_retries
+        end = None if self.total_timeout is None else self.clock.now() + self.total_timeout
         for attempt in range(retries + 1):
-            result = self.transport.send(events)
+            result = self._send(events, end)
             if result.split_reason:
                 self._split(events, result.split_reason)
                 return
             self._record_result(events, result)
             if not result.retryable:
-                self._circuit_open = False
+                self._close_circuit()
                 return
             failed = [(events[position], reason) for position, reason in result.retryable.items()]
             events = [event for event, _ in failed]
-            if result.fatal or attempt == retries:
+            delay = self.retry_policy.delay(attempt, result.retry_after)
+            is_late = end is not None and self.clock.now() + delay >= end
+            if result.fatal or attempt == retries or is_late:
                 break
-            self._wait_before_retry(attempt, result.retry_after, failed[0][1])
+            self._wait_before_retry(delay, failed[0][1])
         self._circuit_open = True
         self._handle_exhausted(failed)
 
-    def _wait_before_retry(self, attempt: int, retry_after: float, reason: str) -> None:
-        delay = self.retry_policy.delay(attempt, retry_after)
+    def _send(self, events: list[OutboundEvent], end: float | None) -> SendResult:
+        if end is None:
+            return self.transport.send(events)
+        return self.transport.send(events, max(0.0, end - self.clock.now()))
+
+    def _close_circuit(self) -> None:
+        """Note that the receiver takes events; if it had not, send what was kept meanwhile."""
+        if self._circuit_open:
+            self._circuit_open = False
+            self._retry_kept()
+
+    def _wait_before_retry(self, delay: float, reason: str) -> None:
         shown = display_value(reason, _MAX_REASON_LENGTH)
         logger.warning(
             "%s: %s: %s. Retrying in %.1f seconds.",
@@ -467,19 +550,22 @@ class Delivery:
         self.stats.accepted += len(events) - len(result.rejected) - len(result.retryable)
         self.stats.rejected += len(result.rejected)
         rejected = [(events[position], reason) for position, reason in result.rejected.items()]
-        self._store_dead_letters(rejected)
+        self._store_dead_letters(rejected, rejected=True)
 
     def _handle_exhausted(self, events: list[tuple[OutboundEvent, str]]) -> None:
         self._store_dead_letters(events)
+        self._kept += len(events)
         if self.dead_letters is None:
             self.stats.error_message = self._make_error_message()
             raise TransientError(self.stats.error_message)
 
-    def _store_dead_letters(self, events: list[tuple[OutboundEvent, str]]) -> None:
+    def _store_dead_letters(
+        self, events: list[tuple[OutboundEvent, str]], *, rejected: bool = False
+    ) -> None:
         if events:
             self.stats.record_first_error(reason for _, reason in events)
         if events and self.dead_letters is not None:
-            self.dead_letters.add(events)
+            self.dead_letters.add(events, rejected=rejected)
 
     def _log_interrupted(self) -> None:
         """Log how many events arrived, unless the error that ends the run says so."""

@@ -9,11 +9,15 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from http import HTTPStatus
+from queue import Empty, Queue
+from threading import Thread
 from typing import TYPE_CHECKING, ClassVar, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -65,19 +69,23 @@ class HttpResponse:
 
     Attributes:
         status: HTTP status code.
-        reason: Reason phrase.
         retry_after: Seconds to wait before a retry, from `Retry-After`; 0 without it.
         body: The body, at most `MAX_RESPONSE_BYTES`.
     """
 
     status: int
-    reason: str
     retry_after: float
     body: bytes
 
     def __str__(self) -> str:
-        text = self.body.decode(errors="replace").strip()
-        return f"{self.status} {self.reason}" + (f": {text}" if text else "")
+        """Return the status in standard words.
+
+        The server's own words are left out: they can repeat a secret of the request.
+        """
+        try:
+            return f"{self.status} {HTTPStatus(self.status).phrase}"
+        except ValueError:
+            return str(self.status)
 
 
 @dataclass(frozen=True)
@@ -100,16 +108,42 @@ class HttpClient:
     timeout: float
     clock: Clock = field(default_factory=Clock)
 
-    def __call__(self, body: bytes, content_type: str) -> HttpResponse:
+    def __call__(
+        self, body: bytes, content_type: str, seconds: float | None = None
+    ) -> HttpResponse:
         """Post a body.
 
         Args:
             body: The body.
             content_type: Its media type, such as `application/json`.
+            seconds: Seconds until the whole response must be there, even from a server that sends
+                a byte now and then. None for no limit.
 
         Raises:
-            RequestError: There is no connection, or no response within the timeout.
+            RequestError: There is no connection, or no response in time.
         """
+        if seconds is None:
+            return self._post(body, content_type)
+        answers: Queue[HttpResponse | BaseException] = Queue()
+
+        def post() -> None:
+            try:
+                answers.put(self._post(body, content_type))
+            except BaseException as error:  # noqa: BLE001 - raised below, in the calling thread
+                answers.put(error)
+
+        # The libraries limit the time between two bytes only. A thread can be left behind.
+        Thread(target=post, daemon=True).start()
+        try:
+            answer = answers.get(timeout=max(0.0, seconds))
+        except Empty as error:
+            vars(self).pop("_pool", None)  # its connections are still in use
+            raise RequestError(f"no whole answer within {seconds:.3g} seconds") from error
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _post(self, body: bytes, content_type: str) -> HttpResponse:
         from urllib3.exceptions import HTTPError  # noqa: PLC0415 - slow, and only this sink needs it
 
         headers = {**self.headers, "Content-Type": content_type, "User-Agent": "morpheus"}
@@ -164,7 +198,7 @@ class HttpClient:
         try:
             body = response.read(MAX_RESPONSE_BYTES)
             wait = self._parse_retry_after(response.headers.get("Retry-After", ""))
-            return HttpResponse(response.status, response.reason or "", wait, body)
+            return HttpResponse(response.status, wait, body)
         finally:
             # A connection with an unread rest cannot be used again.
             if response.closed:
@@ -238,10 +272,28 @@ def validate_url(option: str, url: str) -> None:
         )
 
 
+_ERROR_TYPE = re.compile(r"[a-z]+(?:_[a-z]+){0,8}_exception")
+"""Type of an error of Elasticsearch. Its reason is not shown: it can repeat parts of a request."""
 HTTP_OK, HTTP_OK_END, HTTP_CONFLICT = 200, 300, 409
 _RETRYABLE_STATUSES = {408, 425, 429}
 _SPLIT_STATUSES = {400, 413, 422}
 _SERVER_ERRORS = {*range(500, 600)} - {501, 505}  # these two would fail again
+_SPLUNK_ERRORS = {
+    1: "the token is disabled",
+    2: "a token is missing",
+    3: "the authorization is not valid",
+    4: "the token is not valid",
+    5: "no data",
+    6: "the format of the data is not valid",
+    7: "the index is not correct",
+    8: "an error in the server",
+    9: "the server is busy",
+    10: "the data channel is missing",
+    11: "the data channel is not valid",
+    12: "the field `event` is missing",
+    13: "the field `event` is blank",
+}
+"""Error codes of Splunk's HTTP Event Collector."""
 _SPLUNK_CONFIG_ERRORS = {7, 10, 11}  # wrong index, no data channel, wrong data channel
 
 
@@ -270,6 +322,9 @@ class HttpEndpoint(Protocol):
     def is_fatal(self, response: HttpResponse) -> bool:
         """Return whether the configuration, not the events, caused a response of 400."""
 
+    def explain(self, response: HttpResponse) -> str:
+        """Return what an error means, in words of our own: the server's can repeat a secret."""
+
 
 @dataclass(frozen=True)
 class Webhook:
@@ -295,6 +350,10 @@ class Webhook:
     def is_fatal(self, response: HttpResponse) -> bool:  # noqa: ARG002 - the status does not tell
         """Blame the events: the server does not say more."""
         return False
+
+    def explain(self, response: HttpResponse) -> str:  # noqa: ARG002 - the status is all
+        """Say no more than the status."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -325,6 +384,12 @@ class Splunk:
     def is_fatal(self, response: HttpResponse) -> bool:
         """Some error codes are about the token or the index."""
         return decode_response(response).get("code") in _SPLUNK_CONFIG_ERRORS
+
+    def explain(self, response: HttpResponse) -> str:
+        """Explain Splunk's error code."""
+        code = decode_response(response).get("code")
+        meaning = _SPLUNK_ERRORS.get(code) if isinstance(code, int) else None
+        return f" (code {code}, {meaning})" if meaning else ""
 
     def _wrap_event(self, event: OutboundEvent) -> bytes:
         envelope = {
@@ -385,6 +450,11 @@ class ElasticsearchBulk:
         """Blame the events: rejected documents have a status of their own."""
         return False
 
+    def explain(self, response: HttpResponse) -> str:
+        """Name the type of the error."""
+        kind = _error_type(decode_response(response).get("error"))
+        return f" ({kind})" if kind else ""
+
 
 RECEIVERS = ("webhook", "splunk", "elasticsearch", "opensearch")
 """Values of `--receiver`."""
@@ -422,15 +492,15 @@ class HttpTransport:
         """Name of the server."""
         return f"`{self.client.host}`"
 
-    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
+    def send(self, events: Sequence[OutboundEvent], seconds: float | None = None) -> SendResult:
         """Send one request with some events."""
+        body = self.endpoint.encode_body(events)
         try:
-            response = self.client(
-                self.endpoint.encode_body(events), self.endpoint.content_type(self.format)
-            )
+            response = self.client(body, self.endpoint.content_type(self.format), seconds)
         except RequestError as error:
             return SendResult.from_failure(events, str(error), fatal=error.fatal)
-        status, reason = response.status, str(response)
+        status = response.status
+        reason = f"{response}{self.endpoint.explain(response)}"
         if HTTP_OK <= status < HTTP_OK_END:
             return self.endpoint.parse_response(events, response)
         if status in _RETRYABLE_STATUSES or status in _SERVER_ERRORS:
@@ -457,9 +527,14 @@ def _parse_bulk_item(item: object) -> tuple[int, str]:
     result = next(iter(item.values()), None) if isinstance(item, dict) else None
     if not isinstance(result, dict) or not isinstance(result.get("status"), int):
         return 500, "an item without a status"
-    error = result.get("error")
-    reason = error.get("reason") if isinstance(error, dict) else error
-    return result["status"], f"{result['status']}: {reason or 'no reason given'}"
+    kind = _error_type(result.get("error"))
+    return result["status"], f"{result['status']}: {kind or 'no reason given'}"
+
+
+def _error_type(error: object) -> str:
+    """Return the type of an error of Elasticsearch; empty if it is not one."""
+    kind = error.get("type") if isinstance(error, dict) else None
+    return kind if isinstance(kind, str) and _ERROR_TYPE.fullmatch(kind) else ""
 
 
 TOKEN_VAR, USER_VAR, PASSWORD_VAR, AUTHORIZATION_VAR = (
@@ -522,10 +597,17 @@ class ToHttp(Sink):
         "them.",
         choices=TIME_FORMATS,
     )
+    total_timeout_secs: float = option(
+        300.0,
+        "Seconds for a request with all its retries and waits. After that its events count as not "
+        "accepted.",
+        min=0.001,
+    )
     dead_letters: str | None = option(
         None,
-        "JSON lines file for events that were not accepted. The next run sends them first. Without "
-        "it, a server that accepts nothing ends the run.",
+        "JSON lines file for events that were not accepted. They are sent again when the server "
+        "accepts events, at the end of the run, and first in the next run. Without it, a server "
+        "that accepts nothing ends the run.",
         location="local",
     )
 
@@ -591,6 +673,7 @@ class ToHttp(Sink):
             retry_policy=RetryPolicy(self.max_retries, self.error_sleep_time),
             dead_letters=open_dlq(self.dead_letters),
             clock=self.clock,
+            total_timeout=self.total_timeout_secs,
         )
 
     def _make_client(self) -> HttpClient:

@@ -38,6 +38,8 @@ ACK_TIMEOUT_REASON = "no broker acknowledged it in time"
 ENV_PREFIX = "MORPHEUS_KAFKA_"
 """Prefix of environment variables that configure the client."""
 
+COMPRESSION = "gzip"
+"""Compression of messages. Every client can read it; lz4, snappy and zstd need libraries."""
 _POLL_INTERVAL = 0.005  # seconds between two checks for acknowledgements
 _ACK_GRACE = 5.0  # seconds to wait beyond the client's own timeout
 
@@ -67,7 +69,7 @@ class KafkaTransport:
             "delivery.timeout.ms": round(timeout * 1000),
             # No loss, duplicates or reordering, as far as the brokers can guarantee it.
             "enable.idempotence": True,
-            "compression.type": "zstd",
+            "compression.type": COMPRESSION,
             **settings_from_env(os.environ),
         }
         try:
@@ -78,12 +80,13 @@ class KafkaTransport:
                 f"environment variables that begin with {ENV_PREFIX}."
             ) from error
 
-    def send(self, events: Sequence[OutboundEvent]) -> SendResult:
+    def send(self, events: Sequence[OutboundEvent], seconds: float | None = None) -> SendResult:
         """Send events, and wait until each is acknowledged or rejected."""
         deliveries = _PendingDeliveries(set(range(len(events))))
         for position, event in enumerate(events):
             self._produce(event, partial(deliveries.on_delivery, position))
-        deadline = time.monotonic() + self._timeout + _ACK_GRACE
+        longest = self._timeout + _ACK_GRACE
+        deadline = time.monotonic() + (longest if seconds is None else min(longest, seconds))
         while deliveries.pending and time.monotonic() < deadline:
             self._poll()
         return deliveries.result()
@@ -203,8 +206,9 @@ class ToKafka(Sink):
 
     Takes events with scores, or rows, and passes them on. The key of a message is the user. The run
     succeeds only if the brokers acknowledge every event. Settings of the client, secrets included,
-    come from the environment: MORPHEUS_KAFKA_SASL_PASSWORD is its `sasl.password`. Needs the extra
-    `kafka`.
+    come from the environment: MORPHEUS_KAFKA_SASL_PASSWORD is its `sasl.password`. Messages are
+    compressed with gzip, which every consumer can read; MORPHEUS_KAFKA_COMPRESSION_TYPE selects
+    `none`, `lz4`, `snappy` or `zstd`. Needs the extra `kafka`.
 
     Example: `to-kafka --bootstrap_servers=localhost:9092 --output_topic=alerts`
     """
