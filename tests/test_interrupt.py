@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from morpheus.runtime.signals import GracefulShutdown
+from morpheus.runtime.chain import GracefulShutdown
 
 
 def numbers(interrupted_at):

@@ -19,8 +19,7 @@ from morpheus.core.stage import PipelineOptions, Sink, Stage, StageContext, Tran
 from morpheus.core.state import State, StateKey
 from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.runtime.chain import Segment
-from morpheus.stages.add_class import AddClass
-from morpheus.stages.add_scores import AddScores
+from morpheus.stages.add_scores import AddClass, AddScores
 from morpheus.stages.compat import Buffer, Delay, Trigger
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import CandidateFilter, Filter

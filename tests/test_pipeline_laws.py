@@ -23,9 +23,8 @@ from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.from_file import FromFile
+from morpheus.sources.from_file import FromAzure, FromDuo, FromFile
 from morpheus.sources.ocsf import FromOcsf
-from morpheus.sources.sign_ins import FromAzure, FromDuo
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter

@@ -120,7 +120,7 @@ def run_stage(
         unbounded: A user's batches can arrive at any time, so states are kept until the end.
         population: Sample of all users' histories, for stages that need one.
 
-    >>> from morpheus.stages.add_class import AddClass
+    >>> from morpheus.stages.add_scores import AddClass
     >>> [out] = run_stage(AddClass(), [make_scored(make_events([0, 1]), [0.0, 1.0])])
     >>> out.table["ae_anomaly_score"].to_list()
     [False, True]
@@ -148,7 +148,7 @@ def check_stage(stage: Transform, batch: Batch) -> None:
     Raises:
         AssertionError: The stage breaks a law; the message says which.
 
-    >>> from morpheus.stages.add_class import AddClass
+    >>> from morpheus.stages.add_scores import AddClass
     >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
     before, gives = batch.table.to_frame().clone(), stage.gives or type(batch)

@@ -9,8 +9,8 @@ import pytest
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
+from morpheus.sources.from_file import AZURE_FORMAT, DUO_FORMAT
 from morpheus.sources.log_format import collect_rule_columns, resolve_actor_types, resolve_actors
-from morpheus.sources.sign_ins import AZURE_FORMAT, DUO_FORMAT
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")

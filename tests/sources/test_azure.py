@@ -13,8 +13,8 @@ from morpheus.core.stage import PipelineOptions, read_lines
 from morpheus.errors import RecordError, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.from_file import AZURE_FORMAT, FromAzure
 from morpheus.sources.ingest import FileIngest
-from morpheus.sources.sign_ins import AZURE_FORMAT, FromAzure
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess

@@ -14,10 +14,9 @@ from morpheus.columns import ACTOR
 from morpheus.core.batch import Events, RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
-from morpheus.sources.from_file import FromFile
+from morpheus.sources.from_file import FromAzure, FromDuo, FromFile
 from morpheus.sources.json_records import flatten_name
 from morpheus.sources.schema_file import list_builtin_schemas, load_schema
-from morpheus.sources.sign_ins import FromAzure, FromDuo
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe

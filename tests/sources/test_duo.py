@@ -9,7 +9,7 @@ import pytest
 from morpheus.columns import TIME
 from morpheus.core.batch import Events, RunMetrics
 from morpheus.core.stage import PipelineOptions, read_lines
-from morpheus.sources.sign_ins import DUO_FORMAT, FromDuo
+from morpheus.sources.from_file import DUO_FORMAT, FromDuo
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")

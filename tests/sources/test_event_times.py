@@ -17,9 +17,8 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.from_file import FromFile
+from morpheus.sources.from_file import FromAzure, FromDuo, FromFile
 from morpheus.sources.ocsf import FromOcsf
-from morpheus.sources.sign_ins import FromAzure, FromDuo
 
 SIGN_IN = {"id": "1", "userPrincipalName": "ann@x.org", "appDisplayName": "Mail"}
 SOURCES: dict[type[FileSource], dict[str, Any]] = {

@@ -16,9 +16,8 @@ from morpheus.core.batch import Events, RunMetrics, WithModel
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
-from morpheus.sources.from_file import FromFile
+from morpheus.sources.from_file import FromAzure, FromFile
 from morpheus.sources.schema_file import load_schema
-from morpheus.sources.sign_ins import FromAzure
 from morpheus.stages.infer import Preprocess
 from morpheus.stages.train_ae import TrainAe
 
@@ -257,7 +256,7 @@ def test_missing_schema_is_reported_with_the_built_in_ones() -> None:
         ('time = "at"', 'time = "at', r":3: not TOML: "),
         ('time = "at"', "", r": `time` is missing\."),
         ('user = "who', 'usr = "who', r":4: there is no key `usr`\. Did you mean `user`\?"),
-        ('time = "at"', "time = 5", r":3: `time` must be text in quotes, not a number\."),
+        ('time = "at"', "time = 5", r":3: `time` must be text in quotes or a list, not a number\."),
         (
             'features = ["what", ',
             'features = [5, "what", ',

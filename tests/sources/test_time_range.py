@@ -11,7 +11,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.discovery import FileDiscovery
-from morpheus.sources.sign_ins import FromDuo
+from morpheus.sources.from_file import FromDuo
 from morpheus.sources.time_range import TimeRange, parse_interval
 
 

@@ -14,8 +14,8 @@ from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.from_file import FromAzure
 from morpheus.sources.ingest import describe_user_column
-from morpheus.sources.sign_ins import FromAzure
 
 ARN, ACCOUNT = "userIdentityarn", "userIdentityaccountId"
 ADVICE = "`--userid_column_name=@actor` makes each person, role and service one user."

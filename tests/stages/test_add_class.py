@@ -3,7 +3,7 @@ import pytest
 from morpheus.columns import SCORE
 from morpheus.core.batch import Losses
 from morpheus.errors import UsageError
-from morpheus.stages.add_class import AddClass
+from morpheus.stages.add_scores import AddClass
 from morpheus.testing import make_events, make_losses, make_scored, run_stage
 
 
