@@ -1,4 +1,7 @@
-"""The golden commands, as data: what you type, its inputs, and the files that it must write."""
+"""The golden commands, as data: what you type, its inputs, and the files that it must write.
+
+Version 0.1 wrote times in JSON as milliseconds since 1970. Commands ask for that with --json_times.
+"""
 
 from __future__ import annotations
 
@@ -123,6 +126,7 @@ COMMANDS = (
             {LESSONS} {LESSONS_MODELS} {SCORED} {ALL_LABELS} --label=abs_zscore --label=max_abs_z
             --label=rung --label=own_share --label=eventName_z_loss --prefix=m_
             serialize --exclude=request --exclude=response to-file --filename=labels.json
+            --json_times=epoch_ms
             """,
         ),
         ("labels.json",),
@@ -149,6 +153,7 @@ COMMANDS = (
             {LESSONS} {LESSONS_MODELS} {SCORED} --label=risk --label=pvalue
             explain --all_columns --top=5 --threshold=25 --prefix=why_
             filter --label=risk --threshold=12 serialize to-file --filename=why.jsonl
+            --json_times=epoch_ms
             """,
         ),
         ("why.jsonl",),
@@ -196,7 +201,8 @@ COMMANDS = (
             f"""
             {RUN} from-cloudtrail --input_glob=json/scored {FLEET_MODELS} {SCORED} {ALL_LABELS}
             timeseries --resolution=1h explain filter --alerts_per_day=1
-            serialize to-file --filename=alerts.json to-report --filename=report.html
+            serialize to-file --filename=alerts.json --json_times=epoch_ms
+            to-report --filename=report.html
             """,
         ),
         ("alerts.json", "report.html"),
@@ -253,7 +259,7 @@ COMMANDS = (
             {LESSONS} {LESSONS_MODELS} {SCORED} {ALL_LABELS} timeseries --resolution=10m explain
             filter --label=risk --threshold=12 to-ocsf --filename=findings.jsonl
             to-ocsf --filename=findings.parquet to-ecs --filename=alerts.jsonl.gz
-            serialize to-file --filename=alerts.jsonl
+            serialize to-file --filename=alerts.jsonl --json_times=epoch_ms
             """,
         ),
         ("findings.jsonl", "findings.parquet", "alerts.jsonl.gz", "alerts.jsonl"),
@@ -411,7 +417,7 @@ COMMANDS = (
             train-ae --train_min_history=60 {SCORED} --label=ae_anomaly_score --label=risk
             --label=size_z_loss timeseries --resolution=1h --hot_start --zscore_threshold=2
             explain filter --label=risk --threshold=2
-            serialize to-file --filename=output.jsonl.gz
+            serialize to-file --filename=output.jsonl.gz --json_times=epoch_ms
             """,
         ),
         ("output.jsonl.gz",),
