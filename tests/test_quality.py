@@ -310,6 +310,8 @@ def test_naive_bayes_compares_a_users_share_of_a_value_with_the_others_share(par
     expected = np.log(14.5 / 15.5) - np.log(0.5 / 15.5)
     assert bayes.events(replace(trial, scored=foreign)) == pytest.approx([expected])
     assert bayes.events(trial) == pytest.approx([-expected] * 28)
+    with_user = replace(trial, columns=("action", "user"))
+    assert bayes.events(with_user) == pytest.approx([-2 * expected] * 28)
 
 
 def test_the_mean_of_a_session_uses_its_earlier_events_only(part):

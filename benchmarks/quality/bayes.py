@@ -23,8 +23,8 @@ PRIOR = 0.5
 """Pseudo-count of each value, and of all unseen values together."""
 ACTIONS = ("eventName", "action")
 """Columns of the action, by trial; the first that exists is used."""
-BEFORE = "before"
-"""Column of the previous action of the user."""
+BEFORE, OWNER = "before", "owner"
+"""Columns of the user's previous action, and of the user: a feature may have the user too."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Shares:
 
     def ratio(self, history: pl.DataFrame, scored: pl.DataFrame, name: str) -> Floats:
         """Return ln of the others' share over the user's own share of each value, shape (rows,)."""
-        user, given = self.trial.user, list(self.given)
+        owner, given = pl.col(self.trial.user).alias(OWNER), list(self.given)
         kinds = history[name].n_unique() + 1
-        own = self._counts(history, [user, *given], name)
+        history, rows = (frame.select(owner, *given, name) for frame in (history, scored))
+        own = self._counts(history, [OWNER, *given], name)
         everyone = self._counts(history, given, name)
-        rows = scored.select(user, *given, name)
-        found = self._find(rows, own, [user, *given], name)
+        found = self._find(rows, own, [OWNER, *given], name)
         total = self._find(rows, everyone, given, name)
         mine = np.log((found[0] + PRIOR) / (found[1] + PRIOR * kinds))
         others = np.log((total[0] - found[0] + PRIOR) / (total[1] - found[1] + PRIOR * kinds))
