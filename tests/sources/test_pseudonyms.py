@@ -208,6 +208,17 @@ def test_a_derived_column_can_itself_be_replaced(logs: Path) -> None:
     assert hidden["sourceIPAddress"].equals(plain["sourceIPAddress"])
 
 
+def test_columns_that_copy_a_column_are_replaced_with_it(logs: Path) -> None:
+    okta = load_builtin_schema("okta.toml").log_format
+    options = make_options(logs, "client.geographicalContext.city,target")
+    made = Pseudonymizer.from_options(options, okta, "actoralternateId")
+    assert made is not None
+    assert set(made.columns) == {
+        *("actoralternateId", "clientgeographicalContextcity", "city"),
+        *("target", "targettype", "application"),
+    }
+
+
 def test_the_user_column_is_always_replaced_and_missing_values_stay_missing(logs: Path) -> None:
     features = (*FEATURES, "errorMessage")
     frame = join(read(logs, make_options(logs, "errorMessage", columns=features)))

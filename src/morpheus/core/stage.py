@@ -232,9 +232,9 @@ class PipelineOptions:
     )
     pseudonymize: tuple[str, ...] = option(
         (),
-        "Replace the values of these columns by pseudonyms while the log is read: names separated "
-        f"by commas, or `{IDENTITY_OPTION}` for all columns of the log format that identify users. "
-        "The user column is always among them. Repeat for more. Needs --pseudonym_key_file.",
+        "Columns whose values are replaced by pseudonyms, separated by commas. "
+        f"`{IDENTITY_OPTION}` stands for all columns of the log format that identify users. The "
+        "user column is always replaced. Needs --pseudonym_key_file.",
         command="pipeline-ae",
     )
     pseudonym_key_file: str | None = option(

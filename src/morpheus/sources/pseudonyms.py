@@ -11,7 +11,7 @@ import logging
 import re
 import stat
 from base64 import b32encode
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -271,9 +271,17 @@ def _resolve_columns(given: Sequence[str], log_format: LogFormat, user: str) -> 
         elif word == ACTOR_OPTION:
             names.append(ACTOR)
         elif word:
-            names.append(flatten_name(word, log_format.drop_characters))
+            name = flatten_name(word, log_format.drop_characters)
+            names += [name, *_list_copies(name, log_format)]
     _check_needed_columns(names[1:], log_format)
     return tuple(dict.fromkeys(names))
+
+
+def _list_copies(name: str, log_format: LogFormat) -> Iterator[str]:
+    """Yield the columns that get values of a column, or parts of them, while the log is read."""
+    for copy, fallbacks in log_format.fallbacks.items():
+        if any(name in fallback.meta.root_names() for fallback in fallbacks):
+            yield copy
 
 
 def _check_needed_columns(names: Iterable[str], log_format: LogFormat) -> None:
