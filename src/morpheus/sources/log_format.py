@@ -349,6 +349,22 @@ def _align(frame: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(absent).select(like.columns)
 
 
+DERIVED_LABELS = {
+    "logcount": "Events so far that day",
+    "locincrement": "Places so far that day",
+    "appincrement": "Services so far that day",
+    "hourofweek": "Hour of the week",
+    "hourkind": "Kind of hour",
+    "agentfamily": "Kind of program",
+    "addresskind": "Kind of address",
+    "addressnetwork": "Network",
+    "network": "Network",
+    "errorclass": "Kind of error",
+    "verbclass": "Kind of action",
+}
+"""Labels of derived columns that many logs have."""
+
+
 @dataclass(frozen=True)
 class LogFormat:
     """Everything that is specific to one kind of log.
@@ -371,6 +387,8 @@ class LogFormat:
         embedded_json_columns: Columns of a table that contain a whole record as JSON.
         drop_characters: Characters removed from names.
         skip_dirs: Names of folders that contain other data.
+        other_files: Files with other data: what they are, in the singular, and a pattern of their
+            path.
         column_aliases: Flat columns, by the normalized column name of a table (see
             `normalize_name`).
         fallbacks: Expressions that replace missing values, by flat column.
@@ -378,6 +396,7 @@ class LogFormat:
         derived_columns: Columns that can be computed, by name.
         envelopes: Envelopes of this log, which are tried before the common ones.
         other_kinds: What looks like a record of this log and is none, by top-level fields.
+        boolean_columns: Flat columns that are booleans in JSON.
         event_class_filter: A flat column and its values in wanted records; other records are
             skipped. None for no filter.
         identity_columns: Flat columns that identify users, for pseudonyms; empty for those in the
@@ -409,6 +428,7 @@ class LogFormat:
     embedded_json_columns: tuple[str, ...] = ()
     drop_characters: str = "."
     skip_dirs: tuple[str, ...] = ()
+    other_files: tuple[tuple[str, str], ...] = ()
     column_aliases: Mapping[str, str] = field(default_factory=dict)
     fallbacks: Mapping[str, tuple[pl.Expr, ...]] = field(default_factory=dict)
     actor_rules: tuple[ActorRule, ...] = ()
@@ -416,6 +436,7 @@ class LogFormat:
     envelopes: tuple[Envelope, ...] = ()
     other_kinds: tuple[OtherKind, ...] = ()
     event_class_filter: tuple[str, tuple[str, ...]] | None = None
+    boolean_columns: tuple[str, ...] = ()
     identity_columns: tuple[str, ...] = ()
     missing_texts: tuple[str, ...] = ()
     caseless_columns: tuple[str, ...] = ()
@@ -443,7 +464,7 @@ class LogFormat:
     def describe(self) -> LogDescription:
         """Return what outputs need to know about the log."""
         paths = {flatten_name(path, self.drop_characters): path for path in self.paths}
-        known = self.event_fields
+        known, derived = self.event_fields, self.derived_columns
         if self.id_column and not known.event_id:
             known = replace(known, event_id=(self.id_column,))
         return LogDescription(
@@ -451,7 +472,8 @@ class LogFormat:
             time_column=self.time_column,
             user_columns=self.user_columns or (self.user_column,),
             event_fields=known,
-            labels=self.labels,
+            labels={name: label for name, label in DERIVED_LABELS.items() if name in derived}
+            | dict(self.labels),
             evidence=self.evidence,
             cloud_provider=self.cloud_provider,
             sign_ins=self.sign_ins,
@@ -516,7 +538,7 @@ class LogFormat:
     ) -> pl.DataFrame:
         """Fill missing values from fallback columns, drop these, and add the actor.
 
-        Texts that mean no value are cleared first, and values that ignore case are folded.
+        Texts that mean no value are cleared first, and values that ignore case are caseless.
 
         Args:
             frame: Events.
@@ -537,9 +559,9 @@ class LogFormat:
                     frame = frame.with_columns(fallback.alias(name))
                 elif not is_empty:
                     frame = frame.with_columns(pl.coalesce(name, fallback))
-        folded = [name for name in self.caseless_columns if name in frame.columns]
-        if folded:
-            frame = frame.with_columns(pl.col(folded).str.to_lowercase())
+        caseless = [name for name in self.caseless_columns if name in frame.columns]
+        if caseless:
+            frame = frame.with_columns(pl.col(caseless).str.to_lowercase())
         if user == ACTOR:
             frame = frame.with_columns(resolve_actors(frame, self.actor_rules).alias(ACTOR))
             used.discard(ACTOR)
@@ -575,7 +597,7 @@ class LogFormat:
         parts = (path.split(".") for path in self.paths)
         return frozenset(
             normalize_name("".join(path[:n])) for path in parts for n in range(1, len(path))
-        ) - frozenset(map(normalize_name, self._flat_paths))
+        )
 
     def rename_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Rename the columns of a table to their flat names.
