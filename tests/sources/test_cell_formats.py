@@ -43,6 +43,7 @@ def test_nested_structs_are_decoded() -> None:
         ("{a={}, b={c=null}}", {"a": {}, "b": {"c": None}}),
         ("@{a=1; b=x, y; c=@{d=2; e=}}", {"a": "1", "b": "x, y", "c": {"d": "2", "e": None}}),
         ("@{a=System.Object[]; b=1}", {"a": None, "b": "1"}),
+        ("@{a=x; y; b=1}", {"a": "x; y", "b": "1"}),
         (
             "class Status {\n  ErrorCode: 0\n  Reason: a: b\n  More: \n}",
             {"ErrorCode": "0", "Reason": "a: b", "More": None},

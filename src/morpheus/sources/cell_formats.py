@@ -14,14 +14,14 @@ from typing import Any
 
 import msgspec
 
-from morpheus.sources.json_records import decode_leniently
-
 _MAX_DEPTH = 32
 """Maximum number of nested structs."""
 _MAX_PYTHON_CHARACTERS = 1 << 16
 """Maximum length of a Python dictionary; longer ones are not decoded."""
 _KEY = re.compile(r"\s*([A-Za-z_][\w .:/-]{0,127}?)\s*=")
-_STRUCT_TOKEN = re.compile(r"@?\{|\}|\[|\]|, (?=[A-Za-z_][\w.:-]{0,127}=)|; ?")
+_STRUCT_TOKEN = re.compile(
+    r"@?\{|\}|\[|\]|, (?=[A-Za-z_][\w.:-]{0,127}=)|; ?(?=[A-Za-z_][\w .:-]{0,127}=)"
+)
 _CLASS_HEADER = re.compile(r"^class\s+\w+\s*\{")
 _CLASS_LINE = re.compile(r"^\s*(\w+)\s*:\s?(.*?)\s*$")
 _TYPE_NAME = re.compile(r"^(?:System|Microsoft)(?:\.\w+)+(?:\[\]|`\d+\[.*\])?$")
@@ -81,11 +81,7 @@ def decode_cell(text: str) -> Mapping[str, Any] | None:
 def _decode_json(text: str) -> object:
     try:
         return msgspec.json.decode(text)
-    except msgspec.MsgspecError:
-        pass
-    try:
-        return decode_leniently(text.encode())
-    except (ValueError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

@@ -296,6 +296,21 @@ OTHER_KINDS = (
 """What looks like an event and is none."""
 
 
+_SERVICE = r"/AWSLogs/(?:o-[a-z0-9]+/)?\d{12}/"
+OTHER_FILES = (
+    ("CloudTrail digest file", r"/CloudTrail-Digest/|_CloudTrail-Digest_"),
+    ("CloudTrail Insights file", r"/CloudTrail-Insight/|_CloudTrail-Insight_"),
+    ("AWS Config file", rf"{_SERVICE}Config/|\d{{12}}_Config_|/ConfigWritabilityCheckFile"),
+    ("GuardDuty file", rf"{_SERVICE}GuardDuty/"),
+    ("VPC flow log file", rf"{_SERVICE}vpcflowlogs/|\d{{12}}_vpcflowlogs_"),
+    ("DNS query log file", rf"{_SERVICE}vpcdnsquerylogs/|_vpcdnsquerylogs_"),
+    ("load balancer log file", rf"{_SERVICE}elasticloadbalancing/|\d{{12}}_elasticloadbalancing_"),
+    ("firewall log file", rf"{_SERVICE}(?:WAFLogs|network-firewall)/|_waflogs_|/aws-waf-logs-"),
+    ("S3 access log file", r"/\d{4}(?:-\d\d){5}-[0-9A-F]{16}$"),
+)
+"""What other services write to the same bucket, with patterns of the paths."""
+
+
 def get_first_owner(owners: object) -> object:
     """Return the first value of the first owner in a list, as the lessons' data has it.
 
@@ -465,9 +480,11 @@ CLOUDTRAIL_FORMAT = LogFormat(
     csv_converters={"userIdentityaccountId": format_account},
     embedded_json_columns=EMBEDDED_JSON_COLUMNS,
     column_aliases=COLUMN_ALIASES,
+    boolean_columns=("readOnly", "managementEvent", "requestParametersmonitoringenabled"),
     envelopes=tuple(Envelope(name, is_declared=True) for name in EMBEDDED_JSON_COLUMNS),
     other_kinds=OTHER_KINDS,
     skip_dirs=("CloudTrail-Digest", "CloudTrail-Insight"),
+    other_files=OTHER_FILES,
     actor_rules=ACTOR_RULES,
     derived_columns=DERIVED_COLUMNS,
     identity_columns=IDENTITY_COLUMNS,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
 from msgspec.structs import astuple
+
+from morpheus.errors import UsageError
+from morpheus.sources.cell_formats import decode_cell, looks_like_object
 
 RawJson = bytes | msgspec.Raw
 """The JSON text of one value."""
@@ -63,6 +66,9 @@ ValueTransform = Callable[[Any], Any]
 """Changes a JSON value before it becomes text."""
 ColumnValues = Sequence[Any]
 """JSON values of one column, one per record."""
+_Spelling = Literal["own", "object", "other"]
+"""How a field is named: as the log does; so, but perhaps an object as text; or otherwise."""
+_MAX_SPELLINGS = 1 << 12
 FlatRecord = dict[str, Any]
 """JSON values of one record, by flat name."""
 _TEXT_WRITERS: dict[type, Callable[[Any], str | None]] = {
@@ -126,6 +132,7 @@ def flatten_name(name: str, drop_characters: str = ".") -> str:
     return name
 
 
+@lru_cache(maxsize=1 << 14)
 def normalize_name(name: str) -> str:
     """Return the letters and digits of a name, in lower case.
 
@@ -133,6 +140,31 @@ def normalize_name(name: str) -> str:
     'signinerrorcode'
     """
     return "".join(filter(str.isalnum, name)).lower()
+
+
+def iter_named_leaves(
+    value: Mapping[str, Any], objects: Container[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield the normalized path and the value of each leaf, and of each object itself.
+
+    Objects that an export has written as text are decoded; see `decode_cell`.
+
+    Args:
+        value: An object.
+        objects: Normalized paths at which text may be an object.
+        prefix: Normalized path of the object.
+
+    >>> row = {"EventName": "Ls", "useridentity": "{arn=a, username=null}"}
+    >>> list(iter_named_leaves(row, {"useridentity"}))[:2]
+    [('eventname', 'Ls'), ('useridentityarn', 'a')]
+    """
+    for key, inner in value.items():
+        name = prefix + normalize_name(key)
+        if type(inner) is str and name in objects and looks_like_object(inner):
+            inner = decode_cell(inner) or inner  # noqa: PLW2901 - the same value
+        if isinstance(inner, Mapping):
+            yield from iter_named_leaves(inner, objects, name)
+        yield name, inner
 
 
 def to_text_values(values: ColumnValues) -> ColumnValues:
@@ -177,6 +209,10 @@ class Flattener:
         transforms: Changes to values before they become text, by flat name.
         drop_characters: Characters removed from names. The dot separates the parts of a path.
         all_columns: Also return all other columns, after the wanted ones.
+        other_names: Flat columns, by other names of theirs, normalized. The first of several names
+            has precedence.
+        objects: Normalized paths at which text may be an object.
+        max_fields: Maximum number of fields of a record, and of different columns in a table.
     """
 
     wanted_columns: tuple[str, ...]
@@ -184,10 +220,22 @@ class Flattener:
     transforms: Mapping[str, ValueTransform] = field(default_factory=dict)
     drop_characters: str = "."
     all_columns: bool = False
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    objects: frozenset[str] = frozenset()
+    max_fields: int = 10_000
 
     def __post_init__(self) -> None:
         self._decoder = None if self.all_columns else self._compile_decoder()
         self._warned: set[str] = set()
+        self._columns: dict[str, str] = {}
+        own = [(normalize_name(name), name) for name in self.wanted_columns]
+        wanted = set(self.wanted_columns)
+        for name, column in (*own, *self.other_names.items()):
+            if column in wanted:
+                self._columns.setdefault(name, column)
+        self._ranks = {name: rank for rank, name in enumerate(self._columns)}
+        self._fields = {path.split(".")[0] for path in self.paths} | wanted
+        self._spellings: dict[str, _Spelling] = {}
 
     def flatten(self, records: Sequence[RawJson]) -> tuple[pl.DataFrame, dict[int, str]]:
         """Flatten records.
@@ -219,6 +267,12 @@ class Flattener:
         for name in self.transforms.keys() & cells.keys():
             cells[name] = list(map(self.transforms[name], cells[name]))
         names = [*self.wanted_columns, *sorted(cells.keys() - set(self.wanted_columns))]
+        if len(names) > self.max_fields:
+            raise UsageError(
+                f"--all_columns: the records have {len(names):,} different columns, and at most "
+                f"{self.max_fields:,} are read. Leave --all_columns out, or give "
+                f"`--max_columns={len(names)}`."
+            )
         nulls = _make_null_column(len(records))
         return {n: to_string_series(cells[n]) if n in cells else nulls for n in names}, refused
 
@@ -243,7 +297,9 @@ class Flattener:
             if event is None:
                 try:
                     untyped[row] = self._flatten_record(record)
-                except (ValueError, RecursionError) as error:
+                except RecursionError:
+                    refused[row] = "the record is nested too deeply"
+                except ValueError as error:
                     refused[row] = str(error)
         return typed, untyped, refused
 
@@ -264,13 +320,51 @@ class Flattener:
             value = decode_leniently(record)
         if not isinstance(value, dict):
             raise ValueError("a record must be a JSON object")  # noqa: TRY004 - one kind of refusal
+        if len(value) > self.max_fields:
+            raise ValueError(self._too_many_fields(len(value)))
         row: FlatRecord = {}
         for name, leaf in self._iter_leaves(value, ""):
             if _is_missing(row.get(name)):
                 row[name] = leaf
             elif not _is_missing(leaf):
                 self._warn_same_name(name, value)
+        if len(row) > max(self.max_fields, len(self.wanted_columns)):
+            raise ValueError(self._too_many_fields(len(row)))
+        if any(self._has_other_spelling(key, inner) for key, inner in value.items()):
+            self._fill_other_spellings(row, value)
         return row
+
+    def _too_many_fields(self, number: int) -> str:
+        return (
+            f"the record has {number:,} fields, and at most {self.max_fields:,} are read; if you "
+            f"trust it, give `--max_columns={number}`"
+        )
+
+    def _has_other_spelling(self, key: str, value: object) -> bool:
+        """Return whether a field may be a column with another name, or an object as text."""
+        spelling = self._spellings.get(key)
+        if spelling is None:
+            spelling = self._classify_spelling(key)
+            if len(self._spellings) < _MAX_SPELLINGS:
+                self._spellings[key] = spelling
+        return spelling == "other" or (spelling == "object" and type(value) is str)
+
+    def _classify_spelling(self, key: str) -> _Spelling:
+        name = normalize_name(key)
+        if key in self._fields:
+            return "object" if name in self.objects else "own"
+        return "other" if name in self._columns or name in self.objects else "own"
+
+    def _fill_other_spellings(self, row: FlatRecord, value: Mapping[str, Any]) -> None:
+        """Fill missing columns from fields with other names, such as `EventName`."""
+        ranks: dict[str, int] = {}
+        for name, leaf in iter_named_leaves(value, self.objects):
+            column = self._columns.get(name)
+            if column is None or _is_missing(leaf):
+                continue
+            rank = self._ranks[name]
+            if _is_missing(row.get(column)) or rank < ranks.get(column, 0):
+                row[column], ranks[column] = leaf, rank
 
     def _iter_leaves(self, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():

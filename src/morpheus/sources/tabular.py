@@ -7,30 +7,47 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from threading import Lock
-from typing import Self
+from typing import Any, Self
 from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
 
 from morpheus.errors import RecordError
-from morpheus.sources.compression import LogPath, as_local_file, is_utf16, to_utf8
+from morpheus.sources.cell_formats import decode_cell, is_type_name, looks_like_object
+from morpheus.sources.compression import (
+    DEFAULT_LIMITS,
+    LogPath,
+    ReadLimits,
+    as_local_file,
+    is_utf16,
+    to_utf8,
+)
 from morpheus.sources.json_records import (
     TABLE_MISSING_TEXTS,
     ParseErrors,
     clear_missing_texts,
     encode_json,
     flatten_name,
+    iter_named_leaves,
+    normalize_name,
+    to_text,
 )
+from morpheus.sources.log_format import LogFormat
 
+logger = logging.getLogger(__name__)
+
+PROBED_CELLS = 20
+"""Number of cells that show whether a column holds objects or records."""
 _SCAN_BYTES = 1 << 22
 """Bytes that are scanned for quotes at a time."""
 _MAX_HEADER_BYTES = 1 << 20
@@ -64,31 +81,37 @@ class Table:
     duplicate_columns: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_csv(data: bytes, path: LogPath, drop_characters: str = ".") -> Table:
+def read_csv(
+    data: bytes, path: LogPath, drop_characters: str = ".", limits: ReadLimits = DEFAULT_LIMITS
+) -> Table:
     """Read CSV with a header. All values are text; empty cells and `null` are no value.
 
     Args:
         data: Contents of the file.
         path: The file, for messages.
         drop_characters: Characters removed from names.
+        limits: Maximum number of columns.
 
     Raises:
-        RecordError: The file has no header.
+        RecordError: The file has no header, or too many columns.
     """
     data = to_utf8(data)
     dialect, start = _read_preamble(data)
-    table = _read_rows(data[start:] if start else data, dialect, path, drop_characters)
+    table = _read_rows(data[start:] if start else data, dialect, path, drop_characters, limits)
     lines = data.count(b"\n", 0, start)
     return _shift_lines(table, lines) if lines else table
 
 
-def _read_rows(data: bytes, dialect: Dialect, path: LogPath, drop_characters: str) -> Table:
+def _read_rows(
+    data: bytes, dialect: Dialect, path: LogPath, drop_characters: str, limits: ReadLimits
+) -> Table:
     """Read the header and the rows of a table."""
     header = _read_header(data, dialect)
     if not header:
         raise RecordError(
             "the file is empty; a CSV file needs a header with column names", file=path
         )
+    limits.check_columns(len(header), path)
     frame, lines, errors = _read_fast(data, len(header), dialect) or _read_exactly(
         data, len(header), dialect
     )
@@ -104,7 +127,10 @@ def _read_rows(data: bytes, dialect: Dialect, path: LogPath, drop_characters: st
 
 
 def read_csv_blocks(
-    blocks: Iterable[bytes], path: LogPath, drop_characters: str = "."
+    blocks: Iterable[bytes],
+    path: LogPath,
+    drop_characters: str = ".",
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Iterator[Table]:
     """Read CSV in blocks, with the same result as `read_csv`."""
     blocks = iter(blocks)
@@ -117,8 +143,9 @@ def read_csv_blocks(
             # A quote is not closed. The exact reader finds where, and goes on after it.
             end = data.rfind(b"\n") + 1
         data, rest = data[:end], data[end:]
+        limits.check_record(len(rest), path, lines + data.count(b"\n") + 2)
         if data or (block is None and not rows):
-            table = _read_rows(header + data, dialect, path, drop_characters)
+            table = _read_rows(header + data, dialect, path, drop_characters, limits)
             yield _shift_rows(table, rows, lines)
             rows, lines = rows + table.frame.height, lines + data.count(b"\n")
 
@@ -224,6 +251,7 @@ def read_parquet_blocks(
     rows: int,
     drop_characters: str = ".",
     wanted_columns: Sequence[str] | None = None,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Iterator[Table]:
     """Read Parquet in blocks of rows, with the same result as `read_parquet`.
 
@@ -234,6 +262,7 @@ def read_parquet_blocks(
     try:
         with as_local_file(path) as local:
             whole = pl.scan_parquet(local, glob=False)
+            limits.check_columns(_count_leaves(whole), path)
             stated = _count_stated_rows(whole)
             scan = _select_wanted(whole, drop_characters, wanted_columns)
             for frame in _collect_batches(scan, rows, stated):
@@ -252,6 +281,7 @@ def read_parquet(
     path: LogPath,
     drop_characters: str = ".",
     wanted_columns: Sequence[str] | None = None,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Table:
     """Read Parquet. Nested columns are flattened like JSON.
 
@@ -260,13 +290,15 @@ def read_parquet(
         path: The file, for messages.
         drop_characters: Characters removed from names.
         wanted_columns: Flat names of the columns to read, if any column is nested; None for all.
+        limits: Maximum number of columns.
 
     Raises:
-        RecordError: The file is not Parquet, or is damaged.
+        RecordError: The file is not Parquet, is damaged, or has too many columns.
     """
     stated = None
     try:
         whole = pl.scan_parquet(io.BytesIO(data))
+        limits.check_columns(_count_leaves(whole), path)
         stated = _count_stated_rows(whole)
         scan = _select_wanted(whole, drop_characters, wanted_columns)
         with _catch_panics():
@@ -276,6 +308,19 @@ def read_parquet(
         return _from_parquet(frame, drop_characters, wanted_columns)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _parquet_error(error, path, 0, stated) from error
+
+
+def _count_leaves(scan: pl.LazyFrame) -> int:
+    """Return the number of columns, with those inside nested ones."""
+    with _catch_panics():
+        kinds: list[object] = [*scan.collect_schema().dtypes()]
+    leaves = 0
+    while kinds:
+        kind = kinds.pop()
+        leaves += not isinstance(kind, pl.Struct)
+        if isinstance(kind, pl.Struct):
+            kinds += [inner.dtype for inner in kind.fields]
+    return leaves
 
 
 def _count_stated_rows(scan: pl.LazyFrame) -> int:
@@ -640,6 +685,123 @@ def _to_text_column(column: pl.Series) -> pl.Series:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
+
+
+def expand_objects(
+    frame: pl.DataFrame, log: LogFormat, wanted_columns: Sequence[str], keep: Container[str]
+) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Replace columns that hold whole objects as text with the columns inside them.
+
+    Args:
+        frame: The rows of a table.
+        log: Format of the log.
+        wanted_columns: Flat names of the columns to take out of objects.
+        keep: Columns that stay as they are, too.
+
+    Returns:
+        The rows; and the rows with an object that is cut off, with the reason.
+    """
+    names = {normalize_name(name): name for name in wanted_columns}
+    names |= {name: each for name, each in log.other_names.items() if each in wanted_columns}
+    refused: dict[int, str] = {}
+    for column in frame:
+        prefix = normalize_name(column.name)
+        if column.dtype != pl.String or prefix not in log.objects:
+            continue
+        objects = _decode_objects(column)
+        if not objects:
+            continue
+        broken = [cell for cell, value in objects.items() if value is None]
+        rows = column.is_in(broken).fill_null(value=False).arg_true() if broken else ()
+        refused |= dict.fromkeys(rows, f"`{column.name}` is not a complete object")
+        for inner in _take_columns(column, objects, prefix, log.objects, names):
+            whole = _coalesce(frame, inner) if inner.name in frame.columns else inner
+            frame = frame.with_columns(whole)
+        if column.name not in keep:
+            rest = column.set(column.is_in(list(objects)), None)
+            frame = frame.drop(column.name) if rest.is_null().all() else frame.with_columns(rest)
+    return frame, refused
+
+
+def unify_booleans(frame: pl.DataFrame, names: Container[str]) -> pl.DataFrame:
+    """Write `true` and `false` in some columns as JSON booleans are written in other files.
+
+    Args:
+        frame: The rows of a table.
+        names: Columns to change, if their first value is one of the two.
+
+    >>> unify_booleans(pl.DataFrame({"a": [None, "true"], "b": ["x", "true"]}), ["a", "b"]).rows()
+    [(None, 'x'), ('True', 'true')]
+    """
+    changed = []
+    for column in frame:
+        if column.name in names and column.dtype == pl.String:
+            first = column.drop_nulls().head(1)
+            if first.is_in(["true", "false"]).any():
+                changed.append(column.replace({"true": "True", "false": "False"}))
+    return frame.with_columns(changed)
+
+
+def _decode_objects(column: pl.Series) -> dict[str, Mapping[str, Any] | None]:
+    """Decode the distinct cells of a column that are objects.
+
+    Returns:
+        The objects by cell; None for an object that is cut off. Cells that only name a type are
+        objects without values.
+    """
+    cells = column.drop_nulls().unique(maintain_order=True)
+    if not any(looks_like_object(cell) or is_type_name(cell) for cell in cells[:PROBED_CELLS]):
+        return {}
+    objects: dict[str, Mapping[str, Any] | None] = {}
+    for cell in cells:
+        if looks_like_object(cell):
+            objects[cell] = decode_cell(cell)
+        elif is_type_name(cell):
+            objects[cell] = {}
+    type_name = next((cell for cell in cells if is_type_name(cell)), None)
+    if type_name is not None:
+        logger.warning(
+            "Cells of `%s` only name the type of objects, such as %s: the export has lost their "
+            "values. Export as JSON, or select single properties.",
+            column.name,
+            type_name,
+        )
+    return objects
+
+
+def _take_columns(
+    column: pl.Series,
+    objects: Mapping[str, Mapping[str, Any] | None],
+    prefix: str,
+    inner_objects: Container[str],
+    names: Mapping[str, str],
+) -> list[pl.Series]:
+    """Take columns out of the objects of a column.
+
+    Args:
+        column: The objects as text.
+        objects: The decoded objects, by text; None for objects that are cut off.
+        prefix: Normalized name of the column.
+        inner_objects: Normalized paths at which text may be an object.
+        names: Flat columns to take, by normalized path.
+    """
+    rows: dict[str, dict[str, str | None]] = {}
+    for cell, value in objects.items():
+        leaves = iter_named_leaves(value or {}, inner_objects, prefix)
+        rows[cell] = {names[name]: to_text(leaf) for name, leaf in leaves if name in names}
+    found = dict.fromkeys(name for row in rows.values() for name in row)
+    distinct = pl.DataFrame(
+        {"": list(rows)} | {name: [row.get(name) for row in rows.values()] for name in found},
+        schema=dict.fromkeys(["", *found], pl.String),
+    )
+    joined = column.alias("").to_frame().join(distinct, on="", how="left", maintain_order="left")
+    return [clear_missing_texts(joined)[name] for name in found]
+
+
+def _coalesce(frame: pl.DataFrame, column: pl.Series) -> pl.Series:
+    """Fill the missing values of a column of a frame."""
+    own = frame[column.name]
+    return own.zip_with(own.is_not_null(), column)
 
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

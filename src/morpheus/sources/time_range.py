@@ -63,9 +63,9 @@ _CALENDAR_PATTERNS = (
     # 20261006080300
     rf"^\s*{_DIGITS}{_CLOCK_DIGITS}{_SECOND}\s*$",
     # Oct 6, 2026 8:03:00 AM; October 06, 2026, 08:03:00 (UTC+00:00)
-    rf"{_WEEKDAY}{_MONTH}\s+{_DAY}(?:st|nd|rd|th)?,?\s+{_YEAR},?\s+(?:at\s+)?{_CLOCK}{_ZONE}\s*$",
+    rf"{_WEEKDAY}{_MONTH}\s+{_DAY}(?:st|nd|rd|th)?,?\s+{_YEAR},?\s+(?:(?:at|@)\s+)?{_CLOCK}{_ZONE}\s*$",
     # Tue, 06 Oct 2026 08:03:00 +0000 (RFC 2822); 06/Oct/2026:08:03:00 +0000
-    rf"{_WEEKDAY}{_DAY}[\s/-]{_MONTH}[\s/-]{_YEAR}(?::|,?\s+)(?:at\s+)?{_CLOCK}{_ZONE}\s*$",
+    rf"{_WEEKDAY}{_DAY}[\s/-]{_MONTH}[\s/-]{_YEAR}(?::|,?\s+)(?:(?:at|@)\s+)?{_CLOCK}{_ZONE}\s*$",
     # Tue Oct  6 08:03:00 UTC 2026
     rf"{_WEEKDAY}{_MONTH}\s+{_DAY}\s+{_CLOCK}{_ZONE}\s+{_YEAR}\s*$",
 )
