@@ -31,6 +31,15 @@ def escape_control(text: str, *, keep: str = "") -> str:
     )
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> format_count(1, "event"), format_count(1161, "event")
+    ('1 event', '1,161 events')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def elide_middle(text: str, max_length: int = MAX_LENGTH) -> str:
     """Remove the middle of a long text. Long values differ at their start and end.
 

@@ -7,6 +7,7 @@ import pytest
 import zstandard
 
 from morpheus.errors import RecordError, UsageError
+from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
 from morpheus.sources.compression import detect_file_type, read_blocks, read_bytes, to_utf8
 from morpheus.sources.discovery import FileDiscovery
 
@@ -58,6 +59,85 @@ def test_glob_without_a_folder_is_in_the_working_directory(
 def test_hidden_unfinished_and_other_files_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv", ".b.csv", ".git/c.csv", "d.csv.part", "notes.txt")
     assert found(tmp_path, "*") == ["a.csv"]
+
+
+def test_files_with_other_suffixes_are_named_and_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.json", "b.json.bz2", "c.log", "d", "e.xml", "f.json.1")
+    [not_read] = FileDiscovery(str(tmp_path)).require().not_read
+    assert str(not_read) == (
+        f"5 files with another suffix: {tmp_path}/b.json.bz2, {tmp_path}/c.log, {tmp_path}/d, "
+        f"{tmp_path}/e.xml, 1 more"
+    )
+
+
+def test_a_rotated_file_is_read_if_the_pattern_names_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a.json", "a.json.1", "a.json.2.gz")
+    assert found(tmp_path, "*") == ["a.json"]
+    assert found(tmp_path, "a.json*") == ["a.json", "a.json.1", "a.json.2.gz"]
+    assert found(tmp_path, "a.json.1") == ["a.json.1"]
+
+
+def test_links_to_a_folder_above_are_not_followed_but_named(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.json", "in/sub/b.json", "other/c.json")
+    (tmp_path / "in/self").symlink_to(".")
+    (tmp_path / "in/sub/up").symlink_to("../..")
+    (tmp_path / "in/other").symlink_to("../other")
+    (tmp_path / "in/nothing.json").symlink_to("/nowhere")
+    files = FileDiscovery(str(tmp_path / "in")).require()
+    names = [path.relative_to(tmp_path).as_posix() for path in files.paths]
+    assert names == ["in/a.json", "in/other/c.json", "in/sub/b.json"]
+    assert [str(each) for each in files.not_read] == [
+        f"2 links to a folder above it: {tmp_path}/in/self, {tmp_path}/in/sub/up",
+        f"1 link to nothing: {tmp_path}/in/nothing.json",
+    ]
+
+
+def test_folders_without_read_access_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.json", "secret/b.json")
+    scan = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if Path(folder).name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr("morpheus.sources.discovery.os.scandir", refuse)
+    files = FileDiscovery(str(tmp_path)).require()
+    assert [str(each) for each in files.not_read] == [
+        f"1 folder without read access: {tmp_path}/secret"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("111122223333_CloudTrail-Digest_eu-west-1_x.json.gz", "CloudTrail digest file"),
+        ("111122223333_CloudTrail-Insight_eu-west-1_x.json", "CloudTrail Insights file"),
+        ("AWSLogs/111122223333/Config/eu/x.json.gz", "AWS Config file"),
+        ("AWSLogs/o-a1/111122223333/GuardDuty/eu/x.jsonl.gz", "GuardDuty file"),
+        ("AWSLogs/111122223333/vpcflowlogs/eu/x.log.gz", "VPC flow log file"),
+        ("2026-10-01-08-00-00-0123456789ABCDEF", "S3 access log file"),
+        ("_SUCCESS", "marker file"),
+        ("b.json.part", "unfinished file"),
+    ],
+)
+def test_files_of_other_kinds_are_known_by_name_and_counted(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    touch(tmp_path, "AWSLogs/111122223333/CloudTrail/eu/111122223333_CloudTrail_eu_x.json", name)
+    other_files = CLOUDTRAIL_FORMAT.other_files
+    files = FileDiscovery(str(tmp_path), other_files=other_files).require()
+    assert (len(files.paths), dict(files.kinds), files.skipped_files) == (1, {kind: 1}, 1)
+    with pytest.raises(UsageError, match=rf"no log of this kind: {kind} \(1\)"):
+        FileDiscovery(str(tmp_path / name), other_files=other_files).require()
+
+
+def test_a_folder_named_like_another_service_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "Config/a.json", "GuardDuty/b.json")
+    files = FileDiscovery(str(tmp_path), other_files=CLOUDTRAIL_FORMAT.other_files).require()
+    assert len(files.paths) == 2
 
 
 def test_file_type_accepts_any_suffix(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import click
 from click.exceptions import Abort, Exit
 
 from morpheus.errors import EXIT_INTERRUPTED, MorpheusError, UsageError
-from morpheus.text import escape_control
+from morpheus.text import escape_control, format_count
 
 if TYPE_CHECKING:
     from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics
@@ -34,15 +34,6 @@ def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
     """Write lines to stderr. They have colours only on a terminal, and not if NO_COLOR is set."""
     color = False if os.environ.get("NO_COLOR") else None
     click.secho(escape_control(text, keep="\n"), err=True, color=color, **style)
-
-
-def format_count(number: int, noun: str) -> str:
-    """Return a number and its noun.
-
-    >>> format_count(1, "event"), format_count(1161, "event")
-    ('1 event', '1,161 events')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 # Tables.

@@ -13,7 +13,7 @@ import polars as pl
 from click.exceptions import Exit
 
 from morpheus.cli.chain import command_from_dataclass
-from morpheus.cli.output import EXIT_FAILURE, echo, format_count, interruptible, print_table
+from morpheus.cli.output import EXIT_FAILURE, echo, interruptible, print_table
 from morpheus.columns import POPULATION_USER, TIME
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
@@ -29,7 +29,7 @@ from morpheus.suppressions.proposals import (
     render_suppressions,
 )
 from morpheus.suppressions.rules import Suppression, Suppressions
-from morpheus.text import display_value, quote_backtick
+from morpheus.text import display_value, format_count, quote_backtick
 
 
 @dataclass(frozen=True)

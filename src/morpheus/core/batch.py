@@ -394,9 +394,9 @@ class ReadStats:
     copies: list[str] = field(default_factory=list)
     implausible_times: list[str] = field(default_factory=list)
 
-    def refuse(self, reason: str) -> None:
-        """Count a record that cannot be read. The first few reasons are kept."""
-        self.refused += 1
+    def refuse(self, reason: str, number: int = 1) -> None:
+        """Count records that cannot be read. The first few reasons are kept."""
+        self.refused += number
         self.refusals = [*self.refusals, reason][:5]
 
     def skip_copies(self, copies: Mapping[object, object]) -> None:
@@ -415,13 +415,13 @@ class ReadStats:
         """
         self.read += number * read
         self.other_records += number
-        self.kinds[kind] += number
+        self.kinds = self.kinds + Counter({kind: number})
 
     def add(self, other: ReadStats) -> None:
         """Add the counts of other files."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.kinds.update(other.kinds)
+        self.kinds = self.kinds + other.kinds
         self.refusals = [*self.refusals, *other.refusals][:5]
         self.copies = [*self.copies, *other.copies][:5]
         self.implausible_times = [*self.implausible_times, *other.implausible_times][:5]

@@ -23,6 +23,7 @@ from morpheus.errors import UsageError
 from morpheus.models.profile import FeatureSpec, InputSpec
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
+from morpheus.sources.compression import ReadLimits
 from morpheus.sources.discovery import FileDiscovery, is_delta_table
 from morpheus.sources.ingest import DirectoryWatcher, FileIngest
 from morpheus.sources.log_format import LogFormat
@@ -246,6 +247,17 @@ class FileSource(Source):
         "it in the summary.",
         choices=("fail", "skip"),
     )
+    max_file_size: float | None = option(
+        None,
+        "Maximum size of a file after decompression, in MB. Default: 200 times its stored size but "
+        "at least 67; 1000 for a file that must be read as a whole, such as one JSON document.",
+        min=1,
+    )
+    max_columns: int = option(
+        10_000,
+        "Maximum number of columns of a table and of fields of a record.",
+        min=1,
+    )
     all_columns: bool = option(
         False,
         "Keep all columns of JSON records, not only features and context columns.",
@@ -357,6 +369,7 @@ class FileSource(Source):
             repeat=self.repeat,
             skip_bad_records=self.bad_record.lower() == "skip",
             plausible_times=PlausibleTimes.from_option(self.implausible_time),
+            limits=ReadLimits(self.max_file_size, self.max_columns),
             all_columns=self.all_columns,
             watcher=self._make_watcher() if self.watch_directory else None,
         )

@@ -15,11 +15,13 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from io import BufferedReader, RawIOBase
+from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self, cast
 
 import zstandard
 from isal import igzip, igzip_lib
@@ -52,6 +54,96 @@ STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
+_MAX_RATIO = 200
+"""How many times its stored size a file may have unpacked. Logs compress 5 to 50 times."""
+_MAX_WHOLE_MB = 1000
+_MB = 1_000_000
+_ZSTD_PIECE = 1 << 12
+"""Bytes of zstd that are decompressed at a time. One byte can become 32 KiB."""
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """Limits for one file, so that a small hostile file does not take all memory.
+
+    Attributes:
+        max_file_mb: Size after decompression, in MB. None for 200 times the stored size, but at
+            least 64 MiB, and for 1,000 MB of a file that must be read as a whole.
+        max_columns: Number of columns of a table, of fields of a record, and of different fields
+            of all records.
+        max_record_bytes: Size of one line or record.
+    """
+
+    max_file_mb: float | None = None
+    max_columns: int = 10_000
+    max_record_bytes: int = 1 << 26
+
+    @property
+    def max_whole(self) -> int:
+        """Maximum size of a file that is read as a whole, in bytes."""
+        return int((self.max_file_mb or _MAX_WHOLE_MB) * _MB)
+
+    def max_unpacked(self, stored: int) -> int:
+        """Return the maximum size of a compressed file after decompression, in bytes."""
+        if self.max_file_mb is not None:
+            return self.max_whole
+        return max(STREAMING_THRESHOLD, _MAX_RATIO * stored)
+
+    def make_error(self, path: LogPath, most: int) -> RecordError:
+        """Make the error for a file that is larger than a number of bytes."""
+        reason = (
+            f"the file has more than {most // _MB:,} MB after decompression; if you trust it, give "
+            f"a higher limit, such as `--max_file_size={10 * most // _MB}` (MB)"
+        )
+        return RecordError(reason, file=path)
+
+    def check_blocks(self, blocks: Iterable[bytes], path: LogPath, most: int) -> Iterator[bytes]:
+        """Pass on the blocks of a file.
+
+        Raises:
+            RecordError: The file has more than `most` bytes.
+        """
+        size = 0
+        for block in blocks:
+            size += len(block)
+            if size > most:
+                raise self.make_error(path, most)
+            yield block
+
+    def check_columns(self, number: int, path: LogPath) -> None:
+        """Reject a table with too many columns.
+
+        Raises:
+            RecordError: It has more than `max_columns`.
+        """
+        if number > self.max_columns:
+            reason = (
+                f"the file has {number:,} columns, and at most {self.max_columns:,} are read; if "
+                f"you trust it, give `--max_columns={number}`"
+            )
+            raise RecordError(reason, file=path)
+
+    def check_record(self, size: int, path: LogPath, line: int) -> None:
+        """Reject a line that is too long.
+
+        Raises:
+            RecordError: It has more than `max_record_bytes`.
+        """
+        if size > self.max_record_bytes:
+            reason = (
+                f"the line has more than {self.max_record_bytes >> 20} MiB, so it is not a record; "
+                "the rest of the file is not read"
+            )
+            raise RecordError(reason, file=path, line=line)
+
+
+DEFAULT_LIMITS = ReadLimits()
+
+
+class LargeFileError(Exception):
+    """A file is too large to be read as a whole. It may be read in blocks."""
+
+
 def detect_file_type(path: LogPath) -> str | None:
     """Return the file type by its suffix; None if the file is not a log.
 
@@ -68,10 +160,30 @@ def detect_file_type(path: LogPath) -> str | None:
     return FILE_TYPES.get(_ROTATION_DATE.sub("", suffixes[-1])) if suffixes else None
 
 
-def read_bytes(path: LogPath) -> bytes:
+def is_rotated(path: LogPath) -> bool:
+    """Return whether log rotation has renamed a file.
+
+    >>> is_rotated(Path("audit.jsonl.1.gz")), is_rotated(Path("audit.jsonl.gz"))
+    (True, False)
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] not in FILE_TYPES
+
+
+def read_bytes(
+    path: LogPath, limits: ReadLimits = DEFAULT_LIMITS, *, allow_large: bool = True
+) -> bytes:
     """Read a whole file, decompressed if its first bytes are those of gzip or zstd.
 
+    Args:
+        path: The file.
+        limits: Maximum sizes.
+        allow_large: Whether it may unpack to more than `STREAMING_THRESHOLD`.
+
     Raises:
+        LargeFileError: It does, and that is not allowed.
         UsageError: Access to the file is denied.
         RecordError: The file does not exist any more, or its compression is damaged.
         TransientError: S3 does not respond.
@@ -80,7 +192,13 @@ def read_bytes(path: LogPath) -> bytes:
         data = path.read_bytes() if isinstance(path, Path) else read_object(path)
     except OSError as error:
         raise make_read_error(error, path) from error
-    return decompress(data, path)
+    most = min(limits.max_unpacked(len(data)), limits.max_whole)
+    try:
+        return decompress(data, path, most if allow_large else min(most, STREAMING_THRESHOLD))
+    except LargeFileError as error:
+        if allow_large:
+            raise limits.make_error(path, most) from error
+        raise
 
 
 def get_file_size(path: LogPath) -> int:
@@ -124,7 +242,9 @@ def as_local_file(path: LogPath) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def read_blocks(path: LogPath, size: int = BLOCK_SIZE) -> Iterator[bytes]:
+def read_blocks(
+    path: LogPath, size: int = BLOCK_SIZE, limits: ReadLimits = DEFAULT_LIMITS
+) -> Iterator[bytes]:
     """Read a file in blocks of about `size` bytes, decompressed as `read_bytes` does.
 
     Raises:
@@ -134,7 +254,9 @@ def read_blocks(path: LogPath, size: int = BLOCK_SIZE) -> Iterator[bytes]:
     """
     try:
         with as_local_file(path) as local, local.open("rb") as file:
-            yield from _decompress_inner_blocks(_decompress_blocks(file, size), size)
+            blocks = _decompress_inner_blocks(_decompress_blocks(file, size), size)
+            most = limits.max_unpacked(get_file_size(local))
+            yield from limits.check_blocks(blocks, path, most)
     except (EOFError, zlib.error, igzip_lib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] # isal's types call IsalError a value
         raise _damaged_error(error, path) from error
     except OSError as error:
@@ -165,11 +287,11 @@ def _decompress_inner_blocks(blocks: Iterator[bytes], size: int) -> Iterator[byt
         if not first.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
             break
         stream = BufferedReader(_BlockReader(blocks))
-        blocks = _decompress_blocks_of(stream, first, size)
+        blocks = _decompress_blocks_of(cast("IO[bytes]", stream), first, size)
     yield from blocks
 
 
-def _decompress_blocks_of(stream: BufferedReader, start: bytes, size: int) -> Iterator[bytes]:
+def _decompress_blocks_of(stream: IO[bytes], start: bytes, size: int) -> Iterator[bytes]:
     if start.startswith(ZSTD_MAGIC):
         yield from _decompress_zstd_blocks(stream, size)
         return
@@ -198,14 +320,20 @@ class _BlockReader(RawIOBase):
 
 def _decompress_zstd_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
     frame = None
-    while data := file.read(size // 8 or 1):
+    parts, length = list[bytes](), 0
+    while data := file.read(_ZSTD_PIECE):
         while data:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(data)
+            parts.append(frame.decompress(data))
+            length += len(parts[-1])
             data = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
+        if length >= size:
+            yield b"".join(parts)
+            parts, length = [], 0
     if frame is not None:
         raise EOFError("it ends in the middle of a frame")
+    yield b"".join(parts)
 
 
 def _damaged_error(error: Exception, path: LogPath) -> RecordError:
@@ -224,14 +352,16 @@ def make_read_error(error: OSError, path: LogPath) -> RecordError | UsageError:
     )
 
 
-def decompress(data: bytes, path: LogPath) -> bytes:
+def decompress(data: bytes, path: LogPath, most: int) -> bytes:
     """Decompress gzip or zstd; other data is returned unchanged.
 
     Args:
         data: Contents of the file.
         path: The file, for messages.
+        most: Maximum size, decompressed.
 
     Raises:
+        LargeFileError: It is larger.
         RecordError: The compression is damaged.
     """
     if not data and path.suffix.lower() in COMPRESSED_SUFFIXES:
@@ -239,9 +369,9 @@ def decompress(data: bytes, path: LogPath) -> bytes:
     try:
         for _ in range(_MAX_LAYERS):
             if data.startswith(GZIP_MAGIC):
-                data = _decompress_gzip(data)
+                data = _decompress_gzip(data, most)
             elif data.startswith(ZSTD_MAGIC):
-                data = _decompress_zstd(data)
+                data = _decompress_zstd(data, most)
     except (  # type: ignore[misc] # isal's types call IsalError a value
         OSError,
         EOFError,
@@ -252,24 +382,26 @@ def decompress(data: bytes, path: LogPath) -> bytes:
     return data
 
 
-def _decompress_gzip(data: bytes) -> bytes:
+def _decompress_gzip(data: bytes, most: int) -> bytes:
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    whole = member.decompress(data)
-    if not member.eof or member.unused_data:
+    whole = member.decompress(data, most + 1)
+    if len(whole) <= most and (not member.eof or member.unused_data):
         # Several members, padding, or a truncated file: the slower function handles all three.
-        return bytes(igzip.decompress(data))  # type: ignore[no-untyped-call] # untyped in isal
-    return whole
+        return _join_blocks(_decompress_blocks(BytesIO(data), BLOCK_SIZE), most)
+    return _join_blocks([whole], most)
 
 
-def _decompress_zstd(data: bytes) -> bytes:
-    whole = []
-    while data:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        whole.append(frame.decompress(data))
-        if not frame.eof:
-            raise EOFError("it ends in the middle of a frame")
-        data = frame.unused_data
-    return b"".join(whole)
+def _decompress_zstd(data: bytes, most: int) -> bytes:
+    return _join_blocks(_decompress_zstd_blocks(BytesIO(data), BLOCK_SIZE), most)
+
+
+def _join_blocks(blocks: Iterable[bytes], most: int) -> bytes:
+    parts: list[bytes] = []
+    for block in blocks:
+        parts.append(block)
+        if sum(map(len, parts)) > most:
+            raise LargeFileError
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def to_utf8(data: bytes) -> bytes:
@@ -304,9 +436,18 @@ class Prefetcher:
 
     Args:
         paths: The files that will be read, in order.
+        limits: Maximum sizes.
+        allow_large: See `read_bytes`.
     """
 
-    def __init__(self, paths: Iterable[LogPath]) -> None:
+    def __init__(
+        self,
+        paths: Iterable[LogPath],
+        limits: ReadLimits = DEFAULT_LIMITS,
+        *,
+        allow_large: bool = True,
+    ) -> None:
+        self._read = partial(read_bytes, limits=limits, allow_large=allow_large)
         self._pending = deque(p for p in paths if isinstance(p, ObjectPath) and not is_large(p))
         self._futures: dict[LogPath, Future[bytes]] = {}
         self._pool = ThreadPoolExecutor(MAX_CONCURRENCY) if self._pending else None
@@ -321,16 +462,16 @@ class Prefetcher:
     def read(self, path: LogPath) -> bytes:
         """Read a whole file; see `read_bytes`, also for the errors."""
         if self._pool is None:
-            return read_bytes(path)
+            return self._read(path)
         self._submit_ahead(self._pool)
         future = self._futures.pop(path, None)
-        return read_bytes(path) if future is None else future.result()
+        return self._read(path) if future is None else future.result()
 
     def _submit_ahead(self, pool: ThreadPoolExecutor) -> None:
         size = sum(path.size for path in self._futures if isinstance(path, ObjectPath))
         while self._pending and len(self._futures) < 2 * MAX_CONCURRENCY and size < PREFETCH_BYTES:
             path = self._pending.popleft()
-            self._futures[path] = pool.submit(read_bytes, path)
+            self._futures[path] = pool.submit(self._read, path)
             size += path.size
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,13 @@ import polars as pl
 
 from morpheus.core.stage import Values, list_values
 from morpheus.errors import UsageError
-from morpheus.sources.compression import FILE_TYPES, LogPath, detect_file_type, make_read_error
+from morpheus.sources.compression import (
+    FILE_TYPES,
+    LogPath,
+    detect_file_type,
+    is_rotated,
+    make_read_error,
+)
 from morpheus.sources.time_range import TimeRange, parse_interval
 from morpheus.storage.object_store import (
     ObjectPath,
@@ -361,6 +368,41 @@ UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload")
 """Suffixes of files that are still being written or downloaded."""
 
 
+MARKERS = (
+    ("marker file", r"/(?:_SUCCESS|_started_\w+|_committed_\w+|_common_metadata|[^/]+\.crc)$"),
+    ("unfinished file", r"\.(?:part|partial|tmp|crdownload)$"),
+)
+"""Files that tools write beside logs: what they are, and a pattern of their path."""
+_MAX_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class NotRead:
+    """Files or folders that match and were not read.
+
+    Attributes:
+        what: What they are, in the singular.
+        count: How many.
+        examples: Names of the first few.
+    """
+
+    what: str
+    count: int
+    examples: tuple[str, ...]
+
+    @classmethod
+    def of(cls, what: str, paths: Iterable[LogPath]) -> tuple[NotRead, ...]:
+        """Describe some files or folders; nothing if there are none."""
+        names = sorted(map(str, paths))
+        return (cls(what, len(names), tuple(names[:_MAX_EXAMPLES])),) if names else ()
+
+    def __str__(self) -> str:
+        more = self.count - len(self.examples)
+        shown = ", ".join([*self.examples, *([f"{more:,} more"] if more else [])])
+        noun, _, rest = self.what.partition(" ")
+        return f"{self.count:,} {noun}{'s' if self.count > 1 else ''} {rest}: {shown}"
+
+
 @dataclass(frozen=True)
 class DiscoveredFiles:
     """The matching files, and counts of what was skipped.
@@ -370,12 +412,16 @@ class DiscoveredFiles:
         skipped_files: Number of files skipped for the name of their folder.
         outside_files: Number of files outside the time range, by the dates in their path.
         outside_folders: Number of folders outside the time range. Their files are not counted.
+        kinds: Number of files of other kinds, by kind. They are in `skipped_files`.
+        not_read: Files and folders that were not read for another reason.
     """
 
     paths: list[LogPath]
     skipped_files: int
     outside_files: int = 0
     outside_folders: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    not_read: tuple[NotRead, ...] = ()
 
     @property
     def all_outside(self) -> bool:
@@ -420,6 +466,7 @@ class FileDiscovery:
         max_files: Maximum number of files, in sorted order; None or -1 for all.
         file_type: `csv`, `json`, `parquet`, or `auto` to go by suffix and skip other files.
         skip_dirs: Names of folders whose files are skipped and counted.
+        other_files: Files that are skipped and counted: what they are, and a pattern of their path.
         time_range: Time range of the events; None for all.
     """
 
@@ -430,6 +477,7 @@ class FileDiscovery:
     file_type: str = "auto"
     skip_dirs: tuple[str, ...] = ()
     time_range: TimeRange | None = None
+    other_files: tuple[tuple[str, str], ...] = ()
 
     def find(self) -> DiscoveredFiles:
         """List the current files, without hidden and unfinished ones.
@@ -462,17 +510,38 @@ class FileDiscovery:
         return None if self.max_files in {None, -1} else self.max_files
 
     def _find_one(self) -> DiscoveredFiles:
-        matching, outside_folders = self._find_matching()
+        problems = _WalkProblems()
+        matching, outside_folders = self._find_matching(problems)
+        kinds, not_read = Counter[str](), problems.describe()
         if self._is_lake_table(matching):
             logs, outside_folders = sorted(list_active_files(self._pattern_path(), self.option)), 0
         else:
+            matching, kinds = self._split_kinds(matching)
             logs = sorted(path for path in matching if self._is_log(path))
+            others = [path for path in matching.difference(logs) if _is_file(path)]
+            broken = [path for path in others if isinstance(path, Path) and not path.is_file()]
+            not_read += NotRead.of("link to nothing", broken)
+            not_read += NotRead.of("file with another suffix", set(others).difference(broken))
         kept = [path for path in logs if not set(self.skip_dirs) & set(path.parts)]
         paths = kept if self.time_range is None else self._filter_time_range(kept, self.time_range)
         outside_files = len(kept) - len(paths)
+        skipped = len(logs) - len(kept) + kinds.total()
         return DiscoveredFiles(
-            paths[: self._limit], len(logs) - len(kept), outside_files, outside_folders
+            paths[: self._limit], skipped, outside_files, outside_folders, kinds, not_read
         )
+
+    def _split_kinds(self, paths: Iterable[LogPath]) -> tuple[set[LogPath], Counter[str]]:
+        """Return the files that may be logs, and count the others by kind."""
+        patterns = [(kind, re.compile(text)) for kind, text in (*self.other_files, *MARKERS)]
+        kept, kinds = set[LogPath](), Counter[str]()
+        for path in paths:
+            name = f"/{path}"
+            kind = next((kind for kind, pattern in patterns if pattern.search(name)), None)
+            if kind is None:
+                kept.add(path)
+            elif _is_file(path):
+                kinds[kind] += 1
+        return kept, kinds
 
     def _is_lake_table(self, matching: set[LogPath]) -> bool:
         """Return whether the pattern names a Delta table.
@@ -541,32 +610,43 @@ class FileDiscovery:
             isinstance(path, Path) and not path.is_file()
         ):
             return False
-        return self.file_type != "auto" or detect_file_type(path) is not None
+        if self.file_type != "auto":
+            return True
+        # A rotated file is read only if the pattern names it: it may be a copy.
+        named = Path(self._glob).name not in {"*", ANY_DEPTH} and not self._pattern_is_folder()
+        return detect_file_type(path) is not None and (named or not is_rotated(path))
 
-    def _find_matching(self) -> tuple[set[LogPath], int]:
+    def _pattern_is_folder(self) -> bool:
+        is_object = is_object_url(self._glob)
+        return self._glob.endswith("/") if is_object else Path(self._glob).expanduser().is_dir()
+
+    def _find_matching(self, problems: _WalkProblems | None = None) -> tuple[set[LogPath], int]:
         """Return the matching files, and the number of folders outside the time range."""
         if is_object_url(self._glob):
             result = self._make_object_glob().find_objects()
             return set(result.objects), result.outside_folders
-        return set(self._glob_local()), 0
+        return set(self._glob_local(problems)), 0
 
     def _make_object_glob(self) -> ObjectGlob:
         return ObjectGlob(self._glob, self.recursive, self.skip_dirs, self.time_range)
 
-    def _glob_local(self) -> set[Path]:
+    def _glob_local(self, problems: _WalkProblems | None = None) -> set[Path]:
+        problems = problems or _WalkProblems()
         path = Path(self._glob).expanduser()
         if path.is_dir():
-            return _expand_glob(path, "*", recursive=self.recursive)
+            return _expand_glob(path, "*", problems, recursive=self.recursive)
         if path.exists() or not glob.has_magic(self._glob):
             return {path}
         base, rest = _split_glob(path)
-        matching = _expand_glob(base, rest, recursive=self.recursive)
+        matching = _expand_glob(base, rest, problems, recursive=self.recursive)
         if not self.recursive and not self._glob.endswith(("/", os.sep)):
             return matching
         if self.recursive and Path(rest).name in {"*", ANY_DEPTH}:
             return matching  # these match what is below, too
         folders = [p for p in matching if detect_file_type(p) is None and p.is_dir()]
-        below = (_expand_glob(folder, "*", recursive=self.recursive) for folder in folders)
+        below = (
+            _expand_glob(folder, "*", problems, recursive=self.recursive) for folder in folders
+        )
         return matching.union(*below)
 
     def _make_hint(self, found: DiscoveredFiles) -> str:
@@ -576,6 +656,9 @@ class FileDiscovery:
                 f"files and {found.outside_folders:,} folders are outside it. Change --start_time, "
                 "--end_time or --duration."
             )
+        if found.kinds:
+            kinds = ", ".join(f"{kind} ({n:,})" for kind, n in sorted(found.kinds.items()))
+            return f"What matches is no log of this kind: {kinds}. Give the folder of the logs."
         if is_object_url(self._glob):
             return self._make_bucket_hint()
         base = self._base_dir()
@@ -621,7 +704,97 @@ def _split_glob(pattern: Path) -> tuple[Path, str]:
     return Path(*parts[:first]), os.path.join(*parts[first:])  # noqa: PTH118 - a glob is no path
 
 
-def _expand_glob(base: Path, rest: str, *, recursive: bool) -> set[Path]:
-    deep = recursive and not rest.startswith("**")
-    pattern = f"**{os.sep}{rest}" if deep else rest
-    return {base / name for name in glob.glob(pattern, root_dir=base, recursive=True)}  # noqa: PTH207 - Path.glob would find hidden files
+@dataclass
+class _WalkProblems:
+    """Folders that could not be searched.
+
+    Attributes:
+        unreadable: Folders without read access.
+        loops: Links to a folder above them.
+    """
+
+    unreadable: set[Path] = field(default_factory=set)
+    loops: set[Path] = field(default_factory=set)
+
+    def describe(self) -> tuple[NotRead, ...]:
+        return (
+            *NotRead.of("folder without read access", self.unreadable),
+            *NotRead.of("link to a folder above it", self.loops),
+        )
+
+
+def _is_file(path: LogPath) -> bool:
+    if isinstance(path, ObjectPath):
+        return not path.key.endswith("/")
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _expand_glob(base: Path, rest: str, problems: _WalkProblems, *, recursive: bool) -> set[Path]:
+    """Find the files and folders below a folder that match a glob, as `glob.glob` does.
+
+    Links are followed, except to a folder above them, which would have no end.
+    """
+    parts = Path(rest).parts
+    if ".." in parts:
+        names = glob.glob(rest, root_dir=base, recursive=True)  # noqa: PTH207 - Path.glob would find hidden files
+        return {base / name for name in names}
+    pattern = (ANY_DEPTH, *parts) if recursive and parts[0] != ANY_DEPTH else parts
+    found = set[Path]()
+    try:
+        above = frozenset(_identify(folder) for folder in (base, *base.resolve().parents))
+    except OSError:
+        above = frozenset()
+    _walk(base, frozenset([pattern]), above, found, problems)
+    return found
+
+
+def _walk(
+    folder: Path,
+    patterns: frozenset[tuple[str, ...]],
+    above: frozenset[tuple[int, int]],
+    found: set[Path],
+    problems: _WalkProblems,
+) -> None:
+    """Collect what matches one of several patterns in a folder.
+
+    Args:
+        folder: The folder.
+        patterns: Parts of globs.
+        above: Identities of the folder and of those above it.
+        found: Gets the files and folders.
+        problems: Gets the folders that cannot be searched.
+    """
+    try:
+        with os.scandir(folder) as scan:
+            entries = list(scan)
+    except NotADirectoryError:
+        return
+    except OSError:
+        problems.unreadable.add(folder)
+        return
+    # `**` matches no folder, too; at the end it matches everything.
+    active = {part for each in patterns for part in _skip_any_depth(each)}
+    for entry in entries:
+        deeper = {each for each in active if each[0] == ANY_DEPTH and _matches_part([entry.name])}
+        matching = {each for each in active - deeper if _matches_part([entry.name], each[0])}
+        path = folder / entry.name
+        if any(len(each) == 1 for each in matching):
+            found.add(path)
+        inner = frozenset(deeper | {each[1:] for each in matching if len(each) > 1})
+        if inner and entry.is_dir():
+            identity = _identify(path)
+            if identity in above:
+                problems.loops.add(path)
+            else:
+                _walk(path, inner, above | {identity}, found, problems)
+
+
+def _skip_any_depth(pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield pattern
+    if pattern[0] == ANY_DEPTH:
+        yield from _skip_any_depth(pattern[1:] or ("*",))
+
+
+def _identify(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -18,11 +18,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from morpheus.sources.compression import GZIP_MAGIC, is_utf16, to_utf8
+from morpheus.sources.compression import (
+    DEFAULT_LIMITS,
+    GZIP_MAGIC,
+    LogPath,
+    ReadLimits,
+    is_utf16,
+    to_utf8,
+)
 from morpheus.sources.json_records import (
     ParseErrors,
     RawJson,
@@ -174,7 +182,7 @@ OTHER_KINDS = (
 """What cloud services and tools write beside records. `RecordFinder` never calls a record so."""
 
 _TEXT_FIELDS = ("message", "log", "@message", "MESSAGE", "Message", "_raw", "textPayload")
-_TEXT_LINE = "line of text"
+_TEXT_LINE = "text line"
 """What an envelope holds whose content is not JSON, such as the messages of other programs."""
 
 _BOM = codecs.BOM_UTF8
@@ -275,6 +283,20 @@ class RecordFinder:
         is_record = self._is_record(fields)
         kind = self._classify(fields, is_record)
         return kind or ("" if is_record or not self._holds_text_line(fields) else _TEXT_LINE)
+
+    def count_times(self, text: RawJson) -> int:
+        """Return how many records a text that cannot be opened seems to hold, at least 1.
+
+        >>> finder = RecordFinder(frozenset({"at"}))
+        >>> finder.count_times(b'{"Records": [{"at": 1}, {"at": 2}, {"a')
+        2
+        """
+        return max(1, len(self._time_pattern.findall(bytes(text)))) if self.time_fields else 1
+
+    @cached_property
+    def _time_pattern(self) -> re.Pattern[bytes]:
+        names = "|".join(map(re.escape, sorted(self.time_fields)))
+        return re.compile(rf'"(?:{names})\\*"\s*:'.encode())
 
     def is_list_field(self, name: str) -> bool:
         """Return whether an object with nothing but this field lists records."""
@@ -543,11 +565,13 @@ class Records:
             envelopes.
         line_numbers: Line (JSON lines) or number (documents) of each record, from 1.
         errors: Parts of the file that could not be split into records.
+        num_lost: Number of records in these parts, as far as it can be seen.
     """
 
     raw_records: Sequence[RawJson]
     line_numbers: Sequence[int]
     errors: ParseErrors = ()
+    num_lost: int = 0
 
 
 def split_records(data: bytes, finder: RecordFinder) -> Records:
@@ -584,7 +608,12 @@ def split_records(data: bytes, finder: RecordFinder) -> Records:
     return _split_other(data, lines, finder)
 
 
-def split_record_blocks(blocks: Iterable[bytes], finder: RecordFinder) -> Iterator[Records]:
+def split_record_blocks(
+    blocks: Iterable[bytes],
+    finder: RecordFinder,
+    path: LogPath = Path(),
+    limits: ReadLimits = DEFAULT_LIMITS,
+) -> Iterator[Records]:
     """Split a file that is read in blocks.
 
     JSON lines are split block by block. Any other file is collected first.
@@ -592,17 +621,24 @@ def split_record_blocks(blocks: Iterable[bytes], finder: RecordFinder) -> Iterat
     Args:
         blocks: Contents of the file.
         finder: Finds the records in a document.
+        path: The file, for messages.
+        limits: Maximum size of a line, and of a file that is collected.
+
+    Raises:
+        RecordError: A limit is exceeded.
     """
     rest, line = b"", 1
     blocks = iter(blocks)
     first = next(blocks, b"")
     if not _starts_with_lines(first):
-        yield split_records(to_utf8(first + b"".join(blocks)), finder)
+        whole = limits.check_blocks(chain([first], blocks), path, limits.max_whole)
+        yield split_records(to_utf8(b"".join(whole)), finder)
         return
     for block in chain([to_utf8(first)], blocks, [b"\n"]):
         data = rest + block
         end = data.rfind(b"\n") + 1
         data, rest = data[:end], data[end:]
+        limits.check_record(len(rest), path, line + data.count(b"\n"))
         records = _split_lines(data.split(b"\n"), finder)
         yield Records(records.raw_records, [line - 1 + number for number in records.line_numbers])
         line += data.count(b"\n")
@@ -689,7 +725,8 @@ def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Recor
     if broken and sum(finder.has_record(line) for line in lines if line) >= max(1, len(texts)):
         return _split_lines(lines, finder)
     errors = [(None, reason) for _, reason in broken]
-    return Records(texts, range(1, len(texts) + 1), errors)
+    lost = sum(finder.count_times(part) for part, _ in broken)
+    return Records(texts, range(1, len(texts) + 1), errors, lost)
 
 
 def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]]]:
@@ -717,7 +754,7 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
         except (ValueError, RecursionError) as error:
             after = _NEXT_DOCUMENT.search(text, at + 1)
             end = after.end() if after else len(text)
-            broken.append((text[at:end].encode(), _describe_error(error)))
+            broken.append((text[at:end].encode(), _describe_error(error, is_rest=not after)))
         at = _skip_separators(text, end)
     return documents, broken
 
@@ -728,8 +765,9 @@ def _skip_separators(text: str, at: int) -> int:
     return at
 
 
-def _describe_error(error: Exception) -> str:
+def _describe_error(error: Exception, *, is_rest: bool) -> str:
+    rest = ", the rest of the file" if is_rest else ""
     if not isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON ({error})"
+        return f"not valid JSON ({error}){rest}"
     where = f"{error.msg} at line {error.lineno}, column {error.colno}"
-    return f"not complete JSON ({where}); if the file is truncated, download it again"
+    return f"not complete JSON ({where}){rest}; if the file is truncated, download it again"

@@ -20,17 +20,17 @@ from typing import Generic
 
 import polars as pl
 
-from morpheus.columns import ACTOR_OPTION, INDEX, ROW, TIME, to_user_column
+from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME, to_user_column
 from morpheus.core.batch import Events, ReadStats, RunMetrics
 from morpheus.core.stage import PipelineOptions, Values, list_values
-from morpheus.errors import UsageError
+from morpheus.errors import RecordError, UsageError
 from morpheus.features.derived import DerivedColumn
 from morpheus.models.input_check import DatasetProfile, InputProfile
 from morpheus.models.profile import FeatureSpec, InputSpec
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.cluster_partitioning import DistributedPartition, DistributedPartitionStore
-from morpheus.sources.compression import LogPath, find_copies
+from morpheus.sources.compression import DEFAULT_LIMITS, LogPath, ReadLimits, find_copies
 from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery
 from morpheus.sources.group_by_user import NUM_EVENTS, USER, EventKey, UserStats
 from morpheus.sources.json_records import normalize_name
@@ -57,7 +57,7 @@ from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.tabular import parse_hive_partitions
 from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange
 from morpheus.storage.spill import SpillDir
-from morpheus.text import quote_backtick, suggest
+from morpheus.text import format_count, quote_backtick, suggest
 
 _MAX_WAIT_FACTOR = 10
 """A micro-batch waits at most this many idle timeouts, even while new files arrive."""
@@ -155,6 +155,7 @@ class FileIngest:
         watcher: Watches a directory for new files; None for a bounded input.
         training_range: Time range of the history; None for all of it.
         plausible_times: The times that events can have.
+        limits: Maximum sizes of a file.
         memory_budget: Limits of what is in memory.
         sample_spec: Size of the population sample.
     """
@@ -168,6 +169,7 @@ class FileIngest:
     watcher: DirectoryWatcher | None = None
     training_range: TimeRange | None = None
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
+    limits: ReadLimits = DEFAULT_LIMITS
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
     sample_spec: SampleSpec = field(default_factory=SampleSpec)
 
@@ -329,6 +331,7 @@ class FileIngest:
             repeat=repeat,
             pseudonymizer=self.pseudonymizer,
             plausible_times=self.plausible_times,
+            limits=self.limits,
         )
 
     def _translate_users(self, users: Iterable[str]) -> tuple[str, ...]:
@@ -390,17 +393,17 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             if (derived[name].inputs if name in derived else name != self.ingest.user_column)
         ]
         if self.ingest.options.feature_stages:
-            read = {
-                *form.columns,
-                *derived,
-                *(name for part in parts for name in part.value_counts),
-            }
+            counts = (pair for part in parts for pair in part.value_counts.items())
+            read = {*form.columns, *derived, *(name for name, count in counts if count)}
             features = [name for name in features if name in read]
+        filled = set[str]().union(*(part.non_null_columns for part in parts))
+        known = {*form.columns, *derived, *features, self.ingest.user_column, INDEX, TIME}
         return InputProfile(
             profiles[0],
             profiles[1] if len(profiles) > 1 else None,
             self.metrics.population_sample,
             tuple(features),
+            tuple(sorted(filled - known)),
         )
 
     def _check_users(self, events: DatasetT) -> None:
@@ -466,6 +469,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         events = self.store.read(read_task, paths, stats)
         if stats.too_late - before.too_late > count_plausible(stats) - count_plausible(before):
             events = self._read_without_clock(read_task, paths, stats, before)
+        self._check_anything_read(read_task, stats, before)
         users = events.user_stats.users
         if (
             events.user_stats.non_null_columns
@@ -480,6 +484,37 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             users.select(pl.col("last").max() - pl.col("first").min()).item(),
         )
         return events
+
+    def _check_anything_read(
+        self, read_task: ReadTask, stats: ReadStats, before: ReadStats
+    ) -> None:
+        """Fail if files have records, but none of them can be read; warn while files are awaited.
+
+        Args:
+            read_task: How the files were read.
+            stats: What happened to the records.
+            before: The counts before these files.
+
+        Raises:
+            RecordError: Everything was rejected, or is no record of this log.
+        """
+        refused = stats.refused - before.refused
+        others = stats.other_records - before.other_records
+        is_delivery = not refused and stats.empty_files > before.empty_files
+        if stats.read - before.read > refused + others or not refused + others or is_delivery:
+            return
+        kinds = stats.kinds - before.kinds
+        found = ", ".join(format_count(number, kind) for kind, number in sorted(kinds.items()))
+        if refused:
+            reason = f"all {format_count(refused, 'record')} were rejected, and nothing was read"
+            reason += f"; left out: {found}" if found else ""
+            reason += f". The first one: {stats.refusals[0]}" if stats.refusals else ""
+        else:
+            reason = f"there is no {read_task.log_format.name} event; found only {found}"
+        error = RecordError(reason.rstrip("."), file=read_task.files.describe())
+        if not self._is_unbounded:
+            raise error
+        logger.warning("%s", error)
 
     def _read_without_clock(
         self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats, before: ReadStats
@@ -540,7 +575,7 @@ def _require_single_value(user: str, log: LogFormat) -> None:
         UsageError: The user column is an object.
     """
     prefix = normalize_name(user)
-    if prefix in log.objects and user not in log.columns:
+    if user != ACTOR and prefix in log.objects and user not in log.columns:
         fields = [name for name in log.columns if normalize_name(name).startswith(prefix)][:6]
         raise UsageError(
             f"--userid_column_name: `{user}` is an object with many fields, not a name. Give one "

@@ -16,6 +16,7 @@ import polars as pl
 
 from morpheus.columns import (
     ACTOR,
+    EXCLUDED,
     SPLUNK_QUERY,
     TIME,
     EventFields,
@@ -114,6 +115,58 @@ def fold_addresses(name: pl.Expr) -> pl.Expr:
     ['ann@example.org', 'Ann@012', 'Ann']
     """
     return pl.when(name.str.contains(_ADDRESS)).then(name.str.to_lowercase()).otherwise(name)
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Chooses the records that become events, by their values.
+
+    Attributes:
+        match: Patterns that values must match, by column.
+        exclude: Patterns that values must not match, by column.
+    """
+
+    match: Mapping[str, str] = field(default_factory=dict)
+    exclude: Mapping[str, str] = field(default_factory=dict)
+
+    def find_excluded(self, frame: pl.DataFrame) -> pl.Series:
+        """Return which rows are excluded. A column that is absent has no value.
+
+        >>> frame = pl.DataFrame({"action": ["login", "heartbeat", None]})
+        >>> RowFilter(exclude={"action": "^heart"}).find_excluded(frame).to_list()
+        [False, True, False]
+        """
+        names = [name for name in (*self.match, *self.exclude) if name not in frame.columns]
+        complete = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in names)
+        wanted = [_match_expr(name, pattern) for name, pattern in self.match.items()]
+        wanted += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
+        return complete.select((~pl.all_horizontal(wanted)).alias(EXCLUDED)).to_series()
+
+
+@dataclass(frozen=True)
+class JoinedColumn:
+    """A column made of the values of several columns.
+
+    Attributes:
+        inputs: The columns.
+        separator: Text between the values.
+    """
+
+    inputs: tuple[str, ...]
+    separator: str = " "
+
+    def join(self, frame: pl.DataFrame) -> pl.Expr:
+        """Return the joined values that there are; null for none.
+
+        >>> frame = pl.DataFrame({"a": ["x", "y", None], "b": ["1", None, None]})
+        >>> frame.select(JoinedColumn(("a", "b"), "/").join(frame)).to_series().to_list()
+        ['x/1', 'y', None]
+        """
+        names = [name for name in self.inputs if name in frame.columns]
+        if not names:
+            return pl.lit(None, pl.String)
+        joined = pl.concat_str(names, separator=self.separator, ignore_nulls=True)
+        return pl.when(pl.any_horizontal(pl.col(names).is_not_null())).then(joined)
 
 
 def collect_rule_columns(rules: Iterable[ActorRule]) -> tuple[str, ...]:
@@ -397,6 +450,8 @@ class LogFormat:
         envelopes: Envelopes of this log, which are tried before the common ones.
         other_kinds: What looks like a record of this log and is none, by top-level fields.
         boolean_columns: Flat columns that are booleans in JSON.
+        joined_columns: Columns made of several others, by name.
+        row_filter: Chooses the records that become events; None for all.
         event_class_filter: A flat column and its values in wanted records; other records are
             skipped. None for no filter.
         identity_columns: Flat columns that identify users, for pseudonyms; empty for those in the
@@ -437,6 +492,8 @@ class LogFormat:
     other_kinds: tuple[OtherKind, ...] = ()
     event_class_filter: tuple[str, tuple[str, ...]] | None = None
     boolean_columns: tuple[str, ...] = ()
+    joined_columns: Mapping[str, JoinedColumn] = field(default_factory=dict)
+    row_filter: RowFilter | None = None
     identity_columns: tuple[str, ...] = ()
     missing_texts: tuple[str, ...] = ()
     caseless_columns: tuple[str, ...] = ()
@@ -457,6 +514,7 @@ class LogFormat:
                 [
                     *(flatten_name(path, self.drop_characters) for path in self.paths),
                     *self.fallbacks,
+                    *self.joined_columns,
                 ]
             )
         )
@@ -525,6 +583,15 @@ class LogFormat:
         names = dict.fromkeys(
             [*wanted_columns, *(collect_rule_columns(self.actor_rules) if user == ACTOR else ())]
         )
+        if self.row_filter is not None:
+            names |= dict.fromkeys([*self.row_filter.match, *self.row_filter.exclude])
+        names |= dict.fromkeys(
+            name
+            for joined in names
+            if joined in self.joined_columns
+            for name in self.joined_columns[joined].inputs
+        )
+        names = {name: None for name in names if name not in self.joined_columns}
         roots = (root for name in names for root in self._fallback_roots(name))
         # Columns that only fallbacks provide are not fields of a record; decoding them is slow.
         own = [name for name in names if name in self._flat_paths or name not in self.fallbacks]
@@ -538,7 +605,7 @@ class LogFormat:
     ) -> pl.DataFrame:
         """Fill missing values from fallback columns, drop these, and add the actor.
 
-        Texts that mean no value are cleared first, and values that ignore case are caseless.
+        Texts that mean no value are cleared first, and values that ignore case get lower case.
 
         Args:
             frame: Events.
@@ -559,12 +626,16 @@ class LogFormat:
                     frame = frame.with_columns(fallback.alias(name))
                 elif not is_empty:
                     frame = frame.with_columns(pl.coalesce(name, fallback))
+        for name, joined in self.joined_columns.items():
+            frame = frame.with_columns(joined.join(frame).alias(name))
         caseless = [name for name in self.caseless_columns if name in frame.columns]
         if caseless:
             frame = frame.with_columns(pl.col(caseless).str.to_lowercase())
         if user == ACTOR:
             frame = frame.with_columns(resolve_actors(frame, self.actor_rules).alias(ACTOR))
             used.discard(ACTOR)
+        if self.row_filter is not None:
+            frame = frame.with_columns(self.row_filter.find_excluded(frame))
         used -= set(keep)
         # Dropping nothing would still rechunk every column.
         return frame.drop(used, strict=False) if used else frame

@@ -17,18 +17,22 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from morpheus.columns import ACTOR, INDEX, TIME
+from morpheus.columns import ACTOR, EXCLUDED, INDEX, TIME
 from morpheus.core.batch import ReadStats
 from morpheus.errors import RecordError, UsageError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import (
     BLOCK_SIZE,
     COMPRESSED_SUFFIXES,
+    DEFAULT_LIMITS,
+    LargeFileError,
     LogPath,
     Prefetcher,
+    ReadLimits,
     get_file_size,
     is_large,
     read_blocks,
+    read_bytes,
     to_utf8,
 )
 from morpheus.sources.discovery import FileDiscovery
@@ -57,6 +61,7 @@ from morpheus.sources.tabular import (
     read_csv_blocks,
     read_parquet,
     read_parquet_blocks,
+    unify_booleans,
 )
 from morpheus.sources.time_range import (
     DEFAULT_TIME_FORMAT,
@@ -65,11 +70,12 @@ from morpheus.sources.time_range import (
     suggest_time_formats,
 )
 from morpheus.storage.spill import SpilledTable, spill_to_disk
+from morpheus.text import find_similar
 
 logger = logging.getLogger(__name__)
 
 _FLUSH_BYTES = 1 << 24
-_FLUSH_RECORDS = 1 << 15
+_FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
 
 
@@ -84,6 +90,7 @@ class RecordChunk:
         records: The JSON of each record; empty for a table.
         num_bytes: Size of the records, in bytes.
         errors: Parts of the file that could not be read.
+        num_lost: Number of records in these parts, as far as it can be seen.
     """
 
     path: LogPath
@@ -92,6 +99,7 @@ class RecordChunk:
     records: Sequence[RawJson] = ()
     num_bytes: int = 0
     errors: ParseErrors = ()
+    num_lost: int = 0
 
     def slice(self, start: int, stop: int) -> RecordChunk:
         """Return a range of the records."""
@@ -114,6 +122,7 @@ class Reader:
         one_frame_per_file: Whether each file gets its own frame; otherwise small files share one.
         wanted_columns: Columns to keep of JSON records; None for all.
         plausible_times: The times that events can have.
+        limits: Maximum sizes of a file.
     """
 
     log_format: LogFormat
@@ -125,6 +134,7 @@ class Reader:
     wanted_columns: tuple[str, ...] | None = None
     _shift: tuple[LogPath | None, int] = field(default=(None, 0), init=False)
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
+    limits: ReadLimits = DEFAULT_LIMITS
 
     @cached_property
     def actor_sampler(self) -> ActorSampler:
@@ -138,7 +148,8 @@ class Reader:
             UsageError: A table lacks the user column, or access to a file is denied.
             RecordError: A record cannot be read, and bad records are not skipped.
         """
-        with Prefetcher(paths) as prefetcher:
+        whole = self.one_frame_per_file
+        with Prefetcher(paths, self.limits, allow_large=whole) as prefetcher:
             yield from self._read_files(paths, files, prefetcher)
 
     def _read_files(
@@ -173,42 +184,55 @@ class Reader:
             if not self.one_frame_per_file and (
                 _is_readable_in_parts(path, file_type) or is_large(path)
             ):
-                yield from self._read_in_blocks(path, file_type, prefetcher)
+                yield from self._read_in_blocks(path, file_type)
             else:
-                yield self._read_whole(path, file_type, prefetcher)
+                yield self._read_whole(path, file_type, prefetcher.read(path))
+        except LargeFileError:
+            yield from self._read_large(path, file_type)
+        except RecordError as error:
+            yield RecordChunk(path, (), (), errors=[(error.line, error.reason)]), None
+
+    def _read_large(
+        self, path: LogPath, file_type: str
+    ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
+        """Read a small file that unpacks to a large one."""
+        try:
+            yield from self._read_in_blocks(path, file_type)
         except RecordError as error:
             yield RecordChunk(path, (), (), errors=[(error.line, error.reason)]), None
 
     def _read_whole(
-        self, path: LogPath, file_type: str, prefetcher: Prefetcher
+        self, path: LogPath, file_type: str, data: bytes
     ) -> tuple[RecordChunk, pl.DataFrame | None]:
-        data = prefetcher.read(path)
         if file_type == "json":
             return _make_chunk(
                 path, split_records(to_utf8(data), self.log_format.record_finder), 0, len(data)
             ), None
         drop = self.log_format.drop_characters
         if file_type == "csv":
-            return self._from_table(path, read_csv(data, path, drop), file_type)
-        table = read_parquet(data, path, drop, self._nested_columns)
+            return self._from_table(path, read_csv(data, path, drop, self.limits), file_type)
+        table = read_parquet(data, path, drop, self._nested_columns, self.limits)
         return self._from_table(path, table, file_type)
 
     def _read_in_blocks(
-        self, path: LogPath, file_type: str, prefetcher: Prefetcher
+        self, path: LogPath, file_type: str
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         if file_type == "json":
             first_index = 0
-            for records in split_record_blocks(read_blocks(path), self.log_format.record_finder):
+            blocks = read_blocks(path, limits=self.limits)
+            finder = self.log_format.record_finder
+            for records in split_record_blocks(blocks, finder, path, self.limits):
                 yield _make_chunk(path, records, first_index, BLOCK_SIZE), None
                 first_index += len(records.raw_records)
         elif file_type == "csv":
-            for table in read_csv_blocks(read_blocks(path), path, self.log_format.drop_characters):
+            blocks, drop = read_blocks(path, limits=self.limits), self.log_format.drop_characters
+            for table in read_csv_blocks(blocks, path, drop, self.limits):
                 yield self._from_table(path, table, file_type)
         elif path.suffix.lower() in COMPRESSED_SUFFIXES:
-            yield self._read_whole(path, file_type, prefetcher)
+            yield self._read_whole(path, file_type, read_bytes(path, self.limits))
         else:
-            drop = self.log_format.drop_characters
-            for table in read_parquet_blocks(path, _FLUSH_RECORDS, drop, self._nested_columns):
+            drop, kept = self.log_format.drop_characters, self._nested_columns
+            for table in read_parquet_blocks(path, _FLUSH_RECORDS, drop, kept, self.limits):
                 yield self._from_table(path, table, file_type)
 
     @property
@@ -238,6 +262,7 @@ class Reader:
             self.flattener.wanted_columns,
             self.wanted_columns or (),
         )
+        frame = unify_booleans(frame, self.log_format.boolean_columns)
         self.actor_sampler.add_table(frame)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
         self._check_header(path, replace(table, frame=frame))
@@ -279,10 +304,10 @@ class Reader:
             )
         names = table.frame.columns
         if self.log_format.time_column not in names and not self.skip_bad_records:
-            reason = (
-                f"the file has no column `{self.log_format.time_column}`; it has {', '.join(names)}"
+            time = self.log_format.time_column
+            raise RecordError(
+                f"the file has no column `{time}`{_list_names(time, names)}", file=path
             )
-            raise RecordError(reason, file=path)
         if self.user not in names:
             raise missing_user_error(self.user, names, f"{path} has")
 
@@ -295,7 +320,9 @@ class Reader:
         )
 
     def _flatten_chunks(self, chunks: list[RecordChunk]) -> Iterator[pl.DataFrame]:
-        for group in [chunks] if self.one_frame_per_file and chunks else _regroup_chunks(chunks):
+        size = _FLUSH_WIDE_RECORDS if self.flattener.all_columns else _FLUSH_RECORDS
+        whole = self.one_frame_per_file and chunks
+        for group in [chunks] if whole else _regroup_chunks(chunks, size):
             records = [record for chunk in group for record in chunk.records]
             frame, refused = self.flattener.flatten(records)
             doubtful = self._find_doubtful(frame) | refused.keys()
@@ -317,6 +344,7 @@ class Reader:
                 frame, self.user, keep=self.flattener.wanted_columns
             )
             names = [*(self.wanted_columns or ()), *([ACTOR] if self.user == ACTOR else [])]
+            names += [EXCLUDED] if self.log_format.row_filter is not None else []
             if self.wanted_columns is not None and frame.columns != names:
                 frame = frame.select(names)
             yield self._add_timestamps(frame, group, refused, records)
@@ -392,18 +420,36 @@ class Reader:
         if texts is None:
             texts = pl.Series(self.log_format.time_column, [None] * frame.height, dtype=pl.String)
         time = parse_times(texts, self.log_format.time_format)
+        frame, keep = self._exclude_rows(frame)
+        if keep is not None:
+            time = time.set(~keep, None)
         bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
+        for row in () if keep is None else set(bad).intersection((~keep).arg_true()):
+            del bad[row]
         for row, known_reason in sorted(bad.items()):
             reason = known_reason or self._missing_time_reason(texts[row], records[row : row + 1])
-            self._refuse(_locate_error(reason, chunks, row))
+            number = 1
+            if records and texts[row] is None:
+                number = self.log_format.record_finder.count_times(records[row])
+            if number > 1:
+                reason += f"; it holds {number:,} events"
+            self._refuse(_locate_error(reason, chunks, row), read=number - 1, number=number)
         reserved = [name for name in frame.columns if name in {INDEX, TIME}]
         timed = frame.drop(reserved).with_columns(index, time.alias(TIME))
-        keep = time.is_not_null() if bad else None
+        keep = time.is_not_null() if bad or keep is not None else None
         implausible = self.plausible_times.find_implausible(time)
         if implausible is not None:
             self._leave_out(implausible, time, texts, chunks)
             keep = ~implausible if keep is None else keep & ~implausible
         return timed if keep is None else timed.filter(keep)
+
+    def _exclude_rows(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series | None]:
+        """Count the rows that the schema excludes, and return which are kept; None for all."""
+        if EXCLUDED not in frame.columns:
+            return frame, None
+        excluded = frame[EXCLUDED]
+        self.stats.unwanted_rows += int(excluded.sum())
+        return frame.drop(EXCLUDED), ~excluded if excluded.any() else None
 
     def _leave_out(
         self,
@@ -444,21 +490,37 @@ class Reader:
                 several = " or ".join(f"`--time_format='{each}'`" for each in options)
                 return f"`{name}` is {found!r}: add {several}, as the log writes day and month"
             return f"`{name}` is {found!r}, which is not a time like {example}"
-        fields = f"; it has {', '.join(_list_field_names(record[0]))}" if record else ""
+        fields = _list_names(name, _list_field_names(record[0])) if record else ""
         return f"the record has no `{name}`{fields}"
 
     def _refuse_errors(self, chunk: RecordChunk) -> None:
+        lost = max(1, chunk.num_lost - len(chunk.errors) + 1)
         for line, reason in chunk.errors:
-            self._refuse(RecordError(reason, file=chunk.path, line=line), read=1)
+            self._refuse(RecordError(reason, file=chunk.path, line=line), read=lost, number=lost)
+            lost = 1
 
-    def _refuse(self, error: RecordError, read: int = 0) -> None:
+    def _refuse(self, error: RecordError, read: int = 0, number: int = 1) -> None:
+        """Count records that cannot be read, or fail.
+
+        Args:
+            error: The reason.
+            read: How many of them are not counted as read yet.
+            number: How many.
+        """
         if not self.skip_bad_records:
             hint = "use `--bad_record skip` to skip and count such records"
             raise RecordError(
                 f"{error.reason}; {hint}", file=error.file, line=error.line
             ) from error
         self.stats.read += read
-        self.stats.refuse(str(error))
+        self.stats.refuse(str(error), number)
+
+
+def _list_names(name: str, names: Sequence[str]) -> str:
+    """Return the names that a table or a record has, in place of one that is missing."""
+    similar = " or ".join(f"`{each}`" for each in find_similar(name, names, 1))
+    meant = f"; did you mean {similar}" if similar else ""
+    return f"; it has {', '.join(names)}{meant}"
 
 
 MAX_EXAMPLES = 5
@@ -532,7 +594,13 @@ def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
 def _make_chunk(path: LogPath, records: Records, first_index: int, num_bytes: int) -> RecordChunk:
     index = range(first_index, first_index + len(records.raw_records))
     return RecordChunk(
-        path, records.line_numbers, index, records.raw_records, num_bytes, records.errors
+        path,
+        records.line_numbers,
+        index,
+        records.raw_records,
+        num_bytes,
+        records.errors,
+        records.num_lost,
     )
 
 
@@ -541,10 +609,10 @@ def _flush_needed(chunks: Sequence[RecordChunk]) -> bool:
     return records >= _FLUSH_RECORDS or sum(chunk.num_bytes for chunk in chunks) >= _FLUSH_BYTES
 
 
-def _regroup_chunks(chunks: Iterable[RecordChunk]) -> Iterator[list[RecordChunk]]:
-    """Split and join chunks into groups of `_FLUSH_RECORDS` records."""
+def _regroup_chunks(chunks: Iterable[RecordChunk], size: int) -> Iterator[list[RecordChunk]]:
+    """Split and join chunks into groups of a number of records."""
     group: list[RecordChunk] = []
-    free = _FLUSH_RECORDS
+    free = size
     for chunk in chunks:
         start = 0
         while start < len(chunk.records):
@@ -553,7 +621,7 @@ def _regroup_chunks(chunks: Iterable[RecordChunk]) -> Iterator[list[RecordChunk]
             start, free = start + len(part.records), free - len(part.records)
             if not free:
                 yield group
-                group, free = [], _FLUSH_RECORDS
+                group, free = [], size
     if group:
         yield group
 
@@ -604,6 +672,7 @@ class ReadTask:
         repeat: Number of times to read each file; see `replicate`.
         pseudonymizer: Replaces values by pseudonyms; None to keep them.
         plausible_times: The times that events can have.
+        limits: Maximum sizes of a file.
     """
 
     log_format: LogFormat
@@ -618,6 +687,7 @@ class ReadTask:
     repeat: int = 1
     pseudonymizer: Pseudonymizer | None = None
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
+    limits: ReadLimits = DEFAULT_LIMITS
 
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
@@ -638,6 +708,7 @@ class ReadTask:
             all_columns=self.all_columns,
             other_names=log_format.other_names,
             objects=log_format.objects,
+            max_fields=self.limits.max_columns,
         )
         reader = Reader(
             log_format,
@@ -648,6 +719,7 @@ class ReadTask:
             one_frame_per_file=self.repeat > 1,
             wanted_columns=None if self.all_columns else self.wanted_columns,
             plausible_times=self.plausible_times,
+            limits=self.limits,
         )
         for frame in reader.read_frames(paths, self.files):
             user_stats.non_null_columns |= find_non_null_columns(frame)
