@@ -15,6 +15,8 @@ ROW = ""
 """Number of an event among those of its user, from 0: the unnamed first column of the output."""
 INDEX = "_index_"
 """Position of an event in its file, or the value of the file's own index column."""
+EXCLUDED = "_excluded_"
+"""Whether the schema excludes an event; only while files are read."""
 ACTOR_OPTION = "@actor"
 """Given in place of a user column, it selects `ACTOR`."""
 IDENTITY_OPTION = "@identity"
@@ -231,6 +233,10 @@ class LogDescription:
         """Columns that help most to judge an event, in order."""
         names = (name for field in _KEY_FIELDS for name in getattr(self.event_fields, field))
         return tuple(dict.fromkeys(names))
+
+    def column_in(self, query: EvidenceQuery, column: str) -> str:
+        """Return the name that a column has in the tool of a query."""
+        return query.columns.get(column) or self.paths.get(column, column)
 
     def list_labels(self) -> dict[str, str]:
         """Return the label of each column that has one.

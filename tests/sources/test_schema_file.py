@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 import zstandard
 
-from morpheus.columns import ACTOR, TIME
+from morpheus.cli.output import format_metrics
+from morpheus.columns import ACTOR, EXCLUDED, TIME
 from morpheus.core.batch import Events, RunMetrics, WithModel
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
@@ -310,6 +311,43 @@ def test_missing_schema_is_reported_with_the_built_in_ones() -> None:
             r":7: `actors\.0`: a pattern is not a valid regular expression",
         ),
         ("$", "[[actors]]\nname = 'a'\n[[actors]]\nnme = 'b'", r":10: there is no key `nme`"),
+        (
+            "$",
+            "[columns]\nplace = { join = ['what', 'wat'] }",
+            r":8: `columns\.place\.join`: there is no column `wat`\. Did you mean `what`\?",
+        ),
+        ("$", "[columns]\nplace = { join = ['what'] }", r":8: .*give two columns or more"),
+        (
+            "$",
+            "[columns]\na = { join = ['what', 'number'] }\nb = { join = ['a', 'what'] }",
+            r":9: `columns\.b\.join`: its columns cannot be joined columns",
+        ),
+        (
+            "$",
+            "[columns]\na = { join = ['what', 'number'], path = 'b' }",
+            r":8: .*a joined column has no `path`",
+        ),
+        (
+            "$",
+            "[columns]\nkind = { derive = 'verb', of = 'what' }\n[rows.when]\nkind = 'read'",
+            r":10: `rows\.when`: there is no column `kind`",
+        ),
+        (
+            "$",
+            "[rows.unless]\nwhta = 'x'",
+            r":8: `rows\.unless`: there is no column `whta`\. Did you mean `what`\?",
+        ),
+        (
+            "$",
+            "[rows.when]\nwhat = '('",
+            r":7: `rows`: a pattern is not a valid regular expression",
+        ),
+        ("$", "[rows]\nwen = {}", r":8: there is no key `wen`\. Did you mean `when`\?"),
+        (
+            "$",
+            "[rename]\nDoor = 'door'\n[columns]\ndoor = 'x'",
+            r":8: `rename\.Door`: there is a column `door` already",
+        ),
     ],
 )
 def test_mistake_is_reported_with_its_line_and_fix(
@@ -319,6 +357,70 @@ def test_mistake_is_reported_with_its_line_and_fix(
     assert text != SMALL
     with pytest.raises(UsageError, match=rf"--columns_file: .*bad\.toml{expected}"):
         load_schema(written(tmp_path / "bad.toml", text))
+
+
+CHOOSING = """
+name = "door"
+time = "at"
+user = "person"
+id = "number"
+features = ["place", "action", "logcount"]
+context = ["city"]
+fields = ["site.floor", "who.name", "who.card"]
+
+[rename]
+what = "action"
+
+[columns]
+city = "site.city"
+person = { join = ["who.name", "who.card"], separator = "/" }
+place = { join = ["city", "site.floor"], separator = ", " }
+
+[rows.when]
+action = "^(?:in|out)$"
+
+[rows.unless]
+city = "^Test"
+"""
+VISITS = [
+    {"at": f"2024-05-31T09:{n:02}:00Z", "number": n, "who": {"name": "ann", "card": "c"}, **rest}
+    for n, rest in enumerate(
+        [
+            {"what": "in", "site": {"city": "Cork", "floor": "2"}},
+            {"what": "out", "site": {"city": "Cork"}},
+            {"what": "in", "site": {"city": "Testing"}},
+            {"what": "heartbeat", "site": {"city": "Cork"}},
+            {"what": "in"},
+        ]
+    )
+]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_schema_joins_and_renames_columns_and_chooses_rows(form: str, tmp_path: Path) -> None:
+    door = written(tmp_path / "door.toml", CHOOSING)
+    # An excluded record need not have a time.
+    records = [*VISITS, VISITS[3] | {"at": "never", "number": 9}]
+    if form == "json":
+        written(tmp_path / "a.json", lines(records))
+    else:
+        rows = pl.json_normalize(records, separator=".", infer_schema_length=None)
+        rows.write_csv(tmp_path / "a.csv")
+    defaults = FromFile(input_glob=str(tmp_path / f"a.{form}")).with_defaults(
+        PipelineOptions(columns_file=door)
+    )
+    metrics = RunMetrics()
+    [batch] = FromFile(input_glob=str(tmp_path / f"a.{form}"), options=defaults).events(
+        None, metrics
+    )
+    found = batch.table.to_frame()
+    assert batch.user == "ann/c"
+    assert found["place"].to_list() == ["Cork, 2", "Cork", None]
+    assert found["action"].to_list() == ["in", "out", "in"]
+    assert found["logcount"].to_list() == [0, 1, 2]
+    assert (metrics.input.read, metrics.input.unwanted_rows, metrics.input.accepted) == (6, 3, 3)
+    assert EXCLUDED not in found.columns
+    assert "3 excluded by the schema" in "\n".join(format_metrics(metrics))
 
 
 class CaptureEncoder(Preprocess):

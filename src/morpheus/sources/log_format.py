@@ -600,6 +600,22 @@ class LogFormat:
     def _fallback_roots(self, name: str) -> Iterable[str]:
         return (root for expr in self.fallbacks.get(name, ()) for root in expr.meta.root_names())
 
+    def _coalesce_fallbacks(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, set[str]]:
+        """Fill missing values from fallback columns, and return these."""
+        used: set[str] = set()
+        for name, fallbacks in self.fallbacks.items():
+            for fallback in fallbacks:
+                roots = set(fallback.meta.root_names())
+                if not roots <= set(frame.columns):
+                    continue
+                used |= roots
+                is_empty = any(frame[root].null_count() == frame.height for root in roots)
+                if name not in frame.columns:
+                    frame = frame.with_columns(fallback.alias(name))
+                elif not is_empty:
+                    frame = frame.with_columns(pl.coalesce(name, fallback))
+        return frame, used
+
     def fill_fallbacks(
         self, frame: pl.DataFrame, user: str, *, keep: Iterable[str]
     ) -> pl.DataFrame:
@@ -614,18 +630,7 @@ class LogFormat:
         """
         if self.missing_texts:
             frame = clear_missing_texts(frame, self.missing_texts)
-        used: set[str] = set()
-        for name, fallbacks in self.fallbacks.items():
-            for fallback in fallbacks:
-                roots = set(fallback.meta.root_names())
-                if not roots <= set(frame.columns):
-                    continue
-                used |= roots
-                is_empty = any(frame[root].null_count() == frame.height for root in roots)
-                if name not in frame.columns:
-                    frame = frame.with_columns(fallback.alias(name))
-                elif not is_empty:
-                    frame = frame.with_columns(pl.coalesce(name, fallback))
+        frame, used = self._coalesce_fallbacks(frame)
         for name, joined in self.joined_columns.items():
             frame = frame.with_columns(joined.join(frame).alias(name))
         caseless = [name for name in self.caseless_columns if name in frame.columns]

@@ -52,7 +52,9 @@ from morpheus.sources.group_by_user import RecordOrder
 from morpheus.sources.json_records import flatten_name, normalize_name
 from morpheus.sources.log_format import (
     ActorRule,
+    JoinedColumn,
     LogFormat,
+    RowFilter,
     extract_city,
     extract_country,
     extract_state,
@@ -219,6 +221,8 @@ class ColumnSpec(msgspec.Struct, forbid_unknown_fields=True):
     of: str | list[str] = ""
     families: list[tuple[str, str]] = []
     otherwise: str = "other"
+    join: list[str] = []
+    separator: str = " "
 
     @property
     def is_derived(self) -> bool:
@@ -261,6 +265,13 @@ class ActorSpec(msgspec.Struct, forbid_unknown_fields=True):
     lower: bool = False
 
 
+class RowsSpec(msgspec.Struct, forbid_unknown_fields=True):
+    """Which records become events."""
+
+    when: dict[str, str] = {}
+    unless: dict[str, str] = {}
+
+
 class DuplicatesSpec(msgspec.Struct, forbid_unknown_fields=True):
     """Which of several records with the id of one event counts."""
 
@@ -282,12 +293,15 @@ class SchemaSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     identity: list[str] = []
     missing: list[str] = []
     ignore_case: list[str] = []
+    booleans: list[str] = []
     duplicates: DuplicatesSpec | None = None
     fields: list[str] = []
     drop: str = "."
     records: str | list[str] = ""
     envelope: EnvelopeSpec | None = None
     columns: dict[str, Any] = {}
+    rename: dict[str, str] = {}
+    rows: dict[str, Any] | None = None
     actors: list[Any] = []
     event_fields: dict[str, Any] = {}
     labels: dict[str, str] = {}
@@ -425,9 +439,14 @@ def _parse_schema(text: str, path: str) -> Schema:
     for name, value in spec.columns.items():
         table = {"path": value} if isinstance(value, str | list) else value
         column = file.convert(table, ColumnSpec, ("columns", name))
-        if not column.path and not column.is_derived:
+        if not column.path and not column.is_derived and not column.join:
             column.path = name
         columns[flatten_name(name, spec.drop)] = column
+    for old, new in spec.rename.items():
+        if flatten_name(new, spec.drop) in columns:
+            problem = f"`rename.{old}`: there is a column `{new}` already."
+            raise file.error_at(("rename", old), problem)
+        columns[flatten_name(new, spec.drop)] = ColumnSpec(path=old)
     return _SchemaBuilder(file, spec, columns).build()
 
 
@@ -459,6 +478,9 @@ class _SchemaBuilder:
             fallbacks=dict(self._iter_fallbacks(time)),
             actor_rules=tuple(self._iter_actor_rules()) or (_make_user_rule(user),),
             derived_columns=COMMON_DERIVED | dict(self._iter_derived()),
+            boolean_columns=self._to_columns("booleans", spec.booleans),
+            joined_columns=dict(self._iter_joined(features)),
+            row_filter=self._make_row_filter(features),
             identity_columns=self._to_columns("identity", spec.identity),
             missing_texts=tuple(spec.missing),
             caseless_columns=self._read_caseless_columns(features),
@@ -639,6 +661,46 @@ class _SchemaBuilder:
             except pl.exceptions.PolarsError as error:
                 raise self._pattern_error(("actors", n), "a pattern", error) from error
             yield rule
+
+    def _iter_joined(self, features: Iterable[str]) -> Iterator[tuple[str, JoinedColumn]]:
+        joined = [name for name, column in self.columns.items() if column.join]
+        for name in joined:
+            column, keys = self.columns[name], ("columns", name, "join")
+            if column.path or column.is_derived:
+                raise self._make_error(keys, "a joined column has no `path` and is not derived")
+            if len(column.join) < 2:  # noqa: PLR2004 - one column needs no joining
+                raise self._make_error(keys, "give two columns or more")
+            inputs = self._require_columns(keys, column.join, features)
+            if not set(inputs).isdisjoint(joined):
+                raise self._make_error(keys, "its columns cannot be joined columns themselves")
+            yield name, JoinedColumn(inputs, column.separator)
+
+    def _make_row_filter(self, features: Iterable[str]) -> RowFilter | None:
+        if self.spec.rows is None:
+            return None
+        table = self.file.convert(self.spec.rows, RowsSpec, ("rows",))
+        patterns: list[dict[str, str]] = []
+        for key, given in (("when", table.when), ("unless", table.unless)):
+            names = self._require_columns(("rows", key), given, features)
+            patterns.append(dict(zip(names, given.values(), strict=True)))
+        rows = RowFilter(*patterns)
+        try:
+            rows.find_excluded(pl.DataFrame({"": [""]}))
+        except pl.exceptions.PolarsError as error:
+            raise self._pattern_error(("rows",), "a pattern", error) from error
+        return rows
+
+    def _require_columns(
+        self, keys: Sequence[TomlKey], names: Iterable[str], features: Iterable[str]
+    ) -> tuple[str, ...]:
+        """Return the flat columns of names, which must be known and not derived."""
+        paths = map(self._to_column, self._iter_paths(features))
+        known = {*paths, *self.columns} - {n for n, each in self.columns.items() if each.is_derived}
+        for name in names:
+            if self._to_column(name) not in known:
+                problem = f"`{'.'.join(map(str, keys))}`: there is no column "
+                raise self.file.error_at((*keys, name), problem + did_you_mean(name, sorted(known)))
+        return tuple(map(self._to_column, names))
 
     def _make_event_fields(self, features: Iterable[str]) -> EventFields:
         table = self.file.convert(self.spec.event_fields, EventFieldsSpec, ("event_fields",))
