@@ -55,7 +55,7 @@ def test_copy_of_a_file_without_ids_counts_once(tmp_path: Path, name: str, compr
     (tmp_path / "a.jsonl").write_bytes(make_lines())
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(compress(make_lines()))
-    metrics = read(tmp_path)
+    metrics = read(tmp_path / "*.json*")
     assert (metrics.input.accepted, metrics.input.files, metrics.input.copied_files) == (20, 1, 1)
     [line] = [line for line in format_metrics(metrics) if line.startswith("  copy")]
     assert str(tmp_path / name) in line
@@ -112,7 +112,7 @@ def test_a_copied_training_file_counts_once(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     for name in ("a.jsonl", "a.jsonl.1"):
         (tmp_path / "old" / name).write_bytes(make_lines())
-    metrics = read(tmp_path / "in.jsonl", tmp_path / "old")
+    metrics = read(tmp_path / "in.jsonl", tmp_path / "old" / "a*")
     assert (metrics.training.accepted, metrics.training.copied_files) == (20, 1)
 
 

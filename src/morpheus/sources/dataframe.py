@@ -158,8 +158,8 @@ class FromFrame(Source):
         moments = _parse_time_column(self.frame[self.time])
         texts = clear_missing_texts(pl.DataFrame(to_text_columns(self.frame.select(kept))))
         log = find_log_format(texts.columns)
-        folded = [] if log is None else [n for n in log.caseless_columns if n in texts.columns]
-        texts = texts.with_columns(pl.col(folded).str.to_lowercase()) if folded else texts
+        caseless = [] if log is None else [n for n in log.caseless_columns if n in texts.columns]
+        texts = texts.with_columns(pl.col(caseless).str.to_lowercase()) if caseless else texts
         if self.options.userid_column_name == ACTOR_OPTION:
             actors = find_users(texts, ACTOR_OPTION)
             texts = texts if actors is None else texts.with_columns(actors.alias(ACTOR))
