@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import msgspec
+import polars as pl
 import pytest
 
 from morpheus.columns import RISK
@@ -228,10 +229,29 @@ def test_a_query_without_a_user_leaves_the_line_out_and_a_strange_column_is_quot
     athena, *_ = opened(data, user_column="actor").evaluate(queries)
     assert "ann" not in athena
     assert athena.splitlines()[-1] == "ORDER BY eventtime;"
+    assert len(athena.splitlines()) == 5
     athena, _, splunk, kusto = opened(data, user_column='a" b').evaluate(queries)
     assert """AND "a\"\" b" = 'ann'""" in athena
     assert '"a\\" b"="ann"' in splunk
     assert '| where ["a\\" b"] == "ann"' in kusto
+
+
+def test_a_query_for_an_actor_uses_what_its_events_have_in_common(opened):
+    role, account = "userIdentitysessionContextsessionIssueruserName", "userIdentityaccountId"
+    events = alerts([HOUR, HOUR + 5], **{role: "deploy", account: "012345678901"})
+    events = events.with_columns(pl.Series("userIdentityarn", ["a/1", "a/2"]))
+    view = opened(
+        build_data({"deploy@012345678901": [normal_events(), events]}), user_column="actor"
+    )
+    queries = "data.log.queries.map((query) => writeQuery(query, selectedIncident()))"
+    athena, _, splunk, kusto = view.evaluate(queries)
+    conditions = [line for line in athena.splitlines() if line.startswith("  AND")]
+    assert conditions == [
+        "  AND useridentity.sessioncontext.sessionissuer.username = 'deploy'",
+        "  AND useridentity.accountid = '012345678901'",
+    ]
+    assert '"userIdentity.sessionContext.sessionIssuer.userName"="deploy"' in splunk
+    assert '| where SessionIssuerUserName == "deploy"' in kusto
 
 
 def test_a_column_shows_its_label(opened):

@@ -362,7 +362,8 @@ class QueryView(msgspec.Struct, frozen=True):
         language: Language of the query.
         time_format: How times are written.
         template: Text of the query, with placeholders.
-        user_column: Name of the user column in the tool. None if the tool has none.
+        user_column: Name of the user column in the tool. None for the actor, which is computed.
+        identities: Columns from which the actor can be told, and their names in the tool.
     """
 
     name: str
@@ -370,6 +371,7 @@ class QueryView(msgspec.Struct, frozen=True):
     time_format: str
     template: str
     user_column: str | None
+    identities: list[tuple[str, str]]
 
 
 class LogView(msgspec.Struct, frozen=True):
@@ -400,8 +402,7 @@ def build_log_view(origin: Origin) -> LogView:
     'user.id'
     """
     _, user_column, log = origin
-    is_computed = user_column in {ACTOR, ACTOR_OPTION}
-    path = None if is_computed else log.paths.get(user_column, user_column)
+    column = None if user_column in {ACTOR, ACTOR_OPTION} else user_column
     return LogView(
         name=log.name,
         actions=list(log.summary_columns),
@@ -414,7 +415,8 @@ def build_log_view(origin: Origin) -> LogView:
                 query.language,
                 query.time_format,
                 query.template.strip(),
-                query.columns.get(user_column, path),
+                None if column is None else log.column_in(query, column),
+                [(name, log.column_in(query, name)) for name in log.user_columns],
             )
             for query in log.evidence
         ],

@@ -37,6 +37,18 @@ function eventIds(incident) {
   return incident.events.flatMap(({ raw }) => names.map((name) => raw[name]).filter(isId));
 }
 
+/**
+ * Return the columns and values that select the user. The actor is computed, so no tool has it; what
+ * all events of the incident have in common is used instead.
+ */
+function userConditions(query, { user, events }) {
+  if (query.user_column != null) return user == null ? [] : [[query.user_column, user]];
+  return query.identities.flatMap(([column, name]) => {
+    const [value, ...others] = new Set(events.map(({ raw }) => raw[column]));
+    return value == null || others.length ? [] : [[name, value]];
+  });
+}
+
 /** Return the values of a query's placeholders, quoted; null for those without a value. */
 function queryValues(query, incident) {
   const { value, column } = LANGUAGES[query.language];
@@ -44,8 +56,10 @@ function queryValues(query, incident) {
   const minute = (seconds) => formatTime(`${toIso(seconds).slice(0, 19)}Z`);
   const ids = eventIds(incident).slice(0, MAX_IDS);
   return {
-    user_column: query.user_column == null ? null : column(query.user_column),
-    user: incident.user == null ? null : value(incident.user),
+    users: userConditions(query, incident).map(([name, user]) => ({
+      user_column: column(name),
+      user: value(user),
+    })),
     from: minute(incident.since - MARGIN_SECONDS),
     to: minute(incident.until + MARGIN_SECONDS),
     ids: ids.length ? ids.map(value).join(", ") : null,
@@ -56,11 +70,21 @@ const PLACEHOLDER = /\{(user_column|user|from|to|ids)\}/g;
 
 /** Write a query. A line with a placeholder that has no value is left out. */
 function writeQuery(query, incident) {
-  const values = queryValues(query, incident);
-  const hasValues = (line) =>
-    [...line.matchAll(PLACEHOLDER)].every(([, name]) => values[name] != null);
-  const lines = query.template.split("\n").filter(hasValues);
-  return lines.map((line) => line.replace(PLACEHOLDER, (_, name) => values[name])).join("\n");
+  const { users, ...values } = queryValues(query, incident);
+  return query.template
+    .split("\n")
+    .flatMap((line) => {
+      const conditions = /\{user(_column)?\}/.test(line) ? users : [{}];
+      return conditions.map((condition) => fillLine(line, { ...values, ...condition }));
+    })
+    .filter((line) => line != null)
+    .join("\n");
+}
+
+function fillLine(line, values) {
+  const names = [...line.matchAll(PLACEHOLDER)].map(([, name]) => name);
+  if (names.some((name) => values[name] == null)) return null;
+  return line.replace(PLACEHOLDER, (_, name) => values[name]);
 }
 
 const PSEUDONYM = /^ps-([0-9a-f]{4})-[a-z2-7]{16}$/;
