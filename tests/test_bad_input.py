@@ -28,13 +28,18 @@ def folder(tmp_path, monkeypatch):
 
 
 def build_arguments(
-    glob="input/*.csv", source=(), train=("--train_epochs=1",), options=(), sink=()
+    glob="input/*.csv",
+    source=(),
+    train=("--train_epochs=1",),
+    options=(),
+    sink=(),
+    filename="out/output.csv",
 ):
     return [
         *("run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={USER}", *options),
         *("from-cloudtrail", f"--input_glob={glob}", *source),
         *("train-ae", *train, "preprocess", "inf-pytorch", "add-scores", "serialize"),
-        *("to-file", "--filename=out/output.csv", *sink),
+        *("to-file", f"--filename={filename}", *sink),
     ]
 
 
@@ -151,11 +156,11 @@ def test_a_failed_run_with_overwrite_keeps_the_old_output(folder):
 def test_an_input_file_is_never_overwritten(folder, how):
     log = next((folder / "input").glob("*.csv"))
     before = log.read_bytes()
-    sink = (f"--filename={log}", "--overwrite")
+    to_log = {"filename": log, "sink": ["--overwrite"]}
     Path("other").mkdir()
     (Path("other") / "a.csv").write_bytes(before)
     more = {"glob": "other/*.csv", "train": ("--train_data_glob=input",)}
-    result = run(sink=sink, **(more if how == "history" else {}))
+    result = run(**to_log, **(more if how == "history" else {}))
     assert_fails(result, 2, r"to-file: .* is one of the input logs, and would be replaced")
     assert log.read_bytes() == before
 

@@ -98,7 +98,11 @@ def test_invalid_options_are_rejected_before_the_run(tmp_path):
     file = write(tmp_path / "a.csv", batch())
     with pytest.raises(UsageError, match=r"--val_file_name: there is no file `no\.csv`"):
         Validate(val_file_name="no.csv").validate()
-    with pytest.raises(UsageError, match=r"Cannot output validation results to .*a\.csv"):
+    results = tmp_path / "a.json"
+    results.touch()
+    with pytest.raises(UsageError, match=r"Cannot output validation results to .*a\.json"):
+        Validate(val_file_name=str(file), results_file_name=str(results)).validate()
+    with pytest.raises(UsageError, match=r"a\.csv` has an unsupported extension. Use .json"):
         Validate(val_file_name=str(file), results_file_name=str(file)).validate()
     with pytest.raises(UsageError, match="not a regular expression"):
         Validate(val_file_name=str(file), include=("(",)).validate()

@@ -534,20 +534,18 @@ class RunMetrics:
         >>> RunMetrics(input=ReadStats(files=1, read=4, outside_range=4)).empty_reason
         'no event is in the period'
         """
-        stats = self.input
-        if self.users.total():
-            return ""
-        if self.filtered:
-            return f"all {self.filtered:,} events were filtered"
-        if stats.read and stats.read == stats.outside_range:
-            return "no event is in the period"
-        if stats.read and stats.other_users + stats.skipped_users == stats.read:
-            return "no event is of a wanted user"
-        if stats.read:
-            return f"all {stats.read:,} events that were read are left out"
-        if stats.outside_files or stats.outside_folders:
-            return "no file is in the period, by the dates in their names"
-        return "the files have no event"
+        stats, unwanted = self.input, self.input.other_users + self.input.skipped_users
+        not_opened = stats.outside_files or stats.outside_folders
+        reasons = [
+            (self.users.total(), ""),
+            (self.filtered, f"all {self.filtered:,} events were filtered"),
+            (not stats.read and not_opened, "no file is in the period, by the dates in its name"),
+            (not stats.read, "the files have no event"),
+            (stats.read == stats.outside_range, "no event is in the period"),
+            (stats.read == unwanted, "no event is of a wanted user"),
+            (True, f"all {stats.read:,} events that were read are left out"),
+        ]
+        return next(reason for applies, reason in reasons if applies)
 
     def add_read_stats(self, other: RunMetrics) -> None:
         """Add the counts of records that another process has read."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 from morpheus.columns import ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
 from morpheus.storage.object_store import ObjectPath, normalise_location
+from morpheus.text import suggest
 
 if TYPE_CHECKING:
     from morpheus.storage.spill import SpillDir
@@ -321,8 +322,10 @@ def read_lines(name: str, *, option: str) -> tuple[str, ...]:
         if place.is_file():
             lines = place.read_text(encoding="utf-8").splitlines()
             return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    lists = (each.name for each in shipped.iterdir() if each.name.endswith(".txt"))
     raise UsageError(
-        f"{option}: there is no file `{name}`. Give a text file with one name per line."
+        f"{option}: there is no file `{name}`.{suggest(Path(name).name, lists)} Give a text file "
+        "with one name per line."
     )
 
 

@@ -12,7 +12,7 @@ from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sources.results import complete_log
-from morpheus.text import escape_control
+from morpheus.text import escape_control, suggest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +69,8 @@ class ToConsole(Sink):
         missing = [name for name in self.column if name not in table]
         if missing:
             raise UsageError(
-                f"to-console: --column: rows have no column `{missing[0]}`. They have "
+                f"to-console: --column: rows have no column `{missing[0]}`."
+                f"{suggest(missing[0], table.names)} They have "
                 f"{', '.join(map(escape_control, table.names))}."
             )
         reason = (ExplanationColumns.find_in(table.names) or ExplanationColumns()).reason

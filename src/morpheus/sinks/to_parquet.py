@@ -36,6 +36,7 @@ from morpheus.storage.object_store import (
     write_object,
 )
 from morpheus.storage.spill import SpillDir
+from morpheus.text import suggest
 
 SUCCESS_MARKER = "_SUCCESS"
 """Name of an empty file that is written last: with it, the dataset is complete."""
@@ -76,7 +77,8 @@ def _key_expr(frame: pl.DataFrame, user: str | None, key: str) -> pl.Expr:
     known = ", ".join(f"`{name}`" for name in [*frame.columns[:10], USER_KEY, *TIME_KEYS] if name)
     needed = f", which needs the column `{TIME}`" if key in TIME_KEYS else ""
     raise UsageError(
-        f"to-parquet: --partition_by: rows have no column `{key}`{needed}. Choose one of {known}; "
+        f"to-parquet: --partition_by: rows have no column `{key}`{needed}."
+        f"{suggest(key, [*frame.columns, USER_KEY, *TIME_KEYS])} Choose one of {known}; "
         "`serialize --include` decides the columns."
     )
 

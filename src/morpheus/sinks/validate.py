@@ -20,6 +20,7 @@ from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile, validate_output
 from morpheus.sources.results import READ_ERRORS, read_as_text
 from morpheus.storage.atomic import TempFolder, atomic_write
+from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class DataFrameDiff:
         for frame in (expected, found) if index is not None else ():
             if index not in frame.columns:
                 raise UsageError(
-                    f"--index_col: there is no column `{index}`. The columns are "
+                    f"--index_col: there is no column `{index}`."
+                    f"{suggest(index or '', frame.columns)} The columns are "
                     f"{', '.join(name or '(the unnamed first)' for name in frame.columns)}."
                 )
         numbered = ROW in expected.columns and ROW in found.columns

@@ -29,6 +29,7 @@ from morpheus.core.stage import (
 from morpheus.core.state import State
 from morpheus.errors import UsageError
 from morpheus.models.temporal import TemporalContext
+from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -219,14 +220,16 @@ class AddScores(Transform):
     def validate(self) -> None:
         """Reject labels of which none exists; warn about those that are ignored."""
         functions = self._available_functions()
-        for label in self.label:
-            if label not in functions:
-                logger.warning(
-                    "The label '%s' is not in Config.class_labels and will be ignored", label
-                )
+        unknown = [label for label in self.label if label not in functions]
+        for label in unknown:
+            logger.warning(
+                "The label '%s' is not in Config.class_labels and will be ignored%s",
+                *(label, f".{hint}" if (hint := suggest(label, functions)) else ""),
+            )
         if not self.score_functions():
+            hints = "".join(suggest(label, functions) for label in unknown[:1])
             raise UsageError(
-                "add-scores: no --label is left to add. "
+                f"add-scores: no --label is left to add.{hints} "
                 f"Use one of {', '.join(f'`--label {label}`' for label in functions)}."
             )
 

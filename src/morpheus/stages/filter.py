@@ -40,6 +40,7 @@ from morpheus.models.calibration import (
 from morpheus.report.aggregate import EventArrays
 from morpheus.stages.add_scores import ScoreState, compute_scores, exceeds, validate_labels
 from morpheus.suppressions.rules import NO_MATCH, SuppressionCounts, Suppressions
+from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -175,8 +176,9 @@ class Filter(Transform):
             numbers = [name for name, kind in batch.table.schema.items() if kind.is_float()]
             hint = f" Number columns are {', '.join(numbers)}." if numbers else ""
             raise UsageError(
-                f"filter: --field_name: events have no column `{self.field_name}` here.{hint} "
-                "Put the stage that adds it in front of `filter`."
+                f"filter: --field_name: events have no column `{self.field_name}` here."
+                f"{suggest(self.field_name, numbers)}{hint} Put the stage that adds it in front of "
+                "`filter`."
             )
         return batch.table[self.field_name]
 

@@ -16,6 +16,7 @@ from morpheus.core.batch import Batch, OutputRows, Table
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
+from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,10 @@ def _choose_columns(
     """Return the columns that a pattern of --include matches and no pattern of --exclude."""
     wanted = [_compile_pattern(pattern, option="--include") for pattern in include or ("",)]
     unwanted = [_compile_pattern(pattern, option="--exclude") for pattern in exclude]
+    for pattern in wanted:
+        hint = "" if any(map(pattern.match, columns)) else suggest(pattern.pattern, columns)
+        if hint:
+            logger.warning("serialize: --include %r matches no column.%s", pattern.pattern, hint)
     return tuple(
         name
         for name in columns

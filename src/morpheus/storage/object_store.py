@@ -324,54 +324,49 @@ def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
 def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> MorpheusError | None:
     """Translate a message of obstore; None if the object does not exist."""
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
-    server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
-    first = text.strip().split("\n", 1)[0]
+    if reason := _find_user_error(text, code, path, permission):
+        return UsageError(f"{path}: {reason}")
+    if code in _NO_OBJECT_CODES or "status code: 404" in text:
+        return None
     provider = path.provider
-    word, bucket = provider.container, f"`{path.bucket}`"
+    if "HTTP error" in text:
+        server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
+        return TransientError(f"{path}: {server} cannot be reached. {provider.server_hint}")
+    first = text.strip().split("\n", 1)[0]
+    return TransientError(
+        f"{path}: {provider.name} answered with an error ({first}). Try again later."
+    )
+
+
+def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) -> str:
+    """Return what the user must change; empty if it is nothing."""
+    provider = path.provider
+    needed = provider.permissions[permission]
+    show_region = f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
     denied = code in _DENIED_CODES or re.search(
         r"status code: 40[13]|PermissionDenied|Unauth", text
     )
-    reasons: list[tuple[object, MorpheusError | None]] = [
+    reasons: list[tuple[object, str]] = [
         (
             code in _NO_BUCKET_CODES,
-            UsageError(f"{path}: there is no {word} {bucket}. {provider.access_hint}"),
+            f"there is no {provider.container} `{path.bucket}`. {provider.access_hint}",
         ),
-        (
-            _METADATA_PATTERN.search(text),
-            UsageError(f"{path}: found no credentials. {provider.credentials_hint}"),
-        ),
+        (_METADATA_PATTERN.search(text), f"found no credentials. {provider.credentials_hint}"),
         (
             "Account must be specified" in text,
-            UsageError(f"{path}: the storage account is not known. {provider.access_hint}"),
+            f"the storage account is not known. {provider.access_hint}",
         ),
         (
             denied,
-            UsageError(
-                f"{path}: access denied ({code or 'status 403'}): the credentials need "
-                f"`{provider.permissions[permission]}`. {provider.credentials_hint}"
-            ),
+            f"access denied ({code or 'status 403'}): the credentials need `{needed}`. "
+            + provider.credentials_hint,
         ),
-        (code in _NO_OBJECT_CODES, None),
         (
             path.scheme == "s3" and (code in _OTHER_REGION_CODES or "redirect" in text),
-            UsageError(
-                f"{path}: the bucket is in another region. Set AWS_REGION to that region; "
-                f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
-            ),
-        ),
-        ("status code: 404" in text, None),
-        (
-            "HTTP error" in text,
-            TransientError(f"{path}: {server} cannot be reached. {provider.server_hint}"),
-        ),
-        (
-            True,
-            TransientError(
-                f"{path}: {provider.name} answered with an error ({first}). Try again later."
-            ),
+            f"the bucket is in another region. Set AWS_REGION to that region; {show_region}",
         ),
     ]
-    return next(error for applies, error in reasons if applies)
+    return next((reason for applies, reason in reasons if applies), "")
 
 
 _RETRY_CONFIG = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
