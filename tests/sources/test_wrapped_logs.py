@@ -20,7 +20,9 @@ from morpheus.errors import MorpheusError
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.from_file import FromFile
+from morpheus.sources.log_format import LogFormat
 from morpheus.sources.ocsf import FromOcsf
+from morpheus.sources.schema_file import list_builtin_schemas, load_builtin_schema
 
 Record = dict[str, Any]
 COUNT = 12
@@ -214,6 +216,43 @@ def test_every_envelope_gives_the_same_events(tmp_path: Path, form: str) -> None
     assert [row["eventID"] for row in rows] == NAMES
     assert (stats.read, stats.other_records, stats.refused) == (COUNT, 0, 0)
     assert [row[INDEX] for row in rows] == list(range(COUNT)), "the numbers of the records"
+
+
+def make_record(log: LogFormat) -> Record:
+    """A record with a value in each field that the format of a log knows."""
+    record: Record = {}
+    for path in log.paths:
+        *above, name = path.split(".")
+        inner: Any = record
+        for part in above:
+            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.setdefault(name, "2026-10-01T08:00:00Z" if "time" in name.lower() else "x")
+    return record
+
+
+WRAPPERS: dict[str, Callable[[Record], object]] = {
+    "EventBridge": bridge,
+    "subscription": subscription,
+    "SNS": notification,
+    "Filebeat": beat,
+    "Event Hubs": lambda r: {"Offset": "1", "Body": packed(TEXT({"records": [r]}).encode())},
+    "Pub/Sub": lambda r: {"message": {"data": packed(TEXT(r).encode())}, "subscription": "s"},
+    "CloudEvents": lambda r: {"specversion": "1.0", "time": "2026-10-01T08:00:00Z", "data": r},
+    "Docker": lambda r: {"log": TEXT(r), "stream": "stdout", "time": "2026-10-01T08:00:00Z"},
+    "Splunk": lambda r: {"result": {"_raw": TEXT(r), "_time": "2026-10-01T08:00:00Z"}},
+}
+LOGS = {name: load_builtin_schema(name).log_format for name in list_builtin_schemas()}
+LOGS |= {"CloudTrail": FromCloudtrail.log_format, "OCSF": FromOcsf.log_format}
+
+
+@pytest.mark.parametrize("log", LOGS)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_records_of_every_log_come_out_of_every_envelope(log: str, wrapper: str) -> None:
+    finder, record = LOGS[log].record_finder, make_record(LOGS[log])
+    plain = [json.loads(bytes(text)) for text in finder.find(TEXT(record).encode())]
+    wrapped = finder.find(TEXT(WRAPPERS[wrapper](record)).encode())
+    assert [json.loads(bytes(text)) for text in wrapped] == plain
 
 
 def gzipped(data: bytes) -> bytes:

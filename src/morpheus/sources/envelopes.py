@@ -118,7 +118,9 @@ ENVELOPES = (
     *_list_names("QueryResultRows", "results", "result", "rows", "hits.hits", "hits"),
     *_list_names("Messages", "messages", "receivedMessages", "data"),
     # Queues and streams: SNS, SQS, Lambda, Kinesis, Firehose, Pub/Sub, Event Hubs, Kafka.
-    *_list_fields("Sns", "Message", "Body", "body"),
+    *_list_fields("Sns", "Message"),
+    Envelope("Body", is_base64=True),
+    Envelope("body", is_base64=True),
     Envelope("message.data", is_base64=True),
     Envelope("kinesis.data", is_base64=True),
     Envelope("awslogs.data", is_base64=True),
