@@ -181,7 +181,10 @@ class FileIngest:
     @cached_property
     def pseudonymizer(self) -> Pseudonymizer | None:
         """Return what replaces values by pseudonyms, if that is wanted."""
-        return Pseudonymizer.from_options(self.options, self.log_format, self.user_column)
+        options = self.options
+        if not options.pseudonymize and options.pseudonym_key_file is None:
+            return None
+        return Pseudonymizer.from_options(options, self.log_format, self.user_column)
 
     def make_derived_features(self) -> DerivedFeatures:
         """Make what computes the features that are derived columns."""
