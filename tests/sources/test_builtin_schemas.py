@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,140 @@ def test_github_event_is_read(tmp_path: Path) -> None:
     bot = only("github.toml", tmp_path, record | {"actor": "ci[bot]"}, userid_column_name="@actor")
     assert has(bot, actor="bot:ci")
     assert has(only("github.toml", tmp_path, record), login="Ann")
+
+
+UNIFIED_AUDIT_RECORD = {
+    "CreationTime": "2024-05-31T09:00:00",
+    "Id": "44aeb388-08b4-11ef-9cec-73ffcb6f9fdd",
+    "Operation": "UserLoggedIn",
+    "OrganizationId": "org",
+    "RecordType": 15,
+    "ResultStatus": "Success",
+    "UserKey": "k",
+    "UserType": 0,
+    "Workload": "AzureActiveDirectory",
+    "ClientIP": "203.0.113.9:50123",
+    "UserId": "Ann@X.org",
+    "ExtendedProperties": [
+        {"Name": "ResultStatusDetail", "Value": "Success"},
+        {"Name": "UserAgent", "Value": CHROME},
+    ],
+}
+
+
+def write_audit_search(path: Path, headers: tuple[str, str, str], record: dict[str, Any]) -> None:
+    """A row of the audit search, with the whole record in its last column."""
+    with path.open("w", newline="", encoding="utf-16") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(headers)
+        writer.writerow(["5/31/2024 9:00:00 AM", record["UserId"], json.dumps(record)])
+
+
+@pytest.mark.parametrize(
+    "form", ["lines", "value", "graph", "CreationDate,UserIds,AuditData", "Date,User,AuditData"]
+)
+def test_every_form_of_the_microsoft_365_audit_log_is_read(form: str, tmp_path: Path) -> None:
+    record, settings = UNIFIED_AUDIT_RECORD, {"userid_column_name": "@actor"}
+    if "," in form:
+        first, second, third = form.split(",")
+        write_audit_search(tmp_path / "a.csv", (first, second, third), record)
+        source = make_source("microsoft365.toml", tmp_path / "a.csv", **settings)
+        [batch] = source.events(None, RunMetrics())
+        event = batch.table.to_frame().row(0, named=True)
+    else:
+        graph = {"id": "g", "createdDateTime": record["CreationTime"], "auditData": record}
+        outer = {"lines": record, "value": {"value": [record]}, "graph": {"value": [graph]}}[form]
+        event = only("microsoft365.toml", tmp_path, outer, **settings)
+    assert has(
+        event,
+        actor="ann@x.org",
+        Operation="UserLoggedIn",
+        operationclass="login",
+        recordtype="15",
+        result="Success",
+        agentfamily="chrome",
+        network="203.0.113.0/24",
+        hourkind="weekday 09",
+    )
+
+
+def test_office_activity_of_sentinel_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        '"TimeGenerated [UTC]",OfficeId,Operation,OfficeWorkload,UserId,ClientIP,Logon_Type\n'
+        '"5/31/2024, 9:00:00.000 AM",i,New-InboxRule,Exchange,Ann@x.org,203.0.113.9,0\n'
+    )
+    source = make_source("microsoft365.toml", tmp_path / "a.csv")
+    source = replace(source, time_format="%m/%d/%Y, %I:%M:%S%.f %p")
+    [batch] = source.events(None, RunMetrics())
+    event = batch.table.to_frame().row(0, named=True)
+    assert has(event, UserId="ann@x.org", operationclass="mail rule", Workload="Exchange", Id="i")
+    assert has(event, logontype="0", network="203.0.113.0/24", hourkind="weekday 09")
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("FileDownloaded", "download"),
+        ("MailItemsAccessed", "read"),
+        ("Add member to role.", "permit"),
+        ("Consent to application.", "permit"),
+        ("AnonymousLinkCreated", "permit"),
+        ("HardDelete", "delete"),
+        ("Set-AdminAuditLogConfig", "defence"),
+        ("FileUploaded", "create"),
+        ("FileModified", "change"),
+    ],
+)
+def test_microsoft_365_operation_has_a_class(operation: str, kind: str, tmp_path: Path) -> None:
+    record = UNIFIED_AUDIT_RECORD | {"Operation": operation}
+    assert has(only("microsoft365.toml", tmp_path, record), operationclass=kind)
+
+
+def test_google_workspace_activity_is_read(tmp_path: Path) -> None:
+    parameters = [
+        {"name": "login_type", "value": "google_password"},
+        {"name": "login_challenge_status", "value": "passed"},
+        {"name": "is_suspicious", "boolValue": True},
+    ]
+    activity = {
+        "kind": "admin#reports#activity",
+        "id": {
+            "time": "2024-05-31T09:00:00.123Z",
+            "uniqueQualifier": "-12",
+            "applicationName": "login",
+            "customerId": "C1",
+        },
+        "actor": {"callerType": "USER", "email": "Ann@X.org", "profileId": "1"},
+        "ipAddress": "203.0.113.9",
+        "events": [
+            {"type": "login", "name": "login_success", "parameters": parameters},
+            {"type": "login", "name": "login_verification"},
+        ],
+    }
+    outer = {"kind": "admin#reports#activities", "items": [activity]}
+    event = only("google_workspace.toml", tmp_path, outer, userid_column_name="@actor")
+    assert has(
+        event,
+        actor="ann@x.org",
+        eventname="login_success",
+        eventclass="login",
+        secondevent="login_verification",
+        logintype="google_password",
+        challenge="passed",
+        suspicious="true",
+        idapplicationName="login",
+        network="203.0.113.0/24",
+    )
+
+
+def test_audit_csv_of_the_google_admin_console_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "Date,Event,Description,Actor,IP address,Application\n"
+        "2024-05-31T09:00:00+01:00,download,x,Ann@x.org,203.0.113.9,drive\n"
+    )
+    [batch] = make_source("google_workspace.toml", tmp_path / "a.csv").events(None, RunMetrics())
+    event = batch.table.to_frame().row(0, named=True)
+    assert has(event, actoremail="ann@x.org", eventclass="download", hourkind="weekday 08")
 
 
 def test_kubernetes_event_is_read(tmp_path: Path) -> None:

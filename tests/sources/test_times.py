@@ -146,6 +146,8 @@ def test_given_format_comes_first_and_other_forms_are_still_read() -> None:
         ("13/1/2026 08:00", ["%d/%m/%Y %H:%M"]),
         ("1/13/2026 08:00:00 AM", ["%m/%d/%Y %I:%M:%S %p"]),
         ("1.10.2026", ["%d.%m.%Y", "%m.%d.%Y"]),
+        ("5/31/2024, 9:00:00.000 AM", ["%m/%d/%Y, %I:%M:%S%.f %p"]),
+        ("31/5/24 9:00", ["%d/%m/%y %H:%M"]),
         ("soon", []),
     ],
 )

@@ -325,7 +325,7 @@ def classify_address(address: str | None) -> str | None:
 def address_to_network(address: str | None) -> str | None:
     """Return the network of an address, /24 or /48. Other text is returned as it is.
 
-    >>> address_to_network("203.0.113.9"), address_to_network("2a00:1:2:3::9")
+    >>> address_to_network("203.0.113.9:443"), address_to_network("2a00:1:2:3::9")
     ('203.0.113.0/24', '2a00:1:2::/48')
     """
     parsed = _parse_address(address)
@@ -347,8 +347,13 @@ class _DocumentationNetworks:
 _DOCUMENTATION_NETWORKS = _DocumentationNetworks()
 
 
+_ADDRESS_WITH_PORT = re.compile(r"^(?:(\d+(?:\.\d+){3}):\d+|\[([0-9a-fA-F:.]+)\](?::\d+)?)$")
+
+
 def _parse_address(text: str | None) -> IPv4Address | IPv6Address | None:
+    stripped = (text or "").strip().partition("%")[0]
+    found = _ADDRESS_WITH_PORT.match(stripped)
     try:
-        return ip_address((text or "").strip().partition("%")[0])
+        return ip_address(stripped if found is None else found[1] or found[2])
     except ValueError:
         return None

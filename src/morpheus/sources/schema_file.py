@@ -200,8 +200,10 @@ def _split_key(dotted: str) -> Iterator[str]:
         yield next(filter(None, part.groups()), "")
 
 
-JSON_PATH_PATTERN = re.compile(r"""^([^\[]+)(\[(?:\d+|'[^']*'|"[^"]*")\].*)$""")
+JSON_PATH_PATTERN = re.compile(r"""^([^\[]+)(\[(?:\d+|(?:\w+=)?'[^']*'|"[^"]*")\].*)$""")
 """`sourceIPs[0]`: a column of JSON, and a path inside its values."""
+_ITEM_PATTERN = re.compile(r"\[(\w+)=('[^']*')\]")
+"""`[Name='UserAgent']`: the item of a list whose field has this value."""
 
 
 class LocationPart(msgspec.Struct, forbid_unknown_fields=True):
@@ -616,7 +618,8 @@ class _SchemaBuilder:
         inside = JSON_PATH_PATTERN.match(path)
         if inside is None:
             return pl.col(root)
-        return _blank_to_null(pl.col(root).str.json_path_match(f"${inside[2]}"))
+        inner = _ITEM_PATTERN.sub(r"[?(@.\1==\2)]", inside[2])
+        return _blank_to_null(pl.col(root).str.json_path_match(f"${inner}"))
 
     def _iter_derived(self) -> Iterator[tuple[str, DerivedColumn]]:
         for name, column in self.columns.items():

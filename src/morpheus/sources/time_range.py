@@ -238,7 +238,8 @@ def _hour_of_day() -> pl.Expr:
 
 
 _TWO_NUMBERS = re.compile(
-    r"^\s*(\d{1,2})([/.-])(\d{1,2})[/.-](\d{2}|\d{4})(?:(,?\s+|T)(\d{1,2}):\d{2}(:\d{2})?(\s*[AaPp][Mm])?)?\s*$"
+    r"^\s*(\d{1,2})([/.-])(\d{1,2})[/.-](\d{2}|\d{4})"
+    r"(?:(,?\s+|T)(\d{1,2}):\d{2}(:\d{2})?([.]\d+)?(\s*[AaPp][Mm])?)?\s*$"
 )
 """A date whose day and month are numbers, in either order."""
 _EXAMPLE_MOMENT = datetime(2024, 5, 31, 9, 30, 17, tzinfo=UTC)
@@ -255,8 +256,9 @@ def suggest_time_formats(text: str) -> list[str]:
     found = _TWO_NUMBERS.match(text)
     if not found:
         return []
-    first, mark, second, year, between, hour, seconds, half = found.groups()
+    first, mark, second, year, between, hour, seconds, fraction, half = found.groups()
     clock = ("%I" if half else "%H") + ":%M" + (":%S" if seconds else "")
+    clock += "%.f" if fraction else ""
     clock += half[:-2].replace("\u202f", " ") + "%p" if half else ""
     rest = f"{mark}{'%Y' if len(year) == 4 else '%y'}" + (f"{between}{clock}" if hour else "")  # noqa: PLR2004 - digits
     day_first, month_first = f"%d{mark}%m{rest}", f"%m{mark}%d{rest}"
