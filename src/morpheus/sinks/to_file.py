@@ -36,7 +36,7 @@ from morpheus.sinks.formats import (
 )
 from morpheus.storage.atomic import AtomicWriter
 from morpheus.storage.folder import open_output, parse_output
-from morpheus.storage.object_store import STDOUT, ObjectPath, head_object
+from morpheus.storage.object_store import STDOUT, ObjectPath, head_object, list_dir
 from morpheus.storage.spill import SpillDir, open_temp_file
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,10 @@ def _validate_object(
             f"{option}: `{filename}` is a folder. Give an object in it, such as "
             f"`{option} {path / 'detections.csv'}`."
         )
-    if head_object(path) is not None and not overwrite:
+    exists = head_object(path) is not None
+    if not exists:
+        list_dir(path.parent)  # fails if there is no such bucket
+    if exists and not overwrite:
         raise UsageError(
             f"Cannot output classifications to '{path}'. Object exists and overwrite = False. "
             f"Give `{stage_name} --overwrite`, or another {option}."

@@ -396,6 +396,8 @@ def _is_plain_http(env: Mapping[str, str]) -> bool:
     """Return whether the server is reached without encryption, such as one on this machine."""
     if env.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in {"1", "true"}:
         return True
+    if re.search(r'"gcs_base_url":\s*"http://', env.get("GOOGLE_SERVICE_ACCOUNT_KEY", "")):
+        return True
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
     address = next((env[name] for name in names if env.get(name)), "")
     return address.startswith("http://")
