@@ -44,6 +44,7 @@ from morpheus.stages.filter import Filter
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
+from morpheus.suppressions.rules import Suppression, Suppressions
 
 USERS = {"ann.miller": "203.0.113.5", "bob.stone": "198.51.100.7"}
 ARN = "arn:aws:iam::111122223333:user/"
@@ -329,6 +330,21 @@ def test_columns_that_still_identify_users_are_named(
     caplog.clear()
     read(logs, make_options(logs, "@identity", columns=features))
     assert "stay readable" not in caplog.text
+
+
+def test_suppressions_of_named_users_are_warned_of_without_their_names(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    end = datetime(2100, 1, 1, tzinfo=UTC)
+    where = {"eventName": ("GetObject",)}
+    key = PseudonymKey(KEY.encode())
+    rules = [Suppression(where, (name,), end, "asked") for name in ("ann", key.pseudonym("ann"))]
+    stage = Filter(rules=Suppressions(tuple(rules)))
+    stage.validate()
+    assert caplog.text == ""
+    replace(stage, options=PipelineOptions(pseudonymize=("@identity",))).validate()
+    assert "1 of 2 suppressions match no event" in caplog.text
+    assert "ann" not in caplog.messages[0]
 
 
 def test_a_source_that_cannot_replace_values_is_rejected(logs: Path) -> None:

@@ -38,6 +38,7 @@ from morpheus.models.calibration import (
     global_margin,
 )
 from morpheus.report.aggregate import EventArrays
+from morpheus.sources.pseudonyms import is_pseudonym
 from morpheus.stages.add_scores import ScoreState, compute_scores, exceeds, validate_labels
 from morpheus.suppressions.rules import NO_MATCH, SuppressionCounts, Suppressions
 from morpheus.text import suggest
@@ -117,6 +118,8 @@ class Filter(Transform):
     def validate(self) -> None:
         """Reject unknown labels, and options that a budget excludes."""
         self._warn_expired(datetime.now(UTC))
+        if self.options.pseudonymize:
+            self._warn_named_users()
         if self.alerts_per_day is not None:
             self._validate_budget()
         elif not self._uses_column:
@@ -147,6 +150,18 @@ class Filter(Transform):
                     "from its file, or review it and give it another `until`.",
                     rule.label,
                 )
+
+    def _warn_named_users(self) -> None:
+        """Warn about suppressions that match nothing. The message has no names on purpose."""
+        rules = self._load_suppressions().rules
+        named = [rule for rule in rules if not any(map(is_pseudonym, rule.users))]
+        if named:
+            logger.warning(
+                "filter: %d of %d suppressions match no event, because their users are not "
+                "pseudonyms. Write pseudonyms, as alerts and `morpheus tools pseudonym` show them.",
+                len(named),
+                len(rules),
+            )
 
     def _validate_budget(self) -> None:
         if set(self.label) - {RISK} or self._uses_column:
