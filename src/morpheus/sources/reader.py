@@ -49,7 +49,7 @@ from morpheus.sources.group_by_user import (
     find_non_null_columns,
 )
 from morpheus.sources.json_records import Flattener, ParseErrors, RawJson
-from morpheus.sources.log_format import UNKNOWN_ACTOR, LogFormat, resolve_actor_types
+from morpheus.sources.log_format import UNKNOWN_ACTOR, LogFormat
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
@@ -548,17 +548,17 @@ class ActorSampler:
         log_format: Format of the records.
         user: Name of the user column.
         pairs: Number of sampled records by user and actor. Records without either are left out.
+        is_complete: Whether there is nothing more to compare.
     """
 
     log_format: LogFormat
     user: str
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    is_complete: bool = field(init=False)
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is nothing more to compare."""
-        known = self.user == ACTOR or len(self.log_format.actor_rules) <= 1
-        return known or self.pairs.total() > 0
+    def __post_init__(self) -> None:
+        # A single rule only repeats the user column.
+        self.is_complete = self.user == ACTOR or len(self.log_format.actor_rules) <= 1
 
     def add_records(self, records: Sequence[RawJson]) -> None:
         """Add some of the records of a file."""
@@ -576,13 +576,13 @@ class ActorSampler:
 
     def add_table(self, frame: pl.DataFrame) -> None:
         """Add some of the rows of a table, which has all columns of the log."""
-        if self.is_complete or self.user not in frame.columns:
+        if self.is_complete or not frame.height or self.user not in frame.columns:
             return
-        rules = self.log_format.actor_rules
-        sample = frame.gather_every(max(1, -(-frame.height // _SAMPLED_RECORDS)))
-        sample = self.log_format.fill_fallbacks(sample, ACTOR, keep=frame.columns)
-        kinds = resolve_actor_types(sample, rules)
-        named = sample.filter((kinds != UNKNOWN_ACTOR).fill_null(value=False))
+        self.is_complete = True
+        known = tuple(r for r in self.log_format.actor_rules if r.actor_type != UNKNOWN_ACTOR)
+        log = replace(self.log_format, actor_rules=known)
+        sample = frame.gather_every(-(-frame.height // _SAMPLED_RECORDS))
+        named = log.fill_fallbacks(sample, ACTOR, keep=frame.columns)
         self.pairs.update(named.select(self.user, ACTOR).drop_nulls().iter_rows())
 
 
