@@ -15,6 +15,9 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+import polars as pl
+
+from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.core.batch import (
     Batch,
     OutputRows,
@@ -22,6 +25,7 @@ from morpheus.core.batch import (
     RunMetrics,
     Scored,
     StreamPartition,
+    Table,
 )
 from morpheus.core.stage import (
     ChecksInput,
@@ -30,6 +34,7 @@ from morpheus.core.stage import (
     Requirements,
     Sink,
     Stage,
+    StageContext,
     Transform,
     Values,
     WritesOutputs,
@@ -40,7 +45,13 @@ from morpheus.core.stage import (
 )
 from morpheus.errors import EmptyRunError, MorpheusError, UsageError
 from morpheus.models.input_check import InputProfile
-from morpheus.runtime.chain import GracefulShutdown, Segment, name_stages
+from morpheus.runtime.chain import (
+    GracefulShutdown,
+    Segment,
+    add_features,
+    find_feature_stages,
+    name_stages,
+)
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
 from morpheus.runtime.local import (
@@ -354,6 +365,7 @@ class Pipeline:
             options,
             needs_population=any(each.population for each in needs),
             keeps_dropped_stats=any(each.dropped_stats for each in needs),
+            feature_stages=bool(find_feature_stages(_expand(self.stages))),
         )
         stages = self.stages
         if options.engine.lower() == "dask":
@@ -497,10 +509,35 @@ def _describe_state(plan: Plan) -> dict[str, object]:
 
 
 def _check_input(stages: Sequence[Stage], metrics: RunMetrics, profile: InputProfile) -> None:
-    """Let stages check what the source has read."""
+    """Let stages check what the source has read, and add features to the population sample."""
+    features, sample = find_feature_stages(stages), metrics.population_sample
+    if features and sample is not None and profile.population is not None:
+        columns = stages[0].options.columns
+        metrics.population_sample = _add_features_to_sample(features, sample, columns)
+        profile = replace(profile, population=metrics.population_sample)
     for stage in stages:
         if isinstance(stage, ChecksInput):
             stage.check_input(profile, metrics)
+
+
+def _add_features_to_sample(
+    stages: Sequence[Transform], sample: pl.DataFrame, columns: Sequence[str]
+) -> pl.DataFrame:
+    """Pass the events of each user of a population sample through stages that add features.
+
+    Returns:
+        `POPULATION_USER`, `TIME` and those of the columns that exist.
+    """
+    tables = []
+    for events in sample.partition_by(POPULATION_USER, maintain_order=True):
+        numbers = pl.int_range(events.height, dtype=pl.Int64, eager=True)
+        log = [name for name in events.columns if name not in {POPULATION_USER, ROW, INDEX, TIME}]
+        table = Table(events.select(numbers.alias(ROW), numbers.alias(INDEX), *log, TIME))
+        user = events[POPULATION_USER][0]
+        frame = add_features(stages, user, table, StageContext()).to_frame()
+        present = [name for name in columns if name in frame.columns]
+        tables.append(frame.select(pl.lit(user).alias(POPULATION_USER), TIME, *present))
+    return pl.concat(tables, how="diagonal") if tables else sample
 
 
 def _commit_all(stages: Sequence[Stage], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:

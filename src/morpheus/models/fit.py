@@ -432,17 +432,31 @@ class TrainingDataBackoff:
     def resolve(self, history: UserHistory) -> UserHistory | None:
         """Return the history to train a user on; None if that of all users is too short too."""
         own = history.events.height
-        if own >= self.min_events:
-            return history
+        scope = self.choose_scope(history.user, own)
+        if scope is None or scope == SCOPE_OWN:
+            return history if scope else None
         others = self._other_users(history.user)
-        owners = self.population.users[others].n_unique()
-        if owners < MIN_PEERS or own + len(others) < self.min_events:
-            return None
-        if self.global_only or own < MIN_EVENTS_FOR_PEERS:
+        if scope == SCOPE_GLOBAL:
             return self._fill(history, _sample_evenly(others, MAX_POOL), SCOPE_GLOBAL)
         by_similarity = others[np.argsort(-self._similarity(history)[others], kind="stable")]
         peers = np.sort(by_similarity[: max(self.min_events - own, 0)])
         return self._fill(history, peers, SCOPE_PEER_GROUP)
+
+    def choose_scope(self, user: str, own: int) -> str | None:
+        """Return whose events a user is trained on; None if there are too few.
+
+        Args:
+            user: The user.
+            own: Number of the user's own events.
+        """
+        if own >= self.min_events:
+            return SCOPE_OWN
+        others = self._other_users(user)
+        owners = self.population.users[others].n_unique()
+        if owners < MIN_PEERS or own + len(others) < self.min_events:
+            return None
+        few = self.global_only or own < MIN_EVENTS_FOR_PEERS
+        return SCOPE_GLOBAL if few else SCOPE_PEER_GROUP
 
     def resolve_global(self, min_owners: int = MIN_PEERS) -> UserHistory | None:
         """Return the history of the global model; None if all users have too little history.

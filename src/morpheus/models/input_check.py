@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from morpheus.columns import POPULATION_USER
+from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.errors import UsageError
 from morpheus.models.profile import MIN_FILLED, list_names
 from morpheus.models.store import ModelStore
@@ -74,12 +74,14 @@ class InputProfile:
         population: Sample of all users' histories, as `RunMetrics.population_sample`.
         log_features: The features that come from the log. Derived columns that only depend on the
             time, the user column, and features that other stages add are not among them.
+        unknown_columns: Columns with a value that the log format does not know, for suggestions.
     """
 
     events: DatasetProfile
     training: DatasetProfile | None = None
     population: pl.DataFrame | None = None
     log_features: tuple[str, ...] = ()
+    unknown_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,12 +216,9 @@ class InputCheck:
     ) -> None:
         if not names:
             return
-        others = [
-            name
-            for name, count in dataset.value_counts.items()
-            if count and name not in self.columns and not name.startswith("_")
-        ]
         features = self._log_features
+        filled = [name for name, count in dataset.value_counts.items() if count]
+        others = [name for name in filled if name not in {*self.columns, ROW, INDEX, TIME}]
         if len(names) == len(features):
             message = (
                 f"{self._list}: no {what} has a value in any of the {len(features)} features of "
@@ -230,7 +229,7 @@ class InputCheck:
                 raise UsageError(f"{message}. `{self._continue}` continues.")
             logger.warning("%s.", message)
             return
-        suggestions = {name: suggest(name, others) for name in names}
+        suggestions = {name: suggest(name, self.profile.unknown_columns) for name in names}
         hints = [f"{quote_backtick(name)}:{hint}" for name, hint in suggestions.items() if hint]
         logger.warning(
             "%s: no %s has a value in %d of %d features: %s.%s",
@@ -286,7 +285,7 @@ class InputCheck:
         A single user can change, so half of the input's events must be of such users.
         """
         events = self.profile.events
-        empty = events.find_empty(self._learned_features)
+        empty = events.find_empty(self._log_features)
         if not empty:
             return []
         filled = self._filled_by_user(empty)
@@ -302,7 +301,7 @@ class InputCheck:
         events, training = self.profile.events, self._training
         if training is not None:
             enough = training.num_events >= MIN_EVENTS_TO_CHECK
-            empty = training.find_empty(self.columns) if enough else []
+            empty = training.find_empty(self._log_features) if enough else []
         else:
             empty = [] if self.store is None else list(self.store.empty_features)
         least = max(MIN_EVENTS_TO_CHECK, events.num_events / 2)

@@ -14,11 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from morpheus.core.batch import Batch
-from morpheus.core.stage import PreparesUsers, StageContext, Transform
+import polars as pl
+
+from morpheus.core.batch import Batch, Events, Table, WithModel
+from morpheus.core.stage import PreparesUsers, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey, decode_state, encode_state
 from morpheus.runtime.states import SavedStates, StateStore
 
@@ -42,6 +45,44 @@ def name_stages(stages: Iterable[Transform]) -> tuple[str, ...]:
         counts[stage.name] += 1
         names.append(f"{stage.name}#{counts[stage.name]}")
     return tuple(names)
+
+
+def find_feature_stages(stages: Iterable[Stage]) -> tuple[Transform, ...]:
+    """Return the stages that can add features to events before `train-ae`.
+
+    These are the keyed stages in front of it that take `Events`, return them and read their rows.
+    The runtime applies them to the training events too; see `add_features`.
+    """
+    transforms = [stage for stage in stages if isinstance(stage, Transform)]
+    before = takewhile(lambda stage: stage.gives in {None, Events}, transforms)
+    found = tuple(stage for stage in before if _adds_features(stage))
+    return found if any(stage.gives is WithModel for stage in transforms) else ()
+
+
+def _adds_features(stage: Transform) -> bool:
+    return stage.scope == "keyed" and stage.needs.rows and issubclass(Events, stage.takes)
+
+
+def add_features(
+    stages: Sequence[Transform], user: str | None, table: Table, context: StageContext
+) -> Table:
+    """Pass training events through stages that add features.
+
+    The states of the stages begin anew, so training events and input do not affect each other.
+
+    Args:
+        stages: The stages.
+        user: The user.
+        table: The user's training events, in time order.
+        context: What stages get when they are opened.
+    """
+    batches: list[Any] = [Events(user=user, table=table)]
+    for stage in stages:
+        state = stage.open(replace(context, user=user))
+        outputs = [out for batch in batches for out in stage.process(batch, state)]
+        batches = [*outputs, *stage.flush(state)]
+    frames = [batch.table.to_frame() for batch in batches]
+    return Table(pl.concat(frames, how="diagonal")) if frames else table.clear()
 
 
 @dataclass(frozen=True)
@@ -166,6 +207,10 @@ class Chain:
     def __post_init__(self) -> None:
         self._stages = self.segment.stages
         self._users: list[object] = [_NO_USER_YET] * len(self._stages)
+        self._feature_stages = find_feature_stages(self._stages)
+        positions = (i for i, stage in enumerate(self._stages) if stage.gives is WithModel)
+        self._train_position = next(positions, 0)
+        self._histories: dict[str | None, Table] = {}
         self._saved_names = {
             name
             for name, stage in zip(self.segment.names, self._stages, strict=True)
@@ -189,8 +234,10 @@ class Chain:
             batch: The batch.
             start: Position of the first stage that processes it.
         """
-        batches = [batch]
+        batches = [batch] if start or not self._feature_stages else [self._take_history(batch)]
         for position, stage in enumerate(self._stages[start:], start):
+            if self._histories and position == self._train_position:
+                batches = [self._give_history(each) for each in batches]
             outputs: list[Batch] = []
             for each in batches:
                 if stage.scope == "keyed":
@@ -200,6 +247,22 @@ class Chain:
         if self.segment.drops_model:
             return [replace(each, fingerprint=None, encoded=None) for each in batches]
         return batches
+
+    def _take_history(self, batch: Batch) -> Batch:
+        """Add features to the training events of a batch, and keep them for `train-ae`."""
+        if not isinstance(batch, Events) or batch.history is None:
+            return batch
+        self._histories[batch.user] = add_features(
+            self._feature_stages, batch.user, batch.history, self.context
+        )
+        return replace(batch, history=None)
+
+    def _give_history(self, batch: Batch) -> Batch:
+        """Return the first batch of a user with the training events."""
+        history = self._histories.pop(batch.user, None)
+        if history is None or not isinstance(batch, Events):
+            return batch
+        return replace(batch, history=history)
 
     def flush_user(self, user: str | None) -> list[Batch]:
         """End the events of a user: flush all stages, from the first to the last."""

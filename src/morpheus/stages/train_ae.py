@@ -26,7 +26,6 @@ from morpheus.core.stage import (
 from morpheus.errors import ModelCorruptedError, UsageError
 from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
 from morpheus.models.fit import (
-    MIN_EVENTS_FOR_PEERS,
     MIN_PEERS,
     FitOptions,
     TrainingDataBackoff,
@@ -35,7 +34,7 @@ from morpheus.models.fit import (
 )
 from morpheus.models.input_check import InputCheck, InputProfile
 from morpheus.models.population import Population
-from morpheus.models.profile import Fingerprint, ModelCard
+from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint, ModelCard
 from morpheus.models.store import (
     KEY_VARIABLE,
     ModelIndex,
@@ -205,7 +204,7 @@ class ModelProvider:
         saved = None if events.height >= stage.train_min_history else self._load_own(user)
         if saved is not None:
             return saved
-        if not self._needs_global(events.height):
+        if not self._needs_global(user, events.height):
             return None
         return (
             self._explain_missing(events) if stage.train_users == INDIVIDUAL else self.global_model
@@ -226,11 +225,11 @@ class ModelProvider:
         known = self.stage.renews and user in self.stage.model_store.cards
         return self._load(user) if known else None
 
-    def _needs_global(self, events: int) -> bool:
+    def _needs_global(self, user: str, events: int) -> bool:
         """Return whether a user has too little history to be trained, even with similar users."""
-        if self.backoff is None or events >= self.stage.train_min_history:
+        if self.backoff is None or events == 0:
             return events == 0
-        return self.backoff.global_only or events < MIN_EVENTS_FOR_PEERS
+        return self.backoff.choose_scope(user, events) == SCOPE_GLOBAL
 
     def _with_backoff(self, history: UserHistory) -> UserHistory | None:
         if self.backoff is not None:
@@ -549,7 +548,7 @@ class TrainAe(Transform):
     def _prepare(self, profile: InputProfile) -> None:
         """Note what the index will say of the training events; train the global model once."""
         prepared, training = self.prepared, profile.training or profile.events
-        prepared.empty_features = tuple(training.find_empty(self.options.columns))
+        prepared.empty_features = tuple(training.find_empty(profile.log_features))
         if training.time_range is not None:
             prepared.trained_until = training.time_range[1].isoformat()
         if self.renews:
