@@ -146,3 +146,10 @@ def test_other_columns_and_values_are_not_changed() -> None:
         {"n": [1, 2], "t": [" a", "\x00"], "none": pl.Series([None, None], dtype=pl.String)}
     )
     assert clear_missing_texts(frame, ["-"]).equals(frame)
+
+
+def test_null_in_a_query_result_of_cloudtrail_lake_is_no_value(tmp_path: Path) -> None:
+    cells = record(0, eventName="null", userIdentityarn="arn:1")
+    rows = [[{name: cell} for name, cell in cells.items()]]
+    (tmp_path / "x.json").write_text(json.dumps({"QueryResultRows": rows}))
+    assert read(tmp_path / "x.json").select("eventName", USER).rows() == [(None, "arn:1")]

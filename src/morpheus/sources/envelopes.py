@@ -32,6 +32,7 @@ from morpheus.sources.compression import (
     to_utf8,
 )
 from morpheus.sources.json_records import (
+    TABLE_MISSING_TEXTS,
     ParseErrors,
     RawJson,
     decode_leniently,
@@ -338,8 +339,8 @@ class RecordFinder:
         name = next((name for name in _TEXT_FIELDS if name in fields), None)
         if name is None or self.known_fields.intersection(fields) - {name}:
             return False
-        text = _decode_text(fields[name])
-        return bool(text and text.strip()) and text.lstrip()[:1] not in set('{["')
+        text = (_decode_text(fields[name]) or "").lstrip()
+        return bool(text) and text[0] not in '{["'
 
     def _find(self, text: RawJson, depth: int) -> _Found:
         start = bytes(memoryview(text)[:64]).lstrip()[:1]
@@ -405,7 +406,7 @@ class RecordFinder:
 
     def _open(self, envelope: Envelope, fields: Fields, depth: int) -> _Found | None:
         """Return the records in an envelope; None if the object is not this kind of envelope."""
-        content = envelope.get_content(fields)
+        content: RawJson | None = envelope.get_content(fields)
         if content is None:
             return None
         if envelope.inherited:
@@ -537,8 +538,8 @@ def _merge_rows(value: RawJson) -> bytes | None:
 
     CloudTrail Lake and CloudWatch Logs Insights return rows as lists of cells.
 
-    >>> _merge_rows(b'[[{"field": "@message", "value": "a"}], [{"eventName": "Ls"}, {"n": 1}]]')
-    b'[{"@message":"a"},{"eventName":"Ls","n":1}]'
+    >>> _merge_rows(b'[[{"field": "@message", "value": "a"}], [{"a": "Ls"}, {"n": "null"}]]')
+    b'[{"@message":"a"},{"a":"Ls","n":null}]'
     """
     if bytes(memoryview(value)[:64]).replace(b" ", b"").replace(b"\n", b"")[:3] != b"[[{":
         return None
@@ -551,8 +552,11 @@ def _merge_rows(value: RawJson) -> bytes | None:
 
 def _merge_row(row: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if all(cell.keys() == {"field", "value"} for cell in row):
-        return {str(cell["field"]): cell["value"] for cell in row}
-    return {name: value for cell in row for name, value in cell.items()}
+        cells = {str(cell["field"]): cell["value"] for cell in row}
+    else:
+        cells = {name: value for cell in row for name, value in cell.items()}
+    # All cells of such results are text, as in CSV.
+    return {n: None if value in TABLE_MISSING_TEXTS else value for n, value in cells.items()}
 
 
 # Files.
