@@ -90,11 +90,11 @@ def write_csv(rows: Rows, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL
     return text.getvalue()
 
 
-def write_struct(value: Any, begin: str = "{", separator: str = ", ", lower: bool = True) -> str:  # noqa: FBT001, FBT002 - a helper
+def write_struct(value: Any, begin: str = "{", separator: str = ", ", *, lower: bool = True) -> str:
     if not isinstance(value, dict):
         return "null" if value is None else str(value)
     pairs = (
-        f"{key.lower() if lower else key}={write_struct(inner, begin, separator, lower)}"
+        f"{key.lower() if lower else key}={write_struct(inner, begin, separator, lower=lower)}"
         for key, inner in value.items()
     )
     return begin + separator.join(pairs) + "}"
@@ -346,10 +346,11 @@ def test_elastic_common_schema_is_read(tmp_path: Path) -> None:
         assert found[name].to_list() == expected[name].to_list(), name
 
 
-CONSOLE = """User name,AWS access key,Event time,Event source,Event name,AWS region,Source IP address,\
-Error code,Resources,Request ID,Event ID,Read-only
+CONSOLE = """User name,AWS access key,Event time,Event source,Event name,AWS region,\
+Source IP address,Error code,Resources,Request ID,Event ID,Read-only
 ann,AKIA1,2024-05-31T09:00:00Z,iam.amazonaws.com,ListUsers,eu-west-1,198.51.100.7,,[],r,e,true
-ann,AKIA1,"May 31, 2024, 09:01:00 (UTC+00:00)",iam.amazonaws.com,ListUsers,eu-west-1,198.51.100.7,,[],r,f,true
+ann,AKIA1,"May 31, 2024, 09:01:00 (UTC+00:00)",iam.amazonaws.com,ListUsers,eu-west-1,\
+198.51.100.7,,[],r,f,true
 """
 
 
@@ -419,3 +420,34 @@ def test_object_as_user_column_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(write(EVENTS))
     with pytest.raises(UsageError, match=r"`userIdentity` is an object .* `userIdentityarn`"):
         read(FromCloudtrail, tmp_path / name, userid_column_name="userIdentity")
+
+
+def test_damaged_parquet_counts_the_rows_that_it_held(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"{n}",
+            "createdDateTime": f"2024-05-31T09:{n % 60:02}:00Z",
+            "userPrincipalName": "ann",
+        }
+        for n in range(90)
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet", row_group_size=30)
+    pl.DataFrame(rows[:5]).with_columns(id="b" + pl.col("id")).write_parquet(tmp_path / "b.parquet")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    lost = None
+    for at in range(len(data) // 4, len(data) // 2):
+        damaged = data.copy()
+        damaged[at] ^= 0xFF
+        (tmp_path / "a.parquet").write_bytes(damaged)
+        source = FromAzure(input_glob=str(tmp_path / "*.parquet"), bad_record="skip")
+        source = replace(source, options=source.with_defaults(PipelineOptions()))
+        metrics = RunMetrics()
+        events = sum(batch.table.height for batch in source.events(None, metrics))
+        stats = metrics.input
+        assert stats.read == 95
+        assert stats.accepted == events
+        if stats.refused:
+            lost = stats.refused
+            assert f"{lost} records are lost" in stats.refusals[0]
+            break
+    assert lost is not None

@@ -482,7 +482,7 @@ CLOUDTRAIL_FORMAT = LogFormat(
     column_aliases=COLUMN_ALIASES,
     boolean_columns=("readOnly", "managementEvent", "requestParametersmonitoringenabled"),
     envelopes=tuple(Envelope(name, is_declared=True) for name in EMBEDDED_JSON_COLUMNS),
-    other_kinds=OTHER_KINDS,
+    non_records=OTHER_KINDS,
     skip_dirs=("CloudTrail-Digest", "CloudTrail-Insight"),
     other_files=OTHER_FILES,
     actor_rules=ACTOR_RULES,
@@ -500,8 +500,8 @@ CLOUDTRAIL_FORMAT = LogFormat(
 class FromCloudtrail(FileSource):
     """Read AWS CloudTrail logs.
 
-    Reads the files that CloudTrail delivers (plain, gzip or zstd), JSON lines, LookupEvents and
-    CloudTrail Lake exports, flat CSV and Parquet. Nested names are joined: `userIdentity.arn`
+    Reads the files that CloudTrail delivers (plain, gzip or zstd), JSON lines, flat CSV and
+    Parquet, and exports of LookupEvents, CloudTrail Lake, Athena, the console and SIEMs. Nested names are joined: `userIdentity.arn`
     becomes `userIdentityarn`. Digests and Insights are skipped.
 
     Example: `from-cloudtrail --input_glob='AWSLogs/**/*.json.gz'`

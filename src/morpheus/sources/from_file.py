@@ -28,8 +28,8 @@ class FromFile(FileSource):
 
     A schema describes the columns, the user and the time of the log. It is a TOML file, given to
     `pipeline-ae` as --columns_file: your own, or a built-in one such as `okta.toml`, `gcp.toml`,
-    `github.toml` and `kubernetes.toml`. With --userid_column_name and --timestamp_column_name, a
-    plain feature list is enough.
+    `github.toml`, `kubernetes.toml`, `microsoft365.toml` and `google_workspace.toml`. With
+    --userid_column_name and --timestamp_column_name, a plain feature list is enough.
 
     Example: `from-file --input_glob='okta/*.json.gz'` after `pipeline-ae --columns_file=okta.toml`
     """

@@ -66,9 +66,9 @@ ValueTransform = Callable[[Any], Any]
 """Changes a JSON value before it becomes text."""
 ColumnValues = Sequence[Any]
 """JSON values of one column, one per record."""
-_Spelling = Literal["own", "object", "other"]
+_NameKind = Literal["own", "object", "other"]
 """How a field is named: as the log does; so, but perhaps an object as text; or otherwise."""
-_MAX_SPELLINGS = 1 << 12
+_MAX_NAME_KINDS = 1 << 12
 FlatRecord = dict[str, Any]
 """JSON values of one record, by flat name."""
 _TEXT_WRITERS: dict[type, Callable[[Any], str | None]] = {
@@ -235,7 +235,7 @@ class Flattener:
                 self._columns.setdefault(name, column)
         self._ranks = {name: rank for rank, name in enumerate(self._columns)}
         self._fields = {path.split(".")[0] for path in self.paths} | wanted
-        self._spellings: dict[str, _Spelling] = {}
+        self._name_kinds: dict[str, _NameKind] = {}
 
     def flatten(self, records: Sequence[RawJson]) -> tuple[pl.DataFrame, dict[int, str]]:
         """Flatten records.
@@ -330,8 +330,8 @@ class Flattener:
                 self._warn_same_name(name, value)
         if len(row) > max(self.max_fields, len(self.wanted_columns)):
             raise ValueError(self._too_many_fields(len(row)))
-        if any(self._has_other_spelling(key, inner) for key, inner in value.items()):
-            self._fill_other_spellings(row, value)
+        if any(self._has_other_name(key, inner) for key, inner in value.items()):
+            self._fill_other_names(row, value)
         return row
 
     def _too_many_fields(self, number: int) -> str:
@@ -340,22 +340,22 @@ class Flattener:
             f"trust it, give `--max_columns={number}`"
         )
 
-    def _has_other_spelling(self, key: str, value: object) -> bool:
+    def _has_other_name(self, key: str, value: object) -> bool:
         """Return whether a field may be a column with another name, or an object as text."""
-        spelling = self._spellings.get(key)
-        if spelling is None:
-            spelling = self._classify_spelling(key)
-            if len(self._spellings) < _MAX_SPELLINGS:
-                self._spellings[key] = spelling
-        return spelling == "other" or (spelling == "object" and type(value) is str)
+        kind = self._name_kinds.get(key)
+        if kind is None:
+            kind = self._classify_name(key)
+            if len(self._name_kinds) < _MAX_NAME_KINDS:
+                self._name_kinds[key] = kind
+        return kind == "other" or (kind == "object" and type(value) is str)
 
-    def _classify_spelling(self, key: str) -> _Spelling:
+    def _classify_name(self, key: str) -> _NameKind:
         name = normalize_name(key)
         if key in self._fields:
             return "object" if name in self.objects else "own"
         return "other" if name in self._columns or name in self.objects else "own"
 
-    def _fill_other_spellings(self, row: FlatRecord, value: Mapping[str, Any]) -> None:
+    def _fill_other_names(self, row: FlatRecord, value: Mapping[str, Any]) -> None:
         """Fill missing columns from fields with other names, such as `EventName`."""
         ranks: dict[str, int] = {}
         for name, leaf in iter_named_leaves(value, self.objects):

@@ -190,7 +190,7 @@ class Reader:
         except LargeFileError:
             yield from self._read_large(path, file_type)
         except RecordError as error:
-            yield RecordChunk(path, (), (), errors=[(error.line, error.reason)]), None
+            yield _make_error_chunk(path, error), None
 
     def _read_large(
         self, path: LogPath, file_type: str
@@ -199,7 +199,7 @@ class Reader:
         try:
             yield from self._read_in_blocks(path, file_type)
         except RecordError as error:
-            yield RecordChunk(path, (), (), errors=[(error.line, error.reason)]), None
+            yield _make_error_chunk(path, error), None
 
     def _read_whole(
         self, path: LogPath, file_type: str, data: bytes
@@ -516,6 +516,16 @@ class Reader:
         self.stats.refuse(str(error), number)
 
 
+def _make_error_chunk(path: LogPath, error: RecordError) -> RecordChunk:
+    """Make the chunk for a file, or the rest of one, that cannot be read."""
+    reason, lost = error.reason, error.records
+    if lost is None:
+        reason += "; the number of records that are lost is not known"
+    elif lost > 1:
+        reason += f"; {lost:,} records are lost"
+    return RecordChunk(path, (), (), errors=[(error.line, reason)], num_lost=lost or 1)
+
+
 def _list_names(name: str, names: Sequence[str]) -> str:
     """Return the names that a table or a record has, in place of one that is missing."""
     similar = " or ".join(f"`{each}`" for each in find_similar(name, names, 1))
@@ -755,7 +765,7 @@ class ReadTask:
 
     def _filter_events(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         user = pl.col(self.user)
-        for kind in self.log_format.other_kinds:
+        for kind in self.log_format.non_records:
             if kind.values.keys() <= set(frame.columns) and not kind.fields:
                 is_other = pl.all_horizontal(pl.col(n) == text for n, text in kind.values.items())
                 kept = frame.filter(~is_other.fill_null(value=False))

@@ -373,7 +373,7 @@ def _catch_panics() -> Iterator[None]:
 
 @contextmanager
 def _hide_panic_reports() -> Iterator[None]:
-    """Hold back what is written to stderr, and write it at the end unless it reports a panic."""
+    """Collect what is written to stderr, and write it at the end unless it reports a panic."""
     try:
         saved = os.dup(2)
     except OSError:  # stderr is closed
