@@ -28,7 +28,6 @@ from morpheus.cli.output import (
     NO_USER,
     align_columns,
     echo,
-    format_count,
     interruptible,
     print_table,
 )
@@ -45,6 +44,7 @@ from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
 from morpheus.storage.atomic import atomic_write, create_file
+from morpheus.text import format_count
 
 # `morpheus report`.
 
