@@ -114,7 +114,7 @@ def each(wrap: Callable[[Record], object]) -> str:
 CONTROL = {"messageType": "CONTROL_MESSAGE", "logEvents": [{"message": "CWL CONTROL MESSAGE"}]}
 PLAIN = [TEXT(record) for record in EVENTS]
 
-FORMS: dict[str, str | bytes] = {
+WRAPPED: dict[str, str | bytes] = {
     "EventBridge": each(bridge),
     "EventBridge, indented": "\n".join(json.dumps(bridge(r), indent=2) for r in EVENTS),
     "CloudWatch subscription": TEXT(subscription(*EVENTS)),
@@ -207,9 +207,9 @@ FORMS: dict[str, str | bytes] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", WRAPPED)
 def test_every_envelope_gives_the_same_events(tmp_path: Path, form: str) -> None:
-    content = FORMS[form]
+    content = WRAPPED[form]
     path = tmp_path / "a.json"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     rows, stats = read_trail(path)

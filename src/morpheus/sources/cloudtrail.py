@@ -482,7 +482,7 @@ CLOUDTRAIL_FORMAT = LogFormat(
     column_aliases=COLUMN_ALIASES,
     boolean_columns=("readOnly", "managementEvent", "requestParametersmonitoringenabled"),
     envelopes=tuple(Envelope(name, is_declared=True) for name in EMBEDDED_JSON_COLUMNS),
-    non_records=OTHER_KINDS,
+    excluded_kinds=OTHER_KINDS,
     skip_dirs=("CloudTrail-Digest", "CloudTrail-Insight"),
     other_files=OTHER_FILES,
     actor_rules=ACTOR_RULES,

@@ -391,7 +391,7 @@ class NotRead:
     examples: tuple[str, ...]
 
     @classmethod
-    def of(cls, what: str, paths: Iterable[LogPath]) -> tuple[NotRead, ...]:
+    def describe(cls, what: str, paths: Iterable[LogPath]) -> tuple[NotRead, ...]:
         """Describe some files or folders; nothing if there are none."""
         names = sorted(map(str, paths))
         return (cls(what, len(names), tuple(names[:_MAX_EXAMPLES])),) if names else ()
@@ -520,8 +520,8 @@ class FileDiscovery:
             logs = sorted(path for path in matching if self._is_log(path))
             others = [path for path in matching.difference(logs) if _is_file(path)]
             broken = [path for path in others if isinstance(path, Path) and not path.is_file()]
-            not_read += NotRead.of("link to nothing", broken)
-            not_read += NotRead.of("file with another suffix", set(others).difference(broken))
+            not_read += NotRead.describe("link to nothing", broken)
+            not_read += NotRead.describe("file with another suffix", set(others).difference(broken))
         kept = [path for path in logs if not set(self.skip_dirs) & set(path.parts)]
         paths = kept if self.time_range is None else self._filter_time_range(kept, self.time_range)
         outside_files = len(kept) - len(paths)
@@ -718,8 +718,8 @@ class _WalkProblems:
 
     def describe(self) -> tuple[NotRead, ...]:
         return (
-            *NotRead.of("folder without read access", self.unreadable),
-            *NotRead.of("link to a folder above it", self.loops),
+            *NotRead.describe("folder without read access", self.unreadable),
+            *NotRead.describe("link to a folder above it", self.loops),
         )
 
 

@@ -137,7 +137,7 @@ ENVELOPES = (
 
 @dataclass(frozen=True)
 class OtherKind:
-    """Something that lies among the records of a log but is none.
+    """What is among the records of a log and is none itself.
 
     Attributes:
         name: What it is, in the singular, for the summary.
@@ -245,7 +245,7 @@ class RecordFinder:
         similar_time_names: Other names of the time, normalized; see `normalize_name`.
         similar_names: Other names of fields, normalized.
         envelopes: Envelopes that the log format names.
-        other_kinds: What the log format knows not to be a record, even if it looks like one.
+        excluded_kinds: What the log format knows not to be a record, even if it looks like one.
     """
 
     time_fields: frozenset[str] = frozenset()
@@ -253,7 +253,7 @@ class RecordFinder:
     similar_time_names: frozenset[str] = frozenset()
     similar_names: frozenset[str] = frozenset()
     envelopes: tuple[Envelope, ...] = ()
-    other_kinds: tuple[OtherKind, ...] = ()
+    excluded_kinds: tuple[OtherKind, ...] = ()
 
     def find(self, text: RawJson) -> list[RawJson]:
         """Return the records in a value, at any depth; the value itself if it is not an envelope.
@@ -328,7 +328,7 @@ class RecordFinder:
         return len(similar) >= _MIN_SIMILAR_FIELDS and _has_value(fields, times)
 
     def _classify(self, fields: Fields, is_record: bool) -> str:  # noqa: FBT001 - a private helper
-        kinds = self.other_kinds if is_record else (*self.other_kinds, *OTHER_KINDS)
+        kinds = self.excluded_kinds if is_record else (*self.excluded_kinds, *OTHER_KINDS)
         for kind in kinds:
             if kind.matches(fields):
                 return kind.name
@@ -605,9 +605,9 @@ def split_records(data: bytes, finder: RecordFinder) -> Records:
     if texts is not None:
         return Records(texts, range(1, len(texts) + 1))
     if _TRAILING_COMMA.search(data[-64:]) and is_valid_json(
-        mended := _TRAILING_COMMA.sub(b"", data)
+        repaired := _TRAILING_COMMA.sub(b"", data)
     ):
-        return split_records(mended, finder)
+        return split_records(repaired, finder)
     lines = data.split(b"\n")
     if _are_json_lines(lines) or _CONTAINER_LINE.match(lines[0]):
         return _split_lines(lines, finder)
@@ -745,8 +745,8 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
     pieces: list[RawJson] = list(_DOCUMENT_BOUNDARY.split(data))
     if len(pieces) > 1 and all(map(is_valid_json, pieces)):
         return pieces, []
-    if is_valid_json(mended := _TRAILING_COMMA.sub(b"", data)):
-        return [mended], []
+    if is_valid_json(repaired := _TRAILING_COMMA.sub(b"", data)):
+        return [repaired], []
     text = data.decode("utf-8", "replace")
     # A log that is appended to as one list has no end.
     text = text[1:] if text[:1] == "[" and not text.endswith("]") else text

@@ -448,7 +448,7 @@ class LogFormat:
         actor_rules: Rules that name the actor of an event.
         derived_columns: Columns that can be computed, by name.
         envelopes: Envelopes of this log, which are tried before the common ones.
-        other_kinds: What looks like a record of this log and is none, by top-level fields.
+        excluded_kinds: What looks like a record of this log and is none, by top-level fields.
         boolean_columns: Flat columns that are booleans in JSON.
         joined_columns: Columns made of several others, by name.
         row_filter: Chooses the records that become events; None for all.
@@ -489,7 +489,7 @@ class LogFormat:
     actor_rules: tuple[ActorRule, ...] = ()
     derived_columns: Mapping[str, DerivedColumn] = field(default_factory=dict)
     envelopes: tuple[Envelope, ...] = ()
-    other_kinds: tuple[OtherKind, ...] = ()
+    excluded_kinds: tuple[OtherKind, ...] = ()
     event_class_filter: tuple[str, tuple[str, ...]] | None = None
     boolean_columns: tuple[str, ...] = ()
     joined_columns: Mapping[str, JoinedColumn] = field(default_factory=dict)
@@ -557,7 +557,7 @@ class LogFormat:
             similar_time_names=frozenset(similar | set(map(normalize_name, times))),
             similar_names=frozenset({*map(normalize_name, known), *self.column_aliases}),
             envelopes=self.envelopes,
-            other_kinds=self.other_kinds,
+            excluded_kinds=self.excluded_kinds,
         )
 
     @cached_property

@@ -765,7 +765,7 @@ class ReadTask:
 
     def _filter_events(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         user = pl.col(self.user)
-        for kind in self.log_format.non_records:
+        for kind in self.log_format.excluded_kinds:
             if kind.values.keys() <= set(frame.columns) and not kind.fields:
                 is_other = pl.all_horizontal(pl.col(n) == text for n, text in kind.values.items())
                 kept = frame.filter(~is_other.fill_null(value=False))
