@@ -15,6 +15,7 @@ from morpheus.features.derived import (
     NOVELTY_WARMUP,
     SIGN_IN_ERROR_CLASSIFIER,
     USER,
+    RegexClassifier,
     address_to_network,
     classify_address,
     classify_duo_error,
@@ -24,6 +25,7 @@ from morpheus.features.derived import (
     hour_of_week,
     is_new_value,
     log_count,
+    map_families,
     map_values,
 )
 
@@ -167,3 +169,14 @@ def test_value_has_its_class(classify, value, label):
 )
 def test_duo_failure_has_its_class(result, reason, label):
     assert classify_duo_error(result, reason) == label
+
+
+def test_families_of_a_schema_are_those_of_the_classifier_and_need_linear_time() -> None:
+    families = RegexClassifier((("^get|^list", "read"), ("^none$", None), ("É", "accent")), "rest")
+    values = ["GetUser", "x-list", "none", "café", "", None, "ListUsers"]
+    frame = pl.DataFrame({"what": values})
+    found = map_families(families, "what").compute(frame)
+    assert found.to_list() == list(map(families, values))
+    hostile = map_families(RegexClassifier((("^(a+)+$", "slow"),)), "what")
+    text = pl.DataFrame({"what": ["a" * 50_000 + "b"]})
+    assert hostile.compute(text).to_list() == ["other"]

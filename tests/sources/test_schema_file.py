@@ -301,6 +301,11 @@ def test_missing_schema_is_reported_with_the_built_in_ones() -> None:
         ),
         (
             "$",
+            "[columns]\nx = { of = 'what', families = [['a(?=b)', 'y']] }",
+            r":8: .*a\(\?=b\) is not a valid regular exp.*look-around",
+        ),
+        (
+            "$",
             "[columns]\ntags.path = 'tags[0]'",
             r":8: `columns\.tags`: it comes from a column `tags`",
         ),

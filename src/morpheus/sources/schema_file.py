@@ -45,6 +45,7 @@ from morpheus.features.derived import (
     hour_kind,
     hour_of_week,
     log_count,
+    map_families,
     map_values,
 )
 from morpheus.sources.envelopes import Envelope
@@ -638,14 +639,14 @@ class _SchemaBuilder:
             needed = {None: "one column or more", 1: "one column", 2: "two columns"}[number]
             raise self._make_error((*keys, "of"), f"give {needed}")
         if column.families:
-            return map_values(self._make_classifier(keys, column), *inputs)
+            return map_families(self._make_classifier(keys, column), *inputs)
         return self._look_up(DERIVE_FUNCTIONS, column.derive, (*keys, "derive"))(*inputs)
 
     def _make_classifier(self, keys: Sequence[TomlKey], column: ColumnSpec) -> RegexClassifier:
         for pattern, _ in column.families:
             try:
-                re.compile(pattern)
-            except re.error as error:
+                pl.select(pl.lit("").str.contains(f"(?i){pattern}"))
+            except pl.exceptions.PolarsError as error:
                 raise self._pattern_error((*keys, "families"), pattern, error) from error
         pairs = ((pattern, family or None) for pattern, family in column.families)
         return RegexClassifier(tuple(pairs), column.otherwise or None)
