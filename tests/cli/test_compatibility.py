@@ -44,7 +44,11 @@ def build_arguments(row: UpstreamOption, tmp_path: Path) -> list[str]:
     """A command line with the row's example, and the options that the command requires."""
     (tmp_path / "file").write_text('{"version": 1}')
     example = row.example.format(file=tmp_path / "file", new=tmp_path / "new")
-    words = [*shlex.split(NEEDED.get(row.command, "")), *([example] if example else [])]
+    given = example.partition("=")[0]
+    needed = [
+        word for word in shlex.split(NEEDED.get(row.command, "")) if word.partition("=")[0] != given
+    ]
+    words = [*needed, *([example] if example else [])]
     return [*words, *([BELOW[row.command]] if row.command in BELOW else [])]
 
 

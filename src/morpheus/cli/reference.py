@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -104,7 +105,14 @@ COMPATIBILITY_TITLE = """# Compatibility
 This page lists every stage and option of the autoencoder mode of NVIDIA Morpheus, in any release
 from 22.04 to 24.06, and whether it works here. `morpheus tools compatibility` generates it from
 `morpheus/data/upstream.csv` and from the commands. `make docs` writes it to this page.
-[differences.md](differences.md) lists differences in results.
+[differences.md](differences.md) lists differences in results. [Command lines](#command-lines) lists
+examples that run unchanged.
+"""
+COMMAND_LINES_TITLE = """## Command lines
+
+These command lines of NVIDIA Morpheus run here unchanged. A test runs each of them, on logs of the
+same names. Paths such as `morpheus/data/columns_ae_duo.txt` name the shipped feature lists if there
+is no such file.
 """
 WORKS, ACCEPTED, REJECTED, ABSENT = "works", "accepted, no effect", "rejected", "absent"
 _REMOTE_SOURCE_REASON = (
@@ -190,6 +198,29 @@ def read_upstream_options() -> list[UpstreamOption]:
     return [UpstreamOption(**row) for row in csv.DictReader(text.splitlines())]
 
 
+@dataclass(frozen=True)
+class UpstreamCommand:
+    """A command line of NVIDIA Morpheus.
+
+    Attributes:
+        name: What it is for.
+        origin: File of NVIDIA Morpheus's repository that has it.
+        releases: The first and the last release with it.
+        line: The command line, for a shell.
+    """
+
+    name: str
+    origin: str
+    releases: str
+    line: str
+
+
+def read_upstream_commands() -> list[UpstreamCommand]:
+    """Return the command lines of NVIDIA Morpheus that run unchanged."""
+    text = (resources.files("morpheus") / "data" / "upstream_commands.toml").read_text("utf-8")
+    return [UpstreamCommand(**each) for each in tomllib.loads(text)["command"]]
+
+
 def find_support(upstream: UpstreamOption, root: click.Command) -> Support:
     """Look up a stage or option in the commands and their help."""
     command = find_command(upstream, root)
@@ -243,8 +274,20 @@ def _explain_absence(upstream: UpstreamOption) -> Support:
 def render_compatibility(root: click.Command) -> str:
     """Return the page: a table for each command."""
     return "\n".join(
-        [COMPATIBILITY_TITLE, *_render_sections(read_upstream_options(), root)]
+        [
+            COMPATIBILITY_TITLE,
+            *_render_sections(read_upstream_options(), root),
+            COMMAND_LINES_TITLE,
+            *_render_command_lines(read_upstream_commands()),
+        ]
     ).rstrip()
+
+
+def _render_command_lines(commands: Sequence[UpstreamCommand]) -> Iterator[str]:
+    for command in commands:
+        yield f"### {command.name}\n"
+        yield f"From `{command.origin}`, {command.releases}.\n"
+        yield f"```sh\n{command.line.strip()}\n```\n"
 
 
 def _render_sections(

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from morpheus.columns import ROW
+from morpheus.columns import INDEX, ROW
 from morpheus.core.batch import Batch, OutputRows, Scored
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.errors import UsageError
@@ -244,6 +244,9 @@ class Validate(Transform):
         except READ_ERRORS as error:
             reason = str(error).partition("\n")[0]
             raise UsageError(f"--val_file_name: `{path}` cannot be read: {reason}") from error
+        if self.index_col == INDEX and INDEX not in frame.columns:
+            # An input log has this number in its unnamed first column.
+            frame = frame.rename({ROW: INDEX}, strict=False)
         return frame.select(
             name
             for name in frame.columns
