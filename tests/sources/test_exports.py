@@ -422,6 +422,29 @@ def test_object_as_user_column_is_refused(name: str, tmp_path: Path) -> None:
         read(FromCloudtrail, tmp_path / name, userid_column_name="userIdentity")
 
 
+def lower_keys(value: Any) -> Any:
+    return (
+        {k.lower(): lower_keys(v) for k, v in value.items()} if isinstance(value, dict) else value
+    )
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("lower", [False, True])
+def test_parquet_of_queries_gives_the_events_of_the_json(
+    as_text: bool,  # noqa: FBT001 - a parameter
+    lower: bool,  # noqa: FBT001 - a parameter
+    tmp_path: Path,
+) -> None:
+    rows = [lower_keys(event) if lower else event for event in EVENTS]
+    name = "requestparameters" if lower else "requestParameters"
+    rows = [row | {name: json.dumps(row[name]) if as_text else row[name]} for row in rows]
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "log.json").write_text(json.dumps({"Records": EVENTS}))
+    options = {"userid_column_name": "userIdentityarn"}
+    expected = read(FromCloudtrail, tmp_path / "log.json", **options)
+    compare(read(FromCloudtrail, tmp_path / "log.parquet", **options), expected, "eventTime")
+
+
 def test_damaged_parquet_counts_the_rows_that_it_held(tmp_path: Path) -> None:
     rows = [
         {

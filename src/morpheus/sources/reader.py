@@ -238,7 +238,11 @@ class Reader:
     @property
     def _nested_columns(self) -> tuple[str, ...] | None:
         """Return the columns to keep of nested tables, as of JSON records; None for all."""
-        return None if self.wanted_columns is None else self.flattener.wanted_columns
+        if self.wanted_columns is None:
+            return None
+        log, wanted = self.log_format, self.flattener.wanted_columns
+        others = (name for name, column in log.other_names.items() if column in wanted)
+        return (*wanted, *others, *log.embedded_json_columns)
 
     def _from_table(
         self, path: LogPath, table: Table, file_type: str
@@ -750,11 +754,15 @@ class ReadTask:
 
     def _note_users(self, frame: pl.DataFrame, user_stats: UserStats) -> None:
         """Remember users that may be left out, for messages about a name that none has."""
+        pseudonymizer = self.pseudonymizer
+        if pseudonymizer is not None:
+            user_stats.copied_columns |= pseudonymizer.find_copies(frame)
         full = len(user_stats.other_users) >= _MAX_OTHER_USERS
-        if full or self.pseudonymizer is not None or not (self.only_users or self.skip_users):
+        if full or not (self.only_users or self.skip_users):
             return
-        users = frame[self.user].drop_nulls().unique()
-        user_stats.other_users |= frozenset(users.head(_MAX_OTHER_USERS))
+        users = frame[self.user].drop_nulls().unique().head(_MAX_OTHER_USERS)
+        known = users if pseudonymizer is None else pseudonymizer.replace(users)
+        user_stats.other_users |= frozenset(known)
 
     def _replicate(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         if self.repeat == 1:

@@ -264,7 +264,7 @@ def read_parquet_blocks(
             whole = pl.scan_parquet(local, glob=False)
             limits.check_columns(_count_leaves(whole), path)
             stated = _count_stated_rows(whole)
-            scan = _select_wanted(whole, drop_characters, wanted_columns)
+            scan = _select_wanted(whole, wanted_columns)
             for frame in _collect_batches(scan, rows, stated):
                 yield _shift_rows(
                     _from_parquet(frame, drop_characters, wanted_columns), start, start
@@ -289,7 +289,7 @@ def read_parquet(
         data: Contents of the file.
         path: The file, for messages.
         drop_characters: Characters removed from names.
-        wanted_columns: Flat names of the columns to read, if any column is nested; None for all.
+        wanted_columns: Names of the columns to read, if any column is nested; None for all.
         limits: Maximum number of columns.
 
     Raises:
@@ -300,7 +300,7 @@ def read_parquet(
         whole = pl.scan_parquet(io.BytesIO(data))
         limits.check_columns(_count_leaves(whole), path)
         stated = _count_stated_rows(whole)
-        scan = _select_wanted(whole, drop_characters, wanted_columns)
+        scan = _select_wanted(whole, wanted_columns)
         with _catch_panics():
             frame = scan.collect()
         if frame.height != stated:
@@ -409,20 +409,19 @@ def _parquet_error(error: Exception, path: LogPath, rows: int, stated: int | Non
     return RecordError(reason, file=path, records=lost)
 
 
-def _select_wanted(
-    scan: pl.LazyFrame, drop_characters: str, wanted_columns: Sequence[str] | None
-) -> pl.LazyFrame:
+def _select_wanted(scan: pl.LazyFrame, wanted_columns: Sequence[str] | None) -> pl.LazyFrame:
     """Select the columns that may contain wanted columns."""
     schema = scan.collect_schema()
     if wanted_columns is None or not any(kind.is_nested() for kind in schema.dtypes()):
         return scan
-    return scan.select(
-        n for n in schema.names() if _is_prefix(flatten_name(n, drop_characters), wanted_columns)
-    )
+    wanted = frozenset(map(normalize_name, wanted_columns))
+    return scan.select(name for name in schema.names() if _is_prefix(name, wanted))
 
 
-def _is_prefix(name: str, wanted_columns: Sequence[str]) -> bool:
-    return any(wanted.startswith(name) for wanted in wanted_columns)
+def _is_prefix(name: str, wanted: Iterable[str]) -> bool:
+    """Return whether a column is, or contains, one of some normalized names."""
+    prefix = normalize_name(name)
+    return any(each.startswith(prefix) for each in wanted)
 
 
 def _from_parquet(
@@ -430,10 +429,14 @@ def _from_parquet(
 ) -> Table:
     columns = to_text_columns(frame)
     if wanted_columns is not None and any(kind.is_nested() for kind in frame.dtypes):
+        wanted = frozenset(map(normalize_name, wanted_columns))
+        # Text may hold an object with wanted columns.
+        texts = set(frame.select(pl.col(pl.String)).columns)
         columns = [
             column
             for column in columns
-            if flatten_name(column.name, drop_characters) in wanted_columns
+            if normalize_name(column.name) in wanted
+            or (column.name in texts and _is_prefix(column.name, wanted))
         ]
     names = [column.name for column in columns]
     numbered = [column.alias(str(n)) for n, column in enumerate(columns)]
