@@ -464,13 +464,13 @@ class TrainingDataBackoff:
         Args:
             min_owners: Minimum number of users.
         """
-        everybody = self._other_users("")
-        owners = self.population.users[everybody].n_unique()
-        if owners < min_owners or len(everybody) < self.min_events:
+        all_rows = self._other_users("")
+        owners = self.population.users[all_rows].n_unique()
+        if owners < min_owners or len(all_rows) < self.min_events:
             return None
         no_events = self.population.events.clear()
         history = UserHistory("", no_events, self.population.times.clear())
-        return self._fill(history, _sample_evenly(everybody, MAX_POOL), SCOPE_GLOBAL)
+        return self._fill(history, _sample_evenly(all_rows, MAX_POOL), SCOPE_GLOBAL)
 
     def _other_users(self, user: str) -> NDArray[np.intp]:
         return np.flatnonzero((self.population.users != user).to_numpy())

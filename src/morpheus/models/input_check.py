@@ -335,8 +335,8 @@ def _filled_in_sample(sample: pl.DataFrame, names: Sequence[str]) -> dict[str, l
     if not present or sample.is_empty():
         return {}
     shares = pl.col(present).is_not_null().mean()
-    everybody = sample.select(pl.lit("").alias(POPULATION_USER), shares)
-    users = pl.concat([everybody, sample.group_by(POPULATION_USER).agg(shares)])
+    overall = sample.select(pl.lit("").alias(POPULATION_USER), shares)
+    users = pl.concat([overall, sample.group_by(POPULATION_USER).agg(shares)])
     return {
         row[POPULATION_USER]: [name for name in present if row[name] >= MIN_FILLED]
         for row in users.iter_rows(named=True)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -68,7 +69,7 @@ def add_features(
 ) -> Table:
     """Pass training events through stages that add features.
 
-    The states of the stages begin anew, so training events and input do not affect each other.
+    The stages start with new states, so training events and input do not affect each other.
 
     Args:
         stages: The stages.
@@ -111,6 +112,16 @@ class Segment:
     def from_stages(cls, stages: Sequence[Transform], *, unbounded: bool = False) -> Segment:
         """Make a segment with the default names."""
         return cls(tuple(stages), name_stages(stages), unbounded=unbounded)
+
+    @cached_property
+    def feature_stages(self) -> tuple[Transform, ...]:
+        """The stages that add features to training events too; see `find_feature_stages`."""
+        return find_feature_stages(self.stages)
+
+    @cached_property
+    def train_position(self) -> int:
+        """Position of `train-ae`; 0 without it."""
+        return next((i for i, stage in enumerate(self.stages) if stage.gives is WithModel), 0)
 
     @property
     def is_cpu_bound(self) -> bool:
@@ -207,9 +218,7 @@ class Chain:
     def __post_init__(self) -> None:
         self._stages = self.segment.stages
         self._users: list[object] = [_NO_USER_YET] * len(self._stages)
-        self._feature_stages = find_feature_stages(self._stages)
-        positions = (i for i, stage in enumerate(self._stages) if stage.gives is WithModel)
-        self._train_position = next(positions, 0)
+        self._feature_stages = self.segment.feature_stages
         self._histories: dict[str | None, Table] = {}
         self._saved_names = {
             name
@@ -236,7 +245,7 @@ class Chain:
         """
         batches = [batch] if start or not self._feature_stages else [self._take_history(batch)]
         for position, stage in enumerate(self._stages[start:], start):
-            if self._histories and position == self._train_position:
+            if self._histories and position == self.segment.train_position:
                 batches = [self._give_history(each) for each in batches]
             outputs: list[Batch] = []
             for each in batches:

@@ -546,7 +546,7 @@ class TrainAe(Transform):
             self._prepare(profile)
 
     def _prepare(self, profile: InputProfile) -> None:
-        """Note what the index will say of the training events; train the global model once."""
+        """Note what the index needs to know of the training events; train the global model."""
         prepared, training = self.prepared, profile.training or profile.events
         prepared.empty_features = tuple(training.find_empty(profile.log_features))
         if training.time_range is not None:
@@ -651,7 +651,7 @@ class TrainAe(Transform):
             existing = ModelStore.find(folder, self.key)
         except ModelCorruptedError as error:
             raise UsageError(
-                f"--models_output_filename: {error} To start anew, give another folder or remove "
+                f"--models_output_filename: {error} To start again, give another folder or remove "
                 "this one."
             ) from error
         if existing is not None:
