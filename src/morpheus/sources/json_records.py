@@ -266,13 +266,14 @@ class Flattener:
             cells = _merge_rows(cells, untyped, len(records))
         for name in self.transforms.keys() & cells.keys():
             cells[name] = list(map(self.transforms[name], cells[name]))
-        names = [*self.wanted_columns, *sorted(cells.keys() - set(self.wanted_columns))]
-        if len(names) > self.max_fields:
+        others = sorted(cells.keys() - set(self.wanted_columns))
+        if len(others) > self.max_fields:
             raise UsageError(
-                f"--all_columns: the records have {len(names):,} different columns, and at most "
+                f"--all_columns: the records have {len(others):,} different columns, and at most "
                 f"{self.max_fields:,} are read. Leave --all_columns out, or give "
-                f"`--max_columns={len(names)}`."
+                f"`--max_columns={len(others)}`."
             )
+        names = [*self.wanted_columns, *others]
         nulls = _make_null_column(len(records))
         return {n: to_string_series(cells[n]) if n in cells else nulls for n in names}, refused
 

@@ -1,0 +1,136 @@
+"""Small files that unpack to large ones, and files with far too many columns, are refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+from click.testing import CliRunner, Result
+
+from morpheus.cli.main import morpheus
+from morpheus.errors import RecordError
+from morpheus.sources.compression import LargeFileError, ReadLimits, read_blocks, read_bytes
+from morpheus.sources.envelopes import RecordFinder, split_record_blocks
+from morpheus.sources.tabular import read_csv_blocks
+
+MB = 1_000_000
+RECORD = '{"eventTime": "2024-05-01T00:00:00Z", "userIdentity": {"accountId": "1"}}\n'
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "gz": lambda data: gzip.compress(data, 6),
+    "zst": zstandard.compress,
+    "gz.gz": lambda data: gzip.compress(gzip.compress(data, 6), 6),
+    "zst.gz": lambda data: gzip.compress(zstandard.compress(data), 6),
+}
+
+
+def run(folder: Path, name: str, *options: str) -> Result:
+    words = ["run", "--num_threads=1", "pipeline-ae", "from-cloudtrail"]
+    words += [f"--input_glob={folder / name}", *options, "serialize", "to-file"]
+    return CliRunner().invoke(morpheus, [*words, f"--filename={folder / 'out.csv'}"])
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("content", ["document", "one line"])
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_by_name(
+    tmp_path: Path, packing: str, content: str
+) -> None:
+    text = b'{"Records": [' + b" " * 100 * MB + b"]}"
+    data = text if content == "document" else text.replace(b"  ", b"xx") + b"\n"
+    suffix = packing.rpartition(".")[2]
+    (tmp_path / f"bomb.json.{suffix}").write_bytes(PACK[packing](data))
+    result = run(tmp_path, f"bomb.json.{suffix}")
+    assert result.exit_code == 1
+    message = f"bomb.json.{suffix}: the file has more than 67 MB after decompression"
+    assert message in result.stderr
+    assert "`--max_file_size=671` (MB)" in result.stderr
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_a_small_file_of_many_records_is_read_in_blocks(tmp_path: Path, packing: str) -> None:
+    path = tmp_path / f"a.jsonl.{packing.rpartition('.')[2]}"
+    data = RECORD.encode() * 2 * MB
+    path.write_bytes(PACK[packing](data))
+    with pytest.raises(LargeFileError):
+        read_bytes(path, ReadLimits(1000), allow_large=False)
+    blocks = list(read_blocks(path, limits=ReadLimits(1000)))
+    assert max(map(len, blocks)) < 64 * MB
+    assert b"".join(blocks) == data
+    with pytest.raises(RecordError, match="more than 100 MB"):
+        list(read_blocks(path, limits=ReadLimits(100)))
+
+
+def test_a_higher_limit_reads_the_file(tmp_path: Path) -> None:
+    text = b'{"Records": [' + RECORD.encode() + b" " * 70 * MB + b"]}"
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(text))
+    assert run(tmp_path, "a.json.gz").exit_code == 1
+    result = run(tmp_path, "a.json.gz", "--max_file_size=100")
+    assert (result.exit_code, "1 event in 1 file" in result.stderr) == (0, True)
+
+
+def test_a_document_that_is_too_large_to_be_held_is_refused() -> None:
+    blocks = iter([b'{"Records": ['] + [b" " * MB] * 20)
+    with pytest.raises(RecordError, match=r"big\.json: the file has more than 10 MB"):
+        list(split_record_blocks(blocks, RecordFinder(), Path("big.json"), ReadLimits(10)))
+
+
+def test_an_endless_line_is_refused_and_the_lines_before_it_are_read() -> None:
+    limits = ReadLimits(max_record_bytes=4 * MB)
+    blocks = iter([RECORD.encode() * 3] + [b'{"a": "' + b"x" * MB] * 9)
+    found = split_record_blocks(blocks, RecordFinder(), Path("a.jsonl"), limits)
+    assert len(next(found).raw_records) == 3
+    with pytest.raises(RecordError, match=r"a\.jsonl:4: the line has more than 3 MiB"):
+        list(found)
+
+
+def test_an_endless_row_is_refused_and_the_rows_before_it_are_read() -> None:
+    limits = ReadLimits(max_record_bytes=4 * MB)
+    blocks = iter([b"a,b\n1,2\n3,4\n"] + [b"x" * MB] * 9)
+    found = read_csv_blocks(blocks, Path("a.csv"), limits=limits)
+    assert next(found).frame.height == 2
+    with pytest.raises(RecordError, match=r"a\.csv:4: the line has more than 3 MiB"):
+        list(found)
+
+
+def write_wide(folder: Path, kind: str, columns: int) -> str:
+    row = {"eventTime": "2024-05-01T00:00:00Z", "userIdentityaccountId": "1"}
+    row |= {f"c{number}": "x" for number in range(columns - 2)}
+    path = folder / f"wide.{kind}"
+    if kind == "jsonl":
+        path.write_text(json.dumps(row))
+    elif kind == "csv":
+        path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    else:
+        pl.DataFrame({name: [value] for name, value in row.items()}).write_parquet(path)
+    return path.name
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_file_with_too_many_columns_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    name = write_wide(tmp_path, kind, 10_001)
+    result = run(tmp_path, name, "--all_columns")
+    assert result.exit_code == 1
+    assert f"{name}" in result.stderr
+    what = "10,001 fields" if kind == "jsonl" else "10,001 columns"
+    assert f"has {what}, and at most 10,000 are read" in result.stderr
+    assert "`--max_columns=10001`" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_higher_limit_reads_the_columns(tmp_path: Path, kind: str) -> None:
+    name = write_wide(tmp_path, kind, 51)
+    assert run(tmp_path, name, "--all_columns", "--max_columns=50").exit_code == 1
+    assert run(tmp_path, name, "--all_columns", "--max_columns=60").exit_code == 0
+
+
+def test_records_with_ever_new_fields_are_refused(tmp_path: Path) -> None:
+    records = [json.loads(RECORD) | {f"c{n}": 1} for n in range(100)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    result = run(tmp_path, "a.jsonl", "--all_columns", "--max_columns=50")
+    assert result.exit_code == 2
+    assert "different columns, and at most 50 are read. Leave --all_columns out" in result.stderr
+    assert run(tmp_path, "a.jsonl", "--max_columns=50").exit_code == 0
