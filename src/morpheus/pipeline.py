@@ -39,6 +39,7 @@ from morpheus.core.stage import (
     Values,
     WritesOutputs,
     find_output_folders,
+    list_values,
     make_paths_absolute,
     read_lines,
     resolve_locations,
@@ -70,6 +71,7 @@ from morpheus.status import StatusFile
 from morpheus.storage.atomic import set_file_policy, start_cleanup
 from morpheus.storage.object_store import ObjectPath
 from morpheus.storage.spill import SpillDir
+from morpheus.text import quote_backtick
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +202,7 @@ class Pipeline:
         _check_pseudonyms(stages[0])
         _check_output_files(stages)
         _check_option_files(self.options)
+        _check_users(self.options)
         if self.options.state is not None:
             _warn_per_run(_expand(stages))
         self._validated = True
@@ -470,6 +473,16 @@ def _check_option_files(options: PipelineOptions) -> None:
     for name, path in files.items():
         if path is not None:
             validate_output(path, overwrite=True, stage_name="run", option=name)
+
+
+def _check_users(options: PipelineOptions) -> None:
+    """Reject users that are both chosen and left out."""
+    both = [user for user in list_values(options.userid_filter) if user in options.skip_user]
+    if both:
+        raise UsageError(
+            f"--skip_user: {quote_backtick(both[0])} is also given as --userid_filter. Leave one "
+            "of the two out."
+        )
 
 
 def _find_training_input(stages: Sequence[Stage]) -> Values | None:

@@ -79,17 +79,17 @@ def find_similar(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """
     from difflib import get_close_matches  # noqa: PLC0415 - for messages only
 
-    folded: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for each in sorted({each for each in known if each and each != name}):
-        folded.setdefault(_fold_name(each), []).append(each)
-    wanted = _fold_name(name)
+        by_key.setdefault(_normalise(each), []).append(each)
+    wanted = _normalise(name)
     parts = [
-        each
-        for each in folded
-        if len(min(each, wanted, key=len)) >= _MIN_PART and (wanted in each or each in wanted)
+        key
+        for key in by_key
+        if len(min(key, wanted, key=len)) >= _MIN_PART and (wanted in key or key in wanted)
     ]
-    close = [wanted, *parts[:limit], *get_close_matches(wanted, folded, n=limit)]
-    return [each for fold in dict.fromkeys(close) for each in folded.get(fold, ())][:limit]
+    keys = [wanted, *parts[:limit], *get_close_matches(wanted, by_key, n=limit)]
+    return [each for key in dict.fromkeys(keys) for each in by_key.get(key, ())][:limit]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -105,5 +105,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
 _MIN_PART = 3  # characters of a name that another name can contain by more than chance
 
 
-def _fold_name(name: str) -> str:
+def _normalise(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold() or name

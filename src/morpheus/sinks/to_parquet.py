@@ -27,6 +27,7 @@ from morpheus.storage.atomic import (
     make_folders,
     sync_folder,
 )
+from morpheus.storage.folder import open_store
 from morpheus.storage.object_store import (
     ObjectPath,
     delete_objects,
@@ -279,6 +280,7 @@ class ToParquet(Sink):
             raise UsageError(
                 f"--folder: `{self.folder}` is a file. Give a folder, or move the file."
             )
+        open_store(self.folder).check_access()
         if _is_not_empty(self.folder) and not self.overwrite:
             raise UsageError(
                 f"--folder: `{self.folder}` is not empty. Give `to-parquet --overwrite` to replace "
