@@ -347,6 +347,42 @@ def test_suppressions_of_named_users_are_warned_of_without_their_names(
     assert "ann" not in caplog.messages[0]
 
 
+def test_the_same_column_under_another_name_is_replaced_too(logs: Path) -> None:
+    frame = pl.DataFrame({"userPrincipalName": ["a@b.c"], "UserPrincipalName": ["a@b.c"]})
+    azure = load_builtin_schema("azure.toml").log_format
+    options = make_options(logs, "@identity")
+    made = Pseudonymizer.from_options(options, azure, "userPrincipalName")
+    assert made is not None
+    times = pl.Series("event_dt", [START])
+    assert all(map(is_pseudonym, made.apply(frame.with_columns(times)).row(0)[:2]))
+
+
+def test_columns_with_values_of_replaced_columns_are_named(
+    logs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = json.loads((logs / "input.json").read_text())["Records"]
+    for record in records:
+        record["owner"] = record["userIdentity"]["userName"]
+    (tmp_path / "owners.json").write_text(json.dumps({"Records": records}))
+    source = FromCloudtrail(input_glob=str(tmp_path / "owners.json"), all_columns=True)
+    read(logs, make_options(logs, "@identity"), source)
+    assert "stay readable: `owner`." in caplog.text
+    assert not find_names(caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("option", "warned"), [({"skip_user": (f"{ARN}ann.miller",)}, 0), ({"skip_user": ("eve",)}, 1)]
+)
+def test_a_user_who_is_left_out_is_looked_up_by_pseudonym(
+    logs: Path, caplog: pytest.LogCaptureFixture, option: dict[str, object], warned: int
+) -> None:
+    batches = read(logs, make_options(logs, "@identity", **option))
+    users = {batch.user for batch in batches if batch.table.height}
+    assert len(users) == len(USERS) - 1 + warned
+    assert caplog.text.count("--skip_user: no event") == warned
+    assert "Did you mean" not in caplog.text
+
+
 def test_a_source_that_cannot_replace_values_is_rejected(logs: Path) -> None:
     class FromElsewhere(Source):
         name = "from-elsewhere"

@@ -47,6 +47,9 @@ class UserStats:
         other_users: Users in the files, if `--userid_filter` or `--skip_user` leaves some out.
         value_counts: Number of events with a value, by column.
         actor_pairs: Number of sampled events by user and actor, if the user is not the actor.
+        shared_records: Records of requests that several accounts log; see `EventKey.select_shared`.
+        copied_columns: Columns that are not replaced by pseudonyms, and have values of those that
+            are.
     """
 
     users: pl.DataFrame
@@ -55,6 +58,8 @@ class UserStats:
     other_users: frozenset[str] = frozenset()
     value_counts: Counter[str] = field(default_factory=Counter)
     actor_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    shared_records: list[pl.DataFrame] = field(default_factory=list)
+    copied_columns: frozenset[str] = frozenset()
 
     @classmethod
     def empty(cls) -> UserStats:
@@ -86,8 +91,10 @@ class UserStats:
         self.headers |= other.headers
         self.non_null_columns |= other.non_null_columns
         self.other_users |= other.other_users
+        self.copied_columns |= other.copied_columns
         self.value_counts.update(other.value_counts)
         self.actor_pairs.update(other.actor_pairs)
+        self.shared_records += other.shared_records
         if self.users.height > _MAX_UNMERGED_ROWS:
             self.users = self.merge_users().rechunk()
 
@@ -209,9 +216,9 @@ UUID_PATTERN = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 _MAX_SEEN_KEYS = 250_000
 """Maximum number of event keys remembered per user."""
 DIGEST, DIGEST_SIZE = "digest", 16
+SHARED_ID, RANK = "shared", "_order_"
 _POSITION = "_at_"
 _EVENT_KEY = "_key_"
-_RANK = "_order_"
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,8 @@ class EventKey:
         shared_id_column: Column of an id that records of one request share, whatever their own id
             and account; empty for none.
         record_order: Which of several records of an event counts; None for the first.
+        other_views: Records to drop, because another user has the event: the id that they share and
+            `USER`; see `find_other_views`. None for no records.
     """
 
     user_column: str
@@ -262,6 +271,7 @@ class EventKey:
     id_pattern: str = UUID_PATTERN
     shared_id_column: str = ""
     record_order: RecordOrder | None = None
+    other_views: pl.DataFrame | None = field(default=None, compare=False, repr=False)
 
     @property
     def columns(self) -> frozenset[str]:
@@ -272,6 +282,37 @@ class EventKey:
     def has_ids(self, frame: pl.DataFrame) -> bool:
         """Return whether a frame has a column of ids."""
         return not {self.id_column, self.shared_id_column}.isdisjoint(frame.columns)
+
+    def select_shared(self, frame: pl.DataFrame) -> pl.DataFrame | None:
+        """Return `SHARED_ID`, `USER` and `RANK` of records that share an id; None without one."""
+        name = self.shared_id_column
+        if name not in frame.columns or frame[name].null_count() == frame.height:
+            return None
+        shared = frame.filter(pl.col(name).is_not_null())
+        ranks = None if self.record_order is None else self.record_order.rank(shared)
+        if ranks is None:
+            return None
+        columns = {SHARED_ID: shared[name], USER: shared[self.user_column], RANK: ranks}
+        return pl.DataFrame(columns).unique()
+
+
+def find_other_views(shared: Sequence[pl.DataFrame], *, all_users: bool) -> pl.DataFrame | None:
+    """Find records of requests that another user has, in a record that counts more.
+
+    Args:
+        shared: Records as `EventKey.select_shared` returns them.
+        all_users: Whether a record of any user is such a view; else only those without a user.
+
+    Returns:
+        `SHARED_ID` and `USER` of each record to drop; None if there are none.
+    """
+    if not shared:
+        return None
+    best = pl.col(RANK).filter(pl.col(USER).is_not_null()).max().over(SHARED_ID)
+    is_view = pl.col(RANK).max().over(SHARED_ID, USER) < best
+    is_view &= pl.lit(all_users) | pl.col(USER).is_null()
+    views = pl.concat(shared).unique().filter(is_view).select(SHARED_ID, USER)
+    return views.unique() if views.height else None
 
 
 @dataclass
@@ -434,7 +475,7 @@ def _find_duplicates(
     """Return which rows, in the given order, are duplicates; None if there are none."""
     if not event_key.has_ids(frame):
         return None
-    if not dedup_windows:
+    if not dedup_windows and event_key.other_views is None:
         # Distinct hashes mean distinct ids, and are faster to compare than keys.
         ids = frame.select(_make_id(frame, event_key)).to_series().drop_nulls()
         if ids.hash().n_unique() == len(ids):
@@ -443,6 +484,8 @@ def _find_duplicates(
     ranks = None if event_key.record_order is None else event_key.record_order.rank(frame)
     ranks = None if ranks is None else ranks.gather(order)
     again = _find_other_records(keys, ranks)
+    if event_key.other_views is not None and event_key.shared_id_column in frame.columns:
+        again |= _find_views(frame, event_key, event_key.other_views).gather(order)
     for window in dedup_windows:
         users, times = (frame[name].gather(order) for name in (event_key.user_column, TIME))
         remembered, better = keys, list[pl.Series]()
@@ -452,12 +495,20 @@ def _find_duplicates(
     return again & keys.is_not_null()
 
 
+def _find_views(frame: pl.DataFrame, event_key: EventKey, views: pl.DataFrame) -> pl.Series:
+    names = {event_key.shared_id_column: SHARED_ID, event_key.user_column: USER}
+    rows = frame.select(list(names)).rename(names).with_row_index(_POSITION)
+    found = rows.join(views, on=[SHARED_ID, USER], how="semi", nulls_equal=True)[_POSITION]
+    none = pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
+    return none.scatter(found, True)  # noqa: FBT003 - as above
+
+
 def _find_other_records(keys: pl.Series, ranks: pl.Series | None) -> pl.Series:
     """Return which records are not the one that counts of their event."""
     if ranks is None:
         return ~keys.is_first_distinct()
-    records = pl.DataFrame({_EVENT_KEY: keys, _RANK: ranks})
-    is_last = pl.col(_RANK) == pl.col(_RANK).max().over(_EVENT_KEY)
+    records = pl.DataFrame({_EVENT_KEY: keys, RANK: ranks})
+    is_last = pl.col(RANK) == pl.col(RANK).max().over(_EVENT_KEY)
     best = records.select(pl.when(is_last).then(_EVENT_KEY)).to_series()
     return ~(best.is_not_null() & best.is_first_distinct())
 
@@ -468,8 +519,8 @@ def _adds_outcome(event_key: EventKey) -> bool:
 
 def _rank_keys(keys: pl.Series, ranks: pl.Series) -> tuple[pl.Series, list[pl.Series]]:
     """Return keys of records, and the keys of each later record of the same event."""
-    parts = pl.DataFrame({_EVENT_KEY: keys, _RANK: ranks})
-    key, rank = pl.col(_EVENT_KEY), pl.col(_RANK)
+    parts = pl.DataFrame({_EVENT_KEY: keys, RANK: ranks})
+    key, rank = pl.col(_EVENT_KEY), pl.col(RANK)
     last = int(ranks.max() or 0)  # type: ignore[arg-type]
     own = parts.select(pl.concat_str(key, rank, separator=" ")).to_series()
     later = [

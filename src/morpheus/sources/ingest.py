@@ -32,7 +32,13 @@ from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.cluster_partitioning import DistributedPartition, DistributedPartitionStore
 from morpheus.sources.compression import DEFAULT_LIMITS, LogPath, ReadLimits, find_copies
 from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery
-from morpheus.sources.group_by_user import NUM_EVENTS, USER, EventKey, UserStats
+from morpheus.sources.group_by_user import (
+    NUM_EVENTS,
+    USER,
+    EventKey,
+    UserStats,
+    find_other_views,
+)
 from morpheus.sources.json_records import normalize_name
 from morpheus.sources.log_format import (
     DerivedFeatures,
@@ -50,7 +56,7 @@ from morpheus.sources.partitioning import (
     SampleSpec,
     UserPartition,
 )
-from morpheus.sources.pseudonyms import Pseudonymizer
+from morpheus.sources.pseudonyms import Pseudonymizer, is_pseudonym
 from morpheus.sources.reader import ReadTask, missing_user_error
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import MemoryBudget
@@ -285,10 +291,8 @@ class FileIngest:
                     yield from partition.events(metrics, state)
                 training_input = None
 
-    def make_partition_spec(self) -> PartitionSpec:
-        """Make what all partitions have in common."""
-        batch_size = max(self.options.pipeline_batch_size, _MIN_BATCH_ROWS)
-        event_key = EventKey(
+    def _make_event_key(self) -> EventKey:
+        return EventKey(
             self.user_column,
             self.log_format.id_column,
             self.log_format.account_columns,
@@ -296,8 +300,12 @@ class FileIngest:
             self.log_format.shared_id_column,
             self.log_format.record_order,
         )
+
+    def make_partition_spec(self) -> PartitionSpec:
+        """Make what all partitions have in common."""
+        batch_size = max(self.options.pipeline_batch_size, _MIN_BATCH_ROWS)
         return PartitionSpec(
-            event_key, self.make_derived_features(), batch_size, self.options.columns
+            self._make_event_key(), self.make_derived_features(), batch_size, self.options.columns
         )
 
     def make_empty_frame(self, columns: Sequence[str]) -> pl.DataFrame:
@@ -332,6 +340,7 @@ class FileIngest:
             skip_bad_records=self.skip_bad_records,
             all_columns=self.all_columns,
             repeat=repeat,
+            event_key=self._make_event_key() if repeat == 1 else None,
             pseudonymizer=self.pseudonymizer,
             plausible_times=self.plausible_times,
             limits=self.limits,
@@ -376,6 +385,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         if self.training is not None:
             events.column_names = events.column_names or self.training.column_names
         self.metrics.columns = tuple(events.column_names or task.wanted_columns)
+        self._drop_other_views(events)
         partitions = self.store.partition_users(events, self.training, unbounded=self._is_unbounded)
         self._draw_population_sample(events)
         if self.metrics.on_input is not None and events.user_stats.num_events:
@@ -409,6 +419,15 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             tuple(sorted(filled - known)),
         )
 
+    def _drop_other_views(self, events: DatasetT) -> None:
+        """Let partitions drop records of requests that the caller's own account logs, too."""
+        datasets = [events, *([] if self.training is None else [self.training])]
+        shared = [frame for each in datasets for frame in each.user_stats.shared_records]
+        views = find_other_views(shared, all_users=self.ingest.user_column == ACTOR)
+        spec = self.store.partition_spec
+        key = replace(spec.event_key, other_views=views)
+        self.store.partition_spec = replace(spec, event_key=key)
+
     def _check_users(self, events: DatasetT) -> None:
         """Warn once if the user column splits or joins actors."""
         options = self.ingest.options
@@ -427,7 +446,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         if pseudonymizer is not None:
             datasets = [events, *([] if self.training is None else [self.training])]
             filled = set[str]().union(*(each.user_stats.non_null_columns for each in datasets))
-            pseudonymizer.check_columns(filled, self.ingest.log_format)
+            copies = set[str]().union(*(each.user_stats.copied_columns for each in datasets))
+            pseudonymizer.check_columns(filled, copies, self.ingest.log_format)
 
     @property
     def _is_unbounded(self) -> bool:
@@ -567,7 +587,7 @@ def _warn_unknown_users(read_task: ReadTask, user_stats: UserStats, stats: ReadS
         logger.warning(
             "%s: no event in %s has %s as its `%s`.%s",
             *(name, read_task.files.describe(), quote_backtick(user), read_task.user),
-            suggest(user, seen),
+            suggest(user, () if is_pseudonym(user) else seen),
         )
 
 

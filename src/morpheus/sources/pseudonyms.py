@@ -23,7 +23,7 @@ from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, INDEX, TIME
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.features.derived import NOVELTY_PREFIX, DerivedColumn
-from morpheus.sources.json_records import flatten_name
+from morpheus.sources.json_records import flatten_name, normalize_name
 from morpheus.sources.log_format import LogFormat, resolve_derived
 from morpheus.text import quote_backtick
 
@@ -127,12 +127,14 @@ class Pseudonymizer:
         key_id: Id of the key.
         columns: The columns, the user column first.
         derived_columns: Derived columns to compute from the original values, each after its inputs.
+        other_names: Names of the same columns in other exports, without case and punctuation.
     """
 
     key_file: Path
     key_id: str
     columns: tuple[str, ...]
     derived_columns: Mapping[str, DerivedColumn] = field(default_factory=dict)
+    other_names: frozenset[str] = frozenset()
 
     @classmethod
     def from_options(
@@ -154,7 +156,18 @@ class Pseudonymizer:
         columns = _resolve_columns(options.pseudonymize, log_format, user)
         path = Path(options.pseudonym_key_file).absolute()
         derived = resolve_derived(options.columns, log_format.derived_columns)
-        return cls(path, _read_key(path).id, columns, _select_derived(derived, columns))
+        aliases = log_format.column_aliases.items()
+        other_names = [
+            *map(normalize_name, columns),
+            *(alias for alias, name in aliases if name in columns),
+        ]
+        return cls(
+            path,
+            _read_key(path).id,
+            columns,
+            _select_derived(derived, columns),
+            frozenset(other_names),
+        )
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the derived columns that need original values, then replace the values.
@@ -168,9 +181,7 @@ class Pseudonymizer:
             if name not in names or len(absent) < len(column.inputs):
                 values = column.compute(frame.with_columns(absent)).alias(name)
                 frame = frame.with_columns(values)
-        frame = frame.with_columns(
-            self.replace(frame[name]) for name in self.columns if name in frame.columns
-        )
+        frame = frame.with_columns(self.replace(frame[name]) for name in self._find_columns(frame))
         # Columns of the log are those in front of the time.
         return frame.select(*(name for name in frame.columns if name != TIME), TIME)
 
@@ -188,6 +199,27 @@ class Pseudonymizer:
             distinct, pl.Series(pseudonyms, dtype=pl.String), default=None, return_dtype=pl.String
         ).alias(column.name)
 
+    def find_copies(self, frame: pl.DataFrame) -> frozenset[str]:
+        """Return other columns of a log whose values are mostly those of replaced columns.
+
+        Args:
+            frame: Events with original values.
+        """
+        replaced = self._find_columns(frame)
+        if not replaced:
+            return frozenset()
+        texts = [frame[name].cast(pl.String).unique().alias("value") for name in replaced]
+        originals = pl.concat(texts).drop_nulls().unique()
+        ignored = {*replaced, *self.derived_columns, INDEX, TIME}
+        copies = set()
+        for column in frame:
+            if column.name in ignored or column.dtype != pl.String:
+                continue
+            values = column.drop_nulls().unique()
+            if len(values) and 2 * values.is_in(originals.implode()).sum() >= len(values):
+                copies.add(column.name)
+        return frozenset(copies)
+
     def translate(self, value: str) -> str:
         """Return the pseudonym of a value; a pseudonym of this key stays what it is."""
         if is_pseudonym(value):
@@ -195,13 +227,16 @@ class Pseudonymizer:
             return value
         return self._get_key().pseudonym(value)
 
-    def check_columns(self, existing: Collection[str], log_format: LogFormat) -> None:
+    def check_columns(
+        self, existing: Collection[str], copies: Collection[str], log_format: LogFormat
+    ) -> None:
         """Check the columns against those of the log.
 
         Warns about columns that identify users and are not replaced.
 
         Args:
             existing: Columns with values.
+            copies: Columns with values of replaced columns; see `find_copies`.
             log_format: Format of the log.
 
         Raises:
@@ -216,15 +251,22 @@ class Pseudonymizer:
                 raise UsageError(
                     f"--pseudonymize: no event has a column {quote_backtick(name)}. {hint}"
                 )
-        identity = list_identity_columns(log_format)
-        readable = [name for name in identity if name in existing and name not in self.columns]
+        suspects = dict.fromkeys([*list_identity_columns(log_format), *sorted(copies)])
+        readable = [name for name in suspects if name in existing and name not in self.columns]
         if readable:
             logger.warning(
-                "--pseudonymize: columns that can identify users stay readable: %s. Add them, or "
-                "give `--pseudonymize=%s`.",
+                "--pseudonymize: columns that can identify users stay readable: %s. Add them to "
+                "--pseudonymize, separated by commas.",
                 ", ".join(map(quote_backtick, readable)),
-                IDENTITY_OPTION,
             )
+
+    def _find_columns(self, frame: pl.DataFrame) -> list[str]:
+        return [
+            name
+            for name in frame.columns
+            if name in self.columns
+            or (name not in {INDEX, TIME} and normalize_name(name) in self.other_names)
+        ]
 
     def _get_key(self) -> PseudonymKey:
         key = _read_key(self.key_file)

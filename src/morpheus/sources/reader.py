@@ -44,6 +44,7 @@ from morpheus.sources.envelopes import (
 )
 from morpheus.sources.group_by_user import (
     REPLAY_NO,
+    EventKey,
     UserStats,
     drop_null_columns,
     find_non_null_columns,
@@ -339,7 +340,7 @@ class Reader:
             self.actor_sampler.add_records(records)
             files = [(chunk.path, len(chunk.records)) for chunk in group]
             frame = add_partition_columns(
-                frame,
+                unify_booleans(frame, self.log_format.boolean_columns),
                 files,
                 self.log_format.drop_characters,
                 add_missing=self.wanted_columns is None,
@@ -684,6 +685,7 @@ class ReadTask:
         skip_bad_records: Whether to skip and count bad records.
         all_columns: Whether to keep all columns of JSON records.
         repeat: Number of times to read each file; see `replicate`.
+        event_key: Columns that identify events; None if no records of one event are looked for.
         pseudonymizer: Replaces values by pseudonyms; None to keep them.
         plausible_times: The times that events can have.
         limits: Maximum sizes of a file.
@@ -699,6 +701,7 @@ class ReadTask:
     skip_bad_records: bool = False
     all_columns: bool = False
     repeat: int = 1
+    event_key: EventKey | None = None
     pseudonymizer: Pseudonymizer | None = None
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
     limits: ReadLimits = DEFAULT_LIMITS
@@ -741,6 +744,8 @@ class ReadTask:
                 self._replicate(self._filter_time_range(frame, stats), stats), stats
             )
             self._note_users(frame, user_stats)
+            shared = None if self.event_key is None else self.event_key.select_shared(kept)
+            user_stats.shared_records += [] if shared is None else [shared]
             yield kept
         user_stats.actor_pairs.update(reader.actor_sampler.pairs)
 
