@@ -49,6 +49,7 @@ def test_nested_structs_are_decoded() -> None:
             {"ErrorCode": "0", "Reason": "a: b", "More": None},
         ),
         ('{"a": {"b": null}}', {"a": {"b": None}}),
+        (r'"{\"a\": {\"b\": null}}"', {"a": {"b": None}}),
         ("{'a': True, 'b': [1]}", {"a": True, "b": [1]}),
     ],
 )

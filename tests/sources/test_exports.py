@@ -260,6 +260,12 @@ def to_log_analytics_json(events: Rows) -> str:
     )
 
 
+def to_log_analytics_api(events: Rows) -> str:
+    names, rows = read_rows(to_log_analytics(events))
+    columns = [{"name": name, "type": "string"} for name in names]
+    return json.dumps({"tables": [{"name": "PrimaryResult", "columns": columns, "rows": rows}]})
+
+
 def to_powershell(events: Rows) -> str:
     rows = [
         {
@@ -286,20 +292,43 @@ def to_python(events: Rows) -> str:
     return write_csv(events)
 
 
+def read_rows(text: str) -> tuple[list[str], list[list[str]]]:
+    names, *rows = csv.reader(io.StringIO(text))
+    return names, rows
+
+
+def to_athena_api(events: Rows) -> str:
+    names, rows = read_rows(to_athena(events))
+    cells = [
+        {"Data": [{"VarCharValue": cell} if cell else {} for cell in row]} for row in [names, *rows]
+    ]
+    return json.dumps({"ResultSet": {"Rows": cells, "ResultSetMetadata": {}}})
+
+
+def to_bigquery_api(events: Rows) -> str:
+    names, rows = read_rows(to_athena(events))
+    cells = [{"f": [{"v": cell or None} for cell in row]} for row in rows]
+    return json.dumps({"schema": {"fields": [{"name": name} for name in names]}, "rows": cells})
+
+
 CLOUDTRAIL_EXPORTS: dict[str, Callable[[Rows], str]] = {
     "athena.csv": to_athena,
     "lake.csv": to_lake,
     "sentinel.csv": to_sentinel,
     "splunk.csv": to_splunk,
     "lookup.csv": to_lookup_events,
+    "snake.tsv": lambda events: to_snake(events).replace(";", "\t"),
     "snake.csv": to_snake,
     "python.csv": to_python,
     "lower.jsonl": to_json_lines(str.lower),
     "pascal.jsonl": to_json_lines(pascal),
+    "athena.json": to_athena_api,
+    "bigquery.json": to_bigquery_api,
 }
 SIGN_IN_EXPORTS: dict[str, Callable[[Rows], str]] = {
     "analytics.csv": to_log_analytics,
     "analytics.jsonl": to_log_analytics_json,
+    "api.json": to_log_analytics_api,
     "powershell.csv": to_powershell,
     "powershell.json": to_powershell_json,
     "python.csv": to_python,

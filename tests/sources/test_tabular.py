@@ -254,6 +254,17 @@ def test_utf16_tables_of_powershell_are_read() -> None:
     assert table.frame.rows() == [("1", "2")]
 
 
+def test_spaces_after_separators_are_no_part_of_cells() -> None:
+    table = csv('a, b, c\n1, "x, y", 2 3\n')
+    assert (table.frame.columns, table.frame.rows()) == (["a", "b", "c"], [("1", "x, y", "2 3")])
+    assert csv("a,b b, c\n1, 2,3\n").frame.rows() == [("1", " 2", "3")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_byte_order_mark_is_read(encoding: str) -> None:
+    assert read_csv("ab,cd\n1,é\n".encode(encoding), PATH).frame.rows() == [("1", "é")]
+
+
 def test_repeated_headers_of_joined_files_are_no_rows() -> None:
     table = csv("a,b\n1,2\na,b\n3,4\na,x\n")
     assert table.frame.rows() == [("1", "2"), ("3", "4"), ("a", "x")]

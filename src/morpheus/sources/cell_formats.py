@@ -36,7 +36,7 @@ def looks_like_object(text: str) -> bool:
     [True, True, True, False, False]
     """
     start = text.lstrip()
-    return start[:1] == "{" or start[:2] == "@{" or bool(_CLASS_HEADER.match(start))
+    return start.startswith(("{", "@{", '"{')) or bool(_CLASS_HEADER.match(start))
 
 
 def is_type_name(text: str) -> bool:
@@ -69,6 +69,10 @@ def decode_cell(text: str) -> Mapping[str, Any] | None:
     start = text.strip()
     if _CLASS_HEADER.match(start):
         return _decode_class(start)
+    if start.startswith('"{'):
+        # An object that was written as JSON twice.
+        inner = _decode_json(start)
+        return decode_cell(inner) if isinstance(inner, str) else None
     if not start.startswith(("{", "@{")) or not start.endswith("}"):
         return None
     for decode in (_decode_json, _StructParser.decode, _decode_python):

@@ -37,6 +37,7 @@ LogPath = Path | ObjectPath
 """A file on disk or in a bucket."""
 FILE_TYPES = {
     ".csv": "csv",
+    ".tsv": "csv",
     ".json": "json",
     ".jsonl": "json",
     ".jsonlines": "json",
@@ -404,6 +405,9 @@ def _join_blocks(blocks: Iterable[bytes], most: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 def to_utf8(data: bytes) -> bytes:
     """Remove a byte order mark, and convert UTF-16, which PowerShell's `>` writes.
 
@@ -411,16 +415,18 @@ def to_utf8(data: bytes) -> bytes:
     'été'
     """
     if is_utf16(data):
-        encoding = {b"{\0": "utf-16-le", b"[\0": "utf-16-le"}.get(data[:2], "utf-16")
-        encoding = {b"\0{": "utf-16-be", b"\0[": "utf-16-be"}.get(data[:2], encoding)
+        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+        encoding = "utf-16" if data.startswith(_UTF16_MARKS) else encoding
         return data.decode(encoding, "replace").encode()
     return data.removeprefix(codecs.BOM_UTF8)
 
 
 def is_utf16(data: bytes) -> bool:
-    """Return whether text begins with a UTF-16 byte order mark, or is JSON in UTF-16."""
-    json = (b"{\0", b"[\0", b"\0{", b"\0[")
-    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, *json))
+    """Return whether text is UTF-16: it has a byte order mark, or zeros as only UTF-16 has."""
+    if data.startswith(_UTF16_MARKS):
+        return True
+    zeros = [byte == 0 for byte in data[:4]]
+    return zeros in ([False, True, False, True], [True, False, True, False])
 
 
 MAX_CONCURRENCY = 16
@@ -481,7 +487,7 @@ _HEAD_BYTES = 1 << 12
 
 
 def find_copies(
-    paths: Sequence[LogPath], place: Callable[[LogPath], Hashable] = lambda _: None
+    paths: Sequence[LogPath], place: Callable[[LogPath], object] = lambda _: None
 ) -> dict[LogPath, LogPath]:
     """Find local files with the same contents, compressed or not, as an earlier one.
 

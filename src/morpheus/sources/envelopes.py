@@ -193,7 +193,7 @@ _SEPARATORS = b" \t\r\n,\x1e\0" + _BOM
 """What may stand between documents. The bytes of the byte order mark begin no JSON."""
 _SEPARATOR_CHARACTERS = " \t\r\n,\x1e\0\ufeff"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{8,}={0,2}\s*")
-_DOCUMENT_BOUNDARY = re.compile(rb"(?<=\})[ \t\r\n\x1e]*(?:\xef\xbb\xbf)?[ \t\r\n\x1e]*(?=\{)")
+_DOCUMENT_BOUNDARY = re.compile(rb"(?<=\})[ \t\r\n\x1e\xef\xbb\xbf]*(?=\{)")
 _NEXT_DOCUMENT = re.compile(r"\n[\x1e\ufeff]?(?=\{)")
 _TIME_TEXT = re.compile(rb'"\d{10,19}"')
 _TRAILING_COMMA = re.compile(rb",(?=\s*[\]}])")
@@ -202,6 +202,8 @@ _CONTAINER_LINE = re.compile(rb"\S+ (?:stdout|stderr) ([FP])(?::\S*)? ")
 _LIST_DECODER = msgspec.json.Decoder(dict[str, list[msgspec.Raw]])
 _OBJECT_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
+_MAX_BROKEN = 100
+"""Maximum number of damaged parts of a file after which the rest is not read."""
 _MAX_PROBE_LINES = 20
 """Maximum number of lines checked to detect JSON lines."""
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
@@ -389,6 +391,9 @@ class RecordFinder:
         is_record = self._is_record(fields)
         if self._classify(fields, is_record):
             return _Found([text], has_kind=True)
+        rows = None if is_record else _make_rows(fields)
+        if rows is not None:
+            return self._find_in_list(rows, depth) or _Found()
         for envelope in ENVELOPES:
             if envelope.holds_record or not is_record:
                 opened = self._open(envelope, fields, depth)
@@ -548,6 +553,68 @@ def _merge_rows(value: RawJson) -> bytes | None:
     except _ERRORS:
         return None
     return b"[%s]" % b",".join(msgspec.json.encode(_merge_row(row)) for row in rows)
+
+
+_COLUMN_FIELDS = ("columns", "Columns", "schema")
+_ROW_FIELDS = ("rows", "Rows", "data", "values")
+_NAME_FIELDS = ("name", "ColumnName")
+_CELL_FIELDS = ("VarCharValue", "v")
+
+
+def _make_rows(fields: Fields) -> bytes | None:
+    """Make objects of the rows of a query's result; None if an object is none.
+
+    Log Analytics, Kusto, Trino and Elasticsearch return names and rows apart. BigQuery and Athena
+    put each cell in an object. Athena's first row has the names.
+
+    >>> columns = msgspec.Raw(b'[{"name": "a", "type": "string"}, {"name": "b"}]')
+    >>> _make_rows({"columns": columns, "rows": msgspec.Raw(b'[["x", null]]')})
+    b'[{"a":"x","b":null}]'
+    >>> _make_rows({"Rows": msgspec.Raw(b'[{"Data":[{"VarCharValue":"a"}]},{"Data":[{}]}]')})
+    b'[{"a":null}]'
+    """
+    rows = next((fields[name] for name in _ROW_FIELDS if name in fields), None)
+    given = next((fields[name] for name in _COLUMN_FIELDS if name in fields), None)
+    if rows is None or (given is None and "Rows" not in fields):
+        return None
+    try:
+        cells = list(map(_list_cells, msgspec.json.decode(rows, type=list[Any])))
+        names = cells.pop(0) if given is None else _list_column_names(msgspec.json.decode(given))
+    except (*_ERRORS, IndexError):
+        return None
+    if not names or not all(isinstance(name, str) for name in names):
+        return None
+    table = (dict(zip(names, row, strict=False)) for row in cells)
+    return msgspec.json.encode([_clear_missing(row) for row in table])
+
+
+def _list_cells(row: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
+    """Return the cells of a row."""
+    if isinstance(row, dict):
+        row = row.get("Data", row.get("f"))
+    if not isinstance(row, list):
+        raise ValueError("not a row")  # noqa: TRY004 - as for other results of another form
+    return [_get_first(cell, _CELL_FIELDS) if isinstance(cell, dict) else cell for cell in row]
+
+
+def _list_column_names(columns: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
+    """Return the names of columns, which are texts or objects."""
+    columns = columns.get("fields") if isinstance(columns, dict) else columns
+    if not isinstance(columns, list):
+        return []
+    return [_get_first(each, _NAME_FIELDS) if isinstance(each, dict) else each for each in columns]
+
+
+def _get_first(value: Mapping[str, Any], names: Iterable[str]) -> Any:  # noqa: ANN401 - any JSON value
+    return next((value[name] for name in names if name in value), None)
+
+
+def _clear_missing(row: Mapping[str, Any]) -> dict[str, Any]:
+    # Cells of such results are text, as in CSV.
+    return {
+        name: None if type(value) is str and value in TABLE_MISSING_TEXTS else value
+        for name, value in row.items()
+    }
 
 
 def _merge_row(row: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -188,9 +188,16 @@ class Dialect:
 
     Attributes:
         separator: Character between cells.
+        skips_spaces: Whether a space after a separator is no part of the cell.
     """
 
     separator: str = ","
+    skips_spaces: bool = False
+
+    @property
+    def csv_options(self) -> dict[str, Any]:
+        """Return the options of the standard library's reader."""
+        return {"delimiter": self.separator, "skipinitialspace": self.skips_spaces}
 
 
 _SEPARATORS = (",", ";", "\t", "|")
@@ -215,7 +222,9 @@ def _read_preamble(data: bytes) -> tuple[Dialect, int]:
         names = re.sub(rb'"[^"]*"', b"", line)
         counts = {each: names.count(each.encode()) for each in _SEPARATORS}
         separator = max(counts, key=lambda each: counts[each])
-    return Dialect(separator), start
+    header = data[start : start + _MAX_HEADER_BYTES].partition(b"\n")[0].decode("utf-8", "replace")
+    spaced = header.count(f"{separator} ")
+    return Dialect(separator, spaced > 0 and spaced == header.count(separator)), start
 
 
 def _drop_repeated_headers(
@@ -462,13 +471,15 @@ def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
 def _read_header(data: bytes, dialect: Dialect) -> list[str]:
     # A quoted name may contain a line break, so the header may have several lines.
     head = io.StringIO(data[:_MAX_HEADER_BYTES].decode("utf-8", "replace"), newline="")
-    return next((row for row in csv.reader(head, delimiter=dialect.separator) if row), [])
+    return next((row for row in csv.reader(head, **dialect.csv_options) if row), [])
 
 
 def _read_fast(
     data: bytes, width: int, dialect: Dialect
 ) -> tuple[pl.DataFrame, Sequence[int], ParseErrors] | None:
     """Read with Polars; None if Polars fails, or if it would lose rows or fill short ones."""
+    if dialect.skips_spaces:
+        return None
     try:
         frame = pl.read_csv(data, infer_schema=False, separator=dialect.separator)
     except pl.exceptions.PolarsError:
@@ -536,7 +547,7 @@ def _get_shape(line: str, dialect: Dialect) -> str:
 def _count_cells(line: str, dialect: Dialect) -> int:
     """Return the number of cells of a line; 0 if it is no row of its own."""
     try:
-        return len(next(csv.reader([line], strict=True, delimiter=dialect.separator), []))
+        return len(next(csv.reader([line], strict=True, **dialect.csv_options), []))
     except csv.Error:
         return 0
 
@@ -622,7 +633,7 @@ def _iter_rows(data: bytes, width: int, dialect: Dialect) -> Iterator[tuple[int,
     A quote that is not closed only costs the line in which it is opened.
     """
     source = _Lines(data.decode("utf-8", "replace"))
-    reader = csv.reader(source, strict=True, delimiter=dialect.separator)
+    reader = csv.reader(source, strict=True, **dialect.csv_options)
     in_header = True
     while True:
         start = source.at
@@ -731,18 +742,18 @@ def unify_booleans(frame: pl.DataFrame, names: Container[str]) -> pl.DataFrame:
 
     Args:
         frame: The rows of a table.
-        names: Columns to change, if their first value is one of the two.
+        names: Columns to change.
 
-    >>> unify_booleans(pl.DataFrame({"a": [None, "true"], "b": ["x", "true"]}), ["a", "b"]).rows()
+    >>> unify_booleans(pl.DataFrame({"a": [None, "true"], "b": ["x", "true"]}), ["a"]).rows()
     [(None, 'x'), ('True', 'true')]
     """
     changed = []
     for column in frame:
-        if column.name in names and column.dtype == pl.String:
-            first = column.drop_nulls().head(1)
-            if first.is_in(["true", "false"]).any():
-                changed.append(column.replace({"true": "True", "false": "False"}))
-    return frame.with_columns(changed)
+        if column.name not in names or column.dtype != pl.String:
+            continue
+        if column.is_in(["true", "false"]).any():
+            changed.append(column.replace({"true": "True", "false": "False"}))
+    return frame.with_columns(changed) if changed else frame
 
 
 def _decode_objects(column: pl.Series) -> dict[str, Mapping[str, Any] | None]:
