@@ -10,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import click
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
+from morpheus.cli.output import handle_errors
 
 DATA = Path(__file__).parents[1] / "examples" / "data"
 USER = "userIdentitysessionContextsessionIssueruserName"
@@ -232,3 +235,24 @@ def test_an_empty_file_has_no_events(folder):
     result = run("a.jsonl")
     assert result.exit_code == 0
     assert "0 events in 1 file" in result.stderr
+
+
+def test_a_panic_and_a_lack_of_memory_end_with_a_message(capsys):
+    with pytest.raises(click.exceptions.Exit) as ended, handle_errors():
+        raise MemoryError
+    assert ended.value.exit_code == 1
+    assert "There is not enough memory. Use fewer workers" in capsys.readouterr().err
+    with pytest.raises(click.exceptions.Exit) as ended, handle_errors():
+        raise pl.exceptions.PanicException("index out of bounds")
+    assert ended.value.exit_code == 1
+    assert "Polars failed: index out of bounds." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sink", ["to-console", "to-file --filename=-"])
+@pytest.mark.usefixtures("folder")
+def test_a_closed_stdout_is_an_error_only_for_what_writes_there(sink):
+    command = f"{sys.executable} -m morpheus run --num_threads=1 pipeline-ae from-cloudtrail"
+    command += f" --input_glob='input/*.csv' serialize {sink} >&-"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "stdout is closed. Redirect it to a file" in done.stderr

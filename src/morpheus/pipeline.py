@@ -7,6 +7,7 @@ process, in worker processes, or on a cluster. The rest sees the whole stream in
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -448,6 +449,8 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
         raise UsageError(
             f"`{printers[0]}` and `{printers[1]}` both write to stdout. Give one of them a file."
         )
+    if printers and sys.stdout is None:  # the command was started with `>&-`
+        raise UsageError(f"{printers[0]}: stdout is closed. Redirect it to a file, or open it.")
     for stage, path in files:
         if source.overlaps_input(path, training_input):
             raise UsageError(

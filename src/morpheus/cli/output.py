@@ -78,6 +78,7 @@ EXIT_FAILURE = 1
 BUG_MESSAGE = (
     "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
 )
+OUT_OF_MEMORY_MESSAGE = "There is not enough memory. Use fewer workers: `morpheus run --num_threads=1 ...`. Or read less."
 OUTPUT_CLOSED_MESSAGE = "The program that reads this command's output has closed it."
 STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
 
@@ -96,10 +97,17 @@ def handle_errors() -> Iterator[None]:
         raise Exit(EXIT_INTERRUPTED) from None
     except MorpheusError as error:
         _exit_with_error(str(error), error.exit_code)
+    except MemoryError:
+        _exit_with_error(OUT_OF_MEMORY_MESSAGE, EXIT_FAILURE)
     except OSError as error:
         _exit_with_error(_describe_os_error(error), EXIT_FAILURE)
     except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
         _exit_with_error(f"{type(error).__name__}: {error}. {BUG_MESSAGE}", EXIT_FAILURE)
+    except BaseException as error:
+        # A panic of polars, which is no `Exception`. Its class is not imported for this.
+        if type(error).__name__ != "PanicException":
+            raise
+        _exit_with_error(f"Polars failed: {error}. {BUG_MESSAGE}", EXIT_FAILURE)
 
 
 @contextmanager
