@@ -116,13 +116,16 @@ def test_columns_that_ignore_case_must_exist(tmp_path: Path) -> None:
         load_schema(str(path))
 
 
+ARN = "userIdentityarn"
+OWN_VIEW = {"type": "IAMUser", "userName": "ann", "accountId": "111122223333"}
+
+
 def call(number: int, **fields: Any) -> dict[str, Any]:
-    own = {"type": "IAMUser", "userName": "ann", "accountId": "111122223333"}
     return {
         "eventID": str(uuid.UUID(int=number)),
         "eventTime": "2026-10-06T08:03:00Z",
         "eventName": "AssumeRole",
-        "userIdentity": own,
+        "userIdentity": OWN_VIEW,
         **fields,
     }
 
@@ -147,6 +150,31 @@ def test_a_request_that_two_accounts_log_counts_once_as_the_caller_logs_it(
     frame, metrics = read(trail(tmp_path))
     assert frame["userIdentitytype"].to_list() == ["IAMUser"]
     assert metrics.input.duplicates == 1
+
+
+@pytest.mark.parametrize(("user", "name"), [("@actor", "ann@111122223333"), (ARN, "arn:ann")])
+def test_the_other_accounts_record_makes_no_other_user(
+    tmp_path: Path, user: str, name: str
+) -> None:
+    own = call(1, sharedEventID="s1") | {"userIdentity": OWN_VIEW | {"arn": "arn:ann"}}
+    alone = call(4, sharedEventID="s2", userIdentity=OTHER_VIEW)
+    write(tmp_path / "a.jsonl", [call(2, sharedEventID="s1", userIdentity=OTHER_VIEW), alone])
+    write(tmp_path / "b.jsonl", [own])
+    options = PipelineOptions(columns=("eventName", "userIdentitytype"), userid_column_name=user)
+    metrics = RunMetrics()
+    source = FromCloudtrail(input_glob=str(tmp_path), options=options)
+    users = [batch.user for batch in source.events(None, metrics)]
+    other = "account:111122223333" if user == "@actor" else None
+    assert sorted(users, key=str) == sorted([other, name], key=str)
+    assert (metrics.input.accepted, metrics.input.duplicates) == (2, 1)
+
+
+def test_each_account_has_its_record_if_accounts_are_the_users(tmp_path: Path) -> None:
+    own = call(1, sharedEventID="s1", recipientAccountId="1")
+    other = call(2, sharedEventID="s1", recipientAccountId="4", userIdentity=OTHER_VIEW)
+    path = write(tmp_path / "a.jsonl", [own, other])
+    frame, metrics = read(trail(path, "recipientAccountId"))
+    assert (frame.height, metrics.input.duplicates) == (2, 0)
 
 
 def test_a_shared_request_counts_once_over_several_runs(tmp_path: Path) -> None:

@@ -131,8 +131,7 @@ def test_no_advice_for_sign_ins_of_many_people(
     ]
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
-    options = {"userid_column_name": "userPrincipalName"}
-    settings = PipelineOptions(columns=("appDisplayName",), **options)
+    settings = PipelineOptions(columns=("appDisplayName",), userid_column_name="userPrincipalName")
     with caplog.at_level(logging.WARNING):
         list(FromAzure(input_glob=str(path), options=settings).events(None, RunMetrics()))
     assert "@actor" not in caplog.text

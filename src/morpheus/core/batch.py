@@ -8,7 +8,7 @@ stages it has passed: `Events`, `WithModel`, `Encoded`, `Losses`, `Scored`, `Out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -399,10 +399,10 @@ class ReadStats:
         self.refused += number
         self.refusals = [*self.refusals, reason][:5]
 
-    def skip_copies(self, copies: Mapping[object, object]) -> None:
-        """Count files that are copies, by the file that is read. The first few are named."""
-        self.copied_files += len(copies)
-        names = [f"{copy} has the same contents as {file}" for copy, file in copies.items()]
+    def skip_copies(self, copies: Iterable[tuple[object, object]]) -> None:
+        """Count copies of files, each with the file that is read. The first few are named."""
+        names = [f"{copy} has the same contents as {file}" for copy, file in copies]
+        self.copied_files += len(names)
         self.copies = [*self.copies, *names][:5]
 
     def leave_out(self, kind: str, number: int = 1, *, read: int = 1) -> None:

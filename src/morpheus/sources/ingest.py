@@ -486,7 +486,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats
     ) -> DatasetT:
         copies = find_copies(paths, parse_hive_partitions)
-        stats.skip_copies(copies)
+        stats.skip_copies(copies.items())
         paths = [path for path in paths if path not in copies]
         before = replace(stats)
         events = self.store.read(read_task, paths, stats)
@@ -639,9 +639,9 @@ def describe_user_column(
     """
     users, actors = (len({pair[at] for pair in pairs}) for at in (0, 1))
     advice = f"`--userid_column_name={ACTOR_OPTION}` makes each person, role and service one user."
-    median = events_per_user.median()
-    few = isinstance(median, int | float) and median < _FEW_EVENTS
-    if users >= max(_MIN_SPLIT_USERS, _MIN_SPLIT * actors) and few:
+    found = events_per_user.median()
+    median = float(found) if isinstance(found, int | float) else 0.0
+    if users >= max(_MIN_SPLIT_USERS, _MIN_SPLIT * actors) and median < _FEW_EVENTS:
         return (
             f"`{column}` splits {actors:,} {'actor' if actors == 1 else 'actors'} into {users:,} "
             f"users, most with few events (median {median:,.0f}). Such users may be sessions. "

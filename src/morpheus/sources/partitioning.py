@@ -341,7 +341,13 @@ PartitionT = TypeVar("PartitionT", bound=Partition)
 
 
 class PartitionStore(Protocol[DatasetT, PartitionT]):
-    """Stores events between reading files and reading partitions."""
+    """Stores events between reading files and reading partitions.
+
+    Attributes:
+        partition_spec: What all partitions have in common.
+    """
+
+    partition_spec: PartitionSpec
 
     def read(self, read_task: ReadTask, paths: Sequence[LogPath], stats: ReadStats) -> DatasetT:
         """Read files, and count the users in them."""
