@@ -176,10 +176,10 @@ def test_an_output_folder_that_is_a_file_is_rejected(folder):
 def test_a_corrupted_fingerprint_is_rejected(folder):
     assert run(train=["--models_output_filename=models", "--train_epochs=1"]).exit_code == 0
     shutil.rmtree(folder / "out")
-    path = next((folder / "models" / "fingerprints").iterdir())
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
+    for path in (folder / "models" / "fingerprints").iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content))
     message = r"models/fingerprints/.*does not match its checksum.*train again"
     assert_fails(run(train=["--pretrained_filename=models"]), 1, message)
 
