@@ -189,6 +189,7 @@ def test_names_and_pseudonyms_are_looked_up_in_both_directions(tmp_path: Path) -
     option = f"--pseudonym_key_file={key_file}"
     assert key.pseudonym("carl") in tools("pseudonym", option, "carl").output
     lower = key.pseudonym("ann@example.com")
+    assert lower in tools("pseudonym", option, "Ann@Example.com").output
     found = tools("pseudonym", option, f"--names_file={names}", lower)
     assert found.exit_code == 0
     assert "ann@example.com" in found.output

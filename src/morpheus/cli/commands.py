@@ -249,7 +249,8 @@ class PseudonymOptions:
     r"""Show the pseudonyms of names, or find the names behind pseudonyms.
 
     NAMES are names or pseudonyms. A pseudonym cannot be decoded, even with the key. It is compared
-    with the pseudonyms of the names in --names_file. Write names as the log has them.
+    with the pseudonyms of the names in --names_file. Write names as the log has them. Each name is
+    also tried in lower case, because some columns ignore case.
 
         morpheus tools pseudonym --pseudonym_key_file=morpheus.key ann@example.com
         morpheus tools pseudonym --pseudonym_key_file=morpheus.key \
@@ -259,8 +260,8 @@ class PseudonymOptions:
     pseudonym_key_file: str = option("", "File with the secret key.", required=True)
     names_file: str | None = option(
         None,
-        "Candidate names, one per line; `-` reads standard input. Each name is also tried in lower "
-        "case. Without NAMES, all their pseudonyms are shown.",
+        "Candidate names, one per line; `-` reads standard input. Without NAMES, all their "
+        "pseudonyms are shown.",
     )
 
 
@@ -273,7 +274,8 @@ def _run_pseudonym(options: PseudonymOptions, words: Sequence[str] = ()) -> None
     asked = [word for word in words if is_pseudonym(word)]
     for word in asked:
         check_key_id(word, key.id)
-    given = {key.pseudonym(word): word for word in words if word not in asked}
+    typed = [word for word in words if word not in asked]
+    given = {key.pseudonym(name): name for name in _with_lower_case(typed)}
     shown = given | ({each: names[each] for each in asked if each in names} if words else names)
     if shown:
         print_table(("NAME", "PSEUDONYM"), [(name, text) for text, name in shown.items()])
@@ -297,7 +299,12 @@ def _read_names(file: str | None) -> list[str]:
             "line."
         ) from error
     names = [line.strip() for line in text.splitlines() if line.strip()]
-    return list(dict.fromkeys([*names, *map(str.lower, names)]))
+    return _with_lower_case(names)
+
+
+def _with_lower_case(names: Sequence[str]) -> list[str]:
+    """Return names as they are written and in lower case, as columns that ignore case have them."""
+    return list(dict.fromkeys(each for name in names for each in (name, name.lower())))
 
 
 pseudonym = command_from_dataclass(
