@@ -186,6 +186,13 @@ def test_a_shared_request_counts_once_over_several_runs(tmp_path: Path) -> None:
     assert (first.height, second.height) == (1, 1)
 
 
+def test_of_equal_records_the_one_with_the_most_values_counts(tmp_path: Path) -> None:
+    records = [call(1, sharedEventID="s"), call(1, sharedEventID="s", recipientAccountId="1")]
+    for number, ordered in enumerate([records, records[::-1]]):
+        path = write(tmp_path / f"{number}.jsonl", ordered)
+        assert read(trail(path))[0]["recipientAccountId"].to_list() == ["1"]
+
+
 @pytest.mark.parametrize("user", ["userIdentityaccountId", "userIdentitytype", "@actor"])
 def test_an_event_without_its_account_is_the_same_event(tmp_path: Path, user: str) -> None:
     with_account = call(1, recipientAccountId="111122223333")

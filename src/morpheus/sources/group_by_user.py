@@ -218,7 +218,7 @@ _MAX_SEEN_KEYS = 250_000
 DIGEST, DIGEST_SIZE = "digest", 16
 SHARED_ID, RANK = "shared", "_order_"
 _POSITION = "_at_"
-_EVENT_KEY = "_key_"
+_EVENT_KEY, _FILLED = "_key_", "_filled_"
 
 
 @dataclass(frozen=True)
@@ -483,7 +483,7 @@ def _find_duplicates(
     keys = compute_event_keys(frame, event_key).gather(order)
     ranks = None if event_key.record_order is None else event_key.record_order.rank(frame)
     ranks = None if ranks is None else ranks.gather(order)
-    again = _find_other_records(keys, ranks)
+    again = _find_other_records(keys, ranks, frame, order)
     if event_key.other_views is not None and event_key.shared_id_column in frame.columns:
         again |= _find_views(frame, event_key, event_key.other_views).gather(order)
     for window in dedup_windows:
@@ -503,13 +503,22 @@ def _find_views(frame: pl.DataFrame, event_key: EventKey, views: pl.DataFrame) -
     return none.scatter(found, True)  # noqa: FBT003 - as above
 
 
-def _find_other_records(keys: pl.Series, ranks: pl.Series | None) -> pl.Series:
-    """Return which records are not the one that counts of their event."""
-    if ranks is None:
-        return ~keys.is_first_distinct()
-    records = pl.DataFrame({_EVENT_KEY: keys, RANK: ranks})
-    is_last = pl.col(RANK) == pl.col(RANK).max().over(_EVENT_KEY)
-    best = records.select(pl.when(is_last).then(_EVENT_KEY)).to_series()
+def _find_other_records(
+    keys: pl.Series, ranks: pl.Series | None, frame: pl.DataFrame, order: pl.Series
+) -> pl.Series:
+    """Return which records are not the one that counts of their event.
+
+    Of records with equal ranks, the one with the most values counts.
+    """
+    first = keys.is_first_distinct()
+    if ranks is None or first.all():
+        return ~first
+    filled = frame.select(pl.sum_horizontal(pl.all().is_not_null())).to_series().gather(order)
+    records = pl.DataFrame({_EVENT_KEY: keys, RANK: ranks, _FILLED: filled})
+    for name in (RANK, _FILLED):
+        is_best = pl.col(name) == pl.col(name).max().over(_EVENT_KEY)
+        records = records.with_columns(pl.when(is_best).then(_EVENT_KEY).alias(_EVENT_KEY))
+    best = records[_EVENT_KEY]
     return ~(best.is_not_null() & best.is_first_distinct())
 
 
