@@ -56,6 +56,14 @@ def test_an_option_that_is_not_given_keeps_the_default_of_its_field() -> None:
     assert invoke(AllKinds) == ({}, "")
 
 
+def test_a_value_may_begin_with_a_dash() -> None:
+    assert invoke(AllKinds, "--text=-a.csv")[0] == {"text": "-a.csv"}
+    assert invoke(AllKinds, "--names", "-ann", "--watch", "false")[0] == {
+        "names": ("-ann",),
+        "watch": False,
+    }
+
+
 def test_a_value_follows_an_equals_sign_or_a_space() -> None:
     assert invoke(AllKinds, "--count=4")[0] == invoke(AllKinds, "--count", "4")[0] == {"count": 4}
 

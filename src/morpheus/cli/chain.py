@@ -112,7 +112,8 @@ def _build_option(field: Field[Any], hint: object) -> click.Option:
     return click.Option(
         [field.name, *(declared["names"] or (f"--{field.name}",))],
         type=TextValues() if one_or_more else _to_click_type(kind, declared),
-        is_flag=declared["flag"],
+        # With False, click would take a value that begins with a dash for an option.
+        is_flag=declared["flag"] or None,
         multiple=repeatable,
         required=declared["required"],
         help=declared["help"],

@@ -183,6 +183,8 @@ def read_results(path: Path) -> Iterator[pl.DataFrame]:
     row = 2 if detect_file_type(path) == "csv" else 1
     try:
         for frame in read_frames(path):
+            if not frame.width:
+                continue  # a JSON file without rows has no columns
             renamed = frame.rename(dict.fromkeys(_ROW_NAMES, ROW), strict=False)
             yield _add_time(renamed, path, row)
             row += frame.height
