@@ -28,7 +28,7 @@ from morpheus.sinks.to_report import ToReport
 from morpheus.sources.base import Source
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.dataframe import FromFrame
-from morpheus.sources.log_format import LogFormat
+from morpheus.sources.log_format import JoinedColumn, LogFormat
 from morpheus.sources.ocsf import OCSF_FORMAT
 from morpheus.sources.pseudonyms import (
     PSEUDONYM,
@@ -218,6 +218,16 @@ def test_columns_that_copy_a_column_are_replaced_with_it(logs: Path) -> None:
         *("actoralternateId", "clientgeographicalContextcity", "city"),
         *("target", "targettype", "application"),
     }
+
+
+def test_a_column_joined_from_a_replaced_one_is_replaced(logs: Path) -> None:
+    joined = {"who": JoinedColumn(("userIdentityarn", "awsRegion"))}
+    log_format = replace(CLOUDTRAIL_FORMAT, joined_columns=joined)
+    made = Pseudonymizer.from_options(
+        make_options(logs, "@identity"), log_format, "userIdentityaccountId"
+    )
+    assert made is not None
+    assert "who" in made.columns
 
 
 def test_the_user_column_is_always_replaced_and_missing_values_stay_missing(logs: Path) -> None:

@@ -315,6 +315,8 @@ def _resolve_columns(given: Sequence[str], log_format: LogFormat, user: str) -> 
         elif word:
             name = flatten_name(word, log_format.drop_characters)
             names += [name, *_list_copies(name, log_format)]
+    joined = log_format.joined_columns.items()
+    names += [name for name, each in joined if not set(names).isdisjoint(each.inputs)]
     _check_needed_columns(names[1:], log_format)
     return tuple(dict.fromkeys(names))
 
