@@ -120,6 +120,7 @@ def _build_options(config: ReplayConfig) -> PipelineOptions:
         userid_column_name=config.userid_column_name,
         userid_filter=config.userid_filter,
         skip_user=config.skip_user,
+        timezone=config.timezone,
         columns_file=config.columns_file,
         labels=(config.label,),
     )
@@ -302,7 +303,10 @@ class ReplayScorer(Transform):
         )
         context = _select_context(events, start, start + technique.duration)
         window = recompute_derived(
-            merge_events(context, injected), known_events, victim.user_column
+            merge_events(context, injected),
+            known_events,
+            victim.user_column,
+            self.options.timezone,
         )
         scored = self._score_events(replace(batch, table=Table(window))).filter(INJECTED)
         return scored.select(*keys, TIME, SCORE, SUPPRESSED)

@@ -131,6 +131,9 @@ class ReplayConfig:
         None, "Replay as this user only; repeat for more users."
     )
     skip_user: tuple[str, ...] = option((), "Leave out this user; repeat for more users.")
+    timezone: str = option(
+        "UTC", "Time zone of the hours and days of derived columns, as for `pipeline-ae`."
+    )
     columns_file: str | None = option(
         None,
         "Feature list: a file of column names, one per line. By default the shipped list.",
@@ -622,7 +625,7 @@ def select_day(events: pl.DataFrame, time: datetime) -> pl.DataFrame:
 
 
 def recompute_derived(
-    window: pl.DataFrame, known_events: pl.DataFrame, user_column: str
+    window: pl.DataFrame, known_events: pl.DataFrame, user_column: str, timezone: str = "UTC"
 ) -> pl.DataFrame:
     """Compute the derived columns again, for events with injected ones among them.
 
@@ -630,9 +633,10 @@ def recompute_derived(
         window: The events.
         known_events: All events of the user. Those before the window affect the columns.
         user_column: Name of the user column.
+        timezone: Time zone of their hours and days.
     """
     derived = resolve_derived(window.columns, CLOUDTRAIL_FORMAT.derived_columns)
-    features = DerivedFeatures(user_column, derived).add(window, known_events)
+    features = DerivedFeatures(user_column, derived, timezone).add(window, known_events)
     return features.select(window.columns)
 
 
