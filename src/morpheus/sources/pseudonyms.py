@@ -85,7 +85,7 @@ class PseudonymKey:
         """Return the pseudonym of a value.
 
         >>> PseudonymKey(b"0" * 32).pseudonym("ann")
-        'ps-ca38-i5lrtbpnp6bllbpt'
+        'ps-08d6-xsktso2sam3gn6kg'
         """
         digest = self._digest(_VALUE + value.encode("utf-8", "surrogatepass"))[:_DIGEST_BYTES]
         return f"ps-{self.id}-{b32encode(digest).decode().lower()}"
@@ -251,8 +251,8 @@ class Pseudonymizer:
                 raise UsageError(
                     f"--pseudonymize: no event has a column {quote_backtick(name)}. {hint}"
                 )
-        suspects = dict.fromkeys([*list_identity_columns(log_format), *sorted(copies)])
-        readable = [name for name in suspects if name in existing and name not in self.columns]
+        identifying = dict.fromkeys([*list_identity_columns(log_format), *sorted(copies)])
+        readable = [name for name in identifying if name in existing and name not in self.columns]
         if readable:
             logger.warning(
                 "--pseudonymize: columns that can identify users stay readable: %s. Add them to "
