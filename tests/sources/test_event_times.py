@@ -125,6 +125,13 @@ def test_implausible_times_fail_or_are_kept_on_request(tmp_path: Path) -> None:
     assert (batch.table.height, metrics.input.implausible) == (13, 0)
 
 
+def test_run_with_implausible_times_alone_fails(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecordError, match=r"all 4 records .*a\.json:1: .*`--implausible_time=keep`"
+    ):
+        read(FromAzure, tmp_path, IMPLAUSIBLE)
+
+
 def test_year_zero_is_no_time(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="'0000-01-01T00:00:00Z', which is not a time"):
         read(FromAzure, tmp_path, ["0000-01-01T00:00:00Z"], implausible_time="keep")

@@ -490,7 +490,9 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         paths = [path for path in paths if path not in copies]
         before = replace(stats)
         events = self.store.read(read_task, paths, stats)
-        if stats.too_late - before.too_late > count_plausible(stats) - count_plausible(before):
+        late = stats.too_late - before.too_late
+        plausible = count_plausible(stats) - count_plausible(before)
+        if late > max(plausible, _MIN_LATE_EVENTS):
             events = self._read_without_clock(read_task, paths, stats, before)
         self._check_anything_read(read_task, stats, before)
         users = events.user_stats.users
@@ -521,7 +523,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         Raises:
             RecordError: Everything was rejected, or is no record of this log.
         """
-        refused = stats.refused - before.refused
+        implausible = stats.implausible - before.implausible
+        refused = stats.refused - before.refused + implausible
         others = stats.other_records - before.other_records
         is_delivery = not refused and stats.empty_files > before.empty_files
         if stats.read - before.read > refused + others or not refused + others or is_delivery:
@@ -531,7 +534,10 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         if refused:
             reason = f"all {format_count(refused, 'record')} were rejected, and nothing was read"
             reason += f"; left out: {found}" if found else ""
-            reason += f". The first one: {stats.refusals[0]}" if stats.refusals else ""
+            examples = [*stats.refusals, *stats.implausible_times]
+            reason += f". The first one: {examples[0]}" if examples else ""
+            if implausible:
+                reason += " Correct `--time_format`, or add `--implausible_time=keep`"
         else:
             reason = f"there is no {read_task.log_format.name} event; found only {found}"
         error = RecordError(reason.rstrip("."), file=read_task.files.describe())
@@ -604,6 +610,10 @@ def _require_single_value(user: str, log: LogFormat) -> None:
             f"--userid_column_name: `{user}` is an object with many fields, not a name. Give one "
             f"of its fields: {', '.join(map(quote_backtick, fields))}."
         )
+
+
+_MIN_LATE_EVENTS = 5
+"""Number of events after the clock that may all come from another wrong clock."""
 
 
 def count_plausible(stats: ReadStats) -> int:
