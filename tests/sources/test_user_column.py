@@ -76,6 +76,7 @@ def test_sessions_as_users_are_named(
 ) -> None:
     identities = [role("ci", f"run-{n // 2}") for n in range(60)]
     identities += [person("ann") for _ in range(20)]
+    identities += [{"type": "AWSService", "invokedBy": "s3.amazonaws.com", "arn": "none"}] * 2
     path = write(tmp_path / f"x.{suffix}", identities, suffix)
     [warning] = find_warnings(caplog, path, ARN, FromCloudtrail)
     assert warning == (
@@ -99,6 +100,15 @@ def test_a_chosen_user_needs_no_advice(tmp_path: Path, caplog: pytest.LogCapture
     path = write(tmp_path / "x.jsonl", [person(f"u{n}") for n in range(50)])
     chosen = {"userid_filter": "111122223333"}
     assert find_warnings(caplog, path, ACCOUNT, FromCloudtrail, **chosen) == []
+
+
+def test_services_that_act_for_a_person_are_no_other_actors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = [{"invokedBy": f"s{n}.amazonaws.com"} for n in range(9)]
+    identities = [person("ann") | service for service in [{}, *services]] * 20
+    path = write(tmp_path / "x.jsonl", identities)
+    assert find_warnings(caplog, path, ARN, FromCloudtrail) == []
 
 
 def make_fleet(rng: random.Random) -> list[dict[str, Any]]:

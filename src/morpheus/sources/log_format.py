@@ -61,8 +61,8 @@ def _extract_part(column: str, index: int, *, min_parts: int) -> pl.Expr:
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
 """`{column}`, or `{column/pattern/}` for the match of the pattern's group."""
-UNKNOWN_ACTOR = "unknown"
-"""Type of an actor that the record does not tell."""
+_NO_IDENTITY = ("service", "account", "unknown")
+"""Types of actors that act for others, or that the record does not tell."""
 _RESULT = "_result_"
 _ADDRESS = r"^[^@\s:/]+@[^@\s:/]+\.[^@\s:/]+$"
 """An e-mail address or a user principal name."""
@@ -190,6 +190,22 @@ def resolve_actor_types(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.S
     """Return the type of the actor of each event."""
     types = [pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)) for rule in rules]
     return _apply_first_rule(frame, rules, types)
+
+
+def resolve_identities(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
+    """Name the actor of each event that is a person, a user or a role; null for other actors.
+
+    >>> rules = [ActorRule("service", "{by}"), ActorRule("user", "{name}")]
+    >>> frame = pl.DataFrame({"by": ["s3", None], "name": ["ann", "ann"]})
+    >>> resolve_identities(frame, rules).to_list()
+    [None, 'ann']
+    """
+    names = [rule.to_expr() for rule in rules]
+    candidates = [
+        pl.when(name.is_not_null()).then(pl.lit("")) if rule.actor_type in _NO_IDENTITY else name
+        for rule, name in zip(rules, names, strict=True)
+    ]
+    return _apply_first_rule(frame, rules, candidates).replace("", None)
 
 
 def _apply_first_rule(

@@ -37,7 +37,6 @@ from morpheus.sources.compression import (
 )
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.envelopes import (
-    MIN_FIELDS,
     Records,
     split_record_blocks,
     split_records,
@@ -50,7 +49,7 @@ from morpheus.sources.group_by_user import (
     find_non_null_columns,
 )
 from morpheus.sources.json_records import Flattener, ParseErrors, RawJson
-from morpheus.sources.log_format import UNKNOWN_ACTOR, LogFormat
+from morpheus.sources.log_format import LogFormat, resolve_identities
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
@@ -75,6 +74,8 @@ from morpheus.text import find_similar
 
 logger = logging.getLogger(__name__)
 
+_FEW_VALUES = 4
+"""Number of values, besides time and id, of a row that is a record for sure."""
 _FLUSH_BYTES = 1 << 24
 _FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
@@ -357,21 +358,21 @@ class Reader:
     def _find_doubtful(self, frame: pl.DataFrame) -> set[int]:
         """Find the rows that may be envelopes or no records of this log.
 
-        Such a row has no time, no id, or hardly a value. All others are records for sure, so that
-        looking for envelopes costs nothing in most files.
+        Such a row has no time, neither id nor user, or hardly a value. All others are records for
+        sure, so that looking for envelopes costs nothing in most files.
         """
         log, height = self.log_format, frame.height
         found = pl.repeat(True, height, dtype=pl.Boolean, eager=True)  # noqa: FBT003 - a value
         for name in log.time_columns:
             if name in frame.columns:
                 found &= frame[name].is_null()
-        if log.id_column in frame.columns:
-            found |= frame[log.id_column].is_null()
-        name = log.user_column if self.user == ACTOR else self.user
-        if name not in frame.columns or frame[name].null_count():
+        names = (log.id_column, log.user_column if self.user == ACTOR else self.user)
+        missing = [frame[name].is_null() for name in names if name in frame.columns]
+        if any(column.any() for column in missing):
             values = frame.drop(*log.time_columns, log.id_column, strict=False)
             number = values.select(pl.sum_horizontal(pl.all().is_not_null())).to_series()
-            found |= number < MIN_FIELDS
+            few = number < _FEW_VALUES
+            found |= reduce(and_, missing) | (reduce(or_, missing) & few)
         return set(found.arg_true())
 
     def _open_envelopes(
@@ -551,8 +552,8 @@ def _locate_error(reason: str, chunks: Sequence[RecordChunk], row: int) -> Recor
     raise IndexError(row)
 
 
-_SAMPLED_RECORDS = 1000
-"""Number of records whose actors are compared with the user column."""
+_SAMPLE_SIZES = (1000, 250, 250, 250)
+"""Numbers of records of the first tables whose actors are compared with the user column."""
 
 
 @dataclass
@@ -563,42 +564,41 @@ class ActorSampler:
         log_format: Format of the records.
         user: Name of the user column.
         pairs: Number of sampled records by user and actor. Records without either are left out.
-        is_complete: Whether there is nothing more to compare.
+        sizes: Number of records to sample of each of the next tables.
     """
 
     log_format: LogFormat
     user: str
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    is_complete: bool = field(init=False)
+    sizes: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         # A single rule only repeats the user column.
-        self.is_complete = self.user == ACTOR or len(self.log_format.actor_rules) <= 1
+        if self.user != ACTOR and len(self.log_format.actor_rules) > 1:
+            self.sizes = list(_SAMPLE_SIZES)
 
     def add_records(self, records: Sequence[RawJson]) -> None:
         """Add some of the records of a file."""
-        if self.is_complete or not records:
+        if not self.sizes or not records:
             return
-        log = self.log_format
+        log, step = self.log_format, -(-len(records) // self.sizes[0])
         flattener = Flattener(
             log.columns_to_decode([self.user], ACTOR),
             log.paths,
             log.json_converters,
             log.drop_characters,
         )
-        step = -(-len(records) // _SAMPLED_RECORDS)
         self.add_table(flattener.flatten(records[::step])[0])
 
     def add_table(self, frame: pl.DataFrame) -> None:
         """Add some of the rows of a table, which has all columns of the log."""
-        if self.is_complete or not frame.height or self.user not in frame.columns:
+        if not self.sizes or not frame.height or self.user not in frame.columns:
             return
-        self.is_complete = True
-        known = tuple(r for r in self.log_format.actor_rules if r.actor_type != UNKNOWN_ACTOR)
-        log = replace(self.log_format, actor_rules=known)
-        sample = frame.gather_every(-(-frame.height // _SAMPLED_RECORDS))
-        named = log.fill_fallbacks(sample, ACTOR, keep=frame.columns)
-        self.pairs.update(named.select(self.user, ACTOR).drop_nulls().iter_rows())
+        sample = frame.gather_every(-(-frame.height // self.sizes.pop(0)))
+        complete = self.log_format.fill_fallbacks(sample, self.user, keep=frame.columns)
+        actors = resolve_identities(complete, self.log_format.actor_rules)
+        named = pl.DataFrame({"user": complete[self.user], "actor": actors}).drop_nulls()
+        self.pairs.update(named.iter_rows())
 
 
 def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
