@@ -325,6 +325,23 @@ def test_columns_with_similar_names_are_suggested() -> None:
     assert "`userAgent`: Did you mean `User-Agents`?" in result.output
 
 
+@pytest.mark.parametrize("count", [5, 20])
+def test_a_watched_directory_is_checked_once_there_are_enough_events(count: int) -> None:
+    train()
+    later = START + timedelta(days=7)
+    Path("new").mkdir()
+    parts = [events(user, count, later, userAgent=None) for user in ("ann",)]
+    write("new/a.json", *parts)
+    watched = ("from-cloudtrail", "--input_glob=new/*.json", "--watch_directory=true")
+    source = (*watched, "--max_files=1", "--batch_timeout=0.1")
+    result = run(LOAD, source=source)
+    if count < 10:
+        assert result.exit_code == 0, result.output
+        assert "has a value" not in result.output
+    else:
+        refused(result, "no event of the input has a value in `userAgent`")
+
+
 # Users and age.
 
 
@@ -435,6 +452,12 @@ def test_training_files_beside_a_store_are_ignored_with_a_warning() -> None:
     assert result.exit_code == 0
     assert "--train_data_glob is ignored, because --pretrained_filename is given" in result.output
     assert "add --models_output_filename" in result.output
+
+
+def test_a_store_has_one_kind_of_network() -> None:
+    train()
+    pytest.importorskip("torch")
+    refused(run(*TRAIN, "--model=reference"), "were trained with --model=compact")
 
 
 # What is trained.
@@ -573,6 +596,18 @@ def test_a_pipe_a_link_and_a_device_are_refused(store: Path, tmp_path: Path) -> 
     files.symlink_to(tmp_path / "moved")
     with pytest.raises(ModelCorruptedError, match="links are not followed"):
         ModelStore.open(store).load("ann")
+
+
+def test_nothing_is_written_through_a_link(store: Path, tmp_path: Path, known: Any) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for path in (store / "fingerprints").iterdir():
+        path.unlink()
+    (store / "fingerprints").rmdir()
+    (store / "fingerprints").symlink_to(outside)
+    with pytest.raises(UsageError, match="links are not followed"):
+        put_model(store, known)
+    assert list(outside.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

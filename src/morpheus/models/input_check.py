@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 import polars as pl
 
@@ -48,7 +49,7 @@ class DatasetProfile:
     num_events: int
     value_counts: Mapping[str, int]
 
-    @property
+    @cached_property
     def events_by_user(self) -> dict[str, int]:
         """Number of events of each user."""
         return dict(self.users.drop_nulls("user").select("user", "rows").iter_rows())

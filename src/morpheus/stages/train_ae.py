@@ -32,7 +32,7 @@ from morpheus.models.fit import (
     UserHistory,
     fit_fingerprints,
 )
-from morpheus.models.input_check import InputCheck, InputProfile
+from morpheus.models.input_check import MIN_EVENTS_TO_CHECK, InputCheck, InputProfile
 from morpheus.models.population import Population
 from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint, ModelCard
 from morpheus.models.store import (
@@ -274,12 +274,14 @@ class PreparedRun:
             too few of its users.
         trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
         empty_features: Features without a value in any training event.
+        checked: Whether the input of a watched directory has been checked.
     """
 
     global_model: ModelLookup | None = None
     keeps_global: bool = False
     trained_until: str = ""
     empty_features: tuple[str, ...] = ()
+    checked: bool = False
 
 
 def find_source_word(class_name: str) -> str | None:
@@ -495,6 +497,12 @@ class TrainAe(Transform):
         """The saved fingerprints."""
         return ModelStore.open(self.pretrained_filename or "", self.key)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return the state for another process, without the index and the key: it reads both."""
+        return {
+            name: value for name, value in vars(self).items() if name not in {"model_store", "key"}
+        }
+
     @cached_property
     def key(self) -> bytes | None:
         """The key that signs folders of fingerprints; None without one."""
@@ -532,6 +540,12 @@ class TrainAe(Transform):
             UsageError: Features that the fingerprints depend on have no value in any event, or new
                 features have a value in most events.
         """
+        if not self.options.unbounded or self._is_first_check(profile):
+            self._check_profile(profile, metrics)
+        if self.trains:
+            self._prepare(profile)
+
+    def _check_profile(self, profile: InputProfile, metrics: RunMetrics) -> None:
         check = InputCheck(
             profile,
             self.options.columns,
@@ -542,8 +556,12 @@ class TrainAe(Transform):
         check.warn_unknown_users()
         metrics.model_age = check.find_age()
         check.check_features(fail=self.options.missing_features == "fail")
-        if self.trains:
-            self._prepare(profile)
+
+    def _is_first_check(self, profile: InputProfile) -> bool:
+        """Return whether new files in a watched directory are the first with enough events."""
+        first = not self.prepared.checked and profile.events.num_events >= MIN_EVENTS_TO_CHECK
+        self.prepared.checked |= first
+        return first
 
     def _prepare(self, profile: InputProfile) -> None:
         """Note what the index needs to know of the training events; train the global model."""
@@ -655,10 +673,21 @@ class TrainAe(Transform):
                 "this one."
             ) from error
         if existing is not None:
+            self._check_network(existing, folder)
             self._check_inputs(
                 existing,
                 f"--models_output_filename: `{folder}` has models already, which are kept. They",
                 "Or give another folder.",
+            )
+
+    def _check_network(self, store: ModelStore, folder: str) -> None:
+        """Reject a store with the other network: it has other scores."""
+        first = next(iter(store.cards.values()), None)
+        if first is not None and (first.summary is None) != (self.model == "reference"):
+            known = "reference" if first.summary is None else "compact"
+            raise UsageError(
+                f"--model: the models in `{folder}`, which are kept, were trained with "
+                f"--model={known}. Give that, or another folder."
             )
 
     def _check_inputs(

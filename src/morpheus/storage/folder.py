@@ -121,10 +121,8 @@ class LocalStore:
         out of the folder, or block the reader.
         """
         path = self.path / name
-        between = [place for place in path.parents if self.path in place.parents]
-        for place in (path, *between):
-            if place.is_symlink():
-                raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(place))
+        if (link := self._find_link(name)) is not None:
+            raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(link))
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -133,9 +131,17 @@ class LocalStore:
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file."""
+        """Write a file. Links in the folder are refused, because they could lead out of it."""
+        if (link := self._find_link(name)) is not None:
+            raise UsageError(f"`{link}` is a link, and links are not followed. Remove it.")
         with atomic_write(self.path / name) as file:
             file.write(content)
+
+    def _find_link(self, name: str) -> Path | None:
+        """Return the file, or a subfolder that leads to it, if that is a link."""
+        path = self.path / name
+        places = [path, *(place for place in path.parents if self.path in place.parents)]
+        return next((place for place in places if place.is_symlink()), None)
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
         """Read a file; disks have no ETags."""
@@ -152,7 +158,7 @@ class LocalStore:
     def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List a folder."""
         for path in (self.path / prefix).glob("*"):
-            modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            modified = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
             yield path.relative_to(self.path).as_posix(), modified
 
     def remove(self, names: Iterable[str]) -> None:
