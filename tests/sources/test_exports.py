@@ -375,6 +375,29 @@ def test_elastic_common_schema_is_read(tmp_path: Path) -> None:
         assert found[name].to_list() == expected[name].to_list(), name
 
 
+def nest(row: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for path, value in row.items():
+        *parents, last = path.split(".")
+        inner = nested
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return nested
+
+
+def test_documents_of_the_elastic_common_schema_are_read(tmp_path: Path) -> None:
+    rows = csv.DictReader(io.StringIO(to_elastic(EVENTS)), delimiter="\t")
+    hits = [{"_index": "logs", "_source": nest(row)} for row in rows]
+    (tmp_path / "a.json").write_text(json.dumps({"hits": {"hits": hits}}))
+    (tmp_path / "b.json").write_text("\n".join(json.dumps(hit["_source"]) for hit in hits))
+    for name in ("a.json", "b.json"):
+        found = read(FromCloudtrail, tmp_path / name, userid_column_name="userIdentityarn")
+        assert found["eventName"].to_list() == [event["eventName"] for event in EVENTS]
+        assert found["eventID"].to_list() == [event["eventID"] for event in EVENTS]
+        assert found["userIdentityarn"].null_count() == 0
+
+
 CONSOLE = """User name,AWS access key,Event time,Event source,Event name,AWS region,\
 Source IP address,Error code,Resources,Request ID,Event ID,Read-only
 ann,AKIA1,2024-05-31T09:00:00Z,iam.amazonaws.com,ListUsers,eu-west-1,198.51.100.7,,[],r,e,true

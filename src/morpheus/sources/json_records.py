@@ -66,8 +66,9 @@ ValueTransform = Callable[[Any], Any]
 """Changes a JSON value before it becomes text."""
 ColumnValues = Sequence[Any]
 """JSON values of one column, one per record."""
-_NameKind = Literal["own", "object", "other"]
-"""How a field is named: as the log does; so, but perhaps an object as text; or otherwise."""
+_NameKind = Literal["own", "object", "other", "parent"]
+"""How a field is named: as the log does; so, but perhaps an object as text; otherwise; or as an
+object that may contain columns with other names."""
 _MAX_NAME_KINDS = 1 << 12
 FlatRecord = dict[str, Any]
 """JSON values of one record, by flat name."""
@@ -348,13 +349,17 @@ class Flattener:
             kind = self._classify_name(key)
             if len(self._name_kinds) < _MAX_NAME_KINDS:
                 self._name_kinds[key] = kind
+        if kind == "parent":
+            return isinstance(value, dict)
         return kind == "other" or (kind == "object" and type(value) is str)
 
     def _classify_name(self, key: str) -> _NameKind:
         name = normalize_name(key)
         if key in self._fields:
             return "object" if name in self.objects else "own"
-        return "other" if name in self._columns or name in self.objects else "own"
+        if name in self._columns or name in self.objects:
+            return "other"
+        return "parent" if any(each.startswith(name) for each in self._columns) else "own"
 
     def _fill_other_names(self, row: FlatRecord, value: Mapping[str, Any]) -> None:
         """Fill missing columns from fields with other names, such as `EventName`."""
