@@ -33,3 +33,11 @@ def test_a_new_row_is_an_outlier_and_few_normal_rows_are() -> None:
     detector = AutoencoderDetector(contamination=0.01).fit(day().to_numpy())
     assert detector.predict([["delete", "moon", "curl", "root"]]).tolist() == [-1]
     assert (detector.predict(day(2000, seed=9).to_numpy()) == -1).mean() < 0.03
+
+
+def test_rows_that_lack_a_column_of_the_training_cause_a_warning() -> None:
+    detector = AutoencoderDetector(epochs=2).fit(day().to_numpy())
+    rows = day(20, seed=7).to_numpy()
+    rows[:, 2] = None
+    with pytest.warns(UserWarning, match=r"columns 2 have no value, but had values in `fit`"):
+        detector.predict(rows)

@@ -5,6 +5,7 @@ Only this module needs scikit-learn, which is not a dependency of `morpheus`.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from morpheus.models.fit import fit_fingerprint
+from morpheus.models.input_check import MIN_EVENTS_TO_CHECK
 from morpheus.models.profile import Fingerprint
 from morpheus.models.training import EPOCHS
 from morpheus.sources.time_range import UTC_DATETIME
@@ -74,7 +76,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
     def score_samples(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Return minus the `ae_anomaly_score` of each row, shape (rows,). Low is unusual."""
         check_is_fitted(self)
-        return self._score_rows(_to_frame(self._validate_rows(X, reset=False)))
+        rows = _to_frame(self._validate_rows(X, reset=False))
+        self._warn_empty_columns(rows)
+        return self._score_rows(rows)
 
     def decision_function(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Return `score_samples` minus `offset_`, shape (rows,). Outliers are negative."""
@@ -93,6 +97,18 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         kind = np.asarray(rows).dtype.kind if not hasattr(rows, "columns") else "O"
         dtype = None if kind in TEXT_KINDS else "numeric"
         return np.asarray(validate_data(self, rows, reset=reset, dtype=dtype))
+
+    def _warn_empty_columns(self, rows: pl.DataFrame) -> None:
+        """Warn if columns that had values in `fit` have none: every row would look unusual."""
+        filled = self.fingerprint_.card.filled_columns
+        empty = [name for name in filled if rows[name].null_count() == rows.height]
+        if empty and rows.height >= MIN_EVENTS_TO_CHECK:
+            warnings.warn(
+                f"The columns {', '.join(empty)} have no value, but had values in `fit`. Every row "
+                "will look unusual.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _score_rows(self, rows: pl.DataFrame) -> NDArray[np.float64]:
         encoded = self.fingerprint_.encoder.encode(rows)
