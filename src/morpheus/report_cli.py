@@ -44,6 +44,7 @@ from morpheus.sources.results import (
 )
 from morpheus.storage.folder import open_output
 from morpheus.storage.object_store import parse_location
+from morpheus.text import suggest
 
 _USER = "_owner_"
 """Temporary column of users."""
@@ -84,7 +85,8 @@ class ResultFiles:
             existing = ", ".join(f"`{name}`" for name in rows.columns[:12] if name)
             missing = f"no column `{user_column}`" if user_column else "no known user column"
             raise UsageError(
-                f"--userid_column_name: `{files[0]}` has {missing}. Give one of its columns, such "
+                f"--userid_column_name: `{files[0]}` has {missing}."
+                f"{suggest(user_column, rows.columns)} Give one of its columns, such "
                 f"as {existing}."
             )
         return cls(files, chosen, find_log("", rows.columns), choose_ranking(rows.columns))
