@@ -164,6 +164,42 @@ def test_google_cloud_method_has_a_verb(tmp_path: Path, method: str, verb: str) 
     assert has(only("gcp.toml", tmp_path, record), verbclass=verb)
 
 
+def test_rows_of_a_bigquery_sink_are_read(tmp_path: Path) -> None:
+    payload = {
+        "serviceName": "iam.googleapis.com",
+        "methodName": "google.iam.admin.v1.SetIAMPolicy",
+        "authenticationInfo": {"principalEmail": "ann@x.org"},
+        "authorizationInfo": [{"permission": "iam.setPolicy", "granted": True}],
+        "requestMetadata": {"callerIp": "203.0.113.9"},
+    }
+    record = {
+        "insertId": "a",
+        "logName": "l",
+        "timestamp": "2024-05-31 09:00:00.123456 UTC",
+        "protopayload_auditlog": payload,
+    }
+    event = only("gcp.toml", tmp_path, record)
+    assert has(event, principal="ann@x.org", verbclass="permit", granted="true")
+    assert has(event, permission="iam.setPolicy", network="203.0.113.0/24")
+
+
+def test_custom_tables_of_azure_monitor_are_read(tmp_path: Path) -> None:
+    row = {
+        "published_t": "2024-05-31T09:00:00.123Z",
+        "actor_alternateId_s": "ann@x.org",
+        "eventType_s": "user.session.start",
+        "client_ipAddress_s": "203.0.113.9",
+        "uuid_g": "u",
+    }
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row)
+    [batch] = make_source("okta.toml", tmp_path / "a.csv").events(None, RunMetrics())
+    for event in (batch.table.to_frame().row(0, named=True), only("okta.toml", tmp_path, row)):
+        assert has(event, actoralternateId="ann@x.org", uuid="u", network="203.0.113.0/24")
+
+
 def test_github_event_is_read(tmp_path: Path) -> None:
     record = {
         "@timestamp": 1717146000123,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,6 +144,20 @@ def normalize_name(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
+_TYPE_SUFFIX = re.compile(r"_[bdgst]$")
+"""What Azure Monitor adds to the names of columns in custom tables, by their type."""
+
+
+def list_normalized_names(name: str) -> tuple[str, ...]:
+    """Return the normalized names that a name may stand for, the whole one first.
+
+    >>> list_normalized_names("eventType_s"), list_normalized_names("event_type")
+    (('eventtypes', 'eventtype'), ('eventtype',))
+    """
+    whole = normalize_name(name)
+    return (whole, normalize_name(name[:-2])) if _TYPE_SUFFIX.search(name) else (whole,)
+
+
 def iter_named_leaves(
     value: Mapping[str, Any], objects: Container[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
@@ -160,12 +175,13 @@ def iter_named_leaves(
     [('eventname', 'Ls'), ('useridentityarn', 'a')]
     """
     for key, inner in value.items():
-        name = prefix + normalize_name(key)
-        if type(inner) is str and name in objects and looks_like_object(inner):
-            inner = decode_cell(inner) or inner  # noqa: PLW2901 - the same value
-        if isinstance(inner, Mapping):
-            yield from iter_named_leaves(inner, objects, name)
-        yield name, inner
+        for normalized in list_normalized_names(key):
+            name = prefix + normalized
+            if type(inner) is str and name in objects and looks_like_object(inner):
+                inner = decode_cell(inner) or inner  # noqa: PLW2901 - the same value
+            if isinstance(inner, Mapping):
+                yield from iter_named_leaves(inner, objects, name)
+            yield name, inner
 
 
 def to_text_values(values: ColumnValues) -> ColumnValues:
@@ -354,12 +370,12 @@ class Flattener:
         return kind == "other" or (kind == "object" and type(value) is str)
 
     def _classify_name(self, key: str) -> _NameKind:
-        name = normalize_name(key)
+        names = list_normalized_names(key)
         if key in self._fields:
-            return "object" if name in self.objects else "own"
-        if name in self._columns or name in self.objects:
+            return "object" if names[0] in self.objects else "own"
+        if any(name in self._columns or name in self.objects for name in names):
             return "other"
-        return "parent" if any(each.startswith(name) for each in self._columns) else "own"
+        return "parent" if any(each.startswith(names[0]) for each in self._columns) else "own"
 
     def _fill_other_names(self, row: FlatRecord, value: Mapping[str, Any]) -> None:
         """Fill missing columns from fields with other names, such as `EventName`."""

@@ -30,6 +30,7 @@ from morpheus.sources.json_records import (
     ValueTransform,
     clear_missing_texts,
     flatten_name,
+    list_normalized_names,
     normalize_name,
 )
 
@@ -698,10 +699,14 @@ class LogFormat:
         """
         ranks = {name: rank for rank, name in enumerate(self.other_names)}
         names: dict[str, str] = {}
-        found = [(ranks.get(normalize_name(name)), name) for name in frame.columns]
-        for _, name in sorted((rank, name) for rank, name in found if rank is not None):
-            flat_name = self.other_names[normalize_name(name)]
+        found = (
+            (ranks[normalized], name, self.other_names[normalized])
+            for name in frame.columns
+            for normalized in list_normalized_names(name)
+            if normalized in ranks
+        )
+        for _, name, flat_name in sorted(found):
             is_free = flat_name not in frame.columns and flat_name not in names.values()
-            if is_free and name not in self.columns:
+            if is_free and name not in self.columns and name not in names:
                 names[name] = flat_name
         return frame.rename(names)
