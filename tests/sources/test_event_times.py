@@ -147,6 +147,24 @@ def test_clock_that_is_behind_most_events_is_not_believed(
     assert "most events are after the clock of this machine" in caplog.text
 
 
+def test_clock_is_read_again_for_each_set_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = make(FromAzure, tmp_path / "a.json", {})._make_ingest()
+    first = ingest.make_read_task(ingest.files, 1, require_user=False).plausible_times
+    later = NOW + timedelta(days=30)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return later.astimezone(tz)
+
+    monkeypatch.setattr("morpheus.sources.time_range.datetime", Clock)
+    second = ingest.make_read_task(ingest.files, 1, require_user=False).plausible_times
+    assert first.latest is not None
+    assert second.latest == later + timedelta(days=1)
+
+
 def test_implausible_training_events_do_not_move_the_history(tmp_path: Path) -> None:
     rows = [*PLAUSIBLE, "2199-01-01T00:00:00Z"]
     records = [SIGN_IN | {"createdDateTime": time, "id": str(n)} for n, time in enumerate(rows)]

@@ -342,7 +342,7 @@ class FileIngest:
             repeat=repeat,
             event_key=self._make_event_key() if repeat == 1 else None,
             pseudonymizer=self.pseudonymizer,
-            plausible_times=self.plausible_times,
+            plausible_times=self.plausible_times.at_this_moment(),
             limits=self.limits,
         )
 

@@ -343,6 +343,10 @@ class PlausibleTimes:
         """
         return cls(datetime.now(UTC) + CLOCK_TOLERANCE, action.lower())
 
+    def at_this_moment(self) -> PlausibleTimes:
+        """Return the limits for the present clock: a watched directory is read for a long time."""
+        return self if self.latest is None else type(self).from_option(self.action)
+
     def find_implausible(self, times: pl.Series) -> pl.Series | None:
         """Return which events have an implausible time; None if none has.
 
