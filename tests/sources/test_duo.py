@@ -9,6 +9,7 @@ import pytest
 from morpheus.columns import TIME
 from morpheus.core.batch import Events, RunMetrics
 from morpheus.core.stage import PipelineOptions, read_lines
+from morpheus.errors import RecordError
 from morpheus.sources.from_file import DUO_FORMAT, FromDuo
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -153,15 +154,19 @@ def test_derived_columns_can_be_features(tmp_path: Path) -> None:
 
 
 @real
-@pytest.mark.parametrize("name", ["Duo.Authentication.jsonl", "Duo.Administrator.jsonl"])
-def test_rule_tests_are_read_and_rejected_records_are_reported(tmp_path: Path, name: str) -> None:
-    lines_ = (DATA / "rule-tests" / name).read_text().splitlines()
-    file = written(tmp_path / "a.jsonl", lines([json.loads(line)["log"] for line in lines_]))
-    batches, metrics = read(file, bad_record="skip")
-    assert metrics.input.read == len(lines_)
-    assert sum(batch.table.height for batch in batches) == metrics.input.accepted
-    assert metrics.input.refused == (0 if "Admin" in name else len(lines_))
+def test_rule_tests_are_read_and_rejected_records_are_reported(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    admin, other = (
+        [json.loads(line)["log"] for line in (DATA / "rule-tests" / name).read_text().splitlines()]
+        for name in ("Duo.Administrator.jsonl", "Duo.Authentication.jsonl")
+    )
+    batches, metrics = read(written(file, lines([*admin, *other])), bad_record="skip")
+    assert metrics.input.read == len(admin) + len(other)
+    assert sum(batch.table.height for batch in batches) == metrics.input.accepted == len(admin)
+    assert metrics.input.refused == len(other)
     assert all("has no `isotimestamp`" in reason for reason in metrics.input.refusals)
+    with pytest.raises(RecordError, match=rf"all {len(other)} records were rejected"):
+        read(written(file, lines(other)), bad_record="skip")
 
 
 def test_every_context_column_is_a_column_of_the_log() -> None:

@@ -291,7 +291,7 @@ DERIVED_COLUMNS = {
 OTHER_KINDS = (
     OtherKind("CloudTrail Insights event", values={"eventCategory": "Insight"}),
     OtherKind("CloudTrail Insights event", values={"eventType": "AwsCloudTrailInsight"}),
-    OtherKind("S3 notification", ("s3",), {"eventSource": "aws:s3"}),
+    OtherKind("S3 notification", values={"eventSource": "aws:s3"}),
 )
 """What looks like an event and is none."""
 

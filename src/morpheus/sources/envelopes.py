@@ -16,8 +16,9 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ ENVELOPES = (
     Envelope("data", ("specversion",), holds_record=True, is_base64=True),
     Envelope("data_base64", ("specversion",), holds_record=True, is_base64=True),
     Envelope("event.original", holds_record=True),
+    Envelope("_source", ("_index",), is_declared=True),
     Envelope("_raw", holds_record=True),
     Envelope("result._raw", holds_record=True),
     # Files and answers that list records.
@@ -278,6 +280,9 @@ class RecordFinder:
 
         The kind of a record is an empty text.
         """
+        fields = _decode_object(text)
+        if fields is not None and self._openers.isdisjoint(fields) and self._is_record(fields):
+            return [(text, self._classify(fields, is_record=True))]
         return [(record, self.classify(record)) for record in self.find(text)]
 
     def classify(self, text: RawJson) -> str:
@@ -286,7 +291,7 @@ class RecordFinder:
         if fields is None:
             return ""
         is_record = self._is_record(fields)
-        kind = self._classify(fields, is_record)
+        kind = self._classify(fields, is_record=is_record)
         return kind or ("" if is_record or not self._holds_text_line(fields) else _TEXT_LINE)
 
     def count_times(self, text: RawJson) -> int:
@@ -324,14 +329,20 @@ class RecordFinder:
         known = self.known_fields.intersection(fields)
         if len(known) >= self._min_fields and _has_value(fields, self.time_fields):
             return True
-        names = {normalize_name(name): name for name in fields}
-        times = [names[name] for name in self.similar_time_names & names.keys()]
-        similar = (self.similar_names - self.similar_time_names) & names.keys()
+        names = {_normalize(name): name for name in fields}
+        times = [names[name] for name in self.similar_time_names.intersection(names)]
+        similar = self.similar_names.intersection(names).difference(self.similar_time_names)
         return len(similar) >= _MIN_SIMILAR_FIELDS and _has_value(fields, times)
 
-    def _classify(self, fields: Fields, is_record: bool) -> str:  # noqa: FBT001 - a private helper
-        kinds = self.excluded_kinds if is_record else (*self.excluded_kinds, *OTHER_KINDS)
-        for kind in kinds:
+    @cached_property
+    def _openers(self) -> frozenset[str]:
+        """Return the fields that are opened even in a record."""
+        opened = (*self.envelopes, *(each for each in ENVELOPES if each.holds_record))
+        return frozenset(name for each in opened for name in (each.path, each.path.split(".")[0]))
+
+    def _classify(self, fields: Fields, *, is_record: bool) -> str:
+        kinds = [] if is_record else [x for n in fields for x in _KINDS_BY_FIELD.get(n, ())]
+        for kind in (*self.excluded_kinds, *kinds):
             if kind.matches(fields):
                 return kind.name
         return ""
@@ -389,12 +400,12 @@ class RecordFinder:
             if (opened := self._open(envelope, fields, depth)) is not None:
                 return opened
         is_record = self._is_record(fields)
-        if self._classify(fields, is_record):
+        if self._classify(fields, is_record=is_record):
             return _Found([text], has_kind=True)
         rows = None if is_record else _make_rows(fields)
         if rows is not None:
             return self._find_in_list(rows, depth) or _Found()
-        for envelope in ENVELOPES:
+        for _, envelope in sorted(_iter_envelopes(fields), key=itemgetter(0)):
             if envelope.holds_record or not is_record:
                 opened = self._open(envelope, fields, depth)
                 if opened is not None:
@@ -459,6 +470,29 @@ def _remove_prefix(line: bytes) -> bytes:
     """Return an object without what a shipper writes in front of it; nothing if there is none."""
     at = line.find(b"{", 0, _MAX_PREFIX)
     return line[at:] if at > 0 else b""
+
+
+_KINDS_BY_FIELD: dict[str, list[OtherKind]] = {}
+"""The other kinds by one of their fields."""
+for _kind in OTHER_KINDS:
+    _KINDS_BY_FIELD.setdefault((*_kind.fields, *_kind.values)[0], []).append(_kind)
+_NAMES_OF_ENVELOPES = {
+    name: [
+        (number, each)
+        for number, each in enumerate(ENVELOPES)
+        if name in {each.path, each.path.split(".")[0]}
+    ]
+    for envelope in ENVELOPES
+    for name in (envelope.path, envelope.path.split(".")[0])
+}
+"""The envelopes by the name of a field, with their position in the list."""
+_normalize = lru_cache(maxsize=1 << 12)(normalize_name)
+
+
+def _iter_envelopes(fields: Fields) -> Iterator[tuple[int, Envelope]]:
+    """Yield the envelopes that an object may be, with their position in the list."""
+    for name in fields:
+        yield from _NAMES_OF_ENVELOPES.get(name, ())
 
 
 def _has_value(fields: Fields, names: Iterable[str]) -> bool:
@@ -827,6 +861,8 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
         except (ValueError, RecursionError) as error:
             after = _NEXT_DOCUMENT.search(text, at + 1)
             end = after.end() if after else len(text)
+            if len(broken) == _MAX_BROKEN:
+                after, end = None, len(text)
             broken.append((text[at:end].encode(), _describe_error(error, is_rest=not after)))
         at = _skip_separators(text, end)
     return documents, broken

@@ -602,6 +602,7 @@ class LogFormat:
         )
         if self.row_filter is not None:
             names |= dict.fromkeys([*self.row_filter.match, *self.row_filter.exclude])
+        names |= dict.fromkeys(name for kind in self.excluded_kinds for name in kind.values)
         names |= dict.fromkeys(
             name
             for joined in names

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import and_, or_
 from pathlib import Path
 
 import msgspec
@@ -366,6 +367,9 @@ class Reader:
         for name in log.time_columns:
             if name in frame.columns:
                 found &= frame[name].is_null()
+        for kind in log.excluded_kinds:
+            if kind.values.keys() <= set(frame.columns):
+                found |= reduce(and_, [frame[n].eq_missing(v) for n, v in kind.values.items()])
         names = (log.id_column, log.user_column if self.user == ACTOR else self.user)
         missing = [frame[name].is_null() for name in names if name in frame.columns]
         if any(column.any() for column in missing):
