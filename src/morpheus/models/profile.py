@@ -119,8 +119,9 @@ class InputSpec(msgspec.Struct, frozen=True):
         """
         if "" in {self.log_format, other.log_format}:
             return list(self._compare_users(other))
+        if formats := list(self._compare_formats(other)):
+            return formats
         return [
-            *self._compare_formats(other),
             *self._compare_users(other),
             *self._compare_columns(other),
             *self._compare_kinds(other),
