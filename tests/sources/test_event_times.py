@@ -19,6 +19,7 @@ from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.from_file import FromAzure, FromDuo, FromFile
 from morpheus.sources.ocsf import FromOcsf
+from morpheus.sources.time_range import PlausibleTimes
 
 SIGN_IN = {"id": "1", "userPrincipalName": "ann@x.org", "appDisplayName": "Mail"}
 SOURCES: dict[type[FileSource], dict[str, Any]] = {
@@ -150,7 +151,12 @@ def test_clock_that_is_behind_most_events_is_not_believed(
 def test_clock_is_read_again_for_each_set_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingest = make(FromAzure, tmp_path / "a.json", {})._make_ingest()
+    ingest = FileIngest(
+        FromAzure.log_format,
+        FileDiscovery(str(tmp_path / "a.json")),
+        PipelineOptions(),
+        plausible_times=PlausibleTimes.from_option("skip"),
+    )
     first = ingest.make_read_task(ingest.files, 1, require_user=False).plausible_times
     later = NOW + timedelta(days=30)
 
