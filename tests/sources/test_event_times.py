@@ -17,7 +17,9 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.from_file import FromAzure, FromDuo, FromFile
+from morpheus.sources.ingest import FileIngest
 from morpheus.sources.ocsf import FromOcsf
 from morpheus.sources.time_range import PlausibleTimes
 
