@@ -21,7 +21,7 @@ from morpheus.errors import RecordError, TransientError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources import compression
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
-from morpheus.sources.compression import is_large, read_blocks
+from morpheus.sources.compression import DEFAULT_LIMITS, is_large, read_blocks
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.ingest import FileIngest
 from morpheus.sources.spill_sort import MemoryBudget
@@ -294,7 +294,7 @@ def test_large_files_in_blocks_equal_files_read_at_once(
         path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
     held = read(path, MemoryBudget())
     monkeypatch.setattr(compression, "STREAMING_THRESHOLD", 800)
-    monkeypatch.setattr(read_blocks, "__defaults__", (1000,))
+    monkeypatch.setattr(read_blocks, "__defaults__", (1000, DEFAULT_LIMITS))
     assert is_large(path)
     assert_same(held, read(path, MemoryBudget()))
 
