@@ -42,7 +42,7 @@ from morpheus.sources.results import (
     read_frames,
     read_results,
 )
-from morpheus.storage.folder import open_output
+from morpheus.storage.atomic import open_output
 from morpheus.storage.object_store import parse_location
 from morpheus.text import suggest
 

@@ -27,8 +27,14 @@ from morpheus.sinks.formats import (
 )
 from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
 from morpheus.sinks.to_file import list_outputs, validate_output
-from morpheus.storage.atomic import AtomicWriter, TempFolder, make_folders
-from morpheus.storage.folder import Store, open_output, open_store, parse_output
+from morpheus.storage.atomic import (
+    AtomicWriter,
+    TempFolder,
+    make_folders,
+    open_output,
+    parse_output,
+)
+from morpheus.storage.folder import Store, open_store
 from morpheus.storage.object_store import STDOUT, ObjectPath, parse_location
 
 

@@ -34,8 +34,7 @@ from morpheus.sinks.formats import (
     write_csv_rows,
     write_json_rows,
 )
-from morpheus.storage.atomic import AtomicWriter
-from morpheus.storage.folder import open_output, parse_output
+from morpheus.storage.atomic import AtomicWriter, open_output, parse_output
 from morpheus.storage.object_store import STDOUT, ObjectPath, head_object, list_dir
 from morpheus.storage.spill import SpillDir, open_temp_file
 

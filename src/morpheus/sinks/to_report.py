@@ -17,7 +17,7 @@ from morpheus.report.aggregate import ReportAggregator
 from morpheus.report.view import Origin, RunCounts
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.results import complete_log
-from morpheus.storage.folder import open_output
+from morpheus.storage.atomic import open_output
 from morpheus.storage.object_store import parse_location
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ with mode 0600 and folders with mode 0700, whatever the umask: results and model
 A process that is killed leaves its temporary files and folders behind. They are locked while their
 process lives, and the system releases the lock when it dies. So the next run that writes into the
 folder removes exactly those of dead runs.
+
+`open_output` writes a file, an object of an object store, or stdout in the same way.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +33,7 @@ from types import ModuleType, TracebackType
 from typing import BinaryIO, Self
 
 from morpheus.errors import TransientError
+from morpheus.storage.object_store import STDOUT, ObjectPath, parse_location, write_object
 
 fcntl: ModuleType | None
 try:
@@ -381,3 +385,107 @@ def atomic_write(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     """
     with AtomicWriter(path, private=private) as writer, writer.guard_io():
         yield writer.file
+
+
+class _StagedWriter(AtomicWriter):
+    """Writes a temporary file on disk, and hands it over when it is complete; see `AtomicWriter`.
+
+    Args:
+        target: Destination, for messages.
+        extra_errors: As in `AtomicWriter`.
+    """
+
+    def __init__(self, target: str, *extra_errors: type[Exception]) -> None:
+        super().__init__(Path(tempfile.gettempdir(), "morpheus-output"), *extra_errors)
+        self._shown = target
+
+    def commit(self) -> None:
+        """Hand the file over."""
+        self._sync()
+        self._hand_over()
+        self._committed = True
+        self.temp_path.unlink()
+
+    def _hand_over(self) -> None:
+        raise NotImplementedError
+
+
+class _UploadWriter(_StagedWriter):
+    """Writes an object at once."""
+
+    def __init__(self, target: ObjectPath, *extra_errors: type[Exception]) -> None:
+        super().__init__(str(target), *extra_errors)
+        self._target = target
+
+    def _hand_over(self) -> None:
+        write_object(self._target, self.temp_path)
+
+
+class _StdoutWriter(_StagedWriter):
+    """Writes to stdout: everything at the end, or as it comes.
+
+    Args:
+        streams: Write as it comes.
+        extra_errors: As in `AtomicWriter`.
+    """
+
+    def __init__(self, *extra_errors: type[Exception], streams: bool) -> None:
+        super().__init__(STDOUT, *extra_errors)
+        self._streams = streams
+
+    def __enter__(self) -> Self:
+        if not self._streams:
+            return super().__enter__()
+        self.file = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        self._committed = True
+        return self
+
+    @contextmanager
+    def guard_io(self) -> Iterator[None]:
+        """Turn errors of the disk into an error. That stdout is closed is no such error."""
+        try:
+            with super().guard_io():
+                yield
+        except TransientError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
+                raise cause from None
+            raise
+
+    def _hand_over(self) -> None:
+        sys.stdout.flush()
+        with self.temp_path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+    def _sync(self) -> None:
+        self.file.flush()
+
+
+def open_output(
+    location: Path | ObjectPath | None, *extra_errors: type[Exception], streams: bool = False
+) -> AtomicWriter:
+    """Return a writer of a file on disk, of an object, or of stdout.
+
+    Files and objects appear when they are complete. Stdout gets its content then, too, unless it
+    streams.
+
+    Args:
+        location: Destination; None for stdout.
+        extra_errors: Exceptions besides `OSError` that mean that the disk failed.
+        streams: Write to stdout as rows come.
+    """
+    if location is None:
+        return _StdoutWriter(*extra_errors, streams=streams)
+    if isinstance(location, ObjectPath):
+        return _UploadWriter(location, *extra_errors)
+    return AtomicWriter(location, *extra_errors)
+
+
+def parse_output(filename: str, option: str = "--filename") -> Path | ObjectPath | None:
+    """Return the destination of a file name; None for stdout.
+
+    >>> parse_output("-"), str(parse_output("gs://soc/alerts.csv"))
+    (None, 'gs://soc/alerts.csv')
+    """
+    return None if filename == STDOUT else parse_location(filename, option)

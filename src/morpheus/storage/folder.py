@@ -1,4 +1,4 @@
-"""`Store`, a folder, and `open_output`, a file: on disk or in an object store.
+"""`Store`: a folder on disk or in an object store with one interface.
 
 Files are written atomically. A store is identified by text, so that a command line or a message to
 another process can name it; each process opens it for itself.
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
-from morpheus.errors import TransientError, UsageError
-from morpheus.storage.atomic import AtomicWriter, atomic_write
+from morpheus.errors import UsageError
+from morpheus.storage.atomic import atomic_write
 from morpheus.storage.object_store import (
-    STDOUT,
     ObjectPath,
     delete_objects,
     get_with_etag,
@@ -221,107 +216,3 @@ def open_store(location: Location) -> Store:
     """
     place = parse_location(fspath(location))
     return LocalStore(place) if isinstance(place, Path) else ObjectStore(place)
-
-
-class _StagedWriter(AtomicWriter):
-    """Writes a temporary file on disk, and hands it over when it is complete; see `AtomicWriter`.
-
-    Args:
-        target: Destination, for messages.
-        extra_errors: As in `AtomicWriter`.
-    """
-
-    def __init__(self, target: str, *extra_errors: type[Exception]) -> None:
-        super().__init__(Path(tempfile.gettempdir(), "morpheus-output"), *extra_errors)
-        self._shown = target
-
-    def commit(self) -> None:
-        """Hand the file over."""
-        self._sync()
-        self._hand_over()
-        self._committed = True
-        self.temp_path.unlink()
-
-    def _hand_over(self) -> None:
-        raise NotImplementedError
-
-
-class _UploadWriter(_StagedWriter):
-    """Writes an object at once."""
-
-    def __init__(self, target: ObjectPath, *extra_errors: type[Exception]) -> None:
-        super().__init__(str(target), *extra_errors)
-        self._target = target
-
-    def _hand_over(self) -> None:
-        write_object(self._target, self.temp_path)
-
-
-class _StdoutWriter(_StagedWriter):
-    """Writes to stdout: everything at the end, or as it comes.
-
-    Args:
-        streams: Write as it comes.
-        extra_errors: As in `AtomicWriter`.
-    """
-
-    def __init__(self, *extra_errors: type[Exception], streams: bool) -> None:
-        super().__init__(STDOUT, *extra_errors)
-        self._streams = streams
-
-    def __enter__(self) -> Self:
-        if not self._streams:
-            return super().__enter__()
-        self.file = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-        self._committed = True
-        return self
-
-    @contextmanager
-    def guard_io(self) -> Iterator[None]:
-        """Turn errors of the disk into an error. That stdout is closed is no such error."""
-        try:
-            with super().guard_io():
-                yield
-        except TransientError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno == errno.EPIPE:
-                raise cause from None
-            raise
-
-    def _hand_over(self) -> None:
-        sys.stdout.flush()
-        with self.temp_path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-
-    def _sync(self) -> None:
-        self.file.flush()
-
-
-def open_output(
-    location: Path | ObjectPath | None, *extra_errors: type[Exception], streams: bool = False
-) -> AtomicWriter:
-    """Return a writer of a file on disk, of an object, or of stdout.
-
-    Files and objects appear when they are complete. Stdout gets its content then, too, unless it
-    streams.
-
-    Args:
-        location: Destination; None for stdout.
-        extra_errors: Exceptions besides `OSError` that mean that the disk failed.
-        streams: Write to stdout as rows come.
-    """
-    if location is None:
-        return _StdoutWriter(*extra_errors, streams=streams)
-    if isinstance(location, ObjectPath):
-        return _UploadWriter(location, *extra_errors)
-    return AtomicWriter(location, *extra_errors)
-
-
-def parse_output(filename: str, option: str = "--filename") -> Path | ObjectPath | None:
-    """Return the destination of a file name; None for stdout.
-
-    >>> parse_output("-"), str(parse_output("gs://soc/alerts.csv"))
-    (None, 'gs://soc/alerts.csv')
-    """
-    return None if filename == STDOUT else parse_location(filename, option)
