@@ -316,7 +316,7 @@ with AtomicWriter(folder / "out.csv") as writer, atomic_dataset(str(folder / "da
 """Has every kind of temporary file and folder until it is killed."""
 
 
-def leftovers(folder: Path) -> list[str]:
+def list_parts(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".part"))
 
 
@@ -331,13 +331,13 @@ def test_a_run_removes_what_dead_runs_left_and_nothing_of_a_live_run(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
         live.stdout.readline()
-        before = leftovers(temp), leftovers(out)
+        before = list_parts(temp), list_parts(out)
         run_again(out)
-        assert (leftovers(temp), leftovers(out)) == before
+        assert (list_parts(temp), list_parts(out)) == before
         live.kill()
     assert (len(before[0]), len(before[1])) == (1, 4)
     run_again(out)
-    assert (leftovers(temp), leftovers(out)) == ([], [])
+    assert (list_parts(temp), list_parts(out)) == ([], [])
     assert [path.name for path in out.iterdir()] == ["other.csv"]
 
 
