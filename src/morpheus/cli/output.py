@@ -78,7 +78,10 @@ EXIT_FAILURE = 1
 BUG_MESSAGE = (
     "This is a bug in morpheus, not in your logs. `morpheus --debug ...` shows the traceback."
 )
-OUT_OF_MEMORY_MESSAGE = "There is not enough memory. Use fewer workers: `morpheus run --num_threads=1 ...`. Or read less."
+OUT_OF_MEMORY_MESSAGE = (
+    "There is not enough memory. Use fewer workers, `morpheus run --num_threads=1 ...`, or read "
+    "fewer files at a time."
+)
 OUTPUT_CLOSED_MESSAGE = "The program that reads this command's output has closed it."
 STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
 
