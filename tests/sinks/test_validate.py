@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from morpheus.columns import SCORE
+from morpheus.columns import INDEX, SCORE
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile
@@ -52,6 +52,21 @@ def test_written_file_matches_in_every_format(tmp_path, name, caplog):
     assert (report["diff_rows"], report["diff_cols"]) == (0, 0)
     assert set(report) == KEYS
     assert caplog.messages == ["Results match validation dataset"]
+
+
+@pytest.mark.parametrize("times", ["iso", "epoch_ms"])
+def test_the_same_time_matches_in_every_form(tmp_path, times):
+    path = tmp_path / "a.jsonl"
+    list(run_stage(ToFile(filename=str(path), json_times=times), [batch()]))
+    assert outcome(tmp_path, path, batch())["diff_rows"] == 0
+
+
+def test_an_input_log_is_matched_by_its_unnamed_first_column(tmp_path):
+    file = write(tmp_path / "a.csv", batch())
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(line.partition(",")[2] for line in file.read_text().splitlines()))
+    log.write_text(log.read_text().replace(INDEX, "", 1))
+    assert outcome(tmp_path, log, batch(), index_col=INDEX)["diff_rows"] == 0
 
 
 def test_altered_cell_is_reported_with_its_row(tmp_path, caplog):

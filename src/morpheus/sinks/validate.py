@@ -13,12 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from morpheus.columns import INDEX, ROW
+from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Batch, OutputRows, Scored
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile, validate_output
 from morpheus.sources.results import READ_ERRORS, read_as_text
+from morpheus.sources.time_range import parse_times
 from morpheus.storage.atomic import TempFolder, atomic_write
 from morpheus.text import suggest
 
@@ -247,6 +248,10 @@ class Validate(Transform):
         if self.index_col == INDEX and INDEX not in frame.columns:
             # An input log has this number in its unnamed first column.
             frame = frame.rename({ROW: INDEX}, strict=False)
+        if TIME in frame.columns:
+            # Files write the same time in different ways.
+            times = parse_times(frame[TIME]).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+            frame = frame.with_columns(times.zip_with(times.is_not_null(), frame[TIME]).alias(TIME))
         return frame.select(
             name
             for name in frame.columns
