@@ -150,7 +150,7 @@ def test_actors_are_found_in_flat_columns_with_empty_text() -> None:
             "eventTime": ["2026-10-01T00:00:00Z"] * 2,
             "eventName": ["Ls", "Ls"],
             "userIdentitytype": ["Unknown", "Unknown"],
-            "userIdentityuserName": ["", "Bob@Example.org"],
+            "userIdentityuserName": [" ", "Bob@Example.org"],
             "userIdentityaccountId": ["1", "1"],
         }
     )
