@@ -449,6 +449,15 @@ def test_cut_off_object_refuses_its_row(tmp_path: Path) -> None:
     assert (batch.table.height, metrics.input.read, metrics.input.refused) == (3, 4, 1)
 
 
+def test_objects_of_an_unknown_form_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [event | {"deviceDetail": "{Windows 10, Edge 120}"} for event in SIGN_INS]
+    (tmp_path / "log.csv").write_text(write_csv(rows))
+    assert read(FromAzure, tmp_path / "log.csv").height == 4
+    assert "`deviceDetail` are no objects of a known form" in caplog.text
+
+
 def test_type_names_of_powershell_are_no_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

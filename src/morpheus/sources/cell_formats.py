@@ -165,13 +165,22 @@ class _StructParser:
     def _parse_value(self, start: int, separator: str, depth: int) -> object:
         """Parse a value, up to the separator or brace after it, which becomes the current token."""
         self._advance()
-        if self._mark in {"{", "@{"} and not self._text[start : self._start].strip():
+        is_first = self._mark in {"{", "@{"} and not self._text[start : self._start].strip()
+        if is_first and self._is_struct():
             inner = self._parse_struct(depth + 1)
             self._advance()
             self._skip_to_end_of_value(separator)
             return inner
         self._skip_to_end_of_value(separator)
-        return _to_value(self._text[start : self._start])
+        text = self._text[start : self._start]
+        found = _decode_json(text) if is_first else None
+        return found if isinstance(found, Mapping) else _to_value(text)
+
+    def _is_struct(self) -> bool:
+        """Return whether the current brace opens a struct, not JSON or other text."""
+        return self._text[self._end : self._end + 1] == "}" or bool(
+            _KEY.match(self._text, self._end)
+        )
 
     def _skip_to_end_of_value(self, separator: str) -> None:
         """Skip tokens inside a value, such as balanced braces."""

@@ -43,6 +43,7 @@ from morpheus.sources.json_records import (
     to_text,
 )
 from morpheus.sources.log_format import LogFormat
+from morpheus.text import quote_backtick
 
 logger = logging.getLogger(__name__)
 
@@ -725,7 +726,7 @@ def expand_objects(
         objects = _decode_objects(column)
         if not objects:
             continue
-        broken = [cell for cell, value in objects.items() if value is None]
+        broken = [cell for cell, value in objects.items() if value is None and _is_cut_off(cell)]
         rows = column.is_in(broken).fill_null(value=False).arg_true() if broken else ()
         refused |= dict.fromkeys(rows, f"`{column.name}` is not a complete object")
         for inner in _take_columns(column, objects, prefix, log.objects, names):
@@ -756,12 +757,18 @@ def unify_booleans(frame: pl.DataFrame, names: Container[str]) -> pl.DataFrame:
     return frame.with_columns(changed) if changed else frame
 
 
+def _is_cut_off(cell: str) -> bool:
+    """Return whether an object lacks its end, as in a spreadsheet's cell of limited length."""
+    is_complete = cell.rstrip().endswith(("}", '"')) and cell.count("{") == cell.count("}")
+    return not is_complete
+
+
 def _decode_objects(column: pl.Series) -> dict[str, Mapping[str, Any] | None]:
     """Decode the distinct cells of a column that are objects.
 
     Returns:
-        The objects by cell; None for an object that is cut off. Cells that only name a type are
-        objects without values.
+        The objects by cell; None for an object that is cut off, or of another form. Cells that only
+        name a type are objects without values.
     """
     cells = column.drop_nulls().unique(maintain_order=True)
     if not any(looks_like_object(cell) or is_type_name(cell) for cell in cells[:PROBED_CELLS]):
@@ -772,6 +779,13 @@ def _decode_objects(column: pl.Series) -> dict[str, Mapping[str, Any] | None]:
             objects[cell] = decode_cell(cell)
         elif is_type_name(cell):
             objects[cell] = {}
+    unclear = next((cell for cell, value in objects.items() if value is None), None)
+    if unclear is not None:
+        logger.warning(
+            "Cells of `%s` are no objects of a known form, and their values are not read: %s",
+            column.name,
+            quote_backtick(unclear[:80]),
+        )
     type_name = next((cell for cell in cells if is_type_name(cell)), None)
     if type_name is not None:
         logger.warning(
@@ -794,7 +808,7 @@ def _take_columns(
 
     Args:
         column: The objects as text.
-        objects: The decoded objects, by text; None for objects that are cut off.
+        objects: The decoded objects, by text; None for objects of another form.
         prefix: Normalized name of the column.
         inner_objects: Normalized paths at which text may be an object.
         names: Flat columns to take, by normalized path.
