@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, partial, reduce
+from itertools import islice
 from operator import and_, or_
 from pathlib import Path
 
@@ -282,12 +283,16 @@ class Reader:
         for column in frame:
             if column.name in self.log_format.embedded_json_columns:
                 return column.name
-        for column in frame.select(pl.col(pl.String)):
-            cells = column.drop_nulls().head(PROBED_CELLS)
-            found = (cell for cell in cells if "{" in cell)
-            if any(finder.has_record(cell.encode()) for cell in found):
-                return column.name
-        return None
+        probes = (
+            (column.name, cell)
+            for column in frame.select(pl.col(pl.String))
+            for cell in column.drop_nulls().head(PROBED_CELLS)
+            if "{" in cell
+        )
+        found = (
+            name for name, cell in islice(probes, _MAX_PROBES) if finder.has_record(cell.encode())
+        )
+        return next(found, None)
 
     def _refuse_rows(
         self, chunk: RecordChunk, frame: pl.DataFrame, refused: Mapping[int, str]
@@ -543,6 +548,8 @@ def _list_names(name: str, names: Sequence[str]) -> str:
     return f"; it has {', '.join(names)}{meant}"
 
 
+_MAX_PROBES = 1000
+"""Maximum number of cells of a table that are searched for records."""
 MAX_EXAMPLES = 5
 """Number of events with an implausible time that the summary names."""
 
