@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import ROW, SCORE, LogDescription, to_user_column
+from morpheus.columns import ACTOR_OPTION, ROW, SCORE, LogDescription, to_user_column
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
@@ -142,7 +142,9 @@ class ReportRequest:
         False, "Replace an existing page, when the new one is complete.", flag=True
     )
     userid_column_name: str = option(
-        "", "User column of the rows.", default_display="the first known one"
+        "",
+        f"User column of the rows. `{ACTOR_OPTION}` finds the actor of each event.",
+        default_display="the first known one",
     )
     models: str | None = option(
         None,

@@ -83,7 +83,7 @@ class ServeOptions:
     )
     userid_column_name: str = option(
         "",
-        "User column of the rows.",
+        "User column of the rows. `@actor` finds the actor of each event.",
         default_display="the column in the status of the run, or the first known one",
     )
     models: str | None = option(

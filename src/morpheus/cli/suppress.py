@@ -20,6 +20,7 @@ from morpheus.errors import UsageError
 from morpheus.replay.evaluation import SUPPRESSED_BY, evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
 from morpheus.report_cli import ResultFiles
+from morpheus.sinks.to_file import validate_output
 from morpheus.storage.atomic import atomic_write
 from morpheus.suppressions.proposals import (
     Proposals,
@@ -61,7 +62,7 @@ class SuppressOptions:
     )
     userid_column_name: str = option(
         "",
-        "User column of the past alerts and of the logs.",
+        "User column of the past alerts and of the logs. `@actor` finds the actor of each event.",
         default_display="the first known one",
     )
     replay_glob: str | tuple[str, ...] | None = option(
@@ -109,6 +110,9 @@ def _preview_only(files: Sequence[str], options: SuppressOptions) -> None:
         _print_warnings(preview.rule.label, preview.warnings)
 
 
+TOML_SUFFIX = ".toml"
+
+
 def _write_proposals(files: Sequence[str], options: SuppressOptions) -> None:
     """Create suppressions, write them, and print what they would hide."""
     path = Path(options.filename)
@@ -117,6 +121,9 @@ def _write_proposals(files: Sequence[str], options: SuppressOptions) -> None:
             f"--filename: `{path}` already exists, and may have been edited. Give `--overwrite`, "
             "or another --filename; `filter` accepts several files."
         )
+    if path.suffix:
+        name = "morpheus tools suppress"
+        validate_output(options.filename, overwrite=True, stage_name=name, suffixes=(TOML_SUFFIX,))
     proposals = Proposals.from_files(files, options.days)
     previews = preview_rules([each.rule for each in proposals.proposals], options, proposals)
     proposals = proposals.with_objections([(x.conflicts, x.warnings) for x in previews])
