@@ -475,7 +475,8 @@ def _check_option_files(options: PipelineOptions) -> None:
     }
     for name, path in files.items():
         if path is not None:
-            validate_output(path, overwrite=True, stage_name="run", option=name)
+            suffixes = (".json",) if name == "--status_file" else ()
+            validate_output(path, overwrite=True, stage_name="run", option=name, suffixes=suffixes)
 
 
 def _check_users(options: PipelineOptions) -> None:

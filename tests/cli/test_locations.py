@@ -336,6 +336,7 @@ def test_an_output_of_another_kind_is_rejected(stage: ToReport | ToFile, message
         (("--status_file=taken/status.json",), (), "--status_file: .*taken` is a file"),
         ((), ("--state=folder",), "--state: `folder` is a folder"),
         ((), ("--viz_file=taken/a.svg",), "--viz_file: .*taken` is a file"),
+        (("--status_file=status.csv",), (), "--status_file: .*Use .json"),
     ],
 )
 def test_files_of_options_are_checked_before_the_run(

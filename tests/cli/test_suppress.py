@@ -105,6 +105,12 @@ def test_a_rejected_suppression_is_exit_code_1(tmp_path: Path, alerts: Path) -> 
     assert "\n[[suppression]]" not in file.read_text()
 
 
+def test_suppressions_are_written_to_toml_only(tmp_path: Path) -> None:
+    done = suppress(write_verdicts(tmp_path, verdict(1, a="1")), f"--filename={tmp_path}/s.csv")
+    assert done.exit_code == 2
+    assert "s.csv` has an unsupported extension. Use .toml." in done.stderr
+
+
 def test_a_file_that_may_have_been_edited_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text("mine")
