@@ -516,6 +516,9 @@ def test_users_of_the_global_model_share_one_training(monkeypatch: pytest.Monkey
     train()
     assert sorted(trained) == ["", *sorted(HABITS)]
     assert scopes() == {"everyone"}
+    trained.clear()
+    assert run("--train_data_glob=history.json").exit_code == 0
+    assert trained == [""], "before workers start"
 
 
 PLUGIN = """

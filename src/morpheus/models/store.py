@@ -42,7 +42,7 @@ INDEX_FILE = "index.json"
 INDEX_VERSION = 4
 KEY_VARIABLE = "MORPHEUS_MODELS_KEY"
 """Environment variable with the key that signs model stores."""
-MIN_KEY_BYTES = 16
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 4096
 MODEL_DIR = "fingerprints"
 GC_GRACE = timedelta(days=1)
 """Minimum age of a file that is removed because no index has it: a run in progress may have written
@@ -69,7 +69,8 @@ def read_key(path: str | None = None) -> bytes | None:
             return None
     else:
         try:
-            key = Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                key = file.read(MAX_KEY_BYTES)
         except OSError as error:
             raise UsageError(
                 f"--models_key_file: {name} cannot be read ({error.strerror}). Give a file with "

@@ -26,6 +26,7 @@ from morpheus.core.stage import (
 from morpheus.errors import ModelCorruptedError, UsageError
 from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
 from morpheus.models.fit import (
+    MIN_EVENTS_FOR_PEERS,
     MIN_PEERS,
     FitOptions,
     TrainingDataBackoff,
@@ -573,12 +574,24 @@ class TrainAe(Transform):
             users = len(training.events_by_user)
             few = users * 2 < len(self.model_store.cards) and self.train_users == ALL
             prepared.keeps_global = few and self.model_store.global_card is not None
-        needed = self.train_users == GENERIC or (
-            self.train_users == ALL and self.models_output_filename is not None
-        )
+        saved = self.models_output_filename is not None or self._has_short_histories(profile)
+        needed = self.train_users == GENERIC or (self.train_users == ALL and saved)
         if needed and prepared.global_model is None and profile.population is not None:
             provider = ModelProvider.from_population(self, profile.population)
             prepared.global_model = provider.global_model
+
+    def _has_short_histories(self, profile: InputProfile) -> bool:
+        """Return whether a user of the input has too little history to be trained.
+
+        Then the global model is trained before the workers start, so that it is trained once.
+        """
+        training = (profile.training or profile.events).events_by_user
+        least = self.train_min_history
+        if not self.options.use_generic_model:
+            least = min(least, MIN_EVENTS_FOR_PEERS)
+        known = self.model_store.cards if self.renews else {}
+        users = [user for user in profile.events.events_by_user if user not in known]
+        return any(training.get(user, 0) < least for user in users)
 
     def _save_global(self, metrics: RunMetrics) -> ModelCard | None:
         """Write the global model, unless it is that of the renewed store; return its card."""
