@@ -47,6 +47,8 @@ Fields = Mapping[str, msgspec.Raw]
 
 _MAX_DEPTH = 16
 """Maximum number of envelopes around a record."""
+_MAX_SEARCHED = 1_000
+"""Maximum number of fields of an object that is searched for records."""
 _MAX_PREFIX = 512
 """Maximum length of what a shipper writes in front of a record, in bytes."""
 _MAX_UNPACKED = 1 << 26
@@ -133,6 +135,8 @@ ENVELOPES = (
     # Shippers: Filebeat, Logstash, Fluent Bit, Vector, Docker, journald, Elasticsearch.
     *_list_fields("message", "log", "@message", "MESSAGE", "msg", "event", "json", "_source"),
     *_list_fields("detail", "result", "record", "raw", "line", "textPayload", "jsonPayload"),
+    # Results of Athena, Log Analytics and Kusto.
+    *_list_fields("ResultSet", "tables", "Tables"),
 )
 """Known envelopes, in order of preference. Any other field is searched for records after these."""
 
@@ -303,6 +307,10 @@ class RecordFinder:
         """
         return max(1, len(self._time_pattern.findall(bytes(text)))) if self.time_fields else 1
 
+    def has_time(self, text: RawJson) -> bool:
+        """Return whether the name of a time is anywhere in a text."""
+        return bool(self.time_fields) and self._time_pattern.search(bytes(text)) is not None
+
     @cached_property
     def _time_pattern(self) -> re.Pattern[bytes]:
         names = "|".join(map(re.escape, sorted(self.time_fields)))
@@ -410,7 +418,8 @@ class RecordFinder:
                 opened = self._open(envelope, fields, depth)
                 if opened is not None:
                     return opened
-        inside = _Found() if is_record else self._search(fields, depth)
+        may_hold = not is_record and len(fields) <= _MAX_SEARCHED and self.has_time(text)
+        inside = self._search(fields, depth) if may_hold else _Found()
         return inside if inside.has_record else _Found([text], has_record=is_record)
 
     def _search(self, fields: Fields, depth: int) -> _Found:
@@ -829,8 +838,11 @@ def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Recor
     """Split documents in a row, or lines if that finds more records of the log."""
     documents, broken = _split_documents(data)
     texts = [text for document in documents for text in finder.find(document)]
-    if broken and sum(finder.has_record(line) for line in lines if line) >= max(1, len(texts)):
-        return _split_lines(lines, finder)
+    if broken:
+        known = (line for line in lines if finder.has_time(line) and finder.has_record(line))
+        enough = max(1, len(texts))
+        if sum(1 for _ in islice(known, enough)) == enough:
+            return _split_lines(lines, finder)
     errors = [(None, reason) for _, reason in broken]
     lost = sum(finder.count_times(part) for part, _ in broken)
     return Records(texts, range(1, len(texts) + 1), errors, lost)
