@@ -371,6 +371,21 @@ def test_a_run_in_which_everything_is_rejected_fails(tmp_path: Path, action: str
             read_trail(tmp_path / "a.json", bad_record=action)
 
 
+def test_a_run_in_which_most_is_rejected_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.json").write_text(lines(PLAIN[0], '{"a": 1}', '{"b": 1}'))
+    read_trail(tmp_path / "a.json", bad_record="skip")
+    assert "most records were rejected: 2 of 3" in caplog.text
+
+
+def test_a_file_with_very_many_damaged_parts_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"eventTime": 1\n' * 1000)
+    (tmp_path / "b.json").write_text(PLAIN[0])
+    _, stats = read_trail(tmp_path, bad_record="skip")
+    assert (stats.read, stats.refused) == (1001, 1000)
+
+
 DAMAGED = {
     "line": TEXT({"Records": EVENTS[:5]})[:-9],
     "message": TEXT({"message": TEXT({"Records": EVENTS[:5]})[:-9]}),

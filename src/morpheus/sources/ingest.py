@@ -527,7 +527,11 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         refused = stats.refused - before.refused + implausible
         others = stats.other_records - before.other_records
         is_delivery = not refused and stats.empty_files > before.empty_files
-        if stats.read - before.read > refused + others or not refused + others or is_delivery:
+        read = stats.read - before.read
+        if read > refused + others and refused > read - refused:
+            where = read_task.files.describe()
+            logger.warning("%s: most records were rejected: %d of %d.", where, refused, read)
+        if read > refused + others or not refused + others or is_delivery:
             return
         kinds = stats.kinds - before.kinds
         found = ", ".join(format_count(number, kind) for kind, number in sorted(kinds.items()))
