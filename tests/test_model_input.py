@@ -398,7 +398,7 @@ def test_renewing_some_users_keeps_the_others(target: str) -> None:
     assert set(after) == {"ann", "bob", "cyd", "dan"}
     assert (after["bob"], after["cyd"]) == (before["bob"], before["cyd"])
     assert after["ann"].events == 80
-    assert re.search(rf"Saved +2 models in {target}, 2 kept", result.output)
+    assert re.search(rf"Saved +2 new models, 2 older kept, in {target}", result.output)
     assert cards() == (after if target == "models" else before)
     assert run(f"--pretrained_filename={target}").exit_code == 0
 
@@ -422,7 +422,8 @@ def test_users_with_little_new_history_keep_their_fingerprints() -> None:
     result = run(*RENEW, "--models_output_filename=models")
     assert result.exit_code == 0, result.output
     assert cards() == before
-    assert re.search(r"Saved +0 models in models, 3 kept", result.output)
+    assert re.search(r"Saved +0 new models, 3 older kept, in models", result.output)
+    assert "1 of 1 users of the training files have fewer than 40 events there" in result.output
 
 
 def test_the_global_model_of_few_users_does_not_replace_that_of_many() -> None:

@@ -248,8 +248,8 @@ def _format_age(age: ModelAge) -> str:
 
 def _format_saved(saved: SavedModels) -> str:
     """Return how many models were trained, and how many of the folder were kept."""
-    kept = f", {saved.kept:,} kept" if saved.kept else ""
-    return f"{format_count(saved.trained, 'model')} in {saved.folder}{kept}"
+    kept = f", {saved.kept:,} older kept" if saved.kept else ""
+    return f"{format_count(saved.trained, 'new model')}{kept}, in {saved.folder}"
 
 
 def _filter_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:

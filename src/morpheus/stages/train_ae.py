@@ -33,9 +33,14 @@ from morpheus.models.fit import (
     UserHistory,
     fit_fingerprints,
 )
-from morpheus.models.input_check import MIN_EVENTS_TO_CHECK, InputCheck, InputProfile
+from morpheus.models.input_check import (
+    MIN_EVENTS_TO_CHECK,
+    DatasetProfile,
+    InputCheck,
+    InputProfile,
+)
 from morpheus.models.population import Population
-from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint, ModelCard
+from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint, ModelCard, list_names
 from morpheus.models.store import (
     KEY_VARIABLE,
     ModelIndex,
@@ -574,11 +579,24 @@ class TrainAe(Transform):
             users = len(training.events_by_user)
             few = users * 2 < len(self.model_store.cards) and self.train_users == ALL
             prepared.keeps_global = few and self.model_store.global_card is not None
+            self._warn_kept(training)
         saved = self.models_output_filename is not None or self._has_short_histories(profile)
         needed = self.train_users == GENERIC or (self.train_users == ALL and saved)
         if needed and prepared.global_model is None and profile.population is not None:
             provider = ModelProvider.from_population(self, profile.population)
             prepared.global_model = provider.global_model
+
+    def _warn_kept(self, training: DatasetProfile) -> None:
+        """Warn about users of the training files whose older fingerprints are kept."""
+        known, least = self.model_store.cards, self.train_min_history
+        counts = training.events_by_user
+        kept = sorted(user for user, number in counts.items() if number < least and user in known)
+        if kept:
+            logger.warning(
+                "train-ae: %d of %d users of the training files have fewer than %d events there, "
+                "so their older fingerprints are kept: %s. `--train_min_history` sets the limit.",
+                *(len(kept), len(counts), least, list_names(kept)),
+            )
 
     def _has_short_histories(self, profile: InputProfile) -> bool:
         """Return whether a user of the input has too little history to be trained.
