@@ -84,6 +84,9 @@ def test_only_objects_in_the_time_range_are_fetched(
     assert frame.height == 2 * 2 * 2
     assert frame[TIME].dt.date().cast(pl.String).unique().to_list() == ["2024-05-07"]
     assert metrics.input.outside_folders == 2 * 30
+    skipped = "1 folder of another format: s3://lake/AWSLogs/000000000001/CloudTrail-Digest"
+    if pattern == "AWSLogs/":
+        assert metrics.input.not_read == [skipped]
     assert not any("05/08" in path or "05/06" in path for path in lake.listings)
     if pattern == "AWSLogs/":
         common, per_region = 3, ["years", "months of 2024", "days of May", "objects of the day"]

@@ -71,10 +71,12 @@ class GlobResult:
     Attributes:
         objects: The objects found.
         outside_folders: Number of folders that were not visited because of their dates.
+        skipped_folders: Folders that were not visited because of their names.
     """
 
     objects: list[ObjectPath] = field(default_factory=list)
     outside_folders: int = 0
+    skipped_folders: set[ObjectPath] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,11 @@ class ObjectGlob:
                 next_level: list[GlobNode] = []
                 for children, objects in pool.map(partial(self._expand_node, base_depth), level):
                     result.objects += objects
-                    wanted = [n for n in children if self._may_overlap(n.folder, base_depth)]
-                    result.outside_folders += len(children) - len(wanted)
+                    others = {n.folder for n in children if n.folder.name in self.skip_dirs}
+                    result.skipped_folders |= others
+                    logs = [n for n in children if n.folder not in others]
+                    wanted = [n for n in logs if self._may_overlap(n.folder, base_depth)]
+                    result.outside_folders += len(logs) - len(wanted)
                     next_level += wanted
                 level = next_level
         return result
@@ -157,8 +162,6 @@ class ObjectGlob:
 
     def _iter_child_nodes(self, node: GlobNode, folder: ObjectPath) -> Iterator[GlobNode]:
         head, *rest = node.pattern
-        if folder.name in self.skip_dirs:
-            return
         if self.recursive and self._names_folder(node.pattern, folder):
             yield GlobNode(folder, _EVERYTHING_BELOW)
         elif head == ANY_DEPTH and not folder.name.startswith("."):
@@ -624,6 +627,8 @@ class FileDiscovery:
         """Return the matching files, and the number of folders outside the time range."""
         if is_object_url(self._glob):
             result = self._make_object_glob().find_objects()
+            if problems is not None:
+                problems.skipped |= result.skipped_folders
             return set(result.objects), result.outside_folders
         return set(self._glob_local(problems)), 0
 
@@ -711,15 +716,18 @@ class _WalkProblems:
     Attributes:
         unreadable: Folders without read access.
         loops: Links to a folder above them.
+        skipped: Folders of another format, by their names.
     """
 
     unreadable: set[Path] = field(default_factory=set)
     loops: set[Path] = field(default_factory=set)
+    skipped: set[ObjectPath] = field(default_factory=set)
 
     def describe(self) -> tuple[NotRead, ...]:
         return (
             *NotRead.describe("folder without read access", self.unreadable),
             *NotRead.describe("link to a folder above it", self.loops),
+            *NotRead.describe("folder of another format", self.skipped),
         )
 
 
