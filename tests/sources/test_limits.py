@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +135,19 @@ def test_records_with_ever_new_fields_are_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "different columns, and at most 50 are read. Leave --all_columns out" in result.stderr
     assert run(tmp_path, "a.jsonl", "--max_columns=50").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["a", "a_s"])
+def test_deep_objects_cost_no_time(tmp_path: Path, name: str) -> None:
+    deep = f'{{"{name}":' * 900 + "1" + "}" * 900
+    line = RECORD.strip().removesuffix("}") + f', "extra": {deep}}}\n'
+    flat = {"eventTime": "2024-05-01T00:00:00Z", "userIdentityaccountId": "1", "EventName": "Ls"}
+    other = json.dumps(flat).removesuffix("}") + f', "extra": {deep}}}\n'
+    (tmp_path / "a.jsonl").write_text((line + other) * 50)
+    start = time.process_time()
+    result = run(tmp_path, "a.jsonl")
+    assert (result.exit_code, "100 events in 1 file" in result.stderr) == (0, True)
+    (tmp_path / "out.csv").unlink()
+    result = run(tmp_path, "a.jsonl", "--all_columns")
+    assert "a.jsonl:1: the record is nested deeper than 100 levels" in result.stderr
+    assert time.process_time() - start < 5

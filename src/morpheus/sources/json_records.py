@@ -148,6 +148,10 @@ _TYPE_SUFFIX = re.compile(r"_[bdgst]$")
 """What Azure Monitor adds to the names of columns in custom tables, by their type."""
 
 
+_MAX_NESTING = 100
+"""Maximum number of objects around a value. Each of them costs time for each value inside."""
+
+
 def list_normalized_names(name: str) -> tuple[str, ...]:
     """Return the normalized names that a name may stand for, the whole one first.
 
@@ -159,7 +163,7 @@ def list_normalized_names(name: str) -> tuple[str, ...]:
 
 
 def iter_named_leaves(
-    value: Mapping[str, Any], objects: Container[str], prefix: str = ""
+    value: Mapping[str, Any], objects: Container[str], prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Any]]:
     """Yield the normalized path and the value of each leaf, and of each object itself.
 
@@ -169,18 +173,20 @@ def iter_named_leaves(
         value: An object.
         objects: Normalized paths at which text may be an object.
         prefix: Normalized path of the object.
+        depth: Number of objects around it. Beyond `_MAX_NESTING` nothing is found.
 
     >>> row = {"EventName": "Ls", "useridentity": "{arn=a, username=null}"}
     >>> list(iter_named_leaves(row, {"useridentity"}))[:2]
     [('eventname', 'Ls'), ('useridentityarn', 'a')]
     """
     for key, inner in value.items():
-        for normalized in list_normalized_names(key):
+        # At each depth, the work would double.
+        for normalized in list_normalized_names(key) if not depth else (normalize_name(key),):
             name = prefix + normalized
             if type(inner) is str and name in objects and looks_like_object(inner):
                 inner = decode_cell(inner) or inner  # noqa: PLW2901 - the same value
-            if isinstance(inner, Mapping):
-                yield from iter_named_leaves(inner, objects, name)
+            if isinstance(inner, Mapping) and depth < _MAX_NESTING:
+                yield from iter_named_leaves(inner, objects, name, depth + 1)
             yield name, inner
 
 
@@ -388,12 +394,16 @@ class Flattener:
             if _is_missing(row.get(column)) or rank < ranks.get(column, 0):
                 row[column], ranks[column] = leaf, rank
 
-    def _iter_leaves(self, value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    def _iter_leaves(
+        self, value: Mapping[str, Any], prefix: str, depth: int = 0
+    ) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             name = prefix + flatten_name(key, self.drop_characters)
             is_branch = isinstance(inner, dict) and bool(inner)
-            if is_branch:
-                yield from self._iter_leaves(inner, name)
+            if is_branch and depth < _MAX_NESTING:
+                yield from self._iter_leaves(inner, name, depth + 1)
+            elif is_branch and self.all_columns:
+                raise ValueError(f"the record is nested deeper than {_MAX_NESTING} levels")
             if name in self.wanted_columns or (self.all_columns and not is_branch):
                 yield name, inner
 
