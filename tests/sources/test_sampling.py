@@ -80,10 +80,14 @@ def test_sample_of_too_many_users_is_reproducible() -> None:
     assert_frame_equal(found, again)
 
 
-def test_sample_is_empty_if_every_record_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"eventName": "Ls"}\n{"eventName": "Get"}')
+def test_sample_is_empty_if_no_event_is_of_the_chosen_user(tmp_path: Path) -> None:
+    lines = [f'{{"eventName": "Ls", "eventTime": "2024-05-31T09:30:0{n}Z"}}' for n in range(2)]
+    (tmp_path / "a.json").write_text("\n".join(lines))
     settings = PipelineOptions(
-        columns=("eventName", "logcount"), num_threads=1, needs_population=True
+        columns=("eventName", "logcount"),
+        num_threads=1,
+        needs_population=True,
+        userid_filter="nobody",
     )
     metrics = RunMetrics()
     files = FileDiscovery(str(tmp_path / "a.json"))
@@ -98,4 +102,4 @@ def test_sample_is_empty_if_every_record_is_rejected(tmp_path: Path) -> None:
     assert metrics.population_sample is not None
     assert metrics.population_sample.columns[:2] == [POPULATION_USER, TIME]
     assert metrics.population_sample.height == 0
-    assert metrics.input.refused == 2
+    assert metrics.input.other_users == 2
