@@ -84,7 +84,7 @@ def events(trial: Trial) -> Floats:
     """Return the sum over columns for each row of `trial.scored`."""
     shares = Shares(trial)
     ratios = (shares.ratio(trial.history, trial.scored, name) for name in trial.columns)
-    return np.sum(list(ratios), axis=0)
+    return np.asarray(np.sum(list(ratios), axis=0))
 
 
 def sessions(trial: Trial) -> Floats:
