@@ -353,3 +353,29 @@ def test_files_of_options_are_checked_before_the_run(
     done = run("--input_glob=none/*.json", before=before, options=options)
     assert done.exit_code == 2
     assert re.search(message, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (("add-scores", "--label=risc"), "Did you mean `risk`"),
+        (("add-scores", "filter", "--label=Z-Score"), "Did you mean `zscore`"),
+        (("add-scores", "add-class", "--label=p_value"), "Did you mean `pvalue`"),
+        (
+            ("add-scores", "filter", "--filter_source=DATAFRAME", "--field_name=anomaly_score"),
+            "Did you mean `ae_anomaly_score`",
+        ),
+        (("add-scores", "serialize", "--include=eventname"), "Did you mean `eventName`"),
+        (("add-scores", "serialize", "to-console", "--column=event_name"), "mean `eventName`"),
+        (
+            ("add-scores", "serialize", "to-parquet", "--folder=set", "--partition_by=eventname"),
+            "Did you mean `eventName`",
+        ),
+    ],
+)
+def test_a_misspelt_label_or_column_is_answered_with_similar_ones(
+    logs: Path, caplog: pytest.LogCaptureFixture, stages: tuple[str, ...], message: str
+) -> None:
+    assert logs
+    done = run("--input_glob=trails", then=(*SCORE, *stages))
+    assert message in done.stderr + caplog.text
