@@ -133,11 +133,11 @@ def _map_families(frame: pl.DataFrame, column: str, classifier: RegexClassifier)
 
 def _classify(classifier: RegexClassifier, value: pl.Expr) -> pl.Expr:
     """Do what the classifier does, with the engine of Polars."""
-    label = pl.when(value.is_null() | (value == "")).then(pl.lit(None, pl.String))
-    for pattern, family in classifier.patterns:
+    label: pl.Expr = pl.lit(classifier.default, pl.String)
+    for pattern, family in reversed(list(classifier.patterns)):
         found = value.str.contains(f"(?i){pattern}")
-        label = label.when(found).then(pl.lit(family, pl.String))
-    return label.otherwise(pl.lit(classifier.default, pl.String))
+        label = pl.when(found).then(pl.lit(family, pl.String)).otherwise(label)
+    return pl.when(value.is_null() | (value == "")).then(pl.lit(None, pl.String)).otherwise(label)
 
 
 def _join_distinct(frame: pl.DataFrame, distinct: pl.DataFrame, mapped: pl.Series) -> pl.Series:
