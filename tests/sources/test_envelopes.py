@@ -150,3 +150,28 @@ def test_document_in_blocks_is_read_completely() -> None:
         blocks = [data[i : i + 20] for i in range(0, len(data), 20)]
         [records] = split_record_blocks(blocks, FINDER)
         assert len(records.raw_records) == 9
+
+
+NAMES = ["Records", "detail", "detail-type", "message", "data", "eventTime", "eventName", "log"]
+WRAPPED = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from(["{", '{"a', "[", "H4sI"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
+        | inner.map(json.dumps)
+    ),
+    max_leaves=15,
+)
+
+
+@given(WRAPPED, st.booleans())
+def test_opening_never_fails_and_opens_everything_at_once(value: object, cut: bool) -> None:  # noqa: FBT001 - drawn
+    text = json.dumps(value).encode()
+    found = FINDER.examine(text[:-1] if cut else text)
+    for record, _ in found:
+        assert [bytes(each) for each, _ in FINDER.examine(record)] == [bytes(record)]
+
+
+@given(st.binary(max_size=60))
+def test_examining_never_fails(data: bytes) -> None:
+    FINDER.examine(data)
