@@ -178,6 +178,8 @@ def read_results(path: Path) -> Iterator[pl.DataFrame]:
     """
     if path.is_dir():
         raise UsageError(f"`{path}` is a folder. Give the files in it, as `{path}/*.parquet`.")
+    if ":/" in path.as_posix() and not path.exists():
+        raise UsageError(f"`{path}` is no file on this machine. Download it, and give the copy.")
     if not path.is_file():
         raise UsageError(f"There is no file `{path}`. Give the output of an earlier `to-file`.")
     row = 2 if detect_file_type(path) == "csv" else 1
