@@ -256,3 +256,17 @@ def test_a_closed_stdout_is_an_error_only_for_what_writes_there(sink):
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "stdout is closed. Redirect it to a file" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--columns_file", "--labels_file"])
+def test_a_list_that_is_not_utf_8_is_an_error_with_its_line(folder, option):
+    (folder / "list.txt").write_bytes("eventName\nété\n".encode("latin-1"))
+    assert_fails(
+        run(options=[f"{option}=list.txt"]), 2, r"`list\.txt`, line 2: the text is not UTF-8"
+    )
+
+
+def test_a_list_with_a_byte_order_mark_is_read(folder):
+    (folder / "list.txt").write_text("eventName\n", encoding="utf-8-sig")
+    result = run(options=["--columns_file=list.txt"])
+    assert (result.exit_code, "\\ufeff" in result.stderr) == (0, False)

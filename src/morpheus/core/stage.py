@@ -309,7 +309,7 @@ def read_lines(name: str, *, option: str) -> tuple[str, ...]:
         option: The option that names the file, for the error message.
 
     Raises:
-        UsageError: The file does not exist.
+        UsageError: The file does not exist, or is not UTF-8.
 
     >>> read_lines("data/columns_ae_azure.txt", option="--columns_file")[:2]
     ('appDisplayName', 'clientAppUsed')
@@ -320,13 +320,23 @@ def read_lines(name: str, *, option: str) -> tuple[str, ...]:
     places = [Path(name), *(shipped / each for each in [_shipped_name(name)] if each)]
     for place in places:
         if place.is_file():
-            lines = place.read_text(encoding="utf-8").splitlines()
+            lines = _decode_text(place.read_bytes(), name, option).splitlines()
             return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     lists = (each.name for each in shipped.iterdir() if each.name.endswith(".txt"))
     raise UsageError(
         f"{option}: there is no file `{name}`.{suggest(Path(name).name, lists)} Give a text file "
         "with one name per line."
     )
+
+
+def _decode_text(content: bytes, name: str, option: str) -> str:
+    try:
+        return content.decode("utf-8-sig")  # Windows' editors write a byte order mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{option}: `{name}`, line {line}: the text is not UTF-8. Save the file as UTF-8."
+        ) from error
 
 
 SHIPPED_FOLDERS = ("morpheus/data", "models/data")

@@ -30,6 +30,7 @@ from morpheus.sources.compression import (
     LogPath,
     ReadLimits,
     is_utf16,
+    strip_padding,
     to_utf8,
 )
 from morpheus.sources.json_records import (
@@ -190,7 +191,12 @@ OTHER_KINDS = (
 )
 """What cloud services and tools write beside records. `RecordFinder` never calls a record so."""
 
+_TYPED_ENVELOPES = tuple(
+    each for each in ENVELOPES if {"detail-type", "specversion"} & {*each.marks}
+)
 _TEXT_FIELDS = ("message", "log", "@message", "MESSAGE", "Message", "_raw", "textPayload")
+_OTHER_TYPE = "event of another type"
+"""What an envelope holds that states a type, and has no record of the log in it."""
 _TEXT_LINE = "text line"
 """What an envelope holds whose content is not JSON, such as the messages of other programs."""
 
@@ -296,7 +302,11 @@ class RecordFinder:
             return ""
         is_record = self._is_record(fields)
         kind = self._classify(fields, is_record=is_record)
-        return kind or ("" if is_record or not self._holds_text_line(fields) else _TEXT_LINE)
+        if kind or is_record:
+            return kind
+        if self._holds_other_type(fields):
+            return _OTHER_TYPE
+        return _TEXT_LINE if self._holds_text_line(fields) else ""
 
     def count_times(self, text: RawJson) -> int:
         """Return how many records a text that cannot be opened seems to hold, at least 1.
@@ -354,6 +364,12 @@ class RecordFinder:
             if kind.matches(fields):
                 return kind.name
         return ""
+
+    def _holds_other_type(self, fields: Fields) -> bool:
+        """Return whether an envelope that states a type holds an object without known fields."""
+        contents = (envelope.get_content(fields) for envelope in _TYPED_ENVELOPES)
+        inner = next((_decode_object(content) for content in contents if content is not None), None)
+        return inner is not None and self.known_fields.isdisjoint(inner)
 
     def _holds_text_line(self, fields: Fields) -> bool:
         """Return whether an object without known fields holds text that is not JSON."""
@@ -707,6 +723,7 @@ def split_records(data: bytes, finder: RecordFinder) -> Records:
     >>> split_records(b'{"a": 1}' + bytes([10, 10]) + b'{"a": 2}', finder).line_numbers
     [1, 3]
     """
+    data = strip_padding(data)
     if not data or data.isspace():
         return Records([], [])
     texts = _split_single_list(data, finder)

@@ -30,6 +30,7 @@ from morpheus.sources.compression import (
     ReadLimits,
     as_local_file,
     is_utf16,
+    strip_padding,
     to_utf8,
 )
 from morpheus.sources.json_records import (
@@ -96,7 +97,7 @@ def read_csv(
     Raises:
         RecordError: The file has no header, or too many columns.
     """
-    data = to_utf8(data)
+    data = strip_padding(to_utf8(data))
     dialect, start = _read_preamble(data)
     table = _read_rows(data[start:] if start else data, dialect, path, drop_characters, limits)
     lines = data.count(b"\n", 0, start)
