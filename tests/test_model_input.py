@@ -332,8 +332,8 @@ def test_a_watched_directory_is_checked_once_there_are_enough_events(count: int)
     Path("new").mkdir()
     parts = [events(user, count, later, userAgent=None) for user in ("ann",)]
     write("new/a.json", *parts)
-    watched = ("from-cloudtrail", "--input_glob=new/*.json", "--watch_directory=true")
-    source = (*watched, "--max_files=1", "--batch_timeout=0.1")
+    follow = ("from-cloudtrail", "--input_glob=new/*.json", "--watch_directory=true")
+    source = (*follow, "--max_files=1", "--batch_timeout=0.1")
     result = run(LOAD, source=source)
     if count < 10:
         assert result.exit_code == 0, result.output
