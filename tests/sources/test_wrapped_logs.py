@@ -307,6 +307,7 @@ OTHERS: dict[str, Record] = {
     "GuardDuty finding": bridge(
         {"schemaVersion": "2.0", "type": "x", "service": {"count": 1}, "severity": 5}
     ),
+    "event of another type": bridge({"instance-id": "i-1", "state": "running"}),
     "S3 test event": {"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "x"},
     "S3 notification": event(42, eventSource="aws:s3", s3={"bucket": {}}, eventID=None),
     "SNS subscription message": {"TopicArn": "t", "SubscribeURL": "u", "Message": "m"},
@@ -339,9 +340,9 @@ def test_a_run_that_finds_nothing_of_the_right_kind_fails(tmp_path: Path, kind: 
 def test_a_bad_record_is_not_taken_for_something_else(tmp_path: Path) -> None:
     bad = event(1, eventTime=None, requestParameters={"index": {"a": 1}, "message": "text"})
     path = tmp_path / "a.json"
-    path.write_text(lines(PLAIN[0], TEXT(bad)))
+    path.write_text(lines(PLAIN[0], TEXT(bad), TEXT(bridge(bad))))
     _, stats = read_trail(path, bad_record="skip")
-    assert (stats.refused, stats.other_records) == (1, 0)
+    assert (stats.refused, stats.other_records) == (2, 0)
 
 
 EMPTY = ["", "\n", "{}", "[]", "null", '{"Records": []}', '{"Records": null}', '{"events":[]}']

@@ -455,6 +455,8 @@ class RecordFinder:
         found = self._find_in_value(content, depth + 1, is_base64=envelope.is_base64)
         if found is None or found.is_known or (envelope.is_declared and found.records):
             return found
+        if envelope in _TYPED_ENVELOPES and not self._holds_other_type(fields):
+            return found  # a bad record is rejected, and is no event of the envelope's time
         begin = bytes(memoryview(content)[:64]).lstrip()[:1]
         is_delivery = envelope.is_delivery or envelope.is_declared
         lists_only = is_delivery and begin in {b"[", b"n"} and self.known_fields.isdisjoint(fields)
