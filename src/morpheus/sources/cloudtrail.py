@@ -501,8 +501,9 @@ class FromCloudtrail(FileSource):
     """Read AWS CloudTrail logs.
 
     Reads the files that CloudTrail delivers (plain, gzip or zstd), JSON lines, flat CSV and
-    Parquet, and exports of LookupEvents, CloudTrail Lake, Athena, the console and SIEMs. Nested names are joined: `userIdentity.arn`
-    becomes `userIdentityarn`. Digests and Insights are skipped.
+    Parquet, and exports of LookupEvents, CloudTrail Lake, Athena, the console and SIEMs. Nested
+    names are joined: `userIdentity.arn` becomes `userIdentityarn`. Digests and Insights are
+    skipped.
 
     Example: `from-cloudtrail --input_glob='AWSLogs/**/*.json.gz'`
     """
