@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Protocol
 
 import msgspec
@@ -62,6 +63,12 @@ class ModelCard(msgspec.Struct, frozen=True):
     sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     summary: ModelSummary | None = msgspec.field(default=None, name="portrait")
     filled_columns: tuple[str, ...] = msgspec.field(default=(), name="filled")
+
+    def __post_init__(self) -> None:
+        """Reject times that are none. A damaged index would fail much later."""
+        times = [datetime.fromisoformat(text) for text in (self.first, self.last) if text]
+        if len({time.tzinfo is None for time in times}) > 1:
+            raise ValueError("only one of two times has a time zone")
 
     @property
     def own_share(self) -> float:

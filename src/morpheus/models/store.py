@@ -577,6 +577,11 @@ class ModelIndex(msgspec.Struct, frozen=True):
     trained_until: str = ""
     empty_features: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Reject a time that is none. A damaged index would fail much later."""
+        if self.trained_until:
+            datetime.fromisoformat(self.trained_until)
+
     @classmethod
     def from_cards(
         cls,

@@ -148,6 +148,8 @@ _TYPE_SUFFIX = re.compile(r"_[bdgst]$")
 """What Azure Monitor adds to the names of columns in custom tables, by their type."""
 
 
+_NOT_A_FIELD = re.compile(r'["\\\x00-\x1f]')
+"""What the names of a compiled type must not contain."""
 _MAX_NESTING = 100
 """Maximum number of objects around a value. Each of them costs time for each value inside."""
 
@@ -335,6 +337,8 @@ class Flattener:
         if not set(self.wanted_columns) <= set(wanted.values()):
             return None
         inner = {path[:n] for path in wanted for n in range(1, len(path))}
+        if any(_NOT_A_FIELD.search(part) for path in wanted for part in path):
+            return None
         return None if inner & wanted.keys() else StructDecoder.from_paths(wanted)
 
     def _flatten_record(self, record: RawJson) -> FlatRecord:
