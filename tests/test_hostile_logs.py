@@ -151,3 +151,13 @@ def test_hostile_file_is_read_or_rejected_by_name(folder, name):
         assert f"Error: logs/{name}" in result.stderr
         assert "--bad_record skip" in result.stderr
         assert not list(Path().glob("o.*"))
+
+
+def test_a_field_without_a_name_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = {"eventTime": "2026-01-01T00:00:00Z", "": 1, "userIdentity": {"arn": "ann"}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityarn"]
+    words += ["from-cloudtrail", "--input_glob=a.jsonl", "--all_columns", "serialize"]
+    assert CliRunner().invoke(morpheus, [*words, "to-file", "--filename=o.csv"]).exit_code == 0
+    assert len(Path("o.csv").read_text().splitlines()) == 2

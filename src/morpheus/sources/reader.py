@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from morpheus.columns import ACTOR, EXCLUDED, INDEX, TIME
+from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
 from morpheus.core.batch import ReadStats
 from morpheus.errors import RecordError, UsageError
 from morpheus.runtime.pool import WorkerPool
@@ -344,6 +344,7 @@ class Reader:
                 if opened != records:
                     records = opened
                     frame, refused = self.flattener.flatten(records)
+                refused = self._find_hollow(frame, records) | refused
             self.actor_sampler.add_records(records)
             files = [(chunk.path, len(chunk.records)) for chunk in group]
             frame = add_partition_columns(
@@ -383,6 +384,22 @@ class Reader:
             few = number < _FEW_VALUES
             found |= reduce(and_, missing) | (reduce(or_, missing) & few)
         return set(found.arg_true())
+
+    def _find_hollow(self, frame: pl.DataFrame, records: Sequence[RawJson]) -> dict[int, str]:
+        """Find records that have a time and no other field of the log, with the reason to reject.
+
+        Such a record is an envelope whose content is damaged, or belongs to another log.
+        """
+        log = self.log_format
+        names = [n for n in self.flattener.wanted_columns if n not in log.time_columns]
+        if not log.id_column or not names:
+            return {}
+        hollow = frame.select(pl.all_horizontal(pl.col(names).is_null())).to_series().arg_true()
+        return {
+            row: f"the record has no field of a {log.name} event but a time; it has "
+            f"{', '.join(_list_field_names(records[row]))}"
+            for row in hollow
+        }
 
     def _open_envelopes(
         self, group: Sequence[RecordChunk], doubtful: Container[int]
@@ -435,6 +452,9 @@ class Reader:
         if texts is None:
             texts = pl.Series(self.log_format.time_column, [None] * frame.height, dtype=pl.String)
         time = parse_times(texts, self.log_format.time_format)
+        if refused:
+            rows = pl.int_range(frame.height, eager=True)
+            time = time.set(rows.is_in(list(refused)), None)
         frame, keep = self._exclude_rows(frame)
         if keep is not None:
             time = time.set(~keep, None)
@@ -449,7 +469,7 @@ class Reader:
             if number > 1:
                 reason += f"; it holds {number:,} events"
             self._refuse(_locate_error(reason, chunks, row), read=number - 1, number=number)
-        reserved = [name for name in frame.columns if name in {INDEX, TIME}]
+        reserved = [name for name in frame.columns if name in {ROW, INDEX, TIME}]
         timed = frame.drop(reserved).with_columns(index, time.alias(TIME))
         keep = time.is_not_null() if bad or keep is not None else None
         implausible = self.plausible_times.find_implausible(time)
