@@ -337,6 +337,7 @@ class Reader:
         for group in [chunks] if whole else _regroup_chunks(chunks, size):
             records = [record for chunk in group for record in chunk.records]
             frame, refused = self.flattener.flatten(records)
+            hollow: Mapping[int, str] = {}
             doubtful = self._find_doubtful(frame) | refused.keys()
             if doubtful or self._shift[1]:
                 group = self._open_envelopes(group, doubtful)  # noqa: PLW2901 - the same records
@@ -344,7 +345,7 @@ class Reader:
                 if opened != records:
                     records = opened
                     frame, refused = self.flattener.flatten(records)
-                refused = self._find_hollow(frame, records) | refused
+                hollow = self._find_hollow(frame, records)
             self.actor_sampler.add_records(records)
             files = [(chunk.path, len(chunk.records)) for chunk in group]
             frame = add_partition_columns(
@@ -360,7 +361,7 @@ class Reader:
             names += [EXCLUDED] if self.log_format.row_filter is not None else []
             if self.wanted_columns is not None and frame.columns != names:
                 frame = frame.select(names)
-            yield self._add_timestamps(frame, group, refused, records)
+            yield self._add_timestamps(frame, group, refused, records, hollow)
 
     def _find_doubtful(self, frame: pl.DataFrame) -> set[int]:
         """Find the rows that may be envelopes or no records of this log.
@@ -395,6 +396,10 @@ class Reader:
         if not log.id_column or not names:
             return {}
         hollow = frame.select(pl.all_horizontal(pl.col(names).is_null())).to_series().arg_true()
+        # A time that is missing or wrong is the better reason.
+        times = [frame[name].gather(hollow) for name in log.time_columns if name in frame.columns]
+        known = [parse_times(texts, log.time_format).is_not_null() for texts in times]
+        hollow = hollow.filter(reduce(or_, known)) if known else hollow.clear()
         return {
             row: f"the record has no field of a {log.name} event but a time; it has "
             f"{', '.join(_list_field_names(records[row]))}"
@@ -437,6 +442,7 @@ class Reader:
         chunks: list[RecordChunk],
         refused: Mapping[int, str] | None = None,
         records: Sequence[RawJson] = (),
+        hollow: Mapping[int, str] | None = None,
     ) -> pl.DataFrame:
         """Add `INDEX_FILE` and `TIME`, and drop rows without a time.
 
@@ -445,6 +451,7 @@ class Reader:
             chunks: The chunks of the records.
             refused: Reasons for rejected records, by row.
             records: The JSON of the records; empty for a table.
+            hollow: Reasons to reject records that have a time and nothing else.
         """
         self.stats.read += frame.height
         index = pl.concat([pl.Series(INDEX, chunk.row_index, dtype=pl.Int64) for chunk in chunks])
@@ -452,13 +459,14 @@ class Reader:
         if texts is None:
             texts = pl.Series(self.log_format.time_column, [None] * frame.height, dtype=pl.String)
         time = parse_times(texts, self.log_format.time_format)
-        if refused:
+        timed = {row: reason for row, reason in (hollow or {}).items() if time[row] is not None}
+        if timed:
             rows = pl.int_range(frame.height, eager=True)
-            time = time.set(rows.is_in(list(refused)), None)
+            time = time.set(rows.is_in(list(timed)), None)
         frame, keep = self._exclude_rows(frame)
         if keep is not None:
             time = time.set(~keep, None)
-        bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {})
+        bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {}) | timed
         for row in () if keep is None else set(bad).intersection((~keep).arg_true()):
             del bad[row]
         for row, known_reason in sorted(bad.items()):
@@ -470,13 +478,13 @@ class Reader:
                 reason += f"; it holds {number:,} events"
             self._refuse(_locate_error(reason, chunks, row), read=number - 1, number=number)
         reserved = [name for name in frame.columns if name in {ROW, INDEX, TIME}]
-        timed = frame.drop(reserved).with_columns(index, time.alias(TIME))
+        events = frame.drop(reserved).with_columns(index, time.alias(TIME))
         keep = time.is_not_null() if bad or keep is not None else None
         implausible = self.plausible_times.find_implausible(time)
         if implausible is not None:
             self._leave_out(implausible, time, texts, chunks)
             keep = ~implausible if keep is None else keep & ~implausible
-        return timed if keep is None else timed.filter(keep)
+        return events if keep is None else events.filter(keep)
 
     def _exclude_rows(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series | None]:
         """Count the rows that the schema excludes, and return which are kept; None for all."""
