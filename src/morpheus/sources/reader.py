@@ -396,10 +396,6 @@ class Reader:
         if not log.id_column or not names:
             return {}
         hollow = frame.select(pl.all_horizontal(pl.col(names).is_null())).to_series().arg_true()
-        # A time that is missing or wrong is the better reason.
-        times = [frame[name].gather(hollow) for name in log.time_columns if name in frame.columns]
-        known = [parse_times(texts, log.time_format).is_not_null() for texts in times]
-        hollow = hollow.filter(reduce(or_, known)) if known else hollow.clear()
         return {
             row: f"the record has no field of a {log.name} event but a time; it has "
             f"{', '.join(_list_field_names(records[row]))}"
