@@ -445,3 +445,17 @@ def test_whole_numbers_with_a_point_are_what_they_seem(tmp_path: Path) -> None:
     rows, stats = read(FromOcsf, path, columns=("class_uid",), user="actoruseruid")
     assert (len(rows), stats.other_classes) == (1, 0)
     assert str(rows[0]["event_dt"]) == "2026-10-01 08:00:00+00:00"
+
+
+@pytest.mark.parametrize("wrapper", ["log", "message", "foo"])
+def test_a_record_with_a_time_and_no_field_of_the_log_is_rejected(
+    tmp_path: Path, wrapper: str
+) -> None:
+    path = tmp_path / "a.json"
+    cut = {"time": "2026-10-01T08:00:00Z", wrapper: PLAIN[1][:90]}
+    path.write_text(lines(PLAIN[0], TEXT(cut), PLAIN[2]))
+    rows, stats = read_trail(path, bad_record="skip")
+    assert [row["eventID"] for row in rows] == [NAMES[0], NAMES[2]]
+    assert (stats.read, stats.refused) == (3, 1)
+    [reason] = stats.refusals
+    assert f"no field of a CloudTrail event but a time; it has time, {wrapper}" in reason
