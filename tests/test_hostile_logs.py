@@ -161,3 +161,22 @@ def test_a_field_without_a_name_is_left_out(tmp_path, monkeypatch):
     words += ["from-cloudtrail", "--input_glob=a.jsonl", "--all_columns", "serialize"]
     assert CliRunner().invoke(morpheus, [*words, "to-file", "--filename=o.csv"]).exit_code == 0
     assert len(Path("o.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b'eventTime,"' + b"x" * 200_000 + b'"\n1,2\n', "the header is not CSV"),
+        ("a.json.gz", b"\x28\xb5\x2f\xfd" + b"\xff" * 600, "truncated or damaged"),
+    ],
+)
+def test_a_broken_start_of_a_file_is_an_error_with_its_name(
+    tmp_path, monkeypatch, name, content, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / f"b{name}").write_bytes(content)
+    words = ["run", "--num_threads=1", "pipeline-ae", "from-cloudtrail", "--input_glob=."]
+    result = CliRunner().invoke(morpheus, [*words, "serialize", "to-file", "--filename=o.csv"])
+    assert (result.exit_code, "bug" in result.stderr) == (1, False)
+    assert message in result.stderr

@@ -123,6 +123,7 @@ def check_account(case: Case, metrics: RunMetrics, said: str) -> Iterator[str]:
     stats, written = metrics.input, metrics.users.total()
     if stats.accepted != written + metrics.filtered:
         yield f"read {stats}, but {written} written and {metrics.filtered} filtered: {said}"
+    csv.field_size_limit(1 << 30)
     with Path("out.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     if len(rows) - 1 != written:

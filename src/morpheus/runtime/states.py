@@ -260,6 +260,8 @@ class SqliteStateStore:
                     "written, and that the disk has space."
                 ) from error
             raise UsageError(self._damaged_message(error)) from error
+        except UnicodeDecodeError as error:
+            raise UsageError(self._damaged_message("a name is not UTF-8 text")) from error
         except OSError as error:
             raise UsageError(
                 f"--state: `{self.path}` cannot be opened: {error.strerror}. Give a file in a "

@@ -564,8 +564,9 @@ def _read_stated_size(file: IO[bytes]) -> tuple[int, ...] | None:
         checksum, size = struct.unpack("<II", file.read(8))
         return size, checksum
     if head.startswith(ZSTD_MAGIC):
-        size = zstandard.frame_content_size(head)
-        return None if size < 0 else (size,)
+        with suppress(zstandard.ZstdError):
+            size = zstandard.frame_content_size(head)
+            return None if size < 0 else (size,)
     return None
 
 

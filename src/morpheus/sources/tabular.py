@@ -108,7 +108,10 @@ def _read_rows(
     data: bytes, dialect: Dialect, path: LogPath, drop_characters: str, limits: ReadLimits
 ) -> Table:
     """Read the header and the rows of a table."""
-    header = _read_header(data, dialect)
+    try:
+        header = _read_header(data, dialect)
+    except csv.Error as error:
+        raise RecordError(f"the header is not CSV ({error})", file=path, line=1) from error
     if not header:
         raise RecordError(
             "the file is empty; a CSV file needs a header with column names", file=path
