@@ -14,9 +14,9 @@ from os import PathLike, fspath
 
 import polars as pl
 
-from morpheus.columns import INDEX, RISK, SCORE, ExplanationColumns, to_user_column
+from morpheus.columns import INDEX, RISK, SCORE, ExplanationColumns
 from morpheus.core.batch import RunMetrics
-from morpheus.core.stage import PipelineOptions, Transform
+from morpheus.core.stage import PipelineOptions, Transform, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import InputSpec, ModelCard
 from morpheus.models.store import ModelStore, read_key

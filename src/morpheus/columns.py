@@ -23,17 +23,6 @@ IDENTITY_OPTION = "@identity"
 """Given in place of columns to pseudonymize, it selects those that identify users."""
 ACTOR = "actor"
 """Column of the actor of each event, by the rules of the log format."""
-
-
-def to_user_column(name: str) -> str:
-    """Return the column of the users that an option names.
-
-    >>> to_user_column("@actor"), to_user_column("userIdentityarn")
-    ('actor', 'userIdentityarn')
-    """
-    return ACTOR if name == ACTOR_OPTION else name
-
-
 TIME = "event_dt"
 """Time of an event, in UTC, as a datetime."""
 POPULATION_USER = "_owner_"

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import ACTOR_OPTION, ROW, SCORE, LogDescription, to_user_column
-from morpheus.core.stage import option
+from morpheus.columns import ACTOR_OPTION, ROW, SCORE, LogDescription
+from morpheus.core.stage import option, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from morpheus.columns import ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
+from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
 from morpheus.storage.object_store import ObjectPath, normalise_location
 from morpheus.text import suggest
@@ -91,6 +91,15 @@ def option(  # noqa: PLR0913 - one argument for each thing an option can be
 
 COMPAT_RELEASES = ("22.08", "22.11")
 """Values of `--compat`: releases of NVIDIA Morpheus, one for each set of score columns."""
+
+
+def to_user_column(name: str) -> str:
+    """Return the column of the users that an option names.
+
+    >>> to_user_column("@actor"), to_user_column("userIdentityarn")
+    ('actor', 'userIdentityarn')
+    """
+    return ACTOR if name == ACTOR_OPTION else name
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import msgspec
 import polars as pl
 from polars.exceptions import PolarsError
 
-from morpheus.columns import POPULATION_USER, TIME, to_user_column
+from morpheus.columns import POPULATION_USER, TIME
+from morpheus.core.stage import to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore

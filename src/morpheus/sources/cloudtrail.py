@@ -6,9 +6,8 @@ Also defines the CloudTrail log format: its fields, actor rules and derived colu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
-
-import polars as pl
 
 from morpheus.columns import EventFields, EvidenceQuery
 from morpheus.features.derived import (
@@ -27,7 +26,7 @@ from morpheus.sources.base import FileSource
 from morpheus.sources.envelopes import Envelope, OtherKind
 from morpheus.sources.group_by_user import RecordOrder
 from morpheus.sources.json_records import normalize_name
-from morpheus.sources.log_format import ActorRule, LogFormat
+from morpheus.sources.log_format import ActorRule, LogFormat, prefix_number
 
 HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
 """What AWS writes in place of a user name that may be a mistyped password."""
@@ -324,11 +323,6 @@ def get_first_owner(owners: object) -> object:
     return owners or None
 
 
-def format_account(cell: pl.Expr) -> pl.Expr:
-    """Prefix an account number in a CSV cell with `Account-`, as the lessons' data does."""
-    return pl.when(cell.str.contains("^[0-9]+$")).then("Account-" + cell).otherwise(cell)
-
-
 EVENT_FIELDS = EventFields(
     event_id=("eventID",),
     action=("eventName",),
@@ -477,7 +471,7 @@ CLOUDTRAIL_FORMAT = LogFormat(
     # The account that owns the resource logs less about the caller.
     record_order=RecordOrder("userIdentitytype", ("AWSAccount",)),
     json_converters={"requestParametersownersSetitems": get_first_owner},
-    csv_converters={"userIdentityaccountId": format_account},
+    csv_converters={"userIdentityaccountId": partial(prefix_number, prefix="Account-")},
     embedded_json_columns=EMBEDDED_JSON_COLUMNS,
     column_aliases=COLUMN_ALIASES,
     boolean_columns=("readOnly", "managementEvent", "requestParametersmonitoringenabled"),

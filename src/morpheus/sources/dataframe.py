@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Protocol
 
 import polars as pl
 
-from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME, to_user_column
+from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
-from morpheus.core.stage import Values
+from morpheus.core.stage import Values, to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.models.input_check import DatasetProfile, InputProfile
 from morpheus.models.profile import FeatureSpec, InputSpec

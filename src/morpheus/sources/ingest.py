@@ -20,9 +20,9 @@ from typing import Generic
 
 import polars as pl
 
-from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME, to_user_column
+from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats, RunMetrics
-from morpheus.core.stage import PipelineOptions, Values, list_values
+from morpheus.core.stage import PipelineOptions, Values, list_values, to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.features.derived import DerivedColumn
 from morpheus.models.input_check import DatasetProfile, InputProfile

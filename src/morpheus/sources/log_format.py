@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import polars as pl
 
@@ -33,6 +33,16 @@ from morpheus.sources.json_records import (
     list_normalized_names,
     normalize_name,
 )
+
+
+def prefix_number(cell: pl.Expr, prefix: str) -> pl.Expr:
+    """Put a prefix in front of numbers, as the lessons' data does with accounts.
+
+    >>> cells = pl.DataFrame({"account": ["0123", "anonymous"]})
+    >>> cells.select(prefix_number(pl.col("account"), "Account-")).to_series().to_list()
+    ['Account-0123', 'anonymous']
+    """
+    return pl.when(cell.str.contains("^[0-9]+$")).then(prefix + cell).otherwise(cell)
 
 
 def extract_city(column: str) -> pl.Expr:
@@ -88,24 +98,33 @@ class ActorRule:
     exclude: Mapping[str, str] = field(default_factory=dict)
     lowercase: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that the rule uses."""
-        in_name = [column for column, _ in _PLACEHOLDER.findall(self.name_template)]
-        return tuple(dict.fromkeys([*self.match, *self.exclude, *in_name]))
+        return tuple(dict.fromkeys([*self.match, *self.exclude, *self.name_columns]))
 
-    @property
+    @cached_property
     def name_columns(self) -> tuple[str, ...]:
         """Return the columns whose values are in the name."""
         return tuple(column for column, _ in _PLACEHOLDER.findall(self.name_template))
 
     def to_expr(self) -> pl.Expr:
         """Return the name; null if the rule does not apply or a part of the name is missing."""
-        conditions = [_match_expr(name, pattern) for name, pattern in self.match.items()]
-        conditions += [~_match_expr(name, pattern) for name, pattern in self.exclude.items()]
-        name = pl.concat_str(list(_parse_template(self.name_template)))
-        name = name.str.to_lowercase() if self.lowercase else fold_addresses(name)
-        return pl.when(pl.all_horizontal(pl.lit(value=True), *conditions)).then(name)
+        match, exclude = (tuple(patterns.items()) for patterns in (self.match, self.exclude))
+        return _build_name(self.name_template, match, exclude, lowercase=self.lowercase)
+
+
+_Patterns = tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=256)
+def _build_name(template: str, match: _Patterns, exclude: _Patterns, *, lowercase: bool) -> pl.Expr:
+    """Build the expression of a rule; the same rules are applied to every file."""
+    conditions = [_match_expr(name, pattern) for name, pattern in match]
+    conditions += [~_match_expr(name, pattern) for name, pattern in exclude]
+    name = pl.concat_str(list(_parse_template(template)))
+    name = name.str.to_lowercase() if lowercase else fold_addresses(name)
+    return pl.when(pl.all_horizontal(pl.lit(value=True), *conditions)).then(name)
 
 
 def fold_addresses(name: pl.Expr) -> pl.Expr:
@@ -172,7 +191,10 @@ class JoinedColumn:
 
 def collect_rule_columns(rules: Iterable[ActorRule]) -> tuple[str, ...]:
     """Return the columns that some rules use."""
-    return tuple(dict.fromkeys(name for rule in rules for name in rule.columns))
+    names: dict[str, None] = {}
+    for rule in rules:
+        names |= dict.fromkeys(rule.columns)
+    return tuple(names)
 
 
 def resolve_actors(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:

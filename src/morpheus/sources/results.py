@@ -23,16 +23,9 @@ import zstandard
 from polars._typing import PolarsDataType
 from polars.exceptions import PolarsError
 
-from morpheus.columns import (
-    ACTOR,
-    ACTOR_OPTION,
-    ROW,
-    TIME,
-    LogDescription,
-    merge_descriptions,
-    to_user_column,
-)
+from morpheus.columns import ACTOR, ACTOR_OPTION, ROW, TIME, LogDescription, merge_descriptions
 from morpheus.core.registry import load_stage, stage_names
+from morpheus.core.stage import to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.sources.compression import detect_file_type
 from morpheus.sources.json_records import clear_missing_texts
