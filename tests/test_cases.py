@@ -86,7 +86,7 @@ def test_reported_inputs_are_read_or_refused_as_expected(name: str, tmp_path: Pa
     shutil.copytree(CASES / name, folder, copy_function=shutil.copyfile)
     command = Path(sys.executable).with_name("morpheus")
     done = subprocess.run(
-        ["sh", "run.sh"],
+        ["/bin/sh", "run.sh"],
         cwd=folder,
         env={**os.environ, "MORPHEUS": str(command), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
