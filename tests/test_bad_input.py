@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def build_arguments(
+def build_arguments(  # noqa: PLR0913, PLR0917 - the parts of a command line
     glob="input/*.csv",
     source=(),
     train=("--train_epochs=1",),

@@ -96,7 +96,8 @@ def test_text_of_the_log_stays_in_its_cell(capsys):
 def test_columns_can_be_chosen_and_a_missing_one_is_reported(capsys):
     show(alerts("why", agent=["cli"]), column=("agent", "risk"))
     assert capsys.readouterr().out == "2021-10-09 00:00:00\tann\tcli\t2.50\n"
-    with pytest.raises(UsageError, match=r"rows have no column `agents`\. Did you mean `agent`\? They"):
+    message = r"rows have no column `agents`\. Did you mean `agent`\? They"
+    with pytest.raises(UsageError, match=message):
         show(alerts("why", agent=["cli"]), column=("agents",))
 
 

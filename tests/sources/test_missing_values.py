@@ -44,7 +44,8 @@ def read(path: Path, user: str = USER, features: tuple[str, ...] = ()) -> pl.Dat
     columns = ("eventSource", "eventName", *features)
     options = PipelineOptions(columns=columns, userid_column_name=user)
     source = FromCloudtrail(input_glob=str(path), options=options)
-    return pl.concat([batch.table.to_frame() for batch in source.events(None, RunMetrics())]).sort("eventTime")
+    batches = source.events(None, RunMetrics())
+    return pl.concat(batch.table.to_frame() for batch in batches).sort("eventTime")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
