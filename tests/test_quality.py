@@ -319,10 +319,10 @@ def test_the_mean_of_a_session_uses_its_earlier_events_only(part):
     trial = with_actions(days(part), ["read"], ["write"])
     early = trial.scored[:2].with_columns(action=pl.Series(["read", "write"]))
     apart = replace(trial, scored=early)
-    together = replace(trial, scored=early.with_columns(pl.col("eventTime").first()))
+    one_session = replace(trial, scored=early.with_columns(pl.col("eventTime").first()))
     usual, foreign = bayes.events(apart)
     assert bayes.sessions(apart) == pytest.approx([usual, foreign])
-    assert bayes.sessions(together) == pytest.approx([usual, (usual + foreign) / 2])
+    assert bayes.sessions(one_session) == pytest.approx([usual, (usual + foreign) / 2])
 
 
 def test_a_pair_of_actions_counts_even_if_both_actions_are_usual(part):

@@ -135,11 +135,11 @@ TOOLS = {
     ),
     "erase": LazyCommand(
         "morpheus.cli.commands:erase",
-        "Remove users from a state file and a model store.",
+        "List what is stored about users; with --delete, remove it.",
     ),
     "prune": LazyCommand(
         "morpheus.cli.commands:prune",
-        "Remove old outputs and old state.",
+        "List old outputs and old state; with --delete, remove them.",
     ),
     "pseudonym": LazyCommand(
         "morpheus.cli.commands:pseudonym",
@@ -147,7 +147,7 @@ TOOLS = {
     ),
     "pseudonym-key": LazyCommand(
         "morpheus.cli.commands:pseudonym_key",
-        "Create a key for `pipeline-ae --pseudonymize`.",
+        "Create a key for `pipeline-ae --pseudonymize`: 256 random bits, in a file with mode 0600.",
     ),
     "reference": LazyCommand(
         "morpheus.cli.commands:reference",

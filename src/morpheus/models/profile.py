@@ -65,7 +65,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     filled_columns: tuple[str, ...] = msgspec.field(default=(), name="filled")
 
     def __post_init__(self) -> None:
-        """Reject times that are none. A damaged index would fail much later."""
+        """Reject text that is not a time: a damaged index would fail much later."""
         times = [datetime.fromisoformat(text) for text in (self.first, self.last) if text]
         if len({time.tzinfo is None for time in times}) > 1:
             raise ValueError("only one of two times has a time zone")

@@ -578,7 +578,7 @@ class ModelIndex(msgspec.Struct, frozen=True):
     empty_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject a time that is none. A damaged index would fail much later."""
+        """Reject text that is not a time: a damaged index would fail much later."""
         if self.trained_until:
             datetime.fromisoformat(self.trained_until)
 

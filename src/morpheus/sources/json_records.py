@@ -175,7 +175,7 @@ def iter_named_leaves(
         value: An object.
         objects: Normalized paths at which text may be an object.
         prefix: Normalized path of the object.
-        depth: Number of objects around it. Beyond `_MAX_NESTING` nothing is found.
+        depth: Number of enclosing objects. Beyond `_MAX_NESTING` nothing is found.
 
     >>> row = {"EventName": "Ls", "useridentity": "{arn=a, username=null}"}
     >>> list(iter_named_leaves(row, {"useridentity"}))[:2]
