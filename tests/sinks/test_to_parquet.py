@@ -162,7 +162,7 @@ def test_partition_folders_apply_to_json_files(tmp_path: Path) -> None:
         folder = tmp_path / f"team={team}"
         folder.mkdir()
         (folder / "a.json").write_text(
-            json.dumps({"Records": [{"eventTime": "2024-05-31T00:00Z"}]})
+            json.dumps({"Records": [{"eventTime": "2024-05-31T00:00Z", "eventName": "Ls"}]})
         )
     options = PipelineOptions(userid_column_name="team", num_threads=1)
     source = FromCloudtrail(input_glob=str(tmp_path), options=options)

@@ -122,7 +122,7 @@ class InputSpec(msgspec.Struct, frozen=True):
 
         >>> learned = InputSpec("Okta", "actor", (FeatureSpec("city"),), source="from-file")
         >>> learned.find_differences(msgspec.structs.replace(learned, user_column="name"))
-        ['They name users by `actor`, not by `name`: give `--userid_column_name=actor`']
+        ['They name users by `actor`, not by `name`: give `--userid_column_name=@actor`']
         """
         if "" in {self.log_format, other.log_format}:
             return list(self._compare_users(other))

@@ -225,6 +225,7 @@ class DeadLetterFile:
 
 
 JSON_SUFFIXES = (".jsonl", ".jsonlines", ".json", ".ndjson")
+"""Suffixes of a file of events; one without a suffix is accepted too."""
 
 
 def validate_dlq_path(path: str | None) -> None:
@@ -239,8 +240,9 @@ def validate_dlq_path(path: str | None) -> None:
         raise UsageError(
             f"--dead_letters: `{path}` is not a file on disk. Give `--dead_letters letters.jsonl`."
         )
+    suffixes = JSON_SUFFIXES if Path(path).suffix else ()
     validate_output(
-        path, overwrite=True, stage_name="run", option="--dead_letters", suffixes=JSON_SUFFIXES
+        path, overwrite=True, stage_name="run", option="--dead_letters", suffixes=suffixes
     )
 
 

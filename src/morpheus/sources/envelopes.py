@@ -308,6 +308,15 @@ class RecordFinder:
             return _OTHER_TYPE
         return _TEXT_LINE if self._holds_text_line(fields) else ""
 
+    def has_known_field(self, names: Iterable[str]) -> bool:
+        """Return whether a record of the log may have one of some fields, besides the time.
+
+        >>> RecordFinder(frozenset({"at"}), frozenset({"who"})).has_known_field(["at", "why"])
+        False
+        """
+        similar = self.similar_names - self.similar_time_names
+        return any(name in self.known_fields or normalize_name(name) in similar for name in names)
+
     def count_times(self, text: RawJson) -> int:
         """Return how many records a text that cannot be opened seems to hold, at least 1.
 

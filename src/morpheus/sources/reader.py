@@ -396,10 +396,12 @@ class Reader:
         if not log.id_column or not names:
             return {}
         hollow = frame.select(pl.all_horizontal(pl.col(names).is_null())).to_series().arg_true()
+        fields = {row: _list_field_names(records[row]) for row in hollow}
         return {
             row: f"the record has no field of a {log.name} event but a time; it has "
-            f"{', '.join(_list_field_names(records[row]))}"
-            for row in hollow
+            f"{', '.join(found)}"
+            for row, found in fields.items()
+            if not log.record_finder.has_known_field(found)
         }
 
     def _open_envelopes(
@@ -679,7 +681,7 @@ def _regroup_chunks(chunks: Iterable[RecordChunk], size: int) -> Iterator[list[R
 def _list_field_names(record: RawJson) -> list[str]:
     try:
         return list(msgspec.json.decode(record, type=dict[str, msgspec.Raw]))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ["fields that cannot be decoded"]
 
 
