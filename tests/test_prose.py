@@ -180,7 +180,7 @@ read_marked replace_marked Draft whole_file legible shortened plug OneUser check
 
 endless survey pictured curious meet together costly beforehand anywhere settled portion portions
 writes_into needs_fingerprint become excerpt Picture picture Watched watched Spending spending
-Fingerprinted Spelt spelt Reading userless other_kinds Effort everybody Portion
+Fingerprinted Spelt spelt Reading userless exclusions Effort everybody Portion
 
 HABITUAL folded folded_as_scoped fold Light Beforehand PARTY MOST GROWTH growing Elsewhere Packed
 Passed first_of MANY Tidings tidings of_task of_workers Told told announce wait_begun Given

@@ -51,7 +51,8 @@ def name_stages(stages: Iterable[Transform]) -> tuple[str, ...]:
 def find_feature_stages(stages: Iterable[Stage]) -> tuple[Transform, ...]:
     """Return the stages that can add features to events before `train-ae`.
 
-    These are the keyed stages in front of it that take `Events`, return them and read their rows.
+    These are the keyed stages in front of it that name `Events` in `takes`, return them and read
+    their rows. Stages that take any batch are not among them.
     The runtime applies them to the training events too; see `add_features`.
     """
     transforms = [stage for stage in stages if isinstance(stage, Transform)]
@@ -61,7 +62,7 @@ def find_feature_stages(stages: Iterable[Stage]) -> tuple[Transform, ...]:
 
 
 def _adds_features(stage: Transform) -> bool:
-    return stage.scope == "keyed" and stage.needs.rows and issubclass(Events, stage.takes)
+    return stage.scope == "keyed" and stage.needs.rows and Events in stage.takes
 
 
 def add_features(
