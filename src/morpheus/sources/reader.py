@@ -589,7 +589,7 @@ def _locate_error(reason: str, chunks: Sequence[RecordChunk], row: int) -> Recor
     raise IndexError(row)
 
 
-_SAMPLE_SIZES = (1000, 250, 250, 250)
+_SAMPLE_SIZES = (250, 250, 250, 250)
 """Numbers of records of the first tables whose actors are compared with the user column."""
 
 
