@@ -123,9 +123,10 @@ def check_account(case: Case, metrics: RunMetrics, said: str) -> Iterator[str]:
     stats, written = metrics.input, metrics.users.total()
     if stats.accepted != written + metrics.filtered:
         yield f"read {stats}, but {written} written and {metrics.filtered} filtered: {said}"
-    csv.field_size_limit(1 << 30)
+    limit = csv.field_size_limit(1 << 30)
     with Path("out.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
+    csv.field_size_limit(limit)  # the command must run with Python's own
     if len(rows) - 1 != written:
         yield f"{len(rows) - 1} rows, but {written} events are written: {said}"
     left_out = stats.read - stats.accepted

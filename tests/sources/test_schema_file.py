@@ -255,6 +255,8 @@ def test_missing_schema_is_reported_with_the_built_in_ones() -> None:
     ("old", "new", "expected"),
     [
         ('time = "at"', 'time = "at', r":3: not TOML: "),
+        ('time = "at"', "time = " + "9" * 5000, r": not TOML: Exceeds the limit .* 5000 digits\.$"),
+        ('time = "at"', "time = " + "[" * 3000 + "]" * 3000, r": values are nested too deeply\.$"),
         ('time = "at"', "", r": `time` is missing\."),
         ('user = "who', 'usr = "who', r":4: there is no key `usr`\. Did you mean `user`\?"),
         ('time = "at"', "time = 5", r":3: `time` must be text in quotes or a list, not a number\."),

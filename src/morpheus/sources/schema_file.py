@@ -107,9 +107,12 @@ class TomlFile:
         """
         try:
             return tomllib.loads(self.text)
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError as error:
+            problem = "values are nested too deeply"
+            raise UsageError(f"{self._format_location(None)}: {problem}.") from error
+        except ValueError as error:  # also of a number with more digits than Python reads
             found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-            problem = str(error).partition(" (at ")[0]
+            problem = str(error).partition(" (at ")[0].partition("; use sys.")[0]
             line = int(found[1]) if found else None
             raise UsageError(f"{self._format_location(line)}: not TOML: {problem}.") from error
 

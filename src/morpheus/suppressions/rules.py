@@ -204,7 +204,7 @@ def _read_rules(path: str) -> Iterator[Suppression]:
         entries = msgspec.convert(
             tomllib.loads(Path(path).read_text(encoding="utf-8")), _SuppressionFile
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"--suppressions: `{path}` cannot be read: {reason}. Give a file that `morpheus tools "
