@@ -626,6 +626,17 @@ def test_weights_that_are_not_numbers_are_a_broken_model(
         ModelStore.open(tmp_path / "m").load("ann")
 
 
+@pytest.mark.parametrize("name", ["scores", "risks", "session_maxima"])
+def test_a_fingerprint_without_calibration_is_a_broken_model(
+    name: str, known: Any, tmp_path: Path
+) -> None:
+    calibration = replace(known.calibration, **{name: np.empty(0, np.float32)})
+    broken = replace(known, calibration=calibration)
+    commit_index(tmp_path / "m", ModelIndex.from_cards({"ann": put_model(tmp_path / "m", broken)}))
+    with pytest.raises(ModelCorruptedError, match=r"has no values.*[Tt]rain again"):
+        ModelStore.open(tmp_path / "m").load("ann")
+
+
 def test_the_fingerprint_of_one_user_cannot_stand_for_another(store: Path) -> None:
     swapped = ModelStore.open(store).cards
     exchanged = {"ann": swapped["bob"], "bob": swapped["ann"]}

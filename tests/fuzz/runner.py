@@ -19,6 +19,8 @@ from unittest.mock import patch
 
 from click.testing import CliRunner
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from fuzz.inputs import GOOD_USER, USER, Case, make_case
 from morpheus.cli.main import morpheus
 from morpheus.core.batch import RunMetrics

@@ -505,6 +505,8 @@ class _TensorReader:
         tensor: NDArray[np.float32] = self.tensors[name]
         if tensor.dtype != np.float32 or tensor.ndim != 1 or size not in {None, len(tensor)}:
             raise ValueError(f"{name} does not fit the columns")
+        if size is None and not len(tensor):
+            raise ValueError(f"{name} has no values")
         if not np.isfinite(tensor).all():
             raise ValueError(f"a value of {name} is not a number")
         return tensor
