@@ -173,5 +173,6 @@ def test_opening_never_fails_and_opens_everything_at_once(value: object, cut: bo
 
 
 @given(st.binary(max_size=60))
-def test_examining_never_fails(data: bytes) -> None:
-    FINDER.examine(data)
+def test_examining_bytes_that_are_no_json_returns_them_as_they_are(data: bytes) -> None:
+    text = b"!" + data
+    assert [(bytes(record), kind) for record, kind in FINDER.examine(text)] == [(text, "")]

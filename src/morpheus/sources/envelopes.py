@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,6 +43,7 @@ from morpheus.sources.json_records import (
     replace_surrogates,
 )
 
+ValueT = TypeVar("ValueT")
 Fields = Mapping[str, msgspec.Raw]
 """The fields of an object, undecoded."""
 
@@ -543,13 +544,19 @@ def _decode_object(text: RawJson) -> Fields | None:
         pass
     if bytes(memoryview(text)[:64]).lstrip()[:1] != b"{":
         return None
+    value = _decode_leniently(text, dict)
+    if value is None:
+        return None
+    return {name: msgspec.Raw(encode_json(inner)) for name, inner in value.items()}
+
+
+def _decode_leniently(text: RawJson, kind: type[ValueT]) -> ValueT | None:
+    """Decode JSON that violates the standard; None if it is not of a type."""
     try:
         value = decode_leniently(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict):
-        return None
-    return {name: msgspec.Raw(encode_json(inner)) for name, inner in value.items()}
+    return value if isinstance(value, kind) else None
 
 
 def _decode_list(text: RawJson) -> Sequence[RawJson] | None:
@@ -557,11 +564,8 @@ def _decode_list(text: RawJson) -> Sequence[RawJson] | None:
         return _ARRAY_DECODER.decode(text)
     except _ERRORS:
         pass
-    try:
-        value = decode_leniently(text)
-    except (ValueError, RecursionError):
-        return None
-    return [encode_json(item) for item in value] if isinstance(value, list) else None
+    value = _decode_leniently(text, list)
+    return None if value is None else [encode_json(item) for item in value]
 
 
 def _decode_text(text: RawJson) -> str | None:
@@ -569,11 +573,7 @@ def _decode_text(text: RawJson) -> str | None:
         return msgspec.json.decode(text, type=str)
     except _ERRORS:
         pass
-    try:
-        value = decode_leniently(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, str) else None
+    return _decode_leniently(text, str)
 
 
 def _decode_base64(text: bytes) -> bytes:
