@@ -21,6 +21,10 @@ CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("morpheus")
+    # A fixture of a module or session runs before this one, and may have run the command.
+    ours.handlers, ours.propagate = [], True
+    ours.setLevel(logging.NOTSET)
+    logging.setLogRecordFactory(logging.LogRecord)
     before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, ours)]
     yield
     for one, handlers, level, propagate in before:
