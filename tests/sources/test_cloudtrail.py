@@ -196,9 +196,9 @@ def test_bad_records_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("eventTime,userIdentityaccountId\n2024-05-31T09:30:09Z\n")
     (tmp_path / "e.csv").write_text("time,userIdentityaccountId\n1,x\n2,y\n")
     [batch], metrics = read(tmp_path, bad_record="skip")
-    assert batch.table.height == 2
-    # The truncated document holds two events.
-    assert (metrics.input.files, metrics.input.read, metrics.input.refused) == (5, 12, 10)
+    # The truncated document holds two events, one of which is complete.
+    assert batch.table.height == 3
+    assert (metrics.input.files, metrics.input.read, metrics.input.refused) == (5, 12, 9)
     assert metrics.input.refusals[0].startswith(f"{tmp_path / 'a.jsonl'}:2: ")
 
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -6,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
-from morpheus.sources.envelopes import RecordFinder, Records, split_record_blocks, split_records
+from morpheus.sources.envelopes import (
+    RecordFinder,
+    Records,
+    split_record_blocks,
+    split_records,
+)
 from morpheus.sources.json_records import decode_leniently, encode_json
 
 FINDER = CLOUDTRAIL_FORMAT.record_finder
@@ -75,6 +81,62 @@ def test_truncated_document_is_one_error(indent: int | None) -> None:
     assert place is None
     assert "not complete JSON" in reason
     assert "download it again" in reason
+
+
+C = {"eventTime": "2024-05-01T00:00:00Z", "eventName": "C", "userIdentity": {"arn": "é"}}
+D = {**C, "eventName": "D", "resources": [{"x": 1}, {"y": [1, 2]}]}
+DOCUMENTS: dict[str, Callable[[list[Any]], Any]] = {
+    "records": lambda found: {"Records": found},
+    "list": lambda found: found,
+    "list of documents": lambda found: [{"Records": found}],
+    "answer": lambda found: {"took": 1, "hits": {"total": 9, "hits": [{"_source": found}]}},
+    "lookup": lambda found: {"Events": [lookup(each) for each in found]},
+}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", DOCUMENTS)
+def test_complete_records_before_a_cut_are_read_and_no_part_of_a_record(
+    form: str, indent: int | None
+) -> None:
+    text = json.dumps(DOCUMENTS[form]([C, D, C, D]), indent=indent)
+    most = 0
+    for end in range(2, len(text)):
+        found = split_records(text[:end].encode(), FINDER)
+        read = [json.loads(bytes(each)) for each in found.raw_records if FINDER.has_record(each)]
+        assert read == [C, D, C, D][: len(read)]
+        assert len(read) >= most
+        assert len(read) == text[:end].count("eventTime") or found.errors or found.raw_records
+        most = len(read)
+    assert most == 4
+
+
+def test_a_cut_is_one_error_beside_the_records_before_it() -> None:
+    text = json.dumps({"Records": [C, D, C, C]})
+    found = split_records(text[: text.rindex("eventTime") + 20].encode(), FINDER)
+    assert values(found) == [C, D, C]
+    [(_, reason)] = found.errors
+    assert "not complete JSON" in reason
+    assert found.num_lost == 1
+
+
+def test_damage_in_a_document_loses_the_records_from_there_on_and_counts_them() -> None:
+    text = json.dumps({"Records": [C, C, C, C]})
+    at = text.index("eventName", text.index("eventName") + 1)
+    found = split_records(f"{text[:at]}\0{text[at:]}".encode(), FINDER)
+    assert values(found) == [C]
+    assert found.num_lost == 3
+
+
+def test_a_line_that_is_cut_keeps_its_complete_records() -> None:
+    line = json.dumps({"Records": [C, D, C]})
+    found = split_records(f"{line}\n{line[:-50]}\n{line}".encode(), FINDER)
+    assert list(found.line_numbers) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [FINDER.has_record(each) for each in found.raw_records] == [
+        *(True, True, True),
+        *(True, True, False),
+        *(True, True, True),
+    ]
 
 
 def test_truncated_json_lines_keep_all_complete_lines() -> None:

@@ -419,13 +419,41 @@ class RecordFinder:
         stripped = text.strip(_SEPARATORS)
         if stripped in {b"", b"[", b"]"}:
             return _Found()
-        found = self._find_in_text(stripped, 1)
-        if found is not None or stripped[:1] != b"{":
-            return found
-        documents, broken = _split_documents(stripped)
-        whole = _Found.join(self._find(document, 1) for document in documents)
-        rest = [_Found([part]) for part, _ in broken]
-        return _Found.join([whole, *rest]) if whole.is_known else None
+        return self._find_in_text(stripped, 1)
+
+    def split_cut(self, text: bytes) -> tuple[list[RawJson], bytes]:
+        """Split a document that is cut off or damaged into its complete part and the rest.
+
+        The complete part is a document again, such as the envelope with its first records. A part
+        of a record is never complete.
+
+        Args:
+            text: What is not JSON.
+
+        Returns:
+            The complete part, if it has a record of the log; and the rest of the text.
+
+        >>> finder = RecordFinder(frozenset({"at"}), frozenset({"who"}))
+        >>> finder.split_cut(b'{"Records": [{"at": 1, "who": "a"}, {"at": 2, "who": "b')
+        ([b'{"Records": [{"at": 1, "who": "a"}]}'], b'{"at": 2, "who": "b')
+        >>> finder.split_cut(b'{"at": 1, "who": "a", "tags": [{"at": 1, "who": "b"}, ')
+        ([], b'{"at": 1, "who": "a", "tags": [{"at": 1, "who": "b"}, ')
+        """
+        whole, at, brackets = text.decode("utf-8", "replace"), 0, ""
+        for _ in range(_MAX_DEPTH):
+            opener = whole[at : at + 1]
+            if not opener or opener not in "[{":
+                break
+            brackets = ("]" if opener == "[" else "}") + brackets
+            part = _read_complete_items(whole, at)
+            if opener == "{" and self._is_record(part.fields):
+                break
+            if (opener == "[" and part.count) or whole[part.rest : part.rest + 1] not in {"[", "{"}:
+                complete = (whole[: part.end] + brackets).encode()
+                rest = whole[part.rest :].encode()
+                return ([complete], rest) if self._find(complete, 1).has_record else ([], text)
+            at = part.rest
+        return [], text
 
     def _find_in_object(self, text: RawJson, fields: Fields, depth: int) -> _Found:
         if not fields:
@@ -496,11 +524,23 @@ class RecordFinder:
         if text[:1] in b'{["':
             if is_valid_json(text):
                 return self._find(text, depth)
-            documents, broken = _split_documents(text)
-            if documents and not broken:
-                return _Found.join(self._find(document, depth) for document in documents)
+            found = self._find_in_parts(text, depth)
+            if found is not None:
+                return found
         rest = _remove_prefix(text)
         return self._find(rest, depth) if rest and is_valid_json(rest) else None
+
+    def _find_in_parts(self, text: bytes, depth: int) -> _Found | None:
+        """Find records in several documents, also if one is damaged; None if there are none."""
+        documents, broken = _split_documents(text)
+        parts = [self._find(document, depth) for document in documents]
+        if not broken:
+            return _Found.join(parts) if parts else None
+        for part, _ in broken:
+            complete, rest = self.split_cut(part)
+            parts += [*(self._find(each, depth) for each in complete), _Found([rest])]
+        found = _Found.join(parts)
+        return found if found.is_known else None
 
 
 def _remove_prefix(line: bytes) -> bytes:
@@ -866,14 +906,64 @@ def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Recor
     """Split documents in a row, or lines if that finds more records of the log."""
     documents, broken = _split_documents(data)
     texts = [text for document in documents for text in finder.find(document)]
+    enough, lost = max(1, len(texts)), 0
+    for part, _ in broken:
+        complete, rest = finder.split_cut(part)
+        texts += [text for document in complete for text in finder.find(document)]
+        enough = len(texts) + 1 if complete else enough
+        lost += finder.count_times(rest)
     if broken:
         known = (line for line in lines if finder.has_time(line) and finder.has_record(line))
-        enough = max(1, len(texts))
         if sum(1 for _ in islice(known, enough)) == enough:
             return _split_lines(lines, finder)
     errors = [(None, reason) for _, reason in broken]
-    lost = sum(finder.count_times(part) for part, _ in broken)
     return Records(texts, range(1, len(texts) + 1), errors, lost)
+
+
+@dataclass
+class _CompleteItems:
+    """What is complete in a list or an object that is cut off or damaged.
+
+    Attributes:
+        end: Position after the last complete item.
+        rest: Position of the value that is not complete.
+        count: Number of complete items.
+        fields: The fields, if it is an object. One that is not complete is an empty object.
+    """
+
+    end: int
+    rest: int
+    count: int = 0
+    fields: dict[str, msgspec.Raw] = field(default_factory=dict)
+
+
+def _read_complete_items(text: str, start: int) -> _CompleteItems:
+    """Read the complete items of a list or an object.
+
+    Args:
+        text: Not JSON as a whole.
+        start: Position of the opening bracket.
+    """
+    decode, is_object = json.JSONDecoder().raw_decode, text[start] == "{"
+    found = _CompleteItems(start + 1, start + 1)
+    try:
+        while True:
+            name, at = "", _skip_separators(text, found.rest)
+            if is_object:
+                name, at = decode(text, at)
+                at = _skip_separators(text, at)
+                if not isinstance(name, str) or text[at : at + 1] != ":":
+                    return found
+                at = _skip_separators(text, at + 1)
+                found.fields[name] = msgspec.Raw(b"{}")
+            found.rest = at
+            _, end = decode(text, at)
+            found.end, found.count = end, found.count + 1
+            found.rest = _skip_separators(text, end)
+            if is_object:
+                found.fields[name] = msgspec.Raw(text[at:end].encode())
+    except (ValueError, RecursionError):
+        return found
 
 
 def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]]]:
