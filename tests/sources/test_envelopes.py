@@ -10,6 +10,7 @@ from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
 from morpheus.sources.envelopes import (
     RecordFinder,
     Records,
+    is_valid_json,
     split_record_blocks,
     split_records,
 )
@@ -137,6 +138,21 @@ def test_a_line_that_is_cut_keeps_its_complete_records() -> None:
         *(True, True, False),
         *(True, True, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_read"),
+    [(json.dumps(C), True), (json.dumps(C)[:-9], False), ("cut: Get", False), ("", True)],
+)
+def test_lookup_events_with_a_damaged_record_are_no_events(
+    content: str,
+    is_read: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    outer = {"EventId": "1", "EventName": "C", "EventTime": "2024", "EventSource": "s3"}
+    text = json.dumps({"Events": [{**outer, "Username": "a", "CloudTrailEvent": content}]})
+    [found] = split_records(text.encode(), FINDER).raw_records
+    assert FINDER.has_record(found) is is_read
+    assert is_valid_json(found) is is_read
 
 
 def test_truncated_json_lines_keep_all_complete_lines() -> None:

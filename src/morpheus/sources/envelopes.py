@@ -458,9 +458,8 @@ class RecordFinder:
     def _find_in_object(self, text: RawJson, fields: Fields, depth: int) -> _Found:
         if not fields:
             return _Found()
-        for envelope in self.envelopes:
-            if (opened := self._open(envelope, fields, depth)) is not None:
-                return opened
+        if (opened := self._open_declared(fields, depth)) is not None:
+            return opened
         is_record = self._is_record(fields)
         if self._classify(fields, is_record=is_record):
             return _Found([text], has_kind=True)
@@ -499,6 +498,27 @@ class RecordFinder:
         is_delivery = envelope.is_delivery or envelope.is_declared
         lists_only = is_delivery and begin in {b"[", b"n"} and self.known_fields.isdisjoint(fields)
         return found if lists_only else None
+
+    def _open_declared(self, fields: Fields, depth: int) -> _Found | None:
+        """Return the records in an envelope of the log format, or what is damaged in it."""
+        for envelope in self.envelopes:
+            if (opened := self._open(envelope, fields, depth)) is not None:
+                return opened
+            if damaged := self._get_damaged(envelope, fields):
+                return _Found([damaged])
+        return None
+
+    def _get_damaged(self, envelope: Envelope, fields: Fields) -> bytes:
+        """Return the text in an envelope of the log format that cannot be opened.
+
+        The fields beside it, such as those of LookupEvents, are not the record. Nothing if there is
+        no such text.
+        """
+        content = envelope.get_content(fields)
+        text = "" if content is None else (_decode_text(content) or "").strip()
+        if not text or text in TABLE_MISSING_TEXTS:
+            return b""
+        return text.encode() if text[0] == "{" or self._is_record(fields) else b""
 
     def _find_in_value(self, value: RawJson, depth: int, *, is_base64: bool) -> _Found | None:
         """Find records in a value of an object; None if it cannot contain any."""
