@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fuzz import runner
 from fuzz.inputs import KINDS, USER, make_good_record
 from fuzz.runner import Outcome, serve
 from morpheus.cli.main import morpheus
@@ -61,6 +63,28 @@ def child() -> Iterator[Connection]:
         process.join(5)
         process.kill()
         process.join()
+
+
+def test_an_input_is_not_charged_for_what_the_process_held_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "MAX_MB", 300)
+    held = bytearray(b"x") * 400_000_000
+    outcome = runner.run_seed("1 1", tmp_path)
+    assert (outcome.problems, outcome.peak_mb < 300, len(held)) == ([], True, 400_000_000)
+
+
+@pytest.mark.parametrize("content", [b"a,b\n", b"\xff"])
+def test_reading_an_output_leaves_the_limit_of_cells_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out.csv").write_bytes(content)
+    before = csv.field_size_limit()
+    with suppress(UnicodeDecodeError):
+        runner.read_output()
+    assert csv.field_size_limit() == before
 
 
 def run_all(folder: Path) -> Iterator[Outcome]:
