@@ -10,7 +10,12 @@ from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.from_file import AZURE_FORMAT, DUO_FORMAT
-from morpheus.sources.log_format import collect_rule_columns, resolve_actor_types, resolve_actors
+from morpheus.sources.log_format import (
+    ActorRule,
+    collect_rule_columns,
+    resolve_actor_types,
+    resolve_actors,
+)
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real logs are not beside this checkout")
@@ -192,6 +197,22 @@ def test_every_type_of_duo_identity_has_an_actor(event, actor, kind):
 )
 def test_rules_only_use_columns_of_the_log(log):
     assert set(collect_rule_columns(log.actor_rules)) <= set(log.columns)
+
+
+@pytest.mark.parametrize("columns", [{"other": ["x"] * 2}, {"name": ["", None]}, {"name": []}])
+def test_no_rule_applies_without_values_of_its_columns(columns):
+    frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    rules = [ActorRule("user", "{name/(.+)/}"), ActorRule("root", "root", {"kind": "^Root$"})]
+    for resolve in (resolve_actors, resolve_actor_types):
+        found = resolve(frame, rules)
+        assert (found.dtype, found.to_list()) == (pl.String, [None] * frame.height)
+
+
+def test_a_rule_that_only_excludes_values_applies_where_there_are_none():
+    frame = pl.DataFrame({"name": ["ann", "bob"], "kind": pl.Series([None] * 2, dtype=pl.String)})
+    rules = [ActorRule("user", "{name}", exclude={"kind": "^Root$"}), ActorRule("any", "any")]
+    assert resolve_actors(frame, rules).to_list() == ["ann", "bob"]
+    assert resolve_actors(frame.select("kind"), rules).to_list() == ["any", "any"]
 
 
 def of_files(pattern, **options):

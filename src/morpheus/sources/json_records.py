@@ -107,19 +107,18 @@ def clear_missing_texts(frame: pl.DataFrame, missing: Sequence[str] = ()) -> pl.
     >>> clear_missing_texts(pl.DataFrame({"a": ["x", "", " ", "-"]}), ["-"])["a"].to_list()
     ['x', None, None, None]
     """
+    # Nearly no column has such a value. A value that begins with white space is below "!".
+    texts = [pl.col(name) for name, kind in frame.schema.items() if kind == pl.String]
+    suspect = [(text < "!") | text.is_in(missing) if missing else text < "!" for text in texts]
+    found = frame.select(each.any() for each in suspect)
     changed = []
-    for column in frame:
-        if column.dtype != pl.String:
+    for name in found.columns:
+        if not found[name][0]:
             continue
-        kept: pl.Series | None = None
-        # Nearly no column has a value that begins with white space, and this is fast to see.
-        if (column < "!").any():
-            kept = column.str.strip_chars() != ""
-        if missing:
-            other = ~column.is_in(missing)
-            kept = other if kept is None else kept & other
-        if kept is not None and not kept.all():
-            changed.append(column.set(~kept, None))
+        text = pl.col(name)
+        absent = text.str.strip_chars() == ""
+        absent = absent | text.is_in(missing) if missing else absent
+        changed.append(pl.when(~absent).then(text))
     return frame.with_columns(changed) if changed else frame
 
 

@@ -108,6 +108,11 @@ class ActorRule:
         """Return the columns whose values are in the name."""
         return tuple(column for column, _ in _PLACEHOLDER.findall(self.name_template))
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """Return the columns without whose values the rule does not apply."""
+        return (*self.match, *self.name_columns)
+
     def to_expr(self) -> pl.Expr:
         """Return the name; null if the rule does not apply or a part of the name is missing."""
         match, exclude = (tuple(patterns.items()) for patterns in (self.match, self.exclude))
@@ -206,13 +211,16 @@ def resolve_actors(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series
     >>> resolve_actors(frame, rules).to_list()
     ['root@1', 'ann']
     """
-    return _apply_first_rule(frame, rules, [rule.to_expr() for rule in rules])
+    return _apply_first_rule(frame, rules, ActorRule.to_expr)
 
 
 def resolve_actor_types(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
     """Return the type of the actor of each event."""
-    types = [pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)) for rule in rules]
-    return _apply_first_rule(frame, rules, types)
+    return _apply_first_rule(
+        frame,
+        rules,
+        lambda rule: pl.when(rule.to_expr().is_not_null()).then(pl.lit(rule.actor_type)),
+    )
 
 
 def resolve_identities(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Series:
@@ -223,25 +231,41 @@ def resolve_identities(frame: pl.DataFrame, rules: Sequence[ActorRule]) -> pl.Se
     >>> resolve_identities(frame, rules).to_list()
     [None, 'ann']
     """
-    names = [rule.to_expr() for rule in rules]
-    candidates = [
-        pl.when(name.is_not_null()).then(pl.lit("")) if rule.actor_type in _NO_IDENTITY else name
-        for rule, name in zip(rules, names, strict=True)
-    ]
-    return _apply_first_rule(frame, rules, candidates).replace("", None)
+
+    def make_candidate(rule: ActorRule) -> pl.Expr:
+        name = rule.to_expr()
+        hidden = rule.actor_type in _NO_IDENTITY
+        return pl.when(name.is_not_null()).then(pl.lit("")) if hidden else name
+
+    return _apply_first_rule(frame, rules, make_candidate).replace("", None)
 
 
 def _apply_first_rule(
-    frame: pl.DataFrame, rules: Sequence[ActorRule], candidates: Sequence[pl.Expr]
+    frame: pl.DataFrame, rules: Sequence[ActorRule], make_candidate: Callable[[ActorRule], pl.Expr]
 ) -> pl.Series:
-    absent = [name for name in collect_rule_columns(rules) if name not in frame.columns]
-    complete = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
-    # Patterns are expensive, and few combinations of values are distinct.
+    """Return the first result of some rules for each row; null where none applies.
+
+    Args:
+        frame: Events. A column that is absent has no value.
+        rules: The rules, in order.
+        make_candidate: Makes the expression of a rule's result, which is null where the rule does
+            not apply.
+    """
     names = collect_rule_columns(rules)
-    distinct = complete.select(names).unique(maintain_order=True)
-    results = distinct.with_columns(pl.coalesce(candidates).alias(_RESULT))
-    return complete.select(names).join(
-        results, on=names, nulls_equal=True, how="left", maintain_order="left"
+    absent = [name for name in names if name not in frame.columns]
+    complete = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+    complete = complete.select(names)
+    # Patterns are expensive, and few combinations of values are distinct.
+    distinct = complete.unique(maintain_order=True)
+    empty = {column.name for column in distinct if column.null_count() == distinct.height}
+    candidates = [make_candidate(rule) for rule in rules if empty.isdisjoint(rule.needed_columns)]
+    found = pl.coalesce(candidates) if candidates else pl.lit(None, pl.String)
+    return complete.join(
+        distinct.with_columns(found.alias(_RESULT)),
+        on=names,
+        nulls_equal=True,
+        how="left",
+        maintain_order="left",
     )[_RESULT]
 
 

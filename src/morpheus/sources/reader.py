@@ -51,7 +51,7 @@ from morpheus.sources.group_by_user import (
     find_non_null_columns,
 )
 from morpheus.sources.json_records import Flattener, ParseErrors, RawJson
-from morpheus.sources.log_format import LogFormat, resolve_identities
+from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_identities
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
@@ -283,11 +283,9 @@ class Reader:
         for column in frame:
             if column.name in self.log_format.embedded_json_columns:
                 return column.name
+        first_cells = frame.select(pl.col(pl.String).drop_nulls().head(PROBED_CELLS).implode())
         probes = (
-            (column.name, cell)
-            for column in frame.select(pl.col(pl.String))
-            for cell in column.drop_nulls().head(PROBED_CELLS)
-            if "{" in cell
+            (column.name, cell) for column in first_cells for cell in column.item() if "{" in cell
         )
         found = (
             name for name, cell in islice(probes, _MAX_PROBES) if finder.has_record(cell.encode())
@@ -600,14 +598,19 @@ class ActorSampler:
     Attributes:
         log_format: Format of the records.
         user: Name of the user column.
-        pairs: Number of sampled records by user and actor. Records without either are left out.
         sizes: Number of records to sample of each of the next tables.
+        records: Number of sampled records by the values of `columns`.
     """
 
     log_format: LogFormat
     user: str
-    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     sizes: list[int] = field(default_factory=list, init=False)
+    records: Counter[tuple[str | None, ...]] = field(default_factory=Counter, init=False)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Return the user column and the columns that actors depend on."""
+        return tuple(dict.fromkeys([self.user, *collect_rule_columns(self.log_format.actor_rules)]))
 
     def __post_init__(self) -> None:
         # A single rule only repeats the user column.
@@ -631,11 +634,33 @@ class ActorSampler:
         """Add some of the rows of a table, which has all columns of the log."""
         if not self.sizes or not frame.height or self.user not in frame.columns:
             return
-        sample = frame.gather_every(-(-frame.height // self.sizes.pop(0)))
-        complete = self.log_format.fill_fallbacks(sample, self.user, keep=frame.columns)
-        actors = resolve_identities(complete, self.log_format.actor_rules)
-        named = pl.DataFrame({"user": complete[self.user], "actor": actors}).drop_nulls()
-        self.pairs.update(named.iter_rows())
+        needed = {*self.columns, *self.log_format.columns_to_decode([self.user], ACTOR)}
+        existing = [name for name in frame.columns if name in needed]
+        sample = frame.select(existing).gather_every(-(-frame.height // self.sizes.pop(0)))
+        complete = self.log_format.fill_fallbacks(sample, self.user, keep=existing)
+        absent = [name for name in self.columns if name not in complete.columns]
+        complete = complete.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+        # Rows of Python: a small table would keep the memory of the whole file.
+        self.records.update(complete.select(self.columns).iter_rows())
+
+    def count_pairs(self) -> Counter[tuple[str, str]]:
+        """Count the sampled records by user and actor. Records without either are left out.
+
+        The actors of all tables are named at once, because matching the rules has a cost for each
+        call.
+        """
+        pairs: Counter[tuple[str, str]] = Counter()
+        if not self.records:
+            return pairs
+        schema = dict.fromkeys(self.columns, pl.String)
+        records = pl.DataFrame(list(self.records), schema, orient="row")
+        actors = resolve_identities(records, self.log_format.actor_rules)
+        for user, actor, number in zip(
+            records[self.user], actors, self.records.values(), strict=True
+        ):
+            if user is not None and actor is not None:
+                pairs[user, actor] += number
+        return pairs
 
 
 def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
@@ -784,7 +809,7 @@ class ReadTask:
             shared = None if self.event_key is None else self.event_key.select_shared(kept)
             user_stats.shared_records += [] if shared is None else [shared]
             yield kept
-        user_stats.actor_pairs.update(reader.actor_sampler.pairs)
+        user_stats.actor_pairs.update(reader.actor_sampler.count_pairs())
 
     def _filter_time_range(self, frame: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
         """Skip and count events outside the time range."""
