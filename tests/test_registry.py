@@ -62,6 +62,14 @@ def test_the_error_for_a_word_of_two_packages_names_both(site: Path) -> None:
         load_stage("train-ae")
 
 
+def test_a_stage_loads_without_the_metadata_of_its_package_which_is_slow_to_read(
+    site: Path,
+) -> None:
+    install(site, "reg_bare", STAGE, "own = reg_bare:Own")
+    (site / "reg_bare-1.0.dist-info/METADATA").write_bytes(b"\xff cannot be decoded")
+    assert load_stage("own").name == "own"
+
+
 def test_the_same_class_registered_twice_counts_once(site: Path) -> None:
     install(site, "reg_c", STAGE, "own = reg_c:Own")
     install(site, "reg_d", "", "own = reg_c:Own")

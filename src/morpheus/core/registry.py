@@ -8,7 +8,7 @@ stage is imported when its word is used. `register_plugin` adds the stages of a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -70,19 +70,18 @@ def load_stage(word: str) -> type[Stage]:
     morpheus.errors.UsageError: There is no stage `train-a`. Did you mean `train-ae`?
     """
     entry = _find_entry_point(word)
-    origin = f"stage `{word}`: `{entry.value}` of package `{_distribution_name(entry)}`"
     try:
         stage = entry.load()
     except Exception as error:  # a plugin may fail in any way
         raise UsageError(
-            f"{origin} cannot be loaded: {type(error).__name__}: {error}. Repair the package, or "
-            "uninstall it."
+            f"{_describe_origin(entry)} cannot be loaded: {type(error).__name__}: {error}. Repair "
+            "the package, or uninstall it."
         ) from error
     if isinstance(stage, type) and issubclass(stage, Stage) and stage.name == word:
         return stage
     raise UsageError(
-        f"{origin} is not a `morpheus.core.stage.Stage` with the name `{word}`. Repair the "
-        "package, or uninstall it."
+        f"{_describe_origin(entry)} is not a `morpheus.core.stage.Stage` with the name `{word}`. "
+        "Repair the package, or uninstall it."
     )
 
 
@@ -121,11 +120,25 @@ def _entry_points_by_name() -> Mapping[str, tuple[EntryPoint, ...]]:
     """Return the entry points of each word. The same class registered twice counts once."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and not for `--help`
 
-    by_name: dict[str, dict[str, EntryPoint]] = {}
-    entries = [*entry_points(group=ENTRY_POINT_GROUP), *_PLUGINS]
+    by_name: dict[str, list[EntryPoint]] = {}
+    for entry in (*entry_points(group=ENTRY_POINT_GROUP), *_PLUGINS):
+        by_name.setdefault(entry.name, []).append(entry)
+    return {name: _deduplicate(entries) for name, entries in by_name.items()}
+
+
+def _deduplicate(entries: Sequence[EntryPoint]) -> tuple[EntryPoint, ...]:
+    """Return one entry point of each class, in the order of their distributions' names."""
+    if len(entries) == 1:  # the name of a distribution is slow to read
+        return tuple(entries)
+    by_value: dict[str, EntryPoint] = {}
     for entry in sorted(entries, key=lambda entry: (_distribution_name(entry), entry.value)):
-        by_name.setdefault(entry.name, {}).setdefault(entry.value, entry)
-    return {name: tuple(by_value.values()) for name, by_value in by_name.items()}
+        by_value.setdefault(entry.value, entry)
+    return tuple(by_value.values())
+
+
+def _describe_origin(entry: EntryPoint) -> str:
+    """Return where a stage comes from; begins the message of an error."""
+    return f"stage `{entry.name}`: `{entry.value}` of package `{_distribution_name(entry)}`"
 
 
 def _distribution_name(entry: EntryPoint) -> str:
