@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -246,3 +248,29 @@ def test_the_summary_of_a_lazy_command_is_the_first_line_of_its_help(
 ) -> None:
     loaded = command.load()
     assert (loaded.name, first_line(loaded.help or "")) == (word, command.summary)
+
+
+@pytest.fixture
+def _without_gc() -> Iterator[None]:
+    """Garbage collection as the imports of the command leave it."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_without_gc")
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*AE, "from-cloudtrail", "--input_glob=none.json"),
+        ("tools", "stages"),
+        ("report", "none"),
+        ("serve", "none"),
+    ],
+)
+def test_commands_run_with_the_garbage_collection_that_imports_do_without(
+    words: tuple[str, ...],
+) -> None:
+    CliRunner().invoke(morpheus, words)
+    assert gc.isenabled()
