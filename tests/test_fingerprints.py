@@ -275,3 +275,11 @@ def test_importing_the_package_does_not_import_polars() -> None:
     assert done.stdout == "True False\n"
     with pytest.raises(AttributeError, match="no attribute 'Fingerprint'"):
         _ = morpheus.Fingerprint
+
+
+def test_events_without_a_score_are_counted_in_a_warning(
+    trained: Fingerprints, caplog: pytest.LogCaptureFixture
+) -> None:
+    risks = trained.score(people())["risk"]
+    assert risks.null_count() == 1
+    assert "1 event not scored: no user (no value in `who`)" in caplog.messages

@@ -51,23 +51,31 @@ def company(tmp_path):
 LABELS = ("ae_anomaly_score", "risk", "rung", "own_share")
 
 
+def run(folder, words):
+    """Run a command, and return what it says."""
+    command = [Path(sys.executable).with_name("morpheus"), *words]
+    result = subprocess.run(
+        command, check=False, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
 def morpheus(folder, train, threads=1, labels=LABELS, options=()):
     chosen = [f"--label={label}" for label in labels]
-    command = [
-        *(Path(sys.executable).with_name("morpheus"), "run", f"--num_threads={threads}"),
+    words = [
+        *("run", f"--num_threads={threads}"),
         *("pipeline-ae", "--columns_file=columns.txt", "--userid_column_name=who", *options),
         *("from-cloudtrail", "--input_glob=now.csv", "train-ae", *train),
         *("preprocess", "inf-pytorch", "add-scores", *chosen, "serialize"),
         *("to-file", "--filename=out.jsonlines", "--overwrite"),
     ]
-    result = subprocess.run(
-        command, check=False, cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
+    log = run(folder, words)
     lines = (folder / "out.jsonlines").read_text().splitlines()
-    return {row["eventID"]: row for row in map(json.loads, lines)}, result.stderr
+    return {row["eventID"]: row for row in map(json.loads, lines)}, log
 
 
+TO_FILE = ["serialize", "to-file", "--filename=out.csv"]
 TRAIN = ["--train_data_glob=history.csv", "--train_epochs=8"]
 
 
@@ -92,3 +100,17 @@ def test_saved_models_have_the_global_model_for_unknown_users(company):
 def test_use_generic_model_skips_similar_users(company):
     rows, _ = morpheus(company, TRAIN, options=["--use_generic_model"])
     assert {row["rung"] for row in rows.values() if row["who"] == "clerk8"} == {"everyone"}
+
+
+@pytest.mark.parametrize("stages", [(), ("filter", "--threshold=0.0")])
+def test_events_of_users_without_a_model_are_counted_whatever_is_logged(company, stages):
+    start = ["--log_level=CRITICAL", "run", "--num_threads=1", "pipeline-ae"]
+    start += ["--columns_file=columns.txt", "--userid_column_name=who"]
+    source = ["from-cloudtrail", "--input_glob=now.csv"]
+    train = ["train-ae", *TRAIN, "--train_users=individual", "--train_min_history=100"]
+    score = ["preprocess", "inf-pytorch", "add-scores", "--label=risk", *stages]
+    log = run(company, [*start, *source, *train, *score, *TO_FILE])
+    [line] = [line for line in log.splitlines() if "Not scored" in line]
+    assert line.split(maxsplit=2)[2] == (
+        "20 events of 1 user: 0 events of history, 100 needed (clerk9)"
+    )

@@ -39,3 +39,12 @@ def test_the_status_has_the_filter_and_its_budget(tmp_path, budget, expected):
     stages = [Filter(options=PipelineOptions(source="x")), Filter(alerts_per_day=budget)]
     StatusFile.from_stages(str(path), stages).write(RunMetrics(), running=False)
     assert (read_status(path).filtered, read_status(path).alerts_per_day) == (True, expected)
+
+
+def test_filtered_events_without_a_score_do_not_count_as_scored(tmp_path):
+    path = tmp_path / "status.json"
+    metrics = RunMetrics(scored=2, filtered=5, unscored_reasons={"ann": "no fingerprint"})
+    metrics.unscored_filtered["ann"] = 3
+    StatusFile(path, PipelineOptions(source="x"), []).write(metrics, running=False)
+    account = read_status(path).account
+    assert (account.scored, account.unscored) == (4, {"no fingerprint": 3})

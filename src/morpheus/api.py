@@ -34,6 +34,7 @@ from morpheus.stages.explain import Explain
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
 from morpheus.storage.atomic import TempFolder
+from morpheus.text import format_count
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class Fingerprints:
 
         `risk` depends on the user's earlier events in the frame, so pass a user's events together.
         Users without a model are scored by the global model. Without a global model, and for events
-        without a user, all values are null.
+        without a user, all values are null, and a warning counts these events.
 
         Args:
             frame: The events.
@@ -253,7 +254,8 @@ class Fingerprints:
             num_threads=1,
             missing_features=missing_features,
         )
-        Pipeline([source, models, Preprocess(), InfPytorch(), *stages, sink], options).run()
+        chain = [source, models, Preprocess(), InfPytorch(), *stages, sink]
+        _warn_unscored(Pipeline(chain, options).run())
         indexed = pl.Schema({INDEX: pl.Int64(), **schema})
         rows = [
             pl.DataFrame(schema=indexed),
@@ -281,3 +283,21 @@ def _check_trained(store: ModelStore, metrics: RunMetrics) -> None:
         )
     if without_model:
         logger.warning("%d users have no model of their own: %s", len(without_model), reasons)
+
+
+def _warn_unscored(metrics: RunMetrics) -> None:
+    """Log how many events have no score, and whose they are."""
+    unscored = metrics.unscored
+    if not unscored:
+        return
+    named = [
+        f"{'no user' if user is None else repr(user)} ({metrics.unscored_reasons[user]})"
+        for user in list(unscored)[:MAX_NAMED_USERS]
+    ]
+    users = len(unscored.keys() - {None})
+    logger.warning(
+        "%s%s not scored: %s",
+        format_count(sum(unscored.values()), "event"),
+        f" of {format_count(users, 'user')}" if users else "",
+        ", ".join(named),
+    )

@@ -100,7 +100,7 @@ class StatusFile:
 def _count_run(metrics: RunMetrics) -> RunCounts:
     reasons, alert_forecast = Counter[str](), None
     for user, reason in metrics.unscored_reasons.items():
-        reasons[reason] += metrics.users[user]
+        reasons[reason] += metrics.unscored[user]
     if metrics.budget_report is not None:
         forecast = metrics.budget_report.forecast
         alert_forecast = forecast.alerts, forecast.low, forecast.high
@@ -108,7 +108,7 @@ def _count_run(metrics: RunMetrics) -> RunCounts:
         read=metrics.input.read,
         refused=metrics.input.refused,
         duplicates=metrics.input.duplicates,
-        scored=metrics.scored + metrics.filtered,
+        scored=metrics.scored + metrics.filtered - metrics.unscored_filtered.total(),
         unscored=dict(reasons.most_common()),
         training=metrics.training.read,
         rungs=dict(

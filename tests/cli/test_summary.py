@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.output import format_metrics
-from morpheus.core.batch import AlertBudgetReport, ReadStats, RunMetrics
+from morpheus.core.batch import AlertBudgetReport, OutputRows, ReadStats, RunMetrics, Table
 from morpheus.models.calibration import AlertForecast
 from morpheus.models.profile import ModelCard
 
@@ -42,7 +44,22 @@ def test_the_first_users_without_a_score_are_named_and_the_rest_are_counted() ->
     lines = format_metrics(
         metrics_of(users=users, unscored_reasons=dict.fromkeys(users, "no history"), scored=0)
     )
-    assert "Not scored  19 events: no history ((no user), dee, cy, 2 more)" in lines
+    assert "Not scored  19 events of 4 users: no history ((no user), dee, cy, 2 more)" in lines
+
+
+def test_events_without_a_score_are_counted_also_if_they_are_filtered() -> None:
+    metrics = RunMetrics()
+    table = Table(pl.DataFrame({"x": [1, 2, 3]}))
+    ann = OutputRows(user="ann", table=table, unscored_reason="no fingerprint")
+    metrics.add(ann)
+    metrics.add(replace(ann, table=table.clear(), filtered=4))
+    metrics.add(OutputRows(user="bob", table=table.clear(), scores=("risk",), filtered=5))
+    metrics.add(OutputRows(user="cy", table=table.clear(), unscored_reason="x", filtered=6))
+    lines = format_metrics(metrics)
+    assert [line for line in lines if line.startswith("Not scored")] == [
+        "Not scored  7 events of 1 user: no fingerprint (ann)",
+        "Not scored  6 events of 1 user: x (cy)",
+    ]
 
 
 def test_models_are_counted_by_the_scope_of_their_training_data() -> None:
@@ -65,7 +82,7 @@ def test_control_characters_in_names_are_escaped() -> None:
     lines = format_metrics(
         metrics_of(users=Counter({name: 1}), unscored_reasons={name: "no\tmodel"}, scored=0)
     )
-    assert r"Not scored  1 event: no\tmodel (\x1b[2Jann\nScored 0)" in lines
+    assert r"Not scored  1 event of 1 user: no\tmodel (\x1b[2Jann\nScored 0)" in lines
 
 
 @given(st.dictionaries(USERS, st.tuples(st.integers(1, 99), st.text(max_size=4))))

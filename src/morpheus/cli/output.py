@@ -197,7 +197,7 @@ def format_metrics(metrics: RunMetrics) -> list[str]:
     Input       4 events in 1 file
     Written     4 events of 1 user
     Scored      0 events, with 0 models
-    Not scored  4 events: 300 events of history are needed, 12 found (ann)
+    Not scored  4 events of 1 user: 300 events of history are needed, 12 found (ann)
     Seconds     1.5
     """
     facts = list(_lines(metrics))
@@ -324,17 +324,20 @@ def _list_left_out(stats: ReadStats) -> list[str]:
 
 def _unscored_lines(metrics: RunMetrics) -> Iterator[str]:
     """Yield a line for each reason why events have no score, the most events first."""
-    users_by_reason: dict[str, list[str | None]] = {}
+    unscored, users_by_reason = metrics.unscored, dict[str, list[str | None]]()
     for user, reason in metrics.unscored_reasons.items():
         users_by_reason.setdefault(reason, []).append(user)
     counts = Counter(
-        {reason: sum(metrics.users[x] for x in users) for reason, users in users_by_reason.items()}
+        {reason: sum(unscored[user] for user in each) for reason, each in users_by_reason.items()}
     )
     for reason, number in _sort_counts(counts):
-        users = sorted(users_by_reason[reason], key=lambda x: (-metrics.users[x], x or ""))
-        names = f" ({_format_users(users)})" if users != [None] else ""
-        yield f"{format_count(number, 'event')}: {reason}{names}"
-    rest = metrics.users.total() - metrics.scored - counts.total()
+        users = sorted(users_by_reason[reason], key=lambda x: (-unscored[x], x or ""))
+        known = len(users) - users.count(None)
+        who = f" of {format_count(known, 'user')}" if known else ""
+        names = f" ({_format_users(users)})" if known else ""
+        yield f"{format_count(number, 'event')}{who}: {reason}{names}"
+    rest = metrics.users.total() - metrics.scored
+    rest -= counts.total() - metrics.unscored_filtered.total()
     if rest > 0:
         yield f"{format_count(rest, 'event')}: {NO_SCORE_REASON}"
 

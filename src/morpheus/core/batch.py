@@ -468,6 +468,7 @@ class RunMetrics:
         has_sink: Whether the pipeline has a sink.
         cards: Description of each fingerprint that was used, by user.
         unscored_reasons: Why events got no score, by user.
+        unscored_filtered: Number of events without a score that `filter` has dropped, by user.
         scored: Number of events with a score.
         filtered: Number of events that `filter` has dropped.
         suppressed: Number of events that each suppression has dropped, by label. They are also
@@ -493,6 +494,7 @@ class RunMetrics:
     has_sink: bool = True
     cards: dict[str, ModelCard] = field(default_factory=dict)
     unscored_reasons: dict[str | None, str] = field(default_factory=dict)
+    unscored_filtered: Counter[str | None] = field(default_factory=Counter)
     scored: int = 0
     filtered: int = 0
     suppressed: Counter[str] = field(default_factory=Counter)
@@ -517,15 +519,23 @@ class RunMetrics:
             self.suppressed.update(counts.suppressed)
             self.expired.update(counts.expired)
         self.budget_report = batch.budget_report or self.budget_report
+        if batch.unscored_reason is not None and (batch.table.height or batch.filtered):
+            self.unscored_reasons[batch.user] = batch.unscored_reason
+            self.unscored_filtered[batch.user] += batch.filtered
         if not batch.table.height:
             return
         self.users[batch.user] += batch.table.height
-        if batch.unscored_reason is not None:
-            self.unscored_reasons[batch.user] = batch.unscored_reason
-        elif batch.scores:
+        if batch.unscored_reason is None and batch.scores:
             self.scored += batch.table.height
         if TS_ANOMALY in batch.table:
             self.flagged = (self.flagged or 0) + int(batch.table[TS_ANOMALY].sum())
+
+    @property
+    def unscored(self) -> dict[str | None, int]:
+        """Number of events without a score, by user: those written, and those filtered."""
+        return {
+            user: self.users[user] + self.unscored_filtered[user] for user in self.unscored_reasons
+        }
 
     @property
     def empty_reason(self) -> str:
