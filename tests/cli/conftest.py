@@ -1,15 +1,26 @@
-"""Fixtures: a plugin package on disk, and the real command that uses it."""
+"""Fixtures: a plugin package on disk, and the real command that uses it.
+
+A command runs in the process of the test, because most of the time of a short command is that of
+its imports. `run_process` is for tests of processes and signals.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import invalidate_caches
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from textwrap import dedent
+from unittest.mock import patch
 
 import pytest
+
+from morpheus.cli.main import main
+from morpheus.core import registry
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Install = Callable[[str, str, Mapping[str, str]], None]
@@ -108,9 +119,55 @@ def install(tmp_path: Path) -> Install:
     return install
 
 
+@contextmanager
+def fresh_modules(*folders: Path) -> Iterator[None]:
+    """Import modules of these folders, and forget them and their stages at the end."""
+    path, loaded, plugins = sys.path[:], set(sys.modules), registry._PLUGINS[:]  # noqa: SLF001
+    sys.path[:0] = map(str, folders)
+    invalidate_caches()
+    registry._entry_points_by_name.cache_clear()  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - loaded:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if any(folder in Path(file).parents for folder in folders):
+                del sys.modules[name]
+        sys.path[:] = path
+        registry._PLUGINS[:] = plugins  # noqa: SLF001
+        registry._entry_points_by_name.cache_clear()  # noqa: SLF001
+
+
+def read_all(stream: TextIOWrapper) -> str:
+    """Return all that was written to a stream."""
+    stream.seek(0)
+    return stream.read()
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run the command in the test's folder, with the installed packages."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in the test's folder and process, with the installed packages."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        code: object = 0
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["morpheus", *words])
+        with patch.dict(os.environ, environment), fresh_modules(tmp_path, tmp_path / "site"):
+            stdout, stderr = (TextIOWrapper(BytesIO(), "utf-8") for _ in range(2))
+            with redirect_stdout(stdout), redirect_stderr(stderr):
+                try:
+                    main()
+                except SystemExit as end:
+                    code = end.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(words, code, *map(read_all, (stdout, stderr)))
+
+    return run
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> Run:
+    """Run the command in the test's folder and in a process of its own."""
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
 
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -128,10 +185,22 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-@pytest.fixture
-def pipeline(install: Install, run: Run) -> Run:
-    """Run the command with the stages of this file installed."""
+def install_stages(install: Install) -> None:
+    """Install the stages of this file."""
     install(
         "own_package", STAGES, {"from-names": "own_package:FromNames", "fail": "own_package:Fail"}
     )
+
+
+@pytest.fixture
+def pipeline(install: Install, run: Run) -> Run:
+    """Run the command with the stages of this file installed."""
+    install_stages(install)
     return run
+
+
+@pytest.fixture
+def pipeline_process(install: Install, run_process: Run) -> Run:
+    """Run the command in a process of its own, with the stages of this file installed."""
+    install_stages(install)
+    return run_process

@@ -20,8 +20,8 @@ from .conftest import Run
 AE = ("run", "pipeline-ae")
 
 
-def test_a_run_announces_itself_on_stderr_and_ends_with_the_summary(pipeline: Run) -> None:
-    done = pipeline(*AE, "from-names", "--who=ann", "--who", "bob", "fail")
+def test_a_run_announces_itself_on_stderr_and_ends_with_the_summary(pipeline_process: Run) -> None:
+    done = pipeline_process(*AE, "from-names", "--who=ann", "--who", "bob", "fail")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.splitlines()[:3] == [
         "Configuring Pipeline via CLI",
@@ -97,8 +97,6 @@ def test_a_wrong_pipeline_is_rejected_with_the_fix(
         ("bug", 1, "Error: KeyError: 'lost'. This is a bug in morpheus, not in your logs."),
         ("disk", 1, "Error: /nowhere/at/all: No such file or directory."),
         ("pipe", 1, "Error: The program that reads this command's output has closed it."),
-        ("INT", 130, "Stopping pipeline. Please wait... Press Ctrl+C again to kill."),
-        ("TERM", 130, "Stopping pipeline. Please wait... Press Ctrl+C again to kill."),
     ],
 )
 def test_a_failure_gives_a_message_and_an_exit_code(
@@ -110,8 +108,16 @@ def test_a_failure_gives_a_message_and_an_exit_code(
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_signal_kills(pipeline: Run) -> None:
-    done = pipeline(*AE, "from-names", "fail", "--how=twice")
+@pytest.mark.parametrize("how", ["INT", "TERM"])
+def test_a_signal_gives_a_message_and_an_exit_code(pipeline_process: Run, how: str) -> None:
+    done = pipeline_process(*AE, "from-names", "fail", f"--how={how}")
+    assert done.returncode == 130
+    assert "Stopping pipeline. Please wait... Press Ctrl+C again to kill." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_signal_kills(pipeline_process: Run) -> None:
+    done = pipeline_process(*AE, "from-names", "fail", "--how=twice")
     assert done.returncode == -signal.SIGINT
     assert "Stopping pipeline." in done.stderr
 
@@ -188,10 +194,10 @@ def test_main_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
         main()
 
 
-def test_python_m_runs_the_command(pipeline: Run) -> None:
+def test_python_m_runs_the_command(pipeline_process: Run) -> None:
     words = (sys.executable, "-m", "morpheus", "--version")
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == pipeline("--version").stdout
+    assert done.stdout == pipeline_process("--version").stdout
 
 
 def test_stages_are_listed_with_their_package(pipeline: Run) -> None:
@@ -200,8 +206,10 @@ def test_stages_are_listed_with_their_package(pipeline: Run) -> None:
     assert any("Source, outputs Events." in line for line in lines if line.startswith("from-names"))
 
 
-def test_an_interrupt_that_another_library_converts_is_still_an_interrupt(pipeline: Run) -> None:
-    done = pipeline(*AE, "from-names", "fail", "--how=disguised")
+def test_an_interrupt_that_another_library_converts_is_still_an_interrupt(
+    pipeline_process: Run,
+) -> None:
+    done = pipeline_process(*AE, "from-names", "fail", "--how=disguised")
     assert done.returncode == 130
     assert "Error" not in done.stderr
 

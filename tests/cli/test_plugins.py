@@ -45,19 +45,26 @@ def own(pipeline: Run, tmp_path: Path) -> Run:
     return pipeline
 
 
+@pytest.fixture
+def own_process(pipeline_process: Run, tmp_path: Path) -> Run:
+    """The same, in a process of its own."""
+    (tmp_path / "own_stages.py").write_text(OWN)
+    return pipeline_process
+
+
 @pytest.mark.parametrize("source", ["own_stages.py", "./own_stages.py", "own_package"])
-def test_a_plugin_adds_its_stages(own: Run, source: str) -> None:
+def test_a_plugin_adds_its_stages(own_process: Run, source: str) -> None:
     word = "fail" if source == "own_package" else "shout"
-    done = own(f"--plugin={source}", *AE, "from-names", word)
+    done = own_process(f"--plugin={source}", *AE, "from-names", word)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_plugin_in_any_folder_works_in_worker_processes(own: Run, tmp_path: Path) -> None:
+def test_a_plugin_in_any_folder_works_in_worker_processes(own_process: Run, tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far/away.py").write_text(OWN)
     users = [f"--who=user{n}" for n in range(9)]
     many = ("run", "--num_threads=2", "pipeline-ae", "from-names", *users, "shout")
-    done = own("--plugin=far/away.py", *many)
+    done = own_process("--plugin=far/away.py", *many)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [f"user{n}.2None" for n in range(9)]
 
@@ -91,16 +98,18 @@ def test_a_source_that_is_not_a_plugin_is_rejected(
     assert reason in done.stderr
 
 
-def test_every_option_is_read_from_the_environment(own: Run) -> None:
+def test_every_option_is_read_from_the_environment(own_process: Run) -> None:
     environment = {
         "MORPHEUS_PLUGIN": "own_stages.py",
         "MORPHEUS_RUN_NUM_THREADS": "3",
         "MORPHEUS_RUN_PIPELINE_AE_USERID_FILTER": "ann",
         "MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOUD": "true",
     }
-    done = own("run", "pipeline-ae", "from-names", "shout", **environment)
+    done = own_process("run", "pipeline-ae", "from-names", "shout", **environment)
     assert done.stdout == "ann!3ann\n", done.stderr
-    done = own("run", "--num_threads=2", "pipeline-ae", "from-names", "shout", **environment)
+    done = own_process(
+        "run", "--num_threads=2", "pipeline-ae", "from-names", "shout", **environment
+    )
     assert done.stdout == "ann!2ann\n", done.stderr
 
 
