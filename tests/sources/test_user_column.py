@@ -96,6 +96,20 @@ def test_an_account_as_a_user_is_named(
     assert warning == f"`{ACCOUNT}` joins at least 7 actors in one user. {ADVICE}"
 
 
+@pytest.mark.parametrize(("split", "warnings"), [("input", 1), ("history", 0)])
+def test_the_actors_of_the_input_are_compared_not_those_of_the_history(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, split: str, warnings: int
+) -> None:
+    people = [person(f"u{n}") for n in range(7)] * 20
+    kinds = {"input": [person("ann")] * 140, "history": [person("ann")] * 140, split: people}
+    paths = {name: write(tmp_path / f"{name}.jsonl", found) for name, found in kinds.items()}
+    options = PipelineOptions(columns=("eventName",), userid_column_name=ACCOUNT)
+    source = FromCloudtrail(input_glob=str(paths["input"]), options=options)
+    with caplog.at_level(logging.WARNING):
+        list(source.events(str(paths["history"]), RunMetrics()))
+    assert sum("@actor" in record.getMessage() for record in caplog.records) == warnings
+
+
 def test_a_chosen_user_needs_no_advice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "x.jsonl", [person(f"u{n}") for n in range(50)])
     chosen = {"userid_filter": "111122223333"}

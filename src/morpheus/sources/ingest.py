@@ -344,6 +344,7 @@ class FileIngest:
             pseudonymizer=self.pseudonymizer,
             plausible_times=self.plausible_times.at_this_moment(),
             limits=self.limits,
+            compare_actors=not (self.options.userid_filter or self.options.skip_user),
         )
 
     def _translate_users(self, users: Iterable[str]) -> tuple[str, ...]:
@@ -480,6 +481,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         found = files.require()
         _record_skipped(stats, files, found)
         task = self.ingest.make_read_task(files, 1, require_user=True)
+        # `_check_users` compares the actors of the input.
+        task = replace(task, compare_actors=False)
         return self._read_dataset(task, found.paths, stats)
 
     def _read_dataset(

@@ -108,9 +108,9 @@ def clear_missing_texts(frame: pl.DataFrame, missing: Sequence[str] = ()) -> pl.
     ['x', None, None, None]
     """
     # Nearly no column has such a value. A value that begins with white space is below "!".
-    texts = [pl.col(name) for name, kind in frame.schema.items() if kind == pl.String]
-    suspect = [(text < "!") | text.is_in(missing) if missing else text < "!" for text in texts]
-    found = frame.select(each.any() for each in suspect)
+    texts = pl.col(pl.String)
+    suspect = (texts < "!") | texts.is_in(missing) if missing else texts < "!"
+    found = frame.select(suspect.any())
     changed = []
     for name in found.columns:
         if not found[name][0]:

@@ -127,6 +127,7 @@ class Reader:
         wanted_columns: Columns to keep of JSON records; None for all.
         plausible_times: The times that events can have.
         limits: Maximum sizes of a file.
+        compare_actors: Whether to compare the user column with the actors of some records.
     """
 
     log_format: LogFormat
@@ -139,11 +140,12 @@ class Reader:
     _shift: tuple[LogPath | None, int] = field(default=(None, 0), init=False)
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
     limits: ReadLimits = DEFAULT_LIMITS
+    compare_actors: bool = True
 
     @cached_property
     def actor_sampler(self) -> ActorSampler:
         """Compares the user column with the actors of some records."""
-        return ActorSampler(self.log_format, self.user)
+        return ActorSampler(self.log_format, self.user, enabled=self.compare_actors)
 
     def read_frames(self, paths: Sequence[LogPath], files: FileDiscovery) -> Iterator[pl.DataFrame]:
         """Read files, in order, into frames of `INDEX_FILE`, text columns and `TIME`.
@@ -598,12 +600,14 @@ class ActorSampler:
     Attributes:
         log_format: Format of the records.
         user: Name of the user column.
+        enabled: Whether to sample any records.
         sizes: Number of records to sample of each of the next tables.
         records: Number of sampled records by the values of `columns`.
     """
 
     log_format: LogFormat
     user: str
+    enabled: bool = True
     sizes: list[int] = field(default_factory=list, init=False)
     records: Counter[tuple[str | None, ...]] = field(default_factory=Counter, init=False)
 
@@ -614,7 +618,7 @@ class ActorSampler:
 
     def __post_init__(self) -> None:
         # A single rule only repeats the user column.
-        if self.user != ACTOR and len(self.log_format.actor_rules) > 1:
+        if self.enabled and self.user != ACTOR and len(self.log_format.actor_rules) > 1:
             self.sizes = list(_SAMPLE_SIZES)
 
     def add_records(self, records: Sequence[RawJson]) -> None:
@@ -751,6 +755,8 @@ class ReadTask:
         pseudonymizer: Replaces values by pseudonyms; None to keep them.
         plausible_times: The times that events can have.
         limits: Maximum sizes of a file.
+        compare_actors: Whether to compare the user column with the actors of some records, for
+            advice.
     """
 
     log_format: LogFormat
@@ -767,6 +773,7 @@ class ReadTask:
     pseudonymizer: Pseudonymizer | None = None
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
     limits: ReadLimits = DEFAULT_LIMITS
+    compare_actors: bool = True
 
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
@@ -799,6 +806,7 @@ class ReadTask:
             wanted_columns=None if self.all_columns else self.wanted_columns,
             plausible_times=self.plausible_times,
             limits=self.limits,
+            compare_actors=self.compare_actors,
         )
         for frame in reader.read_frames(paths, self.files):
             user_stats.non_null_columns |= find_non_null_columns(frame)
