@@ -56,7 +56,7 @@ def test_a_command_that_fails_is_not_measured(speed):
 def test_the_gpu_benchmark_runs_on_any_device(speed, tmp_path):
     torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
     gpu, scale = speed("gpu"), speed("scale").Scale(tmp_path, quick=True)
-    tasks = gpu.trials(scale)
+    tasks = gpu.trials(scale)[:3]
     on_processor = partial(train_batched, device=torch.device("cpu"))
     users, slow, fast, ratio, apart = gpu.beside(on_processor, tasks)
     assert users == len(tasks) > 0

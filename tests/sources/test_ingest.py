@@ -106,7 +106,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(RECORDS, RECORDS, st.integers(1, 20))
 def test_spilled_events_equal_events_in_memory(
     records: list[dict[str, Any]], before: list[dict[str, Any]], size: int

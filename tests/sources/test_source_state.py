@@ -149,7 +149,7 @@ def assert_equal(one: Handed, other: Handed) -> None:
         assert frame.equals(other[user]), user
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(
     EVENTS,
     st.lists(st.integers(0, 3000), max_size=3),
@@ -173,7 +173,7 @@ def test_runs_with_saved_state_give_what_one_run_gives(
         assert frame[ROW].to_list() == list(range(frame.height))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(EVENTS, st.integers(0, 3000))
 def test_events_given_again_are_counted_as_duplicates(events: list[Event], hour: int) -> None:
     events = [replace(event, number=event.number + 1) for event in events]
@@ -191,7 +191,7 @@ def test_events_given_again_are_counted_as_duplicates(events: list[Event], hour:
         assert len(data) == len(saved[user])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(EVENTS, st.lists(st.integers(0, 3000), max_size=2))
 def test_users_do_not_affect_each_other(events: list[Event], hours: list[int]) -> None:
     interleaved, saved = read_in_runs([partition_of(p) for p in cut(events, hours)], RunMetrics())
@@ -202,7 +202,7 @@ def test_users_do_not_affect_each_other(events: list[Event], hours: list[int]) -
         assert saved_alone[user] == saved[user]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(EVENTS, st.integers(0, 3000))
 def test_snapshot_of_a_restored_state_is_unchanged(events: list[Event], hour: int) -> None:
     handed, saved = read_in_runs([partition_of(p) for p in cut(events, [hour])], RunMetrics())
