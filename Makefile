@@ -42,7 +42,7 @@ test: dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 --ignore=tests/cluster
+	$(BIN)/pytest -q -n 2 --dist worksteal --ignore=tests/cluster
 
 test-dask: dev
 	$(BIN)/pytest -q tests/cluster

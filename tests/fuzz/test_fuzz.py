@@ -24,7 +24,7 @@ from fuzz.inputs import KINDS, USER, make_good_record
 from fuzz.runner import Outcome, serve
 from morpheus.cli.main import morpheus
 
-N, SEED = int(os.environ.get("N", "200")), os.environ.get("SEED", "1")
+N, SEED = int(os.environ.get("N", "100")), os.environ.get("SEED", "1")
 NO_ANSWER_SECONDS = 120
 """Wall time after which a process hangs for sure. Machines are shared; CPU time counts before."""
 
