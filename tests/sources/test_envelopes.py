@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
@@ -250,6 +250,7 @@ def test_opening_never_fails_and_opens_everything_at_once(value: object, cut: bo
         assert [bytes(each) for each, _ in FINDER.examine(record)] == [bytes(record)]
 
 
+@example(b"{}")
 @given(st.binary(max_size=60))
 def test_examining_bytes_that_are_no_json_returns_them_as_they_are(data: bytes) -> None:
     text = b"!" + data

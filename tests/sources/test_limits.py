@@ -183,4 +183,5 @@ def test_very_many_rejected_rows_of_a_table_are_counted_and_the_first_are_named(
     assert (result.exit_code, "50 rejected" in result.stderr) == (0, True)
     assert re.findall(r"rejected +\S+a\.csv:(\d+):", result.stderr) == list("34567")
     assert "1 event of 1 user" in result.stderr
+    (tmp_path / "out.csv").unlink()
     assert "a.csv:3: `userIdentity` is not a complete object" in run(tmp_path, "a.csv").stderr

@@ -334,6 +334,10 @@ class EncodedChunk(OutputRows):
     path: Path | None = None
 
 
+MAX_REFUSALS = 5
+"""Number of records that cannot be read for which the reason is kept."""
+
+
 @dataclass
 class ReadStats:
     """Counts of the records of one set of files.
@@ -394,10 +398,16 @@ class ReadStats:
     copies: list[str] = field(default_factory=list)
     implausible_times: list[str] = field(default_factory=list)
 
+    @property
+    def needs_reasons(self) -> bool:
+        """Whether the next reason for a record that cannot be read is kept."""
+        return len(self.refusals) < MAX_REFUSALS
+
     def refuse(self, reason: str, number: int = 1) -> None:
         """Count records that cannot be read. The first few reasons are kept."""
         self.refused += number
-        self.refusals = [*self.refusals, reason][:5]
+        if self.needs_reasons:
+            self.refusals = [*self.refusals, reason]
 
     def skip_copies(self, copies: Iterable[tuple[object, object]]) -> None:
         """Count copies of files, each with the file that is read. The first few are named."""
@@ -422,7 +432,7 @@ class ReadStats:
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.kinds = self.kinds + other.kinds
-        self.refusals = [*self.refusals, *other.refusals][:5]
+        self.refusals = [*self.refusals, *other.refusals][:MAX_REFUSALS]
         self.copies = [*self.copies, *other.copies][:5]
         self.implausible_times = [*self.implausible_times, *other.implausible_times][:5]
 

@@ -14,7 +14,7 @@ import codecs
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import chain, islice
@@ -204,11 +204,12 @@ _TEXT_LINE = "text line"
 _BOM = codecs.BOM_UTF8
 _SEPARATORS = b" \t\r\n,\x1e\0" + _BOM
 """What may stand between documents. The bytes of the byte order mark begin no JSON."""
-_SEPARATOR_CHARACTERS = " \t\r\n,\x1e\0\ufeff"
+_SEPARATOR_CHARACTERS = re.compile(r"[ \t\r\n,\x1e\0\ufeff]*")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{8,}={0,2}\s*")
 _DOCUMENT_BOUNDARY = re.compile(rb"(?<=\})[ \t\r\n\x1e\xef\xbb\xbf]*(?=\{)")
 _NEXT_DOCUMENT = re.compile(r"\n[\x1e\ufeff]?(?=\{)")
 _TIME_TEXT = re.compile(rb'"\d{10,19}"')
+_BRACES = re.compile(rb"[{}]")
 _TRAILING_COMMA = re.compile(rb",(?=\s*[\]}])")
 _CONTAINER_LINE = re.compile(rb"\S+ (?:stdout|stderr) ([FP])(?::\S*)? ")
 """What container runtimes write in front of a line: time, stream, and whether the line is full."""
@@ -217,8 +218,12 @@ _OBJECT_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
 _MAX_BROKEN = 100
 """Maximum number of damaged parts of a file after which the rest is not read."""
+_FEW_FIELDS = 5
+"""Number of fields by which most records are known."""
 _MAX_PROBE_LINES = 20
 """Maximum number of lines checked to detect JSON lines."""
+_TRUNCATED = "Input data was truncated"
+"""Error of msgspec for text that is the beginning of JSON, and that no other decoder can read."""
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -292,16 +297,23 @@ class RecordFinder:
         The kind of a record is an empty text.
         """
         fields = _decode_object(text)
-        if fields is not None and self._openers.isdisjoint(fields) and self._is_record(fields):
+        is_record = fields is not None and self._is_record(fields)
+        if fields is not None and is_record and self._openers.isdisjoint(fields):
             return [(text, self._classify(fields, is_record=True))]
-        return [(record, self.classify(record)) for record in self.find(text)]
+        found = self.find(text)
+        if len(found) == 1 and found[0] is text:
+            kind = "" if fields is None else self._classify_any(fields, is_record=is_record)
+            return [(text, kind)]
+        return [(record, self.classify(record)) for record in found]
 
     def classify(self, text: RawJson) -> str:
         """Return what a value is instead of a record; an empty text if it may be a record."""
         fields = _decode_object(text)
         if fields is None:
             return ""
-        is_record = self._is_record(fields)
+        return self._classify_any(fields, is_record=self._is_record(fields))
+
+    def _classify_any(self, fields: Fields, *, is_record: bool) -> str:
         kind = self._classify(fields, is_record=is_record)
         if kind or is_record:
             return kind
@@ -439,13 +451,15 @@ class RecordFinder:
         >>> finder.split_cut(b'{"at": 1, "who": "a", "tags": [{"at": 1, "who": "b"}, ')
         ([], b'{"at": 1, "who": "a", "tags": [{"at": 1, "who": "b"}, ')
         """
+        if self._is_part_of_record(text):
+            return [], text
         whole, at, brackets = text.decode("utf-8", "replace"), 0, ""
         for _ in range(_MAX_DEPTH):
             opener = whole[at : at + 1]
             if not opener or opener not in "[{":
                 break
             brackets = ("]" if opener == "[" else "}") + brackets
-            part = _read_complete_items(whole, at)
+            part = _read_complete_items(whole, at, self._is_record)
             if opener == "{" and self._is_record(part.fields):
                 break
             if (opener == "[" and part.count) or whole[part.rest : part.rest + 1] not in {"[", "{"}:
@@ -454,6 +468,21 @@ class RecordFinder:
                 return ([complete], rest) if self._find(complete, 1).has_record else ([], text)
             at = part.rest
         return [], text
+
+    def _is_part_of_record(self, text: bytes) -> bool:
+        """Return whether a text is one record that is cut off, by its brackets.
+
+        This is fast, for files with very many such lines.
+        """
+        times = list(islice(self._time_pattern.finditer(text), 2)) if self.time_fields else []
+        if len(times) != 1:
+            return False
+        depth = 0
+        for bracket in _BRACES.findall(text, times[0].start()):
+            depth += 1 if bracket == b"{" else -1
+            if depth < 0:
+                return False
+        return True
 
     def _find_in_object(self, text: RawJson, fields: Fields, depth: int) -> _Found:
         if not fields:
@@ -548,7 +577,8 @@ class RecordFinder:
             if found is not None:
                 return found
         rest = _remove_prefix(text)
-        return self._find(rest, depth) if rest and is_valid_json(rest) else None
+        found = self._find(rest, depth) if rest and is_valid_json(rest) else None
+        return found if found is not None and found.records else None
 
     def _find_in_parts(self, text: bytes, depth: int) -> _Found | None:
         """Find records in several documents, also if one is damaged; None if there are none."""
@@ -600,8 +630,9 @@ def _decode_object(text: RawJson) -> Fields | None:
     """Return the fields of an object; None if the text is not an object."""
     try:
         return _OBJECT_DECODER.decode(text)
-    except _ERRORS:
-        pass
+    except _ERRORS as error:
+        if str(error) == _TRUNCATED:
+            return None
     if bytes(memoryview(text)[:64]).lstrip()[:1] != b"{":
         return None
     value = _decode_leniently(text, dict)
@@ -957,31 +988,42 @@ class _CompleteItems:
     fields: dict[str, msgspec.Raw] = field(default_factory=dict)
 
 
-def _read_complete_items(text: str, start: int) -> _CompleteItems:
+_decode_first = json.JSONDecoder().raw_decode
+"""Decodes the JSON value at a position of a text, whatever follows it."""
+
+
+_FIELD_BEGIN = re.compile(r'[ \t\r\n,]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*')
+
+
+def _read_complete_items(
+    text: str, start: int, is_record: Callable[[Fields], bool]
+) -> _CompleteItems:
     """Read the complete items of a list or an object.
 
     Args:
         text: Not JSON as a whole.
         start: Position of the opening bracket.
+        is_record: Tells whether an object is a record. Not all of its fields are read.
     """
-    decode, is_object = json.JSONDecoder().raw_decode, text[start] == "{"
+    is_object = text[start] == "{"
+    begin = _FIELD_BEGIN if is_object else _SEPARATOR_CHARACTERS
     found = _CompleteItems(start + 1, start + 1)
     try:
         while True:
-            name, at = "", _skip_separators(text, found.rest)
+            opening = begin.match(text, found.rest)
+            if opening is None:
+                return found
+            found.rest = opening.end()
             if is_object:
-                name, at = decode(text, at)
-                at = _skip_separators(text, at)
-                if not isinstance(name, str) or text[at : at + 1] != ":":
-                    return found
-                at = _skip_separators(text, at + 1)
-                found.fields[name] = msgspec.Raw(b"{}")
-            found.rest = at
-            _, end = decode(text, at)
-            found.end, found.count = end, found.count + 1
-            found.rest = _skip_separators(text, end)
+                found.fields[opening[1]] = msgspec.Raw(b"{}")
+            _, found.end = _decode_first(text, found.rest)
+            found.count += 1
             if is_object:
-                found.fields[name] = msgspec.Raw(text[at:end].encode())
+                value = text[found.rest : found.end].encode()
+                found.fields[opening[1]] = msgspec.Raw(value)
+            found.rest = found.end
+            if is_object and found.count == _FEW_FIELDS and is_record(found.fields):
+                return found
     except (ValueError, RecursionError):
         return found
 
@@ -1001,12 +1043,12 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
     text = data.decode("utf-8", "replace")
     # A log that is appended to as one list has no end.
     text = text[1:] if text[:1] == "[" and not text.endswith("]") else text
-    decode, at = json.JSONDecoder().raw_decode, _skip_separators(text, 0)
+    at = _skip_separators(text, 0)
     documents: list[RawJson] = []
     broken: list[tuple[bytes, str]] = []
     while at < len(text):
         try:
-            value, end = decode(text, at)
+            value, end = _decode_first(text, at)
             documents.append(encode_json(replace_surrogates(value)))
         except (ValueError, RecursionError) as error:
             after = _NEXT_DOCUMENT.search(text, at + 1)
@@ -1019,9 +1061,8 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
 
 
 def _skip_separators(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SEPARATOR_CHARACTERS:
-        at += 1
-    return at
+    found = _SEPARATOR_CHARACTERS.match(text, at)
+    return at if found is None else found.end()
 
 
 def _describe_error(error: Exception, *, is_rest: bool) -> str:

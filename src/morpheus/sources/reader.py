@@ -20,7 +20,7 @@ import msgspec
 import polars as pl
 
 from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
-from morpheus.core.batch import ReadStats
+from morpheus.core.batch import MAX_REFUSALS, ReadStats
 from morpheus.errors import RecordError, UsageError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import (
@@ -300,8 +300,11 @@ class Reader:
         """Drop and count rows of a table that cannot be read."""
         if not refused:
             return chunk, frame
-        for row, reason in sorted(refused.items()):
+        named = sorted(refused.items())[: MAX_REFUSALS if self.skip_bad_records else 1]
+        for row, reason in named:
             self._refuse(_locate_error(reason, [chunk], row), read=1)
+        self.stats.read += len(refused) - len(named)
+        self.stats.refused += len(refused) - len(named)
         kept = ~pl.int_range(frame.height, eager=True).is_in(list(refused))
         rows = kept.arg_true().to_list()
         index = pl.Series(chunk.row_index, dtype=pl.Int64)
@@ -467,14 +470,7 @@ class Reader:
         bad = dict.fromkeys(time.is_null().arg_true(), "") | dict(refused or {}) | timed
         for row in () if keep is None else set(bad).intersection((~keep).arg_true()):
             del bad[row]
-        for row, known_reason in sorted(bad.items()):
-            reason = known_reason or self._missing_time_reason(texts[row], records[row : row + 1])
-            number = 1
-            if records and texts[row] is None:
-                number = self.log_format.record_finder.count_times(records[row])
-            if number > 1:
-                reason += f"; it holds {number:,} events"
-            self._refuse(_locate_error(reason, chunks, row), read=number - 1, number=number)
+        self._refuse_times(bad, texts, records, chunks)
         reserved = [name for name in frame.columns if name in {ROW, INDEX, TIME}]
         events = frame.drop(reserved).with_columns(index, time.alias(TIME))
         keep = time.is_not_null() if bad or keep is not None else None
@@ -483,6 +479,39 @@ class Reader:
             self._leave_out(implausible, time, texts, chunks)
             keep = ~implausible if keep is None else keep & ~implausible
         return events if keep is None else events.filter(keep)
+
+    def _refuse_times(
+        self,
+        bad: Mapping[int, str],
+        texts: pl.Series,
+        records: Sequence[RawJson],
+        chunks: Sequence[RecordChunk],
+    ) -> None:
+        """Count records without a time, or fail. Only the first few get a message.
+
+        Args:
+            bad: The reasons, by row; an empty text if there is only no time.
+            texts: The time of each record, as the log has it.
+            records: The JSON of the records; empty for a table.
+            chunks: The chunks of the records.
+        """
+        count = self.log_format.record_finder.count_times
+        missing = texts.is_null().to_list() if bad and records else []
+        for row, known_reason in sorted(bad.items()):
+            number = count(records[row]) if missing and missing[row] else 1
+            if not self._needs_reasons:
+                self.stats.read += number - 1
+                self.stats.refused += number
+                continue
+            reason = known_reason or self._missing_time_reason(texts[row], records[row : row + 1])
+            if number > 1:
+                reason += f"; it holds {number:,} events"
+            self._refuse(_locate_error(reason, chunks, row), read=number - 1, number=number)
+
+    @property
+    def _needs_reasons(self) -> bool:
+        """Whether the next bad record fails the run, or is named in the summary."""
+        return not self.skip_bad_records or self.stats.needs_reasons
 
     def _exclude_rows(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series | None]:
         """Count the rows that the schema excludes, and return which are kept; None for all."""
