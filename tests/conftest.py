@@ -1,12 +1,15 @@
 """Settings of all tests, and a browser for those that look at a page."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from warm_command import warm_command
 
 # Machines are shared: how long an example takes says nothing of the code.
 settings.register_profile("shared", deadline=None)
@@ -33,6 +36,13 @@ def _logging_as_before() -> Iterator[None]:
         one.handlers, one.propagate = handlers, propagate
         one.setLevel(level)
     logging.setLogRecordFactory(logging.LogRecord)
+
+
+@pytest.fixture(scope="session")
+def warm_morpheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A script like `morpheus`, for tests of what many commands do, not of how one starts."""
+    with warm_command(tmp_path_factory.mktemp("warm"), os.environ) as script:
+        yield script
 
 
 @pytest.fixture(scope="session")

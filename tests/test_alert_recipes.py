@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -31,11 +30,11 @@ def recipes():
 
 
 @pytest.fixture
-def run_shell(tmp_path):
+def run_shell(tmp_path, warm_morpheus):
     """Runs shell commands in a copy of the examples."""
     folder = tmp_path / "examples"
     shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("output"))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(warm_morpheus.parent), os.environ["PATH"]])
 
     def run_shell(text):
         done = subprocess.run(

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,17 +77,18 @@ EXPECTED: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_reported_inputs_are_read_or_refused_as_expected(name: str, tmp_path: Path) -> None:
+def test_reported_inputs_are_read_or_refused_as_expected(
+    name: str, tmp_path: Path, warm_morpheus: Path
+) -> None:
     """Run the script of a case in a copy of its folder."""
     if name == "ct26-config-in-the-same-bucket" and not (CASES / name / "AWSLogs").is_dir():
         pytest.skip("the case has no input here")
     folder = tmp_path / name
     shutil.copytree(CASES / name, folder, copy_function=shutil.copyfile)
-    command = Path(sys.executable).with_name("morpheus")
     done = subprocess.run(
         ["/bin/sh", "run.sh"],
         cwd=folder,
-        env={**os.environ, "MORPHEUS": str(command), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "MORPHEUS": str(warm_morpheus), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -13,6 +13,7 @@ import pytest
 
 from golden import results
 from golden.commands import COMMANDS, PREPARATIONS
+from warm_command import warm_command
 
 RECORDED = json.loads(results.INDEX.read_text(encoding="utf-8"))
 ALL = (*PREPARATIONS, *COMMANDS)
@@ -24,9 +25,15 @@ other_processors = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
+def program(tmp_path_factory):
+    with warm_command(tmp_path_factory.mktemp("warm"), results.environment()) as script:
+        yield [script]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, program):
     folder = tmp_path_factory.mktemp("golden") / "inputs"
-    results.prepare(folder)
+    results.prepare(folder, program)
     return folder
 
 
@@ -47,10 +54,10 @@ def test_inputs_are_those_of_the_recording(prepared):
 
 @other_processors
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)
-def test_a_command_writes_the_recorded_bytes(command, prepared, tmp_path):
+def test_a_command_writes_the_recorded_bytes(command, program, prepared, tmp_path):
     folder = results.ran_at(command, prepared) if command.prepares else tmp_path / "run"
     if not command.prepares:
-        results.run(command, prepared, folder)
+        results.run(command, prepared, folder, program)
     found = results.outputs_of(command, folder)
     differences = [
         explained(command.name, output, content)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +17,6 @@ import pytest
 
 from morpheus.core.stage import read_lines
 
-COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 RUN = """--log_level=DEBUG run --num_threads=1 --pipeline_batch_size=1024
     --model_max_batch_size=1024 --use_cpp=False pipeline-ae"""
 REST = "preprocess inf-pytorch monitor --description='Inference rate' --unit inf add-scores"
@@ -104,11 +101,15 @@ def write_logs(folder: Path, log: str, events: int, day: int) -> None:
         (folder / "a.json").write_text(json.dumps(records))
 
 
-def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *shlex.split(line)],
+Run = Callable[[Path, str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(warm_morpheus: Path) -> Run:
+    """Run a command line in a folder."""
+    return lambda folder, line: subprocess.run(
+        [warm_morpheus, *shlex.split(line)],
         cwd=folder,
-        env=os.environ,
         capture_output=True,
         text=True,
         check=False,
@@ -117,7 +118,7 @@ def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("log", RECIPES)
-def test_a_recipe_runs_unchanged(tmp_path: Path, log: str) -> None:
+def test_a_recipe_runs_unchanged(tmp_path: Path, run: Run, log: str) -> None:
     write_logs(tmp_path / "train", log, 320, day=1)
     write_logs(tmp_path / "input", log, 40, day=3)
     done = run(tmp_path, RECIPES[log])
@@ -142,7 +143,7 @@ def test_a_recipe_runs_unchanged(tmp_path: Path, log: str) -> None:
     assert (tmp_path / "again.csv").read_bytes() == detections
 
 
-def test_validate_names_a_changed_cell(tmp_path: Path) -> None:
+def test_validate_names_a_changed_cell(tmp_path: Path, run: Run) -> None:
     write_logs(tmp_path / "train", "duo", 320, day=1)
     write_logs(tmp_path / "input", "duo", 40, day=3)
     assert run(tmp_path, RECIPES["duo"]).returncode == 0
@@ -159,7 +160,7 @@ def test_validate_names_a_changed_cell(tmp_path: Path) -> None:
     assert "row 18 (event 17): accessdeviceos: 'Plan 9', not 'Mac OS X'" in done.stderr
 
 
-def test_the_summary_counts_filtered_events(tmp_path: Path) -> None:
+def test_the_summary_counts_filtered_events(tmp_path: Path, run: Run) -> None:
     write_logs(tmp_path / "train", "duo", 320, day=1)
     write_logs(tmp_path / "input", "duo", 40, day=3)
     line = RECIPES["duo"].replace("add-scores", "add-scores filter --threshold=1e9")
@@ -170,7 +171,7 @@ def test_the_summary_counts_filtered_events(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("log", RECIPES)
-def test_compat_gives_the_columns_of_a_release(tmp_path: Path, log: str) -> None:
+def test_compat_gives_the_columns_of_a_release(tmp_path: Path, run: Run, log: str) -> None:
     write_logs(tmp_path / "train", log, 320, day=1)
     write_logs(tmp_path / "input", log, 40, day=3)
     done = run(tmp_path, RECIPES[log].replace("pipeline-ae", "pipeline-ae --compat 22.11"))

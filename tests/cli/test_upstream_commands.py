@@ -6,7 +6,6 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -62,15 +61,17 @@ def _rename_user(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_command_lines_of_nvidia_morpheus_run_unchanged(name: str, root: Path) -> None:
+def test_command_lines_of_nvidia_morpheus_run_unchanged(
+    name: str, root: Path, warm_morpheus: Path
+) -> None:
     for file in ("results.json", "out.csv"):  # these commands do not overwrite
         (root / file).unlink(missing_ok=True)
     for command in GROUPS[name]:
-        check_that_it_runs(command, root)
+        check_that_it_runs(command, root, warm_morpheus.parent)
 
 
-def check_that_it_runs(command: UpstreamCommand, root: Path) -> None:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+def check_that_it_runs(command: UpstreamCommand, root: Path, scripts: Path) -> None:
+    path = os.pathsep.join([str(scripts), os.environ["PATH"]])
     # Only /common, a folder of a container, cannot be made here.
     line = command.line.replace("=/common/", f"={root}/common/")
     done = subprocess.run(

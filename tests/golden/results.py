@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode
+from collections.abc import Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,7 @@ EXPECTED = Path(__file__).parent / "expected"
 INDEX = EXPECTED / "index.json"
 LARGEST = 100_000
 """Bytes that a stored output may have, compressed. Of larger ones only the checksum is kept."""
+PROGRAM = (sys.executable, "-m", "morpheus")
 AROUND = 120
 """Characters shown on either side of a difference."""
 PINNED = {
@@ -46,11 +48,11 @@ PRODUCT = (
 """The product's name and version in alerts. Text of a log cannot match: its quotes are escaped."""
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, program: Sequence[str | Path] = PROGRAM) -> None:
     """Write all inputs below a folder, then run the commands that train fingerprints."""
     inputs.build(folder)
     for command in PREPARATIONS:
-        run(command, folder, ran_at(command, folder))
+        run(command, folder, ran_at(command, folder), program)
         made = ran_at(command, folder) / command.prepares
         shutil.copytree(made, folder / command.prepares / command.prepares)
 
@@ -66,18 +68,24 @@ def _with_old_products() -> str:
     return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
-def run(command: Command, prepared: Path, folder: Path) -> None:
+def environment() -> dict[str, str]:
+    """Environment of the commands."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MORPHEUS_")}
+    return {**kept, **PINNED, "PYTHONPATH": _with_old_products()}
+
+
+def run(
+    command: Command, prepared: Path, folder: Path, program: Sequence[str | Path] = PROGRAM
+) -> None:
     """Run a command's lines in a new folder that has copies of its inputs."""
     folder.mkdir()
     for name in command.inputs:
         shutil.copytree(prepared / name, folder, dirs_exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MORPHEUS_")}
     codes = command.exit_codes or (0,) * len(command.lines)
     for line, code in zip(command.lines, codes, strict=True):
-        words = [sys.executable, "-m", "morpheus", *shlex.split(line)]
-        environment = {**kept, **PINNED, "PYTHONPATH": _with_old_products()}
+        words = [*program, *shlex.split(line)]
         done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            words, cwd=folder, env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == code, (
             f"morpheus {' '.join(line.split())}\n{done.stdout}{done.stderr}"
