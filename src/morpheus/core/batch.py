@@ -22,7 +22,7 @@ from morpheus.seasonality.detector import TimeHistogram
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
-    from morpheus.models.calibration import AlertForecast, UserThreshold
+    from morpheus.models.calibration import AlertForecast, UserDays
     from morpheus.models.input_check import InputProfile, ModelAge
     from morpheus.models.profile import Fingerprint, ModelCard
     from morpheus.models.store import SavedModels
@@ -37,18 +37,18 @@ class AlertCandidates:
     """What `filter --alerts_per_day` knows about events that can become alerts.
 
     Attributes:
-        threshold: Threshold of the user, from the risks of validation events.
-        margins: Risk of each event above the user's mean risk, shape (rows,).
-        session_ids: Number of the session of each event, shape (rows,).
-        time_range: Time of the first and the last of all the user's events, in seconds since 1970.
+        user_days: Highest risk of each of the user's days in the batch, all events included.
+        risks: Risk of each event, shape (rows,).
+        days: Number of the day of each event, since 1970, shape (rows,).
+        pvalues: P-value of each event without other users, shape (rows,).
         suppressed_by: Index of the suppression of each event, or `NO_MATCH`, shape (rows,).
         expired_rule: Index of the expired suppression of each event, or `NO_MATCH`, shape (rows,).
     """
 
-    threshold: UserThreshold
-    margins: NDArray[np.float64]
-    session_ids: NDArray[np.int64]
-    time_range: tuple[float, float]
+    user_days: UserDays
+    risks: NDArray[np.float64]
+    days: NDArray[np.int64]
+    pvalues: NDArray[np.float64]
     suppressed_by: NDArray[np.intp]
     expired_rule: NDArray[np.intp]
 
@@ -60,7 +60,7 @@ class AlertCandidates:
         """
         arrays = {
             name: getattr(self, name)[rows]
-            for name in ("margins", "session_ids", "suppressed_by", "expired_rule")
+            for name in ("risks", "days", "pvalues", "suppressed_by", "expired_rule")
         }
         return replace(self, **arrays)
 
@@ -91,13 +91,23 @@ class AlertBudgetReport:
 
     Attributes:
         forecast: Expected number of alerts.
-        alerts: Sessions that became alerts.
-        suppressed: Sessions that did not, because all their events are suppressed.
+        alerts: User-days that became alerts.
+        suppressed: User-days that did not, because all their events are suppressed.
+        wanted: Number of alerts that were asked for; None on an input without end.
+        days: Number of user-days with a score.
+        capped: User-days that did not become alerts, because of `--max_alerts_per_day`.
+        next_pvalue: P-value of the day that came next; None if there is none.
+        reason: Why there is no budget, or why the forecast is uncertain; empty otherwise.
     """
 
     forecast: AlertForecast
     alerts: int
     suppressed: int = 0
+    wanted: float | None = None
+    days: int = 0
+    capped: int = 0
+    next_pvalue: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)

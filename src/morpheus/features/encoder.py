@@ -109,8 +109,14 @@ MIN_DISTINCT_NUMBERS = 32
 """A text column with more distinct numbers than this is a number column."""
 N_QUANTILES = 101
 """Number of quantiles that the gauss_rank scaler keeps."""
-MAX_ABS_Z = 1e6
-"""Bound on a scaled value, in standard deviations, so that its square stays finite."""
+LINEAR_Z = 4.0
+"""Distance from the mean, in standard deviations, from which a scaled value grows like a logarithm,
+so that one extreme number is not all that a network sees."""
+MAX_LOG_Z = 60.0
+"""Bound on the logarithm, so that a number that a network predicts stays finite."""
+OUTLIER_REACH = 10.0
+"""Distance from the quartiles, in interquartile ranges, from which a number does not change the
+scale."""
 NUMBER_PATTERN = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?$"
 """Text that is a number: no leading zeros and at most 15 digits, so that account ids are not
 numbers."""
@@ -121,7 +127,8 @@ class Number:
     """A column of quantities.
 
     The scale is a line through points, (N_QUANTILES,) or (2,). Outside of the points it continues
-    as a line ("standard", "none") or stays constant ("gauss_rank").
+    as a line ("standard", "none") or stays constant ("gauss_rank"). Beyond `LINEAR_Z` it grows like
+    a logarithm.
 
     Attributes:
         name: Name of the column.
@@ -142,7 +149,7 @@ class Number:
             values: Its values in the history.
             scaler: "none", "standard" or "gauss_rank".
         """
-        numbers = _parse_numbers(values).drop_nulls().to_numpy()
+        numbers = _drop_outliers(_parse_numbers(values).drop_nulls().to_numpy())
         if scaler == "none":
             return cls(name, (0.0, 1.0), (0.0, 1.0))
         if scaler == "standard":
@@ -181,7 +188,9 @@ class Number:
             scaled = self.z[0] + (numbers - self.quantiles[0]) / width * (self.z[1] - self.z[0])
         else:
             scaled = np.interp(numbers, self.quantiles, self.z)
-        return np.nan_to_num(np.clip(scaled, -MAX_ABS_Z, MAX_ABS_Z)).astype(np.float32)
+        far = np.log1p(np.maximum(np.abs(scaled) - LINEAR_Z, 0))
+        limited = np.sign(scaled) * (np.minimum(np.abs(scaled), LINEAR_Z) + far)
+        return np.asarray(np.nan_to_num(limited), dtype=np.float32)
 
     def inverse_scale(self, z: float) -> float:
         """Return the value, in the column's unit, that is scaled to `z` standard deviations.
@@ -189,10 +198,24 @@ class Number:
         >>> Number("bytes", (100.0, 150.0), (0.0, 1.0)).inverse_scale(-0.5)
         75.0
         """
+        far = np.expm1(min(max(abs(z) - LINEAR_Z, 0), MAX_LOG_Z))
+        z = float(np.copysign(min(abs(z), LINEAR_Z) + far, z))
         if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
             share = (z - self.z[0]) / (self.z[1] - self.z[0])
             return self.quantiles[0] + share * (self.quantiles[1] - self.quantiles[0])
         return float(np.interp(z, self.z, self.quantiles))
+
+
+def _drop_outliers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out numbers that are far from the quartiles.
+
+    >>> _drop_outliers(np.array([1.0, 2.0, 3.0, 4.0, 1e9])).tolist()
+    [1.0, 2.0, 3.0, 4.0]
+    """
+    low, high = np.quantile(numbers, [0.25, 0.75]) if len(numbers) else (0.0, 0.0)
+    reach = OUTLIER_REACH * (high - low)
+    near = (numbers >= low - reach) & (numbers <= high + reach)
+    return numbers[near] if reach else numbers
 
 
 def is_number(values: pl.Series, kind: str | None = None) -> bool:

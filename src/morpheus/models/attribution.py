@@ -2,17 +2,17 @@
 
 Four parts, each an input of `explain`:
 
-- `ColumnAttribution`: how anomalous each column is, and which values the model expected. -
-`find_counterfactuals`: the smallest change found that would make an event normal. -
-`NormalEventIndex`: the most similar normal events before an event. - `HistoryState`: how earlier
-events raise the risk of an event.
+- `ColumnAttribution`: how anomalous each column is, and which values the model expected.
+- `find_counterfactuals`: the smallest change found that would make an event normal.
+- `NormalEventIndex`: the most similar normal events before an event.
+- `HistoryState`: which earlier events were anomalous.
 
 Sizes in shapes: D distinct rows, C columns, B rows in a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -31,7 +31,12 @@ from morpheus.features.encoder import (
     Encoder,
     Number,
 )
-from morpheus.models.autoencoder import Autoencoder
+from morpheus.models.daily_usage import (
+    RISK_DECIMALS,
+    DailyScores,
+    FloatArray,
+    RecentCounter,
+)
 from morpheus.models.explanation import (
     MIN_REPORTED,
     ColumnReason,
@@ -42,22 +47,12 @@ from morpheus.models.explanation import (
     ReplacedValue,
     round_decimals,
 )
-from morpheus.models.profile import Fingerprint, deduplicate_columns
+from morpheus.models.profile import Fingerprint, ScoringParts, Surprise
 from morpheus.models.scoring import (
-    ANOMALY_DECIMALS,
     CONDITIONAL_STD_FLOOR,
-    MARGINAL_STD_FLOOR,
     MaskedPredictions,
     MaskedPredictor,
-    SurpriseModel,
     mixture_probability,
-)
-from morpheus.models.temporal import (
-    ContextualRisk,
-    EventAnomaly,
-    FloatArray,
-    RecentCounter,
-    TemporalContext,
 )
 from morpheus.models.training import iter_fixed_batches
 from morpheus.text import display_value
@@ -83,23 +78,17 @@ class ColumnAttribution:
 
     Attributes:
         encoder: Encoder of the columns.
-        net: The network.
-        oov_rates: Share of events with a new value, for each column, (C,).
-        surprise_model: Baselines of the surprise of each column.
+        parts: What risks need of the fingerprint.
         rows: The distinct rows.
-        marginal_surprise: How much more likely each value is among all users than for this user, ln
-            of the ratio, (D, C).
-        conditional_surprise: -ln of the probability of each value given the event's other values,
-            (D, C).
+        surprise: How much more likely each value is among other users than for this user on the day
+            after the history, ln of the ratio; and -ln of the probability of each value given the
+            event's other values, (D, C) each.
     """
 
     encoder: Encoder
-    net: Autoencoder
-    oov_rates: Float32Array
-    surprise_model: SurpriseModel
+    parts: ScoringParts
     rows: EncodedRows
-    marginal_surprise: Float32Array
-    conditional_surprise: Float32Array
+    surprise: Surprise
 
     @classmethod
     def from_fingerprint(cls, fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAttribution:
@@ -108,11 +97,9 @@ class ColumnAttribution:
         Raises:
             ValueError: The fingerprint has a reference network, which cannot attribute.
         """
-        net, oov_rates, model = fingerprint.compact_parts()
-        surprise = MaskedPredictions.predict(net, rows).compute_surprise(
-            model.likelihoods, oov_rates, rows
-        )
-        return cls(fingerprint.encoder, net, oov_rates, model, rows, *surprise)
+        parts = fingerprint.scoring_parts()
+        surprise = parts.surprise(rows, MaskedPredictions.predict(parts.net, rows))
+        return cls(fingerprint.encoder, parts, rows, surprise)
 
     @property
     def event_anomaly(self) -> NDArray[np.float64]:
@@ -126,24 +113,16 @@ class ColumnAttribution:
 
     @cached_property
     def column_anomaly(self) -> NDArray[np.float64]:
-        """Anomaly of each column, rounded to `ANOMALY_DECIMALS`, (D, C)."""
-        return self.surprise_model.column_anomaly(self.marginal_surprise, self.conditional_surprise)
-
-    @property
-    def shared_anomaly(self) -> NDArray[np.float64]:
-        """The part of the anomaly in values that other users have too, (D, C)."""
-        likelihoods = self.surprise_model.likelihoods
-        return np.asarray(
-            self.column_anomaly * likelihoods.seen_by_others[self.rows.codes + likelihoods.offsets]
-        )
+        """Risk that each column adds on the day after the history, (D, C)."""
+        return self.parts.column_risks(self.rows, self.surprise)
 
     def iter_reasons(
         self, shown: NDArray[np.bool_]
     ) -> Iterator[tuple[tuple[int, int], ColumnReason]]:
         """Explain some columns.
 
-        The observed value and the context are left out: events with different new values, or with a
-        different context, share one distinct row.
+        The observed value, what it adds to the risk, and the context are left out: events with
+        different new values, on different days, or with a different context, share a distinct row.
 
         Args:
             shown: Which columns of which rows to explain, (D, C).
@@ -173,31 +152,38 @@ class ColumnAttribution:
         rows = np.flatnonzero(shown.any(1))
         encoded = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
         for block, codes, numbers in iter_fixed_batches(encoded):
-            batch, predictor = rows[block], MaskedPredictor.from_codes(self.net, codes, numbers)
+            batch, predictor = (
+                rows[block],
+                MaskedPredictor.from_codes(self.parts.net, codes, numbers),
+            )
             for c in np.flatnonzero(shown[batch].any(0)).tolist():
                 prediction = self._predict_column(predictor, c)
                 for position in np.flatnonzero(shown[batch, c]).tolist():
                     yield int(batch[position]), c, prediction, position
 
     def _predict_column(self, predictor: MaskedPredictor, c: int) -> ColumnPrediction:
-        start, size = int(self.net.offsets[c]), self.net.config.code_counts[c]
-        prior = self.surprise_model.likelihoods.population_prior[start : start + size]
+        net, usage = self.parts.net, self.parts.usage
+        start, size, novelty = int(net.offsets[c]), net.config.code_counts[c], usage.novelty[c]
         probabilities = mixture_probability(
-            np.arange(size), predictor.predict_probabilities(c), self.oov_rates[c], prior
+            np.arange(size),
+            predictor.predict_probabilities(c),
+            novelty,
+            novelty * usage.others[start : start + size],
         )
         # All new values together get what the known ones leave.
         probabilities[:, UNKNOWN] = 0
         probabilities[:, UNKNOWN] = np.maximum(1 - probabilities.sum(1), 0)
-        numbers = predictor.predict_numbers(c) if c in self.net.number_columns else None
+        numbers = predictor.predict_numbers(c) if c in net.number_columns else None
         return ColumnPrediction(self.encoder.columns[c], probabilities, numbers)
 
     def _build_reason(
         self, row: int, c: int, prediction: ColumnPrediction, position: int
     ) -> ColumnReason:
-        code, probability = int(self.rows.codes[row, c]), exp(-self.conditional_surprise[row, c])
+        marginal, conditional = (float(part[row, c]) for part in self.surprise)
+        code, probability = int(self.rows.codes[row, c]), exp(-min(conditional, 700.0))
         distance = None
         if prediction.numbers is not None and code == FIRST_CODE:
-            number = self.rows.numbers[row, self.net.number_columns.index(c)]
+            number = self.rows.numbers[row, self.parts.net.number_columns.index(c)]
             distance = float(number - prediction.numbers[position])
         return ColumnReason(
             column=self.encoder.columns[c].name,
@@ -207,11 +193,11 @@ class ColumnAttribution:
             anomalous_before=0,
             redundant_columns=(),
             new=code == UNKNOWN,
-            anomaly=float(self.column_anomaly[row, c]),
+            anomaly=0,
             probability=round_significant(probability) if distance is None else None,
-            bits=_to_bits(self.conditional_surprise[row, c]),
-            typical_bits=_to_bits(self.surprise_model.conditional_baseline.mean[c]),
-            likelihood_ratio_bits=_to_bits(self.marginal_surprise[row, c]),
+            bits=_to_bits(conditional),
+            typical_bits=_to_bits(float(self.parts.usual.mean[c])),
+            likelihood_ratio_bits=_to_bits(marginal),
             marginal_dominates=bool(self._marginal_dominates[row, c]),
             distance=None if distance is None else round(distance, 2),
             expected=prediction.expected_values(position, code),
@@ -219,13 +205,9 @@ class ColumnAttribution:
 
     @cached_property
     def _marginal_dominates(self) -> NDArray[np.bool_]:
-        """Where the marginal surprise exceeds its baseline by more, (D, C)."""
-        model = self.surprise_model
-        marginal = model.marginal_baseline.excess_z(self.marginal_surprise, MARGINAL_STD_FLOOR)
-        conditional = model.conditional_baseline.excess_z(
-            self.conditional_surprise, CONDITIONAL_STD_FLOOR
-        )
-        return marginal > conditional
+        """Where the marginal surprise adds more than the conditional one, (D, C)."""
+        marginal, conditional = self.surprise
+        return marginal > self.parts.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
 
 
 @dataclass(frozen=True)
@@ -279,7 +261,7 @@ class ColumnPrediction:
 
     def typical_value(self, position: int) -> TypicalValue:
         """Return the most likely known value of the row at a position."""
-        probabilities = self.probabilities[position].round(ANOMALY_DECIMALS)
+        probabilities = self.probabilities[position].round(RISK_DECIMALS)
         probabilities[UNKNOWN] = -1
         code = int(probabilities.argmax())
         number = 0.0 if self.numbers is None else float(self.numbers[position])
@@ -288,7 +270,7 @@ class ColumnPrediction:
     @cached_property
     def _top_codes(self) -> NDArray[np.intp]:
         """The most likely codes, (B, MAX_EXPECTED_VALUES)."""
-        order = np.argsort(-self.probabilities.round(ANOMALY_DECIMALS), axis=1, kind="stable")
+        order = np.argsort(-self.probabilities.round(RISK_DECIMALS), axis=1, kind="stable")
         return order[:, :MAX_EXPECTED_VALUES]
 
     def _expected_value(self, position: int, code: int) -> ExpectedValue:
@@ -315,8 +297,8 @@ def round_significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _to_bits(nats: np.float32) -> float:
-    return round(float(nats) / NATS_PER_BIT, 2) + 0.0
+def _to_bits(nats: float) -> float:
+    return round(nats / NATS_PER_BIT, 2) + 0.0
 
 
 @dataclass
@@ -553,48 +535,42 @@ def _iter_unique(codes: NDArray[np.int32], order: NDArray[np.intp]) -> Iterator[
 
 
 class HistoryState(msgspec.Struct):
-    """What `explain` remembers about the earlier events of one user.
+    """What `explain` remembers about the earlier anomalous events of one user.
 
-    Its size is bounded by C + 1 counters for C columns; see `RecentCounter` and `TemporalContext`.
+    Its size is bounded by C + 1 counters for C columns; see `RecentCounter`.
 
     Attributes:
-        context: Moving averages of the anomaly.
         recent_anomalies: Anomalous events.
         recent_by_column: Anomalous events in which a column was anomalous, by position of the
             column.
     """
 
-    context: TemporalContext = msgspec.field(default_factory=TemporalContext)
     recent_anomalies: RecentCounter = msgspec.field(default_factory=RecentCounter)
     recent_by_column: dict[int, RecentCounter] = msgspec.field(default_factory=dict)
 
     def update(
-        self,
-        anomaly: EventAnomaly,
-        shared_anomaly: EventAnomaly,
-        marked: NDArray[np.bool_],
-        seconds: FloatArray,
-        short_ema_baseline: float,
+        self, scores: DailyScores, marked: NDArray[np.bool_], seconds: FloatArray
     ) -> PrecedingContext:
         """Add a batch of events, and return the context of each.
 
         Args:
-            anomaly: Anomaly of the events.
-            shared_anomaly: The part of it in values that other users have too.
+            scores: Scores of the events, divided among the columns.
             marked: Which events are anomalous enough to be counted, (rows,).
             seconds: Time of each event, since any fixed moment, (rows,).
-            short_ema_baseline: As in `TemporalContext.compute_contributions`.
         """
-        columns = marked[:, None] & (anomaly.columns >= MIN_REPORTED)
+        own = scores.own[:, None] * scores.shares
+        columns = marked[:, None] & (own >= MIN_REPORTED)
         column_counts = [
-            self.recent_by_column.setdefault(c, RecentCounter()).count_before(column, seconds)
+            self.recent_by_column.setdefault(c, RecentCounter()).count_before(column, seconds)[1]
             for c, column in enumerate(columns.T)
         ]
-        risk = self.context.compute_contributions(
-            anomaly, shared_anomaly, seconds, short_ema_baseline
-        )
+        # Typical values of the event itself take away from what came before.
+        earlier = scores.risk - scores.own
+        total = scores.memory_parts.sum(1, keepdims=True)
+        shares = scores.memory_parts / np.where(total > 0, total, 1)
         counts = self.recent_anomalies.count_before(marked, seconds)
-        return PrecedingContext(risk, counts, np.stack(column_counts, axis=-1))
+        contributions = np.stack([own, earlier[:, None] * shares])
+        return PrecedingContext(scores, contributions, counts, np.stack(column_counts, axis=-1))
 
 
 @dataclass(frozen=True)
@@ -603,16 +579,20 @@ class ColumnContribution:
 
     Attributes:
         column: Position of the column.
+        anomaly: Its part of the event's own risk.
         risk: Its part of the event's risk.
-        dominant_contribution: Its part of the largest of own, hour and month.
+        dominant_contribution: Its part of the larger of own and earlier.
         anomalous_before: Number of earlier anomalous events in which it was anomalous.
+        new: Whether its value was never seen before this day.
         redundant_columns: Columns with the same information.
     """
 
     column: int
+    anomaly: float
     risk: float
     dominant_contribution: float
     anomalous_before: int
+    new: bool
     redundant_columns: tuple[int, ...]
 
 
@@ -621,50 +601,50 @@ class PrecedingContext:
     """The context of each event of a batch.
 
     Attributes:
-        contextual_risk: The risk, and the contributions of each column now and earlier.
-        anomaly_counts: Anomalous events in the hour and in the thirty days before, (2, rows).
-        column_counts: Those in which each column was anomalous, (2, rows, C).
+        scores: Scores of the events.
+        contributions: Contribution of each column to the risk, (2, rows, C): of the event itself,
+            and of earlier events.
+        anomaly_counts: Anomalous events in the hour and in the day before, (2, rows).
+        column_counts: Those of the day in which each column was anomalous, (rows, C).
     """
 
-    contextual_risk: ContextualRisk
+    scores: DailyScores
+    contributions: FloatArray
     anomaly_counts: NDArray[np.int64]
     column_counts: NDArray[np.int64]
 
     def summarise_event(self, event: int) -> ContextContribution:
         """Return the context of one event; the rounded parts add up to the rounded risk."""
-        risk = round_decimals(self.contextual_risk.risk[event])
-        hour, month = (
-            round_decimals(part.sum()) for part in self.contextual_risk.contributions[1:, event]
-        )
-        own, counts = round_decimals(risk - (hour + month)), self.anomaly_counts[:, event].tolist()
-        return ContextContribution(risk, own, hour, month, *counts)
+        risk, own = (round_decimals(part[event]) for part in (self.scores.risk, self.scores.own))
+        counts = self.anomaly_counts[:, event].tolist()
+        return ContextContribution(risk, own, round_decimals(risk - own), *counts)
 
     def rank_columns(
-        self, event: int, redundant_columns: Sequence[int], max_columns: int | None
+        self, event: int, leads: NDArray[np.intp], max_columns: int | None
     ) -> list[ColumnContribution]:
         """Return the contributions of the columns to an event, largest first.
 
         Args:
             event: Position of the event.
-            redundant_columns: For each column the first column with the same information.
-            max_columns: Maximum number of columns, of those that contribute and are not redundant;
-                None for all columns.
+            leads: For each column the first column with the same information, (C,).
+            max_columns: Maximum number of columns, of those that contribute; None for all columns.
         """
         dominant = self.summarise_event(event).dominant_index
-        contributions = self.contextual_risk.contributions[:, event]  # (3, C)
-        parts = contributions.round(ANOMALY_DECIMALS)
-        order = np.argsort(-parts[dominant], kind="stable").tolist()
-        leads = dict(
-            deduplicate_columns([c for c in order if parts[dominant, c] > 0], redundant_columns)
-        )
-        risks = contributions.sum(0)
+        parts = self.contributions[:, event].round(RISK_DECIMALS)  # (2, C)
+        order = np.argsort(-parts[dominant], kind="stable")
+        chosen = order if max_columns is None else order[parts[dominant, order] > 0][:max_columns]
+        risks = self.contributions[:, event].sum(0)
         return [
             ColumnContribution(
                 column=c,
+                anomaly=float(parts[0, c]),
                 risk=round_decimals(risks[c]),
                 dominant_contribution=float(parts[dominant, c]),
-                anomalous_before=int(self.column_counts[dominant - 1, event, c]) if dominant else 0,
-                redundant_columns=tuple(leads.get(c, ())),
+                anomalous_before=int(self.column_counts[event, c]) if dominant else 0,
+                new=bool(self.scores.new[event, c]),
+                redundant_columns=tuple(
+                    other for other in np.flatnonzero(leads == c).tolist() if other != c
+                ),
             )
-            for c in (order if max_columns is None else islice(leads, max_columns))
+            for c in chosen.tolist()
         ]

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from morpheus.features.encoder import LINEAR_Z
+
 Array = Any
 """A numpy array. In `BatchedAutoencoder`, a torch tensor, which has the same operations."""
 
@@ -203,7 +205,8 @@ class Autoencoder:
     def _forward(self, shown: Array, numbers: Array) -> tuple[Array, Array, Array]:
         hidden = self._linear("hidden_bias", shown, "look_up")  # (B, H)
         if self.number_columns:
-            hidden += self.product(numbers, self.parameters["read_numbers"])
+            shown_numbers = numbers.clip(-LINEAR_Z, LINEAR_Z)
+            hidden += self.product(shown_numbers, self.parameters["read_numbers"])
         self._relu(hidden)
         middle = self._relu(self._linear("middle_bias", hidden, "squeeze"))  # (B, M)
         wide = self._relu(self._linear("wide_bias", middle, "widen"))  # (B, H)

@@ -1,29 +1,37 @@
 """Calibration: how high a user's scores and risks are on validation events.
 
-`CalibrationSet` turns scores into z-scores and p-values. `UserThreshold`, `global_margin` and
-`AlertForecast` turn an alert budget into thresholds. `ModelSummary` is what reports show of a
-fingerprint.
+`CalibrationSet` turns scores into z-scores. `UserDays` and `AlertBudget` turn a wanted number of
+alerts into a threshold and a forecast. `ModelSummary` is what reports show of a fingerprint.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from morpheus.models.daily_usage import TAIL_DAYS, TAIL_DECADE
+
 MAX_SCORES = 1000
-"""Maximum number of scores kept, as evenly spaced quantiles, and of highest session maxima."""
-SESSION_GAP = 3600.0
-"""Seconds without an event that end a session. The events of a session are one alert."""
+"""Maximum number of scores kept, as evenly spaced quantiles."""
 SECONDS_PER_DAY = 86400.0
 Z95 = 1.96
 """Half-width of the 95 % interval of a normal distribution, in standard deviations."""
-MAX_DRIFT = 4.0
-"""Maximum factor by which alerts per day grow; see `UserThreshold.drift_factor`."""
+MIN_SCORE_STD = 0.01
+"""Minimum standard deviation of scores: an account that always does the same varies by nothing."""
+MAX_POOLED_DAYS = 100
+"""Maximum number of calibration days of a user in the pooled tail, so that none decides it."""
+PRIOR_POOLED_DAYS = 20.0
+"""Days that the rule of `daily_usage.TAIL_DECADE` counts as among the pooled days of all users."""
+TAIL_SHARE = 0.1
+"""Share of the pooled days from which the tail is fitted."""
+FORECAST_LOG_VARIANCE, FORECAST_USER_VARIANCE = 0.16, 1.0
+"""Variance of the logarithm of the number of alerts, and of the rate of a user in units of its
+square: the forecast's interval, measured on generated fleets."""
 HOURS_PER_WEEK = 168
 """Hours of a week, from Monday, 00:00 UTC."""
 EXCEEDANCE_LEVELS = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001, 0.0)
@@ -40,65 +48,55 @@ class CalibrationSet:
     Attributes:
         scores: Mean losses, ascending, (n,).
         risks: Risks, ascending, (n,).
-        session_maxima: Highest risk of each session, descending, (sessions,).
+        day_maxima: Highest risk of each day, ascending, (days,).
         events: Number of events.
-        days: Number of days that they span, added up over the users they are from.
-        short_ema_p90: 90th percentile of the short moving average (`temporal.TemporalContext`).
+        typical_score: Median score of the whole history by the network that scores.
     """
 
     scores: NDArray[np.float32]
     risks: NDArray[np.float32]
-    session_maxima: NDArray[np.float32]
+    day_maxima: NDArray[np.float32]
     events: int
-    days: int
-    short_ema_p90: float = 0.0
+    typical_score: float = 0.0
 
     @classmethod
     def from_scores(
         cls,
         scores: NDArray[np.float64],
         risks: NDArray[np.float64],
-        seconds: NDArray[np.float64],
-        short_ema_p90: float = 0.0,
+        day_maxima: NDArray[np.float64],
     ) -> CalibrationSet:
-        """Summarise events in time order.
+        """Summarise validation events.
 
         Args:
             scores: Mean losses, (n,).
             risks: Risks, (n,).
-            seconds: Times, (n,); a step back in time starts another user's events.
-            short_ema_p90: As above.
+            day_maxima: Highest risk of each day, (days,).
         """
-        steps = np.diff(seconds)
-        starts = np.concatenate([[0], np.flatnonzero((steps < 0) | (steps > SESSION_GAP)) + 1])
-        maxima = -np.sort(-np.maximum.reduceat(risks, starts))
         return cls(
-            _subsample(scores),
-            _subsample(risks),
-            maxima[:MAX_SCORES].astype(np.float32),
-            len(scores),
-            _count_days(seconds),
-            short_ema_p90,
+            scores=_subsample(scores),
+            risks=_subsample(risks),
+            day_maxima=_subsample(day_maxima),
+            events=len(scores),
+            typical_score=float(np.median(scores)),
         )
 
-    def zscore(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the distance of scores from their mean, in standard deviations, (rows,)."""
-        std = max(float(self.scores.std()), 1e-6)
-        return np.asarray((scores - float(self.scores.mean())) / std)
+    def center(self, typical_score: float) -> CalibrationSet:
+        """Return the calibration for a network with another typical score.
 
-    def pvalue(self, risks: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the conformal p-value of risks, (rows,).
-
-        It is the share of validation events with a risk at least as high, (k + 1) / (n + 1), which
-        is never below 1 / (n + 1) (Vovk, Gammerman, Shafer 2005).
-
-        >>> calibration = CalibrationSet.from_scores(np.arange(9.0), np.arange(9.0), np.arange(9.0))
-        >>> calibration.pvalue(np.array([100.0, 8.0, -1.0])).tolist()
-        [0.1, 0.2, 1.0]
+        The network that scores is not the one that scored the validation events.
         """
-        below = np.searchsorted(self.risks, risks.astype(np.float32)) / len(self.risks)
-        share = ((1 - below) * self.events + 1) / (self.events + 1)
-        return np.asarray(share.round(6))
+        return replace(self, typical_score=typical_score)
+
+    @property
+    def days(self) -> int:
+        """Number of days."""
+        return len(self.day_maxima)
+
+    def zscore(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the distance of scores from the typical one, in standard deviations, (rows,)."""
+        std = max(float(self.scores.std()), MIN_SCORE_STD)
+        return np.asarray((scores - self.typical_score) / std)
 
 
 def _subsample(values: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -106,86 +104,148 @@ def _subsample(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.asarray(np.sort(values)[positions], dtype=np.float32)
 
 
-def _count_days(seconds: NDArray[np.float64]) -> int:
-    starts = np.flatnonzero(np.diff(seconds) < 0) + 1
-    spans = (times // SECONDS_PER_DAY for times in np.split(seconds, starts))
-    return int(sum(days[-1] - days[0] + 1 for days in spans))
+@dataclass(frozen=True)
+class UserDays:
+    """Highest risks of a user's days, in the calibration and in the scored events.
+
+    Attributes:
+        calibration: Of each calibration day, (days,).
+        scored: Of each scored day, (scored days,).
+        dates: Number of each scored day, since 1970, (scored days,).
+    """
+
+    calibration: NDArray[np.float64]
+    scored: NDArray[np.float64]
+    dates: NDArray[np.int64]
+
+    def merge(self, later: UserDays) -> UserDays:
+        """Add later events of the same user."""
+        dates, place = np.unique(np.append(self.dates, later.dates), return_inverse=True)
+        scored = np.zeros(len(dates))
+        np.maximum.at(scored, place, np.append(self.scored, later.scored))
+        return UserDays(later.calibration, scored, dates)
 
 
 @dataclass(frozen=True)
-class UserThreshold:
-    """Risk of a user's validation days, from which thresholds follow.
-
-    A margin is a risk minus the user's mean risk, so that margins of different users can be
-    compared.
+class PooledTail:
+    """How often a day of any user has a risk as high: empirical, with a fitted tail.
 
     Attributes:
-        mean_risk: Mean risk of an event.
-        margins: Highest margin of each session, descending, (sessions,).
-        days: Number of days that they span.
+        maxima: Highest risks of calibration days of all users, ascending, (n,).
+        start: Where the tail begins.
+        share: Share of the days in the tail.
+        shape: Shape of the generalised Pareto distribution of the tail.
+        scale: Its scale.
     """
 
-    mean_risk: float
-    margins: NDArray[np.float64]
-    days: int
+    maxima: NDArray[np.float64]
+    start: float
+    share: float
+    shape: float
+    scale: float
 
     @classmethod
-    def from_calibration(cls, calibration: CalibrationSet) -> UserThreshold:
-        """Compute the margins of a calibration."""
-        mean_risk = float(calibration.risks.mean())
-        return cls(
-            mean_risk, calibration.session_maxima.astype(np.float64) - mean_risk, calibration.days
-        )
+    def fit(cls, users: Sequence[UserDays]) -> PooledTail:
+        """Fit the tail by L-moments (Hosking and Wallis 1987)."""
+        pooled = [_thin(np.sort(user.calibration)) for user in users]
+        maxima = np.sort(np.concatenate([np.empty(0), *pooled]))
+        start = float(np.quantile(maxima, 1 - TAIL_SHARE)) if len(maxima) else 0.0
+        excess = maxima[maxima > start] - start
+        if len(excess) < 3:  # noqa: PLR2004 - two moments need three values
+            return cls(maxima, start, TAIL_SHARE, 0.0, TAIL_DECADE / math.log(10))
+        mean = float(excess.mean())
+        ranks = np.arange(len(excess)) / (len(excess) - 1)
+        second = max(2 * float((ranks * excess).mean()) - mean, 1e-9)
+        shape = float(np.clip(2 - mean / second, -0.25, 0.5))
+        return cls(maxima, start, len(excess) / len(maxima), shape, max(mean * (1 - shape), 1e-6))
 
-    def threshold_for(self, alerts_per_day: float) -> float:
-        """Return the lowest margin at which this user alone keeps to an alert budget.
+    def exceed(self, risks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of days with at least this risk, (n,)."""
+        below = np.searchsorted(self.maxima, risks, side="left") / max(len(self.maxima), 1)
+        reach = np.maximum(risks - self.start, 0) / self.scale
+        if abs(self.shape) < 1e-3:  # noqa: PLR2004 - there the formula below has no digits left
+            tail = np.exp(-reach)
+        else:
+            tail = np.maximum(1 + self.shape * reach, 1e-12) ** (-1 / self.shape)
+        seen = np.where(risks > self.start, self.share * tail, 1 - below)
+        rule, days = 10 ** (-np.maximum(risks, 0) / TAIL_DECADE), len(self.maxima)
+        return np.asarray((seen * days + rule * PRIOR_POOLED_DAYS) / (days + PRIOR_POOLED_DAYS))
 
-        >>> UserThreshold(1.0, np.array([5.0, 3.0, 2.0]), days=2).threshold_for(0.5)
-        3.0
+
+def _thin(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
+    positions = np.linspace(0, len(maxima) - 1, min(len(maxima), MAX_POOLED_DAYS))
+    return np.asarray(maxima[positions.round().astype(int)])
+
+
+@dataclass(frozen=True)
+class AlertBudget:
+    """The p-value below which a user-day is an alert, and what to expect of it.
+
+    Attributes:
+        tail: Calibration days of all users.
+        limit: The p-value; 0 for no alert.
+        wanted: Number of alerts that were asked for.
+        forecast: Expected number of alerts.
+        reason: Why there is no budget, or why the forecast is uncertain; empty otherwise.
+    """
+
+    tail: PooledTail
+    limit: float
+    wanted: float
+    forecast: AlertForecast
+    reason: str = ""
+
+    @classmethod
+    def fit(cls, users: Sequence[UserDays], alerts_per_day: float) -> AlertBudget:
+        """Divide the wanted number of alerts among all user-days.
+
+        Days count if at least one in twenty of the users has events, so that an event with a wrong
+        date adds no days.
+
+        Args:
+            users: The users.
+            alerts_per_day: Wanted number of alerts per day, for all users together.
         """
-        allowed = math.floor(alerts_per_day * self.days + 1e-9)
-        return float(self.margins[allowed]) if allowed < len(self.margins) else -math.inf
+        tail = PooledTail.fit(users)
+        scored = [user for user in users if len(user.scored)]
+        per_user = np.array([len(user.scored) for user in scored], dtype=np.float64)
+        wanted = alerts_per_day * count_shared_days(scored)
+        limit = min(wanted / max(float(per_user.sum()), 1.0), 1.0)
+        forecast = AlertForecast.from_rates(limit * per_user)
+        return cls(tail, limit, wanted, forecast, _explain_limit(limit, len(tail.maxima)))
 
-    def expected_alerts(self, margin: float, days: float) -> float:
-        """Return the expected number of alerts in some days after training, at a margin.
+    def pvalues(self, user: UserDays, risks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that a usual day of a user has such a risk, (n,).
 
-        A lasting change, such as a new computer, is seen on every later day. So the number of
-        alerts per day grows with the number of days beyond the validation days.
+        Empirical Bayes: the user's own calibration days, and the pooled days of all users as
+        `TAIL_DAYS` days.
         """
-        rate = float(np.count_nonzero(self.margins > margin)) / self.days
-        return rate * days * self.drift_factor(days)
-
-    def drift_factor(self, days: float) -> float:
-        """Return by which factor alerts per day grow in `days` days; at most MAX_DRIFT."""
-        return min(max(days / self.days, 1.0), MAX_DRIFT)
+        own = np.sort(user.calibration)
+        higher = len(own) - np.searchsorted(own, risks, side="left")
+        return np.asarray((higher + TAIL_DAYS * self.tail.exceed(risks)) / (len(own) + TAIL_DAYS))
 
 
-def global_margin(
-    thresholds: Sequence[UserThreshold], days: Sequence[float], alerts_per_day: float
-) -> float:
-    """Return the lowest margin at which all users together keep to an alert budget.
+def _explain_limit(limit: float, days: int) -> str:
+    """Return why a limit is uncertain; empty if it is not.
 
     Args:
-        thresholds: Thresholds of the users.
-        days: Number of days of each user in the scored events.
-        alerts_per_day: The budget.
-
-    >>> quiet = UserThreshold(0.0, np.array([1.0]), 1)
-    >>> active = UserThreshold(0.0, np.array([9.0, 4.0, 2.0]), 1)
-    >>> global_margin([quiet, active], [1, 1], alerts_per_day=2)
-    2.0
+        limit: P-value of an alert.
+        days: Number of pooled calibration days.
     """
-    if not thresholds:
-        return math.inf
-    rates = [
-        threshold.drift_factor(span) / threshold.days
-        for threshold, span in zip(thresholds, days, strict=True)
-    ]
-    margins = np.concatenate([threshold.margins for threshold in thresholds])
-    weights = np.repeat(rates, [len(threshold.margins) for threshold in thresholds])
-    order = np.argsort(-margins, kind="stable")
-    over = np.flatnonzero(np.cumsum(weights[order]) > alerts_per_day + 1e-9)
-    return float(margins[order][over[0]]) if len(over) else -math.inf
+    if days < PRIOR_POOLED_DAYS:
+        return f"learning: the histories have {days} calibration days"
+    if 0 < limit < 1 / days:
+        return f"extrapolated: one in {1 / limit:,.0f} days is asked for, {days:,} were seen"
+    return ""
+
+
+def count_shared_days(users: Sequence[UserDays]) -> int:
+    """Count the days on which at least one in twenty of the users has events."""
+    dates, counts = np.unique(
+        np.concatenate([np.empty(0, np.int64), *(np.unique(user.dates) for user in users)]),
+        return_counts=True,
+    )
+    return int((counts >= max(1.0, 0.05 * len(users))).sum()) if len(dates) else 0
 
 
 @dataclass(frozen=True)
@@ -195,7 +255,7 @@ class AlertForecast:
     Attributes:
         alerts: The mean.
         low: Lower end of the 95 % interval.
-        high: Upper end of it.
+        high: Upper end of it; at least 3, because none seen does not mean none to come.
     """
 
     alerts: float
@@ -203,24 +263,21 @@ class AlertForecast:
     high: float
 
     @classmethod
-    def from_thresholds(
-        cls, thresholds: Sequence[UserThreshold], days: Sequence[float], margin: float
-    ) -> AlertForecast:
-        """Forecast from the validation days.
+    def from_rates(cls, rates: NDArray[np.float64]) -> AlertForecast:
+        """Forecast from the expected number of alerts of each user.
 
-        Alerts come in clusters, one per user. The variance of a sum of random clusters is the sum
-        of their squares. It counts twice, because the validation days are such a sample themselves.
-
-        Args:
-            thresholds: Thresholds of the users.
-            days: Number of days of each user in the scored events.
-            margin: Margin above which an event raises an alert.
+        The number is log-normal: Poisson, with rates that differ between users, and a level that is
+        itself uncertain.
         """
-        pairs = zip(thresholds, days, strict=True)
-        alerts = np.array([threshold.expected_alerts(margin, span) for threshold, span in pairs])
-        mean = float(alerts.sum())
-        half_width = Z95 * math.sqrt(2 * float((alerts**2).sum()) + mean)
-        return cls(mean, max(mean - half_width, 0.0), mean + half_width)
+        mean = float(rates.sum())
+        if mean <= 0:
+            return cls(0.0, 0.0, 3.0)
+        variance = mean + FORECAST_USER_VARIANCE * float((rates**2).sum())
+        variance += FORECAST_LOG_VARIANCE * mean**2
+        log_variance = math.log1p(variance / mean**2)
+        middle, width = math.log(mean) - log_variance / 2, Z95 * math.sqrt(log_variance)
+        low = max(math.floor(math.exp(middle - width) - 0.5), 0)
+        return cls(mean, float(low), max(math.ceil(math.exp(middle + width) + 0.5), 3.0))
 
 
 class ModelSummary(msgspec.Struct, frozen=True):

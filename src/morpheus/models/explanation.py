@@ -1,27 +1,27 @@
 """Explanations of events: the columns that cause the risk, the context, and one sentence.
 
 Two sums are exact to the last of six decimals. The `anomaly` of the columns and of the `others`
-adds up to the event's anomaly. The event's `risk` is the sum of `own`, `hour` and `month`, and also
-the sum of the `risk` of the columns and `others_risk`.
+adds up to the event's anomaly. The event's `risk` is the sum of `own` and `earlier`, and also the
+sum of the `risk` of the columns and `others_risk`.
 
 The structs are encoded as JSON; a field with another name in JSON has it in `name=`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Self
 
 import msgspec
 
+from morpheus.models.daily_usage import RISK_DECIMALS
 from morpheus.models.profile import SCOPE_OWN, ModelCard
-from morpheus.models.scoring import ANOMALY_DECIMALS
 from morpheus.text import escape_control, quote_backtick
 
 SECONDS_PER_DAY = 86400
-MIN_REPORTED = 0.5
+MIN_REPORTED = 2.0
 """Minimum anomaly of a column that is reported."""
 MIN_CONTEXT_SHARE = 0.25
 """Share of the risk from which the context is part of the reason."""
@@ -32,8 +32,8 @@ MAX_TIMES = 1000
 
 
 def round_decimals(value: float) -> float:
-    """Round to `ANOMALY_DECIMALS`, without a negative zero."""
-    return round(float(value), ANOMALY_DECIMALS) + 0.0
+    """Round to `RISK_DECIMALS`, without a negative zero."""
+    return round(float(value), RISK_DECIMALS) + 0.0
 
 
 class ExpectedValue(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,13 +56,12 @@ class ColumnReason(msgspec.Struct, frozen=True):
     Attributes:
         column: Name of the column.
         value: The observed value, ready for display; None for a missing value.
-        new: Whether the value is new: it occurs at most once in the history.
-        anomaly: Its part of the event's anomaly, in standard deviations above normal.
+        new: Whether the value is new: it occurs at most once in the history, and on no day since.
+        anomaly: Its part of the event's anomaly, in tenths of nats.
         risk: Its part of the event's risk, with the context.
-        dominant_contribution: Its part of the largest of own, hour and month. Columns are sorted by
-            it.
-        anomalous_before: Number of earlier anomalous events in which the column was anomalous too,
-            in the hour or the thirty days, whichever contributes most; 0 if the event itself does.
+        dominant_contribution: Its part of the larger of own and earlier. Columns are sorted by it.
+        anomalous_before: Number of anomalous events in the day before in which the column was
+            anomalous too, if earlier events contribute most; 0 if the event itself does.
         redundant_columns: Columns with the same information throughout the history, which are at
             most as anomalous.
         probability: Probability of the value given the event's other values; None for a number.
@@ -99,28 +98,21 @@ class ContextContribution(msgspec.Struct, frozen=True):
     Attributes:
         risk: The event's risk.
         own: The risk if nothing anomalous had come before.
-        hour: Contribution of earlier events through the short moving average.
-        month: The same through the long moving average, of values that other users have too.
+        earlier: Contribution of earlier events.
         anomalous_in_hour: Anomalous events in the hour before.
-        anomalous_in_month: Anomalous events in the thirty days before.
+        anomalous_in_day: Anomalous events in the day before.
     """
 
     risk: float
     own: float
-    hour: float
-    month: float
+    earlier: float
     anomalous_in_hour: int = msgspec.field(name="strange_in_hour")
-    anomalous_in_month: int = msgspec.field(name="strange_in_month")
-
-    @property
-    def contributions(self) -> tuple[float, float, float]:
-        """The parts of the risk: own, hour and month."""
-        return self.own, self.hour, self.month
+    anomalous_in_day: int = msgspec.field(name="strange_in_day")
 
     @property
     def dominant_index(self) -> int:
-        """Position of the largest part."""
-        return self.contributions.index(max(self.contributions))
+        """Position of the larger part: 0 for the event itself, 1 for earlier events."""
+        return int(self.earlier > self.own)
 
 
 class Baseline(msgspec.Struct, frozen=True):
@@ -256,7 +248,7 @@ def render_reason(explanation: Explanation, max_columns: int) -> str:
     >>> rest = {"redundant_columns": (), "probability": 0.002, "marginal_dominates": False}
     >>> value = {"column": "userAgent", "value": "Boto3 on Kali", "new": True}
     >>> agent = ColumnReason(**value, **bits, **parts, **rest, distance=None, expected=())
-    >>> alone, own = ContextContribution(9, 9, 0, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
+    >>> alone, own = ContextContribution(9, 9, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
     >>> render_reason(Explanation.from_columns(9.0, (agent,), alone, own), 3)
     'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
     """
@@ -266,7 +258,7 @@ def render_reason(explanation: Explanation, max_columns: int) -> str:
         for reason in explanation.top_columns(max_columns)
         if reason.anomaly >= MIN_REPORTED or reason.anomalous_before
     ]
-    share = (context.risk - context.own) / (context.risk or 1)
+    share = context.earlier / (context.risk or 1)
     if share >= MAIN_CONTEXT_SHARE:
         columns = [f"mostly what came before: {_describe_context(context)}", *columns]
     elif share >= MIN_CONTEXT_SHARE:
@@ -297,9 +289,8 @@ def _describe_column(reason: ColumnReason, explanation: Explanation) -> str:
     value = "no value" if reason.value is None else quote_backtick(reason.value)
     details = [value, *_column_details(reason, explanation.background)]
     if reason.anomalous_before:
-        _, span, _ = _context_spans(explanation.preceding)[explanation.preceding.dominant_index - 1]
         count = _format_count(reason.anomalous_before, "event")
-        details.append(f"strange in {count} of the {span} before")
+        details.append(f"strange in {count} of the day before")
     return f"{name}: saw {', '.join(details)}"
 
 
@@ -335,17 +326,11 @@ def _format_times(bits: float) -> str:
 
 
 def _describe_context(context: ContextContribution) -> str:
-    _, span, count = max(_context_spans(context))
-    if not count:
-        return f"events a little unusual all through the {span} before"
-    return f"{_format_count(count, 'strange event')} in the {span} before"
-
-
-def _context_spans(context: ContextContribution) -> Sequence[tuple[float, str, int]]:
-    return (
-        (context.hour, "hour", context.anomalous_in_hour),
-        (context.month, "month", context.anomalous_in_month),
-    )
+    if context.anomalous_in_hour:
+        return f"{_format_count(context.anomalous_in_hour, 'strange event')} in the hour before"
+    if context.anomalous_in_day:
+        return f"{_format_count(context.anomalous_in_day, 'strange event')} in the day before"
+    return "earlier events a little unusual"
 
 
 def _describe_baseline(baseline: Baseline) -> Iterator[str]:

@@ -10,18 +10,34 @@ Sizes in shapes: D distinct rows, C columns, S events of the population sample.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypedDict, Unpack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.features.encoder import DictionaryEncoder, EncodedRows, EncodedSlice, Encoder
+from morpheus.features.encoder import (
+    UNKNOWN,
+    Column,
+    DictionaryEncoder,
+    EncodedRows,
+    EncodedSlice,
+    Encoder,
+    Number,
+)
 from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.calibration import CalibrationSet, ModelSummary
+from morpheus.models.daily_usage import (
+    DailyScorer,
+    EventValues,
+    Usage,
+    UsageState,
+    number_days,
+    number_sessions,
+)
 from morpheus.models.population import Population
 from morpheus.models.profile import (
     SCOPE_GLOBAL,
@@ -36,14 +52,7 @@ from morpheus.models.profile import (
     measure_oov_rates,
     raw_losses,
 )
-from morpheus.models.scoring import (
-    ANOMALY_DECIMALS,
-    BaselineStats,
-    Likelihoods,
-    MaskedPredictions,
-    SurpriseModel,
-)
-from morpheus.models.temporal import SHORT_HALF_LIFE, ExponentialMovingAverage, TemporalContext
+from morpheus.models.scoring import BaselineStats, MaskedPredictions
 from morpheus.models.training import (
     EPOCHS,
     Trainer,
@@ -55,10 +64,8 @@ from morpheus.models.training import (
 
 VALIDATION_FRACTION = 0.25
 """Share of the history, at its end, that validates and calibrates."""
-BASELINE_FRACTION = 1 / 3
-"""Share of the validation events, at their start, that give the baseline for the others."""
-BASELINE_QUANTILE = 0.9
-"""Quantile of the short moving average that is its baseline."""
+MIN_LIMIT_DAYS = 3
+"""Minimum number of days to tell what only one of them has from what is usual."""
 MAX_POOL = 2000
 """Maximum number of events of all users in the history of the global model."""
 MIN_PEERS = 2
@@ -101,6 +108,10 @@ class UserHistory:
         """Time of each event, in seconds since 1970, (events,)."""
         return self.times.dt.epoch("ms").to_numpy() / 1000.0
 
+    def sessions(self, timezone: str) -> NDArray[np.intp]:
+        """Return the number of the day of each event, user after user, (events,)."""
+        return number_sessions(number_days(self.times, timezone))
+
 
 def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothing else
     histories: Sequence[UserHistory],
@@ -112,6 +123,7 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
     trainer: Trainer = train_sequentially,
     population: Population | None = None,
     kinds: Mapping[str, str] | None = None,
+    timezone: str = "UTC",
 ) -> list[Fingerprint]:
     """Train the fingerprint of each user on the user's own history.
 
@@ -124,13 +136,14 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
         trainer: Trains the networks.
         population: Sample of all users, with which each user is compared; None for no comparison.
         kinds: `category` or `number` by column; by default the values decide.
+        timezone: Time zone of days.
 
     Returns:
         One fingerprint for each history, in order.
     """
     encode = partial(Encoder.fit, names=columns, scaler=scaler, kinds=kinds)
     splits = [
-        TrainValidationSplit.from_history(history, encode, seed, population)
+        TrainValidationSplit.from_history(history, encode, seed, population, timezone)
         for history in histories
     ]
     validated = trainer([split.make_validation_job(epochs) for split in splits])
@@ -175,6 +188,7 @@ class TrainValidationSplit:
         rows: The whole, encoded by it.
         seed: Random seed of the run.
         population: Sample of all users.
+        timezone: Time zone of days.
     """
 
     history: UserHistory
@@ -185,6 +199,7 @@ class TrainValidationSplit:
     rows: EncodedRows
     seed: int
     population: Population
+    timezone: str = "UTC"
 
     @classmethod
     def from_history(
@@ -193,6 +208,7 @@ class TrainValidationSplit:
         encode: Callable[[pl.DataFrame], Encoder],
         seed: int,
         population: Population | None = None,
+        timezone: str = "UTC",
     ) -> TrainValidationSplit:
         """Split and encode a history.
 
@@ -201,6 +217,7 @@ class TrainValidationSplit:
             encode: Fits an encoder to events.
             seed: Random seed of the run.
             population: Sample of all users; None for no comparison.
+            timezone: Time zone of days.
         """
         events = history.events
         n_validation = max(1, int(events.height * VALIDATION_FRACTION))
@@ -212,7 +229,8 @@ class TrainValidationSplit:
         validation_rows = train_encoder.encode(late, EncodedSlice(late, dictionary, start))
         rows = encoder.encode(events, EncodedSlice(events, dictionary))
         sample = population or Population.from_single_user(history.user, events, history.times)
-        return cls(history, train_encoder, train_rows, validation_rows, encoder, rows, seed, sample)
+        parts = train_rows, validation_rows, encoder, rows
+        return cls(history, train_encoder, *parts, seed, sample, timezone)
 
     def make_validation_job(self, epochs: int) -> TrainJob:
         """Return the training that finds the best number of epochs."""
@@ -230,17 +248,11 @@ class TrainValidationSplit:
             validated: Result of the validation job, which gives the baselines and the calibration.
             final: Result of the final job.
         """
-        user = self.history.user
-        seconds = self.history.seconds[-len(self.validation_rows.inverse) :]
-        parts = self.train_rows, self.validation_rows
-        run = ValidationRun.from_network(
-            validated.net, self.train_encoder, parts, seconds, self.population, user=user
-        )
-        estimates, calibration = run.estimate_baseline(), run.calibrate()
-        oov_rates = estimates.oov_rates
-        likelihoods = Likelihoods.fit(self.encoder, self.rows, oov_rates, self.population, user)
+        run = ValidationRun.from_network(self, validated.net)
+        usual = run.measure_usual()
+        calibration = run.calibrate().center(self._typical_score(final.net, run.oov_rates))
         own_seconds = self.history.seconds[self.history.borrowed_events :]
-        rate_by_column = dict(zip(self.encoder.names, oov_rates.tolist(), strict=True))
+        rate_by_column = dict(zip(self.encoder.names, run.oov_rates.tolist(), strict=True))
         summary = ModelSummary.from_calibration(
             own_seconds, validated.loss_curve, calibration, rate_by_column
         )
@@ -251,12 +263,36 @@ class TrainValidationSplit:
             msgspec.structs.replace(card, summary=summary),
             self.encoder,
             final.net,
-            oov_rates,
-            estimates.baseline,
+            run.oov_rates,
+            run.measure_losses(),
             calibration,
-            replace(estimates.surprise_model, likelihoods=likelihoods),
-            find_redundant_columns(self.encoder, self.rows),
+            self.count_usage(len(self.rows.inverse)),
+            usual,
         )
+
+    def count_usage(self, events: int) -> Usage:
+        """Count the values of the first events of the history, with the codes of the whole."""
+        names, columns = self.encoder.names, self.encoder.columns
+        population, user = self.population, self.history.user
+        others = [population.others(each.name, _vocabulary(each), user) for each in columns]
+        return Usage.fit(
+            self.rows.codes[self.rows.inverse[:events]],
+            self.sessions[:events],
+            sizes=[column.n_codes for column in columns],
+            others=np.concatenate(others),
+            novelty_prior=np.array([population.novelty(name) for name in names]),
+            leads=find_redundant_columns(self.encoder, self.rows),
+        )
+
+    @cached_property
+    def sessions(self) -> NDArray[np.intp]:
+        """Number of the day of each event of the history, (events,)."""
+        return self.history.sessions(self.timezone)
+
+    def _typical_score(self, net: Autoencoder, oov_rates: NDArray[np.float32]) -> float:
+        """Return the median score of the history by the network that scores."""
+        losses = apply_oov_penalty(raw_losses(net, self.rows), oov_rates, self.rows)
+        return float(np.median(losses.mean(1, dtype=np.float64)[self.rows.inverse]))
 
     @property
     def _user_seed(self) -> int:
@@ -264,151 +300,140 @@ class TrainValidationSplit:
 
 
 @dataclass(frozen=True)
-class BaselineEstimates:
-    """Baselines from some validation events.
-
-    Attributes:
-        oov_rates: Rate of new values of each column, (C,).
-        baseline: Normal loss of each column.
-        surprise_model: Normal surprise of each column.
-    """
-
-    oov_rates: NDArray[np.float32]
-    baseline: BaselineStats
-    surprise_model: SurpriseModel
-
-
-@dataclass(frozen=True)
 class ValidationRun:
-    """Validation events, as seen by a network that was trained on earlier events.
+    """Validation events, as scored by a network and by counts of earlier events.
 
     Attributes:
-        encoder: Encoder fitted to the earlier events.
-        train_rows: The earlier events, encoded.
-        validation_rows: The validation events, encoded.
-        seconds: Their times, (events,); a step back in time starts another user's events.
-        population: Sample of all users.
-        user: The user.
+        split: The history.
         losses: Raw loss of each column of each distinct row, (D, C).
         predictions: Predictions of each column from the other columns.
     """
 
-    encoder: Encoder
-    train_rows: EncodedRows
-    validation_rows: EncodedRows
-    seconds: NDArray[np.float64]
-    population: Population
-    user: str
+    split: TrainValidationSplit
     losses: NDArray[np.float32]
     predictions: MaskedPredictions
 
     @classmethod
-    def from_network(  # noqa: PLR0913 - what a trial is, and nothing else
-        cls,
-        net: Autoencoder,
-        encoder: Encoder,
-        parts: tuple[EncodedRows, EncodedRows],
-        seconds: NDArray[np.float64],
-        population: Population,
-        *,
-        user: str,
-    ) -> ValidationRun:
-        """Run a network on the validation events.
+    def from_network(cls, split: TrainValidationSplit, net: Autoencoder) -> ValidationRun:
+        """Run a network that was trained on the earlier events on the validation events."""
+        rows = split.validation_rows
+        return cls(split, raw_losses(net, rows), MaskedPredictions.predict(net, rows))
+
+    @cached_property
+    def oov_rates(self) -> NDArray[np.float32]:
+        """Share of validation events with a new value, (C,)."""
+        rows = self.split.validation_rows
+        return measure_oov_rates(rows.codes, rows.counts)
+
+    @cached_property
+    def sessions(self) -> NDArray[np.intp]:
+        """Number of the day of each validation event, (events,)."""
+        return self.split.sessions[-len(self.split.validation_rows.inverse) :]
+
+    def measure_losses(self) -> BaselineStats:
+        """Return the usual loss of each column."""
+        rows = self.split.validation_rows
+        losses = apply_oov_penalty(self.losses, self.oov_rates, rows)[rows.inverse]
+        return BaselineStats.fit(limit_by_day(losses, self.sessions))
+
+    def measure_usual(self, events: NDArray[np.bool_] | None = None) -> BaselineStats:
+        """Return the usual conditional surprise of each column.
 
         Args:
-            net: The network.
-            encoder: Encoder fitted to the earlier events.
-            parts: The earlier and the validation events, encoded.
-            seconds: Times of the validation events, (events,).
-            population: Sample of all users.
-            user: The user.
+            events: Which validation events to use; None for all.
         """
-        train_rows, rows = parts
-        results = raw_losses(net, rows), MaskedPredictions.predict(net, rows)
-        return cls(encoder, train_rows, rows, seconds, population, user, *results)
-
-    def estimate_baseline(self, events: NDArray[np.intp] | None = None) -> BaselineEstimates:
-        """Compute baselines.
-
-        Args:
-            events: Positions of the validation events to use; None for all.
-        """
-        rows = self.validation_rows
-        inverse = rows.inverse if events is None else rows.inverse[events]
-        counts = np.bincount(inverse, minlength=len(rows.codes))
-        oov_rates = measure_oov_rates(rows.codes, counts)
-        likelihoods = Likelihoods.fit(
-            self.encoder, self.train_rows, oov_rates, self.population, self.user
-        )
-        marginal, conditional = self.predictions.compute_surprise(likelihoods, oov_rates, rows)
-        baseline = BaselineStats.fit(apply_oov_penalty(self.losses, oov_rates, rows), counts)
-        surprise_model = SurpriseModel(
-            likelihoods, BaselineStats.fit(marginal, counts), BaselineStats.fit(conditional, counts)
-        )
-        return BaselineEstimates(oov_rates, baseline, surprise_model)
+        chosen = slice(None) if events is None else events
+        return BaselineStats.fit(limit_by_day(self._surprise[chosen], self.sessions[chosen]))
 
     def calibrate(self) -> CalibrationSet:
-        """Score the validation events, with baselines from the first of them.
+        """Score the validation events, each day by the days before it.
 
-        The baseline of the short moving average for one half of the events comes from the other
-        half, because the baseline for new events also comes from other events.
+        What is usual in one half of the days is measured in the other half, because it is also
+        measured in other days for new events.
         """
-        inverse = self.validation_rows.inverse
-        first = np.arange(max(1, int(len(inverse) * BASELINE_FRACTION)))
-        start = len(first) if len(inverse) > len(first) else 0
-        scores, anomaly, shared = (
-            part[inverse] for part in self._score_rows(self.estimate_baseline(first))
-        )
-        events = np.stack([anomaly, shared, self.seconds], axis=1)
-        users = np.split(events, np.flatnonzero(np.diff(self.seconds) < 0) + 1)
-        emas = np.concatenate([_short_emas(user[:, 0], user[:, 2]) for user in users])[start:]
-        half = len(emas) // 2
-        baselines = (
-            _baseline_quantile(emas[half:]),
-            _baseline_quantile(emas[:half] if half else emas[half:]),
-        )
-        early, late = (
-            np.concatenate([_compute_risks(user, baseline) for user in users])[start:]
-            for baseline in baselines
-        )
-        risks = np.concatenate([early[:half], late[half:]])
-        return CalibrationSet.from_scores(
-            scores[start:], risks, self.seconds[start:], _baseline_quantile(emas)
+        rows = self.split.validation_rows
+        losses = apply_oov_penalty(self.losses, self.oov_rates, rows)
+        scores = losses.mean(1, dtype=np.float64)[rows.inverse]
+        days = self.sessions - self.sessions[0]
+        late = days > days[-1] // 2 if days[-1] else np.arange(len(days)) >= len(days) // 2
+        risks = np.zeros(len(days))
+        for half in (late, ~late):
+            if half.any():
+                usual = self.measure_usual(~half if (~half).any() else half)
+                risks[half] = self._scorer(usual).score(self._values, UsageState()).risk[half]
+        whole = self.sessions != self._cut_day
+        maxima = _maxima_by_day(risks, self.sessions, whole if whole.any() else ~whole)
+        limited = limit_by_day(scores[:, None], self.sessions)[:, 0]
+        return CalibrationSet.from_scores(limited, risks, maxima)
+
+    @cached_property
+    def _surprise(self) -> NDArray[np.float64]:
+        """Conditional surprise of each column of each validation event, (events, C)."""
+        return self._scorer().measure_conditional(self._values)
+
+    @cached_property
+    def _values(self) -> EventValues:
+        split, rows = self.split, self.split.validation_rows
+        usage, inverse = self._usage, rows.inverse
+        codes = split.rows.codes[split.rows.inverse[-len(inverse) :]]
+        known = np.where(rows.codes == UNKNOWN, 0, self.predictions.probability)
+        return EventValues(
+            codes + usage.offsets,
+            known[inverse].astype(np.float64),
+            self.predictions.number_error[inverse].astype(np.float64),
+            self.sessions.astype(np.int64),
         )
 
-    def _score_rows(self, estimates: BaselineEstimates) -> tuple[NDArray[np.float64], ...]:
-        """Return mean loss, anomaly, and shared anomaly of each distinct row, (D,) each."""
-        losses = apply_oov_penalty(self.losses, estimates.oov_rates, self.validation_rows)
-        likelihoods = estimates.surprise_model.likelihoods
-        surprise = self.predictions.compute_surprise(
-            likelihoods, estimates.oov_rates, self.validation_rows
-        )
-        anomaly = estimates.surprise_model.column_anomaly(*surprise)
-        shared = (
-            anomaly * likelihoods.seen_by_others[self.validation_rows.codes + likelihoods.offsets]
-        )
-        return losses.mean(1, dtype=np.float64), anomaly.sum(1), shared.sum(1)
+    @cached_property
+    def _usage(self) -> Usage:
+        """The earlier events."""
+        split = self.split
+        return split.count_usage(len(split.rows.inverse) - len(self.sessions))
+
+    @cached_property
+    def _cut_day(self) -> int:
+        """Number of a day that has both earlier and validation events; -1 if none has."""
+        sessions, first = self.split.sessions, int(self.sessions[0])
+        before = len(sessions) - len(self.sessions) - 1
+        return first if before >= 0 and sessions[before] == first else -1
+
+    def _scorer(self, usual: BaselineStats | None = None) -> DailyScorer:
+        none = np.zeros(len(self._usage.offsets), dtype=np.float32)
+        return DailyScorer(self._usage, usual or BaselineStats(none, none), np.empty(0))
 
 
-def _short_emas(
-    event_anomaly: NDArray[np.float64], seconds: NDArray[np.float64]
+def limit_by_day(
+    values: NDArray[np.floating[Any]], sessions: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Return the short moving average of the root of the anomaly, (events,)."""
-    means, _ = ExponentialMovingAverage(SHORT_HALF_LIFE).update(
-        np.sqrt(event_anomaly)[:, None], seconds
-    )
-    return np.asarray(means[:, 0])
+    """Limit values to the second highest maximum of a day, (n, quantities).
+
+    So what was unusual on a single day, such as an intrusion or a wrong record, does not change
+    what is usual. With fewer than `MIN_LIMIT_DAYS` days nothing is limited.
+
+    Args:
+        values: The values.
+        sessions: Number of the day of each row, ascending, (n,).
+
+    >>> limit_by_day(np.array([[1.0], [9.0], [2.0], [3.0]]), np.array([0, 1, 2, 2])).ravel()
+    array([1., 3., 2., 3.])
+    """
+    starts = np.flatnonzero(np.diff(sessions, prepend=-1))
+    if len(starts) < MIN_LIMIT_DAYS:
+        return np.asarray(values, dtype=np.float64)
+    maxima = np.maximum.reduceat(values, starts, axis=0)
+    limit = np.sort(maxima, axis=0)[-2]
+    return np.asarray(np.minimum(values, limit), dtype=np.float64)
 
 
-def _baseline_quantile(emas: NDArray[np.float64]) -> float:
-    """Return the level that the short moving average stays below most of the time."""
-    return float(np.quantile(emas, BASELINE_QUANTILE).round(ANOMALY_DECIMALS))
+def _vocabulary(column: Column) -> tuple[str, ...] | None:
+    return None if isinstance(column, Number) else column.vocabulary
 
 
-def _compute_risks(events: NDArray[np.float64], short_ema_baseline: float) -> NDArray[np.float64]:
-    """Return the risk of each event, given anomaly, shared anomaly and seconds, (events, 3)."""
-    anomaly, shared, seconds = events.T
-    return TemporalContext().compute_risk(anomaly, shared, seconds, short_ema_baseline)
+def _maxima_by_day(
+    risks: NDArray[np.float64], sessions: NDArray[np.intp], chosen: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    starts = np.flatnonzero(np.diff(sessions[chosen], prepend=-1))
+    return np.asarray(np.maximum.reduceat(risks[chosen], starts))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.features.encoder import FIRST_CODE, MISSING, UNKNOWN
+from morpheus.features.encoder import FIRST_CODE, MISSING
+from morpheus.models.daily_usage import NOVELTY_DECAY, number_days, number_sessions
 
-MULTIPLE_OWNERS = -1
-"""Owner of a value that several users have."""
 SMOOTHING = 0.1
 """Share of the probability that is spread equally over all values, also values never seen."""
 _UNKNOWN_OWNER = -2
@@ -33,14 +32,18 @@ class ValueUsage:
 
     Attributes:
         codes: Number of each value.
-        owner: User of each pair, (P,).
+        owner: User of each pair, ascending, (P,).
         value: Value of each pair, (P,).
         share: Share of the user's events with the value, (P,).
         n_owners: O.
+        novelty: Mean over users of the share of a day's events with a value that is new to the
+            user.
 
-    >>> usage = ValueUsage.from_values(pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1]))
-    >>> usage.codes, usage.mean_share.round(2).tolist(), usage.exclusive_owner.tolist()
-    ({'a': 0, 'b': 1}, [0.33, 0.67], [0, -1])
+    >>> days = np.array([0, 0, 1, 2])
+    >>> values = pl.Series(["a", "a", "b", "b"])
+    >>> usage = ValueUsage.from_values(values, np.array([0, 0, 0, 1]), days)
+    >>> usage.codes, usage.mean_share.round(2).tolist(), usage.novelty
+    ({'a': 0, 'b': 1}, [0.33, 0.67], 1.0)
     """
 
     codes: Mapping[str | None, int]
@@ -48,51 +51,61 @@ class ValueUsage:
     value: NDArray[np.intp]
     share: NDArray[np.float64]
     n_owners: int
+    novelty: float
 
     @classmethod
-    def from_values(cls, values: pl.Series, owners: NDArray[np.intp]) -> ValueUsage:
+    def from_values(
+        cls, values: pl.Series, owners: NDArray[np.intp], sessions: NDArray[np.intp]
+    ) -> ValueUsage:
         """Count values.
 
         Args:
             values: Value of each event, (S,).
-            owners: Number of the user of each event, (S,).
+            owners: Number of the user of each event, ascending, (S,).
+            sessions: Number of the user's day of each event, ascending, (S,).
         """
         text = values.cast(pl.String).to_list()
         codes = {known: code for code, known in enumerate(dict.fromkeys(text))}
         coded = np.fromiter(map(codes.__getitem__, text), np.intp, len(text))
-        pairs, counts = np.unique(owners * len(codes) + coded, return_counts=True)
-        owner, value = np.divmod(pairs, max(len(codes), 1))
-        events = np.bincount(owners)
-        return cls(codes, owner, value, counts / events[owner], len(events))
+        days, kinds, events = (
+            int(sessions.max(initial=0)) + 1,
+            max(len(codes), 1),
+            np.bincount(owners),
+        )
+        cells, counts = np.unique((owners * kinds + coded) * days + sessions, return_counts=True)
+        pairs, session = np.divmod(cells, days)
+        first = np.flatnonzero(np.diff(pairs, prepend=-1))
+        owner, value = np.divmod(pairs[first], kinds)
+        totals = np.add.reduceat(counts, first) if len(first) else counts
+        novelty = _measure_novelty(owners, sessions, session[first], counts[first], len(events))
+        return cls(codes, owner, value, totals / events[owner], len(events), novelty)
 
     @cached_property
     def mean_share(self) -> NDArray[np.float64]:
         """Mean over users of each value's share, (V,)."""
         return np.asarray(np.bincount(self.value, self.share, len(self.codes)) / self.n_owners)
 
-    def mean_share_of(self, value: str | None) -> float:
-        """Mean over users of a value's share; 0 for a value that nobody has."""
-        code = self.codes.get(value)
-        return 0.0 if code is None else float(self.mean_share[code])
+    def mean_share_of_others(self, values: Sequence[str | None], owner: int) -> NDArray[np.float64]:
+        """Return the mean share of values over all users except one, (values,).
 
-    @cached_property
-    def exclusive_owner(self) -> NDArray[np.intp]:
-        """The only user of each value, or `MULTIPLE_OWNERS`, (V,)."""
-        owners = np.zeros(len(self.codes), dtype=np.intp)
-        owners[self.value] = self.owner
-        owners[np.bincount(self.value, minlength=len(owners)) > 1] = MULTIPLE_OWNERS
-        return owners
+        Args:
+            values: The values.
+            owner: Number of the user who is left out; of no user to leave nobody out.
 
-    @cached_property
-    def shared_rate(self) -> float:
-        """Mean over users of the share of events with a value that another user has too."""
-        shared = self.share * (self.exclusive_owner[self.value] == MULTIPLE_OWNERS)
-        return float(np.bincount(self.owner, shared, self.n_owners).mean())
-
-    def used_by_others(self, value: str | None, owner: int) -> bool:
-        """Return whether any user except `owner` has a value."""
-        code = self.codes.get(value)
-        return code is not None and self.exclusive_owner[code] != owner
+        >>> values, owners = pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1])
+        >>> usage = ValueUsage.from_values(values, owners, np.array([0, 0, 0, 1]))
+        >>> usage.mean_share_of_others(["a", "b", "c"], 1).round(2).tolist()
+        [0.67, 0.33, 0.0]
+        """
+        pairs = slice(*np.searchsorted(self.owner, [owner, owner + 1]))
+        own = dict(zip(self.value[pairs].tolist(), self.share[pairs].tolist(), strict=True))
+        others = self.n_owners - bool(own)
+        total, codes = self.mean_share * self.n_owners, self.codes
+        sums = (
+            0.0 if (code := codes.get(value)) is None else total[code] - own.get(code, 0.0)
+            for value in values
+        )
+        return np.fromiter(sums, np.float64, len(values)).clip(0) / max(others, 1)
 
     def similarity(self, own: pl.Series) -> NDArray[np.float64]:
         """Compare a user with each user of the sample.
@@ -111,7 +124,38 @@ class ValueUsage:
         return np.asarray(overlap, dtype=np.float64)
 
 
-_EMPTY_USAGE = ValueUsage.from_values(pl.Series([None]), np.zeros(1, dtype=np.intp))
+def _measure_novelty(
+    owners: NDArray[np.intp],
+    sessions: NDArray[np.intp],
+    first_sessions: NDArray[np.intp],
+    counts: NDArray[np.intp],
+    n_owners: int,
+) -> float:
+    """Return the mean over users of the share of a day's events with a new value.
+
+    As in `models.daily_usage.decay_shares`, later days count more, and the first day does not.
+
+    Args:
+        owners: User of each event, ascending, (S,).
+        sessions: Day of each event, ascending, (S,).
+        first_sessions: First day of each pair of a user and a value, (P,).
+        counts: Number of events of the pair on that day, (P,).
+        n_owners: Number of users.
+    """
+    starts = np.flatnonzero(np.diff(sessions, prepend=-1))
+    of_day, sizes = owners[starts], np.diff(np.append(starts, len(sessions)))
+    is_first = np.diff(of_day, prepend=-1) != 0
+    last = np.searchsorted(of_day, of_day, side="right") - 1
+    weights = NOVELTY_DECAY ** (last - np.arange(len(of_day))) * ~is_first
+    new = np.bincount(first_sessions, counts, len(of_day)) / np.maximum(sizes, 1)
+    sums, days = (
+        np.bincount(of_day, part * weights, n_owners) for part in (new, np.ones(len(new)))
+    )
+    known = days > 0
+    return float((sums[known] / days[known]).mean()) if known.any() else 1.0
+
+
+_EMPTY_USAGE = ValueUsage.from_values(pl.Series([None]), *np.zeros((2, 1), dtype=np.intp))
 """Usage of a column that the sample does not have."""
 
 
@@ -134,62 +178,59 @@ class Population:
         """Return a population of one user, who is then compared with nobody else."""
         return cls(pl.repeat(user, events.height, eager=True), times, events)
 
-    def prior(self, name: str, vocabulary: Sequence[str] | None) -> NDArray[np.float64]:
-        """Return the probability of each code of a column in the population, (codes,).
+    def others(self, name: str, vocabulary: Sequence[str] | None, user: str) -> NDArray[np.float64]:
+        """Return the share of each code of a column among other users, (codes,).
 
-        All users have the same weight. A part of the probability is kept for values that nobody
-        had; UNKNOWN gets the probability of one such value.
-
-        Args:
-            name: The column.
-            vocabulary: Its values in the order of their codes; None for a number column.
-        """
-        usage = self.value_usage.get(name, _EMPTY_USAGE)
-        shares = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
-        shares[MISSING] = usage.mean_share_of(None)
-        if vocabulary is None:
-            shares[FIRST_CODE] = 1 - shares[MISSING]
-        else:
-            shares[FIRST_CODE:] = list(map(usage.mean_share_of, vocabulary))
-        return np.asarray((1 - SMOOTHING) * shares + SMOOTHING / (len(usage.codes) + 1))
-
-    def seen_by_others(
-        self, name: str, vocabulary: Sequence[str] | None, user: str
-    ) -> NDArray[np.float64]:
-        """Return whether other users have each code of a column too, 0 or 1, (codes,).
-
-        For UNKNOWN this is a probability: the mean share of events with a value that another user
-        has too.
+        All users have the same weight. A part is spread over all values alike, also values that
+        nobody had; UNKNOWN gets the share of one such value. Without other users all values are
+        alike.
 
         Args:
             name: The column.
             vocabulary: Its values in the order of their codes; None for a number column.
             user: The user; all others are other users.
         """
-        usage, owner = self.value_usage.get(name), self._number_by_user.get(user, _UNKNOWN_OWNER)
-        seen = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
-        if usage is None:
-            return seen
-        seen[UNKNOWN] = usage.shared_rate
-        seen[MISSING] = usage.used_by_others(None, owner)
-        values = vocabulary if vocabulary is not None else [value for value in usage.codes if value]
-        used = [usage.used_by_others(value, owner) for value in values]
-        seen[FIRST_CODE:] = any(used) if vocabulary is None else used
-        return seen
+        usage, owner = self.value_usage.get(name, _EMPTY_USAGE), self._find_owner(user)
+        shares = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
+        kinds = len(usage.codes) + 1
+        if usage.n_owners == (owner != _UNKNOWN_OWNER):
+            return np.full(len(shares), 1 / kinds)
+        known = [None] if vocabulary is None else [None, *vocabulary]
+        shares[[MISSING, *range(FIRST_CODE, FIRST_CODE + len(known) - 1)]] = (
+            usage.mean_share_of_others(known, owner)
+        )
+        if vocabulary is None:
+            shares[FIRST_CODE] = 1 - shares[MISSING]
+        return np.asarray((1 - SMOOTHING) * shares + SMOOTHING / kinds)
+
+    def novelty(self, name: str) -> float:
+        """Return the rate of new values of a column, the mean over users.
+
+        It is the share of a day's events with a value that is new to the user.
+        """
+        return self.value_usage.get(name, _EMPTY_USAGE).novelty
 
     @cached_property
     def value_usage(self) -> Mapping[str, ValueUsage]:
         """Usage of values, by column."""
         return {
-            column.name: ValueUsage.from_values(column, self.owner_numbers)
+            column.name: ValueUsage.from_values(column, self.owner_numbers, self._sessions)
             for column in self.events
         }
+
+    @cached_property
+    def _sessions(self) -> NDArray[np.intp]:
+        """Number of the user's day of each event, (S,)."""
+        return number_sessions(number_days(self.times), self.owner_numbers)
 
     @cached_property
     def owner_numbers(self) -> NDArray[np.intp]:
         """Number of the user of each event, (S,)."""
         numbers = self._number_by_user
         return np.fromiter(map(numbers.__getitem__, self.users.to_list()), np.intp, len(self.users))
+
+    def _find_owner(self, user: str) -> int:
+        return self._number_by_user.get(user, _UNKNOWN_OWNER)
 
     @cached_property
     def _number_by_user(self) -> Mapping[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Protocol
 
 import msgspec
@@ -20,7 +21,17 @@ from morpheus.features.derived import DERIVED_VERSION
 from morpheus.features.encoder import UNKNOWN, EncodedRows, Encoder, Number
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig
 from morpheus.models.calibration import CalibrationSet, ModelSummary
-from morpheus.models.scoring import BaselineStats, MaskedPredictions, SurpriseModel
+from morpheus.models.daily_usage import (
+    RISK_DECIMALS,
+    RISK_PER_NAT,
+    ColumnValues,
+    DailyScorer,
+    EventValues,
+    Usage,
+    combine_columns,
+    encode_keys,
+)
+from morpheus.models.scoring import CONDITIONAL_STD_FLOOR, BaselineStats, MaskedPredictions
 from morpheus.models.training import iter_fixed_batches
 from morpheus.text import quote_backtick
 
@@ -242,6 +253,10 @@ def find_filled_columns(events: pl.DataFrame, names: Sequence[str]) -> tuple[str
     )
 
 
+Surprise = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Marginal and conditional surprise of each column in nats, each (D, C)."""
+
+
 class Network(Protocol):
     """A network that reconstructs every column of an event."""
 
@@ -269,9 +284,8 @@ class Fingerprint:
             network predicts new values itself.
         baseline: Normal loss of each column.
         calibration: Normal scores of whole events.
-        surprise_model: Normal surprise of each column; None for the reference network.
-        redundant_columns: For each column the first column with the same information
-            (`find_redundant_columns`); empty if unknown.
+        usage: On which days the user had which values; None for the reference network.
+        usual: Usual conditional surprise of each column; None for the reference network.
     """
 
     card: ModelCard
@@ -280,8 +294,8 @@ class Fingerprint:
     oov_rates: NDArray[np.float32] | None
     baseline: BaselineStats
     calibration: CalibrationSet
-    surprise_model: SurpriseModel | None = None
-    redundant_columns: tuple[int, ...] = ()
+    usage: Usage | None = None
+    usual: BaselineStats | None = None
 
     def losses(self, rows: EncodedRows) -> NDArray[np.float32]:
         """Compute the loss of each column of each distinct row, (D, C).
@@ -294,36 +308,102 @@ class Fingerprint:
         losses = raw_losses(net, rows)
         return losses if self.oov_rates is None else apply_oov_penalty(losses, self.oov_rates, rows)
 
-    def column_anomaly(self, rows: EncodedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute the anomaly of each column of each distinct row, from 0 up.
+    def scoring_parts(self) -> ScoringParts:
+        """Return what risks need besides the events.
+
+        Raises:
+            ValueError: The fingerprint has a reference network, which has no risks.
+        """
+        if self.usage is None or self.usual is None or not isinstance(self.net, Autoencoder):
+            raise ValueError("a reference network has no risks")
+        return ScoringParts(self.net.for_scoring(), self.usage, self.usual, self.calibration)
+
+    def column_risks(self, rows: EncodedRows) -> NDArray[np.float64]:
+        """Return the risk that each column adds to each distinct row, (D, C).
+
+        It is that of an event on the day after the history, without earlier events.
+
+        Raises:
+            ValueError: The fingerprint has a reference network, which has no risks.
+        """
+        return self.scoring_parts().column_risks(rows)
+
+
+@dataclass(frozen=True)
+class ScoringParts:
+    """What risks need of a fingerprint.
+
+    Attributes:
+        net: The network.
+        usage: On which days the user had which values.
+        usual: Usual conditional surprise of each column.
+        calibration: Usual risks.
+    """
+
+    net: Autoencoder
+    usage: Usage
+    usual: BaselineStats
+    calibration: CalibrationSet
+
+    @cached_property
+    def scorer(self) -> DailyScorer:
+        """Scores events by the days before them."""
+        maxima = self.calibration.day_maxima.astype(np.float64)
+        return DailyScorer(self.usage, self.usual, maxima)
+
+    def read_values(
+        self, rows: EncodedRows, column_values: ColumnValues, days: NDArray[np.int64]
+    ) -> EventValues:
+        """Return the values of a batch, and what the network predicts of them.
+
+        Args:
+            rows: The events, encoded.
+            column_values: Returns the values of a column for some events.
+            days: Number of the day of each event, (B,).
+        """
+        predictions, inverse = MaskedPredictions.predict(self.net, rows), rows.inverse
+        known = np.where(rows.codes == UNKNOWN, 0, predictions.probability)
+        return EventValues(
+            encode_keys(self.usage, rows.codes, inverse, column_values),
+            known[inverse].astype(np.float64),
+            predictions.number_error[inverse].astype(np.float64),
+            days,
+        )
+
+    def surprise(self, rows: EncodedRows, predictions: MaskedPredictions) -> Surprise:
+        """Return the marginal and the conditional surprise on the day after the history.
+
+        Args:
+            rows: Distinct rows.
+            predictions: Their predictions.
 
         Returns:
-            The anomaly, and the part of it in values that other users have too, (D, C) each.
-
-        Raises:
-            ValueError: The fingerprint has a reference network, which cannot attribute.
+            Surprise of each column in nats, (D, C) each; see `DailyScores` and
+            `models.daily_usage`.
         """
-        net, oov_rates, model = self.compact_parts()
-        likelihoods = model.likelihoods
-        surprise = MaskedPredictions.predict(net, rows).compute_surprise(
-            likelihoods, oov_rates, rows
+        usage, positions = self.usage, rows.codes + self.usage.offsets
+        known = np.where(rows.codes == UNKNOWN, 0, predictions.probability)
+        novelty, others = usage.novelty, usage.others[positions]
+        probability = (1 - novelty) * known + novelty * others
+        return usage.marginal[positions], predictions.number_error**2 - np.log(probability)
+
+    def column_risks(
+        self, rows: EncodedRows, surprise: Surprise | None = None
+    ) -> NDArray[np.float64]:
+        """Return the risk that each column adds to each distinct row, (D, C).
+
+        Args:
+            rows: Distinct rows.
+            surprise: Result of `surprise` for them; None to compute it.
+        """
+        marginal, conditional = surprise or self.surprise(
+            rows, MaskedPredictions.predict(self.net, rows)
         )
-        anomaly = model.column_anomaly(*surprise)
-        return anomaly, anomaly * likelihoods.seen_by_others[rows.codes + likelihoods.offsets]
-
-    def compact_parts(self) -> tuple[Autoencoder, NDArray[np.float32], SurpriseModel]:
-        """Return what column scores need: the network, rates of new values and surprise model.
-
-        Raises:
-            ValueError: The fingerprint has a reference network, which has none of these.
-        """
-        if (
-            self.surprise_model is None
-            or self.oov_rates is None
-            or not isinstance(self.net, Autoencoder)
-        ):
-            raise ValueError("a reference network has no column scores")
-        return self.net.for_scoring(), self.oov_rates, self.surprise_model
+        excess = self.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
+        columns = (marginal + excess).round(RISK_DECIMALS)
+        evidence, shares = combine_columns(columns, self.usage.leads)
+        risks = RISK_PER_NAT * np.maximum(evidence, 0)[:, None] * shares
+        return np.asarray(risks.round(RISK_DECIMALS))
 
 
 def make_network_config(
@@ -404,22 +484,3 @@ def _canonical_codes(codes: NDArray[np.int32]) -> NDArray[np.intp]:
     """Renumber codes by first occurrence, (D,); equal if the information is the same."""
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     return np.asarray(first.argsort().argsort()[inverse])
-
-
-def deduplicate_columns(
-    order: Sequence[int], groups: Sequence[int]
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield columns in an order, each with the later columns that have the same information.
-
-    Args:
-        order: Columns.
-        groups: Result of `find_redundant_columns`; empty if it is unknown.
-
-    >>> list(deduplicate_columns([2, 1, 0], (0, 1, 0)))
-    [(2, [0]), (1, [])]
-    """
-    leads: dict[int, list[int]] = {}
-    for column in order:
-        leads.setdefault(groups[column] if groups else column, []).append(column)
-    for lead, *redundant in leads.values():
-        yield lead, redundant

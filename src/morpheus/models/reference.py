@@ -285,7 +285,7 @@ def _fit_fingerprint(
     # It has no risk: the mean loss is calibrated in its place.
     baseline, calibration = (
         BaselineStats.fit(losses, rows.counts),
-        CalibrationSet.from_scores(scores, scores, history.seconds),
+        CalibrationSet.from_scores(scores, scores, scores),
     )
     return Fingerprint(card, encoder, net, None, baseline, calibration)
 

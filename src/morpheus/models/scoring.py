@@ -1,11 +1,6 @@
-"""Column scores: how surprising each value of an event is for its user.
+"""Column scores: how likely the network finds each value of an event, given the other values.
 
-Two kinds of surprise are measured. The marginal one compares how likely a value is among all users
-and for this user. The conditional one is the surprisal of the value given the event's other values.
-Each is compared with its baseline on validation events, and only the excess counts.
-
-Sizes in shapes: D distinct rows, B rows in a batch, C columns, N number columns, V codes of all
-columns together.
+Sizes in shapes: D distinct rows, B rows in a batch, C columns, N number columns.
 """
 
 from __future__ import annotations
@@ -17,19 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.features.encoder import UNKNOWN, EncodedRows, Encoder, Number
+from morpheus.features.encoder import LINEAR_Z, UNKNOWN, EncodedRows
 from morpheus.models.autoencoder import MAX_LOGIT, Autoencoder
-from morpheus.models.population import Population
 from morpheus.models.training import iter_fixed_batches
 
 STD_FLOOR = 0.05
 """Minimum standard deviation, so that a column that never changed does not divide by zero."""
-MARGINAL_STD_FLOOR, CONDITIONAL_STD_FLOOR = 0.5, 1.0
-"""Standard deviations, in nats, added to the marginal and to the conditional surprise."""
-ANOMALY_EXPONENT = 2 / 3
-"""Exponent below one: one new identifier does not outweigh several less surprising columns."""
-ANOMALY_DECIMALS = 6
-"""Decimals of an anomaly. Rounding hides how the matrix products were grouped."""
+CONDITIONAL_STD_FLOOR = 1.0
+"""Standard deviation, in nats, added to that of the conditional surprise."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +35,11 @@ class BaselineStats:
     std: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, values: NDArray[np.float32], counts: NDArray[np.int64]) -> BaselineStats:
-        """Measure distinct rows, (D, C), with their numbers of events, (D,)."""
+    def fit(
+        cls, values: NDArray[np.floating], counts: NDArray[np.int64] | None = None
+    ) -> BaselineStats:
+        """Measure distinct rows, (D, C), with their numbers of events, (D,); None for 1 each."""
+        counts = np.ones(len(values), dtype=np.int64) if counts is None else counts
         share = (counts / counts.sum())[:, None]
         mean = (share * values).sum(0)
         std = np.sqrt((share * (values - mean) ** 2).sum(0))
@@ -57,72 +50,13 @@ class BaselineStats:
         std = np.maximum(self.std, STD_FLOOR)
         return np.asarray((values - self.mean) / std, dtype=np.float32)
 
-    def excess_z(self, values: NDArray[np.float32], std_floor: float) -> NDArray[np.float32]:
+    def excess_z(self, values: NDArray[np.float64], std_floor: float) -> NDArray[np.float64]:
         """Return the distance above the mean in standard deviations, 0 below the mean, (rows, C).
 
         The square of `std_floor` is added to the variance.
         """
-        std = np.hypot(self.std, std_floor)
-        return np.asarray(np.maximum(values - self.mean, 0) / std, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Likelihoods:
-    """Probabilities by frequency, for each code of all columns, (V,).
-
-    Attributes:
-        log_likelihood_ratio: ln of how much more likely the code is among all users than for this
-            user.
-        population_prior: Probability of the code for this user through the population alone: the
-            rate of new values times the population's share of the code.
-        seen_by_others: Whether other users have the code too, 0 or 1; for UNKNOWN, the probability
-            of it.
-        offsets: First code of each column, (C,).
-    """
-
-    log_likelihood_ratio: NDArray[np.float32]
-    population_prior: NDArray[np.float32]
-    seen_by_others: NDArray[np.float32]
-    offsets: NDArray[np.int64]
-
-    @classmethod
-    def fit(
-        cls,
-        encoder: Encoder,
-        rows: EncodedRows,
-        oov_rates: NDArray[np.float32],
-        population: Population,
-        user: str,
-    ) -> Likelihoods:
-        """Count codes.
-
-        The user's own share f of a value and the population's share P are mixed by the column's
-        rate n of new values: p = (1 - n) f + n P. A value without a code has no share of its own.
-
-        Args:
-            encoder: Encoder of the user's columns.
-            rows: The user's history, encoded.
-            oov_rates: Rate of new values of each column, (C,).
-            population: Sample of all users' histories.
-            user: The user.
-        """
-        counts, ratios, priors, seen = rows.counts, [], [], []
-        for c, column in enumerate(encoder.columns):
-            own = np.bincount(rows.codes[:, c], weights=counts, minlength=column.n_codes)
-            own[UNKNOWN] = 0
-            vocabulary = None if isinstance(column, Number) else column.vocabulary
-            population_share = population.prior(column.name, vocabulary)
-            prior = oov_rates[c] * population_share
-            share = (1 - oov_rates[c]) * own / counts.sum()
-            ratios.append(np.log(population_share) - np.log(share + prior))
-            priors.append(prior)
-            seen.append(population.seen_by_others(column.name, vocabulary, user))
-        return cls(
-            np.concatenate(ratios).astype(np.float32),
-            np.concatenate(priors).astype(np.float32),
-            np.concatenate(seen).astype(np.float32),
-            compute_offsets([column.n_codes for column in encoder.columns]),
-        )
+        std = np.hypot(self.std.astype(np.float64), std_floor)
+        return np.asarray(np.maximum(values - self.mean, 0) / std)
 
 
 def compute_offsets(code_counts: Sequence[int]) -> NDArray[np.int64]:
@@ -133,39 +67,6 @@ def compute_offsets(code_counts: Sequence[int]) -> NDArray[np.int64]:
     """
     sizes = np.array(code_counts, dtype=np.int64)
     return np.asarray(sizes.cumsum() - sizes)
-
-
-@dataclass(frozen=True)
-class SurpriseModel:
-    """Turns surprise into an anomaly from 0 up.
-
-    Attributes:
-        likelihoods: Probabilities by frequency.
-        marginal_baseline: Normal marginal surprise.
-        conditional_baseline: Normal conditional surprise.
-    """
-
-    likelihoods: Likelihoods
-    marginal_baseline: BaselineStats
-    conditional_baseline: BaselineStats
-
-    def column_anomaly(
-        self, marginal: NDArray[np.float32], conditional: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
-        """Return the anomaly of each column, (rows, C).
-
-        It is the mean of both excesses in standard deviations, to the power of ANOMALY_EXPONENT.
-
-        Args:
-            marginal: Marginal surprise in nats, (rows, C).
-            conditional: Conditional surprise in nats, (rows, C).
-        """
-        excess = self.marginal_baseline.excess_z(
-            marginal, MARGINAL_STD_FLOOR
-        ) + self.conditional_baseline.excess_z(conditional, CONDITIONAL_STD_FLOOR)
-        return np.asarray(
-            ((excess / 2) ** ANOMALY_EXPONENT).astype(np.float64).round(ANOMALY_DECIMALS)
-        )
 
 
 @dataclass(frozen=True)
@@ -193,15 +94,16 @@ class MaskedPredictor:
     ) -> MaskedPredictor:
         """Run the network on some events."""
         part, look_up = net.parameters, net.parameters["look_up"]
+        shown_numbers = numbers.clip(-LINEAR_Z, LINEAR_Z)
         embedded = look_up[(codes + net.offsets).T]  # (C, B, H)
         first = embedded.sum(0) + part["hidden_bias"]  # (B, H)
         if net.number_columns:
-            first += net.product(numbers, part["read_numbers"])
+            first += net.product(shown_numbers, part["read_numbers"])
         # Replace each column in turn by UNKNOWN.
         hidden = first - embedded
         hidden += look_up[UNKNOWN + net.offsets][:, None]
         for n, column in enumerate(net.number_columns):
-            hidden[column] -= np.outer(numbers[:, n], part["read_numbers"][n])
+            hidden[column] -= np.outer(shown_numbers[:, n], part["read_numbers"][n])
         rows = np.maximum(hidden, 0, out=hidden).reshape(-1, net.config.hidden)
         middle = net.product(rows, part["squeeze"]) + part["middle_bias"]
         wide = net.product(np.maximum(middle, 0, out=middle), part["widen"]) + part["wide_bias"]
@@ -278,28 +180,6 @@ class MaskedPredictions:
                 for part in MaskedPredictor.from_codes(net, codes, numbers).score_observed()
             )
         return cls(probability, number_error)
-
-    def compute_surprise(
-        self, likelihoods: Likelihoods, oov_rates: NDArray[np.float32], rows: EncodedRows
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the marginal and the conditional surprise of each column, (D, C) each, in nats.
-
-        The conditional surprise is -ln of the probability of a value given the event's other
-        values. The network gives it for known values, and the population for any value. Number
-        columns add the squared error in standard deviations.
-
-        Args:
-            likelihoods: Probabilities by frequency.
-            oov_rates: Rate of new values of each column, (C,).
-            rows: The events of these predictions.
-        """
-        positions = rows.codes + likelihoods.offsets
-        probability = mixture_probability(
-            rows.codes, self.probability, oov_rates, likelihoods.population_prior[positions]
-        )
-        return likelihoods.log_likelihood_ratio[positions], np.asarray(
-            self.number_error**2 - np.log(probability)
-        )
 
 
 def mixture_probability(

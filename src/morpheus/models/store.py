@@ -9,6 +9,7 @@ HMAC-SHA256; it has the checksum of each file, so the files are signed too.
 from __future__ import annotations
 
 import hmac
+import math
 import os
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from morpheus.features.encoder import Category, Column, Encoder, Number
 from morpheus.models.autoencoder import Autoencoder, NetworkConfig
 from morpheus.models.batched_training import require_torch
 from morpheus.models.calibration import CalibrationSet
+from morpheus.models.daily_usage import Usage
 from morpheus.models.profile import (
     Fingerprint,
     InputSpec,
@@ -35,11 +37,11 @@ from morpheus.models.profile import (
     Network,
     make_network_config,
 )
-from morpheus.models.scoring import BaselineStats, Likelihoods, SurpriseModel, compute_offsets
+from morpheus.models.scoring import BaselineStats, compute_offsets
 from morpheus.storage.folder import Location, Store, open_store
 
 INDEX_FILE = "index.json"
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 KEY_VARIABLE = "MORPHEUS_MODELS_KEY"
 """Environment variable with the key that signs model stores."""
 MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 4096
@@ -370,34 +372,35 @@ class ModelHeader(msgspec.Struct, frozen=True, omit_defaults=True):
         columns: The columns.
         widths: Width of the hidden layers and of the bottleneck.
         events: Number of validation events.
-        days: Days that they span.
-        short_ema_p90: See `CalibrationSet`.
+        typical_score: See `CalibrationSet`.
         network: `compact` or `reference`.
-        redundant_columns: See `Fingerprint`; empty in files of old versions.
+        new_days: See `Usage`.
+        usage_events: Number of events of the history; see `Usage`.
+        leads: See `Usage`; empty for the reference network.
     """
 
     card: ModelCard
     columns: tuple[CategorySpec | NumberSpec, ...]
     widths: tuple[int, int]
     events: int
-    days: int
-    short_ema_p90: float = msgspec.field(name="hour")
+    typical_score: float
     network: str = "compact"
-    redundant_columns: tuple[int, ...] = msgspec.field(default=(), name="twins")
+    new_days: float = 0.0
+    usage_events: int = 0
+    leads: tuple[int, ...] = ()
 
 
 def dump_fingerprint(fingerprint: Fingerprint) -> bytes:
     """Encode a fingerprint. Equal fingerprints give equal bytes."""
-    config = fingerprint.net.config
+    config, usage, usual = fingerprint.net.config, fingerprint.usage, fingerprint.usual
     header = ModelHeader(
         fingerprint.card,
         tuple(_to_spec(column) for column in fingerprint.encoder.columns),
         (config.hidden, config.bottleneck),
         fingerprint.calibration.events,
-        fingerprint.calibration.days,
-        fingerprint.calibration.short_ema_p90,
+        fingerprint.calibration.typical_score,
         _network_kind(fingerprint.net),
-        fingerprint.redundant_columns,
+        *((usage.new_days, usage.events, tuple(usage.leads.tolist())) if usage else ()),
     )
     tensors: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8),
@@ -405,17 +408,19 @@ def dump_fingerprint(fingerprint: Fingerprint) -> bytes:
         **_baseline_tensors("usual", fingerprint.baseline),
         "scores": fingerprint.calibration.scores,
         "risks": fingerprint.calibration.risks,
-        "peaks": fingerprint.calibration.session_maxima,
+        "day_maxima": fingerprint.calibration.day_maxima,
     }
     if fingerprint.oov_rates is not None:
         tensors["novelty"] = fingerprint.oov_rates
-    if fingerprint.surprise_model is not None:
-        tensors |= _baseline_tensors("habit", fingerprint.surprise_model.marginal_baseline)
-        tensors |= _baseline_tensors("company", fingerprint.surprise_model.conditional_baseline)
-        tensors["chances_habit"] = fingerprint.surprise_model.likelihoods.log_likelihood_ratio
-        tensors["chances_others"] = fingerprint.surprise_model.likelihoods.population_prior
-        tensors["chances_shared"] = fingerprint.surprise_model.likelihoods.seen_by_others
+    if usage is not None and usual is not None:
+        tensors |= _baseline_tensors("conditional", usual)
+        tensors |= {
+            name: np.asarray(getattr(usage, name), dtype=np.float32) for name in _USAGE_TENSORS
+        }
     return save(tensors)
+
+
+_USAGE_TENSORS = ("counts", "new_share", "others", "novelty_prior")
 
 
 def _baseline_tensors(name: str, baseline: BaselineStats) -> dict[str, NDArray[Any]]:
@@ -466,12 +471,9 @@ def load_fingerprint(content: bytes, card: ModelCard) -> tuple[Fingerprint, str]
         raise ValueError("weights do not fit the columns")
     if not np.isfinite(weights).all():
         raise ValueError("a weight is not a number")
-    if len(header.redundant_columns) not in {0, len(config.code_counts)}:
-        raise ValueError("redundant columns do not fit the columns")
-
     reader = _TensorReader(tensors, config)
-    scores = reader.read("scores"), reader.read("risks"), reader.read("peaks")
-    calibration = CalibrationSet(*scores, header.events, header.days, header.short_ema_p90)
+    scores = reader.read("scores"), reader.read("risks"), reader.read("day_maxima")
+    calibration = CalibrationSet(*scores, header.events, header.typical_score)
     baseline, net = reader.read_baseline("usual"), network_type(config, weights)
     if header.network != "compact":
         plain = Fingerprint(card, encoder, net, None, baseline, calibration)
@@ -483,8 +485,8 @@ def load_fingerprint(content: bytes, card: ModelCard) -> tuple[Fingerprint, str]
         reader.read("novelty", len(config.code_counts)),
         baseline,
         calibration,
-        reader.read_surprise_model(),
-        header.redundant_columns,
+        reader.read_usage(header),
+        reader.read_baseline("conditional"),
     )
     return fingerprint, header.card.user
 
@@ -517,16 +519,24 @@ class _TensorReader:
             self.read(f"{name}_mean", columns), self.read(f"{name}_spread", columns)
         )
 
-    def read_surprise_model(self) -> SurpriseModel:
-        codes = sum(self.config.code_counts)
-        likelihoods = Likelihoods(
-            self.read("chances_habit", codes),
-            self.read("chances_others", codes),
-            self.read("chances_shared", codes),
-            compute_offsets(self.config.code_counts),
+    def read_usage(self, header: ModelHeader) -> Usage:
+        columns, codes = len(self.config.code_counts), sum(self.config.code_counts)
+        leads = np.array(header.leads, dtype=np.intp)
+        if len(leads) != columns or (leads < 0).any() or (leads > np.arange(columns)).any():
+            raise ValueError("redundant columns do not fit the columns")
+        usage = Usage(
+            counts=self.read("counts", codes),
+            new_share=self.read("new_share", columns).astype(np.float64),
+            new_days=header.new_days,
+            events=header.usage_events,
+            others=self.read("others", codes),
+            novelty_prior=self.read("novelty_prior", columns),
+            offsets=compute_offsets(self.config.code_counts),
+            leads=leads,
         )
-        marginal, conditional = self.read_baseline("habit"), self.read_baseline("company")
-        return SurpriseModel(likelihoods, marginal, conditional)
+        if not (usage.others > 0).all() or not 0 <= usage.new_days < math.inf or usage.events < 0:
+            raise ValueError("counts of values do not fit the columns")
+        return usage
 
 
 class LazyModelCards(Mapping[str, ModelCard]):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from morpheus.features.encoder import UNKNOWN, EncodedRows
+from morpheus.features.encoder import LINEAR_Z, UNKNOWN, EncodedRows
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
 
 NOISE = 0.2
@@ -70,7 +70,9 @@ class TrainingSet:
     def from_rows(cls, rows: EncodedRows) -> TrainingSet:
         """Weight encoded rows by their number of events."""
         sample_weight = (rows.counts / len(rows.inverse)).astype(np.float32)
-        return cls(rows.codes.astype(np.int64), rows.numbers, sample_weight, rows.inverse)
+        # An extreme number is not learned: it would be as usual as the others.
+        numbers = rows.numbers.clip(-LINEAR_Z, LINEAR_Z)
+        return cls(rows.codes.astype(np.int64), numbers, sample_weight, rows.inverse)
 
     def repeat(self) -> TrainingSet:
         """Repeat few rows so that an epoch has MIN_STEPS steps.

@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME, ExplanationColumns
-from morpheus.models.calibration import SESSION_GAP
 from morpheus.models.explanation import Explanation
 from morpheus.report.aggregate import (
     FLAGGED,
@@ -33,6 +32,8 @@ from morpheus.report.aggregate import (
     sort_events,
 )
 
+SESSION_GAP = 3600.0
+"""Seconds without an event that end an incident."""
 MAX_INCIDENTS = 2500
 """Maximum number of incidents on a page."""
 MAX_EVENTS_SHOWN = 25

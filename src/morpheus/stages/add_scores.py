@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, SCORE, TIME
+from morpheus.columns import INCIDENT_SCORE, PVALUE, RISK, SCORE, SEVERITY, TIME
 from morpheus.core.batch import Losses, Scored
 from morpheus.core.stage import (
     COMPAT_RELEASES,
@@ -28,7 +28,7 @@ from morpheus.core.stage import (
 )
 from morpheus.core.state import State
 from morpheus.errors import UsageError
-from morpheus.models.temporal import TemporalContext
+from morpheus.models.daily_usage import DailyScores, UsageState, number_days
 from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
@@ -46,10 +46,12 @@ class ScoreState(State):
     """What scores remember about one user.
 
     Attributes:
-        context: Decaying means of earlier events, which add to the `risk` of the next events.
+        usage: What the user's days since the training had.
     """
 
-    context: TemporalContext = msgspec.field(default_factory=TemporalContext)
+    max_bytes = 1 << 20
+
+    usage: UsageState = msgspec.field(default_factory=UsageState)
 
 
 @dataclass
@@ -61,11 +63,13 @@ class ScoreContext:
 
     Attributes:
         batch: The events.
-        temporal_context: The user's earlier events.
+        usage: What is remembered of the user; updated by `daily`.
+        timezone: Time zone of days.
     """
 
     batch: Losses | Scored
-    temporal_context: TemporalContext
+    usage: UsageState
+    timezone: str = "UTC"
 
     @cached_property
     def inverse(self) -> NDArray[np.intp]:
@@ -113,31 +117,39 @@ class ScoreContext:
         return self.score if fingerprint is None else fingerprint.calibration.zscore(self.score)
 
     @cached_property
-    def risk(self) -> FloatArray:
-        """Surprisal of each event, plus what earlier events add, shape (rows,).
+    def daily(self) -> DailyScores | None:
+        """Scores by the days before each event; None without a fingerprint or events.
 
         Raises:
             UsageError: The fingerprint was trained with the reference network.
         """
-        fingerprint, rows = self.batch.fingerprint, self.batch.encoded
-        if fingerprint is None or rows is None:
-            return np.full(self.batch.table.height, np.nan)
-        if fingerprint.surprise_model is None:
-            raise UsageError(
-                "add-scores: fingerprints of `train-ae --model=reference` have no `risk` and no "
-                "`pvalue`. Leave these labels out, or train with `--model=compact`."
-            )
-        columns = fingerprint.column_anomaly(rows)
-        anomaly, shared = (part.sum(1)[rows.inverse] for part in columns)
-        seconds = self.batch.table[TIME].dt.epoch("ms").to_numpy() / 1000
-        hour = fingerprint.calibration.short_ema_p90
-        return self.temporal_context.compute_risk(anomaly, shared, seconds, hour).round(DECIMALS)
+        return score_days(self.batch, self.usage, self.timezone)
+
+    @property
+    def risk(self) -> FloatArray:
+        """Log-likelihood ratio of each event in tenths of nats, shape (rows,)."""
+        return self._nothing if self.daily is None else self.daily.risk
 
     @property
     def pvalue(self) -> FloatArray:
-        """Share of validation events with at least this risk, shape (rows,)."""
-        fingerprint = self.batch.fingerprint
-        return self.risk if fingerprint is None else fingerprint.calibration.pvalue(self.risk)
+        """Share of the user's days that would have such a risk, shape (rows,)."""
+        return self._nothing if self.daily is None else self.daily.pvalue
+
+    @property
+    def incident_score(self) -> FloatArray:
+        """Highest risk of the user's day so far, shape (rows,)."""
+        return self._nothing if self.daily is None else self.daily.incident_score
+
+    @property
+    def severity(self) -> FloatArray:
+        """Severity of the user's day so far, from 0 to 100, shape (rows,)."""
+        if self.daily is None:
+            return self._nothing
+        return compute_severity(self.daily.incident_pvalue)
+
+    @property
+    def _nothing(self) -> FloatArray:
+        return np.full(self.batch.table.height, np.nan)
 
     @property
     def own_share(self) -> FloatArray:
@@ -159,6 +171,60 @@ class ScoreContext:
         return pl.Series(values[self.column_positions[name]].round(DECIMALS)[self.inverse])
 
 
+def score_days(
+    batch: Losses | Scored, usage: UsageState, timezone: str, *, attribute: bool = False
+) -> DailyScores | None:
+    """Score the events of a batch by the days before them.
+
+    Args:
+        batch: The events.
+        usage: What is remembered of the user; updated.
+        timezone: Time zone of days.
+        attribute: Divide what earlier events add among the columns.
+
+    Returns:
+        The scores; None without a fingerprint or without events.
+
+    Raises:
+        UsageError: The fingerprint was trained with the reference network.
+    """
+    fingerprint, rows, table = batch.fingerprint, batch.encoded, batch.table
+    if fingerprint is None or rows is None or not table.height:
+        return None
+    try:
+        parts = fingerprint.scoring_parts()
+    except ValueError as error:
+        raise UsageError(
+            f"add-scores: fingerprints of `train-ae --model=reference` have no {_RISK_LABELS}. "
+            "Leave these labels out, or train with `--model=compact`."
+        ) from error
+
+    def column_values(column: int, events: NDArray[np.intp]) -> list[str | None]:
+        name = fingerprint.encoder.names[column]
+        if name not in table:
+            return [None] * len(events)
+        return table[name].gather(events).cast(pl.String).to_list()
+
+    values = parts.read_values(rows, column_values, number_days(table[TIME], timezone))
+    return parts.scorer.score(values, usage, attribute=attribute)
+
+
+SEVERITY_PER_DECADE = 33.0
+"""Severity of a p-value of one in ten; 99 is one benign user-day in a thousand."""
+MAX_SEVERITY = 100.0
+_RISK_LABELS = "`risk`, `incident_score`, `pvalue` and `severity`"
+
+
+def compute_severity(pvalues: FloatArray) -> FloatArray:
+    """Return the severity of user-days from their p-values, from 0 to 100, with one decimal.
+
+    >>> compute_severity(np.array([1.0, 0.1, 0.001, 1e-9])).tolist()
+    [0.0, 33.0, 99.0, 100.0]
+    """
+    severity = -SEVERITY_PER_DECADE * np.log10(pvalues)
+    return np.clip(severity, 0, MAX_SEVERITY).round(1) + 0.0
+
+
 ScoreFunction = Callable[[ScoreContext], FloatArray | pl.Series]
 
 SCORE_FUNCTIONS: dict[str, ScoreFunction] = {
@@ -169,7 +235,9 @@ SCORE_FUNCTIONS: dict[str, ScoreFunction] = {
     "max_abs_z": lambda context: context.abs_z_losses.max(axis=0)[context.inverse],
     "mean_abs_z": lambda context: context.abs_z_losses.mean(axis=0)[context.inverse],
     RISK: lambda context: context.risk,
-    "pvalue": lambda context: context.pvalue,
+    INCIDENT_SCORE: lambda context: context.incident_score,
+    PVALUE: lambda context: context.pvalue,
+    SEVERITY: lambda context: context.severity,
     "rung": lambda context: context.training_data_scope,
     "own_share": lambda context: context.own_share,
 }
@@ -190,10 +258,13 @@ class AddScores(Transform):
     0 or more, higher is more unusual. Events of a user without a fingerprint get no score.
 
     `--label` adds other scores. `risk` ranks events across all users: how much more typical the
-    values are of other users, how unlikely their combination is, and how unusual the user's events
-    of the last hour and month were. `pvalue` is the share of the user's validation events with at
-    least this risk. `zscore` compares the score with validation events, and is 0 below their mean;
-    `abs_zscore` counts both directions.
+    values are of other users, how unlikely their combination is, and how unusual the events before
+    were. 0 is usual; 23 more means ten times as likely of somebody else. The user's earlier days
+    count, also those since the training. `incident_score` is the highest risk of the user's day so
+    far. `pvalue` is the probability that a usual day of the user has such a risk. `severity` ranks
+    days from 0 to 100: 99 means that one usual day in a thousand is as high. `zscore` compares the
+    score with validation events, and is 0 below the typical score; `abs_zscore` counts both
+    directions.
 
     `<column>_z_loss` compares the loss of one column with its usual loss; `max_abs_z` and
     `mean_abs_z` summarize all columns. `pipeline-ae --compat=22.11` adds them. `rung` and
@@ -243,7 +314,7 @@ class AddScores(Transform):
             self.prefix + label: function for label, function in self.score_functions().items()
         }
         columns = self._compat_functions() | functions
-        context = ScoreContext(batch, state.context)
+        context = ScoreContext(batch, state.usage, self.options.timezone)
         scores = [_to_series(name, function(context)) for name, function in columns.items()]
         yield batch.evolve(
             Scored,
@@ -328,7 +399,7 @@ def compute_scores(
         options: Options of the pipeline, which determine the labels that exist.
     """
     functions = AddScores(label=label, options=options).score_functions()
-    context = ScoreContext(batch, state.context)
+    context = ScoreContext(batch, state.usage, options.timezone)
     return {name: _to_series(name, function(context)) for name, function in functions.items()}
 
 

@@ -27,6 +27,7 @@ from morpheus.models.attribution import (
     NormalEventIndex,
     find_counterfactuals,
 )
+from morpheus.models.daily_usage import UsageState
 from morpheus.models.explanation import (
     Baseline,
     ColumnReason,
@@ -36,7 +37,7 @@ from morpheus.models.explanation import (
     round_decimals,
 )
 from morpheus.models.profile import Fingerprint
-from morpheus.models.temporal import EventAnomaly
+from morpheus.stages.add_scores import score_days
 from morpheus.text import display_value
 
 ANOMALY_QUANTILE = 0.99
@@ -49,12 +50,14 @@ class ExplainState(State):
     """What explanations remember about one user.
 
     Attributes:
-        history: Earlier events that add to the risk of the next events.
+        usage: What the user's days since the training had.
+        history: Earlier anomalous events.
         normal_events: The latest normal events, to compare unusual ones with.
     """
 
     max_bytes = 1 << 25
 
+    usage: UsageState = msgspec.field(default_factory=UsageState)
     history: HistoryState = msgspec.field(default_factory=HistoryState)
     normal_events: NormalEventIndex = msgspec.field(default_factory=NormalEventIndex)
 
@@ -147,20 +150,24 @@ class Explain(Transform):
         fingerprint, rows = batch.fingerprint, batch.encoded
         if fingerprint is None or rows is None:
             return
-        attribution = _attribute_columns(fingerprint, rows)
-        anomaly = EventAnomaly.from_columns(attribution.column_anomaly)
-        shared = EventAnomaly.from_columns(attribution.shared_anomaly)
-        calibration = fingerprint.calibration
-        limit = float(np.quantile(calibration.risks, ANOMALY_QUANTILE))
-        anomalous = (anomaly.total > limit)[rows.inverse]
-        of_events = anomaly.take(rows.inverse), shared.take(rows.inverse), anomalous
+        if fingerprint.usage is None:
+            raise UsageError(
+                "explain: fingerprints of `train-ae --model=reference` cannot explain single "
+                "columns. Leave `explain` out, or train with `--model=compact`."
+            )
+        scores = score_days(batch, state.usage, self.options.timezone, attribute=True)
+        if scores is None:
+            return
+        attribution = ColumnAttribution.from_fingerprint(fingerprint, rows)
+        limit = float(np.quantile(fingerprint.calibration.risks, ANOMALY_QUANTILE))
+        anomalous = scores.own > limit
         seconds = batch.table[TIME].dt.epoch("ms").to_numpy() / 1000
-        preceding = state.history.update(*of_events, seconds, calibration.short_ema_p90)
+        preceding = state.history.update(scores, anomalous, seconds)
         near = state.normal_events.update(fingerprint, rows, anomalous, seconds)
         most = None if self.all_columns else self.top
         events = self._select_events(batch).tolist()
         contributions = {
-            event: preceding.rank_columns(event, fingerprint.redundant_columns, most)
+            event: preceding.rank_columns(event, attribution.parts.usage.leads, most)
             for event in events
         }
         reasons = EventAttributions.from_attribution(attribution, contributions, batch.table)
@@ -168,8 +175,7 @@ class Explain(Transform):
         unusual = [event for event in events if anomalous[event]]
         counterfactuals = _find_counterfactuals(fingerprint, rows, unusual, limit)
         for event in events:
-            row = int(rows.inverse[event])
-            total = round_decimals(anomaly.total[row])
+            row, total = int(rows.inverse[event]), round_decimals(scores.own[event])
             columns = reasons.for_event(event, contributions[event])
             summary = preceding.summarise_event(event)
             explanation = Explanation.from_columns(total, columns, summary, baseline)
@@ -247,6 +253,8 @@ class EventAttributions:
         return tuple(
             msgspec.structs.replace(
                 self.reasons[row, part.column],
+                new=part.new,
+                anomaly=part.anomaly,
                 value=_display_optional(self.values[part.column][event]),
                 risk=part.risk,
                 dominant_contribution=part.dominant_contribution,
@@ -269,13 +277,3 @@ def _find_counterfactuals(
 
 def _display_optional(value: str | None) -> str | None:
     return None if value is None else display_value(value)
-
-
-def _attribute_columns(fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAttribution:
-    try:
-        return ColumnAttribution.from_fingerprint(fingerprint, rows)
-    except ValueError as error:
-        raise UsageError(
-            "explain: fingerprints of `train-ae --model=reference` cannot explain single columns. "
-            "Leave `explain` out, or train with `--model=compact`."
-        ) from error

@@ -1,19 +1,22 @@
 """`filter`: keep events with a high score, or the alerts of a budget.
 
 A budget needs two stages. `CandidateFilter` sees one user at a time, and keeps the events that
-could be alerts. `BudgetFilter` sees all users, divides the budget, and drops the other candidates.
+could be alerts. `BudgetFilter` sees all users, divides the budget, and drops the other candidates;
+on an input without end, `StreamBudgetFilter` decides at once. An alert is a user's day.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -28,24 +31,41 @@ from morpheus.core.batch import (
     Scored,
 )
 from morpheus.core.stage import Requirements, StageContext, Transform, option
+from morpheus.core.state import State
 from morpheus.errors import UsageError
 from morpheus.models.calibration import (
-    SECONDS_PER_DAY,
-    SESSION_GAP,
+    AlertBudget,
     AlertForecast,
-    UserThreshold,
+    UserDays,
     count_exceedances,
-    global_margin,
 )
+from morpheus.models.daily_usage import number_days
 from morpheus.report.aggregate import EventArrays
 from morpheus.sources.pseudonyms import is_pseudonym
-from morpheus.stages.add_scores import ScoreState, compute_scores, exceeds, validate_labels
+from morpheus.stages.add_scores import (
+    ScoreState,
+    compute_scores,
+    exceeds,
+    score_days,
+    validate_labels,
+)
 from morpheus.suppressions.rules import NO_MATCH, SuppressionCounts, Suppressions
 from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=Batch)
+
+CANDIDATE_MARGIN = 10.0
+"""Factor between the p-values of candidates and of alerts: the former are of one user alone."""
+BUCKET_DAYS = 7
+"""Days of `--max_alerts_per_day` that a quiet time saves up."""
+FIRST_USERS = 100
+"""Number of user-days from which candidates are dropped before all users are complete."""
+ADAPTATION = 0.1
+"""How fast the threshold of a stream follows the number of alerts."""
+MIN_FACTOR, MAX_FACTOR = 0.02, 5.0
+"""Range of the factor by which a stream changes the p-value of alerts."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +76,12 @@ class Filter(Transform):
     `--threshold`. Events without a score are dropped. The summary counts dropped events. A
     `timeseries` after this stage sees kept events only.
 
-    With `--alerts_per_day`, an alert is a session of one user with at least one event above the
-    user's own threshold; a session ends after a pause of one hour. The summary shows the expected
-    number of alerts, with its 95 % interval, and the actual number. Stages between this one and
-    `serialize` see all candidate events.
+    With `--alerts_per_day`, an alert is a day of one user. Days are ranked by the probability that
+    a usual day of the user has an event with such a `risk`; the user's own days and those of all
+    users count. The summary shows the expected number of alerts, with its 95 % interval, and the
+    actual number. `--max_alerts_per_day` also limits the actual number: what a quiet week leaves
+    can be used later. Stages between this one and `serialize` see all candidate events. On an input
+    without end, each event is judged at once, and the threshold follows the actual number.
 
     `--suppressions` drops events that analysts have judged benign, for the users and until the day
     that each suppression names. The summary counts the events that each suppression has dropped,
@@ -92,8 +114,14 @@ class Filter(Transform):
     field_name: str = option("probs", "Number column to compare, for --filter_source=DATAFRAME.")
     alerts_per_day: float | None = option(
         None,
-        "Alert budget, in place of --threshold: alerts per day, for all users together. The "
-        "threshold of each user follows from the `risk` of the user's validation events.",
+        "Alert budget, in place of --threshold: expected alerts per day, for all users together. "
+        "An alert is a user's day, and the least probable days are alerts.",
+        min=0,
+    )
+    max_alerts_per_day: float | None = option(
+        None,
+        "Maximum number of alerts per day, over seven days: the least probable come first. The "
+        "summary counts the others. Alone it is the budget, too.",
         min=0,
     )
     suppressions: tuple[str, ...] = option(
@@ -108,11 +136,13 @@ class Filter(Transform):
         """Return one stage for a threshold, and two stages for a budget."""
         # Read here, because worker processes on other machines may not have the files.
         rules = self._load_suppressions()
-        if self.alerts_per_day is None:
+        wanted = self._wanted
+        if wanted is None:
             return (replace(self, rules=rules),)
+        kind = StreamBudgetFilter if self.options.unbounded else BudgetFilter
         return (
-            CandidateFilter(self.alerts_per_day, rules, options=self.options),
-            BudgetFilter(self.alerts_per_day, rules, options=self.options),
+            CandidateFilter(rules, options=self.options),
+            kind(wanted, self.max_alerts_per_day, rules, options=self.options),
         )
 
     def validate(self) -> None:
@@ -120,7 +150,7 @@ class Filter(Transform):
         self._warn_expired(datetime.now(UTC))
         if self.options.pseudonymize:
             self._warn_named_users()
-        if self.alerts_per_day is not None:
+        if self._wanted is not None:
             self._validate_budget()
         elif not self._uses_column:
             validate_labels(self.name, self.label, self.options)
@@ -169,12 +199,11 @@ class Filter(Transform):
                 "filter: --alerts_per_day uses `risk` only, which is calibrated for it. Leave out "
                 "--label, --filter_source and --field_name, or use --threshold instead."
             )
-        if self.options.unbounded:
-            raise UsageError(
-                "filter: --alerts_per_day needs the events of all users first, and this input has "
-                "no end. Use `--label=risk --threshold=...`; a run over past days with "
-                "--alerts_per_day shows which threshold."
-            )
+
+    @property
+    def _wanted(self) -> float | None:
+        """The expected number of alerts per day, if there is a budget."""
+        return self.max_alerts_per_day if self.alerts_per_day is None else self.alerts_per_day
 
     @property
     def _uses_column(self) -> bool:
@@ -198,70 +227,50 @@ class Filter(Transform):
         return batch.table[self.field_name]
 
 
-class SessionState(ScoreState):
-    """What a candidate filter remembers about one user.
-
-    A session is a series of events without a pause of one hour.
-
-    Attributes:
-        last_time: Time of the latest event, in seconds since 1970.
-        session_id: Number of the latest session, from 0; -1 before the first event.
-    """
-
-    last_time: float = -np.inf
-    session_id: int = -1
-
-    def assign_sessions(
-        self, times: pl.Series
-    ) -> tuple[NDArray[np.int64], tuple[float, float] | None]:
-        """Return the session of each event, and the first and the last time in seconds."""
-        seconds = times.dt.epoch("ms").to_numpy() / 1000
-        if not len(seconds):
-            return np.zeros(0, dtype=np.int64), None
-        starts = np.diff(seconds, prepend=self.last_time) > SESSION_GAP
-        session_ids = self.session_id + np.cumsum(starts)
-        self.last_time, self.session_id = float(seconds[-1]), int(session_ids[-1])
-        return session_ids, (float(seconds.min()), float(seconds.max()))
-
-
 @dataclass(frozen=True)
 class CandidateFilter(Transform):
-    """Keep the events of a user that would be alerts if the whole budget were for this user."""
+    """Keep the events that add to a user's usual risk: only these can be part of an alert."""
 
     name = "filter"
     takes = (Losses, Scored)
     needs = Requirements(model=True)
 
-    alerts_per_day: float = 1.0
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def open(self, context: StageContext) -> SessionState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
-        return SessionState()
+        return ScoreState()
 
-    def process(self, batch: Losses | Scored, state: SessionState) -> Iterator[Losses | Scored]:
+    def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Losses | Scored]:
         """Drop and count events that cannot be alerts."""
         collect_stats = self.options.keeps_dropped_stats
-        scores = compute_scores(batch, state, (RISK,), self.options)
-        sessions, time_range = state.assign_sessions(batch.table[TIME])
-        if batch.fingerprint is None or time_range is None:
+        scores = score_days(batch, state.usage, self.options.timezone)
+        if batch.fingerprint is None or scores is None:
             nothing = np.zeros(batch.table.height, dtype=np.bool_)
             yield mask_batch(batch, nothing, collect_stats=collect_stats)
             return
-        threshold = UserThreshold.from_calibration(batch.fingerprint.calibration)
-        margins = scores[RISK].to_numpy() - threshold.mean_risk
-        matches = self.rules.match(batch.user, batch.table.to_frame())
-        candidates = AlertCandidates(threshold, margins, sessions, time_range, *matches)
-        rows = margins > threshold.threshold_for(self.alerts_per_day)
-        yield mask_batch(replace(batch, candidates=candidates), rows, collect_stats=collect_stats)
+        days = number_days(batch.table[TIME], self.options.timezone)
+        dates, first = np.unique(days, return_inverse=True)
+        maxima = np.zeros(len(dates))
+        np.maximum.at(maxima, first, scores.risk)
+        calibration = batch.fingerprint.calibration.day_maxima.astype(np.float64)
+        candidates = AlertCandidates(
+            UserDays(calibration, maxima, dates),
+            *(scores.risk, days, scores.pvalue),
+            *self.rules.match(batch.user, batch.table.to_frame()),
+        )
+        yield mask_batch(
+            replace(batch, candidates=candidates), scores.risk > 0, collect_stats=collect_stats
+        )
 
 
 @dataclass(frozen=True)
 class BudgetFilter(Transform):
-    """Divide the budget: keep the candidates above the threshold of their user.
+    """Divide the budget among all user-days, and keep the events of those that are alerts.
 
-    All candidates stay in memory until the last user is complete; there are about as few as alerts.
-    Suppressions do not change thresholds. They only drop events that would have been alerts.
+    Candidates stay in memory until the last user is complete. Once there are `FIRST_USERS`
+    user-days, events that are far from an alert are dropped at once. Suppressions do not change
+    thresholds. They only drop events that would have been alerts.
     """
 
     name = "filter"
@@ -273,11 +282,12 @@ class BudgetFilter(Transform):
     )
 
     alerts_per_day: float = 1.0
+    max_alerts_per_day: float | None = None
     rules: Suppressions = field(default_factory=Suppressions)
 
     def open(self, context: StageContext) -> _BudgetState:  # noqa: ARG002 - starts empty
         """Start without users."""
-        return _BudgetState(self.rules)
+        return _BudgetState(self.rules, self.alerts_per_day)
 
     def process(self, batch: Batch, state: _BudgetState) -> Iterator[Batch]:
         """Keep the candidates of a batch until all users are complete."""
@@ -285,76 +295,244 @@ class BudgetFilter(Transform):
         return iter(())
 
     def flush(self, state: _BudgetState) -> Iterator[Batch]:
-        """Return the candidates above the limit that the budget allows."""
-        limit = global_margin(
-            list(state.thresholds.values()), state.days_per_user, self.alerts_per_day
-        )
+        """Return the events of the user-days that the budget allows."""
+        budget = AlertBudget.fit(list(state.user_days.values()), self.alerts_per_day)
+        chosen = state.choose_days(budget, self.max_alerts_per_day)
         for number, batch in enumerate(state.batches, start=1):
-            yield state.apply_budget(batch, limit, is_last=number == len(state.batches))
+            kept = state.keep_alerts(batch, chosen, budget)
+            is_last = number == len(state.batches)
+            yield replace(kept, budget_report=state.report(budget, chosen)) if is_last else kept
+
+
+UserDay = tuple[str | None, int]
+"""A user, and the number of a day."""
+
+
+@dataclass(frozen=True)
+class _ChosenDays:
+    """The user-days that become alerts.
+
+    Attributes:
+        days: The user-days.
+        capped: Number of user-days that `--max_alerts_per_day` has left out.
+        next_pvalue: P-value of the most unusual day that is not an alert; None if there is none.
+    """
+
+    days: frozenset[UserDay]
+    capped: int
+    next_pvalue: float | None
 
 
 @dataclass
 class _BudgetState:
-    """The users of a run, their time ranges, and their alerts.
+    """The users of a run, their days, and the candidates.
 
     Attributes:
         rules: The suppressions.
+        alerts_per_day: The budget.
         batches: Candidates of all users.
-        thresholds: Threshold of each user.
-        time_ranges: First and last time of each user's events, in seconds since 1970.
-        alerts: User and session of each alert.
-        suppressed: User and session of each alert with suppressed events.
+        user_days: Days of each user.
+        num_days: Number of all user-days.
+        lowest: Highest p-value of a candidate that was not dropped early.
+        alerts: The alerts.
+        suppressed: User-days of which events are suppressed.
     """
 
     rules: Suppressions
+    alerts_per_day: float
     batches: list[Batch] = field(default_factory=list)
-    thresholds: dict[str | None, UserThreshold] = field(default_factory=dict)
-    time_ranges: dict[str | None, tuple[float, float]] = field(default_factory=dict)
-    alerts: set[tuple[str | None, int]] = field(default_factory=set)
-    suppressed: set[tuple[str | None, int]] = field(default_factory=set)
-
-    @property
-    def days_per_user(self) -> list[float]:
-        """Number of calendar days between each user's first and last event."""
-        return [
-            last // SECONDS_PER_DAY - first // SECONDS_PER_DAY + 1
-            for first, last in self.time_ranges.values()
-        ]
+    user_days: dict[str | None, UserDays] = field(default_factory=dict)
+    num_days: int = 0
+    lowest: float = 1.0
+    alerts: set[UserDay] = field(default_factory=set)
+    suppressed: set[UserDay] = field(default_factory=set)
 
     def add(self, batch: Batch) -> None:
-        """Add a batch, with the threshold and the time range of its user."""
+        """Add a batch, with the days of its user."""
+        candidates = batch.candidates
+        if candidates is not None:
+            known = self.user_days.get(batch.user)
+            merged = candidates.user_days if known is None else known.merge(candidates.user_days)
+            self.num_days += len(merged.dates) - (0 if known is None else len(known.dates))
+            self.user_days[batch.user] = merged
+            batch = self._drop_unlikely(batch, candidates)
         self.batches.append(batch)
-        if batch.candidates is not None:
-            first, last = batch.candidates.time_range
-            start, end = self.time_ranges.get(batch.user, (first, last))
-            self.thresholds[batch.user] = batch.candidates.threshold
-            self.time_ranges[batch.user] = min(first, start), max(last, end)
 
-    def apply_budget(self, batch: Batch, limit: float, *, is_last: bool) -> Batch:
-        """Drop the events of a batch that are not alerts. The last batch carries the report."""
-        if batch.candidates is not None:
-            batch = self._keep_alerts(batch, batch.candidates, batch.candidates.margins > limit)
-        return replace(batch, budget_report=self._make_report(limit)) if is_last else batch
+    def _drop_unlikely(self, batch: Batch, candidates: AlertCandidates) -> Batch:
+        if self.num_days < FIRST_USERS:
+            return batch
+        # More user-days only lower the limit; the span of the days may still grow.
+        wanted = self.alerts_per_day * 2 * max(len(days.dates) for days in self.user_days.values())
+        limit = min(1.0, CANDIDATE_MARGIN * wanted / self.num_days)
+        self.lowest = min(self.lowest, limit)
+        collect_stats = batch.dropped_stats is not None
+        return mask_batch(batch, candidates.pvalues <= limit, collect_stats=collect_stats)
 
-    def _keep_alerts(
-        self, batch: Batch, candidates: AlertCandidates, above_limit: NDArray[np.bool_]
-    ) -> Batch:
-        rows = above_limit & (candidates.suppressed_by == NO_MATCH)
-        self.alerts |= {(batch.user, int(each)) for each in candidates.session_ids[rows]}
-        self.suppressed |= {
-            (batch.user, int(each)) for each in candidates.session_ids[above_limit & ~rows]
-        }
-        counts = self.rules.count(
-            candidates.suppressed_by[above_limit], candidates.expired_rule[above_limit]
+    def choose_days(self, budget: AlertBudget, max_per_day: float | None) -> _ChosenDays:
+        """Choose the user-days that become alerts."""
+        ranked = sorted(
+            (float(pvalue), int(day), user or "", user)
+            for user, days in self.user_days.items()
+            for pvalue, day in zip(budget.pvalues(days, days.scored), days.dates, strict=True)
+            if pvalue <= CANDIDATE_MARGIN * budget.limit
         )
+        below = [(user, day) for pvalue, day, _, user in ranked if pvalue <= budget.limit]
+        allowed = set(below)
+        if max_per_day is not None:
+            allowed = limit_by_bucket(below, max_per_day)
+        left = [pvalue for pvalue, day, _, user in ranked if (user, day) not in allowed]
+        return _ChosenDays(frozenset(allowed), len(below) - len(allowed), min(left, default=None))
+
+    def keep_alerts(self, batch: Batch, chosen: _ChosenDays, budget: AlertBudget) -> Batch:
+        """Drop the events of a batch that are not part of an alert."""
+        candidates = batch.candidates
+        if candidates is None:
+            return batch
+        pvalues = budget.pvalues(self.user_days[batch.user], candidates.risks)
+        days = candidates.days.tolist()
+        is_alert = np.fromiter(((batch.user, day) in chosen.days for day in days), np.bool_)
+        above = is_alert & (pvalues <= budget.limit)
+        rows = above & (candidates.suppressed_by == NO_MATCH)
+        self.alerts |= {(batch.user, day) for day in candidates.days[rows].tolist()}
+        self.suppressed |= {(batch.user, day) for day in candidates.days[above & ~rows].tolist()}
+        counts = self.rules.count(candidates.suppressed_by[above], candidates.expired_rule[above])
         batch = replace(batch, candidates=None)
         return mask_batch(batch, rows, counts, collect_stats=batch.dropped_stats is not None)
 
-    def _make_report(self, limit: float) -> AlertBudgetReport:
-        forecast = AlertForecast.from_thresholds(
-            list(self.thresholds.values()), self.days_per_user, limit
+    def report(self, budget: AlertBudget, chosen: _ChosenDays) -> AlertBudgetReport:
+        """Return the expected and the actual number of alerts."""
+        return AlertBudgetReport(
+            budget.forecast,
+            len(self.alerts),
+            len(self.suppressed - self.alerts),
+            wanted=budget.wanted,
+            days=self.num_days,
+            capped=chosen.capped,
+            next_pvalue=chosen.next_pvalue,
+            reason=budget.reason,
         )
-        return AlertBudgetReport(forecast, len(self.alerts), len(self.suppressed - self.alerts))
+
+
+def limit_by_bucket(ranked: Sequence[UserDay], max_per_day: float) -> set[UserDay]:
+    """Return the user-days that a token bucket of seven days allows.
+
+    Each day adds `max_per_day` tokens, up to those of `BUCKET_DAYS` days, and each alert takes one.
+
+    Args:
+        ranked: User-days, the most unusual first.
+        max_per_day: Maximum number of alerts per day.
+
+    >>> sorted(limit_by_bucket([("ann", 1), ("bob", 1), ("cy", 2), ("dan", 9)], 1.0))
+    [('ann', 1), ('cy', 2), ('dan', 9)]
+    """
+    allowed: set[UserDay] = set()
+    dates = sorted({day for _, day in ranked})
+    tokens, last = 0.0, dates[0] - 1 if dates else 0
+    for day in dates:
+        tokens = min(tokens + (day - last) * max_per_day, BUCKET_DAYS * max_per_day)
+        last = day
+        of_day = [each for each in ranked if each[1] == day][: int(tokens + 1e-9)]
+        allowed.update(of_day)
+        tokens -= len(of_day)
+    return allowed
+
+
+class StreamBudgetState(State):
+    """What a budget remembers on an input without end.
+
+    Attributes:
+        day: Number of the latest day.
+        users: Users with events on that day.
+        alerts: Users with an alert on that day.
+        users_per_day: Mean number of users on the days before.
+        days: Number of days before.
+        factor: Factor of the p-value, by which the number of alerts is kept.
+        tokens: Alerts that `--max_alerts_per_day` still allows.
+        total: Number of alerts so far.
+        capped: Number of user-days that were not allowed.
+    """
+
+    max_bytes = 1 << 24
+
+    day: int = -(1 << 31)
+    users: set[str] = msgspec.field(default_factory=set)
+    alerts: set[str] = msgspec.field(default_factory=set)
+    held: set[str] = msgspec.field(default_factory=set)
+    users_per_day: float = 0.0
+    days: int = 0
+    factor: float = 1.0
+    tokens: float = 0.0
+    total: int = 0
+    capped: int = 0
+
+    def start_day(self, day: int, wanted: float, most: float | None) -> None:
+        """Close the day before, if a new one starts, and adapt the threshold."""
+        if day <= self.day:
+            return
+        if self.users:
+            self.days += 1
+            self.users_per_day += (len(self.users) - self.users_per_day) / self.days
+            miss = (len(self.alerts) - wanted) / max(wanted, 1.0)
+            factor = self.factor * math.exp(-ADAPTATION * miss)
+            self.factor = min(max(factor, MIN_FACTOR), MAX_FACTOR)
+        if most is not None:
+            passed = 1 if not self.days else day - self.day
+            self.tokens = min(self.tokens + passed * most, BUCKET_DAYS * most)
+        self.day, self.users, self.alerts, self.held = day, set(), set(), set()
+
+    def allows(self, user: str, most: float | None) -> bool:
+        """Return whether a user's day may become an alert, and count it."""
+        if user in self.alerts or user in self.held:
+            return user in self.alerts
+        if most is not None and self.tokens < 1:
+            self.held.add(user)
+            self.capped += 1
+            return False
+        self.tokens -= 1
+        self.alerts.add(user)
+        self.total += 1
+        return True
+
+
+@dataclass(frozen=True)
+class StreamBudgetFilter(Transform):
+    """Judge each event at once, by the p-value that the budget leaves for each user's day."""
+
+    name = "filter"
+    scope = "global"
+    takes = (Batch,)
+
+    alerts_per_day: float = 1.0
+    max_alerts_per_day: float | None = None
+    rules: Suppressions = field(default_factory=Suppressions)
+
+    def open(self, context: StageContext) -> StreamBudgetState:  # noqa: ARG002 - starts empty
+        """Start without users."""
+        return StreamBudgetState()
+
+    def process(self, batch: Batch, state: StreamBudgetState) -> Iterator[Batch]:
+        """Keep the events whose user-day is an alert."""
+        candidates, user = batch.candidates, batch.user
+        if candidates is None or user is None:
+            yield batch
+            return
+        for day in candidates.user_days.dates.tolist():
+            state.start_day(day, self.alerts_per_day, self.max_alerts_per_day)
+            state.users.add(user)
+        users = max(state.users_per_day, float(len(state.users)), 1.0)
+        limit = min(state.factor * self.alerts_per_day / users, 1.0)
+        above = candidates.pvalues <= limit
+        above &= bool(above.any()) and state.allows(user, self.max_alerts_per_day)
+        rows = above & (candidates.suppressed_by == NO_MATCH)
+        counts = self.rules.count(candidates.suppressed_by[above], candidates.expired_rule[above])
+        collect_stats = batch.dropped_stats is not None
+        kept = mask_batch(
+            replace(batch, candidates=None), rows, counts, collect_stats=collect_stats
+        )
+        forecast = AlertForecast.from_rates(np.full(state.days + 1, self.alerts_per_day))
+        yield replace(
+            kept, budget_report=AlertBudgetReport(forecast, state.total, capped=state.capped)
+        )
 
 
 def mask_batch(

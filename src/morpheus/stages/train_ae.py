@@ -173,9 +173,14 @@ class ModelProvider:
         may_use_gpu = gpu_possible(device, n_users)
         trainer = select_trainer(device, n_users) if may_use_gpu else train_sequentially
         population = None if self.backoff is None else self.backoff.population
-        kinds = stage.options.column_types
         return fit_fingerprints(
-            histories, columns, trainer=trainer, population=population, kinds=kinds, **options
+            histories,
+            columns,
+            trainer=trainer,
+            population=population,
+            kinds=stage.options.column_types,
+            timezone=stage.options.timezone,
+            **options,
         )
 
     def _find(

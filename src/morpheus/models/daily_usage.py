@@ -1,0 +1,873 @@
+"""Daily usage: on which days a user has which values, and how unusual a value is on the next day.
+
+Each day is scored by what was known at its start. A value that other users have more often than
+this user raises the risk; a value that is typical of the user lowers it. What is counted of the
+user's history is part of the fingerprint (`Usage`). Later days are counted in the state of a stage
+(`UsageState`), so that a run that is cut into days gives what one run gives. Formulas and
+measurements: docs/decisions/005-risk.md.
+
+Sizes in shapes: B events of a batch, C columns, V codes of all columns, W codes and new values of a
+batch, G days of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from morpheus.features.encoder import UNKNOWN
+from morpheus.models.scoring import CONDITIONAL_STD_FLOOR, BaselineStats, compute_offsets
+
+Number = TypeVar("Number", np.int64, np.float64)
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+ColumnValues = Callable[[int, NDArray[np.intp]], Sequence[str | None]]
+"""Returns the values of a column, by its position, for some events."""
+
+RISK_PER_NAT = 10.0
+"""A risk is a log-likelihood ratio in tenths of nats: 23 more means ten times as likely."""
+RISK_DECIMALS = 6
+"""Decimals of evidence and risk. Rounding hides how matrix products were grouped."""
+COLUMN_EXPONENT = 0.5
+"""Exponent of the power mean over columns: 0 is the mean of logarithms, infinity the maximum."""
+MEMORY_LIMIT = 8.0
+"""What earlier events add to the risk at most, in nats."""
+PRIOR_DAYS = 2.0
+"""Days that the population's rate of new values counts as."""
+NOVELTY_HALF_LIFE = 7.0
+"""Days on which the user was active after which a day counts half for the rate of new values."""
+MIN_NOVELTY, MAX_NOVELTY = 1e-4, 0.95
+"""Range of the rate of new values of a column."""
+TAIL_DECADE = 90.0
+"""Risk at which a tenth as many user-days have an event, for lack of the user's own days."""
+TAIL_DAYS = 50.0
+"""Days that this rule counts as, beside the user's own days."""
+MIN_PVALUE = 1e-6
+"""Lowest p-value: no history tells more."""
+FULL_WEIGHT_PVALUE = 0.05
+"""P-value of a day from which it is learned at full weight; below, in proportion."""
+MAX_OWN_DAYS = 4000
+"""Maximum number of later days of which the state keeps the highest risk."""
+MIN_CHANGING_NOVELTY = 0.5
+"""Rate of new values from which those of a column are not remembered: each is new."""
+MAX_NEW_VALUES = 4096
+"""Maximum number of values new since the training that a state counts, the latest ones."""
+MAX_CELLS = 1 << 21
+"""Maximum number of days times values that are computed at once."""
+SHORT_SPAN, LONG_SPAN = 3600.0, 86_400.0
+"""Spans over which `RecentCounter` counts, in seconds."""
+MAX_COUNTED = 100_000
+"""Largest number of marked events that `RecentCounter` counts and remembers."""
+
+NOVELTY_DECAY = 2 ** (-1 / NOVELTY_HALF_LIFE)
+# Sums of multiples are exact, so they do not depend on where the input is cut.
+_WEIGHT_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What is known of a user's values at the end of the history.
+
+    Attributes:
+        counts: Number of the user's events with each code; 0 for values without a code, (V,).
+        new_share: Decayed sum over days of the share of events with a new value, (C,).
+        new_days: Decayed number of these days.
+        events: Number of events.
+        others: Share of each code among other users, in the mean, (V,).
+        novelty_prior: Rate of new values of each column in the population, (C,).
+        offsets: First code of each column, (C,).
+        leads: For each column the first column with the same information, (C,).
+    """
+
+    counts: NDArray[np.float32]
+    new_share: FloatArray
+    new_days: float
+    events: int
+    others: NDArray[np.float32]
+    novelty_prior: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    leads: NDArray[np.intp]
+
+    @classmethod
+    def fit(  # noqa: PLR0913 - what usage depends on, and nothing else
+        cls,
+        codes: NDArray[np.int32],
+        sessions: NDArray[np.intp],
+        *,
+        sizes: Sequence[int],
+        others: NDArray[np.float64],
+        novelty_prior: NDArray[np.float64],
+        leads: Sequence[int],
+    ) -> Usage:
+        """Count the values of a history.
+
+        Args:
+            codes: Code of each column of each event, (n, C).
+            sessions: Number of the day of each event, ascending from 0, (n,).
+            sizes: Number of codes of each column, (C,).
+            others: As above.
+            novelty_prior: As above.
+            leads: As above.
+        """
+        offsets, columns = compute_offsets(sizes), len(sizes)
+        ids, days = codes + offsets, int(sessions.max(initial=-1)) + 1
+        counts = np.bincount(ids.ravel(), minlength=int(sum(sizes)))
+        cells, in_day = np.unique(ids * days + sessions[:, None], return_counts=True)
+        value, day = np.divmod(cells, max(days, 1))
+        unknown = offsets + UNKNOWN
+        is_new = np.diff(value, prepend=-1).astype(np.bool_) | np.isin(value, unknown)
+        column = np.repeat(np.arange(columns), sizes)[value]
+        new = np.bincount((day * columns + column)[is_new], in_day[is_new], days * columns)
+        shares = new.reshape(days, columns) / np.bincount(sessions, minlength=days)[:, None]
+        # On the first day everything is new, which tells nothing.
+        new_share, new_days = decay_shares(shares[1:], np.ones(max(days - 1, 0)))
+        counts[unknown] = 0
+        return cls(
+            counts=counts.astype(np.float32),
+            new_share=new_share[-1],
+            new_days=float(new_days[-1]),
+            events=len(codes),
+            others=others.astype(np.float32),
+            novelty_prior=novelty_prior.astype(np.float32),
+            offsets=offsets,
+            leads=np.asarray(leads, dtype=np.intp),
+        )
+
+    @cached_property
+    def novelty(self) -> FloatArray:
+        """Rate of new values of each column on the next day, (C,); see `estimate_novelty`."""
+        return estimate_novelty(self.new_share, self.new_days, self.novelty_prior)
+
+    @cached_property
+    def column_of(self) -> NDArray[np.intp]:
+        """Column of each code, (V,)."""
+        sizes = np.diff(np.append(self.offsets, len(self.counts)))
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+    def is_unknown(self, keys: IntArray) -> NDArray[np.bool_]:
+        """Return which keys stand for a value without a code."""
+        unknown = np.zeros(len(self.counts), dtype=np.bool_)
+        unknown[self.offsets + UNKNOWN] = True
+        return np.asarray((keys < 0) | unknown[np.maximum(keys, 0)])
+
+    @cached_property
+    def marginal(self) -> FloatArray:
+        """Log-likelihood ratio of each code on the next day, (V,); see `compare_with_others`."""
+        share = self.counts / max(self.events, 1)
+        return compare_with_others(share, self.others, self.novelty[self.column_of])
+
+
+def decay_shares(
+    shares: FloatArray, weights: FloatArray, start: tuple[FloatArray | float, float] = (0.0, 0.0)
+) -> tuple[FloatArray, FloatArray]:
+    """Add up the shares of days, of which each halves in `NOVELTY_HALF_LIFE` days.
+
+    Args:
+        shares: Share of new values of each day, (G, C).
+        weights: Weight of each day, (G,); a day of weight 0 is left out.
+        start: Sum and decayed number of days before them.
+
+    Returns:
+        The sums, (G + 1, C), and the decayed numbers of days, (G + 1,): before each day, and after
+        the last one.
+    """
+    sums, days = np.empty((len(shares) + 1, shares.shape[1])), np.empty(len(shares) + 1)
+    sums[0], days[0] = start
+    for row, weight in enumerate(weights):
+        decay = NOVELTY_DECAY if weight else 1.0
+        sums[row + 1] = sums[row] * decay + weight * shares[row]
+        days[row + 1] = days[row] * decay + weight
+    return sums, days
+
+
+def estimate_novelty(
+    new_share: FloatArray, days: FloatArray | float, prior: NDArray[np.float32]
+) -> FloatArray:
+    """Return the rate of new values of each column on the next day.
+
+    It is what was new on the latest days. So a value that often changes, such as the name of a
+    session, has a high rate, and a new one tells little.
+
+    Args:
+        new_share: Decayed sum of shares of new values; see `decay_shares`.
+        days: Decayed number of days.
+        prior: Rate of the population, which counts as `PRIOR_DAYS` days.
+
+    >>> estimate_novelty(np.array([8.0, 0.0]), 8.0, np.array([0.5, 0.0])).round(2).tolist()
+    [0.9, 0.0]
+    """
+    rate = (new_share + PRIOR_DAYS * prior) / (days + PRIOR_DAYS)
+    return np.clip(rate, MIN_NOVELTY, MAX_NOVELTY)
+
+
+def compare_with_others(
+    own: NDArray[np.floating], others: NDArray[np.floating], novelty: NDArray[np.floating]
+) -> FloatArray:
+    """Return ln of how much more likely values are for another user than for this one.
+
+    The user's own share f of a value and the others' share P are mixed by the rate n of new values:
+    ln P - ln((1 - n) f + n P).
+    """
+    others = np.asarray(others, dtype=np.float64)
+    return np.asarray(np.log(others) - np.log((1 - novelty) * own + novelty * others))
+
+
+def combine_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
+    """Combine the evidence of columns by a power mean of likelihood ratios.
+
+    One decisive column is enough, and several that agree add. Columns with the same information
+    count once.
+
+    Args:
+        evidence: Log-likelihood ratio of each column, in nats, (B, C).
+        leads: For each column the first column with the same information, (C,).
+
+    Returns:
+        Evidence of the event in nats, (B,), and the share of each column in it, (B, C). Shares add
+        up to 1; of columns with the same information the first has the share.
+    """
+    grouped = evidence.copy()
+    copies = np.flatnonzero(leads != np.arange(len(leads)))
+    for column in copies:
+        np.maximum(grouped[:, leads[column]], evidence[:, column], out=grouped[:, leads[column]])
+    grouped[:, copies] = -np.inf
+    top = grouped.max(1, initial=-np.inf, keepdims=True)
+    weights = np.exp(COLUMN_EXPONENT * (grouped - top))
+    total = weights.sum(1, keepdims=True)
+    mean = np.log(total / (len(leads) - len(copies)))
+    combined = (top + mean / COLUMN_EXPONENT)[:, 0]
+    return combined.round(RISK_DECIMALS) + 0.0, weights / total
+
+
+@dataclass(frozen=True)
+class PValues:
+    """P-values of user-days by their highest risk.
+
+    Attributes:
+        maxima: Highest risk of each known day of the user, ascending, (days,).
+        ranks: Weight of the days from each of them on, and 0, (days + 1,).
+    """
+
+    maxima: FloatArray
+    ranks: FloatArray
+
+    @classmethod
+    def from_days(cls, maxima: FloatArray, weights: FloatArray) -> PValues:
+        """Sort the highest risks of days, (days,), with their weights, (days,)."""
+        order = np.argsort(maxima, kind="stable")
+        return cls(maxima[order], np.append(weights[order][::-1].cumsum()[::-1], 0.0))
+
+    def compute(
+        self, risks: FloatArray, higher: FloatArray | float = 0.0, more: FloatArray | float = 0.0
+    ) -> FloatArray:
+        """Return the probability that a usual day of the user has an event with such a risk.
+
+        Empirical Bayes: the user's own days, and a rule that was measured on many users and counts
+        as `TAIL_DAYS` days: a tenth as many days for each `TAIL_DECADE`.
+
+        Args:
+            risks: The risks, (n,).
+            higher: Weight of more days with at least this risk, (n,).
+            more: Weight of more days, (n,).
+
+        >>> PValues.from_days(np.array([0.0, 40.0]), np.ones(2)).compute(np.array([0.0, 90.0]))
+        array([1.        , 0.09615385])
+        """
+        own = self.ranks[np.searchsorted(self.maxima, risks, side="left")] + higher
+        prior = TAIL_DAYS * 10 ** (-np.maximum(risks, 0) / TAIL_DECADE)
+        share = (own + prior) / (self.ranks[0] + more + TAIL_DAYS)
+        return np.asarray(np.maximum(share, MIN_PVALUE))
+
+
+class UsageState(msgspec.Struct):
+    """What is remembered of a user's days since the training.
+
+    It holds at most `MAX_NEW_VALUES` values without a code, besides the codes, with 32 bytes each.
+
+    Attributes:
+        day: Number of the latest day.
+        today_events: Number of events of that day so far.
+        today_maximum: Highest risk of that day so far.
+        keys: Codes, and negative hashes of values without a code, ascending, (K,).
+        counts: Weighted number of events with each of them on days that are over, (K,).
+        today: Number of events with each of them today, (K,).
+        latest: Latest day with each of them, (K,).
+        new_share: As in `Usage`, with the days that are over, (C,); None before the first is.
+        new_days: As in `Usage`, with the days that are over.
+        events: Weighted number of events of days that are over.
+        maxima: Highest risk of each of the latest days that are over and were learned, (days,).
+        weights: Weight of each of them, (days,).
+        memory: What earlier events add to the evidence of the next event, in nats.
+        memory_parts: Part of each column in it, in nats, (C,); None if it is not needed.
+    """
+
+    day: int = -(1 << 31)
+    today_events: int = 0
+    today_maximum: float = 0.0
+    keys: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    counts: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
+    today: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    latest: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    new_share: FloatArray | None = None
+    new_days: float = 0.0
+    events: float = 0.0
+    maxima: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
+    weights: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
+    memory: float = 0.0
+    memory_parts: FloatArray | None = None
+
+    def forget_oldest(self) -> None:
+        """Keep the `MAX_NEW_VALUES` values without a code that were seen last."""
+        new = int(np.searchsorted(self.keys, 0))
+        if new <= MAX_NEW_VALUES:
+            return
+        kept = np.sort(np.lexsort((self.keys[:new], -self.latest[:new]))[:MAX_NEW_VALUES])
+        rows = np.concatenate([kept, np.arange(new, len(self.keys))])
+        for name in ("keys", "counts", "today", "latest"):
+            setattr(self, name, getattr(self, name)[rows])
+
+
+@dataclass(frozen=True)
+class EventValues:
+    """Values of the events of a batch, and what the network predicts of them.
+
+    Attributes:
+        keys: Code of each value among all columns, or a negative key of `hash_new_value`, (B, C).
+        probability: Probability of each value given the event's other values, 0 for a value without
+            a code, (B, C).
+        number_error: Error of each number in standard deviations, (B, C).
+        days: Number of the day of each event, (B,).
+    """
+
+    keys: IntArray
+    probability: FloatArray
+    number_error: FloatArray
+    days: IntArray
+
+    def take(self, rows: slice) -> EventValues:
+        """Return consecutive events."""
+        return EventValues(
+            self.keys[rows], self.probability[rows], self.number_error[rows], self.days[rows]
+        )
+
+
+def hash_new_value(column: int, value: str) -> int:
+    """Return a negative key for a value without a code; it does not reveal the value.
+
+    >>> hash_new_value(3, "kali") < 0, hash_new_value(3, "kali") == hash_new_value(4, "kali")
+    (True, False)
+    """
+    digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    return -(int.from_bytes(digest) << _COLUMN_BITS | column) - 1
+
+
+_COLUMN_BITS = 14
+"""Bits of the column in the key of a new value, next to 48 bits of the hash."""
+
+
+def columns_of_new(keys: IntArray) -> NDArray[np.intp]:
+    """Return the column of each key of `hash_new_value`."""
+    return np.asarray((-keys - 1) & ((1 << _COLUMN_BITS) - 1), dtype=np.intp)
+
+
+@dataclass(frozen=True)
+class DailyScores:
+    """Scores of the events of a batch.
+
+    Attributes:
+        risk: Risk of each event, (B,).
+        own: Part of the event itself in it, (B,); the rest is due to earlier events.
+        pvalue: P-value of the risk, (B,).
+        incident_score: Highest risk of the day so far, (B,).
+        incident_pvalue: P-value of it, (B,).
+        new: Whether a value was never seen before this day, (B, C).
+        marginal: How much more likely a value is for another user, in nats, (B, C).
+        shares: Share of each column in the event's own evidence, (B, C).
+        memory: What earlier events add, in nats, (B,).
+        memory_parts: Part of each column in it, (B, C); without columns if it is not needed.
+    """
+
+    risk: FloatArray
+    own: FloatArray
+    pvalue: FloatArray
+    incident_score: FloatArray
+    incident_pvalue: FloatArray
+    new: NDArray[np.bool_]
+    marginal: FloatArray
+    shares: FloatArray
+    memory: FloatArray
+    memory_parts: FloatArray
+
+    @classmethod
+    def concat(cls, parts: Sequence[DailyScores]) -> DailyScores:
+        """Join the scores of consecutive events."""
+        if len(parts) == 1:
+            return parts[0]
+        names = cls.__dataclass_fields__
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass(frozen=True)
+class DailyScorer:
+    """Scores events by what was known at the start of their day.
+
+    Attributes:
+        usage: The user's history.
+        usual: Usual conditional surprise of each column.
+        maxima: Highest risk of each calibration day, ascending, (days,).
+    """
+
+    usage: Usage
+    usual: BaselineStats
+    maxima: FloatArray
+
+    def score(
+        self, values: EventValues, state: UsageState, *, attribute: bool = False
+    ) -> DailyScores:
+        """Score the events of a batch, and remember them.
+
+        Args:
+            values: At least one event, in time order. An earlier day counts as the latest so far.
+            state: What is remembered; updated.
+            attribute: Divide what earlier events add among the columns.
+        """
+        days = np.maximum.accumulate(np.maximum(values.days, state.day))
+        parts = []
+        for rows in self._split_days(days):
+            window = _Window.open(self, values.take(rows), days[rows], state)
+            evidence = window.score()
+            parts.append(window.summarise(evidence, attribute=attribute))
+            window.save(evidence)
+        return DailyScores.concat(parts)
+
+    def measure_conditional(self, values: EventValues) -> FloatArray:
+        """Return the conditional surprise of each column of some events, in nats, (B, C)."""
+        parts = []
+        state = UsageState()
+        for rows in self._split_days(values.days):
+            window = _Window.open(self, values.take(rows), values.days[rows], state)
+            window.weights[:-1] = 1
+            evidence = window.find_evidence()
+            parts.append(evidence.conditional)
+            window.save(evidence)
+        return np.concatenate(parts)
+
+    def _split_days(self, days: IntArray) -> Iterator[slice]:
+        """Cut a batch between days, so that the arrays of a window stay small."""
+        starts = np.append(np.flatnonzero(np.diff(days, prepend=days[0] - 1)), len(days)).tolist()
+        size = max(1, MAX_CELLS // (len(self.usage.counts) + 1) - 1)
+        for first in range(0, len(starts) - 1, size):
+            yield slice(starts[first], starts[min(first + size, len(starts) - 1)])
+
+
+@dataclass(frozen=True)
+class _KnownValues:
+    """What is known of each value at the start of each day of a window.
+
+    Attributes:
+        shares: Share of the earlier events that have the value, (G, W).
+        novelty: Rate of new values of each column, (G, C).
+        counts: Weighted number of earlier events that have the value, on the last day, (W,).
+        new_share: See `Usage`, on the last day, (C,).
+        new_days: See `Usage`, on the last day.
+    """
+
+    shares: FloatArray
+    novelty: FloatArray
+    counts: FloatArray
+    new_share: FloatArray
+    new_days: float
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Evidence of each event of a window, in nats.
+
+    Attributes:
+        known: What was known.
+        marginal: How much more likely a value is for another user, (B, C).
+        conditional: -ln of the probability of a value given the other values of the event, (B, C).
+        own: Evidence of the event itself, (B,).
+        shares: Share of each column in it, (B, C).
+        steps: What the event adds to the memory, or takes away, (B,).
+        step_shares: Share of each column in it, (B, C).
+        memory: Memory before each event, and after the last one, (B + 1,).
+        risks: Risk of each event, (B,).
+        maxima: Highest risk of each day so far, (G,).
+    """
+
+    known: _KnownValues
+    marginal: FloatArray
+    conditional: FloatArray
+    own: FloatArray
+    shares: FloatArray
+    steps: FloatArray
+    step_shares: FloatArray
+    memory: FloatArray
+    risks: FloatArray
+    maxima: FloatArray
+
+
+@dataclass
+class _Window:
+    """Some days of a user: one row for each, and one for the unfinished day of the state.
+
+    Attributes:
+        scorer: Scores them.
+        state: What is remembered at their start.
+        values: The events.
+        days: Number of each day, ascending, (G,).
+        day_of: Row of the day of each event, (B,).
+        new_keys: Values without a code, of the state and of the events, ascending.
+        ids: Number of each value among the codes and these, (B, C).
+        today: Number of events of each day with each value, (G, W).
+        sizes: Number of events of each day, (G,).
+        weights: Weight at which each day is learned, (G,); 0 for the last day, which is not over.
+    """
+
+    scorer: DailyScorer
+    state: UsageState
+    values: EventValues
+    days: IntArray
+    day_of: NDArray[np.intp]
+    new_keys: IntArray
+    ids: NDArray[np.intp]
+    today: FloatArray
+    sizes: FloatArray
+    weights: FloatArray
+
+    @classmethod
+    def open(
+        cls, scorer: DailyScorer, values: EventValues, days: IntArray, state: UsageState
+    ) -> _Window:
+        """Count the values of each day."""
+        codes = len(scorer.usage.counts)
+        known = state.keys[: np.searchsorted(state.keys, 0)]
+        unknown = values.keys < 0
+        new_keys = np.union1d(known, values.keys[unknown]) if unknown.any() else known
+        ids = values.keys.astype(np.intp)
+        ids[unknown] = codes + np.searchsorted(new_keys, values.keys[unknown])
+        numbers = np.union1d([state.day] if state.today_events else [], days).astype(np.int64)
+        day_of = np.searchsorted(numbers, days)
+        shape = len(numbers), codes + len(new_keys)
+        cells = (day_of[:, None] * shape[1] + ids).ravel()
+        today = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+        sizes = np.bincount(day_of, minlength=shape[0]).astype(np.float64)
+        weights = np.ones(shape[0])
+        weights[-1] = 0
+        window = cls(scorer, state, values, numbers, day_of, new_keys, ids, today, sizes, weights)
+        if state.today_events:
+            today[0, window.saved_ids] += state.today
+            sizes[0] += state.today_events
+        return window
+
+    def score(self) -> _Evidence:
+        """Score all events. The weight of a day follows from the days before it."""
+        while True:
+            evidence = self.find_evidence()
+            pvalues = self.rank(evidence.maxima, np.arange(len(self.days)), evidence.maxima)
+            steps = np.floor(_WEIGHT_STEPS * np.minimum(pvalues / FULL_WEIGHT_PVALUE, 1))
+            weights = np.append(steps[:-1] / _WEIGHT_STEPS, 0.0)
+            # Each round settles at least one more day.
+            if np.array_equal(weights, self.weights):
+                return evidence
+            self.weights = weights
+
+    @cached_property
+    def saved_ids(self) -> NDArray[np.intp]:
+        """Number of each value of the state, (K,)."""
+        keys, codes = self.state.keys, len(self.scorer.usage.counts)
+        return np.where(keys < 0, codes + np.searchsorted(self.new_keys, keys), keys)
+
+    @cached_property
+    def columns(self) -> NDArray[np.intp]:
+        """Column of each value, (W,)."""
+        return np.append(self.scorer.usage.column_of, columns_of_new(self.new_keys))
+
+    @cached_property
+    def forgotten(self) -> NDArray[np.intp]:
+        """Numbers of the codes that stand for any new value of a column, (C,)."""
+        return np.asarray(self.scorer.usage.offsets + UNKNOWN)
+
+    @cached_property
+    def others(self) -> FloatArray:
+        """Share of each value among other users, (W,)."""
+        usage = self.scorer.usage
+        new = usage.others[self.forgotten[columns_of_new(self.new_keys)]]
+        return np.append(usage.others, new).astype(np.float64)
+
+    @cached_property
+    def counts_of_history(self) -> FloatArray:
+        """Number of events of the history with each value, (W,)."""
+        return np.append(self.scorer.usage.counts, np.zeros(len(self.new_keys)))
+
+    def find_known(self) -> _KnownValues:
+        """Count what was known at the start of each day."""
+        usage, state, weights = self.scorer.usage, self.state, self.weights
+        counts = self.counts_of_history.copy()
+        counts[self.saved_ids] += state.counts
+        counts = counts + _sum_before(weights[:, None] * self.today)
+        counts[:, self.forgotten] = 0
+        new = self._sum_by_column(np.where(counts == 0, self.today, 0)) / self.sizes[:, None]
+        start: tuple[FloatArray, float] = (usage.new_share, usage.new_days)
+        if state.new_share is not None:
+            start = state.new_share, state.new_days
+        new_share, new_days = decay_shares(new[:-1], weights[:-1], start)
+        events = usage.events + state.events + _sum_before(weights * self.sizes)
+        return _KnownValues(
+            counts / np.maximum(events, 1)[:, None],
+            estimate_novelty(new_share, new_days[:, None], usage.novelty_prior),
+            counts[-1],
+            new_share[-1],
+            float(new_days[-1]),
+        )
+
+    def _sum_by_column(self, cells: FloatArray) -> FloatArray:
+        """Add up the values of each column, (G, W) to (G, C)."""
+        rows, ids = np.nonzero(cells)
+        shape = len(self.days), len(self.scorer.usage.offsets)
+        sums = np.bincount(
+            rows * shape[1] + self.columns[ids], cells[rows, ids], shape[0] * shape[1]
+        )
+        return np.asarray(sums.reshape(shape), dtype=np.float64)
+
+    def find_evidence(self) -> _Evidence:
+        """Compute the evidence of each event, with the weights as they are."""
+        known, values, day = self.find_known(), self.values, self.day_of[:, None]
+        own, novelty = known.shares[day, self.ids], known.novelty[self.day_of]
+        others = self.others[self.ids]
+        marginal = compare_with_others(own, others, novelty)
+        likely = np.where(values.probability > 0, values.probability, own)
+        conditional = values.number_error**2 - np.log((1 - novelty) * likely + novelty * others)
+        usual, leads = self.scorer.usual, self.scorer.usage.leads
+        excess = usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
+        evidence, shares = combine_columns((marginal + excess).round(RISK_DECIMALS), leads)
+        paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
+        steps, step_shares = combine_columns(paid.round(RISK_DECIMALS), leads)
+        memory = np.array(_accumulate(steps.tolist(), self.state.memory))
+        risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1], 0)
+        risks = risks.round(RISK_DECIMALS)
+        maxima = np.zeros(len(self.days))
+        maxima[0] = self.state.today_maximum if self.state.today_events else 0
+        np.maximum.at(maxima, self.day_of, risks)
+        return _Evidence(
+            *(known, marginal, conditional, evidence, shares),
+            *(steps, step_shares, memory, risks, maxima),
+        )
+
+    def _find_repeated(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which of the chosen values an earlier event of the day has too, (B, C)."""
+        repeated = np.zeros(chosen.shape, dtype=np.bool_)
+        width = len(self.columns)
+        cells = (self.day_of[:, None] * width + self.ids)[chosen]
+        again = np.ones(len(cells), dtype=np.bool_)
+        again[np.unique(cells, return_index=True)[1]] = False
+        if self.state.today_events:
+            carried = np.zeros(self.today.size, dtype=np.bool_)
+            carried[self.saved_ids] = self.state.today > 0
+            again |= carried[cells]
+        repeated[chosen] = again
+        return repeated
+
+    def rank(self, risks: FloatArray, day_of: NDArray[np.intp], maxima: FloatArray) -> FloatArray:
+        """Return the p-value of risks among the user's earlier days.
+
+        Args:
+            risks: The risks, (n,).
+            day_of: Row of the day of each risk, (n,).
+            maxima: Highest risk of each day, (G,).
+        """
+        state, own = self.state, self.scorer.maxima
+        known = PValues.from_days(
+            np.append(own, state.maxima), np.append(np.ones(len(own)), state.weights)
+        )
+        earlier = np.arange(len(maxima)) < day_of[:, None]
+        higher = ((maxima >= risks[:, None]) & earlier) @ self.weights
+        return known.compute(risks, higher, earlier @ self.weights)
+
+    def summarise(self, evidence: _Evidence, *, attribute: bool) -> DailyScores:
+        """Return the scores of the events."""
+        risks = evidence.risks
+        own = RISK_PER_NAT * np.maximum(evidence.own, 0).round(RISK_DECIMALS)
+        incident = self._running_maxima(risks)
+        unknown = self.scorer.usage.is_unknown(self.values.keys)
+        parts = self._divide_memory(evidence) if attribute else np.empty((len(risks), 0))
+        return DailyScores(
+            risks,
+            np.minimum(own.round(RISK_DECIMALS), risks),
+            self.rank(risks, self.day_of, evidence.maxima),
+            incident,
+            self.rank(incident, self.day_of, evidence.maxima),
+            unknown & (evidence.known.shares[self.day_of[:, None], self.ids] == 0),
+            evidence.marginal,
+            evidence.shares,
+            evidence.memory[:-1],
+            parts,
+        )
+
+    def _running_maxima(self, risks: FloatArray) -> FloatArray:
+        """Return the highest risk of the day up to each event, (B,)."""
+        maxima = risks.copy()
+        if self.state.today_events and self.day_of[0] == 0:
+            maxima[0] = max(maxima[0], self.state.today_maximum)
+        bounds = np.searchsorted(self.day_of, np.arange(len(self.days) + 1)).tolist()
+        for start, end in pairwise(bounds):
+            np.maximum.accumulate(maxima[start:end], out=maxima[start:end])
+        return maxima
+
+    def _divide_memory(self, evidence: _Evidence) -> FloatArray:
+        """Divide the memory before each event among the columns, (B, C)."""
+        parts = np.empty_like(evidence.shares)
+        current = self.state.memory_parts
+        current = np.zeros(len(self.scorer.usage.offsets)) if current is None else current
+        memory = evidence.memory
+        for event, step in enumerate(evidence.steps):
+            parts[event] = current
+            if step > 0:
+                current = current + step * evidence.step_shares[event]
+            total = current.sum()
+            current = current * (memory[event + 1] / total) if total else current
+        self.state.memory_parts = current
+        return parts
+
+    def save(self, evidence: _Evidence) -> None:
+        """Put what is known at the start of the last day, and that day so far, into the state."""
+        state, known, over = self.state, evidence.known, self.weights > 0
+        self._save_values(known.counts)
+        if len(self.days) > 1:
+            state.new_share, state.new_days = known.new_share, known.new_days
+        state.events += float((self.weights * self.sizes).sum())
+        state.maxima = np.append(state.maxima, evidence.maxima[over])[-MAX_OWN_DAYS:]
+        state.weights = np.append(state.weights, self.weights[over])[-MAX_OWN_DAYS:]
+        state.day, state.today_events = int(self.days[-1]), int(self.sizes[-1])
+        state.today_maximum, state.memory = float(evidence.maxima[-1]), float(evidence.memory[-1])
+        state.forget_oldest()
+
+    def _save_values(self, counts: FloatArray) -> None:
+        """Save the values that today has, and those with other counts than in the history."""
+        state, codes, today = self.state, len(self.scorer.usage.counts), self.today[-1]
+        changed = np.flatnonzero((today > 0) | (counts != self.counts_of_history))
+        ids = np.concatenate([changed[changed >= codes], changed[changed < codes]])
+        days = np.zeros(len(counts), dtype=np.int64)
+        days[self.saved_ids] = state.latest
+        present = (self.today > 0) * self.days[:, None]
+        state.latest = np.maximum(days, present.max(0))[ids]
+        state.keys = np.append(np.arange(codes), self.new_keys)[ids]
+        state.counts = (counts - self.counts_of_history)[ids]
+        state.today = today[ids].astype(np.int64)
+
+
+def _sum_before(rows: NDArray[Number]) -> NDArray[Number]:
+    """Return the sum of the rows before each row."""
+    return np.asarray(np.cumsum(rows, axis=0) - rows)
+
+
+def _accumulate(steps: Sequence[float], start: float) -> list[float]:
+    """Return the memory before each event, and after the last one; see `MEMORY_LIMIT`."""
+    memory = [start]
+    for step in steps:
+        start = min(max(start + step, 0.0), MEMORY_LIMIT)
+        memory.append(start)
+    return memory
+
+
+def number_days(times: pl.Series, timezone: str = "UTC") -> IntArray:
+    """Return the number of the day of each time, since 1970, in a time zone, (n,).
+
+    >>> times = pl.Series(["2026-03-01T23:30"]).str.to_datetime(time_zone="UTC")
+    >>> (number_days(times, "Europe/Berlin") - number_days(times)).tolist()
+    [1]
+    """
+    local = times if timezone == "UTC" else times.dt.convert_time_zone(timezone)
+    return np.asarray(local.dt.date().to_physical().cast(pl.Int64).to_numpy())
+
+
+def number_sessions(
+    days: IntArray, owners: NDArray[np.integer[Any]] | None = None
+) -> NDArray[np.intp]:
+    """Number the days of several users one after the other, from 0, (n,).
+
+    Args:
+        days: Number of the day of each event; a step back starts another user's events.
+        owners: Number of the user of each event; None if it is not known.
+
+    >>> number_sessions(np.array([3, 3, 5, 1, 5])).tolist()
+    [0, 0, 1, 2, 3]
+    """
+    changed = np.diff(days, prepend=days[:1]) != 0
+    if owners is not None:
+        changed |= np.diff(owners, prepend=owners[:1]) != 0
+    return np.asarray(np.cumsum(changed), dtype=np.intp)
+
+
+def encode_keys(
+    usage: Usage,
+    codes: NDArray[np.int32],
+    inverse: NDArray[np.intp],
+    values: ColumnValues,
+) -> IntArray:
+    """Return the key of each value of some events, (B, C); see `EventValues`.
+
+    A new value of a column in which most values are new has the code UNKNOWN: it is not remembered.
+
+    Args:
+        usage: The user's history.
+        codes: Distinct rows, (D, C).
+        inverse: Distinct row of each event, (B,).
+        values: Returns the values of a column for some events.
+    """
+    keys = (codes + usage.offsets)[inverse]
+    remembered = (codes == UNKNOWN).any(0) & (usage.novelty < MIN_CHANGING_NOVELTY)
+    for column in np.flatnonzero(remembered).tolist():
+        events = np.flatnonzero(codes[inverse, column] == UNKNOWN)
+        keys[events, column] = [
+            hash_new_value(column, value or "") for value in values(column, events)
+        ]
+    return keys
+
+
+class RecentCounter(msgspec.Struct):
+    """Times of the marked events in the last day, to count them.
+
+    It holds at most `MAX_COUNTED` times of 8 bytes; counts stop at that number.
+
+    Attributes:
+        seconds: Times of the marked events, ascending, (events,).
+    """
+
+    seconds: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
+
+    def count_before(self, marked: NDArray[np.bool_], seconds: FloatArray) -> IntArray:
+        """Count the marked events in the hour and in the day before each event.
+
+        Args:
+            marked: Which events are counted, (rows,).
+            seconds: Time of each event, (rows,).
+
+        Returns:
+            Counts, (2, rows).
+
+        >>> marked, seconds = np.array([True, True, False]), np.array([0.0, 9.0, 4000.0])
+        >>> RecentCounter().count_before(marked, seconds).tolist()
+        [[0, 1, 0], [0, 1, 2]]
+        """
+        if not len(seconds):
+            return np.zeros((2, 0), dtype=np.int64)
+        clock = np.maximum.accumulate(np.maximum(seconds, self.seconds[-1:].max(initial=-np.inf)))
+        times = np.concatenate([self.seconds, clock[marked]])
+        n_before = len(self.seconds) + np.cumsum(marked) - marked
+        counts = [
+            n_before - np.searchsorted(times, clock - span) for span in (SHORT_SPAN, LONG_SPAN)
+        ]
+        # The latest MAX_COUNTED are enough for counts that stop there, wherever batches are cut.
+        self.seconds = times[times >= clock[-1] - LONG_SPAN][-MAX_COUNTED:].copy()
+        return np.minimum(np.stack(counts), MAX_COUNTED)
