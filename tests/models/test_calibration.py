@@ -1,69 +1,101 @@
 """Laws of the alert budget, on constructed calibrations."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.models.calibration import AlertForecast, UserThreshold, global_margin
-
-MARGINS = st.lists(st.floats(-5, 50), min_size=1, max_size=30).map(
-    lambda values: np.array(sorted(values, reverse=True))
+from morpheus.models.calibration import (
+    AlertBudget,
+    AlertForecast,
+    CalibrationSet,
+    PooledTail,
+    UserDays,
+    count_shared_days,
 )
-THRESHOLDS = st.lists(
-    st.builds(UserThreshold, st.just(1.0), MARGINS, st.integers(1, 30)), min_size=1, max_size=6
-)
+
+RISKS = st.lists(st.floats(0, 300), min_size=1, max_size=30).map(np.array)
 
 
-@given(THRESHOLDS, st.floats(0, 5), st.integers(1, 60))
-def test_validation_days_keep_to_the_budget(thresholds, alerts, days):
-    spans = [days] * len(thresholds)
-    limit = global_margin(thresholds, spans, alerts)
-    assert (
-        AlertForecast.from_thresholds(thresholds, spans, limit).alerts
-        <= alerts * days * (1 + 1e-9) + 1e-6
+def user_days(calibration, scored=(0.0,), first=0):
+    dates = np.arange(first, first + len(scored))
+    return UserDays(np.array(calibration), np.array(scored), dates)
+
+
+USERS = st.lists(st.builds(user_days, RISKS, RISKS), min_size=1, max_size=6)
+
+
+@given(USERS, st.floats(0, 5))
+def test_larger_budget_never_lowers_the_limit(users, alerts):
+    few, many = (AlertBudget.fit(users, number) for number in (alerts, alerts + 1))
+    assert few.limit <= many.limit
+    assert few.forecast.alerts <= many.forecast.alerts
+
+
+@given(USERS, st.floats(0.1, 5))
+def test_higher_risk_never_has_a_higher_pvalue(users, alerts):
+    budget = AlertBudget.fit(users, alerts)
+    pvalues = budget.pvalues(users[0], np.linspace(0, 500, 60))
+    assert (np.diff(pvalues) <= 1e-12).all()
+    assert (pvalues > 0).all()
+
+
+def test_usual_days_raise_the_number_that_was_asked_for():
+    rng = np.random.default_rng(1)
+    users = [user_days(rng.exponential(20, 30), rng.exponential(20, 60)) for _ in range(40)]
+    budget = AlertBudget.fit(users, 2.0)
+    raised = sum(int((budget.pvalues(user, user.scored) <= budget.limit).sum()) for user in users)
+    assert budget.wanted == 120
+    assert budget.forecast.alerts == pytest.approx(120)
+    assert 0.7 < raised / 120 < 1.4
+
+
+def test_forecast_is_never_nothing_at_all():
+    assert AlertForecast.from_rates(np.empty(0)).high >= 3
+    assert AlertForecast.from_rates(np.array([0.001])).high >= 3
+
+
+def test_no_users_and_no_budget_give_no_alerts():
+    assert AlertBudget.fit([], 5).forecast.alerts == 0
+    nothing = AlertBudget.fit([user_days([1.0] * 40, [500.0])], 0)
+    assert nothing.limit == 0
+    assert (nothing.pvalues(user_days([1.0] * 40), np.array([1e6])) > nothing.limit).all()
+
+
+def test_short_histories_and_rare_alerts_are_named():
+    assert AlertBudget.fit([user_days([1.0])], 1).reason.startswith(
+        "learning: the histories have 1"
     )
+    many = [user_days(np.arange(30.0), np.zeros(100)) for _ in range(3)]
+    assert "one in 300 days is asked for, 90 were seen" in AlertBudget.fit(many, 0.01).reason
+    assert AlertBudget.fit(many, 5.0).reason == ""
 
 
-@given(THRESHOLDS, st.floats(0, 5))
-def test_larger_budget_never_raises_a_threshold(thresholds, alerts):
-    spans = [threshold.days for threshold in thresholds]
-    assert global_margin(thresholds, spans, alerts + 1) <= global_margin(thresholds, spans, alerts)
-
-
-@given(THRESHOLDS, st.floats(0.1, 5), st.integers(1, 60))
-def test_global_alert_is_above_the_threshold_of_its_user(thresholds, alerts, days):
-    limit = global_margin(thresholds, [days] * len(thresholds), alerts)
-    assert all(threshold.threshold_for(alerts) <= limit for threshold in thresholds)
-
-
-def test_zero_budget_gives_no_alert_on_validation_days():
-    threshold = UserThreshold(0.0, np.array([7.0, 3.0]), 10)
-    assert global_margin([threshold], [10], 0) == 7.0
-    assert threshold.expected_alerts(7.0, 10) == 0
-
-
-def test_no_users_give_no_alerts():
-    assert global_margin([], [], 5) == math.inf
-    assert AlertForecast.from_thresholds([], [], math.inf).alerts == 0
-
-
-def test_alerts_per_day_grow_with_the_days_after_training():
-    threshold = UserThreshold(0.0, np.array([7.0, 3.0]), 10)
-    assert threshold.expected_alerts(5.0, 10) == pytest.approx(1)
-    assert threshold.expected_alerts(5.0, 20) == pytest.approx(4)
+def test_event_with_a_wrong_date_adds_no_days():
+    users = [user_days([1.0], np.zeros(5)) for _ in range(40)]
+    wrong = UserDays(np.array([1.0]), np.zeros(2), np.array([0, 10_000]))
+    assert count_shared_days([*users, wrong]) == 5
 
 
 def test_forecast_interval_is_wider_for_alerts_of_one_user():
-    quiet = [UserThreshold(0.0, np.array([2.0]), 10) for _ in range(10)]
-    active = [
-        UserThreshold(0.0, np.full(10, 2.0), 10),
-        *[UserThreshold(0.0, np.array([0.0]), 10)] * 9,
-    ]
     spread_out, clustered = (
-        AlertForecast.from_thresholds(users, [10] * 10, 1.0) for users in (quiet, active)
+        AlertForecast.from_rates(np.array(rates)) for rates in ([1.0] * 10, [10.0, *[0.0] * 9])
     )
     assert spread_out.alerts == clustered.alerts == pytest.approx(10)
     assert spread_out.low < 10 < spread_out.high < clustered.high
+
+
+@given(st.lists(st.floats(0, 200), min_size=40, max_size=200))
+def test_tail_falls_and_continues_beyond_the_highest_day(maxima):
+    tail = PooledTail.fit([user_days(maxima)])
+    shares = tail.exceed(np.linspace(0, 1000, 200))
+    assert (np.diff(shares) <= 1e-9).all()
+    assert shares[0] == pytest.approx(1)
+    assert (shares > 0).all()
+
+
+def test_account_that_always_does_the_same_has_no_huge_zscore():
+    same = CalibrationSet.from_scores(np.full(50, 0.004), np.zeros(50), np.zeros(5))
+    zscore = same.center(0.005).zscore(np.array([0.005, 0.0055, 1.0]))
+    assert zscore[0] == 0
+    assert zscore[1] < 1 < zscore[2]

@@ -7,6 +7,7 @@ parts of it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -198,12 +199,21 @@ class Number:
         >>> Number("bytes", (100.0, 150.0), (0.0, 1.0)).inverse_scale(-0.5)
         75.0
         """
-        far = np.expm1(min(max(abs(z) - LINEAR_Z, 0), MAX_LOG_Z))
-        z = float(np.copysign(min(abs(z), LINEAR_Z) + far, z))
+        z = expand_z(z)
         if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
             share = (z - self.z[0]) / (self.z[1] - self.z[0])
             return self.quantiles[0] + share * (self.quantiles[1] - self.quantiles[0])
         return float(np.interp(z, self.z, self.quantiles))
+
+
+def expand_z(z: float) -> float:
+    """Return the distance in standard deviations of a scaled value; see `LINEAR_Z`.
+
+    >>> expand_z(-2.0), round(expand_z(5.0), 2)
+    (-2.0, 5.72)
+    """
+    far = math.expm1(min(max(abs(z) - LINEAR_Z, 0.0), MAX_LOG_Z))
+    return math.copysign(min(abs(z), LINEAR_Z) + far, z)
 
 
 def _drop_outliers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

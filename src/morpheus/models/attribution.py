@@ -30,6 +30,7 @@ from morpheus.features.encoder import (
     EncodedRows,
     Encoder,
     Number,
+    expand_z,
 )
 from morpheus.models.daily_usage import (
     RISK_DECIMALS,
@@ -184,7 +185,7 @@ class ColumnAttribution:
         distance = None
         if prediction.numbers is not None and code == FIRST_CODE:
             number = self.rows.numbers[row, self.parts.net.number_columns.index(c)]
-            distance = float(number - prediction.numbers[position])
+            distance = expand_z(float(number)) - expand_z(float(prediction.numbers[position]))
         return ColumnReason(
             column=self.encoder.columns[c].name,
             value=None,

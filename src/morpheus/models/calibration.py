@@ -23,6 +23,8 @@ Z95 = 1.96
 """Half-width of the 95 % interval of a normal distribution, in standard deviations."""
 MIN_SCORE_STD = 0.01
 """Minimum standard deviation of scores: an account that always does the same varies by nothing."""
+LOWEST_PVALUE = 1e-9
+"""Lowest p-value of a budget, so that a budget of 0 gives no alert."""
 MAX_POOLED_DAYS = 100
 """Maximum number of calibration days of a user in the pooled tail, so that none decides it."""
 PRIOR_POOLED_DAYS = 20.0
@@ -222,7 +224,8 @@ class AlertBudget:
         """
         own = np.sort(user.calibration)
         higher = len(own) - np.searchsorted(own, risks, side="left")
-        return np.asarray((higher + TAIL_DAYS * self.tail.exceed(risks)) / (len(own) + TAIL_DAYS))
+        share = (higher + TAIL_DAYS * self.tail.exceed(risks)) / (len(own) + TAIL_DAYS)
+        return np.asarray(np.maximum(share, LOWEST_PVALUE))
 
 
 def _explain_limit(limit: float, days: int) -> str:

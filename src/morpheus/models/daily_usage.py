@@ -39,6 +39,8 @@ RISK_DECIMALS = 6
 """Decimals of evidence and risk. Rounding hides how matrix products were grouped."""
 COLUMN_EXPONENT = 0.5
 """Exponent of the power mean over columns: 0 is the mean of logarithms, infinity the maximum."""
+MAX_EVIDENCE = 1000.0
+"""Limit on the evidence of a column, in nats, so that its exponential stays finite."""
 MEMORY_LIMIT = 8.0
 """What earlier events add to the risk at most, in nats."""
 PRIOR_DAYS = 2.0
@@ -54,7 +56,11 @@ TAIL_DAYS = 50.0
 MIN_PVALUE = 1e-6
 """Lowest p-value: no history tells more."""
 FULL_WEIGHT_PVALUE = 0.05
-"""P-value of a day from which it is learned at full weight; below, in proportion."""
+"""P-value of a day from which it is learned at full weight; below, in proportion, and at least at
+1 / `WEIGHT_STEPS`."""
+WEIGHT_STEPS = 16
+"""Weights of days are multiples of 1 / `WEIGHT_STEPS`. Sums of these are exact, so they do not
+depend on where the input is cut."""
 MAX_OWN_DAYS = 4000
 """Maximum number of later days of which the state keeps the highest risk."""
 MIN_CHANGING_NOVELTY = 0.5
@@ -69,8 +75,6 @@ MAX_COUNTED = 100_000
 """Largest number of marked events that `RecentCounter` counts and remembers."""
 
 NOVELTY_DECAY = 2 ** (-1 / NOVELTY_HALF_LIFE)
-# Sums of multiples are exact, so they do not depend on where the input is cut.
-_WEIGHT_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -232,20 +236,19 @@ def combine_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> tuple[Floa
         leads: For each column the first column with the same information, (C,).
 
     Returns:
-        Evidence of the event in nats, (B,), and the share of each column in it, (B, C). Shares add
-        up to 1; of columns with the same information the first has the share.
+        Evidence of the event in nats, (B,), and the part of each column in it as a weight, (B, C);
+        of columns with the same information the first has the weight.
     """
-    grouped = evidence.copy()
     copies = np.flatnonzero(leads != np.arange(len(leads)))
-    for column in copies:
-        np.maximum(grouped[:, leads[column]], evidence[:, column], out=grouped[:, leads[column]])
-    grouped[:, copies] = -np.inf
-    top = grouped.max(1, initial=-np.inf, keepdims=True)
-    weights = np.exp(COLUMN_EXPONENT * (grouped - top))
-    total = weights.sum(1, keepdims=True)
-    mean = np.log(total / (len(leads) - len(copies)))
-    combined = (top + mean / COLUMN_EXPONENT)[:, 0]
-    return combined.round(RISK_DECIMALS) + 0.0, weights / total
+    if len(copies):
+        evidence = evidence.copy()
+        for column in copies:
+            lead = evidence[:, leads[column]]
+            np.maximum(lead, evidence[:, column], out=lead)
+        evidence[:, copies] = -np.inf
+    weights = np.exp(COLUMN_EXPONENT * np.minimum(evidence, MAX_EVIDENCE))
+    combined = np.log(weights.sum(1) / (len(leads) - len(copies))) / COLUMN_EXPONENT
+    return combined.round(RISK_DECIMALS) + 0.0, weights
 
 
 @dataclass(frozen=True)
@@ -297,6 +300,7 @@ class UsageState(msgspec.Struct):
         day: Number of the latest day.
         today_events: Number of events of that day so far.
         today_maximum: Highest risk of that day so far.
+        today_first_maximum: The same by what was known at the end of the history.
         keys: Codes, and negative hashes of values without a code, ascending, (K,).
         counts: Weighted number of events with each of them on days that are over, (K,).
         today: Number of events with each of them today, (K,).
@@ -313,6 +317,7 @@ class UsageState(msgspec.Struct):
     day: int = -(1 << 31)
     today_events: int = 0
     today_maximum: float = 0.0
+    today_first_maximum: float = 0.0
     keys: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
     counts: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
     today: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -391,7 +396,8 @@ class DailyScores:
         incident_pvalue: P-value of it, (B,).
         new: Whether a value was never seen before this day, (B, C).
         marginal: How much more likely a value is for another user, in nats, (B, C).
-        shares: Share of each column in the event's own evidence, (B, C).
+        shares: Share of each column in the event's own evidence, (B, C); without columns if it is
+            not needed.
         memory: What earlier events add, in nats, (B,).
         memory_parts: Part of each column in it, (B, C); without columns if it is not needed.
     """
@@ -444,7 +450,8 @@ class DailyScorer:
         parts = []
         for rows in self._split_days(days):
             window = _Window.open(self, values.take(rows), days[rows], state)
-            evidence = window.score()
+            window.weigh_days()
+            evidence = window.find_evidence()
             parts.append(window.summarise(evidence, attribute=attribute))
             window.save(evidence)
         return DailyScores.concat(parts)
@@ -497,9 +504,9 @@ class _Evidence:
         marginal: How much more likely a value is for another user, (B, C).
         conditional: -ln of the probability of a value given the other values of the event, (B, C).
         own: Evidence of the event itself, (B,).
-        shares: Share of each column in it, (B, C).
+        shares: Weight of each column in it, (B, C).
         steps: What the event adds to the memory, or takes away, (B,).
-        step_shares: Share of each column in it, (B, C).
+        step_shares: Weight of each column in it, (B, C).
         memory: Memory before each event, and after the last one, (B + 1,).
         risks: Risk of each event, (B,).
         maxima: Highest risk of each day so far, (G,).
@@ -570,17 +577,34 @@ class _Window:
             sizes[0] += state.today_events
         return window
 
-    def score(self) -> _Evidence:
-        """Score all events. The weight of a day follows from the days before it."""
-        while True:
-            evidence = self.find_evidence()
-            pvalues = self.rank(evidence.maxima, np.arange(len(self.days)), evidence.maxima)
-            steps = np.floor(_WEIGHT_STEPS * np.minimum(pvalues / FULL_WEIGHT_PVALUE, 1))
-            weights = np.append(steps[:-1] / _WEIGHT_STEPS, 0.0)
-            # Each round settles at least one more day.
-            if np.array_equal(weights, self.weights):
-                return evidence
-            self.weights = weights
+    def weigh_days(self) -> None:
+        """Set the weight of each day that is over.
+
+        It follows from the day's most unusual event by what was known at the end of the history. So
+        what an intruder does is not soon usual, and a lasting change is learned in time.
+        """
+        usage, values = self.scorer.usage, self.values
+        new = -np.log(usage.novelty)[columns_of_new(self.new_keys)]
+        marginal = np.append(usage.marginal, new)[self.ids]
+        likely = (1 - usage.novelty) * values.probability + usage.novelty * self.others[self.ids]
+        excess = self._exceed(values.number_error**2 - np.log(likely))
+        evidence, _ = combine_columns((marginal + excess).round(RISK_DECIMALS), usage.leads)
+        self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
+        np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
+        maxima = self.scorer.maxima
+        pvalues = PValues.from_days(maxima, np.ones(len(maxima))).compute(self.first_maxima)
+        steps = np.floor(WEIGHT_STEPS * np.minimum(pvalues / FULL_WEIGHT_PVALUE, 1))
+        self.weights = np.maximum(steps, 1) / WEIGHT_STEPS
+        self.weights[-1] = 0
+
+    @cached_property
+    def first_maxima(self) -> FloatArray:
+        """Highest risk of each day by what was known at the end of the history, (G,)."""
+        return np.zeros(len(self.days))
+
+    def _exceed(self, conditional: FloatArray) -> FloatArray:
+        """Return by how much the conditional surprise exceeds the usual one, (B, C)."""
+        return self.scorer.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
 
     @cached_property
     def saved_ids(self) -> NDArray[np.intp]:
@@ -648,9 +672,9 @@ class _Window:
         marginal = compare_with_others(own, others, novelty)
         likely = np.where(values.probability > 0, values.probability, own)
         conditional = values.number_error**2 - np.log((1 - novelty) * likely + novelty * others)
-        usual, leads = self.scorer.usual, self.scorer.usage.leads
-        excess = usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
-        evidence, shares = combine_columns((marginal + excess).round(RISK_DECIMALS), leads)
+        leads = self.scorer.usage.leads
+        columns = (marginal + self._exceed(conditional)).round(RISK_DECIMALS)
+        evidence, shares = combine_columns(columns, leads)
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
         steps, step_shares = combine_columns(paid.round(RISK_DECIMALS), leads)
         memory = np.array(_accumulate(steps.tolist(), self.state.memory))
@@ -709,7 +733,7 @@ class _Window:
             self.rank(incident, self.day_of, evidence.maxima),
             unknown & (evidence.known.shares[self.day_of[:, None], self.ids] == 0),
             evidence.marginal,
-            evidence.shares,
+            _normalise(evidence.shares) if attribute else np.empty((len(risks), 0)),
             evidence.memory[:-1],
             parts,
         )
@@ -729,11 +753,11 @@ class _Window:
         parts = np.empty_like(evidence.shares)
         current = self.state.memory_parts
         current = np.zeros(len(self.scorer.usage.offsets)) if current is None else current
-        memory = evidence.memory
+        memory, shares = evidence.memory, _normalise(evidence.step_shares)
         for event, step in enumerate(evidence.steps):
             parts[event] = current
             if step > 0:
-                current = current + step * evidence.step_shares[event]
+                current = current + step * shares[event]
             total = current.sum()
             current = current * (memory[event + 1] / total) if total else current
         self.state.memory_parts = current
@@ -750,6 +774,7 @@ class _Window:
         state.weights = np.append(state.weights, self.weights[over])[-MAX_OWN_DAYS:]
         state.day, state.today_events = int(self.days[-1]), int(self.sizes[-1])
         state.today_maximum, state.memory = float(evidence.maxima[-1]), float(evidence.memory[-1])
+        state.today_first_maximum = float(self.first_maxima[-1])
         state.forget_oldest()
 
     def _save_values(self, counts: FloatArray) -> None:
@@ -775,9 +800,18 @@ def _accumulate(steps: Sequence[float], start: float) -> list[float]:
     """Return the memory before each event, and after the last one; see `MEMORY_LIMIT`."""
     memory = [start]
     for step in steps:
-        start = min(max(start + step, 0.0), MEMORY_LIMIT)
+        start += step
+        if start < 0:
+            start = 0.0
+        elif start > MEMORY_LIMIT:
+            start = MEMORY_LIMIT
         memory.append(start)
     return memory
+
+
+def _normalise(weights: FloatArray) -> FloatArray:
+    """Return weights that add up to 1 in each row."""
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def number_days(times: pl.Series, timezone: str = "UTC") -> IntArray:
@@ -829,9 +863,9 @@ def encode_keys(
     remembered = (codes == UNKNOWN).any(0) & (usage.novelty < MIN_CHANGING_NOVELTY)
     for column in np.flatnonzero(remembered).tolist():
         events = np.flatnonzero(codes[inverse, column] == UNKNOWN)
-        keys[events, column] = [
-            hash_new_value(column, value or "") for value in values(column, events)
-        ]
+        texts = values(column, events)
+        hashes = {text: hash_new_value(column, text or "") for text in dict.fromkeys(texts)}
+        keys[events, column] = [hashes[text] for text in texts]
     return keys
 
 

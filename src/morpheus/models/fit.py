@@ -250,9 +250,9 @@ class TrainValidationSplit:
         """
         run = ValidationRun.from_network(self, validated.net)
         usual = run.measure_usual()
-        calibration = run.calibrate().center(self._typical_score(final.net, run.oov_rates))
+        calibration = run.calibrate().center(self._typical_score(final.net))
         own_seconds = self.history.seconds[self.history.borrowed_events :]
-        rate_by_column = dict(zip(self.encoder.names, run.oov_rates.tolist(), strict=True))
+        rate_by_column = dict(zip(self.encoder.names, self.oov_rates.tolist(), strict=True))
         summary = ModelSummary.from_calibration(
             own_seconds, validated.loss_curve, calibration, rate_by_column
         )
@@ -263,7 +263,7 @@ class TrainValidationSplit:
             msgspec.structs.replace(card, summary=summary),
             self.encoder,
             final.net,
-            run.oov_rates,
+            self.oov_rates,
             run.measure_losses(),
             calibration,
             self.count_usage(len(self.rows.inverse)),
@@ -275,23 +275,29 @@ class TrainValidationSplit:
         names, columns = self.encoder.names, self.encoder.columns
         population, user = self.population, self.history.user
         others = [population.others(each.name, _vocabulary(each), user) for each in columns]
+        novelty = np.array([population.novelty(name) for name in names])
         return Usage.fit(
             self.rows.codes[self.rows.inverse[:events]],
             self.sessions[:events],
             sizes=[column.n_codes for column in columns],
             others=np.concatenate(others),
-            novelty_prior=np.array([population.novelty(name) for name in names]),
+            novelty_prior=np.where(np.isnan(novelty), self.oov_rates, novelty),
             leads=find_redundant_columns(self.encoder, self.rows),
         )
+
+    @cached_property
+    def oov_rates(self) -> NDArray[np.float32]:
+        """Share of validation events with a new value, (C,)."""
+        return measure_oov_rates(self.validation_rows.codes, self.validation_rows.counts)
 
     @cached_property
     def sessions(self) -> NDArray[np.intp]:
         """Number of the day of each event of the history, (events,)."""
         return self.history.sessions(self.timezone)
 
-    def _typical_score(self, net: Autoencoder, oov_rates: NDArray[np.float32]) -> float:
+    def _typical_score(self, net: Autoencoder) -> float:
         """Return the median score of the history by the network that scores."""
-        losses = apply_oov_penalty(raw_losses(net, self.rows), oov_rates, self.rows)
+        losses = apply_oov_penalty(raw_losses(net, self.rows), self.oov_rates, self.rows)
         return float(np.median(losses.mean(1, dtype=np.float64)[self.rows.inverse]))
 
     @property
@@ -320,12 +326,6 @@ class ValidationRun:
         return cls(split, raw_losses(net, rows), MaskedPredictions.predict(net, rows))
 
     @cached_property
-    def oov_rates(self) -> NDArray[np.float32]:
-        """Share of validation events with a new value, (C,)."""
-        rows = self.split.validation_rows
-        return measure_oov_rates(rows.codes, rows.counts)
-
-    @cached_property
     def sessions(self) -> NDArray[np.intp]:
         """Number of the day of each validation event, (events,)."""
         return self.split.sessions[-len(self.split.validation_rows.inverse) :]
@@ -333,7 +333,7 @@ class ValidationRun:
     def measure_losses(self) -> BaselineStats:
         """Return the usual loss of each column."""
         rows = self.split.validation_rows
-        losses = apply_oov_penalty(self.losses, self.oov_rates, rows)[rows.inverse]
+        losses = apply_oov_penalty(self.losses, self.split.oov_rates, rows)[rows.inverse]
         return BaselineStats.fit(limit_by_day(losses, self.sessions))
 
     def measure_usual(self, events: NDArray[np.bool_] | None = None) -> BaselineStats:
@@ -352,7 +352,7 @@ class ValidationRun:
         measured in other days for new events.
         """
         rows = self.split.validation_rows
-        losses = apply_oov_penalty(self.losses, self.oov_rates, rows)
+        losses = apply_oov_penalty(self.losses, self.split.oov_rates, rows)
         scores = losses.mean(1, dtype=np.float64)[rows.inverse]
         days = self.sessions - self.sessions[0]
         late = days > days[-1] // 2 if days[-1] else np.arange(len(days)) >= len(days) // 2

@@ -6,6 +6,7 @@ from it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _measure_novelty(
 ) -> float:
     """Return the mean over users of the share of a day's events with a new value.
 
-    As in `models.daily_usage.decay_shares`, later days count more, and the first day does not.
+    NaN if no user has two days. As in `models.daily_usage.decay_shares`, later days count more, and the first day does not.
 
     Args:
         owners: User of each event, ascending, (S,).
@@ -152,7 +153,7 @@ def _measure_novelty(
         np.bincount(of_day, part * weights, n_owners) for part in (new, np.ones(len(new)))
     )
     known = days > 0
-    return float((sums[known] / days[known]).mean()) if known.any() else 1.0
+    return float((sums[known] / days[known]).mean()) if known.any() else math.nan
 
 
 _EMPTY_USAGE = ValueUsage.from_values(pl.Series([None]), *np.zeros((2, 1), dtype=np.intp))
@@ -206,7 +207,8 @@ class Population:
     def novelty(self, name: str) -> float:
         """Return the rate of new values of a column, the mean over users.
 
-        It is the share of a day's events with a value that is new to the user.
+        It is the share of a day's events with a value that is new to the user; NaN if no user has
+        two days.
         """
         return self.value_usage.get(name, _EMPTY_USAGE).novelty
 

@@ -401,7 +401,8 @@ class ScoringParts:
         )
         excess = self.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
         columns = (marginal + excess).round(RISK_DECIMALS)
-        evidence, shares = combine_columns(columns, self.usage.leads)
+        evidence, weights = combine_columns(columns, self.usage.leads)
+        shares = weights / weights.sum(1, keepdims=True)
         risks = RISK_PER_NAT * np.maximum(evidence, 0)[:, None] * shares
         return np.asarray(risks.round(RISK_DECIMALS))
 
