@@ -22,6 +22,7 @@ from quality.scorers import RIVALS  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {
+    "protocol": "All sets: ranks of all scores",
     "commits": "Commits: from a date on, a colleague commits as the user",
     "console": "Console sessions: recorded techniques at three evasion levels",
     "fleet": "Made-up companies: incidents of nine kinds",
@@ -62,6 +63,9 @@ def main() -> None:
     )
     parser.add_argument("--rivals", default=quick, help=rivals_help)
     parser.add_argument("--threads", type=int, default=1, help="users trained in parallel")
+    parser.add_argument(
+        "--fleets", type=int, default=12, help="generated benign fleets of the part `alerts`"
+    )
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
@@ -70,7 +74,7 @@ def main() -> None:
     rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
     if unknown := set(rivals) - set(RIVALS):
         parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
-    run = Run(given.data, given.seeds, given.quick, rivals, given.threads)
+    run = Run(given.data, given.seeds, given.quick, rivals, given.threads, given.fleets)
     page = Page(given.into, HEAD + meanings(), TITLES)
     kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
     for part in given.only or PARTS:
