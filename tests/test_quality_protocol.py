@@ -268,6 +268,33 @@ def test_a_budget_is_a_number_of_alerts_per_user_and_week(part, company):
     assert "companies" in text
 
 
+def test_our_score_of_incidents_is_a_score_of_days(part):
+    incidents = {f"u{user}-{2 * n}": 7 * user + n for user in (0, 1) for n in range(4)}
+    trial = days(part, hours=(3, 9), incidents=incidents)
+    high = [f"u{user}-{n}" for user in (0, 1) for n in range(8)]  # and the events beside incidents
+    scores = trial.scored["eventID"].is_in(high).cast(float).to_numpy()
+    verdict = part("quality.judge").Verdict(trial, ("u0", "u1"))
+    found = part("quality.scorers").judge(
+        verdict, dict.fromkeys(["`incident_score`", "`risk`"], scores)
+    )
+    assert {name: each["caught"] for name, each in found.items()} == {
+        "`incident_score`": 1,
+        "`risk`": 0,
+    }
+
+
+def test_naive_bayes_scores_a_day_by_the_mean_of_its_events(part):
+    bayes, trial = part("quality.bayes"), days(part, hours=(3, 9))
+    actions = pl.Series(["read", "write"] * 14 + ["write"] * 28)
+    logs = trial.scored.with_columns(action=actions)
+    trial = replace(trial, history=logs, scored=logs)
+    of_days = bayes.days(trial)
+    assert np.ptp(of_days[:28]) == 0
+    assert of_days[0] == pytest.approx(bayes.events(trial)[:2].mean())
+    scores = {"bayes": of_days, "bayes-session": of_days}
+    assert set(part("quality.scorers").of_days(trial, scores)) == {"bayes-session"}
+
+
 def test_more_techniques_than_days_are_rejected(part):
     pytest.importorskip("morpheus.replay")
     with pytest.raises(ValueError, match="2 techniques do not fit into 1 days"):

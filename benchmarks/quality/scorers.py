@@ -67,15 +67,21 @@ def theirs(trial: Trial, seed: int, chosen: Sequence[str]) -> dict[str, Floats]:
 
 def shown(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
     """Return the same by title, after some with our temporal context, which do not compete."""
-    from quality import memory  # noqa: PLC0415 - it needs the model's parts, other scores do not
-
     named = {RIVALS[word][0]: each for word, each in known.items()}
-    remembered = {
+    return remembered(trial, known) | named
+
+
+def remembered(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return some of the scores with the temporal context of `risk`, by title."""
+    words = [word for word in WITH_CONTEXT if word in known]
+    if not words:
+        return {}
+    from quality import memory  # noqa: PLC0415 - it needs parts of the model, scores do not
+
+    return {
         f"{RIVALS[word][0]}, with `risk`'s context": memory.weighed(trial, known[word])
-        for word in WITH_CONTEXT
-        if word in known
+        for word in words
     }
-    return remembered | named
 
 
 def of_days(trial: Trial, scores: Mapping[str, Floats]) -> dict[str, Floats]:
