@@ -33,6 +33,8 @@ RISK = "risk"
 """How unusual an event and the events just before it are, over all columns."""
 TS_ANOMALY = "ts_anomaly"
 """Whether an event is in a time bin with a time-series anomaly."""
+RATE_PVALUE = "rate_pvalue"
+"""Probability that a benign day of the user has a burst as strong as the one up to an event."""
 
 
 class ExplanationColumns(NamedTuple):
