@@ -19,6 +19,7 @@ import morpheus  # noqa: E402 - the line above comes first
 from quality.judge import FIGURES  # noqa: E402 - the same
 from quality.parts import PARTS, Run  # noqa: E402 - the same
 from quality.scorers import RIVALS  # noqa: E402 - the same
+from quality.sets import KINDS  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {
@@ -66,6 +67,12 @@ def main() -> None:
     parser.add_argument(
         "--fleets", type=int, default=12, help="generated benign fleets of the part `alerts`"
     )
+    parser.add_argument(
+        "--sets",
+        choices=KINDS,
+        action="append",
+        help="kind of data of the part `protocol`; can be repeated; default: all",
+    )
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     given = parser.parse_args()
@@ -74,7 +81,15 @@ def main() -> None:
     rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
     if unknown := set(rivals) - set(RIVALS):
         parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
-    run = Run(given.data, given.seeds, given.quick, rivals, given.threads, given.fleets)
+    run = Run(
+        given.data,
+        given.seeds,
+        given.quick,
+        rivals,
+        threads=given.threads,
+        fleets=given.fleets,
+        sets=given.sets or KINDS,
+    )
     page = Page(given.into, HEAD + meanings(), TITLES)
     kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
     for part in given.only or PARTS:

@@ -60,7 +60,7 @@ def share_low_days(verdict: Verdict, pvalues: Floats) -> float:
 
 def table(found: Sequence[tuple[str, Mapping[str, Rates]]]) -> Table:
     """Return the shares in the last third and their growth, means over seeds."""
-    words = list(found[0][1]) if found else []
+    words = list(found[0][1])
     header = ["set", "share of benign events", *words]
     note = (
         "The threshold allows false alarms on 1 % of the benign events of the first third of the "

@@ -14,6 +14,7 @@ from quality import alerts, benign, commits, fleet, lessons, protocol, reasons, 
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
+from quality.sets import KINDS
 from quality.trial import Attacked, Trial, half, merge_trials, of_part
 
 Groups = Mapping[str, Collection[str]]
@@ -31,6 +32,7 @@ class Run:
         rivals: Keys of `scorers.RIVALS`.
         threads: Number of parallel workers.
         fleets: Number of generated benign fleets.
+        sets: Kinds of data of the protocol.
     """
 
     data: Path
@@ -39,6 +41,7 @@ class Run:
     rivals: Sequence[str] = tuple(scorers.RIVALS)
     threads: int = 1
     fleets: int = 12
+    sets: Sequence[str] = KINDS
 
 
 def of_commits(run: Run) -> Iterator[Table]:
@@ -137,9 +140,8 @@ def of_reference(run: Run) -> Iterator[Table]:
 
 def of_protocol(run: Run) -> Iterator[Table]:
     """Every scorer on every set, and their ranks."""
-    yield from protocol.tables(
-        protocol.Protocol(run.data, run.rivals, run.threads, run.quick), run.seeds
-    )
+    plan = protocol.Protocol(run.data, run.rivals, run.threads, run.quick, run.sets)
+    yield from protocol.tables(plan, run.seeds)
 
 
 def of_alerts(run: Run) -> Iterator[Table]:

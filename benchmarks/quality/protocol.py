@@ -19,7 +19,7 @@ from quality import false_alarms, ranks, scorers
 from quality.false_alarms import LOW
 from quality.judge import Verdict
 from quality.scorers import Floats
-from quality.sets import SOURCES, Part, Source
+from quality.sets import KINDS, SOURCES, Part, Source
 from quality.trial import Trial, merge_trials, of_part
 
 SLOW = ("dfencoder", "forest", "ecod")
@@ -59,6 +59,7 @@ class Protocol:
         rivals: Keys of `scorers.RIVALS`.
         threads: Number of parallel workers.
         few: Few users, for a quick check.
+        kinds: Kinds of data to measure.
         skipped: Why sets were left out.
     """
 
@@ -66,12 +67,13 @@ class Protocol:
     rivals: Sequence[str]
     threads: int = 1
     few: bool = False
+    kinds: Sequence[str] = KINDS
     skipped: dict[str, None] = field(default_factory=dict)
 
     def measure(self, seeds: int, sources: Sequence[Source] = SOURCES) -> Iterator[Found]:
         """Yield what each set shows with each seed. Sources without data are left out."""
         for seed in range(1, seeds + 1):
-            for source in sources:
+            for source in (one for one in sources if one.kind in self.kinds):
                 try:
                     yield from self._measure(source, seed)
                 except FileNotFoundError as error:
@@ -137,7 +139,8 @@ def tables(protocol: Protocol, seeds: int) -> Iterator[Table]:
     yield board.ranks()
     yield board.leads(ours, protocol.rivals)
     yield board.choices(families(ours, protocol.rivals))
-    yield false_alarms.table([(one.name, one.alarms) for one in results if one.alarms])
+    if drifting := [(one.name, one.alarms) for one in results if one.alarms]:
+        yield false_alarms.table(drifting)
     if any(one.low_days is not None for one in results):
         yield low_table(results)
 

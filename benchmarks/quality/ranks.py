@@ -110,7 +110,7 @@ class Board:
     def choices(self, families: Mapping[str, Sequence[str]]) -> Table:
         """Return how a choice among alternatives does on sets that it was not made on."""
         header = ["choice", "figure", "of the other sets", "of the other kinds of data"]
-        header += ["of all sets", "the best on each set", "chosen"]
+        header += ["of all sets", "the best on each set", "sets it is chosen for"]
         note = (
             "Mean over sets of a figure of the alternative that has the highest mean on the sets "
             "named at the top: the other sets, all sets of other kinds of data, or all sets."
@@ -140,7 +140,7 @@ class Board:
             for each in chosen
         ]
         counts = {word: chosen[0].count(word) for word in words if word in chosen[0]}
-        names = ", ".join(f"{word} {count} times" for word, count in counts.items())
+        names = ", ".join(f"{word}: {count}" for word, count in counts.items())
         return [*(shown(float(mean), 0) for mean in [*found, _mean(sets["best"])]), names]
 
     def _select(self, **wanted: str) -> pl.DataFrame:

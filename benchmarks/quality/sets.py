@@ -159,3 +159,5 @@ SOURCES: Sequence[Source] = (
     Source("lessons", of_lessons),
     *_generated(),
 )
+KINDS = tuple(dict.fromkeys(source.kind for source in SOURCES))
+"""Kinds of data."""
