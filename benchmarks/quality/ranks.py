@@ -151,7 +151,7 @@ def _best(means: pl.DataFrame, words: Sequence[str]) -> str:
     """Return the alternative with the highest mean over sets; the first of equal ones."""
     found = means.group_by("scorer").agg(pl.col("value").mean())
     mean = dict(found.iter_rows())
-    return max(words, key=lambda word: mean.get(word, -np.inf))
+    return max(words, key=lambda word: round(mean.get(word, -np.inf), 6))
 
 
 def _column(frame: pl.DataFrame, name: str, **wanted: str) -> pl.Series:
