@@ -408,7 +408,7 @@ class RateHistory(msgspec.Struct):
         self.today = self.today + np.bincount(hours[usual], minlength=_HOURS_PER_WEEK)
         self.today_neighbours = self.today_neighbours + (counts[usual] - 1).sum(axis=0)
         # Added one by one, so that the sum does not depend on how the events are cut.
-        self.today_expected = np.add.accumulate([self.today_expected, *means[usual]])[-1]
+        self.today_expected = np.add.accumulate(np.vstack([self.today_expected, means[usual]]))[-1]
         if judged:
             self.today_peak = max(self.today_peak or 0.0, float(exceedances.max()))
         self._keep_last_hour(seconds)
