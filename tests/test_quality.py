@@ -361,3 +361,16 @@ def test_a_pair_of_actions_counts_even_if_both_actions_are_usual(part):
     assert pairs[0] > 1  # only the other user reads twice
     assert abs(first) < pairs[0]
     assert pairs[1] < 0
+
+
+def test_a_flagged_day_is_benign_if_none_of_its_events_is_of_an_incident(part):
+    bursts = part("quality.bursts")
+    trial = days(part, incidents={"u0-3": 0, "u0-5": 1, "u1-7": 2}, hours=(0, 12))
+    trial = replace(trial, kinds={0: "burst", 1: "burst", 2: "newip"})
+    names = trial.scored["eventID"]
+    # u0-2 is on the day of u0-3; u0-8 and u0-9 are one day.
+    flags = names.is_in(["u0-2", "u0-3", "u0-8", "u0-9", "u1-7", "u1-20"]).to_numpy()
+    found = bursts.Found()
+    found.add(trial, flags)
+    assert (found.bursts, found.found, found.benign_days, found.weeks) == (2, 1, 2, 4)
+    assert (found.benign, found.flagged) == (2 * 28 - 3, 4)

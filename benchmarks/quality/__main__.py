@@ -30,6 +30,7 @@ TITLES = {
     "lessons": "The lessons' data: one intruder in one night",
     "reference": "The reference autoencoder",
     "alerts": "The alert budget: expected and actual alerts",
+    "bursts": "Bursts: what `timeseries` finds",
     "reasons": "Explanations of detected incidents",
     "risk": "What each part of `risk` contributes",
     "epochs": "How long to train",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from figures.table import Table
 
-from quality import alerts, benign, commits, fleet, lessons, protocol, reasons, scorers
+from quality import alerts, benign, bursts, commits, fleet, lessons, protocol, reasons, scorers
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
-from quality.sets import KINDS
+from quality.sets import KINDS, find_generator
 from quality.trial import Attacked, Trial, half, merge_trials, of_part
 
 Groups = Mapping[str, Collection[str]]
@@ -157,6 +157,11 @@ def of_alerts(run: Run) -> Iterator[Table]:
     yield alerts.table(found)
 
 
+def of_bursts(run: Run) -> Iterator[Table]:
+    """Bursts of events, which `timeseries` looks for."""
+    yield bursts.table(find_generator(run.data), run.seeds, quick=run.quick)
+
+
 def of_reasons(run: Run) -> Iterator[Table]:
     """Explanations of detected incidents."""
     from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
@@ -202,6 +207,7 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "reference": of_reference,
     "protocol": of_protocol,
     "alerts": of_alerts,
+    "bursts": of_bursts,
     "reasons": of_reasons,
     "risk": of_risk,
     "epochs": of_epochs,
