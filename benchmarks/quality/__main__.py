@@ -52,6 +52,31 @@ best rival", is our first score minus that of the best other detector in that co
 
 def main() -> None:
     """Parse the command line, measure, print and write."""
+    parser = make_parser()
+    given = parser.parse_args()
+    if wrong := foreign(Path(morpheus.__file__).parent):
+        parser.error(wrong)
+    rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
+    if unknown := set(rivals) - set(RIVALS):
+        words = ", ".join(RIVALS)
+        parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
+    run = Run(
+        given.data,
+        given.seeds,
+        given.quick,
+        rivals,
+        threads=given.threads,
+        fleets=given.fleets,
+        sets=given.sets or KINDS,
+    )
+    page = Page(given.into, HEAD + meanings(), TITLES)
+    kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
+    for part in given.only or PARTS:
+        page.measure(part, partial(PARTS[part], run), kind)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure detection quality next to competitors.")
     parser.add_argument(
         "--only", choices=PARTS, action="append", help="part to run; can be repeated"
@@ -76,25 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
-    given = parser.parse_args()
-    if wrong := foreign(Path(morpheus.__file__).parent):
-        parser.error(wrong)
-    rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
-    if unknown := set(rivals) - set(RIVALS):
-        parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
-    run = Run(
-        given.data,
-        given.seeds,
-        given.quick,
-        rivals,
-        threads=given.threads,
-        fleets=given.fleets,
-        sets=given.sets or KINDS,
-    )
-    page = Page(given.into, HEAD + meanings(), TITLES)
-    kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
-    for part in given.only or PARTS:
-        page.measure(part, partial(PARTS[part], run), kind)
+    return parser
 
 
 def foreign(package: Path) -> str | None:

@@ -47,15 +47,15 @@ def compute_rates(verdict: Verdict, scores: Floats) -> Rates:
     return Rates(float((first > limit).mean()), float((last > limit).mean()))
 
 
-def share_low_days(verdict: Verdict, pvalues: Floats) -> float:
+def share_low_days(verdict: Verdict, pvalues: Floats) -> float | None:
     """Return the share of days without an incident that have a p-value of at most `LOW`.
 
-    NaN if there is no such day with a p-value.
+    None if there is no such day with a p-value.
     """
     rows = verdict.calendar.select("day", pvalue=pvalues[verdict.rows])
     rows = rows.filter(pl.Series(verdict.benign_days) & rows["pvalue"].is_not_nan())
     lowest = rows.group_by("day").agg(pl.col("pvalue").min())["pvalue"].to_numpy()
-    return float((lowest <= LOW).mean()) if len(lowest) else float("nan")
+    return float((lowest <= LOW).mean()) if len(lowest) else None
 
 
 def table(found: Sequence[tuple[str, Mapping[str, Rates]]]) -> Table:

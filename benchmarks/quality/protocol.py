@@ -60,7 +60,7 @@ class Protocol:
         threads: Number of parallel workers.
         few: Few users, for a quick check.
         kinds: Kinds of data to measure.
-        skipped: Why sets were left out.
+        skipped: Kinds of data that are not there.
     """
 
     data: Path
@@ -77,7 +77,7 @@ class Protocol:
                 try:
                     yield from self._measure(source, seed)
                 except FileNotFoundError as error:
-                    self.skipped[str(error)] = None
+                    self.skipped[source.kind] = None
                     print(f"left out: {error}", file=sys.stderr)
 
     def _measure(self, source: Source, seed: int) -> Iterator[Found]:
@@ -116,15 +116,15 @@ def judge_set(
         pvalues = scores.get(PVALUE)
         named = {word: score for word, score in scores.items() if word != PVALUE}
         each.append(scorers.judge(verdict, named))
-        low += [] if pvalues is None else [false_alarms.share_low_days(verdict, pvalues)]
+        share = None if pvalues is None else false_alarms.share_low_days(verdict, pvalues)
+        low += [] if share is None else [share]
         alarms += [false_alarms.compare_thirds(verdict, named)] if source.drifts else []
     figures = {
         word: {figure: float(np.mean([one[word][figure] for one in each])) for figure in of_word}
         for word, of_word in each[0].items()
     }
-    return Found(
-        name, source.kind, figures, float(np.nanmean(low)) if low else None, (alarms or [{}])[0]
-    )
+    mean_low = float(np.mean(low)) if low else None
+    return Found(name, source.kind, figures, mean_low, alarms[0] if alarms else {})
 
 
 def tables(protocol: Protocol, seeds: int) -> Iterator[Table]:
@@ -133,7 +133,7 @@ def tables(protocol: Protocol, seeds: int) -> Iterator[Table]:
     ours = [f"`{label}`" for label in scorers.labels()]
     board = ranks.Board.of([(one.name, one.kind, one.figures) for one in results])
     notes = [*NAMES, *(f"`{word}` is {scorers.RIVALS[word][0]}" for word in protocol.rivals)]
-    note = "; ".join([*notes, *(f"left out: {why}" for why in protocol.skipped)])
+    note = "; ".join([*notes, *(f"no data of {kind} here" for kind in protocol.skipped)])
     for number, figure in enumerate(ranks.FIGURES):
         yield board.values(figure, "" if number else f"{note}.")
     yield board.ranks()
@@ -160,6 +160,6 @@ def low_table(results: Sequence[Found]) -> Table:
     table = Table(f"Benign days with a `pvalue` of at most {LOW}", ["set", "mean", "highest seed"])
     for name in dict.fromkeys(one.name for one in results):
         shares = [one.low_days for one in results if one.name == name and one.low_days is not None]
-        if shares and not np.isnan(shares).all():
-            table.add(name, f"{np.nanmean(shares):.1%}", f"{np.nanmax(shares):.1%}")
+        if shares:
+            table.add(name, f"{np.mean(shares):.1%}", f"{max(shares):.1%}")
     return table
