@@ -59,6 +59,7 @@ def cases() -> dict[str, Case]:
     new = Events(user="ann", table=Table(frame))
     columns = PipelineOptions(columns=tuple(COLUMNS))
     burst = make_scored(make_events([*range(0, 1800, 60), *range(1810, 1820), 1900]))
+    days = make_scored(make_events([*range(0, 200_000, 20_000), *range(200_000, 200_009), 300_000]))
     return {
         "train-ae": Case(TrainAe(train_min_history=6, train_epochs=1, options=columns), new),
         "train-ae --pretrained_filename": Case(
@@ -77,6 +78,7 @@ def cases() -> dict[str, Case]:
         "timeseries --causal": Case(
             Timeseries(causal=True, resolution="1m", min_window="6m", zscore_threshold=2.0), burst
         ),
+        "timeseries --detector=rate": Case(Timeseries(detector="rate", hot_start=True), days),
         "explain": Case(Explain(), scored),
         "serialize": Case(Serialize(), scored),
         "trigger": Case(Trigger(), scored),
@@ -88,7 +90,7 @@ def cases() -> dict[str, Case]:
 NAMES = (
     *("train-ae", "train-ae --pretrained_filename", "preprocess", "inf-pytorch", "add-scores"),
     *("add-class", "filter", "filter --alerts_per_day", "timeseries", "timeseries --causal"),
-    *("explain", "serialize", "trigger", "buffer", "delay"),
+    *("timeseries --detector=rate", "explain", "serialize", "trigger", "buffer", "delay"),
 )
 
 
@@ -103,7 +105,7 @@ def test_every_keyed_stage_has_a_case() -> None:
 
 
 def test_cases_have_something_to_find() -> None:
-    for name in ("timeseries", "timeseries --causal"):
+    for name in ("timeseries", "timeseries --causal", "timeseries --detector=rate"):
         flags = join(run_stage(cases()[name].stage, [cases()[name].batch]))[TS_ANOMALY]
         assert 0 < flags.sum() < len(flags), name
 

@@ -127,6 +127,13 @@ def read_trail(folder: Path) -> list[Record]:
     return sorted(records, key=lambda record: (str(record["eventTime"]), str(record["eventID"])))
 
 
+def events_of(users: int, records: Sequence[Record]) -> list[Record]:
+    """The events of the first users."""
+    names = [record["userIdentity"]["arn"] for record in records]
+    chosen = set(list(dict.fromkeys(names))[:users])
+    return [record for name, record in zip(names, records, strict=True) if name in chosen]
+
+
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The inputs of the golden commands."""
@@ -147,7 +154,10 @@ def make_case(name: str, logs: Path) -> Case:
     return {
         "lesson": Case(FromCloudtrail, sorted(rows, key=time_of), write_csv, role),
         "fleet": Case(
-            FromCloudtrail, read_trail(logs / "fleet" / "json" / "scored"), write_trail, role
+            FromCloudtrail,
+            events_of(12, read_trail(logs / "fleet" / "json" / "scored")),
+            write_trail,
+            role,
         ),
         "azure": Case(
             FromAzure,

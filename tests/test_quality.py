@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from labelled import days
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = Path(__file__).parents[2] / "shared/data"
 COMMITS = SHARED / "commits/commits.jsonl.gz"
@@ -34,7 +36,8 @@ def drawn(seed, levels):
 
 @pytest.mark.parametrize(
     "name",
-    ["figures.ranking", "figures.table", "quality.trial", "quality.comparison"],
+    ["figures.ranking", "figures.table"]
+    + [f"quality.{name}" for name in ("trial", "comparison", "generated")],
 )
 def test_doctests_of_the_benchmark_pass(part, name):
     tried = doctest.testmod(part(name))
@@ -75,24 +78,6 @@ def test_an_area_needs_events_of_both_classes(ranking):
     assert np.isnan(ranking.area(np.arange(3.0), np.ones(3, dtype=bool)))
 
 
-def days(part, users=2, weeks=2, incidents=None):
-    """A trial of invented users with an event per day, named `u0-0`, ..., from a Monday on."""
-    first = pl.datetime(2025, 3, 3, time_zone="UTC")
-    when = first + pl.duration(days=pl.int_range(7 * weeks))
-    frames = [
-        pl.select(
-            user=pl.lit(f"u{n}"),
-            eventID=pl.format("u{}-{}", pl.lit(n), pl.int_range(7 * weeks)),
-            eventTime=when.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            action=pl.lit("read"),
-        )
-        for n in range(users)
-    ]
-    logs, incidents = pl.concat(frames), incidents or {"u0-3": 0}
-    kinds = dict.fromkeys(incidents.values(), "swap")
-    return part("quality.trial").Trial("t", "user", ("action",), logs, logs, incidents, kinds)
-
-
 def judged(part, trial, top, users=("u0", "u1")):
     scores = np.zeros(trial.scored.height)
     for place, name in enumerate(reversed(top)):
@@ -116,6 +101,49 @@ def test_an_incident_is_caught_only_if_it_ranks_within_the_budget(part):
 
 def test_an_equal_score_does_not_catch(part):
     assert judged(part, days(part), [])["caught"] == 0
+
+
+def test_alerts_of_one_day_count_once(part):
+    trial = days(part, hours=(3, 9), incidents={"u0-6": 0})
+    above = [f"u1-{n}" for n in range(6)]  # two events on each of three days
+    assert judged(part, trial, [*above, "u0-6"])["caught"] == 1
+    assert judged(part, trial, [*above, "u1-6", "u0-6"])["caught"] == 0
+
+
+def test_a_day_ranks_by_its_highest_event(part):
+    trial = days(part, hours=(3, 9), incidents={"u0-6": 0})
+    assert judged(part, trial, ["u0-7"])["AP of days"] == 1
+    assert judged(part, trial, ["u0-7"])["AP of all"] < 0.1
+    assert judged(part, trial, ["u1-2", "u1-3", "u0-7"])["AP of days"] == 0.5
+
+
+def judged_by_days(part, trial, high):
+    own = trial.scored["eventID"].is_in(high).cast(float).to_numpy()
+    verdict = part("quality.judge").Verdict(trial, ("u0", "u1"))
+    return verdict.figures(np.zeros(trial.scored.height), own)
+
+
+def test_a_score_of_days_replaces_the_highest_event(part):
+    trial = days(part, hours=(3, 9), incidents={"u0-6": 0})
+    figures = judged_by_days(part, trial, ["u0-6", "u0-7"])
+    assert (figures["AP of days"], figures["caught"]) == (1, 1)
+    assert figures["AUC"] == 0.5
+
+
+def test_a_score_of_days_is_compared_with_days_without_incidents(part):
+    incidents = {f"u{user}-{2 * n}": 7 * user + n for user in (0, 1) for n in range(4)}
+    trial = days(part, hours=(3, 9), incidents=incidents)
+    whole = [f"u{user}-{n}" for user in (0, 1) for n in range(8)]
+    assert judged_by_days(part, trial, whole)["caught"] == 1
+
+
+def test_days_are_not_ranked_without_a_benign_one(part):
+    trial = days(part, hours=(3, 9), incidents={f"u0-{n}": 0 for n in range(0, 28, 2)})
+    verdict = part("quality.judge").Verdict(trial, ("u0",))
+    scores = np.arange(trial.scored.height, dtype=float)
+    figures = verdict.figures(scores, scores)
+    assert np.isnan(figures["AP of days"])
+    assert np.isnan(figures["caught"])
 
 
 def test_incidents_do_not_share_alerts(part):
@@ -333,3 +361,16 @@ def test_a_pair_of_actions_counts_even_if_both_actions_are_usual(part):
     assert pairs[0] > 1  # only the other user reads twice
     assert abs(first) < pairs[0]
     assert pairs[1] < 0
+
+
+def test_a_flagged_day_is_benign_if_none_of_its_events_is_of_an_incident(part):
+    bursts = part("quality.bursts")
+    trial = days(part, incidents={"u0-3": 0, "u0-5": 1, "u1-7": 2}, hours=(0, 12))
+    trial = replace(trial, kinds={0: "burst", 1: "burst", 2: "newip"})
+    names = trial.scored["eventID"]
+    # u0-2 is on the day of u0-3; u0-8 and u0-9 are one day.
+    flags = names.is_in(["u0-2", "u0-3", "u0-8", "u0-9", "u1-7", "u1-20"]).to_numpy()
+    found = bursts.Found()
+    found.add(trial, flags)
+    assert (found.bursts, found.found, found.benign_days, found.weeks) == (2, 1, 2, 4)
+    assert (found.benign, found.flagged) == (2 * 28 - 3, 4)

@@ -21,7 +21,7 @@ import pytest
 from morpheus.core.batch import Batch, RunMetrics, Scored, Table
 from morpheus.core.stage import PipelineOptions, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey
-from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.errors import ModelCorruptedError, RecordError, TransientError, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.chain import Segment
 from morpheus.runtime.states import MemoryStateStore, SqliteStateStore, StateStore
@@ -48,6 +48,7 @@ FEATURES = "\n".join(
     )
 )
 WRITTEN = ("", "ae_anomaly_score", "risk", "reason", "explanation", "ts_anomaly")
+CAUSAL = Timeseries(causal=True, hot_start=True, zscore_threshold=3.0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Case:
         user: The user column.
         columns_file: The feature list.
         num_threads: Number of workers.
+        timeseries: How time-series anomalies are found.
     """
 
     days: tuple[tuple[Path, ...], ...]
@@ -67,6 +69,7 @@ class Case:
     user: str = ROLE
     columns_file: str | None = None
     num_threads: int = 1
+    timeseries: Timeseries = CAUSAL
 
     def run(
         self,
@@ -88,7 +91,7 @@ class Case:
             Preprocess(),
             InfPytorch(),
             AddScores(label=("ae_anomaly_score", "risk")),
-            Timeseries(causal=True, hot_start=True, zscore_threshold=3.0),
+            self.timeseries,
             Explain(),
             Serialize(),
             ToFile(filename=str(output), overwrite=True),
@@ -195,6 +198,16 @@ def test_daily_runs_and_a_watched_folder_give_what_one_run_gives_for_the_lessons
     assert once["ts_anomaly"].value_counts().height == 2
     require_equal(lessons.run_daily(tmp_path, tmp_path / "state.db"), once)
     require_equal(lessons.run_watching(tmp_path, monkeypatch), once)
+
+
+def test_daily_runs_judge_the_rate_of_events_as_one_run_does(lessons: Case, tmp_path: Path) -> None:
+    rate = Timeseries(detector="rate", flags_per_week=2.0)
+    case = replace(lessons, timeseries=rate)
+    once = case.run_once(tmp_path)
+    assert once["ts_anomaly"].value_counts().height == 2
+    assert once["rate_pvalue"].null_count() == 0
+    assert once["rate_pvalue"].n_unique() > 30
+    require_equal(case.run_daily(tmp_path, tmp_path / "state.db"), once)
 
 
 def test_daily_runs_that_train_on_the_same_files_give_what_one_run_gives(
@@ -496,6 +509,7 @@ def test_a_store_keeps_what_was_committed(
         (Timeseries(), "`timeseries` works per run: windows reach past the end of a run. Use"),
         (TrainAe(), "`train-ae` works per run: it trains on the input of each run. Give"),
         (Timeseries(causal=True), ""),
+        (Timeseries(detector="rate"), ""),
         (Filter(threshold=1.0), ""),
         (TrainAe(train_data_glob="training/*.csv"), ""),
     ],
@@ -526,6 +540,19 @@ def test_counts_of_other_bins_are_rejected() -> None:
     list(stage.process(batch, state))
     with pytest.raises(UsageError, match="counts of bins of 3600 seconds, and --resolution is 10m"):
         list(replace(stage, resolution="10m").process(batch, state))
+
+
+def test_a_state_of_the_other_detector_is_rejected() -> None:
+    batch = make_scored(make_events([0, 1]))
+    detectors = Timeseries(causal=True), Timeseries(detector="rate")
+    for stage, other in (detectors, detectors[::-1]):
+        segment = replace(Segment.from_stages([stage]), saves=True)
+        opened = segment.open({})
+        list(opened.run([batch]))
+        with pytest.raises(ModelCorruptedError, match=r"cannot be read: .* Delete the state file"):
+            list(
+                replace(Segment.from_stages([other]), saves=True).open(opened.changed).run([batch])
+            )
 
 
 class Count(State):

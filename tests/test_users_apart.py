@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -15,12 +14,12 @@ USER = "userIdentitysessionContextsessionIssueruserName"
 WATCH = ("--watch_directory=true", "--max_files=2", "--batch_timeout=0.2")
 
 
-def scores_of(folder: Path, *source_options: str, filtered: bool) -> pl.DataFrame:
+def scores_of(morpheus: Path, folder: Path, *source_options: str, filtered: bool) -> pl.DataFrame:
     """Run the lesson's command with risks and reasons; the rows come out in one order."""
     kept = ("filter", "--label=risk", "--threshold=30") if filtered else ()
     output = folder / f"out-{len(source_options)}-{filtered}.csv"
     command = (
-        *(sys.executable, "-m", "morpheus", "run", "pipeline-ae"),
+        *(morpheus, "run", "pipeline-ae"),
         f"--userid_column_name={USER}",
         *("from-cloudtrail", "--input_glob=data/input-data/*.csv", *source_options),
         *("train-ae", "--train_data_glob=data/training-data/*.csv", "--seed=42"),
@@ -38,15 +37,19 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_followed_folder_scores_each_user_as_one_run_does(examples: Path) -> None:
-    once = scores_of(examples, filtered=False)
-    followed = scores_of(examples, *WATCH, filtered=False)
+def test_a_followed_folder_scores_each_user_as_one_run_does(
+    examples: Path, warm_morpheus: Path
+) -> None:
+    once = scores_of(warm_morpheus, examples, filtered=False)
+    followed = scores_of(warm_morpheus, examples, *WATCH, filtered=False)
     assert followed.height == once.height > 1000
     for column in ("ae_anomaly_score", "risk", "reason"):
         assert followed[column].to_list() == once[column].to_list(), column
 
 
-def test_a_followed_folder_finds_the_intrusion_that_one_run_finds(examples: Path) -> None:
-    once = scores_of(examples, filtered=True)
+def test_a_followed_folder_finds_the_intrusion_that_one_run_finds(
+    examples: Path, warm_morpheus: Path
+) -> None:
+    once = scores_of(warm_morpheus, examples, filtered=True)
     assert once.height == 8
-    assert scores_of(examples, *WATCH, filtered=True).equals(once)
+    assert scores_of(warm_morpheus, examples, *WATCH, filtered=True).equals(once)

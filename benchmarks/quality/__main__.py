@@ -19,15 +19,18 @@ import morpheus  # noqa: E402 - the line above comes first
 from quality.judge import FIGURES  # noqa: E402 - the same
 from quality.parts import PARTS, Run  # noqa: E402 - the same
 from quality.scorers import RIVALS  # noqa: E402 - the same
+from quality.sets import KINDS  # noqa: E402 - the same
 
 PAGE = ROOT / "docs" / "quality.md"
 TITLES = {
+    "protocol": "All sets: ranks of all scores",
     "commits": "Commits: from a date on, a colleague commits as the user",
     "console": "Console sessions: recorded techniques at three evasion levels",
     "fleet": "Made-up companies: incidents of nine kinds",
     "lessons": "The lessons' data: one intruder in one night",
     "reference": "The reference autoencoder",
     "alerts": "The alert budget: expected and actual alerts",
+    "bursts": "Bursts: what `timeseries` finds",
     "reasons": "Explanations of detected incidents",
     "risk": "What each part of `risk` contributes",
     "epochs": "How long to train",
@@ -49,6 +52,31 @@ best rival", is our first score minus that of the best other detector in that co
 
 def main() -> None:
     """Parse the command line, measure, print and write."""
+    parser = make_parser()
+    given = parser.parse_args()
+    if wrong := foreign(Path(morpheus.__file__).parent):
+        parser.error(wrong)
+    rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
+    if unknown := set(rivals) - set(RIVALS):
+        words = ", ".join(RIVALS)
+        parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
+    run = Run(
+        given.data,
+        given.seeds,
+        given.quick,
+        rivals,
+        threads=given.threads,
+        fleets=given.fleets,
+        sets=given.sets or KINDS,
+    )
+    page = Page(given.into, HEAD + meanings(), TITLES)
+    kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
+    for part in given.only or PARTS:
+        page.measure(part, partial(PARTS[part], run), kind)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure detection quality next to competitors.")
     parser.add_argument(
         "--only", choices=PARTS, action="append", help="part to run; can be repeated"
@@ -62,19 +90,18 @@ def main() -> None:
     )
     parser.add_argument("--rivals", default=quick, help=rivals_help)
     parser.add_argument("--threads", type=int, default=1, help="users trained in parallel")
+    parser.add_argument(
+        "--fleets", type=int, default=12, help="generated benign fleets of the part `alerts`"
+    )
+    parser.add_argument(
+        "--sets",
+        choices=KINDS,
+        action="append",
+        help="kind of data of the part `protocol`; can be repeated; default: all",
+    )
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="public logs")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
-    given = parser.parse_args()
-    if wrong := foreign(Path(morpheus.__file__).parent):
-        parser.error(wrong)
-    rivals = [word.strip() for word in given.rivals.split(",") if word.strip()]
-    if unknown := set(rivals) - set(RIVALS):
-        parser.error(f"--rivals: unknown: {', '.join(sorted(unknown))}; choose from {words}")
-    run = Run(given.data, given.seeds, given.quick, rivals, given.threads)
-    page = Page(given.into, HEAD + meanings(), TITLES)
-    kind = f"{'Quick run' if given.quick else 'Run'}, {given.seeds} seeds"
-    for part in given.only or PARTS:
-        page.measure(part, partial(PARTS[part], run), kind)
+    return parser
 
 
 def foreign(package: Path) -> str | None:

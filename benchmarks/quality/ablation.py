@@ -6,7 +6,7 @@ to 3. The trials that are compared with other detectors are not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Unpack
@@ -33,11 +33,9 @@ from morpheus.models.temporal import (
     SHORT_HALF_LIFE,
     ExponentialMovingAverage,
 )
-from quality.trial import Case, Trial, times
+from quality.trial import Attacked, Case, Trial, times
 
 Floats = NDArray[np.float64]
-Attacked = Sequence[tuple[Trial, list[Case]]]
-"""Trials and their cases."""
 
 
 @dataclass(frozen=True)

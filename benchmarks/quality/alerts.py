@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 from figures.table import Table
 
-from morpheus.core.batch import AlertBudgetReport
 from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
@@ -17,38 +20,96 @@ from morpheus.stages.filter import Filter
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
-from quality.chain import LEAST, written
-from quality.trial import BENIGN, Trial
+from quality import chain, scorers
+from quality.false_alarms import LOW, share_low_days
+from quality.judge import Verdict
+from quality.trial import BENIGN, LEAST, Trial, times
 
-ALERTS = (1.0, 5.0)
-"""Budgets in alerts per day, over all users."""
-
-
-def table() -> Table:
-    """Return an empty table."""
-    header = ["logs", "alerts per day", "seed", "expected", "interval", "actual", "within"]
-    return Table("Alerts on benign days", header)
+WEEKLY = {"one": 1.0, "a quarter": 0.25}
+"""Budgets in alerts per user and week."""
+BINDING = 2.5
+"""Maximum ratio of raised to wanted alerts that a budget should keep to."""
 
 
-def add(table: Table, trial: Trial, seed: int) -> None:
-    """Add a row per budget."""
-    for alerts in ALERTS:
-        found = spent(trial, seed, alerts)
-        stated = found.forecast
-        within = stated.low <= found.alerts <= stated.high
-        table.add(
-            *(trial.name, alerts, seed, round(stated.alerts)),
-            *(f"{stated.low:.0f} to {stated.high:.0f}", found.alerts, "yes" if within else "no"),
+@dataclass(frozen=True)
+class Spent:
+    """A budget, what the summary of the run states, and what happened.
+
+    Attributes:
+        group: Kind of logs.
+        logs: Name of the logs.
+        budget: Key of `WEEKLY`.
+        wanted: Number of alerts that the budget asks for.
+        expected: Number of alerts that the summary states; None without a forecast.
+        low: Lower end of its interval.
+        high: Upper end of it.
+        raised: Number of alerts.
+        low_days: Share of days with a p-value of at most `LOW`; None without the label.
+    """
+
+    group: str
+    logs: str
+    budget: str
+    wanted: float
+    expected: float | None
+    low: float | None
+    high: float | None
+    raised: int
+    low_days: float | None
+
+    @property
+    def ratio(self) -> float:
+        """Raised over wanted alerts."""
+        return self.raised / self.wanted
+
+    @property
+    def inside(self) -> bool:
+        """Whether the number of alerts is in the stated interval."""
+        return (
+            self.low is not None and self.high is not None and self.low <= self.raised <= self.high
         )
 
 
-def spent(trial: Trial, seed: int, alerts: float) -> AlertBudgetReport:
-    """Run the pipeline on the benign days of a trial, and return the budget report."""
-    benign = trial.scored.filter(pl.Series(trial.incident == BENIGN))
+def spend(trial: Trial, seed: int, group: str) -> Iterator[Spent]:
+    """Run the pipeline with each budget on the benign days of a trial."""
+    trial = drop_incidents(trial)
+    shares = measure_low_days(trial, seed)
+    users = len(trial.spans)
+    days = times(trial.scored).dt.date().n_unique()
+    for budget, weekly in WEEKLY.items():
+        per_day = users * weekly / 7
+        report = run_budget(trial, seed, per_day)
+        stated = read_report(report)
+        wanted = stated.pop("wanted", None) or per_day * days
+        yield Spent(group, trial.name, budget, wanted, low_days=shares, **stated)
+
+
+def read_report(report: object) -> dict[str, Any]:
+    """Return the numbers of a budget report. Its fields differ between versions of the package."""
+    forecast = getattr(report, "forecast", report)
+    names = {"expected": ("expected", "alerts"), "low": ("low",), "high": ("high",)}
+    found = {name: _first(forecast, fields) for name, fields in names.items()}
+    return found | {
+        "raised": _first(report, ("raised", "alerts")),
+        "wanted": _first(report, ("wanted",)),
+    }
+
+
+def _first(report: object, fields: Iterable[str]) -> Any:  # noqa: ANN401 - a number or nothing
+    return next((getattr(report, name) for name in fields if hasattr(report, name)), None)
+
+
+def measure_low_days(trial: Trial, seed: int) -> float | None:
+    """Return the share of days with a low p-value; None if there is no such label."""
+    found = scorers.ours(trial, seed, 1, ("pvalue",)).get("`pvalue`")
+    return None if found is None else share_low_days(Verdict(trial, tuple(trial.spans)), found)
+
+
+def run_budget(trial: Trial, seed: int, alerts: float) -> object:
+    """Run the pipeline with a budget in alerts per day, and return its budget report."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        written(trial, folder)
-        benign.filter(_before_incidents(trial, benign)).write_parquet(folder / "scored.parquet")
+        chain.written(trial, folder)
         stages = [
             FromCloudtrail(input_glob=str(folder / "scored.parquet")),
             TrainAe(
@@ -67,11 +128,68 @@ def spent(trial: Trial, seed: int, alerts: float) -> AlertBudgetReport:
     return report
 
 
-def _before_incidents(trial: Trial, benign: pl.DataFrame) -> pl.Expr:
-    """Return the events of users without an incident, and earlier events of the others."""
-    marked = trial.scored.filter(pl.Series(trial.incident != BENIGN))
-    first = dict(marked.group_by(trial.user).agg(pl.col("eventTime").min()).iter_rows())
-    last = benign["eventTime"].max()
-    assert isinstance(last, str)  # noqa: S101 - the trial's times are text
-    limit = pl.col(trial.user).replace_strict(first, default=last + "~", return_dtype=pl.String)
-    return pl.col("eventTime") < limit
+def drop_incidents(trial: Trial) -> Trial:
+    """Return the benign events of users without an incident, and earlier events of the others."""
+    if not trial.incidents:
+        return trial
+    first = {
+        case.user: times(case.scored).filter(pl.Series(case.marked)).min()
+        for case in trial.cases
+        if case.marked.any()
+    }
+    when, owner = times(trial.scored), trial.scored[trial.user].to_list()
+    early = [
+        user not in first or moment < first[user] for user, moment in zip(owner, when, strict=True)
+    ]
+    kept = trial.scored.filter(pl.Series(early) & pl.Series(trial.incident == BENIGN))
+    return Trial(trial.name, trial.user, trial.columns, trial.history, kept, {}, {})
+
+
+def summary(found: list[Spent]) -> Table:
+    """Return how well the budgets of each group of logs hold."""
+    header = ["logs", "alerts per user and week", "number", "inside the interval"]
+    header += [
+        "mean ratio",
+        "lowest",
+        "highest",
+        f"over {BINDING}",
+        f"days with p <= {LOW}",
+        "most",
+    ]
+    note = (
+        "Ratio: raised over wanted alerts. The interval is the 95 % interval of the summary. The "
+        f"last columns are the share of benign days with a `pvalue` of at most {LOW}: mean and "
+        "maximum over the logs."
+    )
+    table = Table("Alert budgets on benign days", header, note=note)
+    for group in dict.fromkeys(one.group for one in found):
+        for budget in WEEKLY:
+            its = [one for one in found if (one.group, one.budget) == (group, budget)]
+            ratios = np.array([one.ratio for one in its])
+            shares = [one.low_days for one in its if one.low_days is not None]
+            table.add(
+                *(group, budget, len(its), f"{np.mean([one.inside for one in its]):.0%}"),
+                *(_short(ratios.mean()), _short(ratios.min()), _short(ratios.max())),
+                int((ratios > BINDING).sum()),
+                *((f"{np.mean(shares):.1%}", f"{max(shares):.1%}") if shares else (None, None)),
+            )
+    return table
+
+
+def table(found: list[Spent]) -> Table:
+    """Return a row for each run."""
+    header = ["logs", "alerts per user and week", "wanted", "expected", "interval", "raised"]
+    result = Table("Each run", [*header, "ratio", "inside", f"days with p <= {LOW}"])
+    for one in found:
+        interval = None if one.low is None else f"{one.low:.0f} to {one.high:.0f}"
+        expected = None if one.expected is None else round(one.expected)
+        share = None if one.low_days is None else f"{one.low_days:.1%}"
+        result.add(
+            *(one.logs, one.budget, round(one.wanted), expected, interval, one.raised),
+            *(_short(one.ratio), "yes" if one.inside else "no", share),
+        )
+    return result
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}"

@@ -1,8 +1,8 @@
 """Naive Bayes as a baseline: how much more likely an event is for the others than for its user.
 
 `events` sums over columns the log of a value's share in the others' histories over its share in the
-user's own. `sessions` is the mean of that over the user's session up to the event. `bigrams` uses
-one column, the action, given the action before it.
+user's own. `sessions` is the mean of that over the user's session up to the event, `days` over the
+whole day. `bigrams` uses one column, the action, given the action before it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,13 @@ def sessions(trial: Trial) -> Floats:
     frame = frame.with_columns(session=new.fill_null(value=True).cum_sum())
     mean = pl.col("score").cum_sum() / pl.int_range(1, pl.len() + 1)
     return frame.select(mean.over("session")).to_series().to_numpy()
+
+
+def days(trial: Trial) -> Floats:
+    """Return the mean of `events` over each row's day, the same for all rows of the day."""
+    day = times(trial.scored).dt.date()
+    frame = pl.DataFrame({"score": events(trial), "user": trial.scored[trial.user], "day": day})
+    return frame.select(pl.col("score").mean().over("user", "day")).to_series().to_numpy()
 
 
 def bigrams(trial: Trial) -> Floats:

@@ -17,10 +17,7 @@ from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
-from quality.trial import EVENT, Trial
-
-LEAST = 50
-"""Minimum number of training events. All users of trials have more."""
+from quality.trial import EVENT, LEAST, Trial
 
 
 def output(

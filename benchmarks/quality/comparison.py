@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from figures.table import Table
 
+from quality import scorers
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
 
@@ -33,16 +34,18 @@ class Comparison:
 
     def add(self, judged: Sequence[tuple[Verdict, Mapping[str, Floats]]]) -> None:
         """Add a seed: trials of equal weight, with the scores of each scorer."""
-        for name in judged[0][1]:
-            each = [verdict.figures(scores[name]) for verdict, scores in judged]
-            mean = {figure: float(np.mean([one[figure] for one in each])) for figure in each[0]}
+        found = [scorers.judge(verdict, scores) for verdict, scores in judged]
+        for name, first in found[0].items():
+            mean = {
+                figure: float(np.mean([one[name][figure] for one in found])) for figure in first
+            }
             self.found.setdefault(name, []).append(mean)
 
     def table(self) -> Table:
         """Return one row per scorer with the best figures in bold, and the lead of ours."""
         table = Table(self.title, ["score", *self.figures])
         means = {name: self._values(name).mean(axis=0) for name in self.found}
-        best = np.max([mean.round(3) for mean in means.values()], axis=0)
+        best = np.nanmax([mean.round(3) for mean in means.values()], axis=0)
         for name, mean in means.items():
             cells = [shown(*pair) for pair in zip(mean, spread(self._values(name)), strict=True)]
             tops = mean.round(3) == best
@@ -75,10 +78,12 @@ def spread(values: Floats) -> Floats:
 
 
 def shown(mean: float, wide: float, sign: str = "") -> str:
-    """Format a figure with its standard deviation, unless that is 0.
+    """Format a figure with its standard deviation, unless that is 0; a dash for NaN.
 
-    >>> shown(0.75, 0.0123), shown(0.75, 0.0), shown(0.01, 0.002, "+")
-    ('.750 ± .012', '.750', '+.010 ± .002')
+    >>> shown(0.75, 0.0123), shown(0.75, 0.0), shown(0.01, 0.002, "+"), shown(np.nan, np.nan)
+    ('.750 ± .012', '.750', '+.010 ± .002', '-')
     """
+    if np.isnan(mean):
+        return "-"
     text = f"{mean:{sign}.3f}".replace("0.", ".", 1)
     return text if wide < 0.0005 else f"{text} ± {wide:.3f}".replace("± 0.", "± .")  # noqa: PLR2004 - what three digits show

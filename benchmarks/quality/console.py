@@ -38,19 +38,23 @@ GRADES = {
 }
 
 
-def scenes(data: Path, seed: int, *, few: bool = False) -> Mapping[str, Sequence[Trial]]:
+def scenes(
+    data: Path, seed: int, *, few: bool = False, every: int = 1
+) -> Mapping[str, Sequence[Trial]]:
     """Return the rounds of each evasion level.
 
     Args:
         data: Folder of the public logs.
         seed: Random seed of each technique's start.
         few: Only one round.
+        every: A technique on every day, or on every second one: then other days are benign. Which
+            days have techniques differs between rounds.
     """
     events = flat(data / "cloudtrail-console")
     history, later = divided(events)
     victim = TargetUser.from_events(NAME, USER, events)
     techniques = load_techniques(str(data / "cloudtrail-techniques"))
-    count = -(-len(techniques) // len(by_day(later)))
+    count = -(-len(techniques) // (len(by_day(later)) // every))
     rounds = [techniques[n::count] for n in range(count)]
     rounds = rounds[:1] if few else [*rounds, [attack(data / "cloudtrail-attack")]]
     return {
@@ -60,10 +64,10 @@ def scenes(data: Path, seed: int, *, few: bool = False) -> Mapping[str, Sequence
                 later,
                 [
                     rewrite_technique(*pair, victim, grade, seed)
-                    for pair in pair_with_days(some, later)
+                    for pair in pair_with_days(some, by_day(later)[place % every :: every])
                 ],
             )
-            for some in rounds
+            for place, some in enumerate(rounds)
         ]
         for grade in GRADES
     }
@@ -79,10 +83,16 @@ def scene(history: pl.DataFrame, later: pl.DataFrame, recordings: Sequence[pl.Da
 
 
 def pair_with_days(
-    techniques: Sequence[Technique], later: pl.DataFrame
+    techniques: Sequence[Technique], days: Sequence[pl.DataFrame]
 ) -> Iterator[tuple[Technique, pl.DataFrame]]:
-    """Pair each technique with the events of a day."""
-    return zip(techniques, by_day(later), strict=False)
+    """Pair each technique with the events of a day.
+
+    Raises:
+        ValueError: If there are more techniques than days.
+    """
+    if len(techniques) > len(days):
+        raise ValueError(f"{len(techniques)} techniques do not fit into {len(days)} days")
+    return zip(techniques, days, strict=False)
 
 
 def rewrite_technique(

@@ -12,7 +12,8 @@ import numpy as np
 from figures.ranking import average_precision, recall
 from figures.table import Table
 
-from quality.ablation import WAYS, Attacked, Read, learnt
+from quality.ablation import WAYS, Read, learnt
+from quality.trial import Attacked
 
 TRIED = 8, 12, 16, 25, 40
 SHOWN = {"`risk`": "`risk`", "`ae_anomaly_score`": "mean loss, no context"}

@@ -68,4 +68,4 @@ def largest(case: Case, columns: Sequence[str]) -> Floats:
 def scores(trial: Trial, seed: int, *, of: Callable[[Case, Sequence[str]], Floats]) -> Floats:
     """Return one of the two scores per row of `trial.scored`. It is deterministic."""
     del seed
-    return np.concatenate([of(case, trial.columns) for case in trial.cases])
+    return np.concatenate([of(case, trial.columns) for case in trial.taught])

@@ -11,7 +11,6 @@ import polars as pl
 from figures.ranking import area, average_precision, recall
 from numpy.typing import NDArray
 
-from morpheus.models.calibration import SESSION_GAP
 from quality.trial import BENIGN, Trial, times
 
 Floats = NDArray[np.float64]
@@ -24,11 +23,13 @@ FIGURES = {
     "at 0.1 %": "the same with 0.1 %",
     "AUC by day": "AUC of a user's days, each ranked by its most unusual event",
     "AP of all": "average precision of one ranking of all users' events",
+    "AP of days": "average precision of one ranking of all users' days. A day's score is its "
+    "highest event score, unless the scorer has a score of days; a day counts as unusual if it has "
+    "an event of an incident",
     "caught": "share of incidents detected with a budget of one alert per user and week, each as "
     "if it were the only one. An incident is detected if one of its events, within a week of its "
     "first event, is above the threshold at which the benign events of all users raise that many "
-    "alerts. An alert is a session of a user: events without a pause of an hour, as `filter "
-    "--alerts_per_day` counts them",
+    "alerts. An alert is a day of a user, in UTC",
     "caught by user": "share of incidents with an event that is the most unusual one in a week of "
     "its user",
 }
@@ -49,16 +50,14 @@ class Verdict:
 
     @cached_property
     def calendar(self) -> pl.DataFrame:
-        """Session, day and week of each row, as numbers that are unique to a user."""
+        """Day and week of each row, as numbers that are unique to a user, and the date."""
         when = times(self.trial.scored)
         user = pl.col("user").rank("dense").cast(pl.Int64)
         day = pl.col("when").dt.epoch("d").cast(pl.Int64)
         week = (day + 3) // 7  # the epoch was a Thursday
         frame = pl.DataFrame({"user": self.trial.scored[self.trial.user], "when": when})
-        pause = pl.col("when").diff() > pl.duration(seconds=SESSION_GAP)
-        new = (pause | (pl.col("user") != pl.col("user").shift())).fill_null(value=True)
         frame = frame.with_columns(
-            run=new.cum_sum(), day=user * 1_000_000 + day, week=user * 1_000_000 + week, date=day
+            day=user * 1_000_000 + day, week=user * 1_000_000 + week, date=day
         )
         return frame.filter(pl.Series(self.rows))
 
@@ -88,39 +87,72 @@ class Verdict:
         weeks = self.calendar.select("week", inside.alias("inside")).unique("week")
         return int(weeks["inside"].sum() / 7)
 
-    def figures(self, scores: Floats) -> Mapping[str, float]:
+    def figures(self, scores: Floats, days: Floats | None = None) -> Mapping[str, float]:
         """Return all figures of the scores of `trial.scored`. Events without a score rank last.
 
         Users without a benign event are left out of means over users. Users without a benign day
         are left out of the mean over days.
 
+        Args:
+            scores: Score of each event, (rows,).
+            days: Score of each event's day, if the scorer has one: the highest of a day counts. It
+                may be the same for all events of a day, or grow during the day.
+
         Raises:
             ValueError: If no user has an incident.
         """
-        known = np.where(np.isnan(scores), np.nanmin(scores) - 1, scores)
+        known = _ranked_last(scores)
         users = list(self._attacked())
         if not users:
             raise ValueError(f"{self.trial.name}: none of {len(self.users)} users has an incident")
         each = np.ma.masked_invalid([self._of_user(known, user) for user in users])
         means = each.mean(axis=0).filled(np.nan)
         mine, marked = known[self.rows], self.incident != BENIGN
+        of_days = None if days is None else _ranked_last(days)[self.rows]
         rest = [
             average_precision(mine, marked),
-            self.caught(mine),
+            self.precision_of_days(mine if of_days is None else of_days),
+            self.caught(mine, of_days),
             self.caught_by_user(mine),
         ]
         return dict(zip(FIGURES, [*means.tolist(), *rest], strict=True))
 
-    def caught(self, scores: Floats) -> float:
-        """Return the share of detected incidents with one threshold for all users."""
-        return self._share(self.alerts(scores).astype(np.float64))
+    def precision_of_days(self, scores: Floats) -> float:
+        """Return the average precision of one ranking of all user-days; NaN without benign days."""
+        rows = self.calendar.select("day", score=scores, marked=self.incident != BENIGN)
+        by_day = rows.group_by("day").max()
+        if by_day["marked"].all():
+            return float("nan")
+        return average_precision(by_day["score"].to_numpy(), by_day["marked"].to_numpy())
+
+    def caught(self, scores: Floats, days: Floats | None = None) -> float:
+        """Return the share of detected incidents with one threshold for all users.
+
+        A score of days covers the events of an incident and the benign events beside them. So it
+        is compared with days without an incident; NaN if there are none.
+        """
+        if days is None:
+            return self._share(self.alerts(scores).astype(np.float64))
+        if not self.benign_days.any():
+            return float("nan")
+        return self._share((days > self._limit(days, self.benign_days)).astype(np.float64))
 
     def alerts(self, scores: Floats) -> NDArray[np.bool_]:
         """Return which rows are alerts with one threshold for all users."""
-        ranked = self.calendar.select("run", score=scores, benign=self.incident == BENIGN)
-        peaks = ranked.filter("benign").group_by("run").agg(pl.col("score").max())["score"]
+        return np.asarray(scores > self._limit(scores, self.incident == BENIGN))
+
+    @cached_property
+    def benign_days(self) -> NDArray[np.bool_]:
+        """Whether each row's day has no event of an incident."""
+        rows = self.calendar.select("day", marked=self.incident != BENIGN)
+        return ~rows.select(pl.col("marked").any().over("day")).to_series().to_numpy()
+
+    def _limit(self, scores: Floats, benign: NDArray[np.bool_]) -> float:
+        """Return the threshold at which some rows' days raise as many alerts as the budget."""
+        ranked = self.calendar.select("day", score=scores).filter(pl.Series(benign))
+        peaks = ranked.group_by("day").agg(pl.col("score").max())["score"]
         limits = np.concatenate([[np.inf], np.sort(peaks.to_numpy())[::-1], [-np.inf]])
-        return np.asarray(scores > limits[min(self.budget, len(peaks) + 1)])
+        return float(limits[min(self.budget, len(peaks) + 1)])
 
     def caught_by_user(self, scores: Floats) -> float:
         """Return the share of incidents that rank first in a user's week; ties count in part."""
@@ -152,3 +184,8 @@ class Verdict:
             recall(mine, marked, 0.001),
             area(by_day["score"].to_numpy(), by_day["marked"].to_numpy()),
         ]
+
+
+def _ranked_last(scores: Floats) -> Floats:
+    """Return scores with missing ones below all others."""
+    return np.where(np.isnan(scores), np.nanmin(scores) - 1, scores)

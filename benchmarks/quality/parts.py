@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 from figures.table import Table
 
-from quality import ablation, alerts, commits, epochs, fleet, lessons, reasons, scorers
+from quality import alerts, benign, bursts, commits, fleet, lessons, protocol, reasons, scorers
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
-from quality.trial import Trial, half, merge_trials, of_part
+from quality.sets import KINDS, find_generator
+from quality.trial import Attacked, Trial, half, merge_trials, of_part
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
@@ -30,6 +31,8 @@ class Run:
         quick: Few users, for a quick check.
         rivals: Keys of `scorers.RIVALS`.
         threads: Number of parallel workers.
+        fleets: Number of generated benign fleets.
+        sets: Kinds of data of the protocol.
     """
 
     data: Path
@@ -37,6 +40,8 @@ class Run:
     quick: bool = False
     rivals: Sequence[str] = tuple(scorers.RIVALS)
     threads: int = 1
+    fleets: int = 12
+    sets: Sequence[str] = KINDS
 
 
 def of_commits(run: Run) -> Iterator[Table]:
@@ -89,7 +94,7 @@ def of_console(run: Run) -> Iterator[Table]:
                 )
                 for trial in rounds
             ]
-            empty = comparison(run, console.GRADES[grade], without=("AUC by day",))
+            empty = comparison(run, console.GRADES[grade], without=("AUC by day", "AP of days"))
             tables.setdefault(grade, empty).add(judged)
     for each in tables.values():
         yield each.table()
@@ -133,13 +138,28 @@ def of_reference(run: Run) -> Iterator[Table]:
     yield from compared(alone, repeat(lessons.trial()), title="lessons")
 
 
+def of_protocol(run: Run) -> Iterator[Table]:
+    """Every scorer on every set, and their ranks."""
+    plan = protocol.Protocol(run.data, run.rivals, run.threads, run.quick, run.sets)
+    yield from protocol.tables(plan, run.seeds)
+
+
 def of_alerts(run: Run) -> Iterator[Table]:
     """The alert budget on benign days."""
-    table = alerts.table()
-    for seed, number in zip(range(1, run.seeds + 1), fleet.PRINTED, strict=False):
-        alerts.add(table, fleet.trial(number), seed)
-    alerts.add(table, commits.trial(run.data / "commits" / "commits.jsonl.gz"), 1)
-    yield table
+    number = 2 if run.quick else run.fleets
+    logs = chain(benign.fleets(run.data, number), benign.others(run.data, run.seeds))
+    found = [
+        one
+        for seed, (group, trial) in enumerate(logs, start=1)
+        for one in alerts.spend(trial, seed, group)
+    ]
+    yield alerts.summary(found)
+    yield alerts.table(found)
+
+
+def of_bursts(run: Run) -> Iterator[Table]:
+    """Bursts of events, which `timeseries` looks for."""
+    yield bursts.table(find_generator(run.data), run.seeds, quick=run.quick)
 
 
 def of_reasons(run: Run) -> Iterator[Table]:
@@ -155,16 +175,22 @@ def of_reasons(run: Run) -> Iterator[Table]:
 
 def of_risk(run: Run) -> Iterator[Table]:
     """The effect of each part of `risk`."""
+    from quality import ablation  # noqa: PLC0415 - it takes models apart, which other parts do not
+
     yield ablation.table(choosing(run))
 
 
 def of_epochs(run: Run) -> Iterator[Table]:
     """The effect of longer training."""
+    from quality import epochs  # noqa: PLC0415 - as `ablation`
+
     yield epochs.table(choosing(run), run.seeds)
 
 
-def choosing(run: Run) -> Mapping[str, ablation.Attacked]:
+def choosing(run: Run) -> Mapping[str, Attacked]:
     """The trials for choosing settings."""
+    from quality import ablation  # noqa: PLC0415 - as above
+
     trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
     companies = [fleet.trial(seed) for seed in list(fleet.CHOOSING)[:3]]
     return {
@@ -179,7 +205,9 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "fleet": of_fleet,
     "lessons": of_lessons,
     "reference": of_reference,
+    "protocol": of_protocol,
     "alerts": of_alerts,
+    "bursts": of_bursts,
     "reasons": of_reasons,
     "risk": of_risk,
     "epochs": of_epochs,

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 def scores(trial: Trial, seed: int, *, rival: str) -> Floats:
     """Return a detector's score of each row of `trial.scored`."""
     seed = seed if SEEDED[rival] else 0
-    places = [place(case, trial.columns, rival, seed) for case in trial.cases]
+    places = [place(case, trial.columns, rival, seed) for case in trial.taught]
     compute(trial, rival, seed, places)
     return np.concatenate([np.load(path, allow_pickle=False) for path in places])
 
@@ -43,7 +43,7 @@ def place(case: Case, columns: Sequence[str], rival: str, seed: int) -> Path:
 
 def compute(trial: Trial, rival: str, seed: int, places: Sequence[Path]) -> None:
     """Compute the scores that are not in the cache."""
-    pairs = zip(trial.cases, places, strict=True)
+    pairs = zip(trial.taught, places, strict=True)
     missing = [(case, path) for case, path in pairs if not path.exists()]
     if not missing:
         return

@@ -9,12 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.stages.add_scores import SCORE_FUNCTIONS
-from quality import bayes, chain, frequencies, memory, rivals
+from quality import bayes, chain, frequencies, rivals
+from quality.judge import Verdict
 from quality.trial import Trial
 
 Floats = NDArray[np.float64]
-WANTED = ("risk", "ae_anomaly_score", "max_abs_z", "mean_abs_z")
+INCIDENT = "incident_score"
+"""Our label for days: the highest risk of the user's day so far."""
+WANTED = ("risk", INCIDENT, "ae_anomaly_score", "max_abs_z", "mean_abs_z")
 """Our labels to show, if they exist."""
+SESSION_MEAN = "bayes-session"
+"""The rival whose score of a day is the mean of the day's events."""
 RIVALS: Mapping[str, tuple[str, Callable[[Trial, int], Floats]]] = {
     "frequencies-sum": (
         "column frequencies, summed",
@@ -48,10 +53,11 @@ def labels() -> list[str]:
     return [label for label in WANTED if label in SCORE_FUNCTIONS]
 
 
-def ours(trial: Trial, seed: int, threads: int) -> dict[str, Floats]:
-    """Return our scores of each row of `trial.scored`."""
-    output = chain.output(trial, labels(), seed=seed, threads=threads)
-    return {f"`{label}`": output[label].cast(float).to_numpy() for label in labels()}
+def ours(trial: Trial, seed: int, threads: int, extra: Sequence[str] = ()) -> dict[str, Floats]:
+    """Return our scores of each row of `trial.scored`, and other labels that exist."""
+    wanted = [*labels(), *(label for label in extra if label in SCORE_FUNCTIONS)]
+    output = chain.output(trial, wanted, seed=seed, threads=threads)
+    return {f"`{label}`": output[label].cast(float).to_numpy() for label in wanted}
 
 
 def theirs(trial: Trial, seed: int, chosen: Sequence[str]) -> dict[str, Floats]:
@@ -62,9 +68,35 @@ def theirs(trial: Trial, seed: int, chosen: Sequence[str]) -> dict[str, Floats]:
 def shown(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
     """Return the same by title, after some with our temporal context, which do not compete."""
     named = {RIVALS[word][0]: each for word, each in known.items()}
-    remembered = {
+    return remembered(trial, known) | named
+
+
+def remembered(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return some of the scores with the temporal context of `risk`, by title."""
+    words = [word for word in WITH_CONTEXT if word in known]
+    if not words:
+        return {}
+    from quality import memory  # noqa: PLC0415 - it needs parts of the model, scores do not
+
+    return {
         f"{RIVALS[word][0]}, with `risk`'s context": memory.weighed(trial, known[word])
-        for word in WITH_CONTEXT
-        if word in known
+        for word in words
     }
-    return remembered | named
+
+
+def of_days(trial: Trial, scores: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return the scores of days, for scorers that have their own.
+
+    Args:
+        trial: The trial.
+        scores: Scores of events, by a label of ours, a rival's word or a rival's title.
+    """
+    means = {name: bayes.days for name in (SESSION_MEAN, RIVALS[SESSION_MEAN][0]) if name in scores}
+    own = {name: score for name, score in scores.items() if name == f"`{INCIDENT}`"}
+    return own | {name: mean(trial) for name, mean in means.items()}
+
+
+def judge(verdict: Verdict, scores: Mapping[str, Floats]) -> dict[str, Mapping[str, float]]:
+    """Return the figures of each scorer."""
+    days = of_days(verdict.trial, scores)
+    return {name: verdict.figures(score, days.get(name)) for name, score in scores.items()}

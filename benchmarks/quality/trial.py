@@ -18,6 +18,10 @@ WHEN = "eventTime"
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
 BENIGN = -1
 """Incident number of benign events."""
+LEAST = 50
+"""Minimum number of training events of a user. Users with fewer learn from everybody's events."""
+MOST_SHARED = 2000
+"""Maximum number of everybody's events that such a user learns from."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,19 @@ class Trial:
         return tuple(self._cases())
 
     @cached_property
+    def taught(self) -> tuple[Case, ...]:
+        """The cases, with a sample of all users' events as history where there are too few own.
+
+        It is for detectors that learn from the events of one user only, and need some.
+        """
+        step = max(1, -(-self.history.height // MOST_SHARED))
+        shared = self.history.gather_every(step)
+        return tuple(
+            case if case.history.height >= LEAST else replace(case, history=shared)
+            for case in self.cases
+        )
+
+    @cached_property
     def spans(self) -> Mapping[str, slice]:
         """Positions of each user's rows in `scored`."""
         counts = self.scored.group_by(self.user, maintain_order=True).len()
@@ -98,6 +115,10 @@ class Trial:
         for user, span in self.spans.items():
             scored = self.scored[span]
             yield Case(user, histories.get((user,), none), scored, self.incident[span])
+
+
+Attacked = Sequence[tuple[Trial, list[Case]]]
+"""Trials and their cases with both kinds of events."""
 
 
 def merge_trials(trials: Sequence[Trial]) -> Trial:

@@ -39,6 +39,8 @@ SEVERITY = "severity"
 """Severity of the user's day so far, from 0 to 100."""
 TS_ANOMALY = "ts_anomaly"
 """Whether an event is in a time bin with a time-series anomaly."""
+RATE_PVALUE = "rate_pvalue"
+"""Probability that a benign day of the user has a burst as strong as the one up to an event."""
 
 
 class ExplanationColumns(NamedTuple):

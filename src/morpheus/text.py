@@ -1,8 +1,9 @@
-"""Sanitize text from logs before it is shown. Such text is untrusted."""
+"""Sanitize text from logs before it is shown, and match names. Such text is untrusted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 MAX_LENGTH = 64
 """Maximum number of characters of a quoted value."""
@@ -107,3 +108,85 @@ _MIN_PART = 3  # characters of a name that another name can contain by more than
 
 def _normalise(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold() or name
+
+
+MAX_MATCHED_NAME = 1_000
+"""Maximum length of a name that is matched in more than linear time."""
+_MAX_REPEATS, _MAX_OPTIONS = 2, 8
+"""Numbers of repetitions and of optional parts with which matching still takes little time."""
+_LITERAL = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}")
+_OPTION = re.compile(r"(?<![(*+?}])\?")
+_OTHER_MEANING = re.compile(r"\[\[|&&|--|~~|\\[<>]|\(\?[a-z]*x")
+"""What a pattern of Python and one of Polars mean differently."""
+
+
+class ColumnPattern:
+    """A regular expression, matched at the start of names. No pattern takes long.
+
+    Names come from logs, and the patterns that Python tries can take time that is exponential in
+    the length of a name. Polars matches in linear time. It knows neither look-around nor
+    references to groups, so Python matches these, if they have few repetitions.
+
+    Args:
+        pattern: The expression, as Python writes it.
+
+    Raises:
+        ValueError: It is not a regular expression, or can take very long.
+
+    >>> ColumnPattern("(a+)+$").match_all(["aa", "a" * 50 + "b", "ba"])
+    {'aa'}
+    >>> sorted(ColumnPattern("(?!ae_)").match_all(["ae_mean_abs_z", "eventID", "eventName"]))
+    ['eventID', 'eventName']
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        try:
+            self._compiled = re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"is not a regular expression: {error}. Put a backslash before a character that is "
+                f"meant literally, as in 'a\\(b'"
+            ) from error
+        self._is_linear = not _OTHER_MEANING.search(pattern) and _is_known_to_polars(pattern)
+        if not self._is_linear and _may_take_long(pattern):
+            raise ValueError(
+                "can take very long to match: it has repeated groups or many repetitions, beside "
+                "look-around or other parts that only Python knows. Give several simpler patterns"
+            )
+
+    def match_all(self, names: Sequence[str]) -> set[str]:
+        """Return the names that begin with a match.
+
+        A name of more than `MAX_MATCHED_NAME` characters has none, if the pattern is one that only
+        Python knows.
+        """
+        if self._is_linear:
+            import polars as pl  # noqa: PLC0415 - the help of a stage needs no polars
+
+            texts = pl.Series(names, dtype=pl.String)
+            return set(texts.filter(texts.str.contains(f"^(?:{self.pattern})")))
+        return {
+            name
+            for name in names
+            if len(name) <= MAX_MATCHED_NAME and self._compiled.match(name) is not None
+        }
+
+
+def _is_known_to_polars(pattern: str) -> bool:
+    import polars as pl  # noqa: PLC0415 - as above
+
+    try:
+        pl.Series([""]).str.contains(f"^(?:{pattern})")
+    except pl.exceptions.PolarsError:
+        return False
+    return True
+
+
+def _may_take_long(pattern: str) -> bool:
+    """Return whether Python may take long to match a pattern, by what is repeated in it."""
+    structure = _LITERAL.sub("x", pattern)
+    groups = re.search(rf"\)(?:{_REPEAT.pattern})", structure)
+    repeats, options = len(_REPEAT.findall(structure)), len(_OPTION.findall(structure))
+    return groups is not None or repeats > _MAX_REPEATS or options > _MAX_OPTIONS

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def fleet(tmp_path_factory):
     """Logs of a generated company: users with long and with short history."""
     folder = tmp_path_factory.mktemp("fleet")
-    options = ["--users", "40", "--days", "28", "--training", "14"]
+    options = ["--users", "20", "--days", "28", "--training", "14"]
     make = [sys.executable, ROOT / "examples" / "make_fleet.py", "--into", folder, *options]
     subprocess.run(make, check=True, timeout=60, capture_output=True)
     return folder / "json"

@@ -131,3 +131,10 @@ def test_unreadable_table_is_rejected_by_name(tmp_path):
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(UsageError, match=r"a\.parquet` cannot be read"):
         outcome(tmp_path, tmp_path / "a.parquet", batch())
+
+
+def test_a_pattern_that_can_take_very_long_is_rejected(tmp_path):
+    (tmp_path / "a.csv").write_text("a\n")
+    stage = Validate(val_file_name=str(tmp_path / "a.csv"), exclude=("(?=(a+)+$)a",))
+    with pytest.raises(UsageError, match=r"validate: .* can take very long to match"):
+        stage.validate()

@@ -276,7 +276,7 @@ def test_missing_temporary_folder_is_reported_with_the_fix(
 def test_large_files_in_blocks_equal_files_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    records = [record(n, f"{n % 5}", n % 60) for n in range(3000)]
+    records = [record(n, f"{n % 5}", n % 60) for n in range(1000)]
     flat = [
         {
             "eventTime": r["eventTime"],

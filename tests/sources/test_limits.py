@@ -158,7 +158,7 @@ def test_deep_objects_cost_no_time(tmp_path: Path, name: str) -> None:
 def test_very_many_rejected_records_cost_little_more_than_their_text(
     tmp_path: Path, kind: str
 ) -> None:
-    names = {f"a field with a long name {number}": 1 for number in range(100)}
+    names = {f"eventTmie{number}": 1 for number in range(100)}
     record = json.loads(RECORD)
     lines = {
         "no time": json.dumps({"userIdentity": record["userIdentity"], **names}),
@@ -185,3 +185,40 @@ def test_very_many_rejected_rows_of_a_table_are_counted_and_the_first_are_named(
     assert "1 event of 1 user" in result.stderr
     (tmp_path / "out.csv").unlink()
     assert "a.csv:3: `userIdentity` is not a complete object" in run(tmp_path, "a.csv").stderr
+
+
+def write_equal_rows(path: Path, rows: int, text: str) -> None:
+    columns = {"eventTime": "2024-05-01T00:00:00Z", "userIdentityaccountId": "1", "eventName": text}
+    equal = (pl.repeat(value, rows).alias(name) for name, value in columns.items())
+    pl.select(*equal).write_parquet(path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "parquet.gz"])
+def test_a_small_file_of_very_many_equal_rows_is_refused_unread(
+    tmp_path: Path, suffix: str
+) -> None:
+    name = f"equal.{suffix}"
+    write_equal_rows(tmp_path / "equal.parquet", 1_000_001, "x")
+    data = (tmp_path / "equal.parquet").read_bytes()
+    (tmp_path / "equal.parquet").unlink()
+    (tmp_path / name).write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    start = time.process_time()
+    result = run(tmp_path, name)
+    assert (result.exit_code, time.process_time() - start < 2) == (1, True)
+    expected = (
+        rf"{name}: the file has 1,000,001 rows in {len(data):,} bytes, .*`--max_file_size=17`"
+    )
+    assert re.search(expected, result.stderr)
+    result = run(tmp_path, name, "--bad_record=skip")
+    assert "all 1,000,001 records were rejected" in result.stderr
+
+
+def test_equal_cells_of_a_table_count_each_time(tmp_path: Path) -> None:
+    write_equal_rows(tmp_path / "a.parquet", 100_000, "x" * 1_000)
+    result = run(tmp_path, "a.parquet", "--max_file_size=50")
+    assert (result.exit_code, "more than 50 MB after" in result.stderr) == (1, True)
+    result = run(tmp_path, "a.parquet", "--max_file_size=50", "--bad_record=skip")
+    assert "Input       100,000 events" in result.stderr
+    assert re.search(r"Written     (32,768|\d\d,\d{3}) events", result.stderr)
+    (tmp_path / "out.csv").unlink()
+    assert "100,000 events of 1 user" in run(tmp_path, "a.parquet").stderr

@@ -1,10 +1,16 @@
+import re
+import time
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import OutputRows
 from morpheus.errors import UsageError
 from morpheus.stages.serialize import Serialize
 from morpheus.testing import make_events, make_scored, run_stage
+from morpheus.text import ColumnPattern
 
 
 def kept_columns(stage, *names):
@@ -69,3 +75,32 @@ def test_columns_follow_each_batch_without_fixed_columns():
 def test_invalid_pattern_is_rejected_with_its_option(option):
     with pytest.raises(UsageError, match=rf"--{option} 'a\(' is not a regular expression"):
         Serialize(**{option: ("a(",)}).validate()
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+@pytest.mark.parametrize(
+    "pattern", [r"(?=(a+)+$)a", r"(?!b)a*a*a*a*$", r"(a*)*\1$", "(?=b)" + "a?" * 30]
+)
+def test_a_pattern_that_can_take_very_long_is_refused(option, pattern):
+    with pytest.raises(UsageError, match=rf"serialize: --{option} .* can take very long to match"):
+        Serialize(**{option: (pattern,)}).validate()
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(a+)+$", r"(a|aa)+$", "a*" * 20 + "$", r"(?!.*b$)a", r"(.)\1c"]
+)
+def test_no_name_of_a_column_takes_long_to_match(pattern):
+    stage = Serialize(include=(pattern,), exclude=("ae_",))
+    stage.validate()
+    start = time.process_time()
+    assert kept_columns(stage, "a" * 100_000 + "b", "aaa", "a" * 900 + "b") in (["aaa"], [])
+    assert time.process_time() - start < 2
+
+
+@given(
+    st.from_regex(r"[ab.|]{0,3}(\(\?[:!=][ab]\))?[ab$^]{0,2}", fullmatch=True),
+    st.lists(st.text("ab")),
+)
+def test_columns_are_those_that_python_matches(pattern, names):
+    expected = {name for name in names if re.match(pattern, name)}
+    assert ColumnPattern(pattern).match_all(names) == expected

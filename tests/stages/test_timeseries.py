@@ -1,17 +1,21 @@
 import logging
 import time
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import TS_ANOMALY
+from morpheus.columns import RATE_PVALUE, TS_ANOMALY
+from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.runtime.chain import Segment
 from morpheus.stages.timeseries import Timeseries
 from morpheus.testing import make_events, make_losses, make_scored, run_stage, split_frame
+from people import fingerprint
 
 MINUTES = Timeseries(resolution="1m", min_window="60m")  # windows of 121 bins
 
@@ -232,3 +236,93 @@ def test_time_grows_about_linearly_with_the_number_of_events():
         return time.process_time() - start
 
     assert cost(200_000) < 30 * max(cost(20_000), 0.01)
+
+
+DAY, HOUR = 86_400, 3600
+RATE = Timeseries(detector="rate", hot_start=True)
+
+
+def usual_days(days, hours=range(8, 18)):
+    """An event every 20 minutes of the working hours."""
+    minutes = (0, 20, 40)
+    return [
+        day * DAY + hour * HOUR + 60 * m for day in range(days) for hour in hours for m in minutes
+    ]
+
+
+def test_the_rate_detector_flags_a_burst_and_gives_its_probability():
+    seconds = usual_days(10)
+    burst = seconds[-1] + np.arange(1, 13)
+    frame = make_events([*seconds, *burst.tolist()])
+    [out] = run_stage(Timeseries(detector="rate"), [make_scored(frame)])
+    flagged, pvalues = out.table[TS_ANOMALY], out.table[RATE_PVALUE]
+    assert not flagged[:300].any()
+    assert flagged[-8:].all()
+    assert pvalues[:210].null_count() == 210  # the first week
+    assert pvalues[210:].null_count() == 0
+    assert pvalues[-1] < 0.25 / 7 < pvalues[210:300].min()
+    assert out.table.names[:-2] == make_scored(frame).table.names
+
+
+def test_more_flags_per_week_flag_more():
+    seconds = np.sort(np.random.default_rng(0).integers(0, 60 * DAY, 6000)).tolist()
+    batch = make_scored(make_events(seconds))
+    found = [
+        sum(flags(Timeseries(detector="rate", flags_per_week=number), batch))
+        for number in (0, 0.25, 2, 7)
+    ]
+    assert found == sorted(found)
+    assert found[0] == 0 < found[2] < found[3]
+
+
+def test_the_training_history_says_what_is_usual_from_the_first_day():
+    # A fingerprint whose user has had 60 events in the hour from 09:00 UTC, every day for 8 weeks.
+    hours = tuple(60 * 8 if hour % 24 == 9 else 0 for hour in range(168))
+    known = fingerprint().card
+    summary = msgspec.structs.replace(known.summary, hours=hours, weeks=8.0)
+    card = msgspec.structs.replace(known, summary=summary)
+    usual, odd = (
+        replace(make_scored(make_events(start + 60 * np.arange(60))), card=card)
+        for start in (9 * HOUR, 15 * HOUR)
+    )
+    stage = Timeseries(detector="rate")
+    assert not any(flags(stage, usual))
+    assert any(flags(stage, odd))
+    east = replace(stage, options=PipelineOptions(timezone="Etc/GMT-6"))  # six hours ahead of UTC
+    assert not any(flags(east, usual))
+    assert any(flags(east, odd))
+    other = replace(usual, card=msgspec.structs.replace(card, user="bob"))
+    assert run_stage(stage, [other])[0].table[RATE_PVALUE].null_count() == 60
+
+
+def test_a_clock_change_in_the_time_zone_is_no_burst():
+    # Sixty events from 09:00 to 09:10 of each day in Berlin, whose clocks go back on 2021-10-31.
+    zone = PipelineOptions(timezone="Europe/Berlin")
+    wall = [day * DAY + 9 * HOUR + 10 * n for day in range(30) for n in range(60)]
+    seconds = [at - (2 if at < 22 * DAY else 1) * HOUR for at in wall]
+    batch = make_scored(make_events(seconds))
+    pvalues = {}
+    for name, stage in (("local", replace(RATE, options=zone)), ("utc", RATE)):
+        [out] = run_stage(stage, [batch])
+        pvalues[name] = out.table[RATE_PVALUE].to_numpy()[22 * 60 : 23 * 60].min()
+    assert pvalues["utc"] < 0.5 < pvalues["local"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"detector": "rate", "zscore_threshold": 3.0}, "--zscore_threshold is .*=fourier"),
+        ({"detector": "rate", "resolution": "10m"}, "--resolution is .*=fourier, and the detector"),
+        ({"detector": "rate", "cold_end": True}, "--cold_end is an option of --detector=fourier"),
+        ({"flags_per_week": 1.0}, "--flags_per_week is an option of --detector=rate, and"),
+    ],
+)
+def test_options_of_the_other_detector_are_rejected(options, message):
+    with pytest.raises(UsageError, match=message):
+        Timeseries(**options).validate()
+
+
+def test_the_rate_detector_gives_no_warning_about_bins(caplog):
+    Timeseries(detector="rate").validate()
+    Timeseries(detector="rate", causal=True, hot_start=True).validate()
+    assert not caplog.text

@@ -1,13 +1,16 @@
 """Time-series anomalies judged by the past alone, as a stream has to.
 
 The two-sided detector compares a bin with the time before and after it, so it cannot decide about
-an event before the future is known. This one decides about each event when it arrives: it compares
-the events of the bin so far with the bins before it. Cutting the input does not change its flags.
+an event before the future is known. The two detectors here decide about each event when it arrives,
+so that cutting the input does not change their flags. `CausalCounts` compares the events of a bin
+so far with the pattern of the bins before it. `RateHistory` compares the events of the last seconds
+to the last hour with the user's own rate at this hour of the week.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +27,7 @@ from morpheus.seasonality.detector import (
     zscores,
 )
 
+FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 # Cells in one pass over many windows: their arrays stay within a processor's cache.
@@ -45,6 +49,40 @@ def _check_counts() -> IntArray:
 
 
 CHECK_COUNTS = _check_counts()
+
+WINDOWS = np.array([10, 60, 300, 900, 3600])
+"""Lengths of the windows in which `RateHistory` counts events, in seconds."""
+MAX_PEAKS = 100
+"""Maximum number of days whose peaks are kept."""
+LEARNING_DAYS = 7.0
+"""Days of a user's history that are needed before the first day is judged."""
+
+_DAY_US, _HOUR_US, _SECOND_US = 86_400_000_000, 3_600_000_000, 1_000_000
+_HOURS_PER_WEEK = 168
+_THURSDAY = 3  # 1970 began on a Thursday; weekdays count from Monday.
+_HALF_LIFE_DAYS = 56.0
+# A longer pause counts as a week without events: a holiday is no reason to expect nothing.
+_MAX_PAUSE_DAYS = 7
+# Fewer events than this are no burst, however rare the user is.
+_MIN_RATE_EVENTS = 4
+# How many hours of the user's own a less specific rate is worth, when it fills in for the rate of
+# an hour of the week, of an hour of the day, and of all hours. The last one falls back to one event
+# an hour.
+_HOUR_OF_DAY_WEIGHT, _OVERALL_WEIGHT, _PRIOR_WEIGHT, _PRIOR_RATE = 26.0, 14.0, 24.0, 1.0
+_MIN_RATE = 1e-3
+# Clustering of events in each window before a user's own is known, and how many expected events
+# this prior is worth. See `RateHistory.clustering`.
+_PRIOR_CLUSTERING = np.array([3.0, 2.5, 2.0, 1.8, 1.6])
+_PRIOR_EXPECTED = np.array([2.0, 5.0, 10.0, 10.0, 10.0])
+_CLUSTERING_RANGE = (1.02, 51.0)
+# The tail of a benign day's highest statistic s, for a user with n events a day, is about
+# _TAIL_SHARE * n * exp(-s / _TAIL_SCALE). Both were fitted to generated users with 10, 33 and 133
+# events a day; see docs/quality.md for the flags on other users.
+_TAIL_SHARE, _TAIL_SCALE = 0.15, 1.5
+# The fixed tail counts as much as this number of the user's own days, and its prior scale as much
+# as this number.
+_TAIL_DAYS, _SCALE_DAYS = 50.0, 3.0
+_SCALE_QUANTILE = 0.75
 
 
 @dataclass(frozen=True)
@@ -200,3 +238,263 @@ def _ascending_parts(where: IntArray) -> Iterator[slice]:
     edges = [0, *(np.flatnonzero(np.diff(where) < 0) + 1).tolist(), len(where)]
     for start, end in itertools.pairwise(edges):
         yield slice(start, end)
+
+
+@dataclass(frozen=True)
+class RateRule:
+    """How `RateHistory` judges.
+
+    Attributes:
+        max_pvalue: P-value up to which an event is flagged.
+        hot_start: Judge from the first event on; otherwise once `LEARNING_DAYS` are known.
+    """
+
+    max_pvalue: float
+    hot_start: bool
+
+
+class RateHistory(msgspec.Struct):
+    """What is remembered about one user's rate of events: at most about 50 kilobytes.
+
+    A day is judged by what was known at the end of the day before. Days and hours are those of the
+    user's clock. Flagged events do not raise the expected rate, but their day counts among the
+    user's days, so that a burst that comes again and again is no longer flagged.
+
+    Attributes:
+        counts: Events in each hour of the week, (168,). Old ones fade with a half-life of 8 weeks.
+        hours: How often each hour of the week was observed, faded alike, (168,).
+        known_days: Days observed, pauses of more than a week shortened.
+        neighbours: Events in each window before an event, added up over events, (windows,).
+        expected: How many were expected, (windows,).
+        peaks: Highest exceedance of each past day, the oldest first, (days,).
+        day: The current day, in days since 1970; None before the first event.
+        today: Events of the current day in each hour of the week that were not flagged, (168,).
+        today_neighbours: `neighbours` of these.
+        today_expected: `expected` of these.
+        today_peak: Highest exceedance of the current day; None before it is judged.
+        last: Latest second with an event.
+        seconds: Seconds of the last hour with events, ascending.
+        events: Events in each of these.
+    """
+
+    counts: NDArray[np.float64] = msgspec.field(default_factory=lambda: np.zeros(_HOURS_PER_WEEK))
+    hours: NDArray[np.float64] = msgspec.field(default_factory=lambda: np.zeros(_HOURS_PER_WEEK))
+    known_days: float = 0.0
+    neighbours: NDArray[np.float64] = msgspec.field(default_factory=lambda: np.zeros(len(WINDOWS)))
+    expected: NDArray[np.float64] = msgspec.field(default_factory=lambda: np.zeros(len(WINDOWS)))
+    peaks: NDArray[np.float64] = msgspec.field(default_factory=lambda: np.empty(0))
+    day: int | None = None
+    today: NDArray[np.int64] = msgspec.field(
+        default_factory=lambda: np.zeros(_HOURS_PER_WEEK, np.int64)
+    )
+    today_neighbours: NDArray[np.int64] = msgspec.field(
+        default_factory=lambda: np.zeros(len(WINDOWS), np.int64)
+    )
+    today_expected: NDArray[np.float64] = msgspec.field(
+        default_factory=lambda: np.zeros(len(WINDOWS))
+    )
+    today_peak: float | None = None
+    last: int = 0
+    seconds: NDArray[np.int64] = msgspec.field(default_factory=lambda: np.empty(0, np.int64))
+    events: NDArray[np.int32] = msgspec.field(default_factory=lambda: np.empty(0, np.int32))
+
+    @classmethod
+    def from_training(cls, counts: FloatArray, weeks: float) -> RateHistory:
+        """Start from the events of the training history.
+
+        Args:
+            counts: Events in each hour of the week, (168,).
+            weeks: Number of weeks that they span.
+        """
+        return cls(counts, np.full(_HOURS_PER_WEEK, weeks), 7.0 * weeks)
+
+    def add(self, microseconds: IntArray, local: IntArray, rule: RateRule) -> FloatArray:
+        """Judge events and count them.
+
+        Args:
+            microseconds: Times since 1970 in the order of arrival, (rows,).
+            local: The same as the user's clock shows them, (rows,).
+            rule: How to judge.
+
+        Returns:
+            The probability that a benign day of the user has a burst as strong as the one that
+            ends with each event, (rows,). NaN for an event before the user is known, and for one
+            that arrives more than an hour late, which is not counted either.
+
+        >>> times = np.arange(0, 10 * 86_400, 1800) * 1_000_000
+        >>> times = np.concatenate([times, times[-1] + np.arange(8) * 1_000_000])
+        >>> pvalues = RateHistory().add(times, times, RateRule(0.01, hot_start=False))
+        >>> np.isnan(pvalues).sum(), np.flatnonzero(pvalues <= 0.01).tolist()
+        (np.int64(336), [482, 483, 484, 485, 486, 487])
+        """
+        pvalues = np.full(len(microseconds), np.nan)
+        seconds = microseconds // _SECOND_US
+        for part in _ascending_parts(seconds):
+            for rows in self._split_days(local, part):
+                recent = rows[seconds[rows] > self.last - WINDOWS[-1]]
+                if recent.size:
+                    pvalues[recent] = self._add_part(seconds[recent], local[recent], rule)
+        return pvalues
+
+    def rates(self) -> FloatArray:
+        """Return the expected events in each hour of the week, (168,).
+
+        A rate that rests on few hours is drawn to that of the hour of the day, this one to the
+        overall rate, and that one to one event an hour.
+        """
+        counts, hours = self.counts.reshape(7, 24), self.hours.reshape(7, 24)
+        overall = self.mean_rate()
+        by_hour = (counts.sum(axis=0) + _OVERALL_WEIGHT * overall) / (
+            hours.sum(axis=0) + _OVERALL_WEIGHT
+        )
+        by_week = (counts + _HOUR_OF_DAY_WEIGHT * by_hour) / (hours + _HOUR_OF_DAY_WEIGHT)
+        return np.asarray(np.maximum(by_week, _MIN_RATE).ravel())
+
+    def mean_rate(self) -> float:
+        """Return the expected events in an hour."""
+        events = float(self.counts.sum()) + _PRIOR_WEIGHT * _PRIOR_RATE
+        return events / (float(self.hours.sum()) + _PRIOR_WEIGHT)
+
+    def clustering(self) -> FloatArray:
+        """Return how many times more events precede an event than expected, by window, (windows,).
+
+        It is 1 if events come independently of each other. For a negative binomial count of mean m
+        and variance m + m^2 / k, it is 1 + 1 / k.
+        """
+        ratio = (self.neighbours + _PRIOR_EXPECTED * _PRIOR_CLUSTERING) / (
+            self.expected + _PRIOR_EXPECTED
+        )
+        return np.asarray(np.clip(ratio, *_CLUSTERING_RANGE))
+
+    def pvalue(self, exceedances: FloatArray) -> FloatArray:
+        """Return the probability of a benign day with at least this exceedance, (rows,).
+
+        It is an empirical Bayes estimate. The user's past days count as they are. The tail of other
+        users, exp(-exceedance), counts as 50 more days. It is stretched for users whose days are
+        usually more uneven; their upper quartile says so, which a few attacks do not move.
+        """
+        days = len(self.peaks)
+        at_least = days - np.searchsorted(np.sort(self.peaks), exceedances)
+        scale = 1.0
+        if days:
+            quartile = float(np.quantile(self.peaks, _SCALE_QUANTILE))
+            own = quartile / -math.log(1 - _SCALE_QUANTILE)
+            scale = max(1.0, (_SCALE_DAYS + days * own) / (_SCALE_DAYS + days))
+        tail = np.exp(-exceedances / scale)
+        return np.asarray((at_least + _TAIL_DAYS * tail) / (days + _TAIL_DAYS))
+
+    def _split_days(self, local: IntArray, part: slice) -> Iterator[IntArray]:
+        """Yield the rows of each day, and close a day before the rows of the next one."""
+        # A clock that is set back past midnight does not open an old day again.
+        days = np.maximum.accumulate(local[part] // _DAY_US)
+        starts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+        for start, end in itertools.pairwise(starts):
+            if start < end:
+                day = int(days[start])
+                if self.day is None:
+                    self.day = day
+                elif day > self.day:
+                    self._close_day(day)
+                yield np.arange(part.start + start, part.start + end)
+
+    def _add_part(self, seconds: IntArray, local: IntArray, rule: RateRule) -> FloatArray:
+        """Judge and count events of one day in ascending order."""
+        hours = _hour_of_week(local)
+        counts, means = self._count_in_windows(seconds), self._expect_in_windows(hours, local)
+        exceedances = self._exceedances(counts, means)
+        judged = rule.hot_start or self.known_days >= LEARNING_DAYS
+        pvalues = self.pvalue(exceedances) if judged else np.full(len(seconds), np.nan)
+        usual = ~(pvalues <= rule.max_pvalue)
+        self.today = self.today + np.bincount(hours[usual], minlength=_HOURS_PER_WEEK)
+        self.today_neighbours = self.today_neighbours + (counts[usual] - 1).sum(axis=0)
+        # Added one by one, so that the sum does not depend on how the events are cut.
+        self.today_expected = np.add.accumulate(np.vstack([self.today_expected, means[usual]]))[-1]
+        if judged:
+            self.today_peak = max(self.today_peak or 0.0, float(exceedances.max()))
+        self._keep_last_hour(seconds)
+        return pvalues
+
+    def _count_in_windows(self, seconds: IntArray) -> IntArray:
+        """Count the events in each window up to and with each event, (rows, windows)."""
+        starts = seconds[:, None] - WINDOWS
+        before = np.concatenate([[0], np.cumsum(self.events, dtype=np.int64)])
+        until = before[np.searchsorted(self.seconds, seconds, side="right")]
+        earlier = until[:, None] - before[np.searchsorted(self.seconds, starts, side="right")]
+        here = np.arange(1, len(seconds) + 1)[:, None]
+        return np.asarray(earlier + here - np.searchsorted(seconds, starts, side="right"))
+
+    def _expect_in_windows(self, hours: IntArray, local: IntArray) -> FloatArray:
+        """Return the events expected in each window up to each event, (rows, windows).
+
+        A window that begins in the hour before has the rate of that hour for this part.
+        """
+        rates = self.rates() / 3600
+        in_hour = (local % _HOUR_US // _SECOND_US + 1)[:, None]
+        here = np.minimum(in_hour, WINDOWS)
+        before = rates[hours - 1][:, None] * (WINDOWS - here)
+        return np.asarray(rates[hours][:, None] * here + before)
+
+    def _exceedances(self, counts: IntArray, means: FloatArray) -> FloatArray:
+        """Return how far the most unusual window up to each event is in the tail, (rows,).
+
+        The statistic of a window is Chernoff's bound of -ln P(count or more) for a negative
+        binomial. The exceedance is -ln of the usual tail of a day's highest statistic.
+        """
+        shape = 1 / (self.clustering() - 1)
+        count = counts.astype(np.float64)
+        deviance = count * np.log(count / means) + (count + shape) * np.log(
+            (means + shape) / (count + shape)
+        )
+        burst = (counts >= _MIN_RATE_EVENTS) & (count > means)
+        statistic = np.where(burst, deviance, 0.0).max(axis=1)
+        usual = math.log(max(1.0, _TAIL_SHARE * 24 * self.mean_rate()))
+        return np.asarray(np.maximum(statistic / _TAIL_SCALE - usual, 0.0))
+
+    def _keep_last_hour(self, seconds: IntArray) -> None:
+        """Remember events for later windows."""
+        self.last = max(self.last, int(seconds[-1]))
+        merged, place = np.unique(np.concatenate([self.seconds, seconds]), return_inverse=True)
+        total = np.zeros(len(merged), np.int64)
+        np.add.at(total, place, np.concatenate([self.events, np.ones(len(seconds), np.int64)]))
+        kept = merged > self.last - WINDOWS[-1]
+        self.seconds, self.events = merged[kept], total[kept].astype(np.int32)
+
+    def _close_day(self, next_day: int) -> None:
+        """Learn from the current day and open the next one with events."""
+        first = next_day if self.day is None else self.day
+        days = min(next_day - first, _MAX_PAUSE_DAYS)
+        fading = 0.5 ** (days / _HALF_LIFE_DAYS)
+        self.neighbours = fading * self.neighbours + self.today_neighbours
+        self.expected = fading * self.expected + self.today_expected
+        weekdays = (np.arange(first, first + days) + _THURSDAY) % 7
+        observed = np.repeat(np.bincount(weekdays, minlength=7), 24)
+        self.counts, self.hours = fading * self.counts + self.today, fading * self.hours + observed
+        if self.today_peak is not None:
+            self.peaks = np.append(self.peaks, self.today_peak)[-MAX_PEAKS:]
+        self.known_days += days
+        self.day, self.today_peak = next_day, None
+        self.today = np.zeros(_HOURS_PER_WEEK, np.int64)
+        self.today_neighbours = np.zeros(len(WINDOWS), np.int64)
+        self.today_expected = np.zeros(len(WINDOWS))
+
+
+def _hour_of_week(local: IntArray) -> IntArray:
+    """Return the hours since Monday, 00:00, of times on the user's clock."""
+    return np.asarray((local // _HOUR_US + 24 * _THURSDAY) % _HOURS_PER_WEEK)
+
+
+def to_local_hours(counts: FloatArray, offset_seconds: float) -> FloatArray:
+    """Return counts by hour of the week in UTC as counts by hour of another clock, (168,).
+
+    Args:
+        counts: Events in each hour of the week in UTC, (168,).
+        offset_seconds: How far the clock is ahead of UTC. An hour that it divides is shared.
+
+    >>> counts = np.zeros(168)
+    >>> counts[0] = 4
+    >>> to_local_hours(counts, 5.5 * 3600)[4:8].tolist()
+    [0.0, 2.0, 2.0, 0.0]
+    """
+    hours, part = divmod(offset_seconds / 3600, 1)
+    shifted = np.roll(counts, int(hours))
+    return np.asarray((1 - part) * shifted + part * np.roll(shifted, 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from morpheus.sinks.to_file import ToFile, validate_output
 from morpheus.sources.results import READ_ERRORS, read_as_text
 from morpheus.sources.time_range import parse_times
 from morpheus.storage.atomic import TempFolder, atomic_write
-from morpheus.text import suggest
+from morpheus.text import ColumnPattern, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -252,12 +251,12 @@ class Validate(Transform):
             # Files write the same time in different ways.
             times = parse_times(frame[TIME]).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
             frame = frame.with_columns(times.zip_with(times.is_not_null(), frame[TIME]).alias(TIME))
-        return frame.select(
-            name
-            for name in frame.columns
-            if name in {ROW, self.index_col}
-            or (any(p.match(name) for p in include) and not any(p.match(name) for p in exclude))
+        kept, removed = (
+            set[str]().union(*(pattern.match_all(frame.columns) for pattern in patterns))
+            for patterns in (include, exclude)
         )
+        kept = (kept - removed) | {ROW}
+        return frame.select(n for n in frame.columns if n in kept or n == self.index_col)
 
 
 class _WrittenEvents:
@@ -290,11 +289,8 @@ class _WrittenEvents:
         self._resources.close()
 
 
-def _compile_column_pattern(pattern: str) -> re.Pattern[str]:
+def _compile_column_pattern(pattern: str) -> ColumnPattern:
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UsageError(
-            f"validate: {pattern!r} is not a regular expression: {error}. Put a backslash before a "
-            "special character that stands for itself."
-        ) from error
+        return ColumnPattern(pattern)
+    except ValueError as error:
+        raise UsageError(f"validate: {pattern!r} {error}.") from error

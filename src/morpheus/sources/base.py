@@ -250,7 +250,8 @@ class FileSource(Source):
     max_file_size: float | None = option(
         None,
         "Maximum size of a file after decompression, in MB. Default: 200 times its stored size but "
-        "at least 67; 1000 for a file that must be read as a whole, such as one JSON document.",
+        "at least 67, or 1000 of a Parquet file. It is 1000 for a file that must be read as a "
+        "whole, such as one JSON document.",
         min=1,
     )
     max_columns: int = option(

@@ -58,6 +58,10 @@ GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAX_RATIO = 200
 """How many times its stored size a file may have unpacked. Logs compress 5 to 50 times."""
 _MAX_WHOLE_MB = 1000
+_MAX_TABLE_ROWS = 1_000_000
+"""Number of rows up to which a Parquet file may have more rows than bytes."""
+_MIN_ROW_BYTES = 16
+"""Minimum number of bytes of text in a row."""
 _MB = 1_000_000
 _ZSTD_PIECE = 1 << 12
 """Bytes of zstd that are decompressed at a time. One byte can become 32 KiB."""
@@ -69,7 +73,8 @@ class ReadLimits:
 
     Attributes:
         max_file_mb: Size after decompression, in MB. None for 200 times the stored size, but at
-            least 64 MiB, and for 1,000 MB of a file that must be read as a whole.
+            least 64 MiB, or 1,000 MB of a Parquet file; and for 1,000 MB of a file that must be
+            read as a whole.
         max_columns: Number of columns of a table, of fields of a record, and of different fields
             of all records.
         max_record_bytes: Size of one line or record.
@@ -90,13 +95,44 @@ class ReadLimits:
             return self.max_whole
         return max(STREAMING_THRESHOLD, _MAX_RATIO * stored)
 
-    def make_error(self, path: LogPath, most: int) -> RecordError:
-        """Make the error for a file that is larger than a number of bytes."""
+    def max_table(self, stored: int) -> int:
+        """Return the maximum size of the text in a Parquet file, in bytes."""
+        return self.max_whole if self.max_file_mb else max(self.max_whole, _MAX_RATIO * stored)
+
+    def check_rows(self, rows: int, stored: int, path: LogPath) -> None:
+        """Reject a Parquet file with so many rows that nearly all of them must be equal.
+
+        Args:
+            rows: Number of rows that the file states.
+            stored: Size of the file, in bytes.
+            path: The file, for messages.
+
+        Raises:
+            RecordError: It has more than a million rows, and more rows than bytes.
+        """
+        most = max(_MAX_TABLE_ROWS, stored)
+        if self.max_file_mb is not None:
+            most = max(most, self.max_whole // _MIN_ROW_BYTES)
+        if rows > most:
+            reason = (
+                f"the file has {rows:,} rows in {stored:,} bytes, so nearly all of them are equal; "
+                f"if you trust it, give `--max_file_size={-(-rows * _MIN_ROW_BYTES // _MB)}` (MB)"
+            )
+            raise RecordError(reason, file=path, records=rows)
+
+    def make_error(self, path: LogPath, most: int, lost: int | None = None) -> RecordError:
+        """Make the error for a file that is larger than a number of bytes.
+
+        Args:
+            path: The file.
+            most: The number of bytes.
+            lost: Number of records that are not read; None if it is not known.
+        """
         reason = (
             f"the file has more than {most // _MB:,} MB after decompression; if you trust it, give "
             f"a higher limit, such as `--max_file_size={10 * most // _MB}` (MB)"
         )
-        return RecordError(reason, file=path)
+        return RecordError(reason, file=path, records=lost)
 
     def check_blocks(self, blocks: Iterable[bytes], path: LogPath, most: int) -> Iterator[bytes]:
         """Pass on the blocks of a file.

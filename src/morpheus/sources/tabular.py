@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from morpheus.sources.compression import (
     LogPath,
     ReadLimits,
     as_local_file,
+    get_file_size,
     is_utf16,
     strip_padding,
     to_utf8,
@@ -277,9 +279,13 @@ def read_parquet_blocks(
         with as_local_file(path) as local:
             whole = pl.scan_parquet(local, glob=False)
             limits.check_columns(_count_leaves(whole), path)
-            stated = _count_stated_rows(whole)
+            stated, stored, size = _count_stated_rows(whole), get_file_size(local), 0
+            limits.check_rows(stated, stored, path)
             scan = _select_wanted(whole, wanted_columns)
             for frame in _collect_batches(scan, rows, stated):
+                size += _count_text_bytes(frame)
+                if size > limits.max_table(stored):
+                    raise limits.make_error(path, limits.max_table(stored), stated - start)
                 yield _shift_rows(
                     _from_parquet(frame, drop_characters, wanted_columns), start, start
                 )
@@ -314,9 +320,12 @@ def read_parquet(
         whole = pl.scan_parquet(io.BytesIO(data))
         limits.check_columns(_count_leaves(whole), path)
         stated = _count_stated_rows(whole)
+        limits.check_rows(stated, len(data), path)
         scan = _select_wanted(whole, wanted_columns)
         with _catch_panics():
             frame = scan.collect()
+        if _count_text_bytes(frame) > limits.max_table(len(data)):
+            raise limits.make_error(path, limits.max_table(len(data)), stated)
         if frame.height != stated:
             raise _wrong_row_number(frame.height, stated)
         return _from_parquet(frame, drop_characters, wanted_columns)
@@ -343,6 +352,15 @@ def _count_stated_rows(scan: pl.LazyFrame) -> int:
         return int(scan.select(pl.len()).collect().item())
 
 
+def _count_text_bytes(frame: pl.DataFrame) -> int:
+    """Return the size of a table. Equal texts share memory, and count each time."""
+    sizes = (
+        column.str.len_bytes().sum() if column.dtype == pl.String else column.estimated_size()
+        for column in frame
+    )
+    return sum(map(int, sizes))
+
+
 def _collect_batches(scan: pl.LazyFrame, rows: int, stated: int) -> Iterator[pl.DataFrame]:
     """Collect a table in batches. Polars ends early, without an error, where a file is damaged."""
     if stated <= rows:
@@ -361,6 +379,7 @@ def _collect_batches(scan: pl.LazyFrame, rows: int, stated: int) -> Iterator[pl.
 
 
 _STDERR_LOCK = Lock()
+_MAX_WAITS, _WAIT_SECONDS = 20, 0.05
 
 
 @contextmanager
@@ -398,11 +417,26 @@ def _hide_panic_reports() -> Iterator[None]:
         try:
             yield
         finally:
+            text = _read_until_quiet(held.fileno())
             os.dup2(stderr.fileno(), 2)
-            held.seek(0)
-            text = held.read()
             if text and b"panicked at" not in text:
                 stderr.write(text)
+
+
+def _read_until_quiet(file: int) -> bytes:
+    """Read what was written to a file. Other threads report the same panic a little later.
+
+    Args:
+        file: Descriptor of the file. Its position is where the next report is written.
+    """
+    text, before = b"", None
+    for _ in range(_MAX_WAITS):
+        text = os.pread(file, os.fstat(file).st_size, 0)
+        if text == before or b"panicked at" not in text:
+            return text
+        before = text
+        time.sleep(_WAIT_SECONDS)
+    return text
 
 
 def _wrong_row_number(found: int, stated: int) -> pl.exceptions.ComputeError:

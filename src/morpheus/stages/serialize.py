@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,7 @@ from morpheus.core.batch import Batch, OutputRows, Table
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
-from morpheus.text import suggest
+from morpheus.text import ColumnPattern, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -90,26 +89,22 @@ def _choose_columns(
     """Return the columns that a pattern of --include matches and no pattern of --exclude."""
     wanted = [_compile_pattern(pattern, option="--include") for pattern in include or ("",)]
     unwanted = [_compile_pattern(pattern, option="--exclude") for pattern in exclude]
+    kept = set[str]()
     for pattern in wanted:
-        hint = "" if any(map(pattern.match, columns)) else suggest(pattern.pattern, columns)
+        found = pattern.match_all(columns)
+        kept |= found
+        hint = "" if found else suggest(pattern.pattern, columns)
         if hint:
             logger.warning("serialize: --include %r matches no column.%s", pattern.pattern, hint)
-    return tuple(
-        name
-        for name in columns
-        if name == ROW
-        or (any(p.match(name) for p in wanted) and not any(p.match(name) for p in unwanted))
-    )
+    removed = set[str]().union(*(pattern.match_all(columns) for pattern in unwanted))
+    return tuple(name for name in columns if name == ROW or name in kept - removed)
 
 
-def _compile_pattern(pattern: str, *, option: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str, *, option: str) -> ColumnPattern:
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UsageError(
-            f"serialize: {option} {pattern!r} is not a regular expression: {error}. Put a "
-            f"backslash before a character that is meant literally, as in `{option} 'a\\(b'`."
-        ) from error
+        return ColumnPattern(pattern)
+    except ValueError as error:
+        raise UsageError(f"serialize: {option} {pattern!r} {error}.") from error
 
 
 def _select_columns(table: Table, columns: list[str]) -> Table:

@@ -1,7 +1,8 @@
 """`timeseries`: flag events in time bins with an unusual number of events.
 
-Two modes: two-sided windows, which wait for later events, and `--causal`, which uses earlier events
-only. The mathematics is in `morpheus.seasonality`.
+Two detectors. The Fourier one, upstream's, has two modes: two-sided windows, which wait for later
+events, and `--causal`, which uses earlier events only. The rate detector always does. The
+mathematics is in `morpheus.seasonality`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import TS_ANOMALY
+from morpheus.columns import RATE_PVALUE, TIME, TS_ANOMALY
 from morpheus.core.batch import Batch, Losses, Scored
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
-from morpheus.seasonality.causal import CausalCounts, CausalRule
+from morpheus.seasonality.causal import (
+    CausalCounts,
+    CausalRule,
+    RateHistory,
+    RateRule,
+    to_local_hours,
+)
 from morpheus.seasonality.detector import (
     assign_bins,
     detect_anomalous_centres,
@@ -50,7 +58,12 @@ _SUGGESTED_RESOLUTIONS = (
 )
 
 
-class TimeseriesState(State):
+FOURIER, RATE = "fourier", "rate"
+"""Values of `timeseries --detector`."""
+_DAYS_PER_WEEK = 7
+
+
+class TimeseriesState(State, tag=FOURIER):
     """What `timeseries --causal` remembers about one user.
 
     The size grows with the number of bins in two --min_window, 24 bytes per bin.
@@ -66,6 +79,18 @@ class TimeseriesState(State):
     resolution: int = 0
 
 
+class RateState(State, tag=RATE):
+    """What `timeseries --detector=rate` remembers about one user.
+
+    Attributes:
+        history: The user's rate and past days; None before the first batch.
+    """
+
+    max_bytes = 1 << 16
+
+    history: RateHistory | None = None
+
+
 @dataclass(frozen=True)
 class Timeseries(Transform):
     """Flag time-series anomalies: events in time bins with an unusual number of events.
@@ -79,12 +104,33 @@ class Timeseries(Transform):
     With `--causal`, the window is the two `--min_window` before the event. Results then do not
     depend on later events.
 
+    With `--detector=rate`, the events of the last 10 seconds, 1, 5, 15 and 60 minutes are compared
+    with the user's own rate at that hour of the week, in the time zone of `--timezone`. It starts
+    from the training history, learns on, and never uses later events. It also adds `rate_pvalue`:
+    the probability that a benign day of the user has a burst as strong as the one that ends with
+    the event. There is none in the first week of a user without history.
+
     Example: `timeseries --resolution=10m --min_window="12 h" --zscore_threshold=8`
+
+    Example: `timeseries --detector=rate --flags_per_week=0.25`
     """
 
     name = "timeseries"
     takes = (Losses, Scored)
 
+    detector: str = option(
+        FOURIER,
+        "How to find anomalies: by the periodic pattern of a window, as NVIDIA Morpheus does, or "
+        "by the user's own rate of events.",
+        choices=(FOURIER, RATE),
+    )
+    flags_per_week: float = option(
+        0.25,
+        "For --detector=rate: number of benign days on which a user may be flagged, per user and "
+        "week, on average. All flagged events of a day count as one.",
+        min=0,
+        max=_DAYS_PER_WEEK,
+    )
     resolution: str = option("1 h", "Width of a time bin: a number with a unit, such as `10m`.")
     min_window: str = option(
         "12 h", "Length of the window before a bin and after it, such as `12 h`."
@@ -92,7 +138,8 @@ class Timeseries(Transform):
     hot_start: bool = option(
         False,
         "Check bins from a user's first event on, as if the time before it had no events. By "
-        "default checks start one --min_window later.",
+        "default checks start one --min_window later; with --detector=rate, once a week of the "
+        "user is known.",
         flag=True,
     )
     cold_end: bool = option(
@@ -118,6 +165,9 @@ class Timeseries(Transform):
 
     def validate(self) -> None:
         """Reject invalid durations; warn about options that never flag an event."""
+        self._reject_options_of_other_detector()
+        if self._is_rate:
+            return
         if self.causal and self.cold_end:
             raise UsageError(
                 "timeseries: --cold_end is about events after a bin, and --causal uses only those "
@@ -146,18 +196,21 @@ class Timeseries(Transform):
     @property
     def needs(self) -> Requirements:
         """Two-sided windows need the end of the input, so their state is not kept between runs."""
-        return Requirements(per_run="" if self.causal else _PER_RUN)
+        return Requirements(per_run="" if self.causal or self._is_rate else _PER_RUN)
 
-    def open(self, context: StageContext) -> TimeseriesState | _UserSeasonalityState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> _AnyState:  # noqa: ARG002 - starts empty
         """Start without events."""
+        if self._is_rate:
+            return RateState()
         if self.causal:
             return TimeseriesState()
         return _UserSeasonalityState(_DetectorConfig.from_stage(self))
 
-    def process(
-        self, batch: Losses | Scored, state: TimeseriesState | _UserSeasonalityState
-    ) -> Iterator[Losses | Scored]:
+    def process(self, batch: Losses | Scored, state: _AnyState) -> Iterator[Losses | Scored]:
         """Add the flags. Two-sided, a batch waits until the windows of its events are complete."""
+        if isinstance(state, RateState):
+            yield self._judge_rates(batch, state)
+            return
         if isinstance(state, _UserSeasonalityState):
             yield from state.add(batch)
             return
@@ -173,9 +226,43 @@ class Timeseries(Transform):
         column = pl.Series(TS_ANOMALY, flags, dtype=pl.Boolean)
         yield replace(batch, table=batch.table.with_columns([column]))
 
-    def flush(self, state: TimeseriesState | _UserSeasonalityState) -> Iterator[Losses | Scored]:
+    def flush(self, state: _AnyState) -> Iterator[Losses | Scored]:
         """Evaluate the remaining bins, as if no events came after them."""
         return state.flush() if isinstance(state, _UserSeasonalityState) else iter(())
+
+    @property
+    def _is_rate(self) -> bool:
+        return self.detector.lower() == RATE
+
+    def _reject_options_of_other_detector(self) -> None:
+        """Reject options that the detector does not have.
+
+        Raises:
+            UsageError: An option would have no effect.
+        """
+        fourier = ("resolution", "min_window", "cold_end", "filter_percent", "zscore_threshold")
+        other, owner = (fourier, FOURIER) if self._is_rate else (("flags_per_week",), RATE)
+        for each in fields(self):
+            if each.name in other and getattr(self, each.name) != each.default:
+                raise UsageError(
+                    f"timeseries: --{each.name} is an option of --detector={owner}, and the "
+                    f"detector is {self.detector.lower()}. Leave it out, or use "
+                    f"`--detector={owner}`."
+                )
+
+    def _judge_rates(self, batch: Losses | Scored, state: RateState) -> Losses | Scored:
+        """Add the flags and p-values of the rate detector."""
+        if state.history is None:
+            state.history = _start_history(batch, self.options.timezone)
+        time = batch.table[TIME].dt.convert_time_zone(self.options.timezone)
+        local = time.dt.replace_time_zone(None).dt.epoch("us").to_numpy()
+        rule = RateRule(self.flags_per_week / _DAYS_PER_WEEK, self.hot_start)
+        pvalues = state.history.add(batch.table.times_us, local, rule)
+        columns = [
+            pl.Series(TS_ANOMALY, pvalues <= rule.max_pvalue, dtype=pl.Boolean),
+            pl.Series(RATE_PVALUE, pvalues.round(6), dtype=pl.Float64).fill_nan(None),
+        ]
+        return replace(batch, table=batch.table.with_columns(columns))
 
     def _causal_rule(self) -> CausalRule:
         config = _DetectorConfig.from_stage(self)
@@ -186,6 +273,20 @@ class Timeseries(Transform):
             config.filter_percent,
             config.zscore_threshold,
         )
+
+
+def _start_history(batch: Batch, timezone: str) -> RateHistory:
+    """Start from the training history of the user, as far as the fingerprint knows it."""
+    card = batch.card
+    if card is None or card.summary is None or card.user != batch.user or not card.last:
+        return RateHistory()
+    counts = np.array(card.summary.hours, dtype=np.float64)
+    last = datetime.fromisoformat(card.last)
+    known = last if last.tzinfo else last.replace(tzinfo=UTC)
+    offset = known.astimezone(ZoneInfo(timezone)).utcoffset() or timedelta()
+    return RateHistory.from_training(
+        to_local_hours(counts, offset.total_seconds()), card.summary.weeks
+    )
 
 
 @dataclass(frozen=True)
@@ -361,3 +462,6 @@ class _UserSeasonalityState:
         """Return the start of a bin."""
         start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.start or 0)
         return start + timedelta(seconds=number * self.config.resolution)
+
+
+_AnyState = TimeseriesState | RateState | _UserSeasonalityState
