@@ -1,5 +1,7 @@
 """Laws of risks: what earlier days, other users and earlier events of a day add to them."""
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 import pytest
@@ -110,10 +112,10 @@ def test_others_are_all_users_but_the_one_who_is_compared():
     frame = pl.DataFrame({"kind": ["a"] * 8 + ["b"] * 2 + ["a", "c", None, None]})
     population = Population(pl.Series(["ann"] * 10 + ["bob"] * 4), times(14), frame)
     of_ann = population.others("kind", ("a", "b", "c"), "ann")
-    everybody = population.others("kind", ("a", "b", "c"), "cy")
+    all_users = population.others("kind", ("a", "b", "c"), "cy")
     spread = 0.1 / 5
     assert of_ann == pytest.approx(0.9 * np.array([0.5, 0, 0.25, 0, 0.25]) + spread)
-    assert everybody[2] == pytest.approx(0.9 * (0.8 + 0.25) / 2 + spread)
+    assert all_users[2] == pytest.approx(0.9 * (0.8 + 0.25) / 2 + spread)
     alone = Population.from_single_user("ann", frame, times(14)).others("kind", ("a",), "ann")
     assert (alone == alone[0]).all()
 
@@ -126,7 +128,7 @@ def test_risks_do_not_depend_on_where_events_are_cut(events, cuts, seed, attribu
     whole = scorer.score(values, UsageState(), attribute=attribute)
     state, parts = ScoreState(), []
     bounds = sorted({0, len(events), *(min(cut, len(events)) for cut in cuts)})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         state = decode_state(ScoreState, encode_state(state))
         parts.append(scorer.score(values.take(slice(start, end)), state.usage, attribute=attribute))
     joined = DailyScores.concat(parts)

@@ -565,7 +565,7 @@ class HistoryState(msgspec.Struct):
             self.recent_by_column.setdefault(c, RecentCounter()).count_before(column, seconds)[1]
             for c, column in enumerate(columns.T)
         ]
-        # Typical values of the event itself take away from what came before.
+        # Typical values of the event itself take away from the earlier ones.
         earlier = scores.risk - scores.own
         total = scores.memory_parts.sum(1, keepdims=True)
         shares = scores.memory_parts / np.where(total > 0, total, 1)

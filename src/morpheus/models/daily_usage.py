@@ -79,7 +79,7 @@ NOVELTY_DECAY = 2 ** (-1 / NOVELTY_HALF_LIFE)
 
 @dataclass(frozen=True)
 class Usage:
-    """What is known of a user's values at the end of the history.
+    """Counts of a user's values at the end of the history.
 
     Attributes:
         counts: Number of the user's events with each code; 0 for values without a code, (V,).
@@ -478,7 +478,7 @@ class DailyScorer:
 
 @dataclass(frozen=True)
 class _KnownValues:
-    """What is known of each value at the start of each day of a window.
+    """Counts of each value at the start of each day of a window.
 
     Attributes:
         shares: Share of the earlier events that have the value, (G, W).

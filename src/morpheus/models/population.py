@@ -91,7 +91,7 @@ class ValueUsage:
 
         Args:
             values: The values.
-            owner: Number of the user who is left out; of no user to leave nobody out.
+            owner: Number of the user who is left out; any other number to count all users.
 
         >>> values, owners = pl.Series(["a", "a", "b", "b"]), np.array([0, 0, 0, 1])
         >>> usage = ValueUsage.from_values(values, owners, np.array([0, 0, 0, 1]))
