@@ -63,7 +63,7 @@ def make_scorer(seed=0, days=20, maxima=()):
 
 
 def make_values(scorer, events):
-    """Events as (days since the last one, code by column); a code beyond the last is a new value."""
+    """Events as (days since the last one, code by column); a code beyond the last is new."""
     days = 100 + np.cumsum([event[0] for event in events])
     codes = np.array([event[1:] for event in events], dtype=np.int64)
     keys = codes + scorer.usage.offsets
@@ -291,3 +291,12 @@ def test_counts_stop_at_the_maximum_wherever_events_are_cut(cut, monkeypatch):
     parts = [counter.count_before(marked[s], seconds[s]) for s in (slice(cut), slice(cut, None))]
     assert np.concatenate(parts, axis=1).tolist() == [[*range(5), *[5] * 7]] * 2
     assert len(counter.seconds) == 5
+
+
+def test_each_day_starts_without_memory_of_the_day_before():
+    scorer = make_scorer()
+    strange = tuple(size + 1 for size in SIZES)
+    events = [(0, *strange), (0, 2, 2, 2), (1, 2, 2, 2)]
+    scores = scorer.score(make_values(scorer, events), UsageState())
+    assert scores.memory[1] > 0
+    assert scores.memory[2] == 0

@@ -42,7 +42,7 @@ COLUMN_EXPONENT = 0.5
 MAX_EVIDENCE = 1000.0
 """Limit on the evidence of a column, in nats, so that its exponential stays finite."""
 MEMORY_LIMIT = 8.0
-"""What earlier events add to the risk at most, in nats."""
+"""What earlier events of the day add to the evidence at most, in nats."""
 PRIOR_DAYS = 2.0
 """Days that the population's rate of new values counts as."""
 NOVELTY_HALF_LIFE = 7.0
@@ -310,7 +310,7 @@ class UsageState(msgspec.Struct):
         events: Weighted number of events of days that are over.
         maxima: Highest risk of each of the latest days that are over and were learned, (days,).
         weights: Weight of each of them, (days,).
-        memory: What earlier events add to the evidence of the next event, in nats.
+        memory: What earlier events of the day add to the evidence of the next event, in nats.
         memory_parts: Part of each column in it, in nats, (C,); None if it is not needed.
     """
 
@@ -390,7 +390,7 @@ class DailyScores:
 
     Attributes:
         risk: Risk of each event, (B,).
-        own: Part of the event itself in it, (B,); the rest is due to earlier events.
+        own: Part of the event itself in it, (B,); the rest is due to earlier events of the day.
         pvalue: P-value of the risk, (B,).
         incident_score: Highest risk of the day so far, (B,).
         incident_pvalue: P-value of it, (B,).
@@ -607,6 +607,13 @@ class _Window:
         return self.scorer.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
 
     @cached_property
+    def starts_day(self) -> NDArray[np.bool_]:
+        """Whether each event is the first of its day, (B,)."""
+        starts = np.diff(self.day_of, prepend=self.day_of[:1]) > 0
+        starts[0] = not (self.state.today_events and self.day_of[0] == 0)
+        return starts
+
+    @cached_property
     def saved_ids(self) -> NDArray[np.intp]:
         """Number of each value of the state, (K,)."""
         keys, codes = self.state.keys, len(self.scorer.usage.counts)
@@ -677,7 +684,7 @@ class _Window:
         evidence, shares = combine_columns(columns, leads)
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
         steps, step_shares = combine_columns(paid.round(RISK_DECIMALS), leads)
-        memory = np.array(_accumulate(steps.tolist(), self.state.memory))
+        memory = np.array(_accumulate(steps.tolist(), self.starts_day.tolist(), self.state.memory))
         risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1], 0)
         risks = risks.round(RISK_DECIMALS)
         maxima = np.zeros(len(self.days))
@@ -755,11 +762,13 @@ class _Window:
         current = np.zeros(len(self.scorer.usage.offsets)) if current is None else current
         memory, shares = evidence.memory, _normalise(evidence.step_shares)
         for event, step in enumerate(evidence.steps):
+            current = np.zeros(len(current)) if self.starts_day[event] else current
             parts[event] = current
             if step > 0:
                 current = current + step * shares[event]
             total = current.sum()
-            current = current * (memory[event + 1] / total) if total else current
+            after = min(max(memory[event] + step, 0.0), MEMORY_LIMIT)
+            current = current * (after / total) if total else current
         self.state.memory_parts = current
         return parts
 
@@ -796,17 +805,24 @@ def _sum_before(rows: NDArray[Number]) -> NDArray[Number]:
     return np.asarray(np.cumsum(rows, axis=0) - rows)
 
 
-def _accumulate(steps: Sequence[float], start: float) -> list[float]:
-    """Return the memory before each event, and after the last one; see `MEMORY_LIMIT`."""
-    memory = [start]
-    for step in steps:
+def _accumulate(steps: Sequence[float], starts_day: Sequence[bool], start: float) -> list[float]:
+    """Return the memory before each event, and after the last one; see `MEMORY_LIMIT`.
+
+    Args:
+        steps: What each event adds, or takes away, (B,).
+        starts_day: Whether an event is the first of its day, (B,). A day starts without memory.
+        start: The memory before the first event.
+    """
+    memory = []
+    for step, is_first in zip(steps, starts_day, strict=True):
+        start = 0.0 if is_first else start
+        memory.append(start)
         start += step
         if start < 0:
             start = 0.0
         elif start > MEMORY_LIMIT:
             start = MEMORY_LIMIT
-        memory.append(start)
-    return memory
+    return [*memory, start]
 
 
 def _normalise(weights: FloatArray) -> FloatArray:
