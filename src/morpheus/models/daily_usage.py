@@ -35,8 +35,11 @@ ColumnValues = Callable[[int, NDArray[np.intp]], Sequence[str | None]]
 
 RISK_PER_NAT = 10.0
 """A risk is a log-likelihood ratio in tenths of nats: 23 more means ten times as likely."""
+EVIDENCE_DECIMALS = 4
+"""Decimals of evidence in nats. The network computes in float32, and the last digits depend on how
+matrix products were grouped; rounding hides that in all but very few events."""
 RISK_DECIMALS = 6
-"""Decimals of evidence and risk. Rounding hides how matrix products were grouped."""
+"""Decimals of risks and of their parts, which add up to the last of them."""
 COLUMN_EXPONENT = 0.5
 """Exponent of the power mean over columns: 0 is the mean of logarithms, infinity the maximum."""
 MAX_EVIDENCE = 1000.0
@@ -248,7 +251,7 @@ def combine_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> tuple[Floa
         evidence[:, copies] = -np.inf
     weights = np.exp(COLUMN_EXPONENT * np.minimum(evidence, MAX_EVIDENCE))
     combined = np.log(weights.sum(1) / (len(leads) - len(copies))) / COLUMN_EXPONENT
-    return combined.round(RISK_DECIMALS) + 0.0, weights
+    return combined.round(EVIDENCE_DECIMALS) + 0.0, weights
 
 
 @dataclass(frozen=True)
@@ -588,7 +591,7 @@ class _Window:
         marginal = np.append(usage.marginal, new)[self.ids]
         likely = (1 - usage.novelty) * values.probability + usage.novelty * self.others[self.ids]
         excess = self._exceed(values.number_error**2 - np.log(likely))
-        evidence, _ = combine_columns((marginal + excess).round(RISK_DECIMALS), usage.leads)
+        evidence, _ = combine_columns((marginal + excess).round(EVIDENCE_DECIMALS), usage.leads)
         self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
         np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
         maxima = self.scorer.maxima
@@ -680,10 +683,10 @@ class _Window:
         likely = np.where(values.probability > 0, values.probability, own)
         conditional = values.number_error**2 - np.log((1 - novelty) * likely + novelty * others)
         leads = self.scorer.usage.leads
-        columns = (marginal + self._exceed(conditional)).round(RISK_DECIMALS)
+        columns = (marginal + self._exceed(conditional)).round(EVIDENCE_DECIMALS)
         evidence, shares = combine_columns(columns, leads)
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
-        steps, step_shares = combine_columns(paid.round(RISK_DECIMALS), leads)
+        steps, step_shares = combine_columns(paid.round(EVIDENCE_DECIMALS), leads)
         memory = np.array(_accumulate(steps.tolist(), self.starts_day.tolist(), self.state.memory))
         risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1], 0)
         risks = risks.round(RISK_DECIMALS)
@@ -728,7 +731,7 @@ class _Window:
     def summarise(self, evidence: _Evidence, *, attribute: bool) -> DailyScores:
         """Return the scores of the events."""
         risks = evidence.risks
-        own = RISK_PER_NAT * np.maximum(evidence.own, 0).round(RISK_DECIMALS)
+        own = RISK_PER_NAT * np.maximum(evidence.own, 0)
         incident = self._running_maxima(risks)
         unknown = self.scorer.usage.is_unknown(self.values.keys)
         parts = self._divide_memory(evidence) if attribute else np.empty((len(risks), 0))

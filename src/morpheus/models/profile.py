@@ -22,6 +22,7 @@ from morpheus.features.encoder import UNKNOWN, EncodedRows, Encoder, Number
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig
 from morpheus.models.calibration import CalibrationSet, ModelSummary
 from morpheus.models.daily_usage import (
+    EVIDENCE_DECIMALS,
     RISK_DECIMALS,
     RISK_PER_NAT,
     ColumnValues,
@@ -400,7 +401,7 @@ class ScoringParts:
             rows, MaskedPredictions.predict(self.net, rows)
         )
         excess = self.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
-        columns = (marginal + excess).round(RISK_DECIMALS)
+        columns = (marginal + excess).round(EVIDENCE_DECIMALS)
         evidence, weights = combine_columns(columns, self.usage.leads)
         shares = weights / weights.sum(1, keepdims=True)
         risks = RISK_PER_NAT * np.maximum(evidence, 0)[:, None] * shares
