@@ -127,4 +127,5 @@ def test_hostile_inputs_give_a_message_or_a_result_and_all_is_accounted_for(
     assert not failed, f"{len(failed)} of {N} inputs: {[each.seed for each in failed]}"
     if N >= 100:
         assert {kind for kind, _ in codes} == set(KINDS)
+    if N >= 1000:  # of fewer, all of the rarest kind can be refused
         assert {(kind, 0) for kind in KINDS} <= codes.keys()

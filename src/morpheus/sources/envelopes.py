@@ -88,7 +88,7 @@ class Envelope:
 
     def get_content(self, fields: Fields) -> msgspec.Raw | None:
         """Return the content of an object; None if it is not this kind of envelope."""
-        if not all(mark in fields for mark in self.marks):
+        if self.marks and not all(mark in fields for mark in self.marks):
             return None
         if self.path in fields:
             return fields[self.path]
@@ -163,12 +163,17 @@ class OtherKind:
 
     def matches(self, fields: Fields) -> bool:
         """Return whether an object is of this kind."""
+        # Every record that cannot be read is compared with every kind.
         return (
-            all(name in fields for name in (*self.fields, *self.values))
+            fields.keys() >= self._names
             and not any(name in fields for name in self.absent)
             and (not self.is_alone or len(fields) == len(self.fields))
             and all(_decode_text(fields[name]) == text for name, text in self.values.items())
         )
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset((*self.fields, *self.values))
 
 
 OTHER_KINDS = (
