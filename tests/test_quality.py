@@ -216,7 +216,7 @@ def test_the_benchmark_scores_a_small_company_by_pipeline_and_by_counts(part):
     trial = part("quality.fleet").trial(1, users=4, days=16, training=12, attacked=0.5)
     ours, theirs = (
         scorers.ours(trial, 1, 1),
-        scorers.shown(trial, scorers.theirs(trial, 1, ["frequencies-z"])),
+        scorers.shown(scorers.theirs(trial, 1, ["frequencies-z"])),
     )
     comparison = part("quality.comparison").Comparison("t", ours=len(ours))
     comparison.add([(part("quality.judge").Verdict(trial, tuple(trial.spans)), ours | theirs)])
@@ -266,19 +266,6 @@ def test_techniques_are_days_apart_and_do_not_change_the_users_events(part):
         assert trial.history["eventTime"].max() < trial.scored["eventTime"].min()
         assert own is None or own.equals(kept)
         own = kept
-
-
-def test_memory_is_kept_apart_by_user(part):
-    memory, trial = part("quality.memory"), days(part)
-    first = np.where(trial.scored["user"] == "u0", 5.0, 0.0)
-    assert np.array_equal(memory.weighed(trial, first) > 0, first > 0)
-
-
-def test_events_out_of_time_order_are_rejected(part):
-    trial = days(part)
-    mixed = replace(trial, scored=trial.scored.sort("user", "eventTime", descending=[False, True]))
-    with pytest.raises(ValueError, match="not in the order of time"):
-        part("quality.memory").weighed(mixed, np.zeros(mixed.scored.height))
 
 
 @pytest.fixture

@@ -33,7 +33,6 @@ TITLES = {
     "bursts": "Bursts: what `timeseries` finds",
     "reasons": "Explanations of detected incidents",
     "risk": "What each part of `risk` contributes",
-    "epochs": "How long to train",
 }
 HEAD = """# Detection quality
 

@@ -1,187 +1,97 @@
-"""Ablation of `risk`: scores of the same fingerprints with parts left out.
+"""Ablation of `risk`: the same trials with parts of its formula changed or left out.
 
-Uses the trials for choosing settings: half A of the commits' users, and the companies of seeds 1
-to 3. The trials that are compared with other detectors are not used.
+Uses companies and generated fleets of seeds for choosing settings. The trials that are compared
+with other detectors are not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Unpack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
-from figures.ranking import average_precision, recall
 from figures.table import Table
 from numpy.typing import NDArray
 
-from morpheus.models.fit import FitOptions, UserHistory, fit_fingerprints
+from morpheus.models import daily_usage
 from morpheus.models.population import Population
-from morpheus.models.profile import Fingerprint
-from morpheus.models.scoring import (
-    ANOMALY_EXPONENT,
-    CONDITIONAL_STD_FLOOR,
-    MARGINAL_STD_FLOOR,
-    STD_FLOOR,
-    MaskedPredictions,
-)
-from morpheus.models.temporal import (
-    LONG_EMA_WEIGHT,
-    LONG_HALF_LIFE,
-    SHORT_EMA_WEIGHT,
-    SHORT_HALF_LIFE,
-    ExponentialMovingAverage,
-)
-from quality.trial import Attacked, Case, Trial, times
+from morpheus.models.scoring import BaselineStats
+from quality import chain
+from quality.judge import Verdict
+from quality.trial import Trial
 
 Floats = NDArray[np.float64]
+FIGURES = ("AP", "AP of all", "caught")
+Change = Callable[[], AbstractContextManager[None]]
 
 
-@dataclass(frozen=True)
-class Read:
-    """A user's events and the fingerprint's results for them."""
-
-    known: Fingerprint
-    case: Case
-
-    @cached_property
-    def evidence(self) -> tuple[Floats, Floats]:
-        """Marginal and conditional surprisal above the typical value, each (rows, C)."""
-        rows = self.known.encoder.encode(self.case.scored)
-        found = self.known.surprise_model
-        assert found is not None and self.known.oov_rates is not None  # noqa: S101, PT018 - compact
-        predictions = MaskedPredictions.predict(self.known.net, rows)  # type: ignore[arg-type]  # always present here
-        habit, company = predictions.compute_surprise(found.likelihoods, self.known.oov_rates, rows)
-        above = (
-            found.marginal_baseline.excess_z(habit, MARGINAL_STD_FLOOR),
-            found.conditional_baseline.excess_z(company, CONDITIONAL_STD_FLOOR),
-        )
-        return above[0][rows.inverse].astype(float), above[1][rows.inverse].astype(float)
-
-    @cached_property
-    def plain(self) -> Floats:
-        """Reconstruction losses above the typical value, (rows, C)."""
-        rows = self.known.encoder.encode(self.case.scored)
-        return np.asarray(
-            self.known.baseline.excess_z(self.known.losses(rows), STD_FLOOR)[rows.inverse]
-        )
-
-    @cached_property
-    def loss(self) -> Floats:
-        """Mean loss, (rows,)."""
-        rows = self.known.encoder.encode(self.case.scored)
-        return np.asarray(self.known.losses(rows)[rows.inverse].mean(1))
-
-    @cached_property
-    def shared(self) -> Floats:
-        """Whether other users have the values, too, (rows, C)."""
-        rows = self.known.encoder.encode(self.case.scored)
-        assert self.known.surprise_model is not None  # noqa: S101 - compact has it
-        chances = self.known.surprise_model.likelihoods
-        return np.asarray(
-            chances.seen_by_others[rows.codes + chances.offsets][rows.inverse], dtype=float
-        )
-
-    def remembered(self, strange: Floats, *, hour: bool = True, month: str = "shared") -> Floats:
-        """Return column or event anomaly, (rows, C) or (rows,), with earlier events.
-
-        Args:
-            strange: Anomaly of each event.
-            hour: Include the last hour.
-            month: What to include of the last month: `shared` values, `all`, or `nothing`.
-        """
-        columns = strange.reshape(len(strange), -1).astype(float)
-        risk = total = columns.sum(1)
-        if hour:
-            above = np.maximum(
-                self._mean(total, SHORT_HALF_LIFE) - self.known.calibration.short_ema_p90, 0
-            )
-            risk = risk + SHORT_EMA_WEIGHT * above**2
-        if month != "nothing":
-            kept = (columns * self.shared).sum(1) if month == "shared" else total
-            risk = risk + LONG_EMA_WEIGHT * self._mean(kept, LONG_HALF_LIFE) ** 2
-        return np.asarray(risk)
-
-    def _mean(self, surprise: Floats, half: float) -> Floats:
-        seconds = times(self.case.scored).dt.epoch("s").to_numpy().astype(float)
-        return np.asarray(
-            ExponentialMovingAverage(half).update(np.sqrt(surprise)[:, None], seconds)[0][:, 0]
-        )
-
-    def strange(self) -> Floats:
-        """Return the column anomaly, (rows, C)."""
-        return np.asarray((sum(self.evidence) / 2) ** ANOMALY_EXPONENT)
+@contextmanager
+def changed(owner: object, name: str, value: object) -> Iterator[None]:
+    """Give a module or a class another attribute for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
-WAYS: Mapping[str, Callable[[Read], Floats]] = {
-    "`risk`": lambda read: read.remembered(read.strange()),
-    "without temporal context": lambda read: read.strange().sum(1),
-    "context of the last hour only": lambda read: read.remembered(read.strange(), month="nothing"),
-    "context of the last month only": lambda read: read.remembered(read.strange(), hour=False),
-    "month context of all values": lambda read: read.remembered(read.strange(), month="all"),
-    "marginal surprisal only": lambda read: read.remembered(
-        (read.evidence[0] / 2) ** ANOMALY_EXPONENT
-    ),
-    "conditional surprisal only (masked prediction)": lambda read: read.remembered(
-        (read.evidence[1] / 2) ** ANOMALY_EXPONENT
-    ),
-    "plain reconstruction instead of masked prediction": lambda read: read.remembered(
-        ((read.evidence[0] + read.plain) / 2) ** ANOMALY_EXPONENT
-    ),
-    "sum of z-scores, no power": lambda read: read.remembered(np.asarray(sum(read.evidence)) / 2),
-    "plain reconstruction, sum of z-scores, no context": lambda read: read.plain.sum(1),
-    "mean loss, no context": lambda read: read.loss,
+def constant(name: str, value: float) -> Change:
+    """Return a change of a constant of the formula."""
+    return partial(changed, daily_usage, name, value)
+
+
+def without_network() -> AbstractContextManager[None]:
+    """Leave out the conditional surprise."""
+
+    def nothing(self: BaselineStats, values: Floats, std_floor: float) -> Floats:  # noqa: ARG001 - as the method
+        return np.zeros(values.shape)
+
+    return changed(BaselineStats, "excess_z", nothing)
+
+
+def without_others() -> AbstractContextManager[None]:
+    """Compare with values that are all alike in place of other users."""
+    method = Population.others
+
+    def alike(self: Population, name: str, vocabulary: Sequence[str] | None, user: str) -> Floats:
+        return np.full(len(method(self, name, vocabulary, user)), 0.1)
+
+    return changed(Population, "others", alike)
+
+
+VARIANTS: Mapping[str, Change] = {
+    "`risk`": nullcontext,
+    "without earlier events of the day": constant("MEMORY_LIMIT", 0.0),
+    "memory of 16 nats": constant("MEMORY_LIMIT", 16.0),
+    "largest column only": constant("COLUMN_EXPONENT", 40.0),
+    "mean of the columns' logarithms": constant("COLUMN_EXPONENT", 0.001),
+    "exponent 1 over columns": constant("COLUMN_EXPONENT", 1.0),
+    "without the network": without_network,
+    "without other users": without_others,
+    "new values: half-life of 28 days": constant("NOVELTY_DECAY", 2 ** (-1 / 28)),
+    "population's rate of new values: 8 days": constant("PRIOR_DAYS", 8.0),
+    "all days are learned at full weight": constant("FULL_WEIGHT_PVALUE", 1e-9),
 }
+"""Name of each variant, and what changes."""
 
 
-def table(kinds: Mapping[str, Attacked]) -> Table:
-    """Return a row per variant, and `risk` without a comparison with other users."""
-    found: dict[str, list[str]] = {}
-    header = ["variant"]
-    for kind, trials in kinds.items():
-        header += [f"{kind}: AP", "recall at 1 %"]
-        figures = _figures(trials)
-        for way, each in figures.items():
-            found.setdefault(way, []).extend(f"{value:.3f}" for value in each)
-    result = Table("Parts of `risk`, on the trials that settings are chosen on", header)
-    for way, cells in found.items():
-        result.add(way, *cells)
-    return result
+def table(trials: Mapping[str, Sequence[Trial]]) -> Table:
+    """Return a row per variant, with means over the trials of each kind."""
+    header = ["variant", *(f"{kind}: {figure}" for kind in trials for figure in FIGURES)]
+    found = Table("Parts of `risk`", header)
+    for name, change in VARIANTS.items():
+        cells: list[str] = []
+        for each in trials.values():
+            with change():
+                figures = [_measure(trial) for trial in each]
+            cells += [f"{value:.3f}" for value in np.mean(figures, axis=0)]
+        found.add(name, *cells)
+    return found
 
 
-def _figures(trials: Attacked) -> dict[str, Floats]:
-    each: dict[str, list[tuple[float, float]]] = {}
-    for trial, cases in trials:
-        for alone in (False, True):
-            for known, case in zip(learnt(trial, cases, alone=alone), cases, strict=True):
-                ways = {"without comparison to other users": WAYS["`risk`"]} if alone else WAYS
-                for way, measure in ways.items():
-                    scores = measure(Read(known, case))
-                    pair = average_precision(scores, case.marked), recall(scores, case.marked, 0.01)
-                    each.setdefault(way, []).append(pair)
-    return {way: np.mean(pairs, axis=0) for way, pairs in each.items()}
-
-
-def learnt(
-    trial: Trial, cases: list[Case], *, alone: bool = False, **options: Unpack[FitOptions]
-) -> list[Fingerprint]:
-    """Train the users of some cases, compared with all users unless `alone`."""
-    columns = trial.history.select(trial.columns)
-    population_of_all = Population(trial.history[trial.user], times(trial.history), columns)
-    histories = [
-        UserHistory(case.user, case.history.select(trial.columns), times(case.history))
-        for case in cases
-    ]
-    population = None if alone else population_of_all
-    return fit_fingerprints(histories, trial.columns, population=population, **options)
-
-
-def attacked(trial: Trial, users: Iterable[str]) -> list[Case]:
-    """Return the cases of users with both kinds of events and enough history."""
-    wanted = set(users)
-    return [
-        case
-        for case in trial.cases
-        if case.user in wanted and case.marked.any() and not case.marked.all()
-    ]
+def _measure(trial: Trial) -> list[float]:
+    scores = chain.output(trial, ["risk"], seed=1)["risk"].cast(float).to_numpy()
+    figures = Verdict(trial, tuple(trial.spans)).figures(scores)
+    return [figures[name] for name in FIGURES]

@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.models.calibration import SESSION_GAP
 from quality.trial import Trial, times
 
+SESSION_GAP = 3600.0
+"""Seconds without an event that end a session."""
 Floats = NDArray[np.float64]
 PRIOR = 0.5
 """Pseudo-count of each value, and of all unseen values together."""

@@ -15,7 +15,7 @@ from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
 from quality.sets import KINDS, find_generator
-from quality.trial import Attacked, Trial, half, merge_trials, of_part
+from quality.trial import Trial, half, merge_trials, of_part
 
 Groups = Mapping[str, Collection[str]]
 EVERYBODY = "all users"
@@ -90,7 +90,7 @@ def of_console(run: Run) -> Iterator[Table]:
                 (
                     Verdict(trial, tuple(trial.spans)),
                     scorers.ours(trial, seed, run.threads)
-                    | scorers.shown(trial, select_part(whole, known, trial)),
+                    | scorers.shown(select_part(whole, known, trial)),
                 )
                 for trial in rounds
             ]
@@ -113,7 +113,7 @@ def compared(
     tables = {name: comparison(run, name) for name in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
         known = scorers.theirs(trial, seed, run.rivals)
-        scores = scorers.ours(trial, seed, run.threads) | scorers.shown(trial, known)
+        scores = scorers.ours(trial, seed, run.threads) | scorers.shown(known)
         whose = {title: tuple(trial.spans)} if groups is None else groups
         for name, each in tables.items():
             each.add([(Verdict(trial, whose[name]), scores)])
@@ -124,8 +124,7 @@ def compared(
 def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
     """Return an empty table."""
     figures = tuple(name for name in FIGURES if name not in without)
-    remembered = sum(word in run.rivals for word in scorers.WITH_CONTEXT)
-    return Comparison(title, figures, len(scorers.labels()) + remembered)
+    return Comparison(title, figures, len(scorers.labels()))
 
 
 def of_reference(run: Run) -> Iterator[Table]:
@@ -175,28 +174,18 @@ def of_reasons(run: Run) -> Iterator[Table]:
 
 def of_risk(run: Run) -> Iterator[Table]:
     """The effect of each part of `risk`."""
-    from quality import ablation  # noqa: PLC0415 - it takes models apart, which other parts do not
+    from quality import (  # noqa: PLC0415 - it changes the model, which other parts do not
+        ablation,
+        generated,
+        sets,
+    )
 
-    yield ablation.table(choosing(run))
-
-
-def of_epochs(run: Run) -> Iterator[Table]:
-    """The effect of longer training."""
-    from quality import epochs  # noqa: PLC0415 - as `ablation`
-
-    yield epochs.table(choosing(run), run.seeds)
-
-
-def choosing(run: Run) -> Mapping[str, Attacked]:
-    """The trials for choosing settings."""
-    from quality import ablation  # noqa: PLC0415 - as above
-
-    trial = commits.trial(run.data / "commits" / "commits.jsonl.gz")
-    companies = [fleet.trial(seed) for seed in list(fleet.CHOOSING)[:3]]
-    return {
-        "commits, half A": [(trial, ablation.attacked(trial, halves(trial)["A"]))],
-        "companies": [(each, ablation.attacked(each, each.spans)) for each in companies],
-    }
+    few = {"users": 8, "days": 20, "training": 14, "attacked": 1.0} if run.quick else {}
+    companies = [fleet.trial(seed, **few) for seed in list(fleet.CHOOSING)[: run.seeds]]  # type: ignore[arg-type]  # numbers of users and days are integers
+    generator = sets.find_generator(run.data)
+    plans = [generated.Plan(seed, users=5 if run.quick else 15) for seed in range(1, run.seeds + 1)]
+    fleets = [generated.trial(plan, generator) for plan in plans]
+    yield ablation.table({"companies": companies, "generated fleets": fleets})
 
 
 PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
@@ -210,5 +199,4 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "bursts": of_bursts,
     "reasons": of_reasons,
     "risk": of_risk,
-    "epochs": of_epochs,
 }

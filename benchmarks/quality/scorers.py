@@ -44,8 +44,6 @@ RIVALS: Mapping[str, tuple[str, Callable[[Trial, int], Floats]]] = {
 Each scores single events: no score depends on other scored events, except the ranks of `ecod`,
 `bayes-session` and `bigrams`.
 """
-WITH_CONTEXT = ("frequencies-sum", "frequencies-z")
-"""Detectors that are also shown with the temporal context of `risk`."""
 
 
 def labels() -> list[str]:
@@ -65,23 +63,9 @@ def theirs(trial: Trial, seed: int, chosen: Sequence[str]) -> dict[str, Floats]:
     return {word: RIVALS[word][1](trial, seed) for word in chosen}
 
 
-def shown(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Return the same by title, after some with our temporal context, which do not compete."""
-    named = {RIVALS[word][0]: each for word, each in known.items()}
-    return remembered(trial, known) | named
-
-
-def remembered(trial: Trial, known: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Return some of the scores with the temporal context of `risk`, by title."""
-    words = [word for word in WITH_CONTEXT if word in known]
-    if not words:
-        return {}
-    from quality import memory  # noqa: PLC0415 - it needs parts of the model, scores do not
-
-    return {
-        f"{RIVALS[word][0]}, with `risk`'s context": memory.weighed(trial, known[word])
-        for word in words
-    }
+def shown(known: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Return the same by title."""
+    return {RIVALS[word][0]: each for word, each in known.items()}
 
 
 def of_days(trial: Trial, scores: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -117,10 +117,6 @@ class Trial:
             yield Case(user, histories.get((user,), none), scored, self.incident[span])
 
 
-Attacked = Sequence[tuple[Trial, list[Case]]]
-"""Trials and their cases with both kinds of events."""
-
-
 def merge_trials(trials: Sequence[Trial]) -> Trial:
     """Merge trials with the same history into one."""
     first = trials[0]

@@ -183,7 +183,7 @@ def losses(learn: Learn, history: pl.DataFrame, scored: pl.DataFrame) -> tuple[F
     known = learnt(learn, history)
     rows = known.encoder.encode(scored)
     each = known.losses(rows)[rows.inverse]
-    above = known.baseline.excess_z(each, STD_FLOOR).astype(np.float64).sum(1)
+    above = known.baseline.excess_z(each.astype(np.float64), STD_FLOOR).sum(1)
     return each.astype(np.float64), above
 
 
