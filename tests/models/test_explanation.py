@@ -12,7 +12,7 @@ from morpheus.models.explanation import (
 )
 
 OWN = Baseline("own", 400, 400, 58)
-ALONE = ContextContribution(1, 1, 0, 0, 0, 0)
+ALONE = ContextContribution(1, 1, 0, 0, 0)
 
 
 def make_reason(**changes):
@@ -43,7 +43,7 @@ def reason_for(*reasons, preceding=ALONE, background=OWN, max_columns=3):
 def test_small_anomaly_is_left_out_and_no_column_reads_nothing_unusual():
     assert reason_for(make_reason(anomaly=0.4)) == "nothing unusual"
     assert reason_for() == "nothing unusual"
-    assert reason_for(preceding=ContextContribution(0, 0, 0, 0, 0, 0)) == "nothing unusual"
+    assert reason_for(preceding=ContextContribution(0, 0, 0, 0, 0)) == "nothing unusual"
 
 
 def test_reason_names_at_most_the_given_number_of_columns():
@@ -74,20 +74,20 @@ def test_expected_new_value_is_reported():
     ("preceding", "words"),
     [
         (
-            ContextContribution(10, 4, 4, 2, 14, 30),
+            ContextContribution(10, 4, 6, 14, 30),
             "mostly what came before: 14 strange events in the hour before; agent",
         ),
         (
-            ContextContribution(10, 4, 1, 5, 0, 1),
-            "mostly what came before: 1 strange event in the month before; agent",
+            ContextContribution(10, 4, 6, 0, 1),
+            "mostly what came before: 1 strange event in the 24 hours before; agent",
         ),
         (
-            ContextContribution(10, 7, 0, 3, 0, 1234),
-            "bits; and 1,234 strange events in the month before",
+            ContextContribution(10, 7, 3, 0, 1234),
+            "bits; and 1,234 strange events in the 24 hours before",
         ),
         (
-            ContextContribution(10, 7, 3, 0, 0, 0),
-            "and events a little unusual all through the hour before",
+            ContextContribution(10, 7, 3, 0, 0),
+            "bits; and earlier events of the day, each a little unusual",
         ),
     ],
 )
@@ -96,16 +96,16 @@ def test_dominant_context_comes_first(preceding, words):
 
 
 def test_column_with_anomalous_events_before_is_reported_even_if_normal_now():
-    context = ContextContribution(11, 4, 1, 6, 0, 14)
+    context = ContextContribution(11, 4, 7, 0, 14)
     column = make_reason(anomaly=0.0, anomalous_before=14)
     assert reason_for(column, preceding=context).endswith(
-        "strange in 14 events of the month before"
+        "strange in 14 events of the 24 hours before"
     )
 
 
 def test_small_context_is_left_out():
     assert "before" not in reason_for(
-        make_reason(), preceding=ContextContribution(10, 8, 1, 1, 1, 1)
+        make_reason(), preceding=ContextContribution(10, 8, 2, 1, 1)
     )
 
 

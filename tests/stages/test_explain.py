@@ -81,7 +81,8 @@ def test_columns_add_up_to_the_surprisal_and_earlier_events_to_the_risk_in_decim
         assert contributions == sorted(contributions, reverse=True)
         assert len(anomalies) == len(COLUMNS) if all_columns else len(anomalies) <= most
         parts = {name: Decimal(value) for name, value in explanation["preceding"].items()}
-        assert parts["own"] + parts["hour"] + parts["month"] == parts["risk"]
+        assert parts["own"] + parts["earlier"] == parts["risk"]
+        assert min(parts["own"], parts["earlier"]) >= 0
         assert float(parts["risk"]) == out[RISK][position]
         risks = [Decimal(column["risk"]) for column in explanation["columns"]]
         assert sum(risks) + Decimal(explanation["others_risk"]) == parts["risk"]
@@ -165,16 +166,41 @@ def test_number_is_explained_in_its_own_units():
 
 
 def test_reason_says_if_most_of_the_risk_comes_from_earlier_events(ann):
-    out = explain_rows(ann, [*[USUAL | {"agent": "kali"}] * 14, USUAL])
-    assert out["reason"][-1].startswith("mostly what came before: 14 strange events in the ")
+    out = explain_rows(ann, [*[USUAL | {"agent": f"kali {n}"} for n in range(14)], USUAL])
+    assert out["reason"][-1].startswith("mostly what came before: 14 strange events in the hour ")
     assert "before" not in out["reason"][0]
+    parts = parse_explanation(out)["preceding"]
+    assert (parts["own"], parts["strange_in_hour"], parts["strange_in_day"]) == (0, 14, 14)
+
+
+def test_events_of_the_day_before_are_counted_and_add_no_risk(ann):
+    strange = [USUAL | {"agent": f"kali {n}"} for n in range(3)]
+    out = explain_rows(ann, [*strange, USUAL], seconds=[-7200, -7100, -7000, 0])
+    parts = parse_explanation(out)["preceding"]
+    assert (parts["risk"], parts["earlier"], parts["strange_in_day"]) == (0, 0, 3)
+    assert out["reason"][-1] == "nothing unusual"
+
+
+def test_a_value_that_occurs_again_on_the_day_adds_to_the_risk_of_later_events_once(ann):
+    once = explain_rows(ann, [USUAL | {"agent": "kali"}] * 2)
+    again = explain_rows(ann, [USUAL | {"agent": "kali"}] * 9)
+    first, *later = (parse_explanation(again, n)["preceding"]["earlier"] for n in range(9))
+    assert first == 0
+    assert later[0] == parse_explanation(once)["preceding"]["earlier"] > 0
+    assert later == sorted(later, reverse=True)
+
+
+def test_columns_with_usual_values_are_not_named_beside_an_unusual_one(ann):
+    out = explain_rows(ann, [USUAL | {"agent": "kali"}], top=4)
+    assert out["top_columns"].to_list() == ["agent"]
 
 
 def test_column_that_was_anomalous_in_earlier_events_is_named_first(ann):
-    out = explain_rows(ann, [*[USUAL | {"address": "kali"}] * 14, USUAL | {"agent": "never"}])
+    strange = [USUAL | {"address": f"host {n}"} for n in range(14)]
+    out = explain_rows(ann, [*strange, USUAL | {"agent": "cli"}])
     assert parse_explanation(out)["columns"][0]["column"] == "address"
     assert "address: saw `office`" in out["reason"][-1]
-    assert "strange in 14 events of the " in out["reason"][-1]
+    assert "strange in 14 events of the 24 hours before" in out["reason"][-1]
     assert out["top_columns"][-1].startswith("address")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
 from typing import Self
 
 import msgspec
@@ -60,7 +59,7 @@ class ColumnReason(msgspec.Struct, frozen=True):
         anomaly: Its part of the event's anomaly, in tenths of nats.
         risk: Its part of the event's risk, with the context.
         dominant_contribution: Its part of the larger of own and earlier. Columns are sorted by it.
-        anomalous_before: Number of anomalous events in the day before in which the column was
+        anomalous_before: Number of anomalous events in the 24 hours before in which the column was
             anomalous too, if earlier events contribute most; 0 if the event itself does.
         redundant_columns: Columns with the same information throughout the history, which are at
             most as anomalous.
@@ -93,14 +92,14 @@ class ColumnReason(msgspec.Struct, frozen=True):
 
 
 class ContextContribution(msgspec.Struct, frozen=True):
-    """The context of an event: how earlier events contribute to its risk.
+    """The context of an event: how earlier events of the day contribute to its risk.
 
     Attributes:
         risk: The event's risk.
-        own: The risk if nothing anomalous had come before.
-        earlier: Contribution of earlier events.
+        own: The risk if no event of the day had come before.
+        earlier: Contribution of the earlier events of the day.
         anomalous_in_hour: Anomalous events in the hour before.
-        anomalous_in_day: Anomalous events in the day before.
+        anomalous_in_day: Anomalous events in the 24 hours before.
     """
 
     risk: float
@@ -226,14 +225,18 @@ class Explanation(msgspec.Struct, frozen=True):
         return cls(event_anomaly, columns, others, others_risk, preceding, background)
 
     def top_columns(self, max_columns: int) -> tuple[ColumnReason, ...]:
-        """Return the first of the columns with a contribution, without redundant ones."""
+        """Return the columns that contribute most, without redundant ones.
+
+        Columns with usual values have a small share, too. They are left out, unless none has more.
+        """
         redundant = {name for reason in self.columns for name in reason.redundant_columns}
-        top = (
+        top = [
             reason
             for reason in self.columns
             if reason.dominant_contribution > 0 and reason.column not in redundant
-        )
-        return tuple(islice(top, max_columns))
+        ]
+        large = [reason for reason in top if reason.dominant_contribution >= MIN_REPORTED]
+        return tuple((large or top[:1])[:max_columns])
 
 
 def render_reason(explanation: Explanation, max_columns: int) -> str:
@@ -290,7 +293,7 @@ def _describe_column(reason: ColumnReason, explanation: Explanation) -> str:
     details = [value, *_column_details(reason, explanation.background)]
     if reason.anomalous_before:
         count = _format_count(reason.anomalous_before, "event")
-        details.append(f"strange in {count} of the day before")
+        details.append(f"strange in {count} of the 24 hours before")
     return f"{name}: saw {', '.join(details)}"
 
 
@@ -329,8 +332,8 @@ def _describe_context(context: ContextContribution) -> str:
     if context.anomalous_in_hour:
         return f"{_format_count(context.anomalous_in_hour, 'strange event')} in the hour before"
     if context.anomalous_in_day:
-        return f"{_format_count(context.anomalous_in_day, 'strange event')} in the day before"
-    return "earlier events a little unusual"
+        return f"{_format_count(context.anomalous_in_day, 'strange event')} in the 24 hours before"
+    return "earlier events of the day, each a little unusual"
 
 
 def _describe_baseline(baseline: Baseline) -> Iterator[str]:

@@ -72,8 +72,8 @@ class Explain(Transform):
 
     For each of these columns it has the observed value, its probability given the other values of
     the event, more likely values with their probabilities, and the contribution to the surprisal
-    and the `risk` of the event. It also has the share of the `risk` that is due to the event
-    itself, and to the hour, the day and the week before it.
+    and the `risk` of the event. It also has the parts of the `risk` that are due to the event
+    itself, and to the earlier events of the day.
 
     The three columns are empty for events of a user without a fingerprint, and for events below
     `--threshold`.

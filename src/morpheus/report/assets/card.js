@@ -263,23 +263,16 @@ function meter(share, typical, label) {
   return element("span", { class: "meter" }, bar, element("b", {}, label));
 }
 
-/** Divide the risk between the event itself and earlier events. */
+/** Divide the risk between the event itself and earlier events of the day. */
 function riskBreakdown({ preceding, background, others_risk: rest }) {
-  const spans = ["hour", "day", "week", "month"].filter((name) => preceding[name] !== undefined);
   const parts = [
-    ["this event", preceding.own, null],
-    ...spans.map((name) => [
-      `the ${name} before`,
-      preceding[name],
-      preceding[`strange_in_${name}`],
-    ]),
+    ["this event", preceding.own],
+    [`earlier events of the day${unusualBefore(preceding)}`, preceding.earlier],
   ];
   const shares = parts
     .filter(([, risk]) => risk > 0)
-    .map(([name, risk, unusual]) => {
-      const events = unusual ? ` (${count(unusual, "unusual event")})` : "";
-      return `${name}${events} ${formatPercent(risk / (preceding.risk || 1))}`;
-    });
+    .map(([name, risk]) => `${name} ${formatPercent(risk / preceding.risk)}`);
+  const total = [`Risk ${formatNumber(preceding.risk)}`, shares.join(", ")];
   const unlisted = formatPercent(rest / (preceding.risk || 1));
   const others = rest > 0 ? ` Columns not listed: ${unlisted}.` : "";
   const own = background.days ? `${background.days} days` : "no days";
@@ -290,10 +283,16 @@ function riskBreakdown({ preceding, background, others_risk: rest }) {
   return element(
     "p",
     { class: "faint" },
-    `Risk ${formatNumber(preceding.risk)}: ${shares.join(", ")}.${others} `,
+    `${total.filter(Boolean).join(": ")}.${others} `,
     `Compared with ${compared}. `,
     "The tick marks the typical surprisal.",
   );
+}
+
+/** Count the unusual events before an event, in the shortest span that has one. */
+function unusualBefore({ strange_in_hour: inHour, strange_in_day: inDay }) {
+  if (inHour) return ` (${count(inHour, "unusual event")} in the hour before)`;
+  return inDay ? ` (${count(inDay, "unusual event")} in the 24 hours before)` : "";
 }
 
 function activityNote(incident, person) {
