@@ -107,9 +107,9 @@ def origin(source="from-cloudtrail", user_column="user") -> Origin:
     return Origin(source, user_column, find_log(source, ()))
 
 
-def build_data(users, *, cards=True) -> ReportData:
+def build_data(users, *, cards=True, timezone="UTC") -> ReportData:
     """Report data of the users' events."""
-    aggregator = ReportAggregator()
+    aggregator = ReportAggregator(timezone=timezone)
     for user, frames in users.items():
         aggregator.register_user(user, card(user) if cards else None, None)
         for frame in frames:

@@ -16,7 +16,7 @@ def company() -> ReportData:
     users = {f"user{n:02}": [normal_events(seed=n)] for n in range(20)}
     users["user03"].append(alerts([HOUR * 30, HOUR * 30 + 40, HOUR * 30 + 90], 40.0))
     users["user07"].append(alerts([HOUR * 5], 25.0, "CreateUser"))
-    users["user11"].append(alerts([HOUR * 40, HOUR * 44], 12.0, "StopLogging"))
+    users["user11"].append(alerts([HOUR * 20, HOUR * 44], 12.0, "StopLogging"))
     return build_data(users)
 
 

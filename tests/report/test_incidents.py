@@ -8,17 +8,33 @@ import pytest
 from morpheus.columns import RISK, ExplanationColumns
 from morpheus.models.calibration import count_exceedances
 from morpheus.report.aggregate import EventArrays, ReportAggregator, TopEvents
-from morpheus.report.incidents import MAX_EVENTS_SHOWN
-from report_pages import HOUR, alerts, build_data, card, normal_events
+from morpheus.report.incidents import MAX_EVENTS_SHOWN, incident_id
+from report_pages import DAY_START, HOUR, alerts, build_data, card, normal_events
 
 
 def counts(data):
     return [(view.incident.user, view.incident.count) for view in data.incidents]
 
 
-def test_alerts_of_a_user_with_pauses_of_at_most_an_hour_are_one_incident():
-    data = build_data({"ann": [alerts([0, 3600, 7200, 10801])], "bob": [alerts([60])]})
-    assert sorted(counts(data)) == [("ann", 1), ("ann", 3), ("bob", 1)]
+def test_alerts_of_a_user_on_one_day_are_one_incident():
+    midnight = 24 * HOUR
+    times = [0, 20 * HOUR, midnight - 0.001, midnight, midnight + 1]
+    data = build_data({"ann": [alerts(times)], "bob": [alerts([midnight + 2])]})
+    assert sorted(counts(data)) == [("ann", 2), ("ann", 3), ("bob", 1)]
+
+
+def test_days_of_incidents_are_those_of_the_time_zone():
+    times = [0, 21 * HOUR, 23 * HOUR, 26 * HOUR]  # 02:00, 23:00, 01:00, 04:00 in Berlin
+    users = {"ann": [alerts(times)]}
+    assert sorted(counts(build_data(users, timezone="Europe/Berlin"))) == [("ann", 2), ("ann", 2)]
+    assert sorted(counts(build_data(users))) == [("ann", 1), ("ann", 3)]
+
+
+def test_an_incident_is_identified_by_its_user_and_its_first_event():
+    [view] = build_data({"ann": [alerts([HOUR, 5 * HOUR])]}).incidents
+    assert view.incident.id == incident_id("ann", DAY_START + HOUR)
+    [again] = build_data({"ann": [alerts([HOUR])]}).incidents
+    assert again.incident.id == view.incident.id
 
 
 def test_without_filter_alerts_have_at_least_level_one():
@@ -30,8 +46,8 @@ def test_without_filter_alerts_have_at_least_level_one():
 
 
 def test_without_filter_incidents_stay_within_the_daily_maximum():
-    frames = [alerts([HOUR * 3 * n], 10.0 + n) for n in range(16)]
-    data = build_data({"ann": frames})  # 45 hours from midnight: two days, five a day
+    users = {f"user{n:02}": [alerts([HOUR * 3 * n], 10.0 + n)] for n in range(16)}
+    data = build_data(users)  # 45 hours from midnight: two days, five a day
     assert len(data.incidents) == 10
     levels = [view.incident.level for view in data.incidents]
     assert levels == sorted(levels, reverse=True)
@@ -102,7 +118,7 @@ def test_top_events_do_not_depend_on_the_order_of_events(reverse):
 
 
 def test_without_model_cards_the_lowest_incident_has_level_one():
-    users = {"ann": [alerts([0], 8.0), alerts([HOUR * 9], 2.0)]}
+    users = {"ann": [alerts([0], 8.0), alerts([HOUR * 30], 2.0)]}
     data = build_data(users, cards=False)
     assert [view.incident.level for view in data.incidents] == [4.0, 1.0]
     assert data.reach is None

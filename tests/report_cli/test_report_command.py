@@ -103,7 +103,7 @@ def test_replay_needs_models_and_a_file_of_trials(tmp_path, models):
 
 
 def test_missing_row_numbers_show_that_filter_dropped_events(tmp_path):
-    frame = alerts([HOUR * n for n in range(0, 20, 2)])
+    frame = alerts([24 * HOUR * n for n in range(10)])
     path = write_output(tmp_path / "all.csv", frame)
     assert "No filter" in build_report(ReportRequest(), [path]).rule
     rest = pl.read_csv(path, infer_schema=False).gather_every(2)

@@ -32,7 +32,7 @@ def run(path, settings, *between, **options):
     """Run a pipeline that ends with a report."""
     scores = AddScores(label=(RISK, "pvalue"))
     stages = [
-        FromPeople(people=PEOPLE),
+        FromPeople(people=PEOPLE, intruders=("user1", "user3")),
         *(TrainAe(train_data_glob="x"), Preprocess(), InfPytorch(), scores),
         *between,
         *(Serialize(), ToReport(str(path), overwrite=True, **options.pop("sink", {}))),
@@ -50,13 +50,14 @@ def read_data(path) -> ReportData:
 @pytest.fixture
 def full(columns, tmp_path):  # noqa: F811 - the fixture
     path = tmp_path / "report.html"
-    stages = (Explain(), Timeseries(resolution="10m"), Filter(alerts_per_day=2.0))
+    stages = (Explain(), Timeseries(resolution="10m"), Filter(alerts_per_day=4.0))
     return run(path, columns, *stages), read_data(path)
 
 
 def test_alerts_are_what_filter_keeps_and_all_events_are_in_the_lanes(full):
     summary, data = full
     written = summary.users.total()
+    assert 0 < written < sum(PEOPLE.values())
     assert sum(entry.incident.count for entry in data.incidents) == written
     assert sum(entry.events for entry in data.people) == sum(PEOPLE.values())
     assert sum(sum(entry.lane.n) for entry in data.people) == sum(PEOPLE.values())
@@ -72,6 +73,29 @@ def test_counts_account_for_every_event(full):
     assert sum(account.unscored.values()) == PEOPLE[None]
     assert account.rungs == {"own": 5}
     assert account.forecast[0] == pytest.approx(summary.budget_report.forecast.alerts)
+
+
+def test_scores_of_a_run_without_alerts_are_not_reported_as_missing(columns, tmp_path):  # noqa: F811 - the fixture
+    path = tmp_path / "report.html"
+    summary = run(path, columns, Explain(), Filter(alerts_per_day=0.0))
+    data = read_data(path)
+    assert (summary.users.total(), data.incidents) == (0, [])
+    assert data.account.scored == sum(PEOPLE.values()) - PEOPLE[None]
+    assert [entry.add for entry in data.lacks] == ["timeseries --resolution=10m"]
+
+
+@pytest.mark.parametrize(("timezone", "days"), [("UTC", 1), ("Etc/GMT+2", 2)])
+def test_incidents_are_days_of_the_time_zone_of_the_run(columns, tmp_path, timezone, days):  # noqa: F811 - the fixture
+    path = tmp_path / "report.html"
+    summary = run(path, columns, Filter(alerts_per_day=100.0), timezone=timezone)
+    data = read_data(path)
+    spans = [
+        (view.incident.user, view.incident.since, view.incident.until) for view in data.incidents
+    ]
+    midnight = min(since for _, since, _ in spans) // 86400 * 86400 + 7200
+    assert sum(view.incident.count for view in data.incidents) == summary.users.total()
+    assert len(spans) == days * 5
+    assert days == 1 or all(until < midnight or since >= midnight for _, since, until in spans)
 
 
 def test_incident_details_show_the_explanation(full):

@@ -307,6 +307,7 @@ class ReportAggregator:
     Attributes:
         scales: Scale of each user. Without one, the user's model determines it.
         filtered: Whether all events are alerts because `filter` dropped the others.
+        timezone: Time zone of the days of incidents.
         ranking: The score that levels are computed from.
         columns: All columns seen, in order.
         histograms: Events of all users over time, dropped events included.
@@ -317,6 +318,7 @@ class ReportAggregator:
 
     scales: Mapping[str | None, ScoreScale] = field(default_factory=dict)
     filtered: bool = False
+    timezone: str = "UTC"
     ranking: str | None = None
     columns: dict[str, None] = field(default_factory=dict)
     histograms: UserHistograms = field(default_factory=UserHistograms)
@@ -333,10 +335,14 @@ class ReportAggregator:
         aggregate.unscored_reason = unscored_reason or aggregate.unscored_reason
         return aggregate
 
+    def register_columns(self, columns: Sequence[str]) -> None:
+        """Add columns of events, also if `filter` dropped all events that have them."""
+        self.columns |= dict.fromkeys(columns)
+        self.ranking = self.ranking or choose_ranking(columns)
+
     def add(self, user: str | None, frame: pl.DataFrame) -> None:
         """Add events of a registered user: rows with `TIME` and the columns that stages add."""
-        self.columns |= dict.fromkeys(frame.columns)
-        self.ranking = self.ranking or choose_ranking(frame.columns)
+        self.register_columns(frame.columns)
         arrays, aggregate = EventArrays.from_frame(frame), self.users[user]
         levels = self.find_scale(user).to_levels(arrays.scores)
         self.top_events.add(user, frame, arrays, levels, ~arrays.flagged)

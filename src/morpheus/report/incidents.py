@@ -1,4 +1,4 @@
-"""Incidents: alerts of one user that are close in time and are investigated together.
+"""Incidents: the alerts of one user on one day, which are investigated together.
 
 `select_incidents` chooses the incidents that a report shows and computes their levels.
 """
@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Self
 
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, ExplanationColumns
+from morpheus.models.daily_usage import number_days
 from morpheus.models.explanation import Explanation
 from morpheus.report.aggregate import (
     FLAGGED,
@@ -32,8 +35,6 @@ from morpheus.report.aggregate import (
     sort_events,
 )
 
-SESSION_GAP = 3600.0
-"""Seconds without an event that end an incident."""
 MAX_INCIDENTS = 2500
 """Maximum number of incidents on a page."""
 MAX_EVENTS_SHOWN = 25
@@ -50,7 +51,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         at: Time, in seconds since 1970.
         level: Level of the score; see `ScoreScale`.
         score: The score.
-        pvalue: Share of validation events that are at least as risky.
+        pvalue: Probability that a usual day of the user has such a score.
         flagged: Whether the event is a time-series anomaly.
         reason: Why the event is unusual, as a sentence.
         why: The explanation in numbers.
@@ -75,7 +76,7 @@ class ColumnValue(msgspec.Struct, frozen=True):
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """Alerts of one user that are close in time. Field names are those of the page's JSON.
+    """The alerts of one user on one day. Field names are those of the page's JSON.
 
     Attributes:
         id: First 16 hexadecimal digits of SHA-256 of the user, a line feed, and `start`.
@@ -190,15 +191,27 @@ def round_sig(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def group_incidents(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Split events, sorted by user and time, at a new user or a pause of over an hour."""
+def group_incidents(events: pl.DataFrame, timezone: str = "UTC") -> Iterator[pl.DataFrame]:
+    """Split events, sorted by user and time, at a new user or a new day.
+
+    Args:
+        events: Rows of `TopEvents.to_frame`.
+        timezone: Time zone of days.
+    """
     if events.is_empty():
         return
-    pause = (pl.col(SECONDS).diff() > SESSION_GAP) | pl.col(USER).ne_missing(pl.col(USER).shift())
-    number = events.select(pause.fill_null(value=False).cum_sum()).to_series().to_numpy()
-    starts = np.flatnonzero(np.diff(number, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], events.height], strict=True):
-        yield events[int(start) : int(end)]
+    user = pl.col(USER)
+    changed = events.select(user.ne_missing(user.shift())).to_series().to_numpy()
+    starts = changed | (np.diff(_number_days(events[SECONDS], timezone), prepend=0) != 0)
+    starts[0] = True
+    bounds = [*np.flatnonzero(starts).tolist(), events.height]
+    for start, end in pairwise(bounds):
+        yield events[start:end]
+
+
+def _number_days(seconds: pl.Series, timezone: str) -> NDArray[np.int64]:
+    microseconds = (seconds * 1e6).round().cast(pl.Int64)
+    return number_days(microseconds.cast(pl.Datetime("us", "UTC")), timezone)
 
 
 def _build_event(row: dict[str, Any], ranking: str, explained: ExplanationColumns | None) -> Event:
@@ -316,7 +329,7 @@ def select_incidents(
     if has_scale and not aggregator.filtered:
         events = events.filter(pl.col(LEVEL) >= 1)
     ranking = aggregator.ranking or ""
-    groups = group_incidents(events)
+    groups = group_incidents(events, aggregator.timezone)
     incidents = [Incident.from_events(group, ranking, actions) for group in groups]
     incidents.sort(key=lambda incident: (-incident.level, incident.since, incident.user or ""))
     rule, hidden = FILTER_RULE, aggregator.top_events.dropped + aggregator.ts_anomalies.dropped
@@ -362,9 +375,11 @@ def _describe_rule(
 
 
 def _count_run_days(aggregator: ReportAggregator) -> int:
-    """Count the UTC days from the first event to the last."""
+    """Count the days from the first event to the last, in the time zone of the report."""
     histograms = aggregator.histograms
     period, step = histograms.bucket_range, histograms.bucket_seconds
     if period is None:
         return 1
-    return -(-(period[1] * step) // 86400) - period[0] * step // 86400
+    ends = pl.Series([period[0] * step, period[1] * step - 1], dtype=pl.Float64)
+    first, last = _number_days(ends, aggregator.timezone).tolist()
+    return int(last - first + 1)

@@ -14,7 +14,7 @@ from morpheus.core.batch import OutputRows, RunMetrics
 from morpheus.core.stage import Outputs, Requirements, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import Origin, RunCounts
+from morpheus.report.view import AlertCounts, Origin, RunCounts
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.results import complete_log
 from morpheus.storage.atomic import open_output
@@ -76,7 +76,7 @@ class ToReport(Sink):
 
     def open(self, context: StageContext) -> ReportAggregator:  # noqa: ARG002 - written by `commit`
         """Start with an empty page."""
-        aggregator = ReportAggregator()
+        aggregator = ReportAggregator(timezone=self.options.timezone)
         self.aggregators[:] = [aggregator]
         return aggregator
 
@@ -124,6 +124,7 @@ class ToReport(Sink):
                 batch.user, batch.dropped_stats.histogram, batch.dropped_stats.exceedances
             )
         if not batch.table.height:
+            aggregator.register_columns(batch.table.names)
             return
         if TIME not in batch.table:
             raise UsageError(
@@ -135,7 +136,7 @@ class ToReport(Sink):
 
 def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCounts:
     """Return the counts of the events of a run, filtered events included."""
-    reasons, scored = Counter[str](), 0
+    reasons, scored, report = Counter[str](), 0, metrics.budget_report
     for user, statistics in aggregator.users.items():
         events = aggregator.count_events(user)
         if statistics.unscored_reason is not None:
@@ -152,13 +153,7 @@ def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCou
         rungs=dict(
             Counter(card.training_data_scope for card in metrics.cards.values()).most_common()
         ),
-        forecast=_forecast_interval(metrics),
+        forecast=report and report.interval,
         refusals=metrics.input.refusals,
+        alerts=report and msgspec.convert(report, AlertCounts, from_attributes=True),
     )
-
-
-def _forecast_interval(metrics: RunMetrics) -> tuple[float, float, float] | None:
-    if metrics.budget_report is None:
-        return None
-    forecast = metrics.budget_report.forecast
-    return forecast.alerts, forecast.low, forecast.high
