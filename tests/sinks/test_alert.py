@@ -1,5 +1,7 @@
 """An event as an alert: its id, its title, its severity."""
 
+from dataclasses import replace
+
 import pytest
 
 from morpheus.columns import TIME
@@ -63,11 +65,28 @@ def test_title_names_user_and_columns_escaped():
     assert "nobody did this" in alert.reason
 
 
-def test_severity_follows_from_the_pvalue():
-    [unusual] = alerts(explained([{"action": "never", "address": "moon"}]))
-    assert unusual.severity == 4
-    [usual] = alerts(explained([{}]))
-    assert usual.severity == 2
+LEVELS = {0: 2, 32.9: 2, 33: 3, 55.9: 3, 56.1: 4, 100: 4}
+"""Severity of an alert by the score."""
+
+
+@pytest.mark.parametrize(("score", "expected"), LEVELS.items())
+def test_severity_follows_from_the_score_or_without_it_from_the_pvalue(score, expected):
+    [alert] = alerts(explained([{}]))
+    by_pvalue = replace(alert, scores={"risk": 9.0, "pvalue": 10 ** (-score / 33)})
+    by_score = replace(alert, scores={"severity": float(score), "pvalue": 0.5})
+    assert (by_pvalue.severity, by_score.severity) == (expected, expected)
+
+
+def test_severity_is_that_of_the_day_so_far_and_the_pvalue_that_of_the_event():
+    strange = {"action": "never", "address": "moon", "agent": "kali", "kind": "root"}
+    labels = ("risk", "pvalue", "severity")
+    severities = [alert.severity for alert in alerts(explained([{}, strange, {}], labels=labels))]
+    assert severities[0] == 2 < severities[1] == severities[2]
+    last = alerts(explained([{}, strange, {}], labels=labels[:2]))[2]
+    assert last.severity < severities[2]
+
+
+def test_without_severity_and_pvalue_the_severity_is_unknown():
     [unknown] = alerts(explained([{}], labels=("risk",)))
     assert unknown.severity == 0
 

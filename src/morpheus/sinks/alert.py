@@ -16,7 +16,9 @@ from typing import Any, Self
 import msgspec
 
 from morpheus.columns import (
+    PVALUE,
     RISK,
+    SEVERITY,
     TIME,
     TS_ANOMALY,
     EventFields,
@@ -102,6 +104,8 @@ VENDOR = PRODUCT = "morpheus"
 VERSION = version("morpheus-dfp")
 HIGH_PVALUE, MEDIUM_PVALUE = 0.02, 0.1
 """Largest p-values of alerts of high and of medium severity."""
+HIGH_SEVERITY, MEDIUM_SEVERITY = 56.0, 33.0
+"""Lowest scores `severity` of such alerts, for these p-values."""
 
 _ID_DIGITS = 32  # hexadecimal digits of an id: 128 bits
 _MAX_TITLE_NAME = 128  # characters of a user's name in a title
@@ -172,15 +176,17 @@ class Alert:
     def severity(self) -> int:
         """Severity as in OCSF: 4 high, 3 medium, 2 low, 1 informational, 0 unknown.
 
-        It follows from the score `pvalue`. Events without scores are informational; scores without
-        `pvalue` are unknown.
+        It follows from the score `severity` of the user's day so far; without it, from the score
+        `pvalue` of the event. Events without scores are informational; without both it is unknown.
         """
         if not self.scores:
             return 1
-        pvalue = self.scores.get("pvalue")
-        if pvalue is None:
-            return 0
-        return 4 if pvalue <= HIGH_PVALUE else 3 if pvalue <= MEDIUM_PVALUE else 2
+        severity, pvalue = self.scores.get(SEVERITY), self.scores.get(PVALUE)
+        if severity is not None:
+            return 4 if severity >= HIGH_SEVERITY else 3 if severity >= MEDIUM_SEVERITY else 2
+        if pvalue is not None:
+            return 4 if pvalue <= HIGH_PVALUE else 3 if pvalue <= MEDIUM_PVALUE else 2
+        return 0
 
     @property
     def raw_event(self) -> str:

@@ -188,8 +188,8 @@ class ToOcsf(Sink):
 
     Takes events with scores, or rows, and passes them on. It writes every event that reaches it, so
     put `filter` before it. With `explain` before it, a finding contains the unusual columns and the
-    expected values (`anomaly_analyses`). The severity follows from `pvalue`: request it with
-    `add-scores --label`. The schema version is 1.8.
+    expected values (`anomaly_analyses`). The severity follows from the score `severity`, or without
+    it from `pvalue`: request one with `add-scores --label`. The schema version is 1.8.
 
     Example: `to-ocsf --filename=findings.jsonl`, or `to-ocsf --lake_folder=lake --region=eu-west-1`
     """

@@ -183,7 +183,9 @@ class Unmapped(OcsfObject, frozen=True):
 
     ae_anomaly_score: float | None = None
     risk: float | None = None
+    incident_score: float | None = None
     pvalue: float | None = None
+    severity: float | None = None
     zscore: float | None = None
 
 
