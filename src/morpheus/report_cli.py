@@ -42,6 +42,7 @@ from morpheus.sources.results import (
     read_frames,
     read_results,
 )
+from morpheus.sources.time_range import check_timezone
 from morpheus.storage.atomic import open_output
 from morpheus.storage.object_store import parse_location
 from morpheus.text import suggest
@@ -161,6 +162,9 @@ class ReportRequest:
     alerts_per_day: float = option(
         5.0, "Maximum number of incidents per day, if the files have all events.", min=0
     )
+    timezone: str = option(
+        "UTC", "Time zone of the days of incidents, as for `pipeline-ae`. Times are shown in UTC."
+    )
     all_alerts: bool = option(
         False,
         "Every event in the files is an alert. Detected automatically, except in JSON files.",
@@ -233,6 +237,7 @@ def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
 
 
 def _build_report(request: ReportRequest, results: ResultFiles) -> ReportData:
+    check_timezone(request.timezone, "--timezone")
     aggregator = _aggregate_results(request, results)
     events = sum(user.events for user in aggregator.users.values())
     cards = [user.card for user in aggregator.users.values() if user.card is not None]
@@ -256,7 +261,8 @@ def _aggregate_results(request: ReportRequest, results: ResultFiles) -> ReportAg
         raise UsageError("--replay: detection gaps belong to models. Give --models, too.")
     trials = {} if request.replay is None else read_replay(Path(request.replay))
     fit_scales = store is None and results.ranking == SCORE
-    aggregator = ReportAggregator(scales=results.fit_scales() if fit_scales else {})
+    scales = results.fit_scales() if fit_scales else {}
+    aggregator = ReportAggregator(scales=scales, timezone=request.timezone)
     last_rows = Counter[str | None]()
     for user, rows in results.iter_by_user():
         aggregator.register_user(user, _find_card(store, user), None)

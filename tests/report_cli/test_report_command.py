@@ -102,6 +102,15 @@ def test_replay_needs_models_and_a_file_of_trials(tmp_path, models):
             build_report(ReportRequest(models=models, replay=str(wrong)), [file])
 
 
+def test_days_of_incidents_are_those_of_the_given_time_zone(tmp_path):
+    file = write_output(tmp_path / "out.csv", alerts([21 * HOUR, 23 * HOUR]))
+    assert len(build_report(ReportRequest(), [file]).incidents) == 2
+    found = build_report(ReportRequest(timezone="Europe/Berlin"), [file])
+    assert [view.incident.count for view in found.incidents] == [1, 1, 1, 1]
+    with pytest.raises(UsageError, match=r"--timezone: there is no time zone `Berlin`. Did you"):
+        build_report(ReportRequest(timezone="Berlin"), [file])
+
+
 def test_missing_row_numbers_show_that_filter_dropped_events(tmp_path):
     frame = alerts([24 * HOUR * n for n in range(10)])
     path = write_output(tmp_path / "all.csv", frame)

@@ -122,6 +122,12 @@ def test_the_user_column_can_be_chosen(tmp_path):
     assert users_of(page_of(LiveReport(tmp_path))) in (["ann", None], [None, "ann"])
 
 
+def test_days_of_incidents_are_those_of_the_given_time_zone(tmp_path):
+    append(tmp_path / "a.jsonl", row("ann", 21 * 3600), row("ann", 23 * 3600))
+    assert users_of(page_of(LiveReport(tmp_path))) == ["ann"]
+    assert users_of(page_of(LiveReport(tmp_path, timezone="Europe/Berlin"))) == ["ann", "ann"]
+
+
 def test_an_empty_folder_gives_a_page_without_incidents(tmp_path):
     assert page_of(LiveReport(tmp_path))["incidents"] == []
 

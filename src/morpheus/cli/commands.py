@@ -43,6 +43,7 @@ from morpheus.runtime.states import SqliteStateStore
 from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
+from morpheus.sources.time_range import check_timezone
 from morpheus.storage.atomic import atomic_write, create_file
 from morpheus.text import format_count
 
@@ -98,6 +99,9 @@ class ServeOptions:
         min=0,
         default_display="the budget of `filter` in the run, or 5",
     )
+    timezone: str = option(
+        "UTC", "Time zone of the days of incidents, as for `pipeline-ae`. Times are shown in UTC."
+    )
 
 
 def _run_server(options: ServeOptions, folder: Path) -> None:
@@ -112,8 +116,12 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
         raise UsageError(
             f"serve: `{error.name}` is not installed. Type `pip install 'morpheus-dfp[serve]'`."
         ) from error
+    check_timezone(options.timezone, "--timezone")
     store = None if options.models is None else ModelStore.open(options.models)
-    live = LiveReport(folder, options.userid_column_name, options.alerts_per_day, store)
+    live = LiveReport(
+        *(folder, options.userid_column_name, options.alerts_per_day, store),
+        timezone=options.timezone,
+    )
     serve(live, port=options.port, with_token=options.token, on_listening=_print_address)
 
 

@@ -66,7 +66,7 @@ class ColumnReason(msgspec.Struct, frozen=True):
         probability: Probability of the value given the event's other values; None for a number.
         bits: -log2 of it; for a number, with its squared error in nats added.
         typical_bits: Mean of `bits` in this column on validation events.
-        likelihood_ratio_bits: log2 of how much more likely the value is among all users than for
+        likelihood_ratio_bits: log2 of how much more likely the value is among other users than for
             this user.
         marginal_dominates: Whether the likelihood ratio is more unusual than the probability.
         distance: Distance of a number from the expected one, in standard deviations; None without a

@@ -248,6 +248,7 @@ class LiveReport:
         alerts_per_day: The alert budget. None for the budget of the run's `filter`, or 5.
         store: The models that scored the events, if they are available.
         clock: Returns the time in seconds since 1970.
+        timezone: Time zone of the days of incidents.
     """
 
     folder: Path
@@ -255,6 +256,7 @@ class LiveReport:
     alerts_per_day: float | None = None
     store: ModelStore | None = None
     clock: Callable[[], float] = time.time
+    timezone: str = "UTC"
 
     _lock: Lock = field(default_factory=Lock, repr=False)
     _encoded_data: bytes | None = None
@@ -317,7 +319,7 @@ class LiveReport:
     def _reset(self) -> None:
         """Discard all rows."""
         self._tail = FolderTail(self.folder)
-        self._aggregator = ReportAggregator()
+        self._aggregator = ReportAggregator(timezone=self.timezone)
         self._rows = self._rows_without_time = 0
         self._latest: float | None = None
 
