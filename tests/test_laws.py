@@ -70,7 +70,7 @@ def cases() -> dict[str, Case]:
         "add-scores": Case(AddScores(label=("ae_anomaly_score", "risk", "pvalue")), losses),
         "add-class": Case(AddClass(), scored),
         "filter": Case(Filter(threshold=1.0), scored),
-        "filter --alerts_per_day": Case(CandidateFilter(alerts_per_day=2.0), scored),
+        "filter --alerts_per_day": Case(CandidateFilter(), scored),
         "timeseries": Case(
             Timeseries(resolution="1m", min_window="6m", hot_start=True, zscore_threshold=2.0),
             burst,

@@ -222,10 +222,10 @@ def test_the_version_of_derived_columns_counts_only_if_there_are_any() -> None:
 def test_an_index_of_an_older_version_says_what_to_do() -> None:
     train()
     index = Path("models/index.json")
-    index.write_bytes(index.read_bytes().replace(b'"version":4', b'"version":3'))
+    index.write_bytes(index.read_bytes().replace(b'"version":5', b'"version":4'))
     result = run(LOAD)
     assert result.exit_code == 1
-    assert "an older version of morpheus wrote it (format 3" in result.output
+    assert "an older version of morpheus wrote it (format 4" in result.output
     assert "Train again into a new folder" in result.output
     refused(
         run(*TRAIN),
@@ -626,7 +626,7 @@ def test_weights_that_are_not_numbers_are_a_broken_model(
         ModelStore.open(tmp_path / "m").load("ann")
 
 
-@pytest.mark.parametrize("name", ["scores", "risks", "session_maxima"])
+@pytest.mark.parametrize("name", ["scores", "risks", "day_maxima"])
 def test_a_fingerprint_without_calibration_is_a_broken_model(
     name: str, known: Any, tmp_path: Path
 ) -> None:

@@ -37,20 +37,29 @@ def events(count, seed=0):
 
 @dataclass(frozen=True)
 class FromPeople(Source):
-    """Events of people in memory, each with the same length of history."""
+    """Events of people in memory, each with the same length of history.
+
+    The last five events of an intruder have values that the user never has.
+    """
 
     name = "from-people"
     default_columns = "columns_ae.txt"
 
     people: dict[str | None, int] = field(default_factory=dict)
     history_events: int = 400
+    intruders: tuple[str, ...] = ()
 
     def events(self, training_input, metrics):
         for number, (user, count) in enumerate(self.people.items()):
             metrics.input.read += count
             past = Table(events(self.history_events, 100 + number))
             history = past if training_input else None
-            yield Events(user=user, table=Table(events(count, number)), history=history)
+            table = events(count, number)
+            if user in self.intruders:
+                values = {"action": "delete", "address": "cafe", "agent": "curl"}
+                strange = table.tail(5).with_columns(**{k: pl.lit(v) for k, v in values.items()})
+                table = pl.concat([table.head(count - 5), strange])
+            yield Events(user=user, table=Table(table), history=history)
 
 
 @pytest.fixture

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import random
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -47,7 +50,8 @@ FEATURES = "\n".join(
         *("locincrement", "errorclass", "new:eventName", "new:addressnetwork", "new:agentfamily"),
     )
 )
-WRITTEN = ("", "ae_anomaly_score", "risk", "reason", "explanation", "ts_anomaly")
+SCORES = ("ae_anomaly_score", "risk", "incident_score", "pvalue", "severity")
+WRITTEN = ("", *SCORES, "reason", "explanation", "ts_anomaly")
 CAUSAL = Timeseries(causal=True, hot_start=True, zscore_threshold=3.0)
 
 
@@ -90,7 +94,7 @@ class Case:
             self.train,
             Preprocess(),
             InfPytorch(),
-            AddScores(label=("ae_anomaly_score", "risk")),
+            AddScores(label=SCORES),
             self.timeseries,
             Explain(),
             Serialize(),
@@ -236,6 +240,96 @@ def test_daily_runs_and_a_watched_folder_give_what_one_run_gives_for_a_fleet(
         replace(fleet, days=days).run_watching(tmp_path, monkeypatch, state) for days in halves
     ]
     require_equal(fleet.sort(pl.concat(parts)), once)
+
+
+WORK = [("GetObject", "s3"), ("PutObject", "s3"), ("ListUsers", "iam"), ("RunInstances", "ec2")]
+STRANGE = [("DeleteTrail", "cloudtrail"), ("CreateUser", "iam"), ("GetSecretValue", "secrets")]
+TRAINING_DAYS, SCORED_DAYS = 15, 20
+
+
+def write_day(path: Path, number: int, rng: random.Random) -> list[dict[str, object]]:
+    """Write a day of four users. On some days one has events of somebody else, and one is away."""
+    start = datetime(2026, 3, 2, tzinfo=UTC) + timedelta(days=number)
+    records: list[dict[str, object]] = []
+    for user, address in (("ann", "10.0.0.1"), ("bob", "10.0.0.2"), ("cy", "10.1.0.3"), ("di", "")):
+        if user == "cy" and number % 3 == 0:
+            continue
+        is_strange = number >= TRAINING_DAYS and (number, user) in {(17, "ann"), (24, "bob")}
+        for event in range(rng.randint(12, 18)):
+            actions = STRANGE if is_strange and event > 8 else WORK
+            name, service = rng.choices(actions, range(len(actions), 0, -1))[0]
+            # On later days one user has a new value that stays, and each day a new address.
+            moved = user == "bob" and number >= TRAINING_DAYS + 4
+            records.append(
+                {
+                    "eventTime": (start + timedelta(minutes=70 * event)).isoformat()[:19] + "Z",
+                    "eventName": name,
+                    "eventSource": f"{service}.amazonaws.com",
+                    "sourceIPAddress": address or f"10.9.{number}.{event % 3}",
+                    "userAgent": "browser" if moved else "cli",
+                    "userIdentity": {"type": "IAMUser", "userName": user},
+                    "eventID": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+                }
+            )
+    records.sort(key=lambda record: str(record["eventTime"]))
+    path.write_text(json.dumps({"Records": records}))
+    return records
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Twenty days of four users, and models of the fifteen days before."""
+    folder = tmp_path_factory.mktemp("office")
+    rng = random.Random(5)  # noqa: S311 - made-up logs, not secrets
+    for number in range(TRAINING_DAYS):
+        (folder / "training").mkdir(exist_ok=True)
+        write_day(folder / "training" / f"{number:02}.json", number, rng)
+    paths = [folder / f"{number:02}.json" for number in range(TRAINING_DAYS, TRAINING_DAYS + 20)]
+    for number, path in enumerate(paths, start=TRAINING_DAYS):
+        write_day(path, number, rng)
+    features = ("eventName", "eventSource", "sourceIPAddress", "userAgent", "logcount")
+    (folder / "features.txt").write_text("\n".join(features))
+    train = TrainAe(train_data_glob=str(folder / "training"), train_min_history=100, train_epochs=3)
+    case = Case(
+        tuple((path,) for path in paths),
+        train,
+        user="userIdentityuserName",
+        columns_file=str(folder / "features.txt"),
+    )
+    return save_models(folder, case)
+
+
+def test_twenty_daily_runs_give_the_scores_and_reasons_of_one_run(
+    office: Case, tmp_path: Path
+) -> None:
+    once = office.run_once(tmp_path)
+    for name in SCORES:
+        assert once[name].n_unique() > 10, "there is something to compare"
+    assert (once["severity"].cast(pl.Float64) > 90).any()
+    assert once["reason"].n_unique() > 10
+    require_equal(office.run_daily(tmp_path, tmp_path / "state.db"), once)
+
+
+def test_runs_that_divide_days_give_the_scores_and_reasons_of_one_run(
+    office: Case, tmp_path: Path
+) -> None:
+    parts: list[tuple[Path, ...]] = []
+    for (path,) in office.days[:6]:
+        records = json.loads(path.read_text())["Records"]
+        for cut in (records[: len(records) // 2], records[len(records) // 2 :]):
+            parts.append((tmp_path / f"{len(parts):02}.json",))
+            parts[-1][0].write_text(json.dumps({"Records": cut}))
+    case = replace(office, days=tuple(parts))
+    require_equal(case.run_daily(tmp_path, tmp_path / "state.db"), case.run_once(tmp_path))
+
+
+def test_a_value_that_stays_is_learned_from_day_to_day(office: Case, tmp_path: Path) -> None:
+    daily = office.run_daily(tmp_path, tmp_path / "state.db")
+    moved = daily.filter(pl.col("userIdentityuserName") == "bob", pl.col("userAgent") == "browser")
+    by_day = moved.group_by(pl.col("eventTime").str.head(10), maintain_order=True).agg(
+        pl.col("risk").cast(pl.Float64).mean()
+    )
+    assert (by_day["risk"][-4:] < by_day["risk"][0] / 3).all()
 
 
 @pytest.mark.skipif(not ATTACK.exists(), reason="no ../shared/data/cloudtrail-attack")

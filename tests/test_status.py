@@ -3,8 +3,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from morpheus.core.batch import ReadStats, RunMetrics
+from morpheus.core.batch import AlertBudgetReport, ReadStats, RunMetrics
 from morpheus.core.stage import PipelineOptions
+from morpheus.models.calibration import AlertForecast
+from morpheus.report.view import AlertCounts
 from morpheus.stages.filter import Filter
 from morpheus.status import Status, StatusFile
 from test_pipeline import columns, run, scoring  # noqa: F401 - a fixture, and what goes with it
@@ -33,10 +35,19 @@ def test_a_running_run_writes_its_status_once_per_second(tmp_path):
         assert read_status(path).account.read == {1: 1, 2: 1, 3: 3}[read_so_far]
 
 
-@pytest.mark.parametrize(("budget", "expected"), [(2.0, 2.0), (None, None)])
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ({"alerts_per_day": 2.0}, 2.0),
+        ({"max_alerts_per_day": 3.0}, 3.0),
+        ({"alerts_per_day": 2.0, "max_alerts_per_day": 3.0}, 2.0),
+        ({"alerts_per_day": 0.0}, 0.0),
+        ({}, None),
+    ],
+)
 def test_the_status_has_the_filter_and_its_budget(tmp_path, budget, expected):
     path = tmp_path / "status.json"
-    stages = [Filter(options=PipelineOptions(source="x")), Filter(alerts_per_day=budget)]
+    stages = [Filter(options=PipelineOptions(source="x")), Filter(**budget)]
     StatusFile.from_stages(str(path), stages).write(RunMetrics(), running=False)
     assert (read_status(path).filtered, read_status(path).alerts_per_day) == (True, expected)
 
@@ -48,3 +59,17 @@ def test_filtered_events_without_a_score_do_not_count_as_scored(tmp_path):
     StatusFile(path, PipelineOptions(source="x"), []).write(metrics, running=False)
     account = read_status(path).account
     assert (account.scored, account.unscored) == (4, {"no fingerprint": 3})
+
+
+def test_the_status_has_the_alerts_of_a_budget(tmp_path):
+    path = tmp_path / "status.json"
+    forecast = AlertForecast(13.5, 6.0, 24.0)
+    report = AlertBudgetReport(
+        forecast, 11, 1, wanted=14.0, capped=2, next_pvalue=0.01, reason="learning"
+    )
+    metrics = RunMetrics(budget_report=report)
+    StatusFile(path, PipelineOptions(source="x"), []).write(metrics, running=False)
+    account = read_status(path).account
+    assert account.forecast == (13.5, 6.0, 24.0)
+    alerts = AlertCounts(11, 1, wanted=14.0, capped=2, next_pvalue=0.01, reason="learning")
+    assert account.alerts == alerts

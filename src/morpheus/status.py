@@ -16,7 +16,7 @@ import msgspec
 
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions, Stage
-from morpheus.report.view import RunCounts
+from morpheus.report.view import AlertCounts, RunCounts
 from morpheus.storage.atomic import atomic_write
 
 WRITE_INTERVAL = 1.0
@@ -79,7 +79,9 @@ class StatusFile:
         if running and self.clock() < self._due:
             return
         budgets = [
-            budget for stage in self.filters if (budget := getattr(stage, "alerts_per_day", None))
+            budget
+            for stage in self.filters
+            if (budget := getattr(stage, "wanted", None)) is not None
         ]
         status = Status(
             "morpheus-status",
@@ -98,12 +100,9 @@ class StatusFile:
 
 
 def _count_run(metrics: RunMetrics) -> RunCounts:
-    reasons, alert_forecast = Counter[str](), None
+    reasons, report = Counter[str](), metrics.budget_report
     for user, reason in metrics.unscored_reasons.items():
         reasons[reason] += metrics.unscored[user]
-    if metrics.budget_report is not None:
-        forecast = metrics.budget_report.forecast
-        alert_forecast = forecast.alerts, forecast.low, forecast.high
     return RunCounts(
         read=metrics.input.read,
         refused=metrics.input.refused,
@@ -114,6 +113,7 @@ def _count_run(metrics: RunMetrics) -> RunCounts:
         rungs=dict(
             Counter(card.training_data_scope for card in metrics.cards.values()).most_common()
         ),
-        forecast=alert_forecast,
+        forecast=None if report is None else report.interval,
         refusals=metrics.input.refusals,
+        alerts=None if report is None else AlertCounts.from_report(report),
     )

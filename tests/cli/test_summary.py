@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,3 +115,30 @@ def test_suppressed_and_expired_events_are_counted_by_suppression() -> None:
         "  expired     2 events no longer suppressed: an old rule",
         "Alerts        3, plus 2 suppressed, 5 expected (1 to 9)",
     ]
+
+
+def test_alerts_are_shown_with_what_was_wanted_and_what_came_next() -> None:
+    report = AlertBudgetReport(
+        AlertForecast(13.6, 6.0, 24.0),
+        11,
+        wanted=14.0,
+        days=1000,
+        capped=2,
+        next_pvalue=1 / 812,
+        reason="extrapolated: one in 5,000 days is asked for, 800 were seen",
+    )
+    lines = format_metrics(metrics_of(budget_report=report))
+    assert lines[1:5] == [
+        "Alerts       11, 14 wanted, 14 expected (6 to 24)",
+        "  uncertain  extrapolated: one in 5,000 days is asked for, 800 were seen",
+        "  capped     2 user-days by --max_alerts_per_day",
+        "  next       the most unusual other user-day, which is one in 812 days",
+    ]
+
+
+@given(st.floats(0, 1e-300) | st.floats(1e-3, 1e4))
+def test_an_expected_number_of_alerts_is_never_without_an_interval(rate: float) -> None:
+    report = AlertBudgetReport(AlertForecast.from_rates(np.array([rate])), 0, wanted=rate)
+    [line] = [x for x in format_metrics(metrics_of(budget_report=report)) if "expected" in x]
+    assert "(0 to 0)" not in line
+    assert rate < 1e-300 or not re.search(r" 0 (wanted|expected)", line)

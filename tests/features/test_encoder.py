@@ -93,8 +93,45 @@ def test_gauss_rank_maps_the_median_to_zero_and_is_bounded():
     column = Number.fit("n", pl.Series(list(range(101))), "gauss_rank")
     low, middle, high = column.scale(pl.Series([-5, 50, 10_000])).tolist()
     assert middle == pytest.approx(0)
-    assert low == pytest.approx(-5.199, abs=0.001)
-    assert high == pytest.approx(5.199, abs=0.001)
+    # 5.199 standard deviations, of which the part beyond 4 counts as a logarithm.
+    assert low == pytest.approx(-4 - np.log(2.199), abs=0.001)
+    assert high == pytest.approx(4 + np.log(2.199), abs=0.001)
+
+
+@pytest.mark.parametrize("scaler", ["standard", "gauss_rank"])
+def test_one_extreme_number_in_the_history_does_not_change_the_scale(scaler):
+    usual = list(range(100))
+    with_extreme, without = (
+        Number.fit("n", pl.Series(values, dtype=pl.Float64), scaler)
+        for values in ([*usual, 1e12], usual)
+    )
+    values = pl.Series([-3.0, 12.0, 50.0, 90.0, 1e12])
+    assert np.array_equal(with_extreme.scale(values), without.scale(values))
+
+
+def test_numbers_near_the_quartiles_all_count_for_the_scale():
+    values = pl.Series([0.0, 1.0, 2.0, 3.0, 22.0])
+    column = Number.fit("n", values, "standard")
+    assert column.scale(values).mean() == pytest.approx(0, abs=1e-6)
+    assert column.inverse_scale(0) == pytest.approx(5.6)
+
+
+@given(st.floats(-1e300, 1e300), st.floats(1e-9, 1e9))
+def test_scaled_numbers_are_finite_ascending_and_grow_like_a_logarithm(value, std):
+    column = Number("n", (0.0, std), (0.0, 1.0))
+    z = float(column.scale(pl.Series([value]))[0])
+    distance = min(abs(value) / std, np.finfo(np.float64).max)
+    limited = distance if distance <= 4 else 4 + np.log1p(distance - 4)
+    assert abs(z) == pytest.approx(limited, rel=1e-5)
+    assert np.sign(z) in (0, np.sign(value))
+    assert abs(z) < 1000
+
+
+@given(st.floats(-1e6, 1e6))
+def test_the_inverse_of_a_scaled_number_is_the_number(value):
+    column = Number("n", (3.0, 20.0), (0.0, 1.0))
+    z = float(column.scale(pl.Series([value]))[0])
+    assert column.inverse_scale(z) == pytest.approx(value, rel=1e-3, abs=1e-3)
 
 
 def test_missing_number_has_its_own_code_and_no_value():

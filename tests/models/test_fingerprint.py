@@ -47,7 +47,7 @@ def test_score_of_a_row_does_not_depend_on_other_rows(by_column):
 
     def score_rows(events):
         rows = model.encoder.encode(events)
-        return (model.column_anomaly(rows)[0] if by_column else model.losses(rows))[rows.inverse]
+        return (model.column_risks(rows) if by_column else model.losses(rows))[rows.inverse]
 
     whole = score_rows(frame)
     for start in range(0, 700, 100):

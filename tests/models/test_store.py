@@ -136,8 +136,8 @@ def test_files_hold_no_raw_rows_and_no_pickle(folder):
 def test_index_of_another_version_is_rejected(folder):
     path = folder / "index.json"
     content = path.read_bytes()
-    for version, age in ((3, "an older"), (5, "a newer")):
-        path.write_bytes(content.replace(b'"version":4', b'"version":%d' % version))
+    for version, age in ((4, "an older"), (6, "a newer")):
+        path.write_bytes(content.replace(b'"version":5', b'"version":%d' % version))
         with pytest.raises(
             ModelCorruptedError, match=rf"{age} version of morpheus wrote it.*Train again"
         ):

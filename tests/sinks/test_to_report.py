@@ -72,7 +72,20 @@ def test_counts_account_for_every_event(full):
     assert account.scored == account.read - PEOPLE[None]
     assert sum(account.unscored.values()) == PEOPLE[None]
     assert account.rungs == {"own": 5}
-    assert account.forecast[0] == pytest.approx(summary.budget_report.forecast.alerts)
+    report = summary.budget_report
+    assert account.forecast == report.interval
+    assert report.alerts > 0
+    assert (account.alerts.alerts, account.alerts.wanted) == (report.alerts, report.wanted)
+    assert account.alerts.reason == report.reason
+    assert account.alerts.next_pvalue == report.next_pvalue
+
+
+def test_scored_events_are_counted_when_there_is_no_alert(columns, tmp_path):  # noqa: F811 - the fixture
+    summary = run(tmp_path / "r.html", columns, Explain(), Filter(alerts_per_day=0.0))
+    data = read_data(tmp_path / "r.html")
+    assert (data.account.alerts.alerts, summary.users.total()) == (0, 0)
+    assert data.account.scored == sum(PEOPLE.values()) - PEOPLE[None]
+    assert data.incidents == []
 
 
 def test_scores_of_a_run_without_alerts_are_not_reported_as_missing(columns, tmp_path):  # noqa: F811 - the fixture

@@ -261,15 +261,36 @@ def _filter_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     for label, number in _sort_counts(metrics.expired):
         yield "  expired", f"{format_count(number, 'event')} no longer suppressed: {label}"
     if metrics.budget_report is not None:
-        yield "Alerts", _format_alerts(metrics.budget_report)
+        yield from _alert_lines(metrics.budget_report)
+
+
+def _alert_lines(report: AlertBudgetReport) -> Iterator[tuple[str, str]]:
+    """Yield the number of alerts beside the expected number, and what came next."""
+    yield "Alerts", _format_alerts(report)
+    if report.reason:
+        yield "  uncertain", report.reason
+    if report.capped:
+        yield "  capped", f"{format_count(report.capped, 'user-day')} by --max_alerts_per_day"
+    if report.next_pvalue:
+        days = _format_amount(1 / report.next_pvalue)
+        yield "  next", f"the most unusual other user-day, which is one in {days} days"
 
 
 def _format_alerts(report: AlertBudgetReport) -> str:
-    """Return the number of alerts beside the number that the budget expects."""
-    forecast = report.forecast
+    """Return the number of alerts beside the wanted and the expected number."""
     suppressed = f", plus {report.suppressed:,} suppressed" if report.suppressed else ""
-    expected = f"{forecast.alerts:.0f} expected ({forecast.low:.0f} to {forecast.high:.0f})"
-    return f"{report.alerts:,}{suppressed}, {expected}"
+    wanted = "" if report.wanted is None else f", {_format_amount(report.wanted)} wanted"
+    mean, low, high = map(_format_amount, report.interval)
+    return f"{report.alerts:,}{suppressed}{wanted}, {mean} expected ({low} to {high})"
+
+
+def _format_amount(amount: float) -> str:
+    """Return a number with two digits below ten, and as a whole number from there on.
+
+    >>> [_format_amount(amount) for amount in (0.0, 0.14, 3.0, 12.3, 1234.5)]
+    ['0', '0.14', '3', '12', '1,234']
+    """
+    return f"{amount:.2g}" if amount < 9.95 else f"{amount:,.0f}"  # noqa: PLR2004 - rounds to ten
 
 
 def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:

@@ -96,7 +96,7 @@ class AlertBudgetReport:
         wanted: Number of alerts that were asked for; None on an input without end.
         days: Number of user-days with a score.
         capped: User-days that did not become alerts, because of `--max_alerts_per_day`.
-        next_pvalue: P-value of the day that came next; None if there is none.
+        next_pvalue: P-value of the most unusual of the other user-days; None if there is none.
         reason: Why there is no budget, or why the forecast is uncertain; empty otherwise.
     """
 
@@ -108,6 +108,11 @@ class AlertBudgetReport:
     capped: int = 0
     next_pvalue: float | None = None
     reason: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Expected number of alerts, and its lower and upper bound."""
+        return self.forecast.alerts, self.forecast.low, self.forecast.high
 
 
 @dataclass(frozen=True, eq=False)

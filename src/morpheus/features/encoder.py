@@ -189,9 +189,10 @@ class Number:
             scaled = self.z[0] + (numbers - self.quantiles[0]) / width * (self.z[1] - self.z[0])
         else:
             scaled = np.interp(numbers, self.quantiles, self.z)
+        scaled = np.nan_to_num(scaled)
         far = np.log1p(np.maximum(np.abs(scaled) - LINEAR_Z, 0))
         limited = np.sign(scaled) * (np.minimum(np.abs(scaled), LINEAR_Z) + far)
-        return np.asarray(np.nan_to_num(limited), dtype=np.float32)
+        return np.asarray(limited, dtype=np.float32)
 
     def inverse_scale(self, z: float) -> float:
         """Return the value, in the column's unit, that is scaled to `z` standard deviations.

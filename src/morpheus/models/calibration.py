@@ -34,6 +34,8 @@ TAIL_SHARE = 0.1
 FORECAST_LOG_VARIANCE, FORECAST_USER_VARIANCE = 0.16, 1.0
 """Variance of the logarithm of the number of alerts, and of the rate of a user in units of its
 square: the forecast's interval, measured on generated fleets."""
+MIN_FORECAST = 1e-9
+"""Expected number of alerts below which there is none: its square would have no digits left."""
 HOURS_PER_WEEK = 168
 """Hours of a week, from Monday, 00:00 UTC."""
 EXCEEDANCE_LEVELS = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001, 0.0)
@@ -273,8 +275,8 @@ class AlertForecast:
         itself uncertain.
         """
         mean = float(rates.sum())
-        if mean <= 0:
-            return cls(0.0, 0.0, 3.0)
+        if mean < MIN_FORECAST:
+            return cls(mean, 0.0, 3.0)
         variance = mean + FORECAST_USER_VARIANCE * float((rates**2).sum())
         variance += FORECAST_LOG_VARIANCE * mean**2
         log_variance = math.log1p(variance / mean**2)

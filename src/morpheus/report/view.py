@@ -47,6 +47,31 @@ SHORT_HISTORY_DAYS, FEW_VALIDATION_EVENTS = 14, 100
 SECONDS_PER_WEEK = 7 * 24 * 3600
 
 
+class AlertCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Alerts of a run whose `filter` has a budget; see `AlertBudgetReport`.
+
+    Attributes:
+        alerts: User-days that became alerts.
+        suppressed: User-days that did not, because all their events are suppressed.
+        wanted: Number of alerts that were asked for; None on an input without end.
+        capped: User-days that did not become alerts, because of `--max_alerts_per_day`.
+        next_pvalue: P-value of the most unusual of the other user-days.
+        reason: Why the expected number is uncertain; empty otherwise.
+    """
+
+    alerts: int = 0
+    suppressed: int = 0
+    wanted: float | None = None
+    capped: int = 0
+    next_pvalue: float | None = None
+    reason: str = ""
+
+    @classmethod
+    def from_report(cls, report: object) -> Self:
+        """Take the numbers of an `AlertBudgetReport`, whose attributes have the same names."""
+        return msgspec.convert(report, cls, from_attributes=True)
+
+
 class RunCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many events of a run were read, scored and not scored.
 
@@ -60,6 +85,7 @@ class RunCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         rungs: Number of users by training source.
         forecast: Expected number of alerts, and its lower and upper bound.
         refusals: The first reasons why an event could not be read.
+        alerts: Alerts of a budget; None without one.
     """
 
     read: int = 0
@@ -71,6 +97,7 @@ class RunCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     rungs: dict[str, int] = {}
     forecast: tuple[float, float, float] | None = None
     refusals: list[str] = []
+    alerts: AlertCounts | None = None
 
 
 class MissingFeature(msgspec.Struct, frozen=True):

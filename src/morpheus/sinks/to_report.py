@@ -153,7 +153,7 @@ def make_run_counts(aggregator: ReportAggregator, metrics: RunMetrics) -> RunCou
         rungs=dict(
             Counter(card.training_data_scope for card in metrics.cards.values()).most_common()
         ),
-        forecast=report and report.interval,
+        forecast=None if report is None else report.interval,
         refusals=metrics.input.refusals,
-        alerts=report and msgspec.convert(report, AlertCounts, from_attributes=True),
+        alerts=None if report is None else AlertCounts.from_report(report),
     )

@@ -184,7 +184,8 @@ class Explain(Transform):
                 event,
                 msgspec.structs.replace(
                     explanation,
-                    change=counterfactuals.get(row, unchanged),
+                    # The same values can be unusual on one day, and learned on a later one.
+                    change=counterfactuals[row] if anomalous[event] else unchanged,
                     nearest=near.query(event, attribution.column_anomaly[row]),
                     normal_columns=attribution.normal_columns(row),
                 ),

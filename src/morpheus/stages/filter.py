@@ -64,6 +64,8 @@ FIRST_USERS = 100
 """Number of user-days from which candidates are dropped before all users are complete."""
 ADAPTATION = 0.1
 """How fast the threshold of a stream follows the number of alerts."""
+MIN_FIRST_USERS = 20
+"""Number of users that the first day of a stream has at least, for the threshold."""
 MIN_FACTOR, MAX_FACTOR = 0.02, 5.0
 """Range of the factor by which a stream changes the p-value of alerts."""
 
@@ -136,7 +138,7 @@ class Filter(Transform):
         """Return one stage for a threshold, and two stages for a budget."""
         # Read here, because worker processes on other machines may not have the files.
         rules = self._load_suppressions()
-        wanted = self._wanted
+        wanted = self.wanted
         if wanted is None:
             return (replace(self, rules=rules),)
         kind = StreamBudgetFilter if self.options.unbounded else BudgetFilter
@@ -150,7 +152,7 @@ class Filter(Transform):
         self._warn_expired(datetime.now(UTC))
         if self.options.pseudonymize:
             self._warn_named_users()
-        if self._wanted is not None:
+        if self.wanted is not None:
             self._validate_budget()
         elif not self._uses_column:
             validate_labels(self.name, self.label, self.options)
@@ -201,7 +203,7 @@ class Filter(Transform):
             )
 
     @property
-    def _wanted(self) -> float | None:
+    def wanted(self) -> float | None:
         """The expected number of alerts per day, if there is a budget."""
         return self.max_alerts_per_day if self.alerts_per_day is None else self.alerts_per_day
 
@@ -373,8 +375,11 @@ class _BudgetState:
         ranked = sorted(
             (float(pvalue), int(day), user or "", user)
             for user, days in self.user_days.items()
-            for pvalue, day in zip(budget.pvalues(days, days.scored), days.dates, strict=True)
-            if pvalue <= CANDIDATE_MARGIN * budget.limit
+            for pvalue, day, risk in zip(
+                budget.pvalues(days, days.scored), days.dates, days.scored, strict=True
+            )
+            # A day without risk has no event to show.
+            if risk > 0 and pvalue <= CANDIDATE_MARGIN * budget.limit
         )
         below = [(user, day) for pvalue, day, _, user in ranked if pvalue <= budget.limit]
         allowed = set(below)
@@ -413,10 +418,45 @@ class _BudgetState:
         )
 
 
-def limit_by_bucket(ranked: Sequence[UserDay], max_per_day: float) -> set[UserDay]:
-    """Return the user-days that a token bucket of seven days allows.
+class AlertBucket(msgspec.Struct):
+    """How many alerts `--max_alerts_per_day` still allows: a token bucket.
 
-    Each day adds `max_per_day` tokens, up to those of `BUCKET_DAYS` days, and each alert takes one.
+    Each day adds `max_alerts_per_day` tokens, up to those of `BUCKET_DAYS` days, and each alert
+    takes one. Any `BUCKET_DAYS` consecutive days together have at most the tokens of as many days:
+    after a full bucket, alerts of the days before count until these days are over.
+
+    Attributes:
+        tokens: Number of tokens.
+        day: Number of the latest day.
+        alerts: Number of alerts of each of the latest days, by day.
+    """
+
+    tokens: float = 0.0
+    day: int | None = None
+    alerts: dict[int, int] = {}
+
+    def start_day(self, day: int, max_per_day: float) -> None:
+        """Add the tokens of the days since the latest one."""
+        passed = 1 if self.day is None else day - self.day
+        self.tokens = min(self.tokens + passed * max_per_day, BUCKET_DAYS * max_per_day)
+        self.day = day
+        self.alerts = {d: n for d, n in self.alerts.items() if d > day - BUCKET_DAYS}
+
+    def count_allowed(self, max_per_day: float) -> int:
+        """Return how many more alerts the latest day may have."""
+        left = BUCKET_DAYS * max_per_day - sum(self.alerts.values())
+        # The sum of fractions can be slightly too small.
+        return max(int(min(self.tokens, left) + 1e-9), 0)
+
+    def take(self, alerts: int) -> None:
+        """Take the tokens of alerts of the latest day."""
+        if self.day is not None and alerts:
+            self.tokens -= alerts
+            self.alerts[self.day] = self.alerts.get(self.day, 0) + alerts
+
+
+def limit_by_bucket(ranked: Sequence[UserDay], max_per_day: float) -> set[UserDay]:
+    """Return the user-days that a token bucket allows; see `AlertBucket`.
 
     Args:
         ranked: User-days, the most unusual first.
@@ -426,14 +466,15 @@ def limit_by_bucket(ranked: Sequence[UserDay], max_per_day: float) -> set[UserDa
     [('ann', 1), ('cy', 2), ('dan', 9)]
     """
     allowed: set[UserDay] = set()
-    dates = sorted({day for _, day in ranked})
-    tokens, last = 0.0, dates[0] - 1 if dates else 0
-    for day in dates:
-        tokens = min(tokens + (day - last) * max_per_day, BUCKET_DAYS * max_per_day)
-        last = day
-        of_day = [each for each in ranked if each[1] == day][: int(tokens + 1e-9)]
+    by_day: dict[int, list[UserDay]] = {}
+    for user_day in ranked:
+        by_day.setdefault(user_day[1], []).append(user_day)
+    bucket = AlertBucket()
+    for day, user_days in sorted(by_day.items()):
+        bucket.start_day(day, max_per_day)
+        of_day = user_days[: bucket.count_allowed(max_per_day)]
+        bucket.take(len(of_day))
         allowed.update(of_day)
-        tokens -= len(of_day)
     return allowed
 
 
@@ -443,55 +484,82 @@ class StreamBudgetState(State):
     Attributes:
         day: Number of the latest day.
         users: Users with events on that day.
-        alerts: Users with an alert on that day.
+        chosen: Users whose day is an alert.
+        raised: Users among them with an event that is not suppressed.
+        held: Users whose day would be an alert without `--max_alerts_per_day`.
         users_per_day: Mean number of users on the days before.
         days: Number of days before.
         factor: Factor of the p-value, by which the number of alerts is kept.
-        tokens: Alerts that `--max_alerts_per_day` still allows.
-        total: Number of alerts so far.
-        capped: Number of user-days that were not allowed.
+        bucket: What `--max_alerts_per_day` still allows.
+        alerts: Number of alerts so far.
+        suppressed: Number of user-days so far of which all events were suppressed.
+        capped: Number of user-days so far that were not allowed.
     """
 
     max_bytes = 1 << 24
 
     day: int = -(1 << 31)
     users: set[str] = msgspec.field(default_factory=set)
-    alerts: set[str] = msgspec.field(default_factory=set)
+    chosen: set[str] = msgspec.field(default_factory=set)
+    raised: set[str] = msgspec.field(default_factory=set)
     held: set[str] = msgspec.field(default_factory=set)
     users_per_day: float = 0.0
     days: int = 0
     factor: float = 1.0
-    tokens: float = 0.0
-    total: int = 0
+    bucket: AlertBucket = msgspec.field(default_factory=AlertBucket)
+    alerts: int = 0
+    suppressed: int = 0
     capped: int = 0
 
     def start_day(self, day: int, wanted: float, most: float | None) -> None:
-        """Close the day before, if a new one starts, and adapt the threshold."""
+        """Close the day before, if a new one starts, and adapt the threshold.
+
+        Args:
+            day: Number of the day of the next event.
+            wanted: Wanted number of alerts per day.
+            most: Maximum number of alerts per day; None for no limit.
+        """
         if day <= self.day:
             return
         if self.users:
             self.days += 1
             self.users_per_day += (len(self.users) - self.users_per_day) / self.days
-            miss = (len(self.alerts) - wanted) / max(wanted, 1.0)
+            miss = (len(self.chosen) + len(self.held) - wanted) / max(wanted, 1.0)
             factor = self.factor * math.exp(-ADAPTATION * miss)
             self.factor = min(max(factor, MIN_FACTOR), MAX_FACTOR)
         if most is not None:
-            passed = 1 if not self.days else day - self.day
-            self.tokens = min(self.tokens + passed * most, BUCKET_DAYS * most)
-        self.day, self.users, self.alerts, self.held = day, set(), set(), set()
+            self.bucket.start_day(day, most)
+        self.day, self.users, self.held = day, set(), set()
+        self.chosen, self.raised = set(), set()
+
+    def find_limit(self, wanted: float) -> float:
+        """Return the p-value of alerts on the latest day.
+
+        The number of users is that of earlier days. On the first day it is not known, and is taken
+        as at least `MIN_FIRST_USERS`, so that the first user is not an alert for being the first.
+        """
+        usual = self.users_per_day if self.days else MIN_FIRST_USERS
+        return min(self.factor * wanted / max(usual, len(self.users)), 1.0)
 
     def allows(self, user: str, most: float | None) -> bool:
-        """Return whether a user's day may become an alert, and count it."""
-        if user in self.alerts or user in self.held:
-            return user in self.alerts
-        if most is not None and self.tokens < 1:
+        """Return whether a user's latest day may become an alert, and count it."""
+        if user in self.chosen or user in self.held:
+            return user in self.chosen
+        if most is not None and not self.bucket.count_allowed(most):
             self.held.add(user)
             self.capped += 1
             return False
-        self.tokens -= 1
-        self.alerts.add(user)
-        self.total += 1
+        self.bucket.take(1)
+        self.chosen.add(user)
+        self.suppressed += 1
         return True
+
+    def raise_alert(self, user: str) -> None:
+        """Count an alert of the latest day with an event that is not suppressed."""
+        if user not in self.raised:
+            self.raised.add(user)
+            self.alerts += 1
+            self.suppressed -= 1
 
 
 @dataclass(frozen=True)
@@ -501,6 +569,10 @@ class StreamBudgetFilter(Transform):
     name = "filter"
     scope = "global"
     takes = (Batch,)
+    needs = Requirements(
+        per_run="the threshold of --alerts_per_day follows the alerts of one run. "
+        "Use --threshold instead."
+    )
 
     alerts_per_day: float = 1.0
     max_alerts_per_day: float | None = None
@@ -514,24 +586,40 @@ class StreamBudgetFilter(Transform):
         """Keep the events whose user-day is an alert."""
         candidates, user = batch.candidates, batch.user
         if candidates is None or user is None:
-            yield batch
+            yield replace(batch, candidates=None)
             return
-        for day in candidates.user_days.dates.tolist():
-            state.start_day(day, self.alerts_per_day, self.max_alerts_per_day)
-            state.users.add(user)
-        users = max(state.users_per_day, float(len(state.users)), 1.0)
-        limit = min(state.factor * self.alerts_per_day / users, 1.0)
-        above = candidates.pvalues <= limit
-        above &= bool(above.any()) and state.allows(user, self.max_alerts_per_day)
+        above = self._choose_events(candidates, user, state)
         rows = above & (candidates.suppressed_by == NO_MATCH)
         counts = self.rules.count(candidates.suppressed_by[above], candidates.expired_rule[above])
         collect_stats = batch.dropped_stats is not None
         kept = mask_batch(
             replace(batch, candidates=None), rows, counts, collect_stats=collect_stats
         )
-        forecast = AlertForecast.from_rates(np.full(state.days + 1, self.alerts_per_day))
-        yield replace(
-            kept, budget_report=AlertBudgetReport(forecast, state.total, capped=state.capped)
+        yield replace(kept, budget_report=self._report(state))
+
+    def _choose_events(
+        self, candidates: AlertCandidates, user: str, state: StreamBudgetState
+    ) -> NDArray[np.bool_]:
+        """Return which events are part of an alert, one day after the other, (events,)."""
+        above = np.zeros(len(candidates.days), dtype=np.bool_)
+        for day in candidates.user_days.dates.tolist():
+            state.start_day(day, self.alerts_per_day, self.max_alerts_per_day)
+            state.users.add(user)
+            limit = state.find_limit(self.alerts_per_day)
+            of_day = (candidates.days == day) & (candidates.pvalues <= limit)
+            if of_day.any() and state.allows(user, self.max_alerts_per_day):
+                above |= of_day
+                if (candidates.suppressed_by[of_day] == NO_MATCH).any():
+                    state.raise_alert(user)
+        return above
+
+    def _report(self, state: StreamBudgetState) -> AlertBudgetReport:
+        return AlertBudgetReport(
+            AlertForecast.from_rates(np.full(state.days + 1, self.alerts_per_day)),
+            state.alerts,
+            state.suppressed,
+            capped=state.capped,
+            reason="" if state.days else "learning: the number of users per day is not known yet",
         )
 
 

@@ -60,9 +60,30 @@ function users(account) {
 
 function alerts(account) {
   const incidents = COUNTS.format(data.incidents.length);
-  const [stated, low, high] = account.forecast ?? [];
-  const expected = `${Math.round(stated)} expected (${Math.round(low)} to ${Math.round(high)})`;
-  return ["Incidents", incidents, account.forecast ? expected : ""];
+  if (!account.forecast) return ["Incidents", incidents, ""];
+  const [expected, low, high] = account.forecast.map(formatAmount);
+  const { wanted, suppressed, capped } = account.alerts ?? {};
+  const parts = [
+    wanted == null ? null : `${formatAmount(wanted)} alerts wanted`,
+    `${expected} expected (${low} to ${high})`,
+    suppressed ? `${COUNTS.format(suppressed)} suppressed` : null,
+    capped ? `${COUNTS.format(capped)} capped` : null,
+  ];
+  return ["Incidents", incidents, parts.filter(Boolean).join(", ")];
+}
+
+/** Return a number with two digits below ten, and as a whole number from there on. */
+function formatAmount(amount) {
+  return amount < 9.95 ? String(Number(amount.toPrecision(2))) : COUNTS.format(Math.round(amount));
+}
+
+/** Return why the expected number is uncertain, and the most unusual day below the threshold. */
+function alertNotes({ reason, next_pvalue: next } = {}) {
+  const days = next ? `one in ${formatAmount(1 / next)} days` : "";
+  return [
+    reason ? `The expected number of alerts is uncertain. ${reason}.` : null,
+    next ? `Below the threshold, the most unusual user-day is like ${days}.` : null,
+  ].filter(Boolean);
 }
 
 /** Return the notes below the header: how alerts were chosen, and what is missing. */
@@ -76,6 +97,9 @@ function notes() {
   if (data.hidden) {
     const more = count(data.hidden, "more alert event");
     found.push(element("p", { class: "warning" }, `${more} not shown, to limit the page's size.`));
+  }
+  for (const note of alertNotes(data.account.alerts)) {
+    found.push(element("p", {}, displayText(note, 400)));
   }
   for (const [start, end] of data.gaps.slice(0, 5)) {
     const length = formatDuration(end - start);
