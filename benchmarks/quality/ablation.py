@@ -63,9 +63,9 @@ def without_others() -> AbstractContextManager[None]:
 
 VARIANTS: Mapping[str, Change] = {
     "`risk`": nullcontext,
-    "without earlier events of the day": constant("MEMORY_LIMIT", 0.0),
-    "memory of 16 nats": constant("MEMORY_LIMIT", 16.0),
-    "largest column only": constant("COLUMN_EXPONENT", 40.0),
+    "without earlier events and days": constant("MEMORY_LIMIT", 1e-9),
+    "at most 16 nats from earlier events": constant("MEMORY_LIMIT", 16.0),
+    "largest column only": constant("COLUMN_EXPONENT", 8.0),
     "mean of the columns' logarithms": constant("COLUMN_EXPONENT", 0.001),
     "exponent 1 over columns": constant("COLUMN_EXPONENT", 1.0),
     "without the network": without_network,

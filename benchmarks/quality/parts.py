@@ -94,7 +94,7 @@ def of_console(run: Run) -> Iterator[Table]:
                 )
                 for trial in rounds
             ]
-            empty = comparison(run, console.GRADES[grade], without=("AUC by day", "AP of days"))
+            empty = comparison(console.GRADES[grade], without=("AUC by day", "AP of days"))
             tables.setdefault(grade, empty).add(judged)
     for each in tables.values():
         yield each.table()
@@ -110,7 +110,7 @@ def compared(
 ) -> Iterator[Table]:
     """Score a trial with each seed, and compute the figures of each group of users."""
     titles = [title] if groups is None else list(groups)
-    tables = {name: comparison(run, name) for name in titles}
+    tables = {name: comparison(name) for name in titles}
     for seed, trial in zip(range(1, run.seeds + 1), trials, strict=False):
         known = scorers.theirs(trial, seed, run.rivals)
         scores = scorers.ours(trial, seed, run.threads) | scorers.shown(known)
@@ -121,7 +121,7 @@ def compared(
         yield each.table()
 
 
-def comparison(run: Run, title: str, without: Sequence[str] = ()) -> Comparison:
+def comparison(title: str, without: Sequence[str] = ()) -> Comparison:
     """Return an empty table."""
     figures = tuple(name for name in FIGURES if name not in without)
     return Comparison(title, figures, len(scorers.labels()))

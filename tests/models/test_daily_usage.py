@@ -300,3 +300,28 @@ def test_each_day_starts_without_memory_of_the_day_before():
     scores = scorer.score(make_values(scorer, events), UsageState())
     assert scores.memory[1] > 0
     assert scores.memory[2] == 0
+
+
+def test_days_that_speak_for_another_user_add_to_later_days_until_usual_days_take_it_away():
+    rng = np.random.default_rng(1)
+    codes = rng.choice([2, 3], (400, 1), p=[0.95, 0.05]).astype(np.int32)
+    usage = Usage.fit(
+        codes,
+        np.repeat(np.arange(40), 10),
+        sizes=[4],
+        others=np.array([0.01, 0.01, 0.18, 0.8]),
+        novelty_prior=np.zeros(1),
+        leads=(0,),
+    )
+    usual = BaselineStats(np.zeros(1, np.float32), np.ones(1, np.float32))
+    scorer, state = DailyScorer(usage, usual, np.empty(0)), UsageState()
+    lasting = []
+    for number in range(20):
+        keys = np.full((5, 1), 3 if 5 <= number < 10 else 2)
+        values = EventValues(keys, np.ones(keys.shape), np.zeros(keys.shape), np.full(5, number))
+        scorer.score(values, state)
+        lasting.append(state.lasting)
+    assert lasting[5] == 0
+    assert lasting[10] > 4
+    assert max(lasting) <= MEMORY_LIMIT
+    assert lasting[19] == 0

@@ -45,7 +45,7 @@ COLUMN_EXPONENT = 0.5
 MAX_EVIDENCE = 1000.0
 """Limit on the evidence of a column, in nats, so that its exponential stays finite."""
 MEMORY_LIMIT = 8.0
-"""What earlier events of the day add to the evidence at most, in nats."""
+"""What earlier events of the day, and what earlier days, add to the evidence at most, in nats."""
 PRIOR_DAYS = 2.0
 """Days that the population's rate of new values counts as."""
 NOVELTY_HALF_LIFE = 7.0
@@ -304,6 +304,9 @@ class UsageState(msgspec.Struct):
         today_events: Number of events of that day so far.
         today_maximum: Highest risk of that day so far.
         today_first_maximum: The same by what was known at the end of the history.
+        today_steps: Sum of what the day's events so far add to the lasting evidence, in units of
+            10 ** -EVIDENCE_DECIMALS nats.
+        lasting: What earlier days add to the evidence of each event, in nats.
         keys: Codes, and negative hashes of values without a code, ascending, (K,).
         counts: Weighted number of events with each of them on days that are over, (K,).
         today: Number of events with each of them today, (K,).
@@ -321,6 +324,8 @@ class UsageState(msgspec.Struct):
     today_events: int = 0
     today_maximum: float = 0.0
     today_first_maximum: float = 0.0
+    today_steps: int = 0
+    lasting: float = 0.0
     keys: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
     counts: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
     today: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -542,6 +547,8 @@ class _Window:
         today: Number of events of each day with each value, (G, W).
         sizes: Number of events of each day, (G,).
         weights: Weight at which each day is learned, (G,); 0 for the last day, which is not over.
+        day_steps: Sum of what the events of each day add to the lasting evidence, (G,).
+        lasting: What the days before each day add to its evidence, and after the last, (G + 1,).
     """
 
     scorer: DailyScorer
@@ -554,6 +561,10 @@ class _Window:
     today: FloatArray
     sizes: FloatArray
     weights: FloatArray
+
+    def __post_init__(self) -> None:
+        self.day_steps = np.zeros(len(self.days))
+        self.lasting = np.zeros(len(self.days) + 1)
 
     @classmethod
     def open(
@@ -592,13 +603,36 @@ class _Window:
         likely = (1 - usage.novelty) * values.probability + usage.novelty * self.others[self.ids]
         excess = self._exceed(values.number_error**2 - np.log(likely))
         evidence, _ = combine_columns((marginal + excess).round(EVIDENCE_DECIMALS), usage.leads)
+        known = np.where(usage.is_unknown(values.keys), 0, marginal).round(EVIDENCE_DECIMALS)
+        self._find_lasting(combine_columns(known, usage.leads)[0])
         self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
         np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
         maxima = self.scorer.maxima
         pvalues = PValues.from_days(maxima, np.ones(len(maxima))).compute(self.first_maxima)
         steps = np.floor(WEIGHT_STEPS * np.minimum(pvalues / FULL_WEIGHT_PVALUE, 1))
+        steps = np.floor(steps * (1 - self.lasting[1:] / MEMORY_LIMIT))
         self.weights = np.maximum(steps, 1) / WEIGHT_STEPS
         self.weights[-1] = 0
+
+    def _find_lasting(self, steps: FloatArray) -> None:
+        """Set what earlier days add to the evidence of each day's events.
+
+        Each day adds, or takes away, the mean of its events: how typical their values are of other
+        users, by the history alone. Values that the history does not have tell nothing here, because
+        a new address or agent that stays is most often the user's own.
+
+        Args:
+            steps: What each event adds, (B,).
+        """
+        state, unit = self.state, 10.0**EVIDENCE_DECIMALS
+        # Sums of whole numbers do not depend on where the input is cut.
+        self.day_steps = np.bincount(self.day_of, np.rint(steps * unit), len(self.days))
+        if state.today_events:
+            self.day_steps[0] += state.today_steps
+        lasting = [state.lasting]
+        for mean in (self.day_steps / self.sizes / unit).tolist():
+            lasting.append(min(max(lasting[-1] + mean, 0.0), MEMORY_LIMIT))
+        self.lasting = np.array(lasting)
 
     @cached_property
     def first_maxima(self) -> FloatArray:
@@ -688,7 +722,8 @@ class _Window:
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
         steps, step_shares = combine_columns(paid.round(EVIDENCE_DECIMALS), leads)
         memory = np.array(_accumulate(steps.tolist(), self.starts_day.tolist(), self.state.memory))
-        risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1], 0)
+        lasting = self.lasting[self.day_of]
+        risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1] + lasting, 0)
         risks = risks.round(RISK_DECIMALS)
         maxima = np.zeros(len(self.days))
         maxima[0] = self.state.today_maximum if self.state.today_events else 0
@@ -787,6 +822,7 @@ class _Window:
         state.day, state.today_events = int(self.days[-1]), int(self.sizes[-1])
         state.today_maximum, state.memory = float(evidence.maxima[-1]), float(evidence.memory[-1])
         state.today_first_maximum = float(self.first_maxima[-1])
+        state.today_steps, state.lasting = int(self.day_steps[-1]), float(self.lasting[-2])
         state.forget_oldest()
 
     def _save_values(self, counts: FloatArray) -> None:
