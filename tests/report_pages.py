@@ -28,7 +28,11 @@ HOUR = 3600
 DAY_START = int(DAY.timestamp())
 
 
-def explanation(column="eventName", value="DeleteTrail"):
+OWN_RISK = ContextContribution(9.0, 9.0, 0.0, 0, 0)
+"""The context of an event without earlier ones."""
+
+
+def explanation(column="eventName", value="DeleteTrail", preceding=OWN_RISK):
     """An explanation with one unusual column."""
     fact = ColumnReason(
         column=column,
@@ -47,7 +51,6 @@ def explanation(column="eventName", value="DeleteTrail"):
         distance=None,
         expected=(ExpectedValue("GetObject", 0.6), ExpectedValue(None, 0.1, new=True)),
     )
-    preceding = ContextContribution(9.0, 9.0, 0.0, 0, 0)
     why = Explanation.from_columns(9.0, (fact,), preceding, Baseline("own", 400, 400, 58))
     change = Counterfactual((ReplacedValue(column, "GetObject"),), 9.0, 2.0, 5.0)
     near = NearestNormalEvent(float(DAY_START), 25, 26, (ReplacedValue(column, "GetObject"),))

@@ -104,9 +104,7 @@ def test_column_with_anomalous_events_before_is_reported_even_if_normal_now():
 
 
 def test_small_context_is_left_out():
-    assert "before" not in reason_for(
-        make_reason(), preceding=ContextContribution(10, 8, 2, 1, 1)
-    )
+    assert "before" not in reason_for(make_reason(), preceding=ContextContribution(10, 8, 2, 1, 1))
 
 
 def test_user_without_history_is_compared_with_all_users():

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from morpheus.columns import RISK
+from morpheus.models.explanation import ContextContribution
 from morpheus.report.page import render_live_page, render_page
-from report_pages import DAY_START, HOUR, alerts, build_data, normal_events
+from report_pages import DAY_START, HOUR, alerts, build_data, explanation, normal_events
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -186,6 +187,29 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
         "25 of 26 columns match",
     ):
         assert shown_value in card, card
+
+
+RISK_SENTENCES = {
+    "Risk 9: this event 100 %. Compared": ContextContribution(9.0, 9.0, 0.0, 0, 0),
+    "this event 25 %, earlier events of the day (3 unusual events in the hour before) 75 %.": (
+        ContextContribution(80.0, 20.0, 60.0, 3, 4)
+    ),
+    "Risk 80: earlier events of the day (1 unusual event in the 24 hours before) 100 %.": (
+        ContextContribution(80.0, 0.0, 80.0, 0, 1)
+    ),
+    "Risk 0. Compared": ContextContribution(0.0, 0.0, 0.0, 0, 2),
+}
+
+
+@pytest.mark.parametrize(("shown_value", "preceding"), RISK_SENTENCES.items())
+def test_the_card_divides_the_risk_between_the_event_and_the_day_so_far(
+    opened, shown_value, preceding
+):
+    text = explanation(preceding=preceding)
+    strange = alerts([HOUR]).with_columns(pl.lit(text).alias("explanation"))
+    view = opened(build_data({"ann": [normal_events(), strange]}))
+    assert shown_value in view.locator("#detail").inner_text()
+    assert view.trouble == []
 
 
 def test_a_query_quotes_what_the_log_says(opened):
