@@ -87,7 +87,7 @@ def test_new_value_raises_the_risk_of_its_own_column_most(seed, column):
 @settings(max_examples=5, deadline=None)
 def test_unusual_combination_of_known_values_raises_the_risk(seed):
     model = fingerprint(seed=seed)
-    assert column_risks_of(model, agent="cli").sum() > column_risks_of(model).sum() + 5
+    assert column_risks_of(model, agent="cli").sum() > column_risks_of(model).sum() + 1
 
 
 def test_rare_value_raises_the_risk_more_if_other_users_have_it_often():

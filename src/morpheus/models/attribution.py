@@ -582,7 +582,8 @@ class ColumnContribution:
         column: Position of the column.
         anomaly: Its part of the event's own risk.
         risk: Its part of the event's risk.
-        dominant_contribution: Its part of the larger of own and earlier.
+        dominant_contribution: Its part of the larger of own and earlier; of own if no column has a
+            part of earlier.
         anomalous_before: Number of earlier anomalous events in which it was anomalous.
         new: Whether its value was never seen before this day.
         redundant_columns: Columns with the same information.
@@ -632,6 +633,8 @@ class PrecedingContext:
         """
         dominant = self.summarise_event(event).dominant_index
         parts = self.contributions[:, event].round(RISK_DECIMALS)  # (2, C)
+        if not parts[dominant].any():  # What earlier days add is not divided among columns.
+            dominant = 0
         order = np.argsort(-parts[dominant], kind="stable")
         chosen = order if max_columns is None else order[parts[dominant, order] > 0][:max_columns]
         risks = self.contributions[:, event].sum(0)

@@ -618,8 +618,8 @@ class _Window:
         """Set what earlier days add to the evidence of each day's events.
 
         Each day adds, or takes away, the mean of its events: how typical their values are of other
-        users, by the history alone. Values that the history does not have tell nothing here, because
-        a new address or agent that stays is most often the user's own.
+        users, by the history alone. Values that the history does not have tell nothing here: a new
+        address or agent that stays is most often the user's own.
 
         Args:
             steps: What each event adds, (B,).

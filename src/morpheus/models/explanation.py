@@ -58,7 +58,8 @@ class ColumnReason(msgspec.Struct, frozen=True):
         new: Whether the value is new: it occurs at most once in the history, and on no day since.
         anomaly: Its part of the event's anomaly, in tenths of nats.
         risk: Its part of the event's risk, with the context.
-        dominant_contribution: Its part of the larger of own and earlier. Columns are sorted by it.
+        dominant_contribution: Its part of the larger of own and earlier, or of own if only earlier
+            days contribute, which are not divided among columns. Columns are sorted by it.
         anomalous_before: Number of anomalous events in the 24 hours before in which the column was
             anomalous too, if earlier events contribute most; 0 if the event itself does.
         redundant_columns: Columns with the same information throughout the history, which are at
@@ -92,12 +93,12 @@ class ColumnReason(msgspec.Struct, frozen=True):
 
 
 class ContextContribution(msgspec.Struct, frozen=True):
-    """The context of an event: how earlier events of the day contribute to its risk.
+    """The context of an event: how earlier events contribute to its risk.
 
     Attributes:
         risk: The event's risk.
-        own: The risk if no event of the day had come before.
-        earlier: Contribution of the earlier events of the day.
+        own: The risk if nothing unusual had come before.
+        earlier: Contribution of the earlier events of the day, and of earlier days.
         anomalous_in_hour: Anomalous events in the hour before.
         anomalous_in_day: Anomalous events in the 24 hours before.
     """
@@ -333,7 +334,7 @@ def _describe_context(context: ContextContribution) -> str:
         return f"{_format_count(context.anomalous_in_hour, 'strange event')} in the hour before"
     if context.anomalous_in_day:
         return f"{_format_count(context.anomalous_in_day, 'strange event')} in the 24 hours before"
-    return "earlier events of the day, each a little unusual"
+    return "earlier events, each a little unusual"
 
 
 def _describe_baseline(baseline: Baseline) -> Iterator[str]:

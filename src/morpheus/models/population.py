@@ -134,7 +134,8 @@ def _measure_novelty(
 ) -> float:
     """Return the mean over users of the share of a day's events with a new value.
 
-    NaN if no user has two days. As in `models.daily_usage.decay_shares`, later days count more, and the first day does not.
+    It is NaN if no user has two days. As in `models.daily_usage.decay_shares`, later days count
+    more, and the first day does not.
 
     Args:
         owners: User of each event, ascending, (S,).
