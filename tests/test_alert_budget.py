@@ -38,7 +38,7 @@ from test_pipeline import Collect, columns  # noqa: F401 - a fixture
 HISTORY_DAYS, DAYS, EVENTS = 16, 6, 12
 INTRUSIONS = {("user2", 1): 1, ("user5", 3): 2, ("user7", 4): 3, ("user8", 4): 2, ("user9", 5): 2}
 """Number of columns with a value that the user never has, by user and day."""
-STRANGE = {"address": "cafe", "kind": "root", "agent": "curl"}
+INTRUDER_VALUES = {"address": "cafe", "kind": "root", "agent": "curl"}
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -52,23 +52,23 @@ class FromFleet(Source):
     users: int = 12
     days: int = DAYS
     extra: tuple[tuple[str, int], ...] = ()
-    endless: bool = False
+    unbounded: bool = False
     history: pl.DataFrame | None = None
 
     def is_unbounded(self):
-        return self.endless
+        return self.unbounded
 
     def events(self, training_input, metrics, state=None):
         people = [f"user{n}" for n in range(self.users)]
-        for user in people if not self.endless else []:
+        for user in people if not self.unbounded else []:
             yield self.batch(user, range(self.days), training_input, metrics)
-        if self.endless:
+        if self.unbounded:
             for number in range(self.days):
                 for user in people:
                     yield self.batch(user, [number], training_input, metrics)
-        nobody = work("user0", range(1)).head(3)
+        no_user = work("user0", range(1)).head(3)
         metrics.input.read += 3
-        yield Events(user=None, table=Table(nobody))
+        yield Events(user=None, table=Table(no_user))
 
     def batch(self, user, days, training_input, metrics):
         table = pl.concat([work(user, [number]) for number in days])
@@ -92,11 +92,11 @@ def work(user, days):
             .dt.cast_time_unit("us")
             .alias(TIME),
         )
-        strange = list(STRANGE)[: INTRUSIONS.get((user, number), 0)]
+        strange = list(INTRUDER_VALUES)[: INTRUSIONS.get((user, number), 0)]
         for name in strange:
             is_strange = pl.int_range(EVENTS) >= EVENTS - 3
             frame = frame.with_columns(
-                pl.when(is_strange).then(pl.lit(STRANGE[name])).otherwise(name).alias(name)
+                pl.when(is_strange).then(pl.lit(INTRUDER_VALUES[name])).otherwise(name).alias(name)
             )
         frames.append(frame)
     frame = pl.concat(frames)
@@ -144,10 +144,10 @@ def user_days(rows):
 ALL_EVENTS = 12 * DAYS * EVENTS + 3
 
 
-@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize("unbounded", [False, True])
 @pytest.mark.parametrize("most", [None, 0.5])
-def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, endless, most):  # noqa: F811 - the fixture
-    source = FromFleet(endless=endless)
+def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, unbounded, most):  # noqa: F811 - the fixture
+    source = FromFleet(unbounded=unbounded)
     metrics, rows = run(columns, 1.0, source=source, max_alerts_per_day=most)
     assert metrics.input.read == ALL_EVENTS
     assert rows.height + metrics.filtered == ALL_EVENTS
@@ -157,9 +157,9 @@ def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, endless,
     assert report.forecast.alerts == pytest.approx(1.0 * DAYS)
 
 
-@pytest.mark.parametrize("endless", [False, True])
-def test_the_days_of_intruders_are_the_alerts_of_a_small_budget(columns, endless):  # noqa: F811 - the fixture
-    _, rows = run(columns, 1.0, source=FromFleet(endless=endless))
+@pytest.mark.parametrize("unbounded", [False, True])
+def test_the_days_of_intruders_are_the_alerts_of_a_small_budget(columns, unbounded):  # noqa: F811 - the fixture
+    _, rows = run(columns, 1.0, source=FromFleet(unbounded=unbounded))
     assert user_days(rows) == set(INTRUSIONS)
 
 
@@ -193,9 +193,9 @@ def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 -
     assert np.isfinite(first[RISK].to_numpy()).all()
 
 
-@pytest.mark.parametrize("endless", [False, True])
-def test_suppressions_drop_alerts_and_do_not_change_the_others(columns, tmp_path, endless):  # noqa: F811 - the fixture
-    source = FromFleet(endless=endless)
+@pytest.mark.parametrize("unbounded", [False, True])
+def test_suppressions_drop_alerts_and_do_not_change_the_others(columns, tmp_path, unbounded):  # noqa: F811 - the fixture
+    source = FromFleet(unbounded=unbounded)
     expected, all_rows = run(columns, 1.0, source=source)
     path = tmp_path / "suppressions.toml"
     path.write_text(

@@ -179,7 +179,8 @@ def test_the_demonstration_names_the_columns_and_says_why_the_first_event_is_unu
     first = demo.most_unusual(events).row(0, named=True)
     shown = " ".join(demo.shown.split())
     assert " ".join(f"Reason for the first: {first['reason']}".split()) in shown
-    assert f"{demo.make_cells(first)[-1].split(', ')[0]}, " in shown
+    *cells, columns = demo.make_cells(first)
+    assert " ".join([*cells, columns.split(", ")[0]]) in shown
     assert first["top_columns"].split(", ")[0] in first["reason"]
 
 

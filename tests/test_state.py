@@ -243,7 +243,11 @@ def test_daily_runs_and_a_watched_folder_give_what_one_run_gives_for_a_fleet(
 
 
 WORK = [("GetObject", "s3"), ("PutObject", "s3"), ("ListUsers", "iam"), ("RunInstances", "ec2")]
-STRANGE = [("DeleteTrail", "cloudtrail"), ("CreateUser", "iam"), ("GetSecretValue", "secrets")]
+INTRUDER_ACTIONS = [
+    ("DeleteTrail", "cloudtrail"),
+    ("CreateUser", "iam"),
+    ("GetSecretValue", "secrets"),
+]
 TRAINING_DAYS, SCORED_DAYS = 15, 20
 
 
@@ -256,7 +260,7 @@ def write_day(path: Path, number: int, rng: random.Random) -> list[dict[str, obj
             continue
         is_strange = number >= TRAINING_DAYS and (number, user) in {(17, "ann"), (24, "bob")}
         for event in range(rng.randint(12, 18)):
-            actions = STRANGE if is_strange and event > 8 else WORK
+            actions = INTRUDER_ACTIONS if is_strange and event > 8 else WORK
             name, service = rng.choices(actions, range(len(actions), 0, -1))[0]
             # On later days one user has a new value that stays, and each day a new address.
             moved = user == "bob" and number >= TRAINING_DAYS + 4
