@@ -87,7 +87,7 @@ def test_expected_new_value_is_reported():
         ),
         (
             ContextContribution(10, 7, 3, 0, 0),
-            "bits; and earlier events of the day, each a little unusual",
+            "bits; and earlier events, each a little unusual",
         ),
     ],
 )

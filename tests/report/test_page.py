@@ -191,10 +191,10 @@ def test_the_card_says_what_was_seen_what_was_expected_and_what_would_have_been_
 
 RISK_SENTENCES = {
     "Risk 9: this event 100 %. Compared": ContextContribution(9.0, 9.0, 0.0, 0, 0),
-    "this event 25 %, earlier events of the day (3 unusual events in the hour before) 75 %.": (
+    "this event 25 %, earlier events (3 unusual events in the hour before) 75 %.": (
         ContextContribution(80.0, 20.0, 60.0, 3, 4)
     ),
-    "Risk 80: earlier events of the day (1 unusual event in the 24 hours before) 100 %.": (
+    "Risk 80: earlier events (1 unusual event in the 24 hours before) 100 %.": (
         ContextContribution(80.0, 0.0, 80.0, 0, 1)
     ),
     "Risk 0. Compared": ContextContribution(0.0, 0.0, 0.0, 0, 2),
@@ -202,7 +202,7 @@ RISK_SENTENCES = {
 
 
 @pytest.mark.parametrize(("shown_value", "preceding"), RISK_SENTENCES.items())
-def test_the_card_divides_the_risk_between_the_event_and_the_day_so_far(
+def test_the_card_divides_the_risk_between_the_event_and_earlier_events(
     opened, shown_value, preceding
 ):
     text = explanation(preceding=preceding)

@@ -173,12 +173,23 @@ def test_reason_says_if_most_of_the_risk_comes_from_earlier_events(ann):
     assert (parts["own"], parts["strange_in_hour"], parts["strange_in_day"]) == (0, 14, 14)
 
 
-def test_events_of_the_day_before_are_counted_and_add_no_risk(ann):
+def test_new_values_of_the_day_before_are_counted_and_add_no_risk(ann):
     strange = [USUAL | {"agent": f"kali {n}"} for n in range(3)]
     out = explain_rows(ann, [*strange, USUAL], seconds=[-7200, -7100, -7000, 0])
     parts = parse_explanation(out)["preceding"]
     assert (parts["risk"], parts["earlier"], parts["strange_in_day"]) == (0, 0, 3)
     assert out["reason"][-1] == "nothing unusual"
+
+
+def test_what_earlier_days_add_to_the_risk_is_not_divided_among_columns(ann):
+    rare = USUAL | {"action": "copy", "address": "home", "agent": "cli"}
+    rows = [*[rare] * 8, USUAL | {"agent": "kali 1"}, USUAL | {"agent": "kali 2"}]
+    seconds = [*range(0, 8 * 86400, 86400), 8 * 86400, 8 * 86400 + 1]
+    out = explain_rows(ann, rows, seconds=seconds, all_columns=True)
+    first, second = (parse_explanation(out, row) for row in (8, 9))
+    of_days = first["preceding"]["earlier"]
+    assert first["others_risk"] == of_days > 0
+    assert second["others_risk"] == of_days < second["preceding"]["earlier"]
 
 
 def test_a_value_that_occurs_again_on_the_day_adds_to_the_risk_of_later_events_once(ann):

@@ -34,6 +34,7 @@ from morpheus.features.encoder import (
 )
 from morpheus.models.daily_usage import (
     RISK_DECIMALS,
+    RISK_PER_NAT,
     DailyScores,
     FloatArray,
     RecentCounter,
@@ -565,8 +566,9 @@ class HistoryState(msgspec.Struct):
             self.recent_by_column.setdefault(c, RecentCounter()).count_before(column, seconds)[1]
             for c, column in enumerate(columns.T)
         ]
-        # Typical values of the event itself take away from the earlier ones.
-        earlier = scores.risk - scores.own
+        # Typical values of the event itself take away from the earlier ones. What earlier days add
+        # is not divided among columns.
+        earlier = np.minimum(scores.risk - scores.own, RISK_PER_NAT * scores.memory)
         total = scores.memory_parts.sum(1, keepdims=True)
         shares = scores.memory_parts / np.where(total > 0, total, 1)
         counts = self.recent_anomalies.count_before(marked, seconds)
@@ -633,8 +635,7 @@ class PrecedingContext:
         """
         dominant = self.summarise_event(event).dominant_index
         parts = self.contributions[:, event].round(RISK_DECIMALS)  # (2, C)
-        if not parts[dominant].any():  # What earlier days add is not divided among columns.
-            dominant = 0
+        dominant = dominant if parts[dominant].any() else 0
         order = np.argsort(-parts[dominant], kind="stable")
         chosen = order if max_columns is None else order[parts[dominant, order] > 0][:max_columns]
         risks = self.contributions[:, event].sum(0)

@@ -73,7 +73,7 @@ class Explain(Transform):
     For each of these columns it has the observed value, its probability given the other values of
     the event, more likely values with their probabilities, and the contribution to the surprisal
     and the `risk` of the event. It also has the parts of the `risk` that are due to the event
-    itself, and to the earlier events of the day.
+    itself, and to earlier events.
 
     The three columns are empty for events of a user without a fingerprint, and for events below
     `--threshold`.
@@ -150,11 +150,7 @@ class Explain(Transform):
         fingerprint, rows = batch.fingerprint, batch.encoded
         if fingerprint is None or rows is None:
             return
-        if fingerprint.usage is None:
-            raise UsageError(
-                "explain: fingerprints of `train-ae --model=reference` cannot explain single "
-                "columns. Leave `explain` out, or train with `--model=compact`."
-            )
+        _reject_reference_network(fingerprint)
         scores = score_days(batch, state.usage, self.options.timezone, attribute=True)
         if scores is None:
             return
@@ -263,6 +259,14 @@ class EventAttributions:
                 redundant_columns=tuple(self.names[c] for c in part.redundant_columns),
             )
             for part in contributions
+        )
+
+
+def _reject_reference_network(fingerprint: Fingerprint) -> None:
+    if fingerprint.usage is None:
+        raise UsageError(
+            "explain: fingerprints of `train-ae --model=reference` cannot explain single "
+            "columns. Leave `explain` out, or train with `--model=compact`."
         )
 
 

@@ -263,11 +263,11 @@ function meter(share, typical, label) {
   return element("span", { class: "meter" }, bar, element("b", {}, label));
 }
 
-/** Divide the risk between the event itself and earlier events of the day. */
+/** Divide the risk between the event itself and earlier events. */
 function riskBreakdown({ preceding, background, others_risk: rest }) {
   const parts = [
     ["this event", preceding.own],
-    [`earlier events of the day${unusualBefore(preceding)}`, preceding.earlier],
+    [`earlier events${unusualBefore(preceding)}`, preceding.earlier],
   ];
   const shares = parts
     .filter(([, risk]) => risk > 0)
