@@ -258,6 +258,13 @@ def test_an_alert_budget_is_judged_on_benign_days_only(part, company):
         assert first[case.user] is None or case.scored["eventTime"].max() < first[case.user]
 
 
+def test_a_users_weeks_are_those_between_the_own_events(part):
+    trial = days(part, users=2, weeks=4)
+    apart = trial.scored.filter((pl.col("user") == "u0") | (pl.int_range(pl.len()) % 28 >= 21))
+    assert part("quality.alerts").user_weeks(trial) == 8
+    assert part("quality.alerts").user_weeks(replace(trial, scored=apart)) == 5
+
+
 def test_a_budget_is_a_number_of_alerts_per_user_and_week(part, company):
     alerts = part("quality.alerts")
     found = list(alerts.spend(company, 1, "companies"))

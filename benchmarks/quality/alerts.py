@@ -71,17 +71,26 @@ class Spent:
 
 
 def spend(trial: Trial, seed: int, group: str) -> Iterator[Spent]:
-    """Run the pipeline with each budget on the benign days of a trial."""
+    """Run the pipeline with each budget on the benign days of a trial.
+
+    A day's budget is that of all users together, so it is smaller if users are active in different
+    months.
+    """
     trial = drop_incidents(trial)
     shares = measure_low_days(trial, seed)
-    users = len(trial.spans)
     days = times(trial.scored).dt.date().n_unique()
     for budget, weekly in WEEKLY.items():
-        per_day = users * weekly / 7
-        report = run_budget(trial, seed, per_day)
-        stated = read_report(report)
-        wanted = stated.pop("wanted", None) or per_day * days
+        asked = weekly * user_weeks(trial)
+        stated = read_report(run_budget(trial, seed, asked / days))
+        wanted = stated.pop("wanted", None) or asked
         yield Spent(group, trial.name, budget, wanted, low_days=shares, **stated)
+
+
+def user_weeks(trial: Trial) -> float:
+    """Return the number of weeks between the first and the last event, summed over users."""
+    day = pl.DataFrame({"user": trial.scored[trial.user], "day": times(trial.scored).dt.date()})
+    spans = day.group_by("user").agg((pl.col("day").max() - pl.col("day").min()).dt.total_days())
+    return float((spans["day"] + 1).sum() / 7)
 
 
 def read_report(report: object) -> dict[str, Any]:
