@@ -52,6 +52,7 @@ class FromFleet(Source):
     users: int = 12
     days: int = DAYS
     extra: tuple[tuple[str, int], ...] = ()
+    misdated: tuple[tuple[str, int], ...] = ()
     unbounded: bool = False
     history: pl.DataFrame | None = None
 
@@ -72,6 +73,8 @@ class FromFleet(Source):
 
     def batch(self, user, days, training_input, metrics):
         table = pl.concat([work(user, [number]) for number in days])
+        dates = [number for who, number in self.misdated if who == user]
+        table = pl.concat([table, *(frame_of_extra(user, number) for number in dates)]).sort(TIME)
         metrics.input.read += table.height
         history = work(user, range(-HISTORY_DAYS, 0))
         added = [frame_of_extra(user, number) for who, number in self.extra if who == user]
@@ -223,6 +226,15 @@ def test_one_outlying_event_in_a_history_hardly_changes_the_number_of_alerts(col
         assert found.budget_report.wanted == expected.budget_report.wanted
 
 
+@pytest.mark.parametrize("when", [-3000, 4000])
+def test_one_event_with_a_wrong_date_in_the_input_adds_no_alerts(columns, when):  # noqa: F811 - the fixture
+    expected, _ = run(columns, 4.0, source=FromFleet(users=24))
+    found, rows = run(columns, 4.0, source=FromFleet(users=24, misdated=(("user1", when),)))
+    assert found.budget_report.wanted == expected.budget_report.wanted
+    others = {(user, number) for user, number in user_days(rows) if user != "user1"}
+    assert abs(len(others) - expected.budget_report.alerts) <= 1
+
+
 def test_budget_uses_risk_only():
     with pytest.raises(UsageError, match="--alerts_per_day uses `risk` only"):
         Filter(alerts_per_day=1.0, label=("zscore",)).validate()
@@ -277,9 +289,9 @@ def test_a_maximum_keeps_the_most_unusual_days_and_counts_the_others(columns):  
 
 
 def test_days_without_risk_take_nothing_from_the_maximum(columns):  # noqa: F811 - the fixture
-    metrics, rows = run(columns, 100.0, max_alerts_per_day=20.0)
+    metrics, rows = run(columns, 100.0, max_alerts_per_day=9.0)
     assert metrics.budget_report.capped == 0
-    assert len(user_days(rows)) < metrics.budget_report.days
+    assert len(user_days(rows)) < 9 * DAYS < metrics.budget_report.days
 
 
 # Inputs without end.
@@ -293,7 +305,7 @@ def make_candidates(days, pvalues, user="ann", suppressed_by=None):
     dates = np.unique(days)
     no_match = np.full(len(days), NO_MATCH)
     candidates = AlertCandidates(
-        UserDays(np.zeros(1), np.ones(len(dates)), dates),
+        UserDays(np.zeros(1), np.ones(len(dates)), dates, np.full(len(dates), np.nan)),
         *(np.ones(len(days)), days, pvalues),
         *(no_match if suppressed_by is None else np.array(suppressed_by), no_match),
     )
