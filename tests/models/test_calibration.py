@@ -1,5 +1,7 @@
 """Laws of the alert budget, on constructed calibrations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ RISKS = st.lists(st.floats(0, 300), min_size=1, max_size=30).map(np.array)
 
 def user_days(calibration, scored=(0.0,), first=0):
     dates = np.arange(first, first + len(scored))
-    return UserDays(np.array(calibration), np.array(scored), dates)
+    return UserDays(np.array(calibration), np.array(scored), dates, np.full(len(dates), np.nan))
 
 
 USERS = st.lists(st.builds(user_days, RISKS, RISKS), min_size=1, max_size=6)
@@ -73,7 +75,7 @@ def test_short_histories_and_rare_alerts_are_named():
 
 def test_event_with_a_wrong_date_adds_no_days():
     users = [user_days([1.0], np.zeros(5)) for _ in range(40)]
-    wrong = UserDays(np.array([1.0]), np.zeros(2), np.array([0, 10_000]))
+    wrong = UserDays(np.array([1.0]), np.zeros(2), np.array([0, 10_000]), np.ones(2))
     assert count_shared_days([*users, wrong]) == 5
 
 
@@ -99,3 +101,12 @@ def test_account_that_always_does_the_same_has_no_huge_zscore():
     zscore = same.center(0.005).zscore(np.array([0.005, 0.0055, 1.0]))
     assert zscore[0] == 0
     assert zscore[1] < 1 < zscore[2]
+
+
+def test_a_burst_alone_can_make_a_day_an_alert():
+    usual = user_days(np.zeros(60), np.zeros(30))
+    burst = replace(usual, bursts=np.where(np.arange(30) == 7, 1e-4, 0.9))
+    budget = AlertBudget.fit([burst, *[usual] * 9], 0.2)
+    raised = budget.pvalues(burst, burst.scored, burst.bursts) <= budget.limit
+    assert np.flatnonzero(raised).tolist() == [7]
+    assert not (budget.pvalues(burst, burst.scored) <= budget.limit).any()

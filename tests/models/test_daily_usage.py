@@ -315,13 +315,13 @@ def test_days_that_speak_for_another_user_add_to_later_days_until_usual_days_tak
     )
     usual = BaselineStats(np.zeros(1, np.float32), np.ones(1, np.float32))
     scorer, state = DailyScorer(usage, usual, np.empty(0)), UsageState()
-    lasting = []
+    carryover = []
     for number in range(20):
         keys = np.full((5, 1), 3 if 5 <= number < 10 else 2)
         values = EventValues(keys, np.ones(keys.shape), np.zeros(keys.shape), np.full(5, number))
         scorer.score(values, state)
-        lasting.append(state.lasting)
-    assert lasting[5] == 0
-    assert lasting[10] > 4
-    assert max(lasting) <= MEMORY_LIMIT
-    assert lasting[19] == 0
+        carryover.append(state.carryover)
+    assert carryover[5] == 0
+    assert carryover[10] > 4
+    assert max(carryover) <= MEMORY_LIMIT
+    assert carryover[19] == 0

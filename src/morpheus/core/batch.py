@@ -41,6 +41,7 @@ class AlertCandidates:
         risks: Risk of each event, shape (rows,).
         days: Number of the day of each event, since 1970, shape (rows,).
         pvalues: P-value of each event without other users, shape (rows,).
+        bursts: P-value of a burst at each event, NaN if it is not known, shape (rows,).
         suppressed_by: Index of the suppression of each event, or `NO_MATCH`, shape (rows,).
         expired_rule: Index of the expired suppression of each event, or `NO_MATCH`, shape (rows,).
     """
@@ -49,6 +50,7 @@ class AlertCandidates:
     risks: NDArray[np.float64]
     days: NDArray[np.int64]
     pvalues: NDArray[np.float64]
+    bursts: NDArray[np.float64]
     suppressed_by: NDArray[np.intp]
     expired_rule: NDArray[np.intp]
 
@@ -60,7 +62,7 @@ class AlertCandidates:
         """
         arrays = {
             name: getattr(self, name)[rows]
-            for name in ("risks", "days", "pvalues", "suppressed_by", "expired_rule")
+            for name in ("risks", "days", "pvalues", "bursts", "suppressed_by", "expired_rule")
         }
         return replace(self, **arrays)
 

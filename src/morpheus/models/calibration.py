@@ -116,18 +116,36 @@ class UserDays:
         calibration: Of each calibration day, (days,).
         scored: Of each scored day, (scored days,).
         dates: Number of each scored day, since 1970, (scored days,).
+        bursts: Lowest p-value of a burst on each scored day; NaN if unknown, (scored days,).
     """
 
     calibration: NDArray[np.float64]
     scored: NDArray[np.float64]
     dates: NDArray[np.int64]
+    bursts: NDArray[np.float64]
 
     def merge(self, later: UserDays) -> UserDays:
         """Add later events of the same user."""
         dates, place = np.unique(np.append(self.dates, later.dates), return_inverse=True)
         scored = np.zeros(len(dates))
         np.maximum.at(scored, place, np.append(self.scored, later.scored))
-        return UserDays(later.calibration, scored, dates)
+        bursts = np.full(len(dates), np.nan)
+        np.fmin.at(bursts, place, np.append(self.bursts, later.bursts))
+        return UserDays(later.calibration, scored, dates, bursts)
+
+
+def combine_pvalues(risks: NDArray[np.float64], bursts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the p-value of two tests: twice the lower one (Bonferroni).
+
+    Args:
+        risks: P-values of risks, (n,).
+        bursts: P-values of bursts, (n,); NaN if they are not known, which leaves those of risks.
+
+    >>> combine_pvalues(np.array([0.4, 0.4]), np.array([0.01, np.nan])).tolist()
+    [0.02, 0.4]
+    """
+    both = np.minimum(2 * np.fmin(risks, bursts), 1)
+    return np.asarray(np.where(np.isnan(bursts), risks, both))
 
 
 @dataclass(frozen=True)
@@ -218,8 +236,13 @@ class AlertBudget:
         forecast = AlertForecast.from_rates(limit * per_user)
         return cls(tail, limit, wanted, forecast, _explain_limit(limit, len(tail.maxima)))
 
-    def pvalues(self, user: UserDays, risks: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability that a usual day of a user has such a risk, (n,).
+    def pvalues(
+        self,
+        user: UserDays,
+        risks: NDArray[np.float64],
+        bursts: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the probability that a usual day of a user has such a risk or burst, (n,).
 
         Empirical Bayes: the user's own calibration days, and the pooled days of all users as
         `TAIL_DAYS` days.
@@ -227,7 +250,8 @@ class AlertBudget:
         own = np.sort(user.calibration)
         higher = len(own) - np.searchsorted(own, risks, side="left")
         share = (higher + TAIL_DAYS * self.tail.exceed(risks)) / (len(own) + TAIL_DAYS)
-        return np.asarray(np.maximum(share, LOWEST_PVALUE))
+        pvalues = np.maximum(share, LOWEST_PVALUE)
+        return pvalues if bursts is None else combine_pvalues(pvalues, bursts)
 
 
 def _explain_limit(limit: float, days: int) -> str:

@@ -304,9 +304,9 @@ class UsageState(msgspec.Struct):
         today_events: Number of events of that day so far.
         today_maximum: Highest risk of that day so far.
         today_first_maximum: The same by what was known at the end of the history.
-        today_steps: Sum of what the day's events so far add to the lasting evidence, in units of
+        today_steps: Sum of what the day's events so far add to the carryover, in units of
             10 ** -EVIDENCE_DECIMALS nats.
-        lasting: What earlier days add to the evidence of each event, in nats.
+        carryover: What earlier days add to the evidence of each event, in nats.
         keys: Codes, and negative hashes of values without a code, ascending, (K,).
         counts: Weighted number of events with each of them on days that are over, (K,).
         today: Number of events with each of them today, (K,).
@@ -325,7 +325,7 @@ class UsageState(msgspec.Struct):
     today_maximum: float = 0.0
     today_first_maximum: float = 0.0
     today_steps: int = 0
-    lasting: float = 0.0
+    carryover: float = 0.0
     keys: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
     counts: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
     today: IntArray = msgspec.field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -547,8 +547,8 @@ class _Window:
         today: Number of events of each day with each value, (G, W).
         sizes: Number of events of each day, (G,).
         weights: Weight at which each day is learned, (G,); 0 for the last day, which is not over.
-        day_steps: Sum of what the events of each day add to the lasting evidence, (G,).
-        lasting: What the days before each day add to its evidence, and after the last, (G + 1,).
+        day_steps: Sum of what the events of each day add to the carryover, (G,).
+        carryover: What the days before each day add to its evidence, and after the last, (G + 1,).
     """
 
     scorer: DailyScorer
@@ -564,7 +564,7 @@ class _Window:
 
     def __post_init__(self) -> None:
         self.day_steps = np.zeros(len(self.days))
-        self.lasting = np.zeros(len(self.days) + 1)
+        self.carryover = np.zeros(len(self.days) + 1)
 
     @classmethod
     def open(
@@ -595,7 +595,7 @@ class _Window:
         """Set the weight of each day that is over.
 
         It follows from the day's most unusual event by what was known at the end of the history. So
-        what an intruder does is not soon usual, and a lasting change is learned in time.
+        what an intruder does is not soon usual, and a change that stays is learned in time.
         """
         usage, values = self.scorer.usage, self.values
         new = -np.log(usage.novelty)[columns_of_new(self.new_keys)]
@@ -604,17 +604,17 @@ class _Window:
         excess = self._exceed(values.number_error**2 - np.log(likely))
         evidence, _ = combine_columns((marginal + excess).round(EVIDENCE_DECIMALS), usage.leads)
         known = np.where(usage.is_unknown(values.keys), 0, marginal).round(EVIDENCE_DECIMALS)
-        self._find_lasting(combine_columns(known, usage.leads)[0])
+        self._find_carryover(combine_columns(known, usage.leads)[0])
         self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
         np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
         maxima = self.scorer.maxima
         pvalues = PValues.from_days(maxima, np.ones(len(maxima))).compute(self.first_maxima)
         steps = np.floor(WEIGHT_STEPS * np.minimum(pvalues / FULL_WEIGHT_PVALUE, 1))
-        steps = np.floor(steps * (1 - self.lasting[1:] / MEMORY_LIMIT))
+        steps = np.floor(steps * (1 - self.carryover[1:] / MEMORY_LIMIT))
         self.weights = np.maximum(steps, 1) / WEIGHT_STEPS
         self.weights[-1] = 0
 
-    def _find_lasting(self, steps: FloatArray) -> None:
+    def _find_carryover(self, steps: FloatArray) -> None:
         """Set what earlier days add to the evidence of each day's events.
 
         Each day adds, or takes away, the mean of its events: how typical their values are of other
@@ -626,13 +626,14 @@ class _Window:
         """
         state, unit = self.state, 10.0**EVIDENCE_DECIMALS
         # Sums of whole numbers do not depend on where the input is cut.
-        self.day_steps = np.bincount(self.day_of, np.rint(steps * unit), len(self.days))
+        sums = np.bincount(self.day_of, np.rint(steps * unit), len(self.days))
+        self.day_steps = sums.astype(np.float64)
         if state.today_events:
             self.day_steps[0] += state.today_steps
-        lasting = [state.lasting]
+        carryover = [state.carryover]
         for mean in (self.day_steps / self.sizes / unit).tolist():
-            lasting.append(min(max(lasting[-1] + mean, 0.0), MEMORY_LIMIT))
-        self.lasting = np.array(lasting)
+            carryover.append(min(max(carryover[-1] + mean, 0.0), MEMORY_LIMIT))
+        self.carryover = np.array(carryover)
 
     @cached_property
     def first_maxima(self) -> FloatArray:
@@ -722,8 +723,8 @@ class _Window:
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
         steps, step_shares = combine_columns(paid.round(EVIDENCE_DECIMALS), leads)
         memory = np.array(_accumulate(steps.tolist(), self.starts_day.tolist(), self.state.memory))
-        lasting = self.lasting[self.day_of]
-        risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1] + lasting, 0)
+        carryover = self.carryover[self.day_of]
+        risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1] + carryover, 0)
         risks = risks.round(RISK_DECIMALS)
         maxima = np.zeros(len(self.days))
         maxima[0] = self.state.today_maximum if self.state.today_events else 0
@@ -822,7 +823,7 @@ class _Window:
         state.day, state.today_events = int(self.days[-1]), int(self.sizes[-1])
         state.today_maximum, state.memory = float(evidence.maxima[-1]), float(evidence.memory[-1])
         state.today_first_maximum = float(self.first_maxima[-1])
-        state.today_steps, state.lasting = int(self.day_steps[-1]), float(self.lasting[-2])
+        state.today_steps, state.carryover = int(self.day_steps[-1]), float(self.carryover[-2])
         state.forget_oldest()
 
     def _save_values(self, counts: FloatArray) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, TIME
+from morpheus.columns import RATE_PVALUE, RISK, TIME
 from morpheus.core.batch import (
     AlertBudgetReport,
     AlertCandidates,
@@ -37,6 +37,7 @@ from morpheus.models.calibration import (
     AlertBudget,
     AlertForecast,
     UserDays,
+    combine_pvalues,
     count_exceedances,
 )
 from morpheus.models.daily_usage import number_days
@@ -60,6 +61,8 @@ CANDIDATE_MARGIN = 10.0
 """Factor between the p-values of candidates and of alerts: the former are of one user alone."""
 BUCKET_DAYS = 7
 """Days of `--max_alerts_per_day` that a quiet time saves up."""
+MAX_BURST_PVALUE = 0.05
+"""P-value of a burst below which an event without risk can be part of an alert."""
 FIRST_USERS = 100
 """Number of user-days from which candidates are dropped before all users are complete."""
 ADAPTATION = 0.1
@@ -80,10 +83,11 @@ class Filter(Transform):
 
     With `--alerts_per_day`, an alert is a day of one user. Days are ranked by the probability that
     a usual day of the user has an event with such a `risk`; the user's own days and those of all
-    users count. The summary shows the expected number of alerts, with its 95 % interval, and the
-    actual number. `--max_alerts_per_day` also limits the actual number: what a quiet week leaves
-    can be used later. Stages between this one and `serialize` see all candidate events. On an input
-    without end, each event is judged at once, and the threshold follows the actual number.
+    users count. After `timeseries --detector=rate`, bursts count too. The summary shows the
+    expected number of alerts, with its 95 % interval, and the actual number.
+    `--max_alerts_per_day` also limits the actual number: what a quiet week leaves can be used
+    later. Stages between this one and `serialize` see all candidate events. On an input without
+    end, each event is judged at once, and the threshold follows the actual number.
 
     `--suppressions` drops events that analysts have judged benign, for the users and until the day
     that each suppression names. The summary counts the events that each suppression has dropped,
@@ -255,15 +259,24 @@ class CandidateFilter(Transform):
         dates, first = np.unique(days, return_inverse=True)
         maxima = np.zeros(len(dates))
         np.maximum.at(maxima, first, scores.risk)
+        bursts, day_bursts = _read_bursts(batch), np.full(len(dates), np.nan)
+        np.fmin.at(day_bursts, first, bursts)
         calibration = batch.fingerprint.calibration.day_maxima.astype(np.float64)
         candidates = AlertCandidates(
-            UserDays(calibration, maxima, dates),
-            *(scores.risk, days, scores.pvalue),
+            UserDays(calibration, maxima, dates, day_bursts),
+            *(scores.risk, days, combine_pvalues(scores.pvalue, bursts), bursts),
             *self.rules.match(batch.user, batch.table.to_frame()),
         )
-        yield mask_batch(
-            replace(batch, candidates=candidates), scores.risk > 0, collect_stats=collect_stats
-        )
+        mask = (scores.risk > 0) | (bursts < MAX_BURST_PVALUE)
+        yield mask_batch(replace(batch, candidates=candidates), mask, collect_stats=collect_stats)
+
+
+def _read_bursts(batch: Batch) -> NDArray[np.float64]:
+    """Return the p-values that `timeseries --detector=rate` has added; NaN without them."""
+    if RATE_PVALUE not in batch.table:
+        return np.full(batch.table.height, np.nan)
+    pvalues = batch.table[RATE_PVALUE].cast(pl.Float64).fill_null(float("nan"))
+    return np.asarray(pvalues.to_numpy())
 
 
 @dataclass(frozen=True)
@@ -299,6 +312,12 @@ class BudgetFilter(Transform):
     def flush(self, state: _BudgetState) -> Iterator[Batch]:
         """Return the events of the user-days that the budget allows."""
         budget = AlertBudget.fit(list(state.user_days.values()), self.alerts_per_day)
+        if state.lowest < budget.limit:
+            logger.warning(
+                "filter: candidates of the first users were dropped before the number of days was "
+                "known, and alerts of theirs may be missing. Use a larger --alerts_per_day with "
+                "--max_alerts_per_day."
+            )
         chosen = state.choose_days(budget, self.max_alerts_per_day)
         for number, batch in enumerate(state.batches, start=1):
             kept = state.keep_alerts(batch, chosen, budget)
@@ -375,11 +394,14 @@ class _BudgetState:
         ranked = sorted(
             (float(pvalue), int(day), user or "", user)
             for user, days in self.user_days.items()
-            for pvalue, day, risk in zip(
-                budget.pvalues(days, days.scored), days.dates, days.scored, strict=True
+            for pvalue, day, is_usual in zip(
+                budget.pvalues(days, days.scored, days.bursts),
+                days.dates,
+                (days.scored <= 0) & ~(days.bursts < MAX_BURST_PVALUE),
+                strict=True,
             )
-            # A day without risk has no event to show.
-            if risk > 0 and pvalue <= CANDIDATE_MARGIN * budget.limit
+            # A usual day has no event to show.
+            if not is_usual and pvalue <= CANDIDATE_MARGIN * budget.limit
         )
         below = [(user, day) for pvalue, day, _, user in ranked if pvalue <= budget.limit]
         allowed = set(below)
@@ -393,7 +415,8 @@ class _BudgetState:
         candidates = batch.candidates
         if candidates is None:
             return batch
-        pvalues = budget.pvalues(self.user_days[batch.user], candidates.risks)
+        user_days = self.user_days[batch.user]
+        pvalues = budget.pvalues(user_days, candidates.risks, candidates.bursts)
         days = candidates.days.tolist()
         is_alert = np.fromiter(((batch.user, day) in chosen.days for day in days), np.bool_)
         above = is_alert & (pvalues <= budget.limit)
