@@ -1,4 +1,8 @@
+import os
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from io import BytesIO
 from itertools import chain
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from morpheus.errors import RecordError
 from morpheus.sources.tabular import (
     Table,
+    _catch_panics,
     read_csv,
     read_csv_blocks,
     read_parquet,
@@ -180,9 +185,11 @@ def blocks_of(text: bytes, size: int) -> list[bytes]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def test_parquet_in_blocks_equals_parquet_read_at_once(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"a": [f"{n}" for n in range(1000)], "b": [{"c": n} for n in range(1000)]})
-    frame.write_parquet(tmp_path / "a.parquet", row_group_size=300)
+@pytest.mark.parametrize("group", [32, 64, 300, 1000])
+def test_parquet_in_blocks_equals_parquet_read_at_once(group: int, tmp_path: Path) -> None:
+    rows = {"a": [f"{n}" for n in range(1000)], "b": [{"c": n} for n in range(1000)]}
+    frame = pl.DataFrame({**rows, "d": [[n] * (n % 4) for n in range(1000)]})
+    frame.write_parquet(tmp_path / "a.parquet", row_group_size=group)
     tables = list(read_parquet_blocks(tmp_path / "a.parquet", 64))
     assert len(tables) > 3
     assert pl.concat([one.frame for one in tables]).equals(parquet(frame).frame)
@@ -295,6 +302,60 @@ def test_flipped_bits_in_parquet_are_refused_or_lose_no_row(
         refused += None in rows
     assert refused > 20
     assert "panicked" not in capfd.readouterr().err
+
+
+REPORT = """
+thread 'async-executor-0' (12263) panicked at crates/polars-arrow/src/bitmap/immutable.rs:329:9:
+assertion `left == right` failed
+  left: 3
+ right: 4
+"""
+BACKTRACE = """stack backtrace:
+   0: __rustc::rust_begin_unwind
+             at /rustc/library/std/src/panicking.rs:5
+note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.
+"""
+
+
+@pytest.mark.parametrize("report", [REPORT, REPORT + BACKTRACE])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (None, nullcontext()),
+        (pl.exceptions.PanicException("x"), pytest.raises(pl.exceptions.ComputeError, match="x")),
+        (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
+    ],
+)
+def test_other_text_between_reports_of_panics_is_shown_in_order(
+    error: BaseException | None,
+    expected: AbstractContextManager[object],
+    report: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with expected, _catch_panics():
+        for text in ("first\n", report, "  second\n", report, report, "third\n"):
+            os.write(2, text.encode())
+        if error:
+            raise error
+    os.write(2, b"fourth\n")
+    assert capfd.readouterr().err == "first\n  second\nthird\nfourth\n"
+
+
+def test_reports_of_panics_in_several_threads_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
+    def report(_: int) -> None:
+        with _catch_panics(), _catch_panics():
+            time.sleep(0.002)
+            os.write(2, REPORT.encode())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(report, range(8)))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_parquet_file_without_rows_has_its_columns_in_blocks(tmp_path: Path) -> None:
+    pl.DataFrame({"a": []}, schema={"a": pl.String}).write_parquet(tmp_path / "a.parquet")
+    [table] = read_parquet_blocks(tmp_path / "a.parquet", 64)
+    assert (table.frame.columns, table.frame.height) == (["a"], 0)
 
 
 def count_rows_or_lost(reads: Iterable[Iterable[Table]]) -> int | None:

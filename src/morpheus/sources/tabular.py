@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
-from threading import Lock
+from threading import RLock
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -59,6 +59,8 @@ _MAX_ROW_BYTES = 1 << 25
 """Bytes of a table after which a quote that is still open counts as not closed."""
 _MAX_STATED_ROWS = 1 << 40
 """Number of lost rows above which what a damaged file states is not believed."""
+_READ_BYTES, _MAX_READ_BLOCKS = 1 << 25, 1 << 8
+"""Size in memory, and number, of the blocks that are read from Parquet at a time."""
 _FEW_COLUMNS = 3
 """Number of columns up to which a line of text may have as many separators by chance."""
 _MIN_SIMILAR_LINES = 3
@@ -282,7 +284,7 @@ def read_parquet_blocks(
             stated, stored, size = _count_stated_rows(whole), get_file_size(local), 0
             limits.check_rows(stated, stored, path)
             scan = _select_wanted(whole, wanted_columns)
-            for frame in _collect_batches(scan, rows, stated):
+            for frame in _collect_blocks(scan, rows, stated):
                 size += _count_text_bytes(frame)
                 if size > limits.max_table(stored):
                     raise limits.make_error(path, limits.max_table(stored), stated - start)
@@ -361,25 +363,33 @@ def _count_text_bytes(frame: pl.DataFrame) -> int:
     return sum(map(int, sizes))
 
 
-def _collect_batches(scan: pl.LazyFrame, rows: int, stated: int) -> Iterator[pl.DataFrame]:
-    """Collect a table in batches. Polars ends early, without an error, where a file is damaged."""
-    if stated <= rows:
-        with _catch_panics():
-            whole = scan.collect()
-        yield whole
-        return
-    with _catch_panics():
-        batches = iter(scan.collect_batches(chunk_size=rows, maintain_order=True))
+def _collect_blocks(scan: pl.LazyFrame, rows: int, stated: int) -> Iterator[pl.DataFrame]:
+    """Collect a table in blocks. It may end early, without an error, where a file is damaged.
+
+    Each call to Polars ends before a block is returned: threads of `LazyFrame.collect_batches`
+    would read ahead, and report panics while nothing hides their reports. Several blocks are read
+    at a time, because a row group is decoded from its start each time.
+    """
+    start, size = 0, rows
     while True:
         with _catch_panics():
-            frame = next(batches, None)
-        if frame is None:
+            frame = scan.slice(start, size).collect()
+            if frame.height < min(size, stated - start):
+                time.sleep(_WAIT_SECONDS)  # a thread that panics may not have reported it yet
+        yield from frame.iter_slices(rows) if frame.height or start else [frame]
+        start += frame.height
+        if frame.height < size:
             return
-        yield frame
+        blocks = _READ_BYTES * frame.height // max(1, int(frame.estimated_size())) // rows
+        size = rows * max(1, min(blocks, _MAX_READ_BLOCKS))
 
 
-_STDERR_LOCK = Lock()
+_STDERR_LOCK = RLock()
 _MAX_WAITS, _WAIT_SECONDS = 20, 0.05
+_PANIC_REPORT = re.compile(
+    rb"\n?thread '[^\n]*' (?:\(\d+\) )?panicked at [^\n]*\n"  # and the message in the next line
+    rb"[^\n]*(?:\n(?:[ \t]*(?:\d+|at|left|right):? |note: |stack backtrace:)[^\n]*)*\n?"
+)
 
 
 @contextmanager
@@ -392,21 +402,15 @@ def _catch_panics() -> Iterator[None]:
         ComputeError: Polars panicked.
     """
     try:
-        if not _STDERR_LOCK.acquire(blocking=False):
+        with _STDERR_LOCK, _hide_panic_reports():
             yield
-            return
-        try:
-            with _hide_panic_reports():
-                yield
-        finally:
-            _STDERR_LOCK.release()
     except pl.exceptions.PanicException as panic:
         raise pl.exceptions.ComputeError(_first_line(panic)) from None
 
 
 @contextmanager
 def _hide_panic_reports() -> Iterator[None]:
-    """Collect what is written to stderr, and write it at the end unless it reports a panic."""
+    """Collect what is written to stderr, and write it at the end without reports of panics."""
     try:
         saved = os.dup(2)
     except OSError:  # stderr is closed
@@ -416,27 +420,33 @@ def _hide_panic_reports() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except BaseException:
+            _wait_for_reports(held.fileno())
+            raise
         finally:
-            text = _read_until_quiet(held.fileno())
             os.dup2(stderr.fileno(), 2)
-            if text and b"panicked at" not in text:
+            if text := _PANIC_REPORT.sub(b"", _read_all(held.fileno())):
                 stderr.write(text)
 
 
-def _read_until_quiet(file: int) -> bytes:
-    """Read what was written to a file. Other threads report the same panic a little later.
+def _wait_for_reports(file: int) -> None:
+    """Wait until no thread adds a report of a panic. Several may report the same one.
 
     Args:
-        file: Descriptor of the file. Its position is where the next report is written.
+        file: Descriptor of the file with the reports.
     """
-    text, before = b"", None
+    before = None
     for _ in range(_MAX_WAITS):
-        text = os.pread(file, os.fstat(file).st_size, 0)
+        text = _read_all(file)
         if text == before or b"panicked at" not in text:
-            return text
+            return
         before = text
         time.sleep(_WAIT_SECONDS)
-    return text
+
+
+def _read_all(file: int) -> bytes:
+    """Read a file, and keep its position, at which the next report is written."""
+    return os.pread(file, os.fstat(file).st_size, 0)
 
 
 def _wrong_row_number(found: int, stated: int) -> pl.exceptions.ComputeError:
