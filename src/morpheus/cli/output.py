@@ -209,6 +209,8 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     """Yield name and value of each line of the summary."""
     yield from _read_lines("Training", metrics.training)
     yield from _read_lines("Input", metrics.input)
+    for text in metrics.empty_features:
+        yield "  empty", text
     yield from _filter_lines(metrics)
     written = format_count(metrics.users.total(), "event")
     users = format_count(len(metrics.users.keys() - {None}), "user")

@@ -509,6 +509,7 @@ class RunMetrics:
         interrupted: Whether Ctrl+C or SIGTERM ended an unbounded input.
         population_sample: Sample of all users' histories. The source draws it before it returns the
             first batch, if `PipelineOptions.needs_population`.
+        empty_features: Features without a value in any event, in words.
         model_age: How old the fingerprints are; None if it is not known.
         saved_models: The fingerprints that were saved; None if none were.
         on_input: The source calls it with what it has read, before it returns the events. Raises an
@@ -533,6 +534,7 @@ class RunMetrics:
     cluster_stats: ClusterStats | None = field(default=None, compare=False)
     interrupted: bool = False
     population_sample: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    empty_features: tuple[str, ...] = ()
     model_age: ModelAge | None = field(default=None, compare=False)
     saved_models: SavedModels | None = field(default=None, compare=False)
     on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)

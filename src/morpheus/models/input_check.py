@@ -168,16 +168,19 @@ class InputCheck:
             )
         return age if self._training is None or age.days else None
 
-    def check_features(self, *, fail: bool) -> None:
+    def check_features(self, *, fail: bool) -> list[str]:
         """Look for features that have values in the training events or in the input, but not both.
 
         Args:
             fail: Raise an error. Else warn.
 
+        Returns:
+            The features of a log without a value in any event, in words, for the summary.
+
         Raises:
             UsageError: There are such features.
         """
-        self._check_empty(fail=fail)
+        notes = self._check_empty(fail=fail)
         lost, new = self._find_lost_features(), self._find_new_features()
         problems = []
         if lost:
@@ -191,14 +194,15 @@ class InputCheck:
                 "have one, so that every event would look new"
             )
         if not problems:
-            return
+            return notes
         message = f"train-ae: {'; and '.join(problems)}. Training and input must have the same "
         message += f"columns: check how the logs are exported, or give {self._list} without them"
         if fail:
             raise UsageError(f"{message}. `{self._continue}` continues.")
         logger.warning("%s.", message)
+        return notes
 
-    def _check_empty(self, *, fail: bool) -> None:
+    def _check_empty(self, *, fail: bool) -> list[str]:
         """Name the features that have no value in any event of the input or of the training files.
 
         Raises:
@@ -206,17 +210,19 @@ class InputCheck:
         """
         features, training = self._log_features, self._training
         empty = self.profile.events.find_empty(features)
-        self._report_empty(empty, "event of the input", self.profile.events, fail=fail)
+        notes = self._report_empty(empty, "event of the input", self.profile.events, fail=fail)
         if training is not None and training.num_events:
             names = training.find_empty(features)
             if names != empty or len(names) == len(features):
-                self._report_empty(names, "training event", training, fail=fail)
+                notes += self._report_empty(names, "training event", training, fail=fail)
+        return notes
 
     def _report_empty(
         self, names: Sequence[str], what: str, dataset: DatasetProfile, *, fail: bool
-    ) -> None:
+    ) -> list[str]:
+        """Return features without a value; warn if all of them have none, or one may be a typo."""
         if not names:
-            return
+            return []
         features = self._log_features
         filled = [name for name, count in dataset.value_counts.items() if count]
         others = [name for name in filled if name not in {*self.columns, ROW, INDEX, TIME}]
@@ -229,18 +235,16 @@ class InputCheck:
             if fail:
                 raise UsageError(f"{message}. `{self._continue}` continues.")
             logger.warning("%s.", message)
-            return
+            return []
         suggestions = {name: suggest(name, self.profile.unknown_columns) for name in names}
         hints = [f"{quote_backtick(name)}:{hint}" for name, hint in suggestions.items() if hint]
-        logger.warning(
-            "%s: no %s has a value in %d of %d features: %s.%s",
-            self._list,
-            what,
-            len(names),
-            len(features),
-            list_names(names),
-            "".join(f" {hint}" for hint in hints[:MAX_HINTS]),
-        )
+        found = f"no {what} has a value in {len(names)} of {len(features)} features"
+        found += f": {list_names(names)}"
+        # Most logs lack some features. There is no summary of a data frame.
+        if not hints and not self.is_frame:
+            return [found]
+        logger.warning("%s: %s.%s", self._list, found, "".join(f" {x}" for x in hints[:MAX_HINTS]))
+        return []
 
     @property
     def _list(self) -> str:

@@ -566,7 +566,8 @@ class TrainAe(Transform):
         )
         check.warn_unknown_users()
         metrics.model_age = check.find_age()
-        check.check_features(fail=self.options.missing_features == "fail")
+        fail = self.options.missing_features == "fail"
+        metrics.empty_features = tuple(check.check_features(fail=fail))
 
     def _is_first_check(self, profile: InputProfile) -> bool:
         """Return whether new files in a watched directory are the first with enough events."""
