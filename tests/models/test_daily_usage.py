@@ -23,6 +23,7 @@ from morpheus.models.daily_usage import (
     Usage,
     UsageState,
     combine_columns,
+    divide_evidence,
     hash_new_value,
     number_sessions,
 )
@@ -181,7 +182,7 @@ def test_parts_of_columns_add_up_to_what_earlier_events_add(events):
     scores = scorer.score(make_values(scorer, events), UsageState(), attribute=True)
     assert scores.memory_parts.sum(1) == pytest.approx(scores.memory)
     assert (scores.memory_parts >= 0).all()
-    assert scores.shares.sum(1) == pytest.approx(1)
+    assert scores.shares.sum(1)[scores.own > 0] == pytest.approx(1)
 
 
 def test_column_that_changes_each_day_raises_no_alarm():
@@ -210,8 +211,9 @@ def test_strange_day_is_learned_at_a_lower_weight():
 
 def test_columns_with_the_same_information_count_once():
     evidence = np.array([[4.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
-    once, shares = combine_columns(evidence, np.array([0, 0, 2]))
-    alone, _ = combine_columns(evidence[:, 1:], np.array([0, 1]))
+    once = combine_columns(evidence, np.array([0, 0, 2]))
+    alone = combine_columns(evidence[:, 1:], np.array([0, 1]))
+    shares = divide_evidence(evidence, np.array([0, 0, 2]))
     assert once == pytest.approx(alone)
     assert shares[:, 1].tolist() == [0, 0]
 
@@ -219,7 +221,7 @@ def test_columns_with_the_same_information_count_once():
 def test_one_decisive_column_is_enough_and_agreement_adds():
     columns = np.zeros((3, 10))
     columns[1, 0], columns[2, :5] = 12, 12
-    none, decisive, agreed = combine_columns(columns, np.arange(10))[0]
+    none, decisive, agreed = combine_columns(columns, np.arange(10))
     assert none == 0
     assert decisive > 12 - 2 * np.log(10)
     assert agreed > decisive + 2

@@ -20,7 +20,7 @@ def make_reason(**changes):
         "column": "agent",
         "value": "kali",
         "new": False,
-        "anomaly": 9.0,
+        "anomaly": 90.0,
         "risk": 9.0,
         "dominant_contribution": 9.0,
         "anomalous_before": 0,

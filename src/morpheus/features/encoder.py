@@ -186,7 +186,9 @@ class Number:
         numbers = _parse_numbers(values).fill_null(float("nan")).to_numpy()
         if len(self.quantiles) == 2:  # noqa: PLR2004 - two knots are a line
             width = self.quantiles[1] - self.quantiles[0]
-            scaled = self.z[0] + (numbers - self.quantiles[0]) / width * (self.z[1] - self.z[0])
+            with np.errstate(over="ignore"):
+                steps = (numbers - self.quantiles[0]) / width
+            scaled = self.z[0] + steps * (self.z[1] - self.z[0])
         else:
             scaled = np.interp(numbers, self.quantiles, self.z)
         scaled = np.nan_to_num(scaled)

@@ -228,8 +228,8 @@ def compare_with_others(
     return np.asarray(np.log(others) - np.log((1 - novelty) * own + novelty * others))
 
 
-def combine_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
-    """Combine the evidence of columns by a power mean of likelihood ratios.
+def combine_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> FloatArray:
+    """Combine the evidence of columns by a power mean of likelihood ratios, in nats, (B,).
 
     One decisive column is enough, and several that agree add. Columns with the same information
     count once.
@@ -237,21 +237,43 @@ def combine_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> tuple[Floa
     Args:
         evidence: Log-likelihood ratio of each column, in nats, (B, C).
         leads: For each column the first column with the same information, (C,).
-
-    Returns:
-        Evidence of the event in nats, (B,), and the part of each column in it as a weight, (B, C);
-        of columns with the same information the first has the weight.
     """
+    grouped = _group_columns(evidence, leads)
+    powers = np.exp(COLUMN_EXPONENT * np.minimum(grouped, MAX_EVIDENCE))
+    columns = np.count_nonzero(leads == np.arange(len(leads)))
+    combined = np.log(powers.sum(1) / columns) / COLUMN_EXPONENT
+    return np.asarray(combined.round(EVIDENCE_DECIMALS) + 0.0)
+
+
+def divide_evidence(evidence: FloatArray, leads: NDArray[np.intp]) -> FloatArray:
+    """Return the share of each column in the evidence of an event, (B, C).
+
+    It is in proportion to the positive part of the column's evidence. Of columns with the same
+    information the first has the share. Shares add up to 1; without positive evidence they are 0.
+
+    Args:
+        evidence: Log-likelihood ratio of each column, in nats, (B, C).
+        leads: For each column the first column with the same information, (C,).
+
+    >>> divide_evidence(np.array([[3.0, 3.0, 1.0, -2.0]]), np.array([0, 0, 2, 3])).tolist()
+    [[0.75, 0.0, 0.25, 0.0]]
+    """
+    positive = np.maximum(_group_columns(evidence, leads), 0)
+    total = positive.sum(1, keepdims=True)
+    return np.asarray(positive / np.where(total > 0, total, 1))
+
+
+def _group_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> FloatArray:
+    """Give the first of columns with the same information their maximum, the others -inf."""
     copies = np.flatnonzero(leads != np.arange(len(leads)))
-    if len(copies):
-        evidence = evidence.copy()
-        for column in copies:
-            lead = evidence[:, leads[column]]
-            np.maximum(lead, evidence[:, column], out=lead)
-        evidence[:, copies] = -np.inf
-    weights = np.exp(COLUMN_EXPONENT * np.minimum(evidence, MAX_EVIDENCE))
-    combined = np.log(weights.sum(1) / (len(leads) - len(copies))) / COLUMN_EXPONENT
-    return combined.round(EVIDENCE_DECIMALS) + 0.0, weights
+    if not len(copies):
+        return evidence
+    grouped = evidence.copy()
+    for column in copies:
+        lead = grouped[:, leads[column]]
+        np.maximum(lead, evidence[:, column], out=lead)
+    grouped[:, copies] = -np.inf
+    return grouped
 
 
 @dataclass(frozen=True)
@@ -512,9 +534,9 @@ class _Evidence:
         marginal: How much more likely a value is for another user, (B, C).
         conditional: -ln of the probability of a value given the other values of the event, (B, C).
         own: Evidence of the event itself, (B,).
-        shares: Weight of each column in it, (B, C).
+        columns: Evidence of each of its columns, (B, C).
         steps: What the event adds to the memory, or takes away, (B,).
-        step_shares: Weight of each column in it, (B, C).
+        step_columns: Evidence of each column in it, (B, C).
         memory: Memory before each event, and after the last one, (B + 1,).
         risks: Risk of each event, (B,).
         maxima: Highest risk of each day so far, (G,).
@@ -524,9 +546,9 @@ class _Evidence:
     marginal: FloatArray
     conditional: FloatArray
     own: FloatArray
-    shares: FloatArray
+    columns: FloatArray
     steps: FloatArray
-    step_shares: FloatArray
+    step_columns: FloatArray
     memory: FloatArray
     risks: FloatArray
     maxima: FloatArray
@@ -602,9 +624,9 @@ class _Window:
         marginal = np.append(usage.marginal, new)[self.ids]
         likely = (1 - usage.novelty) * values.probability + usage.novelty * self.others[self.ids]
         excess = self._exceed(values.number_error**2 - np.log(likely))
-        evidence, _ = combine_columns((marginal + excess).round(EVIDENCE_DECIMALS), usage.leads)
+        evidence = combine_columns((marginal + excess).round(EVIDENCE_DECIMALS), usage.leads)
         known = np.where(usage.is_unknown(values.keys), 0, marginal).round(EVIDENCE_DECIMALS)
-        self._find_carryover(combine_columns(known, usage.leads)[0])
+        self._find_carryover(combine_columns(known, usage.leads))
         self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
         np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
         maxima = self.scorer.maxima
@@ -719,9 +741,10 @@ class _Window:
         conditional = values.number_error**2 - np.log((1 - novelty) * likely + novelty * others)
         leads = self.scorer.usage.leads
         columns = (marginal + self._exceed(conditional)).round(EVIDENCE_DECIMALS)
-        evidence, shares = combine_columns(columns, leads)
+        evidence = combine_columns(columns, leads)
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
-        steps, step_shares = combine_columns(paid.round(EVIDENCE_DECIMALS), leads)
+        step_columns = paid.round(EVIDENCE_DECIMALS)
+        steps = combine_columns(step_columns, leads)
         memory = np.array(_accumulate(steps.tolist(), self.starts_day.tolist(), self.state.memory))
         carryover = self.carryover[self.day_of]
         risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1] + carryover, 0)
@@ -730,8 +753,8 @@ class _Window:
         maxima[0] = self.state.today_maximum if self.state.today_events else 0
         np.maximum.at(maxima, self.day_of, risks)
         return _Evidence(
-            *(known, marginal, conditional, evidence, shares),
-            *(steps, step_shares, memory, risks, maxima),
+            *(known, marginal, conditional, evidence, columns),
+            *(steps, step_columns, memory, risks, maxima),
         )
 
     def _find_repeated(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -770,7 +793,10 @@ class _Window:
         own = RISK_PER_NAT * np.maximum(evidence.own, 0)
         incident = self._running_maxima(risks)
         unknown = self.scorer.usage.is_unknown(self.values.keys)
-        parts = self._divide_memory(evidence) if attribute else np.empty((len(risks), 0))
+        shares = parts = np.empty((len(risks), 0))
+        if attribute:
+            shares = divide_evidence(evidence.columns, self.scorer.usage.leads)
+            parts = self._divide_memory(evidence)
         return DailyScores(
             risks,
             np.minimum(own.round(RISK_DECIMALS), risks),
@@ -779,7 +805,7 @@ class _Window:
             self.rank(incident, self.day_of, evidence.maxima),
             unknown & (evidence.known.shares[self.day_of[:, None], self.ids] == 0),
             evidence.marginal,
-            _normalise(evidence.shares) if attribute else np.empty((len(risks), 0)),
+            shares,
             evidence.memory[:-1],
             parts,
         )
@@ -796,10 +822,11 @@ class _Window:
 
     def _divide_memory(self, evidence: _Evidence) -> FloatArray:
         """Divide the memory before each event among the columns, (B, C)."""
-        parts = np.empty_like(evidence.shares)
+        parts = np.empty_like(evidence.columns)
         current = self.state.memory_parts
         current = np.zeros(len(self.scorer.usage.offsets)) if current is None else current
-        memory, shares = evidence.memory, _normalise(evidence.step_shares)
+        memory = evidence.memory
+        shares = divide_evidence(evidence.step_columns, self.scorer.usage.leads)
         for event, step in enumerate(evidence.steps):
             current = np.zeros(len(current)) if self.starts_day[event] else current
             parts[event] = current
@@ -863,11 +890,6 @@ def _accumulate(steps: Sequence[float], starts_day: Sequence[bool], start: float
         elif start > MEMORY_LIMIT:
             start = MEMORY_LIMIT
     return [*memory, start]
-
-
-def _normalise(weights: FloatArray) -> FloatArray:
-    """Return weights that add up to 1 in each row."""
-    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def number_days(times: pl.Series, timezone: str = "UTC") -> IntArray:

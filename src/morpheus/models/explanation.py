@@ -20,7 +20,7 @@ from morpheus.models.profile import SCOPE_OWN, ModelCard
 from morpheus.text import escape_control, quote_backtick
 
 SECONDS_PER_DAY = 86400
-MIN_REPORTED = 2.0
+MIN_REPORTED = 10.0
 """Minimum anomaly of a column that is reported."""
 MIN_CONTEXT_SHARE = 0.25
 """Share of the risk from which the context is part of the reason."""
@@ -248,12 +248,12 @@ def render_reason(explanation: Explanation, max_columns: int) -> str:
         max_columns: Maximum number of columns in the sentence.
 
     >>> bits = {"bits": 8.97, "typical_bits": 0.2, "likelihood_ratio_bits": 3.0}
-    >>> parts = {"anomaly": 9, "risk": 9, "dominant_contribution": 9, "anomalous_before": 0}
+    >>> parts = {"anomaly": 90, "risk": 90, "dominant_contribution": 9, "anomalous_before": 0}
     >>> rest = {"redundant_columns": (), "probability": 0.002, "marginal_dominates": False}
     >>> value = {"column": "userAgent", "value": "Boto3 on Kali", "new": True}
     >>> agent = ColumnReason(**value, **bits, **parts, **rest, distance=None, expected=())
     >>> alone, own = ContextContribution(9, 9, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
-    >>> render_reason(Explanation.from_columns(9.0, (agent,), alone, own), 3)
+    >>> render_reason(Explanation.from_columns(90.0, (agent,), alone, own), 3)
     'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
     """
     context = explanation.preceding

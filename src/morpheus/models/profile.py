@@ -30,6 +30,7 @@ from morpheus.models.daily_usage import (
     EventValues,
     Usage,
     combine_columns,
+    divide_evidence,
     encode_keys,
 )
 from morpheus.models.scoring import CONDITIONAL_STD_FLOOR, BaselineStats, MaskedPredictions
@@ -402,8 +403,8 @@ class ScoringParts:
         )
         excess = self.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
         columns = (marginal + excess).round(EVIDENCE_DECIMALS)
-        evidence, weights = combine_columns(columns, self.usage.leads)
-        shares = weights / weights.sum(1, keepdims=True)
+        evidence = combine_columns(columns, self.usage.leads)
+        shares = divide_evidence(columns, self.usage.leads)
         risks = RISK_PER_NAT * np.maximum(evidence, 0)[:, None] * shares
         return np.asarray(risks.round(RISK_DECIMALS))
 
