@@ -14,7 +14,7 @@ import numpy as np
 from figures.table import Table
 from numpy.typing import NDArray
 
-from morpheus.models import daily_usage
+from morpheus.models import daily_usage, scoring
 from morpheus.models.population import Population
 from morpheus.models.scoring import BaselineStats
 from quality import chain
@@ -39,7 +39,8 @@ def changed(owner: object, name: str, value: object) -> Iterator[None]:
 
 def constant(name: str, value: float) -> Change:
     """Return a change of a constant of the formula."""
-    return partial(changed, daily_usage, name, value)
+    module = daily_usage if hasattr(daily_usage, name) else scoring
+    return partial(changed, module, name, value)
 
 
 def without_network() -> AbstractContextManager[None]:

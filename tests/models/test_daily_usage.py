@@ -11,25 +11,27 @@ from hypothesis import strategies as st
 from morpheus.core.state import decode_state, encode_state
 from morpheus.models import daily_usage
 from morpheus.models.daily_usage import (
-    MAX_NOVELTY,
     MEMORY_LIMIT,
-    MIN_PVALUE,
-    RISK_PER_NAT,
     DailyScorer,
     DailyScores,
     EventValues,
-    PValues,
     RecentCounter,
-    Usage,
     UsageState,
-    combine_columns,
-    divide_evidence,
     hash_new_value,
-    number_sessions,
 )
 from morpheus.models.fit import limit_by_day
 from morpheus.models.population import Population
-from morpheus.models.scoring import BaselineStats
+from morpheus.models.scoring import (
+    MAX_NOVELTY,
+    MIN_PVALUE,
+    RISK_PER_NAT,
+    BaselineStats,
+    PValues,
+    Usage,
+    combine_columns,
+    divide_evidence,
+    number_sessions,
+)
 from morpheus.stages.add_scores import ScoreState
 from people import COLUMNS, day, fingerprint, times
 

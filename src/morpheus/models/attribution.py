@@ -32,13 +32,7 @@ from morpheus.features.encoder import (
     Number,
     expand_z,
 )
-from morpheus.models.daily_usage import (
-    RISK_DECIMALS,
-    RISK_PER_NAT,
-    DailyScores,
-    FloatArray,
-    RecentCounter,
-)
+from morpheus.models.daily_usage import DailyScores, RecentCounter
 from morpheus.models.explanation import (
     MIN_REPORTED,
     ColumnReason,
@@ -52,6 +46,9 @@ from morpheus.models.explanation import (
 from morpheus.models.profile import Fingerprint, ScoringParts, Surprise
 from morpheus.models.scoring import (
     CONDITIONAL_STD_FLOOR,
+    RISK_DECIMALS,
+    RISK_PER_NAT,
+    FloatArray,
     MaskedPredictions,
     MaskedPredictor,
     mixture_probability,

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.models.daily_usage import TAIL_DAYS, TAIL_DECADE
+from morpheus.models.scoring import TAIL_DAYS, TAIL_DECADE
 
 MAX_SCORES = 1000
 """Maximum number of scores kept, as evenly spaced quantiles."""

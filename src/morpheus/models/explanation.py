@@ -15,8 +15,8 @@ from typing import Self
 
 import msgspec
 
-from morpheus.models.daily_usage import RISK_DECIMALS
 from morpheus.models.profile import SCOPE_OWN, ModelCard
+from morpheus.models.scoring import RISK_DECIMALS
 from morpheus.text import escape_control, quote_backtick
 
 SECONDS_PER_DAY = 86400

@@ -30,14 +30,7 @@ from morpheus.features.encoder import (
 )
 from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.calibration import CalibrationSet, ModelSummary
-from morpheus.models.daily_usage import (
-    DailyScorer,
-    EventValues,
-    Usage,
-    UsageState,
-    number_days,
-    number_sessions,
-)
+from morpheus.models.daily_usage import DailyScorer, EventValues, UsageState
 from morpheus.models.population import Population
 from morpheus.models.profile import (
     SCOPE_GLOBAL,
@@ -52,7 +45,13 @@ from morpheus.models.profile import (
     measure_oov_rates,
     raw_losses,
 )
-from morpheus.models.scoring import BaselineStats, MaskedPredictions
+from morpheus.models.scoring import (
+    BaselineStats,
+    MaskedPredictions,
+    Usage,
+    number_days,
+    number_sessions,
+)
 from morpheus.models.training import (
     EPOCHS,
     Trainer,

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import FIRST_CODE, MISSING
-from morpheus.models.daily_usage import NOVELTY_DECAY, number_days, number_sessions
+from morpheus.models.scoring import NOVELTY_DECAY, number_days, number_sessions
 
 SMOOTHING = 0.1
 """Share of the probability that is spread equally over all values, also values never seen."""

@@ -21,19 +21,18 @@ from morpheus.features.derived import DERIVED_VERSION
 from morpheus.features.encoder import UNKNOWN, EncodedRows, Encoder, Number
 from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig
 from morpheus.models.calibration import CalibrationSet, ModelSummary
-from morpheus.models.daily_usage import (
+from morpheus.models.daily_usage import ColumnValues, DailyScorer, EventValues, encode_keys
+from morpheus.models.scoring import (
+    CONDITIONAL_STD_FLOOR,
     EVIDENCE_DECIMALS,
     RISK_DECIMALS,
     RISK_PER_NAT,
-    ColumnValues,
-    DailyScorer,
-    EventValues,
+    BaselineStats,
+    MaskedPredictions,
     Usage,
     combine_columns,
     divide_evidence,
-    encode_keys,
 )
-from morpheus.models.scoring import CONDITIONAL_STD_FLOOR, BaselineStats, MaskedPredictions
 from morpheus.models.training import iter_fixed_batches
 from morpheus.text import quote_backtick
 

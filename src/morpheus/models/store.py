@@ -29,7 +29,6 @@ from morpheus.features.encoder import Category, Column, Encoder, Number
 from morpheus.models.autoencoder import Autoencoder, NetworkConfig
 from morpheus.models.batched_training import require_torch
 from morpheus.models.calibration import CalibrationSet
-from morpheus.models.daily_usage import Usage
 from morpheus.models.profile import (
     Fingerprint,
     InputSpec,
@@ -37,7 +36,7 @@ from morpheus.models.profile import (
     Network,
     make_network_config,
 )
-from morpheus.models.scoring import BaselineStats, compute_offsets
+from morpheus.models.scoring import BaselineStats, Usage, compute_offsets
 from morpheus.storage.folder import Location, Store, open_store
 
 INDEX_FILE = "index.json"

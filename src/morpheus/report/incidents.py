@@ -19,8 +19,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, ExplanationColumns
-from morpheus.models.daily_usage import number_days
 from morpheus.models.explanation import Explanation
+from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import (
     FLAGGED,
     IDENTITY_SCALE,

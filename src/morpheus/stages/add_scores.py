@@ -28,7 +28,8 @@ from morpheus.core.stage import (
 )
 from morpheus.core.state import State
 from morpheus.errors import UsageError
-from morpheus.models.daily_usage import DailyScores, UsageState, number_days
+from morpheus.models.daily_usage import DailyScores, UsageState
+from morpheus.models.scoring import number_days
 from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)

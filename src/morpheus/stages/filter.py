@@ -40,7 +40,7 @@ from morpheus.models.calibration import (
     combine_pvalues,
     count_exceedances,
 )
-from morpheus.models.daily_usage import number_days
+from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays
 from morpheus.sources.pseudonyms import is_pseudonym
 from morpheus.stages.add_scores import (
