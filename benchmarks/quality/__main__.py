@@ -39,8 +39,30 @@ HEAD = """# Detection quality
 How well each score finds labelled incidents, compared with other detectors. Then: how good the
 explanations and the alert budget are.
 
+## Which score to use
+
+| you want | use |
+| --- | --- |
+| one list of all users' events, most unusual first | `risk` |
+| few alerts | `filter --alerts_per_day`: user-days by their highest `risk` |
+| to rank or colour user-days | `incident_score`, or `severity` from 0 to 100 |
+| a probability | `pvalue`: how many usual days of the user have such a risk |
+| what the lessons show; one user; a log without days | `ae_anomaly_score` |
+| bursts of usual events | `timeseries --detector=rate`, before `filter` |
+
+**What is not seen.** Usual actions at usual hours from usual places, whoever does them. A single
+event that differs in nothing but its time, unless an hour is among the features. A change on the
+first day of a user. Silence.
+
+**Where we lose.** On the commits, an impostor who stays for weeks is learned in part; counting
+frequencies with held-out z-scores ranks these events better. On the console sessions, one user
+with nobody to compare with, the mean of a session by naive Bayes ranks events better; at one
+alert a week, `incident_score` finds more. Days of the console sessions have low p-values too
+often. In companies, summed frequencies rank days as well.
+
 `make quality` (`python benchmarks/quality`) writes this page. Every detector gets the same rows
-and columns, trains on the history only, and is evaluated by the same code.
+and columns, trains on the history only, and is evaluated by the same code. Settings were chosen on
+other seeds: [how `risk` is computed](decisions/005-risk.md) says on which.
 
 How to read the tables: figures are means over the seeds, ± their standard deviation. Without ±,
 all seeds give the same figure. The best figure of a column is bold. The last row, "ahead of the
