@@ -48,6 +48,7 @@ FEATURES = "\n".join(
     (
         *("eventName", "eventSource", "sourceIPAddress", "userAgent", "logcount"),
         *("locincrement", "errorclass", "new:eventName", "new:addressnetwork", "new:agentfamily"),
+        *("previous:eventName", "previous:errorclass"),
     )
 )
 SCORES = ("ae_anomaly_score", "risk", "incident_score", "pvalue", "severity")
@@ -231,6 +232,7 @@ def test_daily_runs_and_a_watched_folder_give_what_one_run_gives_for_a_fleet(
     assert once[ROLE].null_count() == len(fleet.days)
     new = ("new:eventName", "new:addressnetwork", "new:agentfamily")
     assert "True" in set().union(*(once[name].to_list() for name in new))
+    assert once["eventName"].n_unique() > once["previous:eventName"].n_unique() // 2 > 5
     assert once["logcount"].cast(pl.Int64).max() > 3
     require_equal(fleet.run_daily(tmp_path, tmp_path / "state.db"), once)
     require_equal(fleet.run_watching(tmp_path, monkeypatch), once)

@@ -18,6 +18,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
 from morpheus.sources.from_file import FromAzure, FromDuo, FromFile
 from morpheus.sources.json_records import flatten_name
+from morpheus.sources.log_format import resolve_derived, split_prefix
 from morpheus.sources.schema_file import list_builtin_schemas, load_schema
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess
@@ -58,11 +59,22 @@ def test_every_feature_is_a_log_or_derived_column(schema: str) -> None:
         *about.log_format.derived_columns,
         *about.log_format.fallbacks,
     }
-    bare = {name.removeprefix("new:") for name in about.features}
+    bare = {split_prefix(name)[1] for name in about.features}
     needs = {need for one in about.log_format.derived_columns.values() for need in one.inputs}
     rules = {name for rule in about.log_format.actor_rules for name in rule.columns}
     assert bare | needs | rules | set(about.log_format.context_columns) <= known
     assert {about.log_format.time_column, about.log_format.user_column} <= known
+
+
+@pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])
+def test_every_feature_has_a_previous_value(schema: str) -> None:
+    about = load_schema(schema)
+    form, user = about.log_format, about.log_format.user_column
+    bare = tuple(split_prefix(name)[1] for name in about.features)
+    previous = tuple(f"previous:{name}" for name in bare)
+    assert set(resolve_derived(previous, form.derived_columns)) >= set(previous)
+    wanted = set(form.columns_to_read(bare, user)) - set(form.derived_columns)
+    assert set(form.columns_to_read(previous, user)) >= wanted
 
 
 @pytest.mark.parametrize("schema", [*list_builtin_schemas(), *map(str, EXAMPLES)])

@@ -189,7 +189,10 @@ def test_implausible_training_events_do_not_move_the_history(tmp_path: Path) -> 
     assert metrics.training.implausible == 1
 
 
-HOURS = {"columns": ("hourkind", "hourofweek", "logcount"), "timezone": "Europe/Berlin"}
+HOURS = {
+    "columns": ("hourkind", "hourofweek", "logcount", "previous:id"),
+    "timezone": "Europe/Berlin",
+}
 
 
 @pytest.mark.parametrize(
@@ -216,8 +219,11 @@ def test_days_of_counters_are_local(tmp_path: Path) -> None:
     times = ["2024-05-31T21:00:00Z", "2024-05-31T21:59:00Z", "2024-05-31T22:00:00Z"]
     [batch], _ = read(FromAzure, tmp_path, times, options=HOURS)
     assert batch.table["logcount"].to_list() == [0, 1, 0]
+    ids = batch.table["id"].to_list()
+    assert batch.table["previous:id"].to_list() == [None, ids[0], None]
     [batch], _ = read(FromAzure, tmp_path, times, options=HOURS | {"timezone": "UTC"})
     assert batch.table["logcount"].to_list() == [0, 1, 2]
+    assert batch.table["previous:id"].to_list() == [None, *ids[:2]]
 
 
 def test_times_of_tables_are_judged_as_in_json(tmp_path: Path) -> None:

@@ -200,6 +200,17 @@ def test_derived_columns_are_computed_from_original_values(logs: Path) -> None:
     assert hidden["sourceIPAddress"].n_unique() == plain["sourceIPAddress"].n_unique()
 
 
+def test_previous_values_of_a_replaced_column_are_pseudonyms(logs: Path) -> None:
+    replaced = ("sourceIPAddress", "addressnetwork")
+    features = (*FEATURES, *(f"previous:{name}" for name in replaced))
+    hidden = join(read(logs, make_options(logs, ",".join(replaced), columns=features)))
+    for name in replaced:
+        values = hidden[f"previous:{name}"].drop_nulls()
+        assert len(values) > len(hidden) // 2
+        assert all(map(is_pseudonym, values))
+        assert set(values) <= set(hidden[name])
+
+
 def test_a_derived_column_can_itself_be_replaced(logs: Path) -> None:
     hidden = join(read(logs, make_options(logs, "addressnetwork")))
     plain = join(read(logs, make_options(logs)))
@@ -297,6 +308,7 @@ def test_a_key_that_differs_between_machines_is_rejected(logs: Path) -> None:
         ("eventID", "by which copies are recognised"),
         ("logcount", "computed from many events"),
         ("new:addressnetwork", "computed from many events"),
+        ("previous:addressnetwork", "computed from many events"),
     ],
 )
 def test_a_column_that_cannot_be_replaced_is_rejected(

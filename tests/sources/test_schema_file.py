@@ -153,6 +153,22 @@ doors = { derive = "distinct", of = ["what", "who.card"] }
     ]
 
 
+def test_schema_names_previous_values_by_path_and_keeps_their_type(tmp_path: Path) -> None:
+    features = '"previous:who.card", "previous:new:what", "previous:code", "new:code"'
+    about = SMALL.replace('"what"', features) + "[columns]\ncode = { kind = 'category' }\n"
+    door = written(tmp_path / "door.toml", about)
+    records = [{**record, "code": n} for n, record in enumerate(RECORDS)]
+    [batch] = read(door, written(tmp_path / "a.jsonl", lines(records)))
+    names = ("previous:whocard", "previous:new:what", "previous:code")
+    assert batch.table.to_frame().select(names).rows() == [
+        (None, None, None),
+        ("c", "False", "0"),
+        ("c", "False", "1"),
+    ]
+    types = load_schema(str(door)).column_types
+    assert types == {"code": "category", "previous:code": "category"}
+
+
 def test_schema_defines_actor_rules(tmp_path: Path) -> None:
     about = (
         SMALL

@@ -37,7 +37,13 @@ COLUMNS = {
     "locincrement": distinct_count_today("city", "verb", joined=True),
     "pair": map_values(lambda city, verb: f"{city}-{verb}" if verb else None, "city", "verb"),
 }
-DERIVED = resolve_derived(["logcount", "locincrement", "new:pair", "new:city"], COLUMNS)
+DERIVED = resolve_derived(
+    [
+        *("logcount", "locincrement", "new:pair", "new:city"),
+        *("previous:pair", "new:previous:verb", "previous:new:city"),
+    ],
+    COLUMNS,
+)
 SCHEMA: dict[str, Any] = {
     INDEX: pl.Int64,
     "id": pl.String,
@@ -171,6 +177,25 @@ def test_runs_with_saved_state_give_what_one_run_gives(
     assert runs.input.duplicates == once.input.duplicates
     for frame in handed.values():
         assert frame[ROW].to_list() == list(range(frame.height))
+
+
+def test_columns_computed_from_other_derived_columns_continue_in_daily_runs() -> None:
+    # City v and verb list are on the first and the last days; w and del are new on the latter.
+    cities = ("yvyxz", "xyyxz", "vwyxz")
+    verbs = ("get get put list get", "put put get get put", "get del put list get")
+    events = [
+        Event(24 * day + hour, "ann", city, verb, 5 * day + hour + 1)
+        for day in range(12)
+        for part in [(day > 0) + (day > 9)]
+        for hour, (city, verb) in enumerate(zip(cities[part], verbs[part].split(), strict=True))
+    ]
+    whole = read(partition_of(events), RunMetrics())
+    for width in (1, 5, 14):
+        cuts = [[*events[at : at + width]] for at in range(0, len(events), width)]
+        handed, _ = read_in_runs([partition_of(piece) for piece in cuts], RunMetrics())
+        assert_equal(handed, whole)
+    for name in ("new:previous:verb", "previous:new:city"):
+        assert set(whole["ann"][name]) == {"True", "False", None}
 
 
 @settings(deadline=None, max_examples=25)

@@ -7,7 +7,7 @@ classifiers cover AWS, Entra ID and Duo logs; log formats select them by name in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -21,6 +21,8 @@ USER = "_user_"
 """Column of the user in the frames that columns are derived from."""
 NOVELTY_PREFIX = "new:"
 """Prefix of columns that say whether a value is new to its user, as in `new:userAgent`."""
+PREVIOUS_PREFIX = "previous:"
+"""Prefix of columns with the value of the user's previous event, as in `previous:eventName`."""
 NOVELTY_TTL = timedelta(days=90)
 """A value that a user has not had for this time is new again."""
 NOVELTY_WARMUP = timedelta(days=7)
@@ -94,6 +96,18 @@ def is_new_value(column: str) -> DerivedColumn:
     return DerivedColumn((column,), partial(_is_new_value, column=column))
 
 
+def previous_value(column: str) -> DerivedColumn:
+    """Return the value that the user's previous event of the same day had; else null."""
+    return DerivedColumn((column,), partial(_previous_value, column=column))
+
+
+PREFIX_FUNCTIONS: Mapping[str, Callable[[str], DerivedColumn]] = {
+    NOVELTY_PREFIX: is_new_value,
+    PREVIOUS_PREFIX: previous_value,
+}
+"""Functions that derive a column from any other one, by the prefix of the derived column."""
+
+
 def _log_count(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.int_range(pl.len(), dtype=pl.Int64).over(USER, _DAY)).to_series()
 
@@ -158,6 +172,10 @@ def _is_new_value(frame: pl.DataFrame, column: str) -> pl.Series:
     warmed_up = pl.col(TIME) - pl.col(TIME).first().over(USER) > NOVELTY_WARMUP
     new = (forgotten & warmed_up).cast(pl.String).str.to_titlecase()
     return frame.select(pl.when(pl.col(column).is_not_null()).then(new)).to_series()
+
+
+def _previous_value(frame: pl.DataFrame, column: str) -> pl.Series:
+    return frame.select(pl.col(column).shift().over(USER, _DAY)).to_series()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,12 @@ from morpheus.columns import (
     EvidenceQuery,
     LogDescription,
 )
-from morpheus.features.derived import NOVELTY_PREFIX, NOVELTY_TTL, USER, DerivedColumn, is_new_value
+from morpheus.features.derived import (
+    NOVELTY_TTL,
+    PREFIX_FUNCTIONS,
+    USER,
+    DerivedColumn,
+)
 from morpheus.sources.envelopes import Envelope, OtherKind, RecordFinder
 from morpheus.sources.group_by_user import UUID_PATTERN, RecordOrder
 from morpheus.sources.json_records import (
@@ -286,10 +291,22 @@ def _parse_template(template: str) -> Iterable[pl.Expr]:
 
 _POSITION = "_at_"
 _FIRST_TIME = "_earlier_"
+_STORED = "_stored_"
+"""Prefix of derived columns in recent rows; alone, the column that marks these rows."""
 _LATE_WINDOW = timedelta(days=2)
 """How late events may arrive. The rows of this time are kept for counts within a day."""
 _MAX_RECENT_ROWS = 250_000
 """Maximum number of rows kept per user, in addition to the first."""
+
+
+def split_prefix(name: str) -> tuple[str, str]:
+    """Return the prefix of a derived column and the name without it; the prefix may be empty.
+
+    >>> split_prefix("previous:new:userAgent"), split_prefix("userAgent")
+    (('previous:', 'new:userAgent'), ('', 'userAgent'))
+    """
+    prefix = next(filter(name.startswith, PREFIX_FUNCTIONS), "")
+    return prefix, name.removeprefix(prefix)
 
 
 def resolve_derived(
@@ -299,13 +316,15 @@ def resolve_derived(
 
     Args:
         names: Names of features.
-        available: Derived columns of the log format, by name. `new:` columns need no entry.
+        available: Derived columns of the log format, by name. Columns with a prefix, such as
+            `new:`, need no entry.
     """
     found: dict[str, DerivedColumn] = {}
     for name in names:
         column = available.get(name)
-        if column is None and name.startswith(NOVELTY_PREFIX):
-            column = is_new_value(name.removeprefix(NOVELTY_PREFIX))
+        prefix, base = split_prefix(name)
+        if column is None and prefix:
+            column = PREFIX_FUNCTIONS[prefix](base)
         if column is not None:
             found |= {**resolve_derived(column.inputs, available), name: column}
     return found
@@ -322,7 +341,8 @@ class RecentRows:
     """Earlier events that derived columns depend on.
 
     Attributes:
-        frame: `USER`, `TIME` and the input columns, in time order per user; None for no events.
+        frame: `USER`, `TIME`, the input columns, and the derived columns that others are computed
+            from, in time order per user; None for no events.
     """
 
     frame: pl.DataFrame | None = None
@@ -367,21 +387,41 @@ class DerivedFeatures:
             for name, column in self.derived_columns.items()
             if self._can_derive(name, events)
         }
+        if len(derived) < len(self.derived_columns):
+            return replace(self, derived_columns=derived).add(events, history, recent)
         if not derived:
             return events
         now = self._select_inputs(events)
         before = None if recent is None or recent.frame is None else _align(recent.frame, now)
         earlier = self._select_earlier_rows(events, history, before)
-        rows = pl.concat([earlier, now]).with_row_index(_POSITION).sort(TIME, maintain_order=True)
-        rows = self._convert_time_zone(rows, self.timezone)
-        for name, column in derived.items():
-            rows = rows.with_columns(column.compute(rows).alias(name))
+        rows = pl.concat([earlier, now], how="diagonal").with_row_index(_POSITION)
+        rows = self._convert_time_zone(rows.sort(TIME, maintain_order=True), self.timezone)
+        for name in derived:
+            rows = rows.with_columns(self._compute(name, rows).alias(name))
         rows = self._convert_time_zone(rows, "UTC")
         if recent is not None:
             recent.frame = self._keep_recent(rows, now.columns, before)
         computed = rows.filter(pl.col(_POSITION) >= earlier.height).sort(_POSITION)
         names = [name for name in events.columns if name not in derived and name != TIME]
         return events.select(names).hstack(computed.select(*derived, TIME))
+
+    @cached_property
+    def _stored_columns(self) -> tuple[str, ...]:
+        """Return the derived columns that are stored with recent rows.
+
+        Others are computed from them, and they depend on rows that are no longer among the recent
+        ones, so that they cannot be computed again.
+        """
+        inputs = {name for column in self.derived_columns.values() for name in column.inputs}
+        columns = self.derived_columns.items()
+        return tuple(name for name, column in columns if name in inputs and not column.per_value)
+
+    def _compute(self, name: str, rows: pl.DataFrame) -> pl.Series:
+        values = self.derived_columns[name].compute(rows)
+        if name not in self._stored_columns or _STORED not in rows.columns:
+            return values
+        stored = pl.col(_STORED + name).cast(values.dtype)
+        return rows.select(pl.when(_STORED).then(stored).otherwise(values)).to_series()
 
     def _convert_time_zone(self, rows: pl.DataFrame, timezone: str) -> pl.DataFrame:
         """Change the time zone in which times are shown; they stay the same moments."""
@@ -404,6 +444,7 @@ class DerivedFeatures:
             pl.col(self.user).alias(USER),
             TIME,
             *map(column, list_input_columns(self.derived_columns)),
+            *(pl.lit(None, pl.String).alias(_STORED + name) for name in self._stored_columns),
         )
 
     def _select_earlier_rows(
@@ -425,7 +466,9 @@ class DerivedFeatures:
             return earlier
         known = recent.join(first, on=USER, how="semi", nulls_equal=True, maintain_order="left")
         new = earlier.join(known, on=USER, how="anti", nulls_equal=True, maintain_order="left")
-        return pl.concat([new, known])
+        if self._stored_columns:
+            known = known.with_columns(pl.lit(value=True).alias(_STORED))
+        return pl.concat([new, known], how="diagonal")
 
     def _keep_recent(
         self, rows: pl.DataFrame, names: list[str], recent: pl.DataFrame | None
@@ -446,7 +489,10 @@ class DerivedFeatures:
         values = [pl.col(TIME).max().over(USER, name) for name in inputs if name in rows.columns]
         latest = [(last == pl.col(TIME)) & (age <= NOVELTY_TTL) for last in values]
         first = pl.col(TIME) == pl.col(TIME).min().over(USER)
-        kept = rows.filter(pl.any_horizontal(age <= _LATE_WINDOW, first, *latest)).select(names)
+        kept = rows.filter(pl.any_horizontal(age <= _LATE_WINDOW, first, *latest))
+        kept = kept.with_columns(
+            pl.col(name).cast(pl.String).alias(_STORED + name) for name in self._stored_columns
+        ).select(names)
         if kept.height > _MAX_RECENT_ROWS:
             later = pl.int_range(pl.len()).reverse().over(USER)
             earlier = pl.int_range(pl.len()).over(USER)

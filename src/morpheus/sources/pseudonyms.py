@@ -22,9 +22,9 @@ import polars as pl
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, INDEX, TIME
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.features.derived import NOVELTY_PREFIX, DerivedColumn
+from morpheus.features.derived import DerivedColumn
 from morpheus.sources.json_records import flatten_name, normalize_name
-from morpheus.sources.log_format import LogFormat, resolve_derived
+from morpheus.sources.log_format import LogFormat, resolve_derived, split_prefix
 from morpheus.text import quote_backtick
 
 logger = logging.getLogger(__name__)
@@ -338,7 +338,7 @@ def _check_needed_columns(names: Iterable[str], log_format: LogFormat) -> None:
         if not column.per_value:
             needed[name] = "computed from many events"
     for name in filter(None, names):
-        why = "computed from many events" if name.startswith(NOVELTY_PREFIX) else needed.get(name)
+        why = "computed from many events" if split_prefix(name)[0] else needed.get(name)
         if why is not None:
             raise UsageError(
                 f"--pseudonymize: `{name}` is {why} and cannot be replaced. Leave it out."

@@ -33,7 +33,7 @@ from morpheus.core.stage import read_lines
 from morpheus.errors import UsageError
 from morpheus.features.derived import (
     ACTION_CLASSIFIER,
-    NOVELTY_PREFIX,
+    PREVIOUS_PREFIX,
     SIGN_IN_ERROR_CLASSIFIER,
     DerivedColumn,
     RegexClassifier,
@@ -59,6 +59,7 @@ from morpheus.sources.log_format import (
     extract_city,
     extract_country,
     extract_state,
+    split_prefix,
 )
 
 TomlKey = str | int
@@ -497,12 +498,8 @@ class _SchemaBuilder:
             cloud_provider=spec.cloud_provider or None,
             sign_ins=spec.sign_ins,
         )
-        types = {
-            name: self._get_column_type(name)
-            for name, column in self.columns.items()
-            if column.kind
-        }
-        return Schema(log, self._to_columns("features", features), types)
+        columns = self._to_columns("features", features)
+        return Schema(log, columns, self._list_types(columns))
 
     def _read_features(self) -> list[str]:
         features = self.spec.features
@@ -521,11 +518,8 @@ class _SchemaBuilder:
 
     def _to_column(self, path: str) -> str:
         """Return the flat column of a name or path."""
-        return (
-            flatten_name(path, self.spec.drop)
-            if NOVELTY_PREFIX not in path
-            else NOVELTY_PREFIX + self._to_column(_strip_novelty_prefix(path))
-        )
+        prefix, base = split_prefix(path)
+        return prefix + self._to_column(base) if prefix else flatten_name(path, self.spec.drop)
 
     def _to_columns(self, key: str, paths: Iterable[str]) -> tuple[str, ...]:
         for path in paths:
@@ -577,7 +571,7 @@ class _SchemaBuilder:
         names += [name for column in columns for name in as_list(column.of)]
         yield from (
             name
-            for name in map(_strip_novelty_prefix, names)
+            for name in map(_strip_prefixes, names)
             if name and self._to_column(name) not in known
         )
 
@@ -747,6 +741,16 @@ class _SchemaBuilder:
         queries.setdefault(SPLUNK_QUERY.name, SPLUNK_QUERY)
         return tuple(queries.values())
 
+    def _list_types(self, features: Iterable[str]) -> dict[str, str]:
+        """Return the types that are fixed; values of a previous event have the column's type."""
+        types = {
+            name: self._get_column_type(name)
+            for name, column in self.columns.items()
+            if column.kind
+        }
+        found = ((name, _strip_previous(name)) for name in features)
+        return types | {name: types[base] for name, base in found if base in types}
+
     def _get_column_type(self, name: str) -> str:
         kind = self.columns[name].kind
         types = {name: name for name in COLUMN_TYPES}
@@ -771,5 +775,12 @@ def _blank_to_null(text: pl.Expr) -> pl.Expr:
     return pl.when(text.str.strip_chars() != "").then(text)
 
 
-def _strip_novelty_prefix(path: str) -> str:
-    return path.removeprefix(NOVELTY_PREFIX)
+def _strip_prefixes(path: str) -> str:
+    prefix, base = split_prefix(path)
+    return _strip_prefixes(base) if prefix else path
+
+
+def _strip_previous(name: str) -> str:
+    """Return the column whose values a column has: its own name, or that of an earlier event."""
+    prefix, base = split_prefix(name)
+    return _strip_previous(base) if prefix == PREVIOUS_PREFIX else name
