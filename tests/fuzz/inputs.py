@@ -472,7 +472,8 @@ def make_columns_case(rng: Rng, folder: Path) -> Case:
     write_good_log(folder / "logs")
     names = ["eventName", "sourceIPAddress", "logcount", "new:eventName", "@actor", "locincrement"]
     names += [rng.choice(TEXTS) for _ in range(rng.randrange(3))]
-    names += [f"new:{rng.choice(names)}" for _ in range(rng.randrange(2))]
+    prefixes = ("new:", "previous:", "new:previous:")
+    names += [rng.choice(prefixes) + rng.choice(names) for _ in range(rng.randrange(3))]
     write_text(rng, folder / "columns.txt", "\n".join(rng.sample(names, rng.randrange(len(names)))))
     source = ["from-cloudtrail", "--input_glob=logs"]
     train = ["train-ae", "--train_epochs=1", "--train_min_history=4", "preprocess", "inf-pytorch"]
