@@ -329,3 +329,17 @@ def test_days_that_speak_for_another_user_add_to_later_days_until_usual_days_tak
     assert carryover[10] > 4
     assert max(carryover) <= MEMORY_LIMIT
     assert carryover[19] == 0
+
+
+def test_windows_of_few_rows_or_days_give_the_same(monkeypatch):
+    scorer = make_scorer(maxima=(10.0,))
+    rng = np.random.default_rng(4)
+    events = [
+        (int(rng.integers(0, 2)), *(int(rng.integers(2, size + 2)) for size in SIZES))
+        for _ in range(40)
+    ]
+    values = make_values(scorer, events)
+    whole = scorer.score(values, UsageState())
+    for name, value in (("MAX_ROWS", 3), ("MAX_CELLS", 1)):
+        monkeypatch.setattr(daily_usage, name, value)
+        assert np.array_equal(scorer.score(values, UsageState()).risk, whole.risk)

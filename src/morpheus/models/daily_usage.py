@@ -58,8 +58,8 @@ MIN_CHANGING_NOVELTY = 0.5
 """Rate of new values from which those of a column are not remembered: each is new."""
 MAX_NEW_VALUES = 4096
 """Maximum number of values new since the training that a state counts, the latest ones."""
-MAX_CELLS = 1 << 21
-"""Maximum number of days times values that are computed at once."""
+MAX_CELLS, MAX_ROWS = 1 << 21, 1 << 14
+"""Maximum number of days times values, and of events, that are computed at once."""
 SHORT_SPAN, LONG_SPAN = 3600.0, 86_400.0
 """Spans over which `RecentCounter` counts, in seconds."""
 MAX_COUNTED = 100_000
@@ -249,11 +249,11 @@ class DailyScorer:
         return np.concatenate(parts)
 
     def _split_days(self, days: IntArray) -> Iterator[slice]:
-        """Cut a batch between days, so that the arrays of a window stay small."""
-        starts = np.append(np.flatnonzero(np.diff(days, prepend=days[0] - 1)), len(days)).tolist()
+        """Cut a batch, so that the arrays of a window stay small. Results do not depend on it."""
         size = max(1, MAX_CELLS // (len(self.usage.counts) + 1) - 1)
-        for first in range(0, len(starts) - 1, size):
-            yield slice(starts[first], starts[min(first + size, len(starts) - 1)])
+        starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1))[::size]
+        cuts = np.union1d(starts, np.arange(0, len(days), MAX_ROWS))
+        yield from (slice(*cut) for cut in pairwise([*cuts.tolist(), len(days)]))
 
 
 @dataclass(frozen=True)
