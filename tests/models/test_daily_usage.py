@@ -343,3 +343,13 @@ def test_windows_of_few_rows_or_days_give_the_same(monkeypatch):
     for name, value in (("MAX_ROWS", 3), ("MAX_CELLS", 1)):
         monkeypatch.setattr(daily_usage, name, value)
         assert np.array_equal(scorer.score(values, UsageState()).risk, whole.risk)
+
+
+def test_a_user_who_is_trained_again_starts_without_the_days_before():
+    old, new = make_scorer(seed=1), make_scorer(seed=2)
+    events = [(1, *(size + 1 for size in SIZES))] * 5
+    state = UsageState()
+    old.score(make_values(old, events), state)
+    again = [(9, 2, 2, 2), (1, *(size + 1 for size in SIZES))]
+    fresh = new.score(make_values(new, again), UsageState())
+    assert np.array_equal(new.score(make_values(new, again), state).risk, fresh.risk)

@@ -72,6 +72,7 @@ class UsageState(msgspec.Struct):
     It holds at most `MAX_NEW_VALUES` values without a code, besides the codes, with 32 bytes each.
 
     Attributes:
+        history: `Usage.identity` of the history on top of which days are counted.
         day: Number of the latest day.
         today_events: Number of events of that day so far.
         today_maximum: Highest risk of that day so far.
@@ -92,6 +93,7 @@ class UsageState(msgspec.Struct):
         memory_parts: Part of each column in it, in nats, (C,); None if it is not needed.
     """
 
+    history: int = 0
     day: int = -(1 << 31)
     today_events: int = 0
     today_maximum: float = 0.0
@@ -109,6 +111,13 @@ class UsageState(msgspec.Struct):
     weights: FloatArray = msgspec.field(default_factory=lambda: np.empty(0))
     memory: float = 0.0
     memory_parts: FloatArray | None = None
+
+    def start_history(self, identity: int) -> None:
+        """Forget what was counted on top of another history: the user was trained again."""
+        if self.history != identity:
+            fresh = UsageState(history=identity, day=self.day)
+            for name in self.__struct_fields__:
+                setattr(self, name, getattr(fresh, name))
 
     def forget_oldest(self) -> None:
         """Keep the `MAX_NEW_VALUES` values without a code that were seen last."""
@@ -226,6 +235,7 @@ class DailyScorer:
             state: What is remembered; updated.
             attribute: Divide what earlier events add among the columns.
         """
+        state.start_history(self.usage.identity)
         days = np.maximum.accumulate(np.maximum(values.days, state.day))
         parts = []
         for rows in self._split_days(days):

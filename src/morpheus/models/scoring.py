@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -172,6 +173,14 @@ class Usage:
             offsets=offsets,
             leads=np.asarray(leads, dtype=np.intp),
         )
+
+    @cached_property
+    def identity(self) -> int:
+        """Checksum: what is counted on top of one history does not fit another."""
+        checksum = crc32(self.offsets.tobytes())
+        for part in (self.counts, self.others, self.leads):
+            checksum = crc32(part.tobytes(), checksum)
+        return checksum
 
     @cached_property
     def novelty(self) -> FloatArray:
