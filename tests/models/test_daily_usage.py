@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.core.state import decode_state, encode_state
+from morpheus.features.encoder import UNKNOWN
 from morpheus.models import daily_usage
 from morpheus.models.daily_usage import (
     MEMORY_LIMIT,
@@ -75,7 +76,9 @@ def make_values(scorer, events):
         keys[new, column] = [hash_new_value(column, str(code)) for code in codes[new, column]]
     shape = keys.shape
     probability = np.where(keys < 0, 0, (codes % 5 + 1) / 7)
-    return EventValues(keys, probability, np.zeros(shape), days)
+    unknown = scorer.usage.offsets + UNKNOWN
+    rows = np.where(keys < 0, unknown, keys), probability, np.zeros(shape)
+    return EventValues(keys, *rows, np.arange(len(keys)), days)
 
 
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
@@ -322,7 +325,8 @@ def test_days_that_speak_for_another_user_add_to_later_days_until_usual_days_tak
     carryover = []
     for number in range(20):
         keys = np.full((5, 1), 3 if 5 <= number < 10 else 2)
-        values = EventValues(keys, np.ones(keys.shape), np.zeros(keys.shape), np.full(5, number))
+        rows = keys, np.ones(keys.shape), np.zeros(keys.shape)
+        values = EventValues(keys, *rows, np.arange(5), np.full(5, number))
         scorer.score(values, state)
         carryover.append(state.carryover)
     assert carryover[5] == 0

@@ -12,7 +12,7 @@ batch, G days of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
@@ -134,24 +134,28 @@ class UsageState(msgspec.Struct):
 class EventValues:
     """Values of the events of a batch, and what the network predicts of them.
 
+    Sizes: D distinct rows.
+
     Attributes:
         keys: Code of each value among all columns, or a negative key of `hash_new_value`, (B, C).
+        codes: Code of each value of each distinct row among all columns, (D, C).
         probability: Probability of each value given the event's other values, 0 for a value without
-            a code, (B, C).
-        number_error: Error of each number in standard deviations, (B, C).
+            a code, (D, C).
+        number_error: Error of each number in standard deviations, (D, C).
+        inverse: Distinct row of each event, (B,).
         days: Number of the day of each event, (B,).
     """
 
     keys: IntArray
+    codes: IntArray
     probability: FloatArray
     number_error: FloatArray
+    inverse: NDArray[np.intp]
     days: IntArray
 
     def take(self, rows: slice) -> EventValues:
         """Return consecutive events."""
-        return EventValues(
-            self.keys[rows], self.probability[rows], self.number_error[rows], self.days[rows]
-        )
+        return replace(self, keys=self.keys[rows], inverse=self.inverse[rows], days=self.days[rows])
 
 
 def hash_new_value(column: int, value: str) -> int:
@@ -237,14 +241,27 @@ class DailyScorer:
         """
         state.start_history(self.usage.identity)
         days = np.maximum.accumulate(np.maximum(values.days, state.day))
-        parts = []
+        by_history, parts = self._compare_with_history(values), []
         for rows in self._split_days(days):
             window = _Window.open(self, values.take(rows), days[rows], state)
-            window.weigh_days()
+            window.weigh_days(by_history)
             evidence = window.find_evidence()
             parts.append(window.summarise(evidence, attribute=attribute))
             window.save(evidence)
         return DailyScores.concat(parts)
+
+    def _compare_with_history(self, values: EventValues) -> _ByHistory:
+        """Return the evidence of distinct rows by the history alone."""
+        usage, codes = self.usage, values.codes
+        marginal, others = usage.marginal[codes], usage.others[codes]
+        likely = (1 - usage.novelty) * values.probability + usage.novelty * others
+        conditional = values.number_error**2 - np.log(likely)
+        columns = marginal + self.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
+        known = np.where(usage.is_unknown(codes), 0, marginal)
+        return _ByHistory(
+            combine_columns(columns.round(EVIDENCE_DECIMALS), usage.leads),
+            combine_columns(known.round(EVIDENCE_DECIMALS), usage.leads),
+        )
 
     def measure_conditional(self, values: EventValues) -> FloatArray:
         """Return the conditional surprise of each column of some events, in nats, (B, C)."""
@@ -264,6 +281,19 @@ class DailyScorer:
         starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1))[::size]
         cuts = np.union1d(starts, np.arange(0, len(days), MAX_ROWS))
         yield from (slice(*cut) for cut in pairwise([*cuts.tolist(), len(days)]))
+
+
+@dataclass(frozen=True)
+class _ByHistory:
+    """Evidence of distinct rows by the history alone, in nats.
+
+    Attributes:
+        evidence: Evidence of the event itself, (D,).
+        steps: What the event adds to the carryover, (D,).
+    """
+
+    evidence: FloatArray
+    steps: FloatArray
 
 
 @dataclass(frozen=True)
@@ -373,20 +403,17 @@ class _Window:
             sizes[0] += state.today_events
         return window
 
-    def weigh_days(self) -> None:
+    def weigh_days(self, by_history: _ByHistory) -> None:
         """Set the weight of each day that is over.
 
         It follows from the day's most unusual event by what was known at the end of the history. So
         what an intruder does is not soon usual, and a change that stays is learned in time.
+
+        Args:
+            by_history: Evidence of distinct rows by the history alone.
         """
-        usage, values = self.scorer.usage, self.values
-        new = -np.log(usage.novelty)[columns_of_new(self.new_keys)]
-        marginal = np.append(usage.marginal, new)[self.ids]
-        likely = (1 - usage.novelty) * values.probability + usage.novelty * self.others[self.ids]
-        excess = self._exceed(values.number_error**2 - np.log(likely))
-        evidence = combine_columns((marginal + excess).round(EVIDENCE_DECIMALS), usage.leads)
-        known = np.where(usage.is_unknown(values.keys), 0, marginal).round(EVIDENCE_DECIMALS)
-        self._find_carryover(combine_columns(known, usage.leads))
+        evidence = by_history.evidence[self.values.inverse]
+        self._find_carryover(by_history.steps[self.values.inverse])
         self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
         np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
         maxima = self.scorer.maxima
@@ -421,10 +448,6 @@ class _Window:
     def first_maxima(self) -> FloatArray:
         """Highest risk of each day by what was known at the end of the history, (G,)."""
         return np.zeros(len(self.days))
-
-    def _exceed(self, conditional: FloatArray) -> FloatArray:
-        """Return by how much the conditional surprise exceeds the usual one, (B, C)."""
-        return self.scorer.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
 
     @cached_property
     def starts_day(self) -> NDArray[np.bool_]:
@@ -497,10 +520,13 @@ class _Window:
         own, novelty = known.shares[day, self.ids], known.novelty[self.day_of]
         others = self.others[self.ids]
         marginal = compare_with_others(own, others, novelty)
-        likely = np.where(values.probability > 0, values.probability, own)
-        conditional = values.number_error**2 - np.log((1 - novelty) * likely + novelty * others)
+        probability = values.probability[values.inverse]
+        likely = np.where(probability > 0, probability, own)
+        errors = (values.number_error**2)[values.inverse]
+        conditional = errors - np.log((1 - novelty) * likely + novelty * others)
         leads = self.scorer.usage.leads
-        columns = (marginal + self._exceed(conditional)).round(EVIDENCE_DECIMALS)
+        excess = self.scorer.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
+        columns = (marginal + excess).round(EVIDENCE_DECIMALS)
         evidence = combine_columns(columns, leads)
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
         step_columns = paid.round(EVIDENCE_DECIMALS)

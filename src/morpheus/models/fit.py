@@ -377,10 +377,12 @@ class ValidationRun:
         codes = split.rows.codes[split.rows.inverse[-len(inverse) :]]
         known = np.where(rows.codes == UNKNOWN, 0, self.predictions.probability)
         return EventValues(
-            codes + usage.offsets,
-            known[inverse].astype(np.float64),
-            self.predictions.number_error[inverse].astype(np.float64),
-            self.sessions.astype(np.int64),
+            keys=codes + usage.offsets,
+            codes=codes + usage.offsets,
+            probability=known[inverse].astype(np.float64),
+            number_error=self.predictions.number_error[inverse].astype(np.float64),
+            inverse=np.arange(len(inverse)),
+            days=self.sessions.astype(np.int64),
         )
 
     @cached_property

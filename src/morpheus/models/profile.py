@@ -365,10 +365,12 @@ class ScoringParts:
         predictions, inverse = MaskedPredictions.predict(self.net, rows), rows.inverse
         known = np.where(rows.codes == UNKNOWN, 0, predictions.probability)
         return EventValues(
-            encode_keys(self.usage, rows.codes, inverse, column_values),
-            known[inverse].astype(np.float64),
-            predictions.number_error[inverse].astype(np.float64),
-            days,
+            keys=encode_keys(self.usage, rows.codes, inverse, column_values),
+            codes=rows.codes + self.usage.offsets,
+            probability=known.astype(np.float64),
+            number_error=predictions.number_error.astype(np.float64),
+            inverse=inverse,
+            days=days,
         )
 
     def surprise(self, rows: EncodedRows, predictions: MaskedPredictions) -> Surprise:
