@@ -50,7 +50,7 @@ explanations and the alert budget are.
 | what the lessons show; one user; a log without days | `ae_anomaly_score` |
 | bursts of usual events | `timeseries --detector=rate`, before `filter` |
 
-**What is not seen.** Usual actions at usual hours from usual places, whoever does them. A single
+**What is not seen.** Usual actions at usual hours from usual places, also if somebody else does them. A single
 event that differs in nothing but its time, unless an hour is among the features. A change on the
 first day of a user. Silence.
 

@@ -9,7 +9,7 @@ The structs are encoded as JSON; a field with another name in JSON has it in `na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Self
 
@@ -20,14 +20,23 @@ from morpheus.models.scoring import RISK_DECIMALS
 from morpheus.text import escape_control, quote_backtick
 
 SECONDS_PER_DAY = 86400
-MIN_REPORTED = 10.0
-"""Minimum anomaly of a column that is reported."""
+LEAST_REPORTED, MIN_REPORTED = 2.0, 10.0
+"""Minimum anomaly of a column that is reported: half of the largest, between these."""
 MIN_CONTEXT_SHARE = 0.25
 """Share of the risk from which the context is part of the reason."""
 MAIN_CONTEXT_SHARE = 0.5
 """Share of the risk from which the context is the main reason."""
 MAX_TIMES = 1000
 """Largest likelihood ratio that is printed."""
+
+
+def limit_reported(contributions: Iterable[float]) -> float:
+    """Return the contribution from which columns are reported.
+
+    >>> limit_reported([77.0, 8.8]), limit_reported([13.0, 8.7]), limit_reported([1.0])
+    (10.0, 6.5, 2.0)
+    """
+    return max(LEAST_REPORTED, min(MIN_REPORTED, max(contributions, default=0.0) / 2))
 
 
 def round_decimals(value: float) -> float:
@@ -236,7 +245,8 @@ class Explanation(msgspec.Struct, frozen=True):
             for reason in self.columns
             if reason.dominant_contribution > 0 and reason.column not in redundant
         ]
-        large = [reason for reason in top if reason.dominant_contribution >= MIN_REPORTED]
+        limit = limit_reported(reason.dominant_contribution for reason in top)
+        large = [reason for reason in top if reason.dominant_contribution >= limit]
         return tuple((large or top[:1])[:max_columns])
 
 
@@ -257,10 +267,11 @@ def render_reason(explanation: Explanation, max_columns: int) -> str:
     'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
     """
     context = explanation.preceding
+    limit = limit_reported(reason.anomaly for reason in explanation.columns)
     columns = [
         _describe_column(reason, explanation)
         for reason in explanation.top_columns(max_columns)
-        if reason.anomaly >= MIN_REPORTED or reason.anomalous_before
+        if reason.anomaly >= limit or reason.anomalous_before
     ]
     share = context.earlier / (context.risk or 1)
     if share >= MAIN_CONTEXT_SHARE:
