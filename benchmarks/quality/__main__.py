@@ -50,9 +50,9 @@ explanations and the alert budget are.
 | what the lessons show; one user; a log without days | `ae_anomaly_score` |
 | bursts of usual events | `timeseries --detector=rate`, before `filter` |
 
-**What is not seen.** Usual actions at usual hours from usual places, also if somebody else does them. A single
-event that differs in nothing but its time, unless an hour is among the features. A change on the
-first day of a user. Silence.
+**What is not seen.** Usual actions at usual hours from usual places, also if somebody else does
+them. A single event that differs in nothing but its time, unless an hour is among the features. A
+change on the first day of a user. Silence.
 
 **Where we lose.** On the commits, an impostor who stays for weeks is learned in part; counting
 frequencies with held-out z-scores ranks these events better. On the console sessions, one user
