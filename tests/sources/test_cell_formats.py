@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.sources.cell_formats import decode_cell, is_type_name, looks_like_object
+from morpheus.sources.json_records import decode_cell, is_type_name, looks_like_object
 
 ROLE = (
     "{type=AssumedRole, principalid=AROA:ann@x.org, sessioncontext={attributes="

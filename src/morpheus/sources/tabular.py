@@ -24,7 +24,6 @@ import numpy as np
 import polars as pl
 
 from morpheus.errors import RecordError
-from morpheus.sources.cell_formats import decode_cell, is_type_name, looks_like_object
 from morpheus.sources.compression import (
     DEFAULT_LIMITS,
     LogPath,
@@ -39,9 +38,12 @@ from morpheus.sources.json_records import (
     TABLE_MISSING_TEXTS,
     ParseErrors,
     clear_missing_texts,
+    decode_cell,
     encode_json,
     flatten_name,
+    is_type_name,
     iter_named_leaves,
+    looks_like_object,
     normalize_name,
     to_text,
 )
