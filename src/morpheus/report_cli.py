@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ from morpheus.columns import ACTOR_OPTION, ROW, SCORE, LogDescription
 from morpheus.core.stage import option, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
-from morpheus.models.store import ModelStore
+from morpheus.models.store import INDEX_FILE, ModelStore
 from morpheus.report.aggregate import (
     Z_REFERENCE,
     EventArrays,
@@ -34,6 +34,7 @@ from morpheus.report.page import render_page
 from morpheus.report.view import Origin, ReportData, RunCounts, build_log_view, build_report_data
 from morpheus.sinks.to_file import validate_output
 from morpheus.sinks.to_report import HTML_SUFFIXES
+from morpheus.sources.compression import detect_file_type
 from morpheus.sources.results import (
     READ_ERRORS,
     find_log,
@@ -43,10 +44,13 @@ from morpheus.sources.results import (
     read_results,
 )
 from morpheus.sources.time_range import check_timezone
+from morpheus.status import STATUS_FILE, read_status
 from morpheus.storage.atomic import open_output
 from morpheus.storage.object_store import parse_location
 from morpheus.text import suggest
 
+MODELS_FOLDER = "models"
+"""Usual name of the model store, in the folder of the outputs."""
 _USER = "_owner_"
 """Temporary column of users."""
 
@@ -131,7 +135,10 @@ class ReportRequest:
     data that the files have. If they have the scores of all events, the alerts are the highest. If
     `filter` has dropped events, all events in the files are alerts.
 
-    Example: `morpheus report output.csv --filename=report.html`
+    Instead of files, give the output folder of `morpheus detect`, or of a run with
+    `--status_file=FOLDER/status.json`. Its models are used.
+
+    Example: `morpheus report output.csv --filename=report.html`, `morpheus report morpheus-results`
     """
 
     filename: str = option(
@@ -209,6 +216,46 @@ def _to_replay_result(trials: pl.DataFrame) -> ReplayResult:
     return ReplayResult(tried, {technique: tuple(grades) for technique, grades in missed.items()})
 
 
+def open_folder(
+    request: ReportRequest, files: Sequence[Path]
+) -> tuple[ReportRequest, Sequence[Path], RunCounts | None]:
+    """Replace a folder of results by its files, its models, and what its status file says.
+
+    Returns:
+        The request, the files, and the counts of the run; None without a status file.
+
+    Raises:
+        UsageError: The folder has no results.
+    """
+    if len(files) != 1 or not files[0].is_dir():
+        return request, files, None
+    [folder] = files
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name != STATUS_FILE and not path.name.startswith(".") and path.is_file()
+        if detect_file_type(path)
+    ]
+    if not found:
+        raise UsageError(
+            f"`{folder}` has no results: no CSV, JSON or Parquet file. Give the output folder of "
+            "`morpheus detect`, or files."
+        )
+    status = read_status(folder / STATUS_FILE)
+    filled = replace(
+        request,
+        models=request.models or find_models(folder),
+        all_alerts=request.all_alerts or (status is not None and status.filtered),
+    )
+    return filled, found, None if status is None else status.account
+
+
+def find_models(folder: Path) -> str | None:
+    """Return the model store in a folder of results, if there is one."""
+    models = folder / MODELS_FOLDER
+    return str(models) if (models / INDEX_FILE).is_file() else None
+
+
 def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """Read the files, and write the page.
 
@@ -222,8 +269,9 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         stage_name="morpheus report",
         suffixes=HTML_SUFFIXES,
     )
+    request, files, counts = open_folder(request, files)
     results = ResultFiles.from_files(files, request.userid_column_name)
-    data = _build_report(request, results)
+    data = _build_report(request, results, counts)
     log = build_log_view(results.origin)
     text = render_page(msgspec.json.encode(data), msgspec.json.encode(log))
     with open_output(parse_location(request.filename)) as writer, writer.guard_io():
@@ -233,17 +281,21 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
 
 def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """Return the data of the page."""
-    return _build_report(request, ResultFiles.from_files(files, request.userid_column_name))
+    request, files, counts = open_folder(request, files)
+    return _build_report(request, ResultFiles.from_files(files, request.userid_column_name), counts)
 
 
-def _build_report(request: ReportRequest, results: ResultFiles) -> ReportData:
+def _build_report(
+    request: ReportRequest, results: ResultFiles, counts: RunCounts | None
+) -> ReportData:
     check_timezone(request.timezone, "--timezone")
     aggregator = _aggregate_results(request, results)
     events = sum(user.events for user in aggregator.users.values())
     cards = [user.card for user in aggregator.users.values() if user.card is not None]
     return build_report_data(
         aggregator,
-        RunCounts(
+        counts
+        or RunCounts(
             read=events,
             scored=events,
             rungs=dict(Counter(card.training_data_scope for card in cards)),

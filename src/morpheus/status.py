@@ -19,6 +19,8 @@ from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.report.view import AlertCounts, RunCounts
 from morpheus.storage.atomic import atomic_write
 
+STATUS_FILE = "status.json"
+"""Usual name of the file, in the folder of the outputs."""
 WRITE_INTERVAL = 1.0
 """Minimum number of seconds between two writes."""
 
@@ -47,6 +49,14 @@ class Status(msgspec.Struct, frozen=True):
     alerts_per_day: float | None
     account: RunCounts
     held: dict[str, int] = {}
+
+
+def read_status(path: Path) -> Status | None:
+    """Read a status file. None if there is none, or if it is incomplete or of another format."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 @dataclass

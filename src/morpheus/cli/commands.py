@@ -38,7 +38,7 @@ from morpheus.errors import UsageError
 from morpheus.models.store import INDEX_FILE, MODEL_DIR, ModelStore, read_key, remove_users
 from morpheus.replay.evaluation import ReplayReport, evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
-from morpheus.report_cli import ReportRequest, write_report
+from morpheus.report_cli import ReportRequest, find_models, write_report
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
@@ -69,9 +69,10 @@ report = command_from_dataclass("report", ReportRequest, _run_report, FILES_ARGU
 class ServeOptions:
     r"""Serve a live report page for a folder that a run writes to.
 
-    FOLDER is the folder of the output files. The page shows rows as they arrive, in files that grow
-    (`to-file --flush`) and in new files. Only this machine can open the page, and only with the
-    token in its address, which is printed once. The page is read-only. Press Ctrl+C to stop.
+    FOLDER is the folder of the output files, such as that of `morpheus detect`. The page shows rows
+    as they arrive, in files that grow (`to-file --flush`) and in new files. Only this machine can
+    open the page, and only with the token in its address, which is printed once. The page is
+    read-only. Press Ctrl+C to stop.
 
         morpheus run --status_file=out/status.json pipeline-ae ... \
             to-file --filename=out/alerts.jsonl --flush
@@ -92,6 +93,7 @@ class ServeOptions:
         "Model store that the events were scored with. The page shows the models, and measures "
         "severity by them.",
         location="any",
+        default_display="`models` in the folder, if it is there",
     )
     alerts_per_day: float | None = option(
         None,
@@ -117,7 +119,8 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
             f"serve: `{error.name}` is not installed. Type `pip install 'morpheus-dfp[serve]'`."
         ) from error
     check_timezone(options.timezone, "--timezone")
-    store = None if options.models is None else ModelStore.open(options.models)
+    models = options.models or find_models(folder)
+    store = None if models is None else ModelStore.open(models)
     live = LiveReport(
         *(folder, options.userid_column_name, options.alerts_per_day, store),
         timezone=options.timezone,

@@ -115,6 +115,10 @@ def _print_version(context: click.Context, _option: click.Parameter, value: bool
 
 
 COMMANDS = {
+    "detect": LazyCommand(
+        "morpheus.cli.detect:detect",
+        "Find the most unusual incidents in logs, with one command.",
+    ),
     "report": LazyCommand(
         "morpheus.cli.commands:report",
         "Write a report page from the output files of earlier runs.",

@@ -34,11 +34,10 @@ from morpheus.sources.results import (
     read_results,
 )
 from morpheus.sources.time_range import parse_times
-from morpheus.status import Status
+from morpheus.status import STATUS_FILE, Status
 
 CHUNK_BYTES = 1 << 25
 """Bytes of a file that are read at a time."""
-STATUS_FILE = "status.json"
 DEFAULT_ALERTS_PER_DAY = 5.0
 NO_STATUS = Status("morpheus-status", 1, True, "", "", False, None, RunCounts())  # noqa: FBT003 - fields in order
 """Status of a run without a status file."""

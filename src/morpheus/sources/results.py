@@ -93,7 +93,7 @@ def _recognize(columns: Collection[str]) -> str:
 
 def find_log_format(columns: Collection[str]) -> LogFormat | None:
     """Return the format of the log that some flat columns are of; None if it is not known."""
-    return _known_formats().get(_recognize(columns))
+    return known_log_formats().get(_recognize(columns))
 
 
 def find_users(rows: pl.DataFrame, column: str) -> pl.Series | None:
@@ -128,11 +128,12 @@ def find_user_column(columns: Collection[str]) -> str | None:
 @cache
 def known_logs() -> Mapping[str, LogDescription]:
     """Describe the logs of all sources, by word, and of all built-in schemas, by file name."""
-    return {name: log.describe() for name, log in _known_formats().items()}
+    return {name: log.describe() for name, log in known_log_formats().items()}
 
 
 @cache
-def _known_formats() -> Mapping[str, LogFormat]:
+def known_log_formats() -> Mapping[str, LogFormat]:
+    """Return the log formats of all sources, by word, and of all built-in schemas, by file name."""
     formats = dict(_iter_source_formats())
     return formats | {n: load_builtin_schema(n).log_format for n in list_builtin_schemas()}
 

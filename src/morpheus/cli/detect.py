@@ -1,0 +1,617 @@
+"""`morpheus detect`: find the most unusual incidents of some logs, with one short command.
+
+The command recognises the kind of log, counts its users and days, and from this makes a pipeline of
+the usual stages. `PipelineWords` is that pipeline both as stages, which run, and as the words of
+`morpheus run`, which are shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.output import echo, interruptible, print_table
+from morpheus.columns import ACTOR_OPTION, RISK, SEVERITY, TIME
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.registry import load_stage
+from morpheus.core.stage import PipelineOptions, Requirements, Sink, Stage, option
+from morpheus.errors import MorpheusError, UsageError
+from morpheus.models.store import ModelStore
+from morpheus.pipeline import Pipeline
+from morpheus.report.incidents import Incident
+from morpheus.report.view import ReportData, RunCounts
+from morpheus.report_cli import MODELS_FOLDER
+from morpheus.sinks.to_report import ToReport
+from morpheus.sources.base import FileSource
+from morpheus.sources.compression import LogPath
+from morpheus.sources.discovery import FileDiscovery
+from morpheus.sources.results import known_log_formats
+from morpheus.status import STATUS_FILE
+from morpheus.storage.atomic import atomic_write
+from morpheus.storage.object_store import is_object_url
+from morpheus.text import format_count, suggest
+
+REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
+TRAINING_SHARE = 0.7
+"""Share of the days that are for training, if there is no history."""
+USERS_PER_WEEKLY_INCIDENT = 20
+"""Default budget: one incident per week for so many users ..."""
+MIN_INCIDENTS = 15
+"""... but at least so many incidents of all days together. As many are shown."""
+MAX_SHARE_OF_USER_DAYS = 0.2
+"""Maximum share of the days of users that the budget asks for, in spite of `MIN_INCIDENTS`."""
+DAYS_PER_WEEK = 7
+MIN_KNOWN_VALUES = 3
+"""Minimum number of values per record in known columns for a kind of log to be recognised."""
+MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
+"""Number of files that are read to recognise the kind of log: at most, and recognised ones."""
+MAX_REASON = 100
+"""Maximum length of a reason in the table."""
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    r"""Find the most unusual incidents in logs, with one command.
+
+    LOGS are files, folders or globs, on this machine or in an object store. The kind of log is
+    recognised. An incident is a day of one user (`@actor`: a person, a role or a service). Each
+    user's fingerprint is trained on --history. Without it, the first 70 % of the days of LOGS are
+    for training, and the other days are scored. If the output folder has fingerprints of an
+    earlier `detect`, these are used, and the days after their training are scored.
+
+    The output folder gets the report (report.html), the events of the incidents (alerts.jsonl,
+    with risk, severity and reason) and the fingerprints (models). `morpheus report` and
+    `morpheus serve` read this folder. The command prints the `morpheus run` command that it stands
+    for.
+
+        morpheus detect AWSLogs/
+        morpheus detect s3://bucket/AWSLogs/2026/11/ --history=s3://bucket/AWSLogs/2026/10/
+    """
+
+    history: tuple[str, ...] = option(
+        (), "Earlier logs, for training only: a file, folder or glob; repeat for more."
+    )
+    out: str = option("morpheus-results", "Output folder. Results in it are replaced.")
+    source: str = option(
+        "",
+        "Kind of log, such as `cloudtrail`, `ocsf`, `azure`, `duo` or `okta`.",
+        default_display="recognised by the contents",
+    )
+    alerts_per_day: float | None = option(
+        None,
+        "Incidents per day that you are ready to review.",
+        min=0,
+        default_display="one per week for each 20 users, but at least 15 in the scored days and at "
+        "most a fifth of the days of users",
+    )
+
+
+@dataclass(frozen=True)
+class LogKind:
+    """A kind of log that the package can read.
+
+    Attributes:
+        name: Its name on the command line: `cloudtrail`, `okta`.
+        word: Word of the source that reads it.
+        columns_file: Its schema; empty if the source needs none.
+    """
+
+    name: str
+    word: str
+    columns_file: str = ""
+
+    @property
+    def pipeline_values(self) -> dict[str, Any]:
+        """Options of `pipeline-ae` for this kind of log."""
+        schema = {"columns_file": self.columns_file} if self.columns_file else {}
+        return schema | {"userid_column_name": ACTOR_OPTION}
+
+    def make_source(self, globs: Sequence[str], **values: object) -> FileSource:
+        """Return the source that reads some files."""
+        make = cast("Callable[..., FileSource]", load_stage(self.word))
+        return make(input_glob=tuple(globs), **values)
+
+
+def list_kinds() -> list[LogKind]:
+    """Return all kinds of logs: those of sources, then those of built-in schemas."""
+    formats, kinds, seen = known_log_formats(), list[LogKind](), set[str]()
+    for key, log in formats.items():
+        if log.name in seen or log.name == "":
+            continue
+        seen.add(log.name)
+        if key.endswith(".toml"):
+            kinds.append(LogKind(key.removesuffix(".toml"), "from-file", key))
+        else:
+            kinds.append(LogKind(key.removeprefix("from-"), key))
+    return kinds
+
+
+def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
+    """Return the kind of some logs: the one with the most known values per record.
+
+    Args:
+        logs: Files, folders and globs.
+        source: Name of the kind; empty to look at some of the files.
+
+    Raises:
+        UsageError: There are no files, or their kind is not known, or they are of several kinds.
+    """
+    kinds = list_kinds()
+    names = [kind.name for kind in kinds]
+    if source:
+        if source not in names:
+            raise UsageError(
+                f"--source: there is no kind of log `{source}`.{suggest(source, names)} Give one "
+                f"of {', '.join(names)}."
+            )
+        return kinds[names.index(source)]
+    paths = _choose_samples(logs)
+    found: dict[LogKind, LogPath] = {}
+    recognised = 0
+    for path in paths:
+        values, kind = max(
+            ((_count_known_values(kind, path), kind) for kind in kinds), key=lambda pair: pair[0]
+        )
+        if values >= MIN_KNOWN_VALUES:
+            found.setdefault(kind, path)
+            recognised += 1
+        if recognised == MAX_FILES_RECOGNISED:
+            break
+    if len(found) == 1:
+        return next(iter(found))
+    raise _make_kind_error(found, paths, names)
+
+
+def _make_kind_error(
+    found: Mapping[LogKind, LogPath], paths: Sequence[LogPath], names: Sequence[str]
+) -> UsageError:
+    if found:
+        parts = " and ".join(f"`{path}` is {kind.name}" for kind, path in found.items())
+        return UsageError(
+            f"LOGS: the files are of several kinds: {parts}. Give one kind at a time, or read only "
+            f"one of them with --source={next(iter(found)).name}."
+        )
+    return UsageError(
+        f"LOGS: the kind of log is not recognised: `{paths[0]}` has no records of a known kind. "
+        f"Give --source, one of {', '.join(names)}; or describe your log in a schema, and use "
+        "`morpheus run pipeline-ae --columns_file=SCHEMA.toml from-file ...`."
+    )
+
+
+def _choose_samples(logs: Sequence[str]) -> list[LogPath]:
+    """Return some of the files, spread over all of them, the smallest ones on disk first."""
+    skipped = {name for log in known_log_formats().values() for name in log.skip_dirs}
+    paths = _find_files(logs, "LOGS", tuple(sorted(skipped)))
+    step = -(-len(paths) // MAX_FILES_TRIED)
+    return sorted(paths[::step], key=lambda p: p.stat().st_size if isinstance(p, Path) else 0)
+
+
+def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> Sequence[LogPath]:
+    """Return the files of some globs, or reject them if there is none."""
+    paths = FileDiscovery(tuple(globs), name, skip_dirs=skip_dirs).find().paths
+    if not paths:
+        raise UsageError(
+            f"{name}: no log file is found in {', '.join(f'`{each}`' for each in globs)}. Give "
+            "files, folders or globs of JSON, CSV or Parquet."
+        )
+    return paths
+
+
+def _count_known_values(kind: LogKind, path: LogPath) -> float:
+    """Return the mean number of values per record that a file has in columns of a kind of log."""
+    source = kind.make_source([str(path)], bad_record="skip", max_files=1)
+    metrics, values = RunMetrics(), 0
+    try:
+        with _quiet():
+            options = source.with_defaults(PipelineOptions(**kind.pipeline_values))
+            source = replace(source, options=options)
+            known = set(source.get_log_format().columns)
+            for batch in source.events(None, metrics):
+                frame = batch.table.to_frame()
+                values += sum(frame[n].count() for n in frame.columns if n in known)
+    except MorpheusError:
+        return 0.0
+    return values / max(metrics.input.read, 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Log nothing below errors: most trials read a file as what it is not."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+# The users and days of the logs.
+
+
+@dataclass(frozen=True)
+class SurveySink(Sink):
+    """Find the first and the last time of some events, without writing anything."""
+
+    name = "survey"
+    takes = (Events,)
+    needs = Requirements()
+
+    times: list[datetime] = field(default_factory=list)
+
+    def process(self, batch: Events, state: None) -> Iterator[Events]:  # noqa: ARG002 - no state
+        """Look at a batch."""
+        if batch.table.height:
+            column = batch.table[TIME]
+            ends = [cast("datetime", column.min()), cast("datetime", column.max()), *self.times]
+            self.times[:] = [min(ends), max(ends)]
+        yield batch
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the logs have.
+
+    Attributes:
+        events: Number of events.
+        files: Number of files.
+        users: Number of users.
+        first: First day, in UTC.
+        last: Last day.
+    """
+
+    events: int
+    files: int
+    users: int
+    first: date
+    last: date
+
+    @classmethod
+    def from_logs(cls, kind: LogKind, logs: Sequence[str]) -> Survey:
+        """Read the times and users of all events.
+
+        Raises:
+            UsageError: There is no event with a user.
+        """
+        source, sink = kind.make_source(logs, bad_record="skip"), SurveySink()
+        # Of the features, one is enough: they are not looked at.
+        columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
+        options = PipelineOptions(columns=columns, **kind.pipeline_values)
+        with _quiet():
+            metrics = Pipeline([source, sink], options).run()
+        users = len(metrics.users.keys() - {None})
+        if not users:
+            raise UsageError(
+                f"LOGS: {metrics.empty_reason or 'no event has a user'}, so there is nothing to "
+                "learn. Give other logs."
+            )
+        first, last = (time.astimezone(UTC).date() for time in sink.times)
+        return cls(metrics.users.total(), metrics.input.files, users, first, last)
+
+    @property
+    def days(self) -> int:
+        """Number of days from the first to the last."""
+        return (self.last - self.first).days + 1
+
+
+# The plan: what to train on, what to score, and how many incidents to ask for.
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains on and scores.
+
+    Attributes:
+        trained: What the fingerprints are trained on, in words.
+        source_values: Options of the source.
+        training_values: Options of `train-ae`.
+        first: First day to score.
+        days: Number of days to score.
+    """
+
+    trained: str
+    source_values: Mapping[str, Any]
+    training_values: Mapping[str, Any]
+    first: date
+    days: int
+
+
+def make_plan(options: DetectOptions, kind: LogKind, logs: Sequence[str], survey: Survey) -> Plan:
+    """Decide what to train on.
+
+    Raises:
+        UsageError: There is nothing to train on, or the fingerprints in the folder do not fit.
+    """
+    models = str(Path(options.out) / MODELS_FOLDER)
+    saves = {"models_output_filename": models}
+    if options.history:
+        _find_files(options.history, "--history", ())
+        words = f"the logs of --history: {', '.join(options.history)}"
+        training = {"train_data_glob": options.history, **saves}
+        return Plan(words, {}, training, survey.first, survey.days)
+    store = ModelStore.find(models)
+    if store is not None:
+        _check_store(store, kind, logs, models)
+        return _plan_with_store(store, models, survey)
+    if survey.days == 1:
+        raise UsageError(
+            f"LOGS: all events are of one day, {survey.first}, so there are no earlier days to "
+            "learn from. Give earlier logs as --history."
+        )
+    number = min(max(int(TRAINING_SHARE * survey.days), 1), survey.days - 1)
+    start = survey.first + timedelta(days=number)
+    words = (
+        f"{survey.first} to {start - timedelta(days=1)}: "
+        f"the first {number:,} of {format_count(survey.days, 'day')}"
+    )
+    period = {"start_time": str(start), "train_duration": f"{number}d"}
+    training = {"train_data_glob": tuple(logs), **saves}
+    return Plan(words, period, training, start, survey.days - number)
+
+
+def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: str) -> None:
+    """Reject fingerprints of other logs."""
+    source = kind.make_source(logs)
+    options = source.with_defaults(PipelineOptions(**kind.pipeline_values))
+    inputs = replace(source, options=options).describe_input()
+    problems = [] if store.inputs is None else store.inputs.find_differences(inputs)
+    if problems:
+        raise UsageError(
+            f"--out: the fingerprints in `{models}` do not fit these logs. {problems[0]}. Or give "
+            "another --out, or remove the fingerprints to train again."
+        )
+
+
+def _plan_with_store(store: ModelStore, models: str, survey: Survey) -> Plan:
+    """Score the days after the training, or all days if they are before or after it."""
+    loaded = {"pretrained_filename": models}
+    words = f"earlier; the fingerprints in {models} are used"
+    if not store.trained_until:
+        return Plan(words, {}, loaded, survey.first, survey.days)
+    until = datetime.fromisoformat(store.trained_until).astimezone(UTC).date()
+    words = f"{until} and before; the fingerprints in {models} are used"
+    if not survey.first <= until < survey.last:
+        return Plan(words, {}, loaded, survey.first, survey.days)
+    start = until + timedelta(days=1)
+    days = (survey.last - start).days + 1
+    return Plan(words, {"start_time": str(start)}, loaded, start, days)
+
+
+def choose_budget(users: int, days: int) -> float:
+    """Return the default number of incidents per day.
+
+    >>> choose_budget(users=50, days=18)  # 15 in 18 days; one per week for 20 users were 6
+    0.833
+    >>> choose_budget(users=1000, days=18), choose_budget(users=2, days=10)
+    (7.14, 0.4)
+    """
+    usual = users / USERS_PER_WEEKLY_INCIDENT / DAYS_PER_WEEK
+    wanted = min(max(usual, MIN_INCIDENTS / days), MAX_SHARE_OF_USER_DAYS * users)
+    return float(f"{wanted:.3g}")
+
+
+# The pipeline.
+
+
+@dataclass(frozen=True)
+class PipelineWords:
+    """A pipeline, as stages that run and as the words of a command line.
+
+    Attributes:
+        run_values: Options of `run`.
+        pipeline_values: Options of `pipeline-ae`.
+        stages: Word and options of each stage.
+    """
+
+    run_values: Mapping[str, Any]
+    pipeline_values: Mapping[str, Any]
+    stages: Sequence[tuple[str, Mapping[str, Any]]]
+
+    def build(self) -> Pipeline:
+        """Return the pipeline."""
+        stages = [load_stage(word)(**values) for word, values in self.stages]
+        return Pipeline(stages, PipelineOptions(**self.run_values, **self.pipeline_values))
+
+    def to_command(self) -> str:
+        """Return the command line of the same pipeline."""
+        words = ["morpheus", "run", *_to_words(PipelineOptions, self.run_values)]
+        words += ["pipeline-ae", *_to_words(PipelineOptions, self.pipeline_values)]
+        for word, values in self.stages:
+            words += [word, *_to_words(load_stage(word), values)]
+        return shlex.join(words)
+
+
+def _to_words(declared: type, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the words of options, for the fields of a stage or of the pipeline's options."""
+    names = {each.name: each.metadata for each in fields(declared)}
+    for name, value in values.items():
+        word = (names[name]["names"] or (f"--{name}",))[0]
+        if names[name]["flag"]:
+            yield word
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            yield f"{word}={one}"
+
+
+def make_pipeline(
+    options: DetectOptions, kind: LogKind, logs: Sequence[str], plan: Plan, budget: float
+) -> PipelineWords:
+    """Return the pipeline that reads the logs and writes the results."""
+    out = Path(options.out)
+    reading = {"input_glob": tuple(logs), **plan.source_values, "bad_record": "skip"}
+    stages: list[tuple[str, Mapping[str, Any]]] = [
+        (kind.word, reading),
+        ("train-ae", plan.training_values),
+        ("preprocess", {}),
+        ("inf-pytorch", {}),
+        ("add-scores", {"label": (RISK, SEVERITY)}),
+        ("explain", {}),
+        ("filter", {"alerts_per_day": budget}),
+        ("serialize", {}),
+        ("to-report", {"filename": str(out / REPORT_FILE), "overwrite": True}),
+        ("to-file", {"filename": str(out / ALERTS_FILE), "overwrite": True}),
+    ]
+    run_values = {"status_file": str(out / STATUS_FILE)}
+    return PipelineWords(run_values, kind.pipeline_values, stages)
+
+
+# The command.
+
+
+def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
+    """Plan, run, and print the incidents."""
+    _check_out(options, logs)
+    with interruptible():
+        kind = recognise_kind(logs, options.source)
+        survey = Survey.from_logs(kind, logs)
+        plan = make_plan(options, kind, logs, survey)
+        budget = options.alerts_per_day
+        if budget is None:
+            budget = choose_budget(survey.users, plan.days)
+        words = make_pipeline(options, kind, logs, plan, budget)
+        pipeline = words.build()
+        pipeline.validate()
+        _print_plan(kind, survey, plan, budget, words)
+        with _restore_on_error(Path(options.out, STATUS_FILE)):
+            metrics = pipeline.run()
+    data = _get_report_data(pipeline.stages, metrics)
+    incidents = [view.incident for view in data.incidents]
+    _print_counts(metrics, data.account, incidents)
+    _print_incidents(incidents)
+    _print_results(options, incidents)
+
+
+@contextmanager
+def _restore_on_error(path: Path) -> Iterator[None]:
+    """Give a file its contents back if the block fails. Remove it, and its folder, if it is new."""
+    before = path.read_bytes() if path.is_file() else None
+    existed = path.parent.exists()
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            with atomic_write(path) as file:
+                file.write(before)
+            raise
+        path.unlink(missing_ok=True)
+        if not existed and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+        raise
+
+
+def _check_out(options: DetectOptions, logs: Sequence[str]) -> None:
+    """Reject an output folder that cannot be one."""
+    out = Path(options.out)
+    if is_object_url(options.out):
+        raise UsageError(
+            f"--out: `{options.out}` is not on this machine. Give a folder here, and copy it."
+        )
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: `{out}` is not a folder. Give another name.")
+    for log in (*logs, *options.history):
+        inside = not is_object_url(log) and out.absolute().is_relative_to(Path(log).absolute())
+        if inside and Path(log).is_dir():
+            raise UsageError(
+                f"--out: `{out}` is in the folder of logs `{log}`, and the next run would read the "
+                "results as logs. Give a folder outside of it."
+            )
+
+
+def _get_report_data(stages: Sequence[Stage], metrics: RunMetrics) -> ReportData:
+    """Return the data of the report that was written."""
+    report = next(stage for stage in stages if isinstance(stage, ToReport))
+    return report.make_report_data(metrics)
+
+
+def _print_facts(facts: Mapping[str, str]) -> None:
+    echo("\n".join(f"{name:10}  {text}" for name, text in facts.items()))
+
+
+def _print_plan(
+    kind: LogKind, survey: Survey, plan: Plan, budget: float, words: PipelineWords
+) -> None:
+    events, users = format_count(survey.events, "event"), format_count(survey.users, "user")
+    files = format_count(survey.files, "file")
+    _print_facts(
+        {
+            "Log": f"{kind.name}: {events} of {users} in {files}, {survey.first} to {survey.last}",
+            "Trained on": plan.trained,
+            "Scored": f"{plan.first} to {survey.last}: {format_count(plan.days, 'day')}",
+            "Budget": f"{budget:g} incidents per day. Change it with --alerts_per_day.",
+            "Same as": words.to_command(),
+        }
+    )
+
+
+def _print_counts(metrics: RunMetrics, counts: RunCounts, incidents: Sequence[Incident]) -> None:
+    events = format_count(sum(incident.count for incident in incidents), "event")
+    found = format_count(len(incidents), "incident")
+    facts = {"Found": f"{found} with {events}, of {counts.scored:,} that were scored"}
+    if metrics.input.refused:
+        reason = metrics.input.refusals[0] if metrics.input.refusals else ""
+        facts["Left out"] = f"{metrics.input.refused:,} records that cannot be read: {reason}"
+    if not incidents:
+        facts["Why none"] = _explain_none(metrics)
+    _print_facts(facts)
+
+
+def _explain_none(metrics: RunMetrics) -> str:
+    """Say why there is no incident."""
+    report = metrics.budget_report
+    if not metrics.cards:
+        reasons = list(dict.fromkeys(metrics.unscored_reasons.values()))
+        why = reasons[0] if reasons else metrics.empty_reason
+        return f"no event has a score: {why}."
+    if report is not None and report.reason and not report.days:
+        return f"{report.reason}."
+    why = "no day of a user is unusual enough for this budget."
+    if report is not None and report.next_pvalue:
+        why += f" The most unusual one is one in {1 / report.next_pvalue:,.0f} days."
+    return f"{why} Give a larger --alerts_per_day to see more."
+
+
+def _print_incidents(incidents: Sequence[Incident]) -> None:
+    rows = []
+    for incident in incidents[:MIN_INCIDENTS]:
+        reason = incident.events[incident.worst].reason or ""
+        short = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3].rstrip()}..."
+        day, events = incident.start[:10], f"{incident.count:,}"
+        rows.append((_format_severity(incident), incident.user or "", day, events, short))
+    if rows:
+        print_table(("SEVERITY", "USER", "DAY", "EVENTS", "REASON"), rows)
+
+
+def _format_severity(incident: Incident) -> str:
+    """Return the severity in the alerts file, 0 to 100, and that of the report, in words."""
+    scores = (event.raw.get(SEVERITY) for event in incident.events)
+    highest = max((score for score in scores if score is not None), default=None)
+    return incident.severity if highest is None else f"{highest:.0f} {incident.severity}"
+
+
+def _print_results(options: DetectOptions, incidents: Sequence[Incident]) -> None:
+    out = Path(options.out)
+    more = len(incidents) - MIN_INCIDENTS
+    facts = {}
+    if more > 0:
+        facts["More"] = f"{format_count(more, 'incident')} in the report, less severe"
+    facts["Results"] = f"{out}: {REPORT_FILE}, {ALERTS_FILE}, {MODELS_FOLDER}"
+    folder = shlex.quote(str(out))
+    facts["Next"] = f"Open {out / REPORT_FILE}. To see it live, type `morpheus serve {folder}`."
+    if incidents:
+        facts["Next"] += (
+            " To hide what is harmless, give verdicts in the report, download them, and type "
+            "`morpheus tools suppress --help`."
+        )
+    _print_facts(facts)
+
+
+LOGS_ARGUMENT = click.Argument(["logs"], nargs=-1, required=True)
+detect = command_from_dataclass("detect", DetectOptions, run_detect, LOGS_ARGUMENT)
