@@ -238,10 +238,10 @@ def _quiet() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class SurveySink(Sink):
+class TimesSink(Sink):
     """Find the first and the last time of some events, without writing anything."""
 
-    name = "survey"
+    name = "times"
     takes = (Events,)
     needs = Requirements()
 
@@ -257,7 +257,7 @@ class SurveySink(Sink):
 
 
 @dataclass(frozen=True)
-class Survey:
+class LogOverview:
     """What the logs have.
 
     Attributes:
@@ -275,13 +275,13 @@ class Survey:
     last: date
 
     @classmethod
-    def from_logs(cls, kind: LogKind, logs: Sequence[str]) -> Survey:
+    def from_logs(cls, kind: LogKind, logs: Sequence[str]) -> LogOverview:
         """Read the times and users of all events.
 
         Raises:
             UsageError: There is no event with a user.
         """
-        source, sink = kind.make_source(logs, bad_record="skip"), SurveySink()
+        source, sink = kind.make_source(logs, bad_record="skip"), TimesSink()
         # Of the features, one is enough: they are not looked at.
         columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
         options = PipelineOptions(columns=columns, **kind.pipeline_values)
@@ -324,7 +324,9 @@ class Plan:
     days: int
 
 
-def make_plan(options: DetectOptions, kind: LogKind, logs: Sequence[str], survey: Survey) -> Plan:
+def make_plan(
+    options: DetectOptions, kind: LogKind, logs: Sequence[str], overview: LogOverview
+) -> Plan:
     """Decide what to train on.
 
     Raises:
@@ -336,25 +338,25 @@ def make_plan(options: DetectOptions, kind: LogKind, logs: Sequence[str], survey
         _find_files(options.history, "--history", ())
         words = f"the logs of --history: {', '.join(options.history)}"
         training = {"train_data_glob": options.history, **saves}
-        return Plan(words, {}, training, survey.first, survey.days)
+        return Plan(words, {}, training, overview.first, overview.days)
     store = ModelStore.find(models)
     if store is not None:
         _check_store(store, kind, logs, models)
-        return _plan_with_store(store, models, survey)
-    if survey.days == 1:
+        return _plan_with_store(store, models, overview)
+    if overview.days == 1:
         raise UsageError(
-            f"LOGS: all events are of one day, {survey.first}, so there are no earlier days to "
+            f"LOGS: all events are of one day, {overview.first}, so there are no earlier days to "
             "learn from. Give earlier logs as --history."
         )
-    number = min(max(int(TRAINING_SHARE * survey.days), 1), survey.days - 1)
-    start = survey.first + timedelta(days=number)
+    number = min(max(int(TRAINING_SHARE * overview.days), 1), overview.days - 1)
+    start = overview.first + timedelta(days=number)
     words = (
-        f"{survey.first} to {start - timedelta(days=1)}: "
-        f"the first {number:,} of {format_count(survey.days, 'day')}"
+        f"{overview.first} to {start - timedelta(days=1)}: "
+        f"the first {number:,} of {format_count(overview.days, 'day')}"
     )
     period = {"start_time": str(start), "train_duration": f"{number}d"}
     training = {"train_data_glob": tuple(logs), **saves}
-    return Plan(words, period, training, start, survey.days - number)
+    return Plan(words, period, training, start, overview.days - number)
 
 
 def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: str) -> None:
@@ -370,18 +372,18 @@ def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: 
         )
 
 
-def _plan_with_store(store: ModelStore, models: str, survey: Survey) -> Plan:
+def _plan_with_store(store: ModelStore, models: str, overview: LogOverview) -> Plan:
     """Score the days after the training, or all days if they are before or after it."""
     loaded = {"pretrained_filename": models}
     words = f"earlier; the fingerprints in {models} are used"
     if not store.trained_until:
-        return Plan(words, {}, loaded, survey.first, survey.days)
+        return Plan(words, {}, loaded, overview.first, overview.days)
     until = datetime.fromisoformat(store.trained_until).astimezone(UTC).date()
     words = f"{until} and before; the fingerprints in {models} are used"
-    if not survey.first <= until < survey.last:
-        return Plan(words, {}, loaded, survey.first, survey.days)
+    if not overview.first <= until < overview.last:
+        return Plan(words, {}, loaded, overview.first, overview.days)
     start = until + timedelta(days=1)
-    days = (survey.last - start).days + 1
+    days = (overview.last - start).days + 1
     return Plan(words, {"start_time": str(start)}, loaded, start, days)
 
 
@@ -471,15 +473,15 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     _check_out(options, logs)
     with interruptible():
         kind = recognise_kind(logs, options.source)
-        survey = Survey.from_logs(kind, logs)
-        plan = make_plan(options, kind, logs, survey)
+        overview = LogOverview.from_logs(kind, logs)
+        plan = make_plan(options, kind, logs, overview)
         budget = options.alerts_per_day
         if budget is None:
-            budget = choose_budget(survey.users, plan.days)
+            budget = choose_budget(overview.users, plan.days)
         words = make_pipeline(options, kind, logs, plan, budget)
         pipeline = words.build()
         pipeline.validate()
-        _print_plan(kind, survey, plan, budget, words)
+        _print_plan(kind, overview, plan, budget, words)
         with _restore_on_error(Path(options.out, STATUS_FILE)):
             metrics = pipeline.run()
     data = _get_report_data(pipeline.stages, metrics)
@@ -536,15 +538,16 @@ def _print_facts(facts: Mapping[str, str]) -> None:
 
 
 def _print_plan(
-    kind: LogKind, survey: Survey, plan: Plan, budget: float, words: PipelineWords
+    kind: LogKind, overview: LogOverview, plan: Plan, budget: float, words: PipelineWords
 ) -> None:
-    events, users = format_count(survey.events, "event"), format_count(survey.users, "user")
-    files = format_count(survey.files, "file")
+    events, users = format_count(overview.events, "event"), format_count(overview.users, "user")
+    files = format_count(overview.files, "file")
+    period = f"{overview.first} to {overview.last}"
     _print_facts(
         {
-            "Log": f"{kind.name}: {events} of {users} in {files}, {survey.first} to {survey.last}",
+            "Log": f"{kind.name}: {events} of {users} in {files}, {period}",
             "Trained on": plan.trained,
-            "Scored": f"{plan.first} to {survey.last}: {format_count(plan.days, 'day')}",
+            "Scored": f"{plan.first} to {overview.last}: {format_count(plan.days, 'day')}",
             "Budget": f"{budget:g} incidents per day. Change it with --alerts_per_day.",
             "Same as": words.to_command(),
         }

@@ -1,0 +1,430 @@
+"""`morpheus detect`: from a folder of logs to a ranked list of incidents, with one command.
+
+Run with `-s` to see the time, and how many of the planted incidents are found.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from cli.conftest import Run
+from morpheus.cli.detect import MIN_INCIDENTS, list_kinds, recognise_kind
+from morpheus.errors import UsageError
+from morpheus.models.store import ModelStore
+from morpheus.report_cli import ReportRequest, build_report
+from morpheus.serve.live import LiveReport
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "morpheus"]
+OUT = "morpheus-results"
+ROW = re.compile(
+    r"^\d+ \w+ +(?P<user>\S+) +(?P<day>\d{4}-\d\d-\d\d) +(?P<events>[\d,]+) ", re.MULTILINE
+)
+FOUND = re.compile(r"^Found +([\d,]+) incidents? with ([\d,]+) events?, of ([\d,]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A folder in which the command has run, what it printed, and the logs."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+    seconds: float
+
+    @property
+    def out(self) -> Path:
+        return self.folder / OUT
+
+    @property
+    def rows(self) -> list[tuple[str, str, int]]:
+        """User, day and number of events of each incident in the table."""
+        found = ROW.finditer(self.done.stdout)
+        return [(m["user"], m["day"], int(m["events"].replace(",", ""))) for m in found]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of incidents, of their events, and of scored events, as printed."""
+        found = FOUND.search(self.done.stderr)
+        assert found is not None, self.done.stderr
+        return tuple(int(number.replace(",", "")) for number in found.groups())
+
+    @property
+    def command(self) -> list[str]:
+        """The words of the command line that it stands for."""
+        found = re.search(r"^Same as +(morpheus run .*)$", self.done.stderr, re.MULTILINE)
+        assert found is not None, self.done.stderr
+        return shlex.split(found[1])
+
+
+def execute(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def detect(folder: Path, *words: str) -> Detected:
+    start = time.perf_counter()
+    done = execute(folder, "detect", *words)
+    assert done.returncode == 0, done.stderr
+    return Detected(folder, done, time.perf_counter() - start)
+
+
+def make_fleet(folder: Path, *options: str) -> None:
+    script = ROOT / "examples" / "make_fleet.py"
+    words = [sys.executable, str(script), "--into", str(folder / "bucket"), "--form=json", *options]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Detected:
+    """A company of twelve, whose logs are one folder."""
+    folder = tmp_path_factory.mktemp("small")
+    make_fleet(folder, "--users", "12", "--days", "28", "--training", "14")
+    return detect(folder, "bucket/json")
+
+
+def read_alerts(folder: Path) -> pl.DataFrame:
+    return pl.read_ndjson(folder / OUT / "alerts.jsonl", infer_schema_length=None)
+
+
+def count_alerts(folder: Path) -> Counter[tuple[str, str]]:
+    """Number of events of each user and day in the alerts file."""
+    alerts = read_alerts(folder)
+    days = alerts["eventTime"].str.slice(0, 10)
+    return Counter(zip(alerts["actor"], days, strict=True))
+
+
+# Ten incidents are planted. In the fleet of seed 42, a privilege escalation and an exfiltration
+# rank below usual days of other users. docs/detect.md has the figures of more fleets.
+@pytest.mark.parametrize(("seed", "at_least"), [("3", 9), ("42", 8)])
+def test_the_top_fifteen_hold_the_planted_incidents(
+    seed: str, at_least: int, tmp_path: Path
+) -> None:
+    make_fleet(tmp_path, "--users", "50", "--seed", seed)
+    detected = detect(tmp_path, "bucket/json")
+    with (tmp_path / "bucket" / "labels.csv").open(newline="") as file:
+        incidents = {row["eventID"]: row["incident"] for row in csv.DictReader(file)}
+    alerts = read_alerts(tmp_path)
+    days = alerts["eventTime"].str.slice(0, 10)
+    shown = {(user, day) for user, day, _ in detected.rows}
+    keys = zip(alerts["actor"], days, alerts["eventID"], strict=True)
+    found = {incidents[id_] for user, day, id_ in keys if (user, day) in shown and id_ in incidents}
+    planted = set(incidents.values())
+    sys.stdout.write(
+        f"\nseed {seed}: {len(found)} of {len(planted)} planted incidents among the top "
+        f"{len(detected.rows)} of {detected.counts[0]}, in {detected.seconds:.1f} s\n"
+    )
+    assert len(planted) == 10
+    assert len(detected.rows) == MIN_INCIDENTS
+    assert len(found) >= at_least
+
+
+def test_the_terminal_the_alerts_the_report_and_the_live_page_count_the_same(
+    small: Detected,
+) -> None:
+    alerts = count_alerts(small.folder)
+    counts = len(alerts), alerts.total()
+    assert small.counts[:2] == counts
+    assert counts[0] > 0
+    assert {(user, day): events for user, day, events in small.rows}.items() <= alerts.items()
+
+    data = build_report(ReportRequest(), [small.out])
+    live = LiveReport(small.out, store=ModelStore.open(small.out / "models"))
+    live.refresh()
+    page = json.loads(live.encode_data())
+    for incidents, account in (
+        ([view.incident for view in data.incidents], data.account.scored),
+        ([to_namespace(view["incident"]) for view in page["incidents"]], page["account"]["scored"]),
+    ):
+        assert (len(incidents), sum(incident.count for incident in incidents)) == counts
+        assert account == small.counts[2]
+        shown = [(one.user, one.start[:10], one.count) for one in incidents[:MIN_INCIDENTS]]
+        assert shown == small.rows
+
+
+def to_namespace(fields: dict[str, Any]) -> Any:
+    return type("Incident", (), fields)
+
+
+def test_report_and_serve_read_the_folder_without_options(small: Detected) -> None:
+    done = execute(small.folder, "report", OUT, "--overwrite")
+    incidents, _, scored = small.counts
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"report.html: {incidents} incidents in {scored:,} events\n",
+    )
+
+
+def test_the_printed_command_gives_the_same_results(small: Detected, tmp_path: Path) -> None:
+    shutil.copytree(small.folder / "bucket", tmp_path / "bucket")
+    done = execute(tmp_path, *small.command[1:])
+    assert done.returncode == 0, done.stderr
+    for name in ("alerts.jsonl", "report.html", "status.json"):
+        assert (tmp_path / OUT / name).read_bytes() == (small.out / name).read_bytes()
+
+
+def test_a_second_run_uses_the_fingerprints_and_finds_the_same(small: Detected) -> None:
+    before = read_alerts(small.folder)
+    again = detect(small.folder, "bucket/json")
+    assert "--pretrained_filename" in " ".join(again.command)
+    assert "train_data_glob" not in " ".join(again.command)
+    assert again.rows == small.rows
+    assert read_alerts(small.folder).equals(before)
+
+
+def test_history_is_for_training_and_all_logs_are_scored(small: Detected) -> None:
+    folder, out = small.folder, "with-history"
+    parts = ["bucket/json/scored", "--history=bucket/json/training", f"--out={out}"]
+    detected = detect(folder, *parts)
+    status = json.loads((folder / out / "status.json").read_bytes())
+    records = [
+        len(json.loads(gzip.decompress(path.read_bytes()))["Records"])
+        for path in (folder / "bucket/json/scored").rglob("*.gz")
+    ]
+    assert status["account"]["scored"] == sum(records)
+    assert "the logs of --history: bucket/json/training" in detected.done.stderr
+
+
+def test_no_incident_is_no_failure_and_has_a_reason(small: Detected) -> None:
+    none = detect(small.folder, "bucket/json", "--alerts_per_day=0", "--out=none")
+    assert none.rows == []
+    assert none.counts[0] == 0
+    assert "Why none    no day of a user is unusual enough for this budget." in none.done.stderr
+    assert (small.folder / "none" / "report.html").exists()
+
+
+# The kinds of logs.
+
+_CLOUDTRAIL = {
+    "eventVersion": "1.08",
+    "eventTime": "2024-05-31T09:00:00Z",
+    "eventID": "1",
+    "eventSource": "s3.amazonaws.com",
+    "eventName": "GetObject",
+    "awsRegion": "eu-west-1",
+    "sourceIPAddress": "203.0.113.9",
+    "userAgent": "curl/8.1",
+    "userIdentity": {"type": "IAMUser", "userName": "ann", "accountId": "123456789012"},
+}
+_OCSF = {
+    "time": 1717147800000,
+    "class_uid": 6003,
+    "activity_name": "Read",
+    "status": "Success",
+    "metadata": {"uid": "1", "product": {"name": "CloudTrail"}, "version": "1.1.0"},
+    "actor": {"user": {"type": "IAMUser", "uid": "arn:x", "name": "ann"}},
+    "api": {"operation": "GetObject", "service": {"name": "s3.amazonaws.com"}},
+    "src_endpoint": {"ip": "198.51.100.7"},
+    "cloud": {"region": "eu-west-1", "provider": "AWS"},
+}
+_AZURE = {
+    "id": "1",
+    "createdDateTime": "2024-05-31T09:00:00Z",
+    "userPrincipalName": "ann@x.org",
+    "appDisplayName": "Mail",
+    "clientAppUsed": "Browser",
+    "deviceDetail": {"browser": "Edge 99", "displayName": "PC", "operatingSystem": "Linux"},
+    "location": {"city": "Cork", "state": "Munster", "countryOrRegion": "IE"},
+}
+_DUO = {
+    "txid": "1",
+    "isotimestamp": "2020-02-13T18:00:00+00:00",
+    "timestamp": 1581616820,
+    "event_type": "authentication",
+    "user": {"key": "DU", "name": "ann"},
+    "application": {"key": "DI", "name": "VPN"},
+    "factor": "duo_push",
+    "result": "success",
+    "reason": "user_approved",
+    "access_device": {"browser": "Chrome", "os": "Mac OS X", "ip": "203.0.113.9"},
+}
+_OKTA = {
+    "uuid": "1",
+    "published": "2024-05-02T18:46:21.121Z",
+    "eventType": "user.session.start",
+    "actor": {"alternateId": "ann@x.org", "displayName": "Ann", "id": "00u1", "type": "User"},
+    "client": {
+        "device": "Computer",
+        "ipAddress": "203.0.113.9",
+        "geographicalContext": {"city": "Cork", "state": "Munster", "country": "Ireland"},
+    },
+    "outcome": {"result": "FAILURE", "reason": "INVALID_CREDENTIALS"},
+}
+_GCP = {
+    "insertId": "1",
+    "timestamp": "2024-05-31T09:00:00Z",
+    "logName": "projects/p/logs/cloudaudit.googleapis.com%2Factivity",
+    "resource": {"type": "service_account", "labels": {"project_id": "p"}},
+    "protoPayload": {
+        "@type": "type.googleapis.com/google.cloud.audit.AuditLog",
+        "serviceName": "iam.googleapis.com",
+        "methodName": "google.iam.admin.v1.CreateServiceAccountKey",
+        "resourceName": "projects/-/serviceAccounts/1",
+        "authenticationInfo": {"principalEmail": "ann@x.org"},
+        "requestMetadata": {"callerIp": "198.51.100.7", "callerSuppliedUserAgent": "curl/8.1"},
+    },
+}
+_GITHUB = {
+    "@timestamp": 1717146000123,
+    "_document_id": "1",
+    "action": "protected_branch.destroy",
+    "actor": "ann",
+    "actor_ip": "203.0.113.9",
+    "org": "acme",
+    "repo": "acme/site",
+    "user_agent": "curl/8.1",
+}
+_MICROSOFT365 = {
+    "CreationTime": "2024-05-31T09:00:00",
+    "Id": "1",
+    "Operation": "UserLoggedIn",
+    "RecordType": 15,
+    "ResultStatus": "Success",
+    "Workload": "AzureActiveDirectory",
+    "ClientIP": "203.0.113.9:50123",
+    "UserId": "ann@x.org",
+}
+_WORKSPACE = {
+    "kind": "admin#reports#activity",
+    "id": {"time": "2024-05-31T09:00:00Z", "uniqueQualifier": "1", "applicationName": "login"},
+    "actor": {"callerType": "USER", "email": "ann@x.org", "profileId": "1"},
+    "ipAddress": "203.0.113.9",
+    "events": [{"type": "login", "name": "login_success"}],
+}
+_KUBERNETES = {
+    "kind": "Event",
+    "auditID": "1",
+    "stage": "ResponseComplete",
+    "requestReceivedTimestamp": "2024-05-31T09:00:00.123456Z",
+    "requestURI": "/api/v1/namespaces/web/secrets/key",
+    "verb": "get",
+    "user": {"username": "ann"},
+    "sourceIPs": ["10.0.0.9"],
+    "userAgent": "kubectl/v1.29",
+    "objectRef": {"resource": "secrets", "namespace": "web", "name": "key"},
+}
+RECORDS: dict[str, dict[str, Any]] = {
+    "cloudtrail": _CLOUDTRAIL,
+    "ocsf": _OCSF,
+    "azure": _AZURE,
+    "duo": _DUO,
+    "okta": _OKTA,
+    "gcp": _GCP,
+    "github": _GITHUB,
+    "microsoft365": _MICROSOFT365,
+    "google_workspace": _WORKSPACE,
+    "kubernetes": _KUBERNETES,
+}
+
+
+def write_records(path: Path, *records: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_there_is_a_record_of_every_kind() -> None:
+    assert {kind.name for kind in list_kinds()} == RECORDS.keys()
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_the_kind_of_log_is_recognised_by_its_contents(kind: str, tmp_path: Path) -> None:
+    path = write_records(tmp_path / "log.jsonl", RECORDS[kind])
+    assert recognise_kind([path]).name == kind
+
+
+def test_an_unknown_log_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "log.jsonl", {"when": "2024-05-31", "who": "ann"})
+    with pytest.raises(UsageError, match=r"not recognised: `.*log.jsonl`.*Give --source.*schema"):
+        recognise_kind([path])
+
+
+def test_logs_of_two_kinds_are_refused_with_an_example_of_each(tmp_path: Path) -> None:
+    write_records(tmp_path / "a.jsonl", _OKTA)
+    write_records(tmp_path / "b.jsonl", _CLOUDTRAIL)
+    with pytest.raises(UsageError, match=r"several kinds: .*(okta|cloudtrail).* and .*--source="):
+        recognise_kind([str(tmp_path)])
+    assert recognise_kind([str(tmp_path)], "okta").name == "okta"
+
+
+def test_a_schema_of_the_package_is_used_from_logs_to_results(tmp_path: Path) -> None:
+    start = datetime(2024, 5, 1, 9, tzinfo=UTC)
+    records = [
+        _OKTA | {"uuid": str(n), "published": f"{start + timedelta(hours=3 * n):%FT%TZ}"}
+        for n in range(8 * 40)
+    ]
+    write_records(tmp_path / "log.jsonl", *records)
+    detected = detect(tmp_path, "log.jsonl")
+    assert "--columns_file=okta.toml" in detected.command
+    assert (detected.out / "report.html").exists()
+
+
+# What cannot be done.
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], "LOGS: no log file is found in `nothing`"),
+        (["log.jsonl"], "LOGS: all events are of one day, 2024-05-31"),
+        (
+            ["log.jsonl", "--source=oktaa"],
+            "--source: there is no kind of log `oktaa`. Did you",
+        ),
+        (["log.jsonl", "--history=gone"], "--history: no log file is found in `gone`"),
+        (["log.jsonl", "--out=log.jsonl"], "--out: `log.jsonl` is not a folder"),
+        ([".", "--out=results"], "--out: `results` is in the folder of logs `.`"),
+        (["log.jsonl", "--out=s3://bucket/x"], "--out: `s3://bucket/x` is not on this machine"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do_and_writes_nothing(
+    words: list[str], message: str, tmp_path: Path, run: Run
+) -> None:
+    write_records(tmp_path / "log.jsonl", _CLOUDTRAIL)
+    done = run("detect", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_run_that_fails_leaves_the_folder_as_it_was(small: Detected, tmp_path: Path) -> None:
+    logs = str(small.folder / "bucket/json/scored")
+    broken = write_records(tmp_path / "history.jsonl", {"when": 1})
+    done = execute(tmp_path, "detect", logs, f"--history={broken}")
+    assert done.returncode != 0, done.stderr
+    assert "history.jsonl" in done.stderr
+    assert not (tmp_path / OUT).exists()
+
+
+def test_fingerprints_of_another_log_are_refused(small: Detected, tmp_path: Path) -> None:
+    shutil.copytree(small.out, tmp_path / OUT)
+    records = [_OKTA | {"uuid": str(n), "published": f"2024-05-0{n}T09:00:00Z"} for n in (1, 2, 3)]
+    write_records(tmp_path / "log.jsonl", *records)
+    done = execute(tmp_path, "detect", "log.jsonl")
+    assert done.returncode == 2
+    assert f"--out: the fingerprints in `{OUT}/models` do not fit these logs." in done.stderr
+    assert (tmp_path / OUT / "alerts.jsonl").read_bytes() == (
+        small.out / "alerts.jsonl"
+    ).read_bytes()
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("report", "empty")
+    assert done.returncode == 2
+    assert "`empty` has no results" in done.stderr
