@@ -37,7 +37,7 @@ from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.results import known_log_formats
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import atomic_write
-from morpheus.storage.object_store import is_object_url
+from morpheus.storage.object_store import is_object_url, normalise_location
 from morpheus.text import format_count, suggest
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
@@ -78,9 +78,15 @@ class DetectOptions:
     """
 
     history: tuple[str, ...] = option(
-        (), "Earlier logs, for training only: a file, folder or glob; repeat for more."
+        (),
+        "Earlier logs, for training only: a file, folder or glob; repeat for more.",
+        location="any",
     )
-    out: str = option("morpheus-results", "Output folder. Results in it are replaced.")
+    out: str = option(
+        "morpheus-results",
+        "Output folder, on this machine. Results in it are replaced.",
+        location="local",
+    )
     source: str = option(
         "",
         "Kind of log, such as `cloudtrail`, `ocsf`, `azure`, `duo` or `okta`.",
@@ -470,6 +476,7 @@ def make_pipeline(
 
 def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     """Plan, run, and print the incidents."""
+    logs = tuple(normalise_location(log, "LOGS") for log in logs)
     _check_out(options, logs)
     with interruptible():
         kind = recognise_kind(logs, options.source)
@@ -512,10 +519,6 @@ def _restore_on_error(path: Path) -> Iterator[None]:
 def _check_out(options: DetectOptions, logs: Sequence[str]) -> None:
     """Reject an output folder that cannot be one."""
     out = Path(options.out)
-    if is_object_url(options.out):
-        raise UsageError(
-            f"--out: `{options.out}` is not on this machine. Give a folder here, and copy it."
-        )
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: `{out}` is not a folder. Give another name.")
     for log in (*logs, *options.history):
