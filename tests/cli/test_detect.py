@@ -351,6 +351,12 @@ def test_the_kind_of_log_is_recognised_by_its_contents(kind: str, tmp_path: Path
     assert recognise_kind([path]).name == kind
 
 
+def test_a_delta_table_is_recognised(tmp_path: Path) -> None:
+    row = {name: [str(value)] for name, value in _AZURE.items() if isinstance(value, str)}
+    pl.DataFrame(row).write_delta(tmp_path / "table")
+    assert recognise_kind([str(tmp_path / "table")]).name == "azure"
+
+
 def test_an_unknown_log_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path = write_records(tmp_path / "log.jsonl", {"when": "2024-05-31", "who": "ann"})
     with pytest.raises(UsageError, match=r"not recognised: `.*log.jsonl`.*Give --source.*schema"):

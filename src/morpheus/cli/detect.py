@@ -214,7 +214,9 @@ def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> 
 
 def _count_known_values(kind: LogKind, path: LogPath) -> float:
     """Return the mean number of values per record that a file has in columns of a kind of log."""
-    source = kind.make_source([str(path)], bad_record="skip", max_files=1)
+    # A file of a Delta table can only be read alone if its type is given.
+    file_type = "parquet" if path.suffix.lower() == ".parquet" else "auto"
+    source = kind.make_source([str(path)], bad_record="skip", file_type=file_type)
     metrics, values = RunMetrics(), 0
     try:
         with _quiet():
