@@ -387,36 +387,36 @@ def test_long_value_is_shortened(ann):
     assert "…" in out["reason"][0]
 
 
-GITHUB = PipelineOptions(
+DESCRIBED = PipelineOptions(
     columns=tuple(COLUMNS),
     log=LogDescription(event_fields=EventFields(action=("action",), source_address=("address",))),
 )
 
 
 def test_reason_begins_with_the_action_that_the_log_describes(ann):
-    out = explain_rows(ann, [USUAL | {"agent": "kali"}], options=GITHUB)
+    out = explain_rows(ann, [USUAL | {"agent": "kali"}], options=DESCRIBED)
     assert out["reason"][0] == "`get` with agent `kali`, new in 1 day."
-    out = explain_rows(ann, [USUAL | {"action": "delete", "address": "moon"}], options=GITHUB)
+    out = explain_rows(ann, [USUAL | {"action": "delete", "address": "moon"}], options=DESCRIBED)
     assert out["reason"][0].startswith("`delete`, new in 1 day, from new address `moon`")
 
 
 def test_actions_of_the_latest_earlier_events_of_the_day_are_named(ann):
     rows = [USUAL | {"action": f"delete {n}"} for n in range(5)]
-    today = explain_rows(ann, [*rows, USUAL], options=GITHUB)
+    today = explain_rows(ann, [*rows, USUAL], options=DESCRIBED)
     assert today["reason"][-1].startswith("`get` after unusual `delete 4` and `delete 3`")
-    again = explain_rows(ann, [*rows, rows[3], USUAL], options=GITHUB)
+    again = explain_rows(ann, [*rows, rows[3], USUAL], options=DESCRIBED)
     assert again["reason"][-1].startswith("`get` after unusual `delete 3` and `delete 4`")
 
 
 def test_events_that_do_not_add_to_the_risk_are_not_named_as_earlier_ones(ann):
     rows = [USUAL | {"action": "delete"}, USUAL, USUAL, USUAL | {"agent": "kali"}]
-    out = explain_rows(ann, rows, options=GITHUB)
+    out = explain_rows(ann, rows, options=DESCRIBED)
     assert "`get`" not in out["reason"][-1].partition(" after ")[2]
 
 
 def test_a_value_that_the_history_has_seldom_is_rare_with_how_often():
     frame = day().with_columns(agent=pl.Series(["curl"] * 2 + day()["agent"].to_list()[2:]))
-    out = explain_rows(fingerprint(frame), [USUAL | {"agent": "curl"}], options=GITHUB)
+    out = explain_rows(fingerprint(frame), [USUAL | {"agent": "curl"}], options=DESCRIBED)
     assert out["reason"][0] == "`get` with agent `curl`, rare for this user (1 in 200 events)."
 
 
@@ -441,7 +441,7 @@ def worker(weeks=4):
     ],
 )
 def test_time_outside_of_the_usual_hours_is_named_in_the_time_zone(time, words):
-    options = replace(GITHUB, timezone="Europe/Berlin")
+    options = replace(DESCRIBED, timezone="Europe/Berlin")
     seconds = [(time - DAY).total_seconds()]
     out = explain_rows(worker(), [USUAL | {"agent": "kali"}], seconds=seconds, options=options)
     reason = out["reason"][0]
@@ -451,7 +451,7 @@ def test_time_outside_of_the_usual_hours_is_named_in_the_time_zone(time, words):
 def test_time_is_not_unusual_after_a_short_history():
     seconds = [(datetime(2026, 2, 8, 2, tzinfo=UTC) - DAY).total_seconds()]
     out = explain_rows(
-        worker(weeks=1), [USUAL | {"agent": "kali"}], seconds=seconds, options=GITHUB
+        worker(weeks=1), [USUAL | {"agent": "kali"}], seconds=seconds, options=DESCRIBED
     )
     assert " at " not in out["reason"][0]
 
