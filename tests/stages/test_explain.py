@@ -30,6 +30,12 @@ HOSTILE = st.text(max_size=100) | st.sampled_from(
     ["\x1b[2J", "a\nb\tc", "exe.\u202etxt", "`, p=.99`", "{}%s\\", "=1+1", "\u200b", "é" * 300]
 )
 
+DESCRIBED = PipelineOptions(
+    columns=tuple(COLUMNS),
+    log=LogDescription(event_fields=EventFields(action=("action",), source_address=("address",))),
+)
+"""Options of a log whose actions and addresses are known."""
+
 
 @pytest.fixture(scope="module")
 def ann():
@@ -258,7 +264,8 @@ def test_explanation_does_not_depend_on_the_division_into_batches(ann, cuts):
     frame = frame.with_columns(agent=pl.Series(["kali", "web", "web", "cli"] * 10))
     bounds = [0, *sorted(cuts), 40]
     parts = [frame[start:end] for start, end in pairwise(bounds)]
-    whole, divided = explain(ann, [frame]), explain(ann, parts)
+    whole, divided = (explain(ann, frames, options=DESCRIBED) for frames in ([frame], parts))
+    assert whole["reason"].str.contains(" after unusual ").any()
     exact = ["reason", "top_columns", RISK]
     assert divided.select(exact).equals(whole.select(exact))
     # In a float32 matrix product of a fixed size, the last digit of a row depends on its position
@@ -385,12 +392,6 @@ def test_long_value_is_shortened(ann):
     assert len(out["reason"][0]) <= MAX_REASON_LENGTH
     assert len(out["explanation"][0]) < 3000
     assert "…" in out["reason"][0]
-
-
-DESCRIBED = PipelineOptions(
-    columns=tuple(COLUMNS),
-    log=LogDescription(event_fields=EventFields(action=("action",), source_address=("address",))),
-)
 
 
 def test_reason_begins_with_the_action_that_the_log_describes(ann):
