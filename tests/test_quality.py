@@ -307,6 +307,16 @@ def test_reasons_that_miss_the_most_changed_column_do_not_count(explained):
     assert replace(explained, output=output).named(0)[:3] == (False, False, True)
 
 
+def test_a_reason_begins_well_with_its_own_action_or_with_source_or_agent(part):
+    begins = part("quality.reasons").begins_well
+    row = {"eventName": "GetUser"}
+    assert begins(row | {"reason": "`GetUser` after unusual `ListUsers`."})
+    assert begins(row | {"reason": "`Get…ser`, new in 9 days."})
+    assert begins(row | {"reason": "Address `203.0.113.7`, new in 9 days."})
+    assert not begins(row | {"reason": "Access key `ASIA`, new in 9 days."})
+    assert not begins(row | {"reason": "`ListUsers` with agent `kali`."})
+
+
 def with_actions(trial, *actions):
     """Give the users of a trial actions, each user some that repeat."""
     parts = zip(trial.history.partition_by("user", maintain_order=True), actions, strict=True)

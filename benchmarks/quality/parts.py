@@ -165,11 +165,18 @@ def of_reasons(run: Run) -> Iterator[Table]:
     """Explanations of detected incidents."""
     from quality import console  # noqa: PLC0415 - it needs `morpheus.replay`
 
-    table = reasons.table()
-    reasons.add(table, "companies", map(fleet.trial, list(fleet.PRINTED)[: run.seeds]))
-    for grade, rounds in console.scenes(run.data, 1).items():
-        reasons.add(table, f"console: {console.GRADES[grade]}", rounds)
+    table, texts = reasons.table(), reasons.texts_table()
+    sets: dict[str, Iterable[Trial]] = {
+        "companies": map(fleet.trial, list(fleet.PRINTED)[: run.seeds])
+    }
+    scenes = console.scenes(run.data, 1).items()
+    sets |= {f"console: {console.GRADES[grade]}": rounds for grade, rounds in scenes}
+    for name, trials in sets.items():
+        explained = reasons.explain(trials)
+        reasons.add(table, name, explained)
+        reasons.add_texts(texts, name, explained)
     yield table
+    yield texts
 
 
 def of_risk(run: Run) -> Iterator[Table]:

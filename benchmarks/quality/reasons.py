@@ -1,4 +1,7 @@
-"""Do explanations name what an incident changed? Counted independently of the model."""
+"""Do explanations name what an incident changed, and can a person read them?
+
+Counted independently of the model.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,10 @@ SELDOM = 0.01
 """A value with a smaller share of the user's training events is rare."""
 READ = 2
 """Number of columns in a reason."""
+SHOWN = 20.0
+"""Risk from which the text of a reason is measured."""
+LEADING = frozenset({"eventName", "sourceIPAddress", "userAgent"})
+"""Columns of the action, the source and the agent."""
 NEARLY = 0.9
 """A column with this share of the largest change counts as changed nearly as much."""
 
@@ -38,14 +45,58 @@ def table() -> Table:
     )
 
 
-def add(table: Table, name: str, trials: Iterable[Trial], label: str = "risk") -> None:
-    """Explain trials, and add a row: how many reasons of detected incidents name the change."""
-    found: list[tuple[bool, bool, bool, float]] = []
-    for seed, trial in enumerate(trials, start=1):
-        output = chain.output(trial, [label], seed=seed, behind=[Explain(top=READ)])
-        explained = Explained(trial, output, label)
-        found += [explained.named(number) for number in explained.caught]
+def texts_table() -> Table:
+    """Return an empty table of what reasons look like."""
+    return Table(
+        "How long are reasons, and with what do they begin?",
+        [
+            *("logs", "reasons", "median length", "longest"),
+            *("begin with action, source or agent", "one of these is unusual"),
+        ],
+        note=f"Reasons of all events with a risk of at least {SHOWN:.0f}. Lengths are in "
+        "characters. A reason begins with the event's action, even if the source, the agent or "
+        "another column is what is unusual; the last column counts the reasons that name an "
+        "unusual action, source or agent.",
+    )
+
+
+def explain(trials: Iterable[Trial], label: str = "risk") -> list[Explained]:
+    """Score and explain trials."""
+    return [
+        Explained(trial, chain.output(trial, [label], seed=seed, behind=[Explain()]), label)
+        for seed, trial in enumerate(trials, start=1)
+    ]
+
+
+def add(table: Table, name: str, trials: Iterable[Explained]) -> None:
+    """Add a row: how many reasons of detected incidents name the change."""
+    found = [trial.named(number) for trial in trials for number in trial.caught]
     table.add(name, len(found), *(f"{share:.1%}" for share in np.mean(found, axis=0)))
+
+
+def add_texts(table: Table, name: str, trials: Iterable[Explained]) -> None:
+    """Add a row: the lengths of reasons, and how many begin with action, source or agent."""
+    rows = pl.concat(trial.shown for trial in trials)
+    lengths = rows["reason"].str.len_chars().to_numpy()
+    begins = np.mean([begins_well(row) for row in rows.iter_rows(named=True)])
+    tops = rows["top_columns"].str.split(", ").to_list()
+    names = np.mean([bool(LEADING & set(top)) for top in tops])
+    median = f"{np.median(lengths):.0f}"
+    table.add(name, rows.height, median, int(lengths.max()), f"{begins:.1%}", f"{names:.1%}")
+
+
+def begins_well(row: Mapping[str, str | None]) -> bool:
+    """Return whether the reason in a row begins with its action, or names source or agent first.
+
+    >>> begins_well({"reason": "`GetUser`, new in 9 days.", "eventName": "GetUser"})
+    True
+    >>> begins_well({"reason": "Max results `9`, new in 9 days.", "eventName": "GetUser"})
+    False
+    """
+    reason, action = row["reason"] or "", row["eventName"] or ""
+    start = reason[1:].partition("`")[0].partition("…")[0]
+    is_action = reason.startswith("`") and bool(start) and action.startswith(start)
+    return is_action or reason.startswith(("Address ", "Agent "))
 
 
 @dataclass(frozen=True)
@@ -61,6 +112,12 @@ class Explained:
     trial: Trial
     output: pl.DataFrame
     label: str = "risk"
+
+    @property
+    def shown(self) -> pl.DataFrame:
+        """Return the events with a risk that is worth a look, with their reasons."""
+        names = ["eventName", "reason", "top_columns"]
+        return self.output.filter(pl.col(self.label).cast(pl.Float64) >= SHOWN).select(names)
 
     @cached_property
     def caught(self) -> list[int]:

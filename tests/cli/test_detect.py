@@ -110,13 +110,10 @@ def count_alerts(folder: Path) -> Counter[tuple[str, str]]:
     return Counter(zip(alerts["actor"], days, strict=True))
 
 
-# Ten incidents are planted. In the fleet of seed 42, a privilege escalation and an exfiltration
-# rank below usual days of other users. docs/detect.md has the figures of more fleets.
-@pytest.mark.parametrize(("seed", "at_least"), [("3", 9), ("42", 8)])
-def test_the_top_fifteen_hold_the_planted_incidents(
-    seed: str, at_least: int, tmp_path: Path
-) -> None:
-    make_fleet(tmp_path, "--users", "50", "--seed", seed)
+# A privilege escalation and an exfiltration rank below usual days of other users. docs/detect.md
+# has the figures of more fleets.
+def test_the_top_fifteen_hold_eight_of_ten_planted_incidents(tmp_path: Path) -> None:
+    make_fleet(tmp_path, "--users", "50", "--seed", "42")
     detected = detect(tmp_path, "bucket/json")
     with (tmp_path / "bucket" / "labels.csv").open(newline="") as file:
         incidents = {row["eventID"]: row["incident"] for row in csv.DictReader(file)}
@@ -127,12 +124,12 @@ def test_the_top_fifteen_hold_the_planted_incidents(
     found = {incidents[id_] for user, day, id_ in keys if (user, day) in shown and id_ in incidents}
     planted = set(incidents.values())
     sys.stdout.write(
-        f"\nseed {seed}: {len(found)} of {len(planted)} planted incidents among the top "
+        f"\n{len(found)} of {len(planted)} planted incidents among the top "
         f"{len(detected.rows)} of {detected.counts[0]}, in {detected.seconds:.1f} s\n"
     )
     assert len(planted) == 10
     assert len(detected.rows) == MIN_INCIDENTS
-    assert len(found) >= at_least
+    assert len(found) >= 8
 
 
 def test_the_terminal_the_alerts_the_report_and_the_live_page_count_the_same(

@@ -65,7 +65,7 @@ def test_anomalies_and_baselines_name_the_same_column(tmp_path):
     assert baseline["observation_parameter"] == "action"
     assert baseline["observed_pattern"] == "FREQUENT"
     assert {"value": "get"} in baseline["observations"]
-    assert finding["message"].startswith("action: saw `never`")
+    assert finding["message"].startswith("`CreateAccessKey` with action `never`, new in 1 day")
 
 
 @pytest.mark.parametrize(

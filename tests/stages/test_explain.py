@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
@@ -11,21 +13,28 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from morpheus.columns import RISK, ExplanationColumns
+from morpheus.columns import RISK, EventFields, ExplanationColumns, LogDescription
 from morpheus.core.batch import Losses, Scored, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
+from morpheus.models.explanation import MAX_REASON_LENGTH
 from morpheus.models.fit import TrainingDataBackoff, UserHistory, fit_fingerprint, fit_fingerprints
 from morpheus.models.population import Population
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
-from morpheus.testing import make_events, make_scored, run_stage
+from morpheus.testing import DAY, make_events, make_scored, run_stage
 from people import COLUMNS, day, fingerprint, times
 
 USUAL = {"action": "get", "address": "office", "agent": "web", "kind": "user"}
 HOSTILE = st.text(max_size=100) | st.sampled_from(
     ["\x1b[2J", "a\nb\tc", "exe.\u202etxt", "`, p=.99`", "{}%s\\", "=1+1", "\u200b", "é" * 300]
 )
+
+DESCRIBED = PipelineOptions(
+    columns=tuple(COLUMNS),
+    log=LogDescription(event_fields=EventFields(action=("action",), source_address=("address",))),
+)
+"""Options of a log whose actions and addresses are known."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_column_with_a_new_value_is_the_first_reason(ann, column):
     assert out["top_columns"][0].split(", ")[0] == column
     [first, *_] = parse_explanation(out)["columns"]
     assert (first["column"], first["value"], first["new"]) == (column, "never", True)
-    assert out["reason"][0].startswith(f"{column}: saw `never`, p")
+    assert f"{column} `never`, new in 1 day" in out["reason"][0].lower()
 
 
 def test_known_value_in_a_rare_combination_is_shown_with_the_expected_value(ann):
@@ -106,8 +115,7 @@ def test_known_value_in_a_rare_combination_is_shown_with_the_expected_value(ann)
     assert not first["new"]
     assert first["expected"][0]["value"] == "web"
     assert first["probability"] < Decimal("0.1") < first["expected"][0]["probability"]
-    assert "agent: saw `cli`" in out["reason"][0]
-    assert "expected `web` p" in out["reason"][0]
+    assert out["reason"][0].endswith(("unusual in this combination.", "unusual together."))
 
 
 def test_bits_are_the_negative_logarithm_of_the_probability(ann):
@@ -133,8 +141,7 @@ def test_expected_values_are_more_likely_than_the_observed_one(ann):
 
 def test_missing_value_is_explained_like_a_value(ann):
     out = explain_rows(ann, [USUAL | {"kind": None}])
-    assert "kind: saw no value, p" in out["reason"][0]
-    assert "expected `user` p>.99" in out["reason"][0]
+    assert out["reason"][0] == "Without kind, rare for this user."
 
 
 def test_new_value_is_expected_in_a_column_of_new_values():
@@ -161,14 +168,13 @@ def test_number_is_explained_in_its_own_units():
     assert (first["column"], first["value"], first["probability"]) == ("size", "900.0", None)
     assert float(first["expected"][0]["value"]) == pytest.approx(500, abs=10)
     assert float(first["distance"]) == pytest.approx(40, abs=5)
-    assert "size: saw `900.0`, expected about" in out["reason"][0]
-    assert "standard deviations off" in out["reason"][0]
+    assert out["reason"][0] == "With unusually high size `900.0`."
 
 
-def test_reason_says_if_most_of_the_risk_comes_from_earlier_events(ann):
+def test_reason_names_the_earlier_events_if_most_of_the_risk_comes_from_them(ann):
     out = explain_rows(ann, [*[USUAL | {"agent": f"kali {n}"} for n in range(14)], USUAL])
-    assert out["reason"][-1].startswith("mostly what came before: 14 strange events in the hour ")
-    assert "before" not in out["reason"][0]
+    assert out["reason"][-1] == "After unusual `kali 13` and `kali 12` (unusual agent)."
+    assert "fter" not in out["reason"][0]
     parts = parse_explanation(out)["preceding"]
     assert (parts["own"], parts["strange_in_hour"], parts["strange_in_day"]) == (0, 14, 14)
 
@@ -178,7 +184,7 @@ def test_new_values_of_the_day_before_are_counted_and_add_no_risk(ann):
     out = explain_rows(ann, [*strange, USUAL], seconds=[-7200, -7100, -7000, 0])
     parts = parse_explanation(out)["preceding"]
     assert (parts["risk"], parts["earlier"], parts["strange_in_day"]) == (0, 0, 3)
-    assert out["reason"][-1] == "nothing unusual"
+    assert out["reason"][-1] == "Nothing unusual."
 
 
 def test_what_earlier_days_add_to_the_risk_is_not_divided_among_columns(ann):
@@ -210,8 +216,7 @@ def test_column_that_was_anomalous_in_earlier_events_is_named_first(ann):
     strange = [USUAL | {"address": f"host {n}"} for n in range(14)]
     out = explain_rows(ann, [*strange, USUAL | {"agent": "cli"}])
     assert parse_explanation(out)["columns"][0]["column"] == "address"
-    assert "address: saw `office`" in out["reason"][-1]
-    assert "strange in 14 events of the 24 hours before" in out["reason"][-1]
+    assert "fter unusual `host 13` and `host 12`" in out["reason"][-1]
     assert out["top_columns"][-1].startswith("address")
 
 
@@ -226,7 +231,8 @@ def test_redundant_columns_are_one_reason():
         if column["column"] in {"action", "host"}
     )
     assert shown["twins"] == ["host" if shown["column"] == "action" else "action"]
-    assert f"{shown['column']} (with it {shown['twins'][0]}): saw `new`" in out["reason"][0]
+    assert f"{shown['column']} `new`" in out["reason"][0].lower()
+    assert shown["twins"][0] not in out["reason"][0].lower()
     assert shown["twins"][0] not in out["top_columns"][0].split(", ")
 
 
@@ -237,7 +243,7 @@ def test_reason_says_that_training_data_of_similar_users_was_used():
     history = TrainingDataBackoff(population, 300).resolve(UserHistory("ann", day(40), times(40)))
     [model] = fit_fingerprints([history], COLUMNS, population=population)
     out = explain_rows(model, [USUAL | {"agent": "kali"}])
-    assert out["reason"][0].endswith("compared with peers: 40 of 300 events are their own")
+    assert out["reason"][0].endswith("new to this user; compared with similar users.")
     assert parse_explanation(out)["background"] == {
         "rung": "peers",
         "own_events": 40,
@@ -258,7 +264,8 @@ def test_explanation_does_not_depend_on_the_division_into_batches(ann, cuts):
     frame = frame.with_columns(agent=pl.Series(["kali", "web", "web", "cli"] * 10))
     bounds = [0, *sorted(cuts), 40]
     parts = [frame[start:end] for start, end in pairwise(bounds)]
-    whole, divided = explain(ann, [frame]), explain(ann, parts)
+    whole, divided = (explain(ann, frames, options=DESCRIBED) for frames in ([frame], parts))
+    assert whole["reason"].str.contains(" after unusual ").any()
     exact = ["reason", "top_columns", RISK]
     assert divided.select(exact).equals(whole.select(exact))
     # In a float32 matrix product of a fixed size, the last digit of a row depends on its position
@@ -375,16 +382,79 @@ def test_value_of_the_log_is_one_printable_quotation(ann, value):
     assert reason.isprintable()
     assert all(text.isprintable() for text in out.select(ExplanationColumns()).row(0))
     assert reason.count("`") % 2 == 0
+    assert len(reason) <= MAX_REASON_LENGTH
     if value not in {"web", "cli"}:
-        quoted = next(part for part in reason.split("; ") if part.startswith("agent: saw `"))
-        assert quoted.split("`")[2].startswith(", p")
+        assert reason.split("`")[2].startswith(", new in 1 day")
 
 
 def test_long_value_is_shortened(ann):
     out = explain_rows(ann, [USUAL | {"agent": "x" * 500_000 + "\u202e" * 500_000}])
-    assert len(out["reason"][0]) < 1000
+    assert len(out["reason"][0]) <= MAX_REASON_LENGTH
     assert len(out["explanation"][0]) < 3000
     assert "…" in out["reason"][0]
+
+
+def test_reason_begins_with_the_action_that_the_log_describes(ann):
+    out = explain_rows(ann, [USUAL | {"agent": "kali"}], options=DESCRIBED)
+    assert out["reason"][0] == "`get` with agent `kali`, new in 1 day."
+    out = explain_rows(ann, [USUAL | {"action": "delete", "address": "moon"}], options=DESCRIBED)
+    assert out["reason"][0].startswith("`delete`, new in 1 day, from new address `moon`")
+
+
+def test_actions_of_the_latest_earlier_events_of_the_day_are_named(ann):
+    rows = [USUAL | {"action": f"delete {n}"} for n in range(5)]
+    today = explain_rows(ann, [*rows, USUAL], options=DESCRIBED)
+    assert today["reason"][-1].startswith("`get` after unusual `delete 4` and `delete 3`")
+    again = explain_rows(ann, [*rows, rows[3], USUAL], options=DESCRIBED)
+    assert again["reason"][-1].startswith("`get` after unusual `delete 3` and `delete 4`")
+
+
+def test_events_that_do_not_add_to_the_risk_are_not_named_as_earlier_ones(ann):
+    rows = [USUAL | {"action": "delete"}, USUAL, USUAL, USUAL | {"agent": "kali"}]
+    out = explain_rows(ann, rows, options=DESCRIBED)
+    assert "`get`" not in out["reason"][-1].partition(" after ")[2]
+
+
+def test_a_value_that_the_history_has_seldom_is_rare_with_how_often():
+    frame = day().with_columns(agent=pl.Series(["curl"] * 2 + day()["agent"].to_list()[2:]))
+    out = explain_rows(fingerprint(frame), [USUAL | {"agent": "curl"}], options=DESCRIBED)
+    assert out["reason"][0] == "`get` with agent `curl`, rare for this user (1 in 200 events)."
+
+
+def worker(weeks=4):
+    """Ann at work: from Monday to Friday, 9 to 17 h UTC."""
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    hours = [
+        start + timedelta(days=7 * week + weekday, hours=hour)
+        for week in range(weeks)
+        for weekday in range(5)
+        for hour in range(9, 17)
+    ]
+    return fit_fingerprint("ann", day(len(hours)), COLUMNS, times=pl.Series(hours))
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (datetime(2026, 2, 9, 10, 30, tzinfo=UTC), None),  # a Monday
+        (datetime(2026, 2, 9, 2, 30, tzinfo=UTC), "at 03:30 on a Monday."),
+        (datetime(2026, 2, 8, 10, 30, tzinfo=UTC), "at 11:30 on a Sunday."),
+    ],
+)
+def test_time_outside_of_the_usual_hours_is_named_in_the_time_zone(time, words):
+    options = replace(DESCRIBED, timezone="Europe/Berlin")
+    seconds = [(time - DAY).total_seconds()]
+    out = explain_rows(worker(), [USUAL | {"agent": "kali"}], seconds=seconds, options=options)
+    reason = out["reason"][0]
+    assert reason.endswith(words) if words else " at " not in reason
+
+
+def test_time_is_not_unusual_after_a_short_history():
+    seconds = [(datetime(2026, 2, 8, 2, tzinfo=UTC) - DAY).total_seconds()]
+    out = explain_rows(
+        worker(weeks=1), [USUAL | {"agent": "kali"}], seconds=seconds, options=DESCRIBED
+    )
+    assert " at " not in out["reason"][0]
 
 
 def test_explanation_has_a_counterfactual_and_the_nearest_normal_event(ann):

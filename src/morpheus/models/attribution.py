@@ -1,18 +1,19 @@
 """Attribution of an event's anomaly to its columns.
 
-Four parts, each an input of `explain`:
+Five parts, each an input of `explain`:
 
 - `ColumnAttribution`: how anomalous each column is, and which values the model expected.
 - `find_counterfactuals`: the smallest change found that would make an event normal.
 - `NormalEventIndex`: the most similar normal events before an event.
 - `HistoryState`: which earlier events were anomalous.
+- `EarlierActions`: what the latest of them did.
 
 Sizes in shapes: D distinct rows, C columns, B rows in a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -66,6 +67,8 @@ MAX_NEAREST = 3
 """Maximum number of similar normal events per event."""
 MAX_DIFFERENCES = 5
 """Maximum number of differing columns per similar event."""
+MAX_EARLIER_ACTIONS = 2
+"""Number of latest unusual actions that `EarlierActions` keeps."""
 NATS_PER_BIT = log(2)
 
 Float32Array = NDArray[np.float32]
@@ -571,6 +574,85 @@ class HistoryState(msgspec.Struct):
         counts = self.recent_anomalies.count_before(marked, seconds)
         contributions = np.stack([own, earlier[:, None] * shares])
         return PrecedingContext(scores, contributions, counts, np.stack(column_counts, axis=-1))
+
+
+class EarlierAction(msgspec.Struct, frozen=True):
+    """An action of an earlier event, and the number of its day."""
+
+    text: str
+    day: int
+
+
+class EarlierActions(msgspec.Struct):
+    """The latest different actions that add to the risk of later events of one user.
+
+    Each list has at most `MAX_EARLIER_ACTIONS` entries, the latest first.
+
+    Attributes:
+        day: Number of the latest day.
+        anomalous: Actions of anomalous events.
+        others: Actions of other events with a risk of their own.
+    """
+
+    day: int = -(1 << 31)
+    anomalous: list[EarlierAction] = msgspec.field(default_factory=list)
+    others: list[EarlierAction] = msgspec.field(default_factory=list)
+
+    def update(
+        self,
+        texts: Callable[[NDArray[np.intp]], Sequence[str]],
+        days: NDArray[np.int64],
+        own: FloatArray,
+        anomalous: NDArray[np.bool_],
+        wanted: Sequence[int],
+    ) -> dict[int, tuple[tuple[str, ...], bool]]:
+        """Add a batch of events, and return the earlier actions of some of them.
+
+        Args:
+            texts: Returns the actions of some events.
+            days: Number of the day of each event, (rows,).
+            own: Risk of each event itself, (rows,).
+            anomalous: Which events are anomalous, (rows,).
+            wanted: Positions of events, ascending.
+
+        Returns:
+            See `before`, by position.
+        """
+        if not len(days):
+            return {}
+        adding = np.flatnonzero(own > 0)
+        days = np.maximum.accumulate(np.maximum(days, self.day))
+        rows = zip(
+            adding.tolist(),
+            map(EarlierAction, texts(adding), days[adding].tolist()),
+            anomalous[adding].tolist(),
+            strict=True,
+        )
+        found, row = {}, next(rows, None)
+        for event in (*wanted, len(days)):
+            while row is not None and row[0] < event:
+                _put_first(self.anomalous if row[2] else self.others, row[1])
+                row = next(rows, None)
+            if event < len(days):
+                found[event] = self.before(int(days[event]))
+        self.day = int(days[-1])
+        return found
+
+    def before(self, day: int) -> tuple[tuple[str, ...], bool]:
+        """Return the latest actions, and whether they are of a day.
+
+        Those of the day come before those of earlier days, and anomalous ones before the others.
+        """
+        kinds = self.anomalous, self.others
+        today = [tuple(each.text for each in kind if each.day == day) for kind in kinds]
+        ever = [tuple(each.text for each in kind) for kind in kinds]
+        return next(filter(None, today), ()) or next(filter(None, ever), ()), any(today)
+
+
+def _put_first(actions: list[EarlierAction], action: EarlierAction) -> None:
+    """Put an action first, and keep `MAX_EARLIER_ACTIONS` different ones."""
+    rest = [each for each in actions if each.text != action.text]
+    actions[:] = [action, *rest[: MAX_EARLIER_ACTIONS - 1]]
 
 
 @dataclass(frozen=True)

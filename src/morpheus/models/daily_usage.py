@@ -188,6 +188,7 @@ class DailyScores:
         incident_score: Highest risk of the day so far, (B,).
         incident_pvalue: P-value of it, (B,).
         new: Whether a value was never seen before this day, (B, C).
+        frequency: Share of the events of earlier days with the same value, (B, C).
         marginal: How much more likely a value is for another user, in nats, (B, C).
         shares: Share of each column in the event's own evidence, (B, C); without columns if it is
             not needed.
@@ -201,6 +202,7 @@ class DailyScores:
     incident_score: FloatArray
     incident_pvalue: FloatArray
     new: NDArray[np.bool_]
+    frequency: FloatArray
     marginal: FloatArray
     shares: FloatArray
     memory: FloatArray
@@ -579,6 +581,7 @@ class _Window:
         own = RISK_PER_NAT * np.maximum(evidence.own, 0)
         incident = self._running_maxima(risks)
         unknown = self.scorer.usage.is_unknown(self.values.keys)
+        frequency = evidence.known.shares[self.day_of[:, None], self.ids]
         shares = parts = np.empty((len(risks), 0))
         if attribute:
             shares = divide_evidence(evidence.columns, self.scorer.usage.leads)
@@ -589,7 +592,8 @@ class _Window:
             self.rank(risks, self.day_of, evidence.maxima),
             incident,
             self.rank(incident, self.day_of, evidence.maxima),
-            unknown & (evidence.known.shares[self.day_of[:, None], self.ids] == 0),
+            unknown & (frequency == 0),
+            frequency,
             evidence.marginal,
             shares,
             evidence.memory[:-1],

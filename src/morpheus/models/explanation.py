@@ -1,5 +1,7 @@
 """Explanations of events: the columns that cause the risk, the context, and one sentence.
 
+`Explanation` has the numbers, and `ReasonWriter` writes the sentence.
+
 Two sums are exact to the last of six decimals. The `anomaly` of the columns and of the `others`
 adds up to the event's anomaly. The event's `risk` is the sum of `own` and `earlier`, and also the
 sum of the `risk` of the columns and `others_risk`.
@@ -9,15 +11,20 @@ The structs are encoded as JSON; a field with another name in JSON has it in `na
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self
+from functools import cached_property
+from typing import NamedTuple, Self
 
 import msgspec
 
-from morpheus.models.profile import SCOPE_OWN, ModelCard
+from morpheus.columns import LogDescription
+from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
+from morpheus.models.profile import SCOPE_OWN, SCOPE_PEER_GROUP, ModelCard
 from morpheus.models.scoring import RISK_DECIMALS
-from morpheus.text import escape_control, quote_backtick
+from morpheus.text import ELLIPSIS, elide_middle, escape_control, format_count
 
 SECONDS_PER_DAY = 86400
 LEAST_REPORTED, MIN_REPORTED = 2.0, 10.0
@@ -26,8 +33,12 @@ MIN_CONTEXT_SHARE = 0.25
 """Share of the risk from which the context is part of the reason."""
 MAIN_CONTEXT_SHARE = 0.5
 """Share of the risk from which the context is the main reason."""
-MAX_TIMES = 1000
-"""Largest likelihood ratio that is printed."""
+MAX_REASON_LENGTH = 160
+"""Maximum number of characters of a reason."""
+MAX_RARE_SHARE = 0.01
+"""Share of the user's events up to which a known value is rare."""
+MIN_COMMON_SHARE, MAX_UNCOMMON_SHARE = 0.02, 0.001
+"""Mean share of other users' events from which a value is common, and up to which it is rare."""
 
 
 def limit_reported(contributions: Iterable[float]) -> float:
@@ -250,109 +261,420 @@ class Explanation(msgspec.Struct, frozen=True):
         return tuple((large or top[:1])[:max_columns])
 
 
-def render_reason(explanation: Explanation, max_columns: int) -> str:
-    """Return the reason for an event's risk as one sentence.
+@dataclass(frozen=True)
+class EventFacts:
+    """What the reason of an event says besides its explanation.
 
-    Args:
+    Attributes:
+        action: What was done; None if the log does not say.
+        action_column: Column that says so.
+        frequency: Share of the user's earlier events with the same value, by column.
+        others: Mean share of other users' events with the same value, by column; only values that
+            the history has, and only if there are other users.
+        time: Time of day and weekday, such as `03:12 on a Saturday`.
+        is_outside_hours: Whether the user is never active at that time.
+        earlier: Latest unusual actions before, the latest first.
+        is_same_day: Whether they are of the same day.
+    """
+
+    action: str | None = None
+    action_column: str = ""
+    frequency: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)
+    time: str = ""
+    is_outside_hours: bool = False
+    earlier: tuple[str, ...] = ()
+    is_same_day: bool = True
+
+
+class ColumnRole(NamedTuple):
+    """How a reason names a column.
+
+    Attributes:
+        preposition: Word before it.
+        label: Its name for people.
+        rank: Its place among the columns: actions, sources and agents come first, identifiers last.
+    """
+
+    preposition: str
+    label: str
+    rank: int
+
+
+_ACTION, _SOURCE, _AGENT, _OBJECT, _OTHER, _IDENTIFIER = range(6)
+_FIELD_ROLES = {
+    "event_id": ColumnRole("with", "event id", _IDENTIFIER),
+    "action": ColumnRole("with", "action", _ACTION),
+    "service": ColumnRole("in", "service", _OBJECT),
+    "resource": ColumnRole("on", "resource", _OBJECT),
+    "source_address": ColumnRole("from", "address", _SOURCE),
+    "country": ColumnRole("from", "country", _SOURCE),
+    "city": ColumnRole("from", "city", _SOURCE),
+    "user_agent": ColumnRole("with", "agent", _AGENT),
+    "account": ColumnRole("in", "account", _IDENTIFIER),
+    "region": ColumnRole("in", "region", _OBJECT),
+    "session": ColumnRole("with", "session", _IDENTIFIER),
+    "error_code": ColumnRole("with", "error", _OBJECT),
+    "error_message": ColumnRole("with", "error message", _OBJECT),
+    "result": ColumnRole("with", "result", _OBJECT),
+}
+_DERIVED_ROLES = {
+    "verbclass": ColumnRole("with", "kind of action", _ACTION),
+    "addressnetwork": ColumnRole("from", "network", _SOURCE),
+    "network": ColumnRole("from", "network", _SOURCE),
+    "addresskind": ColumnRole("from", "kind of address", _SOURCE),
+    "agentfamily": ColumnRole("with", "kind of program", _AGENT),
+}
+_HOUR_COLUMNS = frozenset({"hourofweek", "hourkind"})
+_COUNT_COLUMNS = frozenset({"logcount", "locincrement", "appincrement"})
+_IDENTIFIER_NAME = re.compile(r"(?:id|Id|ID|arn|Arn|ARN|[kK]ey)$")
+_MAX_LABEL = 28  # characters of a label
+_MAX_ESCAPED = 200  # characters of a value that are escaped, before it is shortened to its place
+_VALUE_LENGTHS = (32, 20)
+_SHORTEST_VALUE = 10
+
+
+class _Part(NamedTuple):
+    """A part of a reason.
+
+    Attributes:
+        before: Text before the values, with what separates it from the part before.
+        values: Values of the log.
+        after: Text after them.
+        priority: The part with the highest number is left out first; 0 for a part that stays.
+        whole_start: A long value keeps its start only.
+    """
+
+    before: str
+    values: tuple[str, ...] = ()
+    after: str = ""
+    priority: int = 0
+    whole_start: bool = False
+
+    def render(self, length: int) -> str:
+        """Return the text, with values of at most a number of characters."""
+        if not self.values:
+            return self.before + self.after
+        quoted = [_quote(value, length, whole_start=self.whole_start) for value in self.values]
+        *first, last = quoted
+        listed = f"{', '.join(first)} and {last}" if first else last
+        return f"{self.before}{listed}{self.after}"
+
+
+def _quote(text: str, length: int, *, whole_start: bool) -> str:
+    """Return a value between backticks, at most `length` characters of it.
+
+    It is shortened after it was escaped, because an escape is longer than its character.
+    """
+    safe = escape_control(elide_middle(text, _MAX_ESCAPED)).replace("`", r"\x60")
+    if whole_start and len(safe) > length:
+        safe = safe[: length - len(ELLIPSIS)] + ELLIPSIS
+    return f"`{elide_middle(safe, length)}`"
+
+
+@dataclass(frozen=True)
+class ReasonWriter:
+    """Writes the reasons of one kind of log.
+
+    Attributes:
+        log: The log.
+    """
+
+    log: LogDescription = field(default_factory=LogDescription)
+
+    def write(
+        self, explanation: Explanation, max_columns: int, facts: EventFacts | None = None
+    ) -> str:
+        """Return the reason for an event's risk: a sentence of at most `MAX_REASON_LENGTH`.
+
+        It begins with the action, if the log has one.
+
+        Args:
+            explanation: The explanation.
+            max_columns: Maximum number of columns in the sentence.
+            facts: What else is known about the event.
+
+        >>> bits = {"bits": 8.97, "typical_bits": 0.2, "likelihood_ratio_bits": 3.0}
+        >>> parts = {"anomaly": 90, "risk": 90, "dominant_contribution": 9, "anomalous_before": 0}
+        >>> rest = {"redundant_columns": (), "probability": 0.002, "marginal_dominates": False}
+        >>> value = {"column": "userAgent", "value": "Boto3 on Kali", "new": True}
+        >>> agent = ColumnReason(**value, **bits, **parts, **rest, distance=None, expected=())
+        >>> alone, own = ContextContribution(9, 9, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
+        >>> explanation = Explanation.from_columns(90.0, (agent,), alone, own)
+        >>> ReasonWriter().write(explanation, 3, EventFacts(action="DeleteTrail"))
+        '`DeleteTrail` with userAgent `Boto3 on Kali`, new in 58 days.'
+        """
+        sentence = _Sentence(self, explanation, facts or EventFacts(), max_columns)
+        text = _fit(list(sentence.iter_parts())).lstrip(" ,;")
+        first = text[:1].upper()
+        return (first if len(first) == 1 else text[:1]) + text[1:]
+
+    def role(self, column: str) -> ColumnRole:
+        """Return how a column is named."""
+        if column.startswith(NOVELTY_PREFIX):
+            base = self.role(column.removeprefix(NOVELTY_PREFIX))
+            return base._replace(label=_show_label(column))
+        if column.startswith(PREVIOUS_PREFIX):
+            base = self.role(column.removeprefix(PREVIOUS_PREFIX))
+            return ColumnRole("with", _show_label(f"previous {base.label}"), _OTHER)
+        role = self._roles.get(column) or ColumnRole("with", column, _rank_name(column))
+        return role._replace(label=_show_label(role.label))
+
+    @cached_property
+    def _roles(self) -> dict[str, ColumnRole]:
+        labels = {name: _name_path(path) for name, path in self.log.paths.items()}
+        labels |= {name: _lower_first(label) for name, label in self.log.labels.items()}
+        roles = {
+            name: ColumnRole("with", label, _rank_name(name)) for name, label in labels.items()
+        }
+        roles |= {name: ColumnRole("as", "user", _IDENTIFIER) for name in self.log.user_columns}
+        for name, role in self._field_roles():
+            label = self.log.labels.get(name)
+            roles[name] = role._replace(label=_lower_first(label)) if label else role
+        return roles | _DERIVED_ROLES
+
+    def _field_roles(self) -> Iterator[tuple[str, ColumnRole]]:
+        for known, names in self.log.event_fields.items():
+            yield from ((name, _FIELD_ROLES[known]) for name in names)
+
+
+def _show_label(label: str) -> str:
+    return elide_middle(escape_control(elide_middle(label)).replace("`", "'"), _MAX_LABEL)
+
+
+def _rank_name(column: str) -> int:
+    return _IDENTIFIER if _IDENTIFIER_NAME.search(column) else _OTHER
+
+
+def _name_path(path: str) -> str:
+    """Return the last two names of a path as words; the first name only groups others.
+
+    >>> _name_path("requestParameters.maxResults"), _name_path("responseElements.groupSet.items")
+    ('max results', 'group set items')
+    """
+    names = path.split(".")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join((names[1:] or names)[-2:]))
+    return " ".join(word if word.isupper() else word.lower() for word in words.split())
+
+
+def _lower_first(label: str) -> str:
+    """Return a label for the middle of a sentence; abbreviations keep their capitals."""
+    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """A reason in parts.
+
+    Attributes:
+        writer: Names the columns.
         explanation: The explanation.
-        max_columns: Maximum number of columns in the sentence.
-
-    >>> bits = {"bits": 8.97, "typical_bits": 0.2, "likelihood_ratio_bits": 3.0}
-    >>> parts = {"anomaly": 90, "risk": 90, "dominant_contribution": 9, "anomalous_before": 0}
-    >>> rest = {"redundant_columns": (), "probability": 0.002, "marginal_dominates": False}
-    >>> value = {"column": "userAgent", "value": "Boto3 on Kali", "new": True}
-    >>> agent = ColumnReason(**value, **bits, **parts, **rest, distance=None, expected=())
-    >>> alone, own = ContextContribution(9, 9, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
-    >>> render_reason(Explanation.from_columns(90.0, (agent,), alone, own), 3)
-    'userAgent: saw `Boto3 on Kali`, p=.002, 9.0 bits, new in 58 days'
+        facts: What else is known about the event.
+        max_columns: Maximum number of columns.
     """
-    context = explanation.preceding
-    limit = limit_reported(reason.anomaly for reason in explanation.columns)
-    columns = [
-        _describe_column(reason, explanation)
-        for reason in explanation.top_columns(max_columns)
-        if reason.anomaly >= limit or reason.anomalous_before
-    ]
-    share = context.earlier / (context.risk or 1)
-    if share >= MAIN_CONTEXT_SHARE:
-        columns = [f"mostly what came before: {_describe_context(context)}", *columns]
-    elif share >= MIN_CONTEXT_SHARE:
-        columns = [*columns, f"and {_describe_context(context)}"]
-    return "; ".join(
-        [*(columns or ["nothing unusual"]), *_describe_baseline(explanation.background)]
-    )
+
+    writer: ReasonWriter
+    explanation: Explanation
+    facts: EventFacts
+    max_columns: int
+
+    def iter_parts(self) -> Iterator[_Part]:
+        """Yield the parts of the sentence, in order."""
+        main = self._context_share >= MAIN_CONTEXT_SHARE
+        context = self._context_share >= MIN_CONTEXT_SHARE
+        has_action = self.facts.action is not None
+        yield from self._iter_actions()
+        yield from self._iter_columns()
+        if not self._columns and not context:
+            yield _Part(": nothing unusual" if has_action else "nothing unusual")
+        if context:
+            yield self._context_part(0 if main else 3)
+            if self.facts.earlier and not self.facts.is_same_day:
+                yield _Part(" on earlier days", priority=3)
+        yield from self._iter_notes()
+
+    @cached_property
+    def _context_share(self) -> float:
+        context = self.explanation.preceding
+        return context.earlier / (context.risk or 1)
+
+    @cached_property
+    def _top(self) -> tuple[ColumnReason, ...]:
+        return self.explanation.top_columns(self.max_columns)
+
+    @cached_property
+    def _unusual(self) -> list[ColumnReason]:
+        """The columns that are unusual in this event, by contribution."""
+        limit = limit_reported(reason.anomaly for reason in self.explanation.columns)
+        return [reason for reason in self._top if reason.anomaly >= limit]
+
+    @cached_property
+    def _columns(self) -> list[ColumnReason]:
+        """The same columns in the order of the sentence."""
+        return sorted(self._unusual, key=lambda reason: self.writer.role(reason.column).rank)
+
+    @cached_property
+    def _action(self) -> ColumnReason | None:
+        """The reason that is the action itself."""
+        if self.facts.action is None:
+            return None
+        column = self.facts.action_column
+        return next((reason for reason in self._columns if reason.column == column), None)
+
+    @cached_property
+    def _first_new(self) -> ColumnReason | None:
+        return next((reason for reason in self._columns if reason.new), None)
+
+    def _iter_actions(self) -> Iterator[_Part]:
+        """Yield the action, if the log says what it is."""
+        if self.facts.action is None:
+            return
+        yield _Part("Sign-in to " if self.writer.log.sign_ins else "", (self.facts.action,))
+        if self._action is not None:
+            priority = 0 if self._action is self._main else 1
+            yield _Part(self._describe_rarity(self._action), priority=priority)
+            yield self._frequency_part(self._action)
+
+    def _iter_columns(self) -> Iterator[_Part]:
+        """Yield the other columns, and the time."""
+        others = [reason for reason in self._columns if reason is not self._action]
+        shown = [
+            reason for reason in others if reason.column not in _HOUR_COLUMNS or not self.facts.time
+        ]
+        has_action = self.facts.action is not None
+        quiet = self._action is None or self._is_joint(self._action)
+        for number, reason in enumerate(shown):
+            separator = " " if has_action and quiet and not number else ", "
+            yield self._column_part(reason, separator, is_first=not (has_action or number))
+            yield self._frequency_part(reason)
+        if self._is_joint_event:
+            is_several = len(shown) + has_action > 1
+            yield _Part(f", unusual {'together' if is_several else 'in this combination'}")
+        hours = len(others) > len(shown)
+        if self.facts.time and (hours or (self.facts.is_outside_hours and self._columns)):
+            is_main = self._main is not None and self._main.column in _HOUR_COLUMNS
+            yield _Part(f", at {self.facts.time}", priority=0 if is_main else 1)
+
+    @cached_property
+    def _main(self) -> ColumnReason | None:
+        """The unusual column that contributes most."""
+        return next(iter(self._unusual), None)
+
+    @cached_property
+    def _is_joint_event(self) -> bool:
+        """Whether only the combination of the values is unusual."""
+        return bool(self._columns) and all(map(self._is_joint, self._columns))
+
+    def _is_joint(self, reason: ColumnReason) -> bool:
+        """Return whether only the combination with other values is unusual."""
+        return not (
+            reason.new
+            or reason.distance is not None
+            or reason.marginal_dominates
+            or self.facts.frequency.get(reason.column, 1.0) <= MAX_RARE_SHARE
+        )
+
+    def _column_part(self, reason: ColumnReason, separator: str, *, is_first: bool) -> _Part:
+        role, value = self.writer.role(reason.column), reason.value
+        priority = 0 if reason is self._main else 2
+        rarity, kind = self._describe_rarity(reason), ""
+        if reason.distance is not None:
+            return self._number_part(reason, separator, priority)
+        if reason.column.startswith(PREVIOUS_PREFIX) and value is not None:
+            return _Part(f"{separator}right after ", (value,), rarity, priority)
+        if reason.column.startswith(NOVELTY_PREFIX) and value in {"True", "False"}:
+            kind = "new " if value == "True" else "known "
+            role = self.writer.role(reason.column.removeprefix(NOVELTY_PREFIX))
+            return _Part(f"{separator}{role.preposition} {kind}{role.label}", priority=priority)
+        if value is None:
+            return _Part(f"{separator}without {role.label}", (), rarity, priority)
+        if reason.new and reason is not self._first_new:
+            kind, rarity = "new ", ""
+        elif self._is_joint(reason) and not self._is_joint_event:
+            before = f"{separator}unusually {role.preposition} {role.label} "
+            return _Part(before, (value,), "", priority, role.rank == _AGENT)
+        before = separator if is_first else f"{separator}{role.preposition} "
+        start = role.rank == _AGENT
+        return _Part(f"{before}{kind}{role.label} ", (value,), rarity, priority, start)
+
+    def _number_part(self, reason: ColumnReason, separator: str, priority: int) -> _Part:
+        label, high = self.writer.role(reason.column).label, (reason.distance or 0) > 0
+        if reason.column in _COUNT_COLUMNS:
+            many = "many" if high else "few"
+            return _Part(f"{separator}with unusually {many} {label}", priority=priority)
+        degree = "high" if high else "low"
+        values = () if reason.value is None else (reason.value,)
+        return _Part(f"{separator}with unusually {degree} {label} ", values, "", priority)
+
+    def _describe_rarity(self, reason: ColumnReason) -> str:
+        """Return how rare a value is for the user; empty if only the combination is unusual."""
+        if reason.new:
+            baseline = self.explanation.background
+            if baseline.training_data_scope == SCOPE_OWN and baseline.days:
+                return f", new in {format_count(baseline.days, 'day')}"
+            return ", new to this user"
+        if self._is_joint(reason) or reason.distance is not None:
+            return ""
+        is_rare = self.facts.frequency.get(reason.column, 0.0) <= MAX_RARE_SHARE
+        return f", {'rare' if is_rare else 'unusual'} for this user"
+
+    def _frequency_part(self, reason: ColumnReason) -> _Part:
+        """Return how often the user has a value that is rare, but known."""
+        share = self.facts.frequency.get(reason.column)
+        known = not (reason.new or reason.distance is not None or self._is_joint(reason))
+        is_class = reason.column.startswith(NOVELTY_PREFIX)
+        text = f" (1 in {_round_two(1 / share):,} events)" if known and share else ""
+        return _Part("" if is_class else text, priority=4)
+
+    def _context_part(self, priority: int) -> _Part:
+        """Name the earlier events that add to the risk."""
+        facts = self.facts
+        before = [reason for reason in self._top if reason.anomalous_before]
+        hidden = [self.writer.role(r.column).label for r in before if r not in self._columns]
+        by_columns = bool(hidden) and not self._columns
+        labels = f" (unusual {' and '.join(hidden[:2])})" if by_columns else ""
+        separator = ", " if self._columns else " "
+        if not facts.earlier:
+            return _Part(f"{separator}after slightly unusual events{labels}", priority=priority)
+        return _Part(f"{separator}after unusual ", facts.earlier, labels, priority)
+
+    def _iter_notes(self) -> Iterator[_Part]:
+        """Yield what other users do, whose history was used, and the full stop."""
+        lead = self._action or (self._columns[0] if self._columns else None)
+        share = None if lead is None or lead.new else self.facts.others.get(lead.column)
+        if share is not None and lead is not None and not self._is_joint(lead):
+            if share >= MIN_COMMON_SHARE:
+                yield _Part("; common among others", priority=5)
+            elif share <= MAX_UNCOMMON_SHARE:
+                yield _Part("; others rarely do this", priority=5)
+        scope = self.explanation.background.training_data_scope
+        if scope != SCOPE_OWN:
+            whom = "similar users" if scope == SCOPE_PEER_GROUP else "all users"
+            yield _Part(f"; compared with {whom}", priority=6)
+        yield _Part(".")
 
 
-def format_probability(value: float) -> str:
-    """Format a probability.
+def _fit(parts: Sequence[_Part]) -> str:
+    """Return the text of the parts, shortened to `MAX_REASON_LENGTH`.
 
-    >>> [format_probability(p) for p in (0.934, 0.0021, 0.00001, 0.999)]
-    ['p=.93', 'p=.002', 'p<.0001', 'p>.99']
+    Parts that are less important are left out before values are cut to a few characters.
     """
-    if value > 0.99:  # noqa: PLR2004 - it would be rounded to one
-        return "p>.99"
-    for digits, minimum in ((2, 0.095), (2, 0.0095), (3, 0.00095), (4, 0.0001)):
-        if value >= minimum:
-            return f"p={value:.{digits}f}".replace("0.", ".", 1)
-    return "p<.0001"
+    shown = list(parts)
+    while True:
+        for length in _VALUE_LENGTHS:
+            text = "".join(part.render(length) for part in shown)
+            if len(text) <= MAX_REASON_LENGTH:
+                return text
+        last, least = max(enumerate(shown), key=lambda item: (item[1].priority, item[0]))
+        if not least.priority:
+            return "".join(part.render(_SHORTEST_VALUE) for part in shown)
+        del shown[last]
 
 
-def _describe_column(reason: ColumnReason, explanation: Explanation) -> str:
-    name = escape_control(reason.column)
-    if reason.redundant_columns:
-        name += f" (with it {', '.join(map(escape_control, reason.redundant_columns))})"
-    value = "no value" if reason.value is None else quote_backtick(reason.value)
-    details = [value, *_column_details(reason, explanation.background)]
-    if reason.anomalous_before:
-        count = _format_count(reason.anomalous_before, "event")
-        details.append(f"strange in {count} of the 24 hours before")
-    return f"{name}: saw {', '.join(details)}"
+def _round_two(value: float) -> int:
+    """Round to two significant digits.
 
-
-def _column_details(reason: ColumnReason, baseline: Baseline) -> Iterator[str]:
-    if reason.distance is not None:
-        yield f"expected about {reason.expected[0].value:,}"
-        yield f"{abs(reason.distance):.1f} standard deviations off"
-        return
-    if reason.probability is not None:
-        yield format_probability(reason.probability)
-        yield f"{reason.bits:.1f} bits"
-    if reason.marginal_dominates and not reason.new and reason.likelihood_ratio_bits >= 1:
-        yield f"{_format_times(reason.likelihood_ratio_bits)} as likely with others"
-    if reason.expected:
-        yield f"expected {_describe_expected(reason.expected[0])}"
-    if reason.new:
-        own = baseline.training_data_scope == SCOPE_OWN and baseline.days
-        yield f"new in {_format_count(baseline.days, 'day')}" if own else "new"
-
-
-def _describe_expected(expected: ExpectedValue) -> str:
-    value = expected.value
-    if value is None:
-        value = "a new value" if expected.new else "no value"
-    elif isinstance(value, str):
-        value = quote_backtick(value)
-    return f"{value} {format_probability(expected.probability)}"
-
-
-def _format_times(bits: float) -> str:
-    times = 2 ** min(bits, 64)
-    return f"over {MAX_TIMES:,} times" if times > MAX_TIMES else f"{float(f'{times:.2g}'):g} times"
-
-
-def _describe_context(context: ContextContribution) -> str:
-    if context.anomalous_in_hour:
-        return f"{_format_count(context.anomalous_in_hour, 'strange event')} in the hour before"
-    if context.anomalous_in_day:
-        return f"{_format_count(context.anomalous_in_day, 'strange event')} in the 24 hours before"
-    return "earlier events, each a little unusual"
-
-
-def _describe_baseline(baseline: Baseline) -> Iterator[str]:
-    if baseline.training_data_scope != SCOPE_OWN:
-        own, events = baseline.own_events, _format_count(baseline.events, "event")
-        yield f"compared with {baseline.training_data_scope}: {own:,} of {events} are their own"
-
-
-def _format_count(number: int | None, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    >>> _round_two(394.7)
+    390
+    """
+    return int(float(f"{value:.2g}"))

@@ -8,40 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, TIME, ExplanationColumns
+from morpheus.columns import RISK, TIME, ExplanationColumns, LogDescription
 from morpheus.core.batch import Scored, Table
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
-from morpheus.features.encoder import EncodedRows
+from morpheus.features.encoder import UNKNOWN, EncodedRows
 from morpheus.models.attribution import (
     ColumnAttribution,
     ColumnContribution,
+    EarlierActions,
     HistoryState,
     NormalEventIndex,
     find_counterfactuals,
 )
-from morpheus.models.daily_usage import UsageState
+from morpheus.models.calibration import ModelSummary, hour_of_week
+from morpheus.models.daily_usage import DailyScores, UsageState
 from morpheus.models.explanation import (
+    MIN_CONTEXT_SHARE,
     Baseline,
     ColumnReason,
     Counterfactual,
+    EventFacts,
     Explanation,
-    render_reason,
+    ReasonWriter,
     round_decimals,
 )
 from morpheus.models.profile import Fingerprint
+from morpheus.models.scoring import RISK_DECIMALS, number_days
+from morpheus.sources.results import complete_log
 from morpheus.stages.add_scores import score_days
 from morpheus.text import display_value
 
 ANOMALY_QUANTILE = 0.99
 """An event is anomalous if its surprisal is above this quantile of the validation risks."""
+MIN_HOURS_WEEKS, MIN_HOURS_EVENTS = 2.0, 100
+"""Weeks and own events of a history from which hours without any event are unusual."""
+MAX_HOURS_OFF = 6
+"""Hours before and after an event in which the user was not active in any week, if the weekday is
+unusual."""
 ExplanationTexts = tuple[str | None, str | None, str | None]
 """Values of the columns `reason`, `top_columns` and `explanation` for one event."""
 
@@ -53,6 +65,7 @@ class ExplainState(State):
         usage: What the user's days since the training had.
         history: Earlier anomalous events.
         normal_events: The latest normal events, to compare unusual ones with.
+        earlier: Actions of the latest unusual events.
     """
 
     max_bytes = 1 << 25
@@ -60,13 +73,15 @@ class ExplainState(State):
     usage: UsageState = msgspec.field(default_factory=UsageState)
     history: HistoryState = msgspec.field(default_factory=HistoryState)
     normal_events: NormalEventIndex = msgspec.field(default_factory=NormalEventIndex)
+    earlier: EarlierActions = msgspec.field(default_factory=EarlierActions)
 
 
 @dataclass(frozen=True)
 class Explain(Transform):
     """Explain why events are unusual: columns, more likely values, and earlier events.
 
-    Takes events with scores and adds three columns. `reason` is one sentence for an analyst.
+    Takes events with scores and adds three columns. `reason` is one sentence for an analyst, of at
+    most 160 characters: what was done, and what is unusual about it.
     `top_columns` are the columns that contribute most to the risk, now or in earlier events.
     `explanation` is JSON with details.
 
@@ -119,8 +134,10 @@ class Explain(Transform):
         """Add the columns, and remember the events."""
         self._check_column_clash(batch.log_columns)
         texts: list[ExplanationTexts] = [(None, None, None)] * batch.table.height
-        for event, explanation in self._explain_events(batch, state):
-            texts[event] = self._render_texts(explanation)
+        log = complete_log(self.options.log, self.options.source, batch.table.names)
+        writer = ReasonWriter(log)
+        for event, explanation, facts in self._explain_events(batch, state, log):
+            texts[event] = self._render_texts(writer, explanation, facts)
         columns = [
             pl.Series(name, [row[position] for row in texts], pl.String)
             for position, name in enumerate(self.output_columns)
@@ -136,16 +153,18 @@ class Explain(Transform):
                 f"`explain --prefix={self.prefix}why_`."
             )
 
-    def _render_texts(self, explanation: Explanation) -> ExplanationTexts:
+    def _render_texts(
+        self, writer: ReasonWriter, explanation: Explanation, facts: EventFacts
+    ) -> ExplanationTexts:
         return (
-            render_reason(explanation, self.top),
+            writer.write(explanation, self.top, facts),
             ", ".join(reason.column for reason in explanation.top_columns(self.top)),
             msgspec.json.encode(explanation).decode(),
         )
 
     def _explain_events(
-        self, batch: Scored, state: ExplainState
-    ) -> Iterator[tuple[int, Explanation]]:
+        self, batch: Scored, state: ExplainState, log: LogDescription
+    ) -> Iterator[tuple[int, Explanation, EventFacts]]:
         """Explain the selected events of a batch, by position. All its events are remembered."""
         fingerprint, rows = batch.fingerprint, batch.encoded
         if fingerprint is None or rows is None:
@@ -170,22 +189,23 @@ class Explain(Transform):
         baseline = Baseline.from_card(fingerprint.card)
         unusual = [event for event in events if anomalous[event]]
         counterfactuals = _find_counterfactuals(fingerprint, rows, unusual, limit)
+        facts = FactFinder(
+            batch.table, log, attribution, scores, fingerprint.card.summary, self.options.timezone
+        )
+        earlier = facts.update_earlier(state.earlier, anomalous, events)
         for event in events:
             row, total = int(rows.inverse[event]), round_decimals(scores.own[event])
             columns = reasons.for_event(event, contributions[event])
             summary = preceding.summarise_event(event)
-            explanation = Explanation.from_columns(total, columns, summary, baseline)
             unchanged = Counterfactual((), total, total, round_decimals(limit))
-            yield (
-                event,
-                msgspec.structs.replace(
-                    explanation,
-                    # The same values can be unusual on one day, and learned on a later one.
-                    change=counterfactuals[row] if anomalous[event] else unchanged,
-                    nearest=near.query(event, attribution.column_anomaly[row]),
-                    normal_columns=attribution.normal_columns(row),
-                ),
+            explanation = msgspec.structs.replace(
+                Explanation.from_columns(total, columns, summary, baseline),
+                # The same values can be unusual on one day, and learned on a later one.
+                change=counterfactuals[row] if anomalous[event] else unchanged,
+                nearest=near.query(event, attribution.column_anomaly[row]),
+                normal_columns=attribution.normal_columns(row),
             )
+            yield event, explanation, facts.find(event, contributions[event], earlier.get(event))
 
     def _select_events(self, batch: Scored) -> NDArray[np.intp]:
         """Return the positions of the events to explain."""
@@ -260,6 +280,138 @@ class EventAttributions:
             )
             for part in contributions
         )
+
+
+@dataclass(frozen=True)
+class FactFinder:
+    """Finds what reasons say about the events of a batch besides their explanations.
+
+    Attributes:
+        table: The events.
+        log: Which columns hold the action.
+        attribution: Attributions of all distinct rows.
+        scores: Scores of the events, divided among the columns.
+        summary: Summary of the fingerprint; None without one.
+        timezone: Time zone of days and times.
+    """
+
+    table: Table
+    log: LogDescription
+    attribution: ColumnAttribution
+    scores: DailyScores
+    summary: ModelSummary | None
+    timezone: str
+
+    def update_earlier(
+        self, state: EarlierActions, anomalous: NDArray[np.bool_], events: Sequence[int]
+    ) -> dict[int, tuple[tuple[str, ...], bool]]:
+        """Remember the unusual actions of the batch.
+
+        Args:
+            state: The earlier ones; updated.
+            anomalous: Which events are anomalous, (rows,).
+            events: Positions of the events to explain, ascending.
+
+        Returns:
+            The unusual actions before those of the events to which they matter.
+        """
+        risk, own = self.scores.risk, self.scores.own
+        context = risk - own >= MIN_CONTEXT_SHARE * np.maximum(risk, 10**-RISK_DECIMALS)
+        wanted = [event for event in events if context[event]]
+        days = number_days(self.table[TIME], self.timezone)
+        return state.update(self._name_events, days, own, anomalous, wanted)
+
+    def find(
+        self,
+        event: int,
+        contributions: Sequence[ColumnContribution],
+        earlier: tuple[tuple[str, ...], bool] | None,
+    ) -> EventFacts:
+        """Return the facts about an event.
+
+        Args:
+            event: Its position.
+            contributions: Contributions of its columns.
+            earlier: Unusual actions before, and whether they are of the same day; None if they do
+                not matter.
+        """
+        row = int(self.attribution.rows.inverse[event])
+        names, codes = self.attribution.encoder.names, self.attribution.rows.codes[row]
+        columns = [part.column for part in contributions]
+        others = ((c, self._share_of_others(c, int(codes[c]))) for c in columns)
+        actions, same_day = earlier or ((), True)
+        return EventFacts(
+            action=self._actions[event][0],
+            action_column=self._actions[event][1],
+            frequency={names[c]: float(self.scores.frequency[event, c]) for c in columns},
+            others={names[c]: share for c, share in others if share is not None},
+            time=self._times[event],
+            is_outside_hours=bool(self._is_outside_hours[event]),
+            earlier=actions,
+            is_same_day=same_day,
+        )
+
+    def _share_of_others(self, c: int, code: int) -> float | None:
+        """Return the share of a value among other users; None if it is not known."""
+        usage = self.attribution.parts.usage
+        end = usage.offsets[c + 1] if c + 1 < len(usage.offsets) else len(usage.others)
+        shares = usage.others[usage.offsets[c] : end]
+        # Without other users all shares are equal.
+        return None if code == UNKNOWN or shares.min() == shares.max() else float(shares[code])
+
+    @cached_property
+    def _actions(self) -> list[tuple[str | None, str]]:
+        """What was done in each event, and the column that says so, (rows,)."""
+        found: list[tuple[str | None, str]] = [(None, "")] * self.table.height
+        for name in reversed(self.log.summary_columns):
+            if name in self.table:
+                texts = self.table[name].cast(pl.String).to_list()
+                pairs = zip(texts, found, strict=True)
+                found = [(text, name) if text else other for text, other in pairs]
+        return found
+
+    def _name_events(self, events: NDArray[np.intp]) -> list[str]:
+        """Return the action of some events; else the value that is most unusual in each."""
+        texts, names = [], self.attribution.encoder.names
+        columns = self.scores.shares[events].argmax(1)
+        for event, column in zip(events.tolist(), columns.tolist(), strict=True):
+            action, name = self._actions[event][0], names[column]
+            if action is None and name in self.table:
+                action = self.table[name].cast(pl.String)[event]
+            texts.append(display_value("no value" if action is None else action))
+        return texts
+
+    @cached_property
+    def _times(self) -> list[str]:
+        """Time of day and weekday of each event, (rows,)."""
+        local = self.table[TIME].dt.convert_time_zone(self.timezone)
+        return local.dt.strftime("%H:%M on a %A").to_list()
+
+    @cached_property
+    def _is_outside_hours(self) -> NDArray[np.bool_]:
+        """Whether the user is never active at about the time of each event, (rows,)."""
+        summary, nothing = self.summary, np.zeros(self.table.height, dtype=np.bool_)
+        if summary is None or summary.weeks < MIN_HOURS_WEEKS:
+            return nothing
+        week = np.array(summary.hours)
+        if week.sum() < MIN_HOURS_EVENTS:
+            return nothing
+        day = np.tile(week.reshape(7, 24).sum(0), 7)
+        near = _sum_around(day, 1)
+        around = _sum_around(week, MAX_HOURS_OFF)
+        quiet = (near == 0) | (around == 0)
+        seconds = self.table[TIME].dt.epoch("ms").to_numpy() / 1000
+        return np.asarray(quiet[hour_of_week(seconds)])
+
+
+def _sum_around(counts: NDArray[np.int64], distance: int) -> NDArray[np.int64]:
+    """Return the sum of the counts up to a distance from each position; the ends are neighbours.
+
+    >>> _sum_around(np.array([5, 0, 0, 0]), 1).tolist()
+    [5, 5, 0, 5]
+    """
+    shifts = range(-distance, distance + 1)
+    return np.asarray(np.sum([np.roll(counts, shift) for shift in shifts], axis=0))
 
 
 def _reject_reference_network(fingerprint: Fingerprint) -> None:
