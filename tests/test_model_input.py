@@ -273,6 +273,16 @@ def test_a_feature_that_the_users_of_the_input_never_had_is_no_error() -> None:
         assert "--columns_file: no" not in result.output
 
 
+def test_a_count_of_a_column_that_is_always_empty_is_no_error() -> None:
+    Path("columns.txt").write_text("\n".join(["eventName", "userAgent", "locincrement"]))
+    write("history.json", *(events(user, 60, sourceIPAddress=None) for user in HABITS))
+    later = START + timedelta(days=7)
+    write("now.json", *(events(user, 20, later, sourceIPAddress=None) for user in HABITS))
+    train()
+    for result in (run(LOAD), run("--train_data_glob=history.json")):
+        assert result.exit_code == 0, result.output
+
+
 def test_a_few_events_without_a_feature_are_scored() -> None:
     train()
     write("now.json", events("ann", 5, START + timedelta(days=7), userAgent=None))

@@ -289,8 +289,9 @@ class InputCheck:
 
         A single user can change, so half of the input's events must be of such users.
         """
-        events = self.profile.events
-        empty = events.find_empty(self._log_features)
+        events, never = self.profile.events, self._untrained_features
+        # A derived column can have a value without its inputs, such as a count of zero.
+        empty = [name for name in events.find_empty(self._log_features) if name not in never]
         if not empty:
             return []
         filled = self._filled_by_user(empty)
@@ -304,13 +305,18 @@ class InputCheck:
     def _find_new_features(self) -> list[str]:
         """Return the features that no training event had, and most events of the input have."""
         events, training = self.profile.events, self._training
-        if training is not None:
-            enough = training.num_events >= MIN_EVENTS_TO_CHECK
-            empty = training.find_empty(self._log_features) if enough else []
-        else:
-            empty = [] if self.store is None else list(self.store.empty_features)
+        if training is not None and training.num_events < MIN_EVENTS_TO_CHECK:
+            return []
         least = max(MIN_EVENTS_TO_CHECK, events.num_events / 2)
-        return [name for name in empty if events.value_counts.get(name, 0) >= least]
+        counts = events.value_counts
+        return [name for name in self._untrained_features if counts.get(name, 0) >= least]
+
+    @property
+    def _untrained_features(self) -> Sequence[str]:
+        """The features without a value in any training event."""
+        if self._training is not None:
+            return self._training.find_empty(self._log_features)
+        return () if self.store is None else self.store.empty_features
 
     @property
     def _learned_features(self) -> tuple[str, ...]:
