@@ -54,8 +54,6 @@ MIN_KNOWN_VALUES = 3
 """Minimum number of values per record in known columns for a kind of log to be recognised."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
 """Number of files that are read to recognise the kind of log: at most, and recognised ones."""
-MAX_REASON = 100
-"""Maximum length of a reason in the table."""
 
 
 @dataclass(frozen=True)
@@ -590,9 +588,8 @@ def _print_incidents(incidents: Sequence[Incident]) -> None:
     rows = []
     for incident in incidents[:MIN_INCIDENTS]:
         reason = incident.events[incident.worst].reason or ""
-        short = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3].rstrip()}..."
         day, events = incident.start[:10], f"{incident.count:,}"
-        rows.append((_format_severity(incident), incident.user or "", day, events, short))
+        rows.append((_format_severity(incident), incident.user or "", day, events, reason))
     if rows:
         print_table(("SEVERITY", "USER", "DAY", "EVENTS", "REASON"), rows)
 
