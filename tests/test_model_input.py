@@ -274,7 +274,7 @@ def test_a_feature_that_the_users_of_the_input_never_had_is_no_error() -> None:
 
 
 def test_a_count_of_a_column_that_is_always_empty_is_no_error() -> None:
-    Path("columns.txt").write_text("\n".join(["eventName", "userAgent", "locincrement"]))
+    Path("columns.txt").write_text("eventName\nuserAgent\nlocincrement")
     write("history.json", *(events(user, 60, sourceIPAddress=None) for user in HABITS))
     later = START + timedelta(days=7)
     write("now.json", *(events(user, 20, later, sourceIPAddress=None) for user in HABITS))

@@ -49,3 +49,18 @@ def test_the_environment_of_a_command_is_that_of_its_caller(
     code, _, said = run(tmp_path, *command, MORPHEUS_RUN_NUM_THREADS="none")
     assert (code, "MORPHEUS_RUN_NUM_THREADS" in said) == (2, True)
     assert run(tmp_path, *command)[0] == 0
+
+
+def test_a_command_with_several_processes_closes_its_output(
+    warm_morpheus: Path, tmp_path: Path
+) -> None:
+    rows = [f"2024-05-31T09:30:{n % 60:02}Z,user{n % 20},List{n % 3}" for n in range(1200)]
+    header = "eventTime,userIdentityaccountId,eventName"
+    (tmp_path / "many.csv").write_text("\n".join([header, *rows]))
+    pipeline = ("pipeline-ae", "--userid_column_name=userIdentityaccountId", "from-cloudtrail")
+    train = ("train-ae", "--train_data_glob=many.csv", "--train_epochs=1")
+    scores = (*train, "preprocess", "inf-pytorch", "add-scores")
+    out = ("serialize", "to-file", "--filename=b.csv")
+    words = ("run", "--num_threads=2", *pipeline, "--input_glob=many.csv", *scores, *out)
+    code, _, said = run(tmp_path, warm_morpheus, *words)
+    assert code == 0, said

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 LONGEST_REQUEST = 1 << 20
@@ -117,4 +118,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # A command with several processes would start it, with the output of the caller, who would then
+    # wait for its end.
+    resource_tracker.ensure_running()
     serve(socket.socket(fileno=int(sys.argv[1])))
