@@ -181,7 +181,8 @@ def test_the_demonstration_names_the_columns_and_says_why_the_first_event_is_unu
     assert " ".join(f"Reason for the first: {first['reason']}".split()) in shown
     *cells, columns = demo.make_cells(first)
     assert " ".join([*cells, columns.split(", ")[0]]) in shown
-    assert first["top_columns"].split(", ")[0] in first["reason"]
+    assert first["top_columns"].startswith("errorMessage, ")
+    assert first["reason"].startswith(f"`{first['eventName']}` with error message `User: ")
 
 
 def test_the_demonstration_escapes_what_a_log_says(demo):
