@@ -434,3 +434,19 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, run: Run) -> None:
     done = run("report", "empty")
     assert done.returncode == 2
     assert "`empty` has no results" in done.stderr
+
+
+def test_results_of_an_earlier_run_are_not_logs(tmp_path: Path, run: Run) -> None:
+    data = Path(__file__).parents[2] / "examples/data/input-data"
+    log = pl.read_csv(data / "user123.csv", infer_schema=False)
+    (tmp_path / "logs").mkdir()
+    results = log.with_columns(ae_anomaly_score=pl.lit("1.2"), ts_anomaly=pl.lit("False"))
+    results.write_csv(tmp_path / "logs/output.csv")
+    done = run("detect", "logs")
+    assert done.returncode == 2
+    assert "results of an earlier run" in done.stderr
+    assert not (tmp_path / OUT).exists()
+    # `morpheus run` reads such a file as any other log.
+    words = ("from-cloudtrail", "--input_glob=logs", "serialize", "to-file", "--filename=b.csv")
+    done = run("run", "pipeline-ae", *words)
+    assert done.returncode == 0, done.stderr

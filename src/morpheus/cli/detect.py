@@ -20,7 +20,7 @@ import click
 
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table
-from morpheus.columns import ACTOR_OPTION, RISK, SEVERITY, TIME
+from morpheus.columns import ACTOR_OPTION, RISK, SCORE, SEVERITY, TIME, ExplanationColumns
 from morpheus.core.batch import Events, RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Requirements, Sink, Stage, option
@@ -38,7 +38,7 @@ from morpheus.sources.results import known_log_formats
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
-from morpheus.text import format_count, suggest
+from morpheus.text import format_count, quote_backtick, suggest
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
 TRAINING_SHARE = 0.7
@@ -50,6 +50,8 @@ MIN_INCIDENTS = 15
 MAX_SHARE_OF_USER_DAYS = 0.2
 """Maximum share of the days of users that the budget asks for, in spite of `MIN_INCIDENTS`."""
 DAYS_PER_WEEK = 7
+RESULT_COLUMNS = frozenset({SCORE, ExplanationColumns().top_columns})
+"""Columns of output files that no log has."""
 MIN_KNOWN_VALUES = 3
 """Minimum number of values per record in known columns for a kind of log to be recognised."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
@@ -254,7 +256,17 @@ class TimesSink(Sink):
     times: list[datetime] = field(default_factory=list)
 
     def process(self, batch: Events, state: None) -> Iterator[Events]:  # noqa: ARG002 - no state
-        """Look at a batch."""
+        """Look at a batch.
+
+        Raises:
+            UsageError: It has columns of an output file.
+        """
+        found = RESULT_COLUMNS & set(batch.table.names)
+        if found:
+            raise UsageError(
+                f"LOGS: there are results of an earlier run among the logs: some events have a "
+                f"column {quote_backtick(min(found))}. Give the logs without the output files."
+            )
         if batch.table.height:
             column = batch.table[TIME]
             ends = [cast("datetime", column.min()), cast("datetime", column.max()), *self.times]

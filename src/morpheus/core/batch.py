@@ -556,7 +556,8 @@ class RunMetrics:
         self.users[batch.user] += batch.table.height
         if batch.unscored_reason is None and batch.scores:
             self.scored += batch.table.height
-        if TS_ANOMALY in batch.table:
+        # A log can have a column of this name, with text: an output file that is read as a log.
+        if TS_ANOMALY in batch.table and batch.table[TS_ANOMALY].dtype == pl.Boolean:
             self.flagged = (self.flagged or 0) + int(batch.table[TS_ANOMALY].sum())
 
     @property
