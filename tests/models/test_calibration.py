@@ -73,6 +73,16 @@ def test_short_histories_and_rare_alerts_are_named():
     assert AlertBudget.fit(many, 5.0).reason == ""
 
 
+def test_days_of_the_global_model_count_once_however_many_users_share_them():
+    own, common = user_days(np.arange(40.0), [0.0]), user_days(np.full(40, 90.0), [0.0])
+    common = replace(common, shared=True)
+    one, many = (AlertBudget.fit([own, *[common] * count], 0.1).tail for count in (1, 50))
+    assert (one.maxima == many.maxima).all()
+    assert len(many.maxima) == 80
+    equal = PooledTail.fit([own, own])
+    assert len(equal.maxima) == 80
+
+
 def test_event_with_a_wrong_date_adds_no_days():
     users = [user_days([1.0], np.zeros(5)) for _ in range(40)]
     wrong = UserDays(np.array([1.0]), np.zeros(2), np.array([0, 10_000]), np.ones(2))

@@ -117,12 +117,14 @@ class UserDays:
         scored: Of each scored day, (scored days,).
         dates: Number of each scored day, since 1970, (scored days,).
         bursts: Lowest p-value of a burst on each scored day; NaN if unknown, (scored days,).
+        shared: Whether the calibration days are those of the global model.
     """
 
     calibration: NDArray[np.float64]
     scored: NDArray[np.float64]
     dates: NDArray[np.int64]
     bursts: NDArray[np.float64]
+    shared: bool = False
 
     def merge(self, later: UserDays) -> UserDays:
         """Add later events of the same user."""
@@ -131,7 +133,7 @@ class UserDays:
         np.maximum.at(scored, place, np.append(self.scored, later.scored))
         bursts = np.full(len(dates), np.nan)
         np.fmin.at(bursts, place, np.append(self.bursts, later.bursts))
-        return UserDays(later.calibration, scored, dates, bursts)
+        return UserDays(later.calibration, scored, dates, bursts, later.shared)
 
 
 def combine_pvalues(risks: NDArray[np.float64], bursts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -168,8 +170,13 @@ class PooledTail:
 
     @classmethod
     def fit(cls, users: Sequence[UserDays]) -> PooledTail:
-        """Fit the tail by L-moments (Hosking and Wallis 1987)."""
-        pooled = [_thin(np.sort(user.calibration)) for user in users]
+        """Fit the tail by L-moments (Hosking and Wallis 1987).
+
+        The days of the global model count once, however many users share it.
+        """
+        shared = [user for user in users if user.shared]
+        distinct = [*(user for user in users if not user.shared), *shared[:1]]
+        pooled = [_thin(np.sort(user.calibration)) for user in distinct]
         maxima = np.sort(np.concatenate([np.empty(0), *pooled]))
         start = float(np.quantile(maxima, 1 - TAIL_SHARE)) if len(maxima) else 0.0
         excess = maxima[maxima > start] - start

@@ -40,6 +40,7 @@ from morpheus.models.calibration import (
     combine_pvalues,
     count_exceedances,
 )
+from morpheus.models.profile import SCOPE_GLOBAL
 from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays
 from morpheus.sources.pseudonyms import is_pseudonym
@@ -262,8 +263,9 @@ class CandidateFilter(Transform):
         bursts, day_bursts = _read_bursts(batch), np.full(len(dates), np.nan)
         np.fmin.at(day_bursts, first, bursts)
         calibration = batch.fingerprint.calibration.day_maxima.astype(np.float64)
+        shared = batch.fingerprint.card.training_data_scope == SCOPE_GLOBAL
         candidates = AlertCandidates(
-            UserDays(calibration, maxima, dates, day_bursts),
+            UserDays(calibration, maxima, dates, day_bursts, shared),
             *(scores.risk, days, combine_pvalues(scores.pvalue, bursts), bursts),
             *self.rules.match(batch.user, batch.table.to_frame()),
         )
