@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.errors import MorpheusError
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.from_file import FromFile
+from morpheus.sources.from_file import FromDuo, FromFile
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.ocsf import FromOcsf
 from morpheus.sources.schema_file import list_builtin_schemas, load_builtin_schema
@@ -412,6 +413,22 @@ def test_a_damaged_document_keeps_its_complete_events_and_counts_the_others(
     rows, stats = read_trail(tmp_path, bad_record="skip")
     assert (len(rows), stats.read, stats.refused) == (COUNT, COUNT + 1, 1)
     assert "the rest of the file" in stats.refusals[0]
+
+
+@pytest.mark.parametrize("piece", ["x", r"\n"])
+def test_a_damaged_record_with_a_name_that_has_no_end_takes_little_memory(
+    tmp_path: Path, piece: str
+) -> None:
+    size = 2_000_000
+    text = f'{{"a": "x", "detail": {{"b": "x", "{piece * (size // len(piece))}'
+    (tmp_path / "a.json").write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MorpheusError, match="not complete JSON"):
+            read(FromDuo, tmp_path / "a.json", columns=("result",), bad_record="skip")
+        assert tracemalloc.get_traced_memory()[1] < 30 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_that_are_not_utf8_do_not_cost_the_other_events_of_an_envelope(

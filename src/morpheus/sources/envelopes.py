@@ -997,7 +997,8 @@ _decode_first = json.JSONDecoder().raw_decode
 """Decodes the JSON value at a position of a text, whatever follows it."""
 
 
-_FIELD_BEGIN = re.compile(r'[ \t\r\n,]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*')
+# Possessive: a name without an end is given up at once, and takes no memory for each character.
+_FIELD_BEGIN = re.compile(r'[ \t\r\n,]*"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\r\n]*:[ \t\r\n]*')
 
 
 def _read_complete_items(
