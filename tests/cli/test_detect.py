@@ -33,6 +33,7 @@ from morpheus.serve.live import LiveReport
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "morpheus"]
 OUT = "morpheus-results"
+EXAMPLES = ROOT / "examples/data"
 ROW = re.compile(
     r"^\d+ \w+ +(?P<user>\S+) +(?P<day>\d{4}-\d\d-\d\d) +(?P<events>[\d,]+) ", re.MULTILINE
 )
@@ -164,8 +165,17 @@ def test_report_and_serve_read_the_folder_without_options(small: Detected) -> No
     incidents, _, scored = small.counts
     assert (done.returncode, done.stderr) == (
         0,
-        f"report.html: {incidents} incidents in {scored:,} events\n",
+        f"report.html: {incidents} incidents in {scored:,} scored events\n",
     )
+
+
+def test_a_report_counts_what_was_scored_not_what_was_read(tmp_path: Path) -> None:
+    for name in ("input-data", "training-data"):
+        shutil.copytree(EXAMPLES / name, tmp_path / "logs" / name)
+    detected = execute(tmp_path, "detect", "logs")
+    assert "of 1,178 that were scored" in detected.stderr
+    reported = execute(tmp_path, "report", OUT)
+    assert reported.stderr == "report.html: 1 incident in 1,178 scored events\n"
 
 
 def test_the_printed_command_gives_the_same_results(small: Detected, tmp_path: Path) -> None:
@@ -437,8 +447,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, run: Run) -> None:
 
 
 def test_results_of_an_earlier_run_are_not_logs(tmp_path: Path, run: Run) -> None:
-    data = Path(__file__).parents[2] / "examples/data/input-data"
-    log = pl.read_csv(data / "user123.csv", infer_schema=False)
+    log = pl.read_csv(EXAMPLES / "input-data/user123.csv", infer_schema=False)
     (tmp_path / "logs").mkdir()
     results = log.with_columns(ae_anomaly_score=pl.lit("1.2"), ts_anomaly=pl.lit("False"))
     results.write_csv(tmp_path / "logs/output.csv")

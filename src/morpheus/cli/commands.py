@@ -53,7 +53,7 @@ from morpheus.text import format_count
 def _run_report(request: ReportRequest, files: Sequence[Path]) -> None:
     with interruptible():
         data = write_report(request, files)
-    events = format_count(data.account.read, "event")
+    events = format_count(data.account.scored, "scored event")
     incidents = format_count(len(data.incidents), "incident")
     echo(f"{request.filename}: {incidents} in {events}")
 
