@@ -418,6 +418,25 @@ def test_a_wrong_command_says_what_to_do_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
+def test_a_damaged_or_empty_file_is_not_called_a_log_of_an_unknown_kind(
+    tmp_path: Path, run: Run
+) -> None:
+    packed = gzip.compress(json.dumps(_CLOUDTRAIL).encode() * 50)
+    flipped = bytearray(packed)
+    flipped[len(packed) // 2] ^= 255
+    for name, content, message in (
+        ("cut.json.gz", packed[: len(packed) // 2], "the compressed file is truncated or damaged"),
+        ("flipped.json.gz", bytes(flipped), "the compressed file is truncated or damaged"),
+        ("empty.json", b"", "LOGS: `empty.json` is empty."),
+    ):
+        (tmp_path / name).write_bytes(content)
+        done = run("detect", name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+        assert "not recognised" not in done.stderr
+        assert not (tmp_path / OUT).exists()
+
+
 def test_a_run_that_fails_leaves_the_folder_as_it_was(small: Detected, tmp_path: Path) -> None:
     logs = str(small.folder / "bucket/json/scored")
     broken = write_records(tmp_path / "history.jsonl", {"when": 1})

@@ -162,23 +162,33 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
         return kinds[names.index(source)]
     paths = _choose_samples(logs)
     found: dict[LogKind, LogPath] = {}
+    unknown: dict[LogPath, str] = {}
     recognised = 0
     for path in paths:
-        values, kind = max(
-            ((_count_known_values(kind, path), kind) for kind in kinds), key=lambda pair: pair[0]
-        )
-        if values >= MIN_KNOWN_VALUES:
-            found.setdefault(kind, path)
+        trials = [_try_kind(kind, path) for kind in kinds]
+        best = max(trials, key=lambda trial: trial.known_values)
+        if best.known_values >= MIN_KNOWN_VALUES:
+            found.setdefault(best.kind, path)
             recognised += 1
+        else:
+            unknown[path] = _explain_unknown(path, trials)
         if recognised == MAX_FILES_RECOGNISED:
             break
     if len(found) == 1:
         return next(iter(found))
-    raise _make_kind_error(found, paths, names)
+    raise _make_kind_error(found, unknown, names)
+
+
+def _explain_unknown(path: LogPath, trials: Sequence[_Trial]) -> str:
+    """Return what is wrong with a file; empty if it has records, but of no known kind."""
+    errors = {trial.error for trial in trials}
+    if len(errors) == 1 and "" not in errors:
+        return errors.pop()
+    return "" if any(trial.records or trial.error for trial in trials) else f"`{path}` is empty."
 
 
 def _make_kind_error(
-    found: Mapping[LogKind, LogPath], paths: Sequence[LogPath], names: Sequence[str]
+    found: Mapping[LogKind, LogPath], unknown: Mapping[LogPath, str], names: Sequence[str]
 ) -> UsageError:
     if found:
         parts = " and ".join(f"`{path}` is {kind.name}" for kind, path in found.items())
@@ -186,9 +196,12 @@ def _make_kind_error(
             f"LOGS: the files are of several kinds: {parts}. Give one kind at a time, or read only "
             f"one of them with --source={next(iter(found)).name}."
         )
+    other = next((path for path, error in unknown.items() if not error), None)
+    if other is None:
+        return UsageError(f"LOGS: {next(iter(unknown.values()))}")
     return UsageError(
-        f"LOGS: the kind of log is not recognised: `{paths[0]}` has no records of a known kind. "
-        f"Give --source, one of {', '.join(names)}; or describe your log in a schema, and use "
+        f"LOGS: the kind of log is not recognised: `{other}` has no records of a known kind. Give "
+        f"--source, one of {', '.join(names)}; or describe your log in a schema, and use "
         "`morpheus run pipeline-ae --columns_file=SCHEMA.toml from-file ...`."
     )
 
@@ -212,8 +225,25 @@ def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> 
     return paths
 
 
-def _count_known_values(kind: LogKind, path: LogPath) -> float:
-    """Return the mean number of values per record that a file has in columns of a kind of log."""
+@dataclass(frozen=True)
+class _Trial:
+    """Result of reading a file as a kind of log.
+
+    Attributes:
+        kind: The kind.
+        records: Number of records.
+        known_values: Mean number of values per record in columns of this kind.
+        error: Why the file cannot be read; empty if it can.
+    """
+
+    kind: LogKind
+    records: int = 0
+    known_values: float = 0.0
+    error: str = ""
+
+
+def _try_kind(kind: LogKind, path: LogPath) -> _Trial:
+    """Read a file as a kind of log."""
     # A file of a Delta table can only be read alone if its type is given.
     file_type = "parquet" if path.suffix.lower() == ".parquet" else "auto"
     source = kind.make_source([str(path)], bad_record="skip", file_type=file_type)
@@ -226,9 +256,10 @@ def _count_known_values(kind: LogKind, path: LogPath) -> float:
             for batch in source.events(None, metrics):
                 frame = batch.table.to_frame()
                 values += sum(frame[n].count() for n in frame.columns if n in known)
-    except MorpheusError:
-        return 0.0
-    return values / max(metrics.input.read, 1)
+    except MorpheusError as error:
+        return _Trial(kind, error=str(error))
+    records = metrics.input.read
+    return _Trial(kind, records, values / max(records, 1))
 
 
 @contextmanager
@@ -575,7 +606,8 @@ def _print_counts(metrics: RunMetrics, counts: RunCounts, incidents: Sequence[In
     facts = {"Found": f"{found} with {events}, of {counts.scored:,} that were scored"}
     if metrics.input.refused:
         reason = metrics.input.refusals[0] if metrics.input.refusals else ""
-        facts["Left out"] = f"{metrics.input.refused:,} records that cannot be read: {reason}"
+        refused = format_count(metrics.input.refused, "record")
+        facts["Left out"] = f"{refused} that cannot be read: {reason}"
     if not incidents:
         facts["Why none"] = _explain_none(metrics)
     _print_facts(facts)

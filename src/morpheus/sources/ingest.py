@@ -539,7 +539,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         kinds = stats.kinds - before.kinds
         found = ", ".join(format_count(number, kind) for kind, number in sorted(kinds.items()))
         if refused:
-            reason = f"all {format_count(refused, 'record')} were rejected, and nothing was read"
+            every = f"all {refused:,} records were" if refused > 1 else "the only record was"
+            reason = f"{every} rejected, and nothing was read"
             reason += f"; left out: {found}" if found else ""
             examples = [*stats.refusals, *stats.implausible_times]
             reason += f". The first one: {examples[0]}" if examples else ""
