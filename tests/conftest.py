@@ -1,10 +1,12 @@
-"""Settings of all tests, and a browser for those that look at a page."""
+"""Settings of all tests, and what several of them use: a browser, a warm command, benchmarks."""
 
+import importlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -18,6 +20,7 @@ settings.load_profile("shared")
 # What a shell starts in the background ignores Ctrl+C, and so does all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -58,3 +61,11 @@ def browser():
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of the benchmarks."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module

@@ -1,7 +1,6 @@
 """The arithmetic of the detection benchmark."""
 
 import doctest
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +10,9 @@ import pytest
 
 from labelled import days
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = Path(__file__).parents[2] / "shared/data"
 COMMITS = SHARED / "commits/commits.jsonl.gz"
 CONSOLE = SHARED / "cloudtrail-console"
-
-
-@pytest.fixture
-def part(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.syspath_prepend(BENCHMARKS.parent / "examples")
-    return importlib.import_module
 
 
 @pytest.fixture

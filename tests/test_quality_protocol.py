@@ -1,6 +1,5 @@
 """The protocol of the detection benchmark: its sets, its ranks and its choices."""
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +9,11 @@ import pytest
 
 from labelled import days
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = Path(__file__).parents[2] / "shared"
 GENERATOR = SHARED / "tools/gen_cloudtrail.py"
 needs_generator = pytest.mark.skipif(
     not GENERATOR.exists(), reason="the generator is not here (shared/tools)"
 )
-
-
-@pytest.fixture
-def part(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.syspath_prepend(BENCHMARKS.parent / "examples")
-    return importlib.import_module
 
 
 @pytest.fixture
