@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import pickletools
+
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
+from morpheus.errors import ModelCorruptedError
 from morpheus.models.fit import fit_fingerprint
 from people import COLUMNS, day, times
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
 
+import joblib
+from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
 from morpheus.sklearn import AutoencoderDetector
@@ -41,3 +50,83 @@ def test_rows_that_lack_a_column_of_the_training_cause_a_warning() -> None:
     rows[:, 2] = None
     with pytest.warns(UserWarning, match=r"columns 2 have no value, but had values in `fit`"):
         detector.predict(rows)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> AutoencoderDetector:
+    return AutoencoderDetector(epochs=2).fit(day().to_numpy())
+
+
+@pytest.mark.parametrize("way", ["pickle", "joblib", "deepcopy"])
+def test_a_stored_detector_gives_the_same_scores(fitted, way, tmp_path) -> None:
+    if way == "joblib":
+        joblib.dump(fitted, tmp_path / "detector")
+        again = joblib.load(tmp_path / "detector")
+    else:
+        again = (
+            copy.deepcopy(fitted) if way == "deepcopy" else pickle.loads(pickle.dumps(fitted))  # noqa: S301 - made here
+        )
+    rows = day(50, seed=7).to_numpy()
+    assert np.array_equal(again.score_samples(rows), fitted.score_samples(rows))
+    assert again.fingerprint_.card == fitted.fingerprint_.card
+    assert again.get_params() == fitted.get_params()
+
+
+def test_a_pickle_names_no_class_of_the_package_but_the_detector(fitted) -> None:
+    strings = [
+        argument
+        for _, argument, _ in pickletools.genops(pickle.dumps(fitted))
+        if isinstance(argument, str)
+    ]
+    named = {text for text in strings if text.partition(" ")[0].startswith("morpheus")}
+    assert named == {"morpheus.sklearn"}
+
+
+def test_a_damaged_model_in_a_pickle_is_named(fitted) -> None:
+    state = fitted.__getstate__()
+    state["_model_file"] = state["_model_file"][:100]
+    with pytest.raises(ModelCorruptedError, match=r"Detector is damaged .* Fit again"):
+        AutoencoderDetector().__setstate__(state)
+
+
+def test_a_detector_that_is_not_fitted_can_be_pickled_and_cloned(fitted) -> None:
+    again = pickle.loads(pickle.dumps(AutoencoderDetector(epochs=3)))  # noqa: S301 - made here
+    assert again.get_params()["epochs"] == 3
+    assert not hasattr(again, "fingerprint_")
+    assert not hasattr(clone(fitted), "fingerprint_")
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA, pd.NaT], ids=str)
+def test_a_missing_value_is_a_value(missing) -> None:
+    history = day().to_numpy()
+    history[::2, 2] = missing
+    detector = AutoencoderDetector(epochs=3).fit(history)
+    odd = pl.int_range(pl.len()) % 2 == 1
+    gaps = day().with_columns(pl.when(odd).then("agent").alias("agent"))
+    model = fit_fingerprint("", gaps, COLUMNS, times=times(400), epochs=3)
+    encoded = model.encoder.encode(gaps)
+    score = model.losses(encoded).astype(float).mean(axis=1).round(6)[encoded.inverse]
+    assert np.array_equal(detector.score_samples(history), -score)
+
+
+def test_a_gap_is_unusual_where_the_history_has_none() -> None:
+    rng = np.random.default_rng(0)
+    history = rng.normal(size=(400, 3))
+    detector = AutoencoderDetector(epochs=5).fit(history)
+    rows = rng.normal(size=(40, 3))
+    normal = detector.score_samples(rows)
+    rows[:20, 1] = np.nan
+    gaps = detector.score_samples(rows)
+    assert (gaps[:20] < normal[:20]).all()
+    assert np.array_equal(gaps[20:], normal[20:])
+
+
+def test_frames_of_pandas_with_any_types_can_be_fitted() -> None:
+    frame = pd.DataFrame(day().to_dict(as_series=False))
+    frame["whole"] = pd.array([1, None] * 200, dtype="Int64")
+    frame["number"] = np.where(np.arange(400) % 3 == 0, np.nan, 1.5)
+    frame["category"] = pd.Categorical(["a", None] * 200)
+    frame["flag"] = pd.array([True, None] * 200, dtype="boolean")
+    frame["mixed"] = pd.Series(["a", 1, 2.5, None] * 100, dtype=object)
+    scores = AutoencoderDetector(epochs=2).fit(frame).score_samples(frame)
+    assert np.isfinite(scores).all()

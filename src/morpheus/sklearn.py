@@ -1,6 +1,7 @@
 """`AutoencoderDetector`: the model of one user as a scikit-learn estimator.
 
-Only this module needs scikit-learn, which is not a dependency of `morpheus`.
+Only this module needs scikit-learn, which is not a dependency of `morpheus`. A pickled estimator
+has its model as the bytes of a model file (safetensors and JSON), not as objects of this package.
 """
 
 from __future__ import annotations
@@ -8,15 +9,19 @@ from __future__ import annotations
 import warnings
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from morpheus.errors import ModelCorruptedError
 from morpheus.models.fit import fit_fingerprint
 from morpheus.models.input_check import MIN_EVENTS_TO_CHECK
-from morpheus.models.profile import Fingerprint
+from morpheus.models.profile import Fingerprint, ModelCard
+from morpheus.models.store import dump_fingerprint, load_fingerprint
 from morpheus.models.training import EPOCHS
 from morpheus.sources.time_range import UTC_DATETIME
 
@@ -24,13 +29,16 @@ DECIMALS = 6
 """Decimals of a score, as in the column `ae_anomaly_score`."""
 TEXT_KINDS = "OUST"
 """Kinds of NumPy arrays that can hold text."""
+_FINGERPRINT, _MODEL_FILE, _CARD = "fingerprint_", "_model_file", "_card"
+"""The attribute of the trained model; and the names of its file and its card in a pickle."""
 
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Detects rows that are unlike the training rows, which are taken as events of one user.
 
     The rows of `fit` must be in time order, because the last quarter validates the training.
-    Columns are numeric, or text in an array of objects, where equal values are one category.
+    Columns are numeric, or text in an array of objects, where equal values are one category. A
+    missing value (NaN, None) is a value of its own: it is unusual where `fit` has seen none.
 
     Args:
         contamination: Share of the rows of `fit` that are outliers, from 0 to 0.5.
@@ -91,12 +99,35 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - a class and a name of scikit-learn
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
         return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        fingerprint = state.pop(_FINGERPRINT, None)
+        if fingerprint is not None:
+            state[_MODEL_FILE] = dump_fingerprint(fingerprint)
+            state[_CARD] = msgspec.json.encode(fingerprint.card)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rest = dict(state)
+        content, card = rest.pop(_MODEL_FILE, None), rest.pop(_CARD, b"")
+        if content is not None:
+            try:
+                decoded = msgspec.json.decode(card, type=ModelCard)
+                rest[_FINGERPRINT] = load_fingerprint(content, decoded)[0]
+            except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
+                raise ModelCorruptedError(
+                    f"The model of a pickled AutoencoderDetector is damaged ({error}). Fit again."
+                ) from error
+        super().__setstate__(rest)
 
     def _validate_rows(self, rows: object, *, reset: bool) -> NDArray[Any]:
         kind = np.asarray(rows).dtype.kind if not hasattr(rows, "columns") else "O"
         dtype = None if kind in TEXT_KINDS else "numeric"
-        return np.asarray(validate_data(self, rows, reset=reset, dtype=dtype))
+        checked = validate_data(self, rows, reset=reset, dtype=dtype, ensure_all_finite="allow-nan")
+        return np.asarray(checked)
 
     def _warn_empty_columns(self, rows: pl.DataFrame) -> None:
         """Warn if columns that had values in `fit` have none: every row would look unusual."""
@@ -117,5 +148,20 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
 
 
 def _to_frame(rows: NDArray[Any]) -> pl.DataFrame:
-    columns = [pl.Series(str(n), column.tolist(), strict=False) for n, column in enumerate(rows.T)]
-    return pl.DataFrame(columns)
+    return pl.DataFrame([_to_column(str(n), column) for n, column in enumerate(rows.T)])
+
+
+def _to_column(name: str, values: NDArray[Any]) -> pl.Series:
+    """Return a column; NaN, NaT and pandas' NA are null."""
+    if values.dtype.kind in "fiub":
+        return pl.Series(name, values, nan_to_null=True)
+    cells = [None if _is_missing(cell) else cell for cell in values.tolist()]
+    return pl.Series(name, cells, strict=False)
+
+
+def _is_missing(cell: object) -> bool:
+    """Return whether a cell is no value: None, or NaN, NaT or NA, which do not equal themselves."""
+    try:
+        return cell is None or not bool(cell == cell)  # noqa: PLR0124 - see above
+    except TypeError:  # whether NA equals NA is NA, which is no boolean
+        return True
