@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def late(number: int) -> tuple[int, int]:
     time.sleep((3 - number) * 0.1)
     logging.getLogger("morpheus.test").warning("the same for all")
     return number, os.getpid()
+
+
+def noisy(number: int) -> int:
+    """A library logs and warns in this process."""
+    logging.getLogger("urllib3.pool").warning("try again")
+    warnings.warn(f"old in {os.getpid()}", stacklevel=1)
+    return number
 
 
 LOADED: list[int] = []

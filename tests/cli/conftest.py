@@ -29,9 +29,11 @@ COMMAND = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 STAGES = '''
     """Stages for the tests of the command line."""
 
+    import logging
     import os
     import signal
     import time
+    import warnings
     from dataclasses import dataclass
     from datetime import UTC, datetime
 
@@ -85,6 +87,9 @@ STAGES = '''
                 open("/nowhere/at/all")
             if self.how == "pipe":
                 raise BrokenPipeError(32, "Broken pipe")
+            if self.how == "noisy":
+                logging.getLogger("urllib3.pool").error("try %s", "again")
+                warnings.warn("old")
             if self.how in ("INT", "TERM"):
                 os.kill(os.getpid(), getattr(signal, "SIG" + self.how))
                 time.sleep(10)

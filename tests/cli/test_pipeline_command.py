@@ -129,6 +129,19 @@ def test_debug_shows_the_traceback(pipeline: Run, words: tuple[str, ...]) -> Non
     assert done.stderr.splitlines()[-1].startswith("Error: KeyError")
 
 
+def test_logs_and_warnings_of_libraries_are_shown_for_debugging_only(
+    pipeline_process: Run,
+) -> None:
+    quiet = pipeline_process(*AE, "from-names", "fail", "--how=noisy")
+    assert quiet.returncode == 0
+    assert "again" not in quiet.stderr
+    assert "old" not in quiet.stderr
+    shown = pipeline_process("--debug", *AE, "from-names", "fail", "--how=noisy")
+    assert "urllib3.pool: try again" in shown.stderr
+    assert "py.warnings: " in shown.stderr
+    assert "UserWarning: old" in shown.stderr
+
+
 def test_the_diagram_is_written_atomically(pipeline: Run, tmp_path: Path) -> None:
     done = pipeline(*AE, "--viz_file=chain.dot", "from-names", "fail")
     assert "Pipeline visualization saved to chain.dot" in done.stderr

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs import DiesWhenRead, Large, bad, fatal, first_is_slow, late, panic, stopped, unreadable
+from jobs import (
+    DiesWhenRead,
+    Large,
+    bad,
+    fatal,
+    first_is_slow,
+    late,
+    noisy,
+    panic,
+    stopped,
+    unreadable,
+)
 from morpheus.errors import RecordError, TransientError
 from morpheus.runtime.pool import MAX_IN_FLIGHT, WorkerPool
 
@@ -20,6 +31,16 @@ def test_results_are_ordered_this_process_works_too_and_a_message_is_logged_once
     assert len(set(workers)) == 2
     assert os.getpid() in workers
     assert caplog.messages == ["the same for all"]
+
+
+def test_messages_of_libraries_in_workers_are_logged_here_and_not_printed_there(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with WorkerPool(2) as pool:
+        assert list(pool.map_shared(noisy, range(3))) == [0, 1, 2]
+    assert "try again" in caplog.messages
+    assert any("UserWarning: old in" in message for message in caplog.messages)
+    assert capfd.readouterr().err == ""
 
 
 def test_few_results_are_computed_ahead_of_the_first() -> None:

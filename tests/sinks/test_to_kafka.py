@@ -177,6 +177,17 @@ def test_ctrl_c_while_brokers_are_silent_ends_at_once(caplog):
     assert "accepted 0 events; 3 more may not have arrived" in caplog.text
 
 
+def test_the_error_says_why_and_messages_of_the_client_are_for_debugging_only(caplog):
+    caplog.set_level("DEBUG")
+    address = f"127.0.0.1:{free_port()}"
+    stage = ToKafka(bootstrap_servers=address, output_topic="alerts", delivery_timeout=2)
+    with pytest.raises(TransientError, match=r"acknowledged it in time \(.*Connection refused"):
+        sent(stage, [many(3)])
+    messages = [each for each in caplog.records if address in each.getMessage()]
+    assert any("Connect to" in each.getMessage() for each in messages)
+    assert {each.levelname for each in messages if "Connect to" in each.getMessage()} == {"DEBUG"}
+
+
 def test_settings_of_the_client_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("MORPHEUS_KAFKA_SECURITY_PROTOCOL", "CARRIER_PIGEON")
     stage = ToKafka(bootstrap_servers="127.0.0.1:1", output_topic="alerts")

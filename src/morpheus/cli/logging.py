@@ -204,8 +204,26 @@ class ConsoleHandler(logging.Handler):
         echo(self.format(record), **LEVEL_STYLES.get(record.levelname, {}))
 
 
+class LibraryHandler(logging.Handler):
+    """Logs messages of libraries at level DEBUG, whatever their own level.
+
+    Libraries warn of what they handle themselves, such as a request that they repeat. What fails
+    reaches the user as an error of ours. The handler belongs to the root logger.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a message, with the name of the library."""
+        logger = logging.getLogger("morpheus")
+        is_ours = record.name.partition(".")[0] == logger.name
+        if not is_ours and logger.isEnabledFor(logging.DEBUG):
+            text = f"{record.name}: {record.getMessage()}"
+            logger.debug("%s", text, exc_info=record.exc_info)
+
+
 def configure_logging(level: str, config_file: str | None) -> None:
     """Set up logging to the console, or as a file says.
+
+    On the console, messages and warnings of libraries are shown at level DEBUG only.
 
     Args:
         level: Minimum level on the console. A file has its own.
@@ -216,9 +234,12 @@ def configure_logging(level: str, config_file: str | None) -> None:
     """
     logging.setLogRecordFactory(SafeLogRecord)
     if config_file is None:
-        root = logging.getLogger("morpheus")
-        root.handlers = [ConsoleHandler()]
-        root.setLevel(level.upper())
+        logger = logging.getLogger("morpheus")
+        logger.handlers = [ConsoleHandler()]
+        logger.setLevel(level.upper())
+        others = (x for x in logging.root.handlers if not isinstance(x, LibraryHandler))
+        logging.root.handlers = [*others, LibraryHandler()]
+        logging.captureWarnings(capture=True)
         return
     try:
         # Python's default disables the loggers that exist, which are those of this package.

@@ -399,9 +399,14 @@ def installed_version() -> str:
 
 def _silence_logs() -> None:
     """Hide Dask's messages on workers, which the summary reports, unless `--debug` is set."""
-    if logging.getLogger("morpheus").getEffectiveLevel() > logging.DEBUG:
-        for name in ("distributed", "distributed.client"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    debugging = logging.getLogger("morpheus").getEffectiveLevel() <= logging.DEBUG
+    for name in ("distributed", "distributed.client", "distributed.gc"):
+        logger = logging.getLogger(name)
+        # Dask's own handlers write to stderr.
+        logger.handlers.clear()
+        logger.propagate = True
+        if not debugging:
+            logger.setLevel(logging.CRITICAL)
 
 
 JobT = TypeVar("JobT")

@@ -435,6 +435,7 @@ def _serve_tasks(connection: Connection, shared_files: bool, has_shared_work: bo
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(SINGLE_THREAD_ENV)
     set_file_policy(shared=shared_files)
+    logging.captureWarnings(capture=True)
     with suppress(EOFError, OSError):  # the other process has closed the connection
         failed = _receive_shared_work(connection) if has_shared_work else None
         connection.send_bytes(b"")  # started
@@ -490,6 +491,14 @@ def _make_picklable(error: BaseException) -> Exception:
 
 def _run_job(work: Callable[[JobT], ResultT], level: int, job: JobT) -> TaskResult[ResultT]:
     handler = BufferedLogHandler()
+    # Messages of libraries too: the parent process decides what to do with them.
+    logging.root.handlers = [handler]
+    return _run_logged(handler, work, level, job)
+
+
+def _run_logged(
+    handler: BufferedLogHandler, work: Callable[[JobT], ResultT], level: int, job: JobT
+) -> TaskResult[ResultT]:
     logger = logging.getLogger("morpheus")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
@@ -504,7 +513,7 @@ def _run_job_inline(work: Callable[[JobT], ResultT], job: JobT) -> TaskResult[Re
     logger = logging.getLogger("morpheus")
     handlers, propagate = logger.handlers, logger.propagate
     try:
-        return _run_job(work, logger.level, job)
+        return _run_logged(BufferedLogHandler(), work, logger.level, job)
     finally:
         logger.handlers, logger.propagate = handlers, propagate
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
 from morpheus.core.stage import Sink, StageContext, option
@@ -63,7 +63,8 @@ class KafkaTransport:
 
         self.destination = f"`{topic}` at `{servers}`"
         self._topic, self._timeout = topic, timeout
-        settings = {
+        self._last_error = ""
+        settings: dict[str, Any] = {
             "bootstrap.servers": servers,
             "client.id": client_id or "morpheus",
             "delivery.timeout.ms": round(timeout * 1000),
@@ -71,9 +72,10 @@ class KafkaTransport:
             "enable.idempotence": True,
             "compression.type": COMPRESSION,
             **settings_from_env(os.environ),
+            "error_cb": self._on_error,
         }
         try:
-            self._producer = Producer(settings, logger=logger)
+            self._producer = Producer(settings, logger=_ClientLogger(logger))
         except KafkaException as error:
             raise UsageError(
                 f"to-kafka: the client rejects its settings: {error.args[0].str()}. Fix the "
@@ -89,7 +91,13 @@ class KafkaTransport:
         deadline = time.monotonic() + (longest if seconds is None else min(longest, seconds))
         while deliveries.pending and time.monotonic() < deadline:
             self._poll()
-        return deliveries.result()
+        return deliveries.result(self._last_error)
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Keep the reason why a broker cannot be reached. Called by the client."""
+        # That all brokers are down follows errors of each broker, which say why.
+        if error.code() != error._ALL_BROKERS_DOWN:  # noqa: SLF001 - the client's public name of the error
+            self._last_error = error.str()
 
     def close(self) -> None:
         """Drop events that are still in the client's queue."""
@@ -143,11 +151,30 @@ class _PendingDeliveries:
             reasons = self._rejected if error.code() in _rejection_codes() else self._retryable
             reasons[position] = _describe_error(error)
 
-    def result(self) -> SendResult:
-        """Return the result; events without acknowledgement can be retried."""
-        timed_out = dict.fromkeys(self.pending, ACK_TIMEOUT_REASON)
-        retryable = dict(sorted((self._retryable | timed_out).items()))
-        return SendResult(rejected=self._rejected, retryable=retryable)
+    def result(self, last_error: str) -> SendResult:
+        """Return the result; events without acknowledgement can be retried.
+
+        Args:
+            last_error: The client's latest error, which may be why acknowledgements are missing.
+        """
+        why = f"{ACK_TIMEOUT_REASON} ({last_error})" if last_error else ACK_TIMEOUT_REASON
+        retryable = self._retryable | dict.fromkeys(self.pending, ACK_TIMEOUT_REASON)
+        reasons = {
+            position: why if reason == ACK_TIMEOUT_REASON else reason
+            for position, reason in sorted(retryable.items())
+        }
+        return SendResult(rejected=self._rejected, retryable=reasons)
+
+
+class _ClientLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs the client's messages at level DEBUG: it repeats every failed attempt to connect.
+
+    What they mean for a run is in the error of the run.
+    """
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:  # noqa: ANN401, ARG002 - as logging declares it
+        """Log a message. Its own level is not used."""
+        self.logger.debug(msg, *args)
 
 
 def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
