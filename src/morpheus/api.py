@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from os import PathLike, fspath
+from typing import Any, cast
 
 import polars as pl
 
-from morpheus.columns import INDEX, RISK, SCORE, ExplanationColumns
-from morpheus.core.batch import RunMetrics
-from morpheus.core.stage import PipelineOptions, Transform, to_user_column
+from morpheus.columns import INDEX, RISK, SCORE, TIME, ExplanationColumns
+from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.stage import PipelineOptions, Requirements, Sink, Transform, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import InputSpec, ModelCard
 from morpheus.models.store import ModelStore, read_key
 from morpheus.models.training import EPOCHS
 from morpheus.pipeline import CollectSink, Pipeline
+from morpheus.sources.base import FileSource
 from morpheus.sources.dataframe import (
     INTERNAL_COLUMNS,
     FrameLike,
@@ -29,12 +32,13 @@ from morpheus.sources.dataframe import (
     as_polars,
     require_columns,
 )
+from morpheus.sources.results import LogKind, silence_log
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
 from morpheus.storage.atomic import TempFolder
-from morpheus.text import format_count
+from morpheus.text import format_count, quote_backtick
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,17 @@ SCORE_SCHEMA = pl.Schema(
 """Columns of `Fingerprints.score`, which the stage `add-scores` describes."""
 REASON_SCHEMA = pl.Schema(dict.fromkeys(ExplanationColumns(), pl.String()))
 """Columns of `Fingerprints.explain`, which the stage `explain` describes."""
+TRAINING_SHARE = 0.7
+"""Share of the days that are for training, if there is no history."""
+USERS_PER_WEEKLY_INCIDENT = 20
+"""Default budget: one incident per week for so many users ..."""
+MIN_INCIDENTS = 15
+"""... but at least so many incidents of all days together. As many are shown."""
+MAX_SHARE_OF_USER_DAYS = 0.2
+"""Maximum share of the days of users that the budget asks for, in spite of `MIN_INCIDENTS`."""
+DAYS_PER_WEEK = 7
+RESULT_COLUMNS = frozenset({SCORE, ExplanationColumns().top_columns})
+"""Columns of output files that no log has."""
 _EXPLAIN_PREFIX = "_explained_"
 """Prefix of the columns that `explain` adds, in case the frame has columns of these names."""
 
@@ -301,3 +316,159 @@ def _warn_unscored(metrics: RunMetrics) -> None:
         f" of {format_count(users, 'user')}" if users else "",
         ", ".join(named),
     )
+
+
+# What `detect` decides, on the command line and for frames.
+
+
+@dataclass(frozen=True)
+class TimesSink(Sink):
+    """Find the first and the last time of some events, without writing anything.
+
+    Attributes:
+        logs: Name of the argument with the logs, for messages.
+        times: The first and the last time, once there are events.
+    """
+
+    name = "times"
+    takes = (Events,)
+    needs = Requirements()
+
+    logs: str = "LOGS"
+    times: list[datetime] = field(default_factory=list)
+
+    def process(self, batch: Events, state: None) -> Iterator[Events]:  # noqa: ARG002 - no state
+        """Look at a batch.
+
+        Raises:
+            UsageError: It has columns of an output file.
+        """
+        found = RESULT_COLUMNS & set(batch.table.names)
+        if found:
+            raise UsageError(
+                f"{self.logs}: there are results of an earlier run among the logs: some events "
+                f"have a column {quote_backtick(min(found))}. Give the logs without the outputs."
+            )
+        if batch.table.height:
+            column = batch.table[TIME]
+            ends = [cast("datetime", column.min()), cast("datetime", column.max()), *self.times]
+            self.times[:] = [min(ends), max(ends)]
+        yield batch
+
+
+@dataclass(frozen=True)
+class LogOverview:
+    """What the logs have.
+
+    Attributes:
+        events: Number of events.
+        files: Number of files.
+        users: Number of users.
+        first: First day, in UTC.
+        last: Last day.
+    """
+
+    events: int
+    files: int
+    users: int
+    first: date
+    last: date
+
+    @classmethod
+    def from_source(cls, kind: LogKind, source: FileSource, logs: str = "LOGS") -> LogOverview:
+        """Read the times and users of all events.
+
+        Args:
+            kind: The kind of log.
+            source: The source of that kind.
+            logs: As in `TimesSink`.
+
+        Raises:
+            UsageError: There is no event with a user.
+        """
+        sink = TimesSink(logs)
+        # Of the features, one is enough: they are not looked at.
+        columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
+        options = PipelineOptions(columns=columns, **kind.pipeline_values)
+        with silence_log():
+            metrics = Pipeline([source, sink], options).run()
+        users = len(metrics.users.keys() - {None})
+        if not users:
+            raise UsageError(
+                f"{logs}: {metrics.empty_reason or 'no event has a user'}, so there is nothing to "
+                "learn. Give other logs."
+            )
+        first, last = (time.astimezone(UTC).date() for time in sink.times)
+        return cls(metrics.users.total(), metrics.input.files, users, first, last)
+
+    @property
+    def days(self) -> int:
+        """Number of days from the first to the last."""
+        return (self.last - self.first).days + 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains on and scores.
+
+    Attributes:
+        trained: What the fingerprints are trained on, in words.
+        source_values: Options of the source.
+        training_values: Options of `train-ae`.
+        first: First day to score.
+        days: Number of days to score.
+    """
+
+    trained: str
+    source_values: Mapping[str, Any]
+    training_values: Mapping[str, Any]
+    first: date
+    days: int
+
+    @classmethod
+    def split(cls, overview: LogOverview, training_values: Mapping[str, Any]) -> Plan:
+        """Train on the first days of logs of several days, and score the others."""
+        number = min(max(int(TRAINING_SHARE * overview.days), 1), overview.days - 1)
+        start = overview.first + timedelta(days=number)
+        words = (
+            f"{overview.first} to {start - timedelta(days=1)}: "
+            f"the first {number:,} of {format_count(overview.days, 'day')}"
+        )
+        period = {"start_time": str(start), "train_duration": f"{number}d"}
+        return cls(words, period, training_values, start, overview.days - number)
+
+    @classmethod
+    def after(
+        cls, overview: LogOverview, trained_until: str, models: str, loading: Mapping[str, Any]
+    ) -> Plan:
+        """Score the days after the training of fingerprints; all days if none is after it.
+
+        Args:
+            overview: What the logs have.
+            trained_until: As in `ModelStore`.
+            models: The fingerprints, in words.
+            loading: Options of `train-ae` that load them.
+        """
+        words = f"earlier; {models} are used"
+        if not trained_until:
+            return cls(words, {}, loading, overview.first, overview.days)
+        until = datetime.fromisoformat(trained_until).astimezone(UTC).date()
+        words = f"{until} and before; {models} are used"
+        if not overview.first <= until < overview.last:
+            return cls(words, {}, loading, overview.first, overview.days)
+        start = until + timedelta(days=1)
+        days = (overview.last - start).days + 1
+        return cls(words, {"start_time": str(start)}, loading, start, days)
+
+
+def choose_budget(users: int, days: int) -> float:
+    """Return the default number of incidents per day.
+
+    >>> choose_budget(users=50, days=18)  # 15 in 18 days; one per week for 20 users were 6
+    0.833
+    >>> choose_budget(users=1000, days=18), choose_budget(users=2, days=10)
+    (7.14, 0.4)
+    """
+    usual = users / USERS_PER_WEEKLY_INCIDENT / DAYS_PER_WEEK
+    wanted = min(max(usual, MIN_INCIDENTS / days), MAX_SHARE_OF_USER_DAYS * users)
+    return float(f"{wanted:.3g}")

@@ -24,11 +24,13 @@ import polars as pl
 import pytest
 
 from cli.conftest import Run
-from morpheus.cli.detect import MIN_INCIDENTS, list_kinds, recognise_kind
+from morpheus.api import MIN_INCIDENTS
+from morpheus.cli.detect import recognise_kind
 from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
 from morpheus.report_cli import ReportRequest, build_report
 from morpheus.serve.live import LiveReport
+from morpheus.sources.results import list_kinds
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "morpheus"]

@@ -7,53 +7,38 @@ the usual stages. `PipelineWords` is that pipeline both as stages, which run, an
 
 from __future__ import annotations
 
-import logging
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
+from morpheus.api import MIN_INCIDENTS, LogOverview, Plan, choose_budget
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table
-from morpheus.columns import ACTOR_OPTION, RISK, SCORE, SEVERITY, TIME, ExplanationColumns
-from morpheus.core.batch import Events, RunMetrics
+from morpheus.columns import RISK, SEVERITY
+from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
-from morpheus.core.stage import PipelineOptions, Requirements, Sink, Stage, option
-from morpheus.errors import MorpheusError, UsageError
+from morpheus.core.stage import PipelineOptions, Stage, option
+from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
 from morpheus.pipeline import Pipeline
 from morpheus.report.incidents import Incident
 from morpheus.report.view import ReportData, RunCounts
 from morpheus.report_cli import MODELS_FOLDER
 from morpheus.sinks.to_report import ToReport
-from morpheus.sources.base import FileSource
 from morpheus.sources.compression import LogPath
 from morpheus.sources.discovery import FileDiscovery
-from morpheus.sources.results import known_log_formats
+from morpheus.sources.results import KindTrial, LogKind, known_log_formats, list_kinds
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
-from morpheus.text import format_count, quote_backtick, suggest
+from morpheus.text import format_count, suggest
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
-TRAINING_SHARE = 0.7
-"""Share of the days that are for training, if there is no history."""
-USERS_PER_WEEKLY_INCIDENT = 20
-"""Default budget: one incident per week for so many users ..."""
-MIN_INCIDENTS = 15
-"""... but at least so many incidents of all days together. As many are shown."""
-MAX_SHARE_OF_USER_DAYS = 0.2
-"""Maximum share of the days of users that the budget asks for, in spite of `MIN_INCIDENTS`."""
-DAYS_PER_WEEK = 7
-RESULT_COLUMNS = frozenset({SCORE, ExplanationColumns().top_columns})
-"""Columns of output files that no log has."""
-MIN_KNOWN_VALUES = 3
-"""Minimum number of values per record in known columns for a kind of log to be recognised."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
 """Number of files that are read to recognise the kind of log: at most, and recognised ones."""
 
@@ -101,46 +86,6 @@ class DetectOptions:
     )
 
 
-@dataclass(frozen=True)
-class LogKind:
-    """A kind of log that the package can read.
-
-    Attributes:
-        name: Its name on the command line: `cloudtrail`, `okta`.
-        word: Word of the source that reads it.
-        columns_file: Its schema; empty if the source needs none.
-    """
-
-    name: str
-    word: str
-    columns_file: str = ""
-
-    @property
-    def pipeline_values(self) -> dict[str, Any]:
-        """Options of `pipeline-ae` for this kind of log."""
-        schema = {"columns_file": self.columns_file} if self.columns_file else {}
-        return schema | {"userid_column_name": ACTOR_OPTION}
-
-    def make_source(self, globs: Sequence[str], **values: object) -> FileSource:
-        """Return the source that reads some files."""
-        make = cast("Callable[..., FileSource]", load_stage(self.word))
-        return make(input_glob=tuple(globs), **values)
-
-
-def list_kinds() -> list[LogKind]:
-    """Return all kinds of logs: those of sources, then those of built-in schemas."""
-    formats, kinds, seen = known_log_formats(), list[LogKind](), set[str]()
-    for key, log in formats.items():
-        if log.name in seen or log.name == "":
-            continue
-        seen.add(log.name)
-        if key.endswith(".toml"):
-            kinds.append(LogKind(key.removesuffix(".toml"), "from-file", key))
-        else:
-            kinds.append(LogKind(key.removeprefix("from-"), key))
-    return kinds
-
-
 def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     """Return the kind of some logs: the one with the most known values per record.
 
@@ -167,7 +112,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     for path in paths:
         trials = [_try_kind(kind, path) for kind in kinds]
         best = max(trials, key=lambda trial: trial.known_values)
-        if best.known_values >= MIN_KNOWN_VALUES:
+        if best.is_recognised:
             found.setdefault(best.kind, path)
             recognised += 1
         else:
@@ -179,7 +124,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     raise _make_kind_error(found, unknown, names)
 
 
-def _explain_unknown(path: LogPath, trials: Sequence[_Trial]) -> str:
+def _explain_unknown(path: LogPath, trials: Sequence[KindTrial]) -> str:
     """Return what is wrong with a file; empty if it has records, but of no known kind."""
     errors = {trial.error for trial in trials}
     if len(errors) == 1 and "" not in errors:
@@ -225,152 +170,15 @@ def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> 
     return paths
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Result of reading a file as a kind of log.
-
-    Attributes:
-        kind: The kind.
-        records: Number of records.
-        known_values: Mean number of values per record in columns of this kind.
-        error: Why the file cannot be read; empty if it can.
-    """
-
-    kind: LogKind
-    records: int = 0
-    known_values: float = 0.0
-    error: str = ""
-
-
-def _try_kind(kind: LogKind, path: LogPath) -> _Trial:
+def _try_kind(kind: LogKind, path: LogPath) -> KindTrial:
     """Read a file as a kind of log."""
     # A file of a Delta table can only be read alone if its type is given.
     file_type = "parquet" if path.suffix.lower() == ".parquet" else "auto"
     source = kind.make_source([str(path)], bad_record="skip", file_type=file_type)
-    metrics, values = RunMetrics(), 0
-    try:
-        with _quiet():
-            options = source.with_defaults(PipelineOptions(**kind.pipeline_values))
-            source = replace(source, options=options)
-            known = set(source.get_log_format().columns)
-            for batch in source.events(None, metrics):
-                frame = batch.table.to_frame()
-                values += sum(frame[n].count() for n in frame.columns if n in known)
-    except MorpheusError as error:
-        return _Trial(kind, error=str(error))
-    records = metrics.input.read
-    return _Trial(kind, records, values / max(records, 1))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log nothing below errors: most trials read a file as what it is not."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-# The users and days of the logs.
-
-
-@dataclass(frozen=True)
-class TimesSink(Sink):
-    """Find the first and the last time of some events, without writing anything."""
-
-    name = "times"
-    takes = (Events,)
-    needs = Requirements()
-
-    times: list[datetime] = field(default_factory=list)
-
-    def process(self, batch: Events, state: None) -> Iterator[Events]:  # noqa: ARG002 - no state
-        """Look at a batch.
-
-        Raises:
-            UsageError: It has columns of an output file.
-        """
-        found = RESULT_COLUMNS & set(batch.table.names)
-        if found:
-            raise UsageError(
-                f"LOGS: there are results of an earlier run among the logs: some events have a "
-                f"column {quote_backtick(min(found))}. Give the logs without the output files."
-            )
-        if batch.table.height:
-            column = batch.table[TIME]
-            ends = [cast("datetime", column.min()), cast("datetime", column.max()), *self.times]
-            self.times[:] = [min(ends), max(ends)]
-        yield batch
-
-
-@dataclass(frozen=True)
-class LogOverview:
-    """What the logs have.
-
-    Attributes:
-        events: Number of events.
-        files: Number of files.
-        users: Number of users.
-        first: First day, in UTC.
-        last: Last day.
-    """
-
-    events: int
-    files: int
-    users: int
-    first: date
-    last: date
-
-    @classmethod
-    def from_logs(cls, kind: LogKind, logs: Sequence[str]) -> LogOverview:
-        """Read the times and users of all events.
-
-        Raises:
-            UsageError: There is no event with a user.
-        """
-        source, sink = kind.make_source(logs, bad_record="skip"), TimesSink()
-        # Of the features, one is enough: they are not looked at.
-        columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
-        options = PipelineOptions(columns=columns, **kind.pipeline_values)
-        with _quiet():
-            metrics = Pipeline([source, sink], options).run()
-        users = len(metrics.users.keys() - {None})
-        if not users:
-            raise UsageError(
-                f"LOGS: {metrics.empty_reason or 'no event has a user'}, so there is nothing to "
-                "learn. Give other logs."
-            )
-        first, last = (time.astimezone(UTC).date() for time in sink.times)
-        return cls(metrics.users.total(), metrics.input.files, users, first, last)
-
-    @property
-    def days(self) -> int:
-        """Number of days from the first to the last."""
-        return (self.last - self.first).days + 1
+    return KindTrial.from_source(kind, source)
 
 
 # The plan: what to train on, what to score, and how many incidents to ask for.
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run trains on and scores.
-
-    Attributes:
-        trained: What the fingerprints are trained on, in words.
-        source_values: Options of the source.
-        training_values: Options of `train-ae`.
-        first: First day to score.
-        days: Number of days to score.
-    """
-
-    trained: str
-    source_values: Mapping[str, Any]
-    training_values: Mapping[str, Any]
-    first: date
-    days: int
 
 
 def make_plan(
@@ -391,21 +199,15 @@ def make_plan(
     store = ModelStore.find(models)
     if store is not None:
         _check_store(store, kind, logs, models)
-        return _plan_with_store(store, models, overview)
+        loading = {"pretrained_filename": models}
+        words = f"the fingerprints in {models}"
+        return Plan.after(overview, store.trained_until, words, loading)
     if overview.days == 1:
         raise UsageError(
             f"LOGS: all events are of one day, {overview.first}, so there are no earlier days to "
             "learn from. Give earlier logs as --history."
         )
-    number = min(max(int(TRAINING_SHARE * overview.days), 1), overview.days - 1)
-    start = overview.first + timedelta(days=number)
-    words = (
-        f"{overview.first} to {start - timedelta(days=1)}: "
-        f"the first {number:,} of {format_count(overview.days, 'day')}"
-    )
-    period = {"start_time": str(start), "train_duration": f"{number}d"}
-    training = {"train_data_glob": tuple(logs), **saves}
-    return Plan(words, period, training, start, overview.days - number)
+    return Plan.split(overview, {"train_data_glob": tuple(logs), **saves})
 
 
 def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: str) -> None:
@@ -419,34 +221,6 @@ def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: 
             f"--out: the fingerprints in `{models}` do not fit these logs. {problems[0]}. Or give "
             "another --out, or remove the fingerprints to train again."
         )
-
-
-def _plan_with_store(store: ModelStore, models: str, overview: LogOverview) -> Plan:
-    """Score the days after the training, or all days if they are before or after it."""
-    loaded = {"pretrained_filename": models}
-    words = f"earlier; the fingerprints in {models} are used"
-    if not store.trained_until:
-        return Plan(words, {}, loaded, overview.first, overview.days)
-    until = datetime.fromisoformat(store.trained_until).astimezone(UTC).date()
-    words = f"{until} and before; the fingerprints in {models} are used"
-    if not overview.first <= until < overview.last:
-        return Plan(words, {}, loaded, overview.first, overview.days)
-    start = until + timedelta(days=1)
-    days = (overview.last - start).days + 1
-    return Plan(words, {"start_time": str(start)}, loaded, start, days)
-
-
-def choose_budget(users: int, days: int) -> float:
-    """Return the default number of incidents per day.
-
-    >>> choose_budget(users=50, days=18)  # 15 in 18 days; one per week for 20 users were 6
-    0.833
-    >>> choose_budget(users=1000, days=18), choose_budget(users=2, days=10)
-    (7.14, 0.4)
-    """
-    usual = users / USERS_PER_WEEKLY_INCIDENT / DAYS_PER_WEEK
-    wanted = min(max(usual, MIN_INCIDENTS / days), MAX_SHARE_OF_USER_DAYS * users)
-    return float(f"{wanted:.3g}")
 
 
 # The pipeline.
@@ -523,7 +297,7 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     _check_out(options, logs)
     with interruptible():
         kind = recognise_kind(logs, options.source)
-        overview = LogOverview.from_logs(kind, logs)
+        overview = LogOverview.from_source(kind, kind.make_source(logs, bad_record="skip"))
         plan = make_plan(options, kind, logs, overview)
         budget = options.alerts_per_day
         if budget is None:

@@ -2,20 +2,22 @@
 
 The one reader of our own outputs. `read_results` reads a file of events with their times,
 `read_frames` any file of rows, and `read_as_text` a whole file as text. `parse_csv` and
-`parse_json_lines` read text that is still growing. `find_log` recognises the kind of log.
+`parse_json_lines` read text that is still growing. `find_log` recognises the kind of log by the
+columns of results, `KindTrial` by reading records.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, Self, cast
 
 import msgspec
 import polars as pl
@@ -24,9 +26,11 @@ from polars._typing import PolarsDataType
 from polars.exceptions import PolarsError
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, ROW, TIME, LogDescription, merge_descriptions
+from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage, stage_names
-from morpheus.core.stage import to_user_column
-from morpheus.errors import RecordError, UsageError
+from morpheus.core.stage import PipelineOptions, to_user_column
+from morpheus.errors import MorpheusError, RecordError, UsageError
+from morpheus.sources.base import FileSource
 from morpheus.sources.compression import detect_file_type
 from morpheus.sources.json_records import clear_missing_texts
 from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_actors
@@ -358,3 +362,97 @@ def _add_time(frame: pl.DataFrame, path: Path, row: int) -> pl.DataFrame:
             f"`{name}` is {column[at]!r}, which is not a valid time", file=path, line=row + at
         )
     return frame.with_columns(times.alias(TIME))
+
+
+MIN_KNOWN_VALUES = 3
+"""Minimum number of values per record in known columns for a kind of log to be recognised."""
+
+
+@dataclass(frozen=True)
+class LogKind:
+    """A kind of log that the package can read.
+
+    Attributes:
+        name: Its name on the command line: `cloudtrail`, `okta`.
+        word: Word of the source that reads it.
+        columns_file: Its schema; empty if the source needs none.
+    """
+
+    name: str
+    word: str
+    columns_file: str = ""
+
+    @property
+    def pipeline_values(self) -> dict[str, Any]:
+        """Options of `pipeline-ae` for this kind of log."""
+        schema = {"columns_file": self.columns_file} if self.columns_file else {}
+        return schema | {"userid_column_name": ACTOR_OPTION}
+
+    def make_source(self, globs: Sequence[str], **values: object) -> FileSource:
+        """Return the source that reads some files."""
+        make = cast("Callable[..., FileSource]", load_stage(self.word))
+        return make(input_glob=tuple(globs), **values)
+
+
+def list_kinds() -> list[LogKind]:
+    """Return all kinds of logs: those of sources, then those of built-in schemas."""
+    formats, kinds, seen = known_log_formats(), list[LogKind](), set[str]()
+    for key, log in formats.items():
+        if log.name in seen or log.name == "":
+            continue
+        seen.add(log.name)
+        if key.endswith(".toml"):
+            kinds.append(LogKind(key.removesuffix(".toml"), "from-file", key))
+        else:
+            kinds.append(LogKind(key.removeprefix("from-"), key))
+    return kinds
+
+
+@dataclass(frozen=True)
+class KindTrial:
+    """Result of reading some records as a kind of log.
+
+    Attributes:
+        kind: The kind.
+        records: Number of records.
+        known_values: Mean number of values per record in columns of this kind.
+        error: Why the records cannot be read; empty if they can.
+    """
+
+    kind: LogKind
+    records: int = 0
+    known_values: float = 0.0
+    error: str = ""
+
+    @classmethod
+    def from_source(cls, kind: LogKind, source: FileSource) -> Self:
+        """Read the records of a source that `LogKind.make_source` made."""
+        metrics, values = RunMetrics(), 0
+        try:
+            with silence_log():
+                options = source.with_defaults(PipelineOptions(**kind.pipeline_values))
+                source = replace(source, options=options)
+                known = set(source.get_log_format().columns)
+                for batch in source.events(None, metrics):
+                    frame = batch.table.to_frame()
+                    values += sum(frame[n].count() for n in frame.columns if n in known)
+        except MorpheusError as error:
+            return cls(kind, error=str(error))
+        records = metrics.input.read
+        return cls(kind, records, values / max(records, 1))
+
+    @property
+    def is_recognised(self) -> bool:
+        """Whether the records have enough values in columns of this kind."""
+        return self.known_values >= MIN_KNOWN_VALUES
+
+
+@contextmanager
+def silence_log() -> Iterator[None]:
+    """Log nothing below errors: most trials read a file as what it is not."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
