@@ -149,6 +149,13 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=42, help="training days, without incidents")
     parser.add_argument("--rate", type=float, default=22.0, help="mean events per user and day")
     parser.add_argument("--attacked", type=float, default=0.2, help="share of attacked users")
+    parser.add_argument(
+        "--noisy",
+        type=int,
+        default=0,
+        help="number of users with much benign variety in the scored days, who also have an "
+        "incident of each kind",
+    )
     parser.add_argument("--copies", type=int, default=1, help="copies of the scored days")
     parser.add_argument(
         "--form", action="append", choices=FORMATS, help="output format; repeatable"
@@ -162,6 +169,7 @@ def main() -> None:
         options.rate,
         options.attacked,
         options.seed,
+        options.noisy,
     )
     writer = Writer(fleet, options.into, options.form or ["json"], options.copies)
     writer.write()

@@ -178,3 +178,44 @@ def test_a_smaller_company_is_a_prefix_of_a_larger_one(tmp_path, training):
     assert sorted((user(r), r["eventTime"], r["eventName"]) for r in small) == sorted(
         (user(r), r["eventTime"], r["eventName"]) for r in prefix
     )
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    return make_fleet(tmp_path_factory.mktemp("noisy"), "--noisy", "1")
+
+
+def test_a_noisy_user_changes_the_events_of_no_other_user(noisy, fleet):
+    parts = [
+        [record for record in records(folder, part) if not user(record).endswith("-00000")]
+        for folder in (noisy, fleet)
+        for part in ("training", "scored")
+    ]
+    without_ids = [
+        [{k: v for k, v in record.items() if k not in {"eventID", "requestID"}} for record in part]
+        for part in parts
+    ]
+    assert without_ids[:2] == without_ids[2:]
+
+
+def test_a_noisy_user_is_usual_in_training_and_has_new_values_later(noisy, fleet):
+    names = {
+        (folder, part): {
+            record["eventName"]
+            for record in records(folder, part)
+            if user(record) == "person-00000"
+        }
+        for folder in (noisy, fleet)
+        for part in ("training", "scored")
+    }
+    assert names[noisy, "training"] == names[fleet, "training"]
+    new = names[noisy, "scored"] - names[noisy, "training"]
+    assert "AssumeRole" in new
+    assert len(new) > len(names[noisy, "training"])
+
+
+def test_a_noisy_user_has_an_incident_of_each_kind(noisy):
+    with (noisy / "labels.csv").open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["user"] == "person-00000"]
+    assert {row["kind"] for row in rows} == NINE
+    assert len({row["incident"] for row in rows}) >= len(NINE)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from generator.events import Event
 from generator.incidents import KINDS, Incident, happen
 from generator.office import Member, Span, member
+from generator.traveller import travel
 
 FIRST_DAY = date(2025, 3, 3)
 """A Monday."""
@@ -41,6 +42,8 @@ class Fleet:
         rate: Approximate mean number of events per member and day.
         attacked: Share of members with an incident.
         seed: Random seed.
+        noisy: Number of members, the first ones, with much benign variety in the scored days. Each
+            of them also has an incident of each kind.
     """
 
     users: int
@@ -49,6 +52,7 @@ class Fleet:
     rate: float = 22.0
     attacked: float = 0.2
     seed: int = 42
+    noisy: int = 0
 
     @property
     def span(self) -> Span:
@@ -58,7 +62,14 @@ class Fleet:
     @cached_property
     def members(self) -> Sequence[Member]:
         """All members."""
-        return [member(n, self.span, self.rate, self.seed) for n in range(self.users)]
+        drawn = [member(n, self.span, self.rate, self.seed) for n in range(self.users)]
+        return [*map(self._make_noisy, range(self.noisy)), *drawn[self.noisy :]]
+
+    def _make_noisy(self, number: int) -> Member:
+        random = Random(f"{self.seed} traveller {number}")  # noqa: S311 - made-up logs, not secrets
+        usual = member(number, self.span, self.rate, self.seed, kind="person")
+        since = FIRST_DAY + timedelta(days=self.training)
+        return travel(usual, since, self.span, random)
 
     @cached_property
     def incidents(self) -> Sequence[Incident]:
@@ -69,7 +80,18 @@ class Fleet:
         count = max(round(self.attacked * self.users), 1)
         victims = random.sample(range(self.users), count)
         kinds = [list(KINDS)[n % len(KINDS)] for n in range(max(count, len(KINDS)))]
-        return [self._happen(kind, victims[n % count], random) for n, kind in enumerate(kinds)]
+        drawn = [self._happen(kind, victims[n % count], random) for n, kind in enumerate(kinds)]
+        noisy = (self._happen_to_noisy(number) for number in range(self.noisy))
+        return [*drawn, *(incident for incidents in noisy for incident in incidents)]
+
+    def _happen_to_noisy(self, victim: int) -> Iterator[Incident]:
+        """Draw an incident of each kind, on different days as long as there are enough."""
+        random = Random(f"{self.seed} incidents of traveller {victim}")  # noqa: S311 - made-up logs, not secrets
+        days = range(self.training, max(self.days - 1, self.training + 1))
+        chosen = random.sample(days, min(len(KINDS), len(days)))
+        for number, kind in enumerate(KINDS):
+            day = FIRST_DAY + timedelta(days=chosen[number % len(chosen)])
+            yield happen(kind, victim, self.members[victim].habits, day, random)
 
     def _happen(self, kind: str, victim: int, random: Random) -> Incident:
         last = max(self.days - 1, self.training + 1)  # leave a day for an incident to end

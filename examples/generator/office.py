@@ -228,7 +228,7 @@ def address(random: Random, block: str = "") -> str:
     return f"{block}.{random.randint(0, 255)}.{random.randint(1, 254)}"
 
 
-def member(number: int, span: Span, rate: float, seed: int) -> Member:
+def member(number: int, span: Span, rate: float, seed: int, kind: str = "") -> Member:
     """Draw the member with this number.
 
     Args:
@@ -236,9 +236,10 @@ def member(number: int, span: Span, rate: float, seed: int) -> Member:
         span: All days.
         rate: Mean number of events per day, over all members and days.
         seed: Random seed of the company.
+        kind: One of `KINDS`; empty to draw it. The first member is always a person.
     """
     random = Random(f"{seed} member {number}")  # noqa: S311 - made-up logs, not secrets
-    kind = "person" if number == 0 else random.choice(KINDS)
+    kind = kind or ("person" if number == 0 else random.choice(KINDS))
     name = f"{kind}-{number:05d}"
     region = random.choice(REGIONS)
     lease = random.choice((None, None, 1, 7))
