@@ -16,8 +16,9 @@ from morpheus.columns import INDEX, RISK, ROW, TIME
 from morpheus.core.batch import AlertCandidates, Events, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
-from morpheus.models.calibration import UserDays
+from morpheus.models.calibration import UserDays, compute_severity
 from morpheus.pipeline import Pipeline
+from morpheus.report.incidents import incident_id
 from morpheus.sources.base import Source
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import (
@@ -55,6 +56,7 @@ class FromFleet(Source):
     misdated: tuple[tuple[str, int], ...] = ()
     unbounded: bool = False
     history: pl.DataFrame | None = None
+    own_ids: bool = False
 
     def is_unbounded(self):
         return self.unbounded
@@ -75,6 +77,8 @@ class FromFleet(Source):
         table = pl.concat([work(user, [number]) for number in days])
         dates = [number for who, number in self.misdated if who == user]
         table = pl.concat([table, *(frame_of_extra(user, number) for number in dates)]).sort(TIME)
+        if self.own_ids:
+            table.insert_column(2, pl.Series("incident_id", ["x"] * table.height))
         metrics.input.read += table.height
         history = work(user, range(-HISTORY_DAYS, 0))
         added = [frame_of_extra(user, number) for who, number in self.extra if who == user]
@@ -116,7 +120,7 @@ def frame_of_extra(user, number):
     return work(user, [0]).head(1).with_columns(when, **{k: pl.lit(v) for k, v in values.items()})
 
 
-def run(base, alerts=None, threads=1, source=None, **options):
+def run(base, alerts=None, threads=1, source=None, serialize=None, **options):
     sink = []
     stages = [
         source or FromFleet(),
@@ -126,7 +130,7 @@ def run(base, alerts=None, threads=1, source=None, **options):
             InfPytorch(),
             AddScores(label=(RISK,)),
         ),
-        *(Filter(alerts_per_day=alerts, **options), Serialize(), Collect(rows=sink)),
+        *(Filter(alerts_per_day=alerts, **options), serialize or Serialize(), Collect(rows=sink)),
     ]
     options = PipelineOptions(columns_file=base.columns_file, num_threads=threads, labels=(RISK,))
     metrics = Pipeline(stages, options).run()
@@ -164,6 +168,33 @@ def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, unbounde
 def test_the_days_of_intruders_are_the_alerts_of_a_small_budget(columns, unbounded):  # noqa: F811 - the fixture
     _, rows = run(columns, 1.0, source=FromFleet(unbounded=unbounded))
     assert user_days(rows) == set(INTRUSIONS)
+
+
+@pytest.mark.parametrize("unbounded", [False, True])
+def test_rows_of_an_alert_have_the_id_and_the_severity_of_their_incident(columns, unbounded):  # noqa: F811 - the fixture
+    _, rows = run(columns, 1.0, source=FromFleet(unbounded=unbounded))
+    dates = rows[TIME].cast(pl.String).str.slice(0, 10).alias("date")
+    assert rows["incident_id"].to_list() == [
+        incident_id(user, day) for user, day in rows.with_columns(dates)["user", "date"].rows()
+    ]
+    assert rows["incident_id"].n_unique() == len(user_days(rows)) == len(INTRUSIONS)
+    highest = rows.group_by("incident_id").agg(
+        pl.col("incident_severity").n_unique().alias("different"),
+        pl.col("incident_severity").max(),
+    )
+    assert highest["incident_severity"].is_between(50, 100).all()
+    assert unbounded or highest["different"].to_list() == [1] * highest.height
+
+
+def test_columns_of_incidents_can_be_left_out(columns):  # noqa: F811 - the fixture
+    _, rows = run(columns, 1.0, serialize=Serialize(exclude=("incident_",)))
+    assert not {"incident_id", "incident_severity"} & set(rows.columns)
+    assert user_days(rows) == set(INTRUSIONS)
+
+
+def test_a_log_with_a_column_of_such_a_name_is_rejected(columns):  # noqa: F811 - the fixture
+    with pytest.raises(UsageError, match=r"filter: the log has a column `incident_id`.*Rename it"):
+        run(columns, 1.0, source=FromFleet(own_ids=True))
 
 
 def test_larger_budget_gives_the_same_alerts_and_more(columns):  # noqa: F811 - the fixture
@@ -306,7 +337,7 @@ def make_candidates(days, pvalues, user="ann", suppressed_by=None):
     no_match = np.full(len(days), NO_MATCH)
     candidates = AlertCandidates(
         UserDays(np.zeros(1), np.ones(len(dates)), dates, np.full(len(dates), np.nan)),
-        *(np.ones(len(days)), days, pvalues, np.full(len(days), np.nan)),
+        *(np.ones(len(days)), days, pvalues, np.full(len(days), np.nan), compute_severity(pvalues)),
         *(no_match if suppressed_by is None else np.array(suppressed_by), no_match),
     )
     return replace(make_scored(make_events(range(len(days))), user=user), candidates=candidates)

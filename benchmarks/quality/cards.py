@@ -58,7 +58,7 @@ def main() -> None:
         shots = dict(chosen(found, kinds))
         take_screenshots(folder / "report.html", shots, into)
     for name, incident in shots.items():
-        print(name, incident.severity, incident.level, incident.user, incident.start)
+        print(name, incident.severity, incident.severity_name, incident.user, incident.start)
 
 
 def read_report(page: Path) -> ReportData:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from morpheus.columns import RISK, ExplanationColumns
+from morpheus.columns import RISK, TIME, ExplanationColumns
 from morpheus.models.calibration import count_exceedances
+from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays, ReportAggregator, TopEvents
-from morpheus.report.incidents import MAX_EVENTS_SHOWN, incident_id
+from morpheus.report.incidents import (
+    MAX_EVENTS_SHOWN,
+    format_day,
+    incident_id,
+    select_incidents,
+)
 from report_pages import DAY_START, HOUR, alerts, build_data, card, normal_events
 
 
@@ -30,11 +36,14 @@ def test_days_of_incidents_are_those_of_the_time_zone():
     assert sorted(counts(build_data(users))) == [("ann", 1), ("ann", 3)]
 
 
-def test_an_incident_is_identified_by_its_user_and_its_first_event():
+def test_the_id_of_an_incident_does_not_change_with_its_events():
     [view] = build_data({"ann": [alerts([HOUR, 5 * HOUR])]}).incidents
-    assert view.incident.id == incident_id("ann", DAY_START + HOUR)
-    [again] = build_data({"ann": [alerts([HOUR])]}).incidents
+    assert view.incident.id == incident_id("ann", format_day(DAY_START // (24 * HOUR)))
+    [again] = build_data({"ann": [alerts([0, 5 * HOUR])]}).incidents
     assert again.incident.id == view.incident.id
+    [other_day] = build_data({"ann": [alerts([25 * HOUR])]}).incidents
+    [other_user] = build_data({"bob": [alerts([HOUR])]}).incidents
+    assert len({view.incident.id, other_day.incident.id, other_user.incident.id}) == 3
 
 
 def test_without_filter_alerts_have_at_least_level_one():
@@ -49,16 +58,15 @@ def test_without_filter_incidents_stay_within_the_daily_maximum():
     users = {f"user{n:02}": [alerts([HOUR * 3 * n], 10.0 + n)] for n in range(16)}
     data = build_data(users)  # 45 hours from midnight: two days, five a day
     assert len(data.incidents) == 10
-    levels = [view.incident.level for view in data.incidents]
-    assert levels == sorted(levels, reverse=True)
+    severities = [view.incident.severity for view in data.incidents]
+    assert severities == sorted(severities, reverse=True)
 
 
 def test_a_time_series_anomaly_is_an_alert_whatever_the_scores():
     burst = normal_events(hours=1).with_columns(pl.lit(value=True).alias("ts_anomaly"))
     data = build_data({"ann": [burst]})
-    assert [(view.incident.flagged, view.incident.severity) for view in data.incidents] == [
-        (4, "medium")
-    ]
+    [incident] = [view.incident for view in data.incidents]
+    assert (incident.flagged, incident.severity, incident.severity_name) == (4, 25, "medium")
 
 
 def test_an_incident_shows_its_highest_events_and_counts_all_events():
@@ -112,22 +120,52 @@ def test_top_events_do_not_depend_on_the_order_of_events(reverse):
     top_events = TopEvents(max_events=5)
     for frame in reversed(frames) if reverse else frames:
         arrays = EventArrays.from_frame(frame)
-        top_events.add("ann", frame, arrays, arrays.scores, ~arrays.flagged)
-    assert top_events.to_frame()[RISK].to_list() == [35.0, 36.0, 37.0, 38.0, 39.0]
-    assert top_events.dropped == 35
+        top_events.add("ann", frame, arrays, arrays.scores, number_days(frame[TIME], "UTC"))
+    # The highest events of the two days, 23 and 39, and then the highest of all.
+    assert top_events.to_frame()[RISK].to_list() == [23.0, 36.0, 37.0, 38.0, 39.0]
 
 
-def test_without_model_cards_the_lowest_incident_has_level_one():
+def test_an_incident_counts_the_events_that_are_not_kept():
+    aggregator = ReportAggregator(filtered=True, top_events=TopEvents(max_events=10))
+    for user, risk in (("ann", 90.0), ("bob", 40.0)):
+        aggregator.register_user(user, card(user), None)
+        aggregator.add(user, alerts(range(30), risk))
+        aggregator.add(user, alerts(range(30, 60), risk))
+    incidents = select_incidents(aggregator, 5, ["eventName"]).incidents
+    assert [(each.user, each.count) for each in incidents] == [("ann", 60), ("bob", 60)]
+    assert [each.since - DAY_START for each in incidents] == [0, 0]
+    assert [each.until - DAY_START for each in incidents] == [59, 59]
+    assert [len(each.events) for each in incidents] == [9, 1]
+    assert incidents[1].events[0].score == 40.0
+
+
+def test_without_model_cards_the_lowest_incident_has_the_lowest_medium_severity():
     users = {"ann": [alerts([0], 8.0), alerts([HOUR * 30], 2.0)]}
     data = build_data(users, cards=False)
-    assert [view.incident.level for view in data.incidents] == [4.0, 1.0]
+    found = [(view.incident.severity, view.incident.severity_name) for view in data.incidents]
+    assert found == [(75, "critical"), (25, "medium")]
     assert data.reach is None
 
 
-def test_level_one_is_the_highest_validation_risk_of_the_median_user():
+def test_the_highest_validation_risk_of_the_median_user_has_the_lowest_medium_severity():
     assert card("ann").summary.risks[-1] == 4.0
     data = build_data({"ann": [alerts([0], 8.0)], "bob": [normal_events()]})
-    assert (data.incidents[0].incident.level, data.reach) == (2.0, 4.0)
+    assert (data.incidents[0].incident.severity, data.reach) == (50, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("stated", "severity"),
+    [
+        ({"incident_severity": 77, "severity": 60.4, "pvalue": 0.5}, 77),
+        ({"severity": 60.4, "pvalue": 0.5}, 60),
+        ({"pvalue": 0.01}, 66),
+    ],
+)
+def test_the_severity_of_an_incident_is_the_best_that_its_rows_state(stated, severity):
+    rows = alerts([0, HOUR], 99.0).with_columns(**{n: pl.lit(v) for n, v in stated.items()})
+    [view] = build_data({"ann": [rows]}).incidents
+    assert view.incident.severity == severity
+    assert max(event.severity for event in view.incident.events) == severity
 
 
 def test_dropped_events_are_in_the_timelines_and_are_not_alerts():

@@ -37,7 +37,7 @@ def write_output(path: Path, *frames: pl.DataFrame) -> Path:
 
 def list_incidents(data):
     incidents = [view.incident for view in data.incidents]
-    return [(each.id, each.user, each.count, each.level) for each in incidents]
+    return [(each.id, each.user, each.count, each.severity) for each in incidents]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -19,7 +19,7 @@ import click
 from morpheus.api import MIN_INCIDENTS, LogOverview, Plan, choose_budget
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table
-from morpheus.columns import RISK, SEVERITY
+from morpheus.columns import PVALUE, RISK
 from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
@@ -277,7 +277,7 @@ def make_pipeline(
         ("train-ae", plan.training_values),
         ("preprocess", {}),
         ("inf-pytorch", {}),
-        ("add-scores", {"label": (RISK, SEVERITY)}),
+        ("add-scores", {"label": (RISK, PVALUE)}),
         ("explain", {}),
         ("filter", {"alerts_per_day": budget}),
         ("serialize", {}),
@@ -405,18 +405,11 @@ def _explain_none(metrics: RunMetrics) -> str:
 def _print_incidents(incidents: Sequence[Incident]) -> None:
     rows = []
     for incident in incidents[:MIN_INCIDENTS]:
-        reason = incident.events[incident.worst].reason or ""
-        day, events = incident.start[:10], f"{incident.count:,}"
-        rows.append((_format_severity(incident), incident.user or "", day, events, reason))
+        severity = f"{incident.severity} {incident.severity_name}"
+        events, reason = f"{incident.count:,}", incident.reason or ""
+        rows.append((severity, incident.user or "", incident.day, events, reason))
     if rows:
         print_table(("SEVERITY", "USER", "DAY", "EVENTS", "REASON"), rows)
-
-
-def _format_severity(incident: Incident) -> str:
-    """Return the severity in the alerts file, 0 to 100, and that of the report, in words."""
-    scores = (event.raw.get(SEVERITY) for event in incident.events)
-    highest = max((score for score in scores if score is not None), default=None)
-    return incident.severity if highest is None else f"{highest:.0f} {incident.severity}"
 
 
 def _print_results(options: DetectOptions, incidents: Sequence[Incident]) -> None:

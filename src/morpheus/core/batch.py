@@ -42,6 +42,7 @@ class AlertCandidates:
         days: Number of the day of each event, since 1970, shape (rows,).
         pvalues: P-value of each event without other users, shape (rows,).
         bursts: P-value of a burst at each event, NaN if it is not known, shape (rows,).
+        severities: Severity of the user's day up to each event, from 0 to 100, shape (rows,).
         suppressed_by: Index of the suppression of each event, or `NO_MATCH`, shape (rows,).
         expired_rule: Index of the expired suppression of each event, or `NO_MATCH`, shape (rows,).
     """
@@ -51,6 +52,7 @@ class AlertCandidates:
     days: NDArray[np.int64]
     pvalues: NDArray[np.float64]
     bursts: NDArray[np.float64]
+    severities: NDArray[np.float64]
     suppressed_by: NDArray[np.intp]
     expired_rule: NDArray[np.intp]
 
@@ -62,7 +64,7 @@ class AlertCandidates:
         """
         arrays = {
             name: getattr(self, name)[rows]
-            for name in ("risks", "days", "pvalues", "bursts", "suppressed_by", "expired_rule")
+            for name in (each.name for each in fields(self) if each.name != "user_days")
         }
         return replace(self, **arrays)
 

@@ -42,6 +42,11 @@ EXCEEDANCE_LEVELS = (0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005, 0.0025, 0.001, 0.
 """Shares of validation events. A summary has the risk that each share exceeds; 0 is the maximum."""
 TOP_NOVELTY = 6
 """Number of columns in a summary's list of the highest rates of new values."""
+SEVERITY_PER_DECADE = 33.0
+"""Severity of a p-value of one in ten; 99 is one benign user-day in a thousand."""
+MAX_SEVERITY = 100.0
+SEVERITY_NAMES = ((75, "critical"), (50, "high"), (25, "medium"), (0, "low"))
+"""Lowest severity of each name, highest first."""
 _FIRST_MONDAY = 4 * SECONDS_PER_DAY  # 1970 began on a Thursday.
 
 
@@ -412,3 +417,22 @@ def count_exceedances(
     known = np.sort(risks[~np.isnan(risks)])
     above = len(known) - np.searchsorted(known, limits, side="right")
     return np.concatenate([[len(known)], above]).astype(np.int64)
+
+
+def compute_severity(pvalues: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the severity of user-days from their p-values, from 0 to 100, with one decimal.
+
+    >>> compute_severity(np.array([1.0, 0.1, 0.001, 1e-9])).tolist()
+    [0.0, 33.0, 99.0, 100.0]
+    """
+    severity = -SEVERITY_PER_DECADE * np.log10(pvalues)
+    return np.clip(severity, 0, MAX_SEVERITY).round(1) + 0.0
+
+
+def name_severity(severity: int) -> str:
+    """Return the name of a severity.
+
+    >>> [name_severity(severity) for severity in (0, 25, 74, 75, 100)]
+    ['low', 'medium', 'high', 'critical', 'critical']
+    """
+    return next(name for lowest, name in SEVERITY_NAMES if severity >= lowest)

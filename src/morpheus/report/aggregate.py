@@ -7,25 +7,41 @@ the time-series anomalies. `EventArrays` reads the columns that a page uses out 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, SCORE, TIME, TS_ANOMALY, ExplanationColumns
-from morpheus.models.calibration import EXCEEDANCE_LEVELS, ModelSummary, count_exceedances
+from morpheus.columns import (
+    INCIDENT_SEVERITY,
+    PVALUE,
+    RISK,
+    SCORE,
+    SEVERITY,
+    TIME,
+    TS_ANOMALY,
+    ExplanationColumns,
+)
+from morpheus.models.calibration import (
+    EXCEEDANCE_LEVELS,
+    MAX_SEVERITY,
+    ModelSummary,
+    compute_severity,
+    count_exceedances,
+)
 from morpheus.models.profile import ModelCard
+from morpheus.models.scoring import number_days
 from morpheus.seasonality.detector import TimeHistogram, UserHistograms
 
 RANKING_SCORES = (RISK, "zscore", SCORE)
 """Scores that a page can rank by, best first."""
-USER, SECONDS, LEVEL = "_user_", "_seconds_", "_level_"
+USER, DAY, SECONDS, LEVEL = "_user_", "_day_", "_seconds_", "_level_"
 FLAGGED, POSITION = "_flagged_", "_place_"
-INTERNAL_COLUMNS = (USER, SECONDS, LEVEL, FLAGGED, POSITION)
+INTERNAL_COLUMNS = (USER, DAY, SECONDS, LEVEL, FLAGGED, POSITION)
 """Columns that `TopEvents` adds to the events it keeps."""
 MAX_VALUE_CHARS = 4096
 """Characters of a value that are kept."""
@@ -35,8 +51,8 @@ MAX_TECHNIQUES_NAMED = 6
 Z_REFERENCE = 4.0
 """Standard deviations above a user's mean that make level 1."""
 MIN_SPREAD = 1e-6
-SEVERITIES = ((4.0, "critical"), (2.0, "high"), (1.0, "medium"))
-"""Lower bound of the level of each severity, highest first. A level below all of them is `low`."""
+LEVEL_ONE_SEVERITY = 25.0
+"""Severity of level 1. Twice the level adds as much again."""
 
 
 def choose_ranking(columns: Sequence[str]) -> str | None:
@@ -44,13 +60,16 @@ def choose_ranking(columns: Sequence[str]) -> str | None:
     return next((name for name in RANKING_SCORES if name in columns), None)
 
 
-def classify_severity(level: float) -> str:
-    """Return the severity of a level.
+def levels_to_severity(levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the severity of levels, from 0 to 100. NaN stays NaN.
 
-    >>> [classify_severity(level) for level in (0.5, 1.0, 3.9, 12.0)]
-    ['low', 'medium', 'high', 'critical']
+    It is used where the rows have no severity and no p-value.
+
+    >>> levels_to_severity(np.array([0.0, 0.5, 1.0, 2.0, 8.0, 99.0])).tolist()
+    [0.0, 12.5, 25.0, 50.0, 100.0, 100.0]
     """
-    return next((name for bound, name in SEVERITIES if level >= bound), "low")
+    above = 1 + np.log2(np.maximum(levels, 1.0))
+    return np.minimum(LEVEL_ONE_SEVERITY * np.where(levels < 1, levels, above), MAX_SEVERITY)
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,20 @@ class EventArrays:
     def histogram(self) -> TimeHistogram:
         """Events over time."""
         return TimeHistogram.from_events(self.seconds, self.scores, self.flagged)
+
+
+def find_severities(frame: pl.DataFrame) -> NDArray[np.float64]:
+    """Return the severities that rows state: of the incident, of the day so far, or their own.
+
+    Returns:
+        Severities, shape (rows,). NaN where a row has no severity and no p-value.
+    """
+    for name in (INCIDENT_SEVERITY, SEVERITY):
+        if name in frame.columns:
+            return _to_floats(frame[name])
+    if PVALUE in frame.columns:
+        return compute_severity(np.clip(_to_floats(frame[PVALUE]), 1e-9, 1.0))
+    return np.full(frame.height, np.nan)
 
 
 def _to_floats(column: pl.Series) -> NDArray[np.float64]:
@@ -152,15 +185,14 @@ IDENTITY_SCALE = ScoreScale(0.0, 1.0)
 class TopEvents:
     """The events with the highest levels, in bounded memory.
 
-    The result does not depend on the order in which events are added.
+    The highest event of each user's day is kept before all others. The result does not depend on
+    the order in which events are added.
 
     Attributes:
         max_events: Maximum number of events to keep.
-        dropped: Events with a level that were not kept.
     """
 
     max_events: int = 5000
-    dropped: int = 0
     _frames: list[pl.DataFrame] = field(default_factory=list)
     _num_rows: int = 0
     _min_level: float = -1.0
@@ -171,7 +203,7 @@ class TopEvents:
         frame: pl.DataFrame,
         arrays: EventArrays,
         levels: NDArray[np.float64],
-        mask: NDArray[np.bool_],
+        days: NDArray[np.int64],
     ) -> None:
         """Add events of one user.
 
@@ -180,17 +212,18 @@ class TopEvents:
             frame: The events.
             arrays: The same events as arrays.
             levels: Level of each event, shape (rows,). Events whose level is NaN are ignored.
-            mask: Which events to add, shape (rows,).
+            days: Number of the day of each event, shape (rows,).
         """
-        candidates = np.isfinite(levels) & mask
-        high = candidates & (levels > self._min_level)
-        self.dropped += int((candidates & ~high).sum())
-        if not high.any():
+        rows = np.flatnonzero(np.isfinite(levels))
+        if not len(rows):
             return
-        rows = np.flatnonzero(high)
+        if self._min_level >= 0:
+            highest = _find_highest_of_days(levels[rows], days[rows])
+            rows = rows[(levels[rows] > self._min_level) | highest]
         self._frames.append(
             truncate_values(frame[rows]).with_columns(
                 pl.lit(user, pl.String).alias(USER),
+                pl.Series(DAY, days[rows]),
                 pl.Series(SECONDS, arrays.seconds[rows]),
                 pl.Series(LEVEL, levels[rows]),
                 pl.Series(FLAGGED, arrays.flagged[rows]),
@@ -205,18 +238,32 @@ class TopEvents:
     def to_frame(self) -> pl.DataFrame:
         """Return the events with `INTERNAL_COLUMNS`, by user and time."""
         if not self._frames:
-            return pl.DataFrame(schema={USER: pl.String, SECONDS: pl.Float64, LEVEL: pl.Float64})
+            return pl.DataFrame(
+                schema={USER: pl.String, DAY: pl.Int64, SECONDS: pl.Float64, LEVEL: pl.Float64}
+            )
         self._prune()
         return sort_events(self._frames[0])
 
     def _prune(self) -> None:
         events = pl.concat(self._frames, how="diagonal_relaxed")
-        order = events.sort(LEVEL, SECONDS, USER, descending=[True, False, False])
-        highest = order.head(self.max_events)
+        order = events.sort(LEVEL, SECONDS, USER, POSITION, descending=[True, False, False, False])
         if events.height > self.max_events:
-            self.dropped += events.height - self.max_events
-            self._min_level = float(highest[LEVEL][-1])
-        self._frames, self._num_rows = [highest], highest.height
+            first = order.select(pl.struct(USER, DAY).is_first_distinct()).to_series()
+            order = pl.concat([order.filter(first), order.filter(~first)]).head(self.max_events)
+            self._min_level = max(float(cast("float", order[LEVEL][-1])), 0.0)
+        self._frames, self._num_rows = [order], order.height
+
+
+def _find_highest_of_days(
+    levels: NDArray[np.float64], days: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return which events are the highest of their day, the first ones among equals, (rows,)."""
+    order = np.lexsort((np.arange(len(levels)), -levels, days))
+    first = np.ones(len(levels), dtype=np.bool_)
+    first[1:] = np.diff(days[order]) != 0
+    highest = np.zeros(len(levels), dtype=np.bool_)
+    highest[order[first]] = True
+    return highest
 
 
 def sort_events(events: pl.DataFrame) -> pl.DataFrame:
@@ -274,6 +321,59 @@ class ReplayResult:
 
 
 @dataclass
+class IncidentCounts:
+    """What is counted of all alerts of one user on one day, those that are not kept included.
+
+    Attributes:
+        events: Number of events.
+        flagged: Number of time-series anomalies among them.
+        start: Time of the first event, in seconds since 1970.
+        end: Time of the last event.
+        severity: Highest severity that the rows state; NaN if they state none.
+    """
+
+    events: int
+    flagged: int
+    start: float
+    end: float
+    severity: float
+
+    def add(self, other: IncidentCounts) -> None:
+        """Add other events of the same user and day."""
+        self.events += other.events
+        self.flagged += other.flagged
+        self.start, self.end = min(self.start, other.start), max(self.end, other.end)
+        self.severity = float(np.fmax(self.severity, other.severity))
+
+
+def count_incidents(
+    days: NDArray[np.int64],
+    arrays: EventArrays,
+    severities: NDArray[np.float64],
+    alerts: NDArray[np.bool_],
+) -> Iterator[tuple[int, IncidentCounts]]:
+    """Yield the number of each day with alerts of a user, and what is counted of it.
+
+    Args:
+        days: Number of the day of each event, shape (rows,).
+        arrays: The events.
+        severities: Severity that the event states, shape (rows,).
+        alerts: Whether the event is an alert, shape (rows,).
+    """
+    for day in np.unique(days[alerts]).tolist():
+        rows = alerts & (days == day)
+        seconds = arrays.seconds[rows]
+        counts = IncidentCounts(
+            events=len(seconds),
+            flagged=int(arrays.flagged[rows].sum()),
+            start=float(seconds.min()),
+            end=float(seconds.max()),
+            severity=float(np.fmax.reduce(severities[rows])),
+        )
+        yield day, counts
+
+
+@dataclass
 class UserAggregate:
     """What is known about one user of a run.
 
@@ -313,6 +413,7 @@ class ReportAggregator:
         histograms: Events of all users over time, dropped events included.
         top_events: Events with the highest levels.
         ts_anomalies: Time-series anomalies with the highest levels.
+        incident_counts: What is counted of each user's days, by user and number of the day.
         users: What is known about each user.
     """
 
@@ -324,6 +425,7 @@ class ReportAggregator:
     histograms: UserHistograms = field(default_factory=UserHistograms)
     top_events: TopEvents = field(default_factory=TopEvents)
     ts_anomalies: TopEvents = field(default_factory=lambda: TopEvents(max_events=1000))
+    incident_counts: dict[tuple[str | None, int], IncidentCounts] = field(default_factory=dict)
     users: dict[str | None, UserAggregate] = field(default_factory=dict)
 
     def register_user(
@@ -345,10 +447,16 @@ class ReportAggregator:
         self.register_columns(frame.columns)
         arrays, aggregate = EventArrays.from_frame(frame), self.users[user]
         levels = self.find_scale(user).to_levels(arrays.scores)
-        self.top_events.add(user, frame, arrays, levels, ~arrays.flagged)
+        days = number_days(frame[TIME], self.timezone)
+        self.top_events.add(user, frame, arrays, np.where(arrays.flagged, np.nan, levels), days)
         # A time-series anomaly is an alert even if its events have no score.
-        levels_or_zero = np.nan_to_num(levels)
-        self.ts_anomalies.add(user, frame, arrays, levels_or_zero, arrays.flagged)
+        flagged_levels = np.where(arrays.flagged, np.nan_to_num(levels), np.nan)
+        self.ts_anomalies.add(user, frame, arrays, flagged_levels, days)
+        alerts = np.isfinite(levels) | arrays.flagged
+        for day, counts in count_incidents(days, arrays, find_severities(frame), alerts):
+            known = self.incident_counts.setdefault((user, day), counts)
+            if known is not counts:
+                known.add(counts)
         exceedances = count_exceedances(aggregate.summary, arrays.risks)
         self.add_histogram(user, arrays.histogram, exceedances)
         aggregate.events += frame.height

@@ -1,14 +1,15 @@
 """Incidents: the alerts of one user on one day, which are investigated together.
 
-`select_incidents` chooses the incidents that a report shows and computes their levels.
+`Incident` describes one, the same in every output: its id, severity, times, number of events and
+reason. `select_incidents` chooses the incidents that a report shows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any, Self
@@ -19,9 +20,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, ExplanationColumns
+from morpheus.models.calibration import name_severity
 from morpheus.models.explanation import Explanation
 from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import (
+    DAY,
     FLAGGED,
     IDENTITY_SCALE,
     INTERNAL_COLUMNS,
@@ -29,9 +32,13 @@ from morpheus.report.aggregate import (
     SECONDS,
     TRUNCATION_SUFFIX,
     USER,
+    EventArrays,
+    IncidentCounts,
     ReportAggregator,
     ScoreScale,
-    classify_severity,
+    count_incidents,
+    find_severities,
+    levels_to_severity,
     sort_events,
 )
 
@@ -49,7 +56,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         at: Time, in seconds since 1970.
-        level: Level of the score; see `ScoreScale`.
+        severity: Its part of the incident's severity, from 0 to 100; the most severe event has all
+            of it.
         score: The score.
         pvalue: Probability that a usual day of the user has such a score.
         flagged: Whether the event is a time-series anomaly.
@@ -59,7 +67,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     at: float
-    level: float
+    severity: float
     score: float | None = None
     pvalue: float | None = None
     flagged: bool = False
@@ -79,33 +87,37 @@ class Incident(msgspec.Struct, frozen=True):
     """The alerts of one user on one day. Field names are those of the page's JSON.
 
     Attributes:
-        id: First 16 hexadecimal digits of SHA-256 of the user, a line feed, and `start`.
+        id: See `incident_id`.
         user: The user.
+        day: The day, as `2025-04-28`.
         start: Time of the first event, ISO 8601 in UTC.
         end: Time of the last event.
         since: Time of the first event, in seconds since 1970.
         until: Time of the last event, in seconds since 1970.
         count: Number of events.
-        level: Highest level of an event.
-        severity: Severity of that level.
+        severity: Severity, an integer from 0 to 100.
+        severity_name: Its name; see `name_severity`.
+        reason: Reason of the most severe event; None without `explain`.
         pvalue: Smallest p-value of an event.
         flagged: Number of time-series anomalies.
         actions: Actions and how often each occurred, the most frequent first.
         columns: Columns that explain the highest event, strongest first, with untruncated values.
-        worst: Position in `events` of the event with the highest level.
-        events: The events with the highest levels, in time order.
-        times: Time of every event, in seconds after the first.
+        worst: Position in `events` of the most severe event.
+        events: The most severe events, in time order.
+        times: Time of every event that is known, in seconds after the first.
     """
 
     id: str
     user: str | None
+    day: str
     start: str
     end: str
     since: float
     until: float
     count: int
-    level: float
-    severity: str
+    severity: int
+    severity_name: str
+    reason: str | None
     pvalue: float | None
     flagged: int
     actions: list[tuple[str, int]]
@@ -115,61 +127,94 @@ class Incident(msgspec.Struct, frozen=True):
     times: list[int]
 
     @classmethod
-    def from_events(cls, events: pl.DataFrame, ranking: str, actions: Sequence[str]) -> Self:
-        """Describe the events of one incident.
+    def from_events(
+        cls, events: pl.DataFrame, ranking: str, actions: Sequence[str], counts: IncidentCounts
+    ) -> Self:
+        """Describe one incident.
 
         Args:
             events: Rows of `TopEvents.to_frame`, in time order.
             ranking: The score that levels are computed from.
             actions: Columns that hold the action. The first one with a value counts.
+            counts: What is counted of all events, those that are not in `events` included.
         """
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
+        severity = find_severity(counts, float(levels.max()))
+        shares = _divide_severity(levels, severity)
         rows = np.sort(np.argsort(-levels, kind="stable")[:MAX_EVENTS_SHOWN])
         explained = ExplanationColumns.find_in(events.columns)
         shown = [
-            _build_event(row, ranking, explained) for row in events[rows].iter_rows(named=True)
+            _build_event(row, share, ranking, explained)
+            for row, share in zip(
+                events[rows].iter_rows(named=True), shares[rows].tolist(), strict=True
+            )
         ]
-        worst = int(np.argmax([event.level for event in shown]))
-        user, first, last = events[USER][0], float(seconds[0]), float(seconds[-1])
+        worst = int(np.argmax(levels[rows]))
+        user, day = events[USER][0], format_day(events[DAY][0])
         pvalues = [event.pvalue for event in shown if event.pvalue is not None]
         return cls(
-            id=incident_id(user, first),
+            id=incident_id(user, day),
             user=user,
-            start=format_iso(first),
-            end=format_iso(last),
-            since=first,
-            until=last,
-            count=events.height,
-            level=round_sig(float(levels.max())),
-            severity=classify_severity(float(levels.max())),
+            day=day,
+            start=format_iso(counts.start),
+            end=format_iso(counts.end),
+            since=counts.start,
+            until=counts.end,
+            count=counts.events,
+            severity=severity,
+            severity_name=name_severity(severity),
+            reason=shown[worst].reason,
             pvalue=min(pvalues, default=None),
-            flagged=int(events[FLAGGED].sum()),
+            flagged=counts.flagged,
             actions=_count_actions(events, actions),
             columns=_find_top_columns(events.row(int(rows[worst]), named=True), explained),
             worst=worst,
             events=shown,
-            times=np.rint(seconds - first).astype(int).tolist(),
-        )
-
-    def rescale(self, scale: ScoreScale) -> Incident:
-        """Return the same incident with its levels divided by the reference of a scale."""
-        level = round_sig(self.level / scale.reference)
-        events = [
-            msgspec.structs.replace(event, level=round_sig(event.level / scale.reference))
-            for event in self.events
-        ]
-        return msgspec.structs.replace(
-            self, level=level, severity=classify_severity(level), events=events
+            times=np.rint(seconds - counts.start).astype(int).tolist(),
         )
 
 
-def incident_id(user: str | None, first: float) -> str:
-    """Return the id of an incident, the same on every page that shows it.
+def incident_id(user: str | None, day: str) -> str:
+    """Return the id of an incident: 16 hexadecimal digits of SHA-256 of user and day.
 
-    >>> incident_id("ann", 0.0)
-    'f110bd3473e3c206'
+    It does not change when events are added, and is the same in every output.
+
+    Args:
+        user: The user; None for events without one.
+        day: The day, as `2025-04-28`.
+
+    >>> incident_id("ann", "1970-01-01")
+    'c2d2d9ba7ba6c23a'
     """
-    return sha256(f"{user or ''}\n{format_iso(first)}".encode()).hexdigest()[:16]
+    return sha256(f"{user or ''}\n{day}".encode()).hexdigest()[:16]
+
+
+def format_day(day: int) -> str:
+    """Return the date of a day, given in days since 1970.
+
+    >>> format_day(20206)
+    '2025-04-28'
+    """
+    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
+
+
+def find_severity(counts: IncidentCounts, level: float) -> int:
+    """Return the severity of an incident, an integer from 0 to 100.
+
+    Args:
+        counts: Its counts, with the severity that the rows state.
+        level: Highest level of an event, for rows that state none.
+    """
+    stated = counts.severity
+    severity = levels_to_severity(np.array(level)) if np.isnan(stated) else stated
+    return round(float(severity))
+
+
+def _divide_severity(levels: NDArray[np.float64], severity: int) -> NDArray[np.float64]:
+    """Return the severity of each event in proportion to its level, shape (rows,)."""
+    shares = levels_to_severity(levels)
+    highest = float(shares.max())
+    return (shares / highest if highest > 0 else np.ones_like(shares)) * severity
 
 
 def format_iso(seconds: float) -> str:
@@ -191,18 +236,16 @@ def round_sig(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def group_incidents(events: pl.DataFrame, timezone: str = "UTC") -> Iterator[pl.DataFrame]:
+def group_incidents(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Split events, sorted by user and time, at a new user or a new day.
 
     Args:
         events: Rows of `TopEvents.to_frame`.
-        timezone: Time zone of days.
     """
     if events.is_empty():
         return
-    user = pl.col(USER)
-    changed = events.select(user.ne_missing(user.shift())).to_series().to_numpy()
-    starts = changed | (np.diff(_number_days(events[SECONDS], timezone), prepend=0) != 0)
+    keys = pl.struct(USER, DAY)
+    starts = events.select(keys.ne_missing(keys.shift())).to_series().to_numpy().copy()
     starts[0] = True
     bounds = [*np.flatnonzero(starts).tolist(), events.height]
     for start, end in pairwise(bounds):
@@ -214,11 +257,13 @@ def _number_days(seconds: pl.Series, timezone: str) -> NDArray[np.int64]:
     return number_days(microseconds.cast(pl.Datetime("us", "UTC")), timezone)
 
 
-def _build_event(row: dict[str, Any], ranking: str, explained: ExplanationColumns | None) -> Event:
+def _build_event(
+    row: dict[str, Any], severity: float, ranking: str, explained: ExplanationColumns | None
+) -> Event:
     hidden = {*INTERNAL_COLUMNS, *(explained or ()), ROW, INDEX, TIME}
     return Event(
         at=row[SECONDS],
-        level=round_sig(row[LEVEL]),
+        severity=round(severity, 1),
         score=_to_float(row.get(ranking)),
         pvalue=_to_float(row.get("pvalue")),
         flagged=bool(row[FLAGGED]),
@@ -283,8 +328,8 @@ class SelectedIncidents:
     """The incidents that a page shows.
 
     Attributes:
-        incidents: The incidents, highest level first.
-        hidden: Number of alerts that are not shown.
+        incidents: The incidents, most severe first.
+        hidden: Number of incidents that are not shown.
         rule: How alerts were chosen, as a sentence.
         population_scale: Scale of scores on `IDENTITY_SCALE`, if it is known.
         reference: The risk of level 1, if validation data determine it.
@@ -301,15 +346,6 @@ class SelectedIncidents:
         if own_scale is IDENTITY_SCALE and self.population_scale is not None:
             return self.population_scale
         return own_scale
-
-    def rescale(self) -> SelectedIncidents:
-        """Without a known scale, make the lowest incident level 1."""
-        if self.population_scale is not None or not self.incidents:
-            return self
-        lowest = min(incident.level for incident in self.incidents)
-        scale = ScoreScale(0.0, max(lowest, 1e-9))
-        incidents = [incident.rescale(scale) for incident in self.incidents]
-        return replace(self, population_scale=scale, incidents=incidents)
 
 
 def select_incidents(
@@ -328,21 +364,51 @@ def select_incidents(
     events = _merge_candidate_events(aggregator, population_scale)
     if has_scale and not aggregator.filtered:
         events = events.filter(pl.col(LEVEL) >= 1)
-    ranking = aggregator.ranking or ""
-    groups = group_incidents(events, aggregator.timezone)
-    incidents = [Incident.from_events(group, ranking, actions) for group in groups]
-    incidents.sort(key=lambda incident: (-incident.level, incident.since, incident.user or ""))
-    rule, hidden = FILTER_RULE, aggregator.top_events.dropped + aggregator.ts_anomalies.dropped
-    if not aggregator.filtered:
+    known_scale = population_scale or (IDENTITY_SCALE if has_own_scale else None)
+    if known_scale is None and events.height:
+        known_scale = _fit_lowest_scale(events)
+        events = events.with_columns(pl.col(LEVEL) / known_scale.reference)
+    incidents = _build_incidents(aggregator, events, actions)
+    rule, hidden = FILTER_RULE, 0
+    if aggregator.filtered:
+        hidden = max(len(aggregator.incident_counts) - min(len(incidents), MAX_INCIDENTS), 0)
+    else:
         days = _count_run_days(aggregator)
-        max_incidents, hidden = max(round(alerts_per_day * days), 1), 0
+        max_incidents = max(round(alerts_per_day * days), 1)
         rule = _describe_rule(aggregator, alerts_per_day, max_incidents, days, has_scale=has_scale)
         incidents = incidents[:max_incidents]
-    hidden += sum(incident.count for incident in incidents[MAX_INCIDENTS:])
+        hidden = max(len(incidents) - MAX_INCIDENTS, 0)
     reference = None if population_scale is None else round_sig(population_scale.reference)
-    known_scale = population_scale or (IDENTITY_SCALE if has_own_scale else None)
-    selected = incidents[:MAX_INCIDENTS]
-    return SelectedIncidents(selected, hidden, rule, known_scale, reference).rescale()
+    return SelectedIncidents(incidents[:MAX_INCIDENTS], hidden, rule, known_scale, reference)
+
+
+def _fit_lowest_scale(events: pl.DataFrame) -> ScoreScale:
+    """Return the scale on which the lowest incident has level 1."""
+    highest = events.group_by(USER, DAY).agg(pl.col(LEVEL).max())[LEVEL].to_numpy()
+    return ScoreScale(0.0, max(float(highest.min()), 1e-9))
+
+
+def _build_incidents(
+    aggregator: ReportAggregator, events: pl.DataFrame, actions: Sequence[str]
+) -> list[Incident]:
+    """Describe the incidents of some events, most severe first."""
+    ranked = []
+    for group in group_incidents(events):
+        user, day, highest = group[USER][0], group[DAY][0], float(group[LEVEL].to_numpy().max())
+        counts = aggregator.incident_counts[user, day]
+        if not aggregator.filtered:
+            counts = _count_shown_events(group)
+        incident = Incident.from_events(group, aggregator.ranking or "", actions, counts)
+        ranked.append((-incident.severity, -highest, incident.since, user or "", incident))
+    return [incident for *_, incident in sorted(ranked, key=lambda entry: entry[:-1])]
+
+
+def _count_shown_events(events: pl.DataFrame) -> IncidentCounts:
+    """Count the events of one incident that are shown."""
+    arrays, severities = EventArrays.from_frame(events), find_severities(events)
+    alerts = np.ones(events.height, dtype=np.bool_)
+    [(_, counts)] = count_incidents(events[DAY].to_numpy(), arrays, severities, alerts)
+    return counts
 
 
 def _merge_candidate_events(
@@ -367,7 +433,7 @@ def _describe_rule(
     has_scale: bool,
 ) -> str:
     ranking = aggregator.ranking or "no score"
-    limit = " Their level is at least 1, the baseline maximum." if has_scale else ""
+    limit = " Their severity is at least 25, the baseline maximum." if has_scale else ""
     return (
         f"No filter in the pipeline: alerts are the {alerts_per_day:g} highest incidents per day "
         f"by {ranking}, at most {max_incidents:,} in {days:,} days.{limit}"

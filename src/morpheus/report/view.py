@@ -1,7 +1,7 @@
 """The data of a report page: what `build_report_data` makes of a `ReportAggregator`.
 
 The structs are encoded as JSON, which the page's programs read. Their field names are that format
-and stay as they are; page format version 1.
+and stay as they are; page format version 2.
 """
 
 from __future__ import annotations
@@ -21,12 +21,18 @@ from morpheus.models.calibration import (
     hour_of_week,
 )
 from morpheus.models.profile import SCOPE_OWN, ModelCard
-from morpheus.report.aggregate import ReplayResult, ReportAggregator, ScoreScale, UserAggregate
+from morpheus.report.aggregate import (
+    ReplayResult,
+    ReportAggregator,
+    ScoreScale,
+    UserAggregate,
+    levels_to_severity,
+)
 from morpheus.report.incidents import Incident, round_sig, select_incidents
 from morpheus.seasonality.detector import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 MAX_USERS = 2000
-"""Maximum number of users on a page: those with the highest levels."""
+"""Maximum number of users on a page: the most severe."""
 MAX_TIMELINE_CELLS = 400
 """Maximum number of cells of a timeline."""
 CELL_HOURS = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
@@ -36,10 +42,8 @@ CONTEXT_SECONDS, MAX_CONTEXT_CELLS = 12 * 3600, 96
 MIN_EXPECTED_EVENTS = 12.0
 """Expected events in a period without any that make it a gap. By the Poisson distribution, such a
 period has no event by chance once in exp(12), about 160,000 periods."""
-UNSCORED_LEVEL = -1
-"""Level, in hundredths, of a cell whose events have no score."""
-MAX_LEVEL = 9999
-"""Highest level of a cell, in hundredths."""
+UNSCORED_SEVERITY = -1
+"""Severity of a cell whose events have no score."""
 HIGH_NOVELTY_RATE = 0.2
 """Share of events with a new value, from which new values of a column are weak evidence."""
 SHORT_HISTORY_DAYS, FEW_VALIDATION_EVENTS = 14, 100
@@ -169,7 +173,7 @@ class UserTimeline(msgspec.Struct, frozen=True):
     Attributes:
         at: Position of each cell on the page's time axis.
         n: Events in each cell.
-        w: Highest level in each cell, in hundredths, or `UNSCORED_LEVEL`.
+        w: Highest severity in each cell, from 0 to 100, or `UNSCORED_SEVERITY`.
         f: Positions in `at` of cells with a time-series anomaly.
     """
 
@@ -183,11 +187,11 @@ class UserTimeline(msgspec.Struct, frozen=True):
         """Convert a histogram whose buckets are as wide as the page's cells."""
         scored = np.isfinite(histogram.max_scores)
         levels = scale.to_levels(np.where(scored, histogram.max_scores, scale.baseline))
-        hundredths = np.minimum(np.rint(levels * 100), MAX_LEVEL).astype(int)
+        severities = np.rint(levels_to_severity(levels)).astype(int)
         return cls(
             (histogram.buckets - first_bucket).tolist(),
             histogram.events.tolist(),
-            np.where(scored, hundredths, UNSCORED_LEVEL).tolist(),
+            np.where(scored, severities, UNSCORED_SEVERITY).tolist(),
             np.flatnonzero(histogram.flagged).tolist(),
         )
 
@@ -318,7 +322,7 @@ class UserView(msgspec.Struct, frozen=True):
     Attributes:
         name: The user. None for events without a user.
         events: Number of events, dropped ones included.
-        worst: Highest level.
+        worst: Highest severity of an event.
         lane: Events over time.
         rhythm: Events in each hour of the week.
         profile: Card of the user's model.
@@ -327,7 +331,7 @@ class UserView(msgspec.Struct, frozen=True):
 
     name: str | None
     events: int
-    worst: float
+    worst: int
     lane: UserTimeline
     rhythm: WeeklyPattern | None
     profile: ModelSummaryView | None
@@ -359,7 +363,7 @@ class UserView(msgspec.Struct, frozen=True):
         return cls(
             name,
             int(histogram.events.sum()),
-            max(timeline.w, default=UNSCORED_LEVEL) / 100,
+            max(timeline.w, default=UNSCORED_SEVERITY),
             timeline,
             WeeklyPattern.from_summary(summary, histogram, bucket_seconds),
             None if card is None else ModelSummaryView.from_card(card, aggregate),
@@ -462,13 +466,13 @@ class ReportData(msgspec.Struct, frozen=True):
         rule: How alerts were chosen, as a sentence.
         ranking: The score that levels are computed from.
         reach: The risk of level 1, if validation data determine it.
-        hidden: Number of alerts that are not shown.
+        hidden: Number of incidents that are not shown.
         lacks: Parts of the page that are missing.
         gaps: Start and end of each coverage gap, in seconds since 1970.
         axis: Time axis of the timelines. None without events.
-        people: Users, highest level first.
+        people: Users, most severe first.
         others: Number of users that are not shown.
-        incidents: Incidents, highest level first.
+        incidents: Incidents, most severe first.
     """
 
     format: str
@@ -521,7 +525,7 @@ def build_report_data(
     }
     return ReportData(
         "morpheus-report",
-        1,
+        2,
         origin.source,
         origin.user_column,
         counts,
@@ -550,7 +554,7 @@ def find_missing_features(
     columns = aggregator.columns
     if aggregator.ranking != RISK:
         yield MissingFeature(
-            f"One ranking for all users: levels use {aggregator.ranking or 'no score'}",
+            f"One ranking for all users: severities use {aggregator.ranking or 'no score'}",
             "add-scores --label ae_anomaly_score --label risk --label pvalue",
         )
     elif "pvalue" not in columns:
@@ -563,7 +567,7 @@ def find_missing_features(
     if TS_ANOMALY not in columns:
         yield MissingFeature("Time-series anomalies", "timeseries --resolution=10m")
     if not any(aggregate.summary for aggregate in aggregator.users.values()):
-        yield MissingFeature("Model cards, and levels based on validation data", models_hint)
+        yield MissingFeature("Model cards, and severities based on validation data", models_hint)
 
 
 def find_gaps(
@@ -644,7 +648,7 @@ def _build_user_views(
     scales: Mapping[str | None, ScoreScale],
     page_buckets: tuple[int, int],
 ) -> list[UserView]:
-    """Describe all users, highest level first."""
+    """Describe all users, most severe first."""
     histograms, empty = aggregator.histograms, TimeHistogram.empty()
     users = [
         UserView.from_aggregate(

@@ -28,6 +28,7 @@ from morpheus.core.stage import (
 )
 from morpheus.core.state import State
 from morpheus.errors import UsageError
+from morpheus.models.calibration import compute_severity
 from morpheus.models.daily_usage import DailyScores, UsageState
 from morpheus.models.scoring import number_days
 from morpheus.text import suggest
@@ -210,20 +211,7 @@ def score_days(
     return parts.scorer.score(values, usage, attribute=attribute)
 
 
-SEVERITY_PER_DECADE = 33.0
-"""Severity of a p-value of one in ten; 99 is one benign user-day in a thousand."""
-MAX_SEVERITY = 100.0
 _RISK_LABELS = "`risk`, `incident_score`, `pvalue` and `severity`"
-
-
-def compute_severity(pvalues: FloatArray) -> FloatArray:
-    """Return the severity of user-days from their p-values, from 0 to 100, with one decimal.
-
-    >>> compute_severity(np.array([1.0, 0.1, 0.001, 1e-9])).tolist()
-    [0.0, 33.0, 99.0, 100.0]
-    """
-    severity = -SEVERITY_PER_DECADE * np.log10(pvalues)
-    return np.clip(severity, 0, MAX_SEVERITY).round(1) + 0.0
 
 
 ScoreFunction = Callable[[ScoreContext], FloatArray | pl.Series]

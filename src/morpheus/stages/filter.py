@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RATE_PVALUE, RISK, TIME
+from morpheus.columns import INCIDENT_ID, INCIDENT_SEVERITY, RATE_PVALUE, RISK, TIME
 from morpheus.core.batch import (
     AlertBudgetReport,
     AlertCandidates,
@@ -29,6 +29,7 @@ from morpheus.core.batch import (
     DroppedStats,
     Losses,
     Scored,
+    Table,
 )
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
@@ -38,11 +39,13 @@ from morpheus.models.calibration import (
     AlertForecast,
     UserDays,
     combine_pvalues,
+    compute_severity,
     count_exceedances,
 )
 from morpheus.models.profile import SCOPE_GLOBAL
 from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays
+from morpheus.report.incidents import format_day, incident_id
 from morpheus.sources.pseudonyms import is_pseudonym
 from morpheus.stages.add_scores import (
     ScoreState,
@@ -58,6 +61,8 @@ logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
+UserDay = tuple[str | None, int]
+"""A user, and the number of a day."""
 CANDIDATE_MARGIN = 10.0
 """Factor between the p-values of candidates and of alerts: the former are of one user alone."""
 BUCKET_DAYS = 7
@@ -86,6 +91,7 @@ class Filter(Transform):
     a usual day of the user has an event with such a `risk`; the user's own days and those of all
     users count. After `timeseries --detector=rate`, bursts count too. The summary shows the
     expected number of alerts, with its 95 % interval, and the actual number.
+    `incident_id` and `incident_severity` (0 to 100) say which alert an event belongs to.
     `--max_alerts_per_day` also limits the actual number: what a quiet week leaves can be used
     later. Stages between this one and `serialize` see all candidate events. On an input without
     end, each event is judged at once, and the threshold follows the actual number.
@@ -264,13 +270,48 @@ class CandidateFilter(Transform):
         np.fmin.at(day_bursts, first, bursts)
         calibration = batch.fingerprint.calibration.day_maxima.astype(np.float64)
         shared = batch.fingerprint.card.training_data_scope == SCOPE_GLOBAL
+        pvalues = combine_pvalues(scores.pvalue, bursts)
+        severities = compute_severity(np.minimum(scores.incident_pvalue, pvalues))
         candidates = AlertCandidates(
             UserDays(calibration, maxima, dates, day_bursts, shared),
-            *(scores.risk, days, combine_pvalues(scores.pvalue, bursts), bursts),
+            *(scores.risk, days, pvalues, bursts, severities),
             *self.rules.match(batch.user, batch.table.to_frame()),
         )
+        batch = replace(batch, candidates=candidates, table=_add_incidents(batch, days, severities))
         mask = (scores.risk > 0) | (bursts < MAX_BURST_PVALUE)
-        yield mask_batch(replace(batch, candidates=candidates), mask, collect_stats=collect_stats)
+        yield mask_batch(batch, mask, collect_stats=collect_stats)
+
+
+def _add_incidents(batch: Batch, days: NDArray[np.int64], severities: NDArray[np.float64]) -> Table:
+    """Add the id of the incident that each event can be part of, and its severity so far.
+
+    Raises:
+        UsageError: The log has a column of such a name.
+    """
+    clash = {INCIDENT_ID, INCIDENT_SEVERITY} & set(batch.log_columns)
+    if clash:
+        raise UsageError(
+            f"filter: the log has a column `{min(clash)}`, which --alerts_per_day would replace. "
+            "Rename it in the schema, or use --threshold."
+        )
+    dates, inverse = np.unique(days, return_inverse=True)
+    ids = np.array([incident_id(batch.user, format_day(day)) for day in dates.tolist()])
+    return batch.table.with_columns(
+        [
+            pl.Series(INCIDENT_ID, ids[inverse] if len(ids) else [], pl.String),
+            pl.Series(INCIDENT_SEVERITY, np.rint(severities), dtype=pl.Int64),
+        ]
+    )
+
+
+def _state_severity(batch: BatchT, highest: Mapping[UserDay, float]) -> BatchT:
+    """Write the final severity of its incident into each row, unless the column was removed."""
+    candidates = batch.candidates
+    if candidates is None or INCIDENT_SEVERITY not in batch.table:
+        return replace(batch, candidates=None)
+    values = np.array([highest[batch.user, day] for day in candidates.days.tolist()])
+    column = pl.Series(INCIDENT_SEVERITY, np.rint(values), dtype=pl.Int64)
+    return replace(batch, candidates=None, table=batch.table.with_columns([column]))
 
 
 def _read_bursts(batch: Batch) -> NDArray[np.float64]:
@@ -321,14 +362,11 @@ class BudgetFilter(Transform):
                 "--max_alerts_per_day."
             )
         chosen = state.choose_days(budget, self.max_alerts_per_day)
-        for number, batch in enumerate(state.batches, start=1):
-            kept = state.keep_alerts(batch, chosen, budget)
-            is_last = number == len(state.batches)
-            yield replace(kept, budget_report=state.report(budget, chosen)) if is_last else kept
-
-
-UserDay = tuple[str | None, int]
-"""A user, and the number of a day."""
+        kept = [state.keep_alerts(batch, chosen, budget) for batch in state.batches]
+        for number, batch in enumerate(kept, start=1):
+            rows = _state_severity(batch, state.severities)
+            is_last = number == len(kept)
+            yield replace(rows, budget_report=state.report(budget, chosen)) if is_last else rows
 
 
 @dataclass(frozen=True)
@@ -357,8 +395,8 @@ class _BudgetState:
         user_days: Days of each user.
         num_days: Number of all user-days.
         lowest: Highest p-value of a candidate that was not dropped early.
-        alerts: The alerts.
         suppressed: User-days of which events are suppressed.
+        severities: Highest severity of an event of each alert, by user-day.
     """
 
     rules: Suppressions
@@ -367,8 +405,8 @@ class _BudgetState:
     user_days: dict[str | None, UserDays] = field(default_factory=dict)
     num_days: int = 0
     lowest: float = 1.0
-    alerts: set[UserDay] = field(default_factory=set)
     suppressed: set[UserDay] = field(default_factory=set)
+    severities: dict[UserDay, float] = field(default_factory=dict)
 
     def add(self, batch: Batch) -> None:
         """Add a batch, with the days of its user."""
@@ -423,18 +461,21 @@ class _BudgetState:
         is_alert = np.fromiter(((batch.user, day) in chosen.days for day in days), np.bool_)
         above = is_alert & (pvalues <= budget.limit)
         rows = above & (candidates.suppressed_by == NO_MATCH)
-        self.alerts |= {(batch.user, day) for day in candidates.days[rows].tolist()}
+        for day, severity in zip(
+            candidates.days[rows].tolist(), candidates.severities[rows].tolist(), strict=True
+        ):
+            user_day = batch.user, day
+            self.severities[user_day] = max(severity, self.severities.get(user_day, 0.0))
         self.suppressed |= {(batch.user, day) for day in candidates.days[above & ~rows].tolist()}
         counts = self.rules.count(candidates.suppressed_by[above], candidates.expired_rule[above])
-        batch = replace(batch, candidates=None)
         return mask_batch(batch, rows, counts, collect_stats=batch.dropped_stats is not None)
 
     def report(self, budget: AlertBudget, chosen: _ChosenDays) -> AlertBudgetReport:
         """Return the expected and the actual number of alerts."""
         return AlertBudgetReport(
             budget.forecast,
-            len(self.alerts),
-            len(self.suppressed - self.alerts),
+            len(self.severities),
+            len(self.suppressed - self.severities.keys()),
             wanted=budget.wanted,
             days=self.num_days,
             capped=chosen.capped,

@@ -72,7 +72,7 @@ function detailsHead(incident, person) {
 
 /** Give the severity on the scale of all users, and compared with this user's own. */
 function severityFacts(incident, person) {
-  const parts = [`severity ${formatNumber(incident.level)}`];
+  const parts = [`severity ${incident.severity} of 100`];
   const own = person?.profile?.calibration;
   const score = incident.events[incident.worst].score;
   if (own && data.reach && score) {
@@ -104,17 +104,17 @@ function eventButton(event, place, open) {
   };
   return button(
     [
-      element("i", { class: `swatch ${severityColour(event.level * 100)}` }),
+      element("i", { class: `swatch ${severityColour(event.severity)}` }),
       `${formatSecond(event.at)} ${displayText(action(event), 40)}`,
     ],
     show,
-    { "aria-pressed": String(open), title: `severity ${formatNumber(event.level)}` },
+    { "aria-pressed": String(open), title: `severity ${Math.round(event.severity)}` },
   );
 }
 
 function action(event) {
   const name = data.log.actions.find((column) => event.raw[column] != null);
-  return name ? event.raw[name] : `severity ${formatNumber(event.level)}`;
+  return name ? event.raw[name] : `severity ${Math.round(event.severity)}`;
 }
 
 function unexplainedEvent(event) {

@@ -84,7 +84,7 @@ function drawMarks(plot, incident, flagged) {
   const { left, top, width, height } = plot.bbox;
   const ratio = window.devicePixelRatio || 1;
   context.save();
-  context.fillStyle = colour(incident.severity);
+  context.fillStyle = colour(incident.severity_name);
   for (const offset of incident.times) {
     const x = plot.valToPos(incident.since + offset, "x", true);
     if (x <= left + width) context.fillRect(x - ratio, top, 2 * ratio, height * 0.3);

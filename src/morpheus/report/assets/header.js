@@ -89,13 +89,10 @@ function alertNotes({ reason, next_pvalue: next } = {}) {
 /** Return the notes below the header: how alerts were chosen, and what is missing. */
 function notes() {
   const found = [element("p", {}, displayText(data.rule, 400))];
-  if (data.reach) {
-    const unit = `Severity 1 is risk ${formatNumber(data.reach)}`;
-    const text = `${unit}: the median user's highest risk on validation days.`;
-    found.push(element("p", {}, `${text} High starts at 2, critical at 4.`));
-  }
+  const scale = "Severity is from 0 to 100: medium from 25, high from 50, critical from 75.";
+  if (data.incidents.length) found.push(element("p", {}, scale));
   if (data.hidden) {
-    const more = count(data.hidden, "more alert event");
+    const more = count(data.hidden, "more incident");
     found.push(element("p", { class: "warning" }, `${more} not shown, to limit the page's size.`));
   }
   for (const note of alertNotes(data.account.alerts)) {

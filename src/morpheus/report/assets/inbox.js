@@ -1,7 +1,7 @@
 /** The alert queue: one row per incident. */
 
 const COLUMNS = [
-  ["level", "Severity"],
+  ["severity", "Severity"],
   ["user", "User and reason"],
   ["count", "Events"],
   ["since", "Time (UTC)"],
@@ -122,7 +122,7 @@ function row(incident) {
 }
 
 function rowTitle(incident, verdict) {
-  const parts = [userLabel(incident.user), incident.severity, verdict && verdictLabel(verdict)];
+  const parts = [userLabel(incident.user), incident.severity_name, verdict && verdictLabel(verdict)];
   const label = `Open: ${parts.filter(Boolean).join(", ")}`;
   const open = () => openIncident(incident.id);
   const name = button(userLabel(incident.user), open, { class: "user", "aria-label": label });
@@ -139,24 +139,23 @@ function severityChip(incident) {
   const verdict = verdicts.get(incident);
   return element(
     "span",
-    { class: `severity ${incident.severity}` },
-    element("b", {}, incident.severity),
-    element("span", { class: "faint" }, formatNumber(incident.level)),
+    { class: `severity ${incident.severity_name}` },
+    element("b", {}, incident.severity_name),
+    element("span", { class: "faint" }, String(incident.severity)),
     verdict ? element("em", {}, verdictLabel(verdict)) : null,
   );
 }
 
-/** Return the reason of the most severe event, or else the anomalies and actions. */
+/** Return the reason of the incident, or else the anomalies and actions. */
 function reasonText(incident) {
-  const reason = incident.events[incident.worst]?.reason;
-  if (reason) return displayText(reason, 400);
+  if (incident.reason) return displayText(incident.reason, 400);
   const events = count(incident.flagged, "event");
   const anomalies = incident.flagged ? `${events} with a time-series anomaly` : "";
   return [anomalies, actionList(incident)].filter(Boolean).join(": ") || "No reason available.";
 }
 
 /** Draw the activity around an incident; the incident has the colour of its severity. */
-function sparkline({ around, since, until, severity }) {
+function sparkline({ around, since, until, severity_name: severity }) {
   const { n, start, step } = around;
   const top = Math.max(...n, 1);
   const bars = n.map((events, i) => {

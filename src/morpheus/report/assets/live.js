@@ -74,10 +74,11 @@ function budgetGauge({ latest, allowed }) {
 function renderLeaders() {
   const people = data.people.filter((person) => data.alerts.has(person.name)).slice(0, MAX_LEADERS);
   const lines = people.map((person) => {
-    const label = `${userLabel(person.name)} ${formatNumber(person.worst)}`;
+    const highest = data.incidents.find(({ user }) => user === person.name)?.severity ?? 0;
+    const label = `${userLabel(person.name)} ${highest}`;
     return element("li", {}, button(label, () => refilter({ user: person.name })));
   });
-  replaceContent("leaders", element("li", {}, "By risk:"), lines);
+  replaceContent("leaders", element("li", {}, "By severity:"), lines);
 }
 
 /** Load newer data, at most once per pause. The reader's place is kept. */

@@ -15,7 +15,7 @@ const state = {
   searchText: "",
   severities: new Set(SEVERITIES),
   unreviewed: false,
-  sort: "level",
+  sort: "severity",
   descending: true,
   maxRows: 100,
   selected: new Set(),
@@ -23,7 +23,7 @@ const state = {
 };
 
 const SORT_KEYS = {
-  level: (incident) => incident.level,
+  severity: (incident) => incident.severity,
   user: (incident) => userLabel(incident.user).toLowerCase(),
   since: (incident) => incident.since,
   count: (incident) => incident.count,
@@ -36,12 +36,12 @@ function filteredIncidents() {
   const matching = data.incidents.filter(matchesFilters);
   return matching.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    return x === y ? b.level - a.level : sign * (x < y ? -1 : 1);
+    return x === y ? b.severity - a.severity : sign * (x < y ? -1 : 1);
   });
 }
 
 function matchesFilters(incident) {
-  if (!state.severities.has(incident.severity)) return false;
+  if (!state.severities.has(incident.severity_name)) return false;
   if (state.unreviewed && verdicts.get(incident)) return false;
   if (state.user !== undefined && incident.user !== state.user) return false;
   const { window } = state;
@@ -52,7 +52,7 @@ function matchesFilters(incident) {
 function searchableText(incident) {
   const reasons = incident.events.map((event) => event.reason ?? "");
   const actions = incident.actions.map(([name]) => name);
-  return [incident.user, incident.start, incident.severity, ...actions, ...reasons]
+  return [incident.user, incident.start, incident.severity_name, ...actions, ...reasons]
     .join("\n")
     .toLowerCase();
 }

@@ -134,12 +134,12 @@ function paintLane(context, person, top, cell, colours) {
   });
 }
 
-/** Return the name of the colour of a severity, given in hundredths. */
-function severityColour(hundredths) {
-  if (hundredths < 0) return "unscored";
-  if (hundredths < 50) return "quiet";
-  if (hundredths < 100) return "low";
-  return hundredths < 200 ? "medium" : hundredths < 400 ? "high" : "critical";
+/** Return the name of the colour of a severity. */
+function severityColour(severity) {
+  if (severity < 0) return "unscored";
+  if (severity < 12) return "quiet";
+  if (severity < 25) return "low";
+  return severity < 50 ? "medium" : severity < 75 ? "high" : "critical";
 }
 
 function truncateToWidth(context, text, maxWidth) {
@@ -226,7 +226,7 @@ function describeCell({ person, place }) {
   const from = data.axis.start + place * data.axis.step;
   const i = person.lane.at.indexOf(place);
   const scored = i >= 0 && person.lane.w[i] >= 0;
-  const severity = scored ? `severity ${person.lane.w[i] / 100}` : "no score";
+  const severity = scored ? `severity ${person.lane.w[i]}` : "no score";
   const activity = i < 0 ? "no events" : `${count(person.lane.n[i], "event")}, ${severity}`;
   const cell = `${formatTime(from)}, ${formatDuration(data.axis.step)}`;
   return `${userLabel(person.name)}, ${cell}: ${activity}`;
