@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask kills fuzz scale format docs bench quality
+.PHONY: setup dev demo test test-dask kills fuzz scale format docs site bench quality
 
 setup: .venv/.ready
 
@@ -62,6 +62,10 @@ docs: dev
 	@mv docs/cli.md.new docs/cli.md
 	@$(BIN)/morpheus tools compatibility > docs/compatibility.md.new
 	@mv docs/compatibility.md.new docs/compatibility.md
+
+site: dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'The site is in site/. To read it with its search: $(BIN)/python -m http.server --directory site'
 
 bench: dev
 	@$(BIN)/python benchmarks/speed $(BENCH)

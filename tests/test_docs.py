@@ -1,87 +1,197 @@
-"""The docs are correct: their commands run, their links exist, and generated pages are current.
+"""The docs are correct: commands run and show what the page shows, and each page has an owner test.
 
-In README.md and under docs/, bash runs the lines of ```console blocks that begin with `$ `, and
-Python runs ```python blocks: from top to bottom, in one copy of examples/ per page. Blocks of other
-languages are not run. Commands of README.md, of a cluster and in the background get processes of
-their own; see `warm_command` for the others.
+In README.md and in all pages under docs/, `pages` finds the programs. Those of a page run from top
+to bottom, in one copy of examples/. Commands of README.md, of a cluster and in the background get
+processes of their own; see `warm_command` for the others. Command lines in other blocks and in the
+text are not run, but their words are checked.
+
+A page without programs needs an owner in `OWNERS`: the test that fails when the page is wrong.
 """
 
 from __future__ import annotations
 
-import os
+import ast
+import importlib
 import re
-import shutil
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
+import click
 import pytest
 
+from command_lines import check_command, check_options, find_commands, iter_options
 from morpheus.cli.main import morpheus
-from morpheus.cli.reference import render_compatibility, render_reference
+from morpheus.cli.reference import (
+    read_upstream_options,
+    render_compatibility,
+    render_reference,
+)
+from morpheus.errors import MorpheusError
+from morpheus.features.derived import PREFIX_FUNCTIONS
+from morpheus.sources import cloudtrail, ocsf
+from pages import (
+    PAGES,
+    ROOT,
+    copy_examples,
+    find_blocks,
+    find_missing,
+    find_programs,
+    name_of,
+    run_page,
+)
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_BLOCK = re.compile(r"^( *)```(console|python)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+TEXTS = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
+TEXTS.append(ROOT / "examples" / "README.md")
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+_PROJECT_PATH = re.compile(r"(?:src|tests|benchmarks|docs)/[\w./-]+\.(?:py|md)")
 
+OWNERS = {
+    "docs/benchmarks.md": "test_docs::test_a_page_of_figures_is_as_its_program_writes_it",
+    "docs/quality.md": "test_docs::test_a_page_of_figures_is_as_its_program_writes_it",
+    "docs/scaling.md": "test_docs::test_a_page_of_figures_is_as_its_program_writes_it",
+    "docs/cli.md": "test_docs::test_the_reference_is_current",
+    "docs/compatibility.md": "test_docs::test_the_table_of_compatibility_is_current",
+    "docs/derived-columns.md": "test_docs::test_the_page_of_derived_columns_lists_all",
+    "docs/differences.md": "test_docs::test_options_in_the_text_exist",
+    "docs/reference/api.md": "test_site::test_the_reference_of_python_has_every_public_name",
+    "docs/glossary.md": "test_docs::test_the_terms_of_the_glossary_are_sorted",
+}
+OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_begins_with_it"
 
-def find_programs(text: str) -> list[tuple[list[str], str]]:
-    """Return the programs of a page, each with its interpreter.
-
-    >>> find_programs("```console\\n$ ls \\\\\\n    -l\\ntotal 0\\n$ pwd\\n```\\n")
-    [(['bash', '-euo', 'pipefail'], 'ls \\\\\\n    -l\\npwd')]
-    """
-    programs = []
-    for _, language, body in _BLOCK.findall(text):
-        if language == "python":
-            programs.append(([sys.executable, "-"], body))
-        else:
-            commands = re.findall(r"^\s*\$ ((?:.*\\\n)*.*)$", body, re.MULTILINE)
-            programs.append((["bash", "-euo", "pipefail"], "\n".join(commands)))
-    return programs
+OPTIONS_OF_OTHER_PROGRAMS = {
+    *("--resources", "--directory"),  # of `dask worker` and `http.server`
+    *("--only", "--full", "--quick", "--old"),  # of the benchmarks
+}
 
 
 def pages_with_programs() -> list[Path]:
     """Return the pages with programs."""
-    return [
-        page for page in PAGES if page.exists() and find_programs(page.read_text(encoding="utf-8"))
-    ]
+    return [page for page in PAGES if find_programs(page.read_text(encoding="utf-8"))]
 
 
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
+def prose_of(page: Path) -> str:
+    """Return the text of a page without its blocks."""
+    return _FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+def owner_of(page: Path) -> str | None:
+    if page in pages_with_programs():
+        return "test_docs::test_the_programs_of_a_page_run"
+    if page.parent.name == "decisions":
+        return OWNER_OF_DECISIONS
+    return OWNERS.get(name_of(page))
+
+
+def names_of_tests(module: str) -> Iterator[str]:
+    tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield f"{module}::{node.name}"
+
+
+def test_every_page_has_an_owner_test() -> None:
+    owners = {name_of(page): owner_of(page) for page in PAGES}
+    assert [page for page, owner in owners.items() if owner is None] == [], "add it to OWNERS"
+    modules = {owner.partition("::")[0] for owner in owners.values() if owner}
+    known = {test for module in modules for test in names_of_tests(module)}
+    assert {owner for owner in owners.values() if owner} <= known
+    assert set(OWNERS) <= set(owners), "a page that is gone has an owner"
+
+
+def test_a_page_with_programs_needs_no_owner_beside_them() -> None:
+    programs = {name_of(page) for page in pages_with_programs()}
+    assert programs & set(OWNERS) == set()
 
 
 def test_programs_of_a_page_are_found() -> None:
     console = "```console\n$ a \\\n    b\nout\n$ c | d\n```\n"
-    page = f"```sh\nmake\n```\n\n{console}\n```python\nx = 1\n```\n"
-    assert [program for _, program in find_programs(page)] == ["a \\\n    b\nc | d", "x = 1\n"]
+    page = f"```sh\nmake\n```\n\n{console}\n```text\nmore\n```\n\n```python\nx = 1\n```\n"
+    shell, python = find_programs(page)
+    assert (shell.text, shell.output) == ("a \\\n    b\nc | d", ("out", "more"))
+    assert (python.text, python.output) == ("x = 1\n", ())
+
+
+def test_a_here_document_belongs_to_its_command() -> None:
+    [program] = find_programs("```console\n$ cat > a <<'END'\nx\n  y\nEND\n$ ls\nout\n```\n")
+    assert program.text == "cat > a <<'END'\nx\n  y\nEND\nls"
+    assert program.output == ("out",)
+
+
+@pytest.mark.parametrize("line", ["Found 2 incidents", "b\na", "a ... z"])
+def test_a_stored_output_that_differs_is_found(line: str) -> None:
+    assert find_missing(line.splitlines(), "a b\nFound 1 incident\nb")
 
 
 @pytest.mark.parametrize("page", pages_with_programs(), ids=name_of)
 def test_the_programs_of_a_page_run(page: Path, tmp_path: Path, warm_morpheus: Path) -> None:
-    folder = tmp_path / "examples"
-    shutil.copytree(ROOT / "examples", folder, ignore=shutil.ignore_patterns("output"))
+    folder = copy_examples(tmp_path)
     text = page.read_text(encoding="utf-8")
     own_processes = page.name == "README.md" or "--engine=dask" in text or " & " in text
     script = Path(sys.executable) if own_processes else warm_morpheus
-    path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
-    for interpreter, program in find_programs(text):
-        done = subprocess.run(
-            interpreter,
-            input=program,
-            cwd=folder,
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{program}\n{done.stdout}{done.stderr}"
+    run_page(page, folder, script)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=name_of)
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
+def test_command_lines_that_do_not_run_are_right(page: Path) -> None:
+    blocks = find_blocks(page.read_text(encoding="utf-8"))
+    bodies = [body for language, body, _ in blocks if language in ("sh", "text")]
+    wrong = []
+    for words in (words for body in bodies for words in find_commands(body)):
+        try:
+            check_command(words)
+        except (click.ClickException, MorpheusError) as error:
+            wrong.append(f"{' '.join(words)}: {error}")
+    for words in (words for code in _CODE.findall(prose_of(page)) for words in find_commands(code)):
+        try:
+            check_options(words)
+        except click.ClickException as error:
+            wrong.append(f"{' '.join(words)}: {error}")
+    assert wrong == []
+
+
+def test_a_wrong_command_line_is_found() -> None:
+    for line in (
+        "morpheus detect --alert_per_day=1 logs",
+        "morpheus run pipeline-ae from-cloudtrail --input_glob=a filter --threshold=x",
+        "morpheus run pipeline-ae from-cloudtrail --input_glob=a filter --unknown=1",
+        "morpheus run ... train-ae --model=none --resolution=1h ...",
+    ):
+        [words] = find_commands(line)
+        with pytest.raises((click.ClickException, MorpheusError)):
+            check_command(words)
+
+
+def test_options_in_the_text_exist() -> None:
+    known = {option for _, option in iter_options()} | OPTIONS_OF_OTHER_PROGRAMS | {"--help"}
+    known |= {each.option for each in read_upstream_options()}
+    unknown = {
+        f"{name_of(page)}: {option}"
+        for page in PAGES
+        for code in _CODE.findall(prose_of(page))
+        for option in _OPTION.findall(code)
+        if option not in known
+    }
+    assert unknown == set()
+
+
+def test_files_of_the_project_in_the_text_exist() -> None:
+    gone = {
+        f"{name_of(page)}: {path}"
+        for page in PAGES
+        if page.name != "compatibility.md"  # names files of NVIDIA Morpheus
+        for code in _CODE.findall(prose_of(page))
+        for path in _PROJECT_PATH.findall(code)
+        if not (ROOT / path).exists()
+    }
+    assert gone == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_between_pages_exist(page: Path) -> None:
     broken = [
         link
@@ -99,6 +209,53 @@ def test_the_reference_is_current() -> None:
 def test_the_table_of_compatibility_is_current() -> None:
     page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
     assert page == render_compatibility(morpheus) + "\n", "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "titles"),
+    [
+        ("benchmarks", "speed", "PARTS"),
+        ("quality", "quality", "TITLES"),
+        ("scaling", "scale", "PARTS"),
+    ],
+)
+def test_a_page_of_figures_is_as_its_program_writes_it(
+    name: str, package: str, titles: str, tmp_path: Path, part: Callable[[str], ModuleType]
+) -> None:
+    program = part(f"{package}.__main__")
+    page, copy = ROOT / "docs" / f"{name}.md", tmp_path / "page.md"
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    head = program.HEAD + (program.meanings() if package == "quality" else "")
+    result = importlib.import_module("figures.page").Page(copy, head, getattr(program, titles))
+    result.write(result.read())
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def test_the_page_of_derived_columns_lists_all() -> None:
+    text = (ROOT / "docs" / "derived-columns.md").read_text(encoding="utf-8")
+    table = text.partition("## Find the actor")[0]
+    listed = set(re.findall(r"^\| `([\w:]+)`", table, re.MULTILINE))
+    prefixed = {f"{prefix}COLUMN" for prefix in PREFIX_FUNCTIONS}
+    assert listed == {*cloudtrail.DERIVED_COLUMNS, *ocsf.DERIVED_COLUMNS, *prefixed}
+
+
+def test_the_terms_of_the_glossary_are_sorted() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert terms == sorted(terms, key=lambda term: term.replace("-", "").lower())
+    assert len(terms) == len(set(terms))
+
+
+def test_a_decision_has_a_number_of_its_own_and_begins_with_it() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [page.name[:3] for page in pages]
+    assert numbers == sorted(set(numbers))
+    wrong = [
+        page.name
+        for page in pages
+        if not page.read_text(encoding="utf-8").startswith(f"# {page.name[:3]}: ")
+    ]
+    assert wrong == []
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -95,8 +95,9 @@ def make_output_rows(frame: pl.DataFrame, *, user: str | None = "ann") -> Output
 def split_frame(frame: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
     """Split a frame into consecutive frames of these heights, and one with the remaining rows.
 
-    >>> [part.height for part in split_frame(make_events(range(7)), [2, 0, 3])]
-    [2, 0, 3, 2]
+    Examples:
+        >>> [part.height for part in split_frame(make_events(range(7)), [2, 0, 3])]
+        [2, 0, 3, 2]
     """
     start = 0
     for size in sizes:
