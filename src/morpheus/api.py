@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from os import PathLike, fspath
 from typing import Any, cast
@@ -17,7 +17,7 @@ from typing import Any, cast
 import polars as pl
 
 from morpheus.columns import INDEX, RISK, SCORE, TIME, ExplanationColumns
-from morpheus.core.batch import Events, RunMetrics
+from morpheus.core.batch import Events, RunMetrics, Step
 from morpheus.core.stage import PipelineOptions, Requirements, Sink, Transform, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import InputSpec, ModelCard
@@ -375,13 +375,20 @@ class LogOverview:
     last: date
 
     @classmethod
-    def from_source(cls, kind: LogKind, source: FileSource, logs: str = "LOGS") -> LogOverview:
+    def from_source(
+        cls,
+        kind: LogKind,
+        source: FileSource,
+        logs: str = "LOGS",
+        on_step: Callable[[Step], None] | None = None,
+    ) -> LogOverview:
         """Read the times and users of all events.
 
         Args:
             kind: The kind of log.
             source: The source of that kind.
             logs: As in `TimesSink`.
+            on_step: Called when the reading begins; see `RunMetrics.on_step`.
 
         Raises:
             UsageError: There is no event with a user.
@@ -390,8 +397,13 @@ class LogOverview:
         # Of the features, one is enough: they are not looked at.
         columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
         options = PipelineOptions(columns=columns, **kind.pipeline_values)
+
+        def begin(step: Step) -> None:
+            if on_step is not None and step.unit == "file":
+                on_step(replace(step, name="Counting events"))
+
         with silence_log():
-            metrics = Pipeline([source, sink], options).run()
+            metrics = Pipeline([source, sink], options).run(on_step=begin)
         users = len(metrics.users.keys() - {None})
         if not users:
             raise UsageError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,8 +25,10 @@ from morpheus.core.batch import (
     Partition,
     RunMetrics,
     Scored,
+    Step,
     StreamPartition,
     Table,
+    WithModel,
 )
 from morpheus.core.stage import (
     ChecksInput,
@@ -168,6 +170,73 @@ def _ends_segment(stage: Transform) -> bool:
     return OutputRows in stage.takes or stage.scope == "barrier"
 
 
+@dataclass
+class RunProgress:
+    """Counts what has passed the stages of a run, and begins its steps.
+
+    Attributes:
+        plan: The stages.
+        metrics: Says which step begins.
+        num_users: Number of users of the input and the history; None if it is not known.
+        users: Number of users whose events have passed the segment.
+        events: Number of events that have passed it.
+        outputs: Number of outputs that are finished.
+    """
+
+    plan: Plan
+    metrics: RunMetrics
+    num_users: int | None = None
+    users: int = 0
+    events: int = 0
+    outputs: int = 0
+
+    def check_input(self, stages: Sequence[Stage], profile: InputProfile) -> None:
+        """Count the users, and let stages check what the source has read."""
+        self.metrics.begin(Step("Preparing", lambda: (0, 0)))
+        _check_input(stages, self.metrics, profile)
+        training = [] if profile.training is None else profile.training.events_by_user
+        self.num_users = len({*profile.events.users["user"], *training})
+
+    def count(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Count and yield batches; if there are none, one without events, which has the columns."""
+        name, unit = self._name_step(), "" if self.num_users is None else "user"
+        self.metrics.begin(
+            Step(name, lambda: (self.users, self.events), unit, self.num_users, prints=True)
+        )
+        last: object = self
+        for batch in batches:
+            self.events += batch.table.height + batch.filtered
+            self.users += batch.user != last
+            last = batch.user
+            yield batch
+        empty = None if self.users else self.plan.source.make_empty_batch(self.metrics.columns)
+        if empty is not None:
+            yield from self.plan.make_segment(self.metrics, saves=False).open().run(iter([empty]))
+        self.metrics.begin(Step("Ranking events", lambda: (0, 0), prints=True))
+
+    def count_outputs(self, stages: Sequence[Stage]) -> Iterator[WritesOutputs]:
+        """Yield the stages that write outputs. Each is finished when the next one is asked for."""
+        writers = [stage for stage in stages if isinstance(stage, WritesOutputs)]
+
+        def count() -> tuple[int, int]:
+            return self.outputs, self.metrics.users.total()
+
+        if writers:
+            self.metrics.begin(Step("Writing", count, "output", len(writers), prints=True))
+        for writer in writers:
+            yield writer
+            self.outputs += 1
+
+    def _name_step(self) -> str:
+        stages = self.plan.segment
+        if self.plan.source.options.unbounded:
+            return "Watching for new files"
+        if not any(stage.gives is Scored for stage in stages):
+            return "Processing"
+        trains = any(stage.gives is WithModel and stage.needs.cpu_bound for stage in stages)
+        return "Training and scoring" if trains else "Scoring"
+
+
 class Pipeline:
     """A source, the stages after it, and the options that apply to all of them.
 
@@ -208,12 +277,17 @@ class Pipeline:
             _warn_per_run(_expand(stages))
         self._validated = True
 
-    def run(self, on_complete: Callable[[RunMetrics], None] | None = None) -> RunMetrics:
+    def run(
+        self,
+        on_complete: Callable[[RunMetrics], None] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> RunMetrics:
         """Run the pipeline to the end of its input.
 
         Args:
             on_complete: Called with the metrics when all events have passed, even if a sink then
                 fails to finish its output.
+            on_step: Called with each step of the run when it begins; see `RunMetrics.on_step`.
 
         Raises:
             MorpheusError: The input, an option or an output is at fault; says what to do.
@@ -225,7 +299,9 @@ class Pipeline:
         stages = self._resolve_options()
         plan = Plan.from_stages(_expand(stages))
         metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))
-        metrics.on_input = partial(_check_input, _expand(stages), metrics)
+        metrics.on_step = on_step
+        progress = RunProgress(plan, metrics)
+        metrics.on_input = partial(progress.check_input, _expand(stages))
         start = time.perf_counter()
         path = self.options.status_file
         status = None if path is None else StatusFile.from_stages(path, stages)
@@ -234,12 +310,12 @@ class Pipeline:
         with self._open_store(plan) as store, self._open_runner(store) as runner:
             with ExitStack() as resources:
                 tail = plan.make_tail(saves=store is not None).open(resources=resources)
-                opened = self._open_segment(plan, metrics, runner, store)
+                opened = self._open_segment(progress, runner, store)
                 for batch in tail.run(resources.enter_context(opened), store):
                     metrics.add(batch)
                     if status is not None:
                         status.write(metrics, running=True)
-            failures = list(_commit_all(stages, metrics))
+            failures = list(_commit_all(progress.count_outputs(stages), metrics))
             if store is not None and not failures:
                 store.commit()
         if status is not None:
@@ -286,19 +362,21 @@ class Pipeline:
             store.close()
 
     def _open_segment(
-        self, plan: Plan, metrics: RunMetrics, runner: Runner, store: StateStore | None
+        self, progress: RunProgress, runner: Runner, store: StateStore | None
     ) -> AbstractContextManager[Iterator[Batch]]:
         """Read the input and run head and segment; gives the batches that leave the segment.
 
         On exit, whatever reads the input is closed at once, also after an error.
         """
-        run = self._run_unbounded if plan.source.is_unbounded() else self._run_bounded
-        return run(plan, metrics, runner, store)
+        unbounded = progress.plan.source.is_unbounded()
+        run = self._run_unbounded if unbounded else self._run_bounded
+        return run(progress, runner, store)
 
     @contextmanager
     def _run_unbounded(
-        self, plan: Plan, metrics: RunMetrics, runner: Runner, store: StateStore | None
+        self, progress: RunProgress, runner: Runner, store: StateStore | None
     ) -> Iterator[Iterator[Batch]]:
+        plan, metrics = progress.plan, progress.metrics
         training_input = _find_training_input(plan.segment)
         state = PartitionState.restore({})
         if store is not None:
@@ -309,15 +387,16 @@ class Pipeline:
         stream = chain(list(islice(head, 1)), head)
         segment = plan.make_segment(metrics, saves=store is not None)
         with closing(runner.run(segment, stream)) as batches:
-            yield self._ensure_batch(plan, metrics, batches)
+            yield progress.count(batches)
         metrics.interrupted = events.stopped
         if store is not None:
             save_source(store, state, list(state.row_offsets))
 
     @contextmanager
     def _run_bounded(
-        self, plan: Plan, metrics: RunMetrics, runner: Runner, store: StateStore | None
+        self, progress: RunProgress, runner: Runner, store: StateStore | None
     ) -> Iterator[Iterator[Batch]]:
+        plan, metrics = progress.plan, progress.metrics
         training_input = _find_training_input(plan.segment)
         read = plan.source.partitions(training_input, metrics, runner.executor)
         shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
@@ -332,20 +411,7 @@ class Pipeline:
             segment = plan.make_segment(metrics, saves=store is not None)
             run = runner.run_partitions(segment, parts, metrics, make_encoder)
             with closing(run) as batches:
-                yield self._ensure_batch(plan, metrics, batches)
-
-    def _ensure_batch(
-        self, plan: Plan, metrics: RunMetrics, batches: Iterator[Batch]
-    ) -> Iterator[Batch]:
-        """Yield batches; if there are none, one without events, so that outputs have columns."""
-        has_any = False
-        for batch in batches:
-            has_any = True
-            yield batch
-        empty = None if has_any else plan.source.make_empty_batch(metrics.columns)
-        if empty is not None:
-            segment = plan.make_segment(metrics, saves=False)
-            yield from segment.open().run(iter([empty]))
+                yield progress.count(batches)
 
     def _resolve_options(self) -> tuple[Stage, ...]:
         """Return the stages with the options of the whole pipeline filled in."""
@@ -557,11 +623,11 @@ def _add_features_to_sample(
     return pl.concat(tables, how="diagonal") if tables else sample
 
 
-def _commit_all(stages: Sequence[Stage], metrics: RunMetrics) -> Iterator[MorpheusError | OSError]:
+def _commit_all(
+    stages: Iterable[WritesOutputs], metrics: RunMetrics
+) -> Iterator[MorpheusError | OSError]:
     """Let every stage finish its output, and yield the errors of those that fail."""
     for stage in stages:
-        if not isinstance(stage, WritesOutputs):
-            continue
         try:
             stage.commit(metrics)
         except (MorpheusError, OSError) as error:

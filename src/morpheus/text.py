@@ -41,6 +41,17 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration as minutes and seconds, or as hours, minutes and seconds.
+
+    >>> format_duration(61), format_duration(3661)
+    ('01:01', '1:01:01')
+    """
+    minutes, seconds_left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes:02}:{seconds_left:02}"
+
+
 def elide_middle(text: str, max_length: int = MAX_LENGTH) -> str:
     """Remove the middle of a long text. Long values differ at their start and end.
 

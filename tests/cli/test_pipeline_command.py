@@ -241,9 +241,10 @@ def test_an_interrupt_that_another_library_converts_is_still_an_interrupt(
         ),
         (
             (*AE, "from-names", "--num_threads=2", "fail"),
-            "It is an option of `run`. Put it after it.",
+            "It is an option of `run`. Put it after `run`.",
         ),
-        ((*AE, "--who=ann"), "It is an option of `from-names`. Put it after it."),
+        ((*AE, "--no-progress"), "It is an option of `morpheus`. Put it after `morpheus`."),
+        ((*AE, "--who=ann"), "It is an option of `from-names`. Put it after `from-names`."),
         ((*AE, "--seed=1"), "It is an option of `train-ae` and `replay`. Put it after one of"),
         ((*AE, "--filename=1"), " and others. Put it after one of these words."),
         ((*AE, "."), "`.` is a folder, but a stage is expected. Give it to the source, as in"),

@@ -24,7 +24,13 @@ import click
 from click.core import ParameterSource
 from click.exceptions import Exit
 
-from morpheus.cli.output import echo, format_metrics, interruptible, render_diagram
+from morpheus.cli.output import (
+    echo,
+    format_metrics,
+    interruptible,
+    render_diagram,
+    show_progress,
+)
 from morpheus.core.registry import load_stage, stage_names, unknown_stage_message
 from morpheus.core.stage import (
     PipelineOptions,
@@ -214,10 +220,9 @@ def locate_option(root: click.Group, argv: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except click.NoSuchOption as error:
+        commands = [((root.name or "",), root), *_iter_commands(root)]
         owners = [
-            words[-1]
-            for words, command in _iter_commands(root)
-            if error.option_name in _option_names(command)
+            words[-1] for words, command in commands if error.option_name in _option_names(command)
         ]
         places = [word for word in owners if word in argv] or owners
         if places:
@@ -262,7 +267,7 @@ def _iter_commands(
 
 def _option_names(command: click.Command) -> set[str]:
     options = (param for param in command.params if isinstance(param, click.Option))
-    return {name for option in options for name in option.opts}
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
 def _describe_places(places: Sequence[str]) -> str:
@@ -270,7 +275,7 @@ def _describe_places(places: Sequence[str]) -> str:
     more = ["others"] if len(names) > MAX_PLACES else []
     *first, last = [*names[:MAX_PLACES], *more]
     listed = f"{', '.join(first)} and {last}" if first else last
-    return f"It is an option of {listed}. Put it after {'one of these words' if first else 'it'}."
+    return f"It is an option of {listed}. Put it after {'one of these words' if first else last}."
 
 
 # Groups and commands.
@@ -533,7 +538,8 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
     with interruptible():
         pipeline.validate()
         _announce_run(pipeline)
-        metrics = pipeline.run(_print_metrics)
+        with show_progress(pipeline.stages) as on_step:
+            metrics = pipeline.run(_print_metrics, on_step)
     if metrics.interrupted:
         raise Exit(EXIT_INTERRUPTED)
 

@@ -30,6 +30,7 @@ from morpheus.cli.output import (
     echo,
     interruptible,
     print_table,
+    show_progress,
 )
 from morpheus.cli.reference import render_compatibility, render_reference
 from morpheus.core.registry import distribution_of, stage_names
@@ -146,8 +147,8 @@ TOTAL_LABEL = "all"
 
 def _run_replay_command(config: ReplayConfig) -> None:
     kind = _choose_trial_format(config)
-    with interruptible():
-        batches, metrics = run_replay(config)
+    with interruptible(), show_progress() as on_step:
+        batches, metrics = run_replay(config, on_step=on_step)
     result = evaluate(batches, config.alerts_per_day)
     if config.filename is not None:
         with atomic_write(Path(config.filename)) as file:

@@ -18,7 +18,7 @@ import click
 
 from morpheus.api import MIN_INCIDENTS, LogOverview, Plan, choose_budget
 from morpheus.cli.chain import command_from_dataclass
-from morpheus.cli.output import echo, interruptible, print_table
+from morpheus.cli.output import echo, interruptible, print_table, show_progress
 from morpheus.columns import PVALUE, RISK
 from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
@@ -295,9 +295,10 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     """Plan, run, and print the incidents."""
     logs = tuple(normalise_location(log, "LOGS") for log in logs)
     _check_out(options, logs)
-    with interruptible():
+    with interruptible(), show_progress() as on_step:
         kind = recognise_kind(logs, options.source)
-        overview = LogOverview.from_source(kind, kind.make_source(logs, bad_record="skip"))
+        source = kind.make_source(logs, bad_record="skip")
+        overview = LogOverview.from_source(kind, source, on_step=on_step)
         plan = make_plan(options, kind, logs, overview)
         budget = options.alerts_per_day
         if budget is None:
@@ -307,7 +308,7 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
         pipeline.validate()
         _print_plan(kind, overview, plan, budget, words)
         with _restore_on_error(Path(options.out, STATUS_FILE)):
-            metrics = pipeline.run()
+            metrics = pipeline.run(on_step=on_step)
     data = _get_report_data(pipeline.stages, metrics)
     incidents = [view.incident for view in data.incidents]
     _print_counts(metrics, data.account, incidents)

@@ -195,6 +195,11 @@ TOOLS = {
     help="Minimum console log level.",
 )
 @click.option(
+    "--progress/--no-progress",  # read by `cli.output.show_progress`
+    default=True,
+    help="Show progress, if standard error is a terminal.",
+)
+@click.option(
     "--log_config_file",
     type=click.Path(exists=True, dir_okay=False),
     default=None,
@@ -221,11 +226,13 @@ TOOLS = {
 @click.pass_context
 def morpheus(
     context: click.Context,
+    /,
     *,
     debug: bool,
     log_level: str,
     log_config_file: str | None,
     plugin: tuple[str, ...],
+    **_: object,
 ) -> None:
     """Learn how each user in your audit logs behaves, and alert when one behaves unusually.
 

@@ -1,7 +1,7 @@
 """What the command prints and draws.
 
-Messages and the summary go to stderr, tables to stdout. The module also has the exit codes, and
-diagrams of a pipeline for `--viz_file`.
+Messages, progress and the summary go to stderr, tables to stdout. The module also has the exit
+codes, and diagrams of a pipeline for `--viz_file`.
 """
 
 from __future__ import annotations
@@ -11,29 +11,236 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import click
 from click.exceptions import Abort, Exit
 
+from morpheus.core.stage import Stage, WritesOutputs
 from morpheus.errors import EXIT_INTERRUPTED, MorpheusError, UsageError
-from morpheus.text import escape_control, format_count
+from morpheus.text import escape_control, format_count, format_duration
 
 if TYPE_CHECKING:
-    from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics
+    from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics, Step
     from morpheus.models.input_check import ModelAge
     from morpheus.models.store import SavedModels
 
 
 def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
     """Write lines to stderr. They have colours only on a terminal, and not if NO_COLOR is set."""
-    color = False if os.environ.get("NO_COLOR") else None
-    click.secho(escape_control(text, keep="\n"), err=True, color=color, **style)
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    text = escape_control(text, keep="\n")
+    with _TERMINAL.free():
+        # Without a style, click.secho would still end the text with a code.
+        click.echo(
+            click.style(text, **style) if style else text, err=True, color=False if plain else None
+        )
+
+
+# Progress.
+
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two updates of the progress."""
+_ERASE = "\r\x1b[K"
+
+
+class ProgressLine:
+    """Shows on a terminal how far a run is, in one line that is drawn again and again.
+
+    A thread draws it, so the run only says which step begins. A terminal without cursor movement
+    (TERM=dumb) gets the name of each step that takes long.
+
+    Args:
+        terminal: The terminal.
+        hides_for_rows: Rows are written to the same terminal, so steps that may write some are not
+            shown.
+        is_plain: The terminal cannot move the cursor.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        *,
+        hides_for_rows: bool = False,
+        is_plain: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._terminal, self._clock = terminal, clock
+        self._hides_for_rows, self._is_plain = hides_for_rows, is_plain
+        self._step: Step | None = None
+        self._started_at = self._counted_at = 0.0
+        self._counts = (0, 0)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._thread.join(1)
+
+    def stop(self) -> None:
+        """Remove the line, and draw it no more."""
+        self._stopped.set()
+        with self._terminal.free():
+            self._step = None
+
+    def begin(self, step: Step) -> None:
+        """Show another step."""
+        is_hidden = step.prints and self._hides_for_rows
+        with self._terminal.free():
+            self._step = None if is_hidden else step
+            self._started_at = self._counted_at = self._clock()
+            self._counts = (0, 0)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(PROGRESS_INTERVAL):
+            self._draw()
+
+    def _draw(self) -> None:
+        with self._terminal.lock:
+            step = self._step
+            if step is None or self._stopped.is_set():
+                return
+            now, counts = self._clock(), step.count()
+            if counts != self._counts:
+                self._counts, self._counted_at = counts, now
+            seconds = now - self._started_at
+            if not self._is_plain:
+                counted = self._counted_at - self._started_at
+                self._terminal.draw(format_progress(step, counts, counted, seconds))
+            elif seconds >= _LONG_STEP:
+                self._terminal.write(f"{step.name} ...\n")
+                self._step = None
+
+
+_LONG_STEP = 2.0  # seconds
+
+
+def format_progress(step: Step, counts: tuple[int, int], counted: float, seconds: float) -> str:
+    """Return the progress of a step in one line.
+
+    Args:
+        step: The step.
+        counts: Units and events so far, as `Step.count` returns them.
+        counted: Seconds from the start of the step to the last change of these.
+        seconds: Seconds from its start until now.
+
+    >>> from morpheus.core.batch import Step
+    >>> step = Step("Reading", lambda: (3, 4500), "file", 12)
+    >>> format_progress(step, step.count(), 2.0, 3.0)
+    'Reading: 3 of 12 files, 4,500 events, 2,250 events/s, 00:05 left'
+    >>> format_progress(step, (0, 0), 0.0, 61.0)
+    'Reading: 0 of 12 files, 01:01'
+    """
+    done, events = counts
+    parts = []
+    if step.unit and step.total is not None:
+        parts.append(f"{done:,} of {format_count(step.total, step.unit)}")
+    if events and counted:
+        parts += [format_count(events, "event"), f"{events / counted:,.0f} events/s"]
+    if step.total is not None and 0 < done <= step.total:
+        # Not more than the last estimate, while nothing is counted.
+        left = counted * step.total / done - seconds
+        parts.append(f"{format_duration(max(left, 0))} left")
+    else:
+        parts.append(format_duration(seconds))
+    return f"{step.name}: {', '.join(parts)}"
+
+
+class Terminal:
+    """The terminal of stderr, with at most one line that is drawn again and again.
+
+    Attributes:
+        lock: Held while anything is written. A signal handler can take it again.
+        progress: What draws the line; None if nothing does.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.progress: ProgressLine | None = None
+        self._is_drawn = False
+
+    @contextmanager
+    def free(self) -> Iterator[None]:
+        """Remove the line, and let the block write other lines."""
+        with self.lock:
+            if self._is_drawn:
+                self._is_drawn = False
+                self.write(_ERASE)
+            yield
+
+    def draw(self, text: str) -> None:
+        """Draw the line, no wider than the terminal. A job in the background draws nothing."""
+        if _is_in_foreground():
+            # One write, so that no other process can write between the parts.
+            self.write(_ERASE + text[: _find_width() - 1])
+            self._is_drawn = True
+
+    def write(self, text: str) -> None:
+        """Write to stderr. A terminal that is gone is no error of the run."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def _find_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_WIDTH
+    except OSError:
+        return _USUAL_WIDTH
+
+
+_USUAL_WIDTH = 80
+
+
+def _is_in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, AttributeError):  # not the terminal of this session, or no such functions
+        return True
+
+
+_TERMINAL = Terminal()
+
+
+@contextmanager
+def show_progress(stages: Sequence[Stage] = ()) -> Iterator[Callable[[Step], None] | None]:
+    """Show progress in the block, if stderr is a terminal and `--no-progress` is not given.
+
+    Args:
+        stages: The pipeline. If it has a `monitor`, that shows the progress.
+
+    Yields:
+        What to call with each step that begins; None if no progress is shown.
+    """
+    context = click.get_current_context(silent=True)
+    is_wanted = context is None or context.find_root().params.get("progress", True)
+    has_monitor = any(stage.name == "monitor" for stage in stages)
+    if not is_wanted or has_monitor or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    prints = any(isinstance(stage, WritesOutputs) and stage.outputs().stdout for stage in stages)
+    line = ProgressLine(
+        _TERMINAL,
+        hides_for_rows=prints and sys.stdout.isatty(),
+        is_plain=os.environ.get("TERM", "dumb") == "dumb",
+    )
+    with line:
+        _TERMINAL.progress = line
+        try:
+            yield line.begin
+        finally:
+            _TERMINAL.progress = None
 
 
 # Tables.
@@ -145,6 +352,8 @@ class _SignalHandler:
 
     def __call__(self, _number: int, _frame: FrameType | None) -> NoReturn:
         self.received = True
+        if _TERMINAL.progress is not None:
+            _TERMINAL.progress.stop()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         echo(STOPPING_MESSAGE)

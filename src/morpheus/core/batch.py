@@ -486,6 +486,25 @@ class ClusterStats:
     slowest_users: tuple[tuple[str | None, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of a run that can take long, to show how far it is.
+
+    Attributes:
+        name: What is done.
+        count: Returns how many units are done, and how many events so far. Any thread may call it.
+        unit: What is counted, in the singular; empty if only events are.
+        total: Number of units; None if it is not known.
+        prints: Whether sinks may write rows to stdout in this step.
+    """
+
+    name: str
+    count: Callable[[], tuple[int, int]]
+    unit: str = ""
+    total: int | None = None
+    prints: bool = False
+
+
 @dataclass
 class RunMetrics:
     """What happened to every event of a run.
@@ -516,6 +535,7 @@ class RunMetrics:
         saved_models: The fingerprints that were saved; None if none were.
         on_input: The source calls it with what it has read, before it returns the events. Raises an
             error if they do not fit the fingerprints. None for no check.
+        on_step: Called with each step when it begins. None if nothing shows the progress.
     """
 
     input: ReadStats = field(default_factory=ReadStats)
@@ -540,6 +560,12 @@ class RunMetrics:
     model_age: ModelAge | None = field(default=None, compare=False)
     saved_models: SavedModels | None = field(default=None, compare=False)
     on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)
+    on_step: Callable[[Step], None] | None = field(default=None, compare=False, repr=False)
+
+    def begin(self, step: Step) -> None:
+        """Say that a step begins. It ends when the next one begins."""
+        if self.on_step is not None:
+            self.on_step(step)
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has left the pipeline."""

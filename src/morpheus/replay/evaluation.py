@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
-from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, Table, WithModel
+from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, Step, Table, WithModel
 from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.injection import (
@@ -76,13 +76,16 @@ TRIAL_SCHEMA = pl.Schema(
 
 
 def run_replay(
-    config: ReplayConfig, suppressions: Suppressions | None = None
+    config: ReplayConfig,
+    suppressions: Suppressions | None = None,
+    on_step: Callable[[Step], None] | None = None,
 ) -> tuple[list[Batch], RunMetrics]:
     """Inject techniques into the log of each user, and score the events.
 
     Args:
         config: The options of `morpheus tools replay`.
         suppressions: Suppressions to use instead of those in the options.
+        on_step: Called with each step; see `Pipeline.run`.
 
     Returns:
         For each user its scored events, as `ReplayScorer` outputs them, or the reason why there are
@@ -111,7 +114,7 @@ def run_replay(
     sink = CollectSink()
     split = [TimeSplit()] if splits_input else []
     stages: Sequence[Stage] = [source, *split, scorer, sink]
-    metrics = Pipeline(stages, _build_options(config)).run()
+    metrics = Pipeline(stages, _build_options(config)).run(on_step=on_step)
     return sink.batches, metrics
 
 

@@ -21,7 +21,7 @@ from typing import Generic
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
-from morpheus.core.batch import Events, ReadStats, RunMetrics
+from morpheus.core.batch import Events, ReadStats, RunMetrics, Step
 from morpheus.core.stage import PipelineOptions, Values, list_values, to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.features.derived import DerivedColumn
@@ -253,6 +253,7 @@ class FileIngest:
         self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> Iterator[Sequence[UserPartition | DistributedPartition]]:
         """Read the current files; see `Source.partitions`."""
+        metrics.begin(Step("Finding files", lambda: (0, 0)))
         found = self.files.require(may_be_outside=True)
         _record_skipped(metrics.input, self.files, found)
         spec = self.make_partition_spec()
@@ -387,6 +388,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             events.column_names = events.column_names or self.training.column_names
         self.metrics.columns = tuple(events.column_names or task.wanted_columns)
         self._drop_other_views(events)
+        if not self._is_unbounded:
+            self.metrics.begin(Step("Sorting events by user", lambda: (0, 0)))
         partitions = self.store.partition_users(events, self.training, unbounded=self._is_unbounded)
         self._draw_population_sample(events)
         if self.metrics.on_input is not None and events.user_stats.num_events:
@@ -492,6 +495,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         stats.skip_copies(copies.items())
         paths = [path for path in paths if path not in copies]
         before = replace(stats)
+        self._begin_reading(stats, len(paths))
         events = self.store.read(read_task, paths, stats)
         late = stats.too_late - before.too_late
         plausible = count_plausible(stats) - count_plausible(before)
@@ -512,6 +516,14 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             users.select(pl.col("last").max() - pl.col("first").min()).item(),
         )
         return events
+
+    def _begin_reading(self, stats: ReadStats, files: int) -> None:
+        if self._is_unbounded:
+            return
+        earlier = (stats.files, stats.read)
+        name = "Reading the history" if stats is self.metrics.training else "Reading"
+        count = lambda: (stats.files - earlier[0], stats.read - earlier[1])  # noqa: E731
+        self.metrics.begin(Step(name, count, "file", files))
 
     def _check_anything_read(
         self, read_task: ReadTask, stats: ReadStats, before: ReadStats

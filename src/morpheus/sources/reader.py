@@ -163,7 +163,6 @@ class Reader:
     ) -> Iterator[pl.DataFrame]:
         pending: list[RecordChunk] = []
         for path in paths:
-            self.stats.files += 1
             rows = 0
             for chunk, table in self._read_chunks(path, files.detect_type(path), prefetcher):
                 rows += len(chunk.line_numbers) + len(chunk.errors)
@@ -179,6 +178,7 @@ class Reader:
                 if self.one_frame_per_file or _flush_needed(pending):
                     yield from self._flatten_chunks(pending)
                     pending = []
+            self.stats.files += 1
             self.stats.empty_files += not rows
         yield from self._flatten_chunks(pending)
 

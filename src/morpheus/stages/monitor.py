@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from morpheus.core.batch import Batch
 from morpheus.core.stage import Requirements, StageContext, Transform, option
+from morpheus.text import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,7 +127,7 @@ class RateMeter:
         done = "[Complete]" if self.complete else ""
         text = (
             f"{self.description}{done}: {self.count} {self.unit} "
-            f"[{_format_duration(elapsed)}, {smoothed or average:.1f} {self.unit}/s]"
+            f"[{format_duration(elapsed)}, {smoothed or average:.1f} {self.unit}/s]"
         )
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
@@ -134,17 +135,6 @@ class RateMeter:
         from rich.text import Text  # noqa: PLC0415 - as above
 
         return Text(self.render(), no_wrap=True, overflow="ellipsis")
-
-
-def _format_duration(seconds: float) -> str:
-    """Format a duration as minutes and seconds, or as hours, minutes and seconds.
-
-    >>> _format_duration(61), _format_duration(3661)
-    ('01:01', '1:01:01')
-    """
-    minutes, seconds_left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes:02}:{seconds_left:02}"
 
 
 def _stderr_console() -> Console:
