@@ -33,7 +33,7 @@ PLAIN = {
     "string": is_text,
     "integer": is_integer,
     "timestamp": lambda value: is_integer(value) and value > 1e12,
-    "float": lambda value: isinstance(value, float),
+    "float": lambda value: isinstance(value, float) or is_integer(value),
     "boolean": lambda value: isinstance(value, bool),
     "ip": is_ip,
     "unmapped": lambda value: isinstance(value, dict) and value != {},
@@ -41,6 +41,7 @@ PLAIN = {
     "text": is_text,
     "date": is_date,
     "long": is_integer,
+    "object": lambda value: isinstance(value, dict) and value != {},
 }
 
 

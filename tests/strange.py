@@ -55,6 +55,12 @@ def plain(rows, *, seconds=None, user="ann"):
     return make_scored(make_events(seconds or range(len(rows)), **columns), user=user)
 
 
+def days(number):
+    """A batch of one event on each of some days, after `serialize`."""
+    rows = [TRAIL | {"eventID": str(n)} for n in range(number)]
+    return plain(rows, seconds=[86_400 * n for n in range(number)])
+
+
 def many(number, *, user="ann"):
     """A batch of `number` rows with different ids, after `serialize`."""
     frame = make_events(range(number), eventID=[f"{user}-{n}" for n in range(number)])

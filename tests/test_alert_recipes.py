@@ -62,17 +62,17 @@ def run_recipe(run_shell):
             recipe = recipe.replace(old, new)
         folder, done = run_shell(recipe)
         assert done.returncode == 0, done.stderr
-        written = re.search(r"^Written +(\d+) events", done.stderr, re.MULTILINE)
-        assert written is not None
-        return folder / "data" / "output", int(written[1])
+        alerts = re.search(r"^Alerts +(\d+),", done.stderr, re.MULTILINE)
+        assert alerts is not None
+        return folder / "data" / "output", int(alerts[1])
 
     return run_recipe
 
 
 def test_files(run_recipe):
-    folder, events = run_recipe("to-ocsf --filename")
+    folder, incidents = run_recipe("to-ocsf --filename")
     findings = [json.loads(line) for line in (folder / "findings.jsonl").read_bytes().splitlines()]
-    assert len(findings) == events > 0
+    assert len(findings) == incidents > 0
     assert [fault for finding in findings for fault in ocsf_faults(finding)] == []
     assert (folder / "alerts.jsonl.gz").stat().st_size > 0
 
@@ -86,10 +86,10 @@ def test_security_lake(run_recipe):
 
 def test_splunk(run_recipe):
     with listening() as server:
-        _, events = run_recipe(
+        _, incidents = run_recipe(
             "to-http --receiver=splunk", **{"https://splunk.example.com:8088": server.url}
         )
-    assert sum(len(request.lines) for request in server.requests) == events
+    assert sum(len(request.lines) for request in server.requests) == incidents
     [token] = {request.headers["Authorization"] for request in server.requests}
     assert token.startswith("Splunk 00000000-")
 
@@ -97,20 +97,20 @@ def test_splunk(run_recipe):
 def test_opensearch(run_recipe):
     with noida("elasticsearch") as port:
         address = f"http://127.0.0.1:{port}"
-        _, events = run_recipe(
+        _, incidents = run_recipe(
             "to-http --receiver=opensearch", **{"https://search.example.com:9200": address}
         )
         refresh = Request(f"{address}/morpheus-alerts/_refresh", method="POST")  # noqa: S310 - our own server
         urlopen(refresh).close()  # noqa: S310 - the same
         with urlopen(f"{address}/morpheus-alerts/_search?size=0") as answer:  # noqa: S310 - the same
             found = json.load(answer)["hits"]["total"]
-        assert found["value"] == events > 0
+        assert found["value"] == incidents > 0
 
 
 def test_webhook(run_recipe):
     with listening() as server:
-        _, events = run_recipe("to-http --base_url", **{"https://hooks.example.com": server.url})
-    assert sum(len(json.loads(request.body)) for request in server.requests) == events
+        _, incidents = run_recipe("to-http --base_url", **{"https://hooks.example.com": server.url})
+    assert sum(len(json.loads(request.body)) for request in server.requests) == incidents
     assert server.requests[0].path == "/alerts"
 
 
@@ -128,8 +128,8 @@ def test_kafka(run_recipe):
     pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
     with noida("kafka") as port:
         address = f"127.0.0.1:{port}"
-        _, events = run_recipe("to-kafka", **{"kafka.example.com:9092": address})
-        assert messages(address, "alerts") == events > 0
+        _, incidents = run_recipe("to-kafka", **{"kafka.example.com:9092": address})
+        assert messages(address, "alerts") == incidents > 0
 
 
 def test_findings_and_ids_do_not_depend_on_threads_and_batches(run_shell):

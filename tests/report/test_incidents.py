@@ -144,13 +144,12 @@ def test_without_model_cards_the_lowest_incident_has_the_lowest_medium_severity(
     data = build_data(users, cards=False)
     found = [(view.incident.severity, view.incident.severity_name) for view in data.incidents]
     assert found == [(75, "critical"), (25, "medium")]
-    assert data.reach is None
 
 
-def test_the_highest_validation_risk_of_the_median_user_has_the_lowest_medium_severity():
+def test_the_highest_validation_risk_of_a_user_has_the_lowest_medium_severity():
     assert card("ann").summary.risks[-1] == 4.0
-    data = build_data({"ann": [alerts([0], 8.0)], "bob": [normal_events()]})
-    assert (data.incidents[0].incident.severity, data.reach) == (50, 4.0)
+    data = build_data({"ann": [alerts([0], 8.0)], "bob": [alerts([0], 4.0)]})
+    assert [view.incident.severity for view in data.incidents] == [50, 25]
 
 
 @pytest.mark.parametrize(

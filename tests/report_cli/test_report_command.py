@@ -134,7 +134,7 @@ def test_without_risk_a_users_scale_is_the_mean_of_their_scores(tmp_path):
         ("ann", 1),
         ("bob", 1),
     ]
-    assert found.reach is None
+    assert [severity for *_, severity in list_incidents(found)] == [63, 63]
 
 
 def test_the_command_writes_the_page_and_prints_its_name(tmp_path):

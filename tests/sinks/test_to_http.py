@@ -23,7 +23,7 @@ from morpheus.sinks.to_http import HttpClient, ToHttp
 from schema_check import ecs_faults, ocsf_faults
 from services.listener import FakeClock, listening
 from services.noida import free_port, noida
-from strange import TRAIL, explained, many, plain, sent
+from strange import TRAIL, days, explained, many, plain, sent
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,8 @@ def bulk_response(statuses):
 
 def test_webhook_gets_cloudevents_with_findings(to):
     with listening() as server:
-        sent(to(server, content="cloudevents"), [explained([TRAIL, TRAIL | {"eventID": "2"}])])
+        two_days = explained([TRAIL, TRAIL | {"eventID": "2"}], seconds=[0, 86_400])
+        sent(to(server, content="cloudevents"), [two_days])
     [request] = server.requests
     assert request.path == "/"
     assert request.headers["Content-Type"] == "application/cloudevents-batch+json"
@@ -299,7 +300,7 @@ def test_documents_are_accepted_rejected_and_retried_one_by_one(to, tmp_path):
             TransientError,
             match=r"accepted 4 of 5 events; 1 rejected. The first reason: 400: some_exception",
         ):
-            sent(stage, [plain([TRAIL | {"eventID": str(n)} for n in range(5)])])
+            sent(stage, [days(5)])
     assert [len(request.lines) // 2 for request in server.requests] == [5, 2]
     [kept] = [json.loads(line) for line in dead.read_text().splitlines()]
     assert kept["reason"] == "400: some_exception"
@@ -325,7 +326,7 @@ def test_one_event_that_splunk_rejects_does_not_reject_the_others(to):
 
 
 def test_wrong_splunk_index_is_not_blamed_on_the_events(to):
-    batch = plain([{"eventID": str(n)} for n in range(9)])
+    batch = days(9)
     with (
         listening(default=(400, {"text": "Incorrect index", "code": 7})) as server,
         pytest.raises(TransientError, match=r"9 not delivered.*the index is not correct"),
@@ -425,7 +426,7 @@ def test_unencrypted_secret_is_warned_of(monkeypatch, caplog):
 def test_second_run_does_not_duplicate_documents_in_a_real_index(to):
     with noida("elasticsearch") as port:
         url = f"http://127.0.0.1:{port}"
-        batch = plain([TRAIL | {"eventID": str(n)} for n in range(20)])
+        batch = days(20)
         for _ in range(2):
             sent(to(url, receiver="elasticsearch", max_rows_per_payload=7), [batch])
         refresh = Request(f"{url}/morpheus-alerts/_refresh", method="POST")  # noqa: S310 - our own server

@@ -14,6 +14,7 @@ from morpheus.columns import TS_ANOMALY
 from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import TransientError, UsageError
+from morpheus.models.calibration import name_severity
 from morpheus.sinks.alert_files import ToOcsf
 from morpheus.testing import run_stage
 from schema_check import ocsf_faults
@@ -37,7 +38,10 @@ def test_finding_follows_the_schema(tmp_path):
     assert ocsf_faults(finding) == []
     assert finding["time"] == finding["start_time"] == 1633737600000
     assert finding["finding_info"]["uid"] == finding["metadata"]["uid"]
-    assert finding["finding_info"]["related_events"] == [{"uid": TRAIL["eventID"]}]
+    [related] = finding["finding_info"]["related_events"]
+    assert (related["uid"], related["title"]) == (TRAIL["eventID"], finding["message"])
+    assert finding["count"] == 1
+    assert finding["severity"] == name_severity(finding["risk_score"]).title() == "Medium"
     assert finding["cloud"] == {
         "provider": "AWS",
         "account": {"uid": "012345678901"},
@@ -106,7 +110,10 @@ def test_finding_of_any_text_follows_the_schema(tmp_path_factory, event):
 
 
 def test_parquet_equals_json_lines_sorted_by_time(tmp_path):
-    batches = [plain([TRAIL] * 2, seconds=[5, 6]), explained([{"action": "x"}], seconds=[1])]
+    batches = [
+        plain([TRAIL] * 2, seconds=[5, 6]),
+        explained([{"action": "x"}], seconds=[1], user="bob"),
+    ]
     lines = sorted(write(tmp_path, *batches), key=lambda finding: finding["time"])
     path = tmp_path / "findings.parquet"
     sent(ToOcsf(filename=str(path)), batches)
@@ -134,7 +141,7 @@ def test_parquet_schema_does_not_depend_on_the_findings(tmp_path):
 
 
 def test_lake_has_a_folder_per_account_and_day(tmp_path):
-    batches = [plain([TRAIL] * 2, seconds=[5, 86_401]), plain([SIGN_IN], seconds=[3])]
+    batches = [plain([TRAIL] * 2, seconds=[5, 86_401]), plain([SIGN_IN], user="bob")]
     stage = ToOcsf(lake_folder=str(tmp_path / "lake"), region="eu-west-1", lake_source="dfp")
     sent(stage, batches)
     folder = tmp_path / "lake" / "ext" / "dfp" / "region=eu-west-1"

@@ -145,27 +145,19 @@ class ScoreScale:
     def from_summary(cls, summary: ModelSummary | None, ranking: str) -> Self | None:
         """Fit the scale of one user to the validation events of the user's model.
 
-        Level 1 is `Z_REFERENCE` standard deviations above the mean. Returns None for `risk`, which
-        has one scale for all users, and without a summary.
+        Level 1 is the highest `risk`, or `Z_REFERENCE` standard deviations above the mean of other
+        scores. Returns None without a summary.
         """
         if ranking == "zscore":
             return cls(0.0, Z_REFERENCE)
-        if ranking == RISK or summary is None:
+        if summary is None:
             return None
+        if ranking == RISK:
+            return cls(0.0, max(summary.risks[-1], MIN_SPREAD))
         return cls(
             summary.score_mean,
             summary.score_mean + Z_REFERENCE * max(summary.score_std, MIN_SPREAD),
         )
-
-    @classmethod
-    def from_summaries(cls, summaries: Sequence[ModelSummary]) -> Self | None:
-        """Fit one scale for `risk`, which ranks the events of all users in one list.
-
-        Level 1 is the median, over users, of the highest risk on validation days. Returns None
-        without summaries.
-        """
-        highest = [summary.risks[-1] for summary in summaries]
-        return cls(0.0, max(float(np.median(highest)), MIN_SPREAD)) if highest else None
 
     def to_levels(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Convert scores to levels of at least 0. NaN stays NaN.
@@ -178,7 +170,7 @@ class ScoreScale:
 
 
 IDENTITY_SCALE = ScoreScale(0.0, 1.0)
-"""Leaves scores unchanged. The scale of `risk` is known only after the last event."""
+"""Leaves scores unchanged, for users without a model."""
 
 
 @dataclass
@@ -474,15 +466,8 @@ class ReportAggregator:
         histogram = self.histograms.users.get(user)
         return 0 if histogram is None else int(histogram.events.sum())
 
-    def fit_population_scale(self) -> ScoreScale | None:
-        """Fit the scale of `risk` to the models of all users. None for other scores."""
-        if self.ranking != RISK:
-            return None
-        summaries = [aggregate.summary for aggregate in self.users.values()]
-        return ScoreScale.from_summaries([summary for summary in summaries if summary is not None])
-
     def find_scale(self, user: str | None) -> ScoreScale:
-        """Return the scale of a user, `IDENTITY_SCALE` if it is not known yet."""
+        """Return the scale of a user, `IDENTITY_SCALE` if it is not known."""
         if user in self.scales:
             return self.scales[user]
         own_scale = ScoreScale.from_summary(self.users[user].summary, self.ranking or RISK)

@@ -48,6 +48,8 @@ MAX_EVENTS_SHOWN = 25
 """Maximum number of events of an incident with all columns: those with the highest levels."""
 MAX_ACTIONS = 6
 """Maximum number of different actions listed for an incident."""
+MIN_ANOMALY_SEVERITY = 25.0
+"""Lowest severity of an incident with a time-series anomaly, if no severity is stated."""
 FILTER_RULE = "Alerts are the events that filter kept."
 
 
@@ -203,11 +205,13 @@ def find_severity(counts: IncidentCounts, level: float) -> int:
 
     Args:
         counts: Its counts, with the severity that the rows state.
-        level: Highest level of an event, for rows that state none.
+        level: Highest level of an event, for rows that state none. Then an incident with a
+            time-series anomaly has at least `MIN_ANOMALY_SEVERITY`.
     """
-    stated = counts.severity
-    severity = levels_to_severity(np.array(level)) if np.isnan(stated) else stated
-    return round(float(severity))
+    if not np.isnan(counts.severity):
+        return round(counts.severity)
+    lowest = MIN_ANOMALY_SEVERITY if counts.flagged else 0.0
+    return round(max(float(levels_to_severity(np.array(level))), lowest))
 
 
 def _divide_severity(levels: NDArray[np.float64], severity: int) -> NDArray[np.float64]:
@@ -331,21 +335,17 @@ class SelectedIncidents:
         incidents: The incidents, most severe first.
         hidden: Number of incidents that are not shown.
         rule: How alerts were chosen, as a sentence.
-        population_scale: Scale of scores on `IDENTITY_SCALE`, if it is known.
-        reference: The risk of level 1, if validation data determine it.
+        lowest_scale: Scale of all users if no user has one: the lowest incident has level 1.
     """
 
     incidents: list[Incident]
     hidden: int
     rule: str
-    population_scale: ScoreScale | None
-    reference: float | None
+    lowest_scale: ScoreScale | None
 
     def resolve_scale(self, own_scale: ScoreScale) -> ScoreScale:
         """Return the final scale of a user."""
-        if own_scale is IDENTITY_SCALE and self.population_scale is not None:
-            return self.population_scale
-        return own_scale
+        return self.lowest_scale or own_scale
 
 
 def select_incidents(
@@ -357,17 +357,14 @@ def select_incidents(
     alerts, and the highest incidents are shown, `alerts_per_day` of them for each day. `actions`
     are the columns that hold the action.
     """
-    population_scale = aggregator.fit_population_scale()
     scales = [aggregator.find_scale(user) for user in aggregator.users]
-    has_own_scale = any(scale is not IDENTITY_SCALE for scale in scales)
-    has_scale = bool(population_scale or has_own_scale)
-    events = _merge_candidate_events(aggregator, population_scale)
+    has_scale = any(scale is not IDENTITY_SCALE for scale in scales)
+    events, lowest_scale = _merge_candidate_events(aggregator), None
     if has_scale and not aggregator.filtered:
-        events = events.filter(pl.col(LEVEL) >= 1)
-    known_scale = population_scale or (IDENTITY_SCALE if has_own_scale else None)
-    if known_scale is None and events.height:
-        known_scale = _fit_lowest_scale(events)
-        events = events.with_columns(pl.col(LEVEL) / known_scale.reference)
+        events = events.filter((pl.col(LEVEL) >= 1) | pl.col(FLAGGED))
+    if events.height and not has_scale:
+        lowest_scale = _fit_lowest_scale(events)
+        events = events.with_columns(pl.col(LEVEL) / lowest_scale.reference)
     incidents = _build_incidents(aggregator, events, actions)
     rule, hidden = FILTER_RULE, 0
     if aggregator.filtered:
@@ -378,14 +375,14 @@ def select_incidents(
         rule = _describe_rule(aggregator, alerts_per_day, max_incidents, days, has_scale=has_scale)
         incidents = incidents[:max_incidents]
         hidden = max(len(incidents) - MAX_INCIDENTS, 0)
-    reference = None if population_scale is None else round_sig(population_scale.reference)
-    return SelectedIncidents(incidents[:MAX_INCIDENTS], hidden, rule, known_scale, reference)
+    return SelectedIncidents(incidents[:MAX_INCIDENTS], hidden, rule, lowest_scale)
 
 
 def _fit_lowest_scale(events: pl.DataFrame) -> ScoreScale:
     """Return the scale on which the lowest incident has level 1."""
-    highest = events.group_by(USER, DAY).agg(pl.col(LEVEL).max())[LEVEL].to_numpy()
-    return ScoreScale(0.0, max(float(highest.min()), 1e-9))
+    highest = events.group_by(USER, DAY).agg(pl.col(LEVEL).max())[LEVEL]
+    lowest = highest.filter(highest > 0).to_numpy().min(initial=np.inf)
+    return ScoreScale(0.0, float(lowest) if np.isfinite(lowest) else 1.0)
 
 
 def _build_incidents(
@@ -411,17 +408,11 @@ def _count_shown_events(events: pl.DataFrame) -> IncidentCounts:
     return counts
 
 
-def _merge_candidate_events(
-    aggregator: ReportAggregator, population_scale: ScoreScale | None
-) -> pl.DataFrame:
-    """Return the candidate events. The level of a time-series anomaly is at least 1."""
+def _merge_candidate_events(aggregator: ReportAggregator) -> pl.DataFrame:
+    """Return the candidate events, by user and time."""
     parts = [aggregator.top_events.to_frame(), aggregator.ts_anomalies.to_frame()]
     events = pl.concat([part for part in parts if part.height] or parts[:1], how="diagonal_relaxed")
-    if not events.height:
-        return events
-    level = pl.col(LEVEL) / (1.0 if population_scale is None else population_scale.reference)
-    min_level = pl.when(pl.col(FLAGGED)).then(1.0).otherwise(0.0)
-    return sort_events(events.with_columns(pl.max_horizontal(level, min_level).alias(LEVEL)))
+    return sort_events(events) if events.height else events
 
 
 def _describe_rule(

@@ -465,7 +465,6 @@ class ReportData(msgspec.Struct, frozen=True):
         account: Number of events read, scored and not scored.
         rule: How alerts were chosen, as a sentence.
         ranking: The score that levels are computed from.
-        reach: The risk of level 1, if validation data determine it.
         hidden: Number of incidents that are not shown.
         lacks: Parts of the page that are missing.
         gaps: Start and end of each coverage gap, in seconds since 1970.
@@ -482,7 +481,6 @@ class ReportData(msgspec.Struct, frozen=True):
     account: RunCounts
     rule: str
     ranking: str | None
-    reach: float | None
     hidden: int
     lacks: list[MissingFeature]
     gaps: list[tuple[int, int]]
@@ -531,7 +529,6 @@ def build_report_data(
         counts,
         selected.rule,
         aggregator.ranking,
-        selected.reference,
         selected.hidden,
         list(find_missing_features(aggregator, models_hint)),
         find_gaps(histograms, hourly_rates),

@@ -1,24 +1,27 @@
-"""`Alert`: one event with its scores, explanation and normalised fields, for alert formats."""
+"""Alerts and the findings that they are part of, for alert formats.
+
+An `Alert` is one event with its scores, explanation and normalised fields. A `Finding` is an
+incident, one user's alerts on one day, as `FindingBuilder` makes it of the batches of a sink.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Any, Self
 
 import msgspec
+import numpy as np
 
 from morpheus.columns import (
-    PVALUE,
     RISK,
-    SEVERITY,
     TIME,
     TS_ANOMALY,
     EventFields,
@@ -26,8 +29,21 @@ from morpheus.columns import (
     LogDescription,
 )
 from morpheus.core.batch import Batch
+from morpheus.core.stage import Stage
 from morpheus.errors import UsageError
+from morpheus.models.calibration import name_severity
 from morpheus.models.explanation import Explanation
+from morpheus.models.scoring import number_days
+from morpheus.report.aggregate import (
+    IDENTITY_SCALE,
+    EventArrays,
+    IncidentCounts,
+    ScoreScale,
+    choose_ranking,
+    count_incidents,
+    find_severities,
+)
+from morpheus.report.incidents import find_severity, format_day, incident_id
 from morpheus.sources.results import complete_log
 from morpheus.text import display_value
 
@@ -102,10 +118,10 @@ class NormalisedFields:
 
 VENDOR = PRODUCT = "morpheus"
 VERSION = version("morpheus-dfp")
-HIGH_PVALUE, MEDIUM_PVALUE = 0.02, 0.1
-"""Largest p-values of alerts of high and of medium severity."""
-HIGH_SEVERITY, MEDIUM_SEVERITY = 56.0, 33.0
-"""Lowest scores `severity` of such alerts, for these p-values."""
+MAX_FINDING_EVENTS = 25
+"""Maximum number of events inside a finding: the most severe ones. All are counted."""
+MAX_DAYS_OPEN = 2
+"""Days for which a finding is updated on an input without end."""
 
 _ID_DIGITS = 32  # hexadecimal digits of an id: 128 bits
 _MAX_TITLE_NAME = 128  # characters of a user's name in a title
@@ -173,25 +189,176 @@ class Alert:
         return self.scores.get(RISK)
 
     @property
-    def severity(self) -> int:
-        """Severity as in OCSF: 4 high, 3 medium, 2 low, 1 informational, 0 unknown.
-
-        It follows from the score `severity` of the user's day so far; without it, from the score
-        `pvalue` of the event. Events without scores are informational; without both it is unknown.
-        """
-        if not self.scores:
-            return 1
-        severity, pvalue = self.scores.get(SEVERITY), self.scores.get(PVALUE)
-        if severity is not None:
-            return 4 if severity >= HIGH_SEVERITY else 3 if severity >= MEDIUM_SEVERITY else 2
-        if pvalue is not None:
-            return 4 if pvalue <= HIGH_PVALUE else 3 if pvalue <= MEDIUM_PVALUE else 2
-        return 0
-
-    @property
     def raw_event(self) -> str:
         """The columns of the log, as JSON."""
         return msgspec.json.encode(self.event).decode()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An incident: the alerts of one user on one day.
+
+    Attributes:
+        incident: Id of the incident; see `incident_id`.
+        user: The user; None for events without one.
+        counts: What is counted of all its events.
+        severity: Severity from 0 to 100; None if no score tells.
+        alerts: The most severe events, in time order.
+        worst: The most severe event.
+        is_update: Whether it was emitted before, with fewer events.
+    """
+
+    incident: str
+    user: str | None
+    counts: IncidentCounts
+    severity: int | None
+    alerts: tuple[Alert, ...]
+    worst: Alert
+    is_update: bool = False
+
+    @property
+    def id(self) -> str:
+        """Id of the message: the incident's; an update has the number of events, too."""
+        return f"{self.incident}-{self.counts.events}" if self.is_update else self.incident
+
+    @property
+    def start(self) -> datetime:
+        """Time of the first event."""
+        return datetime.fromtimestamp(self.counts.start, UTC)
+
+    @property
+    def end(self) -> datetime:
+        """Time of the last event."""
+        return datetime.fromtimestamp(self.counts.end, UTC)
+
+    @property
+    def severity_name(self) -> str | None:
+        """Name of the severity."""
+        return None if self.severity is None else name_severity(self.severity)
+
+    @property
+    def message(self) -> str:
+        """The reason of the most severe event; the title without one."""
+        return self.worst.message
+
+
+@dataclass
+class _OpenFinding:
+    """A finding to which events can still be added.
+
+    Attributes:
+        counts: What is counted of its events.
+        alerts: The most severe events, each with its level and number.
+        level: Highest level of an event; NaN if it is not known.
+        emitted: Whether it was emitted before.
+    """
+
+    counts: IncidentCounts
+    alerts: list[tuple[float, int, Alert]]
+    level: float
+    emitted: bool = False
+
+    def add(self, other: _OpenFinding) -> None:
+        """Add later events."""
+        numbered = ((level, self.counts.events + n, alert) for level, n, alert in other.alerts)
+        self.alerts = _keep_most_severe([*self.alerts, *numbered])
+        self.level = float(np.fmax(self.level, other.level))
+        self.counts.add(other.counts)
+
+    def to_finding(self, user: str | None, day: int) -> Finding:
+        """Return the finding as it is now."""
+        _, _, worst = self.alerts[0]
+        in_order = sorted(self.alerts, key=lambda entry: entry[1])
+        alerts = tuple(alert for _, _, alert in in_order)
+        identity = incident_id(user, format_day(day))
+        counts = replace(self.counts)
+        return Finding(identity, user, counts, self._severity, alerts, worst, self.emitted)
+
+    @property
+    def _severity(self) -> int | None:
+        if np.isnan(self.level) and np.isnan(self.counts.severity) and not self.counts.flagged:
+            return None
+        return find_severity(self.counts, float(np.nan_to_num(self.level)))
+
+
+def _keep_most_severe(alerts: list[tuple[float, int, Alert]]) -> list[tuple[float, int, Alert]]:
+    """Return the most severe alerts, most severe first, the first ones among equals."""
+    return sorted(alerts, key=lambda entry: (-entry[0], entry[1]))[:MAX_FINDING_EVENTS]
+
+
+@dataclass
+class FindingBuilder:
+    """Joins the alerts of a sink to findings, one for each user and day.
+
+    On an input with an end, a finding is complete when a later day or another user follows. On one
+    without an end, it is emitted at once, and again whenever it has grown.
+
+    Args:
+        alerts: Builds alerts from events.
+        timezone: Time zone of days.
+        unbounded: The input has no end.
+    """
+
+    alerts: AlertBuilder
+    timezone: str = "UTC"
+    unbounded: bool = False
+    _open: dict[tuple[str | None, int], _OpenFinding] = field(default_factory=dict)
+
+    def build(self, batch: Batch) -> Iterator[Finding]:
+        """Add the events of a batch. Yield the findings that are complete, or have grown."""
+        if not batch.table.height:
+            return
+        found = dict(self._group(batch))
+        latest = max(found)
+        if not self.unbounded:
+            yield from self._close(lambda user, day: user != batch.user or day < min(found))
+        for day, added in found.items():
+            known = self._open.setdefault((batch.user, day), added)
+            if known is not added:
+                known.add(added)
+            if self.unbounded:
+                yield known.to_finding(batch.user, day)
+                known.emitted = True
+        if self.unbounded:
+            self._forget(latest - MAX_DAYS_OPEN)
+        else:
+            yield from self._close(lambda _, day: day < latest)
+
+    def flush(self) -> Iterator[Finding]:
+        """Yield the last findings, at the end of the input."""
+        if not self.unbounded:
+            yield from self._close(lambda _, day: True)  # noqa: ARG005 - all of them
+
+    def _close(self, is_complete: Callable[[str | None, int], bool]) -> Iterator[Finding]:
+        for user, day in [key for key in self._open if is_complete(*key)]:
+            yield self._open.pop((user, day)).to_finding(user, day)
+
+    def _forget(self, day: int) -> None:
+        for key in [key for key in self._open if key[1] < day]:
+            del self._open[key]
+
+    def _group(self, batch: Batch) -> Iterator[tuple[int, _OpenFinding]]:
+        """Yield the number of each day and what the batch has of it, in time order."""
+        alerts = list(self.alerts.build(batch))
+        frame = batch.table.to_frame()
+        arrays, severities = EventArrays.from_frame(frame), find_severities(frame)
+        days = number_days(frame[TIME], self.timezone)
+        scale = _find_scale(batch)
+        levels = np.nan_to_num((scale or IDENTITY_SCALE).to_levels(arrays.scores))
+        for day, counts in count_incidents(
+            days, arrays, severities, np.ones(len(days), dtype=np.bool_)
+        ):
+            rows = np.flatnonzero(days == day).tolist()
+            entries = [(float(levels[row]), n, alerts[row]) for n, row in enumerate(rows)]
+            level = float("nan") if scale is None else float(levels[rows].max())
+            yield day, _OpenFinding(counts, _keep_most_severe(entries), level)
+
+
+def _find_scale(batch: Batch) -> ScoreScale | None:
+    """Return the scale of the best score, by the user's model; None if there is none."""
+    ranking = choose_ranking(batch.table.names)
+    summary = None if batch.card is None else batch.card.summary
+    return None if ranking is None else ScoreScale.from_summary(summary, ranking)
 
 
 @dataclass
@@ -253,6 +420,13 @@ class AlertBuilder:
         digest = stable_id(self.source, user, time.isoformat(), event_id or sorted(event.items()))
         self._counts[digest] += 1
         return digest if self._counts[digest] == 1 else stable_id(digest, self._counts[digest])
+
+
+def make_finding_builder(stage: Stage) -> FindingBuilder:
+    """Return the builder of the findings of a sink."""
+    options = stage.options
+    alerts = AlertBuilder(stage.name, options.source, options.log)
+    return FindingBuilder(alerts, options.timezone, options.unbounded)
 
 
 def stable_id(*parts: object) -> str:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import msgspec
 import polars as pl
 
 from morpheus.core.batch import Batch, OutputRows, Scored
 from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
-from morpheus.sinks.alert import Alert, AlertBuilder
-from morpheus.sinks.alert_formats import make_detection_finding, make_ecs_document
+from morpheus.sinks.alert import Finding, FindingBuilder, make_finding_builder
+from morpheus.sinks.alert_formats import encode_ecs, encode_ocsf
 from morpheus.sinks.formats import (
     COMPRESSED_SUFFIXES,
     FORMAT_BY_EXTENSION,
@@ -179,17 +178,18 @@ EXTERNAL_ACCOUNT = "external"
 
 _ACCOUNT_PATTERN = re.compile(r"\d{12}")
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-WriteAlert = Callable[[Alert], object]
+WriteFinding = Callable[[Finding], object]
 
 
 @dataclass(frozen=True)
 class ToOcsf(Sink):
-    """Write alerts as OCSF Detection Findings, to a file or to Amazon Security Lake.
+    """Write incidents as OCSF Detection Findings, to a file or to Amazon Security Lake.
 
-    Takes events with scores, or rows, and passes them on. It writes every event that reaches it, so
-    put `filter` before it. With `explain` before it, a finding contains the unusual columns and the
-    expected values (`anomaly_analyses`). The severity follows from the score `severity`, or without
-    it from `pvalue`: request one with `add-scores --label`. The schema version is 1.8.
+    Takes events with scores, or rows, and passes them on. All events of a user on a day become one
+    finding, so put `filter` before it. With `explain` before it, a finding contains the unusual
+    columns and the expected values (`anomaly_analyses`). The severity is that of
+    `filter --alerts_per_day`, or follows from the labels `severity` or `pvalue` of `add-scores`.
+    The schema version is 1.8.
 
     Example: `to-ocsf --filename=findings.jsonl`, or `to-ocsf --lake_folder=lake --region=eu-west-1`
     """
@@ -234,25 +234,34 @@ class ToOcsf(Sink):
         """The file."""
         return Outputs() if self.filename is None else list_outputs(self.filename)
 
-    def open(self, context: StageContext) -> tuple[AlertBuilder, WriteAlert]:
+    def open(self, context: StageContext) -> tuple[FindingBuilder, WriteFinding]:
         """Open the file or the lake."""
         write = context.resources.enter_context(self._open_output())
-        return AlertBuilder(self.name, self.options.source, self.options.log), write
+        return make_finding_builder(self), write
 
-    def process(self, batch: Batch, state: tuple[AlertBuilder, WriteAlert]) -> Iterator[Batch]:
-        """Write one finding for each alert of a batch."""
-        alerts, write = state
-        for alert in alerts.build(batch):
-            write(alert)
+    def process(self, batch: Batch, state: tuple[FindingBuilder, WriteFinding]) -> Iterator[Batch]:
+        """Write the findings that are complete, or have grown."""
+        findings, write = state
+        for finding in findings.build(batch):
+            write(finding)
         yield batch
 
+    def flush(self, state: tuple[FindingBuilder, WriteFinding]) -> Iterator[Batch]:
+        """Write the last findings."""
+        findings, write = state
+        for finding in findings.flush():
+            write(finding)
+        return iter(())
+
     @contextmanager
-    def _open_output(self) -> Iterator[WriteAlert]:
+    def _open_output(self) -> Iterator[WriteFinding]:
         """Open the output; yields a function that writes an alert."""
         schema = to_polars_schema(DetectionFinding)
         if self.lake_folder is not None:
             with security_lake(open_store(self.lake_folder), schema) as lake:
-                yield lambda alert: lake.write(self._partition_path(alert), _encode_line(alert))
+                yield lambda finding: lake.write(
+                    self._partition_path(finding), encode_ocsf(finding) + b"\n"
+                )
             return
         filename = self.filename or ""
         kind, compression = detect_format(self.name, filename, "json", "parquet")
@@ -261,20 +270,16 @@ class ToOcsf(Sink):
             if kind == "parquet"
             else open_json_lines(filename, compression) as file
         ):
-            yield lambda alert: file.write(_encode_line(alert))
+            yield lambda finding: file.write(encode_ocsf(finding) + b"\n")
 
-    def _partition_path(self, alert: Alert) -> str:
-        """Return the partition of an alert, relative to the folder of the lake."""
-        account = alert.fields.account or ""
-        is_account = _ACCOUNT_PATTERN.fullmatch(account)
+    def _partition_path(self, finding: Finding) -> str:
+        """Return the partition of a finding, relative to the folder of the lake."""
+        account = finding.worst.fields.account or ""
+        folder = account if _ACCOUNT_PATTERN.fullmatch(account) else EXTERNAL_ACCOUNT
         return (
             f"ext/{self.lake_source}/region={self.region}"
-            f"/accountId={account if is_account else EXTERNAL_ACCOUNT}/eventDay={alert.time:%Y%m%d}"
+            f"/accountId={folder}/eventDay={finding.end:%Y%m%d}"
         )
-
-
-def _encode_line(alert: Alert) -> bytes:
-    return msgspec.json.encode(make_detection_finding(alert)) + b"\n"
 
 
 def _validate_name(option_name: str, value: str, example: str) -> None:
@@ -287,10 +292,10 @@ def _validate_name(option_name: str, value: str, example: str) -> None:
 
 @dataclass(frozen=True)
 class ToEcs(Sink):
-    """Write alerts as documents of the Elastic Common Schema (ECS), one a line.
+    """Write incidents as documents of the Elastic Common Schema (ECS), one a line.
 
-    Takes events with scores, or rows, and passes them on. It writes every event that reaches it, so
-    put `filter` before it. `event.id` is the same for the same event in each run. Filebeat or
+    Takes events with scores, or rows, and passes them on. All events of a user on a day become one
+    document, so put `filter` before it. `event.id` is the id of the incident. Filebeat or
     Elastic Agent can ship such a file; `to-http --receiver=elasticsearch` sends the same documents.
 
     Example: `to-ecs --filename=alerts.jsonl`
@@ -318,15 +323,22 @@ class ToEcs(Sink):
         """The file."""
         return list_outputs(self.filename)
 
-    def open(self, context: StageContext) -> tuple[AlertBuilder, LineWriter]:
+    def open(self, context: StageContext) -> tuple[FindingBuilder, LineWriter]:
         """Open the file."""
         _, packing = detect_format(self.name, self.filename, "json")
         file = context.resources.enter_context(open_json_lines(self.filename, packing))
-        return AlertBuilder(self.name, self.options.source, self.options.log), file
+        return make_finding_builder(self), file
 
-    def process(self, batch: Batch, state: tuple[AlertBuilder, LineWriter]) -> Iterator[Batch]:
-        """Write one document for each alert of a batch."""
-        alerts, file = state
-        for alert in alerts.build(batch):
-            file.write(msgspec.json.encode(make_ecs_document(alert)) + b"\n")
+    def process(self, batch: Batch, state: tuple[FindingBuilder, LineWriter]) -> Iterator[Batch]:
+        """Write the documents of the findings that are complete, or have grown."""
+        findings, file = state
+        for finding in findings.build(batch):
+            file.write(encode_ecs(finding) + b"\n")
         yield batch
+
+    def flush(self, state: tuple[FindingBuilder, LineWriter]) -> Iterator[Batch]:
+        """Write the documents of the last findings."""
+        findings, file = state
+        for finding in findings.flush():
+            file.write(encode_ecs(finding) + b"\n")
+        return iter(())

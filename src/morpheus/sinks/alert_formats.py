@@ -7,8 +7,9 @@ References: Open Cybersecurity Schema Framework 1.8, class Detection Finding; El
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -21,7 +22,8 @@ from morpheus.sinks.alert import (
     VENDOR,
     VERSION,
     Alert,
-    AlertBuilder,
+    Finding,
+    FindingBuilder,
     stable_id,
 )
 from morpheus.sinks.delivery import OutboundEvent
@@ -53,11 +55,13 @@ from morpheus.sinks.ocsf_schema import (
 )
 
 OCSF_VERSION = "1.8.0"
-CLASS_UID, CATEGORY_UID, ACTIVITY_CREATE = 2004, 2, 1
+CLASS_UID, CATEGORY_UID, ACTIVITY_CREATE, ACTIVITY_UPDATE = 2004, 2, 1, 2
 RARE_PROBABILITY = 0.01
 """Probability below which a known value counts as rare."""
 
-_SEVERITY_NAMES = ("Unknown", "Informational", "Low", "Medium", "High")
+_ACTIVITY_NAMES = {ACTIVITY_CREATE: "Create", ACTIVITY_UPDATE: "Update"}
+_SEVERITY_NAMES = ("Unknown", "Informational", "Low", "Medium", "High", "Critical")
+_SEVERITY_IDS = {"low": 2, "medium": 3, "high": 4, "critical": 5}
 _CONFIDENCE_IDS = {"own": 2, "peers": 1, "everyone": 1}
 _PROVIDER_NAMES = {"aws": "AWS", "azure": "Azure", "gcp": "GCP"}
 # Types of observables, and a type of analytic, by their numbers in OCSF.
@@ -66,58 +70,73 @@ _OBSERVABLE_COUNTRY, _OBSERVABLE_USER_AGENT = 14, 16
 _ANALYTIC_LEARNING = 4
 
 
-def make_detection_finding(alert: Alert) -> DetectionFinding:
-    """Return the Detection Finding of an alert, as newly created."""
-    milliseconds = int(alert.time.timestamp() * 1000)
-    cloud, evidence = _make_cloud(alert), _make_evidence(alert)
+def make_detection_finding(finding: Finding) -> DetectionFinding:
+    """Return the Detection Finding of an incident, with its most severe events inside."""
+    alert, severity_id = finding.worst, _find_severity_id(finding)
+    activity = ACTIVITY_UPDATE if finding.is_update else ACTIVITY_CREATE
+    cloud = _make_cloud(alert)
+    evidences = {alert.id: _make_evidence(alert) for alert in finding.alerts}
+    shown = [alert for alert in finding.alerts if evidences[alert.id] != Evidence()]
     return DetectionFinding(
-        activity_id=ACTIVITY_CREATE,
-        activity_name="Create",
+        activity_id=activity,
+        activity_name=_ACTIVITY_NAMES[activity],
         category_uid=CATEGORY_UID,
         category_name="Findings",
         class_uid=CLASS_UID,
         class_name="Detection Finding",
-        type_uid=CLASS_UID * 100 + ACTIVITY_CREATE,
-        type_name="Detection Finding: Create",
-        time=milliseconds,
-        start_time=milliseconds,
-        end_time=milliseconds,
-        severity_id=alert.severity,
-        severity=_SEVERITY_NAMES[alert.severity],
+        type_uid=CLASS_UID * 100 + activity,
+        type_name=f"Detection Finding: {_ACTIVITY_NAMES[activity]}",
+        time=_to_milliseconds(finding.end),
+        start_time=_to_milliseconds(finding.start),
+        end_time=_to_milliseconds(finding.end),
+        count=finding.counts.events,
+        severity_id=severity_id,
+        severity=_SEVERITY_NAMES[severity_id],
         status_id=1,
         status="New",
         is_alert=True,
-        message=alert.message,
-        metadata=_make_metadata(alert, cloud),
-        finding_info=_make_finding_info(alert, milliseconds),
+        message=finding.message,
+        metadata=_make_metadata(finding, cloud),
+        finding_info=_make_finding_info(finding),
         anomaly_analyses=(_make_analysis(alert),),
         confidence_id=_CONFIDENCE_IDS.get(alert.training_data_scope or ""),
-        risk_score=None if alert.risk is None else max(0, round(alert.risk)),
-        evidences=(evidence,) if evidence != Evidence() else (),
-        observables=_make_observables(alert),
+        risk_score=finding.severity,
+        evidences=tuple(evidences[alert.id] for alert in shown),
+        observables=_make_observables(shown),
         cloud=cloud,
         raw_data=alert.raw_event,
         unmapped=_make_unmapped(alert),
     )
 
 
-def _make_metadata(alert: Alert, cloud: Cloud | None) -> Metadata:
+def _find_severity_id(finding: Finding) -> int:
+    """Return the severity as in OCSF: 5 critical to 2 low, 1 without scores, 0 unknown."""
+    if finding.severity_name is not None:
+        return _SEVERITY_IDS[finding.severity_name]
+    return 0 if finding.worst.scores else 1
+
+
+def _to_milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
+def _make_metadata(finding: Finding, cloud: Cloud | None) -> Metadata:
+    alert = finding.worst
     return Metadata(
         version=OCSF_VERSION,
         product=Product(name=PRODUCT, vendor_name=VENDOR, version=VERSION),
-        uid=alert.id,
+        uid=finding.id,
         profiles=("cloud",) if cloud is not None else (),
         original_event_uid=alert.fields.event_id,
         source=alert.source.removeprefix("from-") or None,
     )
 
 
-def _make_finding_info(alert: Alert, milliseconds: int) -> FindingInfo:
-    event = alert.fields.event_id
+def _make_finding_info(finding: Finding) -> FindingInfo:
     return FindingInfo(
-        uid=alert.id,
-        title=alert.title,
-        desc=alert.message,
+        uid=finding.incident,
+        title=finding.worst.title,
+        desc=finding.message,
         types=("Behavioral Anomaly",),
         analytic=Analytic(
             name=f"{PRODUCT} autoencoder",
@@ -125,9 +144,19 @@ def _make_finding_info(alert: Alert, milliseconds: int) -> FindingInfo:
             type_id=_ANALYTIC_LEARNING,
             version=VERSION,
         ),
-        first_seen_time=milliseconds,
-        last_seen_time=milliseconds,
-        related_events=(RelatedEvent(uid=event),) if event else (),
+        first_seen_time=_to_milliseconds(finding.start),
+        last_seen_time=_to_milliseconds(finding.end),
+        related_events=tuple(map(_make_related_event, finding.alerts)),
+    )
+
+
+def _make_related_event(alert: Alert) -> RelatedEvent:
+    time = _to_milliseconds(alert.time)
+    return RelatedEvent(
+        uid=alert.fields.event_id or alert.id,
+        title=alert.message,
+        first_seen_time=time,
+        last_seen_time=time,
     )
 
 
@@ -217,9 +246,21 @@ def _make_endpoint_object(alert: Alert) -> Endpoint | None:
     )
 
 
-def _make_observables(alert: Alert) -> tuple[Observable, ...]:
-    fields, prefix = alert.fields, "evidences[0]."
-    observables = (
+def _make_observables(alerts: Sequence[Alert]) -> tuple[Observable, ...]:
+    """Return the values to search for in other logs, each once, with the evidence it is in."""
+    found: dict[tuple[int, str], Observable] = {}
+    for number, alert in enumerate(alerts):
+        for name, kind, value in _list_observables(alert):
+            if value is not None and (kind, value) not in found:
+                path = f"evidences[{number}].{name}"
+                found[kind, value] = Observable(name=path, type_id=kind, value=value)
+    return tuple(found.values())
+
+
+def _list_observables(alert: Alert) -> tuple[tuple[str, int, str | None], ...]:
+    """Return path, type and value of the observables of one event."""
+    fields = alert.fields
+    return (
         ("actor.user.name", _OBSERVABLE_USER_NAME, alert.user),
         ("src_endpoint.ip", _OBSERVABLE_IP, fields.ip),
         (
@@ -228,11 +269,6 @@ def _make_observables(alert: Alert) -> tuple[Observable, ...]:
             fields.country if fields.source_address else None,
         ),
         ("http_request.user_agent", _OBSERVABLE_USER_AGENT, fields.user_agent),
-    )
-    return tuple(
-        Observable(name=prefix + name, type_id=kind, value=value)
-        for name, kind, value in observables
-        if value is not None
     )
 
 
@@ -257,15 +293,19 @@ COUNTRY_CODE_LENGTH = 2  # letters
 _ECS_OUTCOMES = {True: "failure", False: "success", None: "unknown"}
 
 
-def make_ecs_document(alert: Alert) -> dict[str, Any]:
-    """Return the ECS document of an alert, without empty fields."""
+def make_ecs_document(finding: Finding) -> dict[str, Any]:
+    """Return the ECS document of an incident, with its most severe events, without empty fields.
+
+    Fields that describe one event are those of the most severe one.
+    """
+    alert = finding.worst
     fields = alert.fields
     document = {
-        "@timestamp": alert.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "message": alert.message,
+        "@timestamp": _format_ecs_time(finding.end),
+        "message": finding.message,
         "ecs": {"version": ECS_VERSION},
-        "event": _make_ecs_event(alert),
-        "user": {"name": alert.user},
+        "event": _make_ecs_event(finding),
+        "user": {"name": finding.user},
         "source": _make_ecs_source(alert),
         "user_agent": {"original": fields.user_agent},
         "cloud": {
@@ -279,8 +319,8 @@ def make_ecs_document(alert: Alert) -> dict[str, Any]:
         },
         "rule": {"name": alert.title, "category": "behavioral anomaly"},
         "related": {
-            "user": [alert.user] if alert.user else [],
-            "ip": [fields.ip] if fields.ip else [],
+            "user": [finding.user] if finding.user else [],
+            "ip": list(dict.fromkeys(each.fields.ip for each in finding.alerts if each.fields.ip)),
         },
         "observer": {
             "vendor": VENDOR,
@@ -290,18 +330,25 @@ def make_ecs_document(alert: Alert) -> dict[str, Any]:
         },
         "labels": _make_ecs_labels(alert),
         "tags": list(alert.columns),
+        PRODUCT: {"incident": _make_ecs_incident(finding)},
     }
     return _drop_empty(document)
 
 
-def _make_ecs_event(alert: Alert) -> dict[str, Any]:
-    fields = alert.fields
+def _format_ecs_time(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _make_ecs_event(finding: Finding) -> dict[str, Any]:
+    alert, fields = finding.worst, finding.worst.fields
     categories = ["intrusion_detection"]
     return {
-        "id": alert.id,
+        "id": finding.incident,
         "kind": "alert",
         "category": [*categories, "authentication"] if alert.log.sign_ins else categories,
         "type": ["info"],
+        "start": _format_ecs_time(finding.start),
+        "end": _format_ecs_time(finding.end),
         "action": fields.action,
         "provider": fields.service,
         "outcome": _ECS_OUTCOMES[fields.failed],
@@ -309,8 +356,29 @@ def _make_ecs_event(alert: Alert) -> dict[str, Any]:
         "dataset": f"{PRODUCT}.alert",
         "reason": alert.reason,
         "risk_score": alert.risk,
-        "severity": alert.severity,
+        "risk_score_norm": finding.severity,
+        "severity": finding.severity,
         "original": alert.raw_event,
+    }
+
+
+def _make_ecs_incident(finding: Finding) -> dict[str, Any]:
+    """Return what ECS has no field for: the name of the severity, and the events."""
+    return {
+        "severity_name": finding.severity_name,
+        "count": finding.counts.events,
+        "events": [_make_ecs_incident_event(alert) for alert in finding.alerts],
+    }
+
+
+def _make_ecs_incident_event(alert: Alert) -> dict[str, Any]:
+    return {
+        "id": alert.fields.event_id or alert.id,
+        "time": _format_ecs_time(alert.time),
+        "action": alert.fields.action,
+        "source": alert.fields.source_address,
+        "reason": alert.reason,
+        "risk": alert.risk,
     }
 
 
@@ -354,32 +422,32 @@ ROW_FORMAT = "row"
 CLOUDEVENTS = "cloudevents"
 
 
-def encode_ocsf(alert: Alert) -> bytes:
+def encode_ocsf(finding: Finding) -> bytes:
     """Return an OCSF Detection Finding."""
-    return msgspec.json.encode(make_detection_finding(alert))
+    return msgspec.json.encode(make_detection_finding(finding))
 
 
-def encode_ecs(alert: Alert) -> bytes:
+def encode_ecs(finding: Finding) -> bytes:
     """Return a document of the Elastic Common Schema."""
-    return msgspec.json.encode(make_ecs_document(alert))
+    return msgspec.json.encode(make_ecs_document(finding))
 
 
-def encode_cloudevents(alert: Alert) -> bytes:
+def encode_cloudevents(finding: Finding) -> bytes:
     """Return a CloudEvent 1.0 in structured mode, with a Detection Finding in it."""
     envelope = {
         "specversion": "1.0",
-        "id": alert.id,
-        "source": f"urn:morpheus:{alert.source or 'log'}",
+        "id": finding.id,
+        "source": f"urn:morpheus:{finding.worst.source or 'log'}",
         "type": "morpheus.alert",
-        "time": alert.time.isoformat().replace("+00:00", "Z"),
+        "time": finding.end.isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",
         "dataschema": "https://schema.ocsf.io/1.8.0/classes/detection_finding",
-        "data": make_detection_finding(alert),
+        "data": make_detection_finding(finding),
     }
-    return msgspec.json.encode(envelope | ({"subject": alert.user} if alert.user else {}))
+    return msgspec.json.encode(envelope | ({"subject": finding.user} if finding.user else {}))
 
 
-SERIALIZERS: Mapping[str, Callable[[Alert], bytes]] = {
+SERIALIZERS: Mapping[str, Callable[[Finding], bytes]] = {
     "ocsf": encode_ocsf,
     "ecs": encode_ecs,
     CLOUDEVENTS: encode_cloudevents,
@@ -390,26 +458,32 @@ FORMATS = (ROW_FORMAT, *SERIALIZERS)
 
 @dataclass
 class AlertSerializer:
-    """Encodes the events of batches.
+    """Encodes rows, or the findings that their events are part of.
 
     Args:
         format: One of `FORMATS`.
-        builder: Builds alerts from events.
+        findings: Joins alerts to findings.
         times: Format of times in rows; one of `TIME_FORMATS`.
     """
 
     format: str
-    builder: AlertBuilder
+    findings: FindingBuilder
     times: str = ISO_TIMES
 
     def serialize(self, batch: Batch) -> Iterator[OutboundEvent]:
-        """Encode the events of a batch, in order."""
+        """Encode the rows of a batch, or the findings that are complete or have grown."""
         if self.format == ROW_FORMAT:
-            yield from _serialize_rows(batch, self.times)
-            return
-        encode = SERIALIZERS[self.format]
-        for alert in self.builder.build(batch):
-            yield OutboundEvent(alert.id, alert.user, alert.time.timestamp(), encode(alert))
+            return _serialize_rows(batch, self.times)
+        return self._encode(self.findings.build(batch))
+
+    def flush(self) -> Iterator[OutboundEvent]:
+        """Encode the last findings, at the end of the input."""
+        return self._encode(self.findings.flush())
+
+    def _encode(self, findings: Iterable[Finding]) -> Iterator[OutboundEvent]:
+        for each in findings:
+            body = SERIALIZERS[self.format](each)
+            yield OutboundEvent(each.id, each.user, each.end.timestamp(), body)
 
 
 def _serialize_rows(batch: Batch, times: str) -> Iterator[OutboundEvent]:

@@ -45,9 +45,12 @@ class Analytic(OcsfObject, frozen=True):
 
 
 class RelatedEvent(OcsfObject, frozen=True):
-    """The event in its log."""
+    """An event of the finding in its log. Times are milliseconds since 1970."""
 
     uid: str
+    title: str | None = None
+    first_seen_time: int | None = None
+    last_seen_time: int | None = None
 
 
 class FindingInfo(OcsfObject, frozen=True):
@@ -190,7 +193,7 @@ class Unmapped(OcsfObject, frozen=True):
 
 
 class DetectionFinding(OcsfObject, frozen=True):
-    """An alert. Times are milliseconds since 1970."""
+    """An incident. Times are milliseconds since 1970."""
 
     activity_id: int
     activity_name: str
@@ -203,6 +206,7 @@ class DetectionFinding(OcsfObject, frozen=True):
     time: int
     start_time: int
     end_time: int
+    count: int
     severity_id: int
     severity: str
     status_id: int

@@ -27,7 +27,7 @@ import msgspec
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import UsageError
-from morpheus.sinks.alert import AlertBuilder
+from morpheus.sinks.alert import make_finding_builder
 from morpheus.sinks.alert_formats import CLOUDEVENTS, FORMATS, ROW_FORMAT, AlertSerializer
 from morpheus.sinks.delivery import (
     Clock,
@@ -636,9 +636,10 @@ class ToHttp(Sink):
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""
-        alerts = AlertBuilder(self.name, self.options.source, self.options.log)
         delivery = context.resources.enter_context(self._make_delivery().open())
-        return AlertSerializer(self._format, alerts, self.json_times.lower()), delivery
+        return AlertSerializer(
+            self._format, make_finding_builder(self), self.json_times.lower()
+        ), delivery
 
     def process(self, batch: Batch, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
         """Send the events of a batch; on an unbounded input at once, otherwise some together."""
@@ -648,7 +649,9 @@ class ToHttp(Sink):
 
     def flush(self, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
         """Send the events that are left."""
-        state[1].finish()
+        serializer, delivery = state
+        delivery.send(serializer.flush(), at_once=False)
+        delivery.finish()
         return iter(())
 
     def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`

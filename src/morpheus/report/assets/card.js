@@ -75,7 +75,7 @@ function severityFacts(incident, person) {
   const parts = [`severity ${incident.severity} of 100`];
   const own = person?.profile?.calibration;
   const score = incident.events[incident.worst].score;
-  if (own && data.reach && score) {
+  if (own && data.ranking === "risk" && score) {
     const times = formatNumber(score / own.risks.at(-1));
     parts.push(`${times} × the maximum of the user's ${count(own.days, "validation day")}`);
   }
