@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import polars as pl
 import pytest
 
 import morpheus
 from morpheus import Fingerprints, Pipeline
+from morpheus.api import decode_explanations
 from morpheus.cli.main import morpheus as command
 from morpheus.columns import SCORE, ExplanationColumns
 from morpheus.core.stage import read_lines
 from morpheus.errors import ModelCorruptedError, RecordError, UsageError
+from morpheus.models.explanation import Explanation
 from morpheus.models.store import ModelStore
-from morpheus.sources.dataframe import FromFrame
+from morpheus.sources.dataframe import FromFrame, as_polars
 from morpheus.stages.train_ae import TrainAe
 from people import COLUMNS, day, times
 
@@ -45,8 +49,8 @@ def people(events: int = 400) -> pl.DataFrame:
 
 def train(frame: object = None, **options: object) -> Fingerprints:
     frame = people() if frame is None else frame
-    options = {"columns": COLUMNS, "epochs": 3, **options}
-    return Fingerprints.train(frame, user="who", time="at", **options)
+    options = {"user": "who", "time": "at", "columns": COLUMNS, "epochs": 3, **options}
+    return Fingerprints.train(frame, **options)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +165,7 @@ def test_pandas_and_arrow_frames_get_the_scores_of_polars_frames(trained: Finger
             return frame.__arrow_c_stream__(requested_schema)
 
     expected = trained.score(frame)
-    assert train(pandas).score(pandas).equals(expected)
+    assert as_polars(train(pandas).score(pandas)).equals(expected)
     assert trained.score(Table()).equals(expected)
 
 
@@ -170,7 +174,7 @@ def test_a_missing_value_of_pandas_is_null(trained: Fingerprints) -> None:
     frame = people().with_columns(pl.when(~missing).then("agent").alias("agent"))
     pandas = pd.DataFrame(frame.to_dict(as_series=False))
     pandas["agent"] = pandas["agent"].where(pandas["agent"].notna(), float("nan"))
-    assert trained.score(pandas).equals(trained.score(frame))
+    assert as_polars(trained.score(pandas)).equals(trained.score(frame))
 
 
 def test_times_can_be_text_or_datetimes(trained: Fingerprints) -> None:
@@ -230,7 +234,9 @@ def test_an_error_names_a_missing_column(trained: Fingerprints) -> None:
 
 def test_an_error_names_an_event_without_a_time(trained: Fingerprints) -> None:
     odd = people().with_columns(at=pl.lit("yesterday"))
-    message = r"frame:1: `at` is 'yesterday', which is not a valid time"
+    message = (
+        r"frame:1: `at` is 'yesterday', which is not a time like 2024.*; correct or drop such rows"
+    )
     with pytest.raises(RecordError, match=message):
         trained.score(odd)
 
@@ -283,3 +289,84 @@ def test_events_without_a_score_are_counted_in_a_warning(
     risks = trained.score(people())["risk"]
     assert risks.null_count() == 1
     assert "1 event not scored: no user (no value in `who`)" in caplog.messages
+
+
+# Manners of a Python object.
+
+
+def test_fingerprints_are_a_collection_of_users(trained: Fingerprints) -> None:
+    assert trained.users == ["ann", "bob"]
+    assert list(trained) == ["ann", "bob"]
+    assert len(trained) == 2
+    assert "ann" in trained
+    assert "eve" not in trained
+    assert trained["ann"] == trained.cards["ann"]
+    with pytest.raises(UsageError, match=r"There is no fingerprint of `boob`. Did you mean `bob`"):
+        trained["boob"]
+    with pytest.raises(KeyError):
+        trained["eve"]
+
+
+def test_the_representation_is_one_short_line(trained: Fingerprints) -> None:
+    expected = "<Fingerprints of 2 users by `who`, 4 columns, trained until 2026-01-01>"
+    assert repr(trained) == expected
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e\"'&"
+
+
+def test_hostile_names_are_inert_in_a_notebook_and_a_terminal() -> None:
+    frame = people().with_columns(who=pl.col("who").replace("ann", HOSTILE))
+    fingerprints = train(frame.rename({"who": HOSTILE}), user=HOSTILE)
+    page = fingerprints._repr_html_()
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "<img" not in page
+    assert page.isprintable()
+    assert repr(fingerprints).isprintable()
+
+
+def test_a_table_in_a_notebook_has_ten_users_at_most() -> None:
+    frame = pl.concat(people(60).with_columns(who=pl.col("who") + str(n)) for n in range(8))
+    fingerprints = train(frame)
+    page = fingerprints._repr_html_()
+    assert page.count("<tr>") == 11
+    assert "<td>ann0</td><td>60</td>" in page
+
+
+def test_explanations_can_be_structs_with_the_values_of_the_json(trained: Fingerprints) -> None:
+    frame = people().with_columns(agent=pl.lit("curl"))
+    texts = trained.explain(frame)["explanation"]
+    structs = trained.explain(frame, structured=True)["explanation"]
+    assert isinstance(structs.dtype, pl.Struct)
+    assert structs.null_count() == texts.null_count() == 1
+    for text, struct in zip(texts, structs, strict=True):
+        if text is None:
+            assert struct is None
+            continue
+        found = json.loads(text)
+        assert struct["surprise"] == found["surprise"]
+        assert [each["column"] for each in struct["columns"]] == [
+            each["column"] for each in found["columns"]
+        ]
+        for one, other in zip(struct["columns"], found["columns"], strict=True):
+            assert {n: v for n, v in one.items() if n != "expected"} == {
+                n: v for n, v in other.items() if n != "expected"
+            }
+            assert [each["value"] for each in one["expected"]] == [
+                each.get("value") for each in other["expected"]
+            ]
+
+
+def test_structured_explanations_of_pandas_are_dictionaries(trained: Fingerprints) -> None:
+    frame = pd.DataFrame(people().to_dict(as_series=False))
+    texts = trained.explain(frame)["explanation"]
+    cells = trained.explain(frame, structured=True)["explanation"]
+    event = next(n for n, text in enumerate(texts) if isinstance(text, str))
+    assert cells[event]["surprise"] == json.loads(texts[event])["surprise"]
+
+
+def test_a_struct_of_an_explanation_has_a_field_for_everything_in_the_json() -> None:
+    kind = decode_explanations(pl.Series([None], dtype=pl.String)).dtype
+    assert isinstance(kind, pl.Struct)
+    names = {each.encode_name for each in msgspec.structs.fields(Explanation)}
+    assert set(kind.to_schema()) == names

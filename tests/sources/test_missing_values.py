@@ -139,7 +139,7 @@ def test_empty_text_in_a_frame_is_no_value() -> None:
     batches = list(FromFrame(frame=frame, time="at", options=options).events(None, RunMetrics()))
     assert {batch.user: batch.table.height for batch in batches} == {None: 4, "ann": 1}
     sizes = pl.concat([batch.table.to_frame() for batch in batches]).sort("at")["size"]
-    assert sizes.to_list() == [None, "1.0", "2.0", None, "3.0"]
+    assert sizes.to_list() == [None, "1", "2", None, "3"]
 
 
 def test_other_columns_and_values_are_not_changed() -> None:

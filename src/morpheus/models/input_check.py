@@ -76,6 +76,8 @@ class InputProfile:
         log_features: The features that come from the log. Derived columns that only depend on the
             time, the user column, and features that other stages add are not among them.
         unknown_columns: Columns with a value that the log format does not know, for suggestions.
+        in_memory: Whether the events are in a data frame.
+        warns_empty: Whether to warn about every feature without a value.
     """
 
     events: DatasetProfile
@@ -83,6 +85,8 @@ class InputProfile:
     population: pl.DataFrame | None = None
     log_features: tuple[str, ...] = ()
     unknown_columns: tuple[str, ...] = ()
+    in_memory: bool = False
+    warns_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,12 @@ class InputCheck:
         columns: The feature columns of the run.
         store: The fingerprints that are loaded; None for none.
         uses_training: Whether the training events are used.
-        is_frame: Whether the events are in a data frame, for messages.
     """
 
     profile: InputProfile
     columns: Sequence[str]
     store: ModelStore | None = None
     uses_training: bool = True
-    is_frame: bool = False
 
     def warn_unknown_users(self) -> None:
         """Warn if not one user of the input has a fingerprint, or training events."""
@@ -240,19 +242,19 @@ class InputCheck:
         hints = [f"{quote_backtick(name)}:{hint}" for name, hint in suggestions.items() if hint]
         found = f"no {what} has a value in {len(names)} of {len(features)} features"
         found += f": {list_names(names)}"
-        # Most logs lack some features. There is no summary of a data frame.
-        if not hints and not self.is_frame:
+        # Most logs lack some features.
+        if not hints and not self.profile.warns_empty:
             return [found]
         logger.warning("%s: %s.%s", self._list, found, "".join(f" {x}" for x in hints[:MAX_HINTS]))
         return []
 
     @property
     def _list(self) -> str:
-        return "columns" if self.is_frame else "--columns_file"
+        return "columns" if self.profile.in_memory else "--columns_file"
 
     @property
     def _continue(self) -> str:
-        return "missing_features='warn'" if self.is_frame else "--missing_features=warn"
+        return "missing_features='warn'" if self.profile.in_memory else "--missing_features=warn"
 
     @property
     def _log_features(self) -> list[str]:

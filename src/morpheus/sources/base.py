@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar
+
+import msgspec
 
 from morpheus.columns import TIME, LogDescription
 from morpheus.core.batch import Events, Partition, RunMetrics, StreamPartition, Table
@@ -29,6 +31,7 @@ from morpheus.sources.ingest import DirectoryWatcher, FileIngest
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.source_state import PartitionState
+from morpheus.sources.tabular import FrameInput
 from morpheus.sources.time_range import (
     PlausibleTimes,
     TimeRange,
@@ -158,7 +161,11 @@ INPUT_HELP = (
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A source that reads files of one kind of log. A subclass only has to name the log format."""
+    """A source that reads files of one kind of log. A subclass only has to name the log format.
+
+    Attributes:
+        frames: Events in memory, which are read in place of files; None to read files.
+    """
 
     log_format: ClassVar[LogFormat]
 
@@ -264,6 +271,7 @@ class FileSource(Source):
         "Keep all columns of JSON records, not only features and context columns.",
         flag=True,
     )
+    frames: FrameInput | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def validate(self) -> None:
         """Reject options that contradict each other."""
@@ -299,6 +307,8 @@ class FileSource(Source):
 
     def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:
         """Return whether one of the globs matches an existing file."""
+        if self.frames is not None:
+            return False
         remote = isinstance(path, ObjectPath)
         given = (*self._globs, *list_values(training_input))
         patterns = [glob for glob in given if is_object_url(glob) is remote]
@@ -332,7 +342,9 @@ class FileSource(Source):
 
     def describe_input(self) -> InputSpec:
         """Describe what fingerprints of this input depend on; see `Source.describe_input`."""
-        return self._make_ingest().describe_input()
+        spec = self._make_ingest().describe_input()
+        any_format = self.frames is not None and self.frames.any_format
+        return msgspec.structs.replace(spec, log_format="") if any_format else spec
 
     def describe_log(self) -> LogDescription:
         """Return what outputs need to know about the log."""
@@ -373,13 +385,14 @@ class FileSource(Source):
             limits=ReadLimits(self.max_file_size, self.max_columns),
             all_columns=self.all_columns,
             watcher=self._make_watcher() if self.watch_directory else None,
+            frames=self.frames,
         )
 
     def _configure_log_format(self) -> LogFormat:
         log, time = self.get_log_format(), self.options.timestamp_column_name
         if self.time_format:
             log = replace(log, time_format=self.time_format)
-        if time in {"", TIME, log.time_column}:
+        if time in {"", log.time_column} or (time == TIME and self.frames is None):
             return log
         return replace(log, time_column=time, leading_columns=(*log.leading_columns, time))
 

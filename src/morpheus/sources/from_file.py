@@ -63,9 +63,11 @@ class FromFile(FileSource):
         options = self.options
         if is_schema_file(options.columns_file):
             return load_schema(options.columns_file or "").log_format
-        return make_minimal_format(
+        form = make_minimal_format(
             options.columns, options.userid_column_name, options.timestamp_column_name
         )
+        # The names of a frame's columns are those that the caller knows.
+        return form if self.frames is None else replace(form, drop_characters="")
 
     def _require_columns(self, options: PipelineOptions) -> PipelineOptions:
         """Reject options that lack what a schema would provide."""

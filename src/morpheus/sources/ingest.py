@@ -60,7 +60,7 @@ from morpheus.sources.pseudonyms import Pseudonymizer, is_pseudonym
 from morpheus.sources.reader import ReadTask, missing_user_error
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import MemoryBudget
-from morpheus.sources.tabular import parse_hive_partitions
+from morpheus.sources.tabular import FrameInput, parse_hive_partitions
 from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_count, quote_backtick, suggest
@@ -164,6 +164,7 @@ class FileIngest:
         limits: Maximum sizes of a file.
         memory_budget: Limits of what is in memory.
         sample_spec: Size of the population sample.
+        frames: Events in memory, in place of files; None to read files.
     """
 
     log_format: LogFormat
@@ -178,6 +179,7 @@ class FileIngest:
     limits: ReadLimits = DEFAULT_LIMITS
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
     sample_spec: SampleSpec = field(default_factory=SampleSpec)
+    frames: FrameInput | None = field(default=None, compare=False, repr=False)
 
     @property
     def user_column(self) -> str:
@@ -253,19 +255,22 @@ class FileIngest:
         self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> Iterator[Sequence[UserPartition | DistributedPartition]]:
         """Read the current files; see `Source.partitions`."""
-        metrics.begin(Step("Finding files", lambda: (0, 0)))
-        found = self.files.require(may_be_outside=True)
-        _record_skipped(metrics.input, self.files, found)
+        paths: Sequence[LogPath] = ()
+        if self.frames is None:
+            metrics.begin(Step("Finding files", lambda: (0, 0)))
+            found = self.files.require(may_be_outside=True)
+            paths = found.paths
+            _record_skipped(metrics.input, self.files, found)
         spec = self.make_partition_spec()
         with SpillDir() as spill_dir:
             if isinstance(pool, WorkerPool):
                 local = LocalPartitionStore(
                     spec, self.memory_budget, self.sample_spec, spill_dir, pool
                 )
-                yield IngestRun(self, metrics, local).partitions(found.paths, training_input)
+                yield IngestRun(self, metrics, local).partitions(paths, training_input)
             else:
                 remote = DistributedPartitionStore(spec, self.memory_budget, self.sample_spec, pool)
-                yield IngestRun(self, metrics, remote).partitions(found.paths, training_input)
+                yield IngestRun(self, metrics, remote).partitions(paths, training_input)
 
     def _watch(
         self,
@@ -293,6 +298,8 @@ class FileIngest:
                 training_input = None
 
     def _make_event_key(self) -> EventKey:
+        if self.frames is not None and self.frames.keeps_rows:
+            return EventKey(self.user_column, "")
         return EventKey(
             self.user_column,
             self.log_format.id_column,
@@ -346,6 +353,7 @@ class FileIngest:
             plausible_times=self.plausible_times.at_this_moment(),
             limits=self.limits,
             compare_actors=not (self.options.userid_filter or self.options.skip_user),
+            frame=None if self.frames is None else self.frames.events,
         )
 
     def _translate_users(self, users: Iterable[str]) -> tuple[str, ...]:
@@ -381,7 +389,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             self.training = self._read_training(training_input)
         task = self.ingest.make_read_task(self.ingest.files, self.ingest.repeat, require_user=False)
         events = self._read_dataset(task, paths, self.metrics.input)
-        warn_missing_features(self.ingest, events, self.training)
+        if self.ingest.frames is None:
+            warn_missing_features(self.ingest, events, self.training)
         self._check_pseudonyms(events)
         self._check_users(events)
         if self.training is not None:
@@ -399,6 +408,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
     def _make_profile(self, events: DatasetT) -> InputProfile:
         """Describe what was read, for the stages that check it."""
         derived, form = self.ingest.list_derived_columns(), self.ingest.log_format
+        frames = self.ingest.frames
         parts = [events.user_stats, *([] if self.training is None else [self.training.user_stats])]
         profiles = [
             DatasetProfile(part.merge_users(), part.num_events, add_derived_counts(part, derived))
@@ -421,6 +431,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             self.metrics.population_sample,
             tuple(features),
             tuple(sorted(filled - known)),
+            in_memory=frames is not None,
+            warns_empty=frames is not None and frames.warns_empty,
         )
 
     def _drop_other_views(self, events: DatasetT) -> None:
@@ -437,6 +449,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         options = self.ingest.options
         if self.users_checked or options.userid_filter or options.skip_user:
             return
+        if self.ingest.frames is not None:
+            return  # the advice is about options of the command line
         self.users_checked = True
         stats = (events if self.training is None else self.training).user_stats
         problem = describe_user_column(
@@ -481,11 +495,15 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             max_files=None,
             time_range=self.ingest.training_range,
         )
-        found = files.require()
-        _record_skipped(stats, files, found)
         task = self.ingest.make_read_task(files, 1, require_user=True)
         # `_check_users` compares the actors of the input.
         task = replace(task, compare_actors=False)
+        frames = self.ingest.frames
+        if frames is not None:
+            history = frames.events if frames.history is None else frames.history
+            return self._read_dataset(replace(task, frame=history), (), stats)
+        found = files.require()
+        _record_skipped(stats, files, found)
         return self._read_dataset(task, found.paths, stats)
 
     def _read_dataset(
@@ -589,6 +607,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
 
     def _check_user_column(self, read_task: ReadTask) -> None:
         """Warn if a known user column has no values; an unknown user column is an error."""
+        if read_task.frame is not None:
+            return  # its events without a user are reported as events without a score
         form, files = read_task.log_format, read_task.files
         if read_task.user not in form.columns:
             raise missing_user_error(

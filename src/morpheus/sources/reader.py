@@ -50,17 +50,19 @@ from morpheus.sources.group_by_user import (
     drop_null_columns,
     find_non_null_columns,
 )
-from morpheus.sources.json_records import Flattener, ParseErrors, RawJson
+from morpheus.sources.json_records import Flattener, ParseErrors, RawJson, flatten_name
 from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_identities
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
+    FRAME_NAME,
     PROBED_CELLS,
     Table,
     add_partition_columns,
     expand_objects,
     read_csv,
     read_csv_blocks,
+    read_frame,
     read_parquet,
     read_parquet_blocks,
     unify_booleans,
@@ -128,6 +130,7 @@ class Reader:
         plausible_times: The times that events can have.
         limits: Maximum sizes of a file.
         compare_actors: Whether to compare the user column with the actors of some records.
+        in_memory: Whether events come from a data frame, for messages.
     """
 
     log_format: LogFormat
@@ -141,6 +144,7 @@ class Reader:
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
     limits: ReadLimits = DEFAULT_LIMITS
     compare_actors: bool = True
+    in_memory: bool = False
 
     @cached_property
     def actor_sampler(self) -> ActorSampler:
@@ -157,6 +161,28 @@ class Reader:
         whole = self.one_frame_per_file
         with Prefetcher(paths, self.limits, allow_large=whole) as prefetcher:
             yield from self._read_files(paths, files, prefetcher)
+
+    def read_table(self, frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """Read a data frame, with the same result as `read_frames`.
+
+        Raises:
+            RecordError: A row cannot be read, and bad records are not skipped.
+        """
+        log = self.log_format
+        table = read_frame(frame, log, self._nested_columns)
+        chunk, events = self._from_table(Path(FRAME_NAME), table, FRAME_NAME)
+        if events is None:
+            yield from self._flatten_chunks([chunk])
+            return
+        # Rows that were JSON records have all columns, as they have in files.
+        was_json = any(
+            flatten_name(name, log.drop_characters) != name or kind.is_nested() or kind == pl.Object
+            for name, kind in frame.schema.items()
+        )
+        wanted = (self.wanted_columns or ()) if was_json else ()
+        absent = [name for name in wanted if name not in {*events.columns, *log.derived_columns}]
+        events = events.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+        yield self._add_timestamps(events, [chunk])
 
     def _read_files(
         self, paths: Sequence[LogPath], files: FileDiscovery, prefetcher: Prefetcher
@@ -275,6 +301,8 @@ class Reader:
         frame = unify_booleans(frame, self.log_format.boolean_columns)
         self.actor_sampler.add_table(frame)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
+        if self.in_memory and self.user not in frame.columns:
+            frame = frame.with_columns(pl.lit(None, pl.String).alias(self.user))
         self._check_header(path, replace(table, frame=frame))
         chunk = RecordChunk(path, table.line_numbers, row_index, errors=table.errors)
         return self._refuse_rows(chunk, frame, refused)
@@ -556,6 +584,8 @@ class Reader:
         example = self.log_format.time_format or "2024-05-31T09:30:00Z"
         if found is not None:
             options = suggest_time_formats(found)
+            if options and self.in_memory:
+                return f"`{name}` is {found!r}: convert the column to datetimes"
             if options:
                 several = " or ".join(f"`--time_format='{each}'`" for each in options)
                 return f"`{name}` is {found!r}: add {several}, as the log writes day and month"
@@ -578,7 +608,11 @@ class Reader:
             number: How many.
         """
         if not self.skip_bad_records:
-            hint = "use `--bad_record skip` to skip and count such records"
+            hint = (
+                "correct or drop such rows"
+                if self.in_memory
+                else "use `--bad_record skip` to skip and count such records"
+            )
             raise RecordError(
                 f"{error.reason}; {hint}", file=error.file, line=error.line
             ) from error
@@ -786,6 +820,7 @@ class ReadTask:
         limits: Maximum sizes of a file.
         compare_actors: Whether to compare the user column with the actors of some records, for
             advice.
+        frame: Events in memory, which are read in place of files; None to read files.
     """
 
     log_format: LogFormat
@@ -803,6 +838,7 @@ class ReadTask:
     plausible_times: PlausibleTimes = field(default_factory=PlausibleTimes)
     limits: ReadLimits = DEFAULT_LIMITS
     compare_actors: bool = True
+    frame: pl.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
@@ -836,8 +872,14 @@ class ReadTask:
             plausible_times=self.plausible_times,
             limits=self.limits,
             compare_actors=self.compare_actors,
+            in_memory=self.frame is not None,
         )
-        for frame in reader.read_frames(paths, self.files):
+        in_memory = self.frame
+        for frame in (
+            reader.read_frames(paths, self.files)
+            if in_memory is None
+            else reader.read_table(in_memory)
+        ):
             user_stats.non_null_columns |= find_non_null_columns(frame)
             kept = self._filter_events(
                 self._replicate(self._filter_time_range(frame, stats), stats), stats

@@ -408,6 +408,19 @@ def list_kinds() -> list[LogKind]:
     return kinds
 
 
+def find_kind(word: str, columns_file: str = "") -> LogKind | None:
+    """Return the kind of log that a source reads; None if the package does not describe it.
+
+    Args:
+        word: Word of the source.
+        columns_file: Name of the feature list or schema.
+    """
+    if columns_file in list_builtin_schemas():
+        return LogKind(columns_file.removesuffix(".toml"), "from-file", columns_file)
+    kinds = (kind for kind in list_kinds() if kind.word == word and not kind.columns_file)
+    return next(kinds, None)
+
+
 @dataclass(frozen=True)
 class KindTrial:
     """Result of reading some records as a kind of log.

@@ -1,4 +1,4 @@
-"""Reads CSV and Parquet files into tables of text, with the line number of each row.
+"""Reads CSV, Parquet and data frames into tables of text, with the line number of each row.
 
 Also adds columns from the names of Hive partition folders.
 """
@@ -15,15 +15,18 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import chain, pairwise
 from threading import RLock
 from typing import Any, Self
 from urllib.parse import unquote
 
+import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.errors import RecordError
+from morpheus.columns import INDEX, ROW
+from morpheus.errors import RecordError, UsageError
 from morpheus.sources.compression import (
     DEFAULT_LIMITS,
     LogPath,
@@ -37,6 +40,7 @@ from morpheus.sources.compression import (
 from morpheus.sources.json_records import (
     TABLE_MISSING_TEXTS,
     ParseErrors,
+    ValueTransform,
     clear_missing_texts,
     decode_cell,
     encode_json,
@@ -45,6 +49,7 @@ from morpheus.sources.json_records import (
     iter_named_leaves,
     looks_like_object,
     normalize_name,
+    replace_surrogates,
     to_text,
 )
 from morpheus.sources.log_format import LogFormat
@@ -484,20 +489,181 @@ def _is_prefix(name: str, wanted: Iterable[str]) -> bool:
     return any(each.startswith(prefix) for each in wanted)
 
 
+@dataclass(frozen=True)
+class FrameInput:
+    """Events in memory, in place of files.
+
+    Attributes:
+        events: The events, one row each.
+        history: Training events; None for those among `events`.
+        keeps_rows: Every row is an event: equal rows are not treated as duplicates.
+        warns_empty: Warn about features without a value: the caller has chosen the features.
+        any_format: The events fit fingerprints of every log format. Only the names of users are
+            compared.
+    """
+
+    events: pl.DataFrame
+    history: pl.DataFrame | None = None
+    keeps_rows: bool = False
+    warns_empty: bool = False
+    any_format: bool = False
+
+
+FRAME_NAME = "frame"
+"""Name of a frame in messages, where those about files have the file."""
+RESERVED_COLUMNS = frozenset({ROW, INDEX, "Unnamed: 0"})
+"""Columns of row numbers, which do not describe the event."""
+
+
+def read_frame(
+    frame: pl.DataFrame, log: LogFormat, wanted_columns: Sequence[str] | None = None
+) -> Table:
+    """Read a data frame. Nested columns are flattened like JSON.
+
+    Args:
+        frame: The rows. Columns of row numbers are left out.
+        log: Format of the log.
+        wanted_columns: As in `read_parquet`.
+    """
+    kept = frame.select(name for name in frame.columns if name not in RESERVED_COLUMNS)
+    columns = select_wanted(to_text_columns(kept, whole_numbers=True), kept, wanted_columns)
+    cells = [_convert_lists(column, log.json_converters, log.drop_characters) for column in columns]
+    names = [column.name for column in cells]
+    numbered = [column.alias(str(n)) for n, column in enumerate(cells)]
+    texts = clear_missing_texts(pl.DataFrame(numbered))
+    lines = range(1, frame.height + 1)
+    return _flatten_names(Table(texts, None, lines), names, log.drop_characters)
+
+
+MAX_UNNESTED = 1000
+"""Maximum number of fields of the objects in one column of a log of unknown kind."""
+
+
+def unnest_objects(frame: pl.DataFrame) -> pl.DataFrame:
+    """Replace columns of Python dictionaries with a column for each value inside them.
+
+    Raises:
+        UsageError: The dictionaries have too many different fields.
+
+    >>> cells = pl.Series("a", [{"b": 1, "c": {"d": [2]}}, None], dtype=pl.Object)
+    >>> unnest_objects(cells.to_frame()).to_dict(as_series=False)
+    {'a.b': ['1', None], 'a.c.d': ['[2]', None]}
+    """
+    columns: list[pl.Series] = []
+    for column in frame:
+        columns += _unnest_column(column) if column.dtype == pl.Object else [column]
+    return pl.DataFrame(columns)
+
+
+def _unnest_column(column: pl.Series) -> list[pl.Series]:
+    cells = column.to_list()
+    rows = [{} if cell is None else dict(_iter_leaves(column.name, cell)) for cell in cells]
+    names = dict.fromkeys(name for row in rows for name in row)
+    if len(names) > MAX_UNNESTED:
+        raise UsageError(
+            f"frame: the objects in {quote_backtick(column.name)} have {len(names):,} different "
+            f"fields, more than {MAX_UNNESTED:,}. Put the fields that matter into columns of their "
+            "own, and drop this one."
+        )
+    return [
+        pl.Series(name, [row.get(name) for row in rows], dtype=pl.String)
+        for name in names or [column.name]
+    ]
+
+
+def _iter_leaves(name: str, value: object) -> Iterator[tuple[str, str | None]]:
+    """Yield the dotted name and the text of each value inside an object."""
+    pending: list[tuple[str, object]] = [(name, value)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += [(f"{name}.{key}", inner) for key, inner in [*value.items()][::-1]]
+        else:
+            yield name, cell_to_text(value)
+
+
+_MAX_EXACT = 1 << 53
+"""Absolute value above which a float may not be the whole number that was meant."""
+
+
+def cell_to_text(value: object) -> str | None:
+    """Convert a Python value to the text that a log would have; None for no value.
+
+    >>> [cell_to_text(value) for value in ("a", 200.0, 1.5, True, None, {"b": (1, 2)})]
+    ['a', '200', '1.5', 'True', None, '{"b":[1,2]}']
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy
+    if value is None or isinstance(value, bool):
+        return to_text(value)
+    if isinstance(value, float):
+        is_whole = value.is_integer() and abs(value) < _MAX_EXACT
+        return str(int(value)) if is_whole else to_text(float(value))
+    if isinstance(value, datetime):
+        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return moment.isoformat().replace("+00:00", "Z")
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return _encode_object(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return str(replace_surrogates(text))
+
+
+def _encode_object(value: object) -> str:
+    """Encode an object as JSON. What JSON does not know becomes text."""
+
+    def encode_other(other: object) -> object:
+        return other.tolist() if hasattr(other, "tolist") else str(other)
+
+    encoder = msgspec.json.Encoder(enc_hook=encode_other, order="deterministic")
+    try:
+        return encoder.encode(value).decode()
+    except (TypeError, ValueError, OverflowError):  # keys or numbers that JSON does not know
+        return str(value)
+
+
+def _convert_lists(
+    column: pl.Series, converters: Mapping[str, ValueTransform], drop_characters: str
+) -> pl.Series:
+    """Apply the conversion of a log format to cells that hold lists or objects as text."""
+    convert = converters.get(flatten_name(column.name, drop_characters))
+    if convert is None or column.dtype != pl.String:
+        return column
+    texts = column.filter(column.str.contains(r"^[\[{]").fill_null(value=False)).unique()
+    changed = {}
+    for text in texts:
+        try:
+            changed[text] = to_text(convert(msgspec.json.decode(text)))
+        except msgspec.DecodeError:
+            continue
+    return column.replace(list(changed), list(changed.values())) if changed else column
+
+
+def select_wanted(
+    columns: list[pl.Series], frame: pl.DataFrame, wanted_columns: Sequence[str] | None
+) -> list[pl.Series]:
+    """Return the wanted ones among the columns of a frame, if any column is nested.
+
+    Args:
+        columns: The columns as text, without nesting.
+        frame: The same columns, as they were.
+        wanted_columns: Names of the columns to keep; None for all.
+    """
+    if wanted_columns is None or not any(kind.is_nested() for kind in frame.dtypes):
+        return columns
+    wanted = frozenset(map(normalize_name, wanted_columns))
+    # Text may hold an object with wanted columns.
+    texts = {n for n, kind in frame.schema.items() if kind in {pl.String, pl.Object}}
+    return [
+        column
+        for column in columns
+        if normalize_name(column.name) in wanted
+        or (column.name in texts and _is_prefix(column.name, wanted))
+    ]
+
+
 def _from_parquet(
     frame: pl.DataFrame, drop_characters: str, wanted_columns: Sequence[str] | None = None
 ) -> Table:
-    columns = to_text_columns(frame)
-    if wanted_columns is not None and any(kind.is_nested() for kind in frame.dtypes):
-        wanted = frozenset(map(normalize_name, wanted_columns))
-        # Text may hold an object with wanted columns.
-        texts = set(frame.select(pl.col(pl.String)).columns)
-        columns = [
-            column
-            for column in columns
-            if normalize_name(column.name) in wanted
-            or (column.name in texts and _is_prefix(column.name, wanted))
-        ]
+    columns = select_wanted(to_text_columns(frame), frame, wanted_columns)
     names = [column.name for column in columns]
     numbered = [column.alias(str(n)) for n, column in enumerate(columns)]
     index = None
@@ -510,13 +676,37 @@ def _from_parquet(
     return _flatten_names(Table(cells, index, lines), names, drop_characters)
 
 
-def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
+def to_text_columns(frame: pl.DataFrame, *, whole_numbers: bool = False) -> list[pl.Series]:
     """Convert columns to text. Nested columns become one column per leaf, with a dotted name.
+
+    Args:
+        frame: The columns.
+        whole_numbers: Write floats that are whole numbers without decimals. Data frames turn
+            whole numbers into floats where a column has gaps.
 
     >>> [column.name for column in to_text_columns(pl.DataFrame({"a": [{"b": 1}], "c": [True]}))]
     ['a.b', 'c']
     """
-    return [_to_text_column(leaf) for column in frame for leaf in _iter_leaf_columns(column)]
+    leaves = (leaf for column in frame for leaf in _iter_leaf_columns(column))
+    if not whole_numbers:
+        return [_to_text_column(leaf) for leaf in leaves]
+    return [
+        _write_whole_numbers(leaf) if leaf.dtype.is_float() else _to_text_column(leaf)
+        for leaf in leaves
+    ]
+
+
+def _write_whole_numbers(column: pl.Series) -> pl.Series:
+    """Convert floats to text, whole numbers without decimals.
+
+    >>> _write_whole_numbers(pl.Series([200.0, 1.5, float("nan"), 1e300])).to_list()
+    ['200', '1.5', None, '1e+300']
+    """
+    name, value = column.name, pl.col(column.name)
+    is_whole = value.is_finite() & (value == value.floor()) & (value.abs() < _MAX_EXACT)
+    whole = pl.when(is_whole).then(value).cast(pl.Int64).cast(pl.String)
+    texts = pl.coalesce(whole, value.fill_nan(None).cast(pl.String)).alias(name)
+    return column.to_frame().select(texts).to_series()
 
 
 def _read_header(data: bytes, dialect: Dialect) -> list[str]:
@@ -742,7 +932,9 @@ def _to_text_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.String).str.to_titlecase()
     if kind.is_float():
         return column.fill_nan(None).cast(pl.String)
-    if kind in {pl.Binary, pl.Object} or kind.is_nested():
+    if kind == pl.Object:
+        return pl.Series(column.name, map(cell_to_text, column.to_list()), dtype=pl.String)
+    if kind == pl.Binary or kind.is_nested():
         texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
         return pl.Series(column.name, texts, dtype=pl.String)
     return column.cast(pl.String)

@@ -562,7 +562,6 @@ class TrainAe(Transform):
             self.options.columns,
             store=self.model_store if self.loads else None,
             uses_training=self.trains,
-            is_frame=self.options.inputs is not None and not self.options.inputs.log_format,
         )
         check.warn_unknown_users()
         metrics.model_age = check.find_age()
