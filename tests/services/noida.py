@@ -40,6 +40,22 @@ def noida(service):
             server.wait(timeout=TIMEOUT)
 
 
+def read_topic(address, topic):
+    """Return the messages that a topic of a broker holds now."""
+    kafka = pytest.importorskip("confluent_kafka", reason="the extra `kafka` is not installed")
+    consumer = kafka.Consumer({"bootstrap.servers": address, "group.id": "read"})
+    count, places = 0, []
+    for number in consumer.list_topics(topic, timeout=TIMEOUT).topics[topic].partitions:
+        place = kafka.TopicPartition(topic, number)
+        low, high = consumer.get_watermark_offsets(place, TIMEOUT)
+        count, place.offset = count + high - low, low
+        places.append(place)
+    consumer.assign(places)
+    found = [consumer.poll(TIMEOUT).value() for _ in range(count)]
+    consumer.close()
+    return found
+
+
 def free_port():
     """Return a free port."""
     with socket.socket() as probe:
