@@ -263,10 +263,9 @@ def in_docs() -> Iterator[Text]:
 
 
 def in_page() -> Iterator[Text]:
-    """The report page's own files, without the library it contains."""
+    """The report page's files."""
     for file in ASSETS:
-        if "uPlot" not in file.name:
-            yield Text(file, 1, file.read_text(encoding="utf-8"))
+        yield Text(file, 1, file.read_text(encoding="utf-8"))
 
 
 def in_source() -> Iterator[Text]:

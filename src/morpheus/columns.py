@@ -6,9 +6,11 @@ Column names are those of the flat table: the names of nested fields, joined wit
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import NamedTuple, Self
 
 ROW = ""
@@ -165,7 +167,7 @@ SPLUNK_QUERY = EvidenceQuery(
 """Query for any log in Splunk."""
 
 FIELD_LABELS = {
-    "event_id": "Event id",
+    "event_id": "Event ID",
     "action": "Action",
     "service": "Service",
     "resource": "Resource",
@@ -181,6 +183,24 @@ FIELD_LABELS = {
     "result": "Result",
 }
 """Label of each field of `EventFields`."""
+RESULT_LABELS = {
+    TIME: "Time",
+    ACTOR: "Actor",
+    SCORE: "Anomaly score",
+    RISK: "Risk",
+    INCIDENT_SCORE: "Highest risk of the day so far",
+    PVALUE: "P-value",
+    SEVERITY: "Severity of the day so far",
+    TS_ANOMALY: "Time-series anomaly",
+    RATE_PVALUE: "P-value of the burst",
+    "zscore": "Z-score",
+}
+"""Labels of the columns that stages add."""
+_ABBREVIATIONS = {
+    word: word.upper()
+    for word in ("api", "arn", "asn", "aws", "dns", "id", "ip", "mfa", "os", "tls", "uid")
+} | {word: word.upper() for word in ("upn", "uri", "url", "uuid", "vpc")}
+"""Words that labels write in capitals."""
 _KEY_FIELDS = (
     "user_agent",
     "source_address",
@@ -239,8 +259,49 @@ class LogDescription:
         """Return the name that a column has in the tool of a query."""
         return query.columns.get(column) or self.paths.get(column, column)
 
+    def label_columns(self, columns: Iterable[str]) -> dict[str, str]:
+        """Return a label for each of some columns: a different one for each.
+
+        A column without a label is named by the words of its path. Columns with the same label are
+        told apart by those words.
+
+        >>> log = LogDescription(event_fields=EventFields(user_agent=("agent", "browser")))
+        >>> log.label_columns(["agent", "userIdentity.arn"])
+        {'agent': 'User agent', 'userIdentity.arn': 'ARN'}
+        >>> log.label_columns(["agent", "browser", "ts_anomaly"])["browser"]
+        'User agent (browser)'
+        """
+        known = RESULT_LABELS | self.list_labels()
+        paths = {name: self._find_path(name) for name in columns}
+        short = {name: " ".join(split_path(path)) for name, path in paths.items()}
+        base = {name: known.get(name) or _capitalize(short[name]) or name for name in paths}
+        whole = {name: " ".join(_split_words(path)) for name, path in paths.items()}
+        labels = base
+        for details in (short, whole, dict(zip(paths, paths, strict=True))):
+            shared = _find_shared(labels, known)
+            labels = {
+                name: f"{base[name]} ({details[name]})"
+                if name in shared and base[name].casefold() != details[name].casefold()
+                else label
+                for name, label in labels.items()
+            }
+        return labels
+
+    def _find_path(self, column: str) -> str:
+        """Return the path of a column; of a field that is not listed, what is below its group."""
+        if column in self.paths:
+            return self.paths[column]
+        group = max((g for g in self._groups if column.startswith(g)), key=len, default="")
+        return column.removeprefix(group) or column
+
+    @cached_property
+    def _groups(self) -> frozenset[str]:
+        """Flat names of the groups that fields are in."""
+        parents = (path.rpartition(".")[0] for path in self.paths.values())
+        return frozenset(parent.replace(".", "") for parent in parents if parent)
+
     def list_labels(self) -> dict[str, str]:
-        """Return the label of each column that has one.
+        """Return the label of each column that the log's description has one for.
 
         >>> log = LogDescription(event_fields=EventFields(user_agent=("agent",)))
         >>> log.list_labels()
@@ -252,6 +313,41 @@ class LogDescription:
             for name in names
         }
         return known | dict(self.labels)
+
+
+def _find_shared(labels: Mapping[str, str], known: Container[str]) -> set[str]:
+    """Return the columns whose label others have as well, apart from the one it was written for."""
+    groups: dict[str, list[str]] = {}
+    for name, label in labels.items():
+        groups.setdefault(label.casefold(), []).append(name)
+    shared: set[str] = set()
+    for names in groups.values():
+        written = [name for name in names if name in known]
+        if len(names) > 1:
+            shared.update(set(names) - set(written) if len(written) == 1 else names)
+    return shared
+
+
+def split_path(path: str) -> list[str]:
+    """Return the words of the last two names of a path; the first name only groups others.
+
+    >>> split_path("requestParameters.maxResults"), split_path("responseElements.groupSet.items")
+    (['max', 'results'], ['group', 'set', 'items'])
+    >>> split_path("additionalEventData.MFAUsed")
+    ['MFA', 'used']
+    """
+    names = path.split(".")
+    return _split_words(" ".join((names[1:] or names)[-2:]))
+
+
+def _split_words(text: str) -> list[str]:
+    words = re.split(r"[\s._:-]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", text)
+    return [word if word.isupper() else word.lower() for word in words if word]
+
+
+def _capitalize(text: str) -> str:
+    words = [_ABBREVIATIONS.get(word, word) for word in text.split()]
+    return " ".join([word[:1].upper() + word[1:] for word in words[:1]] + words[1:])
 
 
 def merge_descriptions(logs: Collection[LogDescription]) -> LogDescription:

@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from morpheus.columns import LogDescription
+from morpheus.columns import LogDescription, split_path
 from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
 from morpheus.models.profile import SCOPE_OWN, SCOPE_PEER_GROUP, ModelCard
 from morpheus.models.scoring import RISK_DECIMALS
@@ -422,7 +422,7 @@ class ReasonWriter:
 
     @cached_property
     def _roles(self) -> dict[str, ColumnRole]:
-        labels = {name: _name_path(path) for name, path in self.log.paths.items()}
+        labels = {name: " ".join(split_path(path)) for name, path in self.log.paths.items()}
         labels |= {name: _lower_first(label) for name, label in self.log.labels.items()}
         roles = {
             name: ColumnRole("with", label, _rank_name(name)) for name, label in labels.items()
@@ -444,17 +444,6 @@ def _show_label(label: str) -> str:
 
 def _rank_name(column: str) -> int:
     return _IDENTIFIER if _IDENTIFIER_NAME.search(column) else _OTHER
-
-
-def _name_path(path: str) -> str:
-    """Return the last two names of a path as words; the first name only groups others.
-
-    >>> _name_path("requestParameters.maxResults"), _name_path("responseElements.groupSet.items")
-    ('max results', 'group set items')
-    """
-    names = path.split(".")
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join((names[1:] or names)[-2:]))
-    return " ".join(word if word.isupper() else word.lower() for word in words.split())
 
 
 def _lower_first(label: str) -> str:

@@ -14,12 +14,14 @@ from importlib import resources
 from string import Template
 
 SCRIPTS = (
-    "uPlot.iife.min.js",
     "dom.js",
     "format.js",
+    "text.js",
     "data.js",
+    "severity.js",
     "state.js",
     "charts.js",
+    "empty.js",
     "header.js",
     "swimlane.js",
     "inbox.js",
@@ -27,11 +29,12 @@ SCRIPTS = (
     "queries.js",
     "card.js",
     "person.js",
+    "print.js",
     "keys.js",
     "main.js",
 )
 """Scripts in the order of their dependencies. They share one scope."""
-STYLES = ("uPlot.min.css", "page.css")
+STYLES = ("page.css",)
 LIVE_SCRIPTS, LIVE_STYLES = (*SCRIPTS, "live.js"), (*STYLES, "live.css")
 """The same, and what the live page adds: the state of the run."""
 

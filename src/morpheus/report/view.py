@@ -6,7 +6,7 @@ and stay as they are; page format version 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Self
 
 import msgspec
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TS_ANOMALY, LogDescription
+from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
 from morpheus.models.calibration import (
     EXCEEDANCE_LEVELS,
     HOURS_PER_WEEK,
+    SEVERITY_NAMES,
     ModelSummary,
     hour_of_week,
 )
@@ -412,7 +414,6 @@ class LogView(msgspec.Struct, frozen=True):
         name: Name of the log.
         actions: Columns that hold the action; the first one with a value counts.
         key_columns: Columns that help most to judge an event, in order.
-        labels: Labels of columns, for people.
         event_ids: Columns that hold the id of an event.
         queries: Queries that fetch the events of an incident.
     """
@@ -420,7 +421,6 @@ class LogView(msgspec.Struct, frozen=True):
     name: str
     actions: list[str]
     key_columns: list[str]
-    labels: dict[str, str]
     event_ids: list[str]
     queries: list[QueryView]
 
@@ -438,7 +438,6 @@ def build_log_view(origin: Origin) -> LogView:
         name=log.name,
         actions=list(log.summary_columns),
         key_columns=list(log.key_columns),
-        labels=log.list_labels(),
         event_ids=list(log.event_fields.event_id),
         queries=[
             QueryView(
@@ -454,6 +453,23 @@ def build_log_view(origin: Origin) -> LogView:
     )
 
 
+def label_columns(log: LogDescription, columns: Iterable[str] = ()) -> dict[str, str]:
+    """Return a label for each column of some events, and for each one that the log describes.
+
+    >>> log = LogDescription(labels={"agent": "User agent"})
+    >>> label_columns(log, ["new:agent"])
+    {'agent': 'User agent', 'new:agent': 'New: user agent'}
+    """
+    present = dict.fromkeys(columns)
+    labels = log.list_labels() | log.label_columns(present)
+    for prefix, text in ((NOVELTY_PREFIX, "New"), (PREVIOUS_PREFIX, "Previous")):
+        for name in present:
+            base = labels.get(name.removeprefix(prefix))
+            if name.startswith(prefix) and base:
+                labels[name] = f"{text}: {base[:1].lower()}{base[1:]}"
+    return labels
+
+
 class ReportData(msgspec.Struct, frozen=True):
     """The data of a page.
 
@@ -462,6 +478,9 @@ class ReportData(msgspec.Struct, frozen=True):
         version: Version of the format.
         source: Name of the source stage. Empty if it is unknown.
         user_column: Name of the user column.
+        timezone: Time zone of the days of incidents.
+        labels: Labels of columns, for people.
+        severity_names: Lowest severity of each name, and the name, the highest first.
         account: Number of events read, scored and not scored.
         rule: How alerts were chosen, as a sentence.
         ranking: The score that levels are computed from.
@@ -478,6 +497,9 @@ class ReportData(msgspec.Struct, frozen=True):
     version: int
     source: str
     user_column: str
+    timezone: str
+    labels: dict[str, str]
+    severity_names: tuple[tuple[int, str], ...]
     account: RunCounts
     rule: str
     ranking: str | None
@@ -526,6 +548,9 @@ def build_report_data(
         2,
         origin.source,
         origin.user_column,
+        aggregator.timezone,
+        label_columns(origin.log, aggregator.columns),
+        SEVERITY_NAMES,
         counts,
         selected.rule,
         aggregator.ranking,

@@ -11,39 +11,48 @@ const FACT_HEADS = [
 ];
 
 function renderDetail() {
-  destroyCharts();
   if (state.userPage !== undefined) {
     replaceContent("detail", userPage(data.byUser.get(state.userPage)));
     return;
   }
   const incident = selectedIncident();
-  if (incident) replaceContent("detail", incidentDetails(incident));
-  else replaceContent("detail", element("p", { class: "faint pad" }, "No incidents."));
+  // On paper, each incident has its details in a section of its own.
+  if (state.printing && incident) replaceContent("detail");
+  else if (incident) replaceContent("detail", incidentDetails(incident));
+  else replaceContent("detail", emptyDetail());
 }
 
-function incidentDetails(incident) {
-  const event = incident.events[state.event ?? incident.worst];
+function emptyDetail() {
+  return emptyNote(data.incidents.length ? "No incident is open." : "No incidents.");
+}
+
+/** Return the details of an incident, and of one of its events: the most severe one by default. */
+function incidentDetails(incident, place = state.event ?? incident.worst) {
+  const event = incident.events[place];
   const person = data.byUser.get(incident.user);
   return [
-    detailsHead(incident, person),
-    verdictButtons(incident),
-    element("p", { class: "sentence" }, reasonText(incident)),
+    detailsHead(incident),
+    state.printing ? verdictText(incident) : verdictButtons(incident),
+    element("p", { class: "sentence" }, reasonOf(incident)),
+    incidentFacts(incident, person),
     eventStrip(incident, event),
     event.why ? observedAndExpected(event) : unexplainedEvent(event),
-    event.why?.usual?.length ? normalValues(event) : null,
-    panel(
-      "Activity around the incident",
-      timeline(incident, person?.rhythm),
-      activityNote(incident, person),
+    element(
+      "div",
+      { class: "pair" },
+      event.why?.usual?.length ? normalValues(event) : null,
+      panel(
+        "Activity around the incident",
+        timeline(incident, person?.rhythm),
+        activityNote(incident, person),
+      ),
+      event.why ? [smallestChange(event), nearestNormalEvents(event)] : null,
     ),
-    event.why
-      ? element("div", { class: "pair" }, smallestChange(event), nearestNormalEvents(event))
-      : null,
     evidence(incident, event),
   ];
 }
 
-function faint(text) {
+function faint(...text) {
   return element("p", { class: "faint" }, text);
 }
 
@@ -51,36 +60,66 @@ function panel(title, ...children) {
   return element("section", { class: "panel" }, element("h3", {}, title), children);
 }
 
-function detailsHead(incident, person) {
+function detailsHead(incident) {
+  const open = () => openUserPage(incident.user);
   return element(
     "div",
     { class: "details-head" },
     severityChip(incident),
-    element(
-      "h2",
-      {},
-      button(userLabel(incident.user), () => openUserPage(incident.user), { class: "link" }),
-    ),
-    element("span", {}, `${formatTime(incident.since)}, ${count(incident.count, "event")}`),
-    incident.count > 1
-      ? element("span", { class: "faint" }, `in ${formatDuration(incident.until - incident.since)}`)
-      : null,
-    element("span", { class: "grow" }),
-    severityFacts(incident, person),
+    element("h2", {}, button(userName(incident.user, 300), open, { class: "link" })),
+    button("Alert queue", showQueue, { class: "to-queue" }),
   );
 }
 
-/** Give the severity on the scale of all users, and compared with this user's own. */
-function severityFacts(incident, person) {
-  const parts = [`severity ${incident.severity} of 100`];
+/** Say on paper what the verdict is, with its note. */
+function verdictText(incident) {
+  const verdict = verdicts.get(incident);
+  if (!verdict) return null;
+  const note = verdicts.note(incident);
+  return element("p", {}, `Verdict: ${verdictLabel(verdict)}.`, note && ` ${displayText(note, 500)}`);
+}
+
+/** Return to the alert queue, which is above the details on a narrow screen. */
+function showQueue() {
+  document.getElementById("queue").scrollIntoView({ block: "start" });
+  document.querySelector("#rows tr.open button.user")?.focus({ preventScroll: true });
+}
+
+/** List when the incident was, what was done, and how it compares. */
+function incidentFacts(incident, person) {
+  const { since, until, pvalue } = incident;
+  const one = incident.count === 1;
+  const facts = [
+    ["Time", one ? timeElement(since) : [timeElement(since), " to ", timeElement(until)]],
+    ["Events", one ? "1" : `${COUNTS.format(incident.count)} in ${formatDuration(until - since)}`],
+    ["Actions", actionList(incident) || null],
+    ["Compared with this user", comparedWithUser(incident, person)],
+    ["P-value", pvalue == null ? null : formatNumber(pvalue)],
+    ["Incident", element("code", {}, incident.id)],
+  ];
+  return element(
+    "dl",
+    { class: "columns" },
+    facts.filter(([, value]) => value != null).map(([name, value]) => definition(name, value)),
+  );
+}
+
+/** Compare the risk with the highest one of the user's validation days. */
+function comparedWithUser(incident, person) {
   const own = person?.profile?.calibration;
-  const score = incident.events[incident.worst].score;
-  if (own && data.ranking === "risk" && score) {
-    const times = formatNumber(score / own.risks.at(-1));
-    parts.push(`${times} × the maximum of the user's ${count(own.days, "validation day")}`);
-  }
-  if (incident.pvalue != null) parts.push(`p-value ${formatNumber(incident.pvalue)}`);
-  return element("span", { class: "faint" }, parts.join(" · "));
+  const { score } = incident.events[incident.worst];
+  if (!own || data.ranking !== "risk" || !score) return null;
+  const times = formatNumber(score / own.risks.at(-1));
+  return `${times} × the highest risk of ${count(own.days, "validation day")}`;
+}
+
+function definition(name, ...value) {
+  return element("div", {}, element("dt", {}, name), element("dd", {}, value));
+}
+
+/** Show a column's label, and its value. */
+function pairOf(column, ...value) {
+  return definition(columnName(column), ...value);
 }
 
 /** List the incident's events; one of them is open. */
@@ -101,42 +140,36 @@ function eventButton(event, place, open) {
   const show = () => {
     state.event = place;
     renderDetail();
+    document.querySelector(".events [aria-pressed=true]")?.focus({ preventScroll: true });
   };
+  const name = eventSeverity(event);
   return button(
     [
-      element("i", { class: `swatch ${severityColour(event.severity)}` }),
-      `${formatSecond(event.at)} ${displayText(action(event), 40)}`,
+      element("i", { class: `swatch ${name}` }),
+      element("span", { class: "unseen" }, `${name} `),
+      `${formatSecond(event.at)} `,
+      isolate(displayText(action(event), 60)),
     ],
     show,
-    { "aria-pressed": String(open), title: `severity ${Math.round(event.severity)}` },
+    { "aria-pressed": String(open), title: name },
   );
 }
 
 function action(event) {
   const name = data.log.actions.find((column) => event.raw[column] != null);
-  return name ? event.raw[name] : `severity ${Math.round(event.severity)}`;
+  return name ? event.raw[name] : "event";
 }
 
 function unexplainedEvent(event) {
   const columns = Object.entries(event.raw).slice(0, 12);
   return panel(
     "The event",
-    element("p", { class: "faint" }, "This run has no explanations. Add explain after add-scores."),
+    faint("This run has no explanations. Add explain after add-scores."),
     element(
       "dl",
       { class: "columns" },
       columns.map(([name, value]) => pairOf(name, displayValue(value))),
     ),
-  );
-}
-
-function pairOf(name, ...value) {
-  const title = data.log.labels[name];
-  return element(
-    "div",
-    {},
-    element("dt", { title }, displayText(name, 60)),
-    element("dd", {}, value),
   );
 }
 
@@ -149,66 +182,56 @@ function observedAndExpected(event) {
     bits: Math.max(...facts.map((fact) => fact.bits), 1),
     risk: why.preceding.risk || 1,
   };
+  const rows = (some) => table("facts wide", FACT_HEADS, some.map((fact) => factRow(fact, max)));
+  const summary = element("summary", {}, count(rest.length, "more column"));
   return panel(
     "Observed and expected",
-    table(
-      "facts wide",
-      FACT_HEADS,
-      first.map((fact) => factRow(fact, max)),
-    ),
-    rest.length
-      ? moreColumns(
-          FACT_HEADS,
-          rest.map((fact) => factRow(fact, max)),
-        )
-      : null,
+    rows(first),
+    rest.length ? element("details", {}, summary, rows(rest)) : null,
     riskBreakdown(why),
   );
 }
 
+/** Return a table. Its roles are stated, since a narrow one is not laid out as a table. */
 function table(kind, head, rows) {
-  const cells = head.map((name) => element("th", { scope: "col" }, name));
+  const heads = head.map((name) => element("th", { scope: "col", role: "columnheader" }, name));
+  const body = rows.map((cells) => {
+    const named = cells.map((cell, i) => {
+      cell.dataset.label = head[i];
+      cell.setAttribute("role", i ? "cell" : "rowheader");
+      return cell;
+    });
+    return element("tr", { role: "row" }, named);
+  });
   return element(
     "table",
-    { class: kind },
-    element("thead", {}, element("tr", {}, cells)),
-    element("tbody", {}, rows),
+    { class: kind, role: "table" },
+    element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, heads)),
+    element("tbody", { role: "rowgroup" }, body),
   );
-}
-
-function moreColumns(head, rows) {
-  const summary = element("summary", {}, count(rows.length, "more column"));
-  return element("details", {}, summary, table("facts wide", head, rows));
 }
 
 function factRow(fact, max) {
   const redundant = fact.twins.length
-    ? `always changes with ${fact.twins.map((name) => displayText(name, 40)).join(", ")}`
-    : "";
-  return element(
-    "tr",
-    {},
-    element(
-      "th",
-      { scope: "row", title: data.log.labels[fact.column] },
-      displayText(fact.column, 60),
-      redundant ? element("small", {}, redundant) : null,
-    ),
+    ? element("small", {}, "always changes with ", columnList(fact.twins))
+    : null;
+  const share = fact.risk / max.risk;
+  return [
+    element("th", { scope: "row" }, columnName(fact.column), redundant),
     element(
       "td",
       { class: "value" },
-      displayValue(fact.value),
-      fact.new ? element("em", {}, "new") : null,
+      element("div", {}, displayValue(fact.value), fact.new ? element("em", {}, "new") : null),
     ),
-    element("td", { class: "number" }, probabilityCell(fact)),
+    element("td", { class: "number" }, element("div", {}, probabilityCell(fact))),
     element(
       "td",
       {},
       meter(fact.bits / max.bits, fact.usual_bits / max.bits, formatNumber(fact.bits)),
     ),
-    element("td", { class: "value" }, expectedValues(fact)),
-    element("td", {}, meter(fact.risk / max.risk, null, formatPercent(fact.risk / max.risk))),
-  );
+    element("td", { class: "value" }, element("div", {}, expectedValues(fact))),
+    element("td", {}, meter(share, null, formatPercent(share))),
+  ];
 }
 
 function probabilityCell(fact) {
@@ -223,31 +246,27 @@ function probabilityCell(fact) {
 function normalValues({ why, raw }) {
   const usual = why.usual.filter((name) => raw[name] != null);
   const first = data.log.key_columns.filter((name) => usual.includes(name));
-  const pairs = first.map((name) => pairOf(name, displayText(raw[name], 80)));
-  const others = usual.filter((name) => !first.includes(name)).map((name) => displayText(name, 60));
+  const pairs = first.map((name) => pairOf(name, displayValue(raw[name])));
+  const others = usual.filter((name) => !first.includes(name));
   return panel(
     "Normal values",
-    pairs.length ? element("dl", { class: "columns" }, pairs) : null,
-    others.length ? element("p", { class: "faint" }, others.join(", ")) : null,
+    pairs.length ? element("dl", { class: "columns one" }, pairs) : null,
+    others.length ? faint("Also normal: ", columnList(others), ".") : null,
   );
 }
 
 function expectedValues(fact) {
   if (!fact.expected.length) return element("span", { class: "faint" }, "no likelier value");
-  return fact.expected.map((expected) =>
-    element(
+  return fact.expected.map((expected) => {
+    const share = fact.distance == null ? formatProbability(expected.probability) : "about";
+    const missing = element("i", {}, expected.new ? "a new value" : "no value");
+    return element(
       "span",
-      { class: "expected", title: expected.value == null ? null : displayText(expected.value) },
-      expected.value == null
-        ? element("i", {}, expected.new ? "a new value" : "no value")
-        : element("span", {}, displayText(expected.value, 80)),
-      element(
-        "small",
-        {},
-        fact.distance == null ? formatProbability(expected.probability) : "about",
-      ),
-    ),
-  );
+      { class: "expected" },
+      expected.value == null ? missing : element("span", {}, displayValue(expected.value)),
+      element("small", {}, share),
+    );
+  });
 }
 
 /** Draw a bar, with a tick at the typical value. */
@@ -280,9 +299,7 @@ function riskBreakdown({ preceding, background, others_risk: rest }) {
     background.rung === "own"
       ? `${count(background.own_events, "event")} of ${own}`
       : `${count(background.events, "event")}, ${background.own_events} of them of this user`;
-  return element(
-    "p",
-    { class: "faint" },
+  return faint(
     `${total.filter(Boolean).join(": ")}.${others} `,
     `Compared with ${compared}. `,
     "The tick marks the typical surprisal.",
@@ -296,18 +313,18 @@ function unusualBefore({ strange_in_hour: inHour, strange_in_day: inDay }) {
 }
 
 function activityNote(incident, person) {
-  if (!person?.rhythm) return faint("No activity history for this user.");
+  const marks = "Ticks at the top: alerts.";
+  if (!person?.rhythm) return faint("No activity history for this user. ", marks);
   const { hours, weeks, learnt } = person.rhythm;
   const all = hours.reduce((sum, events) => sum + events, 0);
   const share = hours[hourOfWeek(incident.since)] / Math.max(all, 1);
   const source = learnt ? `${formatDuration(weeks * WEEK)} of training data` : "this run";
-  const hour = formatTime(Math.floor(incident.since / HOUR) * HOUR).replace(/ .* /, " ");
-  return element(
-    "p",
-    { class: "faint" },
+  const time = Math.floor(incident.since / HOUR) * HOUR;
+  const hour = `${formatWeekday(time)} ${formatMinute(time).slice(11)}`;
+  return faint(
     `Light bars: typical volume at these hours of the week, from ${source}. `,
     `${formatPercent(share)} of the user's events are in the hour from ${hour}. `,
-    "Ticks at the top: alerts.",
+    marks,
   );
 }
 
@@ -329,8 +346,8 @@ function changeText(why) {
   const notEnough = element("p", {}, "Even this change does not make the event normal:");
   return [
     after <= limit ? null : notEnough,
-    element("dl", { class: "columns" }, parts),
-    element("p", { class: "faint" }, numbers),
+    element("dl", { class: "columns one" }, parts),
+    faint(numbers),
   ];
 }
 
@@ -338,20 +355,19 @@ function nearestNormalEvents({ why }) {
   const near = why.nearest ?? [];
   if (!near.length) {
     const text = "This run has no earlier normal event of this user.";
-    return panel("Nearest normal events", element("p", { class: "faint" }, text));
+    return panel("Nearest normal events", faint(text));
   }
   const items = near.map((normal) =>
     element(
       "li",
       {},
       element("b", {}, formatTime(normal.at)),
-      ` ${normal.same} of ${normal.columns} columns match; different: `,
-      normal.differs.map(({ column, value, new: unseen }) =>
-        element(
-          "span",
-          { class: "differs" },
-          `${displayText(column, 40)}: `,
-          unseen ? element("i", {}, "another new value") : displayValue(value),
+      ` ${normal.same} of ${normal.columns} columns match; different:`,
+      element(
+        "dl",
+        { class: "columns one" },
+        normal.differs.map(({ column, value, new: unseen }) =>
+          pairOf(column, unseen ? element("i", {}, "another new value") : displayValue(value)),
         ),
       ),
     ),
@@ -375,6 +391,9 @@ function evidence(incident, event) {
   );
 }
 
+/** Show a field as the log has it: the name in the log, with its label on hover. */
 function rawPair([name, value]) {
-  return pairOf(name, value == null ? displayValue(value) : displayText(value, 5000));
+  const title = data.labels[name] ? columnLabel(name) : null;
+  const shown = value == null ? displayValue(value) : isolate(displayText(value, 5000));
+  return definition(isolate(displayText(name, 400), { title }), shown);
 }

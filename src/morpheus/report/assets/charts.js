@@ -1,127 +1,104 @@
-/** Charts, drawn by uPlot. */
+/** Charts, drawn as SVG: they have the width of their box, on screen and on paper. */
 
-const charts = new Set();
-
-/** Destroy the charts that are shown, to free their memory. */
-function destroyCharts() {
-  for (const chart of charts) chart.destroy();
-  charts.clear();
+/** Return a chart: the drawing, the axis from 0 to `top`, and labels at parts of the width. */
+function chart({ label, top, drawing, ticks }) {
+  return element(
+    "figure",
+    { class: "chart", role: "img", "aria-label": label },
+    element(
+      "div",
+      { class: "chart-values", "aria-hidden": "true" },
+      element("span", {}, formatNumber(top)),
+      element("span", {}, "0"),
+    ),
+    drawing,
+    element("div", { class: "chart-ticks", "aria-hidden": "true" }, ticks.map(tickLabel)),
+  );
 }
 
-/** Return an element. The chart is drawn when the element has its width. */
-function chart(label, height, make) {
-  const box = element("div", { class: "chart", role: "img", "aria-label": label });
-  requestAnimationFrame(() => {
-    if (!box.isConnected) return;
-    const { options, values } = make();
-    const size = { width: box.clientWidth, height };
-    charts.add(new uPlot({ ...size, legend: { show: false }, ...options }, values, box));
-  });
-  return box;
+/** Place a label at a part of the width. The last ones end there, so that they stay inside. */
+function tickLabel([part, ...lines]) {
+  const label = element("span", { class: part > 0.8 ? "tick end" : "tick" }, lines.map(tickLine));
+  label.style.left = `${(part * 100).toFixed(2)}%`;
+  return label;
 }
 
-function axis(extra = {}) {
-  const line = { stroke: colour("rule"), width: 1 };
-  return {
-    stroke: colour("faint"),
-    font: "11px system-ui, sans-serif",
-    grid: line,
-    ticks: { ...line, size: 4 },
-    ...extra,
-  };
+function tickLine(text) {
+  return element("span", {}, text);
 }
 
-const bars = (share) => uPlot.paths.bars({ size: [share, 60], align: 1 });
+/** Return a drawing that is stretched to the size of its box: x in `0..width`, y in `0..100`. */
+function stretched(width, ...children) {
+  const size = { viewBox: `0 0 ${width} 100`, preserveAspectRatio: "none" };
+  return svgElement("svg", { ...size, "aria-hidden": "true" }, children);
+}
+
+/** Return bars from the bottom as one path. */
+function barPath(values, top, from, width) {
+  return values
+    .map((value, i) => {
+      if (!value) return "";
+      const height = Math.max((value / top) * 100, 1.5);
+      return `M${i + from} 100v${(-height).toFixed(2)}h${width}V100z`;
+    })
+    .join("");
+}
 
 /** Draw the activity around an incident over the typical volume, and mark the alerts. */
 function timeline(incident, weekly) {
   const { start, step, n, f } = incident.around;
-  const times = n.map((_, i) => start + i * step);
-  const typical = times.map((time) => typicalEvents(weekly, time, step));
-  const label = `Events from ${formatTime(start)} to ${formatTime(start + n.length * step)}`;
-  return chart(label, 132, () => ({
-    options: timelineOptions(incident, f, weekly),
-    values: [times, typical, n],
-  }));
+  const typical = n.map((_, i) => typicalEvents(weekly, start + i * step, step));
+  const top = Math.max(...n, ...typical, 1) * 1.15;
+  const end = start + n.length * step;
+  const marks = incident.times.map((offset) => (incident.since + offset - start) / step);
+  const drawing = stretched(
+    n.length,
+    svgElement("path", { class: "typical-bar", d: barPath(typical, top, 0, 1) }),
+    svgElement("path", { class: "observed-bar", d: barPath(n, top, 0.2, 0.6) }),
+    svgElement("path", {
+      class: `alert-mark ${severityName(incident)}`,
+      d: [...new Set(marks.map((x) => `M${x.toFixed(2)} 0v30`))].join(""),
+    }),
+    svgElement("path", { class: "anomaly-bar", d: barPath(f.map(Boolean), 1 / 0.05, 0, 1) }),
+  );
+  const label = `Events from ${formatTime(start)} to ${formatTime(end)}`;
+  return chart({ label, top: Math.max(...n, ...typical), drawing, ticks: timeTicks(start, end, 4) });
 }
 
 function typicalEvents(weekly, time, step) {
-  if (!weekly) return null;
+  if (!weekly) return 0;
   const hours = Math.max(Math.round(step / HOUR), 1);
   let events = 0;
   for (let i = 0; i < hours; i += 1) events += weekly.hours[(hourOfWeek(time) + i) % 168];
   return events / weekly.weeks;
 }
 
-function timelineOptions(incident, flagged, weekly) {
-  const { start, step, n } = incident.around;
-  const bar = { width: 0, points: { show: false } };
-  const typical = { ...bar, label: "typical", fill: colour("typical"), paths: bars(1) };
-  const observed = { ...bar, label: "observed", fill: colour("observed"), paths: bars(0.55) };
-  return {
-    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-    cursor: { show: false },
-    scales: {
-      x: { range: [start, start + n.length * step] },
-      y: { range: (_, __, top) => [0, Math.max(top, 1) * 1.15] },
-    },
-    axes: [axis({ values: hourLabels, size: 26 }), axis({ size: 42 })],
-    series: [{}, { ...typical, show: Boolean(weekly) }, observed],
-    hooks: { draw: [(plot) => drawMarks(plot, incident, flagged)] },
-  };
-}
-
-function hourLabels(_, splits) {
-  return splits.map((time, i) => {
-    const clock = toIso(time).slice(11, 16);
-    return i === 0 || clock === "00:00" ? `${formatDay(time).slice(5)} ${clock}` : clock;
+/** Return the labels of a time axis. The day is named at its first label. */
+function timeTicks(start, end, most) {
+  let before = "";
+  return axisTicks(start, end, most).ticks.map((time) => {
+    const [day, clock] = formatMinute(time).split(" ");
+    const first = day !== before;
+    before = day;
+    const part = (time - start) / (end - start);
+    return [part, clock, ...(first ? [`${formatWeekday(time)} ${day.slice(5)}`] : [])];
   });
-}
-
-/** Draw a tick for each alert, and a line under cells with a time-series anomaly. */
-function drawMarks(plot, incident, flagged) {
-  const context = plot.ctx;
-  const { left, top, width, height } = plot.bbox;
-  const ratio = window.devicePixelRatio || 1;
-  context.save();
-  context.fillStyle = colour(incident.severity_name);
-  for (const offset of incident.times) {
-    const x = plot.valToPos(incident.since + offset, "x", true);
-    if (x <= left + width) context.fillRect(x - ratio, top, 2 * ratio, height * 0.3);
-  }
-  context.fillStyle = colour("anomaly");
-  const { start, step } = incident.around;
-  flagged.forEach((events, i) => {
-    if (!events) return;
-    const from = plot.valToPos(start + i * step, "x", true);
-    const to = plot.valToPos(start + (i + 1) * step, "x", true);
-    context.fillRect(from, top + height - 3 * ratio, to - from, 3 * ratio);
-  });
-  context.restore();
 }
 
 /** Draw the validation loss of each epoch. */
-function lossCurve(profile) {
-  const epochs = profile.curve.map((_, i) => i + 1);
-  const best = profile.epochs;
-  return chart(`Validation loss by epoch: lowest after epoch ${best}`, 150, () => ({
-    options: {
-      cursor: { show: false },
-      scales: { x: { time: false } },
-      axes: [axis({ size: 26 }), axis({ size: 50 })],
-      series: [{}, { stroke: colour("accent"), width: 2, points: { show: false } }],
-      hooks: { draw: [(plot) => drawBestEpoch(plot, best)] },
-    },
-    values: [epochs, profile.curve],
-  }));
-}
-
-function drawBestEpoch(plot, best) {
-  const context = plot.ctx;
-  context.save();
-  context.fillStyle = colour("faint");
-  const x = plot.valToPos(best, "x", true);
-  context.fillRect(x, plot.bbox.top, 1, plot.bbox.height);
-  context.fillText(`best: ${best}`, x + 4, plot.bbox.top + 12);
-  context.restore();
+function lossCurve({ curve, epochs: best }) {
+  const top = Math.max(...curve) * 1.05 || 1;
+  const width = Math.max(curve.length - 1, 1);
+  const points = curve.map((loss, i) => `${i ? "L" : "M"}${i} ${(100 - (loss / top) * 100).toFixed(2)}`);
+  const drawing = stretched(
+    width,
+    svgElement("path", { class: "curve", d: points.join("") }),
+    svgElement("path", { class: "curve-mark", d: `M${best - 1} 0V100` }),
+  );
+  const label = `Validation loss by epoch: lowest after epoch ${best}`;
+  const ticks = [
+    [0, "epoch 1"],
+    [1, `epoch ${curve.length}`],
+  ];
+  return [chart({ label, top, drawing, ticks }), faint(`Lowest after epoch ${best}.`)];
 }

@@ -22,14 +22,30 @@ async function decompress(base64) {
   return new Response(stream).json();
 }
 
-/** Add maps for fast look-ups. */
+/** Put the report's contents in place, and select what was selected before. */
+function setData(contents) {
+  data = addIndexes(contents);
+  if (!selectedIncident()) state.incident = filteredIncidents()[0]?.id ?? null;
+}
+
+/** Add maps for fast look-ups. Users with incidents come first, the most severe first. */
 function addIndexes(data) {
   data.byUser = new Map(data.people.map((person) => [person.name, person]));
   data.incidents = data.incidents.map(({ incident, around }) => ({ ...incident, around }));
   data.byId = new Map(data.incidents.map((incident) => [incident.id, incident]));
-  data.alerts = new Map();
+  data.incidentsOf = new Map();
   for (const incident of data.incidents) {
-    data.alerts.set(incident.user, (data.alerts.get(incident.user) ?? 0) + 1);
+    const others = data.incidentsOf.get(incident.user);
+    if (others) others.push(incident);
+    else data.incidentsOf.set(incident.user, [incident]);
   }
+  const rank = new Map([...data.incidentsOf.keys()].map((user, place) => [user, place]));
+  const last = rank.size;
+  data.people.sort((a, b) => (rank.get(a.name) ?? last) - (rank.get(b.name) ?? last));
   return data;
+}
+
+/** Return the incidents of a user, the most severe first. */
+function incidentsOf(user) {
+  return data.incidentsOf.get(user) ?? [];
 }

@@ -41,7 +41,3 @@ function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
-/** Return a colour of the style sheet. */
-function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-}

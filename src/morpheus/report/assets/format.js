@@ -1,27 +1,9 @@
-/** Format numbers, times and untrusted text. Times are UTC. */
+/** Format numbers and times. Times are shown in the selected time zone. */
 
 const HOUR = 3600;
 const DAY = 24 * HOUR;
 const WEEK = 7 * DAY;
-const MAX_LENGTH = 160;
-const INVISIBLE = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029\u115f\u1160\u3164\uffa0]/gu;
 const WEEKDAYS = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-
-/** Shorten a text, and escape invisible characters, including those that change its direction. */
-function displayText(value, maxLength = MAX_LENGTH) {
-  const text = String(value);
-  const cut = text.length > maxLength ? `${text.slice(0, maxLength)}…` : text;
-  return cut.replace(INVISIBLE, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
-}
-
-/** Show a value, or say that it is missing. */
-function displayValue(value) {
-  return value == null ? element("i", { class: "faint" }, "no value") : displayText(value);
-}
-
-function userLabel(name) {
-  return name == null ? "(no user)" : displayText(name, 80);
-}
 
 const COUNTS = new Intl.NumberFormat("en-US");
 
@@ -50,26 +32,76 @@ function formatProbability(value) {
   return `p=${value.toFixed(digits).replace("0.", ".")}`;
 }
 
+/** Format a time in UTC, whatever time zone is selected: for other programs. */
 function toIso(seconds) {
   return new Date(seconds * 1000).toISOString();
 }
 
+const clocks = new Map();
+
+/** Return what computes the local time in a time zone. The browser has no faster way. */
+function clockOf(zone) {
+  if (!clocks.has(zone)) {
+    const fields = ["year", "month", "day", "hour", "minute", "second"];
+    const options = Object.fromEntries(fields.map((field) => [field, "numeric"]));
+    clocks.set(
+      zone,
+      new Intl.DateTimeFormat("en-US", { ...options, timeZone: zone, hourCycle: "h23" }),
+    );
+  }
+  return clocks.get(zone);
+}
+
+/** Return the seconds that a time zone is ahead of UTC at a time. */
+function zoneOffset(seconds, zone = state.timeZone) {
+  if (zone === "UTC") return 0;
+  const whole = Math.floor(seconds);
+  const parts = clockOf(zone).formatToParts(whole * 1000);
+  const part = Object.fromEntries(parts.map(({ type, value }) => [type, Number(value)]));
+  const { year, month, day, hour, minute, second } = part;
+  return Date.UTC(year, month - 1, day, hour, minute, second) / 1000 - whole;
+}
+
+/** Return a date whose UTC fields are those of the local time. */
+function localDate(seconds) {
+  return new Date((seconds + zoneOffset(seconds)) * 1000);
+}
+
+function localIso(seconds) {
+  return localDate(seconds).toISOString();
+}
+
 function formatDay(seconds) {
-  return toIso(seconds).slice(0, 10);
+  return localIso(seconds).slice(0, 10);
 }
 
 function formatMinute(seconds) {
-  return toIso(seconds).slice(0, 16).replace("T", " ");
+  return localIso(seconds).slice(0, 16).replace("T", " ");
 }
 
 function formatSecond(seconds) {
-  return toIso(seconds).slice(11, 19);
+  return localIso(seconds).slice(11, 19);
+}
+
+function formatWeekday(seconds) {
+  return WEEKDAYS[localDate(seconds).getUTCDay()];
 }
 
 /** Format a time with its weekday. */
 function formatTime(seconds) {
-  const when = new Date(seconds * 1000);
-  return `${WEEKDAYS[when.getUTCDay()]} ${formatMinute(seconds)}`;
+  return `${formatWeekday(seconds)} ${formatMinute(seconds)}`;
+}
+
+/** Show a time in at most two lines: the day, and the time of day. */
+function timeElement(seconds) {
+  const [day, clock] = formatMinute(seconds).split(" ");
+  return element(
+    "time",
+    { datetime: toIso(seconds), title: `${toIso(seconds).slice(0, 19)}Z` },
+    element("span", {}, `${formatWeekday(seconds)} ${day}`),
+    " ",
+    element("span", {}, clock),
+  );
 }
 
 function formatDuration(seconds) {
@@ -79,7 +111,29 @@ function formatDuration(seconds) {
   return `${Math.round(seconds / DAY)} days`;
 }
 
-/** Return the hour of the week, 0 to 167. 0 starts at midnight on Monday. */
+/** Return the last midnight before a time, in a time zone. */
+function startOfDay(seconds, zone = state.timeZone) {
+  const local = seconds + zoneOffset(seconds, zone);
+  const midnight = seconds - (((local % DAY) + DAY) % DAY);
+  // The clocks may have changed since then.
+  return midnight + zoneOffset(seconds, zone) - zoneOffset(midnight, zone);
+}
+
+/** Return the hour of the week in UTC, 0 to 167. 0 starts at midnight on Monday. */
 function hourOfWeek(seconds) {
   return Math.floor(((((seconds - 4 * DAY) % WEEK) + WEEK) % WEEK) / HOUR);
+}
+
+/** Return the times of the ticks of a time axis, at most `most` of them, at whole local hours. */
+function axisTicks(start, end, most) {
+  const hours = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336, 672, 2016, 8736];
+  const step = (hours.find((h) => (end - start) / (h * HOUR) <= most) ?? 43680) * HOUR;
+  const ticks = [];
+  let time = startOfDay(start);
+  while (time < end) {
+    if (time >= start) ticks.push(time);
+    // From noon of the day that the tick is on, midnight is found though the clocks change.
+    time = step < DAY ? time + step : startOfDay(time + step + DAY / 2);
+  }
+  return { ticks, step };
 }

@@ -16,11 +16,50 @@ function renderHeader() {
     element(
       "div",
       { class: "actions" },
+      timeZoneChoice(),
       button("Export verdicts", exportVerdicts, { id: "export" }),
+      button("Print", () => window.print(), { title: "Print the details of all incidents" }),
       button("Keys", () => document.getElementById("help").showModal(), { title: "Key ?" }),
     ),
     element("div", { class: "notes" }, notes()),
   );
+}
+
+/** Choose the time zone that times are shown in. The choice is not stored. */
+function timeZoneChoice() {
+  const choice = element(
+    "select",
+    { id: "time-zone", onchange: () => selectTimeZone(choice.value) },
+    timeZones().map(([zone, note]) =>
+      element("option", { value: zone, selected: zone === state.timeZone }, zone + note),
+    ),
+  );
+  return element("label", { class: "toggle" }, "Times in ", choice);
+}
+
+/** Return UTC, the time zone of the run's days, and the browser's, with notes. */
+function timeZones() {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const notes = new Map([["UTC", ""]]);
+  if (isTimeZone(data.timezone)) notes.set(data.timezone, " (days of this run)");
+  if (isTimeZone(own) && !notes.has(own)) notes.set(own, " (this browser)");
+  return [...notes];
+}
+
+/** Say whether the browser knows a time zone: it may be older than the run. */
+function isTimeZone(zone) {
+  try {
+    return Boolean(zone && clockOf(zone));
+  } catch {
+    return false;
+  }
+}
+
+function selectTimeZone(zone) {
+  state.timeZone = zone;
+  renderAll();
+  document.getElementById("time-zone").focus();
+  announce(`Times are in ${zone}.`);
 }
 
 function factItem([name, value, detail]) {
@@ -37,7 +76,7 @@ function period() {
   if (!axis) return ["Period", "no events", ""];
   const end = axis.start + axis.cells * axis.step;
   const days = `${formatDay(axis.start)} – ${formatDay(end - 1)}`;
-  return ["Period", days, `${formatDuration(end - axis.start)}, UTC`];
+  return ["Period", days, formatDuration(end - axis.start)];
 }
 
 function events(account) {
@@ -89,8 +128,6 @@ function alertNotes({ reason, next_pvalue: next } = {}) {
 /** Return the notes below the header: how alerts were chosen, and what is missing. */
 function notes() {
   const found = [element("p", {}, displayText(data.rule, 400))];
-  const scale = "Severity is from 0 to 100: medium from 25, high from 50, critical from 75.";
-  if (data.incidents.length) found.push(element("p", {}, scale));
   if (data.hidden) {
     const more = count(data.hidden, "more incident");
     found.push(element("p", { class: "warning" }, `${more} not shown, to limit the page's size.`));

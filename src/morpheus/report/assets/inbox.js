@@ -2,14 +2,15 @@
 
 const COLUMNS = [
   ["severity", "Severity"],
-  ["user", "User and reason"],
   ["count", "Events"],
-  ["since", "Time (UTC)"],
+  ["since", "Time"],
+  ["user", "User and reason"],
 ];
+const MAX_ACTIONS_SHOWN = 3;
 
 function renderQueue() {
   const incidents = filteredIncidents();
-  const rows = incidents.slice(0, state.maxRows);
+  const rows = state.printing ? incidents : incidents.slice(0, state.maxRows);
   const more = incidents.length - rows.length;
   replaceContent(
     "queue",
@@ -17,8 +18,13 @@ function renderQueue() {
     element(
       "div",
       { class: "scroll", id: "rows", tabindex: 0, role: "region", "aria-label": "Incidents" },
-      element("table", {}, columnHeads(), element("tbody", {}, rows.map(row))),
-      rows.length ? null : element("p", { class: "faint pad" }, "No incident matches the filters."),
+      element(
+        "table",
+        { role: "table" },
+        columnHeads(),
+        element("tbody", { role: "rowgroup" }, rows.map(row)),
+      ),
+      rows.length ? null : emptyQueue(),
       more > 0 ? button(`Show ${Math.min(more, 100)} of ${more} more`, showMore) : null,
     ),
   );
@@ -40,7 +46,7 @@ function queueBar(matching) {
   search.value = state.searchText;
   return element(
     "div",
-    { class: "bar" },
+    { class: "toolbar" },
     element("h2", { id: "queue-title" }, `Alert queue: ${matching} of ${data.incidents.length}`),
     search,
     SEVERITIES.toReversed().map(severityToggle),
@@ -60,11 +66,10 @@ function severityToggle(name) {
   return button(name, flip, { class: `chip ${name}`, "aria-pressed": String(on) });
 }
 
-/** Name the user and the time that were selected in the swim lanes. */
+/** Name the user that was selected in the swim lanes. */
 function scopeNote() {
   if (state.user === undefined) return null;
-  const when = state.window ? `, ${formatTime(state.window.start)}` : "";
-  return element("p", { class: "scope" }, `Only ${userLabel(state.user)}${when}`);
+  return element("p", { class: "scope" }, "Only ", userName(state.user));
 }
 
 function searchFor(searchText) {
@@ -87,11 +92,11 @@ function columnHeads() {
     const arrow = sorted ? (state.descending ? " ▾" : " ▴") : "";
     return element(
       "th",
-      { scope: "col", "aria-sort": sorted ? order : "none", class: `head-${key}` },
+      { scope: "col", role: "columnheader", "aria-sort": sorted ? order : "none" },
       button(label + arrow, () => sortBy(key), { "data-sort": key }),
     );
   });
-  return element("thead", {}, element("tr", {}, cells));
+  return element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, cells));
 }
 
 function sortBy(key) {
@@ -109,64 +114,67 @@ function row(incident) {
   return element(
     "tr",
     {
+      role: "row",
       "data-id": incident.id,
       class: classes.filter(Boolean).join(" "),
       "aria-current": open ? "true" : null,
       onclick: () => openIncident(incident.id),
     },
-    element("td", {}, severityChip(incident), note),
-    element("td", {}, rowTitle(incident, verdict), element("p", {}, reasonText(incident))),
-    element("td", { class: "number" }, COUNTS.format(incident.count), sparkline(incident)),
-    element("td", { class: "when" }, formatTime(incident.since)),
+    cell("row-severity", severityChip(incident), note),
+    cell("row-count number", sparkline(incident), count(incident.count, "event")),
+    cell("row-time when", timeElement(incident.since)),
+    cell("row-reason", rowTitle(incident, verdict), element("p", {}, reasonOf(incident))),
   );
+}
+
+function cell(kind, ...children) {
+  return element("td", { role: "cell", class: kind }, children);
 }
 
 function rowTitle(incident, verdict) {
-  const parts = [userLabel(incident.user), incident.severity_name, verdict && verdictLabel(verdict)];
+  const name = severityName(incident);
+  const parts = [userLabel(incident.user), name, verdict && verdictLabel(verdict)];
   const label = `Open: ${parts.filter(Boolean).join(", ")}`;
   const open = () => openIncident(incident.id);
-  const name = button(userLabel(incident.user), open, { class: "user", "aria-label": label });
-  return element("div", { class: "title" }, name, element("span", {}, actionList(incident)));
+  const user = button(userName(incident.user), open, { class: "user", "aria-label": label });
+  const actions = element("span", {}, actionList(incident, MAX_ACTIONS_SHOWN));
+  return element("div", { class: "title" }, user, actions);
 }
 
 /** List the actions, the most frequent first. */
-function actionList(incident) {
-  const label = ([name, n]) => (n > 1 ? `${displayText(name, 40)} ×${n}` : displayText(name, 40));
-  return incident.actions.map(label).join(", ");
+function actionList({ actions }, max = actions.length) {
+  const label = ([name, n]) => (n > 1 ? `${displayText(name, 60)} ×${n}` : displayText(name, 60));
+  const more = actions.length > max ? [`${actions.length - max} more`] : [];
+  return [...actions.slice(0, max).map(label), ...more].join(", ");
 }
 
-function severityChip(incident) {
-  const verdict = verdicts.get(incident);
-  return element(
-    "span",
-    { class: `severity ${incident.severity_name}` },
-    element("b", {}, incident.severity_name),
-    element("span", { class: "faint" }, String(incident.severity)),
-    verdict ? element("em", {}, verdictLabel(verdict)) : null,
-  );
-}
-
-/** Return the reason of the incident, or else the anomalies and actions. */
+/** Return the reason of the incident, or else the anomalies and actions, as text. */
 function reasonText(incident) {
-  if (incident.reason) return displayText(incident.reason, 400);
+  if (incident.reason) return displayText(incident.reason, 1000);
   const events = count(incident.flagged, "event");
   const anomalies = incident.flagged ? `${events} with a time-series anomaly` : "";
   return [anomalies, actionList(incident)].filter(Boolean).join(": ") || "No reason available.";
 }
 
+/** Show the whole reason, with what it quotes from the log set apart. */
+function reasonOf(incident) {
+  return reasonElement(reasonText(incident));
+}
+
 /** Draw the activity around an incident; the incident has the colour of its severity. */
-function sparkline({ around, since, until, severity_name: severity }) {
+function sparkline(incident) {
+  const { around, since, until } = incident;
   const { n, start, step } = around;
   const top = Math.max(...n, 1);
-  const bars = n.map((events, i) => {
-    const from = start + i * step;
-    const inside = from + step > since && from <= until;
-    const height = Math.max((events / top) * 16, events ? 1.5 : 0);
-    const place = { x: i * 2, y: 16 - height, width: 1.6, height };
-    return svgElement("rect", { ...place, class: inside ? `bar ${severity}` : "bar" });
-  });
-  const size = { viewBox: `0 0 ${n.length * 2} 16`, preserveAspectRatio: "none" };
-  return svgElement("svg", { ...size, class: "sparkline", "aria-hidden": "true" }, bars);
+  const inside = n.map((_, i) => start + (i + 1) * step > since && start + i * step <= until);
+  const bars = (wanted) => barPath(n.map((events, i) => (inside[i] === wanted ? events : 0)), top, 0, 0.8);
+  const drawing = stretched(
+    n.length,
+    svgElement("path", { class: "observed-bar", d: bars(false) }),
+    svgElement("path", { class: `incident-bar ${severityName(incident)}`, d: bars(true) }),
+  );
+  drawing.classList.add("sparkline");
+  return drawing;
 }
 
 function openIncident(id) {
@@ -174,5 +182,14 @@ function openIncident(id) {
   location.replace(`#${id}`);
   renderQueue();
   renderDetail();
+  paintLanes();
+  showSelected();
+}
+
+/** Scroll to what was opened: to its row, and on a narrow screen to the details below. */
+function showSelected() {
   document.querySelector("#rows tr.open")?.scrollIntoView({ block: "nearest" });
+  const details = document.getElementById("detail");
+  const below = details.offsetTop > document.getElementById("queue").offsetTop;
+  if (below) details.scrollIntoView({ block: "start" });
 }

@@ -31,7 +31,7 @@ function moveSelection(step) {
   if (next < 0) return;
   if (next >= state.maxRows) state.maxRows += 100;
   openIncident(incidents[next].id);
-  announce(`${incidents[next].severity_name}: ${userLabel(incidents[next].user)}`);
+  announce(`${severityName(incidents[next])}: ${userLabel(incidents[next].user)}`);
 }
 
 function toggleSelection() {

@@ -55,7 +55,8 @@ function rejectedRecords({ read, refused, unread, timeless, held }) {
 
 /** Compare the number of incidents of the latest day with the alert budget. */
 function budgetGauge({ latest, allowed }) {
-  const today = latest === null ? null : Math.floor(latest / DAY) * DAY;
+  const zone = isTimeZone(data.timezone) ? data.timezone : "UTC";
+  const today = latest === null ? null : startOfDay(latest, zone);
   const spent = data.incidents.filter(({ until }) => today !== null && until >= today).length;
   const text = `${COUNTS.format(spent)} of ${formatNumber(allowed)}`;
   const meter = { min: 0, max: Math.max(allowed, 1e-9), value: Math.min(spent, allowed) };
@@ -72,10 +73,9 @@ function budgetGauge({ latest, allowed }) {
 
 /** List users by highest severity; a click shows only their incidents. */
 function renderLeaders() {
-  const people = data.people.filter((person) => data.alerts.has(person.name)).slice(0, MAX_LEADERS);
+  const people = data.people.filter((person) => data.incidentsOf.has(person.name)).slice(0, MAX_LEADERS);
   const lines = people.map((person) => {
-    const highest = data.incidents.find(({ user }) => user === person.name)?.severity ?? 0;
-    const label = `${userLabel(person.name)} ${highest}`;
+    const label = `${userLabel(person.name)} ${severityNumber(incidentsOf(person.name)[0])}`;
     return element("li", {}, button(label, () => refilter({ user: person.name })));
   });
   replaceContent("leaders", element("li", {}, "By severity:"), lines);
@@ -106,8 +106,7 @@ async function refresh() {
 function renderUpdate(contents) {
   const view = saveView();
   const before = JSON.stringify(shownDetails());
-  data = addIndexes(contents);
-  if (!selectedIncident()) state.incident = filteredIncidents()[0]?.id ?? null;
+  setData(contents);
   renderHeader();
   renderLanes();
   renderQueue();
@@ -139,7 +138,7 @@ function restoreView({ id, selectionStart, selectionEnd, top, y }) {
 
 function connect() {
   const facts = element("dl", { id: "live-facts" });
-  const people = element("ol", { id: "leaders", "aria-label": "Users by risk" });
+  const people = element("ol", { id: "leaders", "aria-label": "Users by severity" });
   document.getElementById("strip").after(
     element("section", { id: "live", "aria-label": "Live" }, facts, people),
   );

@@ -1,18 +1,22 @@
 /** Load the data and draw the page. `render` can be called again with newer data. */
 
 function render(contents) {
-  data = addIndexes(contents);
-  if (!selectedIncident()) state.incident = filteredIncidents()[0]?.id ?? null;
+  const first = data === null;
+  setData(contents);
+  if (first && isTimeZone(data.timezone)) state.timeZone = data.timezone;
+  renderAll();
+}
+
+function renderAll() {
   renderHeader();
   renderLanes();
   renderQueue();
   renderDetail();
 }
 
-function redraw() {
-  if (!data) return;
-  paintLanes();
-  renderDetail();
+/** Draw the time axis again: the number of its labels depends on the width. */
+function resize() {
+  if (data && !state.printing) document.querySelector(".lanes-axis")?.replaceWith(lanesAxis());
 }
 
 async function start() {
@@ -20,8 +24,8 @@ async function start() {
   state.incident = location.hash.slice(1) || null;
   renderHelp();
   document.addEventListener("keydown", onKeyDown);
-  window.addEventListener("resize", redraw);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  window.addEventListener("resize", resize);
+  watchPrint();
   try {
     render(await load());
   } catch (error) {

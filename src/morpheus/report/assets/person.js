@@ -14,12 +14,12 @@ function closeUserPage() {
 }
 
 function userPage(person) {
-  if (!person) return element("p", { class: "faint pad" }, "This report has no data on this user.");
+  if (!person) return emptyNote("This report has no data on this user.");
   return [
     element(
       "div",
       { class: "details-head" },
-      element("h2", {}, userLabel(person.name)),
+      element("h2", {}, userName(person.name, 300)),
       element("span", {}, count(person.events, "event")),
       element("span", { class: "grow" }),
       selectedIncident() ? button("Back to the incident", closeUserPage) : null,
@@ -28,64 +28,64 @@ function userPage(person) {
       ? element("p", { class: "warning" }, `Not scored: ${displayText(person.unscored)}`)
       : null,
     userIncidents(person),
-    panel("Typical week (UTC)", weekHeatmap(person.rhythm)),
+    panel(`Typical week (${state.timeZone})`, weekHeatmap(person.rhythm)),
     person.profile ? modelCard(person.profile) : noModelCard(),
   ];
 }
 
+/** List all incidents of a user, the latest first. */
 function userIncidents(person) {
-  const incidents = data.incidents.filter((incident) => incident.user === person.name);
-  if (!incidents.length) return null;
-  const items = incidents.slice(0, 20).map((incident) =>
-    element(
+  const incidents = incidentsOf(person.name).toSorted((a, b) => b.since - a.since);
+  const title = `Incidents: ${COUNTS.format(incidents.length)}`;
+  if (!incidents.length) {
+    const { wanted } = data.account.alerts ?? {};
+    const why = wanted == null ? "none is an alert" : "none is above the alert budget";
+    return panel(title, faint(`Of ${count(person.events, "event")} of this user, ${why}.`));
+  }
+  const items = incidents.map((incident) => {
+    const when = `${formatTime(incident.since)}, ${count(incident.count, "event")}`;
+    return element(
       "li",
       {},
       severityChip(incident),
-      " ",
-      button(
-        `${formatTime(incident.since)}, ${count(incident.count, "event")}`,
-        () => openIncident(incident.id),
-        {
-          class: "link",
-        },
-      ),
-    ),
-  );
-  return panel("Incidents", element("ul", { class: "plain" }, items));
+      button(when, () => openIncident(incident.id), { class: "link" }),
+      element("p", {}, reasonOf(incident)),
+    );
+  });
+  return panel(title, element("ul", { class: "plain user-incidents" }, items));
 }
 
 function noModelCard() {
   const text = "This report has no model card. The header says how to add it.";
-  return panel("Model card", element("p", { class: "faint" }, text));
+  return panel("Model card", faint(text));
 }
 
-/** Draw seven rows of 24 hours. Darker cells have more events. */
+/** Draw seven rows of 24 hours in the selected time zone. Darker cells have more events. */
 function weekHeatmap(weekly) {
-  if (!weekly) return element("p", { class: "faint" }, "No activity history for this user.");
+  if (!weekly) return faint("No activity history for this user.");
   const top = Math.max(...weekly.hours, 1);
-  const cells = weekly.hours.map((events, hour) => {
-    const place = {
-      x: 34 + (hour % 24) * 22,
-      y: Math.floor(hour / 24) * 15,
-      width: 21,
-      height: 14,
-    };
+  const shift = Math.round(zoneOffset(data.axis?.start ?? 0) / HOUR);
+  const cells = weekly.hours.map((_, place) => {
+    const hour = (place - shift + 168) % 168;
+    const events = weekly.hours[hour];
     const shade = events ? 0.12 + 0.88 * Math.sqrt(events / top) : 0;
-    const cell = svgElement("rect", { ...place, class: "hour", "fill-opacity": shade.toFixed(2) });
-    return [svgElement("rect", { ...place, class: "hour-off" }), cell];
+    const cell = element("i", { class: "hour" });
+    cell.style.opacity = shade.toFixed(2);
+    return element("span", { class: "hour-off" }, cell);
   });
-  const names = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].map((name, row) =>
-    svgElement("text", { x: 0, y: row * 15 + 11 }, name),
-  );
+  const days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].map((name, row) => [
+    element("span", { class: "week-day" }, name),
+    cells.slice(row * 24, row * 24 + 24),
+  ]);
   const clock = [0, 6, 12, 18].map((hour) =>
-    svgElement("text", { x: 34 + hour * 22, y: 118 }, `${hour}:00`),
+    element("span", { class: "week-hour" }, `${String(hour).padStart(2, "0")}:00`),
   );
   const label = `Events by hour of the week, over ${formatDuration(weekly.weeks * WEEK)}`;
-  const size = { viewBox: "0 0 564 122", class: "week", role: "img", "aria-label": label };
   const source = weekly.learnt ? "the training data" : "this run";
+  const map = { class: "week", role: "img", "aria-label": label };
   return [
-    svgElement("svg", size, cells.flat(), names, clock),
-    element("p", { class: "faint" }, `${label} of ${source}.`),
+    element("div", map, days, element("span", {}), clock),
+    faint(`${label} of ${source}.`),
   ];
 }
 
@@ -112,7 +112,7 @@ function modelCard(profile) {
       element(
         "dl",
         { class: "columns" },
-        rows.map(([name, text]) => pairOf(name, text)),
+        rows.map(([name, text]) => definition(name, text)),
       ),
     ),
     element(
@@ -129,21 +129,15 @@ function calibration({ risks, stated, realised, events, held_out: validation, da
   const rows = stated
     .map((share, i) => [share, risks[i], realised[i]])
     .filter(([share]) => share === 0 || share * validation >= 1)
-    .map(([share, risk, observed]) =>
-      element(
-        "tr",
-        {},
-        element("th", { scope: "row" }, share === 0 ? "none" : formatPercent(share)),
-        element("td", { class: "number" }, formatNumber(risk)),
-        element("td", { class: "number" }, formatPercent(observed)),
-      ),
-    );
+    .map(([share, risk, observed]) => [
+      element("th", { scope: "row" }, share === 0 ? "none" : formatPercent(share)),
+      element("td", { class: "number" }, formatNumber(risk)),
+      element("td", { class: "number" }, formatPercent(observed)),
+    ]);
   const head = ["Validation events above", "Risk", "This run's events above"];
   return [
     table("facts narrow", head, rows),
-    element(
-      "p",
-      { class: "faint" },
+    faint(
       `${count(validation, "validation event")} of ${count(days, "day")}; `,
       `${count(events, "event")} of this run. `,
       "If both shares are equal, the model is still calibrated.",
@@ -152,7 +146,7 @@ function calibration({ risks, stated, realised, events, held_out: validation, da
 }
 
 function detectionGaps(gaps) {
-  if (!gaps.length) return element("p", { class: "faint" }, "None known.");
+  if (!gaps.length) return faint("None known.");
   return element(
     "ul",
     {},

@@ -1,6 +1,5 @@
 /** The state of the page: filters, order, selection. `data` holds the report. */
 
-const SEVERITIES = ["low", "medium", "high", "critical"];
 const VERDICTS = ["expected", "benign-new", "suspicious", "malicious"];
 const VERDICT_LABELS = { "benign-new": "benign, new behaviour" };
 
@@ -11,7 +10,6 @@ const state = {
   event: null,
   user: undefined,
   userPage: undefined,
-  window: null,
   searchText: "",
   severities: new Set(SEVERITIES),
   unreviewed: false,
@@ -20,10 +18,12 @@ const state = {
   maxRows: 100,
   selected: new Set(),
   lanes: { text: "", page: 0, alerts: false },
+  timeZone: "UTC",
+  printing: false,
 };
 
 const SORT_KEYS = {
-  severity: (incident) => incident.severity,
+  severity: severityNumber,
   user: (incident) => userLabel(incident.user).toLowerCase(),
   since: (incident) => incident.since,
   count: (incident) => incident.count,
@@ -36,23 +36,21 @@ function filteredIncidents() {
   const matching = data.incidents.filter(matchesFilters);
   return matching.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    return x === y ? b.severity - a.severity : sign * (x < y ? -1 : 1);
+    return x === y ? severityNumber(b) - severityNumber(a) : sign * (x < y ? -1 : 1);
   });
 }
 
 function matchesFilters(incident) {
-  if (!state.severities.has(incident.severity_name)) return false;
+  if (!state.severities.has(severityName(incident))) return false;
   if (state.unreviewed && verdicts.get(incident)) return false;
   if (state.user !== undefined && incident.user !== state.user) return false;
-  const { window } = state;
-  if (window && (incident.until < window.start || incident.since >= window.end)) return false;
   return !state.searchText || searchableText(incident).includes(state.searchText.toLowerCase());
 }
 
 function searchableText(incident) {
   const reasons = incident.events.map((event) => event.reason ?? "");
   const actions = incident.actions.map(([name]) => name);
-  return [incident.user, incident.start, incident.severity_name, ...actions, ...reasons]
+  return [incident.user, incident.id, incident.start, severityName(incident), ...actions, ...reasons]
     .join("\n")
     .toLowerCase();
 }
@@ -66,7 +64,6 @@ function selectedIncident() {
 function hasFilters() {
   return (
     state.user !== undefined ||
-    state.window !== null ||
     state.searchText !== "" ||
     state.unreviewed ||
     state.severities.size < SEVERITIES.length
@@ -74,6 +71,6 @@ function hasFilters() {
 }
 
 function clearFilters() {
-  Object.assign(state, { user: undefined, window: null, searchText: "", unreviewed: false });
+  Object.assign(state, { user: undefined, searchText: "", unreviewed: false });
   state.severities = new Set(SEVERITIES);
 }

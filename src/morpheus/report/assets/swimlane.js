@@ -1,46 +1,47 @@
-/** Swim lanes: the highest severity in each cell. A canvas for mouse and arrow keys. */
+/** Swim lanes: each user's activity over time, and the user's incidents, which open on a click. */
 
-const LANE = { rows: 15, height: 13, gap: 1, label: 190, footer: 34 };
-const cursor = { row: 0, cell: 0 };
+const LANES_SHOWN = 15;
 
 /** Return the users on the current page of lanes. */
 function visibleUsers() {
   const { text, page } = state.lanes;
-  const people = matchingUsers(text);
-  return people.slice(page * LANE.rows, (page + 1) * LANE.rows);
+  return matchingUsers(text).slice(page * LANES_SHOWN, (page + 1) * LANES_SHOWN);
 }
 
 function matchingUsers(text) {
   const needle = text.toLowerCase();
-  const matches = (person) => userLabel(person.name).toLowerCase().includes(needle);
-  const people = data.people.filter(matches);
-  return state.lanes.alerts ? people.filter((person) => data.alerts.has(person.name)) : people;
+  const people = data.people.filter(({ name }) => userLabel(name).toLowerCase().includes(needle));
+  return state.lanes.alerts ? people.filter(({ name }) => data.incidentsOf.has(name)) : people;
 }
 
 function renderLanes() {
   if (!data.axis) {
-    replaceContent("lanes", element("h2", { id: "lanes-title" }, "No events"));
+    const title = element("h2", { id: "lanes-title" }, "Users by time");
+    replaceContent("lanes", title, emptyNote(whyNothing()));
     return;
   }
-  const canvas = element("canvas", {
-    id: "swimlane",
-    tabindex: 0,
-    role: "application",
-    "aria-label": "Users by time. Arrow keys move. Enter filters the alert queue.",
-    onclick: (event) => selectCell(cellAt(event)),
-    onmousemove: (event) => hover(cellAt(event), event),
-    onmouseleave: () => hover(null),
-    onkeydown: onLaneKey,
-    onfocus: paintLanes,
-    onblur: paintLanes,
-  });
-  replaceContent("lanes", lanesBar(), canvas, element("div", { id: "tip", hidden: true }));
+  const people = visibleUsers();
+  replaceContent(
+    "lanes",
+    lanesBar(),
+    element(
+      "div",
+      {
+        id: "swimlane",
+        role: "group",
+        "aria-label": "Incidents of each user by time. Arrow keys move, Enter opens.",
+        onkeydown: onLaneKey,
+      },
+      people.map(lane),
+      people.length ? lanesAxis() : emptyNote("No user matches."),
+    ),
+  );
   paintLanes();
 }
 
 function lanesBar() {
   const users = matchingUsers(state.lanes.text).length;
-  const pages = Math.max(Math.ceil(users / LANE.rows), 1);
+  const pages = Math.max(Math.ceil(users / LANES_SHOWN), 1);
   const search = element("input", {
     type: "search",
     id: "lanes-search",
@@ -52,15 +53,19 @@ function lanesBar() {
   const turnPage = (step) => updateLanes({ page: (state.lanes.page + step + pages) % pages });
   return element(
     "div",
-    { class: "bar" },
+    { class: "toolbar" },
     element("h2", { id: "lanes-title" }, "Users by time"),
     search,
     toggle("With incidents", state.lanes.alerts, (on) => updateLanes({ alerts: on, page: 0 })),
     element("span", { class: "grow" }),
     legend(),
-    button("‹", () => turnPage(-1), { "aria-label": "Previous users", disabled: pages === 1 }),
-    element("span", { class: "faint" }, `${state.lanes.page + 1} of ${pages}`),
-    button("›", () => turnPage(1), { "aria-label": "Next users", disabled: pages === 1 }),
+    element(
+      "span",
+      { class: "pages" },
+      button("‹", () => turnPage(-1), { "aria-label": "Previous users", disabled: pages === 1 }),
+      element("span", { class: "faint" }, `${state.lanes.page + 1} of ${pages}`),
+      button("›", () => turnPage(1), { "aria-label": "Next users", disabled: pages === 1 }),
+    ),
   );
 }
 
@@ -71,194 +76,161 @@ function toggle(label, on, changed) {
 }
 
 function legend() {
-  const keys = SEVERITIES.map((name) =>
-    element("span", {}, element("i", { class: `swatch ${name}` }), name),
+  const more = [
+    ["activity", "activity"],
+    ["unscored", "not scored"],
+    ["anomaly", "time-series anomaly"],
+  ];
+  const keys = more.map(([name, text]) =>
+    element("span", {}, element("i", { class: `swatch ${name}` }), text),
   );
-  const swatch = element("i", { class: "swatch anomaly" });
-  const anomaly = element("span", {}, swatch, "time-series anomaly");
-  return element("span", { class: "legend" }, keys, anomaly);
+  return element("span", { class: "legend" }, severityLegend(), keys);
 }
 
 /** Show other lanes, and keep the focus in the search field. */
 function updateLanes(changes) {
   Object.assign(state.lanes, changes);
-  const typing = document.activeElement?.id === "lanes-search";
+  const { activeElement } = document;
+  const { id, selectionStart } = activeElement ?? {};
+  const label = activeElement?.getAttribute("aria-label");
   renderLanes();
-  if (typing) document.getElementById("lanes-search").focus();
+  const again = id ? document.getElementById(id) : document.querySelector(`#lanes [aria-label="${label}"]`);
+  again?.focus();
+  if (id === "lanes-search") again.setSelectionRange(selectionStart, selectionStart);
 }
 
-function geometry() {
-  const canvas = document.getElementById("swimlane");
-  const people = visibleUsers();
-  const width = canvas.parentElement.clientWidth;
-  const cell = (width - LANE.label) / data.axis.cells;
-  return { canvas, people, width, cell, height: people.length * LANE.height + LANE.footer };
+function lane(person) {
+  const open = () => selectUser(person.name);
+  const name = button(userName(person.name), open, { class: "link lane-user" });
+  const plot = element("div", { class: "lane-plot" }, activity(person));
+  plot.addEventListener("mousemove", (event) => describeMoment(plot, person, event));
+  // The most severe ones are drawn last, over the others.
+  const marks = incidentsOf(person.name).toReversed().map(incidentMark);
+  plot.append(...marks);
+  return element("div", { class: "lane" }, name, plot);
 }
 
-function paintLanes() {
-  const { canvas, people, width, cell, height } = geometry();
-  const scale = window.devicePixelRatio || 1;
-  Object.assign(canvas, { width: width * scale, height: height * scale });
-  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
-  Object.assign(canvas.dataset, { label: LANE.label, row: LANE.height, cell });
-  const context = canvas.getContext("2d");
-  context.scale(scale, scale);
-  const colours = readColours();
-  for (const [row, person] of people.entries()) {
-    paintLane(context, person, row * LANE.height, cell, colours);
-  }
-  paintAnomalies(context, people, people.length * LANE.height, cell, colours);
-  paintAxis(context, height - 18, cell, colours);
-  paintSelection(context, people, cell, colours);
-}
-
-function readColours() {
-  const names = [...SEVERITIES, "quiet", "unscored", "anomaly", "ink", "faint", "accent", "lane"];
-  return Object.fromEntries(names.map((name) => [name, colour(name)]));
-}
-
-/** Draw a user's lane. */
-function paintLane(context, person, top, cell, colours) {
-  context.font = "11px system-ui, sans-serif";
-  context.textBaseline = "middle";
-  context.fillStyle = data.alerts.has(person.name) ? colours.ink : colours.faint;
-  const name = truncateToWidth(context, userLabel(person.name), LANE.label - 8);
-  context.fillText(name, 0, top + LANE.height / 2);
-  context.fillStyle = colours.lane;
-  context.fillRect(LANE.label, top, cell * data.axis.cells, LANE.height - LANE.gap);
-  const { at, w } = person.lane;
-  const wide = Math.max(cell, 1);
-  at.forEach((place, i) => {
-    context.fillStyle = colours[severityColour(w[i])];
-    context.fillRect(LANE.label + place * cell, top, wide, LANE.height - LANE.gap);
-  });
-}
-
-/** Return the name of the colour of a severity. */
-function severityColour(severity) {
-  if (severity < 0) return "unscored";
-  if (severity < 12) return "quiet";
-  if (severity < 25) return "low";
-  return severity < 50 ? "medium" : severity < 75 ? "high" : "critical";
-}
-
-function truncateToWidth(context, text, maxWidth) {
-  let short = text;
-  while (short.length > 1 && context.measureText(short).width > maxWidth) {
-    short = `${short.slice(0, -2)}…`;
-  }
-  return short;
-}
-
-/** Draw the last lane: cells with a time-series anomaly of any user shown. */
-function paintAnomalies(context, people, top, cell, colours) {
-  context.fillStyle = colours.faint;
-  context.fillText("time-series anomaly (ts_anomaly)", 0, top + 8);
-  context.fillStyle = colours.anomaly;
-  for (const { lane } of people) {
-    for (const place of lane.f) {
-      context.fillRect(LANE.label + lane.at[place] * cell, top + 3, Math.max(cell, 3), 9);
-    }
-  }
-}
-
-function paintAxis(context, top, cell, colours) {
-  const { start, step, cells } = data.axis;
-  const every = [HOUR * 6, DAY, 2 * DAY, WEEK, 2 * WEEK, 4 * WEEK, 12 * WEEK].find(
-    (width) => (width / step) * cell >= 70,
+/** Draw a user's events: higher bars for more events. */
+function activity({ lane: { at, n, w, f } }) {
+  const top = Math.sqrt(Math.max(...n, 1));
+  const bars = (wanted) =>
+    at
+      .map((place, i) => {
+        if (w[i] < 0 !== wanted) return "";
+        const height = Math.max((Math.sqrt(n[i]) / top) * 70, 8);
+        return `M${place} 100v${(-height).toFixed(1)}h1V100z`;
+      })
+      .join("");
+  const anomalies = f.map((i) => `M${at[i]} 100v-12h1v12z`).join("");
+  return stretched(
+    data.axis.cells,
+    svgElement("path", { class: "activity-bar", d: bars(false) }),
+    svgElement("path", { class: "unscored-bar", d: bars(true) }),
+    svgElement("path", { class: "anomaly-bar", d: anomalies }),
   );
-  context.fillStyle = colours.faint;
-  for (let time = Math.ceil(start / every) * every; time < start + cells * step; time += every) {
-    const x = LANE.label + ((time - start) / step) * cell;
-    const text = every < DAY ? formatMinute(time).slice(5) : formatDay(time).slice(5);
-    context.fillRect(x, top, 1, 4);
-    context.fillText(`${WEEKDAYS[new Date(time * 1000).getUTCDay()]} ${text}`, x + 3, top + 9);
-  }
 }
 
-function paintSelection(context, people, cell, colours) {
-  context.strokeStyle = colours.accent;
-  context.lineWidth = 1.5;
-  const outline = (row, place) =>
-    context.strokeRect(
-      LANE.label + place * cell - 1,
-      row * LANE.height - 1,
-      Math.max(cell, 4) + 2,
-      LANE.height + 1,
-    );
-  const row = people.findIndex((person) => person.name === state.user);
-  if (row >= 0 && state.window) {
-    outline(row, (state.window.start - data.axis.start) / data.axis.step);
-  }
-  if (document.activeElement?.id === "swimlane") outline(cursor.row, cursor.cell);
-}
-
-function cellAt(event) {
-  const { people, cell } = geometry();
-  const row = Math.floor(event.offsetY / LANE.height);
-  const place = Math.floor((event.offsetX - LANE.label) / cell);
-  if (row < 0 || row >= people.length || place >= data.axis.cells) return null;
-  return { person: people[row], row, place: Math.max(place, -1) };
-}
-
-/** Filter the alert queue by a cell, or by a user if the name is clicked. */
-function selectCell(target) {
-  if (!target) return;
-  const { start, step } = data.axis;
-  const from = start + target.place * step;
-  const same = state.user === target.person.name && state.window?.start === from;
-  if (same) clearFilters();
-  else {
-    state.user = target.person.name;
-    state.window = target.place < 0 ? null : { start: from, end: from + step };
-  }
-  const first = filteredIncidents()[0];
-  if (first) state.incident = first.id;
-  state.userPage = first || same ? undefined : target.person.name;
-  announce(`${describeCell(target)}. ${count(filteredIncidents().length, "incident")}.`);
-  renderQueue();
-  renderDetail();
-  paintLanes();
-}
-
-function describeCell({ person, place }) {
-  if (place < 0) return `${userLabel(person.name)}: ${count(person.events, "event")}`;
-  const from = data.axis.start + place * data.axis.step;
-  const i = person.lane.at.indexOf(place);
-  const scored = i >= 0 && person.lane.w[i] >= 0;
-  const severity = scored ? `severity ${person.lane.w[i]}` : "no score";
-  const activity = i < 0 ? "no events" : `${count(person.lane.n[i], "event")}, ${severity}`;
-  const cell = `${formatTime(from)}, ${formatDuration(data.axis.step)}`;
-  return `${userLabel(person.name)}, ${cell}: ${activity}`;
-}
-
-function hover(target, event) {
-  const tip = document.getElementById("tip");
-  tip.hidden = !found;
-  if (!target) return;
-  tip.textContent = describeCell(target);
-  const right = event.offsetX > tip.parentElement.clientWidth / 2;
-  Object.assign(tip.style, {
-    top: `${event.target.offsetTop + (target.row + 1) * LANE.height + 6}px`,
-    left: right ? "auto" : `${event.offsetX + 12}px`,
-    right: right ? `${tip.parentElement.clientWidth - event.offsetX + 12}px` : "auto",
+/** Return the button of an incident, from its first event to its last. */
+function incidentMark(incident) {
+  const { start, step, cells } = data.axis;
+  const part = (seconds) => Math.min(Math.max((seconds - start) / (cells * step), 0), 1) * 100;
+  const [from, to] = [part(incident.since), part(incident.until)];
+  const label = describeIncident(incident);
+  const mark = button("", () => openIncident(incident.id), {
+    class: `mark ${severityName(incident)}`,
+    "data-id": incident.id,
+    "aria-label": label,
+    title: label,
+    tabindex: -1,
   });
+  mark.style.left = `min(${from.toFixed(2)}%, 100% - 11px)`;
+  mark.style.width = `max(${(to - from).toFixed(2)}%, 11px)`;
+  return mark;
 }
 
+function describeIncident(incident) {
+  const severity = `${severityName(incident)} ${severityNumber(incident)}`;
+  const when = `${formatTime(incident.since)}, ${count(incident.count, "event")}`;
+  return `${severity}: ${userLabel(incident.user)}, ${when}. ${reasonText(incident)}`;
+}
+
+function lanesAxis() {
+  const { start, step, cells } = data.axis;
+  const end = start + cells * step;
+  const width = document.getElementById("lanes").clientWidth;
+  const most = state.printing ? 6 : Math.max(Math.floor((width - 210) / 110), 3);
+  const { ticks, step: between } = axisTicks(start, end, most);
+  const labels = ticks.map((time) => {
+    const clock = between < DAY ? ` ${formatMinute(time).slice(11)}` : "";
+    const text = `${formatWeekday(time)} ${formatDay(time).slice(5)}${clock}`;
+    return tickLabel([(time - start) / (end - start), text]);
+  });
+  return element("div", { class: "lanes-axis", "aria-hidden": "true" }, labels);
+}
+
+/** Mark the open incident, and those that the filters exclude. One mark is in the tab order. */
+function paintLanes() {
+  const marks = [...document.querySelectorAll("#swimlane .mark")];
+  const shown = new Set(filteredIncidents().map((incident) => incident.id));
+  const open = marks.find((mark) => mark.dataset.id === state.incident) ?? marks.at(-1);
+  for (const mark of marks) {
+    mark.classList.toggle("excluded", !shown.has(mark.dataset.id));
+    if (mark.dataset.id === state.incident) mark.setAttribute("aria-current", "true");
+    else mark.removeAttribute("aria-current");
+    mark.tabIndex = mark === open ? 0 : -1;
+  }
+}
+
+/** Show a user's page, and only the user's incidents in the alert queue. */
+function selectUser(name) {
+  const same = state.user === name && state.userPage === name;
+  state.user = same ? undefined : name;
+  state.userPage = same ? undefined : name;
+  const incidents = count(incidentsOf(name).length, "incident");
+  announce(same ? "All users." : `${userLabel(name)}: ${incidents}.`);
+  refilter();
+  renderDetail();
+}
+
+/** Say on hover what a user did at a moment. */
+function describeMoment(plot, person, event) {
+  const { start, step, cells } = data.axis;
+  const box = plot.getBoundingClientRect();
+  const place = Math.floor(((event.clientX - box.left) / box.width) * cells);
+  const i = person.lane.at.indexOf(place);
+  const events = i < 0 ? "no events" : count(person.lane.n[i], "event");
+  plot.title = `${formatTime(start + place * step)}, ${formatDuration(step)}: ${events}`;
+}
+
+/** Move between the marks: left and right in time, up and down to the nearest one of a user. */
 function onLaneKey(event) {
-  const people = visibleUsers();
-  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  const step = steps[event.key];
-  if (!step && event.key !== "Enter") return;
+  const mark = event.target.closest(".mark");
+  const target = mark && nextMark(mark, event.key);
+  if (!target) return;
   event.preventDefault();
   event.stopPropagation();
-  const clamp = (value, count) => Math.min(Math.max(value, 0), count - 1);
+  mark.tabIndex = -1;
+  target.tabIndex = 0;
+  target.focus();
+}
+
+function nextMark(mark, key) {
+  const lanes = [...document.querySelectorAll("#swimlane .lane")].map((row) =>
+    [...row.querySelectorAll(".mark")].toSorted((a, b) => startOf(a) - startOf(b)),
+  );
+  const row = lanes.findIndex((marks) => marks.includes(mark));
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
   if (step) {
-    cursor.row = clamp(cursor.row + step[0], people.length);
-    cursor.cell = clamp(cursor.cell + step[1], data.axis.cells);
+    const all = lanes.flat();
+    return all[Math.min(Math.max(all.indexOf(mark) + step, 0), all.length - 1)];
   }
-  const target = { person: people[cursor.row], row: cursor.row, place: cursor.cell };
-  if (step) announce(describeCell(target));
-  else selectCell(target);
-  paintLanes();
+  const others = { ArrowUp: lanes.slice(0, row).reverse(), ArrowDown: lanes.slice(row + 1) }[key];
+  const nearest = others?.find((marks) => marks.length);
+  const distance = (other) => Math.abs(startOf(other) - startOf(mark));
+  if (nearest) return nearest.toSorted((a, b) => distance(a) - distance(b))[0];
+  return others ? mark : null;
+}
+
+function startOf(mark) {
+  return data.byId.get(mark.dataset.id).since;
 }

@@ -4,6 +4,11 @@ function verdictLabel(verdict) {
   return VERDICT_LABELS[verdict] ?? verdict;
 }
 
+/** Show a verdict: a mark and its word. */
+function verdictBadge(verdict) {
+  return element("span", { class: `verdict-badge ${verdict}` }, `✓ ${verdictLabel(verdict)}`);
+}
+
 const verdicts = {
   key: "morpheus-verdicts",
   stored: new Map(),
@@ -94,7 +99,7 @@ function giveVerdict(verdict) {
 function verdictButtons(incident) {
   const given = verdicts.get(incident);
   const buttons = VERDICTS.map((verdict, place) =>
-    button(verdictLabel(verdict), () => giveVerdict(verdict), {
+    button([given === verdict ? "✓ " : "", verdictLabel(verdict)], () => giveVerdict(verdict), {
       class: `verdict ${verdict}`,
       "aria-pressed": String(given === verdict),
       title: `Key ${place + 1}`,
