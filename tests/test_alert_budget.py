@@ -338,6 +338,7 @@ def make_candidates(days, pvalues, user="ann", suppressed_by=None):
     candidates = AlertCandidates(
         UserDays(np.zeros(1), np.ones(len(dates)), dates, np.full(len(dates), np.nan)),
         *(np.ones(len(days)), days, pvalues, np.full(len(days), np.nan), compute_severity(pvalues)),
+        *(np.ones(len(days)), pvalues),
         *(no_match if suppressed_by is None else np.array(suppressed_by), no_match),
     )
     return replace(make_scored(make_events(range(len(days))), user=user), candidates=candidates)

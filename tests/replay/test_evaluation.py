@@ -13,16 +13,20 @@ START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 SCORES = st.lists(st.floats(0, 9), min_size=1, max_size=30)
 
 
-def rows(own, *trials, user="ann", interval=timedelta(days=1), suppressed=()):
+def rows(own, *trials, user="ann", interval=timedelta(days=1), suppressed=(), context=()):
     """A user's own scores, one per day, and trials: name, hours after the start, scores.
 
-    A suppression matches the scores in `suppressed`.
+    A suppression matches the scores in `suppressed`. Without these events, the scores in `context`
+    are 0.
     """
-    events = [(None, None, START + n * interval, score, None) for n, score in enumerate(own)]
+    events = [(None, None, START + n * interval, score, None, score) for n, score in enumerate(own)]
     for name, hours, scores in trials:
         times = [START + timedelta(hours=hours, seconds=30 * n) for n in range(len(scores))]
         events += [
-            (name, "agent", time, score, "a rule" if score in suppressed else None)
+            (
+                *(name, "agent", time, score, "a rule" if score in suppressed else None),
+                0.0 if score in context else score,
+            )
             for time, score in zip(times, scores, strict=True)
         ]
     return OutputRows(
@@ -69,6 +73,19 @@ def test_a_technique_is_hidden_only_if_all_its_alerts_are_suppressed():
     )
     assert (some["caught"], some["hidden_by"], some["seconds_to_catch"]) == (True, None, 30.0)
     assert (every["caught"], every["hidden_by"]) == (False, "a rule")
+
+
+def test_an_event_that_is_unusual_only_after_suppressed_ones_raises_no_alert():
+    scores, own = [5.0, 6.0], [1.0, 2.0]
+    both = evaluate([rows(own, ("stop", 0, scores), suppressed=[5.0], context=[6.0])])
+    assert (trial(both)["caught"], trial(both)["hidden_by"]) == (False, "a rule")
+    alone = evaluate([rows(own, ("stop", 0, scores), context=scores)])
+    assert trial(alone)["hidden_by"] == "unusual only after suppressed events"
+
+
+def test_a_given_threshold_replaces_that_of_the_budget():
+    report = evaluate([rows([1.0, 2.0], ("stop", 0, [5.0]))], thresholds={"ann": 5.0})
+    assert (trial(report)["caught"], trial(report)["threshold"]) == (False, 5.0)
 
 
 def test_a_missed_technique_is_not_hidden_by_suppressions():
@@ -124,7 +141,7 @@ def test_skipped_users_are_reported_and_get_no_budget():
 def test_a_technique_without_a_time_that_fits_is_neither_caught_nor_missed():
     batch = rows([1.0, 2.0], ("stop", 0, [9.0]))
     unplaced = pl.DataFrame(
-        [("long", "hours", None, None, None)], schema=SCORED_EVENT_SCHEMA, orient="row"
+        [("long", "hours", None, None, None, None)], schema=SCORED_EVENT_SCHEMA, orient="row"
     )
     report = evaluate(
         [OutputRows(user="ann", table=Table(pl.concat([batch.table.to_frame(), unplaced])))]

@@ -469,6 +469,9 @@ def _filter_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
         yield "Filtered", format_count(metrics.filtered, "event")
     for label, number in _sort_counts(metrics.suppressed):
         yield "  suppressed", f"{format_count(number, 'event')} by {label}"
+    if metrics.followers:
+        events = format_count(metrics.followers, "event")
+        yield "  followers", f"{events} that are unusual only after suppressed ones"
     for label, number in _sort_counts(metrics.expired):
         yield "  expired", f"{format_count(number, 'event')} no longer suppressed: {label}"
     if metrics.budget_report is not None:

@@ -43,6 +43,8 @@ class AlertCandidates:
         pvalues: P-value of each event without other users, shape (rows,).
         bursts: P-value of a burst at each event, NaN if it is not known, shape (rows,).
         severities: Severity of the user's day up to each event, from 0 to 100, shape (rows,).
+        remaining: Risk of each event without the suppressed events, shape (rows,).
+        remaining_pvalues: As `pvalues`, of `remaining`, shape (rows,).
         suppressed_by: Index of the suppression of each event, or `NO_MATCH`, shape (rows,).
         expired_rule: Index of the expired suppression of each event, or `NO_MATCH`, shape (rows,).
     """
@@ -53,6 +55,8 @@ class AlertCandidates:
     pvalues: NDArray[np.float64]
     bursts: NDArray[np.float64]
     severities: NDArray[np.float64]
+    remaining: NDArray[np.float64]
+    remaining_pvalues: NDArray[np.float64]
     suppressed_by: NDArray[np.intp]
     expired_rule: NDArray[np.intp]
 
@@ -522,6 +526,8 @@ class RunMetrics:
         suppressed: Number of events that each suppression has dropped, by label. They are also
             counted in `filtered`.
         expired: Number of events that each expired suppression would have dropped, by label.
+        followers: Number of events that `filter` has dropped because they are not unusual enough
+            without the suppressed events before them. They are also counted in `filtered`.
         budget_report: Expected and actual alerts, if `filter` had a budget.
         flagged: Number of events with a time-series anomaly; None without `timeseries`.
         columns: Columns of the log that events have, or would have if there were any.
@@ -549,6 +555,7 @@ class RunMetrics:
     filtered: int = 0
     suppressed: Counter[str] = field(default_factory=Counter)
     expired: Counter[str] = field(default_factory=Counter)
+    followers: int = 0
     budget_report: AlertBudgetReport | None = None
     flagged: int | None = None
     columns: tuple[str, ...] = ()
@@ -575,6 +582,7 @@ class RunMetrics:
         for counts in batch.suppressed:
             self.suppressed.update(counts.suppressed)
             self.expired.update(counts.expired)
+            self.followers += counts.followers
         self.budget_report = batch.budget_report or self.budget_report
         if batch.unscored_reason is not None and (batch.table.height or batch.filtered):
             self.unscored_reasons[batch.user] = batch.unscored_reason

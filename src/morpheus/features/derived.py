@@ -356,7 +356,7 @@ def classify_address(address: str | None) -> str | None:
     >>> [classify_address(a) for a in ("10.1.2.3", "203.0.113.9", "2a00::1", "ec2.amazonaws.com")]
     ['private', 'public', 'public v6', 'service']
     """
-    parsed = _parse_address(address)
+    parsed = parse_address(address)
     if parsed is None:
         service = r"\.amazonaws\.com$|^aws internal"
         kind = "service" if re.search(service, address or "", re.IGNORECASE) else "name"
@@ -372,7 +372,7 @@ def address_to_network(address: str | None) -> str | None:
     >>> address_to_network("203.0.113.9:443"), address_to_network("2a00:1:2:3::9")
     ('203.0.113.0/24', '2a00:1:2::/48')
     """
-    parsed = _parse_address(address)
+    parsed = parse_address(address)
     if parsed is None:
         return address or None
     width = 24 if parsed.version == 4 else 48  # noqa: PLR2004 - IP version
@@ -394,7 +394,8 @@ _DOCUMENTATION_NETWORKS = _DocumentationNetworks()
 _ADDRESS_WITH_PORT = re.compile(r"^(?:(\d+(?:\.\d+){3}):\d+|\[([0-9a-fA-F:.]+)\](?::\d+)?)$")
 
 
-def _parse_address(text: str | None) -> IPv4Address | IPv6Address | None:
+def parse_address(text: str | None) -> IPv4Address | IPv6Address | None:
+    """Parse an address, also one with a port or a zone; None for other text."""
     stripped = (text or "").strip().partition("%")[0]
     found = _ADDRESS_WITH_PORT.match(stripped)
     try:

@@ -144,6 +144,9 @@ class EventValues:
         number_error: Error of each number in standard deviations, (D, C).
         inverse: Distinct row of each event, (B,).
         days: Number of the day of each event, (B,).
+        ignored: Which events have no risk and add nothing to that of others, because they are
+            suppressed, (B,); None if all count. What is known at the start of a day, and how a day
+            is learned, does not depend on it.
     """
 
     keys: IntArray
@@ -152,10 +155,22 @@ class EventValues:
     number_error: FloatArray
     inverse: NDArray[np.intp]
     days: IntArray
+    ignored: NDArray[np.bool_] | None = None
 
     def take(self, rows: slice) -> EventValues:
         """Return consecutive events."""
-        return replace(self, keys=self.keys[rows], inverse=self.inverse[rows], days=self.days[rows])
+        ignored = None if self.ignored is None else self.ignored[rows]
+        return replace(
+            self,
+            keys=self.keys[rows],
+            inverse=self.inverse[rows],
+            days=self.days[rows],
+            ignored=ignored,
+        )
+
+    def ignore(self, evidence: FloatArray) -> FloatArray:
+        """Return the evidence of the events without that of the ignored ones, (B,)."""
+        return evidence if self.ignored is None else np.where(self.ignored, 0.0, evidence)
 
 
 def hash_new_value(column: int, value: str) -> int:
@@ -415,7 +430,7 @@ class _Window:
             by_history: Evidence of distinct rows by the history alone.
         """
         evidence = by_history.evidence[self.values.inverse]
-        self._find_carryover(by_history.steps[self.values.inverse])
+        self._find_carryover(self.values.ignore(by_history.steps[self.values.inverse]))
         self.first_maxima[0] = self.state.today_first_maximum if self.state.today_events else 0
         np.maximum.at(self.first_maxima, self.day_of, RISK_PER_NAT * np.maximum(evidence, 0))
         maxima = self.scorer.maxima
@@ -532,11 +547,11 @@ class _Window:
         evidence = combine_columns(columns, leads)
         paid = np.where(self._find_repeated(marginal > 0), 0, marginal)
         step_columns = paid.round(EVIDENCE_DECIMALS)
-        steps = combine_columns(step_columns, leads)
+        steps = self.values.ignore(combine_columns(step_columns, leads))
         memory = np.array(_accumulate(steps.tolist(), self.starts_day.tolist(), self.state.memory))
         carryover = self.carryover[self.day_of]
         risks = RISK_PER_NAT * np.maximum(evidence + memory[:-1] + carryover, 0)
-        risks = risks.round(RISK_DECIMALS)
+        risks = self.values.ignore(risks.round(RISK_DECIMALS))
         maxima = np.zeros(len(self.days))
         maxima[0] = self.state.today_maximum if self.state.today_events else 0
         np.maximum.at(maxima, self.day_of, risks)

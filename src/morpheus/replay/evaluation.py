@@ -7,16 +7,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
-from morpheus.core.batch import Batch, Events, OutputRows, RunMetrics, Step, Table, WithModel
+from morpheus.core.batch import (
+    Batch,
+    Events,
+    Losses,
+    OutputRows,
+    RunMetrics,
+    Step,
+    Table,
+    WithModel,
+)
 from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
+from morpheus.models.daily_usage import UsageState
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.injection import (
     INJECTED,
@@ -31,7 +43,7 @@ from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.runtime.chain import Segment
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT
-from morpheus.stages.add_scores import AddScores
+from morpheus.stages.add_scores import compute_scores
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe, UserTraining
 from morpheus.suppressions.rules import Suppressions
@@ -45,6 +57,7 @@ ALERTS_PER_USER_DAY = 1 / 7
 """Default alert budget per user and day."""
 
 TECHNIQUE, EVASION_LEVEL, SCORE, SUPPRESSED = "technique", "grade", "score", "held_by"
+REMAINING = "remaining"
 SCORED_EVENT_SCHEMA = pl.Schema(
     {
         TECHNIQUE: pl.String(),
@@ -52,10 +65,14 @@ SCORED_EVENT_SCHEMA = pl.Schema(
         TIME: pl.Datetime("us", "UTC"),
         SCORE: pl.Float64(),
         SUPPRESSED: pl.String(),
+        REMAINING: pl.Float64(),
     }
 )
 """Columns of scored events. `technique` is null for the user's own events. `held_by` names the
-suppression that matches the event, if one does."""
+suppression that matches the event, if one does. `remaining` is the score without the suppressed
+events."""
+FOLLOWS_SUPPRESSED = "unusual only after suppressed events"
+"""In place of a suppression in `hidden_by`, if none matches an alert of the technique."""
 USER, CAUGHT, SUPPRESSED_BY = "user", "caught", "hidden_by"
 TRIAL_SCHEMA = pl.Schema(
     {
@@ -209,7 +226,7 @@ class ReplayScorer(Transform):
         seed: Random seed.
         held_out: Whether `TimeSplit` precedes this stage.
         trainer: Trains or loads the models.
-        suppressions: Rules whose matches are noted in `held_by`.
+        suppressions: Rules whose matches are noted in `held_by`, and taken out of `remaining`.
     """
 
     name = "trials"
@@ -274,7 +291,7 @@ class ReplayScorer(Transform):
             batch.user, ACTOR if column == ACTOR_OPTION else column, known_events
         )
         null = (_null_column(TECHNIQUE), _null_column(EVASION_LEVEL))
-        own = self._score_events(batch).select(*null, TIME, SCORE, SUPPRESSED)
+        own = self._score_events(batch).select(*null, TIME, SCORE, SUPPRESSED, REMAINING)
         trials = (
             self._score_trial(batch, known_events, victim, technique, evasion_level)
             for technique in self.techniques
@@ -299,7 +316,7 @@ class ReplayScorer(Transform):
         events = batch.table.to_frame()
         start = draw_start(events, technique, victim, evasion_level, self.seed)
         if start is None:
-            null = {TIME: [None], SCORE: [None], SUPPRESSED: [None]}
+            null = {TIME: [None], SCORE: [None], SUPPRESSED: [None], REMAINING: [None]}
             return pl.DataFrame(null, schema_overrides=SCORED_EVENT_SCHEMA).select(*keys, *null)
         injected = build_events(
             events, technique, victim, evasion_level, start=start, seed=self.seed
@@ -312,19 +329,27 @@ class ReplayScorer(Transform):
             self.options.timezone,
         )
         scored = self._score_events(replace(batch, table=Table(window))).filter(INJECTED)
-        return scored.select(*keys, TIME, SCORE, SUPPRESSED)
+        return scored.select(*keys, TIME, SCORE, SUPPRESSED, REMAINING)
 
     def _score_events(self, batch: WithModel) -> pl.DataFrame:
         """Score a batch as if the user had no other events."""
-        stages = [Preprocess(), InfPytorch(), AddScores(label=(self.label,))]
+        stages = [Preprocess(), InfPytorch()]
         bound = [replace(stage, options=self.options) for stage in stages]
-        [scored] = Segment.from_stages(bound).open().run([batch])
-        rows = scored.table.to_frame()
-        labels = self.suppressions.find_labels(scored.user, rows)
-        return rows.with_columns(
-            pl.col(self.label).cast(pl.Float64).alias(SCORE),
-            pl.Series(SUPPRESSED, labels, pl.String),
-        )
+        [losses] = Segment.from_stages(bound).open().run([batch])
+        if not isinstance(losses, Losses):
+            raise TypeError(f"{InfPytorch.name} gives {type(losses).__name__}")
+        rows = losses.table.to_frame()
+        labels = pl.Series(SUPPRESSED, self.suppressions.find_labels(losses.user, rows), pl.String)
+        score = self._compute_score(losses)
+        remaining = score
+        if self.suppressions.concern(losses.user):
+            remaining = self._compute_score(losses, labels.is_not_null().to_numpy())
+        return rows.with_columns(score.alias(SCORE), labels, remaining.alias(REMAINING))
+
+    def _compute_score(self, batch: Losses, ignored: NDArray[np.bool_] | None = None) -> pl.Series:
+        """Return the score of each event, without what the ignored ones add to it."""
+        label = (self.label,)
+        return compute_scores(batch, UsageState(), label, self.options, ignored)[self.label]
 
 
 def _select_context(events: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
@@ -370,7 +395,11 @@ class ReplayReport:
         )
 
 
-def evaluate(batches: Iterable[Batch], alerts_per_day: float | None = None) -> ReplayReport:
+def evaluate(
+    batches: Iterable[Batch],
+    alerts_per_day: float | None = None,
+    thresholds: Mapping[str | None, float] | None = None,
+) -> ReplayReport:
     """Evaluate the scored events of all users.
 
     A user's threshold is the lowest score such that the user's own events above it are within the
@@ -379,7 +408,9 @@ def evaluate(batches: Iterable[Batch], alerts_per_day: float | None = None) -> R
     Args:
         batches: Outputs of `ReplayScorer`, one per user.
         alerts_per_day: Alert budget of all users together. None for one alert per user and week.
+        thresholds: Thresholds of users, in place of those by the budget.
     """
+    known = thresholds or {}
     batches = list(batches)
     tried = [batch for batch in batches if batch.table.height]
     skipped = {
@@ -389,7 +420,7 @@ def evaluate(batches: Iterable[Batch], alerts_per_day: float | None = None) -> R
         user_budget = ALERTS_PER_USER_DAY
     else:
         user_budget = alerts_per_day / max(1, len(tried))
-    users = [_evaluate_user(batch, user_budget) for batch in tried]
+    users = [_evaluate_user(batch, user_budget, known.get(batch.user)) for batch in tried]
     trials = pl.concat([TRIAL_SCHEMA.to_frame(), *(user.trials for user in users)])
     return ReplayReport(
         trials.sort(TECHNIQUE, USER, maintain_order=True),
@@ -409,18 +440,21 @@ def find_threshold(scores: pl.Series, allowed: int) -> float:
     return float(ordered[allowed]) if allowed < len(ordered) else -math.inf
 
 
-def _evaluate_user(batch: Batch, alerts_per_day: float) -> ReplayReport:
+def _evaluate_user(
+    batch: Batch, alerts_per_day: float, threshold: float | None = None
+) -> ReplayReport:
     is_own = pl.col(TECHNIQUE).is_null()
     rows = batch.table.to_frame()
     own, injected = rows.filter(is_own), rows.filter(~is_own)
     # A budget of 1/7 for 7 days must give 1, whatever its last binary digit.
     allowed = math.floor(alerts_per_day * _count_days(own[TIME].to_list()) + 1e-9)
-    threshold = find_threshold(own[SCORE], allowed)
+    if threshold is None:
+        threshold = find_threshold(own[SCORE], allowed)
     trials = [
         {USER: batch.user, "threshold": threshold, **_evaluate_trial(trial, own, threshold)}
         for trial in injected.partition_by(TECHNIQUE, EVASION_LEVEL, maintain_order=True)
     ]
-    raised = own.filter((pl.col(SCORE) > threshold) & pl.col(SUPPRESSED).is_null()).height
+    raised = own.filter(_is_alert(threshold)).height
     return ReplayReport(pl.DataFrame(trials, schema=TRIAL_SCHEMA), allowed, raised, {})
 
 
@@ -439,7 +473,7 @@ def _evaluate_trial(events: pl.DataFrame, own: pl.DataFrame, threshold: float) -
     days = times[0].date(), times[-1].date()
     own_scores = own.filter(pl.col(TIME).dt.date().is_between(*days))[SCORE]
     above = events.filter(pl.col(SCORE) > threshold)
-    alerts: list[datetime] = above.filter(pl.col(SUPPRESSED).is_null())[TIME].to_list()
+    alerts: list[datetime] = above.filter(_is_alert(threshold))[TIME].to_list()
     return keys | {
         CAUGHT: bool(alerts),
         "rank": 1 + int((own_scores >= max(scores)).sum()),
@@ -447,5 +481,17 @@ def _evaluate_trial(events: pl.DataFrame, own: pl.DataFrame, threshold: float) -
         "seconds_to_catch": (alerts[0] - times[0]).total_seconds() if alerts else None,
         SCORE: max(scores),
         "start": times[0].strftime(DEFAULT_TIME_FORMAT),
-        SUPPRESSED_BY: None if alerts or above.is_empty() else above[SUPPRESSED][0],
+        SUPPRESSED_BY: None if alerts or above.is_empty() else _find_suppression(above),
     }
+
+
+def _is_alert(threshold: float) -> pl.Expr:
+    """Return which events raise an alert that no suppression hides."""
+    above = (pl.col(SCORE) > threshold) & (pl.col(REMAINING) > threshold)
+    return above & pl.col(SUPPRESSED).is_null()
+
+
+def _find_suppression(hidden: pl.DataFrame) -> str:
+    """Return the suppression that hides the alerts of a technique."""
+    labels: list[str] = hidden[SUPPRESSED].drop_nulls().to_list()
+    return labels[0] if labels else FOLLOWS_SUPPRESSED

@@ -67,11 +67,13 @@ class ScoreContext:
         batch: The events.
         usage: What is remembered of the user; updated by `daily`.
         timezone: Time zone of days.
+        ignored: See `score_days`.
     """
 
     batch: Losses | Scored
     usage: UsageState
     timezone: str = "UTC"
+    ignored: NDArray[np.bool_] | None = None
 
     @cached_property
     def inverse(self) -> NDArray[np.intp]:
@@ -125,7 +127,7 @@ class ScoreContext:
         Raises:
             UsageError: The fingerprint was trained with the reference network.
         """
-        return score_days(self.batch, self.usage, self.timezone)
+        return score_days(self.batch, self.usage, self.timezone, ignored=self.ignored)
 
     @property
     def risk(self) -> FloatArray:
@@ -174,7 +176,12 @@ class ScoreContext:
 
 
 def score_days(
-    batch: Losses | Scored, usage: UsageState, timezone: str, *, attribute: bool = False
+    batch: Losses | Scored,
+    usage: UsageState,
+    timezone: str,
+    *,
+    attribute: bool = False,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> DailyScores | None:
     """Score the events of a batch by the days before them.
 
@@ -183,6 +190,7 @@ def score_days(
         usage: What is remembered of the user; updated.
         timezone: Time zone of days.
         attribute: Divide what earlier events add among the columns.
+        ignored: Which events have no risk and add nothing to that of others, shape (rows,).
 
     Returns:
         The scores; None without a fingerprint or without events.
@@ -208,6 +216,7 @@ def score_days(
         return table[name].gather(events).cast(pl.String).to_list()
 
     values = parts.read_values(rows, column_values, number_days(table[TIME], timezone))
+    values = replace(values, ignored=ignored)
     return parts.scorer.score(values, usage, attribute=attribute)
 
 
@@ -377,18 +386,23 @@ def validate_labels(stage_name: str, label: tuple[str, ...], options: PipelineOp
 
 
 def compute_scores(
-    batch: Losses | Scored, state: ScoreState, label: tuple[str, ...], options: PipelineOptions
+    batch: Losses | Scored,
+    usage: UsageState,
+    label: tuple[str, ...],
+    options: PipelineOptions,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> dict[str, pl.Series]:
     """Compute the scores of a batch, by label. Without a fingerprint they are NaN.
 
     Args:
         batch: The events.
-        state: The user's earlier events; updated.
+        usage: What is remembered of the user's earlier events; updated.
         label: The labels; empty for all labels of the pipeline.
         options: Options of the pipeline, which determine the labels that exist.
+        ignored: See `score_days`.
     """
     functions = AddScores(label=label, options=options).score_functions()
-    context = ScoreContext(batch, state.usage, options.timezone)
+    context = ScoreContext(batch, usage, options.timezone, ignored)
     return {name: _to_series(name, function(context)) for name, function in functions.items()}
 
 
@@ -444,7 +458,7 @@ class AddClass(Transform):
 
     def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Losses | Scored]:
         """Add one column for each label."""
-        scores = compute_scores(batch, state, self.label, self.options)
+        scores = compute_scores(batch, state.usage, self.label, self.options)
         classes = [
             exceeds(values, self.threshold).alias(self.prefix + label)
             for label, values in scores.items()

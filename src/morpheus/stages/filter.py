@@ -42,6 +42,7 @@ from morpheus.models.calibration import (
     compute_severity,
     count_exceedances,
 )
+from morpheus.models.daily_usage import DailyScores, UsageState
 from morpheus.models.profile import SCOPE_GLOBAL
 from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays
@@ -79,6 +80,19 @@ MIN_FACTOR, MAX_FACTOR = 0.02, 5.0
 """Range of the factor by which a stream changes the p-value of alerts."""
 
 
+class FilterState(ScoreState):
+    """What `filter` remembers about one user.
+
+    Attributes:
+        remaining: The same as `usage`, without what suppressed events add to the risk of others.
+            Not used for users without a suppression.
+    """
+
+    max_bytes = 1 << 21
+
+    remaining: UsageState = msgspec.field(default_factory=UsageState)
+
+
 @dataclass(frozen=True)
 class Filter(Transform):
     """Keep events with a score above a threshold, or the alerts of a budget.
@@ -99,7 +113,8 @@ class Filter(Transform):
     `--suppressions` drops events that analysts have judged benign, for the users and until the day
     that each suppression names. The summary counts the events that each suppression has dropped,
     and those that it would have dropped if it had not expired. `morpheus tools suppress` writes and
-    previews the file.
+    previews the file. A suppressed event does not raise the `risk` of later events either: events
+    that are not unusual enough without it are dropped, too.
 
     Example: `filter --threshold=2.5`, `filter --alerts_per_day=2`,
     `filter --filter_source=DATAFRAME --field_name=max_abs_z`, or
@@ -168,18 +183,21 @@ class Filter(Transform):
         elif not self._uses_column:
             validate_labels(self.name, self.label, self.options)
 
-    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> FilterState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
-        return ScoreState()
+        return FilterState()
 
-    def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Losses | Scored]:
+    def process(self, batch: Losses | Scored, state: FilterState) -> Iterator[Losses | Scored]:
         """Drop and count events. A batch without remaining events still carries the counts."""
         rules = self._load_suppressions()
-        values = self._values(batch, state)
-        rows = reduce(or_, (exceeds(each, self.threshold) for each in values)).to_numpy()
+        rows = self._find_exceeding(batch, state.usage)
         suppressed_by, expired_rule = rules.match(batch.user, batch.table.to_frame())
-        counts = rules.count(suppressed_by[rows], expired_rule[rows])
-        mask = rows & (suppressed_by == NO_MATCH)
+        matched, left = suppressed_by != NO_MATCH, rows
+        if rules.concern(batch.user):
+            left = rows & self._find_exceeding(batch, state.remaining, ignored=matched)
+        followers = int((rows & ~left & ~matched).sum())
+        counts = rules.count(suppressed_by[rows], expired_rule[rows], followers)
+        mask = left & ~matched
         yield mask_batch(batch, mask, counts, collect_stats=self.options.keeps_dropped_stats)
 
     def _load_suppressions(self) -> Suppressions:
@@ -222,11 +240,19 @@ class Filter(Transform):
     def _uses_column(self) -> bool:
         return self.filter_source.upper() == "DATAFRAME"
 
-    def _values(self, batch: Losses | Scored, state: ScoreState) -> list[pl.Series]:
-        """Return the values to compare with the threshold."""
+    def _find_exceeding(
+        self,
+        batch: Losses | Scored,
+        usage: UsageState,
+        ignored: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.bool_]:
+        """Return which events have a value above the threshold, (rows,)."""
         if self._uses_column:
-            return [self._column_values(batch)]
-        return list(compute_scores(batch, state, self.label, self.options).values())
+            values = [self._column_values(batch)]
+        else:
+            scores = compute_scores(batch, usage, self.label, self.options, ignored)
+            values = list(scores.values())
+        return reduce(or_, (exceeds(each, self.threshold) for each in values)).to_numpy()
 
     def _column_values(self, batch: Losses | Scored) -> pl.Series:
         if self.field_name not in batch.table:
@@ -250,11 +276,11 @@ class CandidateFilter(Transform):
 
     rules: Suppressions = field(default_factory=Suppressions)
 
-    def open(self, context: StageContext) -> ScoreState:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> FilterState:  # noqa: ARG002 - starts empty
         """Start without earlier events."""
-        return ScoreState()
+        return FilterState()
 
-    def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Losses | Scored]:
+    def process(self, batch: Losses | Scored, state: FilterState) -> Iterator[Losses | Scored]:
         """Drop and count events that cannot be alerts."""
         collect_stats = self.options.keeps_dropped_stats
         scores = score_days(batch, state.usage, self.options.timezone)
@@ -270,16 +296,38 @@ class CandidateFilter(Transform):
         np.fmin.at(day_bursts, first, bursts)
         calibration = batch.fingerprint.calibration.day_maxima.astype(np.float64)
         shared = batch.fingerprint.card.training_data_scope == SCOPE_GLOBAL
-        pvalues = combine_pvalues(scores.pvalue, bursts)
-        severities = compute_severity(np.minimum(scores.incident_pvalue, pvalues))
+        suppressed_by, expired_rule = self.rules.match(batch.user, batch.table.to_frame())
+        left = self._score_remaining(batch, state, scores, suppressed_by != NO_MATCH)
+        remaining_pvalues = combine_pvalues(left.pvalue, bursts)
+        severities = compute_severity(np.minimum(left.incident_pvalue, remaining_pvalues))
         candidates = AlertCandidates(
             UserDays(calibration, maxima, dates, day_bursts, shared),
-            *(scores.risk, days, pvalues, bursts, severities),
-            *self.rules.match(batch.user, batch.table.to_frame()),
+            *(scores.risk, days, combine_pvalues(scores.pvalue, bursts), bursts, severities),
+            *(left.risk, remaining_pvalues, suppressed_by, expired_rule),
         )
         batch = replace(batch, candidates=candidates, table=_add_incidents(batch, days, severities))
         mask = (scores.risk > 0) | (bursts < MAX_BURST_PVALUE)
         yield mask_batch(batch, mask, collect_stats=collect_stats)
+
+    def _score_remaining(
+        self,
+        batch: Losses | Scored,
+        state: FilterState,
+        scores: DailyScores,
+        suppressed: NDArray[np.bool_],
+    ) -> DailyScores:
+        """Return the scores of the events without what the suppressed ones add to them."""
+        if not self.rules.concern(batch.user):
+            return scores
+        left = score_days(batch, state.remaining, self.options.timezone, ignored=suppressed)
+        if left is None:
+            return scores
+        # The days without suppressed events are quieter, which makes no other event unusual.
+        return replace(
+            left,
+            pvalue=np.maximum(left.pvalue, scores.pvalue),
+            incident_pvalue=np.maximum(left.incident_pvalue, scores.incident_pvalue),
+        )
 
 
 def _add_incidents(batch: Batch, days: NDArray[np.int64], severities: NDArray[np.float64]) -> Table:
@@ -456,19 +504,21 @@ class _BudgetState:
         if candidates is None:
             return batch
         user_days = self.user_days[batch.user]
-        pvalues = budget.pvalues(user_days, candidates.risks, candidates.bursts)
+        pvalues, left = (
+            budget.pvalues(user_days, risks, candidates.bursts) <= budget.limit
+            for risks in (candidates.risks, candidates.remaining)
+        )
         days = candidates.days.tolist()
         is_alert = np.fromiter(((batch.user, day) in chosen.days for day in days), np.bool_)
-        above = is_alert & (pvalues <= budget.limit)
-        rows = above & (candidates.suppressed_by == NO_MATCH)
+        above = is_alert & pvalues
+        rows = above & left & (candidates.suppressed_by == NO_MATCH)
         for day, severity in zip(
             candidates.days[rows].tolist(), candidates.severities[rows].tolist(), strict=True
         ):
             user_day = batch.user, day
             self.severities[user_day] = max(severity, self.severities.get(user_day, 0.0))
         self.suppressed |= {(batch.user, day) for day in candidates.days[above & ~rows].tolist()}
-        counts = self.rules.count(candidates.suppressed_by[above], candidates.expired_rule[above])
-        return mask_batch(batch, rows, counts, collect_stats=batch.dropped_stats is not None)
+        return drop_suppressed(batch, self.rules, above, rows)
 
     def report(self, budget: AlertBudget, chosen: _ChosenDays) -> AlertBudgetReport:
         """Return the expected and the actual number of alerts."""
@@ -654,20 +704,15 @@ class StreamBudgetFilter(Transform):
         if candidates is None or user is None:
             yield replace(batch, candidates=None)
             return
-        above = self._choose_events(candidates, user, state)
-        rows = above & (candidates.suppressed_by == NO_MATCH)
-        counts = self.rules.count(candidates.suppressed_by[above], candidates.expired_rule[above])
-        collect_stats = batch.dropped_stats is not None
-        kept = mask_batch(
-            replace(batch, candidates=None), rows, counts, collect_stats=collect_stats
-        )
-        yield replace(kept, budget_report=self._report(state))
+        above, rows = self._choose_events(candidates, user, state)
+        kept = drop_suppressed(batch, self.rules, above, rows)
+        yield replace(kept, candidates=None, budget_report=self._report(state))
 
     def _choose_events(
         self, candidates: AlertCandidates, user: str, state: StreamBudgetState
-    ) -> NDArray[np.bool_]:
-        """Return which events are part of an alert, one day after the other, (events,)."""
-        above = np.zeros(len(candidates.days), dtype=np.bool_)
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which events are part of an alert, and which of them are left, 2 x (events,)."""
+        above, rows = np.zeros((2, len(candidates.days)), dtype=np.bool_)
         for day in candidates.user_days.dates.tolist():
             state.start_day(day, self.alerts_per_day, self.max_alerts_per_day)
             state.users.add(user)
@@ -675,9 +720,12 @@ class StreamBudgetFilter(Transform):
             of_day = (candidates.days == day) & (candidates.pvalues <= limit)
             if of_day.any() and state.allows(user, self.max_alerts_per_day):
                 above |= of_day
-                if (candidates.suppressed_by[of_day] == NO_MATCH).any():
+                left = of_day & (candidates.suppressed_by == NO_MATCH)
+                left &= candidates.remaining_pvalues <= limit
+                rows |= left
+                if left.any():
                     state.raise_alert(user)
-        return above
+        return above, rows
 
     def _report(self, state: StreamBudgetState) -> AlertBudgetReport:
         return AlertBudgetReport(
@@ -687,6 +735,26 @@ class StreamBudgetFilter(Transform):
             capped=state.capped,
             reason="" if state.days else "learning: the number of users per day is not known yet",
         )
+
+
+def drop_suppressed(
+    batch: BatchT, rules: Suppressions, above: NDArray[np.bool_], rows: NDArray[np.bool_]
+) -> BatchT:
+    """Keep the alerts of a batch, and count what suppressions drop.
+
+    Args:
+        batch: The events, with candidates.
+        rules: The suppressions.
+        above: Which events would be alerts without suppressions, shape (rows,).
+        rows: Which events are alerts, shape (rows,).
+    """
+    candidates = batch.candidates
+    if candidates is None:
+        return batch
+    suppressed_by = candidates.suppressed_by[above]
+    followers = int((above & ~rows).sum()) - int((suppressed_by != NO_MATCH).sum())
+    counts = rules.count(suppressed_by, candidates.expired_rule[above], followers)
+    return mask_batch(batch, rows, counts, collect_stats=batch.dropped_stats is not None)
 
 
 def mask_batch(
