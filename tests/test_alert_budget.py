@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from morpheus.columns import INDEX, RISK, ROW, TIME
-from morpheus.core.batch import AlertCandidates, Events, Table
+from morpheus.core.batch import AlertCandidates, Events, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.calibration import UserDays, compute_severity
@@ -23,6 +23,7 @@ from morpheus.sources.base import Source
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.filter import (
     MAX_FACTOR,
+    BudgetFilter,
     Filter,
     StreamBudgetFilter,
     StreamBudgetState,
@@ -149,6 +150,30 @@ def user_days(rows):
 
 
 ALL_EVENTS = 12 * DAYS * EVENTS + 3
+
+
+def write_rule(folder, condition, user="user7"):
+    """A file with one suppression."""
+    path = folder / "suppressions.toml"
+    path.write_text(
+        'format = "morpheus-suppressions"\nversion = 2\n[[suppression]]\n'
+        f'{condition}\nusers = ["{user}"]\nuntil = 2026-03-01\nreason = "asked"\n'
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize("unbounded", [False, True])
+def test_a_muted_user_has_no_alert_and_the_others_have_theirs(columns, tmp_path, unbounded):  # noqa: F811 - the fixture
+    source = FromFleet(unbounded=unbounded)
+    _, every = run(columns, 1.0, source=source)
+    metrics, rows = run(
+        columns, 1.0, source=source, suppressions=(write_rule(tmp_path, "mute = true"),)
+    )
+    assert_frame_equal(rows, every.filter(pl.col("user") != "user7"))
+    dropped = every.filter(user="user7").height
+    assert metrics.suppressed == {"everything, of user7, until 2026-03-01": dropped}
+    assert dropped > 0
+    assert metrics.input.read == rows.height + metrics.filtered
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
@@ -404,6 +429,28 @@ def test_the_first_user_of_a_stream_is_not_an_alert_for_being_the_first():
     assert report.reason.startswith("learning")
     kept, _ = judge([make_candidates([0], [1e-4])])
     assert kept == [("ann", 0)]
+
+
+@pytest.mark.parametrize("kind", [BudgetFilter, StreamBudgetFilter])
+def test_an_event_that_is_usual_without_suppressed_ones_is_dropped_and_counted(kind):
+    batch = make_candidates([1, 1, 1], [0.01] * 3, suppressed_by=[0, NO_MATCH, NO_MATCH])
+    candidates = replace(
+        batch.candidates,
+        user_days=replace(batch.candidates.user_days, scored=np.array([50.0])),
+        risks=np.full(3, 50.0),
+        remaining=np.array([0.0, 0.0, 50.0]),
+        remaining_pvalues=np.array([1.0, 1.0, 0.01]),
+    )
+    stage = kind(0.5, None, ONE_RULE)
+    [out] = run_stage(
+        stage, [replace(batch, candidates=candidates)], unbounded=kind is StreamBudgetFilter
+    )
+    assert out.table[ROW].to_list() == [2]
+    [counts] = out.suppressed
+    assert (counts.followers, dict(counts.suppressed)) == (1, {ONE_RULE.labels[0]: 1})
+    metrics = RunMetrics()
+    metrics.add(out)
+    assert (metrics.followers, metrics.filtered) == (1, 2)
 
 
 def test_a_stream_counts_days_of_which_all_events_are_suppressed():

@@ -1,5 +1,6 @@
 """Laws of risks: what earlier days, other users and earlier events of a day add to them."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -169,6 +170,46 @@ def test_same_unusual_value_adds_to_later_events_of_the_day_once():
     often = scorer.score(make_values(scorer, [new, new, new, usual]), UsageState())
     assert once.memory[1] > 0
     assert often.memory[3] <= once.memory[1]
+
+
+IGNORED = st.lists(st.booleans(), min_size=40, max_size=40)
+
+
+@given(VALUES, IGNORED)
+@settings(max_examples=40, deadline=None)
+def test_an_ignored_event_has_no_risk_and_adds_none_to_later_events(events, ignored):
+    scorer = make_scorer()
+    mask = np.array(ignored[: len(events)])
+    values = make_values(scorer, events)
+    every = scorer.score(values, UsageState())
+    left = scorer.score(replace(values, ignored=mask), UsageState())
+    assert not left.risk[mask].any()
+    first = np.flatnonzero(values.days == values.days[0])
+    assert (left.risk[first] <= every.risk[first]).all()
+    assert left.own[first][~mask[first]].tolist() == every.own[first][~mask[first]].tolist()
+    everything = scorer.score(replace(values, ignored=np.ones_like(mask)), UsageState())
+    assert not everything.memory.any()
+
+
+def test_the_risk_of_an_event_after_ignored_ones_is_that_of_the_event_alone():
+    scorer = make_scorer()
+    events = [(1, 7, 9, 6), (0, 7, 9, 6), (0, 8, 1, 1)]
+    alone = scorer.score(make_values(scorer, [events[-1]]), UsageState())
+    mask = np.array([True, True, False])
+    after = scorer.score(make_values(scorer, events), UsageState())
+    left = scorer.score(replace(make_values(scorer, events), ignored=mask), UsageState())
+    assert left.risk[-1] == alone.risk[-1] < after.risk[-1]
+
+
+@given(VALUES, IGNORED, st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_ignored_events_are_the_same_wherever_events_are_cut(events, ignored, cut):
+    scorer = make_scorer()
+    values = replace(make_values(scorer, events), ignored=np.array(ignored[: len(events)]))
+    whole, state = scorer.score(values, UsageState()), UsageState()
+    cuts = sorted({0, min(cut, len(events)), len(events)})
+    parts = [scorer.score(values.take(slice(*ends)), state) for ends in pairwise(cuts)]
+    assert np.concatenate([part.risk for part in parts]).tolist() == whole.risk.tolist()
 
 
 @given(VALUES)

@@ -1,10 +1,19 @@
 from datetime import UTC, datetime
+from ipaddress import ip_network
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from morpheus.errors import UsageError
-from morpheus.suppressions.rules import SuppressionCounts, Suppressions
+from morpheus.suppressions.rules import (
+    NetworkCondition,
+    SuppressionCounts,
+    Suppressions,
+    find_agent_family,
+    find_network,
+)
 from morpheus.testing import make_events
 
 FILE = """
@@ -145,3 +154,147 @@ def test_the_case_of_an_address_does_not_matter(tmp_path):
         "bob": False,
     }.items():
         assert find_suppressed(rules, user, ["DeleteTrail"]) == [suppressed]
+
+
+def with_conditions(*lines):
+    return with_entry(where="") + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [
+        ("203.0.113.0/24", [True, True, False, False, False]),
+        ("203.0.113.9", [True, False, False, False, False]),
+        ("2001:db8:1::/48", [False, False, True, False, False]),
+        ("athena.amazonaws.com", [False, False, False, True, False]),
+    ],
+)
+def test_a_network_matches_the_addresses_in_it(tmp_path, network, found):
+    rules = read_rules(tmp_path, with_conditions(f'network.source = "{network}"'))
+    source = ["203.0.113.9", "::ffff:203.0.113.77", "2001:db8:1:2::9", "athena.amazonaws.com", None]
+    assert find_suppressed(rules, "ann", ["A"] * 5, source=source) == found
+
+
+@given(st.ip_addresses(), st.ip_addresses())
+def test_an_address_is_in_its_own_network_and_others_only_with_the_same_start(one, other):
+    condition = NetworkCondition("source", (find_network(str(one)),))
+    assert condition.accepts(str(one))
+    prefix = 24 if one.version == 4 else 48
+    same = one.version == other.version and other in ip_network(f"{one}/{prefix}", strict=False)
+    is_mapped = any(getattr(each, "ipv4_mapped", None) for each in (one, other))
+    assert is_mapped or condition.accepts(str(other)) == same
+
+
+def test_a_family_matches_every_version_of_a_product(tmp_path):
+    rules = read_rules(tmp_path, with_conditions('family.agent = ["aws-cli", "Terraform"]'))
+    agents = [
+        "aws-cli/2.15.30 Python/3.11.8 Linux/6.8",
+        "APN/1.0 HashiCorp/1.0 Terraform/1.9.2 aws-sdk-go-v2/1.30.3",
+        "Boto3/1.34.69 md/Botocore#1.34.69",
+        "aws-cli-of-someone/1.0",
+        None,
+    ]
+    found = find_suppressed(rules, "ann", ["A"] * 5, agent=agents)
+    assert found == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("agent", "family"),
+    [
+        ("Mozilla/5.0 (Windows NT 10.0) AppleWebKit/537.36 Chrome/1 Safari/5 Edg/2", "Edg"),
+        ("Mozilla/5.0 (Macintosh) AppleWebKit/605.1 Version/17.4 Safari/605.1", "Safari"),
+        ("Mozilla/5.0 (X11; rv:133.0) Gecko/20100101 Firefox/133.0", "Firefox"),
+        ("[aws-sdk-go/1.55.5 (go1.22.5; linux; amd64)]", "aws-sdk-go"),
+        ("S3Console/0.4, aws-internal/3", "S3Console"),
+        ("AWS Internal", "AWS Internal"),
+        ("md/awscrt#0.22.0", "md/awscrt#0.22.0"),
+        ("APN/1.0", "APN"),
+        ("", ""),
+    ],
+)
+def test_the_family_of_an_agent_is_its_product(agent, family):
+    assert find_agent_family(agent) == family
+
+
+def test_a_family_takes_linear_time():
+    for part in ("(", "a/1 ", "a", "a/", "((a)", "[]", " "):
+        assert isinstance(find_agent_family(part * 500_000), str)
+
+
+@pytest.mark.parametrize(
+    ("hours", "found"),
+    [
+        # 2021-10-09 00:00 UTC is a Saturday, 02:00 in Berlin.
+        ('"Sat 02:00-03:00"', [True, False, False]),
+        ('"Fri 22:00-03:00"', [True, False, False]),
+        ('"Mon-Fri 00:00-24:00"', [False, False, True]),
+        ('["Sat,Sun 12:00-18:00", "daily 01:00-02:30"]', [True, True, False]),
+    ],
+)
+def test_hours_are_of_the_week_in_their_time_zone(tmp_path, hours, found):
+    rules = read_rules(tmp_path, with_conditions(f"hours = {hours}", 'timezone = "Europe/Berlin"'))
+    [rule] = rules.rules
+    times = [0, 12 * 3600, 50 * 3600]
+    assert rule.matches(make_events(times, eventName=["A"] * 3)).tolist() == found
+
+
+def test_hours_and_values_must_both_match(tmp_path):
+    lines = ('where.eventName = "A"', 'hours = "Sat 00:00-01:00"')
+    rules = read_rules(tmp_path, with_conditions(*lines))
+    frame = make_events([0, 10, 7200], eventName=["A", "B", "A"])
+    assert rules.match("ann", frame)[0].tolist() == [0, -1, -1]
+    [rule] = rules.rules
+    assert rule.label == "eventName = `A`, at Sat 00:00-01:00 UTC, of ann, until 2021-10-10"
+
+
+def test_a_mute_suppresses_everything_of_its_users_until_its_end(tmp_path):
+    rules = read_rules(tmp_path, with_conditions("mute = true"))
+    frame = make_events([0, 86400], eventName=["A", None])
+    assert [part.tolist() for part in rules.match("ann", frame)] == [[0, -1], [-1, 0]]
+    assert find_suppressed(rules, "bob", ["A"]) == [False]
+
+
+def test_a_role_stands_for_all_its_users(tmp_path):
+    lines = ('where.eventName = "A"', 'role.issuer = ["deploy"]')
+    rules = read_rules(tmp_path, with_entry(where="", users="") + "\n".join(lines))
+    issuers = ["deploy", "admin", None]
+    assert find_suppressed(rules, "ann", ["A"] * 3, issuer=issuers) == [True, False, False]
+    assert find_suppressed(rules, "ann", ["B"], issuer=["deploy"]) == [False]
+    assert rules.concern("ann")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['network.source = "203.0.113.0/33"'], r"`203.0.113.0/33` is not a network"),
+        (['network.source = "203.0.113"'], r"`203.0.113` is not a network"),
+        (['hours = "Mon 25:00-26:00"'], "no such time of day"),
+        (['hours = "Mon 10:60-11:00"'], "no such time of day"),
+        (['hours = "Mondays"'], "`hours` cannot be read: `Mondays` is not days and hours"),
+        (['hours = "Fre 08:00-09:00"'], "`hours` cannot be read"),
+        (['hours = "Mon 08:00-09:00"', 'timezone = "Nowhere"'], "`hours` cannot be read"),
+        (["mute = true", 'where.a = "b"'], "`mute` and conditions"),
+        (["mute = true", 'hours = "Mon 08:00-09:00"'], "`mute` and conditions"),
+        (["mute = false"], "has no value.*`mute = true`"),
+        (["family.agent = []"], "an empty list in `family`"),
+    ],
+)
+def test_conditions_that_cannot_be_meant_are_rejected(tmp_path, lines, message):
+    with pytest.raises(UsageError, match=f"suppression 1.*{message}"):
+        read_rules(tmp_path, with_conditions(*lines))
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    assert len(read_rules(tmp_path).rules) == 1
+    with pytest.raises(UsageError, match="Invalid enum value 3"):
+        read_rules(tmp_path, FILE.replace("version = 1", "version = 3"))
+
+
+def test_rules_with_equal_labels_are_counted_apart(tmp_path):
+    many = '["A", "B", "C", "D"]', '["A", "B", "C", "E"]'
+    one, other = (with_entry(where=f"{{ eventName = {names} }}") for names in many)
+    rules = read_rules(tmp_path, one + other.partition("version = 1")[2])
+    assert [label.partition(" or 1 more")[2] for label in rules.labels] == [
+        ", of ann, until 2021-10-10",
+        ", of ann, until 2021-10-10 (number 2)",
+    ]

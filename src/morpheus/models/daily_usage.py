@@ -144,9 +144,8 @@ class EventValues:
         number_error: Error of each number in standard deviations, (D, C).
         inverse: Distinct row of each event, (B,).
         days: Number of the day of each event, (B,).
-        ignored: Which events have no risk and add nothing to that of others, because they are
-            suppressed, (B,); None if all count. What is known at the start of a day, and how a day
-            is learned, does not depend on it.
+        ignored: Which events have no risk and add nothing to that of later ones, because they are
+            suppressed, (B,); None if all count. Their values are learned all the same.
     """
 
     keys: IntArray
