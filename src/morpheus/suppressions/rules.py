@@ -324,7 +324,7 @@ class Suppression:
         families: Families of agents by column.
         hours: Hours in which events are suppressed; None for all.
         roles: Values by column. The rule applies to events with one of them, too.
-        mute: Whether all events of the users are suppressed.
+        mutes: Whether all events of the users are suppressed.
     """
 
     where: Mapping[str, tuple[str, ...]]
@@ -335,7 +335,7 @@ class Suppression:
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hours: WeeklyHours | None = None
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    mute: bool = False
+    mutes: bool = False
 
     @property
     def by_kind(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
@@ -365,7 +365,7 @@ class Suppression:
         eventName = `DeleteTrail`, of ann, until 2026-03-01
         """
         parts = [condition.label for condition in self.conditions]
-        what = " and ".join(parts) or ("everything" if self.mute else "")
+        what = " and ".join(parts) or ("everything" if self.mutes else "")
         when = [] if self.hours is None else [self.hours.label]
         first = ", ".join([what] * bool(what) + when)
         return f"{first}, of {self._label_scope()}, until {format_end(self.until)}"
@@ -534,7 +534,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     role: _Values = {}
     hours: str | list[str] = []
     timezone: str = "UTC"
-    mute: bool = False
+    mutes: bool = msgspec.field(name="mute", default=False)
 
 
 class _SuppressionFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -573,12 +573,12 @@ def _parse_entry(entry: _Entry, location: str) -> Suppression:
     hours = _parse_hours(entry, location)
     conditions = [*where.values(), *networks.values(), *families.values()]
     has_value = any(value for values in conditions for value in values)
-    if entry.mute and (conditions or hours):
+    if entry.mutes and (conditions or hours):
         raise UsageError(
             f"{location} has `mute` and conditions. Remove `mute` to suppress only what meets the "
             "conditions, or remove the conditions to suppress everything of the users."
         )
-    if not (has_value or hours or entry.mute):
+    if not (has_value or hours or entry.mutes):
         raise UsageError(
             f"{location} has no value, so it would suppress almost all events. Add one, as in "
             '`where.eventName = "GetObject"`; or add `mute = true` to suppress all events.'
@@ -589,7 +589,7 @@ def _parse_entry(entry: _Entry, location: str) -> Suppression:
         raise UsageError(f'{location} has no reason. Add one: `reason = "..."`.')
     until = _parse_end(entry.until, location)
     return Suppression(
-        where, tuple(entry.users), until, entry.reason, networks, families, hours, roles, entry.mute
+        where, tuple(entry.users), until, entry.reason, networks, families, hours, roles, entry.mutes
     )
 
 
