@@ -588,9 +588,8 @@ def _parse_entry(entry: _Entry, location: str) -> Suppression:
     if not entry.reason.strip():
         raise UsageError(f'{location} has no reason. Add one: `reason = "..."`.')
     until = _parse_end(entry.until, location)
-    return Suppression(
-        where, tuple(entry.users), until, entry.reason, networks, families, hours, roles, entry.mutes
-    )
+    scope = (tuple(entry.users), until, entry.reason)
+    return Suppression(where, *scope, networks, families, hours, roles, entry.mutes)
 
 
 def _parse_values(values: _Values, name: str, location: str) -> dict[str, tuple[str, ...]]:
