@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import RISK, TS_ANOMALY
+from morpheus.columns import RISK, TS_ANOMALY, ExplanationColumns
+from morpheus.core.batch import RunMetrics
 from morpheus.models.calibration import ModelSummary
 from morpheus.models.explanation import (
     Baseline,
@@ -20,7 +23,14 @@ from morpheus.models.explanation import (
 )
 from morpheus.models.profile import ModelCard
 from morpheus.report.aggregate import ReportAggregator
-from morpheus.report.view import Origin, ReportData, RunCounts, build_report_data
+from morpheus.report.page import render_page
+from morpheus.report.view import (
+    Origin,
+    ReportData,
+    RunCounts,
+    build_log_view,
+    build_report_data,
+)
 from morpheus.sources.results import find_log
 from morpheus.testing import DAY, make_events
 
@@ -110,12 +120,44 @@ def origin(source="from-cloudtrail", user_column="user") -> Origin:
     return Origin(source, user_column, find_log(source, ()))
 
 
-def build_data(users, *, cards=True, timezone="UTC") -> ReportData:
-    """Report data of the users' events."""
-    aggregator = ReportAggregator(timezone=timezone)
+def build_data(users, *, cards=True, timezone="UTC", events_of=None, filtered=False) -> ReportData:
+    """Report data of the users' events: all are alerts if they are `filtered`."""
+    aggregator = ReportAggregator(timezone=timezone, filtered=filtered)
     for user, frames in users.items():
         aggregator.register_user(user, card(user) if cards else None, None)
         for frame in frames:
             aggregator.add(user, frame)
     counts = RunCounts(read=1000, scored=990, refused=2, refusals=["a.json:3: no time"])
-    return build_report_data(aggregator, counts, 5, models_hint="--models=FOLDER", origin=origin())
+    return build_report_data(
+        aggregator, counts, 5, models_hint="--models=FOLDER", origin=events_of or origin()
+    )
+
+
+def as_alerts(events):
+    """Give events the columns that stages add."""
+    return events.with_columns(
+        pl.lit(20.0).alias(RISK),
+        pl.lit(value=False).alias(TS_ANOMALY),
+        *(pl.lit(None, pl.String).alias(name) for name in ExplanationColumns()),
+    )
+
+
+def read_alerts(source):
+    """Read all events of a log as alerts, by user."""
+    source.validate()
+    found = defaultdict(list)
+    for batch in source.events(None, RunMetrics()):
+        found[batch.user].append(as_alerts(batch.table.to_frame()))
+    return found
+
+
+def open_report(browser, folder, users, origin):
+    """Open the page of some alerts in a browser."""
+    data = build_data(users, cards=False, events_of=origin, filtered=True)
+    log = msgspec.json.encode(build_log_view(origin))
+    file = folder / "report.html"
+    file.write_bytes(render_page(msgspec.json.encode(data), log))
+    view = browser.new_page()
+    view.goto(file.as_uri())
+    view.wait_for_selector("body[data-ready]")
+    return view

@@ -58,6 +58,7 @@ OWNERS = {
     "docs/compatibility.md": "test_docs::test_the_table_of_compatibility_is_current",
     "docs/derived-columns.md": "test_docs::test_the_page_of_derived_columns_lists_all",
     "docs/differences.md": "test_docs::test_options_in_the_text_exist",
+    "docs/evidence.md": "report/test_evidence::test_the_documentation_shows_what_the_page_writes",
     "docs/reference/api.md": "test_site::test_the_reference_of_python_has_every_public_name",
     "docs/glossary.md": "test_docs::test_the_terms_of_the_glossary_are_sorted",
 }

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ROW = ""
 """Number of an event among those of its user, from 0: the unnamed first column of the output."""
@@ -131,8 +134,8 @@ class EventFields:
         return frozenset(name for _, names in self.items() for name in names)
 
 
-QUERY_LANGUAGES = ("sql", "splunk", "kusto", "logging")
-"""Languages of queries, which determine how values are quoted."""
+QUERY_LANGUAGES = ("sql", "splunk", "kusto", "esql", "logging")
+"""Languages of queries, which determine how values and conditions are written."""
 QUERY_TIME_FORMATS = ("iso", "sql", "epoch")
 """2026-05-31T09:30:00Z, 2026-05-31 09:30:00, and seconds since 1970."""
 
@@ -144,27 +147,67 @@ class EvidenceQuery:
     Attributes:
         name: Name of the tool.
         template: Text of the query. A line with a placeholder that has no value is left out.
-            Placeholders: `{user_column}`, `{user}`, `{from}`, `{to}`, `{ids}` (a list of event
-            ids). Values are quoted by the rules of the language.
+            Placeholders: `{event_ids}` and `{identity}`, conditions on the ids of the events and
+            on the fields that identify the user; `{from}` and `{to}`, times; `{from_day}` and
+            `{to_day}`, dates for partitions; `{ids}`, a list of event ids; `{user_column}` and
+            `{user}`, for each field with one value. Values are quoted by the rules of the language.
         language: One of `QUERY_LANGUAGES`.
         time_format: One of `QUERY_TIME_FORMATS`.
-        columns: Names of columns in the tool, by flat column. The default is the path of the field.
+        columns: Names of fields in the tool, by flat column; several if the tool has several.
+            A name may be an expression: `tostring(field)`.
+        only_columns: Whether the tool has no other fields. Otherwise the name of another field is
+            its path in the record.
+        max_length: Maximum length of a query, in characters.
     """
 
     name: str
     template: str
     language: str = "sql"
     time_format: str = "iso"
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    only_columns: bool = False
+    max_length: int = 100_000
 
 
 SPLUNK_QUERY = EvidenceQuery(
     "Splunk",
-    "search index=* earliest={from} latest={to}\n  {user_column}={user}\n| sort 0 _time",
+    "search index=* earliest={from} latest={to}\n  {event_ids}\n| where {identity}\n| sort 0 _time",
     "splunk",
     "epoch",
 )
 """Query for any log in Splunk."""
+
+
+class FieldCondition(NamedTuple):
+    """A condition on a column that identifies a user.
+
+    Attributes:
+        column: The column.
+        values: Values that it may have.
+        prefixes: Beginnings that its value may have. Without values and prefixes, the condition
+            cannot be written: the values are too many or too long.
+    """
+
+    column: str
+    values: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+
+    def remove_prefix(self, added: Mapping[str, str]) -> FieldCondition:
+        """Remove the text that reading puts in front of values, by column.
+
+        >>> FieldCondition("account", ("Account-1",)).remove_prefix({"account": "Account-"})
+        FieldCondition(column='account', values=('1',), prefixes=())
+        """
+        text = added.get(self.column, "")
+        values, prefixes = (
+            tuple(value.removeprefix(text) for value in found)
+            for found in (self.values, self.prefixes)
+        )
+        return FieldCondition(self.column, values, prefixes)
+
+
+Identity = tuple[tuple[FieldCondition, ...], ...]
+"""What identifies a user in a log: alternatives, each a list of conditions that all apply."""
 
 FIELD_LABELS = {
     "event_id": "Event ID",
@@ -229,6 +272,13 @@ class LogDescription:
         unique_event_ids: Whether `event_id` identifies an event among those of one user at one
             time.
         paths: Path of the field in a record, by flat column, where the two differ.
+        sources: Paths of the fields that the values of a column come from, by flat column, where
+            they are not the column itself. Empty for values that no field has.
+        id_pattern: Regular expression of event ids that other tools know.
+        ignored_prefixes: Text that reading puts in front of values, by flat column.
+        caseless_columns: Flat columns that are read in lower case.
+        actor_columns: Flat columns that name the actor.
+        identify: Finds what identifies the actor of some events; see `find_identity`.
     """
 
     name: str = "log"
@@ -241,6 +291,12 @@ class LogDescription:
     sign_ins: bool = False
     unique_event_ids: bool = True
     paths: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    id_pattern: str = "."
+    ignored_prefixes: Mapping[str, str] = field(default_factory=dict)
+    caseless_columns: tuple[str, ...] = ()
+    actor_columns: tuple[str, ...] = ()
+    identify: Callable[[pl.DataFrame, str], Identity] | None = field(default=None, compare=False)
 
     @property
     def summary_columns(self) -> tuple[str, ...]:
@@ -255,9 +311,19 @@ class LogDescription:
         names = (name for field in _KEY_FIELDS for name in getattr(self.event_fields, field))
         return tuple(dict.fromkeys(names))
 
-    def column_in(self, query: EvidenceQuery, column: str) -> str:
-        """Return the name that a column has in the tool of a query."""
-        return query.columns.get(column) or self.paths.get(column, column)
+    def list_fields(self, query: EvidenceQuery, column: str) -> tuple[str, ...]:
+        """Return the names that a column has in the tool of a query; empty if it has no field.
+
+        >>> log = LogDescription(sources={"who": ("user.name", "user.id")})
+        >>> log.list_fields(EvidenceQuery("Mine", ""), "who")
+        ('user.name', 'user.id')
+        >>> log.list_fields(EvidenceQuery("Mine", "", columns={"who": "holder"}), "who")
+        ('holder',)
+        """
+        names = query.columns.get(column)
+        if names is None:
+            return () if query.only_columns else self.sources.get(column, (column,))
+        return (names,) if isinstance(names, str) else names
 
     def label_columns(self, columns: Iterable[str]) -> dict[str, str]:
         """Return a label for each of some columns: a different one for each.

@@ -191,7 +191,7 @@ def test_a_page_gets_the_queries_of_a_new_log(doors: Path) -> None:
     log = load_schema(str(doors / "doors.toml")).log_format.describe()
     view = build_log_view(Origin("from-file", "who", log))
     assert [query.name for query in view.queries] == ["Door log", "Splunk"]
-    assert [query.user_column for query in view.queries] == ["holder", "who"]
+    assert [query.fields["who"] for query in view.queries] == [["holder"], ["who"]]
     assert view.actions == ["area", "door", "what"]
     labels = label_columns(log, ["who", "address", "area"])
     assert labels["who"] == "Holder of the card"
@@ -201,17 +201,18 @@ def test_a_page_gets_the_queries_of_a_new_log(doors: Path) -> None:
 
 def test_no_query_asks_for_the_computed_actor() -> None:
     view = build_log_view(Origin("from-cloudtrail", "actor", CLOUDTRAIL_FORMAT.describe()))
-    assert {query.user_column for query in view.queries} == {None}
+    assert all("actor" not in query.fields for query in view.queries)
 
 
-def test_a_query_names_a_nested_field_by_its_path() -> None:
+def test_a_query_names_a_nested_field_as_the_tool_does() -> None:
     origin = Origin("from-cloudtrail", "userIdentityarn", CLOUDTRAIL_FORMAT.describe())
-    names = {query.name: query.user_column for query in build_log_view(origin).queries}
-    assert names == {
-        "Athena": "useridentity.arn",
-        "CloudTrail Lake": "userIdentity.arn",
-        "Splunk": "userIdentity.arn",
-        "KQL": "UserIdentityArn",
+    queries = build_log_view(origin).queries
+    assert {query.name: query.fields["userIdentityarn"] for query in queries} == {
+        "Athena": ["userIdentity.arn"],
+        "CloudTrail Lake": ["userIdentity.arn"],
+        "Splunk": ["userIdentity.arn"],
+        "KQL": ["UserIdentityArn"],
+        "Elastic": ["aws.cloudtrail.user_identity.arn"],
     }
 
 

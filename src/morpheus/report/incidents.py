@@ -186,7 +186,7 @@ def incident_id(user: str | None, day: str) -> str:
         day: The day, as `2025-04-28`.
 
     >>> incident_id("ann", "1970-01-01")
-    'c2d2d9ba7ba6c23a'
+    '332acdf3dddaae32'
     """
     return sha256(f"{user or ''}\n{day}".encode()).hexdigest()[:16]
 
@@ -336,12 +336,21 @@ class SelectedIncidents:
         hidden: Number of incidents that are not shown.
         rule: How alerts were chosen, as a sentence.
         lowest_scale: Scale of all users if no user has one: the lowest incident has level 1.
+        events: Rows of the known events, also of incidents that are not shown.
     """
 
     incidents: list[Incident]
     hidden: int
     rule: str
     lowest_scale: ScoreScale | None
+    events: pl.DataFrame
+
+    def group_events(self) -> dict[str, pl.DataFrame]:
+        """Return the known events of each incident, by its id."""
+        return {
+            incident_id(group[USER][0], format_day(group[DAY][0])): group
+            for group in group_incidents(self.events)
+        }
 
     def resolve_scale(self, own_scale: ScoreScale) -> ScoreScale:
         """Return the final scale of a user."""
@@ -375,7 +384,7 @@ def select_incidents(
         rule = _describe_rule(aggregator, alerts_per_day, max_incidents, days, has_scale=has_scale)
         incidents = incidents[:max_incidents]
         hidden = max(len(incidents) - MAX_INCIDENTS, 0)
-    return SelectedIncidents(incidents[:MAX_INCIDENTS], hidden, rule, lowest_scale)
+    return SelectedIncidents(incidents[:MAX_INCIDENTS], hidden, rule, lowest_scale, events)
 
 
 def _fit_lowest_scale(events: pl.DataFrame) -> ScoreScale:

@@ -6,14 +6,24 @@ and stay as they are; page format version 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Self
 
 import msgspec
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TS_ANOMALY, LogDescription
+from morpheus.columns import (
+    ACTOR,
+    ACTOR_OPTION,
+    RISK,
+    TS_ANOMALY,
+    FieldCondition,
+    Identity,
+    LogDescription,
+)
 from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
 from morpheus.models.calibration import (
     EXCEEDANCE_LEVELS,
@@ -162,11 +172,24 @@ class TimeAxis(msgspec.Struct, frozen=True):
     cells: int
 
 
+class Evidence(msgspec.Struct, frozen=True):
+    """What queries select the events of an incident by.
+
+    Attributes:
+        ids: Ids of the known events. Empty if one of them has none.
+        identity: What identifies the user in the log; see `Identity`.
+    """
+
+    ids: list[str]
+    identity: Identity
+
+
 class IncidentView(msgspec.Struct, frozen=True):
-    """An incident, and the user's activity before and after it."""
+    """An incident, the user's activity before and after it, and what queries find it by."""
 
     incident: Incident
     around: IncidentTimeline
+    evidence: Evidence
 
 
 class UserTimeline(msgspec.Struct, frozen=True):
@@ -387,6 +410,47 @@ class Origin(NamedTuple):
     log: LogDescription
 
 
+_SAFE_ID = re.compile(r"[\w.:/+=@-]{1,256}", re.ASCII)
+"""Event ids that queries contain. Wildcards and quotes are in no id of a known log."""
+
+
+def find_evidence(events: pl.DataFrame, user: str | None, origin: Origin) -> Evidence:
+    """Find what queries select the events of an incident by.
+
+    Args:
+        events: The events.
+        user: Their user.
+        origin: Where they come from.
+    """
+    return Evidence(list(_find_event_ids(events, origin.log)), _find_identity(events, user, origin))
+
+
+def _find_event_ids(events: pl.DataFrame, log: LogDescription) -> Iterable[str]:
+    """Return the ids that other tools know the events by; none if an event has none."""
+    names = [name for name in log.event_fields.event_id if name in events.columns]
+    valid = [
+        pl.when(text.str.contains(log.id_pattern)).then(text)
+        for text in (pl.col(name).cast(pl.String) for name in names)
+    ]
+    ids = events.select(pl.coalesce(valid)).to_series().to_list() if valid else [None]
+    found = [value for value in ids if value is not None and _SAFE_ID.fullmatch(value)]
+    return dict.fromkeys(found) if len(found) == len(ids) else ()
+
+
+def _find_identity(events: pl.DataFrame, user: str | None, origin: Origin) -> Identity:
+    """Find what identifies a user, in the form that the log has it."""
+    log, column = origin.log, origin.user_column
+    if user is None:
+        return ()
+    found: Identity = ((FieldCondition(column, (user,)),),)
+    if column in {ACTOR, ACTOR_OPTION}:
+        found = () if log.identify is None else log.identify(events, user)
+    return tuple(
+        tuple(condition.remove_prefix(log.ignored_prefixes) for condition in conditions)
+        for conditions in found
+    )
+
+
 class QueryView(msgspec.Struct, frozen=True):
     """A query that fetches the events of an incident; see `EvidenceQuery`.
 
@@ -395,16 +459,17 @@ class QueryView(msgspec.Struct, frozen=True):
         language: Language of the query.
         time_format: How times are written.
         template: Text of the query, with placeholders.
-        user_column: Name of the user column in the tool. None for the actor, which is computed.
-        identities: Columns from which the actor can be told, and their names in the tool.
+        max_length: Maximum length of the query, in characters.
+        fields: Names of fields in the tool, by the columns of event ids and of users. A column
+            that the tool has no field for has no names.
     """
 
     name: str
     language: str
     time_format: str
     template: str
-    user_column: str | None
-    identities: list[tuple[str, str]]
+    max_length: int
+    fields: dict[str, list[str]]
 
 
 class LogView(msgspec.Struct, frozen=True):
@@ -415,6 +480,7 @@ class LogView(msgspec.Struct, frozen=True):
         actions: Columns that hold the action; the first one with a value counts.
         key_columns: Columns that help most to judge an event, in order.
         event_ids: Columns that hold the id of an event.
+        caseless: Columns whose values ignore case, and are in lower case.
         queries: Queries that fetch the events of an incident.
     """
 
@@ -422,31 +488,34 @@ class LogView(msgspec.Struct, frozen=True):
     actions: list[str]
     key_columns: list[str]
     event_ids: list[str]
+    caseless: list[str]
     queries: list[QueryView]
 
 
 def build_log_view(origin: Origin) -> LogView:
     """Build what a page knows about the kind of log.
 
-    >>> origin = Origin("from-file", "userid", LogDescription(paths={"userid": "user.id"}))
-    >>> build_log_view(origin).queries[0].user_column
-    'user.id'
+    >>> origin = Origin("from-file", "userid", LogDescription(sources={"userid": ("user.id",)}))
+    >>> build_log_view(origin).queries[0].fields
+    {'userid': ['user.id']}
     """
     _, user_column, log = origin
-    column = None if user_column in {ACTOR, ACTOR_OPTION} else user_column
+    is_actor = user_column in {ACTOR, ACTOR_OPTION}
+    columns = [*log.event_fields.event_id, *(log.actor_columns if is_actor else [user_column])]
     return LogView(
         name=log.name,
         actions=list(log.summary_columns),
         key_columns=list(log.key_columns),
         event_ids=list(log.event_fields.event_id),
+        caseless=list(log.caseless_columns),
         queries=[
             QueryView(
                 query.name,
                 query.language,
                 query.time_format,
                 query.template.strip(),
-                None if column is None else log.column_in(query, column),
-                [(name, log.column_in(query, name)) for name in log.user_columns],
+                query.max_length,
+                {name: list(log.list_fields(query, name)) for name in columns},
             )
             for query in log.evidence
         ],
@@ -532,6 +601,7 @@ def build_report_data(
     histograms = aggregator.histograms
     histograms.compact()
     selected = select_incidents(aggregator, alerts_per_day, origin.log.summary_columns)
+    events = selected.group_events()
     axis, page_buckets = _build_time_axis(histograms)
     users = _build_user_views(
         aggregator,
@@ -560,7 +630,14 @@ def build_report_data(
         axis,
         users[:MAX_USERS],
         max(len(users) - MAX_USERS, 0),
-        [_build_incident_view(incident, histograms) for incident in selected.incidents],
+        [
+            IncidentView(
+                incident,
+                _build_timeline(incident, histograms),
+                find_evidence(events[incident.id], incident.user, origin),
+            )
+            for incident in selected.incidents
+        ],
     )
 
 
@@ -686,11 +763,8 @@ def _build_user_views(
     return sorted(users, key=lambda user: (-user.worst, user.name or ""))
 
 
-def _build_incident_view(incident: Incident, histograms: UserHistograms) -> IncidentView:
+def _build_timeline(incident: Incident, histograms: UserHistograms) -> IncidentTimeline:
     histogram = histograms.users.get(incident.user, TimeHistogram.empty())
-    return IncidentView(
-        incident,
-        IncidentTimeline.from_histogram(
-            histogram, histograms.bucket_seconds, incident.since, incident.until
-        ),
+    return IncidentTimeline.from_histogram(
+        histogram, histograms.bucket_seconds, incident.since, incident.until
     )

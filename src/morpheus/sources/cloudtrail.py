@@ -5,8 +5,8 @@ Also defines the CloudTrail log format: its fields, actor rules and derived colu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from morpheus.columns import EventFields, EvidenceQuery
@@ -26,7 +26,7 @@ from morpheus.sources.base import FileSource
 from morpheus.sources.envelopes import Envelope, OtherKind
 from morpheus.sources.group_by_user import RecordOrder
 from morpheus.sources.json_records import normalize_name
-from morpheus.sources.log_format import ActorRule, LogFormat, prefix_number
+from morpheus.sources.log_format import ActorRule, LogFormat
 
 HIDDEN_USER_NAME = "HIDDEN_DUE_TO_SECURITY_REASONS"
 """What AWS writes in place of a user name that may be a mistyped password."""
@@ -37,6 +37,7 @@ _EMAIL = r"[^@:\s]+@[^@:\s]+\.[^@:\s]+"
 _AFTER_COLON = r"^[^:]+:(.+)$"
 _ACCOUNT = "{userIdentityaccountId/(.+)/}"
 _RECIPIENT = "{recipientAccountId/(.+)/}"
+_ELASTIC_ISSUER = "aws.cloudtrail.user_identity.session_context.session_issuer"
 
 
 def _make_rule(actor_type: str, identity_type: str, name_template: str) -> ActorRule:
@@ -403,55 +404,138 @@ LABELS = {
     "vpcEndpointId": "VPC endpoint",
 }
 
+_STRUCT_FIELDS = ("userIdentity.", "tlsDetails.")
+_TEXT_FIELDS = ("requestParameters.", "responseElements.", "additionalEventData.")
+_NOT_IN_ATHENA = (
+    "managementEvent",
+    "userIdentity.identityProvider",
+    "userIdentity.credentialId",
+    "userIdentity.sessionContext.sourceIdentity",
+)
+"""Fields that are not in the table that AWS documents for Athena."""
+_NOT_IN_LAKE = ("userIdentity.credentialId",)
+
+
+def _name_sql_fields(json_value: str, absent: Collection[str]) -> dict[str, str]:
+    """Name the fields in a table of CloudTrail records, by flat column.
+
+    Args:
+        json_value: Format of an expression for a value in a field that is no struct, with `field`
+            and `key`.
+        absent: Paths of fields that the table does not have.
+    """
+    names = {}
+    for path in FIELD_PATHS:
+        field, _, key = path.partition(".")
+        if path.startswith(_TEXT_FIELDS) and "." not in key:
+            names[path.replace(".", "")] = json_value.format(field=field, key=key)
+        elif "." not in path or path.startswith(_STRUCT_FIELDS):
+            names[path.replace(".", "")] = path
+    return {name: field for name, field in names.items() if field not in absent}
+
+
 ATHENA_QUERY = """
-SELECT eventtime, eventname, eventsource, sourceipaddress, useragent, errorcode,
-       requestparameters, eventid
+-- cloudtrail_logs is the table of the AWS documentation. If it is partitioned by day, add:
+--   AND "timestamp" BETWEEN '{from_day}' AND '{to_day}'
+SELECT eventTime, eventName, eventSource, awsRegion, sourceIPAddress, userAgent, errorCode,
+       userIdentity.arn, requestParameters, eventID
 FROM cloudtrail_logs
-WHERE eventtime BETWEEN '{from}' AND '{to}'
-  AND {user_column} = {user}
-ORDER BY eventtime;
+WHERE eventTime BETWEEN '{from}' AND '{to}'
+  AND {event_ids}
+  AND {identity}
+ORDER BY eventTime;
 """
 LAKE_QUERY = """
-SELECT eventTime, eventName, eventSource, sourceIPAddress, userAgent, errorCode,
-       requestParameters, eventID
-FROM <event data store id>
-WHERE eventTime BETWEEN '{from}'
-  AND '{to}'
-  AND {user_column} = {user}
+-- Replace $EDS_ID by the id of your event data store.
+SELECT eventTime, eventName, eventSource, awsRegion, sourceIPAddress, userAgent, errorCode,
+       userIdentity.arn, requestParameters, eventID
+FROM $EDS_ID
+WHERE eventTime >= '{from}' AND eventTime <= '{to}'
+  AND {event_ids}
+  AND {identity}
 ORDER BY eventTime
 """
 SPLUNK_QUERY = """
 search index=* earliest={from} latest={to}
-  {user_column}={user}
-  eventID IN ({ids})
+  {event_ids}
+| where {identity}
 | sort 0 _time
-| table _time eventName eventSource sourceIPAddress userAgent errorCode eventID
+| table _time eventName eventSource awsRegion sourceIPAddress userAgent errorCode
+    userIdentity.arn eventID
 """
 KUSTO_QUERY = """
 AWSCloudTrail
 | where TimeGenerated between (datetime({from}) .. datetime({to}))
-| where {user_column} == {user}
-| where AwsEventId in ({ids})
+| where {event_ids}
+| where {identity}
+| project TimeGenerated, EventName, EventSource, AWSRegion, SourceIpAddress, UserAgent, ErrorCode,
+    UserIdentityArn, RequestParameters, AwsEventId
 | order by TimeGenerated asc
 """
 SENTINEL_COLUMNS = {
-    _ISSUER: "SessionIssuerUserName",
-    "userIdentityarn": "UserIdentityArn",
-    "userIdentityuserName": "UserIdentityUserName",
-    "userIdentityaccountId": "UserIdentityAccountId",
+    "eventID": "AwsEventId",
+    "eventSource": "EventSource",
+    "recipientAccountId": "RecipientAccountId",
+    "userIdentitytype": "UserIdentityType",
     "userIdentityprincipalId": "UserIdentityPrincipalid",
-    "userIdentityaccessKeyId": "UserIdentityAccessKeyId",
+    "userIdentityarn": "UserIdentityArn",
+    "userIdentityaccountId": "UserIdentityAccountId",
+    "userIdentityuserName": "UserIdentityUserName",
+    "userIdentityinvokedBy": "UserIdentityInvokedBy",
+    f"{_SESSION}sessionIssuertype": "SessionIssuerType",
+    f"{_SESSION}sessionIssuerprincipalId": "SessionIssuerPrincipalId",
+    f"{_SESSION}sessionIssuerarn": "SessionIssuerArn",
+    f"{_SESSION}sessionIssueraccountId": "SessionIssuerAccountId",
+    _ISSUER: "SessionIssuerUserName",
+    "additionalEventDataUserName": "tostring(parse_json(AdditionalEventData).UserName)",
 }
 """Names of columns in the table `AWSCloudTrail` of Microsoft Sentinel."""
+ELASTIC_QUERY = """
+// Discover must show a time range that includes this one.
+FROM logs-aws.cloudtrail-*
+| WHERE @timestamp >= "{from}" AND @timestamp <= "{to}"
+| WHERE {event_ids}
+| WHERE {identity}
+| SORT @timestamp
+| KEEP @timestamp, event.action, event.provider, cloud.region, source.address, user_agent.original,
+    aws.cloudtrail.error_code, aws.cloudtrail.user_identity.arn, event.id
+| LIMIT 1000
+"""
+ELASTIC_COLUMNS = {
+    "eventID": "event.id",
+    "eventSource": "event.provider",
+    "recipientAccountId": "aws.cloudtrail.recipient_account_id",
+    "userIdentitytype": "aws.cloudtrail.user_identity.type",
+    "userIdentityprincipalId": "user.id",
+    "userIdentityarn": "aws.cloudtrail.user_identity.arn",
+    "userIdentityaccountId": "cloud.account.id",
+    "userIdentityuserName": "user.name",
+    "userIdentityinvokedBy": "aws.cloudtrail.user_identity.invoked_by",
+    f"{_SESSION}sessionIssuertype": f"{_ELASTIC_ISSUER}.type",
+    f"{_SESSION}sessionIssuerprincipalId": f"{_ELASTIC_ISSUER}.principal_id",
+    f"{_SESSION}sessionIssuerarn": f"{_ELASTIC_ISSUER}.arn",
+    f"{_SESSION}sessionIssueraccountId": f"{_ELASTIC_ISSUER}.account_id",
+    _ISSUER: "user.name",  # the integration renames both, and no record has both
+}
+"""Names of fields in the integration `AWS CloudTrail` of Elastic."""
 EVIDENCE = (
     EvidenceQuery(
         "Athena",
         ATHENA_QUERY,
-        columns={path.replace(".", ""): path.lower() for path in FIELD_PATHS},
+        columns=_name_sql_fields("json_extract_scalar({field}, '$.{key}')", _NOT_IN_ATHENA),
+        only_columns=True,
     ),
-    EvidenceQuery("CloudTrail Lake", LAKE_QUERY, time_format="sql"),
+    EvidenceQuery(
+        "CloudTrail Lake",
+        LAKE_QUERY,
+        time_format="sql",
+        columns=_name_sql_fields("element_at({field}, '{key}')", _NOT_IN_LAKE),
+        only_columns=True,
+        max_length=10_000,
+    ),
     EvidenceQuery("Splunk", SPLUNK_QUERY, "splunk", "epoch"),
-    EvidenceQuery("KQL", KUSTO_QUERY, "kusto", columns=SENTINEL_COLUMNS),
+    EvidenceQuery("KQL", KUSTO_QUERY, "kusto", columns=SENTINEL_COLUMNS, only_columns=True),
+    EvidenceQuery("Elastic", ELASTIC_QUERY, "esql", columns=ELASTIC_COLUMNS, only_columns=True),
 )
 
 CONSOLE_NAMES = {
@@ -510,7 +594,7 @@ CLOUDTRAIL_FORMAT = LogFormat(
     # The account that owns the resource logs less about the caller.
     record_order=RecordOrder("userIdentitytype", ("AWSAccount",)),
     json_converters={"requestParametersownersSetitems": get_first_owner},
-    csv_converters={"userIdentityaccountId": partial(prefix_number, prefix="Account-")},
+    number_prefixes={"userIdentityaccountId": "Account-"},
     embedded_json_columns=EMBEDDED_JSON_COLUMNS,
     column_aliases=COLUMN_ALIASES,
     boolean_columns=("readOnly", "managementEvent", "requestParametersmonitoringenabled"),

@@ -341,7 +341,9 @@ class FileIngest:
             self.log_format,
             files,
             user,
-            self.log_format.columns_to_read(self.options.columns, user),
+            self.log_format.columns_to_read(
+                self.options.columns, user, with_identity=self.pseudonymizer is None
+            ),
             only_users=self._translate_users(list_values(self.options.userid_filter)),
             skip_users=self._translate_users(self.options.skip_user),
             require_user=require_user,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import polars as pl
 
@@ -21,6 +21,8 @@ from morpheus.columns import (
     TIME,
     EventFields,
     EvidenceQuery,
+    FieldCondition,
+    Identity,
     LogDescription,
 )
 from morpheus.features.derived import (
@@ -272,6 +274,85 @@ def _apply_first_rule(
         how="left",
         maintain_order="left",
     )[_RESULT]
+
+
+MAX_IDENTITY_VALUES, MAX_IDENTITY_CHARS = 50, 2048
+"""Maximum number of values in a condition on a column, and the maximum length of a value."""
+_WHOLE_PATTERN = re.compile(r"\^.*\$", re.DOTALL)
+
+
+def find_identity(frame: pl.DataFrame, user: str, rules: Sequence[ActorRule]) -> Identity:
+    r"""Find the field values that identify an actor in some of the actor's events.
+
+    These are the values that the actor's name was made of, and the types that the rule requires.
+    A part of a value that is not in the name, such as the name of a session, is left out.
+
+    Args:
+        frame: Events of one actor. A column that is absent has no value.
+        user: Name of the actor.
+        rules: The rules that named the actor.
+
+    Returns:
+        For each rule that names some of the events, its conditions. Empty if the columns do not
+        tell the actor of all events.
+
+    >>> rules = [ActorRule("role", r"{arn/:role\/([^\/]+)/}")]
+    >>> events = pl.DataFrame({"arn": ["a:role/admin/session1", "a:role/admin/session2"]})
+    >>> find_identity(events, "admin", rules)
+    ((FieldCondition(column='arn', values=(), prefixes=('a:role/admin/',)),),)
+    """
+    names = collect_rule_columns(rules)
+    texts = [
+        pl.col(n).cast(pl.String) if n in frame.columns else pl.lit(None, pl.String).alias(n)
+        for n in names
+    ]
+    left = frame.select(texts).unique(maintain_order=True)
+    identity = []
+    for rule in rules:
+        applies = (rule.to_expr() == user).fill_null(value=False)
+        chosen, left = left.filter(applies), left.filter(~applies)
+        if chosen.height:
+            identity.append(tuple(_find_conditions(chosen, rule)))
+    return tuple(identity) if left.is_empty() else ()
+
+
+def _find_conditions(rows: pl.DataFrame, rule: ActorRule) -> Iterable[FieldCondition]:
+    """Yield the conditions on the columns of a rule that is known to name some rows."""
+    parts: dict[str, list[str]] = {}
+    for column, pattern in _PLACEHOLDER.findall(rule.name_template):
+        parts.setdefault(column, []).append(pattern.replace(r"\/", "/"))
+    for column, patterns in parts.items():
+        yield _make_condition(rows[column], patterns)
+    for column, pattern in rule.match.items():
+        if column not in parts and _WHOLE_PATTERN.fullmatch(pattern):
+            yield _make_condition(rows[column], [""])
+
+
+def _make_condition(values: pl.Series, patterns: Sequence[str]) -> FieldCondition:
+    """Require the values, or only their beginnings if the rest is not in the actor's name."""
+    texts = values.unique(maintain_order=True)
+    cut = [_cut_after_match(texts, pattern) for pattern in patterns]
+    # Where a name has several parts of a value, the longest beginning contains all of them.
+    longest = [max(found, key=len) for found in zip(*cut, strict=True)]
+    pairs = list(zip(texts.to_list(), longest, strict=True))
+    exact = tuple(text for text, start in pairs if text == start)
+    prefixes = tuple(dict.fromkeys(start for text, start in pairs if text != start))
+    if len(exact) + len(prefixes) > MAX_IDENTITY_VALUES:
+        return FieldCondition(values.name)
+    if max(map(len, (*exact, *prefixes))) > MAX_IDENTITY_CHARS:
+        return FieldCondition(values.name)
+    return FieldCondition(values.name, exact, prefixes)
+
+
+def _cut_after_match(texts: pl.Series, pattern: str) -> list[str]:
+    """Return texts up to the character after the match of a pattern, which ends its last word."""
+    if not pattern or pattern.endswith("$"):
+        return texts.to_list()
+    matches = texts.str.extract(pattern, 0).to_list()
+    return [
+        text[: text.index(match) + len(match) + 1]
+        for text, match in zip(texts.to_list(), matches, strict=True)
+    ]
 
 
 def _match_expr(name: str, pattern: str) -> pl.Expr:
@@ -545,7 +626,7 @@ class LogFormat:
         id_pattern: Regular expression of globally unique event ids.
         time_format: Format of the times, for `strftime`; empty for ISO 8601 and epoch numbers.
         json_converters: Conversions of JSON values before they become text, by flat column.
-        csv_converters: Conversions of CSV cells, by flat column.
+        number_prefixes: Text put in front of numbers in CSV, by flat column.
         embedded_json_columns: Columns of a table that contain a whole record as JSON.
         drop_characters: Characters removed from names.
         skip_dirs: Names of folders that contain other data.
@@ -588,7 +669,7 @@ class LogFormat:
     id_pattern: str = UUID_PATTERN
     time_format: str = ""
     json_converters: Mapping[str, ValueTransform] = field(default_factory=dict)
-    csv_converters: Mapping[str, Callable[[pl.Expr], pl.Expr]] = field(default_factory=dict)
+    number_prefixes: Mapping[str, str] = field(default_factory=dict)
     embedded_json_columns: tuple[str, ...] = ()
     drop_characters: str = "."
     skip_dirs: tuple[str, ...] = ()
@@ -645,6 +726,29 @@ class LogFormat:
             cloud_provider=self.cloud_provider,
             sign_ins=self.sign_ins,
             paths={name: path for name, path in paths.items() if name != path},
+            sources={n: found for n in self.columns if (found := self._find_sources(n)) != (n,)},
+            id_pattern=self.id_pattern,
+            ignored_prefixes=self.number_prefixes,
+            caseless_columns=self.caseless_columns,
+            actor_columns=collect_rule_columns(self.actor_rules),
+            identify=partial(find_identity, rules=self.actor_rules),
+        )
+
+    def _find_sources(self, column: str) -> tuple[str, ...]:
+        """Return the paths of the fields that a column's values come from, best first."""
+        copied = [
+            root
+            for expr in self.fallbacks.get(column, ())
+            for root in expr.meta.root_names()
+            if expr.meta.eq(pl.col(root))  # other expressions make a value that no field has
+        ]
+        return tuple(
+            dict.fromkeys(
+                path
+                for name in dict.fromkeys([column, *copied])
+                for path in self.paths
+                if flatten_name(path, self.drop_characters) == name
+            )
         )
 
     @cached_property
@@ -674,18 +778,24 @@ class LogFormat:
         """Return the flat names of the paths."""
         return frozenset(flatten_name(path, self.drop_characters) for path in self.paths)
 
-    def columns_to_read(self, features: Iterable[str], user: str) -> tuple[str, ...]:
+    def columns_to_read(
+        self, features: Iterable[str], user: str, *, with_identity: bool = False
+    ) -> tuple[str, ...]:
         """Return the columns to read from JSON records, in order.
 
         Args:
             features: Names of the features.
             user: Name of the user column.
+            with_identity: Whether to read the columns that identify an actor in other tools.
         """
         derived = resolve_derived(features, self.derived_columns)
         names = [name for name in features if name not in derived]
         names.append(self.user_column if user == ACTOR else user)
-        inputs = list_input_columns(derived)
-        return tuple(dict.fromkeys([*self.leading_columns, *names, *inputs, *self.context_columns]))
+        inputs, context = list_input_columns(derived), [*self.context_columns]
+        if with_identity and user == ACTOR:
+            rules = collect_rule_columns(self.actor_rules)
+            context += [name for name in rules if name in self.columns]
+        return tuple(dict.fromkeys([*self.leading_columns, *names, *inputs, *context]))
 
     def columns_to_decode(self, wanted_columns: Iterable[str], user: str) -> tuple[str, ...]:
         """Return the columns to decode, to get the wanted columns and the user."""

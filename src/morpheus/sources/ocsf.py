@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from morpheus.columns import EventFields
+from morpheus.columns import SPLUNK_QUERY, EventFields, EvidenceQuery
 from morpheus.core.stage import option
 from morpheus.features.derived import (
     ACTION_CLASSIFIER,
@@ -258,6 +258,65 @@ LABELS = {
     "logon_type": "Logon type",
 }
 
+ATHENA_QUERY = """
+-- This table has management events of CloudTrail in us-east-1. Replace it by yours.
+SELECT time_dt, api.operation, api.service.name, cloud.region, src_endpoint.ip,
+       http_request.user_agent, api.response.error, actor.user.uid AS actor, metadata.uid
+FROM amazon_security_lake_glue_db_us_east_1
+     .amazon_security_lake_table_us_east_1_cloud_trail_mgmt_2_0
+WHERE time_dt BETWEEN TIMESTAMP '{from}' AND TIMESTAMP '{to}'
+  AND {event_ids}
+  AND {identity}
+ORDER BY time_dt;
+"""
+_LAKE_FIELDS = (
+    "metadata.uid",
+    "actor.user.type",
+    "actor.user.name",
+    "actor.user.uid",
+    "actor.user.uid_alt",
+    "actor.user.account.uid",
+    "actor.session.issuer",
+    "actor.invoked_by",
+)
+"""Fields of CloudTrail's tables in Security Lake that identify events and users."""
+_ELASTIC_FIELDS = (
+    *_LAKE_FIELDS,
+    "actor.user.email_addr",
+    "user.name",
+    "user.uid",
+    "user.email_addr",
+)
+ELASTIC_QUERY = """
+// Discover must show a time range that includes this one.
+FROM logs-amazon_security_lake.*
+| WHERE @timestamp >= "{from}" AND @timestamp <= "{to}"
+| WHERE {event_ids}
+| WHERE {identity}
+| SORT @timestamp
+| KEEP @timestamp, event.action, event.provider, cloud.region, source.ip, ocsf.actor.user.uid,
+    event.id
+| LIMIT 1000
+"""
+EVIDENCE = (
+    EvidenceQuery(
+        "Athena",
+        ATHENA_QUERY,
+        time_format="sql",
+        columns={path.replace(".", ""): path for path in _LAKE_FIELDS},
+        only_columns=True,
+    ),
+    SPLUNK_QUERY,
+    EvidenceQuery(
+        "Elastic",
+        ELASTIC_QUERY,
+        "esql",
+        columns={path.replace(".", ""): f"ocsf.{path}" for path in _ELASTIC_FIELDS}
+        | {"metadatauid": "event.id", "cloudaccountuid": "cloud.account.id"},
+        only_columns=True,
+    ),
+)
+
 OCSF_FORMAT = LogFormat(
     name="OCSF",
     paths=FIELD_PATHS,
@@ -278,6 +337,7 @@ OCSF_FORMAT = LogFormat(
     identity_columns=IDENTITY_COLUMNS,
     event_fields=EVENT_FIELDS,
     labels=LABELS,
+    evidence=EVIDENCE,
 )
 
 

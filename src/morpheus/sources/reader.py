@@ -51,7 +51,12 @@ from morpheus.sources.group_by_user import (
     find_non_null_columns,
 )
 from morpheus.sources.json_records import Flattener, ParseErrors, RawJson, flatten_name
-from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_identities
+from morpheus.sources.log_format import (
+    LogFormat,
+    collect_rule_columns,
+    prefix_number,
+    resolve_identities,
+)
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
@@ -357,9 +362,11 @@ class Reader:
     def _fix_cells(self, frame: pl.DataFrame, file_type: str) -> pl.DataFrame:
         if file_type != "csv":
             return frame
-        cells = self.log_format.csv_converters.items()
+        prefixes = self.log_format.number_prefixes.items()
         return frame.with_columns(
-            convert(pl.col(n)).alias(n) for n, convert in cells if n in frame.columns
+            prefix_number(pl.col(n), prefix).alias(n)
+            for n, prefix in prefixes
+            if n in frame.columns
         )
 
     def _flatten_chunks(self, chunks: list[RecordChunk]) -> Iterator[pl.DataFrame]:

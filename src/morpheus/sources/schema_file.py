@@ -251,7 +251,9 @@ class EvidenceSpec(msgspec.Struct, forbid_unknown_fields=True):
     template: str
     language: str = "sql"
     time_format: str = "iso"
-    columns: dict[str, str] = {}
+    columns: dict[str, str | list[str]] = {}
+    only_columns: bool = False
+    max_length: int = EvidenceQuery.max_length
 
 
 EventFieldsSpec = msgspec.defstruct(
@@ -734,10 +736,9 @@ class _SchemaBuilder:
             query = self.file.convert(table, EvidenceSpec, ("evidence", n))
             for key, known in (("language", QUERY_LANGUAGES), ("time_format", QUERY_TIME_FORMATS)):
                 self._look_up(dict.fromkeys(known), getattr(query, key), ("evidence", n, key))
-            columns = {self._to_column(name): text for name, text in query.columns.items()}
-            queries[query.name] = EvidenceQuery(
-                query.name, query.template, query.language, query.time_format, columns
-            )
+            columns = {self._to_column(n): tuple(as_list(f)) for n, f in query.columns.items()}
+            values = msgspec.structs.asdict(query) | {"columns": columns}
+            queries[query.name] = EvidenceQuery(**values)
         queries.setdefault(SPLUNK_QUERY.name, SPLUNK_QUERY)
         return tuple(queries.values())
 

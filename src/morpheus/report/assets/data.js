@@ -31,7 +31,7 @@ function setData(contents) {
 /** Add maps for fast look-ups. Users with incidents come first, the most severe first. */
 function addIndexes(data) {
   data.byUser = new Map(data.people.map((person) => [person.name, person]));
-  data.incidents = data.incidents.map(({ incident, around }) => ({ ...incident, around }));
+  data.incidents = data.incidents.map(({ incident, ...more }) => ({ ...incident, ...more }));
   data.byId = new Map(data.incidents.map((incident) => [incident.id, incident]));
   data.incidentsOf = new Map();
   for (const incident of data.incidents) {
