@@ -40,7 +40,7 @@ from morpheus.report.aggregate import (
     UserAggregate,
     levels_to_severity,
 )
-from morpheus.report.incidents import Incident, round_sig, select_incidents
+from morpheus.report.incidents import Incident, SelectedIncidents, round_sig, select_incidents
 from morpheus.seasonality.detector import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 MAX_USERS = 2000
@@ -601,7 +601,6 @@ def build_report_data(
     histograms = aggregator.histograms
     histograms.compact()
     selected = select_incidents(aggregator, alerts_per_day, origin.log.summary_columns)
-    events = selected.group_events()
     axis, page_buckets = _build_time_axis(histograms)
     users = _build_user_views(
         aggregator,
@@ -630,14 +629,7 @@ def build_report_data(
         axis,
         users[:MAX_USERS],
         max(len(users) - MAX_USERS, 0),
-        [
-            IncidentView(
-                incident,
-                _build_timeline(incident, histograms),
-                find_evidence(events[incident.id], incident.user, origin),
-            )
-            for incident in selected.incidents
-        ],
+        list(_build_incident_views(selected, histograms, origin)),
     )
 
 
@@ -761,6 +753,15 @@ def _build_user_views(
         for user, aggregate in aggregator.users.items()
     ]
     return sorted(users, key=lambda user: (-user.worst, user.name or ""))
+
+
+def _build_incident_views(
+    selected: SelectedIncidents, histograms: UserHistograms, origin: Origin
+) -> Iterator[IncidentView]:
+    events = selected.group_events()
+    for incident in selected.incidents:
+        evidence = find_evidence(events[incident.id], incident.user, origin)
+        yield IncidentView(incident, _build_timeline(incident, histograms), evidence)
 
 
 def _build_timeline(incident: Incident, histograms: UserHistograms) -> IncidentTimeline:
