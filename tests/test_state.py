@@ -30,7 +30,7 @@ from morpheus.runtime.chain import Segment
 from morpheus.runtime.states import MemoryStateStore, SqliteStateStore, StateStore
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
-from morpheus.sources.ingest import DirectoryWatcher
+from morpheus.sources.watcher import DirectoryWatcher, FilePart
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
@@ -120,10 +120,10 @@ class Case:
     ) -> pl.DataFrame:
         """Score a folder into which the files of one day after the other come."""
 
-        def micro_batches(watcher: DirectoryWatcher) -> Iterator[list[Path]]:
+        def micro_batches(watcher: DirectoryWatcher) -> Iterator[list[FilePart]]:
             found = iter(sorted(watcher.list_files()))
             for day in self.days:
-                yield [next(found) for _ in day]
+                yield [FilePart(next(found)) for _ in day]
 
         with monkeypatch.context() as patch:
             patch.setattr(DirectoryWatcher, "iter_micro_batches", micro_batches)

@@ -25,11 +25,12 @@ from morpheus.sources import group_by_user, log_format
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.group_by_user import USER, USER_RANK, EventKey
-from morpheus.sources.ingest import DirectoryWatcher, FileIngest
+from morpheus.sources.ingest import FileIngest
 from morpheus.sources.log_format import DerivedFeatures, resolve_derived
 from morpheus.sources.partitioning import UserPartition
 from morpheus.sources.source_state import PartitionState, SourceState
 from morpheus.sources.spill_sort import PartitionSlice
+from morpheus.sources.watcher import DirectoryWatcher
 
 START = datetime(2024, 5, 31, tzinfo=UTC)
 COLUMNS = {

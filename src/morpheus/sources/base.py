@@ -27,7 +27,7 @@ from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import ReadLimits
 from morpheus.sources.discovery import FileDiscovery, is_delta_table
-from morpheus.sources.ingest import DirectoryWatcher, FileIngest
+from morpheus.sources.ingest import FileIngest
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.pseudonyms import Pseudonymizer
 from morpheus.sources.source_state import PartitionState
@@ -38,6 +38,7 @@ from morpheus.sources.time_range import (
     check_time_format,
     check_timezone,
 )
+from morpheus.sources.watcher import DirectoryWatcher
 from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
 
 
@@ -413,6 +414,7 @@ class FileSource(Source):
             lambda: [p for p in files.find().paths if isinstance(p, Path)],
             idle_timeout=self.batch_timeout,
             max_files=limit,
+            detect_type=files.detect_type,
         )
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ import polars as pl
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats, RunMetrics, Step
 from morpheus.core.stage import PipelineOptions, Values, list_values, to_user_column
-from morpheus.errors import RecordError, UsageError
+from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.features.derived import DerivedColumn
 from morpheus.models.input_check import DatasetProfile, InputProfile
 from morpheus.models.profile import FeatureSpec, InputSpec
@@ -62,84 +61,9 @@ from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.tabular import FrameInput, parse_hive_partitions
 from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange
+from morpheus.sources.watcher import DirectoryWatcher, FilePart
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_count, quote_backtick, suggest
-
-_MAX_WAIT_FACTOR = 10
-"""A micro-batch waits at most this many idle timeouts, even while new files arrive."""
-
-
-@dataclass
-class DirectoryWatcher:
-    """Watches a directory for new files.
-
-    A file is read once, when its size has not changed between two scans, so that unfinished files
-    are left alone. Data appended later is not read.
-
-    Attributes:
-        list_files: Lists the current files.
-        idle_timeout: Seconds without a new file after which a micro-batch is complete.
-        max_files: Maximum number of files in all; None for no limit.
-        poll_interval: Seconds between two scans.
-        sleep: Waits for a number of seconds.
-        last_sizes: Size of each file in the last scan, in bytes.
-        taken_files: Files that were taken.
-    """
-
-    list_files: Callable[[], list[Path]]
-    idle_timeout: float
-    max_files: int | None = None
-    poll_interval: float = 0.5
-    sleep: Callable[[float], object] = time.sleep
-    last_sizes: dict[Path, int] = field(default_factory=dict)
-    taken_files: set[Path] = field(default_factory=set)
-
-    def iter_micro_batches(self) -> Iterator[list[Path]]:
-        """Yield the files at the start, which may be none; then new files, as they come."""
-        self._scan()
-        self.sleep(self.poll_interval)
-        ready, _ = self._scan()
-        count = len(ready)
-        yield ready
-        while self.max_files is None or count < self.max_files:
-            batch = self._wait_for_micro_batch()
-            count += len(batch)
-            yield batch
-
-    def _wait_for_micro_batch(self) -> list[Path]:
-        files: list[Path] = []
-        idle = waited = 0.0
-        while not files or (
-            idle < self.idle_timeout and waited < _MAX_WAIT_FACTOR * self.idle_timeout
-        ):
-            self.sleep(self.poll_interval)
-            ready, changed = self._scan()
-            waited += self.poll_interval if files else 0.0
-            files += ready
-            idle = 0.0 if changed else idle + self.poll_interval
-        return sorted(files)
-
-    def _scan(self) -> tuple[list[Path], bool]:
-        """Take the files whose size did not change, and return whether anything else changed."""
-        sizes = {path: _get_size(path) for path in self.list_files()}
-        free = None if self.max_files is None else max(0, self.max_files - len(self.taken_files))
-        new = [path for path in sizes if path not in self.taken_files]
-        ready = [path for path in new if self.last_sizes.get(path) == sizes[path] is not None][
-            :free
-        ]
-        changed = any(self.last_sizes.get(path) != sizes[path] for path in new) or bool(ready)
-        # Forget deleted files, so that memory does not grow with time.
-        self.taken_files = (self.taken_files & sizes.keys()) | set(ready)
-        self.last_sizes = {path: size for path, size in sizes.items() if size is not None}
-        return ready, changed
-
-
-def _get_size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
 
 logger = logging.getLogger(__name__)
 
@@ -289,9 +213,12 @@ class FileIngest:
                 WorkerPool(1),
             )
             run = IngestRun(self, metrics, store)
-            for paths in watcher.iter_micro_batches():
+            for parts in watcher.iter_micro_batches():
                 # Workers only exist while files are read: waiting may take hours.
-                with WorkerPool(self.options.num_threads) as store.pool:
+                with (
+                    WorkerPool(self.options.num_threads) as store.pool,
+                    _written_parts(parts, metrics.input) as paths,
+                ):
                     partitions = run.partitions(paths, training_input)
                 for partition in partitions:
                     yield from partition.events(metrics, state)
@@ -363,6 +290,41 @@ class FileIngest:
         names = [self.log_format.normalize_user(self.user_column, user) for user in users]
         pseudonymizer = self.pseudonymizer
         return tuple(names if pseudonymizer is None else map(pseudonymizer.translate, names))
+
+
+@contextmanager
+def _written_parts(parts: Sequence[FilePart], stats: ReadStats) -> Iterator[list[Path]]:
+    """Write parts of files to temporary files; yield these, and the files that are whole.
+
+    Messages of the block that are counted in `stats` name the original files.
+
+    Raises:
+        TransientError: The disk is full.
+    """
+    names, paths = dict[str, str](), list[Path]()
+    with SpillDir() as spill_dir:
+        for number, part in enumerate(parts):
+            if part.is_whole:
+                paths.append(part.path)
+                continue
+            try:
+                copy = part.write(spill_dir.folder / str(number))
+            except FileNotFoundError:
+                logger.warning("%s: removed before it was read.", part.path)
+                continue
+            except OSError as error:
+                raise TransientError(
+                    f"Cannot write to the folder for temporary files: {error.strerror}. Make space "
+                    "there, or choose another one with TMPDIR."
+                ) from error
+            paths.append(copy)
+            place = f", from byte {part.start:,}" if part.start else ""
+            names[str(copy)] = f"{part.path}{place}"
+        yield paths
+    stats.files -= sum(part.start > 0 for part in parts)
+    for texts in (stats.refusals, stats.implausible_times):
+        for written, name in names.items():
+            texts[:] = [text.replace(written, name) for text in texts]
 
 
 @dataclass
