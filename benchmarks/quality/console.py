@@ -21,8 +21,7 @@ import polars as pl
 from morpheus.columns import TIME
 from morpheus.pipeline import Pipeline
 from morpheus.replay.evaluation import find_split_time
-from morpheus.replay.injection import INJECTED, TargetUser, inject
-from morpheus.replay.techniques import Technique, load_techniques
+from morpheus.replay.injection import INJECTED, TargetUser, Technique, inject, load_techniques
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.compression import read_bytes

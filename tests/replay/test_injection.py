@@ -11,14 +11,15 @@ from morpheus.replay.injection import (
     EVASION_RECORDED,
     INJECTED,
     TargetUser,
+    Technique,
     has_artefacts,
     inject,
     is_ip_literal,
     is_public_ip,
+    load_techniques,
     recompute_derived,
     select_day,
 )
-from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT
 from morpheus.sources.log_format import DerivedFeatures, resolve_actors, resolve_derived
 

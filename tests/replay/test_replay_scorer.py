@@ -8,8 +8,7 @@ from morpheus.columns import TIME
 from morpheus.core.stage import PipelineOptions
 from morpheus.pipeline import Pipeline
 from morpheus.replay.evaluation import run_replay
-from morpheus.replay.injection import EVASION_LEVELS, ReplayConfig
-from morpheus.replay.techniques import load_techniques
+from morpheus.replay.injection import EVASION_LEVELS, ReplayConfig, load_techniques
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.train_ae import TrainAe
 

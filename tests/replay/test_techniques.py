@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 from morpheus.errors import RecordError, UsageError
-from morpheus.replay.injection import has_artefacts, is_public_ip, to_public_ip
-from morpheus.replay.techniques import load_techniques, read_technique
+from morpheus.replay.injection import (
+    has_artefacts,
+    is_public_ip,
+    load_techniques,
+    read_technique,
+    to_public_ip,
+)
 
 SHIPPED = load_techniques()
 RECORDED = Path(__file__).parents[2] / "../shared/data/cloudtrail-techniques"

@@ -110,6 +110,16 @@ def test_a_line_without_an_end_is_read_again_when_it_has_one(tmp_path: Path) -> 
     assert read(next(rounds), tmp_path) == [2]
 
 
+def test_a_complete_last_line_without_a_line_feed_is_not_read_again(tmp_path: Path) -> None:
+    log = tmp_path / "in" / "a.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(1, 2).removesuffix("\n"))
+    _, watcher = follow(log.parent, {4: lambda: append(log, "\n" + lines(3))})
+    rounds = watcher.iter_micro_batches()
+    assert next(rounds) == [FilePart(log)]
+    assert next(rounds)[0].write(tmp_path).read_text() == "\n" + lines(3)
+
+
 def test_a_file_renamed_by_log_rotation_is_not_read_again(tmp_path: Path) -> None:
     log = tmp_path / "in" / "a.jsonl"
     log.parent.mkdir()
@@ -138,12 +148,15 @@ def test_a_truncated_or_rewritten_file_is_read_from_its_start(
     assert [read(next(rounds), tmp_path / str(n)) for n in range(2)] == [[1, 2, 3], numbers]
 
 
-def test_a_document_that_grows_is_read_as_a_whole(tmp_path: Path) -> None:
+def test_a_document_that_grows_is_read_as_a_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     log = tmp_path / "a.json"
     log.write_text('[\n{"n": 1}\n]\n')
     _, watcher = follow(tmp_path, {4: lambda: log.write_text('[\n{"n": 1},\n{"n": 2}\n]\n')})
     rounds = watcher.iter_micro_batches()
     assert [next(rounds), next(rounds)] == [[FilePart(log)]] * 2
+    assert "a.json: it was rewritten, and is read again from its start" in caplog.text
 
 
 def test_a_part_of_csv_has_the_header_and_no_torn_quote(tmp_path: Path) -> None:

@@ -34,12 +34,13 @@ from morpheus.replay.injection import (
     INJECTED,
     ReplayConfig,
     TargetUser,
+    Technique,
     build_events,
     draw_start,
+    load_techniques,
     merge_events,
     recompute_derived,
 )
-from morpheus.replay.techniques import Technique, load_techniques
 from morpheus.runtime.chain import Segment
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT

@@ -178,7 +178,7 @@ class FileSource(Source):
     )
     watch_directory: bool = option(
         False,
-        "Watch the directory for new files.",
+        "Watch the directory for new files, and for lines that are appended to files.",
     )
     max_files: int | None = option(
         None,

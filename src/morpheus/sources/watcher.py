@@ -6,6 +6,7 @@ was read, not by its name. So a renamed file is not read again, and a new file u
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import IO, NamedTuple
 import msgspec
 
 from morpheus.sources.compression import GZIP_MAGIC, ZSTD_MAGIC, detect_file_type, is_utf16
+
+logger = logging.getLogger(__name__)
 
 _MAX_WAIT_FACTOR = 10
 """A micro-batch waits at most this many idle timeouts, even while new files arrive."""
@@ -112,8 +115,8 @@ class DirectoryWatcher:
 
     Of uncompressed JSON lines and CSV, all complete lines are taken at once. Other files, and the
     last line of a file if it has no end, are taken when the file has not changed between two scans.
-    Files that are rewritten, truncated or replaced are taken from their start; events that were
-    taken before are recognised by `DedupWindow`.
+    Files that are rewritten, truncated or replaced are taken from their start. Of the events that
+    were taken before, `DedupWindow` recognises those with unique ids.
 
     Attributes:
         list_files: Lists the current files.
@@ -199,7 +202,15 @@ class DirectoryWatcher:
             if not is_stable and end <= start:
                 return []
             offset = lines if has_lines else stamp.size
-            taken = TakenFile(stamp, end, offset, _read_anchor(file, offset))
+            if not is_csv and end > offset and _is_json_object(_read(file, offset, end)):
+                offset = end  # the last line is complete, only its line feed is missing
+            taken = TakenFile(stamp, end, offset, _read(file, offset - _ANCHOR_BYTES, offset))
+        if known is not None and not is_continued:
+            logger.warning(
+                "%s: it was rewritten, and is read again from its start. Of the events that were "
+                "read before, those with unique ids are recognised.",
+                path,
+            )
         self.num_taken += known is None
         self.taken[identity] = taken
         if is_stable and not start:
@@ -254,10 +265,11 @@ def _find_end_of_lines(file: IO[bytes], start: int, size: int, *, is_csv: bool) 
     return end
 
 
-def _read_anchor(file: IO[bytes], offset: int) -> bytes:
-    length = min(offset, _ANCHOR_BYTES)
-    file.seek(offset - length)
-    return file.read(length)
+def _read(file: IO[bytes], start: int, end: int) -> bytes:
+    """Return a part of a file, from its start if `start` is negative; at most `_BLOCK_BYTES`."""
+    start = max(start, 0)
+    file.seek(start)
+    return file.read(min(end - start, _BLOCK_BYTES))
 
 
 def _read_header(file: IO[bytes]) -> bytes:
