@@ -126,7 +126,7 @@ class DirectoryWatcher:
         poll_interval: Seconds between two scans.
         sleep: Waits for a number of seconds.
         last_stamps: Stamp of each file in the last scan.
-        taken: The files that were taken, as far as they still exist.
+        taken: The files that were taken and still exist.
         num_taken: Number of files that were taken.
     """
 
