@@ -73,24 +73,25 @@ class ResultFiles:
 
     @classmethod
     def from_files(cls, files: Sequence[Path], user_column: str) -> Self:
-        """Find the columns in the first file.
+        """Find the columns in the first file that has rows. A day without alerts has none.
 
         Args:
             files: The files, one or more.
             user_column: The user column; empty to use a known one.
 
         Raises:
-            UsageError: The first file has no rows or no such column, or cannot be read.
+            UsageError: No file has rows; or that file has no such column, or cannot be read.
         """
-        rows = next(read_results(files[0]), None)
-        if rows is None:
+        first = next(((file, rows) for file in files for rows in read_results(file)), None)
+        if first is None:
             raise UsageError(f"`{files[0]}` has no rows. Give the output of an earlier run.")
+        file, rows = first
         chosen = user_column or find_user_column(rows.columns) or ""
         if not chosen or find_users(rows, chosen) is None:
             existing = ", ".join(f"`{name}`" for name in rows.columns[:12] if name)
             missing = f"no column `{user_column}`" if user_column else "no known user column"
             raise UsageError(
-                f"--userid_column_name: `{files[0]}` has {missing}."
+                f"--userid_column_name: `{file}` has {missing}."
                 f"{suggest(user_column, rows.columns)} Give one of its columns, such "
                 f"as {existing}."
             )

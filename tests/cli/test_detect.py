@@ -197,6 +197,18 @@ def test_a_second_run_uses_the_fingerprints_and_finds_the_same(small: Detected) 
     assert read_alerts(small.folder).equals(before)
 
 
+def test_a_run_with_too_few_events_does_not_keep_the_next_one_from_training(
+    tmp_path: Path,
+) -> None:
+    lines = (EXAMPLES / "input-data" / "role-g.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(lines[:40]), encoding="utf-8")
+    few = detect(tmp_path, "few.csv")
+    assert "no event has a score" in few.done.stderr
+    both = detect(tmp_path, str(EXAMPLES / "training-data"))
+    assert "Trained on  2024-03-13 to " in both.done.stderr
+    assert both.counts[2] > 0
+
+
 def test_history_is_for_training_and_all_logs_are_scored(small: Detected) -> None:
     folder, out = small.folder, "with-history"
     parts = ["bucket/json/scored", "--history=bucket/json/training", f"--out={out}"]

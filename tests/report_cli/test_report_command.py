@@ -111,6 +111,15 @@ def test_days_of_incidents_are_those_of_the_given_time_zone(tmp_path):
         build_report(ReportRequest(timezone="Berlin"), [file])
 
 
+def test_files_without_rows_do_not_hide_the_others(tmp_path):
+    rows = write_output(tmp_path / "2.jsonl", alerts([HOUR]))
+    (tmp_path / "1.jsonl").write_text("\n")  # what `to-file` writes if there is no event
+    found = build_report(ReportRequest(), [tmp_path / "1.jsonl", rows])
+    assert len(found.incidents) == 2
+    with pytest.raises(UsageError, match=r"1\.jsonl` has no rows. Give the output of an earlier"):
+        build_report(ReportRequest(), [tmp_path / "1.jsonl"])
+
+
 def test_missing_row_numbers_show_that_filter_dropped_events(tmp_path):
     frame = alerts([24 * HOUR * n for n in range(10)])
     path = write_output(tmp_path / "all.csv", frame)

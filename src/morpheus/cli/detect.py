@@ -197,7 +197,8 @@ def make_plan(
         training = {"train_data_glob": options.history, **saves}
         return Plan(words, {}, training, overview.first, overview.days)
     store = ModelStore.find(models)
-    if store is not None:
+    # A store without fingerprints is what a run with too little history leaves.
+    if store is not None and (store.cards or store.global_card):
         _check_store(store, kind, logs, models)
         loading = {"pretrained_filename": models}
         words = f"the fingerprints in {models}"
