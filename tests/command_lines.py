@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import click
+from click.exceptions import Exit
 
 from morpheus.cli.main import morpheus, run
 from morpheus.core.stage import Stage
@@ -46,7 +48,8 @@ def check_command(words: Sequence[str]) -> None:
     """
     if set(LEFT_OUT) & set(words):
         check_options(words)
-    else:
+        return
+    with suppress(Exit):  # of `--version`, which writes it
         _parse(morpheus, "morpheus", list(words[1:]), None)
 
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,25 +104,47 @@ def _split_console(lines: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def run_page(
-    page: Path, folder: Path, script: Path, environment: Mapping[str, str] | None = None
-) -> None:
-    """Run the programs of a page, one after the other, and compare their outputs with the page.
+    page: Path, folder: Path, script: Path, replacements: Mapping[str, str] | None = None
+) -> str:
+    """Run the programs of a page, and compare their outputs with the page.
 
     Args:
         page: The page.
         folder: Current folder of the programs.
         script: The command `morpheus` is in the folder of this file.
-        environment: More variables for the programs.
+        replacements: Text of the programs to replace: the address of a server by that of another.
+
+    Returns:
+        What the programs have written.
     """
-    path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
-    variables = {**os.environ, **(environment or {}), "PATH": path}
+    text = page.read_text(encoding="utf-8")
+    for old, new in (replacements or {}).items():
+        assert old in text, f"{name_of(page)} does not have {old}"
+        text = text.replace(old, new)
+    programs = find_programs(text)
+    outputs = list(run_programs(programs, folder, script, os.environ))
+    for program, output in zip(programs, outputs, strict=True):
+        missing = "\n".join(find_missing(program.output, output))
+        assert missing == "", (
+            f"{program.text}\nwrites\n\n{output}\nbut {name_of(page)} shows these lines, which are "
+            f"others or in another order:\n\n{missing}\n\nIf the page is wrong: cd tests && "
+            f"PYTHONPATH=$PWD/../src:$PWD python -m record_pages ../{name_of(page)}"
+        )
+    return "".join(outputs)
+
+
+def run_programs(
+    programs: Iterable[Program], folder: Path, script: Path, environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Run programs, one after the other. Yield what each writes."""
+    path = os.pathsep.join([str(script.parent), environment["PATH"]])
     groups: list[int] = []
     try:
-        for program in find_programs(page.read_text(encoding="utf-8")):
+        for program in programs:
             process = subprocess.Popen(
                 program.interpreter,
                 cwd=folder,
-                env=variables,
+                env={**environment, "PATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -132,11 +154,7 @@ def run_page(
             groups.append(process.pid)
             output, _ = process.communicate(program.text, timeout=TIMEOUT)
             assert process.returncode == 0, f"{program.text}\n{output}"
-            missing = "\n".join(find_missing(program.output, output))
-            assert missing == "", (
-                f"{program.text}\nwrites\n\n{output}\nbut {name_of(page)} shows these lines, "
-                f"which are others or in another order:\n\n{missing}"
-            )
+            yield output
     finally:
         # What a page has started in the background, and not ended, ends here.
         for group in groups:

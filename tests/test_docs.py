@@ -5,7 +5,8 @@ to bottom, in one copy of examples/. Commands of README.md, of a cluster and in 
 processes of their own; see `warm_command` for the others. Command lines in other blocks and in the
 text are not run, but their words are checked.
 
-A page without programs needs an owner in `OWNERS`: the test that fails when the page is wrong.
+A page without programs needs an owner in `OWNERS`: the test that fails when the page is wrong. So
+does a page with programs that need a server, which the owner runs with a local one.
 """
 
 from __future__ import annotations
@@ -28,9 +29,20 @@ from morpheus.cli.reference import (
     render_compatibility,
     render_reference,
 )
+from morpheus.columns import (
+    ACTOR,
+    INCIDENT_ID,
+    INCIDENT_SEVERITY,
+    INDEX,
+    RATE_PVALUE,
+    TIME,
+    TS_ANOMALY,
+    ExplanationColumns,
+)
 from morpheus.errors import MorpheusError
 from morpheus.features.derived import PREFIX_FUNCTIONS
 from morpheus.sources import cloudtrail, ocsf
+from morpheus.stages.add_scores import SCORE_FUNCTIONS, Z_LOSS_SUFFIX
 from pages import (
     PAGES,
     ROOT,
@@ -59,7 +71,16 @@ OWNERS = {
     "docs/derived-columns.md": "test_docs::test_the_page_of_derived_columns_lists_all",
     "docs/differences.md": "test_docs::test_options_in_the_text_exist",
     "docs/evidence.md": "report/test_evidence::test_the_documentation_shows_what_the_page_writes",
+    "docs/how-to/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
+    "docs/how-to/kafka.md": "services/test_how_to::test_the_page_of_kafka_sends_messages",
+    "docs/how-to/opensearch.md": "services/test_how_to::test_the_page_of_opensearch_sends_alerts",
+    "docs/how-to/s3.md": "services/test_how_to::test_the_page_of_s3_reads_a_bucket",
+    "docs/how-to/splunk.md": "services/test_how_to::test_the_page_of_splunk_sends_findings",
+    "docs/tutorials/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
     "docs/reference/api.md": "test_site::test_the_reference_of_python_has_every_public_name",
+    "docs/reference/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
+    "docs/reference/columns.md": "test_docs::test_the_page_of_columns_lists_those_that_stages_add",
+    "docs/explanation/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
     "docs/glossary.md": "test_docs::test_the_terms_of_the_glossary_are_sorted",
 }
 OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_begins_with_it"
@@ -67,12 +88,19 @@ OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_beg
 OPTIONS_OF_OTHER_PROGRAMS = {
     *("--resources", "--directory"),  # of `dask worker` and `http.server`
     *("--only", "--full", "--quick", "--old"),  # of the benchmarks
+    # Of the production example of NVIDIA Morpheus.
+    *("--cache_dir", "--filter_threshold", "--input_file", "--only_user", "--tracking_uri"),
+    "--watch_inputs",
 }
 
 
 def pages_with_programs() -> list[Path]:
-    """Return the pages with programs."""
-    return [page for page in PAGES if find_programs(page.read_text(encoding="utf-8"))]
+    """Return the pages with programs that need no server."""
+    return [
+        page
+        for page in PAGES
+        if name_of(page) not in OWNERS and find_programs(page.read_text(encoding="utf-8"))
+    ]
 
 
 def prose_of(page: Path) -> str:
@@ -81,11 +109,11 @@ def prose_of(page: Path) -> str:
 
 
 def owner_of(page: Path) -> str | None:
+    if name_of(page) in OWNERS:
+        return OWNERS[name_of(page)]
     if page in pages_with_programs():
         return "test_docs::test_the_programs_of_a_page_run"
-    if page.parent.name == "decisions":
-        return OWNER_OF_DECISIONS
-    return OWNERS.get(name_of(page))
+    return OWNER_OF_DECISIONS if page.parent.name == "decisions" else None
 
 
 def names_of_tests(module: str) -> Iterator[str]:
@@ -102,11 +130,6 @@ def test_every_page_has_an_owner_test() -> None:
     known = {test for module in modules for test in names_of_tests(module)}
     assert {owner for owner in owners.values() if owner} <= known
     assert set(OWNERS) <= set(owners), "a page that is gone has an owner"
-
-
-def test_a_page_with_programs_needs_no_owner_beside_them() -> None:
-    programs = {name_of(page) for page in pages_with_programs()}
-    assert programs & set(OWNERS) == set()
 
 
 def test_programs_of_a_page_are_found() -> None:
@@ -238,6 +261,21 @@ def test_the_page_of_derived_columns_lists_all() -> None:
     listed = set(re.findall(r"^\| `([\w:]+)`", table, re.MULTILINE))
     prefixed = {f"{prefix}COLUMN" for prefix in PREFIX_FUNCTIONS}
     assert listed == {*cloudtrail.DERIVED_COLUMNS, *ocsf.DERIVED_COLUMNS, *prefixed}
+
+
+@pytest.mark.parametrize("section", ["explanation", "how-to", "reference", "tutorials"])
+def test_a_page_of_links_has_all_pages_of_its_section(section: str) -> None:
+    folder = ROOT / "docs" / section
+    linked = set(_LINK.findall((folder / "index.md").read_text(encoding="utf-8")))
+    assert {page.name for page in folder.glob("*.md")} - {"index.md"} <= linked, section
+
+
+def test_the_page_of_columns_lists_those_that_stages_add() -> None:
+    text = (ROOT / "docs" / "reference" / "columns.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
+    listed = {name for cell in cells for name in _CODE.findall(cell)}
+    added = {INDEX, TIME, ACTOR, TS_ANOMALY, RATE_PVALUE, INCIDENT_ID, INCIDENT_SEVERITY}
+    assert listed == added | {*SCORE_FUNCTIONS, f"<column>{Z_LOSS_SUFFIX}", *ExplanationColumns()}
 
 
 def test_the_terms_of_the_glossary_are_sorted() -> None:
