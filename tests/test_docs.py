@@ -81,6 +81,7 @@ OWNERS = {
     "docs/reference/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
     "docs/reference/columns.md": "test_docs::test_the_page_of_columns_lists_those_that_stages_add",
     "docs/explanation/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
+    "docs/faq.md": "test_docs::test_an_answer_leads_to_a_page_that_says_more",
     "docs/glossary.md": "test_docs::test_the_terms_of_the_glossary_are_sorted",
 }
 OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_begins_with_it"
@@ -276,6 +277,41 @@ def test_the_page_of_columns_lists_those_that_stages_add() -> None:
     listed = {name for cell in cells for name in _CODE.findall(cell)}
     added = {INDEX, TIME, ACTOR, TS_ANOMALY, RATE_PVALUE, INCIDENT_ID, INCIDENT_SEVERITY}
     assert listed == added | {*SCORE_FUNCTIONS, f"<column>{Z_LOSS_SUFFIX}", *ExplanationColumns()}
+
+
+def test_an_answer_leads_to_a_page_that_says_more() -> None:
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    parts = re.split(r"^#{2,3} (.*)$", text, flags=re.MULTILINE)[1:]
+    answers = {
+        question: answer
+        for question, answer in zip(parts[::2], parts[1::2], strict=True)
+        if answer.strip()  # a section has none
+    }
+    assert [question for question in answers if not question.endswith("?")] == []
+    assert [question for question, answer in answers.items() if not _LINK.search(answer)] == []
+
+
+def messages_in_source() -> Iterator[str]:
+    """The texts of the package, with `...` for what is inserted."""
+    for file in (ROOT / "src" / "morpheus").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%\w", "...", node.value)
+            if isinstance(node, ast.JoinedStr):
+                parts = (x.value if isinstance(x, ast.Constant) else "..." for x in node.values)
+                yield "".join(map(str, parts))
+
+
+def test_messages_on_the_page_of_troubleshooting_exist() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### (.*)$", text, re.MULTILINE)
+    messages = [code for heading in headings for code in _CODE.findall(heading)]
+    assert len(messages) >= len(headings) > 20
+    # Those of click are in the outputs, which are compared with what the commands write.
+    outputs = [line for program in find_programs(text) for line in program.output]
+    known = "\n".join([*messages_in_source(), *outputs])
+    patterns = (re.escape(each).replace(re.escape("..."), ".*") for each in messages)
+    assert [each for each in patterns if not re.search(each, known)] == []
 
 
 def test_the_terms_of_the_glossary_are_sorted() -> None:
