@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,9 +74,14 @@ def tokenize(text: str) -> list[Token]:
     return tokens
 
 
+def is_visible(text: str) -> bool:
+    """Return whether a text has no control, format or private characters, and no line ends."""
+    return {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}.isdisjoint(map(unicodedata.category, text))
+
+
 def read_string(language: str, text: str) -> str:
     """Return the value of a string literal."""
-    if not text.isprintable() or re.sub(ESCAPES[language], "", text).count("\\"):
+    if not is_visible(text) or re.sub(ESCAPES[language], "", text).count("\\"):
         raise QueryError(f"{language} may not read {text!r} as it is meant")
     return str(json.loads(text))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from morpheus.columns import RISK, TIME, ExplanationColumns
+from morpheus.columns import RISK, TIME, ExplanationColumns, FieldCondition
 from morpheus.models.calibration import count_exceedances
 from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays, ReportAggregator, TopEvents
@@ -15,7 +15,7 @@ from morpheus.report.incidents import (
     incident_id,
     select_incidents,
 )
-from report_pages import DAY_START, HOUR, alerts, build_data, card, normal_events
+from report_pages import DAY_START, HOUR, alerts, build_data, card, normal_events, origin
 
 
 def counts(data):
@@ -179,3 +179,37 @@ def test_dropped_events_are_in_the_timelines_and_are_not_alerts():
     assert int(aggregator.histograms.users["ann"].events.sum()) == 1 + normal_events().height
     assert aggregator.top_events.to_frame().height == 1
     assert int(aggregator.users["ann"].exceedances[0]) == 1 + normal_events().height
+
+
+def find_ids(*ids):
+    """The ids that queries have for events with some ids."""
+    rows = alerts([HOUR * n for n in range(len(ids))]).with_columns(pl.Series("eventID", ids))
+    [view] = build_data({"ann": [rows]}, filtered=True).incidents
+    return view.evidence.ids
+
+
+def make_event_id(number):
+    return f"00000000-0000-4000-8000-{number:012}"
+
+
+def test_queries_select_by_the_ids_of_all_events_also_of_those_that_are_not_shown():
+    ids = [make_event_id(n) for n in range(MAX_EVENTS_SHOWN + 5)]
+    seconds = range(0, 60 * len(ids), 60)
+    rows = alerts(list(seconds)).with_columns(pl.Series("eventID", ids))
+    [view] = build_data({"ann": [rows]}, filtered=True).incidents
+    assert len(view.incident.events) == MAX_EVENTS_SHOWN
+    assert view.evidence.ids == ids
+
+
+@pytest.mark.parametrize("bad", [None, "7", "*", "x" * 300, f"{make_event_id(1)}'"])
+def test_queries_do_not_select_by_ids_if_an_event_has_none(bad):
+    good = make_event_id(0), make_event_id(1)
+    assert find_ids(*good) == list(good)
+    assert find_ids(good[0], bad) == []
+
+
+def test_queries_have_an_account_as_the_log_has_it():
+    rows = alerts([HOUR]).with_columns(userIdentityaccountId=pl.lit("Account-0123"))
+    column = "userIdentityaccountId"
+    [view] = build_data({"Account-0123": [rows]}, events_of=origin(user_column=column)).incidents
+    assert view.evidence.identity == ((FieldCondition(column, ("0123",)),),)

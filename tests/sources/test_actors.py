@@ -6,13 +6,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from morpheus.columns import FieldCondition, Identity
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.from_file import AZURE_FORMAT, DUO_FORMAT
 from morpheus.sources.log_format import (
+    MAX_IDENTITY_CHARS,
+    MAX_IDENTITY_VALUES,
     ActorRule,
     collect_rule_columns,
+    find_identity,
     resolve_actor_types,
     resolve_actors,
 )
@@ -260,3 +264,52 @@ def test_the_actor_can_be_the_user(tmp_path):
     )
     assert list(of_files(tmp_path)) == ["ann@Account-12", "root@Account-12"]
     assert list(of_files(tmp_path, userid_filter="root@Account-12")) == ["root@Account-12"]
+
+
+def identify(*rows: dict[str, str], user: str) -> Identity:
+    return find_identity(pl.DataFrame(list(rows)), user, CLOUDTRAIL_FORMAT.actor_rules)
+
+
+def user_event(name: str, account: str = "012") -> dict[str, str]:
+    return {TYPE: "IAMUser", NAME: name, ACCOUNT: account}
+
+
+def test_an_actor_is_identified_by_what_its_name_was_made_of() -> None:
+    person = {TYPE: "AssumedRole", ISSUER: "a", PRINCIPAL: "AROA1:Ann@X.org", ARN: "a/session"}
+    other = person | {ISSUER: "b", PRINCIPAL: "AROA2:ann@x.org"}
+    assert identify(person, other, user="ann@x.org") == (
+        (
+            FieldCondition(PRINCIPAL, ("AROA1:Ann@X.org", "AROA2:ann@x.org")),
+            FieldCondition(TYPE, ("AssumedRole",)),
+        ),
+    )
+
+
+def test_an_actor_named_by_several_rules_has_alternatives() -> None:
+    assumed = {TYPE: "AssumedRole", ISSUER: "deploy", ACCOUNT: "012"}
+    itself = {TYPE: "Role", ARN: "arn:aws:iam::012:role/deploy", ACCOUNT: "012"}
+    found = identify(assumed, itself, user="deploy@012")
+    assert [[condition.column for condition in each] for each in found] == [
+        [ISSUER, ACCOUNT, TYPE],
+        [ARN, ACCOUNT, TYPE],
+    ]
+
+
+def test_events_that_do_not_tell_the_actor_identify_no_actor() -> None:
+    assert identify(user_event("ann"), {TYPE: "IAMUser"}, user="ann@012") == ()
+    assert identify(user_event("ann"), user="bob@012") == ()
+
+
+def test_an_identity_has_no_value_that_is_too_long_and_not_too_many_values() -> None:
+    long = "x" * (MAX_IDENTITY_CHARS + 1)
+    [conditions] = identify(user_event(long), user=f"{long}@012")
+    assert conditions[0] == FieldCondition(NAME)
+    assert conditions[1] == FieldCondition(ACCOUNT, ("012",))
+    rows = [
+        {TYPE: "AssumedRole", ISSUER: "a", PRINCIPAL: f"AROA{n}:ann@x.org"}
+        for n in range(MAX_IDENTITY_VALUES + 1)
+    ]
+    [conditions] = identify(*rows, user="ann@x.org")
+    assert conditions[0] == FieldCondition(PRINCIPAL)
+    [conditions] = identify(*rows[1:], user="ann@x.org")
+    assert len(conditions[0].values) == MAX_IDENTITY_VALUES

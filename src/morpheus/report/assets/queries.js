@@ -57,7 +57,8 @@ const LANGUAGES = {
   sql: {
     comment: (text) => `-- ${text}`,
     value: quoteSql,
-    field: (name) => (isPlainName(name) ? name : `"${name.replaceAll('"', '""')}"`),
+    field: (name) =>
+      isPlainName(name) ? name : isVisible(name) ? `"${name.replaceAll('"', '""')}"` : null,
     fold: (field) => `lower(${field})`,
     isIn: (field, values) => listOrOne(field, "=", "IN", values),
     startsWith: (field, prefix) => `starts_with(${field}, ${quoteSql(prefix)})`,
@@ -89,7 +90,12 @@ const LANGUAGES = {
   esql: {
     comment: (text) => `// ${text}`,
     value: quoteEsql,
-    field: (name) => (/^@?[\w.]+$/.test(name) ? name : `\`${name.replaceAll("`", "``")}\``),
+    field: (name) =>
+      /^@?[\w.]+$/.test(name)
+        ? name
+        : isVisible(name)
+          ? `\`${name.replaceAll("`", "``")}\``
+          : null,
     fold: (field) => `TO_LOWER(${field})`,
     isIn: (field, values) => listOrOne(field, "==", "IN", values),
     startsWith: (field, prefix) => `STARTS_WITH(${field}, ${quoteEsql(prefix)})`,
