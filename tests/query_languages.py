@@ -230,7 +230,7 @@ FUNCTIONS: dict[str, Callable[..., Expression]] = {
     "TO_LOWER": lower,
     "tostring": lambda value: value,
     "coalesce": lambda first, other: lambda r: first(r) if first(r) is not None else other(r),
-    "datetime": lambda value: value,
+    "column_ifexists": lambda name, other: lambda r: r.get(str(name(r)), str(other(r))),
     "parse_json": lambda text: lambda r: json.loads(str(text(r) or "null")),
     "len": lambda text: lambda r: float(len(str(text(r)))),
     "substr": lambda text, _, size: lambda r: str(text(r) or "")[: int(float(str(size(r))))],

@@ -157,7 +157,6 @@ def to_duo_table(record: Record) -> Record:
         "isotimestamp_t": record["isotimestamp"],
         "txid_g": record["txid"],
         "user_name_s": record["user"]["name"],
-        "username_s": None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,8 @@ HOSTILE = [
 TEXTS = st.text(min_size=1, max_size=60) | st.text(
     alphabet=st.sampled_from("'\"\\`|;%*{}$()[]\n\r\x00\u202e U&a+"), min_size=1, max_size=30
 )
+SAFE_SPLUNK = re.compile(r'"[\w .,:;/@=+()#-]*"|urldecode\("[\w.%-]*"\)', re.ASCII)
+"""Splunk reads asterisks, dollars, backticks and brackets in quotes in its own ways."""
 LANGUAGES = ("splunk", "kusto", "esql", "logging")
 
 
@@ -80,6 +83,7 @@ def test_a_literal_is_read_as_the_value_that_was_written(text: str, page: Any) -
         assert parser.parse_all(parser.parse_operand)({}) == text
         assert is_visible(literals[language])
     assert read_sql(literals["sql"]) == text
+    assert SAFE_SPLUNK.fullmatch(literals["splunk"])
 
 
 def read_sql(literal: str) -> object:
