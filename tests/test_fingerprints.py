@@ -15,12 +15,11 @@ import pytest
 
 import morpheus
 from morpheus import Fingerprints, Pipeline
-from morpheus.api import decode_explanations
 from morpheus.cli.main import morpheus as command
 from morpheus.columns import SCORE, ExplanationColumns
 from morpheus.core.stage import read_lines
 from morpheus.errors import ModelCorruptedError, RecordError, UsageError
-from morpheus.models.explanation import Explanation
+from morpheus.models.explanation import Explanation, decode_explanations
 from morpheus.models.store import ModelStore
 from morpheus.sources.dataframe import FromFrame, as_polars
 from morpheus.stages.train_ae import TrainAe

@@ -6,15 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from morpheus.api import Fingerprints
+    from morpheus.api import Detection, Fingerprints, detect
     from morpheus.pipeline import Pipeline
 
     __version__: str
 
-__all__ = ["Fingerprints", "Pipeline", "__version__"]
+__all__ = ["Detection", "Fingerprints", "Pipeline", "__version__", "detect"]
 
 _DISTRIBUTION = "morpheus-dfp"
-_LAZY_IMPORTS = {"Fingerprints": "morpheus.api", "Pipeline": "morpheus.pipeline"}
+_LAZY_IMPORTS = {
+    "Detection": "morpheus.api",
+    "Fingerprints": "morpheus.api",
+    "Pipeline": "morpheus.pipeline",
+    "detect": "morpheus.api",
+}
 
 
 def __getattr__(name: str) -> object:

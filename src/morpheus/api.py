@@ -6,57 +6,78 @@ stages that the command line runs, with the same results.
 
 from __future__ import annotations
 
-import html
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, cast, overload
 
-import msgspec
+import numpy as np
 import polars as pl
-from msgspec import inspect
 
-from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, RISK, SCORE, TIME, ExplanationColumns
-from morpheus.core.batch import Events, RunMetrics, Step
-from morpheus.core.stage import PipelineOptions, Requirements, Sink, Transform, to_user_column
+from morpheus.columns import (
+    ACTOR,
+    ACTOR_OPTION,
+    INCIDENT_ID,
+    INCIDENT_SEVERITY,
+    INDEX,
+    PVALUE,
+    RISK,
+    SCORE,
+    TIME,
+    ExplanationColumns,
+)
+from morpheus.core.batch import Batch, Events, OutputRows, ReadStats, RunMetrics, Scored, Step
+from morpheus.core.registry import load_stage
+from morpheus.core.stage import (
+    Outputs,
+    PipelineOptions,
+    Requirements,
+    Sink,
+    Stage,
+    Transform,
+    to_user_column,
+)
 from morpheus.errors import UsageError
-from morpheus.models.explanation import Explanation
+from morpheus.models.explanation import decode_explanations, list_column_reasons
 from morpheus.models.profile import InputSpec, ModelCard
 from morpheus.models.store import ModelStore, read_key
 from morpheus.models.training import EPOCHS
 from morpheus.pipeline import CollectSink, Pipeline
+from morpheus.report.aggregate import ReportAggregator
+from morpheus.report.incidents import Incident
+from morpheus.report.page import import_pyplot, plot_incidents, plot_user, render_table
+from morpheus.report.view import RunCounts
+from morpheus.sinks.to_report import ToReport
 from morpheus.sources.base import FileSource
 from morpheus.sources.dataframe import (
-    INTERNAL_COLUMNS,
-    MAX_NAMED_COLUMNS,
     ArrowStream,
     FrameLike,
+    FrameLog,
+    FrameRows,
+    append_columns,
     as_polars,
-    check_names,
     return_like,
 )
-from morpheus.sources.json_records import flatten_name
-from morpheus.sources.log_format import LogFormat, resolve_derived
-from morpheus.sources.results import KindTrial, LogKind, find_kind, list_kinds, silence_log
-from morpheus.sources.tabular import FRAME_NAME, FrameInput, read_frame, unnest_objects
+from morpheus.sources.results import find_kind, silence_log
+from morpheus.sources.tabular import FRAME_NAME
+from morpheus.sources.time_range import UTC_DATETIME, check_timezone
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
 from morpheus.storage.atomic import TempFolder
-from morpheus.text import display_value, format_count, quote_backtick, suggest
+from morpheus.text import format_count, quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
 
 MAX_NAMED_USERS = 3
 """Maximum number of users in a message about users without a model."""
-MAX_SHOWN, MAX_CELL = 10, 200
-"""Maximum number of rows, and of characters of a cell, of a table in a notebook."""
-RECOGNISED_ROWS = 300
-"""Number of rows by which the kind of log of a frame is recognised."""
+MAX_SHOWN = 10
+"""Maximum number of rows of a table in a notebook."""
 SCORE_SCHEMA = pl.Schema(
     {
         SCORE: pl.Float64(),
@@ -82,181 +103,7 @@ RESULT_COLUMNS = frozenset({SCORE, ExplanationColumns().top_columns})
 """Columns of output files that no log has."""
 _EXPLAIN_PREFIX = "_explained_"
 """Prefix of the columns that `explain` adds, in case the frame has columns of these names."""
-
-
-@dataclass(frozen=True)
-class FrameLog:
-    """The kind of log that the rows of frames are, and how they are read.
-
-    Attributes:
-        kind: The kind of log.
-        options: Options of the pipeline: user, time, features and time zone.
-        is_known: Whether the package knows the kind. Otherwise, all columns are those of the frame.
-        chosen: Whether the caller has chosen the features.
-        any_format: As in `FrameInput`.
-    """
-
-    kind: LogKind
-    options: PipelineOptions
-    is_known: bool = True
-    chosen: bool = False
-    any_format: bool = False
-
-    @classmethod
-    def recognise(
-        cls,
-        events: pl.DataFrame,
-        user: str | None,
-        time: str | None,
-        columns: Sequence[str] | None = None,
-        timezone: str = "UTC",
-    ) -> FrameLog:
-        """Recognise the kind of log of a frame.
-
-        Args:
-            events: The frame.
-            user: Name of the user column; None for `@actor`, if the kind is known.
-            time: Name of the time column; None for that of the kind, if it is known.
-            columns: Feature columns; None for those of the kind or, if it is not known, for all.
-            timezone: Time zone of days and hours.
-
-        Raises:
-            UsageError: A column does not exist, or the kind is not known and user or time is not
-                given.
-        """
-        kind = recognise_frame(events)
-        if kind is None:
-            events = unnest_objects(events)
-            if user is None or time is None:
-                names = ", ".join(map(quote_backtick, events.columns[:MAX_NAMED_COLUMNS]))
-                raise UsageError(
-                    f"frame: the kind of log is not recognised by its columns ({names or 'none'}). "
-                    "Give the columns with the user and the time: `user=` and `time=`."
-                )
-            left_out = {*INTERNAL_COLUMNS, to_user_column(user), time}
-            features = columns or [name for name in events.columns if name not in left_out]
-            options = PipelineOptions(columns=tuple(features), timezone=timezone)
-            log = cls.make(None, options, user, time, chosen=columns is not None)
-        else:
-            form = kind.make_source([FRAME_NAME]).get_log_format()
-            features = [flatten_name(name, form.drop_characters) for name in columns or ()]
-            options = PipelineOptions(columns=tuple(features), timezone=timezone)
-            user, time = user or ACTOR_OPTION, time or form.time_column
-            log = cls.make(kind, options, user, time, chosen=columns is not None)
-        log.check_frame(events)
-        log.check_features(events)
-        return log
-
-    @classmethod
-    def make(
-        cls, kind: LogKind | None, options: PipelineOptions, user: str, time: str, *, chosen: bool
-    ) -> FrameLog:
-        """Describe a log.
-
-        Args:
-            kind: The kind; None if it is not known.
-            options: Options without the user and the time.
-            user: Name of the user column.
-            time: Name of the time column.
-            chosen: Whether the caller has chosen the features.
-        """
-        if kind is None:
-            user = to_user_column(user)
-            options = replace(options, userid_column_name=user, timestamp_column_name=time)
-            kind = LogKind("log", "from-file")
-            return cls(kind, options, is_known=False, chosen=chosen, any_format=True)
-        drop = kind.make_source([FRAME_NAME]).get_log_format().drop_characters
-        names = {
-            "userid_column_name": user if user == ACTOR_OPTION else flatten_name(user, drop),
-            "timestamp_column_name": flatten_name(time, drop),
-        }
-        return cls(kind, replace(options, **kind.pipeline_values | names), chosen=chosen)
-
-    @classmethod
-    def from_store(cls, store: ModelStore, user: str, time: str, frame: pl.DataFrame) -> FrameLog:
-        """Return how a frame is read, for the fingerprints of a store to score it.
-
-        Only the names of users are compared if the fingerprints are of a log that is described
-        outside of the package, or if they have pseudonyms, which the frame has as well.
-        """
-        inputs = store.inputs
-        if inputs is None:
-            names = tuple(name for name in frame.columns if name not in INTERNAL_COLUMNS)
-            return cls.make(None, PipelineOptions(columns=names), user, time, chosen=True)
-        types = {each.name: each.kind for each in inputs.features if each.kind not in OTHER_KINDS}
-        options = PipelineOptions(
-            columns=inputs.feature_names, column_types=types, timezone=inputs.timezone
-        )
-        kind = None if inputs.pseudonyms else find_kind(inputs.source, inputs.columns_file)
-        return cls.make(kind, options, user, time, chosen=kind is None)
-
-    @property
-    def form(self) -> LogFormat:
-        """The format of the log."""
-        return replace(self.kind.make_source([FRAME_NAME]), options=self.options).get_log_format()
-
-    def check_frame(self, events: pl.DataFrame) -> None:
-        """Reject a frame without the user or the time column.
-
-        Raises:
-            UsageError: It lacks one.
-        """
-        user, names = self.options.userid_column_name, self._list_columns(events)
-        if user == ACTOR and not self.is_known and ACTOR not in names:
-            raise UsageError(
-                f"user: `{ACTOR_OPTION}` needs the flat columns of a known log, such as "
-                "`userIdentitytype` and `userIdentityarn`, or a column `actor`. Give the name of "
-                "the user column."
-            )
-        if user != ACTOR_OPTION:
-            check_names("user", [user], names)
-        check_names("time", [self.options.timestamp_column_name], names)
-
-    def check_features(self, events: pl.DataFrame) -> None:
-        """Reject features that neither the frame nor its kind of log has.
-
-        Raises:
-            UsageError: There is one.
-        """
-        features = self.options.columns
-        derived = resolve_derived(features, self.form.derived_columns)
-        existing = [name for name in features if name not in derived]
-        check_names("columns", existing, self._list_columns(events))
-
-    def _list_columns(self, events: pl.DataFrame) -> list[str]:
-        """Return the columns that events have once they are read."""
-        form = self.form
-        header = read_frame(self.prepare(events.head(0)), form).frame
-        names = header.columns if not self.is_known else form.rename_columns(header).columns
-        known = form.columns if self.is_known else unnest_objects(events).columns
-        return list(dict.fromkeys([*names, *known]))
-
-    def make_source(
-        self, events: pl.DataFrame, history: pl.DataFrame | None = None, **values: object
-    ) -> FileSource:
-        """Return the source that reads frames.
-
-        Args:
-            events: The events.
-            history: Training events; None for those among `events`.
-            values: Options of the source, and `keeps_rows` of `FrameInput`.
-        """
-        frames = FrameInput(
-            self.prepare(events),
-            None if history is None else self.prepare(history),
-            keeps_rows=bool(values.pop("keeps_rows", False)),
-            warns_empty=self.chosen,
-            any_format=self.any_format,
-        )
-        return self.kind.make_source([FRAME_NAME], frames=frames, **values)
-
-    def prepare(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Return a frame whose columns can be read by their names."""
-        return events if self.is_known else unnest_objects(events)
-
-
-OTHER_KINDS = ("auto", "derived")
-"""Kinds of features whose type is no option."""
+_PREFIXED_SCHEMA = pl.Schema({_EXPLAIN_PREFIX + n: kind for n, kind in REASON_SCHEMA.items()})
 
 
 def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
@@ -271,18 +118,6 @@ def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
             f"{argument}: there is no choice {quote_backtick(str(value))}."
             f"{suggest(str(value), choices)} Give one of {listed}."
         )
-
-
-def recognise_frame(events: pl.DataFrame) -> LogKind | None:
-    """Return the kind of log of a frame, as `morpheus detect` does with files; None if unknown."""
-    step = max(1, events.height // RECOGNISED_ROWS)
-    rows = FrameInput(events[::step].head(RECOGNISED_ROWS), keeps_rows=True)
-    trials = [
-        KindTrial.from_source(kind, kind.make_source([FRAME_NAME], bad_record="skip", frames=rows))
-        for kind in list_kinds()
-    ]
-    best = max(trials, key=lambda trial: trial.known_values)
-    return best.kind if best.is_recognised else None
 
 
 class UnknownUserError(UsageError, KeyError):
@@ -555,10 +390,9 @@ class Fingerprints:
             sentence, the most unusual columns, and the evidence.
         """
         explain = Explain(top=top, threshold=threshold, prefix=_EXPLAIN_PREFIX)
-        prefixed = pl.Schema({_EXPLAIN_PREFIX + name: kind for name, kind in REASON_SCHEMA.items()})
         stages = [AddScores(label=(RISK,)), explain]
-        reasons = self._run_chain(frame, stages, prefixed, missing_features)
-        reasons = reasons.rename(dict(zip(prefixed, REASON_SCHEMA, strict=True)))
+        reasons = self._run_chain(frame, stages, _PREFIXED_SCHEMA, missing_features)
+        reasons = reasons.rename(dict(zip(_PREFIXED_SCHEMA, REASON_SCHEMA, strict=True)))
         if structured:
             reasons = reasons.with_columns(decode_explanations(reasons["explanation"]))
         return return_like(frame, reasons, _number_rows(reasons))
@@ -594,51 +428,6 @@ class Fingerprints:
         )
         numeric = [name for name, kind in schema.items() if kind.is_float()]
         return in_order.select(schema.names()).with_columns(pl.col(numeric).fill_nan(None))
-
-
-def decode_explanations(texts: pl.Series) -> pl.Series:
-    """Convert explanations from JSON text to structs, whose fields have the names of the JSON."""
-    decoded = [
-        None if text is None else msgspec.to_builtins(_EXPLANATION_DECODER.decode(text))
-        for text in texts
-    ]
-    kind = _to_polars_type(inspect.type_info(Explanation))
-    return pl.Series(texts.name, decoded, dtype=kind, strict=False)
-
-
-_EXPLANATION_DECODER = msgspec.json.Decoder(Explanation)
-_PLAIN_KINDS: Mapping[type, pl.DataType] = {
-    inspect.FloatType: pl.Float64(),
-    inspect.IntType: pl.Int64(),
-    inspect.BoolType: pl.Boolean(),
-}
-
-
-def _to_polars_type(info: inspect.Type) -> pl.DataType:
-    """Return the type of a column for values of a type of msgspec.
-
-    Several types in one place become text, because a column has one type.
-    """
-    if isinstance(info, inspect.StructType):
-        return pl.Struct({each.encode_name: _to_polars_type(each.type) for each in info.fields})
-    if isinstance(info, inspect.VarTupleType):
-        return pl.List(_to_polars_type(info.item_type))
-    if isinstance(info, inspect.UnionType):
-        kinds = [each for each in info.types if not isinstance(each, inspect.NoneType)]
-        return _to_polars_type(kinds[0]) if len(kinds) == 1 else pl.String()
-    return _PLAIN_KINDS.get(type(info), pl.String())
-
-
-def render_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as HTML. All values are escaped, and characters that are not printable too."""
-    lines = [f"<caption>{_escape(caption)}</caption>"]
-    lines.append(f"<tr>{''.join(f'<th>{_escape(cell)}</th>' for cell in header)}</tr>")
-    lines += [f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _escape(text: str) -> str:
-    return html.escape(display_value(text, MAX_CELL))
 
 
 def _number_rows(frame: pl.DataFrame) -> pl.Series:
@@ -738,16 +527,16 @@ class LogOverview:
     @classmethod
     def from_source(
         cls,
-        kind: LogKind,
         source: FileSource,
+        options: PipelineOptions,
         logs: str = "LOGS",
         on_step: Callable[[Step], None] | None = None,
     ) -> LogOverview:
         """Read the times and users of all events.
 
         Args:
-            kind: The kind of log.
-            source: The source of that kind.
+            source: The source.
+            options: Options of the pipeline.
             logs: As in `TimesSink`.
             on_step: Called when the reading begins; see `RunMetrics.on_step`.
 
@@ -755,9 +544,6 @@ class LogOverview:
             UsageError: There is no event with a user.
         """
         sink = TimesSink(logs)
-        # Of the features, one is enough: they are not looked at.
-        columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
-        options = PipelineOptions(columns=columns, **kind.pipeline_values)
 
         def begin(step: Step) -> None:
             if on_step is not None and step.unit == "file":
@@ -834,6 +620,22 @@ class Plan:
         return cls(words, {"start_time": str(start)}, loading, start, days)
 
 
+def list_detect_stages(budget: float) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return word and options of the stages between `train-ae` and the outputs.
+
+    Args:
+        budget: Number of incidents per day.
+    """
+    return [
+        ("preprocess", {}),
+        ("inf-pytorch", {}),
+        ("add-scores", {"label": (RISK, PVALUE)}),
+        ("explain", {}),
+        ("filter", {"alerts_per_day": budget}),
+        ("serialize", {}),
+    ]
+
+
 def choose_budget(users: int, days: int) -> float:
     """Return the default number of incidents per day.
 
@@ -845,3 +647,542 @@ def choose_budget(users: int, days: int) -> float:
     usual = users / USERS_PER_WEEKLY_INCIDENT / DAYS_PER_WEEK
     wanted = min(max(usual, MIN_INCIDENTS / days), MAX_SHARE_OF_USER_DAYS * users)
     return float(f"{wanted:.3g}")
+
+
+# `detect` for frames.
+
+
+_NO_LOSSES = np.zeros((0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class KeepScores(CollectSink):
+    """Keep the scores and reasons of all events, at its place: in front of `filter`."""
+
+    scope = "barrier"
+
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
+        """Keep the columns of a batch that results have."""
+        table = batch.table.select([INDEX, TIME, *SCORE_SCHEMA, *_PREFIXED_SCHEMA])
+        self.batches.append(Scored(user=batch.user, table=table, losses=_NO_LOSSES))
+        yield batch
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return the events with a score, in the order of the frame."""
+        schema = pl.Schema({INDEX: pl.Int64(), TIME: UTC_DATETIME, **SCORE_SCHEMA, **REASON_SCHEMA})
+        names = dict(zip(_PREFIXED_SCHEMA, REASON_SCHEMA, strict=True))
+        empty = pl.DataFrame(schema=pl.Schema({"user": pl.String(), **schema}))
+        tables = [
+            batch.table.to_frame()
+            .rename(names)
+            .cast(schema)
+            .select(pl.lit(batch.user, pl.String).alias("user"), *schema)
+            for batch in self.batches
+        ]
+        events = pl.concat([empty, *tables]).with_columns(pl.col(pl.Float64).fill_nan(None))
+        return events.filter(pl.col(RISK).is_not_null()).sort(INDEX)
+
+
+@dataclass(frozen=True)
+class KeepReport(ToReport):
+    """Collect what a report shows, and the alerts. It writes no file."""
+
+    batches: list[Batch] = field(default_factory=list, repr=False, compare=False)
+
+    def validate(self) -> None:
+        """Accept every option: there is no file."""
+
+    def outputs(self) -> Outputs:
+        """Return no file."""
+        return Outputs()
+
+    def process(self, batch: OutputRows, state: ReportAggregator) -> Iterator[OutputRows]:
+        """Keep a batch."""
+        self.batches.append(batch)
+        yield from super().process(batch, state)
+
+    def commit(self, metrics: RunMetrics) -> None:
+        """Write nothing."""
+
+    def list_alerts(self) -> pl.DataFrame:
+        """Return row and incident of each alert."""
+        schema = pl.Schema({INDEX: pl.Int64(), INCIDENT_ID: pl.String()})
+        frames = [
+            batch.table.select(schema.names()).to_frame()
+            for batch in self.batches
+            if INCIDENT_ID in batch.table
+        ]
+        return pl.concat([pl.DataFrame(schema=schema), *frames])
+
+
+@dataclass(frozen=True)
+class DetectionCounts:
+    """What happened to each row of a frame. `read` is the sum of all other numbers.
+
+    Attributes:
+        read: Number of rows.
+        scored: Number of events with a score.
+        unscored: Number of events without a score, by reason.
+        left_out: Number of rows that are no events to score, by reason.
+    """
+
+    read: int
+    scored: int
+    unscored: Mapping[str, int]
+    left_out: Mapping[str, int]
+
+    @classmethod
+    def from_run(cls, stats: ReadStats, counts: RunCounts, first: date) -> DetectionCounts:
+        """Count the rows of a run.
+
+        Args:
+            stats: What happened to the rows.
+            counts: What happened to the events.
+            first: The first day that was scored.
+        """
+        example = f", such as {stats.refusals[0]}" if stats.refusals else ""
+        reasons = {
+            f"before {first}, the first day that is scored": stats.outside_range,
+            f"cannot be read{example}": stats.refused,
+            "the same event as another row": stats.duplicates,
+            "time before 2000 or after the clock": stats.implausible,
+            "another kind of record": stats.other_records + stats.other_classes,
+            "excluded by the schema": stats.unwanted_rows,
+        }
+        left_out = {reason: number for reason, number in reasons.items() if number}
+        return cls(stats.read, counts.scored, dict(counts.unscored), left_out)
+
+
+class UnknownEventError(UsageError, KeyError):
+    """There is no such incident, or no such event with a score. It is a `KeyError`, too."""
+
+    __str__ = Exception.__str__  # that of `KeyError` quotes the message
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Detection:
+    """The incidents of a frame, most severe first. `detect` makes it; `len` counts the incidents.
+
+    Methods return frames of the kind that `detect` was given: pandas (with its index), pyarrow, or
+    Polars.
+
+    Attributes:
+        counts: What happened to each row.
+        fingerprints: The fingerprints that scored the events; None if no user could be trained.
+        budget: Number of incidents per day that were asked for.
+        scored_days: First and last day that were scored.
+    """
+
+    counts: DetectionCounts
+    fingerprints: Fingerprints | None
+    budget: float
+    scored_days: tuple[date, date]
+    _incidents: Sequence[Incident]
+    _events: pl.DataFrame
+    _alert_rows: Any
+    _given: FrameRows
+
+    @property
+    def users(self) -> list[str]:
+        """The users whose events have a score, in alphabetical order."""
+        return self._events["user"].unique().drop_nulls().sort().to_list()
+
+    def __len__(self) -> int:
+        return len(self._incidents)
+
+    def __repr__(self) -> str:
+        return f"<Detection: {self._describe()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{incident.severity} {incident.severity_name}",
+                incident.user or "",
+                incident.day,
+                f"{incident.count:,}",
+                incident.reason or "",
+                incident.id,
+            )
+            for incident in self._incidents[:MAX_SHOWN]
+        ]
+        header = ("severity", "user", "day", "events", "reason", "id")
+        return render_table(self._describe(), header, rows)
+
+    def _describe(self) -> str:
+        alerts = format_count(sum(incident.count for incident in self._incidents), "event")
+        found = f"{format_count(len(self), 'incident')} with {alerts}"
+        scored = format_count(self.counts.scored, "scored event")
+        return f"{found}, of {scored} of {format_count(len(self.users), 'user')}"
+
+    def incidents(self) -> Any:  # noqa: ANN401 - a frame of the caller's library
+        """Return one row for each incident, most severe first.
+
+        Returns:
+            Columns: `id`, `user`, `day`, `severity` (0 to 100), `severity_name`, `start` and `end`
+            (times of the first and the last event), `count` (number of events), and `reason` (of
+            the most severe event).
+        """
+        names = ("id", "user", "day", "severity", "severity_name", "start", "end", "count")
+        rows = [
+            {name: getattr(each, name) for name in (*names, "reason")} for each in self._incidents
+        ]
+        texts = pl.DataFrame(rows, schema=_INCIDENT_SCHEMA)
+        times = [pl.col(name).str.to_datetime(time_zone="UTC") for name in ("start", "end")]
+        return self._given.convert(texts.with_columns(pl.col("day").str.to_date(), *times))
+
+    def alerts(self) -> Any:  # noqa: ANN401 - as above
+        """Return the rows of the frame that belong to incidents: most severe first, then by time.
+
+        Returns:
+            All columns of the frame, and: `row` (position in the frame), `actor` (if `@actor` finds
+            the users), `ae_anomaly_score`, `risk`, `pvalue`, `reason`, `incident_id` and
+            `incident_severity`. A name that the frame has too gets the prefix `morpheus_`.
+        """
+        return self._alert_rows
+
+    def scores(self) -> Any:  # noqa: ANN401 - as above
+        """Return all events with a score, in the order of the frame.
+
+        Returns:
+            Columns: `row` (position in the frame), `user`, `time`, the columns of
+            `Fingerprints.score`, `reason`, and `incident_id` (null for events of no incident).
+        """
+        names = {INDEX: "row", TIME: "time"}
+        events = self._events.rename(names).drop("top_columns", "explanation")
+        first = ["row", "user", "time"]
+        return self._given.convert(events.select(*first, pl.exclude(first)), events["row"])
+
+    def explain(self, event: object) -> Any:  # noqa: ANN401 - as above
+        """Explain an incident or an event: one row for each column that is unusual.
+
+        Args:
+            event: Id of an incident; or an event with a score: its label in the index of pandas,
+                for other frames its row number.
+
+        Returns:
+            Columns: `row`, `time`, `reason`, `column`, `value`, `expected` (the most likely value),
+            `probability` (of the value, given the event's other values), `bits` (-log2 of it),
+            `usual_bits` (their mean on usual events), `new` (whether the value is new) and `risk`
+            (its part of the risk). Events of an incident are in the order of time.
+
+        Raises:
+            UnknownEventError: There is no such incident or event.
+        """
+        rows = self._events.filter(pl.col(INCIDENT_ID) == event) if isinstance(event, str) else None
+        if rows is None or not rows.height:
+            rows = self._find_event(event)
+        explained = list_column_reasons(rows.sort(TIME, INDEX))
+        return self._given.convert(explained, explained["row"])
+
+    def _find_event(self, label: object) -> pl.DataFrame:
+        """Return the events of a label.
+
+        Raises:
+            UnknownEventError: There is none.
+        """
+        positions = self._given.find(label)
+        rows = self._events.filter(pl.col(INDEX).is_in(positions))
+        if not positions:
+            known = [incident.id for incident in self._incidents]
+            raise UnknownEventError(
+                f"There is no incident and no row {quote_backtick(str(label))}."
+                f"{suggest(str(label), known)} `incidents()` lists the incidents."
+            )
+        if not rows.height:
+            first, last = self.scored_days
+            raise UnknownEventError(
+                f"Row {quote_backtick(str(label))} has no score. `scores()` lists the events that "
+                f"have one, of {first} to {last}, and `counts` says why others have none."
+            )
+        return rows
+
+    def plot(self, user: str | None = None, *, ax: Any = None) -> Any:  # noqa: ANN401 - axes of matplotlib
+        """Plot incidents by user and day; or the risk of one user's events, with the incidents.
+
+        It needs matplotlib: `pip install 'morpheus-dfp[plot]'`.
+
+        Args:
+            user: The user; None for the users with the most severe incidents.
+            ax: Axes of matplotlib to plot into. Default: new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            UsageError: matplotlib is not installed, or no event of the user has a score.
+        """
+        pyplot = import_pyplot()
+        if user is not None and user not in self.users:
+            raise UsageError(
+                f"plot: no event of {quote_backtick(user)} has a score.{suggest(user, self.users)}"
+            )
+        ax = ax or pyplot.subplots(figsize=(10, 4), layout="constrained")[1]
+        if user is None:
+            plot_incidents(ax, self._incidents)
+        else:
+            mine = [incident for incident in self._incidents if incident.user == user]
+            plot_user(ax, user, self._events.filter(pl.col("user") == user), mine)
+        return ax
+
+
+_INCIDENT_SCHEMA = pl.Schema(
+    {
+        "id": pl.String(),
+        "user": pl.String(),
+        "day": pl.String(),
+        "severity": pl.Int64(),
+        "severity_name": pl.String(),
+        "start": pl.String(),
+        "end": pl.String(),
+        "count": pl.Int64(),
+        "reason": pl.String(),
+    }
+)
+
+
+def detect(  # noqa: PLR0913 - keyword options of the command
+    frame: FrameLike,
+    *,
+    history: FrameLike | None = None,
+    user: str | None = None,
+    time: str | None = None,
+    alerts_per_day: float | None = None,
+    fingerprints: Fingerprints | str | PathLike[str] | None = None,
+    columns: Sequence[str] | None = None,
+    timezone: str = "UTC",
+    seed: int = 0,
+    threads: int = 1,
+) -> Detection:
+    """Find the most unusual incidents in the events of a frame, as `morpheus detect` does in files.
+
+    The kind of log is recognised. Each user's fingerprint is trained on `history`. Without it, the
+    first 70 % of the days (UTC) are for training, and the other days are scored. An incident is a
+    day of one user.
+
+    Args:
+        frame: The events, one row each: a frame of pandas, Polars, pyarrow, or another library with
+            `__arrow_c_stream__`.
+        history: Earlier events, for training only.
+        user: Name of the user column. Default: `@actor` for a known kind of log, which finds the
+            person, role or service of each event.
+        time: Name of the time column. Default: that of the known kind of log.
+        alerts_per_day: Incidents per day that you are ready to review. Default: one per week for
+            each 20 users, but at least 15 in the scored days and at most a fifth of the days of
+            users.
+        fingerprints: Trained fingerprints, or their folder. Then nothing is trained, and the days
+            after their training are scored.
+        columns: Feature columns. Default: for a known kind of log those of the command line, for
+            others all columns except the user and the time.
+        timezone: Time zone of the days of incidents, and of hours and days of derived columns.
+        seed: Random seed.
+        threads: Maximum number of parallel workers. Does not affect results. Above 1, a script must
+            protect its entry point with `if __name__ == "__main__":`.
+
+    Raises:
+        UsageError: The frame has no events, its kind of log is not known and `user` or `time` is
+            not given, a column does not exist, or there are no days to train on.
+    """
+    events, past = _drop_results(as_polars(frame)), None
+    if not events.height:
+        raise UsageError("frame: it has no rows. Give the events to score.")
+    if alerts_per_day is not None and not alerts_per_day >= 0:
+        raise UsageError(f"alerts_per_day: {alerts_per_day} is not a number of at least 0.")
+    check_timezone(timezone, "timezone")
+    if history is not None:
+        past = _drop_results(as_polars(history, "history"))
+    if isinstance(fingerprints, str | PathLike):
+        fingerprints = Fingerprints.load(fingerprints, user=user, time=time)
+    if fingerprints is None:
+        log = FrameLog.recognise(events, user, time, columns, timezone)
+    else:
+        given = {"history": history, "user": user, "time": time, "columns": columns}
+        log = _describe_scored(fingerprints, events, timezone, given)
+    if past is not None:
+        log.check_frame(past)
+    run = _DetectRun(log, events, past, fingerprints, seed, threads)
+    return run.run(alerts_per_day, frame)
+
+
+_RESULT_NAMES = frozenset({INCIDENT_ID, INCIDENT_SEVERITY, *RESULT_COLUMNS})
+
+
+def _drop_results(events: pl.DataFrame) -> pl.DataFrame:
+    """Drop columns that an earlier detection has added."""
+    return events.drop(_RESULT_NAMES, strict=False)
+
+
+def _describe_scored(
+    fingerprints: Fingerprints, events: pl.DataFrame, timezone: str, given: Mapping[str, object]
+) -> FrameLog:
+    """Return how events are read for fingerprints to score them.
+
+    Args:
+        fingerprints: The fingerprints.
+        events: The events.
+        timezone: The time zone that the caller gave.
+        given: Other arguments of the caller.
+
+    Raises:
+        UsageError: An argument contradicts the fingerprints.
+    """
+    known = {"user": fingerprints.user, "time": fingerprints.time}
+    for name, value in given.items():
+        if value is not None and not (name in known and value == known[name]):
+            raise UsageError(
+                f"{name}: the fingerprints are trained already, with what they need. Leave out "
+                f"`{name}` or `fingerprints`."
+            )
+    log = FrameLog.from_store(fingerprints.store, fingerprints.user, fingerprints.time, events)
+    log.check_frame(events)
+    inputs = fingerprints.store.inputs
+    derived = inputs is not None and any(each.kind == "derived" for each in inputs.features)
+    if derived and log.options.timezone != timezone:
+        raise UsageError(
+            f"timezone: the fingerprints know hours and days of {log.options.timezone}. Give "
+            f'`timezone="{log.options.timezone}"`.'
+        )
+    return replace(log, options=replace(log.options, timezone=timezone))
+
+
+@dataclass(frozen=True)
+class _DetectRun:
+    """One call of `detect`.
+
+    Attributes:
+        log: How events are read.
+        events: The events.
+        history: Training events; None for those among `events`.
+        fingerprints: Trained fingerprints; None to train.
+        seed: Random seed.
+        threads: Maximum number of parallel workers.
+    """
+
+    log: FrameLog
+    events: pl.DataFrame
+    history: pl.DataFrame | None
+    fingerprints: Fingerprints | None
+    seed: int
+    threads: int
+
+    def run(self, alerts_per_day: float | None, given: FrameLike) -> Detection:
+        """Plan, run, and return the incidents.
+
+        Args:
+            alerts_per_day: Incidents per day; None for the default.
+            given: The caller's frame.
+        """
+        options = replace(self.log.options, num_threads=self.threads)
+        counted = self.log.make_source(self.events, bad_record="skip")
+        overview = LogOverview.from_source(counted, options, FRAME_NAME)
+        temp_folder = TempFolder()
+        try:
+            plan = self._make_plan(overview, temp_folder.path)
+            budget = alerts_per_day
+            if budget is None:
+                budget = choose_budget(overview.users, plan.days)
+            scores, report, metrics = self._score(plan, budget, options)
+            fingerprints = self.fingerprints or self._open_trained(temp_folder)
+        except BaseException:  # an interrupt, too, must not leave the folder
+            temp_folder.close()
+            raise
+        if fingerprints is None:
+            temp_folder.close()
+        data = report.make_report_data(metrics)
+        incidents = [view.incident for view in data.incidents]
+        events, rows = self._join_alerts(scores.to_frame(), report.list_alerts(), incidents)
+        return Detection(
+            DetectionCounts.from_run(metrics.input, data.account, plan.first),
+            fingerprints,
+            budget,
+            (plan.first, overview.last),
+            incidents,
+            events,
+            append_columns(given, rows["row"], rows),
+            FrameRows.from_frame(given),
+        )
+
+    def _join_alerts(
+        self, events: pl.DataFrame, alerts: pl.DataFrame, incidents: Sequence[Incident]
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the events with the ids of their incidents, and the columns of alerts, in order.
+
+        Args:
+            events: Scores of all events.
+            alerts: Row and incident of each alert.
+            incidents: The incidents, in order.
+        """
+        facts = [(at, each.id, each.severity) for at, each in enumerate(incidents)]
+        schema = {_RANK: pl.Int64, INCIDENT_ID: pl.String, INCIDENT_SEVERITY: pl.Int64}
+        order = pl.DataFrame(facts, schema, orient="row")
+        alerts = alerts.join(order, on=INCIDENT_ID)
+        ids = alerts.select(INDEX, INCIDENT_ID)
+        events = events.join(ids, on=INDEX, how="left", maintain_order="left")
+        rows = events.join(alerts.drop(INCIDENT_ID), on=INDEX).sort(_RANK, TIME, INDEX)
+        names = [name for name in _ALERT_COLUMNS if name != ACTOR or self._finds_actor]
+        return events, rows.rename({"user": ACTOR, INDEX: "row"}).select(names)
+
+    @property
+    def _finds_actor(self) -> bool:
+        return self.log.options.userid_column_name == ACTOR_OPTION
+
+    def _make_plan(self, overview: LogOverview, models: Path) -> Plan:
+        """Decide what to train on and what to score.
+
+        Raises:
+            UsageError: There are no days to train on.
+        """
+        if self.fingerprints is not None:
+            store = self.fingerprints.store
+            loading = {
+                "pretrained_filename": str(store.folder),
+                "models_key_file": self.fingerprints.key_file,
+            }
+            return Plan.after(overview, store.trained_until, "the fingerprints", loading)
+        training = {
+            "models_output_filename": str(models),
+            "train_data_glob": (FRAME_NAME,),
+            "seed": self.seed,
+        }
+        if self.history is not None:
+            return Plan("the history", {}, training, overview.first, overview.days)
+        if overview.days == 1:
+            raise UsageError(
+                f"frame: all events are of one day, {overview.first}, so there are no earlier days "
+                "to learn from. Give earlier events as `history=`."
+            )
+        return Plan.split(overview, training)
+
+    def _score(
+        self, plan: Plan, budget: float, options: PipelineOptions
+    ) -> tuple[KeepScores, KeepReport, RunMetrics]:
+        """Run the pipeline of the command on the frames."""
+        source = self.log.make_source(
+            self.events, self.history, bad_record="skip", **plan.source_values
+        )
+        scores, report = KeepScores(), KeepReport()
+        stages: list[Stage] = [source, TrainAe(**plan.training_values)]
+        changes: Mapping[str, Mapping[str, Any]] = {
+            "add-scores": {"label": tuple(SCORE_SCHEMA)},
+            "explain": {"prefix": _EXPLAIN_PREFIX},
+        }
+        for word, values in list_detect_stages(budget):
+            stages += [scores] if word == "filter" else []
+            stages.append(load_stage(word)(**{**values, **changes.get(word, {})}))
+        metrics = Pipeline([*stages, report], options).run()
+        _warn_unscored(metrics)
+        return scores, report, metrics
+
+    def _open_trained(self, temp_folder: TempFolder) -> Fingerprints | None:
+        """Open the fingerprints of this run, whose folder is removed with them."""
+        store = ModelStore.find(temp_folder.path)
+        if store is None or not (store.cards or store.global_card):
+            return None
+        options = self.log.options
+        names = options.userid_column_name, options.timestamp_column_name
+        fingerprints = Fingerprints(*names, store)
+        weakref.finalize(fingerprints, temp_folder.close)
+        return fingerprints
+
+
+_RANK = "_rank_"
+_ALERT_COLUMNS = ("row", ACTOR, SCORE, RISK, PVALUE, "reason", INCIDENT_ID, INCIDENT_SEVERITY)

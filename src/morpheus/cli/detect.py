@@ -16,10 +16,9 @@ from typing import Any
 
 import click
 
-from morpheus.api import MIN_INCIDENTS, LogOverview, Plan, choose_budget
+from morpheus.api import MIN_INCIDENTS, LogOverview, Plan, choose_budget, list_detect_stages
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table, show_progress
-from morpheus.columns import PVALUE, RISK
 from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
@@ -276,12 +275,7 @@ def make_pipeline(
     stages: list[tuple[str, Mapping[str, Any]]] = [
         (kind.word, reading),
         ("train-ae", plan.training_values),
-        ("preprocess", {}),
-        ("inf-pytorch", {}),
-        ("add-scores", {"label": (RISK, PVALUE)}),
-        ("explain", {}),
-        ("filter", {"alerts_per_day": budget}),
-        ("serialize", {}),
+        *list_detect_stages(budget),
         ("to-report", {"filename": str(out / REPORT_FILE), "overwrite": True}),
         ("to-file", {"filename": str(out / ALERTS_FILE), "overwrite": True}),
     ]
@@ -299,7 +293,10 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     with interruptible(), show_progress() as on_step:
         kind = recognise_kind(logs, options.source)
         source = kind.make_source(logs, bad_record="skip")
-        overview = LogOverview.from_source(kind, source, on_step=on_step)
+        # Of the features, one is enough: they are not looked at.
+        columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
+        counting = PipelineOptions(columns=columns, **kind.pipeline_values)
+        overview = LogOverview.from_source(source, counting, on_step=on_step)
         plan = make_plan(options, kind, logs, overview)
         budget = options.alerts_per_day
         if budget is None:

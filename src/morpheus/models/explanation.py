@@ -19,8 +19,10 @@ from functools import cached_property
 from typing import NamedTuple, Self
 
 import msgspec
+import polars as pl
+from msgspec import inspect
 
-from morpheus.columns import LogDescription, split_path
+from morpheus.columns import INDEX, TIME, LogDescription, split_path
 from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
 from morpheus.models.profile import SCOPE_OWN, SCOPE_PEER_GROUP, ModelCard
 from morpheus.models.scoring import RISK_DECIMALS
@@ -667,3 +669,92 @@ def _round_two(value: float) -> int:
     390
     """
     return int(float(f"{value:.2g}"))
+
+
+def decode_explanation(text: str) -> Explanation:
+    """Decode what `explain` wrote.
+
+    Raises:
+        DecodeError: The text is in another format.
+    """
+    return _EXPLANATION_DECODER.decode(text)
+
+
+def decode_explanations(texts: pl.Series) -> pl.Series:
+    """Convert explanations from JSON text to structs, whose fields have the names of the JSON."""
+    decoded = [
+        None if text is None else msgspec.to_builtins(_EXPLANATION_DECODER.decode(text))
+        for text in texts
+    ]
+    kind = _to_polars_type(inspect.type_info(Explanation))
+    return pl.Series(texts.name, decoded, dtype=kind, strict=False)
+
+
+_EXPLANATION_DECODER = msgspec.json.Decoder(Explanation)
+_PLAIN_KINDS: Mapping[type, pl.DataType] = {
+    inspect.FloatType: pl.Float64(),
+    inspect.IntType: pl.Int64(),
+    inspect.BoolType: pl.Boolean(),
+}
+
+
+def _to_polars_type(info: inspect.Type) -> pl.DataType:
+    """Return the type of a column for values of a type of msgspec.
+
+    Several types in one place become text, because a column has one type.
+    """
+    if isinstance(info, inspect.StructType):
+        return pl.Struct({each.encode_name: _to_polars_type(each.type) for each in info.fields})
+    if isinstance(info, inspect.VarTupleType):
+        return pl.List(_to_polars_type(info.item_type))
+    if isinstance(info, inspect.UnionType):
+        kinds = [each for each in info.types if not isinstance(each, inspect.NoneType)]
+        return _to_polars_type(kinds[0]) if len(kinds) == 1 else pl.String()
+    return _PLAIN_KINDS.get(type(info), pl.String())
+
+
+def list_column_reasons(events: pl.DataFrame) -> pl.DataFrame:
+    """Return one row for each column that explains some events.
+
+    Args:
+        events: Events with `INDEX`, `TIME`, `reason` and `explanation`.
+    """
+    rows = []
+    for number, time, reason, text in events.select(
+        INDEX, TIME, "reason", "explanation"
+    ).iter_rows():
+        for column in decode_explanation(text).columns if text else ():
+            expected = column.expected[0].value if column.expected else None
+            rows.append(
+                {
+                    "row": number,
+                    "time": time,
+                    "reason": reason,
+                    "column": column.column,
+                    "value": column.value,
+                    "expected": None if expected is None else str(expected),
+                    "probability": column.probability,
+                    "bits": column.bits,
+                    "usual_bits": column.typical_bits,
+                    "new": column.new,
+                    "risk": column.risk,
+                }
+            )
+    return pl.DataFrame(rows, schema=_COLUMN_REASON_SCHEMA)
+
+
+_COLUMN_REASON_SCHEMA = pl.Schema(
+    {
+        "row": pl.Int64(),
+        "time": pl.Datetime("us", "UTC"),
+        "reason": pl.String(),
+        "column": pl.String(),
+        "value": pl.String(),
+        "expected": pl.String(),
+        "probability": pl.Float64(),
+        "bits": pl.Float64(),
+        "usual_bits": pl.Float64(),
+        "new": pl.Boolean(),
+        "risk": pl.Float64(),
+    }
+)

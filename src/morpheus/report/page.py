@@ -1,17 +1,30 @@
-"""Render a report page: one HTML file with its markup, styles, programs and data.
+"""Render incidents: as a report page, as a table in a notebook, and as a plot.
 
-The page of `to-report` contains its data and makes no network request. The live page of
-`morpheus serve` has the same programs and fetches its data.
+A page is one HTML file with its markup, styles, programs and data. That of `to-report` contains its
+data and makes no network request. The live page of `morpheus serve` has the same programs and
+fetches its data.
 """
 
 from __future__ import annotations
 
 import gzip
+import html
 from base64 import b64encode
+from collections.abc import Sequence
+from datetime import date
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from string import Template
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import polars as pl
+
+from morpheus.columns import INCIDENT_ID, RISK, TIME
+from morpheus.errors import UsageError
+from morpheus.report.incidents import Incident
+from morpheus.text import display_value
 
 SCRIPTS = (
     "dom.js",
@@ -34,6 +47,8 @@ SCRIPTS = (
     "main.js",
 )
 """Scripts in the order of their dependencies. They share one scope."""
+Axes: TypeAlias = Any
+"""Axes of matplotlib, which need not be installed."""
 STYLES = ("page.css",)
 LIVE_SCRIPTS, LIVE_STYLES = (*SCRIPTS, "live.js"), (*STYLES, "live.css")
 """The same, and what the live page adds: the state of the run."""
@@ -114,3 +129,81 @@ def _read_asset(name: str) -> str:
 
 def _csp_hash(text: str) -> str:
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode("ascii")
+
+
+def render_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as HTML. All values are escaped, and characters that are not printable too."""
+    lines = [f"<caption>{_escape(caption)}</caption>"]
+    lines.append(f"<tr>{''.join(f'<th>{_escape(cell)}</th>' for cell in header)}</tr>")
+    lines += [f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _escape(text: str) -> str:
+    return html.escape(display_value(text, MAX_CELL))
+
+
+SEVERITY_COLORS = {"critical": "#a4133c", "high": "#e85d04", "medium": "#b08900", "low": "#457b9d"}
+"""Color of each severity in a plot."""
+MAX_PLOTTED_USERS = 15
+"""Maximum number of users in a plot of incidents."""
+MAX_LABEL, MAX_CELL = 40, 200
+"""Maximum number of characters of a user's name in a plot, and of a cell of a table."""
+
+
+def import_pyplot() -> ModuleType:
+    """Import `matplotlib.pyplot`.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot as plt  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise UsageError(
+            "plot needs matplotlib, which is not installed. Type `pip install "
+            "'morpheus-dfp[plot]'`."
+        ) from error
+    return plt
+
+
+def plot_incidents(ax: Axes, incidents: Sequence[Incident]) -> None:
+    """Plot a point for each incident. The area of a point grows with the number of events."""
+    users = list(dict.fromkeys(incident.user or "" for incident in incidents))[:MAX_PLOTTED_USERS]
+    for name, color in SEVERITY_COLORS.items():
+        shown = [each for each in incidents if each.severity_name == name and each.user in users]
+        days = [date.fromisoformat(each.day) for each in shown]
+        sizes = [40 + 20 * each.count**0.5 for each in shown]
+        lanes = [users.index(each.user or "") for each in shown]
+        if shown:
+            ax.scatter(days, lanes, s=sizes, color=color, label=name, zorder=2)
+    labels = [display_value(name, MAX_LABEL) for name in users]
+    ax.set_yticks(range(len(users)), labels, parse_math=False)
+    ax.invert_yaxis()
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_title("Incidents" if incidents else "No incidents")
+    _finish(ax)
+
+
+def plot_user(ax: Axes, user: str, events: pl.DataFrame, incidents: Sequence[Incident]) -> None:
+    """Plot the risk of each event, and the time of each incident."""
+    times, risks = events[TIME].dt.replace_time_zone(None).to_numpy(), events[RISK].to_numpy()
+    ax.scatter(times, risks, s=9, color="#8d99ae", label="event", zorder=2)
+    named = set[str]()
+    for incident in incidents:
+        color, name = SEVERITY_COLORS[incident.severity_name], incident.severity_name
+        rows = events.filter(pl.col(INCIDENT_ID) == incident.id)
+        moments = rows[TIME].dt.replace_time_zone(None).to_numpy()
+        label = None if name in named else f"{name} incident"
+        ax.scatter(moments, rows[RISK].to_numpy(), s=36, color=color, label=label, zorder=3)
+        named.add(name)
+    ax.set_ylabel("risk")
+    ax.set_title(display_value(user), parse_math=False)
+    _finish(ax)
+
+
+def _finish(ax: Axes) -> None:
+    """Write the days of the time axis so that they do not overlap, and show the legend."""
+    ax.tick_params(axis="x", rotation=30)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="best", frameon=False)

@@ -1,4 +1,8 @@
-"""The source of events in memory: data frames of Polars, pandas or any Arrow library."""
+"""Events in memory: data frames of Polars, pandas or any Arrow library.
+
+`as_polars` and `return_like` convert frames. `FrameLog` recognises the kind of log and makes the
+source that reads it. `FromFrame` is a source for other sources to use.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
-from morpheus.core.stage import Values, to_user_column
+from morpheus.core.stage import PipelineOptions, Values, to_user_column
 from morpheus.errors import RecordError, UsageError
 from morpheus.models.input_check import DatasetProfile, InputProfile
 from morpheus.models.profile import FeatureSpec, InputSpec
-from morpheus.sources.base import Source
+from morpheus.models.store import ModelStore
+from morpheus.sources.base import FileSource, Source
 from morpheus.sources.group_by_user import (
     EventKey,
     UserGroups,
@@ -22,14 +28,29 @@ from morpheus.sources.group_by_user import (
     iter_batches,
     plan_partitions,
 )
-from morpheus.sources.json_records import clear_missing_texts
+from morpheus.sources.json_records import clear_missing_texts, flatten_name
+from morpheus.sources.log_format import LogFormat, resolve_derived
 from morpheus.sources.partitioning import SampleSpec
 from morpheus.sources.pseudonyms import Pseudonymizer
-from morpheus.sources.results import find_log_format, find_users
+from morpheus.sources.results import (
+    KindTrial,
+    LogKind,
+    find_kind,
+    find_log_format,
+    find_users,
+    list_kinds,
+)
 from morpheus.sources.schema_file import make_minimal_format
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import SpilledDataset
-from morpheus.sources.tabular import RESERVED_COLUMNS, to_text_columns, unnest_objects
+from morpheus.sources.tabular import (
+    FRAME_NAME,
+    RESERVED_COLUMNS,
+    FrameInput,
+    read_frame,
+    to_text_columns,
+    unnest_objects,
+)
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
 from morpheus.text import quote_backtick, suggest
 
@@ -37,6 +58,10 @@ INTERNAL_COLUMNS = RESERVED_COLUMNS | {TIME}
 """Columns that do not describe the event: row numbers, and columns that the pipeline adds."""
 MAX_NAMED_COLUMNS = 10
 """Maximum number of columns in a message."""
+ADDED_PREFIX = "morpheus_"
+"""Prefix of an added column whose name the caller's frame has already."""
+RECOGNISED_ROWS = 300
+"""Number of rows by which the kind of log of a frame is recognised."""
 _BATCH_ROWS = 1 << 15
 
 
@@ -98,9 +123,69 @@ def return_like(given: FrameLike, result: pl.DataFrame, rows: pl.Series | None =
     """
     if is_pandas(given):
         return _to_pandas(given, result, rows)
-    if type(given).__module__.partition(".")[0] == "pyarrow":
+    if _is_pyarrow(given):
         return result.to_arrow()
     return result
+
+
+def append_columns(given: Any, rows: pl.Series, added: pl.DataFrame) -> Any:  # noqa: ANN401 - frames of the caller's library
+    """Return some rows of the caller's frame, with more columns.
+
+    Args:
+        given: The frame that the caller gave.
+        rows: Position of each row.
+        added: The columns to add. A name that the frame has gets the prefix `ADDED_PREFIX`.
+    """
+    columns = given.column_names if _is_pyarrow(given) else as_polars(given).columns
+    added = added.rename({n: f"{ADDED_PREFIX}{n}" for n in added.columns if n in columns})
+    if is_pandas(given):
+        frame = given.iloc[rows.to_list()].copy()
+        for name, column in return_like(given, added, rows).items():
+            frame[name] = column.array
+        return frame
+    if _is_pyarrow(given):
+        table = given.take(rows.to_list())
+        for column in added:
+            table = table.append_column(column.name, column.to_arrow())
+        return table
+    return as_polars(given)[rows].hstack(added)
+
+
+@dataclass(frozen=True)
+class FrameRows:
+    """The kind and the rows of a caller's frame, without its columns.
+
+    Attributes:
+        template: A frame of the same kind without columns; one of pandas has the index.
+        height: Number of rows.
+    """
+
+    template: Any
+    height: int
+
+    @classmethod
+    def from_frame(cls, frame: Any) -> FrameRows:  # noqa: ANN401 - a frame of the caller's library
+        """Return the rows of a frame."""
+        if is_pandas(frame):
+            return cls(frame.iloc[:, :0].copy(), len(frame))
+        if _is_pyarrow(frame):
+            return cls(frame.select([]), frame.num_rows)
+        return cls(pl.DataFrame(), as_polars(frame).height)
+
+    def convert(self, result: pl.DataFrame, rows: pl.Series | None = None) -> Any:  # noqa: ANN401 - as above
+        """Return a result in the caller's kind of frame; see `return_like`."""
+        return return_like(self.template, result, rows)
+
+    def find(self, label: object) -> list[int]:
+        """Return the positions of the rows with a label: the index of pandas, else a row number."""
+        if is_pandas(self.template):
+            return np.flatnonzero(self.template.index == label).tolist()
+        is_row = isinstance(label, int | np.integer) and 0 <= label < self.height
+        return [int(label)] if is_row else []  # type: ignore[call-overload] # an integer
+
+
+def _is_pyarrow(frame: object) -> bool:
+    return type(frame).__module__.partition(".")[0] == "pyarrow"
 
 
 def _to_pandas(given: Any, result: pl.DataFrame, rows: pl.Series | None) -> Any:  # noqa: ANN401 - frames of pandas, which is not imported here
@@ -117,6 +202,8 @@ def _to_pandas_values(column: pl.Series) -> Any:  # noqa: ANN401 - an array or a
     kind = column.dtype
     if kind.is_float() or (not column.null_count() and (kind.is_integer() or kind == pl.Boolean)):
         return column.to_numpy()
+    if kind == pl.Date:
+        return _to_pandas_values(column.cast(pl.Datetime("us")))
     if isinstance(kind, pl.Datetime):
         import pandas as pd  # noqa: PLC0415 - as above
 
@@ -127,6 +214,208 @@ def _to_pandas_values(column: pl.Series) -> Any:  # noqa: ANN401 - an array or a
 
         return pd.array(column.to_list(), dtype="Int64" if kind.is_integer() else "boolean")
     return column.to_list()
+
+
+@dataclass(frozen=True)
+class FrameLog:
+    """The kind of log that the rows of frames are, and how they are read.
+
+    Attributes:
+        kind: The kind of log.
+        options: Options of the pipeline: user, time, features and time zone.
+        is_known: Whether the package knows the kind. Otherwise, all columns are those of the frame.
+        chosen: Whether the caller has chosen the features.
+        any_format: As in `FrameInput`.
+    """
+
+    kind: LogKind
+    options: PipelineOptions
+    is_known: bool = True
+    chosen: bool = False
+    any_format: bool = False
+
+    @classmethod
+    def recognise(
+        cls,
+        events: pl.DataFrame,
+        user: str | None,
+        time: str | None,
+        columns: Sequence[str] | None = None,
+        timezone: str = "UTC",
+    ) -> FrameLog:
+        """Recognise the kind of log of a frame.
+
+        Args:
+            events: The frame.
+            user: Name of the user column; None for `@actor`, if the kind is known.
+            time: Name of the time column; None for that of the kind, if it is known.
+            columns: Feature columns; None for those of the kind or, if it is not known, for all.
+            timezone: Time zone of days and hours.
+
+        Raises:
+            UsageError: A column does not exist, or the kind is not known and user or time is not
+                given.
+        """
+        kind = recognise_frame(events)
+        if kind is None:
+            events = unnest_objects(events)
+            if user is None or time is None:
+                names = ", ".join(map(quote_backtick, events.columns[:MAX_NAMED_COLUMNS]))
+                raise UsageError(
+                    f"frame: the kind of log is not recognised by its columns ({names or 'none'}). "
+                    "Give the columns with the user and the time: `user=` and `time=`."
+                )
+            left_out = {*INTERNAL_COLUMNS, to_user_column(user), time}
+            features = columns or [name for name in events.columns if name not in left_out]
+            options = PipelineOptions(columns=tuple(features), timezone=timezone)
+            log = cls.make(None, options, user, time, chosen=columns is not None)
+        else:
+            form = kind.make_source([FRAME_NAME]).get_log_format()
+            features = [flatten_name(name, form.drop_characters) for name in columns or ()]
+            options = PipelineOptions(columns=tuple(features), timezone=timezone)
+            user, time = user or ACTOR_OPTION, time or form.time_column
+            log = cls.make(kind, options, user, time, chosen=columns is not None)
+        log.check_frame(events)
+        log.check_features(events)
+        return log
+
+    @classmethod
+    def make(
+        cls, kind: LogKind | None, options: PipelineOptions, user: str, time: str, *, chosen: bool
+    ) -> FrameLog:
+        """Describe a log.
+
+        Args:
+            kind: The kind; None if it is not known.
+            options: Options without the user and the time.
+            user: Name of the user column.
+            time: Name of the time column.
+            chosen: Whether the caller has chosen the features.
+        """
+        if kind is None:
+            user = to_user_column(user)
+            options = replace(options, userid_column_name=user, timestamp_column_name=time)
+            kind = LogKind("log", "from-file")
+            return cls(kind, options, is_known=False, chosen=chosen, any_format=True)
+        drop = kind.make_source([FRAME_NAME]).get_log_format().drop_characters
+        names = {
+            "userid_column_name": user if user == ACTOR_OPTION else flatten_name(user, drop),
+            "timestamp_column_name": flatten_name(time, drop),
+        }
+        return cls(kind, replace(options, **kind.pipeline_values | names), chosen=chosen)
+
+    @classmethod
+    def from_store(cls, store: ModelStore, user: str, time: str, frame: pl.DataFrame) -> FrameLog:
+        """Return how a frame is read, for the fingerprints of a store to score it.
+
+        Only the names of users are compared if the fingerprints are of a log that is described
+        outside of the package, or if they have pseudonyms, which the frame has as well.
+        """
+        inputs = store.inputs
+        if inputs is None:
+            names = tuple(name for name in frame.columns if name not in INTERNAL_COLUMNS)
+            return cls.make(None, PipelineOptions(columns=names), user, time, chosen=True)
+        types = {each.name: each.kind for each in inputs.features if each.kind not in OTHER_KINDS}
+        options = PipelineOptions(
+            columns=inputs.feature_names, column_types=types, timezone=inputs.timezone
+        )
+        kind = None if inputs.pseudonyms else find_kind(inputs.source, inputs.columns_file)
+        return cls.make(kind, options, user, time, chosen=kind is None)
+
+    @property
+    def form(self) -> LogFormat:
+        """The format of the log."""
+        source = self.kind.make_source([FRAME_NAME], frames=FrameInput(pl.DataFrame()))
+        return replace(source, options=self.options).get_log_format()
+
+    def check_frame(self, events: pl.DataFrame) -> None:
+        """Reject a frame without the user or the time column.
+
+        Raises:
+            UsageError: It lacks one.
+        """
+        user, names = self.options.userid_column_name, self._list_columns(events)
+        if user == ACTOR and not self.is_known and ACTOR not in names:
+            raise UsageError(
+                f"user: `{ACTOR_OPTION}` needs the flat columns of a known log, such as "
+                "`userIdentitytype` and `userIdentityarn`, or a column `actor`. Give the name of "
+                "the user column."
+            )
+        if user != ACTOR_OPTION:
+            check_names("user", [user], names)
+        time, others = self.options.timestamp_column_name, self.form.time_columns
+        if not self.is_known or set(others).isdisjoint(names):
+            check_names("time", [time], names)
+
+    def check_features(self, events: pl.DataFrame) -> None:
+        """Reject features that neither the frame nor its kind of log has.
+
+        Raises:
+            UsageError: There is one.
+        """
+        features = self.options.columns
+        derived = resolve_derived(features, self.form.derived_columns)
+        existing = [name for name in features if name not in derived]
+        check_names("columns", existing, self._list_columns(events))
+
+    def _list_columns(self, events: pl.DataFrame) -> list[str]:
+        """Return the columns that events have once they are read."""
+        form, prepared = self.form, self.prepare(events)
+        header = read_frame(prepared.head(0), form).frame
+        if not self.is_known:
+            return header.columns
+        names = form.rename_columns(header).columns
+        # What is inside of objects is not looked at.
+        return list(dict.fromkeys([*names, *(form.columns if _has_objects(events) else ())]))
+
+    def make_source(
+        self, events: pl.DataFrame, history: pl.DataFrame | None = None, **values: object
+    ) -> FileSource:
+        """Return the source that reads frames.
+
+        Args:
+            events: The events.
+            history: Training events; None for those among `events`.
+            values: Options of the source, and `keeps_rows` of `FrameInput`.
+        """
+        frames = FrameInput(
+            self.prepare(events),
+            None if history is None else self.prepare(history),
+            keeps_rows=bool(values.pop("keeps_rows", False)),
+            warns_empty=self.chosen,
+            any_format=self.any_format,
+        )
+        return self.kind.make_source([FRAME_NAME], frames=frames, **values)
+
+    def prepare(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Return a frame whose columns can be read by their names."""
+        return events if self.is_known else unnest_objects(events)
+
+
+OTHER_KINDS = ("auto", "derived")
+"""Kinds of features whose type is no option."""
+
+
+def _has_objects(events: pl.DataFrame) -> bool:
+    """Return whether some cells of a frame hold objects."""
+    return any(
+        column.dtype.is_nested()
+        or column.dtype == pl.Object
+        or (column.dtype == pl.String and column.head(RECOGNISED_ROWS).str.starts_with("{").any())
+        for column in events
+    )
+
+
+def recognise_frame(events: pl.DataFrame) -> LogKind | None:
+    """Return the kind of log of a frame, as `morpheus detect` does with files; None if unknown."""
+    step = max(1, events.height // RECOGNISED_ROWS)
+    rows = FrameInput(events[::step].head(RECOGNISED_ROWS), keeps_rows=True)
+    trials = [
+        KindTrial.from_source(kind, kind.make_source([FRAME_NAME], bad_record="skip", frames=rows))
+        for kind in list_kinds()
+    ]
+    best = max(trials, key=lambda trial: trial.known_values)
+    return best.kind if best.is_recognised else None
 
 
 @dataclass(frozen=True)

@@ -538,7 +538,9 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             reason += f"; left out: {found}" if found else ""
             examples = [*stats.refusals, *stats.implausible_times]
             reason += f". The first one: {examples[0]}" if examples else ""
-            if implausible:
+            if implausible and read_task.frame is not None:
+                reason += " Correct the time column"
+            elif implausible:
                 reason += " Correct `--time_format`, or add `--implausible_time=keep`"
         else:
             reason = f"there is no {read_task.log_format.name} event; found only {found}"
