@@ -230,9 +230,8 @@ class TopEvents:
     def to_frame(self) -> pl.DataFrame:
         """Return the events with `INTERNAL_COLUMNS`, by user and time."""
         if not self._frames:
-            return pl.DataFrame(
-                schema={USER: pl.String, DAY: pl.Int64, SECONDS: pl.Float64, LEVEL: pl.Float64}
-            )
+            schema = {USER: pl.String, DAY: pl.Int64, SECONDS: pl.Float64, LEVEL: pl.Float64}
+            return pl.DataFrame(schema=schema | {FLAGGED: pl.Boolean, POSITION: pl.Int64})
         self._prune()
         return sort_events(self._frames[0])
 
