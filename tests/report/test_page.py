@@ -252,7 +252,7 @@ def test_a_user_has_a_page_with_their_week_and_their_fingerprint(opened, company
     view = opened(company)
     view.keyboard.press("u")
     shown_value = view.locator("#detail").inner_text()
-    for part in ("1,600 events", "300 distinct rows", "3 used, 4 tried", "eventID (90%)"):
+    for part in ("1,600 events", "300 distinct rows", "3 used, 4 tried", "Event ID (90%)"):
         assert part in shown_value, shown_value
     assert view.locator("#detail .hour").count() == 168
     assert view.locator("#detail path.curve").count() == 1

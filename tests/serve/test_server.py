@@ -15,6 +15,7 @@ import pytest
 from live_rows import append, row, until
 from morpheus.cli.main import morpheus
 
+MEASURE = (Path(__file__).parents[1] / "report" / "layout.js").read_text(encoding="utf-8")
 HOSTILE = '</script><img src=x onerror="alert(1)">\u202e'
 
 
@@ -240,6 +241,28 @@ def test_a_note_that_is_being_written_stays(view):
     note.press_sequentially("fine")
     assert note.input_value() == "asked her, fine"
     assert view.trouble == []
+
+
+def test_the_live_page_fits_on_every_screen(view):
+    view.wait_for_selector("#live-facts div")
+    append(view.folder / "alerts.jsonl", row("x" * 200, 20000, eventName="y" * 200, risk=9.0))
+    view.locator("#queue tbody tr").nth(2).wait_for()
+    for width in (390, 1440, 1920):
+        view.set_viewport_size({"width": width, "height": 900})
+        view.wait_for_timeout(50)
+        assert view.evaluate(MEASURE) == [], width
+    assert view.trouble == []
+
+
+def test_a_folder_without_rows_says_that_they_are_awaited(browser, served, tmp_path):
+    context = browser.new_context()
+    view = context.new_page()
+    view.goto(served(tmp_path).address)
+    view.wait_for_selector("body[data-ready]")
+    assert "Nothing yet: there is no row in this folder." in view.locator("#queue").inner_text()
+    append(tmp_path / "alerts.jsonl", row("ann"))
+    view.locator("#queue button.user", has_text="ann").wait_for()
+    context.close()
 
 
 def test_that_the_server_is_gone_is_said(view):

@@ -465,6 +465,12 @@ class ReportAggregator:
         histogram = self.histograms.users.get(user)
         return 0 if histogram is None else int(histogram.events.sum())
 
+    @property
+    def has_all_events(self) -> bool:
+        """Whether the histograms count the events that `filter` dropped, too."""
+        kept = sum(aggregate.events for aggregate in self.users.values())
+        return not self.filtered or not kept or sum(map(self.count_events, self.users)) > kept
+
     def find_scale(self, user: str | None) -> ScoreScale:
         """Return the scale of a user, `IDENTITY_SCALE` if it is not known."""
         if user in self.scales:

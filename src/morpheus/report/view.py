@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import msgspec
@@ -321,8 +322,10 @@ class ModelSummaryView(msgspec.Struct, frozen=True):
     weak: list[str]
 
     @classmethod
-    def from_card(cls, card: ModelCard, aggregate: UserAggregate) -> Self:
-        """Describe a card, with what the run observed of its user."""
+    def from_card(
+        cls, card: ModelCard, aggregate: UserAggregate, labels: Mapping[str, str]
+    ) -> Self:
+        """Describe a card, with what the run observed of its user, and labels of columns."""
         summary = card.summary
         calibration = None
         if summary is not None:
@@ -337,7 +340,7 @@ class ModelSummaryView(msgspec.Struct, frozen=True):
             card.epochs,
             [] if summary is None else list(summary.loss_curve),
             calibration,
-            list(list_limitations(card, aggregate.replay_result)),
+            list(list_limitations(card, aggregate.replay_result, labels)),
         )
 
 
@@ -371,6 +374,7 @@ class UserView(msgspec.Struct, frozen=True):
         scale: ScoreScale,
         bucket_seconds: int,
         page_buckets: tuple[int, int],
+        labels: Mapping[str, str],
     ) -> Self:
         """Describe a user.
 
@@ -381,6 +385,7 @@ class UserView(msgspec.Struct, frozen=True):
             scale: Converts the user's scores to levels.
             bucket_seconds: Width of a bucket of the histogram, in seconds.
             page_buckets: Number of buckets in a cell of the page, and the page's first cell.
+            labels: Labels of columns.
         """
         factor, first = page_buckets
         card, summary = aggregate.card, aggregate.summary
@@ -391,7 +396,7 @@ class UserView(msgspec.Struct, frozen=True):
             max(timeline.w, default=UNSCORED_SEVERITY),
             timeline,
             WeeklyPattern.from_summary(summary, histogram, bucket_seconds),
-            None if card is None else ModelSummaryView.from_card(card, aggregate),
+            None if card is None else ModelSummaryView.from_card(card, aggregate, labels),
             aggregate.unscored_reason,
         )
 
@@ -602,10 +607,12 @@ def build_report_data(
     histograms.compact()
     selected = select_incidents(aggregator, alerts_per_day, origin.log.summary_columns)
     axis, page_buckets = _build_time_axis(histograms)
+    labels = label_columns(origin.log, aggregator.columns)
     users = _build_user_views(
         aggregator,
         {user: selected.resolve_scale(aggregator.find_scale(user)) for user in aggregator.users},
         page_buckets,
+        labels,
     )
     hourly_rates = {
         user.name: user.rhythm.hourly_rates
@@ -618,14 +625,14 @@ def build_report_data(
         origin.source,
         origin.user_column,
         aggregator.timezone,
-        label_columns(origin.log, aggregator.columns),
+        labels,
         SEVERITY_NAMES,
         counts,
         selected.rule,
         aggregator.ranking,
         selected.hidden,
         list(find_missing_features(aggregator, models_hint)),
-        find_gaps(histograms, hourly_rates),
+        find_gaps(histograms, hourly_rates) if aggregator.has_all_events else [],
         axis,
         users[:MAX_USERS],
         max(len(users) - MAX_USERS, 0),
@@ -659,6 +666,8 @@ def find_missing_features(
         yield MissingFeature("Time-series anomalies", "timeseries --resolution=10m")
     if not any(aggregate.summary for aggregate in aggregator.users.values()):
         yield MissingFeature("Model cards, and severities based on validation data", models_hint)
+    if not aggregator.has_all_events:
+        yield MissingFeature("Activity other than the alerts, and coverage gaps", "to-report")
 
 
 def find_gaps(
@@ -695,7 +704,11 @@ def find_gaps(
     ]
 
 
-def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None) -> Iterator[str]:
+def list_limitations(
+    card: ModelCard,
+    replay_result: ReplayResult | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[str]:
     """Describe the limitations of a model: missed techniques, few data, weak columns."""
     if replay_result is not None and replay_result.missed:
         yield replay_result.describe()
@@ -714,7 +727,7 @@ def list_limitations(card: ModelCard, replay_result: ReplayResult | None = None)
         smallest = f"{1 / (summary.held_out + 1):.3f}"
         yield f"With {summary.held_out} validation events, the smallest p-value is {smallest}."
     rates = [
-        f"{name} ({rate:.0%})"
+        f"{labels.get(name, name)} ({rate:.0%})"
         for name, rate in summary.high_novelty_columns
         if rate >= HIGH_NOVELTY_RATE
     ]
@@ -738,6 +751,7 @@ def _build_user_views(
     aggregator: ReportAggregator,
     scales: Mapping[str | None, ScoreScale],
     page_buckets: tuple[int, int],
+    labels: Mapping[str, str],
 ) -> list[UserView]:
     """Describe all users, most severe first."""
     histograms, empty = aggregator.histograms, TimeHistogram.empty()
@@ -749,6 +763,7 @@ def _build_user_views(
             scales[user],
             histograms.bucket_seconds,
             page_buckets,
+            labels,
         )
         for user, aggregate in aggregator.users.items()
     ]

@@ -90,7 +90,7 @@ function incidentFacts(incident, person) {
   const { since, until, pvalue } = incident;
   const one = incident.count === 1;
   const facts = [
-    ["Time", one ? timeElement(since) : [timeElement(since), " to ", timeElement(until)]],
+    ["Time", one ? timeElement(since) : [timeElement(since), " to ", endTime(since, until)]],
     ["Events", one ? "1" : `${COUNTS.format(incident.count)} in ${formatDuration(until - since)}`],
     ["Actions", actionList(incident) || null],
     ["Compared with this user", comparedWithUser(incident, person)],
@@ -102,6 +102,12 @@ function incidentFacts(incident, person) {
     { class: "columns" },
     facts.filter(([, value]) => value != null).map(([name, value]) => definition(name, value)),
   );
+}
+
+/** Show the end of a period, without its day if that is the day of the start. */
+function endTime(start, end) {
+  const sameDay = formatDay(start) === formatDay(end);
+  return sameDay ? formatMinute(end).slice(11) : timeElement(end);
 }
 
 /** Compare the risk with the highest one of the user's validation days. */

@@ -12,13 +12,16 @@ function chart({ label, top, drawing, ticks }) {
       element("span", {}, "0"),
     ),
     drawing,
-    element("div", { class: "chart-ticks", "aria-hidden": "true" }, ticks.map(tickLabel)),
+    element("div", { class: "chart-ticks", "aria-hidden": "true" }, ticks.map((tick) => tickLabel(tick))),
   );
 }
 
-/** Place a label at a part of the width. The last ones end there, so that they stay inside. */
-function tickLabel([part, ...lines]) {
-  const label = element("span", { class: part > 0.8 ? "tick end" : "tick" }, lines.map(tickLine));
+/** Place a label at a part of the width. A label without room to its right has its mark only. */
+function tickLabel([part, ...lines], room = 0.2) {
+  const end = part === 1;
+  const fits = end || part <= 1 - room;
+  const shown = fits ? lines.map(tickLine) : [];
+  const label = element("span", { class: end ? "tick end" : "tick" }, shown);
   label.style.left = `${(part * 100).toFixed(2)}%`;
   return label;
 }

@@ -8,6 +8,7 @@ function emptyNote(text, ...more) {
 function whyNothing() {
   const { account, axis } = data;
   const { read = 0, refused = 0, scored = 0, training = 0 } = account;
+  if (!axis && document.body.dataset.feed) return NOTHING_YET;
   if (!axis && refused && refused >= read) return whyAllRejected(refused);
   if (!axis && !read) return training ? onlyTraining(training) : NOTHING_READ;
   if (!axis) return `Nothing in the period: none of ${count(read, "event")} read is in the period to score.`;
@@ -16,7 +17,10 @@ function whyNothing() {
 }
 
 const NOTHING_READ =
-  "Nothing was read: the run found no event. Check the path of the logs and the kind of log.";
+  "Nothing was read: the run found no event. Check the path and the kind of the logs.";
+
+const NOTHING_YET =
+  "Nothing yet: there is no row in this folder. The page shows rows when the run writes them.";
 
 function onlyTraining(training) {
   return `Nothing in the period: all ${count(training, "event")} were used for training.`;

@@ -126,7 +126,7 @@ function hourOfWeek(seconds) {
 
 /** Return the times of the ticks of a time axis, at most `most` of them, at whole local hours. */
 function axisTicks(start, end, most) {
-  const hours = [1, 2, 3, 6, 12, 24, 48, 72, 168, 336, 672, 2016, 8736];
+  const hours = [1, 2, 3, 6, 12, 24, 48, 72, 96, 168, 336, 672, 2016, 8736];
   const step = (hours.find((h) => (end - start) / (h * HOUR) <= most) ?? 43680) * HOUR;
   const ticks = [];
   let time = startOfDay(start);

@@ -14,17 +14,11 @@ function renderAll() {
   renderDetail();
 }
 
-/** Draw the time axis again: the number of its labels depends on the width. */
-function resize() {
-  if (data && !state.printing) document.querySelector(".lanes-axis")?.replaceWith(lanesAxis());
-}
-
 async function start() {
   verdicts.restore();
   state.incident = location.hash.slice(1) || null;
   renderHelp();
   document.addEventListener("keydown", onKeyDown);
-  window.addEventListener("resize", resize);
   watchPrint();
   try {
     render(await load());

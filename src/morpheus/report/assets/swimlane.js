@@ -1,17 +1,24 @@
 /** Swim lanes: each user's activity over time, and the user's incidents, which open on a click. */
 
 const LANES_SHOWN = 15;
+const LANES_PRINTED = 40;
 
 /** Return the users on the current page of lanes. */
 function visibleUsers() {
   const { text, page } = state.lanes;
-  return matchingUsers(text).slice(page * LANES_SHOWN, (page + 1) * LANES_SHOWN);
+  const people = matchingUsers(text);
+  if (state.printing) return people.filter(hasIncidents).slice(0, LANES_PRINTED);
+  return people.slice(page * LANES_SHOWN, (page + 1) * LANES_SHOWN);
 }
 
 function matchingUsers(text) {
   const needle = text.toLowerCase();
   const people = data.people.filter(({ name }) => userLabel(name).toLowerCase().includes(needle));
-  return state.lanes.alerts ? people.filter(({ name }) => data.incidentsOf.has(name)) : people;
+  return state.lanes.alerts ? people.filter(hasIncidents) : people;
+}
+
+function hasIncidents({ name }) {
+  return data.incidentsOf.has(name);
 }
 
 function renderLanes() {
@@ -35,8 +42,16 @@ function renderLanes() {
       people.map(lane),
       people.length ? lanesAxis() : emptyNote("No user matches."),
     ),
+    state.printing ? printedLanesNote() : null,
   );
+  axisObserver.disconnect();
+  axisObserver.observe(document.getElementById("swimlane"));
   paintLanes();
+}
+
+function printedLanesNote() {
+  const others = matchingUsers(state.lanes.text).filter(hasIncidents).length - LANES_PRINTED;
+  return others > 0 ? faint(`${count(others, "more user")} with incidents.`) : null;
 }
 
 function lanesBar() {
@@ -154,19 +169,28 @@ function describeIncident(incident) {
   return `${severity}: ${userLabel(incident.user)}, ${when}. ${reasonText(incident)}`;
 }
 
-function lanesAxis() {
+/** Label the time axis with as many labels as have room in its width. */
+function lanesAxis(width = 600) {
   const { start, step, cells } = data.axis;
   const end = start + cells * step;
-  const width = document.getElementById("lanes").clientWidth;
-  const most = state.printing ? 6 : Math.max(Math.floor((width - 210) / 110), 3);
-  const { ticks, step: between } = axisTicks(start, end, most);
+  const { ticks, step: between } = axisTicks(start, end, Math.max(Math.floor(width / 110), 2));
   const labels = ticks.map((time) => {
     const clock = between < DAY ? ` ${formatMinute(time).slice(11)}` : "";
     const text = `${formatWeekday(time)} ${formatDay(time).slice(5)}${clock}`;
-    return tickLabel([(time - start) / (end - start), text]);
+    return tickLabel([(time - start) / (end - start), text], 105 / width);
   });
   return element("div", { class: "lanes-axis", "aria-hidden": "true" }, labels);
 }
+
+/** Draw the time axis again when its width changes: on another screen, and on paper. */
+const axisObserver = new ResizeObserver(([{ target }]) => {
+  const axis = target.querySelector(".lanes-axis");
+  if (!axis || Math.abs(axis.dataset.width - axis.clientWidth) < 1) return;
+  const { clientWidth } = axis;
+  const next = lanesAxis(clientWidth);
+  next.dataset.width = clientWidth;
+  axis.replaceWith(next);
+});
 
 /** Mark the open incident, and those that the filters exclude. One mark is in the tab order. */
 function paintLanes() {

@@ -5,6 +5,8 @@ const INVISIBLE = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029\u115f\u1160\u3164\uffa0
 /** Ends of the parts of a name or an identifier, after which a line may break. */
 const PART_ENDS = /(?<=[a-z0-9])(?=[A-Z])|(?<=[-_.:/@,;=&?])(?=[^-_.:/@,;=&?])/u;
 const MAX_PARTS = 60;
+/** Text that needs neither places to break nor a direction of its own. */
+const SHORT_AND_PLAIN = /^[ -~]{0,16}$/;
 
 /** Shorten a text, and escape invisible characters, including those that change its direction. */
 function displayText(value, maxLength = MAX_LENGTH) {
@@ -20,7 +22,8 @@ function wholeCharacters(text, length) {
 }
 
 /** Return a text that prefers to break between its parts, and keeps its direction to itself. */
-function isolate(text, attributes = {}) {
+function isolate(text, attributes) {
+  if (!attributes && SHORT_AND_PLAIN.test(text)) return text;
   const parts = text.split(PART_ENDS, MAX_PARTS);
   const rest = text.slice(parts.join("").length);
   const pieces = parts.flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
