@@ -140,9 +140,7 @@ def test_an_existing_output_is_an_error_before_reading_and_stays(folder):
     (folder / "out" / "output.csv").write_text("precious")
     result = run("nothing/*.csv")
     assert result.exit_code == 2
-    message = (
-        r"Cannot output classifications to 'out/output.csv'. File exists and overwrite = False"
-    )
+    message = "--filename: there is a file `out/output.csv` already. Give `to-file --overwrite`"
     assert re.search(message, result.stderr)
     assert (folder / "out" / "output.csv").read_text() == "precious"
 

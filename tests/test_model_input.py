@@ -361,7 +361,7 @@ def test_an_input_without_one_known_user_is_said() -> None:
     train()
     write("now.json", events("dan", 20, START + timedelta(days=7)))
     result = run(LOAD)
-    assert "not one of the 1 users of the input is among the 3 users of the models" in result.output
+    assert "none of the 1 users of the input is among the 3 users of the models" in result.output
     assert "`dan`" in result.output
     assert "`ann`, `bob`, `cyd`" in result.output
     assert (

@@ -320,7 +320,7 @@ def commands(context: click.Context) -> Iterator[click.Context]:
 
 
 def option_help() -> Iterator[tuple[str, str]]:
-    for context in commands(click.Context(morpheus, info_name="morpheus")):
+    for context in commands(morpheus.make_context("morpheus", [], resilient_parsing=True)):
         for option in context.command.params:
             if isinstance(option, click.Option):
                 yield f"{context.command_path} {option.opts[0]}", option.help or ""
@@ -328,7 +328,7 @@ def option_help() -> Iterator[tuple[str, str]]:
 
 def all_help() -> Iterator[tuple[str, str]]:
     yield from option_help()
-    for context in commands(click.Context(morpheus, info_name="morpheus")):
+    for context in commands(morpheus.make_context("morpheus", [], resilient_parsing=True)):
         command = context.command
         for text in (command.help, command.short_help, command.epilog):
             yield context.command_path, text or ""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 EXIT_INTERRUPTED = 130
 """Exit code of a command stopped by Ctrl+C or SIGTERM."""
+STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
+"""Message at the first Ctrl+C or SIGTERM."""
 
 
 class MorpheusError(Exception):

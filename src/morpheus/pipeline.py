@@ -320,6 +320,7 @@ class Pipeline:
                 store.commit()
         if status is not None:
             status.write(metrics, running=False)
+        metrics.failed_outputs = len(failures)
         metrics.seconds = time.perf_counter() - start
         if on_complete is not None:
             on_complete(metrics)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 MAX_LENGTH = 64
 """Maximum number of characters of a quoted value."""
 ELLIPSIS = "…"
+NOTICE_KEY = "is_notice"
+NOTICE = {NOTICE_KEY: True}
+"""Argument `extra` of a log message that asks for nothing, and so is shown without a colour."""
+
+
+_MARGIN = 0.05
 
 
 def escape_control(text: str, *, keep: str = "") -> str:
@@ -78,19 +86,25 @@ def quote_backtick(text: str, max_length: int = MAX_LENGTH) -> str:
     return "`" + display_value(text, max_length).replace("`", r"\x60") + "`"
 
 
-def find_similar(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+def find_similar(
+    name: str, known: Iterable[str], limit: int = 3, margin: float = _MARGIN
+) -> list[str]:
     """Return the names that a misspelt name may mean, the likeliest first.
 
-    Names that differ only in case or punctuation come first, then names that contain the other
-    one, then names with many characters in common.
+    Args:
+        name: The name.
+        known: All names.
+        limit: Maximum number of names.
+        margin: How much less a name may have in common with it than the most similar one. 1 is all.
 
-    >>> find_similar("Event_Name", ["eventSource", "eventName"])
-    ['eventName', 'eventSource']
+    Names that differ only in case or punctuation come first, then names that contain the other
+    one, then names with many characters in common, if no other name has far more.
+
+    >>> find_similar("Event_Nam", ["eventSource", "eventName"])
+    ['eventName']
     >>> find_similar("ann", ["bob@example.com", "ann@example.com"])
     ['ann@example.com']
     """
-    from difflib import get_close_matches  # noqa: PLC0415 - for messages only
-
     by_key: dict[str, list[str]] = {}
     for each in sorted({each for each in known if each and each != name}):
         by_key.setdefault(_normalise(each), []).append(each)
@@ -100,18 +114,69 @@ def find_similar(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
         for key in by_key
         if len(min(key, wanted, key=len)) >= _MIN_PART and (wanted in key or key in wanted)
     ]
-    keys = [wanted, *parts[:limit], *get_close_matches(wanted, by_key, n=limit)]
+    keys = [wanted, *parts[:limit], *_find_close(wanted, by_key, limit, margin)]
     return [each for key in dict.fromkeys(keys) for each in by_key.get(key, ())][:limit]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def _find_close(wanted: str, known: Iterable[str], limit: int, margin: float) -> list[str]:
+    from difflib import SequenceMatcher, get_close_matches  # noqa: PLC0415 - for messages only
+
+    close = get_close_matches(wanted, known, n=limit)
+    ratios = [SequenceMatcher(None, each, wanted).ratio() for each in close]
+    return [each for each, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - margin]
+
+
+def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return a question with the names that a misspelt name may mean; empty if there are none.
+
+    Args:
+        name: The name.
+        known: All names.
+        limit: Maximum number of names in the question.
 
     >>> suggest("risc", ["risk", "zscore"])
     ' Did you mean `risk`?'
     """
-    similar = " or ".join(map(quote_backtick, find_similar(name, known)))
-    return f" Did you mean {similar}?" if similar else ""
+    return ask_for(find_similar(name, known, limit))
+
+
+def ask_for(names: Sequence[str]) -> str:
+    """Return a question with names that may be meant; empty without names."""
+    return _ask(list(map(quote_backtick, names)))
+
+
+def _ask(names: Sequence[str]) -> str:
+    *first, last = names or [""]
+    listed = f"{', '.join(first)} or {last}" if first else last
+    return f" Did you mean {listed}?" if names else ""
+
+
+def suggest_path(path: str | Path) -> str:
+    """Return a question with the existing paths that a misspelt path of this machine may mean.
+
+    One part of the path may be misspelt: the first that does not exist.
+
+    >>> suggest_path("no-such-folder-7f3a/no-such-file"), suggest_path("s3://bucket/file")
+    ('', '')
+    """
+    place = Path(path).expanduser()
+    if "://" in os.fspath(path):
+        return ""
+    missing = next((each for each in (place, *place.parents) if each.parent.is_dir()), place)
+    rest = place.relative_to(missing)
+    by_stem: dict[str, list[Path]] = {}
+    try:
+        for each in sorted(missing.parent.iterdir()):
+            by_stem.setdefault(each.stem, []).append(each / rest)
+    except OSError:
+        return ""
+    # A common suffix alone is no likeness.
+    stems = [missing.stem, *find_similar(missing.stem, by_stem)]
+    paths = [path for stem in stems for path in by_stem.get(stem, ()) if path.exists()]
+    return _ask([f"`{escape_control(str(path))}`" for path in paths[:_MAX_PATHS]])
+
+
+_MAX_PATHS = 3
 
 
 _MIN_PART = 3  # characters of a name that another name can contain by more than chance

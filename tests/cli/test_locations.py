@@ -321,7 +321,7 @@ def test_a_failed_run_prints_no_rows(logs: Path) -> None:
     [
         (ToReport(filename="x.pdf"), "x.pdf` has an unsupported extension. Use .html or .htm"),
         (ToReport(filename="-"), "unsupported extension"),
-        (ToFile(filename="x.xlsx"), "Unsupported extension '.xlsx'"),
+        (ToFile(filename="x.xlsx"), "the extension `.xlsx` of"),
         (ToParquet(folder="x.csv"), "is named like a file"),
     ],
 )

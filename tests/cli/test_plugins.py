@@ -125,8 +125,8 @@ def test_an_unknown_variable_is_a_warning(own: Run) -> None:
     )
     [message] = [line for line in done.stderr.splitlines() if "MORPHEUS_" in line]
     assert message == (
-        "MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD is set, but it is not an option. "
-        "Did you mean MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOUD?"
+        "Warning: MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOD is set, but it is not an option. "
+        "Did you mean `MORPHEUS_RUN_PIPELINE_AE_SHOUT_LOUD`?"
     )
 
 

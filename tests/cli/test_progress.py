@@ -190,7 +190,8 @@ def test_a_step_shows_what_is_done_how_fast_and_the_time_left(folder: Path) -> N
     assert re.fullmatch(
         r"Training and scoring: 1 of 2 users, 314 events, [\d,]+ events/s, 00:0\d left", scoring[-1]
     )
-    assert shown.screen[-2].startswith("Seconds")
+    names = [line.partition(" ")[0] for line in shown.screen if line]
+    assert names[-3:] == ["Seconds", "Results", "Next"]
     assert not any(step in line for step in STEPS for line in shown.screen if ": " in line)
 
 
@@ -227,6 +228,19 @@ def test_no_color_gives_no_colour_and_a_dumb_terminal_no_code_at_all(folder: Pat
     assert "\x1b" not in dumb.text
     assert "\r" not in dumb.text
     assert "Processing ..." in dumb.screen
+
+
+def test_only_warnings_are_yellow_and_only_failures_are_red(folder: Path) -> None:
+    words = run_words(*TRAINED, "to-file", "--filename=out.csv", "--overwrite")
+    ordinary = show(folder, "--no-progress", *words[:3], "--viz_file=a.dot", *words[3:])
+    assert ordinary.code == 0
+    assert "\x1b[" not in ordinary.text
+    warned = show(folder, "--no-progress", *words[:3], "--userid_filter=role_g", *words[3:])
+    assert re.search(r"\x1b\[33mWarning: --userid_filter: no event ", warned.text)
+    assert "\x1b[31m" not in warned.text
+    failed = show(folder, "--no-progress", *run_words("slow", "--fails"))
+    assert "\x1b[31mError: It was slow.\x1b[0m" in failed.text
+    assert "\x1b[33m" not in failed.text
 
 
 @pytest.mark.parametrize("sink", [("to-console",), ("to-file", "--filename=-")])

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morpheus.cli.output import format_metrics
+from morpheus.cli.output import format_metrics, format_results
 from morpheus.core.batch import AlertBudgetReport, OutputRows, ReadStats, RunMetrics, Table
+from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.models.calibration import AlertForecast
 from morpheus.models.profile import ModelCard
+from morpheus.models.store import SavedModels
+from morpheus.sinks.to_file import ToFile
+from morpheus.sinks.to_report import ToReport
+from morpheus.sources.cloudtrail import FromCloudtrail
 
+from .conftest import Run
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
 USERS = st.one_of(st.none(), st.text(max_size=5))
 
 
@@ -142,3 +153,68 @@ def test_an_expected_number_of_alerts_is_never_without_an_interval(rate: float) 
     [line] = [x for x in format_metrics(metrics_of(budget_report=report)) if "expected" in x]
     assert "(0 to 0)" not in line
     assert rate < 1e-300 or not re.search(r" 0 (wanted|expected)", line)
+
+
+def make_results(*stages: Stage, **options: object) -> dict[str, str]:
+    """The last lines of the summary of a run with these sinks, which has scored 10 events."""
+    metrics = metrics_of(columns=("eventName", "userIdentityarn"))
+    wanted = PipelineOptions(log=FromCloudtrail.log_format.describe(), **options)  # type: ignore[arg-type]  # a builder of any field
+    source = FromCloudtrail(input_glob="x", options=wanted)
+    return format_results([source, *(replace(stage, options=wanted) for stage in stages)], metrics)
+
+
+def test_the_summary_ends_with_the_results_and_the_next_command() -> None:
+    rows, page = ToFile(filename="out/a.csv"), ToReport(filename="out/a.html")
+    arn = {"userid_column_name": "userIdentityarn"}
+    assert make_results(rows, **arn) == {
+        "Results": "out/a.csv",
+        "Next": "Type `morpheus report out/a.csv` to get a report page.",
+    }
+    assert make_results(rows, page, **arn) == {
+        "Results": "out/a.csv, out/a.html",
+        "Next": "Open out/a.html.",
+    }
+    status = {"status_file": "out/status.json"}
+    assert make_results(rows, page, **arn, **status)["Next"] == (
+        "Open out/a.html, or type `morpheus serve out`."
+    )
+    assert make_results(rows, **arn, **status)["Next"] == (
+        "Type `morpheus report out` to get a report page."
+    )
+    assert make_results(ToFile(filename="-"), **arn) == {}
+
+
+def test_the_next_command_has_the_options_that_these_results_need() -> None:
+    rows = ToFile(filename="out/the alerts.jsonl")
+    metrics = metrics_of(filtered=3, saved_models=SavedModels("models", 1, 0), scored=10)
+    options = PipelineOptions(userid_column_name="host")
+    stages = [replace(stage, options=options) for stage in (FromCloudtrail(input_glob="x"), rows)]
+    assert format_results(stages, metrics)["Next"] == (
+        "Type `morpheus report 'out/the alerts.jsonl' --userid_column_name=host --models=models "
+        "--all_alerts` to get a report page."
+    )
+
+
+def test_a_run_without_results_names_no_command_for_them() -> None:
+    stages = [FromCloudtrail(input_glob="x"), ToFile(filename="out.csv")]
+    assert format_results(stages, metrics_of(failed_outputs=1)) == {}
+    assert format_results(stages, metrics_of(scored=0)) == {"Results": "out.csv"}
+    assert "serialize to-file" in format_results(stages[:1], metrics_of())["Next"]
+
+
+def test_the_command_that_the_summary_names_works(tmp_path: Path, run: Run) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "data", ignore=shutil.ignore_patterns("output"))
+    user = "userIdentitysessionContextsessionIssueruserName"
+    chain = ("preprocess", "inf-pytorch", "add-scores", "--label=risk", "filter")
+    done = run(
+        *("run", "pipeline-ae", f"--userid_column_name={user}"),
+        *("from-cloudtrail", "--input_glob=data/input-data/*.csv"),
+        *("train-ae", "--train_data_glob=data/training-data/*.csv"),
+        *("--models_output_filename=models", *chain, "--label=risk", "--threshold=20"),
+        *("serialize", "to-file", "--filename=alerts.jsonl"),
+    )
+    assert done.returncode == 0, done.stderr
+    [command] = re.findall(r"^Next +Type `morpheus (.*)` to get", done.stderr, re.MULTILINE)
+    reported = run(*shlex.split(command))
+    assert reported.returncode == 0, reported.stderr
+    assert (tmp_path / "report.html").is_file()

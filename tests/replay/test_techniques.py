@@ -107,7 +107,7 @@ def test_a_missing_or_empty_folder_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"--techniques: there is no folder `.*nowhere`. Give a"):
         load_techniques(str(tmp_path / "nowhere"))
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UsageError, match=r"holds no `\.json` or `\.jsonl` file. Put the"):
+    with pytest.raises(UsageError, match=r"has no `\.json` or `\.jsonl` file. Put the"):
         load_techniques(str(tmp_path))
 
 

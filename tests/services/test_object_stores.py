@@ -102,7 +102,7 @@ def test_an_object_is_replaced_on_request_only(logs: str) -> None:
     first = read(f"{logs}/rows.csv")
     done = score(*words, logs=logs)
     assert done.exit_code == 2
-    assert f"Cannot output classifications to '{logs}/rows.csv'. Object exists" in done.stderr
+    assert f"there is an object `{logs}/rows.csv` already" in done.stderr
     assert score(*words, "--overwrite", logs=logs).exit_code == 0
     assert read(f"{logs}/rows.csv") == first
 

@@ -337,8 +337,7 @@ def test_existing_file_is_rejected_without_overwrite(tmp_path):
     path.touch()
     with pytest.raises(
         UsageError,
-        match=r"Cannot output classifications to '.*out.csv'. "
-        r"File exists and overwrite = False.*--overwrite",
+        match=r"^--filename: there is a file `.*out\.csv` already\. Give `to-file --overwrite`",
     ):
         ToFile(str(path)).validate()
     ToFile(str(path), overwrite=True).validate()
@@ -348,8 +347,8 @@ def test_existing_file_is_rejected_without_overwrite(tmp_path):
     ("name", "options", "message"),
     [
         ("", {}, "--filename detections.csv"),
-        ("out.xlsx", {}, r"Unsupported extension '\.xlsx' with 'auto' type.*--file_type csv"),
-        ("out", {}, "Unsupported extension ''"),
+        ("out.xlsx", {}, r"extension `\.xlsx` of `.*` is not known.*--file_type csv"),
+        ("out", {}, "the extension `` of"),
         ("out.parquet.gz", {}, "already compressed"),
         ("out.parquet", {"flush_rows": True}, "--flush.*Parquet"),
         ("folder.csv", {}, "is a folder"),

@@ -115,7 +115,7 @@ def test_invalid_options_are_rejected_before_the_run(tmp_path):
         Validate(val_file_name="no.csv").validate()
     results = tmp_path / "a.json"
     results.touch()
-    with pytest.raises(UsageError, match=r"Cannot output validation results to .*a\.json"):
+    with pytest.raises(UsageError, match=r"there is a file `.*a\.json` already"):
         Validate(val_file_name=str(file), results_file_name=str(results)).validate()
     with pytest.raises(UsageError, match=r"a\.csv` has an unsupported extension. Use .json"):
         Validate(val_file_name=str(file), results_file_name=str(file)).validate()

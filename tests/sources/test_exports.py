@@ -455,7 +455,7 @@ def test_objects_of_an_unknown_form_are_named(
     rows = [event | {"deviceDetail": "{Windows 10, Edge 120}"} for event in SIGN_INS]
     (tmp_path / "log.csv").write_text(write_csv(rows))
     assert read(FromAzure, tmp_path / "log.csv").height == 4
-    assert "`deviceDetail` are no objects of a known form" in caplog.text
+    assert "`deviceDetail` are not objects of a known form" in caplog.text
 
 
 def test_type_names_of_powershell_are_no_values(

@@ -73,9 +73,7 @@ def test_single_label_renames_the_single_output():
 
 def test_unknown_label_is_ignored_with_a_warning(caplog):
     AddScores(label=("other", SCORE)).validate()
-    assert caplog.messages == [
-        "The label 'other' is not in Config.class_labels and will be ignored"
-    ]
+    assert caplog.messages == ["add-scores: there is no score `other`, so this --label is ignored."]
 
 
 def test_only_unknown_labels_are_rejected():

@@ -14,7 +14,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -27,6 +28,7 @@ from click.exceptions import Exit
 from morpheus.cli.output import (
     echo,
     format_metrics,
+    format_results,
     interruptible,
     render_diagram,
     show_progress,
@@ -40,6 +42,7 @@ from morpheus.core.stage import (
     resolve_locations,
 )
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
+from morpheus.text import NOTICE, quote_backtick, suggest
 
 if TYPE_CHECKING:
     from morpheus.core.batch import RunMetrics
@@ -347,9 +350,7 @@ class CommandGroup(StrictCommand, click.Group):
         word = args[0]
         known = word in self.list_commands(ctx)
         if not (known or ctx.resilient_parsing or word.startswith("-")):
-            suggestion = suggest_command(word, ctx)
-            if suggestion is not None:
-                ctx.fail(suggestion)
+            ctx.fail(suggest_command(word, ctx) or self._explain_unknown(word, ctx))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -358,6 +359,10 @@ class CommandGroup(StrictCommand, click.Group):
             formatter.write_dl(
                 [(word, self._summary(ctx, word)) for word in self.list_commands(ctx)]
             )
+
+    def _explain_unknown(self, word: str, ctx: click.Context) -> str:
+        hint = suggest(word, self.list_commands(ctx)) or f" Type `{ctx.command_path} --help`."
+        return f"There is no command {quote_backtick(word)}.{hint}"
 
     def _summary(self, ctx: click.Context, word: str) -> str:
         if word in self.lazy:
@@ -531,7 +536,7 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
     from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
 
     resume_gc()
-    echo("Configuring Pipeline via CLI", fg="green")
+    echo("Configuring Pipeline via CLI")
     parent = context.parent
     run_values = explicit_values(parent) if parent is not None else {}
     pipeline = Pipeline(stages, PipelineOptions(**run_values, **explicit_values(context)))
@@ -539,20 +544,22 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
         pipeline.validate()
         _announce_run(pipeline)
         with show_progress(pipeline.stages) as on_step:
-            metrics = pipeline.run(_print_metrics, on_step)
+            print_summary = partial(_print_summary, pipeline)
+            metrics = pipeline.run(print_summary, on_step)
     if metrics.interrupted:
         raise Exit(EXIT_INTERRUPTED)
 
 
-def _print_metrics(metrics: RunMetrics) -> None:
-    echo("\n".join(format_metrics(metrics)))
+def _print_summary(pipeline: Pipeline, metrics: RunMetrics) -> None:
+    stages = [replace(stage, options=pipeline.options) for stage in pipeline.stages]
+    echo("\n".join(format_metrics(metrics, format_results(stages, metrics))))
 
 
 def _announce_run(pipeline: Pipeline) -> None:
     """Log what is about to run, in the words of NVIDIA Morpheus, which old notebooks show."""
     options = pipeline.options
     if options.use_cpp:
-        logger.warning("C++ is disabled for AutoEncoder pipelines at this time.")
+        logger.warning("C++ is disabled for AutoEncoder pipelines at this time.", extra=NOTICE)
     logger.debug("Loaded columns. Current columns: [%r]", list(options.columns))
     if options.labels_file is not None:
         logger.debug("Loaded labels file. Current labels: [%r]", list(options.labels))
@@ -561,7 +568,7 @@ def _announce_run(pipeline: Pipeline) -> None:
         logger.info("Filtering all users except ID: '%s'", "', '".join(users))
     if options.viz_file is not None:
         _write_diagram(pipeline, Path(options.viz_file))
-    echo("Starting pipeline via CLI... Ctrl+C to Quit", fg="red")
+    echo("Starting pipeline via CLI... Ctrl+C to Quit")
 
 
 def _write_diagram(pipeline: Pipeline, path: Path) -> None:
@@ -571,7 +578,7 @@ def _write_diagram(pipeline: Pipeline, path: Path) -> None:
     diagram = render_diagram(pipeline.links(), path, pipeline.options.viz_direction)
     with atomic_write(path) as file:
         file.write(diagram.encode())
-    echo(f"Pipeline visualization saved to {path}", fg="yellow")
+    echo(f"Pipeline visualization saved to {path}")
 
 
 def _explain_unexpected_word(word: str, context: click.Context) -> str:

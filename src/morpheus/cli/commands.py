@@ -28,6 +28,8 @@ from morpheus.cli.output import (
     NO_USER,
     align_columns,
     echo,
+    echo_error,
+    format_facts,
     interruptible,
     print_table,
     show_progress,
@@ -46,7 +48,7 @@ from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
 from morpheus.sources.time_range import check_timezone
 from morpheus.storage.atomic import atomic_write, create_file
-from morpheus.text import format_count
+from morpheus.text import format_count, quote_backtick, suggest, suggest_path
 
 # `morpheus report`.
 
@@ -82,7 +84,7 @@ class ServeOptions:
 
     port: int = option(8321, "Port on 127.0.0.1. 0 picks a free one.", min=0, max=65535)
     token: bool = option(
-        True, "Require the token. Without it, everybody on this machine can read the page."
+        True, "Require the token. Without it, anyone on this machine can read the page."
     )
     userid_column_name: str = option(
         "",
@@ -110,7 +112,8 @@ class ServeOptions:
 def _run_server(options: ServeOptions, folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(
-            f"FOLDER: there is no folder `{folder}`. Give the folder that `to-file` writes to."
+            f"FOLDER: there is no folder `{folder}`.{suggest_path(folder)} Give the output folder "
+            "of `morpheus detect`, or the folder that `to-file` writes to."
         )
     try:
         from morpheus.serve.app import serve  # noqa: PLC0415 - `--help` serves nothing
@@ -131,7 +134,7 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
 
 def _print_address(address: str) -> None:
     echo(f"Serving at {address}")
-    echo("Everybody on this machine with this address can read. Press Ctrl+C to stop.", dim=True)
+    echo("Anyone on this machine who has this address can read the page. Press Ctrl+C to stop.")
 
 
 FOLDER_ARGUMENT = click.Argument(["folder"], type=click.Path(path_type=Path))
@@ -228,8 +231,7 @@ def _print_facts(result: ReplayReport, seconds: float) -> None:
         trials_hidden = format_count(hidden, "trial")
         facts["Hidden"] = f"{trials_hidden} missed only because of suppressions: see `hidden_by`"
     facts["Seconds"] = f"{seconds:.1f}"
-    width = max(map(len, facts))
-    echo("\n".join(f"{name:{width}}  {text}" for name, text in facts.items()))
+    echo("\n".join(format_facts(facts.items())))
 
 
 def _describe_skipped(skipped: Mapping[str | None, str]) -> str:
@@ -246,10 +248,10 @@ def _describe_skipped(skipped: Mapping[str | None, str]) -> str:
 def _check_recall(result: ReplayReport, min_recall: float | None) -> None:
     """Fail if nothing was tried, or if the recall is too low."""
     if result.recall is None:
-        echo("Error: nothing was tried. Give users more history, or lower --train_min_history.")
+        echo_error("nothing was tried. Give users more history, or lower --train_min_history.")
         raise Exit(EXIT_FAILURE)
     if min_recall is not None and result.recall < min_recall:
-        echo(f"Error: recall {result.recall:.3f} is below --min_recall {min_recall:g}.")
+        echo_error(f"recall {result.recall:.3f} is below --min_recall {min_recall:g}.")
         raise Exit(EXIT_FAILURE)
 
 
@@ -294,7 +296,7 @@ def _run_pseudonym(options: PseudonymOptions, words: Sequence[str] = ()) -> None
     unknown = [word for word in asked if word not in names]
     if unknown:
         hint = "Give more candidates with --names_file"
-        echo(f"Error: no candidate has the pseudonym {', '.join(unknown)}. {hint}.")
+        echo_error(f"no candidate has the pseudonym {', '.join(unknown)}. {hint}.")
         raise Exit(EXIT_FAILURE)
 
 
@@ -307,8 +309,8 @@ def _read_names(file: str | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(
-            f"--names_file: `{file}` cannot be read: {reason}. Give a text file with one name per "
-            "line."
+            f"--names_file: `{file}` cannot be read: {reason}.{suggest_path(file)} Give a text "
+            "file with one name per line."
         ) from error
     names = [line.strip() for line in text.splitlines() if line.strip()]
     return _with_lower_case(names)
@@ -418,8 +420,8 @@ def _run_prune(options: PruneOptions, paths: Sequence[Path]) -> None:
     for path in paths:
         if "://" in os.fspath(path) or not path.exists():
             raise UsageError(
-                f"PATHS: there is no `{path}` on this machine. Give files and folders. For an "
-                "object store, set up its own lifecycle rules."
+                f"PATHS: there is no `{path}` on this machine.{suggest_path(path)} Give files and "
+                "folders. For an object store, set up its own lifecycle rules."
             )
         if path.is_file() and _is_state_file(path):
             items += _prune_state(path, cutoff, delete=options.delete)
@@ -503,11 +505,17 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
         key = PseudonymKey.read(Path(options.pseudonym_key_file))
         names |= {key.pseudonym(user) for user in users if not is_pseudonym(user)}
     items: list[StoredItem] = []
+    known = set[str]()
     if options.state is not None:
         if not Path(options.state).is_file():
-            raise UsageError(f"--state: there is no file `{options.state}`.")
+            raise UsageError(
+                f"--state: there is no file `{options.state}`.{suggest_path(options.state)} Give "
+                "the file that `pipeline-ae --state` wrote."
+            )
         with closing(SqliteStateStore(Path(options.state), {})) as store:
-            found = {user: time for user, time in store.list_users().items() if user in names}
+            stored = store.list_users()
+            known |= {user for user in stored if user is not None}
+            found = {user: time for user, time in stored.items() if user in names}
             items += [
                 StoredItem(options.state, _describe_state_of(user), time)
                 for user, time in found.items()
@@ -515,15 +523,22 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
             if options.delete and found:
                 store.remove(found)
     if options.models is not None:
-        items += _erase_models(options.models, names, options)
+        store_key = read_key(options.models_key_file)
+        models = ModelStore.open(options.models, store_key)
+        known |= set(models.cards)
+        items += _erase_models(models, names, store_key, delete=options.delete)
     _report_items(items, delete=options.delete)
+    for user in users:
+        if user not in known and (hint := suggest(user, known)):
+            echo(f"Nothing is stored about {quote_backtick(user)}.{hint}")
 
 
-def _erase_models(folder: str, names: Collection[str], options: EraseOptions) -> list[StoredItem]:
-    key = read_key(options.models_key_file)
-    store = ModelStore.open(folder, key)
+def _erase_models(
+    store: ModelStore, names: Collection[str], key: bytes | None, *, delete: bool
+) -> list[StoredItem]:
+    folder = str(store.folder)
     found = {user: store.cards[user] for user in sorted(names) if user in store.cards}
-    if options.delete and found:
+    if delete and found:
         remove_users(folder, found, key)
     return [
         StoredItem(
@@ -548,7 +563,7 @@ def _report_items(items: Sequence[StoredItem], *, delete: bool) -> None:
     elif delete:
         echo(f"Removed {number}.")
     else:
-        echo(f"Found {number}. Nothing was removed: to remove, add --delete.")
+        echo(f"Found {number}. Nothing was removed. Add --delete to remove them.")
 
 
 PATHS_ARGUMENT = click.Argument(["paths"], nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -591,7 +606,7 @@ def show_completion(context: click.Context, shell: str | None) -> None:
     """
     shell = shell or _detect_shell()
     file = SHELL_FILES[shell]
-    echo(f"To add {shell} completion, write the following code to '{file}':", fg="blue")
+    echo(f"To add {shell} completion, write the following code to '{file}':")
     click.echo(render_completion(context.find_root().command, shell), nl=False)
 
 

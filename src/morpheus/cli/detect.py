@@ -35,7 +35,7 @@ from morpheus.sources.results import KindTrial, LogKind, known_log_formats, list
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
-from morpheus.text import format_count, suggest
+from morpheus.text import format_count, suggest, suggest_path
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
@@ -163,8 +163,9 @@ def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> 
     paths = FileDiscovery(tuple(globs), name, skip_dirs=skip_dirs).find().paths
     if not paths:
         raise UsageError(
-            f"{name}: no log file is found in {', '.join(f'`{each}`' for each in globs)}. Give "
-            "files, folders or globs of JSON, CSV or Parquet."
+            f"{name}: no log file is found in {', '.join(f'`{each}`' for each in globs)}."
+            f"{''.join(map(suggest_path, globs))} Give files, folders or globs of JSON, CSV or "
+            "Parquet."
         )
     return paths
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from morpheus.cli.output import echo
 from morpheus.errors import UsageError
-from morpheus.text import escape_control
+from morpheus.text import NOTICE_KEY, escape_control
 
 ALLOWED_HANDLERS: dict[str, type[logging.Handler]] = {
     "StreamHandler": logging.StreamHandler,
@@ -197,11 +197,18 @@ class SafeLogRecord(logging.LogRecord):
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes messages to stderr, without time and level."""
+    """Writes messages to stderr, without time.
+
+    A message that asks for nothing is logged with `extra=NOTICE`. It has neither level nor colour.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message in the colour of its level."""
-        echo(self.format(record), **LEVEL_STYLES.get(record.levelname, {}))
+        """Write a message, with its level from WARNING on, in the colour of the level."""
+        if getattr(record, NOTICE_KEY, False):
+            echo(self.format(record))
+            return
+        level = f"{record.levelname.title()}: " if record.levelno >= logging.WARNING else ""
+        echo(f"{level}{self.format(record)}", **LEVEL_STYLES.get(record.levelname, {}))
 
 
 class LibraryHandler(logging.Handler):

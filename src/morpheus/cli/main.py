@@ -22,6 +22,7 @@ from morpheus.cli.chain import (
 from morpheus.cli.output import handle_errors
 from morpheus.core.registry import register_plugin
 from morpheus.core.stage import PipelineOptions
+from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +59,11 @@ def warn_unknown(root: click.Command) -> None:
     candidates = sorted(name for name in os.environ if name.startswith(OPTION_PREFIXES))
     if not candidates:
         return
-    from difflib import get_close_matches  # noqa: PLC0415 - only if such variables are set
-
     known = set(iter_variables(root))
     for name in candidates:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = (
-                f"Did you mean {close[0]}?"
-                if close
-                else "`morpheus --help` describes the names of variables."
-            )
-            logger.warning("%s is set, but it is not an option. %s", name, hint)
+            hint = suggest(name, known, 1) or " `morpheus --help` describes the names of variables."
+            logger.warning("%s is set, but it is not an option.%s", name, hint)
 
 
 @contextmanager

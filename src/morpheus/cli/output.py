@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,8 +23,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import click
 from click.exceptions import Abort, Exit
 
-from morpheus.core.stage import Stage, WritesOutputs
-from morpheus.errors import EXIT_INTERRUPTED, MorpheusError, UsageError
+from morpheus.columns import ACTOR
+from morpheus.core.stage import (
+    Outputs,
+    PipelineOptions,
+    Sink,
+    Stage,
+    WritesOutputs,
+    to_user_column,
+)
+from morpheus.errors import EXIT_INTERRUPTED, STOPPING_MESSAGE, MorpheusError, UsageError
 from morpheus.text import escape_control, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -41,6 +50,11 @@ def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
         click.echo(
             click.style(text, **style) if style else text, err=True, color=False if plain else None
         )
+
+
+def echo_error(message: str) -> None:
+    """Write the message of a failure to stderr."""
+    echo(f"Error: {message}", fg="red")
 
 
 # Progress.
@@ -290,7 +304,6 @@ OUT_OF_MEMORY_MESSAGE = (
     "fewer files at a time."
 )
 OUTPUT_CLOSED_MESSAGE = "The program that reads this command's output has closed it."
-STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
 
 
 @contextmanager
@@ -362,7 +375,7 @@ class _SignalHandler:
 
 def _exit_with_error(message: str, code: int) -> NoReturn:
     _log_traceback()
-    echo(f"Error: {message}")
+    echo_error(message)
     raise Exit(code) from None
 
 
@@ -394,8 +407,12 @@ SCOPE_TEXT = {
 """How models are counted, by the scope of their training data."""
 
 
-def format_metrics(metrics: RunMetrics) -> list[str]:
+def format_metrics(metrics: RunMetrics, results: Mapping[str, str] | None = None) -> list[str]:
     """Return the summary of a run: one fact per line, aligned.
+
+    Args:
+        metrics: What the run has done.
+        results: More lines for the end; see `format_results`.
 
     >>> from morpheus.core.batch import ReadStats, RunMetrics
     >>> metrics = RunMetrics(input=ReadStats(files=1, read=4), seconds=1.5)
@@ -409,8 +426,17 @@ def format_metrics(metrics: RunMetrics) -> list[str]:
     Not scored  4 events of 1 user: 300 events of history are needed, 12 found (ann)
     Seconds     1.5
     """
-    facts = list(_lines(metrics))
-    width = max(len(name) for name, _ in facts)
+    return format_facts([*_lines(metrics), *(results or {}).items()])
+
+
+def format_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each fact, its name in front, aligned.
+
+    >>> format_facts([("Log", "a.json"), ("Scored", "4 events")])
+    ['Log     a.json', 'Scored  4 events']
+    """
+    facts = list(facts)
+    width = max((len(name) for name, _ in facts), default=0)
     return [f"{name:{width}}  {escape_control(text)}" for name, text in facts]
 
 
@@ -601,6 +627,72 @@ def _format_users(users: Sequence[str | None]) -> str:
     names = [NO_USER if user is None else user for user in users[:MAX_USERS_SHOWN]]
     more = [f"{len(users) - MAX_USERS_SHOWN:,} more"] if len(users) > MAX_USERS_SHOWN else []
     return ", ".join([*names, *more])
+
+
+# Where the results of a run are, and what to do next.
+
+
+def format_results(stages: Sequence[Stage], metrics: RunMetrics) -> dict[str, str]:
+    """Return where the results of a run are, and the next command, as lines of the summary.
+
+    Args:
+        stages: The stages, with the options of the pipeline.
+        metrics: What the run has done.
+
+    Returns:
+        The text of each line by its name; nothing if an output has failed, which is an error.
+    """
+    if metrics.failed_outputs:
+        return {}
+    # The summary has a line for saved fingerprints.
+    sinks = [stage for stage in stages if isinstance(stage, Sink)]
+    places = list(dict.fromkeys(place for sink in sinks for place in _list_places(sink.outputs())))
+    facts = {"Results": ", ".join(places)} if places else {}
+    step = _find_next_step(sinks, stages[0].options, metrics)
+    return facts | ({"Next": step} if step else {})
+
+
+def _list_places(outputs: Outputs) -> list[str]:
+    return [str(place) for place in outputs.files or outputs.folders]
+
+
+def _find_next_step(sinks: Sequence[Sink], options: PipelineOptions, metrics: RunMetrics) -> str:
+    """Return what to do with the results; empty if nothing is usual."""
+    files = {sink.name: [f for f in sink.outputs().files if isinstance(f, Path)] for sink in sinks}
+    status = options.status_file
+    for page in files.get("to-report", ()):
+        serve = f", or type `morpheus serve {quote_word(Path(status).parent)}`" if status else ""
+        return f"Open {page}{serve}."
+    if not sinks and metrics.users.total() and metrics.saved_models is None:
+        return "To keep the events, add `serialize to-file --filename=output.csv` to the pipeline."
+    rows = next(iter(files.get("to-file", ())), None)
+    if rows is None or not metrics.scored:
+        return ""
+    if status and Path(status).parent == rows.parent:
+        return f"Type `morpheus report {quote_word(rows.parent)}` to get a report page."
+    words = ["morpheus", "report", str(rows), *_list_report_options(rows, options, metrics)]
+    return f"Type `{shlex.join(words)}` to get a report page."
+
+
+def quote_word(word: object) -> str:
+    """Return a word as a shell needs it."""
+    return shlex.quote(str(word))
+
+
+def _list_report_options(
+    rows: Path, options: PipelineOptions, metrics: RunMetrics
+) -> Iterator[str]:
+    """Yield the options that `morpheus report` needs for the rows of this run."""
+    user, log = options.userid_column_name, options.log
+    known = (ACTOR, *(() if log is None else log.user_columns))
+    present = {*metrics.columns, to_user_column(user)}
+    if next((name for name in known if name in present), None) != to_user_column(user):
+        yield f"--userid_column_name={user}"
+    if metrics.saved_models is not None:
+        yield f"--models={metrics.saved_models.folder}"
+    # Other files have row numbers, which show that events were dropped.
+    if metrics.filtered and any(suffix.startswith(".json") for suffix in rows.suffixes):
+        yield "--all_alerts"
 
 
 # Diagrams of a pipeline: its stages, and the batches between them.

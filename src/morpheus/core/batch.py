@@ -534,6 +534,7 @@ class RunMetrics:
         seconds: Wall-clock time of the run.
         cluster_stats: How the run used a cluster, if there was one.
         interrupted: Whether Ctrl+C or SIGTERM ended an unbounded input.
+        failed_outputs: Number of outputs that could not be finished.
         population_sample: Sample of all users' histories. The source draws it before it returns the
             first batch, if `PipelineOptions.needs_population`.
         empty_features: Features without a value in any event, in words.
@@ -562,6 +563,7 @@ class RunMetrics:
     seconds: float = 0.0
     cluster_stats: ClusterStats | None = field(default=None, compare=False)
     interrupted: bool = False
+    failed_outputs: int = 0
     population_sample: pl.DataFrame | None = field(default=None, compare=False, repr=False)
     empty_features: tuple[str, ...] = ()
     model_age: ModelAge | None = field(default=None, compare=False)

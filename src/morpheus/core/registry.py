@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from morpheus.core.stage import Stage
 from morpheus.errors import UsageError
+from morpheus.text import suggest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -96,11 +97,8 @@ def distribution_of(word: str) -> str:
 
 def unknown_stage_message(word: str) -> str:
     """Return the error message for an unknown word, with similar words."""
-    from difflib import get_close_matches  # noqa: PLC0415 - for errors only
-
-    close = " or ".join(f"`{name}`" for name in get_close_matches(word, stage_names()))
-    hint = f"Did you mean {close}?" if close else "`morpheus tools stages` lists them."
-    return f"There is no stage `{word}`. {hint}"
+    hint = suggest(word, stage_names()) or " `morpheus tools stages` lists them."
+    return f"There is no stage `{word}`.{hint}"
 
 
 def _find_entry_point(word: str) -> EntryPoint:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
 from morpheus.storage.object_store import ObjectPath, normalise_location
-from morpheus.text import suggest
+from morpheus.text import suggest, suggest_path
 
 if TYPE_CHECKING:
     from morpheus.storage.spill import SpillDir
@@ -333,8 +333,9 @@ def read_lines(name: str, *, option: str) -> tuple[str, ...]:
             return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     lists = (each.name for each in shipped.iterdir() if each.name.endswith(".txt"))
     raise UsageError(
-        f"{option}: there is no file `{name}`.{suggest(Path(name).name, lists)} Give a text file "
-        "with one name per line."
+        f"{option}: there is no file `{name}`."
+        f"{suggest_path(name) or suggest(Path(name).name, lists)} Give a text file with one name "
+        "per line."
     )
 
 

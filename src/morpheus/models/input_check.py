@@ -132,7 +132,7 @@ class InputCheck:
             return
         where = "the training events" if self._training is not None else "the models"
         logger.warning(
-            "train-ae: not one of the %d users of the input is among the %d users of %s. The input "
+            "train-ae: none of the %d users of the input is among the %d users of %s. The input "
             "has %s; there they are %s. Check --userid_column_name: users may be named by another "
             "column.",
             len(users),

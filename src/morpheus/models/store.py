@@ -79,7 +79,7 @@ def read_key(path: str | None = None) -> bytes | None:
             ) from error
     if len(key.strip()) < MIN_KEY_BYTES:
         raise UsageError(
-            f"{name} holds no key: a key has at least {MIN_KEY_BYTES} bytes. Make one with "
+            f"{name} has no key: a key has at least {MIN_KEY_BYTES} bytes. Make one with "
             "`openssl rand -hex 32`."
         )
     return key.strip()
@@ -685,7 +685,7 @@ def load_index(content: bytes, path: str = INDEX_FILE, key: bytes | None = None)
         return msgspec.json.decode(file.cards, type=ModelIndex)
     except msgspec.DecodeError as error:
         raise ModelCorruptedError(
-            f"{path}: is no index of fingerprints. {RETRAIN_HINT}."
+            f"{path}: is not an index of fingerprints. {RETRAIN_HINT}."
         ) from error
 
 

@@ -33,6 +33,7 @@ from morpheus.sources.envelopes import split_records
 from morpheus.sources.json_records import Flattener
 from morpheus.sources.log_format import DerivedFeatures, collect_rule_columns, resolve_derived
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT, parse_times
+from morpheus.text import suggest_path
 
 CloudTrailRecord = dict[str, Any]
 AWS_SERVICE = "AWSService"
@@ -160,15 +161,16 @@ def load_techniques(folder: str | None = None) -> list[Technique]:
         place = Path(folder).expanduser()
     if not place.is_dir():
         raise UsageError(
-            f"--techniques: there is no folder `{place}`. Give a folder that holds a JSON file of "
-            "CloudTrail records for each technique, or omit the option for the shipped techniques."
+            f"--techniques: there is no folder `{place}`.{suggest_path(place)} Give a folder that "
+            "has a JSON file of CloudTrail records for each technique, or omit the option for the "
+            "shipped techniques."
         )
     files = sorted(
         path for path in place.iterdir() if path.is_file() and detect_file_type(path) == "json"
     )
     if not files:
         raise UsageError(
-            f"--techniques: folder `{place}` holds no `.json` or `.jsonl` file. Put the CloudTrail "
+            f"--techniques: folder `{place}` has no `.json` or `.jsonl` file. Put the CloudTrail "
             "records of each technique into a file with the name of the technique."
         )
     return [read_technique(path) for path in files]

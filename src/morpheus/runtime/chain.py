@@ -24,7 +24,9 @@ import polars as pl
 from morpheus.core.batch import Batch, Events, Table, WithModel
 from morpheus.core.stage import PreparesUsers, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey, decode_state, encode_state
+from morpheus.errors import STOPPING_MESSAGE
 from morpheus.runtime.states import SavedStates, StateStore
+from morpheus.text import NOTICE
 
 logger = logging.getLogger(__name__)
 
@@ -377,7 +379,7 @@ class GracefulShutdown(Generic[ItemT]):
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
-        logger.warning("Stopping pipeline. Please wait... Press Ctrl+C again to kill.")
+        logger.warning(STOPPING_MESSAGE, extra=NOTICE)
         if self._waiting:
             raise KeyboardInterrupt
 

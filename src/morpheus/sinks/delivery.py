@@ -23,7 +23,7 @@ from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.sinks.to_file import validate_output
 from morpheus.storage.atomic import create_file, make_folders, sync_folder
 from morpheus.storage.object_store import is_object_url
-from morpheus.text import display_value
+from morpheus.text import NOTICE, display_value
 
 logger = logging.getLogger(__name__)
 
@@ -535,6 +535,7 @@ class Delivery:
         logger.warning(
             "%s: %s: %s. Retrying in %.1f seconds.",
             *(self.stage, self.transport.destination, shown, delay),
+            extra=NOTICE,
         )
         self.clock.sleep(delay)
 

@@ -95,8 +95,8 @@ def _validate_object(
         list_dir(path.parent)  # fails if there is no such bucket
     if exists and not overwrite:
         raise UsageError(
-            f"Cannot output classifications to '{path}'. Object exists and overwrite = False. "
-            f"Give `{stage_name} --overwrite`, or another {option}."
+            f"{option}: there is an object `{path}` already. Give `{stage_name} --overwrite` to "
+            f"replace it, or another {option}."
         )
 
 
@@ -111,8 +111,8 @@ def _validate_file(path: Path, *, overwrite: bool, stage_name: str, option: str)
         raise UsageError(f"{option}: `{path}` is not a regular file. Give the name of a file.")
     if path.exists() and not overwrite:
         raise UsageError(
-            f"Cannot output classifications to '{path}'. File exists and overwrite = False. "
-            f"Give `{stage_name} --overwrite`, or another {option}."
+            f"{option}: there is a file `{path}` already. Give `{stage_name} --overwrite` to "
+            f"replace it, or another {option}."
         )
     _validate_folder(path, option)
 
@@ -373,8 +373,8 @@ class ToFile(Sink):
             kind = "csv"
         if not kind:
             raise UsageError(
-                f"--filename: Unsupported extension '{extension}' with 'auto' type, in "
-                f"`{self.filename}`. Use {', '.join(FORMAT_BY_EXTENSION)}, or `--file_type csv`."
+                f"--filename: the extension `{extension}` of `{self.filename}` is not known. Use "
+                f"{', '.join(FORMAT_BY_EXTENSION)}, or give `--file_type csv`."
             )
         if kind == "parquet" and compression:
             raise UsageError(

@@ -266,7 +266,7 @@ def validate_url(option: str, url: str) -> None:
         )
     if parts.username or parts.password:
         raise UsageError(
-            f"{option}: the address contains a user or a password, which everybody on this machine "
+            f"{option}: the address contains a user or a password, which anyone on this machine "
             "can read. Set them in the environment instead: MORPHEUS_HTTP_USER and "
             "MORPHEUS_HTTP_PASSWORD."
         )

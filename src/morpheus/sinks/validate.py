@@ -20,7 +20,7 @@ from morpheus.sinks.to_file import ToFile, validate_output
 from morpheus.sources.results import READ_ERRORS, read_as_text
 from morpheus.sources.time_range import parse_times
 from morpheus.storage.atomic import TempFolder, atomic_write
-from morpheus.text import ColumnPattern, suggest
+from morpheus.text import ColumnPattern, suggest, suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ class Validate(Transform):
         """Reject a missing file, an existing results file, and an unbounded input."""
         if not Path(self.val_file_name).is_file():
             raise UsageError(
-                f"--val_file_name: there is no file `{self.val_file_name}`. Give a file that "
-                "`to-file` wrote."
+                f"--val_file_name: there is no file `{self.val_file_name}`."
+                f"{suggest_path(self.val_file_name)} Give a file that `to-file` wrote."
             )
         results = self.results_file_name
         if results is not None:
@@ -204,8 +204,8 @@ class Validate(Transform):
             )
         if results is not None and Path(results).exists() and not self.overwrite:
             raise UsageError(
-                f"Cannot output validation results to '{results}'. File exists and overwrite = "
-                "False. Give `validate --overwrite`, or another --results_file_name."
+                f"--results_file_name: there is a file `{results}` already. Give `validate "
+                "--overwrite` to replace it, or another --results_file_name."
             )
         if self.options.unbounded:
             raise UsageError("validate: the input is unbounded. Remove --watch_directory.")

@@ -40,6 +40,7 @@ from morpheus.storage.object_store import (
     list_recursive,
     storage_options,
 )
+from morpheus.text import suggest_path
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -668,7 +669,10 @@ class FileDiscovery:
             return self._make_bucket_hint()
         base = self._base_dir()
         if not base.is_dir():
-            return f"There is no folder `{base}`. Give a glob in quotes, a file or a folder."
+            return (
+                f"There is no folder `{base}`.{suggest_path(base)} Give a glob in quotes, a file "
+                "or a folder."
+            )
         matching = Counter(
             "".join(path.suffixes[-2:]) for path in self._glob_local() if path.is_file()
         )
@@ -683,7 +687,10 @@ class FileDiscovery:
         except PermissionError as error:
             raise make_read_error(error, base) from error
         content = f"files ending in {', '.join(suffixes[:8])}" if suffixes else "no files"
-        return f"The folder `{base}` has {content}. Give a glob in quotes, a file or a folder."
+        meant = "" if glob.has_magic(self._glob) else suggest_path(self._glob)
+        return (
+            f"The folder `{base}` has {content}.{meant} Give a glob in quotes, a file or a folder."
+        )
 
     def _make_bucket_hint(self) -> str:
         base = self._make_object_glob().get_root_node().folder

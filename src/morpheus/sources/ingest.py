@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Generic
@@ -724,6 +723,5 @@ def warn_missing_features(ingest: FileIngest, *datasets: HasUserStats | None) ->
             "Give a text file with one of these names per line."
         )
     for name in missing:
-        close = get_close_matches(name, sorted(known), n=1)
-        hint = f" Did you mean `{close[0]}`?" if close else ""
+        hint = suggest(name, known, 1)
         logger.warning("--columns_file: no event has a column %s.%s", quote_backtick(name), hint)

@@ -13,7 +13,6 @@ import stat
 from base64 import b32encode
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from morpheus.errors import UsageError
 from morpheus.features.derived import DerivedColumn
 from morpheus.sources.json_records import flatten_name, normalize_name
 from morpheus.sources.log_format import LogFormat, resolve_derived, split_prefix
-from morpheus.text import quote_backtick
+from morpheus.text import quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -246,10 +245,9 @@ class Pseudonymizer:
         known = {*existing, *log_format.columns, *log_format.derived_columns, ACTOR}
         for name in self.columns:
             if existing and name not in known:
-                close = get_close_matches(name, sorted(known - {INDEX, TIME}), n=1)
-                hint = f"Did you mean `{close[0]}`?" if close else "Check the name."
+                hint = suggest(name, known - {INDEX, TIME}) or " Check the name."
                 raise UsageError(
-                    f"--pseudonymize: no event has a column {quote_backtick(name)}. {hint}"
+                    f"--pseudonymize: no event has a column {quote_backtick(name)}.{hint}"
                 )
         identifying = dict.fromkeys([*list_identity_columns(log_format), *sorted(copies)])
         readable = [name for name in identifying if name in existing and name not in self.columns]

@@ -10,7 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property, partial, reduce
 from itertools import islice
 from operator import and_, or_
@@ -79,7 +78,7 @@ from morpheus.sources.time_range import (
     suggest_time_formats,
 )
 from morpheus.storage.spill import SpilledTable, spill_to_disk
-from morpheus.text import find_similar
+from morpheus.text import ask_for, find_similar
 
 logger = logging.getLogger(__name__)
 
@@ -792,10 +791,10 @@ def missing_user_error(user: str, names: Iterable[str], where: str) -> UsageErro
         names: The existing columns.
         where: What has no such column; begins the message.
     """
-    close = get_close_matches(user.replace(".", ""), names, n=3, cutoff=0.5)
-    hint = f"Is it {' or '.join(f'`{name}`' for name in close)}? " if close else ""
+    names = list(names)
+    close = find_similar(user, names, margin=1)
     return UsageError(
-        f"{where} no user column `{user}`. {hint}Give the user column with "
+        f"{where} no user column `{user}`.{ask_for(close)} Give the user column with "
         f"`--userid_column_name={(close or ['NAME'])[0]}`."
     )
 

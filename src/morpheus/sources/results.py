@@ -36,6 +36,7 @@ from morpheus.sources.json_records import clear_missing_texts
 from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_actors
 from morpheus.sources.schema_file import list_builtin_schemas, load_builtin_schema
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
+from morpheus.text import suggest_path
 
 READ_ERRORS = (PolarsError, OSError, EOFError, ValueError, zstandard.ZstdError)
 """What `read_frames` raises for a file that cannot be read."""
@@ -177,9 +178,12 @@ def read_results(path: Path) -> Iterator[pl.DataFrame]:
     if path.is_dir():
         raise UsageError(f"`{path}` is a folder. Give the files in it, as `{path}/*.parquet`.")
     if ":/" in path.as_posix() and not path.exists():
-        raise UsageError(f"`{path}` is no file on this machine. Download it, and give the copy.")
+        raise UsageError(f"`{path}` is not a file on this machine. Download it, and give the copy.")
     if not path.is_file():
-        raise UsageError(f"There is no file `{path}`. Give the output of an earlier `to-file`.")
+        raise UsageError(
+            f"There is no file `{path}`.{suggest_path(path)} Give the output of an earlier "
+            "`to-file`."
+        )
     row = 2 if detect_file_type(path) == "csv" else 1
     try:
         for frame in read_frames(path):

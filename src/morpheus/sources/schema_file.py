@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from difflib import get_close_matches
 from functools import cached_property, lru_cache, partial
 from importlib import resources
 from pathlib import Path
@@ -61,6 +60,7 @@ from morpheus.sources.log_format import (
     extract_state,
     split_prefix,
 )
+from morpheus.text import suggest, suggest_path
 
 TomlKey = str | int
 """A key of a table, or an index in an array of tables."""
@@ -185,8 +185,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("usr", ["time", "user"])
     '`usr`. Did you mean `user`?'
     """
-    close = get_close_matches(name, known := list(known), n=1)
-    return f"`{name}`. " + (f"Did you mean `{close[0]}`?" if close else f"Use {', '.join(known)}.")
+    known = list(known)
+    return f"`{name}`." + (suggest(name, known) or f" Use {', '.join(known)}.")
 
 
 def _describe_mismatch(message: str) -> str:
@@ -414,8 +414,9 @@ def load_schema(name: str) -> Schema:
     if name in list_builtin_schemas():
         return load_builtin_schema(name)
     raise UsageError(
-        f"{SCHEMA_OPTION}: there is no file `{name}`. Give a schema of your own, or a built-in "
-        f"one: {', '.join(list_builtin_schemas())}."
+        f"{SCHEMA_OPTION}: there is no file `{name}`."
+        f"{suggest_path(name) or suggest(name, list_builtin_schemas())} Give a schema of your own, "
+        f"or a built-in one: {', '.join(list_builtin_schemas())}."
     )
 
 

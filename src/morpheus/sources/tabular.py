@@ -1024,7 +1024,7 @@ def _decode_objects(column: pl.Series) -> dict[str, Mapping[str, Any] | None]:
     unclear = next((cell for cell, value in objects.items() if value is None), None)
     if unclear is not None:
         logger.warning(
-            "Cells of `%s` are no objects of a known form, and their values are not read: %s",
+            "Cells of `%s` are not objects of a known form, so their values are not read: %s",
             column.name,
             quote_backtick(unclear[:80]),
         )

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import partial
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -19,6 +18,7 @@ import polars as pl
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
 from morpheus.seasonality.detector import parse_duration
+from morpheus.text import suggest
 
 UTC_DATETIME = pl.Datetime("us", "UTC")
 _NAIVE_DATETIME = pl.Datetime("us")
@@ -311,9 +311,8 @@ def check_timezone(name: str, option: str) -> None:
     try:
         pl.Series([_EXAMPLE_MOMENT]).dt.convert_time_zone(ZoneInfo(name).key)
     except (ZoneInfoNotFoundError, ValueError, OSError, pl.exceptions.PolarsError) as error:
-        close = get_close_matches(name, sorted(available_timezones()), n=1)
-        hint = f"Did you mean `{close[0]}`?" if close else "Give a name such as `Europe/Berlin`."
-        raise UsageError(f"{option}: there is no time zone `{name}`. {hint}") from error
+        hint = suggest(name, available_timezones()) or " Give a name such as `Europe/Berlin`."
+        raise UsageError(f"{option}: there is no time zone `{name}`.{hint}") from error
 
 
 EARLIEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)

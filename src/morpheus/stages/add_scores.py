@@ -292,8 +292,8 @@ class AddScores(Transform):
         unknown = [label for label in self.label if label not in functions]
         for label in unknown:
             logger.warning(
-                "The label '%s' is not in Config.class_labels and will be ignored%s",
-                *(label, f".{hint}" if (hint := suggest(label, functions)) else ""),
+                "add-scores: there is no score `%s`, so this --label is ignored.%s",
+                *(label, suggest(label, functions)),
             )
         if not self.score_functions():
             hints = "".join(suggest(label, functions) for label in unknown[:1])

@@ -45,7 +45,7 @@ from morpheus.models.profile import Fingerprint
 from morpheus.models.scoring import RISK_DECIMALS, number_days
 from morpheus.sources.results import complete_log
 from morpheus.stages.add_scores import score_days
-from morpheus.text import display_value
+from morpheus.text import display_value, suggest
 
 ANOMALY_QUANTILE = 0.99
 """An event is anomalous if its surprisal is above this quantile of the validation risks."""
@@ -214,8 +214,9 @@ class Explain(Transform):
         if self.label not in batch.scores or not batch.table[self.label].dtype.is_numeric():
             raise UsageError(
                 f"explain: --threshold needs numbers in `{self.label}`, but `add-scores` added "
-                f"{', '.join(f'`{name}`' for name in batch.scores)}. Use one of these as --label, "
-                f"or add `add-scores --label {self.label}`."
+                f"{', '.join(f'`{name}`' for name in batch.scores)}."
+                f"{suggest(self.label, batch.scores)} Use one of these as --label, or add "
+                f"`add-scores --label {self.label}`."
             )
         return np.flatnonzero(batch.table[self.label].to_numpy() >= self.threshold)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -91,13 +91,20 @@ def _choose_columns(
     unwanted = [_compile_pattern(pattern, option="--exclude") for pattern in exclude]
     kept = set[str]()
     for pattern in wanted:
-        found = pattern.match_all(columns)
-        kept |= found
-        hint = "" if found else suggest(pattern.pattern, columns)
-        if hint:
-            logger.warning("serialize: --include %r matches no column.%s", pattern.pattern, hint)
-    removed = set[str]().union(*(pattern.match_all(columns) for pattern in unwanted))
+        kept |= _match_columns(pattern, columns, "--include")
+    removed = set[str]()
+    for pattern in unwanted:
+        removed |= _match_columns(pattern, columns, "--exclude")
     return tuple(name for name in columns if name == ROW or name in kept - removed)
+
+
+def _match_columns(pattern: ColumnPattern, columns: Sequence[str], option: str) -> set[str]:
+    """Return the columns that a pattern matches; warn if there are none, but similar names."""
+    found = pattern.match_all(columns)
+    hint = "" if found else suggest(pattern.pattern, columns)
+    if hint:
+        logger.warning("serialize: %s %r matches no column.%s", option, pattern.pattern, hint)
+    return found
 
 
 def _compile_pattern(pattern: str, *, option: str) -> ColumnPattern:

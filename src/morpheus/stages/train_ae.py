@@ -58,6 +58,7 @@ from morpheus.models.training import (
 )
 from morpheus.storage.folder import open_store
 from morpheus.storage.object_store import is_object_url
+from morpheus.text import suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -322,7 +323,7 @@ class TrainAe(Transform):
     history, events get no score, and the summary says so.
 
     Fingerprints are saved with the log format, the user column and the features. A run with others
-    is refused. To renew some of the fingerprints of a folder, give `--pretrained_filename`,
+    is rejected. To renew some of the fingerprints of a folder, give `--pretrained_filename`,
     `--train_data_glob` and `--models_output_filename`. All others are kept.
 
     Example: `train-ae --train_data_glob="data/training-data/*.csv" --seed=42`
@@ -404,7 +405,7 @@ class TrainAe(Transform):
     models_key_file: str | None = option(
         None,
         "File with a secret key of at least 16 bytes, which signs the folders of fingerprints. A "
-        "folder that was changed, or signed with another key, is refused. [default: "
+        "folder that was changed, or signed with another key, is rejected. [default: "
         f"${KEY_VARIABLE}]",
         path=True,
         location="local",
@@ -692,9 +693,9 @@ class TrainAe(Transform):
             )
         if not is_object_url(folder) and not Path(folder).is_dir():
             raise UsageError(
-                f"--pretrained_filename: there is no folder `{folder}`. Give a folder that "
-                "`train-ae --models_output_filename=...` has written. Model files of other "
-                "programs (pickle, dill) are never read: they can run code."
+                f"--pretrained_filename: there is no folder `{folder}`.{suggest_path(folder)} Give "
+                "a folder that `train-ae --models_output_filename=...` has written. Model files of "
+                "other programs (pickle, dill) are never read: they can run code."
             )
         self._check_inputs(self.model_store, f"--pretrained_filename: the models in `{folder}`")
 

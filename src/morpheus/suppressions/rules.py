@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from morpheus.columns import TIME
 from morpheus.errors import UsageError
 from morpheus.features.derived import parse_address
-from morpheus.text import display_value, quote_backtick
+from morpheus.text import display_value, quote_backtick, suggest_path
 
 SUPPRESSIONS_FORMAT, SUPPRESSIONS_VERSION = "morpheus-suppressions", 2
 MISSING = ""
@@ -553,8 +553,8 @@ def _read_rules(path: str) -> Iterator[Suppression]:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--suppressions: `{path}` cannot be read: {reason}. Give a file that `morpheus tools "
-            "suppress` wrote."
+            f"--suppressions: `{path}` cannot be read: {reason}.{suggest_path(path)} Give a file "
+            "that `morpheus tools suppress` wrote."
         ) from error
     for number, entry in enumerate(entries.suppression, start=1):
         yield _parse_entry(entry, f"--suppressions: `{path}`: suppression {number}")
