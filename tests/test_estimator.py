@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import pickletools
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -50,6 +55,24 @@ def test_rows_that_lack_a_column_of_the_training_cause_a_warning() -> None:
     rows[:, 2] = None
     with pytest.warns(UserWarning, match=r"columns 2 have no value, but had values in `fit`"):
         detector.predict(rows)
+
+
+def test_the_example_in_the_docs_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    given = "from people import day\nhistory = day().to_numpy()\nrows = day(9, seed=1).to_numpy()\n"
+    folder = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=f"{given}{example}",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,39 @@ def test_a_notebook_is_committed_without_outputs(name):
     assert not any(cell.get("outputs") for cell in notebook.cells)
 
 
+STORED = "002_detect.ipynb"
+
+
+def texts_of(notebook):
+    """Printed text, plain results and kinds of pictures of each cell."""
+    return [
+        [
+            output["text"] if output["output_type"] == "stream" else texts["text/plain"]
+            for output in cell.get("outputs", [])
+            if output["output_type"] == "stream" or (texts := output["data"])
+        ]
+        for cell in notebook.cells
+    ]
+
+
+def test_the_detect_notebook_runs_and_its_stored_outputs_are_current(tmp_path):
+    shutil.copytree(DATA, tmp_path / "data", ignore=shutil.ignore_patterns("output"))
+    notebook = nbformat.read(EXAMPLES / STORED, as_version=4)
+    nbformat.validate(notebook)
+    stored = texts_of(notebook)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
+    assert texts_of(notebook) == stored
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 2
+    assert any("1 incident with 8 events" in text for cell in stored for text in cell)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """`demo.py` as a module, in a copy of the examples where it has run."""

@@ -860,9 +860,10 @@ class Detection:
                 for other frames its row number.
 
         Returns:
-            Columns: `row`, `time`, `reason`, `column`, `value`, `expected` (the most likely value),
-            `probability` (of the value, given the event's other values), `bits` (-log2 of it),
-            `usual_bits` (their mean on usual events), `new` (whether the value is new) and `risk`
+            Columns: `row`, `time`, `reason`, `column`, `value` (`(no value)` if there is none),
+            `expected` (the most likely value; `(new value)` for any that is new), `probability` (of
+            the value, given the event's other values), `bits` (-log2 of it), `usual_bits` (their
+            mean on usual events), `new` (whether the value is new) and `risk`
             (its part of the risk). Events of an incident are in the order of time.
 
         Raises:

@@ -724,15 +724,16 @@ def list_column_reasons(events: pl.DataFrame) -> pl.DataFrame:
         INDEX, TIME, "reason", "explanation"
     ).iter_rows():
         for column in decode_explanation(text).columns if text else ():
-            expected = column.expected[0].value if column.expected else None
+            likely = column.expected[0] if column.expected else None
+            expected = None if likely is None else _show_value(likely.value, is_new=likely.new)
             rows.append(
                 {
                     "row": number,
                     "time": time,
                     "reason": reason,
                     "column": column.column,
-                    "value": column.value,
-                    "expected": None if expected is None else str(expected),
+                    "value": _show_value(column.value),
+                    "expected": expected,
                     "probability": column.probability,
                     "bits": column.bits,
                     "usual_bits": column.typical_bits,
@@ -741,6 +742,13 @@ def list_column_reasons(events: pl.DataFrame) -> pl.DataFrame:
                 }
             )
     return pl.DataFrame(rows, schema=_COLUMN_REASON_SCHEMA)
+
+
+def _show_value(value: str | float | None, *, is_new: bool = False) -> str:
+    """Return a value as text, in which no value differs from no entry."""
+    if value is None:
+        return "(new value)" if is_new else "(no value)"
+    return str(value)
 
 
 _COLUMN_REASON_SCHEMA = pl.Schema(
