@@ -1,10 +1,13 @@
 """Twenty incidents of the report: ten attacks and ten benign events of a made-up company.
 
-    PYTHONPATH=src:benchmarks:examples python -m quality.cards --into docs/decisions/cards
+    export PYTHONPATH=src:benchmarks:examples
+    python -m quality.cards --into docs/decisions/cards
+    python -m quality.cards --into docs/images --report out/report.html
 
 Generates the company, trains and scores it with the command line, and takes screenshots: the
-incident details of the ten most severe attacks and ten most severe benign incidents, and the page.
-Their review is in docs/decisions/010-report-cards.md.
+incident details of the ten most severe attacks and the ten most severe benign incidents.
+Their review is in docs/decisions/010-report-cards.md. With `--report`, it takes only pictures of
+the page of that report: on a wide screen, on a phone and on paper.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import sys
 import tempfile
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from gzip import decompress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from generator.fleet import Fleet
@@ -32,7 +36,9 @@ from morpheus.report.incidents import Incident
 from morpheus.report.view import ReportData
 
 SEED, USERS, ATTACKED, NUM_PER_KIND = 7, 50, 0.4, 10
-COLOURS = 96
+COLOURS = 160
+PHONE, PAPER = (390, 844), (794, 1123)
+"""Sizes of windows, in CSS pixels: a phone, and a sheet of A4."""
 USER = "userIdentitysessionContextsessionIssueruserName"
 CHAIN = f"""run pipeline-ae --userid_column_name={USER}
   from-cloudtrail --input_glob=json/scored
@@ -46,8 +52,13 @@ def main() -> None:
     """Generate the company, its report and the screenshots."""
     parser = argparse.ArgumentParser(description="Take pictures of twenty cards.")
     parser.add_argument("--into", type=Path, required=True)
-    into: Path = parser.parse_args().into
+    parser.add_argument("--report", type=Path)
+    arguments = parser.parse_args()
+    into: Path = arguments.into
     into.mkdir(parents=True, exist_ok=True)
+    if arguments.report:
+        take_screenshots(arguments.report.resolve(), {}, into)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         Writer(Fleet(USERS, attacked=ATTACKED, seed=SEED), folder, ("json",)).write()
@@ -90,40 +101,65 @@ def chosen(found: ReportData, kinds: dict[str, tuple[str, str]]) -> Iterator[tup
             yield f"{sort}-{numbers[sort]:02}" + (f"-{of[0][0]}" if of else ""), incident
 
 
+@dataclass(frozen=True)
+class Shot:
+    """What a screenshot shows.
+
+    Attributes:
+        incident: Id of the incident that is open; empty for the most severe one.
+        part: Part of the page.
+        size: Width and height of the window, in CSS pixels.
+        scheme: Light or dark.
+        media: Screen or print.
+        keys: Keys to press first.
+        scroll: Part of the page to scroll to.
+    """
+
+    incident: str = ""
+    part: str = "body"
+    size: tuple[int, int] = (1500, 940)
+    scheme: Literal["light", "dark"] = "light"
+    media: Literal["screen", "print"] = "screen"
+    keys: Sequence[str] = ()
+    scroll: str = ""
+
+
+PAGES = {
+    "report": Shot(),
+    "report-dark": Shot(scheme="dark"),
+    "report-user": Shot(keys=("u",)),
+    "report-phone": Shot(size=PHONE),
+    "report-phone-details": Shot(size=PHONE, scroll="#detail"),
+    "report-print": Shot(size=PAPER, media="print", scroll="#print"),
+}
+
+
 def take_screenshots(page: Path, shots: dict[str, Incident], into: Path) -> None:
-    """Take screenshots of incident details and of the page."""
+    """Take screenshots of incident details; without incidents, of the page."""
+    cards = {name: Shot(incident.id, "#detail", (1300, 1000)) for name, incident in shots.items()}
     with sync_playwright() as driver:
         arguments = ["--no-sandbox"]  # benchmarks may run as root
         chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
-        for name, incident in shots.items():
-            take_screenshot(chromium, page, into / f"{name}.png", incident.id, "#detail")
-        for name, scheme in (("page", "light"), ("page-dark", "dark")):
-            take_screenshot(chromium, page, into / f"{name}.png", scheme=scheme)
-        take_screenshot(chromium, page, into / "page-user.png", keys=("u",))
+        for name, shot in (cards or PAGES).items():
+            take_screenshot(chromium, page, into / f"{name}.png", shot)
         chromium.close()
 
 
-def take_screenshot(  # noqa: PLR0913 - parameters of a screenshot
-    chromium: Browser,
-    page: Path,
-    into: Path,
-    incident: str = "",
-    part: str = "body",
-    *,
-    scheme: str = "light",
-    keys: Sequence[str] = (),
-) -> None:
+def take_screenshot(chromium: Browser, page: Path, into: Path, shot: Shot) -> None:
     """Take one screenshot, with few colours."""
-    size = {"width": 1500, "height": 940} if part == "body" else {"width": 1300, "height": 1000}
-    view = chromium.new_page(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]  # a size is a dict
-    view.goto(f"{page.as_uri()}#{incident}")
+    width, height = shot.size
+    view = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=shot.scheme)
+    view.goto(f"{page.as_uri()}#{shot.incident}")
     view.wait_for_selector("body[data-ready]")
-    for key in keys:
+    for key in shot.keys:
         view.keyboard.press(key)
-    view.wait_for_timeout(200)
-    shot = view.screenshot() if part == "body" else view.locator(part).screenshot()
+    view.emulate_media(media=shot.media)
+    view.wait_for_timeout(300)
+    if shot.scroll:
+        view.locator(shot.scroll).evaluate("(part) => part.scrollIntoView()")
+    image_bytes = view.screenshot() if shot.part == "body" else view.locator(shot.part).screenshot()
     view.close()
-    with Image.open(io.BytesIO(shot)) as image:
+    with Image.open(io.BytesIO(image_bytes)) as image:
         image.convert("RGB").quantize(COLOURS).save(into, optimize=True)
 
 

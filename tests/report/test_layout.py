@@ -93,6 +93,7 @@ def test_nothing_overflows_is_cut_or_breaks_by_the_letter(opened, company):
     view = opened(company)
     view.keyboard.press("1")
     assert find_faults(view) == {}
+    assert find_faults(view, widths=(320,), schemes=("light",)) == {}
     assert view.trouble == []
 
 

@@ -65,7 +65,7 @@ function timeline(incident, weekly) {
     svgElement("path", { class: "anomaly-bar", d: barPath(f.map(Boolean), 1 / 0.05, 0, 1) }),
   );
   const label = `Events from ${formatTime(start)} to ${formatTime(end)}`;
-  return chart({ label, top: Math.max(...n, ...typical), drawing, ticks: timeTicks(start, end, 4) });
+  return chart({ label, top: Math.max(...n, ...typical), drawing, ticks: timeTicks(start, end, 5) });
 }
 
 function typicalEvents(weekly, time, step) {
