@@ -1,12 +1,16 @@
-"""The wheel runs both lessons in a fresh environment without torch."""
+"""The wheel runs both lessons in a fresh environment without torch, also as notebooks."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
+import nbclient
+import nbformat
 import polars as pl
 import pytest
 
@@ -27,18 +31,25 @@ def pip(*words):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Install the wheel into a fresh environment. Return a function that runs a command there."""
-    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
-    [wheel] = tmp_path.glob("morpheus_dfp-*.whl")
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A fresh environment with the wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    [wheel] = folder.glob("morpheus_dfp-*.whl")
     subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True
+        [sys.executable, "-m", "venv", "--without-pip", folder / "environment"], check=True
     )
-    scripts = tmp_path / "environment" / "bin"
+    scripts = folder / "environment" / "bin"
     pip("--python", scripts / "python", "install", "--quiet", "--no-compile", wheel)
+    return scripts
+
+
+@pytest.fixture
+def run(tmp_path, environment):
+    """Return a function that runs a command in the environment."""
     shutil.copytree(ROOT / "examples" / "data", tmp_path / "data")
-    path = os.pathsep.join([str(scripts), os.environ["PATH"]])
+    path = os.pathsep.join([str(environment), os.environ["PATH"]])
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(command):
@@ -71,3 +82,45 @@ def test_the_wheel_runs_both_lessons_without_torch(run, tmp_path):
     done = run(ONE_USER.replace("--seed 42", "--model=reference"))
     assert done.returncode == 2
     assert "`pip install 'morpheus-dfp[torch]'`" in done.stderr
+
+
+def add_kernel(folder, python):
+    """Describe the kernel `another`, of a chosen Python; return the folder for JUPYTER_PATH."""
+    place = folder / "kernels" / "another"
+    place.mkdir(parents=True)
+    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = {"argv": command, "display_name": "another", "language": "python"}
+    (place / "kernel.json").write_text(json.dumps(kernel))
+    return str(folder)
+
+
+@pytest.mark.parametrize("own_kernel", [True, False], ids=["its kernel", "another kernel"])
+def test_the_notebooks_of_the_wheel_find_the_command_anywhere(
+    tmp_path, environment, monkeypatch, own_kernel
+):
+    """Neither is `morpheus` on the path, nor is the environment active, and names have blanks."""
+    folder = tmp_path / "my lessons"
+    subprocess.run([environment / "morpheus", "lessons", folder], check=True)
+    plain = [part for part in os.environ["PATH"].split(os.pathsep) if not has_command(part)]
+    monkeypatch.setenv("PATH", os.pathsep.join(plain))
+    # The notebook tools of this environment, in which no morpheus is installed as a package there:
+    # Python does not follow links (`.pth` files) in such folders.
+    monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
+    base = Path(sys.base_prefix, "bin", "python3")
+    python = environment / "python" if own_kernel else base
+    monkeypatch.setenv("JUPYTER_PATH", add_kernel(tmp_path / "jupyter", python))
+    for name in ("000_all_users.ipynb", "001_one_user.ipynb"):
+        notebook = nbformat.read(folder / name, as_version=4)
+        resources = {"metadata": {"path": str(folder)}}
+        client = nbclient.NotebookClient(
+            notebook, kernel_name="another", timeout=120, resources=resources
+        )
+        client.execute()
+        shown = "".join(
+            output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+        )
+        assert "Scored" in shown, shown
+
+
+def has_command(folder):
+    return Path(folder, "morpheus").exists()

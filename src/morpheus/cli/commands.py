@@ -1,4 +1,4 @@
-"""The commands beside `run`: `report`, `serve`, and those of `tools` without `suppress`.
+"""The commands beside `run`: `report`, `serve`, `lessons`, and those of `tools` without `suppress`.
 
 `morpheus.cli.main` imports this module when one of them is used.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +50,7 @@ from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
 from morpheus.sources.time_range import check_timezone
-from morpheus.storage.atomic import atomic_write, create_file
+from morpheus.storage.atomic import TempFolder, atomic_write, create_file, sync_folder
 from morpheus.text import format_count, quote_backtick, suggest, suggest_path
 
 # `morpheus report`.
@@ -139,6 +142,118 @@ def _print_address(address: str) -> None:
 
 FOLDER_ARGUMENT = click.Argument(["folder"], type=click.Path(path_type=Path))
 serve = command_from_dataclass("serve", ServeOptions, _run_server, FOLDER_ARGUMENT)
+
+
+# `morpheus lessons`.
+
+LESSON_FOLDER = "morpheus-lessons"
+LESSON_FILES = ("*.ipynb", "data/input-data/*.csv", "data/training-data/*.csv")
+"""The files of the lessons, as globs."""
+LESSON_PACKAGES = ("pandas", "matplotlib", "ipykernel")
+"""Packages that the notebooks need."""
+INSTALLED_LINE = 'INSTALLED = "{}"'
+"""Line of the notebooks that gets the Python in which morpheus is installed."""
+
+
+@dataclass(frozen=True)
+class LessonOptions:
+    r"""Copy the lessons, notebooks with their data, into a folder.
+
+    DIR is a new or empty folder, by default `morpheus-lessons`. Open the notebooks in Jupyter or
+    in an editor for notebooks. They find the command `morpheus` of this installation.
+
+        morpheus lessons
+        morpheus lessons courses/fingerprints
+    """
+
+    overwrite: bool = option(
+        False,
+        "Also write into a folder that is not empty. Files of the lessons in it are replaced, and "
+        "other files stay.",
+        flag=True,
+    )
+
+
+def _copy_lessons(options: LessonOptions, place: Path | tuple[()] = ()) -> None:
+    folder, source = place or Path(LESSON_FOLDER), find_lessons()
+    files = [path.relative_to(source) for glob in LESSON_FILES for path in source.glob(glob)]
+    is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_new and not folder.is_dir():
+        raise UsageError(f"DIR: `{folder}` is a file. Give another name.")
+    if not is_new and not options.overwrite:
+        raise UsageError(
+            f"DIR: `{folder}` is not empty. Give `morpheus lessons --overwrite {folder}` to "
+            "replace the lessons in it, or another folder."
+        )
+    with interruptible():
+        try:
+            _write_lessons(source, sorted(files), folder, is_new=is_new)
+        except OSError as error:
+            raise UsageError(
+                f"DIR: `{folder}` cannot be written: {error.strerror or error}. Give another "
+                "folder."
+            ) from error
+    _print_lessons(folder, files)
+
+
+def find_lessons() -> Path:
+    """Return the folder of the lessons: in the package or, in a source tree, beside it.
+
+    Raises:
+        UsageError: This installation has none.
+    """
+    package = Path(str(resources.files("morpheus")))
+    for folder in (package / "lessons", package.parents[1] / "examples"):
+        if any(folder.glob(LESSON_FILES[0])):
+            return folder
+    raise UsageError(
+        "lessons: this installation has no lessons. Type `pip install --force-reinstall "
+        "morpheus-dfp`."
+    )
+
+
+def _write_lessons(source: Path, files: Sequence[Path], folder: Path, *, is_new: bool) -> None:
+    """Write the files. A new folder appears when all of them are in it."""
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    if not is_new:
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(folder / file, private=False) as out:
+                out.write(_read_lesson(source / file))
+        return
+    with TempFolder(folder.absolute().parent, folder.name, published=True) as temporary:
+        for file in files:
+            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / file).write_bytes(_read_lesson(source / file))
+        sync_folder(temporary)
+        temporary.replace(folder)
+        sync_folder(folder.absolute().parent)
+
+
+def _read_lesson(file: Path) -> bytes:
+    """Return a file. A notebook gets the Python that runs this command."""
+    content = file.read_bytes()
+    if file.suffix != ".ipynb":
+        return content
+    python = json.dumps(sys.executable)[1:-1]
+    before, after = (json.dumps(INSTALLED_LINE.format(each))[1:-1] for each in ("", python))
+    return content.replace(before.encode(), after.encode())
+
+
+def _print_lessons(folder: Path, files: Sequence[Path]) -> None:
+    notebooks = [str(file) for file in sorted(files) if file.suffix == ".ipynb"]
+    facts = {
+        "Lessons": f"{folder}: {', '.join(notebooks)}, and their data",
+        "Next": f"Open {folder / notebooks[0]} in Jupyter or in an editor for notebooks.",
+    }
+    missing = [name for name in LESSON_PACKAGES if find_spec(name) is None]
+    if missing:
+        facts["Needs"] = f"{', '.join(missing)}: type `pip install 'morpheus-dfp[notebooks]'`."
+    echo("\n".join(format_facts(facts.items())))
+
+
+DIR_ARGUMENT = click.Argument(["dir"], required=False, type=click.Path(path_type=Path))
+lessons = command_from_dataclass("lessons", LessonOptions, _copy_lessons, DIR_ARGUMENT)
 
 
 # `morpheus tools replay`.

@@ -113,6 +113,10 @@ COMMANDS = {
         "morpheus.cli.detect:detect",
         "Find the most unusual incidents in logs, with one command.",
     ),
+    "lessons": LazyCommand(
+        "morpheus.cli.commands:lessons",
+        "Copy the lessons, notebooks with their data, into a folder.",
+    ),
     "report": LazyCommand(
         "morpheus.cli.commands:report",
         "Write a report page from the output files of earlier runs.",
