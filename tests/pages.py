@@ -136,14 +136,17 @@ def run_page(
 def run_programs(
     programs: Iterable[Program], folder: Path, script: Path, environment: Mapping[str, str]
 ) -> Iterator[str]:
-    """Run programs, one after the other. Yield what each writes."""
+    """Run programs, one after the other. Yield what each writes. `cd` holds for those after it."""
     path = os.pathsep.join([str(script.parent), environment["PATH"]])
     groups: list[int] = []
+    current = folder.parent / "current-folder"
+    current.write_text(str(folder), encoding="utf-8")
     try:
         for program in programs:
+            keeps_folder = f"\npwd > '{current}'\n" if program.interpreter[0] == "bash" else ""
             process = subprocess.Popen(
                 program.interpreter,
-                cwd=folder,
+                cwd=current.read_text(encoding="utf-8").strip(),
                 env={**environment, "PATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -152,7 +155,7 @@ def run_programs(
                 start_new_session=True,
             )
             groups.append(process.pid)
-            output, _ = process.communicate(program.text, timeout=TIMEOUT)
+            output, _ = process.communicate(program.text + keeps_folder, timeout=TIMEOUT)
             assert process.returncode == 0, f"{program.text}\n{output}"
             yield output
     finally:

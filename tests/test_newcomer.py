@@ -1,6 +1,6 @@
 """A newcomer's path: five pages, from README.md to a daily job, each linking to the next.
 
-All commands of the pages run one after the other, in one folder.
+All commands of the pages run one after the other, in the folder where the reader then is.
 """
 
 from __future__ import annotations
@@ -57,12 +57,16 @@ def test_each_page_of_the_path_links_to_the_next() -> None:
     assert visited == PATH
 
 
-def test_the_commands_of_the_path_run_in_one_folder(tmp_path: Path, warm_morpheus: Path) -> None:
-    folder = copy_examples(tmp_path)
-    for name in PATH:
-        programs = find_programs((ROOT / name).read_text(encoding="utf-8"))
-        outputs = list(run_programs(programs, folder, warm_morpheus, os.environ))
-        assert len(outputs) == len(programs) > 0
+def test_the_commands_of_the_path_run_one_after_the_other(
+    tmp_path: Path, warm_morpheus: Path
+) -> None:
+    pages = [find_programs((ROOT / name).read_text(encoding="utf-8")) for name in PATH]
+    assert all(pages)
+    programs = [program for page in pages for program in page]
+    outputs = run_programs(programs, copy_examples(tmp_path), warm_morpheus, os.environ)
+    assert len(list(outputs)) == len(programs)
+    # Getting started copies the lessons, and goes there.
+    folder = tmp_path / "examples" / "morpheus-lessons"
     for command in cron_commands():
         done = start_from_cron(command, folder, warm_morpheus)
         logs = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.log"))
