@@ -129,6 +129,7 @@ PANDAS_COLUMNS = {
     "time in Tokyo": pd.to_datetime(
         ["2026-01-01T10:00:00", None, "2026-01-02T10:00:00", None]
     ).tz_localize("Asia/Tokyo"),
+    "duration": pd.to_timedelta(["1h", None, "2s", None]),
     "bytes": pd.Series([b"x", None, b"\xff", b"x"], dtype=object),
     "exact": pd.Series([Decimal("1.10"), None, Decimal(2), Decimal(0)], dtype=object),
     "days": pd.Series([date(2026, 1, 1), None, pd.NaT, date(2026, 1, 2)], dtype=object),
@@ -149,6 +150,7 @@ TEXTS = {
     "flags in objects": ["True", None, "False", "True"],
     "time": ["2026-01-01T10:00:00Z", None, "2026-01-02T10:00:01Z", None],
     "time in Tokyo": ["2026-01-01T01:00:00Z", None, "2026-01-02T01:00:00Z", None],
+    "duration": ["PT1H", None, "PT2S", None],
     "bytes": ["x", None, "\ufffd", "x"],
     "exact": ["1.10", None, "2", "0"],
     "days": ["2026-01-01", None, None, "2026-01-02"],
@@ -164,6 +166,50 @@ def test_a_column_of_pandas_has_the_texts_of_a_log(name: str) -> None:
     frame = pd.DataFrame({name: PANDAS_COLUMNS[name]})
     [texts] = to_text_columns(as_polars(frame), whole_numbers=True)
     assert texts.to_list() == TEXTS[name]
+
+
+def test_a_column_of_polars_of_any_type_has_the_texts_of_a_log() -> None:
+    columns: dict[str, tuple[pl.Series, str]] = {
+        "category": (pl.Series(["x", None], dtype=pl.Categorical), "x"),
+        "enum": (pl.Series(["x", None], dtype=pl.Enum(["x"])), "x"),
+        "exact": (pl.Series(["1.10", None]).cast(pl.Decimal(10, 2)), "1.10"),
+        "duration": (pl.Series([3_600_000_000, None]).cast(pl.Duration("us")), "PT1H"),
+        "clock": (pl.Series([1_000_000_000, None]).cast(pl.Time), "00:00:01"),
+        "bytes": (pl.Series([b"x", None]), "x"),
+        "list": (pl.Series([[1], None]), "[1]"),
+        "array": (pl.Series([[1, 2], None], dtype=pl.Array(pl.Int64, 2)), "[1,2]"),
+        "objects": (pl.Series([[{"b": 1, "a": "x"}], None]), '[{"a":"x","b":1}]'),
+        "float": (pl.Series([1.5, None], dtype=pl.Float32), "1.5"),
+        "large": (pl.Series([2**63, None], dtype=pl.UInt64), str(2**63)),
+        "day": (pl.Series([date(2026, 1, 1), None]), "2026-01-01"),
+    }
+    for name, (column, text) in columns.items():
+        [found] = to_text_columns(column.alias(name).to_frame(), whole_numbers=True)
+        assert found.to_list() == [text, None], name
+
+
+def test_columns_of_pandas_that_arrow_holds_have_the_texts_of_a_log() -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
+    inner = pa.struct([("a", pa.int64())])
+    columns: dict[str, tuple[list[object], object, list[str | None]]] = {
+        "text": (["x", None], pa.string(), ["x", None]),
+        "whole": ([1, None], pa.int64(), ["1", None]),
+        "number": ([200.0, None], pa.float64(), ["200", None]),
+        "flag": ([True, None], pa.bool_(), ["True", None]),
+        "day": ([date(2026, 1, 1), None], pa.date32(), ["2026-01-01", None]),
+        "exact": ([Decimal("1.10"), None], pa.decimal128(5, 2), ["1.10", None]),
+        "list": ([[1], None], pa.list_(pa.int64()), ["[1]", None]),
+        "object": ([{"a": 1}, None], inner, ["1", None]),
+        "time": (
+            [datetime(2026, 1, 1, tzinfo=UTC), None],
+            pa.timestamp("us", "Asia/Tokyo"),
+            ["2026-01-01T00:00:00Z", None],
+        ),
+    }
+    for name, (cells, kind, texts) in columns.items():
+        frame = pd.DataFrame({name: pd.array(cells, dtype=pd.ArrowDtype(kind))})
+        [found] = to_text_columns(as_polars(frame), whole_numbers=True)
+        assert found.to_list() == texts, name
 
 
 @given(
@@ -377,6 +423,10 @@ def test_names_that_do_not_exist_are_answered_with_similar_ones(trained: Fingerp
         train(frame, time="ta")
     with pytest.raises(UsageError, match=r"missing_features: .* `fial`. Did you mean `fail`"):
         trained.score(frame, missing_features="fial")
+    with pytest.raises(UsageError, match=r"scaler: .* `standrd`. Did you mean `standard`"):
+        train(frame, scaler="standrd")
+    with pytest.raises(UsageError, match=r"timezone: .*Europe/Berln"):
+        train(frame, timezone="Europe/Berln")
     with pytest.raises(KeyError, match=r"no fingerprint of `anne`. Did you mean `ann`"):
         trained["anne"]
 

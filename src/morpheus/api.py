@@ -74,6 +74,8 @@ from morpheus.text import format_count, quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
 
+SCALERS = ("none", "standard", "gauss_rank")
+"""Ways to scale numeric columns."""
 MAX_NAMED_USERS = 3
 """Maximum number of users in a message about users without a model."""
 MAX_SHOWN = 10
@@ -188,6 +190,8 @@ class Fingerprints:
             RecordError: An event has no valid time.
         """
         events = as_polars(frame)
+        check_choice("scaler", scaler, SCALERS)
+        check_timezone(timezone, "timezone")
         log = FrameLog.recognise(events, user, time, columns, timezone)
         temp_folder = TempFolder()
         folder = temp_folder.path

@@ -576,6 +576,8 @@ def _name_column(name: object) -> str:
 
 
 def _convert_pandas_column(name: str, column: Any) -> pl.Series:  # noqa: ANN401 - a column of pandas
+    if type(column.dtype).__name__ == "ArrowDtype":
+        return pl.Series(name, column.array.__arrow_array__())
     if getattr(column.dtype, "kind", "") == "M":
         zoned = getattr(column.dt, "tz", None) is not None
         naive = column.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else column
@@ -585,6 +587,8 @@ def _convert_pandas_column(name: str, column: Any) -> pl.Series:  # noqa: ANN401
     kind = values.dtype.kind
     if kind in "biu":
         return pl.Series(name, values)
+    if kind == "m":
+        return pl.Series(name, values.astype("timedelta64[us]"))
     if kind == "f":
         return pl.Series(name, values.astype("float64", copy=False), nan_to_null=True)
     missing, cells = column.isna().tolist(), column.tolist()

@@ -690,10 +690,16 @@ def to_text_columns(frame: pl.DataFrame, *, whole_numbers: bool = False) -> list
     leaves = (leaf for column in frame for leaf in _iter_leaf_columns(column))
     if not whole_numbers:
         return [_to_text_column(leaf) for leaf in leaves]
-    return [
-        _write_whole_numbers(leaf) if leaf.dtype.is_float() else _to_text_column(leaf)
-        for leaf in leaves
-    ]
+    return [_to_log_text(leaf) for leaf in leaves]
+
+
+def _to_log_text(column: pl.Series) -> pl.Series:
+    """Convert a column of a data frame to the texts that a log would have."""
+    if column.dtype.is_float():
+        return _write_whole_numbers(column)
+    if column.dtype in {pl.Binary, pl.Object}:
+        return pl.Series(column.name, map(cell_to_text, column.to_list()), dtype=pl.String)
+    return _to_text_column(column)
 
 
 def _write_whole_numbers(column: pl.Series) -> pl.Series:
@@ -932,12 +938,10 @@ def _to_text_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.String).str.to_titlecase()
     if kind.is_float():
         return column.fill_nan(None).cast(pl.String)
-    if kind == pl.Object:
-        return pl.Series(column.name, map(cell_to_text, column.to_list()), dtype=pl.String)
-    if kind == pl.Binary or kind.is_nested():
+    if kind in {pl.Binary, pl.Object} or kind.is_nested():
         texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
         return pl.Series(column.name, texts, dtype=pl.String)
-    return column.cast(pl.String)
+    return column.dt.to_string("iso") if kind == pl.Duration else column.cast(pl.String)
 
 
 def _first_line(error: BaseException) -> str:
