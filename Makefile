@@ -6,6 +6,7 @@
 #   make quality QUALITY=--quick        few users, for a quick check
 #   make scale SCALE=--quick            small sizes
 #   make bench BENCH=--quick            small sizes, about two minutes; --full: ten thousand users
+#   make engineer ENGINEER='--seeds 7'  another generated bucket
 #   make kills KILLS=200 SEED=7         more moments at which processes are killed, or other ones
 #   make fuzz N=10000 SEED=7            more hostile inputs, or other ones
 
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask kills fuzz scale format docs site bench quality
+.PHONY: setup dev demo test test-dask kills fuzz scale format docs site bench quality engineer
 
 setup: .venv/.ready
 
@@ -76,3 +77,6 @@ scale: dev
 
 quality: dev
 	@$(BIN)/python benchmarks/quality $(QUALITY)
+
+engineer: dev
+	@$(BIN)/python benchmarks/engineer $(ENGINEER)

@@ -1,4 +1,4 @@
-"""The wheel runs both lessons in a fresh environment without torch, also as notebooks."""
+"""The wheel in a fresh environment without torch: both lessons, their notebooks, and `detect`."""
 
 import json
 import os
@@ -124,3 +124,16 @@ def test_the_notebooks_of_the_wheel_find_the_command_anywhere(
 
 def has_command(folder):
     return Path(folder, "morpheus").exists()
+
+
+def test_an_engineer_gets_from_the_wheel_and_a_bucket_to_the_planted_incidents(
+    part, environment, tmp_path
+):
+    journey, meter = part("engineer.journey"), part("speed.meter")
+    bucket = journey.Bucket.generate(tmp_path / "bucket", 12, 42, "--days=28", "--training=19")
+    installation = journey.Installation(environment / "morpheus", meter.Run(0, 0, 0, ""))
+    detected = journey.Detected.run(installation, bucket, tmp_path / "results")
+    assert detected.first
+    assert len(detected.shown) == len(set(detected.shown)) > 0
+    sys.stdout.write(f"found: {len(detected.found)} of {len(set(bucket.planted.values()))}\n")
+    assert 2 * len(detected.found) >= len(set(bucket.planted.values())) > 2

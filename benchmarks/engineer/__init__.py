@@ -1,0 +1,1 @@
+"""The first ten minutes of a security engineer, measured."""
