@@ -101,7 +101,7 @@ def test_index_cannot_point_outside_the_folder(folder):
     with pytest.raises(ModelCorruptedError, match=r"card of 'ann'.*sha256.*Train again"):
         ModelStore.open(folder).load("ann")
     commit(folder, {}, card)
-    with pytest.raises(ModelCorruptedError, match=r"is no index of fingerprints.*train again"):
+    with pytest.raises(ModelCorruptedError, match=r"is not an index of fingerprints.*train again"):
         ModelStore.open(folder)
 
 
