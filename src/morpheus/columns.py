@@ -340,10 +340,10 @@ class LogDescription:
         known = RESULT_LABELS | self.list_labels()
         paths = {name: self._find_path(name) for name in columns}
         short = {name: " ".join(split_path(path)) for name, path in paths.items()}
-        base = {name: known.get(name) or _capitalize(short[name]) or name for name in paths}
+        base = {name: known.get(name) or self.name_column(name) for name in paths}
         whole = {name: " ".join(_split_words(path)) for name, path in paths.items()}
         labels = base
-        for details in (short, whole, dict(zip(paths, paths, strict=True))):
+        for details in (short, whole):
             shared = _find_shared(labels, known)
             labels = {
                 name: f"{base[name]} ({details[name]})"
@@ -351,7 +351,19 @@ class LogDescription:
                 else label
                 for name, label in labels.items()
             }
-        return labels
+        shared = _find_shared(labels, known)
+        return {
+            name: f"{base[name]} ({name})" if name in shared else label
+            for name, label in labels.items()
+        }
+
+    def name_column(self, column: str) -> str:
+        """Return the words of a column's path, for a column without a label.
+
+        >>> LogDescription().name_column("sourceIp")
+        'Source IP'
+        """
+        return _capitalize(" ".join(split_path(self._find_path(column)))) or column
 
     def _find_path(self, column: str) -> str:
         """Return the path of a column; of a field that is not listed, what is below its group."""

@@ -236,6 +236,24 @@ def test_a_users_page_lists_all_incidents_of_the_user(opened):
     assert view.locator("#detail .sentence").is_visible()
 
 
+def test_a_user_that_a_large_report_leaves_out_has_a_page_with_the_incidents(opened):
+    data = build_alerts(1, 3)
+    view = opened(msgspec.structs.replace(data, people=[], others=1))
+    view.keyboard.press("u")
+    assert view.locator(".user-incidents li").count() == 3
+    assert "no other data on this user" in view.locator("#detail").inner_text()
+    assert view.trouble == []
+
+
+def test_the_header_says_what_a_user_is(opened):
+    role = "userIdentitysessionContextsessionIssueruserName"
+    strange = alerts([HOUR], **{role: "deploy"})
+    view = opened(build_data({"deploy": [normal_events(), strange]}))
+    assert "by user" in view.locator("#strip").inner_text()
+    data = msgspec.structs.replace(build_data({"deploy": [strange]}), user_column=role)
+    assert "by Role" in opened(data).locator("#strip").inner_text()
+
+
 def test_reasons_are_shown_in_full(opened):
     reason = "`DeleteTrail` " + "with a long reason " * 24 + "that ends here."
     strange = alerts([HOUR]).with_columns(reason=pl.lit(reason))

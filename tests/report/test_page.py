@@ -334,6 +334,7 @@ def test_axe_finds_no_serious_fault(opened, company, scheme):
 def test_on_paper_there_are_no_buttons_to_press(opened, company):
     view = opened(company)
     view.emulate_media(media="print")
+    view.wait_for_selector("#print", state="attached")
     assert not view.locator("#export").is_visible()
     assert view.locator(".verdicts").count() == 0
     assert view.locator("#print .sentence").count() == len(company.incidents)

@@ -97,6 +97,25 @@ def test_every_described_column_is_a_column_of_the_log(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_each_column_has_a_label_of_words_that_no_other_column_has(name: str) -> None:
+    form = FORMATS[name]
+    columns = {*form.columns, *form.derived_columns, "risk", "requestParametersnotListed"}
+    labels = form.describe().label_columns(sorted(columns))
+    assert labels.keys() == columns
+    assert len({label.casefold() for label in labels.values()}) == len(columns)
+    for column, label in labels.items():
+        assert not label[0].islower(), column
+        # `userIdentityarn` is a name, and no word.
+        assert len(column) < 24 or max(map(len, label.split())) < 24, label
+
+
+def test_a_field_that_a_log_does_not_list_is_named_without_its_group() -> None:
+    log = CLOUDTRAIL_FORMAT.describe()
+    column = "userIdentitysessionContextsessionIssuernotListed"
+    assert log.label_columns([column]) == {column: "Not listed"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_log_says_where_action_and_source_are(name: str) -> None:
     described = FORMATS[name].describe()
     assert described.event_fields.event_id

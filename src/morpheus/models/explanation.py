@@ -22,7 +22,7 @@ import msgspec
 import polars as pl
 from msgspec import inspect
 
-from morpheus.columns import INDEX, TIME, LogDescription, split_path
+from morpheus.columns import INDEX, TIME, LogDescription
 from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
 from morpheus.models.profile import SCOPE_OWN, SCOPE_PEER_GROUP, ModelCard
 from morpheus.models.scoring import RISK_DECIMALS
@@ -404,7 +404,7 @@ class ReasonWriter:
         >>> alone, own = ContextContribution(9, 9, 0, 0, 0), Baseline(SCOPE_OWN, 400, 400, 58)
         >>> explanation = Explanation.from_columns(90.0, (agent,), alone, own)
         >>> ReasonWriter().write(explanation, 3, EventFacts(action="DeleteTrail"))
-        '`DeleteTrail` with userAgent `Boto3 on Kali`, new in 58 days.'
+        '`DeleteTrail` with user agent `Boto3 on Kali`, new in 58 days.'
         """
         sentence = _Sentence(self, explanation, facts or EventFacts(), max_columns)
         text = _fit(list(sentence.iter_parts())).lstrip(" ,;")
@@ -419,15 +419,18 @@ class ReasonWriter:
         if column.startswith(PREVIOUS_PREFIX):
             base = self.role(column.removeprefix(PREVIOUS_PREFIX))
             return ColumnRole("with", _show_label(f"previous {base.label}"), _OTHER)
-        role = self._roles.get(column) or ColumnRole("with", column, _rank_name(column))
+        role = self._roles.get(column)
+        if role is None:
+            role = ColumnRole(
+                "with", _lower_first(self.log.name_column(column)), _rank_name(column)
+            )
         return role._replace(label=_show_label(role.label))
 
     @cached_property
     def _roles(self) -> dict[str, ColumnRole]:
-        labels = {name: " ".join(split_path(path)) for name, path in self.log.paths.items()}
-        labels |= {name: _lower_first(label) for name, label in self.log.labels.items()}
         roles = {
-            name: ColumnRole("with", label, _rank_name(name)) for name, label in labels.items()
+            name: ColumnRole("with", _lower_first(label), _rank_name(name))
+            for name, label in self.log.labels.items()
         }
         roles |= {name: ColumnRole("as", "user", _IDENTIFIER) for name in self.log.user_columns}
         for name, role in self._field_roles():

@@ -45,7 +45,7 @@ from morpheus.report.incidents import Incident, SelectedIncidents, round_sig, se
 from morpheus.seasonality.detector import SECONDS_PER_HOUR, TimeHistogram, UserHistograms
 
 MAX_USERS = 2000
-"""Maximum number of users on a page: the most severe."""
+"""Maximum number of users on a page: those with incidents first, then the most severe."""
 MAX_TIMELINE_CELLS = 400
 """Maximum number of cells of a timeline."""
 CELL_HOURS = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 168)
@@ -562,7 +562,7 @@ class ReportData(msgspec.Struct, frozen=True):
         lacks: Parts of the page that are missing.
         gaps: Start and end of each coverage gap, in seconds since 1970.
         axis: Time axis of the timelines. None without events.
-        people: Users, most severe first.
+        people: Users, those with incidents first, then most severe first.
         others: Number of users that are not shown.
         incidents: Incidents, most severe first.
     """
@@ -614,6 +614,8 @@ def build_report_data(
         page_buckets,
         labels,
     )
+    with_incidents = {incident.user for incident in selected.incidents}
+    users.sort(key=lambda user: user.name not in with_incidents)
     hourly_rates = {
         user.name: user.rhythm.hourly_rates
         for user in users

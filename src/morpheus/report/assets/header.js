@@ -94,6 +94,8 @@ function users(account) {
   const detail = Object.entries(account.rungs ?? {}).map(
     ([source, users]) => `${COUNTS.format(users)} ${TRAINING_SOURCES[source] ?? source}`,
   );
+  const column = data.user_column.replace(/^@/, "");
+  if (column) detail.unshift(`by ${columnLabel(column)}`);
   return ["Users", COUNTS.format(data.people.length + data.others), detail.join(", ")];
 }
 

@@ -14,7 +14,7 @@ function closeUserPage() {
 }
 
 function userPage(person) {
-  if (!person) return emptyNote("This report has no data on this user.");
+  if (!person) return userWithoutData(state.userPage);
   return [
     element(
       "div",
@@ -27,20 +27,29 @@ function userPage(person) {
     person.unscored
       ? element("p", { class: "warning" }, `Not scored: ${displayText(person.unscored)}`)
       : null,
-    userIncidents(person),
+    userIncidents(person.name, person.events),
     panel(`Typical week (${state.timeZone})`, weekHeatmap(person.rhythm)),
     person.profile ? modelCard(person.profile) : noModelCard(),
   ];
 }
 
+/** Show a user who is not among those that a large report describes. */
+function userWithoutData(name) {
+  return [
+    element("div", { class: "details-head" }, element("h2", {}, userName(name, 300))),
+    userIncidents(name, null),
+    faint("This report has no other data on this user."),
+  ];
+}
+
 /** List all incidents of a user, the latest first. */
-function userIncidents(person) {
-  const incidents = incidentsOf(person.name).toSorted((a, b) => b.since - a.since);
+function userIncidents(name, events) {
+  const incidents = incidentsOf(name).toSorted((a, b) => b.since - a.since);
   const title = `Incidents: ${COUNTS.format(incidents.length)}`;
   if (!incidents.length) {
     const { wanted } = data.account.alerts ?? {};
     const why = wanted == null ? "none is an alert" : "none is above the alert budget";
-    return panel(title, faint(`Of ${count(person.events, "event")} of this user, ${why}.`));
+    return panel(title, events && faint(`Of ${count(events, "event")} of this user, ${why}.`));
   }
   const items = incidents.map((incident) => {
     const when = `${formatTime(incident.since)}, ${count(incident.count, "event")}`;
