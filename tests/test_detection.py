@@ -20,8 +20,8 @@ import pytest
 import morpheus
 from cli.test_detect import RECORDS
 from morpheus import Detection, Fingerprints
-from morpheus.api import UnknownEventError, choose_budget
 from morpheus.columns import SCORE
+from morpheus.detection import UnknownEventError, choose_budget
 from morpheus.errors import UsageError
 from morpheus.sources.dataframe import as_polars, recognise_frame
 

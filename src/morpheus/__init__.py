@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from morpheus.api import Detection, Fingerprints, detect
+    from morpheus.api import Fingerprints
+    from morpheus.detection import Detection, detect
     from morpheus.pipeline import Pipeline
 
     __version__: str
@@ -15,10 +16,10 @@ __all__ = ["Detection", "Fingerprints", "Pipeline", "__version__", "detect"]
 
 _DISTRIBUTION = "morpheus-dfp"
 _LAZY_IMPORTS = {
-    "Detection": "morpheus.api",
+    "Detection": "morpheus.detection",
     "Fingerprints": "morpheus.api",
     "Pipeline": "morpheus.pipeline",
-    "detect": "morpheus.api",
+    "detect": "morpheus.detection",
 }
 
 

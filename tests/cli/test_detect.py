@@ -24,8 +24,8 @@ import polars as pl
 import pytest
 
 from cli.conftest import Run
-from morpheus.api import MIN_INCIDENTS
 from morpheus.cli.detect import recognise_kind
+from morpheus.detection import MIN_INCIDENTS
 from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
 from morpheus.report_cli import ReportRequest, build_report

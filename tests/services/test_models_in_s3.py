@@ -29,7 +29,7 @@ from morpheus.stages.add_scores import AddScores
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
-from morpheus.storage.folder import ObjectStore
+from morpheus.storage.atomic import ObjectStore
 from morpheus.storage.object_store import (
     ObjectPath,
     delete_objects,

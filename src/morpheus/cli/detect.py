@@ -16,12 +16,12 @@ from typing import Any
 
 import click
 
-from morpheus.api import MIN_INCIDENTS, LogOverview, Plan, choose_budget, list_detect_stages
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table, show_progress
 from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
+from morpheus.detection import MIN_INCIDENTS, LogOverview, Plan, choose_budget, list_detect_stages
 from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
 from morpheus.pipeline import Pipeline

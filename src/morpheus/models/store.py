@@ -37,7 +37,7 @@ from morpheus.models.profile import (
     make_network_config,
 )
 from morpheus.models.scoring import BaselineStats, Usage, compute_offsets
-from morpheus.storage.folder import Location, Store, open_store
+from morpheus.storage.atomic import Location, Store, open_store
 
 INDEX_FILE = "index.json"
 INDEX_VERSION = 5

@@ -28,12 +28,13 @@ from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
 from morpheus.sinks.to_file import list_outputs, validate_output
 from morpheus.storage.atomic import (
     AtomicWriter,
+    Store,
     TempFolder,
     make_folders,
     open_output,
+    open_store,
     parse_output,
 )
-from morpheus.storage.folder import Store, open_store
 from morpheus.storage.object_store import STDOUT, ObjectPath, parse_location
 
 

@@ -25,9 +25,9 @@ from morpheus.storage.atomic import (
     create_file,
     hold_folder,
     make_folders,
+    open_store,
     sync_folder,
 )
-from morpheus.storage.folder import open_store
 from morpheus.storage.object_store import (
     ObjectPath,
     delete_objects,

@@ -56,7 +56,7 @@ from morpheus.models.training import (
     gpu_possible,
     train_sequentially,
 )
-from morpheus.storage.folder import open_store
+from morpheus.storage.atomic import open_store
 from morpheus.storage.object_store import is_object_url
 from morpheus.text import suggest_path
 
