@@ -24,7 +24,7 @@ import polars as pl
 import pytest
 
 from cli.conftest import Run
-from morpheus.cli.detect import recognise_kind
+from morpheus.cli.detect import MAX_RECORDS_TRIED, recognise_kind
 from morpheus.detection import MIN_INCIDENTS
 from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
@@ -370,6 +370,12 @@ def test_there_is_a_record_of_every_kind() -> None:
 def test_the_kind_of_log_is_recognised_by_its_contents(kind: str, tmp_path: Path) -> None:
     path = write_records(tmp_path / "log.jsonl", RECORDS[kind])
     assert recognise_kind([path]).name == kind
+
+
+def test_of_a_large_file_only_the_first_records_are_read_to_recognise_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    write_records(path, *[_CLOUDTRAIL] * MAX_RECORDS_TRIED, *[_OKTA] * (9 * MAX_RECORDS_TRIED))
+    assert recognise_kind([str(path)]).name == "cloudtrail"
 
 
 def test_a_delta_table_is_recognised(tmp_path: Path) -> None:

@@ -92,6 +92,35 @@ def test_every_form_gives_the_same_events(tmp_path: Path, name: str, pack: Any) 
         assert batch.table.to_frame().equals(expected.table.to_frame())
 
 
+def pack_records(path: Path, records: list[dict[str, Any]]) -> Path:
+    """Write records in the format of a file's name."""
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix in {".csv", ".parquet"}:
+        cells = pl.DataFrame({"eventJson": [json.dumps(each) for each in records]})
+        (cells.write_csv if path.suffix == ".csv" else cells.write_parquet)(path)
+    elif path.suffix == ".json":
+        write(path, *records)
+    else:
+        lines = "".join(json.dumps(each) + "\n" for each in records).encode()
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet"])
+def test_a_sample_has_the_first_records_of_each_file(tmp_path: Path, name: str) -> None:
+    records = [record(second) for second in range(9)]
+    whole = pack_records(tmp_path / name, records)
+    short = pack_records(tmp_path / "short" / name, records[:4])
+    [sample], metrics = read(whole, max_records=4)
+    [expected], _ = read(short)
+    assert metrics.input.read == 4
+    assert sample.table.to_frame().equals(expected.table.to_frame())
+    (tmp_path / "b").mkdir()
+    pack_records(tmp_path / "b" / name, [record(second) for second in range(20, 29)])
+    _, metrics = read(tmp_path, max_records=4)
+    assert metrics.input.read == 12
+
+
 def test_records_embedded_in_csv_are_read_like_json(tmp_path: Path) -> None:
     [expected], _ = read(write(tmp_path / "a.json", record(1), record(2)))
     cells = pl.DataFrame({"eventJson": [json.dumps(record(s)) for s in (1, 2)]})

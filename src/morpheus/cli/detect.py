@@ -29,15 +29,17 @@ from morpheus.report.incidents import Incident
 from morpheus.report.view import ReportData, RunCounts
 from morpheus.report_cli import MODELS_FOLDER
 from morpheus.sinks.to_report import ToReport
-from morpheus.sources.compression import LogPath
+from morpheus.sources.compression import LogPath, keep_objects
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.results import KindTrial, LogKind, known_log_formats, list_kinds
 from morpheus.status import STATUS_FILE
-from morpheus.storage.atomic import atomic_write
+from morpheus.storage.atomic import TempFolder, atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
 from morpheus.text import format_count, suggest, suggest_path
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
+MAX_RECORDS_TRIED = 1_000
+"""Number of records of each file that are read to recognise the kind of log."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
 """Number of files that are read to recognise the kind of log: at most, and recognised ones."""
 
@@ -174,7 +176,9 @@ def _try_kind(kind: LogKind, path: LogPath) -> KindTrial:
     """Read a file as a kind of log."""
     # A file of a Delta table can only be read alone if its type is given.
     file_type = "parquet" if path.suffix.lower() == ".parquet" else "auto"
-    source = kind.make_source([str(path)], bad_record="skip", file_type=file_type)
+    source = kind.make_source(
+        [str(path)], bad_record="skip", file_type=file_type, max_records=MAX_RECORDS_TRIED
+    )
     return KindTrial.from_source(kind, source)
 
 
@@ -291,7 +295,11 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     """Plan, run, and print the incidents."""
     logs = tuple(normalise_location(log, "LOGS") for log in logs)
     _check_out(options, logs)
-    with interruptible(), show_progress() as on_step:
+    with (
+        interruptible(),
+        show_progress() as on_step,
+        _download_once((*logs, *options.history)),
+    ):
         kind = recognise_kind(logs, options.source)
         source = kind.make_source(logs, bad_record="skip")
         # Of the features, one is enough: they are not looked at.
@@ -313,6 +321,16 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     _print_counts(metrics, data.account, incidents)
     _print_incidents(incidents)
     _print_results(options, incidents)
+
+
+@contextmanager
+def _download_once(logs: Sequence[str]) -> Iterator[None]:
+    """Keep copies of objects in the block, which reads them several times."""
+    if not any(map(is_object_url, logs)):
+        yield
+        return
+    with TempFolder() as folder, keep_objects(folder):
+        yield
 
 
 @contextmanager

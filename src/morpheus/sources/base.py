@@ -274,6 +274,8 @@ class FileSource(Source):
     )
     frames: FrameInput | None = field(default=None, kw_only=True, compare=False, repr=False)
 
+    max_records: int | None = None  # of each file, for a sample; not an option
+
     def validate(self) -> None:
         """Reject options that contradict each other."""
         if self.max_files == 0:
@@ -383,7 +385,7 @@ class FileSource(Source):
             repeat=self.repeat,
             skip_bad_records=self.bad_record.lower() == "skip",
             plausible_times=PlausibleTimes.from_option(self.implausible_time),
-            limits=ReadLimits(self.max_file_size, self.max_columns),
+            limits=ReadLimits(self.max_file_size, self.max_columns, max_records=self.max_records),
             all_columns=self.all_columns,
             watcher=self._make_watcher() if self.watch_directory else None,
             frames=self.frames,

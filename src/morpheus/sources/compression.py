@@ -9,6 +9,7 @@ import codecs
 import gzip
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections import defaultdict, deque
@@ -21,6 +22,7 @@ from hashlib import blake2b
 from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Self, cast
 
 import zstandard
@@ -78,11 +80,14 @@ class ReadLimits:
         max_columns: Number of columns of a table, of fields of a record, and of different fields
             of all records.
         max_record_bytes: Size of one line or record.
+        max_records: Number of records of a file after which the rest is not read, for a sample;
+            None for all.
     """
 
     max_file_mb: float | None = None
     max_columns: int = 10_000
     max_record_bytes: int = 1 << 26
+    max_records: int | None = None
 
     @property
     def max_whole(self) -> int:
@@ -226,7 +231,7 @@ def read_bytes(
         TransientError: S3 does not respond.
     """
     try:
-        data = path.read_bytes() if isinstance(path, Path) else read_object(path)
+        data = path.read_bytes() if isinstance(path, Path) else _read_object(path)
     except OSError as error:
         raise make_read_error(error, path) from error
     most = min(limits.max_unpacked(len(data)), limits.max_whole)
@@ -269,6 +274,10 @@ def as_local_file(path: LogPath) -> Iterator[Path]:
     if isinstance(path, Path):
         yield path
         return
+    kept = _find_kept(path)
+    if kept is not None and kept.is_file():
+        yield kept
+        return
     with SpillDir() as spill_dir:
         with open_temp_file(spill_dir.folder) as file:
             try:
@@ -276,7 +285,68 @@ def as_local_file(path: LogPath) -> Iterator[Path]:
                     file.write(block)
             except FileNotFoundError as error:
                 raise make_read_error(error, path) from error
-        yield Path(file.name)
+        yield _keep(Path(file.name), kept)
+
+
+KEPT_OBJECTS = "MORPHEUS_KEPT_OBJECTS"
+"""Variable with the folder of `keep_objects`. Worker processes inherit it."""
+_MIN_FREE = 1 << 30
+"""Bytes of the disk that stay free when copies of objects are kept."""
+
+
+@contextmanager
+def keep_objects(folder: Path) -> Iterator[None]:
+    """Keep copies of the objects that are read in the block, so that each is downloaded once.
+
+    An object that changes is read again, if it is listed again.
+
+    Args:
+        folder: An empty folder on the disk of temporary files. The caller removes it.
+    """
+    os.environ[KEPT_OBJECTS] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[KEPT_OBJECTS]
+
+
+def _find_kept(path: ObjectPath) -> Path | None:
+    """Return the place for the copy of an object; None if copies are not kept."""
+    folder = os.environ.get(KEPT_OBJECTS)
+    if folder is None:
+        return None
+    version = f"{path}\n{path.size}\n{path.modified}"
+    return Path(folder, blake2b(version.encode(), digest_size=16).hexdigest())
+
+
+def _read_object(path: ObjectPath) -> bytes:
+    kept = _find_kept(path)
+    if kept is not None and kept.is_file():
+        return kept.read_bytes()
+    content = read_object(path)
+    if kept is not None and _has_space(kept, len(content)):
+        with suppress(OSError):
+            with NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+                file.write(content)
+            _keep(Path(file.name), kept)
+    return content
+
+
+def _has_space(kept: Path, size: int) -> bool:
+    return shutil.disk_usage(kept.parent).free > size + _MIN_FREE
+
+
+def _keep(file: Path, kept: Path | None) -> Path:
+    """Move a downloaded file to its place, if there is one and the disk has space.
+
+    Returns:
+        Where the file is.
+    """
+    if kept is None or not _has_space(kept, 0):
+        return file
+    with suppress(OSError):  # it is not needed
+        return file.replace(kept)
+    return file
 
 
 def read_blocks(

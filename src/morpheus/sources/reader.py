@@ -194,7 +194,8 @@ class Reader:
         pending: list[RecordChunk] = []
         for path in paths:
             rows = 0
-            for chunk, table in self._read_chunks(path, files.detect_type(path), prefetcher):
+            chunks = self._read_chunks(path, files.detect_type(path), prefetcher)
+            for chunk, table in self._limit_records(chunks):
                 rows += len(chunk.line_numbers) + len(chunk.errors)
                 if table is not None or chunk.errors:
                     # Flatten earlier records first, so that the first error is reported first.
@@ -212,13 +213,30 @@ class Reader:
             self.stats.empty_files += not rows
         yield from self._flatten_chunks(pending)
 
+    def _limit_records(
+        self, chunks: Iterator[tuple[RecordChunk, pl.DataFrame | None]]
+    ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
+        """Yield the chunks of a file, up to the maximum number of records."""
+        left = self.limits.max_records
+        if left is None:
+            yield from chunks
+            return
+        for chunk, table in chunks:
+            first = replace(chunk.slice(0, left), errors=chunk.errors, num_lost=chunk.num_lost)
+            yield first, None if table is None else table.head(left)
+            left -= len(first.line_numbers)
+            if not left:
+                return
+
     def _read_chunks(
         self, path: LogPath, file_type: str, prefetcher: Prefetcher
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         """Read the records of a file, whole or in blocks. A damaged file gives an error chunk."""
         try:
             if not self.one_frame_per_file and (
-                _is_readable_in_parts(path, file_type) or is_large(path)
+                self.limits.max_records is not None
+                or _is_readable_in_parts(path, file_type)
+                or is_large(path)
             ):
                 yield from self._read_in_blocks(path, file_type)
             else:
