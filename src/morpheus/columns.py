@@ -279,6 +279,8 @@ class LogDescription:
         caseless_columns: Flat columns that are read in lower case.
         actor_columns: Flat columns that name the actor.
         identify: Finds what identifies the actor of some events; see `find_identity`.
+        volatile_columns: Columns that have another value in each event or session, or that depend
+            on the time and on earlier events.
     """
 
     name: str = "log"
@@ -297,6 +299,7 @@ class LogDescription:
     caseless_columns: tuple[str, ...] = ()
     actor_columns: tuple[str, ...] = ()
     identify: Callable[[pl.DataFrame, str], Identity] | None = field(default=None, compare=False)
+    volatile_columns: frozenset[str] = frozenset()
 
     @property
     def summary_columns(self) -> tuple[str, ...]:
@@ -438,5 +441,8 @@ def merge_descriptions(logs: Collection[LogDescription]) -> LogDescription:
     }
     users = dict.fromkeys(name for log in logs for name in log.user_columns)
     return LogDescription(
-        user_columns=tuple(users), event_fields=EventFields(**merged), unique_event_ids=False
+        user_columns=tuple(users),
+        event_fields=EventFields(**merged),
+        unique_event_ids=False,
+        volatile_columns=frozenset().union(*(log.volatile_columns for log in logs)),
     )

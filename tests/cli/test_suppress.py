@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from morpheus.cli.main import morpheus
+from morpheus.report.incidents import incident_id
 
 ROLE = Path(__file__).parents[2] / "examples" / "data" / "training-data" / "role-g.csv"
 TECHNIQUES = Path(__file__).parents[2] / "src" / "morpheus" / "data" / "techniques"
@@ -32,7 +33,7 @@ def verdict(number: int, judged: str = "expected", **values: str) -> dict[str, o
 
 def write_verdicts(folder: Path, *verdicts: dict[str, object]) -> Path:
     """Write a file as the report exports it."""
-    file = {"format": "morpheus-verdicts", "version": 1, "made": "2024-04-03T00:00:00Z"}
+    file = {"format": "morpheus-verdicts", "version": 2, "made": "2024-04-03T00:00:00Z"}
     path = folder / "verdicts.json"
     path.write_text(json.dumps({**file, "verdicts": verdicts}))
     return path
@@ -58,20 +59,15 @@ def suppress(*words: object) -> Result:
 
 
 def test_suppressions_are_written_and_previewed(tmp_path: Path, alerts: Path) -> None:
-    verdicts, file = (
-        write_verdicts(tmp_path, verdict(1, eventName="StopLogging")),
-        tmp_path / "s.toml",
-    )
+    verdicts, file = write_verdicts(tmp_path, verdict(1)), tmp_path / "s.toml"
     preview = (f"--preview={alerts}", f"--userid_column_name={USER}")
     done = suppress(verdicts, f"--filename={file}", *preview)
     assert done.exit_code == 0, done.output
-    label = "eventName = `StopLogging`, of role-g, until 2024-05-03"
-    assert done.stdout.splitlines()[1].split("  ") == [
-        label,
-        "1 judged harmless, 1 not judged",
-        "-",
-    ]
-    warning = "it would hide 1 past event without a verdict"
+    label = "eventName = `GetObject` or `StopLogging`, of role-g, until 2024-07-02"
+    assert done.stdout.splitlines()[1] == f"{label}  2 hidden        -"
+    judged, alike = (incident_id("role-g", day) for day in ("2024-04-02", "2024-04-05"))
+    assert f"Hides {judged}, {alike}: {label}" in done.stderr
+    warning = f"it would hide 1 past incident without a verdict: {alike}"
     assert f"Warning: {label}: {warning}." in done.stderr
     assert (
         f"1 suppression in {file}. Review them, then use: filter --suppressions={file}"
@@ -79,7 +75,17 @@ def test_suppressions_are_written_and_previewed(tmp_path: Path, alerts: Path) ->
     )
     assert f"# Check: {warning}" in file.read_text()
     again = suppress(file, *preview)
-    assert again.stdout.splitlines()[1].startswith(f"{label}  2 not judged")
+    assert again.stdout == done.stdout
+
+
+def test_the_folder_of_a_run_has_its_past_alerts(tmp_path: Path, alerts: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    alerts.rename(folder / "alerts.csv")
+    user = f"--userid_column_name={USER}"
+    verdicts = write_verdicts(tmp_path, verdict(1))
+    done = suppress(verdicts, f"--preview={folder}", user, f"--filename={tmp_path / 's.toml'}")
+    assert "2 hidden" in done.stdout
 
 
 def test_the_same_verdicts_give_the_same_bytes(tmp_path: Path) -> None:
@@ -90,8 +96,9 @@ def test_the_same_verdicts_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_rejected_suppression_is_exit_code_1(tmp_path: Path, alerts: Path) -> None:
+    later = {"start": "2024-04-05T09:00:00Z", "end": "2024-04-05T09:10:00Z"}
     verdicts = write_verdicts(
-        tmp_path, verdict(1, eventName="StopLogging"), verdict(2, "malicious", agent="x")
+        tmp_path, verdict(1, eventName="StopLogging"), verdict(2, "malicious", agent="x") | later
     )
     file = tmp_path / "s.toml"
     assert suppress(verdicts, f"--filename={file}").exit_code == 0, (
@@ -149,8 +156,9 @@ def test_past_alerts_need_a_user_and_a_time(
 
 
 def test_a_column_missing_from_past_alerts_is_a_warning(tmp_path: Path, alerts: Path) -> None:
+    older = {"start": "2024-03-02T09:00:00Z", "end": "2024-03-02T09:10:00Z"}
     done = suppress(
-        write_verdicts(tmp_path, verdict(1, agent="1")),
+        write_verdicts(tmp_path, verdict(1, agent="1") | older),
         f"--preview={alerts}",
         f"--userid_column_name={USER}",
         f"--filename={tmp_path / 's'}",
@@ -164,20 +172,33 @@ def test_attacks_that_a_suppression_would_hide_are_named(tmp_path: Path) -> None
     folder.mkdir()
     (folder / "stop-trail.json").write_text((TECHNIQUES / "stop-trail.json").read_text())
     options = (f"--userid_column_name={USER}", f"--techniques={folder}", "--num_threads=1")
-    both, single = verdict(1), verdict(2, eventName="StopLogging")
+    both = verdict(1)
     both["columns"] = [
         {"column": "eventName", "value": value} for value in ("StopLogging", "DescribeTrails")
     ]
     done = suppress(
-        write_verdicts(tmp_path, both, single),
+        write_verdicts(tmp_path, both),
         f"--filename={file}",
         f"--replay_glob={ROLE}",
         "--days=366",
         *options,
     )
-    assert done.exit_code == 0, done.output
-    assert [line.split("  ")[-1] for line in done.stdout.splitlines()[1:]] == ["1 hidden", "none"]
-    assert "it would hide replayed attacks: stop-trail (as role-g)." in done.stderr
+    assert done.exit_code == 1, done.output
+    attacks = "stop-trail (recorded), stop-trail (agent), stop-trail (hours)"
+    assert f"it would hide replayed attacks: {attacks}." in done.stderr
+    assert "0 suppressions in" in done.stderr
+    # A person can still decide to use it.
+    edited = "\n".join(
+        line.removeprefix("# ")
+        if line.startswith(("# where.", "# users", "# until", "# reason"))
+        or line == "# [[suppression]]"
+        else line
+        for line in file.read_text().splitlines()
+    )
+    file.write_text(edited)
+    preview = suppress(file, f"--replay_glob={ROLE}", *options)
+    assert preview.stdout.splitlines()[1].endswith(" 1 hidden")
+    assert "it would hide replayed attacks: stop-trail (as role-g)." in preview.stderr
     replay = ["tools", "replay", f"--input_glob={ROLE}", *options, "--output_format=json"]
     after = CliRunner().invoke(morpheus, [*replay, f"--suppressions={file}"], prog_name="morpheus")
     trials = [json.loads(line) for line in after.stdout.splitlines()]

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, TIME
+from morpheus.columns import ACTOR, ACTOR_OPTION, INCIDENT_ID, POPULATION_USER, RISK, TIME
 from morpheus.core.batch import (
     Batch,
     Events,
@@ -72,6 +72,9 @@ SCORED_EVENT_SCHEMA = pl.Schema(
 """Columns of scored events. `technique` is null for the user's own events. `held_by` names the
 suppression that matches the event, if one does. `remaining` is the score without the suppressed
 events."""
+_SCORED = (TIME, SCORE, SUPPRESSED, REMAINING)
+LOG_PREFIX = "log:"
+"""Prefix of the columns of the log among those of scored events."""
 FOLLOWS_SUPPRESSED = "unusual only after suppressed events"
 """In place of a suppression in `hidden_by`, if none matches an alert of the technique."""
 USER, CAUGHT, SUPPRESSED_BY = "user", "caught", "hidden_by"
@@ -97,6 +100,7 @@ def run_replay(
     config: ReplayConfig,
     suppressions: Suppressions | None = None,
     on_step: Callable[[Step], None] | None = None,
+    columns: Sequence[str] = (),
 ) -> tuple[list[Batch], RunMetrics]:
     """Inject techniques into the log of each user, and score the events.
 
@@ -104,6 +108,7 @@ def run_replay(
         config: The options of `morpheus tools replay`.
         suppressions: Suppressions to use instead of those in the options.
         on_step: Called with each step; see `Pipeline.run`.
+        columns: Columns of the log that scored events have, as text.
 
     Returns:
         For each user its scored events, as `ReplayScorer` outputs them, or the reason why there are
@@ -127,6 +132,7 @@ def run_replay(
             seed=config.seed,
         ),
         suppressions=suppressions or Suppressions.read(*config.suppressions),
+        columns=tuple(columns),
     )
     source = FromCloudtrail(input_glob=config.input_glob, bad_record=config.bad_record)
     sink = CollectSink()
@@ -228,6 +234,7 @@ class ReplayScorer(Transform):
         held_out: Whether `TimeSplit` precedes this stage.
         trainer: Trains or loads the models.
         suppressions: Rules whose matches are noted in `held_by`, and taken out of `remaining`.
+        columns: Further columns of the output, as text.
     """
 
     name = "trials"
@@ -241,6 +248,7 @@ class ReplayScorer(Transform):
     held_out: bool = False
     trainer: TrainAe = field(default_factory=TrainAe)
     suppressions: Suppressions = field(default_factory=Suppressions)
+    columns: tuple[str, ...] = ()
 
     def validate(self) -> None:
         """Validate the options of the trainer."""
@@ -292,7 +300,7 @@ class ReplayScorer(Transform):
             batch.user, ACTOR if column == ACTOR_OPTION else column, known_events
         )
         null = (_null_column(TECHNIQUE), _null_column(EVASION_LEVEL))
-        own = self._score_events(batch).select(*null, TIME, SCORE, SUPPRESSED, REMAINING)
+        own = self._score_events(batch).select(*null, *_SCORED, *self._prefixed)
         trials = (
             self._score_trial(batch, known_events, victim, technique, evasion_level)
             for technique in self.techniques
@@ -317,8 +325,10 @@ class ReplayScorer(Transform):
         events = batch.table.to_frame()
         start = draw_start(events, technique, victim, evasion_level, self.seed)
         if start is None:
-            null = {TIME: [None], SCORE: [None], SUPPRESSED: [None], REMAINING: [None]}
-            return pl.DataFrame(null, schema_overrides=SCORED_EVENT_SCHEMA).select(*keys, *null)
+            names = (*_SCORED, *self._prefixed)
+            kinds = {name: SCORED_EVENT_SCHEMA.get(name, pl.String()) for name in names}
+            nothing = pl.DataFrame({name: [None] for name in names}, schema_overrides=kinds)
+            return nothing.select(*keys, *names)
         injected = build_events(
             events, technique, victim, evasion_level, start=start, seed=self.seed
         )
@@ -330,7 +340,7 @@ class ReplayScorer(Transform):
             self.options.timezone,
         )
         scored = self._score_events(replace(batch, table=Table(window))).filter(INJECTED)
-        return scored.select(*keys, TIME, SCORE, SUPPRESSED, REMAINING)
+        return scored.select(*keys, *_SCORED, *self._prefixed)
 
     def _score_events(self, batch: WithModel) -> pl.DataFrame:
         """Score a batch as if the user had no other events."""
@@ -345,7 +355,21 @@ class ReplayScorer(Transform):
         remaining = score
         if self.suppressions.concern(losses.user):
             remaining = self._compute_score(losses, labels.is_not_null().to_numpy())
-        return rows.with_columns(score.alias(SCORE), labels, remaining.alias(REMAINING))
+        texts = [
+            pl.col(name).cast(pl.String) if name in rows.columns else pl.lit(None, pl.String)
+            for name in self.columns
+        ]
+        return rows.with_columns(
+            score.alias(SCORE),
+            labels,
+            remaining.alias(REMAINING),
+            *(text.alias(name) for text, name in zip(texts, self._prefixed, strict=True)),
+        )
+
+    @property
+    def _prefixed(self) -> list[str]:
+        """Names of the further columns, which differ from all others."""
+        return [LOG_PREFIX + name for name in self.columns]
 
     def _compute_score(self, batch: Losses, ignored: NDArray[np.bool_] | None = None) -> pl.Series:
         """Return the score of each event, without what the ignored ones add to it."""
@@ -429,6 +453,38 @@ def evaluate(
         sum(user.alerts_raised for user in users),
         skipped,
     )
+
+
+def list_found_events(
+    batches: Iterable[Batch], thresholds: Mapping[str | None, float] | None = None
+) -> pl.DataFrame:
+    """Return the injected events that raise an alert.
+
+    Args:
+        batches: Outputs of `ReplayScorer`, one per user.
+        thresholds: As in `evaluate`.
+
+    Returns:
+        `POPULATION_USER`, the technique and its evasion level in `INCIDENT_ID`, and the further
+        columns of the scorer.
+    """
+    batches = list(batches)
+    trials = evaluate(batches, thresholds=thresholds).trials
+    limits = dict(trials.select(USER, "threshold").unique().iter_rows())
+    name = pl.format("{} ({})", TECHNIQUE, EVASION_LEVEL).alias(INCIDENT_ID)
+    parts = [pl.DataFrame(schema={POPULATION_USER: pl.String, INCIDENT_ID: pl.String})]
+    for batch in batches:
+        if batch.user in limits:
+            rows = batch.table.to_frame()
+            above = pl.col(TECHNIQUE).is_not_null() & (pl.col(SCORE) > limits[batch.user])
+            log = [
+                pl.col(each).alias(each.removeprefix(LOG_PREFIX))
+                for each in rows.columns
+                if each.startswith(LOG_PREFIX)
+            ]
+            user = pl.lit(batch.user).alias(POPULATION_USER)
+            parts.append(rows.filter(above).select(user, name, *log))
+    return pl.concat(parts, how="diagonal")
 
 
 def find_threshold(scores: pl.Series, allowed: int) -> float:

@@ -258,6 +258,23 @@ IDENTITY_COLUMNS = (
 """Columns that identify users."""
 
 
+VOLATILE_COLUMNS = (
+    "requestID",
+    "userIdentitycredentialId",
+    f"{_SESSION}attributescreationDate",
+    # They contain the name of the session.
+    "userIdentityprincipalId",
+    "userIdentityarn",
+    "requestParametersroleSessionName",
+    "responseElementsassumedRoleUserassumedRoleId",
+    "responseElementsassumedRoleUserarn",
+    "responseElementsrequestId",
+    "responseElementsinstancesSetitems",
+    "responseElementsreservationId",
+)
+"""Columns that have another value in each session or in each event."""
+
+
 def classify_aws_error(code: str | None, login: str | None) -> str | None:
     """Return the class of an error; None if there is no error.
 
@@ -610,6 +627,7 @@ CLOUDTRAIL_FORMAT = LogFormat(
     labels=LABELS,
     evidence=EVIDENCE,
     cloud_provider="aws",
+    volatile_columns=VOLATILE_COLUMNS,
 )
 
 

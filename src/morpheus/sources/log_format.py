@@ -656,6 +656,8 @@ class LogFormat:
         evidence: Queries that fetch the events of an incident from other tools.
         cloud_provider: Cloud provider of the log: `aws`, `azure`, `gcp`; None for other logs.
         sign_ins: Whether all events are sign-ins.
+        volatile_columns: Flat columns that have another value in each event or session, besides
+            those of the id and the session in `event_fields`.
     """
 
     name: str
@@ -695,6 +697,7 @@ class LogFormat:
     evidence: tuple[EvidenceQuery, ...] = (SPLUNK_QUERY,)
     cloud_provider: str | None = None
     sign_ins: bool = False
+    volatile_columns: tuple[str, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -715,6 +718,9 @@ class LogFormat:
         known, derived = self.event_fields, self.derived_columns
         if self.id_column and not known.event_id:
             known = replace(known, event_id=(self.id_column,))
+        volatile = {*known.event_id, *known.session, *self.volatile_columns, *self.time_columns}
+        volatile |= {self.id_column, self.shared_id_column}
+        volatile |= {name for name, column in derived.items() if not column.per_value}
         return LogDescription(
             name=self.name,
             time_column=self.time_column,
@@ -732,6 +738,7 @@ class LogFormat:
             caseless_columns=self.caseless_columns,
             actor_columns=collect_rule_columns(self.actor_rules),
             identify=partial(find_identity, rules=self.actor_rules),
+            volatile_columns=frozenset(volatile - {""}),
         )
 
     def _find_sources(self, column: str) -> tuple[str, ...]:

@@ -157,6 +157,8 @@ class Condition:
     @property
     def label(self) -> str:
         """The condition on one line."""
+        if self.values == (MISSING,):
+            return f"no {display_value(self.column)}"
         shown = " or ".join(map(quote_backtick, self.values[:MAX_VALUES_SHOWN]))
         more = len(self.values) - MAX_VALUES_SHOWN
         rest = f" or {more:,} more" if more > 0 else ""
@@ -249,7 +251,12 @@ class WeeklyHours:
         """Reject other texts by a `ValueError`."""
         if not self.minutes.any():
             raise ValueError("there is no span of hours")
-        ZoneInfo(self.timezone)
+        try:
+            pl.Series([datetime(2026, 1, 1, tzinfo=UTC)]).dt.convert_time_zone(
+                ZoneInfo(self.timezone).key
+            )
+        except (KeyError, ValueError, OSError, pl.exceptions.PolarsError) as error:
+            raise ValueError(f"there is no time zone {quote_backtick(self.timezone)}") from error
 
     @cached_property
     def minutes(self) -> Mask:
@@ -623,8 +630,7 @@ def _parse_hours(entry: _Entry, location: str) -> WeeklyHours | None:
         return None
     try:
         return WeeklyHours(spans, entry.timezone)
-    # A time zone that is a path of a folder is an OSError.
-    except (ValueError, KeyError, OSError) as error:
+    except ValueError as error:
         raise UsageError(
             f"{location}: `hours` cannot be read: {error}. Write them as in "
             '`hours = "Mon-Fri 08:00-18:00"`, with `timezone = "Europe/Berlin"`.'
