@@ -443,6 +443,7 @@ def format_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
 def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     """Yield name and value of each line of the summary."""
     yield from _read_lines("Training", metrics.training)
+    yield from _judged_lines(metrics)
     yield from _read_lines("Input", metrics.input)
     for text in metrics.empty_features:
         yield "  empty", text
@@ -472,6 +473,14 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     if metrics.cluster_stats is not None:
         yield from _cluster_lines(metrics.cluster_stats)
     yield "Seconds", f"{metrics.seconds:.1f}"
+
+
+def _judged_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
+    """Yield what verdicts have added to the training, and what they have left out."""
+    if metrics.accepted:
+        yield "  accepted", f"{format_count(metrics.accepted, 'event')} of --verdicts, added"
+    if metrics.excluded:
+        yield "  excluded", f"{format_count(metrics.excluded, 'event')} of --verdicts, left out"
 
 
 def _format_age(age: ModelAge) -> str:

@@ -256,6 +256,10 @@ class Batch:
         filtered: Number of events that `filter` has dropped from this batch.
         dropped_stats: Statistics of these, if `PipelineOptions.keeps_dropped_stats`.
         suppressed: Counts of suppressed events among these.
+        accepted: Number of events that `train-ae` has added to the user's history, because they
+            were judged harmless.
+        excluded: Number of events that it has left out of the history, because they were judged
+            dangerous.
         candidates: The events as alert candidates, until `filter` has seen all users.
         budget_report: Alerts of the whole run; only the last batch has it.
     """
@@ -271,6 +275,8 @@ class Batch:
     filtered: int = 0
     dropped_stats: DroppedStats | None = None
     suppressed: tuple[SuppressionCounts, ...] = ()
+    accepted: int = 0
+    excluded: int = 0
     candidates: AlertCandidates | None = None
     budget_report: AlertBudgetReport | None = None
 
@@ -528,6 +534,8 @@ class RunMetrics:
         expired: Number of events that each expired suppression would have dropped, by label.
         followers: Number of events that `filter` has dropped because they are not unusual enough
             without the suppressed events before them. They are also counted in `filtered`.
+        accepted: Number of events added to the training, because they were judged harmless.
+        excluded: Number of events left out of the training, because they were judged dangerous.
         budget_report: Expected and actual alerts, if `filter` had a budget.
         flagged: Number of events with a time-series anomaly; None without `timeseries`.
         columns: Columns of the log that events have, or would have if there were any.
@@ -557,6 +565,8 @@ class RunMetrics:
     suppressed: Counter[str] = field(default_factory=Counter)
     expired: Counter[str] = field(default_factory=Counter)
     followers: int = 0
+    accepted: int = 0
+    excluded: int = 0
     budget_report: AlertBudgetReport | None = None
     flagged: int | None = None
     columns: tuple[str, ...] = ()
@@ -585,6 +595,8 @@ class RunMetrics:
             self.suppressed.update(counts.suppressed)
             self.expired.update(counts.expired)
             self.followers += counts.followers
+        self.accepted += batch.accepted
+        self.excluded += batch.excluded
         self.budget_report = batch.budget_report or self.budget_report
         if batch.unscored_reason is not None and (batch.table.height or batch.filtered):
             self.unscored_reasons[batch.user] = batch.unscored_reason

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from morpheus.columns import POPULATION_USER, TIME
+from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics, WithModel
 from morpheus.core.registry import stage_names
 from morpheus.core.stage import (
@@ -58,6 +58,7 @@ from morpheus.models.training import (
 )
 from morpheus.storage.atomic import open_store
 from morpheus.storage.object_store import is_object_url
+from morpheus.suppressions.proposals import TrainingVerdicts
 from morpheus.text import suggest_path
 
 logger = logging.getLogger(__name__)
@@ -94,14 +95,19 @@ class UserTraining:
     Attributes:
         provider: Loads and trains fingerprints.
         lookup: The fingerprint or the reason why there is none; None before the lookup.
-        waiting: Batches that wait for the user's last event, when users are trained on the input.
+        waiting: Batches that wait for the user's last event, when users are trained on the input,
+            or on accepted events of it.
         recent_events: The latest events, when users are trained on an unbounded input.
+        accepted: Number of accepted events in the history, until a batch has it.
+        excluded: Number of excluded events, until a batch has it.
     """
 
     provider: ModelProvider
     lookup: ModelLookup | None = None
     waiting: list[Events] = field(default_factory=list)
     recent_events: pl.DataFrame | None = None
+    accepted: int = 0
+    excluded: int = 0
 
 
 @dataclass
@@ -119,6 +125,8 @@ class ModelProvider:
     @classmethod
     def from_population(cls, stage: TrainAe, population: pl.DataFrame | None) -> ModelProvider:
         """Make a provider that compares users with a sample of all users' histories."""
+        if population is not None:
+            population = stage.judged.drop_dangerous(population)
         if population is None or population.is_empty():
             return cls(stage, None)
         features = population.drop(POPULATION_USER, TIME, strict=False)
@@ -254,13 +262,42 @@ class ModelProvider:
         if self.stage.train_data_glob:
             given = batches[0].history
             history = (batches[0].table.clear() if given is None else given).to_frame()
+            history = self._apply_verdicts(state, history, batches)
             return history if limit is None else history.tail(limit)
         frames = [] if state.recent_events is None else [state.recent_events]
         joined = pl.concat(
             [*frames, *(batch.table.to_frame() for batch in batches)], how="diagonal"
         )
+        joined = self._exclude(state, batches[0].user, joined)
         state.recent_events = joined.tail(limit or DEFAULT_MAX_HISTORY)
         return state.recent_events
+
+    def _exclude(self, state: UserTraining, user: str | None, events: pl.DataFrame) -> pl.DataFrame:
+        """Drop and count events that were judged dangerous."""
+        dangerous = self.stage.judged.find_dangerous(user, events)
+        state.excluded += int(dangerous.sum())
+        return events.filter(~dangerous)
+
+    def _apply_verdicts(
+        self, state: UserTraining, history: pl.DataFrame, batches: Sequence[Events]
+    ) -> pl.DataFrame:
+        """Add accepted events of the input to a history, and drop dangerous ones."""
+        user, judged = batches[0].user, self.stage.judged
+        history = self._exclude(state, user, history)
+        if user not in judged.accepted:
+            return history
+        events = pl.concat([batch.table.to_frame() for batch in batches], how="diagonal")
+        accepted = events.filter(
+            judged.find_accepted(user, events) & ~judged.find_dangerous(user, events)
+        )
+        # The same files can be input and training files.
+        names = [name for name in events.columns if name not in {ROW, INDEX}]
+        names = [name for name in names if name in history.columns]
+        accepted = accepted.join(history, on=names, how="anti", nulls_equal=True)
+        state.accepted += accepted.height
+        return pl.concat([history, accepted], how="diagonal_relaxed").sort(
+            TIME, maintain_order=True
+        )
 
     def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
@@ -402,6 +439,13 @@ class TrainAe(Transform):
         "two, or nothing.",
         choices=(ALL, INDIVIDUAL, GENERIC, NONE),
     )
+    verdicts: tuple[str, ...] = option(
+        (),
+        "File of verdicts that the report exported; repeat for more. Events of incidents accepted "
+        "as normal are added to the training, also those of the input. Events of incidents judged "
+        "suspicious or malicious are left out of it.",
+        location="local",
+    )
     models_key_file: str | None = option(
         None,
         "File with a secret key of at least 16 bytes, which signs the folders of fingerprints. A "
@@ -416,6 +460,7 @@ class TrainAe(Transform):
         if self.model == "reference":
             require_torch("--model=reference")
         self._check_train_users()
+        self._check_verdicts()
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
         if self.models_output_filename is not None:
@@ -454,7 +499,7 @@ class TrainAe(Transform):
 
     def process(self, batch: Events, state: UserTraining) -> Iterator[WithModel]:
         """Attach the fingerprint to a batch."""
-        if state.lookup is None and self._waits_for_all_events():
+        if state.lookup is None and self._waits_for_all_events(batch.user):
             state.waiting.append(batch)
             return
         if state.lookup is None or self._trains_again():
@@ -629,8 +674,12 @@ class TrainAe(Transform):
 
     def _attach(self, batch: Events, state: UserTraining) -> WithModel:
         lookup = state.lookup or ModelLookup()
+        accepted, excluded = state.accepted, state.excluded
+        state.accepted = state.excluded = 0
         return batch.evolve(
             WithModel,
+            accepted=accepted,
+            excluded=excluded,
             fingerprint=lookup.fingerprint,
             card=lookup.card,
             unscored_reason=lookup.reason,
@@ -639,10 +688,10 @@ class TrainAe(Transform):
     def _trains_on_input(self) -> bool:
         return self.trains and not self.train_data_glob
 
-    def _waits_for_all_events(self) -> bool:
+    def _waits_for_all_events(self, user: str | None) -> bool:
         # An unbounded input has no last event, so users are trained on their events so far.
-        waits = self._trains_on_input() and not self.options.unbounded
-        return waits and self.train_users != GENERIC
+        waits = self._trains_on_input() or (self.trains and user in self.judged.accepted)
+        return waits and not self.options.unbounded and self.train_users != GENERIC
 
     def _trains_again(self) -> bool:
         return self._trains_on_input() and self.options.unbounded
@@ -740,6 +789,20 @@ class TrainAe(Transform):
         differences = store.inputs.find_differences(self.options.inputs)
         if differences:
             raise UsageError(f"{which} do not fit this run. {'. '.join(differences)}. {advice}")
+
+    def _check_verdicts(self) -> None:
+        """Read the verdicts now, because other machines may not have the files."""
+        if self.verdicts and not self.trains:
+            raise UsageError(
+                "--verdicts: nothing is trained, so verdicts have no effect. Give training files "
+                "with --train_data_glob, or leave the option out."
+            )
+        _ = self.judged
+
+    @cached_property
+    def judged(self) -> TrainingVerdicts:
+        """What verdicts say about training events."""
+        return TrainingVerdicts.read(self.verdicts, "--verdicts")
 
     def _check_train_users(self) -> None:
         """Check that what is trained fits the other options."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property, reduce
 from itertools import combinations
@@ -141,12 +141,16 @@ class Verdict(msgspec.Struct, frozen=True):
 
     def covers(self, events: pl.DataFrame) -> pl.Series:
         """Return which events belong to the incident: by its id, or by user and time, (rows,)."""
-        start, end = self.start.astimezone(UTC), self.end.astimezone(UTC) + END_TOLERANCE
         user = pl.col(POPULATION_USER).eq_missing(pl.lit(self.user, pl.String))
-        inside = pl.col(TIME).is_between(start, end) & user
+        inside = self.spans() & user
         if INCIDENT_ID in events.columns:
             inside |= pl.col(INCIDENT_ID).eq_missing(pl.lit(self.incident))
         return events.select(inside.fill_null(value=False).alias("covers")).to_series()
+
+    def spans(self) -> pl.Expr:
+        """Return which events are within the times of the incident."""
+        start, end = self.start.astimezone(UTC), self.end.astimezone(UTC) + END_TOLERANCE
+        return pl.col(TIME).is_between(start, end)
 
 
 class _VerdictFile(msgspec.Struct, frozen=True):
@@ -200,6 +204,61 @@ class Verdicts:
     def accepted(self) -> tuple[Verdict, ...]:
         """Harmless incidents whose events are for training."""
         return tuple(x for x in self.verdicts if x.is_benign and _accepts(x))
+
+
+@dataclass(frozen=True)
+class TrainingVerdicts:
+    """What verdicts say about training events.
+
+    Attributes:
+        accepted: Incidents whose events are for training, by user.
+        dangerous: Incidents whose events are not, by user.
+    """
+
+    accepted: Mapping[str | None, Sequence[Verdict]] = field(default_factory=dict)
+    dangerous: Mapping[str | None, Sequence[Verdict]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, paths: Sequence[str], option: str) -> Self:
+        """Read files of verdicts; see `Verdicts.read`."""
+        if not paths:
+            return cls()
+        verdicts = Verdicts.read(paths, option)
+        return cls(_group_by_user(verdicts.accepted), _group_by_user(verdicts.dangerous))
+
+    def find_accepted(self, user: str | None, events: pl.DataFrame) -> pl.Series:
+        """Return which events of a user were accepted, (rows,)."""
+        return _find_spanned(self.accepted.get(user, ()), events)
+
+    def find_dangerous(self, user: str | None, events: pl.DataFrame) -> pl.Series:
+        """Return which events of a user must not be used, (rows,)."""
+        return _find_spanned(self.dangerous.get(user, ()), events)
+
+    def drop_dangerous(self, population: pl.DataFrame) -> pl.DataFrame:
+        """Drop the events of all users that must not be used.
+
+        Args:
+            population: Events, with their users in `POPULATION_USER`.
+        """
+        for user, verdicts in self.dangerous.items():
+            spans = reduce(or_, (verdict.spans() for verdict in verdicts))
+            own = pl.col(POPULATION_USER).eq_missing(pl.lit(user, pl.String))
+            population = population.filter(~(spans & own))
+        return population
+
+
+def _group_by_user(verdicts: Iterable[Verdict]) -> dict[str | None, list[Verdict]]:
+    groups: dict[str | None, list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.user, []).append(verdict)
+    return groups
+
+
+def _find_spanned(verdicts: Sequence[Verdict], events: pl.DataFrame) -> pl.Series:
+    if not verdicts:
+        return pl.Series([False], dtype=pl.Boolean).new_from_index(0, events.height)
+    spans = reduce(or_, (verdict.spans() for verdict in verdicts))
+    return events.select(spans.alias("spanned")).to_series()
 
 
 def _accepts(verdict: Verdict) -> bool:
