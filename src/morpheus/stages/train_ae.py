@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -58,8 +59,10 @@ from morpheus.models.training import (
 )
 from morpheus.storage.atomic import open_store
 from morpheus.storage.object_store import is_object_url
-from morpheus.suppressions.proposals import TrainingVerdicts
 from morpheus.text import suggest_path
+
+if TYPE_CHECKING:
+    from morpheus.suppressions.proposals import TrainingVerdicts
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +128,8 @@ class ModelProvider:
     @classmethod
     def from_population(cls, stage: TrainAe, population: pl.DataFrame | None) -> ModelProvider:
         """Make a provider that compares users with a sample of all users' histories."""
-        if population is not None:
-            population = stage.judged.drop_dangerous(population)
+        if population is not None and stage.training_verdicts is not None:
+            population = stage.training_verdicts.drop_dangerous(population)
         if population is None or population.is_empty():
             return cls(stage, None)
         features = population.drop(POPULATION_USER, TIME, strict=False)
@@ -274,7 +277,9 @@ class ModelProvider:
 
     def _exclude(self, state: UserTraining, user: str | None, events: pl.DataFrame) -> pl.DataFrame:
         """Drop and count events that were judged dangerous."""
-        dangerous = self.stage.judged.find_dangerous(user, events)
+        if self.stage.training_verdicts is None:
+            return events
+        dangerous = self.stage.training_verdicts.find_dangerous(user, events)
         state.excluded += int(dangerous.sum())
         return events.filter(~dangerous)
 
@@ -282,9 +287,9 @@ class ModelProvider:
         self, state: UserTraining, history: pl.DataFrame, batches: Sequence[Events]
     ) -> pl.DataFrame:
         """Add accepted events of the input to a history, and drop dangerous ones."""
-        user, judged = batches[0].user, self.stage.judged
+        user, judged = batches[0].user, self.stage.training_verdicts
         history = self._exclude(state, user, history)
-        if user not in judged.accepted:
+        if judged is None or user not in judged.accepted:
             return history
         events = pl.concat([batch.table.to_frame() for batch in batches], how="diagonal")
         accepted = events.filter(
@@ -690,7 +695,9 @@ class TrainAe(Transform):
 
     def _waits_for_all_events(self, user: str | None) -> bool:
         # An unbounded input has no last event, so users are trained on their events so far.
-        waits = self._trains_on_input() or (self.trains and user in self.judged.accepted)
+        judged = self.training_verdicts
+        accepted = judged is not None and user in judged.accepted
+        waits = self._trains_on_input() or (self.trains and accepted)
         return waits and not self.options.unbounded and self.train_users != GENERIC
 
     def _trains_again(self) -> bool:
@@ -797,11 +804,15 @@ class TrainAe(Transform):
                 "--verdicts: nothing is trained, so verdicts have no effect. Give training files "
                 "with --train_data_glob, or leave the option out."
             )
-        _ = self.judged
+        _ = self.training_verdicts
 
     @cached_property
-    def judged(self) -> TrainingVerdicts:
-        """What verdicts say about training events."""
+    def training_verdicts(self) -> TrainingVerdicts | None:
+        """What verdicts say about training events; None without verdicts."""
+        if not self.verdicts:
+            return None
+        from morpheus.suppressions.proposals import TrainingVerdicts  # noqa: PLC0415 - most runs have no verdicts
+
         return TrainingVerdicts.read(self.verdicts, "--verdicts")
 
     def _check_train_users(self) -> None:

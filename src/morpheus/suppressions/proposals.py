@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property, reduce
 from itertools import combinations
@@ -192,7 +192,7 @@ class Verdicts:
 
     @property
     def benign(self) -> tuple[Verdict, ...]:
-        """Harmless incidents that are to be hidden."""
+        """Harmless incidents to hide."""
         return tuple(x for x in self.verdicts if x.is_benign and not _accepts(x))
 
     @property
@@ -215,14 +215,12 @@ class TrainingVerdicts:
         dangerous: Incidents whose events are not, by user.
     """
 
-    accepted: Mapping[str | None, Sequence[Verdict]] = field(default_factory=dict)
-    dangerous: Mapping[str | None, Sequence[Verdict]] = field(default_factory=dict)
+    accepted: Mapping[str | None, Sequence[Verdict]]
+    dangerous: Mapping[str | None, Sequence[Verdict]]
 
     @classmethod
     def read(cls, paths: Sequence[str], option: str) -> Self:
         """Read files of verdicts; see `Verdicts.read`."""
-        if not paths:
-            return cls()
         verdicts = Verdicts.read(paths, option)
         return cls(_group_by_user(verdicts.accepted), _group_by_user(verdicts.dangerous))
 
@@ -440,12 +438,12 @@ class DimensionFinder:
             for name in names
             if name in events.columns and name not in self.log.volatile_columns
         ]
-        told = [
+        useful = [
             each for each in chosen if each.column in known or (each.read(events) != MISSING).any()
         ]
-        return [each for each in told if each.column in known or not self.is_volatile(each, user)][
-            :MAX_DIMENSIONS
-        ]
+        return [
+            each for each in useful if each.column in known or not self.is_volatile(each, user)
+        ][:MAX_DIMENSIONS]
 
     def _list_filled(self, field_name: str) -> list[str]:
         """Return the columns of a field of the log that have a value, the best one first."""
