@@ -199,10 +199,11 @@ class RunProgress:
 
     def count(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Count and yield batches; if there are none, one without events, which has the columns."""
-        name, unit = self._name_step(), "" if self.num_users is None else "user"
-        self.metrics.begin(
-            Step(name, lambda: (self.users, self.events), unit, self.num_users, prints=True)
-        )
+        unbounded = self.plan.source.options.unbounded
+        total = None if unbounded else self.num_users
+        unit = "" if total is None else "user"
+        name = "Watching for new files" if unbounded else self._name_step()
+        self.metrics.begin(Step(name, lambda: (self.users, self.events), unit, total, prints=True))
         last: object = self
         for batch in batches:
             self.events += batch.table.height + batch.filtered
@@ -229,8 +230,6 @@ class RunProgress:
 
     def _name_step(self) -> str:
         stages = self.plan.segment
-        if self.plan.source.options.unbounded:
-            return "Watching for new files"
         if not any(stage.gives is Scored for stage in stages):
             return "Processing"
         trains = any(stage.gives is WithModel and stage.needs.cpu_bound for stage in stages)

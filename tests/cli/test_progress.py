@@ -18,6 +18,14 @@ import pytest
 
 from morpheus.cli.output import ProgressLine, Terminal
 from morpheus.core.batch import Step
+from morpheus.core.stage import PipelineOptions
+from morpheus.pipeline import Pipeline
+from morpheus.sinks.to_file import ToFile
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.infer import InfPytorch, Preprocess
+from morpheus.stages.serialize import Serialize
+from morpheus.stages.train_ae import TrainAe
 
 from .conftest import Install
 
@@ -312,3 +320,41 @@ def test_the_time_left_falls_while_nothing_is_counted() -> None:
         "Reading: 2 of 8 files, 100 events, 10 events/s, 00:28 left",
         "Reading: 4 of 8 files, 200 events, 10 events/s, 00:20 left",
     ]
+
+
+def list_steps(folder: Path, *, threads: int = 1, **options: object) -> list[tuple[Step, int, int]]:
+    """The steps of a run on the lessons' data, each with its last counts."""
+    user = "userIdentitysessionContextsessionIssueruserName"
+    train = TrainAe(train_data_glob=str(folder / "data/training-data/*.csv"), train_epochs=1)
+    stages = [
+        FromCloudtrail(input_glob=str(folder / "data/input-data/*.csv"), **options),  # type: ignore[arg-type]  # any option
+        *(train, Preprocess(), InfPytorch(), AddScores(), Serialize()),
+        ToFile(str(folder / "out.csv"), overwrite=True),
+    ]
+    steps: list[Step] = []
+    pipeline = Pipeline(stages, PipelineOptions(userid_column_name=user, num_threads=threads))
+    pipeline.run(on_step=steps.append)
+    return [(step, *step.count()) for step in steps]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_step_ends_with_all_its_units_and_events(folder: Path, threads: int) -> None:
+    steps = list_steps(folder, threads=threads)
+    assert [(step.name, step.unit, step.total, *counts) for step, *counts in steps] == [
+        ("Finding files", "", None, 0, 0),
+        ("Reading the history", "file", 2, 2, 4274),
+        ("Reading", "file", 2, 2, 1161),
+        ("Sorting events by user", "", None, 0, 0),
+        ("Preparing", "", None, 0, 0),
+        ("Training and scoring", "user", 2, 2, 1161),
+        ("Ranking events", "", None, 0, 0),
+        ("Writing", "output", 2, 2, 1161),
+    ]
+    assert {step.name for step, *_ in steps if step.prints} == {step.name for step, *_ in steps[5:]}
+
+
+def test_an_input_without_end_has_neither_a_total_nor_a_time_left(folder: Path) -> None:
+    steps = list_steps(folder, watch_directory=True, max_files=2, batch_timeout=0.1)
+    [(step, _, events)] = [each for each in steps if each[0].name == "Watching for new files"]
+    assert (step.unit, step.total, events) == ("", None, 1161)
+    assert "Reading" not in {each[0].name for each in steps}
