@@ -47,7 +47,7 @@ from morpheus.sources.time_range import check_timezone
 from morpheus.status import STATUS_FILE, read_status
 from morpheus.storage.atomic import open_output
 from morpheus.storage.object_store import parse_location
-from morpheus.text import suggest
+from morpheus.text import suggest, suggest_path
 
 MODELS_FOLDER = "models"
 """Usual name of the model store, in the folder of the outputs."""
@@ -194,7 +194,7 @@ def read_replay(path: Path) -> Mapping[str | None, ReplayResult]:
     except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(
-            f"--replay: `{path}` cannot be read: {reason}. Give a file that "
+            f"--replay: `{path}` cannot be read: {reason}.{suggest_path(path)} Give a file that "
             "`morpheus tools replay --filename=trials.csv` wrote."
         ) from error
     injected = trials.filter(pl.col("caught").is_not_null())

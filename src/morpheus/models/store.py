@@ -38,6 +38,7 @@ from morpheus.models.profile import (
 )
 from morpheus.models.scoring import BaselineStats, Usage, compute_offsets
 from morpheus.storage.atomic import Location, Store, open_store
+from morpheus.text import suggest_path
 
 INDEX_FILE = "index.json"
 INDEX_VERSION = 5
@@ -74,8 +75,8 @@ def read_key(path: str | None = None) -> bytes | None:
                 key = file.read(MAX_KEY_BYTES)
         except OSError as error:
             raise UsageError(
-                f"--models_key_file: {name} cannot be read ({error.strerror}). Give a file with "
-                f"at least {MIN_KEY_BYTES} random bytes."
+                f"--models_key_file: {name} cannot be read ({error.strerror}).{suggest_path(path)} "
+                f"Give a file with at least {MIN_KEY_BYTES} random bytes."
             ) from error
     if len(key.strip()) < MIN_KEY_BYTES:
         raise UsageError(

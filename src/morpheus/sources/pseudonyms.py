@@ -24,7 +24,7 @@ from morpheus.errors import UsageError
 from morpheus.features.derived import DerivedColumn
 from morpheus.sources.json_records import flatten_name, normalize_name
 from morpheus.sources.log_format import LogFormat, resolve_derived, split_prefix
-from morpheus.text import quote_backtick, suggest
+from morpheus.text import quote_backtick, suggest, suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class PseudonymKey:
             secret, mode = path.read_bytes().strip(), path.stat().st_mode
         except OSError as error:
             raise UsageError(
-                f"--pseudonym_key_file: `{path}` cannot be read: {error.strerror}. Create a key "
-                "with `morpheus tools pseudonym-key FILE`."
+                f"--pseudonym_key_file: `{path}` cannot be read: {error.strerror}."
+                f"{suggest_path(path)} Create a key with `morpheus tools pseudonym-key FILE`."
             ) from error
         if len(secret) < MIN_KEY_BYTES:
             raise UsageError(
