@@ -19,6 +19,8 @@ from morpheus.models.calibration import AlertForecast
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import SavedModels
 from morpheus.sinks.to_file import ToFile
+from morpheus.sinks.to_http import ToHttp
+from morpheus.sinks.to_kafka import ToKafka
 from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
 
@@ -182,6 +184,10 @@ def test_the_summary_ends_with_the_results_and_the_next_command() -> None:
         "Type `morpheus report out` to get a report page."
     )
     assert make_results(ToFile(filename="-"), **arn) == {}
+    sent = ToKafka(bootstrap_servers="kafka:9092", output_topic="alerts")
+    assert make_results(sent, **arn) == {"Results": "`alerts` at `kafka:9092`"}
+    posted = ToHttp(base_url="https://siem:8088")
+    assert make_results(posted, **arn) == {"Results": "`https://siem:8088`"}
 
 
 def test_the_next_command_has_the_options_that_these_results_need() -> None:

@@ -662,7 +662,7 @@ def format_results(stages: Sequence[Stage], metrics: RunMetrics) -> dict[str, st
 
 
 def _list_places(outputs: Outputs) -> list[str]:
-    return [str(place) for place in outputs.files or outputs.folders]
+    return [*map(str, outputs.files or outputs.folders), *outputs.destinations]
 
 
 def _find_next_step(sinks: Sequence[Sink], options: PipelineOptions, metrics: RunMetrics) -> str:

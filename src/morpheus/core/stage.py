@@ -481,11 +481,13 @@ class Outputs:
         files: Files that it replaces, on disk or in an object store.
         folders: Folders that it writes files into; the machines of a cluster share them.
         stdout: It writes to stdout.
+        destinations: Other places that it sends rows to, in words.
     """
 
     files: tuple[Path | ObjectPath, ...] = ()
     folders: tuple[Path, ...] = ()
     stdout: bool = False
+    destinations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

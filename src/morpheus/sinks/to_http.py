@@ -25,7 +25,7 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
-from morpheus.core.stage import Sink, StageContext, option
+from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import make_finding_builder
 from morpheus.sinks.alert_formats import CLOUDEVENTS, FORMATS, ROW_FORMAT, AlertSerializer
@@ -633,6 +633,10 @@ class ToHttp(Sink):
                 f"--base_url: `{self.base_url}` contains a `?`. Put everything after the server "
                 "into `--endpoint`."
             )
+
+    def outputs(self) -> Outputs:
+        """The server."""
+        return Outputs(destinations=(f"`{self.base_url}`",))
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
-from morpheus.core.stage import Sink, StageContext, option
+from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import make_finding_builder
 from morpheus.sinks.alert_formats import FORMATS, ROW_FORMAT, AlertSerializer
@@ -285,6 +285,10 @@ class ToKafka(Sink):
                 "--bootstrap_servers: `auto`, which finds brokers in Docker, is not supported. "
                 "Give `--bootstrap_servers=localhost:9092`."
             )
+
+    def outputs(self) -> Outputs:
+        """The topic."""
+        return Outputs(destinations=(f"`{self.output_topic}` at `{self.bootstrap_servers}`",))
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""
