@@ -84,6 +84,8 @@ logger = logging.getLogger(__name__)
 
 _FEW_VALUES = 4
 """Number of values, besides time and id, of a row that is a record for sure."""
+_SAMPLE_BLOCK_SIZE = 1 << 19
+"""Bytes of a file that are read at a time if only some of its records are wanted."""
 _FLUSH_BYTES = 1 << 24
 _FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
@@ -273,13 +275,14 @@ class Reader:
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         if file_type == "json":
             first_index = 0
-            blocks = read_blocks(path, limits=self.limits)
+            blocks = read_blocks(path, self._block_size, self.limits)
             finder = self.log_format.record_finder
             for records in split_record_blocks(blocks, finder, path, self.limits):
                 yield _make_chunk(path, records, first_index, BLOCK_SIZE), None
                 first_index += len(records.raw_records)
         elif file_type == "csv":
-            blocks, drop = read_blocks(path, limits=self.limits), self.log_format.drop_characters
+            blocks = read_blocks(path, self._block_size, self.limits)
+            drop = self.log_format.drop_characters
             for table in read_csv_blocks(blocks, path, drop, self.limits):
                 yield self._from_table(path, table, file_type)
         elif path.suffix.lower() in COMPRESSED_SUFFIXES:
@@ -288,6 +291,10 @@ class Reader:
             drop, kept = self.log_format.drop_characters, self._nested_columns
             for table in read_parquet_blocks(path, _FLUSH_RECORDS, drop, kept, self.limits):
                 yield self._from_table(path, table, file_type)
+
+    @property
+    def _block_size(self) -> int:
+        return BLOCK_SIZE if self.limits.max_records is None else _SAMPLE_BLOCK_SIZE
 
     @property
     def _nested_columns(self) -> tuple[str, ...] | None:
