@@ -240,18 +240,22 @@ class Plan:
         return cls(words, {"start_time": str(start)}, loading, start, days)
 
 
-def list_detect_stages(budget: float) -> list[tuple[str, Mapping[str, Any]]]:
+def list_detect_stages(
+    budget: float, suppressions: Sequence[str] = ()
+) -> list[tuple[str, Mapping[str, Any]]]:
     """Return word and options of the stages between `train-ae` and the outputs.
 
     Args:
         budget: Number of incidents per day.
+        suppressions: Files of suppressions.
     """
+    hidden = {"suppressions": tuple(suppressions)} if suppressions else {}
     return [
         ("preprocess", {}),
         ("inf-pytorch", {}),
         ("add-scores", {"label": (RISK, PVALUE)}),
         ("explain", {}),
-        ("filter", {"alerts_per_day": budget}),
+        ("filter", {"alerts_per_day": budget, **hidden}),
         ("serialize", {}),
     ]
 

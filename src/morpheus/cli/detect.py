@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import click
 
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table, show_progress
+from morpheus.cli.suppress import DEFAULT_DAYS, TuningSources, make_proposals
+from morpheus.columns import ACTOR_OPTION
 from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
@@ -25,19 +28,23 @@ from morpheus.detection import MIN_INCIDENTS, LogOverview, Plan, choose_budget, 
 from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
 from morpheus.pipeline import Pipeline
+from morpheus.replay.injection import ReplayConfig
 from morpheus.report.incidents import Incident
 from morpheus.report.view import ReportData, RunCounts
 from morpheus.report_cli import MODELS_FOLDER
 from morpheus.sinks.to_report import ToReport
+from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.compression import LogPath, keep_objects
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.results import KindTrial, LogKind, known_log_formats, list_kinds
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import TempFolder, atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
+from morpheus.suppressions.proposals import Proposals, Verdicts, render_suppressions
 from morpheus.text import format_count, suggest, suggest_path
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
+SUPPRESSIONS_FILE = "suppressions.toml"
 MAX_RECORDS_TRIED = 1_000
 """Number of records of each file that are read to recognise the kind of log."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
@@ -59,8 +66,12 @@ class DetectOptions:
     `morpheus serve` read this folder. The command prints the `morpheus run` command that it stands
     for.
 
+    With --verdicts, incidents that were judged harmless, and others like them, are hidden. The
+    suppressions are written to the output folder (suppressions.toml).
+
         morpheus detect AWSLogs/
         morpheus detect s3://bucket/AWSLogs/2026/11/ --history=s3://bucket/AWSLogs/2026/10/
+        morpheus detect AWSLogs/ --verdicts=verdicts.json
     """
 
     history: tuple[str, ...] = option(
@@ -84,6 +95,15 @@ class DetectOptions:
         min=0,
         default_display="one per week for each 20 users, but at least 15 in the scored days and at "
         "most a fifth of the days of users",
+    )
+    verdicts: tuple[str, ...] = option(
+        (),
+        "File of verdicts that the report exported; repeat for more. Harmless incidents and their "
+        "like are hidden, accepted ones are trained with, and events of dangerous ones never are.",
+        location="local",
+    )
+    suppressions: tuple[str, ...] = option(
+        (), "File of suppressions, as for `filter`; repeat for more.", location="local"
     )
 
 
@@ -186,15 +206,23 @@ def _try_kind(kind: LogKind, path: LogPath) -> KindTrial:
 
 
 def make_plan(
-    options: DetectOptions, kind: LogKind, logs: Sequence[str], overview: LogOverview
+    options: DetectOptions,
+    kind: LogKind,
+    logs: Sequence[str],
+    overview: LogOverview,
+    verdicts: Verdicts | None = None,
 ) -> Plan:
     """Decide what to train on.
+
+    Fingerprints in the output folder are used, unless verdicts change their training.
 
     Raises:
         UsageError: There is nothing to train on, or the fingerprints in the folder do not fit.
     """
     models = str(Path(options.out) / MODELS_FOLDER)
-    saves = {"models_output_filename": models}
+    saves: dict[str, object] = {"models_output_filename": models}
+    if verdicts is not None and (verdicts.accepted or verdicts.dangerous):
+        saves["verdicts"] = options.verdicts
     if options.history:
         _find_files(options.history, "--history", ())
         words = f"the logs of --history: {', '.join(options.history)}"
@@ -202,7 +230,8 @@ def make_plan(
         return Plan(words, {}, training, overview.first, overview.days)
     store = ModelStore.find(models)
     # A store without fingerprints is what a run with too little history leaves.
-    if store is not None and (store.cards or store.global_card):
+    is_usable = store is not None and (store.cards or store.global_card)
+    if store is not None and is_usable and not _change_training(verdicts, store):
         _check_store(store, kind, logs, models)
         loading = {"pretrained_filename": models}
         words = f"the fingerprints in {models}"
@@ -213,6 +242,15 @@ def make_plan(
             "learn from. Give earlier logs as --history."
         )
     return Plan.split(overview, {"train_data_glob": tuple(logs), **saves})
+
+
+def _change_training(verdicts: Verdicts | None, store: ModelStore) -> bool:
+    """Return whether verdicts add events to the training of fingerprints, or exclude some."""
+    if verdicts is None:
+        return False
+    until = datetime.fromisoformat(store.trained_until) if store.trained_until else None
+    trained = (until is None or verdict.start <= until for verdict in verdicts.dangerous)
+    return bool(verdicts.accepted) or any(trained)
 
 
 def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: str) -> None:
@@ -271,16 +309,30 @@ def _to_words(declared: type, values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{word}={one}"
 
 
-def make_pipeline(
-    options: DetectOptions, kind: LogKind, logs: Sequence[str], plan: Plan, budget: float
+def make_pipeline(  # noqa: PLR0913, PLR0917 - all that the pipeline depends on
+    options: DetectOptions,
+    kind: LogKind,
+    logs: Sequence[str],
+    plan: Plan,
+    budget: float,
+    suppressions: Sequence[str] = (),
 ) -> PipelineWords:
-    """Return the pipeline that reads the logs and writes the results."""
+    """Return the pipeline that reads the logs and writes the results.
+
+    Args:
+        options: The options of the command.
+        kind: Kind of the logs.
+        logs: The logs.
+        plan: What to train on and to score.
+        budget: Number of incidents per day.
+        suppressions: Files of suppressions.
+    """
     out = Path(options.out)
     reading = {"input_glob": tuple(logs), **plan.source_values, "bad_record": "skip"}
     stages: list[tuple[str, Mapping[str, Any]]] = [
         (kind.word, reading),
         ("train-ae", plan.training_values),
-        *list_detect_stages(budget),
+        *list_detect_stages(budget, suppressions),
         ("to-report", {"filename": str(out / REPORT_FILE), "overwrite": True}),
         ("to-file", {"filename": str(out / ALERTS_FILE), "overwrite": True}),
     ]
@@ -295,6 +347,8 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
     """Plan, run, and print the incidents."""
     logs = tuple(normalise_location(log, "LOGS") for log in logs)
     _check_out(options, logs)
+    verdicts = Verdicts.read(options.verdicts, "--verdicts") if options.verdicts else None
+    out = Path(options.out)
     with (
         interruptible(),
         show_progress() as on_step,
@@ -306,21 +360,51 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
         columns = (source.get_log_format().time_column,) if not kind.columns_file else ()
         counting = PipelineOptions(columns=columns, **kind.pipeline_values)
         overview = LogOverview.from_source(source, counting, on_step=on_step)
-        plan = make_plan(options, kind, logs, overview)
+        plan = make_plan(options, kind, logs, overview, verdicts)
         budget = options.alerts_per_day
         if budget is None:
             budget = choose_budget(overview.users, plan.days)
-        words = make_pipeline(options, kind, logs, plan, budget)
-        pipeline = words.build()
-        pipeline.validate()
-        _print_plan(kind, overview, plan, budget, words)
-        with _restore_on_error(Path(options.out, STATUS_FILE)):
+        with _restore_on_error(out / SUPPRESSIONS_FILE), _restore_on_error(out / STATUS_FILE):
+            proposals = _write_suppressions(options, kind, logs, verdicts)
+            suppressions = options.suppressions
+            if proposals is not None and proposals.rules.rules:
+                suppressions = (*suppressions, str(out / SUPPRESSIONS_FILE))
+            words = make_pipeline(options, kind, logs, plan, budget, suppressions)
+            pipeline = words.build()
+            pipeline.validate()
+            _print_plan(kind, overview, plan, budget, words)
             metrics = pipeline.run(on_step=on_step)
     data = _get_report_data(pipeline.stages, metrics)
     incidents = [view.incident for view in data.incidents]
     _print_counts(metrics, data.account, incidents)
+    _print_hidden(metrics, proposals)
     _print_incidents(incidents)
     _print_results(options, incidents)
+
+
+def _write_suppressions(
+    options: DetectOptions, kind: LogKind, logs: Sequence[str], verdicts: Verdicts | None
+) -> Proposals | None:
+    """Propose suppressions for verdicts, and write them to the output folder."""
+    if verdicts is None:
+        return None
+    out = Path(options.out)
+    alerts = out / ALERTS_FILE
+    files = [alerts] if alerts.is_file() and alerts.stat().st_size else []
+    models, replay = out / MODELS_FOLDER, None
+    if kind.word == FromCloudtrail.name and ModelStore.find(str(models)) is not None:
+        replay = ReplayConfig(
+            input_glob=tuple(logs),
+            pretrained_filename=str(models),
+            userid_column_name=ACTOR_OPTION,
+            bad_record="skip",
+        )
+    sources = TuningSources(files, ACTOR_OPTION, replay=replay)
+    proposals, _ = make_proposals(sources, verdicts, DEFAULT_DAYS)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out / SUPPRESSIONS_FILE) as file:
+        file.write(render_suppressions(proposals, options.verdicts).encode())
+    return proposals
 
 
 @contextmanager
@@ -356,6 +440,12 @@ def _check_out(options: DetectOptions, logs: Sequence[str]) -> None:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: `{out}` is not a folder. Give another name.")
+    given = [Path(name).absolute() for name in options.suppressions]
+    if options.verdicts and (out / SUPPRESSIONS_FILE).absolute() in given:
+        raise UsageError(
+            f"--suppressions: `{out / SUPPRESSIONS_FILE}` is written anew with --verdicts. Give a "
+            "copy of it, or leave one of the two options out."
+        )
     for log in (*logs, *options.history):
         inside = not is_object_url(log) and out.absolute().is_relative_to(Path(log).absolute())
         if inside and Path(log).is_dir():
@@ -405,6 +495,29 @@ def _print_counts(metrics: RunMetrics, counts: RunCounts, incidents: Sequence[In
     _print_facts(facts)
 
 
+def _print_hidden(metrics: RunMetrics, proposals: Proposals | None) -> None:
+    """Print what suppressions and verdicts have done."""
+    lines = [
+        f"{format_count(number, 'event')} by {label}"
+        for label, number in metrics.suppressed.most_common()
+    ]
+    if metrics.followers:
+        lines.append(f"{format_count(metrics.followers, 'event')} that only follow these")
+    report = metrics.budget_report
+    if lines and report is not None:
+        lines.insert(0, format_count(report.suppressed, "incident"))
+    lines += [f"{label}: expired" for label in metrics.expired]
+    for place, line in enumerate(lines):
+        _print_facts({"" if place else "Hidden": line})
+    for proposal in () if proposals is None else proposals.proposals:
+        if proposal.conflicts:
+            _print_facts({"Rejected": f"{proposal.rule.label}: {'; '.join(proposal.conflicts)}"})
+    if metrics.accepted or metrics.excluded:
+        accepted = format_count(metrics.accepted, "accepted event")
+        excluded = format_count(metrics.excluded, "dangerous event")
+        _print_facts({"Training": f"{accepted} added, {excluded} left out"})
+
+
 def _explain_none(metrics: RunMetrics) -> str:
     """Say why there is no incident."""
     report = metrics.budget_report
@@ -441,8 +554,8 @@ def _print_results(options: DetectOptions, incidents: Sequence[Incident]) -> Non
     facts["Next"] = f"Open {out / REPORT_FILE}. To see it live, type `morpheus serve {folder}`."
     if incidents:
         facts["Next"] += (
-            " To hide what is harmless, give verdicts in the report, download them, and type "
-            "`morpheus tools suppress --help`."
+            " To hide what is harmless, give verdicts in the report, download them, and add "
+            "`--verdicts=verdicts.json` to this command."
         )
     _print_facts(facts)
 
