@@ -171,5 +171,5 @@ def test_the_file_that_is_written_anew_is_not_read(again: Path) -> None:
     done = execute(again, "detect", "bucket/json", option, own)
     assert done.returncode == 2
     assert (
-        f"--suppressions: `{OUT}/suppressions.toml` is written anew with --verdicts" in done.stderr
+        f"--suppressions: `{OUT}/suppressions.toml` is replaced with --verdicts" in done.stderr
     )

@@ -443,7 +443,7 @@ def _check_out(options: DetectOptions, logs: Sequence[str]) -> None:
     given = [Path(name).absolute() for name in options.suppressions]
     if options.verdicts and (out / SUPPRESSIONS_FILE).absolute() in given:
         raise UsageError(
-            f"--suppressions: `{out / SUPPRESSIONS_FILE}` is written anew with --verdicts. Give a "
+            f"--suppressions: `{out / SUPPRESSIONS_FILE}` is replaced with --verdicts. Give a "
             "copy of it, or leave one of the two options out."
         )
     for log in (*logs, *options.history):
