@@ -170,6 +170,4 @@ def test_the_file_that_is_written_anew_is_not_read(again: Path) -> None:
     own = f"--suppressions={OUT}/suppressions.toml"
     done = execute(again, "detect", "bucket/json", option, own)
     assert done.returncode == 2
-    assert (
-        f"--suppressions: `{OUT}/suppressions.toml` is replaced with --verdicts" in done.stderr
-    )
+    assert f"--suppressions: `{OUT}/suppressions.toml` is replaced with --verdicts" in done.stderr
