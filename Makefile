@@ -7,6 +7,7 @@
 #   make scale SCALE=--quick            small sizes
 #   make bench BENCH=--quick            small sizes, about two minutes; --full: ten thousand users
 #   make engineer ENGINEER='--seeds 7'  another generated bucket
+#   make verdicts VERDICTS='--seeds 7'  another generated company
 #   make kills KILLS=200 SEED=7         more moments at which processes are killed, or other ones
 #   make fuzz N=10000 SEED=7            more hostile inputs, or other ones
 
@@ -15,7 +16,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask kills fuzz scale format docs site bench quality engineer
+.PHONY: setup dev demo test test-dask kills fuzz scale format docs site bench quality engineer verdicts
 
 setup: .venv/.ready
 
@@ -80,3 +81,6 @@ quality: dev
 
 engineer: dev
 	@$(BIN)/python benchmarks/engineer $(ENGINEER)
+
+verdicts: dev
+	@$(BIN)/python benchmarks/verdicts $(VERDICTS)
