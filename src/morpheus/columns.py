@@ -244,6 +244,8 @@ _ABBREVIATIONS = {
     for word in ("api", "arn", "asn", "aws", "dns", "id", "ip", "mfa", "os", "tls", "uid")
 } | {word: word.upper() for word in ("upn", "uri", "url", "uuid", "vpc")}
 """Words that labels write in capitals."""
+CONDITION_FIELDS = ("service", "action", "source_address", "user_agent", "error_code")
+"""Fields on which proposed suppressions have conditions, also if they explain no incident."""
 _KEY_FIELDS = (
     "user_agent",
     "source_address",

@@ -386,3 +386,33 @@ def test_axe_finds_no_serious_fault_on_other_pages(opened, hostile, width):
             found = axe.run(view).response["violations"]
             serious = [one["id"] for one in found if one["impact"] in {"serious", "critical"}]
             assert serious == []
+
+
+def show_mute(view):
+    view.evaluate("chooseWish(selectedIncident(), 'mute')")
+
+
+def show_hours(view):
+    view.evaluate("chooseWish(selectedIncident(), 'hours')")
+
+
+def show_accepted(view):
+    view.evaluate("setWish(selectedIncident(), { action: 'accept' })")
+
+
+def show_groups(view):
+    view.evaluate("groupQueue(true)")
+
+
+def show_expanded(view):
+    view.evaluate("groupQueue(true); expandGroup(selectedIncident().user, true)")
+
+
+TUNING = (show_mute, show_hours, show_accepted, show_groups, show_expanded)
+
+
+@pytest.mark.parametrize("data", ["company", "hostile"])
+def test_tuning_and_the_grouped_queue_fit(opened, request, data):
+    view = opened(request.getfixturevalue(data))
+    assert find_faults(view, widths=(*WIDTHS, 320), states=TUNING) == {}
+    assert view.trouble == []

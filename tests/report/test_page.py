@@ -152,9 +152,18 @@ def test_verdicts_stay_in_the_browser_and_are_exported(opened, company, tmp_path
     exported = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))
     datetime.fromisoformat(exported.pop("made")).astimezone(UTC)
     worst = company.incidents[0].incident
+    rows = exported["verdicts"][0].pop("rows")
+    assert rows[0] == {
+        "at": worst.events[0].at,
+        "values": {"eventName": "DeleteTrail"},
+        "explained": ["eventName"],
+        "risk": worst.events[0].score,
+        "own": 9.0,
+    }
+    assert len(rows) == worst.count
     assert exported == {
         "format": "morpheus-verdicts",
-        "version": 1,
+        "version": 2,
         "verdicts": [
             {
                 "incident": worst.id,
@@ -319,7 +328,7 @@ def test_a_page_can_be_drawn_again_with_newer_data(opened, company):
 def test_axe_finds_no_serious_fault(opened, company, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     view = opened(company, color_scheme=scheme, bypass_csp=True)
-    for prepare in ("1", "u", "?"):
+    for prepare in ("1", "g", "u", "?"):
         view.keyboard.press(prepare)
         found = axe.run(view).response["violations"]
         serious = [

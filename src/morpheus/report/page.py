@@ -38,6 +38,7 @@ SCRIPTS = (
     "header.js",
     "swimlane.js",
     "inbox.js",
+    "tuning.js",
     "verdicts.js",
     "queries.js",
     "card.js",

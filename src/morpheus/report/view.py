@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from morpheus.columns import (
     ACTOR,
     ACTOR_OPTION,
+    CONDITION_FIELDS,
     RISK,
     TS_ANOMALY,
     FieldCondition,
@@ -486,6 +487,7 @@ class LogView(msgspec.Struct, frozen=True):
         key_columns: Columns that help most to judge an event, in order.
         event_ids: Columns that hold the id of an event.
         caseless: Columns whose values ignore case, and are in lower case.
+        conditions: Columns that suppressions have conditions on, by field of the log.
         queries: Queries that fetch the events of an incident.
     """
 
@@ -494,6 +496,7 @@ class LogView(msgspec.Struct, frozen=True):
     key_columns: list[str]
     event_ids: list[str]
     caseless: list[str]
+    conditions: dict[str, list[str]]
     queries: list[QueryView]
 
 
@@ -513,6 +516,7 @@ def build_log_view(origin: Origin) -> LogView:
         key_columns=list(log.key_columns),
         event_ids=list(log.event_fields.event_id),
         caseless=list(log.caseless_columns),
+        conditions={name: list(getattr(log.event_fields, name)) for name in CONDITION_FIELDS},
         queries=[
             QueryView(
                 query.name,

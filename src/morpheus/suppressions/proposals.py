@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import (
+    CONDITION_FIELDS,
     INCIDENT_ID,
     POPULATION_USER,
     RISK,
@@ -407,8 +408,6 @@ _WIDENED: Mapping[str, Callable[[str], str]] = {
     "network": find_network,
     "family": find_agent_family,
 }
-_NARROWING = ("service", "action", "source_address", "user_agent", "error_code")
-"""Fields on which a suppression has conditions, whether or not they explain an incident."""
 MAX_DIMENSIONS = 9
 """Maximum number of columns from which those of a suppression are chosen."""
 
@@ -431,7 +430,7 @@ class DimensionFinder:
         Volatile columns are left out, except those of an action, a source or an agent. That there
         is no value tells only in columns of which other events have one.
         """
-        known = [name for each in _NARROWING for name in self._list_filled(each)[:1]]
+        known = [name for each in CONDITION_FIELDS for name in self._list_filled(each)[:1]]
         names = dict.fromkeys([*known, *_list_explained(events)])
         chosen = [
             self._make(name)

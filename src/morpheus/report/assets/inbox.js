@@ -10,8 +10,10 @@ const MAX_ACTIONS_SHOWN = 3;
 
 function renderQueue() {
   const incidents = filteredIncidents();
-  const rows = state.printing ? incidents : incidents.slice(0, state.maxRows);
-  const more = incidents.length - rows.length;
+  const items = isGrouped() ? [...groupByUser(incidents)] : incidents;
+  const shown = state.printing ? items : items.slice(0, state.maxRows);
+  const more = items.length - shown.length;
+  const rows = isGrouped() ? shown.flatMap(groupRows) : shown.map((incident) => row(incident));
   replaceContent(
     "queue",
     queueBar(incidents.length),
@@ -22,7 +24,7 @@ function renderQueue() {
         "table",
         { role: "table" },
         columnHeads(),
-        element("tbody", { role: "rowgroup" }, rows.map(row)),
+        element("tbody", { role: "rowgroup" }, rows),
       ),
       rows.length ? null : emptyQueue(),
       more > 0 ? button(`Show ${Math.min(more, 100)} of ${more} more`, showMore) : null,
@@ -51,6 +53,10 @@ function queueBar(matching) {
     search,
     SEVERITIES.toReversed().map(severityToggle),
     toggle("Unreviewed", state.unreviewed, (on) => refilter({ unreviewed: on })),
+    toggle("Group by user", state.grouped, (on) => {
+      groupQueue(on);
+      document.querySelector("#queue .toggle:nth-of-type(2) input").focus();
+    }),
     hasFilters() ? button("Clear filters", () => refilter(clearFilters()), { id: "clear" }) : null,
     scopeNote(),
   );
@@ -64,6 +70,59 @@ function severityToggle(name) {
     refilter();
   };
   return button(name, flip, { class: `chip ${name}`, "aria-pressed": String(on) });
+}
+
+/** Show one row per user, or one per incident. */
+function groupQueue(grouped) {
+  refilter({ grouped, expanded: new Set() });
+  announce(grouped ? "One row per user." : "One row per incident.");
+}
+
+/** Return the row of a user, and the rows of the user's incidents if they are expanded. */
+function groupRows([user, incidents]) {
+  const expanded = state.expanded.has(user);
+  const members = expanded ? incidents.map((incident) => row(incident, "member")) : [];
+  return [groupRow(user, incidents, expanded), ...members];
+}
+
+function groupRow(user, incidents, expanded) {
+  const highest = incidents.reduce((a, b) => (severityNumber(b) > severityNumber(a) ? b : a));
+  const reviewed = incidents.filter((incident) => verdicts.get(incident)).length;
+  const text = count(incidents.length, "incident");
+  const more = reviewed ? `, ${reviewed} reviewed` : "";
+  const toggleGroup = () => expandGroup(user, !expanded);
+  const attributes = { class: "user group-user", "aria-expanded": String(expanded) };
+  return element(
+    "tr",
+    { role: "row", class: "group", onclick: toggleGroup },
+    cell("row-severity", groupChip(highest)),
+    cell("row-count number", text, more),
+    cell("row-time when", timeElement(Math.max(...incidents.map(({ since }) => since)))),
+    cell(
+      "row-reason",
+      element(
+        "div",
+        { class: "title" },
+        button([expanded ? "▾\u00a0" : "▸\u00a0", userName(user)], toggleGroup, attributes),
+      ),
+      expanded ? null : element("p", {}, reasonOf(highest)),
+    ),
+  );
+}
+
+/** Show the highest severity of a user's incidents. */
+function groupChip(incident) {
+  const name = severityName(incident);
+  const number = element("span", { class: "severity-number" }, String(severityNumber(incident)));
+  return element("span", { class: `severity ${name}` }, element("b", {}, name), number);
+}
+
+function expandGroup(user, expanded) {
+  if (expanded) state.expanded.add(user);
+  else state.expanded.delete(user);
+  const place = [...groupByUser(filteredIncidents()).keys()].indexOf(user);
+  renderQueue();
+  document.querySelectorAll("#rows .group-user")[place]?.focus({ preventScroll: true });
 }
 
 /** Name the user that was selected in the swim lanes. */
@@ -105,11 +164,11 @@ function sortBy(key) {
   document.querySelector(`[data-sort=${key}]`).focus();
 }
 
-function row(incident) {
+function row(incident, kind = "") {
   const open = incident.id === state.incident && state.userPage === undefined;
   const verdict = verdicts.get(incident);
   const selected = state.selected.has(incident.id);
-  const classes = [open && "open", verdict && "reviewed", selected && "selected"];
+  const classes = [kind, open && "open", verdict && "reviewed", selected && "selected"];
   const note = selected ? element("span", {}, " ✓ selected") : null;
   return element(
     "tr",
@@ -120,11 +179,17 @@ function row(incident) {
       "aria-current": open ? "true" : null,
       onclick: () => openIncident(incident.id),
     },
-    cell("row-severity", severityChip(incident), note),
+    cell("row-severity", severityChip(incident), wishNote(incident), note),
     cell("row-count number", sparkline(incident), count(incident.count, "event")),
     cell("row-time when", timeElement(incident.since)),
     cell("row-reason", rowTitle(incident, verdict), element("p", {}, reasonOf(incident))),
   );
+}
+
+/** Show the wish about an incident, if there is one. */
+function wishNote(incident) {
+  const text = wishText(verdicts.tuning(incident));
+  return text ? element("span", { class: "faint" }, ` ${text}`) : null;
 }
 
 function cell(kind, ...children) {
@@ -178,7 +243,8 @@ function sparkline(incident) {
 }
 
 function openIncident(id) {
-  Object.assign(state, { incident: id, event: null, userPage: undefined });
+  Object.assign(state, { incident: id, event: null, userPage: undefined, wish: null });
+  if (state.grouped) state.expanded.add(selectedIncident()?.user);
   location.replace(`#${id}`);
   renderQueue();
   renderDetail();

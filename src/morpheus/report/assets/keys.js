@@ -6,6 +6,7 @@ const KEYS = [
   ["x", "select the incident; a verdict then applies to all selected incidents"],
   ["1 2 3 4", `verdict: ${VERDICTS.map(verdictLabel).join("; ")}`],
   ["u", "user page and back"],
+  ["g", "group the queue by user, or show each incident"],
   ["/", "search"],
   ["Esc", "clear filters and selection"],
   ["e", "export verdicts"],
@@ -18,6 +19,7 @@ const KEY_HANDLERS = {
   ArrowUp: moveSelection.bind(null, -1),
   x: toggleSelection,
   u: toggleUserPage,
+  g: () => groupQueue(!state.grouped),
   e: exportVerdicts,
   Escape: clearAll,
   "/": () => document.getElementById("search").focus(),
@@ -25,7 +27,7 @@ const KEY_HANDLERS = {
 };
 
 function moveSelection(step) {
-  const incidents = filteredIncidents();
+  const incidents = queuedIncidents();
   const position = incidents.findIndex((incident) => incident.id === state.incident);
   const next = Math.min(Math.max(position + step, 0), incidents.length - 1);
   if (next < 0) return;

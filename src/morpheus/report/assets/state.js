@@ -13,6 +13,9 @@ const state = {
   searchText: "",
   severities: new Set(SEVERITIES),
   unreviewed: false,
+  grouped: false,
+  expanded: new Set(),
+  wish: null,
   sort: "severity",
   descending: true,
   maxRows: 100,
@@ -38,6 +41,22 @@ function filteredIncidents() {
     const [x, y] = [key(a), key(b)];
     return x === y ? severityNumber(b) - severityNumber(a) : sign * (x < y ? -1 : 1);
   });
+}
+
+/** Return the incidents in the order in which the queue shows them. */
+function queuedIncidents() {
+  const incidents = filteredIncidents();
+  return isGrouped() ? [...groupByUser(incidents).values()].flat() : incidents;
+}
+
+/** Say whether the queue has one row per user. On paper, it has all incidents. */
+function isGrouped() {
+  return state.grouped && !state.printing;
+}
+
+/** Group incidents by user. A user comes where the first of the incidents does. */
+function groupByUser(incidents) {
+  return Map.groupBy(incidents, (incident) => incident.user);
 }
 
 function matchesFilters(incident) {

@@ -38,16 +38,30 @@ const verdicts = {
     return this.stored.get(incident.id)?.note ?? "";
   },
 
-  /** Set a verdict, or remove it if it is set already. */
+  /** Return what else to do about the incident; see `Tuning` of the verdicts file. */
+  tuning(incident) {
+    return this.stored.get(incident.id)?.tuning ?? null;
+  },
+
+  /** Set a verdict, or remove it if it is set already. Only harmless incidents keep their wish. */
   toggle(incident, verdict) {
+    const tuning = BENIGN.includes(verdict) ? this.tuning(incident) : null;
     if (this.get(incident) === verdict) this.stored.delete(incident.id);
-    else this.stored.set(incident.id, { verdict, note: this.note(incident) });
+    else this.stored.set(incident.id, { verdict, note: this.note(incident), tuning });
     this.save();
   },
 
   setNote(incident, note) {
     const verdict = this.get(incident);
-    if (verdict) this.stored.set(incident.id, { verdict, note });
+    if (verdict) this.stored.set(incident.id, { verdict, note, tuning: this.tuning(incident) });
+    this.save();
+  },
+
+  /** Set or remove a wish. An incident with a wish is harmless. */
+  setTuning(incident, tuning) {
+    const given = this.get(incident);
+    const verdict = BENIGN.includes(given) ? given : "expected";
+    this.stored.set(incident.id, { verdict, note: this.note(incident), tuning });
     this.save();
   },
 
@@ -55,7 +69,7 @@ const verdicts = {
   toExport() {
     return {
       format: "morpheus-verdicts",
-      version: 1,
+      version: 2,
       made: new Date().toISOString(),
       verdicts: data.incidents
         .filter((incident) => this.get(incident))
@@ -73,9 +87,38 @@ const verdicts = {
       end: incident.end,
       events: incident.count,
       columns: incident.columns,
+      ...(this.tuning(incident) ? { tuning: this.tuning(incident) } : {}),
+      rows: incident.events.map(verdictRow),
     };
   },
 };
+
+/** Return an event with the values that suppressions can have conditions on. */
+function verdictRow(event) {
+  const explained = topColumns(event.why);
+  const names = [...Object.values(data.log.conditions).flat(), ...explained];
+  const values = [...new Set(names)]
+    .filter((name) => event.raw[name] != null)
+    .map((name) => [name, String(event.raw[name])]);
+  const known = data.ranking === "risk" && event.score != null;
+  return {
+    at: event.at,
+    values: Object.fromEntries(values),
+    explained,
+    risk: known ? event.score : null,
+    own: known ? (event.why?.preceding?.own ?? null) : null,
+  };
+}
+
+/** Return the columns that contribute most to an event's risk, without redundant ones. */
+function topColumns(why) {
+  if (!why) return [];
+  const redundant = new Set(why.columns.flatMap(({ twins }) => twins ?? []));
+  const top = why.columns.filter(({ loudest, column }) => loudest > 0 && !redundant.has(column));
+  const limit = Math.max(2, Math.min(10, Math.max(0, ...top.map(({ loudest }) => loudest)) / 2));
+  const large = top.filter(({ loudest }) => loudest >= limit);
+  return (large.length ? large : top.slice(0, 1)).slice(0, 3).map(({ column }) => column);
+}
 
 function exportVerdicts() {
   const text = `${JSON.stringify(verdicts.toExport(), null, 1)}\n`;
@@ -115,5 +158,5 @@ function verdictButtons(incident) {
   });
   note.value = verdicts.note(incident);
   const label = { class: "verdicts", role: "group", "aria-label": "Verdict" };
-  return element("div", label, buttons, note);
+  return [element("div", label, buttons, note), tuningPanel(incident)];
 }
