@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import BinaryIO, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -199,6 +200,7 @@ class DeadLetterFile:
         try:
             make_folders(self.path.parent)
             with create_file(self.path, append=True) as file:
+                _end_last_line(self.path, file)
                 file.write(b"".join(line + b"\n" for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
@@ -255,11 +257,44 @@ def _drain(path: Path) -> Iterator[list[KeptEvent]]:
     """Yield the events of a file in batches, then remove the file."""
     with path.open("rb") as file:
         events = (
-            _parse_dead_letter(line, path, number) for number, line in enumerate(file, start=1)
+            _parse_dead_letter(line, path, number)
+            for number, line in enumerate(file, start=1)
+            if not _is_cut(line)
         )
         while batch := list(islice(events, _REPLAY_BATCH)):
             yield batch
     path.unlink()
+
+
+def _end_last_line(path: Path, file: BinaryIO) -> None:
+    """Make a file of dead letters end with a line feed, so that the next line is not added to it.
+
+    If the power failed or the disk was full, the last line can be cut. `add` had not returned then,
+    so its events are not lost: the run that added them failed, and reads them again.
+    """
+    with path.open("rb") as before:
+        size = before.seek(0, os.SEEK_END)
+        before.seek(max(size - 1, 0))
+        if before.read() in {b"", b"\n"}:
+            return
+        before.seek(0)
+        last = deque(before, 1)[0]
+    if _is_cut(last):
+        logger.warning("%s: the last line is cut, and is removed.", path)
+        file.truncate(size - len(last))
+    else:
+        file.write(b"\n")  # a person has edited the file
+
+
+def _is_cut(line: bytes) -> bool:
+    """Return whether a line has no end, and is no dead letter."""
+    if line.endswith(b"\n"):
+        return False
+    try:
+        msgspec.json.decode(line, type=DeadLetter)
+    except msgspec.MsgspecError:
+        return True
+    return False
 
 
 def _parse_dead_letter(line: bytes, path: Path, number: int) -> KeptEvent:
