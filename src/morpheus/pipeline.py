@@ -381,14 +381,20 @@ class Pipeline:
         state = PartitionState.restore({})
         if store is not None:
             state = restore_source(store.load_stage(SOURCE))
-        events = GracefulShutdown(plan.source.events(training_input, metrics, state))
-        head = Segment.from_stages(plan.head, unbounded=True).open().run(iter(events))
+        micro_batches = GracefulShutdown(plan.source.micro_batches(training_input, metrics, {}))
+        events = (
+            batch
+            for micro_batch in micro_batches
+            for part in micro_batch.partitions
+            for batch in part.events(metrics, state)
+        )
+        head = Segment.from_stages(plan.head, unbounded=True).open().run(events)
         # The source draws the population sample before it returns the first batch.
         stream = chain(list(islice(head, 1)), head)
         segment = plan.make_segment(metrics, saves=store is not None)
         with closing(runner.run(segment, stream)) as batches:
             yield progress.count(batches)
-        metrics.interrupted = events.stopped
+        metrics.interrupted = micro_batches.stopped
         if store is not None:
             save_source(store, state, list(state.row_offsets))
 

@@ -1,10 +1,12 @@
 """What a watched directory hands out: each byte once, whatever happens to its files."""
 
+import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from morpheus.sources.watcher import DirectoryWatcher, FilePart
 
@@ -30,6 +32,13 @@ def follow(
     return night, DirectoryWatcher(night.find, idle_timeout=quiet, sleep=night.sleep)
 
 
+def fill(watcher: DirectoryWatcher) -> Iterator[list[FilePart]]:
+    """The first micro-batch, and those of the others that have a file."""
+    found = watcher.iter_micro_batches()
+    yield next(found)
+    yield from filter(None, found)
+
+
 def lines(*numbers: int) -> str:
     return "".join(json.dumps({"n": n}) + "\n" for n in numbers)
 
@@ -49,9 +58,9 @@ def read(parts: list[FilePart], folder: Path) -> list[int]:
 
 
 def test_first_batch_has_the_existing_files_or_none(tmp_path: Path) -> None:
-    assert next(follow(tmp_path, {})[1].iter_micro_batches()) == []
+    assert next(fill(follow(tmp_path, {})[1])) == []
     (tmp_path / "a").write_text("x")
-    assert next(follow(tmp_path, {})[1].iter_micro_batches()) == [FilePart(tmp_path / "a")]
+    assert next(fill(follow(tmp_path, {})[1])) == [FilePart(tmp_path / "a")]
 
 
 def test_new_files_are_read_once_after_the_idle_timeout(tmp_path: Path) -> None:
@@ -61,7 +70,7 @@ def test_new_files_are_read_once_after_the_idle_timeout(tmp_path: Path) -> None:
         20: lambda: (tmp_path / "c").write_text("x"),
     }
     night, watcher = follow(tmp_path, plan)
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == []
     assert next(rounds) == [FilePart(tmp_path / "a"), FilePart(tmp_path / "b")]
     assert night.looks == 8  # a is whole at the sixth look; two more without news are 1 s
@@ -71,7 +80,7 @@ def test_new_files_are_read_once_after_the_idle_timeout(tmp_path: Path) -> None:
 def test_unfinished_documents_are_not_read(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / "a").write_text("[\n" * n) for n in range(1, 6)}
     night, watcher = follow(tmp_path, plan, quiet=0.5)
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == []
     assert next(rounds) == [FilePart(tmp_path / "a")]
     assert night.looks >= 6
@@ -82,7 +91,7 @@ def test_lines_are_read_while_a_file_never_stops_growing(tmp_path: Path) -> None
     log.parent.mkdir()
     plan = {n: lambda n=n: append(log, lines(n)) for n in range(1, 60)}
     _, watcher = follow(log.parent, plan, quiet=0.5)
-    found, rounds = [], watcher.iter_micro_batches()
+    found, rounds = [], fill(watcher)
     for number in range(6):
         found += read(next(rounds), tmp_path / str(number))
     assert len(found) > 10
@@ -96,7 +105,7 @@ def test_appended_lines_are_read_once(tmp_path: Path) -> None:
     _, watcher = follow(
         log.parent, {4: lambda: append(log, lines(3)), 20: lambda: append(log, lines(4))}
     )
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert [read(next(rounds), tmp_path / str(n)) for n in range(3)] == [[1, 2], [3], [4]]
 
 
@@ -105,7 +114,7 @@ def test_a_line_without_an_end_is_read_again_when_it_has_one(tmp_path: Path) -> 
     log.parent.mkdir()
     log.write_text(lines(1) + '{"n": 2')
     _, watcher = follow(log.parent, {4: lambda: append(log, "}\n")})
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == [FilePart(log)]
     assert read(next(rounds), tmp_path) == [2]
 
@@ -115,7 +124,7 @@ def test_a_complete_last_line_without_a_line_feed_is_not_read_again(tmp_path: Pa
     log.parent.mkdir()
     log.write_text(lines(1, 2).removesuffix("\n"))
     _, watcher = follow(log.parent, {4: lambda: append(log, "\n" + lines(3))})
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == [FilePart(log)]
     assert next(rounds)[0].write(tmp_path).read_text() == "\n" + lines(3)
 
@@ -131,7 +140,7 @@ def test_a_file_renamed_by_log_rotation_is_not_read_again(tmp_path: Path) -> Non
         log.write_text(lines(4))
 
     _, watcher = follow(log.parent, {4: rotate})
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert read(next(rounds), tmp_path) == [1, 2]
     assert sorted(read(next(rounds), tmp_path)) == [3, 4]
 
@@ -144,7 +153,7 @@ def test_a_truncated_or_rewritten_file_is_read_from_its_start(
     log.parent.mkdir()
     log.write_text(lines(1, 2, 3))
     _, watcher = follow(log.parent, {4: lambda: log.write_text(lines(*numbers))})
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert [read(next(rounds), tmp_path / str(n)) for n in range(2)] == [[1, 2, 3], numbers]
 
 
@@ -154,7 +163,7 @@ def test_a_document_that_grows_is_read_as_a_whole(
     log = tmp_path / "a.json"
     log.write_text('[\n{"n": 1}\n]\n')
     _, watcher = follow(tmp_path, {4: lambda: log.write_text('[\n{"n": 1},\n{"n": 2}\n]\n')})
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert [next(rounds), next(rounds)] == [[FilePart(log)]] * 2
     assert "a.json: it was rewritten, and is read again from its start" in caplog.text
 
@@ -169,7 +178,7 @@ def test_a_part_of_csv_has_the_header_and_no_torn_quote(tmp_path: Path) -> None:
         6: lambda: append(log, ",3\n"),
     }
     _, watcher = follow(log.parent, plan, quiet=0.5)
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == [FilePart(log)]
     texts = ""
     for number in range(5):
@@ -185,7 +194,7 @@ def test_a_part_of_csv_has_the_header_and_no_torn_quote(tmp_path: Path) -> None:
 def test_batch_is_released_while_files_keep_coming(tmp_path: Path) -> None:
     plan = {n: lambda n=n: (tmp_path / f"{n:03}").write_text("x") for n in range(3, 200)}
     _, watcher = follow(tmp_path, plan)
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == []
     assert 10 < len(next(rounds)) < 30
 
@@ -195,19 +204,119 @@ def test_watching_ends_after_max_files(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     night = Night(tmp_path, {})
     watcher = DirectoryWatcher(night.find, idle_timeout=1.0, max_files=2, sleep=night.sleep)
-    assert list(watcher.iter_micro_batches()) == [
-        [FilePart(tmp_path / "a"), FilePart(tmp_path / "b")]
-    ]
+    assert list(fill(watcher)) == [[FilePart(tmp_path / "a"), FilePart(tmp_path / "b")]]
 
 
-def test_watcher_forgets_deleted_files(tmp_path: Path) -> None:
+def test_a_new_file_with_the_inode_of_a_deleted_one_is_no_rewritten_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "a").write_text("x")
     plan: dict[int, Callable[[], object]] = {
         3: (tmp_path / "a").unlink,
         4: lambda: (tmp_path / "b").write_text("y"),
     }
     _, watcher = follow(tmp_path, plan)
-    rounds = watcher.iter_micro_batches()
+    rounds = fill(watcher)
     assert next(rounds) == [FilePart(tmp_path / "a")]
     assert next(rounds) == [FilePart(tmp_path / "b")]
-    assert len(watcher.taken) == len(watcher.last_stamps) == 1
+    assert len(watcher.last_stamps) == 1
+    assert "rewritten" not in caplog.text
+
+
+def restart(watcher: DirectoryWatcher, saved: dict[str, bytes]) -> dict[str, bytes]:
+    """The offsets of all micro-batches so far."""
+    return {name: data for name, data in (saved | watcher.take_offsets()).items() if data}
+
+
+BIG = list(range(100))  # more than the bytes by which a file is recognised
+
+
+def test_a_run_that_is_started_again_reads_only_what_is_new(tmp_path: Path) -> None:
+    log, other = tmp_path / "in" / "a.jsonl", tmp_path / "in" / "b.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(*BIG))
+    other.write_text(lines(1, 2))
+    _, watcher = follow(log.parent, {})
+    next(watcher.iter_micro_batches())
+    saved = restart(watcher, {})
+    append(log, lines(1000))
+    other.rename(other.with_name("b.jsonl.1"))
+    other.write_text(lines(3))
+    _, again = follow(log.parent, {})
+    again.restore(saved)
+    assert read(next(again.iter_micro_batches()), tmp_path) == [1000, 3]
+
+
+def test_offsets_of_files_that_were_taken_but_not_handed_out_are_not_given(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines(1))
+    plan = {3: lambda: (tmp_path / "b.jsonl").write_text(lines(2))}
+    _, watcher = follow(tmp_path, plan, quiet=10.0)
+    rounds = watcher.iter_micro_batches()
+    next(rounds)
+    assert len(watcher.take_offsets()) == 1
+    while not watcher.copies and len(watcher.taken) < 2:
+        assert next(rounds) == []
+    next(rounds)
+    assert watcher.take_offsets() == {}, "the part is not in a micro-batch yet"
+    while not next(rounds):
+        pass
+    assert len(watcher.take_offsets()) == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_copy_is_read_from_where_the_original_was_read_to(
+    tmp_path: Path, suffix: str, kind: str
+) -> None:
+    log = tmp_path / "in" / f"a.{kind}"
+    log.parent.mkdir()
+    header = "" if kind == "jsonl" else "name,n\n"
+    row = lines if kind == "jsonl" else lambda *ns: "".join(f"x,{n}\n" for n in ns)
+    log.write_text(header + row(*BIG, *BIG))
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+
+    def rotate() -> None:
+        log.with_name(f"a.{kind}.1{suffix}").write_bytes(
+            pack((header + row(*BIG, *BIG, 1000)).encode())
+        )
+        log.write_text(header + row(7))
+
+    _, watcher = follow(log.parent, {4: rotate})
+    rounds = fill(watcher)
+    next(rounds)
+    parts = next(rounds)
+    texts = [
+        (p.path if p.is_whole else p.write(tmp_path / str(n))).read_text()
+        for n, p in enumerate(parts)
+    ]
+    assert sorted(texts) == sorted([header + row(7), header + row(1000)])
+    assert watcher.take_copies() == [(str(log.with_name(f"a.{kind}.1{suffix}")), str(log))]
+
+
+def test_a_file_that_only_begins_like_another_is_read_whole(tmp_path: Path) -> None:
+    log = tmp_path / "a.jsonl"
+    log.write_text(lines(*BIG, 1))
+    plan = {4: lambda: log.with_name("b.jsonl").write_text(lines(*BIG, 2))}
+    _, watcher = follow(tmp_path, plan)
+    rounds = fill(watcher)
+    next(rounds)
+    assert next(rounds) == [FilePart(log.with_name("b.jsonl"))]
+
+
+def test_deleted_files_are_remembered_in_a_bounded_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus.sources.watcher._MAX_DELETED", 3)
+    for n in range(10):
+        (tmp_path / f"{n}.jsonl").write_text(lines(n))
+    delete = lambda: [path.unlink() for path in tmp_path.iterdir()]  # noqa: E731 - a step of the plan
+    _, watcher = follow(
+        tmp_path, {4: delete, 9: lambda: (tmp_path / "new.jsonl").write_text("{}\n")}
+    )
+    rounds = watcher.iter_micro_batches()
+    next(rounds)
+    saved = restart(watcher, {})
+    assert len(saved) == 10
+    while len(watcher.taken) > 4:
+        next(rounds)
+    assert len(restart(watcher, saved)) <= 4

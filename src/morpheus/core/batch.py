@@ -8,7 +8,7 @@ stages it has passed: `Events`, `WithModel`, `Encoded`, `Losses`, `Scored`, `Out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -656,6 +656,27 @@ class Partition(Protocol):
             metrics: Counts the records that are read.
             state: State of the source for the users; updated. None if it is not saved.
         """
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Events that an endless source has read together, and how far it has read with them.
+
+    A source yields an empty one about once a second while nothing comes, so that the runtime can
+    save a checkpoint, deliver rows and stop.
+
+    Attributes:
+        partitions: The events.
+        offsets: Where to go on after these events, encoded by the source, by partition of the
+            source: a file, a topic partition, a prefix of a bucket. Only those that have changed;
+            empty bytes remove one.
+        acknowledge: Called when the rows and the offsets are safe, so that the source may forget
+            what it has read. None if there is nothing to do.
+    """
+
+    partitions: Sequence[Partition] = ()
+    offsets: Mapping[str, bytes] = field(default_factory=dict)
+    acknowledge: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

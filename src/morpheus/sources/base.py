@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -12,7 +12,14 @@ from typing import ClassVar
 import msgspec
 
 from morpheus.columns import TIME, LogDescription
-from morpheus.core.batch import Events, Partition, RunMetrics, StreamPartition, Table
+from morpheus.core.batch import (
+    Events,
+    MicroBatch,
+    Partition,
+    RunMetrics,
+    StreamPartition,
+    Table,
+)
 from morpheus.core.stage import (
     PipelineOptions,
     Stage,
@@ -152,6 +159,25 @@ class Source(Stage):
         events = self.events(training_input, metrics)
         # The first batch is read here, because the population sample is ready only after it.
         return nullcontext([StreamPartition(chain(list(islice(events, 1)), events))])
+
+    def micro_batches(
+        self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
+    ) -> Iterator[MicroBatch]:
+        """Read an input without end, if `is_unbounded`.
+
+        The first micro-batch may be without events: what the stages need to know about the
+        history is ready with it. While nothing comes, an empty one is due about once a second.
+
+        Args:
+            training_input: As in `events`; the users' histories come with the first micro-batch.
+            metrics: As in `events`.
+            offsets: Offsets of the last checkpoint, by partition of the source; empty to start
+                anew. See `MicroBatch.offsets`.
+
+        Raises:
+            UsageError: The input cannot be read, or the offsets are of another input.
+        """
+        raise NotImplementedError
 
 
 INPUT_HELP = (
@@ -330,6 +356,12 @@ class FileSource(Source):
     ) -> Iterator[Events]:
         """Read the input, one user at a time, each in time order; see `Source.events`."""
         return self._make_ingest().events(training_input, metrics, state)
+
+    def micro_batches(
+        self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
+    ) -> Iterator[MicroBatch]:
+        """Watch the directory; see `Source.micro_batches`."""
+        return self._make_ingest().micro_batches(training_input, metrics, offsets)
 
     def partitions(
         self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Generic
+from typing import Generic, cast
 
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
-from morpheus.core.batch import Events, ReadStats, RunMetrics, Step
+from morpheus.core.batch import Events, MicroBatch, ReadStats, RunMetrics, Step
 from morpheus.core.stage import PipelineOptions, Values, list_values, to_user_column
 from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.features.derived import DerivedColumn
@@ -164,7 +164,9 @@ class FileIngest:
         """
         if self.watcher is not None:
             state = state or PartitionState.restore({})
-            yield from self._watch(self.watcher, training_input, metrics, state)
+            for micro_batch in self.micro_batches(training_input, metrics, {}):
+                for part in micro_batch.partitions:
+                    yield from cast("Iterator[Events]", part.events(metrics, state))
             return
         with (
             WorkerPool(self.options.num_threads) as pool,
@@ -195,14 +197,15 @@ class FileIngest:
                 remote = DistributedPartitionStore(spec, self.memory_budget, self.sample_spec, pool)
                 yield IngestRun(self, metrics, remote).partitions(paths, training_input)
 
-    def _watch(
-        self,
-        watcher: DirectoryWatcher,
-        training_input: Values | None,
-        metrics: RunMetrics,
-        state: PartitionState,
-    ) -> Iterator[Events]:
+    def micro_batches(
+        self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
+    ) -> Iterator[MicroBatch]:
+        """Watch a directory; see `Source.micro_batches`."""
+        watcher = self.watcher
+        assert watcher is not None  # noqa: S101 - `Source.is_unbounded` says so
+        watcher.restore(offsets)
         metrics.input.time_range = str(self.files.time_range or "")
+        first = True
         with SpillDir() as spill_dir:
             store = LocalPartitionStore(
                 self.make_partition_spec(),
@@ -213,14 +216,19 @@ class FileIngest:
             )
             run = IngestRun(self, metrics, store)
             for parts in watcher.iter_micro_batches():
+                if not parts and not first:
+                    metrics.input.skip_copies(watcher.take_copies())
+                    yield MicroBatch(offsets=watcher.take_offsets())
+                    continue
+                first = False
+                metrics.input.skip_copies(watcher.take_copies())
                 # Workers only exist while files are read: waiting may take hours.
                 with (
                     WorkerPool(self.options.num_threads) as store.pool,
                     _written_parts(parts, metrics.input) as paths,
                 ):
                     partitions = run.partitions(paths, training_input)
-                for partition in partitions:
-                    yield from partition.events(metrics, state)
+                yield MicroBatch(partitions, watcher.take_offsets())
                 training_input = None
 
     def _make_event_key(self) -> EventKey:

@@ -1,28 +1,43 @@
 """Watch a directory: new files, files that grow, and files that log rotation replaces.
 
-A file is known by its identity (device and inode) and by the bytes before the place up to which it
-was read, not by its name. So a renamed file is not read again, and a new file under an old name is.
+A file is known by its identity (device and inode) and by digests of its first bytes and of those
+before the place up to which it was read, not by its name. So a renamed file is not read again, and
+a new file under an old name is. A copy of a file, also a compressed one, is known by the digests.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
 
-from morpheus.sources.compression import GZIP_MAGIC, ZSTD_MAGIC, detect_file_type, is_utf16
+from morpheus.errors import MorpheusError, UsageError
+from morpheus.sources.compression import (
+    GZIP_MAGIC,
+    ZSTD_MAGIC,
+    detect_file_type,
+    is_utf16,
+    read_blocks,
+)
+from morpheus.sources.tabular import parse_hive_partitions
 
 logger = logging.getLogger(__name__)
 
 _MAX_WAIT_FACTOR = 10
 """A micro-batch waits at most this many idle timeouts, even while new files arrive."""
 _ANCHOR_BYTES = 512
-"""Bytes before the place up to which a file was read, by which it is recognised."""
+"""First bytes of a file, and bytes before the place up to which it was read, that identify it."""
+_MAX_DELETED = 2000
+"""Number of deleted files that are remembered, because they may come back compressed."""
+_OFFSET_PREFIX = "file"
 _PARQUET_MAGIC = b"PAR1"
 _BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time, and the longest first line that is looked at."""
@@ -37,12 +52,14 @@ class FilePart(NamedTuple):
         end: Offset after its last byte; None for the whole file, whatever its size is when it is
             read.
         has_header: Whether the first line of the file is needed to read the part.
+        unpacks: Whether the offsets are those of the decompressed content.
     """
 
     path: Path
     start: int = 0
     end: int | None = None
     has_header: bool = False
+    unpacks: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -56,9 +73,12 @@ class FilePart(NamedTuple):
 
         Raises:
             OSError: The file is gone, or the disk is full.
+            MorpheusError: The file cannot be decompressed.
         """
         copy = folder.joinpath(*self.path.absolute().parts[1:])
         copy.parent.mkdir(parents=True, exist_ok=True)
+        if self.unpacks:
+            return self._write_unpacked(copy)
         with self.path.open("rb") as file, copy.open("wb") as part:
             if self.has_header and self.start:
                 part.write(_read_header(file))
@@ -69,12 +89,29 @@ class FilePart(NamedTuple):
                 left -= len(block)
         return copy
 
+    def _write_unpacked(self, copy: Path) -> Path:
+        at = 0
+        with copy.open("wb") as part:
+            for block in read_blocks(self.path):
+                if self.has_header and not at:
+                    part.write(_cut_header(block))
+                part.write(block[max(0, self.start - at) :])
+                at += len(block)
+        return copy
+
 
 class FileId(NamedTuple):
-    """Identifies a file, whatever its name."""
+    """Identifies a file, whatever its name.
+
+    Attributes:
+        device: The file system.
+        inode: The file.
+        version: For the former content of a file that was rewritten, when that was written.
+    """
 
     device: int
     inode: int
+    version: int = 0
 
 
 class FileStamp(NamedTuple):
@@ -84,29 +121,50 @@ class FileStamp(NamedTuple):
     modified: int
 
 
-@dataclass(frozen=True)
-class TakenFile:
+class TakenFile(msgspec.Struct, frozen=True, array_like=True):
     """What is remembered of a file that was taken.
 
     Attributes:
+        path: Its name, for messages.
         stamp: When it was taken.
         end: Offset up to which it was taken.
         offset: Offset from which to go on: before the last line, if that was taken without an end.
-        anchor: The bytes before `offset`, at most `_ANCHOR_BYTES`.
+        head: Digest of its first bytes, at most `_ANCHOR_BYTES` of those before `offset`.
+        anchor: Digest of the bytes before `offset`, at most `_ANCHOR_BYTES`.
+        deleted: When it was deleted, in seconds since 1970; 0 if it exists.
     """
 
+    path: str
     stamp: FileStamp
     end: int
     offset: int
+    head: bytes
     anchor: bytes
+    deleted: int = 0
 
     def is_continued_by(self, path: Path, stamp: FileStamp) -> bool:
         """Return whether a file is the taken one, with nothing or something appended."""
         if stamp.size < self.end:
             return False
         with path.open("rb") as file:
-            file.seek(self.offset - len(self.anchor))
-            return file.read(len(self.anchor)) == self.anchor
+            return self.anchor == _digest_before(file, self.offset)
+
+    def is_in(self, blocks: Iterator[bytes]) -> int | None:
+        """Return the size of some content that has the taken one at its start; None if it has not.
+
+        Args:
+            blocks: The content.
+        """
+        at, first, last = 0, b"", b""
+        for block in blocks:
+            if len(first) < _ANCHOR_BYTES:
+                first += block[: _ANCHOR_BYTES - len(first)]
+            if at < self.offset:
+                last = (last + block[: self.offset - at])[-_ANCHOR_BYTES:]
+            at += len(block)
+        size = min(_ANCHOR_BYTES, self.offset)
+        same = _digest(first[:size]) == self.head and _digest(last) == self.anchor
+        return at if same and at >= self.offset else None
 
 
 @dataclass
@@ -126,8 +184,9 @@ class DirectoryWatcher:
         poll_interval: Seconds between two scans.
         sleep: Waits for a number of seconds.
         last_stamps: Stamp of each file in the last scan.
-        taken: The files that were taken and still exist.
+        taken: The files that were taken; of deleted ones, the latest `_MAX_DELETED`.
         num_taken: Number of files that were taken.
+        copies: Files that have the same contents as others, with these, until `take_copies`.
     """
 
     list_files: Callable[[], list[Path]]
@@ -139,17 +198,52 @@ class DirectoryWatcher:
     last_stamps: dict[FileId, FileStamp] = field(default_factory=dict)
     taken: dict[FileId, TakenFile] = field(default_factory=dict)
     num_taken: int = 0
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    _changed: set[FileId] = field(default_factory=set)
+    _offsets: dict[str, bytes] = field(default_factory=dict)
+
+    def restore(self, offsets: Mapping[str, bytes]) -> None:
+        """Go on where an earlier run has stopped.
+
+        Args:
+            offsets: What `take_offsets` has returned, put together.
+
+        Raises:
+            UsageError: They are those of another source.
+        """
+        for name, data in offsets.items():
+            kind, _, identity = name.partition(":")
+            if kind != _OFFSET_PREFIX:
+                raise UsageError(
+                    "--state: the file is of a run that read another source. Give another file."
+                )
+            key = FileId(*map(int, identity.split(":")))
+            self.taken[key] = msgspec.msgpack.decode(data, type=TakenFile)
+        self.num_taken = len(self.taken)
+
+    def take_offsets(self) -> dict[str, bytes]:
+        """Return the offsets that belong to the micro-batch that was yielded last."""
+        offsets, self._offsets = self._offsets, {}
+        return offsets
+
+    def take_copies(self) -> list[tuple[str, str]]:
+        """Return the copies that were found since the last call."""
+        copies, self.copies = self.copies, []
+        return copies
 
     def iter_micro_batches(self) -> Iterator[list[FilePart]]:
-        """Yield what is there at the start, which may be nothing; then what comes."""
+        """Yield what is there at the start, which may be nothing; then what comes.
+
+        While nothing comes, it yields nothing at each scan.
+        """
         self._scan()
         self.sleep(self.poll_interval)
         ready, _ = self._scan()
-        yield _sort_parts(ready)
+        yield self._finish_batch(ready)
         while self.max_files is None or self.num_taken < self.max_files:
-            yield self._wait_for_micro_batch()
+            yield from self._wait_for_micro_batch()
 
-    def _wait_for_micro_batch(self) -> list[FilePart]:
+    def _wait_for_micro_batch(self) -> Iterator[list[FilePart]]:
         parts: list[FilePart] = []
         idle = waited = 0.0
         while not parts or (
@@ -160,7 +254,20 @@ class DirectoryWatcher:
             waited += self.poll_interval if parts else 0.0
             parts += ready
             idle = 0.0 if changed else idle + self.poll_interval
-        return _sort_parts(parts)
+            if not parts:
+                yield self._finish_batch([])
+            elif not ready:
+                yield []
+        yield self._finish_batch(parts)
+
+    def _finish_batch(self, parts: list[FilePart]) -> list[FilePart]:
+        """Sort the parts of a micro-batch, and keep its offsets until they are asked for."""
+        for identity in self._changed:
+            name = ":".join((_OFFSET_PREFIX, *map(str, identity)))
+            taken = self.taken.get(identity)
+            self._offsets[name] = b"" if taken is None else msgspec.msgpack.encode(taken)
+        self._changed = set()
+        return sorted(parts, key=lambda part: (part.path, part.start))
 
     def _scan(self) -> tuple[list[FilePart], bool]:
         """Take what is ready, and return whether anything has changed since the last scan."""
@@ -176,20 +283,40 @@ class DirectoryWatcher:
                     ready += self._take(path, identity, stamp, is_stable=is_stable)
             except OSError:
                 continue  # it is gone, or cannot be read yet
-        # Forget deleted files, so that memory does not grow with time.
-        self.taken = {each: file for each, file in self.taken.items() if each in stamps}
+        self._forget_deleted(stamps)
         self.last_stamps = stamps
         return ready, changed or bool(ready)
+
+    def _forget_deleted(self, stamps: Mapping[FileId, FileStamp]) -> None:
+        """Mark deleted files, and forget all but the latest, so that memory does not grow."""
+        now = int(time.time())
+        for identity, file in self.taken.items():
+            if identity not in stamps and not file.deleted:
+                self._changed.add(identity)
+                self.taken[identity] = msgspec.structs.replace(file, deleted=now)
+            elif file.deleted and stamps.get(identity) == file.stamp:  # it was moved away and back
+                self._changed.add(identity)
+                self.taken[identity] = msgspec.structs.replace(file, deleted=0)
+        gone = [identity for identity, file in self.taken.items() if file.deleted]
+        for identity in sorted(gone, key=lambda each: self.taken[each].deleted)[:-_MAX_DELETED]:
+            del self.taken[identity]
+            self._changed.add(identity)
 
     def _take(
         self, path: Path, identity: FileId, stamp: FileStamp, *, is_stable: bool
     ) -> list[FilePart]:
         """Take what is new in a file; nothing if it is not ready."""
         known = self.taken.get(identity)
-        if known is not None and known.stamp == stamp and known.end == stamp.size:
+        at_limit = self.max_files is not None and self.num_taken >= self.max_files
+        is_done = known is not None and known.stamp == stamp and known.end == stamp.size
+        if is_done or (known is None and at_limit):
             return []
-        if known is None and self.max_files is not None and self.num_taken >= self.max_files:
-            return []
+        if (
+            known is None
+            and is_stable
+            and (parts := self._take_copy(path, identity, stamp)) is not None
+        ):
+            return parts
         is_csv = self.detect_type(path) == "csv"
         with path.open("rb") as file:
             has_lines = _has_lines(file, is_csv=is_csv)
@@ -204,22 +331,92 @@ class DirectoryWatcher:
             offset = lines if has_lines else stamp.size
             if not is_csv and end > offset and _is_json_object(_read(file, offset, end)):
                 offset = end  # the last line is complete, only its line feed is missing
-            taken = TakenFile(stamp, end, offset, _read(file, offset - _ANCHOR_BYTES, offset))
+            head = _digest(_read(file, 0, min(offset, _ANCHOR_BYTES)))
+            anchor = _digest_before(file, offset)
         if known is not None and not is_continued:
-            logger.warning(
-                "%s: it was rewritten, and is read again from its start. Of the events that were "
-                "read before, those with unique ids are recognised.",
-                path,
-            )
-        self.num_taken += known is None
-        self.taken[identity] = taken
+            # A copy that log rotation has made of the former content may come later.
+            self._remember(identity._replace(version=known.stamp.modified), known)
+            if not known.deleted:  # else a new file has got the inode of a deleted one
+                logger.warning(
+                    "%s: it was rewritten, and is read again from its start. Of the events that "
+                    "were read before, those with unique ids are recognised.",
+                    path,
+                )
+        self._remember(identity, TakenFile(str(path), stamp, end, offset, head, anchor))
         if is_stable and not start:
             return [FilePart(path)]
         return [FilePart(path, start, end, is_csv)] if end > start else []
 
+    def _remember(self, identity: FileId, taken: TakenFile) -> None:
+        self.num_taken += identity not in self.taken
+        self.taken[identity] = taken
+        self._changed.add(identity)
 
-def _sort_parts(parts: list[FilePart]) -> list[FilePart]:
-    return sorted(parts, key=lambda part: (part.path, part.start))
+    def _take_copy(self, path: Path, identity: FileId, stamp: FileStamp) -> list[FilePart] | None:
+        """Take what is new in a copy of a taken file, compressed or not; None for no copy.
+
+        A copy is not counted as a file. The taken file may be deleted, as after log rotation.
+        """
+        try:
+            found = self._find_original(path)
+        except (MorpheusError, OSError):
+            return None  # the reader says what is wrong with it
+        if found is None:
+            return None
+        original, size, unpacks = found
+        is_csv = self.detect_type(path) == "csv"
+        end = stamp.size if unpacks else size
+        taken = TakenFile(str(path), stamp, end, end, b"", b"")
+        if not unpacks:
+            with path.open("rb") as file:
+                head, anchor = _digest(_read(file, 0, _ANCHOR_BYTES)), _digest_before(file, size)
+            taken = msgspec.structs.replace(taken, head=head, anchor=anchor)
+        self.taken[identity] = taken
+        self._changed.add(identity)
+        self.copies.append((str(path), original.path))
+        if size <= original.offset:
+            return []
+        return [FilePart(path, original.offset, size, is_csv, unpacks)]
+
+    def _find_original(self, path: Path) -> tuple[TakenFile, int, bool] | None:
+        """Find a taken file with which another one begins.
+
+        Returns:
+            The taken file, the size of the other one's content, and whether that was compressed.
+        """
+        place = parse_hive_partitions(path)
+        heads = defaultdict[bytes, list[TakenFile]](list)
+        for each in self.taken.values():
+            if each.offset >= _ANCHOR_BYTES and parse_hive_partitions(Path(each.path)) == place:
+                heads[each.head].append(each)
+        for unpacks in (False, True):
+            first = next(_iter_blocks(path, unpacks=unpacks), b"")[:_ANCHOR_BYTES]
+            for candidate in heads.get(_digest(first), ()):
+                with closing(_iter_blocks(path, unpacks=unpacks)) as blocks:
+                    size = candidate.is_in(blocks)
+                if size is not None:
+                    return candidate, size, unpacks
+            if not unpacks and not first.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
+                break
+        return None
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
+def _digest_before(file: IO[bytes], offset: int) -> bytes:
+    """Digest the bytes before an offset, at most `_ANCHOR_BYTES`."""
+    return _digest(_read(file, offset - _ANCHOR_BYTES, offset))
+
+
+def _iter_blocks(path: Path, *, unpacks: bool) -> Generator[bytes]:
+    if unpacks:
+        yield from read_blocks(path)
+        return
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 def _stat(path: Path) -> tuple[FileId, FileStamp]:
@@ -275,7 +472,10 @@ def _read(file: IO[bytes], start: int, end: int) -> bytes:
 def _read_header(file: IO[bytes]) -> bytes:
     """Return the first line of CSV."""
     file.seek(0)
-    start = file.read(_BLOCK_BYTES)
+    return _cut_header(file.read(_BLOCK_BYTES))
+
+
+def _cut_header(start: bytes) -> bytes:
     end = start.index(b"\n") + 1
     while start.count(b'"', 0, end) % 2:
         end = start.index(b"\n", end) + 1
